@@ -1,0 +1,14 @@
+//! Annotation keys, one constant each.
+
+/// When the snapshot was made, RFC 3339 (image spec, `annotations.md`).
+pub const CREATED: &str = "org.opencontainers.image.created";
+/// File name of a layer, which lets `oras pull` save it.
+pub const TITLE: &str = "org.opencontainers.image.title";
+/// Name of a manifest in an image layout's `index.json` (image spec, `image-layout.md`).
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Digest of a pack's table of contents, as it stands in the pack.
+pub const TOC_DIGEST: &str = "io.cachectl.toc.digest";
+/// Where the table of contents starts in the pack, in bytes.
+pub const TOC_OFFSET: &str = "io.cachectl.toc.offset";
+/// Its length in the pack, in bytes.
+pub const TOC_SIZE: &str = "io.cachectl.toc.size";

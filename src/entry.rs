@@ -1,0 +1,312 @@
+//! One file of a cache on its way: a relative path, what it is, its metadata.
+//!
+//! Paths are bytes, as on Unix: they need not be UTF-8.
+
+use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::Path};
+
+/// Longest path of an entry, in bytes (`PATH_MAX` of Linux, its NUL included).
+pub const MAX_PATH_BYTES: usize = 4095;
+/// Longest name of one file, in bytes (`NAME_MAX`).
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// The path of an entry below its root: `/`-separated names, none of them empty, `.` or `..`, no NUL byte.
+///
+/// Ordered by bytes, so a folder comes before what it holds, though not always directly before.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryPath(Box<[u8]>);
+
+/// Why bytes are not the path of an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("path `{path}` is refused: {why}")]
+pub struct PathRefused {
+    /// The path, made printable, at most some 200 characters of it.
+    pub path: String,
+    /// The rule that it breaks.
+    pub why: &'static str,
+}
+
+impl EntryPath {
+    /// Checks and takes `bytes`.
+    ///
+    /// # Errors
+    /// When the path is empty, absolute, too long, or holds a NUL, an empty name, `.` or `..`.
+    pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<Self, PathRefused> {
+        let bytes = bytes.into();
+        match Self::fault(&bytes) {
+            None => Ok(Self(bytes)),
+            Some(why) => {
+                let path = String::from_utf8_lossy(&bytes[..bytes.len().min(200)])
+                    .escape_debug()
+                    .to_string();
+                Err(PathRefused { path, why })
+            }
+        }
+    }
+
+    fn fault(bytes: &[u8]) -> Option<&'static str> {
+        if bytes.is_empty() {
+            return Some("it is empty");
+        }
+        if bytes.len() > MAX_PATH_BYTES {
+            return Some("it is longer than 4095 bytes");
+        }
+        if bytes[0] == b'/' {
+            return Some("it is absolute");
+        }
+        for name in bytes.split(|b| *b == b'/') {
+            match name {
+                b"" => return Some("it has an empty name"),
+                b"." | b".." => return Some("it has a `.` or `..` name"),
+                n if n.len() > MAX_NAME_BYTES => {
+                    return Some("a name in it is longer than 255 bytes");
+                }
+                n if n.contains(&0) => return Some("it has a NUL byte"),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// The path's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The same as a relative [`Path`].
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    /// The last name.
+    pub fn name(&self) -> &[u8] {
+        self.0.rsplit(|b| *b == b'/').next().unwrap_or(&self.0)
+    }
+
+    /// The folder that holds this entry; `None` at the top.
+    pub fn parent(&self) -> Option<EntryPath> {
+        let at = self.0.iter().rposition(|b| *b == b'/')?;
+        Some(Self(self.0[..at].into()))
+    }
+
+    /// The names from the top down.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|b| *b == b'/')
+    }
+
+    /// This path with `name` below it.
+    ///
+    /// # Errors
+    /// As [`EntryPath::new`].
+    pub fn join(&self, name: &[u8]) -> Result<EntryPath, PathRefused> {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
+        bytes.extend_from_slice(&self.0);
+        bytes.push(b'/');
+        bytes.extend_from_slice(name);
+        Self::new(bytes)
+    }
+}
+
+impl fmt::Display for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&String::from_utf8_lossy(&self.0).escape_debug(), f)
+    }
+}
+
+impl fmt::Debug for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{self}`")
+    }
+}
+
+/// A moment of a file: seconds from 1970 (negative before) and nanoseconds from 0 to 999,999,999.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time {
+    /// Whole seconds, rounded down.
+    pub secs: i64,
+    /// The rest, below one second.
+    pub nanos: u32,
+}
+
+impl Time {
+    /// The node's clock.
+    pub fn now() -> Self {
+        std::time::SystemTime::now().into()
+    }
+
+    /// Nanoseconds from 1970.
+    pub fn as_nanos(self) -> i128 {
+        i128::from(self.secs) * 1_000_000_000 + i128::from(self.nanos)
+    }
+
+    /// The moment that many nanoseconds from 1970; `None` where it does not fit.
+    pub fn from_nanos(nanos: i128) -> Option<Self> {
+        let secs = i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?;
+        Some(Self {
+            secs,
+            nanos: nanos.rem_euclid(1_000_000_000) as u32,
+        })
+    }
+
+    /// Whole days from 1970 (UTC).
+    pub fn day(self) -> u32 {
+        u32::try_from(self.secs.div_euclid(86_400)).unwrap_or(0)
+    }
+}
+
+impl From<std::time::SystemTime> for Time {
+    fn from(t: std::time::SystemTime) -> Self {
+        match t.duration_since(std::time::UNIX_EPOCH) {
+            Ok(d) => Self {
+                secs: d.as_secs() as i64,
+                nanos: d.subsec_nanos(),
+            },
+            Err(e) => Self::from_nanos(-(e.duration().as_nanos() as i128)).unwrap_or_default(),
+        }
+    }
+}
+
+/// Who may do what with an entry, and when it was last changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of last change of the content.
+    pub mtime: Time,
+}
+
+/// A run of bytes of a file that holds data; between two of them is a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it starts in the file.
+    pub offset: u64,
+    /// Its length, never 0.
+    pub len: u64,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File {
+        /// Bytes from start to end, holes included.
+        size: u64,
+        /// For a sparse file its data in ascending order, disjoint; `None` for an ordinary one.
+        ///
+        /// The content (what is packed, hashed and cut into objects) is the data runs one after the other.
+        extents: Option<Box<[Extent]>>,
+    },
+    /// A folder.
+    Dir,
+    /// A symbolic link, its target as it stands.
+    Symlink(Box<[u8]>),
+    /// Another name of the regular file at that path, which is an entry of the same tree.
+    Hardlink(EntryPath),
+}
+
+impl Kind {
+    /// Bytes of content: what is packed for it.
+    pub fn content_len(&self) -> u64 {
+        match self {
+            Self::File {
+                extents: Some(runs),
+                ..
+            } => runs.iter().map(|r| r.len).sum(),
+            Self::File {
+                size,
+                extents: None,
+            } => *size,
+            _ => 0,
+        }
+    }
+
+    /// Says whether it is a regular file with content of its own.
+    pub fn is_file(&self) -> bool {
+        matches!(self, Self::File { .. })
+    }
+}
+
+/// One file, folder or link of a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it stands below the root.
+    pub path: EntryPath,
+    /// What it is.
+    pub kind: Kind,
+    /// Permissions, owner, time.
+    pub meta: Meta,
+    /// Extended attributes, sorted by name; empty unless they were asked for.
+    pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// The one other entry without which this one is of no use (a Go action entry names its output).
+    pub needs: Option<EntryPath>,
+}
+
+impl Entry {
+    /// A regular file without holes, attributes or needs.
+    pub fn file(path: EntryPath, size: u64, meta: Meta) -> Self {
+        Self {
+            path,
+            kind: Kind::File {
+                size,
+                extents: None,
+            },
+            meta,
+            xattrs: Vec::new(),
+            needs: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_refuses_what_could_leave_the_root() {
+        for bad in [
+            &b""[..],
+            b"/etc",
+            b"..",
+            b"a/../b",
+            b"a//b",
+            b"a/",
+            b"./a",
+            b"a\0b",
+            &[b'x'; 256],
+            &[b'/'; 5000],
+        ] {
+            assert!(EntryPath::new(bad).is_err(), "{bad:?}");
+        }
+        for good in [
+            &b"a"[..],
+            b"a/b",
+            b"...",
+            b"..a",
+            b"\xff\xfe",
+            b"a\\b",
+            b"C:",
+        ] {
+            assert!(EntryPath::new(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn time_round_trips_before_1970() {
+        let t = Time {
+            secs: -2,
+            nanos: 999_999_999,
+        };
+        assert_eq!(Time::from_nanos(t.as_nanos()), Some(t));
+    }
+
+    #[test]
+    fn parent_and_name_split_the_path() {
+        let p = EntryPath::new(*b"a/b/c").unwrap();
+        assert_eq!(p.name(), b"c");
+        assert_eq!(p.parent().unwrap().as_bytes(), b"a/b");
+        assert_eq!(EntryPath::new(*b"a").unwrap().parent(), None);
+    }
+}

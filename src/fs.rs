@@ -1,0 +1,552 @@
+//! Files by directory handles: no path of an entry is ever resolved by name from the root of the machine, no link is followed.
+//!
+//! Every error names what was tried and the path. All calls block.
+
+use std::{
+    ffi::{CStr, OsStr},
+    fmt,
+    fs::File,
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+
+use crate::entry::Time;
+
+/// An I/O error that says what was tried, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} `{}`: {source}", path.display())]
+pub struct Error {
+    /// What was tried: "open", "write" …
+    pub what: &'static str,
+    /// Where.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl Error {
+    /// The system's kind of error.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+
+    /// Builds one.
+    pub fn new(what: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self {
+            what,
+            path: path.into(),
+            source: source.into(),
+        }
+    }
+}
+
+/// Result of a file operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What `stat` says of one name, links not followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Type and permission bits, as in `st_mode`.
+    pub raw_mode: u32,
+    /// Hard links.
+    pub nlink: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Blocks of 512 bytes that are allocated.
+    pub blocks: u64,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of content or metadata; cannot be set.
+    pub ctime: Time,
+}
+
+impl fmt::Debug for Stat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Stat({}:{} mode {:o} size {})",
+            self.dev, self.ino, self.raw_mode, self.size
+        )
+    }
+}
+
+impl Stat {
+    /// The type of the file.
+    pub fn file_type(&self) -> FileType {
+        FileType::from_raw_mode(self.raw_mode)
+    }
+
+    /// Says whether it is a folder.
+    pub fn is_dir(&self) -> bool {
+        self.file_type() == FileType::Directory
+    }
+
+    /// Says whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.file_type() == FileType::RegularFile
+    }
+
+    /// Permission bits, `0o7777` at most.
+    pub fn mode(&self) -> u32 {
+        self.raw_mode & 0o7777
+    }
+
+    fn from_raw(s: &rustix::fs::Stat) -> Self {
+        Self {
+            dev: s.st_dev,
+            ino: s.st_ino,
+            raw_mode: s.st_mode,
+            nlink: s.st_nlink as u64,
+            uid: s.st_uid,
+            gid: s.st_gid,
+            size: s.st_size as u64,
+            blocks: s.st_blocks as u64,
+            mtime: Time {
+                secs: s.st_mtime as i64,
+                nanos: s.st_mtime_nsec as u32,
+            },
+            ctime: Time {
+                secs: s.st_ctime as i64,
+                nanos: s.st_ctime_nsec as u32,
+            },
+        }
+    }
+}
+
+/// A name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirName {
+    /// The name's bytes.
+    pub name: Box<[u8]>,
+    /// Whether it is a folder, as far as the listing said it (`None`: ask `stat`).
+    pub is_dir: Option<bool>,
+}
+
+/// An open folder; its path serves messages only.
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl fmt::Debug for Dir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dir({})", self.path.display())
+    }
+}
+
+const DIR_FLAGS: OFlags = OFlags::DIRECTORY
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::RDONLY);
+
+impl Dir {
+    /// Opens a folder by its path; links in it are followed, as a user's path may have them.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        match rustix::fs::open(&path, DIR_FLAGS, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path }),
+            Err(e) => Err(Error::new("open folder", path, e)),
+        }
+    }
+
+    /// Opens a folder by its path; `None` where there is none.
+    pub fn open_if_there(path: impl Into<PathBuf>) -> Result<Option<Self>> {
+        missing_is_none(Self::open(path))
+    }
+
+    /// Opens the folder `name` in this one; a link in its place is an error.
+    pub fn open_dir(&self, name: &[u8]) -> Result<Self> {
+        let path = self.at(name);
+        match rustix::fs::openat(&self.fd, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path }),
+            Err(e) => Err(Error::new("open folder", path, e)),
+        }
+    }
+
+    /// Another handle of the same folder.
+    pub fn try_clone(&self) -> Result<Self> {
+        match self.fd.try_clone() {
+            Ok(fd) => Ok(Self {
+                fd,
+                path: self.path.clone(),
+            }),
+            Err(e) => Err(Error::new("duplicate handle of", &self.path, e)),
+        }
+    }
+
+    /// The folder's path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of `name` in it, for messages.
+    pub fn at(&self, name: &[u8]) -> PathBuf {
+        self.path.join(OsStr::from_bytes(name))
+    }
+
+    /// Makes the folder `name`; the umask applies.
+    pub fn make_dir(&self, name: &[u8], mode: u32) -> Result<()> {
+        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
+            .map_err(|e| Error::new("make folder", self.at(name), e))
+    }
+
+    /// Opens the folder `name`, making it first where it is missing.
+    pub fn open_or_make_dir(&self, name: &[u8], mode: u32) -> Result<Self> {
+        match self.open_dir(name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                match self.make_dir(name, mode) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                    _ => {}
+                }
+                self.open_dir(name)
+            }
+            other => other,
+        }
+    }
+
+    /// Creates the file `name` for writing (and reading back); an existing name, even a link, is an error. The umask applies.
+    pub fn create_file(&self, name: &[u8], mode: u32) -> Result<File> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode)) {
+            Ok(fd) => Ok(fd.into()),
+            Err(e) => Err(Error::new("create", self.at(name), e)),
+        }
+    }
+
+    /// Opens the file `name` for reading; a link in its place is an error, a fifo does not block.
+    pub fn open_file(&self, name: &[u8]) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(fd.into()),
+            Err(e) => Err(Error::new("open", self.at(name), e)),
+        }
+    }
+
+    /// `stat` of `name`, not following a link; `None` where there is nothing.
+    pub fn stat(&self, name: &[u8]) -> Result<Option<Stat>> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(s) => Ok(Some(Stat::from_raw(&s))),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+            Err(e) => Err(Error::new("stat", self.at(name), e)),
+        }
+    }
+
+    /// `stat` of the folder itself.
+    pub fn stat_self(&self) -> Result<Stat> {
+        rustix::fs::fstat(&self.fd)
+            .map(|s| Stat::from_raw(&s))
+            .map_err(|e| Error::new("stat", &self.path, e))
+    }
+
+    /// All names in it but `.` and `..`, sorted by bytes.
+    pub fn list(&self) -> Result<Vec<DirName>> {
+        let err = |e| Error::new("list", &self.path, e);
+        let mut names = Vec::new();
+        for item in rustix::fs::Dir::read_from(&self.fd).map_err(err)? {
+            let item = item.map_err(err)?;
+            let name = item.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let is_dir = match item.file_type() {
+                FileType::Unknown => None,
+                t => Some(t == FileType::Directory),
+            };
+            names.push(DirName {
+                name: name.into(),
+                is_dir,
+            });
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Where the link `name` points.
+    pub fn read_link(&self, name: &[u8]) -> Result<Box<[u8]>> {
+        rustix::fs::readlinkat(&self.fd, name, Vec::new())
+            .map(|c| CStr::to_bytes(&c).into())
+            .map_err(|e| Error::new("read link", self.at(name), e))
+    }
+
+    /// Makes the symbolic link `name`; an existing name is an error.
+    pub fn symlink(&self, target: &[u8], name: &[u8]) -> Result<()> {
+        rustix::fs::symlinkat(target, &self.fd, name)
+            .map_err(|e| Error::new("make link", self.at(name), e))
+    }
+
+    /// Gives `name` in `to_dir` to the file `from` of this folder; no link is followed.
+    pub fn hard_link(&self, from: &[u8], to_dir: &Dir, name: &[u8]) -> Result<()> {
+        rustix::fs::linkat(&self.fd, from, &to_dir.fd, name, AtFlags::empty())
+            .map_err(|e| Error::new("make hard link", to_dir.at(name), e))
+    }
+
+    /// Renames `from` here to `to` in `to_dir`, replacing what stands there.
+    pub fn rename(&self, from: &[u8], to_dir: &Dir, to: &[u8]) -> Result<()> {
+        rustix::fs::renameat(&self.fd, from, &to_dir.fd, to)
+            .map_err(|e| Error::new("rename to", to_dir.at(to), e))
+    }
+
+    /// Renames `from` here to `to` in `to_dir`; an existing name is an error, where the file system can tell.
+    pub fn rename_new(&self, from: &[u8], to_dir: &Dir, to: &[u8]) -> Result<()> {
+        rustix::fs::renameat_with(&self.fd, from, &to_dir.fd, to, RenameFlags::NOREPLACE)
+            .map_err(|e| Error::new("rename to", to_dir.at(to), e))
+    }
+
+    /// Removes the file or link `name`; its absence is no error.
+    pub fn remove_file(&self, name: &[u8]) -> Result<()> {
+        self.unlink(name, AtFlags::empty())
+    }
+
+    /// Removes the empty folder `name`; its absence is no error.
+    pub fn remove_dir(&self, name: &[u8]) -> Result<()> {
+        self.unlink(name, AtFlags::REMOVEDIR)
+    }
+
+    fn unlink(&self, name: &[u8], flags: AtFlags) -> Result<()> {
+        match rustix::fs::unlinkat(&self.fd, name, flags) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(Error::new("remove", self.at(name), e)),
+        }
+    }
+
+    /// Removes `name` and, if it is a folder, all below it; read-only folders are made writable first. No link is followed.
+    pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
+        let Some(stat) = self.stat(name)? else {
+            return Ok(());
+        };
+        if !stat.is_dir() {
+            return self.remove_file(name);
+        }
+        if stat.mode() & 0o700 != 0o700 {
+            // A foreign owner's folder cannot be changed; what follows then names the real trouble.
+            let _ = self.set_mode(name, 0o700);
+        }
+        let dir = self.open_dir(name)?;
+        for child in dir.list()? {
+            dir.remove_tree(&child.name)?;
+        }
+        drop(dir);
+        self.remove_dir(name)
+    }
+
+    /// Sets the permission bits of the file or folder `name` (of a link's target, where it is a link: never call it on one).
+    pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<()> {
+        rustix::fs::chmodat(&self.fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(|e| Error::new("set mode of", self.at(name), e))
+    }
+
+    /// Sets owner and group of `name`, not following a link.
+    pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> Result<()> {
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(uid),
+            rustix::fs::Gid::from_raw(gid),
+        );
+        rustix::fs::chownat(
+            &self.fd,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|e| Error::new("set owner of", self.at(name), e))
+    }
+
+    /// Sets access and modification time of `name`, not following a link.
+    pub fn set_mtime(&self, name: &[u8], mtime: Time) -> Result<()> {
+        rustix::fs::utimensat(
+            &self.fd,
+            name,
+            &timestamps(mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|e| Error::new("set time of", self.at(name), e))
+    }
+
+    /// Writes the folder's names to stable storage.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.fd).map_err(|e| Error::new("sync", &self.path, e))
+    }
+
+    /// Bytes an ordinary user can still write to this file system.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let s = rustix::fs::fstatvfs(&self.fd)
+            .map_err(|e| Error::new("stat file system of", &self.path, e))?;
+        Ok(s.f_bavail.saturating_mul(s.f_frsize))
+    }
+
+    /// The handle, for calls that this type does not wrap.
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn timestamps(mtime: Time) -> Timestamps {
+    let t = Timespec {
+        tv_sec: mtime.secs,
+        tv_nsec: i64::from(mtime.nanos),
+    };
+    Timestamps {
+        last_access: t,
+        last_modification: t,
+    }
+}
+
+/// Sets access and modification time of an open file.
+pub fn set_file_mtime(file: &File, mtime: Time) -> io::Result<()> {
+    Ok(rustix::fs::futimens(file, &timestamps(mtime))?)
+}
+
+/// `stat` of an open file.
+pub fn stat_file(file: &File) -> io::Result<Stat> {
+    Ok(Stat::from_raw(&rustix::fs::fstat(file)?))
+}
+
+/// Turns "there is no such file" into `None`.
+pub fn missing_is_none<T>(r: Result<T>) -> Result<Option<T>> {
+    match r {
+        Ok(v) => Ok(Some(v)),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Reads a whole file of at most `limit` bytes; `None` where there is none.
+///
+/// # Errors
+/// Besides those of the system: the file is longer than `limit`.
+pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    use io::Read as _;
+    let read = || -> Result<Vec<u8>> {
+        let file = File::open(path).map_err(|e| Error::new("open", path, e))?;
+        let mut bytes = Vec::new();
+        file.take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| Error::new("read", path, e))?;
+        if bytes.len() as u64 > limit {
+            let e = io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it is longer than {limit} bytes"),
+            );
+            return Err(Error::new("read", path, e));
+        }
+        Ok(bytes)
+    };
+    missing_is_none(read())
+}
+
+/// Makes a folder and those above it.
+pub fn make_dirs(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::new("make folder", path, e))
+}
+
+/// How sure a written file has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Survives a kill; a power cut may lose it.
+    Rename,
+    /// On stable storage when the call returns.
+    Sync,
+}
+
+/// Writes `bytes` to `path` so that a reader sees the old content or the new, never a part.
+pub fn write_atomic(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    let dir = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut temp = tempfile::Builder::new()
+        .prefix(".tmp-")
+        .tempfile_in(dir)
+        .map_err(|e| Error::new("create a temporary file in", dir, e))?;
+    temp.write_all(bytes)
+        .map_err(|e| Error::new("write", path, e))?;
+    if durability == Durability::Sync {
+        temp.as_file()
+            .sync_all()
+            .map_err(|e| Error::new("sync", path, e))?;
+    }
+    temp.persist(path)
+        .map_err(|e| Error::new("rename to", path, e.error))?;
+    if durability == Durability::Sync {
+        Dir::open(dir)?.sync()?;
+    }
+    Ok(())
+}
+
+/// An advisory lock on a file, held until dropped (or the process ends).
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// How a lock is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// Many at once.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+impl Lock {
+    /// Takes the lock on `path`, waiting as long as it takes; the file is made where it is missing.
+    pub fn wait(path: &Path, mode: LockMode) -> Result<Self> {
+        let file = Self::file(path)?;
+        let op = match mode {
+            LockMode::Shared => rustix::fs::FlockOperation::LockShared,
+            LockMode::Exclusive => rustix::fs::FlockOperation::LockExclusive,
+        };
+        loop {
+            match rustix::fs::flock(&file, op) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::new("lock", path, e)),
+            }
+        }
+    }
+
+    /// Takes the lock on `path` if nobody is in the way; `None` if somebody is.
+    pub fn try_now(path: &Path, mode: LockMode) -> Result<Option<Self>> {
+        let file = Self::file(path)?;
+        let op = match mode {
+            LockMode::Shared => rustix::fs::FlockOperation::NonBlockingLockShared,
+            LockMode::Exclusive => rustix::fs::FlockOperation::NonBlockingLockExclusive,
+        };
+        match rustix::fs::flock(&file, op) {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(Error::new("lock", path, e)),
+        }
+    }
+
+    fn file(path: &Path) -> Result<File> {
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|e| Error::new("open lock", path, e))
+    }
+}

@@ -1,0 +1,9 @@
+//! cachectl carries build caches between CI nodes as content-addressed OCI artifacts.
+pub mod artifact;
+pub mod digest;
+pub mod entry;
+pub mod fs;
+pub mod progress;
+pub mod redact;
+pub mod store;
+pub mod task;

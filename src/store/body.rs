@@ -1,0 +1,193 @@
+//! Bytes on their way into a store: re-openable, so that trying again is always right.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+
+use super::error::{Error, Result};
+use crate::{
+    digest::{Digest, HashingWriter},
+    fs, task,
+};
+
+/// Bytes of a blob as they come, in pieces of any size above 0.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// Bytes that can be read as often as needed.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// In memory: configs, manifests, small things.
+    Bytes(Bytes),
+    /// A finished spool file.
+    Spool(Arc<Spool>),
+}
+
+/// How much of a file is read at once.
+const READ_BYTES: u64 = 512 << 10;
+
+impl Body {
+    /// Count of bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(b) => b.len() as u64,
+            Self::Spool(s) => s.size,
+        }
+    }
+
+    /// Says whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads `range`, which must lie within the length, piece by piece.
+    pub fn stream(&self, range: Range<u64>) -> ByteStream {
+        match self {
+            Self::Bytes(b) => {
+                let piece = b.slice(range.start as usize..range.end as usize);
+                if piece.is_empty() {
+                    stream::empty().boxed()
+                } else {
+                    stream::iter([Ok(piece)]).boxed()
+                }
+            }
+            Self::Spool(spool) => file_stream(spool.file.clone(), spool.path().to_owned(), range),
+        }
+    }
+
+    /// Reads `range` into memory; for parts of known, bounded size.
+    pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        match self {
+            Self::Bytes(b) => Ok(b.slice(range.start as usize..range.end as usize)),
+            Self::Spool(spool) => {
+                let spool = spool.clone();
+                task::blocking(move || read_at(&spool.file, spool.path(), range)).await
+            }
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(b: Bytes) -> Self {
+        Self::Bytes(b)
+    }
+}
+
+fn read_at(file: &File, path: &Path, range: Range<u64>) -> Result<Bytes> {
+    let mut buf = vec![0; (range.end - range.start) as usize];
+    file.read_exact_at(&mut buf, range.start)
+        .map_err(|e| Error::io("read", fs::Error::new("read", path, e)))?;
+    Ok(buf.into())
+}
+
+/// Streams `range` of an open file; `path` serves messages.
+pub fn file_stream(file: Arc<File>, path: PathBuf, range: Range<u64>) -> ByteStream {
+    stream::try_unfold(range, move |left| {
+        let (file, path) = (file.clone(), path.clone());
+        async move {
+            if left.is_empty() {
+                return Ok(None);
+            }
+            let end = left.end.min(left.start + READ_BYTES);
+            let bytes = task::blocking(move || read_at(&file, &path, left.start..end)).await?;
+            Ok(Some((bytes, end..left.end)))
+        }
+    })
+    .boxed()
+}
+
+/// A finished temporary file with the digest of its bytes; removed when the last handle is dropped.
+#[derive(Debug)]
+pub struct Spool {
+    file: Arc<File>,
+    path: tempfile::TempPath,
+    digest: Digest,
+    size: u64,
+}
+
+impl Spool {
+    /// Where the bytes are while this lives; a store on the same file system may link them.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of the bytes, taken while they were written.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Count of the bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads `range` of it; blocks.
+    pub fn read_at(&self, range: Range<u64>) -> Result<Bytes> {
+        read_at(&self.file, &self.path, range)
+    }
+}
+
+/// A spool that is being written; dropped unfinished it leaves nothing.
+pub struct SpoolWriter {
+    out: HashingWriter<File>,
+    path: tempfile::TempPath,
+}
+
+impl SpoolWriter {
+    /// Starts one in the folder `dir`, which is made where it is missing.
+    pub fn create(dir: &Path) -> Result<Self> {
+        fs::make_dirs(dir).map_err(|e| Error::io("spool", e))?;
+        let temp = tempfile::Builder::new()
+            .prefix("spool-")
+            .tempfile_in(dir)
+            .map_err(|e| {
+                Error::io(
+                    "spool",
+                    fs::Error::new("create a temporary file in", dir, e),
+                )
+            })?;
+        let (file, path) = temp.into_parts();
+        Ok(Self {
+            out: HashingWriter::new(file),
+            path,
+        })
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.out.written()
+    }
+
+    /// Ends it.
+    pub fn finish(self) -> Spool {
+        let (file, digest, size) = self.out.finish();
+        Spool {
+            file: Arc::new(file),
+            path: self.path,
+            digest: digest.into(),
+            size,
+        }
+    }
+
+    /// Where it is written to, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Write for SpoolWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.out.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

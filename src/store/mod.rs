@@ -1,0 +1,171 @@
+//! Stores: blobs by digest, and tags.
+//!
+//! - Holds: the traits, the backends (disk, image layout, S3, registry, memory), wrappers that add one behaviour each.
+//! - Enters: descriptors and re-openable bodies; manifests as bytes.
+//! - Leaves: streams of bytes, manifests, errors by kind.
+//! - Deliberately absent: what the bytes mean, Go, BuildKit, HTTP servers, the command line.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+
+pub mod body;
+pub mod error;
+
+pub use body::{Body, ByteStream, Spool, SpoolWriter};
+pub use error::{Error, ErrorKind, Result};
+
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+};
+
+/// Whether a put had to move bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// The bytes were stored now.
+    Stored,
+    /// They were there already.
+    Existed,
+}
+
+/// Bytes by digest. A miss is `Ok(None)`.
+#[async_trait]
+pub trait BlobStore: Send + Sync {
+    /// The stored size of a blob, without reading it.
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>>;
+
+    /// The bytes of `range` (within `desc.size`) of a blob, as they come.
+    ///
+    /// What is streamed is not checked against the digest here: a range cannot be. Readers of ranges check frames,
+    /// readers of whole blobs use the `Verified` wrapper. A blob that has another size than `desc.size` is `Corrupt`.
+    /// The stream ends with an error if fewer bytes come than asked for.
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>>;
+
+    /// Stores `body` under `desc.digest`; idempotent, content that is already there is left untouched.
+    ///
+    /// Durable once it returns, so another node may `get` it at once; dropping the future leaves nothing visible.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes do not hash to `desc.digest` or are not `desc.size` long.
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put>;
+}
+
+/// Opaque version of a tag (an `ETag`, a digest): equal versions mean the same content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(pub String);
+
+/// What a tag or digest stands for now.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The manifest; its bytes were checked against the digest, where one was asked for or the store named one.
+    pub manifest: Manifest,
+    /// The tag's version; `None` where the store has none or it was asked for by digest.
+    pub version: Option<Version>,
+    /// When the tag was last written, by the store's clock; `None` where the store does not say.
+    pub modified: Option<Time>,
+}
+
+/// What must hold for a tag to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing.
+    Anything,
+    /// There is no such tag.
+    Absent,
+    /// The tag is as it was read.
+    Version(Version),
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The tag points at the manifest.
+    Done,
+    /// The expectation did not hold; nothing was changed.
+    Conflict,
+}
+
+/// Manifests, and tags that point at them: the only mutable thing.
+#[async_trait]
+pub trait TagStore: Send + Sync {
+    /// Reads a manifest by tag or digest.
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>>;
+
+    /// Stores a manifest and, with a tag, makes the tag point at it. The blobs it names must be stored already.
+    ///
+    /// Durable and visible when it returns. `expect` holds exactly where [`Meet::CompareAndSwap`] is promised; other
+    /// stores honour it as far as their server does.
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published>;
+
+    /// All tags that start with `prefix`, sorted by bytes, unique.
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>>;
+
+    /// The store's clock, good to a few seconds; asks the server only if no answer told it lately.
+    async fn clock(&self) -> Result<Time>;
+}
+
+/// A store: both together.
+pub trait Store: BlobStore + TagStore {}
+impl<T: BlobStore + TagStore> Store for T {}
+
+/// How writers of one name meet at a store (design §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meet {
+    /// `publish` compares and renames under a lock.
+    CompareAndSwap,
+    /// Side tags; conditions are a hint only.
+    SideTags,
+}
+
+/// Ability: names can be taken away.
+#[async_trait]
+pub trait Untag: Send + Sync {
+    /// Removes a tag, never the manifest that other tags may share; `false` if there was none.
+    async fn untag(&self, tag: &Tag) -> Result<bool>;
+}
+
+/// A blob as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Stored bytes.
+    pub size: u64,
+    /// When it was last written, by the store's clock.
+    pub modified: Time,
+}
+
+/// Ability: unreachable blobs can be found and removed (design §5, prune).
+#[async_trait]
+pub trait Sweep: Send + Sync {
+    /// Every blob there is, manifests' bytes among them.
+    async fn blobs(&self) -> Result<Vec<StoredBlob>>;
+
+    /// The digest of every manifest that any tag or part of any repository of this store names.
+    async fn roots(&self) -> Result<Vec<Digest>>;
+
+    /// Reads the document that the last marking run wrote under `name`.
+    async fn read_mark(&self, name: &str) -> Result<Option<bytes::Bytes>>;
+
+    /// Names of the marks, sorted.
+    async fn marks(&self) -> Result<Vec<String>>;
+
+    /// Writes a mark.
+    async fn write_mark(&self, name: &str, bytes: bytes::Bytes) -> Result<()>;
+
+    /// Removes a mark.
+    async fn remove_mark(&self, name: &str) -> Result<()>;
+
+    /// Removes blobs (and manifests' records of them) if they were not written since `unless_newer_than`; the count and bytes removed.
+    async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)>;
+
+    /// Keeps writers and importers out while the guard lives, where the store can (disk); `None` where it cannot.
+    async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>>;
+}

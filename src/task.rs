@@ -1,0 +1,48 @@
+//! The only doors between async and blocking code, and the only place that starts tasks.
+
+use tracing::Instrument as _;
+
+/// Runs blocking `work` on a thread for it; a panic in it goes on in the caller.
+///
+/// Dropping the future does not stop the work.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let span = tracing::Span::current();
+    #[expect(clippy::disallowed_methods, reason = "this is the wrapper")]
+    let task = tokio::task::spawn_blocking(move || span.in_scope(work));
+    match task.await {
+        Ok(value) => value,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
+/// Starts a named task that carries the current span; it is stopped when the handle is dropped.
+pub fn spawn<T: Send + 'static>(
+    name: &'static str,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Task<T> {
+    let span = tracing::debug_span!("task", name);
+    #[expect(clippy::disallowed_methods, reason = "this is the wrapper")]
+    let handle = tokio::spawn(work.instrument(span));
+    Task(handle)
+}
+
+/// A running task; dropping it stops it at its next `.await`.
+#[derive(Debug)]
+pub struct Task<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Task<T> {
+    /// Waits for its value; a panic in it goes on in the caller.
+    pub async fn join(mut self) -> T {
+        match (&mut self.0).await {
+            Ok(value) => value,
+            // The handle is ours alone and is aborted only on drop, so it cannot have been cancelled.
+            Err(e) => std::panic::resume_unwind(e.into_panic()),
+        }
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
