@@ -5,5 +5,6 @@ pub mod entry;
 pub mod fs;
 pub mod progress;
 pub mod redact;
+pub mod source;
 pub mod store;
 pub mod task;

@@ -1,0 +1,214 @@
+//! Caches on disk: read out, and put back.
+//!
+//! - Holds: the kinds of cache (Go build cache, Go module cache, any folder), the node index, staging and placing of restored trees.
+//! - Enters: paths of the user's machine, Go's settings; on the way back a staged tree and the entries in it.
+//! - Leaves: items sorted by path, contents as they are packed; on the way back a cache that its tool can use.
+//! - Deliberately absent: OCI, tar, compression, stores, async.
+
+use std::{collections::BTreeMap, io::Read, path::Path};
+
+use crate::{
+    digest::Sha256,
+    entry::{Entry, EntryPath, Time},
+    fs,
+};
+
+/// What sort of cache it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceKind {
+    /// Go's build and test cache, `GOCACHE`.
+    GoBuild,
+    /// Go's module cache, `GOMODCACHE`: its download tree.
+    GoMod,
+    /// Any folder.
+    Dir,
+}
+
+impl SourceKind {
+    /// The word in artifact types, tags and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GoBuild => "gobuild",
+            Self::GoMod => "gomod",
+            Self::Dir => "dir",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::GoBuild, Self::GoMod, Self::Dir]
+            .into_iter()
+            .find(|k| k.name() == name)
+    }
+
+    /// Go kinds are unions of what their writers had, entries leave by age; a folder is what its last writer had.
+    pub fn is_go(self) -> bool {
+        !matches!(self, Self::Dir)
+    }
+}
+
+/// Trouble with a cache on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] fs::Error),
+    /// The cache is not what it should be, or a tool said no.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Result of work on a cache.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What must match for a restore to be of use, and what makes one candidate better than another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Fingerprint {
+    /// A snapshot of another gate is of no use (the Go release of a build cache); empty: no gate.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub gate: String,
+    /// The more of these agree, the better: platform, flags, whether paths are trimmed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub traits: BTreeMap<String, String>,
+}
+
+/// One entry of a cache as a scan found it.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The entry as it is packed: its size is that of the packed content, which is not always that of the file.
+    pub entry: Entry,
+    /// The file's own metadata, for the node index.
+    pub stat: fs::Stat,
+    /// The digest that the file's name promises (`-d` of a Go build cache); what is packed is checked against it.
+    pub claim: Option<Sha256>,
+    /// `false` while `needs`, times or size are yet to be read from the content ([`Source::complete`]).
+    pub complete: bool,
+}
+
+/// Something that was left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Path below the root, printable.
+    pub path: String,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// What a scan found.
+#[derive(Debug, Clone, Default)]
+pub struct Scan {
+    /// Sorted by path, unique; folders come before what they hold.
+    pub items: Vec<Item>,
+    /// What is there but is not carried; only what the user should know of.
+    pub skipped: Vec<Skipped>,
+}
+
+/// The node index's answer: the content of a file that is proven not to have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownContent {
+    /// SHA-256 of the content as packed.
+    pub digest: Sha256,
+    /// Its length as packed.
+    pub len: u64,
+}
+
+/// Tells what metadata proves.
+pub trait Known: Sync {
+    /// The content of the file at `path`, if `stat` proves that it is what it was.
+    fn content(&self, path: &EntryPath, stat: &fs::Stat) -> Option<KnownContent>;
+}
+
+/// Knows nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct NothingKnown;
+
+impl Known for NothingKnown {
+    fn content(&self, _: &EntryPath, _: &fs::Stat) -> Option<KnownContent> {
+        None
+    }
+}
+
+/// The content of one file as it is packed, to be read to its end once.
+///
+/// Yields exactly `entry.kind.content_len()` bytes, unless the file changed.
+pub trait Content: Read + Send {
+    /// After the end: says whether what was read is one true state of the file.
+    ///
+    /// # Errors
+    /// In words, why not: it changed while it was read, it is damaged.
+    fn settle(self: Box<Self>) -> std::result::Result<(), String>;
+}
+
+/// What stands where an entry would be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    Absent,
+    /// The same content and what else counts for this kind: nothing to do.
+    Same,
+    /// The right content, but permissions or times differ ([`Source::adjust`] mends them).
+    SameContent,
+    /// Something else that the restore replaces.
+    Other,
+    /// Something else that is better kept.
+    Keep,
+}
+
+/// A cache on disk. All calls block.
+pub trait Source: Send + Sync {
+    /// Its kind.
+    fn kind(&self) -> SourceKind;
+
+    /// The folder; need not exist.
+    fn root(&self) -> &Path;
+
+    /// What a snapshot of it is good for.
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// Reads the tree's metadata, and no contents of what `known` proves. An absent root is an empty scan.
+    fn scan(&self, known: &dyn Known) -> Result<Scan>;
+
+    /// Reads what a scan left open of an item whose content is not in the head; `Err` in words: leave it out.
+    fn complete(&self, item: &mut Item) -> std::result::Result<(), String>;
+
+    /// Opens the content of a regular file.
+    ///
+    /// # Errors
+    /// In words, why it cannot be packed (gone, unreadable, damaged); the item is then left out.
+    fn open(&self, item: &Item) -> std::result::Result<Box<dyn Content>, String>;
+
+    /// Says whether the job used the item; `imported` is when an import last wrote here (node's clock), if it did.
+    fn used(&self, item: &Item, imported: Option<Time>) -> bool;
+
+    /// Refuses entries that do not belong into such a cache, or whose name belies their content; in words.
+    fn admit(&self, entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String>;
+
+    /// Compares what stands at the entry's place with it. `known` may prove the content without reading it.
+    fn standing(
+        &self,
+        root: &fs::Dir,
+        entry: &Entry,
+        content: Option<&Sha256>,
+        known: &dyn Known,
+    ) -> Result<Standing>;
+
+    /// The time of change that a restored file gets.
+    fn restored_mtime(&self, entry: &Entry, now: Time) -> Time;
+
+    /// Order in which restored files become visible, lower first: outputs before the action entries that name them.
+    fn rank(&self, path: &EntryPath) -> u8;
+
+    /// Looks at the staged files (all complete, under their own paths) before any is placed; returns those not to be placed, with why.
+    fn check_staged(
+        &self,
+        staged: &fs::Dir,
+        paths: &[EntryPath],
+    ) -> Result<Vec<(EntryPath, String)>>;
+
+    /// Gives entries that were there already the times (and permissions) that a restore would have given them.
+    fn adjust(&self, root: &fs::Dir, entry: &Entry, now: Time) -> Result<()>;
+
+    /// After all is placed: what the cache's own tool expects besides (`trim.txt`, version lists). `placed`: paths of this restore.
+    fn finish(&self, root: &fs::Dir, placed: &[EntryPath], now: Time) -> Result<()>;
+}
