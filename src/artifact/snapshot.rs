@@ -1,7 +1,7 @@
 //! A snapshot: one cache at one time, as manifest, config and the tables of contents of its packs together.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -180,6 +180,11 @@ impl Pack {
     pub fn digest(&self) -> Digest {
         self.layer.descriptor.digest
     }
+
+    /// What packs of a snapshot are sorted by: those packed anew come before the damaged ones that they replace.
+    pub fn order(&self) -> (std::cmp::Reverse<u8>, Digest) {
+        (std::cmp::Reverse(self.toc.generation), self.digest())
+    }
 }
 
 /// Names an entry of a snapshot: which pack, which of its entries.
@@ -198,7 +203,7 @@ pub struct Snapshot {
     pub name: SnapshotName,
     /// What it is good for.
     pub fingerprint: Fingerprint,
-    /// Sorted by digest, unique.
+    /// Sorted by [`Pack::order`], unique.
     pub packs: Vec<Pack>,
     /// A folder exported with `--merge`.
     pub merge: bool,
@@ -269,12 +274,9 @@ impl Snapshot {
             folded: config.folded,
             created: outline.created,
         };
-        snapshot.packs.sort_by_key(Pack::digest);
-        if snapshot
-            .packs
-            .windows(2)
-            .any(|w| w[0].digest() == w[1].digest())
-        {
+        snapshot.packs.sort_by_key(Pack::order);
+        let distinct: HashSet<Digest> = snapshot.packs.iter().map(Pack::digest).collect();
+        if distinct.len() != snapshot.packs.len() {
             return bad("it names one pack twice");
         }
         Ok(snapshot)
@@ -350,7 +352,7 @@ impl Snapshot {
     /// A function of the snapshot and `created` alone; packs are written in the order of their digests.
     pub fn seal(&self, created: Time) -> Sealed {
         let mut packs: Vec<&Pack> = self.packs.iter().collect();
-        packs.sort_by_key(|p| p.digest());
+        packs.sort_by_key(|p| p.order());
         let records = self.records_use();
         let state = |p: &&Pack| {
             let used: Vec<u32> = p

@@ -8,7 +8,7 @@ use crate::{
         toc::Frame,
     },
     digest::Sha256,
-    entry::{EntryPath, Extent, Kind, Time},
+    entry::{EntryPath, Extent, Kind},
 };
 
 /// An entry to be restored: a regular file.
@@ -16,8 +16,6 @@ use crate::{
 pub struct Wanted {
     /// Which.
     pub at: At,
-    /// Time of change that the file gets.
-    pub mtime: Time,
     /// Hash the whole content and compare it; the frames' own digests are always compared.
     pub check: bool,
 }
@@ -27,10 +25,8 @@ pub struct Wanted {
 pub struct FilePlan {
     /// Where, below the root.
     pub path: EntryPath,
-    /// Permission bits.
-    pub mode: u32,
-    /// Time of change.
-    pub mtime: Time,
+    /// Which entry of the snapshot it is.
+    pub entry: At,
     /// Length with holes.
     pub size: u64,
     /// Bytes to be written.
@@ -112,8 +108,7 @@ pub fn plan(snapshot: &Snapshot, wanted: &[Wanted]) -> Plan {
         let file = files.len() as u32;
         files.push(FilePlan {
             path: e.entry.path.clone(),
-            mode: e.entry.meta.mode,
-            mtime: w.mtime,
+            entry: w.at,
             size: *size,
             content_len: e.entry.kind.content_len(),
             sparse: extents.is_some(),

@@ -1,6 +1,6 @@
 //! Unpacking: stored frames to files, on all cores, in whatever order they come.
 //!
-//! Each frame is hashed before it is decoded, decoded whole into a buffer of the thread, and its bytes are written where the
+//! Each frame was hashed before ([`Verified`]) and is decoded whole into a buffer of the thread, and its bytes are written where the
 //! plan says. Nothing is written outside the plan's files; how a path becomes a file is the target's business.
 
 use std::{
@@ -19,9 +19,8 @@ use super::{
     plan::{FilePlan, FramePlan, Piece, Plan},
 };
 use crate::{
-    artifact::toc::MAX_FRAME_BYTES,
+    artifact::toc::{Frame, MAX_FRAME_BYTES},
     digest::{Sha256, Sha256Hasher},
-    entry::EntryPath,
     fs,
     progress::{Phase, Watch},
 };
@@ -31,12 +30,27 @@ const WRITE_BYTES: usize = 1 << 20;
 
 /// Makes files; called from many threads.
 pub trait Target: Sync {
-    /// Makes the file `path` with its folders; it must not exist.
-    fn create(&self, path: &EntryPath, mode: u32) -> fs::Result<File>;
+    /// Makes the file with that index in the plan, and its folders; it must not exist.
+    fn create(&self, file: usize) -> fs::Result<File>;
+
+    /// Gives a file that is completely written its metadata.
+    fn finish(&self, file: usize, out: &File) -> fs::Result<()>;
 }
 
-/// A frame as it came: index of the pack's plan, index of the frame's plan in it, stored bytes or why there are none.
-pub type Arrival = (usize, usize, std::result::Result<Bytes, String>);
+/// Stored bytes of a frame that match its digest.
+#[derive(Debug, Clone)]
+pub struct Verified(Bytes);
+
+impl Verified {
+    /// Hashes the bytes; `None` if they are not those of the frame.
+    pub fn check(frame: &Frame, stored: Bytes) -> Option<Self> {
+        let ok = stored.len() == frame.len as usize && Sha256::of(&stored) == frame.digest;
+        ok.then_some(Self(stored))
+    }
+}
+
+/// A frame as it came: index of the pack's plan, index of the frame's plan in it, its bytes or why there are none.
+pub type Arrival = (usize, usize, std::result::Result<Verified, String>);
 
 /// What became of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,15 +59,6 @@ pub enum FileOutcome {
     Whole,
     /// It is not, and why; what was written of it must not be used.
     Broken(String),
-}
-
-/// How to unpack.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Threads that decode and write.
-    pub threads: usize,
-    /// Set permission bits exactly, whatever the umask says.
-    pub exact_mode: bool,
 }
 
 #[derive(Default)]
@@ -70,7 +75,6 @@ struct Progress {
 struct Job<'a> {
     plan: &'a Plan,
     target: &'a dyn Target,
-    options: &'a Options,
     watch: &'a dyn Watch,
     files: Vec<Mutex<Progress>>,
     stop: AtomicBool,
@@ -86,21 +90,20 @@ struct Job<'a> {
 pub fn unpack(
     plan: &Plan,
     target: &dyn Target,
-    options: &Options,
+    threads: usize,
     watch: &dyn Watch,
     next: &(dyn Fn() -> Option<Arrival> + Sync),
 ) -> Result<Vec<FileOutcome>> {
     let job = Job {
         plan,
         target,
-        options,
         watch,
         files: plan.files.iter().map(|_| Mutex::default()).collect(),
         stop: AtomicBool::new(false),
         failed: Mutex::new(None),
     };
     std::thread::scope(|scope| {
-        for _ in 0..options.threads.max(1) {
+        for _ in 0..threads.max(1) {
             scope.spawn(|| job.run(next));
         }
     });
@@ -117,9 +120,12 @@ pub fn unpack(
         .enumerate()
         .filter(|(_, f)| f.content_len == 0)
     {
-        let made = target.create(&file.path, file.mode)?;
-        settle(&made, file, options)
-            .map_err(|e| fs::Error::new("write", file.path.as_path(), e))?;
+        let made = target.create(i)?;
+        if file.sparse {
+            made.set_len(file.size)
+                .map_err(|e| fs::Error::new("write", file.path.as_path(), e))?;
+        }
+        target.finish(i, &made)?;
         lock(&job.files[i]).done = true;
     }
     let outcome = |p: Mutex<Progress>| match p.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -197,10 +203,9 @@ impl Job<'_> {
             lock(progress).broken = Some("its content does not match its digest".into());
             return Ok(());
         }
-        let out = self.target.create(&file.path, file.mode)?;
-        write_all(&out, bytes, 0)
-            .and_then(|()| settle(&out, file, self.options))
-            .map_err(|e| fs::Error::new("write", file.path.as_path(), e))?;
+        let out = self.target.create(piece.file as usize)?;
+        write_all(&out, bytes, 0).map_err(|e| fs::Error::new("write", file.path.as_path(), e))?;
+        self.target.finish(piece.file as usize, &out)?;
         lock(progress).done = true;
         Ok(())
     }
@@ -213,7 +218,7 @@ impl Job<'_> {
                 return Ok(());
             }
             if progress.file.is_none() {
-                let made = self.target.create(&file.path, file.mode)?;
+                let made = self.target.create(piece.file as usize)?;
                 if file.sparse {
                     made.set_len(file.size).map_err(error)?;
                 }
@@ -241,7 +246,7 @@ impl Job<'_> {
             Some(_) if !file.sparse => Some(read_back(&out, file.content_len).map_err(error)?),
             _ => None,
         };
-        settle(&out, file, self.options).map_err(error)?;
+        self.target.finish(piece.file as usize, &out)?;
         let mut progress = lock(&self.files[piece.file as usize]);
         if digest == file.check || file.sparse {
             progress.done = true;
@@ -256,14 +261,11 @@ fn decode(
     decoder: &mut zstd::bulk::Decompressor<'_>,
     buffer: &mut Vec<u8>,
     plan: &FramePlan,
-    stored: &[u8],
+    stored: &Verified,
 ) -> std::result::Result<(), String> {
-    if stored.len() != plan.frame.len as usize || Sha256::of(stored) != plan.frame.digest {
-        return Err("a frame of its pack is damaged".into());
-    }
     // The capacity is the bound: what decodes to more is refused by zstd.
     buffer.clear();
-    match decoder.decompress_to_buffer(stored, buffer) {
+    match decoder.decompress_to_buffer(&stored.0, buffer) {
         Ok(n) if n == plan.frame.raw_len as usize => Ok(()),
         Ok(n) => Err(format!(
             "a frame of its pack decodes to {n} bytes, not {}",
@@ -279,17 +281,6 @@ fn write_all(file: &File, bytes: &[u8], mut at: u64) -> std::io::Result<()> {
         at += piece.len() as u64;
     }
     Ok(())
-}
-
-fn settle(out: &File, file: &FilePlan, options: &Options) -> std::io::Result<()> {
-    if file.sparse && file.content_len == 0 {
-        out.set_len(file.size)?;
-    }
-    if options.exact_mode {
-        use std::os::unix::fs::PermissionsExt as _;
-        out.set_permissions(std::fs::Permissions::from_mode(file.mode))?;
-    }
-    fs::set_file_mtime(out, file.mtime)
 }
 
 fn read_back(file: &File, len: u64) -> std::io::Result<Sha256> {

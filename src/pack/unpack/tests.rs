@@ -6,6 +6,7 @@ use crate::{
         name::SnapshotName,
         snapshot::{Layer, Pack, Snapshot, TocPlace},
     },
+    entry::EntryPath,
     pack::{
         plan::{Wanted, plan},
         write::{
@@ -16,12 +17,19 @@ use crate::{
     progress::Silent,
 };
 
-struct Folder(tempfile::TempDir);
+/// A frame as a store may deliver it.
+type Raw = (usize, usize, std::result::Result<Bytes, String>);
+
+struct Folder(tempfile::TempDir, Vec<EntryPath>);
 
 impl Target for Folder {
-    fn create(&self, path: &EntryPath, mode: u32) -> fs::Result<File> {
+    fn create(&self, file: usize) -> fs::Result<File> {
         let dir = fs::Dir::open(self.0.path())?;
-        dir.create_file(&path.as_bytes().replace_slash(), mode)
+        dir.create_file(&self.1[file].as_bytes().replace_slash(), 0o644)
+    }
+
+    fn finish(&self, _: usize, _: &File) -> fs::Result<()> {
+        Ok(())
     }
 }
 
@@ -79,7 +87,7 @@ fn contents() -> HashMap<&'static [u8], Vec<u8>> {
 /// Unpacks with the arrivals in the order and form that `deliver` makes of them.
 fn run(
     check: bool,
-    deliver: impl Fn(Vec<Arrival>) -> Vec<Arrival>,
+    deliver: impl Fn(Vec<Raw>) -> Vec<Raw>,
 ) -> (Folder, Vec<(EntryPath, FileOutcome)>) {
     let mut tree: Vec<_> = contents().into_iter().map(|(p, c)| file(p, c)).collect();
     tree.sort_by(|a, b| a.0.entry.path.cmp(&b.0.entry.path));
@@ -87,11 +95,7 @@ fn run(
     let snapshot = snapshot(&packs);
     let wanted: Vec<Wanted> = snapshot
         .live()
-        .map(|(at, e)| Wanted {
-            at,
-            mtime: e.entry.meta.mtime,
-            check,
-        })
+        .map(|(at, _)| Wanted { at, check })
         .collect();
     let plan = plan(&snapshot, &wanted);
     let mut arrivals = Vec::new();
@@ -102,16 +106,17 @@ fn run(
             arrivals.push((p, f, Ok(Bytes::copy_from_slice(stored))));
         }
     }
-    let queue = Mutex::new(deliver(arrivals).into_iter());
-    let folder = Folder(tempfile::tempdir().unwrap());
-    let options = Options {
-        threads: 3,
-        exact_mode: true,
+    let check = |(p, f, b): Raw| {
+        let frame = &plan.packs[p].frames[f].frame;
+        let verified =
+            b.and_then(|b| Verified::check(frame, b).ok_or_else(|| "damaged".to_owned()));
+        (p, f, verified)
     };
-    let outcomes = unpack(&plan, &folder, &options, &Silent, &|| {
-        queue.lock().unwrap().next()
-    })
-    .unwrap();
+    let arrivals: Vec<Arrival> = deliver(arrivals).into_iter().map(check).collect();
+    let queue = Mutex::new(arrivals.into_iter());
+    let paths = plan.files.iter().map(|f| f.path.clone()).collect();
+    let folder = Folder(tempfile::tempdir().unwrap(), paths);
+    let outcomes = unpack(&plan, &folder, 3, &Silent, &|| queue.lock().unwrap().next()).unwrap();
     let named = plan
         .files
         .iter()
@@ -133,7 +138,7 @@ fn read(folder: &Folder, path: &EntryPath) -> Vec<u8> {
 
 #[test]
 fn frames_may_come_in_any_order() {
-    let orders: [fn(Vec<Arrival>) -> Vec<Arrival>; 3] = [
+    let orders: [fn(Vec<Raw>) -> Vec<Raw>; 3] = [
         |a| a,
         |mut a| {
             a.reverse();
