@@ -16,10 +16,13 @@ use crate::{
 
 pub mod copy;
 pub mod export;
+pub mod head;
 pub mod import;
 pub mod inspect;
 pub mod list;
+pub mod load;
 pub mod prune;
+pub mod publish;
 pub mod remove;
 pub mod verify;
 
