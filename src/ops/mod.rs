@@ -16,6 +16,7 @@ use crate::{
 
 pub mod copy;
 pub mod export;
+pub mod fetch;
 pub mod head;
 pub mod import;
 pub mod inspect;
