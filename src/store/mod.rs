@@ -11,7 +11,10 @@ use async_trait::async_trait;
 
 pub mod body;
 pub mod error;
+pub mod keys;
+pub mod net;
 pub mod open;
+pub mod record;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
 pub use error::{Error, ErrorKind, Result};
