@@ -55,11 +55,13 @@ impl Repo {
         &self.0
     }
 
-    fn escaped(&self) -> String {
+    /// The one name that stands for it in keys.
+    pub fn escaped(&self) -> String {
         self.0.replace('/', "%2F")
     }
 
-    fn unescape(s: &str) -> Option<Self> {
+    /// Reads back the one name that stands for a repository in keys.
+    pub fn unescape(s: &str) -> Option<Self> {
         // A name with a raw `/` cannot come here, and `%` is not in the grammar, so this is the exact inverse.
         s.replace("%2F", "/").parse().ok()
     }

@@ -23,9 +23,6 @@ pub struct Tagged {
     pub media_type: String,
     /// The manifest's size in bytes.
     pub size: u64,
-    /// A random id of this write, where the store's versions need one: two writes of the same digest then differ.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub write: Option<String>,
 }
 
 impl Tagged {
@@ -35,7 +32,6 @@ impl Tagged {
             digest: manifest.digest,
             media_type: manifest.media_type.clone(),
             size: manifest.bytes.len() as u64,
-            write: None,
         }
     }
 }
