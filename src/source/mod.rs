@@ -5,6 +5,11 @@
 //! - Leaves: items sorted by path, contents as they are packed; on the way back a cache that its tool can use.
 //! - Deliberately absent: OCI, tar, compression, stores, async.
 
+pub mod fingerprint;
+pub mod gobuild;
+pub mod goenv;
+pub mod stable;
+
 use std::{collections::BTreeMap, path::Path};
 
 pub use crate::entry::Content;
