@@ -3,6 +3,7 @@ pub mod artifact;
 pub mod digest;
 pub mod entry;
 pub mod fs;
+pub mod ops;
 pub mod progress;
 pub mod redact;
 pub mod source;

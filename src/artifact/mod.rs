@@ -8,6 +8,7 @@
 pub mod annotations;
 pub mod descriptor;
 pub mod media;
+pub mod name;
 pub mod reference;
 
 pub use descriptor::{Descriptor, Manifest};

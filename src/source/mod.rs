@@ -5,8 +5,11 @@
 //! - Leaves: items sorted by path, contents as they are packed; on the way back a cache that its tool can use.
 //! - Deliberately absent: OCI, tar, compression, stores, async.
 
-use std::{collections::BTreeMap, io::Read, path::Path};
+pub mod stable;
 
+use std::{collections::BTreeMap, path::Path};
+
+pub use crate::entry::Content;
 use crate::{
     digest::Sha256,
     entry::{Entry, EntryPath, Time},
@@ -127,17 +130,6 @@ impl Known for NothingKnown {
     fn content(&self, _: &EntryPath, _: &fs::Stat) -> Option<KnownContent> {
         None
     }
-}
-
-/// The content of one file as it is packed, to be read to its end once.
-///
-/// Yields exactly `entry.kind.content_len()` bytes, unless the file changed.
-pub trait Content: Read + Send {
-    /// After the end: says whether what was read is one true state of the file.
-    ///
-    /// # Errors
-    /// In words, why not: it changed while it was read, it is damaged.
-    fn settle(self: Box<Self>) -> std::result::Result<(), String>;
 }
 
 /// What stands where an entry would be restored.

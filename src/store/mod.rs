@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 pub mod body;
 pub mod error;
+pub mod open;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
 pub use error::{Error, ErrorKind, Result};

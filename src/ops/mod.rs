@@ -1,0 +1,128 @@
+//! The verbs: what a user asks for, one file each.
+//!
+//! - Holds: export, import, list, inspect, verify, copy, remove, prune; what they share (resolving, publishing, folding).
+//! - Enters: plain options, an opened store, a source.
+//! - Leaves: plain reports, which serve people, `--json` and the daemon alike.
+//! - Deliberately absent: arguments, environment, HTTP, the terminal.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crate::{
+    entry::Time,
+    progress::{Phase, Progress},
+    source,
+    store::{self, open::Opened},
+};
+
+pub mod copy;
+pub mod export;
+pub mod import;
+pub mod inspect;
+pub mod list;
+pub mod prune;
+pub mod remove;
+pub mod verify;
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store said no, or broke.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The cache on disk said no, or broke.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// What was read from the store is not what it should be.
+    #[error("{what} is damaged: {why}")]
+    Damaged {
+        /// Snapshot, pack or document.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The options make no sense together.
+    #[error("{0}")]
+    Usage(String),
+    /// The operation did not end within its time budget.
+    #[error("gave up {phase} after {}s, the time budget", budget.as_secs())]
+    Budget {
+        /// What it was doing.
+        phase: &'static str,
+        /// The budget.
+        budget: Duration,
+    },
+    /// A local file (spool, state) could not be written.
+    #[error(transparent)]
+    Local(#[from] crate::fs::Error),
+}
+
+/// Result of a verb.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What every verb works with.
+#[derive(Clone)]
+pub struct Context {
+    /// The store.
+    pub opened: Arc<Opened>,
+    /// Who watches.
+    pub progress: Progress,
+    /// Folder of the node indexes; `None`: keep none, so every export reads all contents.
+    pub state_dir: Option<PathBuf>,
+    /// Folder for spools of unfinished packs, where the store has none on its own file system.
+    pub temp_dir: PathBuf,
+    /// Threads that pack, hash and decode.
+    pub threads: usize,
+    /// Requests in flight at once.
+    pub concurrency: usize,
+    /// The operation ends within this, done or not; `None`: as long as it takes.
+    pub budget: Option<Duration>,
+}
+
+/// Whose cache it is, and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Name within the kind: the main module's path, or what `--name` says.
+    pub name: String,
+    /// Scope that is written: `default`, a branch, `pr-7`.
+    pub scope: String,
+    /// Key; empty for the name's head.
+    pub key: String,
+}
+
+/// How long one phase took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PhaseTime {
+    /// The phase.
+    pub phase: Phase,
+    /// Wall time.
+    pub elapsed: Duration,
+}
+
+/// What was moved and what was not, in an export, import or copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Blobs sent, or blobs that bytes were fetched of.
+    pub blobs_moved: u64,
+    /// Bytes sent or fetched.
+    pub bytes_moved: u64,
+    /// Stored bytes that need not move: the target had them.
+    pub bytes_saved: u64,
+}
+
+/// Something that was left out or lost, for the user to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Path, pack or snapshot.
+    pub what: String,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// When "now" is for what is written: `SOURCE_DATE_EPOCH` where it is set, the node's clock else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The node's clock.
+    Now,
+    /// That moment.
+    At(Time),
+}
