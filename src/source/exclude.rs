@@ -18,7 +18,6 @@ use crate::entry::EntryPath;
 pub struct Excludes {
     any: GlobSet,
     folders: GlobSet,
-    empty: bool,
 }
 
 impl Excludes {
@@ -43,13 +42,16 @@ impl Excludes {
         Ok(Self {
             any: build(any)?,
             folders: build(folders)?,
-            empty: patterns.is_empty(),
         })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.any.is_empty() && self.folders.is_empty()
     }
 
     /// Says whether the file or folder at `path` is left out by itself; whether a folder above it is, has been asked before.
     pub fn leaves_out(&self, path: &[u8], is_dir: bool) -> bool {
-        if self.empty {
+        if self.is_empty() {
             return false;
         }
         let candidate = Candidate::new(Path::new(OsStr::from_bytes(path)));
@@ -59,7 +61,7 @@ impl Excludes {
 
     /// Says whether the file or folder at `path` is left out, by itself or by a folder above it.
     pub fn covers(&self, path: &EntryPath, is_dir: bool) -> bool {
-        if self.empty {
+        if self.is_empty() {
             return false;
         }
         let bytes = path.as_bytes();
