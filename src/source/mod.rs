@@ -5,10 +5,17 @@
 //! - Leaves: items sorted by path, contents as they are packed; on the way back a cache that its tool can use.
 //! - Deliberately absent: OCI, tar, compression, stores, async.
 
+pub mod dir;
+pub mod exclude;
+pub mod index;
+pub mod meta;
+mod sparse;
 pub mod fingerprint;
 pub mod gobuild;
 pub mod goenv;
 pub mod stable;
+pub mod walk;
+pub mod xattr;
 
 use std::{collections::BTreeMap, path::Path};
 
