@@ -6,6 +6,8 @@ SHELL := /bin/bash
 # Outside the checkout, so that a fresh clone finds what an earlier one installed; tests look there too.
 export CACHECTL_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cachectl-tools
 FUZZ_SECONDS ?= 60
+# Speed is part of what e2e tests check.
+PROFILE ?= release
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +49,8 @@ deny: deps ## check licences, bans and sources of the dependencies, offline
 bench: deps-bench build ## measure against tar+zstd, cp, restic, rclone: ratios as a Markdown table (ARGS='--sizes 100 --rows restore')
 	python3 tests/bench/bench.py $(ARGS)
 
-e2e: deps-e2e build ## real Go projects through every store, faults and heals (E2E=<part of a test's name>)
-	CACHECTL_E2E=1 cargo test --release --locked --test main e2e::$(E2E)
+e2e: deps-e2e ## real Go projects through every store, kills, damage (E2E=heal for a part, PROFILE=dev)
+	CACHECTL_E2E=1 cargo test --profile $(PROFILE) --locked --test main e2e::$(E2E)
 
 fuzz: ## long fuzz runs, in process (FUZZ_SECONDS=60 each)
 	CACHECTL_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --release --locked fuzz_
