@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub mod copy;
+pub mod diff;
 pub mod export;
 pub mod fetch;
 pub mod head;
@@ -25,6 +26,7 @@ pub mod load;
 pub mod prune;
 pub mod publish;
 pub mod remove;
+pub mod upload;
 pub mod verify;
 
 /// Why a verb failed.
@@ -55,6 +57,9 @@ pub enum Error {
         /// The budget.
         budget: Duration,
     },
+    /// A pack could not be written, or a restored file.
+    #[error(transparent)]
+    Pack(#[from] crate::pack::Error),
     /// A local file (spool, state) could not be written.
     #[error(transparent)]
     Local(#[from] crate::fs::Error),

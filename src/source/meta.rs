@@ -57,7 +57,9 @@ pub fn give_meta(parent: &fs::Dir, entry: &Entry, mtime: Time, carry: Carry) -> 
             parent.set_mode(name, mode | 0o700)?;
             let privileged = carry.gives_away();
             match entry.kind {
-                Kind::Dir => xattr::write(parent.open_dir(name)?.as_fd(), &entry.xattrs, privileged),
+                Kind::Dir => {
+                    xattr::write(parent.open_dir(name)?.as_fd(), &entry.xattrs, privileged)
+                }
                 _ => xattr::write(parent.open_file(name)?, &entry.xattrs, privileged),
             }
             .map_err(err)?;

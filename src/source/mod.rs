@@ -7,12 +7,12 @@
 
 pub mod dir;
 pub mod exclude;
-pub mod index;
-pub mod meta;
-mod sparse;
 pub mod fingerprint;
 pub mod gobuild;
 pub mod goenv;
+pub mod index;
+pub mod meta;
+mod sparse;
 pub mod stable;
 pub mod walk;
 pub mod xattr;
