@@ -392,12 +392,17 @@ impl Snapshot {
         let config_descriptor = Descriptor::of(media::CONFIG, &config_bytes);
         let secs = u64::try_from(created.secs).unwrap_or(0);
         let when = std::time::UNIX_EPOCH + std::time::Duration::new(secs, created.nanos);
+        let empty = empty_layer();
+        let mut layers: Vec<&Descriptor> = packs.iter().map(|p| &p.layer.descriptor).collect();
+        if layers.is_empty() {
+            layers.push(&empty);
+        }
         let document = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": media::IMAGE_MANIFEST,
             "artifactType": media::artifact_type(&self.name.kind),
             "config": config_descriptor,
-            "layers": packs.iter().map(|p| &p.layer.descriptor).collect::<Vec<_>>(),
+            "layers": layers,
             "annotations": { annotations::CREATED: humantime::format_rfc3339_millis(when).to_string() },
         });
         let bytes =
@@ -406,8 +411,17 @@ impl Snapshot {
             config: config_descriptor,
             config_bytes,
             manifest: Manifest::new(media::IMAGE_MANIFEST, bytes),
+            is_empty: packs.is_empty(),
         }
     }
+}
+
+/// The content of [`empty_layer`].
+pub const EMPTY_CONTENT: &[u8] = b"{}";
+
+/// What stands for the layers of a snapshot that has none: registries want one at least (image spec, `manifest.md`).
+pub fn empty_layer() -> Descriptor {
+    Descriptor::of(media::EMPTY, EMPTY_CONTENT)
 }
 
 /// The documents of a snapshot, ready to be stored.
@@ -419,4 +433,6 @@ pub struct Sealed {
     pub config_bytes: Vec<u8>,
     /// The manifest.
     pub manifest: Manifest,
+    /// It has no packs; its one layer is [`empty_layer`].
+    pub is_empty: bool,
 }

@@ -18,7 +18,7 @@ use crate::{
         Tag,
         fold::{self, Rules},
         name,
-        snapshot::{Sealed, Snapshot},
+        snapshot::{EMPTY_CONTENT, Sealed, Snapshot, empty_layer},
     },
     digest::Digest,
     entry::Time,
@@ -63,6 +63,8 @@ pub struct Publication<'a> {
     pub mine: &'a Snapshot,
     /// What was there when `mine` was made.
     pub base: &'a Current,
+    /// Whether `mine` was made from `base`, and so can take its place.
+    pub built_on_base: bool,
     /// How the kind behaves.
     pub rules: Rules,
     /// What leaves.
@@ -91,7 +93,7 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
     let today = head::today();
     let mut current = p.base.clone();
     for round in 0..SWAPS {
-        let moved = round > 0 || p.mine.merge || !current.sides.is_empty();
+        let moved = round > 0 || p.mine.merge || !p.built_on_base;
         let next = match current.folded(p.rules, today) {
             Some(head) if moved => {
                 let mut next = fold::fold(&head, p.mine, None, today, p.rules);
@@ -193,9 +195,14 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, own: &Tag) -> Result
     Ok(())
 }
 
+/// Stores what the manifest names besides packs.
 async fn put_config(ctx: &Context, sealed: &Sealed) -> Result<()> {
     let body = Body::Bytes(sealed.config_bytes.clone().into());
     ctx.opened.store.put(&sealed.config, &body).await?;
+    if sealed.is_empty {
+        let body = Body::Bytes(EMPTY_CONTENT.into());
+        ctx.opened.store.put(&empty_layer(), &body).await?;
+    }
     Ok(())
 }
 
