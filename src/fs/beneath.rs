@@ -93,8 +93,8 @@ impl Dir {
         let err = |e: std::io::Error| Error::new("set mode of", self.at(name), e);
         // Linux has no `fchmodat` that spares links before 6.6: the way round is a handle and its name in /proc.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
-            .map_err(|e| err(e.into()))?;
+        let fd =
+            rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map_err(|e| err(e.into()))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| err(e.into()))?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink {
             return Err(err(std::io::Error::new(

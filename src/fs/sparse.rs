@@ -136,7 +136,10 @@ mod tests {
             }
         }
         assert!(runs.len() <= MOST_RUNS);
-        assert!(runs.windows(2).all(|w| w[0].offset + w[0].len < w[1].offset));
+        assert!(
+            runs.windows(2)
+                .all(|w| w[0].offset + w[0].len < w[1].offset)
+        );
         let last = runs.last().unwrap();
         assert_eq!(last.offset + last.len, 199_999 * 131_072 + 4096);
     }

@@ -178,8 +178,8 @@ impl Dir {
     }
 
     fn same_meta(&self, entry: &Entry, stat: &Stat) -> bool {
-        let owned = !self.carry.gives_away()
-            || (stat.uid, stat.gid) == (entry.meta.uid, entry.meta.gid);
+        let owned =
+            !self.carry.gives_away() || (stat.uid, stat.gid) == (entry.meta.uid, entry.meta.gid);
         stat.mtime == entry.meta.mtime
             && self.carry.mode(stat.mode()) == self.carry.mode(entry.meta.mode)
             && owned
@@ -304,7 +304,10 @@ impl Source for Dir {
         items.sort_unstable_by(|a, b| a.entry.path.cmp(&b.entry.path));
         join_hard_links(&mut items);
         skipped.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        for (name, n) in left_all.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for (name, n) in left_all
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             skipped.push(super::Skipped {
                 path: String::from_utf8_lossy(&name).escape_debug().to_string(),
                 why: format!("this extended attribute of {n} files is for root with owners only"),
@@ -420,8 +423,8 @@ impl Source for Dir {
                     return Ok(Standing::Other);
                 };
                 let other = folder.stat(to.name())?;
-                let one = stat.is_file()
-                    && other.is_some_and(|o| (o.dev, o.ino) == (stat.dev, stat.ino));
+                let one =
+                    stat.is_file() && other.is_some_and(|o| (o.dev, o.ino) == (stat.dev, stat.ino));
                 return Ok(if one { Standing::Same } else { Standing::Other });
             }
             Kind::File { .. } => {

@@ -68,14 +68,27 @@ fn any_difference_is_no_proof() {
         Stat { dev: 8, ..s },
         Stat { ino: 12, ..s },
         Stat { size: 6, ..s },
-        Stat { mtime: at(-999), ..s },
-        Stat { ctime: at(-499), ..s },
-        Stat { raw_mode: 0o120_777, ..s },
+        Stat {
+            mtime: at(-999),
+            ..s
+        },
+        Stat {
+            ctime: at(-499),
+            ..s
+        },
+        Stat {
+            raw_mode: 0o120_777,
+            ..s
+        },
     ];
     for other in others {
         assert_eq!(index.content(&path("a"), &other), None, "{other:?}");
     }
-    let harmless = Stat { nlink: 2, uid: 5, ..s };
+    let harmless = Stat {
+        nlink: 2,
+        uid: 5,
+        ..s
+    };
     assert!(index.content(&path("a"), &harmless).is_some());
 }
 
@@ -104,7 +117,13 @@ fn clocks_of_whole_seconds_need_two_of_them() {
 
 #[test]
 fn of_a_path_given_twice_the_last_counts() {
-    let (old, new) = (stat(at(-90)), Stat { ino: 99, ..stat(at(-80)) });
+    let (old, new) = (
+        stat(at(-90)),
+        Stat {
+            ino: 99,
+            ..stat(at(-80))
+        },
+    );
     let (_root, index) = index(stamp(), &[("a", old), ("a", new)]);
     assert_eq!(index.len(), 1);
     assert!(index.content(&path("a"), &new).is_some());
@@ -162,7 +181,13 @@ fn lengths_and_paths_that_lie_outside_are_refused_even_with_a_right_checksum() {
     let (_root, index) = index(stamp(), &[("a", stat(at(-100)))]);
     let good = index.encode().unwrap();
     let records = HEADER + u64_at(&good, 56) as usize;
-    for (place, value) in [(56, u64::MAX), (64, 95), (72, 9), (records, 77), (records + 8, 2)] {
+    for (place, value) in [
+        (56, u64::MAX),
+        (64, 95),
+        (72, 9),
+        (records, 77),
+        (records + 8, 2),
+    ] {
         let mut bad = good.clone();
         bad[place..place + 8].copy_from_slice(&value.to_le_bytes());
         let sum = checksum(&bad[16..]);
@@ -201,7 +226,10 @@ fn long_forgotten_indexes_are_removed() {
 fn taking_the_time_leaves_no_trace() {
     let root = tempfile::tempdir().unwrap();
     let dir = Dir::open(root.path()).unwrap();
-    let old = Time { secs: 1000, nanos: 3 };
+    let old = Time {
+        secs: 1000,
+        nanos: 3,
+    };
     fs::set_file_mtime(dir.as_fd(), old).unwrap();
     let stamp = Stamp::take(&dir).unwrap();
     let probe = named_probe(&dir).unwrap();
@@ -221,5 +249,8 @@ fn what_was_written_before_a_settled_stamp_is_proven() {
     let s = dir.stat(b"f").unwrap().unwrap();
     assert!(settled.proves(&s));
     // Made in the same breath as the file: nothing can be said.
-    assert!(!early.proves(&Stat { ctime: early.time, ..s }));
+    assert!(!early.proves(&Stat {
+        ctime: early.time,
+        ..s
+    }));
 }

@@ -43,7 +43,17 @@ impl Carry {
 ///
 /// Links get owner and time only; hard links nothing, since their file has it.
 pub fn give_meta(parent: &fs::Dir, entry: &Entry, mtime: Time, carry: Carry) -> fs::Result<()> {
-    let name = entry.path.name();
+    give_meta_named(parent, entry.path.name(), entry, mtime, carry)
+}
+
+/// The same for an entry that stands under another name yet.
+pub(super) fn give_meta_named(
+    parent: &fs::Dir,
+    name: &[u8],
+    entry: &Entry,
+    mtime: Time,
+    carry: Carry,
+) -> fs::Result<()> {
     if matches!(entry.kind, Kind::Hardlink(_)) {
         return Ok(());
     }
@@ -57,7 +67,9 @@ pub fn give_meta(parent: &fs::Dir, entry: &Entry, mtime: Time, carry: Carry) -> 
             parent.set_mode(name, mode | 0o700)?;
             let privileged = carry.gives_away();
             match entry.kind {
-                Kind::Dir => xattr::write(parent.open_dir(name)?.as_fd(), &entry.xattrs, privileged),
+                Kind::Dir => {
+                    xattr::write(parent.open_dir(name)?.as_fd(), &entry.xattrs, privileged)
+                }
                 _ => xattr::write(parent.open_file(name)?, &entry.xattrs, privileged),
             }
             .map_err(err)?;

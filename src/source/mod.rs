@@ -9,6 +9,7 @@ pub mod dir;
 pub mod exclude;
 pub mod index;
 pub mod meta;
+pub mod place;
 mod sparse;
 pub mod stable;
 pub mod walk;

@@ -145,10 +145,7 @@ impl<T> Walker<'_, T> {
             (Ok(listed), _) => listed,
             (Err(e), Some(path)) if !is_fatal(&e.source) => {
                 if e.kind() != io::ErrorKind::NotFound {
-                    out.skip(
-                        path,
-                        format!("the folder cannot be listed: {}", e.source),
-                    );
+                    out.skip(path, format!("the folder cannot be listed: {}", e.source));
                 }
                 return Ok(());
             }
@@ -311,10 +308,7 @@ mod tests {
     use super::*;
     use crate::source::Error;
 
-    fn paths(
-        root: &std::path::Path,
-        wanted: &(dyn Fn(&[u8], bool) -> bool + Sync),
-    ) -> Vec<String> {
+    fn paths(root: &std::path::Path, wanted: &(dyn Fn(&[u8], bool) -> bool + Sync)) -> Vec<String> {
         let root = Dir::open(root).unwrap();
         let got = walk(&root, wanted, &|found: Found<'_>, out| {
             out.items.push(found.path.to_string());

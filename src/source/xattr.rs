@@ -93,7 +93,10 @@ mod tests {
     use super::*;
 
     fn list(items: &[(&[u8], &[u8])]) -> Xattrs {
-        items.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect()
+        items
+            .iter()
+            .map(|(n, v)| ((*n).into(), (*v).into()))
+            .collect()
     }
 
     #[test]
