@@ -20,6 +20,7 @@ pub mod net;
 pub mod open;
 pub mod record;
 mod tree;
+pub mod wrap;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
 use check::{check_manifest, check_range};
