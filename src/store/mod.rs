@@ -15,6 +15,7 @@ pub mod conformance;
 pub mod disk;
 pub mod error;
 pub mod keys;
+pub mod layout;
 pub mod memory;
 pub mod net;
 pub mod open;
