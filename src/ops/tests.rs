@@ -16,7 +16,7 @@ use crate::{
     store::{
         Meet,
         memory::Memory,
-        open::Opened,
+        open::{Opened, StoreUrl},
     },
 };
 
@@ -32,12 +32,26 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(meet: Meet) -> Self {
-        Self { memory: Arc::new(Memory::new()), meet, temp: tempfile::tempdir().unwrap() }
+        Self {
+            memory: Arc::new(Memory::new()),
+            meet,
+            temp: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// A node's context; nodes of other names have other states.
     pub(super) fn node(&self, name: &str) -> Context {
-        let opened = Opened::of(self.memory.clone(), self.meet);
+        let memory = self.memory.clone();
+        let opened = Opened {
+            store: memory.clone(),
+            meet: self.meet,
+            untag: Some(memory.clone()),
+            sweep: Some(memory),
+            spool_dir: None,
+            url: StoreUrl::Disk("memory".into()),
+            metrics: Arc::default(),
+            ranged: true,
+        };
         Context {
             opened: Arc::new(opened),
             progress: progress::silent(),
@@ -64,7 +78,11 @@ pub(super) fn dir(root: &Path) -> Arc<dyn Source> {
 pub(super) fn exporting(source: &Arc<dyn Source>) -> export::Options {
     export::Options {
         source: source.clone(),
-        target: Target { name: "n".into(), scope: "default".into(), key: String::new() },
+        target: Target {
+            name: "n".into(),
+            scope: "default".into(),
+            key: String::new(),
+        },
         merge: false,
         flatten: false,
         max_age_days: 7,
@@ -94,7 +112,7 @@ pub(super) async fn import_dir(node: &Context, root: &Path) -> import::Report {
 }
 
 pub(super) fn packs_of(memory: &Memory) -> Vec<Digest> {
-    memory.digests_over(600)
+    memory.packs()
 }
 
 pub(super) fn is_hit(report: &import::Report) -> bool {
