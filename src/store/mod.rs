@@ -19,6 +19,7 @@ pub mod memory;
 pub mod net;
 pub mod open;
 pub mod record;
+pub mod registry;
 mod tree;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
