@@ -97,6 +97,11 @@ impl Registry {
         })))
     }
 
+    #[cfg(test)]
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
     fn at<T>(&self, key: impl std::fmt::Display, result: Result<T>) -> Result<T> {
         result.map_err(|e| e.at(&self.0.shown, key))
     }

@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn manifest_of_a_removed_tag_never_changes() {
-        let want = "sha256:8a4d0e0e4dbb9bc9d3b4ae58d2d1cbaf3ee11ec35a2d0ba2f0e1fa7b1e6c1d5b";
+        let want = "sha256:864fb9c0fe46411bb9c1b666b60c3c8167309e0830571a34a455bc372659a02a";
         let manifest = removed();
         serde_json::from_slice::<serde_json::Value>(&manifest.bytes).unwrap();
         assert!(is_removed(&manifest) && !is_removed(&Manifest::new("x", "{}")));

@@ -163,6 +163,8 @@ struct Reply {
 
 async fn understand(mut answer: Answer, since: Instant) -> Result<Token> {
     let host = answer.url.host_str().unwrap_or_default().to_owned();
+    // Not the registry's host, mostly, but in its name: what it says of us counts.
+    answer.away = false;
     if answer.status != StatusCode::OK {
         let mut error = error::refusal("get token", answer).await.error;
         // A token endpoint that says «bad request» or «not found» does not take these credentials.

@@ -47,6 +47,25 @@ pub(super) struct Wire {
 
 impl Wire {
     async fn new(location: &Location, common: &net::Common) -> Result<Self> {
+        Self::build(location, common, |builder| builder).await
+    }
+
+    /// The same with the location's host at `addr`, whatever DNS says.
+    #[cfg(test)]
+    pub(super) async fn new_resolving(
+        location: &Location,
+        common: &net::Common,
+        addr: std::net::SocketAddr,
+    ) -> Result<Self> {
+        let host = location.api()?.host_str().unwrap_or_default().to_owned();
+        Self::build(location, common, |builder| builder.resolve(&host, addr)).await
+    }
+
+    async fn build(
+        location: &Location,
+        common: &net::Common,
+        more: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<Self> {
         let base = location.api()?;
         let guard = Guard::new(base.clone(), location.insecure());
         net::install_tls_provider();
@@ -65,7 +84,7 @@ impl Wire {
                 .map_err(|e| Error::new(ErrorKind::Invalid, "read CA bundle", e.to_string()))?;
             builder = builder.add_root_certificate(certificate);
         }
-        let http = builder.build().map_err(|e| {
+        let http = more(builder).build().map_err(|e| {
             Error::new(
                 ErrorKind::Invalid,
                 "open",
@@ -320,6 +339,13 @@ impl Transport {
                 warn!(registry = %self.wire.base, warning = %text.escape_debug(), "The registry warns");
             }
         }
+    }
+
+    /// Texts of warnings so far.
+    #[cfg(test)]
+    pub(super) fn warned(&self) -> Vec<String> {
+        let known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().cloned().collect()
     }
 
     /// The registry's time by its last answer, if that is at most `age` old.
