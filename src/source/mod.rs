@@ -8,7 +8,9 @@
 pub mod fingerprint;
 pub mod gobuild;
 pub mod goenv;
+pub mod gomod;
 pub mod stable;
+mod threads;
 
 use std::{collections::BTreeMap, path::Path};
 
