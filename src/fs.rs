@@ -393,6 +393,11 @@ pub fn set_file_mtime(file: impl AsFd, mtime: Time) -> io::Result<()> {
     Ok(rustix::fs::futimens(file, &timestamps(mtime))?)
 }
 
+/// Sets the permission bits of an open file.
+pub fn set_file_mode(file: &File, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
 /// `stat` of an open file.
 pub fn stat_file(file: &File) -> io::Result<Stat> {
     Ok(Stat::from_raw(&rustix::fs::fstat(file)?))
@@ -480,7 +485,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], durability: Durability) -> Result
 /// An advisory lock on a file, held until dropped (or the process ends).
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// How a lock is shared.
@@ -502,7 +507,7 @@ impl Lock {
         };
         loop {
             match rustix::fs::flock(&file, op) {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(Error::new("lock", path, e)),
             }
@@ -514,6 +519,17 @@ impl Lock {
         Self::try_file(Self::file(path)?, path, mode)
     }
 
+    /// As [`Self::try_now`], on a file that is there and need not be writable: nothing is made.
+    pub fn try_existing(path: &Path, mode: LockMode) -> Result<Option<Self>> {
+        let file = File::open(path).map_err(|e| Error::new("open lock", path, e))?;
+        Self::try_file(file, path, mode)
+    }
+
+    /// `stat` of the file that is locked: another one may stand at its path by now.
+    pub fn stat(&self) -> io::Result<Stat> {
+        stat_file(&self.file)
+    }
+
     /// Takes the lock on an open file if nobody is in the way; `None` if somebody is. `path` is for messages.
     pub fn try_file(file: File, path: &Path, mode: LockMode) -> Result<Option<Self>> {
         let op = match mode {
@@ -521,7 +537,7 @@ impl Lock {
             LockMode::Exclusive => rustix::fs::FlockOperation::NonBlockingLockExclusive,
         };
         match rustix::fs::flock(&file, op) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(Error::new("lock", path, e)),
         }

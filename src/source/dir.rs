@@ -276,6 +276,14 @@ impl Source for Dir {
         &self.root
     }
 
+    fn carry(&self) -> Carry {
+        self.carry
+    }
+
+    fn keeps(&self, path: &[u8], is_dir: bool) -> bool {
+        self.excludes.leaves_out(path, is_dir)
+    }
+
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::default()
     }

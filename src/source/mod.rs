@@ -7,6 +7,9 @@
 
 pub mod dir;
 pub mod exclude;
+pub mod fingerprint;
+pub mod gobuild;
+pub mod goenv;
 pub mod index;
 pub mod meta;
 pub mod place;
@@ -162,6 +165,12 @@ pub trait Source: Send + Sync {
 
     /// The folder; need not exist.
     fn root(&self) -> &Path;
+
+    /// What of an entry's metadata is carried.
+    fn carry(&self) -> meta::Carry;
+
+    /// Says whether a mirroring import leaves this path alone though the snapshot does not have it; a kept folder is kept whole.
+    fn keeps(&self, path: &[u8], is_dir: bool) -> bool;
 
     /// What a snapshot of it is good for.
     fn fingerprint(&self) -> Fingerprint;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write as _},
 };
 
 use crate::{
@@ -123,6 +123,28 @@ pub fn open_parent(root: &Dir, path: &EntryPath) -> fs::Result<Dir> {
         Some(dir) => Ok(dir),
         None => root.try_clone(),
     }
+}
+
+/// Gives `name` in `dir` this small content so that a reader sees the old or the new, never a part; no link is followed.
+///
+/// Survives a kill, not a power cut.
+pub fn replace_small(dir: &Dir, name: &[u8], bytes: &[u8]) -> fs::Result<()> {
+    let temp = format!(
+        "{}.{:016x}.tmp",
+        String::from_utf8_lossy(name),
+        fastrand::u64(..)
+    );
+    let temp = temp.as_bytes();
+    let mut file = dir.create_file(temp, 0o666)?;
+    let done = file
+        .write_all(bytes)
+        .map_err(|e| fs::Error::new("write", dir.at(name), e))
+        .and_then(|()| dir.rename(temp, dir, name));
+    if done.is_err() {
+        // What went wrong is told; that the leftover stays is not worth a second error.
+        let _ = dir.remove_file(temp);
+    }
+    done
 }
 
 #[cfg(test)]
