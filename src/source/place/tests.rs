@@ -61,7 +61,7 @@ fn place_with(
     staging: Staging,
     entries: &[Entry],
     staged: &[bool],
-    mirror: Option<&(dyn Fn(&[u8], bool) -> bool + Sync)>,
+    mirror: Option<&Keep<'_>>,
 ) -> crate::source::Result<Placed> {
     staging.place(&Placement {
         entries,
@@ -73,6 +73,9 @@ fn place_with(
 }
 
 fn restore(target: &Path, entries: &[Entry]) -> Placed {
+    let mut entries = entries.to_vec();
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    let entries = &entries;
     let staging = Staging::begin(target, PLAIN).unwrap();
     let staged = stage(&staging, entries);
     place_with(staging, entries, &staged, None).unwrap()
@@ -513,4 +516,7 @@ fn what_a_rename_cannot_bring_over_is_copied() {
     );
 }
 
+mod killed;
+mod mounts;
+mod ordinary_user;
 mod round_trip;
