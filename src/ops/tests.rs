@@ -13,11 +13,7 @@ use crate::{
         Source,
         dir::{self, Dir},
     },
-    store::{
-        Meet,
-        memory::Memory,
-        open::Opened,
-    },
+    store::{Meet, memory::Memory, open::Opened},
 };
 
 mod dirs;
@@ -32,7 +28,11 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(meet: Meet) -> Self {
-        Self { memory: Arc::new(Memory::new()), meet, temp: tempfile::tempdir().unwrap() }
+        Self {
+            memory: Arc::new(Memory::new()),
+            meet,
+            temp: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// A node's context; nodes of other names have other states.
@@ -64,7 +64,11 @@ pub(super) fn dir(root: &Path) -> Arc<dyn Source> {
 pub(super) fn exporting(source: &Arc<dyn Source>) -> export::Options {
     export::Options {
         source: source.clone(),
-        target: Target { name: "n".into(), scope: "default".into(), key: String::new() },
+        target: Target {
+            name: "n".into(),
+            scope: "default".into(),
+            key: String::new(),
+        },
         merge: false,
         flatten: false,
         max_age_days: 7,

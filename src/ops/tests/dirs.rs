@@ -6,8 +6,17 @@ use crate::{entry::Entry, source::NothingKnown};
 /// Everything about a tree that is carried.
 fn look(root: &Path) -> BTreeMap<String, (Entry, Vec<u8>)> {
     let scan = dir(root).scan(&NothingKnown).unwrap();
-    let read = |e: &Entry| if e.kind.is_file() { std::fs::read(root.join(e.path.as_path())).unwrap() } else { Vec::new() };
-    scan.items.into_iter().map(|i| (i.entry.path.to_string(), (i.entry.clone(), read(&i.entry)))).collect()
+    let read = |e: &Entry| {
+        if e.kind.is_file() {
+            std::fs::read(root.join(e.path.as_path())).unwrap()
+        } else {
+            Vec::new()
+        }
+    };
+    scan.items
+        .into_iter()
+        .map(|i| (i.entry.path.to_string(), (i.entry.clone(), read(&i.entry))))
+        .collect()
 }
 
 fn write(root: &Path, path: &str, content: &[u8]) {
@@ -19,8 +28,16 @@ fn write(root: &Path, path: &str, content: &[u8]) {
 fn sample(root: &Path) {
     write(root, "a/small", b"hello");
     write(root, "a/empty", b"");
-    write(root, "b/big", &crate::pack::write::tests::noise(3_000_000, 9));
-    write(root, "b/c/deep", &crate::pack::write::tests::noise(70_000, 8));
+    write(
+        root,
+        "b/big",
+        &crate::pack::write::tests::noise(3_000_000, 9),
+    );
+    write(
+        root,
+        "b/c/deep",
+        &crate::pack::write::tests::noise(70_000, 8),
+    );
     std::fs::create_dir_all(root.join("nothing/in/it")).unwrap();
     std::os::unix::fs::symlink("../a/small", root.join("b/link")).unwrap();
     std::fs::hard_link(root.join("a/small"), root.join("b/hard")).unwrap();
@@ -95,7 +112,11 @@ async fn an_import_onto_what_is_there_fetches_nothing_and_changes_only_what_diff
     import_dir(&b, &two).await;
     let again = import_dir(&b, &two).await;
     assert!(is_hit(&again));
-    assert_eq!((again.moved.bytes_moved, again.entries_restored), (0, 0), "{again:?}");
+    assert_eq!(
+        (again.moved.bytes_moved, again.entries_restored),
+        (0, 0),
+        "{again:?}"
+    );
     // Damage that metadata shows is mended; what the snapshot does not know stays.
     write(&two, "a/small", b"other");
     write(&two, "own", b"own");
@@ -103,7 +124,12 @@ async fn an_import_onto_what_is_there_fetches_nothing_and_changes_only_what_diff
     assert!(is_hit(&mended) && mended.moved.bytes_moved > 0);
     std::fs::remove_file(two.join("own")).unwrap();
     // The root's own folders got new times from our own file; compare contents.
-    let contents = |root: &Path| look(root).into_iter().map(|(p, (_, c))| (p, c)).collect::<Vec<_>>();
+    let contents = |root: &Path| {
+        look(root)
+            .into_iter()
+            .map(|(p, (_, c))| (p, c))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(contents(&one), contents(&two));
 }
 
@@ -115,8 +141,13 @@ async fn a_mirror_removes_what_the_snapshot_does_not_have() {
     export_dir(&world.node("one"), &one).await;
     write(&two, "own/file", b"own");
     write(&two, "a/small", b"other");
-    let options = import::Options { mirror: true, ..importing(&dir(&two)) };
-    assert!(is_hit(&import::run(&world.node("two"), &options).await.unwrap()));
+    let options = import::Options {
+        mirror: true,
+        ..importing(&dir(&two))
+    };
+    assert!(is_hit(
+        &import::run(&world.node("two"), &options).await.unwrap()
+    ));
     assert_eq!(look(&one), look(&two));
 }
 
@@ -131,7 +162,10 @@ async fn a_lost_pack_is_a_miss_and_the_next_export_heals_it() {
         let packs = packs_of(&world.memory);
         assert!(world.memory.lose(&packs[0]));
         let miss = import_dir(&world.node("two"), &two).await;
-        assert!(miss.hit.is_none() && miss.miss.as_ref().unwrap().contains("missing"), "{miss:?}");
+        assert!(
+            miss.hit.is_none() && miss.miss.as_ref().unwrap().contains("missing"),
+            "{miss:?}"
+        );
         assert!(!two.exists());
         let healed = export_dir(&node, &one).await;
         assert!(healed.moved.blobs_moved > 0);
@@ -150,7 +184,10 @@ async fn a_damaged_pack_is_a_miss_and_an_export_from_the_node_that_saw_it_heals_
         let pack = packs_of(&world.memory)[0];
         world.memory.flip(&pack, 5000);
         let miss = import_dir(&world.node("two"), &two).await;
-        assert!(miss.hit.is_none() && miss.miss.as_ref().unwrap().contains("damaged"), "{miss:?}");
+        assert!(
+            miss.hit.is_none() && miss.miss.as_ref().unwrap().contains("damaged"),
+            "{miss:?}"
+        );
         assert!(std::fs::read_dir(&two).map_or(true, |d| d.count() == 0));
         sample(&two);
         let healed = export_dir(&world.node("two"), &two).await;
@@ -170,13 +207,19 @@ async fn without_merge_the_last_tree_counts_and_with_merge_all_do() {
             for (node, file) in [("one", "a/1"), ("two", "b/2")] {
                 let root = world.path(node, "tree");
                 write(&root, file, file.as_bytes());
-                let options = export::Options { merge, ..exporting(&dir(&root)) };
+                let options = export::Options {
+                    merge,
+                    ..exporting(&dir(&root))
+                };
                 export::run(&world.node(node), &options).await.unwrap();
             }
             let three = world.path("three", "tree");
             assert!(is_hit(&import_dir(&world.node("three"), &three).await));
-            let files: Vec<String> =
-                look(&three).into_iter().filter(|(_, (e, _))| e.kind.is_file()).map(|(p, _)| p).collect();
+            let files: Vec<String> = look(&three)
+                .into_iter()
+                .filter(|(_, (e, _))| e.kind.is_file())
+                .map(|(p, _)| p)
+                .collect();
             assert_eq!(files, want, "{meet:?}");
         }
     }
@@ -192,9 +235,16 @@ async fn writers_at_once_lose_nothing_of_a_merged_tree() {
             tasks.push(crate::task::spawn("writer", async move {
                 let name = format!("node-{i}");
                 let root = world.path(&name, "tree");
-                write(&root, &format!("own/{i}"), format!("content of {i}").as_bytes());
+                write(
+                    &root,
+                    &format!("own/{i}"),
+                    format!("content of {i}").as_bytes(),
+                );
                 write(&root, "shared", b"the same everywhere");
-                let options = export::Options { merge: true, ..exporting(&dir(&root)) };
+                let options = export::Options {
+                    merge: true,
+                    ..exporting(&dir(&root))
+                };
                 export::run(&world.node(&name), &options).await.unwrap();
             }));
         }
@@ -203,7 +253,10 @@ async fn writers_at_once_lose_nothing_of_a_merged_tree() {
         }
         let back = world.path("reader", "tree");
         assert!(is_hit(&import_dir(&world.node("reader"), &back).await));
-        let files = look(&back).into_iter().filter(|(_, (e, _))| e.kind.is_file()).count();
+        let files = look(&back)
+            .into_iter()
+            .filter(|(_, (e, _))| e.kind.is_file())
+            .count();
         assert_eq!(files, 17, "{meet:?}");
     }
 }
@@ -216,7 +269,10 @@ async fn keys_are_found_exactly_then_by_prefix_newest_first() {
         write(&root, "key", key.as_bytes());
         let mut options = exporting(&dir(&root));
         options.target.key = key.into();
-        options.created = Created::At(crate::entry::Time { secs: 1_700_000_000 + i as i64, nanos: 0 });
+        options.created = Created::At(crate::entry::Time {
+            secs: 1_700_000_000 + i as i64,
+            nanos: 0,
+        });
         export::run(&world.node("one"), &options).await.unwrap();
     }
     for (key, prefixes, want) in [

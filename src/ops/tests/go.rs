@@ -7,7 +7,12 @@ use crate::{
 };
 
 /// A Go build cache made by hand.
-fn put(root: &Path, action: &str, output: &[u8], nanos: u64) -> (std::path::PathBuf, std::path::PathBuf) {
+fn put(
+    root: &Path,
+    action: &str,
+    output: &[u8],
+    nanos: u64,
+) -> (std::path::PathBuf, std::path::PathBuf) {
     let id = Sha256::of(action.as_bytes()).to_hex();
     let out = Sha256::of(output).to_hex();
     let mut line = String::new();
@@ -22,7 +27,13 @@ fn put(root: &Path, action: &str, output: &[u8], nanos: u64) -> (std::path::Path
 }
 
 fn cache(root: &Path, release: &str) -> Arc<dyn Source> {
-    Arc::new(GoBuild::new(root, Fingerprint { gate: release.into(), ..Fingerprint::default() }))
+    Arc::new(GoBuild::new(
+        root,
+        Fingerprint {
+            gate: release.into(),
+            ..Fingerprint::default()
+        },
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,10 +44,14 @@ async fn nothing_is_dropped_because_a_node_lacks_it() {
             let root = world.path(node, "go-build");
             put(&root, action, action.as_bytes(), 1);
             put(&root, "both", b"both", 1);
-            export::run(&world.node(node), &exporting(&cache(&root, "go1"))).await.unwrap();
+            export::run(&world.node(node), &exporting(&cache(&root, "go1")))
+                .await
+                .unwrap();
         }
         let root = world.path("three", "go-build");
-        let report = import::run(&world.node("three"), &importing(&cache(&root, "go1"))).await.unwrap();
+        let report = import::run(&world.node("three"), &importing(&cache(&root, "go1")))
+            .await
+            .unwrap();
         assert!(is_hit(&report), "{report:?}");
         assert_eq!(report.entries, 6);
         assert!(root.join("trim.txt").is_file());
@@ -48,9 +63,13 @@ async fn another_go_release_is_a_miss_that_says_so() {
     let world = World::new(Meet::SideTags);
     let root = world.path("one", "go-build");
     put(&root, "x", b"x", 1);
-    export::run(&world.node("one"), &exporting(&cache(&root, "go1.26.8"))).await.unwrap();
+    export::run(&world.node("one"), &exporting(&cache(&root, "go1.26.8")))
+        .await
+        .unwrap();
     let root = world.path("two", "go-build");
-    let report = import::run(&world.node("two"), &importing(&cache(&root, "go1.27.0"))).await.unwrap();
+    let report = import::run(&world.node("two"), &importing(&cache(&root, "go1.27.0")))
+        .await
+        .unwrap();
     assert!(report.hit.is_none() && report.miss.unwrap().contains("go1.26.8"));
 }
 
@@ -61,7 +80,9 @@ async fn an_output_that_belies_its_name_is_never_published() {
     put(&root, "good", b"good", 1);
     let (_, damaged) = put(&root, "bad", b"the content", 1);
     std::fs::write(damaged, b"the c0ntent").unwrap();
-    let out = export::run(&world.node("one"), &exporting(&cache(&root, "go1"))).await.unwrap();
+    let out = export::run(&world.node("one"), &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
     assert_eq!(out.entries, 2, "{out:?}");
     assert!(!out.left_out.is_empty());
 }
@@ -72,17 +93,27 @@ async fn a_lost_pack_leaves_a_partial_hit_of_whole_entries() {
     let root = world.path("one", "go-build");
     let node = world.node("one");
     put(&root, "first", &[1; 3000], 1);
-    export::run(&node, &exporting(&cache(&root, "go1"))).await.unwrap();
+    export::run(&node, &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
     put(&root, "second", &[2; 3000], 1);
-    export::run(&node, &exporting(&cache(&root, "go1"))).await.unwrap();
+    export::run(&node, &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
     let packs = packs_of(&world.memory);
     world.memory.lose(packs.last().unwrap());
     let two = world.path("two", "go-build");
-    let report = import::run(&world.node("two"), &importing(&cache(&two, "go1"))).await.unwrap();
+    let report = import::run(&world.node("two"), &importing(&cache(&two, "go1")))
+        .await
+        .unwrap();
     assert!(report.hit.is_some() && report.partial, "{report:?}");
-    let healed = export::run(&node, &exporting(&cache(&root, "go1"))).await.unwrap();
+    let healed = export::run(&node, &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
     assert!(healed.moved.blobs_moved > 0);
     let three = world.path("three", "go-build");
-    let report = import::run(&world.node("three"), &importing(&cache(&three, "go1"))).await.unwrap();
+    let report = import::run(&world.node("three"), &importing(&cache(&three, "go1")))
+        .await
+        .unwrap();
     assert!(is_hit(&report) && report.entries == 4, "{report:?}");
 }
