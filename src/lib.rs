@@ -1,5 +1,6 @@
 //! cachectl carries build caches between CI nodes as content-addressed OCI artifacts.
 pub mod artifact;
+pub mod config;
 pub mod digest;
 pub mod entry;
 pub mod fs;
@@ -9,3 +10,4 @@ pub mod redact;
 pub mod source;
 pub mod store;
 pub mod task;
+pub mod telemetry;
