@@ -2,7 +2,7 @@
 //!
 //! Paths are bytes, as on Unix: they need not be UTF-8.
 
-use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{ffi::OsStr, fmt, io::Read, os::unix::ffi::OsStrExt as _, path::Path};
 
 /// Longest path of an entry, in bytes (`PATH_MAX` of Linux, its NUL included).
 pub const MAX_PATH_BYTES: usize = 4095;
@@ -258,6 +258,17 @@ impl Entry {
             needs: None,
         }
     }
+}
+
+/// The content of one file as it is packed, to be read to its end once.
+///
+/// Yields exactly `entry.kind.content_len()` bytes, unless the file changed.
+pub trait Content: Read + Send {
+    /// After the end: says whether what was read is one true state of the file.
+    ///
+    /// # Errors
+    /// In words, why not: it changed while it was read, it is damaged.
+    fn settle(self: Box<Self>) -> std::result::Result<(), String>;
 }
 
 #[cfg(test)]

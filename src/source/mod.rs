@@ -5,8 +5,22 @@
 //! - Leaves: items sorted by path, contents as they are packed; on the way back a cache that its tool can use.
 //! - Deliberately absent: OCI, tar, compression, stores, async.
 
-use std::{collections::BTreeMap, io::Read, path::Path};
+pub mod dir;
+pub mod exclude;
+pub mod fingerprint;
+pub mod gobuild;
+pub mod goenv;
+pub mod index;
+pub mod meta;
+pub mod place;
+mod sparse;
+pub mod stable;
+pub mod walk;
+pub mod xattr;
 
+use std::{collections::BTreeMap, path::Path};
+
+pub use crate::entry::Content;
 use crate::{
     digest::Sha256,
     entry::{Entry, EntryPath, Time},
@@ -129,17 +143,6 @@ impl Known for NothingKnown {
     }
 }
 
-/// The content of one file as it is packed, to be read to its end once.
-///
-/// Yields exactly `entry.kind.content_len()` bytes, unless the file changed.
-pub trait Content: Read + Send {
-    /// After the end: says whether what was read is one true state of the file.
-    ///
-    /// # Errors
-    /// In words, why not: it changed while it was read, it is damaged.
-    fn settle(self: Box<Self>) -> std::result::Result<(), String>;
-}
-
 /// What stands where an entry would be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -162,6 +165,12 @@ pub trait Source: Send + Sync {
 
     /// The folder; need not exist.
     fn root(&self) -> &Path;
+
+    /// What of an entry's metadata is carried.
+    fn carry(&self) -> meta::Carry;
+
+    /// Says whether a mirroring import leaves this path alone though the snapshot does not have it; a kept folder is kept whole.
+    fn keeps(&self, path: &[u8], is_dir: bool) -> bool;
 
     /// What a snapshot of it is good for.
     fn fingerprint(&self) -> Fingerprint;

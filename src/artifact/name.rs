@@ -1,0 +1,214 @@
+//! Names of snapshots, and how they are spelled as tags (design §7).
+//!
+//! A tag is `<kind>.<name>.<scope>.<key>`, always four fields; a side tag has a fifth, `w<store time, base32, 7><random, base32, 9>`.
+//! A field keeps `[A-Za-z0-9-]` and writes every other byte as `_xx`; one over its share becomes its clear start,
+//! `__` and 12 base32 characters of its SHA-256, so two long names stay two tags.
+
+use super::Tag;
+use crate::{digest::Sha256, entry::Time};
+
+/// Longest name, scope and key as they stand in a tag.
+const SHARES: [usize; 3] = [32, 24, 40];
+/// RFC 4648 base32, lower case: digits keep no byte order, which side tags do not need beyond equality.
+const BASE32: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+const HASH_CHARS: usize = 12;
+
+/// Whose snapshot it is, in full: what a config holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotName {
+    /// `gobuild`, `gomod`, `dir`.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// Scope.
+    pub scope: String,
+    /// Key, empty for the head.
+    pub key: String,
+}
+
+impl SnapshotName {
+    /// The tag that the name's head stands under.
+    pub fn tag(&self) -> Tag {
+        let fields = [
+            field(&self.name, SHARES[0]),
+            field(&self.scope, SHARES[1]),
+            field(&self.key, SHARES[2]),
+        ];
+        let text = format!("{}.{}.{}.{}", self.kind, fields[0], fields[1], fields[2]);
+        text.parse()
+            .expect("fields hold only characters of a tag and stay within their shares")
+    }
+
+    /// What all tags of the same kind, name and scope start with whose key starts with `key`; confirm in the config.
+    pub fn key_prefix(&self, key: &str) -> String {
+        let head = format!(
+            "{}.{}.{}.",
+            self.kind,
+            field(&self.name, SHARES[0]),
+            field(&self.scope, SHARES[1])
+        );
+        // A key over its share keeps only its clear start in the tag.
+        let clear = escape(key);
+        let cut = clear.len().min(clear_len(SHARES[2]));
+        head + &clear[..boundary(&clear, cut)]
+    }
+
+    /// What the side tags of this name's head start with.
+    pub fn side_prefix(&self) -> String {
+        format!("{}.w", self.tag())
+    }
+
+    /// A new side tag: `now` by the store's clock, `random` 45 bits of chance.
+    pub fn side_tag(&self, now: Time, random: u64) -> Tag {
+        let time = base32(u64::try_from(now.secs).unwrap_or(0), 7);
+        let text = format!("{}.w{time}{}", self.tag(), base32(random, 9));
+        text.parse()
+            .expect("a head's tag leaves room for 18 more characters")
+    }
+}
+
+/// The time in a side tag's fifth field (seconds from 1970); `None` for every other tag.
+pub fn side_time(tag: &Tag) -> Option<Time> {
+    let last = fifth(tag)?;
+    let secs = last.bytes().skip(1).take(7).try_fold(0_i64, |sum, b| {
+        let digit = BASE32.iter().position(|c| *c == b)?;
+        Some(sum << 5 | digit as i64)
+    })?;
+    Some(Time { secs, nanos: 0 })
+}
+
+/// The head's tag that a side tag belongs to; `None` for every other tag.
+pub fn head_of(tag: &Tag) -> Option<Tag> {
+    let last = fifth(tag)?;
+    tag.as_str()[..tag.as_str().len() - last.len() - 1]
+        .parse()
+        .ok()
+}
+
+fn fifth(tag: &Tag) -> Option<&str> {
+    let last = tag.as_str().split('.').nth(4)?;
+    let ok = last.len() == 17 && last.starts_with('w') && tag.as_str().split('.').count() == 5;
+    ok.then_some(last)
+}
+
+/// Says whether a tag has the four fields of a head (it may be somebody else's all the same).
+pub fn is_head(tag: &Tag) -> bool {
+    tag.as_str().split('.').count() == 4
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        if b.is_ascii_alphanumeric() || b == b'-' {
+            out.push(b as char);
+        } else {
+            out.push('_');
+            out.push_str(&const_hex::encode([b]));
+        }
+    }
+    out
+}
+
+fn clear_len(share: usize) -> usize {
+    share - 2 - HASH_CHARS
+}
+
+/// The longest length of at most `cut` that does not split an `_xx`.
+fn boundary(escaped: &str, cut: usize) -> usize {
+    let bytes = escaped.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let next = at + if bytes[at] == b'_' { 3 } else { 1 };
+        if next > cut {
+            break;
+        }
+        at = next;
+    }
+    at
+}
+
+fn field(text: &str, share: usize) -> String {
+    let escaped = escape(text);
+    if escaped.len() <= share {
+        return escaped;
+    }
+    let hash = Sha256::of(text.as_bytes()).0;
+    let number = u64::from_be_bytes([
+        hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7],
+    ]);
+    let clear = &escaped[..boundary(&escaped, clear_len(share))];
+    format!("{clear}__{}", base32(number >> 4, HASH_CHARS))
+}
+
+/// The lowest `5 × chars` bits of `number`.
+fn base32(number: u64, chars: usize) -> String {
+    (0..chars)
+        .rev()
+        .map(|i| BASE32[(number >> (5 * i) & 31) as usize] as char)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str, scope: &str, key: &str) -> SnapshotName {
+        SnapshotName {
+            kind: "gobuild".into(),
+            name: name.into(),
+            scope: scope.into(),
+            key: key.into(),
+        }
+    }
+
+    #[test]
+    fn tag_spells_every_field() {
+        let tag = name("example.com/app", "default", "").tag();
+        assert_eq!(tag.as_str(), "gobuild.example_2ecom_2fapp.default.");
+    }
+
+    #[test]
+    fn long_names_differ_and_fit() {
+        let long = "a/".repeat(300);
+        let a = name(&format!("{long}x"), &long, &long).tag();
+        let b = name(&format!("{long}y"), &long, &long).tag();
+        assert_ne!(a, b);
+        let side = name(&long, &long, &long).side_tag(
+            Time {
+                secs: 1_800_000_000,
+                nanos: 0,
+            },
+            u64::MAX,
+        );
+        assert!(side.as_str().len() <= 128, "{}", side.as_str().len());
+    }
+
+    #[test]
+    fn key_prefix_is_a_prefix_of_every_such_tag() {
+        for key in [
+            "go.sum-abc",
+            "x",
+            "deps/with/slashes/that/are/very/long/and/longer/still/and/longer",
+        ] {
+            let full = name("n", "s", key).tag();
+            for end in 0..=key.len() {
+                let prefix = name("n", "s", "").key_prefix(&key[..end]);
+                assert!(full.as_str().starts_with(&prefix), "{full} {prefix}");
+            }
+        }
+    }
+
+    #[test]
+    fn side_tag_tells_its_head_and_time() {
+        let n = name("n", "s", "k");
+        let t = Time {
+            secs: 1_795_000_123,
+            nanos: 0,
+        };
+        let side = n.side_tag(t, 12345);
+        assert!(side.as_str().starts_with(&n.side_prefix()));
+        assert_eq!(head_of(&side), Some(n.tag()));
+        assert_eq!(side_time(&side), Some(t));
+        assert_eq!(head_of(&n.tag()), None);
+    }
+}
