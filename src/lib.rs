@@ -1,5 +1,6 @@
 //! cachectl carries build caches between CI nodes as content-addressed OCI artifacts.
 pub mod artifact;
+pub mod cli;
 pub mod config;
 pub mod digest;
 pub mod entry;

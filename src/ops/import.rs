@@ -64,6 +64,8 @@ pub struct Report {
     pub hit: Option<Hit>,
     /// Why it is a miss, in one line.
     pub miss: Option<String>,
+    /// The miss is because nothing is stored under that name: neither damaged, nor of another release.
+    pub absent: bool,
     /// A Go cache of which some entries could not be had; those that were restored are whole and verified.
     pub partial: bool,
     /// Scope and key of what was found.
@@ -154,6 +156,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
     }
     report.left_out.extend(damaged.into_iter().map(|(d, why)| LeftOut { what: format!("pack {d}"), why }));
     if report.hit.is_none() {
+        report.absent = why.is_empty();
         report.miss = Some(if why.is_empty() {
             format!("nothing is stored for {} `{}` in {}", report.kind, options.name, options.scopes.join(", "))
         } else {
@@ -172,6 +175,7 @@ fn empty_report(options: &Options) -> Report {
         name: options.name.clone(),
         hit: None,
         miss: None,
+        absent: false,
         partial: false,
         found: None,
         digest: None,
