@@ -111,7 +111,12 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
     let mut clock = Clock::start();
     ctx.progress.begin(Phase::Resolve, None);
     let index = Arc::new(super::load_index(ctx, &options.source).await);
-    let mut search = Search { ctx, options, why: Vec::new(), print: options.source.fingerprint() };
+    let mut search = Search {
+        ctx,
+        options,
+        why: Vec::new(),
+        print: options.source.fingerprint(),
+    };
     let found = search.find().await?;
     ctx.progress.end(Phase::Resolve);
     clock.lap(Phase::Resolve);
@@ -124,17 +129,31 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
         let died = fold::close(&mut snapshot, rules);
         report.left_out.extend(candidate.lost.iter().cloned());
         if !died.is_empty() && rules == Rules::Tree {
-            why.extend(candidate.lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            why.extend(
+                candidate
+                    .lost
+                    .iter()
+                    .map(|l| format!("{} {}", l.what, l.why)),
+            );
             why.push(format!("{}: {}", died[0].path, died[0].why));
         } else {
             let (entries, bytes) = snapshot.totals();
             let (scope, key) = (snapshot.name.scope.clone(), snapshot.name.key.clone());
-            let restored =
-                restore(ctx, options.source.clone(), Arc::new(snapshot), index.clone(), options.mirror).await?;
+            let restored = restore(
+                ctx,
+                options.source.clone(),
+                Arc::new(snapshot),
+                index.clone(),
+                options.mirror,
+            )
+            .await?;
             clock.lap(Phase::Restore);
             match restored {
                 Ok(done) => {
-                    let lost = died.into_iter().map(|d| LeftOut { what: d.path.to_string(), why: d.why.into() });
+                    let lost = died.into_iter().map(|d| LeftOut {
+                        what: d.path.to_string(),
+                        why: d.why.into(),
+                    });
                     report.left_out.extend(lost.chain(done.missing));
                     report.partial = !report.left_out.is_empty();
                     report.hit = Some(candidate.hit);
@@ -144,7 +163,15 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                     report.entries_restored = done.written;
                     report.moved = done.moved;
                     damaged = done.damaged;
-                    remember(ctx, options, done.contents, &damaged, candidate.digest, index.clone()).await;
+                    remember(
+                        ctx,
+                        options,
+                        done.contents,
+                        &damaged,
+                        candidate.digest,
+                        index.clone(),
+                    )
+                    .await;
                 }
                 Err(NotRestored::Incomplete(packs, reason)) => {
                     why.push(reason);
@@ -154,11 +181,21 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
             }
         }
     }
-    report.left_out.extend(damaged.into_iter().map(|(d, why)| LeftOut { what: format!("pack {d}"), why }));
+    report
+        .left_out
+        .extend(damaged.into_iter().map(|(d, why)| LeftOut {
+            what: format!("pack {d}"),
+            why,
+        }));
     if report.hit.is_none() {
         report.absent = why.is_empty();
         report.miss = Some(if why.is_empty() {
-            format!("nothing is stored for {} `{}` in {}", report.kind, options.name, options.scopes.join(", "))
+            format!(
+                "nothing is stored for {} `{}` in {}",
+                report.kind,
+                options.name,
+                options.scopes.join(", ")
+            )
         } else {
             why.join("; ")
         });
@@ -238,16 +275,25 @@ impl Search<'_> {
         let current = head::read(self.ctx, &name, &HashSet::new()).await?;
         let rules = head::rules(self.options.source.kind());
         let lost = current.lost();
-        let (Some(snapshot), Some(digest)) = (current.folded(rules, head::today()), current.digest()) else {
-            self.why.extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+        let (Some(snapshot), Some(digest)) =
+            (current.folded(rules, head::today()), current.digest())
+        else {
+            self.why
+                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return Ok(None);
         };
         // What `folded` closed is gone from it; a tree must not lose anything unnoticed.
         if rules == Rules::Tree && !lost.is_empty() {
-            self.why.extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            self.why
+                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return Ok(None);
         }
-        Ok(self.usable(Candidate { snapshot, digest, lost, hit }))
+        Ok(self.usable(Candidate {
+            snapshot,
+            digest,
+            lost,
+            hit,
+        }))
     }
 
     /// Says in words why a candidate is of no use, or gives it back.
@@ -257,7 +303,13 @@ impl Search<'_> {
             return Some(candidate);
         }
         let name = &candidate.snapshot.name;
-        self.why.push(format!("`{}` in {} is of {}, this is {}", name.name, name.scope, gates.join(", "), self.print.gate));
+        self.why.push(format!(
+            "`{}` in {} is of {}, this is {}",
+            name.name,
+            name.scope,
+            gates.join(", "),
+            self.print.gate
+        ));
         None
     }
 
@@ -270,8 +322,11 @@ impl Search<'_> {
             let resolved = store.resolve(&tag.into()).await?;
             Ok::<_, super::Error>(resolved)
         };
-        let resolved: Vec<_> =
-            stream::iter(heads).map(read).buffered(self.ctx.concurrency.max(1)).try_collect().await?;
+        let resolved: Vec<_> = stream::iter(heads)
+            .map(read)
+            .buffered(self.ctx.concurrency.max(1))
+            .try_collect()
+            .await?;
         let mut dated: Vec<(Option<Time>, Manifest)> = resolved
             .into_iter()
             .flatten()
@@ -285,7 +340,8 @@ impl Search<'_> {
             let loaded = match load::load(self.ctx, &manifest, &HashSet::new()).await? {
                 Ok(loaded) => loaded,
                 Err(why) => {
-                    self.why.push(format!("{}: {}", manifest.digest, why.text()));
+                    self.why
+                        .push(format!("{}: {}", manifest.digest, why.text()));
                     continue;
                 }
             };
@@ -309,7 +365,8 @@ impl Search<'_> {
         };
         match load::load(self.ctx, &resolved.manifest, &HashSet::new()).await? {
             Ok(loaded) if loaded.snapshot.name.kind != self.options.source.kind().name() => {
-                self.why.push(format!("{digest} is a {}", loaded.snapshot.name.kind));
+                self.why
+                    .push(format!("{digest} is a {}", loaded.snapshot.name.kind));
                 Ok(None)
             }
             Ok(loaded) => Ok(self.take(loaded, Hit::Exact)),
@@ -321,12 +378,22 @@ impl Search<'_> {
     }
 
     fn take(&mut self, loaded: load::Loaded, hit: Hit) -> Option<Candidate> {
-        let load::Loaded { digest, snapshot, lost } = loaded;
+        let load::Loaded {
+            digest,
+            snapshot,
+            lost,
+        } = loaded;
         if !lost.is_empty() && head::rules(self.options.source.kind()) == Rules::Tree {
-            self.why.extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            self.why
+                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return None;
         }
-        self.usable(Candidate { snapshot, digest, lost, hit })
+        self.usable(Candidate {
+            snapshot,
+            digest,
+            lost,
+            hit,
+        })
     }
 }
 
@@ -339,7 +406,9 @@ async fn remember(
     digest: Digest,
     before: Arc<Option<NodeIndex>>,
 ) {
-    let Some(state) = ctx.state_dir.clone() else { return };
+    let Some(state) = ctx.state_dir.clone() else {
+        return;
+    };
     let source = options.source.clone();
     let now = Time::now();
     let imported = Imported {
@@ -347,7 +416,11 @@ async fn remember(
         snapshot: digest.to_string(),
         store: ctx.opened.url.to_string(),
     };
-    let notes = Notes { imported: Some(imported), damaged: all_damage(damaged, before.as_ref().as_ref()), matched: None };
+    let notes = Notes {
+        imported: Some(imported),
+        damaged: all_damage(damaged, before.as_ref().as_ref()),
+        matched: None,
+    };
     task::blocking(move || {
         let record = || -> crate::source::Result<()> {
             let root = crate::fs::Dir::open(source.root())?;
@@ -365,7 +438,11 @@ async fn remember(
                     found.push((path, stat, content));
                 }
             }
-            NodeIndex::record(&root, stamp, notes, found)?.save(&state, source.kind(), source.root());
+            NodeIndex::record(&root, stamp, notes, found)?.save(
+                &state,
+                source.kind(),
+                source.root(),
+            );
             Ok(())
         };
         if let Err(e) = record() {
@@ -382,15 +459,24 @@ async fn note_damage(
     damaged: &[(Digest, String)],
     before: Arc<Option<NodeIndex>>,
 ) {
-    let (Some(state), false) = (ctx.state_dir.clone(), damaged.is_empty()) else { return };
+    let (Some(state), false) = (ctx.state_dir.clone(), damaged.is_empty()) else {
+        return;
+    };
     let source = options.source.clone();
     let damaged = all_damage(damaged, before.as_ref().as_ref());
     task::blocking(move || {
         let record = || -> crate::source::Result<()> {
             crate::fs::make_dirs(source.root())?;
             let root = crate::fs::Dir::open(source.root())?;
-            let imported = before.as_ref().as_ref().and_then(|b| b.notes.imported.clone());
-            let notes = Notes { imported, damaged, matched: None };
+            let imported = before
+                .as_ref()
+                .as_ref()
+                .and_then(|b| b.notes.imported.clone());
+            let notes = Notes {
+                imported,
+                damaged,
+                matched: None,
+            };
             let stamp = Stamp::take(&root)?;
             NodeIndex::record(&root, stamp, notes, [])?.save(&state, source.kind(), source.root());
             Ok(())
@@ -404,7 +490,9 @@ async fn note_damage(
 
 fn all_damage(found: &[(Digest, String)], before: Option<&NodeIndex>) -> Vec<String> {
     let known = before.iter().flat_map(|b| b.notes.damaged.iter().cloned());
-    let mut all: Vec<String> = known.chain(found.iter().map(|(d, _)| d.to_string())).collect();
+    let mut all: Vec<String> = known
+        .chain(found.iter().map(|(d, _)| d.to_string()))
+        .collect();
     all.sort();
     all.dedup();
     all

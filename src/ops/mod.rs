@@ -216,3 +216,6 @@ impl Clock {
         self.phases.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;
