@@ -16,6 +16,15 @@ use std::{
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 
+mod attrs;
+mod beneath;
+mod sparse;
+
+pub use attrs::{
+    is_root, remove_xattr, set_open_mode, set_open_owner, set_xattr, user_id, xattr, xattr_names,
+};
+pub use sparse::{SMALLEST_HOLE, data_runs, may_be_sparse};
+
 use crate::entry::Time;
 
 /// An I/O error that says what was tried, and where.
@@ -323,32 +332,6 @@ impl Dir {
         }
     }
 
-    /// Removes `name` and, if it is a folder, all below it; read-only folders are made writable first. No link is followed.
-    pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
-        let Some(stat) = self.stat(name)? else {
-            return Ok(());
-        };
-        if !stat.is_dir() {
-            return self.remove_file(name);
-        }
-        if stat.mode() & 0o700 != 0o700 {
-            // A foreign owner's folder cannot be changed; what follows then names the real trouble.
-            let _ = self.set_mode(name, 0o700);
-        }
-        let dir = self.open_dir(name)?;
-        for child in dir.list()? {
-            dir.remove_tree(&child.name)?;
-        }
-        drop(dir);
-        self.remove_dir(name)
-    }
-
-    /// Sets the permission bits of the file or folder `name` (of a link's target, where it is a link: never call it on one).
-    pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<()> {
-        rustix::fs::chmodat(&self.fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
-            .map_err(|e| Error::new("set mode of", self.at(name), e))
-    }
-
     /// Sets owner and group of `name`, not following a link.
     pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> Result<()> {
         let (uid, gid) = (
@@ -405,9 +388,14 @@ fn timestamps(mtime: Time) -> Timestamps {
     }
 }
 
-/// Sets access and modification time of an open file.
-pub fn set_file_mtime(file: &File, mtime: Time) -> io::Result<()> {
+/// Sets access and modification time of an open file or folder.
+pub fn set_file_mtime(file: impl AsFd, mtime: Time) -> io::Result<()> {
     Ok(rustix::fs::futimens(file, &timestamps(mtime))?)
+}
+
+/// Sets the permission bits of an open file.
+pub fn set_file_mode(file: &File, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
 
 /// `stat` of an open file.
@@ -497,7 +485,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], durability: Durability) -> Result
 /// An advisory lock on a file, held until dropped (or the process ends).
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// How a lock is shared.
@@ -519,7 +507,7 @@ impl Lock {
         };
         loop {
             match rustix::fs::flock(&file, op) {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(Error::new("lock", path, e)),
             }
@@ -528,13 +516,28 @@ impl Lock {
 
     /// Takes the lock on `path` if nobody is in the way; `None` if somebody is.
     pub fn try_now(path: &Path, mode: LockMode) -> Result<Option<Self>> {
-        let file = Self::file(path)?;
+        Self::try_file(Self::file(path)?, path, mode)
+    }
+
+    /// As [`Self::try_now`], on a file that is there and need not be writable: nothing is made.
+    pub fn try_existing(path: &Path, mode: LockMode) -> Result<Option<Self>> {
+        let file = File::open(path).map_err(|e| Error::new("open lock", path, e))?;
+        Self::try_file(file, path, mode)
+    }
+
+    /// `stat` of the file that is locked: another one may stand at its path by now.
+    pub fn stat(&self) -> io::Result<Stat> {
+        stat_file(&self.file)
+    }
+
+    /// Takes the lock on an open file if nobody is in the way; `None` if somebody is. `path` is for messages.
+    pub fn try_file(file: File, path: &Path, mode: LockMode) -> Result<Option<Self>> {
         let op = match mode {
             LockMode::Shared => rustix::fs::FlockOperation::NonBlockingLockShared,
             LockMode::Exclusive => rustix::fs::FlockOperation::NonBlockingLockExclusive,
         };
         match rustix::fs::flock(&file, op) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(Error::new("lock", path, e)),
         }

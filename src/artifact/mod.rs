@@ -6,10 +6,15 @@
 //! - Deliberately absent: files, network, async, and what a cache is good for.
 
 pub mod annotations;
+pub mod config;
 pub mod descriptor;
+pub mod fold;
 pub mod media;
 pub mod name;
 pub mod reference;
+pub mod snapshot;
+pub mod toc;
+pub mod wire;
 
 pub use descriptor::{Descriptor, Manifest};
 pub use reference::{Reference, Tag};

@@ -22,6 +22,7 @@ use crate::{
     fs::{self, Dir, Stat, missing_is_none},
     source::{
         Content, Error, Fingerprint, Item, Known, Result, Scan, Source, SourceKind, Standing,
+        meta::Carry,
         stable::{HeldContent, StableFile, Watch, open_parent, replace_small},
         threads::in_threads,
     },
@@ -186,6 +187,19 @@ impl Source for GoBuild {
 
     fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn carry(&self) -> Carry {
+        Carry::new(false, false)
+    }
+
+    /// Only what could be exported is ever removed.
+    fn keeps(&self, path: &[u8], is_dir: bool) -> bool {
+        if is_dir {
+            !shards::is_shard(path)
+        } else {
+            parse(path).is_none()
+        }
     }
 
     fn fingerprint(&self) -> Fingerprint {

@@ -34,6 +34,7 @@ use crate::{
     source::{
         Content, Fingerprint, Item, Known, Result, Scan, Source, SourceKind, Standing,
         goenv::{GoEnv, modfile},
+        meta::Carry,
         stable::{HeldContent, StableFile, Watch, open_parent},
     },
 };
@@ -196,6 +197,19 @@ impl Source for GoMod {
 
     fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn carry(&self) -> Carry {
+        Carry::new(false, false)
+    }
+
+    /// Only what could be exported is ever removed, and what Go keeps beside it in a folder that goes as a whole; extracted trees stay.
+    fn keeps(&self, path: &[u8], is_dir: bool) -> bool {
+        if is_dir {
+            path != b"cache" && path != b"cache/download" && !path.starts_with(path::DOWNLOAD)
+        } else {
+            path::parse(path).is_none()
+        }
     }
 
     fn fingerprint(&self) -> Fingerprint {

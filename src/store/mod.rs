@@ -10,10 +10,21 @@ use std::ops::Range;
 use async_trait::async_trait;
 
 pub mod body;
+mod check;
+pub mod conformance;
+pub mod disk;
 pub mod error;
+pub mod keys;
+pub mod layout;
+pub mod memory;
+pub mod net;
 pub mod open;
+pub mod record;
+mod tree;
+pub mod wrap;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
+use check::{check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
 
 use crate::{

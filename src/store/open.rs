@@ -12,6 +12,8 @@ pub struct Opened {
     pub untag: Option<Arc<dyn Untag>>,
     /// Blobs can be swept.
     pub sweep: Option<Arc<dyn Sweep>>,
+    /// Where it is.
+    pub url: String,
     /// Folder for spools on the store's own file system.
     pub spool_dir: Option<PathBuf>,
 }

@@ -1,0 +1,402 @@
+//! Folding: what two writers of one name had, in one snapshot; and the closure that every snapshot must pass (design §6.4–6.5).
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    config::Folded,
+    snapshot::{At, Pack, Snapshot},
+    toc::TocEntry,
+};
+use crate::entry::{EntryPath, Kind};
+
+/// Days for which a snapshot remembers the side tags that it contains.
+const FOLDED_DAYS: u32 = 7;
+
+/// How snapshots of a kind behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    /// A union: nothing is dropped because one writer lacks it.
+    Union {
+        /// A file that needs nothing is live exactly when a live one needs it (outputs of a Go build cache).
+        outputs_by_need: bool,
+    },
+    /// A tree: what its last writer had.
+    Tree,
+}
+
+/// An entry that could not be kept, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Died {
+    /// Its path.
+    pub path: EntryPath,
+    /// Why.
+    pub why: &'static str,
+}
+
+/// Folds `side` onto `head`; of two unions the result does not depend on the order.
+///
+/// `side_tag` is remembered in the result. For trees `side` is the later publication; with [`Snapshot::merge`] its paths
+/// replace those of the head and the rest stays.
+pub fn fold(
+    head: &Snapshot,
+    side: &Snapshot,
+    side_tag: Option<&str>,
+    today: u32,
+    rules: Rules,
+) -> Snapshot {
+    let mut out = match rules {
+        Rules::Tree if !side.merge => {
+            let mut replaced = side.clone();
+            replaced.folded.extend(head.folded.iter().cloned());
+            replaced
+        }
+        _ => union(head, side, rules),
+    };
+    out.name.clone_from(&head.name);
+    if let Some(tag) = side_tag {
+        out.folded.push(Folded {
+            tag: tag.to_owned(),
+            day: today,
+        });
+    }
+    out.folded.sort();
+    out.folded.dedup_by(|later, first| later.tag == first.tag);
+    out.folded.retain(|f| f.day + FOLDED_DAYS >= today);
+    out.created = head.created.max(side.created);
+    close(&mut out, rules);
+    out
+}
+
+fn union(head: &Snapshot, side: &Snapshot, rules: Rules) -> Snapshot {
+    let mut out = head.clone();
+    if rules == Rules::Tree {
+        let replaced: HashSet<&EntryPath> = side.live().map(|(_, e)| &e.entry.path).collect();
+        for pack in &mut out.packs {
+            for (live, e) in pack.live.iter_mut().zip(&pack.toc.entries) {
+                *live &= !replaced.contains(&e.entry.path);
+            }
+        }
+    }
+    let places: HashMap<_, _> = out
+        .packs
+        .iter()
+        .enumerate()
+        .map(|(i, p)| (p.digest(), i))
+        .collect();
+    for pack in &side.packs {
+        match places.get(&pack.digest()) {
+            Some(i) => join(&mut out.packs[*i], pack),
+            None => out.packs.push(pack.clone()),
+        }
+    }
+    out.packs.sort_by_key(Pack::order);
+    out.folded.extend(side.folded.iter().cloned());
+    out.fingerprint
+        .gates
+        .extend(side.fingerprint.gates.iter().cloned());
+    out.fingerprint.gates.sort();
+    out.fingerprint.gates.dedup();
+    // Where two writers' traits differ the snapshot has entries of both, so the trait says nothing.
+    out.fingerprint
+        .traits
+        .retain(|k, v| side.fingerprint.traits.get(k) == Some(v));
+    out
+}
+
+fn join(pack: &mut Pack, other: &Pack) {
+    for (i, live) in other.live.iter().enumerate().filter(|(_, live)| **live) {
+        let day = if pack.live[i] {
+            pack.days[i].max(other.days[i])
+        } else {
+            other.days[i]
+        };
+        pack.live[i] |= live;
+        pack.days[i] = day;
+    }
+}
+
+/// Makes a snapshot consistent: one live entry a path, each with all its objects in the listed packs, links and needs met,
+/// no entry below what is no folder. Packs that nothing live needs go. What cannot be resolved dies and is returned.
+pub fn close(snapshot: &mut Snapshot, rules: Rules) -> Vec<Died> {
+    let mut died = Vec::new();
+    one_live_entry_a_path(snapshot);
+    objects_are_there(snapshot, &mut died);
+    match rules {
+        Rules::Union { outputs_by_need } => needs_are_met(snapshot, outputs_by_need, &mut died),
+        Rules::Tree => tree_holds(snapshot, &mut died),
+    }
+    drop_needless_packs(snapshot);
+    died
+}
+
+fn kill(snapshot: &mut Snapshot, at: At) {
+    snapshot.packs[at.pack].live[at.entry] = false;
+    snapshot.packs[at.pack].days[at.entry] = 0;
+}
+
+/// Of two live entries with one path the later one wins: by time (of an action entry: its own), then by what it needs, then by
+/// content; the first pack's of two equal ones. The day of last use is the latest of all.
+fn one_live_entry_a_path(snapshot: &mut Snapshot) {
+    fn rank(e: &TocEntry) -> impl Ord + '_ {
+        (
+            e.entry.meta.mtime,
+            &e.entry.needs,
+            e.content,
+            e.entry.meta.mode,
+            e.entry.kind.content_len(),
+        )
+    }
+    let mut best: HashMap<&EntryPath, At> = HashMap::new();
+    let mut losers = Vec::new();
+    let mut days = Vec::new();
+    for (at, e) in snapshot.live() {
+        best.entry(&e.entry.path)
+            .and_modify(|held| {
+                let loser = if rank(e) > rank(snapshot.entry(*held)) {
+                    std::mem::replace(held, at)
+                } else {
+                    at
+                };
+                losers.push(loser);
+                days.push((*held, snapshot.day(loser)));
+            })
+            .or_insert(at);
+    }
+    for (at, day) in days {
+        let held = &mut snapshot.packs[at.pack].days[at.entry];
+        *held = day.max(*held);
+    }
+    for at in losers {
+        kill(snapshot, at);
+    }
+}
+
+fn objects_are_there(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
+    let objects = snapshot.objects();
+    let mut dead = Vec::new();
+    for (at, e) in snapshot.live() {
+        if !resolvable(snapshot, &objects, at) {
+            died.push(Died {
+                path: e.entry.path.clone(),
+                why: "a pack that holds its content is gone",
+            });
+            dead.push(at);
+        }
+    }
+    for at in dead {
+        kill(snapshot, at);
+    }
+}
+
+type Objects = HashMap<crate::digest::Sha256, (usize, usize)>;
+
+fn resolvable(snapshot: &Snapshot, objects: &Objects, at: At) -> bool {
+    let toc = &snapshot.packs[at.pack].toc;
+    snapshot.entry(at).objects.iter().all(|o| {
+        let (digest, len) = toc.object(*o);
+        objects
+            .get(&digest)
+            .is_some_and(|(pack, i)| snapshot.packs[*pack].toc.objects[*i].len == len)
+    })
+}
+
+fn needs_are_met(snapshot: &mut Snapshot, outputs_by_need: bool, died: &mut Vec<Died>) {
+    let needed: HashSet<EntryPath> = snapshot
+        .live()
+        .filter_map(|(_, e)| e.entry.needs.clone())
+        .collect();
+    if outputs_by_need {
+        revive_needed(snapshot, &needed);
+    }
+    let there: HashSet<&EntryPath> = snapshot.live().map(|(_, e)| &e.entry.path).collect();
+    let mut dead = Vec::new();
+    for (at, e) in snapshot.live() {
+        match &e.entry.needs {
+            Some(needs) if !there.contains(needs) => {
+                died.push(Died {
+                    path: e.entry.path.clone(),
+                    why: "the output that it names is gone",
+                });
+                dead.push(at);
+            }
+            // An output that nobody names is of no use; it is no loss either.
+            None if outputs_by_need && !needed.contains(&e.entry.path) => dead.push(at),
+            _ => {}
+        }
+    }
+    let again = outputs_by_need
+        && dead
+            .iter()
+            .any(|at| snapshot.entry(*at).entry.needs.is_some());
+    for at in dead {
+        kill(snapshot, at);
+    }
+    if again {
+        // Outputs that only the dead named go as well; that kills no further action entry.
+        needs_are_met(snapshot, outputs_by_need, died);
+    }
+}
+
+/// Makes dead outputs live again that a live entry needs: they fell out with an older action entry.
+fn revive_needed(snapshot: &mut Snapshot, needed: &HashSet<EntryPath>) {
+    let there: HashSet<&EntryPath> = snapshot.live().map(|(_, e)| &e.entry.path).collect();
+    let missing: HashSet<&EntryPath> = needed.iter().filter(|p| !there.contains(p)).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let objects = snapshot.objects();
+    let mut found: HashMap<&EntryPath, At> = HashMap::new();
+    for (pack, p) in snapshot.packs.iter().enumerate() {
+        for (entry, e) in p.toc.entries.iter().enumerate() {
+            let at = At { pack, entry };
+            if missing.contains(&e.entry.path) && resolvable(snapshot, &objects, at) {
+                found.entry(&e.entry.path).or_insert(at);
+            }
+        }
+    }
+    let found: Vec<At> = found.into_values().collect();
+    for at in found {
+        snapshot.packs[at.pack].live[at.entry] = true;
+    }
+}
+
+fn tree_holds(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
+    let kinds: HashMap<&EntryPath, &Kind> = snapshot
+        .live()
+        .map(|(_, e)| (&e.entry.path, &e.entry.kind))
+        .collect();
+    let under_a_folder = |path: &EntryPath| {
+        let mut above = path.parent();
+        while let Some(p) = above {
+            if kinds.get(&p).is_some_and(|k| !matches!(k, Kind::Dir)) {
+                return false;
+            }
+            above = p.parent();
+        }
+        true
+    };
+    let mut dead = Vec::new();
+    for (at, e) in snapshot.live() {
+        let path = &e.entry.path;
+        let why = match &e.entry.kind {
+            _ if !under_a_folder(path) => Some("what stands above it is no longer a folder"),
+            Kind::Hardlink(to)
+                if !kinds.get(to).is_some_and(|k| k.is_file()) || !under_a_folder(to) =>
+            {
+                Some("the file that it is a hard link of is gone")
+            }
+            _ => None,
+        };
+        if let Some(why) = why {
+            died.push(Died {
+                path: path.clone(),
+                why,
+            });
+            dead.push(at);
+        }
+    }
+    for at in dead {
+        kill(snapshot, at);
+    }
+}
+
+/// Removes packs that hold no live entry and no object that a live entry needs.
+fn drop_needless_packs(snapshot: &mut Snapshot) {
+    let objects = snapshot.objects();
+    let mut needed: Vec<bool> = snapshot
+        .packs
+        .iter()
+        .map(|p| p.live.iter().any(|l| *l))
+        .collect();
+    for (at, e) in snapshot.live() {
+        for o in &e.objects {
+            let (digest, _) = snapshot.packs[at.pack].toc.object(*o);
+            if let Some((pack, _)) = objects.get(&digest) {
+                needed[*pack] = true;
+            }
+        }
+    }
+    let mut needed = needed.into_iter();
+    snapshot.packs.retain(|_| needed.next().unwrap_or(true));
+}
+
+/// What leaves a union: entries unused for more than `max_age` days, then the least recently used until the stored share of
+/// the live ones is at most `max_bytes`. The count of entries that left.
+pub fn expire(
+    snapshot: &mut Snapshot,
+    today: u32,
+    max_age: u32,
+    max_bytes: Option<u64>,
+    rules: Rules,
+) -> u64 {
+    let outputs_by_need = matches!(
+        rules,
+        Rules::Union {
+            outputs_by_need: true
+        }
+    );
+    let before = snapshot.live().count() as u64;
+    let tracked = |e: &TocEntry| !outputs_by_need || e.entry.needs.is_some();
+    let old: Vec<At> = snapshot
+        .live()
+        .filter(|(at, e)| tracked(e) && snapshot.day(*at).saturating_add(max_age) < today)
+        .map(|(at, _)| at)
+        .collect();
+    for at in old {
+        kill(snapshot, at);
+    }
+    if let Some(limit) = max_bytes {
+        shrink(snapshot, limit, tracked);
+    }
+    close(snapshot, rules);
+    before - snapshot.live().count() as u64
+}
+
+fn shrink(snapshot: &mut Snapshot, limit: u64, tracked: impl Fn(&TocEntry) -> bool) {
+    let objects = snapshot.objects();
+    let share = |at: At| -> u64 {
+        let e = snapshot.entry(at);
+        let of_object = |o: &u32| {
+            let (digest, _) = snapshot.packs[at.pack].toc.object(*o);
+            objects.get(&digest).map_or(0, |(pack, i)| {
+                let toc = &snapshot.packs[*pack].toc;
+                let o = toc.objects[*i];
+                let f = toc.frames[o.frame as usize];
+                u64::from(o.len) * u64::from(f.len) / u64::from(f.raw_len.max(1))
+            })
+        };
+        e.objects.iter().map(of_object).sum()
+    };
+    let by_path = snapshot.by_path();
+    let mut total = 0;
+    let mut ranked = Vec::new();
+    for (at, e) in snapshot.live() {
+        let own = share(at);
+        total += own;
+        if tracked(e) {
+            let needed = e
+                .entry
+                .needs
+                .as_ref()
+                .and_then(|p| by_path.get(p))
+                .map_or(0, |at| share(*at));
+            ranked.push((snapshot.day(at), e.entry.path.clone(), at, own + needed));
+        }
+    }
+    ranked.sort();
+    let mut leave = Vec::new();
+    for (_, _, at, size) in ranked {
+        if total <= limit {
+            break;
+        }
+        // Outputs that several actions share are counted with each: a little too much leaves, never too little is kept.
+        total = total.saturating_sub(size);
+        leave.push(at);
+    }
+    for at in leave {
+        kill(snapshot, at);
+    }
+}
+
+#[cfg(test)]
+mod tests;

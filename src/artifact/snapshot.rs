@@ -1,0 +1,438 @@
+//! A snapshot: one cache at one time, as manifest, config and the tables of contents of its packs together.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    Descriptor, Manifest, annotations,
+    config::{self, Config, FORMAT_VERSION, Fingerprint, Folded, PackState},
+    media,
+    name::SnapshotName,
+    toc::{MAX_STORED_TOC_BYTES, Toc, TocEntry},
+    wire::{Malformed, Result, bad},
+};
+use crate::{
+    digest::{Digest, Sha256},
+    entry::{EntryPath, Time},
+};
+
+/// More layers than this and a manifest is refused on reading; we write 127 at most.
+const MAX_LAYERS_READ: usize = 4096;
+/// What registries of all ages take.
+pub const MAX_PACKS: usize = 127;
+
+/// Where a pack's table of contents is, as the manifest says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TocPlace {
+    /// SHA-256 of its stored form.
+    pub digest: Digest,
+    /// Where it starts in the pack.
+    pub offset: u64,
+    /// Its stored length.
+    pub size: u64,
+}
+
+/// A layer of a snapshot and where its table of contents is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The pack as stored.
+    pub descriptor: Descriptor,
+    /// Its table of contents.
+    pub toc: TocPlace,
+}
+
+impl Layer {
+    /// A pack's layer with all annotations.
+    pub fn new(digest: Digest, size: u64, toc: TocPlace) -> Self {
+        let mut descriptor = Descriptor::new(media::FULL_PACK, digest, size);
+        descriptor.annotations = BTreeMap::from([
+            (
+                annotations::TITLE.to_owned(),
+                format!("{}.tar.zst", &digest.hex()[..12]),
+            ),
+            (annotations::TOC_DIGEST.to_owned(), toc.digest.to_string()),
+            (annotations::TOC_OFFSET.to_owned(), toc.offset.to_string()),
+            (annotations::TOC_SIZE.to_owned(), toc.size.to_string()),
+        ]);
+        Self { descriptor, toc }
+    }
+
+    fn from_descriptor(descriptor: Descriptor) -> Result<Self> {
+        let field = |key: &str| match descriptor.annotations.get(key) {
+            Some(v) => Ok(v.as_str()),
+            None => bad(format!(
+                "layer {} lacks the annotation {key}",
+                descriptor.digest
+            )),
+        };
+        let number = |key: &str| -> Result<u64> {
+            field(key)?
+                .parse()
+                .map_err(|_| Malformed(format!("annotation {key} of a layer is no number")))
+        };
+        let digest = field(annotations::TOC_DIGEST)?
+            .parse()
+            .map_err(|e| Malformed(format!("a layer: {e}")))?;
+        let toc = TocPlace {
+            digest,
+            offset: number(annotations::TOC_OFFSET)?,
+            size: number(annotations::TOC_SIZE)?,
+        };
+        let end = toc.offset.checked_add(toc.size);
+        if toc.size > MAX_STORED_TOC_BYTES || end.is_none_or(|end| end > descriptor.size) {
+            return bad(format!(
+                "the table of contents of layer {} lies outside of it",
+                descriptor.digest
+            ));
+        }
+        Ok(Self { descriptor, toc })
+    }
+}
+
+/// What a manifest says, before its config is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// The config blob.
+    pub config: Descriptor,
+    /// The layers, in order, tables of contents not looked for yet.
+    pub layers: Vec<Descriptor>,
+    /// When it was made, if it says so.
+    pub created: Option<Time>,
+}
+
+impl Outline {
+    /// Reads an image manifest whose config is ours; `None` for any other manifest.
+    ///
+    /// # Errors
+    /// When it says that it is one of ours but is not well-formed.
+    pub fn read(manifest: &Manifest) -> Result<Option<Self>> {
+        let Ok(parsed) = oci_spec::image::ImageManifest::from_reader(manifest.bytes.as_ref())
+        else {
+            return Ok(None);
+        };
+        if parsed.config().media_type().to_string() != media::CONFIG {
+            return Ok(None);
+        }
+        if parsed.layers().len() > MAX_LAYERS_READ {
+            return bad(format!("it has more than {MAX_LAYERS_READ} layers"));
+        }
+        let created = parsed
+            .annotations()
+            .as_ref()
+            .and_then(|a| a.get(annotations::CREATED))
+            .and_then(|text| humantime::parse_rfc3339(text).ok())
+            .map(Time::from);
+        Ok(Some(Self {
+            digest: manifest.digest,
+            config: convert(parsed.config())?,
+            layers: parsed.layers().iter().map(convert).collect::<Result<_>>()?,
+            created,
+        }))
+    }
+}
+
+fn convert(d: &oci_spec::image::Descriptor) -> Result<Descriptor> {
+    let digest = d
+        .digest()
+        .to_string()
+        .parse()
+        .map_err(|e| Malformed(format!("a descriptor: {e}")))?;
+    let mut ours = Descriptor::new(&d.media_type().to_string(), digest, d.size());
+    ours.annotations = d
+        .annotations()
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    Ok(ours)
+}
+
+/// A pack as part of a snapshot.
+#[derive(Debug, Clone)]
+pub struct Pack {
+    /// The layer.
+    pub layer: Layer,
+    /// Its table of contents.
+    pub toc: Arc<Toc>,
+    /// Which entries of it are live, one flag an entry.
+    pub live: Vec<bool>,
+    /// Day of last use of each entry (0: not recorded), one an entry.
+    pub days: Vec<u32>,
+}
+
+impl Pack {
+    /// A pack all of whose entries are live, last used on `day`.
+    pub fn all_live(layer: Layer, toc: Arc<Toc>, day: u32) -> Self {
+        let count = toc.entries.len();
+        Self {
+            layer,
+            toc,
+            live: vec![true; count],
+            days: vec![day; count],
+        }
+    }
+
+    /// Digest of the layer.
+    pub fn digest(&self) -> Digest {
+        self.layer.descriptor.digest
+    }
+
+    /// What packs of a snapshot are sorted by: those packed anew come before the damaged ones that they replace.
+    pub fn order(&self) -> (std::cmp::Reverse<u8>, Digest) {
+        (std::cmp::Reverse(self.toc.generation), self.digest())
+    }
+}
+
+/// Names an entry of a snapshot: which pack, which of its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct At {
+    /// Index of the pack.
+    pub pack: usize,
+    /// Index of the entry in its table of contents.
+    pub entry: usize,
+}
+
+/// One cache at one time.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Whose.
+    pub name: SnapshotName,
+    /// What it is good for.
+    pub fingerprint: Fingerprint,
+    /// Sorted by [`Pack::order`], unique.
+    pub packs: Vec<Pack>,
+    /// A folder exported with `--merge`.
+    pub merge: bool,
+    /// Side tags that it contains; sorted.
+    pub folded: Vec<Folded>,
+    /// When it was made.
+    pub created: Option<Time>,
+}
+
+impl Snapshot {
+    /// Puts the documents together and checks them against each other; `tocs` in the order of the layers.
+    ///
+    /// # Errors
+    /// When they contradict each other.
+    pub fn assemble(
+        outline: &Outline,
+        config: Config,
+        layers: Vec<Layer>,
+        tocs: Vec<Arc<Toc>>,
+    ) -> Result<Self> {
+        if config.packs.len() != layers.len() || layers.len() != tocs.len() {
+            return bad("config and manifest name different packs");
+        }
+        let mut packs = Vec::with_capacity(layers.len());
+        for ((state, layer), toc) in config.packs.iter().zip(layers).zip(tocs) {
+            let count = toc.entries.len();
+            if state.digest != layer.descriptor.digest || state.entries != count as u64 {
+                return bad(format!(
+                    "config and pack {} differ",
+                    layer.descriptor.digest
+                ));
+            }
+            if toc
+                .frames
+                .last()
+                .is_some_and(|f| f.offset + u64::from(f.len) > layer.toc.offset)
+            {
+                return bad(format!(
+                    "the frames of pack {} reach over its table of contents",
+                    state.digest
+                ));
+            }
+            let live = config::decode_live(&state.live, count)?;
+            let used = config::decode_days(&state.days, live.iter().filter(|l| **l).count())?;
+            let mut used = used.into_iter();
+            let days = live
+                .iter()
+                .map(|l| if *l { used.next().unwrap_or(0) } else { 0 })
+                .collect();
+            packs.push(Pack {
+                layer,
+                toc,
+                live,
+                days,
+            });
+        }
+        let name = SnapshotName {
+            kind: config.kind,
+            name: config.name,
+            scope: config.scope,
+            key: config.key,
+        };
+        let mut snapshot = Self {
+            name,
+            fingerprint: config.fingerprint,
+            packs,
+            merge: config.merge,
+            folded: config.folded,
+            created: outline.created,
+        };
+        snapshot.packs.sort_by_key(Pack::order);
+        let distinct: HashSet<Digest> = snapshot.packs.iter().map(Pack::digest).collect();
+        if distinct.len() != snapshot.packs.len() {
+            return bad("it names one pack twice");
+        }
+        Ok(snapshot)
+    }
+
+    /// The layer of each descriptor of an outline.
+    pub fn layers(outline: &Outline) -> Result<Vec<Layer>> {
+        let packs = outline
+            .layers
+            .iter()
+            .filter(|d| d.media_type != media::EMPTY);
+        packs.cloned().map(Layer::from_descriptor).collect()
+    }
+
+    /// An entry.
+    pub fn entry(&self, at: At) -> &TocEntry {
+        &self.packs[at.pack].toc.entries[at.entry]
+    }
+
+    /// Day of last use of an entry.
+    pub fn day(&self, at: At) -> u32 {
+        self.packs[at.pack].days[at.entry]
+    }
+
+    /// All live entries, pack by pack.
+    pub fn live(&self) -> impl Iterator<Item = (At, &TocEntry)> {
+        self.packs.iter().enumerate().flat_map(|(pack, p)| {
+            let marked = p
+                .toc
+                .entries
+                .iter()
+                .enumerate()
+                .filter(|(entry, _)| p.live[*entry]);
+            marked.map(move |(entry, e)| (At { pack, entry }, e))
+        })
+    }
+
+    /// The live entries by path.
+    pub fn by_path(&self) -> HashMap<&EntryPath, At> {
+        self.live().map(|(at, e)| (&e.entry.path, at)).collect()
+    }
+
+    /// Where each object is: pack and index of the object; the first pack that holds it counts.
+    pub fn objects(&self) -> HashMap<Sha256, (usize, usize)> {
+        let mut map = HashMap::with_capacity(self.packs.iter().map(|p| p.toc.objects.len()).sum());
+        for (pack, p) in self.packs.iter().enumerate() {
+            for (i, o) in p.toc.objects.iter().enumerate() {
+                map.entry(o.digest).or_insert((pack, i));
+            }
+        }
+        map
+    }
+
+    /// Count and content bytes of the live entries.
+    pub fn totals(&self) -> (u64, u64) {
+        self.live().fold((0, 0), |(n, sum), (_, e)| {
+            (n + 1, sum + e.entry.kind.content_len())
+        })
+    }
+
+    /// Stored bytes of all packs.
+    pub fn stored_bytes(&self) -> u64 {
+        self.packs.iter().map(|p| p.layer.descriptor.size).sum()
+    }
+
+    /// Whether days of use are worth recording.
+    fn records_use(&self) -> bool {
+        self.packs.iter().any(|p| p.days.iter().any(|d| *d > 0))
+    }
+
+    /// The documents to publish: config blob and manifest.
+    ///
+    /// A function of the snapshot and `created` alone; packs are written in the order of their digests.
+    pub fn seal(&self, created: Time) -> Sealed {
+        let mut packs: Vec<&Pack> = self.packs.iter().collect();
+        packs.sort_by_key(|p| p.order());
+        let records = self.records_use();
+        let state = |p: &&Pack| {
+            let used: Vec<u32> = p
+                .days
+                .iter()
+                .zip(&p.live)
+                .filter(|(_, l)| **l)
+                .map(|(d, _)| *d)
+                .collect();
+            PackState {
+                digest: p.digest(),
+                entries: p.toc.entries.len() as u64,
+                live: config::encode_live(&p.live),
+                days: if records {
+                    config::encode_days(&used)
+                } else {
+                    String::new()
+                },
+            }
+        };
+        let (entries, bytes) = self.totals();
+        let config = Config {
+            format_version: FORMAT_VERSION,
+            required_features: Vec::new(),
+            kind: self.name.kind.clone(),
+            name: self.name.name.clone(),
+            scope: self.name.scope.clone(),
+            key: self.name.key.clone(),
+            fingerprint: self.fingerprint.clone(),
+            entries,
+            bytes,
+            packs: packs.iter().map(state).collect(),
+            merge: self.merge,
+            folded: self.folded.clone(),
+        };
+        let config_bytes = config.encode();
+        let config_descriptor = Descriptor::of(media::CONFIG, &config_bytes);
+        let secs = u64::try_from(created.secs).unwrap_or(0);
+        let when = std::time::UNIX_EPOCH + std::time::Duration::new(secs, created.nanos);
+        let empty = empty_layer();
+        let mut layers: Vec<&Descriptor> = packs.iter().map(|p| &p.layer.descriptor).collect();
+        if layers.is_empty() {
+            layers.push(&empty);
+        }
+        let document = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": media::IMAGE_MANIFEST,
+            "artifactType": media::artifact_type(&self.name.kind),
+            "config": config_descriptor,
+            "layers": layers,
+            "annotations": { annotations::CREATED: humantime::format_rfc3339_millis(when).to_string() },
+        });
+        let bytes =
+            serde_json::to_vec(&document).expect("strings and numbers can always be written");
+        Sealed {
+            config: config_descriptor,
+            config_bytes,
+            manifest: Manifest::new(media::IMAGE_MANIFEST, bytes),
+            is_empty: packs.is_empty(),
+        }
+    }
+}
+
+/// The content of [`empty_layer`].
+pub const EMPTY_CONTENT: &[u8] = b"{}";
+
+/// What stands for the layers of a snapshot that has none: registries want one at least (image spec, `manifest.md`).
+pub fn empty_layer() -> Descriptor {
+    Descriptor::of(media::EMPTY, EMPTY_CONTENT)
+}
+
+/// The documents of a snapshot, ready to be stored.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    /// Descriptor of the config blob.
+    pub config: Descriptor,
+    /// Its bytes.
+    pub config_bytes: Vec<u8>,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// It has no packs; its one layer is [`empty_layer`].
+    pub is_empty: bool,
+}

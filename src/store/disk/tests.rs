@@ -1,0 +1,414 @@
+use std::{
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    time::Duration,
+};
+
+use futures_util::TryStreamExt as _;
+
+use super::*;
+use crate::{
+    store::{Meet, SpoolWriter, conformance},
+    task,
+};
+
+async fn open(root: &Path) -> Disk {
+    let settings = Settings {
+        lock_wait: Duration::from_millis(200),
+        ..Settings::default()
+    };
+    Disk::open(root, Repo::cli(), &settings).await.unwrap()
+}
+
+fn blob(bytes: &'static [u8]) -> (Descriptor, Body) {
+    (
+        Descriptor::of("x/y", bytes),
+        Body::Bytes(Bytes::from_static(bytes)),
+    )
+}
+
+fn manifest(id: u32) -> Manifest {
+    Manifest::sniff(format!("{{\"schemaVersion\":2,\"id\":{id}}}"))
+}
+
+fn tag(s: &str) -> Tag {
+    s.parse().unwrap()
+}
+
+/// All paths below `root`, with their inode and time, to show that nothing changed.
+fn listing(root: &Path) -> Vec<(PathBuf, u64, i64)> {
+    let mut all = Vec::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for item in std::fs::read_dir(dir).unwrap() {
+            let path = item.unwrap().path();
+            let meta = std::fs::symlink_metadata(&path).unwrap();
+            if meta.is_dir() {
+                todo.push(path.clone());
+            }
+            all.push((path, meta.ino(), meta.mtime_nsec()));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn disk_is_a_store() {
+    conformance::run_all(async || {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(open(&dir.path().join("a/b")).await);
+        conformance::Subject {
+            store: store.clone(),
+            meet: Meet::CompareAndSwap,
+            untag: Some(store.clone()),
+            sweep: Some(store.clone()),
+            spool_dir: store.spool_dir(),
+            keep: Box::new(dir),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_handles_of_one_folder_lose_no_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let tag = tag("t");
+    let mut writers = Vec::new();
+    for me in 0..6_u32 {
+        let (root, tag) = (dir.path().to_owned(), tag.clone());
+        writers.push(task::spawn("writer", async move {
+            let settings = Settings::default();
+            let store = Disk::open(&root, Repo::cli(), &settings).await.unwrap();
+            loop {
+                let found = store.resolve(&tag.clone().into()).await.unwrap();
+                let (mut seen, expect) = match found {
+                    Some(r) => (
+                        r.manifest.bytes.to_vec(),
+                        Expect::Version(r.version.unwrap()),
+                    ),
+                    None => (b"seen".to_vec(), Expect::Absent),
+                };
+                seen.extend_from_slice(format!(" {me}").as_bytes());
+                let m = Manifest::sniff(seen);
+                if store.publish(&m, Some(&tag), &expect).await.unwrap() == Published::Done {
+                    return;
+                }
+            }
+        }));
+    }
+    for writer in writers {
+        writer.join().await;
+    }
+    let store = open(dir.path()).await;
+    let found = store.resolve(&tag.into()).await.unwrap().unwrap();
+    let text = String::from_utf8(found.manifest.bytes.to_vec()).unwrap();
+    let mut seen: Vec<_> = text.split(' ').skip(1).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, ["0", "1", "2", "3", "4", "5"]);
+}
+
+#[tokio::test]
+async fn spool_on_the_same_file_system_is_linked_not_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let mut spool = SpoolWriter::create(&store.spool_dir().unwrap()).unwrap();
+    spool.write_all(b"some bytes").unwrap();
+    let spool = Arc::new(spool.finish());
+    let inode = std::fs::metadata(spool.path()).unwrap().ino();
+    let desc = Descriptor::of("x/y", b"some bytes");
+    store.put(&desc, &Body::Spool(spool.clone())).await.unwrap();
+    let path = dir.path().join(keys::blob(&desc.digest));
+    let meta = std::fs::metadata(&path).unwrap();
+    assert_eq!(meta.ino(), inode);
+    assert_eq!(
+        meta.permissions().mode() & 0o222,
+        0,
+        "a blob can be written to"
+    );
+    drop(spool);
+    assert_eq!(std::fs::read(&path).unwrap(), b"some bytes");
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("uploads"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn truncated_blob_is_corrupt_and_the_next_put_heals_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let (desc, body) = blob(b"0123456789");
+    store.put(&desc, &body).await.unwrap();
+    let path = dir.path().join(keys::blob(&desc.digest));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"01234").unwrap();
+    let e = store.get(&desc, 0..10).await.err().unwrap();
+    assert_eq!(e.kind, ErrorKind::Corrupt);
+    assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
+    assert_eq!(std::fs::read(&path).unwrap(), b"0123456789");
+
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"").unwrap();
+    let mut spool = SpoolWriter::create(&store.spool_dir().unwrap()).unwrap();
+    spool.write_all(b"0123456789").unwrap();
+    let body = Body::Spool(Arc::new(spool.finish()));
+    assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
+    assert_eq!(std::fs::read(&path).unwrap(), b"0123456789");
+    drop(body);
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("uploads"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn damaged_tag_is_corrupt_to_readers_and_absent_to_writers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let (t, m) = (tag("t"), manifest(1));
+    let blob_path = dir.path().join(keys::blob(&m.digest));
+    let tag_path = dir.path().join(keys::tag(&Repo::cli(), &t));
+    for damage in 0..4 {
+        store
+            .publish(&m, Some(&t), &Expect::Anything)
+            .await
+            .unwrap();
+        match damage {
+            0 => std::fs::remove_file(&blob_path).unwrap(),
+            1 | 2 => {
+                let mut bytes = m.bytes.to_vec();
+                bytes[3] ^= 1;
+                bytes.truncate(m.bytes.len() + 1 - damage);
+                std::fs::remove_file(&blob_path).unwrap();
+                std::fs::write(&blob_path, bytes).unwrap();
+            }
+            _ => std::fs::write(&tag_path, b"").unwrap(),
+        }
+        let e = store.resolve(&t.clone().into()).await.unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Corrupt, "damage {damage}");
+        let next = manifest(2);
+        let done = store
+            .publish(&next, Some(&t), &Expect::Absent)
+            .await
+            .unwrap();
+        assert_eq!(done, Published::Done, "damage {damage}");
+        let found = store.resolve(&t.clone().into()).await.unwrap().unwrap();
+        assert_eq!(found.manifest, next);
+        // The same bytes heal it as well.
+        store.publish(&m, None, &Expect::Anything).await.unwrap();
+        assert!(store.resolve(&m.digest.into()).await.unwrap().is_some());
+        store.untag(&t).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sweep_waits_for_users_and_users_for_a_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    let user = open(dir.path()).await;
+    let sweeper = open(dir.path()).await;
+    let e = sweeper.lock_alone().await.err().unwrap();
+    assert_eq!(e.kind, ErrorKind::Conflict, "{e}");
+    // It is inside again.
+    assert_eq!(
+        user.lock_alone().await.err().unwrap().kind,
+        ErrorKind::Conflict
+    );
+    drop(user);
+
+    let guard = sweeper.lock_alone().await.unwrap();
+    let settings = Settings {
+        lock_wait: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let e = Disk::open(dir.path(), Repo::cli(), &settings)
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Timeout, "{e}");
+    let read_only = Settings {
+        read_only: true,
+        ..settings.clone()
+    };
+    let e = Disk::open(dir.path(), Repo::cli(), &read_only)
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Timeout, "{e}");
+    // The sweeper itself goes on.
+    assert_eq!(sweeper.blobs().await.unwrap(), []);
+    drop(guard);
+    let user = open(dir.path()).await;
+    assert!(sweeper.lock_alone().await.is_err());
+    drop(user);
+}
+
+#[tokio::test]
+async fn left_overs_go_when_nobody_is_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let user = open(dir.path()).await;
+    let uploads = dir.path().join("uploads");
+    for name in ["tmp-0123", "spool-abc", "6b1f-upload-of-a-daemon"] {
+        std::fs::write(uploads.join(name), b"x").unwrap();
+    }
+    let other = open(dir.path()).await;
+    assert_eq!(
+        std::fs::read_dir(&uploads).unwrap().count(),
+        3,
+        "a living process's files went"
+    );
+    drop((user, other));
+    let _again = open(dir.path()).await;
+    let left: Vec<_> = std::fs::read_dir(&uploads)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["6b1f-upload-of-a-daemon"]);
+}
+
+#[tokio::test]
+async fn read_only_store_is_read_without_a_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (desc, body) = blob(b"bytes");
+    let (t, m) = (tag("t"), manifest(1));
+    {
+        let store = open(dir.path()).await;
+        store.put(&desc, &body).await.unwrap();
+        store
+            .publish(&m, Some(&t), &Expect::Anything)
+            .await
+            .unwrap();
+    }
+    for with_lock in [true, false] {
+        if !with_lock {
+            std::fs::remove_dir_all(dir.path().join("meta")).unwrap();
+        }
+        let before = listing(dir.path());
+        let settings = Settings {
+            read_only: true,
+            ..Settings::default()
+        };
+        let store = Disk::open(dir.path(), Repo::cli(), &settings)
+            .await
+            .unwrap();
+        let found = store.resolve(&t.clone().into()).await.unwrap().unwrap();
+        assert_eq!(found.manifest, m);
+        assert_eq!(store.tags("").await.unwrap(), [t.clone()]);
+        let stream = store.get(&desc, 0..5).await.unwrap().unwrap();
+        let read: Vec<Bytes> = stream.try_collect().await.unwrap();
+        assert_eq!(read.concat(), b"bytes");
+        let (new, body) = blob(b"other");
+        for e in [
+            store.put(&new, &body).await.err(),
+            store.publish(&m, Some(&t), &Expect::Anything).await.err(),
+            store.untag(&t).await.err(),
+            store.lock_alone().await.err(),
+        ] {
+            assert_eq!(e.unwrap().kind, ErrorKind::Denied);
+        }
+        assert!(store.spool_dir().is_none());
+        drop(store);
+        assert_eq!(listing(dir.path()), before);
+    }
+    let gone = dir.path().join("nothing");
+    let settings = Settings {
+        read_only: true,
+        ..Settings::default()
+    };
+    let e = Disk::open(&gone, Repo::cli(), &settings).await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::NoSuchStore);
+    assert!(!gone.exists());
+}
+
+#[tokio::test]
+async fn a_file_in_the_stores_place_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    std::fs::write(&path, b"x").unwrap();
+    let e = Disk::open(&path, Repo::cli(), &Settings::default())
+        .await
+        .unwrap_err();
+    assert!(e.to_string().contains(path.to_str().unwrap()), "{e}");
+}
+
+#[tokio::test]
+async fn foreign_files_and_links_are_no_blobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let blobs = dir.path().join("blobs/sha256");
+    std::fs::write(blobs.join("README"), b"x").unwrap();
+    let (desc, body) = blob(b"bytes");
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, b"bytes").unwrap();
+    std::os::unix::fs::symlink(&secret, blobs.join(desc.digest.hex())).unwrap();
+    assert_eq!(store.blobs().await.unwrap(), []);
+    assert_eq!(store.stat(&desc.digest).await.unwrap(), None);
+    assert!(store.get(&desc, 0..5).await.is_err(), "a link was followed");
+    assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
+    assert_eq!(store.stat(&desc.digest).await.unwrap(), Some(5));
+    assert_eq!(std::fs::read(&secret).unwrap(), b"bytes");
+}
+
+#[tokio::test]
+async fn repositories_share_blobs_and_roots_but_no_tags() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = open(dir.path()).await;
+    let team: Repo = "team/app".parse().unwrap();
+    let theirs = Disk::open(dir.path(), team, &Settings::default())
+        .await
+        .unwrap();
+    let (a, b) = (manifest(1), manifest(2));
+    ours.publish(&a, Some(&tag("t")), &Expect::Absent)
+        .await
+        .unwrap();
+    theirs
+        .publish(&b, Some(&tag("t")), &Expect::Absent)
+        .await
+        .unwrap();
+    let found = ours.resolve(&tag("t").into()).await.unwrap().unwrap();
+    assert_eq!(found.manifest, a);
+    assert!(ours.resolve(&b.digest.into()).await.unwrap().is_none());
+    let mut want = [a.digest, b.digest];
+    want.sort();
+    assert_eq!(ours.roots().await.unwrap(), want);
+}
+
+#[tokio::test]
+async fn a_tag_that_cannot_be_read_stops_a_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    store
+        .publish(&manifest(1), Some(&tag("t")), &Expect::Absent)
+        .await
+        .unwrap();
+    let path = dir.path().join(keys::tag(&Repo::cli(), &tag("t")));
+    std::fs::write(path, b"{}").unwrap();
+    let e = store.roots().await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Corrupt);
+    assert!(e.to_string().contains("tags/t"), "{e}");
+}
+
+#[tokio::test]
+async fn sweeping_a_manifest_removes_its_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let subject = manifest(1).descriptor();
+    let doc = serde_json::json!({ "schemaVersion": 2, "subject": subject }).to_string();
+    let m = Manifest::sniff(doc);
+    store.publish(&m, None, &Expect::Anything).await.unwrap();
+    let repo = Repo::cli();
+    let records = [
+        keys::manifest(&repo, &m.digest),
+        keys::referrer(&repo, &subject.digest, &m.digest),
+    ];
+    assert!(records.iter().all(|k| dir.path().join(k).exists()));
+    let later = Time {
+        secs: Time::now().secs + 10,
+        nanos: 0,
+    };
+    assert_eq!(store.remove(&[m.digest], later).await.unwrap().0, 1);
+    assert!(!records.iter().any(|k| dir.path().join(k).exists()));
+    assert!(store.resolve(&m.digest.into()).await.unwrap().is_none());
+}

@@ -1,0 +1,296 @@
+//! A store in memory: for tests, and as the plainest form of what every store must do.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, StoredBlob, Sweep, TagStore,
+    Untag, Version, check_manifest, check_range,
+    error::{Error, ErrorKind, Result},
+};
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+};
+
+/// What messages call it.
+const NAME: &str = "memory:";
+
+/// Blobs and tags in maps; compares and swaps.
+#[derive(Debug, Default)]
+pub struct Memory {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blobs: BTreeMap<Digest, (Bytes, Time)>,
+    media_types: BTreeMap<Digest, String>,
+    tags: BTreeMap<Tag, (Digest, Time)>,
+    marks: BTreeMap<String, Bytes>,
+    /// Seconds by which the store's clock is ahead of the node's.
+    ahead_secs: i64,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the store's clock so many seconds ahead of the node's; for tests of wrong clocks and of age.
+    pub fn set_clock_ahead(&self, secs: i64) {
+        self.state().ahead_secs = secs;
+    }
+
+    /// Replaces the stored bytes of a blob, without any check: damage, for tests.
+    pub fn damage(&self, digest: &Digest, bytes: impl Into<Bytes>) {
+        let mut state = self.state();
+        let now = state.now();
+        state.blobs.insert(*digest, (bytes.into(), now));
+    }
+
+    /// Removes a blob whatever needs it: loss, for tests. Says whether it was there.
+    pub fn lose(&self, digest: &Digest) -> bool {
+        self.state().blobs.remove(digest).is_some()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each critical section leaves the maps whole, even if a test panics elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn now(&self) -> Time {
+        let now = Time::now();
+        Time {
+            secs: now.secs + self.ahead_secs,
+            ..now
+        }
+    }
+
+    fn manifest(&self, digest: &Digest) -> Option<Manifest> {
+        let (bytes, _) = self.blobs.get(digest)?;
+        Some(Manifest {
+            media_type: self.media_types.get(digest)?.clone(),
+            bytes: bytes.clone(),
+            digest: *digest,
+        })
+    }
+}
+
+#[async_trait]
+impl BlobStore for Memory {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        let state = self.state();
+        Ok(state.blobs.get(digest).map(|(b, _)| b.len() as u64))
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        check_range("get", desc, &range).map_err(|e| e.at(NAME, desc.digest))?;
+        let Some((bytes, _)) = self.state().blobs.get(&desc.digest).cloned() else {
+            return Ok(None);
+        };
+        if bytes.len() as u64 != desc.size {
+            let (is, want) = (bytes.len(), desc.size);
+            let message = format!("it has {is} bytes, expected {want}");
+            return Err(Error::new(ErrorKind::Corrupt, "get", message).at(NAME, desc.digest));
+        }
+        Ok(Some(Body::Bytes(bytes).stream(range)))
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let corrupt = |m: &str| Error::new(ErrorKind::Corrupt, "put", m).at(NAME, desc.digest);
+        if body.len() != desc.size {
+            return Err(corrupt(
+                "the body has another size than its descriptor says",
+            ));
+        }
+        let bytes = body.read(0..desc.size).await?;
+        if !desc.digest.matches(&bytes) {
+            return Err(corrupt("the bytes do not hash to the digest"));
+        }
+        let mut state = self.state();
+        if state
+            .blobs
+            .get(&desc.digest)
+            .is_some_and(|(b, _)| b.len() == bytes.len())
+        {
+            return Ok(Put::Existed);
+        }
+        let now = state.now();
+        state.blobs.insert(desc.digest, (bytes, now));
+        Ok(Put::Stored)
+    }
+}
+
+#[async_trait]
+impl TagStore for Memory {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        let state = self.state();
+        let (digest, written) = match reference {
+            Reference::Digest(d) => (*d, None),
+            Reference::Tag(tag) => match state.tags.get(tag) {
+                Some((d, at)) => (*d, Some(*at)),
+                None => return Ok(None),
+            },
+        };
+        let corrupt = |m: &str| Error::new(ErrorKind::Corrupt, "resolve", m).at(NAME, reference);
+        match state.manifest(&digest) {
+            Some(manifest) if digest.matches(&manifest.bytes) => Ok(Some(Resolved {
+                manifest,
+                version: written.map(|_| Version(digest.to_string())),
+                modified: written,
+            })),
+            Some(_) => Err(corrupt("the manifest's bytes are damaged")),
+            None if written.is_some() => Err(corrupt("the manifest it points at is gone")),
+            None => Ok(None),
+        }
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        check_manifest(manifest).map_err(|e| e.at(NAME, manifest.digest))?;
+        let mut state = self.state();
+        let now = state.now();
+        state
+            .blobs
+            .insert(manifest.digest, (manifest.bytes.clone(), now));
+        state
+            .media_types
+            .insert(manifest.digest, manifest.media_type.clone());
+        let Some(tag) = tag else {
+            return Ok(Published::Done);
+        };
+        // A name whose manifest is damaged or gone is absent to writers: the next export heals it.
+        let current = state.tags.get(tag).and_then(|(d, _)| state.manifest(d));
+        let current = current
+            .filter(|m| m.digest.matches(&m.bytes))
+            .map(|m| m.digest.to_string());
+        let holds = match expect {
+            Expect::Anything => true,
+            Expect::Absent => current.is_none(),
+            Expect::Version(Version(v)) => current.as_ref() == Some(v),
+        };
+        if !holds {
+            return Ok(Published::Conflict);
+        }
+        state.tags.insert(tag.clone(), (manifest.digest, now));
+        Ok(Published::Done)
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        let state = self.state();
+        let tags = state.tags.keys().filter(|t| t.as_str().starts_with(prefix));
+        Ok(tags.cloned().collect())
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        Ok(self.state().now())
+    }
+}
+
+#[async_trait]
+impl Untag for Memory {
+    async fn untag(&self, tag: &Tag) -> Result<bool> {
+        Ok(self.state().tags.remove(tag).is_some())
+    }
+}
+
+#[async_trait]
+impl Sweep for Memory {
+    async fn blobs(&self) -> Result<Vec<StoredBlob>> {
+        let state = self.state();
+        let blobs = state
+            .blobs
+            .iter()
+            .map(|(digest, (bytes, modified))| StoredBlob {
+                digest: *digest,
+                size: bytes.len() as u64,
+                modified: *modified,
+            });
+        Ok(blobs.collect())
+    }
+
+    async fn roots(&self) -> Result<Vec<Digest>> {
+        let mut roots: Vec<_> = self.state().tags.values().map(|(d, _)| *d).collect();
+        roots.sort_unstable();
+        roots.dedup();
+        Ok(roots)
+    }
+
+    async fn read_mark(&self, name: &str) -> Result<Option<Bytes>> {
+        Ok(self.state().marks.get(name).cloned())
+    }
+
+    async fn marks(&self) -> Result<Vec<String>> {
+        Ok(self.state().marks.keys().cloned().collect())
+    }
+
+    async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {
+        self.state().marks.insert(name.to_owned(), bytes);
+        Ok(())
+    }
+
+    async fn remove_mark(&self, name: &str) -> Result<()> {
+        self.state().marks.remove(name);
+        Ok(())
+    }
+
+    async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
+        let mut state = self.state();
+        let (mut count, mut size) = (0, 0);
+        for digest in digests {
+            let old = state
+                .blobs
+                .get(digest)
+                .is_some_and(|(_, at)| *at <= unless_newer_than);
+            if old && let Some((bytes, _)) = state.blobs.remove(digest) {
+                state.media_types.remove(digest);
+                count += 1;
+                size += bytes.len() as u64;
+            }
+        }
+        Ok((count, size))
+    }
+
+    async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::{Meet, conformance};
+
+    #[tokio::test]
+    async fn memory_is_a_store() {
+        conformance::run_all(async || {
+            let store = Arc::new(Memory::new());
+            conformance::Subject {
+                store: store.clone(),
+                meet: Meet::CompareAndSwap,
+                untag: Some(store.clone()),
+                sweep: Some(store),
+                spool_dir: None,
+                keep: Box::new(()),
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,128 @@
+//! The small JSON documents of the tree (see [`super::keys`]): what a tag points at, what is known of a manifest.
+//!
+//! Readers skip fields that they do not know, so a later version may add some.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::error::{Error, ErrorKind, Result};
+use crate::{
+    artifact::{Descriptor, Manifest},
+    digest::Digest,
+};
+
+/// Longest record that is read, in bytes; what we write has some 300.
+pub const MAX_BYTES: u64 = 16 << 10;
+
+/// What a tag, or a part of a merged tag, points at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tagged {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The manifest's media type.
+    pub media_type: String,
+    /// The manifest's size in bytes.
+    pub size: u64,
+}
+
+impl Tagged {
+    /// What points at `manifest`.
+    pub fn at(manifest: &Manifest) -> Self {
+        Self {
+            digest: manifest.digest,
+            media_type: manifest.media_type.clone(),
+            size: manifest.bytes.len() as u64,
+        }
+    }
+}
+
+/// What is known of a manifest beside its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifested {
+    /// Its media type.
+    pub media_type: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The manifest that it refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+}
+
+impl Manifested {
+    /// What is known of `manifest`; a document that cannot be read has no subject.
+    pub fn of(manifest: &Manifest) -> Self {
+        #[derive(Deserialize)]
+        struct Head {
+            subject: Option<Descriptor>,
+        }
+        Self {
+            media_type: manifest.media_type.clone(),
+            size: manifest.bytes.len() as u64,
+            subject: serde_json::from_slice::<Head>(&manifest.bytes)
+                .ok()
+                .and_then(|h| h.subject),
+        }
+    }
+}
+
+/// The bytes of a record.
+pub fn encode(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("plain structs of strings and numbers always encode")
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// `Corrupt` for whatever is none, an empty file left by a power cut among it.
+pub fn decode<T: DeserializeOwned>(op: &'static str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        Error::new(
+            ErrorKind::Corrupt,
+            op,
+            format!("its record is damaged: {e}"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_round_trips_and_skips_unknown_fields() {
+        let m = Manifest::sniff(&br#"{"x":1}"#[..]);
+        let t = Tagged::at(&m);
+        assert_eq!(decode::<Tagged>("resolve", &encode(&t)).unwrap(), t);
+        let newer = format!(
+            r#"{{"digest":"{}","mediaType":"a/b","size":3,"later":[]}}"#,
+            m.digest
+        );
+        assert_eq!(
+            decode::<Tagged>("resolve", newer.as_bytes()).unwrap().size,
+            3
+        );
+    }
+
+    #[test]
+    fn damaged_record_is_corrupt() {
+        for bad in [&b""[..], b"{}", b"\0\0\0", b"{\"digest\":\"sha256:0\"}"] {
+            let e = decode::<Tagged>("resolve", bad).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn subject_is_taken_from_the_document() {
+        let d = Digest::sha256_of(b"s");
+        let doc = format!(r#"{{"subject":{{"mediaType":"a/b","digest":"{d}","size":1}}}}"#);
+        assert_eq!(
+            Manifested::of(&Manifest::sniff(doc))
+                .subject
+                .unwrap()
+                .digest,
+            d
+        );
+        assert_eq!(Manifested::of(&Manifest::sniff("no json")).subject, None);
+    }
+}

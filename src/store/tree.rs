@@ -1,0 +1,216 @@
+//! A folder as the keys of [`super::keys`] see it: files that are whole and durable once they have their name.
+//!
+//! Shared by the disk store and the image layout. All calls block. A temporary file is written in `temp`, synced,
+//! renamed, and the folder synced: after a kill or a power cut a name stands for all of its bytes or does not exist.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use super::error::{Error, Result};
+use crate::fs;
+
+pub(super) mod blobs;
+pub(super) mod entered;
+pub(super) mod gate;
+
+/// A folder with a place for temporary files on the same file system.
+#[derive(Debug, Clone)]
+pub(super) struct Tree {
+    root: PathBuf,
+    temp: PathBuf,
+}
+
+/// What temporary files are called; `spool-` are those of [`super::SpoolWriter`].
+const TEMP_PREFIX: &str = "tmp-";
+const STALE_PREFIXES: [&str; 2] = [TEMP_PREFIX, "spool-"];
+
+/// A file without a final name; removed when dropped.
+pub(super) struct Temp {
+    dir: fs::Dir,
+    name: String,
+    /// Open for writing.
+    pub(super) file: File,
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        // After a rename it is gone already; what a failure leaves behind is swept at the next lone open.
+        let _ = self.dir.remove_file(self.name.as_bytes());
+    }
+}
+
+impl Temp {
+    /// Syncs the file and renames it to `to` in `dir`, whose names are synced too.
+    pub(super) fn commit(self, op: &'static str, dir: &fs::Dir, to: &str) -> Result<()> {
+        self.sync(op)?;
+        self.dir
+            .rename(self.name.as_bytes(), dir, to.as_bytes())
+            .and_then(|()| dir.sync())
+            .map_err(|e| Error::io(op, e))
+    }
+
+    fn sync(&self, op: &'static str) -> Result<()> {
+        self.file
+            .sync_all()
+            .map_err(|e| Error::io(op, fs::Error::new("sync", self.path(), e)))
+    }
+
+    /// Where it is, for messages.
+    pub(super) fn path(&self) -> PathBuf {
+        self.dir.at(self.name.as_bytes())
+    }
+
+    /// Appends `bytes`.
+    pub(super) fn write(&mut self, op: &'static str, bytes: &[u8]) -> Result<()> {
+        match self.file.write_all(bytes) {
+            Ok(()) => Ok(()),
+            Err(e) => Err(Error::io(op, fs::Error::new("write", self.path(), e))),
+        }
+    }
+}
+
+impl Tree {
+    /// The tree at `root`; `temp` is a key within it. Nothing is made.
+    pub(super) fn new(root: &Path, temp: &str) -> Self {
+        Self {
+            root: root.to_owned(),
+            temp: root.join(temp),
+        }
+    }
+
+    /// Where the tree is.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where temporary files go.
+    pub(super) fn temp_dir(&self) -> &Path {
+        &self.temp
+    }
+
+    /// The path of a key.
+    pub(super) fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    /// Makes the folders of `keys` and the one for temporary files, durably.
+    pub(super) fn make(&self, keys: &[String]) -> fs::Result<()> {
+        fs::make_dirs(&self.root)?;
+        make_dir_durably(&self.temp)?;
+        keys.iter()
+            .try_for_each(|key| make_dir_durably(&self.path(key)).map(drop))
+    }
+
+    /// A new temporary file.
+    pub(super) fn temp(&self, op: &'static str) -> Result<Temp> {
+        let dir = make_dir_durably(&self.temp).map_err(|e| Error::io(op, e))?;
+        loop {
+            let name = format!("{TEMP_PREFIX}{:016x}", fastrand::u64(..));
+            match dir.create_file(name.as_bytes(), 0o666) {
+                Ok(file) => return Ok(Temp { dir, name, file }),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io(op, e)),
+            }
+        }
+    }
+
+    /// Removes temporary files; right only while nobody else uses the tree.
+    pub(super) fn remove_stale(&self) -> Result<u64> {
+        let clean = || -> fs::Result<u64> {
+            let Some(dir) = fs::Dir::open_if_there(&self.temp)? else {
+                return Ok(0);
+            };
+            let mut removed = 0;
+            for item in dir.list()? {
+                if STALE_PREFIXES
+                    .iter()
+                    .any(|p| item.name.starts_with(p.as_bytes()))
+                {
+                    dir.remove_file(&item.name)?;
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        };
+        clean().map_err(|e| Error::io("clean up", e))
+    }
+
+    /// The bytes at `key`, at most `limit`; `None` where there is nothing.
+    pub(super) fn read(&self, op: &'static str, key: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        fs::read_if_there(&self.path(key), limit).map_err(|e| Error::io(op, e))
+    }
+
+    /// Says whether nothing is at `key`.
+    pub(super) fn file_is_missing(&self, op: &'static str, key: &str) -> Result<bool> {
+        let (folder, name) = split(key);
+        let stat = fs::Dir::open(self.path(folder)).and_then(|d| d.stat(name.as_bytes()));
+        Ok(stat.map_err(|e| Error::io(op, e))?.is_none())
+    }
+
+    /// Writes `bytes` to `key`, replacing what stands there.
+    pub(super) fn write(&self, op: &'static str, key: &str, bytes: &[u8]) -> Result<()> {
+        let (dir, name) = self.folder_of(op, key)?;
+        let mut temp = self.temp(op)?;
+        temp.write(op, bytes)?;
+        temp.commit(op, &dir, name)
+    }
+
+    /// Removes the file at `key` durably; says whether there was one.
+    pub(super) fn remove(&self, op: &'static str, key: &str) -> Result<bool> {
+        let (folder, name) = split(key);
+        let gone = || -> fs::Result<bool> {
+            let Some(dir) = fs::Dir::open_if_there(self.path(folder))? else {
+                return Ok(false);
+            };
+            if dir.stat(name.as_bytes())?.is_none() {
+                return Ok(false);
+            }
+            dir.remove_file(name.as_bytes())?;
+            dir.sync()?;
+            Ok(true)
+        };
+        gone().map_err(|e| Error::io(op, e))
+    }
+
+    /// Names in the folder `key` that are text, sorted by bytes; none where there is no folder.
+    pub(super) fn list(&self, op: &'static str, key: &str) -> Result<Vec<String>> {
+        let names = || -> fs::Result<Vec<String>> {
+            let Some(dir) = fs::Dir::open_if_there(self.path(key))? else {
+                return Ok(Vec::new());
+            };
+            let names = dir.list()?.into_iter();
+            Ok(names
+                .filter_map(|n| String::from_utf8(n.name.into()).ok())
+                .collect())
+        };
+        names().map_err(|e| Error::io(op, e))
+    }
+
+    /// The folder that `key` lies in, made where it is missing, and the key's last name.
+    fn folder_of<'k>(&self, op: &'static str, key: &'k str) -> Result<(fs::Dir, &'k str)> {
+        let (folder, name) = split(key);
+        let dir = make_dir_durably(&self.path(folder)).map_err(|e| Error::io(op, e))?;
+        Ok((dir, name))
+    }
+}
+
+fn split(key: &str) -> (&str, &str) {
+    key.rsplit_once('/').unwrap_or(("", key))
+}
+
+/// Opens a folder; where it is missing, makes it and those above it, and syncs each folder that got a new name.
+fn make_dir_durably(path: &Path) -> fs::Result<fs::Dir> {
+    if let Some(dir) = fs::Dir::open_if_there(path)? {
+        return Ok(dir);
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return fs::Dir::open(path);
+    };
+    let parent = make_dir_durably(parent)?;
+    let dir = parent.open_or_make_dir(name.as_encoded_bytes(), 0o777)?;
+    parent.sync()?;
+    Ok(dir)
+}

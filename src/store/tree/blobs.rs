@@ -1,0 +1,299 @@
+//! Blobs of a tree: hashed on ingest, visible when they are whole and durable.
+
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{Temp, Tree, make_dir_durably, split};
+use crate::{
+    artifact::{Descriptor, Manifest, descriptor::MAX_MANIFEST_BYTES},
+    digest::Digest,
+    entry::Time,
+    fs,
+    store::{
+        Body, ByteStream, Put, Spool, StoredBlob,
+        body::file_stream,
+        check_range,
+        error::{Error, ErrorKind, Result},
+        keys,
+    },
+};
+
+/// How much is read, hashed and written at once: a `write` of more costs more system time, not less.
+const PIECE_BYTES: u64 = 1 << 20;
+
+fn io_of(op: &'static str) -> impl Fn(fs::Error) -> Error {
+    move |e| Error::io(op, e)
+}
+
+fn stopped() -> Error {
+    // Nobody is left to see it.
+    Error::new(ErrorKind::Unavailable, "put", "it was given up")
+}
+
+impl Tree {
+    fn stat_blob(&self, op: &'static str, digest: &Digest) -> Result<Option<fs::Stat>> {
+        let key = keys::blob(digest);
+        let (folder, name) = split(&key);
+        let Some(dir) = fs::Dir::open_if_there(self.path(folder)).map_err(io_of(op))? else {
+            return Ok(None);
+        };
+        let stat = dir.stat(name.as_bytes()).map_err(io_of(op))?;
+        Ok(stat.filter(fs::Stat::is_file))
+    }
+
+    /// The stored size of a blob.
+    pub(in crate::store) fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        Ok(self.stat_blob("stat", digest)?.map(|s| s.size))
+    }
+
+    /// When a blob was last written.
+    pub(in crate::store) fn blob_time(&self, digest: &Digest) -> Result<Option<Time>> {
+        Ok(self.stat_blob("stat", digest)?.map(|s| s.mtime))
+    }
+
+    /// Opens a blob of any size.
+    pub(in crate::store) fn open_blob(
+        &self,
+        op: &'static str,
+        digest: &Digest,
+    ) -> Result<Option<(File, u64)>> {
+        let key = keys::blob(digest);
+        let (folder, name) = split(&key);
+        let open = || -> fs::Result<(File, fs::Stat)> {
+            let dir = fs::Dir::open(self.path(folder))?;
+            let file = dir.open_file(name.as_bytes())?;
+            let stat = fs::stat_file(&file)
+                .map_err(|e| fs::Error::new("stat", dir.at(name.as_bytes()), e))?;
+            Ok((file, stat))
+        };
+        match fs::missing_is_none(open()).map_err(io_of(op))? {
+            Some((file, stat)) if stat.is_file() => Ok(Some((file, stat.size))),
+            Some(_) => Err(Error::new(
+                ErrorKind::Corrupt,
+                op,
+                format!("`{}` is not a file", self.path(&key).display()),
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads a range of a blob, which must have the size that `desc` says.
+    pub(in crate::store) fn blob_range(
+        &self,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
+        check_range("get", desc, &range)?;
+        match self.open_blob("get", &desc.digest)? {
+            None => Ok(None),
+            Some((file, size)) if size == desc.size => {
+                let path = self.path(&keys::blob(&desc.digest));
+                Ok(Some(file_stream(Arc::new(file), path, range)))
+            }
+            Some((_, size)) => Err(Error::new(
+                ErrorKind::Corrupt,
+                "get",
+                format!("it has {size} bytes, expected {}", desc.size),
+            )),
+        }
+    }
+
+    /// Reads a manifest and checks its bytes; `None` where there are none.
+    pub(in crate::store) fn read_manifest(
+        &self,
+        op: &'static str,
+        digest: &Digest,
+        media_type: String,
+    ) -> Result<Option<Manifest>> {
+        match self.read(op, &keys::blob(digest), MAX_MANIFEST_BYTES)? {
+            None => Ok(None),
+            Some(bytes) if digest.matches(&bytes) => Ok(Some(Manifest {
+                media_type,
+                bytes: bytes.into(),
+                digest: *digest,
+            })),
+            Some(_) => Err(Error::new(
+                ErrorKind::Corrupt,
+                op,
+                format!("the bytes of manifest {digest} are damaged; export again to repair it"),
+            )),
+        }
+    }
+
+    /// Stores a manifest's bytes, over damaged ones too.
+    pub(in crate::store) fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
+        let desc = manifest.descriptor();
+        let there = self.read_manifest("publish", &desc.digest, String::new());
+        if there.is_err_and(|e| e.kind == ErrorKind::Corrupt) {
+            self.remove("publish", &keys::blob(&desc.digest))?;
+        }
+        let body = Body::Bytes(manifest.bytes.clone());
+        self.put_blob(&desc, &body, &AtomicBool::new(false))?;
+        Ok(())
+    }
+
+    /// Stores `body` under `desc.digest`; given up without a trace when `stop` is set.
+    pub(in crate::store) fn put_blob(
+        &self,
+        desc: &Descriptor,
+        body: &Body,
+        stop: &AtomicBool,
+    ) -> Result<Put> {
+        if body.len() != desc.size {
+            let (is, want) = (body.len(), desc.size);
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "put",
+                format!("the body has {is} bytes, its descriptor says {want}"),
+            ));
+        }
+        // A blob of another size is damaged, whoever did it; the right bytes take its place.
+        if self.blob_size(&desc.digest)? == Some(desc.size) {
+            return Ok(Put::Existed);
+        }
+        let key = keys::blob(&desc.digest);
+        let (folder, name) = split(&key);
+        let dir = make_dir_durably(&self.path(folder)).map_err(io_of("put"))?;
+        let mode = mode_for_blobs(&dir)?;
+        if let Body::Spool(spool) = body
+            && matches!(desc.digest, Digest::Sha256(_))
+        {
+            check(&desc.digest, &spool.digest())?;
+            if self.link_spool(spool, &dir, name, mode)? {
+                return Ok(Put::Stored);
+            }
+        }
+        let mut temp = self.temp("put")?;
+        copy(desc, body, &mut temp, stop)?;
+        fs::set_file_mode(&temp.file, mode)
+            .map_err(|e| Error::io("put", fs::Error::new("set mode of", temp.path(), e)))?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(stopped());
+        }
+        temp.commit("put", &dir, name)?;
+        Ok(Put::Stored)
+    }
+
+    /// Gives the spool's file the blob's name; `false` where the file system cannot (another one, no links).
+    fn link_spool(&self, spool: &Spool, dir: &fs::Dir, name: &str, mode: u32) -> Result<bool> {
+        let path = spool.path();
+        let (Some(folder), Some(from)) = (path.parent(), path.file_name()) else {
+            return Ok(false);
+        };
+        let from_dir = fs::Dir::open(folder).map_err(io_of("put"))?;
+        let from = from.as_encoded_bytes();
+        let file = from_dir.open_file(from).map_err(io_of("put"))?;
+        let prepare = || -> io::Result<()> {
+            fs::set_file_mode(&file, mode)?;
+            // A sweep goes by when the blob came, not by when the spool was filled.
+            fs::set_file_mtime(&file, Time::now())?;
+            file.sync_all()
+        };
+        prepare().map_err(|e| Error::io("put", fs::Error::new("sync", path, e)))?;
+        match from_dir.hard_link(from, dir, name.as_bytes()) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if self.replace_by_link(&from_dir, from, dir, name).is_err() {
+                    return Ok(false);
+                }
+            }
+            // Whatever else stands in the way of a link (another device, too many links, no such call), a copy may do.
+            Err(_) => return Ok(false),
+        }
+        dir.sync().map_err(io_of("put"))?;
+        Ok(true)
+    }
+
+    /// A second link can only take a name that is used by way of a third.
+    fn replace_by_link(
+        &self,
+        from_dir: &fs::Dir,
+        from: &[u8],
+        dir: &fs::Dir,
+        name: &str,
+    ) -> fs::Result<()> {
+        let temp_dir = make_dir_durably(self.temp_dir())?;
+        let temp = format!("{}{:016x}", super::TEMP_PREFIX, fastrand::u64(..));
+        from_dir.hard_link(from, &temp_dir, temp.as_bytes())?;
+        let renamed = temp_dir.rename(temp.as_bytes(), dir, name.as_bytes());
+        // A rename onto a link of the same file does nothing at all, so the name may still be there.
+        temp_dir.remove_file(temp.as_bytes())?;
+        renamed
+    }
+
+    /// Every blob, sorted by digest; what is not named by a digest is not ours.
+    pub(in crate::store) fn list_blobs(&self) -> Result<Vec<StoredBlob>> {
+        let mut blobs = Vec::new();
+        for algorithm in self.list("list", keys::BLOBS)? {
+            for hex in self.list("list", &format!("{}{algorithm}", keys::BLOBS))? {
+                let key = format!("{}{algorithm}/{hex}", keys::BLOBS);
+                let Some(keys::Key::Blob(digest)) = keys::parse(&key) else {
+                    continue;
+                };
+                if let Some(stat) = self.stat_blob("list", &digest)? {
+                    blobs.push(StoredBlob {
+                        digest,
+                        size: stat.size,
+                        modified: stat.mtime,
+                    });
+                }
+            }
+        }
+        blobs.sort_unstable_by_key(|b| b.digest);
+        Ok(blobs)
+    }
+
+    /// Removes a blob that was not written since; its size, or `None` if it stays or was not there.
+    pub(in crate::store) fn remove_blob(
+        &self,
+        digest: &Digest,
+        unless_newer_than: Time,
+    ) -> Result<Option<u64>> {
+        match self.stat_blob("remove", digest)? {
+            Some(stat) if stat.mtime <= unless_newer_than => {
+                let removed = self.remove("remove", &keys::blob(digest))?;
+                Ok(removed.then_some(stat.size))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Blobs are read-only, for whoever may list them: a spool's file starts out private, a copy follows the umask.
+fn mode_for_blobs(dir: &fs::Dir) -> Result<u32> {
+    Ok(dir.stat_self().map_err(io_of("put"))?.mode() & 0o444)
+}
+
+fn check(want: &Digest, got: &Digest) -> Result<()> {
+    if want == got {
+        return Ok(());
+    }
+    let message = format!("the bytes hash to {got}");
+    Err(Error::new(ErrorKind::Corrupt, "put", message).at("", want))
+}
+
+fn copy(desc: &Descriptor, body: &Body, to: &mut Temp, stop: &AtomicBool) -> Result<()> {
+    let mut hasher = desc.digest.hasher();
+    let mut at = 0;
+    while at < desc.size {
+        if stop.load(Ordering::Relaxed) {
+            return Err(stopped());
+        }
+        let end = desc.size.min(at + PIECE_BYTES);
+        let piece = match body {
+            Body::Bytes(b) => b.slice(at as usize..end as usize),
+            Body::Spool(s) => s.read_at(at..end)?,
+        };
+        hasher.update(&piece);
+        to.write("put", &piece)?;
+        at = end;
+    }
+    check(&desc.digest, &hasher.finish())
+}

@@ -1,0 +1,197 @@
+//! Who may be in a tree at one time: users many at once, a sweep alone.
+//!
+//! The lock is `flock`, so it ends with the process, however that ends. It is taken by polling: a blocked thread could
+//! not be told to stop, and a stopped holder must not stop everybody for ever.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    fs::{self, Lock, LockMode},
+    store::error::{Error, ErrorKind, Result},
+    task,
+};
+
+/// How a tree is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Entry {
+    /// The lock's file is made where it is missing.
+    Writer,
+    /// Nothing is made: without a lock's file, or one that may not be opened, we go in without.
+    Reader,
+}
+
+/// The lock of a tree, held shared while this lives, but for the time of a sweep.
+#[derive(Debug)]
+pub(in crate::store) struct Gate {
+    path: PathBuf,
+    entry: Entry,
+    budget: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Held shared; `None` where a reader has no lock.
+    Inside(#[expect(dead_code, reason = "held for its drop")] Option<Lock>),
+    /// Given up for a sweep of ours that could not begin, and not yet had back.
+    Outside,
+    /// A sweep of ours is running.
+    Alone,
+}
+
+/// Takes the lock on `path`, trying again until `budget` is over; `None` if somebody is in the way all the time.
+pub(in crate::store) async fn poll(
+    path: &Path,
+    mode: LockMode,
+    entry: Entry,
+    budget: Duration,
+) -> fs::Result<Option<Lock>> {
+    let end = Instant::now() + budget;
+    let mut pause = Duration::from_millis(2);
+    loop {
+        let path = path.to_owned();
+        let lock = task::blocking(move || match entry {
+            Entry::Writer => Lock::try_now(&path, mode),
+            Entry::Reader => Lock::try_existing(&path, mode),
+        })
+        .await?;
+        if lock.is_some() || Instant::now() >= end {
+            return Ok(lock);
+        }
+        // Jitter keeps many waiters from knocking in step.
+        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+impl Gate {
+    /// Goes in, waiting for a running sweep at most `budget`. `when_alone` runs first if nobody else is inside.
+    pub(in crate::store) async fn enter(
+        path: PathBuf,
+        entry: Entry,
+        budget: Duration,
+        when_alone: impl FnOnce() + Send + 'static,
+    ) -> Result<Arc<Self>> {
+        if entry == Entry::Writer {
+            let lock = poll(&path, LockMode::Exclusive, entry, Duration::ZERO).await;
+            if let Some(lock) = lock.map_err(|e| Error::io("open", e))? {
+                task::blocking(move || {
+                    when_alone();
+                    drop(lock);
+                })
+                .await;
+            }
+        }
+        let gate = Arc::new(Self {
+            path,
+            entry,
+            budget,
+            state: Mutex::new(State::Outside),
+        });
+        gate.be_inside("open").await?;
+        Ok(gate)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that no other process sweeps from now on; at once, but after a sweep that could not begin.
+    ///
+    /// # Errors
+    /// `Timeout` while a sweep is running.
+    pub(in crate::store) async fn be_inside(&self, op: &'static str) -> Result<()> {
+        if !matches!(*self.state(), State::Outside) {
+            return Ok(());
+        }
+        match poll(&self.path, LockMode::Shared, self.entry, self.budget).await {
+            Ok(Some(lock)) => {
+                *self.state() = State::Inside(Some(lock));
+                Ok(())
+            }
+            Ok(None) => Err(Error::new(
+                ErrorKind::Timeout,
+                op,
+                format!(
+                    "a prune has held `{}` for over {}s; try again when it is done",
+                    self.path.display(),
+                    self.budget.as_secs()
+                ),
+            )),
+            Err(e) if self.entry == Entry::Reader && may_go_without(&e) => {
+                *self.state() = State::Inside(None);
+                Ok(())
+            }
+            Err(e) => Err(Error::io(op, e)),
+        }
+    }
+
+    /// Waits until nobody else is inside and keeps everybody out while the guard lives.
+    ///
+    /// Our own shared lock is given up for it, so what was read before may be gone: look again under the guard.
+    ///
+    /// # Errors
+    /// `Conflict` if others stay inside for longer than the budget.
+    pub(in crate::store) async fn alone(self: &Arc<Self>) -> Result<Alone> {
+        *self.state() = State::Outside;
+        let lock = poll(&self.path, LockMode::Exclusive, Entry::Writer, self.budget)
+            .await
+            .map_err(|e| Error::io("lock", e))?;
+        match lock {
+            Some(lock) => {
+                *self.state() = State::Alone;
+                Ok(Alone {
+                    lock: Some(lock),
+                    gate: self.clone(),
+                })
+            }
+            None => {
+                self.be_inside("lock").await?;
+                Err(Error::new(
+                    ErrorKind::Conflict,
+                    "lock",
+                    format!(
+                        "exports or imports have used it for over {}s; try again when they are done",
+                        self.budget.as_secs()
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+fn may_go_without(e: &fs::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
+/// Keeps everybody else out of a tree while it lives.
+#[derive(Debug)]
+pub(in crate::store) struct Alone {
+    lock: Option<Lock>,
+    gate: Arc<Gate>,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.lock = None;
+        // Back inside at once if nobody slipped in; otherwise the next operation waits for it.
+        *self.gate.state() = match Lock::try_now(&self.gate.path, LockMode::Shared) {
+            Ok(Some(lock)) => State::Inside(Some(lock)),
+            _ => State::Outside,
+        };
+    }
+}
