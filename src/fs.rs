@@ -16,6 +16,15 @@ use std::{
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 
+mod attrs;
+mod beneath;
+mod sparse;
+
+pub use attrs::{
+    is_root, remove_xattr, set_open_mode, set_open_owner, set_xattr, user_id, xattr, xattr_names,
+};
+pub use sparse::{SMALLEST_HOLE, data_runs, may_be_sparse};
+
 use crate::entry::Time;
 
 /// An I/O error that says what was tried, and where.
@@ -105,6 +114,7 @@ impl Stat {
         self.raw_mode & 0o7777
     }
 
+    #[allow(clippy::unnecessary_cast, reason = "narrower on other machines")]
     fn from_raw(s: &rustix::fs::Stat) -> Self {
         Self {
             dev: s.st_dev,
@@ -116,11 +126,11 @@ impl Stat {
             size: s.st_size as u64,
             blocks: s.st_blocks as u64,
             mtime: Time {
-                secs: s.st_mtime as i64,
+                secs: s.st_mtime,
                 nanos: s.st_mtime_nsec as u32,
             },
             ctime: Time {
-                secs: s.st_ctime as i64,
+                secs: s.st_ctime,
                 nanos: s.st_ctime_nsec as u32,
             },
         }
@@ -323,32 +333,6 @@ impl Dir {
         }
     }
 
-    /// Removes `name` and, if it is a folder, all below it; read-only folders are made writable first. No link is followed.
-    pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
-        let Some(stat) = self.stat(name)? else {
-            return Ok(());
-        };
-        if !stat.is_dir() {
-            return self.remove_file(name);
-        }
-        if stat.mode() & 0o700 != 0o700 {
-            // A foreign owner's folder cannot be changed; what follows then names the real trouble.
-            let _ = self.set_mode(name, 0o700);
-        }
-        let dir = self.open_dir(name)?;
-        for child in dir.list()? {
-            dir.remove_tree(&child.name)?;
-        }
-        drop(dir);
-        self.remove_dir(name)
-    }
-
-    /// Sets the permission bits of the file or folder `name` (of a link's target, where it is a link: never call it on one).
-    pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<()> {
-        rustix::fs::chmodat(&self.fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
-            .map_err(|e| Error::new("set mode of", self.at(name), e))
-    }
-
     /// Sets owner and group of `name`, not following a link.
     pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> Result<()> {
         let (uid, gid) = (
@@ -405,8 +389,8 @@ fn timestamps(mtime: Time) -> Timestamps {
     }
 }
 
-/// Sets access and modification time of an open file.
-pub fn set_file_mtime(file: &File, mtime: Time) -> io::Result<()> {
+/// Sets access and modification time of an open file or folder.
+pub fn set_file_mtime(file: impl AsFd, mtime: Time) -> io::Result<()> {
     Ok(rustix::fs::futimens(file, &timestamps(mtime))?)
 }
 
@@ -547,7 +531,8 @@ impl Lock {
         stat_file(&self.file)
     }
 
-    fn try_file(file: File, path: &Path, mode: LockMode) -> Result<Option<Self>> {
+    /// Takes the lock on an open file if nobody is in the way; `None` if somebody is. `path` is for messages.
+    pub fn try_file(file: File, path: &Path, mode: LockMode) -> Result<Option<Self>> {
         let op = match mode {
             LockMode::Shared => rustix::fs::FlockOperation::NonBlockingLockShared,
             LockMode::Exclusive => rustix::fs::FlockOperation::NonBlockingLockExclusive,

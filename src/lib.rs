@@ -4,6 +4,7 @@ pub mod digest;
 pub mod entry;
 pub mod fs;
 pub mod ops;
+pub mod pack;
 pub mod progress;
 pub mod redact;
 pub mod source;

@@ -89,7 +89,7 @@ fn union(head: &Snapshot, side: &Snapshot, rules: Rules) -> Snapshot {
             None => out.packs.push(pack.clone()),
         }
     }
-    out.packs.sort_by_key(Pack::digest);
+    out.packs.sort_by_key(Pack::order);
     out.folded.extend(side.folded.iter().cloned());
     out.fingerprint
         .gates

@@ -1,7 +1,7 @@
 //! A snapshot: one cache at one time, as manifest, config and the tables of contents of its packs together.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -180,6 +180,11 @@ impl Pack {
     pub fn digest(&self) -> Digest {
         self.layer.descriptor.digest
     }
+
+    /// What packs of a snapshot are sorted by: those packed anew come before the damaged ones that they replace.
+    pub fn order(&self) -> (std::cmp::Reverse<u8>, Digest) {
+        (std::cmp::Reverse(self.toc.generation), self.digest())
+    }
 }
 
 /// Names an entry of a snapshot: which pack, which of its entries.
@@ -198,7 +203,7 @@ pub struct Snapshot {
     pub name: SnapshotName,
     /// What it is good for.
     pub fingerprint: Fingerprint,
-    /// Sorted by digest, unique.
+    /// Sorted by [`Pack::order`], unique.
     pub packs: Vec<Pack>,
     /// A folder exported with `--merge`.
     pub merge: bool,
@@ -269,12 +274,9 @@ impl Snapshot {
             folded: config.folded,
             created: outline.created,
         };
-        snapshot.packs.sort_by_key(Pack::digest);
-        if snapshot
-            .packs
-            .windows(2)
-            .any(|w| w[0].digest() == w[1].digest())
-        {
+        snapshot.packs.sort_by_key(Pack::order);
+        let distinct: HashSet<Digest> = snapshot.packs.iter().map(Pack::digest).collect();
+        if distinct.len() != snapshot.packs.len() {
             return bad("it names one pack twice");
         }
         Ok(snapshot)
@@ -350,7 +352,7 @@ impl Snapshot {
     /// A function of the snapshot and `created` alone; packs are written in the order of their digests.
     pub fn seal(&self, created: Time) -> Sealed {
         let mut packs: Vec<&Pack> = self.packs.iter().collect();
-        packs.sort_by_key(|p| p.digest());
+        packs.sort_by_key(|p| p.order());
         let records = self.records_use();
         let state = |p: &&Pack| {
             let used: Vec<u32> = p
@@ -390,12 +392,17 @@ impl Snapshot {
         let config_descriptor = Descriptor::of(media::CONFIG, &config_bytes);
         let secs = u64::try_from(created.secs).unwrap_or(0);
         let when = std::time::UNIX_EPOCH + std::time::Duration::new(secs, created.nanos);
+        let empty = empty_layer();
+        let mut layers: Vec<&Descriptor> = packs.iter().map(|p| &p.layer.descriptor).collect();
+        if layers.is_empty() {
+            layers.push(&empty);
+        }
         let document = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": media::IMAGE_MANIFEST,
             "artifactType": media::artifact_type(&self.name.kind),
             "config": config_descriptor,
-            "layers": packs.iter().map(|p| &p.layer.descriptor).collect::<Vec<_>>(),
+            "layers": layers,
             "annotations": { annotations::CREATED: humantime::format_rfc3339_millis(when).to_string() },
         });
         let bytes =
@@ -404,8 +411,17 @@ impl Snapshot {
             config: config_descriptor,
             config_bytes,
             manifest: Manifest::new(media::IMAGE_MANIFEST, bytes),
+            is_empty: packs.is_empty(),
         }
     }
+}
+
+/// The content of [`empty_layer`].
+pub const EMPTY_CONTENT: &[u8] = b"{}";
+
+/// What stands for the layers of a snapshot that has none: registries want one at least (image spec, `manifest.md`).
+pub fn empty_layer() -> Descriptor {
+    Descriptor::of(media::EMPTY, EMPTY_CONTENT)
 }
 
 /// The documents of a snapshot, ready to be stored.
@@ -417,4 +433,6 @@ pub struct Sealed {
     pub config_bytes: Vec<u8>,
     /// The manifest.
     pub manifest: Manifest,
+    /// It has no packs; its one layer is [`empty_layer`].
+    pub is_empty: bool,
 }

@@ -1,9 +1,35 @@
 //! Export: packs what is new of a cache and publishes it under its name.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::{Context, Created, LeftOut, Moved, PhaseTime, Result, Target};
-use crate::{digest::Digest, source::Source};
+use super::{
+    Clock, Context, Created, LeftOut, Moved, PhaseTime, Result, Target,
+    diff::{self, Diff},
+    head::{self, Current},
+    load,
+    publish::{self, Limits, Publication},
+    upload::{self, Work},
+};
+use crate::{
+    artifact::{
+        config::Fingerprint,
+        fold::{self, Rules},
+        name::SnapshotName,
+        snapshot::{At, Pack, Snapshot},
+    },
+    digest::{Digest, Sha256},
+    entry::Time,
+    pack::{
+        self,
+        write::{Outcome, Shape},
+    },
+    progress::Phase,
+    source::{
+        Item, KnownContent, NothingKnown, Source,
+        index::{NodeIndex, Notes, Stamp},
+    },
+    task,
+};
 
 /// What to export, and how.
 #[derive(Clone)]
@@ -55,6 +81,448 @@ pub struct Report {
 ///
 /// # Errors
 /// Nothing is published under the name then, or what another writer published stays.
-pub async fn run(_ctx: &Context, _options: &Options) -> Result<Report> {
-    Err(super::Error::Usage("export is not built yet".into()))
+pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
+    super::within_budget(ctx, "exporting", export(ctx, options)).await
+}
+
+/// What is known before anything is packed.
+struct Ground {
+    /// Index of this node, if there is one.
+    index: Option<NodeIndex>,
+    /// Packs that an import here found damaged.
+    damaged: HashSet<Digest>,
+    /// What the target's tag stands for.
+    current: Current,
+    /// What the head stands for, where the target is another tag and the kind folds into it.
+    head: Option<Current>,
+    /// What is kept and compared with: closed.
+    base: Option<Snapshot>,
+    /// Whether `base` is what the target's tag stands for.
+    base_is_current: bool,
+}
+
+async fn export(ctx: &Context, options: &Options) -> Result<Report> {
+    let mut clock = Clock::start();
+    let source = &options.source;
+    let rules = head::rules(source.kind());
+    let today = head::today();
+    let name = name_of(options, &options.target.key);
+    ctx.progress.begin(Phase::Resolve, None);
+    let (ground, scanned) = tokio::join!(
+        ground(ctx, options, &name, rules, today),
+        scan(ctx, source.clone()),
+    );
+    let (ground, mut scanned) = (ground?, scanned?);
+    ctx.progress.end(Phase::Resolve);
+    clock.lap(Phase::Resolve);
+
+    let base = ground.base.clone().map(Arc::new);
+    let (diff, items, index) =
+        compare(ctx, options, base.clone(), &mut scanned, ground.index).await;
+    clock.lap(Phase::Scan);
+    let mut left_out: Vec<LeftOut> = scanned.skipped;
+    left_out.extend(diff.left_out);
+
+    // Nothing to pack and nothing there: there is no name to make.
+    if base.is_none() && diff.new.is_empty() && source.kind().is_go() {
+        let path = source.root().to_owned();
+        return Err(super::Error::NothingToExport { path });
+    }
+    let first = base.is_none();
+    let new_items: Vec<usize> = diff.new.iter().map(|n| n.item).collect();
+    let uploaded = if diff.new.is_empty() && !first {
+        None
+    } else {
+        let work = Work {
+            source: source.clone(),
+            items: items.clone(),
+            new: diff.new,
+            kept: Arc::new(base.iter().flat_map(|b| b.objects().into_keys()).collect()),
+            options: pack::write::Options {
+                shape: if first || options.flatten {
+                    Shape::Full
+                } else {
+                    Shape::Increment
+                },
+                generation: generation(&ground.damaged, &ground.current),
+                threads: ctx.threads,
+                level: pack::ZSTD_LEVEL,
+            },
+        };
+        Some(upload::upload(ctx, work, if source.kind().is_go() { today } else { 0 }).await?)
+    };
+    let (new_packs, outcomes, moved) = match uploaded {
+        Some(u) => {
+            clock.add(Phase::Pack, u.times.0);
+            clock.add(Phase::Upload, u.times.1);
+            (u.packs, u.outcomes, u.moved)
+        }
+        None => (Vec::new(), Vec::new(), Moved::default()),
+    };
+    clock.restart();
+    let mut contents: Vec<(usize, Sha256)> = Vec::new();
+    for (item, outcome) in new_items.iter().zip(&outcomes) {
+        match outcome {
+            Outcome::Packed(digest) => contents.push((*item, *digest)),
+            Outcome::LeftOut(why) => {
+                left_out.push(LeftOut {
+                    what: items[*item].entry.path.to_string(),
+                    why: why.clone(),
+                });
+            }
+        }
+    }
+    let entries_packed = contents.len() as u64;
+    let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
+    let kept: Vec<(At, bool)> = diff.kept.iter().map(|(i, at)| (*at, used(*i))).collect();
+    let mut mine = assemble(options, &name, base.as_deref(), &kept, new_packs, today);
+    let died = fold::close(&mut mine, rules);
+    left_out.extend(died.into_iter().map(|d| LeftOut {
+        what: d.path.to_string(),
+        why: d.why.into(),
+    }));
+    let limits = Limits {
+        max_age_days: options.max_age_days,
+        max_bytes: options.max_size,
+    };
+    limits.apply(&mut mine, today, rules);
+
+    let changed = !ground.base_is_current
+        || !ground.current.lost().is_empty()
+        || !ground.current.sides.is_empty()
+        || if mine.merge {
+            entries_packed > 0
+        } else {
+            differs(&mine, ground.current.head.as_ref().map(|h| &h.snapshot))
+        };
+    let moved = Moved {
+        bytes_saved: moved.bytes_saved + kept_bytes(base.as_deref(), &mine),
+        ..moved
+    };
+    let digest = match (changed, ground.current.digest()) {
+        (false, Some(digest)) => digest,
+        _ => {
+            ctx.progress.begin(Phase::Publish, None);
+            let publication = Publication {
+                mine: &mine,
+                base: &ground.current,
+                built_on_base: ground.base_is_current,
+                rules,
+                limits,
+                damaged: &ground.damaged,
+                created: created(options.created),
+            };
+            let digest = publish::publish(ctx, &publication).await?;
+            if let Some(head) = &ground.head {
+                let mut mine = mine.clone();
+                mine.name = name_of(options, "");
+                let publication = Publication {
+                    mine: &mine,
+                    base: head,
+                    built_on_base: false,
+                    ..publication
+                };
+                publish::publish(ctx, &publication).await?;
+            }
+            ctx.progress.end(Phase::Publish);
+            digest
+        }
+    };
+    clock.lap(Phase::Publish);
+
+    let (entries, bytes) = mine.totals();
+    contents.extend(diff.kept.iter().map(|(i, at)| {
+        let base = base.as_ref().expect("only a base has entries to keep");
+        (*i, base.entry(*at).content)
+    }));
+    remember(ctx, options, items, contents, index, scanned.stamp, digest).await;
+    Ok(Report {
+        kind: source.kind().name(),
+        target: options.target.clone(),
+        digest,
+        unchanged: !changed,
+        entries,
+        bytes,
+        entries_packed,
+        moved,
+        left_out,
+        phases: clock.phases(),
+        elapsed: clock.total(),
+    })
+}
+
+fn name_of(options: &Options, key: &str) -> SnapshotName {
+    SnapshotName {
+        kind: options.source.kind().name().to_owned(),
+        name: options.target.name.clone(),
+        scope: options.target.scope.clone(),
+        key: key.to_owned(),
+    }
+}
+
+/// Reads the node index, what the target's tags stand for, and finds what to build on.
+async fn ground(
+    ctx: &Context,
+    options: &Options,
+    name: &SnapshotName,
+    rules: Rules,
+    today: u32,
+) -> Result<Ground> {
+    let index = super::load_index(ctx, &options.source).await;
+    let damaged: HashSet<Digest> = index
+        .iter()
+        .flat_map(|i| &i.notes.damaged)
+        .filter_map(|d| d.parse().ok())
+        .collect();
+    let current = head::read(ctx, name, &damaged).await?;
+    let folds_into_head = !name.key.is_empty() && options.source.kind().is_go();
+    let head = if folds_into_head {
+        Some(head::read(ctx, &name_of(options, ""), &damaged).await?)
+    } else {
+        None
+    };
+    let mut base = current.folded(rules, today);
+    let base_is_current = base.is_some();
+    if base.is_none() {
+        base = head.as_ref().and_then(|h| h.folded(rules, today));
+    }
+    if base.is_none()
+        && let Some(imported) = index.as_ref().and_then(|i| i.notes.imported.as_ref())
+        && imported.store == ctx.opened.url.to_string()
+    {
+        base = imported_base(ctx, &imported.snapshot, &damaged, rules).await;
+    }
+    Ok(Ground {
+        index,
+        damaged,
+        current,
+        head,
+        base,
+        base_is_current,
+    })
+}
+
+/// The snapshot that this node imported: a first export of a scope need not send what that has. Not having it costs no more than time.
+async fn imported_base(
+    ctx: &Context,
+    digest: &str,
+    damaged: &HashSet<Digest>,
+    rules: Rules,
+) -> Option<Snapshot> {
+    let digest: Digest = digest.parse().ok()?;
+    let resolved = ctx.opened.store.resolve(&digest.into()).await.ok()??;
+    let loaded = load::load(ctx, &resolved.manifest, damaged)
+        .await
+        .ok()?
+        .ok()?;
+    let mut snapshot = loaded.snapshot;
+    fold::close(&mut snapshot, rules);
+    Some(snapshot)
+}
+
+struct Scanned {
+    items: Vec<Item>,
+    skipped: Vec<LeftOut>,
+    stamp: Option<Stamp>,
+}
+
+async fn scan(ctx: &Context, source: Arc<dyn Source>) -> Result<Scanned> {
+    let state = ctx.state_dir.clone();
+    task::blocking(move || {
+        // The stamp comes before the first stat, else it proves nothing.
+        let stamp =
+            crate::fs::Dir::open_if_there(source.root())?.and_then(|root| Stamp::take(&root).ok());
+        let index = state.and_then(|s| NodeIndex::load(&s, source.kind(), source.root()));
+        let scan = match &index {
+            Some(index) => source.scan(index)?,
+            None => source.scan(&NothingKnown)?,
+        };
+        let skipped = scan
+            .skipped
+            .into_iter()
+            .map(|s| LeftOut {
+                what: s.path,
+                why: s.why,
+            })
+            .collect();
+        Ok(Scanned {
+            items: scan.items,
+            skipped,
+            stamp,
+        })
+    })
+    .await
+}
+
+async fn compare(
+    ctx: &Context,
+    options: &Options,
+    base: Option<Arc<Snapshot>>,
+    scanned: &mut Scanned,
+    index: Option<NodeIndex>,
+) -> (Diff, Arc<Vec<Item>>, Option<NodeIndex>) {
+    let mut items = std::mem::take(&mut scanned.items);
+    let (source, threads, flatten) = (options.source.clone(), ctx.threads, options.flatten);
+    task::blocking(move || {
+        let base = base.as_deref().filter(|_| !flatten);
+        let diff = match &index {
+            Some(index) => diff::diff(&*source, &mut items, base, index, threads),
+            None => diff::diff(&*source, &mut items, base, &NothingKnown, threads),
+        };
+        (diff, Arc::new(items), index)
+    })
+    .await
+}
+
+/// The snapshot of what this writer has: for Go kinds with all that the base has, for folders the tree alone.
+fn assemble(
+    options: &Options,
+    name: &SnapshotName,
+    base: Option<&Snapshot>,
+    kept: &[(At, bool)],
+    new_packs: Vec<Pack>,
+    today: u32,
+) -> Snapshot {
+    let is_go = options.source.kind().is_go();
+    let print = options.source.fingerprint();
+    let mut gates: Vec<String> = Some(print.gate)
+        .filter(|g| !g.is_empty())
+        .into_iter()
+        .collect();
+    let mut packs = base.map(|b| b.packs.clone()).unwrap_or_default();
+    if let Some(base) = base.filter(|_| is_go) {
+        gates.extend(base.fingerprint.gates.iter().cloned());
+        gates.sort();
+        gates.dedup();
+        let replaced: HashSet<_> = new_packs
+            .iter()
+            .flat_map(|p| &p.toc.entries)
+            .map(|e| &e.entry.path)
+            .collect();
+        for (at, e) in base
+            .live()
+            .filter(|(_, e)| replaced.contains(&e.entry.path))
+        {
+            debug_assert!(replaced.contains(&e.entry.path));
+            packs[at.pack].live[at.entry] = false;
+        }
+    } else {
+        packs.iter_mut().for_each(|p| {
+            p.live.fill(false);
+            p.days.fill(0);
+        });
+    }
+    for (at, used) in kept {
+        let pack = &mut packs[at.pack];
+        pack.live[at.entry] = true;
+        if is_go && *used {
+            pack.days[at.entry] = today;
+        }
+    }
+    for new in new_packs {
+        // The same content packed again, after it was dropped, is the same pack.
+        match packs.iter_mut().find(|p| p.digest() == new.digest()) {
+            Some(same) => *same = new,
+            None => packs.push(new),
+        }
+    }
+    packs.sort_by_key(Pack::order);
+    Snapshot {
+        name: name.clone(),
+        fingerprint: Fingerprint {
+            gates,
+            traits: print.traits,
+        },
+        packs,
+        merge: options.merge && !is_go,
+        folded: base.map(|b| b.folded.clone()).unwrap_or_default(),
+        created: None,
+    }
+}
+
+/// Says whether publishing `mine` would tell a reader anything that `head` does not.
+fn differs(mine: &Snapshot, head: Option<&Snapshot>) -> bool {
+    let Some(head) = head else { return true };
+    let same =
+        |(a, b): (&Pack, &Pack)| a.digest() == b.digest() && a.live == b.live && a.days == b.days;
+    mine.packs.len() != head.packs.len()
+        || !mine.packs.iter().zip(&head.packs).all(same)
+        || mine.fingerprint.gates != head.fingerprint.gates
+}
+
+fn kept_bytes(base: Option<&Snapshot>, mine: &Snapshot) -> u64 {
+    let Some(base) = base else { return 0 };
+    let had: HashSet<Digest> = base.packs.iter().map(Pack::digest).collect();
+    mine.packs
+        .iter()
+        .filter(|p| had.contains(&p.digest()))
+        .map(|p| p.layer.descriptor.size)
+        .sum()
+}
+
+/// Packs that replace damaged ones need other digests than those, which the generation gives them.
+fn generation(damaged: &HashSet<Digest>, current: &Current) -> u8 {
+    if damaged.is_empty() {
+        return 0;
+    }
+    let sides = current.sides.iter().map(|s| &s.loaded);
+    let all = current
+        .head
+        .iter()
+        .chain(sides)
+        .flat_map(|l| &l.snapshot.packs);
+    all.map(|p| p.toc.generation)
+        .max()
+        .unwrap_or(0)
+        .saturating_add(1)
+}
+
+fn created(created: Created) -> Time {
+    match created {
+        Created::Now => Time::now(),
+        Created::At(time) => time,
+    }
+}
+
+/// Writes down what the next export need not read again.
+async fn remember(
+    ctx: &Context,
+    options: &Options,
+    items: Arc<Vec<Item>>,
+    contents: Vec<(usize, Sha256)>,
+    before: Option<NodeIndex>,
+    stamp: Option<Stamp>,
+    digest: Digest,
+) {
+    let (Some(state), Some(stamp)) = (ctx.state_dir.clone(), stamp) else {
+        return;
+    };
+    let source = options.source.clone();
+    task::blocking(move || {
+        let Ok(Some(root)) = crate::fs::Dir::open_if_there(source.root()) else {
+            return;
+        };
+        let imported = before.and_then(|b| b.notes.imported);
+        let notes = Notes {
+            imported,
+            damaged: Vec::new(),
+            matched: Some(digest.to_string()),
+        };
+        let records = contents.into_iter().map(|(i, digest)| {
+            let item = &items[i];
+            (
+                item.entry.path.clone(),
+                item.stat,
+                KnownContent {
+                    digest,
+                    len: item.entry.kind.content_len(),
+                },
+            )
+        });
+        match NodeIndex::record(&root, stamp, notes, records) {
+            Ok(index) => index.save(&state, source.kind(), source.root()),
+            Err(e) => tracing::debug!(error = %e, "Node index not made"),
+        }
+    })
+    .await;
 }

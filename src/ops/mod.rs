@@ -5,7 +5,11 @@
 //! - Leaves: plain reports, which serve people, `--json` and the daemon alike.
 //! - Deliberately absent: arguments, environment, HTTP, the terminal.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     entry::Time,
@@ -15,12 +19,20 @@ use crate::{
 };
 
 pub mod copy;
+pub mod diff;
 pub mod export;
+pub mod fetch;
+pub mod head;
 pub mod import;
 pub mod inspect;
 pub mod list;
+pub mod load;
 pub mod prune;
+pub mod publish;
 pub mod remove;
+pub mod restore;
+
+pub mod upload;
 pub mod verify;
 
 /// Why a verb failed.
@@ -40,6 +52,12 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// There is no such cache on this node, or it is empty.
+    #[error("there is nothing to export in `{}`", path.display())]
+    NothingToExport {
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// The options make no sense together.
     #[error("{0}")]
     Usage(String),
@@ -51,6 +69,9 @@ pub enum Error {
         /// The budget.
         budget: Duration,
     },
+    /// A pack could not be written, or a restored file.
+    #[error(transparent)]
+    Pack(#[from] crate::pack::Error),
     /// A local file (spool, state) could not be written.
     #[error(transparent)]
     Local(#[from] crate::fs::Error),
@@ -126,3 +147,75 @@ pub enum Created {
     /// That moment.
     At(Time),
 }
+
+/// Ends an operation that takes longer than its budget.
+async fn within_budget<T>(
+    ctx: &Context,
+    phase: &'static str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match ctx.budget {
+        None => work.await,
+        Some(budget) => match tokio::time::timeout(budget, work).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::Budget { phase, budget }),
+        },
+    }
+}
+
+/// The node index of a source, if there is one.
+async fn load_index(
+    ctx: &Context,
+    source: &Arc<dyn source::Source>,
+) -> Option<source::index::NodeIndex> {
+    let (state, source) = (ctx.state_dir.clone()?, source.clone());
+    crate::task::blocking(move || {
+        source::index::NodeIndex::load(&state, source.kind(), source.root())
+    })
+    .await
+}
+
+/// Takes the time of phases.
+struct Clock {
+    started: Instant,
+    last: Instant,
+    phases: Vec<PhaseTime>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self {
+            started: now,
+            last: now,
+            phases: Vec::new(),
+        }
+    }
+
+    /// The time since the last lap was that phase.
+    fn lap(&mut self, phase: Phase) {
+        let elapsed = self.last.elapsed();
+        self.add(phase, elapsed);
+        self.restart();
+    }
+
+    /// The next lap begins now.
+    fn restart(&mut self) {
+        self.last = Instant::now();
+    }
+
+    fn add(&mut self, phase: Phase, elapsed: Duration) {
+        self.phases.push(PhaseTime { phase, elapsed });
+    }
+
+    fn total(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn phases(&self) -> Vec<PhaseTime> {
+        self.phases.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

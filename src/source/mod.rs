@@ -5,6 +5,21 @@
 //! - Leaves: items sorted by path, contents as they are packed; on the way back a cache that its tool can use.
 //! - Deliberately absent: OCI, tar, compression, stores, async.
 
+pub mod dir;
+pub mod exclude;
+pub mod fingerprint;
+pub mod gobuild;
+pub mod goenv;
+pub mod gomod;
+pub mod index;
+pub mod meta;
+pub mod place;
+mod sparse;
+pub mod stable;
+mod threads;
+pub mod walk;
+pub mod xattr;
+
 use std::{collections::BTreeMap, path::Path};
 
 pub use crate::entry::Content;
@@ -152,6 +167,12 @@ pub trait Source: Send + Sync {
 
     /// The folder; need not exist.
     fn root(&self) -> &Path;
+
+    /// What of an entry's metadata is carried.
+    fn carry(&self) -> meta::Carry;
+
+    /// Says whether a mirroring import leaves this path alone though the snapshot does not have it; a kept folder is kept whole.
+    fn keeps(&self, path: &[u8], is_dir: bool) -> bool;
 
     /// What a snapshot of it is good for.
     fn fingerprint(&self) -> Fingerprint;

@@ -1,0 +1,56 @@
+# Everything a developer and CI run. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help deps deps-e2e deps-bench build release demo test lint fmt doc deny bench e2e fuzz
+
+# Outside the checkout, so that a fresh clone finds what an earlier one installed; tests look there too.
+export CACHECTL_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cachectl-tools
+FUZZ_SECONDS ?= 60
+# Speed is part of what e2e tests check.
+PROFILE ?= release
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install what `make test` and `make lint` need (no compiling)
+	@tests/tools/install test
+
+deps-e2e: deps ## build the servers that only `make e2e` needs: MinIO, distribution v3, toxiproxy
+	@tests/tools/install e2e
+
+deps-bench: deps-e2e ## install the rivals of `make bench`: restic, rclone
+	@tests/tools/install bench
+
+build: ## build the binaries, optimised
+	cargo build --release --locked
+
+release: build ## the same: what `build` makes is what is released
+
+demo: ## carry a real Go project's caches to a second node, and show both build times
+	@examples/demo.sh
+
+test: deps ## unit and integration tests, with SeaweedFS and Debian's docker-registry
+	cargo test --locked
+
+lint: deps ## formatting, clippy, dependency rules: warnings are errors
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	@$(MAKE) --no-print-directory deny
+
+fmt: ## format the code
+	cargo fmt
+
+doc: ## build the API documentation; broken links are errors
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
+
+deny: deps ## check licences, bans and sources of the dependencies, offline
+	"$$CACHECTL_TOOLS/bin/cargo-deny" --offline --locked check --hide-inclusion-graph bans licenses sources
+
+bench: deps-bench build ## measure against tar+zstd, cp, restic, rclone: ratios as a Markdown table (ARGS='--sizes 100 --rows restore')
+	python3 tests/bench/bench.py $(ARGS)
+
+e2e: deps-e2e ## real Go projects through every store, kills, damage (E2E=heal for a part, PROFILE=dev)
+	CACHECTL_E2E=1 cargo test --profile $(PROFILE) --locked --test main e2e::$(E2E)
+
+fuzz: ## long fuzz runs, in process (FUZZ_SECONDS=60 each)
+	CACHECTL_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --release --locked fuzz_

@@ -1,0 +1,224 @@
+//! Folders and names some way below an open folder, without a link being followed on the way.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags},
+    io::Errno,
+};
+
+use super::{DIR_FLAGS, Dir, Error, File, Result, missing_is_none};
+use crate::entry::EntryPath;
+
+/// Set once the kernel (before 5.6) or a seccomp filter has refused `openat2`.
+static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
+
+impl Dir {
+    /// Opens the folder at `path` below this one; a link anywhere on the way is an error.
+    pub fn open_below(&self, path: &EntryPath) -> Result<Self> {
+        let shown = || self.path.join(path.as_path());
+        if !NO_OPENAT2.load(Ordering::Relaxed) {
+            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            match rustix::fs::openat2(&self.fd, path.as_path(), DIR_FLAGS, Mode::empty(), how) {
+                Ok(fd) => return Ok(Self { fd, path: shown() }),
+                Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {
+                    NO_OPENAT2.store(true, Ordering::Relaxed);
+                }
+                Err(e) => return Err(Error::new("open folder", shown(), e)),
+            }
+        }
+        self.open_name_by_name(path)
+    }
+
+    /// As [`Dir::open_below`]; `None` where there is nothing or something else than a folder, such as a link.
+    pub fn open_below_if_there(&self, path: &EntryPath) -> Result<Option<Self>> {
+        match self.open_below(path) {
+            Err(e) if e.source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(None),
+            other => missing_is_none(other),
+        }
+    }
+
+    fn open_name_by_name(&self, path: &EntryPath) -> Result<Self> {
+        let mut names = path.names();
+        // A path has at least one name.
+        let mut dir = self.open_dir(names.next().unwrap_or(b"."))?;
+        for name in names {
+            dir = dir.open_dir(name)?;
+        }
+        Ok(dir)
+    }
+
+    /// Opens the folder that holds `path`.
+    pub fn open_parent(&self, path: &EntryPath) -> Result<Self> {
+        match path.parent() {
+            Some(parent) => self.open_below(&parent),
+            None => self.try_clone(),
+        }
+    }
+
+    /// As [`Dir::open_parent`]; `None` where there is nothing, or a link or file on the way.
+    pub fn open_parent_if_there(&self, path: &EntryPath) -> Result<Option<Self>> {
+        match path.parent() {
+            Some(parent) => self.open_below_if_there(&parent),
+            None => self.try_clone().map(Some),
+        }
+    }
+
+    /// Swaps `name` here with `other` in `dir`: at every moment both names are there.
+    ///
+    /// # Errors
+    /// `InvalidInput` or `Unsupported` where the file system cannot.
+    pub fn exchange(&self, name: &[u8], dir: &Dir, other: &[u8]) -> Result<()> {
+        rustix::fs::renameat_with(&self.fd, name, &dir.fd, other, RenameFlags::EXCHANGE)
+            .map_err(|e| Error::new("exchange with", dir.at(other), e))
+    }
+
+    /// Makes a file without a name in this folder's file system; the folder itself does not change.
+    ///
+    /// # Errors
+    /// Besides those of `create`: the file system cannot (`Unsupported`, `IsADirectory`).
+    pub fn nameless_file(&self) -> Result<File> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(0o600)) {
+            Ok(fd) => Ok(fd.into()),
+            Err(e) => Err(Error::new("create a nameless file in", &self.path, e)),
+        }
+    }
+
+    /// Sets the permission bits of the file or folder `name`.
+    ///
+    /// # Errors
+    /// Besides those of the system: a link in its place (`InvalidInput`).
+    pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<()> {
+        let err = |e: std::io::Error| Error::new("set mode of", self.at(name), e);
+        // Linux has no `fchmodat` that spares links before 6.6: the way round is a handle and its name in /proc.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map_err(|e| err(e.into()))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| err(e.into()))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink {
+            return Err(err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "it is a link",
+            )));
+        }
+        let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+        let mode = Mode::from_raw_mode(mode);
+        match rustix::fs::chmod(by_handle, mode) {
+            // No /proc here (a bare chroot).
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                rustix::fs::chmodat(&self.fd, name, mode, AtFlags::empty())
+            }
+            other => other,
+        }
+        .map_err(|e| err(e.into()))
+    }
+
+    /// Removes `name` and, if it is a folder, all below it, however deep; read-only folders are made writable first. No link is followed.
+    pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
+        let Some(stat) = self.stat(name)? else {
+            return Ok(());
+        };
+        if !stat.is_dir() {
+            return self.remove_file(name);
+        }
+        let top = self.open_to_empty(name, stat.mode())?;
+        while top.empty_into(&top, 0)? {}
+        drop(top);
+        self.remove_dir(name)
+    }
+
+    /// Empties this folder; what lies too deep for open handles is moved up into `top`, which is then to be emptied again (`true`).
+    fn empty_into(&self, top: &Dir, depth: usize) -> Result<bool> {
+        const DEEPEST: usize = 64;
+        let mut moved = false;
+        for child in self.list()? {
+            let Some(stat) = self.stat(&child.name)? else {
+                continue;
+            };
+            if !stat.is_dir() {
+                self.remove_file(&child.name)?;
+            } else if depth == DEEPEST {
+                if stat.mode() & 0o700 != 0o700 {
+                    let _ = self.set_mode(&child.name, 0o700);
+                }
+                let up = format!(".deep-{:016x}", fastrand::u64(..));
+                self.rename(&child.name, top, up.as_bytes())?;
+                moved = true;
+            } else {
+                let dir = self.open_to_empty(&child.name, stat.mode())?;
+                moved |= dir.empty_into(top, depth + 1)?;
+                drop(dir);
+                self.remove_dir(&child.name)?;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn open_to_empty(&self, name: &[u8], mode: u32) -> Result<Self> {
+        if mode & 0o700 != 0o700 {
+            // A foreign owner's folder cannot be changed; what follows then names the real trouble.
+            let _ = self.set_mode(name, 0o700);
+        }
+        self.open_dir(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Open = fn(&Dir, &EntryPath) -> Result<Dir>;
+
+    fn path(p: &str) -> EntryPath {
+        EntryPath::new(p.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn below_is_opened_without_following_links_either_way() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("a/b")).unwrap();
+        std::fs::write(temp.path().join("f"), b"").unwrap();
+        std::os::unix::fs::symlink("a", temp.path().join("l")).unwrap();
+        let root = Dir::open(temp.path()).unwrap();
+        for open in [Dir::open_below as Open, Dir::open_name_by_name as Open] {
+            open(&root, &path("a/b")).unwrap();
+            assert!(open(&root, &path("l/b")).is_err());
+            assert!(open(&root, &path("l")).is_err());
+            assert!(open(&root, &path("f")).is_err());
+            assert!(open(&root, &path("x")).is_err());
+        }
+        for there in ["l/b", "f/x", "x", "l"] {
+            assert!(root.open_below_if_there(&path(there)).unwrap().is_none());
+        }
+        assert!(root.open_parent_if_there(&path("l/x")).unwrap().is_none());
+        assert!(root.open_parent_if_there(&path("x")).unwrap().is_some());
+    }
+
+    #[test]
+    fn mode_is_set_on_files_and_folders_but_through_no_link() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("f"), b"").unwrap();
+        std::os::unix::fs::symlink("f", temp.path().join("l")).unwrap();
+        let root = Dir::open(temp.path()).unwrap();
+        root.set_mode(b"f", 0o640).unwrap();
+        assert!(root.set_mode(b"l", 0o777).is_err());
+        assert_eq!(root.stat(b"f").unwrap().unwrap().mode(), 0o640);
+        assert!(root.set_mode(b"gone", 0o777).is_err());
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_number_of_handles_is_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = Dir::open(temp.path()).unwrap();
+        root.make_dir(b"t", 0o755).unwrap();
+        let mut dir = root.open_dir(b"t").unwrap();
+        for _ in 0..1500 {
+            dir.make_dir(b"d", 0o755).unwrap();
+            dir = dir.open_dir(b"d").unwrap();
+        }
+        dir.create_file(b"f", 0o400).unwrap();
+        root.remove_tree(b"t").unwrap();
+        assert_eq!(root.list().unwrap(), []);
+    }
+}

@@ -1,0 +1,268 @@
+//! What a scan has that a snapshot has not: decided by metadata where the node index or a name proves it, by hashing else.
+
+use std::collections::HashMap;
+
+use super::LeftOut;
+use crate::{
+    artifact::{
+        snapshot::{At, Snapshot},
+        toc::TocEntry,
+    },
+    digest::{Sha256, Sha256Hasher},
+    entry::{EntryPath, Kind},
+    pack::write::{ContentPlan, PackItem},
+    source::{Item, Known, KnownContent, Source, SourceKind},
+};
+
+/// An item that is packed: which of the scan, and how.
+#[derive(Debug, Clone)]
+pub struct New {
+    /// Index in the scan.
+    pub item: usize,
+    /// What the packer gets.
+    pub pack: PackItem,
+}
+
+/// The outcome.
+#[derive(Debug, Default)]
+pub struct Diff {
+    /// Items that the snapshot has as they are: index in the scan, and where.
+    pub kept: Vec<(usize, At)>,
+    /// Items to be packed, in the order of packing.
+    pub new: Vec<New>,
+    /// Items that cannot be carried.
+    pub left_out: Vec<LeftOut>,
+}
+
+enum Verdict {
+    Keep(At),
+    New(ContentPlan),
+    /// As long as what the snapshot has under that path: only hashing tells.
+    Hash(At),
+    LeftOut(String),
+}
+
+/// Compares `items` with `base` (closed); completes the items that are new. Blocks; reads contents only where nothing proves them.
+pub fn diff(
+    source: &dyn Source,
+    items: &mut [Item],
+    base: Option<&Snapshot>,
+    known: &dyn Known,
+    threads: usize,
+) -> Diff {
+    let by_path = base.map(Snapshot::by_path).unwrap_or_default();
+    let objects = base.map(Snapshot::objects).unwrap_or_default();
+    let judge = Judge {
+        source,
+        base,
+        by_path: &by_path,
+        objects: &objects,
+        known,
+    };
+    let mut out = Diff::default();
+    let mut hash = Vec::new();
+    for (i, item) in items.iter_mut().enumerate() {
+        match judge.verdict(item) {
+            Verdict::Keep(at) => out.kept.push((i, at)),
+            Verdict::New(content) => out.new.push(new(i, item, content)),
+            Verdict::Hash(at) => hash.push((i, at)),
+            Verdict::LeftOut(why) => out.left_out.push(LeftOut {
+                what: item.entry.path.to_string(),
+                why,
+            }),
+        }
+    }
+    let items = &*items;
+    for ((i, at), digest) in hash.iter().zip(hash_all(source, items, &hash, threads)) {
+        let item = &items[*i];
+        match (base, digest) {
+            (Some(base), Some(digest)) if base.entry(*at).content == digest => {
+                if judge.same_meta(base.entry(*at), item) {
+                    out.kept.push((*i, *at));
+                } else {
+                    out.new.push(new(*i, item, kept_content(base, *at)));
+                }
+            }
+            // What cannot be read now may be read by the packer, which says why not.
+            _ => out.new.push(new(*i, item, ContentPlan::Read)),
+        }
+    }
+    sort(source.kind(), items, &mut out.new);
+    out
+}
+
+fn new(i: usize, item: &Item, content: ContentPlan) -> New {
+    New {
+        item: i,
+        pack: PackItem {
+            entry: item.entry.clone(),
+            claim: item.claim,
+            content,
+        },
+    }
+}
+
+/// Go's build cache by the time of change, which keeps together what was built together (design §10); everything else by path.
+fn sort(kind: SourceKind, items: &[Item], new: &mut [New]) {
+    match kind {
+        SourceKind::GoBuild => new.sort_by(|a, b| {
+            let key = |n: &New| crate::source::gobuild::pack_order_key(&items[n.item]);
+            key(a).cmp(&key(b))
+        }),
+        _ => new.sort_by_key(|n| n.item),
+    }
+}
+
+struct Judge<'a> {
+    source: &'a dyn Source,
+    base: Option<&'a Snapshot>,
+    by_path: &'a HashMap<&'a EntryPath, At>,
+    objects: &'a HashMap<Sha256, (usize, usize)>,
+    known: &'a dyn Known,
+}
+
+impl Judge<'_> {
+    fn verdict(&self, item: &mut Item) -> Verdict {
+        let held = self.base.and_then(|b| {
+            self.by_path
+                .get(&item.entry.path)
+                .map(|at| (*at, b.entry(*at)))
+        });
+        let known = if item.entry.kind.is_file() {
+            self.known.content(&item.entry.path, &item.stat)
+        } else {
+            None
+        };
+        if let (Some((at, held)), Some(known)) = (held, known)
+            && held.content == known.digest
+            && held.entry.kind.content_len() == known.len
+            && (!item.complete || self.same_meta(held, item))
+        {
+            return Verdict::Keep(at);
+        }
+        if !item.complete
+            && let Err(why) = self.source.complete(item)
+        {
+            return Verdict::LeftOut(why);
+        }
+        if item.entry.kind.content_len() == 0 {
+            return match held {
+                Some((at, held)) if self.same_meta(held, item) => Verdict::Keep(at),
+                _ => Verdict::New(ContentPlan::None),
+            };
+        }
+        match (held, known) {
+            (Some((at, held)), _) if item.claim == Some(held.content) && same_len(held, item) => {
+                Verdict::Keep(at)
+            }
+            (Some((at, held)), _) if item.entry.needs.is_some() => {
+                // An action entry is what its id, its output and its time say; of two the later one counts.
+                if (held.entry.meta.mtime, &held.entry.needs)
+                    >= (item.entry.meta.mtime, &item.entry.needs)
+                {
+                    Verdict::Keep(at)
+                } else {
+                    Verdict::New(ContentPlan::Read)
+                }
+            }
+            (_, Some(known)) => Verdict::New(self.content_of(held, known)),
+            (Some((at, held)), None) if item.claim.is_none() && same_len(held, item) => {
+                Verdict::Hash(at)
+            }
+            _ => Verdict::New(ContentPlan::Read),
+        }
+    }
+
+    /// The content is known: the packs may have it, under this path or another.
+    fn content_of(&self, held: Option<(At, &TocEntry)>, known: KnownContent) -> ContentPlan {
+        if let (Some((at, held)), Some(base)) = (held, self.base)
+            && held.content == known.digest
+        {
+            return kept_content(base, at);
+        }
+        match u32::try_from(known.len) {
+            Ok(len) if self.objects.contains_key(&known.digest) => ContentPlan::Kept {
+                digest: known.digest,
+                objects: vec![(known.digest, len)],
+            },
+            _ => ContentPlan::Read,
+        }
+    }
+
+    fn same_meta(&self, held: &TocEntry, item: &Item) -> bool {
+        if self.source.kind().is_go() {
+            held.entry.kind == item.entry.kind
+        } else {
+            held.entry == item.entry
+        }
+    }
+}
+
+fn same_len(held: &TocEntry, item: &Item) -> bool {
+    held.entry.kind == item.entry.kind
+}
+
+/// The content of an entry, for one that has the same.
+fn kept_content(base: &Snapshot, at: At) -> ContentPlan {
+    let toc = &base.packs[at.pack].toc;
+    let e = base.entry(at);
+    ContentPlan::Kept {
+        digest: e.content,
+        objects: e.objects.iter().map(|o| toc.object(*o)).collect(),
+    }
+}
+
+/// The digest of each item's content, in order; `None` where it could not be read.
+fn hash_all(
+    source: &dyn Source,
+    items: &[Item],
+    which: &[(usize, At)],
+    threads: usize,
+) -> Vec<Option<Sha256>> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let mut found: Vec<Option<Sha256>> = vec![None; which.len()];
+    let work = || {
+        let mut mine = Vec::new();
+        loop {
+            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some((item, _)) = which.get(i) else {
+                return mine;
+            };
+            mine.push((i, hash_one(source, &items[*item])));
+        }
+    };
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let spawned: Vec<_> = (0..threads.clamp(1, which.len().max(1)))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let joined = spawned
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+        joined.flatten().collect()
+    });
+    for (i, digest) in all {
+        found[i] = digest;
+    }
+    found
+}
+
+fn hash_one(source: &dyn Source, item: &Item) -> Option<Sha256> {
+    let Kind::File { .. } = item.entry.kind else {
+        return None;
+    };
+    let mut content = source.open(item).ok()?;
+    let mut hasher = Sha256Hasher::default();
+    let mut buffer = vec![0; 256 << 10];
+    let mut len = 0;
+    loop {
+        match content.read(&mut buffer).ok()? {
+            0 => break,
+            n => {
+                hasher.update(&buffer[..n]);
+                len += n as u64;
+            }
+        }
+    }
+    content.settle().ok()?;
+    (len == item.entry.kind.content_len()).then(|| hasher.finish())
+}

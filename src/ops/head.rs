@@ -1,0 +1,234 @@
+//! What a name stands for now: its head and the side tags that the head does not contain yet, folded (design §5, side tags).
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    Context, LeftOut, Result,
+    load::{Loaded, NotLoaded, load},
+};
+use crate::{
+    artifact::{
+        Tag,
+        fold::{self, Rules},
+        name::{self, SnapshotName},
+        snapshot::Snapshot,
+    },
+    digest::Digest,
+    entry::Time,
+    source::SourceKind,
+    store::{Resolved, Version},
+};
+
+/// How snapshots of a kind behave.
+pub fn rules(kind: SourceKind) -> Rules {
+    match kind {
+        SourceKind::GoBuild => Rules::Union {
+            outputs_by_need: true,
+        },
+        SourceKind::GoMod => Rules::Union {
+            outputs_by_need: false,
+        },
+        SourceKind::Dir => Rules::Tree,
+    }
+}
+
+/// A side tag with its snapshot.
+#[derive(Debug, Clone)]
+pub struct Side {
+    /// The tag.
+    pub tag: Tag,
+    /// What it points at.
+    pub loaded: Loaded,
+}
+
+/// What a name stands for at the moment of reading.
+#[derive(Debug, Clone, Default)]
+pub struct Current {
+    /// The head, as far as it could be read.
+    pub head: Option<Loaded>,
+    /// Version of the head's tag, for a conditional write; set even where the head cannot be read.
+    pub version: Option<Version>,
+    /// All side tags, contained or not.
+    pub side_tags: Vec<Tag>,
+    /// Side tags that the head does not contain, sorted by name.
+    pub sides: Vec<Side>,
+    /// What is there and cannot be read.
+    pub broken: Vec<LeftOut>,
+}
+
+impl Current {
+    /// Head and uncontained side tags folded and closed; `None` where there is neither.
+    pub fn folded(&self, rules: Rules, today: u32) -> Option<Snapshot> {
+        let mut all = self.head.as_ref().map(|head| {
+            let mut snapshot = head.snapshot.clone();
+            fold::close(&mut snapshot, rules);
+            snapshot
+        });
+        for side in &self.sides {
+            all = Some(fold_side(
+                all.as_ref(),
+                &side.loaded.snapshot,
+                &side.tag,
+                today,
+                rules,
+            ));
+        }
+        all
+    }
+
+    /// Digest to report for what [`Current::folded`] gives: the head's, or the last side tag's.
+    pub fn digest(&self) -> Option<Digest> {
+        let side = self.sides.last().map(|s| s.loaded.digest);
+        side.or(self.head.as_ref().map(|h| h.digest))
+    }
+
+    /// Everything lost of what could be read.
+    pub fn lost(&self) -> Vec<LeftOut> {
+        let sides = self.sides.iter().flat_map(|s| &s.loaded.lost);
+        let head = self.head.iter().flat_map(|h| &h.lost);
+        head.chain(sides).chain(&self.broken).cloned().collect()
+    }
+}
+
+/// Folds one side tag into what was folded before.
+///
+/// Of folders the later publication wins: a side tag older than what the head contains already is only remembered, or,
+/// with `--merge`, gives what the head does not have.
+pub fn fold_side(
+    head: Option<&Snapshot>,
+    side: &Snapshot,
+    tag: &Tag,
+    today: u32,
+    rules: Rules,
+) -> Snapshot {
+    let Some(head) = head else {
+        let mut empty = side.clone();
+        empty.packs.clear();
+        empty.folded.clear();
+        let mut first = fold::fold(&empty, side, Some(tag.as_str()), today, rules);
+        first.merge = side.merge;
+        return first;
+    };
+    let newest = head
+        .folded
+        .iter()
+        .filter_map(|f| name::side_time(&f.tag.parse().ok()?))
+        .max();
+    let late = rules == Rules::Tree && newest > name::side_time(tag);
+    if !late {
+        return fold::fold(head, side, Some(tag.as_str()), today, rules);
+    }
+    let mut over = head.clone();
+    over.merge = side.merge;
+    let mut out = fold::fold(side, &over, Some(tag.as_str()), today, rules);
+    out.name.clone_from(&head.name);
+    out
+}
+
+/// Reads what `name` stands for now. Packs in `damaged` count as lost.
+///
+/// # Errors
+/// When the store cannot be asked.
+pub async fn read(
+    ctx: &Context,
+    name: &SnapshotName,
+    damaged: &HashSet<Digest>,
+) -> Result<Current> {
+    let store = &ctx.opened.store;
+    let tag = name.tag();
+    let (as_reference, side_prefix) = (tag.clone().into(), name.side_prefix());
+    let (head, listed) = tokio::join!(store.resolve(&as_reference), store.tags(&side_prefix));
+    let mut current = Current::default();
+    if let Some(Resolved {
+        manifest, version, ..
+    }) = head?
+    {
+        current.version = version;
+        match load(ctx, &manifest, damaged).await? {
+            Ok(loaded) if loaded.snapshot.name != *name => {
+                let why = format!("holds `{}`, another name", loaded.snapshot.name.name);
+                current.broken.push(LeftOut {
+                    what: format!("tag {tag}"),
+                    why,
+                });
+            }
+            Ok(loaded) => current.head = Some(loaded),
+            Err(why) => current.broken.push(LeftOut {
+                what: format!("tag {tag}"),
+                why: why.text(),
+            }),
+        }
+    }
+    current.side_tags = listed?
+        .into_iter()
+        .filter(|t| name::head_of(t).as_ref() == Some(&tag))
+        .collect();
+    let contained: HashSet<&str> = match &current.head {
+        Some(head) => head
+            .snapshot
+            .folded
+            .iter()
+            .map(|f| f.tag.as_str())
+            .collect(),
+        None => HashSet::new(),
+    };
+    let open = current
+        .side_tags
+        .iter()
+        .filter(|t| !contained.contains(t.as_str()))
+        .cloned();
+    let read_side = |tag: Tag| async move {
+        let side = read_side(ctx, name, &tag, damaged).await?;
+        Ok::<_, super::Error>((tag, side))
+    };
+    let read: Vec<_> = stream::iter(open.collect::<Vec<_>>())
+        .map(read_side)
+        .buffered(ctx.concurrency.max(1))
+        .try_collect()
+        .await?;
+    for (tag, side) in read {
+        match side {
+            Some(Ok(loaded)) => current.sides.push(Side { tag, loaded }),
+            Some(Err(why)) => current.broken.push(LeftOut {
+                what: format!("tag {tag}"),
+                why,
+            }),
+            None => {}
+        }
+    }
+    Ok(current)
+}
+
+/// Reads a side tag; `None` if it is gone meanwhile.
+async fn read_side(
+    ctx: &Context,
+    name: &SnapshotName,
+    tag: &Tag,
+    damaged: &HashSet<Digest>,
+) -> Result<Option<std::result::Result<Loaded, String>>> {
+    let Some(resolved) = ctx.opened.store.resolve(&tag.clone().into()).await? else {
+        return Ok(None);
+    };
+    Ok(Some(match load(ctx, &resolved.manifest, damaged).await? {
+        Ok(loaded) if loaded.snapshot.name != *name => Err("holds another name".into()),
+        Ok(loaded) => Ok(loaded),
+        Err(why) => Err(why.text()),
+    }))
+}
+
+impl NotLoaded {
+    /// In words.
+    pub fn text(self) -> String {
+        match self {
+            Self::Foreign => "is no snapshot of ours".into(),
+            Self::Broken(why) => why,
+        }
+    }
+}
+
+/// Days since 1970 by the node's clock.
+pub fn today() -> u32 {
+    Time::now().day()
+}

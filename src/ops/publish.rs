@@ -1,0 +1,235 @@
+//! Publishing a snapshot under its name, however many writers do so at once (design §5).
+//!
+//! Where the store compares and swaps, the head is written if nobody else did meanwhile, else folded and tried again.
+//! Everywhere else the snapshot is first published under a side tag; from then on it cannot be lost, and folding it into
+//! the head is a courtesy to readers, which anyone may finish.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Context, Result,
+    head::{self, Current, fold_side},
+};
+use crate::{
+    artifact::{
+        Tag,
+        fold::{self, Rules},
+        name,
+        snapshot::{EMPTY_CONTENT, Sealed, Snapshot, empty_layer},
+    },
+    digest::Digest,
+    entry::Time,
+    store::{Body, Expect, Meet, Published},
+};
+
+/// Rounds of folding before it is left to others.
+const ROUNDS: u32 = 10;
+/// Rounds of comparing and swapping: each lost one is another writer's success.
+const SWAPS: u32 = 200;
+/// From reading the head to sending the new one at most.
+const ROUND_TIME: Duration = Duration::from_secs(60);
+/// A contained side tag is removed when it is so old by the store's clock.
+const SIDE_TAG_SECS: i64 = 24 * 3600;
+/// Side tags removed in one export at most.
+const REMOVED_AT_ONCE: usize = 32;
+
+/// What leaves a Go cache when it is published.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Days without use.
+    pub max_age_days: u32,
+    /// Stored bytes.
+    pub max_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Applies them; trees do not age.
+    pub fn apply(&self, snapshot: &mut Snapshot, today: u32, rules: Rules) -> u64 {
+        match rules {
+            Rules::Tree => 0,
+            Rules::Union { .. } => {
+                fold::expire(snapshot, today, self.max_age_days, self.max_bytes, rules)
+            }
+        }
+    }
+}
+
+/// What is published.
+pub struct Publication<'a> {
+    /// This writer's snapshot: everything for Go kinds and plain folders, the own tree alone with `--merge`.
+    pub mine: &'a Snapshot,
+    /// What was there when `mine` was made.
+    pub base: &'a Current,
+    /// Whether `mine` was made from `base`, and so can take its place.
+    pub built_on_base: bool,
+    /// How the kind behaves.
+    pub rules: Rules,
+    /// What leaves.
+    pub limits: Limits,
+    /// Packs known to be damaged.
+    pub damaged: &'a HashSet<Digest>,
+    /// Time of creation that is written.
+    pub created: Time,
+}
+
+/// Publishes; returns the digest of the head that contains it, or of this writer's own snapshot while none does.
+///
+/// All packs of it must be stored. Once it returns, every reader of the name gets what this writer had.
+///
+/// # Errors
+/// Nothing is published then, or (side tags) all of it but not yet folded.
+pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
+    match ctx.opened.meet {
+        Meet::CompareAndSwap => swap(ctx, p).await,
+        Meet::SideTags => by_side_tag(ctx, p).await,
+    }
+}
+
+async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
+    let name = &p.mine.name;
+    let today = head::today();
+    let mut current = p.base.clone();
+    for round in 0..SWAPS {
+        let moved = round > 0 || p.mine.merge || !p.built_on_base;
+        let next = match current.folded(p.rules, today) {
+            Some(head) if moved => {
+                let mut next = fold::fold(&head, p.mine, None, today, p.rules);
+                p.limits.apply(&mut next, today, p.rules);
+                next
+            }
+            _ => p.mine.clone(),
+        };
+        let sealed = next.seal(p.created);
+        put_config(ctx, &sealed).await?;
+        let expect = current
+            .version
+            .clone()
+            .map_or(Expect::Absent, Expect::Version);
+        let tag = name.tag();
+        match ctx
+            .opened
+            .store
+            .publish(&sealed.manifest, Some(&tag), &expect)
+            .await?
+        {
+            Published::Done => return Ok(sealed.manifest.digest),
+            Published::Conflict => current = head::read(ctx, name, p.damaged).await?,
+        }
+    }
+    Err(super::Error::Usage(format!(
+        "gave up after {SWAPS} other writers of `{}`",
+        name.name
+    )))
+}
+
+async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
+    let name = &p.mine.name;
+    let store = &ctx.opened.store;
+    let own = name.side_tag(store.clock().await?, fastrand::u64(..));
+    let sealed = p.mine.seal(p.created);
+    put_config(ctx, &sealed).await?;
+    store
+        .publish(&sealed.manifest, Some(&own), &Expect::Anything)
+        .await?;
+    tracing::debug!(tag = %own, digest = %sealed.manifest.digest, "Side tag published");
+    // The export is durable; what fails from here on is finished by the next writer, and readers fold it themselves.
+    let head = fold_into_head(ctx, p, &own).await.unwrap_or_else(|e| {
+        tracing::warn!(error = %e, "Head not updated; readers use the side tag");
+        None
+    });
+    Ok(head.unwrap_or(sealed.manifest.digest))
+}
+
+/// Folds until the head contains `own` and all that was listed; the head's digest then.
+async fn fold_into_head(ctx: &Context, p: &Publication<'_>, own: &Tag) -> Result<Option<Digest>> {
+    let name = &p.mine.name;
+    let today = head::today();
+    let mut seen: HashSet<Tag> = HashSet::from([own.clone()]);
+    for round in 0..ROUNDS {
+        let started = Instant::now();
+        let current = head::read(ctx, name, p.damaged).await?;
+        seen.extend(current.side_tags.iter().cloned());
+        let contained: HashSet<&str> = match &current.head {
+            Some(head) => head
+                .snapshot
+                .folded
+                .iter()
+                .map(|f| f.tag.as_str())
+                .collect(),
+            None => HashSet::new(),
+        };
+        if seen.iter().all(|t| contained.contains(t.as_str())) {
+            remove_old(ctx, &current, &contained).await;
+            return Ok(current.head.as_ref().map(|h| h.digest));
+        }
+        let mut next = current.folded(p.rules, today);
+        if !contained.contains(own.as_str()) && !current.sides.iter().any(|s| s.tag == *own) {
+            // The listing lags behind.
+            next = Some(fold_side(next.as_ref(), p.mine, own, today, p.rules));
+        }
+        // A tag that was listed before and is in no head now: its writer is gone, or a stale head came back.
+        seen.retain(|t| t == own || current.side_tags.contains(t));
+        let Some(mut next) = next else { continue };
+        p.limits.apply(&mut next, today, p.rules);
+        let sealed = next.seal(p.created);
+        put_config(ctx, &sealed).await?;
+        if started.elapsed() > ROUND_TIME {
+            continue;
+        }
+        let expect = current.version.map_or(Expect::Absent, Expect::Version);
+        let published = ctx
+            .opened
+            .store
+            .publish(&sealed.manifest, Some(&name.tag()), &expect)
+            .await?;
+        if published == Published::Conflict || round > 0 {
+            // Writers that met once would meet again at the same pace.
+            let pause = fastrand::u64(0..50 << round.min(5));
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+    tracing::info!(
+        name = name.name,
+        "Side tag left for the next writer to fold"
+    );
+    Ok(None)
+}
+
+/// Stores what the manifest names besides packs.
+async fn put_config(ctx: &Context, sealed: &Sealed) -> Result<()> {
+    let body = Body::Bytes(sealed.config_bytes.clone().into());
+    ctx.opened.store.put(&sealed.config, &body).await?;
+    if sealed.is_empty {
+        let body = Body::Bytes(EMPTY_CONTENT.into());
+        ctx.opened.store.put(&empty_layer(), &body).await?;
+    }
+    Ok(())
+}
+
+/// Removes side tags that the head contains and that are old; what cannot be removed waits for the next export.
+async fn remove_old(ctx: &Context, current: &Current, contained: &HashSet<&str>) {
+    let Some(untag) = &ctx.opened.untag else {
+        return;
+    };
+    let old: Vec<&Tag> = current
+        .side_tags
+        .iter()
+        .filter(|t| contained.contains(t.as_str()))
+        .collect();
+    if old.is_empty() {
+        return;
+    }
+    let Ok(now) = ctx.opened.store.clock().await else {
+        return;
+    };
+    let is_old = |t: &Tag| name::side_time(t).is_some_and(|at| at.secs + SIDE_TAG_SECS < now.secs);
+    for tag in old.into_iter().filter(|t| is_old(t)).take(REMOVED_AT_ONCE) {
+        if let Err(e) = untag.untag(tag).await {
+            tracing::debug!(%tag, error = %e, "Old side tag not removed");
+            break;
+        }
+    }
+}

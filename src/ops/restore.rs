@@ -1,0 +1,460 @@
+//! Putting a snapshot back: what stands is left, what is missing is fetched, unpacked beside, verified, and moved into place.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Context, LeftOut, Moved, Result,
+    fetch::{self, FRAMES_WAITING, Fetched},
+};
+use crate::{
+    artifact::snapshot::{At, Snapshot},
+    digest::Digest,
+    entry::{Entry, EntryPath, Kind, Time},
+    fs,
+    pack::{
+        plan::{Plan, Wanted, plan},
+        unpack::{Arrival, FileOutcome, Target, unpack},
+    },
+    progress::{Phase, Progress},
+    source::{
+        KnownContent, NothingKnown, Source, Standing,
+        index::NodeIndex,
+        place::{Placement, StageTree, Staging},
+    },
+    task,
+};
+
+/// Room that is left free on the target's file system.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// What stands of a snapshot, and what is missing.
+struct Survey {
+    /// Entries to be in the target at the end, sorted by path: those of the snapshot that are admitted.
+    entries: Vec<(At, Entry)>,
+    /// For each of them: what stands in its place.
+    standing: Vec<Standing>,
+    /// Entries that may not be restored.
+    refused: Vec<LeftOut>,
+}
+
+/// What a restore did.
+pub struct Restored {
+    /// Entries that were written.
+    pub written: u64,
+    /// Entries that could not be had; empty: all of the snapshot is there.
+    pub missing: Vec<LeftOut>,
+    /// Packs found damaged, with why.
+    pub damaged: Vec<(Digest, String)>,
+    /// What was fetched.
+    pub moved: Moved,
+    /// What stands in the target now, with its content: for the node index.
+    pub contents: Vec<(EntryPath, KnownContent)>,
+}
+
+/// Why nothing was restored.
+pub enum NotRestored {
+    /// The snapshot cannot be had whole, and its kind wants it whole: a miss. The packs found damaged, and why.
+    Incomplete(Vec<(Digest, String)>, String),
+}
+
+/// Restores `snapshot`, which passed its closure.
+///
+/// # Errors
+/// When the target cannot be written, or the store cannot be asked; the target has what it had.
+pub async fn restore(
+    ctx: &Context,
+    source: Arc<dyn Source>,
+    snapshot: Arc<Snapshot>,
+    index: Arc<Option<NodeIndex>>,
+    mirror: bool,
+) -> Result<std::result::Result<Restored, NotRestored>> {
+    let (survey, wanted) = {
+        let (source, snapshot, index) = (source.clone(), snapshot.clone(), index.clone());
+        task::blocking(move || -> Result<_> {
+            let survey = survey(&*source, &snapshot, index.as_ref().as_ref())?;
+            let wanted = wanted(&survey);
+            Ok((survey, wanted))
+        })
+        .await?
+    };
+    if let (Some(first), false) = (survey.refused.first(), source.kind().is_go()) {
+        let why = format!("{} is refused: {}", first.what, first.why);
+        return Ok(Err(NotRestored::Incomplete(Vec::new(), why)));
+    }
+    let plan = Arc::new(plan(&snapshot, &wanted));
+    let job = Arc::new(Job {
+        source,
+        snapshot,
+        survey,
+        plan,
+        mirror,
+        now: Time::now(),
+        progress: ctx.progress.clone(),
+    });
+    let staging = {
+        let job = job.clone();
+        task::blocking(move || job.begin()).await?
+    };
+    let (outcomes, fetched) = run(ctx, &job, &staging).await?;
+    if let Some(e) = fetched.failed {
+        return Err(e.into());
+    }
+    let broken: Vec<(usize, String)> = outcomes
+        .into_iter()
+        .enumerate()
+        .filter_map(|(i, o)| match o {
+            FileOutcome::Whole => None,
+            FileOutcome::Broken(why) => Some((i, why)),
+        })
+        .collect();
+    if let (Some((i, why)), false) = (broken.first(), job.source.kind().is_go()) {
+        let why = format!("{}: {why}", job.plan.files[*i].path);
+        return Ok(Err(NotRestored::Incomplete(fetched.damaged, why)));
+    }
+    let total = job.snapshot.stored_bytes();
+    let moved = Moved {
+        blobs_moved: fetched.packs,
+        bytes_moved: fetched.bytes,
+        bytes_saved: total.saturating_sub(fetched.bytes),
+    };
+    ctx.progress.begin(Phase::Place, None);
+    let placed = task::blocking(move || job.place(staging, &broken)).await;
+    ctx.progress.end(Phase::Place);
+    let (written, missing, contents) = placed?;
+    Ok(Ok(Restored {
+        written,
+        missing,
+        damaged: fetched.damaged,
+        moved,
+        contents,
+    }))
+}
+
+/// Fetching and unpacking at once.
+async fn run(
+    ctx: &Context,
+    job: &Arc<Job>,
+    staging: &Arc<Option<Staging>>,
+) -> Result<(Vec<FileOutcome>, Fetched)> {
+    if job.plan.files.is_empty() {
+        return Ok((Vec::new(), Fetched::default()));
+    }
+    ctx.progress
+        .begin(Phase::Restore, Some(job.plan.stored_bytes()));
+    let (out, arrived) = mpsc::channel::<Arrival>(FRAMES_WAITING);
+    let unpacking = {
+        let (job, staging, threads) = (job.clone(), staging.clone(), ctx.threads);
+        task::blocking(move || {
+            let arrived = Mutex::new(arrived);
+            let next = || {
+                arrived
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .blocking_recv()
+            };
+            let staging = staging
+                .as_ref()
+                .as_ref()
+                .expect("files are staged only where a staging folder was made");
+            let target = Into {
+                job: &job,
+                tree: staging.tree(),
+            };
+            unpack(&job.plan, &target, threads, &*job.progress, &next)
+        })
+    };
+    let fetching = fetch::fetch(
+        ctx.opened.store.clone(),
+        &job.snapshot,
+        &job.plan,
+        ctx.concurrency,
+        out,
+    );
+    let (outcomes, fetched) = tokio::join!(unpacking, fetching);
+    ctx.progress.end(Phase::Restore);
+    Ok((outcomes?, fetched))
+}
+
+struct Job {
+    source: Arc<dyn Source>,
+    snapshot: Arc<Snapshot>,
+    survey: Survey,
+    plan: Arc<Plan>,
+    mirror: bool,
+    now: Time,
+    progress: Progress,
+}
+
+/// The staged tree as the unpacker sees it.
+struct Into<'a> {
+    job: &'a Job,
+    tree: &'a StageTree,
+}
+
+impl Target for Into<'_> {
+    fn create(&self, file: usize) -> fs::Result<File> {
+        let plan = &self.job.plan.files[file];
+        self.tree.create_file(
+            &plan.path,
+            self.job.snapshot.entry(plan.entry).entry.meta.mode,
+        )
+    }
+
+    fn finish(&self, file: usize, out: &File) -> fs::Result<()> {
+        let entry = &self
+            .job
+            .snapshot
+            .entry(self.job.plan.files[file].entry)
+            .entry;
+        self.tree.finish_file(
+            out,
+            entry,
+            self.job.source.restored_mtime(entry, self.job.now),
+        )
+    }
+}
+
+/// Compares the snapshot with what is there. Blocks.
+fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -> Result<Survey> {
+    let mut entries: Vec<(At, Entry)> = Vec::new();
+    let mut refused = Vec::new();
+    for (at, e) in snapshot.live() {
+        let content = e.entry.kind.is_file().then_some(&e.content);
+        match source.admit(&e.entry, content) {
+            Ok(()) => entries.push((at, e.entry.clone())),
+            Err(why) => refused.push(LeftOut {
+                what: e.entry.path.to_string(),
+                why,
+            }),
+        }
+    }
+    entries.sort_unstable_by(|a, b| a.1.path.cmp(&b.1.path));
+    let root = fs::Dir::open_if_there(source.root())?;
+    let standing = match root {
+        None => vec![Standing::Absent; entries.len()],
+        Some(root) => stand(source, snapshot, &entries, &root, index)?,
+    };
+    Ok(Survey {
+        entries,
+        standing,
+        refused,
+    })
+}
+
+fn stand(
+    source: &dyn Source,
+    snapshot: &Snapshot,
+    entries: &[(At, Entry)],
+    root: &fs::Dir,
+    index: Option<&NodeIndex>,
+) -> Result<Vec<Standing>> {
+    // A fresh node commonly has the folder and nothing in it.
+    if root.list()?.is_empty() {
+        return Ok(vec![Standing::Absent; entries.len()]);
+    }
+    let known: &(dyn crate::source::Known + Sync) = match index {
+        Some(index) => index,
+        None => &NothingKnown,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = entries.len().div_ceil(threads).max(1);
+    let judge = |(at, entry): &(At, Entry)| {
+        let content = entry.kind.is_file().then(|| snapshot.entry(*at).content);
+        source.standing(root, entry, content.as_ref(), known)
+    };
+    let parts: Vec<crate::source::Result<Vec<Standing>>> = std::thread::scope(|scope| {
+        let judge = &judge;
+        let spawned: Vec<_> = entries
+            .chunks(part)
+            .map(|chunk| scope.spawn(move || chunk.iter().map(judge).collect()))
+            .collect();
+        spawned
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+            .collect()
+    });
+    let mut all = Vec::with_capacity(entries.len());
+    for part in parts {
+        all.extend(part?);
+    }
+    Ok(all)
+}
+
+/// The files that must be fetched.
+fn wanted(survey: &Survey) -> Vec<Wanted> {
+    let all = survey.entries.iter().zip(&survey.standing);
+    all.filter(|((_, e), s)| e.kind.is_file() && matches!(s, Standing::Absent | Standing::Other))
+        // A name that says what is in it is compared with what is in it.
+        .map(|((at, _), _)| Wanted {
+            at: *at,
+            check: true,
+        })
+        .collect()
+}
+
+impl Job {
+    /// Makes the staging folder, if anything is to be put into place at all, and sees whether there is room.
+    fn begin(&self) -> Result<Arc<Option<Staging>>> {
+        let all_there = self
+            .survey
+            .standing
+            .iter()
+            .all(|s| matches!(s, Standing::Same | Standing::Keep | Standing::SameContent));
+        if all_there
+            && !self.mirror
+            && (!self.survey.entries.is_empty() || self.source.root().is_dir())
+        {
+            return Ok(Arc::new(None));
+        }
+        let staging = Staging::begin(self.source.root(), self.source.carry())?;
+        let need = self.plan.content_bytes() + SPARE_BYTES;
+        let free = staging.tree().root().free_bytes()?;
+        if need > free {
+            let why = format!("{need} bytes are needed and {free} are free");
+            let e = std::io::Error::new(std::io::ErrorKind::StorageFull, why);
+            return Err(fs::Error::new("restore into", self.source.root(), e).into());
+        }
+        Ok(Arc::new(Some(staging)))
+    }
+
+    /// Verifies what is staged as a whole, moves it into place and finishes the cache.
+    fn place(
+        &self,
+        staging: Arc<Option<Staging>>,
+        broken: &[(usize, String)],
+    ) -> Result<(u64, Vec<LeftOut>, Vec<(EntryPath, KnownContent)>)> {
+        let mut lost: HashMap<&EntryPath, String> = HashMap::new();
+        for (i, why) in broken {
+            lost.insert(&self.plan.files[*i].path, why.clone());
+        }
+        let staged_paths: Vec<EntryPath> = self
+            .plan
+            .files
+            .iter()
+            .map(|f| f.path.clone())
+            .filter(|p| !lost.contains_key(p))
+            .collect();
+        let staging =
+            Arc::into_inner(staging).expect("the unpacker has ended, nobody else holds it");
+        if let Some(staging) = &staging {
+            for (i, _) in broken {
+                staging.tree().discard(&self.plan.files[*i].path)?;
+            }
+            for (path, why) in self
+                .source
+                .check_staged(staging.tree().root(), &staged_paths)?
+            {
+                staging.tree().discard(&path)?;
+                let file = self.plan.files.iter().find(|f| f.path == path);
+                if let Some(file) = file {
+                    lost.insert(&file.path, why);
+                }
+            }
+        }
+        self.lose_what_needs_the_lost(staging.as_ref(), &mut lost)?;
+        let staged: HashSet<&EntryPath> = staged_paths
+            .iter()
+            .filter(|p| !lost.contains_key(p))
+            .collect();
+        let mut entries = Vec::new();
+        let mut is_staged = Vec::new();
+        let mut adjusted = Vec::new();
+        for ((_, entry), standing) in self.survey.entries.iter().zip(&self.survey.standing) {
+            if lost.contains_key(&entry.path) {
+                continue;
+            }
+            if *standing == Standing::SameContent
+                || (self.source.kind().is_go() && *standing == Standing::Same)
+            {
+                adjusted.push(entry);
+            }
+            is_staged.push(staged.contains(&entry.path));
+            entries.push(entry.clone());
+        }
+        let mut written = staged.len() as u64;
+        let links = entries
+            .iter()
+            .zip(self.survey.standing.iter())
+            .filter(|(e, s)| !e.kind.is_file() && **s == Standing::Absent);
+        written += links.count() as u64;
+        let root = match staging {
+            Some(staging) => {
+                let keep = |path: &[u8], is_dir: bool| self.source.keeps(path, is_dir);
+                let placement = Placement {
+                    entries: &entries,
+                    staged: &is_staged,
+                    mtime: &|e: &Entry| self.source.restored_mtime(e, self.now),
+                    rank: &|p: &EntryPath| self.source.rank(p),
+                    mirror: if self.mirror { Some(&keep) } else { None },
+                };
+                staging.place(&placement)?.target
+            }
+            None => fs::Dir::open(self.source.root())?,
+        };
+        for entry in adjusted {
+            self.source.adjust(&root, entry, self.now)?;
+        }
+        let placed: Vec<EntryPath> = staged.into_iter().cloned().collect();
+        self.source.finish(&root, &placed, self.now)?;
+        let mut missing = self.survey.refused.clone();
+        missing.extend(lost.into_iter().map(|(p, why)| LeftOut {
+            what: p.to_string(),
+            why,
+        }));
+        missing.sort_by(|a, b| a.what.cmp(&b.what));
+        Ok((written, missing, self.contents(&entries)))
+    }
+
+    /// An action entry whose output did not come is of no use.
+    fn lose_what_needs_the_lost<'a>(
+        &'a self,
+        staging: Option<&Staging>,
+        lost: &mut HashMap<&'a EntryPath, String>,
+    ) -> Result<()> {
+        let refused: HashSet<&str> = self
+            .survey
+            .refused
+            .iter()
+            .map(|r| r.what.as_str())
+            .collect();
+        let files: HashSet<&EntryPath> = self.plan.files.iter().map(|f| &f.path).collect();
+        for (_, entry) in &self.survey.entries {
+            let Some(needs) = &entry.needs else { continue };
+            let gone = lost.contains_key(needs)
+                || (!refused.is_empty() && refused.contains(needs.to_string().as_str()));
+            if gone && files.contains(&entry.path) && !lost.contains_key(&entry.path) {
+                if let Some(staging) = staging {
+                    staging.tree().discard(&entry.path)?;
+                }
+                lost.insert(
+                    &entry.path,
+                    "the output that it names could not be had".into(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of the target's files now.
+    fn contents(&self, entries: &[Entry]) -> Vec<(EntryPath, KnownContent)> {
+        let there: HashSet<&EntryPath> = entries.iter().map(|e| &e.path).collect();
+        let all = self.survey.entries.iter().zip(&self.survey.standing);
+        all.filter(|((_, e), s)| {
+            matches!(e.kind, Kind::File { .. }) && **s != Standing::Keep && there.contains(&e.path)
+        })
+        .map(|((at, e), _)| {
+            let content = KnownContent {
+                digest: self.snapshot.entry(*at).content,
+                len: e.kind.content_len(),
+            };
+            (e.path.clone(), content)
+        })
+        .collect()
+    }
+}

@@ -1,0 +1,163 @@
+//! Packing and sending at once: while one pack is written the one before it is on its way.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{Context, Moved, Result};
+use crate::{
+    artifact::snapshot::{Layer, Pack, TocPlace},
+    digest::Sha256,
+    pack::{
+        self,
+        write::{Contents, Options, Outcome, PackItem, Sink, Written},
+    },
+    progress::{Phase, Progress},
+    source::{Item, Source},
+    store::{self, Body, Put, Spool, SpoolWriter},
+    task,
+};
+
+/// Finished packs that wait for the one that is being sent. With that and the one being written, two are spooled whole at most.
+const PACKS_WAITING: usize = 1;
+
+/// What is packed.
+pub struct Work {
+    /// The cache.
+    pub source: Arc<dyn Source>,
+    /// Its items.
+    pub items: Arc<Vec<Item>>,
+    /// What of them is packed.
+    pub new: Vec<super::diff::New>,
+    /// Objects that kept packs have.
+    pub kept: Arc<std::collections::HashSet<Sha256>>,
+    /// How.
+    pub options: Options,
+}
+
+/// What came of it.
+pub struct Uploaded {
+    /// The packs, stored, all entries live.
+    pub packs: Vec<Pack>,
+    /// One outcome for each of [`Work::new`].
+    pub outcomes: Vec<Outcome>,
+    /// What was sent.
+    pub moved: Moved,
+    /// Time in which packing was under way, and sending.
+    pub times: (Duration, Duration),
+}
+
+struct FromSource<'a> {
+    source: &'a dyn Source,
+    items: &'a [Item],
+    which: &'a [usize],
+}
+
+impl Contents for FromSource<'_> {
+    fn open(&self, item: usize) -> std::result::Result<Box<dyn crate::entry::Content>, String> {
+        self.source.open(&self.items[self.which[item]])
+    }
+}
+
+struct SpoolSink {
+    dir: PathBuf,
+    out: mpsc::Sender<(Spool, Written)>,
+}
+
+impl Sink for SpoolSink {
+    type Out = SpoolWriter;
+
+    fn begin(&mut self) -> std::io::Result<SpoolWriter> {
+        SpoolWriter::create(&self.dir).map_err(std::io::Error::other)
+    }
+
+    fn end(&mut self, out: SpoolWriter, written: Written) -> std::io::Result<()> {
+        let sent = self.out.blocking_send((out.finish(), written));
+        sent.map_err(|_| std::io::Error::other("nobody takes packs any more"))
+    }
+}
+
+/// Packs and stores; every pack is durable in the store when this returns.
+///
+/// # Errors
+/// When a pack cannot be written or stored; those stored before stay, unreachable until a later export uses them.
+pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
+    let dir = ctx
+        .opened
+        .spool_dir
+        .clone()
+        .unwrap_or_else(|| ctx.temp_dir.clone());
+    let (out, arrived) = mpsc::channel(PACKS_WAITING);
+    let watch = ctx.progress.clone();
+    let started = Instant::now();
+    let packing = task::blocking(move || {
+        let outcomes = pack_all(&work, SpoolSink { dir, out }, &watch);
+        (outcomes, started.elapsed())
+    });
+    let ((outcomes, packed_in), sent) = tokio::join!(packing, send_all(ctx, arrived, day));
+    // If sending failed, packing failed for want of a taker: the cause is the better error.
+    let (packs, moved, sent_in) = sent?;
+    Ok(Uploaded {
+        packs,
+        outcomes: outcomes?,
+        moved,
+        times: (packed_in, sent_in),
+    })
+}
+
+fn pack_all(work: &Work, mut sink: SpoolSink, watch: &Progress) -> Result<Vec<Outcome>> {
+    let items: Vec<PackItem> = work.new.iter().map(|n| n.pack.clone()).collect();
+    let which: Vec<usize> = work.new.iter().map(|n| n.item).collect();
+    let contents = FromSource {
+        source: &*work.source,
+        items: &work.items,
+        which: &which,
+    };
+    let kept = |digest: &Sha256| work.kept.contains(digest);
+    let total = items.iter().map(|i| i.entry.kind.content_len()).sum();
+    watch.begin(Phase::Pack, Some(total));
+    let outcomes = pack::write::write(&items, &contents, &kept, &work.options, &mut sink, &**watch);
+    watch.end(Phase::Pack);
+    Ok(outcomes?)
+}
+
+async fn send_all(
+    ctx: &Context,
+    mut arrived: mpsc::Receiver<(Spool, Written)>,
+    day: u32,
+) -> store::Result<(Vec<Pack>, Moved, Duration)> {
+    let (mut packs, mut moved, mut busy) = (Vec::new(), Moved::default(), Duration::ZERO);
+    while let Some((spool, written)) = arrived.recv().await {
+        let started = Instant::now();
+        let at = written.toc_at;
+        let place = TocPlace {
+            digest: at.digest,
+            offset: at.offset,
+            size: at.size,
+        };
+        let layer = Layer::new(spool.digest(), spool.size(), place);
+        let size = spool.size();
+        ctx.progress.begin(Phase::Upload, Some(size));
+        match ctx
+            .opened
+            .store
+            .put(&layer.descriptor, &Body::Spool(Arc::new(spool)))
+            .await?
+        {
+            Put::Stored => {
+                moved.blobs_moved += 1;
+                moved.bytes_moved += size;
+            }
+            Put::Existed => moved.bytes_saved += size,
+        }
+        ctx.progress.advance(Phase::Upload, size);
+        ctx.progress.end(Phase::Upload);
+        packs.push(Pack::all_live(layer, Arc::new(written.toc), day));
+        busy += started.elapsed();
+    }
+    Ok((packs, moved, busy))
+}

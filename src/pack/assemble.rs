@@ -1,0 +1,148 @@
+//! Cuts the tar of a pack into frames and keeps its table of contents, in order and without I/O.
+
+use std::collections::HashMap;
+
+use super::{FRAME_TARGET_BYTES, OWN_FRAME_BYTES, tar};
+use crate::{
+    artifact::toc::{Foreign, Frame, MAX_FRAME_BYTES, Object, Toc, TocEntry},
+    digest::Sha256,
+    entry::Entry,
+};
+
+/// An object of an entry: digest and length.
+pub(super) type ObjectId = (Sha256, u32);
+
+/// One pack on its way; frames leave through the closure that the methods take.
+#[derive(Debug, Default)]
+pub(super) struct Assembler {
+    frame: Vec<u8>,
+    frames: u32,
+    raw_bytes: u64,
+    objects: Vec<Object>,
+    places: HashMap<Sha256, u32>,
+    entries: Vec<(Entry, Sha256, Vec<ObjectId>)>,
+}
+
+impl Assembler {
+    /// Tar bytes so far.
+    pub(super) fn raw_bytes(&self) -> u64 {
+        self.raw_bytes
+    }
+
+    /// Says whether nothing was put in.
+    pub(super) fn is_empty(&self) -> bool {
+        self.raw_bytes == 0 && self.entries.is_empty()
+    }
+
+    /// Starts a member: its header blocks, in a new frame where its content is big.
+    pub(super) fn begin(&mut self, header: &[u8], content_len: u64, emit: &mut dyn FnMut(Vec<u8>)) {
+        if content_len >= OWN_FRAME_BYTES || self.frame.len() + header.len() > FRAME_TARGET_BYTES {
+            self.cut(emit);
+        }
+        self.push(header, emit);
+    }
+
+    /// Adds one object to the member's content.
+    pub(super) fn object(&mut self, id: ObjectId, bytes: &[u8], emit: &mut dyn FnMut(Vec<u8>)) {
+        if self.frame.len() >= FRAME_TARGET_BYTES
+            || self.frame.len() + bytes.len() > MAX_FRAME_BYTES as usize
+        {
+            self.cut(emit);
+        }
+        let offset = self.frame.len() as u32;
+        self.raw_bytes += bytes.len() as u64;
+        self.frame.extend_from_slice(bytes);
+        // Content that repeats is written again, so that the tar is whole; the first copy is the one that counts.
+        self.places.entry(id.0).or_insert_with(|| {
+            self.objects.push(Object {
+                digest: id.0,
+                len: id.1,
+                frame: self.frames,
+                offset,
+            });
+            self.objects.len() as u32 - 1
+        });
+    }
+
+    /// Ends a member of `content_len` bytes: fills up its last block.
+    pub(super) fn end(&mut self, content_len: u64, emit: &mut dyn FnMut(Vec<u8>)) {
+        let zeros = [0; tar::BLOCK as usize];
+        self.push(&zeros[..tar::padding(content_len)], emit);
+        if self.frame.len() >= FRAME_TARGET_BYTES {
+            self.cut(emit);
+        }
+    }
+
+    /// Fills a member up whose file turned out shorter than its header says.
+    pub(super) fn fill(&mut self, mut missing: u64, emit: &mut dyn FnMut(Vec<u8>)) {
+        let zeros = [0; 64 << 10];
+        while missing > 0 {
+            let n = missing.min(zeros.len() as u64);
+            self.push(&zeros[..n as usize], emit);
+            missing -= n;
+        }
+    }
+
+    /// Lists an entry.
+    pub(super) fn list(&mut self, entry: Entry, content: Sha256, objects: Vec<ObjectId>) {
+        self.entries.push((entry, content, objects));
+    }
+
+    /// Ends the tar.
+    pub(super) fn finish(&mut self, emit: &mut dyn FnMut(Vec<u8>)) {
+        self.push(&tar::END, emit);
+        self.cut(emit);
+    }
+
+    /// The table of contents, once the frames are known as they were written.
+    pub(super) fn into_toc(self, generation: u8, frames: Vec<Frame>) -> Toc {
+        let own = self.objects.len() as u32;
+        let mut foreign: Vec<Foreign> = Vec::new();
+        let mut foreign_places: HashMap<Sha256, u32> = HashMap::new();
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for (entry, content, objects) in self.entries {
+            let place = |(digest, len): ObjectId| {
+                self.places.get(&digest).copied().unwrap_or_else(|| {
+                    *foreign_places.entry(digest).or_insert_with(|| {
+                        foreign.push(Foreign { digest, len });
+                        own + foreign.len() as u32 - 1
+                    })
+                })
+            };
+            let objects = objects.into_iter().map(place).collect();
+            entries.push(TocEntry {
+                entry,
+                content,
+                objects,
+            });
+        }
+        Toc {
+            generation,
+            frames,
+            objects: self.objects,
+            foreign,
+            entries,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(Vec<u8>)) {
+        for piece in bytes.chunks(FRAME_TARGET_BYTES) {
+            if self.frame.len() + piece.len() > MAX_FRAME_BYTES as usize {
+                self.cut(emit);
+            }
+            self.frame.extend_from_slice(piece);
+            self.raw_bytes += piece.len() as u64;
+        }
+    }
+
+    fn cut(&mut self, emit: &mut dyn FnMut(Vec<u8>)) {
+        if !self.frame.is_empty() {
+            let full = std::mem::replace(
+                &mut self.frame,
+                Vec::with_capacity(FRAME_TARGET_BYTES + (256 << 10)),
+            );
+            emit(full);
+            self.frames += 1;
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Packs: entries and their contents as one blob, and back.
+//!
+//! - Holds: planning of frames, the tar and zstd form, the table of contents in it, unpacking of frames into files.
+//! - Enters: entries in the order of packing, readers of their contents; on the way back stored frames and where their bytes belong.
+//! - Leaves: a pack on any `io::Write` with its table of contents; on the way back files, every byte checked.
+//! - Deliberately absent: which cache it is, where packs go or come from, async.
+
+use std::io::Write;
+
+use crate::digest::Digest;
+
+mod assemble;
+pub mod bare;
+pub mod chunk;
+pub mod plan;
+mod pool;
+pub mod tar;
+
+pub mod unpack;
+pub mod write;
+
+/// Frames are closed once they decode to so many bytes (never more than [`crate::artifact::toc::MAX_FRAME_BYTES`]).
+pub const FRAME_TARGET_BYTES: usize = 2 << 20;
+/// Content of so many bytes starts a frame of its own.
+pub const OWN_FRAME_BYTES: u64 = 1 << 20;
+/// Content of so many bytes is cut into segments.
+pub const SEGMENTED_BYTES: u64 = 256 << 10;
+/// Level 2 is a quarter faster and 3 % bigger; level 1 is bigger than `tar | zstd -3` (design §10).
+pub const ZSTD_LEVEL: i32 = 3;
+/// Magic number of the skippable zstd frames that we write (RFC 8878 §3.1.2 has sixteen).
+const SKIPPABLE: u32 = 0x184D_2A5C;
+
+/// Why packing or unpacking failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pack could not be written.
+    #[error("cannot write a pack: {0}")]
+    Write(#[source] std::io::Error),
+    /// A restored file could not be written.
+    #[error(transparent)]
+    Fs(#[from] crate::fs::Error),
+    /// A limit of what may be restored is exceeded.
+    #[error("{0}")]
+    Limit(String),
+    /// Whoever waits for the result has gone.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Result of packing or unpacking.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Where the table of contents of a finished pack is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TocAt {
+    /// SHA-256 of its stored form.
+    pub digest: Digest,
+    /// Where its stored form starts.
+    pub offset: u64,
+    /// Length of its stored form.
+    pub size: u64,
+}
+
+/// Writes a skippable frame: magic, length, bytes (RFC 8878 §3.1.2).
+fn write_skippable(out: &mut dyn Write, bytes: &[u8]) -> std::io::Result<()> {
+    let len = u32::try_from(bytes.len())
+        .map_err(|_| std::io::Error::other("a skippable frame over 4 GiB"))?;
+    out.write_all(&SKIPPABLE.to_le_bytes())?;
+    out.write_all(&len.to_le_bytes())?;
+    out.write_all(bytes)
+}

@@ -1,0 +1,492 @@
+//! Packing: entries in their order to packs, on all cores, the same packs for the same entries.
+
+use std::{collections::VecDeque, io::Write};
+
+use super::{
+    Error, Result, TocAt,
+    assemble::{Assembler, ObjectId},
+    bare,
+    pool::{Piece, Pool, ReadOut, Squeezed},
+    tar, write_skippable,
+};
+use crate::{
+    artifact::toc::{Frame, Toc},
+    digest::{Digest, Sha256},
+    entry::{Content, Entry},
+    progress::{Phase, Watch},
+};
+
+/// A pack is closed at the next member once its tar is so long …
+const PACK_RAW_BYTES: u64 = 256 << 20;
+/// … and it is so long itself.
+const PACK_BYTES: u64 = 64 << 20;
+/// How often its length is looked at from then on: compression has to come to rest for it.
+const PACK_CHECK_BYTES: u64 = 64 << 20;
+/// No pack is smaller than this part of all, so that there are never too many.
+const PACKS_AT_MOST: u64 = 50;
+
+/// Where an item's content comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContentPlan {
+    /// It has none: a folder, a link, an empty file.
+    None,
+    /// Kept packs have all of it; only the entry is listed.
+    Kept {
+        /// SHA-256 of the content.
+        digest: Sha256,
+        /// Its objects in order.
+        objects: Vec<(Sha256, u32)>,
+    },
+    /// It is read: [`Contents::open`] with the item's index.
+    Read,
+}
+
+/// An entry to be packed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackItem {
+    /// The entry.
+    pub entry: Entry,
+    /// What its content must hash to, where its name says so.
+    pub claim: Option<Sha256>,
+    /// Where its content comes from.
+    pub content: ContentPlan,
+}
+
+/// Opens contents by the index of the item; called from many threads.
+pub trait Contents: Sync {
+    /// Opens the content of an item whose plan is [`ContentPlan::Read`].
+    ///
+    /// # Errors
+    /// In words, why it must be left out.
+    fn open(&self, item: usize) -> std::result::Result<Box<dyn Content>, String>;
+}
+
+/// What a pack is to other tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A whole tree: every file as a member of its own, links and folders too.
+    Full,
+    /// New files as members, new segments of changed big files under `.cachectl/obj/`; the rest only in the table of contents.
+    Increment,
+}
+
+/// How to pack.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// What the packs are to other tools.
+    pub shape: Shape,
+    /// Written into the tables of contents; makes another digest of the same content.
+    pub generation: u8,
+    /// Threads that read, hash and compress.
+    pub threads: usize,
+    /// zstd's level.
+    pub level: i32,
+}
+
+/// What became of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is listed; SHA-256 of its content.
+    Packed(Sha256),
+    /// It is left out, and why.
+    LeftOut(String),
+}
+
+/// A pack that was written to its end.
+#[derive(Debug)]
+pub struct Written {
+    /// Its table of contents.
+    pub toc: Toc,
+    /// Where that is in the pack.
+    pub toc_at: TocAt,
+    /// Bytes of the pack.
+    pub size: u64,
+}
+
+/// Takes packs as they are written.
+pub trait Sink {
+    /// What a pack is written to.
+    type Out: Write;
+
+    /// Starts a pack.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn begin(&mut self) -> std::io::Result<Self::Out>;
+
+    /// Takes a finished pack; may wait while those before it are sent.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn end(&mut self, out: Self::Out, written: Written) -> std::io::Result<()>;
+}
+
+/// Packs `items` in their order; blocks. `kept` says which objects kept packs have (never asked for a full shape).
+///
+/// The packs are a function of the items, their contents, the options but `threads`, and `kept`. Returns one outcome an item.
+///
+/// # Errors
+/// When the sink fails; packs that it took are whole all the same.
+pub fn write<S: Sink>(
+    items: &[PackItem],
+    contents: &dyn Contents,
+    kept: &(dyn Fn(&Sha256) -> bool + Sync),
+    options: &Options,
+    sink: &mut S,
+    watch: &dyn Watch,
+) -> Result<Vec<Outcome>> {
+    let nothing_kept = |_: &Sha256| false;
+    let kept: &(dyn Fn(&Sha256) -> bool + Sync) = match options.shape {
+        Shape::Full => &nothing_kept,
+        Shape::Increment => kept,
+    };
+    let reads: Vec<usize> = items
+        .iter()
+        .enumerate()
+        .filter(|(_, i)| i.content == ContentPlan::Read)
+        .map(|(i, _)| i)
+        .collect();
+    let total: u64 = reads
+        .iter()
+        .map(|i| items[*i].entry.kind.content_len())
+        .sum();
+    let threads = options.threads.max(1);
+    let pool = Pool::new(items, reads, contents, kept, options.level, threads);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| pool.run());
+        }
+        let mut run = Run {
+            pool: &pool,
+            kept,
+            options,
+            sink,
+            watch,
+            pack_raw_bytes: PACK_RAW_BYTES.max(total / PACKS_AT_MOST),
+            pack: Assembler::default(),
+            out: Output::new(),
+            cut: VecDeque::new(),
+            next_cut: 0,
+            next_written: 0,
+            next_check: 0,
+        };
+        let result = run.all(items);
+        pool.finish();
+        result
+    })
+}
+
+/// The pack that is being written: frames in order, as they come back from the threads.
+struct Output<W> {
+    out: Option<W>,
+    frames: Vec<Frame>,
+    offset: u64,
+    failed: Option<std::io::Error>,
+}
+
+impl<W: Write> Output<W> {
+    fn new() -> Self {
+        Self {
+            out: None,
+            frames: Vec::new(),
+            offset: 0,
+            failed: None,
+        }
+    }
+
+    fn take(&mut self, squeezed: &Squeezed) {
+        let Some(out) = self.out.as_mut().filter(|_| self.failed.is_none()) else {
+            return;
+        };
+        if let Err(e) = out.write_all(&squeezed.bytes) {
+            self.failed = Some(e);
+            return;
+        }
+        let (len, raw_len, digest) = (
+            squeezed.bytes.len() as u32,
+            squeezed.raw_len,
+            squeezed.digest,
+        );
+        self.frames.push(Frame {
+            offset: self.offset,
+            len,
+            raw_len,
+            digest,
+        });
+        self.offset += u64::from(len);
+    }
+}
+
+struct Run<'a, 'b, S: Sink> {
+    pool: &'a Pool<'b>,
+    kept: &'a (dyn Fn(&Sha256) -> bool + Sync),
+    options: &'a Options,
+    sink: &'a mut S,
+    watch: &'a dyn Watch,
+    pack_raw_bytes: u64,
+    pack: Assembler,
+    out: Output<S::Out>,
+    /// Frames that were cut and not yet handed to the threads.
+    cut: VecDeque<(u64, Vec<u8>)>,
+    /// Number of the frame that is cut next, and of the one that is written next, over all packs.
+    next_cut: u64,
+    next_written: u64,
+    next_check: u64,
+}
+
+impl<S: Sink> Run<'_, '_, S> {
+    fn all(&mut self, items: &[PackItem]) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(items.len());
+        for item in items {
+            outcomes.push(self.item(item)?);
+            self.hand_over()?;
+            self.close_full_pack()?;
+        }
+        if !self.pack.is_empty() {
+            self.close_pack()?;
+        }
+        Ok(outcomes)
+    }
+
+    fn item(&mut self, item: &PackItem) -> Result<Outcome> {
+        match &item.content {
+            ContentPlan::None => {
+                if self.options.shape == Shape::Full {
+                    self.begin(&tar::header(&item.entry), 0);
+                }
+                let empty = Sha256::of(b"");
+                self.pack.list(item.entry.clone(), empty, Vec::new());
+                Ok(Outcome::Packed(empty))
+            }
+            ContentPlan::Kept { digest, objects } => {
+                self.pack.list(item.entry.clone(), *digest, objects.clone());
+                Ok(Outcome::Packed(*digest))
+            }
+            ContentPlan::Read => {
+                let (pool, out) = (self.pool, &mut self.out);
+                let read = pool
+                    .next_read(&mut self.next_written, &mut |s| out.take(&s))
+                    .ok_or(Error::Stopped)?;
+                match read {
+                    ReadOut::Failed(why) => Ok(Outcome::LeftOut(why)),
+                    ReadOut::Whole {
+                        data,
+                        digest,
+                        objects,
+                    } => {
+                        self.whole(item, &data, &objects);
+                        self.pack.list(item.entry.clone(), digest, objects);
+                        Ok(Outcome::Packed(digest))
+                    }
+                    ReadOut::Streamed => self.streamed(item),
+                }
+            }
+        }
+    }
+
+    fn whole(&mut self, item: &PackItem, data: &[u8], objects: &[ObjectId]) {
+        self.watch.advance(Phase::Pack, data.len() as u64);
+        let any_kept =
+            self.options.shape == Shape::Increment && objects.iter().any(|(d, _)| (self.kept)(d));
+        let mut at = 0;
+        let pieces = objects.iter().map(|id| {
+            at += id.1 as usize;
+            (*id, &data[at - id.1 as usize..at])
+        });
+        if any_kept {
+            for (id, bytes) in pieces {
+                if !(self.kept)(&id.0) {
+                    self.loose_object(id, bytes);
+                }
+            }
+        } else {
+            self.begin(&tar::header(&item.entry), data.len() as u64);
+            for (id, bytes) in pieces {
+                self.object(id, bytes);
+            }
+            self.end(data.len() as u64);
+        }
+    }
+
+    /// A file too big for memory. In an increment only its new segments are written, even if all are new.
+    fn streamed(&mut self, item: &PackItem) -> Result<Outcome> {
+        let full = self.options.shape == Shape::Full;
+        let len = item.entry.kind.content_len();
+        let mut objects = Vec::new();
+        let mut missing = len;
+        if full {
+            self.begin(&tar::header(&item.entry), len);
+        }
+        loop {
+            let (pool, out) = (self.pool, &mut self.out);
+            let piece = pool
+                .next_piece(&mut self.next_written, &mut |s| out.take(&s))
+                .ok_or(Error::Stopped)?;
+            match piece {
+                Piece::Segment(id, bytes) => {
+                    self.watch.advance(Phase::Pack, id.1.into());
+                    missing -= u64::from(id.1);
+                    match bytes {
+                        Some(bytes) if full => self.object(id, &bytes),
+                        Some(bytes) => self.loose_object(id, &bytes),
+                        None => {}
+                    }
+                    objects.push(id);
+                }
+                Piece::End(result) => {
+                    if full {
+                        let Self {
+                            pack,
+                            cut,
+                            next_cut,
+                            ..
+                        } = self;
+                        pack.fill(missing, &mut |frame| push(cut, next_cut, frame));
+                        self.end(len);
+                    }
+                    // What was written of a file that is left out is not listed: dead weight that no reader looks at.
+                    return Ok(match result {
+                        Ok(digest) => {
+                            self.pack.list(item.entry.clone(), digest, objects);
+                            Outcome::Packed(digest)
+                        }
+                        Err(why) => Outcome::LeftOut(why),
+                    });
+                }
+            }
+            self.hand_over()?;
+        }
+    }
+
+    fn loose_object(&mut self, id: ObjectId, bytes: &[u8]) {
+        let name = [b".cachectl/obj/", id.0.to_hex().as_bytes()].concat();
+        let len = bytes.len() as u64;
+        // Segments share frames: they are small and were cut from files that had a frame of their own before.
+        let Self {
+            pack,
+            cut,
+            next_cut,
+            ..
+        } = self;
+        let emit = &mut |frame| push(cut, next_cut, frame);
+        pack.begin(
+            &tar::object_header(&name, len),
+            len.min(super::OWN_FRAME_BYTES - 1),
+            emit,
+        );
+        pack.object(id, bytes, emit);
+        pack.end(len, emit);
+    }
+
+    fn begin(&mut self, header: &[u8], content_len: u64) {
+        let Self {
+            pack,
+            cut,
+            next_cut,
+            ..
+        } = self;
+        pack.begin(header, content_len, &mut |frame| push(cut, next_cut, frame));
+    }
+
+    fn object(&mut self, id: ObjectId, bytes: &[u8]) {
+        let Self {
+            pack,
+            cut,
+            next_cut,
+            ..
+        } = self;
+        pack.object(id, bytes, &mut |frame| push(cut, next_cut, frame));
+    }
+
+    fn end(&mut self, content_len: u64) {
+        let Self {
+            pack,
+            cut,
+            next_cut,
+            ..
+        } = self;
+        pack.end(content_len, &mut |frame| push(cut, next_cut, frame));
+    }
+
+    /// Gives the frames that were cut to the threads.
+    fn hand_over(&mut self) -> Result<()> {
+        if self.cut.is_empty() {
+            return Ok(());
+        }
+        if self.out.out.is_none() {
+            self.out.out = Some(self.sink.begin().map_err(Error::Write)?);
+        }
+        let (pool, out) = (self.pool, &mut self.out);
+        let done = pool.squeeze_all(&mut self.cut, &mut self.next_written, &mut |s| out.take(&s));
+        done.ok_or(Error::Stopped)?;
+        self.out
+            .failed
+            .take()
+            .map_or(Ok(()), |e| Err(Error::Write(e)))
+    }
+
+    /// Waits for all frames that the threads have.
+    fn drain(&mut self) -> Result<()> {
+        let (pool, out) = (self.pool, &mut self.out);
+        pool.drain(&mut self.next_written, &mut |s| out.take(&s))
+            .ok_or(Error::Stopped)?;
+        self.out
+            .failed
+            .take()
+            .map_or(Ok(()), |e| Err(Error::Write(e)))
+    }
+
+    /// Closes the pack if it is big enough: a question of its content alone, so compression has to come to rest before it is asked.
+    fn close_full_pack(&mut self) -> Result<()> {
+        if self.pack.raw_bytes() < self.pack_raw_bytes.max(self.next_check) {
+            return Ok(());
+        }
+        self.drain()?;
+        if self.out.offset >= PACK_BYTES {
+            return self.close_pack();
+        }
+        self.next_check = self.pack.raw_bytes() + PACK_CHECK_BYTES;
+        Ok(())
+    }
+
+    fn close_pack(&mut self) -> Result<()> {
+        let Self {
+            pack,
+            cut,
+            next_cut,
+            ..
+        } = self;
+        pack.finish(&mut |frame| push(cut, next_cut, frame));
+        self.hand_over()?;
+        self.drain()?;
+        self.next_check = 0;
+        let output = std::mem::replace(&mut self.out, Output::new());
+        let mut out = output
+            .out
+            .expect("the end of a tar is never empty, so a frame was handed over");
+        let toc = std::mem::take(&mut self.pack).into_toc(self.options.generation, output.frames);
+        let stored = toc.encode();
+        let toc_at = TocAt {
+            digest: Digest::sha256_of(&stored),
+            offset: output.offset + bare::SKIPPABLE_HEADER_BYTES,
+            size: stored.len() as u64,
+        };
+        let footer = bare::footer(&toc_at);
+        write_skippable(&mut out, &stored)
+            .and_then(|()| write_skippable(&mut out, &footer))
+            .and_then(|()| out.flush())
+            .map_err(Error::Write)?;
+        let size = toc_at.offset + toc_at.size + bare::SKIPPABLE_HEADER_BYTES + footer.len() as u64;
+        self.sink
+            .end(out, Written { toc, toc_at, size })
+            .map_err(Error::Write)
+    }
+}
+
+fn push(cut: &mut VecDeque<(u64, Vec<u8>)>, next: &mut u64, frame: Vec<u8>) {
+    cut.push_back((*next, frame));
+    *next += 1;
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

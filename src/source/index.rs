@@ -1,0 +1,417 @@
+//! The node index: what this node knows of a cache's files, so that an unchanged file is not read again.
+//!
+//! One small file a cache, in a state folder of the caller, named by kind and root and bound to the root's device and inode.
+//! It is a memory aid: anything wrong with it, and it is as if it were not there.
+//!
+//! **Proof.** A record holds device, inode, size, mtime and ctime of a file whose content was known, and the index holds a
+//! stamp: the ctime of a probe file made in the same file system *before* those were taken. ctimes cannot be set. Clocks of
+//! file systems move in ticks (at most 10 ms, or whole seconds on some): a change within the tick in which the file was
+//! examined would leave no trace. So a record proves something only if its ctime is older than the stamp by more than a
+//! tick: whoever changes the file after the stamp was made leaves a ctime that is not the recorded one.
+//!
+//! **File, version 1**, little endian: magic (8), checksum over the rest (8), root's device, inode, the stamp's device,
+//! seconds (8 each), nanoseconds, coarse (4 each), lengths of notes, records, paths (8 each); notes (JSON); records of 96
+//! bytes sorted by path; paths. The checksum finds torn files, not malice: who can write here can write the cache.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Known, KnownContent, SourceKind};
+use crate::{
+    digest::Sha256,
+    entry::{EntryPath, Time},
+    fs::{self, Dir, Stat},
+};
+
+const MAGIC: &[u8; 8] = b"cctlidx\x01";
+const HEADER: usize = 8 + 8 + 4 * 8 + 2 * 4 + 3 * 8;
+const RECORD: usize = 96;
+/// Longest index that is read: some three million files.
+const MAX_BYTES: u64 = 512 << 20;
+/// Index files that nobody wrote for so long are removed when another is saved.
+const KEPT: Duration = Duration::from_hours(30 * 24);
+/// A ctime must be that much older than the stamp (kernels tick at 100 Hz at least).
+const TICK: Duration = Duration::from_millis(20);
+/// The same where ctimes are whole seconds, or every other (FAT).
+const COARSE_TICK: Duration = Duration::from_secs(2);
+
+/// A moment of a file system's own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// ctime of the probe.
+    pub time: Time,
+    /// The device whose clock it is.
+    pub dev: u64,
+    /// The clock counts whole seconds.
+    pub coarse: bool,
+}
+
+impl Stamp {
+    /// Takes the time in the file system of `root`, without a trace: neither `root`'s times nor what it holds are changed
+    /// (where the file system has no nameless files, the probe is removed and `root`'s mtime set back).
+    pub fn take(root: &Dir) -> fs::Result<Self> {
+        let stat = match root.nameless_file() {
+            Ok(file) => fs::stat_file(&file).map_err(|e| fs::Error::new("stat", root.path(), e))?,
+            Err(_) => named_probe(root)?,
+        };
+        Ok(Self {
+            time: stat.ctime,
+            dev: stat.dev,
+            coarse: stat.ctime.nanos == 0,
+        })
+    }
+
+    /// A stamp that everything written before the call is old enough for: waits one tick (20 ms; 2 s on coarse clocks).
+    pub fn take_settled(root: &Dir) -> fs::Result<Self> {
+        let before = Self::take(root)?;
+        std::thread::sleep(before.tick());
+        let mut after = Self::take(root)?;
+        // The clock moves in ticks; give up on one that stands still, which only costs reading again.
+        for _ in 0..10 {
+            if before.is_settled(after.time) {
+                break;
+            }
+            std::thread::sleep(after.tick() / 4);
+            after = Self::take(root)?;
+        }
+        Ok(after)
+    }
+
+    fn is_settled(self, later: Time) -> bool {
+        later.as_nanos() - self.time.as_nanos() >= self.tick().as_nanos() as i128
+    }
+
+    fn tick(self) -> Duration {
+        if self.coarse { COARSE_TICK } else { TICK }
+    }
+
+    /// Says whether a file of that device and ctime has not been changed since it was examined after this stamp.
+    fn proves(self, stat: &Stat) -> bool {
+        stat.dev == self.dev
+            && self.time.as_nanos() - stat.ctime.as_nanos() >= self.tick().as_nanos() as i128
+    }
+}
+
+fn named_probe(root: &Dir) -> fs::Result<Stat> {
+    let before = root.stat_self()?;
+    let name = format!(".cachectl-tmp-probe-{:016x}", fastrand::u64(..));
+    let file = root.create_file(name.as_bytes(), 0o600)?;
+    let stat = fs::stat_file(&file).map_err(|e| fs::Error::new("stat", root.path(), e));
+    root.remove_file(name.as_bytes())?;
+    fs::set_file_mtime(root.as_fd(), before.mtime)
+        .map_err(|e| fs::Error::new("set time of", root.path(), e))?;
+    stat
+}
+
+/// The last import into this cache.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Imported {
+    /// Seconds and nanoseconds of the node's clock when it was done.
+    pub at: (i64, u32),
+    /// Digest of the snapshot.
+    pub snapshot: String,
+    /// The store, without secrets.
+    pub store: String,
+}
+
+/// What is remembered besides files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Notes {
+    /// The last import, if any.
+    pub imported: Option<Imported>,
+    /// Digests of packs that an import found corrupt or missing.
+    pub damaged: Vec<String>,
+    /// Digest of the snapshot that the tree equalled when the index was made.
+    pub matched: Option<String>,
+}
+
+/// What this node knows of one cache.
+#[derive(Debug)]
+pub struct NodeIndex {
+    root: (u64, u64),
+    stamp: Stamp,
+    /// What is remembered besides files.
+    pub notes: Notes,
+    records: Vec<u8>,
+    paths: Vec<u8>,
+}
+
+impl NodeIndex {
+    /// The index of the cache of that kind at `root`; `None` where there is none, or it is damaged, or is another folder's.
+    pub fn load(state: &Path, kind: SourceKind, root: &Path) -> Option<Self> {
+        let load = || -> Result<Option<Self>, String> {
+            let Some(dir) = Dir::open_if_there(root).map_err(|e| e.to_string())? else {
+                return Ok(None);
+            };
+            let stat = dir.stat_self().map_err(|e| e.to_string())?;
+            let file = file_of(state, kind, root).map_err(|e| e.to_string())?;
+            let Some(bytes) = fs::read_if_there(&file, MAX_BYTES).map_err(|e| e.to_string())?
+            else {
+                return Ok(None);
+            };
+            let index = Self::decode(&bytes)?;
+            if index.root != (stat.dev, stat.ino) {
+                return Err("it was made for another folder of that name".to_owned());
+            }
+            Ok(Some(index))
+        };
+        load().unwrap_or_else(|why| {
+            tracing::debug!(root = %root.display(), error = why, "Node index not used");
+            None
+        })
+    }
+
+    /// An index of files whose content was known when they were examined, all after `stamp` was taken.
+    ///
+    /// Of a path given twice the last counts. Records that the stamp cannot prove are left out.
+    pub fn record(
+        root: &Dir,
+        stamp: Stamp,
+        notes: Notes,
+        items: impl IntoIterator<Item = (EntryPath, Stat, KnownContent)>,
+    ) -> fs::Result<Self> {
+        let stat = root.stat_self()?;
+        let mut items: Vec<_> = items
+            .into_iter()
+            .filter(|(_, stat, _)| stamp.proves(stat))
+            .collect();
+        items.sort_by(|a, b| b.0.cmp(&a.0));
+        items.reverse();
+        let mut index = Self {
+            root: (stat.dev, stat.ino),
+            stamp,
+            notes,
+            records: Vec::with_capacity(items.len() * RECORD),
+            paths: Vec::new(),
+        };
+        let mut last: Option<&EntryPath> = None;
+        for (path, stat, content) in &items {
+            // The sort is stable and was turned round: of equal paths the last given comes first.
+            if last != Some(path) {
+                index.push(path, stat, content);
+            }
+            last = Some(path);
+        }
+        Ok(index)
+    }
+
+    fn push(&mut self, path: &EntryPath, stat: &Stat, content: &KnownContent) {
+        let r = &mut self.records;
+        r.extend_from_slice(&(self.paths.len() as u64).to_le_bytes());
+        r.extend_from_slice(&(path.as_bytes().len() as u32).to_le_bytes());
+        r.extend_from_slice(&stat.mtime.nanos.to_le_bytes());
+        r.extend_from_slice(&stat.mtime.secs.to_le_bytes());
+        r.extend_from_slice(&stat.ctime.secs.to_le_bytes());
+        r.extend_from_slice(&stat.ctime.nanos.to_le_bytes());
+        r.extend_from_slice(&[0; 4]);
+        r.extend_from_slice(&stat.ino.to_le_bytes());
+        r.extend_from_slice(&stat.size.to_le_bytes());
+        r.extend_from_slice(&content.len.to_le_bytes());
+        r.extend_from_slice(&content.digest.0);
+        self.paths.extend_from_slice(path.as_bytes());
+    }
+
+    /// Files that it knows.
+    pub fn len(&self) -> usize {
+        self.records.len() / RECORD
+    }
+
+    /// Says whether it knows no file.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// When an import last wrote here (node's clock).
+    pub fn imported_at(&self) -> Option<Time> {
+        let (secs, nanos) = self.notes.imported.as_ref()?.at;
+        Some(Time { secs, nanos })
+    }
+
+    /// Keeps the index for the next run. Where that cannot be, the next run goes without.
+    pub fn save(&self, state: &Path, kind: SourceKind, root: &Path) {
+        let save = || -> Result<(), String> {
+            fs::make_dirs(state).map_err(|e| e.to_string())?;
+            let file = file_of(state, kind, root).map_err(|e| e.to_string())?;
+            let bytes = self.encode()?;
+            fs::write_atomic(&file, &bytes, fs::Durability::Rename).map_err(|e| e.to_string())?;
+            forget_old(state).map_err(|e| e.to_string())
+        };
+        if let Err(why) = save() {
+            tracing::debug!(root = %root.display(), error = why, "Node index not saved");
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, String> {
+        let notes = serde_json::to_vec(&self.notes).map_err(|e| e.to_string())?;
+        let mut out =
+            Vec::with_capacity(HEADER + notes.len() + self.records.len() + self.paths.len());
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&[0; 8]);
+        for n in [
+            self.root.0,
+            self.root.1,
+            self.stamp.dev,
+            self.stamp.time.secs as u64,
+        ] {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+        out.extend_from_slice(&self.stamp.time.nanos.to_le_bytes());
+        out.extend_from_slice(&u32::from(self.stamp.coarse).to_le_bytes());
+        for part in [&notes, &self.records, &self.paths] {
+            out.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        }
+        for part in [&notes, &self.records, &self.paths] {
+            out.extend_from_slice(part);
+        }
+        let sum = checksum(&out[16..]);
+        out[8..16].copy_from_slice(&sum.to_le_bytes());
+        Ok(out)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() < HEADER || bytes[..8] != MAGIC[..] {
+            return Err("it is not an index of this version".to_owned());
+        }
+        if u64_at(bytes, 8) != checksum(&bytes[16..]) {
+            return Err("it is damaged".to_owned());
+        }
+        let u64_of = |n: usize| u64_at(bytes, 16 + n * 8);
+        let lens = [5, 6, 7].map(u64_of);
+        let whole = lens
+            .iter()
+            .try_fold(HEADER as u64, |sum, n| sum.checked_add(*n));
+        if whole != Some(bytes.len() as u64) || lens[1] % RECORD as u64 != 0 {
+            return Err("its lengths are wrong".to_owned());
+        }
+        let (notes, rest) = bytes[HEADER..].split_at(lens[0] as usize);
+        let (records, paths) = rest.split_at(lens[1] as usize);
+        let nanos = u32_at(bytes, 48);
+        let index = Self {
+            root: (u64_of(0), u64_of(1)),
+            stamp: Stamp {
+                time: Time {
+                    secs: u64_of(3) as i64,
+                    nanos,
+                },
+                dev: u64_of(2),
+                coarse: u32_at(bytes, 52) != 0,
+            },
+            notes: serde_json::from_slice(notes).map_err(|e| e.to_string())?,
+            records: records.to_vec(),
+            paths: paths.to_vec(),
+        };
+        // Look-ups then need no checks of their own.
+        let mut last: Option<&[u8]> = None;
+        for r in index.records.chunks_exact(RECORD) {
+            let path = index.path(r).ok_or("a path lies outside")?;
+            if last.is_some_and(|l| l >= path) {
+                return Err("its records are not in order".to_owned());
+            }
+            last = Some(path);
+        }
+        Ok(index)
+    }
+
+    fn path(&self, record: &[u8]) -> Option<&[u8]> {
+        let at = usize::try_from(u64_at(record, 0)).ok()?;
+        let end = at.checked_add(u32_at(record, 8) as usize)?;
+        self.paths.get(at..end)
+    }
+
+    fn find(&self, path: &EntryPath) -> Option<&[u8]> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let mid = low.midpoint(high);
+            let record = &self.records[mid * RECORD..][..RECORD];
+            match self.path(record)?.cmp(path.as_bytes()) {
+                std::cmp::Ordering::Equal => return Some(record),
+                std::cmp::Ordering::Less => low = mid + 1,
+                std::cmp::Ordering::Greater => high = mid,
+            }
+        }
+        None
+    }
+}
+
+impl Known for NodeIndex {
+    fn content(&self, path: &EntryPath, stat: &Stat) -> Option<KnownContent> {
+        if !stat.is_file() || !self.stamp.proves(stat) {
+            return None;
+        }
+        let r = self.find(path)?;
+        let time = |secs: usize, nanos: usize| Time {
+            secs: u64_at(r, secs) as i64,
+            nanos: u32_at(r, nanos),
+        };
+        let same = time(16, 12) == stat.mtime
+            && time(24, 32) == stat.ctime
+            && u64_at(r, 40) == stat.ino
+            && u64_at(r, 48) == stat.size;
+        let digest = Sha256(r[64..96].try_into().ok()?);
+        same.then_some(KnownContent {
+            digest,
+            len: u64_at(r, 56),
+        })
+    }
+}
+
+/// `bytes[at..at + 8]`; callers have checked the length.
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut n = [0; 8];
+    n.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(n)
+}
+
+/// `bytes[at..at + 4]`; callers have checked the length.
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut n = [0; 4];
+    n.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(n)
+}
+
+/// Mixes eight bytes at a time: a sixth of the time that reading the file takes.
+fn checksum(bytes: &[u8]) -> u64 {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut h = bytes.len() as u64 ^ K;
+    let mut words = bytes.chunks_exact(8);
+    for w in &mut words {
+        h = (h ^ u64_at(w, 0)).wrapping_mul(K).rotate_left(29);
+    }
+    for b in words.remainder() {
+        h = (h ^ u64::from(*b)).wrapping_mul(K).rotate_left(29);
+    }
+    (h ^ (h >> 32)).wrapping_mul(K)
+}
+
+fn file_of(state: &Path, kind: SourceKind, root: &Path) -> fs::Result<PathBuf> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let real = root
+        .canonicalize()
+        .map_err(|e| fs::Error::new("resolve", root, e))?;
+    let hex = Sha256::of(real.as_os_str().as_bytes()).to_hex();
+    Ok(state.join(format!("{}-{}.idx", kind.name(), &hex[..32])))
+}
+
+/// Removes index files of caches that are long gone, so that the folder does not grow with every job's own path.
+fn forget_old(state: &Path) -> fs::Result<()> {
+    let dir = Dir::open(state)?;
+    let now = Time::now();
+    for item in dir.list()? {
+        if !item.name.ends_with(b".idx") {
+            continue;
+        }
+        if let Some(stat) = dir.stat(&item.name)?
+            && now.as_nanos() - stat.mtime.as_nanos() > KEPT.as_nanos() as i128
+        {
+            dir.remove_file(&item.name)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

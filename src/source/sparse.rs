@@ -1,0 +1,112 @@
+//! The content of a sparse file: its data, one run after the other.
+
+use std::{
+    io::{self, Read},
+    os::unix::fs::FileExt as _,
+};
+
+use super::{Content, stable::StableFile};
+use crate::entry::Extent;
+
+/// Where the next bytes of content lie in a file.
+#[derive(Debug)]
+struct Place {
+    runs: Vec<Extent>,
+    at: usize,
+    /// Bytes of the current run that are read.
+    done: u64,
+}
+
+impl Place {
+    fn new(size: u64, extents: Option<&[Extent]>) -> Self {
+        let whole = Extent {
+            offset: 0,
+            len: size,
+        };
+        let runs = match extents {
+            Some(runs) => runs.to_vec(),
+            None if size == 0 => Vec::new(),
+            None => vec![whole],
+        };
+        Self {
+            runs,
+            at: 0,
+            done: 0,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.at == self.runs.len()
+    }
+
+    fn read(&mut self, file: &std::fs::File, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(run) = self.runs.get(self.at) else {
+            return Ok(0);
+        };
+        let want = usize::try_from(run.len - self.done)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
+        let n = file.read_at(&mut buf[..want], run.offset + self.done)?;
+        self.done += n as u64;
+        if self.done == run.len {
+            self.at += 1;
+            self.done = 0;
+        }
+        Ok(n)
+    }
+}
+
+/// The content of an open file, read at offsets.
+pub(super) struct Data<'a> {
+    file: &'a std::fs::File,
+    place: Place,
+}
+
+impl<'a> Data<'a> {
+    pub(super) fn new(file: &'a std::fs::File, size: u64, extents: Option<&[Extent]>) -> Self {
+        Self {
+            file,
+            place: Place::new(size, extents),
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.place.is_done()
+    }
+}
+
+impl Read for Data<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.place.read(self.file, buf)
+    }
+}
+
+/// The data between the holes of a file.
+pub(super) struct SparseFile {
+    file: StableFile,
+    place: Place,
+}
+
+impl SparseFile {
+    pub(super) fn new(file: StableFile, size: u64, runs: &[Extent]) -> Self {
+        Self {
+            file,
+            place: Place::new(size, Some(runs)),
+        }
+    }
+}
+
+impl Read for SparseFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.place.read(self.file.file(), buf)
+    }
+}
+
+impl Content for SparseFile {
+    fn settle(self: Box<Self>) -> std::result::Result<(), String> {
+        if !self.place.is_done() {
+            return Err("it became shorter while it was read".to_owned());
+        }
+        self.file.unchanged()
+    }
+}

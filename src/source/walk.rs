@@ -1,0 +1,353 @@
+//! Walking a tree: every name of it once, on all cores, by folder handles, no link followed.
+//!
+//! Mount points below the root are folders like any other: what a listing shows is what is carried (`--exclude` leaves them out).
+//! Staging folders of imports (`.cachectl-tmp-…`) are never seen.
+
+use std::{
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::io::Errno;
+
+use super::{Result, Skipped};
+use crate::{
+    entry::EntryPath,
+    fs::{Dir, DirName, Stat},
+};
+
+/// Names that start so are ours: staging folders, half-copied files. Never exported, never mirrored away.
+pub const TEMP_PREFIX: &[u8] = b".cachectl-tmp-";
+
+/// Names looked at in one go, so that one big folder keeps all cores busy.
+const BATCH: usize = 1024;
+/// More threads than that gain nothing on one file system.
+const MOST_THREADS: usize = 8;
+
+/// One name that was found.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// The folder that holds it.
+    pub dir: &'a Dir,
+    /// Its path below the root; the last name is the one in `dir`.
+    pub path: &'a EntryPath,
+    /// What it is.
+    pub stat: &'a Stat,
+}
+
+/// What a visitor gathers.
+#[derive(Debug)]
+pub struct Gathered<T> {
+    /// In no order.
+    pub items: Vec<T>,
+    /// In no order.
+    pub skipped: Vec<Skipped>,
+}
+
+impl<T> Gathered<T> {
+    fn new() -> Self {
+        Self {
+            items: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Notes that `path` is left out.
+    pub fn skip(&mut self, path: &(impl ToString + ?Sized), why: impl Into<String>) {
+        self.skipped.push(Skipped {
+            path: path.to_string(),
+            why: why.into(),
+        });
+    }
+}
+
+/// Calls `wanted` for every name (`path`, folder or not as far as `stat` tells) and `visit` for what is wanted; folders that are not wanted are not entered.
+///
+/// Names that vanish meanwhile are passed over. A folder that cannot be listed is visited, and noted as skipped.
+///
+/// # Errors
+/// Those of `visit`, and want of handles or memory: then nothing of the result could be trusted to be whole.
+pub fn walk<T: Send>(
+    root: &Dir,
+    wanted: &(dyn Fn(&[u8], bool) -> bool + Sync),
+    visit: &(dyn Fn(&Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
+) -> Result<Gathered<T>> {
+    let queue = Queue::new(Job::List(None));
+    let walker = Walker {
+        root,
+        wanted,
+        visit,
+        queue: &queue,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
+    let mut all = Gathered::new();
+    std::thread::scope(|scope| -> Result<()> {
+        let helpers: Vec<_> = (1..threads)
+            .map(|_| scope.spawn(|| walker.work()))
+            .collect();
+        let mut results = vec![walker.work()];
+        for helper in helpers {
+            match helper.join() {
+                Ok(result) => results.push(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        for result in results {
+            let mut part = result?;
+            all.items.append(&mut part.items);
+            all.skipped.append(&mut part.skipped);
+        }
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+enum Job {
+    /// A folder to be opened and listed; `None` is the root.
+    List(Option<EntryPath>),
+    /// Names of an open folder.
+    Names(Arc<Dir>, Option<EntryPath>, Vec<DirName>),
+}
+
+struct Walker<'a, T> {
+    root: &'a Dir,
+    wanted: &'a (dyn Fn(&[u8], bool) -> bool + Sync),
+    visit: &'a (dyn Fn(&Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
+    queue: &'a Queue,
+}
+
+impl<T> Walker<'_, T> {
+    fn work(&self) -> Result<Gathered<T>> {
+        let mut out = Gathered::new();
+        while let Some(job) = self.queue.next() {
+            // Counts the job as done even if it panics: the others must not wait for it for ever.
+            let done = Done(self.queue);
+            let result = match job {
+                Job::List(path) => self.list(path.as_ref(), &mut out),
+                Job::Names(dir, path, names) => self.names(&dir, path.as_ref(), &names, &mut out),
+            };
+            if result.is_err() {
+                self.queue.stop();
+            }
+            drop(done);
+            result?;
+        }
+        Ok(out)
+    }
+
+    fn list(&self, path: Option<&EntryPath>, out: &mut Gathered<T>) -> Result<()> {
+        let opened = match path {
+            None => self.root.try_clone(),
+            Some(path) => self.root.open_below(path),
+        };
+        let listed = opened.and_then(|dir| dir.list().map(|names| (dir, names)));
+        let (dir, mut names) = match (listed, path) {
+            (Ok(listed), _) => listed,
+            (Err(e), Some(path)) if !is_fatal(&e.source) => {
+                if e.kind() != io::ErrorKind::NotFound {
+                    out.skip(path, format!("the folder cannot be listed: {}", e.source));
+                }
+                return Ok(());
+            }
+            (Err(e), _) => return Err(e.into()),
+        };
+        names.retain(|n| !n.name.starts_with(TEMP_PREFIX));
+        if names.len() <= BATCH {
+            return self.names(&dir, path, &names, out);
+        }
+        let dir = Arc::new(dir);
+        while !names.is_empty() {
+            let rest = names.split_off(names.len().min(BATCH));
+            self.queue
+                .add(Job::Names(Arc::clone(&dir), path.cloned(), names));
+            names = rest;
+        }
+        Ok(())
+    }
+
+    fn names(
+        &self,
+        dir: &Dir,
+        parent: Option<&EntryPath>,
+        names: &[DirName],
+        out: &mut Gathered<T>,
+    ) -> Result<()> {
+        for name in names {
+            let path = match parent {
+                Some(parent) => parent.join(&name.name),
+                None => EntryPath::new(name.name.clone()),
+            };
+            let path = match path {
+                Ok(path) => path,
+                Err(e) => {
+                    out.skip(&e.path, e.why);
+                    continue;
+                }
+            };
+            // Where the listing told the type, what is not wanted costs no `stat`.
+            if let Some(is_dir) = name.is_dir
+                && !(self.wanted)(path.as_bytes(), is_dir)
+            {
+                continue;
+            }
+            let stat = match dir.stat(&name.name) {
+                Ok(Some(stat)) => stat,
+                Ok(None) => continue,
+                Err(e) if !is_fatal(&e.source) => {
+                    out.skip(&path, format!("it cannot be examined: {}", e.source));
+                    continue;
+                }
+                Err(e) => return Err(e.into()),
+            };
+            if name.is_dir != Some(stat.is_dir()) && !(self.wanted)(path.as_bytes(), stat.is_dir())
+            {
+                continue;
+            }
+            (self.visit)(
+                &Found {
+                    dir,
+                    path: &path,
+                    stat: &stat,
+                },
+                out,
+            )?;
+            if stat.is_dir() {
+                self.queue.add(Job::List(Some(path)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says whether an error is about this process rather than about one file.
+pub(super) fn is_fatal(e: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+        .iter()
+        .any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Jobs, last in first out: it holds the unlisted folders of one path and little more.
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+struct QueueState {
+    jobs: Vec<Job>,
+    /// Jobs waiting or at work.
+    open: usize,
+    stopped: bool,
+}
+
+struct Done<'a>(&'a Queue);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.open -= 1;
+        if std::thread::panicking() {
+            state.stopped = true;
+        }
+        if state.open == 0 || state.stopped {
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+impl Queue {
+    fn new(first: Job) -> Self {
+        Self {
+            state: Mutex::new(QueueState {
+                jobs: vec![first],
+                open: 1,
+                stopped: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        // Nothing is done under the lock that could panic half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, job: Job) {
+        let mut state = self.lock();
+        state.jobs.push(job);
+        state.open += 1;
+        self.changed.notify_one();
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop() {
+                return Some(job);
+            }
+            if state.open == 0 {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Error;
+
+    fn paths(root: &std::path::Path, wanted: &(dyn Fn(&[u8], bool) -> bool + Sync)) -> Vec<String> {
+        let root = Dir::open(root).unwrap();
+        let got = walk(&root, wanted, &|found: &Found<'_>, out| {
+            out.items.push(found.path.to_string());
+            Ok(())
+        })
+        .unwrap();
+        let mut items = got.items;
+        items.sort();
+        items
+    }
+
+    #[test]
+    fn every_name_is_found_once_and_links_are_not_entered() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |p: &str| temp.path().join(p);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        std::fs::create_dir_all(at(".cachectl-tmp-x/y")).unwrap();
+        std::fs::write(at("a/b/f"), b"").unwrap();
+        std::os::unix::fs::symlink("a", at("l")).unwrap();
+        for i in 0..3000 {
+            std::fs::write(at(&format!("a/{i}")), b"").unwrap();
+        }
+        let got = paths(temp.path(), &|_, _| true);
+        assert_eq!(got.len(), 3004);
+        assert!(got.contains(&"a/b/f".to_owned()) && got.contains(&"l".to_owned()));
+        assert_eq!(paths(temp.path(), &|p, _| p != b"a"), ["l"]);
+        assert_eq!(paths(temp.path(), &|_, is_dir| is_dir), ["a", "a/b"]);
+    }
+
+    #[test]
+    fn an_error_of_the_visitor_ends_the_walk() {
+        let temp = tempfile::tempdir().unwrap();
+        for i in 0..100 {
+            std::fs::create_dir(temp.path().join(i.to_string())).unwrap();
+        }
+        let root = Dir::open(temp.path()).unwrap();
+        let got = walk::<()>(&root, &|_, _| true, &|found, _| {
+            Err(Error::Invalid(found.path.to_string()))
+        });
+        assert!(got.is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! Entries that nobody used for the set days leave a Go cache; used ones stay, whichever job used them.
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use crate::support::cli::cachectl;
+use crate::support::e2e;
+use crate::support::gocache::{GoCache, touch};
+use crate::support::node::Node;
+use crate::support::scratch::Scratch;
+use crate::support::stores::{Backend, TestStore};
+
+const EACH: usize = 20;
+
+fn labels(group: &str) -> impl Iterator<Item = String> + use<'_> {
+    (0..EACH).map(move |number| format!("{group}-{number}"))
+}
+
+fn actions(groups: &[&str]) -> BTreeSet<[u8; 32]> {
+    groups
+        .iter()
+        .flat_map(|group| labels(group))
+        .map(|label| GoCache::action(&label))
+        .collect()
+}
+
+#[test]
+fn unused_entries_leave_while_two_jobs_keep_their_halves() {
+    if !e2e() {
+        return;
+    }
+    let store = TestStore::new(Backend::Disk);
+    let project = Scratch::new("checkout");
+    fs::write(
+        project.path().join("go.mod"),
+        "module example.invalid/aging\n\ngo 1.24\n",
+    )
+    .expect("a new file");
+    let run = |node: &Node, verb: &str, day: u32| {
+        let run = cachectl(node)
+            .inside(project.path())
+            .args([verb, "go", "--strict"]);
+        run.store(&store).days_later(day).run().success();
+    };
+    let held_on = |day: u32| -> BTreeSet<[u8; 32]> {
+        let reader = Node::new();
+        run(&reader, "import", day);
+        GoCache::read(&reader.gocache()).0.into_keys().collect()
+    };
+
+    let mut all = GoCache::default();
+    for label in ["left", "right", "nobody"].into_iter().flat_map(labels) {
+        all.compile(&label, 3_000);
+    }
+    let first = Node::new();
+    all.write(&first.gocache());
+    run(&first, "export", 0);
+
+    for day in [3, 6, 9] {
+        for half in ["left", "right"] {
+            let node = Node::new();
+            run(&node, "import", day);
+            let now = SystemTime::now() + Duration::from_secs(u64::from(day) * 24 * 60 * 60);
+            touch(&node.gocache(), labels(half), now);
+            run(&node, "export", day);
+        }
+        let held = held_on(day);
+        if day <= 6 {
+            assert_eq!(
+                held,
+                actions(&["left", "right", "nobody"]),
+                "day {day}: seven days are not over"
+            );
+        } else {
+            assert_eq!(held, actions(&["left", "right"]), "day {day}");
+        }
+    }
+    // A half that its job gave up leaves as well, while the other stays.
+    for day in [13, 17] {
+        let node = Node::new();
+        run(&node, "import", day);
+        let now = SystemTime::now() + Duration::from_secs(u64::from(day) * 24 * 60 * 60);
+        touch(&node.gocache(), labels("right"), now);
+        run(&node, "export", day);
+    }
+    assert_eq!(held_on(17), actions(&["right"]));
+}

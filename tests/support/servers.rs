@@ -1,0 +1,488 @@
+//! Real servers as children of the test process, on free loopback ports.
+//!
+//! Each is ready when its `start` returns and gone when it is dropped, or when the test process ends in any way.
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::scratch::Scratch;
+use super::tools;
+
+/// Servers answer within a second or ten; a machine that compiles beside us may need more.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(25);
+
+/// A child that is killed on drop, and by the kernel when the test process ends.
+#[derive(Debug)]
+struct Server {
+    name: &'static str,
+    child: Child,
+    dir: Scratch,
+}
+
+impl Server {
+    /// Starts `command`, which writes only below `dir`, and returns when `ready` says so.
+    fn start(
+        name: &'static str,
+        dir: Scratch,
+        command: &Command,
+        ready: impl Fn() -> bool,
+    ) -> Self {
+        let log = File::create(dir.path().join("log")).expect("a new file in a new folder");
+        // The kernel's signal comes when the *thread* that started the child ends, and tests are threads: hence the
+        // one starter thread that lives as long as the process.
+        let mut tied = Command::new("setpriv");
+        tied.args(["--pdeathsig", "KILL", "--"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(key, value)| Some((key, value?))),
+            )
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("one more descriptor"))
+            .stderr(log);
+        let child = start_from_lasting_thread(tied);
+        let mut server = Self { name, child, dir };
+        let deadline = Instant::now() + READY_WITHIN;
+        while !ready() {
+            if let Some(status) = server.child.try_wait().expect("our own child") {
+                panic!("{name} ended with {status}:\n{}", server.log_tail());
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{name} is not ready after {READY_WITHIN:?}:\n{}",
+                server.log_tail()
+            );
+            std::thread::sleep(POLL);
+        }
+        server
+    }
+
+    fn log_tail(&self) -> String {
+        let text = fs::read(self.dir.path().join("log")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            tools::say(&format!(
+                "last lines of {}:\n{}",
+                self.name,
+                self.log_tail()
+            ));
+        }
+    }
+}
+
+fn start_from_lasting_thread(command: Command) -> Child {
+    type Order = (Command, Sender<std::io::Result<Child>>);
+    static STARTER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (sender, orders) = channel::<Order>();
+        std::thread::Builder::new()
+            .name("starter".into())
+            .spawn(move || {
+                for (mut command, answer) in orders {
+                    drop(answer.send(command.spawn()));
+                }
+            })
+            .expect("one more thread");
+        Mutex::new(sender)
+    });
+    let (answer, child) = channel();
+    starter
+        .lock()
+        .expect("sending does not panic")
+        .send((command, answer))
+        .expect("the starter lives as long as the process");
+    child
+        .recv()
+        .expect("the starter answers every order")
+        .expect("setpriv of util-linux is on PATH: run `make deps`")
+}
+
+/// A port that nobody listens on.
+///
+/// Below the range the kernel takes for outgoing connections, so that none of those can take it before the server
+/// does; counted up from a start that depends on the process, so that two test runs do not meet.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u16 = 15_000;
+    const COUNT: u16 = 15_000;
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let next = NEXT.get_or_init(|| {
+        AtomicU16::new((std::process::id().wrapping_mul(97) % u32::from(COUNT)) as u16)
+    });
+    loop {
+        let port = FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Status and body of one plain HTTP/1.0 request to a loopback server; `None` while nobody answers.
+pub(crate) fn http(method: &str, port: u16, path: &str, body: &[u8]) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .ok()?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .ok()?;
+    stream.write_all(body).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Some((status, body.to_owned()))
+}
+
+fn answers_ok(method: &str, port: u16, path: &str, body: &[u8]) -> bool {
+    matches!(http(method, port, path, body), Some((200..=299, _)))
+}
+
+/// An S3 server with one bucket and one key pair.
+#[derive(Debug)]
+pub(crate) struct S3Server {
+    server: Server,
+    pub(crate) port: u16,
+}
+
+impl S3Server {
+    pub(crate) const BUCKET: &str = "cachectl-tests";
+    pub(crate) const ACCESS_KEY: &str = "tests-access-key";
+    pub(crate) const SECRET_KEY: &str = "tests-secret-key";
+
+    /// The credentials, as every S3 client reads them.
+    pub(crate) fn env() -> Vec<(String, String)> {
+        vec![
+            ("AWS_ACCESS_KEY_ID".into(), Self::ACCESS_KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY".into(), Self::SECRET_KEY.into()),
+        ]
+    }
+
+    /// A store URL below `prefix`, through `port` (the server's own, or a proxy's).
+    pub(crate) fn url(port: u16, prefix: &str) -> String {
+        format!(
+            "s3://{}/{prefix}?region=us-east-1&endpoint=http://127.0.0.1:{port}&path_style=true",
+            Self::BUCKET
+        )
+    }
+}
+
+/// SeaweedFS.
+pub(crate) struct Weed;
+
+impl Weed {
+    /// The one of this test process: it takes seconds to start, so tests share it, each below a prefix of its own.
+    pub(crate) fn shared() -> &'static S3Server {
+        static SHARED: OnceLock<S3Server> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    pub(crate) fn start() -> S3Server {
+        let dir = Scratch::new("weed");
+        fs::create_dir(dir.path().join("data")).expect("a new folder");
+        let identities = json!({"identities": [{
+            "name": "tests",
+            "credentials": [{"accessKey": S3Server::ACCESS_KEY, "secretKey": S3Server::SECRET_KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }]});
+        fs::write(dir.path().join("s3.json"), identities.to_string()).expect("a new file");
+        let (s3, filer) = (free_port(), free_port());
+        let mut command = Command::new(tools::installed("weed"));
+        // Ports that are not named would be the default, or another plus 10000, and clash with a second server.
+        command.args([
+            "server",
+            "-dir=data",
+            "-ip=127.0.0.1",
+            "-volume.max=0",
+            "-filer",
+            "-s3",
+        ]);
+        command.args([
+            "-s3.config=s3.json",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+        ]);
+        command.arg(format!("-s3.port={s3}"));
+        command.arg(format!("-filer.port={filer}"));
+        for flag in [
+            "master.port",
+            "volume.port",
+            "master.port.grpc",
+            "volume.port.grpc",
+            "filer.port.grpc",
+            "s3.port.grpc",
+        ] {
+            command.arg(format!("-{flag}={}", free_port()));
+        }
+        let bucket = format!("/buckets/{}/", S3Server::BUCKET);
+        let probe = format!("{bucket}ready");
+        let server = Server::start("weed", dir, &command, || {
+            // The first write makes SeaweedFS grow its volumes, which takes seconds: done here, not in a test.
+            answers_ok("GET", s3, "/status", b"")
+                && answers_ok("POST", filer, &bucket, b"")
+                && answers_ok("PUT", filer, &probe, b"ready")
+                && answers_ok("DELETE", filer, &probe, b"")
+        });
+        S3Server { server, port: s3 }
+    }
+}
+
+/// MinIO.
+pub(crate) struct Minio;
+
+impl Minio {
+    /// The one of this test process.
+    pub(crate) fn shared() -> &'static S3Server {
+        static SHARED: OnceLock<S3Server> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    pub(crate) fn start() -> S3Server {
+        let dir = Scratch::new("minio");
+        // A folder that is there before the start is a bucket.
+        fs::create_dir_all(dir.path().join("data").join(S3Server::BUCKET)).expect("a new folder");
+        let port = free_port();
+        let mut command = Command::new(tools::built("minio"));
+        command
+            .args([
+                "server",
+                "--quiet",
+                "--address",
+                &format!("127.0.0.1:{port}"),
+                "data",
+            ])
+            .env("MINIO_ROOT_USER", S3Server::ACCESS_KEY)
+            .env("MINIO_ROOT_PASSWORD", S3Server::SECRET_KEY)
+            // Its console would listen on all interfaces, its update check would leave the machine.
+            .env("MINIO_BROWSER", "off")
+            .env("MINIO_UPDATE", "off")
+            .env("MINIO_CONFIG_DIR", dir.path());
+        let server = Server::start("minio", dir, &command, || {
+            answers_ok("GET", port, "/minio/health/ready", b"")
+        });
+        S3Server { server, port }
+    }
+}
+
+/// Whether a registry asks for a name and a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Login {
+    Open,
+    Htpasswd,
+}
+
+/// An OCI registry that keeps its blobs in a folder.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    server: Server,
+    pub(crate) port: u16,
+    login: Login,
+}
+
+impl Registry {
+    pub(crate) const USER: &str = "tests";
+    pub(crate) const PASSWORD: &str = "s3cret-for-tests";
+    /// What `htpasswd -B` makes of the two.
+    const HTPASSWD: &str = "tests:$2b$05$X/AUbjQgc/C1Ipd.cgYKcuVP9j8fHLIAvau8oOWutFkFzdzQB54Pu\n";
+
+    fn start(name: &'static str, program: &Path, login: Login) -> Self {
+        let dir = Scratch::new(name);
+        let port = free_port();
+        let mut config = json!({
+            "version": "0.1",
+            "log": {"level": "warn", "accesslog": {"disabled": true}},
+            "storage": {
+                "filesystem": {"rootdirectory": dir.path().join("data")},
+                "delete": {"enabled": true},
+            },
+            "http": {"addr": format!("127.0.0.1:{port}"), "secret": "tests"},
+        });
+        if login == Login::Htpasswd {
+            let file = dir.path().join("htpasswd");
+            fs::write(&file, Self::HTPASSWD).expect("a new file");
+            config["auth"] = json!({"htpasswd": {"realm": "tests", "path": file}});
+        }
+        // JSON is YAML.
+        fs::write(dir.path().join("config.yml"), config.to_string()).expect("a new file");
+        let mut command = Command::new(program);
+        command
+            .args(["serve", "config.yml"])
+            // Version 3 would send its traces to a collector.
+            .env("OTEL_TRACES_EXPORTER", "none");
+        let server = Server::start(name, dir, &command, || {
+            matches!(http("GET", port, "/v2/", b""), Some((200 | 401, _)))
+        });
+        Self {
+            server,
+            port,
+            login,
+        }
+    }
+
+    /// A store URL of `repository`, through `port` (the server's own, or a proxy's).
+    pub(crate) fn url(port: u16, repository: &str) -> String {
+        format!("oci://127.0.0.1:{port}/{repository}")
+    }
+
+    /// A docker configuration folder that knows the password for `ports`, as every registry client reads it.
+    pub(crate) fn docker_config(&self, ports: &[u16]) -> PathBuf {
+        use base64::Engine as _;
+        let folder = self.server.dir.path().join("docker");
+        fs::create_dir_all(&folder).expect("a folder of our own");
+        let auth = base64::engine::general_purpose::STANDARD.encode(format!(
+            "{}:{}",
+            Self::USER,
+            Self::PASSWORD
+        ));
+        let auths: serde_json::Map<String, Value> = match self.login {
+            Login::Open => serde_json::Map::new(),
+            Login::Htpasswd => ports
+                .iter()
+                .map(|port| (format!("127.0.0.1:{port}"), json!({"auth": auth})))
+                .collect(),
+        };
+        fs::write(
+            folder.join("config.json"),
+            json!({"auths": auths}).to_string(),
+        )
+        .expect("a file of our own");
+        folder
+    }
+
+    /// Where the registry keeps its tree: `blobs/sha256/<2>/<hex>/data` and `repositories/<name>/…`.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.server.dir.path().join("data/docker/registry/v2")
+    }
+}
+
+/// Debian's `docker-registry` (2.8).
+pub(crate) struct DebianRegistry;
+
+impl DebianRegistry {
+    pub(crate) fn start(login: Login) -> Registry {
+        Registry::start(
+            "docker-registry",
+            &tools::installed("docker-registry"),
+            login,
+        )
+    }
+}
+
+/// CNCF distribution, version 3.
+pub(crate) struct DistributionV3;
+
+impl DistributionV3 {
+    pub(crate) fn start(login: Login) -> Registry {
+        Registry::start("distribution-v3", &tools::built("registry"), login)
+    }
+}
+
+/// A proxy that makes a link slow, or cuts it.
+#[derive(Debug)]
+pub(crate) struct Toxiproxy {
+    server: Server,
+    port: u16,
+}
+
+/// What is done to the bytes of one direction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Toxic {
+    /// Each piece of data arrives this much later, in both directions half of it.
+    RoundTripMs(u64),
+    /// Towards the client.
+    DownKilobytesPerSecond(u64),
+    /// Towards the server.
+    UpKilobytesPerSecond(u64),
+    /// Towards the client: the connection is closed after so many bytes.
+    CutDownAfterBytes(u64),
+    /// Towards the server.
+    CutUpAfterBytes(u64),
+    /// Towards the client: data stops, the connection stays.
+    StallDown,
+}
+
+impl Toxic {
+    fn bodies(self) -> Vec<Value> {
+        let body = |kind: &str, stream: &str, attributes: Value| json!({"name": format!("{kind}-{stream}"), "type": kind, "stream": stream, "attributes": attributes});
+        match self {
+            Self::RoundTripMs(ms) => vec![
+                body("latency", "upstream", json!({"latency": ms / 2})),
+                body("latency", "downstream", json!({"latency": ms - ms / 2})),
+            ],
+            Self::DownKilobytesPerSecond(rate) => {
+                vec![body("bandwidth", "downstream", json!({"rate": rate}))]
+            }
+            Self::UpKilobytesPerSecond(rate) => {
+                vec![body("bandwidth", "upstream", json!({"rate": rate}))]
+            }
+            Self::CutDownAfterBytes(bytes) => {
+                vec![body("limit_data", "downstream", json!({"bytes": bytes}))]
+            }
+            Self::CutUpAfterBytes(bytes) => {
+                vec![body("limit_data", "upstream", json!({"bytes": bytes}))]
+            }
+            Self::StallDown => vec![body("timeout", "downstream", json!({"timeout": 0}))],
+        }
+    }
+}
+
+impl Toxiproxy {
+    pub(crate) fn start() -> Self {
+        let port = free_port();
+        let mut command = Command::new(tools::built("toxiproxy"));
+        command.args(["-host", "127.0.0.1", "-port", &port.to_string()]);
+        let server = Server::start("toxiproxy", Scratch::new("toxiproxy"), &command, || {
+            answers_ok("GET", port, "/version", b"")
+        });
+        Self { server, port }
+    }
+
+    /// A new loopback port that leads to `upstream` through `toxics`.
+    pub(crate) fn proxy(&self, upstream: u16, toxics: &[Toxic]) -> u16 {
+        let listen = free_port();
+        let name = format!("to-{upstream}-by-{listen}");
+        let proxy = json!({
+            "name": name,
+            "listen": format!("127.0.0.1:{listen}"),
+            "upstream": format!("127.0.0.1:{upstream}"),
+        });
+        self.post("/proxies", &proxy);
+        for body in toxics.iter().flat_map(|toxic| toxic.bodies()) {
+            self.post(&format!("/proxies/{name}/toxics"), &body);
+        }
+        listen
+    }
+
+    fn post(&self, path: &str, body: &Value) {
+        let answer = http("POST", self.port, path, body.to_string().as_bytes());
+        assert!(
+            matches!(answer, Some((200..=299, _))),
+            "toxiproxy refuses {path} {body}: {answer:?}\n{}",
+            self.server.log_tail()
+        );
+    }
+}
