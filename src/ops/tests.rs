@@ -13,7 +13,11 @@ use crate::{
         Source,
         dir::{self, Dir},
     },
-    store::{Meet, memory::Memory, open::Opened},
+    store::{
+        Meet,
+        memory::Memory,
+        open::{Opened, StoreUrl},
+    },
 };
 
 mod dirs;
@@ -37,7 +41,17 @@ impl World {
 
     /// A node's context; nodes of other names have other states.
     pub(super) fn node(&self, name: &str) -> Context {
-        let opened = Opened::of(self.memory.clone(), self.meet);
+        let memory = self.memory.clone();
+        let opened = Opened {
+            store: memory.clone(),
+            meet: self.meet,
+            untag: Some(memory.clone()),
+            sweep: Some(memory),
+            spool_dir: None,
+            url: StoreUrl::Disk("memory".into()),
+            metrics: Arc::default(),
+            ranged: true,
+        };
         Context {
             opened: Arc::new(opened),
             progress: progress::silent(),
@@ -98,7 +112,7 @@ pub(super) async fn import_dir(node: &Context, root: &Path) -> import::Report {
 }
 
 pub(super) fn packs_of(memory: &Memory) -> Vec<Digest> {
-    memory.digests_over(600)
+    memory.packs()
 }
 
 pub(super) fn is_hit(report: &import::Report) -> bool {

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod net;
 pub mod open;
 pub mod record;
+pub mod registry;
 pub mod s3;
 mod tree;
 pub mod wrap;

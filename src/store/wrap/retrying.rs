@@ -46,7 +46,7 @@ impl Default for Policy {
 }
 
 /// Longest pause that a server may ask for.
-const LONGEST_ASKED: Duration = Duration::from_secs(60);
+const LONGEST_ASKED: Duration = Duration::from_mins(1);
 /// Bytes that count as moving on.
 const PROGRESS_BYTES: u64 = 64 << 10;
 /// A download slower than this over a stall's time is a stall: one byte now and then keeps no one waiting for ever.
@@ -371,14 +371,14 @@ impl Sweep for Retrying<dyn Sweep> {
     }
 
     async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {
-        Ok(self
-            .run(|| self.inner.write_mark(name, bytes.clone()))
-            .await?
-            .0)
+        self.run(|| self.inner.write_mark(name, bytes.clone()))
+            .await?;
+        Ok(())
     }
 
     async fn remove_mark(&self, name: &str) -> Result<()> {
-        Ok(self.run(|| self.inner.remove_mark(name)).await?.0)
+        self.run(|| self.inner.remove_mark(name)).await?;
+        Ok(())
     }
 
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {

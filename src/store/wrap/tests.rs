@@ -207,7 +207,8 @@ fn subject(store: Arc<dyn Store>, memory: Arc<Memory>) -> conformance::Subject {
 #[tokio::test]
 async fn every_wrapper_over_memory_is_a_store() {
     type Wrap = fn(Arc<dyn Store>) -> Arc<dyn Store>;
-    let wraps: [Wrap; 6] = [
+    let wraps: [Wrap; 7] = [
+        |s| Arc::new(Named::new(s, "x:")),
         |s| Arc::new(Verified::new(s)),
         |s| Arc::new(Retrying::new(s, QUICK)),
         |s| {
@@ -868,4 +869,18 @@ async fn read_only_store_reads_and_refuses_writes_with_a_hint() {
         assert!(e.to_string().contains("--read-only"), "{e}");
     }
     assert_eq!(memory.stat(&new.digest).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn error_of_a_wrapper_below_gets_the_stores_name() {
+    let (memory, desc) = memory_with(&data(5 << 20, 1)).await;
+    memory.damage(&desc.digest, data(5 << 20, 2));
+    let verified = Arc::new(Verified::new(memory));
+    let store = Named::new(verified, "s3://bucket");
+    let e = whole(&store, &desc).await.unwrap_err();
+    assert_eq!(
+        (e.kind, e.store.as_str()),
+        (ErrorKind::Corrupt, "s3://bucket")
+    );
+    assert_eq!(e.key, desc.digest.to_string());
 }
