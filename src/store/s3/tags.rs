@@ -94,12 +94,13 @@ impl TagStore for S3 {
         if let Some(now) = self.wire.clock.now() {
             return Ok(now);
         }
-        let asked = self
-            .wire
-            .client
-            .head_bucket()
-            .bucket(&self.wire.bucket)
-            .send();
+        let asked = Box::pin(
+            self.wire
+                .client
+                .head_bucket()
+                .bucket(&self.wire.bucket)
+                .send(),
+        );
         let answer = patience::answer("ask the time", self.wire.stall, Answer::Soon, asked).await;
         // A refusal has a date too.
         if let Some(now) = self.wire.clock.now() {
