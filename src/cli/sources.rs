@@ -19,6 +19,7 @@ use crate::{
     source::{
         self, Source, SourceKind, dir,
         goenv::{self, GoEnv, modfile},
+        gomod,
     },
     task,
 };
@@ -169,9 +170,12 @@ fn go_build(env: &GoEnv) -> Arc<dyn Source> {
     ))
 }
 
+/// Reads the project's checksums, which modules are checked against.
 async fn go_mod(env: GoEnv) -> Result<Arc<dyn Source>> {
-    Err(CommandError::failed(format!(
-        "interim {}",
-        env.gomodcache.display()
-    )))
+    task::blocking(move || {
+        let project = gomod::Project::read(&env)?;
+        Ok(Arc::new(gomod::GoMod::new(env.gomodcache, project)) as Arc<dyn Source>)
+    })
+    .await
+    .map_err(|e: source::Error| ops::Error::from(e).into())
 }
