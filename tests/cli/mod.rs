@@ -42,6 +42,8 @@ fn complaints(outcome: &Outcome) -> Vec<&str> {
 }
 
 fn strings(value: &Value) -> Vec<&str> {
-    let all = value.as_array().unwrap_or_else(|| panic!("no array: {value}"));
+    let all = value
+        .as_array()
+        .unwrap_or_else(|| panic!("no array: {value}"));
     all.iter().map(|v| v.as_str().unwrap()).collect()
 }
