@@ -14,6 +14,9 @@ pub(crate) async fn open(
     read_only: bool,
 ) -> Result<Opened> {
     let url: StoreUrl = url.parse()?;
-    let options = Options { read_only, ..Options::default() };
+    let options = Options {
+        read_only,
+        ..Options::default()
+    };
     Ok(crate::store::open::open(&url, &options).await?)
 }
