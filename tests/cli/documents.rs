@@ -76,8 +76,9 @@ fn the_reference_has_every_command_and_flag() {
             "docs/cli.md lacks `{command}`"
         );
         let help = run(&node, &format!("{command} --help")).stdout;
-        let flags = help.split(|c: char| !c.is_ascii_lowercase() && c != '-');
-        for flag in flags.filter(|w| w.starts_with("--") && w.len() > 3) {
+        let options = help.lines().filter(|l| l.trim_start().starts_with('-'));
+        let words = options.flat_map(|l| l.split(|c: char| !c.is_ascii_lowercase() && c != '-'));
+        for flag in words.filter(|w| w.starts_with("--") && w.len() > 3) {
             assert!(
                 CLI.contains(&format!("`{flag}")),
                 "docs/cli.md lacks {flag} of {command}"

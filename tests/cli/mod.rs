@@ -1,5 +1,7 @@
 //! The command line as a user and a script meet it: words, exit codes, JSON. The binary runs on a node of its own.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod documents;
 mod exits;
 mod outputs;
