@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     Clock, Context, LeftOut, Moved, PhaseTime, Result, head, load,
-    restore::{NotRestored, restore},
+    restore::{NotRestored, Stands, restore},
 };
 use crate::{
     artifact::{
@@ -19,7 +19,7 @@ use crate::{
     entry::{EntryPath, Time},
     progress::Phase,
     source::{
-        KnownContent, Source,
+        Known as _, Source,
         index::{Imported, NodeIndex, Notes, Stamp},
     },
     task,
@@ -401,7 +401,7 @@ impl Search<'_> {
 async fn remember(
     ctx: &Context,
     options: &Options,
-    contents: Vec<(EntryPath, KnownContent)>,
+    contents: Vec<Stands>,
     damaged: &[(Digest, String)],
     digest: Digest,
     before: Arc<Option<NodeIndex>>,
@@ -428,13 +428,26 @@ async fn remember(
             let mut found = Vec::with_capacity(contents.len());
             let mut parent: Option<(Option<EntryPath>, crate::fs::Dir)> = None;
             // Sorted by path: most share their folder with the one before.
-            for (path, content) in contents {
+            for Stands {
+                path,
+                content,
+                mtime,
+            } in contents
+            {
                 let above = path.parent();
                 if parent.as_ref().is_none_or(|(p, _)| *p != above) {
                     parent = root.open_parent_if_there(&path)?.map(|dir| (above, dir));
                 }
                 let Some((_, dir)) = &parent else { continue };
-                if let Some(stat) = dir.stat(path.name())? {
+                let Some(stat) = dir.stat(path.name())? else {
+                    continue;
+                };
+                // Somebody may have changed it since it was placed or compared.
+                let known = before
+                    .as_ref()
+                    .as_ref()
+                    .and_then(|b| b.content(&path, &stat));
+                if stat.mtime == mtime || known == Some(content) {
                     found.push((path, stat, content));
                 }
             }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     artifact::snapshot::{At, Snapshot},
     digest::Digest,
-    entry::{Entry, EntryPath, Kind, Time},
+    entry::{Entry, EntryPath, Time},
     fs,
     pack::{
         plan::{Plan, Wanted, plan},
@@ -51,8 +51,18 @@ pub struct Restored {
     pub damaged: Vec<(Digest, String)>,
     /// What was fetched.
     pub moved: Moved,
-    /// What stands in the target now, with its content: for the node index.
-    pub contents: Vec<(EntryPath, KnownContent)>,
+    /// What stands in the target now, sorted by path: for the node index.
+    pub contents: Vec<Stands>,
+}
+
+/// A file whose content is known.
+pub struct Stands {
+    /// Its path.
+    pub path: EntryPath,
+    /// Its content.
+    pub content: KnownContent,
+    /// The time of change that this restore gave it, or found and took for right: with another, somebody changed it since.
+    pub mtime: Time,
 }
 
 /// Why nothing was restored.
@@ -309,7 +319,7 @@ impl Job {
         &self,
         staging: Arc<Option<Staging>>,
         broken: &[(usize, String)],
-    ) -> Result<(u64, Vec<LeftOut>, Vec<(EntryPath, KnownContent)>)> {
+    ) -> Result<(u64, Vec<LeftOut>, Vec<Stands>)> {
         let mut lost: HashMap<&EntryPath, String> = HashMap::new();
         for (i, why) in broken {
             lost.insert(&self.plan.files[*i].path, why.clone());
@@ -423,18 +433,19 @@ impl Job {
     }
 
     /// What is known of the target's files now.
-    fn contents(&self, entries: &[Entry]) -> Vec<(EntryPath, KnownContent)> {
+    fn contents(&self, entries: &[Entry]) -> Vec<Stands> {
         let there: HashSet<&EntryPath> = entries.iter().map(|e| &e.path).collect();
         let all = self.survey.entries.iter().zip(&self.survey.standing);
         all.filter(|((_, e), s)| {
-            matches!(e.kind, Kind::File { .. }) && **s != Standing::Keep && there.contains(&e.path)
+            e.kind.is_file() && **s != Standing::Keep && there.contains(&e.path)
         })
-        .map(|((at, e), _)| {
-            let content = KnownContent {
+        .map(|((at, e), _)| Stands {
+            path: e.path.clone(),
+            content: KnownContent {
                 digest: self.snapshot.entry(*at).content,
                 len: e.kind.content_len(),
-            };
-            (e.path.clone(), content)
+            },
+            mtime: self.source.restored_mtime(e, self.now),
         })
         .collect()
     }
