@@ -10,3 +10,4 @@ pub mod redact;
 pub mod source;
 pub mod store;
 pub mod task;
+pub mod transfer;
