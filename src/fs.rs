@@ -21,7 +21,7 @@ mod beneath;
 mod sparse;
 
 pub use attrs::{
-    is_root, remove_xattr, set_open_mode, set_open_owner, set_xattr, xattr, xattr_names,
+    is_root, remove_xattr, set_open_mode, set_open_owner, set_xattr, user_id, xattr, xattr_names,
 };
 pub use sparse::{SMALLEST_HOLE, data_runs, may_be_sparse};
 

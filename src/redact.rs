@@ -30,6 +30,12 @@ impl From<String> for Secret {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d).map(Self)
+    }
+}
+
 /// `url` without user name, password and the values of its query: fit for messages.
 pub fn url(url: &str) -> String {
     let (base, query) = match url.split_once('?') {

@@ -77,3 +77,8 @@ pub fn remove_xattr(fd: impl AsFd, name: &[u8]) -> io::Result<()> {
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+/// The user that this process acts as.
+pub fn user_id() -> u32 {
+    rustix::process::geteuid().as_raw()
+}

@@ -1,9 +1,29 @@
 //! Import: finds the best snapshot of a name and puts it back, fetching only what the node lacks.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::{Context, LeftOut, Moved, PhaseTime, Result};
-use crate::{digest::Digest, source::Source};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    Clock, Context, LeftOut, Moved, PhaseTime, Result, head, load,
+    restore::{NotRestored, restore},
+};
+use crate::{
+    artifact::{
+        Manifest, Tag,
+        fold::{self, Rules},
+        name::{self, SnapshotName},
+        snapshot::{Outline, Snapshot},
+    },
+    digest::Digest,
+    entry::{EntryPath, Time},
+    progress::Phase,
+    source::{
+        KnownContent, Source,
+        index::{Imported, NodeIndex, Notes, Stamp},
+    },
+    task,
+};
 
 /// What to import, and from where.
 #[derive(Clone)]
@@ -66,10 +86,410 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
+/// Candidates by a key's prefix that are looked at in each scope at most.
+const CANDIDATES: usize = 32;
+
 /// Imports; see the module.
 ///
 /// # Errors
-/// When the target cannot be written; trouble with the store is an error too, which the command line turns into a miss.
-pub async fn run(_ctx: &Context, _options: &Options) -> Result<Report> {
-    Err(super::Error::Usage("import is not built yet".into()))
+/// When the target cannot be written, or the store cannot be asked. What the store lost or damaged is a miss in the report.
+pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
+    super::within_budget(ctx, "importing", import(ctx, options)).await
+}
+
+/// A snapshot that may be restored.
+struct Candidate {
+    snapshot: Snapshot,
+    digest: Digest,
+    lost: Vec<LeftOut>,
+    hit: Hit,
+}
+
+async fn import(ctx: &Context, options: &Options) -> Result<Report> {
+    let mut clock = Clock::start();
+    ctx.progress.begin(Phase::Resolve, None);
+    let index = Arc::new(super::load_index(ctx, &options.source).await);
+    let mut search = Search {
+        ctx,
+        options,
+        why: Vec::new(),
+        print: options.source.fingerprint(),
+    };
+    let found = search.find().await?;
+    ctx.progress.end(Phase::Resolve);
+    clock.lap(Phase::Resolve);
+    let mut report = empty_report(options);
+    let mut why = search.why;
+    let mut damaged: Vec<(Digest, String)> = Vec::new();
+    if let Some(candidate) = found {
+        let rules = head::rules(options.source.kind());
+        let mut snapshot = candidate.snapshot;
+        let died = fold::close(&mut snapshot, rules);
+        report.left_out.extend(candidate.lost.iter().cloned());
+        if !died.is_empty() && rules == Rules::Tree {
+            why.extend(
+                candidate
+                    .lost
+                    .iter()
+                    .map(|l| format!("{} {}", l.what, l.why)),
+            );
+            why.push(format!("{}: {}", died[0].path, died[0].why));
+        } else {
+            let (entries, bytes) = snapshot.totals();
+            let (scope, key) = (snapshot.name.scope.clone(), snapshot.name.key.clone());
+            let restored = restore(
+                ctx,
+                options.source.clone(),
+                Arc::new(snapshot),
+                index.clone(),
+                options.mirror,
+            )
+            .await?;
+            clock.lap(Phase::Restore);
+            match restored {
+                Ok(done) => {
+                    let lost = died.into_iter().map(|d| LeftOut {
+                        what: d.path.to_string(),
+                        why: d.why.into(),
+                    });
+                    report.left_out.extend(lost.chain(done.missing));
+                    report.partial = !report.left_out.is_empty();
+                    report.hit = Some(candidate.hit);
+                    report.found = Some((scope, key));
+                    report.digest = Some(candidate.digest);
+                    (report.entries, report.bytes) = (entries, bytes);
+                    report.entries_restored = done.written;
+                    report.moved = done.moved;
+                    damaged = done.damaged;
+                    remember(
+                        ctx,
+                        options,
+                        done.contents,
+                        &damaged,
+                        candidate.digest,
+                        index.clone(),
+                    )
+                    .await;
+                }
+                Err(NotRestored::Incomplete(packs, reason)) => {
+                    why.push(reason);
+                    damaged = packs;
+                    note_damage(ctx, options, &damaged, index.clone()).await;
+                }
+            }
+        }
+    }
+    report
+        .left_out
+        .extend(damaged.into_iter().map(|(d, why)| LeftOut {
+            what: format!("pack {d}"),
+            why,
+        }));
+    if report.hit.is_none() {
+        report.miss = Some(if why.is_empty() {
+            format!(
+                "nothing is stored for {} `{}` in {}",
+                report.kind,
+                options.name,
+                options.scopes.join(", ")
+            )
+        } else {
+            why.join("; ")
+        });
+    }
+    clock.lap(Phase::Place);
+    report.phases = clock.phases();
+    report.elapsed = clock.total();
+    Ok(report)
+}
+
+fn empty_report(options: &Options) -> Report {
+    Report {
+        kind: options.source.kind().name(),
+        name: options.name.clone(),
+        hit: None,
+        miss: None,
+        partial: false,
+        found: None,
+        digest: None,
+        entries: 0,
+        bytes: 0,
+        entries_restored: 0,
+        moved: Moved::default(),
+        left_out: Vec::new(),
+        phases: Vec::new(),
+        elapsed: Duration::ZERO,
+    }
+}
+
+struct Search<'a> {
+    ctx: &'a Context,
+    options: &'a Options,
+    /// Why candidates that were there could not be used.
+    why: Vec<String>,
+    print: crate::source::Fingerprint,
+}
+
+impl Search<'_> {
+    /// Scope by scope: the exact key, prefixes of keys, the name's head (design §7).
+    async fn find(&mut self) -> Result<Option<Candidate>> {
+        if let Some(digest) = self.options.digest {
+            return self.by_digest(digest).await;
+        }
+        let options = self.options;
+        for (i, scope) in options.scopes.iter().enumerate() {
+            let hit = if i == 0 { Hit::Exact } else { Hit::Fallback };
+            if let Some(found) = self.by_key(scope, &options.key, hit).await? {
+                return Ok(Some(found));
+            }
+            for prefix in &options.restore_keys {
+                if let Some(found) = self.by_prefix(scope, prefix).await? {
+                    return Ok(Some(found));
+                }
+            }
+            if options.source.kind().is_go()
+                && !options.key.is_empty()
+                && let Some(found) = self.by_key(scope, "", Hit::Fallback).await?
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn name(&self, scope: &str, key: &str) -> SnapshotName {
+        SnapshotName {
+            kind: self.options.source.kind().name().to_owned(),
+            name: self.options.name.clone(),
+            scope: scope.to_owned(),
+            key: key.to_owned(),
+        }
+    }
+
+    async fn by_key(&mut self, scope: &str, key: &str, hit: Hit) -> Result<Option<Candidate>> {
+        let name = self.name(scope, key);
+        let current = head::read(self.ctx, &name, &HashSet::new()).await?;
+        let rules = head::rules(self.options.source.kind());
+        let lost = current.lost();
+        let (Some(snapshot), Some(digest)) =
+            (current.folded(rules, head::today()), current.digest())
+        else {
+            self.why
+                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            return Ok(None);
+        };
+        // What `folded` closed is gone from it; a tree must not lose anything unnoticed.
+        if rules == Rules::Tree && !lost.is_empty() {
+            self.why
+                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            return Ok(None);
+        }
+        Ok(self.usable(Candidate {
+            snapshot,
+            digest,
+            lost,
+            hit,
+        }))
+    }
+
+    /// Says in words why a candidate is of no use, or gives it back.
+    fn usable(&mut self, candidate: Candidate) -> Option<Candidate> {
+        let gates = &candidate.snapshot.fingerprint.gates;
+        if self.print.gate.is_empty() || gates.is_empty() || gates.contains(&self.print.gate) {
+            return Some(candidate);
+        }
+        let name = &candidate.snapshot.name;
+        self.why.push(format!(
+            "`{}` in {} is of {}, this is {}",
+            name.name,
+            name.scope,
+            gates.join(", "),
+            self.print.gate
+        ));
+        None
+    }
+
+    /// Keys that start with `prefix`, the newest first.
+    async fn by_prefix(&mut self, scope: &str, prefix: &str) -> Result<Option<Candidate>> {
+        let store = &self.ctx.opened.store;
+        let tags = store.tags(&self.name(scope, "").key_prefix(prefix)).await?;
+        let heads: Vec<Tag> = tags.into_iter().filter(name::is_head).collect();
+        let read = |tag: Tag| async move {
+            let resolved = store.resolve(&tag.into()).await?;
+            Ok::<_, super::Error>(resolved)
+        };
+        let resolved: Vec<_> = stream::iter(heads)
+            .map(read)
+            .buffered(self.ctx.concurrency.max(1))
+            .try_collect()
+            .await?;
+        let mut dated: Vec<(Option<Time>, Manifest)> = resolved
+            .into_iter()
+            .flatten()
+            .filter_map(|r| {
+                let outline = Outline::read(&r.manifest).ok()??;
+                Some((outline.created.or(r.modified), r.manifest))
+            })
+            .collect();
+        dated.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        for (_, manifest) in dated.into_iter().take(CANDIDATES) {
+            let loaded = match load::load(self.ctx, &manifest, &HashSet::new()).await? {
+                Ok(loaded) => loaded,
+                Err(why) => {
+                    self.why
+                        .push(format!("{}: {}", manifest.digest, why.text()));
+                    continue;
+                }
+            };
+            let found = &loaded.snapshot.name;
+            let asked = self.name(scope, "");
+            // A tag holds only the clear part of a long key; the config has all of it.
+            let is_meant = found.kind == asked.kind
+                && found.name == asked.name
+                && found.scope == asked.scope
+                && found.key.starts_with(prefix);
+            if is_meant && let Some(candidate) = self.take(loaded, Hit::Fallback) {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn by_digest(&mut self, digest: Digest) -> Result<Option<Candidate>> {
+        let Some(resolved) = self.ctx.opened.store.resolve(&digest.into()).await? else {
+            return Ok(None);
+        };
+        match load::load(self.ctx, &resolved.manifest, &HashSet::new()).await? {
+            Ok(loaded) if loaded.snapshot.name.kind != self.options.source.kind().name() => {
+                self.why
+                    .push(format!("{digest} is a {}", loaded.snapshot.name.kind));
+                Ok(None)
+            }
+            Ok(loaded) => Ok(self.take(loaded, Hit::Exact)),
+            Err(why) => {
+                self.why.push(format!("{digest}: {}", why.text()));
+                Ok(None)
+            }
+        }
+    }
+
+    fn take(&mut self, loaded: load::Loaded, hit: Hit) -> Option<Candidate> {
+        let load::Loaded {
+            digest,
+            snapshot,
+            lost,
+        } = loaded;
+        if !lost.is_empty() && head::rules(self.options.source.kind()) == Rules::Tree {
+            self.why
+                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            return None;
+        }
+        self.usable(Candidate {
+            snapshot,
+            digest,
+            lost,
+            hit,
+        })
+    }
+}
+
+/// Writes down what the next export or import here need not read again, and what this import was.
+async fn remember(
+    ctx: &Context,
+    options: &Options,
+    contents: Vec<(EntryPath, KnownContent)>,
+    damaged: &[(Digest, String)],
+    digest: Digest,
+    before: Arc<Option<NodeIndex>>,
+) {
+    let Some(state) = ctx.state_dir.clone() else {
+        return;
+    };
+    let source = options.source.clone();
+    let now = Time::now();
+    let imported = Imported {
+        at: (now.secs, now.nanos),
+        snapshot: digest.to_string(),
+        store: ctx.opened.url.to_string(),
+    };
+    let notes = Notes {
+        imported: Some(imported),
+        damaged: all_damage(damaged, before.as_ref().as_ref()),
+        matched: None,
+    };
+    task::blocking(move || {
+        let record = || -> crate::source::Result<()> {
+            let root = crate::fs::Dir::open(source.root())?;
+            let stamp = Stamp::take_settled(&root)?;
+            let mut found = Vec::with_capacity(contents.len());
+            let mut parent: Option<(Option<EntryPath>, crate::fs::Dir)> = None;
+            // Sorted by path: most share their folder with the one before.
+            for (path, content) in contents {
+                let above = path.parent();
+                if parent.as_ref().is_none_or(|(p, _)| *p != above) {
+                    parent = root.open_parent_if_there(&path)?.map(|dir| (above, dir));
+                }
+                let Some((_, dir)) = &parent else { continue };
+                if let Some(stat) = dir.stat(path.name())? {
+                    found.push((path, stat, content));
+                }
+            }
+            NodeIndex::record(&root, stamp, notes, found)?.save(
+                &state,
+                source.kind(),
+                source.root(),
+            );
+            Ok(())
+        };
+        if let Err(e) = record() {
+            tracing::debug!(error = %e, "Node index not made");
+        }
+    })
+    .await;
+}
+
+/// Writes down that packs are damaged, so that the next export from here packs their objects anew.
+async fn note_damage(
+    ctx: &Context,
+    options: &Options,
+    damaged: &[(Digest, String)],
+    before: Arc<Option<NodeIndex>>,
+) {
+    let (Some(state), false) = (ctx.state_dir.clone(), damaged.is_empty()) else {
+        return;
+    };
+    let source = options.source.clone();
+    let damaged = all_damage(damaged, before.as_ref().as_ref());
+    task::blocking(move || {
+        let record = || -> crate::source::Result<()> {
+            crate::fs::make_dirs(source.root())?;
+            let root = crate::fs::Dir::open(source.root())?;
+            let imported = before
+                .as_ref()
+                .as_ref()
+                .and_then(|b| b.notes.imported.clone());
+            let notes = Notes {
+                imported,
+                damaged,
+                matched: None,
+            };
+            let stamp = Stamp::take(&root)?;
+            NodeIndex::record(&root, stamp, notes, [])?.save(&state, source.kind(), source.root());
+            Ok(())
+        };
+        if let Err(e) = record() {
+            tracing::debug!(error = %e, "Damage not noted");
+        }
+    })
+    .await;
+}
+
+fn all_damage(found: &[(Digest, String)], before: Option<&NodeIndex>) -> Vec<String> {
+    let known = before.iter().flat_map(|b| b.notes.damaged.iter().cloned());
+    let mut all: Vec<String> = known
+        .chain(found.iter().map(|(d, _)| d.to_string()))
+        .collect();
+    all.sort();
+    all.dedup();
+    all
 }

@@ -30,6 +30,7 @@ pub mod load;
 pub mod prune;
 pub mod publish;
 pub mod remove;
+pub mod restore;
 
 pub mod upload;
 pub mod verify;
@@ -215,3 +216,6 @@ impl Clock {
         self.phases.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

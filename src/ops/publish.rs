@@ -75,7 +75,7 @@ pub struct Publication<'a> {
     pub created: Time,
 }
 
-/// Publishes; returns the digest of this writer's own snapshot, or of the head where only that was written.
+/// Publishes; returns the digest of the head that contains it, or of this writer's own snapshot while none does.
 ///
 /// All packs of it must be stored. Once it returns, every reader of the name gets what this writer had.
 ///
@@ -136,13 +136,15 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
         .await?;
     tracing::debug!(tag = %own, digest = %sealed.manifest.digest, "Side tag published");
     // The export is durable; what fails from here on is finished by the next writer, and readers fold it themselves.
-    if let Err(e) = fold_into_head(ctx, p, &own).await {
+    let head = fold_into_head(ctx, p, &own).await.unwrap_or_else(|e| {
         tracing::warn!(error = %e, "Head not updated; readers use the side tag");
-    }
-    Ok(sealed.manifest.digest)
+        None
+    });
+    Ok(head.unwrap_or(sealed.manifest.digest))
 }
 
-async fn fold_into_head(ctx: &Context, p: &Publication<'_>, own: &Tag) -> Result<()> {
+/// Folds until the head contains `own` and all that was listed; the head's digest then.
+async fn fold_into_head(ctx: &Context, p: &Publication<'_>, own: &Tag) -> Result<Option<Digest>> {
     let name = &p.mine.name;
     let today = head::today();
     let mut seen: HashSet<Tag> = HashSet::from([own.clone()]);
@@ -160,7 +162,8 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, own: &Tag) -> Result
             None => HashSet::new(),
         };
         if seen.iter().all(|t| contained.contains(t.as_str())) {
-            return remove_old(ctx, &current, &contained).await;
+            remove_old(ctx, &current, &contained).await;
+            return Ok(current.head.as_ref().map(|h| h.digest));
         }
         let mut next = current.folded(p.rules, today);
         if !contained.contains(own.as_str()) && !current.sides.iter().any(|s| s.tag == *own) {
@@ -192,7 +195,7 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, own: &Tag) -> Result
         name = name.name,
         "Side tag left for the next writer to fold"
     );
-    Ok(())
+    Ok(None)
 }
 
 /// Stores what the manifest names besides packs.
@@ -207,9 +210,9 @@ async fn put_config(ctx: &Context, sealed: &Sealed) -> Result<()> {
 }
 
 /// Removes side tags that the head contains and that are old; what cannot be removed waits for the next export.
-async fn remove_old(ctx: &Context, current: &Current, contained: &HashSet<&str>) -> Result<()> {
+async fn remove_old(ctx: &Context, current: &Current, contained: &HashSet<&str>) {
     let Some(untag) = &ctx.opened.untag else {
-        return Ok(());
+        return;
     };
     let old: Vec<&Tag> = current
         .side_tags
@@ -217,9 +220,11 @@ async fn remove_old(ctx: &Context, current: &Current, contained: &HashSet<&str>)
         .filter(|t| contained.contains(t.as_str()))
         .collect();
     if old.is_empty() {
-        return Ok(());
+        return;
     }
-    let now = ctx.opened.store.clock().await?;
+    let Ok(now) = ctx.opened.store.clock().await else {
+        return;
+    };
     let is_old = |t: &Tag| name::side_time(t).is_some_and(|at| at.secs + SIDE_TAG_SECS < now.secs);
     for tag in old.into_iter().filter(|t| is_old(t)).take(REMOVED_AT_ONCE) {
         if let Err(e) = untag.untag(tag).await {
@@ -227,5 +232,4 @@ async fn remove_old(ctx: &Context, current: &Current, contained: &HashSet<&str>)
             break;
         }
     }
-    Ok(())
 }

@@ -88,7 +88,15 @@ pub async fn restore(
         return Ok(Err(NotRestored::Incomplete(Vec::new(), why)));
     }
     let plan = Arc::new(plan(&snapshot, &wanted));
-    let job = Arc::new(Job { source, snapshot, survey, plan, mirror, now: Time::now(), progress: ctx.progress.clone() });
+    let job = Arc::new(Job {
+        source,
+        snapshot,
+        survey,
+        plan,
+        mirror,
+        now: Time::now(),
+        progress: ctx.progress.clone(),
+    });
     let staging = {
         let job = job.clone();
         task::blocking(move || job.begin()).await?
@@ -119,27 +127,55 @@ pub async fn restore(
     let placed = task::blocking(move || job.place(staging, &broken)).await;
     ctx.progress.end(Phase::Place);
     let (written, missing, contents) = placed?;
-    Ok(Ok(Restored { written, missing, damaged: fetched.damaged, moved, contents }))
+    Ok(Ok(Restored {
+        written,
+        missing,
+        damaged: fetched.damaged,
+        moved,
+        contents,
+    }))
 }
 
 /// Fetching and unpacking at once.
-async fn run(ctx: &Context, job: &Arc<Job>, staging: &Arc<Option<Staging>>) -> Result<(Vec<FileOutcome>, Fetched)> {
+async fn run(
+    ctx: &Context,
+    job: &Arc<Job>,
+    staging: &Arc<Option<Staging>>,
+) -> Result<(Vec<FileOutcome>, Fetched)> {
     if job.plan.files.is_empty() {
         return Ok((Vec::new(), Fetched::default()));
     }
-    ctx.progress.begin(Phase::Restore, Some(job.plan.stored_bytes()));
+    ctx.progress
+        .begin(Phase::Restore, Some(job.plan.stored_bytes()));
     let (out, arrived) = mpsc::channel::<Arrival>(FRAMES_WAITING);
     let unpacking = {
         let (job, staging, threads) = (job.clone(), staging.clone(), ctx.threads);
         task::blocking(move || {
             let arrived = Mutex::new(arrived);
-            let next = || arrived.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-            let staging = staging.as_ref().as_ref().expect("files are staged only where a staging folder was made");
-            let target = Into { job: &job, tree: staging.tree() };
+            let next = || {
+                arrived
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .blocking_recv()
+            };
+            let staging = staging
+                .as_ref()
+                .as_ref()
+                .expect("files are staged only where a staging folder was made");
+            let target = Into {
+                job: &job,
+                tree: staging.tree(),
+            };
             unpack(&job.plan, &target, threads, &*job.progress, &next)
         })
     };
-    let fetching = fetch::fetch(ctx.opened.store.clone(), &job.snapshot, &job.plan, ctx.concurrency, out);
+    let fetching = fetch::fetch(
+        ctx.opened.store.clone(),
+        &job.snapshot,
+        &job.plan,
+        ctx.concurrency,
+        out,
+    );
     let (outcomes, fetched) = tokio::join!(unpacking, fetching);
     ctx.progress.end(Phase::Restore);
     Ok((outcomes?, fetched))
@@ -164,12 +200,23 @@ struct Into<'a> {
 impl Target for Into<'_> {
     fn create(&self, file: usize) -> fs::Result<File> {
         let plan = &self.job.plan.files[file];
-        self.tree.create_file(&plan.path, self.job.snapshot.entry(plan.entry).entry.meta.mode)
+        self.tree.create_file(
+            &plan.path,
+            self.job.snapshot.entry(plan.entry).entry.meta.mode,
+        )
     }
 
     fn finish(&self, file: usize, out: &File) -> fs::Result<()> {
-        let entry = &self.job.snapshot.entry(self.job.plan.files[file].entry).entry;
-        self.tree.finish_file(out, entry, self.job.source.restored_mtime(entry, self.job.now))
+        let entry = &self
+            .job
+            .snapshot
+            .entry(self.job.plan.files[file].entry)
+            .entry;
+        self.tree.finish_file(
+            out,
+            entry,
+            self.job.source.restored_mtime(entry, self.job.now),
+        )
     }
 }
 
@@ -181,7 +228,10 @@ fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -
         let content = e.entry.kind.is_file().then_some(&e.content);
         match source.admit(&e.entry, content) {
             Ok(()) => entries.push((at, e.entry.clone())),
-            Err(why) => refused.push(LeftOut { what: e.entry.path.to_string(), why }),
+            Err(why) => refused.push(LeftOut {
+                what: e.entry.path.to_string(),
+                why,
+            }),
         }
     }
     entries.sort_unstable_by(|a, b| a.1.path.cmp(&b.1.path));
@@ -190,7 +240,11 @@ fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -
         None => vec![Standing::Absent; entries.len()],
         Some(root) => stand(source, snapshot, &entries, &root, index)?,
     };
-    Ok(Survey { entries, standing, refused })
+    Ok(Survey {
+        entries,
+        standing,
+        refused,
+    })
 }
 
 fn stand(
@@ -220,7 +274,10 @@ fn stand(
             .chunks(part)
             .map(|chunk| scope.spawn(move || chunk.iter().map(judge).collect()))
             .collect();
-        spawned.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+        spawned
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+            .collect()
     });
     let mut all = Vec::with_capacity(entries.len());
     for part in parts {
@@ -234,15 +291,25 @@ fn wanted(survey: &Survey) -> Vec<Wanted> {
     let all = survey.entries.iter().zip(&survey.standing);
     all.filter(|((_, e), s)| e.kind.is_file() && matches!(s, Standing::Absent | Standing::Other))
         // A name that says what is in it is compared with what is in it.
-        .map(|((at, _), _)| Wanted { at: *at, check: true })
+        .map(|((at, _), _)| Wanted {
+            at: *at,
+            check: true,
+        })
         .collect()
 }
 
 impl Job {
     /// Makes the staging folder, if anything is to be put into place at all, and sees whether there is room.
     fn begin(&self) -> Result<Arc<Option<Staging>>> {
-        let all_there = self.survey.standing.iter().all(|s| matches!(s, Standing::Same | Standing::Keep | Standing::SameContent));
-        if all_there && !self.mirror && (!self.survey.entries.is_empty() || self.source.root().is_dir()) {
+        let all_there = self
+            .survey
+            .standing
+            .iter()
+            .all(|s| matches!(s, Standing::Same | Standing::Keep | Standing::SameContent));
+        if all_there
+            && !self.mirror
+            && (!self.survey.entries.is_empty() || self.source.root().is_dir())
+        {
             return Ok(Arc::new(None));
         }
         let staging = Staging::begin(self.source.root(), self.source.carry())?;
@@ -266,14 +333,23 @@ impl Job {
         for (i, why) in broken {
             lost.insert(&self.plan.files[*i].path, why.clone());
         }
-        let staged_paths: Vec<EntryPath> =
-            self.plan.files.iter().map(|f| f.path.clone()).filter(|p| !lost.contains_key(p)).collect();
-        let staging = Arc::into_inner(staging).expect("the unpacker has ended, nobody else holds it");
+        let staged_paths: Vec<EntryPath> = self
+            .plan
+            .files
+            .iter()
+            .map(|f| f.path.clone())
+            .filter(|p| !lost.contains_key(p))
+            .collect();
+        let staging =
+            Arc::into_inner(staging).expect("the unpacker has ended, nobody else holds it");
         if let Some(staging) = &staging {
             for (i, _) in broken {
                 staging.tree().discard(&self.plan.files[*i].path)?;
             }
-            for (path, why) in self.source.check_staged(staging.tree().root(), &staged_paths)? {
+            for (path, why) in self
+                .source
+                .check_staged(staging.tree().root(), &staged_paths)?
+            {
                 staging.tree().discard(&path)?;
                 let file = self.plan.files.iter().find(|f| f.path == path);
                 if let Some(file) = file {
@@ -282,7 +358,10 @@ impl Job {
             }
         }
         self.lose_what_needs_the_lost(staging.as_ref(), &mut lost)?;
-        let staged: HashSet<&EntryPath> = staged_paths.iter().filter(|p| !lost.contains_key(p)).collect();
+        let staged: HashSet<&EntryPath> = staged_paths
+            .iter()
+            .filter(|p| !lost.contains_key(p))
+            .collect();
         let mut entries = Vec::new();
         let mut is_staged = Vec::new();
         let mut adjusted = Vec::new();
@@ -290,14 +369,19 @@ impl Job {
             if lost.contains_key(&entry.path) {
                 continue;
             }
-            if *standing == Standing::SameContent || (self.source.kind().is_go() && *standing == Standing::Same) {
+            if *standing == Standing::SameContent
+                || (self.source.kind().is_go() && *standing == Standing::Same)
+            {
                 adjusted.push(entry);
             }
             is_staged.push(staged.contains(&entry.path));
             entries.push(entry.clone());
         }
         let mut written = staged.len() as u64;
-        let links = entries.iter().zip(self.survey.standing.iter()).filter(|(e, s)| !e.kind.is_file() && **s == Standing::Absent);
+        let links = entries
+            .iter()
+            .zip(self.survey.standing.iter())
+            .filter(|(e, s)| !e.kind.is_file() && **s == Standing::Absent);
         written += links.count() as u64;
         let root = match staging {
             Some(staging) => {
@@ -319,7 +403,10 @@ impl Job {
         let placed: Vec<EntryPath> = staged.into_iter().cloned().collect();
         self.source.finish(&root, &placed, self.now)?;
         let mut missing = self.survey.refused.clone();
-        missing.extend(lost.into_iter().map(|(p, why)| LeftOut { what: p.to_string(), why }));
+        missing.extend(lost.into_iter().map(|(p, why)| LeftOut {
+            what: p.to_string(),
+            why,
+        }));
         missing.sort_by(|a, b| a.what.cmp(&b.what));
         Ok((written, missing, self.contents(&entries)))
     }
@@ -330,16 +417,25 @@ impl Job {
         staging: Option<&Staging>,
         lost: &mut HashMap<&'a EntryPath, String>,
     ) -> Result<()> {
-        let refused: HashSet<&str> = self.survey.refused.iter().map(|r| r.what.as_str()).collect();
+        let refused: HashSet<&str> = self
+            .survey
+            .refused
+            .iter()
+            .map(|r| r.what.as_str())
+            .collect();
         let files: HashSet<&EntryPath> = self.plan.files.iter().map(|f| &f.path).collect();
         for (_, entry) in &self.survey.entries {
             let Some(needs) = &entry.needs else { continue };
-            let gone = lost.contains_key(needs) || (!refused.is_empty() && refused.contains(needs.to_string().as_str()));
+            let gone = lost.contains_key(needs)
+                || (!refused.is_empty() && refused.contains(needs.to_string().as_str()));
             if gone && files.contains(&entry.path) && !lost.contains_key(&entry.path) {
                 if let Some(staging) = staging {
                     staging.tree().discard(&entry.path)?;
                 }
-                lost.insert(&entry.path, "the output that it names could not be had".into());
+                lost.insert(
+                    &entry.path,
+                    "the output that it names could not be had".into(),
+                );
             }
         }
         Ok(())
@@ -353,7 +449,10 @@ impl Job {
             matches!(e.kind, Kind::File { .. }) && **s != Standing::Keep && there.contains(&e.path)
         })
         .map(|((at, e), _)| {
-            let content = KnownContent { digest: self.snapshot.entry(*at).content, len: e.kind.content_len() };
+            let content = KnownContent {
+                digest: self.snapshot.entry(*at).content,
+                len: e.kind.content_len(),
+            };
             (e.path.clone(), content)
         })
         .collect()

@@ -489,4 +489,4 @@ fn push(cut: &mut VecDeque<(u64, Vec<u8>)>, next: &mut u64, frame: Vec<u8>) {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

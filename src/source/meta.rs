@@ -43,7 +43,17 @@ impl Carry {
 ///
 /// Links get owner and time only; hard links nothing, since their file has it.
 pub fn give_meta(parent: &fs::Dir, entry: &Entry, mtime: Time, carry: Carry) -> fs::Result<()> {
-    let name = entry.path.name();
+    give_meta_named(parent, entry.path.name(), entry, mtime, carry)
+}
+
+/// The same for an entry that stands under another name yet.
+pub(super) fn give_meta_named(
+    parent: &fs::Dir,
+    name: &[u8],
+    entry: &Entry,
+    mtime: Time,
+    carry: Carry,
+) -> fs::Result<()> {
     if matches!(entry.kind, Kind::Hardlink(_)) {
         return Ok(());
     }

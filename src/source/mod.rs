@@ -12,6 +12,7 @@ pub mod gobuild;
 pub mod goenv;
 pub mod index;
 pub mod meta;
+pub mod place;
 mod sparse;
 pub mod stable;
 pub mod walk;

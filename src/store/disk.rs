@@ -7,12 +7,9 @@
 //! A tag that is damaged, or whose manifest is, is `Corrupt` to readers and absent to writers: the next export heals it.
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use async_trait::async_trait;
@@ -21,67 +18,38 @@ use bytes::Bytes;
 use super::{
     BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, StoredBlob, Sweep, TagStore,
     Untag, Version,
-    body::file_stream,
     error::{Error, ErrorKind, Result},
     keys::{self, Key, Repo},
     record,
     tree::{
         Tree,
-        gate::{self, Gate},
+        entered::{Entered, StopOnDrop},
     },
 };
+
+pub use super::tree::entered::Settings;
 use crate::{
-    artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
+    artifact::{Descriptor, Manifest, Reference, Tag},
     digest::Digest,
     entry::Time,
-    fs, task,
+    fs,
 };
 
 /// Largest mark that is read.
 const MAX_MARK_BYTES: u64 = 1 << 30;
 
-/// How a disk store is opened.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Nothing is made or changed, not even a lock's file.
-    pub read_only: bool,
-    /// Longest wait for somebody else's lock: a sweep's, a tag's.
-    pub lock_wait: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            read_only: false,
-            lock_wait: Duration::from_secs(30),
-        }
-    }
-}
-
 /// A store in a folder.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    inner: Arc<Inner>,
+    entered: Entered,
+    files: Files,
 }
 
-#[derive(Debug)]
-struct Inner {
+/// The blocking part.
+#[derive(Debug, Clone)]
+struct Files {
     tree: Tree,
     repo: Repo,
-    name: String,
-    gate: Arc<Gate>,
-    /// Why nothing can be written; `None` if it can.
-    read_only: Option<String>,
-    lock_wait: Duration,
-}
-
-/// Set when the future that waits for the work is dropped.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl Disk {
@@ -92,144 +60,54 @@ impl Disk {
     /// # Errors
     /// `NoSuchStore` if it is not there and may not be made; `Timeout` if a sweep runs for longer than `lock_wait`.
     pub async fn open(root: &Path, repo: Repo, settings: &Settings) -> Result<Self> {
-        let name = format!("disk:{}", root.display());
         let tree = Tree::new(root, keys::UPLOADS.trim_end_matches('/'));
-        Self::enter(tree, repo, settings, &name)
-            .await
-            .map_err(|e| e.at(&name, ""))
-    }
-
-    async fn enter(tree: Tree, repo: Repo, settings: &Settings, name: &str) -> Result<Self> {
-        let read_only = if settings.read_only {
-            Some("it was opened read-only".to_owned())
-        } else {
-            let (tree, repo) = (tree.clone(), repo.clone());
-            task::blocking(move || make(&tree, &repo)).await?
-        };
-        let entry = if read_only.is_some() {
-            let there = tree.clone();
-            if !task::blocking(move || fs::Dir::open_if_there(there.root()).map(|d| d.is_some()))
-                .await
-                .map_err(|e| Error::io("open", e))?
-            {
-                return Err(Error::new(
-                    ErrorKind::NoSuchStore,
-                    "open",
-                    "the folder does not exist",
-                ));
-            }
-            gate::Entry::Reader
-        } else {
-            gate::Entry::Writer
-        };
-        let stale = tree.clone();
-        let clean = move || match stale.remove_stale() {
-            Ok(0) => {}
-            Ok(files) => tracing::debug!(files, "Left-overs of dead processes removed"),
-            Err(error) => tracing::warn!(%error, "Left-overs of dead processes stay"),
-        };
-        let lock = tree.path(keys::GC_LOCK);
-        let gate = Gate::enter(lock, entry, settings.lock_wait, clean).await?;
+        let (tags, manifests) = (keys::tags_prefix(&repo), keys::manifests_prefix(&repo));
+        let folders = ["blobs/sha256", keys::MARKS, keys::LOCKS, &tags, &manifests];
+        let name = format!("disk:{}", root.display());
+        let entered = Entered::open(&tree, name, keys::GC_LOCK, &folders, settings).await?;
         Ok(Self {
-            inner: Arc::new(Inner {
-                tree,
-                repo,
-                name: name.to_owned(),
-                gate,
-                read_only,
-                lock_wait: settings.lock_wait,
-            }),
+            entered,
+            files: Files { tree, repo },
         })
     }
 
     /// Where spools should be written: on the same file system, swept with the store's own left-overs. `None` if nothing can be written.
     pub fn spool_dir(&self) -> Option<PathBuf> {
-        let inner = &self.inner;
-        inner
-            .read_only
-            .is_none()
-            .then(|| inner.tree.temp_dir().to_owned())
+        self.entered.spool_dir()
     }
 
     /// Says whether nothing can be written.
     pub fn is_read_only(&self) -> bool {
-        self.inner.read_only.is_some()
+        self.spool_dir().is_none()
     }
 
-    /// Runs blocking `work` inside the gate.
     async fn run<T: Send + 'static>(
         &self,
         op: &'static str,
-        key: &impl std::fmt::Display,
-        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+        key: &(impl std::fmt::Display + Sync + ?Sized),
+        work: impl FnOnce(&Files) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let inner = self.inner.clone();
-        let done = match inner.gate.be_inside(op).await {
-            Ok(()) => task::blocking(move || work(&inner)).await,
-            Err(e) => Err(e),
-        };
-        done.map_err(|e| e.at(&self.inner.name, key))
-    }
-
-    fn writable(&self, op: &'static str, key: &impl std::fmt::Display) -> Result<()> {
-        match &self.inner.read_only {
-            None => Ok(()),
-            Some(why) => Err(Error::new(ErrorKind::Denied, op, why).at(&self.inner.name, key)),
-        }
+        let files = self.files.clone();
+        self.entered.run(op, key, move || work(&files)).await
     }
 
     /// Takes the lock of a tag.
     async fn lock_tag(&self, op: &'static str, tag: &Tag) -> Result<fs::Lock> {
-        let inner = &self.inner;
-        let path = inner.tree.path(&keys::tag_lock(&inner.repo, tag));
-        let budget = inner.lock_wait;
-        match gate::poll(&path, fs::LockMode::Exclusive, gate::Entry::Writer, budget).await {
-            Ok(Some(lock)) => Ok(lock),
-            Ok(None) => Err(Error::new(
-                ErrorKind::Timeout,
-                op,
-                format!(
-                    "another process has held its lock for over {}s",
-                    budget.as_secs()
-                ),
-            )),
-            Err(e) => Err(Error::io(op, e)),
-        }
-        .map_err(|e| e.at(&inner.name, tag))
+        let key = keys::tag_lock(&self.files.repo, tag);
+        self.entered.lock(op, tag, &key).await
     }
 }
 
-/// Makes the tree; `Some` says why it cannot be written.
-fn make(tree: &Tree, repo: &Repo) -> Result<Option<String>> {
-    let (tags, manifests) = (keys::tags_prefix(repo), keys::manifests_prefix(repo));
-    let folders = [
-        "blobs/sha256",
-        keys::MARKS,
-        keys::LOCKS,
-        tags.as_str(),
-        manifests.as_str(),
-    ]
-    .map(|k| k.trim_end_matches('/'));
-    // A file made and removed tells a folder that only looks writable (read-only mount, other owner).
-    let made = tree
-        .make(&folders)
-        .map_err(|e| Error::io("open", e))
-        .and_then(|()| tree.temp("open").map(drop));
-    match made {
-        Ok(()) => Ok(None),
-        Err(e) if e.kind == ErrorKind::Denied => Ok(Some(e.message)),
-        Err(e) => Err(e),
-    }
-}
-
-impl Inner {
+impl Files {
     fn resolve_tag(&self, op: &'static str, tag: &Tag) -> Result<Option<Resolved>> {
         let key = keys::tag(&self.repo, tag);
         let Some(bytes) = self.tree.read(op, &key, record::MAX_BYTES)? else {
             return Ok(None);
         };
         let tagged: record::Tagged = record::decode(op, &bytes)?;
-        let manifest = self.read_manifest(op, &tagged.digest, tagged.media_type)?;
+        let manifest = self
+            .tree
+            .read_manifest(op, &tagged.digest, tagged.media_type)?;
         let Some(manifest) = manifest else {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -257,7 +135,9 @@ impl Inner {
             return Ok(None);
         };
         let known: record::Manifested = record::decode("resolve", &bytes)?;
-        let manifest = self.read_manifest("resolve", digest, known.media_type)?;
+        let manifest = self
+            .tree
+            .read_manifest("resolve", digest, known.media_type)?;
         Ok(manifest.map(|manifest| Resolved {
             manifest,
             version: None,
@@ -265,41 +145,10 @@ impl Inner {
         }))
     }
 
-    fn read_manifest(
-        &self,
-        op: &'static str,
-        digest: &Digest,
-        media_type: String,
-    ) -> Result<Option<Manifest>> {
-        let bytes = self
-            .tree
-            .read(op, &keys::blob(digest), MAX_MANIFEST_BYTES)?;
-        match bytes {
-            None => Ok(None),
-            Some(bytes) if digest.matches(&bytes) => Ok(Some(Manifest {
-                media_type,
-                bytes: bytes.into(),
-                digest: *digest,
-            })),
-            Some(_) => Err(Error::new(
-                ErrorKind::Corrupt,
-                op,
-                format!("the bytes of manifest {digest} are damaged; export again to repair it"),
-            )),
-        }
-    }
-
     /// Manifest's bytes, then its records: no record names bytes that are not there.
     fn store_manifest(&self, manifest: &Manifest) -> Result<()> {
+        self.tree.put_manifest(manifest)?;
         let desc = manifest.descriptor();
-        let damaged = self
-            .read_manifest("publish", &desc.digest, String::new())
-            .is_err();
-        if damaged {
-            self.tree.remove("publish", &keys::blob(&desc.digest))?;
-        }
-        let body = Body::Bytes(manifest.bytes.clone());
-        self.tree.put_blob(&desc, &body, &AtomicBool::new(false))?;
         let known = record::Manifested::of(manifest);
         if let Some(subject) = &known.subject {
             let key = keys::referrer(&self.repo, &subject.digest, &desc.digest);
@@ -407,23 +256,16 @@ impl BlobStore for Disk {
             .await
     }
 
-    async fn get(
-        &self,
-        desc: &Descriptor,
-        range: std::ops::Range<u64>,
-    ) -> Result<Option<ByteStream>> {
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         let want = desc.clone();
-        let found = self
-            .run("get", &desc.digest, move |i| {
-                open_range(&i.tree, &want, &range).map(|f| f.map(|f| (f, range)))
-            })
-            .await?;
-        let key = self.inner.tree.path(&keys::blob(&desc.digest));
-        Ok(found.map(|(file, range)| file_stream(Arc::new(file), key, range)))
+        self.run("get", &desc.digest, move |f| {
+            f.tree.blob_range(&want, range)
+        })
+        .await
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        self.writable("put", &desc.digest)?;
+        self.entered.writable("put", &desc.digest)?;
         let stop = Arc::new(AtomicBool::new(false));
         let _guard = StopOnDrop(stop.clone());
         let (want, body) = (desc.clone(), body.clone());
@@ -431,24 +273,6 @@ impl BlobStore for Disk {
             i.tree.put_blob(&want, &body, &stop)
         })
         .await
-    }
-}
-
-/// Opens a blob and checks its size and the range.
-pub(super) fn open_range(
-    tree: &Tree,
-    desc: &Descriptor,
-    range: &std::ops::Range<u64>,
-) -> Result<Option<std::fs::File>> {
-    super::check_range("get", desc, range)?;
-    match tree.open_blob("get", &desc.digest)? {
-        None => Ok(None),
-        Some((file, size)) if size == desc.size => Ok(Some(file)),
-        Some((_, size)) => Err(Error::new(
-            ErrorKind::Corrupt,
-            "get",
-            format!("it has {size} bytes, expected {}", desc.size),
-        )),
     }
 }
 
@@ -469,8 +293,8 @@ impl TagStore for Disk {
         tag: Option<&Tag>,
         expect: &Expect,
     ) -> Result<Published> {
-        super::check_manifest(manifest).map_err(|e| e.at(&self.inner.name, manifest.digest))?;
-        self.writable("publish", &manifest.digest)?;
+        super::check_manifest(manifest).map_err(|e| e.at(self.entered.name(), manifest.digest))?;
+        self.entered.writable("publish", &manifest.digest)?;
         let doc = manifest.clone();
         self.run("publish", &manifest.digest, move |i| i.store_manifest(&doc))
             .await?;
@@ -510,7 +334,7 @@ impl TagStore for Disk {
 #[async_trait]
 impl Untag for Disk {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
-        self.writable("remove tag", tag)?;
+        self.entered.writable("remove tag", tag)?;
         let lock = self.lock_tag("remove tag", tag).await?;
         let name = tag.clone();
         self.run("remove tag", tag, move |i| {
@@ -557,7 +381,7 @@ impl Sweep for Disk {
     }
 
     async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {
-        self.writable("write mark", &name)?;
+        self.entered.writable("write mark", &name)?;
         let key = keys::mark(name);
         self.run("write mark", &name, move |i| {
             i.tree.write("write mark", &key, &bytes)
@@ -566,7 +390,7 @@ impl Sweep for Disk {
     }
 
     async fn remove_mark(&self, name: &str) -> Result<()> {
-        self.writable("remove mark", &name)?;
+        self.entered.writable("remove mark", &name)?;
         let key = keys::mark(name);
         self.run("remove mark", &name, move |i| {
             i.tree.remove("remove mark", &key).map(drop)
@@ -575,7 +399,7 @@ impl Sweep for Disk {
     }
 
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
-        self.writable("remove", &"blobs")?;
+        self.entered.writable("remove", &"blobs")?;
         let digests = digests.to_vec();
         self.run("remove", &"blobs", move |i| {
             let repos = i.repos("remove")?;
@@ -602,12 +426,9 @@ impl Sweep for Disk {
     /// Our own shared lock is given up for it: reachability must be computed under the guard. One handle of the store
     /// must not be used for a sweep and for exports at once.
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
-        self.writable("lock", &"")?;
-        let alone = self.inner.gate.alone().await;
-        match alone {
-            Ok(guard) => Ok(Some(Box::new(guard))),
-            Err(e) => Err(e.at(&self.inner.name, "")),
-        }
+        self.entered.writable("lock", &"")?;
+        let guard = self.entered.alone().await?;
+        Ok(Some(Box::new(guard)))
     }
 }
 

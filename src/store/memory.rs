@@ -62,6 +62,29 @@ impl Memory {
         self.state().blobs.remove(digest).is_some()
     }
 
+    /// Flips a bit of a stored blob: damage, for tests.
+    pub fn flip(&self, digest: &Digest, at: usize) {
+        let mut state = self.state();
+        if let Some((bytes, _)) = state.blobs.get_mut(digest) {
+            let mut flipped = bytes.to_vec();
+            flipped[at] ^= 1;
+            *bytes = flipped.into();
+        }
+    }
+
+    /// Digests of all packs (they end in their magic), the last written last; for tests.
+    pub fn packs(&self) -> Vec<Digest> {
+        let state = self.state();
+        let mut found: Vec<_> = state.blobs.iter().collect();
+        found.sort_by_key(|(_, (_, at))| *at);
+        let is_pack = |b: &Bytes| b.ends_with(b"cachectl");
+        found
+            .into_iter()
+            .filter(|(_, (b, _))| is_pack(b))
+            .map(|(d, _)| *d)
+            .collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Each critical section leaves the maps whole, even if a test panics elsewhere.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

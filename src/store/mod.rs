@@ -15,11 +15,14 @@ pub mod conformance;
 pub mod disk;
 pub mod error;
 pub mod keys;
+pub mod layout;
 pub mod memory;
 pub mod net;
 pub mod open;
 pub mod record;
+pub mod registry;
 mod tree;
+pub mod wrap;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
 use check::{check_manifest, check_range};

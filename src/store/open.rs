@@ -1,19 +1,408 @@
-//! Placeholder until the `stores` branch is merged (its version wins).
-use super::{Meet, Store, Sweep, Untag};
-use std::{path::PathBuf, sync::Arc};
-/// An opened store with its abilities.
+//! From a URL to a store with its abilities: the one place where a backend is chosen, and where wrappers are stacked.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Meet, Store, Sweep, Untag,
+    disk::{self, Disk},
+    error::{Error, ErrorKind, Result},
+    keys::Repo,
+    layout::Layout,
+    net,
+    wrap::{
+        Limited, Metered, Named, ReadOnly, Retrying, Verified, limited::Limits, metered::Counters,
+        retrying::Policy,
+    },
+};
+use crate::redact;
+
+/// Where a store is. Its text, by `Display`, has no secrets: fit for messages, and to compare stores by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `disk:PATH`
+    Disk(PathBuf),
+    /// `oci-layout:PATH`
+    Layout(PathBuf),
+    /// `s3://bucket/prefix?…`, as it was given.
+    S3(String),
+    /// `oci://host/repo`, as it was given.
+    Registry(String),
+    /// `cachectld:SOCKET` or `cachectld+https://host`, as it was given.
+    Daemon(String),
+}
+
+const EXPECTED: &str =
+    "expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX or oci://HOST/REPOSITORY";
+
+impl FromStr for StoreUrl {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let refused =
+            |why: String| Error::new(ErrorKind::Invalid, "open", why).at(&redact::url(s), "");
+        let (scheme, rest) = s.split_once(':').unwrap_or(("", s));
+        match scheme {
+            "disk" => Ok(Self::Disk(path(scheme, rest).map_err(refused)?)),
+            "oci-layout" => Ok(Self::Layout(path(scheme, rest).map_err(refused)?)),
+            "s3" => Ok(Self::S3(s.to_owned())),
+            "oci" => Ok(Self::Registry(s.to_owned())),
+            "cachectld" | "cachectld+https" => Ok(Self::Daemon(s.to_owned())),
+            "" if rest.starts_with(['/', '.', '~']) => {
+                Err(refused(format!("a folder is written `disk:{rest}`")))
+            }
+            "" => Err(refused(format!("no store's URL; {EXPECTED}"))),
+            _ => Err(refused(format!(
+                "`{scheme}:` is no kind of store; {EXPECTED}"
+            ))),
+        }
+    }
+}
+
+/// The folder in a URL: `/abs`, `rel`, or `///abs` as some write it.
+fn path(scheme: &str, rest: &str) -> std::result::Result<PathBuf, String> {
+    let path = match rest.strip_prefix("//") {
+        Some(abs) if abs.starts_with('/') => abs,
+        // A host: nobody means that.
+        Some(_) => {
+            return Err(format!(
+                "a folder is written `{scheme}:/abs` or `{scheme}:rel`, without `//`"
+            ));
+        }
+        None => rest,
+    };
+    if path.is_empty() {
+        return Err(format!("it names no folder; expected {scheme}:PATH"));
+    }
+    if path.starts_with('~') {
+        return Err("`~` is the shell's business; write the folder's whole path".to_owned());
+    }
+    Ok(PathBuf::from(path))
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(path) => write!(f, "disk:{}", path.display()),
+            Self::Layout(path) => write!(f, "oci-layout:{}", path.display()),
+            Self::S3(url) | Self::Registry(url) | Self::Daemon(url) => {
+                f.write_str(&redact::url(url))
+            }
+        }
+    }
+}
+
+/// How a store is used.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Refuses every write; a folder stays without a trace.
+    pub read_only: bool,
+    /// Operations at once.
+    pub concurrency: usize,
+    /// Bytes per second in each direction; `None`: no limit.
+    pub bandwidth: Option<u64>,
+    /// Longest time over all tries of one operation at a remote.
+    pub retry_for: Duration,
+    /// Longest time without a byte from a remote.
+    pub stall: Duration,
+    /// Longest time for connecting to a remote.
+    pub connect_timeout: Duration,
+    /// Longest wait for another process's lock on a folder.
+    pub lock_wait: Duration,
+    /// A PEM file of certificate authorities that are trusted besides the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// Whether the proxy variables of the environment are honoured.
+    pub proxy_from_env: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (net, policy, limits) = (net::Common::default(), Policy::default(), Limits::default());
+        Self {
+            read_only: false,
+            concurrency: limits.concurrency,
+            bandwidth: limits.bandwidth,
+            retry_for: policy.retry_for,
+            stall: policy.stall,
+            connect_timeout: net.connect_timeout,
+            lock_wait: disk::Settings::default().lock_wait,
+            ca_bundle: None,
+            proxy_from_env: net.proxy_from_env,
+        }
+    }
+}
+
+impl Options {
+    fn folder(&self) -> disk::Settings {
+        disk::Settings {
+            read_only: self.read_only,
+            lock_wait: self.lock_wait,
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            retry_for: self.retry_for,
+            stall: self.stall,
+            ..Policy::default()
+        }
+    }
+}
+
+/// An opened store with its abilities. A folder's lock is held while any of it lives.
 #[derive(Clone)]
 pub struct Opened {
-    /// The store, wrapped.
+    /// The store, wrapped: bytes are checked, temporary trouble is tried again, limits hold.
     pub store: Arc<dyn Store>,
-    /// How writers meet.
+    /// How writers of one name meet.
     pub meet: Meet,
-    /// Names can be taken away.
+    /// Names can be taken away; `None` where they cannot, or nothing may be written.
     pub untag: Option<Arc<dyn Untag>>,
-    /// Blobs can be swept.
+    /// Blobs can be swept; `None` where they cannot, or nothing may be written.
     pub sweep: Option<Arc<dyn Sweep>>,
-    /// Where it is.
-    pub url: String,
     /// Folder for spools on the store's own file system.
     pub spool_dir: Option<PathBuf>,
+    /// Where it is; folders absolute.
+    pub url: StoreUrl,
+    /// Counts of what it was asked.
+    pub metrics: Arc<Counters>,
+    /// Whether a part of a blob costs less than all of it.
+    pub ranged: bool,
+}
+
+/// A backend before it is wrapped.
+struct Backend {
+    store: Arc<dyn Store>,
+    meet: Meet,
+    untag: Option<Arc<dyn Untag>>,
+    sweep: Option<Arc<dyn Sweep>>,
+    spool_dir: Option<PathBuf>,
+    ranged: bool,
+    read_only: bool,
+}
+
+/// Opens a store. Folders are made where they are missing, unless `read_only`; remotes are not asked anything yet.
+///
+/// # Errors
+/// `Invalid` for options that make no sense, `NoSuchStore` for a folder that is not there and may not be made, `Timeout`
+/// while another process sweeps, `Unsupported` for what this build does not have.
+pub async fn open(url: &StoreUrl, options: &Options) -> Result<Opened> {
+    let url = absolute(url)?;
+    let name = url.to_string();
+    let backend = match &url {
+        StoreUrl::Disk(root) => open_disk(root, options).await?,
+        StoreUrl::Layout(root) => open_layout(root, options).await?,
+        // Here come the arms of s3 and registry.
+        StoreUrl::S3(_) | StoreUrl::Registry(_) => {
+            return Err(not_here(&name, "this kind of store is not in this build"));
+        }
+        StoreUrl::Daemon(_) => {
+            return Err(not_here(
+                &name,
+                "stores behind a daemon come with cachectld; use the daemon's own store for now",
+            ));
+        }
+    };
+    Ok(wrapped(backend, url, options))
+}
+
+fn not_here(name: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "open", why).at(name, "")
+}
+
+/// A folder is the same store from whatever folder it is named.
+fn absolute(url: &StoreUrl) -> Result<StoreUrl> {
+    let whole = |path: &Path| {
+        std::path::absolute(path)
+            .map_err(|e| Error::io("open", crate::fs::Error::new("find", path, e)))
+    };
+    Ok(match url {
+        StoreUrl::Disk(path) => StoreUrl::Disk(whole(path)?),
+        StoreUrl::Layout(path) => StoreUrl::Layout(whole(path)?),
+        other => other.clone(),
+    })
+}
+
+async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
+    let store = Arc::new(Disk::open(root, Repo::cli(), &options.folder()).await?);
+    Ok(Backend {
+        meet: Meet::CompareAndSwap,
+        untag: Some(store.clone()),
+        sweep: Some(store.clone()),
+        spool_dir: store.spool_dir(),
+        ranged: true,
+        read_only: store.is_read_only(),
+        store,
+    })
+}
+
+async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
+    let store = Arc::new(Layout::open(root, &options.folder()).await?);
+    Ok(Backend {
+        meet: Meet::CompareAndSwap,
+        untag: Some(store.clone()),
+        sweep: Some(store.clone()),
+        spool_dir: store.spool_dir(),
+        ranged: true,
+        read_only: store.is_read_only(),
+        store,
+    })
+}
+
+/// Puts the wrappers around a backend, from within: what fails is tried again; what comes in the end is checked; a place
+/// is held over all tries; errors get the store's name; what the caller sees is counted.
+fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
+    let is_remote = !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_));
+    let metrics = Arc::new(Counters::default());
+    let limits = Limits {
+        concurrency: options.concurrency,
+        bandwidth: options.bandwidth,
+    };
+    let (mut store, mut untag, mut sweep) = (backend.store, backend.untag, backend.sweep);
+    // Trouble with a folder does not go away by itself.
+    if is_remote {
+        let policy = options.policy();
+        store = Arc::new(Retrying::new(store, policy));
+        untag = untag.map(|u| -> Arc<dyn Untag> { Arc::new(Retrying::new(u, policy)) });
+        sweep = sweep.map(|s| -> Arc<dyn Sweep> { Arc::new(Retrying::new(s, policy)) });
+    }
+    store = Arc::new(Verified::new(store));
+    store = Arc::new(Limited::new(store, limits));
+    if options.read_only {
+        store = Arc::new(ReadOnly::new(store));
+    }
+    store = Arc::new(Named::new(store, &url.to_string()));
+    store = Arc::new(Metered::new(store, metrics.clone()));
+    let writable = !options.read_only && !backend.read_only;
+    Opened {
+        store,
+        meet: backend.meet,
+        untag: untag.filter(|_| writable),
+        sweep: sweep.filter(|_| writable),
+        spool_dir: backend.spool_dir,
+        url,
+        metrics,
+        ranged: backend.ranged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        artifact::{Descriptor, Manifest},
+        store::{Body, Expect, conformance},
+    };
+
+    fn url(s: &str) -> StoreUrl {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn urls_are_read_and_shown_without_secrets() {
+        for (given, shown) in [
+            ("disk:/var/lib/x", "disk:/var/lib/x"),
+            ("disk:rel/x", "disk:rel/x"),
+            ("disk:///x", "disk:/x"),
+            ("oci-layout:/x y", "oci-layout:/x y"),
+            ("s3://bucket/p?token=hunter2", "s3://bucket/p?token=…"),
+            ("oci://me:hunter2@host/repo", "oci://host/repo"),
+            ("cachectld:/run/x.sock", "cachectld:/run/x.sock"),
+        ] {
+            assert_eq!(url(given).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_with_what_to_write() {
+        for (bad, hint) in [
+            ("", "expected disk:PATH"),
+            ("/var/lib/x", "disk:/var/lib/x"),
+            ("./x", "disk:./x"),
+            ("disk:", "names no folder"),
+            ("disk://host/x", "without `//`"),
+            ("disk:~/x", "whole path"),
+            ("http://user:hunter2@host", "no kind of store"),
+        ] {
+            let e = bad.parse::<StoreUrl>().unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Invalid);
+            assert!(e.to_string().contains(hint), "{e}");
+            assert!(!e.to_string().contains("hunter2"), "{e}");
+        }
+    }
+
+    #[tokio::test]
+    async fn opened_folders_are_stores() {
+        for scheme in ["disk", "oci-layout"] {
+            conformance::run_all(async || {
+                let dir = tempfile::tempdir().unwrap();
+                let url = url(&format!("{scheme}:{}", dir.path().display()));
+                let opened = open(&url, &Options::default()).await.unwrap();
+                assert_eq!(opened.url, url);
+                conformance::Subject {
+                    store: opened.store,
+                    meet: opened.meet,
+                    untag: opened.untag,
+                    sweep: opened.sweep,
+                    spool_dir: opened.spool_dir,
+                    keep: Box::new(dir),
+                }
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn read_only_store_has_no_abilities_and_refuses_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = url(&format!("disk:{}", dir.path().display()));
+        let bytes = bytes::Bytes::from_static(b"bytes");
+        let desc = Descriptor::of("x/y", &bytes);
+        let body = Body::Bytes(bytes);
+        open(&url, &Options::default())
+            .await
+            .unwrap()
+            .store
+            .put(&desc, &body)
+            .await
+            .unwrap();
+        let options = Options {
+            read_only: true,
+            ..Options::default()
+        };
+        let opened = open(&url, &options).await.unwrap();
+        assert!(opened.untag.is_none() && opened.sweep.is_none() && opened.spool_dir.is_none());
+        assert_eq!(opened.store.stat(&desc.digest).await.unwrap(), Some(5));
+        let m = Manifest::sniff("{}");
+        let e = opened
+            .store
+            .publish(&m, None, &Expect::Anything)
+            .await
+            .unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Denied);
+        assert!(
+            e.to_string().contains("--read-only") && e.to_string().contains("disk:/"),
+            "{e}"
+        );
+        assert_eq!(opened.metrics.snapshot().publish.errors, 1);
+    }
+
+    #[tokio::test]
+    async fn folder_has_one_name_and_a_daemon_none_yet() {
+        let opened = absolute(&url("disk:x/y")).unwrap();
+        assert_eq!(
+            opened,
+            StoreUrl::Disk(std::env::current_dir().unwrap().join("x/y"))
+        );
+        let e = open(&url("cachectld:/run/x.sock"), &Options::default())
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(e.kind, ErrorKind::Unsupported);
+    }
 }

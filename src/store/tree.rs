@@ -13,6 +13,7 @@ use super::error::{Error, Result};
 use crate::fs;
 
 pub(super) mod blobs;
+pub(super) mod entered;
 pub(super) mod gate;
 
 /// A folder with a place for temporary files on the same file system.
@@ -96,7 +97,7 @@ impl Tree {
     }
 
     /// Makes the folders of `keys` and the one for temporary files, durably.
-    pub(super) fn make(&self, keys: &[&str]) -> fs::Result<()> {
+    pub(super) fn make(&self, keys: &[String]) -> fs::Result<()> {
         fs::make_dirs(&self.root)?;
         make_dir_durably(&self.temp)?;
         keys.iter()
@@ -140,6 +141,13 @@ impl Tree {
     /// The bytes at `key`, at most `limit`; `None` where there is nothing.
     pub(super) fn read(&self, op: &'static str, key: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         fs::read_if_there(&self.path(key), limit).map_err(|e| Error::io(op, e))
+    }
+
+    /// Says whether nothing is at `key`.
+    pub(super) fn file_is_missing(&self, op: &'static str, key: &str) -> Result<bool> {
+        let (folder, name) = split(key);
+        let stat = fs::Dir::open(self.path(folder)).and_then(|d| d.stat(name.as_bytes()));
+        Ok(stat.map_err(|e| Error::io(op, e))?.is_none())
     }
 
     /// Writes `bytes` to `key`, replacing what stands there.

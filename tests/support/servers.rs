@@ -174,10 +174,6 @@ impl S3Server {
     pub(crate) const ACCESS_KEY: &str = "tests-access-key";
     pub(crate) const SECRET_KEY: &str = "tests-secret-key";
 
-    pub(crate) fn process_id(&self) -> u32 {
-        self.server.child.id()
-    }
-
     /// The credentials, as every S3 client reads them.
     pub(crate) fn env() -> Vec<(String, String)> {
         vec![
@@ -345,10 +341,6 @@ impl Registry {
             port,
             login,
         }
-    }
-
-    pub(crate) fn process_id(&self) -> u32 {
-        self.server.child.id()
     }
 
     /// A store URL of `repository`, through `port` (the server's own, or a proxy's).

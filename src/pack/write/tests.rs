@@ -54,7 +54,7 @@ impl Sink for Kept {
     }
 }
 
-pub(in crate::pack) fn noise(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(seed);
     // Half noise, half runs, so that it compresses a little.
     let mut bytes = Vec::with_capacity(len);

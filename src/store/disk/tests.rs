@@ -1,12 +1,16 @@
 use std::{
     io::Write as _,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    time::Duration,
 };
 
 use futures_util::TryStreamExt as _;
 
 use super::*;
-use crate::store::{Meet, SpoolWriter, conformance};
+use crate::{
+    store::{Meet, SpoolWriter, conformance},
+    task,
+};
 
 async fn open(root: &Path) -> Disk {
     let settings = Settings {

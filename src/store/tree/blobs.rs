@@ -3,17 +3,23 @@
 use std::{
     fs::File,
     io,
-    sync::atomic::{AtomicBool, Ordering},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{Temp, Tree, make_dir_durably, split};
 use crate::{
-    artifact::Descriptor,
+    artifact::{Descriptor, Manifest, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
     entry::Time,
     fs,
     store::{
-        Body, Put, Spool, StoredBlob,
+        Body, ByteStream, Put, Spool, StoredBlob,
+        body::file_stream,
+        check_range,
         error::{Error, ErrorKind, Result},
         keys,
     },
@@ -76,6 +82,61 @@ impl Tree {
             )),
             None => Ok(None),
         }
+    }
+
+    /// Reads a range of a blob, which must have the size that `desc` says.
+    pub(in crate::store) fn blob_range(
+        &self,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
+        check_range("get", desc, &range)?;
+        match self.open_blob("get", &desc.digest)? {
+            None => Ok(None),
+            Some((file, size)) if size == desc.size => {
+                let path = self.path(&keys::blob(&desc.digest));
+                Ok(Some(file_stream(Arc::new(file), path, range)))
+            }
+            Some((_, size)) => Err(Error::new(
+                ErrorKind::Corrupt,
+                "get",
+                format!("it has {size} bytes, expected {}", desc.size),
+            )),
+        }
+    }
+
+    /// Reads a manifest and checks its bytes; `None` where there are none.
+    pub(in crate::store) fn read_manifest(
+        &self,
+        op: &'static str,
+        digest: &Digest,
+        media_type: String,
+    ) -> Result<Option<Manifest>> {
+        match self.read(op, &keys::blob(digest), MAX_MANIFEST_BYTES)? {
+            None => Ok(None),
+            Some(bytes) if digest.matches(&bytes) => Ok(Some(Manifest {
+                media_type,
+                bytes: bytes.into(),
+                digest: *digest,
+            })),
+            Some(_) => Err(Error::new(
+                ErrorKind::Corrupt,
+                op,
+                format!("the bytes of manifest {digest} are damaged; export again to repair it"),
+            )),
+        }
+    }
+
+    /// Stores a manifest's bytes, over damaged ones too.
+    pub(in crate::store) fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
+        let desc = manifest.descriptor();
+        let there = self.read_manifest("publish", &desc.digest, String::new());
+        if there.is_err_and(|e| e.kind == ErrorKind::Corrupt) {
+            self.remove("publish", &keys::blob(&desc.digest))?;
+        }
+        let body = Body::Bytes(manifest.bytes.clone());
+        self.put_blob(&desc, &body, &AtomicBool::new(false))?;
+        Ok(())
     }
 
     /// Stores `body` under `desc.digest`; given up without a trace when `stop` is set.

@@ -145,26 +145,22 @@ impl Gate {
         let lock = poll(&self.path, LockMode::Exclusive, Entry::Writer, self.budget)
             .await
             .map_err(|e| Error::io("lock", e))?;
-        match lock {
-            Some(lock) => {
-                *self.state() = State::Alone;
-                Ok(Alone {
-                    lock: Some(lock),
-                    gate: self.clone(),
-                })
-            }
-            None => {
-                self.be_inside("lock").await?;
-                Err(Error::new(
-                    ErrorKind::Conflict,
-                    "lock",
-                    format!(
-                        "exports or imports have used it for over {}s; try again when they are done",
-                        self.budget.as_secs()
-                    ),
-                ))
-            }
+        if let Some(lock) = lock {
+            *self.state() = State::Alone;
+            return Ok(Alone {
+                lock: Some(lock),
+                gate: self.clone(),
+            });
         }
+        self.be_inside("lock").await?;
+        Err(Error::new(
+            ErrorKind::Conflict,
+            "lock",
+            format!(
+                "exports or imports have used it for over {}s; try again when they are done",
+                self.budget.as_secs()
+            ),
+        ))
     }
 }
 

@@ -1,0 +1,120 @@
+//! The verbs together, over the memory store: as one that compares and swaps, and as one where writers meet by side tags.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    Context, Created, Target, export,
+    import::{self, Hit},
+};
+use crate::{
+    digest::Digest,
+    progress,
+    source::{
+        Source,
+        dir::{self, Dir},
+    },
+    store::{
+        Meet,
+        memory::Memory,
+        open::{Opened, StoreUrl},
+    },
+};
+
+mod dirs;
+mod go;
+
+/// A store and two nodes that share nothing else.
+pub(super) struct World {
+    pub(super) memory: Arc<Memory>,
+    pub(super) meet: Meet,
+    temp: tempfile::TempDir,
+}
+
+impl World {
+    pub(super) fn new(meet: Meet) -> Self {
+        Self {
+            memory: Arc::new(Memory::new()),
+            meet,
+            temp: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A node's context; nodes of other names have other states.
+    pub(super) fn node(&self, name: &str) -> Context {
+        let memory = self.memory.clone();
+        let opened = Opened {
+            store: memory.clone(),
+            meet: self.meet,
+            untag: Some(memory.clone()),
+            sweep: Some(memory),
+            spool_dir: None,
+            url: StoreUrl::Disk("memory".into()),
+            metrics: Arc::default(),
+            ranged: true,
+        };
+        Context {
+            opened: Arc::new(opened),
+            progress: progress::silent(),
+            state_dir: Some(self.temp.path().join(name).join("state")),
+            temp_dir: self.temp.path().join("tmp"),
+            threads: 2,
+            concurrency: 4,
+            budget: None,
+        }
+    }
+
+    /// A folder of a node.
+    pub(super) fn path(&self, node: &str, name: &str) -> std::path::PathBuf {
+        let path = self.temp.path().join(node).join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+}
+
+pub(super) fn dir(root: &Path) -> Arc<dyn Source> {
+    Arc::new(Dir::new(root, &dir::Options::default()).unwrap())
+}
+
+pub(super) fn exporting(source: &Arc<dyn Source>) -> export::Options {
+    export::Options {
+        source: source.clone(),
+        target: Target {
+            name: "n".into(),
+            scope: "default".into(),
+            key: String::new(),
+        },
+        merge: false,
+        flatten: false,
+        max_age_days: 7,
+        max_size: None,
+        created: Created::Now,
+    }
+}
+
+pub(super) fn importing(source: &Arc<dyn Source>) -> import::Options {
+    import::Options {
+        source: source.clone(),
+        name: "n".into(),
+        scopes: vec!["default".into()],
+        key: String::new(),
+        restore_keys: Vec::new(),
+        digest: None,
+        mirror: false,
+    }
+}
+
+pub(super) async fn export_dir(node: &Context, root: &Path) -> export::Report {
+    export::run(node, &exporting(&dir(root))).await.unwrap()
+}
+
+pub(super) async fn import_dir(node: &Context, root: &Path) -> import::Report {
+    import::run(node, &importing(&dir(root))).await.unwrap()
+}
+
+pub(super) fn packs_of(memory: &Memory) -> Vec<Digest> {
+    memory.packs()
+}
+
+pub(super) fn is_hit(report: &import::Report) -> bool {
+    report.hit == Some(Hit::Exact) && !report.partial
+}

@@ -1,0 +1,119 @@
+use std::fmt::Write as _;
+
+use super::*;
+use crate::{
+    digest::Sha256,
+    source::{Fingerprint, gobuild::GoBuild},
+};
+
+/// A Go build cache made by hand.
+fn put(
+    root: &Path,
+    action: &str,
+    output: &[u8],
+    nanos: u64,
+) -> (std::path::PathBuf, std::path::PathBuf) {
+    let id = Sha256::of(action.as_bytes()).to_hex();
+    let out = Sha256::of(output).to_hex();
+    let mut line = String::new();
+    writeln!(line, "v1 {id} {out} {:>20} {nanos:>20}", output.len()).unwrap();
+    let a = root.join(&id[..2]).join(format!("{id}-a"));
+    let d = root.join(&out[..2]).join(format!("{out}-d"));
+    for (path, content) in [(&d, output), (&a, line.as_bytes())] {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    (a, d)
+}
+
+fn cache(root: &Path, release: &str) -> Arc<dyn Source> {
+    Arc::new(GoBuild::new(
+        root,
+        Fingerprint {
+            gate: release.into(),
+            ..Fingerprint::default()
+        },
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_dropped_because_a_node_lacks_it() {
+    for meet in [Meet::CompareAndSwap, Meet::SideTags] {
+        let world = World::new(meet);
+        for (node, action) in [("one", "x"), ("two", "y")] {
+            let root = world.path(node, "go-build");
+            put(&root, action, action.as_bytes(), 1);
+            put(&root, "both", b"both", 1);
+            export::run(&world.node(node), &exporting(&cache(&root, "go1")))
+                .await
+                .unwrap();
+        }
+        let root = world.path("three", "go-build");
+        let report = import::run(&world.node("three"), &importing(&cache(&root, "go1")))
+            .await
+            .unwrap();
+        assert!(is_hit(&report), "{report:?}");
+        assert_eq!(report.entries, 6);
+        assert!(root.join("trim.txt").is_file());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_go_release_is_a_miss_that_says_so() {
+    let world = World::new(Meet::SideTags);
+    let root = world.path("one", "go-build");
+    put(&root, "x", b"x", 1);
+    export::run(&world.node("one"), &exporting(&cache(&root, "go1.26.8")))
+        .await
+        .unwrap();
+    let root = world.path("two", "go-build");
+    let report = import::run(&world.node("two"), &importing(&cache(&root, "go1.27.0")))
+        .await
+        .unwrap();
+    assert!(report.hit.is_none() && report.miss.unwrap().contains("go1.26.8"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_belies_its_name_is_never_published() {
+    let world = World::new(Meet::SideTags);
+    let root = world.path("one", "go-build");
+    put(&root, "good", b"good", 1);
+    let (_, damaged) = put(&root, "bad", b"the content", 1);
+    std::fs::write(damaged, b"the c0ntent").unwrap();
+    let out = export::run(&world.node("one"), &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
+    assert_eq!(out.entries, 2, "{out:?}");
+    assert!(!out.left_out.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_pack_leaves_a_partial_hit_of_whole_entries() {
+    let world = World::new(Meet::SideTags);
+    let root = world.path("one", "go-build");
+    let node = world.node("one");
+    put(&root, "first", &[1; 3000], 1);
+    export::run(&node, &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
+    put(&root, "second", &[2; 3000], 1);
+    export::run(&node, &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
+    let packs = packs_of(&world.memory);
+    world.memory.lose(packs.last().unwrap());
+    let two = world.path("two", "go-build");
+    let report = import::run(&world.node("two"), &importing(&cache(&two, "go1")))
+        .await
+        .unwrap();
+    assert!(report.hit.is_some() && report.partial, "{report:?}");
+    let healed = export::run(&node, &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
+    assert!(healed.moved.blobs_moved > 0);
+    let three = world.path("three", "go-build");
+    let report = import::run(&world.node("three"), &importing(&cache(&three, "go1")))
+        .await
+        .unwrap();
+    assert!(is_hit(&report) && report.entries == 4, "{report:?}");
+}

@@ -1,0 +1,69 @@
+//! Removing from a target what the snapshot does not have.
+
+use std::{collections::HashSet, io};
+
+use rustix::io::Errno;
+
+use super::{Parents, is_errno, moves::Mover, tree_order};
+use crate::{
+    entry::EntryPath,
+    fs::{self, Dir},
+    source::{Result, walk},
+};
+
+/// Removes every name that is no entry and above none, unless `keep` says so; folders that hold something kept stay.
+/// Returns how many names were removed.
+pub(super) fn run(
+    mover: &mut Mover<'_>,
+    target: &Dir,
+    keep: &(dyn Fn(&[u8], bool) -> bool + Sync),
+) -> Result<u64> {
+    let mut wanted: HashSet<&[u8]> = HashSet::new();
+    for entry in mover.plan.entries {
+        let path = entry.path.as_bytes();
+        wanted.insert(path);
+        for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
+            wanted.insert(&path[..at]);
+        }
+    }
+    let found = walk::walk(
+        target,
+        &|path, is_dir| !keep(path, is_dir),
+        &|found, out| {
+            if !wanted.contains(found.path.as_bytes()) {
+                out.items.push((found.path.clone(), found.stat.is_dir()));
+            }
+            Ok(())
+        },
+    )?;
+    let mut extra = found.items;
+    extra.sort_unstable_by(|a, b| tree_order(b.0.as_bytes(), a.0.as_bytes()));
+    let mut removed = 0;
+    let mut parents = Parents::new(target);
+    for (path, is_dir) in extra {
+        let Some(dir) = parents.of(&path)? else {
+            continue;
+        };
+        let gone = match remove(dir, &path, is_dir) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                mover.loosen(path.parent(), dir)?;
+                remove(dir, &path, is_dir)?
+            }
+            other => other?,
+        };
+        removed += u64::from(gone);
+    }
+    Ok(removed)
+}
+
+/// Says whether it is gone; not, if it is a folder that holds something kept, or a mount point.
+fn remove(dir: &Dir, path: &EntryPath, is_dir: bool) -> fs::Result<bool> {
+    if !is_dir {
+        return dir.remove_file(path.name()).map(|()| true);
+    }
+    match dir.remove_dir(path.name()) {
+        Ok(()) => Ok(true),
+        Err(e) if is_errno(&e, &[Errno::NOTEMPTY, Errno::EXIST, Errno::BUSY]) => Ok(false),
+        Err(e) => Err(e),
+    }
+}

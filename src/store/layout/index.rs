@@ -1,0 +1,212 @@
+//! `index.json` of an image layout: entries that we write, among entries of others that are kept as they are.
+//!
+//! Format: OCI image spec, `image-layout.md` and `image-index.md`. Who looks up and replaces what: reference/buildkit-cache.md §2.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    artifact::{Descriptor, Tag, annotations, media},
+    digest::Digest,
+    store::error::{Error, ErrorKind, Result},
+};
+
+/// The name that containerd gives to images; entries that have it are not ours to replace.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// The document.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Index(Map<String, Value>);
+
+impl Index {
+    /// One without entries.
+    pub(super) fn empty() -> Self {
+        let doc = json!({
+            "schemaVersion": 2,
+            "mediaType": media::IMAGE_INDEX,
+            "manifests": [],
+        });
+        match doc {
+            Value::Object(map) => Self(map),
+            _ => Self(Map::new()),
+        }
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is no index at all. Entries that make no sense are kept and passed over.
+    pub(super) fn parse(op: &'static str, bytes: &[u8]) -> Result<Self> {
+        let refused = |why: String| {
+            Error::new(
+                ErrorKind::Corrupt,
+                op,
+                format!("`index.json` is no image index: {why}"),
+            )
+        };
+        let mut map: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|e| refused(e.to_string()))?;
+        match map.entry("manifests").or_insert_with(|| json!([])) {
+            Value::Array(_) => Ok(Self(map)),
+            // Go writes an empty list so.
+            none @ Value::Null => {
+                *none = json!([]);
+                Ok(Self(map))
+            }
+            _ => Err(refused("its `manifests` are no list".to_owned())),
+        }
+    }
+
+    /// Its bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).expect("a JSON document always encodes")
+    }
+
+    fn entries(&self) -> &[Value] {
+        self.0
+            .get("manifests")
+            .and_then(Value::as_array)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    fn entries_mut(&mut self) -> Option<&mut Vec<Value>> {
+        self.0.get_mut("manifests").and_then(Value::as_array_mut)
+    }
+
+    /// What a tag points at: an entry of that name alone, else one that containerd names so too.
+    pub(super) fn find(&self, tag: &Tag) -> Option<Descriptor> {
+        let named = || {
+            self.entries()
+                .iter()
+                .filter(|e| ref_name(e) == Some(tag.as_str()))
+        };
+        let containerd = self
+            .entries()
+            .iter()
+            .filter(|e| annotation(e, CONTAINERD_NAME) == Some(tag.as_str()));
+        named()
+            .filter(|e| annotation(e, CONTAINERD_NAME).is_none())
+            .chain(containerd)
+            .chain(named())
+            .find_map(descriptor)
+    }
+
+    /// The media type that an entry gives to a digest.
+    pub(super) fn media_type(&self, digest: &Digest) -> Option<String> {
+        let mut all = self.entries().iter().filter_map(descriptor);
+        all.find(|d| d.digest == *digest).map(|d| d.media_type)
+    }
+
+    /// All names that are tags and start with `prefix`, sorted, unique.
+    pub(super) fn tags(&self, prefix: &str) -> Vec<Tag> {
+        let names = self
+            .entries()
+            .iter()
+            .filter(|e| descriptor(e).is_some())
+            .filter_map(ref_name);
+        let mut tags: Vec<Tag> = names
+            .filter(|n| n.starts_with(prefix))
+            .filter_map(|n| n.parse().ok())
+            .collect();
+        tags.sort_unstable();
+        tags.dedup();
+        tags
+    }
+
+    /// Digests of all entries, ours and others'.
+    ///
+    /// # Errors
+    /// `Corrupt` for an entry without one: what it needs is not known.
+    pub(super) fn roots(&self, op: &'static str) -> Result<Vec<Digest>> {
+        let refused = || {
+            Error::new(
+                ErrorKind::Corrupt,
+                op,
+                "an entry of `index.json` has no digest that we know; remove it first",
+            )
+        };
+        self.entries()
+            .iter()
+            .map(|e| {
+                e.get("digest")
+                    .and_then(Value::as_str)
+                    .and_then(|d| d.parse().ok())
+                    .ok_or_else(refused)
+            })
+            .collect()
+    }
+
+    /// Makes `tag` point at `desc`; what containerd names is left alone, as BuildKit does.
+    pub(super) fn set(&mut self, tag: &Tag, desc: &Descriptor) {
+        let mut desc = desc.clone();
+        desc.annotations
+            .insert(annotations::REF_NAME.to_owned(), tag.to_string());
+        let entry = serde_json::to_value(&desc).expect("a descriptor always encodes");
+        if let Some(entries) = self.entries_mut() {
+            entries.retain(|e| {
+                ref_name(e) != Some(tag.as_str()) || annotation(e, CONTAINERD_NAME).is_some()
+            });
+            entries.push(entry);
+        }
+    }
+
+    /// Removes every entry of that name; says whether there was one.
+    pub(super) fn remove(&mut self, tag: &Tag) -> bool {
+        let Some(entries) = self.entries_mut() else {
+            return false;
+        };
+        let before = entries.len();
+        entries.retain(|e| ref_name(e) != Some(tag.as_str()));
+        entries.len() < before
+    }
+}
+
+fn annotation<'e>(entry: &'e Value, key: &str) -> Option<&'e str> {
+    entry
+        .get("annotations")?
+        .get(key)?
+        .as_str()
+        .filter(|v| !v.is_empty())
+}
+
+fn ref_name(entry: &Value) -> Option<&str> {
+    annotation(entry, annotations::REF_NAME)
+}
+
+fn descriptor(entry: &Value) -> Option<Descriptor> {
+    serde_json::from_value(entry.clone()).ok()
+}
+
+/// The digests that a manifest or index names, and whether each may be a manifest itself.
+///
+/// `None` if the bytes are no such document.
+pub(super) fn children(bytes: &[u8]) -> Option<Vec<(Digest, bool)>> {
+    let doc: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+    let one = |key: &'static str, may: bool| doc.get(key).into_iter().map(move |d| (d, may));
+    let many = |key: &'static str, may: bool| {
+        let list = doc.get(key).and_then(Value::as_array);
+        list.into_iter().flatten().map(move |d| (d, may))
+    };
+    // `blobs` is that of the artifact manifest, which the image spec had for a while.
+    let named = one("config", false)
+        .chain(one("subject", true))
+        .chain(many("layers", false))
+        .chain(many("blobs", false))
+        .chain(many("manifests", true));
+    let digest = |d: &Value| d.get("digest")?.as_str()?.parse().ok();
+    Some(
+        named
+            .filter_map(|(d, may)| Some((digest(d)?, may)))
+            .collect(),
+    )
+}
+
+/// Says whether a media type is that of a document that names others.
+pub(super) fn names_others(media_type: &str) -> bool {
+    [
+        media::IMAGE_MANIFEST,
+        media::IMAGE_INDEX,
+        media::DOCKER_MANIFEST,
+        media::DOCKER_LIST,
+    ]
+    .contains(&media_type)
+}

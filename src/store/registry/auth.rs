@@ -1,0 +1,280 @@
+//! What we show to the registry: Basic, or tokens, each renewed at 90 % of its life and when the registry refuses it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reqwest::header::{HeaderMap, HeaderValue};
+use tokio::{sync::OnceCell, time::Instant};
+use tracing::{debug, warn};
+
+use super::{
+    challenge::{self, Challenge},
+    config::Config,
+    credentials::{self, Credential},
+    location::Location,
+    scopes::Scopes,
+    token::{self, Realm, Token},
+    transport::Wire,
+    wire::Once,
+};
+use crate::store::{Error, ErrorKind, Result};
+
+/// Most tokens that are kept; a registry store needs three, one more for each repository that is mounted from.
+const MAX_TOKENS: usize = 64;
+
+/// As whom a request is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum As {
+    /// With our credentials, if there are any.
+    Ourselves,
+    /// As anybody may.
+    Anybody,
+}
+
+/// What a request carried.
+#[derive(Debug, Clone)]
+pub(super) struct Shown {
+    pub(super) header: HeaderValue,
+    /// The token, with the time it was asked for.
+    token: Option<(Arc<OnceCell<Token>>, Instant)>,
+}
+
+#[derive(Debug, Clone)]
+enum Scheme {
+    /// The registry has not asked for anything yet.
+    Unasked,
+    Basic,
+    Bearer(Realm),
+}
+
+#[derive(Debug)]
+struct Kept {
+    scopes: Scopes,
+    whose: As,
+    /// Filled by one request while the others that need it wait.
+    cell: Arc<OnceCell<Token>>,
+}
+
+#[derive(Debug)]
+struct State {
+    scheme: Scheme,
+    tokens: Vec<Kept>,
+    /// Gives the next token instead of the password.
+    refresh: Option<Credential>,
+    /// Our credentials are refused, and reading works without them.
+    read_as_anybody: bool,
+}
+
+/// Credentials and tokens of one registry.
+#[derive(Debug)]
+pub(super) struct Auth {
+    location: Location,
+    config: Config,
+    credential: OnceCell<Option<Credential>>,
+    state: Mutex<State>,
+    warned: Once,
+}
+
+impl Auth {
+    pub(super) fn new(location: Location, config: Config) -> Self {
+        Self {
+            location,
+            config,
+            credential: OnceCell::new(),
+            state: Mutex::new(State {
+                scheme: Scheme::Unasked,
+                tokens: Vec::new(),
+                refresh: None,
+                read_as_anybody: false,
+            }),
+            warned: Once::default(),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Each change is one step, so a panic elsewhere leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn credential(&self) -> Result<Option<&Credential>> {
+        let found = self
+            .credential
+            .get_or_try_init(|| credentials::find(&self.location, &self.config))
+            .await?;
+        Ok(found.as_ref())
+    }
+
+    /// Says whether there are credentials that reading could do without.
+    pub(super) async fn has_credentials(&self) -> bool {
+        matches!(self.credential().await, Ok(Some(_)))
+    }
+
+    /// As whom to read at first.
+    pub(super) fn reader(&self) -> As {
+        if self.state().read_as_anybody {
+            As::Anybody
+        } else {
+            As::Ourselves
+        }
+    }
+
+    /// Remembers that reading works only without our credentials.
+    pub(super) fn read_as_anybody(&self) {
+        self.state().read_as_anybody = true;
+        if self.warned.first() {
+            warn!(store = %self.location, "The stored credentials are refused; reading goes on without them");
+        }
+    }
+
+    /// What to show for `need`; `None` for nothing.
+    ///
+    /// # Errors
+    /// Those of the token endpoint and of credentials that are set and cannot be read.
+    pub(super) async fn show(
+        &self,
+        wire: &Wire,
+        need: &Scopes,
+        whose: As,
+    ) -> Result<Option<Shown>> {
+        let scheme = self.state().scheme.clone();
+        match scheme {
+            Scheme::Unasked => Ok(None),
+            Scheme::Basic if whose == As::Anybody => Ok(None),
+            Scheme::Basic => {
+                let header = self.credential().await?.and_then(Credential::basic);
+                Ok(header.map(|header| Shown {
+                    header,
+                    token: None,
+                }))
+            }
+            Scheme::Bearer(realm) => {
+                let (cell, scopes) = self.cell(need, whose);
+                let token = cell
+                    .get_or_try_init(|| self.fetch(wire, &realm, &scopes, whose))
+                    .await?;
+                Ok(Some(Shown {
+                    header: token.header.clone(),
+                    token: Some((cell.clone(), token.since)),
+                }))
+            }
+        }
+    }
+
+    /// A live token that covers `need`, or the place of one for exactly that.
+    ///
+    /// A wider one that nobody got yet is no answer: the endpoint may refuse it.
+    fn cell(&self, need: &Scopes, whose: As) -> (Arc<OnceCell<Token>>, Scopes) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let live = |k: &&Kept| {
+            let fits = k.whose == whose && k.scopes.covers(need);
+            fits && k.cell.get().is_some_and(|t| t.renew_at > now)
+        };
+        if let Some(kept) = state.tokens.iter().find(live) {
+            return (kept.cell.clone(), kept.scopes.clone());
+        }
+        let same = |k: &&mut Kept| k.whose == whose && k.scopes == *need;
+        if let Some(kept) = state.tokens.iter_mut().find(same) {
+            if kept.cell.initialized() {
+                kept.cell = Arc::default();
+            }
+            return (kept.cell.clone(), kept.scopes.clone());
+        }
+        if state.tokens.len() >= MAX_TOKENS {
+            state.tokens.remove(0);
+        }
+        let kept = Kept {
+            scopes: need.clone(),
+            whose,
+            cell: Arc::default(),
+        };
+        let found = (kept.cell.clone(), kept.scopes.clone());
+        state.tokens.push(kept);
+        found
+    }
+
+    async fn fetch(&self, wire: &Wire, realm: &Realm, scopes: &Scopes, whose: As) -> Result<Token> {
+        let own = match whose {
+            As::Anybody => None,
+            As::Ourselves => self.credential().await?,
+        };
+        let refresh = self.state().refresh.clone().filter(|_| own.is_some());
+        if let Some(refresh) = refresh {
+            match token::fetch(wire, realm, scopes, Some(&refresh)).await {
+                Ok(token) => return Ok(self.keep_refresh(token)),
+                Err(e) if e.is_temporary() => return Err(e),
+                Err(error) => {
+                    debug!(%error, "Refresh token refused");
+                    self.state().refresh = None;
+                }
+            }
+        }
+        let token = token::fetch(wire, realm, scopes, own).await?;
+        Ok(if own.is_some() {
+            self.keep_refresh(token)
+        } else {
+            token
+        })
+    }
+
+    fn keep_refresh(&self, token: Token) -> Token {
+        if let Some(secret) = &token.refresh {
+            self.state().refresh = Some(Credential::Identity(secret.clone()));
+        }
+        token
+    }
+
+    /// Learns from a refusal, and widens `need` by what the registry asks for. Says whether the request may go through now.
+    ///
+    /// `since`: when the request was first made; a token that was asked for later and is refused will not be renewed again.
+    ///
+    /// # Errors
+    /// `Denied` for a realm at a place where we do not go.
+    pub(super) fn challenged(
+        &self,
+        wire: &Wire,
+        headers: &HeaderMap,
+        shown: Option<&Shown>,
+        since: Instant,
+        need: &mut Scopes,
+    ) -> Result<bool> {
+        for challenge in challenge::parse(headers) {
+            match challenge {
+                Challenge::Bearer {
+                    realm,
+                    service,
+                    scopes,
+                    error,
+                } => {
+                    let url = wire
+                        .guard()
+                        .join(wire.base(), &realm)
+                        .map_err(|why| Error::new(ErrorKind::Denied, "get token", why))?;
+                    debug!(realm = %url, error, "Asked for a token");
+                    let wider = !need.covers(&scopes);
+                    need.merge(&scopes);
+                    let mut state = self.state();
+                    let new = Realm { url, service };
+                    let moved = !matches!(&state.scheme, Scheme::Bearer(old) if *old == new);
+                    if moved {
+                        state.scheme = Scheme::Bearer(new);
+                        state.tokens.clear();
+                        state.refresh = None;
+                    }
+                    let Some((cell, asked)) = shown.and_then(|s| s.token.as_ref()) else {
+                        return Ok(moved || shown.is_none());
+                    };
+                    // Others may have renewed it by now: only the very token that was refused goes.
+                    state.tokens.retain(|k| !Arc::ptr_eq(&k.cell, cell));
+                    return Ok(moved || wider || *asked < since);
+                }
+                Challenge::Basic => {
+                    let mut state = self.state();
+                    let learned = !matches!(state.scheme, Scheme::Basic);
+                    state.scheme = Scheme::Basic;
+                    return Ok(learned || shown.is_none());
+                }
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,267 @@
+//! Reading blobs: `HEAD` and ranged `GET`, nothing believed of the answer (spec, "Pulling blobs").
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use reqwest::{
+    Method, StatusCode,
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, HeaderValue, RANGE},
+};
+
+use super::{
+    client::{Inner, nothing},
+    error,
+    wire::{Answer, Ask},
+};
+use crate::{
+    artifact::Descriptor,
+    digest::Digest,
+    store::{ByteStream, Error, ErrorKind, Result, check},
+};
+
+fn ask(inner: &Inner, op: &'static str, method: Method, digest: &Digest) -> Ask {
+    Ask::new(
+        op,
+        method,
+        inner.url(&format!("blobs/{digest}")),
+        &inner.pull(),
+    )
+    .header(ACCEPT, HeaderValue::from_static("*/*"))
+    // Bytes are counted and hashed as stored: nobody may pack them on the way.
+    .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+}
+
+fn range_header(range: &Range<u64>) -> HeaderValue {
+    HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1))
+        .expect("digits are plain text")
+}
+
+/// The size of a blob, `None` if the registry does not have it.
+pub(super) async fn stat(inner: &Inner, digest: &Digest) -> Result<Option<u64>> {
+    let answer = inner
+        .transport
+        .send(&ask(inner, "stat", Method::HEAD, digest))
+        .await?;
+    match answer.status {
+        StatusCode::OK => {
+            answer.check_digest("stat", digest)?;
+            check_plain("stat", &answer, digest)?;
+            match answer.length() {
+                Some(size) => Ok(Some(size)),
+                None => stat_by_get(inner, digest).await,
+            }
+        }
+        StatusCode::NOT_FOUND => Ok(None),
+        // A URL that is signed for GET only, a registry without HEAD.
+        StatusCode::METHOD_NOT_ALLOWED => stat_by_get(inner, digest).await,
+        _ if answer.away => stat_by_get(inner, digest).await,
+        _ => Err(error::refusal("stat", answer).await.error),
+    }
+}
+
+/// The same by asking for the first byte.
+async fn stat_by_get(inner: &Inner, digest: &Digest) -> Result<Option<u64>> {
+    let ask = ask(inner, "stat", Method::GET, digest).header(RANGE, range_header(&(0..1)));
+    let answer = inner.transport.send(&ask).await?;
+    let size = match answer.status {
+        StatusCode::NOT_FOUND => return Ok(None),
+        StatusCode::PARTIAL_CONTENT => content_range(&answer).and_then(|r| r.total),
+        StatusCode::OK => answer.length(),
+        // Nothing can be the first byte of an empty blob.
+        StatusCode::RANGE_NOT_SATISFIABLE => Some(0),
+        _ => return Err(error::refusal("stat", answer).await.error),
+    };
+    check_plain("stat", &answer, digest)?;
+    size.map(Some).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Corrupt,
+            "stat",
+            "the registry does not say how long the blob is",
+        )
+    })
+}
+
+/// The bytes of `range` of a blob, `None` if the registry does not have it.
+pub(super) async fn get(
+    inner: &Arc<Inner>,
+    desc: &Descriptor,
+    range: Range<u64>,
+) -> Result<Option<ByteStream>> {
+    check::check_range("get", desc, &range)?;
+    if range.is_empty() {
+        return match stat(inner, &desc.digest).await? {
+            Some(size) if size == desc.size => Ok(Some(nothing())),
+            Some(size) => Err(other_size(desc, size)),
+            None => Ok(None),
+        };
+    }
+    let whole = range.start == 0 && range.end == desc.size;
+    let mut ask = ask(inner, "get", Method::GET, &desc.digest);
+    if !whole {
+        ask = ask.header(RANGE, range_header(&range));
+    }
+    let answer = inner.transport.send(&ask).await?;
+    let skip = match answer.status {
+        StatusCode::OK => {
+            if let Some(size) = answer.length().filter(|s| *s != desc.size) {
+                return Err(other_size(desc, size));
+            }
+            range.start
+        }
+        StatusCode::PARTIAL_CONTENT => {
+            check_range(desc, &range, &answer)?;
+            0
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            let size = answer
+                .text(CONTENT_RANGE)
+                .and_then(|t| t.strip_prefix("bytes */")?.parse().ok());
+            return Err(other_size(desc, size.unwrap_or(0)));
+        }
+        StatusCode::NOT_FOUND => return Ok(None),
+        _ => return Err(error::refusal("get", answer).await.error),
+    };
+    answer.check_digest("get", &desc.digest)?;
+    check_plain("get", &answer, &desc.digest)?;
+    // Of a whole blob the end is known to be the end.
+    let to_the_end = answer.status == StatusCode::OK && range.end == desc.size;
+    let left = range.end - range.start;
+    Ok(Some(pieces(Pieces {
+        answer,
+        skip,
+        left,
+        to_the_end,
+    })))
+}
+
+fn other_size(desc: &Descriptor, size: u64) -> Error {
+    let message = format!(
+        "the registry has {size} bytes under this digest, {} were expected",
+        desc.size
+    );
+    Error::new(ErrorKind::Corrupt, "get", message)
+}
+
+/// `Content-Range: bytes 0-99/200`, its total unknown for `*`.
+struct ContentRange {
+    first: u64,
+    last: u64,
+    total: Option<u64>,
+}
+
+fn content_range(answer: &Answer) -> Option<ContentRange> {
+    let (range, total) = answer
+        .text(CONTENT_RANGE)?
+        .trim()
+        .strip_prefix("bytes ")?
+        .split_once('/')?;
+    let (first, last) = range.trim().split_once('-')?;
+    Some(ContentRange {
+        first: first.parse().ok()?,
+        last: last.parse().ok()?,
+        total: match total.trim() {
+            "*" => None,
+            total => Some(total.parse().ok()?),
+        },
+    })
+}
+
+/// A part must start where it was asked to; one that ends early ends the stream early, which is told there.
+fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result<()> {
+    let Some(got) = content_range(answer) else {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "get",
+            "the registry sent a part without saying which",
+        ));
+    };
+    if let Some(total) = got.total.filter(|t| *t != desc.size) {
+        return Err(other_size(desc, total));
+    }
+    if got.first != range.start || got.last < got.first || got.last >= desc.size {
+        let message = format!(
+            "bytes {}-{} came instead of {}-{}",
+            got.first,
+            got.last,
+            range.start,
+            range.end - 1
+        );
+        return Err(Error::new(ErrorKind::Corrupt, "get", message));
+    }
+    Ok(())
+}
+
+/// Refuses a page in place of a blob, and bytes that were packed on the way.
+fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()> {
+    let encoded = answer
+        .text(CONTENT_ENCODING)
+        .filter(|e| !matches!(e.trim(), "" | "identity"));
+    if let Some(encoding) = encoded {
+        let message = format!(
+            "the bytes came in the encoding `{}`, which was not asked for",
+            encoding.escape_debug()
+        );
+        return Err(Error::new(ErrorKind::Corrupt, op, message));
+    }
+    let media_type = answer.media_type();
+    let page = matches!(
+        media_type.as_str(),
+        "text/html" | "application/xhtml+xml" | "application/xml" | "text/xml"
+    );
+    // A blob may be HTML too: then the registry says which one it is.
+    if page && answer.digest() != Some(*digest) {
+        let message = format!(
+            "a page ({media_type}) came from `{}` instead of the blob; is it a registry?",
+            super::guard::show(&answer.url)
+        );
+        return Err(Error::new(ErrorKind::Corrupt, op, message));
+    }
+    Ok(())
+}
+
+struct Pieces {
+    answer: Answer,
+    /// Bytes that were not asked for, at the start.
+    skip: u64,
+    /// Bytes still to come.
+    left: u64,
+    to_the_end: bool,
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        while self.left > 0 {
+            let Some(mut piece) = self.answer.piece("get").await? else {
+                let message = format!("the answer ended {} bytes early", self.skip + self.left);
+                return Err(Error::new(ErrorKind::Unavailable, "get", message));
+            };
+            let skipped = self.skip.min(piece.len() as u64);
+            self.skip -= skipped;
+            let _ = piece.split_to(skipped as usize);
+            if piece.len() as u64 > self.left {
+                if self.to_the_end {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        "get",
+                        "the registry sent more bytes than the blob has",
+                    ));
+                }
+                piece.truncate(self.left as usize);
+            }
+            self.left -= piece.len() as u64;
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn pieces(pieces: Pieces) -> ByteStream {
+    stream::try_unfold(pieces, |mut pieces| async move {
+        let next = pieces.next().await?;
+        Ok(next.map(|bytes| (bytes, pieces)))
+    })
+    .boxed()
+}

@@ -1,0 +1,259 @@
+//! The rest of an upload piece by piece, going on where the registry says it is (spec, "Pushing a blob in chunks").
+
+use std::time::Duration;
+
+use oci_client::errors::OciErrorCode;
+use tracing::debug;
+
+use super::{
+    error::{self, Refusal},
+    session::{self, Offset, Session},
+    upload::{self, Sent},
+    wire::{Answer, Payload},
+};
+use crate::{
+    artifact::Descriptor,
+    store::{Body, Error, ErrorKind, Result},
+};
+
+/// Smallest piece that is tried when the registry, or a proxy before it, finds pieces too big.
+const MIN_CHUNK_BYTES: u64 = 64 << 10;
+/// Most failures in a row without a byte taken.
+const MAX_BARREN: u32 = 5;
+/// Longest wait between two of them, unless the registry names one.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// Longest wait that the registry may name; longer ones are the caller's.
+const MAX_ASKED_PAUSE: Duration = Duration::from_secs(60);
+
+/// Sends what is left from `at` on, and ends the upload.
+pub(super) async fn send(
+    session: Session,
+    desc: &Descriptor,
+    body: &Body,
+    at: u64,
+) -> Result<Sent> {
+    let mut upload = Upload::new(session, desc, body);
+    upload.at = at;
+    upload.run().await
+}
+
+/// Goes on after `broke`, where the registry says that it is.
+pub(super) async fn resume(
+    session: Session,
+    desc: &Descriptor,
+    body: &Body,
+    broke: Error,
+) -> Result<Sent> {
+    let mut upload = Upload::new(session, desc, body);
+    match upload.recover(broke).await? {
+        // One session's worth of nothing: a new one is cheaper than to find out whether it is an empty one.
+        Some(Offset::At(0)) | None => Ok(Sent::Broke(super::upload::Way::Stream)),
+        Some(Offset::Lost) => Ok(Sent::Lost),
+        Some(Offset::At(_)) => upload.run().await,
+    }
+}
+
+struct Upload<'a> {
+    session: Session,
+    desc: &'a Descriptor,
+    body: &'a Body,
+    /// Bytes that the registry has.
+    at: u64,
+    chunk: u64,
+    /// Failures since the last byte was taken.
+    barren: u32,
+    pieces: u32,
+}
+
+/// What to do after a piece.
+enum Next {
+    Go,
+    Lost,
+}
+
+impl<'a> Upload<'a> {
+    fn new(session: Session, desc: &'a Descriptor, body: &'a Body) -> Self {
+        let chunk = session.inner().chunk_bytes.max(session.min_chunk);
+        Self {
+            session,
+            desc,
+            body,
+            at: 0,
+            chunk,
+            barren: 0,
+            pieces: 0,
+        }
+    }
+
+    async fn run(mut self) -> Result<Sent> {
+        while self.at < self.desc.size {
+            if let Next::Lost = self.piece().await? {
+                return Ok(Sent::Lost);
+            }
+        }
+        self.close().await
+    }
+
+    async fn piece(&mut self) -> Result<Next> {
+        let end = self.desc.size.min(self.at.saturating_add(self.chunk));
+        let answer = match self.session.patch(self.body, self.at..end, true).await {
+            Ok(answer) => answer,
+            Err(e) if e.is_temporary() => return self.again(e).await,
+            Err(e) => return Err(e),
+        };
+        if answer.status.is_success() {
+            self.pieces += 1;
+            return self.took(&answer, end);
+        }
+        let Refusal { status, error, .. } = error::refusal("put", answer).await;
+        match status.as_u16() {
+            404 => {
+                self.session.forget();
+                Ok(Next::Lost)
+            }
+            413 => self.smaller(error),
+            416 => {
+                let before = self.at;
+                match self.recover(error).await? {
+                    Some(Offset::Lost) => Ok(Next::Lost),
+                    // The place was right, so it is the size that is wrong: GHCR takes 4 MiB (§2.3).
+                    _ if self.at == before => self.smaller(Error::new(
+                        ErrorKind::Unsupported,
+                        "put",
+                        "the registry takes no piece of this blob",
+                    )),
+                    _ => Ok(Next::Go),
+                }
+            }
+            _ if error.is_temporary() => self.again(error).await,
+            _ => Err(error),
+        }
+    }
+
+    fn took(&mut self, answer: &Answer, end: u64) -> Result<Next> {
+        self.session.moved(answer)?;
+        let next = match session::taken(answer) {
+            // `0-0` says nothing or one byte.
+            Some(0) if end == 1 => 1,
+            Some(taken) => taken,
+            None => end,
+        };
+        if next > end || next < self.at {
+            let message = format!(
+                "the registry says that it has {next} bytes; {} to {end} were sent",
+                self.at
+            );
+            return Err(Error::new(ErrorKind::Corrupt, "put", message));
+        }
+        self.barren = if next == self.at { self.barren + 1 } else { 0 };
+        self.at = next;
+        if self.barren >= MAX_BARREN {
+            let message = format!("the registry takes nothing after byte {next}");
+            return Err(Error::new(ErrorKind::Unavailable, "put", message));
+        }
+        Ok(Next::Go)
+    }
+
+    fn smaller(&mut self, refused: Error) -> Result<Next> {
+        let half = self.chunk.min(self.desc.size) / 2;
+        if half < MIN_CHUNK_BYTES.max(self.session.min_chunk) {
+            return Err(refused);
+        }
+        debug!(bytes = half, "Pieces are made smaller");
+        self.chunk = half;
+        Ok(Next::Go)
+    }
+
+    async fn again(&mut self, failed: Error) -> Result<Next> {
+        match self.recover(failed).await? {
+            Some(Offset::At(_)) => Ok(Next::Go),
+            Some(Offset::Lost) | None => Ok(Next::Lost),
+        }
+    }
+
+    /// Waits, then asks the registry what it has; `None` if it cannot tell.
+    ///
+    /// # Errors
+    /// `failed`, when nothing has been taken for too long.
+    async fn recover(&mut self, failed: Error) -> Result<Option<Offset>> {
+        let mut failed = failed;
+        loop {
+            self.barren += 1;
+            let pause = Duration::from_millis(50u64 << self.barren.min(6)).min(MAX_PAUSE);
+            let pause = failed.retry_after.unwrap_or(pause);
+            if self.barren > MAX_BARREN || pause > MAX_ASKED_PAUSE {
+                return Err(failed);
+            }
+            tokio::time::sleep(pause).await;
+            match self.session.offset().await {
+                Ok(Offset::At(at)) if at > self.desc.size => {
+                    let message = format!(
+                        "the registry says that it has {at} bytes of {}",
+                        self.desc.size
+                    );
+                    return Err(Error::new(ErrorKind::Corrupt, "put", message));
+                }
+                Ok(Offset::At(at)) => {
+                    debug!(at, error = %failed, "Upload goes on");
+                    if at > self.at {
+                        self.barren = 0;
+                    }
+                    self.at = at;
+                    return Ok(Some(Offset::At(at)));
+                }
+                Ok(Offset::Lost) => return Ok(Some(Offset::Lost)),
+                Err(e) if e.is_temporary() => failed = e,
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    async fn close(mut self) -> Result<Sent> {
+        loop {
+            let failed = match self
+                .session
+                .close(&self.desc.digest, Payload::Nothing)
+                .await
+            {
+                Ok(answer) if answer.status.is_success() => {
+                    return upload::stored(&mut self.session, self.desc, answer).await;
+                }
+                Ok(answer) => {
+                    let refusal = error::refusal("put", answer).await;
+                    if refusal.error.is_temporary() || refusal.status.as_u16() == 404 {
+                        refusal.error
+                    } else {
+                        return Err(self.put_together_wrongly(refusal));
+                    }
+                }
+                Err(e) if e.is_temporary() => e,
+                Err(e) => return Err(e),
+            };
+            // The answer may have been lost, and not the upload.
+            if upload::is_there(&self.session.inner().clone(), self.desc)
+                .await
+                .unwrap_or(false)
+            {
+                self.session.forget();
+                return Ok(Sent::Stored);
+            }
+            match self.recover(failed).await? {
+                Some(Offset::At(at)) if at == self.desc.size => {}
+                _ => return Ok(Sent::Lost),
+            }
+        }
+    }
+
+    /// Some registries keep only the last of several pieces (§2.3, Artifactory): another try, not a corrupt cache.
+    fn put_together_wrongly(&self, refusal: Refusal) -> Error {
+        let mut error = refusal.error;
+        if self.pieces > 1 && refusal.codes.contains(&OciErrorCode::DigestInvalid) {
+            error.kind = ErrorKind::Unavailable;
+            error.message = format!(
+                "the registry put {} pieces together wrongly: {}",
+                self.pieces, error.message
+            );
+        }
+        error
+    }
+}

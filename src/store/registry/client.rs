@@ -1,0 +1,193 @@
+//! The registry store: who does what for the store's traits.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use reqwest::Method;
+use tracing::warn;
+
+use super::{
+    Config, Location, blobs, manifests,
+    scopes::Scopes,
+    session::Cleanups,
+    tags,
+    transport::Transport,
+    upload,
+    wire::{Ask, Once},
+};
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, Expect, Published, Put, Resolved, Result, TagStore,
+        Untag, Version, net,
+    },
+};
+
+/// How old the registry's last answer may be to tell the time.
+const CLOCK_AGE: Duration = Duration::from_secs(60);
+
+/// A repository of a registry as a store. Cheap to clone; clones share connections and tokens.
+#[derive(Debug, Clone)]
+pub struct Registry(Arc<Inner>);
+
+/// What all operations share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) transport: Transport,
+    pub(super) repository: String,
+    /// The store's URL, for messages.
+    pub(super) shown: String,
+    pub(super) chunk_bytes: u64,
+    pub(super) mount_from: Vec<String>,
+    /// Which way of sending a whole blob this registry takes: see `upload::Way`.
+    pub(super) way: AtomicU8,
+    /// The registry answers a blob in one POST with an upload session: not worth sending it there.
+    pub(super) no_single_post: AtomicBool,
+    pub(super) cleanups: Cleanups,
+    clockless: Once,
+}
+
+impl Inner {
+    /// A URL below the repository.
+    pub(super) fn url(&self, path: &str) -> reqwest::Url {
+        self.transport.url(&format!("{}/{path}", self.repository))
+    }
+
+    pub(super) fn pull(&self) -> Scopes {
+        Scopes::pull(&self.repository)
+    }
+
+    pub(super) fn push(&self) -> Scopes {
+        Scopes::push(&self.repository)
+    }
+}
+
+impl Registry {
+    /// Makes the store ready; says nothing to the registry yet.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that make no sense, among them a CA bundle that cannot be read.
+    pub async fn open(location: &Location, config: &Config, common: &net::Common) -> Result<Self> {
+        let location = location.clone().or_insecure(config.insecure);
+        let shown = location.to_string();
+        let open = async {
+            config.check()?;
+            Transport::new(&location, config, common).await
+        };
+        Ok(Self(Arc::new(Inner {
+            transport: open.await.map_err(|e: Error| e.at(&shown, ""))?,
+            repository: location.repository().to_owned(),
+            shown,
+            chunk_bytes: config.chunk_bytes,
+            mount_from: config.mount_from.clone(),
+            way: AtomicU8::new(0),
+            no_single_post: AtomicBool::new(false),
+            cleanups: Cleanups::default(),
+            clockless: Once::default(),
+        })))
+    }
+
+    #[cfg(test)]
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    fn at<T>(&self, key: impl std::fmt::Display, result: Result<T>) -> Result<T> {
+        result.map_err(|e| e.at(&self.0.shown, key))
+    }
+}
+
+#[async_trait]
+impl BlobStore for Registry {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        self.at(digest, blobs::stat(&self.0, digest).await)
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        let found = self.at(desc.digest, blobs::get(&self.0, desc, range).await)?;
+        let (inner, digest) = (self.0.clone(), desc.digest);
+        Ok(found.map(|bytes| bytes.map_err(move |e| e.at(&inner.shown, digest)).boxed()))
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        self.at(desc.digest, upload::put(&self.0, desc, body).await)
+    }
+}
+
+#[async_trait]
+impl TagStore for Registry {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        let found = self.at(reference, manifests::get(&self.0, reference).await)?;
+        let asked_by_tag = matches!(reference, Reference::Tag(_));
+        let found = found.filter(|m| !(asked_by_tag && tags::is_removed(m)));
+        Ok(found.map(|manifest| Resolved {
+            version: asked_by_tag.then(|| Version(manifest.digest.to_string())),
+            manifest,
+            // `Last-Modified` is the manifest's, where it is sent at all, not the tag's.
+            modified: None,
+        }))
+    }
+
+    /// `expect` is not looked at: no registry can compare and swap, and its writers meet by side tags (design §5).
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        _expect: &Expect,
+    ) -> Result<Published> {
+        let reference = match tag {
+            Some(tag) => Reference::from(tag.clone()),
+            None => Reference::from(manifest.digest),
+        };
+        self.at(
+            &reference,
+            manifests::put(&self.0, manifest, &reference).await,
+        )?;
+        Ok(Published::Done)
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.at(format!("tags {prefix}*"), tags::list(&self.0, prefix).await)
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        if let Some(now) = self.0.transport.clock(CLOCK_AGE) {
+            return Ok(now);
+        }
+        let ping = Ask::new(
+            "read the clock",
+            Method::GET,
+            self.0.transport.url(""),
+            &Scopes::default(),
+        );
+        self.at("", self.0.transport.send(&ping).await)?;
+        Ok(self.0.transport.clock(CLOCK_AGE).unwrap_or_else(|| {
+            if self.0.clockless.first() {
+                warn!(store = %self.0.shown, "The registry does not tell its time; this node's clock serves");
+            }
+            Time::now()
+        }))
+    }
+}
+
+#[async_trait]
+impl Untag for Registry {
+    async fn untag(&self, tag: &Tag) -> Result<bool> {
+        self.at(tag, tags::remove(&self.0, tag).await)
+    }
+}
+
+/// A stream without a byte.
+pub(super) fn nothing() -> ByteStream {
+    stream::empty().boxed()
+}

@@ -1,0 +1,173 @@
+//! Settings of a registry store.
+
+use std::path::PathBuf;
+
+use crate::{
+    fs,
+    redact::Secret,
+    store::{Error, ErrorKind, Result, keys::Repo},
+    task,
+};
+
+/// Largest file with a password.
+const MAX_PASSWORD_BYTES: u64 = 64 << 10;
+/// Smallest and largest chunk: below, uploads crawl; above, they need not be cut.
+const CHUNK_BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(4 << 30);
+
+/// How to reach a registry and who we are there.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name to log in with; without it the docker configuration is asked. The name `<token>` makes the password an identity token.
+    pub username: Option<String>,
+    /// Password or token to log in with.
+    pub password: Option<Secret>,
+    /// A file that holds the password, its last line break left out; read only where `password` is not set.
+    pub password_file: Option<PathBuf>,
+    /// Speaks plain http to hosts other than loopback too, and lets the registry send us to private addresses.
+    pub insecure: bool,
+    /// Bytes of one piece, for registries that take big blobs only in pieces; a registry's own minimum wins.
+    pub chunk_bytes: u64,
+    /// Repositories of the same registry whose blobs may be mounted instead of sent, in the order in which they are asked.
+    pub mount_from: Vec<String>,
+    /// Where else credentials are; filled from the environment, never from a configuration file.
+    #[serde(skip)]
+    pub credentials: CredentialSources,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            username: None,
+            password: None,
+            password_file: None,
+            insecure: false,
+            // The largest piece that GHCR takes (reference/oci-and-s3.md §2.3).
+            chunk_bytes: 4 << 20,
+            mount_from: Vec::new(),
+            credentials: CredentialSources::default(),
+        }
+    }
+}
+
+/// Where docker and podman keep credentials, in the order in which they are asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CredentialSources {
+    /// The content of `DOCKER_AUTH_CONFIG`: a docker configuration as JSON.
+    pub docker_auth_config: Option<Secret>,
+    /// Configuration files (`config.json`, `auth.json`); those that do not exist are skipped.
+    pub files: Vec<PathBuf>,
+    /// A folder with credential helpers; without it they are looked for on the `PATH`.
+    pub helpers: Option<PathBuf>,
+}
+
+impl Config {
+    /// Checks what can be checked without the registry.
+    pub(super) fn check(&self) -> Result<()> {
+        let refused = |why: String| Err(Error::new(ErrorKind::Invalid, "open", why));
+        if !CHUNK_BYTES.contains(&self.chunk_bytes) {
+            return refused(format!(
+                "chunk_bytes is {}: expected {} to {}",
+                self.chunk_bytes,
+                CHUNK_BYTES.start(),
+                CHUNK_BYTES.end()
+            ));
+        }
+        for from in &self.mount_from {
+            if let Err(e) = from.parse::<Repo>() {
+                return refused(format!("mount_from: {e}"));
+            }
+        }
+        if self.username.is_none() && (self.password.is_some() || self.password_file.is_some()) {
+            return refused("a password is set without a username; for an identity token the username is `<token>`".to_owned());
+        }
+        if self.username.as_deref().is_some_and(|u| u.contains(':')) {
+            return refused("username has a `:`, which HTTP cannot send (RFC 7617)".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The password, from where it is.
+    pub(super) async fn read_password(&self) -> Result<Option<Secret>> {
+        if self.password.is_some() {
+            return Ok(self.password.clone());
+        }
+        let Some(path) = self.password_file.clone() else {
+            return Ok(None);
+        };
+        let refused = |why: String| Error::new(ErrorKind::Invalid, "read password", why);
+        let shown = path.display().to_string();
+        let bytes = task::blocking(move || fs::read_if_there(&path, MAX_PASSWORD_BYTES))
+            .await
+            .map_err(|e| refused(e.to_string()))?
+            .ok_or_else(|| refused(format!("password_file `{shown}` does not exist")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| refused(format!("password_file `{shown}` is not UTF-8")))?;
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        Ok(Some(Secret::new(text.strip_suffix('\r').unwrap_or(text))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_setting_is_refused_and_nothing_is_fine() {
+        let nothing: Config = serde_json::from_str("{}").unwrap();
+        assert_eq!(nothing, Config::default());
+        assert!(serde_json::from_str::<Config>(r#"{"user":"a"}"#).is_err());
+        let set: Config = serde_json::from_str(r#"{"username":"a","password":"b"}"#).unwrap();
+        assert_eq!(set.password.unwrap().expose(), "b");
+    }
+
+    #[test]
+    fn senseless_settings_are_refused() {
+        let bad = [
+            Config {
+                chunk_bytes: 1,
+                ..Config::default()
+            },
+            Config {
+                mount_from: vec!["UP/../x".to_owned()],
+                ..Config::default()
+            },
+            Config {
+                password: Some(Secret::new("p")),
+                ..Config::default()
+            },
+            Config {
+                username: Some("a:b".to_owned()),
+                ..Config::default()
+            },
+        ];
+        for config in bad {
+            assert_eq!(
+                config.check().unwrap_err().kind,
+                ErrorKind::Invalid,
+                "{config:?}"
+            );
+        }
+        Config::default().check().unwrap();
+    }
+
+    #[tokio::test]
+    async fn password_file_loses_its_line_break_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p");
+        std::fs::write(&path, " s3cret \r\n").unwrap();
+        let mut config = Config {
+            password_file: Some(path),
+            ..Config::default()
+        };
+        assert_eq!(
+            config.read_password().await.unwrap().unwrap().expose(),
+            " s3cret "
+        );
+        config.password_file = Some(dir.path().join("missing"));
+        assert_eq!(
+            config.read_password().await.unwrap_err().kind,
+            ErrorKind::Invalid
+        );
+    }
+}

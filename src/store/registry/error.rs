@@ -1,0 +1,263 @@
+//! What a registry's refusals and the network's failures mean: one table each to [`ErrorKind`].
+
+use oci_client::errors::{OciEnvelope, OciErrorCode};
+use reqwest::{StatusCode, header::HeaderMap};
+
+use super::{date, guard::LookupError, wire::Answer};
+use crate::store::{Error, ErrorKind};
+
+/// Largest body of a refusal that is read.
+pub(super) const MAX_ERROR_BYTES: u64 = 64 << 10;
+/// Most of a server's own words in a message.
+const MAX_WORDS: usize = 300;
+
+/// A refusal, understood.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// Codes of the error body (spec, "Error Codes"); empty if there was none.
+    pub(super) codes: Vec<OciErrorCode>,
+    pub(super) error: Error,
+}
+
+impl Refusal {
+    /// Says whether the registry named `code`.
+    pub(super) fn says(&self, code: &OciErrorCode) -> bool {
+        self.codes.contains(code)
+    }
+}
+
+/// Reads what an answer that is no success says.
+pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
+    let (status, headers) = (answer.status, answer.headers.clone());
+    let (method, away) = (answer.method.clone(), answer.away);
+    let body = answer.read(op, MAX_ERROR_BYTES).await.unwrap_or_default();
+    let envelope = serde_json::from_slice::<OciEnvelope>(&body).ok();
+    let errors = envelope.map(|e| e.errors).unwrap_or_default();
+    let words = errors
+        .first()
+        .map(|e| match e.message.as_str() {
+            "" => format!(": {}", code_text(&e.code)),
+            message => format!(": {}: {message}", code_text(&e.code)),
+        })
+        .unwrap_or_default();
+    let codes: Vec<OciErrorCode> = errors.into_iter().map(|e| e.code).collect();
+    let kind = kind(status, &codes, &headers, away);
+    let whom = if away {
+        "the storage behind the registry"
+    } else {
+        "the registry"
+    };
+    let words: String = words
+        .chars()
+        .take(MAX_WORDS)
+        .collect::<String>()
+        .escape_debug()
+        .to_string();
+    let mut error = Error::new(
+        kind,
+        op,
+        format!(
+            "{whom} answered {method} with {status}{words}{}",
+            hint(status, kind)
+        ),
+    );
+    error.retry_after = date::retry_after(&headers);
+    Refusal {
+        status,
+        codes,
+        error,
+    }
+}
+
+fn code_text(code: &OciErrorCode) -> String {
+    match serde_json::to_value(code) {
+        Ok(serde_json::Value::String(s)) => s,
+        _ => format!("{code:?}"),
+    }
+}
+
+fn hint(status: StatusCode, kind: ErrorKind) -> &'static str {
+    match (kind, status.as_u16()) {
+        (ErrorKind::Unauthenticated, _) => {
+            "; log in with `docker login`, or set username and password"
+        }
+        (ErrorKind::NoSuchStore, _) => "; some registries want the repository made first",
+        (ErrorKind::Conflict, 400 | 404) => {
+            "; a blob that it names is not there (removed while we worked?)"
+        }
+        (ErrorKind::Unsupported, 413) => {
+            "; the registry, or a proxy before it, limits the size of a request"
+        }
+        _ => "",
+    }
+}
+
+/// The table. `away`: it was not the registry but a host that it sent us to, by a URL that is signed and ages.
+pub(super) fn kind(
+    status: StatusCode,
+    codes: &[OciErrorCode],
+    headers: &HeaderMap,
+    away: bool,
+) -> ErrorKind {
+    use OciErrorCode as C;
+    let says = |code: C| codes.contains(&code);
+    match status.as_u16() {
+        400 | 401 | 403 if away => ErrorKind::Unavailable,
+        _ if says(C::Toomanyrequests) => ErrorKind::Throttled,
+        400 | 404 if says(C::DigestInvalid) || says(C::SizeInvalid) => ErrorKind::Corrupt,
+        400 | 404 if says(C::ManifestBlobUnknown) => ErrorKind::Conflict,
+        400 if says(C::Unsupported) || says(C::ManifestInvalid) => ErrorKind::Unsupported,
+        400 => ErrorKind::Invalid,
+        401 => ErrorKind::Unauthenticated,
+        // GitHub limits with 403 and says how long.
+        403 if date::retry_after(headers).is_some() => ErrorKind::Throttled,
+        403 => ErrorKind::Denied,
+        // A session that is gone: the same operation from its start may go through.
+        404 if says(C::BlobUploadUnknown) => ErrorKind::Unavailable,
+        404 | 410 => ErrorKind::NoSuchStore,
+        408 => ErrorKind::Timeout,
+        409 | 412 => ErrorKind::Conflict,
+        405 | 406 | 411 | 413 | 415 | 501 => ErrorKind::Unsupported,
+        429 => ErrorKind::Throttled,
+        507 => ErrorKind::Full,
+        500..=599 => ErrorKind::Unavailable,
+        402 | 414 | 431 | 451 | 400..=499 if status.as_u16() != 416 => ErrorKind::Invalid,
+        // 416, a redirect that cannot be followed, a success that is none.
+        _ => ErrorKind::Corrupt,
+    }
+}
+
+/// A request that got no answer, or whose answer broke off.
+pub(super) fn network(op: &'static str, e: reqwest::Error) -> Error {
+    // The URL may be signed.
+    let e = e.without_url();
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&e);
+    let mut deepest = e.to_string();
+    let mut found = None;
+    while let Some(c) = cause {
+        deepest = c.to_string();
+        if let Some(own) = c.downcast_ref::<Error>() {
+            // Trouble with the file that is being sent.
+            return Error::new(own.kind, op, own.message.clone());
+        }
+        if let Some(lookup) = c.downcast_ref::<LookupError>() {
+            let kind = match lookup {
+                LookupError::Unknown(..) => ErrorKind::Unavailable,
+                LookupError::Refused(_) => ErrorKind::Denied,
+            };
+            found = Some((kind, lookup.to_string()));
+            break;
+        }
+        if let Some(tls) = c.downcast_ref::<rustls::Error>() {
+            found = Some(tls_trouble(tls));
+            break;
+        }
+        // `io::Error` shows its inner error's source, not the inner error itself.
+        let inner = c
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        cause = match inner {
+            Some(inner) => Some(inner),
+            None => c.source(),
+        };
+    }
+    let (kind, message) = found.unwrap_or_else(|| {
+        let what = if e.is_connect() {
+            "cannot connect"
+        } else if e.is_body() || e.is_decode() {
+            "the answer broke off"
+        } else {
+            "the connection broke"
+        };
+        let kind = if e.is_timeout() {
+            ErrorKind::Timeout
+        } else {
+            ErrorKind::Unavailable
+        };
+        (kind, format!("{what}: {deepest}"))
+    });
+    Error::new(kind, op, message).caused_by(e)
+}
+
+fn tls_trouble(e: &rustls::Error) -> (ErrorKind, String) {
+    match e {
+        rustls::Error::InvalidCertificate(why) => (
+            ErrorKind::Invalid,
+            format!(
+                "its TLS certificate is not accepted: {why}; a private authority goes into ca_bundle"
+            ),
+        ),
+        rustls::Error::InvalidMessage(why) => (
+            ErrorKind::Invalid,
+            format!(
+                "it does not speak TLS ({why:?}); for plain http add ?insecure=true to the store's URL"
+            ),
+        ),
+        other => (ErrorKind::Unavailable, format!("TLS failed: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_kind() {
+        use ErrorKind as K;
+        for (status, want) in [
+            (307, K::Corrupt),
+            (400, K::Invalid),
+            (401, K::Unauthenticated),
+            (403, K::Denied),
+            (404, K::NoSuchStore),
+            (405, K::Unsupported),
+            (408, K::Timeout),
+            (409, K::Conflict),
+            (411, K::Unsupported),
+            (412, K::Conflict),
+            (413, K::Unsupported),
+            (416, K::Corrupt),
+            (418, K::Invalid),
+            (429, K::Throttled),
+            (500, K::Unavailable),
+            (501, K::Unsupported),
+            (502, K::Unavailable),
+            (503, K::Unavailable),
+            (504, K::Unavailable),
+            (507, K::Full),
+            (599, K::Unavailable),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(
+                kind(status, &[], &HeaderMap::new(), false),
+                want,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn codes_and_headers_say_more_than_the_status() {
+        use OciErrorCode as C;
+        let none = HeaderMap::new();
+        let of = |status: u16, code: C| {
+            kind(StatusCode::from_u16(status).unwrap(), &[code], &none, false)
+        };
+        assert_eq!(of(400, C::DigestInvalid), ErrorKind::Corrupt);
+        assert_eq!(of(400, C::Unsupported), ErrorKind::Unsupported);
+        assert_eq!(of(404, C::ManifestBlobUnknown), ErrorKind::Conflict);
+        assert_eq!(of(404, C::BlobUploadUnknown), ErrorKind::Unavailable);
+        assert_eq!(of(403, C::Toomanyrequests), ErrorKind::Throttled);
+        let mut wait = HeaderMap::new();
+        wait.insert("retry-after", "5".parse().unwrap());
+        assert_eq!(
+            kind(StatusCode::FORBIDDEN, &[], &wait, false),
+            ErrorKind::Throttled
+        );
+        assert_eq!(
+            kind(StatusCode::FORBIDDEN, &[], &none, true),
+            ErrorKind::Unavailable
+        );
+    }
+}

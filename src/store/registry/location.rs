@@ -1,0 +1,229 @@
+//! Where a registry and the repository in it are: `oci://host[:port]/repository[?insecure=true]`.
+
+use std::fmt;
+
+use oci_client::Reference;
+use reqwest::Url;
+
+use super::guard;
+use crate::store::{Error, ErrorKind, Result};
+
+/// Docker Hub's name in references, and where its API is.
+const HUB: &str = "docker.io";
+const HUB_API: &str = "registry-1.docker.io";
+
+/// The one option that a URL may carry.
+const INSECURE: &str = "insecure";
+
+/// A repository of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// As it was named, in lower case, with its port where one was named.
+    host: String,
+    repository: String,
+    insecure: bool,
+}
+
+impl Location {
+    /// Parses `oci://host[:port]/repository[?insecure=true]`.
+    ///
+    /// # Errors
+    /// `Invalid` for anything else: credentials in it, a tag or digest, an unknown option.
+    pub fn parse(url: &str) -> Result<Self> {
+        let shown = crate::redact::url(url);
+        let refused = |why: String| {
+            Error::new(
+                ErrorKind::Invalid,
+                "open",
+                format!("`{shown}` {why}; expected oci://host[:port]/repository"),
+            )
+        };
+        let rest = url
+            .strip_prefix("oci://")
+            .ok_or_else(|| refused("does not start with oci://".to_owned()))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (host, repository) = rest.split_once('/').unwrap_or((rest, ""));
+        if host.contains('@') {
+            return Err(refused(
+                "has credentials in it; give them as username and password, or by `docker login`"
+                    .to_owned(),
+            ));
+        }
+        let host = host.to_ascii_lowercase();
+        let repository = repository.trim_end_matches('/');
+        if repository.is_empty() {
+            return Err(refused("names no repository".to_owned()));
+        }
+        let reference = Reference::try_from(format!("{}/{repository}", reference_host(&host)))
+            .map_err(|e| refused(format!("is no repository of a registry: {e}")))?;
+        if reference.digest().is_some() || repository.contains(':') {
+            return Err(refused(
+                "has a tag or digest; tags are made by cachectl".to_owned(),
+            ));
+        }
+        let location = Self {
+            repository: reference.repository().to_owned(),
+            insecure: insecure(query).map_err(&refused)?,
+            host,
+        };
+        if api(&location.host, false).is_none() {
+            return Err(refused("has a host that is none".to_owned()));
+        }
+        Ok(location)
+    }
+
+    /// The same with plain http allowed wherever `insecure` says so.
+    #[must_use]
+    pub(super) fn or_insecure(mut self, insecure: bool) -> Self {
+        self.insecure |= insecure;
+        self
+    }
+
+    /// The registry's host as it was named, with its port where one was named.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The repository's name.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// Says whether plain http was asked for.
+    pub(super) fn insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// Where the registry's API starts: plain http on loopback and where it was asked for, else https.
+    pub(super) fn api(&self) -> Result<Url> {
+        api(&self.host, self.insecure).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Invalid,
+                "open",
+                format!("`{}` is no host", self.host),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci://{}/{}", self.host, self.repository)
+    }
+}
+
+fn api(host: &str, insecure: bool) -> Option<Url> {
+    let host = if matches!(host, HUB | "index.docker.io") {
+        HUB_API
+    } else {
+        host
+    };
+    let mut url = Url::parse(&format!("https://{host}/")).ok()?;
+    let plain = url.host_str().is_some_and(|h| !h.is_empty()) && url.path() == "/";
+    if !plain || url.query().is_some() || url.fragment().is_some() {
+        return None;
+    }
+    if insecure || guard::is_loopback(&url) {
+        // Parsed again rather than changed: a port of 443 that was named must stay.
+        url = Url::parse(&format!("http://{host}/")).ok()?;
+    }
+    Some(url)
+}
+
+/// `host` so that a reference's grammar takes it for a host: a name without dot or port would be read as a user of Docker Hub,
+/// and IPv6 addresses are not in that grammar.
+fn reference_host(host: &str) -> String {
+    if host.starts_with('[') {
+        "registry.invalid".to_owned()
+    } else if host.contains(['.', ':']) || host == "localhost" {
+        host.to_owned()
+    } else {
+        format!("{host}:443")
+    }
+}
+
+fn insecure(query: &str) -> std::result::Result<bool, String> {
+    let mut insecure = false;
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
+        if key != INSECURE {
+            let key: String = key.chars().take(40).collect();
+            return Err(format!(
+                "has an unknown option `{key}`: did you mean `{INSECURE}`?"
+            ));
+        }
+        insecure = match value {
+            "true" | "1" => true,
+            "false" | "0" => false,
+            _ => {
+                return Err(format!(
+                    "has a value of `{INSECURE}` that is neither true nor false"
+                ));
+            }
+        };
+    }
+    Ok(insecure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn api_of(url: &str) -> String {
+        Location::parse(url).unwrap().api().unwrap().to_string()
+    }
+
+    #[test]
+    fn url_gives_host_repository_and_api() {
+        let l = Location::parse("oci://Ghcr.io/team/app-cache/").unwrap();
+        assert_eq!((l.host(), l.repository()), ("ghcr.io", "team/app-cache"));
+        assert_eq!(l.to_string(), "oci://ghcr.io/team/app-cache");
+        assert_eq!(api_of("oci://ghcr.io/team/app"), "https://ghcr.io/");
+        assert_eq!(api_of("oci://registry/team/app"), "https://registry/");
+        assert_eq!(
+            api_of("oci://docker.io/team/app"),
+            "https://registry-1.docker.io/"
+        );
+    }
+
+    #[test]
+    fn plain_http_is_only_for_loopback_and_insecure() {
+        assert_eq!(api_of("oci://127.0.0.1:5000/a"), "http://127.0.0.1:5000/");
+        assert_eq!(api_of("oci://localhost:5000/a"), "http://localhost:5000/");
+        assert_eq!(api_of("oci://[::1]:5000/a"), "http://[::1]:5000/");
+        assert_eq!(api_of("oci://10.0.0.1:5000/a"), "https://10.0.0.1:5000/");
+        assert_eq!(
+            api_of("oci://10.0.0.1:5000/a?insecure=true"),
+            "http://10.0.0.1:5000/"
+        );
+        assert_eq!(
+            api_of("oci://h.example/a?insecure=false"),
+            "https://h.example/"
+        );
+    }
+
+    #[test]
+    fn url_that_is_none_is_refused_without_its_password() {
+        for bad in [
+            "https://h/a",
+            "oci://h",
+            "oci://h/",
+            "oci:///a",
+            "oci://h.example/UPPER",
+            "oci://h.example/a:tag",
+            "oci://h.example/a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "oci://u:hunter2@h.example/a",
+            "oci://h.example/a/../b",
+            "oci://h.example/a?insecur=true",
+            "oci://h.example/a?insecure=maybe",
+            "oci://h.example:99999/a",
+            "oci://h.example/a#b",
+        ] {
+            let e = Location::parse(bad).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Invalid, "{bad}");
+            assert!(!e.to_string().contains("hunter2"), "{e}");
+        }
+        let e = Location::parse("oci://h.example/a?insecur=true").unwrap_err();
+        assert!(e.message.contains("did you mean `insecure`"), "{e}");
+    }
+}

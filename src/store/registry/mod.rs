@@ -1,0 +1,38 @@
+//! An OCI registry as a store: `oci://host[:port]/repository`, all names are tags of that one repository.
+//!
+//! - Holds: one own transport over `reqwest` (credentials, tokens, redirects, patience), downloads, uploads, manifests, tags.
+//! - Enters: a URL, settings, descriptors with re-openable bodies, manifests as bytes.
+//! - Leaves: streams of bytes, manifests, errors by kind.
+//! - Deliberately absent: trying again (the `Retrying` wrapper), concurrency (`Limited`), checking whole blobs (`Verified`),
+//!   environment variables (`config::load`).
+//!
+//! Protocol: OCI distribution spec 1.1; tokens: `distribution/distribution:docs/content/spec/auth`. What registries do beside
+//! the specs is in reference/oci-and-s3.md §1 and §2.3.
+
+mod auth;
+mod blobs;
+mod challenge;
+mod chunked;
+mod client;
+mod config;
+mod credentials;
+mod date;
+mod error;
+mod guard;
+mod helper;
+mod location;
+mod manifests;
+mod scopes;
+mod session;
+mod tags;
+mod token;
+mod transport;
+mod upload;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::Registry;
+pub use config::{Config, CredentialSources};
+pub use location::Location;

@@ -1,0 +1,204 @@
+//! Tags: listed page by page, and taken away, by force where the registry cannot (spec, "Listing Tags", "Deleting tags").
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use oci_client::errors::OciErrorCode;
+use reqwest::{Method, StatusCode, Url, header::LINK};
+use tracing::debug;
+
+use super::{client::Inner, error, manifests, scopes::Scopes, upload, wire::Ask};
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag, media},
+    digest::Digest,
+    store::{Body, Error, ErrorKind, Result},
+};
+
+/// Tags in one page: ECR refuses more (`google/go-containerregistry:pkg/v1/remote/options.go`).
+const PAGE: u32 = 1000;
+/// Largest page, for registries that send all at once.
+const MAX_PAGE_BYTES: u64 = 64 << 20;
+/// Most pages, and most tags that are kept.
+const MAX_PAGES: usize = 10_000;
+const MAX_TAGS: usize = 1_000_000;
+
+/// What stands under a tag that is gone, on a registry that cannot remove tags (design §5); never change a byte of it.
+const REMOVED: &str = concat!(
+    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","#,
+    r#""artifactType":"application/vnd.cachectl.removed.v1","#,
+    r#""config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"#,
+    r#""layers":[{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}]}"#
+);
+
+fn removed() -> Manifest {
+    Manifest::new(
+        media::IMAGE_MANIFEST,
+        Bytes::from_static(REMOVED.as_bytes()),
+    )
+}
+
+/// Says whether a manifest stands for a tag that was removed.
+pub(super) fn is_removed(manifest: &Manifest) -> bool {
+    manifest.bytes == REMOVED.as_bytes()
+}
+
+#[derive(serde::Deserialize)]
+struct Page {
+    tags: Option<Vec<String>>,
+}
+
+/// All tags that start with `prefix`, sorted, unique; none if there is no such repository.
+pub(super) async fn list(inner: &Inner, prefix: &str) -> Result<Vec<Tag>> {
+    let mut url = inner.url("tags/list");
+    url.set_query(Some(&format!("n={PAGE}")));
+    let mut seen: HashSet<Url> = HashSet::new();
+    let mut found: Vec<Tag> = Vec::new();
+    loop {
+        let mut answer = inner
+            .transport
+            .send(&Ask::new("list", Method::GET, url.clone(), &inner.pull()))
+            .await?;
+        match answer.status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND if seen.is_empty() => return Ok(found),
+            _ => return Err(error::refusal("list", answer).await.error),
+        }
+        let body = answer.read("list", MAX_PAGE_BYTES).await?;
+        let page: Page = serde_json::from_slice(&body).map_err(|_| {
+            Error::new(
+                ErrorKind::Corrupt,
+                "list",
+                "what came is no list of tags; is it a registry?",
+            )
+        })?;
+        // What is no tag by the grammar cannot be ours.
+        let ours = page
+            .tags
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|t| t.starts_with(prefix));
+        found.extend(ours.filter_map(|t| t.parse().ok()));
+        seen.insert(url);
+        if found.len() > MAX_TAGS || seen.len() > MAX_PAGES {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "list",
+                "the list of tags does not end",
+            ));
+        }
+        let next = answer
+            .headers
+            .get_all(LINK)
+            .iter()
+            .find_map(|v| next_link(v.to_str().ok()?));
+        url = match next {
+            None => break,
+            Some(text) => inner.transport.named("list", &answer, text)?,
+        };
+        if seen.contains(&url) {
+            // A server that ignores `last` sends us round in a circle: all has been seen.
+            break;
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// The target of `rel="next"` (RFC 8288).
+fn next_link(header: &str) -> Option<&str> {
+    let mut rest = header;
+    while let Some((_, after)) = rest.split_once('<') {
+        let (target, params) = after.split_once('>')?;
+        let own = params.split_once('<').map_or(params, |(own, _)| own);
+        let next = own.split([';', ',']).any(|p| {
+            let (name, value) = p.split_once('=').unwrap_or((p, ""));
+            name.trim().eq_ignore_ascii_case("rel")
+                && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+        });
+        if next {
+            return Some(target);
+        }
+        rest = params;
+    }
+    None
+}
+
+/// Takes a tag away; `false` if there was none.
+///
+/// Never by digest: that would take every tag of the same manifest with it. Debian's registry 2.8 cannot do it by tag, nor can
+/// GHCR: there the tag is made to point at one fixed manifest that stands for nothing.
+pub(super) async fn remove(inner: &Arc<Inner>, tag: &Tag) -> Result<bool> {
+    let scopes = Scopes::delete(&inner.repository);
+    let ask = Ask::new(
+        "untag",
+        Method::DELETE,
+        inner.url(&format!("manifests/{tag}")),
+        &scopes,
+    );
+    let answer = inner.transport.send(&ask).await?;
+    let missing = match answer.status.as_u16() {
+        200..=204 => return Ok(true),
+        404 => true,
+        _ => {
+            let refusal = error::refusal("untag", answer).await;
+            let cannot = matches!(refusal.status.as_u16(), 400 | 405 | 501)
+                || refusal.says(&OciErrorCode::Unsupported);
+            if !cannot {
+                return Err(refusal.error);
+            }
+            debug!(%tag, error = %refusal.error, "The registry cannot remove a tag");
+            false
+        }
+    };
+    let reference = Reference::from(tag.clone());
+    match manifests::head(inner, &reference).await? {
+        None => Ok(false),
+        Some(digest) if digest == removed().digest => Ok(false),
+        Some(_) => {
+            debug!(%tag, missing, "Tag is overwritten instead");
+            overwrite(inner, &reference).await?;
+            Ok(true)
+        }
+    }
+}
+
+async fn overwrite(inner: &Arc<Inner>, reference: &Reference) -> Result<()> {
+    let empty = Bytes::from_static(b"{}");
+    let desc = Descriptor::new(media::EMPTY, Digest::sha256_of(&empty), empty.len() as u64);
+    upload::put(inner, &desc, &Body::from(empty)).await?;
+    manifests::put(inner, &removed(), reference).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_link_is_found_among_others() {
+        for (header, want) in [
+            (
+                r#"</v2/a/tags/list?n=2&last=b>; rel="next""#,
+                Some("/v2/a/tags/list?n=2&last=b"),
+            ),
+            (
+                r#"<https://h/x>; rel=prev, <https://h/y>; title="a"; rel=Next"#,
+                Some("https://h/y"),
+            ),
+            (r#"<https://h/x>; rel="prev""#, None),
+            ("<broken", None),
+            ("", None),
+        ] {
+            assert_eq!(next_link(header), want, "{header}");
+        }
+    }
+
+    #[test]
+    fn manifest_of_a_removed_tag_never_changes() {
+        let want = "sha256:864fb9c0fe46411bb9c1b666b60c3c8167309e0830571a34a455bc372659a02a";
+        let manifest = removed();
+        serde_json::from_slice::<serde_json::Value>(&manifest.bytes).unwrap();
+        assert!(is_removed(&manifest) && !is_removed(&Manifest::new("x", "{}")));
+        assert_eq!(manifest.digest.to_string(), want);
+    }
+}

@@ -1,0 +1,254 @@
+//! Manifests and tags.
+
+use super::{
+    fake::{Act, Call, Fake, Reply, refuse, reply, with},
+    *,
+};
+use crate::{
+    artifact::{Manifest, Reference, Tag, media},
+    digest::Digest,
+    store::{ErrorKind, Expect, TagStore as _, Untag as _},
+};
+
+fn tag(name: &str) -> Tag {
+    name.parse().unwrap()
+}
+
+fn manifest(id: u32) -> Manifest {
+    Manifest::new(media::IMAGE_INDEX, format!("{{ \"id\": {id} }}"))
+}
+
+async fn publish(store: &Registry, m: &Manifest, name: &str) -> Result<()> {
+    store
+        .publish(m, Some(&tag(name)), &Expect::Anything)
+        .await
+        .map(|_| ())
+}
+
+async fn resolve(store: &Registry, reference: impl Into<Reference>) -> Result<Option<Manifest>> {
+    let found = store.resolve(&reference.into()).await?;
+    Ok(found.map(|r| r.manifest))
+}
+
+async fn changed(change: impl Fn(Reply) -> Reply + Clone + Send + Sync + 'static) -> Fake {
+    Fake::start(move |call| {
+        let change = change.clone();
+        (call.name() == "GET manifests").then(|| Act::Change(Box::new(change)))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn manifest_keeps_its_bytes_and_media_type() {
+    let fake = Fake::plain().await;
+    let store = open(&fake).await;
+    publish(&store, &manifest(1), "a").await.unwrap();
+    let by_tag = store.resolve(&tag("a").into()).await.unwrap().unwrap();
+    assert_eq!(by_tag.manifest, manifest(1));
+    assert_eq!(by_tag.version.unwrap().0, manifest(1).digest.to_string());
+    assert_eq!(
+        resolve(&store, manifest(1).digest).await.unwrap(),
+        Some(manifest(1))
+    );
+    assert_eq!(resolve(&store, tag("b")).await.unwrap(), None);
+    let calls = fake.log();
+    assert_eq!(calls[0].header("content-type"), media::IMAGE_INDEX);
+    assert!(calls[1].header("accept").contains(media::IMAGE_MANIFEST));
+}
+
+#[tokio::test]
+async fn manifest_that_is_not_what_it_should_be_is_corrupt() {
+    let other = |_: Reply| with(200, &[("content-type", media::IMAGE_INDEX)], r#"{"id":2}"#);
+    let header = |mut r: Reply| {
+        r.headers_mut().insert(
+            "docker-content-digest",
+            Digest::sha256_of(b"x").to_string().parse().unwrap(),
+        );
+        r
+    };
+    let page = |_: Reply| with(200, &[("content-type", "text/html")], "<html>log in</html>");
+    let large = |_: Reply| {
+        with(
+            200,
+            &[("content-type", media::IMAGE_INDEX)],
+            format!("{{}}{}", " ".repeat(4 << 20)),
+        )
+    };
+    let endless = |_: Reply| {
+        let piece = Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 20]));
+        Reply::new(axum::body::Body::from_stream(
+            futures_util::stream::repeat_with(move || {
+                Ok::<_, std::io::Error>(piece.as_ref().unwrap().clone())
+            }),
+        ))
+    };
+    let digest = Reference::from(manifest(1).digest);
+    let named = Reference::from(tag("a"));
+    for (fake, reference) in [
+        (changed(other).await, &digest),
+        (changed(header).await, &named),
+        (changed(page).await, &named),
+        (changed(large).await, &named),
+        (changed(endless).await, &named),
+    ] {
+        let store = open(&fake).await;
+        publish(&store, &manifest(1), "a").await.unwrap();
+        let e = store.resolve(reference).await.unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+    }
+}
+
+#[tokio::test]
+async fn vague_media_type_gives_way_to_the_documents_own() {
+    let fake = changed(|mut r| {
+        r.headers_mut()
+            .insert("content-type", "application/json".parse().unwrap());
+        r
+    })
+    .await;
+    let store = open(&fake).await;
+    let m = Manifest::sniff(format!(r#"{{"mediaType":"{}"}}"#, media::DOCKER_LIST));
+    publish(&store, &m, "a").await.unwrap();
+    assert_eq!(resolve(&store, tag("a")).await.unwrap(), Some(m));
+}
+
+#[tokio::test]
+async fn refused_manifest_says_why() {
+    for (status, code, want) in [
+        (400, "MANIFEST_BLOB_UNKNOWN", ErrorKind::Conflict),
+        (404, "MANIFEST_BLOB_UNKNOWN", ErrorKind::Conflict),
+        (400, "MANIFEST_INVALID", ErrorKind::Unsupported),
+        (415, "UNSUPPORTED", ErrorKind::Unsupported),
+        (413, "SIZE_INVALID", ErrorKind::Unsupported),
+        (403, "DENIED", ErrorKind::Denied),
+        (404, "NAME_UNKNOWN", ErrorKind::NoSuchStore),
+    ] {
+        let fake = Fake::start(move |_| Some(Act::Reply(refuse(status, code)))).await;
+        let e = publish(&open(&fake).await, &manifest(1), "a")
+            .await
+            .unwrap_err();
+        assert_eq!(e.kind, want, "{e}");
+    }
+    let fake = Fake::start(|_| {
+        let other = Digest::sha256_of(b"x").to_string();
+        Some(Act::Reply(with(
+            201,
+            &[("docker-content-digest", &other)],
+            "",
+        )))
+    })
+    .await;
+    let e = publish(&open(&fake).await, &manifest(1), "a")
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+}
+
+/// Sends `pages` one after the other, each naming the next in the way of `link`.
+async fn paged(pages: &'static [&'static str], link: fn(&Call, usize) -> String) -> Fake {
+    Fake::start(move |call| {
+        let at: usize = call.query("page").first().map_or(0, |p| p.parse().unwrap());
+        let tags = pages[at];
+        let next = link(call, at + 1);
+        let headers: &[(&str, &str)] = if at + 1 < pages.len() {
+            &[("link", &next)]
+        } else {
+            &[]
+        };
+        Some(Act::Reply(with(
+            200,
+            headers,
+            format!(r#"{{"tags":{tags}}}"#),
+        )))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn tags_are_read_page_by_page_sorted_and_filtered() {
+    let relative = |_: &Call, n: usize| format!(r#"</v2/team/app/tags/list?page={n}>; rel="next""#);
+    let absolute = |c: &Call, n: usize| {
+        format!(
+            r#"<http://{}/v2/team/app/tags/list?page={n}>; rel=next"#,
+            c.header("host")
+        )
+    };
+    let pages: &[&str] = &[
+        r#"["b1","a2"]"#,
+        r#"["a1","a2","..","a b","A1"]"#,
+        "null",
+        r#"["a0"]"#,
+    ];
+    for fake in [paged(pages, relative).await, paged(pages, absolute).await] {
+        let store = open(&fake).await;
+        assert_eq!(store.tags("a").await.unwrap(), ["a0", "a1", "a2"].map(tag));
+        assert_eq!(fake.log().len(), 4);
+        assert_eq!(fake.log()[0].query, "n=1000");
+    }
+}
+
+#[tokio::test]
+async fn list_that_goes_round_ends_and_one_that_is_none_is_corrupt() {
+    let round = |_: &Call, _: usize| r#"</v2/team/app/tags/list?n=1000>; rel="next""#.to_owned();
+    let fake = paged(&[r#"["a"]"#, "[]"], round).await;
+    assert_eq!(open(&fake).await.tags("").await.unwrap(), [tag("a")]);
+    let fake = Fake::start(|_| Some(Act::Reply(with(200, &[], "<html>")))).await;
+    assert_eq!(
+        open(&fake).await.tags("").await.unwrap_err().kind,
+        ErrorKind::Corrupt
+    );
+    let fake = Fake::start(|_| Some(Act::Reply(refuse(404, "NAME_UNKNOWN")))).await;
+    assert!(open(&fake).await.tags("").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn tag_is_deleted_by_its_name_only() {
+    let fake = Fake::plain().await;
+    let store = open(&fake).await;
+    publish(&store, &manifest(1), "a").await.unwrap();
+    publish(&store, &manifest(1), "b").await.unwrap();
+    assert!(store.untag(&tag("a")).await.unwrap());
+    assert!(!store.untag(&tag("a")).await.unwrap());
+    assert_eq!(resolve(&store, tag("b")).await.unwrap(), Some(manifest(1)));
+    assert!(
+        fake.log()
+            .iter()
+            .filter(|c| c.method == "DELETE")
+            .all(|c| c.path.ends_with("/a"))
+    );
+}
+
+#[tokio::test]
+async fn tag_that_cannot_be_deleted_is_overwritten_and_then_missing() {
+    // The last one is Debian's registry 2.8: it says that there is no such manifest, and there is.
+    for (status, code) in [
+        (405, "UNSUPPORTED"),
+        (400, "UNSUPPORTED"),
+        (400, "DIGEST_INVALID"),
+        (404, "MANIFEST_UNKNOWN"),
+    ] {
+        let fake = Fake::start(move |call| {
+            (call.method == "DELETE").then(|| Act::Reply(refuse(status, code)))
+        })
+        .await;
+        let store = open(&fake).await;
+        publish(&store, &manifest(1), "a").await.unwrap();
+        publish(&store, &manifest(1), "b").await.unwrap();
+        assert!(store.untag(&tag("a")).await.unwrap());
+        assert_eq!(resolve(&store, tag("a")).await.unwrap(), None);
+        assert!(!store.untag(&tag("a")).await.unwrap());
+        assert!(!store.untag(&tag("never")).await.unwrap());
+        assert_eq!(resolve(&store, tag("b")).await.unwrap(), Some(manifest(1)));
+        // The name can be used again.
+        publish(&store, &manifest(2), "a").await.unwrap();
+        assert_eq!(resolve(&store, tag("a")).await.unwrap(), Some(manifest(2)));
+    }
+    let fake = Fake::start(|call| (call.method == "DELETE").then(|| Act::Reply(reply(503)))).await;
+    let store = open(&fake).await;
+    publish(&store, &manifest(1), "a").await.unwrap();
+    assert_eq!(
+        store.untag(&tag("a")).await.unwrap_err().kind,
+        ErrorKind::Unavailable
+    );
+    assert_eq!(resolve(&store, tag("a")).await.unwrap(), Some(manifest(1)));
+}

@@ -1,0 +1,367 @@
+//! Every request to a registry: credentials shown and renewed, redirects followed by our own rules, answers in time.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use reqwest::{
+    Method, StatusCode, Url,
+    header::{AGE, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION},
+};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+use super::{
+    auth::{As, Auth},
+    config::Config,
+    date, error,
+    guard::{self, Guard},
+    location::Location,
+    scopes::Scopes,
+    wire::{Answer, Ask, Patience, stalled},
+};
+use crate::{
+    entry::Time,
+    store::{Error, ErrorKind, Result, net},
+    task,
+};
+
+/// Most redirects of one request.
+const MAX_REDIRECTS: usize = 5;
+/// Most times that one request is sent again with other credentials.
+const MAX_LOGINS: usize = 3;
+/// Most texts of `Warning` headers that are remembered, and the length of each.
+const MAX_WARNINGS: usize = 64;
+const MAX_WARNING_CHARS: usize = 300;
+
+/// Connections to a registry and the hosts that it names, without credentials.
+#[derive(Debug)]
+pub(super) struct Wire {
+    http: reqwest::Client,
+    guard: Arc<Guard>,
+    base: Url,
+    patience: Patience,
+}
+
+impl Wire {
+    async fn new(location: &Location, common: &net::Common) -> Result<Self> {
+        Self::build(location, common, |builder| builder).await
+    }
+
+    /// The same with the location's host at `addr`, whatever DNS says.
+    #[cfg(test)]
+    pub(super) async fn new_resolving(
+        location: &Location,
+        common: &net::Common,
+        addr: std::net::SocketAddr,
+    ) -> Result<Self> {
+        let host = location.api()?.host_str().unwrap_or_default().to_owned();
+        Self::build(location, common, |builder| builder.resolve(&host, addr)).await
+    }
+
+    async fn build(
+        location: &Location,
+        common: &net::Common,
+        more: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<Self> {
+        let base = location.api()?;
+        let guard = Guard::new(base.clone(), location.insecure());
+        net::install_tls_provider();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(net::USER_AGENT)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(common.connect_timeout)
+            .dns_resolver(Arc::new(guard::Resolver(guard.clone())));
+        if !common.proxy_from_env || guard::is_loopback(&base) {
+            builder = builder.no_proxy();
+        }
+        let settings = common.clone();
+        for certificate in task::blocking(move || settings.extra_ca_certificates()).await? {
+            let certificate = reqwest::Certificate::from_der(&certificate)
+                .map_err(|e| Error::new(ErrorKind::Invalid, "read CA bundle", e.to_string()))?;
+            builder = builder.add_root_certificate(certificate);
+        }
+        let http = more(builder).build().map_err(|e| {
+            Error::new(
+                ErrorKind::Invalid,
+                "open",
+                format!("cannot set up HTTP: {e}"),
+            )
+            .caused_by(e)
+        })?;
+        Ok(Self {
+            http,
+            guard,
+            base,
+            patience: Patience {
+                connect: common.connect_timeout + Duration::from_secs(1),
+                stall: common.stall,
+                answer: common.stall,
+            },
+        })
+    }
+
+    pub(super) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// Sends once and waits for the head of the answer.
+    pub(super) async fn exchange(
+        &self,
+        ask: &Ask,
+        url: &Url,
+        show: Option<HeaderValue>,
+    ) -> Result<Answer> {
+        let (mut request, pulse) = ask.build(url);
+        if let Some(show) = show {
+            request.headers_mut().insert(AUTHORIZATION, show);
+        }
+        let patience = Patience {
+            answer: ask.wait.unwrap_or(self.patience.answer),
+            ..self.patience
+        };
+        let started = Instant::now();
+        let sent = self.http.execute(request);
+        tokio::pin!(sent);
+        let body = loop {
+            let deadline = pulse.deadline(patience);
+            tokio::select! {
+                done = &mut sent => break done.map_err(|e| error::network(ask.op, e))?,
+                () = sleep_until(deadline) => {
+                    if pulse.deadline(patience) <= Instant::now() {
+                        return Err(stalled(ask.op, deadline - started));
+                    }
+                }
+            }
+        };
+        debug!(
+            op = ask.op,
+            method = %ask.method,
+            url = %guard::show(url),
+            status = body.status().as_u16(),
+            elapsed_ms = started.elapsed().as_millis() as u64,
+            "Registry answered"
+        );
+        Ok(Answer {
+            method: ask.method.clone(),
+            status: body.status(),
+            headers: body.headers().clone(),
+            url: url.clone(),
+            away: !self.guard.is_home(url),
+            stall: self.patience.stall,
+            body,
+        })
+    }
+}
+
+/// The way to a registry.
+#[derive(Debug)]
+pub(super) struct Transport {
+    wire: Wire,
+    auth: Auth,
+    /// The registry's clock, and when we heard it.
+    clock: Mutex<Option<(i64, Instant)>>,
+    warnings: Mutex<BTreeSet<String>>,
+}
+
+impl Transport {
+    pub(super) async fn new(
+        location: &Location,
+        config: &Config,
+        common: &net::Common,
+    ) -> Result<Self> {
+        Ok(Self {
+            wire: Wire::new(location, common).await?,
+            auth: Auth::new(location.clone(), config.clone()),
+            clock: Mutex::new(None),
+            warnings: Mutex::default(),
+        })
+    }
+
+    /// A URL of the registry's API; `path` starts after `/v2/` and needs no escapes.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.wire.base.clone();
+        url.set_path(&format!("/v2/{path}"));
+        url
+    }
+
+    /// A URL that an answer named in a header, checked.
+    ///
+    /// # Errors
+    /// `Denied` for a place where we do not go.
+    pub(super) fn named(&self, op: &'static str, answer: &Answer, text: &str) -> Result<Url> {
+        self.wire
+            .guard
+            .join(&answer.url, text)
+            .map_err(|why| Error::new(ErrorKind::Denied, op, why))
+    }
+
+    /// Sends `ask`, as often as credentials and redirects need; its body is read anew each time.
+    ///
+    /// Any final status is an `Ok`. Reads fall back to no credentials if ours are refused.
+    pub(super) async fn send(&self, ask: &Ask) -> Result<Answer> {
+        let since = Instant::now();
+        let mut need = ask.scopes.clone();
+        let reads = need.only_pull() && matches!(ask.method, Method::GET | Method::HEAD);
+        let mut whose = if reads {
+            self.auth.reader()
+        } else {
+            As::Ourselves
+        };
+        let mut refused: Option<Result<Answer>> = None;
+        loop {
+            let result = self.attempt(ask, &mut need, whose, since).await;
+            let denied = match &result {
+                Ok(answer) => !answer.away && matches!(answer.status.as_u16(), 401 | 403),
+                Err(e) => matches!(e.kind, ErrorKind::Unauthenticated | ErrorKind::Denied),
+            };
+            match refused {
+                None if denied
+                    && reads
+                    && whose == As::Ourselves
+                    && self.auth.has_credentials().await =>
+                {
+                    refused = Some(result);
+                    whose = As::Anybody;
+                }
+                None => return result,
+                // The first refusal tells more than the one of nobody.
+                Some(first) if denied => return first,
+                Some(_) => {
+                    if result.is_ok() {
+                        self.auth.read_as_anybody();
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Sends as one of us or nobody, with as many logins as it takes.
+    async fn attempt(
+        &self,
+        ask: &Ask,
+        need: &mut Scopes,
+        whose: As,
+        since: Instant,
+    ) -> Result<Answer> {
+        let mut logins = 0;
+        let mut shown = self.auth.show(&self.wire, need, whose).await?;
+        loop {
+            let answer = self
+                .follow(ask, shown.as_ref().map(|s| s.header.clone()))
+                .await?;
+            let challenged = match answer.status {
+                StatusCode::UNAUTHORIZED => true,
+                StatusCode::FORBIDDEN => wants_more(&answer.headers),
+                _ => false,
+            };
+            if !challenged || answer.away || logins >= MAX_LOGINS {
+                return Ok(answer);
+            }
+            logins += 1;
+            let again =
+                self.auth
+                    .challenged(&self.wire, &answer.headers, shown.as_ref(), since, need)?;
+            if !again {
+                return Ok(answer);
+            }
+            let next = self.auth.show(&self.wire, need, whose).await?;
+            if shown.is_none() && next.is_none() {
+                // Something is wanted, and we have nothing.
+                return Ok(answer);
+            }
+            shown = next;
+        }
+    }
+
+    /// Sends and follows redirects; credentials go to the registry itself only.
+    async fn follow(&self, ask: &Ask, show: Option<HeaderValue>) -> Result<Answer> {
+        let mut url = ask.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let home = self.wire.guard.is_home(&url);
+            let answer = self
+                .wire
+                .exchange(ask, &url, show.clone().filter(|_| home))
+                .await?;
+            if home {
+                self.listen(&answer.headers);
+            }
+            let reads = matches!(ask.method, Method::GET | Method::HEAD);
+            let moved = match answer.status.as_u16() {
+                307 | 308 => true,
+                // Others turn a request that sends into one that gets.
+                301..=303 => reads,
+                _ => false,
+            };
+            let Some(to) = answer.text(LOCATION).filter(|_| moved) else {
+                return Ok(answer);
+            };
+            url = self.named(ask.op, &answer, to)?;
+        }
+        let message = format!(
+            "more than {MAX_REDIRECTS} redirects, the last to `{}`",
+            guard::show(&url)
+        );
+        Err(Error::new(ErrorKind::Corrupt, ask.op, message))
+    }
+
+    /// Takes the clock and the warnings of an answer of the registry itself.
+    fn listen(&self, headers: &HeaderMap) {
+        // What a cache kept carries an `Age` and an old date.
+        if let Some(now) = date::sent_at(headers).filter(|_| !headers.contains_key(AGE)) {
+            *self.clock.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((now, Instant::now()));
+        }
+        for value in headers.get_all("warning") {
+            // Spec, "Warnings": only code 299 is for us, `299 - "text"`.
+            let Some(text) = value
+                .to_str()
+                .ok()
+                .and_then(|v| v.trim().strip_prefix("299 - "))
+            else {
+                continue;
+            };
+            let text: String = text
+                .trim_matches('"')
+                .chars()
+                .take(MAX_WARNING_CHARS)
+                .collect();
+            let mut known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.len() < MAX_WARNINGS && known.insert(text.clone()) {
+                warn!(registry = %self.wire.base, warning = %text.escape_debug(), "The registry warns");
+            }
+        }
+    }
+
+    /// Texts of warnings so far.
+    #[cfg(test)]
+    pub(super) fn warned(&self) -> Vec<String> {
+        let known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().cloned().collect()
+    }
+
+    /// The registry's time by its last answer, if that is at most `age` old.
+    pub(super) fn clock(&self, age: Duration) -> Option<Time> {
+        let (then, heard) = (*self.clock.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let since = heard.elapsed();
+        (since <= age).then(|| Time {
+            secs: then + since.as_secs() as i64,
+            nanos: since.subsec_nanos(),
+        })
+    }
+}
+
+/// RFC 6750 §3.1: the token is good, but not for this.
+fn wants_more(headers: &HeaderMap) -> bool {
+    super::challenge::parse(headers).iter().any(|c| {
+        matches!(c, super::challenge::Challenge::Bearer { error: Some(e), .. } if e == "insufficient_scope")
+    })
+}

@@ -1,0 +1,217 @@
+//! A tree that a store has gone into: its gate is held, blocking work runs on a thread, errors get the store's name.
+
+use std::{
+    fmt::Display,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Tree,
+    gate::{self, Alone, Gate},
+};
+use crate::{
+    fs,
+    store::error::{Error, ErrorKind, Result},
+    task,
+};
+
+/// How a store in a folder is opened.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Nothing is made or changed, not even a lock's file.
+    pub read_only: bool,
+    /// Longest wait for somebody else's lock: a sweep's, a tag's.
+    pub lock_wait: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            lock_wait: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Set when the future that waits for the work is dropped.
+pub(in crate::store) struct StopOnDrop(pub(in crate::store) Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A tree with its gate held; cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Entered(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tree: Tree,
+    name: String,
+    gate: Arc<Gate>,
+    /// Why nothing can be written; `None` if it can.
+    read_only: Option<String>,
+    lock_wait: Duration,
+}
+
+impl Entered {
+    /// Makes the tree with `folders`, where it may, and goes in by the lock at `gate_key`.
+    pub(in crate::store) async fn open(
+        tree: &Tree,
+        name: String,
+        gate_key: &str,
+        folders: &[&str],
+        settings: &Settings,
+    ) -> Result<Self> {
+        let entered = Self::enter(tree, &name, gate_key, folders, settings).await;
+        entered.map_err(|e| e.at(&name, ""))
+    }
+
+    async fn enter(
+        tree: &Tree,
+        name: &str,
+        gate_key: &str,
+        folders: &[&str],
+        settings: &Settings,
+    ) -> Result<Self> {
+        let read_only = find_out(tree, folders, settings).await?;
+        let entry = match read_only {
+            Some(_) => gate::Entry::Reader,
+            None => gate::Entry::Writer,
+        };
+        let stale = tree.clone();
+        let clean = move || match stale.remove_stale() {
+            Ok(0) => {}
+            Ok(files) => tracing::debug!(files, "Left-overs of dead processes removed"),
+            Err(error) => tracing::warn!(%error, "Left-overs of dead processes stay"),
+        };
+        let lock = tree.path(gate_key);
+        let gate = Gate::enter(lock, entry, settings.lock_wait, clean).await?;
+        Ok(Self(Arc::new(Inner {
+            tree: tree.clone(),
+            name: name.to_owned(),
+            gate,
+            read_only,
+            lock_wait: settings.lock_wait,
+        })))
+    }
+
+    /// The store's URL, for messages.
+    pub(in crate::store) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Where spools should be written; `None` if nothing can be written.
+    pub(in crate::store) fn spool_dir(&self) -> Option<PathBuf> {
+        let writable = self.0.read_only.is_none();
+        writable.then(|| self.0.tree.temp_dir().to_owned())
+    }
+
+    /// Runs blocking `work` inside the gate.
+    pub(in crate::store) async fn run<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        key: &(impl Display + Sync + ?Sized),
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let done = match self.0.gate.be_inside(op).await {
+            Ok(()) => task::blocking(work).await,
+            Err(e) => Err(e),
+        };
+        done.map_err(|e| e.at(&self.0.name, key))
+    }
+
+    /// Refuses what a read-only store cannot do.
+    pub(in crate::store) fn writable(
+        &self,
+        op: &'static str,
+        key: &(impl Display + ?Sized),
+    ) -> Result<()> {
+        match &self.0.read_only {
+            None => Ok(()),
+            Some(why) => Err(Error::new(ErrorKind::Denied, op, why).at(&self.0.name, key)),
+        }
+    }
+
+    /// Takes the lock whose file is at `lock_key`.
+    ///
+    /// # Errors
+    /// `Timeout` if somebody else keeps it.
+    pub(in crate::store) async fn lock(
+        &self,
+        op: &'static str,
+        key: &(impl Display + Sync + ?Sized),
+        lock_key: &str,
+    ) -> Result<fs::Lock> {
+        let path = self.0.tree.path(lock_key);
+        let budget = self.0.lock_wait;
+        match gate::poll(&path, fs::LockMode::Exclusive, gate::Entry::Writer, budget).await {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err(Error::new(
+                ErrorKind::Timeout,
+                op,
+                format!(
+                    "another process has held the lock `{}` for over {}s",
+                    path.display(),
+                    budget.as_secs()
+                ),
+            )),
+            Err(e) => Err(Error::io(op, e)),
+        }
+        .map_err(|e| e.at(&self.0.name, key))
+    }
+
+    /// Keeps everybody else out while the guard lives.
+    pub(in crate::store) async fn alone(&self) -> Result<Alone> {
+        let alone = self.0.gate.alone().await;
+        alone.map_err(|e| e.at(&self.0.name, ""))
+    }
+}
+
+/// Makes the tree; `Some` says why it can only be read.
+async fn find_out(tree: &Tree, folders: &[&str], settings: &Settings) -> Result<Option<String>> {
+    let read_only = settings.read_only;
+    let tree = tree.clone();
+    let plain = |f: &&str| f.trim_end_matches('/').to_owned();
+    let folders: Vec<String> = folders.iter().map(plain).collect();
+    task::blocking(move || {
+        let why = if read_only {
+            Some("it was opened read-only".to_owned())
+        } else {
+            make(&tree, &folders)?
+        };
+        let Some(why) = why else {
+            return Ok(None);
+        };
+        match fs::Dir::open_if_there(tree.root()) {
+            Ok(Some(_)) => Ok(Some(why)),
+            Ok(None) => Err(Error::new(
+                ErrorKind::NoSuchStore,
+                "open",
+                format!("the folder does not exist ({why})"),
+            )),
+            Err(e) => Err(Error::io("open", e)),
+        }
+    })
+    .await
+}
+
+fn make(tree: &Tree, folders: &[String]) -> Result<Option<String>> {
+    // A file made and removed tells a folder that only looks writable (read-only mount, other owner).
+    let made = tree
+        .make(folders)
+        .map_err(|e| Error::io("open", e))
+        .and_then(|()| tree.temp("open").map(drop));
+    match made {
+        Ok(()) => Ok(None),
+        Err(e) if e.kind == ErrorKind::Denied => Ok(Some(e.message)),
+        Err(e) => Err(e),
+    }
+}

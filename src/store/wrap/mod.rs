@@ -1,0 +1,29 @@
+//! Wrappers: one behaviour each, over any store.
+//!
+//! - Holds: checking, trying again, limits, tiers, counting, naming, refusing writes, faults on purpose.
+//! - Enters: a store as `Arc<dyn Store>`.
+//! - Leaves: a store again; [`super::open`] says in which order they are stacked.
+//! - Deliberately absent: what any one backend is like.
+//!
+//! Each file denies `clippy::missing_trait_methods`: a method that is added to a trait must be thought of in every wrapper.
+
+pub mod faulty;
+pub mod limited;
+pub mod metered;
+pub mod named;
+pub mod readonly;
+pub mod retrying;
+pub mod tiered;
+pub mod verified;
+
+pub use faulty::Faulty;
+pub use limited::Limited;
+pub use metered::Metered;
+pub use named::Named;
+pub use readonly::ReadOnly;
+pub use retrying::Retrying;
+pub use tiered::Tiered;
+pub use verified::Verified;
+
+#[cfg(test)]
+mod tests;

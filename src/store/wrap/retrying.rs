@@ -1,0 +1,394 @@
+//! Tries again what may go through a little later, and resumes downloads that break or stall.
+//!
+//! Pauses grow from 0.2 s to 10 s, with jitter; the server's `Retry-After` is honoured up to 60 s. All tries of an
+//! operation share one budget of time; a download that moves on has its budget anew.
+#![deny(clippy::missing_trait_methods)]
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
+        Store, StoredBlob, Sweep, TagStore, Untag,
+    },
+};
+
+/// How long to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Longest time over all tries of one operation, pauses included; zero tries once.
+    pub retry_for: Duration,
+    /// Longest time without a byte of a download. Small answers may take three times as long.
+    pub stall: Duration,
+    /// The first pause.
+    pub first_pause: Duration,
+    /// The longest pause of our own choice.
+    pub longest_pause: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            retry_for: Duration::from_secs(30),
+            stall: Duration::from_secs(10),
+            first_pause: Duration::from_millis(200),
+            longest_pause: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Longest pause that a server may ask for.
+const LONGEST_ASKED: Duration = Duration::from_mins(1);
+/// Bytes that count as moving on.
+const PROGRESS_BYTES: u64 = 64 << 10;
+/// A download slower than this over a stall's time is a stall: one byte now and then keeps no one waiting for ever.
+const SLOWEST_BYTES_PER_SEC: f64 = 1024.0;
+
+/// An operation's tries so far.
+struct Tries {
+    policy: Policy,
+    began: Instant,
+    deadline: Instant,
+    made: u32,
+    /// Failures since it last moved on.
+    in_a_row: u32,
+    moved: u64,
+}
+
+impl Tries {
+    fn new(policy: Policy) -> Self {
+        let began = Instant::now();
+        Self {
+            policy,
+            began,
+            deadline: began + policy.retry_for,
+            made: 0,
+            in_a_row: 0,
+            moved: 0,
+        }
+    }
+
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    /// `e` itself, with all tries told, if there shall be none.
+    async fn after(&mut self, e: Error) -> Result<()> {
+        self.made += 1;
+        let grown = self.policy.first_pause * 2_u32.saturating_pow(self.in_a_row.min(16));
+        self.in_a_row += 1;
+        self.moved = 0;
+        let own = grown
+            .min(self.policy.longest_pause)
+            .mul_f64(0.5 + 0.5 * fastrand::f64());
+        let asked = e.retry_after.unwrap_or_default().min(LONGEST_ASKED);
+        let pause = own.max(asked);
+        if !e.is_temporary() || Instant::now() + pause >= self.deadline {
+            return Err(Error {
+                attempts: self.made,
+                elapsed: self.began.elapsed(),
+                ..e
+            });
+        }
+        tracing::debug!(op = e.op, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %e, "Trying again");
+        sleep(pause).await;
+        Ok(())
+    }
+
+    /// So many bytes came.
+    fn progress(&mut self, bytes: u64) {
+        self.moved += bytes;
+        if self.in_a_row > 0 && self.moved >= PROGRESS_BYTES {
+            self.in_a_row = 0;
+            self.deadline = Instant::now() + self.policy.retry_for;
+        }
+    }
+}
+
+fn no_answer(op: &'static str, waited: Duration) -> Error {
+    let message = format!("no answer in {:.1}s", waited.as_secs_f64());
+    Error::new(ErrorKind::Timeout, op, message)
+}
+
+/// Waits for a small answer.
+async fn answer<T>(
+    op: &'static str,
+    policy: Policy,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let limit = policy.stall * 3;
+    match timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(no_answer(op, limit)),
+    }
+}
+
+/// A store, or an ability of one, that tries again.
+pub struct Retrying<S: ?Sized> {
+    inner: Arc<S>,
+    policy: Policy,
+}
+
+impl<S: ?Sized + Send + Sync> Retrying<S> {
+    /// Tries again what fails at `inner`.
+    pub fn new(inner: Arc<S>, policy: Policy) -> Self {
+        Self { inner, policy }
+    }
+
+    /// Runs `work` until it is done or may not be tried again; also says how many tries had failed before.
+    async fn run<T, F>(&self, work: impl Fn() -> F + Send + Sync) -> Result<(T, u32)>
+    where
+        F: Future<Output = Result<T>> + Send,
+        T: Send,
+    {
+        let mut tries = Tries::new(self.policy);
+        loop {
+            match work().await {
+                Ok(value) => return Ok((value, tries.made)),
+                Err(e) => tries.after(e).await?,
+            }
+        }
+    }
+
+    /// As [`Self::run`], each try limited to the time of a small answer.
+    async fn ask<T, F>(
+        &self,
+        op: &'static str,
+        work: impl Fn() -> F + Send + Sync,
+    ) -> Result<(T, u32)>
+    where
+        F: Future<Output = Result<T>> + Send,
+        T: Send,
+    {
+        let policy = self.policy;
+        self.run(|| answer(op, policy, work())).await
+    }
+}
+
+#[async_trait]
+impl BlobStore for Retrying<dyn Store> {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        Ok(self.ask("stat", || self.inner.stat(digest)).await?.0)
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        let (found, made) = self
+            .ask("get", || self.inner.get(desc, range.clone()))
+            .await?;
+        Ok(found.map(|stream| {
+            let mut tries = Tries::new(self.policy);
+            tries.made = made;
+            let state = Download {
+                inner: self.inner.clone(),
+                stream: Some(stream),
+                desc: desc.clone(),
+                left: range,
+                tries,
+                waited: Duration::ZERO,
+                came: 0,
+            };
+            stream::try_unfold(state, |mut d| async move {
+                Ok(d.next().await?.map(|piece| (piece, d)))
+            })
+            .boxed()
+        }))
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        Ok(self.run(|| self.inner.put(desc, body)).await?.0)
+    }
+}
+
+/// A download that is opened again where it broke.
+struct Download {
+    inner: Arc<dyn Store>,
+    stream: Option<ByteStream>,
+    desc: Descriptor,
+    left: Range<u64>,
+    tries: Tries,
+    /// Time spent waiting for bytes, and the bytes that came in it, since the rate was last judged.
+    waited: Duration,
+    came: u64,
+}
+
+impl Download {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if self.left.is_empty() {
+                return Ok(None);
+            }
+            match self.piece().await {
+                Ok(piece) if piece.is_empty() => {}
+                Ok(piece) => {
+                    let bytes = piece.len() as u64;
+                    if bytes > self.left.end - self.left.start {
+                        return Err(
+                            self.error(ErrorKind::Corrupt, "more bytes came than were asked for")
+                        );
+                    }
+                    self.left.start += bytes;
+                    self.tries.progress(bytes);
+                    return Ok(Some(piece));
+                }
+                Err(e) => {
+                    self.stream = None;
+                    (self.waited, self.came) = (Duration::ZERO, 0);
+                    self.tries.after(e).await?;
+                }
+            }
+        }
+    }
+
+    async fn piece(&mut self) -> Result<Bytes> {
+        let policy = self.tries.policy;
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let again = answer("get", policy, self.inner.get(&self.desc, self.left.clone()));
+                match again.await? {
+                    Some(stream) => none.insert(stream),
+                    None => {
+                        return Err(
+                            self.error(ErrorKind::Corrupt, "it was removed while it was read")
+                        );
+                    }
+                }
+            }
+        };
+        let asked = Instant::now();
+        let came = timeout(policy.stall, stream.next()).await;
+        self.waited += asked.elapsed();
+        match came {
+            Ok(Some(Ok(piece))) => {
+                self.came += piece.len() as u64;
+                self.judge_rate(policy)?;
+                Ok(piece)
+            }
+            Ok(Some(Err(e))) => Err(e),
+            Ok(None) => {
+                let left = self.left.end - self.left.start;
+                Err(self.error(
+                    ErrorKind::Unavailable,
+                    &format!("it broke off {left} bytes before its end"),
+                ))
+            }
+            Err(_) => {
+                let stall = policy.stall.as_secs_f64();
+                Err(self.error(ErrorKind::Timeout, &format!("no bytes for {stall:.1}s")))
+            }
+        }
+    }
+
+    fn judge_rate(&mut self, policy: Policy) -> Result<()> {
+        if self.waited < policy.stall {
+            return Ok(());
+        }
+        let rate = self.came as f64 / self.waited.as_secs_f64();
+        (self.waited, self.came) = (Duration::ZERO, 0);
+        if rate >= SLOWEST_BYTES_PER_SEC {
+            return Ok(());
+        }
+        Err(self.error(
+            ErrorKind::Timeout,
+            &format!("only {rate:.0} bytes per second came"),
+        ))
+    }
+
+    fn error(&self, kind: ErrorKind, message: &str) -> Error {
+        Error::new(kind, "get", message).at("", self.desc.digest)
+    }
+}
+
+#[async_trait]
+impl TagStore for Retrying<dyn Store> {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        Ok(self
+            .ask("resolve", || self.inner.resolve(reference))
+            .await?
+            .0)
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        let publish = || self.inner.publish(manifest, tag, expect);
+        let (done, failed) = self.ask("publish", publish).await?;
+        let Some(tag) = tag.filter(|_| failed > 0 && done == Published::Conflict) else {
+            return Ok(done);
+        };
+        // A try that seemed to fail may have gone through: then it is we who stand in our own way.
+        let found = self.resolve(&Reference::Tag(tag.clone())).await?;
+        Ok(match found {
+            Some(found) if found.manifest.digest == manifest.digest => Published::Done,
+            _ => Published::Conflict,
+        })
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        Ok(self.run(|| self.inner.tags(prefix)).await?.0)
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        Ok(self.ask("clock", || self.inner.clock()).await?.0)
+    }
+}
+
+#[async_trait]
+impl Untag for Retrying<dyn Untag> {
+    async fn untag(&self, tag: &Tag) -> Result<bool> {
+        let (there, failed) = self.ask("remove tag", || self.inner.untag(tag)).await?;
+        // A try that seemed to fail may have removed it.
+        Ok(there || failed > 0)
+    }
+}
+
+#[async_trait]
+impl Sweep for Retrying<dyn Sweep> {
+    async fn blobs(&self) -> Result<Vec<StoredBlob>> {
+        Ok(self.run(|| self.inner.blobs()).await?.0)
+    }
+
+    async fn roots(&self) -> Result<Vec<Digest>> {
+        Ok(self.run(|| self.inner.roots()).await?.0)
+    }
+
+    async fn read_mark(&self, name: &str) -> Result<Option<Bytes>> {
+        Ok(self.run(|| self.inner.read_mark(name)).await?.0)
+    }
+
+    async fn marks(&self) -> Result<Vec<String>> {
+        Ok(self.run(|| self.inner.marks()).await?.0)
+    }
+
+    async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {
+        self.run(|| self.inner.write_mark(name, bytes.clone()))
+            .await?;
+        Ok(())
+    }
+
+    async fn remove_mark(&self, name: &str) -> Result<()> {
+        self.run(|| self.inner.remove_mark(name)).await?;
+        Ok(())
+    }
+
+    async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
+        Ok(self
+            .run(|| self.inner.remove(digests, unless_newer_than))
+            .await?
+            .0)
+    }
+
+    async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
+        self.inner.lock_alone().await
+    }
+}

@@ -1,0 +1,886 @@
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
+use tokio::time::Instant;
+
+use super::{
+    faulty::Faults,
+    limited::Limits,
+    metered::{Counters, OpSnapshot},
+    retrying::Policy,
+    tiered::Front,
+    *,
+};
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Meet, Published, Put, Resolved,
+        Result, Store, TagStore, Untag, conformance, memory::Memory,
+    },
+};
+
+const QUICK: Policy = Policy {
+    retry_for: Duration::from_secs(5),
+    stall: Duration::from_millis(200),
+    first_pause: Duration::from_millis(1),
+    longest_pause: Duration::from_millis(2),
+};
+
+fn data(len: usize, seed: u64) -> Bytes {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..len).map(|_| rng.u8(..)).collect()
+}
+
+fn blob(bytes: &Bytes) -> (Descriptor, Body) {
+    (Descriptor::of("x/y", bytes), Body::Bytes(bytes.clone()))
+}
+
+fn manifest(id: u64) -> Manifest {
+    Manifest::sniff(format!("{{\"schemaVersion\":2,\"id\":{id}}}"))
+}
+
+fn tag(s: &str) -> Tag {
+    s.parse().unwrap()
+}
+
+async fn memory_with(bytes: &Bytes) -> (Arc<Memory>, Descriptor) {
+    let memory = Arc::new(Memory::new());
+    let (desc, body) = blob(bytes);
+    memory.put(&desc, &body).await.unwrap();
+    (memory, desc)
+}
+
+async fn whole(store: &dyn Store, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
+    let Some(stream) = store.get(desc, 0..desc.size).await? else {
+        return Ok(None);
+    };
+    let pieces: Vec<Bytes> = stream.try_collect().await?;
+    Ok(Some(pieces.concat()))
+}
+
+type Answer = Box<dyn Fn(Range<u64>) -> Result<Option<ByteStream>> + Send + Sync>;
+
+/// A store that gives the answers it was told to, in turn, and then what `inner` says.
+struct Scripted {
+    inner: Arc<Memory>,
+    gets: Mutex<Vec<Answer>>,
+    asked: Mutex<Vec<Range<u64>>>,
+    errors: Mutex<Vec<Error>>,
+    calls: AtomicUsize,
+    hangs: bool,
+}
+
+impl Scripted {
+    fn new(inner: Arc<Memory>) -> Self {
+        Self {
+            inner,
+            gets: Mutex::default(),
+            asked: Mutex::default(),
+            errors: Mutex::default(),
+            calls: AtomicUsize::new(0),
+            hangs: false,
+        }
+    }
+
+    fn get_answers(
+        mut self,
+        answer: impl Fn(Range<u64>) -> Result<Option<ByteStream>> + Send + Sync + 'static,
+    ) -> Self {
+        self.gets.get_mut().unwrap().push(Box::new(answer));
+        self
+    }
+
+    fn fails_with(mut self, errors: Vec<Error>) -> Self {
+        self.errors = Mutex::new(errors);
+        self
+    }
+
+    async fn call(&self) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
+        let mut errors = self.errors.lock().unwrap();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors.remove(0))
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for Scripted {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        self.call().await?;
+        self.inner.stat(digest).await
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        self.call().await?;
+        self.asked.lock().unwrap().push(range.clone());
+        let answer = {
+            let mut gets = self.gets.lock().unwrap();
+            (!gets.is_empty()).then(|| gets.remove(0))
+        };
+        match answer {
+            Some(answer) => answer(range),
+            None => self.inner.get(desc, range).await,
+        }
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        self.call().await?;
+        self.inner.put(desc, body).await
+    }
+}
+
+#[async_trait]
+impl TagStore for Scripted {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        self.call().await?;
+        self.inner.resolve(reference).await
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        // Done, and only then the error: an answer that got lost.
+        let done = self.inner.publish(manifest, tag, expect).await;
+        self.call().await?;
+        done
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.call().await?;
+        self.inner.tags(prefix).await
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        self.call().await?;
+        self.inner.clock().await
+    }
+}
+
+#[async_trait]
+impl Untag for Scripted {
+    async fn untag(&self, tag: &Tag) -> Result<bool> {
+        let done = self.inner.untag(tag).await;
+        self.call().await?;
+        done
+    }
+}
+
+fn temporary() -> Error {
+    Error::new(ErrorKind::Unavailable, "get", "for now")
+}
+
+fn pieces(items: Vec<Result<Bytes>>) -> Result<Option<ByteStream>> {
+    Ok(Some(stream::iter(items).boxed()))
+}
+
+fn subject(store: Arc<dyn Store>, memory: Arc<Memory>) -> conformance::Subject {
+    conformance::Subject {
+        store,
+        meet: Meet::CompareAndSwap,
+        untag: Some(memory.clone()),
+        sweep: None,
+        spool_dir: None,
+        keep: Box::new(memory),
+    }
+}
+
+#[tokio::test]
+async fn every_wrapper_over_memory_is_a_store() {
+    type Wrap = fn(Arc<dyn Store>) -> Arc<dyn Store>;
+    let wraps: [Wrap; 7] = [
+        |s| Arc::new(Named::new(s, "x:")),
+        |s| Arc::new(Verified::new(s)),
+        |s| Arc::new(Retrying::new(s, QUICK)),
+        |s| {
+            Arc::new(Limited::new(
+                s,
+                Limits {
+                    concurrency: 2,
+                    bandwidth: Some(10 << 30),
+                },
+            ))
+        },
+        |s| Arc::new(Metered::new(s, Arc::default())),
+        |s| Arc::new(Faulty::new(s, Faults::NONE, 1)),
+        |s| {
+            let near = Arc::new(Memory::new());
+            Arc::new(Tiered::new(
+                near,
+                s,
+                Front {
+                    spool_dir: std::env::temp_dir(),
+                    max_blob_bytes: 1 << 20,
+                },
+            ))
+        },
+    ];
+    for wrap in wraps {
+        conformance::run_all(async || {
+            let memory = Arc::new(Memory::new());
+            subject(wrap(memory.clone()), memory)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn retrying_over_faults_is_a_store() {
+    let faults = Faults {
+        // The suite's ranges have no one above them who would check.
+        corrupt: 0.0,
+        // Whether bytes moved cannot be told after a lost answer, and the suite asks.
+        lose_ack: 0.0,
+        ..Faults::BAD_DAY
+    };
+    for seed in 0..2 {
+        conformance::run_all(async || {
+            let memory = Arc::new(Memory::new());
+            let faulty = Arc::new(Faulty::new(memory.clone(), faults, seed));
+            subject(Arc::new(Retrying::<dyn Store>::new(faulty, QUICK)), memory)
+        })
+        .await;
+    }
+}
+
+/// What cannot be: wrong bytes, a name that points at what nobody published under it.
+#[tokio::test]
+async fn under_faults_every_outcome_is_right_bytes_a_miss_or_an_error() {
+    let blobs: Vec<Bytes> = [0, 1, 1000, 70_000, 3 << 20, 9 << 20]
+        .iter()
+        .map(|n| data(*n, 7))
+        .collect();
+    let (mut right, mut wrong) = (0, 0);
+    for seed in 0..30 {
+        let memory = Arc::new(Memory::new());
+        let faulty = Arc::new(Faulty::new(memory.clone(), Faults::BAD_DAY, seed));
+        let policy = Policy {
+            retry_for: Duration::from_millis(20),
+            ..QUICK
+        };
+        let store = Verified::new(Arc::new(Retrying::<dyn Store>::new(faulty, policy)));
+        let name = tag("t");
+        let mut published = Vec::new();
+        for (i, bytes) in blobs.iter().enumerate() {
+            let (desc, body) = blob(bytes);
+            let stored = store.put(&desc, &body).await.is_ok();
+            assert!(
+                !stored || memory.stat(&desc.digest).await.unwrap() == Some(desc.size),
+                "an acknowledged blob is not there"
+            );
+            match whole(&store, &desc).await {
+                Ok(Some(read)) => {
+                    assert!(read == *bytes, "seed {seed}: wrong bytes of blob {i}");
+                    right += 1;
+                }
+                Ok(None) => assert!(
+                    !stored,
+                    "seed {seed}: blob {i} was acknowledged and is a miss"
+                ),
+                Err(_) => wrong += 1,
+            }
+            let m = manifest(i as u64);
+            published.push(m.clone());
+            let done = store.publish(&m, Some(&name), &Expect::Anything).await;
+            match store.resolve(&name.clone().into()).await {
+                Ok(Some(found)) => {
+                    assert!(
+                        published.contains(&found.manifest),
+                        "seed {seed}: a manifest nobody wrote"
+                    );
+                    if done.is_ok() {
+                        assert_eq!(
+                            found.manifest, m,
+                            "seed {seed}: an acknowledged tag was lost"
+                        );
+                    }
+                }
+                Ok(None) => assert!(done.is_err() && i == 0, "seed {seed}: a tag was lost"),
+                Err(_) => wrong += 1,
+            }
+        }
+    }
+    // Both sides of the coin were seen, or the test shows nothing.
+    assert!(right > 30 && wrong > 3, "{right} right, {wrong} errors");
+}
+
+#[tokio::test]
+async fn same_seed_gives_the_same_faults() {
+    let outcomes = async |seed| {
+        let (memory, desc) = memory_with(&data(5000, 1)).await;
+        let faulty = Faulty::new(memory, Faults::BAD_DAY, seed);
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            seen.push(match whole(&faulty, &desc).await {
+                Ok(found) => found.map(|b| Digest::sha256_of(&b).to_string()),
+                Err(e) => Some(e.to_string()),
+            });
+        }
+        seen
+    };
+    assert_eq!(outcomes(5).await, outcomes(5).await);
+    assert_ne!(outcomes(5).await, outcomes(6).await);
+}
+
+#[tokio::test]
+async fn broken_download_goes_on_where_it_broke() {
+    let bytes = data(1000, 1);
+    let (memory, desc) = memory_with(&bytes).await;
+    let (a, b) = (bytes.clone(), bytes.clone());
+    let scripted = Scripted::new(memory)
+        // An error, an end without one, and no end at all.
+        .get_answers(move |_| pieces(vec![Ok(a.slice(..100)), Err(temporary())]))
+        .get_answers(move |r| pieces(vec![Ok(b.slice(r.start as usize..300))]))
+        .get_answers(|_| Ok(Some(stream::pending().boxed())));
+    let scripted = Arc::new(scripted);
+    let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
+    let stream = store.get(&desc, 10..990).await.unwrap().unwrap();
+    // The first answer pretends to start at 10.
+    let read: Vec<Bytes> = stream.try_collect().await.unwrap();
+    assert_eq!(read.concat()[100..], bytes[110..990]);
+    assert_eq!(
+        *scripted.asked.lock().unwrap(),
+        [10..990, 110..990, 300..990, 300..990]
+    );
+}
+
+#[tokio::test]
+async fn trickle_counts_as_a_stall() {
+    let bytes = data(1000, 1);
+    let (memory, desc) = memory_with(&bytes).await;
+    let slow = bytes.clone();
+    let scripted = Scripted::new(memory).get_answers(move |_| {
+        let slow = slow.clone();
+        let drops = stream::unfold(0, move |i| {
+            let slow = slow.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Some((Ok(slow.slice(i..=i)), i + 1))
+            }
+        });
+        Ok(Some(drops.boxed()))
+    });
+    let scripted = Arc::new(scripted);
+    let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
+    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
+    let asked = scripted.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+}
+
+#[tokio::test]
+async fn download_gives_up_when_nothing_moves_and_says_what_it_tried() {
+    let (memory, desc) = memory_with(&data(1000, 1)).await;
+    let mut scripted = Scripted::new(memory);
+    for _ in 0..200 {
+        scripted = scripted.get_answers(|_| pieces(vec![Err(temporary())]));
+    }
+    let policy = Policy {
+        retry_for: Duration::from_millis(50),
+        ..QUICK
+    };
+    let store = Retrying::<dyn Store>::new(Arc::new(scripted), policy);
+    let e = whole(&store, &desc).await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Unavailable);
+    assert!(e.attempts > 5 && e.elapsed <= policy.retry_for, "{e}");
+    assert!(e.to_string().contains("attempts in"), "{e}");
+}
+
+#[tokio::test]
+async fn blob_that_vanishes_or_grows_under_a_reader_is_an_error() {
+    let bytes = data(1000, 1);
+    let (memory, desc) = memory_with(&bytes).await;
+    let a = bytes.clone();
+    let gone = Scripted::new(memory.clone())
+        .get_answers(move |_| pieces(vec![Ok(a.slice(..100)), Err(temporary())]))
+        .get_answers(|_| Ok(None));
+    let grown = Scripted::new(memory)
+        .get_answers(move |_| pieces(vec![Ok(bytes.clone()), Ok(bytes.clone())]));
+    for (scripted, range) in [(gone, 0..1000), (grown, 0..500)] {
+        let store = Retrying::<dyn Store>::new(Arc::new(scripted), QUICK);
+        let stream = store.get(&desc, range).await.unwrap().unwrap();
+        let e = stream.try_collect::<Vec<_>>().await.unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Corrupt);
+    }
+}
+
+#[tokio::test]
+async fn only_temporary_errors_are_tried_again() {
+    let (memory, desc) = memory_with(&data(10, 1)).await;
+    for (kind, calls) in [
+        (ErrorKind::Unavailable, 3),
+        (ErrorKind::Throttled, 3),
+        (ErrorKind::Timeout, 3),
+        (ErrorKind::Denied, 1),
+        (ErrorKind::Unauthenticated, 1),
+        (ErrorKind::Corrupt, 1),
+        (ErrorKind::NoSuchStore, 1),
+        (ErrorKind::Full, 1),
+    ] {
+        let error = || Error::new(kind, "stat", "no");
+        let scripted = Scripted::new(memory.clone()).fails_with(vec![error(), error()]);
+        let scripted = Arc::new(scripted);
+        let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
+        let done = store.stat(&desc.digest).await;
+        assert_eq!(done.is_ok(), kind.is_temporary());
+        assert_eq!(scripted.calls.load(Ordering::Relaxed), calls, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn server_is_given_the_time_it_asks_for_within_the_budget() {
+    let (memory, desc) = memory_with(&data(10, 1)).await;
+    let asks = |ms| Error {
+        retry_after: Some(Duration::from_millis(ms)),
+        ..Error::new(ErrorKind::Throttled, "stat", "slow down")
+    };
+    let scripted = Arc::new(Scripted::new(memory.clone()).fails_with(vec![asks(100)]));
+    let store = Retrying::<dyn Store>::new(scripted, QUICK);
+    let began = Instant::now();
+    assert_eq!(store.stat(&desc.digest).await.unwrap(), Some(10));
+    assert!(began.elapsed() >= Duration::from_millis(100));
+
+    let scripted = Arc::new(Scripted::new(memory).fails_with(vec![asks(3_600_000)]));
+    let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
+    let began = Instant::now();
+    assert_eq!(
+        store.stat(&desc.digest).await.unwrap_err().kind,
+        ErrorKind::Throttled
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "it waited in vain"
+    );
+    assert_eq!(scripted.calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn store_that_never_answers_is_a_timeout() {
+    let mut scripted = Scripted::new(Arc::new(Memory::new()));
+    scripted.hangs = true;
+    let policy = Policy {
+        stall: Duration::from_millis(10),
+        retry_for: Duration::from_millis(100),
+        ..QUICK
+    };
+    let store = Retrying::<dyn Store>::new(Arc::new(scripted), policy);
+    let e = store.resolve(&tag("t").into()).await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Timeout);
+    assert!(e.attempts >= 2, "{e}");
+}
+
+#[tokio::test]
+async fn lost_answers_to_writes_are_not_conflicts() {
+    let memory = Arc::new(Memory::new());
+    let scripted = || Arc::new(Scripted::new(memory.clone()).fails_with(vec![temporary()]));
+    let (m, other, t) = (manifest(1), manifest(2), tag("t"));
+    let store = Retrying::<dyn Store>::new(scripted(), QUICK);
+    let done = store.publish(&m, Some(&t), &Expect::Absent).await.unwrap();
+    assert_eq!(done, Published::Done);
+    // Without a fault in between, the same expectation does not hold.
+    let done = store
+        .publish(&other, Some(&t), &Expect::Absent)
+        .await
+        .unwrap();
+    assert_eq!(done, Published::Conflict);
+    let untag = Retrying::<dyn Untag>::new(scripted(), QUICK);
+    assert!(untag.untag(&t).await.unwrap());
+    assert!(!untag.untag(&t).await.unwrap());
+}
+
+#[tokio::test]
+async fn small_damaged_blob_is_fetched_once_more() {
+    let bytes = data(1000, 1);
+    let (memory, desc) = memory_with(&bytes).await;
+    let mut flipped = bytes.to_vec();
+    flipped[500] ^= 1;
+    let damages: [Vec<u8>; 4] = [
+        flipped,
+        bytes[..999].to_vec(),
+        [&bytes[..], b"x"].concat(),
+        Vec::new(),
+    ];
+    for damage in damages {
+        for (times, healed) in [(1, true), (2, false)] {
+            let mut scripted = Scripted::new(memory.clone());
+            for _ in 0..times {
+                let damage = Bytes::from(damage.clone());
+                scripted = scripted.get_answers(move |_| pieces(vec![Ok(damage.clone())]));
+            }
+            let store = Verified::new(Arc::new(scripted));
+            match whole(&store, &desc).await {
+                Ok(read) => assert!(healed && read.as_deref() == Some(&bytes[..])),
+                Err(e) => assert!(!healed && e.kind == ErrorKind::Corrupt, "{e}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn large_damaged_blob_never_ends_well() {
+    let bytes = data(5 << 20, 1);
+    let desc = Descriptor::of("x/y", &bytes);
+    let half = bytes.len() / 2;
+    let mut flipped = bytes.to_vec();
+    flipped[0] ^= 1;
+    for (damage, fine) in [
+        (bytes.to_vec(), true),
+        (flipped, false),
+        (bytes[..bytes.len() - 1].to_vec(), false),
+        ([&bytes[..], b"x"].concat(), false),
+    ] {
+        let damage = Bytes::from(damage);
+        let scripted = Scripted::new(Arc::new(Memory::new()))
+            .get_answers(move |_| pieces(vec![Ok(damage.slice(..half)), Ok(damage.slice(half..))]));
+        let store = Verified::new(Arc::new(scripted));
+        let mut stream = store.get(&desc, 0..desc.size).await.unwrap().unwrap();
+        let (mut came, mut error) = (0, None);
+        while let Some(piece) = stream.next().await {
+            match piece {
+                Ok(piece) => came += piece.len(),
+                Err(e) => error = Some(e.kind),
+            }
+        }
+        assert_eq!(error, (!fine).then_some(ErrorKind::Corrupt));
+        assert_eq!(
+            came == bytes.len(),
+            fine,
+            "{came} bytes of a damaged blob were handed out"
+        );
+    }
+}
+
+#[tokio::test]
+async fn verified_refuses_false_writes_before_they_leave() {
+    let scripted = Arc::new(Scripted::new(Arc::new(Memory::new())));
+    let store = Verified::new(scripted.clone());
+    let (desc, _) = blob(&data(10, 1));
+    let (_, other) = blob(&data(10, 2));
+    assert_eq!(
+        store.put(&desc, &other).await.unwrap_err().kind,
+        ErrorKind::Corrupt
+    );
+    let mut m = manifest(1);
+    m.digest = manifest(2).digest;
+    let e = store
+        .publish(&m, None, &Expect::Anything)
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Corrupt);
+    assert_eq!(scripted.calls.load(Ordering::Relaxed), 0);
+}
+
+/// Counts how many calls are inside at once.
+struct Busy {
+    inner: Memory,
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Busy {
+    async fn work(&self) {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl BlobStore for Busy {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        self.work().await;
+        self.inner.stat(digest).await
+    }
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        self.work().await;
+        self.inner.get(desc, range).await
+    }
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        self.work().await;
+        self.inner.put(desc, body).await
+    }
+}
+
+#[async_trait]
+impl TagStore for Busy {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        self.work().await;
+        self.inner.resolve(reference).await
+    }
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        self.work().await;
+        self.inner.publish(manifest, tag, expect).await
+    }
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.work().await;
+        self.inner.tags(prefix).await
+    }
+    async fn clock(&self) -> Result<Time> {
+        self.work().await;
+        self.inner.clock().await
+    }
+}
+
+#[tokio::test]
+async fn no_more_than_allowed_run_at_once_and_a_stream_holds_its_place() {
+    let busy = Arc::new(Busy {
+        inner: Memory::new(),
+        now: AtomicUsize::new(0),
+        most: AtomicUsize::new(0),
+    });
+    let limits = Limits {
+        concurrency: 3,
+        bandwidth: None,
+    };
+    let store = Limited::new(busy.clone(), limits);
+    let (desc, body) = blob(&data(10, 1));
+    store.put(&desc, &body).await.unwrap();
+    join_all((0..20).map(|_| store.stat(&desc.digest))).await;
+    assert_eq!(busy.most.load(Ordering::SeqCst), 3);
+
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(store.get(&desc, 0..10).await.unwrap().unwrap());
+    }
+    let waits = tokio::time::timeout(Duration::from_millis(20), store.stat(&desc.digest));
+    assert!(waits.await.is_err(), "open streams hold no place");
+    open.pop();
+    assert_eq!(store.stat(&desc.digest).await.unwrap(), Some(10));
+}
+
+#[tokio::test]
+async fn bandwidth_holds_over_all_transfers_of_a_direction() {
+    let (memory, desc) = memory_with(&data(20_000, 1)).await;
+    let limits = Limits {
+        concurrency: 8,
+        bandwidth: Some(200_000),
+    };
+    let store = Limited::new(memory, limits);
+    let began = Instant::now();
+    let reads = (0..4).map(|_| whole(&store, &desc));
+    assert!(join_all(reads).await.iter().all(Result::is_ok));
+    // 80 kB at 200 kB/s are 400 ms; the last piece is not waited for, and 100 ms may have been saved up.
+    assert!(
+        began.elapsed() >= Duration::from_millis(190),
+        "{:?}",
+        began.elapsed()
+    );
+    let began = Instant::now();
+    for seed in 2..5 {
+        let (desc, body) = blob(&data(20_000, seed));
+        store.put(&desc, &body).await.unwrap();
+    }
+    assert!(
+        began.elapsed() >= Duration::from_millis(90),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+fn tiered(near: Arc<dyn Store>, remote: Arc<dyn Store>, dir: &tempfile::TempDir) -> Tiered {
+    let front = Front {
+        spool_dir: dir.path().to_owned(),
+        max_blob_bytes: 1 << 20,
+    };
+    Tiered::new(near, remote, front)
+}
+
+#[tokio::test]
+async fn whole_read_fills_the_front_and_the_next_read_stays_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = data(100_000, 1);
+    let (memory, desc) = memory_with(&bytes).await;
+    let remote = Arc::new(Scripted::new(memory.clone()));
+    let near = Arc::new(Memory::new());
+    let store = tiered(near.clone(), remote.clone(), &dir);
+
+    let ranged = store.get(&desc, 5..10).await.unwrap().unwrap();
+    assert_eq!(
+        ranged.try_collect::<Vec<_>>().await.unwrap().concat(),
+        &bytes[5..10]
+    );
+    assert_eq!(
+        near.stat(&desc.digest).await.unwrap(),
+        None,
+        "a range was kept"
+    );
+    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
+    assert_eq!(near.stat(&desc.digest).await.unwrap(), Some(100_000));
+    let before = remote.calls.load(Ordering::Relaxed);
+    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
+    let _ = store.get(&desc, 5..10).await.unwrap().unwrap();
+    assert_eq!(remote.calls.load(Ordering::Relaxed), before);
+
+    let (big, body) = blob(&data(2 << 20, 2));
+    memory.put(&big, &body).await.unwrap();
+    whole(&store, &big).await.unwrap().unwrap();
+    assert_eq!(
+        near.stat(&big.digest).await.unwrap(),
+        None,
+        "a big blob was kept"
+    );
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "a spool stays behind"
+    );
+}
+
+#[tokio::test]
+async fn half_read_or_damaged_blob_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = data(1000, 1);
+    let (memory, desc) = memory_with(&bytes).await;
+    let wrong = data(1000, 2);
+    let half = bytes.slice(..500);
+    let remote = Scripted::new(memory)
+        .get_answers(move |_| pieces(vec![Ok(half.clone()), Err(temporary())]))
+        .get_answers(move |_| pieces(vec![Ok(wrong.clone())]));
+    let near = Arc::new(Memory::new());
+    let store = tiered(near.clone(), Arc::new(remote), &dir);
+    assert!(whole(&store, &desc).await.is_err());
+    whole(&store, &desc).await.unwrap();
+    assert_eq!(near.stat(&desc.digest).await.unwrap(), None);
+    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn write_is_acknowledged_only_by_the_remote() {
+    let dir = tempfile::tempdir().unwrap();
+    let near: Arc<dyn Store> = Arc::new(Memory::new());
+    let remote: Arc<dyn Store> = Arc::new(Memory::new());
+    let (desc, body) = blob(&data(100, 1));
+    let (m, t) = (manifest(1), tag("t"));
+
+    let refusing: Arc<dyn Store> = Arc::new(ReadOnly::new(remote.clone()));
+    let store = tiered(near.clone(), refusing.clone(), &dir);
+    assert!(store.put(&desc, &body).await.is_err());
+    assert!(
+        store
+            .publish(&m, Some(&t), &Expect::Anything)
+            .await
+            .is_err()
+    );
+    assert_eq!(near.stat(&desc.digest).await.unwrap(), None);
+
+    // A front that fails is no reason to fail.
+    let store = tiered(Arc::new(ReadOnly::new(near.clone())), remote.clone(), &dir);
+    store.put(&desc, &body).await.unwrap();
+    store
+        .publish(&m, Some(&t), &Expect::Anything)
+        .await
+        .unwrap();
+    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), data(100, 1));
+
+    // Names are the remote's, also where the front knows another.
+    near.publish(&manifest(2), Some(&t), &Expect::Anything)
+        .await
+        .unwrap();
+    let store = tiered(near.clone(), remote, &dir);
+    let found = store.resolve(&t.into()).await.unwrap().unwrap();
+    assert_eq!(found.manifest, m);
+    assert!(near.resolve(&m.digest.into()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn metered_counts_requests_bytes_and_outcomes() {
+    let counters = Arc::new(Counters::default());
+    let (memory, desc) = memory_with(&data(100, 1)).await;
+    let cut = Scripted::new(memory)
+        .get_answers(|_| pieces(vec![Ok(Bytes::from_static(b"12")), Err(temporary())]));
+    let store = Metered::new(Arc::new(cut), counters.clone());
+    assert!(whole(&store, &desc).await.is_err());
+    whole(&store, &desc).await.unwrap();
+    let (new, body) = blob(&data(50, 2));
+    assert!(whole(&store, &new).await.unwrap().is_none());
+    store.put(&new, &body).await.unwrap();
+    store.put(&new, &body).await.unwrap();
+    let (_, wrong) = blob(&data(10, 3));
+    store.put(&new, &wrong).await.unwrap_err();
+    let (m, t) = (manifest(1), tag("t"));
+    store.publish(&m, Some(&t), &Expect::Absent).await.unwrap();
+    store.publish(&m, Some(&t), &Expect::Absent).await.unwrap();
+    store.resolve(&tag("none").into()).await.unwrap();
+    let seen = counters.snapshot();
+    let of = |requests, misses, errors| OpSnapshot {
+        requests,
+        misses,
+        errors,
+    };
+    assert_eq!((seen.get, seen.put), (of(3, 1, 0), of(3, 0, 1)));
+    assert_eq!((seen.publish, seen.resolve), (of(2, 0, 0), of(1, 1, 0)));
+    assert_eq!(
+        (
+            seen.stored,
+            seen.existed,
+            seen.conflicts,
+            seen.broken_streams
+        ),
+        (1, 1, 1, 1)
+    );
+    assert_eq!(
+        (seen.bytes_in, seen.bytes_out),
+        (102, 50 + m.bytes.len() as u64)
+    );
+}
+
+#[tokio::test]
+async fn read_only_store_reads_and_refuses_writes_with_a_hint() {
+    let (memory, desc) = memory_with(&data(100, 1)).await;
+    memory
+        .publish(&manifest(1), Some(&tag("t")), &Expect::Absent)
+        .await
+        .unwrap();
+    let store = ReadOnly::new(memory.clone());
+    assert!(whole(&store, &desc).await.unwrap().is_some());
+    assert_eq!(store.tags("").await.unwrap(), [tag("t")]);
+    let (new, body) = blob(&data(50, 2));
+    let put = store.put(&new, &body).await.unwrap_err();
+    let publish = store
+        .publish(&manifest(2), Some(&tag("t")), &Expect::Anything)
+        .await
+        .unwrap_err();
+    for e in [put, publish] {
+        assert_eq!(e.kind, ErrorKind::Denied);
+        assert!(e.to_string().contains("--read-only"), "{e}");
+    }
+    assert_eq!(memory.stat(&new.digest).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn error_of_a_wrapper_below_gets_the_stores_name() {
+    let (memory, desc) = memory_with(&data(5 << 20, 1)).await;
+    memory.damage(&desc.digest, data(5 << 20, 2));
+    let verified = Arc::new(Verified::new(memory));
+    let store = Named::new(verified, "s3://bucket");
+    let e = whole(&store, &desc).await.unwrap_err();
+    assert_eq!(
+        (e.kind, e.store.as_str()),
+        (ErrorKind::Corrupt, "s3://bucket")
+    );
+    assert_eq!(e.key, desc.digest.to_string());
+}

@@ -1,0 +1,213 @@
+//! Checks bytes against their digest, in both directions.
+//!
+//! A small blob is read whole, checked, and fetched once more if it is damaged (a bit may flip on the way as well as in
+//! the store). A bigger one streams, its last piece held back until all is hashed: who reads to the end without an error
+//! has the right bytes. A range cannot be checked and passes through: its readers check frames.
+#![deny(clippy::missing_trait_methods)]
+
+use std::{ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::{Digest, Hasher},
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
+        Store, TagStore, check_manifest,
+    },
+};
+
+/// Blobs up to this many bytes are checked before the first byte is handed out.
+const SMALL_BYTES: u64 = 4 << 20;
+
+/// A store whose bytes are right or an error.
+pub struct Verified {
+    inner: Arc<dyn Store>,
+}
+
+impl Verified {
+    /// Checks what goes into `inner` and what comes out.
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        Self { inner }
+    }
+
+    async fn get_small(&self, desc: &Descriptor) -> Result<Option<ByteStream>> {
+        match self.read_small(desc).await {
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                tracing::debug!(digest = %desc.digest, error = %e, "Damaged blob fetched again");
+                self.read_small(desc).await
+            }
+            other => other,
+        }
+        .map(|found| found.map(|bytes| Body::Bytes(bytes).stream(0..desc.size)))
+    }
+
+    async fn read_small(&self, desc: &Descriptor) -> Result<Option<Bytes>> {
+        let Some(mut stream) = self.inner.get(desc, 0..desc.size).await? else {
+            return Ok(None);
+        };
+        let mut bytes = BytesMut::with_capacity(desc.size as usize);
+        while let Some(piece) = stream.try_next().await? {
+            if (bytes.len() + piece.len()) as u64 > desc.size {
+                return Err(damaged(desc, "more bytes came than it has"));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        if bytes.len() as u64 != desc.size || !desc.digest.matches(&bytes) {
+            return Err(damaged(desc, "its bytes are not what the digest says"));
+        }
+        Ok(Some(bytes.freeze()))
+    }
+}
+
+fn damaged(desc: &Descriptor, message: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, "get", message).at("", desc.digest)
+}
+
+/// A whole blob on its way.
+struct Checking {
+    inner: ByteStream,
+    desc: Descriptor,
+    hasher: Hasher,
+    seen: u64,
+    held: Option<Bytes>,
+}
+
+impl Checking {
+    /// The next piece that may be handed out.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        while let Some(piece) = self.inner.try_next().await? {
+            self.seen += piece.len() as u64;
+            if self.seen > self.desc.size {
+                return Err(damaged(&self.desc, "more bytes came than it has"));
+            }
+            self.hasher.update(&piece);
+            if let Some(before) = self.held.replace(piece) {
+                return Ok(Some(before));
+            }
+        }
+        let Some(last) = self.held.take() else {
+            return Ok(None);
+        };
+        if self.seen == self.desc.size && self.hasher.clone().finish() == self.desc.digest {
+            Ok(Some(last))
+        } else {
+            Err(damaged(
+                &self.desc,
+                "its bytes are not what the digest says",
+            ))
+        }
+    }
+}
+
+fn checked(inner: ByteStream, desc: &Descriptor) -> ByteStream {
+    let state = Checking {
+        inner,
+        desc: desc.clone(),
+        hasher: desc.digest.hasher(),
+        seen: 0,
+        held: None,
+    };
+    stream::try_unfold(state, |mut s| async move {
+        Ok(s.next().await?.map(|piece| (piece, s)))
+    })
+    .boxed()
+}
+
+async fn check_body(desc: &Descriptor, body: &Body) -> Result<()> {
+    let found = match body {
+        // Hashed when it was written.
+        Body::Spool(spool) if matches!(desc.digest, Digest::Sha256(_)) => spool.digest(),
+        _ => {
+            let mut hasher = desc.digest.hasher();
+            let mut pieces = body.stream(0..body.len());
+            while let Some(piece) = pieces.try_next().await? {
+                hasher.update(&piece);
+            }
+            hasher.finish()
+        }
+    };
+    if found == desc.digest && body.len() == desc.size {
+        return Ok(());
+    }
+    let message = format!(
+        "the body has {} bytes and hashes to {found}, expected {} bytes",
+        body.len(),
+        desc.size
+    );
+    Err(Error::new(ErrorKind::Corrupt, "put", message).at("", desc.digest))
+}
+
+#[async_trait]
+impl BlobStore for Verified {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        self.inner.stat(digest).await
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        if range != (0..desc.size) {
+            return self.inner.get(desc, range).await;
+        }
+        if desc.size <= SMALL_BYTES {
+            return self.get_small(desc).await;
+        }
+        let found = self.inner.get(desc, range).await?;
+        Ok(found.map(|stream| checked(stream, desc)))
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        check_body(desc, body).await?;
+        self.inner.put(desc, body).await
+    }
+}
+
+#[async_trait]
+impl TagStore for Verified {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        let mut found = self.inner.resolve(reference).await;
+        if let Err(e) = check_resolved(reference, &found) {
+            tracing::debug!(%reference, error = %e, "Damaged manifest fetched again");
+            found = self.inner.resolve(reference).await;
+            check_resolved(reference, &found)?;
+        }
+        found
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        check_manifest(manifest)?;
+        self.inner.publish(manifest, tag, expect).await
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.inner.tags(prefix).await
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        self.inner.clock().await
+    }
+}
+
+fn check_resolved(reference: &Reference, found: &Result<Option<Resolved>>) -> Result<()> {
+    let Ok(Some(found)) = found else {
+        return Ok(());
+    };
+    let manifest = &found.manifest;
+    let asked = match reference {
+        Reference::Digest(d) => d,
+        Reference::Tag(_) => &manifest.digest,
+    };
+    if manifest.digest == *asked && asked.matches(&manifest.bytes) {
+        return Ok(());
+    }
+    let message = format!("the manifest's bytes are not those of {asked}");
+    Err(Error::new(ErrorKind::Corrupt, "resolve", message).at("", reference))
+}

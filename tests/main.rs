@@ -1,0 +1,5 @@
+//! All integration tests, one binary: what a user or a store sees from outside.
+
+mod e2e;
+mod rooms;
+mod support;

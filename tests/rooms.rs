@@ -1,0 +1,174 @@
+//! The arrows between the rooms of `src/`: who may use whom. A new arrow is a line here, to be seen and reviewed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+/// Vocabulary: small, leaf, no product knowledge. From `transfer` up all of it is open.
+const VOCABULARY: [&str; 6] = ["digest", "entry", "fs", "task", "redact", "progress"];
+
+/// Room and what it may use, besides itself.
+const ARROWS: [(&str, &[&str]); 17] = [
+    ("digest", &[]),
+    ("entry", &["digest"]),
+    ("fs", &["entry"]),
+    ("task", &[]),
+    ("redact", &[]),
+    ("progress", &[]),
+    // A table of contents is a list of entries; nothing else of the files' world is needed for it.
+    ("artifact", &["digest", "entry"]),
+    ("source", &["entry", "digest", "fs", "progress"]),
+    ("pack", &["entry", "digest", "fs", "progress", "artifact"]),
+    // `Time` of `entry` is the one type of a moment.
+    (
+        "store",
+        &["artifact", "digest", "fs", "task", "redact", "entry"],
+    ),
+    ("transfer", &["store", "artifact"]),
+    ("ops", &["source", "pack", "artifact", "store", "transfer"]),
+    // The sum of the rooms' settings; `source` for the options of a folder.
+    ("config", &["store", "source"]),
+    // `store` and `source` to open what the arguments name; how they work stays unknown here.
+    (
+        "cli",
+        &["ops", "config", "telemetry", "store", "source", "artifact"],
+    ),
+    ("telemetry", &[]),
+    ("bin", &["cli", "config", "telemetry"]),
+    ("lib", &[]),
+];
+
+fn allowed(room: &str) -> BTreeSet<&'static str> {
+    let (_, arrows) = ARROWS
+        .iter()
+        .find(|(r, _)| *r == room)
+        .unwrap_or_else(|| panic!("room `{room}` is not in the table"));
+    let high = ["transfer", "ops", "config", "cli", "bin"].contains(&room);
+    let vocabulary = VOCABULARY.iter().filter(|_| high);
+    arrows.iter().chain(vocabulary).copied().collect()
+}
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for item in std::fs::read_dir(dir).unwrap() {
+        let path = item.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The code of a file without its tests: they may look across.
+fn code(path: &Path) -> String {
+    let is_test = path
+        .file_stem()
+        .is_some_and(|s| s.to_string_lossy().ends_with("tests"))
+        || path.iter().any(|part| part == "tests");
+    if is_test {
+        return String::new();
+    }
+    let text = std::fs::read_to_string(path).unwrap();
+    let end = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    let lines = text[..end]
+        .lines()
+        .filter(|l| !l.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Every first name after `crate::` (or, in a binary, `cachectl::`), groups in braces included.
+fn uses(code: &str, root: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let name = |s: &str| {
+        s.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
+    for (at, _) in code.match_indices(root) {
+        let rest = &code[at + root.len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.insert(name(rest));
+            continue;
+        };
+        let (mut depth, mut start) = (1, true);
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => start = true,
+                c if depth == 1 && start && !c.is_whitespace() => {
+                    found.insert(name(&group[i..]));
+                    start = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn rooms_use_only_what_the_table_allows() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    files(&src, &mut all);
+    assert!(all.len() > 30, "the sources are not where they were");
+    let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in all {
+        let inside = path.strip_prefix(&src).unwrap();
+        let first = inside.iter().next().unwrap().to_string_lossy();
+        let room = first.trim_end_matches(".rs");
+        let root = if room == "bin" {
+            "cachectl::"
+        } else {
+            "crate::"
+        };
+        for used in uses(&code(&path), root) {
+            if used != room && !allowed(room).contains(used.as_str()) {
+                wrong
+                    .entry(format!("{room} -> {used}"))
+                    .or_default()
+                    .push(inside.display().to_string());
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "arrows that are not in the table: {wrong:#?}"
+    );
+}
+
+#[test]
+fn uses_are_found_in_every_form() {
+    let code = "use crate::digest::Digest;\nuse crate::{\n    a::{b, c},\n    self_made,\n    fs,\n};\nfn f() { crate::task::x() }";
+    let want = ["a", "digest", "fs", "self_made", "task"];
+    assert_eq!(uses(code, "crate::").into_iter().collect::<Vec<_>>(), want);
+}
+
+#[test]
+fn no_room_below_ops_knows_async_files_or_go_that_it_must_not() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (room, words) in [
+        ("source", &["async fn", "tokio::", "oci_spec", "zstd::"][..]),
+        ("pack", &["async fn", "tokio::", "gobuild", "GOCACHE"]),
+        ("artifact", &["async fn", "tokio::", "std::fs", "reqwest"]),
+        ("store", &["gobuild", "GOCACHE", "clap::"]),
+        (
+            "ops",
+            &["clap::", "std::env", "println!", "reqwest", "aws_sdk"],
+        ),
+    ] {
+        let mut all = Vec::new();
+        files(&src.join(room), &mut all);
+        for path in all {
+            let code = code(&path);
+            for word in words {
+                assert!(!code.contains(word), "{} says `{word}`", path.display());
+            }
+        }
+    }
+}
