@@ -84,7 +84,11 @@ pub struct Copied {
 ///
 /// # Errors
 /// Nothing is published under the tag then. `Missing` and `Damaged` are the source's fault.
-pub async fn copy(options: &Options, root: &Manifest, tag: Option<(&Tag, &Expect)>) -> Result<Copied> {
+pub async fn copy(
+    options: &Options,
+    root: &Manifest,
+    tag: Option<(&Tag, &Expect)>,
+) -> Result<Copied> {
     let job = Job::new(options);
     let started = Instant::now();
     job.below(root).await?;
@@ -100,7 +104,10 @@ pub async fn copy(options: &Options, root: &Manifest, tag: Option<(&Tag, &Expect
     Ok(Copied {
         published,
         report: job.report(),
-        unknown: job.unknown.into_inner().unwrap_or_else(PoisonError::into_inner),
+        unknown: job
+            .unknown
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner),
     })
 }
 
@@ -174,11 +181,18 @@ impl<'a> Job<'a> {
                     }
                     if depth > MAX_DEPTH {
                         let why = format!("indexes are nested more than {MAX_DEPTH} deep");
-                        return Err(Error::Damaged { digest: desc.digest, why });
+                        return Err(Error::Damaged {
+                            digest: desc.digest,
+                            why,
+                        });
                     }
-                    let manifest = read_manifest(&*self.options.from, &desc).await?.ok_or(
-                        Error::Missing { digest: desc.digest, parent: root.digest },
-                    )?;
+                    let manifest =
+                        read_manifest(&*self.options.from, &desc)
+                            .await?
+                            .ok_or(Error::Missing {
+                                digest: desc.digest,
+                                parent: root.digest,
+                            })?;
                     left.push(Step::Leave(manifest.clone()));
                     self.open(&manifest, depth, &mut left).await?;
                 }
@@ -189,12 +203,26 @@ impl<'a> Job<'a> {
 
     /// Copies the blobs of a manifest, and notes the manifests that it names as work to do.
     async fn open(&self, manifest: &Manifest, depth: usize, left: &mut Vec<Step>) -> Result<()> {
-        let Children { manifests, blobs, known } = graph::children(manifest)
-            .map_err(|why| Error::Damaged { digest: manifest.digest, why })?;
+        let Children {
+            manifests,
+            blobs,
+            known,
+        } = graph::children(manifest).map_err(|why| Error::Damaged {
+            digest: manifest.digest,
+            why,
+        })?;
         if !known {
-            self.unknown.lock().unwrap_or_else(PoisonError::into_inner).push(manifest.digest);
+            self.unknown
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(manifest.digest);
         }
-        left.extend(manifests.into_iter().rev().map(|d| Step::Enter(d, depth + 1)));
+        left.extend(
+            manifests
+                .into_iter()
+                .rev()
+                .map(|d| Step::Enter(d, depth + 1)),
+        );
         stream::iter(blobs)
             .map(|desc| self.blob(desc, manifest.digest))
             .buffer_unordered(self.options.concurrency.max(1))
@@ -206,13 +234,18 @@ impl<'a> Job<'a> {
         if !self.seen().insert(desc.digest) {
             return Ok(());
         }
-        let Options { from, to, progress, .. } = self.options;
+        let Options {
+            from, to, progress, ..
+        } = self.options;
         // One of another size is damaged; putting it again mends it where the store can.
         if to.stat(&desc.digest).await? == Some(desc.size) {
             self.bytes_saved.fetch_add(desc.size, Ordering::Relaxed);
             return Ok(());
         }
-        let damaged = |why: String| Error::Damaged { digest: desc.digest, why };
+        let damaged = |why: String| Error::Damaged {
+            digest: desc.digest,
+            why,
+        };
         let small = desc.size <= IN_MEMORY_BYTES;
         let _spool = match small {
             true => None,
@@ -221,7 +254,12 @@ impl<'a> Job<'a> {
         let stream = match from.get(&desc, 0..desc.size).await {
             Ok(Some(stream)) => stream,
             Ok(None) if graph::may_be_absent(&desc.media_type) => return Ok(()),
-            Ok(None) => return Err(Error::Missing { digest: desc.digest, parent }),
+            Ok(None) => {
+                return Err(Error::Missing {
+                    digest: desc.digest,
+                    parent,
+                });
+            }
             Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
             Err(e) => return Err(e.into()),
         };
@@ -270,7 +308,11 @@ impl<'a> Job<'a> {
                 })?;
             }
             let spool = spool.finish();
-            let digest = if sha256 { spool.digest() } else { hasher.finish() };
+            let digest = if sha256 {
+                spool.digest()
+            } else {
+                hasher.finish()
+            };
             if spool.size() != want.size {
                 let why = format!("{} bytes expected, {} came", want.size, spool.size());
                 return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
@@ -308,9 +350,15 @@ impl<'a> Job<'a> {
 /// # Errors
 /// `Damaged` if it is there and not what the descriptor says.
 pub async fn read_manifest(store: &dyn Store, desc: &Descriptor) -> Result<Option<Manifest>> {
-    let damaged = |why: String| Error::Damaged { digest: desc.digest, why };
+    let damaged = |why: String| Error::Damaged {
+        digest: desc.digest,
+        why,
+    };
     if desc.size > MAX_MANIFEST_BYTES {
-        return Err(damaged(format!("a manifest of {} bytes is over the limit", desc.size)));
+        return Err(damaged(format!(
+            "a manifest of {} bytes is over the limit",
+            desc.size
+        )));
     }
     let manifest = match store.resolve(&desc.digest.into()).await {
         Ok(Some(resolved)) => resolved.manifest,
@@ -351,5 +399,4 @@ async fn collect(mut stream: ByteStream, len: u64) -> store::Result<Bytes> {
 }
 
 #[cfg(test)]
-#[path = "copy_tests.rs"]
 mod tests;

@@ -73,7 +73,9 @@ pub fn children(manifest: &Manifest) -> Result<Children, String> {
 pub struct Mentions {
     /// Every digest that stands anywhere in the document as a string of its own.
     pub all: HashSet<Digest>,
-    /// Those that are, by their descriptor, or may be, by being JSON, documents that mention more: to be read as well.
+    /// Those that are manifests by their descriptor: to be read as well.
+    pub manifests: HashSet<Digest>,
+    /// Those that are JSON of another type, and may be manifests of a type that is not known here.
     pub documents: HashSet<Digest>,
 }
 
@@ -92,12 +94,15 @@ pub fn mentions(bytes: &[u8]) -> Result<Mentions, String> {
             serde_json::Value::Array(items) => left.extend(items),
             serde_json::Value::Object(fields) => {
                 let text = |key: &str| fields.get(key).and_then(serde_json::Value::as_str);
-                // Configs are leaves, and those of big snapshots are long.
-                let document = text("mediaType").is_some_and(|m| {
-                    is_manifest(m) || (m.contains("json") && !m.contains("config"))
-                });
-                if document && let Some(Ok(digest)) = text("digest").map(str::parse) {
-                    found.documents.insert(digest);
+                if let (Some(media_type), Some(Ok(digest))) =
+                    (text("mediaType"), text("digest").map(str::parse))
+                {
+                    if is_manifest(media_type) {
+                        found.manifests.insert(digest);
+                    } else if media_type.contains("json") && !media_type.contains("config") {
+                        // Configs are leaves, and those of big snapshots are long.
+                        found.documents.insert(digest);
+                    }
                 }
                 left.extend(fields.values());
             }
@@ -167,13 +172,18 @@ mod tests {
         let index = descriptor(media::IMAGE_INDEX, "index");
         let doc = serde_json::json!({
             "fsLayers": [{ "blobSum": Digest::sha256_of(b"v1").to_string() }],
-            "deep": { "er": [[index]] },
+            "deep": { "er": [[index, descriptor("application/x+json", "other")]] },
+            "config": descriptor(media::CONFIG, "config"),
         });
         let found = mentions(&serde_json::to_vec(&doc).unwrap()).unwrap();
-        assert_eq!(found.all.len(), 2);
+        assert_eq!(found.all.len(), 4);
+        assert_eq!(
+            found.manifests,
+            HashSet::from([Digest::sha256_of(b"index")])
+        );
         assert_eq!(
             found.documents,
-            HashSet::from([Digest::sha256_of(b"index")])
+            HashSet::from([Digest::sha256_of(b"other")])
         );
         assert!(mentions(b"").is_err());
     }
