@@ -114,6 +114,7 @@ impl Stat {
         self.raw_mode & 0o7777
     }
 
+    #[allow(clippy::unnecessary_cast, reason = "narrower on other machines")]
     fn from_raw(s: &rustix::fs::Stat) -> Self {
         Self {
             dev: s.st_dev,
@@ -125,11 +126,11 @@ impl Stat {
             size: s.st_size as u64,
             blocks: s.st_blocks as u64,
             mtime: Time {
-                secs: s.st_mtime as i64,
+                secs: s.st_mtime,
                 nanos: s.st_mtime_nsec as u32,
             },
             ctime: Time {
-                secs: s.st_ctime as i64,
+                secs: s.st_ctime,
                 nanos: s.st_ctime_nsec as u32,
             },
         }

@@ -168,6 +168,8 @@ impl Dir {
 mod tests {
     use super::*;
 
+    type Open = fn(&Dir, &EntryPath) -> Result<Dir>;
+
     fn path(p: &str) -> EntryPath {
         EntryPath::new(p.as_bytes()).unwrap()
     }
@@ -179,7 +181,6 @@ mod tests {
         std::fs::write(temp.path().join("f"), b"").unwrap();
         std::os::unix::fs::symlink("a", temp.path().join("l")).unwrap();
         let root = Dir::open(temp.path()).unwrap();
-        type Open = fn(&Dir, &EntryPath) -> Result<Dir>;
         for open in [Dir::open_below as Open, Dir::open_name_by_name as Open] {
             open(&root, &path("a/b")).unwrap();
             assert!(open(&root, &path("l/b")).is_err());

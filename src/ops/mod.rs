@@ -19,6 +19,7 @@ use crate::{
     transfer,
 };
 
+pub mod compact;
 pub mod copy;
 pub mod diff;
 pub mod export;

@@ -157,7 +157,7 @@ impl Dir {
         Ok(Ok(entry))
     }
 
-    fn visit(&self, found: Found<'_>, out: &mut Gathered<Item>, left: &mut Left) -> Result<()> {
+    fn visit(&self, found: &Found<'_>, out: &mut Gathered<Item>, left: &mut Left) -> Result<()> {
         match self.entry(found.dir, found.path, found.stat, left) {
             Ok(Ok(entry)) => out.items.push(Item {
                 entry,
@@ -211,9 +211,12 @@ impl Dir {
             return Ok(false);
         }
         let file = parent.open_file(entry.path.name());
-        let holes = |file: &std::fs::File| match fs::may_be_sparse(stat) {
-            true => fs::data_runs(file, *size),
-            false => Ok(None),
+        let holes = |file: &std::fs::File| {
+            if fs::may_be_sparse(stat) {
+                fs::data_runs(file, *size)
+            } else {
+                Ok(None)
+            }
         };
         if let Some(k) = known.content(&entry.path, stat) {
             // What is known is the data between the holes: equal only where the holes are, too.
@@ -294,7 +297,7 @@ impl Source for Dir {
         };
         let left_all = Mutex::new(Left::new());
         let wanted = |path: &[u8], is_dir: bool| !self.excludes.leaves_out(path, is_dir);
-        let visit = |found: Found<'_>, out: &mut Gathered<Item>| {
+        let visit = |found: &Found<'_>, out: &mut Gathered<Item>| {
             let mut left = Left::new();
             let result = self.visit(found, out, &mut left);
             if !left.is_empty() {
@@ -381,15 +384,13 @@ impl Source for Dir {
         }
         xattr::admit(&entry.xattrs)?;
         match &entry.kind {
-            Kind::Dir => Ok(()),
             Kind::Symlink(to)
                 if to.is_empty() || to.len() > MAX_TARGET_BYTES || to.contains(&0) =>
             {
                 Err("the target of the link is impossible".to_owned())
             }
-            Kind::Symlink(_) => Ok(()),
             Kind::Hardlink(to) if *to == entry.path => Err("it is a link to itself".to_owned()),
-            Kind::Hardlink(_) => Ok(()),
+            Kind::Dir | Kind::Symlink(_) | Kind::Hardlink(_) => Ok(()),
             Kind::File { size, .. } if i64::try_from(*size).is_err() => {
                 Err("its size is impossible".to_owned())
             }
@@ -487,3 +488,7 @@ impl Source for Dir {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "dir_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ pub mod action;
 mod shards;
 
 use std::{
-    io::{Cursor, Read},
+    io::Read,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,11 +23,12 @@ use crate::{
     source::{
         Content, Error, Fingerprint, Item, Known, Result, Scan, Source, SourceKind, Standing,
         meta::Carry,
-        stable::{StableFile, Watch, open_parent},
+        stable::{HeldContent, StableFile, Watch, open_parent, replace_small},
+        threads::in_threads,
     },
 };
 use action::{Action, ENTRY_LEN};
-use shards::{Shards, in_threads};
+use shards::Shards;
 
 /// Go refreshes the time of a file that it uses if that is at least this old (`mtimeInterval`).
 const MTIME_INTERVAL: Duration = Duration::from_hours(1);
@@ -179,21 +180,6 @@ fn item(shard: &[u8], name: &[u8], dir: &Dir) -> fs::Result<Option<Item>> {
     }))
 }
 
-/// An action entry, read and checked already.
-struct ActionContent(Cursor<Vec<u8>>);
-
-impl Read for ActionContent {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(buf)
-    }
-}
-
-impl Content for ActionContent {
-    fn settle(self: Box<Self>) -> std::result::Result<(), String> {
-        Ok(())
-    }
-}
-
 impl Source for GoBuild {
     fn kind(&self) -> SourceKind {
         SourceKind::GoBuild
@@ -230,7 +216,7 @@ impl Source for GoBuild {
             .filter(|n| n.is_dir != Some(false) && shards::is_shard(&n.name))
             .map(|n| n.name)
             .collect();
-        let found = in_threads(&names, |names| {
+        let found = in_threads(&names, 16, |names| {
             let mut items = Vec::new();
             for shard in names {
                 // Gone meanwhile, or a file of that name: nothing of Go's.
@@ -279,7 +265,7 @@ impl Source for GoBuild {
                 {
                     return Err("it changed while it was read".into());
                 }
-                Ok(Box::new(ActionContent(Cursor::new(bytes))))
+                Ok(Box::new(HeldContent::new(bytes)))
             }
             // Go touches files at will; that the content is whole shows against the name.
             Some((Which::Output, _)) => Ok(Box::new(StableFile::open(
@@ -399,7 +385,7 @@ impl Source for GoBuild {
     /// Reads each staged action entry as Go would: its output must be staged or in the cache already, with the size that it says.
     fn check_staged(&self, staged: &Dir, paths: &[EntryPath]) -> Result<Vec<(EntryPath, String)>> {
         let root = Dir::open_if_there(&self.root)?;
-        in_threads(paths, |paths| {
+        in_threads(paths, 256, |paths| {
             let mut here = Shards::new(staged);
             let mut there = root.as_ref().map(Shards::new);
             let mut refused = Vec::new();
@@ -445,12 +431,12 @@ impl Source for GoBuild {
         };
         let heeded = stamp.is_some_and(|secs| {
             let age = i128::from(now.secs) - i128::from(secs);
-            age > -(MTIME_INTERVAL.as_secs() as i128) && age < TRIM_LIMIT.as_secs() as i128
+            age > -i128::from(MTIME_INTERVAL.as_secs()) && age < i128::from(TRIM_LIMIT.as_secs())
         });
         if heeded {
             return Ok(());
         }
-        super::stable::replace_small(root, b"trim.txt", now.secs.to_string().as_bytes())?;
+        replace_small(root, b"trim.txt", now.secs.to_string().as_bytes())?;
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ const RECORD: usize = 96;
 /// Longest index that is read: some three million files.
 const MAX_BYTES: u64 = 512 << 20;
 /// Index files that nobody wrote for so long are removed when another is saved.
-const KEPT: Duration = Duration::from_secs(30 * 86_400);
+const KEPT: Duration = Duration::from_hours(30 * 24);
 /// A ctime must be that much older than the stamp (kernels tick at 100 Hz at least).
 const TICK: Duration = Duration::from_millis(20);
 /// The same where ctimes are whole seconds, or every other (FAT).

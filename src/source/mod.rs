@@ -10,11 +10,13 @@ pub mod exclude;
 pub mod fingerprint;
 pub mod gobuild;
 pub mod goenv;
+pub mod gomod;
 pub mod index;
 pub mod meta;
 pub mod place;
 mod sparse;
 pub mod stable;
+mod threads;
 pub mod walk;
 pub mod xattr;
 

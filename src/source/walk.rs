@@ -53,7 +53,7 @@ impl<T> Gathered<T> {
     }
 
     /// Notes that `path` is left out.
-    pub fn skip(&mut self, path: impl ToString, why: impl Into<String>) {
+    pub fn skip(&mut self, path: &(impl ToString + ?Sized), why: impl Into<String>) {
         self.skipped.push(Skipped {
             path: path.to_string(),
             why: why.into(),
@@ -70,7 +70,7 @@ impl<T> Gathered<T> {
 pub fn walk<T: Send>(
     root: &Dir,
     wanted: &(dyn Fn(&[u8], bool) -> bool + Sync),
-    visit: &(dyn Fn(Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
+    visit: &(dyn Fn(&Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
 ) -> Result<Gathered<T>> {
     let queue = Queue::new(Job::List(None));
     let walker = Walker {
@@ -112,7 +112,7 @@ enum Job {
 struct Walker<'a, T> {
     root: &'a Dir,
     wanted: &'a (dyn Fn(&[u8], bool) -> bool + Sync),
-    visit: &'a (dyn Fn(Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
+    visit: &'a (dyn Fn(&Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
     queue: &'a Queue,
 }
 
@@ -123,7 +123,7 @@ impl<T> Walker<'_, T> {
             // Counts the job as done even if it panics: the others must not wait for it for ever.
             let done = Done(self.queue);
             let result = match job {
-                Job::List(path) => self.list(path, &mut out),
+                Job::List(path) => self.list(path.as_ref(), &mut out),
                 Job::Names(dir, path, names) => self.names(&dir, path.as_ref(), &names, &mut out),
             };
             if result.is_err() {
@@ -135,13 +135,13 @@ impl<T> Walker<'_, T> {
         Ok(out)
     }
 
-    fn list(&self, path: Option<EntryPath>, out: &mut Gathered<T>) -> Result<()> {
-        let opened = match &path {
+    fn list(&self, path: Option<&EntryPath>, out: &mut Gathered<T>) -> Result<()> {
+        let opened = match path {
             None => self.root.try_clone(),
             Some(path) => self.root.open_below(path),
         };
         let listed = opened.and_then(|dir| dir.list().map(|names| (dir, names)));
-        let (dir, mut names) = match (listed, &path) {
+        let (dir, mut names) = match (listed, path) {
             (Ok(listed), _) => listed,
             (Err(e), Some(path)) if !is_fatal(&e.source) => {
                 if e.kind() != io::ErrorKind::NotFound {
@@ -153,13 +153,13 @@ impl<T> Walker<'_, T> {
         };
         names.retain(|n| !n.name.starts_with(TEMP_PREFIX));
         if names.len() <= BATCH {
-            return self.names(&dir, path.as_ref(), &names, out);
+            return self.names(&dir, path, &names, out);
         }
         let dir = Arc::new(dir);
         while !names.is_empty() {
             let rest = names.split_off(names.len().min(BATCH));
             self.queue
-                .add(Job::Names(Arc::clone(&dir), path.clone(), names));
+                .add(Job::Names(Arc::clone(&dir), path.cloned(), names));
             names = rest;
         }
         Ok(())
@@ -180,7 +180,7 @@ impl<T> Walker<'_, T> {
             let path = match path {
                 Ok(path) => path,
                 Err(e) => {
-                    out.skip(e.path, e.why);
+                    out.skip(&e.path, e.why);
                     continue;
                 }
             };
@@ -204,7 +204,7 @@ impl<T> Walker<'_, T> {
                 continue;
             }
             (self.visit)(
-                Found {
+                &Found {
                     dir,
                     path: &path,
                     stat: &stat,
@@ -310,7 +310,7 @@ mod tests {
 
     fn paths(root: &std::path::Path, wanted: &(dyn Fn(&[u8], bool) -> bool + Sync)) -> Vec<String> {
         let root = Dir::open(root).unwrap();
-        let got = walk(&root, wanted, &|found: Found<'_>, out| {
+        let got = walk(&root, wanted, &|found: &Found<'_>, out| {
             out.items.push(found.path.to_string());
             Ok(())
         })

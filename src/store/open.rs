@@ -14,7 +14,7 @@ use super::{
     error::{Error, ErrorKind, Result},
     keys::Repo,
     layout::Layout,
-    net,
+    net, registry,
     wrap::{
         Limited, Metered, Named, ReadOnly, Retrying, Verified, limited::Limits, metered::Counters,
         retrying::Policy,
@@ -31,8 +31,8 @@ pub enum StoreUrl {
     Layout(PathBuf),
     /// `s3://bucket/prefix?…`, as it was given.
     S3(String),
-    /// `oci://host/repo`, as it was given.
-    Registry(String),
+    /// `oci://host/repo`
+    Registry(registry::Location),
     /// `cachectld:SOCKET` or `cachectld+https://host`, as it was given.
     Daemon(String),
 }
@@ -51,7 +51,7 @@ impl FromStr for StoreUrl {
             "disk" => Ok(Self::Disk(path(scheme, rest).map_err(refused)?)),
             "oci-layout" => Ok(Self::Layout(path(scheme, rest).map_err(refused)?)),
             "s3" => Ok(Self::S3(s.to_owned())),
-            "oci" => Ok(Self::Registry(s.to_owned())),
+            "oci" => registry::Location::parse(s).map(Self::Registry),
             "cachectld" | "cachectld+https" => Ok(Self::Daemon(s.to_owned())),
             "" if rest.starts_with(['/', '.', '~']) => {
                 Err(refused(format!("a folder is written `disk:{rest}`")))
@@ -90,9 +90,8 @@ impl fmt::Display for StoreUrl {
         match self {
             Self::Disk(path) => write!(f, "disk:{}", path.display()),
             Self::Layout(path) => write!(f, "oci-layout:{}", path.display()),
-            Self::S3(url) | Self::Registry(url) | Self::Daemon(url) => {
-                f.write_str(&redact::url(url))
-            }
+            Self::Registry(location) => location.fmt(f),
+            Self::S3(url) | Self::Daemon(url) => f.write_str(&redact::url(url)),
         }
     }
 }
@@ -118,6 +117,8 @@ pub struct Options {
     pub ca_bundle: Option<PathBuf>,
     /// Whether the proxy variables of the environment are honoured.
     pub proxy_from_env: bool,
+    /// What is special to registries.
+    pub registry: registry::Config,
 }
 
 impl Default for Options {
@@ -133,6 +134,7 @@ impl Default for Options {
             lock_wait: disk::Settings::default().lock_wait,
             ca_bundle: None,
             proxy_from_env: net.proxy_from_env,
+            registry: registry::Config::default(),
         }
     }
 }
@@ -142,6 +144,15 @@ impl Options {
         disk::Settings {
             read_only: self.read_only,
             lock_wait: self.lock_wait,
+        }
+    }
+
+    fn net(&self) -> net::Common {
+        net::Common {
+            ca_bundle: self.ca_bundle.clone(),
+            connect_timeout: self.connect_timeout,
+            stall: self.stall,
+            proxy_from_env: self.proxy_from_env,
         }
     }
 
@@ -197,8 +208,9 @@ pub async fn open(url: &StoreUrl, options: &Options) -> Result<Opened> {
     let backend = match &url {
         StoreUrl::Disk(root) => open_disk(root, options).await?,
         StoreUrl::Layout(root) => open_layout(root, options).await?,
-        // Here come the arms of s3 and registry.
-        StoreUrl::S3(_) | StoreUrl::Registry(_) => {
+        StoreUrl::Registry(location) => open_registry(location, options).await?,
+        // Here comes the arm of s3.
+        StoreUrl::S3(_) => {
             return Err(not_here(&name, "this kind of store is not in this build"));
         }
         StoreUrl::Daemon(_) => {
@@ -250,6 +262,22 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
         spool_dir: store.spool_dir(),
         ranged: true,
         read_only: store.is_read_only(),
+        store,
+    })
+}
+
+async fn open_registry(location: &registry::Location, options: &Options) -> Result<Backend> {
+    let store = registry::Registry::open(location, &options.registry, &options.net()).await?;
+    let store = Arc::new(store);
+    Ok(Backend {
+        meet: Meet::SideTags,
+        untag: Some(store.clone()),
+        // The blobs are the registry's to collect.
+        sweep: None,
+        spool_dir: None,
+        // One that cannot is found out at the first range; it then sends the whole blob.
+        ranged: true,
+        read_only: false,
         store,
     })
 }
@@ -311,7 +339,7 @@ mod tests {
             ("disk:///x", "disk:/x"),
             ("oci-layout:/x y", "oci-layout:/x y"),
             ("s3://bucket/p?token=hunter2", "s3://bucket/p?token=…"),
-            ("oci://me:hunter2@host/repo", "oci://host/repo"),
+            ("oci://host:5000/team/repo", "oci://host:5000/team/repo"),
             ("cachectld:/run/x.sock", "cachectld:/run/x.sock"),
         ] {
             assert_eq!(url(given).to_string(), shown);
@@ -328,6 +356,8 @@ mod tests {
             ("disk://host/x", "without `//`"),
             ("disk:~/x", "whole path"),
             ("http://user:hunter2@host", "no kind of store"),
+            ("oci://me:hunter2@host/repo", "credentials"),
+            ("oci://host", "repository"),
         ] {
             let e = bad.parse::<StoreUrl>().unwrap_err();
             assert_eq!(e.kind, ErrorKind::Invalid);

@@ -1,13 +1,10 @@
-//! The 256 folders of a build cache, opened once each, and work on them by all cores.
+//! The 256 folders of a build cache, opened once each.
 
 use crate::{
     entry::EntryPath,
     fs::{self, Dir, Stat, missing_is_none},
-    source::{Result, stable::open_parent},
+    source::stable::open_parent,
 };
-
-/// Most threads for one scan: more gain nothing on a directory tree.
-const MAX_THREADS: usize = 8;
 
 /// Says whether it is the name of a shard: two lower-case hex digits.
 pub(super) fn is_shard(name: &[u8]) -> bool {
@@ -22,17 +19,26 @@ pub(super) fn stat(root: &Dir, path: &EntryPath) -> fs::Result<Option<Stat>> {
     }
 }
 
+/// What is known of one shard.
+enum Slot {
+    NotTried,
+    Missing,
+    Open(Dir),
+}
+
 /// Shards below one root, each opened at its first use.
 pub(super) struct Shards<'a> {
     root: &'a Dir,
-    open: Vec<Option<Option<Dir>>>,
+    open: Vec<Slot>,
 }
 
 impl<'a> Shards<'a> {
     pub(super) fn new(root: &'a Dir) -> Self {
         Self {
             root,
-            open: std::iter::repeat_with(|| None).take(256).collect(),
+            open: std::iter::repeat_with(|| Slot::NotTried)
+                .take(256)
+                .collect(),
         }
     }
 
@@ -46,10 +52,16 @@ impl<'a> Shards<'a> {
             return Ok(None);
         };
         let slot = &mut self.open[usize::from(at)];
-        if slot.is_none() {
-            *slot = Some(missing_is_none(self.root.open_dir(name))?);
+        if matches!(slot, Slot::NotTried) {
+            *slot = match missing_is_none(self.root.open_dir(name))? {
+                Some(dir) => Slot::Open(dir),
+                None => Slot::Missing,
+            };
         }
-        Ok(slot.as_ref().and_then(Option::as_ref))
+        Ok(match slot {
+            Slot::Open(dir) => Some(dir),
+            Slot::NotTried | Slot::Missing => None,
+        })
     }
 
     /// `stat` of a path `xx/name`.
@@ -59,28 +71,4 @@ impl<'a> Shards<'a> {
             None => Ok(None),
         }
     }
-}
-
-/// Cuts `all` into one run per core, works on them at once, and joins the results in order.
-pub(super) fn in_threads<T: Sync, R: Send>(
-    all: &[T],
-    work: impl Fn(&[T]) -> Result<Vec<R>> + Sync,
-) -> Result<Vec<R>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let run = all.len().div_ceil(threads.min(MAX_THREADS)).max(16);
-    let mut found = Vec::new();
-    std::thread::scope(|scope| {
-        let work = &work;
-        let handles: Vec<_> = all
-            .chunks(run)
-            .map(|part| scope.spawn(move || work(part)))
-            .collect();
-        for handle in handles {
-            let part = handle
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            found.extend(part);
-        }
-        Ok(found)
-    })
 }

@@ -46,10 +46,9 @@ fn directives(text: &str, verb: &str) -> Vec<Vec<String>> {
         let mut w = words(line);
         match block {
             Some(ours) => match w.first().map(String::as_str) {
-                None => {}
                 Some(")") => block = None,
                 Some(_) if ours => found.push(w),
-                Some(_) => {}
+                _ => {}
             },
             None if w.last().is_some_and(|l| l == "(") => {
                 block = Some(w[0] == verb);

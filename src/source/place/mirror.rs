@@ -4,7 +4,7 @@ use std::{collections::HashSet, io};
 
 use rustix::io::Errno;
 
-use super::{Parents, is_errno, moves::Mover, tree_order};
+use super::{Keep, Parents, is_errno, moves::Mover, tree_order};
 use crate::{
     entry::EntryPath,
     fs::{self, Dir},
@@ -13,11 +13,7 @@ use crate::{
 
 /// Removes every name that is no entry and above none, unless `keep` says so; folders that hold something kept stay.
 /// Returns how many names were removed.
-pub(super) fn run(
-    mover: &mut Mover<'_>,
-    target: &Dir,
-    keep: &(dyn Fn(&[u8], bool) -> bool + Sync),
-) -> Result<u64> {
+pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Result<u64> {
     let mut wanted: HashSet<&[u8]> = HashSet::new();
     for entry in mover.plan.entries {
         let path = entry.path.as_bytes();

@@ -40,8 +40,11 @@ pub struct Placement<'a> {
     pub rank: &'a dyn Fn(&EntryPath) -> u8,
     /// Removes what is not among `entries`, unless this says it is to be kept (path, whether it is a folder; a kept folder is
     /// kept whole); `None` keeps everything.
-    pub mirror: Option<&'a (dyn Fn(&[u8], bool) -> bool + Sync)>,
+    pub mirror: Option<&'a Keep<'a>>,
 }
+
+/// Says whether a name (path, whether it is a folder) is to be kept.
+pub type Keep<'a> = dyn Fn(&[u8], bool) -> bool + Sync + 'a;
 
 /// What a placement did.
 #[derive(Debug)]

@@ -118,7 +118,7 @@ impl Mover<'_> {
 
     fn copy_file(&mut self, from: &Dir, to: &Dir, entry: &Entry) -> Result<()> {
         let name = entry.path.name();
-        let (temp, file) = locked_temp(to)?;
+        let (temp, file) = locked_temp(to, entry.meta.mode)?;
         let mut copied = || -> Result<()> {
             let source = from.open_file(name)?;
             copy_data(&source, &file).map_err(|e| fs::Error::new("copy to", to.at(name), e))?;
@@ -147,10 +147,10 @@ impl Mover<'_> {
 }
 
 /// A new temporary file that is ours while the handle lives.
-fn locked_temp(dir: &Dir) -> Result<(Vec<u8>, File)> {
+fn locked_temp(dir: &Dir, mode: u32) -> Result<(Vec<u8>, File)> {
     loop {
         let name = staging::temp_name();
-        let file = dir.create_file(&name, 0o600)?;
+        let file = dir.create_file(&name, mode & 0o777)?;
         let path = dir.at(&name);
         let handle = file
             .try_clone()
@@ -161,18 +161,18 @@ fn locked_temp(dir: &Dir) -> Result<(Vec<u8>, File)> {
             Ok(None) => continue,
             Err(e) => tracing::debug!(error = %e, "Temporary file not locked"),
         }
-        match dir.stat(&name)? {
-            Some(_) => return Ok((name, file)),
-            None => continue,
+        if dir.stat(&name)?.is_some() {
+            return Ok((name, file));
         }
     }
 }
 
 fn copy_data(from: &File, to: &File) -> io::Result<()> {
     let stat = fs::stat_file(from)?;
-    let runs = match fs::may_be_sparse(&stat) {
-        true => fs::data_runs(from, stat.size)?,
-        false => None,
+    let runs = if fs::may_be_sparse(&stat) {
+        fs::data_runs(from, stat.size)?
+    } else {
+        None
     };
     let whole = [Extent {
         offset: 0,

@@ -61,19 +61,16 @@ impl Staging {
         let fresh = opened.is_none();
         let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new(if target.is_absolute() { "/" } else { "." }));
-        let holder = match opened {
-            Some(dir) => {
-                // A run that died before there was a target left its folder beside it.
-                if let Ok(parent) = Dir::open(parent) {
-                    remove_dead(&parent);
-                }
-                dir
+        let holder = if let Some(dir) = opened {
+            // A run that died before there was a target left its folder beside it.
+            if let Ok(parent) = Dir::open(parent) {
+                remove_dead(&parent);
             }
-            None => {
-                made = missing(parent);
-                fs::make_dirs(parent)?;
-                Dir::open(parent)?
-            }
+            dir
+        } else {
+            made = missing(parent);
+            fs::make_dirs(parent)?;
+            Dir::open(parent)?
         };
         remove_dead(&holder);
         let mut mode_before = None;

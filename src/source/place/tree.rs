@@ -52,7 +52,7 @@ impl StageTree {
         self.folder_of(path)?.create_file(path.name(), mode & 0o777)
     }
 
-    /// Gives a file that is completely written the owner, attributes and permissions of `entry`, as far as they are carried, and the time.
+    /// Gives a file that was created with the mode of `entry` and is completely written the owner, attributes and permissions of `entry`, as far as they are carried, and the time.
     pub fn finish_file(&self, file: &File, entry: &Entry, mtime: Time) -> Result<()> {
         let finish = || {
             let mode = self.carry.mode(entry.meta.mode);

@@ -10,6 +10,7 @@ use super::{
     challenge::{self, Challenge},
     config::Config,
     credentials::{self, Credential},
+    guard,
     location::Location,
     scopes::Scopes,
     token::{self, Realm, Token},
@@ -237,44 +238,43 @@ impl Auth {
         since: Instant,
         need: &mut Scopes,
     ) -> Result<bool> {
-        for challenge in challenge::parse(headers) {
-            match challenge {
-                Challenge::Bearer {
-                    realm,
-                    service,
-                    scopes,
-                    error,
-                } => {
-                    let url = wire
-                        .guard()
-                        .join(wire.base(), &realm)
-                        .map_err(|why| Error::new(ErrorKind::Denied, "get token", why))?;
-                    debug!(realm = %url, error, "Asked for a token");
-                    let wider = !need.covers(&scopes);
-                    need.merge(&scopes);
-                    let mut state = self.state();
-                    let new = Realm { url, service };
-                    let moved = !matches!(&state.scheme, Scheme::Bearer(old) if *old == new);
-                    if moved {
-                        state.scheme = Scheme::Bearer(new);
-                        state.tokens.clear();
-                        state.refresh = None;
-                    }
-                    let Some((cell, asked)) = shown.and_then(|s| s.token.as_ref()) else {
-                        return Ok(moved || shown.is_none());
-                    };
-                    // Others may have renewed it by now: only the very token that was refused goes.
-                    state.tokens.retain(|k| !Arc::ptr_eq(&k.cell, cell));
-                    return Ok(moved || wider || *asked < since);
+        // Sorted by what we like best.
+        match challenge::parse(headers).into_iter().next() {
+            Some(Challenge::Bearer {
+                realm,
+                service,
+                scopes,
+                error,
+            }) => {
+                let url = wire
+                    .guard()
+                    .join(wire.base(), &realm)
+                    .map_err(|why| Error::new(ErrorKind::Denied, "get token", why))?;
+                debug!(realm = %guard::show(&url), ?error, "Asked for a token");
+                let wider = !need.covers(&scopes);
+                need.merge(&scopes);
+                let mut state = self.state();
+                let new = Realm { url, service };
+                let moved = !matches!(&state.scheme, Scheme::Bearer(old) if *old == new);
+                if moved {
+                    state.scheme = Scheme::Bearer(new);
+                    state.tokens.clear();
+                    state.refresh = None;
                 }
-                Challenge::Basic => {
-                    let mut state = self.state();
-                    let learned = !matches!(state.scheme, Scheme::Basic);
-                    state.scheme = Scheme::Basic;
-                    return Ok(learned || shown.is_none());
-                }
+                let Some((cell, asked)) = shown.and_then(|s| s.token.as_ref()) else {
+                    return Ok(moved || shown.is_none());
+                };
+                // Others may have renewed it by now: only the very token that was refused goes.
+                state.tokens.retain(|k| !Arc::ptr_eq(&k.cell, cell));
+                Ok(moved || wider || *asked < since)
             }
+            Some(Challenge::Basic) => {
+                let mut state = self.state();
+                let learned = !matches!(state.scheme, Scheme::Basic);
+                state.scheme = Scheme::Basic;
+                Ok(learned || shown.is_none())
+            }
+            None => Ok(false),
         }
-        Ok(false)
     }
 }

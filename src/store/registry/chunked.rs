@@ -23,7 +23,7 @@ const MAX_BARREN: u32 = 5;
 /// Longest wait between two of them, unless the registry names one.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Longest wait that the registry may name; longer ones are the caller's.
-const MAX_ASKED_PAUSE: Duration = Duration::from_secs(60);
+const MAX_ASKED_PAUSE: Duration = Duration::from_mins(1);
 
 /// Sends what is left from `at` on, and ends the upload.
 pub(super) async fn send(

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How old the registry's last answer may be to tell the time.
-const CLOCK_AGE: Duration = Duration::from_secs(60);
+const CLOCK_AGE: Duration = Duration::from_mins(1);
 
 /// A repository of a registry as a store. Cheap to clone; clones share connections and tokens.
 #[derive(Debug, Clone)]

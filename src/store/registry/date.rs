@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
 /// Longest wait that we believe a server asks for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// Seconds from 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`; `None` for other forms, which servers must not send.
 pub(super) fn parse(text: &str) -> Option<i64> {

@@ -122,7 +122,7 @@ pub(super) fn kind(
         429 => ErrorKind::Throttled,
         507 => ErrorKind::Full,
         500..=599 => ErrorKind::Unavailable,
-        402 | 414 | 431 | 451 | 400..=499 if status.as_u16() != 416 => ErrorKind::Invalid,
+        400..=499 if status.as_u16() != 416 => ErrorKind::Invalid,
         // 416, a redirect that cannot be followed, a success that is none.
         _ => ErrorKind::Corrupt,
     }

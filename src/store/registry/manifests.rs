@@ -66,8 +66,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<M
     let bytes = answer.read("resolve", MAX_MANIFEST_BYTES).await?;
     let media_type = answer.media_type();
     // Cheap, and tells a log-in page from a manifest where no digest does.
-    type Object = serde_json::Map<String, serde_json::Value>;
-    if serde_json::from_slice::<Object>(&bytes).is_err() {
+    if serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes).is_err() {
         let shown: String = media_type.chars().take(80).collect();
         return Err(corrupt(format!(
             "what came is no manifest ({}); is it a registry?",

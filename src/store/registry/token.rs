@@ -25,9 +25,9 @@ use crate::{
 /// Largest answer of a token endpoint.
 const MAX_TOKEN_BYTES: u64 = 64 << 10;
 /// Shortest life of a token: what the spec says where the endpoint does not, and its minimum.
-const MIN_LIFE: Duration = Duration::from_secs(60);
+const MIN_LIFE: Duration = Duration::from_mins(1);
 /// Longest life that we believe.
-const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
+const MAX_LIFE: Duration = Duration::from_hours(24);
 /// Who we are to OAuth endpoints.
 const CLIENT_ID: &str = "cachectl";
 

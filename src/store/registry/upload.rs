@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Longest time from the last byte to the answer: registries on object stores copy the blob before they say so (moby/moby#17038).
-pub(super) const COMMIT_WAIT: Duration = Duration::from_secs(60);
+pub(super) const COMMIT_WAIT: Duration = Duration::from_mins(1);
 /// A blob that is sent in one POST, at most: sending it in vain costs no more than another request.
 const TINY_BYTES: u64 = 64 << 10;
 /// A blob from here on is not sent whole again when the connection broke.

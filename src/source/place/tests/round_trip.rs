@@ -174,7 +174,7 @@ fn carry_over(from: &Path, to: &Path, options: &Options) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn a_restored_tree_is_the_exported_one_wherever_it_goes(

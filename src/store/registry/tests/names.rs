@@ -169,7 +169,7 @@ async fn tags_are_read_page_by_page_sorted_and_filtered() {
     let relative = |_: &Call, n: usize| format!(r#"</v2/team/app/tags/list?page={n}>; rel="next""#);
     let absolute = |c: &Call, n: usize| {
         format!(
-            r#"<http://{}/v2/team/app/tags/list?page={n}>; rel=next"#,
+            "<http://{}/v2/team/app/tags/list?page={n}>; rel=next",
             c.header("host")
         )
     };

@@ -1,0 +1,64 @@
+//! `@v/list`: rewritten as Go does after each `.mod` it writes (`rewriteVersionList` in `cmd/go/internal/modfetch/cache.go`).
+
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use super::versions;
+use crate::{
+    entry::EntryPath,
+    fs::{self, Dir},
+    source::stable::open_parent,
+};
+
+/// How long a `go` that writes the same list is waited for; it needs milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Longest list that is compared with the new one.
+const MAX_LIST_BYTES: u64 = 16 << 20;
+
+/// Rewrites the list in `folder` (`…/@v`) if it is not right, under the lock that Go takes.
+///
+/// If somebody holds the lock for long the list is left to them: it serves only those who list versions offline.
+pub(super) fn rewrite(root: &Dir, folder: &EntryPath) -> fs::Result<()> {
+    let dir = open_parent(root, folder)?.open_dir(folder.name())?;
+    let failed = |what, e: std::io::Error| fs::Error::new(what, dir.at(b"list"), e);
+    // Edited in place, as Go does: a rename would take the file from under its lock.
+    let flags =
+        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut file: File = rustix::fs::openat(dir.as_fd(), "list", flags, Mode::from_raw_mode(0o666))
+        .map_err(|e| failed("open", e.into()))?
+        .into();
+    let end = Instant::now() + LOCK_PATIENCE;
+    while let Err(e) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if !matches!(e, rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) {
+            return Err(failed("lock", e.into()));
+        }
+        if Instant::now() >= end {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let names = dir.list()?;
+    let list = versions::list(names.iter().map(|n| &*n.name));
+    let mut old = Vec::new();
+    (&file)
+        .take(MAX_LIST_BYTES)
+        .read_to_end(&mut old)
+        .map_err(|e| failed("read", e))?;
+    if old == list {
+        return Ok(());
+    }
+    // Zeroes first: a cut-off write shows as such, as Go wants it.
+    let mut write = || {
+        file.set_len(0)?;
+        file.set_len(list.len() as u64)?;
+        file.rewind()?;
+        file.write_all(&list)
+    };
+    write().map_err(|e| failed("write", e))
+}
