@@ -41,7 +41,7 @@ const PIECES_WAITING: usize = 8;
 const MAX_DEPTH: usize = 8;
 /// A copy that took longer looks again whether what it skipped is still there (design §5, prune: half of the shortest usual
 /// grace would do; an hour is cheap).
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+const LOOK_AGAIN: Duration = Duration::from_hours(1);
 
 /// From where to where, and how.
 #[derive(Clone)]
@@ -247,9 +247,10 @@ impl<'a> Job<'a> {
             why,
         };
         let small = desc.size <= IN_MEMORY_BYTES;
-        let _spool = match small {
-            true => None,
-            false => Some(self.spools.acquire().await.expect("it is never closed")),
+        let _spool = if small {
+            None
+        } else {
+            Some(self.spools.acquire().await.expect("it is never closed"))
         };
         let stream = match from.get(&desc, 0..desc.size).await {
             Ok(Some(stream)) => stream,

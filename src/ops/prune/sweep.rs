@@ -236,8 +236,11 @@ async fn mentions(store: &dyn Store, digest: Digest, sort: Sort) -> store::Resul
         _ => {}
     }
     let desc = Descriptor::new(media::IMAGE_MANIFEST, digest, size);
-    let Some(bytes) = load::read_blob(store, &desc).await? else {
-        return Ok(graph::Mentions::default());
+    let bytes = match load::read_blob(store, &desc).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(graph::Mentions::default()),
+        Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
+        Err(e) => return Err(e),
     };
     match (graph::mentions(&bytes), sort) {
         (Ok(found), _) => Ok(found),

@@ -1,7 +1,7 @@
 //! Verify: every damage is found, at the depth that promises it.
 
 use super::{
-    copying::on_disk,
+    copying::{on_disk, opened},
     looking::{export_as, image, tag_of, tree},
     *,
 };
@@ -120,11 +120,27 @@ async fn every_flipped_byte_is_found() {
     let mut looked = 0;
     for blob in world.memory.blobs().await.unwrap() {
         let is_pack = packs.contains(&blob.digest);
+        // Of a pack its structure is the table of contents and the content of the footer.
+        let inner = if is_pack {
+            let last = crate::pack::bare::FOOTER_BYTES;
+            let desc = Descriptor::new("a/b", blob.digest, blob.size);
+            let range = blob.size - last..blob.size;
+            let footer = world.memory.get(&desc, range).await.unwrap().unwrap();
+            let footer = load::collect(footer, last).await.unwrap();
+            let toc = crate::pack::bare::read_footer(&footer, blob.size).unwrap();
+            let structure =
+                (toc.offset..toc.offset + toc.size).chain(blob.size - last + 8..blob.size);
+            let structure: std::collections::HashSet<u64> = structure.collect();
+            (0..blob.size)
+                .filter(|at| !structure.contains(at))
+                .collect()
+        } else {
+            Vec::new()
+        };
         for at in 0..blob.size as usize {
             world.memory.flip(&blob.digest, at);
             for depth in DEPTHS {
-                // The frames of a pack are not looked at for its structure.
-                if is_pack && depth == Depth::Structure {
+                if depth == Depth::Structure && inner.contains(&(at as u64)) {
                     continue;
                 }
                 let found = faults(&node, depth).await;
@@ -230,7 +246,7 @@ async fn with_toc(world: &World, node: &Context, change: impl FnOnce(&mut Toc)) 
         .await
         .unwrap()
         .unwrap();
-    let loaded = load::load(node, &head.manifest, &Default::default())
+    let loaded = load::load(node, &head.manifest, &std::collections::HashSet::default())
         .await
         .unwrap()
         .unwrap();
@@ -289,6 +305,9 @@ async fn with_toc(world: &World, node: &Context, change: impl FnOnce(&mut Toc)) 
         .unwrap();
 }
 
+/// What a lie changes: its name, the depth that finds it, the change.
+type Lie = (&'static str, Depth, Box<dyn FnOnce(&mut Toc)>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_contents_that_lies_is_found() {
     let wrong = Sha256::of(b"something else");
@@ -298,7 +317,6 @@ async fn a_table_of_contents_that_lies_is_found() {
             .position(|e| e.objects.len() > 1)
             .unwrap()
     };
-    type Lie<'a> = (&'a str, Depth, Box<dyn FnOnce(&mut Toc) + 'a>);
     let lies: Vec<Lie> = vec![
         ("nothing", Depth::Data, Box::new(|_| {})),
         (
@@ -418,10 +436,42 @@ async fn what_an_image_names_must_be_there_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn damage_on_disk_is_found_through_all_wrappers() {
+    use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+    let world = World::new(Meet::CompareAndSwap);
+    let node = opened(&world, StoreUrl::Disk(world.path("stores", "d"))).await;
+    let noise = crate::pack::write::tests::noise(3_000_000, 1);
+    let root = tree(&world, "one", &[("a", &noise)]);
+    export_as(&node, &root, "n", "").await;
+    let blobs = node.opened.sweep.as_ref().unwrap().blobs().await.unwrap();
+    let pack = blobs.iter().max_by_key(|b| b.size).unwrap();
+    let path = world.path("stores", "d").join("blobs/sha256");
+    let path = path.join(pack.digest.hex());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    for at in [0, pack.size / 2, pack.size - 100] {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        for depth in [Depth::Digests, Depth::Data] {
+            let found = faults(&node, depth).await;
+            assert!(!found.is_empty(), "{at} {depth:?}");
+        }
+        file.write_all_at(&byte, at).unwrap();
+    }
+    assert_eq!(faults(&node, Depth::Data).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pack_that_names_share_is_read_once_and_its_fault_told_for_each() {
     let world = World::new(Meet::CompareAndSwap);
     let node = on_disk(&world, "d", &disk::Settings::default()).await;
-    let root = tree(&world, "one", &[("a", b"hello")]);
+    let noise = crate::pack::write::tests::noise(50_000, 1);
+    let root = tree(&world, "one", &[("a", &noise)]);
     export_as(&node, &root, "n", "").await;
     export_as(&node, &root, "m", "").await;
     let report = verify::run(&node, None, Depth::Digests).await.unwrap();

@@ -141,9 +141,9 @@ pub(super) async fn decode(ctx: &Context, pack: &Pack, contents: &mut Contents) 
         ctx.progress
             .advance(Phase::Restore, checked.stored.len() as u64);
         if frame.is_none() {
-            tail(pack, &checked.stored)
-                .into_iter()
-                .for_each(|why| read.fault(why));
+            for why in tail(pack, &checked.stored) {
+                read.fault(why);
+            }
         }
         whole = hashed(whole, checked.stored).await;
         match (frame, checked.decoded) {
