@@ -44,6 +44,19 @@ impl Job {
             kind => kind.name().to_owned(),
         }
     }
+
+    /// A folder that is not there is not an empty one: exporting that would empty the name.
+    pub(crate) async fn must_be_there(&self) -> Result<()> {
+        if self.kind() != SourceKind::Dir {
+            return Ok(());
+        }
+        let root = self.source.root().to_owned();
+        let shown = root.display().to_string();
+        if task::blocking(move || root.is_dir()).await {
+            return Ok(());
+        }
+        Err(CommandError::failed(format!("there is no folder {shown}")))
+    }
 }
 
 /// The caches that the command line names, in the order in which they are carried.

@@ -31,8 +31,13 @@ fn the_example_has_every_key_and_is_read() {
         fs::write(node.path("home/example.toml"), text).unwrap();
         let report = words(&node, "env --config example.toml").json();
         let settings = report["settings"].as_array().unwrap();
-        let from_file = |s: &&serde_json::Value| s["origin"].as_str().unwrap().contains("example.toml");
-        let named: Vec<_> = settings.iter().filter(from_file).map(|s| &s["key"]).collect();
+        let from_file =
+            |s: &&serde_json::Value| s["origin"].as_str().unwrap().contains("example.toml");
+        let named: Vec<_> = settings
+            .iter()
+            .filter(from_file)
+            .map(|s| &s["key"])
+            .collect();
         assert_eq!(named.len(), set, "{named:?}");
     }
 }
@@ -41,7 +46,10 @@ fn the_example_has_every_key_and_is_read() {
 fn the_reference_has_every_key_with_its_variable_and_default() {
     for key in KEYS {
         let row = format!("| `{}` | `{}` |", key.name, key.env());
-        let line = CONFIG.lines().find(|l| l.starts_with(&row)).unwrap_or_else(|| panic!("docs/config.md lacks: {row}"));
+        let line = CONFIG
+            .lines()
+            .find(|l| l.starts_with(&row))
+            .unwrap_or_else(|| panic!("docs/config.md lacks: {row}"));
         if let Some(flag) = key.flag {
             assert!(line.contains(&format!("`--{flag}`")), "{line}");
         }
@@ -63,11 +71,18 @@ fn the_reference_has_every_command_and_flag() {
         .collect();
     assert!(commands.len() > 10, "{help}");
     for command in commands.iter().filter(|c| **c != "help") {
-        assert!(CLI.contains(&format!("cachectl {command}")), "docs/cli.md lacks `{command}`");
+        assert!(
+            CLI.contains(&format!("cachectl {command}")),
+            "docs/cli.md lacks `{command}`"
+        );
         let help = run(&node, &format!("{command} --help")).stdout;
-        let flags = help.split(|c: char| !c.is_ascii_lowercase() && c != '-');
-        for flag in flags.filter(|w| w.starts_with("--") && w.len() > 3) {
-            assert!(CLI.contains(&format!("`{flag}")), "docs/cli.md lacks {flag} of {command}");
+        let options = help.lines().filter(|l| l.trim_start().starts_with('-'));
+        let words = options.flat_map(|l| l.split(|c: char| !c.is_ascii_lowercase() && c != '-'));
+        for flag in words.filter(|w| w.starts_with("--") && w.len() > 3) {
+            assert!(
+                CLI.contains(&format!("`{flag}")),
+                "docs/cli.md lacks {flag} of {command}"
+            );
         }
     }
 }

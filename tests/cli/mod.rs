@@ -1,5 +1,7 @@
 //! The command line as a user and a script meet it: words, exit codes, JSON. The binary runs on a node of its own.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod documents;
 mod exits;
 mod outputs;
@@ -42,6 +44,8 @@ fn complaints(outcome: &Outcome) -> Vec<&str> {
 }
 
 fn strings(value: &Value) -> Vec<&str> {
-    let all = value.as_array().unwrap_or_else(|| panic!("no array: {value}"));
+    let all = value
+        .as_array()
+        .unwrap_or_else(|| panic!("no array: {value}"));
     all.iter().map(|v| v.as_str().unwrap()).collect()
 }

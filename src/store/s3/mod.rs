@@ -16,6 +16,7 @@ use std::sync::{
 
 use aws_sdk_s3::Client;
 
+mod blobs;
 mod client;
 mod clock;
 mod config;

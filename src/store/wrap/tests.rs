@@ -189,6 +189,7 @@ fn temporary() -> Error {
     Error::new(ErrorKind::Unavailable, "get", "for now")
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the shape of an answer")]
 fn pieces(items: Vec<Result<Bytes>>) -> Result<Option<ByteStream>> {
     Ok(Some(stream::iter(items).boxed()))
 }
