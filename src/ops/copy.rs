@@ -34,7 +34,7 @@ pub struct Report {
     pub tags: Vec<String>,
     /// What was moved.
     pub moved: Moved,
-    /// What could not be copied, for the source's or the target's content; everything else was.
+    /// What could not be copied because of what the source or the target holds; everything else was. Each was a warning too.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -232,7 +232,9 @@ impl Job<'_> {
         let loaded = match super::load::load(self.from, manifest, &HashSet::new()).await? {
             Ok(loaded) if loaded.lost.is_empty() => loaded,
             Ok(loaded) => {
-                self.report.left_out.extend(loaded.lost);
+                for LeftOut { what, why } in loaded.lost {
+                    self.leave_out(format!("{what} of tag {tag}"), why);
+                }
                 return Ok(());
             }
             Err(why) => {
@@ -310,6 +312,7 @@ impl Job<'_> {
     }
 
     fn leave_out(&mut self, what: String, why: String) {
+        self.to.progress.warn(&format!("not copied: {what}: {why}"));
         self.report.left_out.push(LeftOut { what, why });
     }
 

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Context, Error, LeftOut, Result, head,
+    Context, LeftOut, Result, head,
     load::{self, NotLoaded},
     names::{self, Word},
 };
@@ -18,7 +18,7 @@ use crate::{
         Descriptor, Manifest, Reference,
         config::Config,
         fold,
-        snapshot::{Outline, Pack, Snapshot},
+        snapshot::{Layer, Outline, Pack, Snapshot},
         toc::TocEntry,
     },
     digest::{Digest, Sha256},
@@ -82,7 +82,7 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
         job.reference(&digest.into(), &digest.to_string()).await?;
     }
     for group in names::groups(ctx, &word).await? {
-        for tag in group.tags() {
+        for tag in group.tags().cloned().collect::<Vec<_>>() {
             job.reference(&tag.clone().into(), &format!("tag {tag}"))
                 .await?;
         }
@@ -226,10 +226,9 @@ impl Job<'_> {
             .filter(|p| !self.packs.contains_key(&p.digest()))
             .collect();
         let ctx = self.ctx;
-        let mut found: Vec<(Digest, Faults)> = stream::iter(new.iter().map(|p| p.layer.clone()))
-            .map(|layer| async move {
-                Ok::<_, Error>((layer.descriptor.digest, outline(ctx, &layer).await?))
-            })
+        let layers: Vec<Layer> = new.iter().map(|p| p.layer.clone()).collect();
+        let mut found: Vec<(Digest, Faults)> = stream::iter(layers)
+            .map(|layer| outline(ctx, layer))
             .buffered(ctx.concurrency.max(1))
             .try_collect()
             .await?;
@@ -314,7 +313,12 @@ async fn stat(ctx: &Context, desc: &Descriptor) -> Result<Faults> {
 }
 
 /// What can be seen of a pack from outside: its size, and that its footer says what the manifest says.
-async fn outline(ctx: &Context, layer: &crate::artifact::snapshot::Layer) -> Result<Faults> {
+async fn outline(ctx: &Context, layer: Layer) -> Result<(Digest, Faults)> {
+    let faults = look_at(ctx, &layer).await?;
+    Ok((layer.descriptor.digest, faults))
+}
+
+async fn look_at(ctx: &Context, layer: &Layer) -> Result<Faults> {
     let (desc, toc) = (&layer.descriptor, &layer.toc);
     let faults = stat(ctx, desc).await?;
     if !faults.is_empty() {

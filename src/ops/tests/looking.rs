@@ -221,6 +221,20 @@ async fn inspect_of_what_cannot_be_read_is_an_error_that_says_why() {
     assert!(matches!(e, Error::Damaged { .. }), "{e}");
 }
 
+/// A daemon will run these as tasks.
+#[test]
+fn every_verb_that_looks_after_a_store_can_be_a_task() {
+    fn task<T: Send>(_: impl FnOnce(&'static Context) -> T) {}
+    task(|ctx| list::run(ctx, None));
+    task(|ctx| inspect::run(ctx, "n", true));
+    task(|ctx| remove::run(ctx, "n", true));
+    task(|ctx| crate::ops::copy::run(ctx, ctx, None));
+    let options: &'static crate::ops::prune::Options =
+        Box::leak(Box::new(super::pruning::nothing_but_blobs()));
+    task(|ctx| crate::ops::prune::run(ctx, options));
+    task(|ctx| crate::ops::verify::run(ctx, None, crate::ops::verify::Depth::Data));
+}
+
 /// Writes down the order of removals.
 struct Recorder(Arc<crate::store::memory::Memory>, Mutex<Vec<Tag>>);
 

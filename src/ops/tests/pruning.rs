@@ -18,7 +18,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_hours(24);
 
-fn nothing_but_blobs() -> Options {
+pub(super) fn nothing_but_blobs() -> Options {
     Options {
         max_age: None,
         max_size: None,

@@ -113,49 +113,53 @@ impl Contents {
         let places = snapshot.objects();
         let places = &places;
         let mut rest = stream::iter(self.items)
-            .map(|mut item| async move {
-                let mut reader = Reader {
-                    ctx,
-                    snapshot,
-                    last: None,
-                    bytes: 0,
-                };
-                while let Some(digest) = item.awaits() {
-                    let found = match places.get(&digest) {
-                        Some((pack, object)) => reader.object(*pack, *object).await?,
-                        None => Err("an object of it is in no pack".to_owned()),
-                    };
-                    match found {
-                        Ok(bytes) => item.hasher.update(&bytes),
-                        Err(why) => {
-                            return Ok::<_, crate::ops::Error>((
-                                item.path,
-                                item.id,
-                                reader.bytes,
-                                Some(why),
-                            ));
-                        }
-                    }
-                    item.next += 1;
-                }
-                let right = item.hasher.finish() == item.id.0;
-                let why = (!right).then(|| "its content does not match its digest".to_owned());
-                Ok((item.path, item.id, reader.bytes, why))
-            })
+            .map(|item| fetch(ctx, snapshot, places, item))
             .buffered(ctx.threads.max(1));
         let (mut bytes, mut wrong) = (0, Vec::new());
         while let Some(done) = rest.next().await {
-            let (path, id, read, why) = done?;
+            let (item, read, why) = done?;
             bytes += read;
             match why {
-                Some(why) => wrong.push((path, why)),
+                Some(why) => wrong.push((item.path, why)),
                 None => {
-                    known.insert(id);
+                    known.insert(item.id);
                 }
             }
         }
         Ok((bytes, wrong))
     }
+}
+
+/// Where each object is: pack and index of the object.
+type Places = HashMap<Sha256, (usize, usize)>;
+
+/// Fetches the rest of a content; bytes read, and what is wrong with it.
+async fn fetch(
+    ctx: &Context,
+    snapshot: &Snapshot,
+    places: &Places,
+    mut item: Item,
+) -> Result<(Item, u64, Option<String>)> {
+    let mut reader = Reader {
+        ctx,
+        snapshot,
+        last: None,
+        bytes: 0,
+    };
+    while let Some(digest) = item.awaits() {
+        let found = match places.get(&digest) {
+            Some((pack, object)) => reader.object(*pack, *object).await?,
+            None => Err("an object of it is in no pack".to_owned()),
+        };
+        match found {
+            Ok(bytes) => item.hasher.update(&bytes),
+            Err(why) => return Ok((item, reader.bytes, Some(why))),
+        }
+        item.next += 1;
+    }
+    let right = std::mem::take(&mut item.hasher).finish() == item.id.0;
+    let why = (!right).then(|| "its content does not match its digest".to_owned());
+    Ok((item, reader.bytes, why))
 }
 
 /// Reads objects one after the other; keeps the last frame, which commonly holds the next object too.

@@ -1,5 +1,7 @@
 //! The data of a pack, as a stream: hashed whole, or taken apart to the last object, on all cores.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 
@@ -112,24 +114,8 @@ pub(super) async fn decode(ctx: &Context, pack: &Pack, contents: &mut Contents) 
         Err(e) => return read.or_error(e),
     };
     let toc = pack.toc.clone();
-    let checks = parts(pieces, toc.frames.clone(), desc.size).map(|part| {
-        let toc = toc.clone();
-        async move {
-            match part? {
-                Part::Frame(i, stored) => Ok((
-                    Some(i),
-                    task::blocking(move || check(&toc, i, stored)).await,
-                )),
-                Part::Tail(stored) => Ok((
-                    None,
-                    Checked {
-                        stored,
-                        decoded: Err(String::new()),
-                    },
-                )),
-            }
-        }
-    });
+    let checks =
+        parts(pieces, toc.frames.clone(), desc.size).map(|part| check_part(toc.clone(), part));
     let mut checks = std::pin::pin!(checks.buffered(ctx.threads.max(1)));
     let mut whole = desc.digest.hasher();
     while let Some(checked) = checks.next().await {
@@ -196,6 +182,22 @@ fn parts(
             Ok(Some((part, (pieces, buffer, at + 1, frames))))
         },
     )
+}
+
+async fn check_part(
+    toc: Arc<Toc>,
+    part: store::Result<Part>,
+) -> store::Result<(Option<usize>, Checked)> {
+    Ok(match part? {
+        Part::Frame(i, stored) => {
+            let checked = task::blocking(move || check(&toc, i, stored)).await;
+            (Some(i), checked)
+        }
+        Part::Tail(stored) => {
+            let decoded = Err(String::new());
+            (None, Checked { stored, decoded })
+        }
+    })
 }
 
 fn check(toc: &Toc, index: usize, stored: Bytes) -> Checked {
