@@ -13,3 +13,4 @@ pub mod source;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+pub mod transfer;

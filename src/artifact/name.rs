@@ -96,6 +96,13 @@ pub fn is_head(tag: &Tag) -> bool {
     tag.as_str().split('.').count() == 4
 }
 
+/// Says whether a tag of ours, head's or side tag, has this full name (in clear, or by the hash of a long one).
+pub fn is_named(tag: &Tag, name: &str) -> bool {
+    let mut fields = tag.as_str().split('.');
+    let found = fields.nth(1) == Some(&field(name, SHARES[0]));
+    found && (is_head(tag) || fifth(tag).is_some())
+}
+
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
@@ -196,6 +203,19 @@ mod tests {
                 assert!(full.as_str().starts_with(&prefix), "{full} {prefix}");
             }
         }
+    }
+
+    #[test]
+    fn a_tag_is_found_by_its_name_and_no_other() {
+        let long = "a/".repeat(300);
+        for text in ["example.com/app", "x", long.as_str()] {
+            let n = name(text, "s", "k.1");
+            let side = n.side_tag(Time::default(), 7);
+            assert!(is_named(&n.tag(), text) && is_named(&side, text));
+            assert!(!is_named(&n.tag(), &format!("{text}x")));
+            assert!(!is_named(&n.tag(), "s"));
+        }
+        assert!(!is_named(&"v1.x.y".parse().unwrap(), "x"));
     }
 
     #[test]

@@ -1,7 +1,20 @@
-//! Inspect: what one name holds, pack by pack.
+//! Inspect: what one name holds, pack by pack. Manifest, config and tables of contents are read, not the packs' data.
 
-use super::{Context, Result, list};
-use crate::digest::Digest;
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    Context, Error, LeftOut, Result,
+    head::{self, Current},
+    list,
+    load::{self, Loaded},
+    names::{self, Found, Group, Word},
+};
+use crate::{
+    artifact::{Manifest, Reference, Tag, snapshot},
+    digest::Digest,
+    source::SourceKind,
+    transfer::graph,
+};
 
 /// One pack of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +38,9 @@ pub struct PackRow {
 /// A snapshot in detail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// As in a listing.
+    /// As in a listing; the totals are those of head and pending side tags together.
     pub row: list::Row,
-    /// Packs in the manifest's order.
+    /// Packs, those packed anew first.
     pub packs: Vec<PackRow>,
     /// Side tags that it contains.
     pub folded: Vec<String>,
@@ -38,6 +51,186 @@ pub struct Snapshot {
 }
 
 /// Shows every snapshot whose name, tag or digest is `name`; empty where there is none.
-pub async fn run(_ctx: &Context, _name: &str, _files: bool) -> Result<Vec<Snapshot>> {
-    Err(super::Error::Usage("inspect is not built yet".into()))
+///
+/// A name or a head's tag is shown as a reader gets it: with the side tags that the head does not contain yet.
+///
+/// # Errors
+/// `Damaged` when nothing of a name can be read; what is lost of the rest is a warning.
+pub async fn run(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>> {
+    super::within_budget(ctx, "inspecting", inspect(ctx, name, files)).await
+}
+
+async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>> {
+    let word = Word::new(Some(name));
+    if let Word::Digest(digest) = word {
+        return Ok(one(ctx, &digest.into(), files).await?.into_iter().collect());
+    }
+    let mut all = Vec::new();
+    for group in names::groups(ctx, &word).await? {
+        let side = group.sides.first().filter(|s| s.as_str() == name);
+        let found = match side {
+            Some(side) => one(ctx, &side.clone().into(), files).await?,
+            None => folded(ctx, &group, files).await?,
+        };
+        all.extend(found);
+    }
+    Ok(all)
+}
+
+/// What one manifest holds, folded with nothing.
+async fn one(ctx: &Context, reference: &Reference, files: bool) -> Result<Option<Snapshot>> {
+    let damaged = |why: String| Error::Damaged {
+        what: reference.to_string(),
+        why,
+    };
+    let ours = match names::look(ctx, reference).await? {
+        Found::Ours(ours) => ours,
+        Found::Foreign(manifest) => return Ok(Some(foreign(reference, &manifest))),
+        Found::Broken(why) => return Err(damaged(why)),
+        Found::Gone => return Ok(None),
+    };
+    let loaded = load::load(ctx, &ours.manifest, &HashSet::new()).await?;
+    let Loaded { snapshot, lost, .. } = loaded.map_err(|e| damaged(e.text()))?;
+    warn(ctx, &lost);
+    let tag = match reference {
+        Reference::Tag(tag) => tag.clone(),
+        Reference::Digest(_) => ours.name().tag(),
+    };
+    Ok(Some(detail(
+        list::of_ours(&tag, &ours, 0),
+        &snapshot,
+        files,
+    )))
+}
+
+/// What a reader gets of a name.
+async fn folded(ctx: &Context, group: &Group, files: bool) -> Result<Option<Snapshot>> {
+    let mut broken = Vec::new();
+    let mut known = None;
+    // Any readable manifest of the name tells what the name is in full.
+    for tag in group.tags().collect::<Vec<_>>().into_iter().rev() {
+        match names::look(ctx, &tag.clone().into()).await? {
+            Found::Ours(ours) => {
+                known = Some(ours);
+                break;
+            }
+            Found::Foreign(manifest) if *tag == group.head => {
+                return Ok(Some(foreign(&tag.clone().into(), &manifest)));
+            }
+            Found::Broken(why) => broken.push(names::fault(tag, why)),
+            Found::Foreign(_) | Found::Gone => {}
+        }
+    }
+    let Some(ours) = known else {
+        return broken
+            .into_iter()
+            .next()
+            .map_or(Ok(None), |LeftOut { what, why }| {
+                Err(Error::Damaged { what, why })
+            });
+    };
+    let Some(kind) = SourceKind::from_name(&ours.config.kind) else {
+        return one(ctx, &group.head.clone().into(), files).await;
+    };
+    let current: Current = head::read(ctx, &ours.name(), &HashSet::new()).await?;
+    warn(ctx, &current.lost());
+    let Some(snapshot) = current.folded(head::rules(kind), head::today()) else {
+        return match current.broken.into_iter().next() {
+            Some(LeftOut { what, why }) => Err(Error::Damaged { what, why }),
+            None => Ok(None),
+        };
+    };
+    let mut row = list::of_ours(&group.head, &ours, current.sides.len());
+    let (entries, bytes) = snapshot.totals();
+    row.digest = current.digest().unwrap_or(row.digest);
+    row.created = snapshot.created;
+    (row.entries, row.bytes) = (entries, bytes);
+    (row.packs, row.stored_bytes) = (snapshot.packs.len(), snapshot.stored_bytes());
+    Ok(Some(detail(row, &snapshot, files)))
+}
+
+fn warn(ctx: &Context, lost: &[LeftOut]) {
+    for LeftOut { what, why } in lost {
+        ctx.progress.warn(&format!("{what}: {why}"));
+    }
+}
+
+fn detail(row: list::Row, snapshot: &snapshot::Snapshot, files: bool) -> Snapshot {
+    let print = &snapshot.fingerprint;
+    let gates = print.gates.iter().map(|g| ("gate".to_owned(), g.clone()));
+    let traits = print.traits.iter().map(|(k, v)| (k.clone(), v.clone()));
+    let files = files.then(|| {
+        let entry = |e: &crate::entry::Entry| (e.path.to_string(), e.kind.content_len());
+        let mut all: Vec<_> = snapshot.live().map(|(_, e)| entry(&e.entry)).collect();
+        all.sort();
+        all
+    });
+    Snapshot {
+        row,
+        packs: packs(snapshot),
+        folded: snapshot.folded.iter().map(|f| f.tag.clone()).collect(),
+        fingerprint: gates.chain(traits).collect(),
+        files,
+    }
+}
+
+fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {
+    let places = snapshot.objects();
+    let mut needed: HashMap<usize, HashSet<usize>> = HashMap::new();
+    for (at, e) in snapshot.live() {
+        for o in &e.objects {
+            let (digest, _) = snapshot.packs[at.pack].toc.object(*o);
+            if let Some((pack, object)) = places.get(&digest) {
+                needed.entry(*pack).or_default().insert(*object);
+            }
+        }
+    }
+    let row = |(i, p): (usize, &snapshot::Pack)| PackRow {
+        digest: p.digest(),
+        size: p.layer.descriptor.size,
+        entries: p.toc.entries.len() as u64,
+        live: p.live.iter().filter(|l| **l).count() as u64,
+        objects: (
+            needed.get(&i).map_or(0, HashSet::len) as u64,
+            p.toc.objects.len() as u64,
+        ),
+        frames: p.toc.frames.len() as u64,
+        generation: p.toc.generation,
+    };
+    snapshot.packs.iter().enumerate().map(row).collect()
+}
+
+/// A manifest that is none of ours: what it names, without a look inside.
+fn foreign(reference: &Reference, manifest: &Manifest) -> Snapshot {
+    let nameless = || {
+        let text = format!("untagged-{}", &manifest.digest.hex()[..12]);
+        text.parse::<Tag>()
+            .expect("letters, digits and dashes make a tag")
+    };
+    let tag = match reference {
+        Reference::Tag(tag) => tag.clone(),
+        Reference::Digest(_) => nameless(),
+    };
+    let children = graph::children(manifest).unwrap_or_default();
+    let row = |d: &crate::artifact::Descriptor| PackRow {
+        digest: d.digest,
+        size: d.size,
+        entries: 0,
+        live: 0,
+        objects: (0, 0),
+        frames: 0,
+        generation: 0,
+    };
+    Snapshot {
+        row: list::of_foreign(&tag, manifest),
+        packs: children
+            .blobs
+            .iter()
+            .chain(&children.manifests)
+            .map(row)
+            .collect(),
+        folded: Vec::new(),
+        fingerprint: Vec::new(),
+        files: None,
+    }
 }

@@ -16,6 +16,7 @@ use crate::{
     progress::{Phase, Progress},
     source,
     store::{self, open::Opened},
+    transfer,
 };
 
 pub mod compact;
@@ -28,6 +29,7 @@ pub mod import;
 pub mod inspect;
 pub mod list;
 pub mod load;
+pub mod names;
 pub mod prune;
 pub mod publish;
 pub mod remove;
@@ -76,6 +78,22 @@ pub enum Error {
     /// A local file (spool, state) could not be written.
     #[error(transparent)]
     Local(#[from] crate::fs::Error),
+}
+
+impl From<transfer::Error> for Error {
+    fn from(e: transfer::Error) -> Self {
+        match e {
+            transfer::Error::Store(e) => Self::Store(e),
+            transfer::Error::Missing { digest, parent } => Self::Damaged {
+                what: format!("manifest {parent}"),
+                why: format!("{digest}, which it names, is missing"),
+            },
+            transfer::Error::Damaged { digest, why } => Self::Damaged {
+                what: digest.to_string(),
+                why,
+            },
+        }
+    }
 }
 
 /// Result of a verb.

@@ -1,19 +1,41 @@
 //! Prune: names by age, size and count; then blobs that nothing reaches (design §5).
+//!
+//! - Names: only caches of ours; an image that shares the repository is never touched. A head and its side tags are one name,
+//!   as old as the youngest of them.
+//! - Blobs: [`sweep`].
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
-use super::{Context, LeftOut, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    Context, LeftOut, Result,
+    names::{self, Group, Word},
+    remove,
+};
+use crate::{
+    artifact::{Manifest, Tag, snapshot::Outline},
+    digest::Digest,
+    entry::Time,
+    transfer::graph,
+};
+
+mod mark;
+mod sweep;
 
 /// What may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Names not written for so long go.
     pub max_age: Option<Duration>,
-    /// Oldest names go until the store's blobs are below so many bytes.
+    /// Oldest names go until the blobs that names of this repository reach are below so many bytes.
     pub max_size: Option<u64>,
-    /// So many newest keys of each name and scope stay; the others go.
+    /// So many newest keys of each kind, name and scope stay, the head counted as one; the others go.
     pub keep: Option<usize>,
-    /// Unreachable blobs go once a mark at least so old names them.
+    /// Unreachable blobs go once a mark at least so old names them. Zero: in this run, where the store can keep others out.
     pub grace: Duration,
     /// Say what would go, remove nothing.
     pub dry_run: bool,
@@ -24,7 +46,7 @@ pub struct Options {
 pub struct Report {
     /// Tags removed.
     pub tags: Vec<String>,
-    /// Blobs that nothing reaches, marked now.
+    /// Blobs that nothing reaches, marked now for a later run.
     pub marked: u64,
     /// Blobs removed.
     pub blobs: u64,
@@ -37,6 +59,211 @@ pub struct Report {
 }
 
 /// Prunes; see the module.
-pub async fn run(_ctx: &Context, _options: &Options) -> Result<Report> {
-    Err(super::Error::Usage("prune is not built yet".into()))
+///
+/// # Errors
+/// When the names cannot be listed or removed. That blobs could not be swept is in the report: the names are gone then all the same.
+pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
+    super::within_budget(ctx, "pruning", prune(ctx, options)).await
+}
+
+async fn prune(ctx: &Context, options: &Options) -> Result<Report> {
+    let mut report = Report::default();
+    let policy = options.max_age.is_some() || options.max_size.is_some() || options.keep.is_some();
+    let gone = if policy {
+        by_policy(ctx, options, &mut report).await?
+    } else {
+        HashSet::new()
+    };
+    sweep::run(ctx, options, &gone, &mut report).await;
+    Ok(report)
+}
+
+/// A name as the policy sees it.
+struct Name {
+    group: Group,
+    /// Written last; `None` where neither the store nor the manifests say when.
+    written: Option<Time>,
+    /// Manifests of its tags.
+    manifests: Vec<Manifest>,
+    /// It is ours to remove.
+    is_ours: bool,
+}
+
+/// Removes names; what their manifests were, as far as no name that stays has them too.
+async fn by_policy(
+    ctx: &Context,
+    options: &Options,
+    report: &mut Report,
+) -> Result<HashSet<Digest>> {
+    let groups = names::groups(ctx, &Word::All).await?;
+    let read: Vec<_> = stream::iter(groups)
+        .map(|group| read_name(ctx, group))
+        .buffered(ctx.concurrency.max(1))
+        .try_collect()
+        .await?;
+    let mut all = Vec::new();
+    for (name, broken) in read {
+        all.extend(name);
+        report.left_out.extend(broken);
+    }
+    let now = ctx.opened.store.clock().await?;
+    let leaving = choose(&all, options, now, &mut report.left_out);
+    let (mut gone, mut stays) = (HashSet::new(), HashSet::new());
+    for (i, name) in all.iter().enumerate() {
+        let leaves = leaving.contains(&i) && leave(ctx, options, name, report).await?;
+        let side = if leaves { &mut gone } else { &mut stays };
+        side.extend(name.manifests.iter().map(|m| m.digest));
+    }
+    gone.retain(|d| !stays.contains(d));
+    Ok(gone)
+}
+
+/// Removes a name, unless somebody wrote it meanwhile; says whether it went.
+async fn leave(ctx: &Context, options: &Options, name: &Name, report: &mut Report) -> Result<bool> {
+    if options.dry_run {
+        report
+            .tags
+            .extend(name.group.tags().map(ToString::to_string));
+        return Ok(true);
+    }
+    let (now, _) = read_name(ctx, name.group.clone()).await?;
+    if now.is_none_or(|n| n.written != name.written || n.manifests != name.manifests) {
+        return Ok(false);
+    }
+    remove::take_away(remove::untag_of(ctx)?, &name.group, &mut report.tags).await?;
+    Ok(true)
+}
+
+/// Reads the manifests of a name. One that cannot be read keeps the whole name: nobody knows how old it is.
+async fn read_name(ctx: &Context, group: Group) -> Result<(Option<Name>, Option<LeftOut>)> {
+    let mut name = Name {
+        written: None,
+        manifests: Vec::new(),
+        is_ours: names::is_ours(&group.head),
+        group,
+    };
+    for tag in name.group.tags() {
+        let resolved = match names::resolve(ctx, &tag.clone().into()).await? {
+            Ok(Some(resolved)) => resolved,
+            Ok(None) => continue,
+            Err(why) => return Ok((None, Some(names::fault(tag, why)))),
+        };
+        let outline = Outline::read(&resolved.manifest).ok().flatten();
+        // Where a registry cannot remove a tag, a manifest of nothing stands for a side tag; it is no reason to keep the name.
+        name.is_ours &= outline.is_some() || *tag != name.group.head;
+        let written = resolved.modified.or(outline.and_then(|o| o.created));
+        name.written = name.written.max(written);
+        name.manifests.push(resolved.manifest);
+    }
+    Ok((Some(name), None))
+}
+
+/// Which names leave, by index.
+fn choose(
+    all: &[Name],
+    options: &Options,
+    now: Time,
+    left_out: &mut Vec<LeftOut>,
+) -> HashSet<usize> {
+    let mut leaving = HashSet::new();
+    // Newest first; a name of unknown age is never old.
+    let mut ours: Vec<usize> = (0..all.len()).filter(|i| all[*i].is_ours).collect();
+    let age = |i: &usize| (all[*i].written.is_none(), all[*i].written);
+    ours.sort_by_key(|i| std::cmp::Reverse(age(i)));
+    if let Some(limit) = options.max_age {
+        let limit = i128::try_from(limit.as_nanos()).unwrap_or(i128::MAX);
+        let old = |i: &&usize| {
+            let written = all[**i].written;
+            written.is_some_and(|w| now.as_nanos() - w.as_nanos() > limit)
+        };
+        leaving.extend(ours.iter().filter(old));
+    }
+    if let Some(keep) = options.keep {
+        let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+        for i in &ours {
+            let count = kept.entry(without_key(&all[*i].group.head)).or_default();
+            *count += 1;
+            if *count > keep {
+                leaving.insert(*i);
+            }
+        }
+    }
+    if let Some(limit) = options.max_size {
+        let mut sizes = Sizes::default();
+        for (_, name) in all.iter().enumerate().filter(|(i, _)| !leaving.contains(i)) {
+            sizes.add(name);
+        }
+        let staying: Vec<usize> = ours
+            .iter()
+            .rev()
+            .filter(|i| !leaving.contains(i))
+            .copied()
+            .collect();
+        for i in staying.into_iter().filter(|i| all[*i].written.is_some()) {
+            if sizes.total <= limit {
+                break;
+            }
+            sizes.take(&all[i]);
+            leaving.insert(i);
+        }
+        if sizes.total > limit {
+            left_out.push(LeftOut {
+                what: "max size".to_owned(),
+                why: format!(
+                    "{} bytes stay, of names that are not ours or of unknown age",
+                    sizes.total
+                ),
+            });
+        }
+    }
+    leaving
+}
+
+/// `<kind>.<name>.<scope>` of a tag with four fields.
+fn without_key(head: &Tag) -> &str {
+    head.as_str()
+        .rsplit_once('.')
+        .map_or(head.as_str(), |(front, _)| front)
+}
+
+/// Bytes of the blobs that names reach, each once.
+#[derive(Default)]
+struct Sizes {
+    blobs: HashMap<Digest, (u64, usize)>,
+    total: u64,
+}
+
+impl Sizes {
+    fn of(name: &Name) -> HashMap<Digest, u64> {
+        let mut all = HashMap::new();
+        for manifest in &name.manifests {
+            all.insert(manifest.digest, manifest.bytes.len() as u64);
+            // Of what is below another index the index says the size of the manifests alone.
+            let children = graph::children(manifest).unwrap_or_default();
+            let below = children.blobs.into_iter().chain(children.manifests);
+            all.extend(below.map(|d| (d.digest, d.size)));
+        }
+        all
+    }
+
+    fn add(&mut self, name: &Name) {
+        for (digest, size) in Self::of(name) {
+            let (_, count) = self.blobs.entry(digest).or_insert((size, 0));
+            *count += 1;
+            if *count == 1 {
+                self.total = self.total.saturating_add(size);
+            }
+        }
+    }
+
+    fn take(&mut self, name: &Name) {
+        for digest in Self::of(name).into_keys() {
+            if let Some((size, count)) = self.blobs.get_mut(&digest) {
+                *count -= 1;
+                if *count == 0 {
+                    self.total = self.total.saturating_sub(*size);
+                }
+            }
+        }
+    }
 }

@@ -20,8 +20,12 @@ use crate::{
     },
 };
 
+mod copying;
 mod dirs;
 mod go;
+mod looking;
+mod pruning;
+mod verifying;
 
 /// A store and two nodes that share nothing else.
 pub(super) struct World {

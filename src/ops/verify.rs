@@ -1,34 +1,358 @@
 //! Verify: says whether a name could be imported, and how far that was checked.
+//!
+//! Every tag is looked at, side tags too. What [`Depth::Structure`] finds follows the chain of trust from the manifest down; the
+//! deeper looks read the packs as streams: some frames for each thread are in memory at a time, whatever the size of a pack. A
+//! pack that several names share is read once.
 
-use super::{Context, LeftOut, Result};
+use std::collections::{HashMap, HashSet};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    Context, LeftOut, Result, head,
+    load::{self, NotLoaded},
+    names::{self, Word},
+};
+use crate::{
+    artifact::{
+        Descriptor, Manifest, Reference,
+        config::Config,
+        fold,
+        snapshot::{Layer, Outline, Pack, Snapshot},
+        toc::TocEntry,
+    },
+    digest::{Digest, Sha256},
+    entry::Kind,
+    pack::bare,
+    progress::Phase,
+    source::SourceKind,
+    store::ErrorKind,
+    transfer::{self, graph},
+};
+
+mod contents;
+mod data;
 
 /// How deep to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
     /// Manifest, config, tables of contents, closure, and that every pack is there with its size.
     Structure,
     /// Every pack hashed whole.
     Digests,
-    /// Every frame decoded, every object hashed.
+    /// Every frame decoded, every object hashed, and every live file's content.
     Data,
 }
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Snapshots looked at.
+    /// Manifests looked at: snapshots, and what is none of ours.
     pub snapshots: u64,
     /// Live entries in them.
     pub entries: u64,
-    /// Packs looked at.
+    /// Packs looked at, each once.
     pub packs: u64,
-    /// Stored bytes read.
+    /// Stored bytes of packs read.
     pub bytes_read: u64,
     /// What is wrong; empty: all is well.
     pub faults: Vec<LeftOut>,
 }
 
 /// Verifies every snapshot whose name, tag or digest is `name` (all with `None`).
-pub async fn run(_ctx: &Context, _name: Option<&str>, _depth: Depth) -> Result<Report> {
-    Err(super::Error::Usage("verify is not built yet".into()))
+///
+/// # Errors
+/// When the store cannot be asked; whatever is wrong with what it holds is in the report.
+pub async fn run(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Report> {
+    super::within_budget(ctx, "verifying", verify(ctx, name, depth)).await
+}
+
+async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Report> {
+    let mut job = Job {
+        ctx,
+        depth,
+        report: Report::default(),
+        manifests: HashMap::new(),
+        packs: HashMap::new(),
+        contents: HashSet::new(),
+    };
+    ctx.progress.begin(Phase::Restore, None);
+    let word = Word::new(name);
+    if let Word::Digest(digest) = word {
+        job.reference(&digest.into(), &digest.to_string()).await?;
+    }
+    for group in names::groups(ctx, &word).await? {
+        for tag in group.tags().cloned().collect::<Vec<_>>() {
+            job.reference(&tag.clone().into(), &format!("tag {tag}"))
+                .await?;
+        }
+    }
+    ctx.progress.end(Phase::Restore);
+    Ok(job.report)
+}
+
+/// What is wrong with something, in words; empty: nothing.
+type Faults = Vec<String>;
+
+struct Job<'a> {
+    ctx: &'a Context,
+    depth: Depth,
+    report: Report,
+    /// Manifests that were looked at, with what is wrong below them.
+    manifests: HashMap<Digest, Vec<LeftOut>>,
+    /// Packs that were looked at.
+    packs: HashMap<Digest, Faults>,
+    /// Contents of several objects that were hashed and are right.
+    contents: HashSet<contents::Id>,
+}
+
+impl Job<'_> {
+    async fn reference(&mut self, reference: &Reference, shown: &str) -> Result<()> {
+        let manifest = match names::resolve(self.ctx, reference).await? {
+            Ok(Some(resolved)) => resolved.manifest,
+            Ok(None) => return Ok(()),
+            Err(why) => {
+                self.report.snapshots += 1;
+                self.fault(shown, why);
+                return Ok(());
+            }
+        };
+        if !self.manifests.contains_key(&manifest.digest) {
+            let before = self.report.faults.len();
+            self.report.snapshots += 1;
+            self.manifest(&manifest, shown).await?;
+            let found = self.report.faults[before..].to_vec();
+            self.manifests.insert(manifest.digest, found);
+        } else if self
+            .manifests
+            .get(&manifest.digest)
+            .is_some_and(|f| !f.is_empty())
+        {
+            self.fault(shown, "is the same manifest as one named before");
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, what: &str, why: impl Into<String>) {
+        self.report.faults.push(LeftOut {
+            what: what.to_owned(),
+            why: why.into(),
+        });
+    }
+
+    async fn manifest(&mut self, manifest: &Manifest, shown: &str) -> Result<()> {
+        let loaded = match load::load(self.ctx, manifest, &HashSet::new()).await? {
+            Ok(loaded) => loaded,
+            Err(NotLoaded::Foreign) => return self.foreign(manifest, shown).await,
+            Err(why @ NotLoaded::Broken(_)) => {
+                self.fault(shown, why.text());
+                return Ok(());
+            }
+        };
+        for LeftOut { what, why } in &loaded.lost {
+            self.fault(&format!("{what} of {shown}"), why.clone());
+        }
+        let mut snapshot = loaded.snapshot;
+        let whole = loaded.lost.is_empty();
+        if whole {
+            let stated = self.stated(manifest).await?;
+            if stated != Some(snapshot.totals()) {
+                self.fault(shown, "its config counts other entries than its packs have");
+            }
+        }
+        self.names(&snapshot, shown);
+        if let Some(kind) = SourceKind::from_name(&snapshot.name.kind) {
+            let before: HashMap<Digest, Vec<bool>> = snapshot
+                .packs
+                .iter()
+                .map(|p| (p.digest(), p.live.clone()))
+                .collect();
+            for died in fold::close(&mut snapshot, head::rules(kind)) {
+                self.fault(&format!("`{}` of {shown}", died.path), died.why);
+            }
+            // What closing takes away without a word: two entries of one path, an output that nobody names.
+            let same = |p: &Pack| before.get(&p.digest()) == Some(&p.live);
+            if whole && !snapshot.packs.iter().all(same) {
+                self.fault(shown, "it lists entries that no reader can use");
+            }
+        } else {
+            let kind = &snapshot.name.kind;
+            let why = format!(
+                "kind `{kind}` is not known to this program: how it hangs together was not checked"
+            );
+            self.ctx.progress.warn(&format!("{shown}: {why}"));
+        }
+        self.report.entries += snapshot.totals().0;
+        self.packs(&snapshot, shown).await
+    }
+
+    /// Entries and bytes as the config says them.
+    async fn stated(&self, manifest: &Manifest) -> Result<Option<(u64, u64)>> {
+        let Ok(Some(outline)) = Outline::read(manifest) else {
+            return Ok(None);
+        };
+        let read = load::read_blob(&*self.ctx.opened.store, &outline.config).await;
+        let Some(bytes) = corrupt_is_none(read)? else {
+            return Ok(None);
+        };
+        Ok(Config::decode(&bytes).ok().map(|c| (c.entries, c.bytes)))
+    }
+
+    /// What an entry says of itself, where no data is needed to see that it is wrong.
+    fn names(&mut self, snapshot: &Snapshot, shown: &str) {
+        let wrong = |at: usize, e: &TocEntry| match (&e.entry.kind, e.objects.len()) {
+            (Kind::File { .. }, 1) => snapshot.packs[at].toc.object(e.objects[0]).0 != e.content,
+            (Kind::File { .. }, 0) => e.content != Sha256::of(b""),
+            _ => false,
+        };
+        let wrong: Vec<String> = snapshot
+            .live()
+            .filter(|(at, e)| wrong(at.pack, e))
+            .map(|(_, e)| format!("`{}` of {shown}", e.entry.path))
+            .collect();
+        for what in wrong {
+            self.fault(&what, "its content is not what its objects are");
+        }
+    }
+
+    async fn packs(&mut self, snapshot: &Snapshot, shown: &str) -> Result<()> {
+        let mut contents = contents::Contents::default();
+        if self.depth == Depth::Data {
+            contents = contents::Contents::of(snapshot, &self.contents);
+        }
+        let new: Vec<&Pack> = snapshot
+            .packs
+            .iter()
+            .filter(|p| !self.packs.contains_key(&p.digest()))
+            .collect();
+        let ctx = self.ctx;
+        let layers: Vec<Layer> = new.iter().map(|p| p.layer.clone()).collect();
+        let mut found: Vec<(Digest, Faults)> = stream::iter(layers)
+            .map(|layer| outline(ctx, layer))
+            .buffered(ctx.concurrency.max(1))
+            .try_collect()
+            .await?;
+        for (pack, (_, faults)) in new.iter().zip(&mut found) {
+            // What is missing or has another size cannot be read; the size says it all.
+            if faults.is_empty() {
+                let read = match self.depth {
+                    Depth::Structure => continue,
+                    Depth::Digests => data::hash(ctx, &pack.layer.descriptor).await?,
+                    Depth::Data => data::decode(ctx, pack, &mut contents).await?,
+                };
+                self.report.bytes_read += read.bytes;
+                faults.extend(read.faults);
+            }
+        }
+        self.report.packs += found.len() as u64;
+        self.packs.extend(found);
+        for pack in &snapshot.packs {
+            for why in self.packs.get(&pack.digest()).cloned().unwrap_or_default() {
+                self.fault(&format!("pack {} of {shown}", pack.digest()), why);
+            }
+        }
+        let (bytes, wrong) = contents.finish(ctx, snapshot, &mut self.contents).await?;
+        self.report.bytes_read += bytes;
+        for (path, why) in wrong {
+            self.fault(&format!("`{path}` of {shown}"), why);
+        }
+        Ok(())
+    }
+
+    /// A manifest that is none of ours: all that it names must be there.
+    async fn foreign(&mut self, root: &Manifest, shown: &str) -> Result<()> {
+        let ctx = self.ctx;
+        let mut left = vec![root.clone()];
+        let mut seen: HashSet<Digest> = HashSet::from([root.digest]);
+        while let Some(manifest) = left.pop() {
+            let children = match graph::children(&manifest) {
+                Ok(children) => children,
+                Err(why) => {
+                    self.fault(shown, why);
+                    continue;
+                }
+            };
+            for desc in children
+                .manifests
+                .into_iter()
+                .filter(|d| seen.insert(d.digest))
+            {
+                match transfer::copy::read_manifest(&*ctx.opened.store, &desc).await {
+                    Ok(Some(child)) => left.push(child),
+                    Ok(None) => self.fault(shown, format!("manifest {} is missing", desc.digest)),
+                    Err(transfer::Error::Store(e)) => return Err(e.into()),
+                    Err(e) => self.fault(shown, e.to_string()),
+                }
+            }
+            for desc in children.blobs.into_iter().filter(|d| seen.insert(d.digest)) {
+                let mut faults = stat(ctx, &desc).await?;
+                let absent = graph::may_be_absent(&desc.media_type);
+                if faults.is_empty() && self.depth > Depth::Structure {
+                    let read = data::hash(ctx, &desc).await?;
+                    self.report.bytes_read += read.bytes;
+                    faults = read.faults;
+                } else if absent {
+                    faults.clear();
+                }
+                for why in faults {
+                    self.fault(shown, format!("blob {} {why}", desc.digest));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Is it there, with its size?
+async fn stat(ctx: &Context, desc: &Descriptor) -> Result<Faults> {
+    Ok(match ctx.opened.store.stat(&desc.digest).await? {
+        Some(size) if size == desc.size => Faults::new(),
+        Some(size) => vec![format!("has {size} bytes, not {}", desc.size)],
+        None => vec!["is missing".to_owned()],
+    })
+}
+
+/// What can be seen of a pack from outside: its size, and that its footer says what the manifest says.
+async fn outline(ctx: &Context, layer: Layer) -> Result<(Digest, Faults)> {
+    let faults = look_at(ctx, &layer).await?;
+    Ok((layer.descriptor.digest, faults))
+}
+
+async fn look_at(ctx: &Context, layer: &Layer) -> Result<Faults> {
+    let (desc, toc) = (&layer.descriptor, &layer.toc);
+    let faults = stat(ctx, desc).await?;
+    if !faults.is_empty() {
+        return Ok(faults);
+    }
+    let Some(from) = desc.size.checked_sub(bare::FOOTER_BYTES) else {
+        return Ok(vec!["is too short for a pack".to_owned()]);
+    };
+    let read = match ctx.opened.store.get(desc, from..desc.size).await {
+        Ok(Some(stream)) => load::collect(stream, bare::FOOTER_BYTES).await.map(Some),
+        Ok(None) => Ok(None),
+        Err(e) => Err(e),
+    };
+    let Some(last) = corrupt_is_none(read)? else {
+        return Ok(vec!["cannot be read to its end".to_owned()]);
+    };
+    let ends_right = toc.offset + toc.size + bare::FOOTER_BYTES == desc.size;
+    Ok(match bare::read_footer(&last, desc.size) {
+        Err(e) => vec![e.to_string()],
+        Ok(at)
+            if (at.digest, at.offset, at.size) == (toc.digest, toc.offset, toc.size)
+                && ends_right =>
+        {
+            Faults::new()
+        }
+        Ok(_) => vec![
+            "its footer says another place of its table of contents than the manifest".to_owned(),
+        ],
+    })
+}
+
+fn corrupt_is_none<T>(read: crate::store::Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
+        other => Ok(other?),
+    }
 }

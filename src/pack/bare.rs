@@ -58,6 +58,13 @@ pub fn read_footer(last: &[u8], pack_size: u64) -> Result<TocAt> {
     }
 }
 
+/// Length of what a skippable frame of ours holds, by its first [`SKIPPABLE_HEADER_BYTES`]; `None` if it is no such frame.
+pub fn skippable_len(frame: &[u8]) -> Option<u64> {
+    let (magic, rest) = frame.split_first_chunk::<4>()?;
+    let (len, _) = rest.split_first_chunk::<4>()?;
+    (u32::from_le_bytes(*magic) == super::SKIPPABLE).then(|| u32::from_le_bytes(*len).into())
+}
+
 /// Reads a table of contents whose place and digest are known.
 ///
 /// # Errors

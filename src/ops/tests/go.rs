@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// A Go build cache made by hand.
-fn put(
+pub(super) fn put(
     root: &Path,
     action: &str,
     output: &[u8],
@@ -26,7 +26,7 @@ fn put(
     (a, d)
 }
 
-fn cache(root: &Path, release: &str) -> Arc<dyn Source> {
+pub(super) fn cache(root: &Path, release: &str) -> Arc<dyn Source> {
     Arc::new(GoBuild::new(
         root,
         Fingerprint {

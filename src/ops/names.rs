@@ -1,0 +1,269 @@
+//! Which tags a word of the user's means, and what the manifest under a tag is: for the verbs that look after a store.
+
+use std::collections::BTreeMap;
+
+use super::{Context, Error, LeftOut, Result, load};
+use crate::{
+    artifact::{
+        Manifest, Reference, Tag,
+        config::{Config, MAX_CONFIG_BYTES},
+        name::{self, SnapshotName},
+        snapshot::Outline,
+    },
+    digest::Digest,
+    source::SourceKind,
+    store::{ErrorKind, Resolved},
+};
+
+/// A head's tag with its side tags, or a tag that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    /// The head's tag, whether or not it exists.
+    pub(super) head: Tag,
+    /// Whether the tag `head` was listed.
+    pub(super) is_there: bool,
+    /// Its side tags, sorted.
+    pub(super) sides: Vec<Tag>,
+}
+
+impl Group {
+    /// Side tags, then the head: the order in which they may be removed.
+    pub(super) fn tags(&self) -> impl Iterator<Item = &Tag> {
+        let head = Some(&self.head).filter(|_| self.is_there);
+        self.sides.iter().chain(head)
+    }
+}
+
+/// What the user asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Everything.
+    All,
+    /// One manifest.
+    Digest(Digest),
+    /// A name or a tag.
+    Name(String),
+}
+
+impl Word {
+    pub(super) fn new(word: Option<&str>) -> Self {
+        match word {
+            None => Self::All,
+            Some(word) => match word.parse() {
+                Ok(digest) => Self::Digest(digest),
+                Err(_) => Self::Name(word.to_owned()),
+            },
+        }
+    }
+}
+
+/// The tags that `word` means, grouped, sorted by the head's tag; none for a digest.
+///
+/// A tag that is spelled out means itself, a head's with its side tags; any other word is a full name, of whatever kind, scope and key.
+///
+/// # Errors
+/// When the store cannot be asked.
+pub(super) async fn groups(ctx: &Context, word: &Word) -> Result<Vec<Group>> {
+    let tags = match word {
+        Word::Digest(_) => return Ok(Vec::new()),
+        Word::All | Word::Name(_) => ctx.opened.store.tags("").await?,
+    };
+    Ok(select(tags, word))
+}
+
+fn select(tags: Vec<Tag>, word: &Word) -> Vec<Group> {
+    let exact = |tag: &Tag| matches!(word, Word::Name(w) if w == tag.as_str());
+    if let Some(side) = tags.iter().find(|t| exact(t) && name::head_of(t).is_some()) {
+        return vec![Group {
+            head: name::head_of(side).expect("it was just found to be a side tag"),
+            is_there: false,
+            sides: vec![side.clone()],
+        }];
+    }
+    let mut groups: BTreeMap<Tag, Group> = BTreeMap::new();
+    for tag in tags {
+        let head = name::head_of(&tag);
+        let group = groups
+            .entry(head.clone().unwrap_or_else(|| tag.clone()))
+            .or_insert_with_key(|head| Group {
+                head: head.clone(),
+                is_there: false,
+                sides: Vec::new(),
+            });
+        match head {
+            Some(_) => group.sides.push(tag),
+            None => group.is_there = true,
+        }
+    }
+    let all: Vec<Group> = groups.into_values().collect();
+    let Word::Name(word) = word else { return all };
+    if let Some(found) = all.iter().find(|g| exact(&g.head)) {
+        return vec![found.clone()];
+    }
+    let named = |g: &Group| is_ours(&g.head) && name::is_named(&g.head, word);
+    all.into_iter().filter(named).collect()
+}
+
+/// Says whether a tag is spelled as one of ours: somebody else's image may have four fields too, but hardly our kinds.
+pub(super) fn is_ours(head: &Tag) -> bool {
+    let kind = head.as_str().split('.').next().unwrap_or_default();
+    name::is_head(head) && SourceKind::from_name(kind).is_some()
+}
+
+/// What stands under a tag, by manifest and config alone.
+#[derive(Debug, Clone)]
+pub(super) enum Found {
+    /// A snapshot.
+    Ours(Box<Ours>),
+    /// Some other manifest.
+    Foreign(Manifest),
+    /// It cannot be read, and why.
+    Broken(String),
+    /// There is no such tag, or no longer.
+    Gone,
+}
+
+/// A snapshot by manifest and config alone.
+#[derive(Debug, Clone)]
+pub(super) struct Ours {
+    pub(super) manifest: Manifest,
+    pub(super) outline: Outline,
+    pub(super) config: Config,
+}
+
+impl Ours {
+    /// The full name that the config says.
+    pub(super) fn name(&self) -> SnapshotName {
+        let config = &self.config;
+        SnapshotName {
+            kind: config.kind.clone(),
+            name: config.name.clone(),
+            scope: config.scope.clone(),
+            key: config.key.clone(),
+        }
+    }
+}
+
+/// Reads manifest and config of a tag or digest.
+///
+/// # Errors
+/// When the store cannot be asked; what is damaged there is in the answer.
+pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> {
+    let Resolved { manifest, .. } = match resolve(ctx, reference).await? {
+        Ok(Some(resolved)) => resolved,
+        Ok(None) => return Ok(Found::Gone),
+        Err(why) => return Ok(Found::Broken(why)),
+    };
+    let outline = match Outline::read(&manifest) {
+        Ok(Some(outline)) => outline,
+        Ok(None) => return Ok(Found::Foreign(manifest)),
+        Err(e) => return Ok(Found::Broken(format!("manifest: {e}"))),
+    };
+    if outline.config.size > MAX_CONFIG_BYTES {
+        let why = format!("its config has {} bytes", outline.config.size);
+        return Ok(Found::Broken(why));
+    }
+    let config = match load::read_blob(&*ctx.opened.store, &outline.config).await {
+        Ok(Some(bytes)) => Config::decode(&bytes).map_err(|e| e.to_string()),
+        Ok(None) => Err("its config is missing".to_owned()),
+        Err(e) if e.kind == ErrorKind::Corrupt => Err(format!("its config: {}", e.message)),
+        Err(e) => return Err(Error::Store(e)),
+    };
+    Ok(match config {
+        Ok(config) => Found::Ours(Box::new(Ours {
+            manifest,
+            outline,
+            config,
+        })),
+        Err(why) => Found::Broken(why),
+    })
+}
+
+/// Resolves; tells what the store lost or damaged (in words, inside) from what keeps us from asking it (an error).
+pub(super) async fn resolve(
+    ctx: &Context,
+    reference: &Reference,
+) -> Result<std::result::Result<Option<Resolved>, String>> {
+    match ctx.opened.store.resolve(reference).await {
+        Ok(Some(r)) if !r.manifest.digest.matches(&r.manifest.bytes) => {
+            Ok(Err("its bytes do not match its digest".to_owned()))
+        }
+        Ok(resolved) => Ok(Ok(resolved)),
+        Err(e) if e.kind == ErrorKind::Corrupt => Ok(Err(e.message)),
+        Err(e) => Err(Error::Store(e)),
+    }
+}
+
+/// What is wrong with a tag.
+pub(super) fn fault(tag: &Tag, why: impl Into<String>) -> LeftOut {
+    LeftOut {
+        what: format!("tag {tag}"),
+        why: why.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Time;
+
+    fn named(kind: &str, name: &str, key: &str) -> SnapshotName {
+        SnapshotName {
+            kind: kind.into(),
+            name: name.into(),
+            scope: "s".into(),
+            key: key.into(),
+        }
+    }
+
+    fn tags() -> Vec<Tag> {
+        let (a, b) = (named("dir", "a", ""), named("gobuild", "a", "k"));
+        let mut all = vec![
+            a.tag(),
+            a.side_tag(Time::default(), 1),
+            a.side_tag(Time::default(), 2),
+            b.tag(),
+            named("dir", "b", "").side_tag(Time::default(), 3),
+            "latest".parse().unwrap(),
+            "v1.a.2.3".parse().unwrap(),
+        ];
+        all.sort();
+        all
+    }
+
+    fn heads(word: Option<&str>) -> Vec<(String, bool, usize)> {
+        let groups = select(tags(), &Word::new(word)).into_iter();
+        groups
+            .map(|g| (g.head.to_string(), g.is_there, g.sides.len()))
+            .collect()
+    }
+
+    #[test]
+    fn side_tags_stand_with_their_head_even_if_that_is_not_there() {
+        let all = heads(None);
+        assert_eq!(all.len(), 5, "{all:?}");
+        assert!(all.contains(&("dir.a.s.".into(), true, 2)));
+        assert!(all.contains(&("dir.b.s.".into(), false, 1)));
+        assert!(all.contains(&("latest".into(), true, 0)));
+    }
+
+    #[test]
+    fn a_name_means_all_kinds_and_keys_and_nothing_foreign() {
+        let want = [
+            ("dir.a.s.".to_owned(), true, 2),
+            ("gobuild.a.s.k".to_owned(), true, 0),
+        ];
+        assert_eq!(heads(Some("a")), want);
+        assert_eq!(heads(Some("nothing")), []);
+    }
+
+    #[test]
+    fn a_tag_means_itself_with_its_side_tags() {
+        assert_eq!(heads(Some("dir.a.s.")), [("dir.a.s.".into(), true, 2)]);
+        assert_eq!(heads(Some("v1.a.2.3")), [("v1.a.2.3".into(), true, 0)]);
+        let side = named("dir", "a", "").side_tag(Time::default(), 1);
+        let one = select(tags(), &Word::new(Some(side.as_str())));
+        assert_eq!(one.len(), 1);
+        assert_eq!((one[0].is_there, &one[0].sides), (false, &vec![side]));
+    }
+}

@@ -1,0 +1,250 @@
+//! Mark and sweep (design §5).
+//!
+//! A run writes down the blobs that nothing reaches. A later one removes those that a mark at least `grace` old names, that are
+//! still unreachable and were not written since. Whatever cannot be read ends it before anything is removed: its children are
+//! unknown. Where the store can keep others out it does, and with a grace of zero one run marks and removes.
+//!
+//! Times are the store's. A mark is dated [`SLACK_SECS`] back, since a store's clock and the times of its blobs agree to a few
+//! seconds only; a mark from the future (the clock was set back) is thrown away.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+
+use super::{Options, Report, mark::Mark};
+use crate::{
+    artifact::{Descriptor, descriptor::MAX_MANIFEST_BYTES, media},
+    digest::Digest,
+    entry::Time,
+    ops::{Context, load},
+    store::{self, Error, ErrorKind, Store, StoredBlob, Sweep},
+    transfer::graph,
+};
+
+const SLACK_SECS: i64 = 10;
+/// A mark dated later than the store's clock by more than this is from a clock that was wrong.
+const FUTURE_SECS: i64 = 300;
+/// Blobs removed by one call.
+const AT_ONCE: usize = 1000;
+
+/// Marks and sweeps. What the manifests in `gone` alone reach counts as unreachable (their tags are gone, or would be).
+pub(super) async fn run(
+    ctx: &Context,
+    options: &Options,
+    gone: &HashSet<Digest>,
+    report: &mut Report,
+) {
+    let Some(sweep) = ctx.opened.sweep.as_deref() else {
+        let why = "the store removes unreferenced blobs itself, or nothing may be written";
+        report.not_swept = Some(why.to_owned());
+        return;
+    };
+    if let Err(e) = mark_and_sweep(ctx, sweep, options, gone, report).await {
+        report.not_swept = Some(e.to_string());
+    }
+}
+
+async fn mark_and_sweep(
+    ctx: &Context,
+    sweep: &dyn Sweep,
+    options: &Options,
+    gone: &HashSet<Digest>,
+    report: &mut Report,
+) -> store::Result<()> {
+    // Everything that is asked from here on is asked behind the lock. A rehearsal need not shut others out, unless only the lock tells what would go.
+    let at_once = options.grace.is_zero();
+    let alone = if options.dry_run && !at_once {
+        None
+    } else {
+        sweep.lock_alone().await?
+    };
+    let now = ctx.opened.store.clock().await?;
+    // Blobs first: what is written after that is not on the list, whatever reaches it.
+    let blobs = sweep.blobs().await?;
+    let reached = reachable(ctx, sweep, options.dry_run.then_some(gone)).await?;
+    let mut loose: Vec<StoredBlob> = blobs
+        .into_iter()
+        .filter(|b| !reached.contains(&b.digest))
+        .collect();
+    let removed = if at_once && alone.is_some() {
+        let all: Vec<_> = std::mem::take(&mut loose);
+        let ever = Time {
+            secs: i64::MAX,
+            nanos: 0,
+        };
+        remove(sweep, options, &all, ever, report).await?
+    } else {
+        HashSet::new()
+    };
+    let marked = old_marks(sweep, options, &loose, now, removed, report).await?;
+    write_mark(sweep, options, &loose, &marked, now, report).await?;
+    drop(alone);
+    Ok(())
+}
+
+/// Removes what old marks name, and keeps the marks true; the digests of `loose` that are marked or gone now.
+async fn old_marks(
+    sweep: &dyn Sweep,
+    options: &Options,
+    loose: &[StoredBlob],
+    now: Time,
+    mut done: HashSet<Digest>,
+    report: &mut Report,
+) -> store::Result<HashSet<Digest>> {
+    for name in sweep.marks().await? {
+        let Some(bytes) = sweep.read_mark(&name).await? else {
+            continue;
+        };
+        let Some(mark) = Mark::decode(&bytes).filter(|m| m.time.secs <= now.secs + FUTURE_SECS)
+        else {
+            if !options.dry_run {
+                sweep.remove_mark(&name).await?;
+            }
+            continue;
+        };
+        let due = |b: &&StoredBlob| {
+            mark.blobs.contains(&b.digest) && b.modified <= mark.time && !done.contains(&b.digest)
+        };
+        let due: Vec<StoredBlob> = loose.iter().filter(due).cloned().collect();
+        let mut still: HashSet<Digest> = due.iter().map(|b| b.digest).collect();
+        if age(now, mark.time) >= options.grace {
+            for digest in remove(sweep, options, &due, mark.time, report).await? {
+                still.remove(&digest);
+                done.insert(digest);
+            }
+        }
+        done.extend(&still);
+        // What was reached or written meanwhile must be marked anew before it may go.
+        if still.len() < mark.blobs.len() && !options.dry_run {
+            if still.is_empty() {
+                sweep.remove_mark(&name).await?;
+            } else {
+                let less = Mark {
+                    blobs: still,
+                    ..mark
+                };
+                sweep.write_mark(&name, less.encode().into()).await?;
+            }
+        }
+    }
+    Ok(done)
+}
+
+async fn write_mark(
+    sweep: &dyn Sweep,
+    options: &Options,
+    loose: &[StoredBlob],
+    marked: &HashSet<Digest>,
+    now: Time,
+    report: &mut Report,
+) -> store::Result<()> {
+    let time = Time {
+        secs: now.secs - SLACK_SECS,
+        nanos: 0,
+    };
+    let new = loose
+        .iter()
+        .filter(|b| !marked.contains(&b.digest) && b.modified <= time);
+    let mark = Mark {
+        time,
+        blobs: new.map(|b| b.digest).collect(),
+    };
+    if !mark.blobs.is_empty() && !options.dry_run {
+        sweep.write_mark(&mark.name(), mark.encode().into()).await?;
+    }
+    report.marked = mark.blobs.len() as u64;
+    Ok(())
+}
+
+fn age(now: Time, then: Time) -> Duration {
+    Duration::from_secs(u64::try_from(now.secs - then.secs).unwrap_or(0))
+}
+
+/// Removes blobs that were not written since; which were tried. The counts are of what was there.
+async fn remove(
+    sweep: &dyn Sweep,
+    options: &Options,
+    blobs: &[StoredBlob],
+    unless_newer_than: Time,
+    report: &mut Report,
+) -> store::Result<HashSet<Digest>> {
+    let digests: Vec<Digest> = blobs.iter().map(|b| b.digest).collect();
+    if options.dry_run {
+        report.blobs += blobs.len() as u64;
+        report.bytes += blobs.iter().map(|b| b.size).sum::<u64>();
+    } else {
+        for chunk in digests.chunks(AT_ONCE) {
+            let (count, bytes) = sweep.remove(chunk, unless_newer_than).await?;
+            report.blobs += count;
+            report.bytes += bytes;
+        }
+    }
+    Ok(digests.into_iter().collect())
+}
+
+/// Everything that any tag or part of any repository of the store reaches, without the roots in `gone`.
+async fn reachable(
+    ctx: &Context,
+    sweep: &dyn Sweep,
+    gone: Option<&HashSet<Digest>>,
+) -> store::Result<HashSet<Digest>> {
+    let store = &*ctx.opened.store;
+    let mut roots = sweep.roots().await?;
+    roots.retain(|d| gone.is_none_or(|gone| !gone.contains(d)));
+    let mut reached: HashSet<Digest> = roots.iter().copied().collect();
+    let mut read: HashSet<Digest> = reached.clone();
+    let mut level: Vec<(Digest, Sort)> = roots.into_iter().map(|d| (d, Sort::Manifest)).collect();
+    while !level.is_empty() {
+        let mut found = stream::iter(std::mem::take(&mut level))
+            .map(|(digest, sort)| mentions(store, digest, sort))
+            .buffer_unordered(ctx.concurrency.max(1));
+        while let Some(found) = found.next().await {
+            let found = found?;
+            let manifests = found.manifests.into_iter().map(|d| (d, Sort::Manifest));
+            let documents = found.documents.into_iter().map(|d| (d, Sort::Document));
+            level.extend(manifests.chain(documents).filter(|(d, _)| read.insert(*d)));
+            reached.extend(found.all);
+        }
+    }
+    Ok(reached)
+}
+
+/// What a digest is said to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// It names others, and must be read.
+    Manifest,
+    /// It is JSON, and may name others.
+    Document,
+}
+
+/// What a manifest mentions; nothing if it is cleanly absent. It is read as a blob: this store's handle knows the manifests
+/// of one repository alone, the blobs are those of all.
+async fn mentions(store: &dyn Store, digest: Digest, sort: Sort) -> store::Result<graph::Mentions> {
+    let damaged = |why: String| {
+        let why = format!("{why}; nothing is removed while what it needs is unknown");
+        Error::new(ErrorKind::Corrupt, "read manifest", why).at("", digest)
+    };
+    let Some(size) = store.stat(&digest).await? else {
+        return Ok(graph::Mentions::default());
+    };
+    match sort {
+        Sort::Document if size > MAX_MANIFEST_BYTES => return Ok(graph::Mentions::default()),
+        Sort::Manifest if size > MAX_MANIFEST_BYTES => {
+            return Err(damaged(format!("{size} bytes are too many for a manifest")));
+        }
+        _ => {}
+    }
+    let desc = Descriptor::new(media::IMAGE_MANIFEST, digest, size);
+    let bytes = match load::read_blob(store, &desc).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(graph::Mentions::default()),
+        Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
+        Err(e) => return Err(e),
+    };
+    match (graph::mentions(&bytes), sort) {
+        (Ok(found), _) => Ok(found),
+        (Err(_), Sort::Document) => Ok(graph::Mentions::default()),
+        (Err(why), Sort::Manifest) => Err(damaged(why)),
+    }
+}

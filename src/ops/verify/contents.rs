@@ -1,0 +1,224 @@
+//! Contents of several objects: hashed while the packs go by, as far as their objects come in order; the rest is fetched.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+
+use super::{
+    Context, Result,
+    data::{decode_frame, object_is_right},
+};
+use crate::{
+    artifact::{
+        snapshot::Snapshot,
+        toc::{Frame, Object},
+    },
+    digest::{Sha256, Sha256Hasher},
+    entry::EntryPath,
+    ops::load,
+    store::ErrorKind,
+    task,
+};
+
+/// What a content should be, and what it is made of.
+pub(super) type Id = (Sha256, Box<[Sha256]>);
+
+/// Contents on their way.
+#[derive(Default)]
+pub(super) struct Contents {
+    items: Vec<Item>,
+    /// Items by the object that they wait for.
+    waiting: HashMap<Sha256, Vec<usize>>,
+}
+
+struct Item {
+    path: EntryPath,
+    id: Id,
+    /// Objects that are hashed.
+    next: usize,
+    hasher: Sha256Hasher,
+}
+
+impl Item {
+    fn awaits(&self) -> Option<Sha256> {
+        self.id.1.get(self.next).copied()
+    }
+}
+
+impl Contents {
+    /// The contents of all live entries that are more than one object, without those `known` to be right.
+    pub(super) fn of(snapshot: &Snapshot, known: &HashSet<Id>) -> Self {
+        let mut contents = Self::default();
+        let mut seen = HashSet::new();
+        for (at, e) in snapshot.live().filter(|(_, e)| e.objects.len() > 1) {
+            let toc = &snapshot.packs[at.pack].toc;
+            let objects: Box<[Sha256]> = e.objects.iter().map(|o| toc.object(*o).0).collect();
+            let id = (e.content, objects);
+            if known.contains(&id) || !seen.insert(id.clone()) {
+                continue;
+            }
+            contents
+                .waiting
+                .entry(id.1[0])
+                .or_default()
+                .push(contents.items.len());
+            contents.items.push(Item {
+                path: e.entry.path.clone(),
+                id,
+                next: 0,
+                hasher: Sha256Hasher::default(),
+            });
+        }
+        contents
+    }
+
+    /// A decoded frame goes by, its objects in order and right.
+    pub(super) async fn pass(&mut self, bytes: Vec<u8>, objects: Vec<Object>) {
+        if self.waiting.is_empty() || !objects.iter().any(|o| self.waiting.contains_key(&o.digest))
+        {
+            return;
+        }
+        let mut all = std::mem::take(self);
+        *self = task::blocking(move || {
+            for o in &objects {
+                all.object(o, &bytes[o.offset as usize..][..o.len as usize]);
+            }
+            all
+        })
+        .await;
+    }
+
+    fn object(&mut self, object: &Object, bytes: &[u8]) {
+        for i in self.waiting.remove(&object.digest).unwrap_or_default() {
+            let item = &mut self.items[i];
+            // One segment may follow itself: runs of one byte.
+            while item.awaits() == Some(object.digest) {
+                item.hasher.update(bytes);
+                item.next += 1;
+            }
+            if let Some(next) = item.awaits() {
+                self.waiting.entry(next).or_default().push(i);
+            }
+        }
+    }
+
+    /// Fetches what did not come by in order; bytes read, and the contents that are wrong, with why. Right ones become `known`.
+    pub(super) async fn finish(
+        self,
+        ctx: &Context,
+        snapshot: &Snapshot,
+        known: &mut HashSet<Id>,
+    ) -> Result<(u64, Vec<(EntryPath, String)>)> {
+        let places = snapshot.objects();
+        let places = &places;
+        let mut rest = stream::iter(self.items)
+            .map(|item| fetch(ctx, snapshot, places, item))
+            .buffered(ctx.threads.max(1));
+        let (mut bytes, mut wrong) = (0, Vec::new());
+        while let Some(done) = rest.next().await {
+            let (item, read, why) = done?;
+            bytes += read;
+            match why {
+                Some(why) => wrong.push((item.path, why)),
+                None => {
+                    known.insert(item.id);
+                }
+            }
+        }
+        Ok((bytes, wrong))
+    }
+}
+
+/// Where each object is: pack and index of the object.
+type Places = HashMap<Sha256, (usize, usize)>;
+
+/// Fetches the rest of a content; bytes read, and what is wrong with it.
+async fn fetch(
+    ctx: &Context,
+    snapshot: &Snapshot,
+    places: &Places,
+    mut item: Item,
+) -> Result<(Item, u64, Option<String>)> {
+    let mut reader = Reader {
+        ctx,
+        snapshot,
+        last: None,
+        bytes: 0,
+    };
+    while let Some(digest) = item.awaits() {
+        let found = match places.get(&digest) {
+            Some((pack, object)) => reader.object(*pack, *object).await?,
+            None => Err("an object of it is in no pack".to_owned()),
+        };
+        match found {
+            Ok(bytes) => item.hasher.update(&bytes),
+            Err(why) => return Ok((item, reader.bytes, Some(why))),
+        }
+        item.next += 1;
+    }
+    let right = std::mem::take(&mut item.hasher).finish() == item.id.0;
+    let why = (!right).then(|| "its content does not match its digest".to_owned());
+    Ok((item, reader.bytes, why))
+}
+
+/// Reads objects one after the other; keeps the last frame, which commonly holds the next object too.
+struct Reader<'a> {
+    ctx: &'a Context,
+    snapshot: &'a Snapshot,
+    last: Option<((usize, u32), Bytes)>,
+    bytes: u64,
+}
+
+impl Reader<'_> {
+    async fn object(
+        &mut self,
+        pack: usize,
+        object: usize,
+    ) -> Result<std::result::Result<Bytes, String>> {
+        let toc = &self.snapshot.packs[pack].toc;
+        let o = toc.objects[object];
+        let key = (pack, o.frame);
+        let decoded = match &self.last {
+            Some((last, bytes)) if *last == key => bytes.clone(),
+            _ => match self.frame(pack, toc.frames[o.frame as usize]).await? {
+                Ok(bytes) => {
+                    self.last = Some((key, bytes.clone()));
+                    bytes
+                }
+                Err(why) => return Ok(Err(why)),
+            },
+        };
+        if !object_is_right(&o, &decoded) {
+            return Ok(Err(format!("the object {} of it is damaged", o.digest)));
+        }
+        let from = o.offset as usize;
+        Ok(Ok(decoded.slice(from..from + o.len as usize)))
+    }
+
+    async fn frame(
+        &mut self,
+        pack: usize,
+        frame: Frame,
+    ) -> Result<std::result::Result<Bytes, String>> {
+        let desc = &self.snapshot.packs[pack].layer.descriptor;
+        let range = frame.offset..frame.offset + u64::from(frame.len);
+        let stored = match self.ctx.opened.store.get(desc, range).await {
+            Ok(Some(stream)) => load::collect(stream, frame.len.into()).await,
+            Ok(None) => return Ok(Err(format!("pack {} is missing", desc.digest))),
+            Err(e) => Err(e),
+        };
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                return Ok(Err(format!("pack {}: {}", desc.digest, e.message)));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        self.bytes += stored.len() as u64;
+        let decoded = task::blocking(move || decode_frame(&frame, &stored)).await;
+        Ok(decoded
+            .map(Bytes::from)
+            .map_err(|why| format!("a frame of pack {} {why}", desc.digest)))
+    }
+}

@@ -1,0 +1,403 @@
+//! Copies a manifest with all below it: children before parents, the root last, then its tag.
+//!
+//! What is cut off leaves blobs without a name in the target, and a second try skips them. Blobs are checked against their digest
+//! before they are stored. Memory: [`IN_MEMORY_BYTES`] for each request in flight; bigger blobs pass through spool files,
+//! [`SPOOLS`] at a time.
+
+use std::{
+    collections::HashSet,
+    io::Write as _,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{
+    Error, Result,
+    graph::{self, Children},
+};
+use crate::{
+    artifact::{Descriptor, Manifest, Tag, descriptor::MAX_MANIFEST_BYTES},
+    digest::Digest,
+    progress::{Phase, Progress},
+    store::{self, Body, ByteStream, ErrorKind, Expect, Published, Put, SpoolWriter, Store},
+    task,
+};
+
+/// Blobs of at most so many bytes are copied in memory.
+pub const IN_MEMORY_BYTES: u64 = 1 << 20;
+/// Spool files at once.
+pub const SPOOLS: usize = 4;
+/// Pieces of a blob that wait for the spool.
+const PIECES_WAITING: usize = 8;
+/// Indexes within indexes: more than anybody nests, few enough to hold in memory.
+const MAX_DEPTH: usize = 8;
+/// A copy that took longer looks again whether what it skipped is still there (design §5, prune: half of the shortest usual
+/// grace would do; an hour is cheap).
+const LOOK_AGAIN: Duration = Duration::from_hours(1);
+
+/// From where to where, and how.
+#[derive(Clone)]
+pub struct Options {
+    /// Has the content.
+    pub from: Arc<dyn Store>,
+    /// Gets it.
+    pub to: Arc<dyn Store>,
+    /// Folder for spools: on the target's own file system, where it has one.
+    pub spool_dir: PathBuf,
+    /// Requests in flight at once.
+    pub concurrency: usize,
+    /// Who watches.
+    pub progress: Progress,
+}
+
+/// What was moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyReport {
+    /// Blobs stored in the target.
+    pub blobs_moved: u64,
+    /// Their bytes.
+    pub bytes_moved: u64,
+    /// Bytes of blobs that the target had.
+    pub bytes_saved: u64,
+}
+
+/// What became of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// Whether the tag was written, or expected otherwise; all below it is there in both cases.
+    pub published: Published,
+    /// What was moved.
+    pub report: CopyReport,
+    /// Manifests of a type that is not understood: they were copied without whatever they name.
+    pub unknown: Vec<Digest>,
+}
+
+/// Copies `root` with all below it, then writes `tag`, if there is one, under its condition.
+///
+/// # Errors
+/// Nothing is published under the tag then. `Missing` and `Damaged` are the source's fault.
+pub async fn copy(
+    options: &Options,
+    root: &Manifest,
+    tag: Option<(&Tag, &Expect)>,
+) -> Result<Copied> {
+    let job = Job::new(options);
+    let started = Instant::now();
+    job.below(root).await?;
+    if started.elapsed() > LOOK_AGAIN {
+        job.seen().clear();
+        job.below(root).await?;
+    }
+    let (tag, expect) = match tag {
+        Some((tag, expect)) => (Some(tag), expect),
+        None => (None, &Expect::Anything),
+    };
+    let published = options.to.publish(root, tag, expect).await?;
+    Ok(Copied {
+        published,
+        report: job.report(),
+        unknown: job
+            .unknown
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner),
+    })
+}
+
+/// Copies everything below `root` and not `root` itself; for who publishes another manifest over the same blobs.
+///
+/// # Errors
+/// As [`copy`].
+pub async fn copy_below(options: &Options, root: &Manifest) -> Result<CopyReport> {
+    let job = Job::new(options);
+    job.below(root).await?;
+    Ok(job.report())
+}
+
+struct Job<'a> {
+    options: &'a Options,
+    spools: Semaphore,
+    /// Blobs and manifests that are done or under way.
+    seen: Mutex<HashSet<Digest>>,
+    unknown: Mutex<Vec<Digest>>,
+    blobs_moved: AtomicU64,
+    bytes_moved: AtomicU64,
+    bytes_saved: AtomicU64,
+}
+
+/// Work that is left, last first.
+enum Step {
+    /// Read a child manifest and copy what is below it.
+    Enter(Descriptor, usize),
+    /// All below it is there: store it.
+    Leave(Manifest),
+}
+
+impl<'a> Job<'a> {
+    fn new(options: &'a Options) -> Self {
+        Self {
+            options,
+            spools: Semaphore::new(SPOOLS),
+            seen: Mutex::default(),
+            unknown: Mutex::default(),
+            blobs_moved: AtomicU64::new(0),
+            bytes_moved: AtomicU64::new(0),
+            bytes_saved: AtomicU64::new(0),
+        }
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        // Each critical section is one call that leaves the set whole.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self) -> CopyReport {
+        CopyReport {
+            blobs_moved: self.blobs_moved.load(Ordering::Relaxed),
+            bytes_moved: self.bytes_moved.load(Ordering::Relaxed),
+            bytes_saved: self.bytes_saved.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn below(&self, root: &Manifest) -> Result<()> {
+        let mut left = Vec::new();
+        self.open(root, 0, &mut left).await?;
+        while let Some(step) = left.pop() {
+            match step {
+                Step::Leave(manifest) => {
+                    let to = &self.options.to;
+                    to.publish(&manifest, None, &Expect::Anything).await?;
+                }
+                Step::Enter(desc, depth) => {
+                    if !self.seen().insert(desc.digest) {
+                        continue;
+                    }
+                    if depth > MAX_DEPTH {
+                        let why = format!("indexes are nested more than {MAX_DEPTH} deep");
+                        return Err(Error::Damaged {
+                            digest: desc.digest,
+                            why,
+                        });
+                    }
+                    let manifest =
+                        read_manifest(&*self.options.from, &desc)
+                            .await?
+                            .ok_or(Error::Missing {
+                                digest: desc.digest,
+                                parent: root.digest,
+                            })?;
+                    left.push(Step::Leave(manifest.clone()));
+                    self.open(&manifest, depth, &mut left).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the blobs of a manifest, and notes the manifests that it names as work to do.
+    async fn open(&self, manifest: &Manifest, depth: usize, left: &mut Vec<Step>) -> Result<()> {
+        let Children {
+            manifests,
+            blobs,
+            known,
+        } = graph::children(manifest).map_err(|why| Error::Damaged {
+            digest: manifest.digest,
+            why,
+        })?;
+        if !known {
+            self.unknown
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(manifest.digest);
+        }
+        left.extend(
+            manifests
+                .into_iter()
+                .rev()
+                .map(|d| Step::Enter(d, depth + 1)),
+        );
+        stream::iter(blobs)
+            .map(|desc| self.blob(desc, manifest.digest))
+            .buffer_unordered(self.options.concurrency.max(1))
+            .try_collect()
+            .await
+    }
+
+    async fn blob(&self, desc: Descriptor, parent: Digest) -> Result<()> {
+        if !self.seen().insert(desc.digest) {
+            return Ok(());
+        }
+        let Options {
+            from, to, progress, ..
+        } = self.options;
+        // One of another size is damaged; putting it again mends it where the store can.
+        if to.stat(&desc.digest).await? == Some(desc.size) {
+            self.bytes_saved.fetch_add(desc.size, Ordering::Relaxed);
+            return Ok(());
+        }
+        let damaged = |why: String| Error::Damaged {
+            digest: desc.digest,
+            why,
+        };
+        let small = desc.size <= IN_MEMORY_BYTES;
+        let _spool = if small {
+            None
+        } else {
+            Some(self.spools.acquire().await.expect("it is never closed"))
+        };
+        let stream = match from.get(&desc, 0..desc.size).await {
+            Ok(Some(stream)) => stream,
+            Ok(None) if graph::may_be_absent(&desc.media_type) => return Ok(()),
+            Ok(None) => {
+                return Err(Error::Missing {
+                    digest: desc.digest,
+                    parent,
+                });
+            }
+            Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
+            Err(e) => return Err(e.into()),
+        };
+        let body = if small {
+            let bytes = match collect(stream, desc.size).await {
+                Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
+                bytes => bytes?,
+            };
+            if !desc.digest.matches(&bytes) {
+                return Err(damaged("its bytes do not match its digest".to_owned()));
+            }
+            Body::Bytes(bytes)
+        } else {
+            match self.spool(&desc, stream).await {
+                Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
+                body => body?,
+            }
+        };
+        match to.put(&desc, &body).await? {
+            Put::Stored => {
+                self.blobs_moved.fetch_add(1, Ordering::Relaxed);
+                self.bytes_moved.fetch_add(desc.size, Ordering::Relaxed);
+                progress.advance(Phase::Upload, desc.size);
+            }
+            Put::Existed => {
+                self.bytes_saved.fetch_add(desc.size, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a stream to a spool file, checked on the way.
+    async fn spool(&self, desc: &Descriptor, mut stream: ByteStream) -> store::Result<Body> {
+        let (out, mut arrived) = mpsc::channel::<Bytes>(PIECES_WAITING);
+        let (dir, want) = (self.options.spool_dir.clone(), desc.clone());
+        let writing = task::blocking(move || -> store::Result<Body> {
+            let mut spool = SpoolWriter::create(&dir)?;
+            let mut hasher = want.digest.hasher();
+            let sha256 = matches!(want.digest, Digest::Sha256(_));
+            while let Some(piece) = arrived.blocking_recv() {
+                if !sha256 {
+                    hasher.update(&piece);
+                }
+                spool.write_all(&piece).map_err(|e| {
+                    store::Error::io("spool", crate::fs::Error::new("write", spool.path(), e))
+                })?;
+            }
+            let spool = spool.finish();
+            let digest = if sha256 {
+                spool.digest()
+            } else {
+                hasher.finish()
+            };
+            if spool.size() != want.size {
+                let why = format!("{} bytes expected, {} came", want.size, spool.size());
+                return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
+            }
+            if digest != want.digest {
+                let why = "its bytes do not match its digest";
+                return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
+            }
+            Ok(Body::Spool(Arc::new(spool)))
+        });
+        let reading = async move {
+            let mut came = 0;
+            while let Some(piece) = stream.next().await {
+                let piece = piece?;
+                came += piece.len() as u64;
+                // More than was promised shall not fill the disk; if nobody takes it any more, the writer says why.
+                if came > desc.size || out.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            Ok::<_, store::Error>(came)
+        };
+        let (read, written) = tokio::join!(reading, writing);
+        if read? > desc.size {
+            let why = "more bytes came than it has";
+            return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
+        }
+        written
+    }
+}
+
+/// Reads a manifest by its descriptor, whether the store knows it as a manifest or as a mere blob (as an image layout does below
+/// an index).
+///
+/// # Errors
+/// `Damaged` if it is there and not what the descriptor says.
+pub async fn read_manifest(store: &dyn Store, desc: &Descriptor) -> Result<Option<Manifest>> {
+    let damaged = |why: String| Error::Damaged {
+        digest: desc.digest,
+        why,
+    };
+    if desc.size > MAX_MANIFEST_BYTES {
+        return Err(damaged(format!(
+            "a manifest of {} bytes is over the limit",
+            desc.size
+        )));
+    }
+    let manifest = match store.resolve(&desc.digest.into()).await {
+        Ok(Some(resolved)) => resolved.manifest,
+        Ok(None) => match store.get(desc, 0..desc.size).await {
+            Ok(Some(stream)) => Manifest {
+                media_type: desc.media_type.clone(),
+                bytes: collect(stream, desc.size).await?,
+                digest: desc.digest,
+            },
+            Ok(None) => return Ok(None),
+            Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
+            Err(e) => return Err(e.into()),
+        },
+        Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
+        Err(e) => return Err(e.into()),
+    };
+    if manifest.bytes.len() as u64 != desc.size || !desc.digest.matches(&manifest.bytes) {
+        return Err(damaged("its bytes do not match its descriptor".to_owned()));
+    }
+    Ok(Some(manifest))
+}
+
+async fn collect(mut stream: ByteStream, len: u64) -> store::Result<Bytes> {
+    let mut all = BytesMut::new();
+    while let Some(piece) = stream.next().await {
+        let piece = piece?;
+        if all.len() as u64 + piece.len() as u64 > len {
+            let why = "more bytes came than it has";
+            return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
+        }
+        all.extend_from_slice(&piece);
+    }
+    if all.len() as u64 != len {
+        let why = format!("{len} bytes expected, {} came", all.len());
+        return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
+    }
+    Ok(all.freeze())
+}
+
+#[cfg(test)]
+mod tests;
