@@ -2,4 +2,5 @@
 
 mod e2e;
 mod rooms;
+mod store;
 mod support;

@@ -1,0 +1,2 @@
+//! Stores against real servers, and against servers that misbehave.
+mod registry;
