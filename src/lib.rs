@@ -1,5 +1,7 @@
 //! cachectl carries build caches between CI nodes as content-addressed OCI artifacts.
 pub mod artifact;
+pub mod cli;
+pub mod config;
 pub mod digest;
 pub mod entry;
 pub mod fs;
@@ -10,3 +12,4 @@ pub mod redact;
 pub mod source;
 pub mod store;
 pub mod task;
+pub mod telemetry;

@@ -23,26 +23,37 @@ pub fn spawn<T: Send + 'static>(
     let span = tracing::debug_span!("task", name);
     #[expect(clippy::disallowed_methods, reason = "this is the wrapper")]
     let handle = tokio::spawn(work.instrument(span));
-    Task(handle)
+    Task(Some(handle))
 }
 
 /// A running task; dropping it stops it at its next `.await`.
 #[derive(Debug)]
-pub struct Task<T>(tokio::task::JoinHandle<T>);
+pub struct Task<T>(Option<tokio::task::JoinHandle<T>>);
 
 impl<T> Task<T> {
     /// Waits for its value; a panic in it goes on in the caller.
     pub async fn join(mut self) -> T {
-        match (&mut self.0).await {
+        let handle = self
+            .0
+            .as_mut()
+            .expect("only `detach` takes it, and that ends the task's handle");
+        match handle.await {
             Ok(value) => value,
             // The handle is ours alone and is aborted only on drop, so it cannot have been cancelled.
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         }
     }
+
+    /// Lets it run on without anybody waiting: for cleaning up where nobody can wait, and only best effort.
+    pub fn detach(mut self) {
+        self.0 = None;
+    }
 }
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(handle) = &self.0 {
+            handle.abort();
+        }
     }
 }

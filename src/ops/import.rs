@@ -64,6 +64,8 @@ pub struct Report {
     pub hit: Option<Hit>,
     /// Why it is a miss, in one line.
     pub miss: Option<String>,
+    /// The miss is because nothing is stored under that name: neither damaged, nor of another release.
+    pub absent: bool,
     /// A Go cache of which some entries could not be had; those that were restored are whole and verified.
     pub partial: bool,
     /// Scope and key of what was found.
@@ -186,6 +188,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
             why,
         }));
     if report.hit.is_none() {
+        report.absent = why.is_empty();
         report.miss = Some(if why.is_empty() {
             format!(
                 "nothing is stored for {} `{}` in {}",
@@ -209,6 +212,7 @@ fn empty_report(options: &Options) -> Report {
         name: options.name.clone(),
         hit: None,
         miss: None,
+        absent: false,
         partial: false,
         found: None,
         digest: None,

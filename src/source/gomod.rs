@@ -203,7 +203,7 @@ impl Source for GoMod {
         Carry::new(false, false)
     }
 
-    /// Only what could be exported is ever removed.
+    /// Only what could be exported is ever removed, and what Go keeps beside it in a folder that goes as a whole; extracted trees stay.
     fn keeps(&self, path: &[u8], is_dir: bool) -> bool {
         if is_dir {
             path != b"cache" && path != b"cache/download" && !path.starts_with(path::DOWNLOAD)

@@ -54,10 +54,7 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
-        let failed = in_threads(&all, 1, |part| match part.contains(&999) {
-            true => Err(crate::source::Error::Invalid("999".into())),
-            false => Ok(part.to_vec()),
-        });
+        let failed = in_threads(&all, 1, |part| if part.contains(&999) { Err(crate::source::Error::Invalid("999".into())) } else { Ok(part.to_vec()) });
         assert!(failed.is_err());
     }
 }

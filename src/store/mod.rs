@@ -21,6 +21,7 @@ pub mod net;
 pub mod open;
 pub mod record;
 pub mod registry;
+pub mod s3;
 mod tree;
 pub mod wrap;
 

@@ -285,7 +285,8 @@ fn list(server: &S3Server, prefix: &str) -> Vec<(String, u64)> {
     })
 }
 
-fn client(server: &S3Server) -> aws_sdk_s3::Client {
+/// A client of the SDK's own, to look at a bucket behind a store's back.
+pub(crate) fn client(server: &S3Server) -> aws_sdk_s3::Client {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(
             tls::rustls_provider::CryptoMode::Ring,

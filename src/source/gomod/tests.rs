@@ -380,16 +380,16 @@ fn admission_refuses_what_is_no_file_of_a_module() {
     let cache = Cache::with("", "x");
     let changes: &[(&str, Change)] = &[
         ("name", |e| {
-            e.path = entry_path("cache/download/example.com/m/@v/list")
+            e.path = entry_path("cache/download/example.com/m/@v/list");
         }),
         ("name", |e| e.path = entry_path("cache/lock")),
         ("name", |e| {
-            e.path = entry_path("example.com/m@v1.0.0/go.mod")
+            e.path = entry_path("example.com/m@v1.0.0/go.mod");
         }),
         ("name", |e| e.path = entry_path("cache/vcs/x")),
         ("regular", |e| e.kind = Kind::Dir),
         ("regular", |e| {
-            e.kind = Kind::Symlink(b"/etc/passwd"[..].into())
+            e.kind = Kind::Symlink(b"/etc/passwd"[..].into());
         }),
         ("regular", |e| e.kind = Kind::Hardlink(e.path.clone())),
         ("regular", |e| {
@@ -408,7 +408,7 @@ fn admission_refuses_what_is_no_file_of_a_module() {
         ("mode", |e| e.meta.mode = 0o755),
         ("owner", |e| e.meta.uid = 1),
         ("attributes", |e| {
-            e.xattrs = vec![(b"user.x"[..].into(), b"1"[..].into())]
+            e.xattrs = vec![(b"user.x"[..].into(), b"1"[..].into())];
         }),
         ("needs", |e| e.needs = Some(e.path.clone())),
     ];
@@ -502,6 +502,25 @@ fn a_ziphash_is_never_visible_before_its_zip() {
     let rank = |end: &str| cache.source.rank(&entry_path(&format!("{BASE}.{end}")));
     assert!(rank("zip") < rank("ziphash"));
     assert!(rank("ziphash") < rank("mod") && rank("mod") < rank("info"));
+}
+
+#[test]
+fn a_mirror_touches_nothing_but_the_download_tree() {
+    let source = Cache::empty("").source;
+    for (path, is_dir, kept) in [
+        ("cache", true, false),
+        ("cache/download", true, false),
+        ("cache/download/example.com/m/@v", true, false),
+        ("cache/download/example.com/m/@v/v1.0.0.zip", false, false),
+        ("cache/download/example.com/m/@v/v1.0.0.lock", false, true),
+        ("cache/download/example.com/m/@v/list", false, true),
+        ("cache/vcs", true, true),
+        ("cache/lock", false, true),
+        ("example.com", true, true),
+        ("cache/download2", true, true),
+    ] {
+        assert_eq!(source.keeps(path.as_bytes(), is_dir), kept, "{path}");
+    }
 }
 
 #[test]

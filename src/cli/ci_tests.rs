@@ -1,0 +1,269 @@
+use super::*;
+
+fn scopes_with(pairs: &[(&str, &str)], event: Option<&Value>, default: Option<&str>) -> String {
+    let env: Env = pairs.iter().copied().collect();
+    let ci = detect(&env, event, default);
+    let mut all = vec![ci.scope];
+    all.extend(ci.fallbacks);
+    all.join(" ")
+}
+
+fn scopes(pairs: &[(&str, &str)]) -> String {
+    scopes_with(pairs, None, None)
+}
+
+#[test]
+fn outside_ci_the_scope_is_default_whatever_git_says() {
+    assert_eq!(
+        scopes(&[("GIT_BRANCH", "feature"), ("BRANCH_NAME", "x")]),
+        "default"
+    );
+    assert_eq!(scopes(&[("CI", "true")]), "default");
+    assert!(is_ci(&[("CI", "true")].into_iter().collect()));
+    assert!(!is_ci(&[("CI", "false")].into_iter().collect()));
+    assert!(is_ci(&[("TF_BUILD", "True")].into_iter().collect()));
+}
+
+#[test]
+fn github_pull_request_reads_its_target_then_default() {
+    let of = |base| {
+        scopes(&[
+            ("GITHUB_ACTIONS", "true"),
+            ("GITHUB_EVENT_NAME", "pull_request"),
+            ("GITHUB_REF", "refs/pull/7/merge"),
+            ("GITHUB_HEAD_REF", "feature"),
+            ("GITHUB_BASE_REF", base),
+        ])
+    };
+    assert_eq!(of("main"), "pr-7 default");
+    assert_eq!(of("release-1"), "pr-7 release-1 default");
+}
+
+#[test]
+fn github_pull_request_target_never_writes_the_target_scope() {
+    let base = [
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_EVENT_NAME", "pull_request_target"),
+        ("GITHUB_REF", "refs/heads/main"),
+        ("GITHUB_BASE_REF", "main"),
+    ];
+    let event = serde_json::json!({"number": 7});
+    assert_eq!(scopes_with(&base, Some(&event), None), "pr-7 default");
+    assert_eq!(scopes(&base), "pr-unknown default");
+}
+
+#[test]
+fn github_event_names_the_default_branch() {
+    let base = [
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_EVENT_NAME", "push"),
+        ("GITHUB_REF", "refs/heads/trunk"),
+    ];
+    let event = serde_json::json!({"repository": {"default_branch": "trunk"}});
+    assert_eq!(scopes_with(&base, Some(&event), None), "default");
+    assert_eq!(scopes(&base), "trunk default");
+    assert_eq!(scopes_with(&base, None, Some("trunk")), "default");
+    assert_eq!(
+        scopes_with(&base, Some(&event), Some("main")),
+        "trunk default"
+    );
+}
+
+#[test]
+fn github_tags_and_merge_queues_have_scopes_of_their_own() {
+    let of = |event, reference| {
+        scopes(&[
+            ("GITHUB_ACTIONS", "true"),
+            ("GITHUB_EVENT_NAME", event),
+            ("GITHUB_REF", reference),
+        ])
+    };
+    assert_eq!(of("push", "refs/tags/v1.2"), "tag-v1.2 default");
+    assert_eq!(
+        of("merge_group", "refs/heads/gh-readonly-queue/rel/1/pr-7-abc"),
+        "gh-readonly-queue/rel/1/pr-7-abc rel/1 default"
+    );
+}
+
+#[test]
+fn a_branch_named_like_another_scope_does_not_get_it() {
+    let of = |branch| {
+        scopes(&[
+            ("GITLAB_CI", "true"),
+            ("CI_DEFAULT_BRANCH", "main"),
+            ("CI_COMMIT_BRANCH", branch),
+        ])
+    };
+    assert_eq!(of("main"), "default");
+    assert_eq!(of("feature/x"), "feature/x default");
+    assert_eq!(of("pr-7"), "branch-pr-7 default");
+    assert_eq!(of("tag-v1"), "branch-tag-v1 default");
+    assert_eq!(of("branch-pr-7"), "branch-branch-pr-7 default");
+    assert_eq!(of("default"), "branch-default default");
+    // A pull request against such a branch does not read the other request either.
+    assert_eq!(
+        scopes(&[
+            ("GITLAB_CI", "true"),
+            ("CI_MERGE_REQUEST_IID", "9"),
+            ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "pr-7"),
+        ]),
+        "pr-9 branch-pr-7 default"
+    );
+}
+
+#[test]
+fn where_the_default_branch_is_unknown_main_and_master_are() {
+    let of = |branch| scopes(&[("CIRCLECI", "true"), ("CIRCLE_BRANCH", branch)]);
+    assert_eq!(of("main"), "default");
+    assert_eq!(of("master"), "default");
+    assert_eq!(of("develop"), "develop default");
+    // Where it is known, a `master` beside it is a branch like others.
+    assert_eq!(
+        scopes(&[
+            ("GITLAB_CI", "true"),
+            ("CI_DEFAULT_BRANCH", "main"),
+            ("CI_COMMIT_BRANCH", "master")
+        ]),
+        "master default"
+    );
+}
+
+#[test]
+fn gitlab_merge_request_and_tag() {
+    assert_eq!(
+        scopes(&[
+            ("GITLAB_CI", "true"),
+            ("CI_DEFAULT_BRANCH", "main"),
+            ("CI_MERGE_REQUEST_IID", "12"),
+            ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "stable"),
+        ]),
+        "pr-12 stable default"
+    );
+    assert_eq!(
+        scopes(&[("GITLAB_CI", "true"), ("CI_COMMIT_TAG", "v1")]),
+        "tag-v1 default"
+    );
+}
+
+#[test]
+fn jenkins_change_branch_and_primary() {
+    let mark = ("JENKINS_URL", "http://j/");
+    assert_eq!(
+        scopes(&[
+            mark,
+            ("CHANGE_ID", "3"),
+            ("CHANGE_TARGET", "dev"),
+            ("BRANCH_NAME", "PR-3")
+        ]),
+        "pr-3 dev default"
+    );
+    assert_eq!(
+        scopes(&[
+            mark,
+            ("BRANCH_NAME", "trunk"),
+            ("BRANCH_IS_PRIMARY", "true")
+        ]),
+        "default"
+    );
+    assert_eq!(scopes(&[mark, ("BRANCH_NAME", "trunk")]), "trunk default");
+    assert_eq!(scopes(&[mark, ("GIT_BRANCH", "origin/dev")]), "dev default");
+}
+
+#[test]
+fn buildkite_says_false_where_there_is_no_pull_request() {
+    let mark = ("BUILDKITE", "true");
+    let default = ("BUILDKITE_PIPELINE_DEFAULT_BRANCH", "trunk");
+    assert_eq!(
+        scopes(&[
+            mark,
+            default,
+            ("BUILDKITE_PULL_REQUEST", "false"),
+            ("BUILDKITE_BRANCH", "trunk")
+        ]),
+        "default"
+    );
+    assert_eq!(
+        scopes(&[
+            mark,
+            default,
+            ("BUILDKITE_PULL_REQUEST", "5"),
+            ("BUILDKITE_PULL_REQUEST_BASE_BRANCH", "trunk")
+        ]),
+        "pr-5 default"
+    );
+}
+
+#[test]
+fn circle_pull_requests_by_number_url_and_branch() {
+    let mark = ("CIRCLECI", "true");
+    assert_eq!(
+        scopes(&[mark, ("CIRCLE_PR_NUMBER", "8"), ("CIRCLE_BRANCH", "pull/8")]),
+        "pr-8 default"
+    );
+    assert_eq!(
+        scopes(&[
+            mark,
+            ("CIRCLE_PULL_REQUEST", "https://github.com/o/r/pull/8"),
+            ("CIRCLE_BRANCH", "x")
+        ]),
+        "pr-8 default"
+    );
+    assert_eq!(scopes(&[mark, ("CIRCLE_BRANCH", "pull/8")]), "pr-8 default");
+}
+
+#[test]
+fn drone_and_woodpecker() {
+    assert_eq!(
+        scopes(&[
+            ("DRONE", "true"),
+            ("DRONE_PULL_REQUEST", "4"),
+            ("DRONE_TARGET_BRANCH", "dev"),
+            ("DRONE_REPO_BRANCH", "main")
+        ]),
+        "pr-4 dev default"
+    );
+    assert_eq!(
+        scopes(&[
+            ("DRONE", "true"),
+            ("DRONE_BRANCH", "trunk"),
+            ("DRONE_REPO_BRANCH", "trunk")
+        ]),
+        "default"
+    );
+    let wood = ("CI_PIPELINE_FORGE_URL", "https://f/");
+    assert_eq!(
+        scopes(&[
+            wood,
+            ("CI_COMMIT_PULL_REQUEST", "4"),
+            ("CI_COMMIT_TARGET_BRANCH", "main"),
+            ("CI_COMMIT_BRANCH", "main")
+        ]),
+        "pr-4 default"
+    );
+    assert_eq!(scopes(&[wood, ("CI_COMMIT_BRANCH", "x")]), "x default");
+}
+
+#[test]
+fn azure_refs_are_made_bare() {
+    let mark = ("TF_BUILD", "True");
+    assert_eq!(
+        scopes(&[
+            mark,
+            ("SYSTEM_PULLREQUEST_PULLREQUESTID", "6"),
+            ("SYSTEM_PULLREQUEST_TARGETBRANCH", "refs/heads/dev")
+        ]),
+        "pr-6 dev default"
+    );
+    assert_eq!(
+        scopes(&[mark, ("BUILD_SOURCEBRANCH", "refs/heads/main")]),
+        "default"
+    );
+    assert_eq!(
+        scopes(&[mark, ("BUILD_SOURCEBRANCH", "refs/tags/v1")]),
+        "tag-v1 default"
+    );
+    assert_eq!(
+        scopes(&[mark, ("BUILD_SOURCEBRANCH", "refs/pull/6/merge")]),
+        "pr-6 default"
+    );
+}

@@ -1,0 +1,50 @@
+//! `cachectl copy`.
+
+use super::{
+    args,
+    error::{CommandError, Result},
+    json,
+    output::{self, bytes, count, printable, seconds},
+    session::Session,
+};
+use crate::{ops::copy, redact};
+
+pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
+    if args.from == args.to {
+        return Err(CommandError::usage("FROM and TO are the same store"));
+    }
+    session.refuse_if_read_only("copy")?;
+    let budget = session.budget(None);
+    let opened = async {
+        let from = session.open_url(&args.from, true, budget).await?;
+        let to = session.open_url(&args.to, false, budget).await?;
+        Ok::<_, CommandError>((from, to))
+    };
+    let (from, to) = session.within(budget, opened).await?;
+    session.reporter.label("copy");
+    let report = session
+        .within(budget, copy::run(&from, &to, args.name.as_deref()))
+        .await?;
+    session.reporter.clear();
+    let (from, to) = (redact::url(&args.from), redact::url(&args.to));
+    let elapsed = session.began.elapsed();
+    if session.json {
+        output::object(&json::copied(&from, &to, &report, elapsed))?;
+        return Ok(0);
+    }
+    let mut text: String = report
+        .tags
+        .iter()
+        .map(|t| format!("{}\n", printable(t)))
+        .collect();
+    text.push_str(&format!(
+        "{} copied: {} sent ({}), {} saved, in {}\n",
+        count(report.tags.len() as u64, "name", "names"),
+        bytes(report.moved.bytes_moved),
+        count(report.moved.blobs_moved, "blob", "blobs"),
+        bytes(report.moved.bytes_saved),
+        seconds(elapsed)
+    ));
+    session.say(&text)?;
+    Ok(0)
+}

@@ -1,0 +1,166 @@
+//! `cachectl env`: what was found here, what would be done, and where each value came from.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::{
+    ci,
+    error::Result,
+    json::ms,
+    output::{self, printable},
+    session::Session,
+    sources,
+};
+use crate::source::goenv::{self, GoEnv, modfile};
+
+use super::{export, import};
+
+pub(crate) async fn run(session: &Session) -> Result<u8> {
+    let go = sources::detect(session).await.map_err(|e| e.line());
+    session.created()?;
+    session.reporter.clear();
+    if session.json {
+        output::object(&object(session, go.as_ref()))?;
+    } else {
+        output::data(&text(session, go.as_ref()))?;
+    }
+    Ok(0)
+}
+
+/// Name under which Go's caches would be stored.
+fn name(session: &Session, go: Result1<'_>) -> Option<String> {
+    let named = session.config().name.clone();
+    named.or_else(|| modfile::default_name(go.ok()?))
+}
+
+type Result1<'a> = std::result::Result<&'a GoEnv, &'a String>;
+
+fn object(session: &Session, go: Result1<'_>) -> Value {
+    let config = session.config();
+    let go_found = match go {
+        Ok(go) => json!({
+            "version": go.goversion,
+            "gocache": go.gocache.to_string_lossy(),
+            "gomodcache": go.gomodcache.to_string_lossy(),
+            "module": modfile::default_name(go),
+            "problem": go.warning(),
+        }),
+        Err(why) => json!({"problem": why}),
+    };
+    let settings: Vec<Value> = session
+        .loaded
+        .rows()
+        .into_iter()
+        .map(|r| json!({"key": r.key, "value": r.value, "origin": r.origin.to_string()}))
+        .collect();
+    let budget = |own| session.budget(Some(own)).map(ms);
+    json!({
+        "command": "env",
+        "version": env!("CARGO_PKG_VERSION"),
+        "config_file": session.loaded.file.as_ref().map(|f| f.to_string_lossy()),
+        "store": session.store_shown(),
+        "store_origin": config.store.1.to_string(),
+        "ci": session.ci.system,
+        "is_ci": ci::is_ci(&session.env),
+        "name": name(session, go),
+        "scope": session.scope(),
+        "scope_origin": scope_origin(session),
+        "scopes": session.scopes(),
+        "key": config.key,
+        "jobs": config.jobs,
+        "import_budget_ms": budget(import::BUDGET),
+        "export_budget_ms": budget(export::BUDGET),
+        "state_dir": config.state_dir.as_ref().map(|p| p.to_string_lossy()),
+        "temp_dir": config.temp_dir.to_string_lossy(),
+        "go": go_found,
+        "settings": settings,
+    })
+}
+
+fn scope_origin(session: &Session) -> String {
+    match (&session.config().scope, session.ci.because.is_empty()) {
+        (Some((_, origin)), _) => origin.to_string(),
+        (None, true) => "default".to_owned(),
+        (None, false) => {
+            let variables: Vec<String> =
+                session.ci.because.iter().map(|v| format!("${v}")).collect();
+            variables.join(" ")
+        }
+    }
+}
+
+fn text(session: &Session, go: Result1<'_>) -> String {
+    let config = session.config();
+    let mut text = String::new();
+    let mut line = |what: &str, value: &str| {
+        let _ = writeln!(text, "{what:<12} {}", printable(value));
+    };
+    line("cachectl", env!("CARGO_PKG_VERSION"));
+    let file = session.loaded.file.as_ref();
+    line(
+        "settings",
+        &file.map_or("no file".to_owned(), |f| f.display().to_string()),
+    );
+    line(
+        "store",
+        &format!("{} ({})", session.store_shown(), config.store.1),
+    );
+    line(
+        "ci",
+        match session.ci.system {
+            Some(system) => system,
+            None if ci::is_ci(&session.env) => "one that cachectl does not know",
+            None => "none",
+        },
+    );
+    line(
+        "scope",
+        &format!("{} ({})", session.scope(), scope_origin(session)),
+    );
+    match go {
+        Err(why) => line("go", why),
+        Ok(go) => {
+            match &go.source {
+                goenv::From::GoCommand => line("go", &go.goversion),
+                goenv::From::Defaults(why) => line("go", why),
+            }
+            line("GOCACHE", &go.gocache.display().to_string());
+            line("GOMODCACHE", &go.gomodcache.display().to_string());
+        }
+    }
+    let store = session.store_shown();
+    match name(session, go) {
+        None => line(
+            "go caches",
+            "no name: no Go module here, and --name is not set",
+        ),
+        Some(name) => {
+            let key = match config.key.as_str() {
+                "" => String::new(),
+                key => format!(" key {key}"),
+            };
+            let scopes = session.scopes().join(", then ");
+            line(
+                "import go",
+                &format!("{name}{key} from {store}, scope {scopes}"),
+            );
+            let export = match config.read_only {
+                true => "nothing: read_only is set".to_owned(),
+                false => format!("{name}{key} to {store}, scope {}", session.scope()),
+            };
+            line("export go", &export);
+        }
+    }
+    text.push('\n');
+    let mut rows = vec![["SETTING", "VALUE", "FROM"].map(str::to_owned).to_vec()];
+    rows.extend(
+        session
+            .loaded
+            .rows()
+            .into_iter()
+            .map(|r| vec![r.key.to_owned(), printable(&r.value), r.origin.to_string()]),
+    );
+    text.push_str(&output::table(&rows, &[]));
+    text
+}

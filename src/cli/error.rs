@@ -1,0 +1,247 @@
+//! What went wrong, in words that help, and the exit code that goes with it.
+
+use std::{error::Error, fmt::Write as _};
+
+use crate::{
+    config, ops,
+    store::{self, ErrorKind},
+};
+
+/// Sort of a failure: heading and exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The command line or a setting cannot be: 2, always.
+    Usage,
+    /// The operation failed: 1. For export and import this is cache trouble, a miss unless `--strict`.
+    Failed,
+    /// A miss under `--require-hit`: 3.
+    Miss,
+    /// A broken promise of our own code: 70 (`EX_SOFTWARE` of sysexits.h).
+    Bug,
+}
+
+impl Kind {
+    /// The exit code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Miss => 3,
+            Self::Bug => 70,
+        }
+    }
+}
+
+/// A failure as the user gets it.
+#[derive(Debug)]
+pub(crate) struct CommandError {
+    pub(crate) kind: Kind,
+    /// What failed, one line, without a final period.
+    pub(crate) message: String,
+    /// Causes below, outermost first.
+    pub(crate) causes: Vec<String>,
+    /// What to do.
+    pub(crate) hints: Vec<String>,
+    /// There is nothing on this node to export: no trouble where another cache of the command was there.
+    pub(crate) nothing_there: bool,
+    /// The store as a whole is out of reach: asking it for more is a waste of time.
+    pub(crate) store_is_lost: bool,
+}
+
+/// Result of a subcommand.
+pub(crate) type Result<T> = std::result::Result<T, CommandError>;
+
+impl CommandError {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: one_line(&message.into()),
+            causes: Vec::new(),
+            hints: Vec::new(),
+            nothing_there: false,
+            store_is_lost: false,
+        }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(one_line(&hint.into()));
+        self
+    }
+
+    pub(crate) fn is_usage(&self) -> bool {
+        self.kind == Kind::Usage
+    }
+
+    fn caused_by(mut self, error: &dyn Error) -> Self {
+        let mut next = error.source();
+        // A chain is finite, but nobody reads more.
+        while let Some(e) = next.filter(|_| self.causes.len() < 8) {
+            let text = one_line(&e.to_string());
+            let known = self.causes.last().unwrap_or(&self.message);
+            if !known.contains(&text) {
+                self.causes.push(text);
+            }
+            next = e.source();
+        }
+        self
+    }
+
+    /// `error: …`, `caused by: …`, `hint: …`, one a line.
+    pub(crate) fn render(&self) -> String {
+        let heading = match self.kind {
+            Kind::Bug => "error: this is a bug in cachectl",
+            _ => "error",
+        };
+        let mut text = format!("{heading}: {}\n", self.message);
+        for cause in &self.causes {
+            let _ = writeln!(text, "  caused by: {cause}");
+        }
+        for hint in &self.hints {
+            let _ = writeln!(text, "  hint: {hint}");
+        }
+        text
+    }
+
+    /// All of it in one line, for a warning.
+    pub(crate) fn line(&self) -> String {
+        let mut text = self.message.clone();
+        for cause in &self.causes {
+            let _ = write!(text, ": {cause}");
+        }
+        text
+    }
+}
+
+/// A message from wherever it comes, fit for one line of a terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    let shown: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    shown.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl From<config::Error> for CommandError {
+    fn from(e: config::Error) -> Self {
+        let error = Self::usage(e.message);
+        match e.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+impl From<store::Error> for CommandError {
+    fn from(e: store::Error) -> Self {
+        let kind = match e.kind {
+            ErrorKind::Invalid => Kind::Usage,
+            _ => Kind::Failed,
+        };
+        let mut error = Self::new(kind, e.to_string()).caused_by(&e);
+        error.hints.extend(store_hint(&e));
+        error.store_is_lost = matches!(
+            e.kind,
+            ErrorKind::NoSuchStore
+                | ErrorKind::Denied
+                | ErrorKind::Unauthenticated
+                | ErrorKind::Throttled
+                | ErrorKind::Timeout
+                | ErrorKind::Unavailable
+        );
+        error
+    }
+}
+
+impl From<ops::Error> for CommandError {
+    fn from(e: ops::Error) -> Self {
+        match e {
+            ops::Error::Store(e) => e.into(),
+            ops::Error::Usage(message) => Self::usage(message),
+            ops::Error::Budget { .. } => {
+                let mut error = Self::failed(e.to_string())
+                    .hint("raise --budget, or lower what is carried with --max-size or --max-age");
+                error.store_is_lost = true;
+                error
+            }
+            ops::Error::Damaged { .. } => Self::failed(e.to_string())
+                .hint("the next export of this cache packs anew what is damaged"),
+            ops::Error::NothingToExport { .. } => {
+                let mut error = Self::failed(e.to_string());
+                error.nothing_there = true;
+                error
+            }
+            ops::Error::Source(_) | ops::Error::Pack(_) | ops::Error::Local(_) => {
+                Self::failed(e.to_string()).caused_by(&e)
+            }
+        }
+    }
+}
+
+fn store_hint(e: &store::Error) -> Option<String> {
+    let s3 = e.store.starts_with("s3://");
+    let registry = e.store.starts_with("oci://");
+    Some(match e.kind {
+        ErrorKind::Unauthenticated if s3 => {
+            "give AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role), or set s3.anonymous"
+                .to_owned()
+        }
+        ErrorKind::Unauthenticated if registry => {
+            let host = e.store["oci://".len()..].split('/').next().unwrap_or_default();
+            format!("log in with `docker login {host}`, or give the credentials in DOCKER_AUTH_CONFIG")
+        }
+        ErrorKind::Denied => {
+            "grant these credentials access, or use --read-only if the job should only import".to_owned()
+        }
+        ErrorKind::NoSuchStore if s3 => "create the bucket, or correct the URL and region".to_owned(),
+        ErrorKind::NoSuchStore => "create it, or correct the URL".to_owned(),
+        ErrorKind::Throttled => "lower --concurrency".to_owned(),
+        ErrorKind::Timeout => "raise --stall or --retry-for if the way to the store is slow".to_owned(),
+        ErrorKind::Unavailable => "raise --retry-for if the store is often away for longer".to_owned(),
+        ErrorKind::Full => "free some room, with `cachectl prune` or --max-size".to_owned(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn render_says_what_why_and_what_to_do() {
+        let e = store::Error::new(ErrorKind::Unauthenticated, "pull", "GET answered 401")
+            .at("oci://reg.example/go", "sha256:4f");
+        let e = CommandError::from(ops::Error::Store(e));
+        assert_eq!(
+            e.render(),
+            "error: cannot pull sha256:4f at oci://reg.example/go: GET answered 401\n  \
+             hint: log in with `docker login reg.example`, or give the credentials in DOCKER_AUTH_CONFIG\n"
+        );
+        assert_eq!((e.kind, e.store_is_lost), (Kind::Failed, true));
+    }
+
+    #[test]
+    fn line_breaks_and_escapes_of_a_server_do_not_reach_the_terminal() {
+        let e = CommandError::failed("a\n\u{1b}[31m b");
+        assert_eq!(e.line(), "a [31m b");
+    }
+
+    #[test]
+    fn bad_options_are_usage_wherever_they_are_found() {
+        let e = CommandError::from(store::Error::new(ErrorKind::Invalid, "open", "bad URL"));
+        assert_eq!(e.kind.code(), 2);
+        assert_eq!(
+            CommandError::from(ops::Error::Usage("x".into()))
+                .kind
+                .code(),
+            2
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! `cachectl export`.
+
+use std::time::Duration;
+
+use super::{
+    args,
+    error::{CommandError, Result},
+    github, output,
+    session::Session,
+    sources::{self, Job},
+    summary::{Part, Summary, Verb},
+};
+use crate::{
+    ops::{self, Target, export},
+    progress::Watch as _,
+    source::SourceKind,
+};
+
+/// Budget where none is set: an export comes last, and nobody waits for it but the node.
+pub(crate) const BUDGET: Duration = Duration::from_secs(30 * 60);
+
+/// Runs it; on failure says whether the object of `--json` is still to be printed.
+pub(crate) async fn run(
+    session: &Session,
+    args: &args::Export,
+) -> std::result::Result<u8, (bool, CommandError)> {
+    let mut summary = collect(session, args)
+        .await
+        .map_err(|e| (session.json, e))?;
+    finish(session, &mut summary)
+}
+
+async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
+    if args.merge && args.source.source != args::Source::Dir {
+        return Err(CommandError::usage(
+            "--merge is for folders: Go caches are always merged",
+        ));
+    }
+    session.created()?;
+    let mut summary = Summary {
+        verb: Verb::Export,
+        store: session.store_shown(),
+        parts: Vec::new(),
+        troubles: Vec::new(),
+        elapsed: Duration::ZERO,
+    };
+    let budget = session.budget(Some(BUDGET));
+    match session
+        .within(budget, sources::jobs(session, &args.source))
+        .await
+    {
+        Ok(jobs) if session.config().read_only => {
+            let skipped = |j: &Job| Part::nothing(j.kind().name(), &j.name, "--read-only is set");
+            summary.parts = jobs.iter().map(skipped).collect();
+        }
+        Ok(jobs) => {
+            session.warn_of_local_store();
+            all(session, args, &jobs, budget, &mut summary).await?;
+        }
+        Err(e) => summary.trouble_before(e, args.source.source)?,
+    }
+    summary.elapsed = session.began.elapsed();
+    Ok(summary)
+}
+
+async fn all(
+    session: &Session,
+    args: &args::Export,
+    jobs: &[Job],
+    budget: Option<Duration>,
+    summary: &mut Summary,
+) -> Result<()> {
+    let mut ctx = match session.within(budget, session.open(budget)).await {
+        Ok(ctx) => ctx,
+        Err(e) => return summary.store_is_lost(e, jobs),
+    };
+    for job in jobs {
+        session.reporter.label(&job.label());
+        ctx.budget = session.left_of(budget);
+        match session.within(budget, one(&ctx, session, args, job)).await {
+            Ok(report) => summary.parts.push(Part::exported(report)),
+            Err(e) if e.is_usage() => return Err(e),
+            Err(e) if e.store_is_lost => return summary.store_is_lost(e, jobs),
+            Err(e) => summary.trouble(e, job),
+        }
+    }
+    Ok(())
+}
+
+async fn one(
+    ctx: &ops::Context,
+    session: &Session,
+    args: &args::Export,
+    job: &Job,
+) -> Result<export::Report> {
+    let config = session.config();
+    let options = export::Options {
+        source: job.source.clone(),
+        target: Target {
+            name: job.name.clone(),
+            scope: session.scope().to_owned(),
+            key: config.key.clone(),
+        },
+        merge: args.merge && job.kind() == SourceKind::Dir,
+        flatten: args.flatten,
+        max_age_days: config.max_age_days,
+        max_size: config.max_size,
+        created: session.created()?,
+    };
+    Ok(export::run(ctx, &options).await?)
+}
+
+/// Says what came of it, to people, scripts and GitHub, and how the command ends.
+pub(crate) fn finish(
+    session: &Session,
+    summary: &mut Summary,
+) -> std::result::Result<u8, (bool, CommandError)> {
+    let config = session.config();
+    summary.settle();
+    for warning in summary.warnings(config.strict) {
+        session.reporter.warn(&warning);
+    }
+    if let Err(why) = github::append(&session.env, summary) {
+        session.reporter.warn(&why);
+    }
+    session.reporter.clear();
+    if session.json {
+        output::object(&summary.json(&session.reporter.warnings())).map_err(|e| (false, e))?;
+    } else {
+        session.say(&summary.text()).map_err(|e| (false, e))?;
+    }
+    let verdict = summary.verdict(config.strict, config.require_hit);
+    if verdict.is_ok()
+        && !session.quiet
+        && let Some(miss) = summary.plain_miss()
+    {
+        output::note(&format!("cachectl: miss: {miss}\n"));
+    }
+    verdict.map(|()| 0).map_err(|e| (false, e))
+}

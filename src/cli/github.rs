@@ -1,0 +1,39 @@
+//! Outputs of a step of GitHub Actions, by the file that `$GITHUB_OUTPUT` names.
+
+use std::{fs::OpenOptions, io::Write as _, path::PathBuf};
+
+use super::summary::{Summary, Verb};
+use crate::config::Env;
+
+/// Appends `digest` and, after an import, `cache-hit`; does nothing where the variable is not set.
+///
+/// `cache-hit` is true only for the very key that was asked for, as with `actions/cache`.
+///
+/// # Errors
+/// In words, for a warning: a cache does not fail a build.
+pub(crate) fn append(env: &Env, summary: &Summary) -> Result<(), String> {
+    let Some(path) = env.os("GITHUB_OUTPUT").map(PathBuf::from) else {
+        return Ok(());
+    };
+    let mut lines = String::new();
+    if summary.verb == Verb::Import {
+        lines.push_str(if summary.exact() {
+            "cache-hit=true\n"
+        } else {
+            "cache-hit=false\n"
+        });
+    }
+    let digest = summary.digest().map(ToString::to_string);
+    lines.push_str(&format!("digest={}\n", digest.unwrap_or_default()));
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(lines.as_bytes()))
+        .map_err(|e| {
+            format!(
+                "cannot write outputs to $GITHUB_OUTPUT ({}): {e}",
+                path.display()
+            )
+        })
+}

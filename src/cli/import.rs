@@ -1,0 +1,123 @@
+//! `cachectl import`.
+
+use std::time::Duration;
+
+use super::{
+    args,
+    error::{CommandError, Result},
+    export::finish,
+    session::Session,
+    sources::{self, Job},
+    summary::{Part, Summary, Verb},
+};
+use crate::{
+    digest::Digest,
+    ops::{self, import},
+};
+
+/// Budget where none is set: a build without the cache is seldom longer.
+pub(crate) const BUDGET: Duration = Duration::from_secs(10 * 60);
+
+/// Runs it; on failure says whether the object of `--json` is still to be printed.
+pub(crate) async fn run(
+    session: &Session,
+    args: &args::Import,
+) -> std::result::Result<u8, (bool, CommandError)> {
+    let mut summary = collect(session, args)
+        .await
+        .map_err(|e| (session.json, e))?;
+    finish(session, &mut summary)
+}
+
+async fn collect(session: &Session, args: &args::Import) -> Result<Summary> {
+    let digest = digest(args)?;
+    let mut summary = Summary {
+        verb: Verb::Import,
+        store: session.store_shown(),
+        parts: Vec::new(),
+        troubles: Vec::new(),
+        elapsed: Duration::ZERO,
+    };
+    let budget = session.budget(Some(BUDGET));
+    match session
+        .within(budget, sources::jobs(session, &args.source))
+        .await
+    {
+        Ok(jobs) => {
+            session.warn_of_local_store();
+            all(session, args, digest.as_ref(), &jobs, budget, &mut summary).await?;
+        }
+        Err(e) => summary.trouble_before(e, args.source.source)?,
+    }
+    summary.elapsed = session.began.elapsed();
+    Ok(summary)
+}
+
+fn digest(args: &args::Import) -> Result<Option<Digest>> {
+    let Some(text) = &args.digest else {
+        return Ok(None);
+    };
+    if args.source.source == args::Source::Go || args.source.paths.len() > 1 {
+        return Err(
+            CommandError::usage("--digest names one snapshot, and this asks for several")
+                .hint("import `gobuild`, `gomod` or one folder at a time"),
+        );
+    }
+    let digest = text
+        .parse()
+        .map_err(|e| CommandError::usage(format!("--digest: {e}")))?;
+    Ok(Some(digest))
+}
+
+async fn all(
+    session: &Session,
+    args: &args::Import,
+    digest: Option<&Digest>,
+    jobs: &[Job],
+    budget: Option<Duration>,
+    summary: &mut Summary,
+) -> Result<()> {
+    let mut ctx = match session.within(budget, session.open(budget)).await {
+        Ok(ctx) => ctx,
+        Err(e) => return summary.store_is_lost(e, jobs),
+    };
+    for job in jobs {
+        session.reporter.label(&job.label());
+        ctx.budget = session.left_of(budget);
+        match session
+            .within(budget, one(&ctx, session, args, digest, job))
+            .await
+        {
+            Ok(report) => {
+                let key = &session.config().key;
+                summary
+                    .parts
+                    .push(Part::imported(report, key, digest.is_some()));
+            }
+            Err(e) if e.is_usage() => return Err(e),
+            Err(e) if e.store_is_lost => return summary.store_is_lost(e, jobs),
+            Err(e) => summary.trouble(e, job),
+        }
+    }
+    Ok(())
+}
+
+async fn one(
+    ctx: &ops::Context,
+    session: &Session,
+    args: &args::Import,
+    digest: Option<&Digest>,
+    job: &Job,
+) -> Result<import::Report> {
+    let config = session.config();
+    let options = import::Options {
+        source: job.source.clone(),
+        name: job.name.clone(),
+        scopes: session.scopes(),
+        key: config.key.clone(),
+        restore_keys: config.restore_keys.clone(),
+        digest: digest.cloned(),
+        mirror: args.mirror,
+    };
+    Ok(import::run(ctx, &options).await?)
+}

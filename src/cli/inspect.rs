@@ -1,0 +1,96 @@
+//! `cachectl inspect`.
+
+use std::fmt::Write as _;
+
+use super::{
+    args,
+    error::{CommandError, Result},
+    json,
+    output::{self, bytes, count, printable, short},
+    session::Session,
+};
+use crate::ops::inspect;
+
+pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
+    let budget = session.budget(None);
+    let ctx = session.within(budget, session.open(budget)).await?;
+    let snapshots = session
+        .within(budget, inspect::run(&ctx, &args.name, args.files))
+        .await?;
+    session.reporter.clear();
+    if session.json {
+        output::object(&json::inspection(&session.store_shown(), &snapshots))?;
+    } else if !snapshots.is_empty() {
+        output::data(&snapshots.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+    }
+    match snapshots.is_empty() {
+        false => Ok(0),
+        true => Err(nothing_named(session, &args.name)),
+    }
+}
+
+/// The store has nothing of that name.
+pub(crate) fn nothing_named(session: &Session, name: &str) -> CommandError {
+    CommandError::failed(format!(
+        "nothing at {} is named `{name}`",
+        session.store_shown()
+    ))
+    .hint("`cachectl ls` shows what there is")
+}
+
+fn text(s: &inspect::Snapshot) -> String {
+    let row = &s.row;
+    let mut text = format!("{} {}\n", printable(&row.kind), printable(&row.name));
+    let mut line = |what: &str, value: &str| {
+        let _ = writeln!(text, "  {what:<12} {value}");
+    };
+    line("tag", &printable(&row.tag));
+    line("digest", &row.digest.to_string());
+    line("scope", &printable(&row.scope));
+    if !row.key.is_empty() {
+        line("key", &printable(&row.key));
+    }
+    line("created", json::time(row.created).as_deref().unwrap_or("-"));
+    line(
+        "holds",
+        &format!(
+            "{}, {}",
+            count(row.entries, "entry", "entries"),
+            bytes(row.bytes)
+        ),
+    );
+    line(
+        "stored",
+        &format!(
+            "{} in {}",
+            bytes(row.stored_bytes),
+            count(row.packs as u64, "pack", "packs")
+        ),
+    );
+    if row.pending > 0 {
+        line(
+            "pending",
+            &count(row.pending as u64, "side tag", "side tags"),
+        );
+    }
+    for (what, value) in &s.fingerprint {
+        line(&printable(what), &printable(value));
+    }
+    let heading = ["PACK", "STORED", "LIVE", "OBJECTS", "FRAMES", "GENERATION"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(s.packs.iter().map(|p| {
+        vec![
+            short(&p.digest),
+            bytes(p.size),
+            format!("{}/{}", p.live, p.entries),
+            format!("{}/{}", p.objects.0, p.objects.1),
+            p.frames.to_string(),
+            p.generation.to_string(),
+        ]
+    }));
+    text.push_str(&output::table(&rows, &[1, 2, 3, 4, 5]));
+    for (path, size) in s.files.iter().flatten() {
+        let _ = writeln!(text, "{:>12}  {}", size, printable(path));
+    }
+    text
+}

@@ -1,0 +1,180 @@
+//! `--json`: the objects of `docs/cli.md`. Fields are added, never renamed or taken away.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::error::CommandError;
+use crate::{
+    entry::Time,
+    ops::{LeftOut, PhaseTime, copy, inspect, list, prune, verify},
+};
+
+/// Whole milliseconds.
+pub(crate) fn ms(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment as RFC 3339, in UTC with seconds; `null` for one that this cannot say.
+pub(crate) fn time(t: Option<Time>) -> Option<String> {
+    let t = t?;
+    let since = Duration::from_secs(u64::try_from(t.secs).ok()?);
+    // The year 9999 is the last that RFC 3339 knows.
+    let at = std::time::UNIX_EPOCH.checked_add(since)?;
+    (t.secs < 253_402_300_800).then(|| humantime::format_rfc3339_seconds(at).to_string())
+}
+
+pub(crate) fn left_out(all: &[LeftOut]) -> Value {
+    all.iter()
+        .map(|l| json!({"what": l.what, "why": l.why}))
+        .collect()
+}
+
+pub(crate) fn phases(all: &[PhaseTime]) -> Value {
+    all.iter()
+        .map(|t| json!({"phase": t.phase.name(), "elapsed_ms": ms(t.elapsed)}))
+        .collect()
+}
+
+/// A command that failed.
+pub(crate) fn error(e: &CommandError) -> Value {
+    json!({"error": {
+        "message": e.message,
+        "causes": e.causes,
+        "hints": e.hints,
+        "exit_code": e.kind.code(),
+    }})
+}
+
+fn row(r: &list::Row) -> Value {
+    json!({
+        "tag": r.tag,
+        "kind": r.kind,
+        "name": r.name,
+        "scope": r.scope,
+        "key": r.key,
+        "digest": r.digest.to_string(),
+        "created": time(r.created),
+        "entries": r.entries,
+        "bytes": r.bytes,
+        "packs": r.packs,
+        "stored_bytes": r.stored_bytes,
+        "pending": r.pending,
+    })
+}
+
+pub(crate) fn listing(store: &str, r: &list::Report) -> Value {
+    json!({
+        "command": "ls",
+        "store": store,
+        "snapshots": r.rows.iter().map(row).collect::<Vec<_>>(),
+        "broken": left_out(&r.broken),
+    })
+}
+
+pub(crate) fn inspection(store: &str, all: &[inspect::Snapshot]) -> Value {
+    let snapshot = |s: &inspect::Snapshot| {
+        let mut value = row(&s.row);
+        value["packs"] = s.packs.iter().map(pack).collect();
+        value["folded"] = json!(s.folded);
+        value["fingerprint"] = s
+            .fingerprint
+            .iter()
+            .map(|(k, v)| (k.clone(), json!(v)))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        if let Some(files) = &s.files {
+            value["files"] = files
+                .iter()
+                .map(|(path, size)| json!({"path": path, "bytes": size}))
+                .collect();
+        }
+        value
+    };
+    json!({
+        "command": "inspect",
+        "store": store,
+        "snapshots": all.iter().map(snapshot).collect::<Vec<_>>(),
+    })
+}
+
+fn pack(p: &inspect::PackRow) -> Value {
+    json!({
+        "digest": p.digest.to_string(),
+        "stored_bytes": p.size,
+        "entries": p.entries,
+        "live": p.live,
+        "objects_live": p.objects.0,
+        "objects": p.objects.1,
+        "frames": p.frames,
+        "generation": p.generation,
+    })
+}
+
+pub(crate) fn verification(
+    store: &str,
+    depth: &str,
+    r: &verify::Report,
+    elapsed: Duration,
+) -> Value {
+    json!({
+        "command": "verify",
+        "store": store,
+        "depth": depth,
+        "ok": r.faults.is_empty(),
+        "snapshots": r.snapshots,
+        "entries": r.entries,
+        "packs": r.packs,
+        "bytes_read": r.bytes_read,
+        "faults": left_out(&r.faults),
+        "elapsed_ms": ms(elapsed),
+    })
+}
+
+pub(crate) fn copied(from: &str, to: &str, r: &copy::Report, elapsed: Duration) -> Value {
+    json!({
+        "command": "copy",
+        "from": from,
+        "to": to,
+        "tags": r.tags,
+        "blobs_moved": r.moved.blobs_moved,
+        "bytes_moved": r.moved.bytes_moved,
+        "bytes_saved": r.moved.bytes_saved,
+        "elapsed_ms": ms(elapsed),
+    })
+}
+
+pub(crate) fn removed(store: &str, tags: &[String], dry_run: bool) -> Value {
+    json!({"command": "rm", "store": store, "tags": tags, "dry_run": dry_run})
+}
+
+pub(crate) fn pruned(store: &str, r: &prune::Report, dry_run: bool, elapsed: Duration) -> Value {
+    json!({
+        "command": "prune",
+        "store": store,
+        "dry_run": dry_run,
+        "tags": r.tags,
+        "marked": r.marked,
+        "blobs": r.blobs,
+        "bytes": r.bytes,
+        "left_out": left_out(&r.left_out),
+        "not_swept": r.not_swept,
+        "elapsed_ms": ms(elapsed),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_rfc3339_or_null() {
+        let at = |secs| time(Some(Time { secs, nanos: 5 }));
+        assert_eq!(at(0).as_deref(), Some("1970-01-01T00:00:00Z"));
+        assert_eq!(at(253_402_300_799).as_deref(), Some("9999-12-31T23:59:59Z"));
+        assert_eq!(at(253_402_300_800), None);
+        assert_eq!(at(i64::MAX), None);
+        assert_eq!(at(-1), None);
+        assert_eq!(time(None), None);
+    }
+}

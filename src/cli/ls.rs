@@ -1,0 +1,57 @@
+//! `cachectl ls`.
+
+use super::{
+    args,
+    error::Result,
+    json,
+    output::{self, bytes, printable, short},
+    session::Session,
+};
+use crate::{ops::list, progress::Watch as _};
+
+pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
+    let budget = session.budget(None);
+    let ctx = session.within(budget, session.open(budget)).await?;
+    let report = session
+        .within(budget, list::run(&ctx, args.name.as_deref()))
+        .await?;
+    if session.json {
+        output::object(&json::listing(&session.store_shown(), &report))?;
+        return Ok(0);
+    }
+    for broken in &report.broken {
+        session.reporter.warn(&format!(
+            "{}: {}",
+            printable(&broken.what),
+            printable(&broken.why)
+        ));
+    }
+    session.reporter.clear();
+    output::data(&text(&report))?;
+    Ok(0)
+}
+
+fn text(report: &list::Report) -> String {
+    let heading = [
+        "KIND", "NAME", "SCOPE", "KEY", "CREATED", "ENTRIES", "SIZE", "STORED", "DIGEST",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(report.rows.iter().map(|r| {
+        vec![
+            printable(&r.kind),
+            printable(&r.name),
+            printable(&r.scope),
+            if r.key.is_empty() {
+                "-".to_owned()
+            } else {
+                printable(&r.key)
+            },
+            json::time(r.created).unwrap_or_else(|| "-".to_owned()),
+            r.entries.to_string(),
+            bytes(r.bytes),
+            bytes(r.stored_bytes),
+            short(&r.digest),
+        ]
+    }));
+    output::table(&rows, &[5, 6, 7])
+}

@@ -1,0 +1,35 @@
+//! `cachectl man`.
+
+use clap::CommandFactory as _;
+
+use super::{
+    args::Cli,
+    error::{CommandError, Result},
+    output,
+};
+
+pub(crate) fn run(command: Option<&str>) -> Result<()> {
+    let mut root = Cli::command();
+    root.build();
+    let page = match command {
+        None => root,
+        Some(name) => {
+            let known: Vec<String> = root
+                .get_subcommands()
+                .map(|c| c.get_name().to_owned())
+                .collect();
+            root.find_subcommand(name)
+                .cloned()
+                .ok_or_else(|| {
+                    CommandError::usage(format!("there is no command `{name}`"))
+                        .hint(format!("one of: {}", known.join(", ")))
+                })?
+                .display_name(format!("cachectl-{name}"))
+        }
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page)
+        .render(&mut text)
+        .map_err(|e| CommandError::failed(format!("cannot write the page: {e}")))?;
+    output::data(&String::from_utf8_lossy(&text))
+}

@@ -1,0 +1,32 @@
+//! The command line: arguments in, a verb of `ops`, words or one JSON object out, an exit code.
+//!
+//! - Holds: arguments and help, exit codes and messages, progress, JSON, what CI systems tell; one file per subcommand.
+//! - Enters: argv, the captured environment, settings; reports of the verbs.
+//! - Leaves: data on standard output, warnings and errors on standard error.
+//! - Deliberately absent: how a verb works, protocols, formats.
+
+mod args;
+mod ci;
+mod completions;
+mod copy;
+mod env;
+mod error;
+mod export;
+mod github;
+mod import;
+mod inspect;
+mod json;
+mod ls;
+mod man;
+mod output;
+mod progress;
+mod prune;
+mod rm;
+mod run;
+mod session;
+mod sources;
+mod stores;
+mod summary;
+mod verify;
+
+pub use run::main;

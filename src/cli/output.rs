@@ -1,0 +1,150 @@
+//! Standard output, and how numbers and names look to people.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::error::{CommandError, Result};
+use crate::digest::Digest;
+
+/// Writes data; a reader that has gone away is none of our trouble.
+///
+/// # Errors
+/// When standard output takes no more for another reason, as on a full disk.
+pub(crate) fn data(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::failed(format!(
+            "cannot write to standard output: {e}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Writes one JSON object and a line break.
+pub(crate) fn object(value: &Value) -> Result<()> {
+    data(&format!("{value:#}\n"))
+}
+
+/// Writes to standard error, come what may: there is nowhere to complain.
+pub(crate) fn note(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// `12.3 MB`, by thousands.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if n < 1000 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1000.0;
+    let mut unit = 0;
+    // 999.95 would be shown as 1000.0
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `0.04s`, `1.2s`, `83s`.
+pub(crate) fn seconds(d: Duration) -> String {
+    let s = d.as_secs_f64();
+    if s < 1.0 {
+        format!("{s:.2}s")
+    } else if s < 60.0 {
+        format!("{s:.1}s")
+    } else {
+        format!("{s:.0}s")
+    }
+}
+
+/// Text that came from a store or a path, without what steers a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if is_unfit(c) { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Control characters, and those that turn the direction of writing.
+fn is_unfit(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `sha256:4f1c2d3e4f50`: enough to tell snapshots apart.
+pub(crate) fn short(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("{}:{}", digest.algorithm(), &hex[..hex.len().min(12)])
+}
+
+/// `1 entry`, `2 entries`.
+pub(crate) fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// Lines up columns; `right` marks those of numbers. The first row is the heading.
+pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        let cells = rows.iter().filter_map(|r| r.get(c));
+        cells.map(|s| s.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (c, cell) in row.iter().enumerate() {
+            let gap = widths[c] - cell.chars().count();
+            let (before, after) = if right.contains(&c) {
+                (gap, 0)
+            } else {
+                (0, gap)
+            };
+            let _ = write!(line, "{:before$}{cell}{:after$}  ", "", "");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_rounded_into_the_right_unit() {
+        let shown: Vec<_> = [0, 999, 1000, 999_949, 999_950, 1_500_000, u64::MAX]
+            .into_iter()
+            .map(bytes)
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.5 MB", "18.4 EB"
+            ]
+        );
+    }
+
+    #[test]
+    fn table_lines_up() {
+        let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
+        assert_eq!(
+            table(&[row("NAME", "SIZE"), row("ä", "1")], &[1]),
+            "NAME  SIZE\nä        1\n"
+        );
+    }
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        assert_eq!(
+            printable("a\u{1b}[2Jb\n\u{202e}"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}"
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! What a run shows while it works: bars on a terminal, one line a step elsewhere, warnings always.
+
+use std::{
+    collections::HashMap,
+    io::IsTerminal as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::{
+    error::one_line,
+    output::{self, bytes, seconds},
+};
+use crate::progress::{Phase, Watch};
+
+/// Warnings that are shown; more are counted only.
+const MAX_WARNINGS: usize = 50;
+
+/// How steps look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Not at all: `-q`, or `--json` without a terminal.
+    Silent,
+    /// A line on standard output when a step has ended.
+    Lines,
+    /// Bars on standard error.
+    Bars,
+}
+
+impl Look {
+    /// The look that fits the terminal and the flags.
+    pub(crate) fn choose(json: bool, quiet: bool, verbose: bool) -> Self {
+        if quiet {
+            Self::Silent
+        } else if std::io::stderr().is_terminal() && !verbose {
+            // Log lines would tear bars apart.
+            Self::Bars
+        } else if json {
+            Self::Silent
+        } else {
+            Self::Lines
+        }
+    }
+}
+
+struct Step {
+    bytes: u64,
+    began: Instant,
+    bar: Option<ProgressBar>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is worked on: `gobuild`.
+    label: String,
+    running: HashMap<Phase, Step>,
+    /// The phase that began last, for the message of an operation that was cut off.
+    last: Option<Phase>,
+    warnings: Vec<String>,
+    dropped: u64,
+}
+
+/// The watcher of one run.
+pub(crate) struct Reporter {
+    look: Look,
+    bars: MultiProgress,
+    state: Mutex<State>,
+}
+
+impl Reporter {
+    pub(crate) fn new(look: Look) -> Self {
+        Self {
+            look,
+            bars: MultiProgress::new(),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What a panicking thread left here is still good for showing.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what is worked on from now on.
+    pub(crate) fn label(&self, label: &str) {
+        label.clone_into(&mut self.state().label);
+    }
+
+    /// The word for what was done last.
+    pub(crate) fn last_phase(&self) -> &'static str {
+        self.state().last.map_or("at the start", Phase::name)
+    }
+
+    /// Takes the bars away, for a result or the end.
+    pub(crate) fn clear(&self) {
+        for (_, step) in self.state().running.drain() {
+            if let Some(bar) = step.bar {
+                bar.finish_and_clear();
+            }
+        }
+        let _ = self.bars.clear();
+    }
+
+    /// The warnings so far, in order.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let state = self.state();
+        let mut all = state.warnings.clone();
+        if state.dropped > 0 {
+            all.push(format!("{} more warnings", state.dropped));
+        }
+        all
+    }
+}
+
+impl Watch for Reporter {
+    fn begin(&self, phase: Phase, total_bytes: Option<u64>) {
+        let mut state = self.state();
+        state.last = Some(phase);
+        let bar = (self.look == Look::Bars).then(|| {
+            let bar = self.bars.add(match total_bytes {
+                Some(total) => ProgressBar::new(total).with_style(style(
+                    "{prefix:>16} {bar:30} {decimal_bytes:>10} of {decimal_total_bytes} {decimal_bytes_per_sec}",
+                )),
+                None => ProgressBar::new_spinner()
+                    .with_style(style("{prefix:>16} {spinner} {decimal_bytes}")),
+            });
+            bar.set_prefix(format!("{} {}", state.label, phase.name()));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        let step = Step {
+            bytes: 0,
+            began: Instant::now(),
+            bar,
+        };
+        if let Some(bar) = state.running.insert(phase, step).and_then(|old| old.bar) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn advance(&self, phase: Phase, bytes: u64) {
+        if let Some(step) = self.state().running.get_mut(&phase) {
+            step.bytes += bytes;
+            if let Some(bar) = &step.bar {
+                bar.inc(bytes);
+            }
+        }
+    }
+
+    fn end(&self, phase: Phase) {
+        let (label, step) = {
+            let mut state = self.state();
+            (state.label.clone(), state.running.remove(&phase))
+        };
+        let Some(step) = step else { return };
+        if let Some(bar) = step.bar {
+            bar.finish_and_clear();
+        }
+        if self.look == Look::Lines {
+            let moved = match step.bytes {
+                0 => String::new(),
+                n => format!(" {}", bytes(n)),
+            };
+            let took = seconds(step.began.elapsed());
+            // A reader that went away must not end the operation.
+            let _ = output::data(&format!("{label}: {}{moved} in {took}\n", phase.name()));
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        let message = one_line(message);
+        {
+            let mut state = self.state();
+            if state.warnings.contains(&message) {
+                return;
+            }
+            if state.warnings.len() >= MAX_WARNINGS {
+                state.dropped += 1;
+                return;
+            }
+            state.warnings.push(message.clone());
+        }
+        self.bars
+            .suspend(|| output::note(&format!("cachectl: warning: {message}\n")));
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the templates above are well formed, a test sees to it")
+        .progress_chars("━╸ ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_live_through_repeated_and_unknown_phases() {
+        let reporter = Reporter::new(Look::Bars);
+        reporter.label("gobuild");
+        reporter.begin(Phase::Pack, Some(10));
+        reporter.begin(Phase::Pack, None);
+        reporter.advance(Phase::Pack, 20);
+        reporter.advance(Phase::Upload, 1);
+        reporter.end(Phase::Upload);
+        assert_eq!(reporter.last_phase(), "pack");
+        reporter.clear();
+        reporter.end(Phase::Pack);
+    }
+
+    #[test]
+    fn warnings_are_said_once_and_not_without_end() {
+        let reporter = Reporter::new(Look::Silent);
+        for n in 0..60 {
+            reporter.warn(&format!("w{n}"));
+            reporter.warn(&format!("w{n}"));
+        }
+        let all = reporter.warnings();
+        assert_eq!((all.len(), all[50].as_str()), (51, "10 more warnings"));
+    }
+}

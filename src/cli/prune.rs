@@ -1,0 +1,75 @@
+//! `cachectl prune`.
+
+use std::fmt::Write as _;
+
+use super::{
+    args,
+    error::Result,
+    json,
+    output::{self, bytes, count, printable},
+    session::Session,
+};
+use crate::{ops::prune, progress::Watch as _};
+
+pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
+    session.refuse_if_read_only("prune")?;
+    let wanted = &session.config().prune;
+    let options = prune::Options {
+        max_age: wanted.max_age,
+        max_size: wanted.max_size,
+        keep: wanted.keep,
+        grace: wanted.grace,
+        dry_run: args.dry_run,
+    };
+    let budget = session.budget(None);
+    let ctx = session.within(budget, session.open(budget)).await?;
+    session.reporter.label("prune");
+    let report = session.within(budget, prune::run(&ctx, &options)).await?;
+    session.reporter.clear();
+    let store = session.store_shown();
+    if session.json {
+        output::object(&json::pruned(
+            &store,
+            &report,
+            args.dry_run,
+            session.began.elapsed(),
+        ))?;
+        return Ok(0);
+    }
+    for left in &report.left_out {
+        session.reporter.warn(&format!(
+            "{}: {}",
+            printable(&left.what),
+            printable(&left.why)
+        ));
+    }
+    session.say(&text(&report, args.dry_run))?;
+    Ok(0)
+}
+
+fn text(report: &prune::Report, dry_run: bool) -> String {
+    let would = if dry_run { "would be " } else { "" };
+    let mut text: String = report
+        .tags
+        .iter()
+        .map(|t| {
+            format!(
+                "{} {}\n",
+                if dry_run { "would remove" } else { "removed" },
+                printable(t)
+            )
+        })
+        .collect();
+    let _ = writeln!(
+        text,
+        "{} {would}removed; {} ({}) {would}removed, {} {would}marked for a later run",
+        count(report.tags.len() as u64, "name", "names"),
+        count(report.blobs, "blob", "blobs"),
+        bytes(report.bytes),
+        report.marked
+    );
+    if let Some(why) = &report.not_swept {
+        let _ = writeln!(text, "blobs were not swept: {}", printable(why));
+    }
+    text
+}

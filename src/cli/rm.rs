@@ -1,0 +1,39 @@
+//! `cachectl rm`.
+
+use super::{
+    args,
+    error::Result,
+    inspect::nothing_named,
+    json,
+    output::{self, printable},
+    session::Session,
+};
+use crate::ops::remove;
+
+pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
+    session.refuse_if_read_only("rm")?;
+    let budget = session.budget(None);
+    let ctx = session.within(budget, session.open(budget)).await?;
+    let tags = session
+        .within(budget, remove::run(&ctx, &args.name, args.dry_run))
+        .await?;
+    session.reporter.clear();
+    if session.json {
+        output::object(&json::removed(&session.store_shown(), &tags, args.dry_run))?;
+    } else {
+        let word = if args.dry_run {
+            "would remove"
+        } else {
+            "removed"
+        };
+        let text: String = tags
+            .iter()
+            .map(|t| format!("{word} {}\n", printable(t)))
+            .collect();
+        session.say(&text)?;
+    }
+    match tags.is_empty() {
+        false => Ok(0),
+        true => Err(nothing_named(session, &args.name)),
+    }
+}

@@ -1,0 +1,160 @@
+//! From argv to an exit code: settings, logging, the runtime, signals, and what is said when it fails.
+
+use std::{
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    args::{Cli, Command},
+    completions, copy, env,
+    error::{CommandError, Kind, Result},
+    export, import, inspect, json, ls, man, output,
+    progress::{Look, Reporter},
+    prune, rm,
+    session::Session,
+    verify,
+};
+use crate::{
+    config::{self, Env},
+    telemetry::{self, Verbosity},
+};
+
+/// What signals add to their number for the exit code, as shells do.
+const BY_SIGNAL: u8 = 128;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    panic::set_hook(Box::new(|info| {
+        // Not `eprintln!`, which would panic again where standard error is closed.
+        let place = info
+            .location()
+            .map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
+        let what = info.payload_as_str().unwrap_or("panic");
+        let error = CommandError::new(Kind::Bug, format!("{what}{place}")).hint(format!(
+            "please report it with this line, cachectl {} and what was run",
+            env!("CARGO_PKG_VERSION")
+        ));
+        output::note(&error.render());
+    }));
+    let code = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Kind::Bug.code());
+    ExitCode::from(code)
+}
+
+fn run() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to standard output; who does not read it to the end is no error.
+            let _ = e.print();
+            return u8::try_from(e.exit_code()).unwrap_or(Kind::Usage.code());
+        }
+    };
+    match execute(cli) {
+        Ok(code) => code,
+        Err((json, e)) => {
+            if json {
+                // The message below is for people; this is for the script that asked.
+                let _ = output::object(&json::error(&e));
+            }
+            output::note(&e.render());
+            e.kind.code()
+        }
+    }
+}
+
+/// A failure, and whether `--json` still owes its object.
+type Failure = (bool, CommandError);
+
+fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
+    let json = cli.global.json;
+    let fail = |e: CommandError| (json, e);
+    // These two must work whatever the settings are: packagers run them.
+    match &cli.command {
+        Command::Completions { shell } => {
+            return completions::run(*shell).map(|()| 0).map_err(fail);
+        }
+        Command::Man { command } => {
+            return man::run(command.as_deref()).map(|()| 0).map_err(fail);
+        }
+        _ => {}
+    }
+    let session = prepare(&cli).map_err(fail)?;
+    let reporter = Arc::clone(&session.reporter);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| fail(CommandError::failed(format!("cannot start threads: {e}"))))?;
+    let end = runtime.block_on(async {
+        // Biased: a signal that has come is not overtaken by a result that came with it.
+        tokio::select! {
+            biased;
+            number = interrupted() => {
+                reporter.clear();
+                output::note("cachectl: interrupted; nothing half-done was published\n");
+                Ok(BY_SIGNAL + number)
+            }
+            end = dispatch(&session, cli.command) => end,
+        }
+    });
+    reporter.clear();
+    // Blocking work that was given up must not hold up the end; what it left behind bears no final name.
+    runtime.shutdown_background();
+    end
+}
+
+fn prepare(cli: &Cli) -> Result<Session> {
+    let env = Env::capture();
+    let folder = std::env::current_dir()
+        .map_err(|e| CommandError::failed(format!("cannot tell the working directory: {e}")))?;
+    let loaded = config::load(&env, &folder, cli.global.config.as_deref(), cli.layer())?;
+    let filter = loaded.config.log.as_deref();
+    telemetry::init(Verbosity(cli.global.verbose), filter)
+        .map_err(|why| CommandError::usage(format!("`log` is no filter: {why}")))?;
+    let look = Look::choose(
+        cli.global.json,
+        cli.global.quiet,
+        cli.global.verbose > 0 || filter.is_some(),
+    );
+    Ok(Session::new(
+        env,
+        loaded,
+        folder,
+        cli.global.json,
+        cli.global.quiet,
+        Arc::new(Reporter::new(look)),
+    ))
+}
+
+async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8, Failure> {
+    let plain = match command {
+        // These two print their object also when they fail.
+        Command::Export(args) => return export::run(session, &args).await,
+        Command::Import(args) => return import::run(session, &args).await,
+        Command::Ls(args) => ls::run(session, &args).await,
+        Command::Inspect(args) => inspect::run(session, &args).await,
+        Command::Verify(args) => verify::run(session, &args).await,
+        Command::Copy(args) => copy::run(session, &args).await,
+        Command::Rm(args) => rm::run(session, &args).await,
+        Command::Prune(args) => prune::run(session, &args).await,
+        Command::Env(_) => env::run(session).await,
+        Command::Completions { shell } => completions::run(shell).map(|()| 0),
+        Command::Man { command } => man::run(command.as_deref()).map(|()| 0),
+    };
+    plain.map_err(|e| (session.json, e))
+}
+
+/// Waits for SIGINT or SIGTERM; its number.
+async fn interrupted() -> u8 {
+    let listen = |kind| signal(kind).expect("these two signals can always be listened to");
+    let mut int = listen(SignalKind::interrupt());
+    let mut term = listen(SignalKind::terminate());
+    tokio::select! {
+        _ = int.recv() => 2,
+        _ = term.recv() => 15,
+    }
+}

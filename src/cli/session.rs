@@ -1,0 +1,204 @@
+//! What one run works with: settings, environment, scopes, the watcher; and how it opens a store.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ci::{self, Ci},
+    error::{CommandError, Result},
+    output,
+    progress::Reporter,
+    stores,
+};
+use crate::{
+    config::{Config, Env, Loaded, Origin},
+    entry::Time,
+    fs, ops,
+    progress::Watch as _,
+    redact,
+};
+
+/// Largest event document of GitHub that is read.
+const MAX_EVENT_BYTES: u64 = 16 << 20;
+
+/// One run.
+pub(crate) struct Session {
+    pub(crate) env: Env,
+    pub(crate) loaded: Loaded,
+    /// The working directory.
+    pub(crate) folder: PathBuf,
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) ci: Ci,
+    pub(crate) began: Instant,
+}
+
+impl Session {
+    /// Reads what CI says. Blocks.
+    pub(crate) fn new(
+        env: Env,
+        loaded: Loaded,
+        folder: PathBuf,
+        json: bool,
+        quiet: bool,
+        reporter: Arc<Reporter>,
+    ) -> Self {
+        // Without it scopes are still right, if less precise; no reason to end a build.
+        let event = env
+            .absolute("GITHUB_EVENT_PATH")
+            .and_then(|path| fs::read_if_there(&path, MAX_EVENT_BYTES).ok().flatten())
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let ci = ci::detect(
+            &env,
+            event.as_ref(),
+            loaded.config.default_branch.as_deref(),
+        );
+        Self {
+            env,
+            loaded,
+            folder,
+            json,
+            quiet,
+            reporter,
+            ci,
+            began: Instant::now(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    /// URL of the store, fit to be shown.
+    pub(crate) fn store_shown(&self) -> String {
+        redact::url(&self.config().store.0)
+    }
+
+    /// Scope that is written.
+    pub(crate) fn scope(&self) -> &str {
+        match &self.config().scope {
+            Some((scope, _)) => scope,
+            None => &self.ci.scope,
+        }
+    }
+
+    /// Scopes that may be read, in order; `--scope` takes the place of the first.
+    pub(crate) fn scopes(&self) -> Vec<String> {
+        let mut scopes = vec![self.scope().to_owned()];
+        let mut more = self.ci.fallbacks.clone();
+        more.push(ci::DEFAULT.to_owned());
+        for scope in more {
+            if !scopes.contains(&scope) {
+                scopes.push(scope);
+            }
+        }
+        scopes
+    }
+
+    /// The moment to write: `SOURCE_DATE_EPOCH` (reproducible-builds.org), else now.
+    pub(crate) fn created(&self) -> Result<ops::Created> {
+        let Some(text) = self.env.get("SOURCE_DATE_EPOCH") else {
+            return Ok(ops::Created::Now);
+        };
+        // As far as years have four digits.
+        match text.parse() {
+            Ok(secs @ 0..=253_402_300_799_i64) => Ok(ops::Created::At(Time { secs, nanos: 0 })),
+            _ => Err(CommandError::usage(format!(
+                "SOURCE_DATE_EPOCH cannot be `{text}`: expected seconds since 1970"
+            ))),
+        }
+    }
+
+    /// What the budget is: `--budget`, or the verb's own; `None`: none.
+    pub(crate) fn budget(&self, own: Option<Duration>) -> Option<Duration> {
+        self.config().budget.or(own).filter(|b| !b.is_zero())
+    }
+
+    /// What is left of `budget`; zero when it is spent.
+    pub(crate) fn left_of(&self, budget: Option<Duration>) -> Option<Duration> {
+        budget.map(|b| b.saturating_sub(self.began.elapsed()))
+    }
+
+    /// Opens the store that is set.
+    pub(crate) async fn open(&self, budget: Option<Duration>) -> Result<ops::Context> {
+        self.open_url(&self.config().store.0, self.config().read_only, budget)
+            .await
+    }
+
+    /// Opens a store.
+    pub(crate) async fn open_url(
+        &self,
+        url: &str,
+        read_only: bool,
+        budget: Option<Duration>,
+    ) -> Result<ops::Context> {
+        let config = self.config();
+        let opened = stores::open(url, config, &self.env, read_only).await?;
+        Ok(ops::Context {
+            opened: Arc::new(opened),
+            progress: Arc::clone(&self.reporter) as _,
+            state_dir: config.state_dir.clone(),
+            temp_dir: config.temp_dir.clone(),
+            threads: config.jobs,
+            concurrency: config.concurrency,
+            budget: self.left_of(budget),
+        })
+    }
+
+    /// Runs a step within what is left of the budget; gives it up (drops it) when that is spent.
+    pub(crate) async fn within<T, E: Into<CommandError>>(
+        &self,
+        budget: Option<Duration>,
+        step: impl Future<Output = std::result::Result<T, E>>,
+    ) -> Result<T> {
+        let (Some(budget), Some(left)) = (budget, self.left_of(budget)) else {
+            return step.await.map_err(Into::into);
+        };
+        match tokio::time::timeout(left, step).await {
+            Ok(end) => end.map_err(Into::into),
+            Err(_) => Err(ops::Error::Budget {
+                phase: self.reporter.last_phase(),
+                budget,
+            }
+            .into()),
+        }
+    }
+
+    /// Says so if the cache is kept where it does not outlive the job.
+    pub(crate) fn warn_of_local_store(&self) {
+        let (url, origin) = &self.config().store;
+        if *origin == Origin::Default && ci::is_ci(&self.env) {
+            self.reporter.warn(&format!(
+                "the store is this node's disk ({url}) and dies with it; set CACHECTL_STORE to s3://… or oci://…"
+            ));
+        }
+    }
+
+    /// Refuses what would write, if that is switched off.
+    pub(crate) fn refuse_if_read_only(&self, what: &str) -> Result<()> {
+        if self.config().read_only {
+            return Err(CommandError::usage(format!(
+                "{what} writes to the store, and --read-only is set"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A path as the user wrote it, made absolute.
+    pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// Shows a result to people; nothing with `--json` (who prints its own) or `-q`.
+    pub(crate) fn say(&self, text: &str) -> Result<()> {
+        self.reporter.clear();
+        if self.json || self.quiet {
+            return Ok(());
+        }
+        output::data(text)
+    }
+}

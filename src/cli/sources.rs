@@ -1,0 +1,177 @@
+//! From the words of the command line to caches on disk; one of two files here that know the rooms below `ops`.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    args::{self, SourceArgs},
+    error::{CommandError, Result},
+    session::Session,
+};
+use crate::{
+    config::Env,
+    ops,
+    progress::Watch as _,
+    source::{
+        self, Source, SourceKind, dir,
+        goenv::{self, GoEnv, modfile},
+    },
+    task,
+};
+
+/// One cache to carry.
+#[derive(Clone)]
+pub(crate) struct Job {
+    pub(crate) source: Arc<dyn Source>,
+    /// Name within its kind.
+    pub(crate) name: String,
+}
+
+impl Job {
+    pub(crate) fn kind(&self) -> SourceKind {
+        self.source.kind()
+    }
+
+    /// What progress calls it.
+    pub(crate) fn label(&self) -> String {
+        match self.kind() {
+            SourceKind::Dir => format!("dir {}", self.name),
+            kind => kind.name().to_owned(),
+        }
+    }
+}
+
+/// The caches that the command line names, in the order in which they are carried.
+///
+/// # Errors
+/// Usage: words that do not fit together, no name to be had. Others: `go` or the caches are not to be had.
+pub(crate) async fn jobs(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
+    match args.source {
+        args::Source::Dir => folders(session, &args.paths),
+        _ => go(session, args).await,
+    }
+}
+
+fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
+    let config = session.config();
+    let Some(name) = &config.name else {
+        return Err(
+            CommandError::usage("a folder needs a name to be stored under")
+                .hint("add --name NAME, or set CACHECTL_NAME"),
+        );
+    };
+    if paths.is_empty() {
+        return Err(
+            CommandError::usage("which folder?").hint("cachectl export dir PATH --name NAME")
+        );
+    }
+    let options = dir::Options {
+        exclude: config.exclude.clone(),
+        xattrs: config.xattrs,
+        owner: config.owner,
+    };
+    let mut seen = BTreeSet::new();
+    let mut jobs = Vec::new();
+    for path in paths {
+        let root = session.absolute(path);
+        let name = match paths.len() {
+            1 => name.clone(),
+            _ => format!("{name}/{}", last_part(&root)?),
+        };
+        if !seen.insert(name.clone()) {
+            return Err(
+                CommandError::usage(format!("two folders would be stored as `{name}`"))
+                    .hint("carry them one by one, each with a --name of its own"),
+            );
+        }
+        let source =
+            dir::Dir::new(root, &options).map_err(|e| CommandError::usage(e.to_string()))?;
+        jobs.push(Job {
+            source: Arc::new(source),
+            name,
+        });
+    }
+    Ok(jobs)
+}
+
+fn last_part(path: &Path) -> Result<String> {
+    let last = match path.components().next_back() {
+        Some(std::path::Component::Normal(name)) => Some(name.to_owned()),
+        // `.`, `..` and the like have no name of their own, but the folder has.
+        _ => path
+            .canonicalize()
+            .ok()
+            .and_then(|p| Some(p.file_name()?.to_owned())),
+    };
+    last.and_then(|name| name.into_string().ok())
+        .ok_or_else(|| {
+            CommandError::usage(format!(
+                "`{}` has no last part that could be a name",
+                path.display()
+            ))
+            .hint("carry it alone, with a --name of its own")
+        })
+}
+
+async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
+    if !args.paths.is_empty() {
+        return Err(CommandError::usage("paths go with `dir`")
+            .hint("Go's folders come from `go env`; set GOCACHE or GOMODCACHE to change them"));
+    }
+    if !args.exclude.is_empty() || args.xattrs.is_some() || args.owner.is_some() {
+        return Err(CommandError::usage(
+            "--exclude, --xattrs and --owner go with `dir`",
+        ));
+    }
+    let go_env = detect(session).await?;
+    if let Some(warning) = go_env.warning() {
+        session.reporter.warn(&warning);
+    }
+    let name = match &session.config().name {
+        Some(name) => name.clone(),
+        None => modfile::default_name(&go_env).ok_or_else(|| {
+            CommandError::usage("there is no Go module here to name the cache after")
+                .hint("run it where go.mod is, or add --name NAME")
+        })?,
+    };
+    let sources = match args.source {
+        args::Source::Gobuild => vec![go_build(&go_env)],
+        args::Source::Gomod => vec![go_mod(go_env).await?],
+        _ => vec![go_build(&go_env), go_mod(go_env).await?],
+    };
+    let job = |source| Job {
+        source,
+        name: name.clone(),
+    };
+    Ok(sources.into_iter().map(job).collect())
+}
+
+/// What Go says here.
+pub(crate) async fn detect(session: &Session) -> Result<GoEnv> {
+    let (env, folder) = (session.env.clone(), session.folder.clone());
+    task::blocking(move || GoEnv::detect(&folder, &lookup(&env), goenv::GO_ENV_TIMEOUT))
+        .await
+        .map_err(|e: source::Error| ops::Error::from(e).into())
+}
+
+fn lookup(env: &Env) -> impl Fn(&str) -> Option<OsString> {
+    |name| env.os(name).map(ToOwned::to_owned)
+}
+
+fn go_build(env: &GoEnv) -> Arc<dyn Source> {
+    Arc::new(source::gobuild::GoBuild::new(
+        env.gocache.clone(),
+        source::fingerprint::gobuild(env),
+    ))
+}
+
+async fn go_mod(env: GoEnv) -> Result<Arc<dyn Source>> {
+    Err(CommandError::failed(format!(
+        "interim {}",
+        env.gomodcache.display()
+    )))
+}

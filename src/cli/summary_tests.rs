@@ -1,0 +1,113 @@
+use super::*;
+
+fn part(hit: bool) -> Part {
+    let mut part = Part::nothing("gobuild", "m", "why not");
+    part.hit = hit;
+    part.exact = hit;
+    if hit {
+        part.digest = Some(Digest::sha256_of(b"x"));
+        part.miss = None;
+        part.entries = 2;
+        part.moved.bytes_moved = 5;
+    }
+    part
+}
+
+fn absent() -> Part {
+    let mut part = part(false);
+    part.absent = true;
+    part.miss = Some("nothing is stored".to_owned());
+    part
+}
+
+fn summary(verb: Verb, parts: Vec<Part>) -> Summary {
+    Summary {
+        verb,
+        store: "disk:/s".to_owned(),
+        parts,
+        troubles: Vec::new(),
+        elapsed: Duration::from_millis(1234),
+    }
+}
+
+#[test]
+fn hit_needs_all_that_is_stored_and_something() {
+    let hit = |parts| summary(Verb::Import, parts).hit();
+    assert!(hit(vec![part(true), part(true)]));
+    assert!(hit(vec![part(true), absent()]));
+    assert!(!hit(vec![part(true), part(false)]));
+    assert!(!hit(vec![absent(), absent()]));
+    assert!(!hit(vec![]));
+}
+
+#[test]
+fn totals_are_sums_and_the_digest_is_the_first_there_is() {
+    let json = summary(Verb::Import, vec![absent(), part(true), part(true)]).json(&[]);
+    assert_eq!(json["entries"], 4);
+    assert_eq!(json["bytes_moved"], 10);
+    assert_eq!(json["elapsed_ms"], 1234);
+    assert_eq!(json["digest"], Digest::sha256_of(b"x").to_string());
+    assert_eq!(json["miss"], Value::Null);
+    assert_eq!(json["snapshots"].as_array().unwrap().len(), 3);
+    assert_eq!(json["snapshots"][0]["miss"], "nothing is stored");
+}
+
+#[test]
+fn a_damaged_miss_is_a_warning_and_under_strict_an_error() {
+    let mut damaged = part(false);
+    damaged.left_out.push(LeftOut {
+        what: "pack sha256:1".into(),
+        why: "is missing".into(),
+    });
+    let mut all = summary(Verb::Import, vec![damaged]);
+    assert_eq!(
+        all.warnings(false),
+        ["miss: why not; continuing without the cache"]
+    );
+    assert_eq!(all.plain_miss(), None);
+    assert_eq!(all.verdict(true, false).unwrap_err().kind.code(), 1);
+    assert_eq!(all.verdict(false, true).unwrap_err().kind.code(), 3);
+    assert!(all.verdict(false, false).is_ok());
+}
+
+#[test]
+fn a_plain_miss_is_no_trouble() {
+    let mut all = summary(Verb::Import, vec![absent(), absent()]);
+    assert!(all.warnings(false).is_empty());
+    assert_eq!(all.plain_miss().as_deref(), Some("nothing is stored"));
+    assert!(all.verdict(true, false).is_ok());
+    assert_eq!(all.verdict(true, true).unwrap_err().kind.code(), 3);
+}
+
+#[test]
+fn one_empty_cache_beside_another_is_forgiven() {
+    let mut nothing = CommandError::failed("nothing to export");
+    nothing.nothing_there = true;
+    let mut all = summary(Verb::Export, vec![part(true), absent()]);
+    all.troubles.push(nothing);
+    all.settle();
+    assert!(all.verdict(true, false).is_ok());
+
+    let mut nothing = CommandError::failed("nothing to export");
+    nothing.nothing_there = true;
+    let mut all = summary(Verb::Export, vec![absent()]);
+    all.troubles.push(nothing);
+    all.settle();
+    assert_eq!(all.verdict(true, false).unwrap_err().kind.code(), 1);
+}
+
+#[test]
+fn a_partial_hit_says_what_is_missing() {
+    let mut some = part(true);
+    some.partial = true;
+    some.left_out.push(LeftOut {
+        what: "ab-d".into(),
+        why: "its pack is gone".into(),
+    });
+    let all = summary(Verb::Import, vec![some]);
+    assert_eq!(
+        all.warnings(true),
+        ["partial hit: gobuild m: 1 thing could not be had, such as ab-d: its pack is gone"]
+    );
+    assert_eq!(all.json(&[])["partial"], true);
+}

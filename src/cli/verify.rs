@@ -1,0 +1,71 @@
+//! `cachectl verify`.
+
+use std::fmt::Write as _;
+
+use super::{
+    args,
+    error::{CommandError, Kind, Result},
+    inspect::nothing_named,
+    json,
+    output::{self, bytes, count, printable, seconds},
+    session::Session,
+};
+use crate::ops::verify::{self, Depth};
+
+pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
+    let (depth, word) = match (args.digests, args.data) {
+        (_, true) => (Depth::Data, "data"),
+        (true, _) => (Depth::Digests, "digests"),
+        _ => (Depth::Structure, "structure"),
+    };
+    let budget = session.budget(None);
+    let ctx = session.within(budget, session.open(budget)).await?;
+    session.reporter.label("verify");
+    let name = args.name.as_deref();
+    let report = session
+        .within(budget, verify::run(&ctx, name, depth))
+        .await?;
+    session.reporter.clear();
+    let elapsed = session.began.elapsed();
+    if session.json {
+        output::object(&json::verification(
+            &session.store_shown(),
+            word,
+            &report,
+            elapsed,
+        ))?;
+    } else {
+        let mut text = String::new();
+        for fault in &report.faults {
+            let _ = writeln!(
+                text,
+                "{}: {}",
+                printable(&fault.what),
+                printable(&fault.why)
+            );
+        }
+        let _ = writeln!(
+            text,
+            "{}, {}, {} checked ({word}): {}; {} read in {}",
+            count(report.snapshots, "snapshot", "snapshots"),
+            count(report.packs, "pack", "packs"),
+            count(report.entries, "entry", "entries"),
+            match report.faults.len() {
+                0 => "all is well".to_owned(),
+                n => count(n as u64, "fault", "faults"),
+            },
+            bytes(report.bytes_read),
+            seconds(elapsed)
+        );
+        session.say(&text)?;
+    }
+    if !report.faults.is_empty() {
+        let faults = count(report.faults.len() as u64, "fault", "faults");
+        return Err(CommandError::new(Kind::Failed, format!("{faults} found"))
+            .hint("the next export of a damaged name mends it; `cachectl rm` takes it away"));
+    }
+    match name {
+        Some(name) if report.snapshots == 0 => Err(nothing_named(session, name)),
+        _ => Ok(0),
+    }
+}

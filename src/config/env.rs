@@ -1,0 +1,93 @@
+//! The process's environment as it was at the start, so that nothing else reads it and tests can give a map.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+};
+
+/// A captured environment. A variable that is set to nothing counts as not set, as CI systems pass absent inputs so.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Env(BTreeMap<OsString, OsString>);
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values may be secrets.
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Env {
+    fn from_iter<T: IntoIterator<Item = (K, V)>>(pairs: T) -> Self {
+        Self(
+            pairs
+                .into_iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .filter(|(_, v)| !v.is_empty())
+                .collect(),
+        )
+    }
+}
+
+impl Env {
+    /// The variable's text; `None` also where it is not UTF-8.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.os(name)?.to_str()
+    }
+
+    /// The variable as it is.
+    pub fn os(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+
+    /// The variable as a path, if it is an absolute one: the XDG specification ignores others.
+    pub fn absolute(&self, name: &str) -> Option<PathBuf> {
+        self.os(name).map(PathBuf::from).filter(|p| p.is_absolute())
+    }
+
+    /// Says whether the variable is on: set, and not `0` or `false`.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.os(name)
+            .is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
+    }
+
+    /// Names that start with `prefix`, sorted.
+    pub fn names_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a OsStr> {
+        self.0
+            .keys()
+            .map(OsString::as_os_str)
+            .filter(move |k| k.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    }
+
+    /// `$<name>`, else `$HOME/<below>`, without `cachectl` added; the XDG base directories.
+    fn base(&self, name: &str, below: &str) -> Option<PathBuf> {
+        self.absolute(name)
+            .or_else(|| Some(self.absolute("HOME")?.join(below)))
+    }
+
+    /// Our folder for caches: `$XDG_CACHE_HOME/cachectl`.
+    pub fn cache_dir(&self) -> Option<PathBuf> {
+        Some(self.base("XDG_CACHE_HOME", ".cache")?.join("cachectl"))
+    }
+
+    /// Our folder for settings: `$XDG_CONFIG_HOME/cachectl`.
+    pub fn config_dir(&self) -> Option<PathBuf> {
+        Some(self.base("XDG_CONFIG_HOME", ".config")?.join("cachectl"))
+    }
+
+    /// Our folder for node indexes: `$XDG_STATE_HOME/cachectl`.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        Some(
+            self.base("XDG_STATE_HOME", ".local/state")?
+                .join("cachectl"),
+        )
+    }
+
+    /// Folder for spools: `$TMPDIR`, else `/var/tmp`, which unlike `/tmp` is seldom kept in memory.
+    pub fn temp_dir(&self) -> PathBuf {
+        self.absolute("TMPDIR").unwrap_or_else(|| {
+            let big = Path::new("/var/tmp");
+            if big.is_dir() { big } else { Path::new("/tmp") }.to_owned()
+        })
+    }
+}

@@ -1,0 +1,237 @@
+//! One value: how it was written, where, and what it means.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+use super::{Error, Result, keys::Key};
+
+/// Where a value was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nowhere.
+    Default,
+    /// A line of the settings file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Env(String),
+    /// A flag, with its dashes.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Env(name) => write!(f, "${name}"),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A value as it was written; may be a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Raw {
+    /// One text.
+    One(String),
+    /// Several, in order.
+    Many(Vec<String>),
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Raw(…)")
+    }
+}
+
+/// Values of one layer (file, environment, flags), or of all of them merged, by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layer(BTreeMap<&'static str, (Raw, Origin)>);
+
+impl Layer {
+    /// Sets a key; the last call wins.
+    pub fn set(&mut self, key: &'static Key, raw: Raw, origin: Origin) {
+        self.0.insert(key.name, (raw, origin));
+    }
+
+    /// Takes over all that `above` says.
+    pub fn overlay(&mut self, above: Self) {
+        self.0.extend(above.0);
+    }
+
+    /// What is said about a key.
+    pub fn get(&self, name: &str) -> Option<(&Raw, &Origin)> {
+        self.0.get(name).map(|(raw, origin)| (raw, origin))
+    }
+
+    /// A single text.
+    pub fn text(&self, name: &str) -> Result<Option<(String, Origin)>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some((Raw::One(text), origin)) => Ok(Some((text.clone(), origin.clone()))),
+            Some((Raw::Many(_), origin)) => Err(Error::new(format!(
+                "`{name}` takes one value, not a list ({origin})"
+            ))),
+        }
+    }
+
+    /// A text that `parse` understands; `expected` completes "expected …".
+    fn parsed<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some((text, origin)) = self.text(name)? else {
+            return Ok(None);
+        };
+        parse(text.trim()).map(Some).ok_or_else(|| {
+            Error::new(format!("`{name}` cannot be `{text}` ({origin})"))
+                .hint(format!("expected {expected}"))
+        })
+    }
+
+    /// Yes or no.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>> {
+        self.parsed(name, "true or false", flag)
+    }
+
+    /// A number of at least 1.
+    pub fn count(&self, name: &str) -> Result<Option<usize>> {
+        self.parsed(name, "a whole number from 1 on", |s| {
+            s.parse().ok().filter(|n| *n > 0)
+        })
+    }
+
+    /// A number of bytes.
+    pub fn size(&self, name: &str) -> Result<Option<u64>> {
+        self.parsed(name, "a size such as 500MB, 2GiB or 1048576", size)
+    }
+
+    /// Bytes per second.
+    pub fn rate(&self, name: &str) -> Result<Option<u64>> {
+        self.parsed(name, "bytes per second such as 50MB or 8MiB/s", |s| {
+            size(s.strip_suffix("/s").unwrap_or(s)).filter(|n| *n > 0)
+        })
+    }
+
+    /// A span of time.
+    pub fn duration(&self, name: &str) -> Result<Option<Duration>> {
+        self.parsed(name, "a time such as 90s, 10m or 1h30m", duration)
+    }
+
+    /// A span of time that is not zero.
+    pub fn nonzero_duration(&self, name: &str) -> Result<Option<Duration>> {
+        self.parsed(name, "a time above zero such as 10s or 1m", |s| {
+            duration(s).filter(|d| !d.is_zero())
+        })
+    }
+
+    /// Whole days.
+    pub fn days(&self, name: &str) -> Result<Option<u32>> {
+        self.parsed(name, "whole days such as 7d or 2weeks", days)
+    }
+
+    /// One of a few words.
+    pub fn choice(&self, name: &str, words: &[&'static str]) -> Result<Option<&'static str>> {
+        self.parsed(name, &words.join(" or "), |s| {
+            words.iter().copied().find(|w| *w == s)
+        })
+    }
+
+    /// A path; one in the file is relative to the file's folder.
+    pub fn path(&self, name: &str) -> Result<Option<PathBuf>> {
+        Ok(self.text(name)?.map(|(text, origin)| match origin {
+            Origin::File { path, .. } => path
+                .parent()
+                .map_or_else(|| text.clone().into(), |p| p.join(&text)),
+            _ => text.into(),
+        }))
+    }
+
+    /// Several texts; one alone is a list of one. In a variable they are separated by commas or line breaks.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        match self.get(name) {
+            None => Vec::new(),
+            Some((Raw::Many(all), _)) => all.clone(),
+            Some((Raw::One(text), Origin::Env(_))) => text
+                .split([',', '\n'])
+                .map(str::trim)
+                .filter(|s| !s.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            Some((Raw::One(text), _)) => vec![text.clone()],
+        }
+    }
+}
+
+fn flag(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// Bytes of `text`: a number with an optional unit, `kB MB GB` by thousands, `KiB MiB GiB` by 1024.
+pub fn size(text: &str) -> Option<u64> {
+    text.parse::<bytesize::ByteSize>().ok().map(|b| b.as_u64())
+}
+
+/// A span of time: `90s`, `10m`, `1h30m`, `7d`; `0` alone is zero.
+pub fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok()
+}
+
+/// Whole days: a bare number, or a span that is a multiple of a day.
+pub fn days(text: &str) -> Option<u32> {
+    const DAY: u64 = 24 * 60 * 60;
+    if let Ok(days) = text.parse() {
+        return Some(days);
+    }
+    let span = duration(text)?;
+    let whole = span.subsec_nanos() == 0 && span.as_secs() % DAY == 0;
+    u32::try_from(span.as_secs() / DAY).ok().filter(|_| whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_know_both_families_of_units() {
+        assert_eq!(size("2GB"), Some(2_000_000_000));
+        assert_eq!(size("2 GiB"), Some(2 << 30));
+        assert_eq!(size("17"), Some(17));
+        for bad in ["", "GB", "-1", "10x", "NaN", "inf"] {
+            assert_eq!(size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn days_are_whole() {
+        assert_eq!(days("7"), Some(7));
+        assert_eq!(days("2weeks"), Some(14));
+        assert_eq!(days("12h"), None);
+        assert_eq!(days("24h"), Some(1));
+        assert_eq!(days("9999999999999d"), None);
+    }
+
+    #[test]
+    fn durations_need_units() {
+        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(duration("0"), Some(Duration::ZERO));
+        assert_eq!(duration("10"), None);
+    }
+
+    #[test]
+    fn flags_are_words() {
+        assert_eq!(flag("Yes"), Some(true));
+        assert_eq!(flag("0"), Some(false));
+        assert_eq!(flag("maybe"), None);
+    }
+}

@@ -1,0 +1,270 @@
+//! The SDK's client, set up once: credentials, region, endpoint, TLS, proxies, and no retries of its own.
+
+use std::time::Duration;
+
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableRegionProvider,
+    meta::region::RegionProviderChain, profile::ProfileFileRegionProvider,
+};
+use aws_sdk_s3::{
+    Client,
+    config::{
+        Builder, Credentials, RequestChecksumCalculation, ResponseChecksumValidation,
+        SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig,
+        timeout::TimeoutConfig,
+    },
+    presigning::PresigningConfig,
+};
+use aws_smithy_http_client::{
+    Connector,
+    proxy::ProxyConfig,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+};
+
+use super::{
+    Keys,
+    clock::Clock,
+    config::{Checksum, Config},
+    error::chain,
+};
+use crate::{
+    store::{
+        error::{Error, ErrorKind, Result},
+        net::Common,
+    },
+    task,
+};
+
+/// S3 closes idle connections after some 20 s; using one that is just being closed costs a round.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+/// What stores that are not AWS's take for a region, nearly all.
+const ANY_REGION: &str = "us-east-1";
+
+/// A client, and what was found out about where it goes.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    /// Whether single uploads carry the digest as `x-amz-checksum-sha256`.
+    pub(super) sends_sha256: bool,
+    /// The host that requests go to, where it is not AWS's own.
+    pub(super) other_host: Option<String>,
+}
+
+/// Builds the client; asks no server but those that hand out credentials' regions.
+pub(super) async fn connect(
+    bucket: &str,
+    config: &Config,
+    common: &Common,
+    clock: &Clock,
+    keys: Option<Keys>,
+) -> Result<Connection> {
+    let http = http_client(common).await?;
+    let sdk = sdk_config(config, common, &http, keys).await;
+    if sdk.region().is_none() {
+        return Err(invalid(
+            "the bucket's region is unknown: set `region`, or `AWS_REGION`".to_owned(),
+        ));
+    }
+    let mut s3 = Builder::from(&sdk)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(common.connect_timeout)
+                .build(),
+        )
+        // Our own watch does it: see `patience`.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .interceptor(clock.clone());
+    let host = host(s3.clone(), bucket).await?;
+    let aws = is_aws(&host);
+    if config.path_style.unwrap_or(!aws) {
+        s3 = s3.force_path_style(true);
+    }
+    let checks = match config.checksum() {
+        Checksum::Auto => aws,
+        Checksum::Always => true,
+        Checksum::Never => false,
+    };
+    let s3 = s3
+        .request_checksum_calculation(if checks {
+            RequestChecksumCalculation::WhenSupported
+        } else {
+            RequestChecksumCalculation::WhenRequired
+        })
+        // What comes is checked against digests, which says more than any checksum of the store's.
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    Ok(Connection {
+        client: Client::from_conf(s3.build()),
+        sends_sha256: checks,
+        other_host: (!aws).then_some(host),
+    })
+}
+
+async fn sdk_config(
+    config: &Config,
+    common: &Common,
+    http: &SharedHttpClient,
+    keys: Option<Keys>,
+) -> SdkConfig {
+    // Dated, so that an update of the SDK does not change how we behave.
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http.clone())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(common.connect_timeout)
+                .build(),
+        );
+    if let Some(region) = &config.region {
+        loader = loader.region(Region::new(region.clone()));
+    } else if config.endpoint.is_some() {
+        // Without the last link of the default chain: asking the instance's metadata takes seconds where there is none.
+        loader = loader.region(
+            RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+                .or_else(ProfileFileRegionProvider::new())
+                .or_else(Region::new(ANY_REGION)),
+        );
+    }
+    if let Some(endpoint) = &config.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    if config.anonymous() {
+        loader = loader.no_credentials();
+    } else if let Some(keys) = keys {
+        let session = keys.session.map(|s| s.expose().to_owned());
+        loader = loader.credentials_provider(Credentials::new(
+            keys.id,
+            keys.secret.expose(),
+            session,
+            None,
+            "cachectl",
+        ));
+    }
+    loader.load().await
+}
+
+/// One HTTP client for S3 and for whoever hands out credentials: proxies and extra authorities hold for both.
+async fn http_client(common: &Common) -> Result<SharedHttpClient> {
+    let mut trust = TrustStore::default();
+    let settings = common.clone();
+    let extra = task::blocking(move || {
+        // The SDK panics at a certificate that is none, so that is found here.
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in settings.extra_ca_certificates()? {
+            roots.add(certificate).map_err(|e| {
+                Error::new(
+                    ErrorKind::Invalid,
+                    "read CA bundle",
+                    format!("it holds a certificate that cannot be used: {e}"),
+                )
+            })?;
+        }
+        settings.extra_ca_pem()
+    })
+    .await?;
+    if let Some(pem) = extra {
+        trust = trust.with_pem_certificate(pem);
+    }
+    let tls = TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|e| invalid(chain(&e)))?;
+    let proxy = if common.proxy_from_env {
+        ProxyConfig::from_env()
+    } else {
+        ProxyConfig::disabled()
+    };
+    // The crate's builder for whole clients has no proxies (1.5), the one for connectors has.
+    Ok(
+        aws_smithy_http_client::Builder::new().build_with_connector_fn(
+            move |settings, components| {
+                let mut connector = Connector::builder()
+                    .tls_provider(Provider::Rustls(CryptoMode::Ring))
+                    .tls_context(tls.clone())
+                    .proxy_config(proxy.clone())
+                    .pool_idle_timeout(POOL_IDLE);
+                connector.set_connector_settings(settings.cloned());
+                connector.set_sleep_impl(components.and_then(|c| c.sleep_impl()));
+                connector.build()
+            },
+        ),
+    )
+}
+
+/// The host that requests will go to, after all that the SDK looks at (`AWS_ENDPOINT_URL_S3`, profiles …).
+///
+/// The SDK has no question for that, but a signed URL shows it; with made-up keys it asks nobody and is good for nothing.
+async fn host(s3: Builder, bucket: &str) -> Result<String> {
+    let client = Client::from_conf(
+        s3.credentials_provider(Credentials::new(
+            "endpoint", "endpoint", None, None, "endpoint",
+        ))
+        .build(),
+    );
+    let when =
+        PresigningConfig::expires_in(Duration::from_secs(60)).map_err(|e| invalid(chain(&e)))?;
+    let signed = client
+        .get_object()
+        .bucket(bucket)
+        .key("endpoint")
+        .presigned(when)
+        .await
+        .map_err(|e| invalid(chain(&e)))?;
+    let url = signed.uri();
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or_default();
+    Ok(authority.to_ascii_lowercase())
+}
+
+fn is_aws(host: &str) -> bool {
+    let name = host.split(':').next().unwrap_or_default();
+    [".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
+}
+
+fn invalid(why: String) -> Error {
+    Error::new(ErrorKind::Invalid, "open", why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hosts_of_aws_are_aws() {
+        for host in [
+            "b.s3.eu-west-1.amazonaws.com",
+            "s3.cn-north-1.amazonaws.com.cn",
+            "s3.us-east-1.amazonaws.com:443",
+        ] {
+            assert!(is_aws(host), "{host}");
+        }
+        for host in ["127.0.0.1:9000", "amazonaws.com.example.org", "x.r2.dev"] {
+            assert!(!is_aws(host), "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn host_is_what_the_sdk_resolves() {
+        let base = || {
+            Builder::new()
+                .behavior_version(BehaviorVersion::v2026_01_12())
+                .region(Region::new("eu-west-1"))
+        };
+        assert_eq!(
+            host(base(), "my-bucket").await.unwrap(),
+            "my-bucket.s3.eu-west-1.amazonaws.com"
+        );
+        // No certificate of AWS's covers a dotted bucket's host name.
+        assert_eq!(
+            host(base(), "my.bucket").await.unwrap(),
+            "s3.eu-west-1.amazonaws.com"
+        );
+        let other = base().endpoint_url("http://127.0.0.1:9000");
+        assert_eq!(
+            host(other.force_path_style(true), "my-bucket")
+                .await
+                .unwrap(),
+            "127.0.0.1:9000"
+        );
+    }
+}

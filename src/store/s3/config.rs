@@ -1,0 +1,207 @@
+//! What can be set for an S3 store, in the configuration file or in its URL.
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::error::{Error, ErrorKind, Result};
+
+/// Part size from which uploads start: larger blobs go in parts, smaller in one request.
+const PART_BYTES: u64 = 16 << 20;
+/// Parts of one blob on their way at once.
+const PART_CONCURRENCY: usize = 8;
+/// S3's own limits for a part (S3 user guide, "Amazon S3 multipart upload limits").
+const PART_BYTES_RANGE: std::ops::RangeInclusive<u64> = (5 << 20)..=(5 << 30);
+/// More connections for one blob only fight each other.
+const PART_CONCURRENCY_RANGE: std::ops::RangeInclusive<usize> = 1..=64;
+
+/// Settings of an S3 store; each may also stand in the store's URL, which wins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Region of the bucket; default: the AWS chain's (`AWS_REGION`, profile, instance), `us-east-1` at other endpoints.
+    pub region: Option<String>,
+    /// `http(s)://host[:port]` of a store that is not AWS's; default: AWS, or `AWS_ENDPOINT_URL_S3`.
+    pub endpoint: Option<String>,
+    /// Whether the bucket stands in the path instead of the host name; default: yes at endpoints that are not AWS's.
+    pub path_style: Option<bool>,
+    /// Whether requests go unsigned, without credentials; default: no.
+    pub anonymous: Option<bool>,
+    /// Encryption by the server; default: the bucket's.
+    pub sse: Option<Sse>,
+    /// Key of the key service, with `sse = "aws:kms"`; default: the account's key for S3.
+    pub sse_kms_key_id: Option<String>,
+    /// Storage class of blobs, as the store names it (`STANDARD_IA`, `INTELLIGENT_TIERING` …); default: the bucket's.
+    ///
+    /// Tags and records keep the bucket's: cheap classes charge small objects for 128 KiB.
+    pub storage_class: Option<String>,
+    /// Canned ACL of everything written (`bucket-owner-full-control` …); default: none sent.
+    pub acl: Option<String>,
+    /// When uploads carry a checksum for the server to check; default `auto`.
+    pub checksum: Option<Checksum>,
+    /// Bytes of a part, 5 MiB to 5 GiB; default 16 MiB, more where a blob would need over 10,000 parts.
+    pub part_bytes: Option<u64>,
+    /// Parts of one blob on their way at once, 1 to 64; default 8.
+    pub part_concurrency: Option<usize>,
+}
+
+/// Encryption by the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sse {
+    /// With keys that the store keeps itself.
+    #[serde(rename = "AES256")]
+    Aes256,
+    /// With a key of the key service.
+    #[serde(rename = "aws:kms")]
+    AwsKms,
+}
+
+/// When uploads carry a checksum for the server to check.
+///
+/// Many stores that are not AWS's refuse them or choke (reference/oci-and-s3.md §4.4); readers check digests in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checksum {
+    /// At AWS's own endpoints.
+    Auto,
+    /// At every endpoint.
+    Always,
+    /// Only where S3 does not work without.
+    Never,
+}
+
+impl Config {
+    /// These settings, with those that `over` sets in their place.
+    #[must_use]
+    pub fn overridden_by(self, over: &Self) -> Self {
+        let over = over.clone();
+        Self {
+            region: over.region.or(self.region),
+            endpoint: over.endpoint.or(self.endpoint),
+            path_style: over.path_style.or(self.path_style),
+            anonymous: over.anonymous.or(self.anonymous),
+            sse: over.sse.or(self.sse),
+            sse_kms_key_id: over.sse_kms_key_id.or(self.sse_kms_key_id),
+            storage_class: over.storage_class.or(self.storage_class),
+            acl: over.acl.or(self.acl),
+            checksum: over.checksum.or(self.checksum),
+            part_bytes: over.part_bytes.or(self.part_bytes),
+            part_concurrency: over.part_concurrency.or(self.part_concurrency),
+        }
+    }
+
+    /// Checks what can be checked without a server.
+    pub(super) fn check(&self) -> Result<()> {
+        let refused = |why: String| Err(Error::new(ErrorKind::Invalid, "open", why));
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint)?;
+        }
+        if self.sse_kms_key_id.is_some() && self.sse != Some(Sse::AwsKms) {
+            return refused("`sse_kms_key_id` needs `sse=aws:kms`".to_owned());
+        }
+        if !PART_BYTES_RANGE.contains(&self.part_bytes()) {
+            return refused(format!(
+                "`part_bytes` is {}; S3 takes parts of 5 MiB to 5 GiB",
+                self.part_bytes()
+            ));
+        }
+        if !PART_CONCURRENCY_RANGE.contains(&self.part_concurrency()) {
+            return refused(format!(
+                "`part_concurrency` is {}; it may be 1 to 64",
+                self.part_concurrency()
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn part_bytes(&self) -> u64 {
+        self.part_bytes.unwrap_or(PART_BYTES)
+    }
+
+    pub(super) fn part_concurrency(&self) -> usize {
+        self.part_concurrency.unwrap_or(PART_CONCURRENCY)
+    }
+
+    pub(super) fn anonymous(&self) -> bool {
+        self.anonymous.unwrap_or(false)
+    }
+
+    pub(super) fn checksum(&self) -> Checksum {
+        self.checksum.unwrap_or(Checksum::Auto)
+    }
+}
+
+fn check_endpoint(endpoint: &str) -> Result<()> {
+    let shown = crate::redact::url(endpoint);
+    let refused = |why: &str| {
+        Err(Error::new(
+            ErrorKind::Invalid,
+            "open",
+            format!("endpoint `{shown}` {why}"),
+        ))
+    };
+    let Some((scheme, rest)) = endpoint.split_once("://") else {
+        return refused("has no scheme; write `http://…` or `https://…`");
+    };
+    if scheme != "http" && scheme != "https" {
+        return refused("must start with `http://` or `https://`");
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return refused(
+            "holds a user name; credentials come from the AWS chain (`AWS_ACCESS_KEY_ID` …)",
+        );
+    }
+    let host_is_right = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
+    if authority.is_empty() || authority.starts_with(':') || !authority.bytes().all(host_is_right) {
+        return refused("has no valid host");
+    }
+    if rest.contains(['?', '#']) {
+        return refused("must end after host and path");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_key_is_refused_and_all_keys_are_optional() {
+        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
+        let e = toml::from_str::<Config>("regoin = 'x'").unwrap_err();
+        assert!(e.message().contains("regoin"), "{e}");
+        let c: Config = toml::from_str("sse = 'aws:kms'\nchecksum = 'never'").unwrap();
+        assert_eq!(
+            (c.sse, c.checksum),
+            (Some(Sse::AwsKms), Some(Checksum::Never))
+        );
+    }
+
+    #[test]
+    fn senseless_settings_are_refused() {
+        let with = |change: fn(&mut Config)| {
+            let mut c = Config::default();
+            change(&mut c);
+            c.check().map_err(|e| e.kind)
+        };
+        assert_eq!(with(|_| ()), Ok(()));
+        for bad in [
+            |c: &mut Config| c.part_bytes = Some(1 << 20),
+            |c: &mut Config| c.part_bytes = Some(6 << 30),
+            |c: &mut Config| c.part_concurrency = Some(0),
+            |c: &mut Config| c.sse_kms_key_id = Some("k".into()),
+            |c: &mut Config| c.endpoint = Some("127.0.0.1:9000".into()),
+            |c: &mut Config| c.endpoint = Some("ftp://x".into()),
+            |c: &mut Config| c.endpoint = Some("http://".into()),
+            |c: &mut Config| c.endpoint = Some("http://a b".into()),
+            |c: &mut Config| c.endpoint = Some("http://u:p@host".into()),
+        ] {
+            assert_eq!(with(bad), Err(ErrorKind::Invalid));
+        }
+    }
+
+    #[test]
+    fn endpoint_with_a_password_is_refused_without_showing_it() {
+        let e = check_endpoint("https://user:hunter2@host").unwrap_err();
+        assert!(!e.to_string().contains("hunter2"), "{e}");
+    }
+}

@@ -1,0 +1,480 @@
+//! From the SDK's errors to ours: one table from S3's codes, one from status codes.
+//!
+//! Codes: S3 API reference, "Error responses"; those of MinIO, Ceph and SeaweedFS are the same names.
+
+use std::{error::Error as StdError, time::Duration};
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::{DateTime, DateTimeFormat},
+};
+
+use crate::store::error::{Error, ErrorKind};
+
+/// From this difference on S3 refuses signatures (S3 API reference, `RequestTimeTooSkewed`: 15 minutes); half of it is worth naming.
+const SKEW_NAMED: Duration = Duration::from_secs(7 * 60);
+/// Longest part of a server's own words in a message.
+const MAX_WORDS: usize = 300;
+
+/// What an answer that is no success says.
+struct Answer<'a> {
+    status: u16,
+    code: &'a str,
+    words: &'a str,
+    raw: &'a HttpResponse,
+}
+
+/// Turns an error of the SDK into one of ours.
+pub(super) fn from_sdk<E>(op: &'static str, e: SdkError<E, HttpResponse>) -> Error
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    let error = match &e {
+        SdkError::ConstructionFailure(_) => Error::new(ErrorKind::Invalid, op, chain(&e)),
+        SdkError::TimeoutError(_) => Error::new(ErrorKind::Timeout, op, chain(&e)),
+        SdkError::DispatchFailure(failure) => {
+            let known = if failure.is_timeout() {
+                Some(ErrorKind::Timeout)
+            } else if failure.is_io() || failure.as_other().is_some() {
+                Some(ErrorKind::Unavailable)
+            } else if failure.is_user() {
+                Some(ErrorKind::Invalid)
+            } else {
+                None
+            };
+            not_sent(op, known, &e)
+        }
+        SdkError::ResponseError(_) => match e.raw_response() {
+            Some(raw) if !raw.status().is_success() => answered(
+                op,
+                &Answer {
+                    status: raw.status().as_u16(),
+                    code: "",
+                    words: "",
+                    raw,
+                },
+            ),
+            // The SDK keeps a body that came whole and could not be understood; of one that broke off it keeps none.
+            Some(raw) if raw.body().bytes().is_some() => no_document(op, &e),
+            _ => Error::new(
+                ErrorKind::Unavailable,
+                op,
+                format!("the answer broke off: {}", chain(&e)),
+            ),
+        },
+        SdkError::ServiceError(service)
+            if service.raw().status().is_success() && service.err().code().is_none() =>
+        {
+            no_document(op, &e)
+        }
+        SdkError::ServiceError(service) => answered(
+            op,
+            &Answer {
+                status: service.raw().status().as_u16(),
+                code: service.err().code().unwrap_or_default(),
+                words: service.err().message().unwrap_or_default(),
+                raw: service.raw(),
+            },
+        ),
+        _ => Error::new(ErrorKind::Unavailable, op, chain(&e)),
+    };
+    error.caused_by(e)
+}
+
+/// A success whose body is not what S3 sends.
+fn no_document(op: &'static str, e: &(dyn StdError + 'static)) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        op,
+        format!(
+            "the answer is no S3 document: {}; is something else (a proxy, a login page) answering there?",
+            chain(e)
+        ),
+    )
+}
+
+/// No answer came: the way there, the name, the certificate or the credentials.
+fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'static)) -> Error {
+    // The two outermost only say that it was not sent, in the SDK's words.
+    let text = chain(e.source().and_then(StdError::source).unwrap_or(e));
+    if find::<rustls::Error>(e).is_some_and(|tls| {
+        matches!(
+            tls,
+            rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented
+        )
+    }) {
+        // Trying again cannot help, and another certificate must not be accepted.
+        return Error::new(
+            ErrorKind::Invalid,
+            op,
+            format!(
+                "its certificate is refused: {text}; set `ca_bundle` if a private authority signed it"
+            ),
+        );
+    }
+    match known {
+        Some(kind) => Error::new(kind, op, text),
+        // The SDK resolves credentials in here, and its types do not tell them from the rest.
+        None if text.contains("credential") || text.contains("identity") => Error::new(
+            ErrorKind::Unauthenticated,
+            op,
+            format!(
+                "no credentials: {}; set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE`, a web identity, \
+                 or `anonymous=true` for a public bucket",
+                // What follows is every link of the chain.
+                text.split(". Attempted").next().unwrap_or_default()
+            ),
+        ),
+        None => Error::new(ErrorKind::Unavailable, op, text),
+    }
+}
+
+fn answered(op: &'static str, a: &Answer<'_>) -> Error {
+    let kind = by_code(a.code).unwrap_or_else(|| by_status(a));
+    let header = |name: &str| a.raw.headers().get(name);
+    let mut text = format!("answered {}", a.status);
+    // For a HEAD the SDK makes up a code of the status; a body there is none.
+    if !a.code.is_empty() && a.code != "NotFound" {
+        text = format!("{text} {}", plain(a.code));
+    }
+    if !a.words.is_empty() {
+        text = format!("{text}: {}", plain(a.words));
+    }
+    if let Some(id) = header("x-amz-request-id") {
+        text = format!("{text} (request {})", plain(id));
+    }
+    if let Some(hint) = hint(kind, a) {
+        text = format!("{text}; {hint}");
+    }
+    let mut error = Error::new(kind, op, text);
+    error.retry_after = header("retry-after").and_then(|v| retry_after(v, header("date")));
+    error
+}
+
+pub(super) fn by_code(code: &str) -> Option<ErrorKind> {
+    Some(match code {
+        "NoSuchBucket" => ErrorKind::NoSuchStore,
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "InvalidObjectState"
+        | "MethodNotAllowed" => ErrorKind::Denied,
+        "ExpiredToken"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidToken"
+        | "TokenRefreshRequired"
+        | "InvalidSecurity"
+        | "NotSignedUp"
+        | "RequestExpired"
+        | "ExpiredTokenException" => ErrorKind::Unauthenticated,
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "ServiceUnavailable"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TooManyRequests"
+        | "Busy"
+        | "RequestThrottled"
+        | "BandwidthLimitExceeded" => ErrorKind::Throttled,
+        "RequestTimeout" => ErrorKind::Timeout,
+        // Skew: the SDK measured it from this answer and signs by the server's clock from now on.
+        // Digests: ours were checked before, so the bytes were damaged on their way.
+        // NoSuchUpload: somebody swept it; the whole blob can be sent again.
+        "InternalError"
+        | "OperationAborted"
+        | "RequestTimeTooSkewed"
+        | "BadDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch"
+        | "NoSuchUpload"
+        | "IncompleteBody"
+        | "ServerNotInitialized" => ErrorKind::Unavailable,
+        "PreconditionFailed" | "ConditionalRequestConflict" => ErrorKind::Conflict,
+        "NotImplemented" | "InvalidDigest" | "MissingContentMD5" | "MissingContentLength" => {
+            ErrorKind::Unsupported
+        }
+        "InvalidRange" => ErrorKind::Corrupt,
+        "QuotaExceeded"
+        | "XMinioStorageFull"
+        | "StorageFull"
+        | "InsufficientStorage"
+        | "XMinioAdminBucketQuotaExceeded" => ErrorKind::Full,
+        _ => return None,
+    })
+}
+
+fn by_status(a: &Answer<'_>) -> ErrorKind {
+    match a.status {
+        401 => ErrorKind::Unauthenticated,
+        403 | 405 | 407 => ErrorKind::Denied,
+        404 => ErrorKind::NoSuchStore,
+        408 | 504 => ErrorKind::Timeout,
+        409 | 412 => ErrorKind::Conflict,
+        411 | 413 | 501 => ErrorKind::Unsupported,
+        416 => ErrorKind::Corrupt,
+        429 => ErrorKind::Throttled,
+        503 if a.raw.headers().get("retry-after").is_some() => ErrorKind::Throttled,
+        507 => ErrorKind::Full,
+        500..=599 => ErrorKind::Unavailable,
+        // An error inside a success, as `CompleteMultipartUpload` sends it, with a code that we do not know.
+        200..=299 => ErrorKind::Unavailable,
+        _ => ErrorKind::Invalid,
+    }
+}
+
+fn hint(kind: ErrorKind, a: &Answer<'_>) -> Option<String> {
+    if let Some(skew) = skew(a.raw) {
+        return Some(skew);
+    }
+    if let Some(region) = right_region(a) {
+        return Some(format!(
+            "the bucket is in another region: set `region={region}`"
+        ));
+    }
+    let text = match (kind, a.code) {
+        (_, "RequestTimeTooSkewed") => "this node's clock is wrong: set it",
+        (ErrorKind::NoSuchStore, _) => {
+            "there is no such bucket at that endpoint: create it, or check its name, `endpoint` and `path_style`"
+        }
+        (_, "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException") => {
+            "the session token has expired: get new credentials"
+        }
+        (_, "InvalidAccessKeyId") => {
+            "this store does not know the access key: check `endpoint` and credentials"
+        }
+        (_, "SignatureDoesNotMatch") => {
+            "check the secret key, `region`, and that no proxy rewrites requests"
+        }
+        (ErrorKind::Unauthenticated, _) => "check the credentials",
+        (_, "InvalidObjectState") => {
+            "the object is archived: restore it, or keep caches out of archive classes"
+        }
+        _ if a.status == 407 => "the proxy wants a user and password: put them into `HTTPS_PROXY`",
+        (ErrorKind::Denied, _) => {
+            "allow s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload below the prefix and s3:ListBucket on \
+             the bucket; without s3:ListBucket a missing object is answered 403 too"
+        }
+        (ErrorKind::Throttled, _) => "lower the concurrency",
+        (ErrorKind::Unsupported, _) => "this store lacks something of S3: try `checksum=never`",
+        (ErrorKind::Full, _) => "the store is full: prune it, or raise its quota",
+        _ if (300..400).contains(&a.status) => "set `endpoint` or `region` to where the bucket is",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// Names a clock that is far from the server's, where that explains the trouble.
+fn skew(raw: &HttpResponse) -> Option<String> {
+    if !matches!(raw.status().as_u16(), 400 | 401 | 403) {
+        return None;
+    }
+    let server = http_date(raw.headers().get("date")?)?;
+    let now = std::time::SystemTime::now();
+    let (apart, word) = match now.duration_since(server) {
+        Ok(d) => (d, "ahead of"),
+        Err(e) => (e.duration(), "behind"),
+    };
+    (apart > SKEW_NAMED).then(|| {
+        format!(
+            "this node's clock is {} min {word} the store's: set it",
+            apart.as_secs() / 60
+        )
+    })
+}
+
+fn right_region(a: &Answer<'_>) -> Option<String> {
+    let wrong = (300..400).contains(&a.status)
+        || matches!(
+            a.code,
+            "PermanentRedirect"
+                | "TemporaryRedirect"
+                | "Redirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException"
+        )
+        || (a.status == 400 && a.code.is_empty());
+    if !wrong {
+        return None;
+    }
+    let said = a.raw.headers().get("x-amz-bucket-region").or_else(|| {
+        // "the region 'us-east-1' is wrong; expecting 'eu-west-1'"
+        let (_, rest) = a.words.split_once("expecting '")?;
+        rest.split_once('\'').map(|(region, _)| region)
+    })?;
+    Some(plain(said))
+}
+
+/// Seconds or a date (RFC 9110, 10.2.3).
+fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(secs) = value.trim().parse() {
+        return Some(Duration::from_secs(secs));
+    }
+    let until = http_date(value)?;
+    // Against the server's own clock, so that ours may be wrong.
+    let now = date
+        .and_then(http_date)
+        .unwrap_or_else(std::time::SystemTime::now);
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
+/// Reads an HTTP date.
+pub(super) fn http_date(value: &str) -> Option<std::time::SystemTime> {
+    DateTime::from_str(value, DateTimeFormat::HttpDate)
+        .ok()?
+        .try_into()
+        .ok()
+}
+
+/// A server's words, fit for one line.
+fn plain(words: &str) -> String {
+    words
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_WORDS)
+        .collect()
+}
+
+/// The messages of an error and of what is below it, each said once.
+pub(super) fn chain(e: &(dyn StdError + 'static)) -> String {
+    let mut said = String::new();
+    let mut next = Some(e);
+    while let Some(e) = next {
+        let text = plain(&e.to_string());
+        if !said.contains(&text) {
+            if !said.is_empty() {
+                said.push_str(": ");
+            }
+            said.push_str(&text);
+        }
+        next = below(e);
+    }
+    said
+}
+
+fn find<'a, E: StdError + 'static>(e: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(e), |e| below(*e)).find_map(|e| e.downcast_ref())
+}
+
+/// The next error; what an I/O error wraps counts, though its `source` skips it.
+fn below<'a>(e: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match e.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as _),
+        None => e.source(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::{config::http::HttpResponse, error::ErrorMetadata, primitives::SdkBody};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Said(ErrorMetadata);
+    impl std::fmt::Display for Said {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("said")
+        }
+    }
+    impl StdError for Said {}
+    impl ProvideErrorMetadata for Said {
+        fn meta(&self) -> &ErrorMetadata {
+            &self.0
+        }
+    }
+
+    fn error(status: u16, code: &str, words: &str, headers: &[(&'static str, &str)]) -> Error {
+        let mut raw = HttpResponse::new(status.try_into().unwrap(), SdkBody::empty());
+        for (name, value) in headers {
+            raw.headers_mut().insert(*name, (*value).to_owned());
+        }
+        let meta = ErrorMetadata::builder().code(code).message(words).build();
+        from_sdk("get", SdkError::service_error(Said(meta), raw))
+    }
+
+    #[test]
+    fn codes_and_statuses_have_the_kind_that_callers_act_on() {
+        for (status, code, kind) in [
+            (404, "NoSuchBucket", ErrorKind::NoSuchStore),
+            (403, "AccessDenied", ErrorKind::Denied),
+            (403, "RequestTimeTooSkewed", ErrorKind::Unavailable),
+            (400, "ExpiredToken", ErrorKind::Unauthenticated),
+            (403, "SignatureDoesNotMatch", ErrorKind::Unauthenticated),
+            (503, "SlowDown", ErrorKind::Throttled),
+            (200, "InternalError", ErrorKind::Unavailable),
+            (200, "SlowDown", ErrorKind::Throttled),
+            (400, "RequestTimeout", ErrorKind::Timeout),
+            (412, "PreconditionFailed", ErrorKind::Conflict),
+            (409, "ConditionalRequestConflict", ErrorKind::Conflict),
+            (409, "OperationAborted", ErrorKind::Unavailable),
+            (501, "NotImplemented", ErrorKind::Unsupported),
+            (416, "InvalidRange", ErrorKind::Corrupt),
+            (507, "", ErrorKind::Full),
+            (400, "", ErrorKind::Invalid),
+            (401, "", ErrorKind::Unauthenticated),
+            (403, "", ErrorKind::Denied),
+            (408, "", ErrorKind::Timeout),
+            (411, "", ErrorKind::Unsupported),
+            (413, "", ErrorKind::Unsupported),
+            (429, "", ErrorKind::Throttled),
+            (500, "", ErrorKind::Unavailable),
+            (502, "", ErrorKind::Unavailable),
+            (503, "", ErrorKind::Unavailable),
+            (504, "", ErrorKind::Timeout),
+        ] {
+            assert_eq!(error(status, code, "", &[]).kind, kind, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn store_says_how_long_to_wait_in_seconds_or_as_a_date() {
+        let wait =
+            |headers: &[(&'static str, &str)]| error(503, "SlowDown", "", headers).retry_after;
+        assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
+        let (now, then) = (
+            "Wed, 21 Oct 2015 07:28:00 GMT",
+            "Wed, 21 Oct 2015 07:28:30 GMT",
+        );
+        assert_eq!(
+            wait(&[("retry-after", then), ("date", now)]),
+            Some(Duration::from_secs(30))
+        );
+        assert_eq!(wait(&[("retry-after", "soon")]), None);
+    }
+
+    #[test]
+    fn wrong_region_is_named_with_the_right_one() {
+        let e = error(
+            301,
+            "PermanentRedirect",
+            "x",
+            &[("x-amz-bucket-region", "eu-west-1")],
+        );
+        assert!(e.message.contains("region=eu-west-1"), "{e}");
+        assert_eq!(e.kind, ErrorKind::Invalid);
+        let words = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-west-3'";
+        let e = error(400, "AuthorizationHeaderMalformed", words, &[]);
+        assert!(e.message.contains("region=eu-west-3"), "{e}");
+    }
+
+    #[test]
+    fn wrong_clock_is_named() {
+        let e = error(
+            403,
+            "RequestTimeTooSkewed",
+            "",
+            &[("date", "Wed, 21 Oct 2015 07:28:00 GMT")],
+        );
+        assert!(e.message.contains("ahead of the store's"), "{e}");
+        assert!(e.is_temporary());
+        let e = error(403, "", "", &[("date", "Fri, 21 Oct 2095 07:28:00 GMT")]);
+        assert!(e.message.contains("behind the store's"), "{e}");
+    }
+
+    #[test]
+    fn words_of_the_server_stay_on_one_line_and_short() {
+        let e = error(400, "X", &format!("a\r\nb{}", "c".repeat(5000)), &[]);
+        assert!(!e.message.contains('\n') && e.message.len() < 500, "{e}");
+    }
+}

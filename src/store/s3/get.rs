@@ -1,0 +1,378 @@
+//! Reading objects: sizes, ranges of blobs, small documents.
+
+use std::{ops::Range, sync::Arc, sync::atomic::Ordering};
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::get_object::GetObjectOutput,
+    primitives::ByteStream as SdkStream,
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
+
+use super::{
+    Wire,
+    error::{chain, from_sdk},
+    patience::{self, Answer, Watch},
+};
+use crate::{
+    artifact::Descriptor,
+    entry::Time,
+    store::{
+        body::ByteStream,
+        check_range,
+        error::{Error, ErrorKind, Result},
+    },
+};
+
+/// A small object, read whole.
+pub(super) struct Small {
+    pub(super) bytes: Bytes,
+    /// Byte for byte as sent, quotes included.
+    pub(super) etag: Option<String>,
+    pub(super) modified: Option<Time>,
+}
+
+/// What a HEAD says of an object.
+pub(super) struct Head {
+    pub(super) size: u64,
+    pub(super) modified: Option<Time>,
+}
+
+impl Wire {
+    /// Size and age of an object; `None` if there is none.
+    pub(super) async fn head(&self, op: &'static str, key: &str) -> Result<Option<Head>> {
+        let sent = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(self.key(key))
+            .send();
+        let head = match patience::within(op, self.stall, Answer::Soon, sent).await? {
+            Ok(head) => head,
+            Err(e) if is_missing(&e) => {
+                self.check_bucket(op).await?;
+                return Ok(None);
+            }
+            Err(e) => return Err(from_sdk(op, e)),
+        };
+        self.bucket_seen.store(true, Ordering::Relaxed);
+        let size = head
+            .content_length()
+            .and_then(|n| u64::try_from(n).ok())
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Corrupt,
+                    op,
+                    "the answer has no `Content-Length`; does a proxy rewrite it?",
+                )
+            })?;
+        Ok(Some(Head {
+            size,
+            modified: head.last_modified().and_then(time),
+        }))
+    }
+
+    /// Asks for an object, or a range of it in HTTP's form; `None` if there is none.
+    async fn ask(
+        &self,
+        op: &'static str,
+        key: &str,
+        range: Option<String>,
+    ) -> Result<Option<GetObjectOutput>> {
+        let sent = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.key(key))
+            .set_range(range)
+            .send();
+        match patience::within(op, self.stall, Answer::Soon, sent).await? {
+            Ok(object) => {
+                self.bucket_seen.store(true, Ordering::Relaxed);
+                Ok(Some(object))
+            }
+            Err(e) if is_missing(&e) => {
+                if e.code().is_none() {
+                    self.check_bucket(op).await?;
+                }
+                Ok(None)
+            }
+            Err(e) => Err(from_sdk(op, e)),
+        }
+    }
+
+    /// Reads an object of at most `limit` bytes; `None` if there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` for a longer one, `Unavailable` for one that breaks off.
+    pub(super) async fn read(
+        &self,
+        op: &'static str,
+        key: &str,
+        limit: u64,
+    ) -> Result<Option<Small>> {
+        let Some(object) = self.ask(op, key, None).await? else {
+            return Ok(None);
+        };
+        let too_long = |n: u64| {
+            Error::new(
+                ErrorKind::Corrupt,
+                op,
+                format!("object `{key}` has {n} bytes where at most {limit} make sense"),
+            )
+        };
+        let said = length(op, &object)?;
+        if let Some(n) = said.filter(|n| *n > limit) {
+            return Err(too_long(n));
+        }
+        let (etag, modified) = (
+            object.e_tag().map(str::to_owned),
+            object.last_modified().and_then(time),
+        );
+        let mut bytes = BytesMut::new();
+        let mut body = object.body;
+        let mut watch = Watch::new(op, self.stall);
+        while let Some(piece) = next(op, &mut body, &mut watch).await? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > limit {
+                return Err(too_long(bytes.len() as u64));
+            }
+        }
+        if let Some(n) = said.filter(|n| *n != bytes.len() as u64) {
+            return Err(cut(op, bytes.len() as u64, n));
+        }
+        Ok(Some(Small {
+            bytes: bytes.freeze(),
+            etag,
+            modified,
+        }))
+    }
+
+    /// Streams `range` of an object that must have `desc.size` bytes; `None` if there is none.
+    pub(super) async fn get(
+        self: &Arc<Self>,
+        key: &str,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
+        const OP: &str = "get";
+        check_range(OP, desc, &range)?;
+        if range.is_empty() {
+            // HTTP has no empty ranges.
+            return match self.head(OP, key).await? {
+                None => Ok(None),
+                Some(head) if head.size == desc.size => Ok(Some(stream::empty().boxed())),
+                Some(head) => Err(other_size(head.size, desc.size)),
+            };
+        }
+        let whole = range == (0..desc.size);
+        let asked = (!whole).then(|| format!("bytes={}-{}", range.start, range.end - 1));
+        let object = match self.ask(OP, key, asked).await {
+            Ok(Some(object)) => object,
+            Ok(None) => return Ok(None),
+            Err(mut e) if e.kind == ErrorKind::Corrupt && !whole => {
+                // 416: the object ends before the range starts.
+                e.message = format!(
+                    "it is shorter than the {} bytes of its descriptor: {}",
+                    desc.size, e.message
+                );
+                return Err(e);
+            }
+            Err(e) => return Err(e),
+        };
+        check_answer(&object, desc.size, &range, whole)?;
+        let watch = Watch::new(OP, self.stall);
+        let rest = Rest {
+            body: object.body,
+            watch,
+            left: range.end - range.start,
+            of: range.end - range.start,
+            url: self.url.clone(),
+            key: desc.digest.to_string(),
+        };
+        Ok(Some(stream::try_unfold(rest, Rest::next).boxed()))
+    }
+}
+
+/// A body that is being read.
+struct Rest {
+    body: SdkStream,
+    watch: Watch,
+    left: u64,
+    of: u64,
+    url: String,
+    key: String,
+}
+
+impl Rest {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        match self.piece().await {
+            Ok(Some(piece)) => Ok(Some((piece, self))),
+            Ok(None) => Ok(None),
+            Err(e) => Err(e.at(&self.url, &self.key)),
+        }
+    }
+
+    async fn piece(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let Some(piece) = next("get", &mut self.body, &mut self.watch).await? else {
+                return match self.left {
+                    0 => Ok(None),
+                    left => Err(cut("get", self.of - left, self.of)),
+                };
+            };
+            if piece.len() as u64 > self.left {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "get",
+                    format!("more than the {} bytes asked for came", self.of),
+                ));
+            }
+            self.left -= piece.len() as u64;
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+    }
+}
+
+/// The next piece of a body, or its end.
+async fn next(op: &'static str, body: &mut SdkStream, watch: &mut Watch) -> Result<Option<Bytes>> {
+    let piece = watch
+        .wait(body.next(), |p| match p {
+            Some(Ok(bytes)) => bytes.len() as u64,
+            // The end and an error are no stall, however small the rest was.
+            _ => u64::MAX / 2,
+        })
+        .await?;
+    match piece {
+        None => Ok(None),
+        Some(Ok(bytes)) => Ok(Some(bytes)),
+        Some(Err(e)) => Err(Error::new(
+            ErrorKind::Unavailable,
+            op,
+            format!("the body broke off: {}", chain(&e)),
+        )
+        .caused_by(e)),
+    }
+}
+
+fn check_answer(
+    object: &GetObjectOutput,
+    size: u64,
+    range: &Range<u64>,
+    whole: bool,
+) -> Result<()> {
+    let wrong = |kind, why: String| Err(Error::new(kind, "get", why));
+    let length = length("get", object)?;
+    if whole && object.content_range().is_none() {
+        return match length {
+            Some(n) if n != size => Err(other_size(n, size)),
+            _ => Ok(()),
+        };
+    }
+    let Some(said) = object.content_range() else {
+        return match length {
+            Some(n) if n != size => Err(other_size(n, size)),
+            _ => wrong(
+                ErrorKind::Unsupported,
+                "the store, or a proxy before it, ignores `Range`".to_owned(),
+            ),
+        };
+    };
+    let Some((first, last, total)) = parse_content_range(said) else {
+        return wrong(
+            ErrorKind::Corrupt,
+            format!(
+                "the answer's range makes no sense: `{}`",
+                said.escape_debug()
+            ),
+        );
+    };
+    if let Some(total) = total.filter(|t| *t != size) {
+        return Err(other_size(total, size));
+    }
+    let asked = range.end - range.start;
+    if first != range.start || last != range.end - 1 || length.is_some_and(|n| n != asked) {
+        return wrong(
+            ErrorKind::Corrupt,
+            format!(
+                "bytes {first}-{last} came where {}-{} were asked for",
+                range.start,
+                range.end - 1
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// `bytes first-last/total` (RFC 9110, 14.4); the total may be unknown.
+fn parse_content_range(said: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, total) = said.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let total = match total {
+        "*" => None,
+        n => Some(n.parse().ok()?),
+    };
+    Some((first.parse().ok()?, last.parse().ok()?, total))
+}
+
+fn length(op: &'static str, object: &GetObjectOutput) -> Result<Option<u64>> {
+    object
+        .content_length()
+        .map(u64::try_from)
+        .transpose()
+        .map_err(|_| Error::new(ErrorKind::Corrupt, op, "its length is negative"))
+}
+
+fn other_size(has: u64, want: u64) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        "get",
+        format!("it has {has} bytes where its descriptor says {want}"),
+    )
+}
+
+fn cut(op: &'static str, came: u64, of: u64) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        op,
+        format!("the body ended after {came} of {of} bytes"),
+    )
+}
+
+/// Says whether an answer means: no such object (and not: no such bucket).
+pub(super) fn is_missing<E: ProvideErrorMetadata>(e: &SdkError<E, HttpResponse>) -> bool {
+    e.raw_response().is_some_and(|r| r.status().as_u16() == 404)
+        && matches!(e.code(), None | Some("NoSuchKey" | "NotFound"))
+}
+
+pub(super) fn time(t: &aws_sdk_s3::primitives::DateTime) -> Option<Time> {
+    Time::from_nanos(t.as_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_range_is_read_by_its_grammar() {
+        assert_eq!(
+            parse_content_range("bytes 0-9/100"),
+            Some((0, 9, Some(100)))
+        );
+        assert_eq!(parse_content_range("bytes 5-5/*"), Some((5, 5, None)));
+        for bad in [
+            "",
+            "bytes",
+            "bytes */100",
+            "bytes 1/2",
+            "items 0-1/2",
+            "bytes 0--1/2",
+        ] {
+            assert_eq!(parse_content_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Listings, page by page.
+
+use super::{
+    Wire,
+    get::time,
+    patience::{self, Answer},
+};
+use crate::{
+    entry::Time,
+    store::error::{Error, ErrorKind, Result},
+};
+
+/// An object as a listing shows it.
+pub(super) struct Listed {
+    /// Below the store's prefix.
+    pub(super) key: String,
+    pub(super) size: u64,
+    pub(super) modified: Option<Time>,
+}
+
+/// What lies below a prefix.
+#[derive(Default)]
+pub(super) struct Listing {
+    pub(super) objects: Vec<Listed>,
+    /// With a delimiter: what the names below have in common, each ending in it.
+    pub(super) folders: Vec<String>,
+}
+
+impl Wire {
+    /// All objects whose keys start with `prefix`, in the store's order, which no standard fixes.
+    pub(super) async fn list(&self, op: &'static str, prefix: &str) -> Result<Vec<Listed>> {
+        Ok(self.pages(op, prefix, None).await?.objects)
+    }
+
+    /// The names of the folders directly below `prefix`, which ends in `/`.
+    pub(super) async fn folders(&self, op: &'static str, prefix: &str) -> Result<Vec<String>> {
+        Ok(self.pages(op, prefix, Some("/")).await?.folders)
+    }
+
+    async fn pages(
+        &self,
+        op: &'static str,
+        prefix: &str,
+        delimiter: Option<&str>,
+    ) -> Result<Listing> {
+        let mut found = Listing::default();
+        let mut token: Option<String> = None;
+        loop {
+            let sent = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(self.key(prefix))
+                .set_delimiter(delimiter.map(str::to_owned))
+                .set_continuation_token(token.clone())
+                .send();
+            let page = patience::answer(op, self.stall, Answer::Later, sent).await?;
+            let own = |key: &str| key.strip_prefix(&self.prefix).map(str::to_owned);
+            for object in page.contents() {
+                // What does not start with our prefix was not asked for.
+                let Some(key) = object.key().and_then(own) else {
+                    continue;
+                };
+                found.objects.push(Listed {
+                    key,
+                    size: object
+                        .size()
+                        .and_then(|n| u64::try_from(n).ok())
+                        .unwrap_or_default(),
+                    modified: object.last_modified().and_then(time),
+                });
+            }
+            let folders = page.common_prefixes().iter();
+            found
+                .folders
+                .extend(folders.filter_map(|p| p.prefix().and_then(own)));
+            let next = match page.next_continuation_token() {
+                Some(next) if page.is_truncated().unwrap_or(true) => next.to_owned(),
+                None if page.is_truncated() == Some(true) => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        op,
+                        "the listing says that it goes on, but not where",
+                    ));
+                }
+                _ => return Ok(found),
+            };
+            if token.as_ref() == Some(&next) {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    op,
+                    "the listing goes in circles",
+                ));
+            }
+            token = Some(next);
+        }
+    }
+}

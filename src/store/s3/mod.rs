@@ -1,0 +1,185 @@
+//! A bucket as a store: the same tree as on disk, below a prefix (design §5), by the AWS SDK.
+//!
+//! - Holds: the client, what becomes of its errors, uploads in one piece or in parts, ranged reads, tags, listings.
+//! - Enters: a [`Location`], a [`Config`], what all remotes share ([`net::Common`]).
+//! - Leaves: the store traits; no type of the SDK.
+//! - Deliberately absent: retries of whole operations (the `Retrying` wrapper's; only parts of an upload are tried again
+//!   here, since sending 5 GB again is no answer to one lost part), limits, and trust in the server's conditional writes.
+//!
+//! Objects appear whole or not at all, so nothing is renamed. A blob's bytes are checked against its digest before the
+//! first of them is sent.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use aws_sdk_s3::Client;
+
+mod client;
+mod clock;
+mod config;
+mod error;
+mod get;
+mod list;
+mod location;
+mod multipart;
+mod patience;
+mod put;
+mod sweep;
+mod tags;
+
+pub use config::{Checksum, Config, Sse};
+pub use location::Location;
+
+use super::{
+    error::{Error, ErrorKind, Result},
+    keys::Repo,
+    net,
+};
+use crate::redact::Secret;
+
+/// An access key that is passed in rather than found.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Its id, which is no secret.
+    pub id: String,
+    /// The key itself.
+    pub secret: Secret,
+    /// What a temporary key comes with.
+    pub session: Option<Secret>,
+}
+
+/// A store in a bucket; cheap to clone.
+#[derive(Clone)]
+pub struct S3 {
+    wire: Arc<Wire>,
+    repo: Repo,
+}
+
+/// What all repositories of one store share.
+struct Wire {
+    client: Client,
+    clock: clock::Clock,
+    bucket: String,
+    /// Empty, or ending in `/`.
+    prefix: String,
+    /// For messages.
+    url: String,
+    config: Config,
+    stall: tokio::time::Duration,
+    sends_sha256: bool,
+    /// Whether the bucket is known to exist.
+    bucket_seen: AtomicBool,
+    /// Whether the store has not yet refused `If-None-Match` and `If-Match` as unknown.
+    conditions: AtomicBool,
+    /// Whether the store has not yet refused `DeleteObjects`.
+    batch_deletes: AtomicBool,
+}
+
+impl S3 {
+    /// Opens the store at `location`, whose own settings win over `config`. The bucket is first asked for when it is needed.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that cannot be, an unreadable CA bundle, or a region that nothing names.
+    pub async fn open(location: &Location, config: &Config, common: &net::Common) -> Result<Self> {
+        Self::open_as(location, config, common, None).await
+    }
+
+    /// As [`Self::open`], with keys in place of what the AWS chain would find.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_as(
+        location: &Location,
+        config: &Config,
+        common: &net::Common,
+        keys: Option<Keys>,
+    ) -> Result<Self> {
+        let config = config.clone().overridden_by(&location.settings);
+        let mut url = Location {
+            settings: config.clone(),
+            ..location.clone()
+        }
+        .to_string();
+        config.check().map_err(|e| e.at(&url, ""))?;
+        net::install_tls_provider();
+        let clock = clock::Clock::default();
+        let connection = client::connect(&location.bucket, &config, common, &clock, keys)
+            .await
+            .map_err(|e| e.at(&url, ""))?;
+        if let (None, Some(host)) = (&config.endpoint, &connection.other_host) {
+            // Out of the environment or a profile: a message must say where it went.
+            url = format!("{url}?endpoint={host}");
+        }
+        let mut prefix = location.prefix.clone();
+        if !prefix.is_empty() {
+            prefix.push('/');
+        }
+        let wire = Wire {
+            client: connection.client,
+            clock,
+            bucket: location.bucket.clone(),
+            prefix,
+            url,
+            config,
+            stall: common.stall,
+            sends_sha256: connection.sends_sha256,
+            bucket_seen: AtomicBool::new(false),
+            conditions: AtomicBool::new(true),
+            batch_deletes: AtomicBool::new(true),
+        };
+        Ok(Self {
+            wire: Arc::new(wire),
+            repo: Repo::cli(),
+        })
+    }
+
+    /// The same store, with the tags of another repository.
+    #[must_use]
+    pub fn in_repo(&self, repo: Repo) -> Self {
+        Self {
+            wire: self.wire.clone(),
+            repo,
+        }
+    }
+}
+
+impl std::fmt::Debug for S3 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "S3({} {})", self.wire.url, self.repo)
+    }
+}
+
+impl Wire {
+    /// The object key of a key of the tree.
+    fn key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn uses_conditions(&self) -> bool {
+        self.conditions.load(Ordering::Relaxed)
+    }
+
+    fn refuses_conditions(&self) {
+        if self.conditions.swap(false, Ordering::Relaxed) {
+            tracing::debug!(store = self.url, "Store knows no conditional writes");
+        }
+    }
+
+    /// Tells a missing object from a missing bucket, which a HEAD cannot: asks once.
+    async fn check_bucket(&self, op: &'static str) -> Result<()> {
+        if self.bucket_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let asked = self.client.head_bucket().bucket(&self.bucket).send();
+        match patience::answer(op, self.stall, patience::Answer::Soon, asked).await {
+            Ok(_) => {}
+            // Who may not list the bucket may still read it.
+            Err(e) if matches!(e.kind, ErrorKind::Denied | ErrorKind::Unsupported) => {}
+            Err(e) => return Err(e),
+        }
+        self.bucket_seen.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,385 @@
+//! Uploads in parts (S3 user guide, "Uploading and copying objects using multipart upload").
+//!
+//! Nothing is visible until the last request, `CompleteMultipartUpload`. Whatever ends it before, dropping the future
+//! included, takes the parts back; what even that cannot do (kill -9), [`super::sweep`] does later.
+
+use std::{ops::Range, sync::Arc};
+
+use aws_sdk_s3::{
+    primitives::ByteStream as SdkStream,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::{
+    sync::oneshot,
+    time::{Duration, sleep},
+};
+
+use super::{
+    Wire,
+    error::from_sdk,
+    patience::{self, Answer},
+    put::{Condition, acl, sse, storage_class},
+};
+use crate::{
+    store::{
+        Put,
+        body::Body,
+        error::{Error, ErrorKind, Result},
+    },
+    task,
+};
+
+const OP: &str = "put";
+/// S3's limits: parts of an upload, bytes of an object.
+const MAX_PARTS: u64 = 10_000;
+const MAX_OBJECT: u64 = 5 << 40;
+/// Part sizes are multiples of this; all but the last are equal, which R2 demands.
+const GRAIN: u64 = 1 << 20;
+/// Tries for each request of an upload.
+const TRIES: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause, also where the store asks for more: then the whole operation fails and its caller decides.
+const MAX_PAUSE: Duration = Duration::from_secs(20);
+
+impl Wire {
+    pub(super) async fn put_in_parts(
+        self: &Arc<Self>,
+        key: &str,
+        size: u64,
+        body: &Body,
+        condition: Condition,
+    ) -> Result<Put> {
+        let ranges = parts(size, self.config.part_bytes())?;
+        let upload = Upload::begin(self.clone(), key).await?;
+        match upload.run(size, body, &ranges, condition).await {
+            Ok(Put::Stored) => {
+                upload.done();
+                Ok(Put::Stored)
+            }
+            Ok(Put::Existed) => {
+                upload.abort().await;
+                Ok(Put::Existed)
+            }
+            Err(e) => {
+                upload.abort().await;
+                Err(e)
+            }
+        }
+    }
+}
+
+/// An upload that is not complete; taken back when dropped.
+struct Upload {
+    wire: Arc<Wire>,
+    key: String,
+    /// `None` once there is nothing to take back.
+    id: Option<String>,
+}
+
+impl Upload {
+    /// Begins one in a task of its own: dropped while the answer is on its way, nobody would know what to take back.
+    async fn begin(wire: Arc<Wire>, key: &str) -> Result<Self> {
+        let (begun, wanted) = oneshot::channel();
+        let key = key.to_owned();
+        task::spawn("begin upload", async move {
+            // Where nobody wants it any more it comes back, is dropped here, and so taken back.
+            drop(begun.send(Self::create(wire, &key).await));
+        })
+        .detach();
+        wanted.await.unwrap_or_else(|_| {
+            // Only a runtime that is being shut down drops tasks.
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                OP,
+                "we are shutting down",
+            ))
+        })
+    }
+
+    async fn create(wire: Arc<Wire>, key: &str) -> Result<Self> {
+        let (sse, sse_key) = sse(&wire.config);
+        let sent = wire
+            .client
+            .create_multipart_upload()
+            .bucket(&wire.bucket)
+            .key(wire.key(key))
+            .set_server_side_encryption(sse)
+            .set_ssekms_key_id(sse_key)
+            .set_acl(acl(&wire.config))
+            .set_storage_class(storage_class(&wire.config))
+            .send();
+        let answer = patience::answer(OP, wire.stall, Answer::Later, sent).await?;
+        let id = answer.upload_id().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Corrupt,
+                OP,
+                "the answer names no upload; is something else answering there?",
+            )
+        })?;
+        Ok(Self {
+            id: Some(id.to_owned()),
+            key: key.to_owned(),
+            wire,
+        })
+    }
+
+    fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or_default()
+    }
+
+    async fn run(
+        &self,
+        size: u64,
+        body: &Body,
+        ranges: &[Range<u64>],
+        condition: Condition,
+    ) -> Result<Put> {
+        let mut parts: Vec<CompletedPart> = stream::iter(1..)
+            .zip(stream::iter(ranges.iter().cloned()))
+            .map(|(number, range)| self.part(number, range, body))
+            .buffer_unordered(self.wire.config.part_concurrency())
+            .try_collect()
+            .await?;
+        parts.sort_unstable_by_key(CompletedPart::part_number);
+        self.complete(size, parts, condition).await
+    }
+
+    async fn part(&self, number: i32, range: Range<u64>, body: &Body) -> Result<CompletedPart> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_part(number, range.clone(), body).await {
+                Ok(part) => return Ok(part),
+                Err(e) => pause(e, tries).await.map_err(|mut e| {
+                    e.message = format!("part {number}: {}", e.message);
+                    e
+                })?,
+            }
+        }
+    }
+
+    async fn try_part(&self, number: i32, range: Range<u64>, body: &Body) -> Result<CompletedPart> {
+        let len = range.end - range.start;
+        let (bytes, taken) = patience::counted(body.stream(range), len);
+        let sent = self
+            .wire
+            .client
+            .upload_part()
+            .bucket(&self.wire.bucket)
+            .key(self.wire.key(&self.key))
+            .upload_id(self.id())
+            .part_number(number)
+            .content_length(len as i64)
+            .body(SdkStream::new(bytes))
+            .send();
+        let answer = patience::upload(OP, self.wire.stall, taken, sent)
+            .await?
+            .map_err(|e| from_sdk(OP, e))?;
+        let etag = answer.e_tag().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Corrupt,
+                OP,
+                "the answer to a part has no `ETag`; is something else answering there?",
+            )
+        })?;
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .e_tag(etag)
+            .set_checksum_crc32(answer.checksum_crc32)
+            .set_checksum_crc32_c(answer.checksum_crc32_c)
+            .set_checksum_crc64_nvme(answer.checksum_crc64_nvme)
+            .set_checksum_sha1(answer.checksum_sha1)
+            .set_checksum_sha256(answer.checksum_sha256)
+            .build())
+    }
+
+    async fn complete(
+        &self,
+        size: u64,
+        parts: Vec<CompletedPart>,
+        condition: Condition,
+    ) -> Result<Put> {
+        let parts = CompletedMultipartUpload::builder()
+            .set_parts(Some(parts))
+            .build();
+        let mut condition = if self.wire.uses_conditions() {
+            condition
+        } else {
+            Condition::None
+        };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let sent = self
+                .wire
+                .client
+                .complete_multipart_upload()
+                .bucket(&self.wire.bucket)
+                .key(self.wire.key(&self.key))
+                .upload_id(self.id())
+                .multipart_upload(parts.clone())
+                .set_if_none_match(condition.if_none_match())
+                .send();
+            let answer = patience::answer(OP, self.wire.stall, Answer::AfterWork, sent).await;
+            let e = match answer {
+                Ok(answer) if answer.e_tag().is_some() => return Ok(Put::Stored),
+                Ok(_) if self.is_there(size).await? => return Ok(Put::Stored),
+                Ok(_) => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        OP,
+                        "the answer says nothing, and the object is not there",
+                    ));
+                }
+                Err(e) => e,
+            };
+            match e.kind {
+                ErrorKind::Unsupported if condition != Condition::None => {
+                    self.wire.refuses_conditions();
+                    condition = Condition::None;
+                    continue;
+                }
+                ErrorKind::Conflict if condition != Condition::None => {
+                    // Same key, same bytes: if somebody else's are whole, ours are not needed.
+                    if self.is_there(size).await? {
+                        return Ok(Put::Existed);
+                    }
+                    condition = Condition::None;
+                    continue;
+                }
+                _ if !e.is_temporary() => return Err(e),
+                _ => {}
+            }
+            match self.is_there(size).await {
+                // It came through, only the answer did not.
+                Ok(true) => return Ok(Put::Stored),
+                Ok(false) => {}
+                // The way is down for the question too; the next try will tell.
+                Err(asked) if asked.is_temporary() => {}
+                Err(asked) => return Err(asked),
+            }
+            pause(e, tries).await?;
+        }
+    }
+
+    async fn is_there(&self, size: u64) -> Result<bool> {
+        let head = self.wire.head(OP, &self.key).await?;
+        Ok(head.is_some_and(|h| h.size == size))
+    }
+
+    fn done(mut self) {
+        self.id = None;
+    }
+
+    async fn abort(mut self) {
+        if let Some(id) = self.id.take() {
+            self.wire.abort(&self.wire.key(&self.key), &id).await;
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        // Outside a runtime there is nobody to send it; the sweep will.
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let (wire, key) = (self.wire.clone(), self.wire.key(&self.key));
+        task::spawn("abort upload", async move { wire.abort(&key, &id).await }).detach();
+    }
+}
+
+impl Wire {
+    /// Takes the parts of an upload back; best effort, since what is left over is swept. `key` is the object's own.
+    pub(super) async fn abort(&self, key: &str, id: &str) -> bool {
+        let sent = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .upload_id(id)
+            .send();
+        let answer = patience::answer("abort upload", self.stall, Answer::Later, sent).await;
+        if let Err(e) = &answer {
+            tracing::debug!(store = self.url, key, error = %e, "Unfinished upload was left behind");
+        }
+        answer.is_ok()
+    }
+}
+
+/// Waits before the next try, or gives the error back where there should be none.
+async fn pause(mut e: Error, tries: u32) -> Result<()> {
+    let asked = e.retry_after.unwrap_or_default();
+    if !e.is_temporary() || tries >= TRIES || asked > MAX_PAUSE {
+        e.attempts = tries;
+        return Err(e);
+    }
+    let own = FIRST_PAUSE * 2_u32.saturating_pow(tries - 1);
+    // Half of it is chance, so that parts that failed together do not come back together.
+    let own = own.mul_f64(0.5 + fastrand::f64() / 2.0).min(MAX_PAUSE);
+    sleep(own.max(asked)).await;
+    Ok(())
+}
+
+/// Cuts `size` bytes into parts of `base` bytes, or of more where they would be too many.
+fn parts(size: u64, base: u64) -> Result<Vec<Range<u64>>> {
+    if size > MAX_OBJECT {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            OP,
+            format!("S3 takes objects of at most 5 TiB, this has {size} bytes"),
+        ));
+    }
+    let part = base.max(size.div_ceil(MAX_PARTS).next_multiple_of(GRAIN));
+    Ok((0..size.div_ceil(part))
+        .map(|n| n * part..size.min((n + 1) * part))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_the_blob_and_are_equal_but_the_last() {
+        let mib = 1 << 20;
+        let p = parts(70 * mib, 16 * mib).unwrap();
+        assert_eq!(p.len(), 5);
+        assert_eq!(
+            (p[0].clone(), p[4].clone()),
+            (0..16 * mib, 64 * mib..70 * mib)
+        );
+        let p = parts(32 * mib, 16 * mib).unwrap();
+        assert_eq!(p.len(), 2);
+    }
+
+    #[test]
+    fn huge_blobs_have_bigger_parts_and_too_huge_ones_are_refused() {
+        let p = parts(MAX_OBJECT, 16 << 20).unwrap();
+        assert!(p.len() as u64 <= MAX_PARTS && p.last().unwrap().end == MAX_OBJECT);
+        assert_eq!((p[0].end - p[0].start) % GRAIN, 0);
+        assert_eq!(
+            parts(MAX_OBJECT + 1, 16 << 20).unwrap_err().kind,
+            ErrorKind::Unsupported
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_temporary_trouble_is_tried_again_and_not_for_ever() {
+        let e = |kind| Error::new(kind, OP, "x");
+        assert!(pause(e(ErrorKind::Throttled), 1).await.is_ok());
+        assert!(pause(e(ErrorKind::Denied), 1).await.is_err());
+        assert_eq!(
+            pause(e(ErrorKind::Timeout), TRIES)
+                .await
+                .unwrap_err()
+                .attempts,
+            TRIES
+        );
+        let mut long = e(ErrorKind::Throttled);
+        long.retry_after = Some(Duration::from_secs(3600));
+        assert!(pause(long, 1).await.is_err());
+    }
+}

@@ -1,0 +1,314 @@
+//! How long we wait: for an answer, for the next bytes of a body, for the next bytes to be taken.
+//!
+//! Ours rather than the SDK's stalled-stream protection: that one lets one byte a second pass, and its read timeout runs
+//! from the first byte of a request, which no upload on a slow line would survive (reference/oci-and-s3.md §4.1).
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::SdkBody,
+};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http_body::{Frame, SizeHint};
+use tokio::time::{Duration, Instant};
+
+use super::error::from_sdk;
+use crate::store::{
+    body::ByteStream,
+    error::{Error, ErrorKind, Result},
+};
+
+/// A body slower than this for a whole stall time counts as stalled.
+const MIN_BYTES_PER_SECOND: u64 = 1 << 10;
+/// How finely an upload is counted: a slow line takes one of these within the stall time.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// How long a server may take to answer once it has the whole request, in stall times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Reads: it only has to look.
+    Soon = 1,
+    /// Writes and listings: it has work to do, and our last bytes may still wait in buffers on the way.
+    Later = 3,
+    /// Completing an upload: S3 says that this can take minutes.
+    AfterWork = 12,
+}
+
+/// Waits for the answer to a request whose body is small or none.
+///
+/// # Errors
+/// `Timeout` if there is none in time, and whatever the answer says.
+pub(super) async fn answer<T, E>(
+    op: &'static str,
+    stall: Duration,
+    patience: Answer,
+    sent: impl Future<Output = std::result::Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    within(op, stall, patience, sent)
+        .await?
+        .map_err(|e| from_sdk(op, e))
+}
+
+/// As [`answer`], but leaves what the answer says to the caller.
+pub(super) async fn within<T>(
+    op: &'static str,
+    stall: Duration,
+    patience: Answer,
+    sent: impl Future<Output = T>,
+) -> Result<T> {
+    let limit = stall * patience as u32;
+    tokio::time::timeout(limit, sent)
+        .await
+        .map_err(|_| no_answer(op, limit))
+}
+
+fn no_answer(op: &'static str, limit: Duration) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        op,
+        format!("no answer within {:.1}s", limit.as_secs_f64()),
+    )
+}
+
+/// Counts what the wire has taken of one request's body.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    bytes: Arc<AtomicU64>,
+    of: u64,
+}
+
+/// Makes the body of a request of `bytes`, of exactly `len` bytes, and its counter.
+pub(super) fn counted(bytes: ByteStream, len: u64) -> (SdkBody, Taken) {
+    let taken = Taken {
+        bytes: Arc::default(),
+        of: len,
+    };
+    let body = Counted {
+        bytes: Mutex::new(bytes),
+        piece: Bytes::new(),
+        taken: taken.clone(),
+    };
+    (SdkBody::from_body_1_x(body), taken)
+}
+
+/// Waits for the answer to a request with a body, as long as the wire keeps taking bytes of it.
+///
+/// # Errors
+/// `Timeout` if for a stall time nothing was taken, or no answer comes after the last byte.
+pub(super) async fn upload<T>(
+    op: &'static str,
+    stall: Duration,
+    taken: Taken,
+    sent: impl Future<Output = T>,
+) -> Result<T> {
+    tokio::pin!(sent);
+    let mut seen = 0;
+    let mut whole = false;
+    loop {
+        let limit = if whole {
+            stall * Answer::Later as u32
+        } else {
+            stall
+        };
+        if let Ok(answer) = tokio::time::timeout(limit, &mut sent).await {
+            return Ok(answer);
+        }
+        let now = taken.bytes.load(Ordering::Relaxed);
+        if whole {
+            return Err(no_answer(op, limit));
+        }
+        whole = now >= taken.of;
+        if now == seen && !whole {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                op,
+                format!(
+                    "nothing was taken for {:.1}s after {now} of {} bytes",
+                    limit.as_secs_f64(),
+                    taken.of
+                ),
+            ));
+        }
+        seen = now;
+    }
+}
+
+/// A stream as a request's body, handed out in small pieces that are counted.
+struct Counted {
+    // Never locked: the SDK wants its bodies `Sync`, which streams are not.
+    bytes: Mutex<ByteStream>,
+    piece: Bytes,
+    taken: Taken,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        if this.piece.is_empty() {
+            let bytes = this.bytes.get_mut().unwrap_or_else(PoisonError::into_inner);
+            match std::task::ready!(bytes.poll_next_unpin(cx)) {
+                Some(Ok(piece)) => this.piece = piece,
+                Some(Err(e)) => return Poll::Ready(Some(Err(e))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let piece = this.piece.split_to(PIECE_BYTES.min(this.piece.len()));
+        this.taken
+            .bytes
+            .fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(
+            self.taken.of - self.taken.bytes.load(Ordering::Relaxed).min(self.taken.of),
+        )
+    }
+}
+
+/// Watches a body that comes in: only time spent waiting for the server counts, a slow reader is no stall.
+#[derive(Debug)]
+pub(super) struct Watch {
+    op: &'static str,
+    stall: Duration,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Watch {
+    pub(super) fn new(op: &'static str, stall: Duration) -> Self {
+        Self {
+            op,
+            stall,
+            waited: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
+    /// Waits for the next piece.
+    ///
+    /// # Errors
+    /// `Timeout` if none comes for a stall time, or too little in one.
+    pub(super) async fn wait<T>(
+        &mut self,
+        next: impl Future<Output = T>,
+        size: impl FnOnce(&T) -> u64,
+    ) -> Result<T> {
+        let stalled = |bytes: u64| {
+            Error::new(
+                ErrorKind::Timeout,
+                self.op,
+                format!(
+                    "the body stalled: {bytes} bytes in {:.1}s",
+                    self.stall.as_secs_f64()
+                ),
+            )
+        };
+        let start = Instant::now();
+        let Ok(item) = tokio::time::timeout(self.stall, next).await else {
+            return Err(stalled(0));
+        };
+        self.waited += start.elapsed();
+        self.bytes = self.bytes.saturating_add(size(&item));
+        if self.waited >= self.stall {
+            let least = (self.stall.as_secs_f64() * MIN_BYTES_PER_SECOND as f64) as u64;
+            if self.bytes < least {
+                return Err(stalled(self.bytes));
+            }
+            self.waited = Duration::ZERO;
+            self.bytes = 0;
+        }
+        Ok(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALL: Duration = Duration::from_secs(10);
+
+    async fn after<T>(wait: Duration, value: T) -> T {
+        tokio::time::sleep(wait).await;
+        value
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_found_after_one_stall_time() {
+        let start = Instant::now();
+        let e = Watch::new("get", STALL)
+            .wait(std::future::pending::<u64>(), |n| *n)
+            .await
+            .unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Timeout);
+        assert_eq!(start.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_byte_a_second_is_a_stall_and_a_slow_line_is_none() {
+        let run = |bytes: u64| async move {
+            let mut watch = Watch::new("get", STALL);
+            for _ in 0..60 {
+                watch
+                    .wait(after(Duration::from_secs(1), bytes), |n| *n)
+                    .await?;
+            }
+            Result::Ok(())
+        };
+        assert_eq!(run(1).await.unwrap_err().kind, ErrorKind::Timeout);
+        run(4 << 10).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_reader_is_no_stall() {
+        let mut watch = Watch::new("get", STALL);
+        for _ in 0..5 {
+            watch.wait(async { 1 }, |n| *n).await.unwrap();
+            tokio::time::sleep(STALL * 10).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn upload_goes_on_while_bytes_are_taken_and_stops_when_not() {
+        let taken = Taken {
+            bytes: Arc::default(),
+            of: 100,
+        };
+        let counter = taken.bytes.clone();
+        let sent = async move {
+            for _ in 0..100 {
+                tokio::time::sleep(STALL / 2).await;
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            tokio::time::sleep(STALL * 2).await;
+        };
+        upload("put", STALL, taken.clone(), sent).await.unwrap();
+
+        taken.bytes.store(50, Ordering::Relaxed);
+        let start = Instant::now();
+        let e = upload("put", STALL, taken, std::future::pending::<()>())
+            .await
+            .unwrap_err();
+        assert!(e.message.contains("50 of 100"), "{e}");
+        assert_eq!(start.elapsed().as_secs(), 20);
+    }
+}

@@ -1,0 +1,256 @@
+//! Writing objects in one request: blobs that are not big, and the small documents of the tree.
+
+use std::sync::Arc;
+
+use aws_sdk_s3::{
+    operation::put_object::builders::PutObjectFluentBuilder,
+    primitives::ByteStream as SdkStream,
+    types::{ObjectCannedAcl, ServerSideEncryption, StorageClass},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+
+use super::{
+    Wire,
+    config::{Config, Sse},
+    error::from_sdk,
+    get::is_missing,
+    patience,
+};
+use crate::{
+    artifact::Descriptor,
+    digest::Digest,
+    store::{
+        Put,
+        body::Body,
+        error::{Error, ErrorKind, Result},
+        keys,
+    },
+    task,
+};
+
+const OP: &str = "put";
+/// From here on hashing goes to a thread for blocking work.
+const HASH_INLINE: usize = 64 << 10;
+/// How much of a file is hashed at once.
+const HASH_BYTES: u64 = 1 << 20;
+
+/// What must hold for an object to be written, as far as the store checks it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Condition {
+    None,
+    Absent,
+    /// By `ETag`, byte for byte.
+    Is(String),
+}
+
+impl Condition {
+    pub(super) fn if_none_match(&self) -> Option<String> {
+        (*self == Self::Absent).then(|| "*".to_owned())
+    }
+
+    fn if_match(&self) -> Option<String> {
+        match self {
+            Self::Is(etag) => Some(etag.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Wire {
+    /// See [`crate::store::BlobStore::put`].
+    pub(super) async fn put_blob(self: &Arc<Self>, desc: &Descriptor, body: &Body) -> Result<Put> {
+        check(desc, body).await?;
+        let key = keys::blob(&desc.digest);
+        // Of another size it is damaged, and is written over.
+        let condition = match self.head(OP, &key).await? {
+            Some(head) if head.size == desc.size => return Ok(Put::Existed),
+            Some(_) => Condition::None,
+            None => Condition::Absent,
+        };
+        if desc.size <= self.config.part_bytes() {
+            self.put_whole(&key, desc, body, condition).await
+        } else {
+            self.put_in_parts(&key, desc.size, body, condition).await
+        }
+    }
+
+    async fn put_whole(
+        &self,
+        key: &str,
+        desc: &Descriptor,
+        body: &Body,
+        condition: Condition,
+    ) -> Result<Put> {
+        let sha256 = match desc.digest {
+            Digest::Sha256(d) if self.sends_sha256 => Some(BASE64_STANDARD.encode(d.0)),
+            _ => None,
+        };
+        let send = |condition: &Condition| {
+            let (bytes, taken) = patience::counted(body.stream(0..desc.size), desc.size);
+            let request = self
+                .request(key, condition)
+                .set_storage_class(storage_class(&self.config))
+                .set_checksum_sha256(sha256.clone())
+                .content_length(desc.size as i64)
+                .body(SdkStream::new(bytes));
+            (request, taken)
+        };
+        match self.put_request(OP, condition.clone(), send).await {
+            Ok(()) => Ok(Put::Stored),
+            // Somebody was quicker with the same bytes, or left damaged ones after we looked.
+            Err(e) if e.kind == ErrorKind::Conflict && condition != Condition::None => {
+                if self
+                    .head(OP, key)
+                    .await?
+                    .is_some_and(|h| h.size == desc.size)
+                {
+                    return Ok(Put::Existed);
+                }
+                self.put_request(OP, Condition::None, send).await?;
+                Ok(Put::Stored)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Writes a small document.
+    ///
+    /// # Errors
+    /// `Conflict` if the store says that `condition` does not hold; a store that knows no conditions writes anyway.
+    pub(super) async fn write(
+        &self,
+        op: &'static str,
+        key: &str,
+        bytes: Bytes,
+        condition: Condition,
+    ) -> Result<()> {
+        let send = |condition: &Condition| {
+            let len = bytes.len() as u64;
+            let (body, taken) = patience::counted(Body::from(bytes.clone()).stream(0..len), len);
+            let request = self
+                .request(key, condition)
+                .content_length(len as i64)
+                .body(SdkStream::new(body));
+            (request, taken)
+        };
+        self.put_request(op, condition, send).await
+    }
+
+    fn request(&self, key: &str, condition: &Condition) -> PutObjectFluentBuilder {
+        let (sse, sse_key) = sse(&self.config);
+        self.client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.key(key))
+            .set_if_none_match(condition.if_none_match())
+            .set_if_match(condition.if_match())
+            .set_server_side_encryption(sse)
+            .set_ssekms_key_id(sse_key)
+            .set_acl(acl(&self.config))
+    }
+
+    async fn put_request(
+        &self,
+        op: &'static str,
+        condition: Condition,
+        send: impl Fn(&Condition) -> (PutObjectFluentBuilder, patience::Taken),
+    ) -> Result<()> {
+        let mut condition = condition;
+        if !self.uses_conditions() {
+            condition = Condition::None;
+        }
+        loop {
+            let (request, taken) = send(&condition);
+            let error = match patience::upload(op, self.stall, taken, request.send()).await? {
+                // A login page answers 200 to everything.
+                Ok(answer) if answer.e_tag().is_none() => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        op,
+                        "the answer has no `ETag`, so no S3 store wrote it; is something else answering there?",
+                    ));
+                }
+                Ok(_) => return Ok(()),
+                Err(e) => {
+                    let absent = is_missing(&e);
+                    let mut e = from_sdk(op, e);
+                    // `If-Match` on what is not there.
+                    if absent && matches!(condition, Condition::Is(_)) {
+                        e.kind = ErrorKind::Conflict;
+                    }
+                    e
+                }
+            };
+            if error.kind != ErrorKind::Unsupported || condition == Condition::None {
+                return Err(error);
+            }
+            self.refuses_conditions();
+            condition = Condition::None;
+        }
+    }
+}
+
+/// Checks the bytes before the first is sent: what is wrong never shows, and costs no upload.
+async fn check(desc: &Descriptor, body: &Body) -> Result<()> {
+    let wrong = |why: String| Err(Error::new(ErrorKind::Corrupt, OP, why));
+    if body.len() != desc.size {
+        return wrong(format!(
+            "its {} bytes are not the {} of its descriptor",
+            body.len(),
+            desc.size
+        ));
+    }
+    let digest = match (body, desc.digest) {
+        (Body::Spool(spool), Digest::Sha256(_)) => spool.digest(),
+        (Body::Bytes(bytes), want) if bytes.len() <= HASH_INLINE => {
+            let mut hasher = want.hasher();
+            hasher.update(bytes);
+            hasher.finish()
+        }
+        (Body::Bytes(bytes), want) => {
+            let bytes = bytes.clone();
+            task::blocking(move || {
+                let mut hasher = want.hasher();
+                hasher.update(&bytes);
+                hasher.finish()
+            })
+            .await
+        }
+        (Body::Spool(spool), want) => {
+            let spool = spool.clone();
+            task::blocking(move || {
+                let mut hasher = want.hasher();
+                let mut at = 0;
+                while at < spool.size() {
+                    let end = spool.size().min(at + HASH_BYTES);
+                    hasher.update(&spool.read_at(at..end)?);
+                    at = end;
+                }
+                Result::Ok(hasher.finish())
+            })
+            .await?
+        }
+    };
+    if digest == desc.digest {
+        Ok(())
+    } else {
+        wrong(format!("its bytes have the digest {digest}"))
+    }
+}
+
+pub(super) fn sse(config: &Config) -> (Option<ServerSideEncryption>, Option<String>) {
+    let sse = config.sse.map(|sse| match sse {
+        Sse::Aes256 => ServerSideEncryption::Aes256,
+        Sse::AwsKms => ServerSideEncryption::AwsKms,
+    });
+    (sse, config.sse_kms_key_id.clone())
+}
+
+pub(super) fn acl(config: &Config) -> Option<ObjectCannedAcl> {
+    config.acl.as_deref().map(ObjectCannedAcl::from)
+}
+
+pub(super) fn storage_class(config: &Config) -> Option<StorageClass> {
+    config.storage_class.as_deref().map(StorageClass::from)
+}

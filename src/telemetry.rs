@@ -1,0 +1,77 @@
+//! Where log lines go: standard error, filtered, without what must not be shown.
+
+use std::io::IsTerminal as _;
+
+use tracing::{Level, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, fmt::time::uptime, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verbosity(
+    /// 0: errors alone; each step more: info, debug, trace.
+    pub u8,
+);
+
+/// Starts logging for the whole process; a second call changes nothing.
+///
+/// `filter` is written as `target=level,…` and wins over `verbosity`. Whatever it says, the crates below us are held at
+/// `info`: at finer levels SDKs have printed keys (RUSTSEC-2023-0125) and HTTP clients print signed URLs.
+///
+/// # Errors
+/// In words, what is wrong with `filter`.
+pub fn init(verbosity: Verbosity, filter: Option<&str>) -> Result<(), String> {
+    let filter = match filter {
+        Some(text) => EnvFilter::try_new(text).map_err(|e| e.to_string())?,
+        None => EnvFilter::default().add_directive(
+            match verbosity.0 {
+                0 => LevelFilter::ERROR,
+                1 => LevelFilter::INFO,
+                2 => LevelFilter::DEBUG,
+                _ => LevelFilter::TRACE,
+            }
+            .into(),
+        ),
+    };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_timer(uptime())
+        // Who closed standard error does not want to hear that it is closed.
+        .log_internal_errors(false)
+        .with_filter(filter)
+        .with_filter(filter_fn(|meta| may_show(meta.target(), *meta.level())));
+    // Fails only if there is a subscriber already.
+    let _ = tracing_subscriber::registry().with(lines).try_init();
+    Ok(())
+}
+
+/// Says whether a line of that target and level is fit to be shown.
+fn may_show(target: &str, level: Level) -> bool {
+    let ours = target == "cachectl"
+        || target == "cachectld"
+        || target.starts_with("cachectl::")
+        || target.starts_with("cachectld::");
+    ours || level <= Level::INFO
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crates_below_are_held_at_info() {
+        assert!(may_show("cachectl::store::s3", Level::TRACE));
+        assert!(may_show("aws_config", Level::INFO));
+        assert!(!may_show("aws_sigv4::http_request::sign", Level::DEBUG));
+        assert!(!may_show("reqwest::connect", Level::TRACE));
+        assert!(!may_show("cachectl_evil", Level::TRACE));
+    }
+
+    #[test]
+    fn nonsense_filter_is_refused() {
+        assert!(init(Verbosity(0), Some("cachectl=loud")).is_err());
+    }
+}
