@@ -1,5 +1,7 @@
 //! `cachectl copy`.
 
+use std::fmt::Write as _;
+
 use super::{
     args,
     error::{CommandError, Result},
@@ -32,19 +34,16 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
         output::object(&json::copied(&from, &to, &report, elapsed))?;
         return Ok(0);
     }
-    let mut text: String = report
-        .tags
-        .iter()
-        .map(|t| format!("{}\n", printable(t)))
-        .collect();
-    text.push_str(&format!(
-        "{} copied: {} sent ({}), {} saved, in {}\n",
+    let mut text = output::lines(report.tags.iter().map(|t| printable(t)));
+    let _ = writeln!(
+        text,
+        "{} copied: {} sent ({}), {} saved, in {}",
         count(report.tags.len() as u64, "name", "names"),
         bytes(report.moved.bytes_moved),
         count(report.moved.blobs_moved, "blob", "blobs"),
         bytes(report.moved.bytes_saved),
         seconds(elapsed)
-    ));
+    );
     session.say(&text)?;
     Ok(0)
 }

@@ -29,14 +29,15 @@ pub(crate) async fn run(session: &Session) -> Result<u8> {
 }
 
 /// Name under which Go's caches would be stored.
-fn name(session: &Session, go: Result1<'_>) -> Option<String> {
+fn name(session: &Session, go: Found<'_>) -> Option<String> {
     let named = session.config().name.clone();
     named.or_else(|| modfile::default_name(go.ok()?))
 }
 
-type Result1<'a> = std::result::Result<&'a GoEnv, &'a String>;
+/// What Go said, or why it could not be asked.
+type Found<'a> = std::result::Result<&'a GoEnv, &'a String>;
 
-fn object(session: &Session, go: Result1<'_>) -> Value {
+fn object(session: &Session, go: Found<'_>) -> Value {
     let config = session.config();
     let go_found = match go {
         Ok(go) => json!({
@@ -90,7 +91,7 @@ fn scope_origin(session: &Session) -> String {
     }
 }
 
-fn text(session: &Session, go: Result1<'_>) -> String {
+fn text(session: &Session, go: Found<'_>) -> String {
     let config = session.config();
     let mut text = String::new();
     let mut line = |what: &str, value: &str| {
@@ -145,9 +146,10 @@ fn text(session: &Session, go: Result1<'_>) -> String {
                 "import go",
                 &format!("{name}{key} from {store}, scope {scopes}"),
             );
-            let export = match config.read_only {
-                true => "nothing: read_only is set".to_owned(),
-                false => format!("{name}{key} to {store}, scope {}", session.scope()),
+            let export = if config.read_only {
+                "nothing: read_only is set".to_owned()
+            } else {
+                format!("{name}{key} to {store}, scope {}", session.scope())
             };
             line("export go", &export);
         }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Budget where none is set: an export comes last, and nobody waits for it but the node.
-pub(crate) const BUDGET: Duration = Duration::from_secs(30 * 60);
+pub(crate) const BUDGET: Duration = Duration::from_mins(30);
 
 /// Runs it; on failure says whether the object of `--json` is still to be printed.
 pub(crate) async fn run(
@@ -55,7 +55,7 @@ async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
         }
         Ok(jobs) => {
             session.warn_of_local_store();
-            all(session, args, &jobs, budget, &mut summary).await?;
+            Box::pin(all(session, args, &jobs, budget, &mut summary)).await?;
         }
         Err(e) => summary.trouble_before(e, args.source.source)?,
     }
@@ -77,7 +77,7 @@ async fn all(
     for job in jobs {
         session.reporter.label(&job.label());
         ctx.budget = session.left_of(budget);
-        match session.within(budget, one(&ctx, session, args, job)).await {
+        match Box::pin(session.within(budget, one(&ctx, session, args, job))).await {
             Ok(report) => summary.parts.push(Part::exported(report)),
             Err(e) if e.is_usage() => return Err(e),
             Err(e) if e.store_is_lost => return summary.store_is_lost(e, jobs),
@@ -93,6 +93,7 @@ async fn one(
     args: &args::Export,
     job: &Job,
 ) -> Result<export::Report> {
+    job.must_be_there().await?;
     let config = session.config();
     let options = export::Options {
         source: job.source.clone(),

@@ -1,6 +1,6 @@
 //! Outputs of a step of GitHub Actions, by the file that `$GITHUB_OUTPUT` names.
 
-use std::{fs::OpenOptions, io::Write as _, path::PathBuf};
+use std::{fmt::Write as _, fs::OpenOptions, io::Write as _, path::PathBuf};
 
 use super::summary::{Summary, Verb};
 use crate::config::Env;
@@ -24,7 +24,7 @@ pub(crate) fn append(env: &Env, summary: &Summary) -> Result<(), String> {
         });
     }
     let digest = summary.digest().map(ToString::to_string);
-    lines.push_str(&format!("digest={}\n", digest.unwrap_or_default()));
+    let _ = writeln!(lines, "digest={}", digest.unwrap_or_default());
     OpenOptions::new()
         .append(true)
         .create(true)

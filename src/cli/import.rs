@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Budget where none is set: a build without the cache is seldom longer.
-pub(crate) const BUDGET: Duration = Duration::from_secs(10 * 60);
+pub(crate) const BUDGET: Duration = Duration::from_mins(10);
 
 /// Runs it; on failure says whether the object of `--json` is still to be printed.
 pub(crate) async fn run(
@@ -45,7 +45,15 @@ async fn collect(session: &Session, args: &args::Import) -> Result<Summary> {
     {
         Ok(jobs) => {
             session.warn_of_local_store();
-            all(session, args, digest.as_ref(), &jobs, budget, &mut summary).await?;
+            Box::pin(all(
+                session,
+                args,
+                digest.as_ref(),
+                &jobs,
+                budget,
+                &mut summary,
+            ))
+            .await?;
         }
         Err(e) => summary.trouble_before(e, args.source.source)?,
     }
@@ -84,10 +92,7 @@ async fn all(
     for job in jobs {
         session.reporter.label(&job.label());
         ctx.budget = session.left_of(budget);
-        match session
-            .within(budget, one(&ctx, session, args, digest, job))
-            .await
-        {
+        match Box::pin(session.within(budget, one(&ctx, session, args, digest, job))).await {
             Ok(report) => {
                 let key = &session.config().key;
                 summary
@@ -116,7 +121,7 @@ async fn one(
         scopes: session.scopes(),
         key: config.key.clone(),
         restore_keys: config.restore_keys.clone(),
-        digest: digest.cloned(),
+        digest: digest.copied(),
         mirror: args.mirror,
     };
     Ok(import::run(ctx, &options).await?)

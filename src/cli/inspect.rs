@@ -23,10 +23,10 @@ pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
     } else if !snapshots.is_empty() {
         output::data(&snapshots.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     }
-    match snapshots.is_empty() {
-        false => Ok(0),
-        true => Err(nothing_named(session, &args.name)),
+    if snapshots.is_empty() {
+        return Err(nothing_named(session, &args.name));
     }
+    Ok(0)
 }
 
 /// The store has nothing of that name.

@@ -49,17 +49,13 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
 
 fn text(report: &prune::Report, dry_run: bool) -> String {
     let would = if dry_run { "would be " } else { "" };
-    let mut text: String = report
-        .tags
-        .iter()
-        .map(|t| {
-            format!(
-                "{} {}\n",
-                if dry_run { "would remove" } else { "removed" },
-                printable(t)
-            )
-        })
-        .collect();
+    let word = if dry_run { "would remove" } else { "removed" };
+    let mut text = output::lines(
+        report
+            .tags
+            .iter()
+            .map(|t| format!("{word} {}", printable(t))),
+    );
     let _ = writeln!(
         text,
         "{} {would}removed; {} ({}) {would}removed, {} {would}marked for a later run",

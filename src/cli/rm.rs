@@ -26,14 +26,12 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
         } else {
             "removed"
         };
-        let text: String = tags
-            .iter()
-            .map(|t| format!("{word} {}\n", printable(t)))
-            .collect();
-        session.say(&text)?;
+        session.say(&output::lines(
+            tags.iter().map(|t| format!("{word} {}", printable(t))),
+        ))?;
     }
-    match tags.is_empty() {
-        false => Ok(0),
-        true => Err(nothing_named(session, &args.name)),
+    if tags.is_empty() {
+        return Err(nothing_named(session, &args.name));
     }
+    Ok(0)
 }

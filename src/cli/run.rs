@@ -133,8 +133,8 @@ fn prepare(cli: &Cli) -> Result<Session> {
 async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8, Failure> {
     let plain = match command {
         // These two print their object also when they fail.
-        Command::Export(args) => return export::run(session, &args).await,
-        Command::Import(args) => return import::run(session, &args).await,
+        Command::Export(args) => return Box::pin(export::run(session, &args)).await,
+        Command::Import(args) => return Box::pin(import::run(session, &args)).await,
         Command::Ls(args) => ls::run(session, &args).await,
         Command::Inspect(args) => inspect::run(session, &args).await,
         Command::Verify(args) => verify::run(session, &args).await,

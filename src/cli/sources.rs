@@ -19,6 +19,7 @@ use crate::{
     source::{
         self, Source, SourceKind, dir,
         goenv::{self, GoEnv, modfile},
+        gomod,
     },
     task,
 };
@@ -42,6 +43,19 @@ impl Job {
             SourceKind::Dir => format!("dir {}", self.name),
             kind => kind.name().to_owned(),
         }
+    }
+
+    /// A folder that is not there is not an empty one: exporting that would empty the name.
+    pub(crate) async fn must_be_there(&self) -> Result<()> {
+        if self.kind() != SourceKind::Dir {
+            return Ok(());
+        }
+        let root = self.source.root().to_owned();
+        let shown = root.display().to_string();
+        if task::blocking(move || root.is_dir()).await {
+            return Ok(());
+        }
+        Err(CommandError::failed(format!("there is no folder {shown}")))
     }
 }
 
@@ -169,9 +183,12 @@ fn go_build(env: &GoEnv) -> Arc<dyn Source> {
     ))
 }
 
+/// Reads the project's checksums, which modules are checked against.
 async fn go_mod(env: GoEnv) -> Result<Arc<dyn Source>> {
-    Err(CommandError::failed(format!(
-        "interim {}",
-        env.gomodcache.display()
-    )))
+    task::blocking(move || {
+        let project = gomod::Project::read(&env)?;
+        Ok(Arc::new(gomod::GoMod::new(env.gomodcache, project)) as Arc<dyn Source>)
+    })
+    .await
+    .map_err(|e: source::Error| ops::Error::from(e).into())
 }

@@ -1,19 +1,97 @@
 //! Opens stores as the settings say; one of two files here that know the rooms below `ops`.
 
+use std::path::PathBuf;
+
 use super::error::Result;
 use crate::{
-    config::{Config, Env},
-    store::open::{Opened, Options, StoreUrl},
+    config::{self, Config, Env},
+    redact::Secret,
+    store::{
+        open::{self, Opened, Options, StoreUrl},
+        registry,
+    },
 };
 
-/// Opens the store at `url`.
-pub(crate) async fn open(
-    url: &str,
-    _config: &Config,
-    _env: &Env,
-    read_only: bool,
-) -> Result<Opened> {
+/// Opens the store at `url`; remotes are not asked anything yet.
+pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool) -> Result<Opened> {
     let url: StoreUrl = url.parse()?;
-    let options = Options { read_only, ..Options::default() };
-    Ok(crate::store::open::open(&url, &options).await?)
+    let options = Options {
+        read_only,
+        concurrency: config.concurrency,
+        bandwidth: config.bandwidth,
+        retry_for: config.retry_for,
+        stall: config.stall,
+        connect_timeout: config.connect_timeout,
+        ca_bundle: config.ca_bundle.clone(),
+        registry: registry(&config.registry, env),
+        ..Options::default()
+    };
+    Ok(open::open(&url, &options).await?)
+}
+
+fn registry(set: &config::settings::Registry, env: &Env) -> registry::Config {
+    let own = registry::Config::default();
+    registry::Config {
+        username: set.username.clone(),
+        password: set.password.clone(),
+        password_file: set.password_file.clone(),
+        insecure: set.insecure,
+        chunk_bytes: set.chunk_bytes.unwrap_or(own.chunk_bytes),
+        mount_from: set.mount_from.clone(),
+        credentials: credentials(env),
+    }
+}
+
+/// Where docker and podman keep credentials (docker's `config.json`; containers-auth.json(5)).
+fn credentials(env: &Env) -> registry::CredentialSources {
+    let below = |variable: &str, path: &str| Some(env.absolute(variable)?.join(path));
+    let docker = match env.os("DOCKER_CONFIG") {
+        Some(dir) => Some(PathBuf::from(dir).join("config.json")),
+        None => below("HOME", ".docker/config.json"),
+    };
+    let files = [
+        env.os("REGISTRY_AUTH_FILE").map(PathBuf::from),
+        docker,
+        below("XDG_RUNTIME_DIR", "containers/auth.json"),
+        below("XDG_CONFIG_HOME", "containers/auth.json")
+            .or_else(|| below("HOME", ".config/containers/auth.json")),
+    ];
+    registry::CredentialSources {
+        docker_auth_config: env.get("DOCKER_AUTH_CONFIG").map(Secret::new),
+        files: files.into_iter().flatten().collect(),
+        helpers: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_looked_for_where_docker_and_podman_keep_them() {
+        let env: Env = [
+            ("HOME", "/h"),
+            ("REGISTRY_AUTH_FILE", "/a.json"),
+            ("XDG_RUNTIME_DIR", "/run/u"),
+            ("DOCKER_AUTH_CONFIG", "{}"),
+        ]
+        .into_iter()
+        .collect();
+        let found = credentials(&env);
+        assert_eq!(
+            found.files,
+            [
+                "/a.json",
+                "/h/.docker/config.json",
+                "/run/u/containers/auth.json",
+                "/h/.config/containers/auth.json"
+            ]
+            .map(PathBuf::from)
+        );
+        assert!(found.docker_auth_config.is_some());
+        let env: Env = [("HOME", "/h"), ("DOCKER_CONFIG", "/d")]
+            .into_iter()
+            .collect();
+        assert_eq!(credentials(&env).files[0], PathBuf::from("/d/config.json"));
+    }
 }

@@ -152,10 +152,8 @@ fn clip(name: &str) -> String {
 
 /// The line, from 1, that the byte at `offset` is in.
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())]
-        .iter()
-        .filter(|b| **b == b'\n')
-        .count()
+    let before = text.get(..offset).unwrap_or(text);
+    1 + before.matches('\n').count()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a scan has that a snapshot has not: decided by metadata where the node index or a name proves it, by hashing else.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::PathBuf};
 
 use super::LeftOut;
 use crate::{
@@ -14,11 +14,22 @@ use crate::{
     source::{Item, Known, KnownContent, Source, SourceKind},
 };
 
-/// An item that is packed: which of the scan, and how.
+/// Where the content of what is packed is read.
+#[derive(Debug, Clone)]
+pub enum From {
+    /// In the cache itself.
+    Item(Box<Item>),
+    /// In a file that was fetched.
+    File(PathBuf),
+}
+
+/// What is packed, and how.
 #[derive(Debug, Clone)]
 pub struct New {
-    /// Index in the scan.
-    pub item: usize,
+    /// Index in the scan, if it is of the scan.
+    pub item: Option<usize>,
+    /// Where its content is.
+    pub from: From,
     /// What the packer gets.
     pub pack: PackItem,
 }
@@ -93,7 +104,8 @@ pub fn diff(
 
 fn new(i: usize, item: &Item, content: ContentPlan) -> New {
     New {
-        item: i,
+        item: Some(i),
+        from: From::Item(Box::new(item.clone())),
         pack: PackItem {
             entry: item.entry.clone(),
             claim: item.claim,
@@ -106,7 +118,9 @@ fn new(i: usize, item: &Item, content: ContentPlan) -> New {
 fn sort(kind: SourceKind, items: &[Item], new: &mut [New]) {
     match kind {
         SourceKind::GoBuild => new.sort_by(|a, b| {
-            let key = |n: &New| crate::source::gobuild::pack_order_key(&items[n.item]);
+            let key = |n: &New| {
+                crate::source::gobuild::pack_order_key(&items[n.item.unwrap_or_default()])
+            };
             key(a).cmp(&key(b))
         }),
         _ => new.sort_by_key(|n| n.item),

@@ -1,9 +1,14 @@
 //! Export: packs what is new of a cache and publishes it under its name.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     Clock, Context, Created, LeftOut, Moved, PhaseTime, Result, Target,
+    compact::{self, Choice},
     diff::{self, Diff},
     head::{self, Current},
     load,
@@ -18,7 +23,7 @@ use crate::{
         snapshot::{At, Pack, Snapshot},
     },
     digest::{Digest, Sha256},
-    entry::Time,
+    entry::{EntryPath, Time},
     pack::{
         self,
         write::{Outcome, Shape},
@@ -117,11 +122,11 @@ async fn export(ctx: &Context, options: &Options) -> Result<Report> {
     clock.lap(Phase::Resolve);
 
     let base = ground.base.clone().map(Arc::new);
-    let (diff, items, index) =
+    let (mut diff, items, index) =
         compare(ctx, options, base.clone(), &mut scanned, ground.index).await;
     clock.lap(Phase::Scan);
     let mut left_out: Vec<LeftOut> = scanned.skipped;
-    left_out.extend(diff.left_out);
+    left_out.append(&mut diff.left_out);
 
     // Nothing to pack and nothing there: there is no name to make.
     if base.is_none() && diff.new.is_empty() && source.kind().is_go() {
@@ -129,29 +134,34 @@ async fn export(ctx: &Context, options: &Options) -> Result<Report> {
         return Err(super::Error::NothingToExport { path });
     }
     let first = base.is_none();
-    let new_items: Vec<usize> = diff.new.iter().map(|n| n.item).collect();
+    let merged = merge_packs(ctx, options, base.as_ref(), &items, &mut diff).await;
+    let packed: Vec<(Option<usize>, EntryPath)> = diff
+        .new
+        .iter()
+        .map(|n| (n.item, n.pack.entry.path.clone()))
+        .collect();
     let uploaded = if diff.new.is_empty() && !first {
         None
     } else {
         let work = Work {
             source: source.clone(),
-            items: items.clone(),
-            new: diff.new,
-            kept: Arc::new(base.iter().flat_map(|b| b.objects().into_keys()).collect()),
+            new: std::mem::take(&mut diff.new),
+            kept: Arc::new(kept_objects(base.as_deref(), &merged.choice)),
             options: pack::write::Options {
                 shape: if first || options.flatten {
                     Shape::Full
                 } else {
                     Shape::Increment
                 },
-                generation: generation(&ground.damaged, &ground.current),
+                generation: generation(&ground.damaged, &ground.current)
+                    .max(merged.choice.generation),
                 threads: ctx.threads,
                 level: pack::ZSTD_LEVEL,
             },
         };
         Some(upload::upload(ctx, work, if source.kind().is_go() { today } else { 0 }).await?)
     };
-    let (new_packs, outcomes, moved) = match uploaded {
+    let (mut new_packs, outcomes, moved) = match uploaded {
         Some(u) => {
             clock.add(Phase::Pack, u.times.0);
             clock.add(Phase::Upload, u.times.1);
@@ -161,20 +171,25 @@ async fn export(ctx: &Context, options: &Options) -> Result<Report> {
     };
     clock.restart();
     let mut contents: Vec<(usize, Sha256)> = Vec::new();
-    for (item, outcome) in new_items.iter().zip(&outcomes) {
+    let mut entries_packed = 0;
+    for ((item, path), outcome) in packed.iter().zip(&outcomes) {
         match outcome {
-            Outcome::Packed(digest) => contents.push((*item, *digest)),
+            Outcome::Packed(digest) => {
+                contents.extend(item.map(|i| (i, *digest)));
+                entries_packed += 1;
+            }
             Outcome::LeftOut(why) => {
                 left_out.push(LeftOut {
-                    what: items[*item].entry.path.to_string(),
+                    what: path.to_string(),
                     why: why.clone(),
                 });
             }
         }
     }
-    let entries_packed = contents.len() as u64;
+    drop(merged.files);
     let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
     let kept: Vec<(At, bool)> = diff.kept.iter().map(|(i, at)| (*at, used(*i))).collect();
+    date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
     let mut mine = assemble(options, &name, base.as_deref(), &kept, new_packs, today);
     let died = fold::close(&mut mine, rules);
     left_out.extend(died.into_iter().map(|d| LeftOut {
@@ -249,6 +264,74 @@ async fn export(ctx: &Context, options: &Options) -> Result<Report> {
         phases: clock.phases(),
         elapsed: clock.total(),
     })
+}
+
+/// Packs that are merged with what is new.
+#[derive(Default)]
+struct Merged {
+    choice: Choice,
+    /// Files that were fetched for it.
+    files: Option<tempfile::TempDir>,
+}
+
+/// Merges small packs and leaves dead weight behind, if anything is written at all. Trouble with it only puts it off.
+async fn merge_packs(
+    ctx: &Context,
+    options: &Options,
+    base: Option<&Arc<Snapshot>>,
+    items: &Arc<Vec<Item>>,
+    diff: &mut Diff,
+) -> Merged {
+    let Some(base) = base.filter(|_| !diff.new.is_empty() && !options.flatten) else {
+        return Merged::default();
+    };
+    let Some(choice) = compact::choose(base, &diff.kept, head::rules(options.source.kind())) else {
+        return Merged::default();
+    };
+    match compact::carry_out(ctx, options.source.clone(), base, &choice, items, diff).await {
+        Ok(files) => Merged { choice, files },
+        Err(e) => {
+            tracing::debug!(error = %e, "Packs not merged this time");
+            Merged::default()
+        }
+    }
+}
+
+/// The objects that need not be written again.
+fn kept_objects(base: Option<&Snapshot>, choice: &Choice) -> HashSet<Sha256> {
+    let all = base.into_iter().flat_map(Snapshot::objects);
+    all.filter(|(_, (pack, _))| !choice.victims.contains(pack))
+        .map(|(digest, _)| digest)
+        .collect()
+}
+
+/// Entries that were only moved to another pack keep their day of last use, unless the job used them.
+fn date_merged(
+    packs: &mut [Pack],
+    base: Option<&Snapshot>,
+    choice: &Choice,
+    used: impl Fn(usize) -> bool,
+    today: u32,
+) {
+    let Some(base) = base else { return };
+    let local = choice.local.iter().map(|(i, at)| (*at, used(*i)));
+    let remote = choice.remote.iter().map(|at| (*at, false));
+    let days: HashMap<&EntryPath, u32> = local
+        .chain(remote)
+        .map(|(at, used)| {
+            (
+                &base.entry(at).entry.path,
+                if used { today } else { base.day(at) },
+            )
+        })
+        .collect();
+    for pack in packs {
+        for (day, e) in pack.days.iter_mut().zip(&pack.toc.entries) {
+            if let Some(known) = days.get(&e.entry.path) {
+                *day = *known;
+            }
+        }
+    }
 }
 
 fn name_of(options: &Options, key: &str) -> SnapshotName {

@@ -17,17 +17,20 @@ use crate::{
     digest::Digest,
     pack::{
         plan::Plan,
-        unpack::{Arrival, Verified},
+        unpack::{Arrival, FileOutcome, Target, Verified, unpack},
     },
     store::{self, ErrorKind, Store},
+    task,
 };
+
+use super::{Context, Result};
 
 /// Frames further apart than this are fetched by requests of their own.
 const GAP_BYTES: u64 = 128 << 10;
 /// A request asks for so many bytes at most, so that several share a pack.
 const RANGE_BYTES: u64 = 8 << 20;
 /// Frames that wait for the unpacker at most; a frame has 4 MiB at the very most, commonly half.
-pub const FRAMES_WAITING: usize = 16;
+const FRAMES_WAITING: usize = 16;
 
 /// Packs that did not have what their tables of contents promise, with why.
 #[derive(Debug, Default)]
@@ -96,8 +99,43 @@ struct Fetcher {
     bytes: AtomicU64,
 }
 
+/// Fetches what the plan needs and unpacks it into `target` at once: frames are written while later ones are on their way.
+///
+/// # Errors
+/// When a file cannot be written. What could not be fetched is in the answer: broken files, damaged packs, the store's error.
+pub async fn fetch_and_unpack(
+    ctx: &Context,
+    snapshot: &Snapshot,
+    plan: Arc<Plan>,
+    target: impl Target + Send + 'static,
+) -> Result<(Vec<FileOutcome>, Fetched)> {
+    let (out, arrived) = mpsc::channel(FRAMES_WAITING);
+    let unpacking = {
+        let (plan, watch, threads) = (plan.clone(), ctx.progress.clone(), ctx.threads);
+        task::blocking(move || {
+            let arrived = Mutex::new(arrived);
+            let next = || {
+                arrived
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .blocking_recv()
+            };
+            unpack(&plan, &target, threads, &*watch, &next)
+        })
+    };
+    let fetching = fetch(
+        ctx.opened.store.clone(),
+        snapshot,
+        &plan,
+        ctx.concurrency,
+        out,
+    );
+    let (outcomes, fetched) = tokio::join!(unpacking, fetching);
+    Ok((outcomes?, fetched))
+}
+
 /// Fetches every frame of the plan, or says in the arrivals why not. Ends early when nobody takes arrivals any more.
-pub async fn fetch(
+async fn fetch(
     store: Arc<dyn Store>,
     snapshot: &Snapshot,
     plan: &Plan,

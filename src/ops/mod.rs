@@ -18,6 +18,7 @@ use crate::{
     store::{self, open::Opened},
 };
 
+pub mod compact;
 pub mod copy;
 pub mod diff;
 pub mod export;

@@ -3,14 +3,12 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
-
-use tokio::sync::mpsc;
 
 use super::{
     Context, LeftOut, Moved, Result,
-    fetch::{self, FRAMES_WAITING, Fetched},
+    fetch::{self, Fetched},
 };
 use crate::{
     artifact::snapshot::{At, Snapshot},
@@ -19,9 +17,9 @@ use crate::{
     fs,
     pack::{
         plan::{Plan, Wanted, plan},
-        unpack::{Arrival, FileOutcome, Target, unpack},
+        unpack::{FileOutcome, Target},
     },
-    progress::{Phase, Progress},
+    progress::Phase,
     source::{
         KnownContent, NothingKnown, Source, Standing,
         index::NodeIndex,
@@ -95,7 +93,6 @@ pub async fn restore(
         plan,
         mirror,
         now: Time::now(),
-        progress: ctx.progress.clone(),
     });
     let staging = {
         let job = job.clone();
@@ -147,38 +144,13 @@ async fn run(
     }
     ctx.progress
         .begin(Phase::Restore, Some(job.plan.stored_bytes()));
-    let (out, arrived) = mpsc::channel::<Arrival>(FRAMES_WAITING);
-    let unpacking = {
-        let (job, staging, threads) = (job.clone(), staging.clone(), ctx.threads);
-        task::blocking(move || {
-            let arrived = Mutex::new(arrived);
-            let next = || {
-                arrived
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .blocking_recv()
-            };
-            let staging = staging
-                .as_ref()
-                .as_ref()
-                .expect("files are staged only where a staging folder was made");
-            let target = Into {
-                job: &job,
-                tree: staging.tree(),
-            };
-            unpack(&job.plan, &target, threads, &*job.progress, &next)
-        })
+    let target = Staged {
+        job: job.clone(),
+        staging: staging.clone(),
     };
-    let fetching = fetch::fetch(
-        ctx.opened.store.clone(),
-        &job.snapshot,
-        &job.plan,
-        ctx.concurrency,
-        out,
-    );
-    let (outcomes, fetched) = tokio::join!(unpacking, fetching);
+    let done = fetch::fetch_and_unpack(ctx, &job.snapshot, job.plan.clone(), target).await;
     ctx.progress.end(Phase::Restore);
-    Ok((outcomes?, fetched))
+    done
 }
 
 struct Job {
@@ -188,31 +160,40 @@ struct Job {
     plan: Arc<Plan>,
     mirror: bool,
     now: Time,
-    progress: Progress,
 }
 
 /// The staged tree as the unpacker sees it.
-struct Into<'a> {
-    job: &'a Job,
-    tree: &'a StageTree,
+struct Staged {
+    job: Arc<Job>,
+    staging: Arc<Option<Staging>>,
 }
 
-impl Target for Into<'_> {
-    fn create(&self, file: usize) -> fs::Result<File> {
-        let plan = &self.job.plan.files[file];
-        self.tree.create_file(
-            &plan.path,
-            self.job.snapshot.entry(plan.entry).entry.meta.mode,
-        )
+impl Staged {
+    fn tree(&self) -> &StageTree {
+        let staging = self.staging.as_ref().as_ref();
+        staging
+            .expect("files are staged only where a staging folder was made")
+            .tree()
     }
 
-    fn finish(&self, file: usize, out: &File) -> fs::Result<()> {
-        let entry = &self
+    fn entry(&self, file: usize) -> &Entry {
+        &self
             .job
             .snapshot
             .entry(self.job.plan.files[file].entry)
-            .entry;
-        self.tree.finish_file(
+            .entry
+    }
+}
+
+impl Target for Staged {
+    fn create(&self, file: usize) -> fs::Result<File> {
+        let entry = self.entry(file);
+        self.tree().create_file(&entry.path, entry.meta.mode)
+    }
+
+    fn finish(&self, file: usize, out: &File) -> fs::Result<()> {
+        let entry = self.entry(file);
+        self.tree().finish_file(
             out,
             entry,
             self.job.source.restored_mtime(entry, self.job.now),

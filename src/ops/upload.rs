@@ -1,6 +1,8 @@
 //! Packing and sending at once: while one pack is written the one before it is on its way.
 
 use std::{
+    fs::File,
+    io::Read,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -8,16 +10,20 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Context, Moved, Result};
+use super::{
+    Context, Moved, Result,
+    diff::{From, New},
+};
 use crate::{
     artifact::snapshot::{Layer, Pack, TocPlace},
     digest::Sha256,
+    entry::Content,
     pack::{
         self,
         write::{Contents, Options, Outcome, PackItem, Sink, Written},
     },
     progress::{Phase, Progress},
-    source::{Item, Source},
+    source::Source,
     store::{self, Body, Put, Spool, SpoolWriter},
     task,
 };
@@ -29,10 +35,8 @@ const PACKS_WAITING: usize = 1;
 pub struct Work {
     /// The cache.
     pub source: Arc<dyn Source>,
-    /// Its items.
-    pub items: Arc<Vec<Item>>,
-    /// What of them is packed.
-    pub new: Vec<super::diff::New>,
+    /// What is packed.
+    pub new: Vec<New>,
     /// Objects that kept packs have.
     pub kept: Arc<std::collections::HashSet<Sha256>>,
     /// How.
@@ -51,15 +55,35 @@ pub struct Uploaded {
     pub times: (Duration, Duration),
 }
 
-struct FromSource<'a> {
+struct Contained<'a> {
     source: &'a dyn Source,
-    items: &'a [Item],
-    which: &'a [usize],
+    new: &'a [New],
 }
 
-impl Contents for FromSource<'_> {
-    fn open(&self, item: usize) -> std::result::Result<Box<dyn crate::entry::Content>, String> {
-        self.source.open(&self.items[self.which[item]])
+impl Contents for Contained<'_> {
+    fn open(&self, item: usize) -> std::result::Result<Box<dyn Content>, String> {
+        match &self.new[item].from {
+            From::Item(item) => self.source.open(item),
+            From::File(path) => match File::open(path) {
+                Ok(file) => Ok(Box::new(Fetched(file))),
+                Err(e) => Err(format!("cannot be read back: {e}")),
+            },
+        }
+    }
+}
+
+/// A file that was fetched and verified; the packer compares it with its digest once more.
+struct Fetched(File);
+
+impl Read for Fetched {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Content for Fetched {
+    fn settle(self: Box<Self>) -> std::result::Result<(), String> {
+        Ok(())
     }
 }
 
@@ -111,11 +135,9 @@ pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
 
 fn pack_all(work: &Work, mut sink: SpoolSink, watch: &Progress) -> Result<Vec<Outcome>> {
     let items: Vec<PackItem> = work.new.iter().map(|n| n.pack.clone()).collect();
-    let which: Vec<usize> = work.new.iter().map(|n| n.item).collect();
-    let contents = FromSource {
+    let contents = Contained {
         source: &*work.source,
-        items: &work.items,
-        which: &which,
+        new: &work.new,
     };
     let kept = |digest: &Sha256| work.kept.contains(digest);
     let total = items.iter().map(|i| i.entry.kind.content_len()).sum();

@@ -54,7 +54,13 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
-        let failed = in_threads(&all, 1, |part| if part.contains(&999) { Err(crate::source::Error::Invalid("999".into())) } else { Ok(part.to_vec()) });
+        let failed = in_threads(&all, 1, |part| {
+            if part.contains(&999) {
+                Err(crate::source::Error::Invalid("999".into()))
+            } else {
+                Ok(part.to_vec())
+            }
+        });
         assert!(failed.is_err());
     }
 }

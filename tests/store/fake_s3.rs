@@ -1,4 +1,9 @@
 //! A small S3 server in this process, whose every answer a test may replace: for faults that no real server has on demand.
+#![allow(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "documents of a few lines"
+)]
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

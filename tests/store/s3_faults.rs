@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use axum::http::StatusCode;
 use axum::response::Response;
+use base64::Engine as _;
 use bytes::Bytes;
 use cachectl::artifact::{Descriptor, Manifest, Reference, Tag};
 use cachectl::digest::Digest;
@@ -293,6 +294,22 @@ async fn cut_body_is_unavailable_after_the_bytes_that_came() {
     assert_eq!(came, bytes(100_000)[..40_000]);
     let rest = read(&store, &desc, 40_000..100_000).await.unwrap();
     assert_eq!(rest, bytes(100_000)[40_000..]);
+}
+
+#[tokio::test]
+async fn body_without_a_length_must_still_be_exact() {
+    for (sent, kind) in [(60, ErrorKind::Unavailable), (140, ErrorKind::Corrupt)] {
+        let server = FakeS3::start(move |r, _, _| {
+            let pieces = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes(sent))]);
+            let body = axum::body::Body::from_stream(pieces);
+            (r.op() == "GetObject").then(|| fake::build(200, &[("etag", "\"x\"")], body))
+        })
+        .await;
+        let store = server.open(STALL, "").await;
+        let (desc, _, _) = blob(100);
+        let e = read(&store, &desc, 0..100).await.unwrap_err();
+        assert_eq!(e.kind, kind, "{e}");
+    }
 }
 
 #[tokio::test]
@@ -814,7 +831,7 @@ async fn old_unfinished_uploads_are_swept() {
         .uploads
         .lock()
         .unwrap()
-        .insert("old".into(), Default::default());
+        .insert("old".into(), std::collections::BTreeMap::default());
     // The server says that it was begun in 2020.
     store
         .remove(
@@ -891,7 +908,6 @@ async fn checksum_is_sent_where_it_is_asked_for() {
     store.put(&desc, &body).await.unwrap();
     let seen = server.bucket.seen.lock().unwrap().clone();
     let put = seen.iter().find(|r| r.op() == "PutObject").unwrap();
-    use base64::Engine as _;
     let Digest::Sha256(raw) = desc.digest else {
         panic!("it is sha256")
     };

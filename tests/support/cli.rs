@@ -105,6 +105,10 @@ impl Running {
         drop(self.child.kill());
     }
 
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn wait(self) -> Outcome {
         let out = self.child.wait_with_output().expect("our own child");
         Outcome {

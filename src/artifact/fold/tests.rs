@@ -1,1 +1,337 @@
+use std::sync::Arc;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    artifact::{
+        config::Fingerprint,
+        name::SnapshotName,
+        snapshot::{Layer, TocPlace},
+        toc::{Frame, Object, Toc},
+    },
+    digest::{Digest, Sha256},
+    entry::{Entry, Meta, Time},
+};
+
+const GO: Rules = Rules::Union {
+    outputs_by_need: true,
+};
+const TODAY: u32 = 20_000;
+
+fn path(p: &str) -> EntryPath {
+    EntryPath::new(p.as_bytes()).unwrap()
+}
+
+/// A file whose content is `text`; `needs` names another.
+fn file(p: &str, text: &str, time: i64, needs: Option<&str>) -> (Entry, String) {
+    let meta = Meta {
+        mode: 0o644,
+        mtime: Time {
+            secs: time,
+            nanos: 0,
+        },
+        ..Meta::default()
+    };
+    let mut e = Entry::file(path(p), text.len() as u64, meta);
+    e.needs = needs.map(path);
+    (e, text.to_owned())
+}
+
+fn bare(p: &str, kind: Kind) -> (Entry, String) {
+    let (mut e, _) = file(p, "", 0, None);
+    e.kind = kind;
+    (e, String::new())
+}
+
+/// A pack of those entries, each content an object of its own.
+fn pack(generation: u8, entries: &[(Entry, String)], day: u32) -> Pack {
+    let mut toc = Toc {
+        generation,
+        ..Toc::default()
+    };
+    let mut at = 0;
+    for (entry, text) in entries {
+        let digest = Sha256::of(text.as_bytes());
+        let mut objects = Vec::new();
+        if !text.is_empty() {
+            objects.push(toc.objects.len() as u32);
+            toc.objects.push(Object {
+                digest,
+                len: text.len() as u32,
+                frame: 0,
+                offset: at,
+            });
+            at += text.len() as u32;
+        }
+        toc.entries.push(TocEntry {
+            entry: entry.clone(),
+            content: digest,
+            objects: objects.into(),
+        });
+    }
+    toc.frames.push(Frame {
+        offset: 0,
+        len: at.max(1),
+        raw_len: at,
+        digest: Sha256::of(b"f"),
+    });
+    let digest = Digest::sha256_of(&toc.encode());
+    let place = TocPlace {
+        digest,
+        offset: u64::from(at.max(1)),
+        size: 1,
+    };
+    Pack::all_live(
+        Layer::new(digest, u64::from(at.max(1)) + 100, place),
+        Arc::new(toc),
+        day,
+    )
+}
+
+fn snapshot(packs: Vec<Pack>) -> Snapshot {
+    let name = SnapshotName {
+        kind: "k".into(),
+        name: "n".into(),
+        scope: "s".into(),
+        key: String::new(),
+    };
+    let mut packs = packs;
+    packs.sort_by_key(Pack::order);
+    Snapshot {
+        name,
+        fingerprint: Fingerprint::default(),
+        packs,
+        merge: false,
+        folded: Vec::new(),
+        created: None,
+    }
+}
+
+fn live(s: &Snapshot) -> Vec<(String, Sha256)> {
+    let mut all: Vec<_> = s
+        .live()
+        .map(|(_, e)| (e.entry.path.to_string(), e.content))
+        .collect();
+    all.sort();
+    all
+}
+
+fn paths(s: &Snapshot) -> Vec<String> {
+    live(s).into_iter().map(|(p, _)| p).collect()
+}
+
+#[test]
+fn of_two_actions_with_one_id_the_later_counts_and_the_older_output_goes() {
+    let old = pack(
+        0,
+        &[file("a", "a1", 1, Some("d1")), file("d1", "old", 0, None)],
+        TODAY,
+    );
+    let new = pack(
+        0,
+        &[file("a", "a2", 2, Some("d2")), file("d2", "new", 0, None)],
+        TODAY,
+    );
+    for (head, side) in [(&old, &new), (&new, &old)] {
+        let out = fold(
+            &snapshot(vec![head.clone()]),
+            &snapshot(vec![side.clone()]),
+            None,
+            TODAY,
+            GO,
+        );
+        assert_eq!(paths(&out), ["a", "d2"]);
+        assert_eq!(
+            out.packs.len(),
+            1,
+            "the pack of the older one is needed no more"
+        );
+    }
+}
+
+#[test]
+fn an_output_that_fell_out_comes_back_when_it_is_needed_again() {
+    let mut head = snapshot(vec![pack(
+        0,
+        &[file("a", "a1", 1, Some("d")), file("d", "out", 0, None)],
+        TODAY,
+    )]);
+    head.packs[0].live = vec![true, false];
+    close(&mut head, GO);
+    assert_eq!(paths(&head), ["a", "d"]);
+}
+
+#[test]
+fn what_needs_a_lost_object_or_a_lost_output_dies_and_is_told() {
+    let mut with_foreign = pack(
+        0,
+        &[file("a", "a1", 1, Some("d")), file("d", "out", 0, None)],
+        TODAY,
+    );
+    let mut toc = (*with_foreign.toc).clone();
+    toc.foreign.push(crate::artifact::toc::Foreign {
+        digest: Sha256::of(b"gone"),
+        len: 3,
+    });
+    toc.entries[1].objects = Box::new([toc.objects.len() as u32]);
+    with_foreign.toc = Arc::new(toc);
+    let mut s = snapshot(vec![with_foreign]);
+    let died: Vec<String> = close(&mut s, GO)
+        .into_iter()
+        .map(|d| d.path.to_string())
+        .collect();
+    assert_eq!(died, ["d", "a"]);
+    assert!(paths(&s).is_empty() && s.packs.is_empty());
+}
+
+#[test]
+fn a_pack_that_was_packed_anew_replaces_the_damaged_one() {
+    let entries = [file("a", "a1", 1, Some("d")), file("d", "out", 0, None)];
+    let (damaged, healed) = (pack(0, &entries, TODAY), pack(1, &entries, TODAY));
+    for (head, side) in [(&damaged, &healed), (&healed, &damaged)] {
+        let out = fold(
+            &snapshot(vec![head.clone()]),
+            &snapshot(vec![side.clone()]),
+            None,
+            TODAY,
+            GO,
+        );
+        assert_eq!(
+            out.packs.iter().map(Pack::digest).collect::<Vec<_>>(),
+            [healed.digest()]
+        );
+    }
+}
+
+#[test]
+fn entries_leave_by_age_and_the_used_ones_stay() {
+    let old = pack(
+        0,
+        &[file("a", "1", 1, Some("d")), file("d", "out1", 0, None)],
+        TODAY - 8,
+    );
+    let edge = pack(
+        0,
+        &[file("b", "2", 1, Some("e")), file("e", "out2", 0, None)],
+        TODAY - 7,
+    );
+    let mut s = snapshot(vec![old, edge]);
+    assert_eq!(expire(&mut s, TODAY, 7, None, GO), 2);
+    assert_eq!(paths(&s), ["b", "e"]);
+}
+
+#[test]
+fn by_size_the_least_recently_used_leave_first() {
+    let text = "x".repeat(1000);
+    let old = pack(
+        0,
+        &[file("a", "1", 1, Some("d")), file("d", &text, 0, None)],
+        TODAY - 3,
+    );
+    let new = pack(
+        0,
+        &[
+            file("b", "2", 1, Some("e")),
+            file("e", &(text + "y"), 0, None),
+        ],
+        TODAY,
+    );
+    let mut s = snapshot(vec![old, new]);
+    expire(&mut s, TODAY, 7, Some(1500), GO);
+    assert_eq!(paths(&s), ["b", "e"]);
+}
+
+#[test]
+fn a_tree_is_its_last_writers_and_a_merged_one_has_both() {
+    let head = snapshot(vec![pack(
+        0,
+        &[file("f", "head", 1, None), file("h", "h", 1, None)],
+        0,
+    )]);
+    let mut side = snapshot(vec![pack(
+        0,
+        &[file("f", "side", 1, None), file("s", "s", 1, None)],
+        0,
+    )]);
+    assert_eq!(
+        paths(&fold(&head, &side, None, TODAY, Rules::Tree)),
+        ["f", "s"]
+    );
+    side.merge = true;
+    let merged = fold(&head, &side, None, TODAY, Rules::Tree);
+    assert_eq!(paths(&merged), ["f", "h", "s"]);
+    assert_eq!(live(&merged)[0].1, Sha256::of(b"side"));
+}
+
+#[test]
+fn in_a_merged_tree_nothing_stands_below_a_file_and_links_have_their_files() {
+    let head = snapshot(vec![pack(
+        0,
+        &[
+            bare("x", Kind::Dir),
+            file("x/below", "1", 1, None),
+            file("t", "2", 1, None),
+            bare("l", Kind::Hardlink(path("x/below"))),
+        ],
+        0,
+    )]);
+    let mut side = snapshot(vec![pack(0, &[file("x", "now a file", 1, None)], 0)]);
+    side.merge = true;
+    assert_eq!(
+        paths(&fold(&head, &side, None, TODAY, Rules::Tree)),
+        ["t", "x"]
+    );
+}
+
+#[test]
+fn side_tags_are_remembered_for_seven_days() {
+    let mut head = snapshot(vec![pack(0, &[file("f", "1", 1, None)], 0)]);
+    for (tag, day) in [("old", TODAY - 8), ("kept", TODAY - 7)] {
+        head.folded.push(Folded {
+            tag: tag.into(),
+            day,
+        });
+    }
+    let out = fold(&head, &head.clone(), Some("new"), TODAY, GO);
+    let tags: Vec<_> = out.folded.iter().map(|f| f.tag.as_str()).collect();
+    assert_eq!(tags, ["kept", "new"]);
+}
+
+proptest! {
+    /// Any set of writers, folded in any order, is the same snapshot.
+    #[test]
+    fn unions_do_not_depend_on_the_order(
+        writers in proptest::collection::vec(proptest::collection::vec((0_u8..6, 0_u8..4, 0_i64..3), 0..6), 1..5),
+        turn in any::<u64>(),
+    ) {
+        let snapshots: Vec<Snapshot> = writers
+            .iter()
+            .enumerate()
+            .map(|(w, actions)| {
+                let mut entries = Vec::new();
+                for (a, d, time) in actions {
+                    let out = format!("d{d}");
+                    entries.push(file(&format!("a{a}"), &format!("{a}{d}{time}"), *time, Some(&out)));
+                    entries.push(file(&out, &format!("output {d}"), 0, None));
+                }
+                entries.sort_by(|a, b| a.0.path.cmp(&b.0.path));
+                entries.dedup_by(|a, b| a.0.path == b.0.path);
+                let mut s = snapshot(vec![pack(0, &entries, TODAY - w as u32)]);
+                close(&mut s, GO);
+                s
+            })
+            .collect();
+        let all = |order: &[usize]| {
+            let mut out = snapshots[order[0]].clone();
+            for i in &order[1..] {
+                out = fold(&out, &snapshots[*i], None, TODAY, GO);
+            }
+            out.seal(Time::default()).config_bytes
+        };
+        let straight: Vec<usize> = (0..snapshots.len()).collect();
+        let mut shuffled = straight.clone();
+        fastrand::Rng::with_seed(turn).shuffle(&mut shuffled);
+        prop_assert_eq!(all(&straight), all(&shuffled));
+    }
+}

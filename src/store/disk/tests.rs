@@ -295,7 +295,7 @@ async fn read_only_store_is_read_without_a_trace() {
             .unwrap();
         let found = store.resolve(&t.clone().into()).await.unwrap().unwrap();
         assert_eq!(found.manifest, m);
-        assert_eq!(store.tags("").await.unwrap(), [t.clone()]);
+        assert_eq!(store.tags("").await.unwrap(), std::slice::from_ref(&t));
         let stream = store.get(&desc, 0..5).await.unwrap().unwrap();
         let read: Vec<Bytes> = stream.try_collect().await.unwrap();
         assert_eq!(read.concat(), b"bytes");
@@ -411,4 +411,111 @@ async fn sweeping_a_manifest_removes_its_records() {
     assert_eq!(store.remove(&[m.digest], later).await.unwrap().0, 1);
     assert!(!records.iter().any(|k| dir.path().join(k).exists()));
     assert!(store.resolve(&m.digest.into()).await.unwrap().is_none());
+}
+
+/// The other side of the next test: writes until it is killed, if the folder it runs in says so.
+#[tokio::test]
+#[ignore = "run by `killed_writer_leaves_every_name_readable`"]
+async fn writer_that_is_to_be_killed() {
+    let dir = std::env::current_dir().unwrap();
+    if !dir.join("kill-me").exists() {
+        return;
+    }
+    let mut told = std::fs::File::create(dir.join("told")).unwrap();
+    let store = open(&dir.join("store")).await;
+    for round in 0..100_000_u32 {
+        let bytes: Bytes = (0..300_000).map(|_| fastrand::u8(..)).collect();
+        let desc = Descriptor::of("x/y", &bytes);
+        let body = if round % 2 == 0 {
+            let mut spool = SpoolWriter::create(&store.spool_dir().unwrap()).unwrap();
+            spool.write_all(&bytes).unwrap();
+            Body::Spool(Arc::new(spool.finish()))
+        } else {
+            Body::Bytes(bytes)
+        };
+        store.put(&desc, &body).await.unwrap();
+        let doc = serde_json::json!({ "schemaVersion": 2, "layers": [desc] }).to_string();
+        let m = Manifest::sniff(doc);
+        let t = tag(&format!("t{}", round % 3));
+        store
+            .publish(&m, Some(&t), &Expect::Anything)
+            .await
+            .unwrap();
+        told.write_all(format!("{}\n", m.digest).as_bytes())
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn killed_writer_leaves_every_name_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("kill-me"), b"").unwrap();
+    let mut acknowledged = 0;
+    for _ in 0..8 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "store::disk::tests::writer_that_is_to_be_killed",
+            ])
+            .current_dir(dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Any moment is a good one; how far it came is counted below.
+        std::thread::sleep(Duration::from_millis(fastrand::u64(100..400)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let store = open(&dir.path().join("store")).await;
+        let uploads = store.spool_dir().unwrap();
+        assert_eq!(
+            std::fs::read_dir(uploads).unwrap().count(),
+            0,
+            "left-overs stay"
+        );
+        let told = std::fs::read_to_string(dir.path().join("told")).unwrap_or_default();
+        let mut names: Vec<Reference> = told
+            .lines()
+            .filter_map(|l| l.parse::<Digest>().ok())
+            .map(Reference::from)
+            .collect();
+        acknowledged += names.len();
+        names.extend(
+            store
+                .tags("")
+                .await
+                .unwrap()
+                .into_iter()
+                .map(Reference::from),
+        );
+        for name in names {
+            let found = store
+                .resolve(&name)
+                .await
+                .unwrap()
+                .expect("a name is there");
+            let doc: serde_json::Value = serde_json::from_slice(&found.manifest.bytes).unwrap();
+            let desc: Descriptor = serde_json::from_value(doc["layers"][0].clone()).unwrap();
+            let stream = store
+                .get(&desc, 0..desc.size)
+                .await
+                .unwrap()
+                .expect("its blob is there");
+            let bytes: Vec<Bytes> = stream.try_collect().await.unwrap();
+            assert!(
+                desc.digest.matches(&bytes.concat()),
+                "its blob has other bytes"
+            );
+        }
+        for blob in store.blobs().await.unwrap() {
+            let bytes =
+                std::fs::read(dir.path().join("store").join(keys::blob(&blob.digest))).unwrap();
+            assert!(blob.digest.matches(&bytes), "a part of a blob is visible");
+        }
+    }
+    assert!(
+        acknowledged > 0,
+        "it was always killed before it wrote anything"
+    );
 }

@@ -10,7 +10,7 @@ use aws_sdk_s3::{
     Client,
     config::{
         Builder, Credentials, RequestChecksumCalculation, ResponseChecksumValidation,
-        SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig,
+        RuntimeComponents, SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig,
         timeout::TimeoutConfig,
     },
     presigning::PresigningConfig,
@@ -182,7 +182,7 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
                     .proxy_config(proxy.clone())
                     .pool_idle_timeout(POOL_IDLE);
                 connector.set_connector_settings(settings.cloned());
-                connector.set_sleep_impl(components.and_then(|c| c.sleep_impl()));
+                connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
                 connector.build()
             },
         ),
@@ -200,7 +200,7 @@ async fn host(s3: Builder, bucket: &str) -> Result<String> {
         .build(),
     );
     let when =
-        PresigningConfig::expires_in(Duration::from_secs(60)).map_err(|e| invalid(chain(&e)))?;
+        PresigningConfig::expires_in(Duration::from_mins(1)).map_err(|e| invalid(chain(&e)))?;
     let signed = client
         .get_object()
         .bucket(bucket)

@@ -13,7 +13,7 @@ use super::error::http_date;
 use crate::entry::Time;
 
 /// How long an answer's `Date` is good: longer, and a node that slept meanwhile would not know.
-const GOOD_FOR: Duration = Duration::from_secs(60);
+const GOOD_FOR: Duration = Duration::from_mins(1);
 
 /// Remembers when the store last told the time; cheap to clone, all clones share one memory.
 #[derive(Debug, Clone, Default)]

@@ -13,7 +13,7 @@ use aws_sdk_s3::{
 use crate::store::error::{Error, ErrorKind};
 
 /// From this difference on S3 refuses signatures (S3 API reference, `RequestTimeTooSkewed`: 15 minutes); half of it is worth naming.
-const SKEW_NAMED: Duration = Duration::from_secs(7 * 60);
+const SKEW_NAMED: Duration = Duration::from_mins(7);
 /// Longest part of a server's own words in a message.
 const MAX_WORDS: usize = 300;
 
@@ -216,9 +216,8 @@ fn by_status(a: &Answer<'_>) -> ErrorKind {
         429 => ErrorKind::Throttled,
         503 if a.raw.headers().get("retry-after").is_some() => ErrorKind::Throttled,
         507 => ErrorKind::Full,
-        500..=599 => ErrorKind::Unavailable,
-        // An error inside a success, as `CompleteMultipartUpload` sends it, with a code that we do not know.
-        200..=299 => ErrorKind::Unavailable,
+        // 2xx: an error inside a success, as `CompleteMultipartUpload` sends it, with a code that we do not know.
+        200..=299 | 500..=599 => ErrorKind::Unavailable,
         _ => ErrorKind::Invalid,
     }
 }

@@ -43,12 +43,13 @@ pub(super) struct Head {
 impl Wire {
     /// Size and age of an object; `None` if there is none.
     pub(super) async fn head(&self, op: &'static str, key: &str) -> Result<Option<Head>> {
-        let sent = self
-            .client
-            .head_object()
-            .bucket(&self.bucket)
-            .key(self.key(key))
-            .send();
+        let sent = Box::pin(
+            self.client
+                .head_object()
+                .bucket(&self.bucket)
+                .key(self.key(key))
+                .send(),
+        );
         let head = match patience::within(op, self.stall, Answer::Soon, sent).await? {
             Ok(head) => head,
             Err(e) if is_missing(&e) => {
@@ -81,13 +82,14 @@ impl Wire {
         key: &str,
         range: Option<String>,
     ) -> Result<Option<GetObjectOutput>> {
-        let sent = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(self.key(key))
-            .set_range(range)
-            .send();
+        let sent = Box::pin(
+            self.client
+                .get_object()
+                .bucket(&self.bucket)
+                .key(self.key(key))
+                .set_range(range)
+                .send(),
+        );
         match patience::within(op, self.stall, Answer::Soon, sent).await? {
             Ok(object) => {
                 self.bucket_seen.store(true, Ordering::Relaxed);

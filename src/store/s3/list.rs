@@ -46,14 +46,15 @@ impl Wire {
         let mut found = Listing::default();
         let mut token: Option<String> = None;
         loop {
-            let sent = self
-                .client
-                .list_objects_v2()
-                .bucket(&self.bucket)
-                .prefix(self.key(prefix))
-                .set_delimiter(delimiter.map(str::to_owned))
-                .set_continuation_token(token.clone())
-                .send();
+            let sent = Box::pin(
+                self.client
+                    .list_objects_v2()
+                    .bucket(&self.bucket)
+                    .prefix(self.key(prefix))
+                    .set_delimiter(delimiter.map(str::to_owned))
+                    .set_continuation_token(token.clone())
+                    .send(),
+            );
             let page = patience::answer(op, self.stall, Answer::Later, sent).await?;
             let own = |key: &str| key.strip_prefix(&self.prefix).map(str::to_owned);
             for object in page.contents() {

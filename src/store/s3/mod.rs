@@ -16,6 +16,7 @@ use std::sync::{
 
 use aws_sdk_s3::Client;
 
+mod blobs;
 mod client;
 mod clock;
 mod config;
@@ -33,7 +34,7 @@ pub use config::{Checksum, Config, Sse};
 pub use location::Location;
 
 use super::{
-    error::{Error, ErrorKind, Result},
+    error::{ErrorKind, Result},
     keys::Repo,
     net,
 };
@@ -172,7 +173,7 @@ impl Wire {
         if self.bucket_seen.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let asked = self.client.head_bucket().bucket(&self.bucket).send();
+        let asked = Box::pin(self.client.head_bucket().bucket(&self.bucket).send());
         match patience::answer(op, self.stall, patience::Answer::Soon, asked).await {
             Ok(_) => {}
             // Who may not list the bucket may still read it.

@@ -99,16 +99,17 @@ impl Upload {
 
     async fn create(wire: Arc<Wire>, key: &str) -> Result<Self> {
         let (sse, sse_key) = sse(&wire.config);
-        let sent = wire
-            .client
-            .create_multipart_upload()
-            .bucket(&wire.bucket)
-            .key(wire.key(key))
-            .set_server_side_encryption(sse)
-            .set_ssekms_key_id(sse_key)
-            .set_acl(acl(&wire.config))
-            .set_storage_class(storage_class(&wire.config))
-            .send();
+        let sent = Box::pin(
+            wire.client
+                .create_multipart_upload()
+                .bucket(&wire.bucket)
+                .key(wire.key(key))
+                .set_server_side_encryption(sse)
+                .set_ssekms_key_id(sse_key)
+                .set_acl(acl(&wire.config))
+                .set_storage_class(storage_class(&wire.config))
+                .send(),
+        );
         let answer = patience::answer(OP, wire.stall, Answer::Later, sent).await?;
         let id = answer.upload_id().ok_or_else(|| {
             Error::new(
@@ -162,17 +163,18 @@ impl Upload {
     async fn try_part(&self, number: i32, range: Range<u64>, body: &Body) -> Result<CompletedPart> {
         let len = range.end - range.start;
         let (bytes, taken) = patience::counted(body.stream(range), len);
-        let sent = self
-            .wire
-            .client
-            .upload_part()
-            .bucket(&self.wire.bucket)
-            .key(self.wire.key(&self.key))
-            .upload_id(self.id())
-            .part_number(number)
-            .content_length(len as i64)
-            .body(SdkStream::new(bytes))
-            .send();
+        let sent = Box::pin(
+            self.wire
+                .client
+                .upload_part()
+                .bucket(&self.wire.bucket)
+                .key(self.wire.key(&self.key))
+                .upload_id(self.id())
+                .part_number(number)
+                .content_length(len as i64)
+                .body(SdkStream::new(bytes))
+                .send(),
+        );
         let answer = patience::upload(OP, self.wire.stall, taken, sent)
             .await?
             .map_err(|e| from_sdk(OP, e))?;
@@ -211,16 +213,17 @@ impl Upload {
         let mut tries = 0;
         loop {
             tries += 1;
-            let sent = self
-                .wire
-                .client
-                .complete_multipart_upload()
-                .bucket(&self.wire.bucket)
-                .key(self.wire.key(&self.key))
-                .upload_id(self.id())
-                .multipart_upload(parts.clone())
-                .set_if_none_match(condition.if_none_match())
-                .send();
+            let sent = Box::pin(
+                self.wire
+                    .client
+                    .complete_multipart_upload()
+                    .bucket(&self.wire.bucket)
+                    .key(self.wire.key(&self.key))
+                    .upload_id(self.id())
+                    .multipart_upload(parts.clone())
+                    .set_if_none_match(condition.if_none_match())
+                    .send(),
+            );
             let answer = patience::answer(OP, self.wire.stall, Answer::AfterWork, sent).await;
             let e = match answer {
                 Ok(answer) if answer.e_tag().is_some() => return Ok(Put::Stored),
@@ -294,13 +297,14 @@ impl Drop for Upload {
 impl Wire {
     /// Takes the parts of an upload back; best effort, since what is left over is swept. `key` is the object's own.
     pub(super) async fn abort(&self, key: &str, id: &str) -> bool {
-        let sent = self
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.bucket)
-            .key(key)
-            .upload_id(id)
-            .send();
+        let sent = Box::pin(
+            self.client
+                .abort_multipart_upload()
+                .bucket(&self.bucket)
+                .key(key)
+                .upload_id(id)
+                .send(),
+        );
         let answer = patience::answer("abort upload", self.stall, Answer::Later, sent).await;
         if let Err(e) = &answer {
             tracing::debug!(store = self.url, key, error = %e, "Unfinished upload was left behind");

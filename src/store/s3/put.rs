@@ -162,7 +162,9 @@ impl Wire {
         }
         loop {
             let (request, taken) = send(&condition);
-            let error = match patience::upload(op, self.stall, taken, request.send()).await? {
+            let error = match patience::upload(op, self.stall, taken, Box::pin(request.send()))
+                .await?
+            {
                 // A login page answers 200 to everything.
                 Ok(answer) if answer.e_tag().is_none() => {
                     return Err(Error::new(

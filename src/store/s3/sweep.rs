@@ -205,12 +205,13 @@ impl Wire {
 
     /// Removes an object; what is not there is removed already.
     pub(super) async fn delete(&self, op: &'static str, key: &str) -> Result<()> {
-        let sent = self
-            .client
-            .delete_object()
-            .bucket(&self.bucket)
-            .key(self.key(key))
-            .send();
+        let sent = Box::pin(
+            self.client
+                .delete_object()
+                .bucket(&self.bucket)
+                .key(self.key(key))
+                .send(),
+        );
         match patience::within(op, self.stall, Answer::Later, sent).await? {
             Ok(_) => Ok(()),
             Err(e) if super::get::is_missing(&e) => Ok(()),
@@ -252,12 +253,13 @@ impl Wire {
             .quiet(true)
             .build()
             .map_err(invalid)?;
-        let sent = self
-            .client
-            .delete_objects()
-            .bucket(&self.bucket)
-            .delete(delete)
-            .send();
+        let sent = Box::pin(
+            self.client
+                .delete_objects()
+                .bucket(&self.bucket)
+                .delete(delete)
+                .send(),
+        );
         let answer = patience::answer(op, self.stall, Answer::Later, sent).await?;
         let refused = answer
             .errors()
@@ -288,14 +290,15 @@ impl Wire {
         let (mut key_marker, mut id_marker) = (None, None);
         let mut aborted = 0;
         loop {
-            let sent = self
-                .client
-                .list_multipart_uploads()
-                .bucket(&self.bucket)
-                .prefix(self.key(keys::BLOBS))
-                .set_key_marker(key_marker.clone())
-                .set_upload_id_marker(id_marker.clone())
-                .send();
+            let sent = Box::pin(
+                self.client
+                    .list_multipart_uploads()
+                    .bucket(&self.bucket)
+                    .prefix(self.key(keys::BLOBS))
+                    .set_key_marker(key_marker.clone())
+                    .set_upload_id_marker(id_marker.clone())
+                    .send(),
+            );
             let page = match patience::answer(OP, self.stall, Answer::Later, sent).await {
                 Ok(page) => page,
                 Err(e) if e.is_temporary() => return Err(e),

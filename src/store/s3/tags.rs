@@ -8,41 +8,15 @@ use super::{
     put::Condition,
 };
 use crate::{
-    artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
+    artifact::{Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, TagStore, Untag, Version,
-        check_manifest,
+        Body, Expect, Published, Resolved, TagStore, Untag, Version, check_manifest,
         error::{Error, ErrorKind, Result},
         keys, record,
     },
 };
-
-#[async_trait]
-impl BlobStore for S3 {
-    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        let head = self.wire.head("stat", &keys::blob(digest)).await;
-        Ok(head
-            .map_err(|e| e.at(&self.wire.url, digest))?
-            .map(|h| h.size))
-    }
-
-    async fn get(
-        &self,
-        desc: &Descriptor,
-        range: std::ops::Range<u64>,
-    ) -> Result<Option<ByteStream>> {
-        let key = keys::blob(&desc.digest);
-        let got = self.wire.get(&key, desc, range).await;
-        got.map_err(|e| e.at(&self.wire.url, desc.digest))
-    }
-
-    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        let put = self.wire.put_blob(desc, body).await;
-        put.map_err(|e| e.at(&self.wire.url, desc.digest))
-    }
-}
 
 #[async_trait]
 impl TagStore for S3 {
@@ -94,12 +68,13 @@ impl TagStore for S3 {
         if let Some(now) = self.wire.clock.now() {
             return Ok(now);
         }
-        let asked = self
-            .wire
-            .client
-            .head_bucket()
-            .bucket(&self.wire.bucket)
-            .send();
+        let asked = Box::pin(
+            self.wire
+                .client
+                .head_bucket()
+                .bucket(&self.wire.bucket)
+                .send(),
+        );
         let answer = patience::answer("ask the time", self.wire.stall, Answer::Soon, asked).await;
         // A refusal has a date too.
         if let Some(now) = self.wire.clock.now() {

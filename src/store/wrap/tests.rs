@@ -189,6 +189,7 @@ fn temporary() -> Error {
     Error::new(ErrorKind::Unavailable, "get", "for now")
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the shape of an answer")]
 fn pieces(items: Vec<Result<Bytes>>) -> Result<Option<ByteStream>> {
     Ok(Some(stream::iter(items).boxed()))
 }
@@ -341,7 +342,7 @@ async fn same_seed_gives_the_same_faults() {
     assert_ne!(outcomes(5).await, outcomes(6).await);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn broken_download_goes_on_where_it_broke() {
     let bytes = data(1000, 1);
     let (memory, desc) = memory_with(&bytes).await;
@@ -363,7 +364,7 @@ async fn broken_download_goes_on_where_it_broke() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn trickle_counts_as_a_stall() {
     let bytes = data(1000, 1);
     let (memory, desc) = memory_with(&bytes).await;
@@ -386,7 +387,7 @@ async fn trickle_counts_as_a_stall() {
     assert_eq!(asked.len(), 2, "{asked:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn download_gives_up_when_nothing_moves_and_says_what_it_tried() {
     let (memory, desc) = memory_with(&data(1000, 1)).await;
     let mut scripted = Scripted::new(memory);
@@ -422,7 +423,7 @@ async fn blob_that_vanishes_or_grows_under_a_reader_is_an_error() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_temporary_errors_are_tried_again() {
     let (memory, desc) = memory_with(&data(10, 1)).await;
     for (kind, calls) in [
@@ -445,7 +446,7 @@ async fn only_temporary_errors_are_tried_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn server_is_given_the_time_it_asks_for_within_the_budget() {
     let (memory, desc) = memory_with(&data(10, 1)).await;
     let asks = |ms| Error {
@@ -472,7 +473,7 @@ async fn server_is_given_the_time_it_asks_for_within_the_budget() {
     assert_eq!(scripted.calls.load(Ordering::Relaxed), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn store_that_never_answers_is_a_timeout() {
     let mut scripted = Scripted::new(Arc::new(Memory::new()));
     scripted.hangs = true;
@@ -645,7 +646,7 @@ impl TagStore for Busy {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_more_than_allowed_run_at_once_and_a_stream_holds_its_place() {
     let busy = Arc::new(Busy {
         inner: Memory::new(),
@@ -672,7 +673,7 @@ async fn no_more_than_allowed_run_at_once_and_a_stream_holds_its_place() {
     assert_eq!(store.stat(&desc.digest).await.unwrap(), Some(10));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn bandwidth_holds_over_all_transfers_of_a_direction() {
     let (memory, desc) = memory_with(&data(20_000, 1)).await;
     let limits = Limits {

@@ -1,0 +1,278 @@
+//! Few packs: small ones are merged, dead weight is left behind (design §6.4).
+//!
+//! Only an export that writes anyway does this. What is packed anew comes from this node's files; what the node lacks is
+//! fetched, up to a limit, else its pack is left alone. The new pack's generation is above those of the packs that it
+//! replaces, so that a fold with a head that still lists these picks it and drops them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use super::{
+    Context, Result,
+    diff::{Diff, From, New},
+    fetch,
+};
+use crate::{
+    artifact::{
+        fold::Rules,
+        snapshot::{At, Snapshot},
+    },
+    fs,
+    pack::{
+        plan::{Plan, Wanted, plan},
+        unpack::{FileOutcome, Target},
+        write::{ContentPlan, PackItem},
+    },
+    source::{Item, Source},
+    task,
+};
+
+/// Size classes: so many packs below a bound and not below the one before it become one pack.
+const CLASSES: [u64; 3] = [1 << 20, 8 << 20, 64 << 20];
+const PACKS_OF_A_CLASS: usize = 8;
+/// A pack of at least so many bytes goes when live entries need less than half of it.
+const DEAD_WEIGHT_BYTES: u64 = 4 << 20;
+/// Stored bytes fetched for it at most.
+const FETCHED_BYTES: u64 = 64 << 20;
+/// With more packs than this the smallest go whatever their class.
+const PACKS_AT_MOST: usize = 100;
+
+/// What is packed anew.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Indices of the packs that go.
+    pub victims: HashSet<usize>,
+    /// Entries that this node has: index in the scan, and where.
+    pub local: Vec<(usize, At)>,
+    /// Entries to be fetched.
+    pub remote: Vec<At>,
+    /// Generation of the pack that takes them.
+    pub generation: u8,
+}
+
+/// Decides what goes; `kept` are the entries that this node has (of a tree, those that stay at all). `None`: all is well.
+pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Choice> {
+    let local: HashMap<At, usize> = kept.iter().map(|(i, at)| (*at, *i)).collect();
+    let objects = base.objects();
+    let mut needed = vec![0_u64; base.packs.len()];
+    let mut remote_cost = vec![0_u64; base.packs.len()];
+    let mut counted = HashSet::new();
+    let mut users: HashMap<At, HashSet<usize>> = HashMap::new();
+    let stays = |at: &At| rules != Rules::Tree || local.contains_key(at);
+    for (at, e) in base.live().filter(|(at, _)| stays(at)) {
+        let packs = users.entry(at).or_default();
+        packs.insert(at.pack);
+        for o in &e.objects {
+            let (digest, _) = base.packs[at.pack].toc.object(*o);
+            let Some((pack, i)) = objects.get(&digest) else {
+                continue;
+            };
+            packs.insert(*pack);
+            let toc = &base.packs[*pack].toc;
+            let (object, frame) = (toc.objects[*i], toc.frames[toc.objects[*i].frame as usize]);
+            let stored =
+                u64::from(object.len) * u64::from(frame.len) / u64::from(frame.raw_len.max(1));
+            if counted.insert((*pack, *i)) {
+                needed[*pack] += stored;
+            }
+            if !local.contains_key(&at) {
+                remote_cost[*pack] += stored;
+            }
+        }
+    }
+    let mut wanted = candidates(base, &needed);
+    // The cheapest first, as many as the limit allows.
+    wanted.sort_by_key(|pack| (remote_cost[*pack], *pack));
+    let mut cost = 0;
+    wanted.retain(|pack| {
+        cost += remote_cost[*pack];
+        cost <= FETCHED_BYTES
+    });
+    let has_dead = wanted.iter().any(|p| is_dead(base, &needed, *p));
+    if wanted.is_empty() || (wanted.len() < 2 && !has_dead) {
+        return None;
+    }
+    let victims: HashSet<usize> = wanted.into_iter().collect();
+    let generation = victims
+        .iter()
+        .map(|p| base.packs[*p].toc.generation)
+        .max()
+        .unwrap_or(0)
+        .saturating_add(1);
+    let mut choice = Choice {
+        victims,
+        generation,
+        ..Choice::default()
+    };
+    for (at, packs) in users {
+        if packs.is_disjoint(&choice.victims) {
+            continue;
+        }
+        match local.get(&at) {
+            Some(item) => choice.local.push((*item, at)),
+            None => choice.remote.push(at),
+        }
+    }
+    choice.local.sort_unstable();
+    choice.remote.sort_unstable();
+    Some(choice)
+}
+
+fn is_dead(base: &Snapshot, needed: &[u64], pack: usize) -> bool {
+    let size = base.packs[pack].layer.descriptor.size;
+    size >= DEAD_WEIGHT_BYTES && needed[pack] * 2 < size
+}
+
+fn candidates(base: &Snapshot, needed: &[u64]) -> Vec<usize> {
+    let size = |p: &usize| base.packs[*p].layer.descriptor.size;
+    let all = || 0..base.packs.len();
+    let mut chosen: Vec<usize> = all().filter(|p| is_dead(base, needed, *p)).collect();
+    let mut from = 0;
+    for bound in CLASSES {
+        let class: Vec<usize> = all().filter(|p| (from..bound).contains(&size(p))).collect();
+        if class.len() >= PACKS_OF_A_CLASS {
+            chosen.extend(class);
+        }
+        from = bound;
+    }
+    if base.packs.len() > PACKS_AT_MOST {
+        let mut by_size: Vec<usize> = all().collect();
+        by_size.sort_by_key(size);
+        chosen.extend(&by_size[..base.packs.len() - PACKS_AT_MOST / 2]);
+    }
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+/// Carries a choice out: entries of the victims join what is packed. The folder of fetched files must live until packing is over.
+///
+/// # Errors
+/// When something cannot be fetched or completed: the caller goes on without merging.
+pub async fn carry_out(
+    ctx: &Context,
+    source: Arc<dyn Source>,
+    base: &Arc<Snapshot>,
+    choice: &Choice,
+    items: &Arc<Vec<Item>>,
+    diff: &mut Diff,
+) -> Result<Option<tempfile::TempDir>> {
+    let mut new = complete_local(source, base, choice, items).await?;
+    let temp = if choice.remote.is_empty() {
+        None
+    } else {
+        let temp = fetch_remote(ctx, base, choice).await?;
+        new.extend(choice.remote.iter().enumerate().map(|(i, at)| New {
+            item: None,
+            from: From::File(temp.path().join(i.to_string())),
+            pack: anew(base, *at),
+        }));
+        Some(temp)
+    };
+    let moved: HashSet<At> = choice.local.iter().map(|(_, at)| *at).collect();
+    diff.kept.retain(|(_, at)| !moved.contains(at));
+    // In the order of the packs that they come from, as they lay together there; what is new comes after them.
+    new.append(&mut diff.new);
+    diff.new = new;
+    Ok(temp)
+}
+
+fn anew(base: &Snapshot, at: At) -> PackItem {
+    let e = base.entry(at);
+    let content = if e.entry.kind.content_len() > 0 {
+        ContentPlan::Read
+    } else {
+        ContentPlan::None
+    };
+    PackItem {
+        entry: e.entry.clone(),
+        claim: Some(e.content).filter(|_| content == ContentPlan::Read),
+        content,
+    }
+}
+
+async fn complete_local(
+    source: Arc<dyn Source>,
+    base: &Arc<Snapshot>,
+    choice: &Choice,
+    items: &Arc<Vec<Item>>,
+) -> Result<Vec<New>> {
+    let mut local = choice.local.clone();
+    local.sort_unstable_by_key(|(_, at)| *at);
+    let (items, base) = (items.clone(), base.clone());
+    task::blocking(move || {
+        let mut new = Vec::with_capacity(local.len());
+        for (i, at) in local {
+            let mut item = items[i].clone();
+            if !item.complete {
+                source
+                    .complete(&mut item)
+                    .map_err(crate::source::Error::Invalid)?;
+            }
+            new.push(New {
+                item: Some(i),
+                from: From::Item(Box::new(item)),
+                pack: anew(&base, at),
+            });
+        }
+        Ok(new)
+    })
+    .await
+}
+
+/// Fetched files under their numbers.
+struct Numbered {
+    dir: PathBuf,
+}
+
+impl Target for Numbered {
+    fn create(&self, file: usize) -> fs::Result<File> {
+        fs::Dir::open(&self.dir)?.create_file(file.to_string().as_bytes(), 0o600)
+    }
+
+    fn finish(&self, _: usize, _: &File) -> fs::Result<()> {
+        Ok(())
+    }
+}
+
+async fn fetch_remote(
+    ctx: &Context,
+    base: &Arc<Snapshot>,
+    choice: &Choice,
+) -> Result<tempfile::TempDir> {
+    let temp_dir: PathBuf = ctx
+        .opened
+        .spool_dir
+        .clone()
+        .unwrap_or_else(|| ctx.temp_dir.clone());
+    fs::make_dirs(&temp_dir)?;
+    let temp = tempfile::Builder::new()
+        .prefix("merge-")
+        .tempdir_in(&temp_dir)
+        .map_err(|e| fs::Error::new("make a folder in", &temp_dir, e))?;
+    let wanted: Vec<Wanted> = choice
+        .remote
+        .iter()
+        .map(|at| Wanted {
+            at: *at,
+            check: true,
+        })
+        .collect();
+    let plan: Arc<Plan> = Arc::new(plan(base, &wanted));
+    let dir = temp.path().to_owned();
+    let (outcomes, fetched) = fetch::fetch_and_unpack(ctx, base, plan, Numbered { dir }).await?;
+    if let Some(e) = fetched.failed {
+        return Err(e.into());
+    }
+    match outcomes.into_iter().find(|o| *o != FileOutcome::Whole) {
+        Some(FileOutcome::Broken(why)) => Err(super::Error::Damaged {
+            what: "a pack to be merged".into(),
+            why,
+        }),
+        _ => Ok(temp),
+    }
+}

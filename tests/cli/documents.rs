@@ -1,0 +1,88 @@
+//! The documents say what the program does: every key, variable, flag and command.
+
+use std::fs;
+
+use cachectl::config::keys::{CONFIG_VARIABLE, KEYS};
+
+use super::{run, words};
+use crate::support::node::Node;
+
+const EXAMPLE: &str = include_str!("../../examples/cachectl.toml");
+const CONFIG: &str = include_str!("../../docs/config.md");
+const CLI: &str = include_str!("../../docs/cli.md");
+
+/// The example with every `#key = value` switched on.
+fn switched_on() -> String {
+    EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => rest,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn the_example_has_every_key_and_is_read() {
+    let node = Node::new();
+    // As it is, it sets nothing; switched on, it sets everything.
+    for (text, set) in [(EXAMPLE.to_owned(), 0), (switched_on(), KEYS.len())] {
+        fs::write(node.path("home/example.toml"), text).unwrap();
+        let report = words(&node, "env --config example.toml").json();
+        let settings = report["settings"].as_array().unwrap();
+        let from_file =
+            |s: &&serde_json::Value| s["origin"].as_str().unwrap().contains("example.toml");
+        let named: Vec<_> = settings
+            .iter()
+            .filter(from_file)
+            .map(|s| &s["key"])
+            .collect();
+        assert_eq!(named.len(), set, "{named:?}");
+    }
+}
+
+#[test]
+fn the_reference_has_every_key_with_its_variable_and_default() {
+    for key in KEYS {
+        let row = format!("| `{}` | `{}` |", key.name, key.env());
+        let line = CONFIG
+            .lines()
+            .find(|l| l.starts_with(&row))
+            .unwrap_or_else(|| panic!("docs/config.md lacks: {row}"));
+        if let Some(flag) = key.flag {
+            assert!(line.contains(&format!("`--{flag}`")), "{line}");
+        }
+    }
+    assert!(CONFIG.contains(CONFIG_VARIABLE));
+}
+
+#[test]
+fn the_reference_has_every_command_and_flag() {
+    let node = Node::new();
+    let help = run(&node, "--help").stdout;
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|l| *l != "Commands:")
+        .skip(1)
+        .take_while(|l| !l.is_empty())
+        .filter_map(|l| l.strip_prefix("  ").filter(|l| !l.starts_with(' ')))
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
+    assert!(commands.len() > 10, "{help}");
+    for command in commands.iter().filter(|c| **c != "help") {
+        assert!(
+            CLI.contains(&format!("cachectl {command}")),
+            "docs/cli.md lacks `{command}`"
+        );
+        let help = run(&node, &format!("{command} --help")).stdout;
+        let options = help.lines().filter(|l| l.trim_start().starts_with('-'));
+        let words = options.flat_map(|l| l.split(|c: char| !c.is_ascii_lowercase() && c != '-'));
+        for flag in words.filter(|w| w.starts_with("--") && w.len() > 3) {
+            assert!(
+                CLI.contains(&format!("`{flag}")),
+                "docs/cli.md lacks {flag} of {command}"
+            );
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Exit codes, and what is said with them.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{complaints, node_with_tree, run, store, words};
+use crate::support::node::Node;
+
+/// A store that cannot be: below a file.
+const BROKEN: &str = "--store disk:/proc/version/store";
+
+#[test]
+fn trouble_with_the_store_is_one_line_and_exit_0() {
+    let node = node_with_tree();
+    for verb in ["import", "export"] {
+        let outcome = run(&node, &format!("{verb} dir tree --name t {BROKEN}")).success();
+        assert_eq!(outcome.stdout, "", "{outcome}");
+        let lines = complaints(&outcome);
+        assert_eq!(lines.len(), 1, "{outcome}");
+        assert!(lines[0].starts_with("cachectl: warning: "), "{outcome}");
+        assert!(
+            lines[0].ends_with("; continuing without the cache"),
+            "{outcome}"
+        );
+    }
+}
+
+#[test]
+fn strict_makes_trouble_an_error() {
+    let node = node_with_tree();
+    for verb in ["import", "export"] {
+        let outcome = run(
+            &node,
+            &format!("{verb} dir tree --name t --strict {BROKEN}"),
+        )
+        .code(1);
+        assert!(outcome.stderr.starts_with("error: "), "{outcome}");
+    }
+    // The flag wins over the variable.
+    words(
+        &node,
+        &format!("import dir tree --name t --strict=false {BROKEN}"),
+    )
+    .env("CACHECTL_STRICT", "1")
+    .run()
+    .success();
+}
+
+#[test]
+fn require_hit_makes_a_miss_exit_3() {
+    let node = node_with_tree();
+    let good = store(&node);
+    let line = format!("import dir tree --name t --store {good}");
+    let outcome = run(&node, &line).success();
+    assert!(outcome.stderr.starts_with("cachectl: miss: "), "{outcome}");
+    assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+    let outcome = run(&node, &format!("{line} --require-hit")).code(3);
+    assert!(outcome.stderr.starts_with("error: miss: "), "{outcome}");
+    run(
+        &node,
+        &format!("import dir tree --name t --require-hit {BROKEN}"),
+    )
+    .code(3);
+    run(
+        &node,
+        &format!("import dir tree --name t --require-hit --strict {BROKEN}"),
+    )
+    .code(1);
+}
+
+#[test]
+fn usage_errors_are_2_whatever_the_mode() {
+    let node = node_with_tree();
+    for (line, says) in [
+        ("export dir tree", "needs a name"),
+        ("export dir --name t", "which folder"),
+        ("export go tree", "paths go with `dir`"),
+        ("export go --merge", "--merge is for folders"),
+        ("export gobuild --name n --exclude x", "go with `dir`"),
+        (
+            "export dir tree ../home/tree --name t",
+            "two folders would be stored as `t/tree`",
+        ),
+        ("import go --digest sha256:00", "one snapshot"),
+        ("import dir tree --name t --digest nonsense", "--digest"),
+        ("import dir tree --name t --store ftp://x/y", "ftp"),
+        ("import dir tree --name t --store /tmp/x", "disk:/tmp/x"),
+        ("import go", "no Go module here"),
+        (
+            "import dir tree --name t --budget soon",
+            "`budget` cannot be `soon` (--budget)",
+        ),
+        ("copy disk:/a disk:/a", "same store"),
+        ("rm t --read-only", "--read-only"),
+        ("man nonsense", "no command `nonsense`"),
+        ("export", "SOURCE"),
+        ("exprot go", "export"),
+        ("export dri", "dir"),
+    ] {
+        let outcome = run(&node, line).code(2);
+        assert!(outcome.stderr.contains(says), "{line}: {outcome}");
+        assert!(outcome.stderr.starts_with("error: "), "{line}: {outcome}");
+    }
+    words(&node, "import dir tree --name t")
+        .env("SOURCE_DATE_EPOCH", "yesterday")
+        .run()
+        .success();
+    words(&node, "export dir tree --name t")
+        .env("SOURCE_DATE_EPOCH", "yesterday")
+        .run()
+        .code(2);
+}
+
+#[test]
+fn help_and_version_are_0() {
+    let node = Node::new();
+    for line in ["--help", "-h", "export --help", "--version", "help prune"] {
+        let outcome = run(&node, line).success();
+        assert!(
+            !outcome.stdout.is_empty() && outcome.stderr.is_empty(),
+            "{outcome}"
+        );
+    }
+    let help = run(&node, "export --help").stdout;
+    assert!(help.contains("cachectl export dir"), "{help}");
+}
+
+#[test]
+fn commands_that_are_no_step_of_a_build_fail_with_1() {
+    let node = node_with_tree();
+    for line in ["ls", "inspect t", "verify", "rm t", "prune"] {
+        let outcome = run(&node, &format!("{line} {BROKEN}")).code(1);
+        assert!(outcome.stderr.starts_with("error: "), "{line}: {outcome}");
+    }
+    let good = store(&node);
+    for line in ["inspect t", "verify t", "rm t"] {
+        let outcome = run(&node, &format!("{line} --store {good}")).code(1);
+        assert!(outcome.stderr.contains("is named `t`"), "{line}: {outcome}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_nothing() {
+    let node = Node::new();
+    for line in ["completions bash", "env", "env --json", "man", "--help"] {
+        let mut child = node
+            .command("sh")
+            .args([
+                "-c",
+                "exec \"$0\" $1 2>err",
+                env!("CARGO_BIN_EXE_cachectl"),
+                line,
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{line}");
+        assert_eq!(
+            std::fs::read_to_string(node.path("home/err")).unwrap(),
+            "",
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_under_standard_output_is_an_error() {
+    let node = Node::new();
+    let status = node
+        .command(env!("CARGO_BIN_EXE_cachectl"))
+        .arg("env")
+        .stdout(
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open("/dev/full")
+                .unwrap(),
+        )
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+/// A server that takes connections and never says a word.
+fn silent_server() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("oci://{}/x", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+#[test]
+fn a_signal_ends_a_run_at_once() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let node = Node::new();
+        let (listener, url) = silent_server();
+        let running = words(&node, &format!("import dir x --name t --store {url}")).start();
+        // It waits for an answer now.
+        let _held = listener.accept().unwrap();
+        let pid = Pid::from_raw(running.process_id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let outcome = running.wait().code(code);
+        assert!(outcome.elapsed < Duration::from_secs(5), "{outcome}");
+        assert!(outcome.stderr.contains("interrupted"), "{outcome}");
+    }
+}
+
+#[test]
+fn a_spent_budget_is_trouble_like_other() {
+    let node = Node::new();
+    let (listener, url) = silent_server();
+    let line = format!("import dir x --name t --budget 1s --store {url}");
+    let outcome = run(&node, &line).success();
+    assert!(outcome.stderr.contains("time budget"), "{outcome}");
+    assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+    assert!(outcome.elapsed < Duration::from_secs(8), "{outcome}");
+    run(&node, &format!("{line} --strict")).code(1);
+    drop(listener);
+}
+
+#[test]
+fn standard_error_that_is_closed_does_no_harm() {
+    let node = node_with_tree();
+    let status: std::process::ExitStatus = Command::new("sh")
+        .args([
+            "-c",
+            "exec \"$0\" import dir x --name t $1 2>&-",
+            env!("CARGO_BIN_EXE_cachectl"),
+            BROKEN,
+        ])
+        .current_dir(node.path("home"))
+        .env("HOME", node.path("home"))
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+}

@@ -1,0 +1,194 @@
+//! Export and import as a user sees them.
+
+use std::fs;
+
+use super::{complaints, node_with_tree, run, store, words};
+use crate::support::{
+    cli::{flag, number},
+    node::Node,
+};
+
+#[test]
+fn a_folder_goes_and_comes_back() {
+    let node = node_with_tree();
+    let store = store(&node);
+    let exported = words(&node, &format!("export dir tree --name t --store {store}")).json();
+    assert!(
+        !flag(&exported, "hit") && !flag(&exported, "unchanged"),
+        "{exported}"
+    );
+    assert!(number(&exported, "blobs_moved") > 0, "{exported}");
+    assert_eq!(exported["snapshots"][0]["kind"], "dir");
+
+    let again = words(&node, &format!("export dir tree --name t --store {store}")).json();
+    assert!(flag(&again, "hit") && flag(&again, "unchanged"), "{again}");
+    assert_eq!(
+        (number(&again, "blobs_moved"), &again["digest"]),
+        (0, &exported["digest"])
+    );
+
+    let other = Node::new();
+    let imported = words(&other, &format!("import dir copy --name t --store {store}")).json();
+    assert!(
+        flag(&imported, "hit") && flag(&imported, "exact"),
+        "{imported}"
+    );
+    assert_eq!(imported["digest"], exported["digest"]);
+    assert_eq!(imported["entries"], exported["entries"]);
+    assert_eq!(
+        fs::read_to_string(other.path("home/copy/b")).unwrap(),
+        "second"
+    );
+}
+
+#[test]
+fn people_get_a_summary_and_quiet_gets_nothing() {
+    let node = node_with_tree();
+    let store = store(&node);
+    let outcome = run(&node, &format!("export dir tree --name t --store {store}")).success();
+    assert!(outcome.stdout.contains("export dir t: "), "{outcome}");
+    assert!(outcome.stdout.contains(" sent ("), "{outcome}");
+    assert_eq!(outcome.stderr, "", "{outcome}");
+    let outcome = run(&node, &format!("import dir copy --name t --store {store}")).success();
+    assert!(outcome.stdout.contains("import dir t: hit, "), "{outcome}");
+    assert!(outcome.stdout.contains(" fetched ("), "{outcome}");
+    let outcome = run(
+        &node,
+        &format!("import dir copy2 --name t -q --store {store}"),
+    )
+    .success();
+    assert_eq!(
+        (outcome.stdout.as_str(), outcome.stderr.as_str()),
+        ("", ""),
+        "{outcome}"
+    );
+}
+
+#[test]
+fn several_folders_are_stored_one_by_one() {
+    let node = node_with_tree();
+    let store = store(&node);
+    fs::create_dir(node.path("home/gen")).unwrap();
+    fs::write(node.path("home/gen/x"), "x").unwrap();
+    let both = words(
+        &node,
+        &format!("export dir tree gen --name app --store {store}"),
+    )
+    .json();
+    let names: Vec<_> = both["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| &s["name"])
+        .collect();
+    assert_eq!(names, ["app/tree", "app/gen"]);
+    words(
+        &node,
+        &format!("import dir one --name app/gen --require-hit --store {store}"),
+    )
+    .json();
+    assert!(node.path("home/one/x").exists());
+    let other = Node::new();
+    let both = words(
+        &other,
+        &format!("import dir tree gen --name app --store {store}"),
+    )
+    .json();
+    assert!(flag(&both, "hit"), "{both}");
+    assert!(other.path("home/gen/x").exists() && other.path("home/tree/a").exists());
+}
+
+#[test]
+fn a_folder_that_is_not_there_does_not_empty_the_name() {
+    let node = node_with_tree();
+    let store = store(&node);
+    words(&node, &format!("export dir tree --name t --store {store}")).json();
+    let line = format!("export dir nowhere --name t --store {store}");
+    let outcome = run(&node, &line).success();
+    assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+    assert!(outcome.stderr.contains("not exported"), "{outcome}");
+    run(&node, &format!("{line} --strict")).code(1);
+    let import = words(&node, &format!("import dir copy --name t --store {store}")).json();
+    assert!(
+        flag(&import, "hit") && number(&import, "entries") > 0,
+        "{import}"
+    );
+}
+
+#[test]
+fn read_only_exports_nothing_and_makes_no_store() {
+    let node = node_with_tree();
+    let line = format!("export dir tree --name t --strict --store {}", store(&node));
+    let report = words(&node, &line).env("CACHECTL_READ_ONLY", "true").json();
+    assert_eq!(
+        report["snapshots"][0]["miss"], "--read-only is set",
+        "{report}"
+    );
+    assert!(!node.path("store").exists());
+}
+
+#[test]
+fn outputs_reach_github() {
+    let node = node_with_tree();
+    let store = store(&node);
+    let outputs = |line: &str| {
+        let file = node.path("home/out");
+        let _ = fs::remove_file(&file);
+        words(&node, &format!("{line} --store {store}"))
+            .env("GITHUB_OUTPUT", &file)
+            .run()
+            .success();
+        fs::read_to_string(file).unwrap()
+    };
+    assert_eq!(
+        outputs("import dir copy --name t --key k"),
+        "cache-hit=false\ndigest=\n"
+    );
+    let exported = outputs("export dir tree --name t --key k");
+    assert!(
+        exported.starts_with("digest=sha256:") && exported.lines().count() == 1,
+        "{exported}"
+    );
+    assert_eq!(
+        outputs("import dir copy --name t --key k"),
+        format!("cache-hit=true\n{exported}")
+    );
+    // Found by a prefix only: what depends on the key still has to run.
+    let prefix = outputs("import dir other --name t --key k2 --restore-key k");
+    assert_eq!(prefix, format!("cache-hit=false\n{exported}"));
+}
+
+#[test]
+fn outputs_that_cannot_be_written_fail_no_build() {
+    let node = node_with_tree();
+    let outcome = words(
+        &node,
+        &format!("export dir tree --name t --store {}", store(&node)),
+    )
+    .env("GITHUB_OUTPUT", "/nonexistent/out")
+    .run()
+    .success();
+    assert!(outcome.stderr.contains("$GITHUB_OUTPUT"), "{outcome}");
+}
+
+#[test]
+fn the_moment_can_be_set() {
+    let (node, other) = (node_with_tree(), node_with_tree());
+    let digest = |node: &Node| {
+        let line = format!("export dir tree --name t --flatten --store {}", store(node));
+        words(node, &line)
+            .env("SOURCE_DATE_EPOCH", "1700000000")
+            .json()["digest"]
+            .clone()
+    };
+    for n in [&node, &other] {
+        for file in ["a", "b", "."] {
+            let path = n.path("home/tree").join(file);
+            fs::File::open(path)
+                .unwrap()
+                .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(5))
+                .unwrap();
+        }
+    }
+    assert_eq!(digest(&node), digest(&other));
+}
