@@ -4,5 +4,6 @@
     reason = "a test that cannot go on shall say where and end"
 )]
 mod fake_s3;
+mod registry;
 mod s3;
 mod s3_faults;

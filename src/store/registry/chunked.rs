@@ -47,9 +47,9 @@ pub(super) async fn resume(
     let mut upload = Upload::new(session, desc, body);
     match upload.recover(broke).await? {
         // One session's worth of nothing: a new one is cheaper than to find out whether it is an empty one.
-        Some(Offset::At(0)) | None => Ok(Sent::Broke(super::upload::Way::Stream)),
-        Some(Offset::Lost) => Ok(Sent::Lost),
-        Some(Offset::At(_)) => upload.run().await,
+        Found::At(0, error) | Found::Unknown(error) => Ok(Sent::Broke(upload::Way::Stream, error)),
+        Found::Lost(error) => Ok(upload::lost(error)),
+        Found::At(..) => upload.run().await,
     }
 }
 
@@ -68,7 +68,16 @@ struct Upload<'a> {
 /// What to do after a piece.
 enum Next {
     Go,
-    Lost,
+    Lost(Error),
+}
+
+/// What the registry says that it has after a failure, which comes along.
+enum Found {
+    At(u64, Error),
+    /// It does not know the session any more.
+    Lost(Error),
+    /// It cannot tell.
+    Unknown(Error),
 }
 
 impl<'a> Upload<'a> {
@@ -87,8 +96,8 @@ impl<'a> Upload<'a> {
 
     async fn run(mut self) -> Result<Sent> {
         while self.at < self.desc.size {
-            if let Next::Lost = self.piece().await? {
-                return Ok(Sent::Lost);
+            if let Next::Lost(error) = self.piece().await? {
+                return Ok(upload::lost(error));
             }
         }
         self.close().await
@@ -109,20 +118,16 @@ impl<'a> Upload<'a> {
         match status.as_u16() {
             404 => {
                 self.session.forget();
-                Ok(Next::Lost)
+                Ok(Next::Lost(error))
             }
             413 => self.smaller(error),
             416 => {
                 let before = self.at;
                 match self.recover(error).await? {
-                    Some(Offset::Lost) => Ok(Next::Lost),
+                    Found::Lost(error) => Ok(Next::Lost(error)),
+                    Found::At(at, _) if at != before => Ok(Next::Go),
                     // The place was right, so it is the size that is wrong: GHCR takes 4 MiB (§2.3).
-                    _ if self.at == before => self.smaller(Error::new(
-                        ErrorKind::Unsupported,
-                        "put",
-                        "the registry takes no piece of this blob",
-                    )),
-                    _ => Ok(Next::Go),
+                    Found::At(_, error) | Found::Unknown(error) => self.smaller(error),
                 }
             }
             _ if error.is_temporary() => self.again(error).await,
@@ -166,16 +171,18 @@ impl<'a> Upload<'a> {
 
     async fn again(&mut self, failed: Error) -> Result<Next> {
         match self.recover(failed).await? {
-            Some(Offset::At(_)) => Ok(Next::Go),
-            Some(Offset::Lost) | None => Ok(Next::Lost),
+            Found::At(..) => Ok(Next::Go),
+            Found::Lost(error) | Found::Unknown(error) => Ok(Next::Lost(error)),
         }
     }
 
-    /// Waits, then asks the registry what it has; `None` if it cannot tell.
+    /// Waits, then asks the registry what it has.
+    ///
+    /// distribution answers 404 if a request broke in its middle: its `_state` names the offset before it. Registries that keep what came go on there.
     ///
     /// # Errors
     /// `failed`, when nothing has been taken for too long.
-    async fn recover(&mut self, failed: Error) -> Result<Option<Offset>> {
+    async fn recover(&mut self, failed: Error) -> Result<Found> {
         let mut failed = failed;
         loop {
             self.barren += 1;
@@ -199,11 +206,11 @@ impl<'a> Upload<'a> {
                         self.barren = 0;
                     }
                     self.at = at;
-                    return Ok(Some(Offset::At(at)));
+                    return Ok(Found::At(at, failed));
                 }
-                Ok(Offset::Lost) => return Ok(Some(Offset::Lost)),
+                Ok(Offset::Lost) => return Ok(Found::Lost(failed)),
                 Err(e) if e.is_temporary() => failed = e,
-                Err(_) => return Ok(None),
+                Err(_) => return Ok(Found::Unknown(failed)),
             }
         }
     }
@@ -238,8 +245,10 @@ impl<'a> Upload<'a> {
                 return Ok(Sent::Stored);
             }
             match self.recover(failed).await? {
-                Some(Offset::At(at)) if at == self.desc.size => {}
-                _ => return Ok(Sent::Lost),
+                Found::At(at, _) if at == self.desc.size => {}
+                Found::At(_, error) | Found::Lost(error) | Found::Unknown(error) => {
+                    return Ok(upload::lost(error));
+                }
             }
         }
     }

@@ -232,6 +232,10 @@ mod tests {
 
     use super::*;
 
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "it stands for what a search finds"
+    )]
     fn password(name: &str, secret: &str) -> Option<Credential> {
         Some(Credential::Password(name.to_owned(), Secret::new(secret)))
     }

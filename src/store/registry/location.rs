@@ -108,7 +108,11 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "oci://{}/{}", self.host, self.repository)
+        write!(f, "oci://{}/{}", self.host, self.repository)?;
+        if self.insecure {
+            write!(f, "?{INSECURE}=true")?;
+        }
+        Ok(())
     }
 }
 
@@ -178,6 +182,8 @@ mod tests {
         let l = Location::parse("oci://Ghcr.io/team/app-cache/").unwrap();
         assert_eq!((l.host(), l.repository()), ("ghcr.io", "team/app-cache"));
         assert_eq!(l.to_string(), "oci://ghcr.io/team/app-cache");
+        let insecure = "oci://h.example/a?insecure=true";
+        assert_eq!(Location::parse(insecure).unwrap().to_string(), insecure);
         assert_eq!(api_of("oci://ghcr.io/team/app"), "https://ghcr.io/");
         assert_eq!(api_of("oci://registry/team/app"), "https://registry/");
         assert_eq!(

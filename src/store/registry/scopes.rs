@@ -133,9 +133,10 @@ mod tests {
 
     #[test]
     fn hostile_list_is_cut() {
-        let long: String = (0..10_000)
-            .map(|i| format!("repository:r{i}:pull "))
+        let all: Vec<String> = (0..10_000)
+            .map(|i| format!("repository:r{i}:pull"))
             .collect();
+        let long = all.join(" ");
         assert_eq!(Scopes::parse(&long).each().count(), MAX_RESOURCES);
     }
 }

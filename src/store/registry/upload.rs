@@ -31,8 +31,8 @@ pub(super) const COMMIT_WAIT: Duration = Duration::from_mins(1);
 const TINY_BYTES: u64 = 64 << 10;
 /// A blob from here on is not sent whole again when the connection broke.
 const BIG_BYTES: u64 = 1 << 20;
-/// Most times that one blob is sent from its start.
-const MAX_STARTS: u32 = 5;
+/// Most times that one blob is sent from its start because the way there broke; more tries are the caller's.
+const MAX_STARTS: u32 = 3;
 
 /// How a blob is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,12 +50,12 @@ pub(super) enum Way {
 pub(super) enum Sent {
     /// It is there.
     Stored,
-    /// The registry lost the session; nothing of it is left.
-    Lost,
+    /// The registry lost the session; nothing of it is left. With what it said.
+    Lost(Error),
     /// This registry does not take it this way.
     NotSo(Way),
-    /// It broke off; for this blob another way can go on where it broke the next time.
-    Broke(Way),
+    /// It broke off, as the error says; for this blob another way can go on where it breaks the next time.
+    Broke(Way, Error),
 }
 
 fn way(inner: &Inner) -> Way {
@@ -87,24 +87,39 @@ pub(super) async fn put(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> R
         }
     }
     let mut way = way(inner);
-    for start in 1..=MAX_STARTS {
+    let mut starts = 0;
+    loop {
         let opened = match session.take() {
             Some(session) => session,
             None => Session::open(inner).await?,
         };
-        match send(opened, way, desc, body).await? {
+        let broke = match send(opened, way, desc, body).await? {
             Sent::Stored => return Ok(Put::Stored),
-            Sent::Lost => debug!(digest = %desc.digest, start, "Upload session lost"),
-            Sent::Broke(next) => way = next,
             Sent::NotSo(next) => {
                 debug!(?way, ?next, "The registry wants blobs another way");
                 inner.way.fetch_max(next as u8, Ordering::Relaxed);
                 way = next;
+                continue;
             }
+            Sent::Lost(error) => error,
+            Sent::Broke(next, error) => {
+                way = next;
+                error
+            }
+        };
+        starts += 1;
+        debug!(digest = %desc.digest, starts, error = %broke, "Upload broke off");
+        if starts == MAX_STARTS {
+            return Err(broke);
         }
     }
-    let message = format!("the registry lost the upload {MAX_STARTS} times");
-    Err(Error::new(ErrorKind::Unavailable, "put", message))
+}
+
+/// A session that is gone is no reason to give up, whatever the registry's words for it.
+pub(super) fn lost(mut said: Error) -> Sent {
+    said.kind = ErrorKind::Unavailable;
+    said.message = format!("the upload was lost: {}", said.message);
+    Sent::Lost(said)
 }
 
 /// The bytes are what they should be, as far as that is known without reading a file again.
@@ -255,7 +270,7 @@ async fn whole(mut session: Session, desc: &Descriptor, body: &Body) -> Result<S
     match status.as_u16() {
         404 => {
             session.forget();
-            Ok(Sent::Lost)
+            Ok(lost(error))
         }
         405 | 411 | 415 | 501 => Ok(Sent::NotSo(Way::Stream)),
         413 | 416 => Ok(Sent::NotSo(Way::Pieces)),
@@ -272,10 +287,7 @@ async fn after_break(session: &mut Session, desc: &Descriptor, broke: Error) -> 
             Ok(Sent::Stored)
         }
         // Some registries reset big PUTs (§2.3, Azure); a PATCH passes there, and can go on where it broke elsewhere.
-        Ok(false) if desc.size >= BIG_BYTES => {
-            debug!(error = %broke, "Upload broke off");
-            Ok(Sent::Broke(Way::Stream))
-        }
+        Ok(false) if desc.size >= BIG_BYTES => Ok(Sent::Broke(Way::Stream, broke)),
         _ => Err(broke),
     }
 }
@@ -305,10 +317,7 @@ async fn stream(mut session: Session, desc: &Descriptor, body: &Body) -> Result<
     }
     let answer = match session.patch(body, 0..desc.size, false).await {
         Ok(answer) => answer,
-        Err(e) if e.is_temporary() => {
-            debug!(error = %e, "Upload broke off");
-            return chunked::resume(session, desc, body, e).await;
-        }
+        Err(e) if e.is_temporary() => return chunked::resume(session, desc, body, e).await,
         Err(e) => return Err(e),
     };
     if answer.status.is_success() {
@@ -326,7 +335,7 @@ async fn stream(mut session: Session, desc: &Descriptor, body: &Body) -> Result<
     match status.as_u16() {
         404 => {
             session.forget();
-            Ok(Sent::Lost)
+            Ok(lost(error))
         }
         413 | 416 => Ok(Sent::NotSo(Way::Pieces)),
         400 if codes.contains(&OciErrorCode::SizeInvalid) => Ok(Sent::NotSo(Way::Pieces)),

@@ -69,6 +69,8 @@ pub(super) enum Act {
     Break(usize),
     /// The usual work, but the connection breaks before the answer.
     Mute,
+    /// The usual with so many bytes of the request's body only.
+    Keep(usize),
 }
 
 type Script = dyn Fn(&Call) -> Option<Act> + Send + Sync;
@@ -204,7 +206,10 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
             let Ok(body) = to_bytes(body, usize::MAX).await else {
                 hang_up()
             };
-            call.body = body.clone();
+            call.body = match act {
+                Some(Act::Keep(some)) => body.slice(..some),
+                _ => body.clone(),
+            };
             let usual = {
                 let mut m = model.lock().unwrap();
                 m.log[place].body = body;
@@ -324,7 +329,7 @@ impl Model {
         };
         if let Some((first, last)) = call.header("content-range").split_once('-') {
             let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
-            if first != got.len() || last + 1 - first != call.body.len() {
+            if first != got.len() || call.body.len() > last + 1 - first {
                 return refuse(416, "BLOB_UPLOAD_INVALID");
             }
         }
