@@ -8,7 +8,7 @@ use crate::{
     redact::Secret,
     store::{
         open::{self, Opened, Options, StoreUrl},
-        registry,
+        registry, s3,
     },
 };
 
@@ -23,10 +23,34 @@ pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool)
         stall: config.stall,
         connect_timeout: config.connect_timeout,
         ca_bundle: config.ca_bundle.clone(),
+        s3: s3(&config.s3),
         registry: registry(&config.registry, env),
         ..Options::default()
     };
     Ok(open::open(&url, &options).await?)
+}
+
+fn s3(set: &config::settings::S3) -> s3::Config {
+    s3::Config {
+        region: set.region.clone(),
+        endpoint: set.endpoint.clone(),
+        path_style: set.path_style,
+        anonymous: set.anonymous,
+        sse: set.sse.map(|sse| match sse {
+            "aws:kms" => s3::Sse::AwsKms,
+            _ => s3::Sse::Aes256,
+        }),
+        sse_kms_key_id: set.sse_kms_key_id.clone(),
+        storage_class: set.storage_class.clone(),
+        acl: set.acl.clone(),
+        checksum: set.checksum.map(|checksum| match checksum {
+            "always" => s3::Checksum::Always,
+            "never" => s3::Checksum::Never,
+            _ => s3::Checksum::Auto,
+        }),
+        part_bytes: set.part_bytes,
+        part_concurrency: set.part_concurrency,
+    }
 }
 
 fn registry(set: &config::settings::Registry, env: &Env) -> registry::Config {
