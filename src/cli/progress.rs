@@ -216,7 +216,7 @@ mod tests {
         let reporter = Reporter::new(Look::Silent);
         for n in 0..60 {
             reporter.warn(&format!("w{n}"));
-            reporter.warn(&format!("w{n}"));
+            reporter.warn("w0");
         }
         let all = reporter.warnings();
         assert_eq!((all.len(), all[50].as_str()), (51, "10 more warnings"));

@@ -137,7 +137,8 @@ impl Session {
         budget: Option<Duration>,
     ) -> Result<ops::Context> {
         let config = self.config();
-        let opened = stores::open(url, config, &self.env, read_only).await?;
+        // Boxed: AWS's configuration makes a future of many kilobytes, and everything here awaits this one.
+        let opened = Box::pin(stores::open(url, config, &self.env, read_only)).await?;
         Ok(ops::Context {
             opened: Arc::new(opened),
             progress: Arc::clone(&self.reporter) as _,

@@ -43,7 +43,7 @@ fn s3(set: &config::settings::S3) -> s3::Config {
         sse_kms_key_id: set.sse_kms_key_id.clone(),
         storage_class: set.storage_class.clone(),
         acl: set.acl.clone(),
-        checksum: set.checksum.map(|when| match when {
+        checksum: set.checksum.map(|checksum| match checksum {
             "always" => s3::Checksum::Always,
             "never" => s3::Checksum::Never,
             _ => s3::Checksum::Auto,

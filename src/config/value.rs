@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn durations_need_units() {
-        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(duration("1h30m"), Some(Duration::from_mins(90)));
         assert_eq!(duration("0"), Some(Duration::ZERO));
         assert_eq!(duration("10"), None);
     }

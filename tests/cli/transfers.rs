@@ -42,6 +42,49 @@ fn a_folder_goes_and_comes_back() {
 }
 
 #[test]
+fn looking_at_go_does_not_change_its_cache() {
+    let node = Node::new();
+    let project = node.path("home/app");
+    fs::create_dir(&project).unwrap();
+    fs::write(
+        project.join("go.mod"),
+        "module example.invalid/app\n\ngo 1.24\n",
+    )
+    .unwrap();
+    fs::write(project.join("main.go"), "package main\n\nfunc main() {}\n").unwrap();
+    let built = node
+        .go(&project)
+        .args(["build", "-o", "/dev/null", "."])
+        .output()
+        .unwrap();
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    let store = store(&node);
+    let export = || {
+        let command = words(&node, &format!("export go --strict --store {store}"));
+        command.inside(&project).json()
+    };
+    let first = export();
+    assert_eq!(first["snapshots"][0]["name"], "example.invalid/app");
+    // This project has no modules to cache: no trouble, and no snapshot.
+    assert_eq!(first["snapshots"][1]["digest"], serde_json::Value::Null);
+    let again = export();
+    assert!(
+        flag(&again, "unchanged") && number(&again, "blobs_moved") == 0,
+        "{again}"
+    );
+    let import = words(&node, &format!("import go --require-hit --store {store}"));
+    let imported = import.inside(&project).json();
+    assert!(
+        flag(&imported, "hit") && flag(&imported, "exact"),
+        "{imported}"
+    );
+}
+
+#[test]
 fn people_get_a_summary_and_quiet_gets_nothing() {
     let node = node_with_tree();
     let store = store(&node);

@@ -15,6 +15,34 @@ use super::Lookup;
 /// Longest answer that is read.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
+/// What is asked for. Asked for everything, `go env` runs the C compiler for `GOGCCFLAGS` and writes what it found into
+/// the build cache, with the time: no export would ever be unchanged (`cmd/go/internal/envcmd`).
+const ASKED: &[&str] = &[
+    "CC",
+    "CGO_ENABLED",
+    "GO386",
+    "GOAMD64",
+    "GOARCH",
+    "GOARM",
+    "GOARM64",
+    "GOCACHE",
+    "GOENV",
+    "GOEXPERIMENT",
+    "GOFLAGS",
+    "GOMIPS",
+    "GOMIPS64",
+    "GOMOD",
+    "GOMODCACHE",
+    "GOOS",
+    "GOPPC64",
+    "GORISCV64",
+    "GOROOT",
+    "GOSUMDB",
+    "GOVERSION",
+    "GOWASM",
+    "GOWORK",
+];
+
 /// The variables that change the answer. They come from the caller's lookup, whatever this process has; all others are handed on.
 pub(super) const GO_VARIABLES: &[&str] = &[
     "PATH",
@@ -75,6 +103,7 @@ pub(super) fn run(
     let mut command = Command::new(go);
     command
         .args(["env", "-json"])
+        .args(ASKED)
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(clone(&out)?)
