@@ -229,6 +229,9 @@ impl Kind {
     }
 }
 
+/// Name and value of an extended attribute.
+pub type Xattr = (Box<[u8]>, Box<[u8]>);
+
 /// One file, folder or link of a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -239,7 +242,7 @@ pub struct Entry {
     /// Permissions, owner, time.
     pub meta: Meta,
     /// Extended attributes, sorted by name; empty unless they were asked for.
-    pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub xattrs: Vec<Xattr>,
     /// The one other entry without which this one is of no use (a Go action entry names its output).
     pub needs: Option<EntryPath>,
 }

@@ -1,5 +1,7 @@
 //! All integration tests, one binary: what a user or a store sees from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
 mod cli;
 mod e2e;
 mod rooms;

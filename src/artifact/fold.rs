@@ -24,6 +24,10 @@ pub enum Rules {
     Tree,
 }
 
+const GO_BUILD: Rules = Rules::Union {
+    outputs_by_need: true,
+};
+
 /// An entry that could not be kept, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Died {
@@ -33,7 +37,8 @@ pub struct Died {
     pub why: &'static str,
 }
 
-/// Folds `side` onto `head`; of two unions the result does not depend on the order.
+/// Folds `side` onto `head`; of two unions the result does not depend on the order, of more the live entries do not
+/// (which of several packs they are read from may).
 ///
 /// `side_tag` is remembered in the result. For trees `side` is the later publication; with [`Snapshot::merge`] its paths
 /// replace those of the head and the rest stays.
@@ -119,10 +124,14 @@ fn join(pack: &mut Pack, other: &Pack) {
 /// no entry below what is no folder. Packs that nothing live needs go. What cannot be resolved dies and is returned.
 pub fn close(snapshot: &mut Snapshot, rules: Rules) -> Vec<Died> {
     let mut died = Vec::new();
+    if rules == GO_BUILD {
+        forget_outputs(snapshot);
+    }
     one_live_entry_a_path(snapshot);
     objects_are_there(snapshot, &mut died);
     match rules {
-        Rules::Union { outputs_by_need } => needs_are_met(snapshot, outputs_by_need, &mut died),
+        GO_BUILD => outputs_follow_actions(snapshot, &mut died),
+        Rules::Union { .. } => needs_are_met(snapshot, &mut died),
         Rules::Tree => tree_holds(snapshot, &mut died),
     }
     drop_needless_packs(snapshot);
@@ -200,63 +209,69 @@ fn resolvable(snapshot: &Snapshot, objects: &Objects, at: At) -> bool {
     })
 }
 
-fn needs_are_met(snapshot: &mut Snapshot, outputs_by_need: bool, died: &mut Vec<Died>) {
-    let needed: HashSet<EntryPath> = snapshot
-        .live()
-        .filter_map(|(_, e)| e.entry.needs.clone())
-        .collect();
-    if outputs_by_need {
-        revive_needed(snapshot, &needed);
-    }
+/// What another entry needs is there, or that entry dies.
+fn needs_are_met(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     let there: HashSet<&EntryPath> = snapshot.live().map(|(_, e)| &e.entry.path).collect();
-    let mut dead = Vec::new();
-    for (at, e) in snapshot.live() {
-        match &e.entry.needs {
-            Some(needs) if !there.contains(needs) => {
-                died.push(Died {
-                    path: e.entry.path.clone(),
-                    why: "the output that it names is gone",
-                });
-                dead.push(at);
-            }
-            // An output that nobody names is of no use; it is no loss either.
-            None if outputs_by_need && !needed.contains(&e.entry.path) => dead.push(at),
-            _ => {}
-        }
-    }
-    let again = outputs_by_need
-        && dead
-            .iter()
-            .any(|at| snapshot.entry(*at).entry.needs.is_some());
+    let dead: Vec<At> = snapshot
+        .live()
+        .filter(|(_, e)| matches!(&e.entry.needs, Some(needs) if !there.contains(needs)))
+        .map(|(at, _)| at)
+        .collect();
     for at in dead {
+        died.push(Died {
+            path: snapshot.entry(at).entry.path.clone(),
+            why: "the file that it needs is gone",
+        });
         kill(snapshot, at);
-    }
-    if again {
-        // Outputs that only the dead named go as well; that kills no further action entry.
-        needs_are_met(snapshot, outputs_by_need, died);
     }
 }
 
-/// Makes dead outputs live again that a live entry needs: they fell out with an older action entry.
-fn revive_needed(snapshot: &mut Snapshot, needed: &HashSet<EntryPath>) {
-    let there: HashSet<&EntryPath> = snapshot.live().map(|(_, e)| &e.entry.path).collect();
-    let missing: HashSet<&EntryPath> = needed.iter().filter(|p| !there.contains(p)).collect();
-    if missing.is_empty() {
-        return;
-    }
+/// Outputs are live exactly where a live action names them, each once, whatever was said of them before; an action whose output
+/// is nowhere dies. An output has no day of its own: it stays as long as what names it.
+fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     let objects = snapshot.objects();
-    let mut found: HashMap<&EntryPath, At> = HashMap::new();
+    let mut outputs: HashMap<&EntryPath, Option<At>> = snapshot
+        .live()
+        .filter_map(|(_, e)| Some((e.entry.needs.as_ref()?, None)))
+        .collect();
     for (pack, p) in snapshot.packs.iter().enumerate() {
         for (entry, e) in p.toc.entries.iter().enumerate() {
             let at = At { pack, entry };
-            if missing.contains(&e.entry.path) && resolvable(snapshot, &objects, at) {
-                found.entry(&e.entry.path).or_insert(at);
+            if let Some(place @ None) = outputs.get_mut(&e.entry.path)
+                && e.entry.needs.is_none()
+                && resolvable(snapshot, &objects, at)
+            {
+                *place = Some(at);
             }
         }
     }
-    let found: Vec<At> = found.into_values().collect();
-    for at in found {
+    let dead: Vec<At> = snapshot
+        .live()
+        .filter(|(_, e)| matches!(&e.entry.needs, Some(n) if outputs[n].is_none()))
+        .map(|(at, _)| at)
+        .collect();
+    let live: Vec<At> = outputs.into_values().flatten().collect();
+    for at in dead {
+        died.push(Died {
+            path: snapshot.entry(at).entry.path.clone(),
+            why: "the output that it names is gone",
+        });
+        kill(snapshot, at);
+    }
+    for at in live {
         snapshot.packs[at.pack].live[at.entry] = true;
+    }
+}
+
+/// Takes every output's mark away: [`outputs_follow_actions`] gives it to those that are needed.
+fn forget_outputs(snapshot: &mut Snapshot) {
+    for pack in &mut snapshot.packs {
+        for (i, e) in pack.toc.entries.iter().enumerate() {
+            if e.entry.needs.is_none() {
+                pack.live[i] = false;
+                pack.days[i] = 0;
+            }
+        }
     }
 }
 
@@ -329,14 +344,8 @@ pub fn expire(
     max_bytes: Option<u64>,
     rules: Rules,
 ) -> u64 {
-    let outputs_by_need = matches!(
-        rules,
-        Rules::Union {
-            outputs_by_need: true
-        }
-    );
     let before = snapshot.live().count() as u64;
-    let tracked = |e: &TocEntry| !outputs_by_need || e.entry.needs.is_some();
+    let tracked = |e: &TocEntry| rules != GO_BUILD || e.entry.needs.is_some();
     let old: Vec<At> = snapshot
         .live()
         .filter(|(at, e)| tracked(e) && snapshot.day(*at).saturating_add(max_age) < today)

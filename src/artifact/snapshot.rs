@@ -141,7 +141,7 @@ fn convert(d: &oci_spec::image::Descriptor) -> Result<Descriptor> {
         .to_string()
         .parse()
         .map_err(|e| Malformed(format!("a descriptor: {e}")))?;
-    let mut ours = Descriptor::new(&d.media_type().to_string(), digest, d.size());
+    let mut ours = Descriptor::new(d.media_type().as_ref(), digest, d.size());
     ours.annotations = d
         .annotations()
         .clone()

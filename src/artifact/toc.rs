@@ -97,12 +97,11 @@ impl Toc {
     /// Digest and length of the object that an entry's list names.
     pub fn object(&self, index: u32) -> (Sha256, u32) {
         let own = self.objects.len();
-        match self.objects.get(index as usize) {
-            Some(o) => (o.digest, o.len),
-            None => {
-                let f = self.foreign[index as usize - own];
-                (f.digest, f.len)
-            }
+        if let Some(o) = self.objects.get(index as usize) {
+            (o.digest, o.len)
+        } else {
+            let f = self.foreign[index as usize - own];
+            (f.digest, f.len)
         }
     }
 
@@ -237,7 +236,7 @@ impl Toc {
         let mut path = Vec::new();
         for i in 0..count {
             let e = read_entry(&mut r, &mut path, &toc, &mut next_object, |place| {
-                needs_by_index.push((i, place))
+                needs_by_index.push((i, place));
             })?;
             toc.entries.push(e);
         }
@@ -247,7 +246,7 @@ impl Toc {
         for (i, place) in needs_by_index {
             match toc.entries.get(place) {
                 Some(needed) if place != i => {
-                    toc.entries[i].entry.needs = Some(needed.entry.path.clone())
+                    toc.entries[i].entry.needs = Some(needed.entry.path.clone());
                 }
                 _ => return bad("an entry needs one that is not listed"),
             }
@@ -350,12 +349,11 @@ fn write_entry(
         }
     }
     if let Some(needs) = &entry.needs {
-        match places.get(needs) {
-            Some(i) => w.num(*i as u64 + 1),
-            None => {
-                w.num(0);
-                w.bytes(needs.as_bytes());
-            }
+        if let Some(i) = places.get(needs) {
+            w.num(*i as u64 + 1);
+        } else {
+            w.num(0);
+            w.bytes(needs.as_bytes());
         }
     }
 }
@@ -452,7 +450,7 @@ fn read_entry(
         match usize::try_from(r.num()?) {
             Ok(0) => {
                 needs =
-                    Some(EntryPath::new(r.bytes(MAX_PATH_BYTES)?).or_else(|e| bad(e.to_string()))?)
+                    Some(EntryPath::new(r.bytes(MAX_PATH_BYTES)?).or_else(|e| bad(e.to_string()))?);
             }
             Ok(place) => needs_at(place - 1),
             Err(_) => return bad("an entry needs one that is not listed"),

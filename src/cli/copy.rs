@@ -9,7 +9,10 @@ use super::{
     output::{self, bytes, count, printable, seconds},
     session::Session,
 };
-use crate::{ops::copy, redact};
+use crate::{
+    ops::{LeftOut, copy},
+    redact,
+};
 
 pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     if args.from == args.to {
@@ -25,14 +28,17 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     let (from, to) = session.within(budget, opened).await?;
     session.reporter.label("copy");
     let report = session
-        .within(budget, copy::run(&from, &to, args.name.as_deref()))
+        .within(
+            budget,
+            Box::pin(copy::run(&from, &to, args.name.as_deref())),
+        )
         .await?;
     session.reporter.clear();
     let (from, to) = (redact::url(&args.from), redact::url(&args.to));
     let elapsed = session.began.elapsed();
     if session.json {
         output::object(&json::copied(&from, &to, &report, elapsed))?;
-        return Ok(0);
+        return end(&report.left_out);
     }
     let mut text = output::lines(report.tags.iter().map(|t| printable(t)));
     let _ = writeln!(
@@ -45,5 +51,16 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
         seconds(elapsed)
     );
     session.say(&text)?;
-    Ok(0)
+    end(&report.left_out)
+}
+
+/// A copy that lacks something is no copy; what there was to say about each is said already.
+fn end(left_out: &[LeftOut]) -> Result<u8> {
+    if left_out.is_empty() {
+        return Ok(0);
+    }
+    let what = count(left_out.len() as u64, "item", "items");
+    Err(CommandError::failed(format!("{what} could not be copied"))
+        .hint("`cachectl verify` at FROM says what is damaged there; the next export mends it")
+        .told())
 }

@@ -46,6 +46,8 @@ pub(crate) struct CommandError {
     pub(crate) nothing_there: bool,
     /// The store as a whole is out of reach: asking it for more is a waste of time.
     pub(crate) store_is_lost: bool,
+    /// The object of `--json` says it already.
+    pub(crate) in_the_object: bool,
 }
 
 /// Result of a subcommand.
@@ -60,6 +62,7 @@ impl CommandError {
             hints: Vec::new(),
             nothing_there: false,
             store_is_lost: false,
+            in_the_object: false,
         }
     }
 
@@ -73,6 +76,12 @@ impl CommandError {
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(one_line(&hint.into()));
+        self
+    }
+
+    /// For what the printed object tells as well: no second object is printed.
+    pub(crate) fn told(mut self) -> Self {
+        self.in_the_object = true;
         self
     }
 

@@ -140,6 +140,7 @@ pub(crate) fn copied(from: &str, to: &str, r: &copy::Report, elapsed: Duration) 
         "blobs_moved": r.moved.blobs_moved,
         "bytes_moved": r.moved.bytes_moved,
         "bytes_saved": r.moved.bytes_saved,
+        "left_out": left_out(&r.left_out),
         "elapsed_ms": ms(elapsed),
     })
 }

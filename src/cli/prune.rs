@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     args,
-    error::Result,
+    error::{CommandError, Result},
     json,
     output::{self, bytes, count, printable},
     session::Session,
@@ -34,7 +34,7 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
             args.dry_run,
             session.began.elapsed(),
         ))?;
-        return Ok(0);
+        return end(&report);
     }
     for left in &report.left_out {
         session.reporter.warn(&format!(
@@ -44,7 +44,17 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
         ));
     }
     session.say(&text(&report, args.dry_run))?;
-    Ok(0)
+    end(&report)
+}
+
+/// A job that prunes by the clock must hear of it when nothing goes any more.
+fn end(report: &prune::Report) -> Result<u8> {
+    if report.left_out.is_empty() && !report.sweep_failed {
+        return Ok(0);
+    }
+    Err(CommandError::failed("not everything could be pruned")
+        .hint("what was said above stays where it is; the next prune tries again")
+        .told())
 }
 
 fn text(report: &prune::Report, dry_run: bool) -> String {

@@ -137,15 +137,15 @@ async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8
         Command::Import(args) => return Box::pin(import::run(session, &args)).await,
         Command::Ls(args) => ls::run(session, &args).await,
         Command::Inspect(args) => inspect::run(session, &args).await,
-        Command::Verify(args) => verify::run(session, &args).await,
-        Command::Copy(args) => copy::run(session, &args).await,
+        Command::Verify(args) => Box::pin(verify::run(session, &args)).await,
+        Command::Copy(args) => Box::pin(copy::run(session, &args)).await,
         Command::Rm(args) => rm::run(session, &args).await,
         Command::Prune(args) => prune::run(session, &args).await,
         Command::Env(_) => env::run(session).await,
         Command::Completions { shell } => completions::run(shell).map(|()| 0),
         Command::Man { command } => man::run(command.as_deref()).map(|()| 0),
     };
-    plain.map_err(|e| (session.json, e))
+    plain.map_err(|e| (session.json && !e.in_the_object, e))
 }
 
 /// Waits for SIGINT or SIGTERM; its number.

@@ -23,7 +23,7 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     session.reporter.label("verify");
     let name = args.name.as_deref();
     let report = session
-        .within(budget, verify::run(&ctx, name, depth))
+        .within(budget, Box::pin(verify::run(&ctx, name, depth)))
         .await?;
     session.reporter.clear();
     let elapsed = session.began.elapsed();
@@ -62,10 +62,11 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     if !report.faults.is_empty() {
         let faults = count(report.faults.len() as u64, "fault", "faults");
         return Err(CommandError::new(Kind::Failed, format!("{faults} found"))
-            .hint("the next export of a damaged name mends it; `cachectl rm` takes it away"));
+            .hint("the next export of a damaged name mends it; `cachectl rm` takes it away")
+            .told());
     }
     match name {
-        Some(name) if report.snapshots == 0 => Err(nothing_named(session, name)),
+        Some(name) if report.snapshots == 0 => Err(nothing_named(session, name).told()),
         _ => Ok(0),
     }
 }

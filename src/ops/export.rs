@@ -214,8 +214,8 @@ async fn export(ctx: &Context, options: &Options) -> Result<Report> {
         bytes_saved: moved.bytes_saved + kept_bytes(base.as_deref(), &mine),
         ..moved
     };
-    let digest = match (changed, ground.current.digest()) {
-        (false, Some(digest)) => digest,
+    let digest = match ground.current.digest() {
+        Some(digest) if !changed => digest,
         _ => {
             ctx.progress.begin(Phase::Publish, None);
             let publication = Publication {
@@ -490,10 +490,10 @@ fn assemble(
             packs[at.pack].live[at.entry] = false;
         }
     } else {
-        packs.iter_mut().for_each(|p| {
-            p.live.fill(false);
-            p.days.fill(0);
-        });
+        for pack in &mut packs {
+            pack.live.fill(false);
+            pack.days.fill(0);
+        }
     }
     for (at, used) in kept {
         let pack = &mut packs[at.pack];

@@ -56,6 +56,8 @@ pub struct Report {
     pub left_out: Vec<LeftOut>,
     /// Why blobs were not swept, where they were not (a registry collects its own).
     pub not_swept: Option<String>,
+    /// They should have been: asking or removing failed, or another prune was at it.
+    pub sweep_failed: bool,
 }
 
 /// Prunes; see the module.

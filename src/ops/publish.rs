@@ -30,7 +30,7 @@ const ROUNDS: u32 = 10;
 /// Rounds of comparing and swapping: each lost one is another writer's success.
 const SWAPS: u32 = 200;
 /// From reading the head to sending the new one at most.
-const ROUND_TIME: Duration = Duration::from_secs(60);
+const ROUND_TIME: Duration = Duration::from_mins(1);
 /// A contained side tag is removed when it is so old by the store's clock.
 const SIDE_TAG_SECS: i64 = 24 * 3600;
 /// Side tags removed in one export at most.

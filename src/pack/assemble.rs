@@ -75,7 +75,7 @@ impl Assembler {
 
     /// Fills a member up whose file turned out shorter than its header says.
     pub(super) fn fill(&mut self, mut missing: u64, emit: &mut dyn FnMut(Vec<u8>)) {
-        let zeros = [0; 64 << 10];
+        let zeros = [0; 16 << 10];
         while missing > 0 {
             let n = missing.min(zeros.len() as u64);
             self.push(&zeros[..n as usize], emit);

@@ -100,7 +100,7 @@ impl Error {
     #[must_use]
     pub fn at(mut self, store: &str, key: impl fmt::Display) -> Self {
         if self.store.is_empty() {
-            self.store = store.to_owned();
+            store.clone_into(&mut self.store);
         }
         if self.key.is_empty() {
             self.key = key.to_string();

@@ -41,6 +41,7 @@ pub(super) async fn run(
     };
     if let Err(e) = mark_and_sweep(ctx, sweep, options, gone, report).await {
         report.not_swept = Some(e.to_string());
+        report.sweep_failed = true;
     }
 }
 

@@ -218,7 +218,7 @@ fn gnu_tar_extracts_a_full_pack() {
             }
             Kind::Dir => assert!(path.is_dir()),
             Kind::Symlink(_) => {
-                assert_eq!(std::fs::read_link(&path).unwrap().as_os_str(), "../small")
+                assert_eq!(std::fs::read_link(&path).unwrap().as_os_str(), "../small");
             }
             Kind::Hardlink(_) => assert_eq!(std::fs::read(&path).unwrap(), noise(100, 1)),
         }

@@ -383,7 +383,7 @@ mod tests {
             TRIES
         );
         let mut long = e(ErrorKind::Throttled);
-        long.retry_after = Some(Duration::from_secs(3600));
+        long.retry_after = Some(Duration::from_hours(1));
         assert!(pause(long, 1).await.is_err());
     }
 }
