@@ -182,7 +182,7 @@ impl Pack {
     }
 
     /// What packs of a snapshot are sorted by: those packed anew come before the damaged ones that they replace.
-    pub fn order(&self) -> (std::cmp::Reverse<u8>, Digest) {
+    pub fn order(&self) -> (std::cmp::Reverse<u32>, Digest) {
         (std::cmp::Reverse(self.toc.generation), self.digest())
     }
 }

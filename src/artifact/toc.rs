@@ -75,8 +75,9 @@ pub struct TocEntry {
 /// A table of contents.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Toc {
-    /// How often this content was packed anew because a store held a damaged copy.
-    pub generation: u8,
+    /// 0, or above those of the packs that it replaces: they were damaged, or merged into it. Of two packs that hold an object
+    /// the one of the higher generation counts.
+    pub generation: u32,
     /// Frames in the pack's order, without gaps from offset 0 on.
     pub frames: Vec<Frame>,
     /// Own objects in the pack's order; each digest once.
@@ -117,7 +118,7 @@ impl Toc {
 
     fn payload(&self) -> Vec<u8> {
         let mut w = Writer::default();
-        w.byte(self.generation);
+        w.num(u64::from(self.generation));
         w.num(self.frames.len() as u64);
         for f in &self.frames {
             w.num(f.len.into());
@@ -176,7 +177,7 @@ impl Toc {
     fn from_payload(payload: &[u8]) -> Result<Self> {
         let mut r = Reader::new(payload);
         let mut toc = Self {
-            generation: r.byte()?,
+            generation: r.num32()?,
             ..Self::default()
         };
         let mut offset = 0_u64;

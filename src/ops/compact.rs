@@ -51,7 +51,7 @@ pub struct Choice {
     /// Entries to be fetched.
     pub remote: Vec<At>,
     /// Generation of the pack that takes them.
-    pub generation: u8,
+    pub generation: u32,
 }
 
 /// Decides what goes; `kept` are the entries that this node has (of a tree, those that stay at all). `None`: all is well.

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Clock, Context, Created, LeftOut, Moved, PhaseTime, Result, Target,
     compact::{self, Choice},
+    damage,
     diff::{self, Diff},
     head::{self, Current},
     load,
@@ -153,7 +154,7 @@ async fn export(ctx: &Context, options: &Options) -> Result<Report> {
                 } else {
                     Shape::Increment
                 },
-                generation: generation(&ground.damaged, &ground.current)
+                generation: generation(&ground.damaged, &ground.current, first)
                     .max(merged.choice.generation),
                 threads: ctx.threads,
                 level: pack::ZSTD_LEVEL,
@@ -352,11 +353,7 @@ async fn ground(
     today: u32,
 ) -> Result<Ground> {
     let index = super::load_index(ctx, &options.source).await;
-    let damaged: HashSet<Digest> = index
-        .iter()
-        .flat_map(|i| &i.notes.damaged)
-        .filter_map(|d| d.parse().ok())
-        .collect();
+    let damaged = damage::known(ctx).await;
     let current = head::read(ctx, name, &damaged).await?;
     let folds_into_head = !name.key.is_empty() && options.source.kind().is_go();
     let head = if folds_into_head {
@@ -543,21 +540,23 @@ fn kept_bytes(base: Option<&Snapshot>, mine: &Snapshot) -> u64 {
         .sum()
 }
 
-/// Packs that replace damaged ones need other digests than those, which the generation gives them.
-fn generation(damaged: &HashSet<Digest>, current: &Current) -> u8 {
-    if damaged.is_empty() {
+/// Packs that replace damaged ones need other digests than those, which the generation gives them: above those of the packs
+/// that are whole, and by a step that depends on which are damaged, since what was packed anew may be damaged again.
+fn generation(damaged: &HashSet<Digest>, current: &Current, first: bool) -> u32 {
+    if damaged.is_empty() || (current.lost().is_empty() && !first) {
         return 0;
     }
+    let mut names: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+    names.sort();
+    let step = u32::from(Sha256::of(names.concat().as_bytes()).0[0]);
     let sides = current.sides.iter().map(|s| &s.loaded);
     let all = current
         .head
         .iter()
         .chain(sides)
         .flat_map(|l| &l.snapshot.packs);
-    all.map(|p| p.toc.generation)
-        .max()
-        .unwrap_or(0)
-        .saturating_add(1)
+    let highest = all.map(|p| p.toc.generation).max().unwrap_or(0);
+    highest.saturating_add(1 + step)
 }
 
 fn created(created: Created) -> Time {
@@ -588,7 +587,6 @@ async fn remember(
         let imported = before.and_then(|b| b.notes.imported);
         let notes = Notes {
             imported,
-            damaged: Vec::new(),
             matched: Some(digest.to_string()),
         };
         let records = contents.into_iter().map(|(i, digest)| {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Clock, Context, LeftOut, Moved, PhaseTime, Result, head, load,
+    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, head, load,
     restore::{NotRestored, Stands, restore},
 };
 use crate::{
@@ -163,24 +163,16 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                     report.entries_restored = done.written;
                     report.moved = done.moved;
                     damaged = done.damaged;
-                    remember(
-                        ctx,
-                        options,
-                        done.contents,
-                        &damaged,
-                        candidate.digest,
-                        index.clone(),
-                    )
-                    .await;
+                    remember(ctx, options, done.contents, candidate.digest, index.clone()).await;
                 }
                 Err(NotRestored::Incomplete(packs, reason)) => {
                     why.push(reason);
                     damaged = packs;
-                    note_damage(ctx, options, &damaged, index.clone()).await;
                 }
             }
         }
     }
+    damage::note(ctx, &damaged).await;
     report
         .left_out
         .extend(damaged.into_iter().map(|(d, why)| LeftOut {
@@ -402,7 +394,6 @@ async fn remember(
     ctx: &Context,
     options: &Options,
     contents: Vec<Stands>,
-    damaged: &[(Digest, String)],
     digest: Digest,
     before: Arc<Option<NodeIndex>>,
 ) {
@@ -418,7 +409,6 @@ async fn remember(
     };
     let notes = Notes {
         imported: Some(imported),
-        damaged: all_damage(damaged, before.as_ref().as_ref()),
         matched: None,
     };
     task::blocking(move || {
@@ -463,50 +453,4 @@ async fn remember(
         }
     })
     .await;
-}
-
-/// Writes down that packs are damaged, so that the next export from here packs their objects anew.
-async fn note_damage(
-    ctx: &Context,
-    options: &Options,
-    damaged: &[(Digest, String)],
-    before: Arc<Option<NodeIndex>>,
-) {
-    let (Some(state), false) = (ctx.state_dir.clone(), damaged.is_empty()) else {
-        return;
-    };
-    let source = options.source.clone();
-    let damaged = all_damage(damaged, before.as_ref().as_ref());
-    task::blocking(move || {
-        let record = || -> crate::source::Result<()> {
-            crate::fs::make_dirs(source.root())?;
-            let root = crate::fs::Dir::open(source.root())?;
-            let imported = before
-                .as_ref()
-                .as_ref()
-                .and_then(|b| b.notes.imported.clone());
-            let notes = Notes {
-                imported,
-                damaged,
-                matched: None,
-            };
-            let stamp = Stamp::take(&root)?;
-            NodeIndex::record(&root, stamp, notes, [])?.save(&state, source.kind(), source.root());
-            Ok(())
-        };
-        if let Err(e) = record() {
-            tracing::debug!(error = %e, "Damage not noted");
-        }
-    })
-    .await;
-}
-
-fn all_damage(found: &[(Digest, String)], before: Option<&NodeIndex>) -> Vec<String> {
-    let known = before.iter().flat_map(|b| b.notes.damaged.iter().cloned());
-    let mut all: Vec<String> = known
-        .chain(found.iter().map(|(d, _)| d.to_string()))
-        .collect();
-    all.sort();
-    all.dedup();
-    all
 }

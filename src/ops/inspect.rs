@@ -32,7 +32,7 @@ pub struct PackRow {
     /// Frames.
     pub frames: u64,
     /// Packed anew so many times because a store held a damaged copy.
-    pub generation: u8,
+    pub generation: u32,
 }
 
 /// A snapshot in detail.

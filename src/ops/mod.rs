@@ -21,6 +21,7 @@ use crate::{
 
 pub mod compact;
 pub mod copy;
+mod damage;
 pub mod diff;
 pub mod export;
 pub mod fetch;
@@ -34,7 +35,6 @@ pub mod prune;
 pub mod publish;
 pub mod remove;
 pub mod restore;
-
 pub mod upload;
 pub mod verify;
 

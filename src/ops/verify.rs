@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Context, LeftOut, Result, head,
+    Context, LeftOut, Result, damage, head,
     load::{self, NotLoaded},
     names::{self, Word},
 };
@@ -88,6 +88,12 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
         }
     }
     ctx.progress.end(Phase::Restore);
+    let damaged: Vec<(Digest, String)> = job
+        .packs
+        .into_iter()
+        .filter_map(|(digest, faults)| Some((digest, faults.into_iter().next()?)))
+        .collect();
+    damage::note(ctx, &damaged).await;
     Ok(job.report)
 }
 

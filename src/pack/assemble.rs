@@ -95,7 +95,7 @@ impl Assembler {
     }
 
     /// The table of contents, once the frames are known as they were written.
-    pub(super) fn into_toc(self, generation: u8, frames: Vec<Frame>) -> Toc {
+    pub(super) fn into_toc(self, generation: u32, frames: Vec<Frame>) -> Toc {
         let own = self.objects.len() as u32;
         let mut foreign: Vec<Foreign> = Vec::new();
         let mut foreign_places: HashMap<Sha256, u32> = HashMap::new();

@@ -76,7 +76,7 @@ pub struct Options {
     /// What the packs are to other tools.
     pub shape: Shape,
     /// Written into the tables of contents; makes another digest of the same content.
-    pub generation: u8,
+    pub generation: u32,
     /// Threads that read, hash and compress.
     pub threads: usize,
     /// zstd's level.

@@ -122,8 +122,6 @@ pub struct Imported {
 pub struct Notes {
     /// The last import, if any.
     pub imported: Option<Imported>,
-    /// Digests of packs that an import found corrupt or missing.
-    pub damaged: Vec<String>,
     /// Digest of the snapshot that the tree equalled when the index was made.
     pub matched: Option<String>,
 }

@@ -139,7 +139,6 @@ fn saved_and_loaded_it_is_the_same() {
             snapshot: "sha256:ab".to_owned(),
             store: "disk:/x".to_owned(),
         }),
-        damaged: vec!["sha256:cd".to_owned()],
         matched: None,
     };
     let state = root.path().join("state/deep");

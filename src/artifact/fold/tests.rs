@@ -43,7 +43,7 @@ fn bare(p: &str, kind: Kind) -> (Entry, String) {
 }
 
 /// A pack of those entries, each content an object of its own.
-fn pack(generation: u8, entries: &[(Entry, String)], day: u32) -> Pack {
+fn pack(generation: u32, entries: &[(Entry, String)], day: u32) -> Pack {
     let mut toc = Toc {
         generation,
         ..Toc::default()

@@ -1,0 +1,66 @@
+//! What imports on this node found damaged, so that its next export packs that content anew.
+//!
+//! A file `damaged` in the state folder, one line a pack: day, digest, store. It stands beside the node indexes, not in them:
+//! an import that was a miss may leave no target that an index could be bound to.
+
+use std::{collections::HashSet, fmt::Write as _, io::Write as _};
+
+use super::{Context, head};
+use crate::{digest::Digest, fs, task};
+
+const FILE: &str = "damaged";
+/// A healed name lists another pack, so an old line costs nothing but its bytes.
+const KEPT_DAYS: u32 = 30;
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The packs of this store that are known to be damaged.
+pub(super) async fn known(ctx: &Context) -> HashSet<Digest> {
+    let Some(file) = ctx.state_dir.as_ref().map(|s| s.join(FILE)) else {
+        return HashSet::new();
+    };
+    let (store, today) = (ctx.opened.url.to_string(), head::today());
+    task::blocking(move || {
+        let text = fs::read_if_there(&file, MAX_BYTES).unwrap_or_else(|e| {
+            tracing::debug!(error = %e, "List of damaged packs not read");
+            None
+        });
+        let text = String::from_utf8(text.unwrap_or_default()).unwrap_or_default();
+        let of_line = |line: &str| -> Option<Digest> {
+            let mut fields = line.splitn(3, ' ');
+            let day: u32 = fields.next()?.parse().ok()?;
+            let digest = fields.next()?.parse().ok()?;
+            (day + KEPT_DAYS >= today && fields.next()? == store).then_some(digest)
+        };
+        text.lines().filter_map(of_line).collect()
+    })
+    .await
+}
+
+/// Writes down that packs are damaged. Where that cannot be, the next export does not know: it is said in the log.
+pub(super) async fn note(ctx: &Context, damaged: &[(Digest, String)]) {
+    let (Some(state), false) = (ctx.state_dir.clone(), damaged.is_empty()) else {
+        return;
+    };
+    let (store, today) = (ctx.opened.url.to_string(), head::today());
+    let mut lines = String::new();
+    for (digest, _) in damaged {
+        let _ = writeln!(lines, "{today} {digest} {store}");
+    }
+    task::blocking(move || {
+        let write = || -> std::io::Result<()> {
+            fs::make_dirs(&state).map_err(std::io::Error::other)?;
+            let file = state.join(FILE);
+            if std::fs::metadata(&file).is_ok_and(|m| m.len() > MAX_BYTES / 2) {
+                std::fs::remove_file(&file)?;
+            }
+            let mut open = std::fs::OpenOptions::new();
+            // Appending needs no lock: two imports at once both leave their lines.
+            let mut file = open.append(true).create(true).open(file)?;
+            file.write_all(lines.as_bytes())
+        };
+        if let Err(e) = write() {
+            tracing::warn!(error = %e, "Damage not noted: the next export here cannot heal it");
+        }
+    })
+    .await;
+}
