@@ -34,6 +34,7 @@ use crate::{
         Item, KnownContent, NothingKnown, Source,
         index::{NodeIndex, Notes, Stamp},
     },
+    store::{self, ErrorKind},
     task,
 };
 
@@ -88,7 +89,24 @@ pub struct Report {
 /// # Errors
 /// Nothing is published under the name then, or what another writer published stays.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
-    super::within_budget(ctx, "exporting", export(ctx, options)).await
+    let export = async {
+        match export(ctx, options, None).await {
+            Err(super::Error::Store(e)) if stuck(&e).is_some() => {
+                tracing::warn!(error = %e, "Packing anew under another digest");
+                export(ctx, options, stuck(&e)).await
+            }
+            end => end,
+        }
+    };
+    super::within_budget(ctx, "exporting", export).await
+}
+
+/// The digest under which a store has something else and takes nothing: a registry never replaces a blob that it has.
+fn stuck(e: &store::Error) -> Option<Digest> {
+    if e.kind != ErrorKind::Corrupt || e.op != "put" {
+        return None;
+    }
+    e.key.parse().ok()
 }
 
 /// What is known before anything is packed.
@@ -107,7 +125,7 @@ struct Ground {
     base_is_current: bool,
 }
 
-async fn export(ctx: &Context, options: &Options) -> Result<Report> {
+async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Result<Report> {
     let mut clock = Clock::start();
     let source = &options.source;
     let rules = head::rules(source.kind());
@@ -123,6 +141,7 @@ async fn export(ctx: &Context, options: &Options) -> Result<Report> {
     clock.lap(Phase::Resolve);
 
     let base = ground.base.clone().map(Arc::new);
+    let generation = generation(&ground, stuck);
     let (mut diff, items, index) =
         compare(ctx, options, base.clone(), &mut scanned, ground.index).await;
     clock.lap(Phase::Scan);
@@ -154,8 +173,7 @@ async fn export(ctx: &Context, options: &Options) -> Result<Report> {
                 } else {
                     Shape::Increment
                 },
-                generation: generation(&ground.damaged, &ground.current, first)
-                    .max(merged.choice.generation),
+                generation: generation.max(merged.choice.generation),
                 threads: ctx.threads,
                 level: pack::ZSTD_LEVEL,
             },
@@ -541,16 +559,22 @@ fn kept_bytes(base: Option<&Snapshot>, mine: &Snapshot) -> u64 {
 }
 
 /// Packs that replace damaged ones need other digests than those, which the generation gives them: above those of the packs
-/// that are whole, and by a step that depends on which are damaged, since what was packed anew may be damaged again.
-fn generation(damaged: &HashSet<Digest>, current: &Current, first: bool) -> u32 {
-    if damaged.is_empty() || (current.lost().is_empty() && !first) {
+/// that are whole, and by a step that depends on what is damaged, since what was packed anew may be damaged again.
+fn generation(ground: &Ground, stuck: Option<Digest>) -> u32 {
+    let mut wrong: Vec<String> = ground.current.lost().into_iter().map(|l| l.what).collect();
+    wrong.extend(stuck.map(|d| d.to_string()));
+    if wrong.is_empty() && ground.base.is_some() {
         return 0;
     }
-    let mut names: Vec<String> = damaged.iter().map(ToString::to_string).collect();
-    names.sort();
-    let step = u32::from(Sha256::of(names.concat().as_bytes()).0[0]);
-    let sides = current.sides.iter().map(|s| &s.loaded);
-    let all = current
+    wrong.extend(ground.damaged.iter().map(ToString::to_string));
+    if wrong.is_empty() {
+        return 0;
+    }
+    wrong.sort();
+    let step = u32::from(Sha256::of(wrong.concat().as_bytes()).0[0]);
+    let sides = ground.current.sides.iter().map(|s| &s.loaded);
+    let all = ground
+        .current
         .head
         .iter()
         .chain(sides)
