@@ -46,7 +46,7 @@ doc: ## build the API documentation; broken links are errors
 deny: deps ## check licences, bans and sources of the dependencies, offline
 	"$$CACHECTL_TOOLS/bin/cargo-deny" --offline --locked check --hide-inclusion-graph bans licenses sources
 
-bench: deps-bench build ## measure against tar+zstd, cp, restic, rclone: ratios as a Markdown table (ARGS='--sizes 100 --rows restore')
+bench: deps-bench build ## measure against tar+zstd, cp, restic, rclone: ratios as a Markdown table (ARGS='--inputs small --rows restore')
 	python3 tests/bench/bench.py $(ARGS)
 
 e2e: deps-e2e ## real Go projects through every store, kills, damage (E2E=heal for a part, PROFILE=dev)
