@@ -501,4 +501,4 @@ fn link_target(bytes: &[u8]) -> Result<Box<[u8]>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,6 +20,7 @@ use crate::{
     artifact::{
         fold::Rules,
         snapshot::{At, Snapshot},
+        toc::Toc,
     },
     fs,
     pack::{
@@ -58,6 +59,7 @@ pub struct Choice {
 pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Choice> {
     let local: HashMap<At, usize> = kept.iter().map(|(i, at)| (*at, *i)).collect();
     let objects = base.objects();
+    let shares: Vec<Shares> = base.packs.iter().map(|p| Shares::new(&p.toc)).collect();
     let mut needed = vec![0_u64; base.packs.len()];
     let mut remote_cost = vec![0_u64; base.packs.len()];
     let mut counted = HashSet::new();
@@ -72,10 +74,8 @@ pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Cho
                 continue;
             };
             packs.insert(*pack);
-            let toc = &base.packs[*pack].toc;
-            let (object, frame) = (toc.objects[*i], toc.frames[toc.objects[*i].frame as usize]);
-            let stored =
-                u64::from(object.len) * u64::from(frame.len) / u64::from(frame.raw_len.max(1));
+            let object = base.packs[*pack].toc.objects[*i];
+            let stored = shares[*pack].of(object.len, object.frame);
             if counted.insert((*pack, *i)) {
                 needed[*pack] += stored;
             }
@@ -84,7 +84,7 @@ pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Cho
             }
         }
     }
-    let mut wanted = candidates(base, &needed);
+    let mut wanted = candidates(base, &shares, &needed);
     // The cheapest first, as many as the limit allows.
     wanted.sort_by_key(|pack| (remote_cost[*pack], *pack));
     let mut cost = 0;
@@ -92,7 +92,8 @@ pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Cho
         cost += remote_cost[*pack];
         cost <= FETCHED_BYTES
     });
-    let has_dead = wanted.iter().any(|p| is_dead(base, &needed, *p));
+    let is_dead = |p: &usize| is_dead(base, &shares, &needed, *p);
+    let has_dead = wanted.iter().any(is_dead);
     if wanted.is_empty() || (wanted.len() < 2 && !has_dead) {
         return None;
     }
@@ -122,15 +123,45 @@ pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Cho
     Some(choice)
 }
 
-fn is_dead(base: &Snapshot, needed: &[u64], pack: usize) -> bool {
-    let size = base.packs[pack].layer.descriptor.size;
-    size >= DEAD_WEIGHT_BYTES && needed[pack] * 2 < size
+/// Stored bytes of a pack's objects: a frame's are shared out by length. Headers and the table of contents, most of a pack of
+/// tiny files, go with the objects.
+struct Shares {
+    /// Of each frame: stored bytes, and the sum of its objects' lengths.
+    frames: Vec<(u64, u64)>,
 }
 
-fn candidates(base: &Snapshot, needed: &[u64]) -> Vec<usize> {
+impl Shares {
+    fn new(toc: &Toc) -> Self {
+        let mut frames: Vec<(u64, u64)> = toc.frames.iter().map(|f| (f.len.into(), 0)).collect();
+        for o in &toc.objects {
+            frames[o.frame as usize].1 += u64::from(o.len);
+        }
+        Self { frames }
+    }
+
+    fn of(&self, len: u32, frame: u32) -> u64 {
+        let (stored, objects) = self.frames[frame as usize];
+        u64::from(len) * stored / objects.max(1)
+    }
+
+    fn total(&self) -> u64 {
+        let with_objects = self.frames.iter().filter(|(_, objects)| *objects > 0);
+        with_objects.map(|(stored, _)| stored).sum()
+    }
+}
+
+fn is_dead(base: &Snapshot, shares: &[Shares], needed: &[u64], pack: usize) -> bool {
+    let size = base.packs[pack].layer.descriptor.size;
+    // Twice and a bit: shares are rounded down.
+    size >= DEAD_WEIGHT_BYTES && needed[pack] * 9 / 4 < shares[pack].total()
+}
+
+fn candidates(base: &Snapshot, shares: &[Shares], needed: &[u64]) -> Vec<usize> {
     let size = |p: &usize| base.packs[*p].layer.descriptor.size;
     let all = || 0..base.packs.len();
-    let mut chosen: Vec<usize> = all().filter(|p| is_dead(base, needed, *p)).collect();
+    let mut chosen: Vec<usize> = all()
+        .filter(|p| is_dead(base, shares, needed, *p))
+        .collect();
     let mut from = 0;
     for bound in CLASSES {
         let class: Vec<usize> = all().filter(|p| (from..bound).contains(&size(p))).collect();

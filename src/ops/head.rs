@@ -78,6 +78,13 @@ impl Current {
         all
     }
 
+    /// What cannot be in the trees that were published, each for itself: no writer of ours publishes such.
+    pub fn flaws(&self) -> Vec<fold::Died> {
+        let sides = self.sides.iter().map(|s| &s.loaded);
+        let closed = |l: &Loaded| fold::close(&mut l.snapshot.clone(), Rules::Tree);
+        self.head.iter().chain(sides).flat_map(closed).collect()
+    }
+
     /// Digest to report for what [`Current::folded`] gives: the head's, or the last side tag's.
     pub fn digest(&self) -> Option<Digest> {
         let side = self.sides.last().map(|s| s.loaded.digest);

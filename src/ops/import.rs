@@ -275,10 +275,15 @@ impl Search<'_> {
             return Ok(None);
         };
         // What `folded` closed is gone from it; a tree must not lose anything unnoticed.
-        if rules == Rules::Tree && !lost.is_empty() {
-            self.why
-                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
-            return Ok(None);
+        if rules == Rules::Tree {
+            let lost = lost.iter().map(|l| format!("{} {}", l.what, l.why));
+            let flaws = current.flaws();
+            let flaws = flaws.iter().map(|d| format!("{}: {}", d.path, d.why));
+            let why: Vec<String> = lost.chain(flaws).collect();
+            if !why.is_empty() {
+                self.why.extend(why);
+                return Ok(None);
+            }
         }
         Ok(self.usable(Candidate {
             snapshot,

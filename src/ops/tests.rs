@@ -22,7 +22,9 @@ use crate::{
 
 mod copying;
 mod dirs;
+mod forging;
 mod go;
+mod hostile;
 mod looking;
 mod pruning;
 mod verifying;

@@ -93,7 +93,7 @@ pub enum Outcome {
 }
 
 /// A pack that was written to its end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Written {
     /// Its table of contents.
     pub toc: Toc,

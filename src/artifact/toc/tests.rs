@@ -184,3 +184,69 @@ proptest! {
         }
     }
 }
+
+/// How long a fuzz target runs: `make fuzz` sets it, `make test` gives each two seconds.
+pub(crate) fn fuzz_time() -> std::time::Duration {
+    #[expect(clippy::disallowed_methods, reason = "a setting of the test run alone")]
+    let set = std::env::var("CACHECTL_FUZZ_SECONDS");
+    let secs = set.ok().and_then(|s| s.parse().ok()).unwrap_or(2);
+    std::time::Duration::from_secs(secs)
+}
+
+/// Changes bytes the way hostile input does: single bits, numbers at their limits, pieces moved, doubled or gone.
+pub(crate) fn mutate(rng: &mut fastrand::Rng, bytes: &mut Vec<u8>) {
+    for _ in 0..rng.u8(1..6) {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = rng.usize(..bytes.len());
+        let end = bytes.len().min(at + rng.usize(1..40));
+        match rng.u8(..7) {
+            0 => bytes[at] ^= 1 << rng.u8(..8),
+            1 => {
+                bytes[at] = *rng
+                    .choice(&[0, 1, 0x7f, 0x80, 0xff, b'.', b'/'])
+                    .unwrap_or(&0)
+            }
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(at..end)),
+            4 => {
+                let piece = bytes[at..end].to_vec();
+                let to = rng.usize(..=bytes.len());
+                drop(bytes.splice(to..to, piece));
+            }
+            5 => bytes[at..end].fill(0xff),
+            _ => drop(bytes.splice(at..at, (0..rng.u8(1..12)).map(|_| rng.u8(..)))),
+        }
+    }
+}
+
+#[test]
+fn fuzz_toc_reader() {
+    let seed = fastrand::u64(..);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let good = sample().payload();
+    let mut corpus = vec![good.clone(), Toc::default().payload()];
+    let end = std::time::Instant::now() + fuzz_time();
+    let (mut runs, mut read) = (0_u64, 0_u64);
+    while std::time::Instant::now() < end {
+        let mut payload = rng.choice(&corpus).expect("never empty").clone();
+        mutate(&mut rng, &mut payload);
+        if let Ok(toc) = Toc::from_payload(&payload) {
+            read += 1;
+            assert_eq!(Toc::decode(&toc.encode()).as_ref(), Ok(&toc), "seed {seed}");
+            // What was read and is new leads further in.
+            if corpus.len() < 500 {
+                corpus.push(payload.clone());
+            }
+        }
+        if runs % 16 == 0 {
+            let mut stored = [&MAGIC[..], &[VERSION]].concat();
+            stored.extend(zstd::bulk::compress(&payload, 1).expect("a valid level"));
+            mutate(&mut rng, &mut stored);
+            let _ = Toc::decode(&stored);
+        }
+        runs += 1;
+    }
+    assert!(runs > 1000 && read > 0, "{runs} runs, {read} read");
+}

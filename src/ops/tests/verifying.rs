@@ -2,17 +2,13 @@
 
 use super::{
     copying::{on_disk, opened},
+    forging::forge,
     looking::{export_as, image, tag_of, tree},
     *,
 };
 use crate::{
-    artifact::{
-        Descriptor, Manifest,
-        snapshot::{Layer, Snapshot, TocPlace},
-        toc::Toc,
-    },
+    artifact::{Descriptor, Manifest, toc::Toc},
     digest::Sha256,
-    entry::Time,
     ops::{
         load,
         verify::{self, Depth},
@@ -240,69 +236,7 @@ async fn first_manifest_and_config(world: &World) -> (Digest, Digest) {
 
 /// Publishes the head's snapshot with another table of contents in its first pack.
 async fn with_toc(world: &World, node: &Context, change: impl FnOnce(&mut Toc)) {
-    let head = world
-        .memory
-        .resolve(&tag_of("n", "").into())
-        .await
-        .unwrap()
-        .unwrap();
-    let loaded = load::load(node, &head.manifest, &std::collections::HashSet::default())
-        .await
-        .unwrap()
-        .unwrap();
-    let mut snapshot: Snapshot = loaded.snapshot;
-    let pack = &mut snapshot.packs[0];
-    let desc = pack.layer.descriptor.clone();
-    let stored = world
-        .memory
-        .get(&desc, 0..desc.size)
-        .await
-        .unwrap()
-        .unwrap();
-    let stored = load::collect(stored, desc.size).await.unwrap();
-    let mut toc = (*pack.toc).clone();
-    change(&mut toc);
-    let encoded = toc.encode();
-    let frames = pack.layer.toc.offset - 8;
-    let mut bytes = stored[..frames as usize].to_vec();
-    let place = TocPlace {
-        digest: Digest::sha256_of(&encoded),
-        offset: frames + 8,
-        size: encoded.len() as u64,
-    };
-    let Digest::Sha256(toc_digest) = place.digest else {
-        unreachable!()
-    };
-    let mut footer = place.offset.to_le_bytes().to_vec();
-    footer.extend(place.size.to_le_bytes());
-    footer.extend(toc_digest.0);
-    footer.extend(b"cachectl");
-    for part in [&encoded, &footer] {
-        bytes.extend(0x184D_2A5C_u32.to_le_bytes());
-        bytes.extend((part.len() as u32).to_le_bytes());
-        bytes.extend(part);
-    }
-    pack.layer = Layer::new(Digest::sha256_of(&bytes), bytes.len() as u64, place);
-    pack.toc = Arc::new(toc);
-    world
-        .memory
-        .put(&pack.layer.descriptor.clone(), &Body::Bytes(bytes.into()))
-        .await
-        .unwrap();
-    let sealed = snapshot.seal(Time::now());
-    world
-        .memory
-        .put(
-            &sealed.config,
-            &Body::Bytes(sealed.config_bytes.clone().into()),
-        )
-        .await
-        .unwrap();
-    world
-        .memory
-        .publish(&sealed.manifest, Some(&tag_of("n", "")), &Expect::Anything)
-        .await
-        .unwrap();
+    forge(world, node, |pack| change(&mut pack.toc)).await;
 }
 
 /// What a lie changes: its name, the depth that finds it, the change.

@@ -211,3 +211,119 @@ fn frames_that_never_come_or_come_too_short_leave_broken_files() {
         1
     );
 }
+
+/// Any table of contents that the reader takes, with any frames: files are whole only if they are what it says, none is written
+/// that it does not name, and memory stays bounded by the frames.
+#[test]
+fn fuzz_unpacker() {
+    use crate::artifact::{
+        fold::{self, Rules},
+        toc::{
+            Toc,
+            tests::{fuzz_time, mutate},
+        },
+    };
+    let seed = fastrand::u64(..);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut tree: Vec<_> = [
+        (&b"a"[..], noise(900, 4)),
+        (b"b", vec![7; 3000]),
+        (b"d/c", noise(300_000, 5)),
+    ]
+    .into_iter()
+    .map(|(p, c)| file(p, c))
+    .collect();
+    tree.sort_by(|a, b| a.0.entry.path.cmp(&b.0.entry.path));
+    let (packs, _) = pack(&tree, Shape::Full, 2, &|_| false);
+    let (bytes, written) = &packs[0];
+    let end = std::time::Instant::now() + fuzz_time();
+    let (mut runs, mut planned, mut whole, mut broken) = (0_u64, 0_u64, 0_u64, 0_u64);
+    while std::time::Instant::now() < end {
+        runs += 1;
+        let mut bytes = bytes.clone();
+        let mut toc = written.toc.clone();
+        if rng.bool() {
+            let stored = toc.encode();
+            let mut payload = zstd::stream::decode_all(&stored[5..]).expect("our own");
+            mutate(&mut rng, &mut payload);
+            let forged = [
+                &stored[..5],
+                &zstd::bulk::compress(&payload, 1).expect("level 1"),
+            ];
+            match Toc::decode(&forged.concat()) {
+                Ok(forged) => toc = forged,
+                Err(_) => continue,
+            }
+        }
+        if rng.bool() {
+            let frames = written.toc_at.offset as usize - 8;
+            let mut changed = bytes[..frames].to_vec();
+            mutate(&mut rng, &mut changed);
+            bytes = changed;
+        }
+        // The digests agree with whatever is there now: it is the decoder and the writer that are to be met.
+        for f in &mut toc.frames {
+            let part = usize::try_from(f.offset)
+                .ok()
+                .and_then(|at| bytes.get(at..)?.get(..f.len as usize));
+            f.digest = part.map_or(f.digest, Sha256::of);
+        }
+        let mut forged = written.clone();
+        forged.toc = toc;
+        let mut snapshot = snapshot(&[(bytes.clone(), forged)]);
+        fold::close(&mut snapshot, Rules::Tree);
+        let wanted: Vec<Wanted> = snapshot
+            .live()
+            .filter(|(_, e)| e.entry.kind.is_file())
+            .map(|(at, _)| Wanted { at, check: true })
+            .collect();
+        let plan = plan(&snapshot, &wanted);
+        if plan.content_bytes() > 64 << 20 {
+            continue;
+        }
+        planned += 1;
+        let mut arrivals = Vec::new();
+        for (p, pack) in plan.packs.iter().enumerate() {
+            for (f, frame) in pack.frames.iter().enumerate() {
+                let at = frame.frame.offset as usize;
+                let stored = bytes
+                    .get(at..)
+                    .and_then(|b| b.get(..frame.frame.len as usize));
+                let verified = stored
+                    .and_then(|b| Verified::check(&frame.frame, Bytes::copy_from_slice(b)))
+                    .ok_or_else(|| "is cut short".to_owned());
+                arrivals.push((p, f, verified));
+            }
+        }
+        let queue = Mutex::new(arrivals.into_iter());
+        let paths = (0..plan.files.len())
+            .map(|i| EntryPath::new(format!("f{i}").into_bytes()).expect("a name"));
+        let folder = Folder(tempfile::tempdir().expect("a folder"), paths.collect());
+        let Ok(outcomes) = unpack(&plan, &folder, 2, &Silent, &|| {
+            queue.lock().expect("no panic").next()
+        }) else {
+            // A hole beyond what the file system takes.
+            continue;
+        };
+        for (i, (file, outcome)) in plan.files.iter().zip(&outcomes).enumerate() {
+            if *outcome == FileOutcome::Whole {
+                whole += 1;
+                if !file.sparse {
+                    let got =
+                        std::fs::read(folder.0.path().join(format!("f{i}"))).expect("it is whole");
+                    assert_eq!(Some(Sha256::of(&got)), file.check, "seed {seed}");
+                }
+            } else {
+                broken += 1;
+            }
+        }
+        let there = std::fs::read_dir(folder.0.path())
+            .expect("a folder")
+            .count();
+        assert!(there <= plan.files.len(), "seed {seed}");
+    }
+    assert!(
+        planned > 10 && whole > 0 && broken > 0,
+        "{runs} {planned} {whole} {broken}"
+    );
+}
