@@ -208,7 +208,9 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     drop(merged.files);
     let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
     let kept: Vec<(At, bool)> = diff.kept.iter().map(|(i, at)| (*at, used(*i))).collect();
-    date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
+    if source.kind().is_go() {
+        date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
+    }
     let mut mine = assemble(options, &name, base.as_deref(), &kept, new_packs, today);
     let died = fold::close(&mut mine, rules);
     left_out.extend(died.into_iter().map(|d| LeftOut {
@@ -497,11 +499,10 @@ fn assemble(
             .flat_map(|p| &p.toc.entries)
             .map(|e| &e.entry.path)
             .collect();
-        for (at, e) in base
+        let gone = base
             .live()
-            .filter(|(_, e)| replaced.contains(&e.entry.path))
-        {
-            debug_assert!(replaced.contains(&e.entry.path));
+            .filter(|(_, e)| replaced.contains(&e.entry.path));
+        for (at, _) in gone {
             packs[at.pack].live[at.entry] = false;
         }
     } else {

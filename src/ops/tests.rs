@@ -20,6 +20,7 @@ use crate::{
     },
 };
 
+mod compacting;
 mod copying;
 mod dirs;
 mod forging;
