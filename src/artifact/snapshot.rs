@@ -333,7 +333,7 @@ impl Snapshot {
     /// Count and content bytes of the live entries.
     pub fn totals(&self) -> (u64, u64) {
         self.live().fold((0, 0), |(n, sum), (_, e)| {
-            (n + 1, sum + e.entry.kind.content_len())
+            (n + 1, u64::saturating_add(sum, e.entry.kind.content_len()))
         })
     }
 

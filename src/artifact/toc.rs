@@ -257,21 +257,14 @@ impl Toc {
 }
 
 fn unpack_payload(packed: &[u8]) -> Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut decoder = match zstd::stream::read::Decoder::with_buffer(packed) {
-        Ok(d) => d.single_frame(),
-        Err(e) => return bad(format!("zstd: {e}")),
+    // The frame says how long it is before anything is allocated: what does not, or says too much, is an attack on memory.
+    let size = match zstd::zstd_safe::get_frame_content_size(packed) {
+        Ok(Some(size)) if size <= MAX_TOC_BYTES => size,
+        Ok(Some(_)) => return bad(format!("it decodes to more than {MAX_TOC_BYTES} bytes")),
+        _ => return bad("it does not say how long it is"),
     };
-    // A window of 2^27 bytes is what every zstd decoder must be ready for; more is an attack on memory.
-    if let Err(e) = decoder.window_log_max(27) {
-        return bad(format!("zstd: {e}"));
-    }
-    let mut payload = Vec::new();
-    match decoder.take(MAX_TOC_BYTES + 1).read_to_end(&mut payload) {
-        Ok(n) if n as u64 > MAX_TOC_BYTES => {
-            bad(format!("it decodes to more than {MAX_TOC_BYTES} bytes"))
-        }
-        Ok(_) => Ok(payload),
+    match zstd::bulk::decompress(packed, size as usize) {
+        Ok(payload) => Ok(payload),
         Err(e) => bad(format!("zstd: {e}")),
     }
 }

@@ -13,7 +13,9 @@ use crate::ops::inspect;
 
 pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
     let budget = session.budget(None);
-    let ctx = session.within(budget, session.open(budget)).await?;
+    let ctx = session
+        .within(budget, session.open_existing(budget))
+        .await?;
     let snapshots = session
         .within(budget, inspect::run(&ctx, &args.name, args.files))
         .await?;

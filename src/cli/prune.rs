@@ -22,7 +22,9 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
         dry_run: args.dry_run,
     };
     let budget = session.budget(None);
-    let ctx = session.within(budget, session.open(budget)).await?;
+    let ctx = session
+        .within(budget, session.open_existing(budget))
+        .await?;
     session.reporter.label("prune");
     let report = session.within(budget, prune::run(&ctx, &options)).await?;
     session.reporter.clear();

@@ -13,7 +13,9 @@ use crate::ops::remove;
 pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
     session.refuse_if_read_only("rm")?;
     let budget = session.budget(None);
-    let ctx = session.within(budget, session.open(budget)).await?;
+    let ctx = session
+        .within(budget, session.open_existing(budget))
+        .await?;
     let tags = session
         .within(budget, remove::run(&ctx, &args.name, args.dry_run))
         .await?;

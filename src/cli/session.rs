@@ -129,6 +129,12 @@ impl Session {
             .await
     }
 
+    /// Opens the store of the settings for a look or upkeep: a folder that is not there is a mistake, not an empty store.
+    pub(crate) async fn open_existing(&self, budget: Option<Duration>) -> Result<ops::Context> {
+        stores::must_be_there(&self.config().store.0)?;
+        self.open(budget).await
+    }
+
     /// Opens a store.
     pub(crate) async fn open_url(
         &self,

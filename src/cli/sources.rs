@@ -148,7 +148,8 @@ async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
     let name = match &session.config().name {
         Some(name) => name.clone(),
         None => modfile::default_name(&go_env).ok_or_else(|| {
-            CommandError::usage("there is no Go module here to name the cache after")
+            // Not a usage error, which would fail the job: where there is no module there is nothing to build either.
+            CommandError::failed("there is no Go module here to name the cache after")
                 .hint("run it where go.mod is, or add --name NAME")
         })?,
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::error::Result;
+use super::error::{CommandError, Result};
 use crate::{
     config::{self, Config, Env},
     redact::Secret,
@@ -28,6 +28,20 @@ pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool)
         ..Options::default()
     };
     Ok(open::open(&url, &options).await?)
+}
+
+/// Refuses a folder that is not there; of what is remote nothing is known before it is asked.
+pub(crate) fn must_be_there(url: &str) -> Result<()> {
+    let (StoreUrl::Disk(path) | StoreUrl::Layout(path)) = url.parse()? else {
+        return Ok(());
+    };
+    if path.try_exists().unwrap_or(true) {
+        return Ok(());
+    }
+    Err(
+        CommandError::failed(format!("there is no store at `{}`", path.display()))
+            .hint("the first export to it makes it"),
+    )
 }
 
 fn s3(set: &config::settings::S3) -> s3::Config {

@@ -112,6 +112,7 @@ impl Part {
     pub(crate) fn imported(r: import::Report, asked: &str, by_digest: bool) -> Self {
         let hit = r.hit.is_some();
         let exact = hit
+            && !r.partial
             && (by_digest
                 || r.found
                     .as_ref()

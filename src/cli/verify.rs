@@ -19,7 +19,9 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         _ => (Depth::Structure, "structure"),
     };
     let budget = session.budget(None);
-    let ctx = session.within(budget, session.open(budget)).await?;
+    let ctx = session
+        .within(budget, session.open_existing(budget))
+        .await?;
     session.reporter.label("verify");
     let name = args.name.as_deref();
     let report = session

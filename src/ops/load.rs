@@ -92,7 +92,11 @@ pub async fn load(
         }
     }
     config.packs = states;
+    let stated = (config.entries, config.bytes);
     match Snapshot::assemble(&outline, config, kept_layers, kept_tocs) {
+        Ok(snapshot) if lost.is_empty() && snapshot.totals() != stated => {
+            broken("its config counts other entries than its packs have".into())
+        }
         Ok(snapshot) => Ok(Ok(Loaded {
             digest: manifest.digest,
             snapshot,

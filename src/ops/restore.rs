@@ -11,7 +11,7 @@ use super::{
     fetch::{self, Fetched},
 };
 use crate::{
-    artifact::snapshot::{At, Snapshot},
+    artifact::snapshot::{At, Pack, Snapshot},
     digest::Digest,
     entry::{Entry, EntryPath, Time},
     fs,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Room that is left free on the target's file system.
-const SPARE_BYTES: u64 = 64 << 20;
+const SPARE_BYTES: u64 = 256 << 10;
 
 /// What stands of a snapshot, and what is missing.
 struct Survey {
@@ -124,7 +124,8 @@ pub async fn restore(
         let why = format!("{}: {why}", job.plan.files[*i].path);
         return Ok(Err(NotRestored::Incomplete(fetched.damaged, why)));
     }
-    let total = job.snapshot.stored_bytes();
+    let frames = |p: &Pack| p.toc.frames.iter().map(|f| u64::from(f.len)).sum::<u64>();
+    let total: u64 = job.snapshot.packs.iter().map(frames).sum();
     let moved = Moved {
         blobs_moved: fetched.packs,
         bytes_moved: fetched.bytes,
@@ -303,7 +304,8 @@ impl Job {
             return Ok(Arc::new(None));
         }
         let staging = Staging::begin(self.source.root(), self.source.carry())?;
-        let need = self.plan.content_bytes() + SPARE_BYTES;
+        let content = self.plan.content_bytes();
+        let need = content + content / 64 + SPARE_BYTES;
         let free = staging.tree().root().free_bytes()?;
         if need > free {
             let why = format!("{need} bytes are needed and {free} are free");

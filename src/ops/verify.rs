@@ -15,10 +15,8 @@ use super::{
 };
 use crate::{
     artifact::{
-        Descriptor, Manifest, Reference,
-        config::Config,
-        fold,
-        snapshot::{Layer, Outline, Pack, Snapshot},
+        Descriptor, Manifest, Reference, Tag, fold, name,
+        snapshot::{Layer, Pack, Snapshot},
         toc::TocEntry,
     },
     digest::{Digest, Sha256},
@@ -100,12 +98,20 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
 /// What is wrong with something, in words; empty: nothing.
 type Faults = Vec<String>;
 
+/// What was found of a manifest.
+#[derive(Clone, Default)]
+struct Looked {
+    is_faulty: bool,
+    /// The head tag of the name that it holds.
+    holds: Option<Tag>,
+}
+
 struct Job<'a> {
     ctx: &'a Context,
     depth: Depth,
     report: Report,
     /// Manifests that were looked at, with what is wrong below them.
-    manifests: HashMap<Digest, Vec<LeftOut>>,
+    manifests: HashMap<Digest, Looked>,
     /// Packs that were looked at.
     packs: HashMap<Digest, Faults>,
     /// Contents of several objects that were hashed and are right.
@@ -123,18 +129,28 @@ impl Job<'_> {
                 return Ok(());
             }
         };
-        if !self.manifests.contains_key(&manifest.digest) {
+        let looked = if let Some(known) = self.manifests.get(&manifest.digest).cloned() {
+            if known.is_faulty {
+                self.fault(shown, "is the same manifest as one named before");
+            }
+            known
+        } else {
             let before = self.report.faults.len();
             self.report.snapshots += 1;
-            self.manifest(&manifest, shown).await?;
-            let found = self.report.faults[before..].to_vec();
-            self.manifests.insert(manifest.digest, found);
-        } else if self
-            .manifests
-            .get(&manifest.digest)
-            .is_some_and(|f| !f.is_empty())
+            let holds = self.manifest(&manifest, shown).await?;
+            let is_faulty = self.report.faults.len() > before;
+            let looked = Looked { is_faulty, holds };
+            self.manifests.insert(manifest.digest, looked.clone());
+            looked
+        };
+        if let (Reference::Tag(tag), Some(holds)) = (reference, looked.holds)
+            && (name::is_head(tag) || name::side_time(tag).is_some())
+            && name::head_of(tag).as_ref().unwrap_or(tag) != &holds
         {
-            self.fault(shown, "is the same manifest as one named before");
+            self.fault(
+                shown,
+                format!("holds another name, that of the tag {holds}"),
+            );
         }
         Ok(())
     }
@@ -146,13 +162,16 @@ impl Job<'_> {
         });
     }
 
-    async fn manifest(&mut self, manifest: &Manifest, shown: &str) -> Result<()> {
+    async fn manifest(&mut self, manifest: &Manifest, shown: &str) -> Result<Option<Tag>> {
         let loaded = match load::load(self.ctx, manifest, &HashSet::new()).await? {
             Ok(loaded) => loaded,
-            Err(NotLoaded::Foreign) => return self.foreign(manifest, shown).await,
+            Err(NotLoaded::Foreign) => {
+                self.foreign(manifest, shown).await?;
+                return Ok(None);
+            }
             Err(why @ NotLoaded::Broken(_)) => {
                 self.fault(shown, why.text());
-                return Ok(());
+                return Ok(None);
             }
         };
         for LeftOut { what, why } in &loaded.lost {
@@ -160,12 +179,6 @@ impl Job<'_> {
         }
         let mut snapshot = loaded.snapshot;
         let whole = loaded.lost.is_empty();
-        if whole {
-            let stated = self.stated(manifest).await?;
-            if stated != Some(snapshot.totals()) {
-                self.fault(shown, "its config counts other entries than its packs have");
-            }
-        }
         self.names(&snapshot, shown);
         if let Some(kind) = SourceKind::from_name(&snapshot.name.kind) {
             let before: HashMap<Digest, Vec<bool>> = snapshot
@@ -189,19 +202,8 @@ impl Job<'_> {
             self.ctx.progress.warn(&format!("{shown}: {why}"));
         }
         self.report.entries += snapshot.totals().0;
-        self.packs(&snapshot, shown).await
-    }
-
-    /// Entries and bytes as the config says them.
-    async fn stated(&self, manifest: &Manifest) -> Result<Option<(u64, u64)>> {
-        let Ok(Some(outline)) = Outline::read(manifest) else {
-            return Ok(None);
-        };
-        let read = load::read_blob(&*self.ctx.opened.store, &outline.config).await;
-        let Some(bytes) = corrupt_is_none(read)? else {
-            return Ok(None);
-        };
-        Ok(Config::decode(&bytes).ok().map(|c| (c.entries, c.bytes)))
+        self.packs(&snapshot, shown).await?;
+        Ok(Some(snapshot.name.tag()))
     }
 
     /// What an entry says of itself, where no data is needed to see that it is wrong.

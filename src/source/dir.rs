@@ -21,7 +21,7 @@ use super::{
     meta::{Carry, give_meta},
     sparse::{Data, SparseFile},
     stable::{StableFile, Watch},
-    walk::{self, Found, Gathered, TEMP_PREFIX},
+    walk::{self, Found, Gathered, is_temp},
     xattr,
 };
 use crate::{
@@ -376,7 +376,7 @@ impl Source for Dir {
     }
 
     fn admit(&self, entry: &Entry, _: Option<&Sha256>) -> std::result::Result<(), String> {
-        if entry.path.names().any(|n| n.starts_with(TEMP_PREFIX)) {
+        if entry.path.names().any(is_temp) {
             return Err("its name is one of cachectl's own temporary files".to_owned());
         }
         if entry.meta.mode & !0o7777 != 0 || entry.meta.mtime.nanos > 999_999_999 {

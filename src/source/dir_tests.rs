@@ -123,7 +123,7 @@ fn what_cannot_be_carried_is_named_and_what_is_excluded_is_not() {
     )
     .unwrap();
     std::fs::create_dir_all(at("node_modules/x")).unwrap();
-    std::fs::create_dir_all(at(".cachectl-tmp-1/new")).unwrap();
+    std::fs::create_dir_all(at(".cachectl-tmp-0000000000000001/new")).unwrap();
     std::fs::write(at("f"), "").unwrap();
     let all = scan(temp.path(), &["node_modules/"]);
     assert_eq!(paths(&all), ["f"]);
@@ -361,7 +361,7 @@ fn impossible_entries_are_not_admitted() {
         size: 100,
         extents: Some(runs.into()),
     };
-    refused(&|e| e.path = path("x/.cachectl-tmp-1/f"));
+    refused(&|e| e.path = path("x/.cachectl-tmp-0000000000000001/f"));
     refused(&|e| e.meta.mode = 0o10000);
     refused(&|e| e.meta.mtime.nanos = 1_000_000_000);
     refused(&|e| e.kind = Kind::Symlink((*b"").into()));

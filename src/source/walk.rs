@@ -19,6 +19,19 @@ use crate::{
 /// Names that start so are ours: staging folders, half-copied files. Never exported, never mirrored away.
 pub const TEMP_PREFIX: &[u8] = b".cachectl-tmp-";
 
+/// Says whether a name is one that we give: the prefix and 16 hexadecimal digits. Nothing else of that prefix is ours to hide
+/// or remove.
+pub fn is_temp(name: &[u8]) -> bool {
+    let Some(rest) = name.strip_prefix(TEMP_PREFIX) else {
+        return false;
+    };
+    let random = rest.strip_prefix(b"probe-").unwrap_or(rest);
+    random.len() == 16
+        && random
+            .iter()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Names looked at in one go, so that one big folder keeps all cores busy.
 const BATCH: usize = 1024;
 /// More threads than that gain nothing on one file system.
@@ -151,7 +164,7 @@ impl<T> Walker<'_, T> {
             }
             (Err(e), _) => return Err(e.into()),
         };
-        names.retain(|n| !n.name.starts_with(TEMP_PREFIX));
+        names.retain(|n| !is_temp(&n.name));
         if names.len() <= BATCH {
             return self.names(&dir, path, &names, out);
         }
@@ -325,7 +338,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let at = |p: &str| temp.path().join(p);
         std::fs::create_dir_all(at("a/b")).unwrap();
-        std::fs::create_dir_all(at(".cachectl-tmp-x/y")).unwrap();
+        std::fs::create_dir_all(at(".cachectl-tmp-000000000000000a/y")).unwrap();
         std::fs::write(at("a/b/f"), b"").unwrap();
         std::os::unix::fs::symlink("a", at("l")).unwrap();
         for i in 0..3000 {

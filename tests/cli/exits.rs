@@ -90,7 +90,6 @@ fn usage_errors_are_2_whatever_the_mode() {
         ("import dir tree --name t --digest nonsense", "--digest"),
         ("import dir tree --name t --store ftp://x/y", "ftp"),
         ("import dir tree --name t --store /tmp/x", "disk:/tmp/x"),
-        ("import go", "no Go module here"),
         (
             "import dir tree --name t --budget soon",
             "`budget` cannot be `soon` (--budget)",
@@ -138,6 +137,19 @@ fn commands_that_are_no_step_of_a_build_fail_with_1() {
         assert!(outcome.stderr.starts_with("error: "), "{line}: {outcome}");
     }
     let good = store(&node);
+    for line in ["ls", "verify", "prune", "inspect t", "rm t"] {
+        let outcome = run(&node, &format!("{line} --store {good}")).code(1);
+        assert!(
+            outcome.stderr.contains("there is no store at"),
+            "{line}: {outcome}"
+        );
+        assert!(!node.path("store").exists(), "{line} made it");
+    }
+    run(
+        &node,
+        &format!("export dir tree --name other --store {good}"),
+    )
+    .success();
     for line in ["inspect t", "verify t", "rm t"] {
         let outcome = run(&node, &format!("{line} --store {good}")).code(1);
         assert!(outcome.stderr.contains("is named `t`"), "{line}: {outcome}");

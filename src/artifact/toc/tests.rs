@@ -206,7 +206,7 @@ pub(crate) fn mutate(rng: &mut fastrand::Rng, bytes: &mut Vec<u8>) {
             1 => {
                 bytes[at] = *rng
                     .choice(&[0, 1, 0x7f, 0x80, 0xff, b'.', b'/'])
-                    .unwrap_or(&0)
+                    .unwrap_or(&0);
             }
             2 => bytes.truncate(at),
             3 => drop(bytes.drain(at..end)),

@@ -154,7 +154,7 @@ fn attacks() -> Vec<Attack> {
             f.toc.entries.push(copy);
         }),
         attack("a link to nothing", |f| {
-            f.toc.entries.push(link("link", ""))
+            f.toc.entries.push(link("link", ""));
         }),
         attack("a link with NUL", |f| {
             f.toc.entries.push(link("link", "a\0b"));

@@ -11,7 +11,11 @@ use rustix::io::Errno;
 use super::{Placed, Placement, StageTree, is_errno, moves};
 use crate::{
     fs::{self, Dir, Lock, LockMode, Stat},
-    source::{Error, Result, meta::Carry, walk::TEMP_PREFIX},
+    source::{
+        Error, Result,
+        meta::Carry,
+        walk::{TEMP_PREFIX, is_temp},
+    },
 };
 
 const LOCK: &[u8] = b"lock";
@@ -353,7 +357,7 @@ pub(super) fn remove_dead(holder: &Dir) {
         }
     };
     for name in names {
-        if name.name.starts_with(TEMP_PREFIX)
+        if is_temp(&name.name)
             && let Err(e) = remove_if_dead(holder, &name.name)
         {
             tracing::debug!(error = %e, "Dead staging folder not removed");

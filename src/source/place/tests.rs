@@ -173,15 +173,15 @@ fn what_a_killed_run_left_is_removed_by_the_next_and_a_live_one_is_spared() {
     let target = temp.path().join("t");
     std::fs::create_dir(&target).unwrap();
     for dead in [
-        temp.path().join(".cachectl-tmp-1"),
-        target.join(".cachectl-tmp-2"),
+        temp.path().join(".cachectl-tmp-0000000000000001"),
+        target.join(".cachectl-tmp-0000000000000002"),
     ] {
         std::fs::create_dir_all(dead.join("new/x")).unwrap();
         std::fs::write(dead.join("lock"), "").unwrap();
     }
     // Killed before its lock was made; killed while it copied a file.
-    std::fs::create_dir(target.join(".cachectl-tmp-3")).unwrap();
-    std::fs::write(target.join(".cachectl-tmp-4"), "half").unwrap();
+    std::fs::create_dir(target.join(".cachectl-tmp-0000000000000003")).unwrap();
+    std::fs::write(target.join(".cachectl-tmp-0000000000000004"), "half").unwrap();
     let first = Staging::begin(&target, PLAIN).unwrap();
     let second = Staging::begin(&target, PLAIN).unwrap();
     assert_eq!(names(temp.path()), [PathBuf::from("t")]);
@@ -469,7 +469,7 @@ fn what_a_rename_cannot_bring_over_is_copied() {
     let target = temp.path().join("t");
     std::fs::create_dir_all(target.join("mount/busy")).unwrap();
     std::fs::write(target.join("mount/x"), "old").unwrap();
-    std::fs::write(target.join("mount/.cachectl-tmp-dead"), "half").unwrap();
+    std::fs::write(target.join("mount/.cachectl-tmp-000000000000dead"), "half").unwrap();
     let hard = |p: &str, to: &str| of_kind(p, 0o644, Kind::Hardlink(path(to)));
     let entries = [
         of_kind("mount", 0o755, Kind::Dir),
