@@ -151,7 +151,9 @@ impl From<config::Error> for CommandError {
 impl From<store::Error> for CommandError {
     fn from(e: store::Error) -> Self {
         let kind = match e.kind {
-            ErrorKind::Invalid => Kind::Usage,
+            // A URL or a setting that cannot be. A server that refuses a request and a secret that this job is not given are
+            // trouble like other.
+            ErrorKind::Invalid if e.op == "open" => Kind::Usage,
             _ => Kind::Failed,
         };
         let mut error = Self::new(kind, e.to_string()).caused_by(&e);
@@ -246,6 +248,14 @@ mod tests {
     fn bad_options_are_usage_wherever_they_are_found() {
         let e = CommandError::from(store::Error::new(ErrorKind::Invalid, "open", "bad URL"));
         assert_eq!(e.kind.code(), 2);
+        for op in ["get", "publish", "read password"] {
+            let e = CommandError::from(store::Error::new(ErrorKind::Invalid, op, "refused"));
+            assert_eq!(
+                e.kind.code(),
+                1,
+                "{op}: what a server says is no usage error"
+            );
+        }
         assert_eq!(
             CommandError::from(ops::Error::Usage("x".into()))
                 .kind

@@ -22,7 +22,7 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
-    store::{Body, Expect, Meet, Published},
+    store::{self, Body, ErrorKind, Expect, Meet, Published},
 };
 
 /// Rounds of folding before it is left to others.
@@ -119,10 +119,8 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
             Published::Conflict => current = head::read(ctx, name, p.damaged).await?,
         }
     }
-    Err(super::Error::Usage(format!(
-        "gave up after {SWAPS} other writers of `{}`",
-        name.name
-    )))
+    let why = format!("gave up after {SWAPS} other writers of `{}`", name.name);
+    Err(store::Error::new(ErrorKind::Unavailable, "publish", why).into())
 }
 
 async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {

@@ -115,7 +115,7 @@ impl Layout {
             if !version.starts_with("1.") {
                 let message = format!("`{VERSION_FILE}` says version {version}, expected 1.0.0");
                 return Err(
-                    Error::new(ErrorKind::Invalid, "open", message).at(self.entered.name(), "")
+                    Error::new(ErrorKind::Corrupt, "open", message).at(self.entered.name(), "")
                 );
             }
         }

@@ -236,6 +236,28 @@ async fn damaged_blob_of_another_size_is_written_over() {
     }
 }
 
+/// What a sweep may have marked long ago must not be built on (all objects of the fake are of the first of January).
+#[tokio::test]
+async fn found_blob_is_taken_while_it_is_young_and_else_written_again() {
+    for (now, put, writes) in [
+        ("Thu, 01 Jan 2026 11:59:00 GMT", Put::Existed, 0),
+        ("Thu, 01 Jan 2026 12:01:00 GMT", Put::Stored, 1),
+    ] {
+        let server = FakeS3::start(move |seen, _, bucket| {
+            let mut answer = fake::truth(bucket, seen);
+            let date = now.parse().unwrap();
+            answer.headers_mut().insert("date", date);
+            Some(answer)
+        })
+        .await;
+        let store = server.open(STALL, "").await;
+        let (desc, body, key) = blob(100);
+        server.set(&key, bytes(100));
+        assert_eq!(store.put(&desc, &body).await.unwrap(), put, "{now}");
+        assert_eq!(server.count("PutObject"), writes, "{now}");
+    }
+}
+
 #[tokio::test]
 async fn wrong_bytes_are_refused_before_anything_is_sent() {
     let server = FakeS3::honest().await;

@@ -353,6 +353,6 @@ async fn layer_is_no_manifest_and_another_version_is_refused() {
     )
     .unwrap();
     let e = Layout::open(dir.path(), &settings(100)).await.unwrap_err();
-    assert_eq!(e.kind, ErrorKind::Invalid);
+    assert_eq!(e.kind, ErrorKind::Corrupt);
     assert!(e.to_string().contains("2.0.0"), "{e}");
 }

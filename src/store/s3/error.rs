@@ -26,6 +26,7 @@ struct Answer<'a> {
 }
 
 /// Turns an error of the SDK into one of ours.
+#[expect(clippy::needless_pass_by_value, reason = "it is handed to `map_err`")]
 pub(super) fn from_sdk<E>(op: &'static str, e: SdkError<E, HttpResponse>) -> Error
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -79,7 +80,9 @@ where
         ),
         _ => Error::new(ErrorKind::Unavailable, op, chain(&e)),
     };
-    error.caused_by(e)
+    // The message has all that is known; as causes below it the SDK's own words would only say it again.
+    tracing::debug!(error = %chain(&e), "S3 said no");
+    error
 }
 
 /// A success whose body is not what S3 sends.

@@ -14,7 +14,7 @@ use super::{
     Wire,
     config::{Config, Sse},
     error::from_sdk,
-    get::is_missing,
+    get::{Head, is_missing},
     patience,
 };
 use crate::{
@@ -34,6 +34,9 @@ const OP: &str = "put";
 const HASH_INLINE: usize = 64 << 10;
 /// How much of a file is hashed at once.
 const HASH_BYTES: u64 = 1 << 20;
+
+/// A blob that was written longer ago than this is written again where it is merely found: half of the default grace time.
+const FOUND_SECS: i64 = 12 * 3600;
 
 /// What must hold for an object to be written, as far as the store checks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,13 +61,24 @@ impl Condition {
 }
 
 impl Wire {
+    /// Says whether no sweep can take an object that was merely found: one takes only what has not been written for the grace
+    /// time, of which this is the half (design §5, prune).
+    fn is_young(&self, head: &Head) -> bool {
+        let (now, modified) = (self.clock.now(), head.modified);
+        modified
+            .zip(now)
+            .is_some_and(|(m, now)| now.secs - m.secs < FOUND_SECS)
+    }
+
     /// See [`crate::store::BlobStore::put`].
     pub(super) async fn put_blob(self: &Arc<Self>, desc: &Descriptor, body: &Body) -> Result<Put> {
         check(desc, body).await?;
         let key = keys::blob(&desc.digest);
-        // Of another size it is damaged, and is written over.
+        // Of another size it is damaged, and is written over; an old one is written again, or a sweep may take it.
         let condition = match self.head(OP, &key).await? {
-            Some(head) if head.size == desc.size => return Ok(Put::Existed),
+            Some(head) if head.size == desc.size && self.is_young(&head) => {
+                return Ok(Put::Existed);
+            }
             Some(_) => Condition::None,
             None => Condition::Absent,
         };
