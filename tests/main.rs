@@ -4,6 +4,7 @@
 
 mod cli;
 mod e2e;
+mod format;
 mod rooms;
 mod store;
 mod support;
