@@ -1,4 +1,16 @@
 //! cachectl carries build caches between CI nodes as content-addressed OCI artifacts.
+//!
+//! The rooms, along the way of the data (`ARCHITECTURE.md` draws it; `tests/rooms.rs` holds who may use whom):
+//!
+//! - [`source`]: caches on disk, read out as entries and put back: Go's build and module caches, any folder.
+//! - [`pack`]: entries to packs and back, on all cores.
+//! - [`artifact`]: the documents: table of contents, config, manifest, tags; folding and closure. Pure.
+//! - [`store`]: blobs and tags on disk, in a layout, in S3, in a registry, behind small traits; wrappers of one behaviour each.
+//! - [`transfer`]: from store to store, by descriptors.
+//! - [`ops`]: the verbs, plain options in and plain reports out.
+//! - [`config`], [`cli`], [`telemetry`]: settings with their origin; arguments, terminal and exit codes; logs.
+//! - [`digest`], [`entry`], [`fs`], [`task`], [`redact`], [`progress`]: the vocabulary, without product knowledge.
+
 pub mod artifact;
 pub mod cli;
 pub mod config;

@@ -9,10 +9,7 @@ use super::{
     output::{self, bytes, count, printable, seconds},
     session::Session,
 };
-use crate::{
-    ops::{LeftOut, copy},
-    redact,
-};
+use crate::{ops::copy, redact};
 
 pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     if args.from == args.to {
@@ -38,7 +35,7 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     let elapsed = session.began.elapsed();
     if session.json {
         output::object(&json::copied(&from, &to, &report, elapsed))?;
-        return end(&report.left_out);
+        return end(&report, &from, args.name.as_deref());
     }
     let mut text = output::lines(report.tags.iter().map(|t| printable(t)));
     let _ = writeln!(
@@ -51,15 +48,20 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
         seconds(elapsed)
     );
     session.say(&text)?;
-    end(&report.left_out)
+    end(&report, &from, args.name.as_deref())
 }
 
 /// A copy that lacks something is no copy; what there was to say about each is said already.
-fn end(left_out: &[LeftOut]) -> Result<u8> {
-    if left_out.is_empty() {
-        return Ok(0);
+fn end(report: &copy::Report, from: &str, name: Option<&str>) -> Result<u8> {
+    if report.left_out.is_empty() {
+        return match name {
+            Some(name) if !report.found => {
+                Err(CommandError::failed(format!("nothing at {from} is named `{name}`")).told())
+            }
+            _ => Ok(0),
+        };
     }
-    let what = count(left_out.len() as u64, "item", "items");
+    let what = count(report.left_out.len() as u64, "item", "items");
     Err(CommandError::failed(format!("{what} could not be copied"))
         .hint("`cachectl verify` at FROM says what is damaged there; the next export mends it")
         .told())

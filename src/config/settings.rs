@@ -162,7 +162,7 @@ impl Config {
                 .unwrap_or(Duration::from_secs(5)),
             retry_for: layer
                 .duration("retry_for")?
-                .unwrap_or(Duration::from_mins(1)),
+                .unwrap_or(Duration::from_secs(20)),
             jobs: layer
                 .count("jobs")?
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from)),

@@ -32,6 +32,8 @@ use crate::{
 pub struct Report {
     /// Tags copied, or digests of what has no tag.
     pub tags: Vec<String>,
+    /// The source has something of that name, be it at the target already.
+    pub found: bool,
     /// What was moved.
     pub moved: Moved,
     /// What could not be copied because of what the source or the target holds; everything else was. Each was a warning too.
@@ -79,6 +81,7 @@ async fn copy(from: &Context, to: &Context, name: Option<&str>) -> Result<Report
         job.digest(digest).await?;
     } else {
         for group in names::groups(from, &word).await? {
+            job.report.found = true;
             job.group(&group).await?;
         }
     }
@@ -97,6 +100,7 @@ impl Job<'_> {
             };
             if resolved.manifest.digest == digest {
                 tagged = true;
+                self.report.found = true;
                 self.head(&tag).await?;
             }
         }
@@ -105,6 +109,7 @@ impl Job<'_> {
         }
         match names::resolve(self.from, &digest.into()).await? {
             Ok(Some(resolved)) => {
+                self.report.found = true;
                 let shown = digest.to_string();
                 self.verbatim(&resolved.manifest, None, &shown)
                     .await

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     Context, LeftOut, Result,
-    load::{Loaded, NotLoaded, load},
+    load::{Loaded, NotLoaded, load, told},
 };
 use crate::{
     artifact::{
@@ -148,9 +148,18 @@ pub async fn read(
     let (as_reference, side_prefix) = (tag.clone().into(), name.side_prefix());
     let (head, listed) = tokio::join!(store.resolve(&as_reference), store.tags(&side_prefix));
     let mut current = Current::default();
+    let head = match told(head)? {
+        Ok(found) => found,
+        // To a writer a damaged tag is as one that is not there: what is published next takes its place.
+        Err(why) => {
+            let what = format!("tag {tag}");
+            current.broken.push(LeftOut { what, why });
+            None
+        }
+    };
     if let Some(Resolved {
         manifest, version, ..
-    }) = head?
+    }) = head
     {
         current.version = version;
         match load(ctx, &manifest, damaged).await? {
@@ -215,8 +224,10 @@ async fn read_side(
     tag: &Tag,
     damaged: &HashSet<Digest>,
 ) -> Result<Option<std::result::Result<Loaded, String>>> {
-    let Some(resolved) = ctx.opened.store.resolve(&tag.clone().into()).await? else {
-        return Ok(None);
+    let resolved = match told(ctx.opened.store.resolve(&tag.clone().into()).await)? {
+        Ok(Some(resolved)) => resolved,
+        Ok(None) => return Ok(None),
+        Err(why) => return Ok(Some(Err(why))),
     };
     Ok(Some(match load(ctx, &resolved.manifest, damaged).await? {
         Ok(loaded) if loaded.snapshot.name != *name => Err("holds another name".into()),

@@ -316,8 +316,9 @@ impl Search<'_> {
         let tags = store.tags(&self.name(scope, "").key_prefix(prefix)).await?;
         let heads: Vec<Tag> = tags.into_iter().filter(name::is_head).collect();
         let read = |tag: Tag| async move {
-            let resolved = store.resolve(&tag.into()).await?;
-            Ok::<_, super::Error>(resolved)
+            // One damaged tag must not hide the others.
+            let resolved = load::told(store.resolve(&tag.into()).await)?;
+            Ok::<_, super::Error>(resolved.ok().flatten())
         };
         let resolved: Vec<_> = stream::iter(heads)
             .map(read)
@@ -357,8 +358,13 @@ impl Search<'_> {
     }
 
     async fn by_digest(&mut self, digest: Digest) -> Result<Option<Candidate>> {
-        let Some(resolved) = self.ctx.opened.store.resolve(&digest.into()).await? else {
-            return Ok(None);
+        let resolved = match load::told(self.ctx.opened.store.resolve(&digest.into()).await)? {
+            Ok(Some(resolved)) => resolved,
+            Ok(None) => return Ok(None),
+            Err(why) => {
+                self.why.push(format!("{digest} {why}"));
+                return Ok(None);
+            }
         };
         match load::load(self.ctx, &resolved.manifest, &HashSet::new()).await? {
             Ok(loaded) if loaded.snapshot.name.kind != self.options.source.kind().name() => {

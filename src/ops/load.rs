@@ -144,9 +144,13 @@ async fn read_toc(store: &dyn Store, layer: &Layer) -> Result<TocOrLost> {
 
 /// Tells what the store lost or damaged (in words, inside) from what keeps us from asking it (an error).
 fn usable(read: store::Result<Option<Bytes>>) -> Result<std::result::Result<Bytes, String>> {
+    Ok(told(read)?.and_then(|found| found.ok_or_else(|| "is missing".into())))
+}
+
+/// Tells what is damaged (in words, inside) from what keeps us from asking (an error).
+pub fn told<T>(read: store::Result<T>) -> Result<std::result::Result<T, String>> {
     match read {
-        Ok(Some(bytes)) => Ok(Ok(bytes)),
-        Ok(None) => Ok(Err("is missing".into())),
+        Ok(found) => Ok(Ok(found)),
         Err(e) if e.kind == ErrorKind::Corrupt => Ok(Err(format!("is damaged: {}", e.message))),
         Err(e) => Err(Error::Store(e)),
     }

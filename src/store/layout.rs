@@ -112,7 +112,13 @@ impl Layout {
         if let Some(bytes) = found.await? {
             let doc: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let version = doc["imageLayoutVersion"].as_str().unwrap_or("none");
-            if !version.starts_with("1.") {
+            if version == "none" && writable {
+                // Damaged: there is but one thing that can have stood there.
+                self.run("open", "", |tree| {
+                    tree.write("open", VERSION_FILE, VERSION_DOC.as_bytes())
+                })
+                .await?;
+            } else if !version.starts_with("1.") {
                 let message = format!("`{VERSION_FILE}` says version {version}, expected 1.0.0");
                 return Err(
                     Error::new(ErrorKind::Corrupt, "open", message).at(self.entered.name(), "")

@@ -150,7 +150,9 @@ fn commands_that_are_no_step_of_a_build_fail_with_1() {
         &format!("export dir tree --name other --store {good}"),
     )
     .success();
-    for line in ["inspect t", "verify t", "rm t"] {
+    let elsewhere = node.path("elsewhere");
+    let copy = format!("copy {good} disk:{} --name t", elsewhere.display());
+    for line in ["inspect t", "verify t", "rm t", &copy] {
         let outcome = run(&node, &format!("{line} --store {good}")).code(1);
         assert!(outcome.stderr.contains("is named `t`"), "{line}: {outcome}");
     }

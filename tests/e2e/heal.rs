@@ -203,6 +203,67 @@ fn go_cache(backend: Backend) {
     }
 }
 
+/// The manifest itself: a miss, and what is exported next takes its place.
+fn manifest(backend: Backend) {
+    if !e2e() {
+        return;
+    }
+    let store = TestStore::new(backend);
+    let node = Node::new();
+    let original = node.path("tree");
+    tree::make(&original, 8, 20);
+    let mut report = export(&node, &original, &store);
+    for damage in DAMAGES {
+        let what = format!("{backend:?}, manifest {damage:?}");
+        let digest = report["digest"].as_str().expect("an export has a digest");
+        damage.inflict(&store, digest.trim_start_matches("sha256:"));
+        let import = |target: &Path| {
+            let import = cachectl(&Node::new()).args(["import", "dir"]).arg(target);
+            import
+                .args(["--name", "heal", "--json"])
+                .store(&store)
+                .run()
+        };
+        let lost = Scratch::new("lost");
+        let outcome = import(&lost.path().join("target")).success();
+        assert!(!flag(&outcome.json(), "hit"), "{what}: {outcome}");
+        report = export(&node, &original, &store);
+        let found = Scratch::new("found");
+        let target = found.path().join("target");
+        let outcome = import(&target).success();
+        assert!(
+            flag(&outcome.json(), "hit"),
+            "{what}: not repaired: {outcome}"
+        );
+        tree::assert_same(&tree::read(&target), &tree::read(&original), &what);
+    }
+}
+
+#[test]
+fn damaged_manifests_heal_on_a_disk_store() {
+    manifest(Backend::Disk);
+}
+
+#[test]
+fn damaged_manifests_heal_in_an_oci_layout() {
+    manifest(Backend::OciLayout);
+}
+
+#[test]
+fn damaged_manifests_heal_on_seaweedfs() {
+    manifest(Backend::Seaweed);
+}
+
+#[test]
+fn damaged_manifests_heal_on_minio() {
+    manifest(Backend::Minio);
+}
+
+#[test]
+fn damaged_manifests_heal_on_debians_registry() {
+    manifest(Backend::DebianRegistry);
+}
+
 #[test]
 fn damaged_folders_heal_on_a_disk_store() {
     folder(Backend::Disk);

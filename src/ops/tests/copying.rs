@@ -83,7 +83,13 @@ async fn a_name_is_the_same_after_disk_memory_and_disk_again() {
         all_is_well(ctx).await;
     }
     let again = copy::run(&first, &last, None).await.unwrap();
-    assert_eq!(again, copy::Report::default(), "equal tags are skipped");
+    let skipped = copy::Report {
+        found: true,
+        ..copy::Report::default()
+    };
+    assert_eq!(again, skipped, "equal tags are skipped");
+    let nothing = copy::run(&first, &last, Some("nobody")).await.unwrap();
+    assert!(!nothing.found);
 }
 
 #[tokio::test(flavor = "multi_thread")]

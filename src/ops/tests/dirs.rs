@@ -314,3 +314,24 @@ async fn what_was_never_exported_is_a_miss_that_says_so() {
     assert!(report.miss.unwrap().contains("nothing is stored"));
     assert!(!root.exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_manifest_is_a_miss_and_the_next_export_takes_its_place() {
+    for meet in MEETS {
+        for damage in [&b""[..], b"<html>", b"{}"] {
+            let world = World::new(meet);
+            let one = world.path("one", "tree");
+            sample(&one);
+            let before = export_dir(&world.node("one"), &one).await.digest;
+            world.memory.damage(&before, damage);
+            let two = world.path("two", "tree");
+            let miss = import_dir(&world.node("two"), &two).await;
+            assert!(miss.hit.is_none() && miss.miss.is_some(), "{miss:?}");
+            assert!(!two.exists());
+            export_dir(&world.node("one"), &one).await;
+            let hit = import_dir(&world.node("two"), &two).await;
+            assert!(is_hit(&hit), "{meet:?} {damage:?}: {hit:?}");
+            assert_eq!(look(&one), look(&two));
+        }
+    }
+}

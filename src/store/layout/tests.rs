@@ -355,4 +355,10 @@ async fn layer_is_no_manifest_and_another_version_is_refused() {
     let e = Layout::open(dir.path(), &settings(100)).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Corrupt);
     assert!(e.to_string().contains("2.0.0"), "{e}");
+    for damaged in ["", "<html>", "{\"imageLay"] {
+        std::fs::write(dir.path().join("oci-layout"), damaged).unwrap();
+        open(dir.path()).await;
+        let healed = std::fs::read_to_string(dir.path().join("oci-layout")).unwrap();
+        assert!(healed.contains("1.0.0"), "{damaged}");
+    }
 }
