@@ -213,20 +213,31 @@ fn manifest(backend: Backend) {
     let original = node.path("tree");
     tree::make(&original, 8, 20);
     let mut report = export(&node, &original, &store);
-    for damage in DAMAGES {
+    // A registry that cannot parse what it has answers 500, and nobody can tell that from a registry that is ill.
+    let told = match backend {
+        Backend::DebianRegistry => &DAMAGES[..1],
+        _ => &DAMAGES[..],
+    };
+    for &damage in told {
         let what = format!("{backend:?}, manifest {damage:?}");
         let digest = report["digest"].as_str().expect("an export has a digest");
         damage.inflict(&store, digest.trim_start_matches("sha256:"));
         let import = |target: &Path| {
-            let import = cachectl(&Node::new()).args(["import", "dir"]).arg(target);
+            let reader = Node::new();
+            let import = cachectl(&reader).args(["import", "dir"]).arg(target);
             import
                 .args(["--name", "heal", "--json"])
                 .store(&store)
                 .run()
         };
         let lost = Scratch::new("lost");
-        let outcome = import(&lost.path().join("target")).success();
-        assert!(!flag(&outcome.json(), "hit"), "{what}: {outcome}");
+        let target = lost.path().join("target");
+        // Where writers meet by side tags there may be another manifest of the same.
+        if flag(&import(&target).success().json(), "hit") {
+            tree::assert_same(&tree::read(&target), &tree::read(&original), &what);
+        } else {
+            assert!(!target.exists(), "{what}: a miss left something behind");
+        }
         report = export(&node, &original, &store);
         let found = Scratch::new("found");
         let target = found.path().join("target");
