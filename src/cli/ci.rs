@@ -229,7 +229,9 @@ fn github(r: &mut Reader<'_>) -> Option<Building> {
     }
     let reference = r.get("GITHUB_REF").unwrap_or_default();
     let event = r.get("GITHUB_EVENT_NAME").unwrap_or_default();
-    if event.starts_with("pull_request") {
+    // Any of these says so: a container that was given only some of them must not write into the branch's scope.
+    let base = r.get("GITHUB_BASE_REF").filter(|b| !b.is_empty());
+    if event.starts_with("pull_request") || reference.starts_with("refs/pull/") || base.is_some() {
         // `pull_request_target` runs with the target's rights and its ref, but builds what a stranger wrote.
         let number = reference
             .strip_prefix("refs/pull/")
@@ -238,8 +240,10 @@ fn github(r: &mut Reader<'_>) -> Option<Building> {
             .or_else(|| pointer(r, "/number")?.as_u64().map(|n| n.to_string()))
             .or_else(|| r.get("GITHUB_HEAD_REF"))
             .unwrap_or_else(|| "unknown".to_owned());
-        let target = r.get("GITHUB_BASE_REF");
-        return Some(Building::Request { number, target });
+        return Some(Building::Request {
+            number,
+            target: base,
+        });
     }
     if let Some(tag) = reference.strip_prefix("refs/tags/") {
         return Some(Building::Tag(tag.to_owned()));

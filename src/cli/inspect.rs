@@ -26,7 +26,7 @@ pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
         output::data(&snapshots.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     }
     if snapshots.is_empty() {
-        return Err(nothing_named(session, &args.name));
+        return Err(nothing_named(session, &args.name).told());
     }
     Ok(0)
 }

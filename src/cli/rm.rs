@@ -33,7 +33,7 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
         ))?;
     }
     if tags.is_empty() {
-        return Err(nothing_named(session, &args.name));
+        return Err(nothing_named(session, &args.name).told());
     }
     Ok(0)
 }
