@@ -1,10 +1,6 @@
 //! Export: packs what is new of a cache and publishes it under its name.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
     Clock, Context, Created, LeftOut, Moved, PhaseTime, Result, Target,
@@ -18,10 +14,9 @@ use super::{
 };
 use crate::{
     artifact::{
-        config::Fingerprint,
         fold::{self, Rules},
         name::SnapshotName,
-        snapshot::{At, Pack, Snapshot},
+        snapshot::{At, Snapshot},
     },
     digest::{Digest, Sha256},
     entry::{EntryPath, Time},
@@ -37,6 +32,10 @@ use crate::{
     store::{self, ErrorKind},
     task,
 };
+
+mod assemble;
+
+use assemble::{assemble, date_merged, differs, kept_bytes};
 
 /// What to export, and how.
 #[derive(Clone)]
@@ -326,35 +325,6 @@ fn kept_objects(base: Option<&Snapshot>, choice: &Choice) -> HashSet<Sha256> {
         .collect()
 }
 
-/// Entries that were only moved to another pack keep their day of last use, unless the job used them.
-fn date_merged(
-    packs: &mut [Pack],
-    base: Option<&Snapshot>,
-    choice: &Choice,
-    used: impl Fn(usize) -> bool,
-    today: u32,
-) {
-    let Some(base) = base else { return };
-    let local = choice.local.iter().map(|(i, at)| (*at, used(*i)));
-    let remote = choice.remote.iter().map(|at| (*at, false));
-    let days: HashMap<&EntryPath, u32> = local
-        .chain(remote)
-        .map(|(at, used)| {
-            (
-                &base.entry(at).entry.path,
-                if used { today } else { base.day(at) },
-            )
-        })
-        .collect();
-    for pack in packs {
-        for (day, e) in pack.days.iter_mut().zip(&pack.toc.entries) {
-            if let Some(known) = days.get(&e.entry.path) {
-                *day = *known;
-            }
-        }
-    }
-}
-
 fn name_of(options: &Options, key: &str) -> SnapshotName {
     SnapshotName {
         kind: options.source.kind().name().to_owned(),
@@ -472,91 +442,6 @@ async fn compare(
         (diff, Arc::new(items), index)
     })
     .await
-}
-
-/// The snapshot of what this writer has: for Go kinds with all that the base has, for folders the tree alone.
-fn assemble(
-    options: &Options,
-    name: &SnapshotName,
-    base: Option<&Snapshot>,
-    kept: &[(At, bool)],
-    new_packs: Vec<Pack>,
-    today: u32,
-) -> Snapshot {
-    let is_go = options.source.kind().is_go();
-    let print = options.source.fingerprint();
-    let mut gates: Vec<String> = Some(print.gate)
-        .filter(|g| !g.is_empty())
-        .into_iter()
-        .collect();
-    let mut packs = base.map(|b| b.packs.clone()).unwrap_or_default();
-    if let Some(base) = base.filter(|_| is_go) {
-        gates.extend(base.fingerprint.gates.iter().cloned());
-        gates.sort();
-        gates.dedup();
-        let replaced: HashSet<_> = new_packs
-            .iter()
-            .flat_map(|p| &p.toc.entries)
-            .map(|e| &e.entry.path)
-            .collect();
-        let gone = base
-            .live()
-            .filter(|(_, e)| replaced.contains(&e.entry.path));
-        for (at, _) in gone {
-            packs[at.pack].live[at.entry] = false;
-        }
-    } else {
-        for pack in &mut packs {
-            pack.live.fill(false);
-            pack.days.fill(0);
-        }
-    }
-    for (at, used) in kept {
-        let pack = &mut packs[at.pack];
-        pack.live[at.entry] = true;
-        if is_go && *used {
-            pack.days[at.entry] = today;
-        }
-    }
-    for new in new_packs {
-        // The same content packed again, after it was dropped, is the same pack.
-        match packs.iter_mut().find(|p| p.digest() == new.digest()) {
-            Some(same) => *same = new,
-            None => packs.push(new),
-        }
-    }
-    packs.sort_by_key(Pack::order);
-    Snapshot {
-        name: name.clone(),
-        fingerprint: Fingerprint {
-            gates,
-            traits: print.traits,
-        },
-        packs,
-        merge: options.merge && !is_go,
-        folded: base.map(|b| b.folded.clone()).unwrap_or_default(),
-        created: None,
-    }
-}
-
-/// Says whether publishing `mine` would tell a reader anything that `head` does not.
-fn differs(mine: &Snapshot, head: Option<&Snapshot>) -> bool {
-    let Some(head) = head else { return true };
-    let same =
-        |(a, b): (&Pack, &Pack)| a.digest() == b.digest() && a.live == b.live && a.days == b.days;
-    mine.packs.len() != head.packs.len()
-        || !mine.packs.iter().zip(&head.packs).all(same)
-        || mine.fingerprint.gates != head.fingerprint.gates
-}
-
-fn kept_bytes(base: Option<&Snapshot>, mine: &Snapshot) -> u64 {
-    let Some(base) = base else { return 0 };
-    let had: HashSet<Digest> = base.packs.iter().map(Pack::digest).collect();
-    mine.packs
-        .iter()
-        .filter(|p| had.contains(&p.digest()))
-        .map(|p| p.layer.descriptor.size)
-        .sum()
 }
 
 /// Packs that replace damaged ones need other digests than those, which the generation gives them: above those of the packs

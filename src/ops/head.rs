@@ -78,11 +78,30 @@ impl Current {
         all
     }
 
+    /// The side tags that the head contains.
+    pub fn contained(&self) -> HashSet<&str> {
+        let folded = self.head.iter().flat_map(|h| &h.snapshot.folded);
+        folded.map(|f| f.tag.as_str()).collect()
+    }
+
     /// What cannot be in the trees that were published, each for itself: no writer of ours publishes such.
     pub fn flaws(&self) -> Vec<fold::Died> {
         let sides = self.sides.iter().map(|s| &s.loaded);
-        let closed = |l: &Loaded| fold::close(&mut l.snapshot.clone(), Rules::Tree);
-        self.head.iter().chain(sides).flat_map(closed).collect()
+        let flaws = |l: &Loaded| {
+            let mut seen = HashSet::new();
+            let mut flaws = Vec::new();
+            for (_, e) in l.snapshot.live() {
+                if !seen.insert(&e.entry.path) {
+                    flaws.push(fold::Died {
+                        path: e.entry.path.clone(),
+                        why: "it is listed twice",
+                    });
+                }
+            }
+            flaws.extend(fold::close(&mut l.snapshot.clone(), Rules::Tree));
+            flaws
+        };
+        self.head.iter().chain(sides).flat_map(flaws).collect()
     }
 
     /// Digest to report for what [`Current::folded`] gives: the head's, or the last side tag's.
@@ -181,15 +200,7 @@ pub async fn read(
         .into_iter()
         .filter(|t| name::head_of(t).as_ref() == Some(&tag))
         .collect();
-    let contained: HashSet<&str> = match &current.head {
-        Some(head) => head
-            .snapshot
-            .folded
-            .iter()
-            .map(|f| f.tag.as_str())
-            .collect(),
-        None => HashSet::new(),
-    };
+    let contained = current.contained();
     let open = current
         .side_tags
         .iter()

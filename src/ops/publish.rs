@@ -150,15 +150,7 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, own: &Tag) -> Result
         let started = Instant::now();
         let current = head::read(ctx, name, p.damaged).await?;
         seen.extend(current.side_tags.iter().cloned());
-        let contained: HashSet<&str> = match &current.head {
-            Some(head) => head
-                .snapshot
-                .folded
-                .iter()
-                .map(|f| f.tag.as_str())
-                .collect(),
-            None => HashSet::new(),
-        };
+        let contained = current.contained();
         if seen.iter().all(|t| contained.contains(t.as_str())) {
             remove_old(ctx, &current, &contained).await;
             return Ok(current.head.as_ref().map(|h| h.digest));

@@ -162,6 +162,14 @@ fn attacks() -> Vec<Attack> {
         attack("a link longer than any system takes", |f| {
             f.toc.entries.push(link("link", &"x/".repeat(4000)));
         }),
+        // T3
+        attack("a name twice", |f| {
+            let copy = again(f, "file");
+            f.toc.entries.push(copy);
+        }),
+        attack("a name for two things", |f| {
+            f.toc.entries.push(link("file", "../outside"));
+        }),
         // T5, T6: sizes that contradict
         attack("a size without content", |f| {
             let at = place(f);
@@ -262,23 +270,6 @@ async fn a_hostile_snapshot_is_a_miss_that_touches_nothing() {
             assert_eq!(look(&all), before, "{what}: {said}");
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_entries_with_one_name_one_counts_and_whole() {
-    let world = World::new(Meet::CompareAndSwap);
-    let node = sample(&world).await;
-    forge(&world, &node, |f| {
-        f.toc.entries.push(bare("file", Kind::Dir));
-        f.toc.entries.push(link("file", "../outside"));
-    })
-    .await;
-    let root = world.path("reader", "target");
-    let report = import_dir(&world.node("reader"), &root).await;
-    assert!(is_hit(&report), "{report:?}");
-    let meta = std::fs::symlink_metadata(root.join("file")).unwrap();
-    assert!(meta.is_file() || meta.is_symlink() || meta.is_dir());
-    assert_eq!(std::fs::read(root.join("d/other")).unwrap(), b"other");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,129 @@
+//! The snapshot that an export publishes: what the base has, what was kept, what was packed.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Choice, Options};
+use crate::{
+    artifact::{
+        config::Fingerprint,
+        name::SnapshotName,
+        snapshot::{At, Pack, Snapshot},
+    },
+    digest::Digest,
+    entry::EntryPath,
+};
+
+/// Entries that were only moved to another pack keep their day of last use, unless the job used them.
+pub(super) fn date_merged(
+    packs: &mut [Pack],
+    base: Option<&Snapshot>,
+    choice: &Choice,
+    used: impl Fn(usize) -> bool,
+    today: u32,
+) {
+    let Some(base) = base else { return };
+    let local = choice.local.iter().map(|(i, at)| (*at, used(*i)));
+    let remote = choice.remote.iter().map(|at| (*at, false));
+    let days: HashMap<&EntryPath, u32> = local
+        .chain(remote)
+        .map(|(at, used)| {
+            (
+                &base.entry(at).entry.path,
+                if used { today } else { base.day(at) },
+            )
+        })
+        .collect();
+    for pack in packs {
+        for (day, e) in pack.days.iter_mut().zip(&pack.toc.entries) {
+            if let Some(known) = days.get(&e.entry.path) {
+                *day = *known;
+            }
+        }
+    }
+}
+
+/// The snapshot of what this writer has: for Go kinds with all that the base has, for folders the tree alone.
+pub(super) fn assemble(
+    options: &Options,
+    name: &SnapshotName,
+    base: Option<&Snapshot>,
+    kept: &[(At, bool)],
+    new_packs: Vec<Pack>,
+    today: u32,
+) -> Snapshot {
+    let is_go = options.source.kind().is_go();
+    let print = options.source.fingerprint();
+    let mut gates: Vec<String> = Some(print.gate)
+        .filter(|g| !g.is_empty())
+        .into_iter()
+        .collect();
+    let mut packs = base.map(|b| b.packs.clone()).unwrap_or_default();
+    if let Some(base) = base.filter(|_| is_go) {
+        gates.extend(base.fingerprint.gates.iter().cloned());
+        gates.sort();
+        gates.dedup();
+        let replaced: HashSet<_> = new_packs
+            .iter()
+            .flat_map(|p| &p.toc.entries)
+            .map(|e| &e.entry.path)
+            .collect();
+        let gone = base
+            .live()
+            .filter(|(_, e)| replaced.contains(&e.entry.path));
+        for (at, _) in gone {
+            packs[at.pack].live[at.entry] = false;
+        }
+    } else {
+        for pack in &mut packs {
+            pack.live.fill(false);
+            pack.days.fill(0);
+        }
+    }
+    for (at, used) in kept {
+        let pack = &mut packs[at.pack];
+        pack.live[at.entry] = true;
+        if is_go && *used {
+            pack.days[at.entry] = today;
+        }
+    }
+    for new in new_packs {
+        // The same content packed again, after it was dropped, is the same pack.
+        match packs.iter_mut().find(|p| p.digest() == new.digest()) {
+            Some(same) => *same = new,
+            None => packs.push(new),
+        }
+    }
+    packs.sort_by_key(Pack::order);
+    Snapshot {
+        name: name.clone(),
+        fingerprint: Fingerprint {
+            gates,
+            traits: print.traits,
+        },
+        packs,
+        merge: options.merge && !is_go,
+        folded: base.map(|b| b.folded.clone()).unwrap_or_default(),
+        created: None,
+    }
+}
+
+/// Says whether publishing `mine` would tell a reader anything that `head` does not.
+pub(super) fn differs(mine: &Snapshot, head: Option<&Snapshot>) -> bool {
+    let Some(head) = head else { return true };
+    let same =
+        |(a, b): (&Pack, &Pack)| a.digest() == b.digest() && a.live == b.live && a.days == b.days;
+    mine.packs.len() != head.packs.len()
+        || !mine.packs.iter().zip(&head.packs).all(same)
+        || mine.fingerprint.gates != head.fingerprint.gates
+}
+
+/// Stored bytes of the packs that need not be sent again.
+pub(super) fn kept_bytes(base: Option<&Snapshot>, mine: &Snapshot) -> u64 {
+    let Some(base) = base else { return 0 };
+    let had: HashSet<Digest> = base.packs.iter().map(Pack::digest).collect();
+    mine.packs
+        .iter()
+        .filter(|p| had.contains(&p.digest()))
+        .map(|p| p.layer.descriptor.size)
+        .sum()
+}
