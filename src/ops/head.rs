@@ -162,6 +162,16 @@ pub async fn read(
     name: &SnapshotName,
     damaged: &HashSet<Digest>,
 ) -> Result<Current> {
+    read_beside(ctx, name, damaged, None).await
+}
+
+/// The same for who has just written a side tag: its own is not read back.
+pub(super) async fn read_beside(
+    ctx: &Context,
+    name: &SnapshotName,
+    damaged: &HashSet<Digest>,
+    own: Option<&Side>,
+) -> Result<Current> {
     let store = &ctx.opened.store;
     let tag = name.tag();
     let (as_reference, side_prefix) = (tag.clone().into(), name.side_prefix());
@@ -207,6 +217,9 @@ pub async fn read(
         .filter(|t| !contained.contains(t.as_str()))
         .cloned();
     let read_side = |tag: Tag| async move {
+        if let Some(own) = own.filter(|own| own.tag == tag) {
+            return Ok((tag, Some(Ok(own.loaded.clone()))));
+        }
         let side = read_side(ctx, name, &tag, damaged).await?;
         Ok::<_, super::Error>((tag, side))
     };

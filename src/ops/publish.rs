@@ -11,7 +11,8 @@ use std::{
 
 use super::{
     Context, Result,
-    head::{self, Current, fold_side},
+    head::{self, Current, Side, fold_side},
+    load::Loaded,
 };
 use crate::{
     artifact::{
@@ -134,6 +135,17 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
         .await?;
     tracing::debug!(tag = %own, digest = %sealed.manifest.digest, "Side tag published");
     // The export is durable; what fails from here on is finished by the next writer, and readers fold it themselves.
+    let own = Side {
+        tag: own,
+        loaded: Loaded {
+            digest: sealed.manifest.digest,
+            snapshot: Snapshot {
+                created: Some(p.created),
+                ..p.mine.clone()
+            },
+            lost: Vec::new(),
+        },
+    };
     let head = fold_into_head(ctx, p, &own).await.unwrap_or_else(|e| {
         tracing::warn!(error = %e, "Head not updated; readers use the side tag");
         None
@@ -142,13 +154,13 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
 }
 
 /// Folds until the head contains `own` and all that was listed; the head's digest then.
-async fn fold_into_head(ctx: &Context, p: &Publication<'_>, own: &Tag) -> Result<Option<Digest>> {
-    let name = &p.mine.name;
+async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Result<Option<Digest>> {
+    let (name, own) = (&p.mine.name, &side.tag);
     let today = head::today();
     let mut seen: HashSet<Tag> = HashSet::from([own.clone()]);
     for round in 0..ROUNDS {
         let started = Instant::now();
-        let current = head::read(ctx, name, p.damaged).await?;
+        let current = head::read_beside(ctx, name, p.damaged, Some(side)).await?;
         seen.extend(current.side_tags.iter().cloned());
         let contained = current.contained();
         if seen.iter().all(|t| contained.contains(t.as_str())) {

@@ -89,7 +89,8 @@ impl Wire {
         }
     }
 
-    async fn put_whole(
+    /// Stores a blob in one request, whatever is there.
+    pub(super) async fn put_whole(
         &self,
         key: &str,
         desc: &Descriptor,

@@ -175,17 +175,27 @@ impl S3 {
         Ok(Some(manifest))
     }
 
-    /// Stores a manifest's bytes, then what is known of it.
+    /// Stores a manifest's bytes and what is known of it: at once, since no name leads there before both are done, and without
+    /// looking first, since the same bytes may be written any number of times.
     async fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
-        let body = Body::from(manifest.bytes.clone());
-        self.wire.put_blob(&manifest.descriptor(), &body).await?;
+        let blob = keys::blob(&manifest.digest);
+        let (desc, body) = (manifest.descriptor(), Body::from(manifest.bytes.clone()));
         let known = record::Manifested::of(manifest);
-        if let Some(subject) = &known.subject {
+        let record = record::encode(&known);
+        let referrer = async {
+            let Some(subject) = &known.subject else {
+                return Ok(());
+            };
             let key = keys::referrer(&self.repo, &subject.digest, &manifest.digest);
-            self.write(&key, record::encode(&known)).await?;
-        }
+            self.write(&key, record.clone()).await
+        };
         let key = keys::manifest(&self.repo, &manifest.digest);
-        self.write(&key, record::encode(&known)).await
+        tokio::try_join!(
+            self.wire.put_whole(&blob, &desc, &body, Condition::None),
+            self.write(&key, record.clone()),
+            referrer,
+        )?;
+        Ok(())
     }
 
     async fn write(&self, key: &str, bytes: Vec<u8>) -> Result<()> {
