@@ -86,7 +86,7 @@ pub async fn restore(
         let (source, snapshot, index) = (source.clone(), snapshot.clone(), index.clone());
         task::blocking(move || -> Result<_> {
             let survey = survey(&*source, &snapshot, index.as_ref().as_ref())?;
-            let wanted = wanted(&*source, &survey);
+            let wanted = wanted(&survey);
             Ok((survey, wanted))
         })
         .await?
@@ -279,13 +279,14 @@ fn stand(
 }
 
 /// The files that must be fetched.
-fn wanted(source: &dyn Source, survey: &Survey) -> Vec<Wanted> {
-    // A name that says what is in it is compared with what is in it; everywhere else the chain of digests from the manifest
-    // down to the frame says as much, and hashing every byte twice is a quarter of the time.
-    let check = source.kind().is_go();
+fn wanted(survey: &Survey) -> Vec<Wanted> {
     let all = survey.entries.iter().zip(&survey.standing);
     all.filter(|((_, e), s)| e.kind.is_file() && matches!(s, Standing::Absent | Standing::Other))
-        .map(|((at, _), _)| Wanted { at: *at, check })
+        // The frames' digests say that it is what was packed; its own says that it is what the table of contents promises.
+        .map(|((at, _), _)| Wanted {
+            at: *at,
+            check: true,
+        })
         .collect()
 }
 

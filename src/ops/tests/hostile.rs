@@ -170,6 +170,10 @@ fn attacks() -> Vec<Attack> {
         attack("a name for two things", |f| {
             f.toc.entries.push(link("file", "../outside"));
         }),
+        attack("a content that is not what was promised", |f| {
+            let at = place(f);
+            f.toc.entries[at].content = crate::digest::Sha256::of(b"promised");
+        }),
         // T5, T6: sizes that contradict
         attack("a size without content", |f| {
             let at = place(f);
