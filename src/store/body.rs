@@ -113,6 +113,21 @@ pub struct Spool {
 }
 
 impl Spool {
+    /// Takes over a whole file whose bytes were hashed while they were written; it is removed with the last handle.
+    ///
+    /// # Errors
+    /// `Io` if `path` cannot be kept.
+    pub(super) fn adopt(file: File, path: &Path, digest: Digest, size: u64) -> Result<Self> {
+        let kept = tempfile::TempPath::try_from_path(path)
+            .map_err(|e| Error::io("spool", fs::Error::new("take over", path, e)))?;
+        Ok(Self {
+            file: Arc::new(file),
+            path: kept,
+            digest,
+            size,
+        })
+    }
+
     /// Where the bytes are while this lives; a store on the same file system may link them.
     pub fn path(&self) -> &Path {
         &self.path

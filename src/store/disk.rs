@@ -16,11 +16,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, StoredBlob, Sweep, TagStore,
-    Untag, Version,
+    BlobStore, Body, ByteStream, Expect, Published, Put, Records, Resolved, StoredBlob, Sweep,
+    TagStore, Untag, Version,
     error::{Error, ErrorKind, Result},
     keys::{self, Key, Repo},
     record,
+    records::Listed,
     tree::{
         Tree,
         entered::{Entered, StopOnDrop},
@@ -79,6 +80,18 @@ impl Disk {
     /// Says whether nothing can be written.
     pub fn is_read_only(&self) -> bool {
         self.spool_dir().is_none()
+    }
+
+    /// The same store, with the tags of another repository.
+    #[must_use]
+    pub fn in_repo(&self, repo: Repo) -> Self {
+        Self {
+            entered: self.entered.clone(),
+            files: Files {
+                tree: self.files.tree.clone(),
+                repo,
+            },
+        }
     }
 
     async fn run<T: Send + 'static>(
@@ -342,6 +355,48 @@ impl Untag for Disk {
             i.tree.remove("remove tag", &keys::tag(&i.repo, &name))
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Records for Disk {
+    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        let at = key.to_owned();
+        let read = self.run("read record", key, move |f| f.tree.read("read record", &at, limit));
+        Ok(read.await?.map(Bytes::from))
+    }
+
+    async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
+        self.entered.writable("write record", key)?;
+        let at = key.to_owned();
+        self.run("write record", key, move |f| {
+            f.tree.write("write record", &at, &bytes)
+        })
+        .await
+    }
+
+    async fn remove_record(&self, key: &str) -> Result<()> {
+        self.entered.writable("remove record", key)?;
+        let at = key.to_owned();
+        self.run("remove record", key, move |f| {
+            f.tree.remove("remove record", &at).map(drop)
+        })
+        .await
+    }
+
+    async fn list_records(&self, folder: &str) -> Result<Vec<Listed>> {
+        let at = folder.to_owned();
+        self.run("list records", folder, move |f| {
+            f.tree.list_files("list records", &at)
+        })
+        .await
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        let names = self.run("list", "repositories", |f| f.repos("list")).await?;
+        let mut repos: Vec<Repo> = names.iter().filter_map(|n| Repo::unescape(n)).collect();
+        repos.sort_unstable();
+        Ok(repos)
     }
 }
 

@@ -14,13 +14,16 @@ mod check;
 pub mod conformance;
 pub mod disk;
 pub mod error;
+pub mod ingest;
 pub mod keys;
 pub mod layout;
 pub mod memory;
 pub mod net;
 pub mod open;
 pub mod record;
+pub mod records;
 pub mod registry;
+pub mod repository;
 pub mod s3;
 mod tree;
 pub mod wrap;
@@ -28,6 +31,8 @@ pub mod wrap;
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
 use check::{check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
+pub use records::Records;
+pub use repository::Repository;
 
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Meet, Store, Sweep, Untag,
+    Meet, Records, Repository, Store, Sweep, Untag,
     disk::{self, Disk},
     error::{Error, ErrorKind, Result},
     keys::Repo,
@@ -118,6 +118,8 @@ pub struct Options {
     pub ca_bundle: Option<PathBuf>,
     /// Whether the proxy variables of the environment are honoured.
     pub proxy_from_env: bool,
+    /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them when they come in instead.
+    pub verified: bool,
     /// What is special to S3; what stands in the URL wins.
     pub s3: s3::Config,
     /// What is special to registries.
@@ -137,6 +139,7 @@ impl Default for Options {
             lock_wait: disk::Settings::default().lock_wait,
             ca_bundle: None,
             proxy_from_env: net.proxy_from_env,
+            verified: true,
             s3: s3::Config::default(),
             registry: registry::Config::default(),
         }
@@ -188,6 +191,36 @@ pub struct Opened {
     pub metrics: Arc<Counters>,
     /// Whether a part of a blob costs less than all of it.
     pub ranged: bool,
+    /// Other repositories over the same blobs; `None` where a store holds one only.
+    pub repositories: Option<Arc<dyn Repositories>>,
+}
+
+/// Ability: many repositories over one set of blobs.
+pub trait Repositories: Send + Sync {
+    /// One of them; nothing is asked or made yet.
+    fn repository(&self, name: &Repo) -> Repository;
+
+    /// The records of all of them.
+    fn records(&self) -> Arc<dyn Records>;
+}
+
+/// A backend that holds many repositories.
+trait ManyRepos: Send + Sync {
+    fn in_repo(&self, repo: Repo) -> (Arc<dyn Store>, Arc<dyn Untag>);
+}
+
+impl ManyRepos for Disk {
+    fn in_repo(&self, repo: Repo) -> (Arc<dyn Store>, Arc<dyn Untag>) {
+        let one = Arc::new(Self::in_repo(self, repo));
+        (one.clone(), one)
+    }
+}
+
+impl ManyRepos for s3::S3 {
+    fn in_repo(&self, repo: Repo) -> (Arc<dyn Store>, Arc<dyn Untag>) {
+        let one = Arc::new(Self::in_repo(self, repo));
+        (one.clone(), one)
+    }
 }
 
 /// A backend before it is wrapped.
@@ -199,6 +232,7 @@ struct Backend {
     spool_dir: Option<PathBuf>,
     ranged: bool,
     read_only: bool,
+    many: Option<(Arc<dyn ManyRepos>, Arc<dyn Records>)>,
 }
 
 /// Opens a store. Folders are made where they are missing, unless `read_only`; remotes are not asked anything yet.
@@ -250,6 +284,7 @@ async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
         spool_dir: store.spool_dir(),
         ranged: true,
         read_only: store.is_read_only(),
+        many: Some((store.clone(), store.clone())),
         store,
     })
 }
@@ -263,6 +298,7 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
         spool_dir: store.spool_dir(),
         ranged: true,
         read_only: store.is_read_only(),
+        many: None,
         store,
     })
 }
@@ -277,6 +313,7 @@ async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> 
         spool_dir: None,
         ranged: true,
         read_only: false,
+        many: Some((store.clone(), store.clone())),
         store,
     })
 }
@@ -293,12 +330,85 @@ async fn open_registry(location: &registry::Location, options: &Options) -> Resu
         // One that cannot is found out at the first range; it then sends the whole blob.
         ranged: true,
         read_only: false,
+        many: None,
         store,
     })
 }
 
-/// Puts the wrappers around a backend, from within: what fails is tried again; what comes in the end is checked; a place
-/// is held over all tries; errors get the store's name; what the caller sees is counted.
+/// The wrappers that go around a backend, with what its repositories share.
+struct Wrapping {
+    /// Trouble with a folder does not go away by itself.
+    retries: Option<Policy>,
+    verified: bool,
+    read_only: bool,
+    limits: Limited,
+    name: String,
+    metrics: Arc<Counters>,
+}
+
+impl Wrapping {
+    /// From within: what fails is tried again; what comes in the end is checked; a place is held over all tries; errors get
+    /// the store's name; what the caller sees is counted.
+    fn store(&self, mut store: Arc<dyn Store>) -> Arc<dyn Store> {
+        if let Some(policy) = self.retries {
+            store = Arc::new(Retrying::new(store, policy));
+        }
+        if self.verified {
+            store = Arc::new(Verified::new(store));
+        }
+        store = Arc::new(self.limits.beside(store));
+        if self.read_only {
+            store = Arc::new(ReadOnly::new(store));
+        }
+        store = Arc::new(Named::new(store, &self.name));
+        Arc::new(Metered::new(store, self.metrics.clone()))
+    }
+
+    fn untag(&self, untag: Arc<dyn Untag>) -> Arc<dyn Untag> {
+        match self.retries {
+            Some(policy) => Arc::new(Retrying::new(untag, policy)),
+            None => untag,
+        }
+    }
+
+    fn sweep(&self, sweep: Arc<dyn Sweep>) -> Arc<dyn Sweep> {
+        match self.retries {
+            Some(policy) => Arc::new(Retrying::new(sweep, policy)),
+            None => sweep,
+        }
+    }
+
+    fn records(&self, records: Arc<dyn Records>) -> Arc<dyn Records> {
+        match self.retries {
+            Some(policy) => Arc::new(Retrying::new(records, policy)),
+            None => records,
+        }
+    }
+}
+
+/// A backend's repositories, each wrapped.
+struct WrappedRepos {
+    backend: Arc<dyn ManyRepos>,
+    records: Arc<dyn Records>,
+    wrapping: Arc<Wrapping>,
+}
+
+impl Repositories for WrappedRepos {
+    fn repository(&self, name: &Repo) -> Repository {
+        let (store, untag) = self.backend.in_repo(name.clone());
+        Repository::new(
+            name.clone(),
+            self.wrapping.store(store),
+            self.wrapping.untag(untag),
+            self.records.clone(),
+        )
+    }
+
+    fn records(&self) -> Arc<dyn Records> {
+        self.records.clone()
+    }
+}
+
 fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
     let is_remote = !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_));
     let metrics = Arc::new(Counters::default());
@@ -306,31 +416,39 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         concurrency: options.concurrency,
         bandwidth: options.bandwidth,
     };
-    let (mut store, mut untag, mut sweep) = (backend.store, backend.untag, backend.sweep);
-    // Trouble with a folder does not go away by itself.
-    if is_remote {
-        let policy = options.policy();
-        store = Arc::new(Retrying::new(store, policy));
-        untag = untag.map(|u| -> Arc<dyn Untag> { Arc::new(Retrying::new(u, policy)) });
-        sweep = sweep.map(|s| -> Arc<dyn Sweep> { Arc::new(Retrying::new(s, policy)) });
-    }
-    store = Arc::new(Verified::new(store));
-    store = Arc::new(Limited::new(store, limits));
-    if options.read_only {
-        store = Arc::new(ReadOnly::new(store));
-    }
-    store = Arc::new(Named::new(store, &url.to_string()));
-    store = Arc::new(Metered::new(store, metrics.clone()));
+    let wrapping = Arc::new(Wrapping {
+        retries: is_remote.then(|| options.policy()),
+        verified: options.verified,
+        read_only: options.read_only,
+        limits: Limited::new(backend.store.clone(), limits),
+        name: url.to_string(),
+        metrics: metrics.clone(),
+    });
     let writable = !options.read_only && !backend.read_only;
+    let repositories = backend.many.filter(|_| writable).map(|(many, records)| {
+        let repos = WrappedRepos {
+            backend: many,
+            records: wrapping.records(records),
+            wrapping: wrapping.clone(),
+        };
+        Arc::new(repos) as Arc<dyn Repositories>
+    });
     Opened {
-        store,
+        store: wrapping.store(backend.store),
         meet: backend.meet,
-        untag: untag.filter(|_| writable),
-        sweep: sweep.filter(|_| writable),
+        untag: backend
+            .untag
+            .filter(|_| writable)
+            .map(|u| wrapping.untag(u)),
+        sweep: backend
+            .sweep
+            .filter(|_| writable)
+            .map(|s| wrapping.sweep(s)),
         spool_dir: backend.spool_dir,
         url,
         metrics,
         ranged: backend.ranged,
+        repositories,
     }
 }
 

@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    records::Listed,
+};
 use crate::fs;
 
 pub(super) mod blobs;
@@ -187,6 +190,31 @@ impl Tree {
                 .collect())
         };
         names().map_err(|e| Error::io(op, e))
+    }
+
+    /// The files in the folder `key`, which ends in `/`, sorted by name; none where there is no folder.
+    pub(super) fn list_files(&self, op: &'static str, key: &str) -> Result<Vec<Listed>> {
+        let files = || -> fs::Result<Vec<Listed>> {
+            let Some(dir) = fs::Dir::open_if_there(self.path(key))? else {
+                return Ok(Vec::new());
+            };
+            let mut files = Vec::new();
+            for item in dir.list()? {
+                let Ok(name) = std::str::from_utf8(&item.name) else {
+                    continue;
+                };
+                // What went away meanwhile is not listed.
+                if let Some(stat) = dir.stat(&item.name)?.filter(fs::Stat::is_file) {
+                    files.push(Listed {
+                        key: format!("{key}{name}"),
+                        size: stat.size,
+                        modified: Some(stat.mtime),
+                    });
+                }
+            }
+            Ok(files)
+        };
+        files().map_err(|e| Error::io(op, e))
     }
 
     /// The folder that `key` lies in, made where it is missing, and the key's last name.

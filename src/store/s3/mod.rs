@@ -27,6 +27,7 @@ mod location;
 mod multipart;
 mod patience;
 mod put;
+mod records;
 mod sweep;
 mod tags;
 

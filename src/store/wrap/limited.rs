@@ -101,6 +101,17 @@ impl Limited {
         }
     }
 
+    /// Limits what is asked of `inner` together with what is asked of this one.
+    #[must_use]
+    pub fn beside(&self, inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            places: self.places.clone(),
+            down: self.down.clone(),
+            up: self.up.clone(),
+        }
+    }
+
     async fn place(&self) -> OwnedSemaphorePermit {
         let place = self.places.clone().acquire_owned().await;
         place.expect("the semaphore is never closed")

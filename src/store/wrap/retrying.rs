@@ -16,8 +16,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
-        Store, StoredBlob, Sweep, TagStore, Untag,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Records, Resolved,
+        Result, Store, StoredBlob, Sweep, TagStore, Untag, keys::Repo, records::Listed,
     },
 };
 
@@ -349,6 +349,35 @@ impl Untag for Retrying<dyn Untag> {
         let (there, failed) = self.ask("remove tag", || self.inner.untag(tag)).await?;
         // A try that seemed to fail may have removed it.
         Ok(there || failed > 0)
+    }
+}
+
+#[async_trait]
+impl Records for Retrying<dyn Records> {
+    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        let read = self.ask("read record", || self.inner.read_record(key, limit));
+        Ok(read.await?.0)
+    }
+
+    async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
+        // Not `ask`: a piece of an upload may take its time, and the backend watches for stalls.
+        self.run(|| self.inner.write_record(key, bytes.clone()))
+            .await?;
+        Ok(())
+    }
+
+    async fn remove_record(&self, key: &str) -> Result<()> {
+        let removed = self.ask("remove record", || self.inner.remove_record(key));
+        removed.await?;
+        Ok(())
+    }
+
+    async fn list_records(&self, folder: &str) -> Result<Vec<Listed>> {
+        Ok(self.run(|| self.inner.list_records(folder)).await?.0)
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        Ok(self.run(|| self.inner.repositories()).await?.0)
     }
 }
 

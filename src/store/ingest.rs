@@ -1,0 +1,380 @@
+//! Uploads that a daemon has begun to receive: bytes are appended and hashed as they come, and survive its restart.
+//!
+//! Each lies in `uploads/<id>` (see [`super::keys`]). It becomes a [`Spool`], so that a store on the same file system takes
+//! it over without a copy.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    ops::Range,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc};
+
+use super::{
+    ByteStream, Spool,
+    error::{Error, ErrorKind, Result},
+    keys::Repo,
+};
+use crate::{
+    digest::{Sha256, Sha256Hasher},
+    fs, task,
+};
+
+/// Bytes that are gathered before they are written and hashed: bounds the memory of an upload to about four times this.
+const BATCH_BYTES: usize = 128 << 10;
+/// How long a request waits for another one of the same upload.
+const BUSY: Duration = Duration::from_secs(10);
+/// What the files are called.
+const PREFIX: &str = "up-";
+
+/// Names an upload and binds it to its repository.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UploadId {
+    random: [u8; 16],
+    repo: [u8; 4],
+}
+
+impl UploadId {
+    fn new(repo: &Repo) -> Self {
+        let mut random = [0; 16];
+        // Not a secret: who may push to the repository may go on with its uploads.
+        random
+            .chunks_mut(8)
+            .for_each(|c| c.copy_from_slice(&fastrand::u64(..).to_le_bytes()));
+        Self {
+            random,
+            repo: mark_of(repo),
+        }
+    }
+
+    /// Says whether it was begun in `repo`.
+    pub fn is_of(&self, repo: &Repo) -> bool {
+        self.repo == mark_of(repo)
+    }
+}
+
+fn mark_of(repo: &Repo) -> [u8; 4] {
+    let Sha256(hash) = Sha256::of(repo.as_str().as_bytes());
+    [hash[0], hash[1], hash[2], hash[3]]
+}
+
+impl std::fmt::Display for UploadId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}-{}",
+            const_hex::encode(self.random),
+            const_hex::encode(self.repo)
+        )
+    }
+}
+
+impl FromStr for UploadId {
+    type Err = ();
+
+    fn from_str(s: &str) -> std::result::Result<Self, ()> {
+        let (random, repo) = s.split_once('-').ok_or(())?;
+        let id = Self {
+            random: const_hex::decode_to_array(random).map_err(drop)?,
+            repo: const_hex::decode_to_array(repo).map_err(drop)?,
+        };
+        // One upload, one name.
+        (id.to_string() == s).then_some(id).ok_or(())
+    }
+}
+
+/// What became of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// So many bytes have come by now.
+    Size(u64),
+    /// The range does not begin where the upload ends, at this many bytes; nothing was appended.
+    OutOfOrder(u64),
+    /// The body was not as long as its range; what came of it is kept.
+    WrongLength(u64),
+    /// There is no such upload.
+    Unknown,
+}
+
+/// All uploads of one folder.
+pub struct Ingests {
+    dir: PathBuf,
+    open: Mutex<HashMap<UploadId, Arc<AsyncMutex<Session>>>>,
+}
+
+/// One upload. Its file may be longer than `size` after a write that failed.
+struct Session {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    hasher: Sha256Hasher,
+}
+
+fn io_at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |e| Error::io("upload", fs::Error::new(what, path, e))
+}
+
+impl Session {
+    fn create(path: &Path) -> Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(io_at(path, "create"))?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            size: 0,
+            hasher: Sha256Hasher::default(),
+        })
+    }
+
+    /// Opens what an earlier process left, and hashes it anew.
+    fn reopen(path: &Path) -> Result<Option<Self>> {
+        let mut file = match File::options().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_at(path, "open")(e)),
+        };
+        let mut hasher = Sha256Hasher::default();
+        let (mut buf, mut size) = (vec![0; BATCH_BYTES], 0);
+        loop {
+            let n = file.read(&mut buf).map_err(io_at(path, "read"))?;
+            if n == 0 {
+                break;
+            }
+            hasher.update(&buf[..n]);
+            size += n as u64;
+        }
+        Ok(Some(Self {
+            file,
+            path: path.to_owned(),
+            size,
+            hasher,
+        }))
+    }
+
+    fn write(&mut self, pieces: &[Bytes]) -> Result<()> {
+        for piece in pieces {
+            if let Err(e) = self.file.write_all(piece) {
+                // Back to where the hash is, or what is appended next would be damaged.
+                let back = self.file.set_len(self.size);
+                let back = back.and_then(|()| self.file.seek(SeekFrom::Start(self.size)));
+                back.map_err(io_at(&self.path, "shorten"))?;
+                return Err(io_at(&self.path, "write")(e));
+            }
+            self.hasher.update(piece);
+            self.size += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Ingests {
+    /// Uploads in `dir`, which is made where it is missing.
+    pub fn open(dir: &Path) -> Result<Self> {
+        fs::make_dirs(dir).map_err(|e| Error::io("open", e))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            open: Mutex::default(),
+        })
+    }
+
+    fn path(&self, id: &UploadId) -> PathBuf {
+        self.dir.join(format!("{PREFIX}{id}"))
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<AsyncMutex<Session>>>> {
+        // Nothing can panic while it is held.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an upload to `repo`.
+    pub async fn begin(&self, repo: &Repo) -> Result<UploadId> {
+        let id = UploadId::new(repo);
+        let path = self.path(&id);
+        let session = task::blocking(move || Session::create(&path)).await?;
+        self.sessions()
+            .insert(id.clone(), Arc::new(AsyncMutex::new(session)));
+        Ok(id)
+    }
+
+    /// The upload's own lock, which its other requests wait for.
+    async fn lock(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<Session>>> {
+        let there = self.sessions().get(id).cloned();
+        let session = match there {
+            Some(session) => session,
+            None => {
+                let path = self.path(id);
+                let Some(found) = task::blocking(move || Session::reopen(&path)).await? else {
+                    return Ok(None);
+                };
+                let found = Arc::new(AsyncMutex::new(found));
+                self.sessions().entry(id.clone()).or_insert(found).clone()
+            }
+        };
+        match tokio::time::timeout(BUSY, session.lock_owned()).await {
+            Ok(guard) => Ok(Some(guard)),
+            Err(_) => Err(Error::new(
+                ErrorKind::Conflict,
+                "upload",
+                "another request is still sending to this upload",
+            )
+            .at("", id)),
+        }
+    }
+
+    /// How many bytes of an upload have come; `None` if there is no such upload.
+    pub async fn size(&self, id: &UploadId) -> Result<Option<u64>> {
+        Ok(self.lock(id).await?.map(|s| s.size))
+    }
+
+    /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body.
+    ///
+    /// What came before an error, or before the future was dropped, is kept, so that the sender can go on from there.
+    pub async fn append(
+        &self,
+        id: &UploadId,
+        range: Option<Range<u64>>,
+        body: ByteStream,
+    ) -> Result<Appended> {
+        let Some(session) = self.lock(id).await? else {
+            return Ok(Appended::Unknown);
+        };
+        if let Some(range) = &range
+            && range.start != session.size
+        {
+            return Ok(Appended::OutOfOrder(session.size));
+        }
+        let limit = range.as_ref().map(|r| r.end - r.start);
+        let (sender, mut pieces) = mpsc::channel::<Vec<Bytes>>(1);
+        // The thread owns the lock: if the request goes away, it ends with the channel and the upload is whole.
+        let writer = task::spawn(
+            "ingest",
+            task::blocking(move || {
+                let mut session = session;
+                let mut done = Ok(());
+                while let Some(batch) = pieces.blocking_recv() {
+                    done = session.write(&batch);
+                    if done.is_err() {
+                        break;
+                    }
+                }
+                (session.size, done)
+            }),
+        );
+        let sent = send(body, limit, &sender).await;
+        drop(sender);
+        let (size, written) = writer.join().await;
+        written?;
+        let sent = sent?;
+        Ok(match limit {
+            Some(limit) if limit != sent => Appended::WrongLength(size),
+            _ => Appended::Size(size),
+        })
+    }
+
+    /// Ends an upload: its bytes, with their SHA-256. `None` if there is no such upload.
+    pub async fn finish(&self, id: &UploadId) -> Result<Option<Spool>> {
+        let Some(session) = self.lock(id).await? else {
+            return Ok(None);
+        };
+        self.sessions().remove(id);
+        task::blocking(move || {
+            let digest = session.hasher.clone().finish().into();
+            let file = session.file.try_clone();
+            let file = file.map_err(io_at(&session.path, "open"))?;
+            Spool::adopt(file, &session.path, digest, session.size).map(Some)
+        })
+        .await
+    }
+
+    /// Ends an upload and forgets its bytes; `false` if there was none.
+    pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
+        Ok(self.finish(id).await?.is_some())
+    }
+
+    /// Removes uploads to which nothing came for `age`; says how many.
+    pub async fn expire(&self, age: Duration) -> Result<u64> {
+        let dir = self.dir.clone();
+        let now = SystemTime::now();
+        let old = task::blocking(move || -> io::Result<Vec<String>> {
+            let mut old = Vec::new();
+            for item in std::fs::read_dir(&dir)? {
+                let item = item?;
+                let name = item.file_name().to_string_lossy().into_owned();
+                let modified = item.metadata().and_then(|m| m.modified());
+                let idle = modified.ok().and_then(|m| now.duration_since(m).ok());
+                if let Some(id) = name.strip_prefix(PREFIX)
+                    && idle.is_some_and(|idle| idle > age)
+                {
+                    old.push(id.to_owned());
+                }
+            }
+            Ok(old)
+        })
+        .await
+        .map_err(io_at(&self.dir, "list"))?;
+        let mut count = 0;
+        for id in old {
+            if let Ok(id) = id.parse()
+                && self.cancel(&id).await?
+            {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Sends a body to the writer in batches; the count of bytes sent. More than `limit` bytes are an error.
+async fn send(
+    mut body: ByteStream,
+    limit: Option<u64>,
+    to: &mpsc::Sender<Vec<Bytes>>,
+) -> Result<u64> {
+    let (mut batch, mut gathered, mut sent) = (Vec::new(), 0, 0);
+    let mut end = Ok(());
+    loop {
+        match body.try_next().await {
+            Ok(Some(piece)) => {
+                sent += piece.len() as u64;
+                if limit.is_some_and(|limit| sent > limit) {
+                    end = Err(Error::new(
+                        ErrorKind::Invalid,
+                        "upload",
+                        "more bytes came than its range says",
+                    ));
+                    break;
+                }
+                gathered += piece.len();
+                batch.push(piece);
+                if gathered >= BATCH_BYTES {
+                    gathered = 0;
+                    // The writer only goes away with an error of its own, which is the one to tell.
+                    if to.send(std::mem::take(&mut batch)).await.is_err() {
+                        return Ok(sent);
+                    }
+                }
+            }
+            Ok(None) => break,
+            Err(e) => {
+                end = Err(e);
+                break;
+            }
+        }
+    }
+    if !batch.is_empty() {
+        let _ = to.send(batch).await;
+    }
+    end.map(|()| sent)
+}

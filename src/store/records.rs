@@ -1,0 +1,43 @@
+//! The small records that a registry keeps beside blobs and tags: what [`super::keys`] lists below `r/`, and pieces of
+//! unfinished uploads.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{error::Result, keys::Repo};
+use crate::entry::Time;
+
+/// A record as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key, whole.
+    pub key: String,
+    /// Count of its bytes.
+    pub size: u64,
+    /// When it was last written, by the store's clock; `None` where the store does not say.
+    pub modified: Option<Time>,
+}
+
+/// Ability: records by key, each written whole or not at all.
+///
+/// Keys are those that [`super::keys`] makes. A record is durable and visible to every node when `write_record` returns.
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// Reads one of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` for a longer one.
+    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>>;
+
+    /// Writes one over whatever is there.
+    async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()>;
+
+    /// Removes one; what is not there is removed already.
+    async fn remove_record(&self, key: &str) -> Result<()>;
+
+    /// All records directly below `folder`, which ends in `/`; sorted by key.
+    async fn list_records(&self, folder: &str) -> Result<Vec<Listed>>;
+
+    /// Every repository that has anything, sorted.
+    async fn repositories(&self) -> Result<Vec<Repo>>;
+}

@@ -1,0 +1,259 @@
+//! One repository as a registry sees it: what of the common blobs it shows, its manifests, tags and referrers.
+//!
+//! Bytes are stored once for all repositories (design §8, "one copy"): a blob is in every repository of the store until it
+//! is deleted there. A deletion leaves a tombstone that hides it from that repository until it is uploaded or mounted there
+//! again. A manifest is in a repository if its record is.
+
+use std::{ops::Range, sync::Arc};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    Body, ByteStream, Expect, Published, Put, Records, Resolved, Store, Untag,
+    error::{Error, ErrorKind, Result},
+    keys::{self, Repo},
+    record,
+};
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
+    digest::Digest,
+};
+
+/// Records that are read at once.
+const AT_ONCE: usize = 16;
+
+/// A repository of a store that holds many.
+#[derive(Clone)]
+pub struct Repository {
+    name: Repo,
+    store: Arc<dyn Store>,
+    untag: Arc<dyn Untag>,
+    records: Arc<dyn Records>,
+}
+
+impl Repository {
+    /// Puts a repository together; `store` and `untag` are of its tags.
+    pub(super) fn new(
+        name: Repo,
+        store: Arc<dyn Store>,
+        untag: Arc<dyn Untag>,
+        records: Arc<dyn Records>,
+    ) -> Self {
+        Self {
+            name,
+            store,
+            untag,
+            records,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Repo {
+        &self.name
+    }
+
+    /// Its blobs and tags, as the verbs of the command line use them; tombstones do not count there.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Says whether anything was ever put here and not taken away again.
+    pub async fn exists(&self) -> Result<bool> {
+        let manifests = keys::manifests_prefix(&self.name);
+        Ok(!self.records.list_records(&manifests).await?.is_empty()
+            || !self.store.tags("").await?.is_empty())
+    }
+
+    /// The size of a blob that this repository shows.
+    pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<u64>> {
+        let (size, gone) = tokio::try_join!(self.store.stat(digest), self.is_gone(digest))?;
+        Ok(size.filter(|_| !gone))
+    }
+
+    /// The bytes of `range` of a blob; tombstones are asked for by [`Self::stat_blob`].
+    pub async fn get_blob(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        self.store.get(desc, range).await
+    }
+
+    /// Stores a blob and shows it here.
+    pub async fn put_blob(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let done = self.store.put(desc, body).await?;
+        self.show(&desc.digest).await?;
+        Ok(done)
+    }
+
+    /// Shows a blob that the store holds; `false` if it holds none.
+    pub async fn mount_blob(&self, digest: &Digest) -> Result<bool> {
+        if self.store.stat(digest).await?.is_none() {
+            return Ok(false);
+        }
+        self.show(digest).await?;
+        Ok(true)
+    }
+
+    /// Hides a blob from this repository; `false` if it shows none. The bytes stay until a sweep finds that nobody needs them.
+    pub async fn delete_blob(&self, digest: &Digest) -> Result<bool> {
+        if self.stat_blob(digest).await?.is_none() {
+            return Ok(false);
+        }
+        let key = keys::gone(&self.name, digest);
+        self.records.write_record(&key, "{}".into()).await?;
+        Ok(true)
+    }
+
+    async fn is_gone(&self, digest: &Digest) -> Result<bool> {
+        let key = keys::gone(&self.name, digest);
+        let tombstone = self.records.read_record(&key, record::MAX_BYTES).await?;
+        Ok(tombstone.is_some())
+    }
+
+    async fn show(&self, digest: &Digest) -> Result<()> {
+        if self.is_gone(digest).await? {
+            let key = keys::gone(&self.name, digest);
+            self.records.remove_record(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// A manifest by tag or digest.
+    ///
+    /// # Errors
+    /// `Corrupt` for one whose record or bytes are lost or damaged.
+    pub async fn manifest(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        match reference {
+            Reference::Tag(_) => self.store.resolve(reference).await,
+            Reference::Digest(digest) => self.manifest_by_digest(digest).await,
+        }
+    }
+
+    async fn manifest_by_digest(&self, digest: &Digest) -> Result<Option<Resolved>> {
+        let Some(known) = self.known(digest).await? else {
+            return Ok(None);
+        };
+        let lost = |why: &str| Err(Error::new(ErrorKind::Corrupt, "resolve", why).at("", digest));
+        if known.size > MAX_MANIFEST_BYTES {
+            return lost("its record says that it is longer than any manifest");
+        }
+        let desc = Descriptor::new(&known.media_type, *digest, known.size);
+        let Some(stream) = self.store.get(&desc, 0..desc.size).await? else {
+            return lost("its bytes are gone");
+        };
+        let bytes: Vec<u8> = stream
+            .try_fold(Vec::new(), |mut all, piece| async move {
+                all.extend_from_slice(&piece);
+                Ok(all)
+            })
+            .await?;
+        if !digest.matches(&bytes) {
+            return lost("its bytes are damaged");
+        }
+        Ok(Some(Resolved {
+            manifest: Manifest {
+                media_type: known.media_type,
+                bytes: bytes.into(),
+                digest: *digest,
+            },
+            version: None,
+            modified: None,
+        }))
+    }
+
+    /// What is known of a manifest of this repository.
+    pub async fn known(&self, digest: &Digest) -> Result<Option<record::Manifested>> {
+        let key = keys::manifest(&self.name, digest);
+        match self.records.read_record(&key, record::MAX_BYTES).await? {
+            Some(bytes) => record::decode("resolve", &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Stores a manifest and makes all of `tags` point at it, one after the other. What it names must be there already.
+    pub async fn put_manifest(&self, manifest: &Manifest, tags: &[Tag]) -> Result<()> {
+        if tags.is_empty() {
+            self.publish(manifest, None).await?;
+        }
+        for tag in tags {
+            self.publish(manifest, Some(tag)).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, manifest: &Manifest, tag: Option<&Tag>) -> Result<()> {
+        match self
+            .store
+            .publish(manifest, tag, &Expect::Anything)
+            .await?
+        {
+            Published::Done => Ok(()),
+            // Nothing was expected, so only a store that contradicts itself says so.
+            Published::Conflict => Err(Error::new(
+                ErrorKind::Conflict,
+                "publish",
+                "the tag changed while it was written",
+            )),
+        }
+    }
+
+    /// Removes a tag and the parts it is merged from; `false` if there was none.
+    pub async fn delete_tag(&self, tag: &Tag) -> Result<bool> {
+        // The parts first: as long as the tag stands, a deletion that was cut short can be asked for again.
+        let prefix = keys::parts_prefix(&self.name, tag);
+        let mut any = false;
+        for part in self.records.list_records(&prefix).await? {
+            self.records.remove_record(&part.key).await?;
+            any = true;
+        }
+        Ok(self.untag.untag(tag).await? || any)
+    }
+
+    /// Removes a manifest and every tag and part that points at it; `false` if there was none. Its bytes stay until a sweep.
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool> {
+        let Some(known) = self.known(digest).await? else {
+            return Ok(false);
+        };
+        for tag in self.tags_at(digest).await? {
+            self.untag.untag(&tag).await?;
+        }
+        if let Some(subject) = known.subject {
+            let key = keys::referrer(&self.name, &subject.digest, digest);
+            self.records.remove_record(&key).await?;
+        }
+        let key = keys::manifest(&self.name, digest);
+        self.records.remove_record(&key).await?;
+        Ok(true)
+    }
+
+    /// The tags that point at a manifest.
+    async fn tags_at(&self, digest: &Digest) -> Result<Vec<Tag>> {
+        let tags = self.tags().await?;
+        let found = stream::iter(tags).map(|tag| async move {
+            let key = keys::tag(&self.name, &tag);
+            let bytes = self.records.read_record(&key, record::MAX_BYTES).await?;
+            let at = bytes.and_then(|b| record::decode::<record::Tagged>("list", &b).ok());
+            Ok(at.filter(|t| t.digest == *digest).map(|_| tag))
+        });
+        found
+            .buffered(AT_ONCE)
+            .try_filter_map(|tag| async move { Ok(tag) })
+            .try_collect()
+            .await
+    }
+
+    /// All tags, sorted by bytes.
+    pub async fn tags(&self) -> Result<Vec<Tag>> {
+        self.store.tags("").await
+    }
+
+    /// The digests of the manifests whose subject is `subject`, sorted by their text.
+    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Digest>> {
+        let prefix = keys::referrers_prefix(&self.name, subject);
+        let listed = self.records.list_records(&prefix).await?;
+        Ok(listed
+            .iter()
+            .filter_map(|r| match keys::parse(&r.key)? {
+                keys::Key::Referrer(_, _, digest) => Some(digest),
+                _ => None,
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,61 @@
+//! Records: small objects by their keys.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{S3, put::Condition};
+use crate::store::{
+    error::Result,
+    keys::{self, Repo},
+    records::{Listed, Records},
+};
+
+#[async_trait]
+impl Records for S3 {
+    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        let read = self.wire.read("read record", key, limit).await;
+        Ok(read.map_err(|e| e.at(&self.wire.url, key))?.map(|r| r.bytes))
+    }
+
+    async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let written = self.wire.write("write record", key, bytes, Condition::None);
+        written.await.map_err(|e| e.at(&self.wire.url, key))
+    }
+
+    async fn remove_record(&self, key: &str) -> Result<()> {
+        let removed = self.wire.delete("remove record", key).await;
+        removed.map_err(|e| e.at(&self.wire.url, key))
+    }
+
+    async fn list_records(&self, folder: &str) -> Result<Vec<Listed>> {
+        let listed = self.wire.list("list records", folder).await;
+        let listed = listed.map_err(|e| e.at(&self.wire.url, folder))?;
+        let mut found: Vec<Listed> = listed
+            .into_iter()
+            .filter(|o| {
+                let below = o.key.strip_prefix(folder);
+                below.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+            })
+            .map(|o| Listed {
+                key: o.key,
+                size: o.size,
+                modified: o.modified,
+            })
+            .collect();
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        let folders = self.wire.folders("list", keys::REPOSITORIES).await;
+        let folders = folders.map_err(|e| e.at(&self.wire.url, "repositories"))?;
+        let mut repos: Vec<Repo> = folders
+            .iter()
+            .filter_map(|f| f.strip_prefix(keys::REPOSITORIES)?.strip_suffix('/'))
+            .filter_map(Repo::unescape)
+            .collect();
+        repos.sort_unstable();
+        repos.dedup();
+        Ok(repos)
+    }
+}
