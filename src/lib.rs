@@ -14,6 +14,7 @@
 pub mod artifact;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod digest;
 pub mod entry;
 pub mod fs;
@@ -21,6 +22,7 @@ pub mod ops;
 pub mod pack;
 pub mod progress;
 pub mod redact;
+pub mod serve;
 pub mod source;
 pub mod store;
 pub mod task;

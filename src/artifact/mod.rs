@@ -11,6 +11,7 @@ pub mod descriptor;
 pub mod fold;
 pub mod media;
 pub mod name;
+pub mod outline;
 pub mod reference;
 pub mod snapshot;
 pub mod toc;

@@ -22,6 +22,17 @@ use crate::{
 /// Records that are read at once.
 const AT_ONCE: usize = 16;
 
+/// Whether content is in a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// As a blob or a manifest.
+    There,
+    /// The store has no such bytes.
+    Missing,
+    /// It was deleted here.
+    Deleted,
+}
+
 /// A repository of a store that holds many.
 #[derive(Clone)]
 pub struct Repository {
@@ -70,8 +81,22 @@ impl Repository {
         Ok(size.filter(|_| !gone))
     }
 
+    /// Says whether content is here; a manifest's bytes are a blob too.
+    pub async fn presence(&self, digest: &Digest) -> Result<Presence> {
+        let (size, gone) = tokio::try_join!(self.store.stat(digest), self.is_gone(digest))?;
+        Ok(match (size, gone) {
+            (_, true) => Presence::Deleted,
+            (None, false) => Presence::Missing,
+            (Some(_), false) => Presence::There,
+        })
+    }
+
     /// The bytes of `range` of a blob; tombstones are asked for by [`Self::stat_blob`].
-    pub async fn get_blob(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+    pub async fn get_blob(
+        &self,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
         self.store.get(desc, range).await
     }
 
@@ -179,11 +204,7 @@ impl Repository {
     }
 
     async fn publish(&self, manifest: &Manifest, tag: Option<&Tag>) -> Result<()> {
-        match self
-            .store
-            .publish(manifest, tag, &Expect::Anything)
-            .await?
-        {
+        match self.store.publish(manifest, tag, &Expect::Anything).await? {
             Published::Done => Ok(()),
             // Nothing was expected, so only a store that contradicts itself says so.
             Published::Conflict => Err(Error::new(

@@ -1,0 +1,51 @@
+//! From a configuration to what answers requests.
+
+use std::{path::Path, sync::Arc};
+
+use axum::{
+    body::Body,
+    http::{Request, Response, StatusCode},
+};
+
+use super::listen::Handler;
+use crate::{
+    serve::registry::Registry,
+    store::{
+        self,
+        ingest::Ingests,
+        open::{Options, StoreUrl},
+    },
+};
+
+/// Builds what answers requests; binds nothing.
+pub async fn build(url: &StoreUrl, options: &Options, state: &Path) -> store::Result<Handler> {
+    let opened = store::open::open(url, options).await?;
+    let repositories = opened.repositories.clone().ok_or_else(|| {
+        store::Error::new(
+            store::ErrorKind::Unsupported,
+            "open",
+            "this kind of store cannot stand behind a daemon yet; use disk: or s3:",
+        )
+        .at(&opened.url.to_string(), "")
+    })?;
+    let uploads = opened
+        .spool_dir
+        .clone()
+        .unwrap_or_else(|| state.join("uploads"));
+    let ingests = Arc::new(Ingests::open(&uploads)?);
+    let registry = Arc::new(Registry::new(repositories, ingests));
+    Ok(Arc::new(move |request: Request<Body>| {
+        let registry = registry.clone();
+        Box::pin(async move {
+            let path = request.uri().path();
+            if path == "/v2" || path.starts_with("/v2/") {
+                return registry.handle(request).await;
+            }
+            let mut response = Response::new(Body::empty());
+            if !matches!(path, "/readyz" | "/livez" | "/startupz") {
+                *response.status_mut() = StatusCode::NOT_FOUND;
+            }
+            response
+        })
+    }))
+}

@@ -1,0 +1,171 @@
+//! What goes wrong, in the terms of the distribution spec ("Error Codes"): one table from kinds to codes and statuses.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+};
+use serde_json::json;
+
+use crate::store;
+
+/// An error code of the spec; `Unavailable` and `Full` are ours, for what it has no code for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the spec's words")]
+pub(super) enum Code {
+    BlobUnknown,
+    BlobUploadInvalid,
+    BlobUploadUnknown,
+    DigestInvalid,
+    ManifestBlobUnknown,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    SizeInvalid,
+    Unauthorized,
+    Denied,
+    Unsupported,
+    Unavailable,
+    Full,
+}
+
+impl Code {
+    /// As it is written.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
+            Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
+            Self::ManifestInvalid => "MANIFEST_INVALID",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::SizeInvalid => "SIZE_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Denied => "DENIED",
+            Self::Unsupported => "UNSUPPORTED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Full => "INSUFFICIENT_STORAGE",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::BlobUnknown
+            | Self::BlobUploadUnknown
+            | Self::ManifestUnknown
+            | Self::NameUnknown => StatusCode::NOT_FOUND,
+            Self::BlobUploadInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::DigestInvalid
+            | Self::ManifestBlobUnknown
+            | Self::ManifestInvalid
+            | Self::NameInvalid
+            | Self::SizeInvalid => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+}
+
+/// A request that is not answered as asked.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// Why, as a code.
+    pub code: Code,
+    /// Why, in words for the client: without paths of this machine or names of stores.
+    pub message: String,
+    /// Another status than the code's own.
+    pub status: Option<StatusCode>,
+    /// Headers that belong to it.
+    pub headers: Vec<(header::HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    /// A refusal with the code's own status.
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            status: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// Answers with another status.
+    #[must_use]
+    pub(super) fn status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub(super) fn header(
+        mut self,
+        name: header::HeaderName,
+        value: impl TryInto<HeaderValue>,
+    ) -> Self {
+        if let Ok(value) = value.try_into() {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// The answer to trouble at the store below. `corrupt` is the code of what the client would see: damage is a miss to a
+    /// reader, a wrong digest to a writer.
+    pub(super) fn of_store(error: &store::Error, corrupt: Code) -> Self {
+        use store::ErrorKind as Kind;
+        let (code, words) = match error.kind {
+            Kind::Corrupt => (corrupt, error.message.as_str()),
+            Kind::Invalid => (Code::SizeInvalid, error.message.as_str()),
+            Kind::Conflict => (Code::BlobUploadInvalid, error.message.as_str()),
+            Kind::Full => (Code::Full, "there is no room left in the store"),
+            Kind::Denied | Kind::Unauthenticated | Kind::Unsupported => (
+                Code::Denied,
+                "the store behind this registry refuses it; its log says why",
+            ),
+            Kind::NoSuchStore | Kind::Throttled | Kind::Timeout | Kind::Unavailable | Kind::Io => (
+                Code::Unavailable,
+                "the store behind this registry does not answer; its log says why",
+            ),
+        };
+        let refusal = Self::new(code, words);
+        match error.kind {
+            Kind::Conflict => refusal.status(StatusCode::CONFLICT),
+            _ if code == Code::Unavailable => refusal.header(header::RETRY_AFTER, "5"),
+            _ => refusal,
+        }
+    }
+
+    /// The status it is answered with.
+    pub(super) fn status_code(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| self.code.status())
+    }
+
+    /// The response.
+    pub(super) fn response(self) -> Response<Body> {
+        let errors = json!({"errors": [{"code": self.code.text(), "message": self.message}]});
+        let mut response = Response::new(Body::from(errors.to_string()));
+        *response.status_mut() = self.status_code();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        for (name, value) in self.headers {
+            headers.append(name, value);
+        }
+        response
+    }
+}
+
+impl From<store::Error> for Refusal {
+    fn from(e: store::Error) -> Self {
+        Self::of_store(&e, Code::DigestInvalid)
+    }
+}

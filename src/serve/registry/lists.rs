@@ -1,0 +1,146 @@
+//! Lists: tags, and the manifests that refer to one.
+
+use axum::http::{StatusCode, header, request::Parts, response::Builder};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::json;
+
+use super::{
+    Answer, Registry,
+    error::{Code, Refusal},
+    http::{OCI_FILTERS, answer, finish, param},
+};
+use crate::{
+    artifact::{Descriptor, Reference, media, outline::Outline},
+    digest::Digest,
+    store::{Repository, keys::Repo},
+};
+
+/// Most entries of a page of tags; asked for more, or for no count, that many are given.
+const MAX_TAGS: usize = 10_000;
+/// Bytes of descriptors after which a page of referrers ends: clients take manifests of 4 MiB at most.
+const MAX_REFERRERS_BYTES: usize = 3 << 20;
+/// Manifests that are read at once.
+const AT_ONCE: usize = 8;
+
+fn count(parts: &Parts) -> Result<usize, Refusal> {
+    match param(parts.uri.query(), "n") {
+        None => Ok(MAX_TAGS),
+        Some(n) => match n.parse::<usize>() {
+            Ok(n) => Ok(n.min(MAX_TAGS)),
+            Err(_) => Err(
+                Refusal::new(Code::Unsupported, format!("`n={n}` is not a count"))
+                    .status(StatusCode::BAD_REQUEST),
+            ),
+        },
+    }
+}
+
+/// Says where the next page is.
+fn next(builder: Builder, path: &str, query: &[(&str, &str)]) -> Builder {
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(query)
+        .finish();
+    builder.header(header::LINK, format!("<{path}?{query}>; rel=\"next\""))
+}
+
+impl Registry {
+    pub(super) async fn list_tags(&self, repo: &Repo, parts: &Parts) -> Answer {
+        let n = count(parts)?;
+        let last = param(parts.uri.query(), "last");
+        let repository = self.repository(repo);
+        let tags = repository.tags().await?;
+        if tags.is_empty() && !repository.exists().await? {
+            let why = format!("there is no repository {repo} here");
+            return Err(Refusal::new(Code::NameUnknown, why));
+        }
+        let after = last.as_deref().unwrap_or_default();
+        let from = tags.partition_point(|t| t.as_str() <= after && last.is_some());
+        let rest = &tags[from..];
+        let page = &rest[..n.min(rest.len())];
+        let mut builder = answer(StatusCode::OK).header(header::CONTENT_TYPE, "application/json");
+        if let Some(end) = page.last().filter(|_| page.len() < rest.len()) {
+            let path = format!("/v2/{repo}/tags/list");
+            builder = next(
+                builder,
+                &path,
+                &[("n", &n.to_string()), ("last", end.as_str())],
+            );
+        }
+        let names: Vec<&str> = page.iter().map(crate::artifact::Tag::as_str).collect();
+        let list = json!({"name": repo.as_str(), "tags": names});
+        finish(builder, list.to_string())
+    }
+
+    pub(super) async fn list_referrers(
+        &self,
+        repo: &Repo,
+        subject: &Digest,
+        parts: &Parts,
+    ) -> Answer {
+        let query = parts.uri.query();
+        let wanted = param(query, "artifactType").filter(|t| !t.is_empty());
+        let last = param(query, "last");
+        let repository = self.repository(repo);
+        let mut digests = repository.referrers(subject).await?;
+        if let Some(last) = &last {
+            digests.retain(|d| d.to_string() > *last);
+        }
+        let mut described = stream::iter(digests)
+            .map(|digest| describe(&repository, digest))
+            .buffered(AT_ONCE);
+        let (mut page, mut bytes, mut more) = (Vec::new(), 0, None);
+        while let Some(found) = described.try_next().await? {
+            let Some((desc, length)) = found else {
+                continue;
+            };
+            if wanted.is_some() && desc.artifact_type != wanted {
+                continue;
+            }
+            if bytes + length > MAX_REFERRERS_BYTES && !page.is_empty() {
+                more = page.last().map(|d: &Descriptor| d.digest.to_string());
+                break;
+            }
+            bytes += length;
+            page.push(desc);
+        }
+        let mut builder = answer(StatusCode::OK).header(header::CONTENT_TYPE, media::IMAGE_INDEX);
+        if wanted.is_some() {
+            builder = builder.header(OCI_FILTERS, "artifactType");
+        }
+        if let Some(last) = more {
+            let path = format!("/v2/{repo}/referrers/{subject}");
+            let mut query = vec![("last", last.as_str())];
+            if let Some(wanted) = &wanted {
+                query.push(("artifactType", wanted));
+            }
+            builder = next(builder, &path, &query);
+        }
+        let index = json!({"schemaVersion": 2, "mediaType": media::IMAGE_INDEX, "manifests": page});
+        finish(builder, index.to_string())
+    }
+}
+
+/// A referrer as a list shows it (distribution spec, "Listing Referrers"), and about how long that is; `None` if it is gone.
+async fn describe(
+    repository: &Repository,
+    digest: Digest,
+) -> Result<Option<(Descriptor, usize)>, Refusal> {
+    let found = match repository.manifest(&Reference::Digest(digest)).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        Err(e) if e.kind == crate::store::ErrorKind::Corrupt => {
+            tracing::warn!(error = %e, "Referrer left out");
+            return Ok(None);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let Ok(outline) = Outline::of(&found.manifest) else {
+        return Ok(None);
+    };
+    let mut desc = found.manifest.descriptor();
+    desc.artifact_type = outline.artifact_type;
+    desc.annotations = outline.annotations;
+    let length = desc.annotations.iter().map(|(k, v)| k.len() + v.len() + 8);
+    let length = length.sum::<usize>() + 400;
+    Ok(Some((desc, length)))
+}

@@ -1,0 +1,125 @@
+//! The registry door: `/v2/`, the OCI distribution specification 1.1 and what its main branch adds.
+//!
+//! - Holds: routes, status codes, headers, the order in which clients expect things to happen.
+//! - Enters: HTTP requests of docker, BuildKit, skopeo, oras and ourselves.
+//! - Leaves: responses; blobs stream in both directions.
+//! - Deliberately absent: how bytes are kept, hashed or moved, and what a cache manifest means.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    http::{
+        HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+    },
+};
+
+mod blobs;
+mod error;
+mod http;
+mod lists;
+mod manifests;
+mod route;
+mod uploads;
+
+use crate::store::{Repository, ingest::Ingests, keys::Repo, open::Repositories};
+use error::{Code, Refusal};
+use http::{answer, finish};
+use route::Route;
+
+/// The old name of the protocol, which docker looks for.
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// Result of answering a request.
+type Answer = Result<Response<Body>, Refusal>;
+
+/// The door: stores behind it, uploads that are on their way.
+pub struct Registry {
+    repositories: Arc<dyn Repositories>,
+    ingests: Arc<Ingests>,
+}
+
+impl Registry {
+    /// A registry of all repositories of a store.
+    pub fn new(repositories: Arc<dyn Repositories>, ingests: Arc<Ingests>) -> Self {
+        Self {
+            repositories,
+            ingests,
+        }
+    }
+
+    fn repository(&self, name: &Repo) -> Repository {
+        self.repositories.repository(name)
+    }
+
+    /// Answers a request whose path begins with `/v2`. Who asks was let in before.
+    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let answered = match path(&parts).and_then(|p| Route::of(&p)) {
+            Ok(route) => self.dispatch(&route, &parts, body).await,
+            Err(refusal) => Err(refusal),
+        };
+        let mut response = answered.unwrap_or_else(Refusal::response);
+        if parts.method == Method::HEAD {
+            // What a GET would answer, without its body; the headers say how long that is.
+            *response.body_mut() = Body::empty();
+        }
+        let version = HeaderValue::from_static("registry/2.0");
+        response.headers_mut().insert(API_VERSION, version);
+        response
+    }
+
+    async fn dispatch(&self, route: &Route, parts: &Parts, body: Body) -> Answer {
+        let method = &parts.method;
+        match route {
+            Route::Base if reads(method) => base(),
+            Route::Blob(repo, digest) if reads(method) => self.get_blob(repo, digest, parts).await,
+            Route::Blob(repo, digest) if method == Method::DELETE => {
+                self.delete_blob(repo, digest).await
+            }
+            Route::Uploads(repo) if method == Method::POST => {
+                self.begin_upload(repo, parts, body).await
+            }
+            Route::Upload(repo, id) => match *method {
+                Method::GET => self.upload_status(repo, id).await,
+                Method::PATCH => self.append(repo, id, parts, body).await,
+                Method::PUT => self.finish_upload(repo, id, parts, body).await,
+                Method::DELETE => self.cancel_upload(repo, id).await,
+                _ => Err(not_allowed("GET, PATCH, PUT, DELETE")),
+            },
+            Route::Manifest(repo, reference) => match *method {
+                Method::GET | Method::HEAD => self.get_manifest(repo, reference, parts).await,
+                Method::PUT => self.put_manifest(repo, reference, parts, body).await,
+                Method::DELETE => self.delete_manifest(repo, reference).await,
+                _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
+            },
+            Route::Tags(repo) if reads(method) => self.list_tags(repo, parts).await,
+            Route::Referrers(repo, subject) if reads(method) => {
+                self.list_referrers(repo, subject, parts).await
+            }
+            Route::Base | Route::Tags(_) | Route::Referrers(..) => Err(not_allowed("GET, HEAD")),
+            Route::Blob(..) => Err(not_allowed("GET, HEAD, DELETE")),
+            Route::Uploads(_) => Err(not_allowed("POST")),
+        }
+    }
+}
+
+fn reads(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+fn base() -> Answer {
+    let builder = answer(StatusCode::OK).header(header::CONTENT_TYPE, "application/json");
+    finish(builder, "{}")
+}
+
+fn not_allowed(methods: &'static str) -> Refusal {
+    Refusal::new(Code::Unsupported, format!("this path knows {methods} only"))
+        .header(header::ALLOW, methods)
+}
+
+fn path(parts: &Parts) -> Result<std::borrow::Cow<'_, str>, Refusal> {
+    percent_encoding::percent_decode_str(parts.uri.path())
+        .decode_utf8()
+        .map_err(|_| Refusal::new(Code::NameInvalid, "the path is no text"))
+}

@@ -1,0 +1,188 @@
+//! Uploads of blobs: in one request, in chunks, streamed; mounted from another repository; resumed and cancelled.
+//!
+//! The states are those of the distribution spec, "Pushing Blobs". After a chunk out of order (416) the upload lives on;
+//! after a wrong digest it is gone.
+
+use axum::{
+    body::Body,
+    http::{Method, StatusCode, header, request::Parts, response::Builder},
+};
+
+use super::{
+    Answer, Registry,
+    error::{Code, Refusal},
+    http::{UPLOAD_UUID, answer, chunk, finish, incoming, param, text, with_digest},
+    route::{self, no_upload},
+};
+use crate::{
+    artifact::Descriptor,
+    digest::Digest,
+    store::{
+        Body as Bytes,
+        ingest::{Appended, UploadId},
+        keys::Repo,
+    },
+};
+
+/// Where an upload is sent to.
+fn location(repo: &Repo, id: &UploadId) -> String {
+    format!("/v2/{repo}/blobs/uploads/{id}")
+}
+
+/// Says how far an upload is. An empty one has no range of its own; `0-0` is what registries say.
+fn progress(builder: Builder, repo: &Repo, id: &UploadId, size: u64) -> Builder {
+    builder
+        .header(header::LOCATION, location(repo, id))
+        .header(header::RANGE, format!("0-{}", size.saturating_sub(1)))
+        .header(UPLOAD_UUID, id.to_string())
+}
+
+fn stored(repo: &Repo, digest: &Digest) -> Answer {
+    let builder = with_digest(answer(StatusCode::CREATED), digest)
+        .header(header::LOCATION, format!("/v2/{repo}/blobs/{digest}"));
+    finish(builder, "")
+}
+
+/// An algorithm that blobs may have.
+fn check_algorithm(name: &str) -> Result<(), Refusal> {
+    if matches!(name, "sha256" | "sha512") {
+        return Ok(());
+    }
+    let why = format!("`{name}` is not an algorithm of this registry: sha256 and sha512 are");
+    Err(Refusal::new(Code::DigestInvalid, why))
+}
+
+impl Registry {
+    /// `POST …/blobs/uploads/`: with `mount`, with `digest` and the whole body, or to begin.
+    pub(super) async fn begin_upload(&self, repo: &Repo, parts: &Parts, body: Body) -> Answer {
+        let query = parts.uri.query();
+        if let Some(digest) = param(query, "mount") {
+            let digest = route::digest(&digest)?;
+            if self.mount(repo, &digest, param(query, "from")).await? {
+                return stored(repo, &digest);
+            }
+        }
+        if let Some(name) = param(query, "digest-algorithm") {
+            check_algorithm(&name)?;
+        }
+        let whole = param(query, "digest")
+            .map(|d| route::digest(&d))
+            .transpose()?;
+        let id = self.ingests.begin(repo).await?;
+        match whole {
+            Some(digest) => {
+                let appended = self.ingests.append(&id, None, incoming(body)).await;
+                if let Err(e) = appended {
+                    self.ingests.cancel(&id).await?;
+                    return Err(e.into());
+                }
+                self.commit(repo, &id, &digest).await
+            }
+            None => finish(progress(answer(StatusCode::ACCEPTED), repo, &id, 0), ""),
+        }
+    }
+
+    /// Shows a blob here that another repository, or with no `from` any, shows already.
+    async fn mount(
+        &self,
+        repo: &Repo,
+        digest: &Digest,
+        from: Option<String>,
+    ) -> Result<bool, Refusal> {
+        if let Some(from) = from {
+            let Ok(from) = from.parse::<Repo>() else {
+                return Ok(false);
+            };
+            if self.repository(&from).stat_blob(digest).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(self.repository(repo).mount_blob(digest).await?)
+    }
+
+    /// `GET <upload>`
+    pub(super) async fn upload_status(&self, repo: &Repo, id: &UploadId) -> Answer {
+        let size = self.ingests.size(self.own(repo, id)?).await?;
+        let size = size.ok_or_else(no_upload)?;
+        finish(progress(answer(StatusCode::NO_CONTENT), repo, id, size), "")
+    }
+
+    /// `PATCH <upload>`
+    pub(super) async fn append(
+        &self,
+        repo: &Repo,
+        id: &UploadId,
+        parts: &Parts,
+        body: Body,
+    ) -> Answer {
+        let size = self.receive(repo, id, parts, body).await?;
+        finish(progress(answer(StatusCode::ACCEPTED), repo, id, size), "")
+    }
+
+    /// `PUT <upload>?digest=…`, with the last bytes or without
+    pub(super) async fn finish_upload(
+        &self,
+        repo: &Repo,
+        id: &UploadId,
+        parts: &Parts,
+        body: Body,
+    ) -> Answer {
+        let digest = param(parts.uri.query(), "digest")
+            .ok_or_else(|| Refusal::new(Code::DigestInvalid, "`digest` is missing"))?;
+        let digest = route::digest(&digest)?;
+        self.receive(repo, id, parts, body).await?;
+        self.commit(repo, id, &digest).await
+    }
+
+    /// `DELETE <upload>`
+    pub(super) async fn cancel_upload(&self, repo: &Repo, id: &UploadId) -> Answer {
+        if self.ingests.cancel(self.own(repo, id)?).await? {
+            finish(answer(StatusCode::NO_CONTENT), "")
+        } else {
+            Err(no_upload())
+        }
+    }
+
+    /// An upload is only there for the repository that it was begun in.
+    fn own<'i>(&self, repo: &Repo, id: &'i UploadId) -> Result<&'i UploadId, Refusal> {
+        id.is_of(repo).then_some(id).ok_or_else(no_upload)
+    }
+
+    async fn receive(
+        &self,
+        repo: &Repo,
+        id: &UploadId,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<u64, Refusal> {
+        let id = self.own(repo, id)?;
+        let range = chunk(&parts.headers)?;
+        let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
+        if range.is_none() && empty && parts.method == Method::PUT {
+            return self.ingests.size(id).await?.ok_or_else(no_upload);
+        }
+        match self.ingests.append(id, range, incoming(body)).await? {
+            Appended::Size(size) => Ok(size),
+            Appended::Unknown => Err(no_upload()),
+            Appended::WrongLength(_) => Err(Refusal::new(
+                Code::SizeInvalid,
+                "the body is not as long as its `Content-Range`",
+            )),
+            Appended::OutOfOrder(size) => Err(Refusal::new(
+                Code::BlobUploadInvalid,
+                format!("the next chunk begins at {size}"),
+            )
+            .header(header::LOCATION, location(repo, id))
+            .header(header::RANGE, format!("0-{}", size.saturating_sub(1)))),
+        }
+    }
+
+    /// Gives a finished upload its name.
+    async fn commit(&self, repo: &Repo, id: &UploadId, digest: &Digest) -> Answer {
+        let spool = self.ingests.finish(id).await?.ok_or_else(no_upload)?;
+        let desc = Descriptor::new("", *digest, spool.size());
+        let body = Bytes::Spool(spool.into());
+        self.repository(repo).put_blob(&desc, &body).await?;
+        stored(repo, digest)
+    }
+}
