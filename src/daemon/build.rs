@@ -12,7 +12,7 @@ use crate::{
     serve::registry::Registry,
     store::{
         self,
-        ingest::Ingests,
+        ingest::Uploads,
         open::{Options, StoreUrl},
     },
 };
@@ -32,8 +32,10 @@ pub async fn build(url: &StoreUrl, options: &Options, state: &Path) -> store::Re
         .spool_dir
         .clone()
         .unwrap_or_else(|| state.join("uploads"));
-    let ingests = Arc::new(Ingests::open(&uploads)?);
-    let registry = Arc::new(Registry::new(repositories, ingests));
+    // What lies on this machine's disk no other daemon sees.
+    let shared = opened.spool_dir.is_none().then(|| repositories.records());
+    let uploads = Arc::new(Uploads::open(&uploads, shared)?);
+    let registry = Arc::new(Registry::new(repositories, uploads));
     Ok(Arc::new(move |request: Request<Body>| {
         let registry = registry.clone();
         Box::pin(async move {

@@ -386,9 +386,9 @@ impl Records for Disk {
         .await
     }
 
-    async fn list_records(&self, folder: &str) -> Result<Vec<Listed>> {
-        let at = folder.to_owned();
-        self.run("list records", folder, move |f| {
+    async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let at = prefix.to_owned();
+        self.run("list records", prefix, move |f| {
             f.tree.list_files("list records", &at)
         })
         .await

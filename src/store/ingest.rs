@@ -2,6 +2,8 @@
 //!
 //! Each lies in `uploads/<id>` (see [`super::keys`]). It becomes a [`Spool`], so that a store on the same file system takes
 //! it over without a copy.
+//!
+//! [`Uploads`] adds what several daemons over one bucket need: each may get any request of an upload.
 
 use std::{
     collections::HashMap,
@@ -13,6 +15,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
+
+mod shared;
+
+pub use shared::Uploads;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -201,11 +207,17 @@ impl Ingests {
     /// Begins an upload to `repo`.
     pub async fn begin(&self, repo: &Repo) -> Result<UploadId> {
         let id = UploadId::new(repo);
-        let path = self.path(&id);
+        self.begin_as(&id).await?;
+        Ok(id)
+    }
+
+    /// Begins the upload `id`, which is not here, with nothing in it.
+    async fn begin_as(&self, id: &UploadId) -> Result<()> {
+        let path = self.path(id);
         let session = task::blocking(move || Session::create(&path)).await?;
         self.sessions()
             .insert(id.clone(), Arc::new(AsyncMutex::new(session)));
-        Ok(id)
+        Ok(())
     }
 
     /// The upload's own lock, which its other requests wait for.

@@ -35,8 +35,8 @@ pub trait Records: Send + Sync {
     /// Removes one; what is not there is removed already.
     async fn remove_record(&self, key: &str) -> Result<()>;
 
-    /// All records directly below `folder`, which ends in `/`; sorted by key.
-    async fn list_records(&self, folder: &str) -> Result<Vec<Listed>>;
+    /// All records whose key is `prefix` and some more without a `/`; sorted by key. The prefix has a folder.
+    async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>>;
 
     /// Every repository that has anything, sorted.
     async fn repositories(&self) -> Result<Vec<Repo>>;

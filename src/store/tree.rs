@@ -192,10 +192,11 @@ impl Tree {
         names().map_err(|e| Error::io(op, e))
     }
 
-    /// The files in the folder `key`, which ends in `/`, sorted by name; none where there is no folder.
-    pub(super) fn list_files(&self, op: &'static str, key: &str) -> Result<Vec<Listed>> {
+    /// The files whose key is `prefix` and some more without a `/`, sorted by name; none where there is no folder.
+    pub(super) fn list_files(&self, op: &'static str, prefix: &str) -> Result<Vec<Listed>> {
+        let (folder, start) = split(prefix);
         let files = || -> fs::Result<Vec<Listed>> {
-            let Some(dir) = fs::Dir::open_if_there(self.path(key))? else {
+            let Some(dir) = fs::Dir::open_if_there(self.path(folder))? else {
                 return Ok(Vec::new());
             };
             let mut files = Vec::new();
@@ -203,10 +204,13 @@ impl Tree {
                 let Ok(name) = std::str::from_utf8(&item.name) else {
                     continue;
                 };
+                if !name.starts_with(start) {
+                    continue;
+                }
                 // What went away meanwhile is not listed.
                 if let Some(stat) = dir.stat(&item.name)?.filter(fs::Stat::is_file) {
                     files.push(Listed {
-                        key: format!("{key}{name}"),
+                        key: format!("{folder}/{name}"),
                         size: stat.size,
                         modified: Some(stat.mtime),
                     });

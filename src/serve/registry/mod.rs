@@ -22,7 +22,7 @@ mod manifests;
 mod route;
 mod uploads;
 
-use crate::store::{Repository, ingest::Ingests, keys::Repo, open::Repositories};
+use crate::store::{Repository, ingest::Uploads, keys::Repo, open::Repositories};
 use error::{Code, Refusal};
 use http::{answer, finish};
 use route::Route;
@@ -36,15 +36,15 @@ type Answer = Result<Response<Body>, Refusal>;
 /// The door: stores behind it, uploads that are on their way.
 pub struct Registry {
     repositories: Arc<dyn Repositories>,
-    ingests: Arc<Ingests>,
+    uploads: Arc<Uploads>,
 }
 
 impl Registry {
     /// A registry of all repositories of a store.
-    pub fn new(repositories: Arc<dyn Repositories>, ingests: Arc<Ingests>) -> Self {
+    pub fn new(repositories: Arc<dyn Repositories>, uploads: Arc<Uploads>) -> Self {
         Self {
             repositories,
-            ingests,
+            uploads,
         }
     }
 

@@ -3,9 +3,11 @@
 //! The states are those of the distribution spec, "Pushing Blobs". After a chunk out of order (416) the upload lives on;
 //! after a wrong digest it is gone.
 
+use std::ops::Range;
+
 use axum::{
     body::Body,
-    http::{Method, StatusCode, header, request::Parts, response::Builder},
+    http::{StatusCode, header, request::Parts, response::Builder},
 };
 
 use super::{
@@ -18,23 +20,28 @@ use crate::{
     artifact::Descriptor,
     digest::Digest,
     store::{
-        Body as Bytes,
+        Body as Bytes, ByteStream,
         ingest::{Appended, UploadId},
         keys::Repo,
     },
 };
 
-/// Where an upload is sent to.
-fn location(repo: &Repo, id: &UploadId) -> String {
-    format!("/v2/{repo}/blobs/uploads/{id}")
+/// Where an upload is sent to next; `at` tells whichever daemon gets that how far it is.
+fn location(repo: &Repo, id: &UploadId, size: u64) -> String {
+    format!("/v2/{repo}/blobs/uploads/{id}?at={size}")
 }
 
 /// Says how far an upload is. An empty one has no range of its own; `0-0` is what registries say.
 fn progress(builder: Builder, repo: &Repo, id: &UploadId, size: u64) -> Builder {
     builder
-        .header(header::LOCATION, location(repo, id))
+        .header(header::LOCATION, location(repo, id, size))
         .header(header::RANGE, format!("0-{}", size.saturating_sub(1)))
         .header(UPLOAD_UUID, id.to_string())
+}
+
+/// How far the client believes an upload to be.
+fn at(parts: &Parts) -> Option<u64> {
+    param(parts.uri.query(), "at")?.parse().ok()
 }
 
 fn stored(repo: &Repo, digest: &Digest) -> Answer {
@@ -68,15 +75,11 @@ impl Registry {
         let whole = param(query, "digest")
             .map(|d| route::digest(&d))
             .transpose()?;
-        let id = self.ingests.begin(repo).await?;
+        let id = self.uploads.begin(repo).await?;
         match whole {
             Some(digest) => {
-                let appended = self.ingests.append(&id, None, incoming(body)).await;
-                if let Err(e) = appended {
-                    self.ingests.cancel(&id).await?;
-                    return Err(e.into());
-                }
-                self.commit(repo, &id, &digest).await
+                let body = Some(incoming(body));
+                self.commit(repo, &id, &digest, Some(0), None, body).await
             }
             None => finish(progress(answer(StatusCode::ACCEPTED), repo, &id, 0), ""),
         }
@@ -102,7 +105,7 @@ impl Registry {
 
     /// `GET <upload>`
     pub(super) async fn upload_status(&self, repo: &Repo, id: &UploadId) -> Answer {
-        let size = self.ingests.size(self.own(repo, id)?).await?;
+        let size = self.uploads.size(own(repo, id)?).await?;
         let size = size.ok_or_else(no_upload)?;
         finish(progress(answer(StatusCode::NO_CONTENT), repo, id, size), "")
     }
@@ -115,8 +118,15 @@ impl Registry {
         parts: &Parts,
         body: Body,
     ) -> Answer {
-        let size = self.receive(repo, id, parts, body).await?;
-        finish(progress(answer(StatusCode::ACCEPTED), repo, id, size), "")
+        let id = own(repo, id)?;
+        let range = chunk(&parts.headers)?;
+        let appended = self.uploads.append(id, at(parts), range, incoming(body));
+        match appended.await? {
+            Appended::Size(size) => {
+                finish(progress(answer(StatusCode::ACCEPTED), repo, id, size), "")
+            }
+            other => Err(refused(repo, id, other)),
+        }
     }
 
     /// `PUT <upload>?digest=…`, with the last bytes or without
@@ -127,62 +137,66 @@ impl Registry {
         parts: &Parts,
         body: Body,
     ) -> Answer {
+        let id = own(repo, id)?;
         let digest = param(parts.uri.query(), "digest")
             .ok_or_else(|| Refusal::new(Code::DigestInvalid, "`digest` is missing"))?;
         let digest = route::digest(&digest)?;
-        self.receive(repo, id, parts, body).await?;
-        self.commit(repo, id, &digest).await
+        let range = chunk(&parts.headers)?;
+        let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
+        let body = (range.is_some() || !empty).then(|| incoming(body));
+        self.commit(repo, id, &digest, at(parts), range, body).await
     }
 
     /// `DELETE <upload>`
     pub(super) async fn cancel_upload(&self, repo: &Repo, id: &UploadId) -> Answer {
-        if self.ingests.cancel(self.own(repo, id)?).await? {
+        if self.uploads.cancel(own(repo, id)?).await? {
             finish(answer(StatusCode::NO_CONTENT), "")
         } else {
             Err(no_upload())
         }
     }
 
-    /// An upload is only there for the repository that it was begun in.
-    fn own<'i>(&self, repo: &Repo, id: &'i UploadId) -> Result<&'i UploadId, Refusal> {
-        id.is_of(repo).then_some(id).ok_or_else(no_upload)
-    }
-
-    async fn receive(
+    /// Takes the last bytes of an upload and gives it its name.
+    async fn commit(
         &self,
         repo: &Repo,
         id: &UploadId,
-        parts: &Parts,
-        body: Body,
-    ) -> Result<u64, Refusal> {
-        let id = self.own(repo, id)?;
-        let range = chunk(&parts.headers)?;
-        let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
-        if range.is_none() && empty && parts.method == Method::PUT {
-            return self.ingests.size(id).await?.ok_or_else(no_upload);
-        }
-        match self.ingests.append(id, range, incoming(body)).await? {
-            Appended::Size(size) => Ok(size),
-            Appended::Unknown => Err(no_upload()),
-            Appended::WrongLength(_) => Err(Refusal::new(
-                Code::SizeInvalid,
-                "the body is not as long as its `Content-Range`",
-            )),
-            Appended::OutOfOrder(size) => Err(Refusal::new(
-                Code::BlobUploadInvalid,
-                format!("the next chunk begins at {size}"),
-            )
-            .header(header::LOCATION, location(repo, id))
-            .header(header::RANGE, format!("0-{}", size.saturating_sub(1)))),
-        }
-    }
-
-    /// Gives a finished upload its name.
-    async fn commit(&self, repo: &Repo, id: &UploadId, digest: &Digest) -> Answer {
-        let spool = self.ingests.finish(id).await?.ok_or_else(no_upload)?;
+        digest: &Digest,
+        at: Option<u64>,
+        range: Option<Range<u64>>,
+        body: Option<ByteStream>,
+    ) -> Answer {
+        let spool = match self.uploads.finish(id, at, range, body).await? {
+            Ok(spool) => spool,
+            Err(other) => return Err(refused(repo, id, other)),
+        };
         let desc = Descriptor::new("", *digest, spool.size());
         let body = Bytes::Spool(spool.into());
-        self.repository(repo).put_blob(&desc, &body).await?;
+        let put = self.repository(repo).put_blob(&desc, &body).await;
+        self.uploads.forget(id, at, put.is_err()).await?;
+        put?;
         stored(repo, digest)
+    }
+}
+
+/// An upload is only there for the repository that it was begun in.
+fn own<'i>(repo: &Repo, id: &'i UploadId) -> Result<&'i UploadId, Refusal> {
+    id.is_of(repo).then_some(id).ok_or_else(no_upload)
+}
+
+/// The answer to bytes that were not taken.
+fn refused(repo: &Repo, id: &UploadId, why: Appended) -> Refusal {
+    match why {
+        Appended::Unknown => no_upload(),
+        Appended::Size(_) | Appended::WrongLength(_) => Refusal::new(
+            Code::SizeInvalid,
+            "the body is not as long as its `Content-Range`",
+        ),
+        Appended::OutOfOrder(size) => Refusal::new(
+            Code::BlobUploadInvalid,
+            format!("the next chunk begins at {size}"),
+        )
+        .header(header::LOCATION, location(repo, id, size))
+        .header(header::RANGE, format!("0-{}", size.saturating_sub(1))),
     }
 }

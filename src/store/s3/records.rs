@@ -29,13 +29,13 @@ impl Records for S3 {
         removed.map_err(|e| e.at(&self.wire.url, key))
     }
 
-    async fn list_records(&self, folder: &str) -> Result<Vec<Listed>> {
-        let listed = self.wire.list("list records", folder).await;
-        let listed = listed.map_err(|e| e.at(&self.wire.url, folder))?;
+    async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let listed = self.wire.list("list records", prefix).await;
+        let listed = listed.map_err(|e| e.at(&self.wire.url, prefix))?;
         let mut found: Vec<Listed> = listed
             .into_iter()
             .filter(|o| {
-                let below = o.key.strip_prefix(folder);
+                let below = o.key.strip_prefix(prefix);
                 below.is_some_and(|name| !name.is_empty() && !name.contains('/'))
             })
             .map(|o| Listed {

@@ -372,8 +372,8 @@ impl Records for Retrying<dyn Records> {
         Ok(())
     }
 
-    async fn list_records(&self, folder: &str) -> Result<Vec<Listed>> {
-        Ok(self.run(|| self.inner.list_records(folder)).await?.0)
+    async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
+        Ok(self.run(|| self.inner.list_records(prefix)).await?.0)
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {

@@ -1,0 +1,358 @@
+//! Uploads that any of several daemons may go on with.
+//!
+//! Over a bucket, chunks are kept as pieces, `uploads/<id>.<offset>`, before they are acknowledged, and the client carries
+//! the offset in its `Location`. Whoever gets the last request puts them together; if it was this daemon that received them
+//! all, from its own disk. An upload in one request, which is what BuildKit sends, leaves no piece.
+
+use std::{ops::Range, path::Path, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::Semaphore;
+
+use super::{Appended, Ingests, UploadId};
+use crate::{
+    entry::Time,
+    store::{
+        Body, ByteStream, Spool,
+        error::{Error, ErrorKind, Result},
+        keys::{self, Repo},
+        records::Records,
+    },
+};
+
+/// Bytes of a piece.
+const PIECE_BYTES: usize = 4 << 20;
+/// Pieces in memory at once.
+const PIECES: usize = 16;
+/// What stands instead of an offset once an upload was given up.
+const GONE: &str = "gone";
+
+/// The uploads of a daemon.
+pub struct Uploads {
+    local: Ingests,
+    pieces: Option<Pieces>,
+}
+
+struct Pieces {
+    records: Arc<dyn Records>,
+    places: Semaphore,
+}
+
+impl Uploads {
+    /// Uploads in the folder `dir`; with `records`, those of all daemons that have the same.
+    pub fn open(dir: &Path, records: Option<Arc<dyn Records>>) -> Result<Self> {
+        Ok(Self {
+            local: Ingests::open(dir)?,
+            pieces: records.map(|records| Pieces {
+                records,
+                places: Semaphore::new(PIECES),
+            }),
+        })
+    }
+
+    /// Begins an upload to `repo`.
+    pub async fn begin(&self, repo: &Repo) -> Result<UploadId> {
+        match self.pieces {
+            None => self.local.begin(repo).await,
+            Some(_) => Ok(UploadId::new(repo)),
+        }
+    }
+
+    /// How many bytes of an upload have come; `None` if there is no such upload.
+    pub async fn size(&self, id: &UploadId) -> Result<Option<u64>> {
+        match &self.pieces {
+            None => self.local.size(id).await,
+            Some(pieces) => Ok(pieces.list(id).await?.map(|l| end(&l))),
+        }
+    }
+
+    /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body. `at` is how far
+    /// the upload was when the client last heard of it.
+    ///
+    /// What came before an error is kept, so that the sender can go on from there.
+    pub async fn append(
+        &self,
+        id: &UploadId,
+        at: Option<u64>,
+        range: Option<Range<u64>>,
+        body: ByteStream,
+    ) -> Result<Appended> {
+        let Some(pieces) = &self.pieces else {
+            return self.local.append(id, range, body).await;
+        };
+        // The client may have lost an answer, so its word is taken only where it fits.
+        let start = match (at, &range) {
+            (Some(at), Some(range)) if at != range.start => None,
+            (at, _) => at,
+        };
+        let start = match start {
+            Some(start) => start,
+            None => match pieces.list(id).await? {
+                Some(listed) => end(&listed),
+                None => return Ok(Appended::Unknown),
+            },
+        };
+        if range.as_ref().is_some_and(|r| r.start != start) {
+            return Ok(Appended::OutOfOrder(start));
+        }
+        let mut here = self.is_here(id, start).await?;
+        let mut rest = stream_of(body);
+        let mut size = start;
+        loop {
+            let _place = pieces.places.acquire().await;
+            let (piece, broken) = gather(&mut rest).await;
+            if !piece.is_empty() {
+                let length = piece.len() as u64;
+                if range.as_ref().is_some_and(|r| size + length > r.end) {
+                    return Ok(Appended::WrongLength(size));
+                }
+                let stored = pieces.write(id, size, piece.clone());
+                let kept = async {
+                    match here {
+                        true => self.keep(id, piece.clone()).await,
+                        false => false,
+                    }
+                };
+                let (stored, kept) = tokio::join!(stored, kept);
+                stored?;
+                here = kept;
+                size += length;
+            }
+            match broken {
+                Some(Err(e)) => return Err(e),
+                Some(Ok(())) => break,
+                None => {}
+            }
+        }
+        Ok(match range {
+            Some(range) if range.end != size => Appended::WrongLength(size),
+            _ => Appended::Size(size),
+        })
+    }
+
+    /// Appends the last bytes and ends the upload: its bytes, with their SHA-256.
+    ///
+    /// # Errors
+    /// As [`Self::append`], in `Err` of the inner result, where the upload lives on.
+    pub async fn finish(
+        &self,
+        id: &UploadId,
+        at: Option<u64>,
+        range: Option<Range<u64>>,
+        body: Option<ByteStream>,
+    ) -> Result<std::result::Result<Spool, Appended>> {
+        if let Some(pieces) = &self.pieces {
+            let start = match at {
+                Some(at) => at,
+                None => match pieces.list(id).await? {
+                    Some(listed) => end(&listed),
+                    None => return Ok(Err(Appended::Unknown)),
+                },
+            };
+            if range.as_ref().is_some_and(|r| r.start != start) {
+                return Ok(Err(Appended::OutOfOrder(start)));
+            }
+            if !self.is_here(id, start).await? {
+                self.local.cancel(id).await?;
+                self.local.begin_as(id).await?;
+                if !self.fetch(pieces, id, start).await? {
+                    self.local.cancel(id).await?;
+                    return Ok(Err(Appended::Unknown));
+                }
+            }
+        }
+        if let Some(body) = body {
+            match self.local.append(id, range, body).await? {
+                Appended::Size(_) => {}
+                other => return Ok(Err(other)),
+            }
+        }
+        Ok(self.local.finish(id).await?.ok_or(Appended::Unknown))
+    }
+
+    /// Removes what is left of an upload that is over; `at` is how far it was before its last request.
+    pub async fn forget(&self, id: &UploadId, at: Option<u64>, given_up: bool) -> Result<()> {
+        let Some(pieces) = &self.pieces else {
+            return Ok(());
+        };
+        if given_up {
+            pieces.give_up(id).await?;
+        }
+        if at != Some(0) {
+            pieces.clear(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends an upload and forgets its bytes; `false` if there was none.
+    pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
+        let local = self.local.cancel(id).await?;
+        let Some(pieces) = &self.pieces else {
+            return Ok(local);
+        };
+        let there = pieces.list(id).await?.is_some();
+        self.forget(id, None, true).await?;
+        Ok(there)
+    }
+
+    /// Removes uploads to which nothing came for `age`; says how many. `now` is the time by the store's clock.
+    pub async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
+        let mut count = self.local.expire(age).await?;
+        if let Some(pieces) = &self.pieces {
+            count += pieces.expire(age, now).await?;
+        }
+        Ok(count)
+    }
+
+    /// Says whether this daemon has all of the first `start` bytes, making the upload where that is none.
+    async fn is_here(&self, id: &UploadId, start: u64) -> Result<bool> {
+        match self.local.size(id).await? {
+            Some(size) => Ok(size == start),
+            None if start == 0 => {
+                self.local.begin_as(id).await?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Keeps a piece here too. That is a shortcut only: without it the pieces are fetched.
+    async fn keep(&self, id: &UploadId, piece: Bytes) -> bool {
+        let length = piece.len() as u64;
+        let body = Body::Bytes(piece).stream(0..length);
+        match self.local.append(id, None, body).await {
+            Ok(Appended::Size(_)) => true,
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(%error, "Upload is not kept here");
+                false
+            }
+        }
+    }
+
+    /// Fetches the first `size` bytes; `false` if they are not there.
+    async fn fetch(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<bool> {
+        let Some(listed) = pieces.list(id).await? else {
+            return Ok(false);
+        };
+        if end(&listed) != size {
+            return Ok(false);
+        }
+        let found = stream::iter(listed)
+            .map(|piece| async move {
+                let key = keys::upload(&format!("{id}.{:020}", piece.start));
+                let bytes = pieces
+                    .records
+                    .read_record(&key, 2 * PIECE_BYTES as u64)
+                    .await?;
+                let bytes = bytes.filter(|b| b.len() as u64 == piece.end - piece.start);
+                bytes.ok_or_else(|| {
+                    Error::new(ErrorKind::Conflict, "upload", "a piece of it is gone").at("", id)
+                })
+            })
+            .buffered(2);
+        let mut found = std::pin::pin!(found);
+        while let Some(bytes) = found.try_next().await? {
+            let length = bytes.len() as u64;
+            let body = Body::Bytes(bytes).stream(0..length);
+            self.local.append(id, None, body).await?;
+        }
+        Ok(true)
+    }
+}
+
+/// Where pieces that follow one another end.
+fn end(pieces: &[Range<u64>]) -> u64 {
+    pieces.last().map_or(0, |p| p.end)
+}
+
+fn stream_of(body: ByteStream) -> ByteStream {
+    // A piece of the network may be longer than a piece of ours.
+    body.map_ok(|mut bytes| {
+        let mut cut = Vec::new();
+        while bytes.len() > PIECE_BYTES {
+            cut.push(Ok(bytes.split_to(PIECE_BYTES)));
+        }
+        cut.push(Ok(bytes));
+        stream::iter(cut)
+    })
+    .try_flatten()
+    .boxed()
+}
+
+/// Gathers one piece; then `None`, or how the body ended.
+async fn gather(body: &mut ByteStream) -> (Bytes, Option<Result<()>>) {
+    let mut piece = BytesMut::new();
+    loop {
+        match body.try_next().await {
+            Ok(Some(bytes)) => {
+                piece.extend_from_slice(&bytes);
+                // One more could be too long.
+                if piece.len() > PIECE_BYTES / 2 {
+                    return (piece.freeze(), None);
+                }
+            }
+            Ok(None) => return (piece.freeze(), Some(Ok(()))),
+            Err(e) => return (piece.freeze(), Some(Err(e))),
+        }
+    }
+}
+
+impl Pieces {
+    fn prefix(id: &UploadId) -> String {
+        keys::upload(&format!("{id}."))
+    }
+
+    async fn write(&self, id: &UploadId, offset: u64, piece: Bytes) -> Result<()> {
+        let key = keys::upload(&format!("{id}.{offset:020}"));
+        self.records.write_record(&key, piece).await
+    }
+
+    async fn give_up(&self, id: &UploadId) -> Result<()> {
+        let key = keys::upload(&format!("{id}.{GONE}"));
+        self.records.write_record(&key, Bytes::new()).await
+    }
+
+    /// The ranges of the pieces that follow one another from 0 on; `None` for an upload that was given up.
+    async fn list(&self, id: &UploadId) -> Result<Option<Vec<Range<u64>>>> {
+        let prefix = Self::prefix(id);
+        let mut ranges = Vec::new();
+        for listed in self.records.list_records(&prefix).await? {
+            let rest = listed.key.strip_prefix(&prefix).unwrap_or_default();
+            if rest == GONE {
+                return Ok(None);
+            }
+            let Ok(start) = rest.parse::<u64>() else {
+                continue;
+            };
+            // Of two tries of one request the longer one counts; what does not follow was never acknowledged.
+            if start == end(&ranges) {
+                ranges.push(start..start + listed.size);
+            }
+        }
+        Ok(Some(ranges))
+    }
+
+    async fn clear(&self, id: &UploadId) -> Result<()> {
+        let prefix = Self::prefix(id);
+        for listed in self.records.list_records(&prefix).await? {
+            if !listed.key.ends_with(GONE) {
+                self.records.remove_record(&listed.key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
+        let mut count = 0;
+        for listed in self.records.list_records(keys::UPLOADS).await? {
+            let idle = listed.modified.map(|m| now.secs - m.secs);
+            if idle.is_some_and(|idle| idle > age.as_secs() as i64) {
+                self.records.remove_record(&listed.key).await?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}
