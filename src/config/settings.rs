@@ -5,9 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     Error, Result,
     env::Env,
+    remote::{Registry, S3},
     value::{Layer, Origin},
 };
-use crate::redact::Secret;
 
 /// Longest name, scope or key, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
@@ -73,50 +73,6 @@ pub struct Config {
     pub prune: Prune,
 }
 
-/// Settings of S3.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct S3 {
-    /// Region.
-    pub region: Option<String>,
-    /// Endpoint.
-    pub endpoint: Option<String>,
-    /// Bucket in the path.
-    pub path_style: Option<bool>,
-    /// No credentials.
-    pub anonymous: Option<bool>,
-    /// `AES256` or `aws:kms`.
-    pub sse: Option<&'static str>,
-    /// Key of `aws:kms`.
-    pub sse_kms_key_id: Option<String>,
-    /// Storage class.
-    pub storage_class: Option<String>,
-    /// Canned ACL.
-    pub acl: Option<String>,
-    /// `auto`, `always` or `never`.
-    pub checksum: Option<&'static str>,
-    /// Bytes of a part.
-    pub part_bytes: Option<u64>,
-    /// Parts at once.
-    pub part_concurrency: Option<usize>,
-}
-
-/// Settings of registries.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Registry {
-    /// Name to log in with.
-    pub username: Option<String>,
-    /// Password.
-    pub password: Option<Secret>,
-    /// File that holds the password.
-    pub password_file: Option<PathBuf>,
-    /// Plain http everywhere.
-    pub insecure: bool,
-    /// Bytes of one piece.
-    pub chunk_bytes: Option<u64>,
-    /// Repositories to mount from.
-    pub mount_from: Vec<String>,
-}
-
 /// Settings of `prune`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prune {
@@ -172,27 +128,8 @@ impl Config {
             state_dir: layer.path("state_dir")?.or_else(|| env.state_dir()),
             temp_dir: layer.path("temp_dir")?.unwrap_or_else(|| env.temp_dir()),
             log: text("log")?,
-            s3: S3 {
-                region: text("s3.region")?,
-                endpoint: text("s3.endpoint")?,
-                path_style: layer.flag("s3.path_style")?,
-                anonymous: layer.flag("s3.anonymous")?,
-                sse: layer.choice("s3.sse", &["AES256", "aws:kms"])?,
-                sse_kms_key_id: text("s3.sse_kms_key_id")?,
-                storage_class: text("s3.storage_class")?,
-                acl: text("s3.acl")?,
-                checksum: layer.choice("s3.checksum", &["auto", "always", "never"])?,
-                part_bytes: layer.size("s3.part_bytes")?,
-                part_concurrency: layer.count("s3.part_concurrency")?,
-            },
-            registry: Registry {
-                username: text("registry.username")?,
-                password: text("registry.password")?.map(Secret::new),
-                password_file: layer.path("registry.password_file")?,
-                insecure: layer.flag("registry.insecure")?.unwrap_or(false),
-                chunk_bytes: layer.size("registry.chunk_bytes")?,
-                mount_from: layer.list("registry.mount_from"),
-            },
+            s3: S3::from_layer(layer)?,
+            registry: Registry::from_layer(layer)?,
             prune: Prune {
                 max_age: layer.duration("prune.max_age")?,
                 max_size: layer.size("prune.max_size")?,
@@ -205,7 +142,8 @@ impl Config {
     }
 }
 
-fn store(layer: &Layer, env: &Env) -> Result<(String, Origin)> {
+/// The store's URL: as it is set, else the folder that the CLI and a daemon of the same user share.
+pub(super) fn store(layer: &Layer, env: &Env) -> Result<(String, Origin)> {
     if let Some(written) = layer.text("store")? {
         return Ok(written);
     }
