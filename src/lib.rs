@@ -8,6 +8,7 @@
 //! - [`store`]: blobs and tags on disk, in a layout, in S3, in a registry, behind small traits; wrappers of one behaviour each.
 //! - [`transfer`]: from store to store, by descriptors.
 //! - [`ops`]: the verbs, plain options in and plain reports out.
+//! - [`serve`]: the daemon's doors, each a protocol, and who may go through them.
 //! - [`config`], [`cli`], [`telemetry`]: settings with their origin; arguments, terminal and exit codes; logs.
 //! - [`digest`], [`entry`], [`fs`], [`task`], [`redact`], [`progress`]: the vocabulary, without product knowledge.
 
@@ -21,6 +22,7 @@ pub mod ops;
 pub mod pack;
 pub mod progress;
 pub mod redact;
+pub mod serve;
 pub mod source;
 pub mod store;
 pub mod task;
