@@ -6,6 +6,7 @@
 //! - Deliberately absent: behaviour, open stores, sources, and what a CI system's variables mean (`cli::ci`).
 
 pub mod check;
+pub mod daemon;
 pub mod env;
 pub mod file;
 pub mod keys;

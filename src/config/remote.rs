@@ -1,12 +1,43 @@
 //! Settings of remote stores, which every program that opens one has; and what the stores make of them.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{Env, Layer, Result};
 use crate::{
     redact::Secret,
     store::{registry, s3},
 };
+
+/// Times and rates of the way to a remote store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Longest silence of a request.
+    pub stall: Duration,
+    /// Longest time to connect.
+    pub connect_timeout: Duration,
+    /// Longest time that one request is tried again.
+    pub retry_for: Duration,
+    /// Bytes per second.
+    pub bandwidth: Option<u64>,
+    /// Extra certificate authorities.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+impl Link {
+    /// Checks what is said of the way.
+    pub(super) fn from_layer(layer: &Layer) -> Result<Self> {
+        let time = |name, default| Ok(layer.nonzero_duration(name)?.unwrap_or(default));
+        Ok(Self {
+            stall: time("stall", Duration::from_secs(10))?,
+            connect_timeout: time("connect_timeout", Duration::from_secs(5))?,
+            retry_for: layer
+                .duration("retry_for")?
+                .unwrap_or(Duration::from_secs(20)),
+            bandwidth: layer.rate("bandwidth")?,
+            ca_bundle: layer.path("ca_bundle")?,
+        })
+    }
+}
 
 /// Settings of S3.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

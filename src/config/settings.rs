@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     Error, Result,
     env::Env,
-    remote::{Registry, S3},
+    remote::{Link, Registry, S3},
     value::{Layer, Origin},
 };
 
@@ -90,8 +90,9 @@ impl Config {
     /// Checks merged layers and fills in what they do not say.
     pub(super) fn from_layer(layer: &Layer, env: &Env) -> Result<Self> {
         let text = |name| Ok(layer.text(name)?.map(|(text, _)| text));
+        let link = Link::from_layer(layer)?;
         Ok(Self {
-            store: store(layer, env)?,
+            store: store(layer, env, "CACHECTL_STORE")?,
             name: label(layer, "name")?.map(|(name, _)| name),
             scope: label(layer, "scope")?,
             default_branch: text("default_branch")?,
@@ -110,21 +111,15 @@ impl Config {
             strict: layer.flag("strict")?.unwrap_or(false),
             require_hit: layer.flag("require_hit")?.unwrap_or(false),
             budget: layer.duration("budget")?,
-            stall: layer
-                .nonzero_duration("stall")?
-                .unwrap_or(Duration::from_secs(10)),
-            connect_timeout: layer
-                .nonzero_duration("connect_timeout")?
-                .unwrap_or(Duration::from_secs(5)),
-            retry_for: layer
-                .duration("retry_for")?
-                .unwrap_or(Duration::from_secs(20)),
+            stall: link.stall,
+            connect_timeout: link.connect_timeout,
+            retry_for: link.retry_for,
             jobs: layer
                 .count("jobs")?
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from)),
             concurrency: layer.count("concurrency")?.unwrap_or(16),
-            bandwidth: layer.rate("bandwidth")?,
-            ca_bundle: layer.path("ca_bundle")?,
+            bandwidth: link.bandwidth,
+            ca_bundle: link.ca_bundle,
             state_dir: layer.path("state_dir")?.or_else(|| env.state_dir()),
             temp_dir: layer.path("temp_dir")?.unwrap_or_else(|| env.temp_dir()),
             log: text("log")?,
@@ -143,20 +138,23 @@ impl Config {
 }
 
 /// The store's URL: as it is set, else the folder that the CLI and a daemon of the same user share.
-pub(super) fn store(layer: &Layer, env: &Env) -> Result<(String, Origin)> {
+/// `variable` would set it.
+pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String, Origin)> {
     if let Some(written) = layer.text("store")? {
         return Ok(written);
     }
     let dir = env.cache_dir().ok_or_else(|| {
         Error::new("no store is set, and without $HOME or $XDG_CACHE_HOME there is no default one")
-            .hint("set CACHECTL_STORE or --store, for example to disk:/var/cache/cachectl")
+            .hint(format!(
+                "set {variable} or --store, for example to disk:/var/cache/cachectl"
+            ))
     })?;
     let dir = dir.to_str().ok_or_else(|| {
         Error::new(format!(
             "the default store's path is not UTF-8: {}",
             dir.display()
         ))
-        .hint("set CACHECTL_STORE or --store")
+        .hint(format!("set {variable} or --store"))
     })?;
     Ok((format!("disk:{dir}"), Origin::Default))
 }
