@@ -9,7 +9,10 @@ use axum::{
 
 use super::listen::Handler;
 use crate::{
-    serve::registry::Registry,
+    serve::{
+        auth::{self, Authority},
+        registry::Registry,
+    },
     store::{
         self,
         ingest::Uploads,
@@ -35,7 +38,13 @@ pub async fn build(url: &StoreUrl, options: &Options, state: &Path) -> store::Re
     // What lies on this machine's disk no other daemon sees.
     let shared = opened.spool_dir.is_none().then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads, shared)?);
-    let registry = Arc::new(Registry::new(repositories, uploads));
+    let authority = Authority::open(auth::Config::default(), state, auth::Exposure::LocalOnly);
+    let authority = Arc::new(
+        authority
+            .await
+            .map_err(|e| store::Error::new(store::ErrorKind::Invalid, "open", e.to_string()))?,
+    );
+    let registry = Arc::new(Registry::new(repositories, uploads, authority));
     Ok(Arc::new(move |request: Request<Body>| {
         let registry = registry.clone();
         Box::pin(async move {

@@ -23,7 +23,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use crate::{fs, task};
+use crate::{fs, serve::auth::Peer, task};
 
 /// Bytes of a request that a connection reads ahead, and of a response that it gathers.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -119,8 +119,8 @@ pub async fn serve(
             _ = stop.wait_for(|s| *s) => break,
         };
         match accepted {
-            Ok(stream) => {
-                let work = connection(stream, handler.clone(), &graceful);
+            Ok((stream, peer)) => {
+                let work = connection(stream, peer, handler.clone(), &graceful);
                 task::spawn("connection", async move {
                     work.await;
                     drop(place);
@@ -143,25 +143,28 @@ pub async fn serve(
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn accept(listener: &Listener) -> io::Result<Box<dyn Stream>> {
+async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, Peer)> {
     match listener {
         Listener::Tcp(l) => {
-            let (stream, _) = l.accept().await?;
+            let (stream, from) = l.accept().await?;
             // Answers are written whole; waiting for more to send only costs round trips.
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
+            Ok((Box::new(stream), Peer::tcp(from.ip())))
         }
-        Listener::Unix(l, _) => Ok(Box::new(l.accept().await?.0)),
+        Listener::Unix(l, _) => Ok((Box::new(l.accept().await?.0), Peer::unix())),
     }
 }
 
 fn connection(
     stream: Box<dyn Stream>,
+    peer: Peer,
     handler: Handler,
     graceful: &GracefulShutdown,
 ) -> impl Future<Output = ()> + Send + 'static {
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let answer = handler(request.map(Body::new));
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -12,6 +12,7 @@ use axum::{
     http::{
         HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
     },
+    response::IntoResponse as _,
 };
 
 mod blobs;
@@ -22,7 +23,10 @@ mod manifests;
 mod route;
 mod uploads;
 
-use crate::store::{Repository, ingest::Uploads, keys::Repo, open::Repositories};
+use crate::{
+    serve::auth::{Action, Authority, Need, Peer},
+    store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
+};
 use error::{Code, Refusal};
 use http::{answer, finish};
 use route::Route;
@@ -33,18 +37,24 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// Result of answering a request.
 type Answer = Result<Response<Body>, Refusal>;
 
-/// The door: stores behind it, uploads that are on their way.
+/// The door: stores behind it, uploads that are on their way, who may come in.
 pub struct Registry {
     repositories: Arc<dyn Repositories>,
     uploads: Arc<Uploads>,
+    authority: Arc<Authority>,
 }
 
 impl Registry {
     /// A registry of all repositories of a store.
-    pub fn new(repositories: Arc<dyn Repositories>, uploads: Arc<Uploads>) -> Self {
+    pub fn new(
+        repositories: Arc<dyn Repositories>,
+        uploads: Arc<Uploads>,
+        authority: Arc<Authority>,
+    ) -> Self {
         Self {
             repositories,
             uploads,
+            authority,
         }
     }
 
@@ -52,14 +62,14 @@ impl Registry {
         self.repositories.repository(name)
     }
 
-    /// Answers a request whose path begins with `/v2`. Who asks was let in before.
+    /// Answers a request whose path begins with `/v2`; the connection's [`Peer`] is among its extensions.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let answered = match path(&parts).and_then(|p| Route::of(&p)) {
-            Ok(route) => self.dispatch(&route, &parts, body).await,
-            Err(refusal) => Err(refusal),
+            Ok(route) => self.admit(&route, &parts, body).await,
+            Err(refusal) => refusal.response(),
         };
-        let mut response = answered.unwrap_or_else(Refusal::response);
+        let mut response = answered;
         if parts.method == Method::HEAD {
             // What a GET would answer, without its body; the headers say how long that is.
             *response.body_mut() = Body::empty();
@@ -69,7 +79,32 @@ impl Registry {
         response
     }
 
-    async fn dispatch(&self, route: &Route, parts: &Parts, body: Body) -> Answer {
+    /// Lets a request in that may do what it asks for.
+    async fn admit(&self, route: &Route, parts: &Parts, body: Body) -> Response<Body> {
+        let source = source(route, parts);
+        let mut needs = needs(route, &parts.method);
+        needs.extend(
+            source
+                .as_ref()
+                .map(|from| Need::pull(from.as_str()).optional()),
+        );
+        let peer = Peer::of(&parts.extensions);
+        let principal = match self.authority.authorize(parts, &peer, &needs).await {
+            Ok(principal) => principal,
+            Err(refusal) => return refusal.into_response(),
+        };
+        let source = source.filter(|from| principal.may(Need::pull(from.as_str())));
+        let answered = self.dispatch(route, parts, body, source.as_ref()).await;
+        answered.unwrap_or_else(Refusal::response)
+    }
+
+    async fn dispatch(
+        &self,
+        route: &Route,
+        parts: &Parts,
+        body: Body,
+        source: Option<&Repo>,
+    ) -> Answer {
         let method = &parts.method;
         match route {
             Route::Base if reads(method) => base(),
@@ -78,7 +113,7 @@ impl Registry {
                 self.delete_blob(repo, digest).await
             }
             Route::Uploads(repo) if method == Method::POST => {
-                self.begin_upload(repo, parts, body).await
+                self.begin_upload(repo, parts, body, source).await
             }
             Route::Upload(repo, id) => match *method {
                 Method::GET => self.upload_status(repo, id).await,
@@ -102,6 +137,26 @@ impl Registry {
             Route::Uploads(_) => Err(not_allowed("POST")),
         }
     }
+}
+
+/// The rights that a request needs. To take back one's own upload is part of pushing.
+fn needs<'r>(route: &'r Route, method: &Method) -> Vec<Need<'r>> {
+    let Some(repo) = route.repo() else {
+        return Vec::new();
+    };
+    let action = match route {
+        _ if reads(method) && !matches!(route, Route::Upload(..)) => Action::Pull,
+        Route::Blob(..) | Route::Manifest(..) if method == Method::DELETE => Action::Delete,
+        _ => Action::Push,
+    };
+    vec![Need::new(repo.as_str(), action)]
+}
+
+/// The repository that a blob is to be mounted from.
+fn source(route: &Route, parts: &Parts) -> Option<Repo> {
+    let mounts = matches!(route, Route::Uploads(_)) && parts.method == Method::POST;
+    let from = http::param(parts.uri.query().filter(|_| mounts), "from")?;
+    from.parse().ok()
 }
 
 fn reads(method: &Method) -> bool {

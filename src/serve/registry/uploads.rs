@@ -61,11 +61,20 @@ fn check_algorithm(name: &str) -> Result<(), Refusal> {
 
 impl Registry {
     /// `POST …/blobs/uploads/`: with `mount`, with `digest` and the whole body, or to begin.
-    pub(super) async fn begin_upload(&self, repo: &Repo, parts: &Parts, body: Body) -> Answer {
+    /// `source` is the repository to mount from, if whoever asks may read it.
+    pub(super) async fn begin_upload(
+        &self,
+        repo: &Repo,
+        parts: &Parts,
+        body: Body,
+        source: Option<&Repo>,
+    ) -> Answer {
         let query = parts.uri.query();
         if let Some(digest) = param(query, "mount") {
             let digest = route::digest(&digest)?;
-            if self.mount(repo, &digest, param(query, "from")).await? {
+            // A source that may not be read is as good as one that is not there.
+            let hidden = source.is_none() && param(query, "from").is_some();
+            if !hidden && self.mount(repo, &digest, source).await? {
                 return stored(repo, &digest);
             }
         }
@@ -90,15 +99,12 @@ impl Registry {
         &self,
         repo: &Repo,
         digest: &Digest,
-        from: Option<String>,
+        from: Option<&Repo>,
     ) -> Result<bool, Refusal> {
-        if let Some(from) = from {
-            let Ok(from) = from.parse::<Repo>() else {
-                return Ok(false);
-            };
-            if self.repository(&from).stat_blob(digest).await?.is_none() {
-                return Ok(false);
-            }
+        if let Some(from) = from
+            && self.repository(from).stat_blob(digest).await?.is_none()
+        {
+            return Ok(false);
         }
         Ok(self.repository(repo).mount_blob(digest).await?)
     }
