@@ -63,6 +63,18 @@ impl Layer {
         self.0.extend(above.0);
     }
 
+    /// The same with what `other` says, or does not say, about the keys that `which` picks.
+    #[must_use]
+    pub fn with(&self, other: &Self, which: impl Fn(&str) -> bool) -> Self {
+        let ours = self.0.iter().filter(|(key, _)| !which(key));
+        let theirs = other.0.iter().filter(|(key, _)| which(key));
+        Self(
+            ours.chain(theirs)
+                .map(|(key, set)| (*key, set.clone()))
+                .collect(),
+        )
+    }
+
     /// What is said about a key.
     pub fn get(&self, name: &str) -> Option<(&Raw, &Origin)> {
         self.0.get(name).map(|(raw, origin)| (raw, origin))

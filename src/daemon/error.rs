@@ -6,7 +6,7 @@ use crate::{config, serve::auth, store};
 
 /// Sort of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// The command line or a setting cannot be: 2.
     Usage,
     /// Something of this machine is in the way: 1.
@@ -17,7 +17,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The exit code.
-    pub(super) fn code(self) -> u8 {
+    pub fn code(self) -> u8 {
         match self {
             Self::Failed => 1,
             Self::Usage => 2,
@@ -28,19 +28,21 @@ impl Kind {
 
 /// A failure as whoever started the daemon gets it; holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Error {
-    pub(super) kind: Kind,
+pub struct Error {
+    /// Its sort.
+    pub kind: Kind,
     /// What failed, one line, without a final period.
-    pub(super) message: String,
+    pub message: String,
     /// What to do.
-    pub(super) hint: Option<String>,
+    pub hint: Option<String>,
 }
 
 /// Result of starting.
-pub(super) type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    /// A failure without advice.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),
@@ -48,22 +50,25 @@ impl Error {
         }
     }
 
-    pub(super) fn usage(message: impl Into<String>) -> Self {
+    /// Of the command line or a setting.
+    pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Kind::Usage, message)
     }
 
-    pub(super) fn failed(message: impl Into<String>) -> Self {
+    /// Of something of this machine.
+    pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Kind::Failed, message)
     }
 
+    /// Adds what to do.
     #[must_use]
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// `error: …`, `hint: …`, one a line.
-    pub(super) fn render(&self) -> String {
+    pub fn render(&self) -> String {
         let heading = match self.kind {
             Kind::Bug => "error: this is a bug in cachectld",
             _ => "error",
@@ -86,7 +91,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// An error with those below it that it does not say itself.
-pub(super) fn with_causes(error: &dyn StdError) -> String {
+pub fn with_causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     // A chain is finite, but nobody reads more.
@@ -125,8 +130,9 @@ impl From<store::Error> for Error {
         let message = with_causes(&e);
         match e.kind {
             ErrorKind::Invalid | ErrorKind::Unsupported => Self::usage(message),
-            ErrorKind::Timeout if e.op == "open" => Self::failed(message)
-                .hint("another process holds the store's lock, such as `cachectl prune`: wait for it"),
+            ErrorKind::Timeout if e.op == "open" => Self::failed(message).hint(
+                "another process holds the store's lock, such as `cachectl prune`: wait for it",
+            ),
             _ => Self::failed(message),
         }
     }

@@ -8,7 +8,7 @@ pub mod policy;
 mod settings;
 
 pub use keys::TABLE;
-pub use load::{FILE_NAME, load};
+pub use load::{Change, FILE_NAME, load};
 pub use settings::{
     BuildKit, Config, Group, LogFormat, Mode, Otlp, Remote, ShrinkGuard, Socket, Tls,
 };
