@@ -44,7 +44,12 @@ pub async fn build(url: &StoreUrl, options: &Options, state: &Path) -> store::Re
             .await
             .map_err(|e| store::Error::new(store::ErrorKind::Invalid, "open", e.to_string()))?,
     );
-    let registry = Arc::new(Registry::new(repositories, uploads, authority));
+    let registry = Arc::new(Registry::new(
+        repositories,
+        uploads,
+        authority,
+        Arc::default(),
+    ));
     Ok(Arc::new(move |request: Request<Body>| {
         let registry = registry.clone();
         Box::pin(async move {

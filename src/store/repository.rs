@@ -17,6 +17,7 @@ use super::{
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
+    entry::Time,
 };
 
 /// Records that are read at once.
@@ -31,6 +32,15 @@ pub enum Presence {
     Missing,
     /// It was deleted here.
     Deleted,
+}
+
+/// A part of a merged tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagPart {
+    /// The manifest that was pushed.
+    pub digest: Digest,
+    /// When it was pushed last, by the store's clock; `None` where the store does not say.
+    pub modified: Option<Time>,
 }
 
 /// A repository of a store that holds many.
@@ -232,6 +242,9 @@ impl Repository {
         let Some(known) = self.known(digest).await? else {
             return Ok(false);
         };
+        for tag in self.tags().await? {
+            self.remove_part(&tag, digest).await?;
+        }
         for tag in self.tags_at(digest).await? {
             self.untag.untag(&tag).await?;
         }
@@ -258,6 +271,37 @@ impl Repository {
             .try_filter_map(|tag| async move { Ok(tag) })
             .try_collect()
             .await
+    }
+
+    /// The parts that a tag is merged from, sorted by their digests' text.
+    pub async fn parts(&self, tag: &Tag) -> Result<Vec<TagPart>> {
+        let listed = self
+            .records
+            .list_records(&keys::parts_prefix(&self.name, tag))
+            .await?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|r| match keys::parse(&r.key)? {
+                keys::Key::Part(_, _, digest) => Some(TagPart {
+                    digest,
+                    modified: r.modified,
+                }),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Makes a manifest that is there a part of a tag, or says that it was pushed again.
+    pub async fn add_part(&self, tag: &Tag, manifest: &Manifest) -> Result<()> {
+        let key = keys::part(&self.name, tag, &manifest.digest);
+        let record = record::encode(&record::Tagged::at(manifest));
+        self.records.write_record(&key, record.into()).await
+    }
+
+    /// Takes a part away from a tag.
+    pub async fn remove_part(&self, tag: &Tag, digest: &Digest) -> Result<()> {
+        let key = keys::part(&self.name, tag, digest);
+        self.records.remove_record(&key).await
     }
 
     /// All tags, sorted by bytes.

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     artifact::{Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES, outline::Outline},
     digest::Digest,
+    ops::cache_tags::Pushed,
     store::{Repository, keys::Repo},
 };
 
@@ -42,7 +43,7 @@ impl Registry {
         reference: &Reference,
         parts: &Parts,
     ) -> Answer {
-        let found = self.repository(repo).manifest(reference).await;
+        let found = self.caches.resolve(&self.repository(repo), reference).await;
         let found = found.map_err(|e| {
             tracing::warn!(error = %e, "Manifest cannot be served");
             Refusal::of_store(&e, Code::ManifestUnknown)
@@ -51,7 +52,7 @@ impl Registry {
             media_type,
             bytes,
             digest,
-        } = found.ok_or_else(|| unknown(reference))?.manifest;
+        } = found.ok_or_else(|| unknown(reference))?;
         let etag = format!("\"{digest}\"");
         let known = text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag);
         let status = if known {
@@ -82,7 +83,10 @@ impl Registry {
         let outline = Outline::of(&manifest)
             .map_err(|why| Refusal::new(Code::ManifestInvalid, why.to_string()))?;
         let missing = check_children(&repository, &outline).await?;
-        repository.put_manifest(&manifest, &tags).await?;
+        if let Pushed::Refused(shrink) = self.caches.push(&repository, &manifest, &tags).await? {
+            let why = format!("{shrink}; pass the same cache to --cache-from and --cache-to");
+            return Err(Refusal::new(Code::Denied, why));
+        }
         let digest = &manifest.digest;
         let mut builder = with_digest(answer(StatusCode::CREATED), digest)
             .header(header::LOCATION, format!("/v2/{repo}/manifests/{digest}"));

@@ -24,6 +24,7 @@ mod route;
 mod uploads;
 
 use crate::{
+    ops::cache_tags::CacheTags,
     serve::auth::{Action, Authority, Need, Peer},
     store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
@@ -37,11 +38,12 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// Result of answering a request.
 type Answer = Result<Response<Body>, Refusal>;
 
-/// The door: stores behind it, uploads that are on their way, who may come in.
+/// The door: stores behind it, uploads that are on their way, who may come in, how tags of caches are kept.
 pub struct Registry {
     repositories: Arc<dyn Repositories>,
     uploads: Arc<Uploads>,
     authority: Arc<Authority>,
+    caches: Arc<CacheTags>,
 }
 
 impl Registry {
@@ -50,11 +52,13 @@ impl Registry {
         repositories: Arc<dyn Repositories>,
         uploads: Arc<Uploads>,
         authority: Arc<Authority>,
+        caches: Arc<CacheTags>,
     ) -> Self {
         Self {
             repositories,
             uploads,
             authority,
+            caches,
         }
     }
 

@@ -77,7 +77,7 @@ impl Door {
         let uploads = Uploads::open(&own, records).unwrap();
         let authority = authority(dir.path(), auth::Config::default()).await;
         Self {
-            registry: Registry::new(repositories, Arc::new(uploads), authority),
+            registry: Registry::new(repositories, Arc::new(uploads), authority, Arc::default()),
             dir,
         }
     }
