@@ -7,10 +7,10 @@ pub(super) fn links_first<L: IntoIterator<Item = usize>>(
 ) -> Vec<usize> {
     let mut users = vec![Vec::new(); count];
     let mut waits = vec![0_usize; count];
-    for at in 0..count {
+    for (at, wait) in waits.iter_mut().enumerate() {
         for link in links(at) {
             users[link].push(at);
-            waits[at] += 1;
+            *wait += 1;
         }
     }
     let mut order: Vec<usize> = (0..count).filter(|at| waits[*at] == 0).collect();

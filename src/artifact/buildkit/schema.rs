@@ -162,20 +162,12 @@ fn first() -> Option<usize> {
     Some(0)
 }
 
-#[expect(
-    clippy::ref_option,
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde's signature"
-)]
+#[expect(clippy::ref_option, reason = "serde's signature")]
 fn is_first(parent: &Option<usize>) -> bool {
     *parent == Some(0)
 }
 
-#[expect(
-    clippy::ref_option,
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde's signature"
-)]
+#[expect(clippy::ref_option, reason = "serde's signature")]
 fn write_parent<S: Serializer>(parent: &Option<usize>, s: S) -> Result<S::Ok, S::Error> {
     match parent {
         Some(p) => s.serialize_u64(*p as u64),
@@ -204,7 +196,6 @@ fn zero() -> Time {
 mod moment {
     use super::{Deserialize, Deserializer, Serialize, Serializer, Stamp, Time};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(time: &Time, s: S) -> Result<S::Ok, S::Error> {
         Stamp(*time).serialize(s)
     }

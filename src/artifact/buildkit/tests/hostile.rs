@@ -44,14 +44,14 @@ fn large_and_deep_configs_are_refused() {
         r#"{"records":[{"digest":"a","digest":"b"}]}"#.to_owned(),
         r#"{"records":[{"layers":[{"createdAt":"2026-11-23"}]}]}"#.to_owned(),
         r#"{"records":{}}"#.to_owned(),
-        r#"{}{}"#.to_owned(),
+        "{}{}".to_owned(),
         " ".repeat(MAX_CONFIG_BYTES + 1),
         String::new(),
     ] {
         let start = Instant::now();
         let error = CacheConfig::read(text.as_bytes())
-            .err()
-            .expect("refused")
+            .map(|_| "read")
+            .unwrap_err()
             .to_string();
         assert!(error.len() < 400, "{} bytes of error", error.len());
         assert!(start.elapsed() < Duration::from_secs(20), "{error}");
@@ -143,7 +143,7 @@ fn records_that_almost_match_are_compared_in_time() {
     );
     assert_eq!(merged.results, side * side);
     assert!(
-        start.elapsed() < Duration::from_secs(60),
+        start.elapsed() < Duration::from_mins(1),
         "{:?}",
         start.elapsed()
     );
@@ -180,7 +180,7 @@ fn a_key_that_grows_is_not_renamed_again_and_again() {
     assert_eq!(merged.results, many + joined);
     assert_eq!(merged.records, 2 + 2 * many + 2 * joined);
     assert!(
-        start.elapsed() < Duration::from_secs(60),
+        start.elapsed() < Duration::from_mins(1),
         "{:?}",
         start.elapsed()
     );
