@@ -80,9 +80,7 @@ impl Repository {
 
     /// Says whether anything was ever put here and not taken away again.
     pub async fn exists(&self) -> Result<bool> {
-        let manifests = keys::manifests_prefix(&self.name);
-        Ok(!self.records.list_records(&manifests).await?.is_empty()
-            || !self.store.tags("").await?.is_empty())
+        Ok(!self.manifests().await?.is_empty() || !self.tags().await?.is_empty())
     }
 
     /// The size of a blob that this repository shows.
@@ -134,6 +132,19 @@ impl Repository {
         let key = keys::gone(&self.name, digest);
         self.records.write_record(&key, "{}".into()).await?;
         Ok(true)
+    }
+
+    /// Notes that a blob came to this repository.
+    pub async fn link(&self, digest: &Digest) -> Result<()> {
+        let key = keys::linked(&self.name, digest);
+        self.records.write_record(&key, "{}".into()).await
+    }
+
+    /// Says whether a blob is noted to have come here.
+    pub async fn is_linked(&self, digest: &Digest) -> Result<bool> {
+        let key = keys::linked(&self.name, digest);
+        let link = self.records.read_record(&key, record::MAX_BYTES).await?;
+        Ok(link.is_some())
     }
 
     async fn is_gone(&self, digest: &Digest) -> Result<bool> {
@@ -191,6 +202,21 @@ impl Repository {
             version: None,
             modified: None,
         }))
+    }
+
+    /// The digests of all manifests, sorted by their text.
+    pub async fn manifests(&self) -> Result<Vec<Digest>> {
+        let listed = self
+            .records
+            .list_records(&keys::manifests_prefix(&self.name))
+            .await?;
+        Ok(listed
+            .iter()
+            .filter_map(|r| match keys::parse(&r.key)? {
+                keys::Key::Manifest(_, digest) => Some(digest),
+                _ => None,
+            })
+            .collect())
     }
 
     /// What is known of a manifest of this repository.

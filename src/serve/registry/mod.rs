@@ -21,6 +21,7 @@ mod http;
 mod lists;
 mod manifests;
 mod route;
+mod sight;
 mod uploads;
 
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
 use error::{Code, Refusal};
 use http::{answer, finish};
 use route::Route;
+use sight::{Named, Sight};
 
 /// The old name of the protocol, which docker looks for.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -44,6 +46,7 @@ pub struct Registry {
     uploads: Arc<Uploads>,
     authority: Arc<Authority>,
     caches: Arc<CacheTags>,
+    named: Named,
 }
 
 impl Registry {
@@ -59,6 +62,7 @@ impl Registry {
             uploads,
             authority,
             caches,
+            named: Named::default(),
         }
     }
 
@@ -98,7 +102,14 @@ impl Registry {
             Err(refusal) => return refusal.into_response(),
         };
         let source = source.filter(|from| principal.may(Need::pull(from.as_str())));
-        let answered = self.dispatch(route, parts, body, source.as_ref()).await;
+        let sight = if principal.reads_everything() {
+            Sight::All
+        } else {
+            Sight::Own
+        };
+        let answered = self
+            .dispatch(route, parts, body, source.as_ref(), sight)
+            .await;
         answered.unwrap_or_else(Refusal::response)
     }
 
@@ -108,27 +119,30 @@ impl Registry {
         parts: &Parts,
         body: Body,
         source: Option<&Repo>,
+        sight: Sight,
     ) -> Answer {
         let method = &parts.method;
         match route {
             Route::Base if reads(method) => base(),
-            Route::Blob(repo, digest) if reads(method) => self.get_blob(repo, digest, parts).await,
+            Route::Blob(repo, digest) if reads(method) => {
+                self.get_blob(repo, digest, parts, sight).await
+            }
             Route::Blob(repo, digest) if method == Method::DELETE => {
                 self.delete_blob(repo, digest).await
             }
             Route::Uploads(repo) if method == Method::POST => {
-                self.begin_upload(repo, parts, body, source).await
+                self.begin_upload(repo, parts, body, source, sight).await
             }
             Route::Upload(repo, id) => match *method {
                 Method::GET => self.upload_status(repo, id).await,
                 Method::PATCH => self.append(repo, id, parts, body).await,
-                Method::PUT => self.finish_upload(repo, id, parts, body).await,
+                Method::PUT => self.finish_upload(repo, id, parts, body, sight).await,
                 Method::DELETE => self.cancel_upload(repo, id).await,
                 _ => Err(not_allowed("GET, PATCH, PUT, DELETE")),
             },
             Route::Manifest(repo, reference) => match *method {
                 Method::GET | Method::HEAD => self.get_manifest(repo, reference, parts).await,
-                Method::PUT => self.put_manifest(repo, reference, parts, body).await,
+                Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,
                 Method::DELETE => self.delete_manifest(repo, reference).await,
                 _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
             },

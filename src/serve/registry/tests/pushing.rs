@@ -221,6 +221,7 @@ async fn upload_goes_on_after_a_restart() {
                 Arc::default(),
             ),
             dir: door.dir.clone(),
+            peer: Peer::unix(),
         }
     };
     let before = open().await;
