@@ -22,8 +22,9 @@ use super::{
 use crate::{
     config::{
         Env,
-        daemon::{Config, Tls},
+        daemon::{BuildKit, Config, ShrinkGuard, Tls},
     },
+    ops::cache_tags::{self, CacheTags},
     serve::{
         auth::{self, Authority, Exposure},
         registry::Registry,
@@ -56,6 +57,8 @@ pub struct Built {
     pub authority: Arc<Authority>,
     /// Does TLS handshakes.
     pub tls: Option<Arc<tls::Acceptor>>,
+    /// How BuildKit's tags are kept.
+    pub caches: Arc<CacheTags>,
     /// Requests under way.
     pub requests: Arc<Limit>,
     /// Unfinished uploads.
@@ -94,10 +97,12 @@ pub async fn build(
     // What lies on this machine's disk no other daemon sees.
     let shared = opened.spool_dir.is_none().then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads, shared)?);
+    let caches = Arc::new(CacheTags::new(cache_tags(&config.buildkit)));
     let registry = Arc::new(Registry::new(
         repositories,
         uploads.clone(),
         authority.clone(),
+        caches.clone(),
     ));
     let requests = Arc::new(Limit::new(config.max_requests));
     let admin: Handler = Arc::new(move |request| {
@@ -115,6 +120,7 @@ pub async fn build(
         admin,
         authority,
         tls,
+        caches,
         requests,
         uploads,
         store: opened.store,
@@ -180,6 +186,20 @@ fn not_found() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_FOUND;
     response
+}
+
+/// How BuildKit's tags are kept.
+pub(super) fn cache_tags(set: &BuildKit) -> cache_tags::Settings {
+    cache_tags::Settings {
+        merge: set.merge.globs().clone(),
+        max_parts: set.merge_parts,
+        max_age: set.merge_age,
+        shrink: match set.shrink_guard {
+            ShrinkGuard::Off => cache_tags::ShrinkGuard::Off,
+            ShrinkGuard::Warn => cache_tags::ShrinkGuard::Warn,
+            ShrinkGuard::Refuse => cache_tags::ShrinkGuard::Refuse,
+        },
+    }
 }
 
 /// Who can reach the doors that `config` opens.

@@ -15,6 +15,7 @@ use crate::{
         self, Env, Layer, Loaded,
         daemon::{Change, Config},
     },
+    ops::cache_tags::CacheTags,
     serve::auth::Authority,
     task,
     telemetry::logs::{self, Logs},
@@ -49,6 +50,7 @@ pub(super) struct Reloader {
     pub(super) live: watch::Sender<Arc<Config>>,
     pub(super) authority: Arc<Authority>,
     pub(super) tls: Option<Arc<tls::Acceptor>>,
+    pub(super) caches: Arc<CacheTags>,
     pub(super) logs: Arc<Logs>,
     pub(super) connections: Arc<Limit>,
     pub(super) requests: Arc<Limit>,
@@ -101,6 +103,7 @@ impl Reloader {
         let connections = limit::connections(new.config.max_connections, self.open_files);
         self.connections.resize(connections);
         self.requests.resize(new.config.max_requests);
+        self.caches.set(build::cache_tags(&new.config.buildkit));
         self.live.send_replace(Arc::new(new.config.clone()));
         self.running = new;
         Ok(changes)

@@ -146,6 +146,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         live: sender,
         authority: built.authority.clone(),
         tls: built.tls.clone(),
+        caches: built.caches.clone(),
         logs,
         connections: service.connections.clone(),
         requests: built.requests.clone(),

@@ -41,6 +41,11 @@ impl Repositories {
         Ok(Self { patterns })
     }
 
+    /// The patterns; none of them: no repository.
+    pub fn globs(&self) -> &GlobSet {
+        &self.patterns
+    }
+
     /// Says whether the policy is for `repository`.
     pub fn has(&self, repository: &str) -> bool {
         self.patterns.is_match(Path::new(repository))

@@ -21,15 +21,18 @@ mod http;
 mod lists;
 mod manifests;
 mod route;
+mod sight;
 mod uploads;
 
 use crate::{
+    ops::cache_tags::CacheTags,
     serve::auth::{Action, Authority, Need, Peer},
     store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
 use error::{Code, Refusal};
 use http::{answer, finish};
 use route::Route;
+use sight::{Named, Sight};
 
 /// The old name of the protocol, which docker looks for.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -37,11 +40,13 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// Result of answering a request.
 type Answer = Result<Response<Body>, Refusal>;
 
-/// The door: stores behind it, uploads that are on their way, who may come in.
+/// The door: stores behind it, uploads that are on their way, who may come in, how tags of caches are kept.
 pub struct Registry {
     repositories: Arc<dyn Repositories>,
     uploads: Arc<Uploads>,
     authority: Arc<Authority>,
+    caches: Arc<CacheTags>,
+    named: Named,
 }
 
 impl Registry {
@@ -50,11 +55,14 @@ impl Registry {
         repositories: Arc<dyn Repositories>,
         uploads: Arc<Uploads>,
         authority: Arc<Authority>,
+        caches: Arc<CacheTags>,
     ) -> Self {
         Self {
             repositories,
             uploads,
             authority,
+            caches,
+            named: Named::default(),
         }
     }
 
@@ -94,7 +102,14 @@ impl Registry {
             Err(refusal) => return refusal.into_response(),
         };
         let source = source.filter(|from| principal.may(Need::pull(from.as_str())));
-        let answered = self.dispatch(route, parts, body, source.as_ref()).await;
+        let sight = if principal.reads_everything() {
+            Sight::All
+        } else {
+            Sight::Own
+        };
+        let answered = self
+            .dispatch(route, parts, body, source.as_ref(), sight)
+            .await;
         answered.unwrap_or_else(Refusal::response)
     }
 
@@ -104,27 +119,30 @@ impl Registry {
         parts: &Parts,
         body: Body,
         source: Option<&Repo>,
+        sight: Sight,
     ) -> Answer {
         let method = &parts.method;
         match route {
             Route::Base if reads(method) => base(),
-            Route::Blob(repo, digest) if reads(method) => self.get_blob(repo, digest, parts).await,
+            Route::Blob(repo, digest) if reads(method) => {
+                self.get_blob(repo, digest, parts, sight).await
+            }
             Route::Blob(repo, digest) if method == Method::DELETE => {
                 self.delete_blob(repo, digest).await
             }
             Route::Uploads(repo) if method == Method::POST => {
-                self.begin_upload(repo, parts, body, source).await
+                self.begin_upload(repo, parts, body, source, sight).await
             }
             Route::Upload(repo, id) => match *method {
                 Method::GET => self.upload_status(repo, id).await,
                 Method::PATCH => self.append(repo, id, parts, body).await,
-                Method::PUT => self.finish_upload(repo, id, parts, body).await,
+                Method::PUT => self.finish_upload(repo, id, parts, body, sight).await,
                 Method::DELETE => self.cancel_upload(repo, id).await,
                 _ => Err(not_allowed("GET, PATCH, PUT, DELETE")),
             },
             Route::Manifest(repo, reference) => match *method {
                 Method::GET | Method::HEAD => self.get_manifest(repo, reference, parts).await,
-                Method::PUT => self.put_manifest(repo, reference, parts, body).await,
+                Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,
                 Method::DELETE => self.delete_manifest(repo, reference).await,
                 _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
             },

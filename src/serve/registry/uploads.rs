@@ -15,6 +15,7 @@ use super::{
     error::{Code, Refusal},
     http::{UPLOAD_UUID, answer, chunk, finish, incoming, param, text, with_digest},
     route::{self, no_upload},
+    sight::Sight,
 };
 use crate::{
     artifact::Descriptor,
@@ -68,13 +69,14 @@ impl Registry {
         parts: &Parts,
         body: Body,
         source: Option<&Repo>,
+        sight: Sight,
     ) -> Answer {
         let query = parts.uri.query();
         if let Some(digest) = param(query, "mount") {
             let digest = route::digest(&digest)?;
             // A source that may not be read is as good as one that is not there.
             let hidden = source.is_none() && param(query, "from").is_some();
-            if !hidden && self.mount(repo, &digest, source).await? {
+            if !hidden && self.mount(repo, &digest, source, sight).await? {
                 return stored(repo, &digest);
             }
         }
@@ -88,25 +90,38 @@ impl Registry {
         match whole {
             Some(digest) => {
                 let body = Some(incoming(body));
-                self.commit(repo, &id, &digest, Some(0), None, body).await
+                self.commit(repo, &id, &digest, (Some(0), None, body), sight)
+                    .await
             }
             None => finish(progress(answer(StatusCode::ACCEPTED), repo, &id, 0), ""),
         }
     }
 
-    /// Shows a blob here that another repository, or with no `from` any, shows already.
+    /// Shows a blob here that another repository, or with no `from` any, shows already to whoever asks.
     async fn mount(
         &self,
         repo: &Repo,
         digest: &Digest,
         from: Option<&Repo>,
+        sight: Sight,
     ) -> Result<bool, Refusal> {
-        if let Some(from) = from
-            && self.repository(from).stat_blob(digest).await?.is_none()
+        let source = self.repository(from.unwrap_or(repo));
+        if !self.named.sees(&source, digest, sight).await?
+            || (from.is_some() && source.stat_blob(digest).await?.is_none())
+            || !self.repository(repo).mount_blob(digest).await?
         {
             return Ok(false);
         }
-        Ok(self.repository(repo).mount_blob(digest).await?)
+        self.own(repo, digest, sight).await?;
+        Ok(true)
+    }
+
+    /// Notes that a blob came here, by who sees no other.
+    async fn own(&self, repo: &Repo, digest: &Digest, sight: Sight) -> Result<(), Refusal> {
+        if sight == Sight::Own {
+            self.repository(repo).link(digest).await?;
+        }
+        Ok(())
     }
 
     /// `GET <upload>`
@@ -142,6 +157,7 @@ impl Registry {
         id: &UploadId,
         parts: &Parts,
         body: Body,
+        sight: Sight,
     ) -> Answer {
         let id = own(repo, id)?;
         let digest = param(parts.uri.query(), "digest")
@@ -150,7 +166,8 @@ impl Registry {
         let range = chunk(&parts.headers)?;
         let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
         let body = (range.is_some() || !empty).then(|| incoming(body));
-        self.commit(repo, id, &digest, at(parts), range, body).await
+        self.commit(repo, id, &digest, (at(parts), range, body), sight)
+            .await
     }
 
     /// `DELETE <upload>`
@@ -168,9 +185,8 @@ impl Registry {
         repo: &Repo,
         id: &UploadId,
         digest: &Digest,
-        at: Option<u64>,
-        range: Option<Range<u64>>,
-        body: Option<ByteStream>,
+        (at, range, body): (Option<u64>, Option<Range<u64>>, Option<ByteStream>),
+        sight: Sight,
     ) -> Answer {
         let spool = match self.uploads.finish(id, at, range, body).await? {
             Ok(spool) => spool,
@@ -181,6 +197,7 @@ impl Registry {
         let put = self.repository(repo).put_blob(&desc, &body).await;
         self.uploads.forget(id, at, put.is_err()).await?;
         put?;
+        self.own(repo, digest, sight).await?;
         stored(repo, digest)
     }
 }

@@ -27,11 +27,13 @@ mod listing;
 mod manifests;
 mod pulling;
 mod pushing;
+mod sharing;
 
 /// A door over a store of its own.
 struct Door {
     registry: Registry,
     dir: Arc<tempfile::TempDir>,
+    peer: Peer,
 }
 
 /// A response, read whole.
@@ -77,8 +79,9 @@ impl Door {
         let uploads = Uploads::open(&own, records).unwrap();
         let authority = authority(dir.path(), auth::Config::default()).await;
         Self {
-            registry: Registry::new(repositories, Arc::new(uploads), authority),
+            registry: Registry::new(repositories, Arc::new(uploads), authority, Arc::default()),
             dir,
+            peer: Peer::unix(),
         }
     }
 
@@ -93,7 +96,7 @@ impl Door {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.extension(Peer::unix());
+        let request = request.extension(self.peer.clone());
         let request = request.body(body.into()).unwrap();
         let response = self.registry.handle(request).await;
         read(response).await

@@ -218,8 +218,10 @@ async fn upload_goes_on_after_a_restart() {
                 opened.repositories.unwrap(),
                 Arc::new(uploads),
                 authority(&store, auth::Config::default()).await,
+                Arc::default(),
             ),
             dir: door.dir.clone(),
+            peer: Peer::unix(),
         }
     };
     let before = open().await;
