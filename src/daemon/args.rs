@@ -26,19 +26,19 @@ const ABOUT: &str = "Serves build caches to BuildKit, docker and other clients o
 const LONG_ABOUT: &str = "\
 Serves build caches to BuildKit, docker and other clients of OCI registries, from a folder or a bucket.
 
-Without any setting it keeps everything in $XDG_CACHE_HOME/cachectl and listens on 127.0.0.1:5000 and on a unix socket,
-for clients on this machine only. A build then uses it as a registry:
+Without any setting it keeps everything in $XDG_CACHE_HOME/cachectl and serves clients on this machine,
+at 127.0.0.1:5000 and at a unix socket. A build then uses it as a registry:
 
   docker buildx build --cache-to type=registry,ref=127.0.0.1:5000/app:cache,mode=max \\
                       --cache-from type=registry,ref=127.0.0.1:5000/app:cache .";
 
 const AFTER: &str = "\
-Settings come from cachectld.toml, then CACHECTLD_* variables, then flags; later ones win. docs/cachectld-config.md lists
-those that have no flag.
+Settings come from cachectld.toml, then CACHECTLD_* variables, then flags; later ones win.
+docs/cachectld-config.md lists those that have no flag.
 
 Examples:
   cachectld
-  cachectld --store 's3://ci-cache/daemon?region=eu-central-1' --front /var/cache/cachectld
+  cachectld --store 's3://ci-cache/daemon?region=eu-central-1'
   cachectld --listen 127.0.0.1:0 --socket none
   cachectld --listen 0.0.0.0:5000 --tls-cert c.pem --tls-key k.pem --htpasswd users
   cachectld --check-config       what would hold, and where each setting comes from
@@ -96,7 +96,8 @@ fn arg(key: &'static Key, flag: &'static str) -> Arg {
             .default_missing_value("true")
             .require_equals(true)
             .value_name("BOOL"),
-        Shape::List | Shape::Rules => arg.action(ArgAction::Append).value_name("TEXT"),
+        // Those that have a flag are lists of addresses.
+        Shape::List | Shape::Rules => arg.action(ArgAction::Append).value_name("ADDRESS"),
         Shape::Url => arg.value_name("URL"),
         Shape::Path => arg.value_name("PATH"),
         Shape::Count => arg.value_name("N"),

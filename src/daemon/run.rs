@@ -90,11 +90,25 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
     let end = runtime.block_on(service::run(start));
     // Blocking work that was given up must not hold up the end; what it left behind bears no final name.
     runtime.shutdown_background();
-    Ok(match end? {
-        End::Drained(left) if left == Left::default() => 0,
-        End::Drained(_) => Kind::Failed.code(),
-        End::Cut(number) => BY_SIGNAL + number,
-    })
+    match end {
+        Ok(End::Drained(left)) if left == Left::default() => Ok(0),
+        Ok(End::Drained(_)) => Ok(Kind::Failed.code()),
+        Ok(End::Cut(number)) => Ok(BY_SIGNAL + number),
+        // What reads the log gets it as a line like the others.
+        Err(Error {
+            kind,
+            message,
+            hint,
+        }) if format == Format::Json => {
+            tracing::error!(
+                error = message,
+                hint = hint.unwrap_or_default(),
+                "Not started"
+            );
+            Ok(kind.code())
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Writes to standard output; a reader that has gone away is none of our trouble.

@@ -1,7 +1,7 @@
 //! The end: what is under way is finished, within a time; a second signal does not wait.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::Write as _,
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -10,43 +10,9 @@ use rustix::process::Signal;
 
 use super::{
     Daemon,
-    process::{answer, exchange, status},
+    process::{BODY, answer, half_an_upload, header, status},
 };
 use crate::support::node::Node;
-
-const BODY: &[u8] = b"sixteen bytes in";
-
-/// Begins an upload and sends the first half of its bytes.
-fn half_an_upload(daemon: &Daemon) -> TcpStream {
-    let address = daemon.address();
-    let begin = format!(
-        "POST /v2/app/blobs/uploads/ HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    let (code, head) = exchange(TcpStream::connect(&address).unwrap(), &begin);
-    assert_eq!(code, 202, "{head}");
-    let location = header(&head, "location");
-    let mut stream = TcpStream::connect(&address).unwrap();
-    write!(
-        stream,
-        "PATCH {location} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
-        BODY.len()
-    )
-    .unwrap();
-    // The daemon asks for the body once it reads it: from then on the request is under way.
-    let mut asked = [0; 25];
-    stream.read_exact(&mut asked).unwrap();
-    assert!(asked.starts_with(b"HTTP/1.1 100"));
-    stream.write_all(&BODY[..8]).unwrap();
-    stream
-}
-
-fn header(head: &str, name: &str) -> String {
-    let value = head.lines().find_map(|line| {
-        let (found, value) = line.split_once(':')?;
-        found.eq_ignore_ascii_case(name).then(|| value.trim())
-    });
-    value.expect("it is there").to_owned()
-}
 
 /// Waits until nobody listens any more.
 fn refused(address: &str) {

@@ -2,8 +2,10 @@
 
 mod documents;
 mod ending;
+mod limits;
 mod process;
 mod reloading;
 mod starting;
+mod tls;
 
 use process::{Daemon, cachectld, failure};

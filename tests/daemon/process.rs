@@ -90,13 +90,6 @@ impl Daemon {
         }
     }
 
-    /// A line that begins so, of those that are no log lines.
-    pub(super) fn has_said(&self, beginning: &str) -> bool {
-        let log = self.log.lock().unwrap();
-        let mut said = log.iter().filter_map(|l| l["message"].as_str());
-        said.any(|line| line.starts_with(beginning))
-    }
-
     /// Where it says that it listens, with what it serves there.
     pub(super) fn listeners(&self) -> Vec<(String, String)> {
         self.wait_for("Ready");
@@ -209,4 +202,40 @@ pub(super) fn file(node: &Node, name: &str, text: &str) -> String {
     let path = node.path(name);
     fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
+}
+
+/// The bytes of an upload.
+pub(super) const BODY: &[u8] = b"sixteen bytes in";
+
+/// Begins an upload and sends the first half of its bytes.
+pub(super) fn half_an_upload(daemon: &Daemon) -> TcpStream {
+    let address = daemon.address();
+    let begin = format!(
+        "POST /v2/app/blobs/uploads/ HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let (code, head) = exchange(TcpStream::connect(&address).unwrap(), &begin);
+    assert_eq!(code, 202, "{head}");
+    let location = header(&head, "location");
+    let mut stream = TcpStream::connect(&address).unwrap();
+    write!(
+        stream,
+        "PATCH {location} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        BODY.len()
+    )
+    .unwrap();
+    // The daemon asks for the body once it reads it: from then on the request is under way.
+    let mut asked = [0; 25];
+    stream.read_exact(&mut asked).unwrap();
+    assert!(asked.starts_with(b"HTTP/1.1 100"));
+    stream.write_all(&BODY[..8]).unwrap();
+    stream
+}
+
+/// A header of an answer.
+pub(super) fn header(head: &str, name: &str) -> String {
+    let value = head.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim())
+    });
+    value.expect("it is there").to_owned()
 }

@@ -19,7 +19,12 @@ fn without_arguments_it_serves_or_says_who_has_the_port() {
     let began = std::time::Instant::now();
     while daemon.lines("Ready").is_empty() {
         // Port 5000 may be another program's, on the machine of whoever runs this test.
-        if daemon.has_said("error: cannot listen on 127.0.0.1:5000: ") {
+        if let Some(line) = daemon.lines("Not started").first() {
+            let why = line["error"].as_str().unwrap();
+            assert!(
+                why.starts_with("cannot listen on 127.0.0.1:5000: "),
+                "{why}"
+            );
             return;
         }
         assert!(began.elapsed().as_secs() < 60);
@@ -251,6 +256,37 @@ fn a_state_folder_that_is_read_only_says_so() {
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("cannot use the state folder"), "{said}");
     assert!(said.contains("CACHECTLD_STATE_DIR"), "{said}");
+}
+
+#[test]
+fn a_remote_that_is_away_does_not_keep_it_from_starting() {
+    let node = Node::new();
+    let mut command = cachectld(&node);
+    command
+        .args(["--listen", "127.0.0.1:0", "--store"])
+        .arg("s3://bucket/p?region=us-east-1&endpoint=http://127.0.0.1:1")
+        .env("AWS_ACCESS_KEY_ID", "a")
+        .env("AWS_SECRET_ACCESS_KEY", "b")
+        .env("CACHECTLD_RETRY_FOR", "0");
+    let daemon = Daemon::run(command);
+    assert_eq!(daemon.status("GET", "/livez"), 200);
+    assert_eq!(daemon.status("GET", "/v2/"), 200);
+    assert_eq!(daemon.status("GET", "/v2/app/manifests/latest"), 503);
+}
+
+#[test]
+fn people_get_an_error_and_machines_a_line_of_the_log() {
+    let node = Node::new();
+    for (format, begins) in [("text", "error: cannot"), ("json", "{")] {
+        let mut daemon = cachectld(&node);
+        daemon.args(["--listen", "203.0.113.1:5000", "--insecure-no-auth"]);
+        // Without the lines before it.
+        daemon.args(["--log", "error", "--log-format", format]);
+        let (code, said) = failure(daemon);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.starts_with(begins), "{said}");
+        assert!(said.contains("cannot listen on 203.0.113.1:5000"), "{said}");
+    }
 }
 
 #[test]

@@ -116,14 +116,14 @@ static OWN: &[Key] = &[
         Shape::List,
         Some("listen"),
         "127.0.0.1:5000",
-        "addresses of the doors: IP:PORT, localhost:PORT, with http:// or https:// in front where it is not to follow from tls.cert; port 0: any; none",
+        "addresses of the doors: IP:PORT or localhost:PORT, port 0 for any; http:// or https:// in front where it is not to follow from tls.cert; `none`",
     ),
     key(
         "socket",
         Shape::Path,
         Some("socket"),
         "$XDG_RUNTIME_DIR/cachectld.sock, else cachectld.sock in state_dir",
-        "unix socket with the same doors; none",
+        "unix socket with the same doors; `none`",
     ),
     key(
         "socket_mode",
