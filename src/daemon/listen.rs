@@ -30,7 +30,7 @@ const HEAD: Duration = Duration::from_secs(75);
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 128;
 /// After so long without a byte the kernel asks the other end whether it still lives, and how often.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 6;
 
