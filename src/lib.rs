@@ -9,7 +9,7 @@
 //! - [`transfer`]: from store to store, by descriptors.
 //! - [`ops`]: the verbs, plain options in and plain reports out.
 //! - [`config`], [`cli`], [`telemetry`]: settings with their origin; arguments, terminal and exit codes; logs.
-//! - [`digest`], [`entry`], [`fs`], [`task`], [`redact`], [`progress`]: the vocabulary, without product knowledge.
+//! - [`digest`], [`entry`], [`fs`], [`task`], [`redact`], [`progress`], [`trace`], [`metrics`]: the vocabulary, without product knowledge.
 
 pub mod artifact;
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod digest;
 pub mod entry;
 pub mod fs;
+pub mod metrics;
 pub mod ops;
 pub mod pack;
 pub mod progress;
@@ -27,4 +28,5 @@ pub mod source;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+pub mod trace;
 pub mod transfer;
