@@ -8,6 +8,7 @@
 //! - [`store`]: blobs and tags on disk, in a layout, in S3, in a registry, behind small traits; wrappers of one behaviour each.
 //! - [`transfer`]: from store to store, by descriptors.
 //! - [`ops`]: the verbs, plain options in and plain reports out.
+//! - [`serve`], [`daemon`]: the daemon's doors, each a protocol; how they are put together, listen and stop.
 //! - [`config`], [`cli`], [`telemetry`]: settings with their origin; arguments, terminal and exit codes; logs.
 //! - [`digest`], [`entry`], [`fs`], [`task`], [`redact`], [`progress`], [`trace`], [`metrics`]: the vocabulary, without product knowledge.
 

@@ -33,6 +33,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ),
     ("transfer", &["store", "artifact"]),
     ("ops", &["source", "pack", "artifact", "store", "transfer"]),
+    ("serve", &["ops", "transfer", "store", "artifact", "proto"]),
+    ("daemon", &["serve", "ops", "store", "config", "telemetry"]),
     // The sum of the rooms' settings; `source` for the options of a folder.
     ("config", &["store", "source"]),
     // `store` and `source` to open what the arguments name; how they work stays unknown here.
@@ -50,7 +52,7 @@ fn allowed(room: &str) -> BTreeSet<&'static str> {
         .iter()
         .find(|(r, _)| *r == room)
         .unwrap_or_else(|| panic!("room `{room}` is not in the table"));
-    let high = ["transfer", "ops", "config", "cli", "bin"].contains(&room);
+    let high = ["transfer", "ops", "serve", "daemon", "config", "cli", "bin"].contains(&room);
     let vocabulary = VOCABULARY.iter().filter(|_| high);
     arrows.iter().chain(vocabulary).copied().collect()
 }

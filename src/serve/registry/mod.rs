@@ -123,3 +123,6 @@ fn path(parts: &Parts) -> Result<std::borrow::Cow<'_, str>, Refusal> {
         .decode_utf8()
         .map_err(|_| Refusal::new(Code::NameInvalid, "the path is no text"))
 }
+
+#[cfg(test)]
+mod tests;

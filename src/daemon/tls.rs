@@ -1,0 +1,238 @@
+//! TLS of the listeners: certificates from files, read again on reload; client certificates, whose names become principals.
+//!
+//! TLS 1.2 and 1.3 by rustls with ring; HTTP/2 and HTTP/1.1 are offered by ALPN.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use serde::{Deserialize, Deserializer, de};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::info;
+
+use crate::{fs, task};
+
+mod names;
+
+/// Largest file of certificates or keys.
+const MAX_PEM_BYTES: u64 = 4 << 20;
+
+/// Whether clients show certificates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// They may; one that is shown must be good.
+    #[default]
+    Optional,
+    /// They must, or the handshake fails.
+    Required,
+}
+
+/// Settings of TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// PEM file of the certificate, followed by those above it up to, and without, the authority's own.
+    pub certificate: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
+    /// PEM file of the authorities whose client certificates are believed. Default: none, no client is asked for one.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// With a `client_ca`: `optional` or `required`. Default: `optional`.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// Longest time for a handshake. Default: `10s`.
+    #[serde(default = "ten_seconds", deserialize_with = "duration")]
+    pub handshake_timeout: Duration,
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn duration<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Duration, D::Error> {
+    let text = String::deserialize(d)?;
+    let parsed = humantime::parse_duration(&text).ok();
+    parsed.filter(|d| !d.is_zero()).ok_or_else(|| {
+        de::Error::custom(format_args!(
+            "`{text}` is not a time above zero such as 10s"
+        ))
+    })
+}
+
+/// TLS that cannot be set up; never holds a key.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up TLS: {0}")]
+pub struct Error(String);
+
+/// Result of setting up TLS.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A connection after its handshake.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// The bytes within.
+    pub stream: TlsStream<S>,
+    /// The name in the client's certificate, which has been verified: its one common name, else its first DNS name, else its
+    /// first URI. `None` for a client without a certificate, or without a name in it.
+    pub client_name: Option<Arc<str>>,
+}
+
+/// Does the server's part of handshakes.
+pub struct Acceptor {
+    config: Config,
+    current: RwLock<Arc<ServerConfig>>,
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Acceptor({})", self.config.certificate.display())
+    }
+}
+
+impl Acceptor {
+    /// Reads certificate, key and client authorities.
+    ///
+    /// # Errors
+    /// A file that is missing or not what it should be, and a key that does not belong to the certificate.
+    pub async fn open(config: Config) -> Result<Self> {
+        let current = load(config.clone()).await?;
+        Ok(Self {
+            config,
+            current: RwLock::new(current),
+        })
+    }
+
+    /// Reads the files again; connections that are open, and handshakes on their way, go on as they began.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; then everything stays as it was.
+    pub async fn reload(&self) -> Result<()> {
+        let new = load(self.config.clone()).await?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// Does a handshake within the time that is set for it; cancel-safe in that the connection is then dropped.
+    ///
+    /// # Errors
+    /// `TimedOut` for a client that is too slow; the stream's and the protocol's own, a refused certificate among them.
+    pub async fn accept<S>(&self, stream: S) -> io::Result<Accepted<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let current = self
+            .current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let handshake = TlsAcceptor::from(current).accept(stream);
+        let stream = timeout(self.config.handshake_timeout, handshake)
+            .await
+            .map_err(|_| {
+                io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")
+            })??;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let client_name = certificates
+            .and_then(|chain| names::client_name(chain.first()?))
+            .map(Arc::from);
+        Ok(Accepted {
+            stream,
+            client_name,
+        })
+    }
+}
+
+async fn load(config: Config) -> Result<Arc<ServerConfig>> {
+    let loaded = task::blocking(move || build(&config).map(|c| (c, config))).await;
+    let (server, config) = loaded?;
+    info!(certificate = %config.certificate.display(), client_certificates = config.client_ca.is_some(), "TLS is set up");
+    Ok(Arc::new(server))
+}
+
+fn build(config: &Config) -> Result<ServerConfig> {
+    let chain = certificates(&config.certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?).map_err(|_| {
+        // Not the error's own text: it may quote the file.
+        Error(format!(
+            "`{}` holds no private key (expected PEM, `-----BEGIN PRIVATE KEY-----`)",
+            config.key.display()
+        ))
+    })?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error(e.to_string()))?;
+    let builder = match client_verifier(config, provider)? {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut server = builder.with_single_cert(chain, key).map_err(|e| {
+        Error(format!(
+            "`{}` and `{}`: {e}",
+            config.certificate.display(),
+            config.key.display()
+        ))
+    })?;
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(server)
+}
+
+fn client_verifier(
+    config: &Config,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>> {
+    let Some(path) = &config.client_ca else {
+        return match config.client_certificates {
+            ClientCertificates::Optional => Ok(None),
+            ClientCertificates::Required => Err(Error(
+                "client certificates are required, but `client_ca` does not say whose".to_owned(),
+            )),
+        };
+    };
+    let failed = |e: &dyn fmt::Display| Error(format!("`{}`: {e}", path.display()));
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|e| failed(&e))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = match config.client_certificates {
+        ClientCertificates::Optional => builder.allow_unauthenticated(),
+        ClientCertificates::Required => builder,
+    };
+    builder.build().map(Some).map_err(|e| failed(&e))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let wrong = |why: &str| Error(format!("`{}` {why}", path.display()));
+    let found = CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|_| wrong("is not PEM"))?;
+    if found.is_empty() {
+        return Err(wrong(
+            "holds no certificate (expected PEM, `-----BEGIN CERTIFICATE-----`)",
+        ));
+    }
+    Ok(found)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let found = fs::read_if_there(path, MAX_PEM_BYTES).map_err(|e| Error(e.to_string()))?;
+    found.ok_or_else(|| Error(format!("`{}` does not exist", path.display())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! Repositories with actions, as scopes write them (`repository:<name>:pull,push`) and tokens hold them.
+//!
+//! `distribution/distribution:docs/content/spec/auth/scope.md` and `jwt.md`.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::grant::{Action, Actions};
+
+/// Most repositories in one list: what a client asks beyond them is not granted, which is no error, and a token stays small
+/// enough for a header.
+const MAX_REPOSITORIES: usize = 32;
+/// Longest name that is looked at: the distribution spec's advice for host and name together.
+const MAX_NAME_BYTES: usize = 255;
+/// The one type of resource that there is here; `registry:catalog:*` and the like are never granted.
+const REPOSITORY: &str = "repository";
+
+/// Actions by repository; each name once, in the order of first appearance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Access(Vec<(String, Actions)>);
+
+impl Access {
+    /// Adds actions on one repository to those that are there.
+    pub(super) fn add(&mut self, repository: &str, actions: Actions) {
+        let room = self.0.len() < MAX_REPOSITORIES && repository.len() <= MAX_NAME_BYTES;
+        match self.0.iter_mut().find(|(name, _)| name == repository) {
+            Some((_, own)) => *own = own.or(actions),
+            None if room => self.0.push((repository.to_owned(), actions)),
+            None => {}
+        }
+    }
+
+    /// Reads a list of scopes that are separated by spaces; what is no scope or of another type is left out.
+    ///
+    /// A name may hold the `:` of a port, so it lies between the first and the last one.
+    pub(super) fn add_scopes(&mut self, text: &str) {
+        for scope in text.split_ascii_whitespace() {
+            let Some((kind, rest)) = scope.split_once(':') else {
+                continue;
+            };
+            let Some((name, actions)) = rest.rsplit_once(':') else {
+                continue;
+            };
+            if kind == REPOSITORY && !name.is_empty() {
+                self.add(name, actions_of(actions.split(',')));
+            }
+        }
+    }
+
+    /// The actions on one repository.
+    pub(super) fn on(&self, repository: &str) -> Actions {
+        let found = self.0.iter().find(|(name, _)| name == repository);
+        found.map_or_else(Actions::default, |(_, actions)| *actions)
+    }
+
+    /// The part of it that `granted` allows; repositories with nothing left are gone.
+    pub(super) fn limited(&self, granted: impl Fn(&str) -> Actions) -> Self {
+        let limited = self
+            .0
+            .iter()
+            .map(|(name, actions)| (name.clone(), actions.and(granted(name))));
+        Self(limited.filter(|(_, a)| !a.is_empty()).collect())
+    }
+
+    /// As scopes, separated by spaces.
+    pub(super) fn to_scopes(&self) -> String {
+        let scopes: Vec<String> = self
+            .0
+            .iter()
+            .map(|(name, actions)| format!("{REPOSITORY}:{name}:{actions}"))
+            .collect();
+        scopes.join(" ")
+    }
+}
+
+/// `*` is all there are; unknown words are none.
+fn actions_of<'a>(words: impl Iterator<Item = &'a str>) -> Actions {
+    words.fold(Actions::default(), |all, word| match word {
+        "*" => Actions::ALL,
+        word => {
+            let known = Action::ALL.into_iter().filter(|a| a.as_str() == word);
+            all.or(Actions::of(&known.collect::<Vec<_>>()))
+        }
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct Item {
+    #[serde(rename = "type")]
+    kind: String,
+    name: String,
+    actions: Vec<String>,
+}
+
+impl Serialize for Access {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.0.iter().map(|(name, actions)| Item {
+            kind: REPOSITORY.to_owned(),
+            name: name.clone(),
+            actions: actions.each().map(|a| a.as_str().to_owned()).collect(),
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for Access {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let mut access = Self::default();
+        for item in Vec::<Item>::deserialize(d)? {
+            if item.kind == REPOSITORY {
+                access.add(
+                    &item.name,
+                    actions_of(item.actions.iter().map(String::as_str)),
+                );
+            }
+        }
+        Ok(access)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> String {
+        let mut access = Access::default();
+        access.add_scopes(text);
+        access.to_scopes()
+    }
+
+    #[test]
+    fn scopes_are_read_as_clients_write_them() {
+        for (written, read) in [
+            ("repository:a/b:pull", "repository:a/b:pull"),
+            ("repository:a/b:push,pull", "repository:a/b:pull,push"),
+            ("repository:h:5000/c:pull", "repository:h:5000/c:pull"),
+            ("repository:a:*", "repository:a:pull,push,delete"),
+            (
+                "repository:a:pull repository:b:pull repository:a:push",
+                "repository:a:pull,push repository:b:pull",
+            ),
+            ("registry:catalog:*", ""),
+            ("repository(plugin):a:pull", ""),
+            ("openid repository: repository:a repository::pull", ""),
+            ("repository:a:dance,pull", "repository:a:pull"),
+        ] {
+            assert_eq!(parsed(written), read, "{written}");
+        }
+    }
+
+    #[test]
+    fn hostile_list_is_cut() {
+        let many: Vec<String> = (0..10_000)
+            .map(|i| format!("repository:r{i}:pull"))
+            .collect();
+        assert_eq!(parsed(&many.join(" ")).split(' ').count(), MAX_REPOSITORIES);
+        assert_eq!(parsed(&format!("repository:{}:pull", "x".repeat(256))), "");
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_not_granted() {
+        let mut access = Access::default();
+        access.add_scopes("repository:a:pull,push repository:b:pull");
+        let pull = Actions::of(&[Action::Pull]);
+        let left = access.limited(|name| {
+            if name == "a" {
+                pull
+            } else {
+                Actions::default()
+            }
+        });
+        assert_eq!(left.to_scopes(), "repository:a:pull");
+    }
+
+    #[test]
+    fn claims_are_those_of_the_spec() {
+        let mut access = Access::default();
+        access.add_scopes("repository:a:pull,push");
+        let json = serde_json::to_string(&access).unwrap();
+        assert_eq!(
+            json,
+            r#"[{"type":"repository","name":"a","actions":["pull","push"]}]"#
+        );
+        assert_eq!(serde_json::from_str::<Access>(&json).unwrap(), access);
+    }
+}

@@ -1,0 +1,76 @@
+//! All who can show a secret of theirs: users with passwords, names with static tokens.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    Result, config::Config, passwords::Passwords, signer::Stamp, static_tokens::StaticTokens,
+};
+use crate::redact::Secret;
+
+/// Who has shown a secret.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    pub(super) name: Arc<str>,
+    /// Stands for the secret.
+    pub(super) stamp: Stamp,
+}
+
+/// Users and tokens as the files had them when they were last read.
+#[derive(Default)]
+pub(super) struct Accounts {
+    passwords: Option<Passwords>,
+    tokens: Option<StaticTokens>,
+}
+
+impl Accounts {
+    /// Reads both files. Blocks.
+    ///
+    /// # Errors
+    /// Those of either.
+    pub(super) fn read(config: &Config) -> Result<Self> {
+        let passwords = |path: &Path| Passwords::read(path, config.remember_password);
+        Ok(Self {
+            passwords: config.htpasswd.as_deref().map(passwords).transpose()?,
+            tokens: config
+                .tokens
+                .as_deref()
+                .map(StaticTokens::read)
+                .transpose()?,
+        })
+    }
+
+    /// How many users and how many tokens there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (
+            self.passwords.as_ref().map_or(0, Passwords::count),
+            self.tokens.as_ref().map_or(0, StaticTokens::count),
+        )
+    }
+
+    /// Whose static token it is.
+    pub(super) fn by_token(&self, token: &Secret) -> Option<Account> {
+        let (name, secret) = self.tokens.as_ref()?.owner(token)?;
+        Some(Account {
+            name,
+            stamp: Stamp::of(secret),
+        })
+    }
+
+    /// The account, if the name goes with this password or has this static token: `docker login` knows no other way to show one.
+    pub(super) async fn by_password(&self, name: &str, password: &Secret) -> Option<Account> {
+        if let Some(owner) = self.by_token(password).filter(|a| *a.name == *name) {
+            return Some(owner);
+        }
+        let passwords = self.passwords.as_ref()?;
+        let name = passwords.check(name, password).await?;
+        let stamp = Stamp::of(passwords.of(&name)?);
+        Some(Account { name, stamp })
+    }
+
+    /// Says whether `name` still has the secret that `stamp` stands for.
+    pub(super) fn vouches(&self, name: &str, stamp: &Stamp) -> bool {
+        let password = self.passwords.iter().filter_map(|p| p.of(name));
+        let tokens = self.tokens.iter().flat_map(|t| t.of(name));
+        password.chain(tokens).any(|own| Stamp::of(own) == *stamp)
+    }
+}

@@ -1,0 +1,160 @@
+//! The one place that lets requests through.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use axum::http::request::Parts;
+use tracing::{debug, info};
+
+use super::{
+    Refusal, Result,
+    challenge::Wrong,
+    config::{Config, Exposure},
+    grant::Action,
+    identify::{Identity, Proof, Setup},
+    peer::Peer,
+    principal::{Need, Principal},
+};
+use crate::task;
+
+/// Knows all who may come in, and what they may do; shared by all doors.
+pub struct Authority {
+    exposure: Exposure,
+    state_dir: PathBuf,
+    setup: RwLock<Arc<Setup>>,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Authority({:?})", self.exposure)
+    }
+}
+
+impl Authority {
+    /// Reads users, tokens and keys. Only where tokens are given is a key kept in `state_dir`, and a missing one made.
+    ///
+    /// # Errors
+    /// Settings that would leave the door open by mistake or closed to everybody, and files that cannot be used, with the line.
+    pub async fn open(config: Config, state_dir: &Path, exposure: Exposure) -> Result<Self> {
+        let setup = read(config, state_dir.to_owned(), exposure).await?;
+        Ok(Self {
+            exposure,
+            state_dir: state_dir.to_owned(),
+            setup: RwLock::new(Arc::new(setup)),
+        })
+    }
+
+    /// Reads everything again, under these settings; requests on their way end as they began. Passwords that were remembered
+    /// are forgotten; tokens of users who are gone or have another password are void.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; then everything stays as it was.
+    pub async fn reload(&self, config: Config) -> Result<()> {
+        let setup = read(config, self.state_dir.clone(), self.exposure).await?;
+        *self.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
+        Ok(())
+    }
+
+    pub(super) fn setup(&self) -> Arc<Setup> {
+        self.setup
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Lets a request through that has all the rights it needs; `needs` without any is a door's first question
+    /// (`GET /v2/`), which must not be answered to who should log in: clients learn from its refusal how to.
+    ///
+    /// A wrong password or token is refused whatever the request needs. Waits while a password is computed; cancel-safe.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] where somebody else, or another token, might do it; else [`Refusal::Denied`].
+    pub async fn authorize(
+        &self,
+        request: &Parts,
+        peer: &Peer,
+        needs: &[Need<'_>],
+    ) -> std::result::Result<Principal, Refusal> {
+        let setup = self.setup();
+        let challenge = |wrong: Wrong, message: &str| Refusal::Unauthenticated {
+            challenges: setup.challenger.challenges(request, peer, needs, wrong),
+            message: message.to_owned(),
+        };
+        let Identity { principal, proof } = match setup.identify(&request.headers, peer).await {
+            Ok(identity) => identity,
+            Err(wrong) => return Err(challenge(wrong, wrong_message(wrong))),
+        };
+        let could_ask = !setup.challenger.is_empty()
+            && (principal.is_anonymous() || setup.config.has_accounts());
+        if needs.is_empty() && could_ask && should_log_in(&principal, &proof) {
+            return Err(challenge(Wrong::Nothing, "authentication is required"));
+        }
+        let Some(lacking) = needs.iter().find(|n| !n.optional && !principal.may(**n)) else {
+            return Ok(principal);
+        };
+        let granted = principal.granted(lacking.repository).has(lacking.action);
+        match proof {
+            // Another token would do; or, of nobody in particular, one for somebody.
+            Proof::Pass if granted || principal.is_anonymous() => {
+                Err(challenge(Wrong::Scope, "the token is not for this"))
+            }
+            Proof::Unasked if could_ask => {
+                debug!(repository = lacking.repository, "Asked to log in");
+                Err(challenge(Wrong::Nothing, "authentication is required"))
+            }
+            _ => Err(denied(&principal, *lacking)),
+        }
+    }
+}
+
+async fn read(config: Config, state_dir: PathBuf, exposure: Exposure) -> Result<Setup> {
+    let setup = task::blocking(move || Setup::read(config, &state_dir, exposure)).await?;
+    let (users, tokens) = setup.accounts.counts();
+    info!(
+        ?exposure,
+        users,
+        tokens,
+        rules = setup.config.grants.len(),
+        trust_local = ?setup.config.trusted(exposure),
+        "Authentication is set up"
+    );
+    Ok(setup)
+}
+
+/// Says whether the first question of a client is refused: clients that hear yes never show what they have.
+fn should_log_in(principal: &Principal, proof: &Proof) -> bool {
+    let free = Action::ALL.into_iter().all(|a| principal.may_everywhere(a));
+    matches!(proof, Proof::Unasked) && principal.is_anonymous() && !free
+}
+
+fn wrong_message(wrong: Wrong) -> &'static str {
+    match wrong {
+        Wrong::Nothing => "the user name or password is wrong",
+        Wrong::Token => "the token is not valid, or no longer",
+        Wrong::Scope => "the token is not for this",
+    }
+}
+
+fn denied(principal: &Principal, need: Need<'_>) -> Refusal {
+    info!(
+        principal = principal.name(),
+        repository = need.repository,
+        action = need.action.as_str(),
+        "Denied"
+    );
+    Refusal::Denied {
+        message: format!(
+            "`{}` may not {} `{}`",
+            principal.name(),
+            match need.action {
+                Action::Pull => "pull from",
+                Action::Push => "push to",
+                Action::Delete => "delete from",
+            },
+            need.repository
+        ),
+    }
+}

@@ -1,0 +1,215 @@
+//! The token endpoint: GET with Basic, and POST in the manner of OAuth 2.
+//!
+//! `distribution/distribution:docs/content/spec/auth/{token,oauth}.md`. What is granted is what was asked for as far as the
+//! principal may do it; less is no error, and nothing at all is a token too (BuildKit asks for mount sources that it may not read).
+
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use axum::{
+    Form, Json, Router,
+    extract::{DefaultBodyLimit, FromRequest as _, Request, State},
+    http::{
+        HeaderMap, HeaderValue, Method, StatusCode,
+        header::{CACHE_CONTROL, WWW_AUTHENTICATE},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+
+use super::{
+    Authority,
+    access::Access,
+    challenge::{BASIC, TOKEN_PATH},
+    header::{self, Shown},
+    identify::{Identity, Proof, Setup},
+    peer::Peer,
+    signer::{Pass, Refresh, Signer},
+};
+use crate::redact::Secret;
+
+/// Largest form.
+const MAX_FORM_BYTES: usize = 64 << 10;
+
+/// The routes of the token endpoint (`/token`), which share the doors' authority; the request's [`Peer`] is in its extensions.
+pub fn router(authority: Arc<Authority>) -> Router {
+    Router::new()
+        .route(TOKEN_PATH, get(token).post(token))
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
+        .with_state(authority)
+}
+
+async fn token(State(authority): State<Arc<Authority>>, request: Request) -> Response {
+    let setup = authority.setup();
+    let Some(signer) = &setup.signer else {
+        // containerd and BuildKit go on to the next way after this.
+        return error(
+            StatusCode::NOT_FOUND,
+            "UNSUPPORTED",
+            "tokens are not given here",
+        );
+    };
+    let peer = Peer::of(request.extensions());
+    let headers = request.headers().clone();
+    let method = request.method().clone();
+    let ask = match Ask::read(method, request).await {
+        Ok(ask) => ask,
+        Err(why) => return error(StatusCode::BAD_REQUEST, "UNSUPPORTED", &why),
+    };
+    if let Some(reply) = answer(&setup, signer, &ask, &headers, &peer).await {
+        return ([(CACHE_CONTROL, "no-store")], Json(reply)).into_response();
+    }
+    let wrong = "the user name, password or token is wrong";
+    let mut refused = error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", wrong);
+    let basic = HeaderValue::from_static(BASIC);
+    refused.headers_mut().insert(WWW_AUTHENTICATE, basic);
+    refused
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    let error = serde_json::json!({ "code": code, "message": message });
+    let body = Json(serde_json::json!({ "errors": [error] }));
+    (status, [(CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+/// How the client shows who it is.
+enum Grant {
+    /// By the request's own headers, or its connection.
+    Request,
+    /// In the form.
+    Password(String, Secret),
+    /// By a token that it got before.
+    Refresh(Secret),
+}
+
+struct Ask {
+    grant: Grant,
+    wanted: Access,
+    /// Whether a refresh token is wanted.
+    offline: bool,
+    /// Whether what was granted is said.
+    says_scope: bool,
+}
+
+impl Ask {
+    async fn read(method: Method, request: Request) -> Result<Self, String> {
+        let post = method == Method::POST;
+        // Of a GET this is the query.
+        let form = Form::<Vec<(String, String)>>::from_request(request, &()).await;
+        // The rejection's own text could quote the form.
+        let Form(form) = form.map_err(|_| {
+            "expected a form of less than 64 KiB (application/x-www-form-urlencoded)".to_owned()
+        })?;
+        let get = |name: &str| {
+            let found = form.iter().find(|(k, _)| k == name);
+            found.map(|(_, v)| v.as_str()).unwrap_or_default()
+        };
+        let mut wanted = Access::default();
+        for (_, scopes) in form.iter().filter(|(k, _)| k == "scope") {
+            wanted.add_scopes(scopes);
+        }
+        let grant = match get("grant_type") {
+            _ if !post => Grant::Request,
+            "password" => Grant::Password(get("username").to_owned(), Secret::new(get("password"))),
+            "refresh_token" => Grant::Refresh(Secret::new(get("refresh_token"))),
+            _ => return Err("`grant_type` is neither `password` nor `refresh_token`".to_owned()),
+        };
+        Ok(Self {
+            grant,
+            wanted,
+            offline: if post {
+                get("access_type") == "offline"
+            } else {
+                get("offline_token") == "true"
+            },
+            says_scope: post,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Reply {
+    token: String,
+    access_token: String,
+    expires_in: u64,
+    issued_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+}
+
+/// `None` for whoever did not show who they say they are.
+async fn answer(
+    setup: &Setup,
+    signer: &Signer,
+    ask: &Ask,
+    headers: &HeaderMap,
+    peer: &Peer,
+) -> Option<Reply> {
+    let from = peer.origin(headers);
+    let mut refresh_token = None;
+    let (principal, secret) = match &ask.grant {
+        Grant::Refresh(token) => {
+            let Refresh { sub, secret } = signer.check_refresh(token)?;
+            setup.accounts.vouches(&sub, &secret).then_some(())?;
+            // The same again: one that can be used once locks out every client that asks twice at a time.
+            refresh_token = Some(token.clone());
+            (setup.principal(Some(sub.into()), from), Some(secret))
+        }
+        other => {
+            let Identity { principal, proof } = match other {
+                Grant::Password(name, password) => setup.by_password(name, password, from).await?,
+                _ => by_request(setup, headers, peer).await?,
+            };
+            let secret = match proof {
+                Proof::Account(account) => Some(account.stamp),
+                Proof::Unasked | Proof::Pass => None,
+            };
+            (principal, secret)
+        }
+    };
+    let life = setup.config.refresh_life.as_secs();
+    if let Some(secret) = secret
+        .clone()
+        .filter(|_| ask.offline && refresh_token.is_none() && life > 0)
+    {
+        let refresh = Refresh {
+            sub: principal.name().to_owned(),
+            secret,
+        };
+        refresh_token = Some(signer.refresh(&refresh, life).token);
+    }
+    let access = ask
+        .wanted
+        .limited(|repository| principal.granted(repository));
+    let scope = ask.says_scope.then(|| access.to_scopes());
+    let life = setup.config.token_life.as_secs();
+    let pass = Pass {
+        sub: principal.name().to_owned(),
+        secret,
+        access,
+    };
+    let signed = signer.pass(&pass, life);
+    let issued_at = UNIX_EPOCH + Duration::from_secs(signed.issued_at);
+    let token = signed.token.expose().to_owned();
+    Some(Reply {
+        access_token: token.clone(),
+        token,
+        expires_in: life,
+        issued_at: humantime::format_rfc3339_seconds(issued_at).to_string(),
+        refresh_token: refresh_token.map(|t| t.expose().to_owned()),
+        scope,
+    })
+}
+
+/// Who sends this request; a token of ours is not good for the next one, or it would never end.
+async fn by_request(setup: &Setup, headers: &HeaderMap, peer: &Peer) -> Option<Identity> {
+    if let Shown::Bearer(token) = header::shown(headers) {
+        return setup.by_static_token(&token, peer.origin(headers));
+    }
+    setup.identify(headers, peer).await.ok()
+}

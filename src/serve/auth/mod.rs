@@ -1,0 +1,68 @@
+//! Who may do what: from a request's headers and its connection to a [`Principal`], or to a refusal that says how to do better.
+//!
+//! - Holds: users and tokens from files, client certificates' names, grants on repositories, the token flow of registries.
+//! - Enters: headers, the [`Peer`] of the connection, what the request [`Need`]s.
+//! - Leaves: a [`Principal`], or a [`Refusal`] with its challenges; the `/token` endpoint ([`router`]).
+//! - Deliberately absent: routes and errors of any one protocol, TLS itself, credentials that we send (`store::registry`).
+
+mod access;
+mod accounts;
+mod authority;
+mod challenge;
+mod config;
+mod endpoint;
+mod files;
+mod grant;
+mod header;
+mod identify;
+mod passwords;
+mod peer;
+mod policy;
+mod principal;
+mod random;
+mod refusal;
+mod remembered;
+mod signer;
+mod static_tokens;
+
+#[cfg(test)]
+mod tests;
+
+pub use authority::Authority;
+pub use config::{Config, Exposure, Rule, Scheme, TrustLocal};
+pub use endpoint::router;
+pub use grant::{Action, Actions, Grant};
+pub use peer::{Peer, PeerKind, Transport};
+pub use principal::{Need, Principal};
+pub use refusal::Refusal;
+
+/// The name of who shows nothing: a rule may grant to it, an account cannot have it.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// Authentication that cannot be set up as it is configured; never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// What is wrong, and where it was written.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Error {
+    fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    #[must_use]
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Result of setting up authentication.
+pub type Result<T> = std::result::Result<T, Error>;

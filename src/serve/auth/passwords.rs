@@ -1,0 +1,222 @@
+//! Users and their bcrypt hashes, from a file as `htpasswd -B` writes it.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use base64::Engine as _;
+use tokio::sync::Semaphore;
+
+use super::{Result, files, remembered::Remembered};
+use crate::{digest::Sha256, redact::Secret, task};
+
+/// Passwords computed at once: guessing must not take every processor.
+const MAX_AT_ONCE: usize = 2;
+/// bcrypt's costs that are taken: below it there is no format, above it one login takes many seconds.
+const COSTS: std::ops::RangeInclusive<u32> = 4..=15;
+/// What an unknown name is compared with where the file is empty; nobody's password.
+const DECOY: &str = "$2y$10$yqpZ.uwQryeanbUrqhshdOwSVMPpBqIXTAl3e3TXoPQAbRViN9mJO";
+
+/// Who has which password.
+pub(super) struct Passwords {
+    users: BTreeMap<Arc<str>, Secret>,
+    remembered: Remembered,
+    at_once: Arc<Semaphore>,
+}
+
+impl Passwords {
+    /// Reads them; a password that was right is remembered for `remember`. Blocks.
+    ///
+    /// # Errors
+    /// Names the line that is wrong and shows nothing of its hash.
+    pub(super) fn read(path: &Path, remember: Duration) -> Result<Self> {
+        Self::parse(path, &files::read(path, "htpasswd")?, remember)
+    }
+
+    fn parse(path: &Path, text: &str, remember: Duration) -> Result<Self> {
+        let mut users = BTreeMap::new();
+        for (number, line) in files::lines(text) {
+            let wrong = |why: String| files::wrong_line(path, number, why);
+            let Some((name, hash)) = line.split_once(':') else {
+                return Err(wrong("expected `name:hash`".to_owned())
+                    .hint("`htpasswd -nB name` prints such a line"));
+            };
+            files::check_name(name).map_err(|why| wrong(why.to_owned()))?;
+            check_hash(hash).map_err(|why| {
+                wrong(format!("user `{name}`: {why}")).hint(format!(
+                    "`htpasswd -B -C 10 FILE {name}` sets a password that can be used"
+                ))
+            })?;
+            if users.insert(name.into(), Secret::new(hash)).is_some() {
+                return Err(wrong(format!("user `{name}` stands on a line above too")));
+            }
+        }
+        Ok(Self {
+            users,
+            remembered: Remembered::new(remember),
+            at_once: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+        })
+    }
+
+    /// How many users there are.
+    pub(super) fn count(&self) -> usize {
+        self.users.len()
+    }
+
+    /// The user's name, if this is the password. Waits while others are computed; an unknown name takes as long as a known one.
+    pub(super) async fn check(&self, name: &str, password: &Secret) -> Option<Arc<str>> {
+        let known = self.users.get_key_value(name);
+        let id = self.remembered.id(name, password);
+        let at_once = self.at_once.clone();
+        let remembered = || {
+            known
+                .filter(|_| self.remembered.knows(id))
+                .map(|(n, _)| n.clone())
+        };
+        if let Some(name) = remembered() {
+            return Some(name);
+        }
+        let permit = at_once
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        // Sixty requests of one push come at once; the first of them did the work.
+        if let Some(name) = remembered() {
+            return Some(name);
+        }
+        let hash = known.map_or_else(|| self.decoy(name), |(_, hash)| hash.clone());
+        let password = password.clone();
+        let right = task::blocking(move || {
+            let right = bcrypt::verify(password.expose(), hash.expose());
+            drop(permit);
+            right
+        })
+        .await;
+        // An error is a hash that cannot be one, and reading the file refuses those.
+        let name = known.filter(|_| right.unwrap_or(false))?.0.clone();
+        self.remembered.add(id);
+        Some(name)
+    }
+
+    /// A hash that is another when the password of `name` is.
+    pub(super) fn of(&self, name: &str) -> Option<Sha256> {
+        let hash = self.users.get(name)?;
+        Some(Sha256::of(hash.expose().as_bytes()))
+    }
+
+    /// Some user's hash, always the same for one unknown name: so it costs what that file's users cost.
+    fn decoy(&self, name: &str) -> Secret {
+        let at = Sha256::of(name.as_bytes()).0[0] as usize % self.users.len().max(1);
+        let found = self.users.values().nth(at).cloned();
+        found.unwrap_or_else(|| Secret::new(DECOY))
+    }
+}
+
+/// Checks that a hash is one of bcrypt, whole, and not absurdly dear.
+fn check_hash(hash: &str) -> std::result::Result<(), String> {
+    let kind = match hash {
+        h if ["$2y$", "$2a$", "$2b$"].iter().any(|p| h.starts_with(p)) => {
+            return check_bcrypt(&hash[4..]);
+        }
+        h if h.starts_with("$apr1$") || h.starts_with("$1$") => "an MD5 hash",
+        h if h.starts_with("{SHA}") => "an SHA-1 hash",
+        h if h.starts_with("$5$") || h.starts_with("$6$") => "an SHA-crypt hash",
+        h if h.starts_with("$argon2") => "an Argon2 hash",
+        h if h.starts_with("$2x$") => "a hash of a bcrypt that had an error",
+        "" => "no hash",
+        _ => "something that is no known hash, perhaps the password itself",
+    };
+    Err(format!(
+        "there is {kind}; only bcrypt is taken (`$2y$`, `$2a$`, `$2b$`)"
+    ))
+}
+
+fn check_bcrypt(rest: &str) -> std::result::Result<(), String> {
+    let broken = || "the bcrypt hash is not whole".to_owned();
+    let (cost, value) = rest.split_once('$').ok_or_else(broken)?;
+    let cost: u32 = cost.parse().map_err(|_| broken())?;
+    if !COSTS.contains(&cost) {
+        return Err(format!(
+            "the bcrypt cost {cost} is not between {} and {}",
+            COSTS.start(),
+            COSTS.end()
+        ));
+    }
+    let whole = value.len() == 53
+        && value.is_ascii()
+        && bcrypt::BASE_64
+            .decode(&value[..22])
+            .is_ok_and(|s| s.len() == 16)
+        && bcrypt::BASE_64
+            .decode(&value[22..])
+            .is_ok_and(|h| h.len() == 23);
+    if whole { Ok(()) } else { Err(broken()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Apache's `htpasswd -nbB` wrote it.
+    const CI: &str = "ci:$2y$04$4dj4VlGXORDY/QCRh7J02Ot5T4Fwpe6/jNTuauFTJr7gCBlvtjRK.";
+
+    fn parse(text: &str) -> Result<Passwords> {
+        Passwords::parse(Path::new("htpasswd"), text, Duration::from_mins(5))
+    }
+
+    async fn right(p: &Passwords, name: &str, password: &str) -> bool {
+        p.check(name, &Secret::new(password)).await.is_some()
+    }
+
+    #[tokio::test]
+    async fn only_the_right_password_of_the_user_counts() {
+        let p = parse(&format!("# people\n\n{CI}\n")).unwrap();
+        assert!(right(&p, "ci", "correct horse").await);
+        assert!(right(&p, "ci", "correct horse").await, "from memory");
+        assert!(!right(&p, "ci", "correct hors").await);
+        assert!(!right(&p, "ci", "").await);
+        assert!(!right(&p, "CI", "correct horse").await);
+        assert!(!right(&p, "nobody", "correct horse").await);
+    }
+
+    #[tokio::test]
+    async fn unknown_name_is_compared_and_still_refused() {
+        let p = parse(CI).unwrap();
+        // The one user's hash is the decoy, and this is its password: only the name is wrong.
+        assert_eq!(p.decoy("nobody"), p.users["ci"]);
+        assert!(!right(&p, "nobody", "correct horse").await);
+        let empty = parse("").unwrap();
+        assert!(!right(&empty, "nobody", "x").await);
+        assert_eq!(check_hash(DECOY), Ok(()));
+    }
+
+    #[test]
+    fn all_three_prefixes_of_bcrypt_are_taken() {
+        for prefix in ["$2y$", "$2a$", "$2b$"] {
+            assert!(parse(&CI.replace("$2y$", prefix)).is_ok());
+        }
+    }
+
+    #[test]
+    fn other_hashes_are_refused_with_their_kind_and_line() {
+        for (line, why) in [
+            ("x:$apr1$OW9vFnsH$5ZhMrRifsk/SPsIsG..9h0", "an MD5 hash"),
+            ("x:{SHA}lcsL/Sl3x2EpjZYk5LTUxyo5l0o=", "an SHA-1 hash"),
+            ("x:$6$salt$hunter2", "an SHA-crypt hash"),
+            ("x:$argon2id$v=19$hunter2", "an Argon2 hash"),
+            ("x:hunter2", "perhaps the password itself"),
+            ("x:", "no hash"),
+            ("hunter2", "expected `name:hash`"),
+            (":$2y$04$hunter2", "the name is empty"),
+            ("x:$2y$04$hunter2", "not whole"),
+            (
+                "x:$2y$31$4dj4VlGXORDY/QCRh7J02Ot5T4Fwpe6/jNTuauFTJr7gCBlvtjRK.",
+                "cost 31",
+            ),
+            (CI, "stands on a line above"),
+        ] {
+            let error = parse(&format!("{CI}\n{line}\n")).err().unwrap();
+            assert!(error.message.contains("line 2"), "{error}");
+            assert!(error.message.contains(why), "{error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Who is at the other end of a connection, as the connection tells it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::http::{Extensions, HeaderMap};
+
+/// Where the other end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerKind {
+    /// At our unix socket: the file's mode and group decide who gets there.
+    Unix,
+    /// On this machine (or in this pod).
+    Loopback,
+    /// Anywhere else.
+    Remote,
+}
+
+/// What the bytes travel in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// As they are.
+    Plain,
+    /// TLS that ends here.
+    Tls,
+}
+
+/// The other end of a connection; the daemon puts it into each request's extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it is.
+    pub kind: PeerKind,
+    /// How it talks to us.
+    pub transport: Transport,
+    /// The name in its certificate, which TLS has verified; `None` without one.
+    pub certificate: Option<Arc<str>>,
+}
+
+impl Peer {
+    /// At a unix socket.
+    pub fn unix() -> Self {
+        Self::plain(PeerKind::Unix)
+    }
+
+    /// At an address, without TLS.
+    pub fn tcp(ip: IpAddr) -> Self {
+        // A socket for both families shows 127.0.0.1 as ::ffff:127.0.0.1.
+        if ip.to_canonical().is_loopback() {
+            Self::plain(PeerKind::Loopback)
+        } else {
+            Self::plain(PeerKind::Remote)
+        }
+    }
+
+    fn plain(kind: PeerKind) -> Self {
+        Self {
+            kind,
+            transport: Transport::Plain,
+            certificate: None,
+        }
+    }
+
+    /// The same over TLS, with the name in the verified client certificate if there is one.
+    #[must_use]
+    pub fn over_tls(mut self, certificate: Option<Arc<str>>) -> Self {
+        self.transport = Transport::Tls;
+        self.certificate = certificate;
+        self
+    }
+
+    /// The peer of a request; where nobody put one, the one that is trusted least.
+    pub fn of(extensions: &Extensions) -> Self {
+        let found = extensions.get::<Self>().cloned();
+        found.unwrap_or_else(|| Self::plain(PeerKind::Remote))
+    }
+
+    /// Where the client is: a proxy on this machine that says it forwards speaks for somebody who is not.
+    pub(super) fn origin(&self, headers: &HeaderMap) -> PeerKind {
+        if headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded") {
+            PeerKind::Remote
+        } else {
+            self.kind
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_known_in_every_spelling() {
+        for ip in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(Peer::tcp(ip.parse().unwrap()).kind, PeerKind::Loopback);
+        }
+        for ip in ["10.0.0.1", "::ffff:10.0.0.1", "0.0.0.0", "::", "fe80::1"] {
+            assert_eq!(Peer::tcp(ip.parse().unwrap()).kind, PeerKind::Remote);
+        }
+    }
+
+    #[test]
+    fn request_without_a_peer_is_remote() {
+        assert_eq!(Peer::of(&Extensions::new()).kind, PeerKind::Remote);
+    }
+
+    #[test]
+    fn whoever_is_forwarded_is_remote() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(Peer::unix().origin(&headers), PeerKind::Unix);
+        headers.insert("x-forwarded-for", "10.0.0.1".parse().unwrap());
+        assert_eq!(Peer::unix().origin(&headers), PeerKind::Remote);
+    }
+}

@@ -1,0 +1,114 @@
+//! Passwords that were right a moment ago: bcrypt costs tens of milliseconds on purpose, a push makes hundreds of requests.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::random;
+use crate::{
+    digest::{Sha256, Sha256Hasher},
+    redact::Secret,
+};
+
+/// Most that are kept: the longest remembered goes first.
+const MAX_ENTRIES: usize = 1024;
+
+/// Name and password under a key of this process: what is kept tells nothing to who reads memory without the key, and nobody
+/// outside can choose where it lies.
+pub(super) struct Remembered {
+    key: [u8; 32],
+    life: Duration,
+    right: Mutex<HashMap<Sha256, Instant>>,
+}
+
+impl Remembered {
+    pub(super) fn new(life: Duration) -> Self {
+        Self {
+            key: random::bytes(),
+            life,
+            right: Mutex::default(),
+        }
+    }
+
+    /// What stands for this name and password here.
+    pub(super) fn id(&self, name: &str, password: &Secret) -> Sha256 {
+        let mut hasher = Sha256Hasher::default();
+        hasher.update(&self.key);
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(password.expose().as_bytes());
+        hasher.finish()
+    }
+
+    fn right(&self) -> std::sync::MutexGuard<'_, HashMap<Sha256, Instant>> {
+        // Each change is one step, so a panic elsewhere leaves it whole.
+        self.right.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether it was right within the time that is remembered.
+    pub(super) fn knows(&self, id: Sha256) -> bool {
+        let at = self.right().get(&id).copied();
+        at.is_some_and(|at| at.elapsed() < self.life)
+    }
+
+    /// Remembers that it is right.
+    pub(super) fn add(&self, id: Sha256) {
+        if self.life.is_zero() {
+            return;
+        }
+        let mut right = self.right();
+        if right.len() >= MAX_ENTRIES {
+            right.retain(|_, at| at.elapsed() < self.life);
+        }
+        while right.len() >= MAX_ENTRIES {
+            let oldest = right.iter().min_by_key(|(_, at)| **at).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { break };
+            right.remove(&oldest);
+        }
+        right.insert(id, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn passwords_are_forgotten_in_time() {
+        let known = Remembered::new(Duration::from_mins(5));
+        let id = known.id("ci", &Secret::new("x"));
+        assert!(!known.knows(id));
+        known.add(id);
+        tokio::time::advance(Duration::from_secs(299)).await;
+        assert!(known.knows(id));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!known.knows(id));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_are_kept_and_the_oldest_goes() {
+        let known = Remembered::new(Duration::from_mins(5));
+        let ids: Vec<_> = (0..=MAX_ENTRIES)
+            .map(|i| known.id("ci", &Secret::new(i.to_string())))
+            .collect();
+        for id in &ids {
+            known.add(*id);
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(!known.knows(ids[0]) && known.knows(ids[1]) && known.knows(ids[MAX_ENTRIES]));
+        assert_eq!(known.right().len(), MAX_ENTRIES);
+    }
+
+    #[tokio::test]
+    async fn name_and_password_do_not_run_into_each_other() {
+        let known = Remembered::new(Duration::from_mins(5));
+        let id = |name, password: &str| known.id(name, &Secret::new(password));
+        assert_ne!(id("a", "bc"), id("ab", "c"));
+        let other = Remembered::new(Duration::from_mins(5));
+        assert_ne!(id("a", "b"), other.id("a", &Secret::new("b")));
+    }
+}

@@ -1,0 +1,95 @@
+use super::*;
+
+fn names(reply: &Reply) -> Vec<String> {
+    serde_json::from_value(reply.json()["tags"].clone()).unwrap()
+}
+
+#[tokio::test]
+async fn repository_that_is_not_there_has_no_tags_but_a_list_of_referrers() {
+    let door = Door::open().await;
+    let reply = door.get("/v2/nobody/tags/list").await;
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (StatusCode::NOT_FOUND, "NAME_UNKNOWN")
+    );
+    let reply = door
+        .get(&format!("/v2/nobody/referrers/{}", Digest::sha256_of(b"x")))
+        .await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert_eq!(reply.header("content-type"), media::IMAGE_INDEX);
+    assert_eq!(reply.json()["manifests"], json!([]));
+}
+
+#[tokio::test]
+async fn tags_are_listed_by_bytes_and_in_pages() {
+    let door = Door::open().await;
+    let document = image(&door, "a", &[]).await;
+    for tag in ["b", "A", "c", "a", "_x"] {
+        door.put_manifest("a", tag, &document).await;
+    }
+    assert_eq!(
+        names(&door.get("/v2/a/tags/list").await),
+        ["A", "_x", "a", "b", "c"]
+    );
+    let mut path = "/v2/a/tags/list?n=2".to_owned();
+    let mut seen = Vec::new();
+    loop {
+        let page = door.get(&path).await;
+        assert!(names(&page).len() <= 2);
+        seen.extend(names(&page));
+        let Some((link, rel)) = page.header("link").split_once(">; ") else {
+            break;
+        };
+        assert_eq!(rel, "rel=\"next\"");
+        link[1..].clone_into(&mut path);
+    }
+    assert_eq!(seen, ["A", "_x", "a", "b", "c"]);
+    assert_eq!(names(&door.get("/v2/a/tags/list?last=a").await), ["b", "c"]);
+    let none = door.get("/v2/a/tags/list?n=0").await;
+    assert_eq!((names(&none).len(), none.header("link")), (0, ""));
+    assert_eq!(
+        door.get("/v2/a/tags/list?n=x").await.status,
+        StatusCode::BAD_REQUEST
+    );
+}
+
+#[tokio::test]
+async fn referrers_are_described_filtered_and_forgotten_with_their_manifest() {
+    let door = Door::open().await;
+    // The subject need not be there.
+    let subject = Digest::sha256_of(b"later");
+    let mut document = image(&door, "a", &[]).await;
+    document["subject"] = json!({"mediaType": media::IMAGE_MANIFEST, "digest": subject, "size": 5});
+    document["annotations"] = json!({"k": "v"});
+    let plain = document.clone();
+    document["artifactType"] = json!("application/x.sbom");
+    for (tag, document) in [("one", &plain), ("two", &document)] {
+        let put = door.put_manifest("a", tag, document).await;
+        assert_eq!(put.header("oci-subject"), subject.to_string());
+    }
+    let path = format!("/v2/a/referrers/{subject}");
+    let all = door.get(&path).await.json()["manifests"].clone();
+    assert_eq!(all.as_array().unwrap().len(), 2);
+    let found = door
+        .get(&format!("{path}?artifactType=application/x.sbom"))
+        .await;
+    assert_eq!(found.header("oci-filters-applied"), "artifactType");
+    let only = &found.json()["manifests"];
+    assert_eq!(only.as_array().unwrap().len(), 1);
+    assert_eq!(only[0]["digest"], json!(digest_of(&document)));
+    assert_eq!(only[0]["annotations"]["k"], "v");
+    // Without a word of its own, the config's type says what it is.
+    let of_config = door
+        .get(&format!(
+            "{path}?artifactType=application/vnd.oci.image.config.v1%2Bjson"
+        ))
+        .await;
+    assert_eq!(
+        of_config.json()["manifests"][0]["digest"],
+        json!(digest_of(&plain))
+    );
+    door.delete(&format!("/v2/a/manifests/{}", digest_of(&document)))
+        .await;
+    let left = door.get(&path).await.json();
+    assert_eq!(left["manifests"].as_array().unwrap().len(), 1);
+}

@@ -1,0 +1,208 @@
+use super::*;
+
+#[tokio::test]
+async fn manifest_comes_back_byte_by_byte_by_tag_and_digest() {
+    let door = Door::open().await;
+    let mut document = image(&door, "a", &[b"layer"]).await;
+    document["unknown"] = json!({"kept": [1, 2]});
+    let put = door.put_manifest("a", "v1", &document).await;
+    let digest = digest_of(&document);
+    assert_eq!(put.status, StatusCode::CREATED);
+    assert_eq!(put.header("docker-content-digest"), digest.to_string());
+    for path in ["/v2/a/manifests/v1", put.header("location")] {
+        let reply = door.get(path).await;
+        assert_eq!(reply.body, document.to_string());
+        assert_eq!(reply.header("content-type"), media::IMAGE_MANIFEST);
+        assert_eq!(reply.header("docker-content-digest"), digest.to_string());
+        let head = door.head(path).await;
+        assert_eq!(head.header("content-length"), reply.body.len().to_string());
+        assert_eq!(head.header("content-type"), media::IMAGE_MANIFEST);
+    }
+    let headers = [("if-none-match", &*format!("\"{digest}\""))];
+    let reply = door
+        .send(Method::GET, "/v2/a/manifests/v1", &headers, "")
+        .await;
+    assert_eq!(reply.status, StatusCode::NOT_MODIFIED);
+    assert_eq!(
+        door.get(&format!("/v2/b/manifests/{digest}")).await.status,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn manifest_of_almost_four_mebibytes_is_taken_and_a_longer_one_is_not() {
+    let door = Door::open().await;
+    let mut document = image(&door, "a", &[]).await;
+    let annotations = |n: usize| {
+        let all = (0..n).map(|i| (format!("k{i}"), json!("x".repeat(10_000))));
+        Value::Object(all.collect())
+    };
+    document["annotations"] = annotations(390);
+    assert_eq!(
+        door.put_manifest("a", "big", &document).await.status,
+        StatusCode::CREATED
+    );
+    document["annotations"] = annotations(430);
+    let reply = door.put_manifest("a", "big", &document).await;
+    assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn what_is_no_manifest_or_has_another_digest_is_refused() {
+    let door = Door::open().await;
+    let document = image(&door, "a", &[]).await;
+    let other = Digest::sha256_of(b"other");
+    for (reference, body, code) in [
+        ("v1".to_owned(), "no json".to_owned(), "MANIFEST_INVALID"),
+        (
+            "v1".to_owned(),
+            r#"{"mediaType":"a/b"}"#.to_owned(),
+            "MANIFEST_INVALID",
+        ),
+        (other.to_string(), document.to_string(), "DIGEST_INVALID"),
+        (
+            "sha256:baddigeststring".to_owned(),
+            document.to_string(),
+            "DIGEST_INVALID",
+        ),
+    ] {
+        let path = format!("/v2/a/manifests/{reference}");
+        let headers = [("content-type", media::IMAGE_MANIFEST)];
+        let reply = door.send(Method::PUT, &path, &headers, body).await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (StatusCode::BAD_REQUEST, code),
+            "{reference}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn content_that_was_never_there_may_be_missing_and_is_warned_of() {
+    let door = Door::open().await;
+    let mut document = image(&door, "a", &[]).await;
+    let missing = Digest::sha256_of(b"missing");
+    document["layers"] = json!([{"mediaType": "a/b", "digest": missing, "size": 7}]);
+    let put = door.put_manifest("a", "sparse", &document).await;
+    assert_eq!(put.status, StatusCode::CREATED);
+    let warning = put.header("warning");
+    assert!(
+        warning.starts_with("299 - \"") && warning.contains(&missing.to_string()),
+        "{warning}"
+    );
+}
+
+#[tokio::test]
+async fn content_that_was_deleted_here_must_be_pushed_first() {
+    let door = Door::open().await;
+    let document = image(&door, "a", &[b"layer"]).await;
+    door.delete(&format!("/v2/a/blobs/{}", Digest::sha256_of(b"layer")))
+        .await;
+    let put = door.put_manifest("a", "v1", &document).await;
+    assert_eq!(
+        (put.status, put.code().as_str()),
+        (StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN")
+    );
+    assert_eq!(
+        door.head("/v2/a/manifests/v1").await.status,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn index_may_name_blobs_as_buildkit_does() {
+    let door = Door::open().await;
+    let digest = door.push("a", b"layer").await;
+    let document = json!({
+        "schemaVersion": 2, "mediaType": media::IMAGE_INDEX,
+        "manifests": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": 5}],
+    });
+    let put = door.put_manifest("a", "cache", &document).await;
+    assert_eq!(
+        (put.status, put.header("warning")),
+        (StatusCode::CREATED, "")
+    );
+}
+
+#[tokio::test]
+async fn one_request_writes_many_tags() {
+    let door = Door::open().await;
+    let document = image(&door, "a", &[]).await;
+    let digest = digest_of(&document);
+    let reply = door
+        .put_manifest("a", &format!("{digest}?tag=x&tag=y"), &document)
+        .await;
+    assert_eq!(reply.status, StatusCode::CREATED);
+    let echoed: Vec<_> = reply.headers.get_all("oci-tag").iter().collect();
+    assert_eq!(echoed, ["x", "y"]);
+    assert_eq!(door.head("/v2/a/manifests/y").await.status, StatusCode::OK);
+    let many = (0..65).map(|n| format!("&tag=t{n}")).collect::<String>();
+    let reply = door
+        .put_manifest("a", &format!("{digest}?x{many}"), &document)
+        .await;
+    assert_eq!(reply.status, StatusCode::URI_TOO_LONG);
+}
+
+#[tokio::test]
+async fn deleting_a_tag_leaves_the_manifest_and_deleting_that_takes_its_tags() {
+    let door = Door::open().await;
+    let document = image(&door, "a", &[]).await;
+    for tag in ["x", "y", "z"] {
+        door.put_manifest("a", tag, &document).await;
+    }
+    let by_digest = format!("/v2/a/manifests/{}", digest_of(&document));
+    assert_eq!(
+        door.delete("/v2/a/manifests/x").await.status,
+        StatusCode::ACCEPTED
+    );
+    assert_eq!(
+        door.head("/v2/a/manifests/x").await.status,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(
+        door.delete("/v2/a/manifests/x").await.status,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(door.head(&by_digest).await.status, StatusCode::OK);
+    assert_eq!(door.delete(&by_digest).await.status, StatusCode::ACCEPTED);
+    for path in [&*by_digest, "/v2/a/manifests/y", "/v2/a/manifests/z"] {
+        assert_eq!(
+            door.head(path).await.status,
+            StatusCode::NOT_FOUND,
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn manifest_whose_bytes_are_damaged_is_unknown_and_heals_by_a_push() {
+    let door = Door::open().await;
+    let document = image(&door, "a", &[]).await;
+    door.put_manifest("a", "v1", &document).await;
+    let digest = digest_of(&document);
+    let file = door
+        .dir
+        .path()
+        .join("store/blobs/sha256")
+        .join(digest.hex());
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, "{}").unwrap();
+    for path in [
+        "/v2/a/manifests/v1".to_owned(),
+        format!("/v2/a/manifests/{digest}"),
+    ] {
+        assert_eq!(
+            door.get(&path).await.status,
+            StatusCode::NOT_FOUND,
+            "{path}"
+        );
+    }
+    assert_eq!(
+        door.put_manifest("a", "v1", &document).await.status,
+        StatusCode::CREATED
+    );
+    assert_eq!(
+        door.get("/v2/a/manifests/v1").await.body,
+        document.to_string()
+    );
+}
