@@ -108,8 +108,17 @@ fn parse(s: &str) -> Option<TraceContext> {
     })
 }
 
-/// Makes `span`, which was not entered yet, a part of the trace that `parent` is of, or of a new one; says which place it got.
-pub fn begin(span: &Span, parent: Option<TraceContext>) -> TraceContext {
+/// Where a span began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Its place.
+    pub context: TraceContext,
+    /// Whether it goes to a collector, so that it is worth saying more in it.
+    pub exported: bool,
+}
+
+/// Makes `span`, which was not entered yet, a part of the trace that `parent` is of, or of a new one.
+pub fn begin(span: &Span, parent: Option<TraceContext>) -> Begun {
     // Fails where spans are not exported, or this one is not shown.
     if span.set_parent(opentelemetry::Context::new()).is_ok() {
         if let Some(parent) = parent {
@@ -117,8 +126,9 @@ pub fn begin(span: &Span, parent: Option<TraceContext>) -> TraceContext {
             // The same just went well.
             let _ = span.set_parent(context);
         }
-        if let Some(given) = TraceContext::of(span.context().span().span_context()) {
-            return given;
+        if let Some(context) = TraceContext::of(span.context().span().span_context()) {
+            let exported = context.flags & 1 == 1;
+            return Begun { context, exported };
         }
     }
     // Who adds no span of its own passes on what it got, or those below would hang on a parent that nobody knows.
@@ -128,7 +138,10 @@ pub fn begin(span: &Span, parent: Option<TraceContext>) -> TraceContext {
             found.extensions_mut().insert(own);
         }
     });
-    own
+    Begun {
+        context: own,
+        exported: false,
+    }
 }
 
 /// The place of the work that asks; `None` outside of any request.
@@ -194,7 +207,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             assert_eq!(current(), None);
             let span = tracing::info_span!("request");
-            let given = begin(&span, Some(HEADER.parse().unwrap()));
+            let given = begin(&span, Some(HEADER.parse().unwrap())).context;
             assert_eq!(given.to_string(), HEADER, "no span of ours comes between");
             let _in = span.enter();
             let _below = tracing::info_span!("task").entered();
@@ -205,7 +218,8 @@ mod tests {
     #[test]
     fn without_anybody_listening_there_is_no_trace_to_show() {
         let given = begin(&Span::none(), None);
-        assert_ne!(given.trace_id(), "0".repeat(32));
+        assert!(!given.exported);
+        assert_ne!(given.context.trace_id(), "0".repeat(32));
         assert_eq!(current(), None);
     }
 }

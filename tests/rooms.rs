@@ -11,7 +11,7 @@ const VOCABULARY: [&str; 8] = [
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
@@ -42,7 +42,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
         "cli",
         &["ops", "config", "telemetry", "store", "source", "artifact"],
     ),
-    ("telemetry", &[]),
+    ("telemetry", &["task", "redact", "trace"]),
     ("bin", &["cli", "config", "telemetry"]),
     ("lib", &[]),
 ];

@@ -326,6 +326,24 @@ impl Phase {
     }
 }
 
+/// Counts in a gauge as long as it lives.
+#[derive(Debug)]
+pub struct Held(Gauge);
+
+impl Held {
+    /// Adds one.
+    pub fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A moment that may be unset, shared.
 #[derive(Debug, Clone, Default)]
 pub struct Moment(Arc<AtomicU64>);

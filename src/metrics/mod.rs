@@ -21,7 +21,9 @@ pub mod http;
 mod process;
 mod text;
 
-pub use groups::{BuildKit, Connections, Disk, Moment, Phase, Queue, Reloads, Scrub, Uploads};
+pub use groups::{
+    BuildKit, Connections, Disk, Held, Moment, Phase, Queue, Reloads, Scrub, Uploads,
+};
 
 /// Before the name of each metric of ours.
 const PREFIX: &str = "cachectld";

@@ -19,12 +19,14 @@ mod error;
 mod http;
 mod lists;
 mod manifests;
+mod place;
 mod route;
 mod uploads;
 
 use crate::store::{Repository, ingest::Uploads, keys::Repo, open::Repositories};
 use error::{Code, Refusal};
 use http::{answer, finish};
+pub use place::place;
 use route::Route;
 
 /// The old name of the protocol, which docker looks for.

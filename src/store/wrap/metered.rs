@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    ops::Range,
+    ops::{Add, Range},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -158,6 +158,42 @@ pub struct Snapshot {
     pub corrupt_reads: u64,
     /// Writes of content that does not.
     pub corrupt_writes: u64,
+}
+
+impl Add for OpSnapshot {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            misses: self.misses + other.misses,
+            errors: self.errors + other.errors,
+        }
+    }
+}
+
+impl Add for Snapshot {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            stat: self.stat + other.stat,
+            get: self.get + other.get,
+            put: self.put + other.put,
+            resolve: self.resolve + other.resolve,
+            publish: self.publish + other.publish,
+            tags: self.tags + other.tags,
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+            stored: self.stored + other.stored,
+            existed: self.existed + other.existed,
+            existed_bytes: self.existed_bytes + other.existed_bytes,
+            conflicts: self.conflicts + other.conflicts,
+            broken_streams: self.broken_streams + other.broken_streams,
+            corrupt_reads: self.corrupt_reads + other.corrupt_reads,
+            corrupt_writes: self.corrupt_writes + other.corrupt_writes,
+        }
+    }
 }
 
 impl Counters {
