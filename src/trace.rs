@@ -118,7 +118,10 @@ pub struct Begun {
 }
 
 /// Makes `span`, which was not entered yet, a part of the trace that `parent` is of, or of a new one.
-pub fn begin(span: &Span, parent: Option<TraceContext>) -> Begun {
+///
+/// It answers somebody's request. A collector gets it under `name`, since a span's own is fixed when the program is built;
+/// for that `span` needs empty fields `otel.name` and `otel.kind`.
+pub fn begin(span: &Span, parent: Option<TraceContext>, name: impl FnOnce() -> String) -> Begun {
     // Fails where spans are not exported, or this one is not shown.
     if span.set_parent(opentelemetry::Context::new()).is_ok() {
         if let Some(parent) = parent {
@@ -126,6 +129,9 @@ pub fn begin(span: &Span, parent: Option<TraceContext>) -> Begun {
             // The same just went well.
             let _ = span.set_parent(context);
         }
+        // It begins when its context is asked for; then its name is final.
+        span.record("otel.name", name());
+        span.record("otel.kind", "server");
         if let Some(context) = TraceContext::of(span.context().span().span_context()) {
             let exported = context.flags & 1 == 1;
             return Begun { context, exported };
@@ -207,7 +213,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             assert_eq!(current(), None);
             let span = tracing::info_span!("request");
-            let given = begin(&span, Some(HEADER.parse().unwrap())).context;
+            let given = begin(&span, Some(HEADER.parse().unwrap()), String::new).context;
             assert_eq!(given.to_string(), HEADER, "no span of ours comes between");
             let _in = span.enter();
             let _below = tracing::info_span!("task").entered();
@@ -217,7 +223,7 @@ mod tests {
 
     #[test]
     fn without_anybody_listening_there_is_no_trace_to_show() {
-        let given = begin(&Span::none(), None);
+        let given = begin(&Span::none(), None, String::new);
         assert!(!given.exported);
         assert_ne!(given.context.trace_id(), "0".repeat(32));
         assert_eq!(current(), None);

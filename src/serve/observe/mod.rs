@@ -151,12 +151,8 @@ fn root_span(
     }
     let parent = headers.get(trace::TRACEPARENT);
     let parent = parent.and_then(|v| v.to_str().ok()?.parse().ok());
-    let begun = trace::begin(&span, parent);
+    let begun = trace::begin(&span, parent, || format!("{method} {}", place.route));
     span.record("trace_id", begun.context.trace_id());
-    if begun.exported {
-        span.record("otel.name", format!("{method} {}", place.route));
-        span.record("otel.kind", "server");
-    }
     (span, begun.exported)
 }
 

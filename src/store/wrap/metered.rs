@@ -12,6 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
+use tracing::Instrument as _;
 
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
@@ -262,23 +263,29 @@ pub struct Metered {
 }
 
 impl Metered {
-    /// Counts what is asked of `inner`.
+    /// Counts what is asked of `inner`; each operation is a span of the request that it is done for.
     pub fn new(inner: Arc<dyn Store>, counters: Arc<Counters>) -> Self {
         Self { inner, counters }
+    }
+
+    fn tier(&self) -> &'static str {
+        self.counters.tier.as_str()
     }
 }
 
 #[async_trait]
 impl BlobStore for Metered {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        let done = self.inner.stat(digest).await;
+        let span = tracing::debug_span!("store stat", tier = self.tier());
+        let done = self.inner.stat(digest).instrument(span).await;
         self.counters
             .count(&self.counters.stat, &done, Option::is_none);
         done
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
-        let done = self.inner.get(desc, range).await;
+        let span = tracing::debug_span!("store get", tier = self.tier());
+        let done = self.inner.get(desc, range).instrument(span).await;
         self.counters
             .count(&self.counters.get, &done, Option::is_none);
         let counters = self.counters.clone();
@@ -298,7 +305,8 @@ impl BlobStore for Metered {
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        let done = self.inner.put(desc, body).await;
+        let span = tracing::debug_span!("store put", tier = self.tier());
+        let done = self.inner.put(desc, body).instrument(span).await;
         self.counters.count_write(&self.counters.put, &done);
         match done {
             Ok(Put::Stored) => {
@@ -318,7 +326,8 @@ impl BlobStore for Metered {
 #[async_trait]
 impl TagStore for Metered {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
-        let done = self.inner.resolve(reference).await;
+        let span = tracing::debug_span!("store resolve", tier = self.tier());
+        let done = self.inner.resolve(reference).instrument(span).await;
         self.counters
             .count(&self.counters.resolve, &done, Option::is_none);
         if let Ok(Some(found)) = &done {
@@ -334,7 +343,12 @@ impl TagStore for Metered {
         tag: Option<&Tag>,
         expect: &Expect,
     ) -> Result<Published> {
-        let done = self.inner.publish(manifest, tag, expect).await;
+        let span = tracing::debug_span!("store publish", tier = self.tier());
+        let done = self
+            .inner
+            .publish(manifest, tag, expect)
+            .instrument(span)
+            .await;
         self.counters.count_write(&self.counters.publish, &done);
         match done {
             Ok(Published::Done) => {
@@ -350,7 +364,8 @@ impl TagStore for Metered {
     }
 
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
-        let done = self.inner.tags(prefix).await;
+        let span = tracing::debug_span!("store tags", tier = self.tier());
+        let done = self.inner.tags(prefix).instrument(span).await;
         self.counters.count(&self.counters.tags, &done, |_| false);
         done
     }
