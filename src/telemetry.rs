@@ -9,6 +9,7 @@ use tracing_subscriber::{
 };
 
 pub mod json;
+pub mod logs;
 mod numbers;
 pub mod otlp;
 

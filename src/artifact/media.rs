@@ -10,6 +10,27 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// A layer that is a zstd-compressed tar (image spec, `layer.md`): a full pack.
 pub const FULL_PACK: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// A layer that is a plain tar (image spec, `layer.md`).
+pub const LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+/// A layer that is a gzip-compressed tar.
+pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// A layer that registries must not hand on, plain (image spec, `layer.md`, deprecated).
+pub const LAYER_FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+/// The same, gzip-compressed.
+pub const LAYER_FOREIGN_GZIP: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+/// Docker's name of [`LAYER_TAR`].
+pub const DOCKER_LAYER_TAR: &str = "application/vnd.docker.image.rootfs.diff.tar";
+/// Docker's name of [`LAYER_GZIP`].
+pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+/// Docker's name of [`FULL_PACK`].
+pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+/// Docker's name of [`LAYER_FOREIGN`].
+pub const DOCKER_LAYER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar";
+/// Docker's name of [`LAYER_FOREIGN_GZIP`].
+pub const DOCKER_LAYER_FOREIGN_GZIP: &str =
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+/// Config of a BuildKit cache (moby/buildkit `cache/remotecache/v1/types/spec.go`).
+pub const BUILDKIT_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Our config (design §6.1).
 pub const CONFIG: &str = "application/vnd.cachectl.config.v1+json";
 /// Stands where there is nothing to say (image spec, "Guidance for an Empty Descriptor").

@@ -1,11 +1,13 @@
 //! OCI documents: what a cache looks like to a store.
 //!
-//! - Holds: descriptors, manifests, tags and names, our config, the table of contents of a pack, what a snapshot is made of.
+//! - Holds: descriptors, manifests, tags and names, our config, the table of contents of a pack, what a snapshot is made of,
+//!   and the cache manifests and configs of BuildKit.
 //! - Enters: entries and digests, or the bytes of a document.
 //! - Leaves: bytes of a document, or the typed document after every check that needs no I/O.
 //! - Deliberately absent: files, network, async, and what a cache is good for.
 
 pub mod annotations;
+pub mod buildkit;
 pub mod config;
 pub mod descriptor;
 pub mod fold;

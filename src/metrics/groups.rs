@@ -230,55 +230,6 @@ impl Scrub {
     }
 }
 
-/// What was done about cache manifests of BuildKit.
-#[derive(Debug, Clone, Default)]
-pub struct BuildKit {
-    /// Pushes that were merged into a tag.
-    pub merged: Counter,
-    /// Branches that a merged manifest had no room for.
-    pub dropped_branches: Counter,
-    /// Manifests that were served without what was lost.
-    pub pruned: Counter,
-    /// Shrinking exports that were let through.
-    pub shrink_allowed: Counter,
-    /// Shrinking exports that were refused.
-    pub shrink_refused: Counter,
-    /// Shrinking exports that were merged instead.
-    pub shrink_merged: Counter,
-}
-
-impl BuildKit {
-    pub(super) fn register(r: &mut Registry) -> Self {
-        let [shrink_allowed, shrink_refused, shrink_merged] = counters(
-            r,
-            "shrinking_exports",
-            "Exports that would replace a bigger cache by a small part of it, by what was done",
-            "action",
-            ["allowed", "refused", "merged"],
-        );
-        Self {
-            merged: counter(
-                r,
-                "merged_exports",
-                "Cache exports that were merged into a tag instead of replacing it",
-            ),
-            dropped_branches: counter(
-                r,
-                "merge_dropped_branches",
-                "Oldest branches that a merged cache manifest had no room for",
-            ),
-            pruned: counter(
-                r,
-                "pruned_manifests",
-                "Cache manifests that were served without layers that were lost",
-            ),
-            shrink_allowed,
-            shrink_refused,
-            shrink_merged,
-        }
-    }
-}
-
 /// Reloads of the configuration and of certificates.
 #[derive(Debug, Clone, Default)]
 pub struct Reloads {
@@ -328,9 +279,9 @@ impl Phase {
 
 /// Counts in a gauge as long as it lives.
 #[derive(Debug)]
-pub struct Held(Gauge);
+pub struct Counting(Gauge);
 
-impl Held {
+impl Counting {
     /// Adds one.
     pub fn new(gauge: Gauge) -> Self {
         gauge.inc();
@@ -338,7 +289,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Counting {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -21,9 +21,7 @@ pub mod http;
 mod process;
 mod text;
 
-pub use groups::{
-    BuildKit, Connections, Disk, Held, Moment, Phase, Queue, Reloads, Scrub, Uploads,
-};
+pub use groups::{Connections, Counting, Disk, Moment, Phase, Queue, Reloads, Scrub, Uploads};
 
 /// Before the name of each metric of ours.
 const PREFIX: &str = "cachectld";
@@ -44,8 +42,6 @@ pub struct Metrics {
     pub disk: Disk,
     /// The background check of what is on disk.
     pub scrub: Scrub,
-    /// Cache manifests: merged tags, shrink guard, pruning on read.
-    pub buildkit: BuildKit,
     /// Reloads of configuration and certificates.
     pub reloads: Reloads,
     /// Whether it is starting, ready, draining, degraded.
@@ -67,7 +63,6 @@ impl Metrics {
             queue: Queue::register(own),
             disk: Disk::register(own),
             scrub: Scrub::register(own),
-            buildkit: BuildKit::register(own),
             reloads: Reloads::register(own),
             phase: Phase::register(own),
             registry: Mutex::default(),

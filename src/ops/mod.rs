@@ -19,6 +19,7 @@ use crate::{
     transfer,
 };
 
+pub mod cache_tags;
 pub mod compact;
 pub mod copy;
 mod damage;

@@ -6,6 +6,7 @@
 //! r/<repo>/parts/<tag>/<alg>-<hex>              record::Tagged: a part of a merged tag
 //! r/<repo>/manifests/<alg>-<hex>                record::Manifested: media type, size, subject
 //! r/<repo>/referrers/<alg>-<hex>/<alg>-<hex>    a manifest (second) that names the first as its subject
+//! r/<repo>/linked/<alg>-<hex>                   a blob that came by who may not read every repository
 //! r/<repo>/gone/<alg>-<hex>                     tombstone of a blob or manifest that was deleted there
 //! uploads/<id>                                  unfinished bytes; on disk also spools and temporary files
 //! meta/marks/<name>                             what a marking run wrote down
@@ -113,6 +114,8 @@ pub enum Key {
     Manifest(Repo, Digest),
     /// Subject, then the manifest that refers to it.
     Referrer(Repo, Digest, Digest),
+    /// A blob that came to a repository.
+    Linked(Repo, Digest),
     /// A tombstone.
     Gone(Repo, Digest),
     /// Something unfinished.
@@ -215,6 +218,11 @@ pub fn referrers_prefix(repo: &Repo, subject: &Digest) -> String {
     )
 }
 
+/// The key that says: the blob came to this repository.
+pub fn linked(repo: &Repo, d: &Digest) -> String {
+    format!("{REPOSITORIES}{}/linked/{}", repo.escaped(), flat(d))
+}
+
 /// The key of a tombstone.
 pub fn gone(repo: &Repo, d: &Digest) -> String {
     format!("{REPOSITORIES}{}/gone/{}", repo.escaped(), flat(d))
@@ -265,6 +273,7 @@ fn parse_of_repo(rest: &str) -> Option<Key> {
         ("parts", Some(d)) => Some(Key::Part(repo, first.parse().ok()?, unflat(d)?)),
         ("manifests", None) => Some(Key::Manifest(repo, unflat(first)?)),
         ("referrers", Some(d)) => Some(Key::Referrer(repo, unflat(first)?, unflat(d)?)),
+        ("linked", None) => Some(Key::Linked(repo, unflat(first)?)),
         ("gone", None) => Some(Key::Gone(repo, unflat(first)?)),
         _ => None,
     }
@@ -286,6 +295,7 @@ mod tests {
             (part(&repo, &t, &a), Key::Part(repo.clone(), t.clone(), a)),
             (manifest(&repo, &b), Key::Manifest(repo.clone(), b)),
             (referrer(&repo, &a, &b), Key::Referrer(repo.clone(), a, b)),
+            (linked(&repo, &a), Key::Linked(repo.clone(), a)),
             (gone(&repo, &a), Key::Gone(repo.clone(), a)),
             (upload("../x"), Key::Upload("../x".to_owned())),
             (

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
+    entry::Time,
 };
 
 /// Records that are read at once.
@@ -31,6 +32,15 @@ pub enum Presence {
     Missing,
     /// It was deleted here.
     Deleted,
+}
+
+/// A part of a merged tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagPart {
+    /// The manifest that was pushed.
+    pub digest: Digest,
+    /// When it was pushed last, by the store's clock; `None` where the store does not say.
+    pub modified: Option<Time>,
 }
 
 /// A repository of a store that holds many.
@@ -70,9 +80,7 @@ impl Repository {
 
     /// Says whether anything was ever put here and not taken away again.
     pub async fn exists(&self) -> Result<bool> {
-        let manifests = keys::manifests_prefix(&self.name);
-        Ok(!self.records.list_records(&manifests).await?.is_empty()
-            || !self.store.tags("").await?.is_empty())
+        Ok(!self.manifests().await?.is_empty() || !self.tags().await?.is_empty())
     }
 
     /// The size of a blob that this repository shows.
@@ -107,13 +115,13 @@ impl Repository {
         Ok(done)
     }
 
-    /// Shows a blob that the store holds; `false` if it holds none.
-    pub async fn mount_blob(&self, digest: &Digest) -> Result<bool> {
-        if self.store.stat(digest).await?.is_none() {
-            return Ok(false);
+    /// Shows a blob that the store holds, and says its size; `None` if it holds none.
+    pub async fn mount_blob(&self, digest: &Digest) -> Result<Option<u64>> {
+        let size = self.store.stat(digest).await?;
+        if size.is_some() {
+            self.show(digest).await?;
         }
-        self.show(digest).await?;
-        Ok(true)
+        Ok(size)
     }
 
     /// Hides a blob from this repository; `false` if it shows none. The bytes stay until a sweep finds that nobody needs them.
@@ -124,6 +132,19 @@ impl Repository {
         let key = keys::gone(&self.name, digest);
         self.records.write_record(&key, "{}".into()).await?;
         Ok(true)
+    }
+
+    /// Notes that a blob came to this repository.
+    pub async fn link(&self, digest: &Digest) -> Result<()> {
+        let key = keys::linked(&self.name, digest);
+        self.records.write_record(&key, "{}".into()).await
+    }
+
+    /// Says whether a blob is noted to have come here.
+    pub async fn is_linked(&self, digest: &Digest) -> Result<bool> {
+        let key = keys::linked(&self.name, digest);
+        let link = self.records.read_record(&key, record::MAX_BYTES).await?;
+        Ok(link.is_some())
     }
 
     async fn is_gone(&self, digest: &Digest) -> Result<bool> {
@@ -183,6 +204,21 @@ impl Repository {
         }))
     }
 
+    /// The digests of all manifests, sorted by their text.
+    pub async fn manifests(&self) -> Result<Vec<Digest>> {
+        let listed = self
+            .records
+            .list_records(&keys::manifests_prefix(&self.name))
+            .await?;
+        Ok(listed
+            .iter()
+            .filter_map(|r| match keys::parse(&r.key)? {
+                keys::Key::Manifest(_, digest) => Some(digest),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// What is known of a manifest of this repository.
     pub async fn known(&self, digest: &Digest) -> Result<Option<record::Manifested>> {
         let key = keys::manifest(&self.name, digest);
@@ -232,6 +268,9 @@ impl Repository {
         let Some(known) = self.known(digest).await? else {
             return Ok(false);
         };
+        for tag in self.tags().await? {
+            self.remove_part(&tag, digest).await?;
+        }
         for tag in self.tags_at(digest).await? {
             self.untag.untag(&tag).await?;
         }
@@ -258,6 +297,37 @@ impl Repository {
             .try_filter_map(|tag| async move { Ok(tag) })
             .try_collect()
             .await
+    }
+
+    /// The parts that a tag is merged from, sorted by their digests' text.
+    pub async fn parts(&self, tag: &Tag) -> Result<Vec<TagPart>> {
+        let listed = self
+            .records
+            .list_records(&keys::parts_prefix(&self.name, tag))
+            .await?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|r| match keys::parse(&r.key)? {
+                keys::Key::Part(_, _, digest) => Some(TagPart {
+                    digest,
+                    modified: r.modified,
+                }),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Makes a manifest that is there a part of a tag, or says that it was pushed again.
+    pub async fn add_part(&self, tag: &Tag, manifest: &Manifest) -> Result<()> {
+        let key = keys::part(&self.name, tag, &manifest.digest);
+        let record = record::encode(&record::Tagged::at(manifest));
+        self.records.write_record(&key, record.into()).await
+    }
+
+    /// Takes a part away from a tag.
+    pub async fn remove_part(&self, tag: &Tag, digest: &Digest) -> Result<()> {
+        let key = keys::part(&self.name, tag, digest);
+        self.records.remove_record(&key).await
     }
 
     /// All tags, sorted by bytes.

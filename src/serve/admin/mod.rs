@@ -9,13 +9,14 @@
 //! No answer asks a store: what is known of stores was found out before, in the background ([`Health`]), so that a store
 //! that hangs hangs no probe. Repositories, tags and digests are named nowhere here.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use axum::{
     body::Body,
     http::{HeaderValue, Method, Request, Response, StatusCode, header},
 };
 
+mod caches;
 mod health;
 mod page;
 mod stores;
@@ -23,6 +24,7 @@ mod stores;
 #[cfg(test)]
 mod tests;
 
+pub use caches::Caches;
 pub use health::{Health, Phase, StoreHealth, watch};
 pub use stores::Stores;
 
@@ -31,22 +33,38 @@ use crate::metrics::{Metrics, http::Place};
 /// The door's name.
 pub const DOOR: &str = "admin";
 
+const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
+
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 /// What Prometheus' text format is called (exposition formats, "Basic info").
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Brings gauges up to date that nobody counts: done before each look at them, so it must be quick.
+pub type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
+
 /// Answers for the daemon itself.
-#[derive(Debug)]
 pub struct Admin {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    refresh: Vec<Refresh>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.health.fmt(f)
+    }
+}
+
+/// Says whether a path is one that an orchestrator asks, who cannot log in; the others tell more than that.
+pub fn is_probe(path: &str) -> bool {
+    PROBES.contains(&path)
 }
 
 /// Where a request for this door goes; `None` if it is for another one.
 pub fn place(path: &str) -> Option<Place> {
-    let routes = ["/", "/livez", "/readyz", "/startupz", "/metrics"];
-    let route = routes.into_iter().find(|route| *route == path)?;
+    let mut routes = PROBES.into_iter().chain(["/metrics", "/"]);
+    let route = routes.find(|route| *route == path)?;
     Some(Place {
         door: DOOR,
         route,
@@ -55,9 +73,25 @@ pub fn place(path: &str) -> Option<Place> {
 }
 
 impl Admin {
-    /// Shows `health` and `metrics`.
-    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
-        Self { health, metrics }
+    /// Shows `health`, and `metrics` after `refresh`.
+    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, refresh: Vec<Refresh>) -> Self {
+        Self {
+            health,
+            metrics,
+            refresh,
+        }
+    }
+
+    /// All numbers as they are now, in the text of `/metrics`.
+    pub fn numbers(&self) -> String {
+        self.refreshed().encode()
+    }
+
+    fn refreshed(&self) -> &Metrics {
+        self.refresh
+            .iter()
+            .for_each(|refresh| refresh(&self.metrics));
+        &self.metrics
     }
 
     /// Answers a request for a path that [`place`] knows.
@@ -72,7 +106,7 @@ impl Admin {
             "/livez" => answer(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" => self.ready(),
             "/startupz" => self.started(),
-            "/metrics" => answer(StatusCode::OK, METRICS, self.metrics.encode()),
+            "/metrics" => answer(StatusCode::OK, METRICS, self.numbers()),
             "/" => answer(StatusCode::OK, HTML, self.page()),
             _ => answer(StatusCode::NOT_FOUND, TEXT, "not here\n"),
         };
@@ -100,7 +134,7 @@ impl Admin {
     }
 
     fn page(&self) -> String {
-        page::render(&self.health, &self.metrics)
+        page::render(&self.health, self.refreshed())
     }
 }
 

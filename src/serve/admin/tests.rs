@@ -30,7 +30,7 @@ fn door() -> Door {
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(metrics.phase.clone());
     Door {
-        admin: Admin::new(health.clone(), metrics.clone()),
+        admin: Admin::new(health.clone(), metrics.clone(), Vec::new()),
         health,
         metrics,
     }
@@ -143,6 +143,18 @@ async fn the_page_has_no_script_and_shows_no_raw_text() {
     let (status, page) = door.get("/").await;
     assert_eq!(status, StatusCode::OK);
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
+}
+
+#[tokio::test]
+async fn gauges_that_nobody_counts_are_brought_up_to_date_at_each_look() {
+    let mut door = door();
+    let refresh = |metrics: &Metrics| {
+        metrics.uploads.open.inc();
+    };
+    door.admin.refresh.push(Box::new(refresh));
+    for seen in ["cachectld_uploads_open 1", "cachectld_uploads_open 2"] {
+        assert!(door.get("/metrics").await.1.contains(seen));
+    }
 }
 
 #[tokio::test]

@@ -101,6 +101,11 @@ impl Principal {
         self.ceiling.is_none() && self.grants.iter().any(|g| g.everywhere().has(action))
     }
 
+    /// Says whether its name may read every repository there is or will be, whatever token it showed.
+    pub fn reads_everything(&self) -> bool {
+        self.grants.iter().any(|g| g.everywhere().has(Action::Pull))
+    }
+
     /// What its name is granted, whatever token it showed.
     pub(super) fn granted(&self, repository: &str) -> Actions {
         self.grants

@@ -26,7 +26,7 @@ mod tests;
 
 use crate::{
     metrics::{
-        Held,
+        Counting,
         http::{Http, Place},
     },
     store::wrap::metered,
@@ -83,7 +83,7 @@ impl Observer {
         let (request, received) = counted(request);
         let mut watch = Watch {
             http: self.http.clone(),
-            in_flight: Held::new(self.http.in_flight(place.door)),
+            in_flight: Counting::new(self.http.in_flight(place.door)),
             place,
             method,
             path: request.uri().path().to_owned(),

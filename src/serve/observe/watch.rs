@@ -18,7 +18,7 @@ use tracing::Span;
 use super::{AskedBy, Saved};
 use crate::{
     metrics::{
-        Held,
+        Counting,
         http::{Done, Http, Outcome, Place},
     },
     serve::admin,
@@ -42,7 +42,7 @@ pub(super) enum State {
 pub(super) struct Watch {
     pub(super) http: Http,
     #[expect(dead_code, reason = "counts the request as long as it lives")]
-    pub(super) in_flight: Held,
+    pub(super) in_flight: Counting,
     pub(super) place: Place,
     pub(super) method: &'static str,
     pub(super) path: String,

@@ -6,6 +6,7 @@ use super::{
     Answer, Registry,
     error::{Code, Refusal},
     http::{Part, answer, finish, outgoing, part, with_digest},
+    sight::Sight,
 };
 use crate::{artifact::Descriptor, digest::Digest, store::keys::Repo};
 
@@ -22,8 +23,17 @@ fn damaged(e: &crate::store::Error) -> Refusal {
 }
 
 impl Registry {
-    pub(super) async fn get_blob(&self, repo: &Repo, digest: &Digest, parts: &Parts) -> Answer {
+    pub(super) async fn get_blob(
+        &self,
+        repo: &Repo,
+        digest: &Digest,
+        parts: &Parts,
+        sight: Sight,
+    ) -> Answer {
         let repository = self.repository(repo);
+        if !self.named.sees(&repository, digest, sight).await? {
+            return Err(unknown(digest));
+        }
         let size = repository
             .stat_blob(digest)
             .await

@@ -10,7 +10,6 @@ use crate::store;
 
 /// An error code of the spec; `Unavailable` and `Full` are ours, for what it has no code for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the spec's words")]
 pub(super) enum Code {
     BlobUnknown,
     BlobUploadInvalid,
@@ -22,7 +21,6 @@ pub(super) enum Code {
     NameInvalid,
     NameUnknown,
     SizeInvalid,
-    Unauthorized,
     Denied,
     Unsupported,
     Unavailable,
@@ -43,7 +41,6 @@ impl Code {
             Self::NameInvalid => "NAME_INVALID",
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::SizeInvalid => "SIZE_INVALID",
-            Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
             Self::Unavailable => "UNAVAILABLE",
@@ -63,7 +60,6 @@ impl Code {
             | Self::ManifestInvalid
             | Self::NameInvalid
             | Self::SizeInvalid => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

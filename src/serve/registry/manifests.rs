@@ -14,11 +14,13 @@ use super::{
     error::{Code, Refusal},
     http::{OCI_SUBJECT, OCI_TAG, answer, finish, incoming, params, text, with_digest},
     route,
+    sight::Sight,
 };
 use crate::{
     artifact::{Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES, outline::Outline},
     digest::Digest,
-    store::{Repository, keys::Repo},
+    ops::cache_tags::Pushed,
+    store::{Repository, keys::Repo, repository::Presence},
 };
 
 /// Most tags that one request may write; the spec asks for ten at least.
@@ -42,7 +44,7 @@ impl Registry {
         reference: &Reference,
         parts: &Parts,
     ) -> Answer {
-        let found = self.repository(repo).manifest(reference).await;
+        let found = self.caches.resolve(&self.repository(repo), reference).await;
         let found = found.map_err(|e| {
             tracing::warn!(error = %e, "Manifest cannot be served");
             Refusal::of_store(&e, Code::ManifestUnknown)
@@ -51,7 +53,7 @@ impl Registry {
             media_type,
             bytes,
             digest,
-        } = found.ok_or_else(|| unknown(reference))?.manifest;
+        } = found.ok_or_else(|| unknown(reference))?;
         let etag = format!("\"{digest}\"");
         let known = text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag);
         let status = if known {
@@ -75,14 +77,18 @@ impl Registry {
         reference: &Reference,
         parts: &Parts,
         body: Body,
+        sight: Sight,
     ) -> Answer {
         let manifest = read(reference, parts, body).await?;
         let tags = tags(reference, parts)?;
         let repository = self.repository(repo);
         let outline = Outline::of(&manifest)
             .map_err(|why| Refusal::new(Code::ManifestInvalid, why.to_string()))?;
-        let missing = check_children(&repository, &outline).await?;
-        repository.put_manifest(&manifest, &tags).await?;
+        let missing = self.check_children(&repository, &outline, sight).await?;
+        if let Pushed::Refused(shrink) = self.caches.push(&repository, &manifest, &tags).await? {
+            let why = format!("{shrink}; pass the same cache to --cache-from and --cache-to");
+            return Err(Refusal::new(Code::Denied, why));
+        }
         let digest = &manifest.digest;
         let mut builder = with_digest(answer(StatusCode::CREATED), digest)
             .header(header::LOCATION, format!("/v2/{repo}/manifests/{digest}"));
@@ -99,6 +105,31 @@ impl Registry {
             builder = builder.header(header::WARNING, warning);
         }
         finish(builder, "")
+    }
+
+    /// Finds the children that are not there. What was never there may be missing ("sparse"); what was deleted here may not,
+    /// since whoever pushes believes that it still is. Who does not see every blob may name only what he sees.
+    async fn check_children(
+        &self,
+        repository: &Repository,
+        outline: &Outline,
+        sight: Sight,
+    ) -> Result<Vec<Digest>, Refusal> {
+        let children: BTreeSet<Digest> = outline.children.iter().copied().collect();
+        let found = stream::iter(children).map(|digest| async move {
+            let state = match self.named.sees(repository, &digest, sight).await? {
+                true => repository.presence(&digest).await?,
+                false => Presence::Deleted,
+            };
+            Ok::<_, Refusal>((digest, state))
+        });
+        let found: Vec<_> = found.buffered(AT_ONCE).try_collect().await?;
+        if let Some((digest, _)) = found.iter().find(|(_, s)| *s == Presence::Deleted) {
+            let why = format!("it names {digest}, which is not here; push that first");
+            return Err(Refusal::new(Code::ManifestBlobUnknown, why));
+        }
+        let missing = found.into_iter().filter(|(_, s)| *s == Presence::Missing);
+        Ok(missing.map(|(digest, _)| digest).collect())
     }
 
     pub(super) async fn delete_manifest(&self, repo: &Repo, reference: &Reference) -> Answer {
@@ -165,32 +196,6 @@ fn tags(reference: &Reference, parts: &Parts) -> Result<Vec<Tag>, Refusal> {
     }
     let tags: Result<BTreeSet<Tag>, Refusal> = asked.iter().map(|t| route::tag(t)).collect();
     Ok(tags?.into_iter().collect())
-}
-
-/// Finds the children that are not there. What was never there may be missing ("sparse"); what was deleted here may not,
-/// since whoever pushes believes that it still is.
-async fn check_children(
-    repository: &Repository,
-    outline: &Outline,
-) -> Result<Vec<Digest>, Refusal> {
-    let children: BTreeSet<Digest> = outline.children.iter().copied().collect();
-    let found = stream::iter(children).map(|digest| async move {
-        let state = repository.presence(&digest).await?;
-        Ok::<_, Refusal>((digest, state))
-    });
-    let found: Vec<_> = found.buffered(AT_ONCE).try_collect().await?;
-    let mut missing = Vec::new();
-    for (digest, state) in found {
-        match state {
-            crate::store::repository::Presence::There => {}
-            crate::store::repository::Presence::Missing => missing.push(digest),
-            crate::store::repository::Presence::Deleted => {
-                let why = format!("it names {digest}, which was deleted here; push that first");
-                return Err(Refusal::new(Code::ManifestBlobUnknown, why));
-            }
-        }
-    }
-    Ok(missing)
 }
 
 /// What a client shows its user (RFC 7234, 5.5, as the distribution spec wants it).

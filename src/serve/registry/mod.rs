@@ -12,6 +12,7 @@ use axum::{
     http::{
         HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
     },
+    response::IntoResponse as _,
 };
 
 mod blobs;
@@ -21,13 +22,22 @@ mod lists;
 mod manifests;
 mod place;
 mod route;
+mod sight;
 mod uploads;
 
-use crate::store::{Repository, ingest::Uploads, keys::Repo, open::Repositories};
+use crate::{
+    ops::cache_tags::CacheTags,
+    serve::{
+        auth::{Action, Authority, Need, Peer},
+        observe::AskedBy,
+    },
+    store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
+};
 use error::{Code, Refusal};
 use http::{answer, finish};
 pub use place::place;
 use route::Route;
+use sight::{Named, Sight};
 
 /// The old name of the protocol, which docker looks for.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -35,18 +45,29 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// Result of answering a request.
 type Answer = Result<Response<Body>, Refusal>;
 
-/// The door: stores behind it, uploads that are on their way.
+/// The door: stores behind it, uploads that are on their way, who may come in, how tags of caches are kept.
 pub struct Registry {
     repositories: Arc<dyn Repositories>,
     uploads: Arc<Uploads>,
+    authority: Arc<Authority>,
+    caches: Arc<CacheTags>,
+    named: Named,
 }
 
 impl Registry {
     /// A registry of all repositories of a store.
-    pub fn new(repositories: Arc<dyn Repositories>, uploads: Arc<Uploads>) -> Self {
+    pub fn new(
+        repositories: Arc<dyn Repositories>,
+        uploads: Arc<Uploads>,
+        authority: Arc<Authority>,
+        caches: Arc<CacheTags>,
+    ) -> Self {
         Self {
             repositories,
             uploads,
+            authority,
+            caches,
+            named: Named::default(),
         }
     }
 
@@ -54,14 +75,14 @@ impl Registry {
         self.repositories.repository(name)
     }
 
-    /// Answers a request whose path begins with `/v2`. Who asks was let in before.
+    /// Answers a request whose path begins with `/v2`; the connection's [`Peer`] is among its extensions.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let answered = match path(&parts).and_then(|p| Route::of(&p)) {
-            Ok(route) => self.dispatch(&route, &parts, body).await,
-            Err(refusal) => Err(refusal),
+            Ok(route) => self.admit(&route, &parts, body).await,
+            Err(refusal) => refusal.response(),
         };
-        let mut response = answered.unwrap_or_else(Refusal::response);
+        let mut response = answered;
         if parts.method == Method::HEAD {
             // What a GET would answer, without its body; the headers say how long that is.
             *response.body_mut() = Body::empty();
@@ -71,27 +92,67 @@ impl Registry {
         response
     }
 
-    async fn dispatch(&self, route: &Route, parts: &Parts, body: Body) -> Answer {
+    /// Lets a request in that may do what it asks for.
+    async fn admit(&self, route: &Route, parts: &Parts, body: Body) -> Response<Body> {
+        let source = source(route, parts);
+        let mut needs = needs(route, &parts.method);
+        needs.extend(
+            source
+                .as_ref()
+                .map(|from| Need::pull(from.as_str()).optional()),
+        );
+        let peer = Peer::of(&parts.extensions);
+        let principal = match self.authority.authorize(parts, &peer, &needs).await {
+            Ok(principal) => principal,
+            Err(refusal) => return refusal.into_response(),
+        };
+        let source = source.filter(|from| principal.may(Need::pull(from.as_str())));
+        let sight = if principal.reads_everything() {
+            Sight::All
+        } else {
+            Sight::Own
+        };
+        let answered = self
+            .dispatch(route, parts, body, source.as_ref(), sight)
+            .await;
+        let mut response = answered.unwrap_or_else(Refusal::response);
+        if !principal.is_anonymous() {
+            let name = AskedBy(principal.name().to_owned());
+            response.extensions_mut().insert(name);
+        }
+        response
+    }
+
+    async fn dispatch(
+        &self,
+        route: &Route,
+        parts: &Parts,
+        body: Body,
+        source: Option<&Repo>,
+        sight: Sight,
+    ) -> Answer {
         let method = &parts.method;
         match route {
             Route::Base if reads(method) => base(),
-            Route::Blob(repo, digest) if reads(method) => self.get_blob(repo, digest, parts).await,
+            Route::Blob(repo, digest) if reads(method) => {
+                self.get_blob(repo, digest, parts, sight).await
+            }
             Route::Blob(repo, digest) if method == Method::DELETE => {
                 self.delete_blob(repo, digest).await
             }
             Route::Uploads(repo) if method == Method::POST => {
-                self.begin_upload(repo, parts, body).await
+                self.begin_upload(repo, parts, body, source, sight).await
             }
             Route::Upload(repo, id) => match *method {
                 Method::GET => self.upload_status(repo, id).await,
                 Method::PATCH => self.append(repo, id, parts, body).await,
-                Method::PUT => self.finish_upload(repo, id, parts, body).await,
+                Method::PUT => self.finish_upload(repo, id, parts, body, sight).await,
                 Method::DELETE => self.cancel_upload(repo, id).await,
                 _ => Err(not_allowed("GET, PATCH, PUT, DELETE")),
             },
             Route::Manifest(repo, reference) => match *method {
                 Method::GET | Method::HEAD => self.get_manifest(repo, reference, parts).await,
-                Method::PUT => self.put_manifest(repo, reference, parts, body).await,
+                Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,
                 Method::DELETE => self.delete_manifest(repo, reference).await,
                 _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
             },
@@ -104,6 +165,26 @@ impl Registry {
             Route::Uploads(_) => Err(not_allowed("POST")),
         }
     }
+}
+
+/// The rights that a request needs. To take back one's own upload is part of pushing.
+fn needs<'r>(route: &'r Route, method: &Method) -> Vec<Need<'r>> {
+    let Some(repo) = route.repo() else {
+        return Vec::new();
+    };
+    let action = match route {
+        _ if reads(method) && !matches!(route, Route::Upload(..)) => Action::Pull,
+        Route::Blob(..) | Route::Manifest(..) if method == Method::DELETE => Action::Delete,
+        _ => Action::Push,
+    };
+    vec![Need::new(repo.as_str(), action)]
+}
+
+/// The repository that a blob is to be mounted from.
+fn source(route: &Route, parts: &Parts) -> Option<Repo> {
+    let mounts = matches!(route, Route::Uploads(_)) && parts.method == Method::POST;
+    let from = http::param(parts.uri.query().filter(|_| mounts), "from")?;
+    from.parse().ok()
 }
 
 fn reads(method: &Method) -> bool {

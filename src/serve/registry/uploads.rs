@@ -15,12 +15,14 @@ use super::{
     error::{Code, Refusal},
     http::{UPLOAD_UUID, answer, chunk, finish, incoming, param, text, with_digest},
     route::{self, no_upload},
+    sight::Sight,
 };
 use crate::{
     artifact::Descriptor,
     digest::Digest,
+    serve::observe::Saved,
     store::{
-        Body as Bytes, ByteStream,
+        Body as Bytes, ByteStream, Put,
         ingest::{Appended, UploadId},
         keys::Repo,
     },
@@ -50,6 +52,14 @@ fn stored(repo: &Repo, digest: &Digest) -> Answer {
     finish(builder, "")
 }
 
+/// Notes that so many bytes need not be sent, or kept, once more.
+fn saved(answer: Answer, how: &'static str, bytes: u64) -> Answer {
+    answer.map(|mut response| {
+        response.extensions_mut().insert(Saved { how, bytes });
+        response
+    })
+}
+
 /// An algorithm that blobs may have.
 fn check_algorithm(name: &str) -> Result<(), Refusal> {
     if matches!(name, "sha256" | "sha512") {
@@ -61,12 +71,22 @@ fn check_algorithm(name: &str) -> Result<(), Refusal> {
 
 impl Registry {
     /// `POST …/blobs/uploads/`: with `mount`, with `digest` and the whole body, or to begin.
-    pub(super) async fn begin_upload(&self, repo: &Repo, parts: &Parts, body: Body) -> Answer {
+    /// `source` is the repository to mount from, if whoever asks may read it.
+    pub(super) async fn begin_upload(
+        &self,
+        repo: &Repo,
+        parts: &Parts,
+        body: Body,
+        source: Option<&Repo>,
+        sight: Sight,
+    ) -> Answer {
         let query = parts.uri.query();
         if let Some(digest) = param(query, "mount") {
             let digest = route::digest(&digest)?;
-            if self.mount(repo, &digest, param(query, "from")).await? {
-                return stored(repo, &digest);
+            // A source that may not be read is as good as one that is not there.
+            let hidden = source.is_none() && param(query, "from").is_some();
+            if !hidden && let Some(size) = self.mount(repo, &digest, source, sight).await? {
+                return saved(stored(repo, &digest), "mounted", size);
             }
         }
         if let Some(name) = param(query, "digest-algorithm") {
@@ -79,28 +99,40 @@ impl Registry {
         match whole {
             Some(digest) => {
                 let body = Some(incoming(body));
-                self.commit(repo, &id, &digest, Some(0), None, body).await
+                self.commit(repo, &id, &digest, (Some(0), None, body), sight)
+                    .await
             }
             None => finish(progress(answer(StatusCode::ACCEPTED), repo, &id, 0), ""),
         }
     }
 
-    /// Shows a blob here that another repository, or with no `from` any, shows already.
+    /// Shows a blob here that another repository, or with no `from` any, shows already to whoever asks; its size.
     async fn mount(
         &self,
         repo: &Repo,
         digest: &Digest,
-        from: Option<String>,
-    ) -> Result<bool, Refusal> {
-        if let Some(from) = from {
-            let Ok(from) = from.parse::<Repo>() else {
-                return Ok(false);
-            };
-            if self.repository(&from).stat_blob(digest).await?.is_none() {
-                return Ok(false);
-            }
+        from: Option<&Repo>,
+        sight: Sight,
+    ) -> Result<Option<u64>, Refusal> {
+        let source = self.repository(from.unwrap_or(repo));
+        if !self.named.sees(&source, digest, sight).await?
+            || (from.is_some() && source.stat_blob(digest).await?.is_none())
+        {
+            return Ok(None);
         }
-        Ok(self.repository(repo).mount_blob(digest).await?)
+        let size = self.repository(repo).mount_blob(digest).await?;
+        if size.is_some() {
+            self.own(repo, digest, sight).await?;
+        }
+        Ok(size)
+    }
+
+    /// Notes that a blob came here, by who sees no other.
+    async fn own(&self, repo: &Repo, digest: &Digest, sight: Sight) -> Result<(), Refusal> {
+        if sight == Sight::Own {
+            self.repository(repo).link(digest).await?;
+        }
+        Ok(())
     }
 
     /// `GET <upload>`
@@ -136,6 +168,7 @@ impl Registry {
         id: &UploadId,
         parts: &Parts,
         body: Body,
+        sight: Sight,
     ) -> Answer {
         let id = own(repo, id)?;
         let digest = param(parts.uri.query(), "digest")
@@ -144,7 +177,8 @@ impl Registry {
         let range = chunk(&parts.headers)?;
         let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
         let body = (range.is_some() || !empty).then(|| incoming(body));
-        self.commit(repo, id, &digest, at(parts), range, body).await
+        self.commit(repo, id, &digest, (at(parts), range, body), sight)
+            .await
     }
 
     /// `DELETE <upload>`
@@ -162,9 +196,8 @@ impl Registry {
         repo: &Repo,
         id: &UploadId,
         digest: &Digest,
-        at: Option<u64>,
-        range: Option<Range<u64>>,
-        body: Option<ByteStream>,
+        (at, range, body): (Option<u64>, Option<Range<u64>>, Option<ByteStream>),
+        sight: Sight,
     ) -> Answer {
         let spool = match self.uploads.finish(id, at, range, body).await? {
             Ok(spool) => spool,
@@ -174,8 +207,12 @@ impl Registry {
         let body = Bytes::Spool(spool.into());
         let put = self.repository(repo).put_blob(&desc, &body).await;
         self.uploads.forget(id, at, put.is_err()).await?;
-        put?;
-        stored(repo, digest)
+        let put = put?;
+        self.own(repo, digest, sight).await?;
+        match put {
+            Put::Stored => stored(repo, digest),
+            Put::Existed => saved(stored(repo, digest), "existed", desc.size),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::Registry;
 use crate::{
     artifact::media,
     digest::Digest,
+    serve::auth::{self, Authority, Peer},
     store::{
         ingest::Uploads,
         open::{self, Options, StoreUrl},
@@ -26,11 +27,13 @@ mod listing;
 mod manifests;
 mod pulling;
 mod pushing;
+mod sharing;
 
 /// A door over a store of its own.
 struct Door {
     registry: Registry,
     dir: Arc<tempfile::TempDir>,
+    peer: Peer,
 }
 
 /// A response, read whole.
@@ -74,9 +77,11 @@ impl Door {
         let records = shared.then(|| repositories.records());
         let own = dir.path().join(format!("uploads-{:x}", fastrand::u64(..)));
         let uploads = Uploads::open(&own, records).unwrap();
+        let authority = authority(dir.path(), auth::Config::default()).await;
         Self {
-            registry: Registry::new(repositories, Arc::new(uploads)),
+            registry: Registry::new(repositories, Arc::new(uploads), authority, Arc::default()),
             dir,
+            peer: Peer::unix(),
         }
     }
 
@@ -91,10 +96,9 @@ impl Door {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self
-            .registry
-            .handle(request.body(body.into()).unwrap())
-            .await;
+        let request = request.extension(self.peer.clone());
+        let request = request.body(body.into()).unwrap();
+        let response = self.registry.handle(request).await;
         read(response).await
     }
 
@@ -137,6 +141,11 @@ impl Door {
         self.send(Method::PUT, &path, &headers, document.to_string())
             .await
     }
+}
+
+async fn authority(state: &std::path::Path, config: auth::Config) -> Arc<Authority> {
+    let opened = Authority::open(config, state, auth::Exposure::LocalOnly).await;
+    Arc::new(opened.unwrap())
 }
 
 async fn read(response: Response<Body>) -> Reply {

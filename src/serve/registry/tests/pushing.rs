@@ -214,8 +214,14 @@ async fn upload_goes_on_after_a_restart() {
         let opened = open::open(&url, &Options::default()).await.unwrap();
         let uploads = Uploads::open(&store.join("uploads"), None).unwrap();
         Door {
-            registry: Registry::new(opened.repositories.unwrap(), Arc::new(uploads)),
+            registry: Registry::new(
+                opened.repositories.unwrap(),
+                Arc::new(uploads),
+                authority(&store, auth::Config::default()).await,
+                Arc::default(),
+            ),
             dir: door.dir.clone(),
+            peer: Peer::unix(),
         }
     };
     let before = open().await;

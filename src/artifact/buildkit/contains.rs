@@ -1,0 +1,73 @@
+//! Whether a pushed cache makes an older one needless.
+
+use std::collections::HashSet;
+
+use super::{CacheConfig, Part, descriptors, graph::Graph};
+
+/// Says whether all that can be found in `older` can be found in `newer` in the same ways, so that `older` may be dropped.
+///
+/// Each of its keys with a usable result must have one in `newer`, by all the alternatives of all its inputs. The results may differ:
+/// they are of the same key. In doubt false, also where `older` alone knows that two keys of `newer` are one.
+pub fn contains(newer: &Part, older: &Part) -> bool {
+    let configs = [&newer.config, &older.config];
+    let graph = Graph::fold(&configs);
+    let alone: HashSet<usize> = graph.of[0].iter().flatten().copied().collect();
+    if alone.len() != Graph::fold(&configs[..1]).nodes.len() {
+        return false;
+    }
+    let of_newer = with_result(newer, &[newer]);
+    let of_older = with_result(older, &[newer, older]);
+    let nodes = |part: usize, records: &[usize]| -> HashSet<usize> {
+        records.iter().filter_map(|r| graph.of[part][*r]).collect()
+    };
+    if !nodes(1, &of_older).is_subset(&nodes(0, &of_newer)) {
+        return false;
+    }
+    let known: HashSet<Way> = (0..newer.config.records().len())
+        .flat_map(|r| ways(&graph, 0, &newer.config, r))
+        .collect();
+    let needed = reached(&older.config, of_older);
+    needed.iter().all(|record| {
+        let is_known = graph.of[1][*record].is_some_and(|at| alone.contains(&at));
+        is_known && ways(&graph, 1, &older.config, *record).all(|way| known.contains(&way))
+    })
+}
+
+/// Key, input, selector, the input's key.
+type Way<'a> = (usize, usize, &'a str, usize);
+
+fn ways<'a>(
+    graph: &'a Graph,
+    part: usize,
+    config: &'a CacheConfig,
+    record: usize,
+) -> impl Iterator<Item = Way<'a>> {
+    let node = graph.of[part][record];
+    let inputs = config.records()[record].inputs.iter().enumerate();
+    inputs.flat_map(move |(at, ways)| {
+        let way = move |i: &'a super::Input| {
+            Some((node?, at, i.selector.as_str(), graph.of[part][i.link]?))
+        };
+        ways.iter().filter_map(way)
+    })
+}
+
+/// The records of `part` that have a result all of whose blobs one of `manifests` names.
+fn with_result(part: &Part, manifests: &[&Part]) -> Vec<usize> {
+    let blobs = descriptors::usable(manifests, part.manifest.form());
+    let counts = part.usable_results(&blobs).into_iter().enumerate();
+    counts.filter(|(_, n)| *n > 0).map(|(at, _)| at).collect()
+}
+
+/// These records and all that lead to them.
+fn reached(config: &CacheConfig, mut from: Vec<usize>) -> HashSet<usize> {
+    let mut reached: HashSet<usize> = from.iter().copied().collect();
+    while let Some(at) = from.pop() {
+        for input in config.records()[at].inputs.iter().flatten() {
+            if reached.insert(input.link) {
+                from.push(input.link);
+            }
+        }
+    }
+    reached
+}

@@ -1,0 +1,28 @@
+//! Things in an order in which each comes after all that it needs.
+
+/// The numbers below `count`, each after all that it links to; what loops, and what links to that, is missing.
+pub(super) fn links_first<L: IntoIterator<Item = usize>>(
+    count: usize,
+    links: impl Fn(usize) -> L,
+) -> Vec<usize> {
+    let mut users = vec![Vec::new(); count];
+    let mut waits = vec![0_usize; count];
+    for (at, wait) in waits.iter_mut().enumerate() {
+        for link in links(at) {
+            users[link].push(at);
+            *wait += 1;
+        }
+    }
+    let mut order: Vec<usize> = (0..count).filter(|at| waits[*at] == 0).collect();
+    let mut done = 0;
+    while let Some(at) = order.get(done).copied() {
+        done += 1;
+        for user in &users[at] {
+            waits[*user] -= 1;
+            if waits[*user] == 0 {
+                order.push(*user);
+            }
+        }
+    }
+    order
+}

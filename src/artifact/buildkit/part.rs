@@ -1,0 +1,59 @@
+//! A cache as one builder pushed it: its manifest and its config together.
+
+use std::collections::HashMap;
+
+use super::{CacheConfig, CacheManifest, CacheRecord, Chain, chains::Chains};
+use crate::{
+    artifact::{
+        Descriptor,
+        wire::{Result, bad},
+    },
+    digest::Digest,
+};
+
+/// One pushed cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its manifest: which blobs there are.
+    pub manifest: CacheManifest,
+    /// Its config: what they are good for.
+    pub config: CacheConfig,
+}
+
+impl Part {
+    /// Puts a manifest and the bytes of its config together.
+    ///
+    /// # Errors
+    /// When the bytes are not those that the manifest names, or no config that BuildKit would read.
+    pub fn read(manifest: CacheManifest, config: &[u8]) -> Result<Self> {
+        let named = manifest.config();
+        if named.size != config.len() as u64 || !named.digest.matches(config) {
+            return bad(format!(
+                "the bytes are not those of cache config {}",
+                named.digest
+            ));
+        }
+        let config = CacheConfig::read(config)?;
+        Ok(Self { manifest, config })
+    }
+
+    /// For each record the count of results all of whose blobs are among `blobs`.
+    pub(super) fn usable_results(&self, blobs: &HashMap<Digest, Descriptor>) -> Vec<usize> {
+        let mut chains = Chains::default();
+        let layers = self.config.layers();
+        let of_layers = chains.of_layers(layers);
+        let whole = chains.whole(|blob| blobs.contains_key(blob));
+        let listed = |c: &Chain| {
+            // One of no layers brings nothing that could be reused.
+            !c.layers.is_empty()
+                && c.layers
+                    .iter()
+                    .all(|l| blobs.contains_key(&layers[*l].blob))
+        };
+        let usable = |r: &CacheRecord| {
+            let results = r.results.iter().filter(|r| whole[of_layers[r.layer]]);
+            results.count() + r.chains.iter().filter(|c| listed(c)).count()
+        };
+        self.config.records().iter().map(usable).collect()
+    }
+}

@@ -1,0 +1,206 @@
+//! What a cache config is made of, and its JSON: Go's, with defaults where Go leaves out.
+//!
+//! moby/buildkit `cache/remotecache/v1/types/spec.go`.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, SeqAccess, Visitor},
+};
+
+use super::time::{Stamp, ZERO};
+use crate::{digest::Digest, entry::Time};
+
+/// A list of more than this is refused: some five times what fits the importer's limit.
+pub(super) const MAX_ITEMS: usize = 50_000;
+/// Keys that BuildKit never exports and its reader does not take (`chains.go`, `Add`).
+const UNCACHEABLE: &str = "random:";
+
+/// A blob on top of its parent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheLayer {
+    /// Digest of the blob as stored (compressed); one blob may stand on several parents.
+    pub blob: Digest,
+    /// Index of the layer below; `None` at the bottom. In the document -1 is none, and **an absent one is 0**.
+    #[serde(
+        default = "first",
+        skip_serializing_if = "is_first",
+        serialize_with = "write_parent",
+        deserialize_with = "read_parent"
+    )]
+    pub parent: Option<usize>,
+    /// What the descriptor of the blob says where there is no manifest (s3, gha, azblob); absent for a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<LayerAnnotations>,
+}
+
+/// What a layer's descriptor says, where the config stands for the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerAnnotations {
+    /// Media type of the blob.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub media_type: String,
+    /// Digest of the plain tar; the s3 and gha readers refuse a config without it.
+    #[serde(default, rename = "diffID", skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
+    /// Stored bytes; 0 where not said.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub size: u64,
+    /// When the layer was made; Go's zero time where not said.
+    #[serde(default = "zero", with = "moment")]
+    pub created_at: Time,
+}
+
+/// One cache key: how it is found, and what is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheRecord {
+    /// States of a file system that this key stands for; mostly one or none.
+    #[serde(
+        default,
+        rename = "layers",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "list"
+    )]
+    pub results: Vec<CacheResult>,
+    /// More of them, as explicit lists of layers (inline cache).
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "list"
+    )]
+    pub chains: Vec<Chain>,
+    /// The key: opaque.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub digest: String,
+    /// For each input of the step its alternatives: one of each must match. Empty for a root.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "list"
+    )]
+    pub inputs: Vec<Vec<Input>>,
+}
+
+/// A layer with all its parents, base first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheResult {
+    /// Index of the topmost layer.
+    #[serde(default)]
+    pub layer: usize,
+    /// When it was made; the newest one wins.
+    #[serde(default = "zero", rename = "createdAt", with = "moment")]
+    pub created_at: Time,
+}
+
+/// Layers, base first, whatever their parents are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// Indexes of the layers.
+    #[serde(default, deserialize_with = "list")]
+    pub layers: Vec<usize>,
+    /// When it was made.
+    #[serde(default = "zero", rename = "createdAt", with = "moment")]
+    pub created_at: Time,
+}
+
+/// One way to an input: the key that it has there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Narrows the input to the files that are used of it; empty: all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub selector: String,
+    /// Index of the record.
+    #[serde(default)]
+    pub link: usize,
+}
+
+impl CacheRecord {
+    /// Says whether BuildKit's reader passes it over.
+    pub(super) fn is_uncacheable(&self) -> bool {
+        self.digest.starts_with(UNCACHEABLE)
+    }
+}
+
+/// `null` is an empty list, as in Go; one that is too long for any of ours ends early, before it takes memory.
+pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    d: D,
+) -> Result<Vec<T>, D::Error> {
+    struct List<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_none<E: Error>(self) -> Result<Vec<T>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Vec<T>, D::Error> {
+            d.deserialize_seq(self)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == MAX_ITEMS {
+                    return Err(Error::custom(format!("a list of more than {MAX_ITEMS}")));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    d.deserialize_option(List(PhantomData))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the default of an optional field")]
+fn first() -> Option<usize> {
+    Some(0)
+}
+
+#[expect(clippy::ref_option, reason = "serde's signature")]
+fn is_first(parent: &Option<usize>) -> bool {
+    *parent == Some(0)
+}
+
+#[expect(clippy::ref_option, reason = "serde's signature")]
+fn write_parent<S: Serializer>(parent: &Option<usize>, s: S) -> Result<S::Ok, S::Error> {
+    match parent {
+        Some(p) => s.serialize_u64(*p as u64),
+        None => s.serialize_i64(-1),
+    }
+}
+
+fn read_parent<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
+    match i64::deserialize(d)? {
+        -1 => Ok(None),
+        n => usize::try_from(n)
+            .map(Some)
+            .map_err(|_| Error::custom("a layer's parent is negative")),
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+fn zero() -> Time {
+    ZERO
+}
+
+mod moment {
+    use super::{Deserialize, Deserializer, Serialize, Serializer, Stamp, Time};
+
+    pub(super) fn serialize<S: Serializer>(time: &Time, s: S) -> Result<S::Ok, S::Error> {
+        Stamp(*time).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Time, D::Error> {
+        Stamp::deserialize(d).map(|s| s.0)
+    }
+}

@@ -1,0 +1,192 @@
+//! The documents of a merged cache, or of a part of it.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::{
+    CacheConfig, CacheLayer, CacheRecord, CacheResult, Form, Input, MAX_CONFIG_BYTES,
+    chains::{ChainId, Chains},
+    graph::Graph,
+};
+use crate::{
+    artifact::{Descriptor, media},
+    digest::{Digest, Sha256},
+    entry::Time,
+};
+
+/// When a state of a file system was made, and what it is.
+pub(super) type State = (Time, ChainId);
+
+/// Writes keys of a graph with their results.
+pub(super) struct Writer<'a> {
+    /// The keys.
+    pub(super) graph: &'a Graph<'a>,
+    /// All chains that results name.
+    pub(super) chains: &'a Chains,
+    /// All blobs that chains of results name.
+    pub(super) blobs: &'a HashMap<Digest, Descriptor>,
+    /// The state of each key, if it has one.
+    pub(super) results: &'a [Option<State>],
+    /// What the manifest looks like.
+    pub(super) form: Form,
+}
+
+/// A manifest and its config.
+pub(super) struct Written {
+    /// The manifest.
+    pub(super) manifest: Vec<u8>,
+    /// Descriptor of the config.
+    pub(super) config: Descriptor,
+    /// The config.
+    pub(super) config_bytes: Vec<u8>,
+    /// Records in it.
+    pub(super) records: usize,
+    /// Results in it.
+    pub(super) results: usize,
+    /// We would read it again ourselves.
+    pub(super) is_readable: bool,
+}
+
+impl Writer<'_> {
+    /// The documents of some keys, with all of whose inputs they come.
+    pub(super) fn write(&self, keys: &[usize]) -> Written {
+        let nodes = &self.graph.nodes;
+        let mut kept = vec![false; nodes.len()];
+        for at in keys {
+            kept[*at] = true;
+        }
+        // Where the order was cut, glue may lead nowhere now.
+        let mut leads = vec![false; nodes.len()];
+        for (at, node) in nodes.iter().enumerate().rev().filter(|(at, _)| kept[*at]) {
+            leads[at] |= self.results[at].is_some();
+            if leads[at] {
+                for (_, link) in node.inputs.iter().flatten() {
+                    leads[*link] = true;
+                }
+            }
+        }
+        let kept: Vec<usize> = (0..nodes.len()).filter(|at| leads[*at]).collect();
+        let layers = self.layers(&kept);
+        let places: HashMap<ChainId, usize> = layers
+            .iter()
+            .enumerate()
+            .map(|(place, id)| (*id, place))
+            .collect();
+        let layer = |id: &ChainId| {
+            let link = self.chains.get(*id);
+            CacheLayer {
+                blob: link.blob,
+                parent: link.parent.map(|p| places[&p]),
+                annotations: None,
+            }
+        };
+        let config = CacheConfig::closed(
+            layers.iter().map(layer).collect(),
+            self.records(&kept, &places),
+        );
+        // Only what was checked in the parts, less of it, in another order.
+        let config = config.expect("the merged graph is closed and has no loops");
+        let config_bytes = config.write();
+        let descriptor = Descriptor::of(media::BUILDKIT_CONFIG, &config_bytes);
+        let mut seen = HashSet::new();
+        let blobs = config
+            .layers()
+            .iter()
+            .map(|l| l.blob)
+            .filter(|blob| seen.insert(*blob));
+        let blobs = blobs.map(|blob| &self.blobs[&blob]).collect();
+        Written {
+            manifest: manifest(self.form, &descriptor, blobs),
+            config: descriptor,
+            is_readable: config.check_size().is_ok() && config_bytes.len() <= MAX_CONFIG_BYTES,
+            config_bytes,
+            records: kept.len(),
+            results: kept
+                .iter()
+                .filter(|at| self.results[**at].is_some())
+                .count(),
+        }
+    }
+
+    /// The chains of some keys' results with all that they stand on, parents first.
+    fn layers(&self, kept: &[usize]) -> Vec<ChainId> {
+        let mut layers: HashSet<ChainId> = HashSet::new();
+        for (_, id) in kept.iter().filter_map(|at| self.results[*at]) {
+            let mut next = Some(id);
+            while let Some(id) = next.filter(|id| layers.insert(*id)) {
+                next = self.chains.get(id).parent;
+            }
+        }
+        let mut layers: Vec<ChainId> = layers.into_iter().collect();
+        let key = |id: &ChainId| -> (usize, Digest, Sha256) {
+            let link = self.chains.get(*id);
+            (link.depth, link.blob, link.hash)
+        };
+        layers.sort_by_cached_key(key);
+        layers
+    }
+
+    fn records(&self, kept: &[usize], layers: &HashMap<ChainId, usize>) -> Vec<CacheRecord> {
+        let mut places = vec![0; self.graph.nodes.len()];
+        for (place, at) in kept.iter().enumerate() {
+            places[*at] = place;
+        }
+        let input = |(selector, link): &(&str, usize)| Input {
+            selector: (*selector).to_owned(),
+            link: places[*link],
+        };
+        let record = |at: &usize| {
+            let node = &self.graph.nodes[*at];
+            let state = self.results[*at].as_ref();
+            CacheRecord {
+                digest: node.digest.to_owned(),
+                inputs: node
+                    .inputs
+                    .iter()
+                    .map(|ways| ways.iter().map(input).collect())
+                    .collect(),
+                results: state
+                    .map(|(created, id)| CacheResult {
+                        layer: layers[id],
+                        created_at: *created,
+                    })
+                    .into_iter()
+                    .collect(),
+                chains: Vec::new(),
+            }
+        };
+        kept.iter().map(record).collect()
+    }
+}
+
+/// As BuildKit writes them (`cache/remotecache/export.go`), with each blob once.
+fn manifest<'a>(form: Form, config: &'a Descriptor, mut blobs: Vec<&'a Descriptor>) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Document<'a> {
+        schema_version: u32,
+        media_type: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        config: Option<&'a Descriptor>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layers: Option<Vec<&'a Descriptor>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        manifests: Option<Vec<&'a Descriptor>>,
+    }
+    let mut document = Document {
+        schema_version: 2,
+        media_type: form.media_type(),
+        config: None,
+        layers: None,
+        manifests: None,
+    };
+    if form == Form::Image {
+        document.config = Some(config);
+        document.layers = Some(blobs);
+    } else {
+        blobs.push(config);
+        document.manifests = Some(blobs);
+    }
+    serde_json::to_vec(&document).expect("strings and numbers can always be written")
+}

@@ -1,0 +1,162 @@
+//! From the parts of a tag to the one manifest that readers get.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::atomic::AtomicU64,
+};
+
+use super::{CacheTags, Counts, MAX_MEMOS, layers, locked, readable};
+use crate::{
+    artifact::{
+        Manifest, Reference, Tag,
+        buildkit::{Limits, Part, contains, merge},
+    },
+    digest::Digest,
+    store::{Body, Repository, Result},
+};
+
+/// What a tag was folded to, and from what.
+#[derive(Clone)]
+pub(super) struct Memo {
+    parts: BTreeSet<Digest>,
+    pointed: Option<Digest>,
+    /// Every layer of every part.
+    layers: BTreeSet<Digest>,
+    lost: HashSet<Digest>,
+    manifest: Option<Manifest>,
+}
+
+impl CacheTags {
+    /// Folds the parts of a tag, and what it points at if that is not among them.
+    ///
+    /// The result is stored under its digest before anybody hears of it. `None` if nothing of it can be read.
+    pub(super) async fn fold(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        parts: BTreeSet<Digest>,
+        pointed: Option<Manifest>,
+    ) -> Result<Option<Manifest>> {
+        let key = (repo.name().to_string(), tag.clone());
+        let pointed_at = pointed.as_ref().map(|m| m.digest);
+        let memo = locked(&self.memos).get(&key).cloned();
+        if let Some(memo) = memo.filter(|m| m.parts == parts && m.pointed == pointed_at)
+            && self.lost(repo, memo.layers.clone()).await? == memo.lost
+        {
+            return Ok(memo.manifest);
+        }
+        let mut read = Vec::new();
+        for digest in &parts {
+            read.extend(self.part(repo, digest).await?);
+        }
+        let known: Vec<&Part> = read.iter().collect();
+        let mut stray = None;
+        if let Some(pointed) = pointed.filter(|p| !parts.contains(&p.digest)) {
+            stray = self.part_of(repo, &pointed).await?;
+            // What we merged before is in its parts. Somebody else's, copied here, is one more part.
+            if let Some(part) = &stray
+                && !known.is_empty()
+                && contains(&merged_part(&known), part)
+            {
+                stray = None;
+            }
+        }
+        read.extend(stray);
+        let all: BTreeSet<Digest> = read.iter().flat_map(|p| layers(&p.manifest)).collect();
+        let lost = self.lost(repo, all.clone()).await?;
+        let manifest = self.join(repo, &read, &lost).await?;
+        let memo = Memo {
+            parts,
+            pointed: pointed_at,
+            layers: all,
+            lost,
+            manifest: manifest.clone(),
+        };
+        let mut memos = locked(&self.memos);
+        if memos.len() >= MAX_MEMOS {
+            memos.clear();
+        }
+        memos.insert(key, memo);
+        Ok(manifest)
+    }
+
+    /// One manifest of all parts, without what was lost.
+    async fn join(
+        &self,
+        repo: &Repository,
+        parts: &[Part],
+        lost: &HashSet<Digest>,
+    ) -> Result<Option<Manifest>> {
+        let mut whole = Vec::with_capacity(parts.len());
+        for part in parts {
+            let pruned = part.manifest.without(lost);
+            if pruned.digest != part.manifest.manifest().digest {
+                self.count(|c| &c.pruned, 1);
+                tracing::info!(digest = %part.manifest.manifest().digest, "Cache is served without layers that were lost");
+            }
+            whole.extend(readable(&pruned).map(|manifest| Part {
+                manifest,
+                config: part.config.clone(),
+            }));
+        }
+        match &whole[..] {
+            [] => Ok(None),
+            [one] => {
+                let manifest = one.manifest.manifest().clone();
+                self.keep(repo, &manifest).await?;
+                Ok(Some(manifest))
+            }
+            many => {
+                let merged = merge(many, Limits::default());
+                count(&self.counts, |c| &c.merged, 1);
+                count(
+                    &self.counts,
+                    |c| &c.dropped_records,
+                    merged.dropped.records as u64,
+                );
+                if merged.dropped.records > 0 {
+                    tracing::warn!(
+                        records = merged.dropped.records,
+                        "Merged cache is at BuildKit's limit of 1 MiB; its oldest branches are left out"
+                    );
+                }
+                if merged.results == 0 {
+                    return Ok(None);
+                }
+                let body = Body::Bytes(merged.config_bytes.into());
+                repo.put_blob(&merged.config, &body).await?;
+                self.keep(repo, &merged.manifest).await?;
+                Ok(Some(merged.manifest))
+            }
+        }
+    }
+
+    /// Stores a manifest of our own making, if it is not there.
+    async fn keep(&self, repo: &Repository, manifest: &Manifest) -> Result<()> {
+        let reference = Reference::Digest(manifest.digest);
+        let there = repo.manifest(&reference).await;
+        if matches!(there, Ok(Some(_))) {
+            return Ok(());
+        }
+        repo.put_manifest(manifest, &[]).await
+    }
+}
+
+/// All of `parts` as one, to compare with.
+fn merged_part(parts: &[&Part]) -> Part {
+    if let [one] = parts {
+        return (*one).clone();
+    }
+    let unlimited = Limits {
+        max_bytes: usize::MAX,
+    };
+    let merged = merge(parts.iter().copied(), unlimited);
+    readable(&merged.manifest)
+        .and_then(|manifest| Part::read(manifest, &merged.config_bytes).ok())
+        // What cannot be read contains nothing; the first part is as good as none.
+        .unwrap_or_else(|| parts[0].clone())
+}
+
+fn count(counts: &Counts, which: impl FnOnce(&Counts) -> &AtomicU64, n: u64) {
+    which(counts).fetch_add(n, std::sync::atomic::Ordering::Relaxed);
+}
