@@ -16,7 +16,9 @@ use super::{
     layout::Layout,
     net, registry, s3,
     wrap::{
-        Limited, Metered, Named, ReadOnly, Retrying, Verified, limited::Limits, metered::Counters,
+        Limited, Metered, Named, ReadOnly, Retrying, Verified,
+        limited::Limits,
+        metered::{Counters, Tier},
         retrying::Policy,
     },
 };
@@ -411,7 +413,8 @@ impl Repositories for WrappedRepos {
 
 fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
     let is_remote = !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_));
-    let metrics = Arc::new(Counters::default());
+    let tier = if is_remote { Tier::Remote } else { Tier::Local };
+    let metrics = Arc::new(Counters::of(tier));
     let limits = Limits {
         concurrency: options.concurrency,
         bandwidth: options.bandwidth,
