@@ -54,6 +54,8 @@ pub(super) struct Reloader {
     pub(super) caches: Arc<CacheTags>,
     pub(super) logs: Arc<Logs>,
     pub(super) connections: Arc<Limit>,
+    /// Shows how many there may be.
+    pub(super) connections_limit: metrics::Gauge,
     pub(super) requests: Arc<Limit>,
     pub(super) open_files: u64,
     pub(super) counts: metrics::Reloads,
@@ -106,6 +108,8 @@ impl Reloader {
         }
         let connections = limit::connections(new.config.max_connections, self.open_files);
         self.connections.resize(connections);
+        let most = i64::try_from(connections).unwrap_or(i64::MAX);
+        self.connections_limit.set(most);
         self.requests.resize(new.config.max_requests);
         self.caches.set(build::cache_tags(&new.config.buildkit));
         self.live.send_replace(Arc::new(new.config.clone()));

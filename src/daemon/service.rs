@@ -171,6 +171,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         caches: built.caches.clone(),
         logs,
         connections: service.connections.clone(),
+        connections_limit: shown.metrics.connections.limit.clone(),
         requests: built.requests.clone(),
         open_files,
         counts: shown.metrics.reloads.clone(),
