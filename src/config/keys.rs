@@ -201,7 +201,7 @@ pub static KEYS: &[Key] = &[
         "retry_for",
         Shape::Time,
         Some("retry-for"),
-        "60s",
+        "20s",
         "longest time that one request is tried again",
     ),
     key(
