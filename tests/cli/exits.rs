@@ -253,3 +253,24 @@ fn standard_error_that_is_closed_does_no_harm() {
         .unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+#[test]
+fn a_wrong_command_line_is_an_object_too() {
+    let node = node_with_tree();
+    for line in [
+        "export dri tree --json",
+        "--json ls --nonsense",
+        "export --json dir tree --name t --jobs",
+    ] {
+        let outcome = run(&node, line).code(2);
+        let error = &outcome.json()["error"];
+        assert_eq!(error["exit_code"], 2, "{line}: {outcome}");
+        assert!(error["message"].is_string(), "{line}: {outcome}");
+        assert!(outcome.stderr.starts_with("error: "), "{line}: {outcome}");
+    }
+    // Asked for help, it gives help; behind `--` it is a path.
+    let help = run(&node, "export --json --help").success();
+    assert!(help.stdout.contains("Usage"), "{help}");
+    let plain = run(&node, "export dri -- --json").code(2);
+    assert_eq!(plain.stdout, "", "{plain}");
+}
