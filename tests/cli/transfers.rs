@@ -235,3 +235,43 @@ fn the_moment_can_be_set() {
     }
     assert_eq!(digest(&node), digest(&other));
 }
+
+#[test]
+fn outputs_never_wait_for_a_reader() {
+    let node = node_with_tree();
+    let pipe = node.path("home/pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let line = format!("export dir tree --name t --store {}", store(&node));
+    let mut running = words(&node, &line).env("GITHUB_OUTPUT", &pipe).start();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !running.has_ended() {
+        if std::time::Instant::now() > deadline {
+            running.kill();
+            panic!("it waits for a reader of $GITHUB_OUTPUT");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let outcome = running.wait().success();
+    assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+    assert!(outcome.stderr.contains("$GITHUB_OUTPUT"), "{outcome}");
+    // With one, it gets them.
+    let reader = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read_to_string(pipe).unwrap())
+    };
+    let held = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    let outcome = words(&node, &line)
+        .env("GITHUB_OUTPUT", &pipe)
+        .run()
+        .success();
+    drop(held);
+    assert_eq!(outcome.stderr, "", "{outcome}");
+    assert!(reader.join().unwrap().starts_with("digest=sha256:"));
+}
