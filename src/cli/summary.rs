@@ -47,6 +47,8 @@ pub(crate) struct Part {
     /// Import: it was found under the key that was asked for.
     pub(crate) exact: bool,
     pub(crate) partial: bool,
+    /// It is a miss because something stored is lost or damaged.
+    pub(crate) damaged: bool,
     /// There is nothing to carry: nothing is stored (import), nothing is on this node (export).
     pub(crate) absent: bool,
     pub(crate) digest: Option<Digest>,
@@ -73,6 +75,7 @@ impl Part {
             hit: false,
             exact: false,
             partial: false,
+            damaged: false,
             absent: false,
             digest: None,
             entries: 0,
@@ -95,6 +98,7 @@ impl Part {
             hit: r.unchanged,
             exact: r.unchanged,
             partial: false,
+            damaged: false,
             absent: false,
             digest: Some(r.digest),
             entries: r.entries,
@@ -126,6 +130,7 @@ impl Part {
             hit,
             exact,
             partial: r.partial,
+            damaged: r.damaged && !hit,
             absent: r.absent,
             digest: r.digest,
             entries: r.entries,
@@ -139,11 +144,6 @@ impl Part {
             phases: r.phases,
             elapsed: r.elapsed,
         }
-    }
-
-    /// A miss because the store lost or damaged something.
-    fn is_damaged(&self) -> bool {
-        !self.hit && !self.absent && self.digest.is_none() && !self.left_out.is_empty()
     }
 
     fn json(&self, verb: Verb) -> Value {
@@ -317,8 +317,6 @@ impl Summary {
         };
         if let Some(line) = self.trouble_line().filter(|_| !strict) {
             all.push(format!("{verb}: {line}; continuing without the cache"));
-        } else if let Some(why) = self.reasons(Part::is_damaged).filter(|_| !strict) {
-            all.push(format!("{verb}: {why}; continuing without the cache"));
         }
         for part in self.parts.iter().filter(|p| p.partial) {
             let first = part.left_out.first();
@@ -336,9 +334,7 @@ impl Summary {
 
     /// A miss that is nobody's fault and was not warned of.
     pub(crate) fn plain_miss(&self) -> Option<String> {
-        let quiet = self.verb == Verb::Import
-            && self.troubles.is_empty()
-            && !self.parts.iter().any(Part::is_damaged);
+        let quiet = self.verb == Verb::Import && self.trouble_line().is_none();
         self.miss().filter(|_| quiet)
     }
 
@@ -391,6 +387,7 @@ impl Summary {
     /// All troubles in one line.
     pub(crate) fn trouble_line(&self) -> Option<String> {
         let mut lines: Vec<String> = self.troubles.iter().map(CommandError::line).collect();
+        lines.extend(self.reasons(|p| p.damaged));
         lines.dedup();
         (!lines.is_empty()).then(|| lines.join("; "))
     }
@@ -467,7 +464,7 @@ impl Summary {
         if strict && !self.troubles.is_empty() {
             return Err(self.troubles.remove(0));
         }
-        if strict && let Some(why) = self.reasons(Part::is_damaged) {
+        if strict && let Some(why) = self.reasons(|p| p.damaged) {
             return Err(CommandError::failed(why)
                 .hint("the next export of this cache packs anew what is damaged"));
         }

@@ -55,10 +55,7 @@ fn totals_are_sums_and_the_digest_is_the_first_there_is() {
 #[test]
 fn a_damaged_miss_is_a_warning_and_under_strict_an_error() {
     let mut damaged = part(false);
-    damaged.left_out.push(LeftOut {
-        what: "pack sha256:1".into(),
-        why: "is missing".into(),
-    });
+    damaged.damaged = true;
     let mut all = summary(Verb::Import, vec![damaged]);
     assert_eq!(
         all.warnings(false),
@@ -68,6 +65,7 @@ fn a_damaged_miss_is_a_warning_and_under_strict_an_error() {
     assert_eq!(all.verdict(true, false).unwrap_err().kind.code(), 1);
     assert_eq!(all.verdict(false, true).unwrap_err().kind.code(), 3);
     assert!(all.verdict(false, false).is_ok());
+    assert_eq!(all.json(&[])["trouble"], "why not");
 }
 
 #[test]

@@ -254,6 +254,80 @@ fn standard_error_that_is_closed_does_no_harm() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// A store on the node, with the folder `tree` as `t`, and the digests of its manifest and its pack as paths below `blobs`.
+fn with_an_export(node: &Node) -> (String, String, String) {
+    let at = store(node);
+    let exported = words(node, &format!("export dir tree --name t --store {at}")).json();
+    let shown = words(node, &format!("inspect t --store {at}")).json();
+    let path = |digest: &serde_json::Value| digest.as_str().unwrap().replace(':', "/");
+    let pack = path(&shown["snapshots"][0]["packs"][0]["digest"]);
+    (at, path(&exported["digest"]), pack)
+}
+
+#[test]
+fn a_miss_because_something_is_lost_or_damaged_is_trouble() {
+    type Harm = fn(&std::path::Path, &str, &str);
+    let harms: [(&str, Harm); 6] = [
+        ("the pack is gone", |s, _, pack| {
+            std::fs::remove_file(s.join("blobs").join(pack)).unwrap();
+        }),
+        ("the pack is cut off", |s, _, pack| {
+            let path = s.join("blobs").join(pack);
+            let half = std::fs::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, &half[..half.len() / 2]).unwrap();
+        }),
+        ("the manifest is gone", |s, manifest, _| {
+            std::fs::remove_file(s.join("blobs").join(manifest)).unwrap();
+        }),
+        ("the manifest is damaged", |s, manifest, _| {
+            let path = s.join("blobs").join(manifest);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[20] ^= 1;
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+        }),
+        ("the tag is empty", |s, _, _| {
+            let tags = s.join("r/cachectl/tags");
+            for tag in std::fs::read_dir(tags).unwrap() {
+                let path = tag.unwrap().path();
+                std::fs::remove_file(&path).unwrap();
+                std::fs::write(&path, "").unwrap();
+            }
+        }),
+        ("all blobs are gone", |s, _, _| {
+            std::fs::remove_dir_all(s.join("blobs")).unwrap();
+        }),
+    ];
+    for (what, harm) in harms {
+        let node = node_with_tree();
+        let (at, manifest, pack) = with_an_export(&node);
+        harm(&node.path("store"), &manifest, &pack);
+        let line = format!("import dir o --name t --store {at}");
+        let outcome = run(&node, &format!("{line} -q --json")).success();
+        let lines = complaints(&outcome);
+        assert_eq!(lines.len(), 1, "{what}: {outcome}");
+        assert!(
+            lines[0].starts_with("cachectl: warning: miss: "),
+            "{what}: {outcome}"
+        );
+        assert!(outcome.json()["trouble"].is_string(), "{what}: {outcome}");
+        let strict = run(&node, &format!("{line} --strict")).code(1);
+        assert!(strict.stderr.starts_with("error: "), "{what}: {strict}");
+    }
+    // Nothing stored is no trouble.
+    let node = node_with_tree();
+    let (at, ..) = with_an_export(&node);
+    let line = format!("import dir o --name other --strict -q --json --store {at}");
+    let outcome = run(&node, &line).success();
+    assert_eq!(outcome.stderr, "", "{outcome}");
+    assert_eq!(
+        outcome.json()["trouble"],
+        serde_json::Value::Null,
+        "{outcome}"
+    );
+}
+
 #[test]
 fn a_wrong_command_line_is_an_object_too() {
     let node = node_with_tree();
