@@ -38,6 +38,9 @@ fn hit_needs_all_that_is_stored_and_something() {
     assert!(!hit(vec![part(true), part(false)]));
     assert!(!hit(vec![absent(), absent()]));
     assert!(!hit(vec![]));
+    let mut folder = absent();
+    folder.kind = "dir";
+    assert!(!hit(vec![part(true), folder]));
 }
 
 #[test]

@@ -329,6 +329,35 @@ fn a_miss_because_something_is_lost_or_damaged_is_trouble() {
 }
 
 #[test]
+fn of_several_folders_one_that_is_not_stored_is_a_miss() {
+    let node = node_with_tree();
+    let at = store(&node);
+    run(
+        &node,
+        &format!("export dir tree --name app/tree --store {at}"),
+    )
+    .success();
+    let out = node.path("home/outputs");
+    let line = format!("import dir q/tree q/gen --name app --store {at} --json");
+    let outcome = words(&node, &line)
+        .env("GITHUB_OUTPUT", &out)
+        .run()
+        .success();
+    let report = outcome.json();
+    assert_eq!(
+        (&report["hit"], &report["exact"], &report["partial"]),
+        (&false.into(), &false.into(), &true.into()),
+        "{outcome}"
+    );
+    let miss = report["miss"].as_str().unwrap_or_default();
+    assert!(miss.contains("`app/gen`"), "{outcome}");
+    assert!(outcome.stderr.contains("cachectl: miss: "), "{outcome}");
+    let outputs = std::fs::read_to_string(&out).unwrap();
+    assert!(outputs.starts_with("cache-hit=false\n"), "{outputs}");
+    run(&node, &format!("{line} --require-hit")).code(3);
+}
+
+#[test]
 fn a_wrong_command_line_is_an_object_too() {
     let node = node_with_tree();
     for line in [
