@@ -19,6 +19,8 @@ use crate::{
 
 /// Lines of left-out paths that people are shown.
 const MAX_LEFT_OUT_SHOWN: usize = 10;
+/// Left-out paths that a warning names.
+const MAX_LEFT_OUT_NAMED: usize = 3;
 
 /// Which of the two verbs it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +152,24 @@ impl Part {
     /// It is no miss that this one is not there: a project without dependencies has no module cache. Folders are asked for by name.
     fn is_excused(&self) -> bool {
         self.absent && self.kind != SourceKind::Dir.name()
+    }
+
+    /// What was left out, for a warning: how many, and the first ones.
+    fn left_out_line(&self) -> String {
+        let named = self.left_out.iter().take(MAX_LEFT_OUT_NAMED);
+        let named: Vec<String> = named.map(|l| format!("{}: {}", l.what, l.why)).collect();
+        let more = if self.left_out.len() > named.len() {
+            "; …"
+        } else {
+            ""
+        };
+        format!(
+            "{} {}: {} left out: {}{more}",
+            self.kind,
+            self.name,
+            count(self.left_out.len() as u64, "thing", "things"),
+            named.join("; "),
+        )
     }
 
     fn json(&self, verb: Verb) -> Value {
@@ -323,6 +343,13 @@ impl Summary {
         };
         if let Some(line) = self.trouble_line().filter(|_| !strict) {
             all.push(format!("{verb}: {line}; continuing without the cache"));
+        }
+        for part in self
+            .parts
+            .iter()
+            .filter(|p| self.verb == Verb::Export && !p.left_out.is_empty())
+        {
+            all.push(part.left_out_line());
         }
         for part in self.parts.iter().filter(|p| p.partial) {
             let first = part.left_out.first();

@@ -275,3 +275,34 @@ fn outputs_never_wait_for_a_reader() {
     assert_eq!(outcome.stderr, "", "{outcome}");
     assert!(reader.join().unwrap().starts_with("digest=sha256:"));
 }
+
+#[test]
+fn what_is_left_out_is_a_warning() {
+    let node = node_with_tree();
+    for name in ["p", "q"] {
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            node.path("home/tree").join(name),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+    }
+    let line = format!(
+        "export dir tree --name t -q --json --store {}",
+        store(&node)
+    );
+    let outcome = run(&node, &line).success();
+    let lines = complaints(&outcome);
+    assert_eq!(lines.len(), 1, "{outcome}");
+    assert!(
+        lines[0].starts_with("cachectl: warning: dir t: 2 things left out: p: "),
+        "{outcome}"
+    );
+    let warnings = super::strings(&outcome.json()["warnings"])
+        .into_iter()
+        .map(|w| format!("cachectl: warning: {w}"))
+        .collect::<Vec<_>>();
+    assert_eq!(warnings, lines, "{outcome}");
+}
