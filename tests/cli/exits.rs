@@ -358,6 +358,16 @@ fn of_several_folders_one_that_is_not_stored_is_a_miss() {
 }
 
 #[test]
+fn an_unknown_name_is_not_well() {
+    let node = node_with_tree();
+    let (at, ..) = with_an_export(&node);
+    let outcome = run(&node, &format!("verify nothing --store {at}")).code(1);
+    assert!(!outcome.stdout.contains("all is well"), "{outcome}");
+    let outcome = run(&node, &format!("verify nothing --json --store {at}")).code(1);
+    assert_eq!(outcome.json()["ok"], false, "{outcome}");
+}
+
+#[test]
 fn a_wrong_command_line_is_an_object_too() {
     let node = node_with_tree();
     for line in [
