@@ -63,7 +63,7 @@ pub struct Report {
     pub kind: &'static str,
     /// The name.
     pub target: Target,
-    /// Digest of this writer's snapshot.
+    /// Digest of the snapshot that the name stands for now: with what other writers had, and with `merge` what was there.
     pub digest: Digest,
     /// Nothing was new: the head is what it was.
     pub unchanged: bool,
@@ -234,8 +234,15 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         bytes_saved: moved.bytes_saved + kept_bytes(base.as_deref(), &mine),
         ..moved
     };
-    let digest = match ground.current.digest() {
-        Some(digest) if !changed => digest,
+    let head = match (ground.current.digest(), &ground.current.head) {
+        (Some(digest), Some(head)) if !changed => publish::Head {
+            digest,
+            totals: if mine.merge {
+                head.snapshot.totals()
+            } else {
+                mine.totals()
+            },
+        },
         _ => {
             ctx.progress.begin(Phase::Publish, None);
             let publication = Publication {
@@ -247,7 +254,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
                 damaged: &ground.damaged,
                 created: created(options.created),
             };
-            let digest = publish::publish(ctx, &publication).await?;
+            let published = publish::publish(ctx, &publication).await?;
             if let Some(head) = &ground.head {
                 let mut mine = mine.clone();
                 mine.name = name_of(options, "");
@@ -260,12 +267,15 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
                 publish::publish(ctx, &publication).await?;
             }
             ctx.progress.end(Phase::Publish);
-            digest
+            published
         }
     };
     clock.lap(Phase::Publish);
 
-    let (entries, bytes) = mine.totals();
+    let publish::Head {
+        digest,
+        totals: (entries, bytes),
+    } = head;
     contents.extend(diff.kept.iter().map(|(i, at)| {
         let base = base.as_ref().expect("only a base has entries to keep");
         (*i, base.entry(*at).content)

@@ -306,3 +306,22 @@ fn what_is_left_out_is_a_warning() {
         .collect::<Vec<_>>();
     assert_eq!(warnings, lines, "{outcome}");
 }
+
+#[test]
+fn a_merging_export_counts_what_the_digest_stands_for() {
+    let node = node_with_tree();
+    let store = store(&node);
+    words(&node, &format!("export dir tree --name t --store {store}")).json();
+    fs::create_dir(node.path("home/more")).unwrap();
+    fs::write(node.path("home/more/c"), "third!").unwrap();
+    let line = format!("export dir more --name t --merge --store {store}");
+    for _ in 0..2 {
+        let merged = words(&node, &line).json();
+        let list = words(&node, &format!("ls --store {store}")).json();
+        let listed = &list["snapshots"][0];
+        assert_eq!(merged["digest"], listed["digest"], "{merged}");
+        assert_eq!(merged["entries"], listed["entries"], "{merged}");
+        assert_eq!(merged["bytes"], listed["bytes"], "{merged}");
+        assert_eq!(number(&merged, "bytes"), 17, "{merged}");
+    }
+}
