@@ -16,7 +16,7 @@ use crate::{
     artifact::{
         fold::{self, Rules},
         name::SnapshotName,
-        snapshot::{At, Snapshot},
+        snapshot::{At, Pack, Snapshot},
     },
     digest::{Digest, Sha256},
     entry::{EntryPath, Time},
@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod assemble;
+mod limit;
 
 use assemble::{assemble, date_merged, differs, kept_bytes};
 
@@ -153,13 +154,27 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         return Err(super::Error::NothingToExport { path });
     }
     let first = base.is_none();
-    let merged = merge_packs(ctx, options, base.as_ref(), &items, &mut diff).await;
+    let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
+    let with_use = |kept: &[(usize, At)]| -> Vec<(At, bool)> {
+        kept.iter().map(|(i, at)| (*at, used(*i))).collect()
+    };
+    let grounds = limit::Ground {
+        name: &name,
+        base: base.as_ref(),
+        kept: &with_use(&diff.kept),
+        today,
+        rules,
+    };
+    let limited = limit::apply(ctx, options, &grounds, &mut diff).await?;
+    left_out.extend(limited.left_out);
+    let base = limited.base;
+    let merged = merge_packs(ctx, options, base.as_ref(), &items, &mut diff, limited.room).await;
     let packed: Vec<(Option<usize>, EntryPath)> = diff
         .new
         .iter()
         .map(|n| (n.item, n.pack.entry.path.clone()))
         .collect();
-    let uploaded = if diff.new.is_empty() && !first {
+    let uploaded = if diff.new.is_empty() && !(first && limited.room.is_none()) {
         None
     } else {
         let work = Work {
@@ -167,11 +182,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
             new: std::mem::take(&mut diff.new),
             kept: Arc::new(kept_objects(base.as_deref(), &merged.choice)),
             options: pack::write::Options {
-                shape: if first || options.flatten {
-                    Shape::Full
-                } else {
-                    Shape::Increment
-                },
+                shape: shape(options, first),
                 generation: generation.max(merged.choice.generation),
                 threads: ctx.threads,
                 level: pack::ZSTD_LEVEL,
@@ -205,8 +216,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         }
     }
     drop(merged.files);
-    let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
-    let kept: Vec<(At, bool)> = diff.kept.iter().map(|(i, at)| (*at, used(*i))).collect();
+    let kept = with_use(&diff.kept);
     if source.kind().is_go() {
         date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
     }
@@ -221,6 +231,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         max_bytes: options.max_size,
     };
     limits.apply(&mut mine, today, rules);
+    stays_below(options, &ground.current, &mine, rules, today)?;
 
     let changed = !ground.base_is_current
         || !ground.current.lost().is_empty()
@@ -304,18 +315,58 @@ struct Merged {
     files: Option<tempfile::TempDir>,
 }
 
-/// Merges small packs and leaves dead weight behind, if anything is written at all. Trouble with it only puts it off.
+/// What new packs are to other tools.
+fn shape(options: &Options, first: bool) -> Shape {
+    if first || options.flatten {
+        Shape::Full
+    } else {
+        Shape::Increment
+    }
+}
+
+/// Refuses a folder that is above the limit: nothing of it can leave. What was sent stays unreachable, for a prune.
+fn stays_below(
+    options: &Options,
+    current: &Current,
+    mine: &Snapshot,
+    rules: Rules,
+    today: u32,
+) -> Result<()> {
+    let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
+        return Ok(());
+    };
+    let merged = match current.folded(rules, today) {
+        Some(head) if mine.merge => fold::fold(&head, mine, None, today, rules).stored_bytes(),
+        _ => 0,
+    };
+    let stored = mine.stored_bytes().max(merged);
+    if stored <= limit {
+        return Ok(());
+    }
+    Err(super::Error::TooBig { stored, limit })
+}
+
+/// Merges small packs and leaves dead weight behind, if anything is written at all or `room` is short. Trouble with it only puts it off.
 async fn merge_packs(
     ctx: &Context,
     options: &Options,
     base: Option<&Arc<Snapshot>>,
     items: &Arc<Vec<Item>>,
     diff: &mut Diff,
+    room: Option<u64>,
 ) -> Merged {
-    let Some(base) = base.filter(|_| !diff.new.is_empty() && !options.flatten) else {
+    let is_short = |base: &Snapshot| room.is_some_and(|room| base.stored_bytes() > room);
+    let writes = !diff.new.is_empty() && !options.flatten;
+    let Some(base) = base.filter(|base| writes || is_short(base)) else {
         return Merged::default();
     };
-    let Some(choice) = compact::choose(base, &diff.kept, head::rules(options.source.kind())) else {
+    // A folder's own limit: dead weight goes before it is too big.
+    let room = room.or_else(|| {
+        let raw: u64 = diff.new.iter().map(limit::raw_bytes).sum();
+        Some(options.max_size?.saturating_sub(raw))
+    });
+    let rules = head::rules(options.source.kind());
+    let Some(choice) = compact::choose_within(base, &diff.kept, rules, room) else {
         return Merged::default();
     };
     match compact::carry_out(ctx, options.source.clone(), base, &choice, items, diff).await {

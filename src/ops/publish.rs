@@ -195,6 +195,10 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         // A tag that was listed before and is in no head now: its writer is gone, or a stale head came back.
         seen.retain(|t| t == own || current.side_tags.contains(t));
         let Some(mut next) = next else { continue };
+        if replaces(p, &current, side) {
+            next.packs.clone_from(&p.mine.packs);
+            next.fingerprint.clone_from(&p.mine.fingerprint);
+        }
         p.limits.apply(&mut next, today, p.rules);
         let sealed = next.seal(p.created);
         put_config(ctx, &sealed).await?;
@@ -218,6 +222,18 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         "Side tag left for the next writer to fold"
     );
     Ok(None)
+}
+
+/// Says whether nobody wrote since `mine` was made from what there was: then it takes its place, as where tags can be swapped. A
+/// union would bring back what left for its age or size.
+fn replaces(p: &Publication<'_>, current: &Current, own: &Side) -> bool {
+    let digest = |c: &Current| c.head.as_ref().map(|h| h.digest);
+    let is_known = |s: &Side| s.tag == own.tag || p.base.sides.iter().any(|b| b.tag == s.tag);
+    p.built_on_base
+        && matches!(p.rules, Rules::Union { .. })
+        && digest(p.base) == digest(current)
+        && !current.contained().contains(own.tag.as_str())
+        && current.sides.iter().all(is_known)
 }
 
 /// Stores what the manifest names besides packs.

@@ -26,6 +26,7 @@ mod dirs;
 mod forging;
 mod go;
 mod hostile;
+mod limits;
 mod looking;
 mod pruning;
 mod verifying;

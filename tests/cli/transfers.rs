@@ -325,3 +325,30 @@ fn a_merging_export_counts_what_the_digest_stands_for() {
         assert_eq!(number(&merged, "bytes"), 17, "{merged}");
     }
 }
+
+#[test]
+fn a_folder_above_the_limit_is_trouble_and_not_published() {
+    let node = node_with_tree();
+    let at = store(&node);
+    let noise: Vec<u8> = (0..60_000_u32)
+        .flat_map(|n| {
+            n.wrapping_mul(0x9e37_79b9)
+                .rotate_left(n % 31)
+                .to_le_bytes()
+        })
+        .collect();
+    fs::write(node.path("home/tree/big"), noise).unwrap();
+    let line = format!("export dir tree --name t --max-size 20kB --store {at}");
+    let outcome = run(&node, &line).success();
+    let lines = complaints(&outcome);
+    assert_eq!(lines.len(), 1, "{outcome}");
+    assert!(lines[0].contains("--max-size"), "{outcome}");
+    run(&node, &format!("{line} --strict")).code(1);
+    let list = words(&node, &format!("ls --store {at}")).json();
+    assert_eq!(list["snapshots"].as_array().unwrap().len(), 0, "{list}");
+    run(
+        &node,
+        &format!("export dir tree --name t --max-size 2MB --strict --store {at}"),
+    )
+    .success();
+}
