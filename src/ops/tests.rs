@@ -28,6 +28,7 @@ mod go;
 mod hostile;
 mod limits;
 mod looking;
+mod modules;
 mod pruning;
 mod verifying;
 

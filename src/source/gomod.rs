@@ -372,4 +372,4 @@ impl Source for GoMod {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

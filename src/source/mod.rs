@@ -152,6 +152,8 @@ pub enum Standing {
     Absent,
     /// The same content and what else counts for this kind: nothing to do.
     Same,
+    /// The same content, found by reading it; the file's time of change before that.
+    SameAsRead(Time),
     /// The right content, but permissions or times differ ([`Source::adjust`] mends them).
     SameContent,
     /// Something else that the restore replaces.
