@@ -65,10 +65,10 @@ fn a_damaged_miss_is_a_warning_and_under_strict_an_error() {
         ["miss: why not; continuing without the cache"]
     );
     assert_eq!(all.plain_miss(), None);
+    assert_eq!(all.json(&[])["trouble"], "why not");
     assert_eq!(all.verdict(true, false).unwrap_err().kind.code(), 1);
     assert_eq!(all.verdict(false, true).unwrap_err().kind.code(), 3);
     assert!(all.verdict(false, false).is_ok());
-    assert_eq!(all.json(&[])["trouble"], "why not");
 }
 
 #[test]

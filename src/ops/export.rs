@@ -201,6 +201,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     clock.restart();
     let mut contents: Vec<(usize, Sha256)> = Vec::new();
     let mut entries_packed = 0;
+    let mut fallen: HashSet<EntryPath> = HashSet::new();
     for ((item, path), outcome) in packed.iter().zip(&outcomes) {
         match outcome {
             Outcome::Packed(digest) => {
@@ -208,6 +209,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
                 entries_packed += 1;
             }
             Outcome::LeftOut(why) => {
+                fallen.extend(source.falls_with(path));
                 left_out.push(LeftOut {
                     what: path.to_string(),
                     why: why.clone(),
@@ -216,11 +218,16 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         }
     }
     drop(merged.files);
+    // What was left out before it came to packing takes others with it too.
+    let unfit = left_out.iter().map(|l| EntryPath::new(l.what.as_bytes()));
+    fallen.extend(unfit.filter_map(|p| source.falls_with(&p.ok()?)));
+    entries_packed -= take_away(&mut new_packs, &fallen, &mut left_out);
     let kept = with_use(&diff.kept);
     if source.kind().is_go() {
         date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
     }
     let mut mine = assemble(options, &name, base.as_deref(), &kept, new_packs, today);
+    no_longer_alone(&mut mine, &**source, &fallen);
     let died = fold::close(&mut mine, rules);
     left_out.extend(died.into_iter().map(|d| LeftOut {
         what: d.path.to_string(),
@@ -313,6 +320,40 @@ struct Merged {
     choice: Choice,
     /// Files that were fetched for it.
     files: Option<tempfile::TempDir>,
+}
+
+/// Takes what is of no use without something that was left out from what was packed; how many that were.
+fn take_away(packs: &mut [Pack], fallen: &HashSet<EntryPath>, left_out: &mut Vec<LeftOut>) -> u64 {
+    let mut count = 0;
+    for pack in packs.iter_mut().filter(|_| !fallen.is_empty()) {
+        for (live, e) in pack.live.iter_mut().zip(&pack.toc.entries) {
+            if *live && fallen.contains(&e.entry.path) {
+                *live = false;
+                count += 1;
+                left_out.push(LeftOut {
+                    what: e.entry.path.to_string(),
+                    why: "it is of no use without what was left out".into(),
+                });
+            }
+        }
+    }
+    count
+}
+
+/// The same for what was there already, where that without which it is of no use is not there either.
+fn no_longer_alone(mine: &mut Snapshot, source: &dyn Source, fallen: &HashSet<EntryPath>) {
+    if fallen.is_empty() {
+        return;
+    }
+    let there: HashSet<EntryPath> = mine
+        .live()
+        .filter_map(|(_, e)| source.falls_with(&e.entry.path))
+        .collect();
+    for pack in &mut mine.packs {
+        for (live, e) in pack.live.iter_mut().zip(&pack.toc.entries) {
+            *live &= !fallen.contains(&e.entry.path) || there.contains(&e.entry.path);
+        }
+    }
 }
 
 /// What new packs are to other tools.

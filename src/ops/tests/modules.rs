@@ -11,6 +11,35 @@ fn source(root: &Path) -> Arc<dyn Source> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hash_without_its_zip_is_not_exported() {
+    for meet in [Meet::CompareAndSwap, Meet::SideTags] {
+        let world = World::new(meet);
+        let (bad, good) = (world.path("bad", "mod"), world.path("good", "mod"));
+        fill(&bad, "x");
+        let zip = bad.join(format!("{BASE}.zip"));
+        std::fs::write(&zip, b"PK damaged").unwrap();
+        let out = export::run(&world.node("bad"), &exporting(&source(&bad)))
+            .await
+            .unwrap();
+        assert_eq!((out.entries, out.entries_packed), (2, 2), "{out:?}");
+        assert_eq!(out.left_out.len(), 2, "{out:?}");
+        // Nor does it take the place of the right one.
+        fill(&good, "x");
+        export::run(&world.node("good"), &exporting(&source(&good)))
+            .await
+            .unwrap();
+        export::run(&world.node("bad"), &exporting(&source(&bad)))
+            .await
+            .unwrap();
+        let copy = world.path("two", "mod");
+        let report = import::run(&world.node("two"), &importing(&source(&copy)))
+            .await
+            .unwrap();
+        assert!(is_hit(&report) && report.entries == 4, "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_import_mends_a_damaged_zip_and_reads_whole_ones_once() {
     let world = World::new(Meet::CompareAndSwap);
     let root = world.path("one", "mod");

@@ -266,6 +266,22 @@ fn damaged_files_are_never_published() {
 }
 
 #[test]
+fn a_ziphash_that_is_not_of_its_zip_is_never_published() {
+    let (_, right) = module_zip("example.com/m@v1.0.0/", "x");
+    let (_, wrong) = module_zip("example.com/m@v1.0.0/", "other");
+    let path = format!("{BASE}.ziphash");
+    for (sum, says) in [
+        (format!("example.com/m v1.0.0 {right}\n"), "go.sum"),
+        (String::new(), ".ziphash"),
+    ] {
+        let cache = Cache::with(&sum, "x");
+        cache.pack(&path).unwrap();
+        cache.write(&path, wrong.to_string().as_bytes());
+        assert!(cache.pack(&path).unwrap_err().contains(says), "{says}");
+    }
+}
+
+#[test]
 fn a_damaged_zip_that_stands_is_replaced() {
     let zip = format!("{BASE}.zip");
     let good = Cache::with("", "x");
