@@ -5,6 +5,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Parser as _;
@@ -25,6 +26,8 @@ use crate::{
     telemetry::{self, Verbosity},
 };
 
+/// How long work that was given up, by a signal or for its budget, may take to clear up behind it.
+const CLEARING: Duration = Duration::from_secs(5);
 /// What signals add to their number for the exit code, as shells do.
 const BY_SIGNAL: u8 = 128;
 
@@ -122,8 +125,8 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
         }
     });
     reporter.clear();
-    // Blocking work that was given up must not hold up the end; what it left behind bears no final name.
-    runtime.shutdown_background();
+    // Work that was given up sees so and clears its staging folder away; if it does not, the next import does.
+    runtime.shutdown_timeout(CLEARING);
     end
 }
 

@@ -387,3 +387,41 @@ fn a_wrong_command_line_is_an_object_too() {
     let plain = run(&node, "export dri -- --json").code(2);
     assert_eq!(plain.stdout, "", "{plain}");
 }
+
+#[test]
+fn an_import_that_is_ended_leaves_no_staging_folder() {
+    const MANY: usize = 2000;
+    let node = node_with_tree();
+    let at = store(&node);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..))
+        .take(8_000_000)
+        .collect();
+    // The small ones come first and at once: so many that they are not removed in no time.
+    for n in 0..MANY {
+        std::fs::write(node.path(&format!("home/tree/f{n}")), "small").unwrap();
+    }
+    std::fs::write(node.path("home/tree/z-big"), noise).unwrap();
+    run(&node, &format!("export dir tree --name t --store {at}")).success();
+    let left = |node: &Node| -> Vec<std::path::PathBuf> {
+        let all = std::fs::read_dir(node.path("home/there")).unwrap();
+        all.map(|f| f.unwrap().path()).collect()
+    };
+    std::fs::create_dir(node.path("home/there")).unwrap();
+    let line = format!("import dir there/copy --name t --bandwidth 500kB --store {at}");
+    let running = words(&node, &line).start();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let staged = |folder: &std::path::PathBuf| {
+        std::fs::read_dir(folder.join("new")).map_or(0, Iterator::count)
+    };
+    while left(&node).iter().map(staged).sum::<usize>() < MANY {
+        assert!(std::time::Instant::now() < deadline, "nothing is staged");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = Pid::from_raw(running.process_id().cast_signed()).unwrap();
+    let told = std::time::Instant::now();
+    kill_process(pid, Signal::TERM).unwrap();
+    let outcome = running.wait().code(143);
+    assert!(told.elapsed() < Duration::from_secs(10), "{outcome}");
+    assert_eq!(left(&node), Vec::<std::path::PathBuf>::new(), "{outcome}");
+}
