@@ -40,6 +40,8 @@ const MAX_WARNING_CHARS: usize = 300;
 #[derive(Debug)]
 pub(super) struct Wire {
     http: reqwest::Client,
+    /// The same without a memory for connections: each request makes one.
+    alone: reqwest::Client,
     guard: Arc<Guard>,
     base: Url,
     patience: Patience,
@@ -64,36 +66,43 @@ impl Wire {
     async fn build(
         location: &Location,
         common: &net::Common,
-        more: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+        more: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
     ) -> Result<Self> {
         let base = location.api()?;
         let guard = Guard::new(base.clone(), location.insecure());
         net::install_tls_provider();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(net::USER_AGENT)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(common.connect_timeout)
-            .dns_resolver(Arc::new(guard::Resolver(guard.clone())));
-        if !common.proxy_from_env || guard::is_loopback(&base) {
-            builder = builder.no_proxy();
-        }
         let settings = common.clone();
+        let mut trusted = Vec::new();
         for certificate in task::blocking(move || settings.extra_ca_certificates()).await? {
             let certificate = reqwest::Certificate::from_der(&certificate)
                 .map_err(|e| Error::new(ErrorKind::Invalid, "read CA bundle", e.to_string()))?;
-            builder = builder.add_root_certificate(certificate);
+            trusted.push(certificate);
         }
-        let http = more(builder).build().map_err(|e| {
-            Error::new(
-                ErrorKind::Invalid,
-                "open",
-                format!("cannot set up HTTP: {e}"),
-            )
-            .caused_by(e)
-        })?;
+        let client = |pool: Option<usize>| {
+            let mut builder = reqwest::Client::builder()
+                .user_agent(net::USER_AGENT)
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                .connect_timeout(common.connect_timeout)
+                .dns_resolver(Arc::new(guard::Resolver(guard.clone())));
+            if !common.proxy_from_env || guard::is_loopback(&base) {
+                builder = builder.no_proxy();
+            }
+            if let Some(idle) = pool {
+                builder = builder.pool_max_idle_per_host(idle);
+            }
+            for certificate in trusted.iter().cloned() {
+                builder = builder.add_root_certificate(certificate);
+            }
+            more(builder).build().map_err(|e| {
+                let message = format!("cannot set up HTTP: {e}");
+                Error::new(ErrorKind::Invalid, "open", message).caused_by(e)
+            })
+        };
+        let (http, alone) = (client(None)?, client(Some(0))?);
         Ok(Self {
             http,
+            alone,
             guard,
             base,
             patience: Patience {
@@ -128,7 +137,8 @@ impl Wire {
             ..self.patience
         };
         let started = Instant::now();
-        let sent = self.http.execute(request);
+        let http = if ask.alone { &self.alone } else { &self.http };
+        let sent = http.execute(request);
         tokio::pin!(sent);
         let body = loop {
             let deadline = pulse.deadline(patience);

@@ -59,6 +59,8 @@ pub(super) struct Ask {
     pub(super) scopes: Scopes,
     /// Longest time from the last byte sent to the answer; `None`: the usual patience.
     pub(super) wait: Option<Duration>,
+    /// It gets a connection of its own, which is closed after it.
+    pub(super) alone: bool,
 }
 
 impl Ask {
@@ -71,6 +73,7 @@ impl Ask {
             payload: Payload::Nothing,
             scopes: scopes.clone(),
             wait: None,
+            alone: false,
         }
     }
 
