@@ -143,10 +143,10 @@ impl Wire {
         let body = loop {
             let deadline = pulse.deadline(patience);
             tokio::select! {
-                done = &mut sent => break done.map_err(|e| error::network(ask.op, e))?,
+                done = &mut sent => break done.map_err(|e| error::network(ask.op, e).unheard())?,
                 () = sleep_until(deadline) => {
                     if pulse.deadline(patience) <= Instant::now() {
-                        return Err(stalled(ask.op, deadline - started));
+                        return Err(stalled(ask.op, deadline - started).unheard());
                     }
                 }
             }
@@ -165,7 +165,7 @@ impl Wire {
             headers: body.headers().clone(),
             url: url.clone(),
             away: !self.guard.is_home(url),
-            stall: self.patience.stall,
+            watch: net::Watch::new(ask.op, self.patience.stall),
             body,
         })
     }

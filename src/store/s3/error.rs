@@ -34,7 +34,7 @@ where
 {
     let error = match &e {
         SdkError::ConstructionFailure(_) => Error::new(ErrorKind::Invalid, op, chain(&e)),
-        SdkError::TimeoutError(_) => Error::new(ErrorKind::Timeout, op, chain(&e)),
+        SdkError::TimeoutError(_) => Error::new(ErrorKind::Timeout, op, chain(&e)).unheard(),
         SdkError::DispatchFailure(failure) => {
             let known = if failure.is_timeout() {
                 Some(ErrorKind::Timeout)
@@ -45,7 +45,7 @@ where
             } else {
                 None
             };
-            not_sent(op, known, &e)
+            not_sent(op, known, &e).unheard()
         }
         SdkError::ResponseError(_) => match e.raw_response() {
             Some(raw) if !raw.status().is_success() => answered(

@@ -61,7 +61,13 @@ impl Wire {
                     .set_continuation_token(token.clone())
                     .send(),
             );
-            let page = patience::answer(op, self.stall, Answer::Later, sent).await?;
+            // A store that never said a word gets no more time than for any other first question.
+            let patience = if self.clock.heard() {
+                Answer::Later
+            } else {
+                Answer::Soon
+            };
+            let page = patience::answer(op, self.stall, patience, sent).await?;
             let own = |key: &str| key.strip_prefix(&self.prefix).map(str::to_owned);
             for object in page.contents() {
                 // What does not start with our prefix was not asked for.
