@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -36,12 +37,15 @@ const MAX_LOGINS: usize = 3;
 const MAX_WARNINGS: usize = 64;
 const MAX_WARNING_CHARS: usize = 300;
 
+/// Makes a client that keeps at most so many idle connections a host; `None`: as many as there are.
+type MakeClient = dyn Fn(Option<usize>) -> Result<reqwest::Client> + Send + Sync;
+
 /// Connections to a registry and the hosts that it names, without credentials.
-#[derive(Debug)]
 pub(super) struct Wire {
     http: reqwest::Client,
-    /// The same without a memory for connections: each request makes one.
-    alone: reqwest::Client,
+    /// The same without a memory for connections: each request makes one. Made when it is first needed.
+    alone: OnceLock<reqwest::Client>,
+    make: Box<MakeClient>,
     guard: Arc<Guard>,
     base: Url,
     patience: Patience,
@@ -60,13 +64,16 @@ impl Wire {
         addr: std::net::SocketAddr,
     ) -> Result<Self> {
         let host = location.api()?.host_str().unwrap_or_default().to_owned();
-        Self::build(location, common, |builder| builder.resolve(&host, addr)).await
+        Self::build(location, common, move |builder| {
+            builder.resolve(&host, addr)
+        })
+        .await
     }
 
     async fn build(
         location: &Location,
         common: &net::Common,
-        more: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+        more: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + Sync + 'static,
     ) -> Result<Self> {
         let base = location.api()?;
         let guard = Guard::new(base.clone(), location.insecure());
@@ -78,17 +85,22 @@ impl Wire {
                 .map_err(|e| Error::new(ErrorKind::Invalid, "read CA bundle", e.to_string()))?;
             trusted.push(certificate);
         }
-        let client = |pool: Option<usize>| {
+        let (own, direct) = (
+            guard.clone(),
+            !common.proxy_from_env || guard::is_loopback(&base),
+        );
+        let connect_timeout = common.connect_timeout;
+        let make = move |idle: Option<usize>| {
             let mut builder = reqwest::Client::builder()
                 .user_agent(net::USER_AGENT)
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
-                .connect_timeout(common.connect_timeout)
-                .dns_resolver(Arc::new(guard::Resolver(guard.clone())));
-            if !common.proxy_from_env || guard::is_loopback(&base) {
+                .connect_timeout(connect_timeout)
+                .dns_resolver(Arc::new(guard::Resolver(own.clone())));
+            if direct {
                 builder = builder.no_proxy();
             }
-            if let Some(idle) = pool {
+            if let Some(idle) = idle {
                 builder = builder.pool_max_idle_per_host(idle);
             }
             for certificate in trusted.iter().cloned() {
@@ -99,10 +111,10 @@ impl Wire {
                 Error::new(ErrorKind::Invalid, "open", message).caused_by(e)
             })
         };
-        let (http, alone) = (client(None)?, client(Some(0))?);
         Ok(Self {
-            http,
-            alone,
+            http: make(None)?,
+            alone: OnceLock::new(),
+            make: Box::new(make),
             guard,
             base,
             patience: Patience {
@@ -111,6 +123,14 @@ impl Wire {
                 answer: common.stall,
             },
         })
+    }
+
+    fn alone(&self) -> Result<&reqwest::Client> {
+        if let Some(made) = self.alone.get() {
+            return Ok(made);
+        }
+        let made = (self.make)(Some(0))?;
+        Ok(self.alone.get_or_init(|| made))
     }
 
     pub(super) fn guard(&self) -> &Guard {
@@ -137,7 +157,7 @@ impl Wire {
             ..self.patience
         };
         let started = Instant::now();
-        let http = if ask.alone { &self.alone } else { &self.http };
+        let http = if ask.alone { self.alone()? } else { &self.http };
         let sent = http.execute(request);
         tokio::pin!(sent);
         let body = loop {
@@ -168,6 +188,12 @@ impl Wire {
             watch: net::Watch::new(ask.op, self.patience.stall),
             body,
         })
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wire({})", self.base)
     }
 }
 
