@@ -741,12 +741,16 @@ async fn object_may_be_longer_than_any_other_answer() {
 async fn listing_that_never_ends_is_given_up() {
     let server = FakeS3::start(|r, n, _| {
         (r.op() == "ListObjectsV2").then(|| {
-            let mut page = format!(
-                "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t{n}</NextContinuationToken>"
+            let keys: Vec<String> = (0..1000)
+                .map(|i| {
+                    let key = format!("p/r/cachectl/tags/{n:0>900}.{i}");
+                    format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>")
+                })
+                .collect();
+            let page = format!(
+                "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t{n}</NextContinuationToken>{}",
+                keys.concat()
             );
-            for i in 0..1000 {
-                page += &format!("<Contents><Key>p/r/cachectl/tags/{n:0>900}.{i}</Key><Size>1</Size></Contents>");
-            }
             fake::build(200, &[], page + "</ListBucketResult>")
         })
     })
