@@ -16,8 +16,10 @@ use super::{
     layout::Layout,
     net, registry, s3,
     wrap::{
-        Limited, Metered, Named, ReadOnly, Retrying, Verified, limited::Limits, metered::Counters,
-        retrying::Policy,
+        Limited, Metered, Named, ReadOnly, Retrying, Verified,
+        limited::Limits,
+        metered::Counters,
+        retrying::{Contact, Policy},
     },
 };
 use crate::redact;
@@ -309,10 +311,12 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
     let (mut store, mut untag, mut sweep) = (backend.store, backend.untag, backend.sweep);
     // Trouble with a folder does not go away by itself.
     if is_remote {
-        let policy = options.policy();
-        store = Arc::new(Retrying::new(store, policy));
-        untag = untag.map(|u| -> Arc<dyn Untag> { Arc::new(Retrying::new(u, policy)) });
-        sweep = sweep.map(|s| -> Arc<dyn Sweep> { Arc::new(Retrying::new(s, policy)) });
+        let (policy, contact) = (options.policy(), Contact::default());
+        store = Arc::new(Retrying::sharing(store, policy, contact.clone()));
+        untag = untag
+            .map(|u| -> Arc<dyn Untag> { Arc::new(Retrying::sharing(u, policy, contact.clone())) });
+        sweep = sweep
+            .map(|s| -> Arc<dyn Sweep> { Arc::new(Retrying::sharing(s, policy, contact.clone())) });
     }
     store = Arc::new(Verified::new(store));
     store = Arc::new(Limited::new(store, limits));
