@@ -153,7 +153,7 @@ pub static KEYS: &[Key] = &[
         Shape::Size,
         Some("max-size"),
         "no limit",
-        "packs of one snapshot stay below this; what was used longest ago leaves first",
+        "packs of one snapshot stay below this; of Go caches what was used longest ago leaves first, a folder above it is not exported",
     ),
     key(
         "read_only",
@@ -201,7 +201,7 @@ pub static KEYS: &[Key] = &[
         "retry_for",
         Shape::Time,
         Some("retry-for"),
-        "60s",
+        "20s",
         "longest time that one request is tried again",
     ),
     key(

@@ -32,6 +32,7 @@ use crate::{
 
 const QUICK: Policy = Policy {
     retry_for: Duration::from_secs(5),
+    first_contact: Duration::from_secs(2),
     stall: Duration::from_millis(200),
     first_pause: Duration::from_millis(1),
     longest_pause: Duration::from_millis(2),
@@ -471,6 +472,32 @@ async fn server_is_given_the_time_it_asks_for_within_the_budget() {
         "it waited in vain"
     );
     assert_eq!(scripted.calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_of_which_nothing_was_ever_heard_is_given_up_sooner() {
+    let (memory, desc) = memory_with(&data(10, 1)).await;
+    let policy = Policy {
+        retry_for: Duration::from_mins(1),
+        first_contact: Duration::from_secs(10),
+        ..Policy::default()
+    };
+    let unheard = || (0..50).map(|_| temporary().unheard()).collect::<Vec<_>>();
+    let heard = || (0..50).map(|_| temporary()).collect::<Vec<_>>();
+    for (errors, soon) in [(unheard(), true), (heard(), false)] {
+        let scripted = Arc::new(Scripted::new(memory.clone()).fails_with(errors));
+        let store = Retrying::<dyn Store>::new(scripted, policy);
+        let e = store.stat(&desc.digest).await.unwrap_err();
+        assert!(e.attempts > 2, "{e}");
+        assert_eq!(e.elapsed <= policy.first_contact, soon, "{e}");
+    }
+    // Once it has answered, whatever it said, it is only busy.
+    let scripted = Arc::new(Scripted::new(memory).fails_with(Vec::new()));
+    let store = Retrying::<dyn Store>::new(scripted.clone(), policy);
+    store.stat(&desc.digest).await.unwrap();
+    *scripted.errors.lock().unwrap() = unheard();
+    let e = store.stat(&desc.digest).await.unwrap_err();
+    assert!(e.elapsed > policy.retry_for / 2, "{e}");
 }
 
 #[tokio::test(start_paused = true)]
