@@ -8,6 +8,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+pub mod logs;
+
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verbosity(

@@ -29,15 +29,15 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("ops", &["source", "pack", "artifact", "store", "transfer"]),
     ("serve", &["ops", "transfer", "store", "artifact", "proto"]),
     ("daemon", &["serve", "ops", "store", "config", "telemetry"]),
-    // The sum of the rooms' settings; `source` for the options of a folder.
-    ("config", &["store", "source"]),
+    // The sum of the rooms' settings; `source` for the options of a folder, `serve` for who may come in.
+    ("config", &["store", "source", "serve"]),
     // `store` and `source` to open what the arguments name; how they work stays unknown here.
     (
         "cli",
         &["ops", "config", "telemetry", "store", "source", "artifact"],
     ),
     ("telemetry", &[]),
-    ("bin", &["cli", "config", "telemetry"]),
+    ("bin", &["cli", "config", "daemon", "telemetry"]),
     ("lib", &[]),
 ];
 

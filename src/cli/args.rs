@@ -295,7 +295,7 @@ pub(crate) struct Global {
     /// Longest time to connect to a remote store [default: 5s]
     #[arg(long, global = true, value_name = "TIME", hide_short_help = true)]
     connect_timeout: Option<String>,
-    /// Longest time that one request is tried again [default: 60s]
+    /// Longest time that one request is tried again [default: 20s]
     #[arg(long, global = true, value_name = "TIME", hide_short_help = true)]
     retry_for: Option<String>,
     /// Threads that pack, hash and unpack [default: all processors]

@@ -1,4 +1,4 @@
-//! `cachectl.toml` → a layer of values with their lines.
+//! A settings file → a layer of values with their lines.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use toml::{
 
 use super::{
     Error, Result,
-    keys::{self, Shape},
+    table::{Shape, Table},
     value::{Layer, Origin, Raw},
 };
 use crate::fs;
@@ -21,7 +21,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// What cannot be read or parsed, and keys that do not exist, with the line and the nearest valid name.
-pub fn read(path: &Path) -> Result<Option<Layer>> {
+pub fn read(table: &Table, path: &Path) -> Result<Option<Layer>> {
     let bytes = fs::read_if_there(path, MAX_FILE_BYTES)
         .map_err(|e| Error::new(format!("cannot read the settings: {e}")))?;
     let Some(bytes) = bytes else {
@@ -29,11 +29,11 @@ pub fn read(path: &Path) -> Result<Option<Layer>> {
     };
     let text = std::str::from_utf8(&bytes)
         .map_err(|e| Error::new(format!("{}: is not UTF-8: {e}", path.display())))?;
-    parse(path, text).map(Some)
+    parse(table, path, text).map(Some)
 }
 
 /// Reads a file's text; `path` is for messages and relative paths.
-pub fn parse(path: &Path, text: &str) -> Result<Layer> {
+pub fn parse(table: &Table, path: &Path, text: &str) -> Result<Layer> {
     let document = DeTable::parse(text).map_err(|e| {
         // Not the error's own Display: it quotes the line, which may hold a secret.
         let line = e.span().map_or(1, |s| line_of(text, s.start));
@@ -44,6 +44,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer> {
         ))
     })?;
     let mut reader = Reader {
+        keys: table,
         path,
         text,
         layer: Layer::default(),
@@ -53,6 +54,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer> {
 }
 
 struct Reader<'a> {
+    keys: &'a Table,
     path: &'a Path,
     text: &'a str,
     layer: Layer,
@@ -68,7 +70,7 @@ impl Reader<'_> {
             let full = format!("{prefix}{}", name.get_ref());
             let inside = format!("{full}.");
             match value.get_ref() {
-                DeValue::Table(inner) if prefix.is_empty() && has_table(&inside) => {
+                DeValue::Table(inner) if prefix.is_empty() && self.keys.has_group(&inside) => {
                     self.table(&inside, inner)?;
                 }
                 _ => self.key(&full, name.span().start, value)?,
@@ -78,11 +80,11 @@ impl Reader<'_> {
     }
 
     fn key(&mut self, name: &str, offset: usize, value: &Spanned<DeValue<'_>>) -> Result<()> {
-        let Some(key) = keys::find(name) else {
+        let Some(key) = self.keys.find(name) else {
             let e = Error::new(format!("{}: unknown key `{}`", self.at(offset), clip(name)));
-            return Err(match keys::nearest_key(name) {
+            return Err(match self.keys.nearest_key(name) {
                 Some(near) => e.hint(format!("did you mean `{near}`?")),
-                None => e.hint("docs/config.md lists all keys; `cachectl env` shows them"),
+                None => e.hint(self.keys.lookup),
             });
         };
         let raw = raw(key.shape, value.get_ref()).map_err(|expected| {
@@ -102,22 +104,18 @@ impl Reader<'_> {
     }
 }
 
-fn has_table(prefix: &str) -> bool {
-    keys::KEYS.iter().any(|k| k.name.starts_with(prefix))
-}
-
 /// The value, or what was expected instead.
 fn raw(shape: Shape, value: &DeValue<'_>) -> std::result::Result<Raw, &'static str> {
     let one = |s: &str| Ok(Raw::One(s.to_owned()));
     match (shape, value) {
-        (Shape::List, DeValue::Array(items)) => items
+        (Shape::List | Shape::Rules, DeValue::Array(items)) => items
             .iter()
             .map(|v| v.get_ref().as_str().map(str::to_owned))
             .collect::<Option<Vec<_>>>()
             .map(Raw::Many)
             .ok_or("an array of texts"),
-        (Shape::List, DeValue::String(s)) => Ok(Raw::Many(vec![s.to_string()])),
-        (Shape::List, _) => Err("an array of texts"),
+        (Shape::List | Shape::Rules, DeValue::String(s)) => Ok(Raw::Many(vec![s.to_string()])),
+        (Shape::List | Shape::Rules, _) => Err("an array of texts"),
         (Shape::Flag, DeValue::Boolean(b)) => one(&b.to_string()),
         (Shape::Flag, _) => Err("true or false"),
         (Shape::Count | Shape::Size | Shape::Rate | Shape::Days, DeValue::Integer(n))
@@ -159,9 +157,10 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::keys::TABLE;
 
     fn refused(text: &str) -> (String, String) {
-        let e = parse(Path::new("c.toml"), text).unwrap_err();
+        let e = parse(&TABLE, Path::new("c.toml"), text).unwrap_err();
         (e.message, e.hint.unwrap_or_default())
     }
 
@@ -205,7 +204,7 @@ mod tests {
 
     #[test]
     fn values_know_their_lines() {
-        let layer = parse(Path::new("/x/c.toml"), "# a\nexclude = [\"*.o\", \"t/\"]\nca_bundle = \"ca.pem\"\nmax_size = 5_000\n[prune]\nkeep = 3\n").unwrap();
+        let layer = parse(&TABLE, Path::new("/x/c.toml"), "# a\nexclude = [\"*.o\", \"t/\"]\nca_bundle = \"ca.pem\"\nmax_size = 5_000\n[prune]\nkeep = 3\n").unwrap();
         assert_eq!(layer.list("exclude"), ["*.o", "t/"]);
         assert_eq!(
             layer.path("ca_bundle").unwrap().unwrap(),

@@ -1,55 +1,8 @@
-//! The list of all settings: the one table that the file, the environment, the flags, `cachectl env` and the reference follow.
+//! The list of all settings of the CLI: the one table that the file, the environment, the flags, `cachectl env` and the
+//! reference follow.
 
-use super::check::nearest;
-
-/// How a value is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// Any text.
-    Text,
-    /// A URL whose secrets are not shown.
-    Url,
-    /// A path; in the file relative to the file's folder.
-    Path,
-    /// `true` or `false`.
-    Flag,
-    /// A whole number from 1 on.
-    Count,
-    /// Bytes: `500MB`, `2GiB`.
-    Size,
-    /// Bytes per second: `50MB/s`.
-    Rate,
-    /// A span of time: `90s`, `10m`.
-    Time,
-    /// Whole days: `7d`.
-    Days,
-    /// A text that is never shown.
-    Secret,
-    /// Several texts: an array in the file, separated by commas in a variable, a repeated flag.
-    List,
-}
-
-/// One setting.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Key {
-    /// Name in the file; the part before a dot is its table.
-    pub name: &'static str,
-    /// How it is written.
-    pub shape: Shape,
-    /// The flag, if there is one.
-    pub flag: Option<&'static str>,
-    /// What holds without it, in words.
-    pub default: &'static str,
-    /// What it does, in one line.
-    pub about: &'static str,
-}
-
-impl Key {
-    /// Its environment variable: `s3.storage_class` is `CACHECTL_S3_STORAGE_CLASS`.
-    pub fn env(&self) -> String {
-        format!("{PREFIX}{}", self.name.replace('.', "_").to_uppercase())
-    }
-}
+use super::table::Table;
+pub use super::table::{Key, Shape};
 
 /// What all our variables start with.
 pub const PREFIX: &str = "CACHECTL_";
@@ -57,8 +10,16 @@ pub const PREFIX: &str = "CACHECTL_";
 /// The variable that names the settings file; not a key, since the file cannot say where it is.
 pub const CONFIG_VARIABLE: &str = "CACHECTL_CONFIG";
 
-/// Variables of this project's own Makefile and tests, which may be exported around a run.
-const OF_OUR_BUILD: [&str; 3] = ["CACHECTL_TOOLS", "CACHECTL_E2E", "CACHECTL_FUZZ_SECONDS"];
+/// The CLI's settings.
+pub static TABLE: Table = Table {
+    prefix: PREFIX,
+    config_variable: CONFIG_VARIABLE,
+    // Of this project's own Makefile and tests, which may be exported around a run.
+    not_ours: &["CACHECTL_TOOLS", "CACHECTL_E2E", "CACHECTL_FUZZ_SECONDS"],
+    lookup: "docs/config.md lists all keys; `cachectl env` shows them",
+    document: "docs/config.md",
+    keys: || KEYS,
+};
 
 const fn key(
     name: &'static str,
@@ -73,6 +34,7 @@ const fn key(
         flag,
         default,
         about,
+        prefixes: &[PREFIX],
     }
 }
 
@@ -404,65 +366,7 @@ pub static KEYS: &[Key] = &[
 
 /// The key of that name.
 pub fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|k| k.name == name)
-}
-
-/// The key of that variable.
-pub fn find_env(variable: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|k| k.env() == variable)
-}
-
-/// The key that somebody meant who wrote `wrong`.
-pub fn nearest_key(wrong: &str) -> Option<&'static str> {
-    // Who forgot the table meant the key in it.
-    nearest(wrong, KEYS.iter().map(|k| k.name)).or_else(|| {
-        KEYS.iter()
-            .find(|k| {
-                k.name
-                    .split_once('.')
-                    .is_some_and(|(_, short)| short == wrong)
-            })
-            .map(|k| k.name)
-    })
-}
-
-/// The variable that somebody meant who set `wrong`.
-pub fn nearest_env(wrong: &str) -> Option<String> {
-    let all: Vec<String> = KEYS
-        .iter()
-        .map(Key::env)
-        .chain([CONFIG_VARIABLE.to_owned()])
-        .collect();
-    // Compared without the prefix, which would make everything look near.
-    let bare = |v: &'_ str| v.strip_prefix(PREFIX).unwrap_or(v).to_owned();
-    let names: Vec<String> = all.iter().map(|v| bare(v)).collect();
-    let found = nearest(&bare(wrong), names.iter().map(String::as_str))?;
-    Some(format!("{PREFIX}{found}"))
-}
-
-/// Says whether a variable that starts with our prefix is none of our settings and no mistake either.
-///
-/// Kubernetes gives every pod `<SERVICE>_SERVICE_HOST`, `<SERVICE>_PORT` and so on for each service of its namespace
-/// ("Accessing the Service", environment variables): a service called `cachectl` or `cachectl-…` must not end builds.
-pub fn is_foreign(variable: &str) -> bool {
-    if OF_OUR_BUILD.contains(&variable) {
-        return true;
-    }
-    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    let variable = format!("_{}", variable.strip_prefix(PREFIX).unwrap_or_default());
-    if variable.ends_with("_SERVICE_HOST")
-        || variable.ends_with("_PORT")
-        || variable.contains("_SERVICE_PORT_")
-    {
-        return true;
-    }
-    // …_PORT_5000_TCP, …_PORT_5000_TCP_ADDR
-    variable.rsplit_once("_PORT_").is_some_and(|(_, rest)| {
-        let mut parts = rest.split('_');
-        digits(parts.next().unwrap_or_default())
-            && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
-            && matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"))
-    })
+    TABLE.find(name)
 }
 
 #[cfg(test)]
@@ -488,21 +392,21 @@ mod tests {
             "CACHECTL_PORT_5000_TCP_ADDR",
             "CACHECTL_REGISTRY_PORT_5000_TCP_PROTO",
         ] {
-            assert!(is_foreign(v), "{v}");
+            assert!(TABLE.is_foreign(v), "{v}");
         }
         for v in ["CACHECTL_SCOPE", "CACHECTL_STOER", "CACHECTL_PORT_X_TCP"] {
-            assert!(!is_foreign(v), "{v}");
+            assert!(!TABLE.is_foreign(v), "{v}");
         }
-        assert!(KEYS.iter().all(|k| !is_foreign(&k.env())));
+        assert!(KEYS.iter().all(|k| !TABLE.is_foreign(&k.env())));
     }
 
     #[test]
     fn nearest_names_are_whole() {
         assert_eq!(
-            nearest_env("CACHECTL_STOER").as_deref(),
+            TABLE.nearest_env("CACHECTL_STOER").as_deref(),
             Some("CACHECTL_STORE")
         );
-        assert_eq!(nearest_env("CACHECTL_QWERTYUIOP"), None);
-        assert_eq!(nearest_key("storage_class"), Some("s3.storage_class"));
+        assert_eq!(TABLE.nearest_env("CACHECTL_QWERTYUIOP"), None);
+        assert_eq!(TABLE.nearest_key("storage_class"), Some("s3.storage_class"));
     }
 }

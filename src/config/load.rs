@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{
     Error, Result,
     env::Env,
-    file,
-    keys::{self, Shape},
+    file, keys,
     settings::Config,
+    table::{Shape, Table},
     value::{Layer, Origin, Raw},
 };
 
@@ -16,16 +16,18 @@ pub const FILE_NAME: &str = "cachectl.toml";
 
 /// Settings, and what they were made of.
 #[derive(Clone)]
-pub struct Loaded {
+pub struct Loaded<C = Config> {
     /// The settings.
-    pub config: Config,
+    pub config: C,
     /// The layers, merged.
     pub layer: Layer,
     /// The file that was read.
     pub file: Option<PathBuf>,
+    /// What can be set.
+    pub table: &'static Table,
 }
 
-impl std::fmt::Debug for Loaded {
+impl<C> std::fmt::Debug for Loaded<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Settings may be secrets.
         f.debug_struct("Loaded").finish_non_exhaustive()
@@ -47,69 +49,83 @@ impl Env {
 /// # Errors
 /// A file that was named and is not there; unknown keys and `CACHECTL_*` variables; values that cannot be.
 pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded> {
-    let (file, mut layer) = file_layer(env, folder, config_flag)?;
-    layer.overlay(env_layer(env)?);
-    layer.overlay(flags);
-    let config = Config::from_layer(&layer, env)?;
+    let user = env.config_dir().map(|dir| dir.join(FILE_NAME));
+    let places = [Some(folder.join(FILE_NAME)), user];
+    let places: Vec<PathBuf> = places.into_iter().flatten().collect();
+    let table = &keys::TABLE;
+    let (file, layer) = layers(table, env, &places, config_flag, flags)?;
     Ok(Loaded {
-        config,
+        config: Config::from_layer(&layer, env)?,
         layer,
         file,
+        table,
     })
 }
 
-fn file_layer(
+/// The file, the environment and `flags` of a program, laid over each other; the file is the one that is named, else the first
+/// of `places` that there is.
+pub(super) fn layers(
+    table: &Table,
     env: &Env,
-    folder: &Path,
+    places: &[PathBuf],
+    config_flag: Option<&Path>,
+    flags: Layer,
+) -> Result<(Option<PathBuf>, Layer)> {
+    let (file, mut layer) = file_layer(table, env, places, config_flag)?;
+    layer.overlay(env_layer(table, env)?);
+    layer.overlay(flags);
+    Ok((file, layer))
+}
+
+fn file_layer(
+    table: &Table,
+    env: &Env,
+    places: &[PathBuf],
     config_flag: Option<&Path>,
 ) -> Result<(Option<PathBuf>, Layer)> {
+    let variable = table.config_variable;
     let named = config_flag
         .map(|path| (path.to_owned(), "--config".to_owned()))
-        .or_else(|| {
-            Some((
-                env.os(keys::CONFIG_VARIABLE)?.into(),
-                format!("${}", keys::CONFIG_VARIABLE),
-            ))
-        });
+        .or_else(|| Some((env.os(variable)?.into(), format!("${variable}"))));
     if let Some((path, by)) = named {
-        let layer = file::read(&path)?
+        let layer = file::read(table, &path)?
             .ok_or_else(|| Error::new(format!("{} does not exist ({by})", path.display())))?;
         return Ok((Some(path), layer));
     }
-    let user = env.config_dir().map(|dir| dir.join(FILE_NAME));
-    for path in [Some(folder.join(FILE_NAME)), user].into_iter().flatten() {
-        if let Some(layer) = file::read(&path)? {
-            return Ok((Some(path), layer));
+    for path in places {
+        if let Some(layer) = file::read(table, path)? {
+            return Ok((Some(path.clone()), layer));
         }
     }
     Ok((None, Layer::default()))
 }
 
-fn env_layer(env: &Env) -> Result<Layer> {
+fn env_layer(table: &Table, env: &Env) -> Result<Layer> {
     let mut layer = Layer::default();
-    for name in env.names_with(keys::PREFIX) {
+    for name in env.names_with(table.prefix) {
         let name = name.to_string_lossy();
-        if name == keys::CONFIG_VARIABLE || keys::is_foreign(&name) {
-            continue;
-        }
-        let Some(key) = keys::find_env(&name) else {
+        if name != table.config_variable
+            && !table.is_foreign(&name)
+            && table.find_env(&name).is_none()
+        {
             let e = Error::new(format!(
                 "unknown environment variable `{}`",
                 name.escape_default()
             ));
-            return Err(match keys::nearest_env(&name) {
+            return Err(match table.nearest_env(&name) {
                 Some(near) => e.hint(format!("did you mean `{near}`?")),
-                None => e.hint("unset it; docs/config.md lists all variables"),
+                None => e.hint(format!("unset it; {} lists all variables", table.document)),
             });
+        }
+    }
+    for key in table.keys() {
+        let Some(name) = key.variables().find(|name| env.os(name).is_some()) else {
+            continue;
         };
         let text = env
             .get(&name)
             .ok_or_else(|| Error::new(format!("`{name}` is not UTF-8")))?;
-        layer.set(
-            key,
-            Raw::One(text.to_owned()),
-            Origin::Env(name.into_owned()),
-        );
+        layer.set(key, Raw::One(text.to_owned()), Origin::Env(name));
     }
     Ok(layer)
 }
@@ -125,10 +141,11 @@ pub struct Row {
     pub origin: Origin,
 }
 
-impl Loaded {
+impl<C> Loaded<C> {
     /// Every key with its value and where that came from, in the table's order.
     pub fn rows(&self) -> Vec<Row> {
-        keys::KEYS
+        self.table
+            .keys()
             .iter()
             .map(|key| {
                 let (value, origin) = match self.layer.get(key.name) {

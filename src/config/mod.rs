@@ -3,14 +3,17 @@
 //! - Holds: the list of keys, how each is written, where a value came from.
 //! - Enters: the captured environment, one file, the flags that were given.
 //! - Leaves: a checked [`Config`] whose every value knows its origin; errors that name the nearest valid key.
-//! - Deliberately absent: behaviour, stores, sources, and what a CI system's variables mean (`cli::ci`).
+//! - Deliberately absent: behaviour, open stores, sources, and what a CI system's variables mean (`cli::ci`).
 
 pub mod check;
+pub mod daemon;
 pub mod env;
 pub mod file;
 pub mod keys;
 pub mod load;
+pub mod remote;
 pub mod settings;
+pub mod table;
 pub mod value;
 
 pub use env::Env;

@@ -5,9 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     Error, Result,
     env::Env,
+    remote::{Link, Registry, S3},
     value::{Layer, Origin},
 };
-use crate::redact::Secret;
 
 /// Longest name, scope or key, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
@@ -73,50 +73,6 @@ pub struct Config {
     pub prune: Prune,
 }
 
-/// Settings of S3.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct S3 {
-    /// Region.
-    pub region: Option<String>,
-    /// Endpoint.
-    pub endpoint: Option<String>,
-    /// Bucket in the path.
-    pub path_style: Option<bool>,
-    /// No credentials.
-    pub anonymous: Option<bool>,
-    /// `AES256` or `aws:kms`.
-    pub sse: Option<&'static str>,
-    /// Key of `aws:kms`.
-    pub sse_kms_key_id: Option<String>,
-    /// Storage class.
-    pub storage_class: Option<String>,
-    /// Canned ACL.
-    pub acl: Option<String>,
-    /// `auto`, `always` or `never`.
-    pub checksum: Option<&'static str>,
-    /// Bytes of a part.
-    pub part_bytes: Option<u64>,
-    /// Parts at once.
-    pub part_concurrency: Option<usize>,
-}
-
-/// Settings of registries.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Registry {
-    /// Name to log in with.
-    pub username: Option<String>,
-    /// Password.
-    pub password: Option<Secret>,
-    /// File that holds the password.
-    pub password_file: Option<PathBuf>,
-    /// Plain http everywhere.
-    pub insecure: bool,
-    /// Bytes of one piece.
-    pub chunk_bytes: Option<u64>,
-    /// Repositories to mount from.
-    pub mount_from: Vec<String>,
-}
-
 /// Settings of `prune`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prune {
@@ -134,8 +90,9 @@ impl Config {
     /// Checks merged layers and fills in what they do not say.
     pub(super) fn from_layer(layer: &Layer, env: &Env) -> Result<Self> {
         let text = |name| Ok(layer.text(name)?.map(|(text, _)| text));
+        let link = Link::from_layer(layer)?;
         Ok(Self {
-            store: store(layer, env)?,
+            store: store(layer, env, "CACHECTL_STORE")?,
             name: label(layer, "name")?.map(|(name, _)| name),
             scope: label(layer, "scope")?,
             default_branch: text("default_branch")?,
@@ -154,45 +111,20 @@ impl Config {
             strict: layer.flag("strict")?.unwrap_or(false),
             require_hit: layer.flag("require_hit")?.unwrap_or(false),
             budget: layer.duration("budget")?,
-            stall: layer
-                .nonzero_duration("stall")?
-                .unwrap_or(Duration::from_secs(10)),
-            connect_timeout: layer
-                .nonzero_duration("connect_timeout")?
-                .unwrap_or(Duration::from_secs(5)),
-            retry_for: layer
-                .duration("retry_for")?
-                .unwrap_or(Duration::from_secs(20)),
+            stall: link.stall,
+            connect_timeout: link.connect_timeout,
+            retry_for: link.retry_for,
             jobs: layer
                 .count("jobs")?
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from)),
             concurrency: layer.count("concurrency")?.unwrap_or(16),
-            bandwidth: layer.rate("bandwidth")?,
-            ca_bundle: layer.path("ca_bundle")?,
+            bandwidth: link.bandwidth,
+            ca_bundle: link.ca_bundle,
             state_dir: layer.path("state_dir")?.or_else(|| env.state_dir()),
             temp_dir: layer.path("temp_dir")?.unwrap_or_else(|| env.temp_dir()),
             log: text("log")?,
-            s3: S3 {
-                region: text("s3.region")?,
-                endpoint: text("s3.endpoint")?,
-                path_style: layer.flag("s3.path_style")?,
-                anonymous: layer.flag("s3.anonymous")?,
-                sse: layer.choice("s3.sse", &["AES256", "aws:kms"])?,
-                sse_kms_key_id: text("s3.sse_kms_key_id")?,
-                storage_class: text("s3.storage_class")?,
-                acl: text("s3.acl")?,
-                checksum: layer.choice("s3.checksum", &["auto", "always", "never"])?,
-                part_bytes: layer.size("s3.part_bytes")?,
-                part_concurrency: layer.count("s3.part_concurrency")?,
-            },
-            registry: Registry {
-                username: text("registry.username")?,
-                password: text("registry.password")?.map(Secret::new),
-                password_file: layer.path("registry.password_file")?,
-                insecure: layer.flag("registry.insecure")?.unwrap_or(false),
-                chunk_bytes: layer.size("registry.chunk_bytes")?,
-                mount_from: layer.list("registry.mount_from"),
-            },
+            s3: S3::from_layer(layer)?,
+            registry: Registry::from_layer(layer)?,
             prune: Prune {
                 max_age: layer.duration("prune.max_age")?,
                 max_size: layer.size("prune.max_size")?,
@@ -205,20 +137,24 @@ impl Config {
     }
 }
 
-fn store(layer: &Layer, env: &Env) -> Result<(String, Origin)> {
+/// The store's URL: as it is set, else the folder that the CLI and a daemon of the same user share.
+/// `variable` would set it.
+pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String, Origin)> {
     if let Some(written) = layer.text("store")? {
         return Ok(written);
     }
     let dir = env.cache_dir().ok_or_else(|| {
         Error::new("no store is set, and without $HOME or $XDG_CACHE_HOME there is no default one")
-            .hint("set CACHECTL_STORE or --store, for example to disk:/var/cache/cachectl")
+            .hint(format!(
+                "set {variable} or --store, for example to disk:/var/cache/cachectl"
+            ))
     })?;
     let dir = dir.to_str().ok_or_else(|| {
         Error::new(format!(
             "the default store's path is not UTF-8: {}",
             dir.display()
         ))
-        .hint("set CACHECTL_STORE or --store")
+        .hint(format!("set {variable} or --store"))
     })?;
     Ok((format!("disk:{dir}"), Origin::Default))
 }

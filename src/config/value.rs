@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use super::{Error, Result, keys::Key};
+use super::{Error, Result, table::Key};
 
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,18 @@ impl Layer {
         self.0.extend(above.0);
     }
 
+    /// The same with what `other` says, or does not say, about the keys that `which` picks.
+    #[must_use]
+    pub fn with(&self, other: &Self, which: impl Fn(&str) -> bool) -> Self {
+        let ours = self.0.iter().filter(|(key, _)| !which(key));
+        let theirs = other.0.iter().filter(|(key, _)| which(key));
+        Self(
+            ours.chain(theirs)
+                .map(|(key, set)| (*key, set.clone()))
+                .collect(),
+        )
+    }
+
     /// What is said about a key.
     pub fn get(&self, name: &str) -> Option<(&Raw, &Origin)> {
         self.0.get(name).map(|(raw, origin)| (raw, origin))
@@ -80,7 +92,7 @@ impl Layer {
     }
 
     /// A text that `parse` understands; `expected` completes "expected …".
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &self,
         name: &str,
         expected: &str,
@@ -155,17 +167,32 @@ impl Layer {
 
     /// Several texts; one alone is a list of one. In a variable they are separated by commas or line breaks.
     pub fn list(&self, name: &str) -> Vec<String> {
+        self.several(name, &[',', '\n'])
+    }
+
+    /// As [`Self::list`], of texts that have commas in them: in a variable they are separated by semicolons or line breaks.
+    pub fn rules(&self, name: &str) -> Vec<String> {
+        self.several(name, &[';', '\n'])
+    }
+
+    fn several(&self, name: &str, separators: &[char]) -> Vec<String> {
         match self.get(name) {
             None => Vec::new(),
             Some((Raw::Many(all), _)) => all.clone(),
             Some((Raw::One(text), Origin::Env(_))) => text
-                .split([',', '\n'])
+                .split(separators)
                 .map(str::trim)
                 .filter(|s| !s.is_empty())
                 .map(str::to_owned)
                 .collect(),
             Some((Raw::One(text), _)) => vec![text.clone()],
         }
+    }
+
+    /// An error about what is said of `name`, with where it is said; `why` completes "`name` …".
+    pub fn refused(&self, name: &str, why: impl fmt::Display) -> Error {
+        let origin = self.get(name).map_or(&Origin::Default, |(_, o)| o);
+        Error::new(format!("`{name}` {why} ({origin})"))
     }
 }
 

@@ -1,13 +1,6 @@
-//! Sockets: accepted, served, drained.
+//! Connections: accepted, served, drained.
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -15,172 +8,172 @@ use axum::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
-    sync::{Semaphore, watch},
+    net::TcpStream,
+    sync::watch,
 };
 
-use crate::{fs, serve::auth::Peer, task};
+use super::{limit::Limit, socket::Listener, tls};
+use crate::{serve::auth::Peer, task};
 
 /// Bytes of a request that a connection reads ahead, and of a response that it gathers.
 const BUFFER_BYTES: usize = 128 << 10;
 /// Longest time for the head of a request, and for an idle connection.
 const HEAD: Duration = Duration::from_secs(75);
+/// Requests at once on one connection of HTTP/2.
+const STREAMS: u32 = 128;
+/// After so long without a byte the kernel asks the other end whether it still lives, and how often.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_PROBES: u32 = 6;
 
 /// Answers one request.
 pub type Handler = Arc<
     dyn Fn(Request<Body>) -> futures_util::future::BoxFuture<'static, Response<Body>> + Send + Sync,
 >;
 
-/// An open socket.
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A unix socket, and where it is.
-    Unix(UnixListener, PathBuf),
+/// What the connections of a listener share.
+#[derive(Clone)]
+pub struct Service {
+    /// Answers their requests.
+    pub handler: Handler,
+    /// Does handshakes where TLS is spoken.
+    pub tls: Option<Arc<tls::Acceptor>>,
+    /// How many there may be at once; above it one waits accepted, and others in the kernel's queue.
+    pub connections: Arc<Limit>,
+    /// Turns true when no more shall come and those that are there shall end.
+    pub stop: watch::Receiver<bool>,
 }
 
-impl Listener {
-    /// Listens on an address.
-    pub async fn tcp(addr: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(addr).await.map(Self::Tcp)
-    }
-
-    /// Listens on a unix socket at `path`; what a dead daemon left there is replaced, a living one's is not.
-    pub async fn unix(path: &Path, mode: u32) -> io::Result<Self> {
-        if tokio::net::UnixStream::connect(path).await.is_ok() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another daemon answers there",
-            ));
-        }
-        let at = path.to_owned();
-        task::blocking(move || -> io::Result<()> {
-            if let Some(parent) = at.parent() {
-                fs::make_dirs(parent).map_err(|e| e.source)?;
-            }
-            match std::fs::symlink_metadata(&at) {
-                Ok(found) => {
-                    use std::os::unix::fs::FileTypeExt as _;
-                    if !found.file_type().is_socket() {
-                        return Err(io::Error::new(
-                            io::ErrorKind::AlreadyExists,
-                            "something else than a socket is there",
-                        ));
-                    }
-                    std::fs::remove_file(&at)
-                }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(e) => Err(e),
-            }
-        })
-        .await?;
-        let listener = UnixListener::bind(path)?;
-        let at = path.to_owned();
-        task::blocking(move || {
-            use std::os::unix::fs::PermissionsExt as _;
-            std::fs::set_permissions(&at, std::fs::Permissions::from_mode(mode))
-        })
-        .await?;
-        Ok(Self::Unix(listener, path.to_owned()))
-    }
-
-    /// Where it listens, as a URL.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Tcp(l) => match l.local_addr() {
-                Ok(addr) => format!("http://{addr}"),
-                Err(_) => "http://?".to_owned(),
-            },
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
-        }
-    }
-}
-
-/// Serves a listener until `stop` says so, then waits for what is under way.
-pub async fn serve(
-    listener: Listener,
-    handler: Handler,
-    places: Arc<Semaphore>,
-    mut stop: watch::Receiver<bool>,
-) {
+/// Serves a listener until it shall stop, closes it, and waits for the requests that are under way.
+pub async fn serve(listener: Listener, service: Service) {
     let graceful = GracefulShutdown::new();
+    let mut stop = service.stop.clone();
     loop {
-        // Above the limit connections wait in the kernel's queue.
-        let place = tokio::select! {
-            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
-            _ = stop.wait_for(|s| *s) => break,
-        };
         let accepted = tokio::select! {
             accepted = accept(&listener) => accepted,
             _ = stop.wait_for(|s| *s) => break,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let work = connection(stream, peer, handler.clone(), &graceful);
-                task::spawn("connection", async move {
-                    work.await;
-                    drop(place);
-                })
-                .detach();
-            }
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: others must end first.
                 tracing::warn!(%error, "Connection not accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
             }
-        }
+        };
+        let place = tokio::select! {
+            place = service.connections.take() => place,
+            _ = stop.wait_for(|s| *s) => break,
+        };
+        let work = connection(stream, peer, service.clone(), graceful.watcher());
+        task::spawn("connection", async move {
+            work.await;
+            drop(place);
+        })
+        .detach();
     }
-    let name = listener.name();
+    let url = listener.url();
+    // From here on who connects is told so at once, and may go to another daemon.
     drop(listener);
     graceful.shutdown().await;
-    tracing::debug!(listener = name, "Drained");
+    tracing::debug!(url, "Drained");
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, Peer)> {
+/// A connection before its first byte.
+enum Accepted {
+    Plain(Box<dyn Stream>),
+    Tls(TcpStream),
+}
+
+async fn accept(listener: &Listener) -> io::Result<(Accepted, Peer)> {
     match listener {
-        Listener::Tcp(l) => {
+        Listener::Tcp(l, address) => {
             let (stream, from) = l.accept().await?;
-            // Answers are written whole; waiting for more to send only costs round trips.
-            stream.set_nodelay(true)?;
-            Ok((Box::new(stream), Peer::tcp(from.ip())))
+            prepare(&stream)?;
+            let stream = if address.tls {
+                Accepted::Tls(stream)
+            } else {
+                Accepted::Plain(Box::new(stream))
+            };
+            Ok((stream, Peer::tcp(from.ip())))
         }
-        Listener::Unix(l, _) => Ok((Box::new(l.accept().await?.0), Peer::unix())),
+        Listener::Unix(l, _) => {
+            let (stream, _) = l.accept().await?;
+            Ok((Accepted::Plain(Box::new(stream)), Peer::unix()))
+        }
     }
 }
 
-fn connection(
-    stream: Box<dyn Stream>,
-    peer: Peer,
-    handler: Handler,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + Send + 'static {
-    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Answers are written whole; waiting for more to send only costs round trips.
+    stream.set_nodelay(true)?;
+    // A client whose machine is gone must not hold its place for ever.
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEP_ALIVE_PROBES)?;
+    Ok(())
+}
+
+async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher: Watcher) {
+    let (stream, peer): (Box<dyn Stream>, Peer) = match stream {
+        Accepted::Plain(stream) => (stream, peer),
+        Accepted::Tls(stream) => {
+            let Some(acceptor) = service.tls.clone() else {
+                return;
+            };
+            let done = tokio::select! {
+                done = acceptor.accept(stream) => done,
+                _ = service.stop.wait_for(|s| *s) => return,
+            };
+            match done {
+                Ok(tls) => (Box::new(tls.stream), peer.over_tls(tls.client_name)),
+                Err(error) => {
+                    tracing::debug!(%error, "Handshake failed");
+                    return;
+                }
+            }
+        }
+    };
+    let handler = service.handler;
+    let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
+    let http = protocol();
+    let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
+    if let Err(error) = watcher.watch(connection.into_owned()).await {
+        tracing::debug!(%error, "Connection ended");
+    }
+}
+
+/// HTTP/1.1 or HTTP/2, as the client begins.
+fn protocol() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER_BYTES);
-    builder.http2().timer(TokioTimer::new());
-    let connection = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .into_owned();
-    let watched = graceful.watch(connection);
-    async move {
-        if let Err(error) = watched.await {
-            tracing::debug!(%error, "Connection ended");
-        }
-    }
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(KEEP_ALIVE)
+        .max_send_buf_size(BUFFER_BYTES);
+    builder
 }

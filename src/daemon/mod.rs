@@ -1,10 +1,27 @@
 //! The daemon: doors on sockets, from the first byte to the last.
 //!
-//! - Holds: what is opened at start, the accept loop, draining, background work.
-//! - Enters: a checked configuration, listeners.
-//! - Leaves: a running service that ends when it is told to.
-//! - Deliberately absent: protocols (`serve`), how bytes are kept (`store`).
+//! - Holds: what is opened at start, the accept loop, TLS, reloading, background work, draining.
+//! - Enters: a command line, an environment, signals.
+//! - Leaves: a running service that ends when it is told to; an exit code.
+//! - Deliberately absent: protocols and who may come in (`serve`), how bytes are kept (`store`), what a setting is (`config`).
 
+mod args;
+pub mod background;
 pub mod build;
+mod check;
+pub mod drain;
+pub mod error;
+mod held;
+pub mod limit;
 pub mod listen;
+pub mod live;
+mod notify;
+mod reload;
+mod run;
+mod service;
+pub mod socket;
+mod state;
 pub mod tls;
+mod who;
+
+pub use run::main;

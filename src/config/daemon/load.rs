@@ -1,0 +1,128 @@
+//! Finds the daemon's settings file, and puts its settings together.
+
+use std::path::{Path, PathBuf};
+
+use super::{keys, settings::Config};
+use crate::config::{Env, Layer, Loaded, Origin, Raw, Result, load::layers};
+
+/// Name of the settings file.
+pub const FILE_NAME: &str = "cachectld.toml";
+
+/// Where it is looked for after the user's folder.
+const SYSTEM_DIR: &str = "/etc/cachectl";
+
+/// Reads the file, the environment and `flags`, and checks them. Blocks.
+///
+/// The file is `config_flag`, else `$CACHECTLD_CONFIG`, else `cachectld.toml` in `$XDG_CONFIG_HOME/cachectl`, else that in
+/// `/etc/cachectl`; the first that there is, and only that. Not one in the working directory: a daemon has none that means
+/// anything.
+///
+/// # Errors
+/// A file that was named and is not there; unknown keys and `CACHECTLD_*` variables; values that cannot be, alone or together.
+pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded<Config>> {
+    let places: Vec<PathBuf> = env
+        .config_dir()
+        .into_iter()
+        .chain([PathBuf::from(SYSTEM_DIR)])
+        .map(|dir| dir.join(FILE_NAME))
+        .collect();
+    let table = &keys::TABLE;
+    let (file, layer) = layers(table, env, &places, config_flag, flags)?;
+    Ok(Loaded {
+        config: Config::from_layer(&layer, env)?,
+        layer,
+        file,
+        table,
+    })
+}
+
+/// A key whose value is another than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: &'static str,
+    /// Where it is said now.
+    pub origin: Origin,
+    /// Whether it takes effect without a restart.
+    pub live: bool,
+}
+
+impl Loaded<Config> {
+    /// What `new` says otherwise, in the table's order.
+    pub fn changes(&self, new: &Self) -> Vec<Change> {
+        let raw = |set: &Self, key| -> Option<Raw> { set.layer.get(key).map(|(r, _)| r.clone()) };
+        let keys = keys::TABLE.keys().iter().map(|k| k.name);
+        keys.filter(|key| raw(self, key) != raw(new, key))
+            .map(|key| Change {
+                key,
+                origin: new
+                    .layer
+                    .get(key)
+                    .map_or(Origin::Default, |(_, o)| o.clone()),
+                live: keys::is_live(key),
+            })
+            .collect()
+    }
+
+    /// These settings, with what may change while the daemon runs as `new` has it.
+    ///
+    /// # Errors
+    /// Settings that do not fit together.
+    pub fn renewed(&self, new: &Self, env: &Env) -> Result<Self> {
+        let layer = self.layer.with(&new.layer, keys::is_live);
+        Ok(Self {
+            config: Config::from_layer(&layer, env)?,
+            layer,
+            file: new.file.clone(),
+            table: self.table,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::daemon::TABLE;
+
+    fn with(pairs: &[(&str, &str)]) -> Loaded<Config> {
+        let env: Env = [("HOME", "/h")].into_iter().collect();
+        let mut layer = Layer::default();
+        for (name, value) in pairs {
+            let key = TABLE.find(name).unwrap();
+            layer.set(key, Raw::One((*value).to_owned()), Origin::Default);
+        }
+        Loaded {
+            config: Config::from_layer(&layer, &env).unwrap(),
+            layer,
+            file: None,
+            table: &TABLE,
+        }
+    }
+
+    #[test]
+    fn only_what_may_change_while_it_runs_is_renewed() {
+        let env: Env = [("HOME", "/h")].into_iter().collect();
+        let old = with(&[("store", "disk:/a"), ("max_requests", "7"), ("log", "warn")]);
+        let new = with(&[("store", "disk:/b"), ("upload_ttl", "1h"), ("log", "debug")]);
+        let changed: Vec<_> = old
+            .changes(&new)
+            .into_iter()
+            .map(|c| (c.key, c.live))
+            .collect();
+        let want = [
+            ("store", false),
+            ("log", true),
+            ("max_requests", true),
+            ("upload_ttl", true),
+        ];
+        assert_eq!(changed, want);
+        let renewed = old.renewed(&new, &env).unwrap();
+        assert_eq!(renewed.config.store.0, "disk:/a");
+        assert_eq!(renewed.config.log, "debug");
+        assert_eq!(renewed.config.max_requests, 512);
+        assert_eq!(renewed.config.upload_ttl.as_secs(), 3600);
+        // What waits for a restart is said again at the next reload.
+        let again: Vec<_> = renewed.changes(&new).into_iter().map(|c| c.key).collect();
+        assert_eq!(again, ["store"]);
+    }
+}

@@ -1,0 +1,14 @@
+//! Settings of `cachectld`: `cachectld.toml`, then the environment, then flags; the CLI's machinery with another table.
+
+pub mod address;
+mod grants;
+pub mod keys;
+mod load;
+pub mod policy;
+mod settings;
+
+pub use keys::TABLE;
+pub use load::{Change, FILE_NAME, load};
+pub use settings::{
+    BuildKit, Config, Group, LogFormat, Mode, Otlp, Remote, ShrinkGuard, Socket, Tls,
+};

@@ -1,0 +1,152 @@
+//! What a list of settings is made of: keys and how each is written; how names are found, and found to be wrong.
+
+use super::check::nearest;
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Any text.
+    Text,
+    /// A URL whose secrets are not shown.
+    Url,
+    /// A path; in the file relative to the file's folder.
+    Path,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number from 1 on.
+    Count,
+    /// Bytes: `500MB`, `2GiB`.
+    Size,
+    /// Bytes per second: `50MB/s`.
+    Rate,
+    /// A span of time: `90s`, `10m`.
+    Time,
+    /// Whole days: `7d`.
+    Days,
+    /// A text that is never shown.
+    Secret,
+    /// Several texts: an array in the file, separated by commas in a variable, a repeated flag.
+    List,
+    /// Several texts that have commas in them: as a list, but separated by semicolons in a variable.
+    Rules,
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Name in the file; the part before a dot is its table.
+    pub name: &'static str,
+    /// How it is written.
+    pub shape: Shape,
+    /// The flag, if there is one.
+    pub flag: Option<&'static str>,
+    /// What holds without it, in words.
+    pub default: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// What its variables start with; the first that is set counts.
+    pub prefixes: &'static [&'static str],
+}
+
+impl Key {
+    /// Its own environment variable: the CLI's `s3.storage_class` is `CACHECTL_S3_STORAGE_CLASS`.
+    pub fn env(&self) -> String {
+        self.variables().next().unwrap_or_default()
+    }
+
+    /// Every variable that sets it; an earlier one wins.
+    pub fn variables(&self) -> impl Iterator<Item = String> {
+        let name = self.name.replace('.', "_").to_uppercase();
+        self.prefixes.iter().map(move |p| format!("{p}{name}"))
+    }
+}
+
+/// The settings of one program.
+#[derive(Debug)]
+pub struct Table {
+    /// What its own variables start with.
+    pub prefix: &'static str,
+    /// The variable that names the settings file; not a key, since the file cannot say where it is.
+    pub config_variable: &'static str,
+    /// Variables that start like ours and are none.
+    pub not_ours: &'static [&'static str],
+    /// Where all keys can be looked up: completes a sentence.
+    pub lookup: &'static str,
+    /// Where all variables can be looked up.
+    pub document: &'static str,
+    /// The keys, in the order in which they are shown.
+    pub keys: fn() -> &'static [Key],
+}
+
+impl Table {
+    /// All keys, in the order in which they are shown.
+    pub fn keys(&self) -> &'static [Key] {
+        (self.keys)()
+    }
+
+    /// The key of that name.
+    pub fn find(&self, name: &str) -> Option<&'static Key> {
+        self.keys().iter().find(|k| k.name == name)
+    }
+
+    /// The key of that variable, which starts with the table's own prefix.
+    pub fn find_env(&self, variable: &str) -> Option<&'static Key> {
+        self.keys().iter().find(|k| k.env() == variable)
+    }
+
+    /// Says whether keys of that table of the file (`s3.`) exist.
+    pub fn has_group(&self, prefix: &str) -> bool {
+        self.keys().iter().any(|k| k.name.starts_with(prefix))
+    }
+
+    /// The key that somebody meant who wrote `wrong`.
+    pub fn nearest_key(&self, wrong: &str) -> Option<&'static str> {
+        // Who forgot the table meant the key in it.
+        nearest(wrong, self.keys().iter().map(|k| k.name)).or_else(|| {
+            let short = |k: &&Key| k.name.split_once('.').is_some_and(|(_, s)| s == wrong);
+            self.keys().iter().find(short).map(|k| k.name)
+        })
+    }
+
+    /// The variable that somebody meant who set `wrong`.
+    pub fn nearest_env(&self, wrong: &str) -> Option<String> {
+        // Compared without the prefix, which would make everything look near.
+        let bare = |v: &str| v.strip_prefix(self.prefix).unwrap_or(v).to_owned();
+        let names: Vec<String> = self
+            .keys()
+            .iter()
+            .map(|k| bare(&k.env()))
+            .chain([bare(self.config_variable)])
+            .collect();
+        let found = nearest(&bare(wrong), names.iter().map(String::as_str))?;
+        Some(format!("{}{found}", self.prefix))
+    }
+
+    /// Says whether a variable that starts with our prefix is none of our settings and no mistake either.
+    ///
+    /// Kubernetes gives every pod `<SERVICE>_SERVICE_HOST`, `<SERVICE>_PORT` and so on for each service of its namespace
+    /// ("Accessing the Service", environment variables): a service called like the program must not end builds.
+    pub fn is_foreign(&self, variable: &str) -> bool {
+        if self.not_ours.contains(&variable) {
+            return true;
+        }
+        let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        let variable = format!(
+            "_{}",
+            variable.strip_prefix(self.prefix).unwrap_or_default()
+        );
+        if variable.ends_with("_SERVICE_HOST")
+            || variable.ends_with("_PORT")
+            || variable.contains("_SERVICE_PORT_")
+        {
+            return true;
+        }
+        // …_PORT_5000_TCP, …_PORT_5000_TCP_ADDR
+        variable.rsplit_once("_PORT_").is_some_and(|(_, rest)| {
+            let mut parts = rest.split('_');
+            digits(parts.next().unwrap_or_default())
+                && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
+                && matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"))
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! The command line: a flag for each key of the table that has one, and the few that are no settings.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::config::{
+    Layer, Origin, Raw,
+    daemon::TABLE,
+    table::{Key, Shape},
+};
+
+/// What was asked for.
+#[derive(Debug)]
+pub(super) struct Args {
+    /// The settings file, if one is named.
+    pub(super) config: Option<PathBuf>,
+    /// Only check the settings.
+    pub(super) check: bool,
+    /// What the flags say about settings.
+    pub(super) layer: Layer,
+}
+
+const ABOUT: &str = "Serves build caches to BuildKit, docker and other clients of OCI registries, from a folder or a bucket.";
+
+const LONG_ABOUT: &str = "\
+Serves build caches to BuildKit, docker and other clients of OCI registries, from a folder or a bucket.
+
+Without any setting it keeps everything in $XDG_CACHE_HOME/cachectl and serves clients on this machine,
+at 127.0.0.1:5000 and at a unix socket. A build then uses it as a registry:
+
+  docker buildx build --cache-to type=registry,ref=127.0.0.1:5000/app:cache,mode=max \\
+                      --cache-from type=registry,ref=127.0.0.1:5000/app:cache .";
+
+const AFTER: &str = "\
+Settings come from cachectld.toml, then CACHECTLD_* variables, then flags; later ones win.
+docs/cachectld-config.md lists those that have no flag.
+
+Examples:
+  cachectld
+  cachectld --store 's3://ci-cache/daemon?region=eu-central-1'
+  cachectld --listen 127.0.0.1:0 --socket none
+  cachectld --listen 0.0.0.0:5000 --tls-cert c.pem --tls-key k.pem --htpasswd users
+  cachectld --check-config       what would hold, and where each setting comes from
+
+Signals:
+  HUP        read settings, users and certificates again; a mistake in them changes nothing
+  TERM, INT  accept no more, finish what is under way, end; a second one ends at once
+
+Exit codes:
+  0         ended as it was told, nothing was cut off
+  1         could not start, or not finish within drain_timeout
+  2         the command line or a setting cannot be
+  70        a bug in cachectld
+  130, 143  ended by a second SIGINT, SIGTERM";
+
+fn command() -> Command {
+    let mut command = Command::new("cachectld")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .long_about(LONG_ABOUT)
+        .after_long_help(AFTER)
+        .max_term_width(100)
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Settings file [default: $XDG_CONFIG_HOME/cachectl/cachectld.toml, else /etc/cachectl/cachectld.toml]"),
+        )
+        .arg(
+            Arg::new("check-config")
+                .long("check-config")
+                .action(ArgAction::SetTrue)
+                .help("Check the settings and the files that they name, print what holds, and end"),
+        );
+    for key in TABLE.keys() {
+        if let Some(flag) = key.flag {
+            command = command.arg(arg(key, flag));
+        }
+    }
+    command
+}
+
+fn arg(key: &'static Key, flag: &'static str) -> Arg {
+    let mut about = key.about.to_owned();
+    if let Some(first) = about.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    let arg = Arg::new(key.name)
+        .long(flag)
+        .help(format!("{about} [default: {}]", key.default));
+    match key.shape {
+        Shape::Flag => arg
+            .num_args(0..=1)
+            .default_missing_value("true")
+            .require_equals(true)
+            .value_name("BOOL"),
+        // Those that have a flag are lists of addresses.
+        Shape::List | Shape::Rules => arg.action(ArgAction::Append).value_name("ADDRESS"),
+        Shape::Url => arg.value_name("URL"),
+        Shape::Path => arg.value_name("PATH"),
+        Shape::Count => arg.value_name("N"),
+        Shape::Size => arg.value_name("SIZE"),
+        Shape::Rate => arg.value_name("RATE"),
+        Shape::Time => arg.value_name("TIME"),
+        Shape::Days => arg.value_name("DAYS"),
+        Shape::Text | Shape::Secret => arg.value_name("TEXT"),
+    }
+}
+
+impl Args {
+    /// Reads the command line of this process.
+    ///
+    /// # Errors
+    /// What is to be shown instead: help, the version, or what is wrong.
+    pub(super) fn parse(
+        line: impl IntoIterator<Item = std::ffi::OsString>,
+    ) -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches_from(line)?;
+        Ok(Self {
+            config: matches.get_one::<PathBuf>("config").cloned(),
+            check: matches.get_flag("check-config"),
+            layer: layer(&matches),
+        })
+    }
+}
+
+fn layer(matches: &ArgMatches) -> Layer {
+    let mut layer = Layer::default();
+    for key in TABLE.keys() {
+        let Some(flag) = key.flag else { continue };
+        let Some(values) = matches.get_many::<String>(key.name) else {
+            continue;
+        };
+        let mut values: Vec<String> = values.cloned().collect();
+        let raw = match key.shape {
+            Shape::List | Shape::Rules => Raw::Many(values),
+            _ => Raw::One(values.pop().unwrap_or_default()),
+        };
+        layer.set(key, raw, Origin::Flag(format!("--{flag}")));
+    }
+    layer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::parse(line.split(' ').map(Into::into))
+    }
+
+    #[test]
+    fn arguments_are_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_their_keys() {
+        let args = parse(
+            "cachectld --store disk:/a --listen 127.0.0.1:1 --listen [::1]:1 --allow-path --insecure-no-auth=false --state /s --check-config",
+        )
+        .unwrap();
+        assert!(args.check);
+        assert_eq!(args.layer.list("listen"), ["127.0.0.1:1", "[::1]:1"]);
+        assert_eq!(args.layer.flag("allow_path").unwrap(), Some(true));
+        assert_eq!(
+            args.layer.flag("auth.insecure_no_auth").unwrap(),
+            Some(false)
+        );
+        let (_, origin) = args.layer.get("state_dir").unwrap();
+        assert_eq!(origin.to_string(), "--state");
+    }
+
+    #[test]
+    fn a_flag_given_twice_that_takes_one_value_is_refused() {
+        assert!(parse("cachectld --store a --store b").is_err());
+        assert!(parse("cachectld extra").is_err());
+    }
+}

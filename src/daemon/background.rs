@@ -1,0 +1,127 @@
+//! Work that nobody asked for: at intervals, within a time, said in the log.
+
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument as _;
+
+use super::{error::with_causes, live::Live};
+use crate::{
+    store::{Store, ingest::Uploads},
+    task::{self, Task},
+};
+
+/// How far a pause is longer or shorter than its period, at most, as a part of it: daemons that were started together do not
+/// meet at the store.
+const JITTER: f64 = 0.2;
+
+/// When a kind of work is done.
+pub struct Every {
+    /// What it is called in the log.
+    pub name: &'static str,
+    /// Time from one start to the next; asked anew each time.
+    pub period: Box<dyn Fn() -> Duration + Send + Sync>,
+    /// Longest time it may take; then it is given up until the next time.
+    pub limit: Duration,
+}
+
+/// How work ended: so many things were done.
+pub type Done = Result<u64, Box<dyn StdError + Send + Sync>>;
+
+/// Does `work` again and again, never twice at once, until the task is dropped. The first time comes after a part of the
+/// period, so that a daemon which is restarted often gets to it too.
+pub fn start<F>(every: Every, work: impl Fn() -> F + Send + Sync + 'static) -> Task<()>
+where
+    F: Future<Output = Done> + Send + 'static,
+{
+    let span = tracing::info_span!("background", work = every.name);
+    let name = every.name;
+    let work = async move {
+        sleep((every.period)().mul_f64(fastrand::f64())).await;
+        loop {
+            let began = Instant::now();
+            run(&every, work()).await;
+            let jitter = 1.0 + JITTER * (2.0 * fastrand::f64() - 1.0);
+            let pause = (every.period)().mul_f64(jitter);
+            sleep(pause.saturating_sub(began.elapsed())).await;
+        }
+    };
+    task::spawn(name, work.instrument(span))
+}
+
+async fn run(every: &Every, work: impl Future<Output = Done>) {
+    let began = Instant::now();
+    let ended = timeout(every.limit, work).await;
+    let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match ended {
+        Ok(Ok(0)) => tracing::debug!(elapsed_ms, "Nothing to do"),
+        Ok(Ok(count)) => tracing::info!(count, elapsed_ms, "Done"),
+        Ok(Err(e)) => tracing::warn!(error = with_causes(&*e), elapsed_ms, "Failed"),
+        Err(_) => tracing::warn!(elapsed_ms, "Given up: it takes too long"),
+    }
+}
+
+/// Removes uploads to which nothing came for `upload_ttl`.
+pub(super) fn expire_uploads(live: Live, uploads: Arc<Uploads>, store: Arc<dyn Store>) -> Task<()> {
+    let ttl = live.clone();
+    let every = Every {
+        name: "expire uploads",
+        period: Box::new(move || {
+            let part = ttl.get().upload_ttl / 24;
+            part.clamp(Duration::from_secs(30), Duration::from_hours(1))
+        }),
+        limit: Duration::from_mins(10),
+    };
+    start(every, move || {
+        let (uploads, store) = (uploads.clone(), store.clone());
+        let ttl = live.get().upload_ttl;
+        async move {
+            let now = store.clock().await?;
+            Ok(uploads.expire(ttl, now).await?)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn every(limit: Duration) -> Every {
+        Every {
+            name: "test",
+            period: Box::new(|| Duration::from_secs(100)),
+            limit,
+        }
+    }
+
+    async fn runs_within(seconds: u64, every: Every, lasting: Duration) -> u32 {
+        let count = Arc::new(AtomicU32::new(0));
+        let counted = count.clone();
+        let _task = start(every, move || {
+            let counted = counted.clone();
+            async move {
+                counted.fetch_add(1, Ordering::Relaxed);
+                sleep(lasting).await;
+                Err("no luck".into())
+            }
+        });
+        sleep(Duration::from_secs(seconds)).await;
+        count.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_fails_is_done_again_at_every_period() {
+        let count = runs_within(1000, every(Duration::from_secs(9)), Duration::ZERO).await;
+        // Between 80 and 120 s apart.
+        assert!((8..=13).contains(&count), "{count}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_hangs_is_given_up_and_never_runs_twice_at_once() {
+        let hangs = Duration::from_hours(9);
+        let count = runs_within(1000, every(Duration::from_secs(250)), hangs).await;
+        assert!((3..=5).contains(&count), "{count}");
+    }
+}

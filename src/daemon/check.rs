@@ -1,0 +1,73 @@
+//! `--check-config`: would it start? And what would hold?
+
+use std::{fmt::Write as _, path::Path};
+
+use super::{
+    build,
+    error::{Error, Result},
+    socket,
+};
+use crate::{
+    config::{Loaded, Origin, daemon::Config, load::Row},
+    serve::auth::Authority,
+};
+
+/// Every setting with its value, without secrets, and where that came from; defaults as they are here.
+pub(super) fn rows(loaded: &Loaded<Config>) -> Vec<Row> {
+    let found = loaded.config.found();
+    let mut rows = loaded.rows();
+    for row in &mut rows {
+        if row.origin == Origin::Default
+            && let Some((_, value)) = found.iter().find(|(key, _)| *key == row.key)
+        {
+            row.value.clone_from(value);
+        }
+    }
+    rows
+}
+
+/// The rows as a table for people.
+pub(super) fn table(loaded: &Loaded<Config>) -> String {
+    let rows = rows(loaded);
+    let width = |f: fn(&Row) -> &str| rows.iter().map(|r| f(r).chars().count()).max();
+    let keys = width(|r| r.key).unwrap_or_default();
+    // One long value shall not push the origins of all others out of sight.
+    let values = width(|r| &r.value).unwrap_or_default().min(60);
+    let mut text = match &loaded.file {
+        Some(file) => format!("settings file: {}\n", file.display()),
+        None => "settings file: none\n".to_owned(),
+    };
+    for Row { key, value, origin } in rows {
+        let value: String = value
+            .chars()
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect();
+        let _ = writeln!(text, "{key:<keys$}  {value:<values$}  {origin}");
+    }
+    text
+}
+
+/// Checks what loading alone does not show: the store's URL, users, certificates, the socket's group.
+///
+/// Writes nothing that stays, opens no store and no port.
+pub(super) async fn check(config: &Config) -> Result<()> {
+    build::store_url(config)?;
+    if let Some(tls) = &config.tls {
+        build::tls(tls).await?;
+    }
+    if let Some(group) = config.socket.as_ref().and_then(|s| s.group.as_ref()) {
+        socket::group_id(group).map_err(|why| Error::usage(format!("`socket_group`: {why}")))?;
+    }
+    // A key for tokens would be made where there is none yet: not in the real folder.
+    let kept = config.state_dir.join("token.key");
+    let scratch = tempfile::tempdir()
+        .map_err(|e| Error::failed(format!("cannot make a temporary folder: {e}")))?;
+    let state: &Path = if kept.exists() {
+        &config.state_dir
+    } else {
+        scratch.path()
+    };
+    let exposure = build::exposure(config);
+    Authority::open(config.auth.clone(), state, exposure).await?;
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! SIGHUP: settings, users and certificates are read again. All of it holds, or nothing.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::{
+    build,
+    error::{Error, Result},
+    limit::{self, Limit},
+    tls,
+};
+use crate::{
+    config::{
+        self, Env, Layer, Loaded,
+        daemon::{Change, Config},
+    },
+    ops::cache_tags::CacheTags,
+    serve::auth::Authority,
+    task,
+    telemetry::logs::{self, Logs},
+};
+
+/// Where settings come from: the same places at every reload.
+#[derive(Clone)]
+pub(super) struct Origins {
+    pub(super) env: Env,
+    /// The file that the command line names.
+    pub(super) file: Option<PathBuf>,
+    /// What the command line says.
+    pub(super) flags: Layer,
+}
+
+impl Origins {
+    /// Reads and checks settings. Blocks.
+    pub(super) fn load(&self) -> Result<Loaded<Config>> {
+        let loaded = config::daemon::load(&self.env, self.file.as_deref(), self.flags.clone())?;
+        logs::check(&loaded.config.log).map_err(|why| {
+            Error::usage(format!("`log` is no filter: {why}"))
+                .hint("expected a level such as info, or target=level,…")
+        })?;
+        Ok(loaded)
+    }
+}
+
+/// What follows new settings.
+pub(super) struct Reloader {
+    pub(super) origins: Origins,
+    pub(super) running: Loaded<Config>,
+    pub(super) live: watch::Sender<Arc<Config>>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) tls: Option<Arc<tls::Acceptor>>,
+    pub(super) caches: Arc<CacheTags>,
+    pub(super) logs: Arc<Logs>,
+    pub(super) connections: Arc<Limit>,
+    pub(super) requests: Arc<Limit>,
+    pub(super) open_files: u64,
+}
+
+impl Reloader {
+    /// Reads everything again, and says in the log what came of it.
+    pub(super) async fn reload(&mut self) {
+        match self.renew().await {
+            Ok(changes) => {
+                for change in changes.iter().filter(|c| !c.live) {
+                    let origin = change.origin.to_string();
+                    tracing::warn!(key = change.key, origin, "Setting needs a restart");
+                }
+                let changed: Vec<_> = changes.iter().filter(|c| c.live).map(|c| c.key).collect();
+                tracing::info!(changed = changed.join(" "), "Reloaded");
+            }
+            Err(e) => {
+                let hint = e.hint.unwrap_or_default();
+                tracing::error!(
+                    error = e.message,
+                    hint,
+                    "Not reloaded: everything stays as it was"
+                );
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Result<Vec<Change>> {
+        let origins = self.origins.clone();
+        let read = task::blocking(move || origins.load()).await?;
+        let changes = self.running.changes(&read);
+        let new = self.running.renewed(&read, &self.origins.env)?;
+        // What can fail comes first, and what has no way back last.
+        if let Some(tls) = &new.config.tls {
+            build::tls(tls).await?;
+        }
+        self.authority.reload(new.config.auth.clone()).await?;
+        if let Some(tls) = &self.tls
+            && let Err(error) = tls.reload().await
+        {
+            // It was right a moment ago: somebody writes the files just now, and will say so again.
+            tracing::error!(%error, "Certificates not reloaded");
+        }
+        // Checked when it was read.
+        if let Err(error) = self.logs.set(&new.config.log) {
+            tracing::error!(error, "Log filter not changed");
+        }
+        let connections = limit::connections(new.config.max_connections, self.open_files);
+        self.connections.resize(connections);
+        self.requests.resize(new.config.max_requests);
+        self.caches.set(build::cache_tags(&new.config.buildkit));
+        self.live.send_replace(Arc::new(new.config.clone()));
+        self.running = new;
+        Ok(changes)
+    }
+}

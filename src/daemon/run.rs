@@ -1,0 +1,128 @@
+//! From argv to an exit code: settings, logging, the runtime, and what is said when it fails.
+
+use std::{
+    io::{self, Write as _},
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    args::Args,
+    check,
+    drain::Left,
+    error::{Error, Kind, Result},
+    reload::Origins,
+    service::{self, End, Start},
+};
+use crate::{
+    config::{Env, daemon::LogFormat},
+    telemetry::logs::{Format, Logs},
+};
+
+/// What signals add to their number for the exit code, as shells do.
+const BY_SIGNAL: u8 = 128;
+
+/// Runs the daemon of this process.
+pub fn main() -> ExitCode {
+    let began = Instant::now();
+    panic::set_hook(Box::new(|info| {
+        let place = info
+            .location()
+            .map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
+        let what = info.payload_as_str().unwrap_or("panic");
+        let error = Error::new(Kind::Bug, format!("{what}{place}"))
+            .hint("please report it with this line and what led to it");
+        // To the log, and to whoever looks before there is one. A request that panicked has no answer; the others go on.
+        tracing::error!(error = error.message, "Bug");
+        note(&error.render());
+    }));
+    let code =
+        panic::catch_unwind(AssertUnwindSafe(|| run(began))).unwrap_or_else(|_| Kind::Bug.code());
+    ExitCode::from(code)
+}
+
+fn run(began: Instant) -> u8 {
+    let args = match Args::parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(e) => {
+            // Help and version go to standard output; who does not read it to the end is no error.
+            let _ = e.print();
+            return u8::try_from(e.exit_code()).unwrap_or(Kind::Usage.code());
+        }
+    };
+    execute(args, began).unwrap_or_else(|e| {
+        note(&e.render());
+        e.kind.code()
+    })
+}
+
+fn execute(args: Args, began: Instant) -> Result<u8> {
+    let origins = Origins {
+        env: Env::capture(),
+        file: args.config,
+        flags: args.layer,
+    };
+    let loaded = origins.load()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("cachectld")
+        .build()
+        .map_err(|e| Error::failed(format!("cannot start threads: {e}")))?;
+    if args.check {
+        runtime.block_on(check::check(&loaded.config))?;
+        data(&check::table(&loaded))?;
+        return Ok(0);
+    }
+    let format = match loaded.config.log_format {
+        Some(LogFormat::Text) => Format::Text,
+        Some(LogFormat::Json) => Format::Json,
+        None => Format::for_stderr(),
+    };
+    let logs = Logs::start(&loaded.config.log, format).map_err(Error::usage)?;
+    let start = Start {
+        origins,
+        loaded,
+        logs: Arc::new(logs),
+        began,
+    };
+    let end = runtime.block_on(service::run(start));
+    // Blocking work that was given up must not hold up the end; what it left behind bears no final name.
+    runtime.shutdown_background();
+    match end {
+        Ok(End::Drained(left)) if left == Left::default() => Ok(0),
+        Ok(End::Drained(_)) => Ok(Kind::Failed.code()),
+        Ok(End::Cut(number)) => Ok(BY_SIGNAL + number),
+        // What reads the log gets it as a line like the others.
+        Err(Error {
+            kind,
+            message,
+            hint,
+        }) if format == Format::Json => {
+            tracing::error!(
+                error = message,
+                hint = hint.unwrap_or_default(),
+                "Not started"
+            );
+            Ok(kind.code())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes to standard output; a reader that has gone away is none of our trouble.
+fn data(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::failed(format!(
+            "cannot write to standard output: {e}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Writes to standard error, come what may: there is nowhere to complain.
+fn note(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,230 @@
+//! The life of the process: it claims its place, opens its doors, serves, follows signals, drains.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::watch;
+
+use super::{
+    background,
+    build::{self, Built, Phase},
+    check,
+    drain::{self, Asked, Left, Signals},
+    error::{Error, Result},
+    limit::{self, Limit},
+    listen::{self, Service},
+    live::Live,
+    notify::Notify,
+    reload::{Origins, Reloader},
+    socket::Listener,
+    state::StateDir,
+};
+use crate::{
+    config::{
+        Loaded, Origin,
+        daemon::{Config, address::Address},
+    },
+    task::{self, Task},
+    telemetry::logs::Logs,
+};
+
+/// What a start needs.
+pub(super) struct Start {
+    pub(super) origins: Origins,
+    pub(super) loaded: Loaded<Config>,
+    pub(super) logs: Arc<Logs>,
+    /// When the process began.
+    pub(super) began: Instant,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Drained; this was left undone.
+    Drained(Left),
+    /// A second signal, by its number.
+    Cut(u8),
+}
+
+/// What runs while the daemon serves.
+struct Running {
+    serving: Vec<Task<()>>,
+    stop: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
+    connections: Arc<Limit>,
+    built: Built,
+    /// Dropped with this, which ends it.
+    _background: Vec<Task<()>>,
+    /// Last, so that nobody else has it before the rest is gone.
+    _state: StateDir,
+}
+
+/// Runs until a signal says that it is to end.
+pub(super) async fn run(start: Start) -> Result<End> {
+    let mut signals =
+        Signals::listen().map_err(|e| Error::failed(format!("cannot listen to signals: {e}")))?;
+    let notify = Notify::from_env(&start.origins.env);
+    let (mut reloader, running) = tokio::select! {
+        started = open(start, &notify) => started?,
+        number = signals.end() => return Ok(End::Cut(number)),
+    };
+    let _watchdog = notify.live();
+    loop {
+        match signals.next().await {
+            Asked::Reload => {
+                notify.reloading();
+                reloader.reload().await;
+                notify.ready("Serving");
+            }
+            Asked::End(signal) => {
+                tracing::info!(signal, "Draining");
+                notify.stopping();
+                let limit = reloader.running.config.drain_timeout;
+                return Ok(tokio::select! {
+                    biased;
+                    number = signals.end() => End::Cut(number),
+                    left = close(running, limit) => End::Drained(left),
+                });
+            }
+        }
+    }
+}
+
+/// Opens everything, says so, and serves.
+async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
+    let Start {
+        origins,
+        loaded,
+        logs,
+        began,
+    } = start;
+    announce(&loaded);
+    let open_files = limit::raise_open_files();
+    let state_dir = loaded.config.state_dir.clone();
+    let state = task::blocking(move || StateDir::claim(&state_dir)).await?;
+    let (phase, phases) = watch::channel(Phase::Starting);
+    let built = build::build(&loaded.config, &origins.env, state.path(), phases).await?;
+    let (doors, admin) = bind(&loaded.config).await?;
+    let (sender, live) = Live::new(loaded.config.clone());
+    let (stop, stopped) = watch::channel(false);
+    let count = limit::connections(loaded.config.max_connections, open_files);
+    let service = Service {
+        handler: built.doors.clone(),
+        tls: built.tls.clone(),
+        connections: Arc::new(Limit::new(count)),
+        stop: stopped,
+    };
+    let probes = Service {
+        handler: built.admin.clone(),
+        tls: None,
+        // Of their own, so that probes and metrics are answered when the doors are full.
+        connections: Arc::new(Limit::new(64)),
+        ..service.clone()
+    };
+    let mut serving = Vec::new();
+    for (listeners, service, serves) in [(doors, &service, "doors"), (admin, &probes, "admin")] {
+        for listener in listeners {
+            tracing::info!(url = listener.url(), serves, "Listening");
+            let work = listen::serve(listener, service.clone());
+            serving.push(task::spawn("listener", work));
+        }
+    }
+    phase.send_replace(Phase::Serving);
+    let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        connections = count,
+        open_files,
+        ready_ms,
+        "Ready"
+    );
+    notify.ready("Serving");
+    let expiry = background::expire_uploads(live, built.uploads.clone(), built.store.clone());
+    let reloader = Reloader {
+        origins,
+        running: loaded,
+        live: sender,
+        authority: built.authority.clone(),
+        tls: built.tls.clone(),
+        caches: built.caches.clone(),
+        logs,
+        connections: service.connections.clone(),
+        requests: built.requests.clone(),
+        open_files,
+    };
+    let running = Running {
+        serving,
+        stop,
+        phase,
+        connections: service.connections,
+        built,
+        _background: vec![expiry],
+        _state: state,
+    };
+    Ok((reloader, running))
+}
+
+/// Says which settings hold, and where each came from: what was set, and what depends on this machine, on lines of their own.
+fn announce(loaded: &Loaded<Config>) {
+    let file = loaded.file.as_ref().map(|f| f.display().to_string());
+    tracing::info!(file = file.unwrap_or_else(|| "none".to_owned()), "Settings");
+    let found = loaded.config.found();
+    let mut defaults = Vec::new();
+    for row in check::rows(loaded) {
+        if row.origin == Origin::Default && found.iter().all(|(key, _)| *key != row.key) {
+            defaults.push(format!("{}: {}", row.key, row.value));
+            continue;
+        }
+        let origin = row.origin.to_string();
+        tracing::info!(key = row.key, value = row.value, origin, "Setting");
+    }
+    tracing::info!(settings = defaults.join("; "), "Settings at their defaults");
+}
+
+/// Opens the sockets: of the doors, and of probes and metrics alone.
+async fn bind(config: &Config) -> Result<(Vec<Listener>, Vec<Listener>)> {
+    let mut doors = Vec::new();
+    for address in &config.listen {
+        doors.push(Listener::tcp(*address).await?);
+    }
+    if let Some(socket) = &config.socket {
+        doors.push(Listener::unix(socket).await?);
+    }
+    let mut admin = Vec::new();
+    for socket in &config.admin_listen {
+        let address = Address {
+            socket: *socket,
+            tls: false,
+        };
+        admin.push(Listener::tcp(address).await?);
+    }
+    Ok((doors, admin))
+}
+
+/// Closes the doors and waits for what is under way, for so long.
+async fn close(running: Running, limit: std::time::Duration) -> Left {
+    let began = tokio::time::Instant::now();
+    // A limit of centuries is none.
+    let far = began + std::time::Duration::from_hours(24 * 365);
+    let until = began.checked_add(limit).unwrap_or(far);
+    running.phase.send_replace(Phase::Draining);
+    running.stop.send_replace(true);
+    let queues = &running.built.queues;
+    let left = drain::drain(running.serving, &running.connections, queues, until).await;
+    let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if left == Left::default() {
+        tracing::info!(elapsed_ms, "Ended");
+    } else {
+        let Left {
+            connections,
+            queued,
+        } = left;
+        tracing::warn!(
+            connections,
+            queued,
+            elapsed_ms,
+            "Ended before everything was done: raise drain_timeout if that happens often"
+        );
+    }
+    left
+}

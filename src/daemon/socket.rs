@@ -1,0 +1,196 @@
+//! Sockets: opened, named, and removed again.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{TcpListener, UnixListener};
+
+use super::{
+    error::{Error, Result, with_causes},
+    who,
+};
+use crate::{
+    config::daemon::{Group, Socket, address::Address},
+    fs, task,
+};
+
+/// Where group names are looked up; names that come from elsewhere (LDAP) are to be given as numbers.
+const GROUPS: &str = "/etc/group";
+
+/// An open socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address, and whether TLS is spoken there.
+    Tcp(TcpListener, Address),
+    /// A unix socket.
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a unix socket; removed when this is dropped, unless another one has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "Socket not removed");
+        }
+    }
+}
+
+impl Listener {
+    /// Listens on an address; port 0 is any that is free.
+    ///
+    /// # Errors
+    /// With the program that has the port, where it can be found out.
+    pub(super) async fn tcp(address: Address) -> Result<Self> {
+        let refused = match TcpListener::bind(address.socket).await {
+            Ok(listener) => {
+                let socket = listener.local_addr().unwrap_or(address.socket);
+                return Ok(Self::Tcp(listener, Address { socket, ..address }));
+            }
+            Err(e) => e,
+        };
+        let addr = address.socket;
+        let port = addr.port();
+        Err(match refused.kind() {
+            io::ErrorKind::AddrInUse => {
+                let other = task::blocking(move || who::listens_on(addr)).await;
+                let hint = match &other {
+                    Some(_) => format!(
+                        "end that one, or listen on another port: --listen {}:0 takes any",
+                        addr.ip()
+                    ),
+                    None => format!(
+                        "`ss -ltnp 'sport = :{port}'`, as root, says which program that is; or listen on another port with --listen"
+                    ),
+                };
+                let other = other.unwrap_or_else(|| "another program".to_owned());
+                Error::failed(format!("cannot listen on {addr}: {other} listens there")).hint(hint)
+            }
+            io::ErrorKind::PermissionDenied => Error::failed(format!(
+                "cannot listen on {addr}: {refused}"
+            ))
+            .hint("ports below 1024 are root's; take a higher one, or give CAP_NET_BIND_SERVICE"),
+            _ => Error::failed(format!("cannot listen on {addr}: {refused}")),
+        })
+    }
+
+    /// Listens on a unix socket; what a dead daemon left there is replaced, a living one's is not.
+    ///
+    /// The file appears with its mode and group, so nobody gets in before these hold.
+    ///
+    /// # Errors
+    /// Somebody answers there; something else stands there; the group does not exist.
+    pub(super) async fn unix(socket: &Socket) -> Result<Self> {
+        let path = socket.path.as_path();
+        let cannot = |why: &str| {
+            Error::failed(format!("cannot listen on unix:{}: {why}", path.display()))
+                .hint("set another path with --socket, or --socket none")
+        };
+        match tokio::net::UnixStream::connect(path).await {
+            Ok(_) => return Err(cannot("another program answers there")),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(cannot(&e.to_string()));
+            }
+            // Nobody there, or nobody any more: what stands there is looked at below.
+            Err(_) => {}
+        }
+        let wanted = socket.clone();
+        let bound = task::blocking(move || bind(&wanted)).await;
+        let (listener, file) = bound.map_err(|why| cannot(&why))?;
+        listener
+            .set_nonblocking(true)
+            .and_then(|()| UnixListener::from_std(listener))
+            .map(|listener| Self::Unix(listener, file))
+            .map_err(|e| cannot(&e.to_string()))
+    }
+
+    /// Where it listens, as a URL: `http://127.0.0.1:5000`, `unix:/run/cachectld.sock`.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Tcp(_, address) => address.to_string(),
+            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
+        }
+    }
+
+    /// The address with the port that was taken; `None` of a unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_, address) => Some(address.socket),
+            Self::Unix(..) => None,
+        }
+    }
+}
+
+/// Binds in a folder that only we can enter, and moves the socket to its place when it is as it shall be.
+fn bind(
+    socket: &Socket,
+) -> std::result::Result<(std::os::unix::net::UnixListener, SocketFile), String> {
+    let path = std::path::absolute(&socket.path).map_err(|e| e.to_string())?;
+    let parent = path.parent().ok_or("it is no path of a file")?;
+    fs::make_dirs(parent).map_err(|e| with_causes(&e))?;
+    match std::fs::symlink_metadata(&path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err("something else than a socket is there".to_owned());
+        }
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.to_string()),
+        _ => {}
+    }
+    let group = socket.group.as_ref().map(group_id).transpose()?;
+    let folder = tempfile::Builder::new()
+        .prefix(".")
+        .tempdir_in(parent)
+        .map_err(|e| e.to_string())?;
+    let new = folder.path().join("s");
+    let place = || -> io::Result<_> {
+        let listener = std::os::unix::net::UnixListener::bind(&new)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(socket.mode))?;
+        if group.is_some() {
+            std::os::unix::fs::chown(&new, None, group)?;
+        }
+        let found = std::fs::symlink_metadata(&new)?;
+        std::fs::rename(&new, &path)?;
+        let file = SocketFile {
+            path: path.clone(),
+            device: found.dev(),
+            inode: found.ino(),
+        };
+        Ok((listener, file))
+    };
+    place().map_err(|e| e.to_string())
+}
+
+/// The number of a group.
+pub(super) fn group_id(group: &Group) -> std::result::Result<u32, String> {
+    let name = match group {
+        Group::Id(id) => return Ok(*id),
+        Group::Name(name) => name,
+    };
+    let table = std::fs::read_to_string(Path::new(GROUPS))
+        .map_err(|e| format!("cannot look up the group `{name}` in {GROUPS}: {e}"))?;
+    id_in(&table, name)
+        .ok_or_else(|| format!("there is no group `{name}` in {GROUPS}; a number does too"))
+}
+
+/// The number of `name` in a table as `/etc/group` is one (group(5)).
+fn id_in(table: &str, name: &str) -> Option<u32> {
+    table
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|f| f.len() > 2 && f[0] == name)
+        .and_then(|f| f[2].parse().ok())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! The state folder, which one daemon at a time has.
+
+use std::{
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::error::{Error, Result};
+use crate::fs::{self, Durability, Lock, LockMode};
+
+/// The file that is locked.
+const LOCK: &str = "lock";
+/// The file that says which process has the lock; only for messages.
+const PID: &str = "pid";
+
+/// A state folder that is ours until this is dropped, or the process ends.
+#[derive(Debug)]
+pub(super) struct StateDir {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl StateDir {
+    /// Makes the folder where it is missing, for this user alone, and locks it. Blocks.
+    ///
+    /// # Errors
+    /// Another daemon has it; it cannot be made or written to.
+    pub(super) fn claim(path: &Path) -> Result<Self> {
+        let unusable = |e: fs::Error| {
+            let why = super::error::with_causes(&e);
+            Error::failed(format!(
+                "cannot use the state folder {}: {why}",
+                path.display()
+            ))
+            .hint("set CACHECTLD_STATE_DIR or --state to a folder that this user may write to")
+        };
+        let path =
+            &std::path::absolute(path).map_err(|e| unusable(fs::Error::new("find", path, e)))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|e| unusable(fs::Error::new("make folder", path, e)))?;
+        let lock = Lock::try_now(&path.join(LOCK), LockMode::Exclusive).map_err(unusable)?;
+        let pid = path.join(PID);
+        let Some(lock) = lock else {
+            let other = fs::read_if_there(&pid, 64).ok().flatten();
+            let other = other.and_then(|b| String::from_utf8(b).ok());
+            let other = other.map_or_else(String::new, |pid| format!(" (pid {})", pid.trim()));
+            return Err(Error::failed(format!(
+                "another cachectld{other} uses the state folder {}",
+                path.display()
+            ))
+            .hint("end that one, or give this one a folder of its own with --state"));
+        };
+        let own = format!("{}\n", std::process::id());
+        fs::write_atomic(&pid, own.as_bytes(), Durability::Rename).map_err(unusable)?;
+        Ok(Self {
+            path: path.clone(),
+            _lock: lock,
+        })
+    }
+
+    /// The folder, absolute.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_claimed_once_and_free_again_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let first = StateDir::claim(&path).unwrap();
+        let e = StateDir::claim(&path).unwrap_err();
+        let pid = format!("another cachectld (pid {})", std::process::id());
+        assert!(e.message.starts_with(&pid), "{}", e.message);
+        drop(first);
+        assert!(StateDir::claim(&path).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_folder_says_so() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let e = StateDir::claim(&file.path().join("state")).unwrap_err();
+        assert!(e.message.contains("cannot use the state folder"));
+        assert!(e.hint.unwrap().contains("--state"));
+    }
+}

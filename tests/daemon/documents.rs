@@ -1,0 +1,127 @@
+//! The documents say what the daemon does: every key, variable and flag.
+
+use std::path::Path;
+
+use cachectl::config::{
+    Env, Layer,
+    daemon::{TABLE, keys::is_live, load},
+    table::{Key, Shape},
+};
+
+use super::{Daemon, cachectld};
+use crate::support::node::Node;
+
+const REFERENCE: &str = include_str!("../../docs/cachectld-config.md");
+
+/// The row of a key in the reference.
+fn row(key: &Key) -> String {
+    let variables: Vec<String> = key.variables().map(|v| format!("`{v}`")).collect();
+    let flag = key
+        .flag
+        .map_or_else(|| "—".to_owned(), |f| format!("`--{f}`"));
+    let written = match key.shape {
+        Shape::Text => "text",
+        Shape::Url => "URL",
+        Shape::Path => "path",
+        Shape::Flag => "true, false",
+        Shape::Count => "number",
+        Shape::Size => "size",
+        Shape::Rate => "size per second",
+        Shape::Time => "time",
+        Shape::Days => "days",
+        Shape::Secret => "text, never shown",
+        Shape::List => "list",
+        Shape::Rules => "list of rules",
+    };
+    let takes_effect = if is_live(key.name) {
+        "reload"
+    } else {
+        "restart"
+    };
+    format!(
+        "| `{}` | {} | {flag} | {written} | {} | {takes_effect} | {} |",
+        key.name,
+        variables.join(", "),
+        key.default,
+        key.about
+    )
+}
+
+#[test]
+fn the_reference_has_the_row_of_every_key() {
+    let lacking: Vec<String> = TABLE
+        .keys()
+        .iter()
+        .map(row)
+        .filter(|row| !REFERENCE.lines().any(|line| line == row))
+        .collect();
+    assert!(
+        lacking.is_empty(),
+        "docs/cachectld-config.md lacks:\n{}",
+        lacking.join("\n")
+    );
+    let rows = REFERENCE.lines().filter(|l| l.contains("`CACHECTLD_"));
+    let keys = rows.filter(|l| l.starts_with("| `")).count();
+    assert_eq!(
+        keys,
+        TABLE.keys().len(),
+        "it has rows of keys that are gone"
+    );
+    assert!(REFERENCE.contains(TABLE.config_variable));
+}
+
+#[test]
+fn the_example_has_every_key_and_is_read() {
+    const EXAMPLE: &str = include_str!("../../examples/cachectld.toml");
+    let on = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => rest,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    let node = Node::new();
+    let env: Env = [("HOME", "/home/u")].into_iter().collect();
+    // As it is, it sets nothing; switched on, it sets everything.
+    for (text, set) in [(EXAMPLE, 0), (&on, TABLE.keys().len())] {
+        let path = node.path("example.toml");
+        std::fs::write(&path, text).unwrap();
+        let loaded = load(&env, Some(Path::new(&path)), Layer::default()).unwrap();
+        let unset: Vec<_> = TABLE
+            .keys()
+            .iter()
+            .filter(|k| loaded.layer.get(k.name).is_none())
+            .map(|k| k.name)
+            .collect();
+        assert_eq!(TABLE.keys().len() - unset.len(), set, "not set: {unset:?}");
+    }
+}
+
+#[test]
+fn help_names_every_flag_with_its_default() {
+    let node = Node::new();
+    let help = cachectld(&node).arg("--help").output().unwrap();
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    for flag in TABLE.keys().iter().filter_map(|k| k.flag) {
+        assert!(help.contains(&format!("--{flag}")), "--{flag}");
+    }
+    assert!(help.contains("--check-config") && help.contains("Exit codes:"));
+}
+
+#[test]
+fn what_a_start_says_are_all_settings() {
+    let node = Node::new();
+    let daemon = Daemon::start(&node, &["--upload-ttl", "2h"]);
+    let set = daemon.lines("Setting");
+    let own = set.iter().find(|l| l["key"] == "upload_ttl").unwrap();
+    assert_eq!(own["value"], "2h");
+    assert_eq!(own["origin"], "--upload-ttl");
+    let rest = daemon.wait_for("Settings at their defaults");
+    let rest = rest["settings"].as_str().unwrap().to_owned();
+    for key in TABLE.keys() {
+        let own = set.iter().any(|l| l["key"] == key.name);
+        assert!(own || rest.contains(key.name), "{}", key.name);
+    }
+}

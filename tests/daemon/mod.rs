@@ -1,0 +1,11 @@
+//! The daemon's process as whoever runs it meets it: start, settings, signals, sockets, exit codes.
+
+mod documents;
+mod ending;
+mod limits;
+mod process;
+mod reloading;
+mod starting;
+mod tls;
+
+use process::{Daemon, cachectld, failure};

@@ -1,0 +1,305 @@
+//! Starting: without settings, with wrong ones, where somebody else is already.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    process::Command,
+};
+
+use super::{
+    Daemon, cachectld, failure,
+    process::{file, status},
+};
+use crate::support::node::Node;
+
+#[test]
+fn without_arguments_it_serves_or_says_who_has_the_port() {
+    let node = Node::new();
+    let daemon = Daemon::spawn(cachectld(&node));
+    let began = std::time::Instant::now();
+    while daemon.lines("Ready").is_empty() {
+        // Port 5000 may be another program's, on the machine of whoever runs this test.
+        if let Some(line) = daemon.lines("Not started").first() {
+            let why = line["error"].as_str().unwrap();
+            assert!(
+                why.starts_with("cannot listen on 127.0.0.1:5000: "),
+                "{why}"
+            );
+            return;
+        }
+        assert!(began.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(daemon.address(), "127.0.0.1:5000");
+    assert_eq!(daemon.status("GET", "/v2/"), 200);
+    assert!(node.path("home/.cache/cachectl/blobs").is_dir());
+    assert!(node.path("home/.local/state/cachectld/lock").is_file());
+}
+
+#[test]
+fn every_listener_is_named_and_answers() {
+    let node = Node::new();
+    let socket = node.path("s.sock");
+    let daemon = Daemon::start(
+        &node,
+        &[
+            "--listen",
+            "127.0.0.2:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--socket",
+            socket.to_str().unwrap(),
+            "--socket-mode",
+            "0640",
+        ],
+    );
+    let found = daemon.listeners();
+    let serves: Vec<&str> = found.iter().map(|(_, serves)| &**serves).collect();
+    assert_eq!(serves, ["doors", "doors", "doors", "admin"]);
+    let address = |i: usize| found[i].0.strip_prefix("http://").unwrap();
+    assert!(address(1).starts_with("127.0.0.2:"));
+    for i in [0, 1] {
+        assert_eq!(status(address(i), "GET", "/v2/"), 200);
+        // Probes are apart.
+        assert_eq!(status(address(i), "GET", "/readyz"), 404);
+    }
+    assert_eq!(status(address(3), "GET", "/readyz"), 200);
+    assert_eq!(status(address(3), "GET", "/v2/"), 404);
+    assert_eq!(found[2].0, format!("unix:{}", socket.display()));
+    assert!(UnixStream::connect(&socket).is_ok());
+    let mode = fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+}
+
+#[test]
+fn check_config_prints_what_would_hold_without_secrets() {
+    let node = Node::new();
+    let config = file(
+        &node,
+        "c.toml",
+        "store = \"s3://bucket/p\"\nlisten = [\"127.0.0.1:7\"]\n[registry]\npassword = \"hunter2\"\n",
+    );
+    let done = cachectld(&node)
+        .args(["--check-config", "--config", &config, "--upload-ttl", "2h"])
+        .env("CACHECTLD_MAX_REQUESTS", "9")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(done.status.code(), Some(0), "{text}");
+    let row = |key: &str| {
+        let mut rows = text.lines().filter(|l| l.split(' ').next() == Some(key));
+        let row = rows.next().unwrap().split_whitespace();
+        row.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(row("store"), format!("store s3://bucket/p {config}:1"));
+    assert_eq!(row("upload_ttl"), "upload_ttl 2h --upload-ttl");
+    assert_eq!(
+        row("max_requests"),
+        "max_requests 9 $CACHECTLD_MAX_REQUESTS"
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+    assert!(!node.path("home/.local").exists(), "a check makes nothing");
+}
+
+#[test]
+fn wrong_settings_end_with_2_and_say_where_and_what() {
+    let node = Node::new();
+    let broken = file(&node, "broken.toml", "[auth]\nhtpaswd = \"x\"\n");
+    let loud = file(&node, "loud.toml", "log = \"cachectl=loud\"\n");
+    let users = file(&node, "users.toml", "[auth]\nhtpasswd = \"missing\"\n");
+    let keys = file(
+        &node,
+        "keys.toml",
+        "[tls]\ncert = \"missing.pem\"\nkey = \"missing.key\"\n",
+    );
+    for (args, wants) in [
+        (
+            &["--config", &broken][..],
+            &["broken.toml:2", "did you mean `auth.htpasswd`?"][..],
+        ),
+        (
+            &["--config", "/nonexistent"],
+            &["does not exist (--config)"],
+        ),
+        (&["--config", &loud], &["`log` is no filter"]),
+        (&["--config", &users], &["missing"]),
+        (&["--config", &keys], &["missing.pem"]),
+        (&["--listen", ":5000"], &["0.0.0.0 or [::]"]),
+        (&["--store", "oci://h/r"], &["cannot stand behind a daemon"]),
+        (&["--lisen", "x"], &["--listen"]),
+        (&["--socket-group", "no such group"], &["there is no group"]),
+        (
+            &["--listen", "0.0.0.0:0"],
+            &["without authentication", "auth.insecure_no_auth"],
+        ),
+    ] {
+        let mut check = cachectld(&node);
+        check.arg("--check-config").args(args);
+        let (code, said) = failure(check);
+        assert_eq!(code, 2, "{args:?}: {said}");
+        for want in wants {
+            assert!(said.contains(want), "{args:?}: {said}");
+        }
+    }
+    let mut mistyped = cachectld(&node);
+    mistyped
+        .arg("--check-config")
+        .env("CACHECTLD_STOER", "disk:/x");
+    let (code, said) = failure(mistyped);
+    assert!(code == 2 && said.contains("`CACHECTLD_STORE`"), "{said}");
+}
+
+#[test]
+fn without_a_home_it_says_what_to_set() {
+    let node = Node::new();
+    let mut homeless = cachectld(&node);
+    for variable in ["HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"] {
+        homeless.env_remove(variable);
+    }
+    let (code, said) = failure(homeless);
+    assert_eq!(code, 2);
+    assert!(said.contains("CACHECTLD_STATE_DIR"), "{said}");
+}
+
+#[test]
+fn the_network_is_served_without_authentication_only_if_told() {
+    let node = Node::new();
+    let mut open = cachectld(&node);
+    open.args(["--listen", "0.0.0.0:0"]);
+    let (code, said) = failure(open);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("auth.insecure_no_auth"), "{said}");
+    let mut told = cachectld(&node);
+    told.args(["--listen", "0.0.0.0:0", "--insecure-no-auth"]);
+    let daemon = Daemon::run(told);
+    let port = daemon.address().rsplit_once(':').unwrap().1.to_owned();
+    assert_eq!(status(&format!("127.0.0.1:{port}"), "GET", "/v2/"), 200);
+}
+
+#[test]
+fn two_daemons_do_not_share_a_state_folder() {
+    let node = Node::new();
+    let first = Daemon::start(&node, &[]);
+    let pid = first.wait_for("Ready")["pid"].to_string();
+    let mut second = cachectld(&node);
+    second.args(["--listen", "127.0.0.1:0", "--socket", "none"]);
+    let (code, said) = failure(second);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains(&format!("another cachectld (pid {pid}) uses")),
+        "{said}"
+    );
+    assert!(said.contains("--state"), "{said}");
+    assert_eq!(first.status("GET", "/readyz"), 200);
+}
+
+#[test]
+fn a_taken_port_names_who_has_it() {
+    let node = Node::new();
+    let first = Daemon::start(&node, &[]);
+    let pid = first.wait_for("Ready")["pid"].to_string();
+    let mut second = cachectld(&node);
+    let state = node.path("other");
+    second.args(["--listen", &first.address(), "--socket", "none"]);
+    second.arg("--state").arg(state);
+    let (code, said) = failure(second);
+    assert_eq!(code, 1);
+    let who = format!("cachectld (pid {pid}) listens there");
+    assert!(said.contains(&who), "{said}");
+}
+
+#[test]
+fn a_taken_socket_is_left_alone() {
+    let node = Node::new();
+    let first = Daemon::start(&node, &[]);
+    let mut second = cachectld(&node);
+    second.args(["--listen", "127.0.0.1:0", "--socket"]);
+    second.arg(first.socket());
+    second.arg("--state").arg(node.path("other"));
+    let (code, said) = failure(second);
+    assert_eq!(code, 1);
+    assert!(said.contains("another program answers there"), "{said}");
+    assert!(UnixStream::connect(first.socket()).is_ok());
+}
+
+#[test]
+fn the_socket_of_a_killed_daemon_is_replaced() {
+    let node = Node::new();
+    let mut first = Daemon::start(&node, &[]);
+    let socket = first.socket();
+    first.kill();
+    assert!(socket.exists() && UnixStream::connect(&socket).is_err());
+    let second = Daemon::start(&node, &[]);
+    assert_eq!(second.socket(), socket);
+    assert!(UnixStream::connect(&socket).is_ok());
+}
+
+#[test]
+fn a_state_folder_that_is_read_only_says_so() {
+    let node = Node::new();
+    let folder = node.path("home/read-only");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
+    let own = cachectld(&node);
+    // Root writes to what it likes.
+    let mut daemon = if rustix::process::geteuid().is_root() {
+        let mut other = node.command("setpriv");
+        other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        other.arg("--").arg(own.get_program());
+        other
+    } else {
+        own
+    };
+    daemon.args(["--listen", "127.0.0.1:0", "--socket", "none", "--state"]);
+    daemon.arg(folder.join("state"));
+    let (code, said) = failure(daemon);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("cannot use the state folder"), "{said}");
+    assert!(said.contains("CACHECTLD_STATE_DIR"), "{said}");
+}
+
+#[test]
+fn a_remote_that_is_away_does_not_keep_it_from_starting() {
+    let node = Node::new();
+    let mut command = cachectld(&node);
+    command
+        .args(["--listen", "127.0.0.1:0", "--store"])
+        .arg("s3://bucket/p?region=us-east-1&endpoint=http://127.0.0.1:1")
+        .env("AWS_ACCESS_KEY_ID", "a")
+        .env("AWS_SECRET_ACCESS_KEY", "b")
+        .env("CACHECTLD_RETRY_FOR", "0");
+    let daemon = Daemon::run(command);
+    assert_eq!(daemon.status("GET", "/livez"), 200);
+    assert_eq!(daemon.status("GET", "/v2/"), 200);
+    assert_eq!(daemon.status("GET", "/v2/app/manifests/latest"), 503);
+}
+
+#[test]
+fn people_get_an_error_and_machines_a_line_of_the_log() {
+    let node = Node::new();
+    for (format, begins) in [("text", "error: cannot"), ("json", "{")] {
+        let mut daemon = cachectld(&node);
+        daemon.args(["--listen", "203.0.113.1:5000", "--insecure-no-auth"]);
+        // Without the lines before it.
+        daemon.args(["--log", "error", "--log-format", format]);
+        let (code, said) = failure(daemon);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.starts_with(begins), "{said}");
+        assert!(said.contains("cannot listen on 203.0.113.1:5000"), "{said}");
+    }
+}
+
+#[test]
+fn with_few_open_files_it_takes_fewer_connections() {
+    let node = Node::new();
+    let own = cachectld(&node);
+    let mut few: Command = node.command("sh");
+    few.args(["-c", "ulimit -n 256; exec \"$0\" \"$@\""]);
+    few.arg(own.get_program());
+    few.args(["--listen", "127.0.0.1:0", "--max-connections", "500"]);
+    let daemon = Daemon::run(few);
+    let ready = daemon.wait_for("Ready");
+    assert_eq!(ready["open_files"], 256);
+    assert_eq!(ready["connections"], 64);
+    assert_eq!(daemon.status("GET", "/v2/"), 200);
+}

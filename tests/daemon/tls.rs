@@ -1,0 +1,65 @@
+//! TLS at the doors: beside plain HTTP, and with certificates that are replaced while it runs.
+
+use std::fs;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustix::process::Signal;
+
+use super::{Daemon, cachectld};
+use crate::support::node::Node;
+
+/// Puts a new certificate for 127.0.0.1 in its place; it is its own authority.
+fn certificate(node: &Node) -> reqwest::Certificate {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(node.path("c.pem"), cert.pem()).unwrap();
+    fs::write(node.path("k.pem"), signing_key.serialize_pem()).unwrap();
+    reqwest::Certificate::from_pem(cert.pem().as_bytes()).unwrap()
+}
+
+/// Status of a request of somebody who believes in `authority` only.
+async fn asked(authority: &reqwest::Certificate, url: &str) -> Option<u16> {
+    // Fails only if there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder()
+        .tls_certs_only([authority.clone()])
+        .no_proxy()
+        .build()
+        .unwrap();
+    let answer = client.get(format!("{url}/v2/")).send().await.ok()?;
+    Some(answer.status().as_u16())
+}
+
+#[tokio::test]
+async fn certificates_are_replaced_while_it_runs() {
+    let node = Node::new();
+    let first = certificate(&node);
+    let mut command = cachectld(&node);
+    command
+        .args(["--listen", "127.0.0.1:0"])
+        .args(["--listen", "http://127.0.0.1:0"])
+        .arg("--tls-cert")
+        .arg(node.path("c.pem"))
+        .arg("--tls-key")
+        .arg(node.path("k.pem"));
+    let daemon = Daemon::run(command);
+    let found = daemon.listeners();
+    let (tls, plain) = (&found[0].0, &found[1].0);
+    assert!(tls.starts_with("https://") && plain.starts_with("http://"));
+    assert_eq!(asked(&first, tls).await, Some(200));
+    assert_eq!(asked(&first, plain).await, Some(200));
+
+    let second = certificate(&node);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for("Reloaded");
+    assert_eq!(asked(&second, tls).await, Some(200));
+    assert_eq!(asked(&first, tls).await, None);
+
+    // A key that does not belong to the certificate is not taken over.
+    let key = fs::read(node.path("k.pem")).unwrap();
+    certificate(&node);
+    fs::write(node.path("k.pem"), key).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for("Not reloaded: everything stays as it was");
+    assert_eq!(asked(&second, tls).await, Some(200));
+}
