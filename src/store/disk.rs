@@ -362,7 +362,9 @@ impl Untag for Disk {
 impl Records for Disk {
     async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         let at = key.to_owned();
-        let read = self.run("read record", key, move |f| f.tree.read("read record", &at, limit));
+        let read = self.run("read record", key, move |f| {
+            f.tree.read("read record", &at, limit)
+        });
         Ok(read.await?.map(Bytes::from))
     }
 
@@ -393,7 +395,9 @@ impl Records for Disk {
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {
-        let names = self.run("list", "repositories", |f| f.repos("list")).await?;
+        let names = self
+            .run("list", "repositories", |f| f.repos("list"))
+            .await?;
         let mut repos: Vec<Repo> = names.iter().filter_map(|n| Repo::unescape(n)).collect();
         repos.sort_unstable();
         Ok(repos)

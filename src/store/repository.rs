@@ -71,7 +71,11 @@ impl Repository {
     }
 
     /// The bytes of `range` of a blob; tombstones are asked for by [`Self::stat_blob`].
-    pub async fn get_blob(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+    pub async fn get_blob(
+        &self,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
         self.store.get(desc, range).await
     }
 
@@ -179,11 +183,7 @@ impl Repository {
     }
 
     async fn publish(&self, manifest: &Manifest, tag: Option<&Tag>) -> Result<()> {
-        match self
-            .store
-            .publish(manifest, tag, &Expect::Anything)
-            .await?
-        {
+        match self.store.publish(manifest, tag, &Expect::Anything).await? {
             Published::Done => Ok(()),
             // Nothing was expected, so only a store that contradicts itself says so.
             Published::Conflict => Err(Error::new(

@@ -8,10 +8,13 @@
     reason = "a shelf: not every handle is used by every set of tests that is compiled in"
 )]
 
+pub(crate) mod cachectld;
 pub(crate) mod cli;
+pub(crate) mod door;
 pub(crate) mod gocache;
 pub(crate) mod goproject;
 pub(crate) mod node;
+mod process;
 pub(crate) mod scratch;
 pub(crate) mod servers;
 pub(crate) mod stores;

@@ -85,6 +85,34 @@ impl TestStore {
         }
     }
 
+    /// A registry with its back door.
+    pub(crate) fn of(server: Registry) -> Self {
+        let (url, env, place) = registry(server);
+        Self {
+            backend: Backend::DistributionV3,
+            url,
+            env,
+            place,
+        }
+    }
+
+    /// The URL of the same bucket through another port: a proxy's that leads to the server.
+    pub(crate) fn url_through(&self, port: u16) -> String {
+        match &self.place {
+            Place::Bucket { prefix, .. } => S3Server::url(port, prefix),
+            _ => unreachable!("only buckets are far away"),
+        }
+    }
+
+    /// The port that the server of a bucket listens on.
+    pub(crate) fn port(&self) -> u16 {
+        match &self.place {
+            Place::Bucket { server, .. } => server.port,
+            Place::Registry(registry) => registry.port,
+            Place::Folder(_) => unreachable!("a folder has no server"),
+        }
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

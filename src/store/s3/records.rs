@@ -14,7 +14,9 @@ use crate::store::{
 impl Records for S3 {
     async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         let read = self.wire.read("read record", key, limit).await;
-        Ok(read.map_err(|e| e.at(&self.wire.url, key))?.map(|r| r.bytes))
+        Ok(read
+            .map_err(|e| e.at(&self.wire.url, key))?
+            .map(|r| r.bytes))
     }
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
