@@ -8,6 +8,8 @@
     reason = "a shelf: not every handle is used by every set of tests that is compiled in"
 )]
 
+pub(crate) mod buildkit;
+pub(crate) mod buildx;
 pub(crate) mod cachectld;
 pub(crate) mod cli;
 pub(crate) mod door;
@@ -15,6 +17,7 @@ pub(crate) mod gocache;
 pub(crate) mod goproject;
 pub(crate) mod node;
 mod process;
+pub(crate) mod project;
 pub(crate) mod scratch;
 pub(crate) mod servers;
 pub(crate) mod stores;
