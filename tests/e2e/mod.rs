@@ -3,6 +3,7 @@
 //! Only the binary and its documented forms are used here, so these tests know nothing of the rooms behind it.
 mod aging;
 mod buildkit;
+mod buildkit_faults;
 mod go_project;
 mod harness;
 mod heal;

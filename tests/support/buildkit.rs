@@ -64,7 +64,7 @@ impl Builder {
     }
 
     /// A build of the project's last stage for this machine's platform, put together.
-    pub(crate) fn build(&self, project: &Project) -> Build {
+    pub(crate) fn build(&self, project: &Project) -> Build<'_> {
         let out = Scratch::new("built");
         let context = project.path().display();
         let mut command = self.buildctl();
@@ -75,6 +75,7 @@ impl Builder {
             .arg("--metadata-file")
             .arg(out.path().join("metadata.json"));
         Build {
+            builder: self,
             command,
             out,
             compression: "gzip",
@@ -105,14 +106,15 @@ pub(super) fn path_with_tools() -> OsString {
 
 /// A build that is being put together.
 #[derive(Debug)]
-pub(crate) struct Build {
+pub(crate) struct Build<'a> {
+    builder: &'a Builder,
     command: Command,
     out: Scratch,
     compression: &'static str,
     output: bool,
 }
 
-impl Build {
+impl<'a> Build<'a> {
     pub(crate) fn target(mut self, stage: &str) -> Self {
         self.command.arg(format!("--opt=target={stage}"));
         self
@@ -150,7 +152,7 @@ impl Build {
     }
 
     /// Starts it, for a test that does something else meanwhile.
-    pub(crate) fn start(mut self) -> Building {
+    pub(crate) fn start(mut self) -> Building<'a> {
         let out = self.out.path();
         if self.output {
             let (image, compression) = (out.join("image").display().to_string(), self.compression);
@@ -166,6 +168,7 @@ impl Build {
         self.command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = self.command.stderr(said).spawn().expect("buildctl starts");
         Building {
+            builder: self.builder,
             child,
             out: self.out,
             began: Instant::now(),
@@ -180,13 +183,15 @@ impl Build {
 
 /// A build under way.
 #[derive(Debug)]
-pub(crate) struct Building {
+pub(crate) struct Building<'a> {
+    /// Held, so that it outlives its build.
+    builder: &'a Builder,
     child: Child,
     out: Scratch,
     began: Instant,
 }
 
-impl Building {
+impl Building<'_> {
     pub(crate) fn is_over(&mut self) -> bool {
         self.child.try_wait().expect("our own child").is_some()
     }
@@ -232,9 +237,14 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// It is one of the Dockerfile's instructions, and not the builder's own `[internal]`, `importing`, `exporting`.
+    /// It is one of the Dockerfile's instructions, as `[linux/386 left 2/3] RUN …`, and not `[internal]`, `[auth]`,
+    /// `importing` or `exporting`.
     pub(super) fn is_instruction(&self) -> bool {
-        self.name.starts_with('[') && !self.name.starts_with("[internal]")
+        let place = self
+            .name
+            .strip_prefix('[')
+            .and_then(|name| name.split_once(']'));
+        place.is_some_and(|(place, _)| place.contains('/'))
     }
 }
 

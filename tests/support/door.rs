@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use super::cachectld::{Access, Cachectld};
+use super::link::Link;
 use super::scratch::Scratch;
 use super::servers::{DistributionV3, Login, docker_config};
 use super::stores::{Backend, TestStore};
@@ -83,11 +84,16 @@ impl Door {
 
     /// A daemon of ours over `store`.
     pub(crate) fn over(store: TestStore, access: Access) -> Self {
-        let daemon = Cachectld::over(store.url())
-            .envs(store.env())
-            .access(access)
-            .start();
+        let daemon = Cachectld::over(store.url());
+        let daemon = daemon.envs(store.env()).access(access).start();
         Self::new(daemon.port, access, store, Some(daemon))
+    }
+
+    /// A daemon of ours over a bucket, by a link that the test has in its hands.
+    pub(crate) fn by_link(store: TestStore, link: &Link) -> Self {
+        let daemon = Cachectld::over(&store.url_through(link.port));
+        let daemon = daemon.envs(store.env()).start();
+        Self::new(daemon.port, Access::Anonymous, store, Some(daemon))
     }
 
     fn new(port: u16, access: Access, store: TestStore, daemon: Option<Cachectld>) -> Self {
@@ -116,7 +122,19 @@ impl Door {
         self.docker.path().to_owned()
     }
 
-    pub(crate) fn daemon(&mut self) -> &mut Cachectld {
-        self.daemon.as_mut().expect("the product is ours")
+    /// SIGKILL: a node that is taken away.
+    pub(crate) fn kill(&mut self) {
+        match &mut self.daemon {
+            Some(daemon) => daemon.kill(),
+            None => self.store.server().kill(),
+        }
+    }
+
+    /// Starts it again; kills it first if it runs.
+    pub(crate) fn restart(&mut self) {
+        match &mut self.daemon {
+            Some(daemon) => daemon.restart(),
+            None => self.store.server().restart(),
+        }
     }
 }

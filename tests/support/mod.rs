@@ -15,6 +15,7 @@ pub(crate) mod cli;
 pub(crate) mod door;
 pub(crate) mod gocache;
 pub(crate) mod goproject;
+pub(crate) mod link;
 pub(crate) mod node;
 mod process;
 pub(crate) mod project;

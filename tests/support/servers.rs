@@ -150,6 +150,7 @@ pub(crate) enum Login {
 #[derive(Debug)]
 pub(crate) struct Registry {
     server: Server,
+    command: Command,
     pub(crate) port: u16,
     login: Login,
 }
@@ -185,14 +186,29 @@ impl Registry {
             .args(["serve", "config.yml"])
             // Version 3 would send its traces to a collector.
             .env("OTEL_TRACES_EXPORTER", "none");
-        let server = Server::start(name, dir, &command, || {
-            matches!(http("GET", port, "/v2/", b""), Some((200 | 401, _)))
-        });
+        let server = Server::start(name, dir, &command, || Self::is_ready(port));
         Self {
             server,
+            command,
             port,
             login,
         }
+    }
+
+    fn is_ready(port: u16) -> bool {
+        matches!(http("GET", port, "/v2/", b""), Some((200 | 401, _)))
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// Starts it again with the same tree.
+    pub(crate) fn restart(&mut self) {
+        let port = self.port;
+        self.server
+            .start_again(&self.command, || Self::is_ready(port));
     }
 
     /// A store URL of `repository`, through `port` (the server's own, or a proxy's).

@@ -104,7 +104,15 @@ impl TestStore {
         }
     }
 
-    /// The port that the server of a bucket listens on.
+    /// The server of a registry.
+    pub(crate) fn server(&mut self) -> &mut Registry {
+        match &mut self.place {
+            Place::Registry(registry) => registry,
+            _ => unreachable!("only a registry is one"),
+        }
+    }
+
+    /// The port that the server listens on.
     pub(crate) fn port(&self) -> u16 {
         match &self.place {
             Place::Bucket { server, .. } => server.port,
