@@ -4,6 +4,7 @@
 mod aging;
 mod buildkit;
 mod buildkit_faults;
+mod buildkit_merge;
 mod go_project;
 mod harness;
 mod heal;

@@ -145,6 +145,13 @@ impl<'a> Build<'a> {
         self
     }
 
+    /// Pushes the image too.
+    pub(crate) fn push(mut self, name: &str) -> Self {
+        self.command
+            .arg(format!("--output=type=image,push=true,name={name}"));
+        self
+    }
+
     /// Makes no image, so that layers that are in a cache need not be fetched.
     pub(crate) fn without_output(mut self) -> Self {
         self.output = false;

@@ -4,8 +4,11 @@
 //! product first. What only cachectl promises starts with `if !ours() { return; }`.
 use std::path::PathBuf;
 
+use sha2::{Digest as _, Sha256};
+
 use super::cachectld::{Access, Cachectld};
 use super::link::Link;
+use super::process::http;
 use super::scratch::Scratch;
 use super::servers::{DistributionV3, Login, docker_config};
 use super::stores::{Backend, TestStore};
@@ -120,6 +123,19 @@ impl Door {
     /// A folder for `DOCKER_CONFIG` with the password, if one is needed.
     pub(crate) fn docker_config(&self) -> PathBuf {
         self.docker.path().to_owned()
+    }
+
+    /// What a tag stands for: digest and text of the manifest. Of a door that is open to everybody.
+    pub(crate) fn manifest(&self, repository: &str, tag: &str) -> Option<(String, String)> {
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        match http("GET", self.port, &path, b"")? {
+            (200, text) => {
+                let digest = const_hex::encode(Sha256::digest(&text));
+                Some((format!("sha256:{digest}"), text))
+            }
+            (404, _) => None,
+            other => panic!("{path}: {other:?}"),
+        }
     }
 
     /// SIGKILL: a node that is taken away.

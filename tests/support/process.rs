@@ -15,6 +15,8 @@ use super::tools;
 
 /// Servers answer within a second or ten; a machine that compiles beside us may need more.
 const READY_WITHIN: Duration = Duration::from_secs(90);
+/// Distribution gives a tag only to who names the media type of its manifest.
+const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
 const POLL: Duration = Duration::from_millis(25);
 
 /// A child that is killed on drop, and by the kernel when the test process ends.
@@ -224,7 +226,7 @@ fn exchange(
 ) -> Option<(u16, String)> {
     write!(
         stream,
-        "{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.0\r\nHost: {host}\r\n{ACCEPT}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     )
     .ok()?;
