@@ -5,6 +5,7 @@ mod aging;
 mod buildkit;
 mod buildkit_faults;
 mod buildkit_merge;
+mod clients;
 mod conformance;
 mod go_project;
 mod harness;
