@@ -34,7 +34,7 @@ impl Builder {
     /// The same for several loopback ports, such as proxies of one door.
     pub(crate) fn with(ports: &[u16], docker_config: PathBuf) -> Self {
         let dir = Scratch::new("buildkitd");
-        let socket = dir.path().join("socket");
+        let socket = dir.short().join("socket");
         let mut config = format!(
             "root = {root:?}\n[grpc]\naddress = [\"unix://{socket}\"]\n[worker.oci]\nnetworkMode = \"host\"\n\
              [worker.containerd]\nenabled = false\n",
@@ -60,7 +60,10 @@ impl Builder {
 
     /// Where clients of it connect.
     pub(crate) fn address(&self) -> String {
-        format!("unix://{}", self.server.dir().join("socket").display())
+        format!(
+            "unix://{}",
+            self.server.short_dir().join("socket").display()
+        )
     }
 
     /// A build of the project's last stage for this machine's platform, put together.

@@ -79,7 +79,7 @@ impl Start {
         let mut command = Command::new(program());
         command.args(["--store", &self.store]);
         command.args(["--listen", &format!("127.0.0.1:{port}")]);
-        command.arg("--socket").arg(place("socket"));
+        command.arg("--socket").arg(dir.short().join("socket"));
         command.arg("--state").arg(place("state"));
         if self.access != Access::Anonymous {
             fs::write(place("htpasswd"), Registry::HTPASSWD).expect("a new file");
@@ -123,7 +123,7 @@ impl Cachectld {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.server.dir().join("socket")
+        self.server.short_dir().join("socket")
     }
 
     pub(crate) fn state(&self) -> PathBuf {

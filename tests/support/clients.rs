@@ -25,6 +25,8 @@ impl Client {
     pub(crate) fn new(program: &'static str) -> Self {
         let node = Node::new();
         fs::create_dir(node.path("run")).expect("a new folder");
+        // podman's kin want it to be there.
+        fs::write(node.path("home/auth.json"), "{}").expect("a new file");
         Self {
             program,
             always: Vec::new(),
@@ -35,13 +37,16 @@ impl Client {
     /// `podman` or `buildah`, whose images are kept in its home, without mounts that a kill would leave behind.
     pub(crate) fn with_images(program: &'static str) -> Self {
         let mut client = Self::new(program);
-        for (flag, place) in [("--root", "images"), ("--runroot", "run/images")] {
-            client.always.push(flag.into());
-            client.always.push(client.node.path(place).into());
+        let run = client.node.short().join("run/images");
+        for (flag, place) in [("--root", client.node.path("images")), ("--runroot", run)] {
+            client.always.extend([flag.into(), place.into()]);
         }
         client
             .always
             .extend(["--storage-driver", "vfs"].map(Into::into));
+        // Its locks would be in memory that all podmans of the machine share.
+        let settings = client.node.path("home/containers.conf");
+        fs::write(&settings, "[engine]\nlock_type = \"file\"\n").expect("a new file");
         if program == "podman" {
             client.always.push("--tmpdir".into());
             client.always.push(client.node.path("run/libpod").into());
@@ -101,7 +106,9 @@ impl Client {
         let mut said = String::from_utf8_lossy(&out.stdout).into_owned();
         if !out.status.success() {
             let stderr = String::from_utf8_lossy(&out.stderr);
-            said = format!("{command:?}: {}\n{said}{stderr}", out.status);
+            let args: Vec<_> = command.get_args().collect();
+            let program = self.program;
+            said = format!("{program} {args:?}: {}\n{said}{stderr}", out.status);
         }
         (out.status.success(), said)
     }
@@ -112,6 +119,7 @@ impl Client {
         command.env("XDG_RUNTIME_DIR", self.node.path("run"));
         // As root, podman and its kin would share a file below /run.
         command.env("REGISTRY_AUTH_FILE", self.path("auth.json"));
+        command.env("CONTAINERS_CONF", self.path("containers.conf"));
         command.args(&self.always);
         command
     }
@@ -144,7 +152,7 @@ pub(crate) struct Dockerd(Server);
 impl Dockerd {
     pub(crate) fn start() -> Self {
         let dir = Scratch::new("dockerd");
-        let place = |name: &str| dir.path().join(name).into_os_string();
+        let place = |name: &str| dir.short().join(name).into_os_string();
         // Without it the machine's own settings would be read.
         fs::write(dir.path().join("daemon.json"), "{}").expect("a new file");
         let mut command = contained(&tools::built("dockerd"));
@@ -156,7 +164,7 @@ impl Dockerd {
         ] {
             command.arg(flag).arg(place(name));
         }
-        let socket = dir.path().join("socket");
+        let socket = dir.short().join("socket");
         command.args(["--host", &format!("unix://{}", socket.display())]);
         // Images are pushed and pulled, nothing runs: no bridge, no rules in the machine's firewall.
         command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
@@ -167,6 +175,6 @@ impl Dockerd {
     }
 
     fn address(&self) -> String {
-        format!("unix://{}", self.0.dir().join("socket").display())
+        format!("unix://{}", self.0.short_dir().join("socket").display())
     }
 }

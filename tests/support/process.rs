@@ -3,7 +3,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -66,6 +66,11 @@ impl Server {
 
     pub(super) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// [`Scratch::short`] of its folder: for sockets.
+    pub(super) fn short_dir(&self) -> PathBuf {
+        self.dir.short()
     }
 
     /// SIGKILL, and waits until it is gone; one that has ended already stays so.
