@@ -33,6 +33,33 @@ fn finds_all(door: &Door, cache: &str, project: &Project, wanted: &Built) {
     assert_eq!(built.files(), wanted.files(), "{built}");
 }
 
+/// The harness: a step that runs is not taken for one that was cached, nor the other way round.
+#[test]
+fn a_builder_that_has_nothing_runs_everything_and_then_nothing() {
+    if !e2e() {
+        return;
+    }
+    let (door, project) = (Door::start(), Project::stages());
+    let builder = Builder::new(&door);
+    let first = builder.build(&project).run().success();
+    assert_eq!(first.executed(), first.instructions().len(), "{first}");
+    let ran = first.instructions().iter().filter(|step| step.ran).count();
+    assert_eq!(ran, 4, "{first}");
+    let again = builder.build(&project).run().success().all_cached();
+    assert_eq!(again.digest(), first.digest());
+    builder.prune();
+    let again = builder.build(&project).run().success();
+    assert_eq!(again.executed(), first.executed(), "{again}");
+    assert!(again.files() == first.files(), "{again}");
+    // A cache that is not there is an ERROR step and no more.
+    let nowhere = builder
+        .build(&project)
+        .import(from(&door, "no:cache"))
+        .run();
+    let nowhere = nowhere.success();
+    assert!(nowhere.import_error().is_some(), "{nowhere}");
+}
+
 #[test]
 fn another_builder_finds_every_step_and_makes_the_same_image() {
     if !e2e() {

@@ -15,6 +15,7 @@ use crate::support::door::{Door, Product};
 use crate::support::e2e;
 use crate::support::image::{Image, tar};
 use crate::support::project::Project;
+use crate::support::tools::say;
 
 /// Runs `check` with a door for each way to log in; where one is needed, `refused` has to fail before it.
 fn for_each_access(
@@ -27,6 +28,8 @@ fn for_each_access(
     }
     for &access in Product::under_test().accesses() {
         let (door, client) = (Door::with(access), client());
+        // A failure below does not know which it was.
+        say(&format!("{access:?}"));
         if access != Access::Anonymous {
             refused(&client, &door);
             client.login(&door);
