@@ -319,7 +319,7 @@ mod tests {
     fn stores_of_one_repository_are_refused() {
         for (store, right) in [
             ("disk:/a", true),
-            ("s3://b", true),
+            ("s3://bucket", true),
             ("oci://h/r", false),
             ("oci-layout:/a", false),
             ("nonsense", false),
