@@ -10,7 +10,7 @@
 //! - [`ops`]: the verbs, plain options in and plain reports out.
 //! - [`serve`], [`daemon`]: the daemon's doors, each a protocol; how they are put together, listen and stop.
 //! - [`config`], [`cli`], [`telemetry`]: settings with their origin; arguments, terminal and exit codes; logs.
-//! - [`digest`], [`entry`], [`fs`], [`task`], [`redact`], [`progress`]: the vocabulary, without product knowledge.
+//! - [`digest`], [`entry`], [`fs`], [`task`], [`redact`], [`progress`], [`trace`], [`metrics`]: the vocabulary, without product knowledge.
 
 pub mod artifact;
 pub mod cli;
@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod digest;
 pub mod entry;
 pub mod fs;
+pub mod metrics;
 pub mod ops;
 pub mod pack;
 pub mod progress;
@@ -28,4 +29,5 @@ pub mod source;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+pub mod trace;
 pub mod transfer;

@@ -8,7 +8,16 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+pub mod json;
 pub mod logs;
+mod numbers;
+pub mod otlp;
+
+/// What the crates below us say at `info` and is no news to anybody who runs a daemon: before a filter of the user's own,
+/// which wins.
+pub const QUIET: &str = "aws_config=warn,aws_runtime=warn,aws_sdk_s3=warn,aws_smithy_runtime=warn,aws_smithy_http_client=warn,\
+h2=error,hyper=error,hyper_util=error,reqwest=warn,rustls=error,tonic=error,tower=error,opentelemetry=error,\
+opentelemetry_sdk=error,opentelemetry-otlp=error";
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,16 +6,20 @@ use std::{
 };
 
 /// Vocabulary: small, leaf, no product knowledge. From `transfer` up all of it is open.
-const VOCABULARY: [&str; 6] = ["digest", "entry", "fs", "task", "redact", "progress"];
+const VOCABULARY: [&str; 8] = [
+    "digest", "entry", "fs", "task", "redact", "progress", "metrics", "trace",
+];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
     ("task", &[]),
     ("redact", &[]),
     ("progress", &[]),
+    ("metrics", &[]),
+    ("trace", &[]),
     // A table of contents is a list of entries; nothing else of the files' world is needed for it.
     ("artifact", &["digest", "entry"]),
     ("source", &["entry", "digest", "fs", "progress"]),
@@ -23,7 +27,9 @@ const ARROWS: [(&str, &[&str]); 19] = [
     // `Time` of `entry` is the one type of a moment.
     (
         "store",
-        &["artifact", "digest", "fs", "task", "redact", "entry"],
+        &[
+            "artifact", "digest", "fs", "task", "redact", "entry", "metrics", "trace",
+        ],
     ),
     ("transfer", &["store", "artifact"]),
     ("ops", &["source", "pack", "artifact", "store", "transfer"]),
@@ -36,7 +42,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
         "cli",
         &["ops", "config", "telemetry", "store", "source", "artifact"],
     ),
-    ("telemetry", &[]),
+    ("telemetry", &["task", "redact", "trace"]),
     ("bin", &["cli", "config", "daemon", "telemetry"]),
     ("lib", &[]),
 ];

@@ -7,6 +7,7 @@ use tracing::Instrument as _;
 
 use super::{error::with_causes, live::Live};
 use crate::{
+    metrics::Counter,
     store::{Store, ingest::Uploads},
     task::{self, Task},
 };
@@ -61,8 +62,13 @@ async fn run(every: &Every, work: impl Future<Output = Done>) {
     }
 }
 
-/// Removes uploads to which nothing came for `upload_ttl`.
-pub(super) fn expire_uploads(live: Live, uploads: Arc<Uploads>, store: Arc<dyn Store>) -> Task<()> {
+/// Removes uploads to which nothing came for `upload_ttl`, and counts them.
+pub(super) fn expire_uploads(
+    live: Live,
+    uploads: Arc<Uploads>,
+    store: Arc<dyn Store>,
+    expired: Counter,
+) -> Task<()> {
     let ttl = live.clone();
     let every = Every {
         name: "expire uploads",
@@ -74,10 +80,12 @@ pub(super) fn expire_uploads(live: Live, uploads: Arc<Uploads>, store: Arc<dyn S
     };
     start(every, move || {
         let (uploads, store) = (uploads.clone(), store.clone());
-        let ttl = live.get().upload_ttl;
+        let (ttl, expired) = (live.get().upload_ttl, expired.clone());
         async move {
             let now = store.clock().await?;
-            Ok(uploads.expire(ttl, now).await?)
+            let count = uploads.expire(ttl, now).await?;
+            expired.inc_by(count);
+            Ok(count)
         }
     })
 }

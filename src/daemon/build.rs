@@ -3,13 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use axum::{
+    Router,
     body::Body,
-    http::{Request, Response, StatusCode},
+    http::{Request, Response},
+    response::IntoResponse as _,
 };
 use futures_util::FutureExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::watch;
 
 use super::{
     drain::Queue,
@@ -17,6 +18,7 @@ use super::{
     held::Held,
     limit::Limit,
     listen::Handler,
+    shown::Shown,
     tls,
 };
 use crate::{
@@ -24,35 +26,30 @@ use crate::{
         Env,
         daemon::{BuildKit, Config, ShrinkGuard, Tls},
     },
+    metrics::http::Place,
     ops::cache_tags::{self, CacheTags},
     serve::{
-        auth::{self, Authority, Exposure},
-        registry::Registry,
+        admin::{self, Admin},
+        auth::{self, Authority, Exposure, Peer},
+        observe::Observer,
+        registry::{self, Registry},
     },
     store::{
         self, Store,
         ingest::Uploads,
         open::{Opened, Options, StoreUrl},
+        wrap::metered::Tier,
     },
 };
-
-/// How far the daemon is, as probes ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Not every door is open yet.
-    Starting,
-    /// Requests are answered.
-    Serving,
-    /// No more shall come.
-    Draining,
-}
 
 /// What is built.
 pub struct Built {
     /// Answers requests at the doors.
     pub doors: Handler,
-    /// Answers probes alone.
+    /// Answers probes and shows metrics alone.
     pub admin: Handler,
+    /// Gives the numbers for whoever sends them away.
+    pub numbers: Arc<Admin>,
     /// Who may do what.
     pub authority: Arc<Authority>,
     /// Does TLS handshakes.
@@ -65,17 +62,14 @@ pub struct Built {
     pub uploads: Arc<Uploads>,
     /// The store behind the doors.
     pub store: Arc<dyn Store>,
+    /// Where that is.
+    pub tier: Tier,
     /// What must reach another place before the end.
     pub queues: Vec<Arc<dyn Queue>>,
 }
 
 /// Builds everything that `config` asks for; keeps what must survive in `state`.
-pub async fn build(
-    config: &Config,
-    env: &Env,
-    state: &Path,
-    phase: watch::Receiver<Phase>,
-) -> Result<Built> {
+pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> Result<Built> {
     let authority = Authority::open(config.auth.clone(), state, exposure(config)).await?;
     let authority = Arc::new(authority);
     let tls = match &config.tls {
@@ -105,87 +99,105 @@ pub async fn build(
         caches.clone(),
     ));
     let requests = Arc::new(Limit::new(config.max_requests));
-    let admin: Handler = Arc::new(move |request| {
-        let answer = probe(request.uri().path(), *phase.borrow());
-        std::future::ready(answer.unwrap_or_else(not_found)).boxed()
-    });
+    shown.stores(&opened);
+    shown.caches(caches.clone());
+    let admin = shown.admin(uploads.clone());
     let apart = !config.admin_listen.is_empty();
+    let doors = Doors {
+        registry,
+        tokens: TowerToHyperService::new(auth::router(authority.clone())),
+        authority: authority.clone(),
+        requests: requests.clone(),
+        admin: (!apart).then(|| admin.clone()),
+        observer: shown.observer(),
+    };
     Ok(Built {
-        doors: doors(
-            registry,
-            authority.clone(),
-            requests.clone(),
-            (!apart).then(|| admin.clone()),
-        ),
-        admin,
+        doors: doors.handler(),
+        admin: shown.handler(admin.clone()),
+        numbers: admin,
         authority,
         tls,
         caches,
         requests,
         uploads,
         store: opened.store,
+        tier: opened.metrics.tier(),
         queues: Vec::new(),
     })
 }
 
-/// Answers at the doors: each by its paths. Who may come in each of them asks the authority itself.
-fn doors(
+/// What answers at the doors.
+struct Doors {
     registry: Arc<Registry>,
+    tokens: TowerToHyperService<Router>,
     authority: Arc<Authority>,
     requests: Arc<Limit>,
-    admin: Option<Handler>,
-) -> Handler {
-    let tokens = TowerToHyperService::new(auth::router(authority));
-    Arc::new(move |request: Request<Body>| {
-        let path = request.uri().path();
-        if let Some(admin) = &admin
-            && is_probe(path)
-        {
-            // Whoever asks whether we live does not wait for a place.
-            return admin(request);
-        }
-        let is_registry = path == "/v2" || path.starts_with("/v2/");
-        let (registry, tokens, requests) = (registry.clone(), tokens.clone(), requests.clone());
-        async move {
-            let place = requests.take().await;
-            let response = if is_registry {
-                registry.handle(request).await
-            } else {
-                match tokens.call(request).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                }
-            };
-            // Until its last byte is sent a response takes memory too.
-            response.map(|body| Body::new(Held::new(body, place)))
-        }
-        .boxed()
-    })
+    /// `None` where it has addresses of its own.
+    admin: Option<Arc<Admin>>,
+    observer: Observer,
 }
 
-fn is_probe(path: &str) -> bool {
-    matches!(path, "/livez" | "/readyz" | "/startupz")
-}
-
-/// The answer to a probe (Kubernetes, "Configure Liveness, Readiness and Startup Probes").
-fn probe(path: &str, phase: Phase) -> Option<Response<Body>> {
-    let right = match path {
-        "/livez" => true,
-        "/startupz" => phase != Phase::Starting,
-        "/readyz" => phase == Phase::Serving,
-        _ => return None,
-    };
-    let mut response = Response::new(Body::from(if right { "ok\n" } else { "not now\n" }));
-    if !right {
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+impl Doors {
+    /// Each door by its paths. Who may come in each of them asks the authority itself.
+    fn handler(self) -> Handler {
+        let doors = Arc::new(self);
+        Arc::new(move |request: Request<Body>| {
+            let doors = doors.clone();
+            async move {
+                let place = doors.place(request.uri().path());
+                let answer = |request| doors.answer(place, request);
+                doors.observer.observe(place, request, answer).await
+            }
+            .boxed()
+        })
     }
-    Some(response)
+
+    fn place(&self, path: &str) -> Place {
+        if is_registry(path) {
+            return registry::place(path);
+        }
+        let admin = self.admin.as_ref().and_then(|_| admin::place(path));
+        admin.unwrap_or(Place {
+            door: "auth",
+            route: if path == "/token" { "/token" } else { "other" },
+            looks_up: None,
+        })
+    }
+
+    async fn answer(&self, place: Place, request: Request<Body>) -> Response<Body> {
+        if let Some(admin) = self.admin.as_ref().filter(|_| place.door == admin::DOOR) {
+            // Whoever asks whether we live neither waits for a place nor logs in.
+            return self.show(admin, request).await;
+        }
+        let waited = self.requests.take().await;
+        let response = if is_registry(request.uri().path()) {
+            self.registry.handle(request).await
+        } else {
+            match self.tokens.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        };
+        // Until its last byte is sent a response takes memory too.
+        response.map(|body| Body::new(Held::new(body, waited)))
+    }
+
+    /// At the doors, numbers are for whoever could also ask for `/v2/`.
+    async fn show(&self, admin: &Admin, request: Request<Body>) -> Response<Body> {
+        if admin::is_probe(request.uri().path()) {
+            return admin.handle(&request);
+        }
+        let (parts, body) = request.into_parts();
+        let peer = Peer::of(&parts.extensions);
+        match self.authority.authorize(&parts, &peer, &[]).await {
+            Ok(_) => admin.handle(&Request::from_parts(parts, body)),
+            Err(refusal) => refusal.into_response(),
+        }
+    }
 }
 
-fn not_found() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    response
+fn is_registry(path: &str) -> bool {
+    path == "/v2" || path.starts_with("/v2/")
 }
 
 /// How BuildKit's tags are kept.
@@ -330,16 +342,5 @@ mod tests {
                 "{store}"
             );
         }
-    }
-
-    #[test]
-    fn probes_follow_the_phase() {
-        let status = |path, phase| probe(path, phase).map(|r| r.status().as_u16());
-        assert_eq!(status("/livez", Phase::Draining), Some(200));
-        assert_eq!(status("/readyz", Phase::Starting), Some(503));
-        assert_eq!(status("/readyz", Phase::Serving), Some(200));
-        assert_eq!(status("/readyz", Phase::Draining), Some(503));
-        assert_eq!(status("/startupz", Phase::Draining), Some(200));
-        assert_eq!(status("/metrics", Phase::Serving), None);
     }
 }

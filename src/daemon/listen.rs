@@ -21,7 +21,11 @@ use tokio::{
 };
 
 use super::{limit::Limit, socket::Listener, tls};
-use crate::{serve::auth::Peer, task};
+use crate::{
+    metrics::{self, Counting},
+    serve::auth::Peer,
+    task,
+};
 
 /// Bytes of a request that a connection reads ahead, and of a response that it gathers.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -30,7 +34,7 @@ const HEAD: Duration = Duration::from_secs(75);
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 128;
 /// After so long without a byte the kernel asks the other end whether it still lives, and how often.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 6;
 
@@ -48,6 +52,8 @@ pub struct Service {
     pub tls: Option<Arc<tls::Acceptor>>,
     /// How many there may be at once; above it one waits accepted, and others in the kernel's queue.
     pub connections: Arc<Limit>,
+    /// Counts them.
+    pub counts: metrics::Connections,
     /// Turns true when no more shall come and those that are there shall end.
     pub stop: watch::Receiver<bool>,
 }
@@ -64,6 +70,7 @@ pub async fn serve(listener: Listener, service: Service) {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
+                service.counts.failed.inc();
                 // Out of file descriptors, mostly: others must end first.
                 tracing::warn!(%error, "Connection not accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -74,10 +81,12 @@ pub async fn serve(listener: Listener, service: Service) {
             place = service.connections.take() => place,
             _ = stop.wait_for(|s| *s) => break,
         };
+        service.counts.accepted.inc();
+        let open = Counting::new(service.counts.open.clone());
         let work = connection(stream, peer, service.clone(), graceful.watcher());
         task::spawn("connection", async move {
             work.await;
-            drop(place);
+            drop((place, open));
         })
         .detach();
     }
@@ -141,6 +150,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             match done {
                 Ok(tls) => (Box::new(tls.stream), peer.over_tls(tls.client_name)),
                 Err(error) => {
+                    service.counts.failed.inc();
                     tracing::debug!(%error, "Handshake failed");
                     return;
                 }

@@ -19,6 +19,7 @@ mod notify;
 mod reload;
 mod run;
 mod service;
+pub mod shown;
 pub mod socket;
 mod state;
 pub mod tls;

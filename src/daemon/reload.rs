@@ -15,6 +15,7 @@ use crate::{
         self, Env, Layer, Loaded,
         daemon::{Change, Config},
     },
+    metrics,
     ops::cache_tags::CacheTags,
     serve::auth::Authority,
     task,
@@ -55,6 +56,7 @@ pub(super) struct Reloader {
     pub(super) connections: Arc<Limit>,
     pub(super) requests: Arc<Limit>,
     pub(super) open_files: u64,
+    pub(super) counts: metrics::Reloads,
 }
 
 impl Reloader {
@@ -62,6 +64,7 @@ impl Reloader {
     pub(super) async fn reload(&mut self) {
         match self.renew().await {
             Ok(changes) => {
+                self.counts.done.inc();
                 for change in changes.iter().filter(|c| !c.live) {
                     let origin = change.origin.to_string();
                     tracing::warn!(key = change.key, origin, "Setting needs a restart");
@@ -70,6 +73,7 @@ impl Reloader {
                 tracing::info!(changed = changed.join(" "), "Reloaded");
             }
             Err(e) => {
+                self.counts.refused.inc();
                 let hint = e.hint.unwrap_or_default();
                 tracing::error!(
                     error = e.message,

@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     config::{Env, daemon::LogFormat},
-    telemetry::logs::{Format, Logs},
+    telemetry::{
+        logs::{Format, Logs},
+        otlp::{self, Exporter},
+    },
 };
 
 /// What signals add to their number for the exit code, as shells do.
@@ -80,11 +83,20 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         Some(LogFormat::Json) => Format::Json,
         None => Format::for_stderr(),
     };
-    let logs = Logs::start(&loaded.config.log, format).map_err(Error::usage)?;
+    let exporter = match &loaded.config.otlp.endpoint {
+        Some(endpoint) => {
+            let _within = runtime.enter();
+            let opened = Exporter::open(&otlp::Config::new(endpoint));
+            Some(opened.map_err(|why| Error::usage(format!("`otlp.endpoint`: {why}")))?)
+        }
+        None => None,
+    };
+    let logs = Logs::start(&loaded.config.log, format, exporter.as_ref()).map_err(Error::usage)?;
     let start = Start {
         origins,
         loaded,
         logs: Arc::new(logs),
+        exporter,
         began,
     };
     let end = runtime.block_on(service::run(start));

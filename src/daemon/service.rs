@@ -1,12 +1,15 @@
 //! The life of the process: it claims its place, opens its doors, serves, follows signals, drains.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 
 use super::{
     background,
-    build::{self, Built, Phase},
+    build::{self, Built},
     check,
     drain::{self, Asked, Left, Signals},
     error::{Error, Result},
@@ -15,6 +18,7 @@ use super::{
     live::Live,
     notify::Notify,
     reload::{Origins, Reloader},
+    shown::Shown,
     socket::Listener,
     state::StateDir,
 };
@@ -23,15 +27,21 @@ use crate::{
         Loaded, Origin,
         daemon::{Config, address::Address},
     },
+    serve::admin::Phase,
     task::{self, Task},
-    telemetry::logs::Logs,
+    telemetry::{logs::Logs, otlp::Exporter},
 };
+
+/// Longest time for the last traces and metrics, after all else has ended.
+const LAST: Duration = Duration::from_secs(2);
 
 /// What a start needs.
 pub(super) struct Start {
     pub(super) origins: Origins,
     pub(super) loaded: Loaded<Config>,
     pub(super) logs: Arc<Logs>,
+    /// Sends traces and metrics away.
+    pub(super) exporter: Option<Exporter>,
     /// When the process began.
     pub(super) began: Instant,
 }
@@ -49,7 +59,8 @@ pub(super) enum End {
 struct Running {
     serving: Vec<Task<()>>,
     stop: watch::Sender<bool>,
-    phase: watch::Sender<Phase>,
+    shown: Shown,
+    exporter: Option<Exporter>,
     connections: Arc<Limit>,
     built: Built,
     /// Dropped with this, which ends it.
@@ -95,14 +106,19 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         origins,
         loaded,
         logs,
+        mut exporter,
         began,
     } = start;
     announce(&loaded);
     let open_files = limit::raise_open_files();
     let state_dir = loaded.config.state_dir.clone();
     let state = task::blocking(move || StateDir::claim(&state_dir)).await?;
-    let (phase, phases) = watch::channel(Phase::Starting);
-    let built = build::build(&loaded.config, &origins.env, state.path(), phases).await?;
+    let shown = Shown::new();
+    let built = build::build(&loaded.config, &origins.env, state.path(), &shown).await?;
+    if let Some(exporter) = &mut exporter {
+        let numbers = built.numbers.clone();
+        exporter.push(move || numbers.numbers());
+    }
     let (doors, admin) = bind(&loaded.config).await?;
     let (sender, live) = Live::new(loaded.config.clone());
     let (stop, stopped) = watch::channel(false);
@@ -111,8 +127,11 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         handler: built.doors.clone(),
         tls: built.tls.clone(),
         connections: Arc::new(Limit::new(count)),
+        counts: shown.metrics.connections.clone(),
         stop: stopped,
     };
+    let most = i64::try_from(count).unwrap_or(i64::MAX);
+    shown.metrics.connections.limit.set(most);
     let probes = Service {
         handler: built.admin.clone(),
         tls: None,
@@ -128,7 +147,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
             serving.push(task::spawn("listener", work));
         }
     }
-    phase.send_replace(Phase::Serving);
+    shown.health.set(Phase::Ready);
     let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -139,7 +158,10 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         "Ready"
     );
     notify.ready("Serving");
-    let expiry = background::expire_uploads(live, built.uploads.clone(), built.store.clone());
+    let (uploads, store) = (built.uploads.clone(), built.store.clone());
+    let expired = shown.metrics.uploads.expired.clone();
+    let expiry = background::expire_uploads(live, uploads, store, expired);
+    let watch = shown.watch(built.store.clone(), built.tier);
     let reloader = Reloader {
         origins,
         running: loaded,
@@ -151,14 +173,16 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         connections: service.connections.clone(),
         requests: built.requests.clone(),
         open_files,
+        counts: shown.metrics.reloads.clone(),
     };
     let running = Running {
         serving,
         stop,
-        phase,
+        shown,
+        exporter,
         connections: service.connections,
         built,
-        _background: vec![expiry],
+        _background: vec![expiry, watch],
         _state: state,
     };
     Ok((reloader, running))
@@ -202,16 +226,20 @@ async fn bind(config: &Config) -> Result<(Vec<Listener>, Vec<Listener>)> {
 }
 
 /// Closes the doors and waits for what is under way, for so long.
-async fn close(running: Running, limit: std::time::Duration) -> Left {
+async fn close(running: Running, limit: Duration) -> Left {
     let began = tokio::time::Instant::now();
     // A limit of centuries is none.
-    let far = began + std::time::Duration::from_hours(24 * 365);
+    let far = began + Duration::from_hours(24 * 365);
     let until = began.checked_add(limit).unwrap_or(far);
-    running.phase.send_replace(Phase::Draining);
+    running.shown.health.set(Phase::Draining);
     running.stop.send_replace(true);
     let queues = &running.built.queues;
     let left = drain::drain(running.serving, &running.connections, queues, until).await;
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Some(exporter) = running.exporter {
+        let last = running.built.numbers.numbers();
+        exporter.close(Some(last), LAST).await;
+    }
     if left == Left::default() {
         tracing::info!(elapsed_ms, "Ended");
     } else {

@@ -5,5 +5,7 @@
 //! - Leaves: responses in the protocol's own terms.
 //! - Deliberately absent: how a store keeps bytes, retries, hashing, building of manifests, sockets.
 
+pub mod admin;
 pub mod auth;
+pub mod observe;
 pub mod registry;

@@ -315,6 +315,16 @@ impl Ingests {
         Ok(self.finish(id).await?.is_some())
     }
 
+    /// How many there are; 0 where the folder cannot be read. Blocks, but for no longer than a folder of uploads takes.
+    pub fn count(&self) -> usize {
+        let ours = |item: &std::fs::DirEntry| {
+            let name = item.file_name();
+            name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+        };
+        let items = std::fs::read_dir(&self.dir).into_iter().flatten();
+        items.filter_map(io::Result::ok).filter(ours).count()
+    }
+
     /// Removes uploads to which nothing came for `age`; says how many.
     pub async fn expire(&self, age: Duration) -> Result<u64> {
         let dir = self.dir.clone();

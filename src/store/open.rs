@@ -18,7 +18,7 @@ use super::{
     wrap::{
         Limited, Metered, Named, ReadOnly, Retrying, Verified,
         limited::Limits,
-        metered::Counters,
+        metered::{Counters, Tier},
         retrying::{Contact, Policy},
     },
 };
@@ -415,7 +415,8 @@ impl Repositories for WrappedRepos {
 
 fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
     let is_remote = !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_));
-    let metrics = Arc::new(Counters::default());
+    let tier = if is_remote { Tier::Remote } else { Tier::Local };
+    let metrics = Arc::new(Counters::of(tier));
     let limits = Limits {
         concurrency: options.concurrency,
         bandwidth: options.bandwidth,

@@ -115,13 +115,13 @@ impl Repository {
         Ok(done)
     }
 
-    /// Shows a blob that the store holds; `false` if it holds none.
-    pub async fn mount_blob(&self, digest: &Digest) -> Result<bool> {
-        if self.store.stat(digest).await?.is_none() {
-            return Ok(false);
+    /// Shows a blob that the store holds, and says its size; `None` if it holds none.
+    pub async fn mount_blob(&self, digest: &Digest) -> Result<Option<u64>> {
+        let size = self.store.stat(digest).await?;
+        if size.is_some() {
+            self.show(digest).await?;
         }
-        self.show(digest).await?;
-        Ok(true)
+        Ok(size)
     }
 
     /// Hides a blob from this repository; `false` if it shows none. The bytes stay until a sweep finds that nobody needs them.

@@ -11,7 +11,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use super::may_show;
+use super::{QUIET, json::JsonLines, may_show, otlp::Exporter};
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,18 +46,23 @@ pub fn check(filter: &str) -> Result<(), String> {
     parse(filter).map(drop)
 }
 
+/// What is said of a crate that is noisy at `info` by its own name alone wins over [`QUIET`].
 fn parse(filter: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(filter).map_err(|e| e.to_string())
+    EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|e| e.to_string())
 }
 
 impl Logs {
     /// Starts logging to standard error for the whole process; where somebody has already, nothing changes.
     ///
-    /// Whatever `filter` says, the crates below us are held at `info`, as in [`super::init`].
+    /// Whatever `filter` says, the crates below us are held at `info`, as in [`super::init`]. Spans go to `exporter` too.
     ///
     /// # Errors
     /// In words, what is wrong with `filter`.
-    pub fn start(filter: &str, format: Format) -> Result<Self, String> {
+    pub fn start(
+        filter: &str,
+        format: Format,
+        exporter: Option<&Exporter>,
+    ) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
@@ -66,13 +71,16 @@ impl Logs {
             .log_internal_errors(false);
         let lines = match format {
             Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-            Format::Json => lines.json().flatten_event(true).boxed(),
+            Format::Json => JsonLines::new(std::io::stderr).boxed(),
         };
         let lines = lines
             .with_filter(filter)
             .with_filter(filter_fn(|meta| may_show(meta.target(), *meta.level())));
         // Fails only if there is a subscriber already.
-        let _ = tracing_subscriber::registry().with(lines).try_init();
+        let _ = tracing_subscriber::registry()
+            .with(lines)
+            .with(exporter.map(Exporter::layer))
+            .try_init();
         Ok(Self { filter: handle })
     }
 

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use crate::support::node::Node;
 
 /// A machine that compiles beside us is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(5);
 
 /// `cachectld` on `node`, with no arguments yet.

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     address::{self, Address},
-    grants,
     policy::Repositories,
 };
 use crate::{
@@ -13,11 +12,11 @@ use crate::{
         remote::{Link, Registry, S3},
         settings,
     },
-    serve::auth::{self, Action, Rule, Scheme, TrustLocal},
+    serve::auth,
 };
 
-/// Longest path of a unix socket: `sun_path` has 108 bytes, the last of which is zero (unix(7)).
-const MAX_SOCKET_BYTES: usize = 107;
+mod parts;
+
 /// Where the door is without settings.
 const DEFAULT_PORT: u16 = 5000;
 
@@ -167,7 +166,7 @@ impl Config {
     /// Checks merged layers and fills in what they do not say.
     pub(super) fn from_layer(layer: &Layer, env: &Env) -> Result<Self> {
         let text = |name| Ok(layer.text(name)?.map(|(text, _)| text));
-        let tls = tls(layer)?;
+        let tls = parts::tls(layer)?;
         let state_dir = match layer.path("state_dir")? {
             Some(dir) => dir,
             None => env.daemon_state_dir().ok_or_else(|| {
@@ -195,8 +194,8 @@ impl Config {
                     tls: tls.is_some(),
                 }]
             }),
-            socket: socket(layer, env, &state_dir)?,
-            admin_listen: admin(layer)?,
+            socket: parts::socket(layer, env, &state_dir)?,
+            admin_listen: parts::admin(layer)?,
             log: text("log")?.unwrap_or_else(|| "info".to_owned()),
             log_format: match layer.choice("log_format", &["text", "json"])? {
                 Some("text") => Some(LogFormat::Text),
@@ -212,10 +211,10 @@ impl Config {
                 .duration("drain_timeout")?
                 .unwrap_or(Duration::from_secs(25)),
             allow_path: layer.flag("allow_path")?.unwrap_or(false),
-            auth: auth(layer)?,
-            buildkit: buildkit(layer)?,
+            auth: parts::auth(layer)?,
+            buildkit: parts::buildkit(layer)?,
             otlp: Otlp {
-                endpoint: http_url(layer, "otlp.endpoint")?,
+                endpoint: parts::http_url(layer, "otlp.endpoint")?,
             },
             state_dir,
             tls,
@@ -272,176 +271,6 @@ impl Env {
     /// The daemon's folder for what must survive a restart: `$XDG_STATE_HOME/cachectld`.
     fn daemon_state_dir(&self) -> Option<PathBuf> {
         Some(self.state_dir()?.with_file_name("cachectld"))
-    }
-}
-
-fn admin(layer: &Layer) -> Result<Vec<SocketAddr>> {
-    let found = address::addresses(layer, "admin_listen", false)?.unwrap_or_default();
-    Ok(found.iter().map(|a| a.socket).collect())
-}
-
-fn socket(layer: &Layer, env: &Env, state_dir: &std::path::Path) -> Result<Option<Socket>> {
-    if layer
-        .text("socket")?
-        .is_some_and(|(t, _)| t == address::NONE)
-    {
-        return Ok(None);
-    }
-    let run = || env.absolute("XDG_RUNTIME_DIR").filter(|dir| dir.is_dir());
-    let path = match layer.path("socket")? {
-        Some(path) => path,
-        None => run()
-            .unwrap_or_else(|| state_dir.to_owned())
-            .join("cachectld.sock"),
-    };
-    if path.as_os_str().len() > MAX_SOCKET_BYTES {
-        return Err(layer
-            .refused(
-                "socket",
-                format!(
-                    "cannot be {}: the path of a unix socket has at most {MAX_SOCKET_BYTES} bytes",
-                    path.display()
-                ),
-            )
-            .hint("set a shorter one, such as /run/cachectld.sock, or none"));
-    }
-    let mode = layer.parsed("socket_mode", "octal digits such as 0660", |text| {
-        u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o777)
-    })?;
-    let group = layer.text("socket_group")?.map(|(group, _)| {
-        let id = group.parse().ok();
-        id.map_or(Group::Name(group), Group::Id)
-    });
-    Ok(Some(Socket {
-        path,
-        mode: mode.unwrap_or(0o600),
-        group,
-    }))
-}
-
-fn tls(layer: &Layer) -> Result<Option<Tls>> {
-    let (cert, key) = (layer.path("tls.cert")?, layer.path("tls.key")?);
-    let client_ca = layer.path("tls.client_ca")?;
-    let client_auth = layer.choice("tls.client_auth", &["optional", "required"])?;
-    if client_auth.is_some() && client_ca.is_none() {
-        return Err(layer.refused("tls.client_auth", "is set without `tls.client_ca`"));
-    }
-    let (cert, key) = match (cert, key) {
-        (Some(cert), Some(key)) => (cert, key),
-        (None, None) if client_ca.is_some() => {
-            return Err(layer
-                .refused("tls.client_ca", "is set without `tls.cert`")
-                .hint("client certificates need TLS: set `tls.cert` and `tls.key` too"));
-        }
-        (None, None) => return Ok(None),
-        (Some(_), None) => return Err(layer.refused("tls.cert", "is set without `tls.key`")),
-        (None, Some(_)) => return Err(layer.refused("tls.key", "is set without `tls.cert`")),
-    };
-    let timeout = layer.nonzero_duration("tls.handshake_timeout")?;
-    Ok(Some(Tls {
-        cert,
-        key,
-        client_ca,
-        client_must: client_auth == Some("required"),
-        handshake_timeout: timeout.unwrap_or(Duration::from_secs(10)),
-    }))
-}
-
-fn auth(layer: &Layer) -> Result<auth::Config> {
-    let own = auth::Config::default();
-    let mut grants = Vec::new();
-    for text in layer.rules("auth.grants") {
-        grants.push(grants::parse(&text).map_err(|why| {
-            layer
-                .refused("auth.grants", format!("cannot hold `{text}`: {why}"))
-                .hint(grants::EXPECTED)
-        })?);
-    }
-    let everybody = match layer.choice("auth.anonymous", &["none", "pull", "push"])? {
-        Some("pull") => &[Action::Pull][..],
-        Some("push") => &[Action::Pull, Action::Push],
-        _ => &[],
-    };
-    if !everybody.is_empty() {
-        grants.push(Rule {
-            principals: vec![auth::ANONYMOUS.to_owned()],
-            repositories: vec!["**".to_owned()],
-            actions: everybody.to_vec(),
-        });
-    }
-    let trust_local = layer.choice("auth.trust_local", &["nobody", "unix", "loopback"])?;
-    let service = layer.text("auth.service")?.map(|(text, _)| text);
-    let life = |name, default| Ok(layer.duration(name)?.unwrap_or(default));
-    Ok(auth::Config {
-        htpasswd: layer.path("auth.htpasswd")?,
-        tokens: layer.path("auth.tokens")?,
-        grants,
-        trust_local: trust_local.map(|word| match word {
-            "nobody" => TrustLocal::Nobody,
-            "unix" => TrustLocal::Unix,
-            _ => TrustLocal::Loopback,
-        }),
-        insecure_no_auth: layer.flag("auth.insecure_no_auth")?.unwrap_or(false),
-        offer: offer(layer)?.unwrap_or(own.offer),
-        external_url: http_url(layer, "external_url")?,
-        trust_forwarded: layer.flag("auth.trust_forwarded")?.unwrap_or(false),
-        service: service.unwrap_or(own.service),
-        token_life: life("auth.token_life", own.token_life)?,
-        refresh_life: life("auth.refresh_life", own.refresh_life)?,
-        remember_password: life("auth.remember_password", own.remember_password)?,
-        signing_key: layer.path("auth.signing_key")?,
-        previous_signing_key: layer.path("auth.previous_signing_key")?,
-    })
-}
-
-fn offer(layer: &Layer) -> Result<Option<Vec<Scheme>>> {
-    if layer.get("auth.offer").is_none() {
-        return Ok(None);
-    }
-    let schemes = layer
-        .list("auth.offer")
-        .into_iter()
-        .map(|word| match word.as_str() {
-            "bearer" => Ok(Scheme::Bearer),
-            "basic" => Ok(Scheme::Basic),
-            _ => Err(layer
-                .refused("auth.offer", format!("cannot hold `{word}`"))
-                .hint("expected bearer or basic")),
-        });
-    schemes.collect::<Result<_>>().map(Some)
-}
-
-fn buildkit(layer: &Layer) -> Result<BuildKit> {
-    let guard = layer.choice("buildkit.shrink_guard", &["off", "warn", "refuse"])?;
-    Ok(BuildKit {
-        merge: Repositories::from_layer(layer, "buildkit.merge")?,
-        merge_parts: layer.count("buildkit.merge_parts")?.unwrap_or(16),
-        merge_age: layer
-            .nonzero_duration("buildkit.merge_age")?
-            .unwrap_or(Duration::from_hours(14 * 24)),
-        shrink_guard: match guard {
-            Some("off") => ShrinkGuard::Off,
-            Some("refuse") => ShrinkGuard::Refuse,
-            _ => ShrinkGuard::Warn,
-        },
-    })
-}
-
-/// A URL of http or https, without a slash at its end.
-fn http_url(layer: &Layer, name: &str) -> Result<Option<String>> {
-    let Some((text, _)) = layer.text(name)? else {
-        return Ok(None);
-    };
-    let host = ["http://", "https://"]
-        .iter()
-        .find_map(|scheme| text.strip_prefix(scheme));
-    match host {
-        Some(host) if !host.is_empty() && !host.starts_with('/') => {
-            Ok(Some(text.trim_end_matches('/').to_owned()))
-        }
-        _ => Err(layer
-            .refused(name, "is no URL of http or https")
-            .hint("expected one such as https://cache.example")),
     }
 }
 

@@ -20,17 +20,22 @@ mod error;
 mod http;
 mod lists;
 mod manifests;
+mod place;
 mod route;
 mod sight;
 mod uploads;
 
 use crate::{
     ops::cache_tags::CacheTags,
-    serve::auth::{Action, Authority, Need, Peer},
+    serve::{
+        auth::{Action, Authority, Need, Peer},
+        observe::AskedBy,
+    },
     store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
 use error::{Code, Refusal};
 use http::{answer, finish};
+pub use place::place;
 use route::Route;
 use sight::{Named, Sight};
 
@@ -110,7 +115,12 @@ impl Registry {
         let answered = self
             .dispatch(route, parts, body, source.as_ref(), sight)
             .await;
-        answered.unwrap_or_else(Refusal::response)
+        let mut response = answered.unwrap_or_else(Refusal::response);
+        if !principal.is_anonymous() {
+            let name = AskedBy(principal.name().to_owned());
+            response.extensions_mut().insert(name);
+        }
+        response
     }
 
     async fn dispatch(

@@ -20,8 +20,9 @@ use super::{
 use crate::{
     artifact::Descriptor,
     digest::Digest,
+    serve::observe::Saved,
     store::{
-        Body as Bytes, ByteStream,
+        Body as Bytes, ByteStream, Put,
         ingest::{Appended, UploadId},
         keys::Repo,
     },
@@ -51,6 +52,14 @@ fn stored(repo: &Repo, digest: &Digest) -> Answer {
     finish(builder, "")
 }
 
+/// Notes that so many bytes need not be sent, or kept, once more.
+fn saved(answer: Answer, how: &'static str, bytes: u64) -> Answer {
+    answer.map(|mut response| {
+        response.extensions_mut().insert(Saved { how, bytes });
+        response
+    })
+}
+
 /// An algorithm that blobs may have.
 fn check_algorithm(name: &str) -> Result<(), Refusal> {
     if matches!(name, "sha256" | "sha512") {
@@ -76,8 +85,8 @@ impl Registry {
             let digest = route::digest(&digest)?;
             // A source that may not be read is as good as one that is not there.
             let hidden = source.is_none() && param(query, "from").is_some();
-            if !hidden && self.mount(repo, &digest, source, sight).await? {
-                return stored(repo, &digest);
+            if !hidden && let Some(size) = self.mount(repo, &digest, source, sight).await? {
+                return saved(stored(repo, &digest), "mounted", size);
             }
         }
         if let Some(name) = param(query, "digest-algorithm") {
@@ -97,23 +106,25 @@ impl Registry {
         }
     }
 
-    /// Shows a blob here that another repository, or with no `from` any, shows already to whoever asks.
+    /// Shows a blob here that another repository, or with no `from` any, shows already to whoever asks; its size.
     async fn mount(
         &self,
         repo: &Repo,
         digest: &Digest,
         from: Option<&Repo>,
         sight: Sight,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Option<u64>, Refusal> {
         let source = self.repository(from.unwrap_or(repo));
         if !self.named.sees(&source, digest, sight).await?
             || (from.is_some() && source.stat_blob(digest).await?.is_none())
-            || !self.repository(repo).mount_blob(digest).await?
         {
-            return Ok(false);
+            return Ok(None);
         }
-        self.own(repo, digest, sight).await?;
-        Ok(true)
+        let size = self.repository(repo).mount_blob(digest).await?;
+        if size.is_some() {
+            self.own(repo, digest, sight).await?;
+        }
+        Ok(size)
     }
 
     /// Notes that a blob came here, by who sees no other.
@@ -196,9 +207,12 @@ impl Registry {
         let body = Bytes::Spool(spool.into());
         let put = self.repository(repo).put_blob(&desc, &body).await;
         self.uploads.forget(id, at, put.is_err()).await?;
-        put?;
+        let put = put?;
         self.own(repo, digest, sight).await?;
-        stored(repo, digest)
+        match put {
+            Put::Stored => stored(repo, digest),
+            Put::Existed => saved(stored(repo, digest), "existed", desc.size),
+        }
     }
 }
 

@@ -51,6 +51,11 @@ impl Uploads {
         })
     }
 
+    /// How many lie on this machine's disk ([`Ingests::count`]).
+    pub fn count(&self) -> usize {
+        self.local.count()
+    }
+
     /// Begins an upload to `repo`.
     pub async fn begin(&self, repo: &Repo) -> Result<UploadId> {
         match self.pieces {

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     entry::Time,
     store::{Error, ErrorKind, Result, net},
-    task,
+    task, trace,
 };
 
 /// Most redirects of one request.
@@ -141,6 +141,12 @@ impl Wire {
         &self.base
     }
 
+    /// The trace that the request is part of, for the registry itself; whom it sends us on to need not know.
+    fn trace(&self, url: &Url) -> Option<HeaderValue> {
+        let context = trace::current().filter(|_| self.guard.is_home(url))?;
+        context.to_string().try_into().ok()
+    }
+
     /// Sends once and waits for the head of the answer.
     pub(super) async fn exchange(
         &self,
@@ -151,6 +157,9 @@ impl Wire {
         let (mut request, pulse) = ask.build(url);
         if let Some(show) = show {
             request.headers_mut().insert(AUTHORIZATION, show);
+        }
+        if let Some(value) = self.trace(url) {
+            request.headers_mut().insert(trace::TRACEPARENT, value);
         }
         let patience = Patience {
             answer: ask.wait.unwrap_or(self.patience.answer),

@@ -26,6 +26,7 @@ use super::{
     clock::Clock,
     config::{Checksum, Config},
     error::chain,
+    traced::Traced,
 };
 use crate::{
     store::{
@@ -73,7 +74,8 @@ pub(super) async fn connect(
         )
         // Our own watch does it: see `patience`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .interceptor(clock.clone());
+        .interceptor(clock.clone())
+        .interceptor(Traced);
     let host = host(s3.clone(), bucket).await?;
     let aws = is_aws(&host);
     if config.path_style.unwrap_or(!aws) {

@@ -31,6 +31,7 @@ mod put;
 mod records;
 mod sweep;
 mod tags;
+mod traced;
 
 pub use config::{Checksum, Config, Sse};
 pub use location::Location;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     faulty::Faults,
     limited::Limits,
-    metered::{Counters, OpSnapshot},
+    metered::{self, Counters, OpSnapshot, Tier},
     retrying::Policy,
     tiered::Front,
     *,
@@ -874,6 +874,42 @@ async fn metered_counts_requests_bytes_and_outcomes() {
         (seen.bytes_in, seen.bytes_out),
         (102, 50 + m.bytes.len() as u64)
     );
+}
+
+#[tokio::test]
+async fn metered_tells_damage_from_other_trouble() {
+    let counters = Arc::new(Counters::default());
+    let (memory, desc) = memory_with(&data(100, 1)).await;
+    let broken = Scripted::new(memory.clone()).get_answers(|_| pieces(vec![Err(temporary())]));
+    let store = Metered::new(Arc::new(broken), counters.clone());
+    assert!(whole(&store, &desc).await.is_err());
+    assert_eq!(counters.snapshot().corrupt_reads, 0);
+    memory.damage(&desc.digest, data(100, 2));
+    let store = Metered::new(Arc::new(Verified::new(memory)), counters.clone());
+    assert!(whole(&store, &desc).await.is_err());
+    let (new, _) = blob(&data(50, 3));
+    let (_, wrong) = blob(&data(50, 4));
+    store.put(&new, &wrong).await.unwrap_err();
+    let seen = counters.snapshot();
+    assert_eq!((seen.corrupt_reads, seen.corrupt_writes), (1, 1));
+}
+
+#[tokio::test]
+async fn work_knows_which_store_had_what_it_asked_for() {
+    let (near, known) = memory_with(&data(100, 1)).await;
+    let (far, other) = memory_with(&data(100, 2)).await;
+    let near = Metered::new(near, Arc::new(Counters::of(Tier::Local)));
+    let far = Metered::new(far, Arc::new(Counters::of(Tier::Remote)));
+    let (far, near) = (&far, &near);
+    let ask = |desc: Descriptor| async move {
+        if near.stat(&desc.digest).await.unwrap().is_none() {
+            far.stat(&desc.digest).await.unwrap();
+        }
+    };
+    assert_eq!(metered::watched(ask(known)).await.1, Some(Tier::Local));
+    assert_eq!(metered::watched(ask(other)).await.1, Some(Tier::Remote));
+    let (nowhere, _) = blob(&data(10, 3));
+    assert_eq!(metered::watched(ask(nowhere)).await.1, None);
 }
 
 #[tokio::test]

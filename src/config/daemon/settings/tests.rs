@@ -1,10 +1,13 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::{
-    Raw,
-    daemon::{self, TABLE},
-    file,
+use crate::{
+    config::{
+        Raw,
+        daemon::{self, TABLE},
+        file,
+    },
+    serve::auth::{Action, Scheme, TrustLocal},
 };
 
 const HOME: [(&str, &str); 1] = [("HOME", "/home/u")];

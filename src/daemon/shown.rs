@@ -1,0 +1,98 @@
+//! What shows how the daemon is: probes, numbers, spans.
+
+use std::{future::ready, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+
+use super::listen::Handler;
+use crate::{
+    metrics::{Metrics, http::Place},
+    ops::cache_tags::CacheTags,
+    serve::{
+        admin::{self, Admin, Caches, Health, Stores},
+        observe::Observer,
+    },
+    store::{Store, ingest::Uploads, open::Opened, wrap::metered::Tier},
+    task::{self, Task},
+};
+
+/// Time between two questions to a store whether it is there.
+const ASK: Duration = Duration::from_secs(10);
+
+/// Where everything that is shown comes together.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// All numbers.
+    pub metrics: Arc<Metrics>,
+    /// How far the daemon is, and which stores answer.
+    pub health: Arc<Health>,
+}
+
+impl Shown {
+    /// Of a daemon that is starting.
+    pub fn new() -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let health = Health::new(metrics.phase.clone());
+        Self { metrics, health }
+    }
+
+    /// Watches the requests of all doors.
+    pub fn observer(&self) -> Observer {
+        Observer::new(self.metrics.http.clone())
+    }
+
+    /// Shows what a store counts.
+    pub fn stores(&self, opened: &Opened) {
+        let stores = Stores::new(vec![opened.metrics.clone()]);
+        self.metrics.add(Box::new(stores));
+    }
+
+    /// Shows what was done about caches of BuildKit.
+    pub fn caches(&self, tags: Arc<CacheTags>) {
+        self.metrics.add(Box::new(Caches::new(tags)));
+    }
+
+    /// The admin door, which looks at `uploads` each time.
+    pub fn admin(&self, uploads: Arc<Uploads>) -> Arc<Admin> {
+        let open = move |metrics: &Metrics| {
+            let count = i64::try_from(uploads.count()).unwrap_or(i64::MAX);
+            metrics.uploads.open.set(count);
+        };
+        let refresh: Vec<admin::Refresh> = vec![Box::new(open)];
+        Arc::new(Admin::new(
+            self.health.clone(),
+            self.metrics.clone(),
+            refresh,
+        ))
+    }
+
+    /// The admin door at addresses of its own.
+    pub fn handler(&self, admin: Arc<Admin>) -> Handler {
+        let observer = self.observer();
+        Arc::new(move |request| {
+            let (admin, observer) = (admin.clone(), observer.clone());
+            async move {
+                let place = admin::place(request.uri().path()).unwrap_or(Place {
+                    door: admin::DOOR,
+                    route: "other",
+                    looks_up: None,
+                });
+                let answer = |request| ready(admin.handle(&request));
+                observer.observe(place, request, answer).await
+            }
+            .boxed()
+        })
+    }
+
+    /// Asks a store every so often whether it is there, as long as the task lives.
+    pub fn watch(&self, store: Arc<dyn Store>, tier: Tier) -> Task<()> {
+        let health = self.health.store(tier.as_str());
+        task::spawn("watch store", admin::watch(store, health, ASK))
+    }
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,335 @@
+//! The groups of handles, one for each room that counts.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
+    registry::Registry,
+};
+
+/// A label with its value.
+type Label = [(&'static str, &'static str); 1];
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+/// One metric with a value of `label` for each of `values`; all are shown from the start.
+fn counters<const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    values: [&'static str; N],
+) -> [Counter; N] {
+    let family = Family::<Label, Counter>::default();
+    registry.register(name, help, family.clone());
+    values.map(|value| family.get_or_create_owned(&[(label, value)]))
+}
+
+fn gauges<const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    values: [&'static str; N],
+) -> [Gauge; N] {
+    let family = Family::<Label, Gauge>::default();
+    registry.register(name, help, family.clone());
+    values.map(|value| family.get_or_create_owned(&[(label, value)]))
+}
+
+/// Connections of all listeners.
+#[derive(Debug, Clone, Default)]
+pub struct Connections {
+    /// Open now.
+    pub open: Gauge,
+    /// Accepted.
+    pub accepted: Counter,
+    /// Not accepted: the system had no descriptors left, or TLS was not agreed on.
+    pub failed: Counter,
+    /// Most that may be open at once.
+    pub limit: Gauge,
+}
+
+impl Connections {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        Self {
+            open: gauge(r, "connections", "Open connections"),
+            accepted: counter(r, "connections_accepted", "Connections that were accepted"),
+            failed: counter(
+                r,
+                "connections_failed",
+                "Connections that could not be accepted, or agreed on no TLS",
+            ),
+            limit: gauge(
+                r,
+                "connections_limit",
+                "Most connections that may be open at once; more wait in the kernel",
+            ),
+        }
+    }
+}
+
+/// Uploads that were begun and not ended.
+#[derive(Debug, Clone, Default)]
+pub struct Uploads {
+    /// Now.
+    pub open: Gauge,
+    /// Given up for nobody having gone on with them.
+    pub expired: Counter,
+}
+
+impl Uploads {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        Self {
+            open: gauge(r, "uploads_open", "Uploads that were begun and not ended"),
+            expired: counter(
+                r,
+                "uploads_expired",
+                "Uploads that were removed since nobody went on with them",
+            ),
+        }
+    }
+}
+
+/// What a write-back store has acknowledged and the remote does not have yet.
+#[derive(Debug, Clone, Default)]
+pub struct Queue {
+    /// Blobs that wait.
+    pub blobs: Gauge,
+    /// Tags that wait.
+    pub tags: Gauge,
+    /// Bytes that wait.
+    pub bytes: Gauge,
+    /// When the oldest entry was acknowledged.
+    pub oldest: Moment,
+    /// Entries that the remote has now.
+    pub sent: Counter,
+    /// Tags that had moved at the remote, so that caches were merged.
+    pub merged: Counter,
+    /// Tags that had moved at the remote and were left alone there.
+    pub left: Counter,
+    /// Tries that failed; the entry waits on.
+    pub failed: Counter,
+}
+
+impl Queue {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        let [blobs, tags] = gauges(
+            r,
+            "queue_entries",
+            "Acknowledged entries that the remote store does not have yet",
+            "kind",
+            ["blob", "tag"],
+        );
+        let [sent, merged, left, failed] = counters(
+            r,
+            "queue_processed",
+            "Tries to bring a queued entry to the remote store, by outcome",
+            "outcome",
+            ["sent", "merged", "left", "failed"],
+        );
+        let oldest = Moment::default();
+        r.register_collector(Box::new(Age {
+            name: "queue_oldest_age_seconds",
+            help: "Age of the oldest queued entry; 0 where nothing is queued",
+            since: oldest.clone(),
+        }));
+        Self {
+            blobs,
+            tags,
+            bytes: gauge(r, "queue_bytes", "Bytes that wait in the queue"),
+            oldest,
+            sent,
+            merged,
+            left,
+            failed,
+        }
+    }
+}
+
+/// The disk that caches or holds blobs.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    /// Bytes of blobs on it.
+    pub used: Gauge,
+    /// Most bytes that it may hold; 0 for no limit.
+    pub limit: Gauge,
+    /// Bytes that the file system has left.
+    pub free: Gauge,
+    /// Blobs that were evicted.
+    pub evicted: Counter,
+    /// Their bytes.
+    pub evicted_bytes: Counter,
+}
+
+impl Disk {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        Self {
+            used: gauge(r, "disk_used_bytes", "Bytes of blobs on the local disk"),
+            limit: gauge(
+                r,
+                "disk_limit_bytes",
+                "Most bytes of blobs on the local disk; 0 for no limit",
+            ),
+            free: gauge(
+                r,
+                "disk_free_bytes",
+                "Bytes that the file system of the local disk has left",
+            ),
+            evicted: counter(r, "evicted_blobs", "Blobs that were evicted from the disk"),
+            evicted_bytes: counter(r, "evicted_bytes", "Bytes that were evicted from the disk"),
+        }
+    }
+}
+
+/// The check of everything on disk, in the background. What reads and writes find is counted by the stores themselves.
+#[derive(Debug, Clone, Default)]
+pub struct Scrub {
+    /// Bytes that were hashed.
+    pub bytes: Counter,
+    /// Blobs that did not match their digest.
+    pub damaged: Counter,
+}
+
+impl Scrub {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        Self {
+            bytes: counter(
+                r,
+                "scrubbed_bytes",
+                "Bytes that were hashed in the background",
+            ),
+            damaged: counter(
+                r,
+                "scrub_damaged_blobs",
+                "Blobs on disk that were found not to match their digest",
+            ),
+        }
+    }
+}
+
+/// Reloads of the configuration and of certificates.
+#[derive(Debug, Clone, Default)]
+pub struct Reloads {
+    /// That took effect.
+    pub done: Counter,
+    /// That were refused; the old one stays.
+    pub refused: Counter,
+}
+
+impl Reloads {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        let [done, refused] = counters(
+            r,
+            "config_reloads",
+            "Reloads of configuration or certificates, by outcome",
+            "outcome",
+            ["done", "refused"],
+        );
+        Self { done, refused }
+    }
+}
+
+/// How the daemon is.
+#[derive(Debug, Clone, Default)]
+pub struct Phase {
+    /// 1 while it takes requests.
+    pub ready: Gauge,
+    /// 1 while it waits for its last requests and its queue.
+    pub draining: Gauge,
+    /// 1 while a store cannot be reached.
+    pub degraded: Gauge,
+}
+
+impl Phase {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        Self {
+            ready: gauge(r, "ready", "1 while requests are taken"),
+            draining: gauge(r, "draining", "1 while the last requests and the queue end"),
+            degraded: gauge(
+                r,
+                "degraded",
+                "1 while a store cannot be reached; requests are still answered",
+            ),
+        }
+    }
+}
+
+/// Counts in a gauge as long as it lives.
+#[derive(Debug)]
+pub struct Counting(Gauge);
+
+impl Counting {
+    /// Adds one.
+    pub fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A moment that may be unset, shared.
+#[derive(Debug, Clone, Default)]
+pub struct Moment(Arc<AtomicU64>);
+
+impl Moment {
+    /// Sets it; `None` takes it away.
+    pub fn set(&self, at: Option<SystemTime>) {
+        let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let ms = since.map_or(0, |s| u64::try_from(s.as_millis()).unwrap_or(u64::MAX));
+        self.0.store(ms, Relaxed);
+    }
+
+    /// How long ago it was; zero where it is unset.
+    pub fn age(&self) -> Duration {
+        match self.0.load(Relaxed) {
+            0 => Duration::ZERO,
+            ms => (SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
+                .elapsed()
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// Shows a moment by its age at the time of the look.
+#[derive(Debug)]
+struct Age {
+    name: &'static str,
+    help: &'static str,
+    since: Moment,
+}
+
+impl Collector for Age {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let age = ConstGauge::new(self.since.age().as_secs_f64());
+        let metric = encoder.encode_descriptor(self.name, self.help, None, age.metric_type())?;
+        age.encode(metric)
+    }
+}

@@ -1,0 +1,158 @@
+//! The process as the kernel sees it, from `/proc`, under the names that all exporters use
+//! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>).
+
+use std::{fmt, fs, path::Path};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+};
+
+/// Ticks per second in `/proc/self/stat`: fixed at what user space sees on every architecture that we build for.
+const TICKS: f64 = 100.0;
+/// Bytes of a page where the kernel does not count in KiB; only used for what `status` does not say.
+const KIB: u64 = 1 << 10;
+
+/// Reads `/proc/self` at each look; what cannot be read is not shown.
+#[derive(Debug)]
+pub(super) struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let e = &mut encoder;
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        if let Some(bytes) = kib(&status, "VmRSS:") {
+            let help = "Resident memory";
+            one(
+                e,
+                "process_resident_memory_bytes",
+                help,
+                &ConstGauge::new(bytes),
+            )?;
+        }
+        if let Some(bytes) = kib(&status, "VmHWM:") {
+            let help = "Most resident memory since the start";
+            one(
+                e,
+                "process_peak_resident_memory_bytes",
+                help,
+                &ConstGauge::new(bytes),
+            )?;
+        }
+        if let Some(bytes) = kib(&status, "VmSize:") {
+            let help = "Virtual memory";
+            one(
+                e,
+                "process_virtual_memory_bytes",
+                help,
+                &ConstGauge::new(bytes),
+            )?;
+        }
+        if let Some(threads) = number(&status, "Threads:") {
+            one(e, "process_threads", "Threads", &ConstGauge::new(threads))?;
+        }
+        if let Some(open) = descriptors() {
+            one(
+                e,
+                "process_open_fds",
+                "Open descriptors",
+                &ConstGauge::new(open),
+            )?;
+        }
+        let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        if let Some(most) = most_descriptors(&limits) {
+            let help = "Most descriptors that may be open";
+            one(e, "process_max_fds", help, &ConstGauge::new(most))?;
+        }
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        if let Some(times) = Times::read(&stat) {
+            let cpu = ConstCounter::new(times.cpu);
+            one(e, "process_cpu_seconds", "CPU time used", &cpu)?;
+            let machine = fs::read_to_string("/proc/stat").unwrap_or_default();
+            if let Some(booted) = number(&machine, "btime") {
+                let started = ConstGauge::new(booted as f64 + times.started);
+                let help = "Start of the process, in seconds since 1970";
+                one(e, "process_start_time_seconds", help, &started)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn one(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
+    let to = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+    metric.encode(to)
+}
+
+/// A line `Key:   123 kB`, in bytes.
+fn kib(text: &str, key: &str) -> Option<u64> {
+    number(text, key).map(|kib| kib * KIB)
+}
+
+/// The first number behind a key that begins a line.
+fn number(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn descriptors() -> Option<u64> {
+    // The one that lists is among them.
+    let listed = fs::read_dir(Path::new("/proc/self/fd")).ok()?.count();
+    Some(listed.saturating_sub(1) as u64)
+}
+
+fn most_descriptors(limits: &str) -> Option<u64> {
+    number(limits, "Max open files")
+}
+
+/// What the second half of `/proc/self/stat` says, in seconds.
+#[derive(Debug, PartialEq)]
+struct Times {
+    /// CPU time, of the process and in the kernel for it.
+    cpu: f64,
+    /// Start, since the machine was booted.
+    started: f64,
+}
+
+impl Times {
+    /// proc(5): the name in field 2 may hold anything but ends with the last `)`; behind it comes field 3.
+    fn read(stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(')')?;
+        let field = |n: usize| -> Option<f64> { rest.split_whitespace().nth(n - 3)?.parse().ok() };
+        Some(Self {
+            cpu: (field(14)? + field(15)?) / TICKS,
+            started: field(22)? / TICKS,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_found_behind_any_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 4 0 12345 1 2";
+        let want = Times {
+            cpu: 3.0,
+            started: 123.45,
+        };
+        assert_eq!(Times::read(stat), Some(want));
+        assert_eq!(Times::read("nonsense"), None);
+    }
+
+    #[test]
+    fn this_process_has_memory_and_descriptors() {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        assert!(kib(&status, "VmRSS:").unwrap() > 1 << 20);
+        assert!(descriptors().unwrap() >= 3);
+        let limits = fs::read_to_string("/proc/self/limits").unwrap();
+        assert!(most_descriptors(&limits).unwrap() >= descriptors().unwrap());
+    }
+}

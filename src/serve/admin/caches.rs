@@ -1,0 +1,66 @@
+//! What was done about cache manifests of BuildKit, shown as metrics.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{MetricType, counter::ConstCounter},
+};
+
+use crate::{metrics::Collector, ops::cache_tags::CacheTags};
+
+/// The counts of a registry's cache tags; asked at each look.
+pub struct Caches(Arc<CacheTags>);
+
+impl Caches {
+    /// Shows the counts of `tags`.
+    pub fn new(tags: Arc<CacheTags>) -> Self {
+        Self(tags)
+    }
+}
+
+impl fmt::Debug for Caches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.counts().fmt(f)
+    }
+}
+
+impl Collector for Caches {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = self.0.counts();
+        for (name, help, count) in [
+            (
+                "merged_manifests",
+                "Cache manifests that were put together from what several builds exported to one tag",
+                &counts.merged,
+            ),
+            (
+                "merge_dropped_records",
+                "Oldest records of builds that a merged cache manifest had no room for",
+                &counts.dropped_records,
+            ),
+            (
+                "pruned_manifests",
+                "Cache manifests that were served without layers that were lost",
+                &counts.pruned,
+            ),
+        ] {
+            let counter = ConstCounter::new(count.load(Relaxed));
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let help = "Exports that would replace a cache by a small part of it, by what was done";
+        let name = "shrinking_exports";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (action, count) in [
+            ("allowed", &counts.shrunk),
+            ("refused", &counts.shrinks_refused),
+        ] {
+            let counter = ConstCounter::new(count.load(Relaxed));
+            counter.encode(metric.encode_family(&[("action", action)])?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! How the daemon is: where in its life, and which of its stores can be reached.
+
+use std::{
+    fmt,
+    fmt::Write as _,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{
+    digest::Digest,
+    metrics,
+    store::{ErrorKind, Store},
+};
+
+/// Longest wait for a store that is only asked whether it is there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where in its life the daemon is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It takes no requests yet.
+    Starting,
+    /// It takes requests.
+    Ready,
+    /// It ends: requests under way and the queue first.
+    Draining,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        })
+    }
+}
+
+/// A store that cannot be reached.
+#[derive(Debug, Clone, Copy)]
+struct Trouble {
+    kind: ErrorKind,
+    since: Instant,
+}
+
+/// One store, as it was last seen.
+#[derive(Debug, Clone)]
+struct Seen {
+    name: String,
+    trouble: Option<Trouble>,
+}
+
+/// What probes are told. Setting and asking never wait for a store.
+#[derive(Debug)]
+pub struct Health {
+    phase: Mutex<Phase>,
+    was_ready: AtomicBool,
+    stores: Mutex<Vec<Seen>>,
+    started: Instant,
+    shown: metrics::Phase,
+}
+
+/// Tells the health of one store.
+#[derive(Debug, Clone)]
+pub struct StoreHealth {
+    health: Arc<Health>,
+    at: usize,
+}
+
+impl Health {
+    /// A daemon that is starting; `shown` follows what is set here.
+    pub fn new(shown: metrics::Phase) -> Arc<Self> {
+        Arc::new(Self {
+            phase: Mutex::new(Phase::Starting),
+            was_ready: AtomicBool::new(false),
+            stores: Mutex::default(),
+            started: Instant::now(),
+            shown,
+        })
+    }
+
+    /// Goes on to the next part of life.
+    pub fn set(&self, phase: Phase) {
+        *lock(&self.phase) = phase;
+        self.was_ready.fetch_or(phase == Phase::Ready, Relaxed);
+        self.shown.ready.set((phase == Phase::Ready).into());
+        self.shown.draining.set((phase == Phase::Draining).into());
+    }
+
+    /// Where in its life it is.
+    pub fn phase(&self) -> Phase {
+        *lock(&self.phase)
+    }
+
+    /// Whether it was ever ready.
+    pub fn was_ready(&self) -> bool {
+        self.was_ready.load(Relaxed)
+    }
+
+    /// How long the process has lived.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Adds a store, by what anybody may know of it (`local`, `remote`); it counts as reachable until somebody says otherwise.
+    pub fn store(self: &Arc<Self>, name: &str) -> StoreHealth {
+        let mut stores = lock(&self.stores);
+        stores.push(Seen {
+            name: name.to_owned(),
+            trouble: None,
+        });
+        StoreHealth {
+            health: self.clone(),
+            at: stores.len() - 1,
+        }
+    }
+
+    /// What a ready daemon says: `ok`, or `degraded` with a line for each store that is away.
+    pub(super) fn said(&self) -> String {
+        let mut away = String::new();
+        for (name, trouble) in self.stores() {
+            if let Some(trouble) = trouble {
+                let _ = writeln!(away, "the {name} store {trouble}");
+            }
+        }
+        if away.is_empty() {
+            "ok\n".to_owned()
+        } else {
+            format!("degraded, serving what is at hand\n{away}")
+        }
+    }
+
+    /// The stores, and what is wrong with each.
+    pub(super) fn stores(&self) -> Vec<(String, Option<String>)> {
+        let stores = lock(&self.stores);
+        let shown = stores.iter().map(|seen| {
+            let trouble = seen.trouble.map(|trouble| {
+                let since = trouble.since.elapsed().as_secs();
+                format!("{} for {since}s", describe(trouble.kind))
+            });
+            (seen.name.clone(), trouble)
+        });
+        shown.collect()
+    }
+}
+
+impl StoreHealth {
+    /// It answers.
+    pub fn reachable(&self) {
+        self.see(None);
+    }
+
+    /// It cannot be reached, or not used; since when is kept while that lasts.
+    pub fn away(&self, kind: ErrorKind) {
+        self.see(Some(kind));
+    }
+
+    fn see(&self, now: Option<ErrorKind>) {
+        let mut stores = lock(&self.health.stores);
+        let seen = &mut stores[self.at];
+        let (was, name) = (seen.trouble, seen.name.clone());
+        seen.trouble = now.map(|kind| Trouble {
+            kind,
+            since: was.map_or_else(Instant::now, |was| was.since),
+        });
+        let any = stores.iter().any(|seen| seen.trouble.is_some());
+        self.health.shown.degraded.set(any.into());
+        drop(stores);
+        match (was, now) {
+            (None, Some(kind)) => {
+                tracing::warn!(store = name, kind = describe(kind), "Store is away");
+            }
+            (Some(was), None) => {
+                let away_ms = was.since.elapsed().as_millis() as u64;
+                tracing::info!(store = name, away_ms, "Store is back");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Asks a store every `pause` whether it is there, for ever.
+pub async fn watch(store: Arc<dyn Store>, health: StoreHealth, pause: Duration) {
+    // Of no bytes: whether it is there does not matter.
+    let nothing = Digest::sha256_of(b"");
+    loop {
+        match tokio::time::timeout(PATIENCE, store.stat(&nothing)).await {
+            Ok(Ok(_)) => health.reachable(),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "Store does not answer");
+                health.away(error.kind);
+            }
+            Err(_) => health.away(ErrorKind::Timeout),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// In words for whoever may not see more: names of hosts and folders stay in the log.
+fn describe(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NoSuchStore => "does not exist",
+        ErrorKind::Denied => "refuses access",
+        ErrorKind::Unauthenticated => "does not accept the credentials",
+        ErrorKind::Throttled => "asks to slow down",
+        ErrorKind::Timeout => "does not answer",
+        ErrorKind::Unavailable => "cannot be reached",
+        ErrorKind::Full => "has no room",
+        ErrorKind::Io => "has trouble with its disk",
+        ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unsupported | ErrorKind::Invalid => {
+            "answers nonsense"
+        }
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing can panic while one is held.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,140 @@
+//! The counts that stores keep themselves, shown as metrics.
+
+use std::{fmt, sync::Arc};
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{MetricType, counter::ConstCounter},
+};
+
+use crate::{
+    metrics::Collector,
+    store::wrap::metered::{Counters, Snapshot},
+};
+
+/// The stores of a daemon; asked at each look.
+#[derive(Debug)]
+pub struct Stores(Vec<Arc<Counters>>);
+
+type Label = (&'static str, &'static str);
+
+/// One number: which store's, what sets it apart from its siblings, and how large it is.
+struct Row(&'static str, Vec<Label>, u64);
+
+impl Stores {
+    /// Shows the counts of each; of two of one tier the sum.
+    pub fn new(counters: Vec<Arc<Counters>>) -> Self {
+        Self(counters)
+    }
+
+    /// The sum of each tier, local first.
+    fn tiers(&self) -> Vec<(&'static str, Snapshot)> {
+        let mut tiers: Vec<(&'static str, Snapshot)> = Vec::new();
+        for counters in &self.0 {
+            let (tier, seen) = (counters.tier().as_str(), counters.snapshot());
+            match tiers.iter_mut().find(|(t, _)| *t == tier) {
+                Some((_, sum)) => *sum = *sum + seen,
+                None => tiers.push((tier, seen)),
+            }
+        }
+        tiers.sort_unstable_by_key(|(tier, _)| *tier);
+        tiers
+    }
+}
+
+impl Collector for Stores {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let tiers = self.tiers();
+        let mut show = |name, help, rows: fn(&Snapshot) -> Vec<(Vec<Label>, u64)>| {
+            let rows = tiers.iter().flat_map(|(tier, seen)| {
+                let rows = rows(seen).into_iter();
+                rows.map(|(labels, value)| Row(tier, labels, value))
+            });
+            family(&mut encoder, name, help, rows)
+        };
+        show(
+            "store_operations",
+            "Operations asked of a store, by outcome",
+            operations,
+        )?;
+        show(
+            "store_bytes",
+            "Bytes of blobs and manifests that came from and went to a store",
+            |s| {
+                directed(
+                    &[("read", s.bytes_in), ("written", s.bytes_out)],
+                    "direction",
+                )
+            },
+        )?;
+        show(
+            "store_puts",
+            "Blobs that were given to a store, by whether it had them",
+            |s| directed(&[("stored", s.stored), ("existed", s.existed)], "result"),
+        )?;
+        show(
+            "store_existed_bytes",
+            "Bytes of blobs that were given to a store that had them",
+            |s| vec![(Vec::new(), s.existed_bytes)],
+        )?;
+        show(
+            "store_conflicts",
+            "Publications whose expectation did not hold",
+            |s| vec![(Vec::new(), s.conflicts)],
+        )?;
+        show(
+            "store_broken_streams",
+            "Reads that ended with an error after they had begun",
+            |s| vec![(Vec::new(), s.broken_streams)],
+        )?;
+        show(
+            "verification_failures",
+            "Content that did not match its digest or size, by when that was found",
+            |s| {
+                directed(
+                    &[("read", s.corrupt_reads), ("write", s.corrupt_writes)],
+                    "found_at",
+                )
+            },
+        )
+    }
+}
+
+fn directed(values: &[(&'static str, u64)], label: &'static str) -> Vec<(Vec<Label>, u64)> {
+    let row = |(value, count): &(&'static str, u64)| (vec![(label, *value)], *count);
+    values.iter().map(row).collect()
+}
+
+fn operations(seen: &Snapshot) -> Vec<(Vec<Label>, u64)> {
+    let all = [
+        ("stat", seen.stat),
+        ("get", seen.get),
+        ("put", seen.put),
+        ("resolve", seen.resolve),
+        ("publish", seen.publish),
+        ("tags", seen.tags),
+    ];
+    let mut rows = Vec::new();
+    for (operation, op) in all {
+        // A request counts when it has its answer, but the three are not read at one moment.
+        let ok = op.requests.saturating_sub(op.misses + op.errors);
+        for (outcome, count) in [("ok", ok), ("miss", op.misses), ("error", op.errors)] {
+            rows.push((vec![("operation", operation), ("outcome", outcome)], count));
+        }
+    }
+    rows
+}
+
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = Row>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for Row(tier, mut labels, value) in rows {
+        labels.insert(0, ("tier", tier));
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+use std::sync::Arc;
+
+use axum::{
+    body::{Body, to_bytes},
+    http::{Method, Request, StatusCode},
+};
+
+use super::{Admin, Health, Phase, Stores, place, watch};
+use crate::{
+    artifact::Descriptor,
+    metrics::Metrics,
+    store::{
+        self, BlobStore as _, Body as Bytes, ErrorKind,
+        memory::Memory,
+        wrap::{
+            Metered,
+            faulty::{Faults, Faulty},
+            metered::{Counters, Tier},
+        },
+    },
+};
+
+struct Door {
+    admin: Admin,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+fn door() -> Door {
+    let metrics = Arc::new(Metrics::new());
+    let health = Health::new(metrics.phase.clone());
+    Door {
+        admin: Admin::new(health.clone(), metrics.clone(), Vec::new()),
+        health,
+        metrics,
+    }
+}
+
+impl Door {
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = self.admin.handle(&request);
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn status(&self, path: &str) -> u16 {
+        self.get(path).await.0.as_u16()
+    }
+}
+
+#[tokio::test]
+async fn probes_follow_the_daemons_life() {
+    let door = door();
+    let probes = async || {
+        let mut seen = Vec::new();
+        for path in ["/livez", "/startupz", "/readyz"] {
+            seen.push(door.status(path).await);
+        }
+        seen
+    };
+    assert_eq!(probes().await, [200, 503, 503]);
+    door.health.set(Phase::Ready);
+    assert_eq!(probes().await, [200, 200, 200]);
+    door.health.set(Phase::Draining);
+    assert_eq!(probes().await, [200, 200, 503]);
+    assert_eq!(door.get("/readyz").await.1, "draining\n");
+    assert_eq!(door.metrics.phase.ready.get(), 0);
+    assert_eq!(door.metrics.phase.draining.get(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_said_but_requests_are_still_taken() {
+    let door = door();
+    let (_near, far) = (door.health.store("local"), door.health.store("remote"));
+    door.health.set(Phase::Ready);
+    assert_eq!(door.get("/readyz").await.1, "ok\n");
+    far.away(ErrorKind::Unavailable);
+    let (status, said) = door.get("/readyz").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(said.starts_with("degraded"), "{said}");
+    assert!(
+        said.contains("the remote store cannot be reached for 0s"),
+        "{said}"
+    );
+    assert_eq!(door.metrics.phase.degraded.get(), 1);
+    assert!(door.get("/").await.1.contains("cannot be reached"));
+    far.reachable();
+    assert_eq!(door.get("/readyz").await.1, "ok\n");
+    assert_eq!(door.metrics.phase.degraded.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stores_are_asked_in_the_background() {
+    let door = door();
+    let health = door.health.store("remote");
+    door.health.set(Phase::Ready);
+    let faults = Faults {
+        error: 1.0,
+        ..Faults::NONE
+    };
+    let store = Arc::new(Faulty::new(Arc::new(Memory::new()), faults, 1));
+    let pause = std::time::Duration::from_secs(5);
+    let asking = crate::task::spawn("health", watch(store, health, pause));
+    tokio::time::sleep(pause / 2).await;
+    assert!(door.get("/readyz").await.1.starts_with("degraded"));
+    drop(asking);
+}
+
+#[tokio::test]
+async fn what_stores_count_is_shown_by_tier() {
+    let door = door();
+    let far = Arc::new(Counters::of(Tier::Remote));
+    let near = Arc::new(Counters::of(Tier::Local));
+    door.metrics
+        .add(Box::new(Stores::new(vec![far, near.clone()])));
+    let store = Metered::new(Arc::new(Memory::new()), near);
+    let bytes = bytes::Bytes::from_static(b"bytes");
+    let desc = Descriptor::of("x/y", &bytes);
+    let body = Bytes::Bytes(bytes);
+    assert_eq!(store.put(&desc, &body).await.unwrap(), store::Put::Stored);
+    assert_eq!(store.put(&desc, &body).await.unwrap(), store::Put::Existed);
+    store.put(&desc, &Bytes::Bytes("other".into())).await.ok();
+    let text = door.get("/metrics").await.1;
+    for line in [
+        r#"cachectld_store_operations_total{tier="local",operation="put",outcome="ok"} 2"#,
+        r#"cachectld_store_operations_total{tier="remote",operation="put",outcome="ok"} 0"#,
+        r#"cachectld_store_puts_total{tier="local",result="existed"} 1"#,
+        r#"cachectld_store_existed_bytes_total{tier="local"} 5"#,
+        r#"cachectld_store_bytes_total{tier="local",direction="written"} 5"#,
+    ] {
+        assert!(text.contains(line), "no {line} in\n{text}");
+    }
+    let types = "# TYPE cachectld_store_puts_total counter";
+    assert_eq!(text.matches(types).count(), 1);
+}
+
+#[tokio::test]
+async fn the_page_has_no_script_and_shows_no_raw_text() {
+    let door = door();
+    door.health.store("<script>");
+    let (status, page) = door.get("/").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
+}
+
+#[tokio::test]
+async fn gauges_that_nobody_counts_are_brought_up_to_date_at_each_look() {
+    let mut door = door();
+    let refresh = |metrics: &Metrics| {
+        metrics.uploads.open.inc();
+    };
+    door.admin.refresh.push(Box::new(refresh));
+    for seen in ["cachectld_uploads_open 1", "cachectld_uploads_open 2"] {
+        assert!(door.get("/metrics").await.1.contains(seen));
+    }
+}
+
+#[tokio::test]
+async fn only_reading_is_possible() {
+    let door = door();
+    for (method, path, want) in [
+        (Method::POST, "/readyz", 405),
+        (Method::DELETE, "/metrics", 405),
+        (Method::HEAD, "/metrics", 200),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        let response = door.admin.handle(&request.body(Body::empty()).unwrap());
+        assert_eq!(response.status().as_u16(), want);
+    }
+}
+
+#[test]
+fn other_paths_are_other_doors() {
+    assert_eq!(place("/metrics").unwrap().route, "/metrics");
+    assert!(place("/v2/").is_none() && place("/metrics/x").is_none());
+}

@@ -1,0 +1,170 @@
+//! What every request goes through, whichever door it is for: a request id, a span in its trace, a line, numbers.
+//!
+//! - Holds: ids in and out, the root span, counting of bodies in both directions until their last byte.
+//! - Enters: a request, the [`Place`] that it is for, and what answers it.
+//! - Leaves: the answer, with `X-Request-Id`; one line at `info` when its last byte was taken; additions to [`Http`].
+//! - Deliberately absent: routes of any one door, repositories and digests as labels, where metrics and spans are sent to.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderName, Method, Request, Response},
+};
+use http_body::Body as _;
+use tracing::{Instrument as _, Span, field};
+
+mod body;
+mod id;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    metrics::{
+        Counting,
+        http::{Http, Place},
+    },
+    store::wrap::metered,
+    trace,
+};
+use body::{Incoming, Outgoing};
+use id::RequestId;
+use watch::{State, Watch};
+
+/// Names a request in the log of both sides.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Extension of a response: who asked, for the log.
+#[derive(Debug, Clone)]
+pub struct AskedBy(pub String);
+
+/// Extension of a response: a blob that the client need not send.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    /// Why: `mounted`, `existed`.
+    pub how: &'static str,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Observes the requests of all doors.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    http: Http,
+}
+
+impl Observer {
+    /// Counts in `http`.
+    pub fn new(http: Http) -> Self {
+        Self { http }
+    }
+
+    /// Answers a request by `answer` and sees it through to the last byte of its body.
+    ///
+    /// Requests to the `admin` door are asked every few seconds by somebody's probes: they get no span, and a line at
+    /// `debug` only. A request whose future or body is dropped before its end counts as `aborted`.
+    pub async fn observe<F>(
+        &self,
+        place: Place,
+        request: Request<Body>,
+        answer: impl FnOnce(Request<Body>) -> F,
+    ) -> Response<Body>
+    where
+        F: Future<Output = Response<Body>>,
+    {
+        let id = RequestId::of(request.headers());
+        let method = method_name(request.method());
+        let (span, exported) = root_span(place, method, &id, request.headers());
+        let (request, received) = counted(request);
+        let mut watch = Watch {
+            http: self.http.clone(),
+            in_flight: Counting::new(self.http.in_flight(place.door)),
+            place,
+            method,
+            path: request.uri().path().to_owned(),
+            span: span.clone(),
+            exported,
+            started: Instant::now(),
+            received,
+            sent: 0,
+            announced: None,
+            code: 0,
+            tier: None,
+            asked_by: None,
+            body: State::Waiting,
+        };
+        let answered = metered::watched(answer(request)).instrument(span);
+        let (mut response, tier) = answered.await;
+        watch.answered(&mut response, tier);
+        response.headers_mut().insert(X_REQUEST_ID, id.header());
+        response.map(move |body| {
+            if body.is_end_stream() {
+                watch.reach(State::Ended);
+                return body;
+            }
+            Body::new(Outgoing::new(body, watch))
+        })
+    }
+}
+
+/// Wraps the body of a request that has one; most have none.
+fn counted(request: Request<Body>) -> (Request<Body>, Option<Arc<AtomicU64>>) {
+    if request.body().is_end_stream() {
+        return (request, None);
+    }
+    let received = Arc::new(AtomicU64::new(0));
+    let counter = received.clone();
+    let request = request.map(|body| Body::new(Incoming::new(body, counter)));
+    (request, Some(received))
+}
+
+/// The span that everything that is done for the request happens in, and whether it goes to a collector.
+fn root_span(
+    place: Place,
+    method: &'static str,
+    id: &RequestId,
+    headers: &axum::http::HeaderMap,
+) -> (Span, bool) {
+    if place.door == super::admin::DOOR {
+        return (Span::none(), false);
+    }
+    let span = tracing::info_span!(
+        "request",
+        trace_id = field::Empty,
+        request_id = id.as_str(),
+        method,
+        route = place.route,
+        otel.name = field::Empty,
+        otel.kind = field::Empty,
+        otel.status_code = field::Empty,
+        http.response.status_code = field::Empty,
+        http.request.body.size = field::Empty,
+        http.response.body.size = field::Empty,
+    );
+    if span.is_disabled() {
+        return (span, false);
+    }
+    let parent = headers.get(trace::TRACEPARENT);
+    let parent = parent.and_then(|v| v.to_str().ok()?.parse().ok());
+    let begun = trace::begin(&span, parent, || format!("{method} {}", place.route));
+    span.record("trace_id", begun.context.trace_id());
+    (span, begun.exported)
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}

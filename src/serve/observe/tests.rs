@@ -1,0 +1,266 @@
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    body::{Body, to_bytes},
+    http::{Method, Request, Response, StatusCode},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
+
+use super::{AskedBy, Observer, Saved, X_REQUEST_ID};
+use crate::{
+    metrics::{Metrics, http::Place},
+    serve::{admin, registry},
+    trace,
+};
+
+const PATH: &str = "/v2/secret-project/blobs/sha256:12";
+
+struct Observed {
+    observer: Observer,
+    metrics: Metrics,
+}
+
+fn observed() -> Observed {
+    let metrics = Metrics::new();
+    Observed {
+        observer: Observer::new(metrics.http.clone()),
+        metrics,
+    }
+}
+
+fn blob() -> Place {
+    registry::place(PATH)
+}
+
+fn get() -> Request<Body> {
+    Request::get(PATH).body(Body::empty()).unwrap()
+}
+
+fn broken() -> Body {
+    let pieces = [
+        Ok(Bytes::from_static(b"some")),
+        Err(io::Error::other("cut")),
+    ];
+    Body::from_stream(stream::iter(pieces))
+}
+
+impl Observed {
+    async fn answer(&self, request: Request<Body>, body: impl Into<Body>) -> Response<Body> {
+        let response = Response::new(body.into());
+        let answer = |_| async { response };
+        self.observer.observe(blob(), request, answer).await
+    }
+
+    /// The value of the one series that contains all of `parts`.
+    fn value(&self, parts: &[&str]) -> u64 {
+        let text = self.metrics.encode();
+        let fits = |line: &&str| !line.starts_with('#') && parts.iter().all(|p| line.contains(p));
+        let lines: Vec<&str> = text.lines().filter(fits).collect();
+        let [line] = lines[..] else {
+            panic!("{parts:?}: {lines:?}")
+        };
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn requests(&self, outcome: &str) -> u64 {
+        self.value(&[
+            "cachectld_requests_total",
+            &format!("outcome=\"{outcome}\""),
+        ])
+    }
+}
+
+#[tokio::test]
+async fn an_answer_counts_when_its_last_byte_was_taken() {
+    let o = observed();
+    let response = o.answer(get(), "hello").await;
+    assert_eq!(o.value(&["requests_in_flight", "registry"]), 1);
+    assert_eq!(to_bytes(response.into_body(), 99).await.unwrap(), "hello");
+    assert_eq!(o.requests("ok"), 1);
+    assert_eq!(o.value(&["cachectld_response_bytes_total"]), 5);
+    assert_eq!(o.value(&["requests_in_flight", "registry"]), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_counted_with_what_was_sent() {
+    let o = observed();
+    let response = o.answer(get(), broken()).await;
+    assert!(to_bytes(response.into_body(), 99).await.is_err());
+    assert_eq!(o.requests("broken"), 1);
+    assert_eq!(o.value(&["cachectld_response_bytes_total"]), 4);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_is_no_failure_of_ours() {
+    let o = observed();
+    let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(b"x")));
+    let response = o.answer(get(), Body::from_stream(endless)).await;
+    let mut body = response.into_body().into_data_stream();
+    body.next().await.unwrap().unwrap();
+    drop(body);
+    assert_eq!(o.requests("aborted"), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_before_its_answer_counts_as_aborted() {
+    let o = observed();
+    let never = |_| std::future::pending::<Response<Body>>();
+    let waiting = o.observer.observe(blob(), get(), never);
+    assert!(futures_util::poll!(Box::pin(waiting)).is_pending());
+    assert_eq!(
+        o.value(&["cachectld_requests_total", "code=\"0\"", "aborted"]),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_stream_of_announced_length_is_whole_without_being_asked_for_its_end() {
+    let o = observed();
+    let answer = |_| async {
+        let pieces = stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"four"))]);
+        let whole = pieces.chain(stream::pending());
+        let response = Response::builder().header("content-length", 4);
+        response.body(Body::from_stream(whole)).unwrap()
+    };
+    let response = o.observer.observe(blob(), get(), answer).await;
+    let mut body = response.into_body().into_data_stream();
+    body.next().await.unwrap().unwrap();
+    drop(body);
+    assert_eq!(o.requests("ok"), 1);
+}
+
+#[tokio::test]
+async fn bytes_of_requests_are_counted_as_they_come() {
+    let o = observed();
+    let request = Request::put(PATH).body(Body::from("12345678")).unwrap();
+    let answer = |request: Request<Body>| async {
+        let read = to_bytes(request.into_body(), 99).await.unwrap();
+        assert_eq!(read.len(), 8);
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::CREATED;
+        let saved = Saved {
+            how: "existed",
+            bytes: 8,
+        };
+        response.extensions_mut().insert(saved);
+        response
+    };
+    let response = o.observer.observe(blob(), request, answer).await;
+    drop(response);
+    assert_eq!(o.value(&["cachectld_request_bytes_total"]), 8);
+    assert_eq!(o.value(&["cachectld_dedup_bytes_total", "existed"]), 8);
+}
+
+#[tokio::test]
+async fn the_clients_request_id_comes_back() {
+    let o = observed();
+    let request = Request::get(PATH).header(X_REQUEST_ID, "abc-1");
+    let response = o.answer(request.body(Body::empty()).unwrap(), "").await;
+    assert_eq!(response.headers()[X_REQUEST_ID], "abc-1");
+    let response = o.answer(get(), "").await;
+    assert_eq!(response.headers()[X_REQUEST_ID].len(), 16);
+}
+
+#[tokio::test]
+async fn a_made_up_method_is_no_label_of_its_own() {
+    let o = observed();
+    let mut request = get();
+    *request.method_mut() = Method::from_bytes(b"BREW").unwrap();
+    drop(o.answer(request, "").await);
+    assert_eq!(
+        o.value(&["cachectld_requests_total", "method=\"other\""]),
+        1
+    );
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'w> MakeWriter<'w> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'w self) -> Self {
+        self.clone()
+    }
+}
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn every_request_writes_one_line_in_its_trace() {
+    let lines = Lines::default();
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false);
+    let subscriber = tracing_subscriber::registry().with(layer.with_writer(lines.clone()));
+    let _here = tracing::subscriber::set_default(subscriber);
+    let o = observed();
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = Request::get(PATH).header("traceparent", parent);
+    let answer = |_| async {
+        let within = trace::current().unwrap();
+        assert_eq!(within.to_string(), parent);
+        let mut response = Response::new(Body::from("hello"));
+        response.extensions_mut().insert(AskedBy("ci".to_owned()));
+        response
+    };
+    let request = request.body(Body::empty()).unwrap();
+    let response = o.observer.observe(blob(), request, answer).await;
+    assert_eq!(lines.text(), "");
+    drop(to_bytes(response.into_body(), 99).await);
+    let text = lines.text();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for part in [
+        "trace_id=\"0af7651916cd43dd8448eb211c80319c\"",
+        "request_id=",
+        "status=200",
+        "outcome=\"ok\"",
+        "bytes_out=5",
+        "principal=\"ci\"",
+        PATH,
+    ] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn probes_write_no_line() {
+    let lines = Lines::default();
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
+    let level = tracing::level_filters::LevelFilter::INFO;
+    let subscriber = tracing_subscriber::registry().with(level).with(layer);
+    let _here = tracing::subscriber::set_default(subscriber);
+    let o = observed();
+    let request = Request::get("/livez").body(Body::empty()).unwrap();
+    let place = admin::place("/livez").unwrap();
+    let answer = |_| async { Response::new(Body::from("ok")) };
+    drop(o.observer.observe(place, request, answer).await);
+    assert_eq!(lines.text(), "");
+    assert_eq!(o.value(&["cachectld_requests_total", "/livez"]), 1);
+}
+
+#[tokio::test]
+async fn names_of_projects_are_no_labels() {
+    let o = observed();
+    drop(o.answer(get(), "hello").await);
+    assert!(!o.metrics.encode().contains("secret-project"));
+}

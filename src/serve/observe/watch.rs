@@ -1,0 +1,154 @@
+//! One request from its head to the last byte of its answer.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use axum::{
+    body::Body,
+    http::{Response, header::CONTENT_LENGTH},
+};
+use http_body::Body as _;
+use tracing::Span;
+
+use super::{AskedBy, Saved};
+use crate::{
+    metrics::{
+        Counting,
+        http::{Done, Http, Outcome, Place},
+    },
+    serve::admin,
+    store::wrap::metered::Tier,
+};
+
+/// How far the answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// There is none yet.
+    Waiting,
+    /// Its body is being sent.
+    Sending,
+    /// Its body was sent whole.
+    Ended,
+    /// Its body broke off.
+    Failed,
+}
+
+/// What is known of a request; when it is dropped, the request has ended.
+pub(super) struct Watch {
+    pub(super) http: Http,
+    #[expect(dead_code, reason = "counts the request as long as it lives")]
+    pub(super) in_flight: Counting,
+    pub(super) place: Place,
+    pub(super) method: &'static str,
+    pub(super) path: String,
+    pub(super) span: Span,
+    /// Whether the span goes to a collector.
+    pub(super) exported: bool,
+    pub(super) started: Instant,
+    pub(super) received: Option<Arc<AtomicU64>>,
+    pub(super) sent: u64,
+    /// Length of the answer's body, where it is known before.
+    pub(super) announced: Option<u64>,
+    pub(super) code: u16,
+    pub(super) tier: Option<Tier>,
+    pub(super) asked_by: Option<String>,
+    pub(super) body: State,
+}
+
+impl Watch {
+    /// Takes from the answer's head what the log and the numbers want.
+    pub(super) fn answered(&mut self, response: &mut Response<Body>, tier: Option<Tier>) {
+        self.code = response.status().as_u16();
+        self.tier = tier;
+        // Of a stream only the header knows; a server asks for no more than that many bytes.
+        let length = response.headers().get(CONTENT_LENGTH);
+        let length = length.and_then(|v| v.to_str().ok()?.parse().ok());
+        self.announced = response.body().size_hint().exact().or(length);
+        let notes = response.extensions_mut();
+        self.asked_by = notes.remove::<AskedBy>().map(|AskedBy(name)| name);
+        if let Some(Saved { how, bytes }) = notes.remove::<Saved>() {
+            self.http.saved(self.place.door, how, bytes);
+        }
+    }
+
+    /// Notes how far the answer's body is.
+    pub(super) fn reach(&mut self, state: State) {
+        self.body = state;
+    }
+
+    fn outcome(&self) -> Outcome {
+        let whole = self.announced == Some(self.sent);
+        match (self.body, self.code) {
+            (State::Failed, _) => Outcome::Broken,
+            // A panic unwinds through it; what is left is an internal error.
+            (State::Waiting, _) if std::thread::panicking() => Outcome::Error,
+            (State::Waiting, _) => Outcome::Aborted,
+            (State::Sending, _) if !whole => Outcome::Aborted,
+            (_, 404) if matches!(self.method, "GET" | "HEAD") => Outcome::Miss,
+            (_, 400..=499) => Outcome::Refused,
+            (_, 500..) => Outcome::Error,
+            _ => Outcome::Ok,
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let outcome = self.outcome();
+        let done = Done {
+            place: self.place,
+            method: self.method,
+            code: self.code,
+            tier: self.tier.map_or("none", Tier::as_str),
+            outcome,
+            elapsed: self.started.elapsed(),
+            bytes_in: self.received.as_ref().map_or(0, |r| r.load(Relaxed)),
+            bytes_out: self.sent,
+        };
+        self.http.record(&done);
+        tell(self, &done);
+    }
+}
+
+/// Writes the request's line, and what its span is to say.
+fn tell(watch: &Watch, done: &Done) {
+    let elapsed_ms = done.elapsed.as_secs_f64() * 1e3;
+    let elapsed_ms = (elapsed_ms * 1e3).round() / 1e3;
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                parent: &watch.span,
+                door = done.place.door,
+                path = watch.path,
+                status = done.code,
+                outcome = done.outcome.as_str(),
+                tier = done.tier,
+                bytes_in = done.bytes_in,
+                bytes_out = done.bytes_out,
+                elapsed_ms,
+                principal = watch.asked_by.as_deref(),
+                "Request"
+            )
+        };
+    }
+    match done.outcome {
+        Outcome::Error | Outcome::Broken => line!(warn),
+        _ if done.place.door == admin::DOOR => line!(debug),
+        _ => line!(info),
+    }
+    if !watch.exported {
+        return;
+    }
+    let span = &watch.span;
+    span.record("http.response.status_code", done.code);
+    span.record("http.request.body.size", done.bytes_in);
+    span.record("http.response.body.size", done.bytes_out);
+    if matches!(done.outcome, Outcome::Error | Outcome::Broken) {
+        span.record("otel.status_code", "ERROR");
+    }
+}
