@@ -68,6 +68,11 @@ impl Repository {
         &self.store
     }
 
+    /// Its ability to remove tags.
+    pub(super) fn untag(&self) -> &Arc<dyn Untag> {
+        &self.untag
+    }
+
     /// Says whether anything was ever put here and not taken away again.
     pub async fn exists(&self) -> Result<bool> {
         let manifests = keys::manifests_prefix(&self.name);
@@ -81,9 +86,21 @@ impl Repository {
         Ok(size.filter(|_| !gone))
     }
 
-    /// Says whether content is here; a manifest's bytes are a blob too.
+    /// As [`Self::stat_blob`], for who sends it where it is not there: while the store cannot tell, it is not.
+    pub async fn stat_or_send(&self, digest: &Digest) -> Result<Option<u64>> {
+        match self.stat_blob(digest).await {
+            Err(e) if e.is_temporary() => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Says whether content is here; a manifest's bytes are a blob too. What the store cannot tell for now is missing.
     pub async fn presence(&self, digest: &Digest) -> Result<Presence> {
-        let (size, gone) = tokio::try_join!(self.store.stat(digest), self.is_gone(digest))?;
+        let (size, gone) = tokio::join!(self.store.stat(digest), self.is_gone(digest));
+        let (size, gone) = match (size, gone) {
+            (Err(e), gone) if e.is_temporary() => (None, gone?),
+            (size, gone) => (size?, gone?),
+        };
         Ok(match (size, gone) {
             (_, true) => Presence::Deleted,
             (None, false) => Presence::Missing,
@@ -109,8 +126,12 @@ impl Repository {
 
     /// Shows a blob that the store holds; `false` if it holds none.
     pub async fn mount_blob(&self, digest: &Digest) -> Result<bool> {
-        if self.store.stat(digest).await?.is_none() {
-            return Ok(false);
+        match self.store.stat(digest).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(false),
+            // Who is told no sends it.
+            Err(e) if e.is_temporary() => return Ok(false),
+            Err(e) => return Err(e),
         }
         self.show(digest).await?;
         Ok(true)

@@ -96,7 +96,7 @@ impl Registry {
             let Ok(from) = from.parse::<Repo>() else {
                 return Ok(false);
             };
-            if self.repository(&from).stat_blob(digest).await?.is_none() {
+            if self.repository(&from).stat_or_send(digest).await?.is_none() {
                 return Ok(false);
             }
         }
