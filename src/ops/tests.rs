@@ -58,6 +58,7 @@ impl World {
             url: StoreUrl::Disk("memory".into()),
             metrics: Arc::default(),
             ranged: true,
+            repositories: None,
         };
         Context {
             opened: Arc::new(opened),

@@ -242,7 +242,7 @@ impl Front {
     }
 
     /// Looks once at what lay here at the start.
-    async fn look(&self) -> Result<()> {
+    pub(super) async fn look(&self) -> Result<()> {
         let look = async || {
             self.uses.seed(self.sweep.blobs().await?);
             Ok(())

@@ -315,7 +315,8 @@ mod tests {
     async fn oldest_goes_first_but_for_one_that_somebody_waits_for() {
         let dir = tempfile::tempdir().unwrap();
         let (unsent, uses) = unsent(dir.path()).await;
-        let mut waits = Box::pin(unsent.until_sent(&d(3)));
+        let third = d(3);
+        let mut waits = Box::pin(unsent.until_sent(&third));
         assert!(waits.as_mut().now_or_never().is_none());
         let first = unsent.next().await;
         assert_eq!(first.digest, d(3));

@@ -303,7 +303,8 @@ mod tests {
     async fn who_pins_waits_until_a_removal_is_over() {
         let uses = uses();
         let claim = uses.claim(&uses.candidates());
-        let mut pin = Box::pin(uses.pin(&d(2)));
+        let second = d(2);
+        let mut pin = Box::pin(uses.pin(&second));
         assert!(pin.as_mut().now_or_never().is_none());
         drop(claim);
         let _pin = pin.await;
