@@ -83,7 +83,7 @@ impl CacheTags {
     }
 
     /// One manifest of all parts, without what was lost.
-    async fn join(
+    pub(super) async fn join(
         &self,
         repo: &Repository,
         parts: Vec<Part>,
