@@ -43,7 +43,11 @@ fn a_builder_that_has_nothing_runs_everything_and_then_nothing() {
     let builder = Builder::new(&door);
     let first = builder.build(&project).run().success();
     assert_eq!(first.executed(), first.instructions().len(), "{first}");
-    let ran = first.instructions().iter().filter(|step| step.ran).count();
+    let ran = first
+        .instructions()
+        .iter()
+        .filter(|step| step.ran())
+        .count();
     assert_eq!(ran, 4, "{first}");
     let again = builder.build(&project).run().success().all_cached();
     assert_eq!(again.digest(), first.digest());

@@ -2,11 +2,11 @@
 //!
 //! The rows are those of what BuildKit was seen to do: an import that cannot be had is an ERROR step and nothing more, but
 //! once a manifest was read, a layer of it that cannot be had fails the build. So it is the door that has to look.
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::buildkit::{Builder, Built};
-use crate::support::cachectld::Access;
-use crate::support::door::{Door, ours};
+use crate::support::cachectld::{Access, Cachectld};
+use crate::support::door::{Door, manifest, ours};
 use crate::support::e2e;
 use crate::support::link::Link;
 use crate::support::project::Project;
@@ -184,6 +184,48 @@ fn a_remote_that_goes_away_in_mid_export_and_comes_back_is_only_a_delay() {
     let right = build.wait().success();
     let built = import(&door, &project, &right).all_cached();
     assert_eq!(built.digest(), right.digest());
+}
+
+#[test]
+fn a_folder_in_front_serves_what_it_has_while_the_remote_is_away() {
+    if !e2e() || !ours() {
+        return;
+    }
+    let store = TestStore::new(Backend::Minio);
+    let link = Link::to(store.port());
+    let door = Door::with_front(store, &link, "write-through");
+    let project = Project::stages();
+    let right = export(&Builder::new(&door), door.port, &project);
+    link.cut();
+    let built = import(&door, &project, &right).all_cached();
+    assert_eq!(built.digest(), right.digest());
+}
+
+#[test]
+fn an_export_while_the_remote_is_away_survives_a_kill_and_arrives() {
+    if !e2e() || !ours() {
+        return;
+    }
+    let store = TestStore::new(Backend::Minio);
+    let link = Link::to(store.port());
+    let far = Cachectld::over(store.url()).envs(store.env()).start();
+    let mut door = Door::with_front(store, &link, "write-back");
+    let project = Project::stages();
+    link.cut();
+    let right = export(&Builder::new(&door), door.port, &project);
+    import(&door, &project, &right).all_cached();
+    door.restart();
+    import(&door, &project, &right).all_cached();
+    let cache = reference(far.port);
+    link.mend();
+    let until = Instant::now() + DELAY;
+    while manifest(far.port, "team/app", "cache").is_none() {
+        assert!(Instant::now() < until, "the tag never arrived");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let reader = Builder::with(&[far.port], door.docker_config());
+    let built = reader.build(&project).import(cache).run().success();
+    assert_eq!(built.all_cached().digest(), right.digest());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! layers by an import, and does not name that import again, writes less than it was given.
 use crate::support::buildkit::{Builder, Built};
 use crate::support::cachectld::{Access, Cachectld};
-use crate::support::door::{Door, ours};
+use crate::support::door::{Door, manifest, ours};
 use crate::support::e2e;
 use crate::support::project::Project;
 use crate::support::stores::{Backend, TestStore};
@@ -136,7 +136,9 @@ fn images_under_one_tag_are_replaced_and_never_merged() {
     for stage in ["left", "right"] {
         let pushed = builder.build(&project).target(stage).push(&name).run();
         let pushed = pushed.success();
-        let digest = door.manifest("team/app", "image").expect("it was pushed").0;
+        let digest = manifest(door.port, "team/app", "image")
+            .expect("it was pushed")
+            .0;
         assert_eq!(digest, pushed.digest(), "{pushed}");
     }
 }
@@ -165,9 +167,9 @@ fn a_known_cache_that_is_pushed_again_changes_nothing() {
     let (left, right) = (Builder::new(&door), Builder::new(&door));
     let first = export(&left, &door, &project, ("left", AMD64));
     let second = export(&right, &door, &project, ("right", AMD64));
-    let before = door.manifest("team/app", "cache");
+    let before = manifest(door.port, "team/app", "cache");
     export(&left, &door, &project, ("left", AMD64));
-    assert_eq!(door.manifest("team/app", "cache"), before);
+    assert_eq!(manifest(door.port, "team/app", "cache"), before);
     let builds = [(("left", AMD64), &first), (("right", AMD64), &second)];
     all_are_found(&door, &project, &builds);
 }

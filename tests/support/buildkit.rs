@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use serde_json::Value;
 
 use super::door::Door;
@@ -241,12 +242,16 @@ pub(crate) struct Step {
     pub(crate) name: String,
     /// It was found in a cache.
     pub(crate) cached: bool,
-    /// It wrote to its log: every RUN of [`Project::stages`] does.
-    pub(crate) ran: bool,
+    /// What it wrote to its log; every RUN of [`Project::stages`] does.
+    pub(crate) log: String,
     pub(crate) error: Option<String>,
 }
 
 impl Step {
+    pub(crate) fn ran(&self) -> bool {
+        !self.log.is_empty()
+    }
+
     /// It is one of the Dockerfile's instructions, as `[linux/386 left 2/3] RUN …`, and not `[internal]`, `[auth]`,
     /// `importing` or `exporting`.
     pub(super) fn is_instruction(&self) -> bool {
@@ -280,7 +285,11 @@ impl Progress {
             }
         }
         for log in list("logs") {
-            self.step(&log["vertex"]).ran = true;
+            let data = log["data"].as_str().unwrap_or_default();
+            let data = base64::engine::general_purpose::STANDARD.decode(data);
+            let data = data.expect("buildctl writes base64");
+            let log_of = &mut self.step(&log["vertex"]).log;
+            log_of.push_str(&String::from_utf8_lossy(&data));
         }
     }
 
@@ -326,7 +335,7 @@ impl Built {
     /// Requires that no instruction ran, and that there were some.
     #[track_caller]
     pub(crate) fn all_cached(self) -> Self {
-        let fine = |step: &Step| step.cached && !step.ran && step.error.is_none();
+        let fine = |step: &Step| step.cached && !step.ran() && step.error.is_none();
         let instructions = self.instructions();
         assert!(
             !instructions.is_empty() && instructions.iter().all(|step| fine(step)),
@@ -405,13 +414,16 @@ impl std::fmt::Display for Built {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(out, "{} after {:?}", self.status, self.elapsed)?;
         for step in &self.steps {
-            let state = match (step.cached, step.ran) {
+            let state = match (step.cached, step.ran()) {
                 (true, false) => "CACHED",
                 (false, _) => "",
                 (true, true) => "CACHED and ran",
             };
             let error = step.error.as_deref().unwrap_or("");
             writeln!(out, "  {}  {state} {error}", step.name)?;
+            for line in step.log.lines() {
+                writeln!(out, "    | {line}")?;
+            }
         }
         write!(out, "--- stderr\n{}", self.stderr)
     }

@@ -31,9 +31,9 @@ impl Access {
             Self::Basic => "basic",
             Self::Token => "bearer",
         };
+        // Without a rule nobody may delete.
         format!(
-            "[auth]\nhtpasswd = {htpasswd:?}\noffer = [\"{offer}\"]\n\
-             grants = [{{ principals = [\"*\"], repositories = [\"**\"], actions = [\"pull\", \"push\", \"delete\"] }}]\n"
+            "[auth]\nhtpasswd = {htpasswd:?}\noffer = [\"{offer}\"]\ngrants = [\"* = ** : *\"]\n"
         )
     }
 }
@@ -51,6 +51,12 @@ impl Start {
     pub(crate) fn access(mut self, access: Access) -> Self {
         self.access = access;
         self
+    }
+
+    /// A folder in front of a remote store, in the daemon's own folder; `mode` is `write-through` or `write-back`.
+    pub(crate) fn front(self, mode: &str) -> Self {
+        // Relative to the folder that the daemon runs in.
+        self.arg("--front").arg("front").arg("--mode").arg(mode)
     }
 
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use super::cachectld::{Access, Cachectld};
+use super::cachectld::{Access, Cachectld, Start};
 use super::link::Link;
 use super::process::http;
 use super::scratch::Scratch;
@@ -94,8 +94,17 @@ impl Door {
 
     /// A daemon of ours over a bucket, by a link that the test has in its hands.
     pub(crate) fn by_link(store: TestStore, link: &Link) -> Self {
-        let daemon = Cachectld::over(&store.url_through(link.port));
-        let daemon = daemon.envs(store.env()).start();
+        Self::far(Cachectld::over(&store.url_through(link.port)), store)
+    }
+
+    /// The same with a folder in front; `mode` is `write-through` or `write-back`.
+    pub(crate) fn with_front(store: TestStore, link: &Link, mode: &str) -> Self {
+        let start = Cachectld::over(&store.url_through(link.port));
+        Self::far(start.front(mode), store)
+    }
+
+    fn far(start: Start, store: TestStore) -> Self {
+        let daemon = start.envs(store.env()).start();
         Self::new(daemon.port, Access::Anonymous, store, Some(daemon))
     }
 
@@ -125,19 +134,6 @@ impl Door {
         self.docker.path().to_owned()
     }
 
-    /// What a tag stands for: digest and text of the manifest. Of a door that is open to everybody.
-    pub(crate) fn manifest(&self, repository: &str, tag: &str) -> Option<(String, String)> {
-        let path = format!("/v2/{repository}/manifests/{tag}");
-        match http("GET", self.port, &path, b"")? {
-            (200, text) => {
-                let digest = const_hex::encode(Sha256::digest(&text));
-                Some((format!("sha256:{digest}"), text))
-            }
-            (404, _) => None,
-            other => panic!("{path}: {other:?}"),
-        }
-    }
-
     /// SIGKILL: a node that is taken away.
     pub(crate) fn kill(&mut self) {
         match &mut self.daemon {
@@ -152,5 +148,18 @@ impl Door {
             Some(daemon) => daemon.restart(),
             None => self.store.server().restart(),
         }
+    }
+}
+
+/// What a tag stands for: digest and text of the manifest. Of a registry that is open to everybody.
+pub(crate) fn manifest(port: u16, repository: &str, tag: &str) -> Option<(String, String)> {
+    let path = format!("/v2/{repository}/manifests/{tag}");
+    match http("GET", port, &path, b"")? {
+        (200, text) => {
+            let digest = const_hex::encode(Sha256::digest(&text));
+            Some((format!("sha256:{digest}"), text))
+        }
+        (404, _) => None,
+        other => panic!("{path}: {other:?}"),
     }
 }
