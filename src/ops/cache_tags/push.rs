@@ -118,7 +118,7 @@ impl CacheTags {
         let mut parts = repo.parts(tag).await?;
         let now = repo.store().clock().await?;
         // Newest first; where the store says no time, order by digest does not change between daemons.
-        parts.sort_by(|a, b| (b.modified, b.digest).cmp(&(a.modified, a.digest)));
+        parts.sort_unstable_by_key(|p| std::cmp::Reverse((p.modified, p.digest)));
         let mut kept = 0;
         for listed in parts {
             if listed.digest == newest_digest {
