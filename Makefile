@@ -8,6 +8,8 @@ export CACHECTL_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cachectl-tools
 FUZZ_SECONDS ?= 60
 # Speed is part of what e2e tests check.
 PROFILE ?= release
+# What of the tools of `make e2e` is installed: servers, clients, builders; all of them if empty.
+TOOLS ?=
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,8 +17,8 @@ help: ## list the targets
 deps: ## install what `make test` and `make lint` need (no compiling)
 	@tests/tools/install test
 
-deps-e2e: deps ## build the servers that only `make e2e` needs: MinIO, distribution v3, toxiproxy
-	@tests/tools/install e2e
+deps-e2e: deps ## build what only `make e2e` needs: MinIO, distribution v3, BuildKit, skopeo and its kin (TOOLS=clients for a part)
+	@tests/tools/install e2e $(TOOLS)
 
 deps-bench: deps-e2e ## install the rivals of `make bench`: restic, rclone
 	@tests/tools/install bench
@@ -49,7 +51,8 @@ deny: deps ## check licences, bans and sources of the dependencies, offline
 bench: deps-bench build ## measure against tar+zstd, cp, restic, rclone: ratios as a Markdown table (ARGS='--inputs small --rows restore')
 	python3 tests/bench/bench.py $(ARGS)
 
-e2e: deps-e2e ## real Go projects through every store, kills, damage (E2E=heal for a part, PROFILE=dev)
+# CACHECTL_REGISTRY=distribution-v3 shows whether a failure at the registry door is the door's.
+e2e: deps-e2e ## real Go projects, builders and clients through every store, kills, damage (E2E=heal for a part, PROFILE=dev)
 	CACHECTL_E2E=1 cargo test --profile $(PROFILE) --locked --test main e2e::$(E2E)
 
 fuzz: ## long fuzz runs, in process (FUZZ_SECONDS=60 each)

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+pub mod size;
+
 use super::{
     config::Folded,
     snapshot::{At, Pack, Snapshot},
@@ -336,7 +338,8 @@ fn drop_needless_packs(snapshot: &mut Snapshot) {
 }
 
 /// What leaves a union: entries unused for more than `max_age` days, then the least recently used until the stored share of
-/// the live ones is at most `max_bytes`. The count of entries that left.
+/// the live ones is at most `max_bytes`, then packs that are mostly dead weight while all together are more than that. The count
+/// of entries that left.
 pub fn expire(
     snapshot: &mut Snapshot,
     today: u32,
@@ -354,57 +357,12 @@ pub fn expire(
     for at in old {
         kill(snapshot, at);
     }
-    if let Some(limit) = max_bytes {
-        shrink(snapshot, limit, tracked);
-    }
     close(snapshot, rules);
+    if let Some(limit) = max_bytes {
+        size::shrink(snapshot, limit, rules);
+        size::drop_dead_weight(snapshot, limit, rules);
+    }
     before - snapshot.live().count() as u64
-}
-
-fn shrink(snapshot: &mut Snapshot, limit: u64, tracked: impl Fn(&TocEntry) -> bool) {
-    let objects = snapshot.objects();
-    let share = |at: At| -> u64 {
-        let e = snapshot.entry(at);
-        let of_object = |o: &u32| {
-            let (digest, _) = snapshot.packs[at.pack].toc.object(*o);
-            objects.get(&digest).map_or(0, |(pack, i)| {
-                let toc = &snapshot.packs[*pack].toc;
-                let o = toc.objects[*i];
-                let f = toc.frames[o.frame as usize];
-                u64::from(o.len) * u64::from(f.len) / u64::from(f.raw_len.max(1))
-            })
-        };
-        e.objects.iter().map(of_object).sum()
-    };
-    let by_path = snapshot.by_path();
-    let mut total = 0;
-    let mut ranked = Vec::new();
-    for (at, e) in snapshot.live() {
-        let own = share(at);
-        total += own;
-        if tracked(e) {
-            let needed = e
-                .entry
-                .needs
-                .as_ref()
-                .and_then(|p| by_path.get(p))
-                .map_or(0, |at| share(*at));
-            ranked.push((snapshot.day(at), e.entry.path.clone(), at, own + needed));
-        }
-    }
-    ranked.sort();
-    let mut leave = Vec::new();
-    for (_, _, at, size) in ranked {
-        if total <= limit {
-            break;
-        }
-        // Outputs that several actions share are counted with each: a little too much leaves, never too little is kept.
-        total = total.saturating_sub(size);
-        leave.push(at);
-    }
-    for at in leave {
-        kill(snapshot, at);
-    }
 }
 
 #[cfg(test)]

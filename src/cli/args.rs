@@ -119,7 +119,7 @@ pub(crate) struct Export {
     /// Drop entries of a Go cache that were not used for so many days [default: 7d]
     #[arg(long, value_name = "DAYS")]
     max_age: Option<String>,
-    /// Keep the stored packs below this size; what was used longest ago leaves first
+    /// Keep the stored packs below this size: of Go caches what was used longest ago leaves first, a folder above it is not stored
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
 }

@@ -37,11 +37,6 @@ async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
         ));
     }
     session.created()?;
-    if session.config().max_size.is_some() && args.source.source == args::Source::Dir {
-        session.reporter.warn(
-            "`max_size` is for Go caches, whose entries can leave: a folder is carried whole",
-        );
-    }
     let mut summary = Summary {
         verb: Verb::Export,
         store: session.store_shown(),

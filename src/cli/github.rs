@@ -1,6 +1,12 @@
 //! Outputs of a step of GitHub Actions, by the file that `$GITHUB_OUTPUT` names.
 
-use std::{fmt::Write as _, fs::OpenOptions, io::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    fs::OpenOptions,
+    io::{self, Write as _},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
 
 use super::summary::{Summary, Verb};
 use crate::config::Env;
@@ -25,15 +31,25 @@ pub(crate) fn append(env: &Env, summary: &Summary) -> Result<(), String> {
     }
     let digest = summary.digest().map(ToString::to_string);
     let _ = writeln!(lines, "digest={}", digest.unwrap_or_default());
-    OpenOptions::new()
+    write(&path, &lines).map_err(|e| {
+        format!(
+            "cannot write outputs to $GITHUB_OUTPUT ({}): {e}",
+            path.display()
+        )
+    })
+}
+
+/// Appends, and never waits: a pipe that nobody reads, or whose reader has stopped, is an error.
+fn write(path: &Path, lines: &str) -> io::Result<()> {
+    let no_wait = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let mut file = OpenOptions::new()
         .append(true)
         .create(true)
-        .open(&path)
-        .and_then(|mut file| file.write_all(lines.as_bytes()))
-        .map_err(|e| {
-            format!(
-                "cannot write outputs to $GITHUB_OUTPUT ({}): {e}",
-                path.display()
-            )
-        })
+        .custom_flags(no_wait.bits().cast_signed())
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_fifo() || kind.is_char_device() {
+        return file.write_all(lines.as_bytes());
+    }
+    Err(io::Error::other("it is neither a file nor a pipe"))
 }

@@ -21,7 +21,11 @@ pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
         .await?;
     session.reporter.clear();
     if session.json {
-        output::object(&json::inspection(&session.store_shown(), &snapshots))?;
+        output::object(&json::inspection(
+            &session.store_shown(),
+            &snapshots,
+            session.began.elapsed(),
+        ))?;
     } else if !snapshots.is_empty() {
         output::data(&snapshots.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::error::CommandError;
 use crate::{
+    digest::Digest,
     entry::Time,
     ops::{LeftOut, PhaseTime, copy, inspect, list, prune, verify},
 };
@@ -22,6 +23,36 @@ pub(crate) fn time(t: Option<Time>) -> Option<String> {
     // The year 9999 is the last that RFC 3339 knows.
     let at = std::time::UNIX_EPOCH.checked_add(since)?;
     (t.secs < 253_402_300_800).then(|| humantime::format_rfc3339_seconds(at).to_string())
+}
+
+/// What every object has of a command that looks after a store: nothing is carried, so nothing moves.
+fn with_common(
+    mut value: Value,
+    hit: bool,
+    digest: Option<&Digest>,
+    (entries, bytes): (u64, u64),
+    elapsed: Duration,
+) -> Value {
+    let common = json!({
+        "hit": hit,
+        "digest": digest.map(Digest::to_string),
+        "entries": entries,
+        "bytes": bytes,
+        "blobs_moved": 0,
+        "bytes_moved": 0,
+        "bytes_saved": 0,
+        "elapsed_ms": ms(elapsed),
+    });
+    if let (Value::Object(all), Value::Object(common)) = (&mut value, common) {
+        all.extend(common);
+    }
+    value
+}
+
+fn totals<'a>(rows: impl Iterator<Item = &'a list::Row>) -> (u64, u64) {
+    rows.fold((0, 0), |(entries, bytes), r| {
+        (entries + r.entries, u64::saturating_add(bytes, r.bytes))
+    })
 }
 
 pub(crate) fn left_out(all: &[LeftOut]) -> Value {
@@ -63,16 +94,24 @@ fn row(r: &list::Row) -> Value {
     })
 }
 
-pub(crate) fn listing(store: &str, r: &list::Report) -> Value {
-    json!({
+pub(crate) fn listing(store: &str, r: &list::Report, elapsed: Duration) -> Value {
+    let value = json!({
         "command": "ls",
         "store": store,
         "snapshots": r.rows.iter().map(row).collect::<Vec<_>>(),
         "broken": left_out(&r.broken),
-    })
+    });
+    let first = r.rows.first().map(|r| &r.digest);
+    with_common(
+        value,
+        !r.rows.is_empty(),
+        first,
+        totals(r.rows.iter()),
+        elapsed,
+    )
 }
 
-pub(crate) fn inspection(store: &str, all: &[inspect::Snapshot]) -> Value {
+pub(crate) fn inspection(store: &str, all: &[inspect::Snapshot], elapsed: Duration) -> Value {
     let snapshot = |s: &inspect::Snapshot| {
         let mut value = row(&s.row);
         value["packs"] = s.packs.iter().map(pack).collect();
@@ -91,11 +130,14 @@ pub(crate) fn inspection(store: &str, all: &[inspect::Snapshot]) -> Value {
         }
         value
     };
-    json!({
+    let value = json!({
         "command": "inspect",
         "store": store,
         "snapshots": all.iter().map(snapshot).collect::<Vec<_>>(),
-    })
+    });
+    let first = all.first().map(|s| &s.row.digest);
+    let sums = totals(all.iter().map(|s| &s.row));
+    with_common(value, !all.is_empty(), first, sums, elapsed)
 }
 
 fn pack(p: &inspect::PackRow) -> Value {
@@ -115,20 +157,21 @@ pub(crate) fn verification(
     store: &str,
     depth: &str,
     r: &verify::Report,
+    ok: bool,
     elapsed: Duration,
 ) -> Value {
-    json!({
+    let value = json!({
         "command": "verify",
         "store": store,
         "depth": depth,
-        "ok": r.faults.is_empty(),
+        "ok": ok,
         "snapshots": r.snapshots,
-        "entries": r.entries,
         "packs": r.packs,
         "bytes_read": r.bytes_read,
         "faults": left_out(&r.faults),
-        "elapsed_ms": ms(elapsed),
-    })
+    });
+    let sums = (r.entries, r.bytes);
+    with_common(value, r.snapshots > 0, r.digest.as_ref(), sums, elapsed)
 }
 
 pub(crate) fn copied(from: &str, to: &str, r: &copy::Report, elapsed: Duration) -> Value {
@@ -136,6 +179,10 @@ pub(crate) fn copied(from: &str, to: &str, r: &copy::Report, elapsed: Duration) 
         "command": "copy",
         "from": from,
         "to": to,
+        "hit": r.found,
+        "digest": null,
+        "entries": null,
+        "bytes": null,
         "tags": r.tags,
         "blobs_moved": r.moved.blobs_moved,
         "bytes_moved": r.moved.bytes_moved,
@@ -145,23 +192,24 @@ pub(crate) fn copied(from: &str, to: &str, r: &copy::Report, elapsed: Duration) 
     })
 }
 
-pub(crate) fn removed(store: &str, tags: &[String], dry_run: bool) -> Value {
-    json!({"command": "rm", "store": store, "tags": tags, "dry_run": dry_run})
+pub(crate) fn removed(store: &str, tags: &[String], dry_run: bool, elapsed: Duration) -> Value {
+    let value = json!({"command": "rm", "store": store, "tags": tags, "dry_run": dry_run});
+    with_common(value, !tags.is_empty(), None, (0, 0), elapsed)
 }
 
 pub(crate) fn pruned(store: &str, r: &prune::Report, dry_run: bool, elapsed: Duration) -> Value {
-    json!({
+    let value = json!({
         "command": "prune",
         "store": store,
         "dry_run": dry_run,
         "tags": r.tags,
         "marked": r.marked,
         "blobs": r.blobs,
-        "bytes": r.bytes,
         "left_out": left_out(&r.left_out),
         "not_swept": r.not_swept,
-        "elapsed_ms": ms(elapsed),
-    })
+    });
+    let went = !r.tags.is_empty() || r.blobs > 0;
+    with_common(value, went, None, (0, r.bytes), elapsed)
 }
 
 #[cfg(test)]

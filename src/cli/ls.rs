@@ -18,7 +18,11 @@ pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
         .within(budget, list::run(&ctx, args.name.as_deref()))
         .await?;
     if session.json {
-        output::object(&json::listing(&session.store_shown(), &report))?;
+        output::object(&json::listing(
+            &session.store_shown(),
+            &report,
+            session.began.elapsed(),
+        ))?;
         return Ok(0);
     }
     for broken in &report.broken {

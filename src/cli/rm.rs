@@ -21,7 +21,12 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
         .await?;
     session.reporter.clear();
     if session.json {
-        output::object(&json::removed(&session.store_shown(), &tags, args.dry_run))?;
+        output::object(&json::removed(
+            &session.store_shown(),
+            &tags,
+            args.dry_run,
+            session.began.elapsed(),
+        ))?;
     } else {
         let word = if args.dry_run {
             "would remove"

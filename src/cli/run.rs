@@ -1,9 +1,11 @@
 //! From argv to an exit code: settings, logging, the runtime, signals, and what is said when it fails.
 
 use std::{
+    ffi::OsString,
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Parser as _;
@@ -24,6 +26,8 @@ use crate::{
     telemetry::{self, Verbosity},
 };
 
+/// How long work that was given up, by a signal or for its budget, may take to clear up behind it.
+const CLEARING: Duration = Duration::from_secs(5);
 /// What signals add to their number for the exit code, as shells do.
 const BY_SIGNAL: u8 = 128;
 
@@ -51,6 +55,9 @@ fn run() -> u8 {
         Err(e) => {
             // Help and version go to standard output; who does not read it to the end is no error.
             let _ = e.print();
+            if e.use_stderr() && asks_for_json(std::env::args_os()) {
+                let _ = output::object(&json::error(&unparsed(&e)));
+            }
             return u8::try_from(e.exit_code()).unwrap_or(Kind::Usage.code());
         }
     };
@@ -65,6 +72,22 @@ fn run() -> u8 {
             e.kind.code()
         }
     }
+}
+
+/// Says whether `--json` stands in a command line that clap did not take.
+fn asks_for_json(args: impl Iterator<Item = OsString>) -> bool {
+    args.skip(1)
+        .take_while(|a| a != "--")
+        .any(|a| a == "--json" || a == "--json=true")
+}
+
+/// What clap said, in our words: the first line is the message, usage and tips are hints.
+fn unparsed(e: &clap::Error) -> CommandError {
+    let text = e.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let error = CommandError::usage(first.strip_prefix("error: ").unwrap_or(first));
+    lines.fold(error, CommandError::hint)
 }
 
 /// A failure, and whether `--json` still owes its object.
@@ -102,8 +125,8 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
         }
     });
     reporter.clear();
-    // Blocking work that was given up must not hold up the end; what it left behind bears no final name.
-    runtime.shutdown_background();
+    // Work that was given up sees so and clears its staging folder away; if it does not, the next import does.
+    runtime.shutdown_timeout(CLEARING);
     end
 }
 

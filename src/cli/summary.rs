@@ -14,10 +14,13 @@ use super::{
 use crate::{
     digest::Digest,
     ops::{LeftOut, Moved, PhaseTime, export, import},
+    source::SourceKind,
 };
 
 /// Lines of left-out paths that people are shown.
 const MAX_LEFT_OUT_SHOWN: usize = 10;
+/// Left-out paths that a warning names.
+const MAX_LEFT_OUT_NAMED: usize = 3;
 
 /// Which of the two verbs it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub(crate) struct Part {
     /// Import: it was found under the key that was asked for.
     pub(crate) exact: bool,
     pub(crate) partial: bool,
+    /// It is a miss because something stored is lost or damaged.
+    pub(crate) damaged: bool,
     /// There is nothing to carry: nothing is stored (import), nothing is on this node (export).
     pub(crate) absent: bool,
     pub(crate) digest: Option<Digest>,
@@ -73,6 +78,7 @@ impl Part {
             hit: false,
             exact: false,
             partial: false,
+            damaged: false,
             absent: false,
             digest: None,
             entries: 0,
@@ -95,6 +101,7 @@ impl Part {
             hit: r.unchanged,
             exact: r.unchanged,
             partial: false,
+            damaged: false,
             absent: false,
             digest: Some(r.digest),
             entries: r.entries,
@@ -126,6 +133,7 @@ impl Part {
             hit,
             exact,
             partial: r.partial,
+            damaged: r.damaged && !hit,
             absent: r.absent,
             digest: r.digest,
             entries: r.entries,
@@ -141,9 +149,27 @@ impl Part {
         }
     }
 
-    /// A miss because the store lost or damaged something.
-    fn is_damaged(&self) -> bool {
-        !self.hit && !self.absent && self.digest.is_none() && !self.left_out.is_empty()
+    /// It is no miss that this one is not there: a project without dependencies has no module cache. Folders are asked for by name.
+    fn is_excused(&self) -> bool {
+        self.absent && self.kind != SourceKind::Dir.name()
+    }
+
+    /// What was left out, for a warning: how many, and the first ones.
+    fn left_out_line(&self) -> String {
+        let named = self.left_out.iter().take(MAX_LEFT_OUT_NAMED);
+        let named: Vec<String> = named.map(|l| format!("{}: {}", l.what, l.why)).collect();
+        let more = if self.left_out.len() > named.len() {
+            "; …"
+        } else {
+            ""
+        };
+        format!(
+            "{} {}: {} left out: {}{more}",
+            self.kind,
+            self.name,
+            count(self.left_out.len() as u64, "thing", "things"),
+            named.join("; "),
+        )
     }
 
     fn json(&self, verb: Verb) -> Value {
@@ -250,7 +276,7 @@ impl Summary {
     }
 
     fn all(&self, good: impl Fn(&Part) -> bool) -> bool {
-        self.parts.iter().any(&good) && self.parts.iter().all(|p| p.absent || good(p))
+        self.parts.iter().any(&good) && self.parts.iter().all(|p| p.is_excused() || good(p))
     }
 
     /// Something was restored, but not everything.
@@ -317,8 +343,13 @@ impl Summary {
         };
         if let Some(line) = self.trouble_line().filter(|_| !strict) {
             all.push(format!("{verb}: {line}; continuing without the cache"));
-        } else if let Some(why) = self.reasons(Part::is_damaged).filter(|_| !strict) {
-            all.push(format!("{verb}: {why}; continuing without the cache"));
+        }
+        for part in self
+            .parts
+            .iter()
+            .filter(|p| self.verb == Verb::Export && !p.left_out.is_empty())
+        {
+            all.push(part.left_out_line());
         }
         for part in self.parts.iter().filter(|p| p.partial) {
             let first = part.left_out.first();
@@ -336,9 +367,7 @@ impl Summary {
 
     /// A miss that is nobody's fault and was not warned of.
     pub(crate) fn plain_miss(&self) -> Option<String> {
-        let quiet = self.verb == Verb::Import
-            && self.troubles.is_empty()
-            && !self.parts.iter().any(Part::is_damaged);
+        let quiet = self.verb == Verb::Import && self.trouble_line().is_none();
         self.miss().filter(|_| quiet)
     }
 
@@ -391,6 +420,7 @@ impl Summary {
     /// All troubles in one line.
     pub(crate) fn trouble_line(&self) -> Option<String> {
         let mut lines: Vec<String> = self.troubles.iter().map(CommandError::line).collect();
+        lines.extend(self.reasons(|p| p.damaged));
         lines.dedup();
         (!lines.is_empty()).then(|| lines.join("; "))
     }
@@ -467,7 +497,7 @@ impl Summary {
         if strict && !self.troubles.is_empty() {
             return Err(self.troubles.remove(0));
         }
-        if strict && let Some(why) = self.reasons(Part::is_damaged) {
+        if strict && let Some(why) = self.reasons(|p| p.damaged) {
             return Err(CommandError::failed(why)
                 .hint("the next export of this cache packs anew what is damaged"));
         }

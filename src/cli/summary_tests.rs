@@ -38,6 +38,9 @@ fn hit_needs_all_that_is_stored_and_something() {
     assert!(!hit(vec![part(true), part(false)]));
     assert!(!hit(vec![absent(), absent()]));
     assert!(!hit(vec![]));
+    let mut folder = absent();
+    folder.kind = "dir";
+    assert!(!hit(vec![part(true), folder]));
 }
 
 #[test]
@@ -55,16 +58,14 @@ fn totals_are_sums_and_the_digest_is_the_first_there_is() {
 #[test]
 fn a_damaged_miss_is_a_warning_and_under_strict_an_error() {
     let mut damaged = part(false);
-    damaged.left_out.push(LeftOut {
-        what: "pack sha256:1".into(),
-        why: "is missing".into(),
-    });
+    damaged.damaged = true;
     let mut all = summary(Verb::Import, vec![damaged]);
     assert_eq!(
         all.warnings(false),
         ["miss: why not; continuing without the cache"]
     );
     assert_eq!(all.plain_miss(), None);
+    assert_eq!(all.json(&[])["trouble"], "why not");
     assert_eq!(all.verdict(true, false).unwrap_err().kind.code(), 1);
     assert_eq!(all.verdict(false, true).unwrap_err().kind.code(), 3);
     assert!(all.verdict(false, false).is_ok());

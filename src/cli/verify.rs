@@ -29,14 +29,16 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         .await?;
     session.reporter.clear();
     let elapsed = session.began.elapsed();
+    let unknown = name.filter(|_| report.snapshots == 0);
     if session.json {
         output::object(&json::verification(
             &session.store_shown(),
             word,
             &report,
+            report.faults.is_empty() && unknown.is_none(),
             elapsed,
         ))?;
-    } else {
+    } else if unknown.is_none() {
         let mut text = String::new();
         for fault in &report.faults {
             let _ = writeln!(
@@ -67,8 +69,8 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
             .hint("the next export of a damaged name mends it; `cachectl rm` takes it away")
             .told());
     }
-    match name {
-        Some(name) if report.snapshots == 0 => Err(nothing_named(session, name).told()),
-        _ => Ok(0),
+    match unknown {
+        Some(name) => Err(nothing_named(session, name).told()),
+        None => Ok(0),
     }
 }

@@ -115,7 +115,7 @@ pub static KEYS: &[Key] = &[
         Shape::Size,
         Some("max-size"),
         "no limit",
-        "packs of one snapshot stay below this; what was used longest ago leaves first",
+        "packs of one snapshot stay below this; of Go caches what was used longest ago leaves first, a folder above it is not exported",
     ),
     key(
         "read_only",

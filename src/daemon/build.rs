@@ -19,6 +19,7 @@ use super::{
     limit::Limit,
     listen::Handler,
     shown::Shown,
+    tiers::{self, Tiers, Waiting},
     tls,
 };
 use crate::{
@@ -34,12 +35,7 @@ use crate::{
         observe::Observer,
         registry::{self, Registry},
     },
-    store::{
-        self, Store,
-        ingest::Uploads,
-        open::{Opened, Options, StoreUrl},
-        wrap::metered::Tier,
-    },
+    store::{Store, ingest::Uploads, open::StoreUrl, wrap::metered::Tier},
 };
 
 /// What is built.
@@ -76,7 +72,8 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         Some(tls) => Some(Arc::new(self::tls(tls).await?)),
         None => None,
     };
-    let opened = open(config, env).await?;
+    let caches = Arc::new(CacheTags::new(cache_tags(&config.buildkit)));
+    let Tiers { opened, backlog } = tiers::open(config, env, state, caches.clone()).await?;
     let repositories = opened.repositories.clone().ok_or_else(|| {
         Error::usage(format!(
             "{} cannot stand behind a daemon: it holds one repository only, or may not be written to",
@@ -89,9 +86,9 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         .clone()
         .unwrap_or_else(|| state.join("uploads"));
     // What lies on this machine's disk no other daemon sees.
-    let shared = opened.spool_dir.is_none().then(|| repositories.records());
+    let is_local = matches!(opened.url, StoreUrl::Disk(_));
+    let shared = (!is_local).then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads, shared)?);
-    let caches = Arc::new(CacheTags::new(cache_tags(&config.buildkit)));
     let registry = Arc::new(Registry::new(
         repositories,
         uploads.clone(),
@@ -101,7 +98,8 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let requests = Arc::new(Limit::new(config.max_requests));
     shown.stores(&opened);
     shown.caches(caches.clone());
-    let admin = shown.admin(uploads.clone());
+    let more = backlog.clone().map(tiers::refresh);
+    let admin = shown.admin(uploads.clone(), more);
     let apart = !config.admin_listen.is_empty();
     let doors = Doors {
         registry,
@@ -122,7 +120,10 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         uploads,
         store: opened.store,
         tier: opened.metrics.tier(),
-        queues: Vec::new(),
+        queues: backlog
+            .map(|b| Arc::new(Waiting(b)) as Arc<dyn Queue>)
+            .into_iter()
+            .collect(),
     })
 }
 
@@ -257,33 +258,7 @@ pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
             .hint("expected disk:PATH or s3://BUCKET/PREFIX"));
         }
     }
-    // The one place where a store is put behind another.
-    if config.front.is_some() {
-        return Err(Error::usage(
-            "`front` cannot be used: this build opens no store behind a folder yet",
-        ));
-    }
     Ok(url)
-}
-
-async fn open(config: &Config, env: &Env) -> Result<Opened> {
-    let url = store_url(config)?;
-    let link = &config.remote.link;
-    let options = Options {
-        concurrency: config.concurrency,
-        bandwidth: link.bandwidth,
-        retry_for: link.retry_for,
-        stall: link.stall,
-        connect_timeout: link.connect_timeout,
-        ca_bundle: link.ca_bundle.clone(),
-        s3: config.remote.s3.for_store(),
-        registry: config.remote.registry.for_store(env),
-        // Blobs on our own disk were hashed when they came in.
-        verified: !matches!(url, StoreUrl::Disk(_)),
-        ..Options::default()
-    };
-    // Boxed: AWS's configuration makes a future of many kilobytes.
-    Ok(Box::pin(store::open::open(&url, &options)).await?)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod service;
 pub mod shown;
 pub mod socket;
 mod state;
+mod tiers;
 pub mod tls;
 mod who;
 

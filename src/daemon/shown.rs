@@ -52,13 +52,14 @@ impl Shown {
         self.metrics.add(Box::new(Caches::new(tags)));
     }
 
-    /// The admin door, which looks at `uploads` each time.
-    pub fn admin(&self, uploads: Arc<Uploads>) -> Arc<Admin> {
+    /// The admin door, which looks at `uploads` each time, and at what else is given.
+    pub fn admin(&self, uploads: Arc<Uploads>, more: Option<admin::Refresh>) -> Arc<Admin> {
         let open = move |metrics: &Metrics| {
             let count = i64::try_from(uploads.count()).unwrap_or(i64::MAX);
             metrics.uploads.open.set(count);
         };
-        let refresh: Vec<admin::Refresh> = vec![Box::new(open)];
+        let mut refresh: Vec<admin::Refresh> = vec![Box::new(open)];
+        refresh.extend(more);
         Arc::new(Admin::new(
             self.health.clone(),
             self.metrics.clone(),

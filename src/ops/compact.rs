@@ -57,6 +57,17 @@ pub struct Choice {
 
 /// Decides what goes; `kept` are the entries that this node has (of a tree, those that stay at all). `None`: all is well.
 pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Choice> {
+    choose_within(base, kept, rules, None)
+}
+
+/// The same where the packs, those that go replaced by what is needed of them, must stay below `room` bytes: as many go as that
+/// takes, the ones with most dead weight first, whatever must be fetched for it.
+pub fn choose_within(
+    base: &Snapshot,
+    kept: &[(usize, At)],
+    rules: Rules,
+    room: Option<u64>,
+) -> Option<Choice> {
     let local: HashMap<At, usize> = kept.iter().map(|(i, at)| (*at, *i)).collect();
     let objects = base.objects();
     let shares: Vec<Shares> = base.packs.iter().map(|p| Shares::new(&p.toc)).collect();
@@ -94,7 +105,9 @@ pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Cho
     });
     let is_dead = |p: &usize| is_dead(base, &shares, &needed, *p);
     let has_dead = wanted.iter().any(is_dead);
-    if wanted.is_empty() || (wanted.len() < 2 && !has_dead) {
+    let used: HashSet<usize> = users.values().flatten().copied().collect();
+    let made_room = room.is_some_and(|room| make_room(base, &used, &needed, room, &mut wanted));
+    if wanted.is_empty() || (wanted.len() < 2 && !has_dead && !made_room) {
         return None;
     }
     let victims: HashSet<usize> = wanted.into_iter().collect();
@@ -121,6 +134,44 @@ pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Cho
     choice.local.sort_unstable();
     choice.remote.sort_unstable();
     Some(choice)
+}
+
+/// Adds packs to those that go until the rest fits; says whether it added any.
+fn make_room(
+    base: &Snapshot,
+    used: &HashSet<usize>,
+    needed: &[u64],
+    room: u64,
+    wanted: &mut Vec<usize>,
+) -> bool {
+    let size = |p: usize| base.packs[p].layer.descriptor.size;
+    // What is packed anew has headers and a table of contents too.
+    let anew = |p: usize| needed[p] + needed[p] / 16;
+    let mut total: u64 = used
+        .iter()
+        .map(|p| {
+            if wanted.contains(p) {
+                anew(*p)
+            } else {
+                size(*p)
+            }
+        })
+        .sum();
+    let mut rest: Vec<usize> = (0..base.packs.len())
+        .filter(|p| !wanted.contains(p))
+        .collect();
+    rest.sort_by_key(|p| (std::cmp::Reverse(size(*p).saturating_sub(anew(*p))), *p));
+    let before = wanted.len();
+    for p in rest {
+        if !used.contains(&p) {
+            // It goes by itself, and nothing new may lean on it.
+            wanted.push(p);
+        } else if total > room && size(p) > anew(p) {
+            total -= size(p) - anew(p);
+            wanted.push(p);
+        }
+    }
+    wanted.len() > before
 }
 
 /// Stored bytes of a pack's objects: a frame's are shared out by length. Headers and the table of contents, most of a pack of

@@ -16,7 +16,7 @@ use crate::{
     artifact::{
         fold::{self, Rules},
         name::SnapshotName,
-        snapshot::{At, Snapshot},
+        snapshot::{At, Pack, Snapshot},
     },
     digest::{Digest, Sha256},
     entry::{EntryPath, Time},
@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod assemble;
+mod limit;
 
 use assemble::{assemble, date_merged, differs, kept_bytes};
 
@@ -63,7 +64,7 @@ pub struct Report {
     pub kind: &'static str,
     /// The name.
     pub target: Target,
-    /// Digest of this writer's snapshot.
+    /// Digest of the snapshot that the name stands for now: with what other writers had, and with `merge` what was there.
     pub digest: Digest,
     /// Nothing was new: the head is what it was.
     pub unchanged: bool,
@@ -153,13 +154,27 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         return Err(super::Error::NothingToExport { path });
     }
     let first = base.is_none();
-    let merged = merge_packs(ctx, options, base.as_ref(), &items, &mut diff).await;
+    let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
+    let with_use = |kept: &[(usize, At)]| -> Vec<(At, bool)> {
+        kept.iter().map(|(i, at)| (*at, used(*i))).collect()
+    };
+    let grounds = limit::Ground {
+        name: &name,
+        base: base.as_ref(),
+        kept: &with_use(&diff.kept),
+        today,
+        rules,
+    };
+    let limited = limit::apply(ctx, options, &grounds, &mut diff).await?;
+    left_out.extend(limited.left_out);
+    let base = limited.base;
+    let merged = merge_packs(ctx, options, base.as_ref(), &items, &mut diff, limited.room).await;
     let packed: Vec<(Option<usize>, EntryPath)> = diff
         .new
         .iter()
         .map(|n| (n.item, n.pack.entry.path.clone()))
         .collect();
-    let uploaded = if diff.new.is_empty() && !first {
+    let uploaded = if diff.new.is_empty() && !(first && limited.room.is_none()) {
         None
     } else {
         let work = Work {
@@ -167,11 +182,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
             new: std::mem::take(&mut diff.new),
             kept: Arc::new(kept_objects(base.as_deref(), &merged.choice)),
             options: pack::write::Options {
-                shape: if first || options.flatten {
-                    Shape::Full
-                } else {
-                    Shape::Increment
-                },
+                shape: shape(options, first),
                 generation: generation.max(merged.choice.generation),
                 threads: ctx.threads,
                 level: pack::ZSTD_LEVEL,
@@ -190,6 +201,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     clock.restart();
     let mut contents: Vec<(usize, Sha256)> = Vec::new();
     let mut entries_packed = 0;
+    let mut fallen: HashSet<EntryPath> = HashSet::new();
     for ((item, path), outcome) in packed.iter().zip(&outcomes) {
         match outcome {
             Outcome::Packed(digest) => {
@@ -197,6 +209,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
                 entries_packed += 1;
             }
             Outcome::LeftOut(why) => {
+                fallen.extend(source.falls_with(path));
                 left_out.push(LeftOut {
                     what: path.to_string(),
                     why: why.clone(),
@@ -205,12 +218,16 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         }
     }
     drop(merged.files);
-    let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
-    let kept: Vec<(At, bool)> = diff.kept.iter().map(|(i, at)| (*at, used(*i))).collect();
+    // What was left out before it came to packing takes others with it too.
+    let unfit = left_out.iter().map(|l| EntryPath::new(l.what.as_bytes()));
+    fallen.extend(unfit.filter_map(|p| source.falls_with(&p.ok()?)));
+    entries_packed -= take_away(&mut new_packs, &fallen, &mut left_out);
+    let kept = with_use(&diff.kept);
     if source.kind().is_go() {
         date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
     }
     let mut mine = assemble(options, &name, base.as_deref(), &kept, new_packs, today);
+    no_longer_alone(&mut mine, &**source, &fallen);
     let died = fold::close(&mut mine, rules);
     left_out.extend(died.into_iter().map(|d| LeftOut {
         what: d.path.to_string(),
@@ -221,6 +238,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         max_bytes: options.max_size,
     };
     limits.apply(&mut mine, today, rules);
+    stays_below(options, &ground.current, &mine, rules, today)?;
 
     let changed = !ground.base_is_current
         || !ground.current.lost().is_empty()
@@ -234,8 +252,15 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         bytes_saved: moved.bytes_saved + kept_bytes(base.as_deref(), &mine),
         ..moved
     };
-    let digest = match ground.current.digest() {
-        Some(digest) if !changed => digest,
+    let head = match (ground.current.digest(), &ground.current.head) {
+        (Some(digest), Some(head)) if !changed => publish::Head {
+            digest,
+            totals: if mine.merge {
+                head.snapshot.totals()
+            } else {
+                mine.totals()
+            },
+        },
         _ => {
             ctx.progress.begin(Phase::Publish, None);
             let publication = Publication {
@@ -247,7 +272,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
                 damaged: &ground.damaged,
                 created: created(options.created),
             };
-            let digest = publish::publish(ctx, &publication).await?;
+            let published = publish::publish(ctx, &publication).await?;
             if let Some(head) = &ground.head {
                 let mut mine = mine.clone();
                 mine.name = name_of(options, "");
@@ -260,12 +285,15 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
                 publish::publish(ctx, &publication).await?;
             }
             ctx.progress.end(Phase::Publish);
-            digest
+            published
         }
     };
     clock.lap(Phase::Publish);
 
-    let (entries, bytes) = mine.totals();
+    let publish::Head {
+        digest,
+        totals: (entries, bytes),
+    } = head;
     contents.extend(diff.kept.iter().map(|(i, at)| {
         let base = base.as_ref().expect("only a base has entries to keep");
         (*i, base.entry(*at).content)
@@ -294,18 +322,92 @@ struct Merged {
     files: Option<tempfile::TempDir>,
 }
 
-/// Merges small packs and leaves dead weight behind, if anything is written at all. Trouble with it only puts it off.
+/// Takes what is of no use without something that was left out from what was packed; how many that were.
+fn take_away(packs: &mut [Pack], fallen: &HashSet<EntryPath>, left_out: &mut Vec<LeftOut>) -> u64 {
+    let mut count = 0;
+    for pack in packs.iter_mut().filter(|_| !fallen.is_empty()) {
+        for (live, e) in pack.live.iter_mut().zip(&pack.toc.entries) {
+            if *live && fallen.contains(&e.entry.path) {
+                *live = false;
+                count += 1;
+                left_out.push(LeftOut {
+                    what: e.entry.path.to_string(),
+                    why: "it is of no use without what was left out".into(),
+                });
+            }
+        }
+    }
+    count
+}
+
+/// The same for what was there already, where that without which it is of no use is not there either.
+fn no_longer_alone(mine: &mut Snapshot, source: &dyn Source, fallen: &HashSet<EntryPath>) {
+    if fallen.is_empty() {
+        return;
+    }
+    let there: HashSet<EntryPath> = mine
+        .live()
+        .filter_map(|(_, e)| source.falls_with(&e.entry.path))
+        .collect();
+    for pack in &mut mine.packs {
+        for (live, e) in pack.live.iter_mut().zip(&pack.toc.entries) {
+            *live &= !fallen.contains(&e.entry.path) || there.contains(&e.entry.path);
+        }
+    }
+}
+
+/// What new packs are to other tools.
+fn shape(options: &Options, first: bool) -> Shape {
+    if first || options.flatten {
+        Shape::Full
+    } else {
+        Shape::Increment
+    }
+}
+
+/// Refuses a folder that is above the limit: nothing of it can leave. What was sent stays unreachable, for a prune.
+fn stays_below(
+    options: &Options,
+    current: &Current,
+    mine: &Snapshot,
+    rules: Rules,
+    today: u32,
+) -> Result<()> {
+    let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
+        return Ok(());
+    };
+    let merged = match current.folded(rules, today) {
+        Some(head) if mine.merge => fold::fold(&head, mine, None, today, rules).stored_bytes(),
+        _ => 0,
+    };
+    let stored = mine.stored_bytes().max(merged);
+    if stored <= limit {
+        return Ok(());
+    }
+    Err(super::Error::TooBig { stored, limit })
+}
+
+/// Merges small packs and leaves dead weight behind, if anything is written at all or `room` is short. Trouble with it only puts it off.
 async fn merge_packs(
     ctx: &Context,
     options: &Options,
     base: Option<&Arc<Snapshot>>,
     items: &Arc<Vec<Item>>,
     diff: &mut Diff,
+    room: Option<u64>,
 ) -> Merged {
-    let Some(base) = base.filter(|_| !diff.new.is_empty() && !options.flatten) else {
+    let is_short = |base: &Snapshot| room.is_some_and(|room| base.stored_bytes() > room);
+    let writes = !diff.new.is_empty() && !options.flatten;
+    let Some(base) = base.filter(|base| writes || is_short(base)) else {
         return Merged::default();
     };
-    let Some(choice) = compact::choose(base, &diff.kept, head::rules(options.source.kind())) else {
+    // A folder's own limit: dead weight goes before it is too big.
+    let room = room.or_else(|| {
+        let raw: u64 = diff.new.iter().map(limit::raw_bytes).sum();
+        Some(options.max_size?.saturating_sub(raw))
+    });
+    let rules = head::rules(options.source.kind());
+    let Some(choice) = compact::choose_within(base, &diff.kept, rules, room) else {
         return Merged::default();
     };
     match compact::carry_out(ctx, options.source.clone(), base, &choice, items, diff).await {

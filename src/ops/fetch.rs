@@ -8,18 +8,22 @@ use std::{
     },
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use futures_util::{StreamExt as _, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
-    artifact::{Descriptor, snapshot::Snapshot, toc::Frame},
+    artifact::{
+        Descriptor,
+        snapshot::Snapshot,
+        toc::{Frame, MAX_FRAME_BYTES},
+    },
     digest::Digest,
     pack::{
         plan::Plan,
         unpack::{Arrival, FileOutcome, Target, Verified, unpack},
     },
-    store::{self, ErrorKind, Store},
+    store::{self, ByteStream, ErrorKind, Store},
     task,
 };
 
@@ -29,8 +33,14 @@ use super::{Context, Result};
 const GAP_BYTES: u64 = 128 << 10;
 /// A request asks for so many bytes at most, so that several share a pack.
 const RANGE_BYTES: u64 = 8 << 20;
-/// Frames that wait for the unpacker at most; a frame has 4 MiB at the very most, commonly half.
+/// Frames that wait for the unpacker at most.
 const FRAMES_WAITING: usize = 16;
+/// Bytes of all frames between store and file at most: being read, waiting, or being decoded. Whatever else is counted here, a
+/// disk is read faster than files are written, and frames differ a thousandfold in size.
+const BYTES_UNDER_WAY: usize = 64 << 20;
+// A request for more than there is would wait for ever. A frame's stored bytes are at most twice its decoded ones.
+const _: () = assert!(RANGE_BYTES as usize <= BYTES_UNDER_WAY);
+const _: () = assert!(2 * MAX_FRAME_BYTES as usize <= BYTES_UNDER_WAY);
 
 /// Packs that did not have what their tables of contents promise, with why.
 #[derive(Debug, Default)]
@@ -95,6 +105,8 @@ fn requests(snapshot: &Snapshot, plan: &Plan) -> Vec<Request> {
 struct Fetcher {
     store: Arc<dyn Store>,
     out: mpsc::Sender<Arrival>,
+    /// One permit a byte.
+    room: Arc<Semaphore>,
     found: Mutex<Fetched>,
     bytes: AtomicU64,
 }
@@ -125,31 +137,33 @@ pub async fn fetch_and_unpack(
     };
     let fetching = fetch(
         ctx.opened.store.clone(),
-        snapshot,
-        &plan,
+        requests(snapshot, &plan),
         ctx.concurrency,
         out,
     );
-    let (outcomes, fetched) = tokio::join!(unpacking, fetching);
+    let (outcomes, mut fetched) = tokio::join!(unpacking, fetching);
+    let packs = plan.packs.len();
+    fetched.packs = (packs - fetched.damaged.len().min(packs)) as u64;
     Ok((outcomes?, fetched))
 }
 
-/// Fetches every frame of the plan, or says in the arrivals why not. Ends early when nobody takes arrivals any more.
+/// Fetches every frame of the requests, or says in the arrivals why not. Ends early when nobody takes arrivals any more.
+///
+/// What of the answer counts packs is the caller's to fill in.
 async fn fetch(
     store: Arc<dyn Store>,
-    snapshot: &Snapshot,
-    plan: &Plan,
+    requests: Vec<Request>,
     concurrency: usize,
     out: mpsc::Sender<Arrival>,
 ) -> Fetched {
-    let packs = plan.packs.len() as u64;
     let fetcher = Fetcher {
         store,
         out,
+        room: Arc::new(Semaphore::new(BYTES_UNDER_WAY)),
         found: Mutex::default(),
         bytes: AtomicU64::new(0),
     };
-    stream::iter(requests(snapshot, plan))
+    stream::iter(requests)
         .for_each_concurrent(concurrency.max(1), |request| fetcher.request(request))
         .await;
     let mut found = fetcher
@@ -157,7 +171,6 @@ async fn fetch(
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     found.bytes = fetcher.bytes.into_inner();
-    found.packs = packs - found.damaged.len().min(packs as usize) as u64;
     found
 }
 
@@ -199,33 +212,34 @@ impl Fetcher {
         let corrupt = |why: &str| {
             store::Error::new(ErrorKind::Corrupt, "get", why).at("", request.desc.digest)
         };
+        // All of a request's room at once: requests that each hold a part and wait for more would wait for one another.
+        let mut room = self.room(request).await;
         let range = request.range();
         let mut at = range.start;
-        let Some(mut body) = self.store.get(&request.desc, range).await? else {
+        let Some(body) = self.store.get(&request.desc, range).await? else {
             return Err(corrupt("is missing"));
         };
-        let mut buffer = BytesMut::new();
+        let mut body = Pieces {
+            body,
+            rest: Bytes::new(),
+            came: &self.bytes,
+        };
         for frame in &request.frames {
-            let skip = (frame.offset - at) as usize;
-            let len = frame.len as usize;
-            while buffer.len() < skip + len {
-                let Some(piece) = body.next().await else {
-                    return Err(corrupt("ends too early"));
-                };
-                let piece = piece?;
-                self.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                buffer.extend_from_slice(&piece);
-            }
-            buffer.advance(skip);
-            let stored = buffer.split_to(len).freeze();
+            body.skip(frame.offset - at).await?;
+            let stored = body.take(frame.len as usize).await?;
             at = frame.offset + u64::from(frame.len);
-            let verified = match Verified::check(frame, stored) {
+            let own = Arc::new(
+                room.split(permits(frame))
+                    .expect("it was made for them all"),
+            );
+            let verified = match Verified::check(frame, Held::bytes(stored, &own)) {
                 Some(verified) => verified,
                 None => self
-                    .again(request, frame)
+                    .again(request, frame, &own)
                     .await?
                     .ok_or_else(|| corrupt("is damaged"))?,
             };
+            drop(own);
             if self
                 .out
                 .send((request.pack, request.first + *done, Ok(verified)))
@@ -239,14 +253,101 @@ impl Fetcher {
         Ok(())
     }
 
+    async fn room(&self, request: &Request) -> OwnedSemaphorePermit {
+        let permits = request.frames.iter().map(permits).sum::<usize>();
+        let room = self.room.clone().acquire_many_owned(permits as u32).await;
+        room.expect("the semaphore is never closed")
+    }
+
     /// Asks for one frame once more: what was damaged on the way may come whole the second time.
-    async fn again(&self, request: &Request, frame: &Frame) -> store::Result<Option<Verified>> {
+    async fn again(
+        &self,
+        request: &Request,
+        frame: &Frame,
+        room: &Arc<OwnedSemaphorePermit>,
+    ) -> store::Result<Option<Verified>> {
         let range = frame.offset..frame.offset + u64::from(frame.len);
         let Some(body) = self.store.get(&request.desc, range).await? else {
             return Ok(None);
         };
-        let bytes: Bytes = super::load::collect(body, frame.len.into()).await?;
-        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(Verified::check(frame, bytes))
+        let mut body = Pieces {
+            body,
+            rest: Bytes::new(),
+            came: &self.bytes,
+        };
+        let bytes = body.take(frame.len as usize).await?;
+        Ok(Verified::check(frame, Held::bytes(bytes, room)))
     }
 }
+
+/// What a frame takes of the room.
+fn permits(frame: &Frame) -> usize {
+    frame.len as usize
+}
+
+/// Bytes of a frame with their room, which is free again when the last handle to them is dropped.
+struct Held {
+    bytes: Vec<u8>,
+    _room: Arc<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    fn bytes(bytes: Vec<u8>, room: &Arc<OwnedSemaphorePermit>) -> Bytes {
+        Bytes::from_owner(Self {
+            bytes,
+            _room: room.clone(),
+        })
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A body that is taken frame by frame, each into memory of exactly its size.
+struct Pieces<'a> {
+    body: ByteStream,
+    rest: Bytes,
+    came: &'a AtomicU64,
+}
+
+impl Pieces<'_> {
+    async fn fill(&mut self) -> store::Result<()> {
+        while self.rest.is_empty() {
+            let Some(piece) = self.body.next().await else {
+                let why = "ends too early";
+                return Err(store::Error::new(ErrorKind::Corrupt, "get", why));
+            };
+            self.rest = piece?;
+            self.came
+                .fetch_add(self.rest.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn skip(&mut self, mut bytes: u64) -> store::Result<()> {
+        while bytes > 0 {
+            self.fill().await?;
+            let n = bytes.min(self.rest.len() as u64);
+            self.rest.advance(n as usize);
+            bytes -= n;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, len: usize) -> store::Result<Vec<u8>> {
+        let mut all = Vec::with_capacity(len);
+        while all.len() < len {
+            self.fill().await?;
+            let n = (len - all.len()).min(self.rest.len());
+            all.extend_from_slice(&self.rest[..n]);
+            self.rest.advance(n);
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests;

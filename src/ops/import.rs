@@ -66,6 +66,8 @@ pub struct Report {
     pub miss: Option<String>,
     /// The miss is because nothing is stored under that name: neither damaged, nor of another release.
     pub absent: bool,
+    /// The miss is because something that the name stands for is lost or damaged.
+    pub damaged: bool,
     /// A Go cache of which some entries could not be had; those that were restored are whole and verified.
     pub partial: bool,
     /// Scope and key of what was found.
@@ -115,6 +117,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
         ctx,
         options,
         why: Vec::new(),
+        damaged: false,
         print: options.source.fingerprint(),
     };
     let found = search.find().await?;
@@ -122,6 +125,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
     clock.lap(Phase::Resolve);
     let mut report = empty_report(options);
     let mut why = search.why;
+    let mut is_damaged = search.damaged;
     let mut damaged: Vec<(Digest, String)> = Vec::new();
     if let Some(candidate) = found {
         let rules = head::rules(options.source.kind());
@@ -129,6 +133,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
         let died = fold::close(&mut snapshot, rules);
         report.left_out.extend(candidate.lost.iter().cloned());
         if !died.is_empty() && rules == Rules::Tree {
+            is_damaged = true;
             why.extend(
                 candidate
                     .lost
@@ -167,6 +172,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                 }
                 Err(NotRestored::Incomplete(packs, reason)) => {
                     why.push(reason);
+                    is_damaged = true;
                     damaged = packs;
                 }
             }
@@ -181,6 +187,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
         }));
     if report.hit.is_none() {
         report.absent = why.is_empty();
+        report.damaged = is_damaged;
         report.miss = Some(if why.is_empty() {
             format!(
                 "nothing is stored for {} `{}` in {}",
@@ -205,6 +212,7 @@ fn empty_report(options: &Options) -> Report {
         hit: None,
         miss: None,
         absent: false,
+        damaged: false,
         partial: false,
         found: None,
         digest: None,
@@ -223,6 +231,8 @@ struct Search<'a> {
     options: &'a Options,
     /// Why candidates that were there could not be used.
     why: Vec<String>,
+    /// Some of them because they are lost or damaged.
+    damaged: bool,
     print: crate::source::Fingerprint,
 }
 
@@ -253,6 +263,13 @@ impl Search<'_> {
         Ok(None)
     }
 
+    /// Notes what was there and is lost or damaged.
+    fn lost(&mut self, why: impl IntoIterator<Item = String>) {
+        let before = self.why.len();
+        self.why.extend(why);
+        self.damaged |= self.why.len() > before;
+    }
+
     fn name(&self, scope: &str, key: &str) -> SnapshotName {
         SnapshotName {
             kind: self.options.source.kind().name().to_owned(),
@@ -270,8 +287,7 @@ impl Search<'_> {
         let (Some(snapshot), Some(digest)) =
             (current.folded(rules, head::today()), current.digest())
         else {
-            self.why
-                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return Ok(None);
         };
         // What `folded` closed is gone from it; a tree must not lose anything unnoticed.
@@ -281,7 +297,7 @@ impl Search<'_> {
             let flaws = flaws.iter().map(|d| format!("{}: {}", d.path, d.why));
             let why: Vec<String> = lost.chain(flaws).collect();
             if !why.is_empty() {
-                self.why.extend(why);
+                self.lost(why);
                 return Ok(None);
             }
         }
@@ -338,8 +354,7 @@ impl Search<'_> {
             let loaded = match load::load(self.ctx, &manifest, &HashSet::new()).await? {
                 Ok(loaded) => loaded,
                 Err(why) => {
-                    self.why
-                        .push(format!("{}: {}", manifest.digest, why.text()));
+                    self.lost([format!("{}: {}", manifest.digest, why.text())]);
                     continue;
                 }
             };
@@ -362,7 +377,7 @@ impl Search<'_> {
             Ok(Some(resolved)) => resolved,
             Ok(None) => return Ok(None),
             Err(why) => {
-                self.why.push(format!("{digest} {why}"));
+                self.lost([format!("{digest} {why}")]);
                 return Ok(None);
             }
         };
@@ -374,7 +389,7 @@ impl Search<'_> {
             }
             Ok(loaded) => Ok(self.take(loaded, Hit::Exact)),
             Err(why) => {
-                self.why.push(format!("{digest}: {}", why.text()));
+                self.lost([format!("{digest}: {}", why.text())]);
                 Ok(None)
             }
         }
@@ -387,8 +402,7 @@ impl Search<'_> {
             lost,
         } = loaded;
         if !lost.is_empty() && head::rules(self.options.source.kind()) == Rules::Tree {
-            self.why
-                .extend(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return None;
         }
         self.usable(Candidate {

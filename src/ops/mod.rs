@@ -62,6 +62,14 @@ pub enum Error {
         /// Where it would be.
         path: PathBuf,
     },
+    /// A folder's packs are above `--max-size`, and nothing of a folder can leave.
+    #[error("its packs have {stored} bytes, --max-size allows {limit}")]
+    TooBig {
+        /// What they have.
+        stored: u64,
+        /// What they may have.
+        limit: u64,
+    },
     /// The options make no sense together.
     #[error("{0}")]
     Usage(String),

@@ -85,6 +85,8 @@ struct Name {
     group: Group,
     /// Written last; `None` where neither the store nor the manifests say when.
     written: Option<Time>,
+    /// Made last, as an import by a key's prefix sees it: a copy is as old as what it is a copy of.
+    made: Option<Time>,
     /// Manifests of its tags.
     manifests: Vec<Manifest>,
     /// It is ours to remove.
@@ -140,6 +142,7 @@ async fn leave(ctx: &Context, options: &Options, name: &Name, report: &mut Repor
 async fn read_name(ctx: &Context, group: Group) -> Result<(Option<Name>, Option<LeftOut>)> {
     let mut name = Name {
         written: None,
+        made: None,
         manifests: Vec::new(),
         is_ours: names::is_ours(&group.head),
         group,
@@ -153,8 +156,9 @@ async fn read_name(ctx: &Context, group: Group) -> Result<(Option<Name>, Option<
         let outline = Outline::read(&resolved.manifest).ok().flatten();
         // Where a registry cannot remove a tag, a manifest of nothing stands for a side tag; it is no reason to keep the name.
         name.is_ours &= outline.is_some() || *tag != name.group.head;
-        let written = resolved.modified.or(outline.and_then(|o| o.created));
-        name.written = name.written.max(written);
+        let created = outline.and_then(|o| o.created);
+        name.written = name.written.max(resolved.modified.or(created));
+        name.made = name.made.max(created.or(resolved.modified));
         name.manifests.push(resolved.manifest);
     }
     Ok((Some(name), None))
@@ -170,7 +174,7 @@ fn choose(
     let mut leaving = HashSet::new();
     // Newest first; a name of unknown age is never old.
     let mut ours: Vec<usize> = (0..all.len()).filter(|i| all[*i].is_ours).collect();
-    let age = |i: &usize| (all[*i].written.is_none(), all[*i].written);
+    let age = |i: &usize| (all[*i].made.is_none(), all[*i].made, all[*i].written);
     ours.sort_by_key(|i| std::cmp::Reverse(age(i)));
     if let Some(limit) = options.max_age {
         let limit = i128::try_from(limit.as_nanos()).unwrap_or(i128::MAX);
@@ -201,7 +205,7 @@ fn choose(
             .filter(|i| !leaving.contains(i))
             .copied()
             .collect();
-        for i in staying.into_iter().filter(|i| all[*i].written.is_some()) {
+        for i in staying.into_iter().filter(|i| all[*i].made.is_some()) {
             if sizes.total <= limit {
                 break;
             }

@@ -76,20 +76,29 @@ pub struct Publication<'a> {
     pub created: Time,
 }
 
-/// Publishes; returns the digest of the head that contains it, or of this writer's own snapshot while none does.
+/// What a name stands for once something was published under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Digest of the snapshot.
+    pub digest: Digest,
+    /// Its entries, and bytes of their contents.
+    pub totals: (u64, u64),
+}
+
+/// Publishes; returns the head that contains it, or this writer's own snapshot while none does.
 ///
 /// All packs of it must be stored. Once it returns, every reader of the name gets what this writer had.
 ///
 /// # Errors
 /// Nothing is published then, or (side tags) all of it but not yet folded.
-pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
+pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     match ctx.opened.meet {
         Meet::CompareAndSwap => swap(ctx, p).await,
         Meet::SideTags => by_side_tag(ctx, p).await,
     }
 }
 
-async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
+async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     let name = &p.mine.name;
     let today = head::today();
     let mut current = p.base.clone();
@@ -116,7 +125,12 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
             .publish(&sealed.manifest, Some(&tag), &expect)
             .await?
         {
-            Published::Done => return Ok(sealed.manifest.digest),
+            Published::Done => {
+                return Ok(Head {
+                    digest: sealed.manifest.digest,
+                    totals: next.totals(),
+                });
+            }
             Published::Conflict => current = head::read(ctx, name, p.damaged).await?,
         }
     }
@@ -124,7 +138,7 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
     Err(store::Error::new(ErrorKind::Unavailable, "publish", why).into())
 }
 
-async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
+async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     let name = &p.mine.name;
     let store = &ctx.opened.store;
     let own = name.side_tag(store.clock().await?, fastrand::u64(..));
@@ -150,11 +164,14 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Digest> {
         tracing::warn!(error = %e, "Head not updated; readers use the side tag");
         None
     });
-    Ok(head.unwrap_or(sealed.manifest.digest))
+    Ok(head.unwrap_or_else(|| Head {
+        digest: sealed.manifest.digest,
+        totals: p.mine.totals(),
+    }))
 }
 
-/// Folds until the head contains `own` and all that was listed; the head's digest then.
-async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Result<Option<Digest>> {
+/// Folds until the head contains `own` and all that was listed; that head then.
+async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Result<Option<Head>> {
     let (name, own) = (&p.mine.name, &side.tag);
     let today = head::today();
     let mut seen: HashSet<Tag> = HashSet::from([own.clone()]);
@@ -165,7 +182,10 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         let contained = current.contained();
         if seen.iter().all(|t| contained.contains(t.as_str())) {
             remove_old(ctx, &current, &contained).await;
-            return Ok(current.head.as_ref().map(|h| h.digest));
+            return Ok(current.head.as_ref().map(|h| Head {
+                digest: h.digest,
+                totals: h.snapshot.totals(),
+            }));
         }
         let mut next = current.folded(p.rules, today);
         if !contained.contains(own.as_str()) && !current.sides.iter().any(|s| s.tag == *own) {
@@ -175,6 +195,10 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         // A tag that was listed before and is in no head now: its writer is gone, or a stale head came back.
         seen.retain(|t| t == own || current.side_tags.contains(t));
         let Some(mut next) = next else { continue };
+        if replaces(p, &current, side) {
+            next.packs.clone_from(&p.mine.packs);
+            next.fingerprint.clone_from(&p.mine.fingerprint);
+        }
         p.limits.apply(&mut next, today, p.rules);
         let sealed = next.seal(p.created);
         put_config(ctx, &sealed).await?;
@@ -198,6 +222,18 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         "Side tag left for the next writer to fold"
     );
     Ok(None)
+}
+
+/// Says whether nobody wrote since `mine` was made from what there was: then it takes its place, as where tags can be swapped. A
+/// union would bring back what left for its age or size.
+fn replaces(p: &Publication<'_>, current: &Current, own: &Side) -> bool {
+    let digest = |c: &Current| c.head.as_ref().map(|h| h.digest);
+    let is_known = |s: &Side| s.tag == own.tag || p.base.sides.iter().any(|b| b.tag == s.tag);
+    p.built_on_base
+        && matches!(p.rules, Rules::Union { .. })
+        && digest(p.base) == digest(current)
+        && !current.contained().contains(own.tag.as_str())
+        && current.sides.iter().all(is_known)
 }
 
 /// Stores what the manifest names besides packs.

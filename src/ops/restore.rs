@@ -297,7 +297,7 @@ impl Job {
             .survey
             .standing
             .iter()
-            .all(|s| matches!(s, Standing::Same | Standing::Keep | Standing::SameContent));
+            .all(|s| !matches!(s, Standing::Absent | Standing::Other));
         if all_there
             && !self.mirror
             && (!self.survey.entries.is_empty() || self.source.root().is_dir())
@@ -363,7 +363,8 @@ impl Job {
                 continue;
             }
             if *standing == Standing::SameContent
-                || (self.source.kind().is_go() && *standing == Standing::Same)
+                || (self.source.kind().is_go()
+                    && matches!(standing, Standing::Same | Standing::SameAsRead(_)))
             {
                 adjusted.push(entry);
             }
@@ -441,13 +442,16 @@ impl Job {
         all.filter(|((_, e), s)| {
             e.kind.is_file() && **s != Standing::Keep && there.contains(&e.path)
         })
-        .map(|((at, e), _)| Stands {
+        .map(|((at, e), standing)| Stands {
             path: e.path.clone(),
             content: KnownContent {
                 digest: self.snapshot.entry(*at).content,
                 len: e.kind.content_len(),
             },
-            mtime: self.source.restored_mtime(e, self.now),
+            mtime: match standing {
+                Standing::SameAsRead(mtime) => *mtime,
+                _ => self.source.restored_mtime(e, self.now),
+            },
         })
         .collect()
     }

@@ -26,7 +26,9 @@ mod dirs;
 mod forging;
 mod go;
 mod hostile;
+mod limits;
 mod looking;
+mod modules;
 mod pruning;
 mod verifying;
 

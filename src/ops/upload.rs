@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     artifact::snapshot::{Layer, Pack, TocPlace},
-    digest::Sha256,
+    digest::{Digest, Sha256},
     entry::Content,
     pack::{
         self,
@@ -53,6 +53,48 @@ pub struct Uploaded {
     pub moved: Moved,
     /// Time in which packing was under way, and sending.
     pub times: (Duration, Duration),
+}
+
+/// Packs and stores nothing: what the packs would be, under digests that are not theirs.
+///
+/// # Errors
+/// When packing ends for another reason than an item that cannot be read.
+pub async fn rehearse(ctx: &Context, work: Work, day: u32) -> Result<(Vec<Pack>, Vec<Outcome>)> {
+    let watch = ctx.progress.clone();
+    task::blocking(move || {
+        let mut sink = Weighed(Vec::new());
+        let outcomes = pack_all(&work, &mut sink, &watch)?;
+        let pack = |(i, written): (usize, Written)| {
+            let at = written.toc_at;
+            let place = TocPlace {
+                digest: at.digest,
+                offset: at.offset,
+                size: at.size,
+            };
+            let digest = Digest::sha256_of(format!("{i} {}", at.digest).as_bytes());
+            let layer = Layer::new(digest, written.size, place);
+            Pack::all_live(layer, Arc::new(written.toc), day)
+        };
+        let packs = sink.0.into_iter().enumerate().map(pack).collect();
+        Ok((packs, outcomes))
+    })
+    .await
+}
+
+/// Forgets packs, and notes what they were.
+struct Weighed(Vec<Written>);
+
+impl Sink for Weighed {
+    type Out = std::io::Sink;
+
+    fn begin(&mut self) -> std::io::Result<std::io::Sink> {
+        Ok(std::io::sink())
+    }
+
+    fn end(&mut self, _: std::io::Sink, written: Written) -> std::io::Result<()> {
+        self.0.push(written);
+        Ok(())
+    }
 }
 
 struct Contained<'a> {
@@ -119,7 +161,7 @@ pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
     let watch = ctx.progress.clone();
     let started = Instant::now();
     let packing = task::blocking(move || {
-        let outcomes = pack_all(&work, SpoolSink { dir, out }, &watch);
+        let outcomes = pack_all(&work, &mut SpoolSink { dir, out }, &watch);
         (outcomes, started.elapsed())
     });
     let ((outcomes, packed_in), sent) = tokio::join!(packing, send_all(ctx, arrived, day));
@@ -133,7 +175,7 @@ pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
     })
 }
 
-fn pack_all(work: &Work, mut sink: SpoolSink, watch: &Progress) -> Result<Vec<Outcome>> {
+fn pack_all<S: Sink>(work: &Work, sink: &mut S, watch: &Progress) -> Result<Vec<Outcome>> {
     let items: Vec<PackItem> = work.new.iter().map(|n| n.pack.clone()).collect();
     let contents = Contained {
         source: &*work.source,
@@ -142,7 +184,7 @@ fn pack_all(work: &Work, mut sink: SpoolSink, watch: &Progress) -> Result<Vec<Ou
     let kept = |digest: &Sha256| work.kept.contains(digest);
     let total = items.iter().map(|i| i.entry.kind.content_len()).sum();
     watch.begin(Phase::Pack, Some(total));
-    let outcomes = pack::write::write(&items, &contents, &kept, &work.options, &mut sink, &**watch);
+    let outcomes = pack::write::write(&items, &contents, &kept, &work.options, sink, &**watch);
     watch.end(Phase::Pack);
     Ok(outcomes?)
 }

@@ -47,8 +47,12 @@ pub enum Depth {
 pub struct Report {
     /// Manifests looked at: snapshots, and what is none of ours.
     pub snapshots: u64,
+    /// Digest of the first of them.
+    pub digest: Option<Digest>,
     /// Live entries in them.
     pub entries: u64,
+    /// Bytes of their contents.
+    pub bytes: u64,
     /// Packs looked at, each once.
     pub packs: u64,
     /// Stored bytes of packs read.
@@ -137,6 +141,7 @@ impl Job<'_> {
         } else {
             let before = self.report.faults.len();
             self.report.snapshots += 1;
+            self.report.digest.get_or_insert(manifest.digest);
             let holds = self.manifest(&manifest, shown).await?;
             let is_faulty = self.report.faults.len() > before;
             let looked = Looked { is_faulty, holds };
@@ -201,7 +206,9 @@ impl Job<'_> {
             );
             self.ctx.progress.warn(&format!("{shown}: {why}"));
         }
-        self.report.entries += snapshot.totals().0;
+        let (entries, bytes) = snapshot.totals();
+        self.report.entries += entries;
+        self.report.bytes += bytes;
         self.packs(&snapshot, shown).await?;
         Ok(Some(snapshot.name.tag()))
     }

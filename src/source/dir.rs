@@ -356,6 +356,10 @@ impl Source for Dir {
         Ok(())
     }
 
+    fn falls_with(&self, _: &EntryPath) -> Option<EntryPath> {
+        None
+    }
+
     fn open(&self, item: &Item) -> std::result::Result<Box<dyn Content>, String> {
         let Kind::File { extents, size } = &item.entry.kind else {
             return Err("it is not a regular file".to_owned());

@@ -252,6 +252,10 @@ impl Source for GoBuild {
         Ok(())
     }
 
+    fn falls_with(&self, _: &EntryPath) -> Option<EntryPath> {
+        None
+    }
+
     fn open(&self, item: &Item) -> std::result::Result<Box<dyn Content>, String> {
         let path = &item.entry.path;
         let dir = open_parent(&self.open_root()?, path).map_err(|e| e.to_string())?;

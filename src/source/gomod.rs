@@ -261,12 +261,25 @@ impl Source for GoMod {
         let wrong = match part {
             Part::Mod => wrong_mod(&self.project.sums, &v, &bytes),
             Part::Info => wrong_info(&v, &bytes),
-            _ if H1::parse(&bytes).is_none() => Some("it is not an h1: hash".to_owned()),
-            _ => None,
+            _ => match H1::parse(&bytes) {
+                None => Some("it is not an h1: hash".to_owned()),
+                Some(h1) => check::wrong_ziphash(&self.project.sums, &v, &dir, path.name(), h1)
+                    .map_err(|e| e.to_string())?,
+            },
         };
         match wrong {
             None => Ok(Box::new(HeldContent::new(bytes))),
             Some(why) => Err(why),
+        }
+    }
+
+    /// With a `.ziphash`, Go takes zip and extracted tree for whole: an import refuses one that comes without its zip.
+    fn falls_with(&self, path: &EntryPath) -> Option<EntryPath> {
+        match path::parse(path.as_bytes())? {
+            ModFile::Version(_, Part::Zip) => {
+                EntryPath::new([path.as_bytes(), b"hash"].concat()).ok()
+            }
+            _ => None,
         }
     }
 
@@ -372,4 +385,4 @@ impl Source for GoMod {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -152,6 +152,8 @@ pub enum Standing {
     Absent,
     /// The same content and what else counts for this kind: nothing to do.
     Same,
+    /// The same content, found by reading it; the file's time of change before that.
+    SameAsRead(Time),
     /// The right content, but permissions or times differ ([`Source::adjust`] mends them).
     SameContent,
     /// Something else that the restore replaces.
@@ -189,6 +191,8 @@ pub trait Source: Send + Sync {
     /// In words, why it cannot be packed (gone, unreadable, damaged); the item is then left out.
     fn open(&self, item: &Item) -> std::result::Result<Box<dyn Content>, String>;
 
+    /// The entry that is of no use to anybody without this one, and misleading where it is left out; few sources have such.
+    fn falls_with(&self, path: &EntryPath) -> Option<EntryPath>;
     /// Says whether the job used the item; `imported` is when an import last wrote here (node's clock), if it did.
     fn used(&self, item: &Item, imported: Option<Time>) -> bool;
 

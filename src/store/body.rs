@@ -81,8 +81,16 @@ impl From<Bytes> for Body {
 }
 
 fn read_at(file: &File, path: &Path, range: Range<u64>) -> Result<Bytes> {
-    let mut buf = vec![0; (range.end - range.start) as usize];
-    file.read_exact_at(&mut buf, range.start)
+    read_into(
+        vec![0; (range.end - range.start) as usize],
+        file,
+        path,
+        range.start,
+    )
+}
+
+fn read_into(mut buf: Vec<u8>, file: &File, path: &Path, at: u64) -> Result<Bytes> {
+    file.read_exact_at(&mut buf, at)
         .map_err(|e| Error::io("read", fs::Error::new("read", path, e)))?;
     Ok(buf.into())
 }
@@ -96,7 +104,9 @@ pub fn file_stream(file: Arc<File>, path: PathBuf, range: Range<u64>) -> ByteStr
                 return Ok(None);
             }
             let end = left.end.min(left.start + READ_BYTES);
-            let bytes = task::blocking(move || read_at(&file, &path, left.start..end)).await?;
+            // Made here: threads for blocking work come and go, and what was allocated by one that then sleeps is not used again.
+            let buf = vec![0; (end - left.start) as usize];
+            let bytes = task::blocking(move || read_into(buf, &file, &path, left.start)).await?;
             Ok(Some((bytes, end..left.end)))
         }
     })

@@ -57,6 +57,8 @@ pub struct Error {
     pub elapsed: Duration,
     /// How long the store asked us to wait.
     pub retry_after: Option<Duration>,
+    /// Nothing was heard of the store: no connection, or no answer.
+    pub unheard: bool,
     /// The cause below.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -76,6 +78,7 @@ impl Error {
             attempts: 1,
             elapsed: Duration::ZERO,
             retry_after: None,
+            unheard: false,
             source: None,
         }
     }
@@ -105,6 +108,13 @@ impl Error {
         if self.key.is_empty() {
             self.key = key.to_string();
         }
+        self
+    }
+
+    /// Adds that nothing was heard of the store.
+    #[must_use]
+    pub fn unheard(mut self) -> Self {
+        self.unheard = true;
         self
     }
 

@@ -122,6 +122,8 @@ struct Session {
     path: PathBuf,
     size: u64,
     hasher: Sha256Hasher,
+    /// Its bytes are somebody else's now: who waited for it must not touch them.
+    ended: bool,
 }
 
 fn io_at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -141,6 +143,7 @@ impl Session {
             path: path.to_owned(),
             size: 0,
             hasher: Sha256Hasher::default(),
+            ended: false,
         })
     }
 
@@ -166,6 +169,7 @@ impl Session {
             path: path.to_owned(),
             size,
             hasher,
+            ended: false,
         }))
     }
 
@@ -223,19 +227,18 @@ impl Ingests {
     /// The upload's own lock, which its other requests wait for.
     async fn lock(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<Session>>> {
         let there = self.sessions().get(id).cloned();
-        let session = match there {
-            Some(session) => session,
-            None => {
-                let path = self.path(id);
-                let Some(found) = task::blocking(move || Session::reopen(&path)).await? else {
-                    return Ok(None);
-                };
-                let found = Arc::new(AsyncMutex::new(found));
-                self.sessions().entry(id.clone()).or_insert(found).clone()
-            }
+        let session = if let Some(session) = there {
+            session
+        } else {
+            let path = self.path(id);
+            let Some(found) = task::blocking(move || Session::reopen(&path)).await? else {
+                return Ok(None);
+            };
+            let found = Arc::new(AsyncMutex::new(found));
+            self.sessions().entry(id.clone()).or_insert(found).clone()
         };
         match tokio::time::timeout(BUSY, session.lock_owned()).await {
-            Ok(guard) => Ok(Some(guard)),
+            Ok(guard) => Ok((!guard.ended).then_some(guard)),
             Err(_) => Err(Error::new(
                 ErrorKind::Conflict,
                 "upload",
@@ -297,9 +300,10 @@ impl Ingests {
 
     /// Ends an upload: its bytes, with their SHA-256. `None` if there is no such upload.
     pub async fn finish(&self, id: &UploadId) -> Result<Option<Spool>> {
-        let Some(session) = self.lock(id).await? else {
+        let Some(mut session) = self.lock(id).await? else {
             return Ok(None);
         };
+        session.ended = true;
         self.sessions().remove(id);
         task::blocking(move || {
             let digest = session.hasher.clone().finish().into();
@@ -399,4 +403,41 @@ async fn send(
         let _ = to.send(batch).await;
     }
     end.map(|()| sent)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn request_that_waited_for_an_ended_upload_does_not_touch_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let ingests = Arc::new(Ingests::open(dir.path()).unwrap());
+        let id = ingests.begin(&Repo::cli()).await.unwrap();
+        let body = |bytes: &'static [u8]| {
+            futures_util::stream::iter([Ok(Bytes::from_static(bytes))]).boxed()
+        };
+        ingests.append(&id, None, body(b"right")).await.unwrap();
+        let held = ingests.lock(&id).await.unwrap().unwrap();
+        let late = {
+            let (ingests, id) = (ingests.clone(), id.clone());
+            task::spawn("late", async move {
+                ingests.append(&id, None, body(b"wrong")).await
+            })
+        };
+        // It has the session and waits for its lock, as a request does that comes while the last one is answered.
+        while Arc::strong_count(ingests.sessions().get(&id).unwrap()) < 3 {
+            tokio::task::yield_now().await;
+        }
+        let mut held = held;
+        held.ended = true;
+        drop(held);
+        assert_eq!(late.join().await.unwrap(), Appended::Unknown);
+        let path = ingests.path(&id);
+        assert_eq!(std::fs::read(path).unwrap(), b"right");
+    }
 }

@@ -125,11 +125,12 @@ pub enum Key {
 }
 
 /// A digest as one name: `<alg>-<hex>`.
-fn flat(d: &Digest) -> String {
+pub(super) fn flat(d: &Digest) -> String {
     format!("{}-{}", d.algorithm(), d.hex())
 }
 
-fn unflat(s: &str) -> Option<Digest> {
+/// Reads back what [`flat`] wrote.
+pub(super) fn unflat(s: &str) -> Option<Digest> {
     let (alg, hex) = s.split_once('-')?;
     format!("{alg}:{hex}").parse().ok()
 }

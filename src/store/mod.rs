@@ -1,6 +1,7 @@
 //! Stores: blobs by digest, and tags.
 //!
-//! - Holds: the traits, the backends (disk, image layout, S3, registry, memory), wrappers that add one behaviour each.
+//! - Holds: the traits, the backends (disk, image layout, S3, registry, memory), wrappers that add one behaviour each,
+//!   a disk in front of a remote.
 //! - Enters: descriptors and re-openable bodies; manifests as bytes.
 //! - Leaves: streams of bytes, manifests, errors by kind.
 //! - Deliberately absent: what the bytes mean, Go, BuildKit, HTTP servers, the command line.
@@ -25,6 +26,7 @@ pub mod records;
 pub mod registry;
 pub mod repository;
 pub mod s3;
+pub mod tiered;
 mod tree;
 pub mod wrap;
 

@@ -19,7 +19,7 @@ use super::{
         Limited, Metered, Named, ReadOnly, Retrying, Verified,
         limited::Limits,
         metered::{Counters, Tier},
-        retrying::Policy,
+        retrying::{Contact, Policy},
     },
 };
 use crate::redact;
@@ -340,7 +340,7 @@ async fn open_registry(location: &registry::Location, options: &Options) -> Resu
 /// The wrappers that go around a backend, with what its repositories share.
 struct Wrapping {
     /// Trouble with a folder does not go away by itself.
-    retries: Option<Policy>,
+    retries: Option<(Policy, Contact)>,
     verified: bool,
     read_only: bool,
     limits: Limited,
@@ -352,8 +352,8 @@ impl Wrapping {
     /// From within: what fails is tried again; what comes in the end is checked; a place is held over all tries; errors get
     /// the store's name; what the caller sees is counted.
     fn store(&self, mut store: Arc<dyn Store>) -> Arc<dyn Store> {
-        if let Some(policy) = self.retries {
-            store = Arc::new(Retrying::new(store, policy));
+        if let Some((policy, contact)) = &self.retries {
+            store = Arc::new(Retrying::sharing(store, *policy, contact.clone()));
         }
         if self.verified {
             store = Arc::new(Verified::new(store));
@@ -367,22 +367,24 @@ impl Wrapping {
     }
 
     fn untag(&self, untag: Arc<dyn Untag>) -> Arc<dyn Untag> {
-        match self.retries {
-            Some(policy) => Arc::new(Retrying::new(untag, policy)),
+        match &self.retries {
+            Some((policy, contact)) => Arc::new(Retrying::sharing(untag, *policy, contact.clone())),
             None => untag,
         }
     }
 
     fn sweep(&self, sweep: Arc<dyn Sweep>) -> Arc<dyn Sweep> {
-        match self.retries {
-            Some(policy) => Arc::new(Retrying::new(sweep, policy)),
+        match &self.retries {
+            Some((policy, contact)) => Arc::new(Retrying::sharing(sweep, *policy, contact.clone())),
             None => sweep,
         }
     }
 
     fn records(&self, records: Arc<dyn Records>) -> Arc<dyn Records> {
-        match self.retries {
-            Some(policy) => Arc::new(Retrying::new(records, policy)),
+        match &self.retries {
+            Some((policy, contact)) => {
+                Arc::new(Retrying::sharing(records, *policy, contact.clone()))
+            }
             None => records,
         }
     }
@@ -420,7 +422,7 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         bandwidth: options.bandwidth,
     };
     let wrapping = Arc::new(Wrapping {
-        retries: is_remote.then(|| options.policy()),
+        retries: is_remote.then(|| (options.policy(), Contact::default())),
         verified: options.verified,
         read_only: options.read_only,
         limits: Limited::new(backend.store.clone(), limits),

@@ -78,6 +78,11 @@ impl Repository {
         &self.store
     }
 
+    /// Its ability to remove tags.
+    pub(super) fn untag(&self) -> &Arc<dyn Untag> {
+        &self.untag
+    }
+
     /// Says whether anything was ever put here and not taken away again.
     pub async fn exists(&self) -> Result<bool> {
         Ok(!self.manifests().await?.is_empty() || !self.tags().await?.is_empty())
@@ -89,9 +94,21 @@ impl Repository {
         Ok(size.filter(|_| !gone))
     }
 
-    /// Says whether content is here; a manifest's bytes are a blob too.
+    /// As [`Self::stat_blob`], for who sends it where it is not there: while the store cannot tell, it is not.
+    pub async fn stat_or_send(&self, digest: &Digest) -> Result<Option<u64>> {
+        match self.stat_blob(digest).await {
+            Err(e) if e.is_temporary() => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Says whether content is here; a manifest's bytes are a blob too. What the store cannot tell for now is missing.
     pub async fn presence(&self, digest: &Digest) -> Result<Presence> {
-        let (size, gone) = tokio::try_join!(self.store.stat(digest), self.is_gone(digest))?;
+        let (size, gone) = tokio::join!(self.store.stat(digest), self.is_gone(digest));
+        let (size, gone) = match (size, gone) {
+            (Err(e), gone) if e.is_temporary() => (None, gone?),
+            (size, gone) => (size?, gone?),
+        };
         Ok(match (size, gone) {
             (_, true) => Presence::Deleted,
             (None, false) => Presence::Missing,
@@ -117,7 +134,12 @@ impl Repository {
 
     /// Shows a blob that the store holds, and says its size; `None` if it holds none.
     pub async fn mount_blob(&self, digest: &Digest) -> Result<Option<u64>> {
-        let size = self.store.stat(digest).await?;
+        let size = match self.store.stat(digest).await {
+            Ok(size) => size,
+            // Who is told no sends it.
+            Err(e) if e.is_temporary() => None,
+            Err(e) => return Err(e),
+        };
         if size.is_some() {
             self.show(digest).await?;
         }

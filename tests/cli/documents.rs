@@ -50,6 +50,12 @@ fn the_reference_has_every_key_with_its_variable_and_default() {
             .lines()
             .find(|l| l.starts_with(&row))
             .unwrap_or_else(|| panic!("docs/config.md lacks: {row}"));
+        let column = line.split(" | ").nth(4).unwrap_or_default();
+        assert_eq!(
+            column.replace('`', "").split(',').next(),
+            key.default.split(',').next(),
+            "{line}"
+        );
         if let Some(flag) = key.flag {
             assert!(line.contains(&format!("`--{flag}`")), "{line}");
         }

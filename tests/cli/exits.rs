@@ -253,3 +253,175 @@ fn standard_error_that_is_closed_does_no_harm() {
         .unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+/// A store on the node, with the folder `tree` as `t`, and the digests of its manifest and its pack as paths below `blobs`.
+fn with_an_export(node: &Node) -> (String, String, String) {
+    let at = store(node);
+    let exported = words(node, &format!("export dir tree --name t --store {at}")).json();
+    let shown = words(node, &format!("inspect t --store {at}")).json();
+    let path = |digest: &serde_json::Value| digest.as_str().unwrap().replace(':', "/");
+    let pack = path(&shown["snapshots"][0]["packs"][0]["digest"]);
+    (at, path(&exported["digest"]), pack)
+}
+
+#[test]
+fn a_miss_because_something_is_lost_or_damaged_is_trouble() {
+    type Harm = fn(&std::path::Path, &str, &str);
+    let harms: [(&str, Harm); 6] = [
+        ("the pack is gone", |s, _, pack| {
+            std::fs::remove_file(s.join("blobs").join(pack)).unwrap();
+        }),
+        ("the pack is cut off", |s, _, pack| {
+            let path = s.join("blobs").join(pack);
+            let half = std::fs::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, &half[..half.len() / 2]).unwrap();
+        }),
+        ("the manifest is gone", |s, manifest, _| {
+            std::fs::remove_file(s.join("blobs").join(manifest)).unwrap();
+        }),
+        ("the manifest is damaged", |s, manifest, _| {
+            let path = s.join("blobs").join(manifest);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[20] ^= 1;
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+        }),
+        ("the tag is empty", |s, _, _| {
+            let tags = s.join("r/cachectl/tags");
+            for tag in std::fs::read_dir(tags).unwrap() {
+                let path = tag.unwrap().path();
+                std::fs::remove_file(&path).unwrap();
+                std::fs::write(&path, "").unwrap();
+            }
+        }),
+        ("all blobs are gone", |s, _, _| {
+            std::fs::remove_dir_all(s.join("blobs")).unwrap();
+        }),
+    ];
+    for (what, harm) in harms {
+        let node = node_with_tree();
+        let (at, manifest, pack) = with_an_export(&node);
+        harm(&node.path("store"), &manifest, &pack);
+        let line = format!("import dir o --name t --store {at}");
+        let outcome = run(&node, &format!("{line} -q --json")).success();
+        let lines = complaints(&outcome);
+        assert_eq!(lines.len(), 1, "{what}: {outcome}");
+        assert!(
+            lines[0].starts_with("cachectl: warning: miss: "),
+            "{what}: {outcome}"
+        );
+        assert!(outcome.json()["trouble"].is_string(), "{what}: {outcome}");
+        let strict = run(&node, &format!("{line} --strict")).code(1);
+        assert!(strict.stderr.starts_with("error: "), "{what}: {strict}");
+    }
+    // Nothing stored is no trouble.
+    let node = node_with_tree();
+    let (at, ..) = with_an_export(&node);
+    let line = format!("import dir o --name other --strict -q --json --store {at}");
+    let outcome = run(&node, &line).success();
+    assert_eq!(outcome.stderr, "", "{outcome}");
+    assert_eq!(
+        outcome.json()["trouble"],
+        serde_json::Value::Null,
+        "{outcome}"
+    );
+}
+
+#[test]
+fn of_several_folders_one_that_is_not_stored_is_a_miss() {
+    let node = node_with_tree();
+    let at = store(&node);
+    run(
+        &node,
+        &format!("export dir tree --name app/tree --store {at}"),
+    )
+    .success();
+    let out = node.path("home/outputs");
+    let line = format!("import dir q/tree q/gen --name app --store {at} --json");
+    let outcome = words(&node, &line)
+        .env("GITHUB_OUTPUT", &out)
+        .run()
+        .success();
+    let report = outcome.json();
+    assert_eq!(
+        (&report["hit"], &report["exact"], &report["partial"]),
+        (&false.into(), &false.into(), &true.into()),
+        "{outcome}"
+    );
+    let miss = report["miss"].as_str().unwrap_or_default();
+    assert!(miss.contains("`app/gen`"), "{outcome}");
+    assert!(outcome.stderr.contains("cachectl: miss: "), "{outcome}");
+    let outputs = std::fs::read_to_string(&out).unwrap();
+    assert!(outputs.starts_with("cache-hit=false\n"), "{outputs}");
+    run(&node, &format!("{line} --require-hit")).code(3);
+}
+
+#[test]
+fn an_unknown_name_is_not_well() {
+    let node = node_with_tree();
+    let (at, ..) = with_an_export(&node);
+    let outcome = run(&node, &format!("verify nothing --store {at}")).code(1);
+    assert!(!outcome.stdout.contains("all is well"), "{outcome}");
+    let outcome = run(&node, &format!("verify nothing --json --store {at}")).code(1);
+    assert_eq!(outcome.json()["ok"], false, "{outcome}");
+}
+
+#[test]
+fn a_wrong_command_line_is_an_object_too() {
+    let node = node_with_tree();
+    for line in [
+        "export dri tree --json",
+        "--json ls --nonsense",
+        "export --json dir tree --name t --jobs",
+    ] {
+        let outcome = run(&node, line).code(2);
+        let error = &outcome.json()["error"];
+        assert_eq!(error["exit_code"], 2, "{line}: {outcome}");
+        assert!(error["message"].is_string(), "{line}: {outcome}");
+        assert!(outcome.stderr.starts_with("error: "), "{line}: {outcome}");
+    }
+    // Asked for help, it gives help; behind `--` it is a path.
+    let help = run(&node, "export --json --help").success();
+    assert!(help.stdout.contains("Usage"), "{help}");
+    let plain = run(&node, "export dri -- --json").code(2);
+    assert_eq!(plain.stdout, "", "{plain}");
+}
+
+#[test]
+fn an_import_that_is_ended_leaves_no_staging_folder() {
+    const MANY: usize = 2000;
+    let node = node_with_tree();
+    let at = store(&node);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..))
+        .take(8_000_000)
+        .collect();
+    // The small ones come first and at once: so many that they are not removed in no time.
+    for n in 0..MANY {
+        std::fs::write(node.path(&format!("home/tree/f{n}")), "small").unwrap();
+    }
+    std::fs::write(node.path("home/tree/z-big"), noise).unwrap();
+    run(&node, &format!("export dir tree --name t --store {at}")).success();
+    let left = |node: &Node| -> Vec<std::path::PathBuf> {
+        let all = std::fs::read_dir(node.path("home/there")).unwrap();
+        all.map(|f| f.unwrap().path()).collect()
+    };
+    std::fs::create_dir(node.path("home/there")).unwrap();
+    let line = format!("import dir there/copy --name t --bandwidth 500kB --store {at}");
+    let running = words(&node, &line).start();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let staged = |folder: &std::path::PathBuf| {
+        std::fs::read_dir(folder.join("new")).map_or(0, Iterator::count)
+    };
+    while left(&node).iter().map(staged).sum::<usize>() < MANY {
+        assert!(std::time::Instant::now() < deadline, "nothing is staged");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = Pid::from_raw(running.process_id().cast_signed()).unwrap();
+    let told = std::time::Instant::now();
+    kill_process(pid, Signal::TERM).unwrap();
+    let outcome = running.wait().code(143);
+    assert!(told.elapsed() < Duration::from_secs(10), "{outcome}");
+    assert_eq!(left(&node), Vec::<std::path::PathBuf>::new(), "{outcome}");
+}

@@ -90,6 +90,56 @@ fn objects_are_as_documented() {
     );
 }
 
+/// What every object has, so that a script need not know which command it ran.
+const COMMON: [&str; 8] = [
+    "hit",
+    "digest",
+    "entries",
+    "bytes",
+    "blobs_moved",
+    "bytes_moved",
+    "bytes_saved",
+    "elapsed_ms",
+];
+
+#[test]
+fn every_object_has_the_common_fields() {
+    let node = node_with_tree();
+    let at = format!("--store {}", store(&node));
+    let exported = words(&node, &format!("export dir tree --name t {at}")).json();
+    let to = format!("disk:{}", node.path("second").display());
+    for (line, hit, known) in [
+        (format!("import dir copy --name t {at}"), true, true),
+        (format!("ls {at}"), true, true),
+        (format!("ls nothing {at}"), false, false),
+        (format!("inspect t {at}"), true, true),
+        (format!("verify t --data {at}"), true, true),
+        (format!("copy {} {to}", store(&node)), true, false),
+        (format!("prune --dry-run {at}"), false, false),
+        (format!("rm t --dry-run {at}"), true, false),
+        (format!("rm t {at}"), true, false),
+        (format!("prune --grace 0 {at}"), true, false),
+    ] {
+        let report = words(&node, &line).json();
+        for field in COMMON {
+            assert!(
+                report.get(field).is_some(),
+                "{line}: no `{field}`: {report}"
+            );
+        }
+        assert_eq!(flag(&report, "hit"), hit, "{line}: {report}");
+        if known {
+            for field in ["digest", "entries", "bytes"] {
+                assert_eq!(report[field], exported[field], "{line}: {report}");
+            }
+        }
+        let moves = ["import", "copy"].iter().any(|w| line.starts_with(w));
+        if !moves {
+            assert_eq!(number(&report, "bytes_moved"), 0, "{line}: {report}");
+        }
+    }
+}
+
 #[test]
 fn the_store_can_be_looked_at_checked_copied_and_emptied() {
     let node = node_with_tree();

@@ -235,3 +235,120 @@ fn the_moment_can_be_set() {
     }
     assert_eq!(digest(&node), digest(&other));
 }
+
+#[test]
+fn outputs_never_wait_for_a_reader() {
+    let node = node_with_tree();
+    let pipe = node.path("home/pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let line = format!("export dir tree --name t --store {}", store(&node));
+    let mut running = words(&node, &line).env("GITHUB_OUTPUT", &pipe).start();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !running.has_ended() {
+        if std::time::Instant::now() > deadline {
+            running.kill();
+            panic!("it waits for a reader of $GITHUB_OUTPUT");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let outcome = running.wait().success();
+    assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+    assert!(outcome.stderr.contains("$GITHUB_OUTPUT"), "{outcome}");
+    // With one, it gets them.
+    let reader = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read_to_string(pipe).unwrap())
+    };
+    let held = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    let outcome = words(&node, &line)
+        .env("GITHUB_OUTPUT", &pipe)
+        .run()
+        .success();
+    drop(held);
+    assert_eq!(outcome.stderr, "", "{outcome}");
+    assert!(reader.join().unwrap().starts_with("digest=sha256:"));
+}
+
+#[test]
+fn what_is_left_out_is_a_warning() {
+    let node = node_with_tree();
+    for name in ["p", "q"] {
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            node.path("home/tree").join(name),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+    }
+    let line = format!(
+        "export dir tree --name t -q --json --store {}",
+        store(&node)
+    );
+    let outcome = run(&node, &line).success();
+    let lines = complaints(&outcome);
+    assert_eq!(lines.len(), 1, "{outcome}");
+    assert!(
+        lines[0].starts_with("cachectl: warning: dir t: 2 things left out: p: "),
+        "{outcome}"
+    );
+    let warnings = super::strings(&outcome.json()["warnings"])
+        .into_iter()
+        .map(|w| format!("cachectl: warning: {w}"))
+        .collect::<Vec<_>>();
+    assert_eq!(warnings, lines, "{outcome}");
+}
+
+#[test]
+fn a_merging_export_counts_what_the_digest_stands_for() {
+    let node = node_with_tree();
+    let store = store(&node);
+    words(&node, &format!("export dir tree --name t --store {store}")).json();
+    fs::create_dir(node.path("home/more")).unwrap();
+    fs::write(node.path("home/more/c"), "third!").unwrap();
+    let line = format!("export dir more --name t --merge --store {store}");
+    for _ in 0..2 {
+        let merged = words(&node, &line).json();
+        let list = words(&node, &format!("ls --store {store}")).json();
+        let listed = &list["snapshots"][0];
+        assert_eq!(merged["digest"], listed["digest"], "{merged}");
+        assert_eq!(merged["entries"], listed["entries"], "{merged}");
+        assert_eq!(merged["bytes"], listed["bytes"], "{merged}");
+        assert_eq!(number(&merged, "bytes"), 17, "{merged}");
+    }
+}
+
+#[test]
+fn a_folder_above_the_limit_is_trouble_and_not_published() {
+    let node = node_with_tree();
+    let at = store(&node);
+    let noise: Vec<u8> = (0..60_000_u32)
+        .flat_map(|n| {
+            n.wrapping_mul(0x9e37_79b9)
+                .rotate_left(n % 31)
+                .to_le_bytes()
+        })
+        .collect();
+    fs::write(node.path("home/tree/big"), noise).unwrap();
+    let line = format!("export dir tree --name t --max-size 20kB --store {at}");
+    let outcome = run(&node, &line).success();
+    let lines = complaints(&outcome);
+    assert_eq!(lines.len(), 1, "{outcome}");
+    assert!(lines[0].contains("--max-size"), "{outcome}");
+    run(&node, &format!("{line} --strict")).code(1);
+    let list = words(&node, &format!("ls --store {at}")).json();
+    assert_eq!(list["snapshots"].as_array().unwrap().len(), 0, "{list}");
+    run(
+        &node,
+        &format!("export dir tree --name t --max-size 2MB --strict --store {at}"),
+    )
+    .success();
+}

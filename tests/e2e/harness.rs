@@ -3,6 +3,7 @@
 //! When one of these fails, do not look at the product first.
 use crate::support::e2e;
 use crate::support::goproject::GoProject;
+use crate::support::link::Link;
 use crate::support::node::Node;
 use crate::support::servers::{
     DebianRegistry, DistributionV3, Login, Minio, Registry, Toxic, Toxiproxy, Weed, http,
@@ -55,6 +56,29 @@ fn a_server_is_gone_once_its_handle_is_dropped() {
     assert_eq!(http("GET", port, "/v2/", b"").expect("it is ready").0, 200);
     drop(registry);
     assert_eq!(http("GET", port, "/v2/", b""), None);
+}
+
+#[test]
+fn a_link_carries_counts_is_cut_and_mended() {
+    let registry = DebianRegistry::start(Login::Open);
+    let link = Link::to(registry.port);
+    let ask = || http("GET", link.port, "/v2/", b"");
+    assert_eq!(ask().expect("it leads to the registry").0, 200);
+    link.wait_for(100);
+    link.cut();
+    assert_eq!(ask(), None);
+    link.mend();
+    assert_eq!(ask().expect("it leads there again").0, 200);
+}
+
+#[test]
+fn a_registry_that_is_killed_starts_again_with_what_it_had() {
+    let mut registry = DebianRegistry::start(Login::Open);
+    registry.kill();
+    assert_eq!(http("GET", registry.port, "/v2/", b""), None);
+    registry.restart();
+    let (status, _) = http("GET", registry.port, "/v2/", b"").expect("it is ready");
+    assert_eq!(status, 200);
 }
 
 #[test]

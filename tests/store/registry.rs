@@ -170,6 +170,23 @@ async fn upload_through_a_link_that_is_cut_twice_succeeds() {
     assert_eq!(direct.stat(&desc.digest).await.unwrap(), Some(20_000_000));
 }
 
+/// Debian's registry cannot go on with a request that broke, so the blob must go in pieces, each by a connection of its own.
+#[tokio::test]
+async fn upload_through_a_link_that_cuts_every_connection_succeeds() {
+    let server = DebianRegistry::start(Login::Open);
+    let proxy = cutting_proxy(server.port, usize::MAX, 20_000_000).await;
+    let location = Location::parse(&Registry::url(proxy, "team/cut")).unwrap();
+    let store = Store::open(&location, &Config::default(), &net::Common::default())
+        .await
+        .unwrap();
+    let direct = open(&server, "team/cut", Config::default()).await;
+    for len in [60_000_000, 50_000_000] {
+        let (desc, body, _) = bytes(len);
+        assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
+        assert_eq!(direct.stat(&desc.digest).await.unwrap(), Some(len as u64));
+    }
+}
+
 /// A port that leads to `to`; the first `cuts` connections end after so many bytes from the client.
 async fn cutting_proxy(to: u16, cuts: usize, after: u64) -> u16 {
     use tokio::io::AsyncReadExt as _;

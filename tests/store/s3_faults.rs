@@ -1,7 +1,7 @@
 //! What the S3 store makes of answers that no server should give.
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use std::time::Instant;
 
@@ -678,6 +678,88 @@ async fn listing_that_breaks_off_is_unavailable_and_one_that_goes_in_circles_cor
     .await;
     let e = server.open(STALL, "").await.tags("").await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+}
+
+#[tokio::test]
+async fn answer_that_does_not_end_is_refused_before_it_fills_the_memory() {
+    const MIB: usize = 1 << 20;
+    for op in ["ListObjectsV2", "GetObject", "DeleteObjects"] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = sent.clone();
+        let server = FakeS3::start(move |r, _, _| {
+            (r.op() == op).then(|| {
+                let counter = counter.clone();
+                let piece = Bytes::from(vec![b'x'; MIB]);
+                let pieces = (0..100).map(move |_| {
+                    counter.fetch_add(MIB, Ordering::Relaxed);
+                    Ok::<_, std::io::Error>(piece.clone())
+                });
+                // Of an object's bytes a success may be as long as it likes: who reads them knows how long they are.
+                let status = if r.op() == "GetObject" { 403 } else { 200 };
+                let body = axum::body::Body::from_stream(futures_util::stream::iter(pieces));
+                Response::builder().status(status).body(body).unwrap()
+            })
+        })
+        .await;
+        let store = server.open(STALL, "").await;
+        let (desc, body, _) = blob(10);
+        store.put(&desc, &body).await.unwrap();
+        let e = match op {
+            "ListObjectsV2" => store.tags("").await.unwrap_err(),
+            "GetObject" => store.get(&desc, 0..10).await.err().unwrap(),
+            "DeleteObjects" => {
+                let all = Time {
+                    secs: i64::from(u32::MAX),
+                    nanos: 0,
+                };
+                store.remove(&[desc.digest], all).await.unwrap_err()
+            }
+            _ => unreachable!("{op}"),
+        };
+        let sent = sent.load(Ordering::Relaxed);
+        assert!(sent <= 32 * MIB, "{op}: {sent} bytes");
+        if op == "GetObject" {
+            assert_eq!(e.kind, ErrorKind::Denied, "{e}");
+        } else {
+            assert_eq!(e.kind, ErrorKind::Corrupt, "{op}: {e}");
+            assert!(e.message.contains("longer than"), "{op}: {e}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn object_may_be_longer_than_any_other_answer() {
+    let server = FakeS3::honest().await;
+    let store = server.open(STALL, "").await;
+    let (desc, body, _) = blob(9 << 20);
+    store.put(&desc, &body).await.unwrap();
+    let got = read(&store, &desc, 0..desc.size).await.unwrap();
+    assert!(desc.digest.matches(&got));
+}
+
+#[tokio::test]
+async fn listing_that_never_ends_is_given_up() {
+    let server = FakeS3::start(|r, n, _| {
+        (r.op() == "ListObjectsV2").then(|| {
+            let keys: Vec<String> = (0..1000)
+                .map(|i| {
+                    let key = format!("p/r/cachectl/tags/{n:0>900}.{i}");
+                    format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>")
+                })
+                .collect();
+            let page = format!(
+                "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t{n}</NextContinuationToken>{}",
+                keys.concat()
+            );
+            fake::build(200, &[], page + "</ListBucketResult>")
+        })
+    })
+    .await;
+    let store = server.open(STALL, "").await;
+    let e = store.tags("").await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+    assert!(e.message.contains("does not end"), "{e}");
+    assert!(server.ops().len() < 200, "{} pages", server.ops().len());
 }
 
 #[tokio::test]

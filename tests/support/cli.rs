@@ -105,6 +105,10 @@ impl Running {
         drop(self.child.kill());
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     pub(crate) fn process_id(&self) -> u32 {
         self.child.id()
     }

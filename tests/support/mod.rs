@@ -8,10 +8,21 @@
     reason = "a shelf: not every handle is used by every set of tests that is compiled in"
 )]
 
+pub(crate) mod buildkit;
+pub(crate) mod buildx;
+pub(crate) mod cachectld;
 pub(crate) mod cli;
+pub(crate) mod clients;
+pub(crate) mod conformance;
+pub(crate) mod door;
 pub(crate) mod gocache;
 pub(crate) mod goproject;
+pub(crate) mod image;
+pub(crate) mod link;
 pub(crate) mod node;
+mod process;
+pub(crate) mod project;
+pub(crate) mod round_robin;
 pub(crate) mod scratch;
 pub(crate) mod servers;
 pub(crate) mod stores;

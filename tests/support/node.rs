@@ -56,6 +56,11 @@ impl Node {
         self.dir.path().join(below)
     }
 
+    /// The node's folder by a short name.
+    pub(crate) fn short(&self) -> PathBuf {
+        self.dir.short()
+    }
+
     pub(crate) fn gocache(&self) -> PathBuf {
         self.path("home/.cache/go-build")
     }

@@ -20,7 +20,28 @@ impl Scratch {
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
+
+    /// The same folder by a short name: the path of a socket may have 107 bytes, podman's run folder 50.
+    pub(crate) fn short(&self) -> PathBuf {
+        let link = self.link();
+        if !link.exists() {
+            // Of a process that had our id.
+            drop(fs::remove_file(&link));
+            std::os::unix::fs::symlink(&self.0, &link)
+                .expect("a new link in the machine's temporary folder");
+        }
+        link
+    }
+
+    fn link(&self) -> PathBuf {
+        let name = self.0.to_string_lossy();
+        let number = name.rsplit('-').next().expect("names end with a number");
+        std::env::temp_dir().join(format!("{SHORT}{}-{number}", std::process::id()))
+    }
 }
+
+/// What short names begin with.
+const SHORT: &str = "cachectl-";
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -28,6 +49,7 @@ impl Drop for Scratch {
             // The next run removes it; until then it is evidence.
             super::tools::say(&format!("kept for a look: {}", self.0.display()));
         } else {
+            drop(fs::remove_file(self.link()));
             remove(&self.0);
         }
     }
@@ -41,6 +63,7 @@ fn run() -> &'static Path {
         let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
         fs::create_dir_all(base).expect("cargo's temporary folder can be made");
         sweep(base);
+        sweep_links();
         // Locked before it bears the name that others sweep by.
         let (new, path) = (
             base.join(format!("new-{}", std::process::id())),
@@ -63,6 +86,17 @@ fn sweep(base: &Path) {
         let ours = entry.file_name().to_string_lossy().starts_with("run-");
         if ours && File::open(path.join("lock")).is_ok_and(|lock| lock.try_lock().is_ok()) {
             remove(&path);
+        }
+    }
+}
+
+/// Short names that lead nowhere any more.
+fn sweep_links() {
+    let links = fs::read_dir(std::env::temp_dir()).into_iter().flatten();
+    for link in links.flatten() {
+        let ours = link.file_name().to_string_lossy().starts_with(SHORT);
+        if ours && link.file_type().is_ok_and(|kind| kind.is_symlink()) && !link.path().exists() {
+            drop(fs::remove_file(link.path()));
         }
     }
 }

@@ -1,166 +1,17 @@
 //! Real servers as children of the test process, on free loopback ports.
 //!
 //! Each is ready when its `start` returns and gone when it is dropped, or when the test process ends in any way.
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use super::process::{Server, answers_ok};
+pub(crate) use super::process::{free_port, http};
 use super::scratch::Scratch;
 use super::tools;
-
-/// Servers answer within a second or ten; a machine that compiles beside us may need more.
-const READY_WITHIN: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(25);
-
-/// A child that is killed on drop, and by the kernel when the test process ends.
-#[derive(Debug)]
-struct Server {
-    name: &'static str,
-    child: Child,
-    dir: Scratch,
-}
-
-impl Server {
-    /// Starts `command`, which writes only below `dir`, and returns when `ready` says so.
-    fn start(
-        name: &'static str,
-        dir: Scratch,
-        command: &Command,
-        ready: impl Fn() -> bool,
-    ) -> Self {
-        let log = File::create(dir.path().join("log")).expect("a new file in a new folder");
-        // The kernel's signal comes when the *thread* that started the child ends, and tests are threads: hence the
-        // one starter thread that lives as long as the process.
-        let mut tied = Command::new("setpriv");
-        tied.args(["--pdeathsig", "KILL", "--"])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .envs(
-                command
-                    .get_envs()
-                    .filter_map(|(key, value)| Some((key, value?))),
-            )
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("one more descriptor"))
-            .stderr(log);
-        let child = start_from_lasting_thread(tied);
-        let mut server = Self { name, child, dir };
-        let deadline = Instant::now() + READY_WITHIN;
-        while !ready() {
-            if let Some(status) = server.child.try_wait().expect("our own child") {
-                panic!("{name} ended with {status}:\n{}", server.log_tail());
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{name} is not ready after {READY_WITHIN:?}:\n{}",
-                server.log_tail()
-            );
-            std::thread::sleep(POLL);
-        }
-        server
-    }
-
-    fn log_tail(&self) -> String {
-        let text = fs::read(self.dir.path().join("log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        if std::thread::panicking() {
-            tools::say(&format!(
-                "last lines of {}:\n{}",
-                self.name,
-                self.log_tail()
-            ));
-        }
-    }
-}
-
-fn start_from_lasting_thread(command: Command) -> Child {
-    type Order = (Command, Sender<std::io::Result<Child>>);
-    static STARTER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
-    let starter = STARTER.get_or_init(|| {
-        let (sender, orders) = channel::<Order>();
-        std::thread::Builder::new()
-            .name("starter".into())
-            .spawn(move || {
-                for (mut command, answer) in orders {
-                    drop(answer.send(command.spawn()));
-                }
-            })
-            .expect("one more thread");
-        Mutex::new(sender)
-    });
-    let (answer, child) = channel();
-    starter
-        .lock()
-        .expect("sending does not panic")
-        .send((command, answer))
-        .expect("the starter lives as long as the process");
-    child
-        .recv()
-        .expect("the starter answers every order")
-        .expect("setpriv of util-linux is on PATH: run `make deps`")
-}
-
-/// A port that nobody listens on.
-///
-/// Below the range the kernel takes for outgoing connections, so that none of those can take it before the server
-/// does; counted up from a start that depends on the process, so that two test runs do not meet.
-pub(crate) fn free_port() -> u16 {
-    const FIRST: u16 = 15_000;
-    const COUNT: u16 = 15_000;
-    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    let next = NEXT.get_or_init(|| {
-        AtomicU16::new((std::process::id().wrapping_mul(97) % u32::from(COUNT)) as u16)
-    });
-    loop {
-        let port = FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// Status and body of one plain HTTP/1.0 request to a loopback server; `None` while nobody answers.
-pub(crate) fn http(method: &str, port: u16, path: &str, body: &[u8]) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .ok()?;
-    write!(
-        stream,
-        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    )
-    .ok()?;
-    stream.write_all(body).ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    Some((status, body.to_owned()))
-}
-
-fn answers_ok(method: &str, port: u16, path: &str, body: &[u8]) -> bool {
-    matches!(http(method, port, path, body), Some((200..=299, _)))
-}
 
 /// An S3 server with one bucket and one key pair.
 #[derive(Debug)]
@@ -299,6 +150,7 @@ pub(crate) enum Login {
 #[derive(Debug)]
 pub(crate) struct Registry {
     server: Server,
+    command: Command,
     pub(crate) port: u16,
     login: Login,
 }
@@ -307,7 +159,8 @@ impl Registry {
     pub(crate) const USER: &str = "tests";
     pub(crate) const PASSWORD: &str = "s3cret-for-tests";
     /// What `htpasswd -B` makes of the two.
-    const HTPASSWD: &str = "tests:$2b$05$X/AUbjQgc/C1Ipd.cgYKcuVP9j8fHLIAvau8oOWutFkFzdzQB54Pu\n";
+    pub(super) const HTPASSWD: &str =
+        "tests:$2b$05$X/AUbjQgc/C1Ipd.cgYKcuVP9j8fHLIAvau8oOWutFkFzdzQB54Pu\n";
 
     fn start(name: &'static str, program: &Path, login: Login) -> Self {
         let dir = Scratch::new(name);
@@ -333,14 +186,29 @@ impl Registry {
             .args(["serve", "config.yml"])
             // Version 3 would send its traces to a collector.
             .env("OTEL_TRACES_EXPORTER", "none");
-        let server = Server::start(name, dir, &command, || {
-            matches!(http("GET", port, "/v2/", b""), Some((200 | 401, _)))
-        });
+        let server = Server::start(name, dir, &command, || Self::is_ready(port));
         Self {
             server,
+            command,
             port,
             login,
         }
+    }
+
+    fn is_ready(port: u16) -> bool {
+        matches!(http("GET", port, "/v2/", b""), Some((200 | 401, _)))
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// Starts it again with the same tree.
+    pub(crate) fn restart(&mut self) {
+        let port = self.port;
+        self.server
+            .start_again(&self.command, || Self::is_ready(port));
     }
 
     /// A store URL of `repository`, through `port` (the server's own, or a proxy's).
@@ -350,33 +218,33 @@ impl Registry {
 
     /// A docker configuration folder that knows the password for `ports`, as every registry client reads it.
     pub(crate) fn docker_config(&self, ports: &[u16]) -> PathBuf {
-        use base64::Engine as _;
-        let folder = self.server.dir.path().join("docker");
-        fs::create_dir_all(&folder).expect("a folder of our own");
-        let auth = base64::engine::general_purpose::STANDARD.encode(format!(
-            "{}:{}",
-            Self::USER,
-            Self::PASSWORD
-        ));
-        let auths: serde_json::Map<String, Value> = match self.login {
-            Login::Open => serde_json::Map::new(),
-            Login::Htpasswd => ports
-                .iter()
-                .map(|port| (format!("127.0.0.1:{port}"), json!({"auth": auth})))
-                .collect(),
+        let folder = self.server.dir().join("docker");
+        let ports = match self.login {
+            Login::Open => &[],
+            Login::Htpasswd => ports,
         };
-        fs::write(
-            folder.join("config.json"),
-            json!({"auths": auths}).to_string(),
-        )
-        .expect("a file of our own");
+        docker_config(&folder, ports);
         folder
     }
 
     /// Where the registry keeps its tree: `blobs/sha256/<2>/<hex>/data` and `repositories/<name>/…`.
     pub(crate) fn data(&self) -> PathBuf {
-        self.server.dir.path().join("data/docker/registry/v2")
+        self.server.dir().join("data/docker/registry/v2")
     }
+}
+
+/// Writes a docker configuration into `folder` that knows the tests' password for these loopback ports.
+pub(super) fn docker_config(folder: &Path, ports: &[u16]) {
+    use base64::Engine as _;
+    let (user, password) = (Registry::USER, Registry::PASSWORD);
+    let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    let auths: serde_json::Map<String, Value> = ports
+        .iter()
+        .map(|port| (format!("127.0.0.1:{port}"), json!({"auth": auth})))
+        .collect();
+    fs::create_dir_all(folder).expect("a folder of our own");
+    let text = json!({"auths": auths}).to_string();
+    fs::write(folder.join("config.json"), text).expect("a file of our own");
 }
 
 /// Debian's `docker-registry` (2.8).

@@ -85,6 +85,42 @@ impl TestStore {
         }
     }
 
+    /// A registry with its back door.
+    pub(crate) fn of(server: Registry) -> Self {
+        let (url, env, place) = registry(server);
+        Self {
+            backend: Backend::DistributionV3,
+            url,
+            env,
+            place,
+        }
+    }
+
+    /// The URL of the same bucket through another port: a proxy's that leads to the server.
+    pub(crate) fn url_through(&self, port: u16) -> String {
+        match &self.place {
+            Place::Bucket { prefix, .. } => S3Server::url(port, prefix),
+            _ => unreachable!("only buckets are far away"),
+        }
+    }
+
+    /// The server of a registry.
+    pub(crate) fn server(&mut self) -> &mut Registry {
+        match &mut self.place {
+            Place::Registry(registry) => registry,
+            _ => unreachable!("only a registry is one"),
+        }
+    }
+
+    /// The port that the server listens on.
+    pub(crate) fn port(&self) -> u16 {
+        match &self.place {
+            Place::Bucket { server, .. } => server.port,
+            Place::Registry(registry) => registry.port,
+            Place::Folder(_) => unreachable!("a folder has no server"),
+        }
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

@@ -13,6 +13,7 @@ use crate::{
     },
     digest::Digest,
     store::{Body, Repository, Result},
+    task,
 };
 
 /// What a tag was folded to, and from what.
@@ -49,22 +50,23 @@ impl CacheTags {
         for digest in &parts {
             read.extend(self.part(repo, digest).await?);
         }
-        let known: Vec<&Part> = read.iter().collect();
-        let mut stray = None;
-        if let Some(pointed) = pointed.filter(|p| !parts.contains(&p.digest)) {
-            stray = self.part_of(repo, &pointed).await?;
-            // What we merged before is in its parts. Somebody else's, copied here, is one more part.
-            if let Some(part) = &stray
-                && !known.is_empty()
-                && contains(&merged_part(&known), part)
-            {
-                stray = None;
-            }
+        let stray = match pointed.filter(|p| !parts.contains(&p.digest)) {
+            Some(pointed) => self.part_of(repo, &pointed).await?,
+            None => None,
+        };
+        // What we merged before is in its parts. Somebody else's, copied here, is one more part.
+        if let Some(stray) = stray {
+            read = task::blocking(move || {
+                if read.is_empty() || !contains(&merged_part(&read), &stray) {
+                    read.push(stray);
+                }
+                read
+            })
+            .await;
         }
-        read.extend(stray);
         let all: BTreeSet<Digest> = read.iter().flat_map(|p| layers(&p.manifest)).collect();
         let lost = self.lost(repo, all.clone()).await?;
-        let manifest = self.join(repo, &read, &lost).await?;
+        let manifest = self.join(repo, read, &lost).await?;
         let memo = Memo {
             parts,
             pointed: pointed_at,
@@ -81,10 +83,10 @@ impl CacheTags {
     }
 
     /// One manifest of all parts, without what was lost.
-    async fn join(
+    pub(super) async fn join(
         &self,
         repo: &Repository,
-        parts: &[Part],
+        parts: Vec<Part>,
         lost: &HashSet<Digest>,
     ) -> Result<Option<Manifest>> {
         let mut whole = Vec::with_capacity(parts.len());
@@ -96,7 +98,7 @@ impl CacheTags {
             }
             whole.extend(readable(&pruned).map(|manifest| Part {
                 manifest,
-                config: part.config.clone(),
+                config: part.config,
             }));
         }
         match &whole[..] {
@@ -106,8 +108,8 @@ impl CacheTags {
                 self.keep(repo, &manifest).await?;
                 Ok(Some(manifest))
             }
-            many => {
-                let merged = merge(many, Limits::default());
+            _ => {
+                let merged = task::blocking(move || merge(&whole, Limits::default())).await;
                 count(&self.counts, |c| &c.merged, 1);
                 count(
                     &self.counts,
@@ -143,14 +145,14 @@ impl CacheTags {
 }
 
 /// All of `parts` as one, to compare with.
-fn merged_part(parts: &[&Part]) -> Part {
+fn merged_part(parts: &[Part]) -> Part {
     if let [one] = parts {
-        return (*one).clone();
+        return one.clone();
     }
     let unlimited = Limits {
         max_bytes: usize::MAX,
     };
-    let merged = merge(parts.iter().copied(), unlimited);
+    let merged = merge(parts, unlimited);
     readable(&merged.manifest)
         .and_then(|manifest| Part::read(manifest, &merged.config_bytes).ok())
         // What cannot be read contains nothing; the first part is as good as none.

@@ -32,9 +32,11 @@ use crate::{
 };
 
 mod fold;
+mod moved;
 mod push;
 
 use fold::Memo;
+pub use moved::MergeCaches;
 pub use push::Pushed;
 
 /// Blobs that are looked for at once.

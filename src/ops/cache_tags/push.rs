@@ -1,6 +1,6 @@
 //! What becomes of an export.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{CacheTags, Settings, ShrinkGuard, readable};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{ErrorKind, Repository, Result},
+    task,
 };
 
 /// What became of it.
@@ -41,7 +42,7 @@ impl CacheTags {
             repo.put_manifest(manifest, tags).await?;
             return Ok(Pushed::Done);
         }
-        let part = self.part_of(repo, manifest).await?;
+        let part = self.part_of(repo, manifest).await?.map(Arc::new);
         let merges = settings.merge.is_match(repo.name().as_str());
         if let (Some(part), true) = (&part, merges) {
             repo.put_manifest(manifest, &[]).await?;
@@ -65,7 +66,7 @@ impl CacheTags {
     async fn push_part(
         &self,
         repo: &Repository,
-        part: &Part,
+        part: &Arc<Part>,
         tag: &Tag,
         settings: &Settings,
     ) -> Result<()> {
@@ -109,7 +110,7 @@ impl CacheTags {
     async fn trim(
         &self,
         repo: &Repository,
-        newest: &Part,
+        newest: &Arc<Part>,
         tag: &Tag,
         settings: &Settings,
     ) -> Result<()> {
@@ -117,7 +118,7 @@ impl CacheTags {
         let mut parts = repo.parts(tag).await?;
         let now = repo.store().clock().await?;
         // Newest first; where the store says no time, order by digest does not change between daemons.
-        parts.sort_by(|a, b| (b.modified, b.digest).cmp(&(a.modified, a.digest)));
+        parts.sort_unstable_by_key(|p| std::cmp::Reverse((p.modified, p.digest)));
         let mut kept = 0;
         for listed in parts {
             if listed.digest == newest_digest {
@@ -131,7 +132,10 @@ impl CacheTags {
             let goes = old
                 || kept >= settings.max_parts.max(1)
                 || match self.part(repo, &listed.digest).await? {
-                    Some(part) => contains(newest, &part),
+                    Some(part) => {
+                        let newest = newest.clone();
+                        task::blocking(move || contains(&newest, &part)).await
+                    }
                     // What cannot be read helps nobody.
                     None => true,
                 };

@@ -64,8 +64,9 @@ pub(super) fn assemble(
         gates.dedup();
         let replaced: HashSet<_> = new_packs
             .iter()
-            .flat_map(|p| &p.toc.entries)
-            .map(|e| &e.entry.path)
+            .flat_map(|p| p.toc.entries.iter().zip(&p.live))
+            .filter(|(_, live)| **live)
+            .map(|(e, _)| &e.entry.path)
             .collect();
         let gone = base
             .live()

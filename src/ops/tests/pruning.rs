@@ -317,6 +317,32 @@ async fn the_newest_keys_of_each_name_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn newest_is_what_was_made_last_wherever_it_was_copied() {
+    let world = World::new(Meet::CompareAndSwap);
+    let node = world.node("one");
+    let source = dir(&tree(&world, "one", &[("a", b"1")]));
+    // As a copy writes them: in another order than they were made in.
+    for (i, key) in ["z", "y", "x", "w", "v"].iter().enumerate() {
+        world.memory.set_clock_ahead(1000 - i as i64 * 100);
+        let mut options = exporting(&source);
+        options.target.key = (*key).to_owned();
+        options.created = Created::At(crate::entry::Time {
+            secs: 1_700_000_000 + i as i64,
+            nanos: 0,
+        });
+        export::run(&node, &options).await.unwrap();
+    }
+    world.memory.set_clock_ahead(2000);
+    let options = Options {
+        keep: Some(2),
+        ..nothing_but_blobs()
+    };
+    let mut gone = prune::run(&node, &options).await.unwrap().tags;
+    gone.sort();
+    assert_eq!(gone, ["x", "y", "z"].map(|k| tag_of("n", k).to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn oldest_names_go_until_the_rest_is_small_enough() {
     let world = World::new(Meet::CompareAndSwap);
     let node = world.node("one");

@@ -42,10 +42,13 @@ impl Stores {
     }
 }
 
+/// What one metric shows of a tier.
+type Rows = fn(&Snapshot) -> Vec<(Vec<Label>, u64)>;
+
 impl Collector for Stores {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let tiers = self.tiers();
-        let mut show = |name, help, rows: fn(&Snapshot) -> Vec<(Vec<Label>, u64)>| {
+        let mut show = |name, help, rows: Rows| {
             let rows = tiers.iter().flat_map(|(tier, seen)| {
                 let rows = rows(seen).into_iter();
                 rows.map(|(labels, value)| Row(tier, labels, value))

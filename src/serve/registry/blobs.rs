@@ -34,10 +34,12 @@ impl Registry {
         if !self.named.sees(&repository, digest, sight).await? {
             return Err(unknown(digest));
         }
-        let size = repository
-            .stat_blob(digest)
-            .await
-            .map_err(|e| damaged(&e))?;
+        // A push asks first; told that it is not there, it is sent.
+        let size = match parts.method {
+            axum::http::Method::HEAD => repository.stat_or_send(digest).await,
+            _ => repository.stat_blob(digest).await,
+        };
+        let size = size.map_err(|e| damaged(&e))?;
         let size = size.ok_or_else(|| unknown(digest))?;
         let (status, range) = match part(&parts.headers, size) {
             Part::Whole => (StatusCode::OK, 0..size),

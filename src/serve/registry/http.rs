@@ -26,7 +26,7 @@ pub(super) const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-
 pub(super) const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// Longest silence of a client that is sending.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 
 /// Begins a response.
 pub(super) fn answer(status: StatusCode) -> Builder {

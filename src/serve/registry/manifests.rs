@@ -117,9 +117,10 @@ impl Registry {
     ) -> Result<Vec<Digest>, Refusal> {
         let children: BTreeSet<Digest> = outline.children.iter().copied().collect();
         let found = stream::iter(children).map(|digest| async move {
-            let state = match self.named.sees(repository, &digest, sight).await? {
-                true => repository.presence(&digest).await?,
-                false => Presence::Deleted,
+            let state = if self.named.sees(repository, &digest, sight).await? {
+                repository.presence(&digest).await?
+            } else {
+                Presence::Deleted
             };
             Ok::<_, Refusal>((digest, state))
         });

@@ -36,9 +36,12 @@ pub(super) enum Sight {
     Own,
 }
 
+/// What the manifests of a repository named at a time.
+type Read = (Instant, Arc<HashSet<Digest>>);
+
 /// What the manifests of repositories name.
 #[derive(Default)]
-pub(super) struct Named(Mutex<HashMap<Repo, (Instant, Arc<HashSet<Digest>>)>>);
+pub(super) struct Named(Mutex<HashMap<Repo, Read>>);
 
 impl Named {
     /// Says whether a principal may see a blob in a repository.

@@ -116,7 +116,7 @@ impl Registry {
     ) -> Result<Option<u64>, Refusal> {
         let source = self.repository(from.unwrap_or(repo));
         if !self.named.sees(&source, digest, sight).await?
-            || (from.is_some() && source.stat_blob(digest).await?.is_none())
+            || (from.is_some() && source.stat_or_send(digest).await?.is_none())
         {
             return Ok(None);
         }

@@ -15,9 +15,8 @@ use super::Lookup;
 /// Longest answer that is read.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
-/// What is asked for. Asked for everything, `go env` runs the C compiler for `GOGCCFLAGS` and writes what it found into
-/// the build cache, with the time: no export would ever be unchanged (`cmd/go/internal/envcmd`).
-const ASKED: &[&str] = &[
+/// Settings that are asked for and that a variable can change.
+const SETTINGS: &[&str] = &[
     "CC",
     "CGO_ENABLED",
     "GO386",
@@ -31,51 +30,32 @@ const ASKED: &[&str] = &[
     "GOFLAGS",
     "GOMIPS",
     "GOMIPS64",
-    "GOMOD",
     "GOMODCACHE",
     "GOOS",
     "GOPPC64",
     "GORISCV64",
     "GOROOT",
     "GOSUMDB",
-    "GOVERSION",
     "GOWASM",
     "GOWORK",
 ];
 
-/// The variables that change the answer. They come from the caller's lookup, whatever this process has; all others are handed on.
-pub(super) const GO_VARIABLES: &[&str] = &[
+/// What is asked for besides. Asked for everything, `go env` runs the C compiler for `GOGCCFLAGS` and writes what it found into
+/// the build cache, with the time: no export would ever be unchanged (`cmd/go/internal/envcmd`).
+const ASKED_TOO: &[&str] = &["GOMOD", "GOVERSION"];
+
+/// The other variables that change the answer.
+const HEEDED_TOO: &[&str] = &[
     "PATH",
     "HOME",
     "XDG_CACHE_HOME",
     "XDG_CONFIG_HOME",
-    "CC",
     "CXX",
-    "CGO_ENABLED",
     "CGO_CFLAGS",
     "CGO_LDFLAGS",
     "GO111MODULE",
-    "GO386",
-    "GOAMD64",
-    "GOARCH",
-    "GOARM",
-    "GOARM64",
-    "GOCACHE",
-    "GOENV",
-    "GOEXPERIMENT",
-    "GOFLAGS",
-    "GOMIPS",
-    "GOMIPS64",
-    "GOMODCACHE",
-    "GOOS",
     "GOPATH",
-    "GOPPC64",
     "GOPROXY",
-    "GORISCV64",
-    "GOROOT",
-    "GOSUMDB",
-    "GOWASM",
-    "GOWORK",
 ];
 
 /// Runs `go env -json` in `dir`; returns what it wrote.
@@ -103,14 +83,16 @@ pub(super) fn run(
     let mut command = Command::new(go);
     command
         .args(["env", "-json"])
-        .args(ASKED)
+        .args(SETTINGS)
+        .args(ASKED_TOO)
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(clone(&out)?)
         .stderr(clone(&err)?)
         // A group of its own, so that a compiler it started dies with it.
         .process_group(0);
-    for var in GO_VARIABLES {
+    // What changes the answer comes from the caller's lookup, whatever this process has; all else is handed on.
+    for var in SETTINGS.iter().chain(HEEDED_TOO) {
         match lookup(var) {
             Some(value) => command.env(var, value),
             None => command.env_remove(var),

@@ -139,6 +139,20 @@ fn hash_zip(
     Ok(Directory::read(&file, stat.size, version).and_then(|d| d.hash(&file)))
 }
 
+/// Why a `.ziphash` in the cache must not be carried, if so. Where go.sum does not know the version, only the zip beside it tells.
+pub(super) fn wrong_ziphash(
+    sums: &Sums,
+    version: &ModVersion,
+    dir: &Dir,
+    name: &[u8],
+    h1: H1,
+) -> Result<Option<String>> {
+    match sums.listed_zip(version) {
+        Some(_) => Ok(wrong_zip(sums, version, h1, None)),
+        None => lone_hash(sums, version, Some(dir), name, h1),
+    }
+}
+
 /// Judges a `.ziphash` that comes without its zip: with it, Go takes zip and extracted tree for whole, so it must fit a zip that is there.
 fn lone_hash(
     sums: &Sums,

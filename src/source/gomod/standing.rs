@@ -1,16 +1,21 @@
 //! What stands where a file of a module would be restored, and whether it stays.
 //!
-//! A version's files never change, so what stands is kept unless it is damaged or the project's `go.sum` speaks against it.
+//! A version's files never change, so what stands is kept unless it is damaged or the project's `go.sum` speaks against it. Zips
+//! are read for that, unless the node index proves that they are what they were.
+
+use std::{fs::File, io::Read as _, sync::Arc};
 
 use super::{
-    MAX_MOD_BYTES, MAX_SMALL_BYTES, fits,
+    MAX_MOD_BYTES, MAX_SMALL_BYTES,
+    dirhash::H1,
+    fits,
     gosum::{Sums, Verdict},
     path::{self, ModFile, ModVersion, Part},
     read_small, read_ziphash, wrong_info, wrong_mod,
-    zip::Directory,
+    zip::{Directory, StoredZip},
 };
 use crate::{
-    digest::Sha256,
+    digest::{Sha256, Sha256Hasher},
     entry::Entry,
     fs::{Dir, Stat, missing_is_none},
     source::{Error, Known, Result, Standing, stable::open_parent},
@@ -48,14 +53,16 @@ pub(super) fn standing(
         return Ok(Standing::Same);
     }
     let keep = match file {
-        ModFile::Version(v, Part::Zip) => zip_stays(sums, &dir, path.name(), &stat, &v)?,
+        ModFile::Version(v, Part::Zip) => {
+            return zip_stands(sums, &dir, path.name(), &stat, &v, content);
+        }
         other => {
             let limit = MAX_MOD_BYTES.max(MAX_SMALL_BYTES);
             let Some(bytes) = read_small(&dir, path.name(), limit)? else {
                 return Ok(Standing::Other);
             };
             if content.is_some_and(|c| *c == Sha256::of(&bytes)) {
-                return Ok(Standing::Same);
+                return Ok(Standing::SameAsRead(stat.mtime));
             }
             small_stays(sums, &dir, path.name(), &other, &bytes)?
         }
@@ -67,18 +74,60 @@ pub(super) fn standing(
     })
 }
 
-/// A zip stays that has a readable table of contents and a `.ziphash` that `go.sum` does not contradict. It is not read whole.
-fn zip_stays(sums: &Sums, dir: &Dir, name: &[u8], stat: &Stat, v: &ModVersion) -> Result<bool> {
+/// A zip stays whose contents are those of its `.ziphash`, which `go.sum` does not contradict. Go itself would not look again
+/// (go-caches.md 3.3), so what the node index cannot prove is read whole, once: it is remembered if it is what would be restored.
+fn zip_stands(
+    sums: &Sums,
+    dir: &Dir,
+    name: &[u8],
+    stat: &Stat,
+    v: &ModVersion,
+    content: Option<&Sha256>,
+) -> Result<Standing> {
     let Some(h1) = read_ziphash(dir, name)? else {
-        return Ok(false);
+        return Ok(Standing::Other);
     };
     if matches!(sums.of_zip(&v.module, &v.version, h1), Verdict::Wrong(_)) {
-        return Ok(false);
+        return Ok(Standing::Other);
     }
     let Some(file) = missing_is_none(dir.open_file(name))? else {
-        return Ok(false);
+        return Ok(Standing::Other);
     };
-    Ok(Directory::read(&file, stat.size, v).is_ok())
+    let file = Arc::new(file);
+    Ok(match packed(&file, stat.size, v) {
+        Ok((found, _)) if found != h1 => Standing::Other,
+        Ok((_, packed)) if packed.is_some() && packed.as_ref() == content => {
+            Standing::SameAsRead(stat.mtime)
+        }
+        Ok(_) => Standing::Keep,
+        Err(why) => {
+            tracing::debug!(module = v.module, version = v.version, why, "Damaged zip");
+            Standing::Other
+        }
+    })
+}
+
+/// The hash of a zip's contents, and the digest of its packed form, where it has one of its own.
+fn packed(
+    file: &Arc<File>,
+    size: u64,
+    v: &ModVersion,
+) -> std::result::Result<(H1, Option<Sha256>), String> {
+    let directory = Directory::read(file, size, v)?;
+    if directory.stored_len().is_none() {
+        return Ok((directory.hash(file)?, None));
+    }
+    let mut zip = StoredZip::new(file.clone(), directory);
+    let mut hasher = Sha256Hasher::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match zip.read(&mut buffer).map_err(|e| e.to_string())? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    let h1 = zip.h1().ok_or("it was not read to its end")??;
+    Ok((h1, Some(hasher.finish())))
 }
 
 fn small_stays(sums: &Sums, dir: &Dir, name: &[u8], file: &ModFile, bytes: &[u8]) -> Result<bool> {

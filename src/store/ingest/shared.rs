@@ -113,12 +113,7 @@ impl Uploads {
                     return Ok(Appended::WrongLength(size));
                 }
                 let stored = pieces.write(id, size, piece.clone());
-                let kept = async {
-                    match here {
-                        true => self.keep(id, piece.clone()).await,
-                        false => false,
-                    }
-                };
+                let kept = async { here && self.keep(id, piece.clone()).await };
                 let (stored, kept) = tokio::join!(stored, kept);
                 stored?;
                 here = kept;

@@ -1,6 +1,6 @@
 //! The rest of an upload piece by piece, going on where the registry says it is (spec, "Pushing a blob in chunks").
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use oci_client::errors::OciErrorCode;
 use tracing::debug;
@@ -37,6 +37,18 @@ pub(super) async fn send(
     upload.run().await
 }
 
+/// Sends all of it in pieces of `bytes` at most.
+pub(super) async fn carefully(
+    session: Session,
+    desc: &Descriptor,
+    body: &Body,
+    bytes: u64,
+) -> Result<Sent> {
+    let mut upload = Upload::new(session, desc, body);
+    upload.chunk = upload.chunk.min(bytes).max(upload.session.min_chunk);
+    upload.run().await
+}
+
 /// Goes on after `broke`, where the registry says that it is.
 pub(super) async fn resume(
     session: Session,
@@ -48,7 +60,7 @@ pub(super) async fn resume(
     match upload.recover(broke).await? {
         // One session's worth of nothing: a new one is cheaper than to find out whether it is an empty one.
         Found::At(0, error) | Found::Unknown(error) => Ok(Sent::Broke(upload::Way::Stream, error)),
-        Found::Lost(error) => Ok(upload::lost(error)),
+        Found::Lost(error) => Ok(upload.lost(error)),
         Found::At(..) => upload.run().await,
     }
 }
@@ -63,6 +75,8 @@ struct Upload<'a> {
     /// Failures since the last byte was taken.
     barren: u32,
     pieces: u32,
+    /// A request of it broke.
+    broke: bool,
 }
 
 /// What to do after a piece.
@@ -91,16 +105,26 @@ impl<'a> Upload<'a> {
             chunk,
             barren: 0,
             pieces: 0,
+            broke: false,
         }
     }
 
     async fn run(mut self) -> Result<Sent> {
         while self.at < self.desc.size {
             if let Next::Lost(error) = self.piece().await? {
-                return Ok(upload::lost(error));
+                return Ok(self.lost(error));
             }
         }
         self.close().await
+    }
+
+    /// What it means that the registry does not know the session any more.
+    fn lost(&self, error: Error) -> Sent {
+        if self.broke {
+            upload::dropped(error)
+        } else {
+            upload::lost(error)
+        }
     }
 
     async fn piece(&mut self) -> Result<Next> {
@@ -184,6 +208,7 @@ impl<'a> Upload<'a> {
     /// `failed`, when nothing has been taken for too long.
     async fn recover(&mut self, failed: Error) -> Result<Found> {
         let mut failed = failed;
+        self.broke = true;
         loop {
             self.barren += 1;
             let pause = Duration::from_millis(50u64 << self.barren.min(6)).min(MAX_PAUSE);
@@ -247,7 +272,7 @@ impl<'a> Upload<'a> {
             match self.recover(failed).await? {
                 Found::At(at, _) if at == self.desc.size => {}
                 Found::At(_, error) | Found::Lost(error) | Found::Unknown(error) => {
-                    return Ok(upload::lost(error));
+                    return Ok(self.lost(error));
                 }
             }
         }
@@ -258,6 +283,10 @@ impl<'a> Upload<'a> {
         let mut error = refusal.error;
         if self.pieces > 1 && refusal.codes.contains(&OciErrorCode::DigestInvalid) {
             error.kind = ErrorKind::Unavailable;
+            self.session
+                .inner()
+                .careful_bytes
+                .store(0, Ordering::Relaxed);
             error.message = format!(
                 "the registry put {} pieces together wrongly: {}",
                 self.pieces, error.message

@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8},
+        atomic::{AtomicBool, AtomicU8, AtomicU64},
     },
     time::Duration,
 };
@@ -53,6 +53,8 @@ pub(super) struct Inner {
     pub(super) way: AtomicU8,
     /// The registry answers a blob in one POST with an upload session: not worth sending it there.
     pub(super) no_single_post: AtomicBool,
+    /// Bytes of a piece at a registry that loses an upload when its connection breaks: see `upload`. 0: none was lost yet.
+    pub(super) careful_bytes: AtomicU64,
     pub(super) cleanups: Cleanups,
     clockless: Once,
 }
@@ -92,6 +94,7 @@ impl Registry {
             mount_from: config.mount_from.clone(),
             way: AtomicU8::new(0),
             no_single_post: AtomicBool::new(false),
+            careful_bytes: AtomicU64::new(0),
             cleanups: Cleanups::default(),
             clockless: Once::default(),
         })))

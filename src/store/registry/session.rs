@@ -50,6 +50,9 @@ pub(super) struct Session {
     at: Option<Url>,
     /// Fewest bytes of a piece that is not the last (`OCI-Chunk-Min-Length`).
     pub(super) min_chunk: u64,
+    /// Every request of it gets a connection of its own: what closes connections after so many bytes, or so much time, does not
+    /// cut one that has carried only little.
+    pub(super) alone: bool,
 }
 
 /// What the registry has of a blob.
@@ -62,14 +65,15 @@ pub(super) enum Offset {
 }
 
 impl Session {
-    /// Starts one.
-    pub(super) async fn open(inner: &Arc<Inner>) -> Result<Self> {
-        let ask = Ask::new(
+    /// Starts one; see [`Self::alone`].
+    pub(super) async fn open(inner: &Arc<Inner>, alone: bool) -> Result<Self> {
+        let mut ask = Ask::new(
             "put",
             Method::POST,
             inner.url("blobs/uploads/"),
             &inner.push(),
         );
+        ask.alone = alone;
         let answer = inner.transport.send(&ask).await?;
         if answer.status == StatusCode::ACCEPTED {
             return Self::of(inner, &answer);
@@ -86,6 +90,7 @@ impl Session {
                 .text("oci-chunk-min-length")
                 .and_then(|t| t.trim().parse().ok())
                 .unwrap_or(0),
+            alone: false,
         };
         session.moved(answer)?;
         match session.at {
@@ -129,6 +134,7 @@ impl Session {
             ask = ask.header(CONTENT_RANGE, value);
         }
         ask.wait = Some(super::upload::COMMIT_WAIT);
+        ask.alone = self.alone;
         self.inner
             .transport
             .send(&ask.send(BYTES, Payload::Part(body.clone(), range)))
@@ -142,12 +148,14 @@ impl Session {
             .append_pair("digest", &digest.to_string());
         let mut ask = Ask::new("put", Method::PUT, url, &self.inner.push()).send(BYTES, payload);
         ask.wait = Some(super::upload::COMMIT_WAIT);
+        ask.alone = self.alone;
         self.inner.transport.send(&ask).await
     }
 
     /// Asks what the registry has.
     pub(super) async fn offset(&mut self) -> Result<Offset> {
-        let ask = Ask::new("put", Method::GET, self.url()?, &self.inner.push());
+        let mut ask = Ask::new("put", Method::GET, self.url()?, &self.inner.push());
+        ask.alone = self.alone;
         let answer = self.inner.transport.send(&ask).await?;
         match answer.status.as_u16() {
             200..=204 => {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -36,10 +37,15 @@ const MAX_LOGINS: usize = 3;
 const MAX_WARNINGS: usize = 64;
 const MAX_WARNING_CHARS: usize = 300;
 
+/// Makes a client that keeps at most so many idle connections a host; `None`: as many as there are.
+type MakeClient = dyn Fn(Option<usize>) -> Result<reqwest::Client> + Send + Sync;
+
 /// Connections to a registry and the hosts that it names, without credentials.
-#[derive(Debug)]
 pub(super) struct Wire {
     http: reqwest::Client,
+    /// The same without a memory for connections: each request makes one. Made when it is first needed.
+    alone: OnceLock<reqwest::Client>,
+    make: Box<MakeClient>,
     guard: Arc<Guard>,
     base: Url,
     patience: Patience,
@@ -58,42 +64,57 @@ impl Wire {
         addr: std::net::SocketAddr,
     ) -> Result<Self> {
         let host = location.api()?.host_str().unwrap_or_default().to_owned();
-        Self::build(location, common, |builder| builder.resolve(&host, addr)).await
+        Self::build(location, common, move |builder| {
+            builder.resolve(&host, addr)
+        })
+        .await
     }
 
     async fn build(
         location: &Location,
         common: &net::Common,
-        more: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+        more: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + Sync + 'static,
     ) -> Result<Self> {
         let base = location.api()?;
         let guard = Guard::new(base.clone(), location.insecure());
         net::install_tls_provider();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(net::USER_AGENT)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(common.connect_timeout)
-            .dns_resolver(Arc::new(guard::Resolver(guard.clone())));
-        if !common.proxy_from_env || guard::is_loopback(&base) {
-            builder = builder.no_proxy();
-        }
         let settings = common.clone();
+        let mut trusted = Vec::new();
         for certificate in task::blocking(move || settings.extra_ca_certificates()).await? {
             let certificate = reqwest::Certificate::from_der(&certificate)
                 .map_err(|e| Error::new(ErrorKind::Invalid, "read CA bundle", e.to_string()))?;
-            builder = builder.add_root_certificate(certificate);
+            trusted.push(certificate);
         }
-        let http = more(builder).build().map_err(|e| {
-            Error::new(
-                ErrorKind::Invalid,
-                "open",
-                format!("cannot set up HTTP: {e}"),
-            )
-            .caused_by(e)
-        })?;
+        let (own, direct) = (
+            guard.clone(),
+            !common.proxy_from_env || guard::is_loopback(&base),
+        );
+        let connect_timeout = common.connect_timeout;
+        let make = move |idle: Option<usize>| {
+            let mut builder = reqwest::Client::builder()
+                .user_agent(net::USER_AGENT)
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                .connect_timeout(connect_timeout)
+                .dns_resolver(Arc::new(guard::Resolver(own.clone())));
+            if direct {
+                builder = builder.no_proxy();
+            }
+            if let Some(idle) = idle {
+                builder = builder.pool_max_idle_per_host(idle);
+            }
+            for certificate in trusted.iter().cloned() {
+                builder = builder.add_root_certificate(certificate);
+            }
+            more(builder).build().map_err(|e| {
+                let message = format!("cannot set up HTTP: {e}");
+                Error::new(ErrorKind::Invalid, "open", message).caused_by(e)
+            })
+        };
         Ok(Self {
-            http,
+            http: make(None)?,
+            alone: OnceLock::new(),
+            make: Box::new(make),
             guard,
             base,
             patience: Patience {
@@ -102,6 +123,14 @@ impl Wire {
                 answer: common.stall,
             },
         })
+    }
+
+    fn alone(&self) -> Result<&reqwest::Client> {
+        if let Some(made) = self.alone.get() {
+            return Ok(made);
+        }
+        let made = (self.make)(Some(0))?;
+        Ok(self.alone.get_or_init(|| made))
     }
 
     pub(super) fn guard(&self) -> &Guard {
@@ -137,15 +166,16 @@ impl Wire {
             ..self.patience
         };
         let started = Instant::now();
-        let sent = self.http.execute(request);
+        let http = if ask.alone { self.alone()? } else { &self.http };
+        let sent = http.execute(request);
         tokio::pin!(sent);
         let body = loop {
             let deadline = pulse.deadline(patience);
             tokio::select! {
-                done = &mut sent => break done.map_err(|e| error::network(ask.op, e))?,
+                done = &mut sent => break done.map_err(|e| error::network(ask.op, e).unheard())?,
                 () = sleep_until(deadline) => {
                     if pulse.deadline(patience) <= Instant::now() {
-                        return Err(stalled(ask.op, deadline - started));
+                        return Err(stalled(ask.op, deadline - started).unheard());
                     }
                 }
             }
@@ -164,9 +194,15 @@ impl Wire {
             headers: body.headers().clone(),
             url: url.clone(),
             away: !self.guard.is_home(url),
-            stall: self.patience.stall,
+            watch: net::Watch::new(ask.op, self.patience.stall),
             body,
         })
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wire({})", self.base)
     }
 }
 

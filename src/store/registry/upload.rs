@@ -1,5 +1,12 @@
 //! Sending a blob, in the order in which registries take it (reference/oci-and-s3.md §2.3): there already, mounted, one POST
 //! if it is tiny, one PUT, one streaming PATCH, pieces.
+//!
+//! distribution 2.8 (Debian's registry) cannot go on with a request that broke in its middle: the `_state` in every `Location`
+//! names the offset that the upload's file had, a cut request leaves more bytes in the file, and at the next request of any
+//! sort the registry finds the two different and drops the upload, acknowledged pieces and all
+//! (`registry/handlers/blobupload.go`, `ResumeBlobUpload`). So after the first loss blobs go there *carefully*: in small
+//! pieces, each by a connection of its own and with the `Location` of the one before, so that what limits the life of a connection
+//! does not meet one in the middle; a piece that is lost before its first byte costs that piece only. Pieces get smaller with every loss.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -32,7 +39,10 @@ const TINY_BYTES: u64 = 64 << 10;
 /// A blob from here on is not sent whole again when the connection broke.
 const BIG_BYTES: u64 = 1 << 20;
 /// Most times that one blob is sent from its start because the way there broke; more tries are the caller's.
-const MAX_STARTS: u32 = 3;
+const MAX_STARTS: u32 = 6;
+/// Bytes of a piece once an upload was lost, halved with every further loss.
+const CAREFUL_BYTES: u64 = 8 << 20;
+const MIN_CAREFUL_BYTES: u64 = 1 << 20;
 
 /// How a blob is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,8 +60,10 @@ pub(super) enum Way {
 pub(super) enum Sent {
     /// It is there.
     Stored,
-    /// The registry lost the session; nothing of it is left. With what it said.
+    /// The registry does not know the session (any more); nothing of it is left. With what it said.
     Lost(Error),
+    /// It dropped the session because a request broke in its middle.
+    Dropped(Error),
     /// This registry does not take it this way.
     NotSo(Way),
     /// It broke off, as the error says; for this blob another way can go on where it breaks the next time.
@@ -89,11 +101,18 @@ pub(super) async fn put(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> R
     let mut way = way(inner);
     let mut starts = 0;
     loop {
-        let opened = match session.take() {
+        let careful = inner.careful_bytes.load(Ordering::Relaxed);
+        let mut opened = match session.take() {
             Some(session) => session,
-            None => Session::open(inner).await?,
+            None => Session::open(inner, careful > 0).await?,
         };
-        let broke = match send(opened, way, desc, body).await? {
+        opened.alone = careful > 0;
+        let sent = if careful > 0 && desc.size > careful {
+            chunked::carefully(opened, desc, body, careful).await?
+        } else {
+            send(opened, way, desc, body).await?
+        };
+        let broke = match sent {
             Sent::Stored => return Ok(Put::Stored),
             Sent::NotSo(next) => {
                 debug!(?way, ?next, "The registry wants blobs another way");
@@ -102,6 +121,15 @@ pub(super) async fn put(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> R
                 continue;
             }
             Sent::Lost(error) => error,
+            Sent::Dropped(error) => {
+                let bytes = match careful {
+                    0 => CAREFUL_BYTES,
+                    bytes => (bytes / 2).max(MIN_CAREFUL_BYTES),
+                };
+                debug!(bytes, "The registry cannot go on where a request broke");
+                inner.careful_bytes.store(bytes, Ordering::Relaxed);
+                error
+            }
             Sent::Broke(next, error) => {
                 way = next;
                 error
@@ -116,10 +144,19 @@ pub(super) async fn put(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> R
 }
 
 /// A session that is gone is no reason to give up, whatever the registry's words for it.
-pub(super) fn lost(mut said: Error) -> Sent {
+pub(super) fn lost(said: Error) -> Sent {
+    Sent::Lost(gone(said))
+}
+
+/// The same where a request had broken before.
+pub(super) fn dropped(broke: Error) -> Sent {
+    Sent::Dropped(gone(broke))
+}
+
+fn gone(mut said: Error) -> Error {
     said.kind = ErrorKind::Unavailable;
     said.message = format!("the upload was lost: {}", said.message);
-    Sent::Lost(said)
+    said
 }
 
 /// The bytes are what they should be, as far as that is known without reading a file again.

@@ -15,12 +15,12 @@ use reqwest::{
     Method, StatusCode, Url,
     header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::{error, scopes::Scopes};
 use crate::{
     digest::Digest,
-    store::{Body, ByteStream, Error, ErrorKind, Result},
+    store::{Body, ByteStream, Error, ErrorKind, Result, net::Watch},
 };
 
 /// Bytes handed to the connection at once: small, so that a slow link is not taken for a stalled one.
@@ -59,6 +59,8 @@ pub(super) struct Ask {
     pub(super) scopes: Scopes,
     /// Longest time from the last byte sent to the answer; `None`: the usual patience.
     pub(super) wait: Option<Duration>,
+    /// It gets a connection of its own, which is closed after it.
+    pub(super) alone: bool,
 }
 
 impl Ask {
@@ -71,6 +73,7 @@ impl Ask {
             payload: Payload::Nothing,
             scopes: scopes.clone(),
             wait: None,
+            alone: false,
         }
     }
 
@@ -198,7 +201,7 @@ pub(super) struct Answer {
     pub(super) url: Url,
     /// It was another host than the registry.
     pub(super) away: bool,
-    pub(super) stall: Duration,
+    pub(super) watch: Watch,
     pub(super) body: reqwest::Response,
 }
 
@@ -244,11 +247,13 @@ impl Answer {
 
     /// The next piece of the body; `None` at its end.
     pub(super) async fn piece(&mut self, op: &'static str) -> Result<Option<Bytes>> {
-        match timeout(self.stall, self.body.chunk()).await {
-            Ok(Ok(piece)) => Ok(piece),
-            Ok(Err(e)) => Err(error::network(op, e)),
-            Err(_) => Err(stalled(op, self.stall)),
-        }
+        let came = |piece: &reqwest::Result<Option<Bytes>>| match piece {
+            Ok(Some(bytes)) => bytes.len() as u64,
+            // The end and an error are no stall, however small the rest was.
+            _ => u64::MAX / 2,
+        };
+        let piece = self.watch.wait(self.body.chunk(), came).await?;
+        piece.map_err(|e| error::network(op, e))
     }
 
     /// The whole body, if it has at most `limit` bytes.

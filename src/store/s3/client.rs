@@ -22,7 +22,7 @@ use aws_smithy_http_client::{
 };
 
 use super::{
-    Keys,
+    Keys, cap,
     clock::Clock,
     config::{Checksum, Config},
     error::chain,
@@ -175,7 +175,7 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
         ProxyConfig::disabled()
     };
     // The crate's builder for whole clients has no proxies (1.5), the one for connectors has.
-    Ok(
+    Ok(cap::capped(
         aws_smithy_http_client::Builder::new().build_with_connector_fn(
             move |settings, components| {
                 let mut connector = Connector::builder()
@@ -188,7 +188,7 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
                 connector.build()
             },
         ),
-    )
+    ))
 }
 
 /// The host that requests will go to, after all that the SDK looks at (`AWS_ENDPOINT_URL_S3`, profiles …).

@@ -30,6 +30,14 @@ impl Clock {
         Time::from_nanos(told.as_nanos() + since.as_nanos() as i128)
     }
 
+    /// Whether any answer told it yet.
+    pub(super) fn heard(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
     fn told(&self, time: Time) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }

@@ -10,6 +10,7 @@ use aws_sdk_s3::{
     primitives::{DateTime, DateTimeFormat},
 };
 
+use super::cap::TooLong;
 use crate::store::error::{Error, ErrorKind};
 
 /// From this difference on S3 refuses signatures (S3 API reference, `RequestTimeTooSkewed`: 15 minutes); half of it is worth naming.
@@ -33,7 +34,7 @@ where
 {
     let error = match &e {
         SdkError::ConstructionFailure(_) => Error::new(ErrorKind::Invalid, op, chain(&e)),
-        SdkError::TimeoutError(_) => Error::new(ErrorKind::Timeout, op, chain(&e)),
+        SdkError::TimeoutError(_) => Error::new(ErrorKind::Timeout, op, chain(&e)).unheard(),
         SdkError::DispatchFailure(failure) => {
             let known = if failure.is_timeout() {
                 Some(ErrorKind::Timeout)
@@ -44,7 +45,7 @@ where
             } else {
                 None
             };
-            not_sent(op, known, &e)
+            not_sent(op, known, &e).unheard()
         }
         SdkError::ResponseError(_) => match e.raw_response() {
             Some(raw) if !raw.status().is_success() => answered(
@@ -56,6 +57,7 @@ where
                     raw,
                 },
             ),
+            _ if find::<TooLong>(&e).is_some() => no_document(op, &e),
             // The SDK keeps a body that came whole and could not be understood; of one that broke off it keeps none.
             Some(raw) if raw.body().bytes().is_some() => no_document(op, &e),
             _ => Error::new(

@@ -14,7 +14,7 @@ use futures_util::{StreamExt as _, stream};
 use super::{
     Wire,
     error::{chain, from_sdk},
-    patience::{self, Answer, Watch},
+    patience::{self, Answer},
 };
 use crate::{
     artifact::Descriptor,
@@ -23,6 +23,7 @@ use crate::{
         body::ByteStream,
         check_range,
         error::{Error, ErrorKind, Result},
+        net::Watch,
     },
 };
 

@@ -10,6 +10,11 @@ use crate::{
     store::error::{Error, ErrorKind, Result},
 };
 
+/// Most pages of a listing: a million keys come in a thousand.
+const MAX_PAGES: usize = 10_000;
+/// Most memory for what a listing shows: about a million keys of ours.
+const MAX_BYTES: usize = 128 << 20;
+
 /// An object as a listing shows it.
 pub(super) struct Listed {
     /// Below the store's prefix.
@@ -45,7 +50,8 @@ impl Wire {
     ) -> Result<Listing> {
         let mut found = Listing::default();
         let mut token: Option<String> = None;
-        loop {
+        let mut bytes = 0;
+        for _ in 0..MAX_PAGES {
             let sent = Box::pin(
                 self.client
                     .list_objects_v2()
@@ -55,13 +61,20 @@ impl Wire {
                     .set_continuation_token(token.clone())
                     .send(),
             );
-            let page = patience::answer(op, self.stall, Answer::Later, sent).await?;
+            // A store that never said a word gets no more time than for any other first question.
+            let patience = if self.clock.heard() {
+                Answer::Later
+            } else {
+                Answer::Soon
+            };
+            let page = patience::answer(op, self.stall, patience, sent).await?;
             let own = |key: &str| key.strip_prefix(&self.prefix).map(str::to_owned);
             for object in page.contents() {
                 // What does not start with our prefix was not asked for.
                 let Some(key) = object.key().and_then(own) else {
                     continue;
                 };
+                bytes += key.len() + size_of::<Listed>();
                 found.objects.push(Listed {
                     key,
                     size: object
@@ -71,10 +84,16 @@ impl Wire {
                     modified: object.last_modified().and_then(time),
                 });
             }
-            let folders = page.common_prefixes().iter();
-            found
-                .folders
-                .extend(folders.filter_map(|p| p.prefix().and_then(own)));
+            for folder in page.common_prefixes() {
+                let Some(folder) = folder.prefix().and_then(own) else {
+                    continue;
+                };
+                bytes += folder.len() + size_of::<String>();
+                found.folders.push(folder);
+            }
+            if bytes > MAX_BYTES {
+                return Err(endless(op));
+            }
             let next = match page.next_continuation_token() {
                 Some(next) if page.is_truncated().unwrap_or(true) => next.to_owned(),
                 None if page.is_truncated() == Some(true) => {
@@ -95,5 +114,10 @@ impl Wire {
             }
             token = Some(next);
         }
+        Err(endless(op))
     }
+}
+
+fn endless(op: &'static str) -> Error {
+    Error::new(ErrorKind::Corrupt, op, "the listing does not end")
 }

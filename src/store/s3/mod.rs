@@ -17,6 +17,7 @@ use std::sync::{
 use aws_sdk_s3::Client;
 
 mod blobs;
+mod cap;
 mod client;
 mod clock;
 mod config;

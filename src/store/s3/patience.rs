@@ -1,4 +1,4 @@
-//! How long we wait: for an answer, for the next bytes of a body, for the next bytes to be taken.
+//! How long we wait: for an answer, for the next bytes to be taken ([`Watch`](crate::store::net::Watch): for those of a body).
 //!
 //! Ours rather than the SDK's stalled-stream protection: that one lets one byte a second pass, and its read timeout runs
 //! from the first byte of a request, which no upload on a slow line would survive (reference/oci-and-s3.md §4.1).
@@ -20,7 +20,7 @@ use aws_sdk_s3::{
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body::{Frame, SizeHint};
-use tokio::time::{Duration, Instant};
+use tokio::time::Duration;
 
 use super::error::from_sdk;
 use crate::store::{
@@ -28,8 +28,6 @@ use crate::store::{
     error::{Error, ErrorKind, Result},
 };
 
-/// A body slower than this for a whole stall time counts as stalled.
-const MIN_BYTES_PER_SECOND: u64 = 1 << 10;
 /// How finely an upload is counted: a slow line takes one of these within the stall time.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -81,6 +79,7 @@ fn no_answer(op: &'static str, limit: Duration) -> Error {
         op,
         format!("no answer within {:.1}s", limit.as_secs_f64()),
     )
+    .unheard()
 }
 
 /// Counts what the wire has taken of one request's body.
@@ -185,107 +184,13 @@ impl http_body::Body for Counted {
     }
 }
 
-/// Watches a body that comes in: only time spent waiting for the server counts, a slow reader is no stall.
-#[derive(Debug)]
-pub(super) struct Watch {
-    op: &'static str,
-    stall: Duration,
-    waited: Duration,
-    bytes: u64,
-}
-
-impl Watch {
-    pub(super) fn new(op: &'static str, stall: Duration) -> Self {
-        Self {
-            op,
-            stall,
-            waited: Duration::ZERO,
-            bytes: 0,
-        }
-    }
-
-    /// Waits for the next piece.
-    ///
-    /// # Errors
-    /// `Timeout` if none comes for a stall time, or too little in one.
-    pub(super) async fn wait<T>(
-        &mut self,
-        next: impl Future<Output = T>,
-        size: impl FnOnce(&T) -> u64,
-    ) -> Result<T> {
-        let stalled = |bytes: u64| {
-            Error::new(
-                ErrorKind::Timeout,
-                self.op,
-                format!(
-                    "the body stalled: {bytes} bytes in {:.1}s",
-                    self.stall.as_secs_f64()
-                ),
-            )
-        };
-        let start = Instant::now();
-        let Ok(item) = tokio::time::timeout(self.stall, next).await else {
-            return Err(stalled(0));
-        };
-        self.waited += start.elapsed();
-        self.bytes = self.bytes.saturating_add(size(&item));
-        if self.waited >= self.stall {
-            let least = (self.stall.as_secs_f64() * MIN_BYTES_PER_SECOND as f64) as u64;
-            if self.bytes < least {
-                return Err(stalled(self.bytes));
-            }
-            self.waited = Duration::ZERO;
-            self.bytes = 0;
-        }
-        Ok(item)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     const STALL: Duration = Duration::from_secs(10);
-
-    async fn after<T>(wait: Duration, value: T) -> T {
-        tokio::time::sleep(wait).await;
-        value
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silence_is_found_after_one_stall_time() {
-        let start = Instant::now();
-        let e = Watch::new("get", STALL)
-            .wait(std::future::pending::<u64>(), |n| *n)
-            .await
-            .unwrap_err();
-        assert_eq!(e.kind, ErrorKind::Timeout);
-        assert_eq!(start.elapsed().as_secs(), 10);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_byte_a_second_is_a_stall_and_a_slow_line_is_none() {
-        let run = |bytes: u64| async move {
-            let mut watch = Watch::new("get", STALL);
-            for _ in 0..60 {
-                watch
-                    .wait(after(Duration::from_secs(1), bytes), |n| *n)
-                    .await?;
-            }
-            Result::Ok(())
-        };
-        assert_eq!(run(1).await.unwrap_err().kind, ErrorKind::Timeout);
-        run(4 << 10).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn slow_reader_is_no_stall() {
-        let mut watch = Watch::new("get", STALL);
-        for _ in 0..5 {
-            watch.wait(async { 1 }, |n| *n).await.unwrap();
-            tokio::time::sleep(STALL * 10).await;
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn upload_goes_on_while_bytes_are_taken_and_stops_when_not() {

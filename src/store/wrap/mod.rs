@@ -1,6 +1,6 @@
 //! Wrappers: one behaviour each, over any store.
 //!
-//! - Holds: checking, trying again, limits, tiers, counting, naming, refusing writes, faults on purpose.
+//! - Holds: checking, trying again, limits, counting, naming, refusing writes, faults on purpose.
 //! - Enters: a store as `Arc<dyn Store>`.
 //! - Leaves: a store again; [`super::open`] says in which order they are stacked.
 //! - Deliberately absent: what any one backend is like.
@@ -13,7 +13,6 @@ pub mod metered;
 pub mod named;
 pub mod readonly;
 pub mod retrying;
-pub mod tiered;
 pub mod verified;
 
 pub use faulty::Faulty;
@@ -22,7 +21,6 @@ pub use metered::Metered;
 pub use named::Named;
 pub use readonly::ReadOnly;
 pub use retrying::Retrying;
-pub use tiered::Tiered;
 pub use verified::Verified;
 
 #[cfg(test)]

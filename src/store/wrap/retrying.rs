@@ -1,10 +1,18 @@
 //! Tries again what may go through a little later, and resumes downloads that break or stall.
 //!
 //! Pauses grow from 0.2 s to 10 s, with jitter; the server's `Retry-After` is honoured up to 60 s. All tries of an
-//! operation share one budget of time; a download that moves on has its budget anew.
+//! operation share one budget of time; a download that moves on has its budget anew. A store of which nothing was ever
+//! heard is given up sooner: it is more likely away, or its address wrong, than busy.
 #![deny(clippy::missing_trait_methods)]
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,6 +34,8 @@ use crate::{
 pub struct Policy {
     /// Longest time over all tries of one operation, pauses included; zero tries once.
     pub retry_for: Duration,
+    /// The same while nothing was ever heard of the store.
+    pub first_contact: Duration,
     /// Longest time without a byte of a download. Small answers may take three times as long.
     pub stall: Duration,
     /// The first pause.
@@ -38,6 +48,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             retry_for: Duration::from_secs(30),
+            first_contact: Duration::from_secs(10),
             stall: Duration::from_secs(10),
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
@@ -52,9 +63,26 @@ const PROGRESS_BYTES: u64 = 64 << 10;
 /// A download slower than this over a stall's time is a stall: one byte now and then keeps no one waiting for ever.
 const SLOWEST_BYTES_PER_SEC: f64 = 1024.0;
 
+/// Whether anything was ever heard of a store; shared by all that ask it.
+#[derive(Debug, Clone, Default)]
+pub struct Contact(Arc<AtomicBool>);
+
+impl Contact {
+    fn note<T>(&self, result: &Result<T>) {
+        if !result.as_ref().is_err_and(|e| e.unheard) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn heard(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// An operation's tries so far.
 struct Tries {
     policy: Policy,
+    contact: Contact,
     began: Instant,
     deadline: Instant,
     made: u32,
@@ -64,10 +92,11 @@ struct Tries {
 }
 
 impl Tries {
-    fn new(policy: Policy) -> Self {
+    fn new(policy: Policy, contact: Contact) -> Self {
         let began = Instant::now();
         Self {
             policy,
+            contact,
             began,
             deadline: began + policy.retry_for,
             made: 0,
@@ -90,7 +119,11 @@ impl Tries {
             .mul_f64(0.5 + 0.5 * fastrand::f64());
         let asked = e.retry_after.unwrap_or_default().min(LONGEST_ASKED);
         let pause = own.max(asked);
-        if !e.is_temporary() || Instant::now() + pause >= self.deadline {
+        let mut deadline = self.deadline;
+        if !self.contact.heard() {
+            deadline = deadline.min(self.began + self.policy.first_contact);
+        }
+        if !e.is_temporary() || Instant::now() + pause >= deadline {
             return Err(Error {
                 attempts: self.made,
                 elapsed: self.began.elapsed(),
@@ -114,7 +147,7 @@ impl Tries {
 
 fn no_answer(op: &'static str, waited: Duration) -> Error {
     let message = format!("no answer in {:.1}s", waited.as_secs_f64());
-    Error::new(ErrorKind::Timeout, op, message)
+    Error::new(ErrorKind::Timeout, op, message).unheard()
 }
 
 /// Waits for a small answer.
@@ -134,12 +167,26 @@ async fn answer<T>(
 pub struct Retrying<S: ?Sized> {
     inner: Arc<S>,
     policy: Policy,
+    contact: Contact,
 }
 
 impl<S: ?Sized + Send + Sync> Retrying<S> {
     /// Tries again what fails at `inner`.
     pub fn new(inner: Arc<S>, policy: Policy) -> Self {
-        Self { inner, policy }
+        Self::sharing(inner, policy, Contact::default())
+    }
+
+    /// The same for one of several abilities of a store, which share what was heard of it.
+    pub fn sharing(inner: Arc<S>, policy: Policy, contact: Contact) -> Self {
+        Self {
+            inner,
+            policy,
+            contact,
+        }
+    }
+
+    fn tries(&self) -> Tries {
+        Tries::new(self.policy, self.contact.clone())
     }
 
     /// Runs `work` until it is done or may not be tried again; also says how many tries had failed before.
@@ -148,9 +195,11 @@ impl<S: ?Sized + Send + Sync> Retrying<S> {
         F: Future<Output = Result<T>> + Send,
         T: Send,
     {
-        let mut tries = Tries::new(self.policy);
+        let mut tries = self.tries();
         loop {
-            match work().await {
+            let done = work().await;
+            self.contact.note(&done);
+            match done {
                 Ok(value) => return Ok((value, tries.made)),
                 Err(e) => tries.after(e).await?,
             }
@@ -183,7 +232,7 @@ impl BlobStore for Retrying<dyn Store> {
             .ask("get", || self.inner.get(desc, range.clone()))
             .await?;
         Ok(found.map(|stream| {
-            let mut tries = Tries::new(self.policy);
+            let mut tries = self.tries();
             tries.made = made;
             let state = Download {
                 inner: self.inner.clone(),

@@ -17,7 +17,6 @@ use super::{
     limited::Limits,
     metered::{self, Counters, OpSnapshot, Tier},
     retrying::Policy,
-    tiered::Front,
     *,
 };
 use crate::{
@@ -32,6 +31,7 @@ use crate::{
 
 const QUICK: Policy = Policy {
     retry_for: Duration::from_secs(5),
+    first_contact: Duration::from_secs(2),
     stall: Duration::from_millis(200),
     first_pause: Duration::from_millis(1),
     longest_pause: Duration::from_millis(2),
@@ -208,7 +208,7 @@ fn subject(store: Arc<dyn Store>, memory: Arc<Memory>) -> conformance::Subject {
 #[tokio::test]
 async fn every_wrapper_over_memory_is_a_store() {
     type Wrap = fn(Arc<dyn Store>) -> Arc<dyn Store>;
-    let wraps: [Wrap; 7] = [
+    let wraps: [Wrap; 6] = [
         |s| Arc::new(Named::new(s, "x:")),
         |s| Arc::new(Verified::new(s)),
         |s| Arc::new(Retrying::new(s, QUICK)),
@@ -223,17 +223,6 @@ async fn every_wrapper_over_memory_is_a_store() {
         },
         |s| Arc::new(Metered::new(s, Arc::default())),
         |s| Arc::new(Faulty::new(s, Faults::NONE, 1)),
-        |s| {
-            let near = Arc::new(Memory::new());
-            Arc::new(Tiered::new(
-                near,
-                s,
-                Front {
-                    spool_dir: std::env::temp_dir(),
-                    max_blob_bytes: 1 << 20,
-                },
-            ))
-        },
     ];
     for wrap in wraps {
         conformance::run_all(async || {
@@ -474,6 +463,32 @@ async fn server_is_given_the_time_it_asks_for_within_the_budget() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn store_of_which_nothing_was_ever_heard_is_given_up_sooner() {
+    let (memory, desc) = memory_with(&data(10, 1)).await;
+    let policy = Policy {
+        retry_for: Duration::from_mins(1),
+        first_contact: Duration::from_secs(10),
+        ..Policy::default()
+    };
+    let unheard = || (0..50).map(|_| temporary().unheard()).collect::<Vec<_>>();
+    let heard = || (0..50).map(|_| temporary()).collect::<Vec<_>>();
+    for (errors, soon) in [(unheard(), true), (heard(), false)] {
+        let scripted = Arc::new(Scripted::new(memory.clone()).fails_with(errors));
+        let store = Retrying::<dyn Store>::new(scripted, policy);
+        let e = store.stat(&desc.digest).await.unwrap_err();
+        assert!(e.attempts > 2, "{e}");
+        assert_eq!(e.elapsed <= policy.first_contact, soon, "{e}");
+    }
+    // Once it has answered, whatever it said, it is only busy.
+    let scripted = Arc::new(Scripted::new(memory).fails_with(Vec::new()));
+    let store = Retrying::<dyn Store>::new(scripted.clone(), policy);
+    store.stat(&desc.digest).await.unwrap();
+    *scripted.errors.lock().unwrap() = unheard();
+    let e = store.stat(&desc.digest).await.unwrap_err();
+    assert!(e.elapsed > policy.retry_for / 2, "{e}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn store_that_never_answers_is_a_timeout() {
     let mut scripted = Scripted::new(Arc::new(Memory::new()));
     scripted.hangs = true;
@@ -700,111 +715,6 @@ async fn bandwidth_holds_over_all_transfers_of_a_direction() {
         "{:?}",
         began.elapsed()
     );
-}
-
-fn tiered(near: Arc<dyn Store>, remote: Arc<dyn Store>, dir: &tempfile::TempDir) -> Tiered {
-    let front = Front {
-        spool_dir: dir.path().to_owned(),
-        max_blob_bytes: 1 << 20,
-    };
-    Tiered::new(near, remote, front)
-}
-
-#[tokio::test]
-async fn whole_read_fills_the_front_and_the_next_read_stays_there() {
-    let dir = tempfile::tempdir().unwrap();
-    let bytes = data(100_000, 1);
-    let (memory, desc) = memory_with(&bytes).await;
-    let remote = Arc::new(Scripted::new(memory.clone()));
-    let near = Arc::new(Memory::new());
-    let store = tiered(near.clone(), remote.clone(), &dir);
-
-    let ranged = store.get(&desc, 5..10).await.unwrap().unwrap();
-    assert_eq!(
-        ranged.try_collect::<Vec<_>>().await.unwrap().concat(),
-        &bytes[5..10]
-    );
-    assert_eq!(
-        near.stat(&desc.digest).await.unwrap(),
-        None,
-        "a range was kept"
-    );
-    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
-    assert_eq!(near.stat(&desc.digest).await.unwrap(), Some(100_000));
-    let before = remote.calls.load(Ordering::Relaxed);
-    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
-    let _ = store.get(&desc, 5..10).await.unwrap().unwrap();
-    assert_eq!(remote.calls.load(Ordering::Relaxed), before);
-
-    let (big, body) = blob(&data(2 << 20, 2));
-    memory.put(&big, &body).await.unwrap();
-    whole(&store, &big).await.unwrap().unwrap();
-    assert_eq!(
-        near.stat(&big.digest).await.unwrap(),
-        None,
-        "a big blob was kept"
-    );
-    assert_eq!(
-        std::fs::read_dir(dir.path()).unwrap().count(),
-        0,
-        "a spool stays behind"
-    );
-}
-
-#[tokio::test]
-async fn half_read_or_damaged_blob_is_not_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let bytes = data(1000, 1);
-    let (memory, desc) = memory_with(&bytes).await;
-    let wrong = data(1000, 2);
-    let half = bytes.slice(..500);
-    let remote = Scripted::new(memory)
-        .get_answers(move |_| pieces(vec![Ok(half.clone()), Err(temporary())]))
-        .get_answers(move |_| pieces(vec![Ok(wrong.clone())]));
-    let near = Arc::new(Memory::new());
-    let store = tiered(near.clone(), Arc::new(remote), &dir);
-    assert!(whole(&store, &desc).await.is_err());
-    whole(&store, &desc).await.unwrap();
-    assert_eq!(near.stat(&desc.digest).await.unwrap(), None);
-    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
-}
-
-#[tokio::test]
-async fn write_is_acknowledged_only_by_the_remote() {
-    let dir = tempfile::tempdir().unwrap();
-    let near: Arc<dyn Store> = Arc::new(Memory::new());
-    let remote: Arc<dyn Store> = Arc::new(Memory::new());
-    let (desc, body) = blob(&data(100, 1));
-    let (m, t) = (manifest(1), tag("t"));
-
-    let refusing: Arc<dyn Store> = Arc::new(ReadOnly::new(remote.clone()));
-    let store = tiered(near.clone(), refusing.clone(), &dir);
-    assert!(store.put(&desc, &body).await.is_err());
-    assert!(
-        store
-            .publish(&m, Some(&t), &Expect::Anything)
-            .await
-            .is_err()
-    );
-    assert_eq!(near.stat(&desc.digest).await.unwrap(), None);
-
-    // A front that fails is no reason to fail.
-    let store = tiered(Arc::new(ReadOnly::new(near.clone())), remote.clone(), &dir);
-    store.put(&desc, &body).await.unwrap();
-    store
-        .publish(&m, Some(&t), &Expect::Anything)
-        .await
-        .unwrap();
-    assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), data(100, 1));
-
-    // Names are the remote's, also where the front knows another.
-    near.publish(&manifest(2), Some(&t), &Expect::Anything)
-        .await
-        .unwrap();
-    let store = tiered(near.clone(), remote, &dir);
-    let found = store.resolve(&t.into()).await.unwrap().unwrap();
-    assert_eq!(found.manifest, m);
-    assert!(near.resolve(&m.digest.into()).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod comparing;
 mod configs;
+mod exported;
 mod hostile;
 mod manifests;
 mod merging;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    store::{Error, ErrorKind},
+    store::{Error, ErrorKind, TagStore as _},
 };
 
 /// A fake whose answers to GET of a blob are changed.
@@ -321,4 +321,35 @@ async fn registry_without_head_is_asked_by_get() {
         );
     }
     assert_eq!(store.stat(&Digest::sha256_of(b"no")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn small_answer_that_comes_byte_by_byte_is_a_stall() {
+    let fake = Fake::start(|_| {
+        let drip = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        let mut reply = with(200, &[("content-length", "1000000")], "");
+        *reply.body_mut() = axum::body::Body::from_stream(drip);
+        Some(Act::Reply(reply))
+    })
+    .await;
+    let location = Location::parse(&format!("oci://{}/team/app", fake.addr)).unwrap();
+    let common = net::Common {
+        stall: Duration::from_millis(300),
+        ..net::Common::default()
+    };
+    let store = Registry::open(&location, &Config::default(), &common)
+        .await
+        .unwrap();
+    let limit = Duration::from_secs(10);
+    let tag: crate::artifact::Tag = "t".parse().unwrap();
+    let resolved = tokio::time::timeout(limit, store.resolve(&tag.into())).await;
+    let e = resolved.expect("it is found out").unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Timeout, "{e}");
+    assert!(!e.unheard, "{e}");
+    let listed = tokio::time::timeout(limit, store.tags("")).await;
+    let e = listed.expect("it is found out").unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Timeout, "{e}");
 }

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     body::{Body as HttpBody, to_bytes},
-    extract::Request,
+    extract::{ConnectInfo, Request},
     http::{HeaderMap, Method, Response},
 };
 use bytes::Bytes;
@@ -29,6 +29,8 @@ pub(super) struct Call {
     pub(super) nth: usize,
     /// Empty while the script looks at it.
     pub(super) body: Bytes,
+    /// The other end of the connection that it came by.
+    pub(super) peer: SocketAddr,
 }
 
 impl Call {
@@ -82,6 +84,8 @@ pub(super) struct Model {
     pub(super) manifests: BTreeMap<Digest, (String, Bytes)>,
     pub(super) tags: BTreeMap<String, Digest>,
     pub(super) log: Vec<Call>,
+    /// As distribution 2.8: an upload whose `_state` is not what its file has is dropped.
+    pub(super) forgets: bool,
     next: usize,
 }
 
@@ -122,6 +126,7 @@ impl Fake {
             async move { answer(&model, &*script, request).await }
         });
         let server = task::spawn("fake registry", async move {
+            let app = app.into_make_service_with_connect_info::<SocketAddr>();
             axum::serve(listener, app).await.unwrap();
         });
         Self {
@@ -166,6 +171,8 @@ fn hang_up() -> ! {
 }
 
 async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Reply {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.expect("the server was made with it").0;
     let (parts, body) = request.into_parts();
     let mut call = Call {
         method: parts.method,
@@ -174,6 +181,7 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
         headers: parts.headers,
         nth: 0,
         body: Bytes::new(),
+        peer,
     };
     let place = {
         let mut m = model.lock().unwrap();
@@ -181,6 +189,9 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
         m.log.push(call.clone());
         m.log.len() - 1
     };
+    if model.lock().unwrap().has_dropped(&call) {
+        return refuse(404, "BLOB_UPLOAD_INVALID");
+    }
     match script(&call) {
         Some(Act::Break(after)) => {
             let mut pieces = body.into_data_stream();
@@ -225,6 +236,23 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
 }
 
 impl Model {
+    /// Says whether `call` is for an upload that is gone, or goes now, as distribution 2.8 has it.
+    fn has_dropped(&mut self, call: &Call) -> bool {
+        if !self.forgets || call.sort() != "uploads" || call.method == Method::POST {
+            return false;
+        }
+        let state = call.query("_state").join("");
+        let has = self
+            .uploads
+            .get(&call.path)
+            .map(|got| format!("{}=", got.len()));
+        let dropped = has.as_ref() != Some(&state);
+        if dropped {
+            self.uploads.remove(&call.path);
+        }
+        dropped
+    }
+
     fn usual(&mut self, call: &Call) -> Reply {
         let last = call.path.rsplit('/').next().unwrap().to_owned();
         match (call.method.as_str(), call.sort()) {

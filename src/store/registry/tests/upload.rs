@@ -1,8 +1,12 @@
 //! Blobs on their way in.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{
@@ -269,6 +273,76 @@ async fn broken_put_goes_on_as_a_stream_that_resumes_where_it_broke() {
         .map(|c| c.header("content-range").to_owned())
         .collect();
     assert_eq!(ranges, ["", "1500000-5242879", "1800000-5242879"]);
+}
+
+#[tokio::test]
+async fn registry_that_forgets_what_broke_is_sent_pieces_by_connections_that_last() {
+    // What stands between cuts every connection after so many bytes.
+    const LAST: usize = 20 * MIB;
+    let carried: Mutex<HashMap<SocketAddr, usize>> = Mutex::default();
+    let fake = Fake::start(move |call| {
+        let length: usize = call.header("content-length").parse().unwrap_or(0);
+        let mut carried = carried.lock().unwrap();
+        let before = carried.entry(call.peer).or_default();
+        let left = LAST.saturating_sub(*before);
+        *before += length;
+        (length > left).then_some(Act::Break(left))
+    })
+    .await;
+    fake.model().forgets = true;
+    let store = open(&fake).await;
+    let bytes = some_bytes(50 * MIB);
+    assert_eq!(put(&store, &bytes).await.unwrap(), Put::Stored);
+    assert_stored(&fake, &bytes);
+    // It is known from then on: the next one is not sent in vain first.
+    let sent = |fake: &Fake| {
+        let log = fake.log();
+        let lengths = log
+            .iter()
+            .map(|c| c.header("content-length").parse().unwrap_or(0));
+        lengths.sum::<usize>()
+    };
+    let before = sent(&fake);
+    let bytes = some_bytes(30 * MIB);
+    assert_eq!(put(&store, &bytes).await.unwrap(), Put::Stored);
+    assert_stored(&fake, &bytes);
+    assert_eq!(sent(&fake) - before, bytes.len());
+}
+
+#[tokio::test]
+async fn piece_that_is_lost_before_its_first_byte_costs_that_piece_only() {
+    let fake = Fake::start(|call| match call.name().as_str() {
+        "PUT uploads" if call.header("content-length") != "0" => Some(Act::Break(MIB)),
+        "PATCH uploads" if call.nth == 0 => Some(Act::Break(MIB)),
+        "PATCH uploads" if call.nth == 3 => Some(Act::Break(0)),
+        _ => None,
+    })
+    .await;
+    fake.model().forgets = true;
+    let bytes = some_bytes(30 * MIB);
+    put(&open(&fake).await, &bytes).await.unwrap();
+    assert_stored(&fake, &bytes);
+    let ranges: Vec<String> = fake
+        .log()
+        .iter()
+        .filter(|c| c.method == "PATCH")
+        .map(|c| c.header("content-range").to_owned())
+        .collect();
+    assert_eq!(
+        ranges,
+        [
+            "",
+            "0-4194303",
+            "4194304-8388607",
+            "8388608-12582911",
+            "8388608-12582911",
+            "12582912-16777215",
+            "16777216-20971519",
+            "20971520-25165823",
+            "25165824-29360127",
+            "29360128-31457279",
+        ]
+    );
 }
 
 #[tokio::test]

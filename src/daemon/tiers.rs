@@ -1,0 +1,162 @@
+//! The store behind the doors: one alone, or a folder in front of a remote one.
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{
+    build::store_url,
+    drain::Queue,
+    error::{Error, Result},
+};
+use crate::{
+    config::{
+        Env,
+        daemon::{Config, Mode},
+    },
+    metrics::Metrics,
+    ops::cache_tags::{CacheTags, MergeCaches},
+    serve::admin::Refresh,
+    store::{
+        self,
+        open::{Opened, Options, StoreUrl},
+        tiered::{self, Backlog, Numbers, Tiered},
+    },
+};
+
+/// Longest time that a question to a remote behind a folder is tried again: then it counts as away, and the folder answers.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What stands behind the doors.
+pub(super) struct Tiers {
+    /// The store, whatever it is made of.
+    pub(super) opened: Opened,
+    /// What the remote does not have yet; `None` where there is one store alone.
+    pub(super) backlog: Option<Arc<dyn Backlog>>,
+}
+
+/// Opens what `config` asks for; what must survive a restart is in `state`.
+pub(super) async fn open(
+    config: &Config,
+    env: &Env,
+    state: &Path,
+    caches: Arc<CacheTags>,
+) -> Result<Tiers> {
+    let url = store_url(config)?;
+    let link = &config.remote.link;
+    let options = Options {
+        concurrency: config.concurrency,
+        bandwidth: link.bandwidth,
+        retry_for: link.retry_for,
+        stall: link.stall,
+        connect_timeout: link.connect_timeout,
+        ca_bundle: link.ca_bundle.clone(),
+        s3: config.remote.s3.for_store(),
+        registry: config.remote.registry.for_store(env),
+        // Blobs on our own disk were hashed when they came in.
+        verified: !matches!(url, StoreUrl::Disk(_)),
+        ..Options::default()
+    };
+    let Some(front) = &config.front else {
+        // Boxed: AWS's configuration makes a future of many kilobytes.
+        let opened = Box::pin(store::open::open(&url, &options)).await?;
+        return Ok(Tiers {
+            opened,
+            backlog: None,
+        });
+    };
+    if matches!(url, StoreUrl::Disk(_)) {
+        return Err(
+            Error::usage(format!("a folder in front of {url} gains nothing"))
+                .hint("leave out `front`, or set `store` to s3://BUCKET/PREFIX"),
+        );
+    }
+    let remote = Options {
+        retry_for: options.retry_for.min(PATIENCE),
+        ..options.clone()
+    };
+    let near = Options {
+        verified: false,
+        ..options
+    };
+    let remote = Box::pin(store::open::open(&url, &remote)).await?;
+    let near = Box::pin(store::open::open(&StoreUrl::Disk(front.clone()), &near)).await?;
+    let mode = match config.mode {
+        Mode::WriteThrough => tiered::Mode::WriteThrough,
+        Mode::WriteBack => tiered::Mode::WriteBack,
+    };
+    let mut settings = tiered::Settings::new(mode, state.join("queue"));
+    if let Some(max_bytes) = config.front_max_size {
+        settings.room.max_bytes = max_bytes;
+    }
+    let moved = Arc::new(MergeCaches(caches));
+    let tiered = Arc::new(Tiered::open(near, remote, settings, moved).await?);
+    Ok(Tiers {
+        backlog: Some(tiered.backlog()),
+        opened: tiered.opened(),
+    })
+}
+
+/// What the remote does not have yet, at the end of the process.
+pub(super) struct Waiting(pub(super) Arc<dyn Backlog>);
+
+#[async_trait]
+impl Queue for Waiting {
+    fn name(&self) -> &'static str {
+        "remote store"
+    }
+
+    async fn drain(&self, until: Instant) -> u64 {
+        let left = self.0.flush(until).await;
+        left.blobs + left.updates
+    }
+}
+
+/// Shows the tiers in the daemon's numbers.
+pub(super) fn refresh(backlog: Arc<dyn Backlog>) -> Refresh {
+    let told = std::sync::Mutex::new(Numbers::default());
+    Box::new(move |metrics: &Metrics| {
+        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let status = backlog.status();
+        metrics.queue.blobs.set(gauge(status.blobs));
+        metrics.queue.tags.set(gauge(status.updates));
+        metrics.queue.bytes.set(gauge(status.bytes));
+        let oldest = status.oldest;
+        metrics
+            .queue
+            .oldest
+            .set(oldest.and_then(|age| std::time::SystemTime::now().checked_sub(age)));
+        metrics.disk.used.set(gauge(status.front_bytes));
+        let now = status.numbers;
+        let before = {
+            let mut told = told
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            std::mem::replace(&mut *told, now)
+        };
+        let queue = &metrics.queue;
+        for (counter, now, before) in [
+            (
+                &queue.sent,
+                now.sent_blobs + now.replayed,
+                before.sent_blobs + before.replayed,
+            ),
+            (&queue.merged, now.merged, before.merged),
+            (&queue.left, now.left_alone, before.left_alone),
+            (&queue.failed, now.send_errors, before.send_errors),
+            (
+                &metrics.disk.evicted,
+                now.evicted_blobs,
+                before.evicted_blobs,
+            ),
+            (
+                &metrics.disk.evicted_bytes,
+                now.evicted_bytes,
+                before.evicted_bytes,
+            ),
+        ] {
+            counter.inc_by(now.saturating_sub(before));
+        }
+    })
+}

@@ -1,0 +1,187 @@
+//! `--max-size`: which entries of a Go cache an increment keeps, drops or does not take in.
+//!
+//! Packs cannot be changed, so this is decided before anything is packed for good. Where the limit binds, what is new is packed
+//! once into nothing, which tells what it costs; then the least recently used of all leave, new or old. What an unchanged tree
+//! left out for its size it leaves out again: an export that would only fill up room starts below three quarters of the limit,
+//! one that has to drop something goes down to seven eighths.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{Choice, LeftOut, Options, Result, assemble::assemble, kept_objects, shape};
+use crate::{
+    artifact::{
+        fold::{self, Rules, size},
+        name::SnapshotName,
+        snapshot::{At, Pack, Snapshot},
+    },
+    digest::Digest,
+    entry::EntryPath,
+    ops::{
+        Context,
+        diff::{Diff, New},
+        upload::{self, Work},
+    },
+    pack::{
+        self,
+        write::{ContentPlan, Outcome},
+    },
+};
+
+/// What a pack has for each entry besides its content at most: a tar header, a line in the table of contents.
+const ENTRY_BYTES: u64 = 1024;
+/// What a pack has besides entries.
+const PACK_BYTES: u64 = 1024;
+
+/// What is decided on.
+pub(super) struct Ground<'a> {
+    pub(super) name: &'a SnapshotName,
+    /// What there is, closed.
+    pub(super) base: Option<&'a Arc<Snapshot>>,
+    /// Entries of it that this node has, and whether the job used them.
+    pub(super) kept: &'a [(At, bool)],
+    pub(super) today: u32,
+    pub(super) rules: Rules,
+}
+
+/// The outcome.
+#[derive(Default)]
+pub(super) struct Limited {
+    /// The base without what leaves; all its packs are still in it.
+    pub(super) base: Option<Arc<Snapshot>>,
+    /// The packs of the base that stay must be below this, if the limit binds.
+    pub(super) room: Option<u64>,
+    /// What was found to be unfit on the way.
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+/// Takes from `diff` what does not fit, and from the base what has to leave for it.
+pub(super) async fn apply(
+    ctx: &Context,
+    options: &Options,
+    ground: &Ground<'_>,
+    diff: &mut Diff,
+) -> Result<Limited> {
+    let Ground { base, rules, .. } = *ground;
+    let untouched = Limited {
+        base: base.cloned(),
+        ..Limited::default()
+    };
+    let Some(limit) = options.max_size.filter(|_| options.source.kind().is_go()) else {
+        return Ok(untouched);
+    };
+    let stored = base.map_or(0, |b| b.stored_bytes());
+    let raw: u64 = diff.new.iter().map(raw_bytes).sum();
+    if stored + raw + PACK_BYTES <= limit {
+        return Ok(untouched);
+    }
+    let mut there = snapshot(options, ground, Vec::new());
+    fold::expire(&mut there, ground.today, options.max_age_days, None, rules);
+    let lowest = size::lowest(&there, rules);
+    let comes_before = |n: &New| {
+        let entry = &n.pack.entry;
+        let rank = size::rank(&entry.path, entry.needs.as_ref(), ground.today, rules);
+        rank.is_some() && rank >= lowest
+    };
+    let only_fills =
+        base.is_some() && lowest.is_some() && stored <= limit && !diff.new.iter().any(comes_before);
+    if only_fills && stored >= limit / 4 * 3 {
+        diff.new.clear();
+        return Ok(untouched);
+    }
+    let target = if only_fills {
+        limit / 4 * 3
+    } else {
+        limit / 8 * 7
+    };
+    let (new_packs, outcomes) = rehearse(ctx, options, base, diff, ground.today).await?;
+    let ours: HashSet<Digest> = new_packs.iter().map(Pack::digest).collect();
+    let mut all = snapshot(options, ground, new_packs);
+    fold::expire(&mut all, ground.today, options.max_age_days, None, rules);
+    size::shrink(&mut all, target.saturating_sub(PACK_BYTES), rules);
+    let is_ours: Vec<bool> = all
+        .packs
+        .iter()
+        .map(|p| ours.contains(&p.digest()))
+        .collect();
+    let cost = size::cost(&all, |pack| is_ours[pack]);
+    let live: HashSet<&EntryPath> = all.live().map(|(_, e)| &e.entry.path).collect();
+    let taken: HashSet<&EntryPath> = all
+        .live()
+        .filter(|(at, _)| is_ours[at.pack])
+        .map(|(_, e)| &e.entry.path)
+        .collect();
+    let left_out = diff
+        .new
+        .iter()
+        .zip(outcomes)
+        .filter_map(|(n, outcome)| match outcome {
+            Outcome::Packed(_) => None,
+            Outcome::LeftOut(why) => Some(LeftOut {
+                what: n.pack.entry.path.to_string(),
+                why,
+            }),
+        })
+        .collect();
+    diff.new.retain(|n| taken.contains(&n.pack.entry.path));
+    let base = base.map(|b| {
+        let mut left = (**b).clone();
+        let gone: Vec<At> = b
+            .live()
+            .filter(|(_, e)| !live.contains(&e.entry.path))
+            .map(|(at, _)| at)
+            .collect();
+        for at in gone {
+            left.packs[at.pack].live[at.entry] = false;
+            left.packs[at.pack].days[at.entry] = 0;
+        }
+        diff.kept
+            .retain(|(_, at)| left.packs[at.pack].live[at.entry]);
+        Arc::new(left)
+    });
+    Ok(Limited {
+        base,
+        room: Some(limit.saturating_sub(cost + cost / 16 + PACK_BYTES)),
+        left_out,
+    })
+}
+
+/// More than what is new can take once it is packed.
+pub(super) fn raw_bytes(n: &New) -> u64 {
+    let content = match n.pack.content {
+        ContentPlan::Read => n.pack.entry.kind.content_len(),
+        ContentPlan::None | ContentPlan::Kept { .. } => 0,
+    };
+    // zstd makes noise a little longer.
+    content + content / 64 + ENTRY_BYTES
+}
+
+fn snapshot(options: &Options, ground: &Ground<'_>, new: Vec<Pack>) -> Snapshot {
+    let base = ground.base.map(|b| &**b);
+    let mut all = assemble(options, ground.name, base, ground.kept, new, ground.today);
+    fold::close(&mut all, ground.rules);
+    all
+}
+
+async fn rehearse(
+    ctx: &Context,
+    options: &Options,
+    base: Option<&Arc<Snapshot>>,
+    diff: &Diff,
+    today: u32,
+) -> Result<(Vec<Pack>, Vec<Outcome>)> {
+    if diff.new.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let work = Work {
+        source: options.source.clone(),
+        new: diff.new.clone(),
+        kept: Arc::new(kept_objects(base.map(|b| &**b), &Choice::default())),
+        options: pack::write::Options {
+            shape: shape(options, base.is_none()),
+            generation: 0,
+            threads: ctx.threads,
+            level: pack::ZSTD_LEVEL,
+        },
+    };
+    upload::rehearse(ctx, work, today).await
+}

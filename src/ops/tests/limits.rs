@@ -1,0 +1,117 @@
+//! `--max-size`: what is stored of a name stays below it, and what was left out for it stays left out.
+
+use super::{go, *};
+use crate::{
+    ops::{Error, inspect, list},
+    pack::write::tests::noise,
+};
+
+async fn stored(world: &World) -> u64 {
+    let rows = list::run(&world.node("looker"), None).await.unwrap().rows;
+    rows.iter().map(|r| r.stored_bytes).sum()
+}
+
+fn limited(source: &Arc<dyn Source>, limit: u64) -> export::Options {
+    export::Options {
+        max_size: Some(limit),
+        ..exporting(source)
+    }
+}
+
+/// A build cache of so many actions of 10 to 50 kB.
+fn fill(root: &Path, from: u64, to: u64) {
+    for i in from..to {
+        go::put(
+            root,
+            &format!("action {i}"),
+            &noise(10_000 + (i as usize * 7919) % 40_000, i),
+            1,
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_cache_stays_below_the_limit_and_unchanged_is_unchanged() {
+    for meet in [Meet::CompareAndSwap, Meet::SideTags] {
+        let world = World::new(meet);
+        let (root, node) = (world.path("one", "go-build"), world.node("one"));
+        fill(&root, 0, 200);
+        let source = go::cache(&root, "go1");
+        for limit in [1000, 30_000, 500_000, 1_000_000] {
+            let options = limited(&source, limit);
+            let first = export::run(&node, &options).await.unwrap();
+            let size = stored(&world).await;
+            assert!(size <= limit, "{size} of {limit}: {first:?}");
+            if limit > 100_000 {
+                assert!(size > limit / 2, "{size} of {limit}");
+            }
+            for _ in 0..3 {
+                let again = export::run(&node, &options).await.unwrap();
+                assert!(again.unchanged, "{limit}: {again:?}");
+                assert_eq!(again.digest, first.digest);
+                assert_eq!((again.moved.blobs_moved, again.entries_packed), (0, 0));
+            }
+        }
+        // What is there is whole.
+        let copy = world.path("two", "go-build");
+        let report = import::run(&world.node("two"), &importing(&go::cache(&copy, "go1")))
+            .await
+            .unwrap();
+        assert!(is_hit(&report) && report.entries > 10, "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_was_lowered_or_binds_later_is_kept() {
+    for meet in [Meet::CompareAndSwap, Meet::SideTags] {
+        let world = World::new(meet);
+        let (root, node) = (world.path("one", "go-build"), world.node("one"));
+        let source = go::cache(&root, "go1");
+        fill(&root, 0, 100);
+        export::run(&node, &exporting(&source)).await.unwrap();
+        assert!(stored(&world).await > 1_000_000);
+        let limit = 600_000;
+        let options = limited(&source, limit);
+        export::run(&node, &options).await.unwrap();
+        assert!(stored(&world).await <= limit);
+        // Edit by edit: what is new comes in, something old leaves.
+        for i in 0..12 {
+            fill(&root, 100 + i * 4, 104 + i * 4);
+            export::run(&node, &options).await.unwrap();
+            let size = stored(&world).await;
+            assert!(size <= limit && size > limit / 2, "{i}: {size}");
+            let again = export::run(&node, &options).await.unwrap();
+            assert!(
+                again.unchanged && again.moved.blobs_moved == 0,
+                "{i}: {again:?}"
+            );
+        }
+        let copy = world.path("two", "go-build");
+        let report = import::run(&world.node("two"), &importing(&go::cache(&copy, "go1")))
+            .await
+            .unwrap();
+        assert!(is_hit(&report), "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_above_the_limit_is_not_published() {
+    let world = World::new(Meet::CompareAndSwap);
+    let node = world.node("one");
+    let root = super::looking::tree(&world, "one", &[("a", &noise(200_000, 1))]);
+    let options = limited(&dir(&root), 50_000);
+    let refused = export::run(&node, &options).await.unwrap_err();
+    assert!(matches!(refused, Error::TooBig { limit: 50_000, .. }));
+    assert!(
+        inspect::run(&node, "n", false).await.unwrap().is_empty(),
+        "nothing has the name"
+    );
+    // An increment takes the place of what it replaces, if it must.
+    let options = limited(&dir(&root), 400_000);
+    for i in 2..8 {
+        std::fs::write(root.join("a"), noise(200_000, i)).unwrap();
+        export::run(&node, &options).await.unwrap();
+        let size = stored(&world).await;
+        assert!(size <= 400_000, "{size}");
+    }
+}

@@ -1,0 +1,84 @@
+//! Go's module cache: what is wrong in one node's never reaches others, and what is wrong on a node is put right.
+
+use super::*;
+use crate::source::gomod::{
+    GoMod, Project,
+    tests::{BASE, fill},
+};
+
+fn source(root: &Path) -> Arc<dyn Source> {
+    Arc::new(GoMod::new(root, Project::default()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_without_its_zip_is_not_exported() {
+    for meet in [Meet::CompareAndSwap, Meet::SideTags] {
+        let world = World::new(meet);
+        let (bad, good) = (world.path("bad", "mod"), world.path("good", "mod"));
+        fill(&bad, "x");
+        let zip = bad.join(format!("{BASE}.zip"));
+        std::fs::write(&zip, b"PK damaged").unwrap();
+        let out = export::run(&world.node("bad"), &exporting(&source(&bad)))
+            .await
+            .unwrap();
+        assert_eq!((out.entries, out.entries_packed), (2, 2), "{out:?}");
+        assert_eq!(out.left_out.len(), 2, "{out:?}");
+        // Nor does it take the place of the right one.
+        fill(&good, "x");
+        export::run(&world.node("good"), &exporting(&source(&good)))
+            .await
+            .unwrap();
+        export::run(&world.node("bad"), &exporting(&source(&bad)))
+            .await
+            .unwrap();
+        let copy = world.path("two", "mod");
+        let report = import::run(&world.node("two"), &importing(&source(&copy)))
+            .await
+            .unwrap();
+        assert!(is_hit(&report) && report.entries == 4, "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_mends_a_damaged_zip_and_reads_whole_ones_once() {
+    let world = World::new(Meet::CompareAndSwap);
+    let root = world.path("one", "mod");
+    fill(&root, "x");
+    export::run(&world.node("one"), &exporting(&source(&root)))
+        .await
+        .unwrap();
+    let (there, node) = (world.path("two", "mod"), world.node("two"));
+    fill(&there, "x");
+    let at = there.join(format!("{BASE}.zip"));
+    let import = async || {
+        import::run(&node, &importing(&source(&there)))
+            .await
+            .unwrap()
+    };
+    assert_eq!(import().await.entries_restored, 0);
+    let index = crate::source::index::NodeIndex::load(
+        node.state_dir.as_ref().unwrap(),
+        crate::source::SourceKind::GoMod,
+        &there,
+    )
+    .unwrap();
+    assert_eq!(index.len(), 4, "nothing is read again");
+    let mut bytes = std::fs::read(&at).unwrap();
+    let middle = bytes.len() / 3;
+    bytes[middle] ^= 0x55;
+    let before = std::fs::metadata(&at).unwrap().modified().unwrap();
+    std::fs::write(&at, &bytes).unwrap();
+    std::fs::File::options()
+        .append(true)
+        .open(&at)
+        .unwrap()
+        .set_modified(before)
+        .unwrap();
+    let mended = import().await;
+    assert!(
+        is_hit(&mended) && mended.entries_restored == 1,
+        "{mended:?}"
+    );
+    assert!(std::fs::read(&at).unwrap() != bytes);
+    assert_eq!(import().await.entries_restored, 0);
+}

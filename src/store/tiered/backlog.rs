@@ -1,0 +1,128 @@
+//! What is left to be sent, for whoever wants to know or to wait.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Core, Mode, Numbers, Reachable};
+use crate::{artifact::Tag, digest::Digest, entry::Time, store::keys::Repo};
+
+/// How many tags that were left alone are remembered.
+const REMEMBERED: usize = 32;
+
+/// A tag that was written here during an outage, and meanwhile by somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// Its repository.
+    pub repo: Repo,
+    /// Its name.
+    pub tag: Tag,
+    /// What was pushed here; still there by its digest.
+    pub ours: Digest,
+    /// What it points at.
+    pub theirs: Digest,
+}
+
+/// The tiers at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// When writes are acknowledged.
+    pub mode: Mode,
+    /// The remote.
+    pub remote: Reachable,
+    /// Blobs that the remote is not known to have.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Updates of tags, manifests and records that wait.
+    pub updates: u64,
+    /// How long the oldest of all that waits.
+    pub oldest: Option<Duration>,
+    /// Bytes of blobs in front.
+    pub front_bytes: u64,
+    /// What was acknowledged and could not be read back or sent: files that somebody should look at.
+    pub set_aside: u64,
+    /// Counts since the start.
+    pub numbers: Numbers,
+    /// Tags that were left alone lately, the oldest first.
+    pub left_alone: Vec<LeftAlone>,
+}
+
+impl Status {
+    /// Says whether the remote has all that was acknowledged, but for what was set aside.
+    pub fn is_flushed(&self) -> bool {
+        self.blobs == 0 && self.updates == 0
+    }
+}
+
+/// Ability: what was acknowledged and is not at the remote yet can be looked at, and waited for.
+#[async_trait]
+pub trait Backlog: Send + Sync {
+    /// How it is now.
+    fn status(&self) -> Status;
+
+    /// Tries at once what was to be tried later, and waits until nothing is left or `deadline` is over; what is left then.
+    async fn flush(&self, deadline: Instant) -> Status;
+}
+
+/// The last tags that were left alone.
+#[derive(Default)]
+pub(super) struct Recent(Mutex<VecDeque<LeftAlone>>);
+
+impl Recent {
+    pub(super) fn add(&self, one: LeftAlone) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == REMEMBERED {
+            all.pop_front();
+        }
+        all.push_back(one);
+    }
+
+    fn all(&self) -> Vec<LeftAlone> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().cloned().collect()
+    }
+}
+
+fn age(since: Time) -> Duration {
+    Duration::from_secs(u64::try_from(Time::now().secs - since.secs).unwrap_or(0))
+}
+
+#[async_trait]
+impl Backlog for Core {
+    fn status(&self) -> Status {
+        let unsent = self.unsent.left();
+        let (updates, oldest) = self.queue.left();
+        Status {
+            mode: self.settings.mode,
+            remote: self.health.now(),
+            blobs: unsent.blobs,
+            bytes: unsent.bytes,
+            updates,
+            oldest: unsent.oldest.into_iter().chain(oldest).min().map(age),
+            front_bytes: self.front.uses.bytes(),
+            set_aside: self.ledger.aside(),
+            numbers: self.counts.numbers(),
+            left_alone: self.recent.all(),
+        }
+    }
+
+    async fn flush(&self, deadline: Instant) -> Status {
+        self.health.hurry();
+        self.unsent.hurry();
+        self.queue.hurry();
+        let all = async {
+            // Updates first: a replay may mark blobs.
+            self.queue.empty().await;
+            self.unsent.empty().await;
+        };
+        // What is left then is the answer.
+        let _ = timeout_at(deadline, all).await;
+        self.status()
+    }
+}

@@ -1,0 +1,123 @@
+//! Blobs: from the front if they are there, from the remote once for all who want them.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{Core, counts::add, fill::Found, front::passed_by, unsent::Bytes};
+use crate::{
+    artifact::Descriptor,
+    digest::Digest,
+    store::{
+        BlobStore, Body, ByteStream, Put, check_range,
+        error::{ErrorKind, Result},
+        wrap::Verified,
+    },
+};
+
+impl Core {
+    /// What is in front needs no other word: content never changes under its digest. Whether the remote has it too is
+    /// looked at before a name leads there.
+    pub(super) async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        if let Some(size) = self.front.stat(digest).await {
+            return Ok(Some(size));
+        }
+        let asked = self.remote.store.stat(digest);
+        let found = self.health.ask("stat", asked).await?;
+        if found.is_some() {
+            self.seen.insert(digest);
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn get(
+        self: &Arc<Self>,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
+        check_range("get", desc, &range)?;
+        let differs = match self.front.get(desc, range.clone()).await {
+            Ok(Some(stream)) => {
+                add(&self.counts.hits, 1);
+                return Ok(Some(stream));
+            }
+            Ok(None) => None,
+            // Of another size than asked for. Which of both is wrong, the remote may tell.
+            Err(e) if e.kind == ErrorKind::Corrupt => Some(e),
+            Err(e) => passed_by(Err(e)),
+        };
+        add(&self.counts.misses, 1);
+        if let Some(e) = differs {
+            return Ok(Some(self.direct(desc, range).await?.ok_or(e)?));
+        }
+        let whole = range == (0..desc.size);
+        if !whole {
+            let running = self.fills.get(desc);
+            if let Some(stream) = running.and_then(|fill| fill.range(&range)) {
+                return Ok(Some(stream));
+            }
+        }
+        if !whole || !self.front.keeps(desc.size) {
+            return self.direct(desc, range).await;
+        }
+        let Some(fill) = self.fills.join(self, desc) else {
+            return self.direct(desc, range).await;
+        };
+        match fill.read().await? {
+            Found::Stream(stream) => Ok(Some(stream)),
+            Found::Missing => Ok(None),
+            Found::NoRoom => self.direct(desc, range).await,
+        }
+    }
+
+    /// Past the front. Whole blobs are verified on the way.
+    async fn direct(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        let verified = Verified::new(self.remote.store.clone());
+        let asked = verified.get(desc, range);
+        let found = self.health.ask("get", asked).await?;
+        Ok(found.map(|stream| self.health.watched(stream)))
+    }
+
+    pub(super) async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        if self.writes_back() && self.front.keeps(desc.size) {
+            self.put_back(desc, body).await
+        } else {
+            self.put_through(desc, body).await
+        }
+    }
+
+    async fn put_through(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let asked = self.remote.store.put(desc, body);
+        let done = self.health.ask("put", asked).await?;
+        self.seen.insert(&desc.digest);
+        if self.front.keeps(desc.size) {
+            passed_by(self.front.put(desc, body).await);
+        }
+        Ok(done)
+    }
+
+    /// The mark comes after the bytes: before it is there nothing was acknowledged, and without it nothing may go.
+    async fn put_back(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let digest = &desc.digest;
+        let pin = self.front.uses.pin(digest).await;
+        let kept = match self.front.put(desc, body).await {
+            Ok(Put::Existed) if self.seen.contains(digest) => return Ok(Put::Existed),
+            Ok(done) => self
+                .unsent
+                .add(digest, desc.size, Bytes::New, pin)
+                .await
+                .map(|()| done),
+            // The body's fault.
+            Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Invalid) => return Err(e),
+            Err(e) => Err(e),
+        };
+        match kept {
+            Ok(done) => Ok(done),
+            Err(e) => {
+                tracing::warn!(error = %e, "The front does not take a blob, so the store behind must");
+                // Why the front does not says more than that the remote is away.
+                self.put_through(desc, body)
+                    .await
+                    .map_err(|other| if other.is_temporary() { e } else { other })
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What all parts of the tiers share, and how it is read back at a start.
+
+use std::sync::Arc;
+
+use tokio::sync::RwLock;
+
+use super::{
+    Mode, Moved, Settings,
+    backlog::Recent,
+    counts::{Counts, add},
+    entry::Entry,
+    fill::Fills,
+    front::Front,
+    health::Health,
+    ledger::Ledger,
+    queue::{Placed, Queue},
+    seen::Seen,
+    tags::One,
+    unsent::{Bytes, Unsent},
+    wait::TagLocks,
+};
+use crate::{
+    artifact::{Manifest, Reference, outline::Outline},
+    digest::Digest,
+    fs,
+    store::{
+        Records, Repository, Store,
+        error::{Error, ErrorKind, Result},
+        keys::Repo,
+        open::{Opened, Repositories},
+        record::Manifested,
+    },
+};
+
+/// The store behind.
+pub(super) struct Remote {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) repositories: Arc<dyn Repositories>,
+    pub(super) records: Arc<dyn Records>,
+    pub(super) opened: Opened,
+}
+
+/// Everything.
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) front: Front,
+    pub(super) remote: Remote,
+    pub(super) health: Arc<Health>,
+    pub(super) seen: Seen,
+    pub(super) unsent: Unsent,
+    pub(super) queue: Queue,
+    pub(super) ledger: Ledger,
+    pub(super) fills: Arc<Fills>,
+    pub(super) tag_locks: TagLocks,
+    /// Held alone while an update goes into the front and the queue, and shared while the front takes on what the remote
+    /// says: that must not remove what was just accepted.
+    pub(super) mirror: RwLock<()>,
+    pub(super) counts: Arc<Counts>,
+    pub(super) recent: Recent,
+    pub(super) moved: Arc<dyn Moved>,
+    _lock: fs::Lock,
+}
+
+/// What a manifest names: children that must be there with it, and its subject. Of a document that nobody understands, none.
+pub(super) fn neighbours(manifest: &Manifest) -> (Vec<Digest>, Option<Digest>) {
+    let mut children = Outline::of(manifest).map_or_else(|_| Vec::new(), |o| o.children);
+    children.sort_unstable();
+    children.dedup();
+    // The same reading as the record's.
+    let subject = Manifested::of(manifest).subject.map(|s| s.digest);
+    (children, subject)
+}
+
+impl Core {
+    pub(super) async fn open(
+        near: Opened,
+        remote: Opened,
+        settings: Settings,
+        moved: Arc<dyn Moved>,
+    ) -> Result<Self> {
+        let Some(repositories) = remote.repositories.clone() else {
+            let why = "this kind of store cannot stand behind a daemon yet; use s3: or disk:";
+            let refused = Error::new(ErrorKind::Unsupported, "open", why);
+            return Err(refused.at(&remote.url.to_string(), ""));
+        };
+        let counts = Arc::new(Counts::default());
+        let (ledger, lock) = Ledger::open(&settings.state_dir).await?;
+        let core = Self {
+            front: Front::new(near, settings.room, counts.clone())?,
+            remote: Remote {
+                store: remote.store.clone(),
+                records: repositories.records(),
+                repositories,
+                opened: remote.clone(),
+            },
+            health: Arc::new(Health::new(remote.url.to_string())),
+            seen: Seen::new(),
+            unsent: Unsent::new(ledger.clone()),
+            queue: Queue::new(ledger.clone(), settings.max_queued),
+            ledger,
+            fills: Arc::new(Fills::new(settings.fills)),
+            tag_locks: TagLocks::new(),
+            mirror: RwLock::new(()),
+            counts,
+            recent: Recent::default(),
+            moved,
+            settings,
+            _lock: lock,
+        };
+        core.read_back().await?;
+        Ok(core)
+    }
+
+    /// A repository over both tiers.
+    pub(super) fn one(self: &Arc<Self>, name: &Repo) -> Arc<One> {
+        Arc::new(One::new(self, name))
+    }
+
+    /// As a door is given it.
+    pub(super) fn repository(self: &Arc<Self>, name: &Repo) -> Repository {
+        let one = self.one(name);
+        Repository::new(name.clone(), one.clone(), one, self.clone())
+    }
+
+    pub(super) fn writes_back(&self) -> bool {
+        self.settings.mode == Mode::WriteBack
+    }
+
+    /// Goes on with what an earlier process left. What cannot be read is set aside, and does not stand in the way of the
+    /// rest.
+    async fn read_back(&self) -> Result<()> {
+        for mark in self.ledger.marks().await? {
+            let pin = self.front.uses.pin(&mark.digest).await;
+            self.unsent
+                .insert(&mark.digest, mark.size, mark.at, Bytes::Old, pin);
+        }
+        let mut queued = 0;
+        for seq in self.ledger.entries().await? {
+            let read = async {
+                let bytes = self.ledger.read(seq).await.map_err(|e| e.to_string())?;
+                self.place(Entry::decode(&bytes)?).await
+            };
+            match read.await {
+                Ok(placed) => {
+                    self.queue.insert(seq, placed);
+                    queued += 1;
+                }
+                Err(why) => {
+                    self.ledger.set_entry_aside(seq, &why).await;
+                    add(&self.counts.set_aside, 1);
+                }
+            }
+        }
+        let left = self.unsent.left();
+        if queued > 0 || left.blobs > 0 {
+            tracing::info!(
+                updates = queued,
+                blobs = left.blobs,
+                bytes = left.bytes,
+                "Going on with what was not sent"
+            );
+        }
+        Ok(())
+    }
+
+    /// Puts around an entry what the queue must know of it.
+    ///
+    /// # Errors
+    /// In words, if its manifest is not in front.
+    async fn place(&self, entry: Entry) -> std::result::Result<Placed, String> {
+        let Some(publication) = entry.publication() else {
+            return Ok(Placed::alone(entry));
+        };
+        let digest = publication.manifest.digest;
+        let near = self.front.repositories.repository(&publication.repo);
+        let found = near.store().resolve(&Reference::Digest(digest)).await;
+        let manifest = match found {
+            Ok(Some(found)) => found.manifest,
+            Ok(None) => return Err(format!("manifest {digest} is not in front any more")),
+            Err(e) => return Err(e.to_string()),
+        };
+        Ok(self.around(entry, &manifest).await)
+    }
+
+    /// As [`Self::place`], with the manifest at hand.
+    pub(super) async fn around(&self, entry: Entry, manifest: &Manifest) -> Placed {
+        let (children, subject) = neighbours(manifest);
+        let mut pins = vec![self.front.uses.pin(&manifest.digest).await];
+        for child in &children {
+            pins.push(self.front.uses.pin(child).await);
+        }
+        Placed {
+            entry,
+            subject,
+            children,
+            pins,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What the tiers did, in numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Running counts.
+        #[derive(Debug, Default)]
+        pub(super) struct Counts {
+            $(pub(super) $name: AtomicU64,)*
+        }
+
+        /// Counts since the start, at one moment.
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+        pub struct Numbers {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counts {
+            /// The counts now; each is right, though not all of the very same moment.
+            pub(super) fn numbers(&self) -> Numbers {
+                Numbers { $($name: self.$name.load(Relaxed),)* }
+            }
+        }
+    };
+}
+
+numbers! {
+    /// Reads of blobs that were in front.
+    hits,
+    /// Reads of blobs that were not.
+    misses,
+    /// Downloads of whole blobs into the front that began.
+    fills,
+    /// Reads that joined such a download.
+    joined,
+    /// Such downloads that failed.
+    fills_failed,
+    /// Blobs that were given up for room.
+    evicted_blobs,
+    /// Their bytes.
+    evicted_bytes,
+    /// Blobs that were sent to the remote in the background.
+    sent_blobs,
+    /// Their bytes.
+    sent_bytes,
+    /// Tries of that which failed for another reason than an outage.
+    send_errors,
+    /// Entries that went into the queue.
+    queued,
+    /// Entries of the queue that the remote has now.
+    replayed,
+    /// Those among them that were merged with what stood there.
+    merged,
+    /// Tags that somebody else had moved meanwhile, and that were left alone.
+    left_alone,
+    /// Entries or blobs that could not be read back, and were set aside.
+    set_aside,
+}
+
+pub(super) fn add(count: &AtomicU64, n: u64) {
+    count.fetch_add(n, Relaxed);
+}
+
+impl Counts {
+    pub(super) fn evicted(&self, blobs: u64, bytes: u64) {
+        add(&self.evicted_blobs, blobs);
+        add(&self.evicted_bytes, bytes);
+    }
+}

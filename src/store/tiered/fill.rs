@@ -1,0 +1,418 @@
+//! A cold blob on its way into the front: downloaded once, read by everybody who wants it meanwhile.
+//!
+//! The download goes into a spool; readers follow it there and get the last piece when the digest is verified. It stops
+//! when nobody reads any more. A small blob is handed out only when it is whole, and fetched once more if it is damaged.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Write as _,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::{Semaphore, watch};
+
+use super::{Core, counts::add, front::passed_by, wait::told};
+use crate::{
+    artifact::Descriptor,
+    digest::{Digest, Hasher},
+    fs,
+    store::{
+        Body, ByteStream, Spool, SpoolWriter,
+        body::file_stream,
+        error::{Error, ErrorKind, Result},
+    },
+    task::{self, Task},
+};
+
+/// Blobs up to this many bytes are whole and verified before the first byte is handed out.
+const SMALL_BYTES: u64 = 1 << 20;
+/// What readers do not get before all is verified, at least.
+const HELD_BYTES: u64 = 64 << 10;
+/// How much is gathered before it is written, and read at once.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// How far a download is.
+#[derive(Clone)]
+enum Phase {
+    /// The remote has not answered yet, or it is not our turn.
+    Opening,
+    /// The remote has no such blob.
+    Missing,
+    /// Bytes come.
+    Coming,
+    /// All is there and right.
+    Verified,
+    /// The front cannot take it; the remote may be fine.
+    NoRoom,
+    /// It broke.
+    Failed(Arc<Error>),
+}
+
+struct Progress {
+    phase: Phase,
+    written: u64,
+    /// What is written can be read here.
+    file: Option<(Arc<File>, PathBuf)>,
+}
+
+/// One download.
+pub(super) struct Fill {
+    desc: Descriptor,
+    progress: watch::Receiver<Progress>,
+    fills: Arc<Fills>,
+    /// Stopped with the last reader.
+    task: OnceLock<Task<()>>,
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.fills.forget(&self.desc.digest);
+    }
+}
+
+/// All downloads that are under way.
+pub(super) struct Fills {
+    running: Mutex<HashMap<Digest, Weak<Fill>>>,
+    places: Semaphore,
+}
+
+/// What a reader of a cold blob finds.
+pub(super) enum Found {
+    /// The remote has no such blob.
+    Missing,
+    /// The front cannot take it.
+    NoRoom,
+    /// The bytes.
+    Stream(ByteStream),
+}
+
+impl Fills {
+    /// So many at once; others wait.
+    pub(super) fn new(at_once: usize) -> Self {
+        Self {
+            running: Mutex::default(),
+            places: Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Digest, Weak<Fill>>> {
+        // Nothing can panic while it is held.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a download whose readers are gone.
+    fn forget(&self, digest: &Digest) {
+        let mut running = self.running();
+        if running.get(digest).is_some_and(|f| f.strong_count() == 0) {
+            running.remove(digest);
+        }
+    }
+
+    /// Forgets a download that is over; who comes now begins anew, or finds the blob in front.
+    fn over(&self, digest: &Digest) {
+        self.running().remove(digest);
+    }
+
+    /// The download of a blob that is under way.
+    pub(super) fn get(&self, desc: &Descriptor) -> Option<Arc<Fill>> {
+        let fill = self.running().get(&desc.digest)?.upgrade()?;
+        (fill.desc.size == desc.size).then_some(fill)
+    }
+
+    /// Joins the download of a blob, or begins one; `None` while one of another size is under way, since which is right
+    /// only the remote can tell.
+    pub(super) fn join(self: &Arc<Self>, core: &Arc<Core>, desc: &Descriptor) -> Option<Arc<Fill>> {
+        let (sender, progress) = watch::channel(Progress {
+            phase: Phase::Opening,
+            written: 0,
+            file: None,
+        });
+        let new = Arc::new(Fill {
+            desc: desc.clone(),
+            progress,
+            fills: self.clone(),
+            task: OnceLock::new(),
+        });
+        {
+            let mut running = self.running();
+            if let Some(fill) = running.get(&desc.digest).and_then(Weak::upgrade) {
+                drop(running);
+                add(&core.counts.joined, 1);
+                return (fill.desc.size == desc.size).then_some(fill);
+            }
+            running.insert(desc.digest, Arc::downgrade(&new));
+        }
+        add(&core.counts.fills, 1);
+        let work = run(core.clone(), self.clone(), desc.clone(), sender);
+        // It is ours alone, so nobody has set it.
+        let _ = new.task.set(task::spawn("fill", work));
+        Some(new)
+    }
+}
+
+impl Fill {
+    /// Reads all of it from the beginning, as it comes.
+    pub(super) async fn read(self: Arc<Self>) -> Result<Found> {
+        let mut progress = self.progress.clone();
+        loop {
+            match progress.borrow_and_update().phase.clone() {
+                Phase::Opening => {}
+                Phase::Missing => return Ok(Found::Missing),
+                Phase::NoRoom => return Ok(Found::NoRoom),
+                Phase::Failed(e) => return Err(told(&e)),
+                Phase::Coming | Phase::Verified => break,
+            }
+            if progress.changed().await.is_err() {
+                return Err(given_up(&self.desc));
+            }
+        }
+        let reader = Reader {
+            fill: self,
+            progress,
+            at: 0,
+        };
+        let pieces = stream::try_unfold(reader, |mut r| async move {
+            Ok(r.next().await?.map(|piece| (piece, r)))
+        });
+        Ok(Found::Stream(pieces.boxed()))
+    }
+
+    /// Reads a range of which all has come already; ranges are not verified anyway.
+    pub(super) fn range(&self, range: &Range<u64>) -> Option<ByteStream> {
+        let progress = self.progress.borrow();
+        let is_there = matches!(progress.phase, Phase::Coming | Phase::Verified);
+        let (file, path) = progress.file.as_ref()?;
+        let ready = is_there && range.end <= progress.written;
+        ready.then(|| file_stream(file.clone(), path.clone(), range.clone()))
+    }
+}
+
+fn given_up(desc: &Descriptor) -> Error {
+    Error::new(ErrorKind::Unavailable, "get", "its download was given up").at("", desc.digest)
+}
+
+struct Reader {
+    fill: Arc<Fill>,
+    progress: watch::Receiver<Progress>,
+    at: u64,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let size = self.fill.desc.size;
+        loop {
+            let (ready, file) = {
+                let progress = self.progress.borrow_and_update();
+                let ready = match &progress.phase {
+                    Phase::Verified => size,
+                    Phase::Coming if size > SMALL_BYTES => {
+                        progress.written.min(size.saturating_sub(HELD_BYTES))
+                    }
+                    Phase::Failed(e) => return Err(told(e)),
+                    _ => 0,
+                };
+                if matches!(progress.phase, Phase::Verified) && self.at == size {
+                    return Ok(None);
+                }
+                (ready, progress.file.clone())
+            };
+            if let Some((file, path)) = file.filter(|_| ready > self.at) {
+                let end = ready.min(self.at + BATCH_BYTES as u64);
+                let mut piece = file_stream(file, path, self.at..end);
+                if let Some(piece) = piece.try_next().await? {
+                    self.at += piece.len() as u64;
+                    return Ok(Some(piece));
+                }
+            }
+            if self.progress.changed().await.is_err() {
+                return Err(given_up(&self.fill.desc));
+            }
+        }
+    }
+}
+
+/// Why a download ended early.
+enum Broken {
+    /// By the remote, or on the way.
+    Remote(Error),
+    /// By the disk in front.
+    Front(Error),
+}
+
+async fn run(
+    core: Arc<Core>,
+    fills: Arc<Fills>,
+    desc: Descriptor,
+    progress: watch::Sender<Progress>,
+) {
+    let places = fills.clone();
+    // Never closed.
+    let _place = places.places.acquire().await;
+    let mut tries = 0;
+    let done = loop {
+        tries += 1;
+        match download(&core, &desc, &progress).await {
+            Err(Broken::Remote(e))
+                if e.kind == ErrorKind::Corrupt && desc.size <= SMALL_BYTES && tries == 1 =>
+            {
+                tracing::debug!(digest = %desc.digest, error = %e, "Damaged blob fetched again");
+            }
+            other => break other,
+        }
+    };
+    let phase = match done {
+        Ok(Some(spool)) => {
+            keep(core, fills, desc, spool);
+            Phase::Verified
+        }
+        Ok(None) => {
+            fills.over(&desc.digest);
+            Phase::Missing
+        }
+        Err(broken) => {
+            add(&core.counts.fills_failed, 1);
+            fills.over(&desc.digest);
+            match broken {
+                Broken::Remote(e) => Phase::Failed(Arc::new(e)),
+                Broken::Front(e) => {
+                    let begun = progress.borrow().file.is_some();
+                    passed_by::<()>(Err(told(&e)));
+                    // Who has read a part of it must come again; who has not may go past the front.
+                    if begun && desc.size > SMALL_BYTES {
+                        Phase::Failed(Arc::new(e))
+                    } else {
+                        Phase::NoRoom
+                    }
+                }
+            }
+        }
+    };
+    progress.send_modify(|p| p.phase = phase);
+}
+
+/// Puts a verified download into the front, while its readers read the spool.
+fn keep(core: Arc<Core>, fills: Arc<Fills>, desc: Descriptor, spool: Spool) {
+    // Until it is there, who comes shall find the download.
+    let hold = fills.get(&desc);
+    let work = async move {
+        let body = Body::Spool(Arc::new(spool));
+        passed_by(core.front.put(&desc, &body).await);
+        fills.over(&desc.digest);
+        drop(hold);
+    };
+    task::spawn("keep", work).detach();
+}
+
+async fn download(
+    core: &Arc<Core>,
+    desc: &Descriptor,
+    progress: &watch::Sender<Progress>,
+) -> std::result::Result<Option<Spool>, Broken> {
+    let asked = core.remote.store.get(desc, 0..desc.size);
+    let Some(stream) = core
+        .health
+        .ask("get", asked)
+        .await
+        .map_err(Broken::Remote)?
+    else {
+        return Ok(None);
+    };
+    let mut stream = core.health.watched(stream).fuse().boxed();
+    core.front
+        .make_room(desc.size)
+        .await
+        .map_err(Broken::Front)?;
+    let (mut spool, file) = create(core.front.spool_dir.clone())
+        .await
+        .map_err(Broken::Front)?;
+    progress.send_modify(|p| {
+        p.phase = Phase::Coming;
+        p.written = 0;
+        p.file = Some(file);
+    });
+    let mut hasher = match desc.digest {
+        // The spool does it.
+        Digest::Sha256(_) => None,
+        Digest::Sha512(_) => Some(desc.digest.hasher()),
+    };
+    while let Some(batch) = gather(&mut stream).await.map_err(Broken::Remote)? {
+        spool = write(spool, batch, &mut hasher)
+            .await
+            .map_err(Broken::Front)?;
+        let written = spool.written();
+        if written > desc.size {
+            return Err(Broken::Remote(damaged(desc, "more bytes came than it has")));
+        }
+        progress.send_modify(|p| p.written = written);
+    }
+    let spool = task::blocking(move || spool.finish()).await;
+    let digest = hasher.map_or(spool.digest(), Hasher::finish);
+    if spool.size() != desc.size || digest != desc.digest {
+        let why = "its bytes are not what the digest says";
+        return Err(Broken::Remote(damaged(desc, why)));
+    }
+    Ok(Some(spool))
+}
+
+fn damaged(desc: &Descriptor, why: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest)
+}
+
+type Readable = (Arc<File>, PathBuf);
+
+async fn create(dir: PathBuf) -> Result<(SpoolWriter, Readable)> {
+    task::blocking(move || {
+        let spool = SpoolWriter::create(&dir)?;
+        let path = spool.path().to_owned();
+        let file =
+            File::open(&path).map_err(|e| Error::io("spool", fs::Error::new("open", &path, e)))?;
+        Ok((spool, (Arc::new(file), path)))
+    })
+    .await
+}
+
+/// What has come by now, at least a piece; `None` at the end.
+async fn gather(stream: &mut ByteStream) -> Result<Option<Vec<Bytes>>> {
+    let Some(first) = stream.try_next().await? else {
+        return Ok(None);
+    };
+    let mut gathered = first.len();
+    let mut batch = vec![first];
+    while gathered < BATCH_BYTES {
+        match stream.next().now_or_never() {
+            Some(Some(piece)) => {
+                let piece = piece?;
+                gathered += piece.len();
+                batch.push(piece);
+            }
+            // Nothing yet, or the end, which the next call finds again.
+            Some(None) | None => break,
+        }
+    }
+    Ok(Some(batch))
+}
+
+async fn write(
+    mut spool: SpoolWriter,
+    batch: Vec<Bytes>,
+    hasher: &mut Option<Hasher>,
+) -> Result<SpoolWriter> {
+    if let Some(hasher) = hasher {
+        for piece in &batch {
+            hasher.update(piece);
+        }
+    }
+    task::blocking(move || {
+        for piece in &batch {
+            let written = spool.write_all(piece);
+            written.map_err(|e| Error::io("spool", fs::Error::new("write", spool.path(), e)))?;
+        }
+        Ok(spool)
+    })
+    .await
+}

@@ -1,0 +1,370 @@
+//! The disk in front: blobs that are near, within limits of room.
+
+use std::{
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{Mutex, Notify, OnceCell};
+
+use super::{
+    counts::Counts,
+    uses::{Candidate, Pinned, Uses},
+};
+use crate::{
+    artifact::Descriptor,
+    digest::{Digest, Hasher},
+    entry::Time,
+    fs,
+    store::{
+        Body, ByteStream, Put, Records, Spool, SpoolWriter, Store, Sweep,
+        error::{Error, ErrorKind, Result},
+        keys,
+        open::{Opened, Repositories, StoreUrl},
+    },
+    task,
+};
+
+/// How much is read and hashed, or copied, at once.
+const PIECE_BYTES: usize = 1 << 20;
+/// Blobs that are removed under one claim: who wants to keep one of them waits so long.
+const CLAIM: usize = 32;
+/// How often the file system's free room is looked at, which others fill too.
+const LOOK: Duration = Duration::from_secs(30);
+/// Bigger things look at the free room before they come.
+const BIG_BYTES: u64 = 4 << 20;
+
+/// How much room the front may take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Room {
+    /// Most bytes of blobs, temporarily a little more.
+    pub max_bytes: u64,
+    /// The share of `max_bytes` that is left when blobs are given up; over 0, up to 1.
+    pub low_water: f64,
+    /// Bytes of the file system that are left to others.
+    pub min_free_bytes: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            max_bytes: 20 << 30,
+            low_water: 0.9,
+            min_free_bytes: 1 << 30,
+        }
+    }
+}
+
+impl Room {
+    fn low_bytes(&self) -> u64 {
+        (self.max_bytes as f64 * self.low_water) as u64
+    }
+}
+
+/// The store in front.
+pub(super) struct Front {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) repositories: Arc<dyn Repositories>,
+    pub(super) records: Arc<dyn Records>,
+    pub(super) spool_dir: PathBuf,
+    pub(super) uses: Arc<Uses>,
+    sweep: Arc<dyn Sweep>,
+    root: PathBuf,
+    room: Room,
+    counts: Arc<Counts>,
+    /// Set once what lay there at the start is known: a big front must not hold up the start.
+    looked: OnceCell<()>,
+    one_at_a_time: Mutex<()>,
+    full: Notify,
+}
+
+/// Runs `done` past a failure of the front: it only ever saves time.
+pub(super) fn passed_by<T>(done: Result<T>) -> Option<T> {
+    done.inspect_err(|error| tracing::warn!(%error, "The store in front is passed by"))
+        .ok()
+}
+
+impl Front {
+    /// Takes over a disk store.
+    ///
+    /// # Errors
+    /// `Invalid` for what is not a disk store that may be written.
+    pub(super) fn new(near: Opened, room: Room, counts: Arc<Counts>) -> Result<Self> {
+        let refused = |why: &str| Error::new(ErrorKind::Invalid, "open", why);
+        let StoreUrl::Disk(root) = near.url else {
+            return Err(refused("only a disk: store can stand in front of another"));
+        };
+        let (Some(repositories), Some(sweep), Some(spool_dir)) =
+            (near.repositories, near.sweep, near.spool_dir)
+        else {
+            return Err(refused("the store in front must be writable"));
+        };
+        if room.max_bytes == 0 || !(room.low_water > 0.0 && room.low_water <= 1.0) {
+            return Err(refused(
+                "the front needs room: some bytes, and a low water mark over 0 up to 1",
+            ));
+        }
+        Ok(Self {
+            uses: Arc::default(),
+            store: near.store,
+            records: repositories.records(),
+            repositories,
+            spool_dir,
+            sweep,
+            root,
+            room,
+            counts,
+            looked: OnceCell::new(),
+            one_at_a_time: Mutex::new(()),
+            full: Notify::new(),
+        })
+    }
+
+    /// Says whether a blob of this size is kept here at all.
+    pub(super) fn keeps(&self, size: u64) -> bool {
+        size <= self.room.low_bytes()
+    }
+
+    /// The size of a blob that is here.
+    pub(super) async fn stat(&self, digest: &Digest) -> Option<u64> {
+        let size = passed_by(self.store.stat(digest).await).flatten();
+        if let Some(size) = size {
+            self.uses.used(digest, size);
+        }
+        size
+    }
+
+    /// Reads a blob that is here.
+    pub(super) async fn get(
+        &self,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
+        let found = self.store.get(desc, range).await?;
+        if found.is_some() {
+            self.uses.used(&desc.digest, desc.size);
+        }
+        Ok(found)
+    }
+
+    /// Stores a blob; where the disk is full, others are given up for it.
+    pub(super) async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        if self.store.stat(&desc.digest).await? != Some(desc.size) {
+            self.make_room(desc.size).await?;
+        }
+        let mut done = self.store.put(desc, body).await;
+        if done.as_ref().is_err_and(|e| e.kind == ErrorKind::Full) {
+            self.give_up(desc.size.saturating_mul(2)).await?;
+            done = self.store.put(desc, body).await;
+        }
+        if done.is_ok() {
+            self.uses.used(&desc.digest, desc.size);
+        }
+        done
+    }
+
+    /// The bytes of a blob as a body that stays whole though the blob is given up; `None` if it is not here. `check` hashes
+    /// them first.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not what the digest says.
+    pub(super) async fn body(&self, desc: &Descriptor, check: bool) -> Result<Option<Body>> {
+        let from = self.root.join(keys::blob(&desc.digest));
+        let (dir, desc) = (self.spool_dir.clone(), desc.clone());
+        task::blocking(move || body(&from, &dir, &desc, check)).await
+    }
+
+    /// Removes blobs that nobody needs here.
+    pub(super) async fn remove(&self, digests: &[Digest]) -> Result<()> {
+        self.remove_all(digests, Pinned::Stay).await
+    }
+
+    /// Removes a blob whose bytes are wrong, whoever needs it: who brings it again must not find it there.
+    pub(super) async fn remove_damaged(&self, digest: &Digest) -> Result<()> {
+        self.remove_all(&[*digest], Pinned::Too).await
+    }
+
+    async fn remove_all(&self, digests: &[Digest], pinned: Pinned) -> Result<()> {
+        for some in digests.chunks(CLAIM) {
+            let claim = self.uses.claim_all(some, pinned);
+            self.sweep.remove(&claim.digests(), FOR_EVER).await?;
+            claim.removed();
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there is room for `size` bytes.
+    ///
+    /// # Errors
+    /// `Full` where all that is here is needed.
+    pub(super) async fn make_room(&self, size: u64) -> Result<()> {
+        let over = self.over(size).await?;
+        if over == 0 {
+            return Ok(());
+        }
+        self.give_up(over).await?;
+        // What could not be freed of the file system's room may be there all the same; the disk will say.
+        if self.uses.bytes().saturating_add(size) > self.room.max_bytes {
+            return Err(Error::new(
+                ErrorKind::Full,
+                "put",
+                "the disk in front is full of what the store behind does not have yet",
+            ));
+        }
+        Ok(())
+    }
+
+    /// How much must go so that `size` bytes more may come.
+    async fn over(&self, size: u64) -> Result<u64> {
+        let after = self.uses.bytes().saturating_add(size);
+        let mut over = 0;
+        if after > self.room.max_bytes {
+            over = after.saturating_sub(self.room.low_bytes());
+        }
+        if size == 0 || size >= BIG_BYTES {
+            let free = self.free_bytes().await?;
+            let wanted = self.room.min_free_bytes.saturating_add(size);
+            if free < wanted {
+                let slack = self.room.min_free_bytes / 8;
+                over = over.max((wanted - free).saturating_add(slack));
+            }
+        }
+        Ok(over)
+    }
+
+    async fn free_bytes(&self) -> Result<u64> {
+        let root = self.root.clone();
+        let free = task::blocking(move || fs::Dir::open(root)?.free_bytes());
+        free.await.map_err(|e| Error::io("look for room", e))
+    }
+
+    /// Looks once at what lay here at the start.
+    pub(super) async fn look(&self) -> Result<()> {
+        let look = async || {
+            self.uses.seed(self.sweep.blobs().await?);
+            Ok(())
+        };
+        self.looked.get_or_try_init(look).await.copied()
+    }
+
+    /// Gives up blobs of `bytes` together, or all that nobody needs.
+    async fn give_up(&self, bytes: u64) -> Result<()> {
+        self.look().await?;
+        let _alone = self.one_at_a_time.lock().await;
+        let candidates = self.uses.candidates();
+        let mut left = bytes;
+        for some in batches(&candidates) {
+            if left == 0 {
+                break;
+            }
+            let enough = some.iter().scan(0, |sum, c| {
+                let before = *sum;
+                *sum += c.size;
+                Some(before)
+            });
+            let count = enough.take_while(|before| *before < left).count();
+            let claim = self.uses.claim(&some[..count]);
+            self.sweep.remove(&claim.digests(), FOR_EVER).await?;
+            claim.removed();
+            left = left.saturating_sub(claim.bytes());
+            self.counts
+                .evicted(claim.digests().len() as u64, claim.bytes());
+        }
+        Ok(())
+    }
+
+    /// More was put here than by [`Self::put`].
+    pub(super) fn filled(&self) {
+        self.full.notify_one();
+    }
+
+    /// Keeps within the limits whoever fills the disk; never ends.
+    pub(super) async fn keep_room(&self) {
+        loop {
+            passed_by(self.look().await);
+            let _ = tokio::time::timeout(LOOK, self.full.notified()).await;
+            let over = passed_by(self.over(0).await).unwrap_or(0);
+            if over > 0 {
+                passed_by(self.give_up(over).await);
+            }
+        }
+    }
+}
+
+/// Whenever it was written.
+const FOR_EVER: Time = Time {
+    secs: i64::MAX,
+    nanos: 0,
+};
+
+fn batches(candidates: &[Candidate]) -> impl Iterator<Item = &[Candidate]> {
+    candidates.chunks(CLAIM)
+}
+
+fn body(from: &Path, dir: &Path, desc: &Descriptor, check: bool) -> Result<Option<Body>> {
+    let io = |e: fs::Error| Error::io("read", e);
+    let opened = File::open(from).map_err(|e| fs::Error::new("open", from, e));
+    let Some(mut file) = fs::missing_is_none(opened).map_err(io)? else {
+        return Ok(None);
+    };
+    let is_sha256 = matches!(desc.digest, Digest::Sha256(_));
+    if check {
+        verify(&mut file, from, desc)?;
+    }
+    // A spool of another digest's bytes would need their SHA-256, which only reading them gives.
+    if is_sha256 && let Some(link) = link(from, dir) {
+        let spool = Spool::adopt(file, &link, desc.digest, desc.size)?;
+        return Ok(Some(Body::Spool(Arc::new(spool))));
+    }
+    let mut spool = SpoolWriter::create(dir)?;
+    rewind(&mut file).map_err(|e| io(fs::Error::new("read", from, e)))?;
+    std::io::copy(&mut file, &mut spool).map_err(|e| io(fs::Error::new("copy", from, e)))?;
+    Ok(Some(Body::Spool(Arc::new(spool.finish()))))
+}
+
+fn rewind(file: &mut File) -> std::io::Result<()> {
+    use std::io::Seek as _;
+    file.rewind()
+}
+
+/// Another name of the blob's file, to be removed by who has it; `None` where the file system cannot.
+fn link(from: &Path, dir: &Path) -> Option<PathBuf> {
+    // What a dead process leaves of these is swept with its spools.
+    let name = format!("spool-{:016x}", fastrand::u64(..));
+    let linked = || -> fs::Result<()> {
+        let (folder, file) = (from.parent(), from.file_name());
+        let (Some(folder), Some(file)) = (folder, file) else {
+            return Err(fs::Error::new("link", from, std::io::ErrorKind::NotFound));
+        };
+        let to = fs::Dir::open(dir)?;
+        fs::Dir::open(folder)?.hard_link(file.as_encoded_bytes(), &to, name.as_bytes())
+    };
+    linked()
+        .inspect_err(|error| tracing::debug!(%error, "Blob is copied instead of linked"))
+        .ok()
+        .map(|()| dir.join(&name))
+}
+
+fn verify(file: &mut File, path: &Path, desc: &Descriptor) -> Result<()> {
+    use std::io::Read as _;
+    let mut hasher: Hasher = desc.digest.hasher();
+    let (mut buf, mut size) = (vec![0; PIECE_BYTES], 0);
+    loop {
+        let n = file
+            .read(&mut buf)
+            .map_err(|e| Error::io("read", fs::Error::new("read", path, e)))?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&buf[..n]);
+        size += n as u64;
+    }
+    if size == desc.size && hasher.finish() == desc.digest {
+        return Ok(());
+    }
+    let message = "its bytes in front are not what the digest says";
+    Err(Error::new(ErrorKind::Corrupt, "read", message).at("", desc.digest))
+}

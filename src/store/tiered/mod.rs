@@ -1,0 +1,220 @@
+//! A disk in front of a remote store: the store of a daemon, fast where it can be, and never losing what it said yes to.
+//!
+//! - Holds: what is asked of which tier, downloads into the front, what the remote does not have yet, room in front.
+//! - Enters: two opened stores, a folder for what must outlive a kill.
+//! - Leaves: a store with many repositories like any other, and a [`Backlog`].
+//! - Deliberately absent: what is done where a tag moved meanwhile ([`Moved`]), timers of the daemon, protocols.
+//!
+//! The rules are those of design §5. *Write-through*: acknowledged when the remote has it. *Write-back*: a blob is
+//! acknowledged when it is durable in front and marked (`ledger`); a tag, a manifest or a record when the remote has all of
+//! it, or while the remote is away (`health`) when it is in the queue. Only the remote says what a name stands for, so that
+//! any number of daemons over one remote are one service; what the front knows of names counts while the remote is away.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+
+mod backlog;
+mod blobs;
+mod core;
+mod counts;
+mod entry;
+mod fill;
+mod front;
+mod health;
+mod ledger;
+mod publish;
+mod queue;
+mod records;
+mod replay;
+mod seen;
+mod send;
+mod sweep;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod unsent;
+mod uses;
+mod wait;
+
+pub use backlog::{Backlog, LeftAlone, Status};
+pub use counts::Numbers;
+pub use front::Room;
+pub use health::Reachable;
+
+use super::{
+    Meet, Records, Repository,
+    error::Result,
+    keys::Repo,
+    open::{Opened, Repositories},
+    wrap::{Metered, metered::Counters},
+};
+use crate::{
+    artifact::{Manifest, Tag},
+    task::{self, Task},
+};
+use core::Core;
+
+/// When a write is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// When the remote has it; nothing is accepted while that is away.
+    WriteThrough,
+    /// Blobs when they are durable here; names too while the remote is away.
+    WriteBack,
+}
+
+/// How the tiers work together.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// When a write is acknowledged.
+    pub mode: Mode,
+    /// How much room the front may take.
+    pub room: Room,
+    /// Folder for what the remote does not have yet; this daemon's alone. Best on the front's file system.
+    pub state_dir: PathBuf,
+    /// Blobs that are sent at once.
+    pub sends: usize,
+    /// Cold blobs that are downloaded at once.
+    pub fills: usize,
+    /// Queued updates that are replayed at once.
+    pub replays: usize,
+    /// Most updates that wait.
+    pub max_queued: usize,
+}
+
+impl Settings {
+    /// The usual ones.
+    pub fn new(mode: Mode, state_dir: PathBuf) -> Self {
+        Self {
+            mode,
+            room: Room::default(),
+            state_dir,
+            sends: 8,
+            fills: 16,
+            replays: 4,
+            max_queued: 10_000,
+        }
+    }
+}
+
+/// Decides what becomes of a tag that was written here during an outage, and meanwhile by somebody else at the remote.
+#[async_trait]
+pub trait Moved: Send + Sync {
+    /// A manifest that holds both `ours` and `theirs`; its blobs must be stored in `repository` when this returns. May be
+    /// asked more than once for the same two, and must then answer the same.
+    ///
+    /// It must not write the tag itself, nor `ours`: both wait for its answer.
+    ///
+    /// `None` leaves the tag at `theirs`, which is logged and reported; `ours` stays readable by its digest.
+    async fn merge(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        ours: &Manifest,
+        theirs: &Manifest,
+    ) -> Option<Manifest>;
+}
+
+/// Leaves every tag that moved alone.
+#[derive(Debug, Clone, Copy)]
+pub struct NeverMerge;
+
+#[async_trait]
+impl Moved for NeverMerge {
+    async fn merge(&self, _: &Repository, _: &Tag, _: &Manifest, _: &Manifest) -> Option<Manifest> {
+        None
+    }
+}
+
+/// A disk in front of a remote. Background work ends when it is dropped; what is not sent by then is at the next start.
+pub struct Tiered {
+    core: Arc<Core>,
+    metrics: Arc<Counters>,
+    _tasks: Vec<Task<()>>,
+}
+
+impl Tiered {
+    /// Puts `near`, a `disk:` store of this daemon alone, in front of `remote`, and goes on with what an earlier process
+    /// left in `settings.state_dir`.
+    ///
+    /// The remote's `retry_for` is how long a question waits until the remote counts as away: some seconds.
+    ///
+    /// # Errors
+    /// `Invalid` for stores and settings that do not fit, `Conflict` if another daemon works in the same folder; whatever
+    /// the disk says. The remote is not asked anything.
+    pub async fn open(
+        near: Opened,
+        remote: Opened,
+        settings: Settings,
+        moved: Arc<dyn Moved>,
+    ) -> Result<Self> {
+        let (sends, replays) = (settings.sends.max(1), settings.replays.max(1));
+        let core = Arc::new(Core::open(near, remote, settings, moved).await?);
+        let mut tasks = Vec::new();
+        let (health, remote) = (core.clone(), core.remote.store.clone());
+        tasks.push(task::spawn("probe", async move {
+            health.health.probe(remote).await;
+        }));
+        let front = core.clone();
+        tasks.push(task::spawn("keep room", async move {
+            front.front.keep_room().await;
+        }));
+        for _ in 0..sends {
+            tasks.push(task::spawn("send", core.clone().send_all()));
+        }
+        for _ in 0..replays {
+            tasks.push(task::spawn("replay", core.clone().replay_all()));
+        }
+        Ok(Self {
+            core,
+            metrics: Arc::default(),
+            _tasks: tasks,
+        })
+    }
+
+    /// What is left to be sent, and how the remote is.
+    pub fn backlog(&self) -> Arc<dyn Backlog> {
+        self.core.clone()
+    }
+
+    /// The tiers as one store: the CLI's own repository, the abilities, and all repositories.
+    pub fn opened(self: &Arc<Self>) -> Opened {
+        let cli = self.repository(&Repo::cli());
+        let remote = &self.core.remote.opened;
+        Opened {
+            store: cli.store().clone(),
+            meet: match self.core.settings.mode {
+                Mode::WriteThrough => remote.meet,
+                // Nobody can compare with what is away.
+                Mode::WriteBack => Meet::SideTags,
+            },
+            untag: Some(cli.untag().clone()),
+            sweep: remote
+                .sweep
+                .is_some()
+                .then(|| self.core.clone() as Arc<dyn super::Sweep>),
+            spool_dir: Some(self.core.front.spool_dir.clone()),
+            url: remote.url.clone(),
+            metrics: self.metrics.clone(),
+            ranged: remote.ranged,
+            repositories: Some(self.clone()),
+        }
+    }
+}
+
+impl Repositories for Tiered {
+    fn repository(&self, name: &Repo) -> Repository {
+        let one = self.core.one(name);
+        Repository::new(
+            name.clone(),
+            Arc::new(Metered::new(one.clone(), self.metrics.clone())),
+            one,
+            self.core.clone(),
+        )
+    }
+
+    fn records(&self) -> Arc<dyn Records> {
+        self.core.clone()
+    }
+}

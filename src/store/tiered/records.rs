@@ -1,0 +1,221 @@
+//! Records over both tiers: the remote's word, kept in front for when it is away.
+//!
+//! Pieces of unfinished uploads are another matter: nobody needs them once the upload is over, so during an outage they lie
+//! in front only, and they are looked for in both.
+#![deny(clippy::missing_trait_methods)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    Core,
+    counts::add,
+    entry::{Entry, What},
+    front::passed_by,
+    queue::Placed,
+    tags::refused_away,
+};
+use crate::store::{
+    error::{Error, Result},
+    keys::{self, Key, Repo},
+    record,
+    records::{Listed, Records},
+};
+
+/// Says whether a key is a piece of an upload, and none of the files that a disk store keeps beside those.
+fn is_piece(key: &str) -> bool {
+    let name = key.strip_prefix(keys::UPLOADS);
+    name.is_some_and(|n| n.starts_with(|c: char| c.is_ascii_hexdigit()))
+}
+
+/// Says whether the front keeps a record with this key. A tag is kept with its manifest, or not at all.
+fn is_kept(key: &str) -> bool {
+    !matches!(keys::parse(key), None | Some(Key::Tag(..)))
+}
+
+impl Core {
+    /// What an update that waits says of a record.
+    async fn queued_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        let Some(entry) = self.queue.newest(key) else {
+            return Ok(None);
+        };
+        match entry.what {
+            What::Record { bytes, .. } => Ok(Some(bytes)),
+            What::Publish(p) => match keys::parse(key) {
+                Some(Key::Tag(..)) => Ok(Some(record::encode(&p.manifest).into())),
+                _ => self.front.records.read_record(key, limit).await,
+            },
+        }
+    }
+
+    /// Keeps in front what the remote says of a record, unless an update of it waits.
+    async fn take_on(&self, key: &str, bytes: Option<&Bytes>) {
+        if !is_kept(key) {
+            return;
+        }
+        let front = &self.front.records;
+        let known = passed_by(front.read_record(key, record::MAX_BYTES).await).flatten();
+        if known.as_ref() == bytes {
+            return;
+        }
+        let _shared = self.mirror.read().await;
+        if self.queue.has(key) {
+            return;
+        }
+        passed_by(match bytes {
+            Some(bytes) => front.write_record(key, bytes.clone()).await,
+            None => front.remove_record(key).await,
+        });
+    }
+
+    /// Waits until no update of this record waits.
+    async fn record_settled(&self, key: &str) -> Result<()> {
+        let keys = [key.to_owned()];
+        tokio::select! {
+            settled = self.queue.settled(&keys) => settled,
+            () = self.health.down() => Err(self.health.away("write record")),
+        }
+    }
+
+    async fn queue_record(&self, key: &str, bytes: Bytes, why: Error) -> Result<()> {
+        // A tombstone takes something away.
+        if matches!(keys::parse(key), Some(Key::Gone(..))) {
+            return Err(refused_away("write record", &why));
+        }
+        if !self.writes_back() || !is_kept(key) || bytes.len() as u64 > record::MAX_BYTES {
+            return Err(why);
+        }
+        let entry = Entry::now(What::Record {
+            key: key.to_owned(),
+            bytes: bytes.clone(),
+        });
+        let _alone = self.mirror.write().await;
+        self.queue.add(Placed::alone(entry)).await?;
+        add(&self.counts.queued, 1);
+        passed_by(self.front.records.write_record(key, bytes).await);
+        Ok(())
+    }
+
+    async fn list_pieces(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let mut all = BTreeMap::new();
+        for listed in self.front.records.list_records(prefix).await? {
+            if is_piece(&listed.key) {
+                all.insert(listed.key.clone(), listed);
+            }
+        }
+        let asked = self.remote.records.list_records(prefix);
+        match self.health.ask("list records", asked).await {
+            Ok(listed) => {
+                for listed in listed.into_iter().filter(|l| is_piece(&l.key)) {
+                    all.insert(listed.key.clone(), listed);
+                }
+            }
+            Err(e) if e.is_temporary() && self.writes_back() => {}
+            Err(e) => return Err(e),
+        }
+        Ok(all.into_values().collect())
+    }
+}
+
+#[async_trait]
+impl Records for Core {
+    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        if let Some(bytes) = self.queued_record(key, limit).await? {
+            return Ok(Some(bytes));
+        }
+        let asked = self.remote.records.read_record(key, limit);
+        match self.health.ask("read record", asked).await {
+            Ok(Some(bytes)) => {
+                self.take_on(key, Some(&bytes)).await;
+                Ok(Some(bytes))
+            }
+            Ok(None) if is_piece(key) => self.front.records.read_record(key, limit).await,
+            Ok(None) => {
+                self.take_on(key, None).await;
+                Ok(None)
+            }
+            Err(e) if e.is_temporary() => self.front.records.read_record(key, limit).await,
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let behind = async {
+            self.record_settled(key).await?;
+            let asked = self.remote.records.write_record(key, bytes.clone());
+            self.health.ask("write record", asked).await
+        };
+        match behind.await {
+            Ok(()) => {
+                self.take_on(key, Some(&bytes)).await;
+                Ok(())
+            }
+            Err(e) if e.is_temporary() && is_piece(key) && self.writes_back() => {
+                self.front.records.write_record(key, bytes).await
+            }
+            Err(e) if e.is_temporary() => self.queue_record(key, bytes, e).await,
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn remove_record(&self, key: &str) -> Result<()> {
+        let behind = async {
+            self.record_settled(key).await?;
+            let asked = self.remote.records.remove_record(key);
+            self.health.ask("remove record", asked).await
+        };
+        let removed = behind.await;
+        if is_piece(key) {
+            self.front.records.remove_record(key).await?;
+            // What stays behind expires there.
+            return match removed {
+                Err(e) if e.is_temporary() && self.writes_back() => Ok(()),
+                other => other,
+            };
+        }
+        match removed {
+            Ok(()) => {
+                self.take_on(key, None).await;
+                Ok(())
+            }
+            Err(e) if e.is_temporary() => Err(refused_away("remove record", &e).at("", key)),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
+        if prefix.starts_with(keys::UPLOADS) {
+            return self.list_pieces(prefix).await;
+        }
+        let asked = self.remote.records.list_records(prefix);
+        let listed = match self.health.ask("list records", asked).await {
+            Err(e) if e.is_temporary() => self.front.records.list_records(prefix).await?,
+            other => other?,
+        };
+        let mut all: BTreeMap<String, Listed> =
+            listed.into_iter().map(|l| (l.key.clone(), l)).collect();
+        for (key, entry) in self.queue.below(prefix) {
+            let bytes = self.queued_record(&key, record::MAX_BYTES).await?;
+            let listed = Listed {
+                size: bytes.map_or(0, |b| b.len() as u64),
+                modified: Some(entry.at),
+                key: key.clone(),
+            };
+            all.insert(key, listed);
+        }
+        Ok(all.into_values().collect())
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        let asked = self.remote.records.repositories();
+        let listed = match self.health.ask("list", asked).await {
+            Err(e) if e.is_temporary() => self.front.records.repositories().await?,
+            other => other?,
+        };
+        let mut all: BTreeSet<Repo> = listed.into_iter().collect();
+        all.extend(self.queue.repositories());
+        Ok(all.into_iter().collect())
+    }
+}

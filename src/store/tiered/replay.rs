@@ -1,0 +1,197 @@
+//! Replays the queue once the remote is back.
+//!
+//! Each step may be cut short and done again: a blob is put once, a tag that has our digest already is done, an update goes
+//! from the queue last of all.
+
+use std::sync::Arc;
+
+use super::{
+    Core, LeftAlone,
+    core::neighbours,
+    counts::add,
+    entry::{Publication, What},
+    publish::{contended, holds, now_at},
+    queue::Job,
+    send::Look,
+    tags::One,
+    wait::told,
+};
+use crate::{
+    artifact::{Manifest, Tag},
+    store::{
+        Expect, Published, Resolved, check_manifest,
+        error::{Error, ErrorKind, Result},
+    },
+};
+
+/// How often a tag may be written by others while it is replayed.
+const ROUNDS: usize = 10;
+
+/// What became of an update.
+enum Outcome {
+    /// A record, or a manifest without a tag, is there.
+    There,
+    /// The tag points at this.
+    Points(Manifest),
+    /// The tag points at what somebody else wrote, and at ours.
+    Merged(Manifest),
+    /// The tag points at what somebody else wrote.
+    LeftAlone(Manifest),
+}
+
+impl Core {
+    /// Replays one update after the other while the remote is up; never ends.
+    pub(super) async fn replay_all(self: Arc<Self>) {
+        loop {
+            self.health.up().await;
+            let job = self.queue.next().await;
+            let done = match self.replay(&job).await {
+                Ok(outcome) => self.finish(&job, outcome).await,
+                Err(e) => Err(e),
+            };
+            match done {
+                Ok(()) => add(&self.counts.replayed, 1),
+                Err(e) if e.is_temporary() => self.queue.put_back(&job),
+                Err(e) if e.kind == ErrorKind::Corrupt => {
+                    add(&self.counts.set_aside, 1);
+                    self.queue.damaged(&job, &e.to_string()).await;
+                }
+                Err(e) => {
+                    tracing::warn!(error = %e, "The store behind refuses an update; it is tried again");
+                    self.queue.refused(&job, e);
+                }
+            }
+        }
+    }
+
+    async fn replay(self: &Arc<Self>, job: &Job) -> Result<Outcome> {
+        match &job.entry.what {
+            What::Record { key, bytes } => {
+                let asked = self.remote.records.write_record(key, bytes.clone());
+                self.health.ask("write record", asked).await?;
+                Ok(Outcome::There)
+            }
+            What::Publish(publication) => {
+                self.one(&publication.repo).replay(self, publication).await
+            }
+        }
+    }
+
+    /// Makes known what became of an update, and takes it from the queue.
+    async fn finish(self: &Arc<Self>, job: &Job, outcome: Outcome) -> Result<()> {
+        let Some((publication, tag)) = job
+            .entry
+            .publication()
+            .and_then(|p| Some((p, p.tag.as_ref()?)))
+        else {
+            return self.queue.done(job, None).await;
+        };
+        let one = self.one(&publication.repo);
+        let _lock = self.tag_locks.lock(&one.tag_key(tag)).await;
+        let (now, produced) = match &outcome {
+            Outcome::There => (None, None),
+            Outcome::Points(manifest) | Outcome::Merged(manifest) => {
+                (Some(manifest), Some(manifest.digest))
+            }
+            Outcome::LeftAlone(theirs) => (Some(theirs), None),
+        };
+        if let Some(now) = now {
+            // Before it goes from the queue: if the remote goes away just then, this is what is known.
+            one.keep(now, Some(tag)).await;
+        }
+        self.queue.done(job, produced).await?;
+        match outcome {
+            Outcome::There | Outcome::Points(_) => {}
+            Outcome::Merged(_) => {
+                tracing::info!(repo = %one.name, %tag, "Tag was moved during the outage; both were merged");
+                add(&self.counts.merged, 1);
+            }
+            Outcome::LeftAlone(theirs) => {
+                let (ours, theirs) = (publication.manifest.digest, theirs.digest);
+                tracing::warn!(repo = %one.name, %tag, %ours, %theirs, "Tag was moved during the outage; ours stays readable by its digest only");
+                add(&self.counts.left_alone, 1);
+                self.recent.add(LeftAlone {
+                    repo: one.name.clone(),
+                    tag: tag.clone(),
+                    ours,
+                    theirs,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl One {
+    async fn replay(&self, core: &Arc<Core>, publication: &Publication) -> Result<Outcome> {
+        let digest = publication.manifest.digest;
+        let ours = self.near.store().resolve(&digest.into()).await?;
+        let Some(Resolved { manifest: ours, .. }) = ours else {
+            let why = "the manifest is not in front any more";
+            return Err(Error::new(ErrorKind::Corrupt, "publish", why).at("", digest));
+        };
+        let (children, _) = neighbours(&ours);
+        core.send_children(&children, Look::Again).await?;
+        let Some(tag) = &publication.tag else {
+            self.put(&ours, None, &Expect::Anything).await?;
+            return Ok(Outcome::There);
+        };
+        for _ in 0..ROUNDS {
+            let head = self.head(tag).await?;
+            if head.as_ref().is_some_and(|h| h.manifest.digest == digest) {
+                return Ok(Outcome::Points(ours));
+            }
+            if holds(&publication.expect, head.as_ref()) {
+                if self.put(&ours, Some(tag), &now_at(head.as_ref())).await? == Published::Done {
+                    return Ok(Outcome::Points(ours));
+                }
+                continue;
+            }
+            let Some(theirs) = head else {
+                continue;
+            };
+            // Whatever becomes of the tag, who pushed it may ask for it by its digest.
+            self.put(&ours, None, &Expect::Anything).await?;
+            let repository = core.repository(&self.name);
+            let merged = core.moved.merge(&repository, tag, &ours, &theirs.manifest);
+            let Some(merged) = merged.await else {
+                return Ok(Outcome::LeftAlone(theirs.manifest));
+            };
+            check_manifest(&merged).map_err(refused)?;
+            let (children, _) = neighbours(&merged);
+            core.send_children(&children, Look::Again).await?;
+            if self.put(&merged, Some(tag), &now_at(Some(&theirs))).await? == Published::Done {
+                return Ok(Outcome::Merged(merged));
+            }
+        }
+        Err(contended(tag))
+    }
+
+    /// What the remote has; a tag that is damaged there is in nobody's way.
+    async fn head(&self, tag: &Tag) -> Result<Option<Resolved>> {
+        let reference = tag.clone().into();
+        let asked = self.remote.store().resolve(&reference);
+        match self.core.health.ask("resolve", asked).await {
+            Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
+            other => other,
+        }
+    }
+
+    async fn put(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        let asked = self.remote.store().publish(manifest, tag, expect);
+        self.core.health.ask("publish", asked).await
+    }
+}
+
+/// A merge that makes no sense is no damage of what was queued.
+fn refused(e: Error) -> Error {
+    Error {
+        kind: ErrorKind::Invalid,
+        ..told(&e)
+    }
+}

@@ -1,0 +1,133 @@
+//! Sends blobs to the remote: in the background, and before a name leads to them.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    Core,
+    counts::add,
+    front::passed_by,
+    unsent::{Bytes, Job},
+};
+use crate::{
+    artifact::Descriptor,
+    digest::Digest,
+    store::error::{Error, ErrorKind, Result},
+};
+
+/// Blobs that are asked for at once.
+const AT_ONCE: usize = 16;
+
+/// Whether what was seen a short while ago counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It does.
+    Lately,
+    /// It does not: there was an outage, and who knows what else.
+    Again,
+}
+
+impl Core {
+    /// Sends one marked blob after the other while the remote is up; never ends.
+    pub(super) async fn send_all(self: Arc<Self>) {
+        loop {
+            self.health.up().await;
+            let job = self.unsent.next().await;
+            match self.send(&job).await {
+                Ok(()) => {}
+                Err(e) if e.is_temporary() => self.unsent.put_back(&job),
+                Err(e) if e.kind == ErrorKind::Corrupt => self.lose(&job, &e).await,
+                Err(e) => {
+                    tracing::warn!(digest = %job.digest, error = %e, "The store behind refuses a blob; it is tried again");
+                    add(&self.counts.send_errors, 1);
+                    self.unsent.refused(&job, e);
+                }
+            }
+        }
+    }
+
+    async fn send(&self, job: &Job) -> Result<()> {
+        let desc = Descriptor::new("", job.digest, job.size);
+        match self.front.body(&desc, job.bytes == Bytes::Old).await {
+            Ok(Some(body)) => {
+                let put = self.remote.store.put(&desc, &body);
+                self.health.ask("put", put).await?;
+                add(&self.counts.sent_blobs, 1);
+                add(&self.counts.sent_bytes, job.size);
+            }
+            // Its mark may have come back after a power cut, or the remote may have it from elsewhere.
+            Ok(None) => {
+                self.must_be_there(&job.digest, "it is not in front any more")
+                    .await?
+            }
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                self.must_be_there(&job.digest, &e.message).await?;
+            }
+            Err(e) => return Err(e),
+        }
+        self.seen.insert(&job.digest);
+        self.unsent.sent(job).await;
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Corrupt` if the remote does not have the blob either.
+    async fn must_be_there(&self, digest: &Digest, why: &str) -> Result<()> {
+        let stat = self.remote.store.stat(digest);
+        match self.health.ask("stat", stat).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest)),
+        }
+    }
+
+    /// A blob that was acknowledged is lost: the disk in front damaged it. Whoever asks shall be told that it is not there.
+    async fn lose(&self, job: &Job, e: &Error) {
+        add(&self.counts.set_aside, 1);
+        passed_by(self.front.remove_damaged(&job.digest).await);
+        self.unsent.lost(job, &e.message).await;
+    }
+
+    /// Makes sure that the remote has what a manifest names, as far as it is in front.
+    ///
+    /// # Errors
+    /// A temporary one as soon as the remote is away.
+    pub(super) async fn send_children(&self, children: &[Digest], look: Look) -> Result<()> {
+        stream::iter(children.to_vec())
+            .map(|digest| self.ensure(digest, look))
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn ensure(&self, digest: Digest, look: Look) -> Result<()> {
+        if !self.unsent.contains(&digest) {
+            if look == Look::Lately && self.seen.contains(&digest) {
+                return Ok(());
+            }
+            let stat = self.remote.store.stat(&digest);
+            if self.health.ask("stat", stat).await?.is_some() {
+                self.seen.insert(&digest);
+                return Ok(());
+            }
+            self.seen.forget(&digest);
+            // Somebody found it here and did not send it, though the remote lost it.
+            let pin = self.front.uses.pin(&digest).await;
+            let Some(size) = self.front.stat(&digest).await else {
+                // A manifest may name what is nowhere; its reader copes (distribution spec, "Pushing manifests").
+                tracing::debug!(%digest, "A blob that is named is neither in front nor behind");
+                return Ok(());
+            };
+            self.unsent.add(&digest, size, Bytes::Old, pin).await?;
+        }
+        tokio::select! {
+            sent = self.unsent.until_sent(&digest) => sent?,
+            () = self.health.down() => return Err(self.health.away("put")),
+        }
+        if self.seen.contains(&digest) {
+            return Ok(());
+        }
+        let why = "it was damaged in front before the store behind had it; push it again";
+        Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest))
+    }
+}

@@ -1,0 +1,89 @@
+//! Sweeps are the remote's; the front only takes care that nothing which waits for it is swept, or believed swept.
+#![deny(clippy::missing_trait_methods)]
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Core, front::passed_by};
+use crate::{
+    digest::Digest,
+    entry::Time,
+    store::{
+        StoredBlob, Sweep,
+        error::{Error, ErrorKind, Result},
+    },
+};
+
+impl Core {
+    fn sweeper(&self) -> Result<&dyn Sweep> {
+        self.remote.opened.sweep.as_deref().ok_or_else(|| {
+            let why = "the store behind cannot be swept";
+            Error::new(ErrorKind::Unsupported, "sweep", why)
+        })
+    }
+
+    /// Waits until the remote has what was acknowledged by now: a sweep must see all of it.
+    async fn all_sent(&self) -> Result<()> {
+        for digest in self.unsent.all() {
+            tokio::select! {
+                sent = self.unsent.until_sent(&digest) => sent?,
+                () = self.health.down() => return Err(self.health.away("sweep")),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Sweep for Core {
+    async fn blobs(&self) -> Result<Vec<StoredBlob>> {
+        self.all_sent().await?;
+        self.health.ask("list", self.sweeper()?.blobs()).await
+    }
+
+    async fn roots(&self) -> Result<Vec<Digest>> {
+        // The queue first: what leaves it meanwhile is at the remote by then.
+        let mut roots = self.queue.manifests();
+        roots.extend(self.health.ask("list", self.sweeper()?.roots()).await?);
+        roots.sort_unstable();
+        roots.dedup();
+        Ok(roots)
+    }
+
+    async fn read_mark(&self, name: &str) -> Result<Option<Bytes>> {
+        let asked = self.sweeper()?.read_mark(name);
+        self.health.ask("read mark", asked).await
+    }
+
+    async fn marks(&self) -> Result<Vec<String>> {
+        self.health.ask("list", self.sweeper()?.marks()).await
+    }
+
+    async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {
+        let asked = self.sweeper()?.write_mark(name, bytes);
+        self.health.ask("write mark", asked).await
+    }
+
+    async fn remove_mark(&self, name: &str) -> Result<()> {
+        let asked = self.sweeper()?.remove_mark(name);
+        self.health.ask("remove mark", asked).await
+    }
+
+    async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
+        let needed = |d: &&Digest| !self.front.uses.is_pinned(d);
+        let digests: Vec<Digest> = digests.iter().filter(needed).copied().collect();
+        // From now on nobody may believe that it is there.
+        digests.iter().for_each(|d| self.seen.forget(d));
+        let asked = self.sweeper()?.remove(&digests, unless_newer_than);
+        let removed = self.health.ask("remove", asked).await?;
+        digests.iter().for_each(|d| self.seen.forget(d));
+        passed_by(self.front.remove(&digests).await);
+        Ok(removed)
+    }
+
+    async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
+        self.all_sent().await?;
+        let asked = self.sweeper()?.lock_alone();
+        self.health.ask("lock", asked).await
+    }
+}

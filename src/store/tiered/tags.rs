@@ -1,0 +1,236 @@
+//! One repository over both tiers: the store that a door or a verb is given.
+#![deny(clippy::missing_trait_methods)]
+
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{Core, entry::Publication, front::passed_by, wait::Turn};
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Expect, Published, Put, Repository, Resolved, TagStore, Untag,
+        Version, check_manifest,
+        error::{Error, ErrorKind, Result},
+        keys::{self, Repo},
+    },
+};
+
+/// What our own versions begin with: those of a tag that the remote was not asked about.
+const OWN_VERSION: &str = "front:";
+
+/// The version of a tag that points at `digest` by our own word.
+pub(super) fn own_version(digest: &Digest) -> Version {
+    Version(format!("{OWN_VERSION}{digest}"))
+}
+
+/// Reads such a version.
+pub(super) fn of_own_version(version: &Version) -> Option<Digest> {
+    version.0.strip_prefix(OWN_VERSION)?.parse().ok()
+}
+
+/// A repository.
+pub(super) struct One {
+    pub(super) core: Arc<Core>,
+    pub(super) name: Repo,
+    pub(super) near: Repository,
+    pub(super) remote: Repository,
+}
+
+impl One {
+    pub(super) fn new(core: &Arc<Core>, name: &Repo) -> Self {
+        Self {
+            core: core.clone(),
+            name: name.clone(),
+            near: core.front.repositories.repository(name),
+            remote: core.remote.repositories.repository(name),
+        }
+    }
+
+    pub(super) fn tag_key(&self, tag: &Tag) -> String {
+        keys::tag(&self.name, tag)
+    }
+
+    /// What a tag stands for by the queue; `None` if no update of it waits.
+    pub(super) async fn queued(&self, tag: &Tag) -> Result<Option<Resolved>> {
+        let Some(entry) = self.core.queue.newest(&self.tag_key(tag)) else {
+            return Ok(None);
+        };
+        let Some(Publication { manifest, .. }) = entry.publication() else {
+            return Ok(None);
+        };
+        let digest = manifest.digest;
+        let found = self.near.store().resolve(&digest.into()).await?;
+        Ok(found.map(|r| Resolved {
+            version: Some(own_version(&digest)),
+            modified: Some(entry.at),
+            ..r
+        }))
+    }
+
+    /// What the front knows of a tag; what is damaged there is not known.
+    pub(super) async fn known(&self, tag: &Tag) -> Option<Resolved> {
+        let found = self.near.store().resolve(&tag.clone().into()).await;
+        let found = match found {
+            // Its manifest was given up for room.
+            Err(e) if e.kind == ErrorKind::Corrupt => None,
+            other => passed_by(other).flatten(),
+        };
+        found.map(|r| Resolved {
+            version: Some(own_version(&r.manifest.digest)),
+            ..r
+        })
+    }
+
+    async fn resolve_tag(&self, tag: &Tag) -> Result<Option<Resolved>> {
+        if let Some(found) = self.queued(tag).await? {
+            return Ok(Some(found));
+        }
+        let turn = self.core.tag_locks.turn(&self.tag_key(tag));
+        let reference = tag.clone().into();
+        let asked = self.remote.store().resolve(&reference);
+        match self.core.health.ask("resolve", asked).await {
+            Ok(found) => {
+                self.take_on(tag, found.as_ref(), turn).await;
+                Ok(found)
+            }
+            // A name that nobody here knows is a miss, so that who wants to write it can.
+            Err(e) if e.is_temporary() => Ok(self.known(tag).await),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Keeps in front what the remote says of a tag, unless it was written since.
+    async fn take_on(&self, tag: &Tag, found: Option<&Resolved>, turn: Turn) {
+        let known = self.known(tag).await.map(|r| r.manifest.digest);
+        if known == found.map(|r| r.manifest.digest) {
+            return;
+        }
+        let key = self.tag_key(tag);
+        let Some(_lock) = self.core.tag_locks.if_still(&key, turn) else {
+            return;
+        };
+        match found {
+            Some(found) => self.keep(&found.manifest, Some(tag)).await,
+            None => {
+                passed_by(self.near.untag().untag(tag).await);
+            }
+        }
+    }
+
+    /// Keeps a manifest in front.
+    pub(super) async fn keep(&self, manifest: &Manifest, tag: Option<&Tag>) {
+        let near = self.near.store();
+        let kept = near.publish(manifest, tag, &Expect::Anything).await;
+        if passed_by(kept).is_some() {
+            let size = manifest.bytes.len() as u64;
+            self.core.front.uses.used(&manifest.digest, size);
+            self.core.front.filled();
+        }
+    }
+
+    async fn resolve_digest(&self, digest: &Digest) -> Result<Option<Resolved>> {
+        let reference = Reference::Digest(*digest);
+        let near = self.near.store().resolve(&reference).await;
+        if let Some(Some(found)) = passed_by(near) {
+            let size = found.manifest.bytes.len() as u64;
+            self.core.front.uses.used(digest, size);
+            return Ok(Some(found));
+        }
+        let asked = self.remote.store().resolve(&reference);
+        match self.core.health.ask("resolve", asked).await {
+            Ok(found) => {
+                if let Some(found) = &found {
+                    self.keep(&found.manifest, None).await;
+                }
+                Ok(found)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// What is said to who wants to take something away while the remote cannot be told.
+pub(super) fn refused_away(op: &'static str, why: &Error) -> Error {
+    let message = format!("nothing is removed while the store behind is away: {why}");
+    Error::new(ErrorKind::Unavailable, op, message)
+}
+
+#[async_trait]
+impl BlobStore for One {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        self.core.stat(digest).await
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        self.core.get(desc, range).await
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        self.core.put(desc, body).await
+    }
+}
+
+#[async_trait]
+impl TagStore for One {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        match reference {
+            Reference::Tag(tag) => self.resolve_tag(tag).await,
+            Reference::Digest(digest) => self.resolve_digest(digest).await,
+        }
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        check_manifest(manifest)?;
+        self.publish_or_queue(manifest, tag, expect).await
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        let asked = self.remote.store().tags(prefix);
+        let listed = match self.core.health.ask("list tags", asked).await {
+            Err(e) if e.is_temporary() => self.near.store().tags(prefix).await?,
+            other => other?,
+        };
+        let mut all: BTreeSet<Tag> = listed.into_iter().collect();
+        let below = format!("{}{prefix}", keys::tags_prefix(&self.name));
+        for (key, _) in self.core.queue.below(&below) {
+            if let Some(keys::Key::Tag(_, tag)) = keys::parse(&key) {
+                all.insert(tag);
+            }
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        let asked = self.remote.store().clock();
+        match self.core.health.ask("clock", asked).await {
+            Err(e) if e.is_temporary() => Ok(Time::now()),
+            other => other,
+        }
+    }
+}
+
+#[async_trait]
+impl Untag for One {
+    async fn untag(&self, tag: &Tag) -> Result<bool> {
+        let key = self.tag_key(tag);
+        let away = |e: Error| match e.is_temporary() {
+            true => refused_away("remove tag", &e).at("", tag),
+            false => e,
+        };
+        // Removed now, it would come back with the next update of it that is replayed.
+        let _lock = self.settled(&[key.clone()], &key).await.map_err(away)?;
+        let asked = self.remote.untag().untag(tag);
+        let was_there = self.core.health.ask("remove tag", asked).await;
+        let was_there = was_there.map_err(away)?;
+        passed_by(self.near.untag().untag(tag).await);
+        Ok(was_there)
+    }
+}

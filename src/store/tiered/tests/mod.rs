@@ -1,0 +1,496 @@
+//! Tiers over real disk stores, with a switch between them and the remote.
+
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::{sync::Notify, time::Instant};
+
+use super::*;
+use crate::{
+    artifact::{Descriptor, Reference},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Records, Resolved,
+        Store, StoredBlob, Sweep, TagStore, Untag,
+        open::{self, Options, StoreUrl},
+        records::Listed,
+    },
+};
+
+mod conform;
+mod kills;
+mod outages;
+mod reads;
+mod replays;
+mod room;
+
+/// What happens on the way to a store.
+#[derive(Default)]
+struct Link {
+    /// Nothing gets through.
+    cut: AtomicBool,
+    /// What was asked, in order.
+    asked: Mutex<Vec<String>>,
+    /// Operations of this name are refused for good.
+    refused: Mutex<Option<&'static str>>,
+    /// Downloads that break off or are damaged, in turn: the byte at which they do.
+    damage: Mutex<Vec<Damage>>,
+    /// Downloads give a piece for each of these.
+    slow: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
+    steps: Option<Arc<Steps>>,
+}
+
+#[derive(Clone, Copy)]
+enum Damage {
+    Break(usize),
+    Flip(usize),
+}
+
+/// Counts what is asked of any store, and lets nothing happen from one of these on: what a kill leaves.
+#[derive(Default)]
+struct Steps {
+    made: AtomicUsize,
+    last: AtomicUsize,
+    killed: Notify,
+}
+
+impl Link {
+    async fn pass(&self, op: &'static str, key: impl std::fmt::Display) -> Result<()> {
+        if let Some(steps) = &self.steps
+            && steps.made.fetch_add(1, SeqCst) >= steps.last.load(SeqCst)
+        {
+            steps.killed.notify_one();
+            std::future::pending::<()>().await;
+        }
+        self.asked.lock().unwrap().push(format!("{op} {key}"));
+        if self.cut.load(SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, op, "cut on purpose"));
+        }
+        if *self.refused.lock().unwrap() == Some(op) {
+            return Err(Error::new(ErrorKind::Denied, op, "refused on purpose"));
+        }
+        Ok(())
+    }
+
+    fn asked(&self, op: &str) -> usize {
+        let asked = self.asked.lock().unwrap();
+        asked
+            .iter()
+            .filter(|a| a.split(' ').next() == Some(op))
+            .count()
+    }
+
+    fn cut(&self, cut: bool) {
+        self.cut.store(cut, SeqCst);
+    }
+}
+
+/// A store at the other end of a link.
+#[derive(Clone)]
+struct Linked {
+    link: Arc<Link>,
+    store: Arc<dyn Store>,
+    untag: Arc<dyn Untag>,
+    records: Arc<dyn Records>,
+    sweep: Arc<dyn Sweep>,
+    repositories: Arc<dyn Repositories>,
+}
+
+impl Linked {
+    fn between(link: &Arc<Link>, opened: &Opened) -> Opened {
+        let repositories = opened.repositories.clone().unwrap();
+        let linked = Arc::new(Self {
+            link: link.clone(),
+            store: opened.store.clone(),
+            untag: opened.untag.clone().unwrap(),
+            records: repositories.records(),
+            sweep: opened.sweep.clone().unwrap(),
+            repositories,
+        });
+        Opened {
+            store: linked.clone(),
+            untag: Some(linked.clone()),
+            sweep: Some(linked.clone()),
+            repositories: Some(linked),
+            ..opened.clone()
+        }
+    }
+}
+
+impl Repositories for Linked {
+    fn repository(&self, name: &Repo) -> Repository {
+        let inner = self.repositories.repository(name);
+        let one = Arc::new(Self {
+            store: inner.store().clone(),
+            untag: inner.untag().clone(),
+            ..self.clone()
+        });
+        Repository::new(name.clone(), one.clone(), one, Arc::new(self.clone()))
+    }
+
+    fn records(&self) -> Arc<dyn Records> {
+        Arc::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl BlobStore for Linked {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        self.link.pass("stat", digest).await?;
+        self.store.stat(digest).await
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        self.link.pass("get", desc.digest).await?;
+        let Some(stream) = self.store.get(desc, range).await? else {
+            return Ok(None);
+        };
+        let slow = self.link.slow.lock().unwrap().clone();
+        let stream = match slow {
+            None => stream,
+            Some(slow) => stream
+                .and_then(move |piece| {
+                    let slow = slow.clone();
+                    async move {
+                        slow.acquire().await.unwrap().forget();
+                        Ok(piece)
+                    }
+                })
+                .boxed(),
+        };
+        let damage = {
+            let mut damage = self.link.damage.lock().unwrap();
+            (!damage.is_empty()).then(|| damage.remove(0))
+        };
+        Ok(Some(match damage {
+            None => stream,
+            Some(damage) => damaged(stream, damage).await?,
+        }))
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        self.link.pass("put", desc.digest).await?;
+        self.store.put(desc, body).await
+    }
+}
+
+async fn damaged(stream: ByteStream, damage: Damage) -> Result<ByteStream> {
+    let pieces: Vec<Bytes> = stream.try_collect().await?;
+    let mut bytes = pieces.concat();
+    let mut end = None;
+    match damage {
+        Damage::Flip(at) => bytes[at] ^= 1,
+        Damage::Break(at) => {
+            bytes.truncate(at);
+            end = Some(Err(Error::new(
+                ErrorKind::Unavailable,
+                "get",
+                "broken on purpose",
+            )));
+        }
+    }
+    let pieces = bytes
+        .chunks(64 << 10)
+        .map(|c| Ok(Bytes::copy_from_slice(c)));
+    let all: Vec<_> = pieces.chain(end).collect();
+    Ok(futures_util::stream::iter(all).boxed())
+}
+
+#[async_trait]
+impl TagStore for Linked {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        self.link.pass("resolve", reference).await?;
+        self.store.resolve(reference).await
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        let name = tag.map_or_else(|| manifest.digest.to_string(), ToString::to_string);
+        self.link.pass("publish", name).await?;
+        self.store.publish(manifest, tag, expect).await
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.link.pass("tags", prefix).await?;
+        self.store.tags(prefix).await
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        self.link.pass("clock", "").await?;
+        self.store.clock().await
+    }
+}
+
+#[async_trait]
+impl Untag for Linked {
+    async fn untag(&self, tag: &Tag) -> Result<bool> {
+        self.link.pass("untag", tag).await?;
+        self.untag.untag(tag).await
+    }
+}
+
+#[async_trait]
+impl Records for Linked {
+    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        self.link.pass("read", key).await?;
+        self.records.read_record(key, limit).await
+    }
+
+    async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
+        self.link.pass("write", key).await?;
+        self.records.write_record(key, bytes).await
+    }
+
+    async fn remove_record(&self, key: &str) -> Result<()> {
+        self.link.pass("remove", key).await?;
+        self.records.remove_record(key).await
+    }
+
+    async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
+        self.link.pass("list", prefix).await?;
+        self.records.list_records(prefix).await
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        self.link.pass("repositories", "").await?;
+        self.records.repositories().await
+    }
+}
+
+#[async_trait]
+impl Sweep for Linked {
+    async fn blobs(&self) -> Result<Vec<StoredBlob>> {
+        self.link.pass("blobs", "").await?;
+        self.sweep.blobs().await
+    }
+
+    async fn roots(&self) -> Result<Vec<Digest>> {
+        self.link.pass("roots", "").await?;
+        self.sweep.roots().await
+    }
+
+    async fn read_mark(&self, name: &str) -> Result<Option<Bytes>> {
+        self.sweep.read_mark(name).await
+    }
+
+    async fn marks(&self) -> Result<Vec<String>> {
+        self.sweep.marks().await
+    }
+
+    async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {
+        self.sweep.write_mark(name, bytes).await
+    }
+
+    async fn remove_mark(&self, name: &str) -> Result<()> {
+        self.sweep.remove_mark(name).await
+    }
+
+    async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
+        self.link.pass("sweep", digests.len()).await?;
+        self.sweep.remove(digests, unless_newer_than).await
+    }
+
+    async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
+        self.sweep.lock_alone().await
+    }
+}
+
+async fn disk(path: &Path) -> Opened {
+    let options = Options {
+        verified: false,
+        concurrency: 64,
+        ..Options::default()
+    };
+    let url = StoreUrl::Disk(path.to_owned());
+    open::open(&url, &options).await.unwrap()
+}
+
+/// Folders of two stores and of a daemon's state; each start is a new daemon on them.
+struct World {
+    dir: tempfile::TempDir,
+    settings: Settings,
+    moved: Arc<dyn Moved>,
+}
+
+/// A daemon that runs.
+struct Daemon {
+    tiered: Arc<Tiered>,
+    /// To the remote.
+    link: Arc<Link>,
+    /// To the front.
+    near: Arc<Link>,
+}
+
+impl World {
+    fn new(mode: Mode) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room {
+            min_free_bytes: 0,
+            ..Room::default()
+        };
+        Self {
+            settings: Settings {
+                room,
+                ..Settings::new(mode, dir.path().join("state"))
+            },
+            dir,
+            moved: Arc::new(NeverMerge),
+        }
+    }
+
+    async fn start(&self) -> Daemon {
+        self.start_with(None).await
+    }
+
+    async fn start_with(&self, steps: Option<Arc<Steps>>) -> Daemon {
+        let link = || {
+            Arc::new(Link {
+                steps: steps.clone(),
+                ..Link::default()
+            })
+        };
+        let (near, link) = (link(), link());
+        let (front, behind) = (self.near().await, self.remote().await);
+        let tiered = Tiered::open(
+            Linked::between(&near, &front),
+            Linked::between(&link, &behind),
+            self.settings.clone(),
+            self.moved.clone(),
+        )
+        .await
+        .unwrap();
+        Daemon {
+            tiered: Arc::new(tiered),
+            link,
+            near,
+        }
+    }
+
+    async fn near(&self) -> Opened {
+        disk(&self.dir.path().join("near")).await
+    }
+
+    /// The remote as others see it.
+    async fn remote(&self) -> Opened {
+        disk(&self.dir.path().join("remote")).await
+    }
+
+    /// What a tag is at the remote, with all that its manifest names; every byte is checked.
+    async fn at_remote(&self, repo: &str, tag: &str) -> Option<Manifest> {
+        let remote = self.remote().await.repositories.unwrap();
+        let remote = remote.repository(&repo.parse().unwrap());
+        let found = remote.manifest(&name(tag)).await.unwrap()?;
+        check_children(&remote, &found.manifest).await;
+        Some(found.manifest)
+    }
+
+    fn files(&self, folder: &str) -> Vec<std::path::PathBuf> {
+        let items = std::fs::read_dir(self.dir.path().join(folder)).unwrap();
+        items.map(|i| i.unwrap().path()).collect()
+    }
+}
+
+async fn check_children(repository: &Repository, manifest: &Manifest) {
+    for child in super::core::neighbours(manifest).0 {
+        let size = repository.stat_blob(&child).await.unwrap();
+        let size = size.unwrap_or_else(|| panic!("{child} is missing"));
+        let desc = Descriptor::new("", child, size);
+        let bytes = read(repository, &desc).await.unwrap().unwrap();
+        assert!(child.matches(&bytes), "{child} has other bytes");
+    }
+}
+
+impl Daemon {
+    fn repo(&self, name: &str) -> Repository {
+        self.tiered.repository(&name.parse().unwrap())
+    }
+
+    fn status(&self) -> Status {
+        self.tiered.backlog().status()
+    }
+
+    /// Waits for the queue as `cachectl flush --wait` does.
+    async fn flush(&self) -> Status {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        self.tiered.backlog().flush(deadline).await
+    }
+
+    /// The remote goes away, and that is noticed.
+    async fn outage(&self) {
+        self.link.cut(true);
+        let asked = self.repo("probe").manifest(&name("x")).await;
+        assert!(asked.unwrap().is_none());
+        assert!(!self.status().remote.up);
+    }
+
+    /// The remote comes back, and that is noticed.
+    async fn back(&self) {
+        self.link.cut(false);
+        self.tiered.core.health.up().await;
+    }
+}
+
+fn name(tag: &str) -> Reference {
+    Reference::Tag(tag.parse().unwrap())
+}
+
+fn data(len: usize, seed: u64) -> Bytes {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..len).map(|_| rng.u8(..)).collect()
+}
+
+fn blob(bytes: &Bytes) -> (Descriptor, Body) {
+    let desc = Descriptor::of("application/octet-stream", bytes);
+    (desc, Body::Bytes(bytes.clone()))
+}
+
+/// An image of these layers.
+fn image(layers: &[&Descriptor], id: u64) -> Manifest {
+    let doc = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": crate::artifact::media::IMAGE_MANIFEST,
+        "layers": layers,
+        "annotations": { "id": id.to_string() },
+    });
+    Manifest::sniff(doc.to_string())
+}
+
+async fn read(repository: &Repository, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
+    let Some(stream) = repository.get_blob(desc, 0..desc.size).await? else {
+        return Ok(None);
+    };
+    let pieces: Vec<Bytes> = stream.try_collect().await?;
+    Ok(Some(pieces.concat()))
+}
+
+/// Pushes an image of one layer, as a client does.
+async fn push(repository: &Repository, tag: &str, seed: u64) -> Result<Manifest> {
+    let (desc, body) = blob(&data(5000, seed));
+    repository.put_blob(&desc, &body).await?;
+    let manifest = image(&[&desc], seed);
+    repository
+        .put_manifest(&manifest, &[tag.parse().unwrap()])
+        .await?;
+    Ok(manifest)
+}
+
+/// What a tag points at.
+async fn points(repository: &Repository, tag: &str) -> Option<Digest> {
+    let found = repository.manifest(&name(tag)).await.unwrap();
+    found.map(|r| r.manifest.digest)
+}

@@ -1,0 +1,311 @@
+use super::*;
+use crate::store::{keys, repository::Presence};
+
+#[tokio::test(start_paused = true)]
+async fn write_through_accepts_nothing_while_the_remote_is_away() {
+    let world = World::new(Mode::WriteThrough);
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    let kept = push(&repo, "t", 1).await.unwrap();
+    daemon.outage().await;
+    assert!(push(&repo, "t", 2).await.unwrap_err().is_temporary());
+    let again = repo.put_manifest(&kept, &["u".parse().unwrap()]).await;
+    assert!(again.unwrap_err().is_temporary());
+    assert!(daemon.status().is_flushed());
+    assert_eq!(points(&repo, "t").await, Some(kept.digest));
+}
+
+#[tokio::test]
+async fn write_back_tag_is_acknowledged_when_all_of_it_is_at_the_remote() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let manifest = push(&daemon.repo("a"), "t", 1).await.unwrap();
+    // Not flushed: it is there already.
+    assert_eq!(world.at_remote("a", "t").await, Some(manifest));
+    assert_eq!(daemon.status().numbers.queued, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_pushed_in_an_outage_is_there_at_once_after_a_kill_and_at_the_remote() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let repo = daemon.repo("team/app");
+    let asked = daemon.link.asked("put");
+    let manifest = push(&repo, "t", 1).await.unwrap();
+    assert_eq!(
+        daemon.link.asked("put"),
+        asked,
+        "somebody waited for the remote"
+    );
+    let status = daemon.status();
+    assert_eq!((status.blobs, status.bytes, status.updates), (1, 5000, 1));
+    assert!(status.oldest.is_some() && !status.is_flushed());
+
+    let here = async |repo: &Repository| {
+        assert_eq!(points(repo, "t").await, Some(manifest.digest));
+        check_children(repo, &manifest).await;
+        assert_eq!(repo.tags().await.unwrap(), ["t".parse().unwrap()]);
+        assert!(
+            repo.manifest(&manifest.digest.into())
+                .await
+                .unwrap()
+                .is_some()
+        );
+        assert!(repo.exists().await.unwrap());
+    };
+    here(&repo).await;
+    drop((repo, daemon));
+    assert_eq!(world.at_remote("team/app", "t").await, None);
+
+    let daemon = world.start().await;
+    daemon.link.cut(true);
+    here(&daemon.repo("team/app")).await;
+    let records = daemon.tiered.records();
+    let repositories = records.repositories().await.unwrap();
+    assert!(repositories.contains(&"team/app".parse().unwrap()));
+
+    daemon.back().await;
+    assert!(daemon.flush().await.is_flushed());
+    assert_eq!(
+        world.at_remote("team/app", "t").await,
+        Some(manifest.clone())
+    );
+    here(&daemon.repo("team/app")).await;
+    assert!(world.files("state/unsent").is_empty() && world.files("state/entries").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn blob_is_sent_from_its_file_in_front_and_nothing_is_left_of_that() {
+    use std::os::unix::fs::MetadataExt as _;
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let (desc, body) = blob(&data(5000, 1));
+    daemon.repo("a").put_blob(&desc, &body).await.unwrap();
+    assert!(daemon.flush().await.is_flushed());
+    let inode = |tier: &str| {
+        let path = world.dir.path().join(tier).join(keys::blob(&desc.digest));
+        std::fs::metadata(path).unwrap().ino()
+    };
+    // The remote is on the same file system, so that what it was given can be seen.
+    assert_eq!(inode("near"), inode("remote"));
+    assert!(world.files("near/uploads").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_says_what_is_left_when_its_time_is_over() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    daemon.outage().await;
+    push(&daemon.repo("a"), "t", 1).await.unwrap();
+    let left = daemon.flush().await;
+    assert_eq!((left.blobs, left.updates, left.remote.up), (1, 1, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn remote_that_goes_away_in_mid_push_is_no_reason_to_fail() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    let (desc, body) = blob(&data(5000, 1));
+    repo.put_blob(&desc, &body).await.unwrap();
+    // Cut, and nobody knows yet.
+    daemon.link.cut(true);
+    let manifest = image(&[&desc], 1);
+    repo.put_manifest(&manifest, &["t".parse().unwrap()])
+        .await
+        .unwrap();
+    assert_eq!(points(&repo, "t").await, Some(manifest.digest));
+    daemon.back().await;
+    daemon.flush().await;
+    assert_eq!(world.at_remote("a", "t").await, Some(manifest));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_removed_while_the_remote_is_away() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    let manifest = push(&repo, "t", 1).await.unwrap();
+    let layer = blob(&data(5000, 1)).0.digest;
+    daemon.outage().await;
+    let tag = "t".parse().unwrap();
+    let gone = keys::gone(repo.name(), &layer);
+    for refused in [
+        repo.delete_tag(&tag).await.map(drop),
+        repo.delete_manifest(&manifest.digest).await.map(drop),
+        repo.delete_blob(&layer).await.map(drop),
+        daemon.tiered.records().remove_record(&gone).await,
+    ] {
+        let e = refused.unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Unavailable);
+        assert!(e.to_string().contains("nothing is removed"), "{e}");
+    }
+    assert_eq!(points(&repo, "t").await, Some(manifest.digest));
+    daemon.back().await;
+    assert!(repo.delete_blob(&layer).await.unwrap());
+    assert_eq!(repo.presence(&layer).await.unwrap(), Presence::Deleted);
+    assert!(repo.delete_manifest(&manifest.digest).await.unwrap());
+    assert_eq!(points(&repo, "t").await, None);
+    // Nor does an outage bring it back.
+    daemon.outage().await;
+    assert_eq!(points(&repo, "t").await, None);
+    assert_eq!(repo.presence(&layer).await.unwrap(), Presence::Deleted);
+    assert!(
+        repo.manifest(&manifest.digest.into())
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn record_of_an_outage_is_read_at_once_and_reaches_the_remote() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let repo = daemon.repo("a");
+    let manifest = push(&repo, "t", 1).await.unwrap();
+    let records = daemon.tiered.records();
+    let tag = "t".parse().unwrap();
+    let key = keys::part(repo.name(), &tag, &manifest.digest);
+    records.write_record(&key, "{}".into()).await.unwrap();
+    let listed = records
+        .list_records(&keys::parts_prefix(repo.name(), &tag))
+        .await
+        .unwrap();
+    assert_eq!((listed.len(), listed[0].size), (1, 2));
+    drop((repo, daemon, records));
+    let daemon = world.start().await;
+    daemon.link.cut(true);
+    let records = daemon.tiered.records();
+    assert_eq!(records.read_record(&key, 100).await.unwrap().unwrap(), "{}");
+    daemon.back().await;
+    assert!(daemon.flush().await.is_flushed());
+    let behind = world.remote().await.repositories.unwrap().records();
+    assert_eq!(behind.read_record(&key, 100).await.unwrap().unwrap(), "{}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_of_an_upload_are_taken_during_an_outage_and_found_after_it() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let records = daemon.tiered.records();
+    let key = |n: u32| keys::upload(&format!("00ff-aa.{n:020}"));
+    records.write_record(&key(0), "one".into()).await.unwrap();
+    daemon.outage().await;
+    records.write_record(&key(3), "two".into()).await.unwrap();
+    daemon.back().await;
+    let listed = records
+        .list_records(&keys::upload("00ff-aa."))
+        .await
+        .unwrap();
+    assert_eq!(listed.len(), 2);
+    assert_eq!(
+        records.read_record(&key(3), 9).await.unwrap().unwrap(),
+        "two"
+    );
+    daemon.outage().await;
+    records.remove_record(&key(3)).await.unwrap();
+    records.remove_record(&key(0)).await.unwrap();
+    assert!(
+        records
+            .list_records(&keys::upload("00ff-aa."))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn blob_that_is_only_in_front_is_sent_before_a_name_leads_to_it() {
+    for mode in [Mode::WriteThrough, Mode::WriteBack] {
+        let world = World::new(mode);
+        let daemon = world.start().await;
+        let (layer, body) = blob(&data(5000, 1));
+        // As after a sweep at the remote.
+        world.near().await.store.put(&layer, &body).await.unwrap();
+        let repo = daemon.repo("a");
+        assert!(repo.stat_blob(&layer.digest).await.unwrap().is_some());
+        let manifest = image(&[&layer], 1);
+        repo.put_manifest(&manifest, &["t".parse().unwrap()])
+            .await
+            .unwrap();
+        assert_eq!(world.at_remote("a", "t").await, Some(manifest));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_by_the_remote_is_told_to_who_waits_and_the_blob_is_kept() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    *daemon.link.refused.lock().unwrap() = Some("put");
+    let (desc, body) = blob(&data(5000, 1));
+    repo.put_blob(&desc, &body).await.unwrap();
+    let manifest = image(&[&desc], 1);
+    let tags = ["t".parse().unwrap()];
+    let e = repo.put_manifest(&manifest, &tags).await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Denied);
+    assert!(daemon.status().remote.up);
+    *daemon.link.refused.lock().unwrap() = None;
+    repo.put_manifest(&manifest, &tags).await.unwrap();
+    assert_eq!(world.at_remote("a", "t").await, Some(manifest));
+}
+
+#[tokio::test(start_paused = true)]
+async fn blob_that_the_disk_damaged_before_it_was_sent_is_set_aside_and_healed_by_a_push() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let (desc, body) = blob(&data(5000, 1));
+    daemon.repo("a").put_blob(&desc, &body).await.unwrap();
+    drop(daemon);
+    let path = world.dir.path().join("near").join(keys::blob(&desc.digest));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, data(5000, 2)).unwrap();
+    let daemon = world.start().await;
+    let left = daemon.flush().await;
+    assert!(left.is_flushed() && left.set_aside == 1, "{left:?}");
+    let repo = daemon.repo("a");
+    assert!(repo.stat_blob(&desc.digest).await.unwrap().is_none());
+    repo.put_blob(&desc, &body).await.unwrap();
+    assert!(daemon.flush().await.is_flushed());
+    let remote = world.remote().await.store;
+    assert_eq!(remote.stat(&desc.digest).await.unwrap(), Some(5000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn versions_of_names_hold_across_an_outage() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    let first = push(&repo, "t", 1).await.unwrap();
+    let store = repo.store();
+    let version = async || {
+        let found = store.resolve(&name("t")).await.unwrap();
+        Expect::Version(found.unwrap().version.unwrap())
+    };
+    let tag: Tag = "t".parse().unwrap();
+    let publish = async |id, expect: &Expect| {
+        let manifest = image(&[], id);
+        store.publish(&manifest, Some(&tag), expect).await.unwrap()
+    };
+    let up = version().await;
+    daemon.outage().await;
+    let known = version().await;
+    assert_eq!(publish(2, &Expect::Absent).await, Published::Conflict);
+    // The remote's own version from before, and then ours.
+    assert_eq!(publish(2, &up).await, Published::Done);
+    assert_eq!(publish(3, &up).await, Published::Conflict);
+    assert_eq!(publish(3, &known).await, Published::Conflict);
+    let queued = version().await;
+    assert_eq!(publish(3, &queued).await, Published::Done);
+    daemon.back().await;
+    assert!(daemon.flush().await.is_flushed());
+    assert_ne!(points(&repo, "t").await, Some(first.digest));
+    assert_eq!(world.at_remote("a", "t").await, Some(image(&[], 3)));
+    assert_eq!(publish(4, &queued).await, Published::Conflict);
+    let last = super::super::tags::own_version(&image(&[], 3).digest);
+    assert_eq!(publish(4, &Expect::Version(last)).await, Published::Done);
+}

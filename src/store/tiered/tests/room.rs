@@ -1,0 +1,180 @@
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn small_world(mode: Mode, max_bytes: u64) -> World {
+    let mut world = World::new(mode);
+    world.settings.room = Room {
+        max_bytes,
+        low_water: 0.5,
+        min_free_bytes: 0,
+    };
+    world
+}
+
+async fn near(world: &World, desc: &Descriptor) -> bool {
+    let near = world.near().await;
+    near.store.stat(&desc.digest).await.unwrap().is_some()
+}
+
+async fn put(daemon: &Daemon, len: u64, seed: u64) -> Result<Descriptor> {
+    let (desc, body) = blob(&data(len as usize, seed));
+    daemon.repo("a").put_blob(&desc, &body).await?;
+    Ok(desc)
+}
+
+#[tokio::test]
+async fn front_gives_up_what_was_not_used_longest_down_to_the_low_mark() {
+    let world = small_world(Mode::WriteThrough, 8 * MIB);
+    let daemon = world.start().await;
+    let small = put(&daemon, 100, 99).await.unwrap();
+    let mut blobs = Vec::new();
+    for seed in 0..7 {
+        blobs.push(put(&daemon, MIB, seed).await.unwrap());
+    }
+    // Used again, so it stays.
+    read(&daemon.repo("a"), &blobs[0]).await.unwrap().unwrap();
+    let last = put(&daemon, MIB, 7).await.unwrap();
+    let status = daemon.status();
+    assert!(status.front_bytes <= 4 * MIB, "{status:?}");
+    assert!(near(&world, &small).await && near(&world, &last).await);
+    assert!(near(&world, &blobs[0]).await && !near(&world, &blobs[1]).await);
+    assert_eq!(status.numbers.evicted_blobs, 5);
+    // Given up is not lost.
+    assert!(read(&daemon.repo("a"), &blobs[1]).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_remote_does_not_have_is_never_given_up() {
+    let world = small_world(Mode::WriteBack, 4 * MIB);
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let mut blobs = Vec::new();
+    let full = loop {
+        match put(&daemon, MIB / 2, blobs.len() as u64).await {
+            Ok(desc) => blobs.push(desc),
+            Err(e) => break e,
+        }
+        assert!(blobs.len() < 100);
+    };
+    assert_eq!(full.kind, ErrorKind::Full);
+    assert_eq!(blobs.len(), 8);
+    for desc in &blobs {
+        assert!(near(&world, desc).await);
+    }
+    daemon.back().await;
+    assert!(daemon.flush().await.is_flushed());
+    for seed in 20..30 {
+        put(&daemon, MIB / 2, seed).await.unwrap();
+    }
+    assert!(!near(&world, &blobs[0]).await);
+    for desc in &blobs {
+        assert!(read(&daemon.repo("a"), desc).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_queue_needs_is_never_given_up() {
+    let world = small_world(Mode::WriteBack, 4 * MIB);
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    let layer = put(&daemon, MIB, 1).await.unwrap();
+    assert!(daemon.flush().await.is_flushed());
+    daemon.outage().await;
+    let manifest = image(&[&layer], 1);
+    repo.put_manifest(&manifest, &["t".parse().unwrap()])
+        .await
+        .unwrap();
+    daemon
+        .tiered
+        .core
+        .front
+        .make_room(4 * MIB)
+        .await
+        .unwrap_err();
+    assert!(near(&world, &layer).await);
+    // Somebody removed it there meanwhile.
+    let remote = world.remote().await;
+    let for_ever = Time {
+        secs: i64::MAX,
+        nanos: 0,
+    };
+    remote
+        .sweep
+        .unwrap()
+        .remove(&[layer.digest], for_ever)
+        .await
+        .unwrap();
+    daemon.back().await;
+    assert!(daemon.flush().await.is_flushed());
+    assert_eq!(world.at_remote("a", "t").await, Some(manifest));
+    daemon.tiered.core.front.make_room(4 * MIB).await.unwrap();
+    assert!(!near(&world, &layer).await);
+}
+
+#[tokio::test]
+async fn nearly_full_disk_is_relieved_though_we_have_room() {
+    let mut world = small_world(Mode::WriteThrough, 100 * MIB);
+    world.settings.room.min_free_bytes = u64::MAX / 4;
+    let daemon = world.start().await;
+    let first = put(&daemon, 5 * MIB, 1).await.unwrap();
+    let second = put(&daemon, 5 * MIB, 2).await.unwrap();
+    assert!(!near(&world, &first).await);
+    assert!(read(&daemon.repo("a"), &second).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn blob_that_is_bigger_than_the_front_goes_past_it() {
+    for mode in [Mode::WriteThrough, Mode::WriteBack] {
+        let world = small_world(mode, 2 * MIB);
+        let daemon = world.start().await;
+        let desc = put(&daemon, 3 * MIB, 1).await.unwrap();
+        assert!(!near(&world, &desc).await);
+        assert!(read(&daemon.repo("a"), &desc).await.unwrap().unwrap() == data(3 << 20, 1));
+        assert!(!near(&world, &desc).await);
+        // Fetched twice, since it is small enough to be read whole first.
+        daemon
+            .link
+            .damage
+            .lock()
+            .unwrap()
+            .extend([Damage::Flip(7); 2]);
+        assert!(read(&daemon.repo("a"), &desc).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn last_use_is_read_from_the_files_after_a_restart() {
+    let mut world = small_world(Mode::WriteThrough, 8 * MIB);
+    world.settings.room.low_water = 1.0;
+    let daemon = world.start().await;
+    let (new, old) = (
+        put(&daemon, MIB, 1).await.unwrap(),
+        put(&daemon, MIB, 2).await.unwrap(),
+    );
+    drop(daemon);
+    let file = world
+        .dir
+        .path()
+        .join("near")
+        .join(crate::store::keys::blob(&old.digest));
+    let file = std::fs::File::open(file).unwrap();
+    crate::fs::set_file_mtime(&file, Time { secs: 1, nanos: 0 }).unwrap();
+    let daemon = world.start().await;
+    let front = &daemon.tiered.core.front;
+    front.look().await.unwrap();
+    front.make_room(7 * MIB).await.unwrap();
+    assert!(!near(&world, &old).await && near(&world, &new).await);
+}
+
+#[tokio::test]
+async fn failing_front_is_passed_by_when_the_remote_acknowledges() {
+    for mode in [Mode::WriteThrough, Mode::WriteBack] {
+        let world = World::new(mode);
+        let daemon = world.start().await;
+        *daemon.near.refused.lock().unwrap() = Some("put");
+        let repo = daemon.repo("a");
+        let manifest = push(&repo, "t", 1).await.unwrap();
+        assert_eq!(world.at_remote("a", "t").await, Some(manifest));
+    }
+}

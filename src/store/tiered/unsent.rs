@@ -1,0 +1,360 @@
+//! Blobs in front that the remote is not known to have, and whose turn it is.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    ledger::Ledger,
+    uses::Pin,
+    wait::{Check, Rest, until},
+};
+use crate::{
+    digest::Digest,
+    entry::Time,
+    store::error::{Error, Result},
+};
+
+/// How well the bytes of a blob in front are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bytes {
+    /// They were hashed just now, on their way in.
+    New,
+    /// They have lain there, and must be hashed before they are sent.
+    Old,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Sending,
+    Resting,
+}
+
+struct Item {
+    size: u64,
+    since: Time,
+    state: State,
+    rest: Rest,
+    bytes: Bytes,
+    _pin: Pin,
+}
+
+#[derive(Default)]
+struct Items {
+    all: HashMap<Digest, Item>,
+    /// Those that wait are among these; some stand here twice, or went away meanwhile.
+    order: VecDeque<Digest>,
+    resting: HashSet<Digest>,
+    bytes: u64,
+}
+
+/// A blob whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) bytes: Bytes,
+}
+
+/// What is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Left {
+    pub(super) blobs: u64,
+    pub(super) bytes: u64,
+    pub(super) oldest: Option<Time>,
+}
+
+/// The marked blobs.
+pub(super) struct Unsent {
+    ledger: Ledger,
+    items: Mutex<Items>,
+    changed: Notify,
+}
+
+impl Unsent {
+    /// Nothing is marked yet.
+    pub(super) fn new(ledger: Ledger) -> Self {
+        Self {
+            ledger,
+            items: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    fn items(&self) -> MutexGuard<'_, Items> {
+        // Nothing can panic while it is held.
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks a blob that is in front, and pinned there; durable when it returns.
+    pub(super) async fn add(
+        &self,
+        digest: &Digest,
+        size: u64,
+        bytes: Bytes,
+        pin: Pin,
+    ) -> Result<()> {
+        if self.contains(digest) {
+            return Ok(());
+        }
+        self.ledger.mark(digest, size).await?;
+        self.insert(digest, size, Time::now(), bytes, pin);
+        Ok(())
+    }
+
+    /// Takes over what an earlier process marked.
+    pub(super) fn insert(&self, digest: &Digest, size: u64, since: Time, bytes: Bytes, pin: Pin) {
+        let mut items = self.items();
+        if items.all.contains_key(digest) {
+            return;
+        }
+        let item = Item {
+            size,
+            since,
+            state: State::Waiting,
+            rest: Rest::default(),
+            bytes,
+            _pin: pin,
+        };
+        items.all.insert(*digest, item);
+        items.order.push_back(*digest);
+        items.bytes += size;
+        drop(items);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.items().all.contains_key(digest)
+    }
+
+    /// What is left to be sent.
+    pub(super) fn left(&self) -> Left {
+        let items = self.items();
+        Left {
+            blobs: items.all.len() as u64,
+            bytes: items.bytes,
+            oldest: items.all.values().map(|i| i.since).min(),
+        }
+    }
+
+    /// All that are marked now.
+    pub(super) fn all(&self) -> Vec<Digest> {
+        self.items().all.keys().copied().collect()
+    }
+
+    /// Waits for the next one to send; it must be given back by one of the following.
+    pub(super) async fn next(&self) -> Job {
+        until(&self.changed, || self.items().take()).await
+    }
+
+    /// The remote has it.
+    pub(super) async fn sent(&self, job: &Job) {
+        if let Err(error) = self.ledger.unmark(&job.digest, job.size).await {
+            // It is looked for again at the next start.
+            tracing::warn!(%error, digest = %job.digest, "Mark of a blob that was sent stays");
+        }
+        self.drop_item(&job.digest);
+    }
+
+    /// It cannot be sent any more, ever.
+    pub(super) async fn lost(&self, job: &Job, why: &str) {
+        self.ledger.set_mark_aside(&job.digest, job.size, why).await;
+        self.drop_item(&job.digest);
+    }
+
+    fn drop_item(&self, digest: &Digest) {
+        let mut items = self.items();
+        let gone = items.all.remove(digest);
+        if let Some(item) = &gone {
+            items.bytes -= item.size;
+        }
+        drop(items);
+        // After the lock: its pin has one of its own.
+        drop(gone);
+        self.changed.notify_waiters();
+    }
+
+    /// The remote went away meanwhile; it is the next one again.
+    pub(super) fn put_back(&self, job: &Job) {
+        let mut items = self.items();
+        if let Some(item) = items.all.get_mut(&job.digest) {
+            item.state = State::Waiting;
+            items.order.push_front(job.digest);
+        }
+        drop(items);
+        self.changed.notify_waiters();
+    }
+
+    /// The remote refuses it; it is tried again after a pause.
+    pub(super) fn refused(&self, job: &Job, why: Error) {
+        let mut items = self.items();
+        if let Some(item) = items.all.get_mut(&job.digest) {
+            item.state = State::Resting;
+            item.rest.refused(why);
+            items.resting.insert(job.digest);
+        }
+        drop(items);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the remote has a blob, which gets the next turn.
+    ///
+    /// # Errors
+    /// Why the remote refuses it.
+    pub(super) async fn until_sent(&self, digest: &Digest) -> Result<()> {
+        let before = {
+            let mut items = self.items();
+            let Some(item) = items.all.get_mut(digest) else {
+                return Ok(());
+            };
+            let before = item.rest.refusals;
+            if item.state != State::Sending {
+                item.state = State::Waiting;
+                items.order.push_front(*digest);
+            }
+            before
+        };
+        self.changed.notify_waiters();
+        until(&self.changed, || match self.items().all.get(digest) {
+            None => Check::Now(Ok(())),
+            Some(item) if item.rest.refusals > before => {
+                Check::Now(item.rest.why().map_or(Ok(()), Err))
+            }
+            Some(_) => Check::Later(None),
+        })
+        .await
+    }
+
+    /// Waits until nothing is left.
+    pub(super) async fn empty(&self) {
+        let check = || match self.items().all.is_empty() {
+            true => Check::Now(()),
+            false => Check::Later(None),
+        };
+        until(&self.changed, check).await;
+    }
+
+    /// Ends all pauses.
+    pub(super) fn hurry(&self) {
+        let mut items = self.items();
+        for item in items.all.values_mut() {
+            item.rest.hurry();
+        }
+        drop(items);
+        self.changed.notify_waiters();
+    }
+}
+
+impl Items {
+    fn take(&mut self) -> Check<Job> {
+        let wake = self.wake();
+        while let Some(digest) = self.order.pop_front() {
+            let Some(item) = self.all.get_mut(&digest) else {
+                continue;
+            };
+            if item.state == State::Waiting {
+                item.state = State::Sending;
+                return Check::Now(Job {
+                    digest,
+                    size: item.size,
+                    bytes: item.bytes,
+                });
+            }
+        }
+        Check::Later(wake)
+    }
+
+    /// Wakes those whose pause is over; says when the next one's is.
+    fn wake(&mut self) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        let (all, order) = (&mut self.all, &mut self.order);
+        self.resting.retain(|digest| {
+            let Some(item) = all.get_mut(digest).filter(|i| i.state == State::Resting) else {
+                return false;
+            };
+            if let Some(at) = item.rest.until() {
+                next = Some(next.map_or(at, |n| n.min(at)));
+                return true;
+            }
+            item.state = State::Waiting;
+            order.push_back(*digest);
+            false
+        });
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::store::{ErrorKind, tiered::uses::Uses};
+
+    fn d(n: u8) -> Digest {
+        Digest::sha256_of(&[n])
+    }
+
+    async fn unsent(dir: &std::path::Path) -> (Unsent, Arc<Uses>) {
+        let (ledger, _lock) = Ledger::open(dir).await.unwrap();
+        let (unsent, uses) = (Unsent::new(ledger), Arc::new(Uses::default()));
+        for n in 1..=3 {
+            let pin = uses.pin(&d(n)).await;
+            unsent.add(&d(n), 10, Bytes::New, pin).await.unwrap();
+        }
+        (unsent, uses)
+    }
+
+    #[tokio::test]
+    async fn oldest_goes_first_but_for_one_that_somebody_waits_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (unsent, uses) = unsent(dir.path()).await;
+        let third = d(3);
+        let mut waits = Box::pin(unsent.until_sent(&third));
+        assert!(waits.as_mut().now_or_never().is_none());
+        let first = unsent.next().await;
+        assert_eq!(first.digest, d(3));
+        assert_eq!(unsent.next().await.digest, d(1));
+        unsent.sent(&first).await;
+        waits.await.unwrap();
+        assert!(!uses.is_pinned(&d(3)) && uses.is_pinned(&d(2)));
+        assert_eq!((unsent.left().blobs, unsent.left().bytes), (2, 20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_one_rests_and_tells_who_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (unsent, _uses) = unsent(dir.path()).await;
+        let job = unsent.next().await;
+        let waits = unsent.until_sent(&job.digest);
+        let refuse = async {
+            tokio::task::yield_now().await;
+            unsent.refused(&job, Error::new(ErrorKind::Denied, "put", "no"));
+        };
+        let (told, ()) = tokio::join!(waits, refuse);
+        assert_eq!(told.unwrap_err().kind, ErrorKind::Denied);
+        assert_ne!(unsent.next().await, job);
+        assert_ne!(unsent.next().await, job);
+        let before = Instant::now();
+        assert_eq!(unsent.next().await, job);
+        assert!(before.elapsed().as_secs() >= 2);
+    }
+
+    #[tokio::test]
+    async fn marks_go_when_blobs_were_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (unsent, _uses) = unsent(dir.path()).await;
+        let job = unsent.next().await;
+        unsent.sent(&job).await;
+        let job = unsent.next().await;
+        unsent.lost(&job, "test").await;
+        assert_eq!(unsent.ledger.marks().await.unwrap().len(), 1);
+        assert_eq!(unsent.ledger.aside(), 1);
+    }
+}

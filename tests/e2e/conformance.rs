@@ -1,0 +1,126 @@
+//! The public OCI conformance suite against the registry door: nothing fails, and nothing is skipped.
+//!
+//! The number of checks is not the same for all registries: a push that fails is tried again by other ways. Where nothing
+//! fails it is 862 by the rules of 1.1, of which they leave out two, and 1032 by the newest.
+use std::sync::atomic::Ordering;
+
+use crate::support::cachectld::{Access, Cachectld};
+use crate::support::conformance::{Results, Rules, run, run_at};
+use crate::support::door::{Door, ours};
+use crate::support::e2e;
+use crate::support::round_robin::RoundRobin;
+use crate::support::servers::{DistributionV3, Login, free_port};
+use crate::support::stores::{Backend, TestStore};
+use crate::support::tools::say;
+
+/// Rows of the suite's report; one more or less is another suite.
+const ROWS: usize = 52;
+
+fn check(results: &Results, rules: Rules, what: &str) {
+    let counts = &results.counts;
+    say(&format!("{what}, {rules:?}: {counts:?}"));
+    assert_eq!(results.row_count, ROWS, "{what}, {rules:?}");
+    assert!(
+        (counts.fail, counts.error, counts.skip) == (0, 0, 0) && results.rows.is_empty(),
+        "{what}, {rules:?}: {counts:?}\n{}\n{}",
+        results.rows.join("\n"),
+        results.complaints
+    );
+    // Upload cancel and the two ways to name tags in a push are newer than 1.1.
+    let disabled = match rules {
+        Rules::V1_1 => 2,
+        Rules::Newest => 0,
+    };
+    assert_eq!(counts.disabled, disabled, "{what}, {rules:?}");
+    let pass = match rules {
+        Rules::V1_1 => 860,
+        Rules::Newest => 1032,
+    };
+    assert_eq!(counts.pass, pass, "{what}, {rules:?}");
+}
+
+fn conforms(door: &Door, what: &str) {
+    for rules in Rules::ALL {
+        check(&run_at(door, rules), rules, what);
+    }
+}
+
+#[test]
+fn the_door_conforms_on_disk() {
+    if e2e() && ours() {
+        conforms(&Door::start(), "disk");
+    }
+}
+
+#[test]
+fn the_door_conforms_on_seaweedfs() {
+    if e2e() && ours() {
+        let store = TestStore::new(Backend::Seaweed);
+        conforms(&Door::over(store, Access::Anonymous), "SeaweedFS");
+    }
+}
+
+#[test]
+fn the_door_conforms_on_minio() {
+    if e2e() && ours() {
+        let store = TestStore::new(Backend::Minio);
+        conforms(&Door::over(store, Access::Anonymous), "MinIO");
+    }
+}
+
+#[test]
+fn the_door_conforms_behind_a_password_and_behind_tokens() {
+    if e2e() && ours() {
+        for access in [Access::Basic, Access::Token] {
+            conforms(&Door::with(access), &format!("disk, {access:?}"));
+        }
+    }
+}
+
+/// Two daemons over one store are one service, request by request.
+fn two_daemons_conform(backend: Backend) {
+    if !e2e() || !ours() {
+        return;
+    }
+    let first = Door::over(TestStore::new(backend), Access::Anonymous);
+    let second = Cachectld::over(first.store.url()).envs(first.store.env());
+    let second = second.start();
+    for rules in Rules::ALL {
+        let proxy = RoundRobin::over(&[first.port, second.port]);
+        let results = run(proxy.port, rules, false);
+        check(&results, rules, &format!("two daemons on {backend:?}"));
+        for count in proxy.counts.iter() {
+            assert!(count.load(Ordering::SeqCst) > 500, "{:?}", proxy.counts);
+        }
+    }
+}
+
+#[test]
+fn two_daemons_over_one_bucket_of_seaweedfs_conform() {
+    two_daemons_conform(Backend::Seaweed);
+}
+
+#[test]
+fn two_daemons_over_one_bucket_of_minio_conform() {
+    two_daemons_conform(Backend::Minio);
+}
+
+/// The harness: a registry that is known to fail is seen to fail, alone and through the balancer.
+#[test]
+fn the_suite_finds_what_distribution_lacks() {
+    if !e2e() {
+        return;
+    }
+    let registry = DistributionV3::start(Login::Open);
+    let alone = run(registry.port, Rules::V1_1, false);
+    assert!(alone.counts.fail > 50, "{alone:?}");
+    assert!(alone.rows.contains(&"Referrers: FAIL".to_owned()));
+    assert!(alone.complaints.contains("empty/referrers: FAIL"));
+    assert_eq!(alone.row_count, ROWS);
+    let proxy = RoundRobin::over(&[registry.port]);
+    let balanced = run(proxy.port, Rules::V1_1, false);
+    assert_eq!(balanced.counts, alone.counts);
+    // Nobody there: checks that fail, not a run without any.
+    let nobody = run(free_port(), Rules::V1_1, false);
+    assert!(nobody.counts.fail + nobody.counts.error > 0, "{nobody:?}");
+}
