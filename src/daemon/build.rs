@@ -84,13 +84,13 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         ))
         .hint("expected a folder that this user may write to (disk:PATH), or a bucket (s3://…)")
     })?;
-    let uploads = opened
+    let uploads_dir = opened
         .spool_dir
         .clone()
         .unwrap_or_else(|| state.join("uploads"));
     // What lies on this machine's disk no other daemon sees.
     let shared = opened.spool_dir.is_none().then(|| repositories.records());
-    let uploads = Arc::new(Uploads::open(&uploads, shared)?);
+    let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
     let caches = Arc::new(CacheTags::new(cache_tags(&config.buildkit)));
     let registry = Arc::new(Registry::new(
         repositories,
@@ -101,7 +101,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let requests = Arc::new(Limit::new(config.max_requests));
     shown.stores(&opened);
     shown.caches(caches.clone());
-    let admin = shown.admin(uploads.clone());
+    let admin = shown.admin(uploads.clone(), &uploads_dir);
     let apart = !config.admin_listen.is_empty();
     let doors = Doors {
         registry,
