@@ -403,7 +403,9 @@ async fn write(
     hasher: &mut Option<Hasher>,
 ) -> Result<SpoolWriter> {
     if let Some(hasher) = hasher {
-        batch.iter().for_each(|piece| hasher.update(piece));
+        for piece in &batch {
+            hasher.update(piece);
+        }
     }
     task::blocking(move || {
         for piece in &batch {
