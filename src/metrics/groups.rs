@@ -204,32 +204,6 @@ impl Disk {
     }
 }
 
-/// The check of everything on disk, in the background. What reads and writes find is counted by the stores themselves.
-#[derive(Debug, Clone, Default)]
-pub struct Scrub {
-    /// Bytes that were hashed.
-    pub bytes: Counter,
-    /// Blobs that did not match their digest.
-    pub damaged: Counter,
-}
-
-impl Scrub {
-    pub(super) fn register(r: &mut Registry) -> Self {
-        Self {
-            bytes: counter(
-                r,
-                "scrubbed_bytes",
-                "Bytes that were hashed in the background",
-            ),
-            damaged: counter(
-                r,
-                "scrub_damaged_blobs",
-                "Blobs on disk that were found not to match their digest",
-            ),
-        }
-    }
-}
-
 /// Reloads of the configuration and of certificates.
 #[derive(Debug, Clone, Default)]
 pub struct Reloads {

@@ -21,7 +21,7 @@ pub mod http;
 mod process;
 mod text;
 
-pub use groups::{Connections, Counting, Disk, Moment, Phase, Queue, Reloads, Scrub, Uploads};
+pub use groups::{Connections, Counting, Disk, Moment, Phase, Queue, Reloads, Uploads};
 
 /// Before the name of each metric of ours.
 const PREFIX: &str = "cachectld";
@@ -40,8 +40,6 @@ pub struct Metrics {
     pub queue: Queue,
     /// The local disk and what was evicted from it.
     pub disk: Disk,
-    /// The background check of what is on disk.
-    pub scrub: Scrub,
     /// Reloads of configuration and certificates.
     pub reloads: Reloads,
     /// Whether it is starting, ready, draining, degraded.
@@ -62,7 +60,6 @@ impl Metrics {
             uploads: Uploads::register(own),
             queue: Queue::register(own),
             disk: Disk::register(own),
-            scrub: Scrub::register(own),
             reloads: Reloads::register(own),
             phase: Phase::register(own),
             registry: Mutex::default(),

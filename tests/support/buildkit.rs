@@ -36,17 +36,17 @@ impl Builder {
     pub(crate) fn with(ports: &[u16], docker_config: PathBuf) -> Self {
         let dir = Scratch::new("buildkitd");
         let socket = dir.short().join("socket");
-        let mut config = format!(
-            "root = \"{root}\"\n[grpc]\naddress = [\"unix://{socket}\"]\n[worker.oci]\nnetworkMode = \"host\"\n\
-             [worker.containerd]\nenabled = false\n",
-            root = dir.path().join("root").display(),
-            socket = socket.display(),
-        );
-        for port in ports {
-            config.extend([format!("[registry.\"127.0.0.1:{port}\"]\nhttp = true\n")]);
-        }
+        let mut config = vec![
+            format!("root = \"{}\"", dir.path().join("root").display()),
+            "[grpc]".to_owned(),
+            format!("address = [\"unix://{}\"]", socket.display()),
+            "[worker.oci]\nnetworkMode = \"host\"".to_owned(),
+            "[worker.containerd]\nenabled = false".to_owned(),
+        ];
+        let http = |port| format!("[registry.\"127.0.0.1:{port}\"]\nhttp = true");
+        config.extend(ports.iter().map(http));
         let file = dir.path().join("buildkitd.toml");
-        fs::write(&file, config).expect("a new file");
+        fs::write(&file, config.join("\n")).expect("a new file");
         let mut command = contained(&tools::built("buildkitd"));
         command.arg("--config").arg(file);
         command.env("PATH", path_with_tools());
@@ -215,11 +215,11 @@ impl Building<'_> {
         let metadata = fs::read(self.out.path().join("metadata.json")).unwrap_or_default();
         let metadata = serde_json::from_slice::<Value>(&metadata).unwrap_or_default();
         let mut progress = Progress::default();
-        let mut other = String::new();
+        let mut other = Vec::new();
         for line in said.lines() {
             match serde_json::from_str(line) {
                 Ok(status) => progress.take(&status),
-                Err(_) => other.extend([line, "\n"]),
+                Err(_) => other.push(line),
             }
         }
         Built {
@@ -230,7 +230,7 @@ impl Building<'_> {
                 .as_str()
                 .map(str::to_owned),
             cache: metadata["cache.manifest"].as_str().map(str::to_owned),
-            stderr: other,
+            stderr: other.join("\n"),
             out: self.out,
         }
     }

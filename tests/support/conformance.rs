@@ -130,15 +130,15 @@ fn rows(results: &str) -> (Vec<String>, usize) {
 /// The lines of the report about checks that did not pass, with the reasons below them.
 fn complaints(report: &str) -> String {
     let report = report.split("\nConfiguration:").next().unwrap_or(report);
-    let (mut kept, mut keep) = (String::new(), false);
+    let (mut kept, mut keep) = (Vec::new(), false);
     for line in report.lines() {
         let is_check = line.trim_start().starts_with("OCI Conformance Test");
         if is_check {
             keep = !line.ends_with(": Pass") && !line.ends_with(": Disabled");
         }
         if keep {
-            kept.extend([line, "\n"]);
+            kept.push(line);
         }
     }
-    kept
+    kept.join("\n")
 }
