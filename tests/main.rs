@@ -6,6 +6,7 @@ mod cli;
 mod daemon;
 mod e2e;
 mod format;
+mod observability;
 mod rooms;
 mod store;
 mod support;

@@ -81,14 +81,14 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         ))
         .hint("expected a folder that this user may write to (disk:PATH), or a bucket (s3://…)")
     })?;
-    let uploads = opened
+    let uploads_dir = opened
         .spool_dir
         .clone()
         .unwrap_or_else(|| state.join("uploads"));
     // What lies on this machine's disk no other daemon sees.
     let is_local = matches!(opened.url, StoreUrl::Disk(_));
     let shared = (!is_local).then(|| repositories.records());
-    let uploads = Arc::new(Uploads::open(&uploads, shared)?);
+    let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
     let registry = Arc::new(Registry::new(
         repositories,
         uploads.clone(),
@@ -99,7 +99,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     shown.stores(&opened);
     shown.caches(caches.clone());
     let more = backlog.clone().map(tiers::refresh);
-    let admin = shown.admin(uploads.clone(), more);
+    let admin = shown.admin(uploads.clone(), &uploads_dir, more);
     let apart = !config.admin_listen.is_empty();
     let doors = Doors {
         registry,

@@ -1,11 +1,12 @@
 //! What shows how the daemon is: probes, numbers, spans.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 
 use super::listen::Handler;
 use crate::{
+    fs::Dir,
     metrics::{Metrics, http::Place},
     ops::cache_tags::CacheTags,
     serve::{
@@ -52,14 +53,26 @@ impl Shown {
         self.metrics.add(Box::new(Caches::new(tags)));
     }
 
-    /// The admin door, which looks at `uploads` each time, and at what else is given.
-    pub fn admin(&self, uploads: Arc<Uploads>, more: Option<admin::Refresh>) -> Arc<Admin> {
+    /// The admin door, which looks each time at `uploads`, at the room where `dir` is, and at what else is given.
+    pub fn admin(
+        &self,
+        uploads: Arc<Uploads>,
+        dir: &Path,
+        more: Option<admin::Refresh>,
+    ) -> Arc<Admin> {
+        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let open = move |metrics: &Metrics| {
-            let count = i64::try_from(uploads.count()).unwrap_or(i64::MAX);
-            metrics.uploads.open.set(count);
+            metrics.uploads.open.set(gauge(uploads.count() as u64));
         };
         let mut refresh: Vec<admin::Refresh> = vec![Box::new(open)];
         refresh.extend(more);
+        if let Ok(dir) = Dir::open(dir) {
+            refresh.push(Box::new(move |metrics| {
+                if let Ok(bytes) = dir.free_bytes() {
+                    metrics.disk.free.set(gauge(bytes));
+                }
+            }));
+        }
         Arc::new(Admin::new(
             self.health.clone(),
             self.metrics.clone(),

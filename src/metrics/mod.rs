@@ -53,7 +53,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
         // Under the names that all exporters use, so without ours in front.
-        registry.register_collector(Box::new(process::Process));
+        registry.register_collector(Box::new(process::Process::starting()));
         let own = registry.sub_registry_with_prefix(PREFIX);
         build_info(own);
         let groups = Self {

@@ -1,7 +1,7 @@
 //! The process as the kernel sees it, from `/proc`, under the names that all exporters use
 //! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>).
 
-use std::{fmt, fs, path::Path};
+use std::{fmt, fs, path::Path, time::SystemTime};
 
 use prometheus_client::{
     collector::Collector,
@@ -11,12 +11,25 @@ use prometheus_client::{
 
 /// Ticks per second in `/proc/self/stat`: fixed at what user space sees on every architecture that we build for.
 const TICKS: f64 = 100.0;
-/// Bytes of a page where the kernel does not count in KiB; only used for what `status` does not say.
 const KIB: u64 = 1 << 10;
 
 /// Reads `/proc/self` at each look; what cannot be read is not shown.
 #[derive(Debug)]
-pub(super) struct Process;
+pub(super) struct Process {
+    /// Seconds since 1970. Remembered, since the moment of booting, which the kernel counts from, is not to be had everywhere
+    /// (systemd's `ProcSubset=pid`).
+    started: f64,
+}
+
+impl Process {
+    /// A process that starts now.
+    pub(super) fn starting() -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            started: since.unwrap_or_default().as_secs_f64(),
+        }
+    }
+}
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -66,16 +79,13 @@ impl Collector for Process {
             one(e, "process_max_fds", help, &ConstGauge::new(most))?;
         }
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        if let Some(times) = Times::read(&stat) {
-            let cpu = ConstCounter::new(times.cpu);
+        if let Some(seconds) = cpu_seconds(&stat) {
+            let cpu = ConstCounter::new(seconds);
             one(e, "process_cpu_seconds", "CPU time used", &cpu)?;
-            let machine = fs::read_to_string("/proc/stat").unwrap_or_default();
-            if let Some(booted) = number(&machine, "btime") {
-                let started = ConstGauge::new(booted as f64 + times.started);
-                let help = "Start of the process, in seconds since 1970";
-                one(e, "process_start_time_seconds", help, &started)?;
-            }
         }
+        let help = "Start of the process, in seconds since 1970";
+        let started = ConstGauge::new(self.started);
+        one(e, "process_start_time_seconds", help, &started)?;
         Ok(())
     }
 }
@@ -111,25 +121,12 @@ fn most_descriptors(limits: &str) -> Option<u64> {
     number(limits, "Max open files")
 }
 
-/// What the second half of `/proc/self/stat` says, in seconds.
-#[derive(Debug, PartialEq)]
-struct Times {
-    /// CPU time, of the process and in the kernel for it.
-    cpu: f64,
-    /// Start, since the machine was booted.
-    started: f64,
-}
-
-impl Times {
-    /// proc(5): the name in field 2 may hold anything but ends with the last `)`; behind it comes field 3.
-    fn read(stat: &str) -> Option<Self> {
-        let (_, rest) = stat.rsplit_once(')')?;
-        let field = |n: usize| -> Option<f64> { rest.split_whitespace().nth(n - 3)?.parse().ok() };
-        Some(Self {
-            cpu: (field(14)? + field(15)?) / TICKS,
-            started: field(22)? / TICKS,
-        })
-    }
+/// CPU time, of the process and in the kernel for it. proc(5): the name in field 2 may hold anything but ends with the last
+/// `)`; behind it comes field 3.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let field = |n: usize| -> Option<f64> { rest.split_whitespace().nth(n - 3)?.parse().ok() };
+    Some((field(14)? + field(15)?) / TICKS)
 }
 
 #[cfg(test)]
@@ -137,14 +134,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_behind_any_name() {
+    fn cpu_time_is_found_behind_any_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 4 0 12345 1 2";
-        let want = Times {
-            cpu: 3.0,
-            started: 123.45,
-        };
-        assert_eq!(Times::read(stat), Some(want));
-        assert_eq!(Times::read("nonsense"), None);
+        assert_eq!(cpu_seconds(stat), Some(3.0));
+        assert_eq!(cpu_seconds("nonsense"), None);
     }
 
     #[test]

@@ -37,13 +37,13 @@ impl Builder {
         let dir = Scratch::new("buildkitd");
         let socket = dir.short().join("socket");
         let mut config = format!(
-            "root = {root:?}\n[grpc]\naddress = [\"unix://{socket}\"]\n[worker.oci]\nnetworkMode = \"host\"\n\
+            "root = \"{root}\"\n[grpc]\naddress = [\"unix://{socket}\"]\n[worker.oci]\nnetworkMode = \"host\"\n\
              [worker.containerd]\nenabled = false\n",
-            root = dir.path().join("root"),
+            root = dir.path().join("root").display(),
             socket = socket.display(),
         );
         for port in ports {
-            config += &format!("[registry.\"127.0.0.1:{port}\"]\nhttp = true\n");
+            config.extend([format!("[registry.\"127.0.0.1:{port}\"]\nhttp = true\n")]);
         }
         let file = dir.path().join("buildkitd.toml");
         fs::write(&file, config).expect("a new file");
@@ -219,7 +219,7 @@ impl Building<'_> {
         for line in said.lines() {
             match serde_json::from_str(line) {
                 Ok(status) => progress.take(&status),
-                Err(_) => other += &format!("{line}\n"),
+                Err(_) => other.extend([line, "\n"]),
             }
         }
         Built {

@@ -33,7 +33,8 @@ impl Access {
         };
         // Without a rule nobody may delete.
         format!(
-            "[auth]\nhtpasswd = {htpasswd:?}\noffer = [\"{offer}\"]\ngrants = [\"* = ** : *\"]\n"
+            "[auth]\nhtpasswd = \"{}\"\noffer = [\"{offer}\"]\ngrants = [\"* = ** : *\"]\n",
+            htpasswd.display()
         )
     }
 }

@@ -137,7 +137,7 @@ fn complaints(report: &str) -> String {
             keep = !line.ends_with(": Pass") && !line.ends_with(": Disabled");
         }
         if keep {
-            kept += &format!("{line}\n");
+            kept.extend([line, "\n"]);
         }
     }
     kept

@@ -193,12 +193,11 @@ impl Ledger {
         let names = self.run(|tree| tree.list("open", ENTRIES)).await?;
         let mut seqs = Vec::new();
         for name in names {
-            match parse_entry(&name) {
-                Some(seq) => seqs.push(seq),
-                None => {
-                    let key = format!("{ENTRIES}/{name}");
-                    self.set_aside(&key, "it is no entry of the queue").await;
-                }
+            if let Some(seq) = parse_entry(&name) {
+                seqs.push(seq);
+            } else {
+                let key = format!("{ENTRIES}/{name}");
+                self.set_aside(&key, "it is no entry of the queue").await;
             }
         }
         seqs.sort_unstable();

@@ -277,37 +277,61 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
-    /// Waits until no update writes any record with one of these keys.
+    /// Waits until no update writes any record with one of these keys; those that were refused are tried again for it.
     ///
     /// # Errors
     /// Why the remote refuses such an update.
     pub(super) async fn settled(&self, keys: &[String]) -> Result<()> {
+        let before = self.hurry_for(keys);
         until(&self.changed, || {
             let items = self.items();
             let seqs = keys.iter().filter_map(|key| items.by_key.get(key));
             let mut waits = false;
             for seq in seqs.flatten() {
                 waits = true;
-                let queued = items.all.get(seq).filter(|q| q.state == State::Resting);
-                if let Some(why) = queued.and_then(|q| q.rest.why()) {
+                let known = before.get(seq).copied().unwrap_or(0);
+                let refused = items.all.get(seq).filter(|q| q.rest.refusals > known);
+                if let Some(why) = refused.and_then(|q| q.rest.why()) {
                     return Check::Now(Err(why));
                 }
             }
-            match waits {
-                true => Check::Later(None),
-                false => Check::Now(Ok(())),
+            if waits {
+                return Check::Later(None);
             }
+            Check::Now(Ok(()))
         })
         .await
     }
 
+    /// Ends the pauses of the updates that write such records; how often each was refused by now.
+    fn hurry_for(&self, keys: &[String]) -> BTreeMap<u64, u32> {
+        let mut items = self.items();
+        let seqs = keys.iter().filter_map(|key| items.by_key.get(key));
+        let seqs: Vec<u64> = seqs.flatten().copied().collect();
+        let mut refusals = BTreeMap::new();
+        for seq in seqs {
+            if let Some(queued) = items.all.get_mut(&seq) {
+                queued.rest.hurry();
+                refusals.insert(seq, queued.rest.refusals);
+            }
+        }
+        drop(items);
+        if !refusals.is_empty() {
+            self.changed.notify_waiters();
+        }
+        refusals
+    }
+
     /// Waits until nothing is left.
     pub(super) async fn empty(&self) {
-        let check = || match self.items().all.is_empty() {
-            true => Check::Now(()),
-            false => Check::Later(None),
-        };
-        until(&self.changed, check).await;
+        until(&self.changed, || {
+            if self.items().all.is_empty() {
+                Check::Now(())
+            } else {
+                Check::Later(None)
+            }
+        })
+        .await;
     }
 
     /// Ends all pauses.
@@ -327,16 +351,12 @@ impl Items {
             if queued.state == State::Running || !self.is_first(*seq, queued) {
                 continue;
             }
-            match queued
-                .rest
-                .until()
-                .filter(|_| queued.state == State::Resting)
-            {
-                Some(at) => wake = Some(wake.map_or(at, |w| w.min(at))),
-                None => {
-                    found = Some(*seq);
-                    break;
-                }
+            let rests = queued.rest.until();
+            if let Some(at) = rests.filter(|_| queued.state == State::Resting) {
+                wake = Some(wake.map_or(at, |w| w.min(at)));
+            } else {
+                found = Some(*seq);
+                break;
             }
         }
         let Some(queued) = found.and_then(|seq| self.all.get_mut(&seq)) else {
@@ -485,12 +505,18 @@ mod tests {
         let job = queue.next().await;
         queue.refused(&job, Error::new(ErrorKind::Denied, "publish", "no"));
         let key = keys::tag(&Repo::cli(), &"a".parse().unwrap());
-        let told = queue.settled(&[key]).await.unwrap_err();
-        assert_eq!(told.kind, ErrorKind::Denied);
         assert_eq!(digest_of(&queue.next().await), d(3));
         assert!(queue.next().now_or_never().is_none());
         // By itself, after its pause.
         assert_eq!(queue.next().await.seq, job.seq);
+        // Or for somebody who waits, and is told.
+        queue.refused(&job, Error::new(ErrorKind::Denied, "publish", "no"));
+        let keys = [key];
+        let mut waits = Box::pin(queue.settled(&keys));
+        assert!(waits.as_mut().now_or_never().is_none());
+        assert_eq!(queue.next().now_or_never().unwrap().seq, job.seq);
+        queue.refused(&job, Error::new(ErrorKind::Full, "publish", "no"));
+        assert_eq!(waits.await.unwrap_err().kind, ErrorKind::Full);
     }
 
     #[tokio::test]

@@ -157,7 +157,7 @@ impl One {
             let Some(merged) = merged.await else {
                 return Ok(Outcome::LeftAlone(theirs.manifest));
             };
-            check_manifest(&merged).map_err(refused)?;
+            check_manifest(&merged).map_err(|e| refused(&e))?;
             let (children, _) = neighbours(&merged);
             core.send_children(&children, Look::Again).await?;
             if self.put(&merged, Some(tag), &now_at(Some(&theirs))).await? == Published::Done {
@@ -189,9 +189,9 @@ impl One {
 }
 
 /// A merge that makes no sense is no damage of what was queued.
-fn refused(e: Error) -> Error {
+fn refused(e: &Error) -> Error {
     Error {
         kind: ErrorKind::Invalid,
-        ..told(&e)
+        ..told(e)
     }
 }

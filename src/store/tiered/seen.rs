@@ -60,11 +60,13 @@ impl Seen {
         ages.young.contains(digest) || ages.old.contains(digest)
     }
 
-    /// It may be gone.
-    pub(super) fn forget(&self, digest: &Digest) {
+    /// They may be gone.
+    pub(super) fn forget(&self, digests: &[Digest]) {
         let mut ages = self.ages();
-        ages.young.remove(digest);
-        ages.old.remove(digest);
+        for digest in digests {
+            ages.young.remove(digest);
+            ages.old.remove(digest);
+        }
     }
 }
 
@@ -83,7 +85,7 @@ mod tests {
         tokio::time::advance(AGE).await;
         assert!(!seen.contains(&d));
         seen.insert(&d);
-        seen.forget(&d);
+        seen.forget(&[d]);
         assert!(!seen.contains(&d));
     }
 }

@@ -59,7 +59,7 @@ impl Core {
             // Its mark may have come back after a power cut, or the remote may have it from elsewhere.
             Ok(None) => {
                 self.must_be_there(&job.digest, "it is not in front any more")
-                    .await?
+                    .await?;
             }
             Err(e) if e.kind == ErrorKind::Corrupt => {
                 self.must_be_there(&job.digest, &e.message).await?;
@@ -110,7 +110,7 @@ impl Core {
                 self.seen.insert(&digest);
                 return Ok(());
             }
-            self.seen.forget(&digest);
+            self.seen.forget(&[digest]);
             // Somebody found it here and did not send it, though the remote lost it.
             let pin = self.front.uses.pin(&digest).await;
             let Some(size) = self.front.stat(&digest).await else {

@@ -73,10 +73,10 @@ impl Sweep for Core {
         let needed = |d: &&Digest| !self.front.uses.is_pinned(d);
         let digests: Vec<Digest> = digests.iter().filter(needed).copied().collect();
         // From now on nobody may believe that it is there.
-        digests.iter().for_each(|d| self.seen.forget(d));
+        self.seen.forget(&digests);
         let asked = self.sweeper()?.remove(&digests, unless_newer_than);
         let removed = self.health.ask("remove", asked).await?;
-        digests.iter().for_each(|d| self.seen.forget(d));
+        self.seen.forget(&digests);
         passed_by(self.front.remove(&digests).await);
         Ok(removed)
     }

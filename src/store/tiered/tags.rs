@@ -221,12 +221,18 @@ impl TagStore for One {
 impl Untag for One {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
         let key = self.tag_key(tag);
-        let away = |e: Error| match e.is_temporary() {
-            true => refused_away("remove tag", &e).at("", tag),
-            false => e,
+        let away = |e: Error| {
+            if e.is_temporary() {
+                refused_away("remove tag", &e).at("", tag)
+            } else {
+                e
+            }
         };
         // Removed now, it would come back with the next update of it that is replayed.
-        let _lock = self.settled(&[key.clone()], &key).await.map_err(away)?;
+        let _lock = self
+            .settled(std::slice::from_ref(&key), &key)
+            .await
+            .map_err(away)?;
         let asked = self.remote.untag().untag(tag);
         let was_there = self.core.health.ask("remove tag", asked).await;
         let was_there = was_there.map_err(away)?;

@@ -231,11 +231,14 @@ impl Unsent {
 
     /// Waits until nothing is left.
     pub(super) async fn empty(&self) {
-        let check = || match self.items().all.is_empty() {
-            true => Check::Now(()),
-            false => Check::Later(None),
-        };
-        until(&self.changed, check).await;
+        until(&self.changed, || {
+            if self.items().all.is_empty() {
+                Check::Now(())
+            } else {
+                Check::Later(None)
+            }
+        })
+        .await;
     }
 
     /// Ends all pauses.

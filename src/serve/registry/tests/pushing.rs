@@ -87,18 +87,16 @@ async fn chunks_follow_one_another_and_only_then_are_taken() {
 #[tokio::test]
 async fn chunk_that_is_not_as_long_as_it_says_is_refused() {
     let door = Door::open().await;
-    let at = door.begin("a").await;
-    for (range, body) in [("0-4", "hell"), ("0-4", "hello!")] {
+    for body in ["hell", "hello!"] {
+        let at = door.begin("a").await;
         let reply = door
-            .send(Method::PATCH, &at, &[("content-range", range)], body)
+            .send(Method::PATCH, &at, &[("content-range", "0-4")], body)
             .await;
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
             "{body}"
         );
-        door.delete(&at).await;
-        break;
     }
 }
 

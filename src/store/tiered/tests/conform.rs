@@ -2,7 +2,7 @@ use super::*;
 use crate::store::conformance;
 
 async fn conforms(mode: Mode) {
-    conformance::run_all(async || {
+    Box::pin(conformance::run_all(async || {
         let world = World::new(mode);
         let daemon = world.start().await;
         let opened = daemon.tiered.opened();
@@ -15,18 +15,18 @@ async fn conforms(mode: Mode) {
             spool_dir: opened.spool_dir,
             keep: Box::new((world, daemon.tiered)),
         }
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn write_through_is_a_store() {
-    conforms(Mode::WriteThrough).await;
+    Box::pin(conforms(Mode::WriteThrough)).await;
 }
 
 #[tokio::test]
 async fn write_back_is_a_store() {
-    conforms(Mode::WriteBack).await;
+    Box::pin(conforms(Mode::WriteBack)).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -25,9 +25,11 @@ use crate::{
         Store, StoredBlob, Sweep, TagStore, Untag,
         open::{self, Options, StoreUrl},
         records::Listed,
+        wrap::{Faulty, faulty::Faults},
     },
 };
 
+mod chaos;
 mod conform;
 mod kills;
 mod outages;
@@ -42,8 +44,13 @@ struct Link {
     cut: AtomicBool,
     /// What was asked, in order.
     asked: Mutex<Vec<String>>,
-    /// Operations of this name are refused for good.
-    refused: Mutex<Option<&'static str>>,
+    /// Operations of this name are refused, for this reason.
+    refused: Mutex<Option<(&'static str, ErrorKind)>>,
+    /// The next put finds the disk full.
+    full: AtomicBool,
+    faults: Option<Faults>,
+    /// Each store that is asked for has other luck.
+    seed: AtomicU64,
     /// Downloads that break off or are damaged, in turn: the byte at which they do.
     damage: Mutex<Vec<Damage>>,
     /// Downloads give a piece for each of these.
@@ -77,10 +84,33 @@ impl Link {
         if self.cut.load(SeqCst) {
             return Err(Error::new(ErrorKind::Unavailable, op, "cut on purpose"));
         }
-        if *self.refused.lock().unwrap() == Some(op) {
-            return Err(Error::new(ErrorKind::Denied, op, "refused on purpose"));
+        if op == "put" && self.full.swap(false, SeqCst) {
+            return Err(Error::new(ErrorKind::Full, op, "full on purpose"));
         }
-        Ok(())
+        match *self.refused.lock().unwrap() {
+            Some((refused, kind)) if refused == op => {
+                Err(Error::new(kind, op, "refused on purpose"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse(&self, op: &'static str) {
+        *self.refused.lock().unwrap() = Some((op, ErrorKind::Denied));
+    }
+
+    fn refuse_nothing(&self) {
+        *self.refused.lock().unwrap() = None;
+    }
+
+    fn with_faults(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        match self.faults {
+            Some(faults) => {
+                let seed = self.seed.fetch_add(1, SeqCst);
+                Arc::new(Faulty::new(store, faults, seed))
+            }
+            None => store,
+        }
     }
 
     fn asked(&self, op: &str) -> usize {
@@ -112,7 +142,7 @@ impl Linked {
         let repositories = opened.repositories.clone().unwrap();
         let linked = Arc::new(Self {
             link: link.clone(),
-            store: opened.store.clone(),
+            store: link.with_faults(opened.store.clone()),
             untag: opened.untag.clone().unwrap(),
             records: repositories.records(),
             sweep: opened.sweep.clone().unwrap(),
@@ -132,7 +162,7 @@ impl Repositories for Linked {
     fn repository(&self, name: &Repo) -> Repository {
         let inner = self.repositories.repository(name);
         let one = Arc::new(Self {
-            store: inner.store().clone(),
+            store: self.link.with_faults(inner.store().clone()),
             untag: inner.untag().clone(),
             ..self.clone()
         });
@@ -358,13 +388,15 @@ impl World {
     }
 
     async fn start_with(&self, steps: Option<Arc<Steps>>) -> Daemon {
-        let link = || {
-            Arc::new(Link {
-                steps: steps.clone(),
-                ..Link::default()
-            })
+        let link = || Link {
+            steps: steps.clone(),
+            ..Link::default()
         };
-        let (near, link) = (link(), link());
+        self.start_over(link(), link()).await
+    }
+
+    async fn start_over(&self, near: Link, link: Link) -> Daemon {
+        let (near, link) = (Arc::new(near), Arc::new(link));
         let (front, behind) = (self.near().await, self.remote().await);
         let tiered = Tiered::open(
             Linked::between(&near, &front),
@@ -426,7 +458,11 @@ impl Daemon {
 
     /// Waits for the queue as `cachectl flush --wait` does.
     async fn flush(&self) -> Status {
-        let deadline = Instant::now() + Duration::from_secs(120);
+        self.flush_for(Duration::from_mins(2)).await
+    }
+
+    async fn flush_for(&self, limit: Duration) -> Status {
+        let deadline = Instant::now() + limit;
         self.tiered.backlog().flush(deadline).await
     }
 

@@ -93,6 +93,18 @@ async fn blob_is_sent_from_its_file_in_front_and_nothing_is_left_of_that() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_pushed_twice_in_an_outage_waits_once() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let repo = daemon.repo("a");
+    for _ in 0..3 {
+        push(&repo, "t", 1).await.unwrap();
+    }
+    assert_eq!((daemon.status().updates, daemon.status().blobs), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn flush_says_what_is_left_when_its_time_is_over() {
     let world = World::new(Mode::WriteBack);
     let daemon = world.start().await;
@@ -240,7 +252,7 @@ async fn refusal_by_the_remote_is_told_to_who_waits_and_the_blob_is_kept() {
     let world = World::new(Mode::WriteBack);
     let daemon = world.start().await;
     let repo = daemon.repo("a");
-    *daemon.link.refused.lock().unwrap() = Some("put");
+    daemon.link.refuse("put");
     let (desc, body) = blob(&data(5000, 1));
     repo.put_blob(&desc, &body).await.unwrap();
     let manifest = image(&[&desc], 1);
@@ -248,7 +260,7 @@ async fn refusal_by_the_remote_is_told_to_who_waits_and_the_blob_is_kept() {
     let e = repo.put_manifest(&manifest, &tags).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Denied);
     assert!(daemon.status().remote.up);
-    *daemon.link.refused.lock().unwrap() = None;
+    daemon.link.refuse_nothing();
     repo.put_manifest(&manifest, &tags).await.unwrap();
     assert_eq!(world.at_remote("a", "t").await, Some(manifest));
 }
@@ -308,4 +320,37 @@ async fn versions_of_names_hold_across_an_outage() {
     assert_eq!(publish(4, &queued).await, Published::Conflict);
     let last = super::super::tags::own_version(&image(&[], 3).digest);
     assert_eq!(publish(4, &Expect::Version(last)).await, Published::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_daemons_over_one_remote_are_one_service() {
+    let world = World::new(Mode::WriteBack);
+    let mut other = World::new(Mode::WriteBack);
+    let one = world.start().await;
+    // Its own front and state, the same remote.
+    std::os::unix::fs::symlink(
+        world.dir.path().join("remote"),
+        other.dir.path().join("remote"),
+    )
+    .unwrap();
+    other.settings.replays = 1;
+    let two = other.start().await;
+    let manifest = push(&one.repo("a"), "t", 1).await.unwrap();
+    assert_eq!(points(&two.repo("a"), "t").await, Some(manifest.digest));
+    check_children(&two.repo("a"), &manifest).await;
+    let layer = blob(&data(5000, 1)).0.digest;
+    assert!(one.repo("a").delete_blob(&layer).await.unwrap());
+    assert_eq!(
+        two.repo("a").presence(&layer).await.unwrap(),
+        Presence::Deleted
+    );
+    let newer = push(&two.repo("a"), "t", 2).await.unwrap();
+    assert_eq!(points(&one.repo("a"), "t").await, Some(newer.digest));
+    assert!(
+        two.repo("a")
+            .delete_tag(&"t".parse().unwrap())
+            .await
+            .unwrap()
+    );
+    assert_eq!(points(&one.repo("a"), "t").await, None);
 }

@@ -248,14 +248,14 @@ async fn new_push_waits_for_what_is_queued_before_it() {
     let repo = daemon.repo("a");
     daemon.outage().await;
     push(&repo, "t", 1).await.unwrap();
-    *daemon.link.refused.lock().unwrap() = Some("publish");
+    daemon.link.refuse("publish");
     daemon.back().await;
     // The replay is refused, so nobody may go before it.
     let e = push(&repo, "t", 2).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Denied);
     let e = repo.delete_tag(&"t".parse().unwrap()).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Denied);
-    *daemon.link.refused.lock().unwrap() = None;
+    daemon.link.refuse_nothing();
     assert!(daemon.flush().await.is_flushed());
     let last = push(&repo, "t", 3).await.unwrap();
     assert_eq!(world.at_remote("a", "t").await, Some(last));
@@ -267,7 +267,7 @@ async fn sweep_knows_what_the_queue_needs() {
     let daemon = world.start().await;
     daemon.outage().await;
     let queued = push(&daemon.repo("a"), "t", 1).await.unwrap();
-    *daemon.link.refused.lock().unwrap() = Some("publish");
+    daemon.link.refuse("publish");
     daemon.back().await;
     let sweep = daemon.tiered.opened().sweep.unwrap();
     let listed = sweep.blobs().await.unwrap();

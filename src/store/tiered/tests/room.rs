@@ -172,9 +172,21 @@ async fn failing_front_is_passed_by_when_the_remote_acknowledges() {
     for mode in [Mode::WriteThrough, Mode::WriteBack] {
         let world = World::new(mode);
         let daemon = world.start().await;
-        *daemon.near.refused.lock().unwrap() = Some("put");
+        daemon.near.refuse("put");
         let repo = daemon.repo("a");
         let manifest = push(&repo, "t", 1).await.unwrap();
         assert_eq!(world.at_remote("a", "t").await, Some(manifest));
     }
+}
+
+#[tokio::test]
+async fn full_disk_gives_up_others_and_is_tried_once_more() {
+    let world = small_world(Mode::WriteBack, 100 * MIB);
+    let daemon = world.start().await;
+    let old = put(&daemon, MIB, 1).await.unwrap();
+    assert!(daemon.flush().await.is_flushed());
+    daemon.near.full.store(true, SeqCst);
+    let new = put(&daemon, MIB, 2).await.unwrap();
+    assert!(near(&world, &new).await && !near(&world, &old).await);
+    assert!(daemon.status().numbers.evicted_blobs >= 1);
 }
