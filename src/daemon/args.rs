@@ -38,7 +38,7 @@ docs/cachectld-config.md lists those that have no flag.
 
 Examples:
   cachectld
-  cachectld --store 's3://ci-cache/daemon?region=eu-central-1'
+  cachectld --store 's3://ci-cache/daemon?region=eu-central-1' --front /var/cache/cachectld
   cachectld --listen 127.0.0.1:0 --socket none
   cachectld --listen 0.0.0.0:5000 --tls-cert c.pem --tls-key k.pem --htpasswd users
   cachectld --check-config       what would hold, and where each setting comes from
@@ -48,7 +48,7 @@ Signals:
   TERM, INT  accept no more, finish what is under way, end; a second one ends at once
 
 Exit codes:
-  0         ended as it was told, nothing was cut off
+  0         ended as it was told, nothing was left to do
   1         could not start, or not finish within drain_timeout
   2         the command line or a setting cannot be
   70        a bug in cachectld

@@ -258,6 +258,12 @@ pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
             .hint("expected disk:PATH or s3://BUCKET/PREFIX"));
         }
     }
+    if config.front.is_some() && matches!(url, StoreUrl::Disk(_)) {
+        return Err(
+            Error::usage(format!("a folder in front of {url} gains nothing"))
+                .hint("leave out `front`, or set `store` to s3://BUCKET/PREFIX"),
+        );
+    }
     Ok(url)
 }
 

@@ -5,11 +5,7 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{
-    build::store_url,
-    drain::Queue,
-    error::{Error, Result},
-};
+use super::{build::store_url, drain::Queue, error::Result};
 use crate::{
     config::{
         Env,
@@ -66,12 +62,6 @@ pub(super) async fn open(
             backlog: None,
         });
     };
-    if matches!(url, StoreUrl::Disk(_)) {
-        return Err(
-            Error::usage(format!("a folder in front of {url} gains nothing"))
-                .hint("leave out `front`, or set `store` to s3://BUCKET/PREFIX"),
-        );
-    }
     let remote = Options {
         retry_for: options.retry_for.min(PATIENCE),
         ..options.clone()

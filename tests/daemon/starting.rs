@@ -126,6 +126,7 @@ fn wrong_settings_end_with_2_and_say_where_and_what() {
         (&["--config", &keys], &["missing.pem"]),
         (&["--listen", ":5000"], &["0.0.0.0 or [::]"]),
         (&["--store", "oci://h/r"], &["cannot stand behind a daemon"]),
+        (&["--front", "f"], &["gains nothing", "leave out `front`"]),
         (&["--lisen", "x"], &["--listen"]),
         (&["--socket-group", "no such group"], &["there is no group"]),
         (

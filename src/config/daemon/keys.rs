@@ -101,8 +101,8 @@ static OWN: &[Key] = &[
         "front_max_size",
         Shape::Size,
         Some("front-max-size"),
-        "no limit",
-        "bytes that the folder in front may have; what was used longest ago leaves first",
+        "20GiB",
+        "bytes that the folder in front may have; what was used longest ago leaves first, what the remote store lacks stays",
     ),
     key(
         "mode",

@@ -27,7 +27,7 @@ pub struct Config {
     pub store: (String, Origin),
     /// Folder that is kept in front of a remote store.
     pub front: Option<PathBuf>,
-    /// Bytes that the folder in front may have; `None`: no limit.
+    /// Bytes that the folder in front may have; `None`: as many as the store itself says.
     pub front_max_size: Option<u64>,
     /// When a write is acknowledged, with a folder in front.
     pub mode: Mode,
