@@ -2,6 +2,9 @@
 //!
 //! The rows are those of what BuildKit was seen to do: an import that cannot be had is an ERROR step and nothing more, but
 //! once a manifest was read, a layer of it that cannot be had fails the build. So it is the door that has to look.
+//!
+//! Seen on the way: an export with `mode=max` fetches, too, what it does not have and the door has lost: then it is the export
+//! that fails the build, of an image that needs nothing of it.
 use std::time::{Duration, Instant};
 
 use crate::support::buildkit::{Builder, Built};

@@ -2,6 +2,11 @@
 //!
 //! BuildKit itself replaces the tag: an export keeps only what its own build touched, and one from a builder that got its
 //! layers by an import, and does not name that import again, writes less than it was given.
+//!
+//! Seen on the way:
+//! - Such a builder knows the layers of the image that it made, and those alone: the stages they were copied from are gone
+//!   from its export. One that made no image knows nothing, runs everything again and writes a whole cache.
+//! - A COPY onto nothing has the same key on every platform, a RUN has not: two platforms share a part of their caches.
 use crate::support::buildkit::{Builder, Built};
 use crate::support::cachectld::{Access, Cachectld};
 use crate::support::door::{Door, manifest, ours};
