@@ -8,7 +8,7 @@ export CACHECTL_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cachectl-tools
 FUZZ_SECONDS ?= 60
 # Speed is part of what e2e tests check.
 PROFILE ?= release
-# What of the tools of `make e2e` is installed: servers, clients, builders; all of them if empty.
+# What of the tools of `make e2e` is installed: servers, clients, builders, linters; all of them if empty.
 TOOLS ?=
 
 help: ## list the targets
