@@ -58,6 +58,8 @@ impl World {
             url: StoreUrl::Disk("memory".into()),
             metrics: Arc::default(),
             ranged: true,
+            repositories: None,
+            control: None,
         };
         Context {
             opened: Arc::new(opened),

@@ -30,6 +30,8 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
         url: StoreUrl::Disk(root),
         metrics: Arc::default(),
         ranged: true,
+        repositories: None,
+        control: None,
     });
     ctx
 }

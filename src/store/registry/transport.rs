@@ -61,7 +61,8 @@ impl Wire {
         Self::build(location, common, |builder| builder.resolve(&host, addr)).await
     }
 
-    async fn build(
+    /// The same with `more` settings of the HTTP client.
+    pub(super) async fn build(
         location: &Location,
         common: &net::Common,
         more: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
@@ -77,6 +78,9 @@ impl Wire {
             .dns_resolver(Arc::new(guard::Resolver(guard.clone())));
         if !common.proxy_from_env || guard::is_loopback(&base) {
             builder = builder.no_proxy();
+        }
+        if let Some(socket) = location.socket() {
+            builder = builder.unix_socket(socket);
         }
         let settings = common.clone();
         for certificate in task::blocking(move || settings.extra_ca_certificates()).await? {
@@ -242,6 +246,12 @@ impl Transport {
                 }
             }
         }
+    }
+
+    /// What to show for `need`, by what the registry has asked for so far; `None` for nothing.
+    pub(super) async fn credential(&self, need: &Scopes) -> Result<Option<HeaderValue>> {
+        let shown = self.auth.show(&self.wire, need, As::Ourselves).await?;
+        Ok(shown.map(|s| s.header))
     }
 
     /// Sends as one of us or nobody, with as many logins as it takes.
