@@ -20,7 +20,6 @@ use crate::{
     artifact::{Manifest, Tag, snapshot::Outline},
     digest::Digest,
     entry::Time,
-    transfer::graph,
 };
 
 mod mark;
@@ -236,20 +235,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(name: &Name) -> HashMap<Digest, u64> {
-        let mut all = HashMap::new();
-        for manifest in &name.manifests {
-            all.insert(manifest.digest, manifest.bytes.len() as u64);
-            // Of what is below another index the index says the size of the manifests alone.
-            let children = graph::children(manifest).unwrap_or_default();
-            let below = children.blobs.into_iter().chain(children.manifests);
-            all.extend(below.map(|d| (d.digest, d.size)));
-        }
-        all
-    }
-
     fn add(&mut self, name: &Name) {
-        for (digest, size) in Self::of(name) {
+        for (digest, size) in names::needed(&name.manifests) {
             let (_, count) = self.blobs.entry(digest).or_insert((size, 0));
             *count += 1;
             if *count == 1 {
@@ -259,7 +246,7 @@ impl Sizes {
     }
 
     fn take(&mut self, name: &Name) {
-        for digest in Self::of(name).into_keys() {
+        for digest in names::needed(&name.manifests).into_keys() {
             if let Some((size, count)) = self.blobs.get_mut(&digest) {
                 *count -= 1;
                 if *count == 0 {
