@@ -9,7 +9,7 @@ use std::{
 const VOCABULARY: [&str; 6] = ["digest", "entry", "fs", "task", "redact", "progress"];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
@@ -27,15 +27,27 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ),
     ("transfer", &["store", "artifact"]),
     ("ops", &["source", "pack", "artifact", "store", "transfer"]),
+    // Messages are made of the verbs' reports, and status codes of a store's kinds of trouble.
+    ("proto", &["ops", "store"]),
+    ("serve", &["ops", "transfer", "store", "artifact", "proto"]),
+    ("daemon", &["serve", "ops", "store", "config", "telemetry"]),
     // The sum of the rooms' settings; `source` for the options of a folder.
     ("config", &["store", "source"]),
     // `store` and `source` to open what the arguments name; how they work stays unknown here.
     (
         "cli",
-        &["ops", "config", "telemetry", "store", "source", "artifact"],
+        &[
+            "ops",
+            "config",
+            "telemetry",
+            "store",
+            "source",
+            "artifact",
+            "proto",
+        ],
     ),
     ("telemetry", &[]),
-    ("bin", &["cli", "config", "telemetry"]),
+    ("bin", &["cli", "config", "telemetry", "daemon", "store"]),
     ("lib", &[]),
 ];
 
@@ -44,7 +56,10 @@ fn allowed(room: &str) -> BTreeSet<&'static str> {
         .iter()
         .find(|(r, _)| *r == room)
         .unwrap_or_else(|| panic!("room `{room}` is not in the table"));
-    let high = ["transfer", "ops", "config", "cli", "bin"].contains(&room);
+    let high = [
+        "transfer", "ops", "proto", "serve", "daemon", "config", "cli", "bin",
+    ]
+    .contains(&room);
     let vocabulary = VOCABULARY.iter().filter(|_| high);
     arrows.iter().chain(vocabulary).copied().collect()
 }
