@@ -20,6 +20,7 @@ use crate::{
     artifact::{Manifest, Tag, snapshot::Outline},
     digest::Digest,
     entry::Time,
+    store::{self, open::Opened},
 };
 
 mod mark;
@@ -65,6 +66,28 @@ pub struct Report {
 /// When the names cannot be listed or removed. That blobs could not be swept is in the report: the names are gone then all the same.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     super::within_budget(ctx, "pruning", prune(ctx, options)).await
+}
+
+/// Reads what marks name, for doors that are open on the store while it is pruned ([`crate::store::marked`]); nothing to do for
+/// another store.
+///
+/// # Errors
+/// When the marks cannot be read; what was known stays.
+pub async fn read_marked(opened: &Opened) -> store::Result<()> {
+    let (Some(marked), Some(sweep)) = (&opened.marked, &opened.sweep) else {
+        return Ok(());
+    };
+    let mut all = HashSet::new();
+    for name in sweep.marks().await? {
+        let mark = sweep.read_mark(&name).await?;
+        all.extend(
+            mark.and_then(|m| mark::Mark::decode(&m))
+                .map(|m| m.blobs)
+                .unwrap_or_default(),
+        );
+    }
+    marked.replace(all);
+    Ok(())
 }
 
 async fn prune(ctx: &Context, options: &Options) -> Result<Report> {

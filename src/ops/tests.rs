@@ -20,6 +20,7 @@ use crate::{
     },
 };
 
+mod beside;
 mod compacting;
 mod copying;
 mod dirs;
@@ -59,6 +60,7 @@ impl World {
             metrics: Arc::default(),
             ranged: true,
             repositories: None,
+            marked: None,
             control: None,
         };
         Context {

@@ -14,10 +14,11 @@ use super::{
     error::{Error, ErrorKind, Result},
     keys::Repo,
     layout::Layout,
+    marked::{Beside, Marked},
     net, registry, s3,
     wrap::{
-        Limited, Metered, Named, ReadOnly, Retrying, Verified, limited::Limits, metered::Counters,
-        retrying::Policy,
+        Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified, limited::Limits,
+        metered::Counters, retrying::Policy,
     },
 };
 use crate::redact;
@@ -120,6 +121,8 @@ pub struct Options {
     pub proxy_from_env: bool,
     /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them when they come in instead.
     pub verified: bool,
+    /// Doors will be open on it while it is pruned: see [`super::marked`].
+    pub beside_doors: bool,
     /// What is special to S3; what stands in the URL wins.
     pub s3: s3::Config,
     /// What is special to registries.
@@ -140,6 +143,7 @@ impl Default for Options {
             ca_bundle: None,
             proxy_from_env: net.proxy_from_env,
             verified: true,
+            beside_doors: false,
             s3: s3::Config::default(),
             registry: registry::Config::default(),
         }
@@ -193,6 +197,8 @@ pub struct Opened {
     pub ranged: bool,
     /// Other repositories over the same blobs; `None` where a store holds one only.
     pub repositories: Option<Arc<dyn Repositories>>,
+    /// What a prune has marked; `None` unless doors are to be open beside it.
+    pub marked: Option<Arc<Marked>>,
     /// The way to the control API; `None` where the store is no daemon.
     pub control: Option<registry::ControlWay>,
 }
@@ -356,10 +362,12 @@ struct Wrapping {
     limits: Limited,
     name: String,
     metrics: Arc<Counters>,
+    /// Marked blobs, and how they are renewed.
+    beside: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
 }
 
 impl Wrapping {
-    /// From within: what fails is tried again; what comes in the end is checked; a place is held over all tries; errors get
+    /// From within: what fails is tried again; what comes in the end is checked; what is marked is renewed; a place is held over all tries; errors get
     /// the store's name; what the caller sees is counted.
     fn store(&self, mut store: Arc<dyn Store>) -> Arc<dyn Store> {
         if let Some(policy) = self.retries {
@@ -367,6 +375,9 @@ impl Wrapping {
         }
         if self.verified {
             store = Arc::new(Verified::new(store));
+        }
+        if let Some((marked, sweep)) = &self.beside {
+            store = Arc::new(Renewing::new(store, sweep.clone(), marked.clone()));
         }
         store = Arc::new(self.limits.beside(store));
         if self.read_only {
@@ -384,8 +395,8 @@ impl Wrapping {
     }
 
     fn sweep(&self, sweep: Arc<dyn Sweep>) -> Arc<dyn Sweep> {
-        match self.retries {
-            Some(policy) => Arc::new(Retrying::new(sweep, policy)),
+        match &self.beside {
+            Some((marked, _)) => Arc::new(Beside::new(sweep, marked.clone())),
             None => sweep,
         }
     }
@@ -428,15 +439,26 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         concurrency: options.concurrency,
         bandwidth: options.bandwidth,
     };
+    let retries = is_remote.then(|| options.policy());
+    let writable = !options.read_only && !backend.read_only;
+    let sweep = backend
+        .sweep
+        .filter(|_| writable)
+        .map(|sweep| match retries {
+            Some(policy) => Arc::new(Retrying::new(sweep, policy)) as Arc<dyn Sweep>,
+            None => sweep,
+        });
+    let beside = sweep.clone().filter(|_| options.beside_doors);
+    let marked = beside.is_some().then(Arc::<Marked>::default);
     let wrapping = Arc::new(Wrapping {
-        retries: is_remote.then(|| options.policy()),
+        retries,
+        beside: marked.clone().zip(beside),
         verified: options.verified,
         read_only: options.read_only,
         limits: Limited::new(backend.store.clone(), limits),
         name: url.to_string(),
         metrics: metrics.clone(),
     });
-    let writable = !options.read_only && !backend.read_only;
     let repositories = backend.many.filter(|_| writable).map(|(many, records)| {
         let repos = WrappedRepos {
             backend: many,
@@ -452,15 +474,13 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
             .untag
             .filter(|_| writable)
             .map(|u| wrapping.untag(u)),
-        sweep: backend
-            .sweep
-            .filter(|_| writable)
-            .map(|s| wrapping.sweep(s)),
+        sweep: sweep.map(|s| wrapping.sweep(s)),
         spool_dir: backend.spool_dir,
         url,
         metrics,
         ranged: backend.ranged,
         repositories,
+        marked,
         control: backend.control,
     }
 }
