@@ -23,6 +23,8 @@ struct Args {
     socket: Option<PathBuf>,
     #[arg(long, default_value = "/tmp/cachectld-state")]
     state: PathBuf,
+    #[arg(long)]
+    allow_path: bool,
 }
 
 #[tokio::main]
@@ -37,19 +39,25 @@ async fn main() -> anyhow::Result<()> {
         verified: false,
         ..Options::default()
     };
-    let handler = build::build(&args.store.parse()?, &options, &args.state).await?;
+    let url = args.store.parse()?;
+    let doors = build::build(&url, &options, &args.state, args.allow_path).await?;
     let (_tx, stop) = tokio::sync::watch::channel(false);
     let places = Arc::new(tokio::sync::Semaphore::new(1024));
-    let mut all = Vec::new();
+    let mut listeners = Vec::new();
     for addr in args.listen {
-        let l = Listener::tcp(addr).await?;
+        listeners.push(Listener::tcp(addr).await?);
+    }
+    if let Some(path) = &args.socket {
+        listeners.push(Listener::unix(path, 0o660).await?);
+    }
+    doors
+        .control
+        .announce(listeners.iter().map(Listener::name).collect());
+    let mut all = Vec::new();
+    for l in listeners {
         eprintln!("listening on {}", l.name());
-        all.push(listen::serve(
-            l,
-            handler.clone(),
-            places.clone(),
-            stop.clone(),
-        ));
+        let handler = doors.handler.clone();
+        all.push(listen::serve(l, handler, places.clone(), stop.clone()));
     }
     futures_util::future::join_all(all).await;
     Ok(())

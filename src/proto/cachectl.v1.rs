@@ -401,6 +401,9 @@ pub struct VerifyReport {
     /// What is wrong; none: all is well.
     #[prost(message, repeated, tag = "5")]
     pub faults: ::prost::alloc::vec::Vec<LeftOut>,
+    /// Packs whose bytes are not what they should be: `what` is a digest.
+    #[prost(message, repeated, tag = "6")]
+    pub damaged: ::prost::alloc::vec::Vec<LeftOut>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VerifyResponse {

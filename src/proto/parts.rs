@@ -20,28 +20,27 @@ pub fn join<M: Message + Default>(whole: &mut M, part: &M) {
         .expect("what was just written can be read");
 }
 
-fn cut<T>(items: Vec<T>) -> Vec<Vec<T>> {
-    let mut chunks = Vec::new();
-    let mut items = items.into_iter();
-    loop {
-        let chunk: Vec<T> = items.by_ref().take(MOST).collect();
-        if chunk.is_empty() {
-            return chunks;
-        }
-        chunks.push(chunk);
+/// Leaves the first elements of a list where they are; the rest in pieces.
+fn cut<T>(list: &mut Vec<T>) -> Vec<Vec<T>> {
+    let mut pieces = Vec::new();
+    let mut rest = list.split_off(list.len().min(MOST));
+    while !rest.is_empty() {
+        let after = rest.split_off(rest.len().min(MOST));
+        pieces.push(std::mem::replace(&mut rest, after));
     }
+    pieces
 }
 
 macro_rules! in_parts {
     ($report:ident: $($list:ident),+) => {
         impl InParts for v1::$report {
             fn in_parts(mut self) -> Vec<Self> {
-                let mut lists = Vec::new();
-                $(for chunk in cut(std::mem::take(&mut self.$list)) {
-                    lists.push(Self { $list: chunk, ..Self::default() });
+                let mut more = Vec::new();
+                $(for piece in cut(&mut self.$list) {
+                    more.push(Self { $list: piece, ..Self::default() });
                 })+
                 let mut parts = vec![self];
-                parts.append(&mut lists);
+                parts.append(&mut more);
                 parts
             }
         }
@@ -53,7 +52,7 @@ in_parts!(InspectReport: snapshots, files);
 in_parts!(DeleteReport: tags);
 in_parts!(PruneReport: tags, left_out);
 in_parts!(DiskUsageReport: rows, broken);
-in_parts!(VerifyReport: faults);
+in_parts!(VerifyReport: faults, damaged);
 in_parts!(CopyReport: tags, left_out);
 
 #[cfg(test)]
@@ -75,7 +74,7 @@ mod tests {
             ..Default::default()
         };
         let parts = report.clone().in_parts();
-        assert_eq!(parts.len(), 1 + 3 + 2);
+        assert_eq!(parts.len(), 1 + 2 + 1);
         let mut whole = v1::PruneReport::default();
         for part in &parts {
             join(&mut whole, part);

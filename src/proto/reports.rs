@@ -307,19 +307,32 @@ impl From<verify::Report> for v1::VerifyReport {
             packs: r.packs,
             bytes_read: r.bytes_read,
             faults: to_wire(r.faults),
+            damaged: r
+                .damaged
+                .into_iter()
+                .map(|(digest, why)| v1::LeftOut {
+                    what: digest.to_string(),
+                    why,
+                })
+                .collect(),
         }
     }
 }
 
-impl From<v1::VerifyReport> for verify::Report {
-    fn from(r: v1::VerifyReport) -> Self {
-        Self {
+impl TryFrom<v1::VerifyReport> for verify::Report {
+    type Error = Nonsense;
+
+    fn try_from(r: v1::VerifyReport) -> Result<Self, Nonsense> {
+        let damaged = r.damaged.into_iter();
+        let damaged = damaged.map(|d| Ok((digest(&d.what)?, d.why)));
+        Ok(Self {
+            damaged: damaged.collect::<Result<_, _>>()?,
             snapshots: r.snapshots,
             entries: r.entries,
             packs: r.packs,
             bytes_read: r.bytes_read,
             faults: from_wire(r.faults),
-        }
+        })
     }
 }
 

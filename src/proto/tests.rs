@@ -144,11 +144,10 @@ fn other_reports_come_back() {
         packs: 3,
         bytes_read: 4,
         faults: left_out(),
+        damaged: vec![(Digest::sha256_of(b"p"), "is missing".into())],
     };
-    assert_eq!(
-        verify::Report::from(v1::VerifyReport::from(found.clone())),
-        found
-    );
+    let back = verify::Report::try_from(v1::VerifyReport::from(found.clone()));
+    assert_eq!(back, Ok(found));
     let copied = copy::Report {
         tags: vec!["t".into()],
         found: true,

@@ -5,4 +5,5 @@
 //! - Leaves: responses in the protocol's own terms.
 //! - Deliberately absent: how a store keeps bytes, retries, hashing, building of manifests, sockets.
 
+pub mod control;
 pub mod registry;

@@ -21,6 +21,7 @@ pub mod marked;
 pub mod memory;
 pub mod net;
 pub mod open;
+pub mod queue;
 pub mod record;
 pub mod records;
 pub mod registry;
@@ -32,6 +33,7 @@ pub mod wrap;
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
 use check::{check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
+pub use queue::Queue;
 pub use records::Records;
 pub use repository::Repository;
 

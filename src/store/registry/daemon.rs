@@ -126,6 +126,11 @@ impl Location {
         }
     }
 
+    /// Says whether it is reached by a path of this machine.
+    pub fn is_socket(&self) -> bool {
+        self.socket().is_some()
+    }
+
     /// The same with the path of its socket made absolute by `whole`.
     pub(in crate::store) fn with_socket<E>(
         mut self,
