@@ -16,11 +16,13 @@ pub mod v1 {
     include!("cachectl.v1.rs");
 }
 
+mod message;
 mod parts;
 mod progress;
 mod reports;
 mod status;
 
+pub use message::{Message, Told};
 pub use parts::{InParts, join};
 pub use progress::{event, replay};
 pub use status::{code_of, kind_of};

@@ -10,12 +10,12 @@ use super::{
     copy::{self, Side},
     error::{Asked, nonsense},
     flush::{self, Flushes},
-    stream::{self, Event, Messages},
+    stream::{self, Messages},
 };
 use crate::{
     ops::{self, Context, du, inspect, list, prune, remove, verify},
     progress::Progress,
-    proto::v1,
+    proto::{Message, v1},
     store::{marked::MIN_GRACE, open::Opened},
 };
 
@@ -44,7 +44,7 @@ impl Verbs {
     }
 
     /// Runs a verb on the daemon's store when there is a place for it.
-    fn run<M: Event, R: Into<M::Report>, F>(
+    fn run<M: Message, R: Into<M::Report>, F>(
         &self,
         asked: Asked,
         work: impl FnOnce(Context) -> F + Send + 'static,

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 use super::relay::Relay;
 use crate::{
     progress::Progress,
-    proto::{InParts, v1},
+    proto::{InParts as _, Message},
     task::{self, Task},
 };
 
@@ -62,40 +62,8 @@ impl<M> Stream for Messages<M> {
     }
 }
 
-/// How progress and a part of the report become messages of one method.
-pub(super) trait Event: Send + 'static {
-    /// The report.
-    type Report: InParts + Send;
-    fn progress(progress: v1::Progress) -> Self;
-    fn report(part: Self::Report) -> Self;
-}
-
-macro_rules! event {
-    ($($response:ident($module:ident) of $report:ident),+ $(,)?) => {$(
-        impl Event for v1::$response {
-            type Report = v1::$report;
-            fn progress(progress: v1::Progress) -> Self {
-                Self { event: Some(v1::$module::Event::Progress(progress)) }
-            }
-            fn report(part: v1::$report) -> Self {
-                Self { event: Some(v1::$module::Event::Report(part)) }
-            }
-        }
-    )+};
-}
-
-event!(
-    ListResponse(list_response) of ListReport,
-    InspectResponse(inspect_response) of InspectReport,
-    DeleteResponse(delete_response) of DeleteReport,
-    PruneResponse(prune_response) of PruneReport,
-    DiskUsageResponse(disk_usage_response) of DiskUsageReport,
-    VerifyResponse(verify_response) of VerifyReport,
-    CopyResponse(copy_response) of CopyReport,
-);
-
 /// Starts `work` with a watcher whose news go into the stream, before the report.
-pub(super) fn start<M: Event, F>(work: impl FnOnce(Progress) -> F) -> Response<Messages<M>>
+pub(super) fn start<M: Message, F>(work: impl FnOnce(Progress) -> F) -> Response<Messages<M>>
 where
     F: Future<Output = Result<M::Report, Status>> + Send + 'static,
 {
@@ -106,7 +74,7 @@ where
     Response::new(Messages::new(received, task::spawn("control call", run)))
 }
 
-async fn run<M: Event>(
+async fn run<M: Message>(
     work: impl Future<Output = Result<M::Report, Status>>,
     relay: Arc<Relay>,
     out: mpsc::Sender<Result<M, Status>>,
