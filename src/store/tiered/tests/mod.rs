@@ -330,6 +330,11 @@ impl Sweep for Linked {
         self.sweep.remove_mark(name).await
     }
 
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        self.link.pass("renew", &digest.to_string()).await?;
+        self.sweep.renew(digest).await
+    }
+
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
         self.link.pass("sweep", digests.len()).await?;
         self.sweep.remove(digests, unless_newer_than).await
