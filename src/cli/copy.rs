@@ -29,7 +29,6 @@ enum Who {
 fn who(from: Place, to: Place, set: Place, by: Option<By>) -> Result<Who> {
     let sides = (from == Place::Daemon, to == Place::Daemon);
     match (by, sides) {
-        (Some(By::Here), _) => Ok(Who::Here),
         (Some(By::Daemon), (true, false)) => Ok(Who::From),
         (Some(By::Daemon), (false, true)) => Ok(Who::To),
         (Some(By::Daemon), (false, false)) if set == Place::Daemon => Ok(Who::Set),
@@ -43,7 +42,7 @@ fn who(from: Place, to: Place, set: Place, by: Option<By>) -> Result<Who> {
         .hint("leave it out, and the bytes come through here")),
         (None, (true, false)) if to == Place::Remote => Ok(Who::From),
         (None, (false, true)) if from == Place::Remote => Ok(Who::To),
-        (None, _) => Ok(Who::Here),
+        (Some(By::Here) | None, _) => Ok(Who::Here),
     }
 }
 

@@ -229,16 +229,18 @@ fn label(layer: &Layer, name: &str) -> Result<Option<(String, Origin)>> {
 mod tests {
     use super::*;
 
-    fn flag(text: &str) -> Option<(String, Origin)> {
-        Some((text.to_owned(), Origin::Flag("--x".to_owned())))
+    type Written = (String, Origin);
+
+    fn flag(text: &str) -> Written {
+        (text.to_owned(), Origin::Flag("--x".to_owned()))
     }
 
-    fn env(text: &str) -> Option<(String, Origin)> {
-        Some((text.to_owned(), Origin::Env("X".to_owned())))
+    fn env(text: &str) -> Written {
+        (text.to_owned(), Origin::Env("X".to_owned()))
     }
 
-    fn chosen(store: Option<(String, Origin)>, daemon: Option<(String, Origin)>) -> String {
-        choose(store, daemon)
+    fn chosen(store: impl Into<Option<Written>>, daemon: impl Into<Option<Written>>) -> String {
+        choose(store.into(), daemon.into())
             .unwrap()
             .map_or_else(String::new, |(url, _)| url)
     }
@@ -251,7 +253,7 @@ mod tests {
         assert_eq!(chosen(None, env("/d.sock")), "cachectld:/d.sock");
         assert_eq!(chosen(env("disk:/a"), None), "disk:/a");
         assert_eq!(chosen(flag("disk:/a"), flag("")), "disk:/a");
-        let two = choose(flag("disk:/a"), flag("/d.sock")).unwrap_err();
+        let two = choose(Some(flag("disk:/a")), Some(flag("/d.sock"))).unwrap_err();
         assert!(two.message.contains("two stores"), "{}", two.message);
     }
 

@@ -36,8 +36,10 @@ macro_rules! in_parts {
         impl InParts for v1::$report {
             fn in_parts(mut self) -> Vec<Self> {
                 let mut more = Vec::new();
-                $(for piece in cut(&mut self.$list) {
-                    more.push(Self { $list: piece, ..Self::default() });
+                $(for mut piece in cut(&mut self.$list) {
+                    let mut part = Self::default();
+                    part.$list.append(&mut piece);
+                    more.push(part);
                 })+
                 let mut parts = vec![self];
                 parts.append(&mut more);

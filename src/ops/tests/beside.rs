@@ -61,7 +61,7 @@ impl Served {
         report
     }
 
-    async fn is_there(&self, desc: &Descriptor) -> bool {
+    fn is_there(&self, desc: &Descriptor) -> bool {
         // Behind the back of what renews.
         let path = format!("store/blobs/sha256/{}", desc.digest.hex());
         self.world.path("daemon", &path).exists()
@@ -83,8 +83,8 @@ async fn what_somebody_was_told_of_outlives_the_mark_and_the_rest_goes() {
 
     let second = served.prune().await;
     assert_eq!((second.blobs, second.bytes), (1, 5), "{second:?}");
-    assert!(served.is_there(&told).await && served.is_there(&sent).await);
-    assert!(!served.is_there(&loose).await);
+    assert!(served.is_there(&told) && served.is_there(&sent));
+    assert!(!served.is_there(&loose));
     // A blob that is gone is told to be gone.
     assert_eq!(store.stat(&loose.digest).await.unwrap(), None);
 }
@@ -105,7 +105,7 @@ async fn a_manifest_that_is_published_again_outlives_its_mark() {
         .await
         .unwrap();
     served.prune().await;
-    assert!(served.is_there(&desc).await);
+    assert!(served.is_there(&desc));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,7 +114,49 @@ pub(super) fn needed(path: &str) -> Option<Right> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Request;
+
     use super::*;
+    use crate::serve::auth::{ANONYMOUS, Config, Exposure, Rule};
+
+    async fn admitted(actions: &[Action], repository: &str) -> Vec<bool> {
+        let rule = Rule {
+            principals: vec![ANONYMOUS.to_owned()],
+            repositories: vec![repository.to_owned()],
+            actions: actions.to_vec(),
+        };
+        let config = Config {
+            grants: vec![rule],
+            insecure_no_auth: true,
+            ..Config::default()
+        };
+        let state = tempfile::tempdir().unwrap();
+        let authority = Authority::open(config, state.path(), Exposure::Network);
+        let authority = authority.await.unwrap();
+        // No peer among its extensions: somebody far away.
+        let (request, ()) = Request::new(()).into_parts();
+        let mut admitted = Vec::new();
+        for right in [Right::Read, Right::Write, Right::Delete, Right::Everything] {
+            admitted.push(authority.admit(&request, right).await.is_ok());
+        }
+        admitted
+    }
+
+    #[tokio::test]
+    async fn calls_need_grants_on_the_command_lines_repository_or_on_all() {
+        use Action::{Delete, Pull, Push};
+        let all = [Pull, Push, Delete];
+        for (actions, repository, want) in [
+            (&[Pull][..], "**", [true, false, false, false]),
+            (&[Pull, Push], "cachectl", [true, true, false, false]),
+            (&all, "cachectl", [true, true, true, false]),
+            (&all, "**", [true; 4]),
+            (&all, "team/**", [false; 4]),
+            (&[Delete], "**", [false, false, true, false]),
+        ] {
+            assert_eq!(admitted(actions, repository).await, want, "{repository}");
+        }
+    }
 
     #[test]
     fn every_method_has_its_right_and_only_health_and_reflection_have_none() {

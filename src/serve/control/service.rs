@@ -48,18 +48,18 @@ impl Verbs {
         &self,
         asked: Asked,
         work: impl FnOnce(Context) -> F + Send + 'static,
-    ) -> Answer<M>
+    ) -> Response<Messages<M>>
     where
         F: Future<Output = ops::Result<R>> + Send,
     {
         let (shared, places) = (self.shared.clone(), self.places.clone());
-        Ok(stream::start(move |progress| async move {
+        stream::start(move |progress| async move {
             let _place = places.acquire_owned().await;
             let ctx = shared.context(shared.opened.clone(), progress);
             let own = shared.opened.url.to_string();
             let report = work(ctx).await.map_err(|e| asked.status(&e, &own))?;
             Ok(report.into())
-        }))
+        })
     }
 }
 
@@ -115,24 +115,24 @@ impl v1::control_server::Control for Verbs {
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListResponse> {
         let (asked, r) = taken(request);
-        self.run(asked, move |ctx| async move {
+        Ok(self.run(asked, move |ctx| async move {
             list::run(&ctx, r.name.as_deref()).await
-        })
+        }))
     }
 
     async fn inspect(&self, request: Request<v1::InspectRequest>) -> Answer<v1::InspectResponse> {
         let (asked, r) = taken(request);
-        self.run(asked, move |ctx| async move {
+        Ok(self.run(asked, move |ctx| async move {
             inspect::run(&ctx, &r.name, r.files).await
-        })
+        }))
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
         let (asked, r) = taken(request);
-        self.run(asked, move |ctx| async move {
+        Ok(self.run(asked, move |ctx| async move {
             let tags = remove::run(&ctx, &r.name, r.dry_run).await?;
             Ok(v1::DeleteReport { tags })
-        })
+        }))
     }
 
     /// Beside open doors, as [`crate::store::marked`] says: never with the store's lock, and with at least [`MIN_GRACE`].
@@ -150,7 +150,7 @@ impl v1::control_server::Control for Verbs {
         let Ok(alone) = self.pruning.clone().try_acquire_owned() else {
             return Err(Status::aborted("another prune is running in this daemon"));
         };
-        self.run(asked, move |ctx| async move {
+        Ok(self.run(asked, move |ctx| async move {
             let _alone = alone;
             let report = prune::run(&ctx, &options).await?;
             if let Err(error) = prune::read_marked(&ctx.opened).await {
@@ -158,7 +158,7 @@ impl v1::control_server::Control for Verbs {
                 tracing::warn!(%error, "Marks not read");
             }
             Ok(report)
-        })
+        }))
     }
 
     async fn disk_usage(
@@ -166,17 +166,17 @@ impl v1::control_server::Control for Verbs {
         request: Request<v1::DiskUsageRequest>,
     ) -> Answer<v1::DiskUsageResponse> {
         let (asked, r) = taken(request);
-        self.run(asked, move |ctx| async move {
+        Ok(self.run(asked, move |ctx| async move {
             du::run(&ctx, r.name.as_deref()).await
-        })
+        }))
     }
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Answer<v1::VerifyResponse> {
         let (asked, r) = taken(request);
         let depth = verify::Depth::try_from(&r).map_err(|e| nonsense(&e))?;
-        self.run(asked, move |ctx| async move {
+        Ok(self.run(asked, move |ctx| async move {
             Box::pin(verify::run(&ctx, r.name.as_deref(), depth)).await
-        })
+        }))
     }
 
     async fn copy(&self, request: Request<v1::CopyRequest>) -> Answer<v1::CopyResponse> {
@@ -187,12 +187,12 @@ impl v1::control_server::Control for Verbs {
         let from = copy::open(&self.shared, &asked, &r.from, Side::From).await?;
         let to = copy::open(&self.shared, &asked, &r.to, Side::To).await?;
         let shared = self.shared.clone();
-        self.run(asked, move |to_ctx| async move {
+        Ok(self.run(asked, move |to_ctx| async move {
             let progress = to_ctx.progress.clone();
             let from = shared.context(from, progress.clone());
             let to = shared.context(to, progress);
             Box::pin(ops::copy::run(&from, &to, r.name.as_deref())).await
-        })
+        }))
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Answer<v1::FlushResponse> {

@@ -32,6 +32,7 @@ use crate::{
 mod chaos;
 mod conform;
 mod kills;
+mod marks;
 mod outages;
 mod reads;
 mod replays;
