@@ -1,7 +1,7 @@
 # Everything a developer and CI run. `make` alone lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-e2e deps-bench build release demo test lint fmt doc deny bench e2e fuzz
+.PHONY: help deps deps-e2e deps-bench build release demo test lint fmt doc deny proto bench e2e fuzz
 
 # Outside the checkout, so that a fresh clone finds what an earlier one installed; tests look there too.
 export CACHECTL_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cachectl-tools
@@ -47,6 +47,9 @@ doc: ## build the API documentation; broken links are errors
 
 deny: deps ## check licences, bans and sources of the dependencies, offline
 	"$$CACHECTL_TOOLS/bin/cargo-deny" --offline --locked check --hide-inclusion-graph bans licenses sources
+
+proto: ## make src/proto/ anew from the control API's schema
+	cd proto/generate && cargo run --locked
 
 bench: deps-bench build ## measure against tar+zstd, cp, restic, rclone: ratios as a Markdown table (ARGS='--inputs small --rows restore')
 	python3 tests/bench/bench.py $(ARGS)

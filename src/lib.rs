@@ -8,6 +8,7 @@
 //! - [`store`]: blobs and tags on disk, in a layout, in S3, in a registry, behind small traits; wrappers of one behaviour each.
 //! - [`transfer`]: from store to store, by descriptors.
 //! - [`ops`]: the verbs, plain options in and plain reports out.
+//! - [`proto`]: the control API's messages, made of options and reports and back.
 //! - [`serve`], [`daemon`]: the daemon's doors, each a protocol; how they are put together, listen and stop.
 //! - [`config`], [`cli`], [`telemetry`]: settings with their origin; arguments, terminal and exit codes; logs.
 //! - [`digest`], [`entry`], [`fs`], [`task`], [`redact`], [`progress`], [`trace`], [`metrics`]: the vocabulary, without product knowledge.
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod ops;
 pub mod pack;
 pub mod progress;
+pub mod proto;
 pub mod redact;
 pub mod serve;
 pub mod source;

@@ -11,7 +11,7 @@ const VOCABULARY: [&str; 8] = [
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
@@ -33,6 +33,8 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ),
     ("transfer", &["store", "artifact"]),
     ("ops", &["source", "pack", "artifact", "store", "transfer"]),
+    // Messages are made of the verbs' reports, and status codes of a store's kinds of trouble.
+    ("proto", &["ops", "store"]),
     ("serve", &["ops", "transfer", "store", "artifact", "proto"]),
     ("daemon", &["serve", "ops", "store", "config", "telemetry"]),
     // The sum of the rooms' settings; `source` for the options of a folder, `serve` for who may come in.
@@ -40,7 +42,15 @@ const ARROWS: [(&str, &[&str]); 21] = [
     // `store` and `source` to open what the arguments name; how they work stays unknown here.
     (
         "cli",
-        &["ops", "config", "telemetry", "store", "source", "artifact"],
+        &[
+            "ops",
+            "config",
+            "telemetry",
+            "store",
+            "source",
+            "artifact",
+            "proto",
+        ],
     ),
     ("telemetry", &["task", "redact", "trace"]),
     ("bin", &["cli", "config", "daemon", "telemetry"]),
@@ -52,7 +62,10 @@ fn allowed(room: &str) -> BTreeSet<&'static str> {
         .iter()
         .find(|(r, _)| *r == room)
         .unwrap_or_else(|| panic!("room `{room}` is not in the table"));
-    let high = ["transfer", "ops", "serve", "daemon", "config", "cli", "bin"].contains(&room);
+    let high = [
+        "transfer", "ops", "proto", "serve", "daemon", "config", "cli", "bin",
+    ]
+    .contains(&room);
     let vocabulary = VOCABULARY.iter().filter(|_| high);
     arrows.iter().chain(vocabulary).copied().collect()
 }

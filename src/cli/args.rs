@@ -77,6 +77,22 @@ that is set.")]
     Rm(Rm),
     /// Take old names away, then blobs that nothing needs.
     Prune(Prune),
+    /// Show what takes how much room in the store.
+    Du(Du),
+    /// Show what a daemon is, where it listens, and what it has still to send.
+    Status(Status),
+    /// Let a daemon send what waits to its remote store now.
+    Flush(Flush),
+    /// Print, or make, what a Buildx builder needs to reach a daemon.
+    #[command(after_long_help = "\
+Examples:
+  cachectl buildx-setup                              for a daemon at 127.0.0.1:5000
+  cachectl buildx-setup --address 10.0.0.7:5000      for one on another node
+  cachectl buildx-setup --run --use                  makes the builder, and makes it the current one
+
+The usual builder is a container: 127.0.0.1 in it is not this node's. It is given the node's network, or, where the daemon
+is elsewhere, its address; and told where to speak plain http.")]
+    BuildxSetup(BuildxSetup),
     /// Show what cachectl found here, what it would do, and where each setting came from.
     Env(Env),
     /// Print a completion script for a shell.
@@ -214,6 +230,18 @@ pub(crate) struct Copy {
     /// Only this name, tag or digest.
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Who copies [default: a daemon that is one side, if the other is s3:// or oci://; else this process]
+    #[arg(long, value_enum)]
+    pub(crate) by: Option<By>,
+}
+
+/// Who copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    /// This process, with its credentials; the bytes come through here.
+    Here,
+    /// The daemon that is FROM or TO, or that is set, with its own credentials; folders are its machine's.
+    Daemon,
 }
 
 #[derive(Debug, Args)]
@@ -252,6 +280,47 @@ pub(crate) struct Prune {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "OWN is what the removal of the name would give back: blobs that no other name needs."
+)]
+pub(crate) struct Du {
+    /// Only this name or tag.
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: cachectl flush --wait --budget 2m --daemon /run/cachectld.sock    before a node is taken away"
+)]
+pub(crate) struct Flush {
+    /// End when all that waits now is sent; exit code 1 if it cannot be.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildxSetup {
+    /// Where builders reach the daemon's registry door [default: what the daemon says, else 127.0.0.1:5000]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// The daemon speaks TLS there.
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// Name of the builder.
+    #[arg(long, default_value = "cachectl")]
+    pub(crate) builder: String,
+    /// Make it the current builder.
+    #[arg(long = "use")]
+    pub(crate) make_current: bool,
+    /// Run what is printed.
+    #[arg(long)]
+    pub(crate) run: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Env {
     /// Name of the cache, as for `export`.
     #[arg(long)]
@@ -267,10 +336,15 @@ pub(crate) struct Env {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
-    /// Where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix, oci://host/repository
+    /// Where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix, oci://host/repository,
+    /// cachectld:/socket
     /// [default: disk:$XDG_CACHE_HOME/cachectl]
     #[arg(long, global = true, value_name = "URL")]
     store: Option<String>,
+    /// A daemon that takes the place of the store: its socket's path, cachectld+http://host:port or
+    /// cachectld+https://host
+    #[arg(long, global = true, value_name = "DAEMON")]
+    daemon: Option<String>,
     /// Settings file [default: ./cachectl.toml, else $XDG_CONFIG_HOME/cachectl/cachectl.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -318,6 +392,7 @@ impl Cli {
         let mut flags = Flags::default();
         let g = &self.global;
         flags.one("store", g.store.as_ref());
+        flags.one("daemon", g.daemon.as_ref());
         flags.one("read_only", g.read_only.as_ref());
         flags.one("budget", g.budget.as_ref());
         flags.one("stall", g.stall.as_ref());
@@ -399,9 +474,10 @@ mod tests {
     use super::*;
 
     /// Flags that are no settings: they say what this one run does.
-    const OF_ONE_RUN: [&str; 15] = [
+    const OF_ONE_RUN: [&str; 22] = [
         "config", "json", "quiet", "verbose", "merge", "flatten", "digest", "mirror", "files",
-        "digests", "data", "dry-run", "help", "version", "name",
+        "digests", "data", "dry-run", "help", "version", "name", "by", "wait", "address", "tls",
+        "builder", "use", "run",
     ];
 
     #[test]
@@ -436,7 +512,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_its_key() {
         let layer = |line: &str| Cli::parse_from(line.split(' ')).layer();
-        let global = "--store a --read-only --budget b --stall c --connect-timeout d --retry-for e -j 2 --concurrency 3 --bandwidth 4 --ca-bundle f";
+        let global = "--store a --daemon d --read-only --budget b --stall c --connect-timeout d --retry-for e -j 2 --concurrency 3 --bandwidth 4 --ca-bundle f";
         let source =
             "--name n --key k --scope s --exclude x --exclude y --xattrs --owner=false --strict";
         let export = layer(&format!(

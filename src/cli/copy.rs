@@ -3,38 +3,68 @@
 use std::fmt::Write as _;
 
 use super::{
-    args,
+    args::{self, By},
     error::{CommandError, Result},
     json,
     output::{self, bytes, count, printable, seconds},
     session::Session,
+    stores::{self, Place},
+    upkeep::Upkeep,
 };
 use crate::{ops::copy, redact};
+
+/// Who copies, and for whom a URL is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Here,
+    /// The daemon that is read.
+    From,
+    /// The daemon that is written.
+    To,
+    /// The daemon of the settings, which is neither.
+    Set,
+}
+
+/// A daemon that is one side does it where the bytes need not come through here; what concerns this node's folders it cannot.
+fn who(from: Place, to: Place, set: Place, by: Option<By>) -> Result<Who> {
+    let sides = (from == Place::Daemon, to == Place::Daemon);
+    match (by, sides) {
+        (Some(By::Daemon), (true, false)) => Ok(Who::From),
+        (Some(By::Daemon), (false, true)) => Ok(Who::To),
+        (Some(By::Daemon), (false, false)) if set == Place::Daemon => Ok(Who::Set),
+        (Some(By::Daemon), (false, false)) => Err(CommandError::usage(
+            "--by daemon: neither FROM nor TO is a daemon",
+        )
+        .hint("name one with --daemon or CACHECTL_DAEMON")),
+        (Some(By::Daemon), (true, true)) => Err(CommandError::usage(
+            "--by daemon: both FROM and TO are daemons",
+        )
+        .hint("leave it out, and the bytes come through here")),
+        (None, (true, false)) if to == Place::Remote => Ok(Who::From),
+        (None, (false, true)) if from == Place::Remote => Ok(Who::To),
+        (Some(By::Here) | None, _) => Ok(Who::Here),
+    }
+}
 
 pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     if args.from == args.to {
         return Err(CommandError::usage("FROM and TO are the same store"));
     }
     session.refuse_if_read_only("copy")?;
-    let budget = session.budget(None);
-    let opened = async {
-        let from = session.open_url(&args.from, true, budget).await?;
-        let to = session.open_url(&args.to, false, budget).await?;
-        Ok::<_, CommandError>((from, to))
-    };
-    let (from, to) = session.within(budget, opened).await?;
+    let (from, to) = (stores::place(&args.from)?, stores::place(&args.to)?);
+    let set = stores::place(&session.config().store.0)?;
+    let who = who(from, to, set, args.by)?;
     session.reporter.label("copy");
-    let report = session
-        .within(
-            budget,
-            Box::pin(copy::run(&from, &to, args.name.as_deref())),
-        )
-        .await?;
+    let report = match who {
+        Who::Here => here(session, args).await?,
+        _ => by_daemon(session, args, who).await?,
+    };
     session.reporter.clear();
     let (from, to) = (redact::url(&args.from), redact::url(&args.to));
     let elapsed = session.began.elapsed();
     if session.json {
-        output::object(&json::copied(&from, &to, &report, elapsed))?;
+        let by = if who == Who::Here { "here" } else { "daemon" };
+        output::object(&json::copied((&from, &to), by, &report, elapsed))?;
         return end(&report, &from, args.name.as_deref());
     }
     let mut text = output::lines(report.tags.iter().map(|t| printable(t)));
@@ -51,6 +81,41 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     end(&report, &from, args.name.as_deref())
 }
 
+async fn here(session: &Session, args: &args::Copy) -> Result<copy::Report> {
+    let budget = session.budget(None);
+    let opened = async {
+        let from = session.open_url(&args.from, true, budget).await?;
+        let to = session.open_url(&args.to, false, budget).await?;
+        Ok::<_, CommandError>((from, to))
+    };
+    let (from, to) = session.within(budget, opened).await?;
+    let copied = Box::pin(copy::run(&from, &to, args.name.as_deref()));
+    session.within(budget, copied).await
+}
+
+async fn by_daemon(session: &Session, args: &args::Copy, who: Who) -> Result<copy::Report> {
+    let budget = session.budget(None);
+    let url = match who {
+        Who::From => &args.from,
+        Who::To => &args.to,
+        Who::Here | Who::Set => &session.config().store.0,
+    };
+    let opened = session.open_url(url, false, budget);
+    let upkeep = session.within(budget, opened).await.map(Upkeep::new)?;
+    let daemon = upkeep.daemon().ok_or_else(super::status::no_daemon)?;
+    // Its own store it knows best itself.
+    let side = |own: Who, url: &String| {
+        if who == own {
+            String::new()
+        } else {
+            url.clone()
+        }
+    };
+    let (from, to) = (side(Who::From, &args.from), side(Who::To, &args.to));
+    let copied = Box::pin(daemon.copy(from, to, args.name.clone()));
+    session.within(budget, copied).await
+}
+
 /// A copy that lacks something is no copy; what there was to say about each is said already.
 fn end(report: &copy::Report, from: &str, name: Option<&str>) -> Result<u8> {
     if report.left_out.is_empty() {
@@ -65,4 +130,35 @@ fn end(report: &copy::Report, from: &str, name: Option<&str>) -> Result<u8> {
     Err(CommandError::failed(format!("{what} could not be copied"))
         .hint("`cachectl verify` at FROM says what is damaged there; the next export mends it")
         .told())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_copies_to_and_from_remotes_and_this_process_the_rest() {
+        use Place::{Daemon, Folder, Remote};
+        let here = |from, to| who(from, to, Folder, None).unwrap();
+        assert_eq!(here(Daemon, Remote), Who::From);
+        assert_eq!(here(Remote, Daemon), Who::To);
+        for (from, to) in [
+            (Daemon, Folder),
+            (Folder, Daemon),
+            (Daemon, Daemon),
+            (Remote, Folder),
+            (Folder, Remote),
+        ] {
+            assert_eq!(here(from, to), Who::Here, "{from:?} {to:?}");
+        }
+        let by = |from, to, set| who(from, to, set, Some(By::Daemon));
+        assert_eq!(by(Daemon, Folder, Folder).unwrap(), Who::From);
+        assert_eq!(by(Folder, Daemon, Folder).unwrap(), Who::To);
+        assert_eq!(by(Folder, Remote, Daemon).unwrap(), Who::Set);
+        assert!(by(Folder, Remote, Folder).is_err() && by(Daemon, Daemon, Daemon).is_err());
+        assert_eq!(
+            who(Daemon, Remote, Daemon, Some(By::Here)).unwrap(),
+            Who::Here
+        );
+    }
 }

@@ -201,6 +201,7 @@ impl From<ops::Error> for CommandError {
 fn store_hint(e: &store::Error) -> Option<String> {
     let s3 = e.store.starts_with("s3://");
     let registry = e.store.starts_with("oci://");
+    let daemon = e.store.starts_with("cachectld");
     Some(match e.kind {
         ErrorKind::Unauthenticated if s3 => {
             "give AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role), or set s3.anonymous"
@@ -209,6 +210,12 @@ fn store_hint(e: &store::Error) -> Option<String> {
         ErrorKind::Unauthenticated if registry => {
             let host = e.store["oci://".len()..].split('/').next().unwrap_or_default();
             format!("log in with `docker login {host}`, or give the credentials in DOCKER_AUTH_CONFIG")
+        }
+        ErrorKind::Unauthenticated if daemon => {
+            "set registry.username and registry.password, or log in to the daemon's host with `docker login`".to_owned()
+        }
+        ErrorKind::Unavailable | ErrorKind::Timeout if daemon => {
+            "see whether the daemon runs and listens there".to_owned()
         }
         ErrorKind::Denied => {
             "grant these credentials access, or use --read-only if the job should only import".to_owned()

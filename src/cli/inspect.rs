@@ -13,11 +13,9 @@ use crate::ops::inspect;
 
 pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
     let budget = session.budget(None);
-    let ctx = session
-        .within(budget, session.open_existing(budget))
-        .await?;
+    let upkeep = session.within(budget, session.upkeep(budget)).await?;
     let snapshots = session
-        .within(budget, inspect::run(&ctx, &args.name, args.files))
+        .within(budget, upkeep.inspect(&args.name, args.files))
         .await?;
     session.reporter.clear();
     if session.json {

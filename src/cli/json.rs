@@ -8,7 +8,8 @@ use super::error::CommandError;
 use crate::{
     digest::Digest,
     entry::Time,
-    ops::{LeftOut, PhaseTime, copy, inspect, list, prune, verify},
+    ops::{LeftOut, PhaseTime, copy, du, inspect, list, prune, verify},
+    proto::v1,
 };
 
 /// Whole milliseconds.
@@ -174,7 +175,13 @@ pub(crate) fn verification(
     with_common(value, r.snapshots > 0, r.digest.as_ref(), sums, elapsed)
 }
 
-pub(crate) fn copied(from: &str, to: &str, r: &copy::Report, elapsed: Duration) -> Value {
+/// `by`: who copied, `here` or `daemon`.
+pub(crate) fn copied(
+    (from, to): (&str, &str),
+    by: &str,
+    r: &copy::Report,
+    elapsed: Duration,
+) -> Value {
     json!({
         "command": "copy",
         "from": from,
@@ -183,6 +190,7 @@ pub(crate) fn copied(from: &str, to: &str, r: &copy::Report, elapsed: Duration) 
         "digest": null,
         "entries": null,
         "bytes": null,
+        "by": by,
         "tags": r.tags,
         "blobs_moved": r.moved.blobs_moved,
         "bytes_moved": r.moved.bytes_moved,
@@ -210,6 +218,71 @@ pub(crate) fn pruned(store: &str, r: &prune::Report, dry_run: bool, elapsed: Dur
     });
     let went = !r.tags.is_empty() || r.blobs > 0;
     with_common(value, went, None, (0, r.bytes), elapsed)
+}
+
+pub(crate) fn usage(store: &str, r: &du::Report) -> Value {
+    let row = |r: &du::Row| {
+        json!({
+            "tag": r.tag,
+            "kind": r.kind,
+            "name": r.name,
+            "scope": r.scope,
+            "key": r.key,
+            "blobs": r.blobs,
+            "stored_bytes": r.bytes,
+            "own_bytes": r.own_bytes,
+        })
+    };
+    json!({
+        "command": "du",
+        "store": store,
+        "names": r.rows.iter().map(row).collect::<Vec<_>>(),
+        "blobs": r.blobs,
+        "stored_bytes": r.bytes,
+        "store_blobs": r.store.map(|s| s.blobs),
+        "store_bytes": r.store.map(|s| s.bytes),
+        "broken": left_out(&r.broken),
+    })
+}
+
+fn queue(q: Option<&v1::Queue>) -> Value {
+    let Some(q) = q else { return Value::Null };
+    json!({
+        "tags": q.tags,
+        "blobs": q.blobs,
+        "bytes": q.bytes,
+        "oldest_ms": q.oldest_seconds.map(|s| s.saturating_mul(1000)),
+        "trouble": q.trouble,
+    })
+}
+
+pub(crate) fn status(store: &str, s: &v1::StatusResponse) -> Value {
+    json!({
+        "command": "status",
+        "store": store,
+        "version": s.version,
+        "protocol": s.protocol,
+        "behind": s.store,
+        "uptime_ms": s.uptime_seconds.saturating_mul(1000),
+        "listeners": s.listeners,
+        "allows_paths": s.allows_paths,
+        "queue": queue(s.queue.as_ref()),
+    })
+}
+
+pub(crate) fn flushed(
+    store: &str,
+    waited: bool,
+    left: Option<&v1::Queue>,
+    elapsed: Duration,
+) -> Value {
+    json!({
+        "command": "flush",
+        "store": store,
+        "waited": waited,
+        "queue": queue(left),
+        "elapsed_ms": ms(elapsed),
+    })
 }
 
 #[cfg(test)]

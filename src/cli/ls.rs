@@ -11,11 +11,9 @@ use crate::{ops::list, progress::Watch as _};
 
 pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
     let budget = session.budget(None);
-    let ctx = session
-        .within(budget, session.open_existing(budget))
-        .await?;
+    let upkeep = session.within(budget, session.upkeep(budget)).await?;
     let report = session
-        .within(budget, list::run(&ctx, args.name.as_deref()))
+        .within(budget, upkeep.list(args.name.as_deref()))
         .await?;
     if session.json {
         output::object(&json::listing(

@@ -6,12 +6,16 @@
 //! - Deliberately absent: how a verb works, protocols, formats.
 
 mod args;
+mod buildx;
 mod ci;
 mod completions;
+mod control;
 mod copy;
+mod du;
 mod env;
 mod error;
 mod export;
+mod flush;
 mod github;
 mod import;
 mod inspect;
@@ -25,8 +29,10 @@ mod rm;
 mod run;
 mod session;
 mod sources;
+mod status;
 mod stores;
 mod summary;
+mod upkeep;
 mod verify;
 
 pub use run::main;

@@ -56,6 +56,8 @@ struct State {
     /// What is worked on: `gobuild`.
     label: String,
     running: HashMap<Phase, Step>,
+    /// A line of its own, on a terminal.
+    note: Option<ProgressBar>,
     /// The phase that began last, for the message of an operation that was cut off.
     last: Option<Phase>,
     warnings: Vec<String>,
@@ -93,13 +95,32 @@ impl Reporter {
         self.state().last.map_or("at the start", Phase::name)
     }
 
+    /// Shows how things stand where that can be written over: on a terminal.
+    pub(crate) fn note(&self, text: &str) {
+        if self.look != Look::Bars {
+            return;
+        }
+        let mut state = self.state();
+        let bar = state.note.get_or_insert_with(|| {
+            let bar = self.bars.add(ProgressBar::new_spinner());
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        bar.set_message(one_line(text));
+    }
+
     /// Takes the bars away, for a result or the end.
     pub(crate) fn clear(&self) {
-        for (_, step) in self.state().running.drain() {
-            if let Some(bar) = step.bar {
-                bar.finish_and_clear();
-            }
+        let mut state = self.state();
+        let bars: Vec<_> = state
+            .running
+            .drain()
+            .filter_map(|(_, step)| step.bar)
+            .collect();
+        for bar in bars.into_iter().chain(state.note.take()) {
+            bar.finish_and_clear();
         }
+        drop(state);
         let _ = self.bars.clear();
     }
 

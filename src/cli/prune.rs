@@ -22,11 +22,9 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
         dry_run: args.dry_run,
     };
     let budget = session.budget(None);
-    let ctx = session
-        .within(budget, session.open_existing(budget))
-        .await?;
+    let upkeep = session.within(budget, session.upkeep(budget)).await?;
     session.reporter.label("prune");
-    let report = session.within(budget, prune::run(&ctx, &options)).await?;
+    let report = session.within(budget, upkeep.prune(&options)).await?;
     session.reporter.clear();
     let store = session.store_shown();
     if session.json {

@@ -8,16 +8,13 @@ use super::{
     output::{self, printable},
     session::Session,
 };
-use crate::ops::remove;
 
 pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
     session.refuse_if_read_only("rm")?;
     let budget = session.budget(None);
-    let ctx = session
-        .within(budget, session.open_existing(budget))
-        .await?;
+    let upkeep = session.within(budget, session.upkeep(budget)).await?;
     let tags = session
-        .within(budget, remove::run(&ctx, &args.name, args.dry_run))
+        .within(budget, upkeep.remove(&args.name, args.dry_run))
         .await?;
     session.reporter.clear();
     if session.json {

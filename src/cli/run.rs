@@ -13,13 +13,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     args::{Cli, Command},
-    completions, copy, env,
+    buildx, completions, copy, du, env,
     error::{CommandError, Kind, Result},
-    export, import, inspect, json, ls, man, output,
+    export, flush, import, inspect, json, ls, man, output,
     progress::{Look, Reporter},
     prune, rm,
     session::Session,
-    verify,
+    status, verify,
 };
 use crate::{
     config::{self, Env},
@@ -164,6 +164,10 @@ async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8
         Command::Copy(args) => Box::pin(copy::run(session, &args)).await,
         Command::Rm(args) => rm::run(session, &args).await,
         Command::Prune(args) => prune::run(session, &args).await,
+        Command::Du(args) => du::run(session, &args).await,
+        Command::Status(_) => status::run(session).await,
+        Command::Flush(args) => flush::run(session, &args).await,
+        Command::BuildxSetup(args) => buildx::run(session, &args).await,
         Command::Env(_) => env::run(session).await,
         Command::Completions { shell } => completions::run(shell).map(|()| 0),
         Command::Man { command } => man::run(command.as_deref()).map(|()| 0),

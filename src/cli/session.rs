@@ -11,7 +11,8 @@ use super::{
     error::{CommandError, Result},
     output,
     progress::Reporter,
-    stores,
+    stores::{self, Place},
+    upkeep::Upkeep,
 };
 use crate::{
     config::{Config, Env, Loaded, Origin},
@@ -130,9 +131,22 @@ impl Session {
     }
 
     /// Opens the store of the settings for a look or upkeep: a folder that is not there is a mistake, not an empty store.
-    pub(crate) async fn open_existing(&self, budget: Option<Duration>) -> Result<ops::Context> {
+    pub(crate) async fn upkeep(&self, budget: Option<Duration>) -> Result<Upkeep> {
         stores::must_be_there(&self.config().store.0)?;
-        self.open(budget).await
+        self.open(budget).await.map(Upkeep::new)
+    }
+
+    /// Opens the store of the settings for what only a daemon does.
+    pub(crate) async fn daemon(&self, what: &str, budget: Option<Duration>) -> Result<Upkeep> {
+        let store = &self.config().store.0;
+        if stores::place(store)? != Place::Daemon {
+            let shown = self.store_shown();
+            return Err(CommandError::usage(format!(
+                "{what} is for a daemon, and the store is {shown}"
+            ))
+            .hint("name one with --daemon or CACHECTL_DAEMON"));
+        }
+        self.open(budget).await.map(Upkeep::new)
     }
 
     /// Opens a store.

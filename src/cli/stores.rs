@@ -24,6 +24,26 @@ pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool)
     Ok(open::open(&url, &options).await?)
 }
 
+/// Where a store is, as far as it matters to who does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a folder of this node.
+    Folder,
+    /// At a server that anybody with credentials may ask.
+    Remote,
+    /// Behind a daemon.
+    Daemon,
+}
+
+/// Where the store at `url` is.
+pub(crate) fn place(url: &str) -> Result<Place> {
+    Ok(match url.parse()? {
+        StoreUrl::Disk(_) | StoreUrl::Layout(_) => Place::Folder,
+        StoreUrl::S3(_) | StoreUrl::Registry(_) => Place::Remote,
+        StoreUrl::Daemon(_) => Place::Daemon,
+    })
+}
+
 /// Refuses a folder that is not there; of what is remote nothing is known before it is asked.
 pub(crate) fn must_be_there(url: &str) -> Result<()> {
     let (StoreUrl::Disk(path) | StoreUrl::Layout(path)) = url.parse()? else {

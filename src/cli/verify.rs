@@ -10,7 +10,7 @@ use super::{
     output::{self, bytes, count, printable, seconds},
     session::Session,
 };
-use crate::ops::verify::{self, Depth};
+use crate::ops::verify::Depth;
 
 pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     let (depth, word) = match (args.digests, args.data) {
@@ -19,13 +19,11 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         _ => (Depth::Structure, "structure"),
     };
     let budget = session.budget(None);
-    let ctx = session
-        .within(budget, session.open_existing(budget))
-        .await?;
+    let upkeep = session.within(budget, session.upkeep(budget)).await?;
     session.reporter.label("verify");
     let name = args.name.as_deref();
     let report = session
-        .within(budget, Box::pin(verify::run(&ctx, name, depth)))
+        .within(budget, Box::pin(upkeep.verify(name, depth)))
         .await?;
     session.reporter.clear();
     let elapsed = session.began.elapsed();

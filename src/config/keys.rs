@@ -45,7 +45,14 @@ pub static KEYS: &[Key] = &[
         Shape::Url,
         Some("store"),
         "disk:$XDG_CACHE_HOME/cachectl",
-        "where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository",
+        "where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository, cachectld:/socket",
+    ),
+    key(
+        "daemon",
+        Shape::Url,
+        Some("daemon"),
+        "none",
+        "a daemon that takes the place of the store: its socket, cachectld+http://host:port or cachectld+https://host",
     ),
     key(
         "name",

@@ -140,7 +140,9 @@ impl Config {
 /// The store's URL: as it is set, else the folder that the CLI and a daemon of the same user share.
 /// `variable` would set it.
 pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String, Origin)> {
-    if let Some(written) = layer.text("store")? {
+    // The daemon's own table has no `daemon`.
+    let (store, daemon) = (layer.text("store")?, layer.text("daemon")?);
+    if let Some(written) = choose(store, daemon)? {
         return Ok(written);
     }
     let dir = env.cache_dir().ok_or_else(|| {
@@ -159,6 +161,53 @@ pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String,
     Ok((format!("disk:{dir}"), Origin::Default))
 }
 
+/// The store that is written, or the daemon that takes its place: a job's runner sets that in the environment, where there may be
+/// a store for other uses. What is nearer to the command wins.
+fn choose(
+    store: Option<(String, Origin)>,
+    daemon: Option<(String, Origin)>,
+) -> Result<Option<(String, Origin)>> {
+    let Some((daemon, said)) = daemon.filter(|(text, _)| !text.is_empty()) else {
+        return Ok(store);
+    };
+    match &store {
+        Some((_, Origin::Flag(flag))) if matches!(said, Origin::Flag(_)) => {
+            return Err(Error::new(format!("{flag} and {said} name two stores")));
+        }
+        Some((_, origin)) if nearness(origin) > nearness(&said) => return Ok(store),
+        _ => {}
+    }
+    let url = daemon_url(&daemon).ok_or_else(|| {
+        let shown = crate::redact::url(&daemon);
+        Error::new(format!("`daemon` cannot be `{shown}` ({said})")).hint(
+            "expected the path of its socket, cachectld+http://HOST:PORT or cachectld+https://HOST",
+        )
+    })?;
+    Ok(Some((url, said)))
+}
+
+fn nearness(origin: &Origin) -> u8 {
+    match origin {
+        Origin::Default => 0,
+        Origin::File { .. } => 1,
+        Origin::Env(_) => 2,
+        Origin::Flag(_) => 3,
+    }
+}
+
+/// The store's URL of a daemon that is named by its socket's path, by a URL, or as the daemon itself says where it listens.
+fn daemon_url(text: &str) -> Option<String> {
+    if text.starts_with("cachectld") && text.contains(':') {
+        return Some(text.to_owned());
+    }
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Some(format!("cachectld+{text}"));
+    }
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    path.starts_with(['/', '.'])
+        .then(|| format!("cachectld:{path}"))
+}
+
 /// A name, scope or key: not empty, short, and fit to be printed.
 fn label(layer: &Layer, name: &str) -> Result<Option<(String, Origin)>> {
     let Some((text, origin)) = layer.text(name)? else {
@@ -174,4 +223,55 @@ fn label(layer: &Layer, name: &str) -> Result<Option<(String, Origin)>> {
         return Ok(Some((text, origin)));
     };
     Err(Error::new(format!("`{name}` {why} ({origin})")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Written = (String, Origin);
+
+    fn flag(text: &str) -> Written {
+        (text.to_owned(), Origin::Flag("--x".to_owned()))
+    }
+
+    fn env(text: &str) -> Written {
+        (text.to_owned(), Origin::Env("X".to_owned()))
+    }
+
+    fn chosen(store: impl Into<Option<Written>>, daemon: impl Into<Option<Written>>) -> String {
+        choose(store.into(), daemon.into())
+            .unwrap()
+            .map_or_else(String::new, |(url, _)| url)
+    }
+
+    #[test]
+    fn a_daemon_takes_the_place_of_a_store_that_is_not_nearer() {
+        assert_eq!(chosen(env("disk:/a"), env("/d.sock")), "cachectld:/d.sock");
+        assert_eq!(chosen(env("disk:/a"), flag("/d.sock")), "cachectld:/d.sock");
+        assert_eq!(chosen(flag("disk:/a"), env("/d.sock")), "disk:/a");
+        assert_eq!(chosen(None, env("/d.sock")), "cachectld:/d.sock");
+        assert_eq!(chosen(env("disk:/a"), None), "disk:/a");
+        assert_eq!(chosen(flag("disk:/a"), flag("")), "disk:/a");
+        let two = choose(Some(flag("disk:/a")), Some(flag("/d.sock"))).unwrap_err();
+        assert!(two.message.contains("two stores"), "{}", two.message);
+    }
+
+    #[test]
+    fn a_daemon_is_named_in_many_ways() {
+        for (text, url) in [
+            ("/run/d.sock", "cachectld:/run/d.sock"),
+            ("./d.sock", "cachectld:./d.sock"),
+            ("unix:/run/d.sock", "cachectld:/run/d.sock"),
+            ("cachectld:d.sock", "cachectld:d.sock"),
+            ("http://h:5000", "cachectld+http://h:5000"),
+            ("https://h", "cachectld+https://h"),
+            ("cachectld+https://h", "cachectld+https://h"),
+        ] {
+            assert_eq!(daemon_url(text).as_deref(), Some(url));
+        }
+        for text in ["h:5000", "s3://b", "d.sock"] {
+            assert_eq!(daemon_url(text), None);
+        }
+    }
 }

@@ -32,10 +32,15 @@ use crate::{
     serve::{
         admin::{self, Admin},
         auth::{self, Authority, Exposure, Peer},
+        control::{self, Control},
         observe::Observer,
         registry::{self, Registry},
     },
-    store::{Store, ingest::Uploads, open::StoreUrl, wrap::metered::Tier},
+    store::{
+        self,
+        ingest::Uploads,
+        open::{Opened, Options, StoreUrl},
+    },
 };
 
 /// What is built.
@@ -57,9 +62,9 @@ pub struct Built {
     /// Unfinished uploads.
     pub uploads: Arc<Uploads>,
     /// The store behind the doors.
-    pub store: Arc<dyn Store>,
-    /// Where that is.
-    pub tier: Tier,
+    pub opened: Arc<Opened>,
+    /// The control door, to be told where the daemon listens and when it drains.
+    pub control: Arc<Control>,
     /// What must reach another place before the end.
     pub queues: Vec<Arc<dyn Queue>>,
 }
@@ -73,7 +78,11 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         None => None,
     };
     let caches = Arc::new(CacheTags::new(cache_tags(&config.buildkit)));
-    let Tiers { opened, backlog } = tiers::open(config, env, state, caches.clone()).await?;
+    let Tiers {
+        opened,
+        options,
+        backlog,
+    } = tiers::open(config, env, state, caches.clone()).await?;
     let repositories = opened.repositories.clone().ok_or_else(|| {
         Error::usage(format!(
             "{} cannot stand behind a daemon: it holds one repository only, or may not be written to",
@@ -95,6 +104,11 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         authority.clone(),
         caches.clone(),
     ));
+    let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
+    let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
+    let settings = control(config, options, state);
+    let control = Control::new(opened.clone(), queue, settings).await?;
+    let control = Arc::new(control.guarded_by(authority.clone()));
     let requests = Arc::new(Limit::new(config.max_requests));
     shown.stores(&opened);
     shown.caches(caches.clone());
@@ -103,6 +117,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let apart = !config.admin_listen.is_empty();
     let doors = Doors {
         registry,
+        control: control.clone(),
         tokens: TowerToHyperService::new(auth::router(authority.clone())),
         authority: authority.clone(),
         requests: requests.clone(),
@@ -118,18 +133,27 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         caches,
         requests,
         uploads,
-        store: opened.store,
-        tier: opened.metrics.tier(),
-        queues: backlog
-            .map(|b| Arc::new(Waiting(b)) as Arc<dyn Queue>)
-            .into_iter()
-            .collect(),
+        opened,
+        control,
+        queues: waiting.map(|w| w as Arc<dyn Queue>).into_iter().collect(),
     })
+}
+
+/// How the control door works; `options` are those of the daemon's own store.
+fn control(config: &Config, options: Options, state: &Path) -> control::Settings {
+    control::Settings {
+        allow_path: config.allow_path,
+        options,
+        temp_dir: state.join("tmp"),
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        concurrency: Options::default().concurrency,
+    }
 }
 
 /// What answers at the doors.
 struct Doors {
     registry: Arc<Registry>,
+    control: Arc<Control>,
     tokens: TowerToHyperService<Router>,
     authority: Arc<Authority>,
     requests: Arc<Limit>,
@@ -139,13 +163,13 @@ struct Doors {
 }
 
 impl Doors {
-    /// Each door by its paths. Who may come in each of them asks the authority itself.
+    /// Each door by its paths, that of gRPC by what its requests are. Who may come in each of them asks the authority itself.
     fn handler(self) -> Handler {
         let doors = Arc::new(self);
         Arc::new(move |request: Request<Body>| {
             let doors = doors.clone();
             async move {
-                let place = doors.place(request.uri().path());
+                let place = doors.place(&request);
                 let answer = |request| doors.answer(place, request);
                 doors.observer.observe(place, request, answer).await
             }
@@ -153,7 +177,11 @@ impl Doors {
         })
     }
 
-    fn place(&self, path: &str) -> Place {
+    fn place(&self, request: &Request<Body>) -> Place {
+        let path = request.uri().path();
+        if Control::takes(request) {
+            return control::place(path);
+        }
         if is_registry(path) {
             return registry::place(path);
         }
@@ -169,6 +197,10 @@ impl Doors {
         if let Some(admin) = self.admin.as_ref().filter(|_| place.door == admin::DOOR) {
             // Whoever asks whether we live neither waits for a place nor logs in.
             return self.show(admin, request).await;
+        }
+        if place.door == control::DOOR {
+            // Its calls last long and take little memory; how many work at once it limits itself.
+            return self.control.handle(request).await;
         }
         let waited = self.requests.take().await;
         let response = if is_registry(request.uri().path()) {

@@ -15,6 +15,7 @@ mod held;
 pub mod limit;
 pub mod listen;
 pub mod live;
+mod marks;
 mod notify;
 mod reload;
 mod run;

@@ -17,7 +17,7 @@ use crate::{
     },
     metrics,
     ops::cache_tags::CacheTags,
-    serve::auth::Authority,
+    serve::{auth::Authority, control::Control},
     task,
     telemetry::logs::{self, Logs},
 };
@@ -52,6 +52,7 @@ pub(super) struct Reloader {
     pub(super) authority: Arc<Authority>,
     pub(super) tls: Option<Arc<tls::Acceptor>>,
     pub(super) caches: Arc<CacheTags>,
+    pub(super) control: Arc<Control>,
     pub(super) logs: Arc<Logs>,
     pub(super) connections: Arc<Limit>,
     /// Shows how many there may be.
@@ -111,6 +112,7 @@ impl Reloader {
         let most = i64::try_from(connections).unwrap_or(i64::MAX);
         self.connections_limit.set(most);
         self.requests.resize(new.config.max_requests);
+        self.control.allow_path(new.config.allow_path);
         self.caches.set(build::cache_tags(&new.config.buildkit));
         self.live.send_replace(Arc::new(new.config.clone()));
         self.running = new;

@@ -16,6 +16,7 @@ use super::{
     limit::{self, Limit},
     listen::{self, Service},
     live::Live,
+    marks,
     notify::Notify,
     reload::{Origins, Reloader},
     shown::Shown,
@@ -120,6 +121,10 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         exporter.push(move || numbers.numbers());
     }
     let (doors, admin) = bind(&loaded.config).await?;
+    built
+        .control
+        .announce(doors.iter().map(Listener::url).collect());
+    let marks = marks::keep_known(built.opened.clone()).await;
     let (sender, live) = Live::new(loaded.config.clone());
     let (stop, stopped) = watch::channel(false);
     let count = limit::connections(loaded.config.max_connections, open_files);
@@ -158,10 +163,11 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         "Ready"
     );
     notify.ready("Serving");
-    let (uploads, store) = (built.uploads.clone(), built.store.clone());
+    let (uploads, store) = (built.uploads.clone(), built.opened.store.clone());
     let expired = shown.metrics.uploads.expired.clone();
     let expiry = background::expire_uploads(live, uploads, store, expired);
-    let watch = shown.watch(built.store.clone(), built.tier);
+    let tier = built.opened.metrics.tier();
+    let watch = shown.watch(built.opened.store.clone(), tier);
     let reloader = Reloader {
         origins,
         running: loaded,
@@ -169,6 +175,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         authority: built.authority.clone(),
         tls: built.tls.clone(),
         caches: built.caches.clone(),
+        control: built.control.clone(),
         logs,
         connections: service.connections.clone(),
         connections_limit: shown.metrics.connections.limit.clone(),
@@ -183,7 +190,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         exporter,
         connections: service.connections,
         built,
-        _background: vec![expiry, watch],
+        _background: vec![expiry, watch, marks],
         _state: state,
     };
     Ok((reloader, running))
@@ -233,6 +240,7 @@ async fn close(running: Running, limit: Duration) -> Left {
     let far = began + Duration::from_hours(24 * 365);
     let until = began.checked_add(limit).unwrap_or(far);
     running.shown.health.set(Phase::Draining);
+    running.built.control.drain().await;
     running.stop.send_replace(true);
     let queues = &running.built.queues;
     let left = drain::drain(running.serving, &running.connections, queues, until).await;

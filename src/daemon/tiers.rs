@@ -27,7 +27,9 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// What stands behind the doors.
 pub(super) struct Tiers {
     /// The store, whatever it is made of.
-    pub(super) opened: Opened,
+    pub(super) opened: Arc<Opened>,
+    /// How stores like it are opened.
+    pub(super) options: Options,
     /// What the remote does not have yet; `None` where there is one store alone.
     pub(super) backlog: Option<Arc<dyn Backlog>>,
 }
@@ -52,13 +54,15 @@ pub(super) async fn open(
         registry: config.remote.registry.for_store(env),
         // Blobs on our own disk were hashed when they came in.
         verified: !matches!(url, StoreUrl::Disk(_)),
+        beside_doors: true,
         ..Options::default()
     };
     let Some(front) = &config.front else {
         // Boxed: AWS's configuration makes a future of many kilobytes.
         let opened = Box::pin(store::open::open(&url, &options)).await?;
         return Ok(Tiers {
-            opened,
+            opened: Arc::new(opened),
+            options,
             backlog: None,
         });
     };
@@ -68,7 +72,8 @@ pub(super) async fn open(
     };
     let near = Options {
         verified: false,
-        ..options
+        beside_doors: false,
+        ..options.clone()
     };
     let remote = Box::pin(store::open::open(&url, &remote)).await?;
     let near = Box::pin(store::open::open(&StoreUrl::Disk(front.clone()), &near)).await?;
@@ -84,7 +89,8 @@ pub(super) async fn open(
     let tiered = Arc::new(Tiered::open(near, remote, settings, moved).await?);
     Ok(Tiers {
         backlog: Some(tiered.backlog()),
-        opened: tiered.opened(),
+        opened: Arc::new(tiered.opened()),
+        options,
     })
 }
 
@@ -100,6 +106,44 @@ impl Queue for Waiting {
     async fn drain(&self, until: Instant) -> u64 {
         let left = self.0.flush(until).await;
         left.blobs + left.updates
+    }
+}
+
+/// A moment that does not come.
+const NEVER: std::time::Duration = std::time::Duration::from_hours(24 * 365);
+
+#[async_trait]
+impl store::Queue for Waiting {
+    fn waiting(&self) -> store::queue::Waiting {
+        let status = self.0.status();
+        let trouble = if !status.remote.up {
+            Some(format!("the remote store is away: {}", status.remote.why))
+        } else if status.set_aside > 0 {
+            let count = status.set_aside;
+            Some(format!("{count} files were set aside: see the log"))
+        } else {
+            None
+        };
+        store::queue::Waiting {
+            tags: status.updates,
+            blobs: status.blobs,
+            bytes: status.bytes,
+            oldest: status.oldest,
+            trouble,
+        }
+    }
+
+    async fn flush(&self) -> store::Result<()> {
+        let before = self.0.status().set_aside;
+        let after = self.0.flush(Instant::now() + NEVER).await.set_aside;
+        match after.saturating_sub(before) {
+            0 => Ok(()),
+            count => Err(store::Error::new(
+                store::ErrorKind::Unsupported,
+                "flush",
+                format!("{count} of what waited cannot be sent and was set aside: see the log"),
+            )),
+        }
     }
 }
 

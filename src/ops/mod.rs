@@ -1,6 +1,6 @@
 //! The verbs: what a user asks for, one file each.
 //!
-//! - Holds: export, import, list, inspect, verify, copy, remove, prune; what they share (resolving, publishing, folding).
+//! - Holds: export, import, list, inspect, verify, copy, remove, prune, du; what they share (resolving, publishing, folding).
 //! - Enters: plain options, an opened store, a source.
 //! - Leaves: plain reports, which serve people, `--json` and the daemon alike.
 //! - Deliberately absent: arguments, environment, HTTP, the terminal.
@@ -24,6 +24,7 @@ pub mod compact;
 pub mod copy;
 mod damage;
 pub mod diff;
+pub mod du;
 pub mod export;
 pub mod fetch;
 pub mod head;

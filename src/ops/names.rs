@@ -1,6 +1,6 @@
 //! Which tags a word of the user's means, and what the manifest under a tag is: for the verbs that look after a store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Context, Error, LeftOut, Result, load};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     digest::Digest,
     source::SourceKind,
     store::{ErrorKind, Resolved},
+    transfer::graph,
 };
 
 /// A head's tag with its side tags, or a tag that is not ours.
@@ -192,6 +193,19 @@ pub(super) async fn resolve(
         Err(e) if e.kind == ErrorKind::Corrupt => Ok(Err(e.message)),
         Err(e) => Err(Error::Store(e)),
     }
+}
+
+/// The blobs that manifests need, themselves among them, with their sizes.
+pub(super) fn needed(manifests: &[Manifest]) -> HashMap<Digest, u64> {
+    let mut all = HashMap::new();
+    for manifest in manifests {
+        all.insert(manifest.digest, manifest.bytes.len() as u64);
+        // Of what is below another index the index says the size of the manifests alone.
+        let children = graph::children(manifest).unwrap_or_default();
+        let below = children.blobs.into_iter().chain(children.manifests);
+        all.extend(below.map(|d| (d.digest, d.size)));
+    }
+    all
 }
 
 /// What is wrong with a tag.

@@ -20,7 +20,7 @@ use crate::{
     artifact::{Manifest, Tag, snapshot::Outline},
     digest::Digest,
     entry::Time,
-    transfer::graph,
+    store::{self, open::Opened},
 };
 
 mod mark;
@@ -66,6 +66,28 @@ pub struct Report {
 /// When the names cannot be listed or removed. That blobs could not be swept is in the report: the names are gone then all the same.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     super::within_budget(ctx, "pruning", prune(ctx, options)).await
+}
+
+/// Reads what marks name, for doors that are open on the store while it is pruned ([`crate::store::marked`]); nothing to do for
+/// another store.
+///
+/// # Errors
+/// When the marks cannot be read; what was known stays.
+pub async fn read_marked(opened: &Opened) -> store::Result<()> {
+    let (Some(marked), Some(sweep)) = (&opened.marked, &opened.sweep) else {
+        return Ok(());
+    };
+    let mut all = HashSet::new();
+    for name in sweep.marks().await? {
+        let mark = sweep.read_mark(&name).await?;
+        all.extend(
+            mark.and_then(|m| mark::Mark::decode(&m))
+                .map(|m| m.blobs)
+                .unwrap_or_default(),
+        );
+    }
+    marked.replace(all);
+    Ok(())
 }
 
 async fn prune(ctx: &Context, options: &Options) -> Result<Report> {
@@ -240,20 +262,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(name: &Name) -> HashMap<Digest, u64> {
-        let mut all = HashMap::new();
-        for manifest in &name.manifests {
-            all.insert(manifest.digest, manifest.bytes.len() as u64);
-            // Of what is below another index the index says the size of the manifests alone.
-            let children = graph::children(manifest).unwrap_or_default();
-            let below = children.blobs.into_iter().chain(children.manifests);
-            all.extend(below.map(|d| (d.digest, d.size)));
-        }
-        all
-    }
-
     fn add(&mut self, name: &Name) {
-        for (digest, size) in Self::of(name) {
+        for (digest, size) in names::needed(&name.manifests) {
             let (_, count) = self.blobs.entry(digest).or_insert((size, 0));
             *count += 1;
             if *count == 1 {
@@ -263,7 +273,7 @@ impl Sizes {
     }
 
     fn take(&mut self, name: &Name) {
-        for digest in Self::of(name).into_keys() {
+        for digest in names::needed(&name.manifests).into_keys() {
             if let Some((size, count)) = self.blobs.get_mut(&digest) {
                 *count -= 1;
                 if *count == 0 {

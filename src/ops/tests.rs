@@ -20,6 +20,7 @@ use crate::{
     },
 };
 
+mod beside;
 mod compacting;
 mod copying;
 mod dirs;
@@ -61,6 +62,8 @@ impl World {
             metrics: Arc::default(),
             ranged: true,
             repositories: None,
+            marked: None,
+            control: None,
         };
         Context {
             opened: Arc::new(opened),

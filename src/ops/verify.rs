@@ -59,6 +59,8 @@ pub struct Report {
     pub bytes_read: u64,
     /// What is wrong; empty: all is well.
     pub faults: Vec<LeftOut>,
+    /// Packs whose bytes are not what they should be, with why.
+    pub damaged: Vec<(Digest, String)>,
 }
 
 /// Verifies every snapshot whose name, tag or digest is `name` (all with `None`).
@@ -90,13 +92,17 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
         }
     }
     ctx.progress.end(Phase::Restore);
-    let damaged: Vec<(Digest, String)> = job
-        .packs
-        .into_iter()
+    let damaged = job.packs.into_iter();
+    job.report.damaged = damaged
         .filter_map(|(digest, faults)| Some((digest, faults.into_iter().next()?)))
         .collect();
-    damage::note(ctx, &damaged).await;
+    remember(ctx, &job.report).await;
     Ok(job.report)
+}
+
+/// Writes down on this node what was found damaged, wherever that was found: its next export packs that content anew.
+pub async fn remember(ctx: &Context, report: &Report) {
+    damage::note(ctx, &report.damaged).await;
 }
 
 /// What is wrong with something, in words; empty: nothing.

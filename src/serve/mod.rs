@@ -7,5 +7,6 @@
 
 pub mod admin;
 pub mod auth;
+pub mod control;
 pub mod observe;
 pub mod registry;

@@ -70,6 +70,7 @@ pub async fn run_all(fresh: impl AsyncFn() -> Subject) {
     if let Some(sweep) = subject.sweep.clone() {
         marks_are_kept(sweep.as_ref()).await;
         swept_blob_is_gone(&subject, sweep.as_ref()).await;
+        renewed_blob_is_as_if_written_now(&subject, sweep.as_ref()).await;
         roots_are_what_tags_name(&subject, sweep.as_ref()).await;
     }
 }
@@ -599,6 +600,27 @@ async fn swept_blob_is_gone(s: &Subject, sweep: &dyn Sweep) {
     assert_eq!(s.store.stat(&stays.digest).await.expect("stat"), Some(10));
     put(s, &bytes).await;
     assert_eq!(read(s, &goes, 0..4000).await, bytes);
+}
+
+async fn renewed_blob_is_as_if_written_now(s: &Subject, sweep: &dyn Sweep) {
+    let bytes = unique_bytes(300);
+    let desc = put(s, &bytes).await;
+    let time = async || {
+        let listed = sweep.blobs().await.expect("blobs");
+        let blob = listed.into_iter().find(|b| b.digest == desc.digest);
+        blob.expect("it is listed").modified
+    };
+    let before = time().await;
+    assert!(sweep.renew(&desc.digest).await.expect("renew"));
+    assert!(time().await >= before);
+    assert_eq!(read(s, &desc, 0..300).await, bytes);
+    let missing = Descriptor::of("x/y", &unique_bytes(5)).digest;
+    assert!(
+        !sweep
+            .renew(&missing)
+            .await
+            .expect("renew what is not there")
+    );
 }
 
 async fn roots_are_what_tags_name(s: &Subject, sweep: &dyn Sweep) {

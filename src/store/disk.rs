@@ -482,6 +482,13 @@ impl Sweep for Disk {
         .await
     }
 
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        self.entered.writable("renew", digest)?;
+        let d = *digest;
+        self.run("renew", digest, move |i| i.tree.renew_blob(&d))
+            .await
+    }
+
     /// Our own shared lock is given up for it: reachability must be computed under the guard. One handle of the store
     /// must not be used for a sweep and for exports at once.
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {

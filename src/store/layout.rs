@@ -485,6 +485,13 @@ impl Sweep for Layout {
         .await
     }
 
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        self.entered.writable("renew", digest)?;
+        let d = *digest;
+        self.run("renew", &digest.to_string(), move |t| t.renew_blob(&d))
+            .await
+    }
+
     /// Keeps out other processes of ours, not BuildKit. As for the disk store, look again under the guard.
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
         self.entered.writable("lock", "")?;

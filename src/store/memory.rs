@@ -289,6 +289,13 @@ impl Sweep for Memory {
         Ok((count, size))
     }
 
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        let now = self.clock().await?;
+        let mut state = self.state();
+        let blob = state.blobs.get_mut(digest);
+        Ok(blob.map(|(_, modified)| *modified = now).is_some())
+    }
+
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
         Ok(None)
     }

@@ -18,9 +18,11 @@ pub mod error;
 pub mod ingest;
 pub mod keys;
 pub mod layout;
+pub mod marked;
 pub mod memory;
 pub mod net;
 pub mod open;
+pub mod queue;
 pub mod record;
 pub mod records;
 pub mod registry;
@@ -33,6 +35,7 @@ pub mod wrap;
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
 use check::{check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
+pub use queue::Queue;
 pub use records::Records;
 pub use repository::Repository;
 
@@ -186,6 +189,12 @@ pub trait Sweep: Send + Sync {
 
     /// Removes blobs (and manifests' records of them) if they were not written since `unless_newer_than`; the count and bytes removed.
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)>;
+
+    /// Says that a blob is used: it counts as written now; `false` if there is none.
+    ///
+    /// # Errors
+    /// `Unsupported` and `Denied` where its time cannot be changed.
+    async fn renew(&self, digest: &Digest) -> Result<bool>;
 
     /// Keeps writers and importers out while the guard lives, where the store can (disk); `None` where it cannot.
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>>;

@@ -14,9 +14,10 @@ use super::{
     error::{Error, ErrorKind, Result},
     keys::Repo,
     layout::Layout,
+    marked::{Beside, Marked},
     net, registry, s3,
     wrap::{
-        Limited, Metered, Named, ReadOnly, Retrying, Verified,
+        Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified,
         limited::Limits,
         metered::{Counters, Tier},
         retrying::{Contact, Policy},
@@ -35,12 +36,11 @@ pub enum StoreUrl {
     S3(s3::Location),
     /// `oci://host/repo`
     Registry(registry::Location),
-    /// `cachectld:SOCKET` or `cachectld+https://host`, as it was given.
-    Daemon(String),
+    /// `cachectld:SOCKET`, `cachectld+http://host:port` or `cachectld+https://host[:port]`
+    Daemon(registry::Location),
 }
 
-const EXPECTED: &str =
-    "expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX or oci://HOST/REPOSITORY";
+const EXPECTED: &str = "expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX, oci://HOST/REPOSITORY or cachectld:SOCKET";
 
 impl FromStr for StoreUrl {
     type Err = Error;
@@ -54,7 +54,9 @@ impl FromStr for StoreUrl {
             "oci-layout" => Ok(Self::Layout(path(scheme, rest).map_err(refused)?)),
             "s3" => s3::Location::parse(s).map(Self::S3),
             "oci" => registry::Location::parse(s).map(Self::Registry),
-            "cachectld" | "cachectld+https" => Ok(Self::Daemon(s.to_owned())),
+            "cachectld" | "cachectld+http" | "cachectld+https" => {
+                registry::Location::daemon(s).map(Self::Daemon)
+            }
             "" if rest.starts_with(['/', '.', '~']) => {
                 Err(refused(format!("a folder is written `disk:{rest}`")))
             }
@@ -92,9 +94,8 @@ impl fmt::Display for StoreUrl {
         match self {
             Self::Disk(path) => write!(f, "disk:{}", path.display()),
             Self::Layout(path) => write!(f, "oci-layout:{}", path.display()),
-            Self::Registry(location) => location.fmt(f),
+            Self::Registry(location) | Self::Daemon(location) => location.fmt(f),
             Self::S3(location) => location.fmt(f),
-            Self::Daemon(url) => f.write_str(&redact::url(url)),
         }
     }
 }
@@ -122,6 +123,8 @@ pub struct Options {
     pub proxy_from_env: bool,
     /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them when they come in instead.
     pub verified: bool,
+    /// Doors will be open on it while it is pruned: see [`super::marked`].
+    pub beside_doors: bool,
     /// What is special to S3; what stands in the URL wins.
     pub s3: s3::Config,
     /// What is special to registries.
@@ -142,6 +145,7 @@ impl Default for Options {
             ca_bundle: None,
             proxy_from_env: net.proxy_from_env,
             verified: true,
+            beside_doors: false,
             s3: s3::Config::default(),
             registry: registry::Config::default(),
         }
@@ -195,6 +199,10 @@ pub struct Opened {
     pub ranged: bool,
     /// Other repositories over the same blobs; `None` where a store holds one only.
     pub repositories: Option<Arc<dyn Repositories>>,
+    /// What a prune has marked; `None` unless doors are to be open beside it.
+    pub marked: Option<Arc<Marked>>,
+    /// The way to the control API; `None` where the store is no daemon.
+    pub control: Option<registry::ControlWay>,
 }
 
 /// Ability: many repositories over one set of blobs.
@@ -235,6 +243,7 @@ struct Backend {
     ranged: bool,
     read_only: bool,
     many: Option<(Arc<dyn ManyRepos>, Arc<dyn Records>)>,
+    control: Option<registry::ControlWay>,
 }
 
 /// Opens a store. Folders are made where they are missing, unless `read_only`; remotes are not asked anything yet.
@@ -244,27 +253,17 @@ struct Backend {
 /// while another process sweeps, `Unsupported` for what this build does not have.
 pub async fn open(url: &StoreUrl, options: &Options) -> Result<Opened> {
     let url = absolute(url)?;
-    let name = url.to_string();
     let backend = match &url {
         StoreUrl::Disk(root) => open_disk(root, options).await?,
         StoreUrl::Layout(root) => open_layout(root, options).await?,
         StoreUrl::Registry(location) => open_registry(location, options).await?,
         StoreUrl::S3(location) => open_s3(location, options).await?,
-        StoreUrl::Daemon(_) => {
-            return Err(not_here(
-                &name,
-                "stores behind a daemon come with cachectld; use the daemon's own store for now",
-            ));
-        }
+        StoreUrl::Daemon(location) => open_daemon(location, options).await?,
     };
     Ok(wrapped(backend, url, options))
 }
 
-fn not_here(name: &str, why: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, "open", why).at(name, "")
-}
-
-/// A folder is the same store from whatever folder it is named.
+/// A folder, or a socket, is the same from whatever folder it is named.
 fn absolute(url: &StoreUrl) -> Result<StoreUrl> {
     let whole = |path: &Path| {
         std::path::absolute(path)
@@ -273,6 +272,7 @@ fn absolute(url: &StoreUrl) -> Result<StoreUrl> {
     Ok(match url {
         StoreUrl::Disk(path) => StoreUrl::Disk(whole(path)?),
         StoreUrl::Layout(path) => StoreUrl::Layout(whole(path)?),
+        StoreUrl::Daemon(location) => StoreUrl::Daemon(location.clone().with_socket(whole)?),
         other => other.clone(),
     })
 }
@@ -287,6 +287,7 @@ async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
         ranged: true,
         read_only: store.is_read_only(),
         many: Some((store.clone(), store.clone())),
+        control: None,
         store,
     })
 }
@@ -301,6 +302,7 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
         ranged: true,
         read_only: store.is_read_only(),
         many: None,
+        control: None,
         store,
     })
 }
@@ -316,14 +318,29 @@ async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> 
         ranged: true,
         read_only: false,
         many: Some((store.clone(), store.clone())),
+        control: None,
         store,
     })
 }
 
 async fn open_registry(location: &registry::Location, options: &Options) -> Result<Backend> {
     let store = registry::Registry::open(location, &options.registry, &options.net()).await?;
-    let store = Arc::new(store);
+    Ok(behind_registry(store))
+}
+
+/// A daemon is a registry with a control API beside.
+async fn open_daemon(location: &registry::Location, options: &Options) -> Result<Backend> {
+    let net = options.net();
+    let door = registry::Registry::open(location, &options.registry, &net).await?;
     Ok(Backend {
+        control: Some(door.control(location, &net).await?),
+        ..behind_registry(door)
+    })
+}
+
+fn behind_registry(store: registry::Registry) -> Backend {
+    let store = Arc::new(store);
+    Backend {
         meet: Meet::SideTags,
         untag: Some(store.clone()),
         // The blobs are the registry's to collect.
@@ -333,8 +350,9 @@ async fn open_registry(location: &registry::Location, options: &Options) -> Resu
         ranged: true,
         read_only: false,
         many: None,
+        control: None,
         store,
-    })
+    }
 }
 
 /// The wrappers that go around a backend, with what its repositories share.
@@ -346,17 +364,22 @@ struct Wrapping {
     limits: Limited,
     name: String,
     metrics: Arc<Counters>,
+    /// Marked blobs, and how they are renewed.
+    beside: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
 }
 
 impl Wrapping {
-    /// From within: what fails is tried again; what comes in the end is checked; a place is held over all tries; errors get
-    /// the store's name; what the caller sees is counted.
+    /// From within: what fails is tried again; what comes in the end is checked; what is marked is renewed; a place is held
+    /// over all tries; errors get the store's name; what the caller sees is counted.
     fn store(&self, mut store: Arc<dyn Store>) -> Arc<dyn Store> {
         if let Some((policy, contact)) = &self.retries {
             store = Arc::new(Retrying::sharing(store, *policy, contact.clone()));
         }
         if self.verified {
             store = Arc::new(Verified::new(store));
+        }
+        if let Some((marked, sweep)) = &self.beside {
+            store = Arc::new(Renewing::new(store, sweep.clone(), marked.clone()));
         }
         store = Arc::new(self.limits.beside(store));
         if self.read_only {
@@ -374,8 +397,8 @@ impl Wrapping {
     }
 
     fn sweep(&self, sweep: Arc<dyn Sweep>) -> Arc<dyn Sweep> {
-        match &self.retries {
-            Some((policy, contact)) => Arc::new(Retrying::sharing(sweep, *policy, contact.clone())),
+        match &self.beside {
+            Some((marked, _)) => Arc::new(Beside::new(sweep, marked.clone())),
             None => sweep,
         }
     }
@@ -421,15 +444,28 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         concurrency: options.concurrency,
         bandwidth: options.bandwidth,
     };
+    let retries = is_remote.then(|| (options.policy(), Contact::default()));
+    let writable = !options.read_only && !backend.read_only;
+    let sweep = backend
+        .sweep
+        .filter(|_| writable)
+        .map(|sweep| match &retries {
+            Some((policy, contact)) => {
+                Arc::new(Retrying::sharing(sweep, *policy, contact.clone())) as Arc<dyn Sweep>
+            }
+            None => sweep,
+        });
+    let beside = sweep.clone().filter(|_| options.beside_doors);
+    let marked = beside.is_some().then(Arc::<Marked>::default);
     let wrapping = Arc::new(Wrapping {
-        retries: is_remote.then(|| (options.policy(), Contact::default())),
+        retries,
+        beside: marked.clone().zip(beside),
         verified: options.verified,
         read_only: options.read_only,
         limits: Limited::new(backend.store.clone(), limits),
         name: url.to_string(),
         metrics: metrics.clone(),
     });
-    let writable = !options.read_only && !backend.read_only;
     let repositories = backend.many.filter(|_| writable).map(|(many, records)| {
         let repos = WrappedRepos {
             backend: many,
@@ -445,15 +481,14 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
             .untag
             .filter(|_| writable)
             .map(|u| wrapping.untag(u)),
-        sweep: backend
-            .sweep
-            .filter(|_| writable)
-            .map(|s| wrapping.sweep(s)),
+        sweep: sweep.map(|s| wrapping.sweep(s)),
         spool_dir: backend.spool_dir,
         url,
         metrics,
         ranged: backend.ranged,
         repositories,
+        marked,
+        control: backend.control,
     }
 }
 
@@ -482,6 +517,7 @@ mod tests {
             ),
             ("oci://host:5000/team/repo", "oci://host:5000/team/repo"),
             ("cachectld:/run/x.sock", "cachectld:/run/x.sock"),
+            ("cachectld+http://h:5000/", "cachectld+http://h:5000"),
         ] {
             assert_eq!(url(given).to_string(), shown);
         }
@@ -566,16 +602,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn folder_has_one_name_and_a_daemon_none_yet() {
+    async fn folder_and_socket_have_one_name() {
         let opened = absolute(&url("disk:x/y")).unwrap();
         assert_eq!(
             opened,
             StoreUrl::Disk(std::env::current_dir().unwrap().join("x/y"))
         );
-        let e = open(&url("cachectld:/run/x.sock"), &Options::default())
+        let opened = absolute(&url("cachectld:x.sock")).unwrap();
+        let path = std::env::current_dir().unwrap().join("x.sock");
+        assert_eq!(opened.to_string(), format!("cachectld:{}", path.display()));
+    }
+
+    #[tokio::test]
+    async fn daemon_is_a_registry_with_a_control_api_and_is_asked_nothing_yet() {
+        let opened = open(&url("cachectld:/nowhere.sock"), &Options::default())
             .await
-            .err()
             .unwrap();
-        assert_eq!(e.kind, ErrorKind::Unsupported);
+        assert_eq!(opened.meet, Meet::SideTags);
+        assert!(opened.control.is_some() && opened.sweep.is_none());
+        let e = opened.store.tags("").await.unwrap_err();
+        assert!(e.to_string().contains("cachectld:/nowhere.sock"), "{e}");
     }
 }

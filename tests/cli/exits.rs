@@ -132,7 +132,7 @@ fn help_and_version_are_0() {
 #[test]
 fn commands_that_are_no_step_of_a_build_fail_with_1() {
     let node = node_with_tree();
-    for line in ["ls", "inspect t", "verify", "rm t", "prune"] {
+    for line in ["ls", "inspect t", "verify", "rm t", "prune", "du"] {
         let outcome = run(&node, &format!("{line} {BROKEN}")).code(1);
         assert!(outcome.stderr.starts_with("error: "), "{line}: {outcome}");
     }

@@ -40,7 +40,7 @@ fn fields(value: &Value) -> BTreeSet<String> {
 }
 
 /// Every field is documented, and every documented one is there; those of lists that are empty here cannot be seen.
-fn same_as_documented(heading: &str, value: &Value) {
+pub(super) fn same_as_documented(heading: &str, value: &Value) {
     let (said, seen) = (documented(heading), fields(value));
     let unsaid: Vec<_> = seen.difference(&said).collect();
     assert!(unsaid.is_empty(), "{heading}: not documented: {unsaid:?}");
@@ -71,6 +71,7 @@ fn objects_are_as_documented() {
     same_as_documented("inspect", &json("inspect t --files"));
     same_as_documented("verify", &json("verify t --data"));
     same_as_documented("prune", &json("prune --dry-run"));
+    same_as_documented("du", &json("du"));
     same_as_documented("env", &json("env"));
     let to = format!("disk:{}", node.path("second").display());
     same_as_documented(

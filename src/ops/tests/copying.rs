@@ -31,6 +31,8 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
         metrics: Arc::default(),
         ranged: true,
         repositories: None,
+        marked: None,
+        control: None,
     });
     ctx
 }

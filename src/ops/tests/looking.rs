@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     artifact::{Manifest, Tag, media, name::SnapshotName},
     entry::Time,
-    ops::{Error, inspect, list, remove},
+    ops::{Error, du, inspect, list, prune, remove},
     store::{Expect, Sweep as _, TagStore as _, Untag},
 };
 
@@ -314,4 +314,50 @@ async fn a_tag_alone_is_removed_with_its_side_tags_a_digest_never() {
         .await
         .unwrap_err();
     assert!(matches!(e, Error::Usage(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_counts_shared_blobs_once_and_says_what_a_removal_gives_back() {
+    let world = World::new(Meet::CompareAndSwap);
+    let settings = crate::store::disk::Settings::default();
+    // A store that can shut others out removes at once.
+    let node = super::copying::on_disk(&world, "one", &settings).await;
+    let root = tree(&world, "one", &[("a", &[7; 5000])]);
+    export_as(&node, &root, "x", "").await;
+    export_as(&node, &root, "y", "").await;
+    std::fs::write(root.join("a"), vec![b'z'; 90_000]).unwrap();
+    export_as(&node, &root, "z", "").await;
+    let all = du::run(&node, None).await.unwrap();
+    assert_eq!((all.rows.len(), all.broken.len()), (3, 0));
+    let row = |name: &str| all.rows.iter().find(|r| r.name == name).unwrap();
+    assert_eq!(row("z").bytes, row("z").own_bytes);
+    // x and y have their pack in common, each its own manifest and config.
+    assert!(row("x").own_bytes < row("x").bytes);
+    assert_eq!((row("x").blobs, row("z").blobs), (3, 3));
+    let sum: u64 = all.rows.iter().map(|r| r.bytes).sum();
+    assert!(all.bytes < sum && all.blobs == 8);
+    assert_eq!(
+        all.store,
+        Some(du::Whole {
+            blobs: 8,
+            bytes: all.bytes
+        })
+    );
+    assert!(all.rows.is_sorted_by_key(|r| std::cmp::Reverse(r.bytes)));
+
+    let one = du::run(&node, Some("y")).await.unwrap();
+    assert_eq!(one.rows, [row("y").clone()]);
+    assert_eq!(one.bytes, row("y").bytes);
+
+    remove::run(&node, "x", false).await.unwrap();
+    let options = prune::Options {
+        max_age: None,
+        max_size: None,
+        keep: None,
+        grace: std::time::Duration::ZERO,
+        dry_run: false,
+    };
+    prune::run(&node, &options).await.unwrap();
+    let left = du::run(&node, None).await.unwrap().store.unwrap();
+    assert_eq!(left.bytes, all.bytes - row("x").own_bytes);
 }

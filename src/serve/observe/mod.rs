@@ -80,7 +80,9 @@ impl Observer {
         let id = RequestId::of(request.headers());
         let method = method_name(request.method());
         let (span, exported) = root_span(place, method, &id, request.headers());
-        let (request, received) = counted(request);
+        let (mut request, received) = counted(request);
+        // A door that names the request in its answer's body takes this one.
+        request.headers_mut().insert(X_REQUEST_ID, id.header());
         let mut watch = Watch {
             http: self.http.clone(),
             in_flight: Counting::new(self.http.in_flight(place.door)),

@@ -519,3 +519,25 @@ async fn killed_writer_leaves_every_name_readable() {
         "it was always killed before it wrote anything"
     );
 }
+
+#[tokio::test]
+async fn blob_that_is_merely_found_is_renewed_once_it_is_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let (desc, body) = blob(b"found");
+    assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
+    let path = dir.path().join(keys::blob(&desc.digest));
+    let age = |hours: i64| {
+        let then = Time {
+            secs: Time::now().secs - hours * 3600,
+            nanos: 0,
+        };
+        fs::set_file_mtime(std::fs::File::open(&path).unwrap(), then).unwrap();
+    };
+    for (hours, renewed) in [(11, false), (13, true)] {
+        age(hours);
+        assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Existed);
+        let now = std::fs::metadata(&path).unwrap().mtime();
+        assert_eq!(Time::now().secs - now < 3600, renewed, "{hours} h");
+    }
+}

@@ -15,7 +15,7 @@ use reqwest::Method;
 use tracing::warn;
 
 use super::{
-    Config, Location, blobs, manifests,
+    Config, ControlWay, Location, blobs, manifests,
     scopes::Scopes,
     session::Cleanups,
     tags,
@@ -100,7 +100,14 @@ impl Registry {
         })))
     }
 
-    #[cfg(test)]
+    /// The way to the control API of the daemon that this is the door of; `common` as it was opened with.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub async fn control(&self, location: &Location, common: &net::Common) -> Result<ControlWay> {
+        ControlWay::new(self, location, common).await
+    }
+
     pub(super) fn inner(&self) -> &Inner {
         &self.0
     }

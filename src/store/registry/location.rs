@@ -1,11 +1,11 @@
 //! Where a registry and the repository in it are: `oci://host[:port]/repository[?insecure=true]`.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use oci_client::Reference;
 use reqwest::Url;
 
-use super::guard;
+use super::{daemon::Door, guard};
 use crate::store::{Error, ErrorKind, Result};
 
 /// Docker Hub's name in references, and where its API is.
@@ -19,9 +19,11 @@ const INSECURE: &str = "insecure";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// As it was named, in lower case, with its port where one was named.
-    host: String,
-    repository: String,
-    insecure: bool,
+    pub(super) host: String,
+    pub(super) repository: String,
+    pub(super) insecure: bool,
+    /// It is a daemon of ours, reached by this.
+    pub(super) door: Option<Door>,
 }
 
 impl Location {
@@ -65,6 +67,7 @@ impl Location {
             repository: reference.repository().to_owned(),
             insecure: insecure(query).map_err(&refused)?,
             host,
+            door: None,
         };
         if api(&location.host, false).is_none() {
             return Err(refused("has a host that is none".to_owned()));
@@ -75,7 +78,8 @@ impl Location {
     /// The same with plain http allowed wherever `insecure` says so.
     #[must_use]
     pub(super) fn or_insecure(mut self, insecure: bool) -> Self {
-        self.insecure |= insecure;
+        // A daemon's URL says itself how it is spoken to.
+        self.insecure |= insecure && self.door.is_none();
         self
     }
 
@@ -94,9 +98,18 @@ impl Location {
         self.insecure
     }
 
+    /// The unix socket that everything goes through, whatever the host.
+    pub(super) fn socket(&self) -> Option<&Path> {
+        self.door.as_ref().and_then(Door::socket)
+    }
+
     /// Where the registry's API starts: plain http on loopback and where it was asked for, else https.
     pub(super) fn api(&self) -> Result<Url> {
-        api(&self.host, self.insecure).ok_or_else(|| {
+        let url = match &self.door {
+            Some(door) => Url::parse(&format!("{}://{}/", door.scheme(), self.host)).ok(),
+            None => api(&self.host, self.insecure),
+        };
+        url.ok_or_else(|| {
             Error::new(
                 ErrorKind::Invalid,
                 "open",
@@ -108,6 +121,9 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(door) = &self.door {
+            return door.show(&self.host, f);
+        }
         write!(f, "oci://{}/{}", self.host, self.repository)?;
         if self.insecure {
             write!(f, "?{INSECURE}=true")?;

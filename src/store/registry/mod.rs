@@ -1,4 +1,5 @@
-//! An OCI registry as a store: `oci://host[:port]/repository`, all names are tags of that one repository.
+//! An OCI registry as a store: `oci://host[:port]/repository`, all names are tags of that one repository. A daemon's registry
+//! door is one too.
 //!
 //! - Holds: one own transport over `reqwest` (credentials, tokens, redirects, patience), downloads, uploads, manifests, tags.
 //! - Enters: a URL, settings, descriptors with re-openable bodies, manifests as bytes.
@@ -15,7 +16,9 @@ mod challenge;
 mod chunked;
 mod client;
 mod config;
+mod control;
 mod credentials;
+mod daemon;
 mod date;
 mod error;
 mod guard;
@@ -35,4 +38,5 @@ mod tests;
 
 pub use client::Registry;
 pub use config::{Config, CredentialSources};
+pub use control::{ControlBody, ControlWay};
 pub use location::Location;

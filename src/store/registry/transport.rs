@@ -70,7 +70,8 @@ impl Wire {
         .await
     }
 
-    async fn build(
+    /// The same with `more` settings of the HTTP client.
+    pub(super) async fn build(
         location: &Location,
         common: &net::Common,
         more: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + Sync + 'static,
@@ -90,6 +91,7 @@ impl Wire {
             !common.proxy_from_env || guard::is_loopback(&base),
         );
         let connect_timeout = common.connect_timeout;
+        let socket = location.socket().map(std::path::Path::to_owned);
         let make = move |idle: Option<usize>| {
             let mut builder = reqwest::Client::builder()
                 .user_agent(net::USER_AGENT)
@@ -99,6 +101,9 @@ impl Wire {
                 .dns_resolver(Arc::new(guard::Resolver(own.clone())));
             if direct {
                 builder = builder.no_proxy();
+            }
+            if let Some(socket) = &socket {
+                builder = builder.unix_socket(socket.as_path());
             }
             if let Some(idle) = idle {
                 builder = builder.pool_max_idle_per_host(idle);
@@ -287,6 +292,12 @@ impl Transport {
                 }
             }
         }
+    }
+
+    /// What to show for `need`, by what the registry has asked for so far; `None` for nothing.
+    pub(super) async fn credential(&self, need: &Scopes) -> Result<Option<HeaderValue>> {
+        let shown = self.auth.show(&self.wire, need, As::Ourselves).await?;
+        Ok(shown.map(|s| s.header))
     }
 
     /// Sends as one of us or nobody, with as many logins as it takes.

@@ -25,6 +25,7 @@ use crate::{
         body::Body,
         error::{Error, ErrorKind, Result},
         keys,
+        marked::FOUND_SECS,
     },
     task,
 };
@@ -34,9 +35,6 @@ const OP: &str = "put";
 const HASH_INLINE: usize = 64 << 10;
 /// How much of a file is hashed at once.
 const HASH_BYTES: u64 = 1 << 20;
-
-/// A blob that was written longer ago than this is written again where it is merely found: half of the default grace time.
-const FOUND_SECS: i64 = 12 * 3600;
 
 /// What must hold for an object to be written, as far as the store checks it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,15 +6,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete, MetadataDirective, ObjectIdentifier};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     S3, Wire,
     get::{Head, time},
     patience::{self, Answer},
-    put::Condition,
+    put::{Condition, acl, sse, storage_class},
 };
 use crate::{
     digest::Digest,
@@ -32,6 +33,13 @@ const CONCURRENCY: usize = 16;
 /// Blobs that are looked at again and then removed in one go: S3's limit for `DeleteObjects` is 1,000 keys, and the
 /// shorter the time between both, the better.
 const BATCH: usize = 500;
+/// What a header with a path in it (`x-amz-copy-source`) has to escape.
+const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 /// Longest mark that is read.
 const MAX_MARK_BYTES: u64 = 256 << 20;
 
@@ -106,6 +114,11 @@ impl Sweep for S3 {
             self.wire.remove(digests, unless_newer_than).await
         };
         removed.await.map_err(|e| e.at(&self.wire.url, ""))
+    }
+
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        let renewed = self.wire.renew(&keys::blob(digest)).await;
+        renewed.map_err(|e| e.at(&self.wire.url, digest))
     }
 
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
@@ -201,6 +214,33 @@ impl Wire {
             }
         }
         Ok(found)
+    }
+
+    /// Copies an object onto itself, which is all that gives it a new time (as BuildKit does, reference/buildkit-cache.md §4.1);
+    /// S3 copies up to 5 GiB so.
+    async fn renew(&self, key: &str) -> Result<bool> {
+        const OP: &str = "renew";
+        let (sse, sse_key) = sse(&self.config);
+        let source = format!("{}/{}", self.bucket, self.key(key));
+        let sent = Box::pin(
+            self.client
+                .copy_object()
+                .bucket(&self.bucket)
+                .key(self.key(key))
+                .copy_source(utf8_percent_encode(&source, IN_PATHS).to_string())
+                // A copy that changes nothing is refused.
+                .metadata_directive(MetadataDirective::Replace)
+                .set_server_side_encryption(sse)
+                .set_ssekms_key_id(sse_key)
+                .set_storage_class(storage_class(&self.config))
+                .set_acl(acl(&self.config))
+                .send(),
+        );
+        match patience::within(OP, self.stall, Answer::AfterWork, sent).await? {
+            Ok(_) => Ok(true),
+            Err(e) if super::get::is_missing(&e) => Ok(false),
+            Err(e) => Err(super::error::from_sdk(OP, e)),
+        }
     }
 
     /// Removes an object; what is not there is removed already.

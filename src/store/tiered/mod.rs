@@ -43,11 +43,11 @@ pub use front::Room;
 pub use health::Reachable;
 
 use super::{
-    Meet, Records, Repository,
+    Meet, Records, Repository, Store,
     error::Result,
     keys::Repo,
     open::{Opened, Repositories},
-    wrap::{Metered, metered::Counters},
+    wrap::{Metered, Renewing, metered::Counters},
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -199,6 +199,8 @@ impl Tiered {
             metrics: self.metrics.clone(),
             ranged: remote.ranged,
             repositories: Some(self.clone()),
+            marked: remote.marked.clone(),
+            control: None,
         }
     }
 }
@@ -206,9 +208,14 @@ impl Tiered {
 impl Repositories for Tiered {
     fn repository(&self, name: &Repo) -> Repository {
         let one = self.core.one(name);
+        let mut store: Arc<dyn Store> = one.clone();
+        // The front answers without a word to the remote, whose prune may have marked what is asked for.
+        if let Some(marked) = &self.core.remote.opened.marked {
+            store = Arc::new(Renewing::new(store, self.core.clone(), marked.clone()));
+        }
         Repository::new(
             name.clone(),
-            Arc::new(Metered::new(one.clone(), self.metrics.clone())),
+            Arc::new(Metered::new(store, self.metrics.clone())),
             one,
             self.core.clone(),
         )

@@ -81,6 +81,22 @@ impl Sweep for Core {
         Ok(removed)
     }
 
+    /// What is still to be sent is written then. While the remote is away nobody can renew anything, and whether it has what is
+    /// here is looked at before a name leads there.
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        if self.unsent.contains(digest) {
+            return Ok(true);
+        }
+        let asked = self.sweeper()?.renew(digest);
+        self.health.ask("renew", asked).await.map_err(|e| {
+            if !e.is_temporary() {
+                return e;
+            }
+            let why = format!("the store behind is away: {}", e.message);
+            Error::new(ErrorKind::Unsupported, "renew", why)
+        })
+    }
+
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
         self.all_sent().await?;
         let asked = self.sweeper()?.lock_alone();

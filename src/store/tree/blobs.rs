@@ -22,6 +22,7 @@ use crate::{
         check_range,
         error::{Error, ErrorKind, Result},
         keys,
+        marked::FOUND_SECS,
     },
 };
 
@@ -139,6 +140,33 @@ impl Tree {
         Ok(())
     }
 
+    /// Lets a blob count as written now; `false` if there is none.
+    pub(in crate::store) fn renew_blob(&self, digest: &Digest) -> Result<bool> {
+        let Some((file, _)) = self.open_blob("renew", digest)? else {
+            return Ok(false);
+        };
+        match fs::set_file_mtime(&file, Time::now()) {
+            Ok(()) => Ok(true),
+            Err(e) => {
+                let path = self.path(&keys::blob(digest));
+                Err(Error::io("renew", fs::Error::new("set times of", path, e)))
+            }
+        }
+    }
+
+    /// Says whether a blob is there with that size and no sweep beside us can take it: one takes what was not written for the
+    /// grace time, of which [`FOUND_SECS`] is the half.
+    fn is_found(&self, desc: &Descriptor) -> Result<bool> {
+        let stat = self.stat_blob("stat", &desc.digest)?;
+        // Of another size it is damaged, whoever did it; the right bytes take its place.
+        let Some(stat) = stat.filter(|s| s.size == desc.size) else {
+            return Ok(false);
+        };
+        let is_young = Time::now().secs - stat.mtime.secs < FOUND_SECS;
+        // Somebody else's file: where it cannot be renewed it is written again.
+        Ok(is_young || self.renew_blob(&desc.digest).unwrap_or(false))
+    }
+
     /// Stores `body` under `desc.digest`; given up without a trace when `stop` is set.
     pub(in crate::store) fn put_blob(
         &self,
@@ -154,8 +182,7 @@ impl Tree {
                 format!("the body has {is} bytes, its descriptor says {want}"),
             ));
         }
-        // A blob of another size is damaged, whoever did it; the right bytes take its place.
-        if self.blob_size(&desc.digest)? == Some(desc.size) {
+        if self.is_found(desc)? {
             return Ok(Put::Existed);
         }
         let key = keys::blob(&desc.digest);

@@ -12,6 +12,7 @@ pub mod limited;
 pub mod metered;
 pub mod named;
 pub mod readonly;
+pub mod renewing;
 pub mod retrying;
 pub mod verified;
 
@@ -20,6 +21,7 @@ pub use limited::Limited;
 pub use metered::Metered;
 pub use named::Named;
 pub use readonly::ReadOnly;
+pub use renewing::Renewing;
 pub use retrying::Retrying;
 pub use verified::Verified;
 

@@ -466,6 +466,10 @@ impl Sweep for Retrying<dyn Sweep> {
             .0)
     }
 
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.run(|| self.inner.renew(digest)).await?.0)
+    }
+
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
         self.inner.lock_alone().await
     }

@@ -32,6 +32,7 @@ use crate::{
 mod chaos;
 mod conform;
 mod kills;
+mod marks;
 mod outages;
 mod reads;
 mod replays;
@@ -328,6 +329,11 @@ impl Sweep for Linked {
 
     async fn remove_mark(&self, name: &str) -> Result<()> {
         self.sweep.remove_mark(name).await
+    }
+
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        self.link.pass("renew", &digest.to_string()).await?;
+        self.sweep.renew(digest).await
     }
 
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {

@@ -1,0 +1,69 @@
+//! `cachectl du`.
+
+use std::fmt::Write as _;
+
+use super::{
+    args,
+    error::Result,
+    inspect::nothing_named,
+    json,
+    output::{self, bytes, count, printable},
+    session::Session,
+};
+use crate::{ops::du, progress::Watch as _};
+
+pub(crate) async fn run(session: &Session, args: &args::Du) -> Result<u8> {
+    let budget = session.budget(None);
+    let upkeep = session.within(budget, session.upkeep(budget)).await?;
+    let name = args.name.as_deref();
+    let report = session.within(budget, upkeep.du(name)).await?;
+    if session.json {
+        output::object(&json::usage(&session.store_shown(), &report))?;
+    } else {
+        for broken in &report.broken {
+            session.reporter.warn(&format!(
+                "{}: {}",
+                printable(&broken.what),
+                printable(&broken.why)
+            ));
+        }
+        session.reporter.clear();
+        output::data(&text(&report))?;
+    }
+    match name {
+        Some(name) if report.rows.is_empty() && report.broken.is_empty() => {
+            Err(nothing_named(session, name).told())
+        }
+        _ => Ok(0),
+    }
+}
+
+fn text(report: &du::Report) -> String {
+    let heading = ["KIND", "NAME", "SCOPE", "KEY", "BLOBS", "STORED", "OWN"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(report.rows.iter().map(|r| {
+        let key = if r.key.is_empty() { "-" } else { &r.key };
+        vec![
+            printable(&r.kind),
+            printable(&r.name),
+            printable(&r.scope),
+            printable(key),
+            r.blobs.to_string(),
+            bytes(r.bytes),
+            bytes(r.own_bytes),
+        ]
+    }));
+    let mut text = output::table(&rows, &[4, 5, 6]);
+    let blobs = |n| count(n, "blob", "blobs");
+    let _ = write!(text, "\n{} in {}", bytes(report.bytes), blobs(report.blobs));
+    if let Some(store) = &report.store {
+        let _ = write!(
+            text,
+            "; the store holds {} in {}",
+            bytes(store.bytes),
+            blobs(store.blobs)
+        );
+    }
+    text.push('\n');
+    text
+}

@@ -1,0 +1,97 @@
+//! `cachectl status`: what a daemon is.
+
+use std::{fmt::Write as _, time::Duration};
+
+use super::{
+    error::{CommandError, Result},
+    json,
+    output::{self, bytes, count, printable},
+    session::Session,
+};
+use crate::proto::v1;
+
+pub(crate) async fn run(session: &Session) -> Result<u8> {
+    let budget = session.budget(None);
+    let upkeep = session
+        .within(budget, session.daemon("status", budget))
+        .await?;
+    let daemon = upkeep.daemon().ok_or_else(no_daemon)?;
+    let status = session.within(budget, daemon.status()).await?;
+    session.reporter.clear();
+    if session.json {
+        output::object(&json::status(&session.store_shown(), &status))?;
+    } else {
+        output::data(&text(&status))?;
+    }
+    Ok(0)
+}
+
+/// What opened a daemon's URL has a way to its control API; this says so if it had not.
+pub(crate) fn no_daemon() -> CommandError {
+    CommandError::failed("the store is no daemon")
+}
+
+fn text(s: &v1::StatusResponse) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, value: &str| {
+        let _ = writeln!(text, "{what:<10} {}", printable(value));
+    };
+    line("cachectld", &s.version);
+    line("store", &s.store);
+    let up = humantime::format_duration(Duration::from_secs(s.uptime_seconds));
+    line("up", &up.to_string());
+    for listener in &s.listeners {
+        line("listens", listener);
+    }
+    if s.allows_paths {
+        line("paths", "requests may name folders of its machine");
+    }
+    match &s.queue {
+        None => line("queue", "none: everything is sent at once"),
+        Some(queue) => line("queue", &waiting(queue)),
+    }
+    text
+}
+
+/// `nothing waits`, or what does.
+pub(crate) fn waiting(q: &v1::Queue) -> String {
+    let mut text = if q.tags == 0 && q.blobs == 0 {
+        "nothing waits".to_owned()
+    } else {
+        format!(
+            "{} and {} ({}) wait",
+            count(q.tags, "tag", "tags"),
+            count(q.blobs, "blob", "blobs"),
+            bytes(q.bytes)
+        )
+    };
+    if let Some(age) = q.oldest_seconds {
+        let age = humantime::format_duration(Duration::from_secs(age));
+        let _ = write!(text, ", the oldest for {age}");
+    }
+    if let Some(trouble) = &q.trouble {
+        let _ = write!(text, "; the last try failed: {}", printable(trouble));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queue_is_told_in_words() {
+        assert_eq!(waiting(&v1::Queue::default()), "nothing waits");
+        let queue = v1::Queue {
+            tags: 1,
+            blobs: 2,
+            bytes: 3000,
+            oldest_seconds: Some(61),
+            trouble: Some("no\nroute".into()),
+        };
+        assert_eq!(
+            waiting(&queue),
+            "1 tag and 2 blobs (3.0 kB) wait, the oldest for 1m 1s; the last try failed: no\u{fffd}route"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! Du: what takes how much room. Manifests and configs are read, nothing of the packs.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    Context, LeftOut, Result, list,
+    names::{self, Found, Group, Word},
+};
+use crate::{
+    artifact::{Manifest, Tag},
+    digest::Digest,
+};
+
+/// One name with what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The tag of its head.
+    pub tag: String,
+    /// As in a listing.
+    pub kind: String,
+    /// Full name; the tag for a foreign manifest.
+    pub name: String,
+    /// Scope.
+    pub scope: String,
+    /// Key; empty for the head.
+    pub key: String,
+    /// Blobs that its head and side tags need.
+    pub blobs: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// Those of them that no other name of this repository needs: what its removal would give back.
+    pub own_bytes: u64,
+}
+
+/// Everything in a store, whichever repository needs it, or none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Whole {
+    /// Blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The biggest first.
+    pub rows: Vec<Row>,
+    /// Blobs of all rows, each counted once.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// `None` where the store cannot list its blobs, or was opened read-only.
+    pub store: Option<Whole>,
+    /// Tags that cannot be read, with why.
+    pub broken: Vec<LeftOut>,
+}
+
+/// Adds up what names need: all, or those that `name` (a name or tag) means.
+///
+/// Of what is below an index in an index only the manifests' sizes count.
+///
+/// # Errors
+/// When the store cannot be asked; what cannot be read is in the report.
+pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
+    super::within_budget(ctx, "adding up", du(ctx, name)).await
+}
+
+async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
+    let wanted: HashSet<Tag> = names::groups(ctx, &Word::new(name))
+        .await?
+        .into_iter()
+        .map(|g| g.head)
+        .collect();
+    // What is a name's own only the others can tell.
+    let groups = names::groups(ctx, &Word::All).await?;
+    let read: Vec<(Used, Vec<LeftOut>)> = stream::iter(groups)
+        .map(|group| read(ctx, group))
+        .buffered(ctx.concurrency.max(1))
+        .try_collect()
+        .await?;
+    let mut users: HashMap<Digest, u32> = HashMap::new();
+    for digest in read.iter().flat_map(|(used, _)| used.blobs.keys()) {
+        *users.entry(*digest).or_default() += 1;
+    }
+    let mut report = Report::default();
+    let mut counted: HashMap<Digest, u64> = HashMap::new();
+    for (used, broken) in read {
+        if !wanted.contains(&used.head) {
+            continue;
+        }
+        report.broken.extend(broken);
+        let Some(row) = used.row else { continue };
+        let own = used.blobs.iter().filter(|(d, _)| users[*d] == 1);
+        report.rows.push(Row {
+            tag: row.tag,
+            kind: row.kind,
+            name: row.name,
+            scope: row.scope,
+            key: row.key,
+            blobs: used.blobs.len() as u64,
+            bytes: sum(used.blobs.values()),
+            own_bytes: sum(own.map(|(_, size)| size)),
+        });
+        counted.extend(used.blobs);
+    }
+    report.rows.sort_by_key(|r| std::cmp::Reverse(r.bytes));
+    (report.blobs, report.bytes) = (counted.len() as u64, sum(counted.values()));
+    if let Some(sweep) = &ctx.opened.sweep {
+        let all = sweep.blobs().await?;
+        report.store = Some(Whole {
+            blobs: all.len() as u64,
+            bytes: sum(all.iter().map(|b| &b.size)),
+        });
+    }
+    Ok(report)
+}
+
+/// A name with the blobs that it needs.
+struct Used {
+    head: Tag,
+    /// `None` where nothing of it can be read.
+    row: Option<list::Row>,
+    blobs: HashMap<Digest, u64>,
+}
+
+async fn read(ctx: &Context, group: Group) -> Result<(Used, Vec<LeftOut>)> {
+    let (mut row, mut broken, mut manifests) = (None, Vec::new(), Vec::<Manifest>::new());
+    // Side tags first, so that the head's row is the one that stays.
+    for tag in group.tags() {
+        match names::look(ctx, &tag.clone().into()).await? {
+            Found::Ours(ours) => {
+                row = Some(list::of_ours(&group.head, &ours, 0));
+                manifests.push(ours.manifest);
+            }
+            Found::Foreign(manifest) => {
+                if row.is_none() && *tag == group.head {
+                    row = Some(list::of_foreign(tag, &manifest));
+                }
+                manifests.push(manifest);
+            }
+            Found::Broken(why) => broken.push(names::fault(tag, why)),
+            Found::Gone => {}
+        }
+    }
+    let used = Used {
+        head: group.head,
+        row,
+        blobs: names::needed(&manifests),
+    };
+    Ok((used, broken))
+}
+
+/// Hostile sizes may be anything.
+fn sum<'a>(sizes: impl Iterator<Item = &'a u64>) -> u64 {
+    sizes.fold(0, |sum, size| sum.saturating_add(*size))
+}

@@ -1,0 +1,91 @@
+//! Reports of any length in messages of bounded size: lists are cut, and put together again.
+
+use prost::Message;
+
+use super::v1;
+
+/// Most elements of one list in one message: with the longest paths still far below the 4 MiB that gRPC takes.
+const MOST: usize = 500;
+
+/// A report that can be cut into parts, each fit for one message.
+pub trait InParts: Message + Default + Sized {
+    /// The parts, at least one; [`join`] makes the report of them.
+    fn in_parts(self) -> Vec<Self>;
+}
+
+/// Puts parts together as protobuf merges messages: lists are strung together, of single fields the last that is set counts.
+pub fn join<M: Message + Default>(whole: &mut M, part: &M) {
+    whole
+        .merge(part.encode_to_vec().as_slice())
+        .expect("what was just written can be read");
+}
+
+/// Leaves the first elements of a list where they are; the rest in pieces.
+fn cut<T>(list: &mut Vec<T>) -> Vec<Vec<T>> {
+    let mut pieces = Vec::new();
+    let mut rest = list.split_off(list.len().min(MOST));
+    while !rest.is_empty() {
+        let after = rest.split_off(rest.len().min(MOST));
+        pieces.push(std::mem::replace(&mut rest, after));
+    }
+    pieces
+}
+
+macro_rules! in_parts {
+    ($report:ident: $($list:ident),+) => {
+        impl InParts for v1::$report {
+            fn in_parts(mut self) -> Vec<Self> {
+                let mut more = Vec::new();
+                $(for mut piece in cut(&mut self.$list) {
+                    let mut part = Self::default();
+                    part.$list.append(&mut piece);
+                    more.push(part);
+                })+
+                let mut parts = vec![self];
+                parts.append(&mut more);
+                parts
+            }
+        }
+    };
+}
+
+in_parts!(ListReport: rows, broken);
+in_parts!(InspectReport: snapshots, files);
+in_parts!(DeleteReport: tags);
+in_parts!(PruneReport: tags, left_out);
+in_parts!(DiskUsageReport: rows, broken);
+in_parts!(VerifyReport: faults, damaged);
+in_parts!(CopyReport: tags, left_out);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_report_is_the_same_after_its_parts_are_joined() {
+        let report = v1::PruneReport {
+            tags: (0..1201).map(|i| format!("t{i}")).collect(),
+            left_out: (0..501)
+                .map(|i| v1::LeftOut {
+                    what: format!("w{i}"),
+                    why: "y".into(),
+                })
+                .collect(),
+            blobs: 3,
+            not_swept: Some(String::new()),
+            ..Default::default()
+        };
+        let parts = report.clone().in_parts();
+        assert_eq!(parts.len(), 1 + 2 + 1);
+        let mut whole = v1::PruneReport::default();
+        for part in &parts {
+            join(&mut whole, part);
+        }
+        assert_eq!(whole, report);
+    }
+
+    #[test]
+    fn an_empty_report_is_one_part() {
+        assert_eq!(v1::ListReport::default().in_parts().len(), 1);
+    }
+}

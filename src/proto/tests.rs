@@ -1,0 +1,194 @@
+//! What goes out comes back the same, and the generated files are those of the schema.
+
+use std::time::Duration;
+
+use super::v1;
+use crate::{
+    digest::{Digest, Sha256},
+    entry::Time,
+    ops::{LeftOut, Moved, copy, du, inspect, list, prune, verify},
+};
+
+fn left_out() -> Vec<LeftOut> {
+    vec![LeftOut {
+        what: "tag x".into(),
+        why: "is gone".into(),
+    }]
+}
+
+fn row(tag: &str) -> list::Row {
+    list::Row {
+        tag: tag.into(),
+        kind: "dir".into(),
+        name: "n/ä".into(),
+        scope: "s".into(),
+        key: "k".into(),
+        digest: Digest::sha256_of(tag.as_bytes()),
+        created: Some(Time { secs: -5, nanos: 0 }),
+        entries: 1,
+        bytes: u64::MAX,
+        packs: 3,
+        stored_bytes: 4,
+        pending: 5,
+    }
+}
+
+#[test]
+fn listings_come_back() {
+    let report = list::Report {
+        rows: vec![
+            row("a"),
+            list::Row {
+                created: None,
+                ..row("b")
+            },
+        ],
+        broken: left_out(),
+    };
+    let back = list::Report::try_from(v1::ListReport::from(report.clone()));
+    assert_eq!(back, Ok(report));
+}
+
+#[test]
+fn snapshots_come_back_with_their_own_files_or_none() {
+    let snapshot = |tag: &str, files| inspect::Snapshot {
+        row: row(tag),
+        packs: vec![inspect::PackRow {
+            digest: Digest::Sha256(Sha256::of(b"p")),
+            size: 1,
+            entries: 2,
+            live: 3,
+            objects: (4, 5),
+            frames: 6,
+            generation: 7,
+        }],
+        folded: vec!["side".into()],
+        fingerprint: vec![("gate".into(), "go1.27".into())],
+        files,
+    };
+    let all = vec![
+        snapshot("a", Some(vec![("x".into(), 1), ("y".into(), 2)])),
+        snapshot("b", None),
+        snapshot("c", Some(vec![])),
+        snapshot("d", Some(vec![("z".into(), 3)])),
+    ];
+    let back = Vec::<inspect::Snapshot>::try_from(v1::InspectReport::from(all.clone()));
+    assert_eq!(back, Ok(all));
+}
+
+#[test]
+fn prune_and_its_options_come_back() {
+    for options in [
+        prune::Options {
+            max_age: Some(Duration::from_secs(7)),
+            max_size: Some(8),
+            keep: Some(9),
+            grace: Duration::ZERO,
+            dry_run: true,
+        },
+        prune::Options {
+            max_age: None,
+            max_size: None,
+            keep: None,
+            grace: Duration::from_secs(1),
+            dry_run: false,
+        },
+    ] {
+        assert_eq!(
+            prune::Options::from(v1::PruneRequest::from(&options)),
+            options
+        );
+    }
+    let unsaid = prune::Options::from(v1::PruneRequest::default());
+    assert_eq!(unsaid.grace, Duration::from_hours(24));
+    let report = prune::Report {
+        tags: vec!["t".into()],
+        marked: 1,
+        blobs: 2,
+        bytes: 3,
+        left_out: left_out(),
+        not_swept: Some("why".into()),
+        sweep_failed: true,
+    };
+    assert_eq!(
+        prune::Report::from(v1::PruneReport::from(report.clone())),
+        report
+    );
+}
+
+#[test]
+fn other_reports_come_back() {
+    let usage = du::Report {
+        rows: vec![du::Row {
+            tag: "t".into(),
+            kind: "dir".into(),
+            name: "n".into(),
+            scope: "s".into(),
+            key: String::new(),
+            blobs: 1,
+            bytes: 2,
+            own_bytes: 3,
+        }],
+        blobs: 4,
+        bytes: 5,
+        store: Some(du::Whole { blobs: 6, bytes: 7 }),
+        broken: left_out(),
+    };
+    assert_eq!(
+        du::Report::from(v1::DiskUsageReport::from(usage.clone())),
+        usage
+    );
+    let found = verify::Report {
+        snapshots: 1,
+        digest: Some(Digest::sha256_of(b"m")),
+        entries: 2,
+        bytes: 5,
+        packs: 3,
+        bytes_read: 4,
+        faults: left_out(),
+        damaged: vec![(Digest::sha256_of(b"p"), "is missing".into())],
+    };
+    let back = verify::Report::try_from(v1::VerifyReport::from(found.clone()));
+    assert_eq!(back, Ok(found));
+    let copied = copy::Report {
+        tags: vec!["t".into()],
+        found: true,
+        moved: Moved {
+            blobs_moved: 1,
+            bytes_moved: 2,
+            bytes_saved: 3,
+        },
+        left_out: left_out(),
+    };
+    assert_eq!(
+        copy::Report::from(v1::CopyReport::from(copied.clone())),
+        copied
+    );
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let row = v1::Row {
+        digest: "sha256:12".into(),
+        ..v1::Row::default()
+    };
+    assert!(list::Row::try_from(row).is_err());
+    let stray = v1::InspectReport {
+        files: vec![v1::File::default()],
+        ..v1::InspectReport::default()
+    };
+    assert!(Vec::<inspect::Snapshot>::try_from(stray).is_err());
+    let deeper = v1::VerifyRequest {
+        name: None,
+        depth: 9,
+    };
+    assert!(verify::Depth::try_from(&deeper).is_err());
+}
+
+#[test]
+fn generated_files_are_those_of_the_schema() {
+    let schema = include_bytes!("../../proto/cachectl/v1/control.proto");
+    let said = include_str!("control.proto.sha256").trim();
+    let is = Digest::sha256_of(schema).hex();
+    assert_eq!(is, said, "control.proto was changed: run `make proto`");
+}

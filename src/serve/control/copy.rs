@@ -1,0 +1,75 @@
+//! The stores of a copy: the daemon's own, and others that the request names.
+//!
+//! The daemon goes to those with what credentials it has for their hosts. A name and password that are set for *the* registry
+//! of its own store are not among them: a request could send them anywhere.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tonic::Status;
+
+use super::{Settings, Shared, error::Asked};
+use crate::store::{
+    open::{self, Opened, Options, StoreUrl},
+    registry,
+};
+
+/// Which side of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    From,
+    To,
+}
+
+/// Opens the store at `url`; the daemon's own for an empty one.
+///
+/// # Errors
+/// `InvalidArgument` for what is no URL, `PermissionDenied` for a path of this machine.
+pub(super) async fn open(
+    shared: &Shared,
+    asked: &Asked,
+    url: &str,
+    side: Side,
+) -> Result<Arc<Opened>, Status> {
+    if url.is_empty() {
+        return Ok(shared.opened.clone());
+    }
+    let parsed: StoreUrl = url
+        .parse()
+        .map_err(|e: crate::store::Error| Status::invalid_argument(e.to_string()))?;
+    if names_a_path(&parsed) && !shared.allow_path.load(Ordering::Relaxed) {
+        return Err(Status::permission_denied(format!(
+            "this daemon opens no paths of its machine (`{parsed}`): start it with --allow-path, or copy with --by here"
+        )));
+    }
+    let options = options(&shared.settings, side);
+    let opened = Box::pin(open::open(&parsed, &options)).await;
+    let own = shared.opened.url.to_string();
+    Ok(Arc::new(opened.map_err(|e| asked.status(&e.into(), &own))?))
+}
+
+fn names_a_path(url: &StoreUrl) -> bool {
+    match url {
+        StoreUrl::Disk(_) | StoreUrl::Layout(_) => true,
+        StoreUrl::Daemon(location) => location.is_socket(),
+        StoreUrl::S3(_) | StoreUrl::Registry(_) => false,
+    }
+}
+
+fn options(settings: &Settings, side: Side) -> Options {
+    let own = &settings.options;
+    Options {
+        read_only: side == Side::From,
+        concurrency: settings.concurrency,
+        // What is copied is hashed, whatever the daemon does with what it serves.
+        verified: true,
+        beside_doors: false,
+        registry: registry::Config {
+            username: None,
+            password: None,
+            password_file: None,
+            mount_from: Vec::new(),
+            ..own.registry.clone()
+        },
+        ..own.clone()
+    }
+}

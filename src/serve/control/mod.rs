@@ -1,0 +1,227 @@
+//! The control door: gRPC (`proto/cachectl/v1/control.proto`) for people and tools that look after a store; with health and
+//! reflection.
+//!
+//! - Holds: methods as thin covers of the verbs, who may call which, the check of versions, progress as a stream.
+//! - Enters: HTTP/2 requests of content type `application/grpc`, on whatever listener the other doors have.
+//! - Leaves: messages; errors by code, with the id of the request.
+//! - Deliberately absent: how a verb works, sockets, and paths of this machine, unless `--allow-path` is on.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Request, Response, header, request::Parts},
+};
+use tokio::time::Instant;
+use tonic::{Status, codegen::Service as _};
+use tonic_health::server::HealthReporter;
+use tracing::Instrument as _;
+
+mod access;
+mod copy;
+mod error;
+mod flush;
+mod relay;
+mod service;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use access::{Admit, Right};
+
+use crate::{
+    metrics::http::Place,
+    proto::{self, v1::control_server::ControlServer},
+    store::{
+        self, Queue,
+        open::{Opened, Options},
+    },
+};
+use error::Asked;
+use service::Verbs;
+
+/// The door's name.
+pub const DOOR: &str = "control";
+
+/// Largest request: names and numbers.
+const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// Where a request goes that [`Control::takes`].
+pub fn place(path: &str) -> Place {
+    Place {
+        door: DOOR,
+        route: access::route(path),
+        looks_up: None,
+    }
+}
+
+/// How the door works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Opens folders and sockets of this machine that a request names.
+    pub allow_path: bool,
+    /// How the other stores of a copy are opened.
+    pub options: Options,
+    /// Folder for spools of a copy between other stores.
+    pub temp_dir: PathBuf,
+    /// Threads that decode and hash.
+    pub threads: usize,
+    /// Requests to a store in flight at once, for each call.
+    pub concurrency: usize,
+}
+
+/// What all calls work with.
+struct Shared {
+    opened: Arc<Opened>,
+    queue: Option<Arc<dyn Queue>>,
+    settings: Settings,
+    /// As the settings say, until they say otherwise.
+    allow_path: AtomicBool,
+    began: Instant,
+    listeners: OnceLock<Vec<String>>,
+}
+
+/// The door.
+pub struct Control {
+    shared: Arc<Shared>,
+    routes: axum::Router,
+    health: HealthReporter,
+    admit: Arc<dyn Admit>,
+}
+
+impl Control {
+    /// A door to the store `opened`; `queue` is what waits in front of its remote part, where something may. Everybody may call
+    /// everything until [`Self::guarded_by`].
+    ///
+    /// # Errors
+    /// `Invalid` if the descriptors that this program was built with are none.
+    pub async fn new(
+        opened: Arc<Opened>,
+        queue: Option<Arc<dyn Queue>>,
+        settings: Settings,
+    ) -> store::Result<Self> {
+        let shared = Arc::new(Shared {
+            opened,
+            queue,
+            allow_path: AtomicBool::new(settings.allow_path),
+            settings,
+            began: Instant::now(),
+            listeners: OnceLock::new(),
+        });
+        let control = ControlServer::new(Verbs::new(shared.clone()))
+            .max_decoding_message_size(MAX_REQUEST_BYTES);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<ControlServer<Verbs>>().await;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let refused = |e: tonic_reflection::server::Error| {
+            store::Error::new(store::ErrorKind::Invalid, "open", e.to_string())
+        };
+        // The old version too: many tools know only that.
+        let routes = tonic::service::Routes::new(control)
+            .add_service(health_service)
+            .add_service(reflection().build_v1().map_err(refused)?)
+            .add_service(reflection().build_v1alpha().map_err(refused)?)
+            .prepare();
+        Ok(Self {
+            shared,
+            routes: routes.into_axum_router(),
+            health,
+            admit: Arc::new(access::Everybody),
+        })
+    }
+
+    /// The same, with somebody who says who may call what.
+    #[must_use]
+    pub fn guarded_by(mut self, admit: Arc<dyn Admit>) -> Self {
+        self.admit = admit;
+        self
+    }
+
+    /// Tells where the daemon listens, for `Status`; the first call counts.
+    pub fn announce(&self, listeners: Vec<String>) {
+        // Listeners are opened once.
+        let _ = self.shared.listeners.set(listeners);
+    }
+
+    /// From now on paths of this machine are opened, or not.
+    pub fn allow_path(&self, allow: bool) {
+        self.shared.allow_path.store(allow, Ordering::Relaxed);
+    }
+
+    /// Says to health checks that no more calls are taken, while those under way end.
+    pub async fn drain(&self) {
+        self.health.set_not_serving::<ControlServer<Verbs>>().await;
+    }
+
+    /// Says whether a request is for this door.
+    pub fn takes(request: &Request<Body>) -> bool {
+        // With what follows: `+proto` and other codings, which the protocol answers in its own terms.
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        kind.is_some_and(|k| k.as_bytes().starts_with(b"application/grpc"))
+    }
+
+    /// Answers a call.
+    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let asked = Asked::of(&parts);
+        let span = tracing::info_span!(
+            "control",
+            request_id = asked.id(),
+            method = parts.uri.path()
+        );
+        let work = async {
+            if let Err(status) = self.check(&parts).await {
+                return status.into_http();
+            }
+            parts.extensions.insert(asked.clone());
+            let mut routes = self.routes.clone();
+            match routes.call(Request::from_parts(parts, body)).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        };
+        let mut response = work.instrument(span).await;
+        let headers = response.headers_mut();
+        headers.insert(proto::PROTOCOL_KEY, HeaderValue::from(proto::PROTOCOL));
+        headers.insert(proto::REQUEST_ID_KEY, asked.header());
+        response
+    }
+
+    async fn check(&self, request: &Parts) -> Result<(), Status> {
+        let Some(right) = access::needed(request.uri.path()) else {
+            return Ok(());
+        };
+        speaks_our_version(request)?;
+        self.admit.admit(request, right).await
+    }
+}
+
+/// A client of another major version may mean something else by the same words.
+fn speaks_our_version(request: &Parts) -> Result<(), Status> {
+    let Some(theirs) = request.headers.get(proto::PROTOCOL_KEY) else {
+        return Ok(());
+    };
+    let ours = proto::PROTOCOL;
+    if theirs.as_bytes() == ours.to_string().as_bytes() {
+        return Ok(());
+    }
+    let theirs: String = String::from_utf8_lossy(theirs.as_bytes())
+        .chars()
+        .take(16)
+        .collect();
+    Err(Status::failed_precondition(format!(
+        "the client speaks version {} of the control API, this daemon (cachectld {}) version {ours}: use the same release of both",
+        theirs.escape_debug(),
+        env!("CARGO_PKG_VERSION"),
+    )))
+}

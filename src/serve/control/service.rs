@@ -1,0 +1,206 @@
+//! The methods: a request becomes options, a verb runs, its report becomes messages.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Shared,
+    copy::{self, Side},
+    error::{Asked, nonsense},
+    flush::{self, Flushes},
+    stream::{self, Messages},
+};
+use crate::{
+    ops::{self, Context, du, inspect, list, prune, remove, verify},
+    progress::Progress,
+    proto::{Message, v1},
+    store::{marked::MIN_GRACE, open::Opened},
+};
+
+/// Calls that work at once; others wait for their turn.
+const AT_ONCE: usize = 4;
+
+/// The methods of the schema.
+pub(super) struct Verbs {
+    shared: Arc<Shared>,
+    places: Arc<Semaphore>,
+    /// One prune at a time: two would count each other's work.
+    pruning: Arc<Semaphore>,
+    flushes: Flushes,
+}
+
+type Answer<M> = Result<Response<Messages<M>>, Status>;
+
+impl Verbs {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            pruning: Arc::new(Semaphore::new(1)),
+            flushes: Flushes::default(),
+        }
+    }
+
+    /// Runs a verb on the daemon's store when there is a place for it.
+    fn run<M: Message, R: Into<M::Report>, F>(
+        &self,
+        asked: Asked,
+        work: impl FnOnce(Context) -> F + Send + 'static,
+    ) -> Response<Messages<M>>
+    where
+        F: Future<Output = ops::Result<R>> + Send,
+    {
+        let (shared, places) = (self.shared.clone(), self.places.clone());
+        stream::start(move |progress| async move {
+            let _place = places.acquire_owned().await;
+            let ctx = shared.context(shared.opened.clone(), progress);
+            let own = shared.opened.url.to_string();
+            let report = work(ctx).await.map_err(|e| asked.status(&e, &own))?;
+            Ok(report.into())
+        })
+    }
+}
+
+impl Shared {
+    fn context(&self, opened: Arc<Opened>, progress: Progress) -> Context {
+        Context {
+            opened,
+            progress,
+            // What is known of a node's caches is the node's.
+            state_dir: None,
+            temp_dir: self.settings.temp_dir.clone(),
+            threads: self.settings.threads,
+            concurrency: self.settings.concurrency,
+            // The client goes away when its own is spent.
+            budget: None,
+        }
+    }
+}
+
+/// The id that the door gave the request, and what it says.
+fn taken<T>(request: Request<T>) -> (Asked, T) {
+    let asked = request.extensions().get::<Asked>().cloned();
+    let asked = asked.expect("every request comes through `Control::handle`");
+    (asked, request.into_inner())
+}
+
+#[tonic::async_trait]
+impl v1::control_server::Control for Verbs {
+    type ListStream = Messages<v1::ListResponse>;
+    type InspectStream = Messages<v1::InspectResponse>;
+    type DeleteStream = Messages<v1::DeleteResponse>;
+    type PruneStream = Messages<v1::PruneResponse>;
+    type DiskUsageStream = Messages<v1::DiskUsageResponse>;
+    type VerifyStream = Messages<v1::VerifyResponse>;
+    type CopyStream = Messages<v1::CopyResponse>;
+    type FlushStream = Messages<v1::FlushResponse>;
+
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        let shared = &self.shared;
+        Ok(Response::new(v1::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: crate::proto::PROTOCOL,
+            store: shared.opened.url.to_string(),
+            uptime_seconds: shared.began.elapsed().as_secs(),
+            listeners: shared.listeners.get().cloned().unwrap_or_default(),
+            allows_paths: shared.allow_path.load(Ordering::Relaxed),
+            queue: shared.queue.as_ref().map(|q| flush::message(q.waiting())),
+        }))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListResponse> {
+        let (asked, r) = taken(request);
+        Ok(self.run(asked, move |ctx| async move {
+            list::run(&ctx, r.name.as_deref()).await
+        }))
+    }
+
+    async fn inspect(&self, request: Request<v1::InspectRequest>) -> Answer<v1::InspectResponse> {
+        let (asked, r) = taken(request);
+        Ok(self.run(asked, move |ctx| async move {
+            inspect::run(&ctx, &r.name, r.files).await
+        }))
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
+        let (asked, r) = taken(request);
+        Ok(self.run(asked, move |ctx| async move {
+            let tags = remove::run(&ctx, &r.name, r.dry_run).await?;
+            Ok(v1::DeleteReport { tags })
+        }))
+    }
+
+    /// Beside open doors, as [`crate::store::marked`] says: never with the store's lock, and with at least [`MIN_GRACE`].
+    async fn prune(&self, request: Request<v1::PruneRequest>) -> Answer<v1::PruneResponse> {
+        let (asked, r) = taken(request);
+        let options = prune::Options::from(r);
+        if options.grace < MIN_GRACE {
+            return Err(Status::invalid_argument(format!(
+                "grace is {}s: beside open doors it is {}s at least, or a build could lose what it has just found; \
+                 to remove everything at once stop the daemon and prune its store with --store",
+                options.grace.as_secs(),
+                MIN_GRACE.as_secs(),
+            )));
+        }
+        let Ok(alone) = self.pruning.clone().try_acquire_owned() else {
+            return Err(Status::aborted("another prune is running in this daemon"));
+        };
+        Ok(self.run(asked, move |ctx| async move {
+            let _alone = alone;
+            let report = prune::run(&ctx, &options).await?;
+            if let Err(error) = prune::read_marked(&ctx.opened).await {
+                // They are read again at the next turn, long before the grace time is over.
+                tracing::warn!(%error, "Marks not read");
+            }
+            Ok(report)
+        }))
+    }
+
+    async fn disk_usage(
+        &self,
+        request: Request<v1::DiskUsageRequest>,
+    ) -> Answer<v1::DiskUsageResponse> {
+        let (asked, r) = taken(request);
+        Ok(self.run(asked, move |ctx| async move {
+            du::run(&ctx, r.name.as_deref()).await
+        }))
+    }
+
+    async fn verify(&self, request: Request<v1::VerifyRequest>) -> Answer<v1::VerifyResponse> {
+        let (asked, r) = taken(request);
+        let depth = verify::Depth::try_from(&r).map_err(|e| nonsense(&e))?;
+        Ok(self.run(asked, move |ctx| async move {
+            Box::pin(verify::run(&ctx, r.name.as_deref(), depth)).await
+        }))
+    }
+
+    async fn copy(&self, request: Request<v1::CopyRequest>) -> Answer<v1::CopyResponse> {
+        let (asked, r) = taken(request);
+        if r.from == r.to {
+            return Err(Status::invalid_argument("from and to are the same store"));
+        }
+        let from = copy::open(&self.shared, &asked, &r.from, Side::From).await?;
+        let to = copy::open(&self.shared, &asked, &r.to, Side::To).await?;
+        let shared = self.shared.clone();
+        Ok(self.run(asked, move |to_ctx| async move {
+            let progress = to_ctx.progress.clone();
+            let from = shared.context(from, progress.clone());
+            let to = shared.context(to, progress);
+            Box::pin(ops::copy::run(&from, &to, r.name.as_deref())).await
+        }))
+    }
+
+    async fn flush(&self, request: Request<v1::FlushRequest>) -> Answer<v1::FlushResponse> {
+        let (asked, r) = taken(request);
+        Ok(Response::new(match self.shared.queue.clone() {
+            None => Messages::one(v1::FlushResponse { queue: None }),
+            Some(queue) if r.wait => flush::wait(queue, asked, self.shared.opened.url.to_string()),
+            Some(queue) => self.flushes.start(queue),
+        }))
+    }
+}

@@ -1,0 +1,438 @@
+//! The door as a client meets it: generated stubs on one side, the handler on the other, no socket between.
+
+use std::{
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use tokio_stream::StreamExt as _;
+use tonic::{Code, codegen::Service, metadata::MetadataValue};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use super::*;
+use crate::{
+    artifact::{Manifest, Tag},
+    proto::v1::{self, control_client::ControlClient},
+    store::{Expect, Meet, memory::Memory, open::StoreUrl, queue::Waiting},
+};
+
+/// Brings the requests of a stub to a handler.
+#[derive(Clone)]
+struct Direct(Arc<Control>);
+
+type Reply = std::result::Result<Response<Body>, std::convert::Infallible>;
+
+impl Service<Request<tonic::body::Body>> for Direct {
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let control = self.0.clone();
+        let request = request.map(Body::new);
+        assert!(Control::takes(&request));
+        Box::pin(async move { Ok(control.handle(request).await) })
+    }
+}
+
+/// A daemon's store in memory, and its door.
+struct World {
+    memory: Arc<Memory>,
+    temp: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            memory: Arc::new(Memory::new()),
+            temp: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    async fn tag(&self, tag: &str) {
+        let tag: Tag = tag.parse().unwrap();
+        let manifest = Manifest::sniff(format!("{{\"schemaVersion\":2,\"id\":\"{tag}\"}}"));
+        let opened = self.opened();
+        let published = opened
+            .store
+            .publish(&manifest, Some(&tag), &Expect::Anything);
+        published.await.unwrap();
+    }
+
+    fn opened(&self) -> Arc<Opened> {
+        Arc::new(Opened {
+            store: self.memory.clone(),
+            meet: Meet::CompareAndSwap,
+            untag: Some(self.memory.clone()),
+            sweep: Some(self.memory.clone()),
+            spool_dir: None,
+            url: StoreUrl::Disk("/daemons/own".into()),
+            metrics: Arc::default(),
+            ranged: true,
+            repositories: None,
+            marked: None,
+            control: None,
+        })
+    }
+
+    async fn door(&self, queue: Option<Arc<dyn Queue>>, allow_path: bool) -> Control {
+        let settings = Settings {
+            allow_path,
+            options: Options::default(),
+            temp_dir: self.temp.path().join("tmp"),
+            threads: 2,
+            concurrency: 4,
+        };
+        Control::new(self.opened(), queue, settings).await.unwrap()
+    }
+
+    async fn client(&self) -> ControlClient<Direct> {
+        ControlClient::new(Direct(Arc::new(self.door(None, false).await)))
+    }
+}
+
+async fn all<M>(
+    stream: Result<tonic::Response<tonic::Streaming<M>>, Status>,
+) -> Result<Vec<M>, Status> {
+    stream?.into_inner().collect().await
+}
+
+fn listed(messages: &[v1::ListResponse]) -> Vec<&str> {
+    let rows = messages.iter().flat_map(|m| match &m.event {
+        Some(v1::list_response::Event::Report(report)) => report.rows.as_slice(),
+        _ => &[],
+    });
+    rows.map(|r| r.tag.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_long_list_comes_whole() {
+    let world = World::new();
+    let mut want: Vec<String> = (0..1100).map(|i| format!("t{i:04}")).collect();
+    for tag in &want {
+        world.tag(tag).await;
+    }
+    want.sort();
+    let mut client = world.client().await;
+    let messages = all(client.list(v1::ListRequest { name: None }).await)
+        .await
+        .unwrap();
+    assert_eq!(listed(&messages), want);
+    assert!(
+        messages.len() >= 3,
+        "it was cut into {} messages",
+        messages.len()
+    );
+}
+
+#[tokio::test]
+async fn delete_removes_and_a_digest_is_an_invalid_argument() {
+    let world = World::new();
+    world.tag("gone").await;
+    world.tag("stays").await;
+    let mut client = world.client().await;
+    let delete = |name: &str| v1::DeleteRequest {
+        name: name.into(),
+        dry_run: false,
+    };
+    let messages = all(client.delete(delete("gone")).await).await.unwrap();
+    let Some(v1::delete_response::Event::Report(report)) = &messages[0].event else {
+        panic!("{messages:?}");
+    };
+    assert_eq!(report.tags, ["gone"]);
+    let left = all(client.list(v1::ListRequest { name: None }).await)
+        .await
+        .unwrap();
+    assert_eq!(listed(&left), ["stays"]);
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let refused = all(client.delete(delete(&digest)).await).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn another_version_is_refused_by_its_number_and_none_is_served() {
+    let world = World::new();
+    let mut client = world.client().await;
+    let with = |version: &'static str| {
+        let mut request = tonic::Request::new(v1::StatusRequest {});
+        let value = MetadataValue::from_static(version);
+        request.metadata_mut().insert(proto::PROTOCOL_KEY, value);
+        request
+    };
+    let refused = client.status(with("2")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("version 2"), "{refused}");
+    assert_eq!(refused.metadata().get(proto::PROTOCOL_KEY).unwrap(), "1");
+    for request in [with("1"), tonic::Request::new(v1::StatusRequest {})] {
+        let answer = client.status(request).await.unwrap();
+        assert_eq!(answer.metadata().get(proto::PROTOCOL_KEY).unwrap(), "1");
+        assert_eq!(answer.into_inner().protocol, 1);
+    }
+}
+
+#[tokio::test]
+async fn status_says_what_and_where_the_daemon_is() {
+    let world = World::new();
+    let door = world.door(None, true).await;
+    door.announce(vec!["http://127.0.0.1:5000".into()]);
+    let mut client = ControlClient::new(Direct(Arc::new(door)));
+    let status = client
+        .status(v1::StatusRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(status.store, "disk:/daemons/own");
+    assert_eq!(status.listeners, ["http://127.0.0.1:5000"]);
+    assert!(status.allows_paths && status.queue.is_none());
+}
+
+#[tokio::test]
+async fn prune_with_too_little_grace_is_refused() {
+    let world = World::new();
+    let mut client = world.client().await;
+    let prune = |grace| v1::PruneRequest {
+        grace_seconds: grace,
+        ..v1::PruneRequest::default()
+    };
+    for grace in [0, 3599] {
+        let refused = all(client.prune(prune(Some(grace))).await)
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("3600s at least"), "{refused}");
+    }
+    for grace in [None, Some(3600)] {
+        all(client.prune(prune(grace)).await).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn copy_opens_paths_only_where_they_are_allowed() {
+    let world = World::new();
+    world.tag("image").await;
+    let to = format!("disk:{}", world.temp.path().join("copy").display());
+    let request = v1::CopyRequest {
+        from: String::new(),
+        to: to.clone(),
+        name: None,
+    };
+    let mut client = world.client().await;
+    let socket = v1::CopyRequest {
+        from: "cachectld:/run/other.sock".into(),
+        ..v1::CopyRequest::default()
+    };
+    for request in [request.clone(), socket] {
+        let refused = client.copy(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("--allow-path"), "{refused}");
+    }
+    assert!(!world.temp.path().join("copy").exists());
+    let mut client = ControlClient::new(Direct(Arc::new(world.door(None, true).await)));
+    let messages = all(client.copy(request).await).await.unwrap();
+    let report = messages.into_iter().find_map(|m| match m.event {
+        Some(v1::copy_response::Event::Report(report)) => Some(report),
+        _ => None,
+    });
+    assert_eq!(report.unwrap().tags, ["image"]);
+    let same = client.copy(v1::CopyRequest::default()).await.unwrap_err();
+    assert_eq!(same.code(), Code::InvalidArgument);
+}
+
+/// Lets only reading through.
+struct Readers;
+
+#[async_trait]
+impl Admit for Readers {
+    async fn admit(&self, _: &Parts, right: Right) -> Result<(), Status> {
+        match right {
+            Right::Read => Ok(()),
+            _ => Err(Status::permission_denied("only reading")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_so_with_the_id_of_the_request() {
+    let world = World::new();
+    world.tag("stays").await;
+    let door = world.door(None, false).await.guarded_by(Arc::new(Readers));
+    let mut client = ControlClient::new(Direct(Arc::new(door)));
+    let mut request = tonic::Request::new(v1::DeleteRequest {
+        name: "stays".into(),
+        dry_run: false,
+    });
+    let id = MetadataValue::from_static("from-a-test");
+    request.metadata_mut().insert(proto::REQUEST_ID_KEY, id);
+    let refused = client.delete(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(
+        refused.metadata().get(proto::REQUEST_ID_KEY).unwrap(),
+        "from-a-test"
+    );
+    let left = all(client.list(v1::ListRequest { name: None }).await)
+        .await
+        .unwrap();
+    assert_eq!(listed(&left), ["stays"]);
+}
+
+/// A queue that is empty once it is flushed; or that never is.
+struct Slow {
+    never: bool,
+    sent: AtomicBool,
+    given_up: Arc<AtomicBool>,
+}
+
+/// Says that it was dropped.
+struct Dropped(Arc<AtomicBool>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Queue for Slow {
+    fn waiting(&self) -> Waiting {
+        Waiting {
+            tags: u64::from(!self.sent.load(Ordering::SeqCst)),
+            ..Waiting::default()
+        }
+    }
+
+    async fn flush(&self) -> store::Result<()> {
+        let _dropped = Dropped(self.given_up.clone());
+        if self.never {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        self.sent.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+async fn queued(never: bool) -> (ControlClient<Direct>, Arc<AtomicBool>) {
+    let given_up = Arc::new(AtomicBool::new(false));
+    let queue = Slow {
+        never,
+        sent: AtomicBool::new(false),
+        given_up: given_up.clone(),
+    };
+    let door = World::new().door(Some(Arc::new(queue)), false).await;
+    (ControlClient::new(Direct(Arc::new(door))), given_up)
+}
+
+fn tags(message: &v1::FlushResponse) -> u64 {
+    message.queue.as_ref().unwrap().tags
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_is_waited_for_tells_what_is_left_until_nothing_is() {
+    let (mut client, _) = queued(false).await;
+    let messages = all(client.flush(v1::FlushRequest { wait: true }).await)
+        .await
+        .unwrap();
+    let left: Vec<u64> = messages.iter().map(tags).collect();
+    assert!(
+        left.len() >= 3 && left.is_sorted_by_key(|n| std::cmp::Reverse(*n)),
+        "{left:?}"
+    );
+    assert_eq!(left.last(), Some(&0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_is_not_waited_for_goes_on_by_itself() {
+    let (mut client, _) = queued(false).await;
+    let messages = all(client.flush(v1::FlushRequest { wait: false }).await)
+        .await
+        .unwrap();
+    assert_eq!(messages.iter().map(tags).collect::<Vec<_>>(), [1]);
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let status = client
+        .status(v1::StatusRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(status.queue.unwrap().tags, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_ends_its_call() {
+    let (mut client, given_up) = queued(true).await;
+    let mut stream = client
+        .flush(v1::FlushRequest { wait: true })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(tags(&stream.next().await.unwrap().unwrap()), 1);
+    assert!(!given_up.load(Ordering::SeqCst));
+    drop(stream);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(given_up.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_daemon_without_a_queue_has_nothing_to_flush() {
+    let mut client = World::new().client().await;
+    let messages = all(client.flush(v1::FlushRequest { wait: true }).await)
+        .await
+        .unwrap();
+    assert_eq!(messages, [v1::FlushResponse { queue: None }]);
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer_also_to_strangers() {
+    struct Nobody;
+    #[async_trait]
+    impl Admit for Nobody {
+        async fn admit(&self, _: &Parts, _: Right) -> Result<(), Status> {
+            Err(Status::unauthenticated("who are you?"))
+        }
+    }
+    let door = World::new()
+        .door(None, false)
+        .await
+        .guarded_by(Arc::new(Nobody));
+    let door = Direct(Arc::new(door));
+    let refused = ControlClient::new(door.clone())
+        .status(v1::StatusRequest {})
+        .await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    let check = HealthCheckRequest {
+        service: "cachectl.v1.Control".into(),
+    };
+    let health = HealthClient::new(door.clone()).check(check.clone()).await;
+    assert_eq!(health.unwrap().into_inner().status, 1);
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let asked = tokio_stream::once(list);
+    let answers = ServerReflectionClient::new(door.clone())
+        .server_reflection_info(asked)
+        .await;
+    let answer = answers.unwrap().into_inner().next().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
+        panic!("{answer:?}");
+    };
+    assert!(
+        services
+            .service
+            .iter()
+            .any(|s| s.name == "cachectl.v1.Control")
+    );
+    door.0.drain().await;
+    let health = HealthClient::new(door).check(check).await;
+    assert_eq!(health.unwrap().into_inner().status, 2);
+}

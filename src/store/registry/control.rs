@@ -1,0 +1,105 @@
+//! The way to a daemon's control API: HTTP/2 to where its registry door is, with the same credentials.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, combinators::BoxBody};
+use reqwest::{Method, Url, header::AUTHORIZATION};
+use tokio::sync::OnceCell;
+
+use super::{
+    Location, Registry, error,
+    scopes::Scopes,
+    transport::Wire,
+    wire::{Ask, Payload},
+};
+use crate::store::{Error, ErrorKind, Result, net};
+
+/// How often a daemon that is silent for long (it reads a terabyte) is asked whether it lives.
+const PING: Duration = Duration::from_secs(10);
+
+/// An answer's body; what breaks it off is a store's error.
+pub type ControlBody = BoxBody<Bytes, Error>;
+
+/// Sends requests to a daemon's control API. Cheap to clone; clones share connections and tokens.
+#[derive(Debug, Clone)]
+pub struct ControlWay(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    door: Registry,
+    /// Of its own, since it speaks HTTP/2 from the first byte on.
+    wire: Wire,
+    /// The daemon was asked how to log in.
+    asked: OnceCell<()>,
+}
+
+impl ControlWay {
+    pub(super) async fn new(
+        door: &Registry,
+        location: &Location,
+        common: &net::Common,
+    ) -> Result<Self> {
+        let stall = common.stall;
+        let wire = Wire::build(location, common, move |builder| {
+            builder
+                .http2_prior_knowledge()
+                .http2_keep_alive_interval(PING)
+                .http2_keep_alive_timeout(stall)
+        });
+        Ok(Self(Arc::new(Inner {
+            door: door.clone(),
+            wire: wire.await?,
+            asked: OnceCell::new(),
+        })))
+    }
+
+    /// Sends a small request and waits for the head of its answer; any status is an `Ok`.
+    ///
+    /// # Errors
+    /// `Unauthenticated` and `Denied` where the daemon does not know us; `Unavailable` and `Timeout` where it is not there.
+    pub async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<ControlBody>> {
+        let sent = self.exchange(request).await;
+        sent.map_err(|e| e.at(&self.0.door.inner().shown, ""))
+    }
+
+    async fn exchange(&self, request: http::Request<Bytes>) -> Result<http::Response<ControlBody>> {
+        const OP: &str = "ask the daemon";
+        let inner = &self.0;
+        let scopes = Scopes::delete(&inner.door.inner().repository);
+        let transport = &inner.door.inner().transport;
+        let asked = inner.asked.get_or_try_init(|| async {
+            // It says what it wants to see before it is asked for anything else.
+            let ping = Ask::new("log in", Method::GET, transport.url(""), &scopes);
+            let answer = transport.send(&ping).await?;
+            match answer.status.as_u16() {
+                200..=299 => Ok(()),
+                _ => Err(error::refusal("log in", answer).await.error),
+            }
+        });
+        asked.await?;
+        let (parts, body) = request.into_parts();
+        let url = self.url(&parts.uri)?;
+        let mut ask = Ask::new(OP, parts.method, url.clone(), &scopes);
+        ask.headers = parts.headers;
+        ask.payload = Payload::Bytes(body);
+        // What the caller brings is none of ours.
+        ask.headers.remove(AUTHORIZATION);
+        let show = transport.credential(&scopes).await?;
+        let answer = inner.wire.exchange(&ask, &url, show).await?;
+        let response = http::Response::<reqwest::Body>::from(answer.body);
+        Ok(response.map(|body| {
+            let broken = |e| error::network(OP, e);
+            body.map_err(broken).boxed()
+        }))
+    }
+
+    fn url(&self, uri: &http::Uri) -> Result<Url> {
+        let path = uri.path_and_query().map_or("/", |p| p.as_str());
+        self.0
+            .wire
+            .base()
+            .join(path)
+            .map_err(|e| Error::new(ErrorKind::Invalid, "ask the daemon", e.to_string()))
+    }
+}

@@ -1,0 +1,210 @@
+//! Where a daemon is: `cachectld:SOCKET`, `cachectld+http://host:port`, `cachectld+https://host[:port]`.
+//!
+//! Its registry door is a registry like others; what the command line keeps there is the one repository `cachectl`.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use reqwest::Url;
+
+use super::Location;
+use crate::{
+    redact,
+    store::{Error, ErrorKind, Result, keys::Repo},
+};
+
+/// The host in URLs and `Host` headers of what goes through a socket.
+const SOCKET_HOST: &str = "localhost";
+
+/// How a daemon is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Door {
+    /// By its unix socket.
+    Socket(PathBuf),
+    /// By TCP.
+    Http,
+    /// By TCP with TLS, on loopback too.
+    Https,
+}
+
+impl Door {
+    pub(super) fn scheme(&self) -> &'static str {
+        match self {
+            Self::Socket(_) | Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    pub(super) fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Socket(path) => Some(path),
+            Self::Http | Self::Https => None,
+        }
+    }
+
+    /// Writes the URL.
+    pub(super) fn show(&self, host: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "cachectld:{}", path.display()),
+            Self::Http | Self::Https => write!(f, "cachectld+{}://{host}", self.scheme()),
+        }
+    }
+}
+
+impl Location {
+    /// Parses the URL of a daemon.
+    ///
+    /// # Errors
+    /// `Invalid` for anything else: a path where there is a host, no port for plain http, credentials.
+    pub fn daemon(url: &str) -> Result<Self> {
+        let refused = |why: &str| {
+            let shown = redact::url(url);
+            Error::new(
+                ErrorKind::Invalid,
+                "open",
+                format!(
+                    "`{shown}` {why}; expected cachectld:SOCKET, cachectld+http://HOST:PORT or cachectld+https://HOST[:PORT]"
+                ),
+            )
+        };
+        let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+        let door = match scheme {
+            "cachectld" => {
+                let path = rest
+                    .strip_prefix("//")
+                    .filter(|p| p.starts_with('/'))
+                    .unwrap_or(rest);
+                if path.is_empty() || path.starts_with("//") {
+                    return Err(refused("names no socket"));
+                }
+                if path.starts_with('~') {
+                    return Err(refused("begins with `~`, which is the shell's business"));
+                }
+                return Ok(Self::at(SOCKET_HOST, Door::Socket(path.into())));
+            }
+            "cachectld+http" => Door::Http,
+            "cachectld+https" => Door::Https,
+            _ => return Err(refused("is no URL of a daemon")),
+        };
+        let host = rest.strip_prefix("//").unwrap_or_default();
+        let host = host.strip_suffix('/').unwrap_or(host).to_ascii_lowercase();
+        if host.contains('@') {
+            return Err(refused(
+                "has credentials in it; give them as username and password, or by `docker login`",
+            ));
+        }
+        let parsed = Url::parse(&format!("{}://{host}/", door.scheme()));
+        let Some(parsed) = parsed
+            .ok()
+            .filter(|u| u.host_str().is_some_and(|h| !h.is_empty()))
+        else {
+            return Err(refused("names no host"));
+        };
+        // A URL's parser is patient with slashes.
+        if host.contains(['/', '\\', '?', '#']) || parsed.path() != "/" {
+            return Err(refused("has more than a host and a port"));
+        }
+        // Nobody runs a cache on port 80; the daemon's own would be a guess.
+        if door == Door::Http
+            && !host
+                .trim_end_matches(|c: char| c.is_ascii_digit())
+                .ends_with(':')
+        {
+            return Err(refused("names no port"));
+        }
+        Ok(Self::at(&host, door))
+    }
+
+    fn at(host: &str, door: Door) -> Self {
+        Self {
+            host: host.to_owned(),
+            repository: Repo::cli().to_string(),
+            insecure: false,
+            door: Some(door),
+        }
+    }
+
+    /// Says whether it is reached by a path of this machine.
+    pub fn is_socket(&self) -> bool {
+        self.socket().is_some()
+    }
+
+    /// The same with the path of its socket made absolute by `whole`.
+    pub(in crate::store) fn with_socket<E>(
+        mut self,
+        whole: impl FnOnce(&Path) -> std::result::Result<PathBuf, E>,
+    ) -> std::result::Result<Self, E> {
+        if let Some(Door::Socket(path)) = &self.door {
+            self.door = Some(Door::Socket(whole(path)?));
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_gives_the_way_and_comes_back() {
+        for (url, api, socket) in [
+            (
+                "cachectld:/run/c.sock",
+                "http://localhost/",
+                Some("/run/c.sock"),
+            ),
+            (
+                "cachectld:rel/c.sock",
+                "http://localhost/",
+                Some("rel/c.sock"),
+            ),
+            (
+                "cachectld+http://127.0.0.1:5000",
+                "http://127.0.0.1:5000/",
+                None,
+            ),
+            (
+                "cachectld+http://10.0.0.1:5000",
+                "http://10.0.0.1:5000/",
+                None,
+            ),
+            (
+                "cachectld+https://cache.example",
+                "https://cache.example/",
+                None,
+            ),
+            ("cachectld+https://[::1]:5000", "https://[::1]:5000/", None),
+        ] {
+            let l = Location::daemon(url).unwrap();
+            assert_eq!(l.to_string(), url);
+            assert_eq!(l.api().unwrap().as_str(), api);
+            assert_eq!(l.socket(), socket.map(Path::new));
+            assert_eq!(l.repository(), "cachectl");
+        }
+        let l = Location::daemon("cachectld:///run/c.sock").unwrap();
+        assert_eq!(l.to_string(), "cachectld:/run/c.sock");
+    }
+
+    #[test]
+    fn what_is_no_daemon_is_refused_without_its_password() {
+        for bad in [
+            "cachectld:",
+            "cachectld://host/x",
+            "cachectld:~/x.sock",
+            "cachectld+http://host",
+            "cachectld+http://",
+            "cachectld+https:///x",
+            "cachectld+https://host/repo",
+            "cachectld+https://host?insecure=true",
+            "cachectld+https://u:hunter2@host",
+            "cachectld+ftp://host:1",
+            "oci://host/x",
+        ] {
+            let e = Location::daemon(bad).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Invalid, "{bad}");
+            assert!(!e.to_string().contains("hunter2"), "{e}");
+        }
+    }
+}

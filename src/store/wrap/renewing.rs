@@ -1,0 +1,88 @@
+//! Renews what a prune has marked before anybody is told that it is there: [`crate::store::marked`] says why.
+#![deny(clippy::missing_trait_methods)]
+
+use std::{ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
+        Store, Sweep, TagStore, marked::Marked,
+    },
+};
+
+/// A store that is pruned while it is used.
+pub struct Renewing {
+    inner: Arc<dyn Store>,
+    sweep: Arc<dyn Sweep>,
+    marked: Arc<Marked>,
+}
+
+impl Renewing {
+    /// Renews what `inner` is asked for, by `sweep`.
+    pub fn new(inner: Arc<dyn Store>, sweep: Arc<dyn Sweep>, marked: Arc<Marked>) -> Self {
+        Self {
+            inner,
+            sweep,
+            marked,
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for Renewing {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        let size = self.inner.stat(digest).await?;
+        let there = size.is_some() && self.marked.renew(&*self.sweep, digest).await?;
+        Ok(size.filter(|_| there))
+    }
+
+    /// Who reads has a name for it, or asked before; reading does not keep a blob.
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        self.inner.get(desc, range).await
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let put = self.inner.put(desc, body).await?;
+        if self.marked.renew(&*self.sweep, &desc.digest).await? {
+            return Ok(put);
+        }
+        // It was there, and went before it could be renewed.
+        self.inner.put(desc, body).await
+    }
+}
+
+#[async_trait]
+impl TagStore for Renewing {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        self.inner.resolve(reference).await
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        // A manifest whose bytes were there is a blob that was merely found.
+        let known = self.marked.renew(&*self.sweep, &manifest.digest).await?;
+        let published = self.inner.publish(manifest, tag, expect).await?;
+        if known && !self.marked.renew(&*self.sweep, &manifest.digest).await? {
+            let why = "a prune removed it at the same moment";
+            return Err(Error::new(ErrorKind::Unavailable, "publish", why).at("", manifest.digest));
+        }
+        Ok(published)
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.inner.tags(prefix).await
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        self.inner.clock().await
+    }
+}
