@@ -119,7 +119,7 @@ fn the_daemon_takes_the_settings_of_the_manifests() {
     ] {
         fs::write(secrets.path().join(name), text).expect("a new file");
     }
-    let program = option_env!("CARGO_BIN_EXE_cachectld").expect("cargo builds cachectld");
+    let program = env!("CARGO_BIN_EXE_cachectld");
     let shown = output_of(
         Command::new(program)
             .args(["--check-config", "--config"])

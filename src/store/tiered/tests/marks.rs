@@ -32,7 +32,12 @@ async fn with_marked(world: &World) -> (Daemon, Digest, std::fs::File) {
     let file = path.join("blobs/sha256").join(desc.digest.hex());
     let file = std::fs::File::open(file).unwrap();
     file.set_modified(SystemTime::now() - 2 * DAY).unwrap();
-    daemon.tiered.opened().marked.unwrap().replace([desc.digest]);
+    daemon
+        .tiered
+        .opened()
+        .marked
+        .unwrap()
+        .replace([desc.digest]);
     (daemon, desc.digest, file)
 }
 
