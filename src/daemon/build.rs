@@ -18,6 +18,7 @@ use super::{
     held::Held,
     limit::Limit,
     listen::Handler,
+    scrub,
     shown::Shown,
     tiers::{self, Tiers, Waiting},
     tls,
@@ -30,7 +31,7 @@ use crate::{
     metrics::http::Place,
     ops::cache_tags::{self, CacheTags},
     serve::{
-        admin::{self, Admin},
+        admin::{self, Admin, Refresh},
         auth::{self, Authority, Exposure, Peer},
         control::{self, Control},
         observe::Observer,
@@ -112,7 +113,8 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let requests = Arc::new(Limit::new(config.max_requests));
     shown.stores(&opened);
     shown.caches(caches.clone());
-    let more = backlog.clone().map(tiers::refresh);
+    let mut more: Vec<Refresh> = backlog.clone().map(tiers::refresh).into_iter().collect();
+    more.extend(opened.scrubber.clone().map(scrub::refresh));
     let admin = shown.admin(uploads.clone(), &uploads_dir, more);
     let apart = !config.admin_listen.is_empty();
     let doors = Doors {

@@ -19,6 +19,7 @@ mod marks;
 mod notify;
 mod reload;
 mod run;
+mod scrub;
 mod service;
 pub mod shown;
 pub mod socket;

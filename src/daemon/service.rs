@@ -19,6 +19,7 @@ use super::{
     marks,
     notify::Notify,
     reload::{Origins, Reloader},
+    scrub,
     shown::Shown,
     socket::Listener,
     state::StateDir,
@@ -165,8 +166,14 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     notify.ready("Serving");
     let (uploads, store) = (built.uploads.clone(), built.opened.store.clone());
     let expired = shown.metrics.uploads.expired.clone();
+    // Of several tiers, the one behind: what stands in front is not missed.
+    let tier = built.opened.url.tier();
+    let scrub = built
+        .opened
+        .scrubber
+        .clone()
+        .map(|scrubber| scrub::start(live.clone(), scrubber));
     let expiry = background::expire_uploads(live, uploads, store, expired);
-    let tier = built.opened.metrics.tier();
     let watch = shown.watch(built.opened.store.clone(), tier);
     let reloader = Reloader {
         origins,
@@ -190,7 +197,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         exporter,
         connections: service.connections,
         built,
-        _background: vec![expiry, watch, marks],
+        _background: [expiry, watch, marks].into_iter().chain(scrub).collect(),
         _state: state,
     };
     Ok((reloader, running))
@@ -244,6 +251,11 @@ async fn close(running: Running, limit: Duration) -> Left {
     running.stop.send_replace(true);
     let queues = &running.built.queues;
     let left = drain::drain(running.serving, &running.connections, queues, until).await;
+    if let Some(scrubber) = &running.built.opened.scrubber
+        && let Err(error) = scrubber.save().await
+    {
+        tracing::warn!(%error, "Blobs will be hashed again at the next start");
+    }
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Some(exporter) = running.exporter {
         let last = running.built.numbers.numbers();

@@ -58,7 +58,7 @@ impl Shown {
         &self,
         uploads: Arc<Uploads>,
         dir: &Path,
-        more: Option<admin::Refresh>,
+        more: Vec<admin::Refresh>,
     ) -> Arc<Admin> {
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let open = move |metrics: &Metrics| {

@@ -24,6 +24,9 @@ use crate::{
 /// Longest time that a question to a remote behind a folder is tried again: then it counts as away, and the folder answers.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// The file, among what must survive a restart, that tells which blobs of the disk were hashed.
+const VETTED: &str = "vetted";
+
 /// What stands behind the doors.
 pub(super) struct Tiers {
     /// The store, whatever it is made of.
@@ -52,14 +55,18 @@ pub(super) async fn open(
         ca_bundle: link.ca_bundle.clone(),
         s3: config.remote.s3.for_store(),
         registry: config.remote.registry.for_store(env),
-        // Blobs on our own disk were hashed when they came in.
+        // Blobs on our own disk are hashed before they count as there.
         verified: !matches!(url, StoreUrl::Disk(_)),
         beside_doors: true,
         ..Options::default()
     };
     let Some(front) = &config.front else {
         // Boxed: AWS's configuration makes a future of many kilobytes.
-        let opened = Box::pin(store::open::open(&url, &options)).await?;
+        let alone = Options {
+            vetted: Some(state.join(VETTED)),
+            ..options.clone()
+        };
+        let opened = Box::pin(store::open::open(&url, &alone)).await?;
         return Ok(Tiers {
             opened: Arc::new(opened),
             options,
@@ -73,10 +80,12 @@ pub(super) async fn open(
     let near = Options {
         verified: false,
         beside_doors: false,
+        vetted: Some(state.join(VETTED)),
         ..options.clone()
     };
     let remote = Box::pin(store::open::open(&url, &remote)).await?;
     let near = Box::pin(store::open::open(&StoreUrl::Disk(front.clone()), &near)).await?;
+    let scrubber = near.scrubber.clone();
     let mode = match config.mode {
         Mode::WriteThrough => tiered::Mode::WriteThrough,
         Mode::WriteBack => tiered::Mode::WriteBack,
@@ -89,7 +98,10 @@ pub(super) async fn open(
     let tiered = Arc::new(Tiered::open(near, remote, settings, moved).await?);
     Ok(Tiers {
         backlog: Some(tiered.backlog()),
-        opened: Arc::new(tiered.opened()),
+        opened: Arc::new(Opened {
+            scrubber,
+            ..tiered.opened()
+        }),
         options,
     })
 }

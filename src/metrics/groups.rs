@@ -182,6 +182,10 @@ pub struct Disk {
     pub evicted: Counter,
     /// Their bytes.
     pub evicted_bytes: Counter,
+    /// Bytes of blobs that were hashed again where they lie.
+    pub hashed_bytes: Counter,
+    /// Blobs that were found damaged, and removed.
+    pub damaged: Counter,
 }
 
 impl Disk {
@@ -200,6 +204,16 @@ impl Disk {
             ),
             evicted: counter(r, "evicted_blobs", "Blobs that were evicted from the disk"),
             evicted_bytes: counter(r, "evicted_bytes", "Bytes that were evicted from the disk"),
+            hashed_bytes: counter(
+                r,
+                "scrubbed_bytes",
+                "Bytes of blobs that were hashed again where they lie on the disk",
+            ),
+            damaged: counter(
+                r,
+                "damaged_blobs",
+                "Blobs on the disk that were found damaged, and removed",
+            ),
         }
     }
 }

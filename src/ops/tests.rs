@@ -63,6 +63,7 @@ impl World {
             ranged: true,
             repositories: None,
             marked: None,
+            scrubber: None,
             control: None,
         };
         Context {

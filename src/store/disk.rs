@@ -36,6 +36,8 @@ use crate::{
     fs,
 };
 
+pub mod scrub;
+
 /// Largest mark that is read.
 const MAX_MARK_BYTES: u64 = 1 << 30;
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Meet, Records, Repository, Store, Sweep, Untag,
-    disk::{self, Disk},
+    disk::{self, Disk, scrub::Scrubber},
     error::{Error, ErrorKind, Result},
     keys::Repo,
     layout::Layout,
@@ -38,6 +38,16 @@ pub enum StoreUrl {
     Registry(registry::Location),
     /// `cachectld:SOCKET`, `cachectld+http://host:port` or `cachectld+https://host[:port]`
     Daemon(registry::Location),
+}
+
+impl StoreUrl {
+    /// Where the store is, for numbers and probes.
+    pub fn tier(&self) -> Tier {
+        match self {
+            Self::Disk(_) | Self::Layout(_) => Tier::Local,
+            Self::S3(_) | Self::Registry(_) | Self::Daemon(_) => Tier::Remote,
+        }
+    }
 }
 
 const EXPECTED: &str = "expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX, oci://HOST/REPOSITORY or cachectld:SOCKET";
@@ -123,6 +133,8 @@ pub struct Options {
     pub proxy_from_env: bool,
     /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them when they come in instead.
     pub verified: bool,
+    /// File in which a disk store remembers which of its blobs were hashed as they lie there; `None`: it does not look.
+    pub vetted: Option<PathBuf>,
     /// Doors will be open on it while it is pruned: see [`super::marked`].
     pub beside_doors: bool,
     /// What is special to S3; what stands in the URL wins.
@@ -145,6 +157,7 @@ impl Default for Options {
             ca_bundle: None,
             proxy_from_env: net.proxy_from_env,
             verified: true,
+            vetted: None,
             beside_doors: false,
             s3: s3::Config::default(),
             registry: registry::Config::default(),
@@ -201,6 +214,8 @@ pub struct Opened {
     pub repositories: Option<Arc<dyn Repositories>>,
     /// What a prune has marked; `None` unless doors are to be open beside it.
     pub marked: Option<Arc<Marked>>,
+    /// Hashes blobs that nobody asked for; `None` unless the store looks at them itself.
+    pub scrubber: Option<Scrubber>,
     /// The way to the control API; `None` where the store is no daemon.
     pub control: Option<registry::ControlWay>,
 }
@@ -244,6 +259,7 @@ struct Backend {
     read_only: bool,
     many: Option<(Arc<dyn ManyRepos>, Arc<dyn Records>)>,
     control: Option<registry::ControlWay>,
+    scrubber: Option<Scrubber>,
 }
 
 /// Opens a store. Folders are made where they are missing, unless `read_only`; remotes are not asked anything yet.
@@ -278,8 +294,15 @@ fn absolute(url: &StoreUrl) -> Result<StoreUrl> {
 }
 
 async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
-    let store = Arc::new(Disk::open(root, Repo::cli(), &options.folder()).await?);
+    let mut store = Disk::open(root, Repo::cli(), &options.folder()).await?;
+    let mut scrubber = None;
+    if let Some(table) = &options.vetted {
+        let (vetting, its) = store.vetting(table.clone()).await;
+        (store, scrubber) = (vetting, Some(its));
+    }
+    let store = Arc::new(store);
     Ok(Backend {
+        scrubber,
         meet: Meet::CompareAndSwap,
         untag: Some(store.clone()),
         sweep: Some(store.clone()),
@@ -303,6 +326,7 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
         read_only: store.is_read_only(),
         many: None,
         control: None,
+        scrubber: None,
         store,
     })
 }
@@ -319,6 +343,7 @@ async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> 
         read_only: false,
         many: Some((store.clone(), store.clone())),
         control: None,
+        scrubber: None,
         store,
     })
 }
@@ -351,6 +376,7 @@ fn behind_registry(store: registry::Registry) -> Backend {
         read_only: false,
         many: None,
         control: None,
+        scrubber: None,
         store,
     }
 }
@@ -437,14 +463,13 @@ impl Repositories for WrappedRepos {
 }
 
 fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
-    let is_remote = !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_));
-    let tier = if is_remote { Tier::Remote } else { Tier::Local };
+    let tier = url.tier();
     let metrics = Arc::new(Counters::of(tier));
     let limits = Limits {
         concurrency: options.concurrency,
         bandwidth: options.bandwidth,
     };
-    let retries = is_remote.then(|| (options.policy(), Contact::default()));
+    let retries = (tier == Tier::Remote).then(|| (options.policy(), Contact::default()));
     let writable = !options.read_only && !backend.read_only;
     let sweep = backend
         .sweep
@@ -489,6 +514,7 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         repositories,
         marked,
         control: backend.control,
+        scrubber: backend.scrubber,
     }
 }
 

@@ -26,8 +26,8 @@ const AT_ONCE: usize = 16;
 /// Whether content is in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// As a blob or a manifest.
-    There,
+    /// As a blob or a manifest of so many bytes.
+    There(u64),
     /// The store has no such bytes.
     Missing,
     /// It was deleted here.
@@ -112,7 +112,7 @@ impl Repository {
         Ok(match (size, gone) {
             (_, true) => Presence::Deleted,
             (None, false) => Presence::Missing,
-            (Some(_), false) => Presence::There,
+            (Some(size), false) => Presence::There(size),
         })
     }
 

@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -18,12 +19,17 @@ use crate::fs;
 pub(super) mod blobs;
 pub(super) mod entered;
 pub(super) mod gate;
+pub(super) mod vetted;
+
+use vetted::Vetted;
 
 /// A folder with a place for temporary files on the same file system.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     root: PathBuf,
     temp: PathBuf,
+    /// `None`: blobs are taken as they lie there.
+    vetted: Option<Arc<Vetted>>,
 }
 
 /// What temporary files are called; `spool-` are those of [`super::SpoolWriter`].
@@ -81,7 +87,20 @@ impl Tree {
         Self {
             root: root.to_owned(),
             temp: root.join(temp),
+            vetted: None,
         }
+    }
+
+    /// The same tree, whose blobs count as there only if `vetted` knows them, or they are hashed.
+    pub(super) fn vetting(self, vetted: Arc<Vetted>) -> Self {
+        Self {
+            vetted: Some(vetted),
+            ..self
+        }
+    }
+
+    fn vetted(&self) -> Option<&Vetted> {
+        self.vetted.as_deref()
     }
 
     /// Where the tree is.

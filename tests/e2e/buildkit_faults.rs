@@ -117,7 +117,6 @@ fn a_lost_manifest_or_config_is_a_miss() {
 }
 
 #[test]
-#[ignore = "blobs are not hashed again after an unclean stop yet (issue 4, row 3)"]
 fn a_layer_that_a_crash_damaged_is_never_served() {
     if !e2e() || !ours() {
         return;

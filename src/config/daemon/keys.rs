@@ -52,13 +52,14 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
 
 /// Says whether a key takes effect at a reload; the others need a restart.
 pub fn is_live(key: &str) -> bool {
-    const LIVE: [&str; 7] = [
+    const LIVE: [&str; 8] = [
         "allow_path",
         "drain_timeout",
         "external_url",
         "log",
         "max_connections",
         "max_requests",
+        "scrub_every",
         "upload_ttl",
     ];
     LIVE.contains(&key) || key.starts_with("auth.") || key.starts_with("buildkit.")
@@ -201,6 +202,13 @@ static OWN: &[Key] = &[
         Some("upload-ttl"),
         "24h",
         "unfinished uploads are removed when nothing has come for so long",
+    ),
+    key(
+        "scrub_every",
+        Shape::Time,
+        Some("scrub-every"),
+        "7d",
+        "blobs on this machine's disk are hashed again when that was not done for so long, and removed if damaged; 0: never",
     ),
     key(
         "drain_timeout",

@@ -53,6 +53,8 @@ pub struct Config {
     pub max_requests: usize,
     /// How long an unfinished upload may rest.
     pub upload_ttl: Duration,
+    /// How long a blob on the disk goes without being hashed again; zero: for ever.
+    pub scrub_every: Duration,
     /// Longest time from SIGTERM to the end.
     pub drain_timeout: Duration,
     /// Whether calls may name paths of this machine.
@@ -207,6 +209,9 @@ impl Config {
             upload_ttl: layer
                 .nonzero_duration("upload_ttl")?
                 .unwrap_or(Duration::from_hours(24)),
+            scrub_every: layer
+                .duration("scrub_every")?
+                .unwrap_or(Duration::from_hours(7 * 24)),
             drain_timeout: layer
                 .duration("drain_timeout")?
                 .unwrap_or(Duration::from_secs(25)),

@@ -1,7 +1,7 @@
 //! From the parts of a tag to the one manifest that readers get.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::atomic::AtomicU64,
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Memo {
     parts: BTreeSet<Digest>,
     pointed: Option<Digest>,
     /// Every layer of every part.
-    layers: BTreeSet<Digest>,
+    layers: BTreeMap<Digest, u64>,
     lost: HashSet<Digest>,
     manifest: Option<Manifest>,
 }
@@ -43,6 +43,7 @@ impl CacheTags {
         let memo = locked(&self.memos).get(&key).cloned();
         if let Some(memo) = memo.filter(|m| m.parts == parts && m.pointed == pointed_at)
             && self.lost(repo, memo.layers.clone()).await? == memo.lost
+            && self.has_config(repo, memo.manifest.as_ref()).await?
         {
             return Ok(memo.manifest);
         }
@@ -50,8 +51,14 @@ impl CacheTags {
         for digest in &parts {
             read.extend(self.part(repo, digest).await?);
         }
+        // What cannot be read now may come back under the same digest.
+        let mut lasts = read.len() == parts.len();
         let stray = match pointed.filter(|p| !parts.contains(&p.digest)) {
-            Some(pointed) => self.part_of(repo, &pointed).await?,
+            Some(pointed) => {
+                let stray = self.part_of(repo, &pointed).await?;
+                lasts &= stray.is_some();
+                stray
+            }
             None => None,
         };
         // What we merged before is in its parts. Somebody else's, copied here, is one more part.
@@ -64,9 +71,12 @@ impl CacheTags {
             })
             .await;
         }
-        let all: BTreeSet<Digest> = read.iter().flat_map(|p| layers(&p.manifest)).collect();
+        let all: BTreeMap<Digest, u64> = read.iter().flat_map(|p| layers(&p.manifest)).collect();
         let lost = self.lost(repo, all.clone()).await?;
         let manifest = self.join(repo, read, &lost).await?;
+        if !lasts {
+            return Ok(manifest);
+        }
         let memo = Memo {
             parts,
             pointed: pointed_at,
@@ -80,6 +90,16 @@ impl CacheTags {
         }
         memos.insert(key, memo);
         Ok(manifest)
+    }
+
+    /// Says whether the config of what was folded is still there; it is made anew where it is not.
+    async fn has_config(&self, repo: &Repository, folded: Option<&Manifest>) -> Result<bool> {
+        let Some(cache) = folded.and_then(readable) else {
+            return Ok(true);
+        };
+        let config = cache.config();
+        let wanted = [(config.digest, config.size)].into();
+        Ok(self.lost(repo, wanted).await?.is_empty())
     }
 
     /// One manifest of all parts, without what was lost.

@@ -10,7 +10,7 @@
 //! What is no BuildKit cache, an image or a snapshot of ours, passes through untouched.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,7 +28,7 @@ use crate::{
         buildkit::{CacheManifest, MAX_CONFIG_BYTES, Part},
     },
     digest::Digest,
-    store::{ErrorKind, Repository, Result, repository::Presence},
+    store::{ErrorKind, Repository, Result, keys::Repo, repository::Presence},
 };
 
 mod fold;
@@ -41,10 +41,11 @@ pub use push::Pushed;
 
 /// Blobs that are looked for at once.
 const AT_ONCE: usize = 16;
-/// How long a layer that was seen counts as there: an import asks for its manifest twice, some milliseconds apart.
-const SEEN_FOR: Duration = Duration::from_secs(5);
-/// Layers, and tags, that are remembered at most.
-const MAX_SEEN: usize = 50_000;
+/// How long a manifest that a tag was just resolved to is served by its digest without another look at its layers: an
+/// import asks for it by tag, and some milliseconds later by digest.
+const TOLD_FOR: Duration = Duration::from_secs(2);
+/// Manifests, and tags, that are remembered at most.
+const MAX_TOLD: usize = 10_000;
 const MAX_MEMOS: usize = 64;
 
 /// What is done with an export that shrinks a cache.
@@ -103,7 +104,7 @@ pub struct Counts {
 /// The tags of a registry's caches.
 pub struct CacheTags {
     settings: Mutex<Settings>,
-    seen: Mutex<HashMap<Digest, Instant>>,
+    told: Mutex<HashMap<(Repo, Digest), Instant>>,
     memos: Mutex<HashMap<(String, Tag), Memo>>,
     counts: Counts,
 }
@@ -124,7 +125,7 @@ impl CacheTags {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings: Mutex::new(settings),
-            seen: Mutex::default(),
+            told: Mutex::default(),
             memos: Mutex::default(),
             counts: Counts::default(),
         }
@@ -151,7 +152,13 @@ impl CacheTags {
         reference: &Reference,
     ) -> Result<Option<Manifest>> {
         match reference {
-            Reference::Tag(tag) => self.resolve_tag(repo, tag).await,
+            Reference::Tag(tag) => {
+                let found = self.resolve_tag(repo, tag).await?;
+                if let Some(manifest) = &found {
+                    self.tell(repo, manifest.digest);
+                }
+                Ok(found)
+            }
             Reference::Digest(_) => {
                 let Some(found) = repo.manifest(reference).await? else {
                     return Ok(None);
@@ -159,11 +166,8 @@ impl CacheTags {
                 let Some(cache) = readable(&found.manifest) else {
                     return Ok(Some(found.manifest));
                 };
-                let whole = self.lost(repo, layers(&cache)).await?.is_empty()
-                    && self
-                        .lost(repo, [cache.config().digest].into())
-                        .await?
-                        .is_empty();
+                let whole = self.was_told(repo, &found.manifest.digest)
+                    || self.lost(repo, content(&cache)).await?.is_empty();
                 if !whole {
                     tracing::info!(digest = %found.manifest.digest, "Cache that is not whole is not served by digest");
                 }
@@ -195,35 +199,35 @@ impl CacheTags {
         }
     }
 
-    /// The layers that the repository does not show.
-    async fn lost(&self, repo: &Repository, layers: BTreeSet<Digest>) -> Result<HashSet<Digest>> {
-        let now = Instant::now();
-        let unknown: Vec<Digest> = {
-            let seen = locked(&self.seen);
-            let fresh = |d: &Digest| seen.get(d).is_some_and(|at| now - *at < SEEN_FOR);
-            layers.into_iter().filter(|d| !fresh(d)).collect()
-        };
-        let found: Vec<(Digest, Presence)> = stream::iter(unknown)
-            .map(|digest| async move {
-                Ok::<_, crate::store::Error>((digest, repo.presence(&digest).await?))
+    fn tell(&self, repo: &Repository, digest: Digest) {
+        let mut told = locked(&self.told);
+        if told.len() >= MAX_TOLD {
+            told.clear();
+        }
+        told.insert((repo.name().clone(), digest), Instant::now());
+    }
+
+    fn was_told(&self, repo: &Repository, digest: &Digest) -> bool {
+        let key = (repo.name().clone(), *digest);
+        let told = locked(&self.told);
+        told.get(&key).is_some_and(|at| at.elapsed() < TOLD_FOR)
+    }
+
+    /// What of `content`, with sizes, the repository does not show, or not with as many bytes.
+    async fn lost(
+        &self,
+        repo: &Repository,
+        content: BTreeMap<Digest, u64>,
+    ) -> Result<HashSet<Digest>> {
+        stream::iter(content)
+            .map(|(digest, size)| async move {
+                let there = repo.presence(&digest).await? == Presence::There(size);
+                Ok((!there).then_some(digest))
             })
             .buffer_unordered(AT_ONCE)
+            .try_filter_map(async |lost| Ok(lost))
             .try_collect()
-            .await?;
-        let mut seen = locked(&self.seen);
-        if seen.len() > MAX_SEEN {
-            seen.clear();
-        }
-        let mut lost = HashSet::new();
-        for (digest, presence) in found {
-            if presence == Presence::There {
-                seen.insert(digest, now);
-            } else {
-                seen.remove(&digest);
-                lost.insert(digest);
-            }
-        }
-        Ok(lost)
+            .await
     }
 
     /// Reads a pushed cache; `None` for one that BuildKit could not read either.
@@ -289,8 +293,18 @@ fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     })
 }
 
-fn layers(cache: &CacheManifest) -> BTreeSet<Digest> {
-    cache.layers().iter().map(|l| l.digest).collect()
+/// The layers, with their sizes.
+fn layers(cache: &CacheManifest) -> BTreeMap<Digest, u64> {
+    let layers = cache.layers().iter();
+    layers.map(|l| (l.digest, l.size)).collect()
+}
+
+/// Everything that a reader needs.
+fn content(cache: &CacheManifest) -> BTreeMap<Digest, u64> {
+    let config = cache.config();
+    let mut content = layers(cache);
+    content.insert(config.digest, config.size);
+    content
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ async fn read(tags: &CacheTags, repo: &Repository) -> Option<Manifest> {
 }
 
 fn names_of(manifest: &Manifest) -> BTreeSet<Digest> {
-    layers(&readable(manifest).unwrap())
+    layers(&readable(manifest).unwrap()).into_keys().collect()
 }
 
 fn set(names: &[&str]) -> BTreeSet<Digest> {
@@ -233,6 +233,52 @@ async fn cache_without_its_config_is_unknown() {
         let by_digest = tags.resolve(&repo, &Reference::Digest(pushed.digest)).await;
         assert_eq!(by_digest.unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn a_layer_that_is_lost_right_after_a_look_is_not_named_at_the_next() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let pushed = cache(&repo, &["a", "b"], 1).await;
+    push(&tags, &repo, &pushed).await;
+    assert_eq!(read(&tags, &repo).await, Some(pushed));
+    world.lose(&layer("b"));
+    assert_eq!(names_of(&read(&tags, &repo).await.unwrap()), set(&["a"]));
+}
+
+#[tokio::test]
+async fn a_config_that_is_brought_again_brings_the_tag_back() {
+    let world = World::new().await;
+    for names in [&["a"] as &[_], &["a", "b"]] {
+        let (tags, repo) = (CacheTags::default(), world.repo());
+        let pushed = cache(&repo, names, 1).await;
+        push(&tags, &repo, &pushed).await;
+        let whole = read(&tags, &repo).await;
+        let config = readable(&pushed).unwrap().config().digest;
+        world.lose(&config);
+        assert_eq!(read(&tags, &repo).await, None);
+        assert_eq!(read(&tags, &repo).await, None);
+        // The same bytes under the same digests.
+        assert_eq!(cache(&repo, names, 1).await, pushed);
+        assert_eq!(read(&tags, &repo).await, whole);
+        world.lose(&config);
+        cache(&repo, names, 1).await;
+        push(&tags, &repo, &pushed).await;
+        assert_eq!(read(&tags, &repo).await, whole);
+    }
+}
+
+#[tokio::test]
+async fn a_merged_config_that_is_lost_is_made_anew() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    push(&tags, &repo, &cache(&repo, &["a"], 1).await).await;
+    push(&tags, &repo, &cache(&repo, &["b"], 2).await).await;
+    let merged = read(&tags, &repo).await.unwrap();
+    let config = readable(&merged).unwrap().config().digest;
+    world.lose(&config);
+    assert_eq!(read(&tags, &repo).await, Some(merged));
+    assert!(repo.stat_blob(&config).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
         ranged: true,
         repositories: None,
         marked: None,
+        scrubber: None,
         control: None,
     });
     ctx

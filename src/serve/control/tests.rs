@@ -81,6 +81,7 @@ impl World {
             ranged: true,
             repositories: None,
             marked: None,
+            scrubber: None,
             control: None,
         })
     }

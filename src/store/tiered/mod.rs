@@ -200,6 +200,7 @@ impl Tiered {
             ranged: remote.ranged,
             repositories: Some(self.clone()),
             marked: remote.marked.clone(),
+            scrubber: None,
             control: None,
         }
     }

@@ -39,7 +39,8 @@ fn stopped() -> Error {
 }
 
 impl Tree {
-    fn stat_blob(&self, op: &'static str, digest: &Digest) -> Result<Option<fs::Stat>> {
+    /// What lies under a blob's name, whatever its bytes are.
+    pub(super) fn stat_blob(&self, op: &'static str, digest: &Digest) -> Result<Option<fs::Stat>> {
         let key = keys::blob(digest);
         let (folder, name) = split(&key);
         let Some(dir) = fs::Dir::open_if_there(self.path(folder)).map_err(io_of(op))? else {
@@ -51,7 +52,18 @@ impl Tree {
 
     /// The stored size of a blob.
     pub(in crate::store) fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
-        Ok(self.stat_blob("stat", digest)?.map(|s| s.size))
+        Ok(self.stat_vetted("stat", digest)?.map(|s| s.size))
+    }
+
+    /// What lies under a blob's name, if that may be used.
+    fn stat_vetted(&self, op: &'static str, digest: &Digest) -> Result<Option<fs::Stat>> {
+        let stat = self.stat_blob(op, digest)?;
+        match (&stat, self.vetted()) {
+            (Some(s), Some(vetted)) if !vetted.knows(digest, s) => {
+                Ok(self.vet(op, digest)?.map(|(_, stat)| stat))
+            }
+            _ => Ok(stat),
+        }
     }
 
     /// When a blob was last written.
@@ -59,12 +71,12 @@ impl Tree {
         Ok(self.stat_blob("stat", digest)?.map(|s| s.mtime))
     }
 
-    /// Opens a blob of any size.
-    pub(in crate::store) fn open_blob(
+    /// Opens what lies under a blob's name.
+    pub(super) fn open_blob(
         &self,
         op: &'static str,
         digest: &Digest,
-    ) -> Result<Option<(File, u64)>> {
+    ) -> Result<Option<(File, fs::Stat)>> {
         let key = keys::blob(digest);
         let (folder, name) = split(&key);
         let open = || -> fs::Result<(File, fs::Stat)> {
@@ -75,7 +87,7 @@ impl Tree {
             Ok((file, stat))
         };
         match fs::missing_is_none(open()).map_err(io_of(op))? {
-            Some((file, stat)) if stat.is_file() => Ok(Some((file, stat.size))),
+            Some((file, stat)) if stat.is_file() => Ok(Some((file, stat))),
             Some(_) => Err(Error::new(
                 ErrorKind::Corrupt,
                 op,
@@ -92,16 +104,16 @@ impl Tree {
         range: Range<u64>,
     ) -> Result<Option<ByteStream>> {
         check_range("get", desc, &range)?;
-        match self.open_blob("get", &desc.digest)? {
+        match self.vet("get", &desc.digest)? {
             None => Ok(None),
-            Some((file, size)) if size == desc.size => {
+            Some((file, stat)) if stat.size == desc.size => {
                 let path = self.path(&keys::blob(&desc.digest));
                 Ok(Some(file_stream(Arc::new(file), path, range)))
             }
-            Some((_, size)) => Err(Error::new(
+            Some((_, stat)) => Err(Error::new(
                 ErrorKind::Corrupt,
                 "get",
-                format!("it has {size} bytes, expected {}", desc.size),
+                format!("it has {} bytes, expected {}", stat.size, desc.size),
             )),
         }
     }
@@ -142,11 +154,16 @@ impl Tree {
 
     /// Lets a blob count as written now; `false` if there is none.
     pub(in crate::store) fn renew_blob(&self, digest: &Digest) -> Result<bool> {
-        let Some((file, _)) = self.open_blob("renew", digest)? else {
+        let Some((file, before)) = self.open_blob("renew", digest)? else {
             return Ok(false);
         };
-        match fs::set_file_mtime(&file, Time::now()) {
-            Ok(()) => Ok(true),
+        match fs::set_file_mtime(&file, Time::now()).and_then(|()| fs::stat_file(&file)) {
+            Ok(after) => {
+                if let Some(vetted) = self.vetted() {
+                    vetted.renewed(digest, &before, &after);
+                }
+                Ok(true)
+            }
             Err(e) => {
                 let path = self.path(&keys::blob(digest));
                 Err(Error::io("renew", fs::Error::new("set times of", path, e)))
@@ -157,7 +174,7 @@ impl Tree {
     /// Says whether a blob is there with that size and no sweep beside us can take it: one takes what was not written for the
     /// grace time, of which [`FOUND_SECS`] is the half.
     fn is_found(&self, desc: &Descriptor) -> Result<bool> {
-        let stat = self.stat_blob("stat", &desc.digest)?;
+        let stat = self.stat_vetted("stat", &desc.digest)?;
         // Of another size it is damaged, whoever did it; the right bytes take its place.
         let Some(stat) = stat.filter(|s| s.size == desc.size) else {
             return Ok(false);
@@ -194,6 +211,7 @@ impl Tree {
         {
             check(&desc.digest, &spool.digest())?;
             if self.link_spool(spool, &dir, name, mode)? {
+                self.came(&desc.digest)?;
                 return Ok(Put::Stored);
             }
         }
@@ -205,7 +223,18 @@ impl Tree {
             return Err(stopped());
         }
         temp.commit("put", &dir, name)?;
+        self.came(&desc.digest)?;
         Ok(Put::Stored)
+    }
+
+    /// What was hashed on its way in need not be hashed before it goes out.
+    fn came(&self, digest: &Digest) -> Result<()> {
+        if let Some(vetted) = self.vetted()
+            && let Some(stat) = self.stat_blob("put", digest)?
+        {
+            vetted.learn(digest, &stat);
+        }
+        Ok(())
     }
 
     /// Gives the spool's file the blob's name; `false` where the file system cannot (another one, no links).
@@ -285,6 +314,9 @@ impl Tree {
     ) -> Result<Option<u64>> {
         match self.stat_blob("remove", digest)? {
             Some(stat) if stat.mtime <= unless_newer_than => {
+                if let Some(vetted) = self.vetted() {
+                    vetted.forget(digest);
+                }
                 let removed = self.remove("remove", &keys::blob(digest))?;
                 Ok(removed.then_some(stat.size))
             }

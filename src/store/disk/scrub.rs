@@ -1,0 +1,87 @@
+//! A disk store whose blobs are hashed before they count as there, and again from time to time.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use super::Disk;
+use crate::{
+    entry::Time,
+    store::{
+        Sweep as _,
+        error::Result,
+        tree::{
+            entered::StopOnDrop,
+            vetted::{Pace, Vetted},
+        },
+    },
+    task,
+};
+
+pub use super::super::tree::vetted::Findings;
+
+/// Leaves most of a disk, and of a core, to those who wait: about 70 MB/s.
+const PACE: Pace = Pace {
+    pause: Duration::from_millis(12),
+};
+
+/// Looks at the blobs of a disk store that nobody asked for.
+#[derive(Debug, Clone)]
+pub struct Scrubber {
+    disk: Disk,
+    vetted: Arc<Vetted>,
+}
+
+impl Disk {
+    /// The same store, which hands out no blob whose bytes were not hashed since they last changed; which those are is
+    /// kept in `table`, a file of this process alone.
+    pub async fn vetting(mut self, table: PathBuf) -> (Self, Scrubber) {
+        let vetted = Arc::new(task::blocking(move || Vetted::open(table)).await);
+        self.files.tree = self.files.tree.vetting(vetted.clone());
+        let disk = self.clone();
+        (self, Scrubber { disk, vetted })
+    }
+}
+
+impl Scrubber {
+    /// Hashes, at a pace, the blobs that were not hashed for `age`, and says how many. Damaged ones are removed.
+    ///
+    /// Given up when it is dropped; what was done by then counts.
+    ///
+    /// # Errors
+    /// Those of listing the store.
+    pub async fn scrub(&self, age: Duration) -> Result<u64> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let _guard = StopOnDrop(stop.clone());
+        let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+        let not_since = Time::now().secs.saturating_sub(age);
+        let mut count = 0;
+        for blob in self.disk.blobs().await? {
+            let (digest, stop) = (blob.digest, stop.clone());
+            let looked = self.disk.run("scrub", &digest, move |files| {
+                files.tree.look_again(&digest, not_since, PACE, &stop)
+            });
+            count += u64::from(looked.await?);
+        }
+        Ok(count)
+    }
+
+    /// Keeps what is known for the next process.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub async fn save(&self) -> Result<()> {
+        let vetted = self.vetted.clone();
+        task::blocking(move || vetted.save()).await
+    }
+
+    /// What was found since the store was opened.
+    pub fn findings(&self) -> Findings {
+        self.vetted.findings()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! Which blobs of a tree were hashed since their files last changed.
+//!
+//! A disk forgets and lies, and others write in folders: after a crash, a full disk or a hand that slipped, a blob's file may not
+//! hold what its name says. Whoever hands out blobs as they lie there keeps a table of the files that were hashed, as they
+//! were then. A file that differs from its entry, or has none, is hashed before it counts as there; if its bytes are
+//! wrong it is removed, so that the blob is absent and can be brought again.
+//!
+//! The table outlives the process, but not the machine: after a reboot every blob is hashed again before its first use.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::{self, Write as _},
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::Tree;
+use crate::{
+    digest::Digest,
+    entry::Time,
+    fs,
+    store::{
+        error::{Error, Result},
+        keys,
+    },
+};
+
+/// First word of the table's file; the number is its format.
+const FORMAT: &str = "cachectl-vetted-1";
+/// Files that are remembered at most: about 80 bytes of memory each.
+const MAX_KNOWN: usize = 500_000;
+/// How much is read and hashed at once.
+const PIECE_BYTES: usize = 1 << 20;
+/// Changes whenever the machine starts; Linux, proc(5).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// A file as it was when it was hashed. Links and renames do not change it; a write does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    ino: u64,
+    size: u64,
+    mtime: Time,
+    /// When that was, in seconds since 1970.
+    at: i64,
+}
+
+impl Seen {
+    fn now(stat: &fs::Stat) -> Self {
+        Self {
+            ino: stat.ino,
+            size: stat.size,
+            mtime: stat.mtime,
+            at: Time::now().secs,
+        }
+    }
+
+    fn is_of(&self, stat: &fs::Stat) -> bool {
+        (self.ino, self.size, self.mtime) == (stat.ino, stat.size, stat.mtime)
+    }
+}
+
+/// The table.
+pub(in crate::store) struct Vetted {
+    /// Where it is kept.
+    file: PathBuf,
+    known: Mutex<HashMap<Digest, Seen>>,
+    /// Blobs that are being hashed.
+    busy: Mutex<HashSet<Digest>>,
+    done: Condvar,
+    hashed: AtomicU64,
+    damaged: AtomicU64,
+}
+
+impl fmt::Debug for Vetted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vetted({})", self.file.display())
+    }
+}
+
+/// What was found so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Bytes that were read again and hashed.
+    pub bytes: u64,
+    /// Blobs that were removed because their bytes were wrong.
+    pub damaged: u64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing can panic while one is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a digest's turn; others wait until it is dropped.
+struct Turn<'a>(&'a Vetted, Digest);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.busy).remove(&self.1);
+        self.0.done.notify_all();
+    }
+}
+
+impl Vetted {
+    /// The table that was kept in `file` since the machine started; empty if there is none that can be believed.
+    pub(in crate::store) fn open(file: PathBuf) -> Self {
+        let known = read(&file).unwrap_or_else(|why| {
+            tracing::debug!(file = %file.display(), why, "Blobs will be hashed before their first use");
+            HashMap::new()
+        });
+        Self {
+            file,
+            known: Mutex::new(known),
+            busy: Mutex::default(),
+            done: Condvar::new(),
+            hashed: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+        }
+    }
+
+    /// Writes the table to its file.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(in crate::store) fn save(&self) -> Result<()> {
+        let boot = boot_id().unwrap_or_default();
+        let mut text = format!("{FORMAT} {boot}\n");
+        for (digest, s) in locked(&self.known).iter() {
+            let Time { secs, nanos } = s.mtime;
+            // Into a String nothing can fail.
+            let _ = writeln!(
+                text,
+                "{digest} {} {} {secs} {nanos} {}",
+                s.ino, s.size, s.at
+            );
+        }
+        fs::write_atomic(&self.file, text.as_bytes(), fs::Durability::Rename)
+            .map_err(|e| Error::io("save", e))
+    }
+
+    /// What was found since this was opened.
+    pub(in crate::store) fn findings(&self) -> Findings {
+        Findings {
+            bytes: self.hashed.load(Ordering::Relaxed),
+            damaged: self.damaged.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn knows(&self, digest: &Digest, stat: &fs::Stat) -> bool {
+        locked(&self.known)
+            .get(digest)
+            .is_some_and(|s| s.is_of(stat))
+    }
+
+    /// Remembers a file whose bytes were just hashed, or written as they were hashed.
+    pub(super) fn learn(&self, digest: &Digest, stat: &fs::Stat) {
+        let mut known = locked(&self.known);
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        known.insert(*digest, Seen::now(stat));
+    }
+
+    /// Goes on knowing a file of which only the time was changed.
+    pub(super) fn renewed(&self, digest: &Digest, before: &fs::Stat, after: &fs::Stat) {
+        if let Some(seen) = locked(&self.known).get_mut(digest)
+            && seen.is_of(before)
+        {
+            seen.mtime = after.mtime;
+        }
+    }
+
+    pub(super) fn forget(&self, digest: &Digest) {
+        locked(&self.known).remove(digest);
+    }
+
+    /// Says whether a file is due to be hashed though it did not change.
+    fn is_due(&self, digest: &Digest, not_since: i64) -> bool {
+        locked(&self.known)
+            .get(digest)
+            .is_none_or(|s| s.at <= not_since)
+    }
+
+    fn turn(&self, digest: &Digest) -> Turn<'_> {
+        let mut busy = locked(&self.busy);
+        while !busy.insert(*digest) {
+            busy = self.done.wait(busy).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn(self, *digest)
+    }
+}
+
+fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string(BOOT_ID).ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+fn read(file: &Path) -> std::result::Result<HashMap<Digest, Seen>, String> {
+    let boot = boot_id().ok_or("the machine does not say when it started")?;
+    let opened = File::open(file).map_err(|e| e.to_string())?;
+    let mut lines = BufReader::new(opened).lines();
+    let first = lines.next().and_then(std::result::Result::ok);
+    if first != Some(format!("{FORMAT} {boot}")) {
+        return Err("the table is of another start of the machine".to_owned());
+    }
+    let mut known = HashMap::new();
+    for line in lines.take(MAX_KNOWN) {
+        let line = line.map_err(|e| e.to_string())?;
+        let (digest, seen) = parse(&line).ok_or("the table is damaged")?;
+        known.insert(digest, seen);
+    }
+    Ok(known)
+}
+
+fn parse(line: &str) -> Option<(Digest, Seen)> {
+    let mut words = line.split(' ');
+    let digest = words.next()?.parse().ok()?;
+    let ino = words.next()?.parse().ok()?;
+    let size = words.next()?.parse().ok()?;
+    let mtime = Time {
+        secs: words.next()?.parse().ok()?,
+        nanos: words.next()?.parse().ok()?,
+    };
+    let at = words.next()?.parse().ok()?;
+    let seen = Seen {
+        ino,
+        size,
+        mtime,
+        at,
+    };
+    words.next().is_none().then_some((digest, seen))
+}
+
+/// How fast a look at what nobody asked for may be.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Pace {
+    /// Pause after each piece of [`PIECE_BYTES`].
+    pub(in crate::store) pause: Duration,
+}
+
+impl Tree {
+    /// A blob's file if its bytes are what its name says, as far as the table tells or they are hashed now.
+    pub(super) fn vet(
+        &self,
+        op: &'static str,
+        digest: &Digest,
+    ) -> Result<Option<(File, fs::Stat)>> {
+        let found = self.open_blob(op, digest)?;
+        let (Some((file, stat)), Some(vetted)) = (&found, self.vetted()) else {
+            return Ok(found);
+        };
+        if vetted.knows(digest, stat) {
+            return Ok(found);
+        }
+        let _turn = vetted.turn(digest);
+        if vetted.knows(digest, stat) {
+            return Ok(found);
+        }
+        let never = AtomicBool::new(false);
+        Ok(
+            match self.examine(vetted, digest, file, stat, None, &never)? {
+                Verdict::Right => found,
+                Verdict::Wrong | Verdict::Unknown => None,
+            },
+        )
+    }
+
+    /// Hashes a blob again, at a pace, if that was not done since `not_since` (seconds since 1970).
+    pub(in crate::store) fn look_again(
+        &self,
+        digest: &Digest,
+        not_since: i64,
+        pace: Pace,
+        stop: &AtomicBool,
+    ) -> Result<bool> {
+        let Some(vetted) = self.vetted() else {
+            return Ok(false);
+        };
+        if !vetted.is_due(digest, not_since) {
+            return Ok(false);
+        }
+        // No turn is taken: who wants the blob now would have to wait at this pace.
+        let Some((file, stat)) = self.open_blob("scrub", digest)? else {
+            vetted.forget(digest);
+            return Ok(false);
+        };
+        self.examine(vetted, digest, &file, &stat, Some(pace), stop)?;
+        Ok(true)
+    }
+
+    fn examine(
+        &self,
+        vetted: &Vetted,
+        digest: &Digest,
+        file: &File,
+        stat: &fs::Stat,
+        pace: Option<Pace>,
+        stop: &AtomicBool,
+    ) -> Result<Verdict> {
+        let path = || self.path(&keys::blob(digest));
+        let hashed = match hash(digest, file, pace, stop) {
+            Ok(Some(hashed)) => hashed,
+            Ok(None) => return Ok(Verdict::Unknown),
+            // The disk cannot read it, now or ever: it is not there, and may be written anew.
+            Err(error) => {
+                tracing::warn!(%digest, path = %path().display(), %error, "Blob cannot be read; it counts as absent");
+                return Ok(Verdict::Unknown);
+            }
+        };
+        vetted.hashed.fetch_add(stat.size, Ordering::Relaxed);
+        let now = fs::stat_file(file)
+            .map_err(|e| Error::io("scrub", fs::Error::new("stat", path(), e)))?;
+        if hashed == *digest && Seen::now(stat).is_of(&now) {
+            vetted.learn(digest, &now);
+            return Ok(Verdict::Right);
+        }
+        if hashed == *digest {
+            // Written to, or renewed, meanwhile: right all the same, but to be hashed again.
+            return Ok(Verdict::Right);
+        }
+        vetted.damaged.fetch_add(1, Ordering::Relaxed);
+        vetted.forget(digest);
+        tracing::error!(%digest, bytes = stat.size, path = %path().display(), "Damaged blob is removed");
+        // Unless it was replaced meanwhile.
+        let current = self.stat_blob("remove", digest)?;
+        if current.is_some_and(|c| Seen::now(stat).is_of(&c)) {
+            self.remove("remove", &keys::blob(digest))?;
+        }
+        Ok(Verdict::Wrong)
+    }
+}
+
+/// What hashing a blob showed.
+enum Verdict {
+    Right,
+    Wrong,
+    /// It could not be read to its end.
+    Unknown,
+}
+
+/// Hashes all of a file; `None` if it was given up.
+fn hash(
+    digest: &Digest,
+    file: &File,
+    pace: Option<Pace>,
+    stop: &AtomicBool,
+) -> std::io::Result<Option<Digest>> {
+    use std::os::unix::fs::FileExt as _;
+    let mut hasher = digest.hasher();
+    let (mut buf, mut at) = (vec![0; PIECE_BYTES], 0);
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let n = file.read_at(&mut buf, at)?;
+        if n == 0 {
+            return Ok(Some(hasher.finish()));
+        }
+        hasher.update(&buf[..n]);
+        at += n as u64;
+        if let Some(pace) = pace {
+            std::thread::sleep(pace.pause);
+        }
+    }
+}
