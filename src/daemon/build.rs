@@ -99,12 +99,13 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let is_local = matches!(opened.url, StoreUrl::Disk(_));
     let shared = (!is_local).then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
-    let registry = Arc::new(Registry::new(
+    let registry = Registry::new(
         repositories,
         uploads.clone(),
         authority.clone(),
         caches.clone(),
-    ));
+    );
+    let registry = Arc::new(registry.holding(config.hold));
     let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
     let settings = control(config, options, state);

@@ -197,6 +197,13 @@ static OWN: &[Key] = &[
         "requests answered at once, each of which takes up to half a MiB of memory; more wait",
     ),
     key(
+        "hold",
+        Shape::Time,
+        None,
+        "2m",
+        "longest time that a request for bytes, or a push, waits for a store that is away; then it fails",
+    ),
+    key(
         "upload_ttl",
         Shape::Time,
         Some("upload-ttl"),

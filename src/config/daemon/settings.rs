@@ -12,7 +12,7 @@ use crate::{
         remote::{Link, Registry, S3},
         settings,
     },
-    serve::auth,
+    serve::{auth, registry},
 };
 
 mod parts;
@@ -51,6 +51,8 @@ pub struct Config {
     pub max_connections: Option<usize>,
     /// Requests at once.
     pub max_requests: usize,
+    /// Longest time that a request waits for a store that is away.
+    pub hold: Duration,
     /// How long an unfinished upload may rest.
     pub upload_ttl: Duration,
     /// How long a blob on the disk goes without being hashed again; zero: for ever.
@@ -206,6 +208,7 @@ impl Config {
             },
             max_connections: layer.count("max_connections")?,
             max_requests: layer.count("max_requests")?.unwrap_or(512),
+            hold: layer.duration("hold")?.unwrap_or(registry::HOLD),
             upload_ttl: layer
                 .nonzero_duration("upload_ttl")?
                 .unwrap_or(Duration::from_hours(24)),

@@ -18,7 +18,11 @@ fn unknown(digest: &Digest) -> Refusal {
 }
 
 fn damaged(e: &crate::store::Error) -> Refusal {
-    tracing::warn!(error = %e, "Blob cannot be served");
+    if e.is_temporary() {
+        tracing::debug!(error = %e, "Blob cannot be served yet");
+    } else {
+        tracing::warn!(error = %e, "Blob cannot be served");
+    }
     Refusal::of_store(e, Code::BlobUnknown)
 }
 

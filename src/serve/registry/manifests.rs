@@ -46,7 +46,7 @@ impl Registry {
     ) -> Answer {
         let found = self.caches.resolve(&self.repository(repo), reference).await;
         let found = found.map_err(|e| {
-            tracing::warn!(error = %e, "Manifest cannot be served");
+            tracing::debug!(error = %e, "Manifest cannot be served");
             Refusal::of_store(&e, Code::ManifestUnknown)
         })?;
         let Manifest {
@@ -84,8 +84,13 @@ impl Registry {
         let repository = self.repository(repo);
         let outline = Outline::of(&manifest)
             .map_err(|why| Refusal::new(Code::ManifestInvalid, why.to_string()))?;
-        let missing = self.check_children(&repository, &outline, sight).await?;
-        if let Pushed::Refused(shrink) = self.caches.push(&repository, &manifest, &tags).await? {
+        let push = || async {
+            let missing = self.check_children(&repository, &outline, sight).await?;
+            let pushed = self.caches.push(&repository, &manifest, &tags).await?;
+            Ok((missing, pushed))
+        };
+        let (missing, pushed) = self.hold.until_back(&manifest.digest, push).await?;
+        if let Pushed::Refused(shrink) = pushed {
             let why = format!("{shrink}; pass the same cache to --cache-from and --cache-to");
             return Err(Refusal::new(Code::Denied, why));
         }

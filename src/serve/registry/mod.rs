@@ -5,7 +5,7 @@
 //! - Leaves: responses; blobs stream in both directions.
 //! - Deliberately absent: how bytes are kept, hashed or moved, and what a cache manifest means.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -17,6 +17,7 @@ use axum::{
 
 mod blobs;
 mod error;
+mod hold;
 mod http;
 mod lists;
 mod manifests;
@@ -26,6 +27,7 @@ mod sight;
 mod uploads;
 
 use crate::{
+    artifact::Reference,
     ops::cache_tags::CacheTags,
     serve::{
         auth::{Action, Authority, Need, Peer},
@@ -34,6 +36,7 @@ use crate::{
     store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
 use error::{Code, Refusal};
+use hold::Hold;
 use http::{answer, finish};
 pub use place::place;
 use route::Route;
@@ -41,6 +44,9 @@ use sight::{Named, Sight};
 
 /// The old name of the protocol, which docker looks for.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// Longest time that a request waits for a store that is away, unless set otherwise.
+pub const HOLD: Duration = Duration::from_mins(2);
 
 /// Result of answering a request.
 type Answer = Result<Response<Body>, Refusal>;
@@ -52,6 +58,7 @@ pub struct Registry {
     authority: Arc<Authority>,
     caches: Arc<CacheTags>,
     named: Named,
+    hold: Hold,
 }
 
 impl Registry {
@@ -68,6 +75,16 @@ impl Registry {
             authority,
             caches,
             named: Named::default(),
+            hold: Hold::new(HOLD),
+        }
+    }
+
+    /// The same, whose requests wait so long for a store that is away.
+    #[must_use]
+    pub fn holding(self, limit: Duration) -> Self {
+        Self {
+            hold: Hold::new(limit),
+            ..self
         }
     }
 
@@ -134,8 +151,12 @@ impl Registry {
         let method = &parts.method;
         match route {
             Route::Base if reads(method) => base(),
-            Route::Blob(repo, digest) if reads(method) => {
+            Route::Blob(repo, digest) if method == Method::HEAD => {
                 self.get_blob(repo, digest, parts, sight).await
+            }
+            Route::Blob(repo, digest) if method == Method::GET => {
+                let ask = || self.get_blob(repo, digest, parts, sight);
+                self.hold.until_back(digest, ask).await
             }
             Route::Blob(repo, digest) if method == Method::DELETE => {
                 self.delete_blob(repo, digest).await
@@ -151,7 +172,14 @@ impl Registry {
                 _ => Err(not_allowed("GET, PATCH, PUT, DELETE")),
             },
             Route::Manifest(repo, reference) => match *method {
-                Method::GET | Method::HEAD => self.get_manifest(repo, reference, parts).await,
+                Method::GET | Method::HEAD => match reference {
+                    // Of a tag, the sooner a build knows that it is a miss, the better.
+                    Reference::Tag(_) => self.get_manifest(repo, reference, parts).await,
+                    Reference::Digest(digest) => {
+                        let ask = || self.get_manifest(repo, reference, parts);
+                        self.hold.until_back(digest, ask).await
+                    }
+                },
                 Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,
                 Method::DELETE => self.delete_manifest(repo, reference).await,
                 _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),

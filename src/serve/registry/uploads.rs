@@ -205,7 +205,9 @@ impl Registry {
         };
         let desc = Descriptor::new("", *digest, spool.size());
         let body = Bytes::Spool(spool.into());
-        let put = self.repository(repo).put_blob(&desc, &body).await;
+        let repository = self.repository(repo);
+        let put = || async { Ok(repository.put_blob(&desc, &body).await?) };
+        let put = self.hold.until_back(digest, put).await;
         self.uploads.forget(id, at, put.is_err()).await?;
         let put = put?;
         self.own(repo, digest, sight).await?;

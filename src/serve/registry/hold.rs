@@ -1,0 +1,144 @@
+//! Requests that wait for a store which is away.
+//!
+//! Clients of registries give up soon after an error, and never while they wait: BuildKit tries again after 0, 1, 3 and 7 s,
+//! then the build fails (measured; it has no limit on the time of an answer). So what cannot be answered otherwise is held.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::error::{Code, Refusal};
+use crate::digest::Digest;
+
+/// Between two tries.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Digests that are remembered at most.
+const MAX_HELD: usize = 10_000;
+
+/// Holds requests until the store is back.
+pub(super) struct Hold {
+    /// Longest time, counted from the first request for a digest: whoever asks again does not wait as long again.
+    limit: Duration,
+    since: Mutex<HashMap<Digest, Instant>>,
+}
+
+impl Hold {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            since: Mutex::default(),
+        }
+    }
+
+    /// Asks until the store answers, or the time is up.
+    pub(super) async fn until_back<T, F>(
+        &self,
+        digest: &Digest,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // Boxed: an answer's way is long, and this one is in every door's future.
+            let refusal = match Box::pin(ask()).await {
+                Err(refusal) if refusal.code == Code::Unavailable => refusal,
+                answered => {
+                    self.held().remove(digest);
+                    return answered;
+                }
+            };
+            let (since, is_first) = self.since(digest);
+            if since.elapsed() + pause > self.limit {
+                return Err(refusal);
+            }
+            if is_first {
+                tracing::warn!(%digest, seconds = self.limit.as_secs(), "Request waits for the store, up to so long");
+            }
+            sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Since when requests for a digest are held, and whether this is the first.
+    fn since(&self, digest: &Digest) -> (Instant, bool) {
+        let mut held = self.held();
+        let now = Instant::now();
+        // Of an outage that is over for this digest's clients.
+        let is_old = |since: &Instant| now - *since > self.limit * 2;
+        held.retain(|_, since| !is_old(since));
+        if let Some(since) = held.get(digest) {
+            return (*since, false);
+        }
+        if held.len() < MAX_HELD {
+            held.insert(*digest, now);
+        }
+        (now, true)
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
+        // Nothing can panic while it is held.
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_mins(1);
+
+    fn away() -> Refusal {
+        Refusal::new(Code::Unavailable, "away")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_until_the_store_is_back() {
+        let (hold, began) = (Hold::new(LIMIT), Instant::now());
+        let digest = Digest::sha256_of(b"a");
+        let ask = async || match began.elapsed().as_secs() {
+            0..40 => Err(away()),
+            _ => Ok("bytes"),
+        };
+        assert_eq!(hold.until_back(&digest, ask).await.unwrap(), "bytes");
+        assert!(began.elapsed() < Duration::from_secs(43));
+        assert!(hold.held().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_again_does_not_wait_as_long_again() {
+        let (hold, began) = (Hold::new(LIMIT), Instant::now());
+        let digest = Digest::sha256_of(b"a");
+        for _ in 0..8 {
+            let held = hold.until_back::<(), _>(&digest, async || Err(away()));
+            assert_eq!(held.await.unwrap_err().code, Code::Unavailable);
+        }
+        assert!(began.elapsed() <= LIMIT);
+        // The next outage is another one.
+        sleep(LIMIT * 2).await;
+        let again = Instant::now();
+        let held = hold.until_back::<(), _>(&digest, async || Err(away()));
+        held.await.unwrap_err();
+        assert!(again.elapsed() > LIMIT / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_refusals_are_not_held() {
+        let (hold, count) = (Hold::new(LIMIT), AtomicU32::new(0));
+        let digest = Digest::sha256_of(b"a");
+        let held = hold.until_back::<(), _>(&digest, async || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Err(Refusal::new(Code::BlobUnknown, "gone"))
+        });
+        held.await.unwrap_err();
+        assert_eq!(count.into_inner(), 1);
+    }
+}
