@@ -14,5 +14,7 @@ pub const TOC_OFFSET: &str = "io.cachectl.toc.offset";
 pub const TOC_SIZE: &str = "io.cachectl.toc.size";
 /// Digest of a layer's plain tar (its diffID); BuildKit's importer cannot use a layer without it.
 pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
+/// Marks the manifest of a cache that a daemon put together from the parts of a tag.
+pub const MERGED: &str = "io.cachectl.buildkit.merged";
 /// Prefix of the annotations that say which repositories of a host hold a blob; BuildKit leaks them into cache manifests.
 pub const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";

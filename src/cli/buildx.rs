@@ -114,7 +114,7 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
             "buildkitd_toml": config,
             "create": make("buildkitd.toml"),
             "cache_from": reference,
-            "cache_to": format!("{reference},mode=max"),
+            "cache_to": format!("{reference},mode=max,ignore-error=true"),
             "ran": args.run,
         }))?;
         return Ok(0);
@@ -131,7 +131,7 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
     }
     let _ = writeln!(
         text,
-        "docker buildx build --builder {} \\\n  --cache-from {reference} \\\n  --cache-to {reference},mode=max .",
+        "docker buildx build --builder {} \\\n  --cache-from {reference} \\\n  --cache-to {reference},mode=max,ignore-error=true .",
         args.builder
     );
     output::data(&text)?;

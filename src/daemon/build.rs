@@ -174,7 +174,8 @@ impl Doors {
             async move {
                 let place = doors.place(&request);
                 let answer = |request| doors.answer(place, request);
-                doors.observer.observe(place, request, answer).await
+                // Boxed: what answers at the doors is long.
+                Box::pin(doors.observer.observe(place, request, answer)).await
             }
             .boxed()
         })

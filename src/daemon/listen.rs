@@ -4,7 +4,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    http::{Request, Response},
+    http::{Request, Response, header},
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -17,10 +17,17 @@ use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::watch,
+    sync::{OwnedSemaphorePermit, watch},
 };
 
-use super::{limit::Limit, socket::Listener, tls};
+use super::{
+    held::Held,
+    idle::{Activity, Crowded},
+    limit::Limit,
+    linger::Linger,
+    socket::Listener,
+    tls,
+};
 use crate::{
     metrics::{self, Counting},
     serve::auth::Peer,
@@ -31,6 +38,8 @@ use crate::{
 const BUFFER_BYTES: usize = 128 << 10;
 /// Longest time for the head of a request, and for an idle connection.
 const HEAD: Duration = Duration::from_secs(75);
+/// How often connections are looked over while somebody waits for a place.
+const CROWDED: Duration = Duration::from_millis(500);
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 128;
 /// After so long without a byte the kernel asks the other end whether it still lives, and how often.
@@ -52,6 +61,8 @@ pub struct Service {
     pub tls: Option<Arc<tls::Acceptor>>,
     /// How many there may be at once; above it one waits accepted, and others in the kernel's queue.
     pub connections: Arc<Limit>,
+    /// Told while somebody waits for a place.
+    pub crowded: Crowded,
     /// Counts them.
     pub counts: metrics::Connections,
     /// Turns true when no more shall come and those that are there shall end.
@@ -78,7 +89,7 @@ pub async fn serve(listener: Listener, service: Service) {
             }
         };
         let place = tokio::select! {
-            place = service.connections.take() => place,
+            place = place(&service) => place,
             _ = stop.wait_for(|s| *s) => break,
         };
         service.counts.accepted.inc();
@@ -95,6 +106,19 @@ pub async fn serve(listener: Listener, service: Service) {
     drop(listener);
     graceful.shutdown().await;
     tracing::debug!(url, "Drained");
+}
+
+/// Takes a place; while there is none, those connections are closed that only hold theirs.
+async fn place(service: &Service) -> OwnedSemaphorePermit {
+    let mut place = std::pin::pin!(service.connections.take());
+    loop {
+        match tokio::time::timeout(CROWDED, place.as_mut()).await {
+            Ok(place) => return place,
+            Err(_) => {
+                service.crowded.send_replace(());
+            }
+        }
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -158,16 +182,36 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
         }
     };
     let handler = service.handler;
+    let activity = Activity::new();
+    let active = activity.clone();
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let mut request = request.map(Body::new);
+        let running = active.request();
+        // Who asks before sending a body has not begun to.
+        let asks_first = request.headers().contains_key(header::EXPECT);
+        let mut request = request.map(|body| match Body::new(body) {
+            body if asks_first => body,
+            body => Body::new(Linger::new(body)),
+        });
         request.extensions_mut().insert(peer.clone());
         let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let response = answer.await;
+            let held = |body| Body::new(Held::new(body, running));
+            Ok::<_, Infallible>(response.map(held))
+        }
     });
     let http = protocol();
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
-        tracing::debug!(%error, "Connection ended");
+    let mut crowded = service.crowded.subscribe();
+    tokio::select! {
+        ended = watcher.watch(connection.into_owned()) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "Connection ended");
+            }
+        }
+        () = activity.is_in_the_way(&mut crowded) => {
+            tracing::debug!("Connection without a request is closed: others wait for its place");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Longest time that a start waits for them: a remote that is away does not keep the doors shut.
-const AT_START: Duration = Duration::from_secs(3);
+const AT_START: Duration = Duration::from_secs(1);
 /// Longest time for reading them later.
 const LATER: Duration = Duration::from_mins(2);
 /// So much sooner they are asked for again where they could not be read.

@@ -13,6 +13,7 @@ use super::{
     check,
     drain::{self, Asked, Left, Signals},
     error::{Error, Result},
+    idle::Crowded,
     limit::{self, Limit},
     listen::{self, Service},
     live::Live,
@@ -133,6 +134,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         handler: built.doors.clone(),
         tls: built.tls.clone(),
         connections: Arc::new(Limit::new(count)),
+        crowded: Crowded::default(),
         counts: shown.metrics.connections.clone(),
         stop: stopped,
     };
@@ -143,6 +145,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         tls: None,
         // Of their own, so that probes and metrics are answered when the doors are full.
         connections: Arc::new(Limit::new(64)),
+        crowded: Crowded::default(),
         ..service.clone()
     };
     let mut serving = Vec::new();

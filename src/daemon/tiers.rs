@@ -174,6 +174,7 @@ pub(super) fn refresh(backlog: Arc<dyn Backlog>) -> Refresh {
             .oldest
             .set(oldest.and_then(|age| std::time::SystemTime::now().checked_sub(age)));
         metrics.disk.used.set(gauge(status.front_bytes));
+        metrics.disk.limit.set(gauge(status.front_max_bytes));
         let now = status.numbers;
         let before = {
             let mut told = told

@@ -40,6 +40,8 @@ const BATCH_BYTES: usize = 128 << 10;
 const BUSY: Duration = Duration::from_secs(10);
 /// What the files are called.
 const PREFIX: &str = "up-";
+/// To what had no byte for so long, no request is sending: [the door](crate::serve::registry) gives those up sooner.
+const IDLE: Duration = Duration::from_secs(90);
 
 /// Names an upload and binds it to its repository.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -290,12 +292,36 @@ impl Ingests {
         let sent = send(body, limit, &sender).await;
         drop(sender);
         let (size, written) = writer.join().await;
-        written?;
+        if let Err(e) = written {
+            if e.kind == ErrorKind::Full {
+                self.make_room(id).await;
+            }
+            return Err(e);
+        }
         let sent = sent?;
         Ok(match limit {
             Some(limit) if limit != sent => Appended::WrongLength(size),
             _ => Appended::Size(size),
         })
+    }
+
+    /// Gives up an upload that there is no room for, and those that nobody goes on with now: a full disk must not stay full of them.
+    async fn make_room(&self, id: &UploadId) {
+        let freed = async {
+            self.cancel(id).await?;
+            self.expire(IDLE).await
+        };
+        match freed.await {
+            Ok(others) => {
+                tracing::warn!(
+                    others,
+                    "No room for an upload: it and those at rest are given up"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(%error, "No room for an upload, and uploads at rest cannot be given up");
+            }
+        }
     }
 
     /// Ends an upload: its bytes, with their SHA-256. `None` if there is no such upload.
@@ -329,34 +355,33 @@ impl Ingests {
         items.filter_map(io::Result::ok).filter(ours).count()
     }
 
-    /// Removes uploads to which nothing came for `age`; says how many.
-    pub async fn expire(&self, age: Duration) -> Result<u64> {
+    /// Uploads to which nothing came for `age`.
+    pub async fn idle(&self, age: Duration) -> Result<Vec<UploadId>> {
         let dir = self.dir.clone();
         let now = SystemTime::now();
-        let old = task::blocking(move || -> io::Result<Vec<String>> {
-            let mut old = Vec::new();
+        let idle = task::blocking(move || -> io::Result<Vec<UploadId>> {
+            let mut idle = Vec::new();
             for item in std::fs::read_dir(&dir)? {
                 let item = item?;
                 let name = item.file_name().to_string_lossy().into_owned();
                 let modified = item.metadata().and_then(|m| m.modified());
-                let idle = modified.ok().and_then(|m| now.duration_since(m).ok());
+                let rested = modified.ok().and_then(|m| now.duration_since(m).ok());
                 if let Some(id) = name.strip_prefix(PREFIX)
-                    && idle.is_some_and(|idle| idle > age)
+                    && rested.is_some_and(|rested| rested > age)
                 {
-                    old.push(id.to_owned());
+                    idle.extend(id.parse::<UploadId>().ok());
                 }
             }
-            Ok(old)
-        })
-        .await
-        .map_err(io_at(&self.dir, "list"))?;
+            Ok(idle)
+        });
+        idle.await.map_err(io_at(&self.dir, "list"))
+    }
+
+    /// Removes uploads to which nothing came for `age`; says how many.
+    pub async fn expire(&self, age: Duration) -> Result<u64> {
         let mut count = 0;
-        for id in old {
-            if let Ok(id) = id.parse()
-                && self.cancel(&id).await?
-            {
-                count += 1;
-            }
+        for id in self.idle(age).await? {
+            count += u64::from(self.cancel(&id).await?);
         }
         Ok(count)
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Daemon, cachectld,
@@ -60,6 +61,75 @@ fn connections_above_the_limit_wait_until_one_ends() {
     waits(&mut second);
     drop(first);
     assert_eq!(answer(second).0, 200);
+}
+
+#[test]
+fn half_a_request_does_not_keep_others_out() {
+    let node = Node::new();
+    let daemon = with_one(&node, "CACHECTLD_MAX_CONNECTIONS");
+    let address = daemon.address();
+    let mut slow = TcpStream::connect(&address).unwrap();
+    slow.write_all(b"GET /v2/ HTTP/1.1\r\nHost: ").unwrap();
+    assert_eq!(answer(ask(&address)).0, 200);
+    // Who sends a body however slowly is not in the way.
+    let mut upload = half_an_upload(&daemon);
+    let waiting = ask(&address);
+    std::thread::sleep(Duration::from_secs(7));
+    upload.write_all(&BODY[8..]).unwrap();
+    assert_eq!(answer(upload).0, 202);
+    assert_eq!(answer(waiting).0, 200);
+}
+
+#[test]
+fn who_still_sends_sees_the_answer() {
+    let node = Node::new();
+    let daemon = Daemon::start(&node, &[]);
+    let address = daemon.address();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    let body = vec![b' '; 64 << 20];
+    let head = format!(
+        "PUT /v2/a/manifests/t HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\nContent-Type: a/b\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&body).unwrap();
+    assert_eq!(answer(stream).0, 413);
+}
+
+#[test]
+fn a_full_disk_does_not_stay_full_of_uploads() {
+    let node = Node::new();
+    let store = node.path("store");
+    std::fs::create_dir_all(&store).unwrap();
+    let script = "mount -t tmpfs -o size=16m none \"$1\" || exit 77; shift; exec \"$@\"";
+    let mut command = node.command("unshare");
+    command
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(&store)
+        .arg(env!("CARGO_BIN_EXE_cachectld"))
+        .args(["--listen", "127.0.0.1:0", "--store"])
+        .arg(format!("disk:{}", store.display()));
+    let mut daemon = Daemon::spawn(command);
+    // Not root, or a sandbox without mounts.
+    if !daemon.gets_ready() {
+        return;
+    }
+    let address = daemon.address();
+    assert_eq!(push(&address, 24 << 20), 507);
+    assert_eq!(push(&address, 8 << 20), 201);
+}
+
+/// Pushes a blob of so many bytes.
+fn push(address: &str, bytes: usize) -> u16 {
+    let body = vec![7; bytes];
+    let digest = const_hex::encode(Sha256::digest(&body));
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!(
+        "POST /v2/a/blobs/uploads/?digest=sha256:{digest} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&body).unwrap();
+    answer(stream).0
 }
 
 #[test]

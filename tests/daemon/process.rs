@@ -90,6 +90,19 @@ impl Daemon {
         }
     }
 
+    /// Waits until it is ready; `false` if it ends before.
+    pub(super) fn gets_ready(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while self.lines("Ready").is_empty() {
+            if self.has_ended() {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "it is never ready");
+            std::thread::sleep(POLL);
+        }
+        true
+    }
+
     /// Where it says that it listens, with what it serves there.
     pub(super) fn listeners(&self) -> Vec<(String, String)> {
         self.wait_for("Ready");

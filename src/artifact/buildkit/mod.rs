@@ -31,6 +31,7 @@ pub use manifest::{CacheManifest, Form};
 pub use merge::{Dropped, Limits, Merged, merge};
 pub use part::Part;
 pub use schema::{CacheLayer, CacheRecord, CacheResult, Chain, Input, LayerAnnotations};
+pub use write::is_merged;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! The documents of a merged cache, or of a part of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     CacheConfig, CacheLayer, CacheRecord, CacheResult, Form, Input, MAX_CONFIG_BYTES,
@@ -10,7 +10,7 @@ use super::{
     graph::Graph,
 };
 use crate::{
-    artifact::{Descriptor, media},
+    artifact::{Descriptor, Manifest, annotations, media},
     digest::{Digest, Sha256},
     entry::Time,
 };
@@ -160,7 +160,18 @@ impl Writer<'_> {
     }
 }
 
-/// As BuildKit writes them (`cache/remotecache/export.go`), with each blob once.
+/// Says whether a manifest is one that [`super::merge`] wrote.
+pub fn is_merged(manifest: &Manifest) -> bool {
+    #[derive(Deserialize)]
+    struct Document {
+        annotations: Option<BTreeMap<String, String>>,
+    }
+    let read: Result<Document, _> = serde_json::from_slice(&manifest.bytes);
+    let annotations = read.ok().and_then(|d| d.annotations);
+    annotations.is_some_and(|a| a.contains_key(annotations::MERGED))
+}
+
+/// As BuildKit writes them (`cache/remotecache/export.go`), with each blob once, and our mark.
 fn manifest<'a>(form: Form, config: &'a Descriptor, mut blobs: Vec<&'a Descriptor>) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -173,6 +184,7 @@ fn manifest<'a>(form: Form, config: &'a Descriptor, mut blobs: Vec<&'a Descripto
         layers: Option<Vec<&'a Descriptor>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         manifests: Option<Vec<&'a Descriptor>>,
+        annotations: BTreeMap<&'a str, &'a str>,
     }
     let mut document = Document {
         schema_version: 2,
@@ -180,6 +192,7 @@ fn manifest<'a>(form: Form, config: &'a Descriptor, mut blobs: Vec<&'a Descripto
         config: None,
         layers: None,
         manifests: None,
+        annotations: [(annotations::MERGED, "true")].into(),
     };
     if form == Form::Image {
         document.config = Some(config);

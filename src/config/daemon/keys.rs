@@ -375,7 +375,7 @@ static OWN: &[Key] = &[
         "buildkit.merge_parts",
         Shape::Count,
         None,
-        "16",
+        "64",
         "so many distinct manifests, the newest, are merged into one tag",
     ),
     key(

@@ -9,7 +9,7 @@ use super::{CacheTags, Counts, MAX_MEMOS, layers, locked, readable};
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
-        buildkit::{Limits, Part, contains, merge},
+        buildkit::{Limits, Part, contains, is_merged, merge},
     },
     digest::Digest,
     store::{Body, Repository, Result},
@@ -39,6 +39,8 @@ impl CacheTags {
         pointed: Option<Manifest>,
     ) -> Result<Option<Manifest>> {
         let key = (repo.name().to_string(), tag.clone());
+        // What we merged before is in its parts, or was let go with them.
+        let pointed = pointed.filter(|p| parts.is_empty() || !is_merged(p));
         let pointed_at = pointed.as_ref().map(|m| m.digest);
         let memo = locked(&self.memos).get(&key).cloned();
         if let Some(memo) = memo.filter(|m| m.parts == parts && m.pointed == pointed_at)
@@ -47,6 +49,8 @@ impl CacheTags {
         {
             return Ok(memo.manifest);
         }
+        // Each may hold a MiB of every part.
+        let _place = self.folding.acquire().await;
         let mut read = Vec::new();
         for digest in &parts {
             read.extend(self.part(repo, digest).await?);
@@ -61,7 +65,7 @@ impl CacheTags {
             }
             None => None,
         };
-        // What we merged before is in its parts. Somebody else's, copied here, is one more part.
+        // A part without what was lost is in the part. Somebody else's, copied here, is one more.
         if let Some(stray) = stray {
             read = task::blocking(move || {
                 if read.is_empty() || !contains(&merged_part(&read), &stray) {
@@ -165,7 +169,7 @@ impl CacheTags {
 }
 
 /// All of `parts` as one, to compare with.
-fn merged_part(parts: &[Part]) -> Part {
+pub(super) fn merged_part(parts: &[Part]) -> Part {
     if let [one] = parts {
         return one.clone();
     }

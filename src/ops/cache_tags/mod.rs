@@ -20,7 +20,7 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use globset::GlobSet;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     artifact::{
@@ -47,6 +47,8 @@ const TOLD_FOR: Duration = Duration::from_secs(2);
 /// Manifests, and tags, that are remembered at most.
 const MAX_TOLD: usize = 10_000;
 const MAX_MEMOS: usize = 64;
+/// Tags that are put together at once.
+const FOLDS: usize = 2;
 
 /// What is done with an export that shrinks a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +81,7 @@ impl Default for Settings {
             merge: all
                 .and_then(|built| built)
                 .expect("a constant pattern that is right"),
-            max_parts: 16,
+            max_parts: 64,
             max_age: Duration::from_hours(14 * 24),
             shrink: ShrinkGuard::Warn,
         }
@@ -95,6 +97,8 @@ pub struct Counts {
     pub merged: AtomicU64,
     /// Records that did not fit into a merged cache.
     pub dropped_records: AtomicU64,
+    /// Parts that were dropped because a tag had more than it may have.
+    pub dropped_parts: AtomicU64,
     /// Exports that shrank a cache and were let through.
     pub shrunk: AtomicU64,
     /// Exports that would have shrunk a cache and were refused.
@@ -106,6 +110,7 @@ pub struct CacheTags {
     settings: Mutex<Settings>,
     told: Mutex<HashMap<(Repo, Digest), Instant>>,
     memos: Mutex<HashMap<(String, Tag), Memo>>,
+    folding: Semaphore,
     counts: Counts,
 }
 
@@ -127,6 +132,7 @@ impl CacheTags {
             settings: Mutex::new(settings),
             told: Mutex::default(),
             memos: Mutex::default(),
+            folding: Semaphore::new(FOLDS),
             counts: Counts::default(),
         }
     }

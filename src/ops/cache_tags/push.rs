@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{CacheTags, Settings, ShrinkGuard, readable};
+use super::{CacheTags, Settings, ShrinkGuard, fold::merged_part, readable};
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
-        buildkit::{Part, Shrink, contains, shrinks},
+        buildkit::{Part, Shrink, contains, is_merged, shrinks},
     },
     digest::Digest,
     entry::Time,
-    store::{ErrorKind, Repository, Result},
+    store::{ErrorKind, Repository, Result, repository::TagPart},
     task,
 };
 
@@ -73,13 +73,12 @@ impl CacheTags {
         let manifest = part.manifest.manifest();
         let pointed = self.pointed(repo, tag).await?;
         let before = repo.parts(tag).await?;
-        // What the tag stood for before it was merged is a part as well.
-        if let Some(pointed) = &pointed
-            && before.is_empty()
+        // What somebody else made it stand for is a part as well.
+        if let Some(pointed) = pointed.filter(|p| readable(p).is_some())
             && pointed.digest != manifest.digest
-            && readable(pointed).is_some()
+            && self.is_stray(repo, &pointed, &before).await?
         {
-            repo.add_part(tag, pointed).await?;
+            repo.add_part(tag, &pointed).await?;
         }
         repo.add_part(tag, manifest).await?;
         self.trim(repo, part, tag, settings).await?;
@@ -89,12 +88,36 @@ impl CacheTags {
             .into_iter()
             .map(|p| p.digest)
             .collect();
-        let stray = pointed.filter(|p| readable(p).is_some());
-        if let Some(folded) = self.fold(repo, tag, parts, stray).await? {
+        if let Some(folded) = self.fold(repo, tag, parts, None).await? {
             repo.put_manifest(&folded, std::slice::from_ref(tag))
                 .await?;
         }
         Ok(())
+    }
+
+    /// Says whether what a tag points at is neither one of its parts nor made from them. Parts that are let go must not come
+    /// back by way of it.
+    async fn is_stray(
+        &self,
+        repo: &Repository,
+        pointed: &Manifest,
+        parts: &[TagPart],
+    ) -> Result<bool> {
+        if parts.is_empty() {
+            return Ok(true);
+        }
+        if parts.iter().any(|p| p.digest == pointed.digest) || is_merged(pointed) {
+            return Ok(false);
+        }
+        let Some(candidate) = self.part_of(repo, pointed).await? else {
+            return Ok(false);
+        };
+        let mut read = Vec::new();
+        for part in parts {
+            read.extend(self.part(repo, &part.digest).await?);
+        }
+        let known = move || !read.is_empty() && contains(&merged_part(&read), &candidate);
+        Ok(!task::blocking(known).await)
     }
 
     async fn pointed(&self, repo: &Repository, tag: &Tag) -> Result<Option<Manifest>> {
@@ -129,8 +152,13 @@ impl CacheTags {
             let old = listed
                 .modified
                 .is_some_and(|m| age(m) > settings.max_age.as_secs() as i64);
+            let too_many = kept >= settings.max_parts.max(1);
+            if too_many && !old {
+                tracing::warn!(repo = %repo.name(), %tag, digest = %listed.digest, limit = settings.max_parts, "Part of a merged cache is dropped: there are more than `buildkit.merge_parts`");
+                self.count(|c| &c.dropped_parts, 1);
+            }
             let goes = old
-                || kept >= settings.max_parts.max(1)
+                || too_many
                 || match self.part(repo, &listed.digest).await? {
                     Some(part) => {
                         let newest = newest.clone();

@@ -33,6 +33,18 @@ impl World {
         self.repositories.repository(&"team/app".parse().unwrap())
     }
 
+    /// Lets all that was pushed so far count as pushed ten seconds earlier.
+    fn age_records(&self) {
+        let parts = self.dir.path().join("r/team%2Fapp/parts/cache");
+        for part in std::fs::read_dir(parts).into_iter().flatten() {
+            let path = part.unwrap().path();
+            let file = std::fs::File::open(path).unwrap();
+            let written = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(written - Duration::from_secs(10))
+                .unwrap();
+        }
+    }
+
     fn lose(&self, digest: &Digest) {
         std::fs::remove_file(self.dir.path().join("blobs/sha256").join(digest.hex())).unwrap();
     }
@@ -194,6 +206,43 @@ async fn oldest_parts_go_above_the_limit() {
     }
     assert_eq!(repo.parts(&tag()).await.unwrap().len(), 2);
     assert!(names_of(&read(&tags, &repo).await.unwrap()).contains(&layer("d")));
+}
+
+#[tokio::test]
+async fn parts_that_were_let_go_do_not_come_back_by_what_the_tag_points_at() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for (max_parts, max_age, left) in [(2, 9999, &names[4..]), (9, 1, &names[5..])] {
+        let world = World::new().await;
+        let tags = CacheTags::new(Settings {
+            max_parts,
+            max_age: Duration::from_secs(max_age),
+            ..Settings::default()
+        });
+        let repo = world.repo();
+        for (n, name) in names.iter().enumerate() {
+            world.age_records();
+            push(&tags, &repo, &cache(&repo, &[name], n as u32).await).await;
+        }
+        assert_eq!(names_of(&read(&tags, &repo).await.unwrap()), set(left));
+        let others = CacheTags::default();
+        assert_eq!(names_of(&read(&others, &repo).await.unwrap()), set(left));
+        let dropped = tags.counts().dropped_parts.load(Ordering::Relaxed);
+        assert_eq!(dropped > 0, max_parts == 2);
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_wrote_into_a_tag_stays_one_of_its_parts() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    push(&tags, &repo, &cache(&repo, &["a"], 1).await).await;
+    let foreign = cache(&repo, &["x"], 2).await;
+    repo.put_manifest(&foreign, &[tag()]).await.unwrap();
+    for (n, name) in ["b", "c"].iter().enumerate() {
+        push(&tags, &repo, &cache(&repo, &[name], 3 + n as u32).await).await;
+    }
+    let all = names_of(&read(&tags, &repo).await.unwrap());
+    assert_eq!(all, set(&["a", "b", "c", "x"]));
 }
 
 #[tokio::test]

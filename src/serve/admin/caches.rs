@@ -43,6 +43,11 @@ impl Collector for Caches {
                 &counts.dropped_records,
             ),
             (
+                "merge_dropped_parts",
+                "Exports that were dropped from a tag that had more parts than it may have",
+                &counts.dropped_parts,
+            ),
+            (
                 "pruned_manifests",
                 "Cache manifests that were served without layers that were lost",
                 &counts.pruned,

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{Code, Refusal};
 use crate::digest::Digest;
@@ -17,6 +17,10 @@ use crate::digest::Digest;
 /// Between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Longest time for what a tag stands for.
+const A_WHILE: Duration = Duration::from_secs(10);
+/// So long nobody asks again after that.
+const REST: Duration = Duration::from_secs(5);
 /// Digests that are remembered at most.
 const MAX_HELD: usize = 10_000;
 
@@ -25,6 +29,8 @@ pub(super) struct Hold {
     /// Longest time, counted from the first request for a digest: whoever asks again does not wait as long again.
     limit: Duration,
     since: Mutex<HashMap<Digest, Instant>>,
+    /// Until when nobody asks the store what a tag stands for: it did not answer the last one.
+    away: Mutex<Option<Instant>>,
 }
 
 impl Hold {
@@ -32,6 +38,7 @@ impl Hold {
         Self {
             limit,
             since: Mutex::default(),
+            away: Mutex::default(),
         }
     }
 
@@ -64,6 +71,30 @@ impl Hold {
             sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
+    }
+
+    /// Asks what a tag stands for. The sooner a build knows that it goes without its cache the better, so that takes a while at
+    /// most, and once.
+    pub(super) async fn for_a_while<T>(
+        &self,
+        ask: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let away = || Refusal::new(Code::Unavailable, "the store behind does not answer");
+        if self.away().is_some_and(|until| until > Instant::now()) {
+            return Err(away());
+        }
+        let answered = timeout(A_WHILE, Box::pin(ask))
+            .await
+            .unwrap_or_else(|_| Err(away()));
+        let is_away = answered
+            .as_ref()
+            .is_err_and(|r| r.code == Code::Unavailable);
+        *self.away() = is_away.then(|| Instant::now() + REST);
+        answered
+    }
+
+    fn away(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Since when requests for a digest are held, and whether this is the first.
@@ -128,6 +159,25 @@ mod tests {
         let held = hold.until_back::<(), _>(&digest, async || Err(away()));
         held.await.unwrap_err();
         assert!(again.elapsed() > LIMIT / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tags_of_a_store_that_hangs_cost_a_while_once() {
+        let (hold, began) = (Hold::new(LIMIT), Instant::now());
+        for _ in 0..8 {
+            let asked = hold.for_a_while::<()>(std::future::pending());
+            assert_eq!(asked.await.unwrap_err().code, Code::Unavailable);
+        }
+        assert!(began.elapsed() <= A_WHILE);
+        sleep(REST).await;
+        assert_eq!(
+            hold.for_a_while(async { Ok("there") }).await.unwrap(),
+            "there"
+        );
+        assert_eq!(
+            hold.for_a_while(async { Ok("there") }).await.unwrap(),
+            "there"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -173,8 +173,10 @@ impl Registry {
             },
             Route::Manifest(repo, reference) => match *method {
                 Method::GET | Method::HEAD => match reference {
-                    // Of a tag, the sooner a build knows that it is a miss, the better.
-                    Reference::Tag(_) => self.get_manifest(repo, reference, parts).await,
+                    Reference::Tag(_) => {
+                        let ask = self.get_manifest(repo, reference, parts);
+                        self.hold.for_a_while(ask).await
+                    }
                     Reference::Digest(digest) => {
                         let ask = || self.get_manifest(repo, reference, parts);
                         self.hold.until_back(digest, ask).await

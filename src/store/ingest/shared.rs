@@ -25,6 +25,8 @@ use crate::{
 const PIECE_BYTES: usize = 4 << 20;
 /// Pieces in memory at once.
 const PIECES: usize = 16;
+/// To what had no byte for so long, no request is sending.
+const AT_REST: Duration = Duration::from_mins(10);
 /// What stands instead of an offset once an upload was given up.
 const GONE: &str = "gone";
 
@@ -200,9 +202,22 @@ impl Uploads {
     pub async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
+            self.drop_ended_elsewhere(pieces).await?;
             count += pieces.expire(age, now).await?;
         }
         Ok(count)
+    }
+
+    /// Forgets what is kept here of uploads that another daemon has ended.
+    async fn drop_ended_elsewhere(&self, pieces: &Pieces) -> Result<()> {
+        for id in self.local.idle(AT_REST).await? {
+            let known = pieces.list(&id).await?;
+            let size = self.local.size(&id).await?.unwrap_or(0);
+            if known.is_none_or(|listed| end(&listed) < size) {
+                self.local.cancel(&id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Says whether this daemon has all of the first `start` bytes, making the upload where that is none.

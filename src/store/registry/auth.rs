@@ -104,6 +104,11 @@ impl Auth {
         Ok(found.as_ref())
     }
 
+    /// The credentials themselves, without asking for a token.
+    pub(super) async fn own(&self) -> Result<Option<HeaderValue>> {
+        Ok(self.credential().await?.and_then(Credential::basic))
+    }
+
     /// Says whether there are credentials that reading could do without.
     pub(super) async fn has_credentials(&self) -> bool {
         matches!(self.credential().await, Ok(Some(_)))

@@ -300,6 +300,11 @@ impl Transport {
         Ok(shown.map(|s| s.header))
     }
 
+    /// Our credentials as they are, for who takes no token in their place; `None` if there are none that can be shown so.
+    pub(super) async fn own(&self) -> Result<Option<HeaderValue>> {
+        self.auth.own().await
+    }
+
     /// Sends as one of us or nobody, with as many logins as it takes.
     async fn attempt(
         &self,

@@ -45,6 +45,8 @@ pub struct Status {
     pub oldest: Option<Duration>,
     /// Bytes of blobs in front.
     pub front_bytes: u64,
+    /// Most that there may be.
+    pub front_max_bytes: u64,
     /// What was acknowledged and could not be read back or sent: files that somebody should look at.
     pub set_aside: u64,
     /// Counts since the start.
@@ -106,6 +108,7 @@ impl Backlog for Core {
             updates,
             oldest: unsent.oldest.into_iter().chain(oldest).min().map(age),
             front_bytes: self.front.uses.bytes(),
+            front_max_bytes: self.front.room.max_bytes,
             set_aside: self.ledger.aside(),
             numbers: self.counts.numbers(),
             left_alone: self.recent.all(),

@@ -73,7 +73,7 @@ pub(super) struct Front {
     pub(super) uses: Arc<Uses>,
     sweep: Arc<dyn Sweep>,
     root: PathBuf,
-    room: Room,
+    pub(super) room: Room,
     counts: Arc<Counts>,
     /// Set once what lay there at the start is known: a big front must not hold up the start.
     looked: OnceCell<()>,

@@ -154,7 +154,7 @@ pub(super) fn buildkit(layer: &Layer) -> Result<BuildKit> {
     let guard = layer.choice("buildkit.shrink_guard", &["off", "warn", "refuse"])?;
     Ok(BuildKit {
         merge: Repositories::from_layer(layer, "buildkit.merge")?,
-        merge_parts: layer.count("buildkit.merge_parts")?.unwrap_or(16),
+        merge_parts: layer.count("buildkit.merge_parts")?.unwrap_or(64),
         merge_age: layer
             .nonzero_duration("buildkit.merge_age")?
             .unwrap_or(Duration::from_hours(14 * 24)),
