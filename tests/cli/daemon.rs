@@ -323,6 +323,31 @@ fn damage_that_the_daemon_finds_is_mended_by_this_nodes_next_export() {
 }
 
 #[test]
+fn over_tcp_who_may_do_everything_prunes_and_others_do_not() {
+    let secrets = tempfile::tempdir().unwrap();
+    let tokens = secrets.path().join("tokens");
+    fs::write(&tokens, "admin token-of-admin-0123\nci token-of-ci-01234567\n").unwrap();
+    let daemon = Daemon::start(&[
+        "--auth-tokens",
+        tokens.to_str().unwrap(),
+        "--auth-grants",
+        "admin = ** : *; ci = cachectl : pull, push",
+    ]);
+    let node = Node::new();
+    let prune = |name: &str, token: &str| {
+        words(&node, "prune --dry-run")
+            .env("CACHECTL_DAEMON", daemon.http())
+            .env("CACHECTL_REGISTRY_USERNAME", name)
+            .env("CACHECTL_REGISTRY_PASSWORD", token)
+    };
+    prune("admin", "token-of-admin-0123").ok();
+    let refused = prune("ci", "token-of-ci-01234567").fails();
+    assert!(refused.stderr.contains("may not"), "{}", refused.stderr);
+    let unknown = prune("admin", "token-of-nobody-0123").fails();
+    assert!(unknown.stderr.contains("wrong"), "{}", unknown.stderr);
+}
+
+#[test]
 fn a_daemon_that_is_not_there_is_a_miss_or_an_error_that_says_where() {
     let node = node_with_tree();
     let nowhere = node.path("nowhere.sock").display().to_string();

@@ -79,6 +79,9 @@ impl HttpBody for Outgoing {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 this.watch.sent += length as u64;
+                if let Some(trailers) = frame.trailers_ref() {
+                    this.watch.called(trailers);
+                }
                 // Many servers do not ask again once they know that there is no more.
                 if this.inner.is_end_stream() {
                     this.watch.reach(State::Ended);

@@ -96,6 +96,7 @@ impl Observer {
             sent: 0,
             announced: None,
             code: 0,
+            grpc: None,
             tier: None,
             asked_by: None,
             body: State::Waiting,

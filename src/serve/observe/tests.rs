@@ -5,10 +5,11 @@ use std::{
 
 use axum::{
     body::{Body, to_bytes},
-    http::{Method, Request, Response, StatusCode},
+    http::{HeaderMap, Method, Request, Response, StatusCode},
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use http_body_util::BodyExt as _;
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
 
 use super::{AskedBy, Observer, Saved, X_REQUEST_ID};
@@ -93,6 +94,25 @@ async fn a_body_that_breaks_off_is_counted_with_what_was_sent() {
     assert!(to_bytes(response.into_body(), 99).await.is_err());
     assert_eq!(o.requests("broken"), 1);
     assert_eq!(o.value(&["cachectld_response_bytes_total"]), 4);
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_ends_as_its_status_says() {
+    for (status, outcome) in [("0", "ok"), ("5", "miss"), ("7", "refused"), ("14", "error")] {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-status", status.parse().unwrap());
+        let end: Result<_, io::Error> = Ok(http_body::Frame::<Bytes>::trailers(headers.clone()));
+        let streamed = Body::new(http_body_util::StreamBody::new(stream::iter([end])));
+        let mut refused = Response::new(Body::empty());
+        *refused.headers_mut() = headers;
+        for response in [Response::new(streamed), refused] {
+            let o = observed();
+            let answer = |_| async { response };
+            let response = o.observer.observe(blob(), get(), answer).await;
+            drop(response.into_body().collect().await);
+            assert_eq!(o.requests(outcome), 1, "{status}");
+        }
+    }
 }
 
 #[tokio::test]

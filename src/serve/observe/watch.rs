@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{Response, header::CONTENT_LENGTH},
+    http::{HeaderMap, Response, header::CONTENT_LENGTH},
 };
 use http_body::Body as _;
 use tracing::Span;
@@ -55,6 +55,8 @@ pub(super) struct Watch {
     /// Length of the answer's body, where it is known before.
     pub(super) announced: Option<u64>,
     pub(super) code: u16,
+    /// Status of a call of gRPC, which has HTTP's 200 whatever comes of it.
+    pub(super) grpc: Option<u8>,
     pub(super) tier: Option<Tier>,
     pub(super) asked_by: Option<String>,
     pub(super) body: State,
@@ -65,6 +67,7 @@ impl Watch {
     pub(super) fn answered(&mut self, response: &mut Response<Body>, tier: Option<Tier>) {
         self.code = response.status().as_u16();
         self.tier = tier;
+        self.called(response.headers());
         // Of a stream only the header knows; a server asks for no more than that many bytes.
         let length = response.headers().get(CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()?.parse().ok());
@@ -76,9 +79,29 @@ impl Watch {
         }
     }
 
+    /// Takes from a head, or from trailers, how a call of gRPC ended.
+    pub(super) fn called(&mut self, headers: &HeaderMap) {
+        let status = headers.get("grpc-status");
+        let status = status.and_then(|v| v.to_str().ok()?.parse().ok());
+        self.grpc = status.or(self.grpc);
+    }
+
     /// Notes how far the answer's body is.
     pub(super) fn reach(&mut self, state: State) {
         self.body = state;
+    }
+
+    /// By the status codes of gRPC (<https://grpc.io/docs/guides/status-codes/>).
+    fn grpc_outcome(&self) -> Outcome {
+        match self.grpc {
+            // Cancelled.
+            Some(1) => Outcome::Aborted,
+            // Not found.
+            Some(5) => Outcome::Miss,
+            // Unknown, deadline, resource exhausted, internal, unavailable, data loss.
+            Some(2 | 4 | 8 | 13 | 14 | 15) => Outcome::Error,
+            _ => Outcome::Refused,
+        }
     }
 
     fn outcome(&self) -> Outcome {
@@ -89,6 +112,7 @@ impl Watch {
             (State::Waiting, _) if std::thread::panicking() => Outcome::Error,
             (State::Waiting, _) => Outcome::Aborted,
             (State::Sending, _) if !whole => Outcome::Aborted,
+            _ if self.grpc.is_some_and(|status| status != 0) => self.grpc_outcome(),
             (_, 404) if matches!(self.method, "GET" | "HEAD") => Outcome::Miss,
             (_, 400..=499) => Outcome::Refused,
             (_, 500..) => Outcome::Error,
