@@ -26,6 +26,8 @@ pub const BLOBS: &str = "blobs/";
 pub const REPOSITORIES: &str = "r/";
 /// Where unfinished things lie.
 pub const UPLOADS: &str = "uploads/";
+/// What tags start with that stand for records, in a store that has nothing but tags (see [`super::by_tags`]).
+pub const RESERVED_TAGS: &str = "_c.";
 /// Where the marks of marking runs lie.
 pub const MARKS: &str = "meta/marks/";
 /// On disk: held shared while the store is open, alone by a sweep.
@@ -122,6 +124,17 @@ pub enum Key {
     Upload(String),
     /// A mark, by its name.
     Mark(String),
+}
+
+/// Says whether a tag stands for a record.
+pub(super) fn is_reserved(tag: &Tag) -> bool {
+    tag.as_str().starts_with(RESERVED_TAGS)
+}
+
+/// Says whether a listing by `prefix` shows a name: those that stand for records only to who asks for them.
+pub(super) fn is_listed(name: &str, prefix: &str) -> bool {
+    name.starts_with(prefix)
+        && (prefix.starts_with(RESERVED_TAGS) || !name.starts_with(RESERVED_TAGS))
 }
 
 /// A digest as one name: `<alg>-<hex>`.
