@@ -83,13 +83,18 @@ fn component_is_right(c: &str) -> bool {
         .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
 }
 
+/// Says whether `s` is the name of a repository by the grammar, at this registry or another.
+pub(super) fn is_repository(s: &str) -> bool {
+    s.len() <= 255 && s.split('/').all(component_is_right)
+}
+
 impl FromStr for Repo {
     type Err = RepoRefused;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         // The escaped name is a file name, which has room for 255 bytes.
         let length = s.len() + 2 * s.bytes().filter(|b| *b == b'/').count();
-        if length <= 255 && s.split('/').all(component_is_right) {
+        if length <= 255 && is_repository(s) {
             Ok(Self(s.to_owned()))
         } else {
             Err(RepoRefused(s.chars().take(140).collect()))
