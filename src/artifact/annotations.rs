@@ -12,6 +12,10 @@ pub const TOC_DIGEST: &str = "io.cachectl.toc.digest";
 pub const TOC_OFFSET: &str = "io.cachectl.toc.offset";
 /// Its length in the pack, in bytes.
 pub const TOC_SIZE: &str = "io.cachectl.toc.size";
+/// Key of a record that a daemon keeps in a store of nothing but blobs and tags.
+pub const RECORD_KEY: &str = "io.cachectl.record.key";
+/// Its bytes, base64.
+pub const RECORD_BYTES: &str = "io.cachectl.record.bytes";
 /// Digest of a layer's plain tar (its diffID); BuildKit's importer cannot use a layer without it.
 pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 /// Marks the manifest of a cache that a daemon put together from the parts of a tag.

@@ -18,6 +18,8 @@ pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const LAYER_FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
 /// The same, gzip-compressed.
 pub const LAYER_FOREIGN_GZIP: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+/// The same, zstd-compressed.
+pub const LAYER_FOREIGN_ZSTD: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd";
 /// Docker's name of [`LAYER_TAR`].
 pub const DOCKER_LAYER_TAR: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// Docker's name of [`LAYER_GZIP`].
@@ -33,6 +35,8 @@ pub const DOCKER_LAYER_FOREIGN_GZIP: &str =
 pub const BUILDKIT_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Our config (design §6.1).
 pub const CONFIG: &str = "application/vnd.cachectl.config.v1+json";
+/// Artifact type of a record that a daemon keeps in a store of nothing but blobs and tags (docs/format.md).
+pub const RECORD: &str = "application/vnd.cachectl.record.v1";
 /// Stands where there is nothing to say (image spec, "Guidance for an Empty Descriptor").
 pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 

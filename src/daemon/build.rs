@@ -86,18 +86,18 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     } = tiers::open(config, env, state, caches.clone()).await?;
     let repositories = opened.repositories.clone().ok_or_else(|| {
         Error::usage(format!(
-            "{} cannot stand behind a daemon: it holds one repository only, or may not be written to",
+            "{} cannot stand behind a daemon: it may not be written to",
             opened.url
         ))
-        .hint("expected a folder that this user may write to (disk:PATH), or a bucket (s3://…)")
+        .hint("expected a folder that this user may write to (disk:PATH, oci-layout:PATH), a bucket (s3://…) or a registry (oci://…)")
     })?;
     let uploads_dir = opened
         .spool_dir
         .clone()
         .unwrap_or_else(|| state.join("uploads"));
-    // What lies on this machine's disk no other daemon sees.
-    let is_local = matches!(opened.url, StoreUrl::Disk(_));
-    let shared = (!is_local).then(|| repositories.records());
+    // What lies on this machine's disk no other daemon sees, and megabytes are no records to a registry.
+    let keeps_pieces = matches!(opened.url, StoreUrl::S3(_));
+    let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
     let registry = Registry::new(
         repositories,
@@ -285,19 +285,20 @@ pub(super) async fn tls(set: &Tls) -> Result<tls::Acceptor> {
 pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
     let url: StoreUrl = config.store.0.parse()?;
     match url {
-        StoreUrl::Disk(_) | StoreUrl::S3(_) => {}
-        StoreUrl::Layout(_) | StoreUrl::Registry(_) | StoreUrl::Daemon(_) => {
+        StoreUrl::Disk(_) | StoreUrl::Layout(_) | StoreUrl::S3(_) | StoreUrl::Registry(_) => {}
+        StoreUrl::Daemon(_) => {
             return Err(Error::usage(format!(
-                "{url} cannot stand behind a daemon: it holds one repository only ({})",
+                "{url} cannot stand behind a daemon: it is one itself, and keeps its records to itself ({})",
                 config.store.1
             ))
-            .hint("expected disk:PATH or s3://BUCKET/PREFIX"));
+            .hint("expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX or oci://HOST/REPOSITORY"));
         }
     }
-    if config.front.is_some() && matches!(url, StoreUrl::Disk(_)) {
+    if config.front.is_some() && matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)) {
         return Err(
-            Error::usage(format!("a folder in front of {url} gains nothing"))
-                .hint("leave out `front`, or set `store` to s3://BUCKET/PREFIX"),
+            Error::usage(format!("a folder in front of {url} gains nothing")).hint(
+                "leave out `front`, or set `store` to s3://BUCKET/PREFIX or oci://HOST/REPOSITORY",
+            ),
         );
     }
     Ok(url)
@@ -345,19 +346,18 @@ mod tests {
     }
 
     #[test]
-    fn stores_of_one_repository_are_refused() {
-        for (store, right) in [
-            ("disk:/a", true),
-            ("s3://bucket", true),
-            ("oci://h/r", false),
-            ("oci-layout:/a", false),
-            ("nonsense", false),
+    fn every_store_but_a_daemon_can_stand_behind_the_doors_and_what_is_far_behind_a_folder() {
+        for (store, alone, behind) in [
+            ("disk:/a", true, false),
+            ("oci-layout:/a", true, false),
+            ("s3://bucket", true, true),
+            ("oci://h/r", true, true),
+            ("cachectld:/run/x.sock", false, false),
+            ("nonsense", false, false),
         ] {
-            assert_eq!(
-                store_url(&config(&[("store", store)])).is_ok(),
-                right,
-                "{store}"
-            );
+            let pairs = [("store", store), ("front", "/f")];
+            assert_eq!(store_url(&config(&pairs[..1])).is_ok(), alone, "{store}");
+            assert_eq!(store_url(&config(&pairs)).is_ok(), behind, "{store}");
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::{
     task,
 };
 
+pub mod repositories;
+
 /// A store to try, with what it says of itself.
 pub struct Subject {
     /// The store.

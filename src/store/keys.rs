@@ -26,6 +26,8 @@ pub const BLOBS: &str = "blobs/";
 pub const REPOSITORIES: &str = "r/";
 /// Where unfinished things lie.
 pub const UPLOADS: &str = "uploads/";
+/// What tags start with that stand for records, in a store that has nothing but tags (see [`super::by_tags`]).
+pub const RESERVED_TAGS: &str = "_c.";
 /// Where the marks of marking runs lie.
 pub const MARKS: &str = "meta/marks/";
 /// On disk: held shared while the store is open, alone by a sweep.
@@ -81,13 +83,18 @@ fn component_is_right(c: &str) -> bool {
         .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
 }
 
+/// Says whether `s` is the name of a repository by the grammar, at this registry or another.
+pub(super) fn is_repository(s: &str) -> bool {
+    s.len() <= 255 && s.split('/').all(component_is_right)
+}
+
 impl FromStr for Repo {
     type Err = RepoRefused;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         // The escaped name is a file name, which has room for 255 bytes.
         let length = s.len() + 2 * s.bytes().filter(|b| *b == b'/').count();
-        if length <= 255 && s.split('/').all(component_is_right) {
+        if length <= 255 && is_repository(s) {
             Ok(Self(s.to_owned()))
         } else {
             Err(RepoRefused(s.chars().take(140).collect()))
@@ -122,6 +129,17 @@ pub enum Key {
     Upload(String),
     /// A mark, by its name.
     Mark(String),
+}
+
+/// Says whether a tag stands for a record.
+pub(super) fn is_reserved(tag: &Tag) -> bool {
+    tag.as_str().starts_with(RESERVED_TAGS)
+}
+
+/// Says whether a listing by `prefix` shows a name: those that stand for records only to who asks for them.
+pub(super) fn is_listed(name: &str, prefix: &str) -> bool {
+    name.starts_with(prefix)
+        && (prefix.starts_with(RESERVED_TAGS) || !name.starts_with(RESERVED_TAGS))
 }
 
 /// A digest as one name: `<alg>-<hex>`.

@@ -25,7 +25,9 @@ use tokio::time::{Instant, sleep};
 use self::index::Index;
 use super::{
     BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, StoredBlob, Sweep, TagStore,
-    Untag, Version, check_manifest,
+    Untag, Version,
+    by_tags::Flat,
+    check_manifest,
     disk::marks_of,
     error::{Error, ErrorKind, Result},
     tree::{
@@ -405,6 +407,17 @@ impl TagStore for Layout {
 }
 
 #[async_trait]
+impl Flat for Layout {
+    fn manifests_are_blobs(&self) -> bool {
+        true
+    }
+
+    async fn standing(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.tags(prefix).await
+    }
+}
+
+#[async_trait]
 impl Untag for Layout {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
         self.entered.writable("remove tag", tag)?;
@@ -476,6 +489,7 @@ impl Sweep for Layout {
             let (mut count, mut bytes) = (0, 0);
             for digest in digests.iter().filter(|d| !needed.contains(d)) {
                 if let Some(size) = tree.remove_blob(digest, unless_newer_than)? {
+                    index.forget(digest);
                     count += 1;
                     bytes += size;
                 }

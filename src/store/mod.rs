@@ -11,6 +11,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 
 pub mod body;
+pub mod by_tags;
 mod check;
 pub mod conformance;
 pub mod disk;

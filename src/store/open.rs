@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     Meet, Records, Repository, Store, Sweep, Untag,
+    by_tags::{ByTags, Flat},
     disk::{self, Disk, scrub::Scrubber},
     error::{Error, ErrorKind, Result},
     keys::Repo,
@@ -135,7 +136,8 @@ pub struct Options {
     pub verified: bool,
     /// File in which a disk store remembers which of its blobs were hashed as they lie there; `None`: it does not look.
     pub vetted: Option<PathBuf>,
-    /// Doors will be open on it while it is pruned: see [`super::marked`].
+    /// Doors of a daemon will be open on it, and while it is pruned: see [`super::marked`]. Where a store has one list of tags, they are
+    /// given many repositories by [`super::by_tags`].
     pub beside_doors: bool,
     /// What is special to S3; what stands in the URL wins.
     pub s3: s3::Config,
@@ -248,6 +250,13 @@ impl ManyRepos for s3::S3 {
     }
 }
 
+impl<S: Flat + 'static> ManyRepos for ByTags<S> {
+    fn in_repo(&self, repo: Repo) -> (Arc<dyn Store>, Arc<dyn Untag>) {
+        let one = Arc::new(Self::in_repo(self, repo));
+        (one.clone(), one)
+    }
+}
+
 /// A backend before it is wrapped.
 struct Backend {
     store: Arc<dyn Store>,
@@ -260,6 +269,24 @@ struct Backend {
     many: Option<(Arc<dyn ManyRepos>, Arc<dyn Records>)>,
     control: Option<registry::ControlWay>,
     scrubber: Option<Scrubber>,
+}
+
+impl Backend {
+    /// The same with the repositories that a daemon keeps in `flat`. The command line needs none and knows no records, which
+    /// would cost it requests.
+    fn many_by_tags(self, flat: impl Flat + 'static, options: &Options) -> Self {
+        if !options.beside_doors {
+            return self;
+        }
+        let all = Arc::new(ByTags::new(flat));
+        let cli = Arc::new(all.in_repo(Repo::cli()));
+        Self {
+            untag: Some(cli.clone()),
+            store: cli,
+            many: Some((all.clone(), all)),
+            ..self
+        }
+    }
 }
 
 /// Opens a store. Folders are made where they are missing, unless `read_only`; remotes are not asked anything yet.
@@ -317,7 +344,7 @@ async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
 
 async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
     let store = Arc::new(Layout::open(root, &options.folder()).await?);
-    Ok(Backend {
+    let backend = Backend {
         meet: Meet::CompareAndSwap,
         untag: Some(store.clone()),
         sweep: Some(store.clone()),
@@ -327,8 +354,9 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
         many: None,
         control: None,
         scrubber: None,
-        store,
-    })
+        store: store.clone(),
+    };
+    Ok(backend.many_by_tags(Layout::clone(&store), options))
 }
 
 async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> {
@@ -350,7 +378,7 @@ async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> 
 
 async fn open_registry(location: &registry::Location, options: &Options) -> Result<Backend> {
     let store = registry::Registry::open(location, &options.registry, &options.net()).await?;
-    Ok(behind_registry(store))
+    Ok(behind_registry(store.clone()).many_by_tags(store, options))
 }
 
 /// A daemon is a registry with a control API beside.
@@ -589,6 +617,21 @@ mod tests {
                 }
             })
             .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn opened_folders_hold_many_repositories() {
+        for (scheme, beside_doors) in [("disk", true), ("disk", false), ("oci-layout", true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let url = url(&format!("{scheme}:{}", dir.path().display()));
+            let options = Options {
+                beside_doors,
+                ..Options::default()
+            };
+            let opened = open(&url, &options).await.unwrap();
+            let all = opened.repositories.unwrap();
+            conformance::repositories::run(&*all).await;
         }
     }
 

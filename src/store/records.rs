@@ -12,9 +12,9 @@ use crate::entry::Time;
 pub struct Listed {
     /// Its key, whole.
     pub key: String,
-    /// Count of its bytes.
-    pub size: u64,
-    /// When it was last written, by the store's clock; `None` where the store does not say.
+    /// Count of its bytes; `None` where a listing does not say.
+    pub size: Option<u64>,
+    /// When it was last written, by the store's clock; `None` where the store does not say. A part of a merged tag always has it.
     pub modified: Option<Time>,
 }
 

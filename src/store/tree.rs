@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     records::Listed,
 };
 use crate::fs;
@@ -162,7 +162,14 @@ impl Tree {
 
     /// The bytes at `key`, at most `limit`; `None` where there is nothing.
     pub(super) fn read(&self, op: &'static str, key: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        fs::read_if_there(&self.path(key), limit).map_err(|e| Error::io(op, e))
+        fs::read_if_there(&self.path(key), limit).map_err(|e| {
+            let is_too_long = e.kind() == std::io::ErrorKind::InvalidData;
+            let mut e = Error::io(op, e);
+            if is_too_long {
+                e.kind = ErrorKind::Corrupt;
+            }
+            e
+        })
     }
 
     /// Says whether nothing is at `key`.
@@ -230,7 +237,7 @@ impl Tree {
                 if let Some(stat) = dir.stat(&item.name)?.filter(fs::Stat::is_file) {
                     files.push(Listed {
                         key: format!("{folder}/{name}"),
-                        size: stat.size,
+                        size: Some(stat.size),
                         modified: Some(stat.mtime),
                     });
                 }

@@ -325,14 +325,15 @@ fn damage_that_the_daemon_finds_is_mended_by_this_nodes_next_export() {
 #[test]
 fn over_tcp_who_may_do_everything_prunes_and_others_do_not() {
     let secrets = tempfile::tempdir().unwrap();
-    let tokens = secrets.path().join("tokens");
-    fs::write(&tokens, "admin token-of-admin-0123\nci token-of-ci-01234567\n").unwrap();
-    let daemon = Daemon::start(&[
-        "--auth-tokens",
-        tokens.to_str().unwrap(),
-        "--auth-grants",
-        "admin = ** : *; ci = cachectl : pull, push",
-    ]);
+    let (tokens, config) = (secrets.path().join("tokens"), secrets.path().join("c.toml"));
+    fs::write(
+        &tokens,
+        "admin token-of-admin-0123\nci token-of-ci-01234567\n",
+    )
+    .unwrap();
+    let grants = r#"grants = ["admin = ** : *", "ci = cachectl : pull, push"]"#;
+    fs::write(&config, format!("[auth]\ntokens = {tokens:?}\n{grants}\n")).unwrap();
+    let daemon = Daemon::start(&["--config", config.to_str().unwrap()]);
     let node = Node::new();
     let prune = |name: &str, token: &str| {
         words(&node, "prune --dry-run")
@@ -340,11 +341,11 @@ fn over_tcp_who_may_do_everything_prunes_and_others_do_not() {
             .env("CACHECTL_REGISTRY_USERNAME", name)
             .env("CACHECTL_REGISTRY_PASSWORD", token)
     };
-    prune("admin", "token-of-admin-0123").ok();
-    let refused = prune("ci", "token-of-ci-01234567").fails();
-    assert!(refused.stderr.contains("may not"), "{}", refused.stderr);
-    let unknown = prune("admin", "token-of-nobody-0123").fails();
-    assert!(unknown.stderr.contains("wrong"), "{}", unknown.stderr);
+    prune("admin", "token-of-admin-0123").run().success();
+    let refused = prune("ci", "token-of-ci-01234567").run().code(1);
+    assert!(refused.stderr.contains("may not"), "{refused}");
+    let unknown = prune("admin", "token-of-nobody-0123").run().code(1);
+    assert!(unknown.stderr.contains("wrong"), "{unknown}");
 }
 
 #[test]

@@ -36,6 +36,24 @@ fn without_arguments_it_serves_or_says_who_has_the_port() {
     assert!(node.path("home/.local/state/cachectld/lock").is_file());
 }
 
+/// Nobody is asked before it is ready: a registry that is away is trouble of the requests that need it.
+#[test]
+fn a_registry_that_is_away_does_not_keep_it_from_starting() {
+    for with_front in [false, true] {
+        let node = Node::new();
+        let front = node.path("front");
+        let began = std::time::Instant::now();
+        let mut args = vec!["--store", "oci://127.0.0.1:1/team/caches"];
+        if with_front {
+            args.extend(["--front", front.to_str().unwrap(), "--mode", "write-back"]);
+        }
+        let daemon = Daemon::start(&node, &args);
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+        assert_eq!(daemon.status("GET", "/v2/"), 200);
+        assert_eq!(daemon.status("GET", "/readyz"), 200);
+    }
+}
+
 #[test]
 fn every_listener_is_named_and_answers() {
     let node = Node::new();
@@ -125,7 +143,10 @@ fn wrong_settings_end_with_2_and_say_where_and_what() {
         (&["--config", &users], &["missing"]),
         (&["--config", &keys], &["missing.pem"]),
         (&["--listen", ":5000"], &["0.0.0.0 or [::]"]),
-        (&["--store", "oci://h/r"], &["cannot stand behind a daemon"]),
+        (
+            &["--store", "cachectld:/s"],
+            &["cannot stand behind a daemon"],
+        ),
         (&["--front", "f"], &["gains nothing", "leave out `front`"]),
         (&["--lisen", "x"], &["--listen"]),
         (&["--socket-group", "no such group"], &["there is no group"]),

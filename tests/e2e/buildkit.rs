@@ -319,3 +319,13 @@ fn what_one_daemon_wrote_another_one_reads_on_seaweedfs() {
 fn what_one_daemon_wrote_another_one_reads_on_minio() {
     two_daemons_over(Backend::Minio);
 }
+
+#[test]
+fn what_one_daemon_wrote_another_one_reads_over_debians_registry() {
+    two_daemons_over(Backend::DebianRegistry);
+}
+
+#[test]
+fn what_one_daemon_wrote_another_one_reads_over_distribution_v3() {
+    two_daemons_over(Backend::DistributionV3);
+}

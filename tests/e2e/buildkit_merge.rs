@@ -97,10 +97,19 @@ fn two_builds_export_to_a_tag_at_the_same_time() {
 
 #[test]
 fn two_builds_export_to_a_tag_at_the_same_time_through_two_daemons() {
+    through_two_daemons(Backend::Minio);
+}
+
+#[test]
+fn two_builds_export_to_a_tag_at_the_same_time_through_two_daemons_over_a_registry() {
+    through_two_daemons(Backend::DebianRegistry);
+}
+
+fn through_two_daemons(backend: Backend) {
     if !e2e() || !ours() {
         return;
     }
-    let door = Door::over(TestStore::new(Backend::Minio), Access::Anonymous);
+    let door = Door::over(TestStore::new(backend), Access::Anonymous);
     let other = Cachectld::over(door.store.url()).envs(door.store.env());
     let other = other.start();
     at_the_same_time(&door, other.port);

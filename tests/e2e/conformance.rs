@@ -72,6 +72,30 @@ fn the_door_conforms_on_minio() {
 }
 
 #[test]
+fn the_door_conforms_on_an_image_layout() {
+    if e2e() && ours() {
+        let store = TestStore::new(Backend::OciLayout);
+        conforms(&Door::over(store, Access::Anonymous), "image layout");
+    }
+}
+
+#[test]
+fn the_door_conforms_over_debians_registry() {
+    if e2e() && ours() {
+        let store = TestStore::new(Backend::DebianRegistry);
+        conforms(&Door::over(store, Access::Anonymous), "Debian's registry");
+    }
+}
+
+#[test]
+fn the_door_conforms_over_distribution_v3() {
+    if e2e() && ours() {
+        let store = TestStore::new(Backend::DistributionV3);
+        conforms(&Door::over(store, Access::Anonymous), "distribution v3");
+    }
+}
+
+#[test]
 fn the_door_conforms_behind_a_password() {
     if e2e() && ours() {
         conforms(&Door::with(Access::Basic), "disk, passwords");

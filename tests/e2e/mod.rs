@@ -17,3 +17,4 @@ mod heal;
 mod incremental;
 mod operations;
 mod parallel;
+mod registries;

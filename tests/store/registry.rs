@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use cachectl::artifact::{Descriptor, Manifest, Reference, Tag, media};
 use cachectl::redact::Secret;
+use cachectl::store::by_tags::ByTags;
 use cachectl::store::conformance::{self, Subject};
+use cachectl::store::keys::Repo;
+use cachectl::store::open::{self, Options};
 use cachectl::store::registry::{Config, CredentialSources, Location, Registry as Store};
 use cachectl::store::{
     BlobStore as _, Body, ErrorKind, Expect, Meet, Put, TagStore as _, Untag, net,
@@ -13,7 +16,7 @@ use cachectl::store::{
 
 use crate::support::servers::{DebianRegistry, DistributionV3, Login, Registry};
 
-async fn open(server: &Registry, repository: &str, config: Config) -> Store {
+async fn open_at(server: &Registry, repository: &str, config: Config) -> Store {
     let location = Location::parse(&Registry::url(server.port, repository)).unwrap();
     Store::open(&location, &config, &net::Common::default())
         .await
@@ -31,7 +34,7 @@ fn logged_in(server: &Registry) -> Config {
 }
 
 async fn conforms(server: &Registry, config: Config) {
-    let store = open(server, "team/conformance", config).await;
+    let store = open_at(server, "team/conformance", config).await;
     conformance::run_all(async || Subject {
         store: Arc::new(store.clone()),
         meet: Meet::SideTags,
@@ -41,6 +44,45 @@ async fn conforms(server: &Registry, config: Config) {
         keep: Box::new(()),
     })
     .await;
+}
+
+/// A daemon's view of the same registry: many repositories in one.
+async fn holds_many_repositories(server: &Registry, config: Config) {
+    let store = open_at(server, "team/many", config.clone()).await;
+    let all = ByTags::new(store.clone());
+    for repo in ["cachectl", "team/app"] {
+        let one = Arc::new(all.in_repo(repo.parse().unwrap()));
+        conformance::run_all(async || Subject {
+            store: one.clone(),
+            meet: Meet::SideTags,
+            untag: Some(one.clone() as Arc<dyn Untag>),
+            sweep: None,
+            spool_dir: None,
+            keep: Box::new(()),
+        })
+        .await;
+    }
+    let url = Registry::url(server.port, "team/many");
+    let options = Options {
+        beside_doors: true,
+        registry: config,
+        ..Options::default()
+    };
+    let opened = open::open(&url.parse().unwrap(), &options).await.unwrap();
+    let all = opened.repositories.unwrap();
+    conformance::repositories::run(&*all).await;
+    // Who uses the registry without a daemon sees its own names only, and those.
+    all.repository(&Repo::cli())
+        .put_manifest(&empty_index(), &[tag("gobuild.x")])
+        .await
+        .unwrap();
+    let tags = store.tags("").await.unwrap();
+    assert!(tags.contains(&tag("gobuild.x")), "{tags:?}");
+    assert!(
+        tags.iter().all(|t| !t.as_str().starts_with("_c.")),
+        "{tags:?}"
+    );
+    assert!(!store.tags("_c.").await.unwrap().is_empty());
 }
 
 fn bytes(len: usize) -> (Descriptor, Body, Bytes) {
@@ -60,15 +102,19 @@ async fn resolve(store: &Store, name: &str) -> Option<Manifest> {
     found.map(|r| r.manifest)
 }
 
-/// Two tags of one manifest: one of them goes, the other stays.
-async fn untag_spares_the_neighbour(store: &Store) {
-    let manifest = Manifest::new(
+fn empty_index() -> Manifest {
+    Manifest::new(
         media::IMAGE_INDEX,
         format!(
             r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#,
             media::IMAGE_INDEX
         ),
-    );
+    )
+}
+
+/// Two tags of one manifest: one of them goes, the other stays.
+async fn untag_spares_the_neighbour(store: &Store) {
+    let manifest = empty_index();
     for name in ["gone", "stays"] {
         let name = tag(name);
         let published = store.publish(&manifest, Some(&name), &Expect::Anything);
@@ -81,12 +127,12 @@ async fn untag_spares_the_neighbour(store: &Store) {
 }
 
 async fn mounts_from_another_repository(server: &Registry, config: Config) {
-    let there = open(server, "team/there", config.clone()).await;
+    let there = open_at(server, "team/there", config.clone()).await;
     let here = Config {
         mount_from: vec!["team/nothing".to_owned(), "team/there".to_owned()],
         ..config
     };
-    let here = open(server, "team/here", here).await;
+    let here = open_at(server, "team/here", here).await;
     let (desc, body, _) = bytes(300_000);
     assert_eq!(there.put(&desc, &body).await.unwrap(), Put::Stored);
     assert_eq!(here.stat(&desc.digest).await.unwrap(), None);
@@ -98,7 +144,8 @@ async fn mounts_from_another_repository(server: &Registry, config: Config) {
 async fn debian_registry_is_a_store() {
     let server = DebianRegistry::start(Login::Open);
     conforms(&server, Config::default()).await;
-    untag_spares_the_neighbour(&open(&server, "team/untag", Config::default()).await).await;
+    holds_many_repositories(&server, Config::default()).await;
+    untag_spares_the_neighbour(&open_at(&server, "team/untag", Config::default()).await).await;
     mounts_from_another_repository(&server, Config::default()).await;
 }
 
@@ -113,7 +160,7 @@ async fn debian_registry_with_passwords_is_a_store() {
         ..Config::default()
     };
     for config in [Config::default(), wrong] {
-        let store = open(&server, "team/conformance", config).await;
+        let store = open_at(&server, "team/conformance", config).await;
         let (desc, body, _) = bytes(10);
         let e = store.stat(&desc.digest).await.unwrap_err();
         assert_eq!(e.kind, ErrorKind::Unauthenticated, "{e}");
@@ -130,7 +177,8 @@ async fn distribution_v3_is_a_store() {
     for login in [Login::Open, Login::Htpasswd] {
         let server = DistributionV3::start(login);
         conforms(&server, logged_in(&server)).await;
-        untag_spares_the_neighbour(&open(&server, "team/untag", logged_in(&server)).await).await;
+        holds_many_repositories(&server, logged_in(&server)).await;
+        untag_spares_the_neighbour(&open_at(&server, "team/untag", logged_in(&server)).await).await;
         mounts_from_another_repository(&server, logged_in(&server)).await;
     }
 }
@@ -138,7 +186,7 @@ async fn distribution_v3_is_a_store() {
 #[tokio::test]
 async fn names_of_an_absent_repository_are_none() {
     let server = DebianRegistry::start(Login::Open);
-    let store = open(&server, "never/written", Config::default()).await;
+    let store = open_at(&server, "never/written", Config::default()).await;
     assert!(store.tags("").await.unwrap().is_empty());
     assert_eq!(resolve(&store, "x").await, None);
     let near = store.clock().await.unwrap().secs - cachectl::entry::Time::now().secs;
@@ -166,7 +214,7 @@ async fn upload_through_a_link_that_is_cut_twice_succeeds() {
         .unwrap();
     let (desc, body, _) = bytes(20_000_000);
     assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
-    let direct = open(&server, "team/cut", config).await;
+    let direct = open_at(&server, "team/cut", config).await;
     assert_eq!(direct.stat(&desc.digest).await.unwrap(), Some(20_000_000));
 }
 
@@ -179,7 +227,7 @@ async fn upload_through_a_link_that_cuts_every_connection_succeeds() {
     let store = Store::open(&location, &Config::default(), &net::Common::default())
         .await
         .unwrap();
-    let direct = open(&server, "team/cut", Config::default()).await;
+    let direct = open_at(&server, "team/cut", Config::default()).await;
     for len in [60_000_000, 50_000_000] {
         let (desc, body, _) = bytes(len);
         assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);

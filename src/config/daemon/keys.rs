@@ -89,7 +89,7 @@ static OWN: &[Key] = &[
         Shape::Url,
         Some("store"),
         "disk:$XDG_CACHE_HOME/cachectl",
-        "where blobs and tags are kept: disk:/path, s3://bucket/prefix?region=…&endpoint=…",
+        "where blobs and tags are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository",
     ),
     key(
         "front",

@@ -98,7 +98,12 @@ async fn a_body_that_breaks_off_is_counted_with_what_was_sent() {
 
 #[tokio::test]
 async fn a_call_of_grpc_ends_as_its_status_says() {
-    for (status, outcome) in [("0", "ok"), ("5", "miss"), ("7", "refused"), ("14", "error")] {
+    for (status, outcome) in [
+        ("0", "ok"),
+        ("5", "miss"),
+        ("7", "refused"),
+        ("14", "error"),
+    ] {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-status", status.parse().unwrap());
         let end: Result<_, io::Error> = Ok(http_body::Frame::<Bytes>::trailers(headers.clone()));

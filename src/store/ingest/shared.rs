@@ -342,8 +342,10 @@ impl Pieces {
                 continue;
             };
             // Of two tries of one request the longer one counts; what does not follow was never acknowledged.
-            if start == end(&ranges) {
-                ranges.push(start..start + listed.size);
+            if start == end(&ranges)
+                && let Some(size) = listed.size
+            {
+                ranges.push(start..start + size);
             }
         }
         Ok(Some(ranges))

@@ -7,7 +7,11 @@ use serde_json::{Map, Value, json};
 use crate::{
     artifact::{Descriptor, Tag, annotations, media},
     digest::Digest,
-    store::error::{Error, ErrorKind, Result},
+    store::{
+        by_tags::names::tells_of,
+        error::{Error, ErrorKind, Result},
+        keys,
+    },
 };
 
 /// The name that containerd gives to images; entries that have it are not ours to replace.
@@ -104,7 +108,7 @@ impl Index {
             .filter(|e| descriptor(e).is_some())
             .filter_map(ref_name);
         let mut tags: Vec<Tag> = names
-            .filter(|n| n.starts_with(prefix))
+            .filter(|n| keys::is_listed(n, prefix))
             .filter_map(|n| n.parse().ok())
             .collect();
         tags.sort_unstable();
@@ -146,6 +150,16 @@ impl Index {
                 ref_name(e) != Some(tag.as_str()) || annotation(e, CONTAINERD_NAME).is_some()
             });
             entries.push(entry);
+        }
+    }
+
+    /// Removes the records that only say that there is a manifest with this digest.
+    pub(super) fn forget(&mut self, digest: &Digest) {
+        if let Some(entries) = self.entries_mut() {
+            entries.retain(|e| {
+                let tag: Option<Tag> = ref_name(e).and_then(|n| n.parse().ok());
+                !tag.is_some_and(|tag| tells_of(&tag, digest))
+            });
         }
     }
 

@@ -362,3 +362,54 @@ async fn layer_is_no_manifest_and_another_version_is_refused() {
         assert!(healed.contains("1.0.0"), "{damaged}");
     }
 }
+
+/// As a daemon has it: what no tag needs goes, and what was noted of it; the rest stays.
+#[tokio::test]
+async fn swept_manifest_of_a_repository_is_forgotten_and_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = open(dir.path()).await;
+    let all = crate::store::by_tags::ByTags::new(layout.clone());
+    let repo: crate::store::keys::Repo = "team/app".parse().unwrap();
+    let one = all.in_repo(repo.clone());
+    let manifest = |n: u32| {
+        let doc = json!({"mediaType": media::IMAGE_INDEX, "manifests": [], "annotations": {"n": n.to_string()}});
+        Manifest::sniff(doc.to_string())
+    };
+    let (old, new, part) = (manifest(1), manifest(2), manifest(3));
+    for m in [&old, &new] {
+        one.publish(m, Some(&tag("v1")), &Expect::Anything)
+            .await
+            .unwrap();
+    }
+    one.publish(&part, None, &Expect::Anything).await.unwrap();
+    let key = crate::store::keys::part(&repo, &tag("v1"), &part.digest);
+    let bytes = crate::store::record::encode(&crate::store::record::Tagged::at(&part));
+    crate::store::Records::write_record(&all, &key, bytes.into())
+        .await
+        .unwrap();
+    let later = Time {
+        secs: Time::now().secs + 10,
+        nanos: 0,
+    };
+    let digests = [old.digest, new.digest, part.digest];
+    let (count, _) = layout.remove(&digests, later).await.unwrap();
+    assert_eq!(count, 1);
+    let known = crate::store::keys::manifests_prefix(&repo);
+    let known = crate::store::Records::list_records(&all, &known)
+        .await
+        .unwrap();
+    assert_eq!(known.len(), 2);
+    assert!(one.resolve(&old.digest.into()).await.unwrap().is_none());
+    for m in [&new, &part] {
+        let found = one.resolve(&m.digest.into()).await.unwrap();
+        assert_eq!(found.unwrap().manifest, *m);
+    }
+    // To other tools the folder is a layout as before.
+    let index = std::fs::read(dir.path().join("index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    for entry in index["manifests"].as_array().unwrap() {
+        let digest: Digest = entry["digest"].as_str().unwrap().parse().unwrap();
+        assert!(layout.stat(&digest).await.unwrap().is_some(), "{entry}");
+    }
+    assert_eq!(layout.tags("").await.unwrap(), []);
+}

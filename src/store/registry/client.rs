@@ -29,7 +29,7 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, Expect, Published, Put, Resolved, Result, TagStore,
-        Untag, Version, net,
+        Untag, Version, by_tags::Flat, net,
     },
 };
 
@@ -55,6 +55,8 @@ pub(super) struct Inner {
     pub(super) no_single_post: AtomicBool,
     /// Bytes of a piece at a registry that loses an upload when its connection breaks: see `upload`. 0: none was lost yet.
     pub(super) careful_bytes: AtomicU64,
+    /// The registry cannot remove tags, and the repository says so: see `tags`.
+    pub(super) overwrites: AtomicBool,
     pub(super) cleanups: Cleanups,
     clockless: Once,
 }
@@ -95,6 +97,7 @@ impl Registry {
             way: AtomicU8::new(0),
             no_single_post: AtomicBool::new(false),
             careful_bytes: AtomicU64::new(0),
+            overwrites: AtomicBool::new(false),
             cleanups: Cleanups::default(),
             clockless: Once::default(),
         })))
@@ -187,6 +190,20 @@ impl TagStore for Registry {
             }
             Time::now()
         }))
+    }
+}
+
+#[async_trait]
+impl Flat for Registry {
+    fn manifests_are_blobs(&self) -> bool {
+        false
+    }
+
+    async fn standing(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.at(
+            format!("tags {prefix}*"),
+            tags::standing(&self.0, prefix).await,
+        )
     }
 }
 

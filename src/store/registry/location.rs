@@ -2,11 +2,10 @@
 
 use std::{fmt, path::Path};
 
-use oci_client::Reference;
 use reqwest::Url;
 
 use super::{daemon::Door, guard};
-use crate::store::{Error, ErrorKind, Result};
+use crate::store::{Error, ErrorKind, Result, keys};
 
 /// Docker Hub's name in references, and where its API is.
 const HUB: &str = "docker.io";
@@ -56,15 +55,25 @@ impl Location {
         if repository.is_empty() {
             return Err(refused("names no repository".to_owned()));
         }
-        let reference = Reference::try_from(format!("{}/{repository}", reference_host(&host)))
-            .map_err(|e| refused(format!("is no repository of a registry: {e}")))?;
-        if reference.digest().is_some() || repository.contains(':') {
+        if repository.contains([':', '@']) {
             return Err(refused(
                 "has a tag or digest; tags are made by cachectl".to_owned(),
             ));
         }
+        // Not by `oci_client`'s reference: its regular expression takes longer to compile than all else at a start.
+        if !keys::is_repository(repository) {
+            return Err(refused(
+                "names no repository of a registry: lower-case words and digits with `.`, `_`, `-` between them, and `/`"
+                    .to_owned(),
+            ));
+        }
+        let is_official = is_hub(&host) && !repository.contains('/');
         let location = Self {
-            repository: reference.repository().to_owned(),
+            repository: if is_official {
+                format!("library/{repository}")
+            } else {
+                repository.to_owned()
+            },
             insecure: insecure(query).map_err(&refused)?,
             host,
             door: None,
@@ -132,12 +141,12 @@ impl fmt::Display for Location {
     }
 }
 
+fn is_hub(host: &str) -> bool {
+    matches!(host, HUB | "index.docker.io")
+}
+
 fn api(host: &str, insecure: bool) -> Option<Url> {
-    let host = if matches!(host, HUB | "index.docker.io") {
-        HUB_API
-    } else {
-        host
-    };
+    let host = if is_hub(host) { HUB_API } else { host };
     let mut url = Url::parse(&format!("https://{host}/")).ok()?;
     let plain = url.host_str().is_some_and(|h| !h.is_empty()) && url.path() == "/";
     if !plain || url.query().is_some() || url.fragment().is_some() {
@@ -148,18 +157,6 @@ fn api(host: &str, insecure: bool) -> Option<Url> {
         url = Url::parse(&format!("http://{host}/")).ok()?;
     }
     Some(url)
-}
-
-/// `host` so that a reference's grammar takes it for a host: a name without dot or port would be read as a user of Docker Hub,
-/// and IPv6 addresses are not in that grammar.
-fn reference_host(host: &str) -> String {
-    if host.starts_with('[') {
-        "registry.invalid".to_owned()
-    } else if host.contains(['.', ':']) || host == "localhost" {
-        host.to_owned()
-    } else {
-        format!("{host}:443")
-    }
 }
 
 fn insecure(query: &str) -> std::result::Result<bool, String> {
@@ -206,6 +203,8 @@ mod tests {
             api_of("oci://docker.io/team/app"),
             "https://registry-1.docker.io/"
         );
+        let official = Location::parse("oci://docker.io/app").unwrap();
+        assert_eq!(official.repository(), "library/app");
     }
 
     #[test]

@@ -1,8 +1,15 @@
 //! Tags: listed page by page, and taken away, by force where the registry cannot (spec, "Listing Tags", "Deleting tags").
+//!
+//! Tags that were taken away by force are listed all the same. Whoever must not see them looks at each; so that this costs nothing where
+//! tags do go away, the first of them leaves a tag of its own, [`OVERWRITTEN`], which says that some of the others may be gone.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use oci_client::errors::OciErrorCode;
 use reqwest::{Method, StatusCode, Url, header::LINK};
 use tracing::debug;
@@ -11,7 +18,7 @@ use super::{client::Inner, error, manifests, scopes::Scopes, upload, wire::Ask};
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag, media},
     digest::Digest,
-    store::{Body, Error, ErrorKind, Result},
+    store::{Body, Error, ErrorKind, Result, keys},
 };
 
 /// Tags in one page: ECR refuses more (`google/go-containerregistry:pkg/v1/remote/options.go`).
@@ -29,6 +36,11 @@ const REMOVED: &str = concat!(
     r#""config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"#,
     r#""layers":[{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}]}"#
 );
+
+/// Stands in a repository in which tags were overwritten instead of removed.
+const OVERWRITTEN: &str = "_c.overwritten";
+/// Tags that are looked at at once.
+const AT_ONCE: usize = 16;
 
 fn removed() -> Manifest {
     Manifest::new(
@@ -49,6 +61,31 @@ struct Page {
 
 /// All tags that start with `prefix`, sorted, unique; none if there is no such repository.
 pub(super) async fn list(inner: &Inner, prefix: &str) -> Result<Vec<Tag>> {
+    list_those(inner, |t| keys::is_listed(t, prefix)).await
+}
+
+/// The same without those that were taken away by force.
+pub(super) async fn standing(inner: &Inner, prefix: &str) -> Result<Vec<Tag>> {
+    let wanted = |t: &str| t == OVERWRITTEN || keys::is_listed(t, prefix);
+    let mut tags = list_those(inner, wanted).await?;
+    let all = tags.len();
+    tags.retain(|t| t.as_str() != OVERWRITTEN);
+    if tags.len() == all {
+        return Ok(tags);
+    }
+    let removed = removed().digest;
+    let stands = stream::iter(tags).map(|tag| async move {
+        let at = manifests::head(inner, &tag.clone().into()).await?;
+        Ok::<_, Error>(at.filter(|at| *at != removed).map(|_| tag))
+    });
+    let stands = stands.buffered(AT_ONCE);
+    stands
+        .try_filter_map(|tag| async move { Ok(tag) })
+        .try_collect()
+        .await
+}
+
+async fn list_those(inner: &Inner, wanted: impl Fn(&str) -> bool) -> Result<Vec<Tag>> {
     let mut url = inner.url("tags/list");
     url.set_query(Some(&format!("n={PAGE}")));
     let mut seen: HashSet<Url> = HashSet::new();
@@ -76,7 +113,7 @@ pub(super) async fn list(inner: &Inner, prefix: &str) -> Result<Vec<Tag>> {
             .tags
             .unwrap_or_default()
             .into_iter()
-            .filter(|t| t.starts_with(prefix));
+            .filter(|t| wanted(t));
         found.extend(ours.filter_map(|t| t.parse().ok()));
         seen.insert(url);
         if found.len() > MAX_TAGS || seen.len() > MAX_PAGES {
@@ -167,6 +204,12 @@ async fn overwrite(inner: &Arc<Inner>, reference: &Reference) -> Result<()> {
     let empty = Bytes::from_static(b"{}");
     let desc = Descriptor::new(media::EMPTY, Digest::sha256_of(&empty), empty.len() as u64);
     upload::put(inner, &desc, &Body::from(empty)).await?;
+    // First: who lists must not see a tag that is gone.
+    if !inner.overwrites.load(Ordering::Relaxed) {
+        let says_so = Reference::Tag(OVERWRITTEN.parse().expect("a constant that is a tag"));
+        manifests::put(inner, &removed(), &says_so).await?;
+        inner.overwrites.store(true, Ordering::Relaxed);
+    }
     manifests::put(inner, &removed(), reference).await
 }
 

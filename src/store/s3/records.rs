@@ -40,7 +40,7 @@ impl Records for S3 {
             })
             .map(|o| Listed {
                 key: o.key,
-                size: o.size,
+                size: Some(o.size),
                 modified: o.modified,
             })
             .collect();

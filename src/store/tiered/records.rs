@@ -199,7 +199,7 @@ impl Records for Core {
         for (key, entry) in self.queue.below(prefix) {
             let bytes = self.queued_record(&key, record::MAX_BYTES).await?;
             let listed = Listed {
-                size: bytes.map_or(0, |b| b.len() as u64),
+                size: bytes.map(|b| b.len() as u64),
                 modified: Some(entry.at),
                 key: key.clone(),
             };

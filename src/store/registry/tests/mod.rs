@@ -3,6 +3,7 @@
 mod auth;
 mod download;
 mod fake;
+mod many;
 mod names;
 mod upload;
 mod way;

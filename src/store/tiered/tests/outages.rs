@@ -186,7 +186,7 @@ async fn record_of_an_outage_is_read_at_once_and_reaches_the_remote() {
         .list_records(&keys::parts_prefix(repo.name(), &tag))
         .await
         .unwrap();
-    assert_eq!((listed.len(), listed[0].size), (1, 2));
+    assert_eq!((listed.len(), listed[0].size), (1, Some(2)));
     drop((repo, daemon, records));
     let daemon = world.start().await;
     daemon.link.cut(true);

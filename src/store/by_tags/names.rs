@@ -1,0 +1,414 @@
+//! Where each record lies: its key (see [`keys`]) as a tag of the one repository, and back.
+//!
+//! ```text
+//! _c.t.<repo>.<tag>       a tag of another repository than the CLI's own
+//! _c.p.<folder>.<digest>  a part of a merged tag
+//! _c.m.<folder>.<digest>  what is known of a manifest
+//! _c.f.<folder>.<digest>  a referrer
+//! _c.l.<folder>.<digest>  a blob that came to a repository
+//! _c.g.<folder>.<digest>  a tombstone
+//! ```
+//!
+//! A tag has 128 characters of `[A-Za-z0-9._-]`. `<repo>` keeps `[a-z0-9-]` and has `_xx` for every other byte, so that people
+//! can read it; one that gets longer than 40 is `-` and a hash, as `<folder>`, the key's text up to its last `/`, always is one:
+//! 80 bits in base 32. `<digest>` is its raw bytes in base 32, SHA-512's among them. A `<tag>` that finds no room any more is `-` and
+//! 130 bits of its hash. Hashes are of what the asker knows, so that every listing goes by a prefix; what they hide stands in the
+//! record itself and is compared when it is read.
+
+use std::fmt::Write as _;
+
+use crate::{
+    artifact::Tag,
+    digest::{Digest, Sha256},
+    store::keys::{self, RESERVED_TAGS, Repo},
+};
+
+/// Longest tag (distribution spec, "Pulling manifests").
+const MAX_TAG: usize = 128;
+/// Longest name of a repository that is written as it is.
+const MAX_CLEAR_REPO: usize = 40;
+/// Characters of a folder's hash, and of a tag's.
+const FOLDER_CHARS: usize = 16;
+const TAG_CHARS: usize = 26;
+const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// What the records of a folder say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tag,
+    Part,
+    Manifest,
+    Referrer,
+    Linked,
+    Gone,
+}
+
+impl Kind {
+    const ALL: [(Self, &'static str, char); 6] = [
+        (Self::Tag, "tags", 't'),
+        (Self::Part, "parts", 'p'),
+        (Self::Manifest, "manifests", 'm'),
+        (Self::Referrer, "referrers", 'f'),
+        (Self::Linked, "linked", 'l'),
+        (Self::Gone, "gone", 'g'),
+    ];
+
+    fn letter(self) -> char {
+        let own = Self::ALL.iter().find(|(kind, ..)| *kind == self);
+        own.map_or('x', |(.., letter)| *letter)
+    }
+
+    fn of_letter(letter: char) -> Option<Self> {
+        let own = Self::ALL.iter().find(|(.., l)| *l == letter);
+        own.map(|(kind, ..)| *kind)
+    }
+}
+
+/// The folder that a record's key lies in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Folder {
+    pub(super) repo: Repo,
+    pub(super) kind: Kind,
+    /// Up to its last `/`.
+    text: String,
+    /// What the tags of all its records start with.
+    prefix: String,
+}
+
+impl Folder {
+    /// Takes the folder off a key, or off the start of some; `None` for what has no place here.
+    pub(super) fn split(key: &str) -> Option<(Self, &str)> {
+        let (folder, name) = key.rsplit_once('/')?;
+        let mut names = folder.strip_prefix(keys::REPOSITORIES)?.split('/');
+        let repo = Repo::unescape(names.next()?)?;
+        let (kind, middle) = (names.next()?, names.next());
+        let (kind, ..) = *Kind::ALL.iter().find(|(_, name, _)| *name == kind)?;
+        let has_middle = matches!(kind, Kind::Part | Kind::Referrer);
+        if names.next().is_some() || middle.is_some() != has_middle {
+            return None;
+        }
+        Some((Self::new(repo, kind, &key[..=folder.len()]), name))
+    }
+
+    fn new(repo: Repo, kind: Kind, text: &str) -> Self {
+        let field = match kind {
+            Kind::Tag => {
+                let clear = escape(&repo);
+                let fits = clear.len() <= MAX_CLEAR_REPO;
+                if fits {
+                    clear
+                } else {
+                    hashed(text, FOLDER_CHARS)
+                }
+            }
+            _ => hash(text, FOLDER_CHARS),
+        };
+        Self {
+            prefix: format!("{RESERVED_TAGS}{}.{field}.", kind.letter()),
+            text: text.to_owned(),
+            repo,
+            kind,
+        }
+    }
+
+    /// The folder of a repository's tags.
+    pub(super) fn of_tags(repo: &Repo) -> Self {
+        Self::new(repo.clone(), Kind::Tag, &keys::tags_prefix(repo))
+    }
+
+    /// The folder of what is known of a repository's manifests.
+    pub(super) fn of_manifests(repo: &Repo) -> Self {
+        Self::new(repo.clone(), Kind::Manifest, &keys::manifests_prefix(repo))
+    }
+
+    /// What the tags of all its records start with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The key of the record `name` in it.
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.text)
+    }
+
+    /// Where the record `name` lies; `None` for a name that no key of ours has.
+    pub(super) fn place(&self, name: &str) -> Option<Tag> {
+        let field = match self.kind {
+            Kind::Tag => {
+                // One name, one key.
+                name.parse::<Tag>().ok()?;
+                let fits = self.prefix.len() + name.len() <= MAX_TAG;
+                if fits {
+                    name.to_owned()
+                } else {
+                    hashed(name, TAG_CHARS)
+                }
+            }
+            _ => match keys::unflat(name).filter(|d| keys::flat(d) == name)? {
+                Digest::Sha256(Sha256(raw)) => base32(&raw),
+                Digest::Sha512(raw) => base32(&raw),
+            },
+        };
+        format!("{}{field}", self.prefix).parse().ok()
+    }
+
+    /// The name of a record that lies there.
+    pub(super) fn name(&self, place: &Tag) -> Name {
+        let Some(field) = place.as_str().strip_prefix(&self.prefix) else {
+            return Name::Foreign;
+        };
+        match self.kind {
+            Kind::Tag if field.starts_with('-') => Name::Hashed,
+            Kind::Tag => match field.parse::<Tag>() {
+                Ok(_) => Name::Clear(field.to_owned()),
+                Err(_) => Name::Foreign,
+            },
+            _ => digest(field).map_or(Name::Foreign, |d| Name::Clear(keys::flat(&d))),
+        }
+    }
+}
+
+/// A record's name, as far as its place tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Name {
+    Clear(String),
+    /// The record itself knows it.
+    Hashed,
+    /// Nothing of ours.
+    Foreign,
+}
+
+/// What a place alone tells of its repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Whose {
+    Repo(Repo),
+    /// What is known of a manifest, in a folder that starts so; the record knows of which repository.
+    ManifestOf(String),
+    /// Nobody's of whom there is not something else too.
+    Unknown,
+}
+
+/// Says whose a place is: no repository has tags or parts without what is known of their manifests.
+pub(super) fn whose(place: &Tag) -> Whose {
+    let read = || {
+        let rest = place.as_str().strip_prefix(RESERVED_TAGS)?;
+        let (kind, rest) = rest.split_once('.')?;
+        let mut letters = kind.chars();
+        let kind = Kind::of_letter(letters.next()?).filter(|_| letters.next().is_none())?;
+        let (field, _) = rest.split_once('.')?;
+        match kind {
+            Kind::Tag => unescape(field).map(Whose::Repo),
+            Kind::Manifest => Some(Whose::ManifestOf(format!(
+                "{RESERVED_TAGS}{}.{field}.",
+                kind.letter()
+            ))),
+            _ => None,
+        }
+    };
+    read().unwrap_or(Whose::Unknown)
+}
+
+/// Says whether what lies at `place` only says that there is a manifest with this digest: it goes with the manifest.
+pub(in crate::store) fn tells_of(place: &Tag, digest: &Digest) -> bool {
+    let read = || {
+        let rest = place.as_str().strip_prefix(RESERVED_TAGS)?;
+        let (kind, rest) = rest.split_once('.')?;
+        let (_, field) = rest.split_once('.')?;
+        Some(matches!(kind, "m" | "f") && self::digest(field) == Some(*digest))
+    };
+    read().unwrap_or(false)
+}
+
+fn escape(repo: &Repo) -> String {
+    let mut out = String::new();
+    for b in repo.as_str().bytes() {
+        if b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' {
+            out.push(b as char);
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "_{b:02x}");
+        }
+    }
+    out
+}
+
+fn unescape(field: &str) -> Option<Repo> {
+    let mut out = String::new();
+    let mut rest = field;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        if c == '_' {
+            let hex = rest.get(..2)?;
+            out.push(u8::from_str_radix(hex, 16).ok()? as char);
+            rest = &rest[2..];
+        } else {
+            out.push(c);
+        }
+    }
+    let repo: Repo = out.parse().ok()?;
+    (escape(&repo) == field).then_some(repo)
+}
+
+/// So many characters of a text's hash.
+fn hash(text: &str, chars: usize) -> String {
+    let mut all = base32(&Sha256::of(text.as_bytes()).0);
+    all.truncate(chars);
+    all
+}
+
+/// The same where clear text might stand, which never starts so.
+fn hashed(text: &str, chars: usize) -> String {
+    format!("-{}", hash(text, chars))
+}
+
+fn base32(bytes: &[u8]) -> String {
+    let (mut bits, mut count, mut out) = (0_u32, 0, String::new());
+    for b in bytes {
+        bits = bits << 8 | u32::from(*b);
+        count += 8;
+        while count >= 5 {
+            count -= 5;
+            out.push(BASE32[(bits >> count & 31) as usize] as char);
+        }
+    }
+    if count > 0 {
+        out.push(BASE32[(bits << (5 - count) & 31) as usize] as char);
+    }
+    out
+}
+
+fn unbase32(text: &str) -> Option<Vec<u8>> {
+    let (mut bits, mut count, mut out) = (0_u32, 0, Vec::new());
+    for b in text.bytes() {
+        let value = BASE32.iter().position(|c| *c == b)?;
+        bits = bits << 5 | value as u32;
+        count += 5;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    (base32(&out) == text).then_some(out)
+}
+
+fn digest(field: &str) -> Option<Digest> {
+    let raw = unbase32(field)?;
+    if let Ok(raw) = <[u8; 32]>::try_from(raw.as_slice()) {
+        return Some(Digest::Sha256(Sha256(raw)));
+    }
+    raw.try_into().ok().map(Digest::Sha512)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(key: &str) -> Option<(Tag, Name)> {
+        let (folder, name) = Folder::split(key)?;
+        let place = folder.place(name)?;
+        let back = folder.name(&place);
+        if let Name::Clear(name) = &back {
+            assert_eq!(folder.key(name), key);
+        }
+        Some((place, back))
+    }
+
+    #[test]
+    fn every_key_has_a_place_of_its_own_and_is_read_back() {
+        let long = format!("{}/x", ["abc_d.e"; 24].join("/"));
+        let (a, b) = (Digest::sha256_of(b"a"), Digest::Sha512([7; 64]));
+        let tags: [Tag; 3] = [
+            "v1".parse().unwrap(),
+            "w1".parse().unwrap(),
+            "x".repeat(128).parse().unwrap(),
+        ];
+        let mut places = std::collections::BTreeSet::new();
+        let mut count = 0;
+        for repo in ["app", "team/app", "team/app.2", "team/app_2", "a-b", &long] {
+            let repo: Repo = repo.parse().unwrap();
+            let mut all: Vec<String> = tags.iter().map(|t| keys::tag(&repo, t)).collect();
+            for d in [&a, &b] {
+                all.extend(tags.iter().map(|t| keys::part(&repo, t, d)));
+                all.push(keys::manifest(&repo, d));
+                all.extend([&a, &b].map(|s| keys::referrer(&repo, s, d)));
+                all.push(keys::linked(&repo, d));
+                all.push(keys::gone(&repo, d));
+            }
+            for key in all {
+                let (place, name) = there_and_back(&key).unwrap_or_else(|| panic!("{key}"));
+                let hashed = key.ends_with(tags[2].as_str());
+                assert_eq!(name == Name::Hashed, hashed, "{key} {place}");
+                places.insert(place);
+                count += 1;
+            }
+        }
+        assert_eq!(places.len(), count);
+    }
+
+    #[test]
+    fn places_of_short_names_can_be_read_by_people() {
+        let repo: Repo = "team/app".parse().unwrap();
+        let (place, _) = there_and_back(&keys::tag(&repo, &"v1.2".parse().unwrap())).unwrap();
+        assert_eq!(place.as_str(), "_c.t.team_2fapp.v1.2");
+        assert_eq!(whose(&place), Whose::Repo(repo));
+    }
+
+    #[test]
+    fn what_is_no_record_has_no_place() {
+        let d = keys::flat(&Digest::sha256_of(b"a"));
+        for key in [
+            "",
+            "blobs/sha256/00",
+            "uploads/x",
+            "meta/marks/x",
+            "r/app/tags/-x",
+            "r/app/tags/a/b",
+            "r/App/tags/x",
+            "r/app/parts/x",
+            "r/app/manifests/x",
+            "r/app/else/x",
+            &format!("r/app/manifests/{}", d.to_uppercase()),
+            &format!("r/app/linked/x/{d}"),
+        ] {
+            assert_eq!(there_and_back(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn foreign_places_are_nobodys() {
+        let (folder, _) = Folder::split("r/app/manifests/").unwrap();
+        for text in [
+            "v1",
+            "_c.",
+            "_c.m",
+            "_c.m.x",
+            "_c.m.x.y",
+            "_c.tt.app.v1",
+            "_c.t._zz.v1",
+            "_c.t._61pp.v1",
+            "_c.t.-abc.v1",
+            &format!("{}aaaa", folder.prefix()),
+            &format!("{}{}", folder.prefix(), "7".repeat(52)),
+        ] {
+            let place: Tag = text.parse().unwrap();
+            assert_eq!(folder.name(&place), Name::Foreign, "{text}");
+            assert!(!matches!(whose(&place), Whose::Repo(_)), "{text}");
+            assert!(!tells_of(&place, &Digest::sha256_of(b"a")));
+        }
+    }
+
+    #[test]
+    fn what_tells_of_a_manifest_is_known_by_its_place() {
+        let repo: Repo = "app".parse().unwrap();
+        let (d, e) = (Digest::sha256_of(b"d"), Digest::sha256_of(b"e"));
+        let place = |key: String| there_and_back(&key).unwrap().0;
+        assert!(tells_of(&place(keys::manifest(&repo, &d)), &d));
+        assert!(tells_of(&place(keys::referrer(&repo, &e, &d)), &d));
+        assert!(!tells_of(&place(keys::referrer(&repo, &e, &d)), &e));
+        assert!(!tells_of(&place(keys::gone(&repo, &d)), &d));
+        assert!(!tells_of(
+            &place(keys::part(&repo, &"t".parse().unwrap(), &d)),
+            &d
+        ));
+    }
+}

@@ -1,0 +1,370 @@
+//! One repository of many: blobs are everybody's, manifests and tags its own.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    ByTags, Flat,
+    card::{self, Card},
+    is_refusal,
+    names::{Folder, Name},
+    records,
+};
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES, media},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Expect, Published, Put, Records as _, Resolved, TagStore,
+        Untag, check_manifest, check_range,
+        error::{Error, ErrorKind, Result},
+        keys::{self, Repo},
+        record,
+    },
+};
+
+/// How the store took a manifest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    AsManifest,
+    AsBlob,
+}
+
+/// Where a tag lies, and whether its name can be read there.
+struct Place {
+    tag: Tag,
+    is_clear: bool,
+}
+
+/// A repository in a flat store.
+pub struct InRepo<S> {
+    all: ByTags<S>,
+    repo: Repo,
+    folder: Folder,
+}
+
+impl<S: Flat> InRepo<S> {
+    pub(super) fn new(all: ByTags<S>, repo: Repo) -> Self {
+        Self {
+            folder: Folder::of_tags(&repo),
+            all,
+            repo,
+        }
+    }
+
+    fn flat(&self) -> &S {
+        self.all.flat()
+    }
+
+    fn is_cli(&self) -> bool {
+        self.repo == Repo::cli()
+    }
+
+    /// Where a tag lies; `None` for one that cannot be the repository's.
+    fn place(&self, tag: &Tag) -> Option<Place> {
+        if self.is_cli() {
+            return (!keys::is_reserved(tag)).then(|| Place {
+                tag: tag.clone(),
+                is_clear: true,
+            });
+        }
+        let place = self.folder.place(tag.as_str())?;
+        Some(Place {
+            is_clear: matches!(self.folder.name(&place), Name::Clear(_)),
+            tag: place,
+        })
+    }
+
+    /// Where a tag is to lie.
+    fn new_place(&self, op: &'static str, tag: &Tag) -> Result<Place> {
+        self.place(tag).ok_or_else(|| {
+            let why = format!(
+                "tags of this repository cannot start with `{}`: other repositories' lie there",
+                keys::RESERVED_TAGS
+            );
+            Error::new(ErrorKind::Invalid, op, why).at("", tag)
+        })
+    }
+
+    /// What was taken as a manifest and is no blob: its bytes.
+    async fn as_manifest(&self, digest: &Digest) -> Result<Option<Manifest>> {
+        if self.flat().manifests_are_blobs() {
+            return Ok(None);
+        }
+        let found = self.flat().resolve(&(*digest).into()).await?;
+        Ok(found.map(|r| r.manifest))
+    }
+
+    async fn range_of_manifest(
+        &self,
+        desc: &Descriptor,
+        range: &Range<u64>,
+    ) -> Result<Option<ByteStream>> {
+        let Some(found) = self.as_manifest(&desc.digest).await? else {
+            return Ok(None);
+        };
+        let size = found.bytes.len() as u64;
+        if size != desc.size {
+            let want = desc.size;
+            let why = format!("it has {size} bytes, {want} were expected");
+            return Err(Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest));
+        }
+        let piece = found.bytes.slice(range.start as usize..range.end as usize);
+        let pieces = (!piece.is_empty()).then_some(Ok(piece));
+        Ok(Some(stream::iter(pieces).boxed()))
+    }
+
+    /// A manifest by what a record says of it.
+    async fn by_record(
+        &self,
+        op: &'static str,
+        digest: &Digest,
+        media_type: &str,
+        size: u64,
+    ) -> Result<Option<Manifest>> {
+        if size > MAX_MANIFEST_BYTES {
+            let why = "its record says that it is longer than any manifest";
+            return Err(Error::new(ErrorKind::Corrupt, op, why).at("", digest));
+        }
+        let desc = Descriptor::new(media_type, *digest, size);
+        let Some(stream) = self.get(&desc, 0..size).await? else {
+            return Ok(None);
+        };
+        let bytes: Vec<u8> = stream
+            .try_fold(Vec::new(), |mut all, piece| async move {
+                all.extend_from_slice(&piece);
+                Ok(all)
+            })
+            .await?;
+        if !digest.matches(&bytes) {
+            let why = "the manifest's bytes do not have its digest";
+            return Err(Error::new(ErrorKind::Corrupt, op, why).at("", digest));
+        }
+        Ok(Some(Manifest {
+            media_type: media_type.to_owned(),
+            bytes: bytes.into(),
+            digest: *digest,
+        }))
+    }
+
+    async fn resolve_tag(&self, tag: &Tag) -> Result<Option<Resolved>> {
+        const OP: &str = "resolve";
+        let Some(place) = self.place(tag) else {
+            return Ok(None);
+        };
+        let found = self.flat().resolve(&place.tag.into()).await;
+        let Some(found) = found? else {
+            return Ok(None);
+        };
+        if self.is_cli() {
+            let known = record::Manifested::of(&found.manifest);
+            self.all.0.by_tag.saw(&found.manifest.digest, known);
+            return Ok(Some(found));
+        }
+        if place.is_clear && !card::is_card(&found.manifest) {
+            return Ok(Some(found));
+        }
+        let key = keys::tag(&self.repo, tag);
+        let bytes = records::tagged(OP, &key, &found.manifest).map_err(|e| e.at("", tag))?;
+        let at: record::Tagged = record::decode(OP, &bytes).map_err(|e| e.at("", tag))?;
+        let manifest = self.by_record(OP, &at.digest, &at.media_type, at.size);
+        let Some(manifest) = manifest.await? else {
+            let why = format!(
+                "it names manifest {}, which is not there; export again, or remove the tag",
+                at.digest
+            );
+            return Err(Error::new(ErrorKind::Corrupt, OP, why).at("", tag));
+        };
+        Ok(Some(Resolved { manifest, ..found }))
+    }
+
+    async fn resolve_digest(&self, digest: &Digest) -> Result<Option<Resolved>> {
+        const OP: &str = "resolve";
+        let key = keys::manifest(&self.repo, digest);
+        let known = self.all.read_record(&key, record::MAX_BYTES).await?;
+        let Some(known) = known else {
+            return self.flat().resolve(&(*digest).into()).await;
+        };
+        let known: record::Manifested = record::decode(OP, &known).map_err(|e| e.at("", digest))?;
+        let manifest = self
+            .by_record(OP, digest, &known.media_type, known.size)
+            .await?;
+        Ok(manifest.map(|manifest| Resolved {
+            manifest,
+            version: None,
+            modified: None,
+        }))
+    }
+
+    /// Stores a manifest's bytes, then what is known of it.
+    async fn put_manifest(&self, manifest: &Manifest) -> Result<Kept> {
+        let kept = match self.flat().publish(manifest, None, &Expect::Anything).await {
+            Ok(_) => Kept::AsManifest,
+            Err(e) if is_refused(manifest, &e) && !self.is_cli() => {
+                tracing::debug!(error = %e, digest = %manifest.digest, "Manifest is kept as a blob");
+                let body = Body::from(manifest.bytes.clone());
+                self.flat().put(&manifest.descriptor(), &body).await?;
+                Kept::AsBlob
+            }
+            Err(e) => return Err(e),
+        };
+        let known = record::Manifested::of(manifest);
+        let bytes = bytes::Bytes::from(record::encode(&known));
+        let referrer = async {
+            let Some(subject) = &known.subject else {
+                return Ok(());
+            };
+            let key = keys::referrer(&self.repo, &subject.digest, &manifest.digest);
+            self.all.write_record(&key, bytes.clone()).await
+        };
+        let key = keys::manifest(&self.repo, &manifest.digest);
+        tokio::try_join!(self.all.write_record(&key, bytes.clone()), referrer)?;
+        Ok(kept)
+    }
+
+    /// Makes the tag lead to the manifest itself where that can be, else to a record that points at it.
+    ///
+    /// What a client pushed and looks like such a record must not be taken for one: whoever wrote it chose what it points at.
+    async fn point(
+        &self,
+        tag: &Tag,
+        place: &Place,
+        manifest: &Manifest,
+        kept: Kept,
+        expect: &Expect,
+    ) -> Result<Published> {
+        let itself = kept == Kept::AsManifest && place.is_clear;
+        if self.is_cli() || (itself && !card::is_card(manifest)) {
+            return self
+                .flat()
+                .publish(manifest, Some(&place.tag), expect)
+                .await;
+        }
+        let card = Card {
+            key: keys::tag(&self.repo, tag),
+            bytes: record::encode(&record::Tagged::at(manifest)).into(),
+            modified: None,
+        };
+        let keeps = (kept == Kept::AsManifest).then(|| manifest.descriptor());
+        self.all
+            .write(&place.tag, &card, keeps.as_ref(), expect)
+            .await
+    }
+}
+
+/// Says whether a registry does not take a manifest as one. distribution answers 500 to layers that are not to be handed on, unless it
+/// is told where they may be fetched from (`registry/storage/ocimanifesthandler.go`).
+fn is_refused(manifest: &Manifest, e: &Error) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Doc {
+        #[serde(default)]
+        layers: Vec<Descriptor>,
+    }
+    if is_refusal(e) {
+        return true;
+    }
+    let answered = e.kind == ErrorKind::Unavailable && !e.unheard;
+    let doc = serde_json::from_slice::<Doc>(&manifest.bytes).ok();
+    let foreign = [
+        media::LAYER_FOREIGN,
+        media::LAYER_FOREIGN_GZIP,
+        media::LAYER_FOREIGN_ZSTD,
+        media::DOCKER_LAYER_FOREIGN,
+        media::DOCKER_LAYER_FOREIGN_GZIP,
+    ];
+    answered
+        && doc.is_some_and(|d| {
+            let mut types = d.layers.iter().map(|l| l.media_type.as_str());
+            types.any(|t| foreign.contains(&t))
+        })
+}
+
+/// Says whether what a descriptor names is rather a manifest than a blob to the store.
+fn is_rather_a_manifest(desc: &Descriptor) -> bool {
+    [
+        media::IMAGE_MANIFEST,
+        media::IMAGE_INDEX,
+        media::DOCKER_MANIFEST,
+        media::DOCKER_LIST,
+    ]
+    .contains(&desc.media_type.as_str())
+}
+
+#[async_trait]
+impl<S: Flat> BlobStore for InRepo<S> {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        if let Some(size) = self.flat().stat(digest).await? {
+            return Ok(Some(size));
+        }
+        let found = self.as_manifest(digest).await?;
+        Ok(found.map(|m| m.bytes.len() as u64))
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        check_range("get", desc, &range)?;
+        let first = is_rather_a_manifest(desc);
+        if first && let Some(found) = self.range_of_manifest(desc, &range).await? {
+            return Ok(Some(found));
+        }
+        let found = self.flat().get(desc, range.clone()).await?;
+        if found.is_some() || first {
+            return Ok(found);
+        }
+        self.range_of_manifest(desc, &range).await
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        self.flat().put(desc, body).await
+    }
+}
+
+#[async_trait]
+impl<S: Flat> TagStore for InRepo<S> {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        match reference {
+            Reference::Tag(tag) => self.resolve_tag(tag).await,
+            Reference::Digest(digest) => self.resolve_digest(digest).await,
+        }
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        check_manifest(manifest)?;
+        let place = match tag {
+            Some(tag) => Some((tag, self.new_place("publish", tag)?)),
+            None => None,
+        };
+        let kept = self.put_manifest(manifest).await?;
+        match place {
+            Some((tag, place)) => self.point(tag, &place, manifest, kept, expect).await,
+            None => Ok(Published::Done),
+        }
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        let start = keys::tags_prefix(&self.repo);
+        let listed = self.all.list_records(&format!("{start}{prefix}")).await?;
+        let names = listed.iter().filter_map(|l| l.key.strip_prefix(&start));
+        Ok(names.filter_map(|n| n.parse().ok()).collect())
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        self.flat().clock().await
+    }
+}
+
+#[async_trait]
+impl<S: Flat> Untag for InRepo<S> {
+    async fn untag(&self, tag: &Tag) -> Result<bool> {
+        match self.place(tag) {
+            Some(place) => self.flat().untag(&place.tag).await,
+            None => Ok(false),
+        }
+    }
+}
