@@ -58,6 +58,9 @@ struct Document {
 struct Child {
     media_type: Option<String>,
     digest: Digest,
+    /// Read only so that what is no size is refused.
+    #[serde(rename = "size")]
+    _size: Option<u64>,
     urls: Option<Vec<String>>,
 }
 
@@ -138,6 +141,21 @@ mod tests {
         assert_eq!(found.subject, Some(d(5)));
         assert_eq!(found.artifact_type.as_deref(), Some("a/c"));
         assert_eq!(found.annotations["k"], "v");
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for (size, is_one) in [
+            ("0", true),
+            ("9007199254740993", true),
+            ("-1", false),
+            ("1e30", false),
+            ("1180591620717411303424", false),
+            ("\"1\"", false),
+        ] {
+            let json = format!(r#"{{"manifests":[{{"digest":"{}","size":{size}}}]}}"#, d(1));
+            assert_eq!(outline(media::IMAGE_INDEX, &json).is_ok(), is_one, "{size}");
+        }
     }
 
     #[test]

@@ -40,6 +40,8 @@ const BATCH_BYTES: usize = 128 << 10;
 const BUSY: Duration = Duration::from_secs(10);
 /// What the files are called.
 const PREFIX: &str = "up-";
+/// Files that are kept open though nobody sends to them now.
+const MAX_OPEN: usize = 128;
 /// To what had no byte for so long, no request is sending: [the door](crate::serve::registry) gives those up sooner.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -221,9 +223,18 @@ impl Ingests {
     async fn begin_as(&self, id: &UploadId) -> Result<()> {
         let path = self.path(id);
         let session = task::blocking(move || Session::create(&path)).await?;
-        self.sessions()
-            .insert(id.clone(), Arc::new(AsyncMutex::new(session)));
+        self.keep_open(id, session);
         Ok(())
+    }
+
+    /// Keeps an upload's file open for what comes next, but not all there are: those at rest are opened again when they go on.
+    fn keep_open(&self, id: &UploadId, session: Session) -> Arc<AsyncMutex<Session>> {
+        let mut open = self.sessions();
+        if open.len() >= MAX_OPEN {
+            open.retain(|_, session| Arc::strong_count(session) > 1);
+        }
+        let new = || Arc::new(AsyncMutex::new(session));
+        open.entry(id.clone()).or_insert_with(new).clone()
     }
 
     /// The upload's own lock, which its other requests wait for.
@@ -236,8 +247,7 @@ impl Ingests {
             let Some(found) = task::blocking(move || Session::reopen(&path)).await? else {
                 return Ok(None);
             };
-            let found = Arc::new(AsyncMutex::new(found));
-            self.sessions().entry(id.clone()).or_insert(found).clone()
+            self.keep_open(id, found)
         };
         match tokio::time::timeout(BUSY, session.lock_owned()).await {
             Ok(guard) => Ok((!guard.ended).then_some(guard)),
@@ -437,6 +447,25 @@ mod tests {
     use futures_util::StreamExt as _;
 
     use super::*;
+    use crate::digest::Digest;
+
+    #[tokio::test]
+    async fn uploads_at_rest_keep_no_file_open_and_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let ingests = Ingests::open(dir.path()).unwrap();
+        let body = |bytes: &'static [u8]| {
+            futures_util::stream::iter([Ok(Bytes::from_static(bytes))]).boxed()
+        };
+        let first = ingests.begin(&Repo::cli()).await.unwrap();
+        ingests.append(&first, None, body(b"at ")).await.unwrap();
+        for _ in 0..2 * MAX_OPEN {
+            ingests.begin(&Repo::cli()).await.unwrap();
+            assert!(ingests.sessions().len() <= MAX_OPEN);
+        }
+        ingests.append(&first, None, body(b"last")).await.unwrap();
+        let spool = ingests.finish(&first).await.unwrap().unwrap();
+        assert_eq!(spool.digest(), Digest::sha256_of(b"at last"));
+    }
 
     #[tokio::test]
     async fn request_that_waited_for_an_ended_upload_does_not_touch_its_bytes() {
