@@ -51,7 +51,7 @@ deny: deps ## check licences, bans and sources of the dependencies, offline
 proto: ## make src/proto/ anew from the control API's schema
 	cd proto/generate && cargo run --locked
 
-bench: deps-bench build ## measure against tar+zstd, cp, restic, rclone: ratios as a Markdown table (ARGS='--inputs small --rows restore')
+bench: deps-bench build ## measure against tar+zstd, cp, restic, rclone, two registries: Markdown tables (ARGS='--inputs small --rows restore,door')
 	python3 tests/bench/bench.py $(ARGS)
 
 # CACHECTL_REGISTRY=distribution-v3 shows whether a failure at the registry door is the door's.

@@ -5,12 +5,16 @@ use std::{
     io::{self, Write},
     ops::Range,
     os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
+
+mod file;
+
+pub use file::file_stream;
 
 use super::error::{Error, Result};
 use crate::{
@@ -29,9 +33,6 @@ pub enum Body {
     /// A finished spool file.
     Spool(Arc<Spool>),
 }
-
-/// How much of a file is read at once.
-const READ_BYTES: u64 = 512 << 10;
 
 impl Body {
     /// Count of bytes.
@@ -81,36 +82,14 @@ impl From<Bytes> for Body {
 }
 
 fn read_at(file: &File, path: &Path, range: Range<u64>) -> Result<Bytes> {
-    read_into(
-        vec![0; (range.end - range.start) as usize],
-        file,
-        path,
-        range.start,
-    )
-}
-
-fn read_into(mut buf: Vec<u8>, file: &File, path: &Path, at: u64) -> Result<Bytes> {
-    file.read_exact_at(&mut buf, at)
-        .map_err(|e| Error::io("read", fs::Error::new("read", path, e)))?;
+    let mut buf = vec![0; (range.end - range.start) as usize];
+    read_into(&mut buf, file, path, range.start)?;
     Ok(buf.into())
 }
 
-/// Streams `range` of an open file; `path` serves messages.
-pub fn file_stream(file: Arc<File>, path: PathBuf, range: Range<u64>) -> ByteStream {
-    stream::try_unfold(range, move |left| {
-        let (file, path) = (file.clone(), path.clone());
-        async move {
-            if left.is_empty() {
-                return Ok(None);
-            }
-            let end = left.end.min(left.start + READ_BYTES);
-            // Made here: threads for blocking work come and go, and what was allocated by one that then sleeps is not used again.
-            let buf = vec![0; (end - left.start) as usize];
-            let bytes = task::blocking(move || read_into(buf, &file, &path, left.start)).await?;
-            Ok(Some((bytes, end..left.end)))
-        }
-    })
-    .boxed()
+fn read_into(buf: &mut [u8], file: &File, path: &Path, at: u64) -> Result<()> {
+    file.read_exact_at(buf, at)
+        .map_err(|e| Error::io("read", fs::Error::new("read", path, e)))
 }
 
 /// A finished temporary file with the digest of its bytes; removed when the last handle is dropped.

@@ -6,6 +6,7 @@ its turn N times, interleaved, and its best time counts. Each run writes below a
 files where many were just deleted scans the freed inodes and makes everything five times slower.
 
     tests/bench/bench.py --inputs small --rows restore,export --links disk --repeat 3
+    tests/bench/bench.py --rows door,clients
 """
 import argparse
 import dataclasses
@@ -14,19 +15,16 @@ import os
 import pathlib
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TOOLS = pathlib.Path(
-    os.environ.get("CACHECTL_TOOLS")
-    or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "cachectl-tools"
+import door
+from ground import (
+    MEMORY, ROOT, TOOLS, Children, Failed, Places, free_port, machine, quietly, remove, request, say, stored_size, tree_size,
 )
+
 BUCKET, KEY, SECRET = "bench-bucket", "bench-access-key", "bench-secret-key"
 
 # name: (folder under tests/tools that pins it, module, package, file to edit)
@@ -46,10 +44,6 @@ TITLES = {
 }
 
 
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
 @dataclasses.dataclass
 class Run:
     """One measured command, or the best of several."""
@@ -58,51 +52,6 @@ class Run:
     cpu: float
     rss_mb: float
     moved: int | None = None  # bytes sent, fetched or stored
-
-
-class Failed(Exception):
-    pass
-
-
-CHUNK = 512 << 20
-
-
-class Memory:
-    """Keeps a virtual machine's memory in the state of a busy node: full of clean page cache, nearly nothing free.
-
-    The first touch of a free page, which the host has to back anew, costs ten times what copying into it does, and hits
-    whichever contestant comes first: it is more than all that is to be measured. Pages taken from the cache are there.
-    """
-
-    def __init__(self):
-        self.ring, self.files, self.turn = None, [], 0
-
-    @staticmethod
-    def free():
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            return {line.split(":")[0]: int(line.split()[1]) << 10 for line in file}
-
-    def keep_in(self, ring):
-        self.ring = ring
-        ring.mkdir()
-
-    def fill(self):
-        if self.ring and not self.files:
-            # Holes: they fill the cache without reading the disk.
-            for number in range(self.free()["MemTotal"] // CHUNK + 1):
-                self.files.append(self.ring / str(number))
-                with open(self.files[-1], "wb") as file:
-                    file.truncate(CHUNK)
-        for _ in self.files:
-            if self.free()["MemFree"] < CHUNK:
-                return
-            with open(self.files[self.turn % len(self.files)], "rb", buffering=0) as file:
-                while file.read(1 << 20):
-                    pass
-            self.turn += 1
-
-
-MEMORY = Memory()
 
 
 def measure(command, env, cwd):
@@ -124,58 +73,6 @@ def measure(command, env, cwd):
     if child.returncode != 0:
         raise Failed(f"{command}: exit {child.returncode}\n{said[-2000:]}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), text
-
-
-def quietly(command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    if done.returncode != 0:
-        raise Failed(f"{command}: exit {done.returncode}\n{done.stderr[-2000:]}")
-    return done.stdout
-
-
-def tree_size(path):
-    """Files and bytes below a folder."""
-    count = size = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            count += 1
-            size += os.lstat(os.path.join(folder, name)).st_size
-    return count, size
-
-
-def stored_size(path):
-    return path.stat().st_size if path.is_file() else tree_size(path)[1]
-
-
-# --- places -----------------------------------------------------------------------------------------------------
-
-
-class Places:
-    """Fresh folders: each below a parent of its own, which ext4 is told to place in another corner of the disk."""
-
-    def __init__(self, base):
-        base.mkdir(parents=True, exist_ok=True)
-        self.base = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=base))
-        # Not every file system knows the flag; then there is nothing to avoid either.
-        subprocess.run(["chattr", "+T", self.base], capture_output=True)
-        self.used = []
-
-    def fresh(self):
-        path = pathlib.Path(tempfile.mkdtemp(prefix=f"{random.randrange(1 << 30):08x}-", dir=self.base))
-        self.used.append(path)
-        return path
-
-    def sweep(self):
-        """Between rows: inside one, deleting would disturb the next run."""
-        for path in self.used:
-            remove(path)
-        self.used.clear()
-        os.sync()
-
-
-def remove(path):
-    subprocess.run(["chmod", "-R", "u+rwX", path], capture_output=True)
-    shutil.rmtree(path, ignore_errors=True)
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------
@@ -226,55 +123,17 @@ class Input:
 # --- servers ----------------------------------------------------------------------------------------------------
 
 
-def free_port():
-    while True:
-        port = random.randrange(15_000, 30_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-
-
-def request(method, url, body=None):
-    # urllib would call every body a form, which SeaweedFS takes apart.
-    kind = {"Content-Type": "application/octet-stream"} if body else {}
-    asked = urllib.request.Request(url, data=body, method=method, headers=kind)
-    try:
-        with urllib.request.urlopen(asked, timeout=20) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
-class Servers:
+class Servers(Children):
     """SeaweedFS, and a proxy in front of it for each kind of link."""
 
     def __init__(self, places):
-        self.dir = places.base / "servers"
-        self.dir.mkdir()
-        self.children, self.ports = [], {}
+        super().__init__(places.base / "servers")
+        self.ports = {}
 
     def ready_for(self, link):
         """Starts what the link needs, so that no measured command waits for it."""
         if link != "disk":
             self.port(link)
-
-    def start(self, *command):
-        log = open(self.dir / "log", "ab")
-        # Dies with this process, however that ends.
-        tied = ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)]
-        self.children.append(subprocess.Popen(tied, cwd=self.dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
-
-    def until(self, what, ready):
-        deadline = time.monotonic() + 90
-        while not ready():
-            if time.monotonic() > deadline:
-                raise Failed(f"{what} is not ready; its log: {self.dir}/log")
-            time.sleep(0.05)
 
     def port(self, link):
         if not self.ports:
@@ -326,11 +185,6 @@ class Servers:
             else:
                 post("/proxies/s3/toxics", name=stream, type="bandwidth", stream=stream, attributes={"rate": 100_000})
         return listen
-
-    def stop(self):
-        for child in self.children:
-            child.kill()
-            child.wait()
 
 
 # --- contestants ------------------------------------------------------------------------------------------------
@@ -532,6 +386,7 @@ class Bench:
         self.tree = None
         self.failed = False
         self.lines = []
+        self.door = None
 
     def contestants(self, row, link):
         chosen = [Cachectl, *(rival for rival in rivals_of(row, link) if rival.name in self.options.rivals)]
@@ -651,17 +506,16 @@ class Bench:
                 ])
         self.places.sweep()
 
-    def table(self):
+    def tables(self):
+        """Markdown."""
         head = ["input", "link", "work", "who", "s", "ours ÷ theirs", "CPU s", "MB moved or stored", "peak MB", "goal"]
-        rows = [head, ["---"] * len(head), *self.lines]
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        tables = [("Caches on disk", head, self.lines)] if self.lines else []
+        tables += self.door.tables if self.door else []
+        return "\n\n".join(f"## {title}\n\n{table(head, lines)}" for title, head, lines in tables)
 
 
-def machine():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    load = os.getloadavg()[0]
-    return f"{os.cpu_count()} × {models[0] if models else 'CPU'}, load {load:.1f} at the start"
+def table(head, lines):
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines])
 
 
 def listed(choices):
@@ -679,20 +533,22 @@ def main():
     names = [rival.name for rival in (Tar, Copy, Restic, Rclone)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=listed(list(INPUTS)), default=list(INPUTS), help=",".join(INPUTS))
-    parser.add_argument("--rows", type=listed([*ROWS, "memory"]), default=ROWS, help=",".join(ROWS) + ", and memory")
+    rows = [*ROWS, *door.ROWS]
+    parser.add_argument("--rows", type=listed([*rows, "memory"]), default=rows, help=",".join(rows) + ", and memory")
     parser.add_argument("--links", type=listed(LINKS), default=LINKS, help=",".join(LINKS))
     parser.add_argument("--rivals", type=listed(names), default=names, help=",".join(names))
     parser.add_argument("--repeat", type=int, default=5, help="the best of so many counts")
     parser.add_argument("--gigabytes", type=int, default=5, help="size of the tree of the memory row")
+    parser.add_argument("--soak-minutes", type=int, default=10, help="length of the soak row")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/bench", help="where to write")
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/cachectl")
     options = parser.parse_args()
     options.binary = options.binary.resolve()
-    for program in [options.binary, TOOLS / "bin/weed", TOOLS / "bin/restic", TOOLS / "bin/rclone", TOOLS / "bin/toxiproxy"]:
+    options.daemon = options.binary.with_name("cachectld")
+    for program in [options.binary, options.daemon, TOOLS / "bin/weed", TOOLS / "bin/restic", TOOLS / "bin/rclone", TOOLS / "bin/toxiproxy"]:
         if not program.exists():
             sys.exit(f"{program} is missing: run `make deps-bench build`")
-    where = machine()
-    bench = Bench(options)
+    where, bench = machine(), Bench(options)
     try:
         for name in options.inputs if set(options.rows) & set(ROWS) else []:
             given = Input(name)
@@ -701,12 +557,15 @@ def main():
                     bench.row(given, row, link)
         if "memory" in options.rows:
             bench.memory(options.gigabytes)
+        if set(options.rows) & set(door.ROWS):
+            bench.door = door.Door(bench)
+            bench.door.run(options.rows)
     finally:
         bench.servers.stop()
         remove(bench.places.base)
         print(f"{where}; best of {options.repeat}, interleaved; `{' '.join(sys.argv)}`."
-              f" The peak of a pipe is that of its largest process, and never less than the 24 MB of Python that starts it.\n\n{bench.table()}")
-    sys.exit(1 if bench.failed else 0)
+              f" The peak of a pipe is that of its largest process, and never less than the 24 MB of Python that starts it.\n\n{bench.tables()}")
+    sys.exit(1 if bench.failed or (bench.door and bench.door.failed) else 0)
 
 
 if __name__ == "__main__":
