@@ -17,7 +17,7 @@ import time
 
 import resend
 from ground import MEMORY, Failed, say
-from registries import ALL, CLIENT_CORE, Cachectld
+from registries import ALL, CLIENT_CORE, Cachectld, on_core
 
 ROWS = ["door", "clients", "resend", "soak"]
 # name: (how many blobs, bytes of each, connections); BuildKit sends four layers at once.
@@ -94,7 +94,7 @@ def load(server, work, content, blobs, connections, **more):
     server.forget_peak()
     before = server.cpu()
     done = subprocess.run(
-        ["taskset", "-c", CLIENT_CORE, sys.executable, pathlib.Path(__file__).with_name("load.py"), work],
+        [*on_core(CLIENT_CORE), sys.executable, pathlib.Path(__file__).with_name("load.py"), work],
         input=json.dumps(plan | more), capture_output=True, text=True,
     )
     if done.returncode != 0:

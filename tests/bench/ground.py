@@ -93,7 +93,7 @@ class Places:
 
     def __init__(self, base):
         base.mkdir(parents=True, exist_ok=True)
-        self.base = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=base))
+        self.base = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=base.resolve()))
         # Not every file system knows the flag; then there is nothing to avoid either.
         subprocess.run(["chattr", "+T", self.base], capture_output=True)
         self.used = []
