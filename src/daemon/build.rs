@@ -41,6 +41,7 @@ use crate::{
         self,
         ingest::Uploads,
         open::{Opened, Options, StoreUrl},
+        wrap::metered::Tier,
     },
 };
 
@@ -99,13 +100,14 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let keeps_pieces = matches!(opened.url, StoreUrl::S3(_));
     let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
+    let hangs = backlog.is_none() && opened.url.tier() == Tier::Remote;
     let registry = Registry::new(
         repositories,
         uploads.clone(),
         authority.clone(),
         caches.clone(),
     );
-    let registry = Arc::new(registry.holding(config.hold));
+    let registry = Arc::new(registry.holding(config.hold, hangs));
     let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
     let settings = control(config, options, state);

@@ -214,7 +214,7 @@ static OWN: &[Key] = &[
         "scrub_every",
         Shape::Time,
         Some("scrub-every"),
-        "7d",
+        "1d",
         "blobs on this machine's disk are hashed again when that was not done for so long, and removed if damaged; 0: never",
     ),
     key(

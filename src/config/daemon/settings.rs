@@ -214,7 +214,7 @@ impl Config {
                 .unwrap_or(Duration::from_hours(24)),
             scrub_every: layer
                 .duration("scrub_every")?
-                .unwrap_or(Duration::from_hours(7 * 24)),
+                .unwrap_or(Duration::from_hours(24)),
             drain_timeout: layer
                 .duration("drain_timeout")?
                 .unwrap_or(Duration::from_secs(25)),

@@ -75,15 +75,16 @@ impl Registry {
             authority,
             caches,
             named: Named::default(),
-            hold: Hold::new(HOLD),
+            hold: Hold::new(HOLD, false),
         }
     }
 
-    /// The same, whose requests wait so long for a store that is away.
+    /// The same, whose requests wait so long for a store that is away. One that `hangs` for long then is asked what a tag stands
+    /// for only for a while.
     #[must_use]
-    pub fn holding(self, limit: Duration) -> Self {
+    pub fn holding(self, limit: Duration, hangs: bool) -> Self {
         Self {
-            hold: Hold::new(limit),
+            hold: Hold::new(limit, hangs),
             ..self
         }
     }

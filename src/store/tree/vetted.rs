@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt::{self, Write as _},
     fs::File,
-    io::{BufRead as _, BufReader},
+    io::{BufRead, BufReader, Read as _},
     path::{Path, PathBuf},
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
@@ -33,6 +33,9 @@ use crate::{
 
 /// First word of the table's file; the number is its format.
 const FORMAT: &str = "cachectl-vetted-1";
+/// Bytes of a line of it, and of all of it, that are read.
+const MAX_LINE: u64 = 512;
+const MAX_TABLE: u64 = 256 << 20;
 /// Files that are remembered at most: about 80 bytes of memory each.
 const MAX_KNOWN: usize = 500_000;
 /// How much is read and hashed at once.
@@ -40,12 +43,16 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Changes whenever the machine starts; Linux, proc(5).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A file as it was when it was hashed. Links and renames do not change it; a write does.
+/// A file as it was when it was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     ino: u64,
     size: u64,
     mtime: Time,
+    /// Changes with everything but reading, and cannot be set: who writes and puts the old time back is found out.
+    ctime: Time,
+    /// Our own links, of spools that come and go, change `ctime` too.
+    nlink: u64,
     /// When that was, in seconds since 1970.
     at: i64,
 }
@@ -56,12 +63,20 @@ impl Seen {
             ino: stat.ino,
             size: stat.size,
             mtime: stat.mtime,
+            ctime: stat.ctime,
+            nlink: stat.nlink,
             at: Time::now().secs,
         }
     }
 
+    /// Says whether nobody wrote to the file since.
     fn is_of(&self, stat: &fs::Stat) -> bool {
         (self.ino, self.size, self.mtime) == (stat.ino, stat.size, stat.mtime)
+            && (self.ctime == stat.ctime || self.nlink != stat.nlink)
+    }
+
+    fn follow(&mut self, stat: &fs::Stat) {
+        (self.mtime, self.ctime, self.nlink) = (stat.mtime, stat.ctime, stat.nlink);
     }
 }
 
@@ -132,12 +147,12 @@ impl Vetted {
         let boot = boot_id().unwrap_or_default();
         let mut text = format!("{FORMAT} {boot}\n");
         for (digest, s) in locked(&self.known).iter() {
-            let Time { secs, nanos } = s.mtime;
+            let (m, c) = (s.mtime, s.ctime);
             // Into a String nothing can fail.
             let _ = writeln!(
                 text,
-                "{digest} {} {} {secs} {nanos} {}",
-                s.ino, s.size, s.at
+                "{digest} {} {} {} {} {} {} {} {}",
+                s.ino, s.size, m.secs, m.nanos, c.secs, c.nanos, s.nlink, s.at
             );
         }
         fs::write_atomic(&self.file, text.as_bytes(), fs::Durability::Rename)
@@ -153,9 +168,13 @@ impl Vetted {
     }
 
     pub(super) fn knows(&self, digest: &Digest, stat: &fs::Stat) -> bool {
-        locked(&self.known)
-            .get(digest)
-            .is_some_and(|s| s.is_of(stat))
+        let mut known = locked(&self.known);
+        let seen = known.get_mut(digest).filter(|s| s.is_of(stat));
+        let is_known = seen.is_some();
+        if let Some(seen) = seen {
+            seen.follow(stat);
+        }
+        is_known
     }
 
     /// Remembers a file whose bytes were just hashed, or written as they were hashed.
@@ -172,7 +191,7 @@ impl Vetted {
         if let Some(seen) = locked(&self.known).get_mut(digest)
             && seen.is_of(before)
         {
-            seen.mtime = after.mtime;
+            seen.follow(after);
         }
     }
 
@@ -203,19 +222,38 @@ fn boot_id() -> Option<String> {
 
 fn read(file: &Path) -> std::result::Result<HashMap<Digest, Seen>, String> {
     let boot = boot_id().ok_or("the machine does not say when it started")?;
+    let is = std::fs::metadata(file).map_err(|e| e.to_string())?;
+    if !is.is_file() || is.len() > MAX_TABLE {
+        return Err("it is no table of ours".to_owned());
+    }
     let opened = File::open(file).map_err(|e| e.to_string())?;
-    let mut lines = BufReader::new(opened).lines();
-    let first = lines.next().and_then(std::result::Result::ok);
-    if first != Some(format!("{FORMAT} {boot}")) {
+    let mut table = BufReader::new(opened);
+    if line(&mut table)? != Some(format!("{FORMAT} {boot}")) {
         return Err("the table is of another start of the machine".to_owned());
     }
     let mut known = HashMap::new();
-    for line in lines.take(MAX_KNOWN) {
-        let line = line.map_err(|e| e.to_string())?;
+    while let Some(line) = line(&mut table)? {
         let (digest, seen) = parse(&line).ok_or("the table is damaged")?;
+        if known.len() >= MAX_KNOWN {
+            break;
+        }
         known.insert(digest, seen);
     }
     Ok(known)
+}
+
+/// The next line; `None` at the end.
+fn line(table: &mut impl BufRead) -> std::result::Result<Option<String>, String> {
+    let mut line = String::new();
+    let read = table.take(MAX_LINE).read_line(&mut line);
+    match read.map_err(|e| e.to_string())? {
+        0 => Ok(None),
+        _ if line.ends_with('\n') => {
+            line.pop();
+            Ok(Some(line))
+        }
+        _ => Err("the table is damaged".to_owned()),
+    }
 }
 
 fn parse(line: &str) -> Option<(Digest, Seen)> {
@@ -223,15 +261,21 @@ fn parse(line: &str) -> Option<(Digest, Seen)> {
     let digest = words.next()?.parse().ok()?;
     let ino = words.next()?.parse().ok()?;
     let size = words.next()?.parse().ok()?;
-    let mtime = Time {
-        secs: words.next()?.parse().ok()?,
-        nanos: words.next()?.parse().ok()?,
+    let mut time = || {
+        Some(Time {
+            secs: words.next()?.parse().ok()?,
+            nanos: words.next()?.parse().ok()?,
+        })
     };
+    let (mtime, ctime) = (time()?, time()?);
+    let nlink = words.next()?.parse().ok()?;
     let at = words.next()?.parse().ok()?;
     let seen = Seen {
         ino,
         size,
         mtime,
+        ctime,
+        nlink,
         at,
     };
     words.next().is_none().then_some((digest, seen))
