@@ -89,7 +89,8 @@ impl Registry {
             let pushed = self.caches.push(&repository, &manifest, &tags).await?;
             Ok((missing, pushed))
         };
-        let (missing, pushed) = self.hold.until_back(&manifest.digest, push).await?;
+        let held = self.hold.until_back(&manifest.digest, push);
+        let (missing, pushed) = Box::pin(held).await?;
         if let Pushed::Refused(shrink) = pushed {
             let why = format!("{shrink}; pass the same cache to --cache-from and --cache-to");
             return Err(Refusal::new(Code::Denied, why));

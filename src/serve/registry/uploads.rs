@@ -207,7 +207,7 @@ impl Registry {
         let body = Bytes::Spool(spool.into());
         let repository = self.repository(repo);
         let put = || async { Ok(repository.put_blob(&desc, &body).await?) };
-        let put = self.hold.until_back(digest, put).await;
+        let put = Box::pin(self.hold.until_back(digest, put)).await;
         self.uploads.forget(id, at, put.is_err()).await?;
         let put = put?;
         self.own(repo, digest, sight).await?;
