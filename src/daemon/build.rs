@@ -84,7 +84,8 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         options,
         backlog,
     } = tiers::open(config, env, state, caches.clone()).await?;
-    let repositories = opened.repositories.clone().ok_or_else(|| {
+    let writable = opened.repositories.clone();
+    let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
         Error::usage(format!(
             "{} cannot stand behind a daemon: it holds one repository only, or may not be written to",
             opened.url
@@ -174,7 +175,8 @@ impl Doors {
             async move {
                 let place = doors.place(&request);
                 let answer = |request| doors.answer(place, request);
-                doors.observer.observe(place, request, answer).await
+                // Boxed: it holds the futures of all doors.
+                Box::pin(doors.observer.observe(place, request, answer)).await
             }
             .boxed()
         })

@@ -160,6 +160,17 @@ impl Auth {
         }
     }
 
+    /// Name and password; `None` while nobody has asked who we are, and where what we have is no password.
+    ///
+    /// # Errors
+    /// Those of credentials that are set and cannot be read.
+    pub(super) async fn password(&self) -> Result<Option<HeaderValue>> {
+        if matches!(self.state().scheme, Scheme::Unasked) {
+            return Ok(None);
+        }
+        Ok(self.credential().await?.and_then(Credential::basic))
+    }
+
     /// A live token that covers `need`, or the place of one for exactly that.
     ///
     /// A wider one that nobody got yet is no answer: the endpoint may refuse it.

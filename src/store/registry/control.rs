@@ -85,7 +85,11 @@ impl ControlWay {
         ask.payload = Payload::Bytes(body);
         // What the caller brings is none of ours.
         ask.headers.remove(AUTHORIZATION);
-        let show = transport.credential(&scopes).await?;
+        // A token is for single repositories; upkeep is of all that our name may. A daemon takes a password whatever it offers.
+        let show = match transport.password().await? {
+            Some(password) => Some(password),
+            None => transport.credential(&scopes).await?,
+        };
         let answer = inner.wire.exchange(&ask, &url, show).await?;
         let response = http::Response::<reqwest::Body>::from(answer.body);
         Ok(response.map(|body| {

@@ -294,6 +294,11 @@ impl Transport {
         }
     }
 
+    /// Name and password, where the registry has asked who we are and we have them.
+    pub(super) async fn password(&self) -> Result<Option<HeaderValue>> {
+        self.auth.password().await
+    }
+
     /// What to show for `need`, by what the registry has asked for so far; `None` for nothing.
     pub(super) async fn credential(&self, need: &Scopes) -> Result<Option<HeaderValue>> {
         let shown = self.auth.show(&self.wire, need, As::Ourselves).await?;
