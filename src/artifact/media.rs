@@ -44,3 +44,7 @@ pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 pub fn artifact_type(kind: &str) -> String {
     format!("application/vnd.cachectl.{kind}.v1")
 }
+/// The config of an image (image spec `config.md`).
+pub const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// Docker's name of [`IMAGE_CONFIG`].
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";

@@ -191,13 +191,23 @@ pub(crate) struct SourceArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
-    /// Only this name.
+    /// Only this name or tag; REPO:TAG in another repository than `cachectl`.
     pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+}
+
+/// Which repositories are meant.
+#[derive(Debug, Args)]
+pub(crate) struct Chosen {
+    /// Only repositories that match, such as 'team/**'; may be repeated [default: all]
+    #[arg(long = "repository", value_name = "GLOB")]
+    pub(crate) repositories: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// A name, a tag or a digest.
+    /// A name, a tag or a digest; REPO:TAG in another repository than `cachectl`.
     pub(crate) name: String,
     /// List the entries too.
     #[arg(long)]
@@ -206,12 +216,14 @@ pub(crate) struct Inspect {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without --digests or --data: manifests, tables of contents, and that every pack is there with its size."
+    after_help = "Without --digests or --data: manifests, tables of contents, and that every pack and blob is there with its size."
 )]
 pub(crate) struct Verify {
-    /// A name, a tag or a digest; without: everything.
+    /// A name, a tag (REPO:TAG in another repository than `cachectl`) or a digest; without: everything.
     pub(crate) name: Option<String>,
-    /// Hash every pack too.
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    /// Hash every pack and blob too.
     #[arg(long, conflicts_with = "data")]
     pub(crate) digests: bool,
     /// Decode and hash every byte of every entry too.
@@ -233,6 +245,8 @@ pub(crate) struct Copy {
     /// Who copies [default: a daemon that is one side, if the other is s3:// or oci://; else this process]
     #[arg(long, value_enum)]
     pub(crate) by: Option<By>,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
 }
 
 /// Who copies.
@@ -246,7 +260,7 @@ pub(crate) enum By {
 
 #[derive(Debug, Args)]
 pub(crate) struct Rm {
-    /// A name or a tag.
+    /// A name or a tag; REPO:TAG in another repository than `cachectl`.
     pub(crate) name: String,
     /// Say what would go, remove nothing.
     #[arg(long)]
@@ -258,7 +272,9 @@ pub(crate) struct Rm {
 Examples:
   cachectl prune --max-age 14d --dry-run
   cachectl prune --max-size 50GB --keep 3
+  cachectl prune --max-age 30d --repository 'team/**'
 
+In the repository `cachectl` only caches of ours go; in others, which builders push to, every tag may.
 Blobs go in two runs: one marks what nothing needs, a later one, --grace after it, removes it. On `disk:` writers are
 kept out meanwhile, so --grace 0 is safe there. A registry collects its own blobs: only names go.")]
 pub(crate) struct Prune {
@@ -268,12 +284,14 @@ pub(crate) struct Prune {
     /// Oldest names go until the store is below this size.
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
-    /// So many newest keys of each name and scope stay.
+    /// So many newest keys of each name and scope stay, and so many newest tags of each other repository.
     #[arg(long, value_name = "N")]
     keep: Option<String>,
     /// Blobs go once they have been unreachable for so long [default: 24h]
     #[arg(long, value_name = "TIME")]
     grace: Option<String>,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
     /// Say what would go, remove nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -284,8 +302,10 @@ pub(crate) struct Prune {
     after_help = "OWN is what the removal of the name would give back: blobs that no other name needs."
 )]
 pub(crate) struct Du {
-    /// Only this name or tag.
+    /// Only this name or tag; REPO:TAG in another repository than `cachectl`.
     pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
 }
 
 #[derive(Debug, Args)]
@@ -474,10 +494,30 @@ mod tests {
     use super::*;
 
     /// Flags that are no settings: they say what this one run does.
-    const OF_ONE_RUN: [&str; 22] = [
-        "config", "json", "quiet", "verbose", "merge", "flatten", "digest", "mirror", "files",
-        "digests", "data", "dry-run", "help", "version", "name", "by", "wait", "address", "tls",
-        "builder", "use", "run",
+    const OF_ONE_RUN: [&str; 23] = [
+        "config",
+        "json",
+        "quiet",
+        "verbose",
+        "merge",
+        "flatten",
+        "digest",
+        "mirror",
+        "files",
+        "digests",
+        "data",
+        "dry-run",
+        "help",
+        "version",
+        "name",
+        "by",
+        "wait",
+        "address",
+        "tls",
+        "builder",
+        "use",
+        "run",
+        "repository",
     ];
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::process::Command;
 use super::{
     args,
     error::{CommandError, Result},
+    json::with_common,
     output,
     session::Session,
     stores::{self, Place},
@@ -107,7 +108,7 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
     }
     let reference = format!("type=registry,ref={}/app:cache", way.address);
     if session.json {
-        output::object(&json!({
+        let value = json!({
             "command": "buildx-setup",
             "address": way.address,
             "builder": args.builder,
@@ -116,7 +117,9 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
             "cache_from": reference,
             "cache_to": format!("{reference},mode=max,ignore-error=true"),
             "ran": args.run,
-        }))?;
+        });
+        let elapsed = session.began.elapsed();
+        output::object(&with_common(value, args.run, None, (0, 0), elapsed))?;
         return Ok(0);
     }
     let mut text = String::new();

@@ -28,11 +28,19 @@ pub(crate) struct Daemon {
     progress: Progress,
     /// The daemon's URL, for messages.
     url: String,
+    /// Patterns of repositories that are chosen; none: all within reach.
+    repositories: Vec<String>,
 }
 
 impl Daemon {
-    pub(crate) fn new(way: registry::ControlWay, url: String, progress: Progress) -> Self {
+    pub(crate) fn new(
+        way: registry::ControlWay,
+        url: String,
+        progress: Progress,
+        repositories: &[String],
+    ) -> Self {
         Self {
+            repositories: repositories.to_vec(),
             stub: ControlClient::new(Way(way)),
             progress,
             url,
@@ -45,8 +53,11 @@ impl Daemon {
     }
 
     pub(crate) async fn list(&self, name: Option<&str>) -> ops::Result<list::Report> {
-        let name = name.map(str::to_owned);
-        let called = self.stub().list(v1::ListRequest { name }).await;
+        let request = v1::ListRequest {
+            name: name.map(str::to_owned),
+            repositories: self.repositories.clone(),
+        };
+        let called = self.stub().list(request).await;
         self.read("list", called)
             .await?
             .try_into()
@@ -77,13 +88,20 @@ impl Daemon {
     }
 
     pub(crate) async fn prune(&self, options: &prune::Options) -> ops::Result<prune::Report> {
-        let called = self.stub().prune(v1::PruneRequest::from(options)).await;
+        let request = v1::PruneRequest {
+            repositories: self.repositories.clone(),
+            ..v1::PruneRequest::from(options)
+        };
+        let called = self.stub().prune(request).await;
         Ok(self.read("prune", called).await?.into())
     }
 
     pub(crate) async fn du(&self, name: Option<&str>) -> ops::Result<du::Report> {
-        let name = name.map(str::to_owned);
-        let called = self.stub().disk_usage(v1::DiskUsageRequest { name }).await;
+        let request = v1::DiskUsageRequest {
+            name: name.map(str::to_owned),
+            repositories: self.repositories.clone(),
+        };
+        let called = self.stub().disk_usage(request).await;
         Ok(self.read("add up", called).await?.into())
     }
 
@@ -95,6 +113,7 @@ impl Daemon {
         let request = v1::VerifyRequest {
             name: name.map(str::to_owned),
             depth: v1::Depth::from(depth).into(),
+            repositories: self.repositories.clone(),
         };
         let called = self.stub().verify(request).await;
         let report = self.read("verify", called).await?;
@@ -108,7 +127,13 @@ impl Daemon {
         to: String,
         name: Option<String>,
     ) -> ops::Result<copy::Report> {
-        let called = self.stub().copy(v1::CopyRequest { from, to, name }).await;
+        let request = v1::CopyRequest {
+            from,
+            to,
+            name,
+            repositories: self.repositories.clone(),
+        };
+        let called = self.stub().copy(request).await;
         Ok(self.read("copy", called).await?.into())
     }
 

@@ -1,6 +1,6 @@
 //! `cachectl copy`.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::{
     args::{self, By},
@@ -11,7 +11,12 @@ use super::{
     stores::{self, Place},
     upkeep::Upkeep,
 };
-use crate::{ops::copy, redact};
+use crate::{
+    ops::{LeftOut, copy, list},
+    progress::Watch as _,
+    redact,
+    store::keys::Repo,
+};
 
 /// Who copies, and for whom a URL is its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,9 +93,32 @@ async fn here(session: &Session, args: &args::Copy) -> Result<copy::Report> {
         let to = session.open_url(&args.to, false, budget).await?;
         Ok::<_, CommandError>((from, to))
     };
-    let (from, to) = session.within(budget, opened).await?;
+    let (mut from, to) = session.within(budget, opened).await?;
+    from.reach = from.reach.wanting(&args.chosen.repositories)?;
     let copied = Box::pin(copy::run(&from, &to, args.name.as_deref()));
-    session.within(budget, copied).await
+    let mut report = session.within(budget, copied).await?;
+    if from.opened.control.is_some() && args.name.is_none() {
+        let upkeep = Upkeep::new(from, &args.chosen.repositories)?;
+        let listed = session.within(budget, upkeep.list(None)).await?;
+        report.left_out.extend(behind_the_door(session, &listed));
+    }
+    Ok(report)
+}
+
+/// Repositories that a daemon has, and that its door does not give to this process.
+fn behind_the_door(session: &Session, listed: &list::Report) -> Vec<LeftOut> {
+    let own = |name: &str| name.is_empty() || name == Repo::cli().as_str();
+    let names: BTreeSet<&str> = listed.rows.iter().map(|r| r.repository.as_str()).collect();
+    let left = names.into_iter().filter(|name| !own(name)).map(|name| {
+        let what = format!("repository {name}");
+        let why = "this process reads only `cachectl` from a daemon; --by daemon copies all";
+        session.reporter.warn(&format!("not copied: {what}: {why}"));
+        LeftOut {
+            what,
+            why: why.to_owned(),
+        }
+    });
+    left.collect()
 }
 
 async fn by_daemon(session: &Session, args: &args::Copy, who: Who) -> Result<copy::Report> {
@@ -101,7 +129,8 @@ async fn by_daemon(session: &Session, args: &args::Copy, who: Who) -> Result<cop
         Who::Here | Who::Set => &session.config().store.0,
     };
     let opened = session.open_url(url, false, budget);
-    let upkeep = session.within(budget, opened).await.map(Upkeep::new)?;
+    let opened = session.within(budget, opened).await?;
+    let upkeep = Upkeep::new(opened, &args.chosen.repositories)?;
     let daemon = upkeep.daemon().ok_or_else(super::status::no_daemon)?;
     // Its own store it knows best itself.
     let side = |own: Who, url: &String| {

@@ -14,11 +14,17 @@ use crate::{ops::du, progress::Watch as _};
 
 pub(crate) async fn run(session: &Session, args: &args::Du) -> Result<u8> {
     let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget)).await?;
+    let upkeep = session
+        .within(budget, session.upkeep(budget, &args.chosen.repositories))
+        .await?;
     let name = args.name.as_deref();
     let report = session.within(budget, upkeep.du(name)).await?;
     if session.json {
-        output::object(&json::usage(&session.store_shown(), &report))?;
+        output::object(&json::usage(
+            &session.store_shown(),
+            &report,
+            session.began.elapsed(),
+        ))?;
     } else {
         for broken in &report.broken {
             session.reporter.warn(&format!(

@@ -13,7 +13,7 @@ use crate::ops::inspect;
 
 pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
     let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget)).await?;
+    let upkeep = session.within(budget, session.upkeep(budget, &[])).await?;
     let snapshots = session
         .within(budget, upkeep.inspect(&args.name, args.files))
         .await?;
@@ -50,6 +50,10 @@ fn text(s: &inspect::Snapshot) -> String {
     };
     line("tag", &printable(&row.tag));
     line("digest", &row.digest.to_string());
+    if let Some(outside) = &s.foreign {
+        text.push_str(&self::outside(s, outside));
+        return text;
+    }
     line("scope", &printable(&row.scope));
     if !row.key.is_empty() {
         line("key", &printable(&row.key));
@@ -96,5 +100,52 @@ fn text(s: &inspect::Snapshot) -> String {
     for (path, size) in s.files.iter().flatten() {
         let _ = writeln!(text, "{:>12}  {}", size, printable(path));
     }
+    text
+}
+
+/// What follows of a manifest that is none of ours.
+fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, value: &str| {
+        let _ = writeln!(text, "  {what:<12} {value}");
+    };
+    line("media type", &printable(&outside.media_type));
+    line("pushed", json::time(s.row.pushed).as_deref().unwrap_or("-"));
+    if let Some((records, layers)) = outside.records {
+        line(
+            "holds",
+            &format!(
+                "{}, {}",
+                count(records, "record", "records"),
+                count(layers, "layer", "layers")
+            ),
+        );
+    }
+    line(
+        "stored",
+        &format!(
+            "{} in {}",
+            bytes(s.row.stored_bytes),
+            count(s.row.packs as u64, "blob", "blobs")
+        ),
+    );
+    for digest in &outside.manifests {
+        let what = match (
+            outside.parts.contains(digest),
+            outside.referrers.contains(digest),
+        ) {
+            (true, _) => "part",
+            (_, true) => "referrer",
+            _ => "manifest",
+        };
+        line(what, &digest.to_string());
+    }
+    let mut rows = vec![["BLOB", "STORED", "MEDIA TYPE"].map(str::to_owned).to_vec()];
+    rows.extend(
+        s.packs
+            .iter()
+            .map(|p| vec![short(&p.digest), bytes(p.size), printable(&p.media_type)]),
+    );
+    text.push_str(&output::table(&rows, &[1]));
     text
 }

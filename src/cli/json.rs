@@ -26,8 +26,8 @@ pub(crate) fn time(t: Option<Time>) -> Option<String> {
     (t.secs < 253_402_300_800).then(|| humantime::format_rfc3339_seconds(at).to_string())
 }
 
-/// What every object has of a command that looks after a store: nothing is carried, so nothing moves.
-fn with_common(
+/// What every object has of a command that looks after a store or a daemon: nothing is carried, so nothing moves.
+pub(crate) fn with_common(
     mut value: Value,
     hit: bool,
     digest: Option<&Digest>,
@@ -81,12 +81,14 @@ pub(crate) fn error(e: &CommandError) -> Value {
 fn row(r: &list::Row) -> Value {
     json!({
         "tag": r.tag,
+        "repository": r.repository,
         "kind": r.kind,
         "name": r.name,
         "scope": r.scope,
         "key": r.key,
         "digest": r.digest.to_string(),
         "created": time(r.created),
+        "pushed": time(r.pushed),
         "entries": r.entries,
         "bytes": r.bytes,
         "packs": r.packs,
@@ -117,6 +119,7 @@ pub(crate) fn inspection(store: &str, all: &[inspect::Snapshot], elapsed: Durati
         let mut value = row(&s.row);
         value["packs"] = s.packs.iter().map(pack).collect();
         value["folded"] = json!(s.folded);
+        value["outside"] = s.foreign.as_ref().map_or(Value::Null, outside);
         value["fingerprint"] = s
             .fingerprint
             .iter()
@@ -141,9 +144,22 @@ pub(crate) fn inspection(store: &str, all: &[inspect::Snapshot], elapsed: Durati
     with_common(value, !all.is_empty(), first, sums, elapsed)
 }
 
+fn outside(o: &inspect::Outside) -> Value {
+    let texts = |all: &[Digest]| all.iter().map(Digest::to_string).collect::<Vec<_>>();
+    json!({
+        "media_type": o.media_type,
+        "manifests": texts(&o.manifests),
+        "parts": texts(&o.parts),
+        "referrers": texts(&o.referrers),
+        "records": o.records.map(|(records, _)| records),
+        "layers": o.records.map(|(_, layers)| layers),
+    })
+}
+
 fn pack(p: &inspect::PackRow) -> Value {
     json!({
         "digest": p.digest.to_string(),
+        "media_type": Some(&p.media_type).filter(|t| !t.is_empty()),
         "stored_bytes": p.size,
         "entries": p.entries,
         "live": p.live,
@@ -220,10 +236,11 @@ pub(crate) fn pruned(store: &str, r: &prune::Report, dry_run: bool, elapsed: Dur
     with_common(value, went, None, (0, r.bytes), elapsed)
 }
 
-pub(crate) fn usage(store: &str, r: &du::Report) -> Value {
+pub(crate) fn usage(store: &str, r: &du::Report, elapsed: Duration) -> Value {
     let row = |r: &du::Row| {
         json!({
             "tag": r.tag,
+            "repository": r.repository,
             "kind": r.kind,
             "name": r.name,
             "scope": r.scope,
@@ -233,7 +250,7 @@ pub(crate) fn usage(store: &str, r: &du::Report) -> Value {
             "own_bytes": r.own_bytes,
         })
     };
-    json!({
+    let value = json!({
         "command": "du",
         "store": store,
         "names": r.rows.iter().map(row).collect::<Vec<_>>(),
@@ -242,7 +259,8 @@ pub(crate) fn usage(store: &str, r: &du::Report) -> Value {
         "store_blobs": r.store.map(|s| s.blobs),
         "store_bytes": r.store.map(|s| s.bytes),
         "broken": left_out(&r.broken),
-    })
+    });
+    with_common(value, !r.rows.is_empty(), None, (0, r.bytes), elapsed)
 }
 
 fn queue(q: Option<&v1::Queue>) -> Value {
@@ -256,8 +274,8 @@ fn queue(q: Option<&v1::Queue>) -> Value {
     })
 }
 
-pub(crate) fn status(store: &str, s: &v1::StatusResponse) -> Value {
-    json!({
+pub(crate) fn status(store: &str, s: &v1::StatusResponse, elapsed: Duration) -> Value {
+    let value = json!({
         "command": "status",
         "store": store,
         "version": s.version,
@@ -267,7 +285,9 @@ pub(crate) fn status(store: &str, s: &v1::StatusResponse) -> Value {
         "listeners": s.listeners,
         "allows_paths": s.allows_paths,
         "queue": queue(s.queue.as_ref()),
-    })
+    });
+    // It answered.
+    with_common(value, true, None, (0, 0), elapsed)
 }
 
 pub(crate) fn flushed(
@@ -276,13 +296,14 @@ pub(crate) fn flushed(
     left: Option<&v1::Queue>,
     elapsed: Duration,
 ) -> Value {
-    json!({
+    let value = json!({
         "command": "flush",
         "store": store,
         "waited": waited,
         "queue": queue(left),
-        "elapsed_ms": ms(elapsed),
-    })
+    });
+    let sent = left.is_none_or(|q| q.tags == 0 && q.blobs == 0);
+    with_common(value, sent, None, (0, 0), elapsed)
 }
 
 #[cfg(test)]

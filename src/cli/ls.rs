@@ -11,7 +11,9 @@ use crate::{ops::list, progress::Watch as _};
 
 pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
     let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget)).await?;
+    let upkeep = session
+        .within(budget, session.upkeep(budget, &args.chosen.repositories))
+        .await?;
     let report = session
         .within(budget, upkeep.list(args.name.as_deref()))
         .await?;
@@ -44,13 +46,9 @@ fn text(report: &list::Report) -> String {
         vec![
             printable(&r.kind),
             printable(&r.name),
-            printable(&r.scope),
-            if r.key.is_empty() {
-                "-".to_owned()
-            } else {
-                printable(&r.key)
-            },
-            json::time(r.created).unwrap_or_else(|| "-".to_owned()),
+            or_dash(&r.scope),
+            or_dash(&r.key),
+            json::time(r.created.or(r.pushed)).unwrap_or_else(|| "-".to_owned()),
             r.entries.to_string(),
             bytes(r.bytes),
             bytes(r.stored_bytes),
@@ -58,4 +56,12 @@ fn text(report: &list::Report) -> String {
         ]
     }));
     output::table(&rows, &[5, 6, 7])
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        printable(text)
+    }
 }

@@ -22,7 +22,9 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
         dry_run: args.dry_run,
     };
     let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget)).await?;
+    let upkeep = session
+        .within(budget, session.upkeep(budget, &args.chosen.repositories))
+        .await?;
     session.reporter.label("prune");
     let report = session.within(budget, upkeep.prune(&options)).await?;
     session.reporter.clear();

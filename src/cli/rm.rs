@@ -12,7 +12,7 @@ use super::{
 pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
     session.refuse_if_read_only("rm")?;
     let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget)).await?;
+    let upkeep = session.within(budget, session.upkeep(budget, &[])).await?;
     let tags = session
         .within(budget, upkeep.remove(&args.name, args.dry_run))
         .await?;

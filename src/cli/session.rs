@@ -131,9 +131,14 @@ impl Session {
     }
 
     /// Opens the store of the settings for a look or upkeep: a folder that is not there is a mistake, not an empty store.
-    pub(crate) async fn upkeep(&self, budget: Option<Duration>) -> Result<Upkeep> {
+    /// `repositories`: patterns of those that are meant; all without any.
+    pub(crate) async fn upkeep(
+        &self,
+        budget: Option<Duration>,
+        repositories: &[String],
+    ) -> Result<Upkeep> {
         stores::must_be_there(&self.config().store.0)?;
-        self.open(budget).await.map(Upkeep::new)
+        Ok(Upkeep::new(self.open(budget).await?, repositories)?)
     }
 
     /// Opens the store of the settings for what only a daemon does.
@@ -146,7 +151,7 @@ impl Session {
             ))
             .hint("name one with --daemon or CACHECTL_DAEMON"));
         }
-        self.open(budget).await.map(Upkeep::new)
+        Ok(Upkeep::new(self.open(budget).await?, &[])?)
     }
 
     /// Opens a store.
@@ -161,6 +166,7 @@ impl Session {
         let opened = Box::pin(stores::open(url, config, &self.env, read_only)).await?;
         Ok(ops::Context {
             opened: Arc::new(opened),
+            reach: ops::Reach::everything(),
             progress: Arc::clone(&self.reporter) as _,
             state_dir: config.state_dir.clone(),
             temp_dir: config.temp_dir.clone(),

@@ -19,7 +19,11 @@ pub(crate) async fn run(session: &Session) -> Result<u8> {
     let status = session.within(budget, daemon.status()).await?;
     session.reporter.clear();
     if session.json {
-        output::object(&json::status(&session.store_shown(), &status))?;
+        output::object(&json::status(
+            &session.store_shown(),
+            &status,
+            session.began.elapsed(),
+        ))?;
     } else {
         output::data(&text(&status))?;
     }

@@ -2,7 +2,7 @@
 
 use super::control::Daemon;
 use crate::{
-    ops::{self, Context, du, inspect, list, prune, remove, verify},
+    ops::{self, Context, Reach, du, inspect, list, prune, remove, verify},
     store::registry::ControlWay,
 };
 
@@ -13,13 +13,16 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(crate) fn new(ctx: Context) -> Self {
+    /// Looks after the repositories that match one of `patterns`; after all without any.
+    pub(crate) fn new(mut ctx: Context, patterns: &[String]) -> ops::Result<Self> {
+        // What is no pattern is said here, whoever does the work.
+        ctx.reach = Reach::everything().wanting(patterns)?;
         let speak = |way: &ControlWay| {
             let url = ctx.opened.url.to_string();
-            Daemon::new(way.clone(), url, ctx.progress.clone())
+            Daemon::new(way.clone(), url, ctx.progress.clone(), patterns)
         };
         let daemon = ctx.opened.control.as_ref().map(speak);
-        Self { ctx, daemon }
+        Ok(Self { ctx, daemon })
     }
 
     /// The daemon, where the store is one.

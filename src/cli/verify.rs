@@ -19,7 +19,9 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         _ => (Depth::Structure, "structure"),
     };
     let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget)).await?;
+    let upkeep = session
+        .within(budget, session.upkeep(budget, &args.chosen.repositories))
+        .await?;
     session.reporter.label("verify");
     let name = args.name.as_deref();
     let report = session
@@ -64,7 +66,7 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     if !report.faults.is_empty() {
         let faults = count(report.faults.len() as u64, "fault", "faults");
         return Err(CommandError::new(Kind::Failed, format!("{faults} found"))
-            .hint("the next export of a damaged name mends it; `cachectl rm` takes it away")
+            .hint("the next export of a damaged name mends it, and so does the next push of a damaged tag; `cachectl rm` takes it away")
             .told());
     }
     match unknown {

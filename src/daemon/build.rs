@@ -85,7 +85,8 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         options,
         backlog,
     } = tiers::open(config, env, state, caches.clone()).await?;
-    let repositories = opened.repositories.clone().ok_or_else(|| {
+    let writable = opened.repositories.clone();
+    let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
         Error::usage(format!(
             "{} cannot stand behind a daemon: it may not be written to",
             opened.url
@@ -176,7 +177,7 @@ impl Doors {
             async move {
                 let place = doors.place(&request);
                 let answer = |request| doors.answer(place, request);
-                // Boxed: what answers at the doors is long.
+                // Boxed: it holds the futures of all doors.
                 Box::pin(doors.observer.observe(place, request, answer)).await
             }
             .boxed()

@@ -4,14 +4,17 @@
 //!   the source's head does not contain travel too, before the head: until then they are all there is of an export.
 //! - A name that differs in the target is treated as if this node exported the source's snapshot there: Go caches are merged, a
 //!   folder is replaced, both under the target's own protocol for writers that meet, so neither side's exports are lost.
-//! - A manifest that is not ours replaces one that is not ours; it never replaces a cache.
+//! - A manifest that is not ours replaces one that is not ours; it never replaces a cache. What refers to it travels with it. A tag
+//!   that is merged from parts is copied as the one manifest that it points at.
+//! - Repositories keep their names. What the target has no room for, since it holds one repository only, is left out, and said.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     Context, Error, LeftOut, Moved, Result, head,
-    names::{self, Found, Group, Word},
+    names::{self, Foreign, Found, Group, Named, Word},
     publish::{self, Limits, Publication},
+    reach::{self, Place},
 };
 use crate::{
     artifact::{
@@ -40,7 +43,8 @@ pub struct Report {
     pub left_out: Vec<LeftOut>,
 }
 
-/// Copies all names (or those matching `name`: a name, tag or digest) of `from` to `to`; tags that are equal already are skipped.
+/// Copies all names within reach (or those matching `name`: a name, tag or digest) of `from` to `to`; tags that are equal already are
+/// skipped.
 ///
 /// A digest stands for the tags that point at it; without any, the manifest is copied without a tag.
 ///
@@ -50,63 +54,128 @@ pub async fn run(from: &Context, to: &Context, name: Option<&str>) -> Result<Rep
     super::within_budget(to, "copying", copy(from, to, name)).await
 }
 
+/// The copy of what is in one repository.
 struct Job<'a> {
+    place: &'a Place,
     from: &'a Context,
     to: &'a Context,
     transfer: transfer::Options,
     report: Report,
 }
 
+impl<'a> Job<'a> {
+    fn new(place: &'a Place, to: &'a Context, report: Report) -> Self {
+        let from = &place.ctx;
+        let spool_dir = to
+            .opened
+            .spool_dir
+            .clone()
+            .unwrap_or_else(|| to.temp_dir.clone());
+        Self {
+            place,
+            from,
+            to,
+            transfer: transfer::Options {
+                from: from.opened.store.clone(),
+                to: to.opened.store.clone(),
+                spool_dir,
+                concurrency: to.concurrency,
+                progress: to.progress.clone(),
+            },
+            report,
+        }
+    }
+}
+
 async fn copy(from: &Context, to: &Context, name: Option<&str>) -> Result<Report> {
-    let spool_dir = to
-        .opened
-        .spool_dir
-        .clone()
-        .unwrap_or_else(|| to.temp_dir.clone());
-    let mut job = Job {
-        from,
-        to,
-        transfer: transfer::Options {
-            from: from.opened.store.clone(),
-            to: to.opened.store.clone(),
-            spool_dir,
-            concurrency: to.concurrency,
-            progress: to.progress.clone(),
-        },
-        report: Report::default(),
-    };
+    let mut report = Report::default();
     to.progress.begin(Phase::Upload, None);
     let word = Word::new(name);
     if let Word::Digest(digest) = word {
-        job.digest(digest).await?;
+        report = by_digest(from, to, digest).await?;
     } else {
-        for group in names::groups(from, &word).await? {
-            job.report.found = true;
-            job.group(&group).await?;
+        let found = names::find(from, &word).await?;
+        report.found = !found.is_empty();
+        for names in found.chunk_by(|a, b| Arc::ptr_eq(&a.place, &b.place)) {
+            let place = &names[0].place;
+            let Some(target) = reach::counterpart(to, place) else {
+                no_room(to, names, &mut report);
+                continue;
+            };
+            let mut job = Job::new(place, &target, report);
+            for name in names {
+                job.group(&name.group).await?;
+            }
+            report = job.report;
         }
     }
     to.progress.end(Phase::Upload);
-    Ok(job.report)
+    Ok(report)
+}
+
+/// Copies the tags that point at `digest`, wherever they are; without any, the manifest alone.
+async fn by_digest(from: &Context, to: &Context, digest: Digest) -> Result<Report> {
+    let mut report = Report::default();
+    let places = reach::places(from).await?;
+    for place in &places {
+        if let Some(target) = reach::counterpart(to, place) {
+            let mut job = Job::new(place, &target, report);
+            job.tagged(digest).await?;
+            report = job.report;
+        }
+    }
+    if report.found {
+        return Ok(report);
+    }
+    for place in &places {
+        if let Some(target) = reach::counterpart(to, place) {
+            let mut job = Job::new(place, &target, report);
+            job.untagged(digest).await?;
+            report = job.report;
+        }
+        if report.found {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+/// Says that the target cannot hold these.
+fn no_room(to: &Context, names: &[Named], report: &mut Report) {
+    let repository = names[0].place.repository();
+    let left = LeftOut {
+        what: format!("repository {repository}"),
+        why: match to.opened.control {
+            Some(_) => format!(
+                "through the door of {} only `cachectl` is written; let a daemon copy that opens its store itself",
+                to.opened.url
+            ),
+            None => format!("{} holds one repository only", to.opened.url),
+        },
+    };
+    to.progress
+        .warn(&format!("not copied: {}: {}", left.what, left.why));
+    report.left_out.push(left);
 }
 
 impl Job<'_> {
-    /// Copies the tags that point at `digest`, or the manifest alone.
-    async fn digest(&mut self, digest: Digest) -> Result<()> {
-        let mut tagged = false;
+    /// Copies the tags that point at `digest`.
+    async fn tagged(&mut self, digest: Digest) -> Result<()> {
         for tag in self.from.opened.store.tags("").await? {
             let resolved = names::resolve(self.from, &tag.clone().into()).await?;
             let Ok(Some(resolved)) = resolved else {
                 continue;
             };
             if resolved.manifest.digest == digest {
-                tagged = true;
                 self.report.found = true;
                 self.head(&tag).await?;
             }
         }
-        if tagged {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    /// Copies a manifest that no tag points at.
+    async fn untagged(&mut self, digest: Digest) -> Result<()> {
         match names::resolve(self.from, &digest.into()).await? {
             Ok(Some(resolved)) => {
                 self.report.found = true;
@@ -121,6 +190,11 @@ impl Job<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// What a tag of the source is called.
+    fn shown(&self, tag: &Tag) -> String {
+        self.place.shown(tag.as_str())
     }
 
     async fn group(&mut self, group: &Group) -> Result<()> {
@@ -150,7 +224,7 @@ impl Job<'_> {
         let manifest = match names::look(self.from, &side.clone().into()).await? {
             Found::Ours(ours) => ours.manifest,
             Found::Broken(why) => {
-                self.leave_out(format!("tag {side}"), why);
+                self.leave_out(format!("tag {}", self.shown(side)), why);
                 return Ok(());
             }
             // Where a registry cannot remove a tag, a manifest of nothing stands in its place.
@@ -166,7 +240,8 @@ impl Job<'_> {
         match names::resolve(self.to, &side.clone().into()).await? {
             Ok(Some(there)) if there.manifest.digest == manifest.digest => Ok(()),
             _ => {
-                self.verbatim(&manifest, Some((side, &Expect::Anything)), side.as_str())
+                let shown = self.shown(side);
+                self.verbatim(&manifest, Some((side, &Expect::Anything)), &shown)
                     .await?;
                 Ok(())
             }
@@ -174,12 +249,16 @@ impl Job<'_> {
     }
 
     async fn head(&mut self, tag: &Tag) -> Result<()> {
+        let shown = self.shown(tag);
         let found = names::look(self.from, &tag.clone().into()).await?;
         let (manifest, ours) = match found {
             Found::Ours(ours) => (ours.manifest.clone(), Some(ours)),
-            Found::Foreign(manifest) => (manifest, None),
+            Found::Foreign(Foreign { manifest, .. }) => {
+                self.referrers(&manifest.digest).await?;
+                (manifest, None)
+            }
             Found::Broken(why) => {
-                self.leave_out(format!("tag {tag}"), why);
+                self.leave_out(format!("tag {shown}"), why);
                 return Ok(());
             }
             Found::Gone => return Ok(()),
@@ -193,16 +272,19 @@ impl Job<'_> {
         match (&there, name.zip(kind)) {
             (Found::Gone, None) => {
                 let expect = (tag, &Expect::Absent);
-                if self.verbatim(&manifest, Some(expect), tag.as_str()).await?
+                if self.verbatim(&manifest, Some(expect), &shown).await?
                     == Some(Published::Conflict)
                 {
-                    self.leave_out(format!("tag {tag}"), "another writer was faster".to_owned());
+                    self.leave_out(
+                        format!("tag {shown}"),
+                        "another writer was faster".to_owned(),
+                    );
                 }
                 Ok(())
             }
             (Found::Gone, Some((name, kind))) => {
                 let expect = (tag, &Expect::Absent);
-                if self.verbatim(&manifest, Some(expect), tag.as_str()).await?
+                if self.verbatim(&manifest, Some(expect), &shown).await?
                     == Some(Published::Conflict)
                 {
                     return self.merge(&manifest, tag, &name, kind).await;
@@ -211,13 +293,13 @@ impl Job<'_> {
             }
             (_, Some((name, kind))) => self.merge(&manifest, tag, &name, kind).await,
             (Found::Foreign(_) | Found::Broken(_), None) => {
-                self.verbatim(&manifest, Some((tag, &Expect::Anything)), tag.as_str())
+                self.verbatim(&manifest, Some((tag, &Expect::Anything)), &shown)
                     .await?;
                 Ok(())
             }
             (Found::Ours(_), None) => {
                 self.leave_out(
-                    format!("tag {tag}"),
+                    format!("tag {shown}"),
                     "the target has a cache under this tag".to_owned(),
                 );
                 Ok(())
@@ -234,16 +316,17 @@ impl Job<'_> {
         kind: SourceKind,
     ) -> Result<()> {
         let rules = head::rules(kind);
+        let shown = self.shown(tag);
         let loaded = match super::load::load(self.from, manifest, &HashSet::new()).await? {
             Ok(loaded) if loaded.lost.is_empty() => loaded,
             Ok(loaded) => {
                 for LeftOut { what, why } in loaded.lost {
-                    self.leave_out(format!("{what} of tag {tag}"), why);
+                    self.leave_out(format!("{what} of tag {shown}"), why);
                 }
                 return Ok(());
             }
             Err(why) => {
-                self.leave_out(format!("tag {tag}"), why.text());
+                self.leave_out(format!("tag {shown}"), why.text());
                 return Ok(());
             }
         };
@@ -262,7 +345,7 @@ impl Job<'_> {
         }
         let moved = match transfer::copy::copy_below(&self.transfer, manifest).await {
             Ok(moved) => moved,
-            Err(e) => return self.source_fault(&format!("tag {tag}"), e),
+            Err(e) => return self.source_fault(&format!("tag {shown}"), e),
         };
         self.add(moved);
         let publication = Publication {
@@ -278,7 +361,25 @@ impl Job<'_> {
             created: mine.created.unwrap_or_else(Time::now),
         };
         publish::publish(self.to, &publication).await?;
-        self.report.tags.push(tag.to_string());
+        self.report.tags.push(shown);
+        Ok(())
+    }
+
+    /// Copies what refers to a manifest, before that.
+    async fn referrers(&mut self, subject: &Digest) -> Result<()> {
+        for digest in self.place.referrers(subject).await? {
+            match names::resolve(self.from, &digest.into()).await? {
+                Ok(Some(found)) => {
+                    let there = names::resolve(self.to, &digest.into()).await?;
+                    if !matches!(there, Ok(Some(_))) {
+                        let shown = digest.to_string();
+                        self.verbatim(&found.manifest, None, &shown).await?;
+                    }
+                }
+                Ok(None) => {}
+                Err(why) => self.leave_out(format!("referrer {digest}"), why),
+            }
+        }
         Ok(())
     }
 
@@ -332,7 +433,7 @@ impl Job<'_> {
 fn digest_of(found: &Found) -> Option<Digest> {
     match found {
         Found::Ours(ours) => Some(ours.manifest.digest),
-        Found::Foreign(manifest) => Some(manifest.digest),
+        Found::Foreign(foreign) => Some(foreign.manifest.digest),
         Found::Broken(_) | Found::Gone => None,
     }
 }

@@ -5,22 +5,21 @@ use std::collections::{HashMap, HashSet};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Context, LeftOut, Result, list,
-    names::{self, Found, Group, Word},
+    Context, LeftOut, Result, foreign, list,
+    names::{self, Found, Named, Word},
 };
-use crate::{
-    artifact::{Manifest, Tag},
-    digest::Digest,
-};
+use crate::{artifact::Manifest, digest::Digest};
 
 /// One name with what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The tag of its head.
+    /// The tag of its head, as in a listing.
     pub tag: String,
     /// As in a listing.
+    pub repository: String,
+    /// As in a listing.
     pub kind: String,
-    /// Full name; the tag for a foreign manifest.
+    /// As in a listing.
     pub name: String,
     /// Scope.
     pub scope: String,
@@ -30,7 +29,7 @@ pub struct Row {
     pub blobs: u64,
     /// Their stored bytes.
     pub bytes: u64,
-    /// Those of them that no other name of this repository needs: what its removal would give back.
+    /// Those of them that no other name within reach needs: what its removal would give back.
     pub own_bytes: u64,
 }
 
@@ -52,15 +51,13 @@ pub struct Report {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// `None` where the store cannot list its blobs, or was opened read-only.
+    /// `None` where the store cannot list its blobs, was opened read-only, or is not all within reach by right.
     pub store: Option<Whole>,
     /// Tags that cannot be read, with why.
     pub broken: Vec<LeftOut>,
 }
 
 /// Adds up what names need: all, or those that `name` (a name or tag) means.
-///
-/// Of what is below an index in an index only the manifests' sizes count.
 ///
 /// # Errors
 /// When the store cannot be asked; what cannot be read is in the report.
@@ -69,15 +66,16 @@ pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
 }
 
 async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
-    let wanted: HashSet<Tag> = names::groups(ctx, &Word::new(name))
-        .await?
-        .into_iter()
-        .map(|g| g.head)
-        .collect();
+    let word = Word::new(name);
+    let wanted = names::find(ctx, &word).await?;
+    let wanted: HashSet<String> = wanted.iter().map(Named::shown).collect();
     // What is a name's own only the others can tell.
-    let groups = names::groups(ctx, &Word::All).await?;
-    let read: Vec<(Used, Vec<LeftOut>)> = stream::iter(groups)
-        .map(|group| read(ctx, group))
+    let all = match word {
+        Word::Digest(_) => Vec::new(),
+        _ => names::find(&ctx.granted(), &Word::All).await?,
+    };
+    let read: Vec<(Used, Vec<LeftOut>)> = stream::iter(all)
+        .map(read)
         .buffered(ctx.concurrency.max(1))
         .try_collect()
         .await?;
@@ -88,7 +86,7 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     let mut counted: HashMap<Digest, u64> = HashMap::new();
     for (used, broken) in read {
-        if !wanted.contains(&used.head) {
+        if !wanted.contains(&used.shown) {
             continue;
         }
         report.broken.extend(broken);
@@ -96,6 +94,7 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
         let own = used.blobs.iter().filter(|(d, _)| users[*d] == 1);
         report.rows.push(Row {
             tag: row.tag,
+            repository: row.repository,
             kind: row.kind,
             name: row.name,
             scope: row.scope,
@@ -108,7 +107,8 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
     }
     report.rows.sort_by_key(|r| std::cmp::Reverse(r.bytes));
     (report.blobs, report.bytes) = (counted.len() as u64, sum(counted.values()));
-    if let Some(sweep) = &ctx.opened.sweep {
+    let whole = ctx.reach.is_whole();
+    if let Some(sweep) = ctx.opened.sweep.as_ref().filter(|_| whole) {
         let all = sweep.blobs().await?;
         report.store = Some(Whole {
             blobs: all.len() as u64,
@@ -120,35 +120,42 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
 
 /// A name with the blobs that it needs.
 struct Used {
-    head: Tag,
+    /// What its head is called.
+    shown: String,
     /// `None` where nothing of it can be read.
     row: Option<list::Row>,
     blobs: HashMap<Digest, u64>,
 }
 
-async fn read(ctx: &Context, group: Group) -> Result<(Used, Vec<LeftOut>)> {
+async fn read(name: Named) -> Result<(Used, Vec<LeftOut>)> {
+    let Named { place, group } = &name;
     let (mut row, mut broken, mut manifests) = (None, Vec::new(), Vec::<Manifest>::new());
+    let mut outside = HashMap::new();
     // Side tags first, so that the head's row is the one that stays.
     for tag in group.tags() {
-        match names::look(ctx, &tag.clone().into()).await? {
+        match names::look(&place.ctx, &tag.clone().into()).await? {
             Found::Ours(ours) => {
-                row = Some(list::of_ours(&group.head, &ours, 0));
+                row = Some(list::of_ours(place, &group.head, &ours, 0));
                 manifests.push(ours.manifest);
             }
-            Found::Foreign(manifest) => {
+            Found::Foreign(found) => {
+                let needs = foreign::needs(place, Some(tag), &found.manifest).await?;
                 if row.is_none() && *tag == group.head {
-                    row = Some(list::of_foreign(tag, &manifest));
+                    row = Some(list::of_foreign(place, tag, &found, &needs).await?);
                 }
-                manifests.push(manifest);
+                outside.extend(needs.sizes());
+                broken.extend(needs.faults.into_iter().map(|why| name.fault(tag, why)));
             }
-            Found::Broken(why) => broken.push(names::fault(tag, why)),
+            Found::Broken(why) => broken.push(name.fault(tag, why)),
             Found::Gone => {}
         }
     }
+    let mut blobs = names::needed(&manifests);
+    blobs.extend(outside);
     let used = Used {
-        head: group.head,
+        shown: name.shown(),
         row,
-        blobs: names::needed(&manifests),
+        blobs,
     };
     Ok((used, broken))
 }

@@ -1,26 +1,28 @@
-//! Inspect: what one name holds, pack by pack. Manifest, config and tables of contents are read, not the packs' data.
+//! Inspect: what one name holds, pack by pack, or blob by blob. Manifests, configs and tables of contents are read, not the data.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Context, Error, LeftOut, Result,
+    Context, Error, LeftOut, Result, foreign,
     head::{self, Current},
     list,
     load::{self, Loaded},
-    names::{self, Found, Group, Word},
+    names::{self, Foreign, Found, Named, Word},
+    reach::{self, Place},
 };
 use crate::{
-    artifact::{Manifest, Reference, Tag, snapshot},
+    artifact::{Descriptor, Reference, Tag, snapshot},
     digest::Digest,
     source::SourceKind,
-    transfer::graph,
 };
 
-/// One pack of a snapshot.
+/// One pack of a snapshot, or a config or layer of what is none of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackRow {
     /// Digest of the layer.
     pub digest: Digest,
+    /// What it is, by its descriptor; empty for a pack.
+    pub media_type: String,
     /// Stored bytes.
     pub size: u64,
     /// Entries in its table of contents.
@@ -48,6 +50,23 @@ pub struct Snapshot {
     pub fingerprint: Vec<(String, String)>,
     /// Paths of the live entries with sizes, if asked for; sorted.
     pub files: Option<Vec<(String, u64)>>,
+    /// What is known of a manifest that is none of ours.
+    pub foreign: Option<Outside>,
+}
+
+/// A manifest that is none of ours, in detail.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outside {
+    /// Its media type.
+    pub media_type: String,
+    /// Its other manifests: those below an index, parts and referrers.
+    pub manifests: Vec<Digest>,
+    /// Those of them that its tag is merged from.
+    pub parts: Vec<Digest>,
+    /// Those of them that refer to it, or to one below it.
+    pub referrers: Vec<Digest>,
+    /// Records and layers in the config of a BuildKit cache; `None` of what is none, or where it cannot be read.
+    pub records: Option<(u64, u64)>,
 }
 
 /// Shows every snapshot whose name, tag or digest is `name`; empty where there is none.
@@ -63,29 +82,41 @@ pub async fn run(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>
 async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>> {
     let word = Word::new(Some(name));
     if let Word::Digest(digest) = word {
-        return Ok(one(ctx, &digest.into(), files).await?.into_iter().collect());
+        for place in reach::places(ctx).await? {
+            if let Some(found) = one(&place, &digest.into(), files).await? {
+                return Ok(vec![found]);
+            }
+        }
+        return Ok(Vec::new());
     }
     let mut all = Vec::new();
-    for group in names::groups(ctx, &word).await? {
-        let side = group.sides.first().filter(|s| s.as_str() == name);
-        let found = match side {
-            Some(side) => one(ctx, &side.clone().into(), files).await?,
-            None => folded(ctx, &group, files).await?,
-        };
-        all.extend(found);
+    for found in names::find(ctx, &word).await? {
+        let Named { place, group } = &found;
+        let side = group
+            .sides
+            .first()
+            .filter(|s| s.as_str() == name || place.shown(s.as_str()) == name);
+        all.extend(match side {
+            Some(side) => one(place, &side.clone().into(), files).await?,
+            None => folded(&found, files).await?,
+        });
     }
     Ok(all)
 }
 
 /// What one manifest holds, folded with nothing.
-async fn one(ctx: &Context, reference: &Reference, files: bool) -> Result<Option<Snapshot>> {
+async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option<Snapshot>> {
+    let ctx = &place.ctx;
     let damaged = |why: String| Error::Damaged {
-        what: reference.to_string(),
+        what: match reference {
+            Reference::Tag(tag) => place.shown(tag.as_str()),
+            Reference::Digest(digest) => digest.to_string(),
+        },
         why,
     };
     let ours = match names::look(ctx, reference).await? {
         Found::Ours(ours) => ours,
-        Found::Foreign(manifest) => return Ok(Some(foreign(reference, &manifest))),
+        Found::Foreign(found) => return outside(place, reference, &found, files).await.map(Some),
         Found::Broken(why) => return Err(damaged(why)),
         Found::Gone => return Ok(None),
     };
@@ -97,14 +128,16 @@ async fn one(ctx: &Context, reference: &Reference, files: bool) -> Result<Option
         Reference::Digest(_) => ours.name().tag(),
     };
     Ok(Some(detail(
-        list::of_ours(&tag, &ours, 0),
+        list::of_ours(place, &tag, &ours, 0),
         &snapshot,
         files,
     )))
 }
 
 /// What a reader gets of a name.
-async fn folded(ctx: &Context, group: &Group, files: bool) -> Result<Option<Snapshot>> {
+async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
+    let Named { place, group } = name;
+    let ctx = &place.ctx;
     let mut broken = Vec::new();
     let mut known = None;
     // Any readable manifest of the name tells what the name is in full.
@@ -114,10 +147,12 @@ async fn folded(ctx: &Context, group: &Group, files: bool) -> Result<Option<Snap
                 known = Some(ours);
                 break;
             }
-            Found::Foreign(manifest) if *tag == group.head => {
-                return Ok(Some(foreign(&tag.clone().into(), &manifest)));
+            Found::Foreign(found) if *tag == group.head => {
+                return outside(place, &tag.clone().into(), &found, files)
+                    .await
+                    .map(Some);
             }
-            Found::Broken(why) => broken.push(names::fault(tag, why)),
+            Found::Broken(why) => broken.push(name.fault(tag, why)),
             Found::Foreign(_) | Found::Gone => {}
         }
     }
@@ -130,7 +165,7 @@ async fn folded(ctx: &Context, group: &Group, files: bool) -> Result<Option<Snap
             });
     };
     let Some(kind) = SourceKind::from_name(&ours.config.kind) else {
-        return one(ctx, &group.head.clone().into(), files).await;
+        return one(place, &group.head.clone().into(), files).await;
     };
     let current: Current = head::read(ctx, &ours.name(), &HashSet::new()).await?;
     warn(ctx, &current.lost());
@@ -140,7 +175,7 @@ async fn folded(ctx: &Context, group: &Group, files: bool) -> Result<Option<Snap
             None => Ok(None),
         };
     };
-    let mut row = list::of_ours(&group.head, &ours, current.sides.len());
+    let mut row = list::of_ours(place, &group.head, &ours, current.sides.len());
     let (entries, bytes) = snapshot.totals();
     row.digest = current.digest().unwrap_or(row.digest);
     row.created = snapshot.created;
@@ -171,6 +206,7 @@ fn detail(row: list::Row, snapshot: &snapshot::Snapshot, files: bool) -> Snapsho
         folded: snapshot.folded.iter().map(|f| f.tag.clone()).collect(),
         fingerprint: gates.chain(traits).collect(),
         files,
+        foreign: None,
     }
 }
 
@@ -187,6 +223,7 @@ fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {
     }
     let row = |(i, p): (usize, &snapshot::Pack)| PackRow {
         digest: p.digest(),
+        media_type: String::new(),
         size: p.layer.descriptor.size,
         entries: p.toc.entries.len() as u64,
         live: p.live.iter().filter(|l| **l).count() as u64,
@@ -200,20 +237,32 @@ fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {
     snapshot.packs.iter().enumerate().map(row).collect()
 }
 
-/// A manifest that is none of ours: what it names, without a look inside.
-fn foreign(reference: &Reference, manifest: &Manifest) -> Snapshot {
+/// A manifest that is none of ours: what it is and needs. What of it cannot be read is a warning.
+async fn outside(
+    place: &Place,
+    reference: &Reference,
+    found: &Foreign,
+    files: bool,
+) -> Result<Snapshot> {
+    let manifest = &found.manifest;
     let nameless = || {
         let text = format!("untagged-{}", &manifest.digest.hex()[..12]);
         text.parse::<Tag>()
             .expect("letters, digits and dashes make a tag")
     };
-    let tag = match reference {
-        Reference::Tag(tag) => tag.clone(),
-        Reference::Digest(_) => nameless(),
+    let (tag, stands) = match reference {
+        Reference::Tag(tag) => (tag.clone(), Some(tag)),
+        Reference::Digest(_) => (nameless(), None),
     };
-    let children = graph::children(manifest).unwrap_or_default();
-    let row = |d: &crate::artifact::Descriptor| PackRow {
+    let needs = foreign::needs(place, stands, manifest).await?;
+    let faults = needs
+        .faults
+        .iter()
+        .map(|why| names::fault(place, &tag, why));
+    warn(&place.ctx, &faults.collect::<Vec<_>>());
+    let row = |d: &Descriptor| PackRow {
         digest: d.digest,
+        media_type: d.media_type.clone(),
         size: d.size,
         entries: 0,
         live: 0,
@@ -221,16 +270,19 @@ fn foreign(reference: &Reference, manifest: &Manifest) -> Snapshot {
         frames: 0,
         generation: 0,
     };
-    Snapshot {
-        row: list::of_foreign(&tag, manifest),
-        packs: children
-            .blobs
-            .iter()
-            .chain(&children.manifests)
-            .map(row)
-            .collect(),
+    Ok(Snapshot {
+        row: list::of_foreign(place, &tag, found, &needs).await?,
+        packs: needs.blobs.iter().map(row).collect(),
         folded: Vec::new(),
         fingerprint: Vec::new(),
-        files: None,
-    }
+        // It has no entries.
+        files: files.then(Vec::new),
+        foreign: Some(Outside {
+            media_type: manifest.media_type.clone(),
+            manifests: needs.manifests.iter().skip(1).map(|(d, _)| *d).collect(),
+            parts: needs.parts,
+            referrers: needs.referrers,
+            records: foreign::records(place, manifest).await?,
+        }),
+    })
 }

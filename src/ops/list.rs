@@ -1,4 +1,4 @@
-//! List: what snapshots a store holds. Manifests and configs are read, nothing of the packs.
+//! List: what a store holds, snapshots and what else stands under its tags. Manifests and configs are read, nothing of the packs.
 
 use std::collections::HashSet;
 
@@ -6,26 +6,26 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     Context, LeftOut, Result,
-    names::{self, Found, Group, Ours, Word},
+    foreign::{self, Needs},
+    names::{self, Foreign, Found, Named, Ours, Word},
+    reach::Place,
 };
 use crate::{
-    artifact::{Descriptor, Manifest, Tag, media},
+    artifact::{Descriptor, Tag, media},
     digest::Digest,
     entry::Time,
-    transfer::graph,
 };
-
-/// The kind of a row whose manifest is not ours: an image, a BuildKit cache.
-pub const FOREIGN: &str = "foreign";
 
 /// One name with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The tag of its head, which a name that only has side tags yet does not have.
+    /// The tag of its head, which a name that only has side tags yet does not have; `REPO:TAG` in another repository than ours.
     pub tag: String,
-    /// `gobuild`, `gomod`, `dir`; [`FOREIGN`] for a manifest that is none of ours.
+    /// Its repository; empty where the store holds one only.
+    pub repository: String,
+    /// `gobuild`, `gomod`, `dir`; of a manifest that is none of ours `buildkit`, `image`, `index`, `other` ([`foreign`]).
     pub kind: String,
-    /// Full name; the tag for a foreign manifest.
+    /// Full name, or the tag of a manifest that is none of ours; `REPO:NAME` in another repository than ours.
     pub name: String,
     /// Scope.
     pub scope: String,
@@ -35,13 +35,15 @@ pub struct Row {
     pub digest: Digest,
     /// When it was made.
     pub created: Option<Time>,
+    /// When its tag was written last, where the store says.
+    pub pushed: Option<Time>,
     /// Live entries.
     pub entries: u64,
     /// Bytes of their contents.
     pub bytes: u64,
-    /// Packs; of a foreign manifest what it names.
+    /// Packs; of a manifest that is none of ours configs and layers, also those below an index and of what refers to it.
     pub packs: usize,
-    /// Stored bytes of the packs.
+    /// Stored bytes of these, each counted once.
     pub stored_bytes: u64,
     /// Side tags not yet contained in it.
     pub pending: usize,
@@ -50,7 +52,7 @@ pub struct Row {
 /// What the listing found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Sorted by tag.
+    /// Sorted by repository and tag.
     pub rows: Vec<Row>,
     /// Tags whose snapshot cannot be read, with why.
     pub broken: Vec<super::LeftOut>,
@@ -65,9 +67,9 @@ pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
 }
 
 async fn list(ctx: &Context, name: Option<&str>) -> Result<Report> {
-    let groups = names::groups(ctx, &Word::new(name)).await?;
-    let read: Vec<_> = stream::iter(groups)
-        .map(|group| row(ctx, group))
+    let found = names::find(ctx, &Word::new(name)).await?;
+    let read: Vec<_> = stream::iter(found)
+        .map(row)
         .buffered(ctx.concurrency.max(1))
         .try_collect()
         .await?;
@@ -80,11 +82,12 @@ async fn list(ctx: &Context, name: Option<&str>) -> Result<Report> {
 }
 
 /// The row of a name: its head's, or where there is none yet, that of its last side tag that can be read.
-async fn row(ctx: &Context, group: Group) -> Result<(Option<Row>, Vec<LeftOut>)> {
+async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
+    let Named { place, group } = &name;
     let mut broken = Vec::new();
-    let mut sides = group.sides;
+    let mut sides = group.sides.clone();
     if group.is_there {
-        match names::look(ctx, &group.head.clone().into()).await? {
+        match names::look(&place.ctx, &group.head.clone().into()).await? {
             Found::Ours(ours) => {
                 let folded: HashSet<&str> =
                     ours.config.folded.iter().map(|f| f.tag.as_str()).collect();
@@ -92,27 +95,33 @@ async fn row(ctx: &Context, group: Group) -> Result<(Option<Row>, Vec<LeftOut>)>
                     .iter()
                     .filter(|s| !folded.contains(s.as_str()))
                     .count();
-                return Ok((Some(of_ours(&group.head, &ours, pending)), broken));
+                return Ok((Some(of_ours(place, &group.head, &ours, pending)), broken));
             }
-            Found::Foreign(manifest) => {
-                return Ok((Some(of_foreign(&group.head, &manifest)), broken));
+            Found::Foreign(found) => {
+                let needs = foreign::needs(place, Some(&group.head), &found.manifest).await?;
+                let row = of_foreign(place, &group.head, &found, &needs).await?;
+                let faults = needs.faults.into_iter();
+                broken.extend(faults.map(|why| name.fault(&group.head, why)));
+                return Ok((Some(row), broken));
             }
-            Found::Broken(why) => broken.push(names::fault(&group.head, why)),
+            Found::Broken(why) => broken.push(name.fault(&group.head, why)),
             Found::Gone => {}
         }
     }
     let pending = sides.len();
     while let Some(side) = sides.pop() {
-        match names::look(ctx, &side.clone().into()).await? {
-            Found::Ours(ours) => return Ok((Some(of_ours(&group.head, &ours, pending)), broken)),
-            Found::Broken(why) => broken.push(names::fault(&side, why)),
+        match names::look(&place.ctx, &side.clone().into()).await? {
+            Found::Ours(ours) => {
+                return Ok((Some(of_ours(place, &group.head, &ours, pending)), broken));
+            }
+            Found::Broken(why) => broken.push(name.fault(&side, why)),
             Found::Foreign(_) | Found::Gone => {}
         }
     }
     Ok((None, broken))
 }
 
-pub(super) fn of_ours(tag: &Tag, ours: &Ours, pending: usize) -> Row {
+pub(super) fn of_ours(place: &Place, tag: &Tag, ours: &Ours, pending: usize) -> Row {
     let config = &ours.config;
     let packs = || {
         ours.outline
@@ -121,13 +130,15 @@ pub(super) fn of_ours(tag: &Tag, ours: &Ours, pending: usize) -> Row {
             .filter(|d| d.media_type != media::EMPTY)
     };
     Row {
-        tag: tag.to_string(),
+        tag: place.shown(tag.as_str()),
+        repository: place.repository().to_owned(),
         kind: config.kind.clone(),
-        name: config.name.clone(),
+        name: place.shown(&config.name),
         scope: config.scope.clone(),
         key: config.key.clone(),
         digest: ours.manifest.digest,
         created: ours.outline.created,
+        pushed: ours.written,
         entries: config.entries,
         bytes: config.bytes,
         packs: packs().count(),
@@ -136,24 +147,29 @@ pub(super) fn of_ours(tag: &Tag, ours: &Ours, pending: usize) -> Row {
     }
 }
 
-pub(super) fn of_foreign(tag: &Tag, manifest: &Manifest) -> Row {
-    // One that cannot be understood is listed all the same.
-    let children = graph::children(manifest).unwrap_or_default();
-    let named = || children.blobs.iter().chain(&children.manifests);
-    Row {
-        tag: tag.to_string(),
-        kind: FOREIGN.to_owned(),
-        name: tag.to_string(),
+/// The row of a manifest that is none of ours. One that cannot be understood is listed all the same.
+pub(super) async fn of_foreign(
+    place: &Place,
+    tag: &Tag,
+    found: &Foreign,
+    needs: &Needs,
+) -> Result<Row> {
+    Ok(Row {
+        tag: place.shown(tag.as_str()),
+        repository: place.repository().to_owned(),
+        kind: foreign::kind(&found.manifest).to_owned(),
+        name: place.shown(tag.as_str()),
         scope: String::new(),
         key: String::new(),
-        digest: manifest.digest,
+        digest: found.manifest.digest,
         created: None,
+        pushed: foreign::pushed(place, tag, found.written).await?,
         entries: 0,
         bytes: 0,
-        packs: named().count(),
-        stored_bytes: sum(named()),
+        packs: needs.blobs.len(),
+        stored_bytes: needs.blob_bytes(),
         pending: 0,
-    }
+    })
 }
 
 /// Hostile sizes may be anything.

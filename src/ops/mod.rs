@@ -27,6 +27,7 @@ pub mod diff;
 pub mod du;
 pub mod export;
 pub mod fetch;
+pub mod foreign;
 pub mod head;
 pub mod import;
 pub mod inspect;
@@ -35,10 +36,13 @@ pub mod load;
 pub mod names;
 pub mod prune;
 pub mod publish;
+pub mod reach;
 pub mod remove;
 pub mod restore;
 pub mod upload;
 pub mod verify;
+
+pub use reach::Reach;
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +118,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Context {
     /// The store.
     pub opened: Arc<Opened>,
+    /// Which of its repositories listings and upkeep concern.
+    pub reach: Reach,
     /// Who watches.
     pub progress: Progress,
     /// Folder of the node indexes; `None`: keep none, so every export reads all contents.
@@ -126,6 +132,16 @@ pub struct Context {
     pub concurrency: usize,
     /// The operation ends within this, done or not; `None`: as long as it takes.
     pub budget: Option<Duration>,
+}
+
+impl Context {
+    /// The same, with everything in reach that it has a right to.
+    fn granted(&self) -> Self {
+        Self {
+            reach: self.reach.clone().wanting_all(),
+            ..self.clone()
+        }
+    }
 }
 
 /// Whose cache it is, and which.

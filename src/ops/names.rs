@@ -1,8 +1,14 @@
 //! Which tags a word of the user's means, and what the manifest under a tag is: for the verbs that look after a store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use super::{Context, Error, LeftOut, Result, load};
+use super::{
+    Context, Error, LeftOut, Result, load,
+    reach::{self, Place},
+};
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
@@ -11,10 +17,37 @@ use crate::{
         snapshot::Outline,
     },
     digest::Digest,
+    entry::Time,
     source::SourceKind,
     store::{ErrorKind, Resolved},
     transfer::graph,
 };
+
+/// A name where it is.
+#[derive(Clone)]
+pub(super) struct Named {
+    /// Its repository.
+    pub(super) place: Arc<Place>,
+    /// Its tags there.
+    pub(super) group: Group,
+}
+
+impl Named {
+    /// What its head is called.
+    pub(super) fn shown(&self) -> String {
+        self.place.shown(self.group.head.as_str())
+    }
+
+    /// What its tags are called, in the order in which they may be removed.
+    pub(super) fn tags(&self) -> impl Iterator<Item = String> {
+        self.group.tags().map(|t| self.place.shown(t.as_str()))
+    }
+
+    /// What is wrong with a tag of it.
+    pub(super) fn fault(&self, tag: &Tag, why: impl Into<String>) -> LeftOut {
+        fault(&self.place, tag, why)
+    }
+}
 
 /// A head's tag with its side tags, or a tag that is not ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,18 +91,44 @@ impl Word {
     }
 }
 
-/// The tags that `word` means, grouped, sorted by the head's tag; none for a digest.
+/// The tags that `word` means, grouped, sorted by repository and the head's tag; none for a digest.
 ///
-/// A tag that is spelled out means itself, a head's with its side tags; any other word is a full name, of whatever kind, scope and key.
+/// A tag that is spelled out means itself, a head's with its side tags; any other word is a full name, of whatever kind, scope and
+/// key. A word that means nothing in the command line's own repository and is `REPO:WORD` is looked for in that one.
 ///
 /// # Errors
 /// When the store cannot be asked.
-pub(super) async fn groups(ctx: &Context, word: &Word) -> Result<Vec<Group>> {
-    let tags = match word {
-        Word::Digest(_) => return Ok(Vec::new()),
-        Word::All | Word::Name(_) => ctx.opened.store.tags("").await?,
+pub(super) async fn find(ctx: &Context, word: &Word) -> Result<Vec<Named>> {
+    match word {
+        Word::Digest(_) => Ok(Vec::new()),
+        Word::All => {
+            let places = reach::places(ctx).await?;
+            let found = reach::each(ctx, places, |place| within(place, Word::All)).await?;
+            Ok(found.into_iter().flatten().collect())
+        }
+        Word::Name(name) => {
+            if let Some(own) = reach::own(ctx) {
+                let found = within(own, word.clone()).await?;
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+            }
+            match reach::named(ctx, name) {
+                Some((place, name)) => within(place, Word::Name(name.to_owned())).await,
+                None => Ok(Vec::new()),
+            }
+        }
+    }
+}
+
+/// The tags of one repository that `word` means.
+pub(super) async fn within(place: Arc<Place>, word: Word) -> Result<Vec<Named>> {
+    let tags = place.ctx.opened.store.tags("").await?;
+    let named = |group| Named {
+        place: place.clone(),
+        group,
     };
-    Ok(select(tags, word))
+    Ok(select(tags, &word).into_iter().map(named).collect())
 }
 
 fn select(tags: Vec<Tag>, word: &Word) -> Vec<Group> {
@@ -117,17 +176,27 @@ pub(super) enum Found {
     /// A snapshot.
     Ours(Box<Ours>),
     /// Some other manifest.
-    Foreign(Manifest),
+    Foreign(Foreign),
     /// It cannot be read, and why.
     Broken(String),
     /// There is no such tag, or no longer.
     Gone,
 }
 
+/// A manifest that is no snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct Foreign {
+    pub(super) manifest: Manifest,
+    /// When its tag was written, where the store says.
+    pub(super) written: Option<Time>,
+}
+
 /// A snapshot by manifest and config alone.
 #[derive(Debug, Clone)]
 pub(super) struct Ours {
     pub(super) manifest: Manifest,
+    /// When its tag was written, where the store says.
+    pub(super) written: Option<Time>,
     pub(super) outline: Outline,
     pub(super) config: Config,
 }
@@ -150,14 +219,18 @@ impl Ours {
 /// # Errors
 /// When the store cannot be asked; what is damaged there is in the answer.
 pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> {
-    let Resolved { manifest, .. } = match resolve(ctx, reference).await? {
+    let Resolved {
+        manifest,
+        modified: written,
+        ..
+    } = match resolve(ctx, reference).await? {
         Ok(Some(resolved)) => resolved,
         Ok(None) => return Ok(Found::Gone),
         Err(why) => return Ok(Found::Broken(why)),
     };
     let outline = match Outline::read(&manifest) {
         Ok(Some(outline)) => outline,
-        Ok(None) => return Ok(Found::Foreign(manifest)),
+        Ok(None) => return Ok(Found::Foreign(Foreign { manifest, written })),
         Err(e) => return Ok(Found::Broken(format!("manifest: {e}"))),
     };
     if outline.config.size > MAX_CONFIG_BYTES {
@@ -173,6 +246,7 @@ pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> 
     Ok(match config {
         Ok(config) => Found::Ours(Box::new(Ours {
             manifest,
+            written,
             outline,
             config,
         })),
@@ -209,9 +283,9 @@ pub(super) fn needed(manifests: &[Manifest]) -> HashMap<Digest, u64> {
 }
 
 /// What is wrong with a tag.
-pub(super) fn fault(tag: &Tag, why: impl Into<String>) -> LeftOut {
+pub(super) fn fault(place: &Place, tag: &Tag, why: impl Into<String>) -> LeftOut {
     LeftOut {
-        what: format!("tag {tag}"),
+        what: format!("tag {}", place.shown(tag.as_str())),
         why: why.into(),
     }
 }

@@ -1,7 +1,7 @@
 //! Prune: names by age, size and count; then blobs that nothing reaches (design §5).
 //!
-//! - Names: only caches of ours; an image that shares the repository is never touched. A head and its side tags are one name,
-//!   as old as the youngest of them.
+//! - Names: in the command line's own repository only caches of ours, an image that shares it is never touched; in others, which
+//!   builders push to, every tag. A head and its side tags are one name, as old as the youngest of them; so are a tag and its parts.
 //! - Blobs: [`sweep`].
 
 use std::{
@@ -12,12 +12,12 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Context, LeftOut, Result,
-    names::{self, Group, Word},
+    Context, LeftOut, Result, foreign,
+    names::{self, Named, Word},
     remove,
 };
 use crate::{
-    artifact::{Manifest, Tag, snapshot::Outline},
+    artifact::{Tag, snapshot::Outline},
     digest::Digest,
     entry::Time,
     store::{self, open::Opened},
@@ -25,15 +25,17 @@ use crate::{
 
 mod mark;
 mod sweep;
+mod tidy;
 
 /// What may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Names not written for so long go.
     pub max_age: Option<Duration>,
-    /// Oldest names go until the blobs that names of this repository reach are below so many bytes.
+    /// Oldest names go until the blobs that names within reach need are below so many bytes.
     pub max_size: Option<u64>,
-    /// So many newest keys of each kind, name and scope stay, the head counted as one; the others go.
+    /// So many newest keys of each kind, name and scope stay, the head counted as one, and so many newest tags of each other
+    /// repository; the others go.
     pub keep: Option<usize>,
     /// Unreachable blobs go once a mark at least so old names them. Zero: in this run, where the store can keep others out.
     pub grace: Duration,
@@ -98,21 +100,43 @@ async fn prune(ctx: &Context, options: &Options) -> Result<Report> {
     } else {
         HashSet::new()
     };
-    sweep::run(ctx, options, &gone, &mut report).await;
+    if ctx.reach.is_whole() {
+        sweep::run(ctx, options, &gone, &mut report).await;
+    } else {
+        let why =
+            "that takes a grant of everything on all repositories, since blobs are those of all";
+        report.not_swept = Some(why.to_owned());
+    }
+    tidy::run(ctx, options, &mut report).await?;
     Ok(report)
 }
 
 /// A name as the policy sees it.
 struct Name {
-    group: Group,
+    named: Named,
     /// Written last; `None` where neither the store nor the manifests say when.
     written: Option<Time>,
     /// Made last, as an import by a key's prefix sees it: a copy is as old as what it is a copy of.
     made: Option<Time>,
-    /// Manifests of its tags.
-    manifests: Vec<Manifest>,
+    /// Manifests of its tags and their parts.
+    manifests: Vec<Digest>,
+    /// What all of them need, with sizes; empty unless sizes matter.
+    needs: HashMap<Digest, u64>,
     /// It is ours to remove.
     is_ours: bool,
+}
+
+impl Name {
+    /// What `keep` counts together.
+    fn family(&self) -> String {
+        let head = &self.named.group.head;
+        let family = if names::is_ours(head) {
+            without_key(head)
+        } else {
+            ""
+        };
+        self.named.place.shown(family)
+    }
 }
 
 /// Removes names; what their manifests were, as far as no name that stays has them too.
@@ -121,9 +145,10 @@ async fn by_policy(
     options: &Options,
     report: &mut Report,
 ) -> Result<HashSet<Digest>> {
-    let groups = names::groups(ctx, &Word::All).await?;
-    let read: Vec<_> = stream::iter(groups)
-        .map(|group| read_name(ctx, group))
+    let found = names::find(ctx, &Word::All).await?;
+    let sized = options.max_size.is_some();
+    let read: Vec<_> = stream::iter(found)
+        .map(|named| read_name(named, sized))
         .buffered(ctx.concurrency.max(1))
         .try_collect()
         .await?;
@@ -136,53 +161,68 @@ async fn by_policy(
     let leaving = choose(&all, options, now, &mut report.left_out);
     let (mut gone, mut stays) = (HashSet::new(), HashSet::new());
     for (i, name) in all.iter().enumerate() {
-        let leaves = leaving.contains(&i) && leave(ctx, options, name, report).await?;
+        let leaves = leaving.contains(&i) && leave(options, name, report).await?;
         let side = if leaves { &mut gone } else { &mut stays };
-        side.extend(name.manifests.iter().map(|m| m.digest));
+        side.extend(name.manifests.iter().copied());
     }
     gone.retain(|d| !stays.contains(d));
     Ok(gone)
 }
 
 /// Removes a name, unless somebody wrote it meanwhile; says whether it went.
-async fn leave(ctx: &Context, options: &Options, name: &Name, report: &mut Report) -> Result<bool> {
+async fn leave(options: &Options, name: &Name, report: &mut Report) -> Result<bool> {
     if options.dry_run {
-        report
-            .tags
-            .extend(name.group.tags().map(ToString::to_string));
+        report.tags.extend(name.named.tags());
         return Ok(true);
     }
-    let (now, _) = read_name(ctx, name.group.clone()).await?;
+    let (now, _) = read_name(name.named.clone(), false).await?;
     if now.is_none_or(|n| n.written != name.written || n.manifests != name.manifests) {
         return Ok(false);
     }
-    remove::take_away(remove::untag_of(ctx)?, &name.group, &mut report.tags).await?;
+    remove::take_away(&name.named, &mut report.tags).await?;
     Ok(true)
 }
 
 /// Reads the manifests of a name. One that cannot be read keeps the whole name: nobody knows how old it is.
-async fn read_name(ctx: &Context, group: Group) -> Result<(Option<Name>, Option<LeftOut>)> {
+async fn read_name(named: Named, sized: bool) -> Result<(Option<Name>, Option<LeftOut>)> {
     let mut name = Name {
         written: None,
         made: None,
         manifests: Vec::new(),
-        is_ours: names::is_ours(&group.head),
-        group,
+        needs: HashMap::new(),
+        is_ours: names::is_ours(&named.group.head),
+        named,
     };
-    for tag in name.group.tags() {
-        let resolved = match names::resolve(ctx, &tag.clone().into()).await? {
+    let Named { place, group } = &name.named;
+    for tag in group.tags() {
+        let resolved = match names::resolve(&place.ctx, &tag.clone().into()).await? {
             Ok(Some(resolved)) => resolved,
             Ok(None) => continue,
-            Err(why) => return Ok((None, Some(names::fault(tag, why)))),
+            Err(why) => return Ok((None, Some(name.named.fault(tag, why)))),
         };
         let outline = Outline::read(&resolved.manifest).ok().flatten();
         // Where a registry cannot remove a tag, a manifest of nothing stands for a side tag; it is no reason to keep the name.
-        name.is_ours &= outline.is_some() || *tag != name.group.head;
-        let created = outline.and_then(|o| o.created);
-        name.written = name.written.max(resolved.modified.or(created));
-        name.made = name.made.max(created.or(resolved.modified));
-        name.manifests.push(resolved.manifest);
+        name.is_ours &= outline.is_some() || *tag != group.head;
+        name.manifests.push(resolved.manifest.digest);
+        let mut written = resolved.modified;
+        let created = outline.as_ref().and_then(|o| o.created);
+        if outline.is_none() {
+            for part in place.parts(tag).await? {
+                written = written.max(part.modified);
+                name.manifests.push(part.digest);
+            }
+        }
+        name.written = name.written.max(written.or(created));
+        name.made = name.made.max(created.or(written));
+        if sized && outline.is_some() {
+            name.needs.extend(names::needed(&[resolved.manifest]));
+        } else if sized {
+            let needs = foreign::needs(place, Some(tag), &resolved.manifest).await?;
+            name.needs.extend(needs.sizes());
+        }
     }
+    // What builders push elsewhere is there to be looked after, whatever it is.
+    name.is_ours |= !place.is_own();
     Ok((Some(name), None))
 }
 
@@ -207,9 +247,9 @@ fn choose(
         leaving.extend(ours.iter().filter(old));
     }
     if let Some(keep) = options.keep {
-        let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut kept: BTreeMap<String, usize> = BTreeMap::new();
         for i in &ours {
-            let count = kept.entry(without_key(&all[*i].group.head)).or_default();
+            let count = kept.entry(all[*i].family()).or_default();
             *count += 1;
             if *count > keep {
                 leaving.insert(*i);
@@ -263,18 +303,18 @@ struct Sizes {
 
 impl Sizes {
     fn add(&mut self, name: &Name) {
-        for (digest, size) in names::needed(&name.manifests) {
-            let (_, count) = self.blobs.entry(digest).or_insert((size, 0));
+        for (digest, size) in &name.needs {
+            let (size, count) = self.blobs.entry(*digest).or_insert((*size, 0));
             *count += 1;
             if *count == 1 {
-                self.total = self.total.saturating_add(size);
+                self.total = self.total.saturating_add(*size);
             }
         }
     }
 
     fn take(&mut self, name: &Name) {
-        for digest in names::needed(&name.manifests).into_keys() {
-            if let Some((size, count)) = self.blobs.get_mut(&digest) {
+        for digest in name.needs.keys() {
+            if let Some((size, count)) = self.blobs.get_mut(digest) {
                 *count -= 1;
                 if *count == 0 {
                     self.total = self.total.saturating_sub(*size);

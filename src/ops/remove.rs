@@ -4,11 +4,12 @@
 
 use super::{
     Context, Error, Result,
-    names::{self, Group, Word},
+    names::{self, Named, Word},
 };
 use crate::store::{self, ErrorKind, Untag};
 
-/// Removes every tag whose name or tag is `name`, with its side tags; the tags removed. `dry_run`: only says which.
+/// Removes every tag whose name or tag is `name`, with its side tags and the parts it is merged from; the tags removed. `dry_run`:
+/// only says which.
 ///
 /// # Errors
 /// `Unsupported` where the store cannot, `Usage` for a digest. What was removed before an error stays removed; the head is last.
@@ -22,13 +23,12 @@ async fn remove(ctx: &Context, name: &str, dry_run: bool) -> Result<Vec<String>>
         let why = "names and tags can be removed, a digest cannot: `cachectl ls` shows the tags";
         return Err(Error::Usage(why.to_owned()));
     }
-    let groups = names::groups(ctx, &word).await?;
     let mut removed = Vec::new();
-    for group in &groups {
+    for found in &names::find(ctx, &word).await? {
         if dry_run {
-            removed.extend(group.tags().map(ToString::to_string));
+            removed.extend(found.tags());
         } else {
-            take_away(untag_of(ctx)?, group, &mut removed).await?;
+            take_away(found, &mut removed).await?;
         }
     }
     Ok(removed)
@@ -44,14 +44,10 @@ pub(super) fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
 }
 
 /// Removes side tags one by one, then the head; notes what was there.
-pub(super) async fn take_away(
-    untag: &dyn Untag,
-    group: &Group,
-    removed: &mut Vec<String>,
-) -> store::Result<()> {
-    for tag in group.tags() {
-        if untag.untag(tag).await? {
-            removed.push(tag.to_string());
+pub(super) async fn take_away(name: &Named, removed: &mut Vec<String>) -> store::Result<()> {
+    for tag in name.group.tags() {
+        if name.place.remove(tag).await? {
+            removed.push(name.place.shown(tag.as_str()));
         }
     }
     Ok(())

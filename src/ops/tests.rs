@@ -31,6 +31,7 @@ mod limits;
 mod looking;
 mod modules;
 mod pruning;
+mod repositories;
 mod verifying;
 
 /// A store and two nodes that share nothing else.
@@ -68,6 +69,7 @@ impl World {
         };
         Context {
             opened: Arc::new(opened),
+            reach: crate::ops::Reach::everything(),
             progress: progress::silent(),
             state_dir: Some(self.temp.path().join(name).join("state")),
             temp_dir: self.temp.path().join("tmp"),

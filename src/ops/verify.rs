@@ -1,6 +1,6 @@
 //! Verify: says whether a name could be imported, and how far that was checked.
 //!
-//! Every tag is looked at, side tags too. What [`Depth::Structure`] finds follows the chain of trust from the manifest down; the
+//! Every tag is looked at, side tags too; of what is none of ours everything that a tag needs ([`foreign`]). What [`Depth::Structure`] finds follows the chain of trust from the manifest down; the
 //! deeper looks read the packs as streams: some frames for each thread are in memory at a time, whatever the size of a pack. A
 //! pack that several names share is read once.
 
@@ -9,9 +9,10 @@ use std::collections::{HashMap, HashSet};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Context, LeftOut, Result, damage, head,
+    Context, LeftOut, Result, damage, foreign, head,
     load::{self, NotLoaded},
     names::{self, Word},
+    reach::{self, Place},
 };
 use crate::{
     artifact::{
@@ -25,7 +26,7 @@ use crate::{
     progress::Phase,
     source::SourceKind,
     store::ErrorKind,
-    transfer::{self, graph},
+    transfer::graph,
 };
 
 mod contents;
@@ -53,9 +54,9 @@ pub struct Report {
     pub entries: u64,
     /// Bytes of their contents.
     pub bytes: u64,
-    /// Packs looked at, each once.
+    /// Packs looked at, and configs and layers of what is none of ours; each once.
     pub packs: u64,
-    /// Stored bytes of packs read.
+    /// Stored bytes of these that were read.
     pub bytes_read: u64,
     /// What is wrong; empty: all is well.
     pub faults: Vec<LeftOut>,
@@ -73,21 +74,28 @@ pub async fn run(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repo
 
 async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Report> {
     let mut job = Job {
-        ctx,
         depth,
         report: Report::default(),
         manifests: HashMap::new(),
         packs: HashMap::new(),
+        blobs: HashMap::new(),
         contents: HashSet::new(),
     };
     ctx.progress.begin(Phase::Restore, None);
     let word = Word::new(name);
     if let Word::Digest(digest) = word {
-        job.reference(&digest.into(), &digest.to_string()).await?;
+        for place in reach::places(ctx).await? {
+            job.reference(&place, &digest.into(), &digest.to_string())
+                .await?;
+            if job.report.snapshots > 0 {
+                break;
+            }
+        }
     }
-    for group in names::groups(ctx, &word).await? {
-        for tag in group.tags().cloned().collect::<Vec<_>>() {
-            job.reference(&tag.clone().into(), &format!("tag {tag}"))
+    for found in names::find(ctx, &word).await? {
+        for tag in found.group.tags() {
+            let shown = format!("tag {}", found.place.shown(tag.as_str()));
+            job.reference(&found.place, &tag.clone().into(), &shown)
                 .await?;
         }
     }
@@ -116,21 +124,22 @@ struct Looked {
     holds: Option<Tag>,
 }
 
-struct Job<'a> {
-    ctx: &'a Context,
+struct Job {
     depth: Depth,
     report: Report,
     /// Manifests that were looked at, with what is wrong below them.
     manifests: HashMap<Digest, Looked>,
     /// Packs that were looked at.
     packs: HashMap<Digest, Faults>,
+    /// Configs and layers of what is none of ours that were looked at.
+    blobs: HashMap<(Digest, u64), Faults>,
     /// Contents of several objects that were hashed and are right.
     contents: HashSet<contents::Id>,
 }
 
-impl Job<'_> {
-    async fn reference(&mut self, reference: &Reference, shown: &str) -> Result<()> {
-        let manifest = match names::resolve(self.ctx, reference).await? {
+impl Job {
+    async fn reference(&mut self, place: &Place, reference: &Reference, shown: &str) -> Result<()> {
+        let manifest = match names::resolve(&place.ctx, reference).await? {
             Ok(Some(resolved)) => resolved.manifest,
             Ok(None) => return Ok(()),
             Err(why) => {
@@ -139,7 +148,11 @@ impl Job<'_> {
                 return Ok(());
             }
         };
-        let looked = if let Some(known) = self.manifests.get(&manifest.digest).cloned() {
+        let tag = match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        };
+        let looked = if let Some(known) = self.known(place, tag, &manifest).await? {
             if known.is_faulty {
                 self.fault(shown, "is the same manifest as one named before");
             }
@@ -148,13 +161,13 @@ impl Job<'_> {
             let before = self.report.faults.len();
             self.report.snapshots += 1;
             self.report.digest.get_or_insert(manifest.digest);
-            let holds = self.manifest(&manifest, shown).await?;
+            let holds = self.manifest(place, tag, &manifest, shown).await?;
             let is_faulty = self.report.faults.len() > before;
             let looked = Looked { is_faulty, holds };
             self.manifests.insert(manifest.digest, looked.clone());
             looked
         };
-        if let (Reference::Tag(tag), Some(holds)) = (reference, looked.holds)
+        if let (Some(tag), Some(holds)) = (tag, looked.holds)
             && (name::is_head(tag) || name::side_time(tag).is_some())
             && name::head_of(tag).as_ref().unwrap_or(tag) != &holds
         {
@@ -173,11 +186,37 @@ impl Job<'_> {
         });
     }
 
-    async fn manifest(&mut self, manifest: &Manifest, shown: &str) -> Result<Option<Tag>> {
-        let loaded = match load::load(self.ctx, manifest, &HashSet::new()).await? {
+    /// What was found of a manifest before. Of what is none of ours another tag, or another repository, may need more.
+    async fn known(
+        &self,
+        place: &Place,
+        tag: Option<&Tag>,
+        manifest: &Manifest,
+    ) -> Result<Option<Looked>> {
+        let Some(known) = self.manifests.get(&manifest.digest) else {
+            return Ok(None);
+        };
+        let more = known.holds.is_none()
+            && (!place.is_own()
+                || match tag {
+                    Some(tag) => !place.parts(tag).await?.is_empty(),
+                    None => false,
+                });
+        Ok((!more).then(|| known.clone()))
+    }
+
+    async fn manifest(
+        &mut self,
+        place: &Place,
+        tag: Option<&Tag>,
+        manifest: &Manifest,
+        shown: &str,
+    ) -> Result<Option<Tag>> {
+        let ctx = &place.ctx;
+        let loaded = match load::load(ctx, manifest, &HashSet::new()).await? {
             Ok(loaded) => loaded,
             Err(NotLoaded::Foreign) => {
-                self.foreign(manifest, shown).await?;
+                self.foreign(place, tag, manifest, shown).await?;
                 return Ok(None);
             }
             Err(why @ NotLoaded::Broken(_)) => {
@@ -210,12 +249,12 @@ impl Job<'_> {
             let why = format!(
                 "kind `{kind}` is not known to this program: how it hangs together was not checked"
             );
-            self.ctx.progress.warn(&format!("{shown}: {why}"));
+            ctx.progress.warn(&format!("{shown}: {why}"));
         }
         let (entries, bytes) = snapshot.totals();
         self.report.entries += entries;
         self.report.bytes += bytes;
-        self.packs(&snapshot, shown).await?;
+        self.packs(ctx, &snapshot, shown).await?;
         Ok(Some(snapshot.name.tag()))
     }
 
@@ -236,7 +275,7 @@ impl Job<'_> {
         }
     }
 
-    async fn packs(&mut self, snapshot: &Snapshot, shown: &str) -> Result<()> {
+    async fn packs(&mut self, ctx: &Context, snapshot: &Snapshot, shown: &str) -> Result<()> {
         let mut contents = contents::Contents::default();
         if self.depth == Depth::Data {
             contents = contents::Contents::of(snapshot, &self.contents);
@@ -246,7 +285,6 @@ impl Job<'_> {
             .iter()
             .filter(|p| !self.packs.contains_key(&p.digest()))
             .collect();
-        let ctx = self.ctx;
         let layers: Vec<Layer> = new.iter().map(|p| p.layer.clone()).collect();
         let mut found: Vec<(Digest, Faults)> = stream::iter(layers)
             .map(|layer| outline(ctx, layer))
@@ -280,48 +318,50 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// A manifest that is none of ours: all that it names must be there.
-    async fn foreign(&mut self, root: &Manifest, shown: &str) -> Result<()> {
-        let ctx = self.ctx;
-        let mut left = vec![root.clone()];
-        let mut seen: HashSet<Digest> = HashSet::from([root.digest]);
-        while let Some(manifest) = left.pop() {
-            let children = match graph::children(&manifest) {
-                Ok(children) => children,
-                Err(why) => {
-                    self.fault(shown, why);
-                    continue;
-                }
-            };
-            for desc in children
-                .manifests
-                .into_iter()
-                .filter(|d| seen.insert(d.digest))
-            {
-                match transfer::copy::read_manifest(&*ctx.opened.store, &desc).await {
-                    Ok(Some(child)) => left.push(child),
-                    Ok(None) => self.fault(shown, format!("manifest {} is missing", desc.digest)),
-                    Err(transfer::Error::Store(e)) => return Err(e.into()),
-                    Err(e) => self.fault(shown, e.to_string()),
-                }
-            }
-            for desc in children.blobs.into_iter().filter(|d| seen.insert(d.digest)) {
-                let mut faults = stat(ctx, &desc).await?;
-                let absent = graph::may_be_absent(&desc.media_type);
-                if faults.is_empty() && self.depth > Depth::Structure {
-                    let read = data::hash(ctx, &desc).await?;
-                    self.report.bytes_read += read.bytes;
-                    faults = read.faults;
-                } else if absent {
-                    faults.clear();
-                }
-                for why in faults {
-                    self.fault(shown, format!("blob {} {why}", desc.digest));
-                }
+    /// A manifest that is none of ours: all that its tag needs must be there.
+    async fn foreign(
+        &mut self,
+        place: &Place,
+        tag: Option<&Tag>,
+        root: &Manifest,
+        shown: &str,
+    ) -> Result<()> {
+        let needs = foreign::needs(place, tag, root).await?;
+        for why in needs.faults {
+            self.fault(shown, why);
+        }
+        let mut new = needs.blobs.clone();
+        new.retain(|d| !self.blobs.contains_key(&(d.digest, d.size)));
+        let (ctx, depth) = (&place.ctx, self.depth);
+        let mut looked = stream::iter(new)
+            .map(|desc| blob(ctx, depth, desc))
+            .buffered(ctx.concurrency.max(1));
+        while let Some(looked) = looked.next().await {
+            let (desc, read) = looked?;
+            self.report.packs += 1;
+            self.report.bytes_read += read.bytes;
+            self.blobs.insert((desc.digest, desc.size), read.faults);
+        }
+        for desc in &needs.blobs {
+            let faults = self.blobs.get(&(desc.digest, desc.size)).cloned();
+            for why in faults.unwrap_or_default() {
+                self.fault(shown, format!("blob {} {why}", desc.digest));
             }
         }
         Ok(())
     }
+}
+
+/// A config or layer: its size, and if it is to be read its bytes.
+async fn blob(ctx: &Context, depth: Depth, desc: Descriptor) -> Result<(Descriptor, data::Read)> {
+    let faults = stat(ctx, &desc).await?;
+    let mut read = data::Read { bytes: 0, faults };
+    if read.faults.is_empty() && depth > Depth::Structure {
+        read = data::hash(ctx, &desc).await?;
+    } else if graph::may_be_absent(&desc.media_type) {
+        read.faults.clear();
+    }
+    Ok((desc, read))
 }
 
 /// Is it there, with its size?

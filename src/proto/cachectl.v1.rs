@@ -91,7 +91,7 @@ pub struct Queue {
 pub struct Row {
     #[prost(string, tag = "1")]
     pub tag: ::prost::alloc::string::String,
-    /// `gobuild`, `gomod`, `dir`; `foreign` for a manifest that is no cache of ours.
+    /// `gobuild`, `gomod`, `dir`; of a manifest that is no cache of ours `buildkit`, `image`, `index`, `other`.
     #[prost(string, tag = "2")]
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
@@ -117,12 +117,19 @@ pub struct Row {
     /// Side tags that are not contained in it yet.
     #[prost(uint64, tag = "12")]
     pub pending: u64,
+    #[prost(string, tag = "13")]
+    pub repository: ::prost::alloc::string::String,
+    /// When its tag was written last.
+    #[prost(int64, optional, tag = "14")]
+    pub pushed_seconds: ::core::option::Option<i64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRequest {
     /// A name or tag; not set: all.
     #[prost(string, optional, tag = "1")]
     pub name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub repositories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListReport {
@@ -157,6 +164,7 @@ pub struct InspectRequest {
     #[prost(bool, tag = "2")]
     pub files: bool,
 }
+/// A pack; of a manifest that is no cache of ours a config or layer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pack {
     #[prost(string, tag = "1")]
@@ -176,6 +184,29 @@ pub struct Pack {
     pub frames: u64,
     #[prost(uint32, tag = "8")]
     pub generation: u32,
+    /// Not set for a pack.
+    #[prost(string, optional, tag = "9")]
+    pub media_type: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// A manifest that is no cache of ours.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Outside {
+    #[prost(string, tag = "1")]
+    pub media_type: ::prost::alloc::string::String,
+    /// Digests of its other manifests: below an index, parts, referrers.
+    #[prost(string, repeated, tag = "2")]
+    pub manifests: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Those of them that its tag is merged from.
+    #[prost(string, repeated, tag = "3")]
+    pub parts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Those of them that refer to it, or to one below it.
+    #[prost(string, repeated, tag = "4")]
+    pub referrers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the config of a BuildKit cache has; not set of what is none, or where that cannot be read.
+    #[prost(uint64, optional, tag = "5")]
+    pub records: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub layers: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Trait {
@@ -199,6 +230,9 @@ pub struct Snapshot {
     /// Its entries are among the report's files.
     #[prost(bool, tag = "5")]
     pub files_listed: bool,
+    /// Set if it is no cache of ours.
+    #[prost(message, optional, tag = "6")]
+    pub outside: ::core::option::Option<Outside>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct File {
@@ -262,7 +296,7 @@ pub mod delete_response {
         Report(super::DeleteReport),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PruneRequest {
     /// Names not written for so long go.
     #[prost(uint64, optional, tag = "1")]
@@ -270,7 +304,7 @@ pub struct PruneRequest {
     /// Oldest names go until the names' blobs are below this.
     #[prost(uint64, optional, tag = "2")]
     pub max_size_bytes: ::core::option::Option<u64>,
-    /// So many newest keys of each name and scope stay.
+    /// So many newest keys of each name and scope stay, and so many newest tags of each repository but `cachectl`.
     #[prost(uint64, optional, tag = "3")]
     pub keep: ::core::option::Option<u64>,
     /// Blobs go once they have been unreachable for so long; 24 h where it is not set. A daemon refuses less than 1 h.
@@ -278,6 +312,9 @@ pub struct PruneRequest {
     pub grace_seconds: ::core::option::Option<u64>,
     #[prost(bool, tag = "5")]
     pub dry_run: bool,
+    /// Whose names may go; blobs are those of all.
+    #[prost(string, repeated, tag = "6")]
+    pub repositories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PruneReport {
@@ -320,6 +357,8 @@ pub struct DiskUsageRequest {
     /// A name or tag; not set: all.
     #[prost(string, optional, tag = "1")]
     pub name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub repositories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Usage {
@@ -340,6 +379,8 @@ pub struct Usage {
     pub own_bytes: u64,
     #[prost(uint64, tag = "8")]
     pub blobs: u64,
+    #[prost(string, tag = "9")]
+    pub repository: ::prost::alloc::string::String,
 }
 /// Everything in a store, whoever needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -359,7 +400,7 @@ pub struct DiskUsageReport {
     pub blobs: u64,
     #[prost(uint64, tag = "3")]
     pub bytes: u64,
-    /// Not set where the store cannot list its blobs.
+    /// Not set where the store cannot list its blobs, or the caller may not read all repositories.
     #[prost(message, optional, tag = "4")]
     pub store: ::core::option::Option<StoreUsage>,
     #[prost(message, repeated, tag = "5")]
@@ -387,13 +428,17 @@ pub struct VerifyRequest {
     pub name: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(enumeration = "Depth", tag = "2")]
     pub depth: i32,
+    #[prost(string, repeated, tag = "3")]
+    pub repositories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VerifyReport {
+    /// And manifests that are no caches of ours.
     #[prost(uint64, tag = "1")]
     pub snapshots: u64,
     #[prost(uint64, tag = "2")]
     pub entries: u64,
+    /// And configs and layers of these.
     #[prost(uint64, tag = "3")]
     pub packs: u64,
     #[prost(uint64, tag = "4")]
@@ -437,6 +482,9 @@ pub struct CopyRequest {
     /// A name, a tag or a digest; not set: everything.
     #[prost(string, optional, tag = "3")]
     pub name: ::core::option::Option<::prost::alloc::string::String>,
+    /// Of the store that is read.
+    #[prost(string, repeated, tag = "4")]
+    pub repositories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CopyReport {
@@ -534,9 +582,9 @@ impl Phase {
 pub enum Depth {
     /// As DEPTH_STRUCTURE.
     Unspecified = 0,
-    /// Manifests, tables of contents, and that every pack is there with its size.
+    /// Manifests, tables of contents, and that every pack and blob is there with its size.
     Structure = 1,
-    /// Every pack hashed too.
+    /// Every pack and blob hashed too.
     Digests = 2,
     /// Every byte of every entry decoded and hashed too.
     Data = 3,

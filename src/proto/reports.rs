@@ -43,6 +43,8 @@ impl From<list::Row> for v1::Row {
             packs: r.packs as u64,
             stored_bytes: r.stored_bytes,
             pending: r.pending as u64,
+            repository: r.repository,
+            pushed_seconds: r.pushed.map(|t| t.secs),
         }
     }
 }
@@ -64,6 +66,8 @@ impl TryFrom<v1::Row> for list::Row {
             packs: r.packs as usize,
             stored_bytes: r.stored_bytes,
             pending: r.pending as usize,
+            repository: r.repository,
+            pushed: r.pushed_seconds.map(|secs| Time { secs, nanos: 0 }),
         })
     }
 }
@@ -99,6 +103,7 @@ fn pack(p: &inspect::PackRow) -> v1::Pack {
         objects: p.objects.1,
         frames: p.frames,
         generation: p.generation,
+        media_type: Some(p.media_type.clone()).filter(|t| !t.is_empty()),
     }
 }
 
@@ -111,7 +116,38 @@ fn pack_row(p: &v1::Pack) -> Result<inspect::PackRow, Nonsense> {
         objects: (p.objects_live, p.objects),
         frames: p.frames,
         generation: p.generation,
+        media_type: p.media_type.clone().unwrap_or_default(),
     })
+}
+
+impl From<inspect::Outside> for v1::Outside {
+    fn from(o: inspect::Outside) -> Self {
+        let texts = |all: Vec<Digest>| all.iter().map(Digest::to_string).collect();
+        let (records, layers) = o.records.unzip();
+        Self {
+            media_type: o.media_type,
+            manifests: texts(o.manifests),
+            parts: texts(o.parts),
+            referrers: texts(o.referrers),
+            records,
+            layers,
+        }
+    }
+}
+
+impl TryFrom<v1::Outside> for inspect::Outside {
+    type Error = Nonsense;
+
+    fn try_from(o: v1::Outside) -> Result<Self, Nonsense> {
+        let digests = |all: Vec<String>| all.iter().map(|d| digest(d)).collect::<Result<_, _>>();
+        Ok(Self {
+            media_type: o.media_type,
+            manifests: digests(o.manifests)?,
+            parts: digests(o.parts)?,
+            referrers: digests(o.referrers)?,
+            records: o.records.zip(o.layers),
+        })
+    }
 }
 
 impl From<Vec<inspect::Snapshot>> for v1::InspectReport {
@@ -127,6 +163,7 @@ impl From<Vec<inspect::Snapshot>> for v1::InspectReport {
                     .map(|(name, value)| v1::Trait { name, value })
                     .collect(),
                 files_listed: s.files.is_some(),
+                outside: s.foreign.map(Into::into),
             });
             let files = s.files.unwrap_or_default().into_iter();
             report.files.extend(files.map(|(path, bytes)| v1::File {
@@ -159,6 +196,7 @@ impl TryFrom<v1::InspectReport> for Vec<inspect::Snapshot> {
                     .map(|t| (t.name, t.value))
                     .collect(),
                 files: s.files_listed.then(Vec::new),
+                foreign: s.outside.map(TryInto::try_into).transpose()?,
             });
         }
         for file in r.files {
@@ -179,6 +217,7 @@ impl From<&prune::Options> for v1::PruneRequest {
             keep: o.keep.map(|n| n as u64),
             grace_seconds: Some(seconds(o.grace)),
             dry_run: o.dry_run,
+            repositories: Vec::new(),
         }
     }
 }
@@ -237,6 +276,7 @@ impl From<du::Report> for v1::DiskUsageReport {
             bytes: r.bytes,
             own_bytes: r.own_bytes,
             blobs: r.blobs,
+            repository: r.repository,
         };
         Self {
             rows: r.rows.into_iter().map(row).collect(),
@@ -261,6 +301,7 @@ impl From<v1::DiskUsageReport> for du::Report {
             bytes: r.bytes,
             own_bytes: r.own_bytes,
             blobs: r.blobs,
+            repository: r.repository,
         };
         Self {
             rows: r.rows.into_iter().map(row).collect(),

@@ -19,12 +19,14 @@ fn left_out() -> Vec<LeftOut> {
 fn row(tag: &str) -> list::Row {
     list::Row {
         tag: tag.into(),
+        repository: "team/app".into(),
         kind: "dir".into(),
         name: "n/ä".into(),
         scope: "s".into(),
         key: "k".into(),
         digest: Digest::sha256_of(tag.as_bytes()),
         created: Some(Time { secs: -5, nanos: 0 }),
+        pushed: Some(Time { secs: 9, nanos: 0 }),
         entries: 1,
         bytes: u64::MAX,
         packs: 3,
@@ -40,6 +42,7 @@ fn listings_come_back() {
             row("a"),
             list::Row {
                 created: None,
+                pushed: None,
                 ..row("b")
             },
         ],
@@ -55,6 +58,7 @@ fn snapshots_come_back_with_their_own_files_or_none() {
         row: row(tag),
         packs: vec![inspect::PackRow {
             digest: Digest::Sha256(Sha256::of(b"p")),
+            media_type: tag.repeat(3),
             size: 1,
             entries: 2,
             live: 3,
@@ -65,6 +69,13 @@ fn snapshots_come_back_with_their_own_files_or_none() {
         folded: vec!["side".into()],
         fingerprint: vec![("gate".into(), "go1.27".into())],
         files,
+        foreign: (tag == "b").then(|| inspect::Outside {
+            media_type: "a/b".into(),
+            manifests: vec![Digest::sha256_of(b"1"), Digest::sha256_of(b"2")],
+            parts: vec![Digest::sha256_of(b"1")],
+            referrers: vec![Digest::sha256_of(b"2")],
+            records: Some((3, 4)),
+        }),
     };
     let all = vec![
         snapshot("a", Some(vec![("x".into(), 1), ("y".into(), 2)])),
@@ -121,6 +132,7 @@ fn other_reports_come_back() {
     let usage = du::Report {
         rows: vec![du::Row {
             tag: "t".into(),
+            repository: "r".into(),
             kind: "dir".into(),
             name: "n".into(),
             scope: "s".into(),
@@ -180,6 +192,7 @@ fn what_makes_no_sense_is_refused() {
     assert!(Vec::<inspect::Snapshot>::try_from(stray).is_err());
     let deeper = v1::VerifyRequest {
         name: None,
+        repositories: Vec::new(),
         depth: 9,
     };
     assert!(verify::Depth::try_from(&deeper).is_err());

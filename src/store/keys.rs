@@ -244,7 +244,12 @@ pub fn linked(repo: &Repo, d: &Digest) -> String {
 
 /// The key of a tombstone.
 pub fn gone(repo: &Repo, d: &Digest) -> String {
-    format!("{REPOSITORIES}{}/gone/{}", repo.escaped(), flat(d))
+    format!("{}{}", gone_prefix(repo), flat(d))
+}
+
+/// What the keys of all tombstones of a repository start with.
+pub fn gone_prefix(repo: &Repo) -> String {
+    format!("{REPOSITORIES}{}/gone/", repo.escaped())
 }
 
 /// The key of an unfinished upload; any id is made a plain name.

@@ -212,7 +212,7 @@ pub struct Opened {
     pub metrics: Arc<Counters>,
     /// Whether a part of a blob costs less than all of it.
     pub ranged: bool,
-    /// Other repositories over the same blobs; `None` where a store holds one only.
+    /// Other repositories over the same blobs, to be read only where the store is; `None` where a store holds one only.
     pub repositories: Option<Arc<dyn Repositories>>,
     /// What a prune has marked; `None` unless doors are to be open beside it.
     pub marked: Option<Arc<Marked>>,
@@ -415,6 +415,8 @@ struct Wrapping {
     retries: Option<(Policy, Contact)>,
     verified: bool,
     read_only: bool,
+    /// Repositories' tags and records can be changed.
+    writable: bool,
     limits: Limited,
     name: String,
     metrics: Arc<Counters>,
@@ -444,6 +446,9 @@ impl Wrapping {
     }
 
     fn untag(&self, untag: Arc<dyn Untag>) -> Arc<dyn Untag> {
+        if !self.writable {
+            return Arc::new(ReadOnly::new(untag));
+        }
         match &self.retries {
             Some((policy, contact)) => Arc::new(Retrying::sharing(untag, *policy, contact.clone())),
             None => untag,
@@ -457,13 +462,14 @@ impl Wrapping {
         }
     }
 
-    fn records(&self, records: Arc<dyn Records>) -> Arc<dyn Records> {
-        match &self.retries {
-            Some((policy, contact)) => {
-                Arc::new(Retrying::sharing(records, *policy, contact.clone()))
-            }
-            None => records,
+    fn records(&self, mut records: Arc<dyn Records>) -> Arc<dyn Records> {
+        if let Some((policy, contact)) = &self.retries {
+            records = Arc::new(Retrying::sharing(records, *policy, contact.clone()));
         }
+        if !self.writable {
+            records = Arc::new(ReadOnly::new(records));
+        }
+        records
     }
 }
 
@@ -515,11 +521,12 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         beside: marked.clone().zip(beside),
         verified: options.verified,
         read_only: options.read_only,
+        writable,
         limits: Limited::new(backend.store.clone(), limits),
         name: url.to_string(),
         metrics: metrics.clone(),
     });
-    let repositories = backend.many.filter(|_| writable).map(|(many, records)| {
+    let repositories = backend.many.map(|(many, records)| {
         let repos = WrappedRepos {
             backend: many,
             records: wrapping.records(records),
@@ -655,6 +662,11 @@ mod tests {
         };
         let opened = open(&url, &options).await.unwrap();
         assert!(opened.untag.is_none() && opened.sweep.is_none() && opened.spool_dir.is_none());
+        let other = opened.repositories.as_ref().unwrap();
+        let other = other.repository(&"team/app".parse().unwrap());
+        assert_eq!(other.tags().await.unwrap(), []);
+        let refused = other.delete_tag(&"t".parse().unwrap()).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Denied);
         assert_eq!(opened.store.stat(&desc.digest).await.unwrap(), Some(5));
         let m = Manifest::sniff("{}");
         let e = opened

@@ -79,7 +79,7 @@ impl Repository {
     }
 
     /// Its ability to remove tags.
-    pub(super) fn untag(&self) -> &Arc<dyn Untag> {
+    pub fn untag(&self) -> &Arc<dyn Untag> {
         &self.untag
     }
 
@@ -177,10 +177,28 @@ impl Repository {
 
     async fn show(&self, digest: &Digest) -> Result<()> {
         if self.is_gone(digest).await? {
-            let key = keys::gone(&self.name, digest);
-            self.records.remove_record(&key).await?;
+            self.remove_tombstone(digest).await?;
         }
         Ok(())
+    }
+
+    /// What was deleted here, sorted by the digests' text.
+    pub async fn tombstones(&self) -> Result<Vec<Digest>> {
+        let prefix = keys::gone_prefix(&self.name);
+        let listed = self.records.list_records(&prefix).await?;
+        Ok(listed
+            .iter()
+            .filter_map(|r| match keys::parse(&r.key)? {
+                keys::Key::Gone(_, digest) => Some(digest),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Forgets that something was deleted here.
+    pub async fn remove_tombstone(&self, digest: &Digest) -> Result<()> {
+        let key = keys::gone(&self.name, digest);
+        self.records.remove_record(&key).await
     }
 
     /// A manifest by tag or digest.

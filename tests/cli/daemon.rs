@@ -18,16 +18,16 @@ use crate::support::{
 };
 
 /// A `cachectld` over a disk store of its own.
-struct Daemon {
+pub(super) struct Daemon {
     child: Child,
     dir: Scratch,
     /// Below the system's temporary folder: paths of sockets must be short.
     sockets: tempfile::TempDir,
-    port: u16,
+    pub(super) port: u16,
 }
 
 impl Daemon {
-    fn start(more: &[&str]) -> Self {
+    pub(super) fn start(more: &[&str]) -> Self {
         let (dir, sockets) = (Scratch::new("daemon"), tempfile::tempdir().unwrap());
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
@@ -61,11 +61,11 @@ impl Daemon {
         daemon
     }
 
-    fn socket(&self) -> String {
+    pub(super) fn socket(&self) -> String {
         self.sockets.path().join("s").display().to_string()
     }
 
-    fn http(&self) -> String {
+    pub(super) fn http(&self) -> String {
         format!("cachectld+http://127.0.0.1:{}", self.port)
     }
 
@@ -74,12 +74,12 @@ impl Daemon {
     }
 
     /// `cachectl` with these words and this daemon.
-    fn words(&self, node: &Node, line: &str) -> Cachectl {
+    pub(super) fn words(&self, node: &Node, line: &str) -> Cachectl {
         words(node, line).env("CACHECTL_DAEMON", self.socket())
     }
 
-    /// The one blob that is this pack.
-    fn blob(&self, digest: &str) -> PathBuf {
+    /// The one blob that is this pack or layer.
+    pub(super) fn blob(&self, digest: &str) -> PathBuf {
         self.dir
             .path()
             .join("store/blobs")

@@ -6,6 +6,7 @@ mod daemon;
 mod documents;
 mod exits;
 mod outputs;
+mod repositories;
 mod settings;
 mod transfers;
 

@@ -183,7 +183,8 @@ async fn remove(
     Ok(digests.into_iter().collect())
 }
 
-/// Everything that any tag or part of any repository of the store reaches, without the roots in `gone`.
+/// Everything that any tag or part of any repository of the store reaches, without the roots in `gone`; and what refers to any of
+/// that, though no tag leads there: signatures and attestations of an image live as long as it does.
 async fn reachable(
     ctx: &Context,
     sweep: &dyn Sweep,
@@ -195,19 +196,82 @@ async fn reachable(
     let mut reached: HashSet<Digest> = roots.iter().copied().collect();
     let mut read: HashSet<Digest> = reached.clone();
     let mut level: Vec<(Digest, Sort)> = roots.into_iter().map(|d| (d, Sort::Manifest)).collect();
-    while !level.is_empty() {
-        let mut found = stream::iter(std::mem::take(&mut level))
-            .map(|(digest, sort)| mentions(store, digest, sort))
-            .buffer_unordered(ctx.concurrency.max(1));
-        while let Some(found) = found.next().await {
-            let found = found?;
-            let manifests = found.manifests.into_iter().map(|d| (d, Sort::Manifest));
-            let documents = found.documents.into_iter().map(|d| (d, Sort::Document));
-            level.extend(manifests.chain(documents).filter(|(d, _)| read.insert(*d)));
-            reached.extend(found.all);
+    let mut referrers = Referrers::default();
+    loop {
+        while !level.is_empty() {
+            let mut found = stream::iter(std::mem::take(&mut level))
+                .map(|(digest, sort)| mentions(store, digest, sort))
+                .buffer_unordered(ctx.concurrency.max(1));
+            while let Some(found) = found.next().await {
+                let found = found?;
+                let manifests = found.manifests.into_iter().map(|d| (d, Sort::Manifest));
+                let documents = found.documents.into_iter().map(|d| (d, Sort::Document));
+                level.extend(manifests.chain(documents).filter(|(d, _)| read.insert(*d)));
+                reached.extend(found.all);
+            }
+        }
+        let more = referrers.of(ctx, &reached).await?;
+        reached.extend(&more);
+        level.extend(more.into_iter().map(|d| (d, Sort::Manifest)));
+        level.retain(|(d, _)| read.insert(*d));
+        if level.is_empty() {
+            return Ok(reached);
         }
     }
-    Ok(reached)
+}
+
+/// Manifests that no tag reaches, with what they refer to; read once they are asked for.
+#[derive(Default)]
+struct Referrers(Option<Vec<(Digest, Digest)>>);
+
+impl Referrers {
+    /// Those that refer to something in `reached`, and are not there themselves.
+    async fn of(&mut self, ctx: &Context, reached: &HashSet<Digest>) -> store::Result<Vec<Digest>> {
+        let all = match &mut self.0 {
+            Some(all) => all,
+            none => none.insert(unreached_subjects(ctx, reached).await?),
+        };
+        let (live, dead) = std::mem::take(all)
+            .into_iter()
+            .partition(|(_, subject)| reached.contains(subject));
+        *all = dead;
+        let live: Vec<(Digest, Digest)> = live;
+        let new = live.into_iter().map(|(digest, _)| digest);
+        Ok(new.filter(|d| !reached.contains(d)).collect())
+    }
+}
+
+/// What the repositories know of the subjects of manifests that are not in `reached`. The records of all others need not be read.
+async fn unreached_subjects(
+    ctx: &Context,
+    reached: &HashSet<Digest>,
+) -> store::Result<Vec<(Digest, Digest)>> {
+    let Some(repositories) = &ctx.opened.repositories else {
+        return Ok(Vec::new());
+    };
+    let mut all = Vec::new();
+    for name in repositories.records().repositories().await? {
+        let repository = &repositories.repository(&name);
+        let mut left = repository.manifests().await?;
+        left.retain(|d| !reached.contains(d));
+        let mut known = stream::iter(left)
+            .map(|digest| async move { (digest, repository.known(&digest).await) })
+            .buffer_unordered(ctx.concurrency.max(1));
+        while let Some((digest, known)) = known.next().await {
+            match known {
+                Ok(known) => {
+                    let subject = known.and_then(|k| k.subject);
+                    all.extend(subject.map(|s| (digest, s.digest)));
+                }
+                // Nobody can ask for it by its digest either: it is lost already.
+                Err(e) if e.kind == ErrorKind::Corrupt => {
+                    tracing::debug!(%digest, error = %e, "Record of a manifest is damaged");
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// What a digest is said to be.

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     artifact::{Manifest, Tag, media, name::SnapshotName},
     entry::Time,
-    ops::{Error, du, inspect, list, prune, remove},
+    ops::{Error, du, foreign, inspect, list, prune, remove},
     store::{Expect, Sweep as _, TagStore as _, Untag},
 };
 
@@ -109,7 +109,7 @@ async fn foreign_and_broken_tags_do_not_fail_a_listing() {
         .map(|r| (r.name.as_str(), r.kind.as_str()))
         .collect();
     assert!(
-        rows.contains(&("good", "dir")) && rows.contains(&("latest", list::FOREIGN)),
+        rows.contains(&("good", "dir")) && rows.contains(&("latest", foreign::OTHER)),
         "{rows:?}"
     );
     assert!(

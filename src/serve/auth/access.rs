@@ -46,6 +46,11 @@ impl Access {
         }
     }
 
+    /// The repositories' names.
+    pub(super) fn repositories(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The actions on one repository.
     pub(super) fn on(&self, repository: &str) -> Actions {
         let found = self.0.iter().find(|(name, _)| name == repository);

@@ -157,6 +157,11 @@ impl Grant {
         }
     }
 
+    /// What it allows wherever it allows anything.
+    pub fn anywhere(&self) -> Actions {
+        self.actions
+    }
+
     /// What it allows on all repositories, also on those that are not there yet.
     pub fn everywhere(&self) -> Actions {
         if self.pattern.glob().glob() == "**" {

@@ -94,6 +94,16 @@ impl Principal {
         self.granted(need.repository).has(need.action) && self.ceiling.as_ref().is_none_or(within)
     }
 
+    /// Says whether there is any repository that it may do this to now; which one is asked by [`Self::may`].
+    pub fn may_somewhere(&self, action: Action) -> bool {
+        match &self.ceiling {
+            None => self.grants.iter().any(|g| g.anywhere().has(action)),
+            Some(access) => access
+                .repositories()
+                .any(|name| self.may(Need::new(name, action))),
+        }
+    }
+
     /// Says whether it may do this to every repository there is or will be: upkeep that does not stop at one.
     ///
     /// Never so with a token of the registry flow: those are for single repositories.
@@ -134,6 +144,7 @@ mod tests {
         assert!(p.may(Need::pull("team/a")) && p.may(Need::push("team/a")));
         assert!(!p.may(Need::push("other")) && !p.may(Need::delete("team/a")));
         assert!(p.may_everywhere(Action::Pull) && !p.may_everywhere(Action::Push));
+        assert!(p.may_somewhere(Action::Push) && !p.may_somewhere(Action::Delete));
     }
 
     #[test]
@@ -144,5 +155,6 @@ mod tests {
         assert!(p.may(Need::pull("a")));
         assert!(!p.may(Need::push("a")) && !p.may(Need::pull("b")));
         assert!(!p.may_everywhere(Action::Pull));
+        assert!(p.may_somewhere(Action::Pull) && !p.may_somewhere(Action::Push));
     }
 }

@@ -5,18 +5,19 @@ use axum::http::request::Parts;
 use tonic::Status;
 
 use crate::{
-    serve::auth::{Action, Authority, Need, Peer, Refusal},
+    ops::Reach,
+    serve::auth::{Action, Authority, Need, Peer, Principal, Refusal},
     store::keys::Repo,
 };
 
-/// What a call does to the repository of the command line, or beyond it.
+/// What a call does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// Reads from the repository `cachectl`.
+    /// Reads from repositories: those that its caller may read, if there are any.
     Read,
-    /// Writes to it.
+    /// Writes to the repository `cachectl`.
     Write,
-    /// Removes from it.
+    /// Removes from repositories: those that its caller may remove from, if there are any.
     Delete,
     /// Does what does not stop at one repository, or goes to other stores as the daemon.
     Everything,
@@ -25,11 +26,43 @@ pub enum Right {
 /// Says who may call what: the one place where authentication meets the control door.
 #[async_trait]
 pub trait Admit: Send + Sync {
-    /// Lets a request through that has the right it needs. Who asks is in its headers and extensions.
+    /// Lets a request through that has the right it needs, and says how far that goes. Who asks is in its headers and extensions.
     ///
     /// # Errors
     /// `Unauthenticated` where somebody else might do it, `PermissionDenied` where it is known who asks.
-    async fn admit(&self, request: &Parts, right: Right) -> Result<(), Status>;
+    async fn admit(&self, request: &Parts, right: Right) -> Result<Rights, Status>;
+}
+
+/// What the caller of a call may do where.
+#[derive(Debug, Clone)]
+pub struct Rights(Option<Principal>);
+
+impl Rights {
+    /// Everything everywhere.
+    pub fn everything() -> Self {
+        Self(None)
+    }
+
+    /// The repositories that it may read.
+    pub(super) fn to_read(&self) -> Reach {
+        self.reach(Action::Pull, &[Action::Pull])
+    }
+
+    /// The repositories that it may remove from; all of the store only with a grant of everything.
+    pub(super) fn to_delete(&self) -> Reach {
+        self.reach(Action::Delete, &Action::ALL)
+    }
+
+    fn reach(&self, action: Action, on_all: &[Action]) -> Reach {
+        match &self.0 {
+            None => Reach::everything(),
+            Some(who) if on_all.iter().all(|a| who.may_everywhere(*a)) => Reach::everything(),
+            Some(who) => {
+                let who = who.clone();
+                Reach::granted(move |repo| who.may(Need::new(repo.as_str(), action)))
+            }
+        }
+    }
 }
 
 /// Where nobody is asked who they are.
@@ -37,14 +70,14 @@ pub(super) struct Everybody;
 
 #[async_trait]
 impl Admit for Everybody {
-    async fn admit(&self, _: &Parts, _: Right) -> Result<(), Status> {
-        Ok(())
+    async fn admit(&self, _: &Parts, _: Right) -> Result<Rights, Status> {
+        Ok(Rights::everything())
     }
 }
 
 #[async_trait]
 impl Admit for Authority {
-    async fn admit(&self, request: &Parts, right: Right) -> Result<(), Status> {
+    async fn admit(&self, request: &Parts, right: Right) -> Result<Rights, Status> {
         let own = Repo::cli();
         let action = match right {
             Right::Read => Action::Pull,
@@ -52,8 +85,16 @@ impl Admit for Authority {
             Right::Delete | Right::Everything => Action::Delete,
         };
         let peer = Peer::of(&request.extensions);
-        let needs = [Need::new(own.as_str(), action)];
-        let principal = match self.authorize(request, &peer, &needs).await {
+        let need = Need::new(own.as_str(), action);
+        if matches!(right, Right::Read | Right::Delete) {
+            // Any repository will do; who has none is refused below, by the one that everybody knows.
+            let known = self.authorize(request, &peer, &[need.optional()]).await;
+            let principal = known.map_err(|refusal| status(&refusal))?;
+            if principal.may_somewhere(action) {
+                return Ok(Rights(Some(principal)));
+            }
+        }
+        let principal = match self.authorize(request, &peer, &[need]).await {
             Ok(principal) => principal,
             Err(refusal) => return Err(status(&refusal)),
         };
@@ -64,7 +105,7 @@ impl Admit for Authority {
                 principal.name()
             )));
         }
-        Ok(())
+        Ok(Rights(Some(principal)))
     }
 }
 
@@ -106,8 +147,9 @@ pub(super) fn needed(path: &str) -> Option<Right> {
     Some(match method {
         "Status" | "List" | "Inspect" | "DiskUsage" | "Verify" => Right::Read,
         "Flush" => Right::Write,
-        "Delete" => Right::Delete,
-        // `Prune`, whose sweep takes blobs of all repositories; `Copy`, which uses the daemon's own credentials; what is new.
+        // A prune sweeps only for who may do everything: blobs are those of all repositories.
+        "Delete" | "Prune" => Right::Delete,
+        // `Copy`, which uses the daemon's own credentials; what is new.
         _ => Right::Everything,
     })
 }
@@ -143,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_need_grants_on_the_command_lines_repository_or_on_all() {
+    async fn calls_need_grants_on_some_repository_or_on_all() {
         use Action::{Delete, Pull, Push};
         let all = [Pull, Push, Delete];
         for (actions, repository, want) in [
@@ -151,7 +193,7 @@ mod tests {
             (&[Pull, Push], "cachectl", [true, true, false, false]),
             (&all, "cachectl", [true, true, true, false]),
             (&all, "**", [true; 4]),
-            (&all, "team/**", [false; 4]),
+            (&all, "team/**", [true, false, true, false]),
             (&[Delete], "**", [false, false, true, false]),
         ] {
             assert_eq!(admitted(actions, repository).await, want, "{repository}");
@@ -165,7 +207,7 @@ mod tests {
             ("/cachectl.v1.Control/Verify", Some(Right::Read)),
             ("/cachectl.v1.Control/Flush", Some(Right::Write)),
             ("/cachectl.v1.Control/Delete", Some(Right::Delete)),
-            ("/cachectl.v1.Control/Prune", Some(Right::Everything)),
+            ("/cachectl.v1.Control/Prune", Some(Right::Delete)),
             ("/cachectl.v1.Control/Copy", Some(Right::Everything)),
             ("/cachectl.v1.Control/New", Some(Right::Everything)),
             ("/grpc.health.v1.Health/Check", None),

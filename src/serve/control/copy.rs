@@ -20,31 +20,48 @@ pub(super) enum Side {
     To,
 }
 
-/// Opens the store at `url`; the daemon's own for an empty one.
-///
-/// # Errors
-/// `InvalidArgument` for what is no URL, `PermissionDenied` for a path of this machine.
-pub(super) async fn open(
-    shared: &Shared,
-    asked: &Asked,
-    url: &str,
-    side: Side,
-) -> Result<Arc<Opened>, Status> {
-    if url.is_empty() {
-        return Ok(shared.opened.clone());
+/// A store of a copy that may be opened, and is not yet.
+pub(super) enum Other {
+    /// The daemon's own.
+    Own,
+    /// One at another place.
+    At(Box<StoreUrl>, Side),
+}
+
+impl Other {
+    /// The store at `url`; the daemon's own for an empty one. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what is no URL, `PermissionDenied` for a path of this machine.
+    pub(super) fn parse(shared: &Shared, url: &str, side: Side) -> Result<Self, Status> {
+        if url.is_empty() {
+            return Ok(Self::Own);
+        }
+        let parsed: StoreUrl = url
+            .parse()
+            .map_err(|e: crate::store::Error| Status::invalid_argument(e.to_string()))?;
+        if names_a_path(&parsed) && !shared.allow_path.load(Ordering::Relaxed) {
+            return Err(Status::permission_denied(format!(
+                "this daemon opens no paths of its machine (`{parsed}`): start it with --allow-path, or copy with --by here"
+            )));
+        }
+        Ok(Self::At(Box::new(parsed), side))
     }
-    let parsed: StoreUrl = url
-        .parse()
-        .map_err(|e: crate::store::Error| Status::invalid_argument(e.to_string()))?;
-    if names_a_path(&parsed) && !shared.allow_path.load(Ordering::Relaxed) {
-        return Err(Status::permission_denied(format!(
-            "this daemon opens no paths of its machine (`{parsed}`): start it with --allow-path, or copy with --by here"
-        )));
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// By the kind of trouble with the store.
+    pub(super) async fn open(self, shared: &Shared, asked: &Asked) -> Result<Arc<Opened>, Status> {
+        let (url, side) = match self {
+            Self::Own => return Ok(shared.opened.clone()),
+            Self::At(url, side) => (url, side),
+        };
+        let options = options(&shared.settings, side);
+        let opened = Box::pin(open::open(&url, &options)).await;
+        let own = shared.opened.url.to_string();
+        Ok(Arc::new(opened.map_err(|e| asked.status(&e.into(), &own))?))
     }
-    let options = options(&shared.settings, side);
-    let opened = Box::pin(open::open(&parsed, &options)).await;
-    let own = shared.opened.url.to_string();
-    Ok(Arc::new(opened.map_err(|e| asked.status(&e.into(), &own))?))
 }
 
 fn names_a_path(url: &StoreUrl) -> bool {

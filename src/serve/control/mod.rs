@@ -33,7 +33,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Admit, Right};
+pub use access::{Admit, Right, Rights};
 
 use crate::{
     metrics::http::Place,
@@ -180,9 +180,10 @@ impl Control {
             method = parts.uri.path()
         );
         let work = async {
-            if let Err(status) = self.check(&parts).await {
-                return status.into_http();
-            }
+            match self.check(&parts).await {
+                Ok(rights) => parts.extensions.insert(rights),
+                Err(status) => return status.into_http(),
+            };
             parts.extensions.insert(asked.clone());
             let mut routes = self.routes.clone();
             match routes.call(Request::from_parts(parts, body)).await {
@@ -197,9 +198,10 @@ impl Control {
         response
     }
 
-    async fn check(&self, request: &Parts) -> Result<(), Status> {
+    async fn check(&self, request: &Parts) -> Result<Rights, Status> {
         let Some(right) = access::needed(request.uri.path()) else {
-            return Ok(());
+            // What says nothing of the store asks for none.
+            return Ok(Rights::everything());
         };
         speaks_our_version(request)?;
         self.admit.admit(request, right).await

@@ -6,14 +6,14 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Shared,
-    copy::{self, Side},
+    Rights, Shared,
+    copy::{Other, Side},
     error::{Asked, nonsense},
     flush::{self, Flushes},
     stream::{self, Messages},
 };
 use crate::{
-    ops::{self, Context, du, inspect, list, prune, remove, verify},
+    ops::{self, Context, Reach, du, inspect, list, prune, remove, verify},
     progress::Progress,
     proto::{Message, v1},
     store::{marked::MIN_GRACE, open::Opened},
@@ -43,10 +43,11 @@ impl Verbs {
         }
     }
 
-    /// Runs a verb on the daemon's store when there is a place for it.
+    /// Runs a verb on what is within `reach` of the daemon's store, when there is a place for it.
     fn run<M: Message, R: Into<M::Report>, F>(
         &self,
         asked: Asked,
+        reach: Reach,
         work: impl FnOnce(Context) -> F + Send + 'static,
     ) -> Response<Messages<M>>
     where
@@ -55,7 +56,7 @@ impl Verbs {
         let (shared, places) = (self.shared.clone(), self.places.clone());
         stream::start(move |progress| async move {
             let _place = places.acquire_owned().await;
-            let ctx = shared.context(shared.opened.clone(), progress);
+            let ctx = shared.context(shared.opened.clone(), reach, progress);
             let own = shared.opened.url.to_string();
             let report = work(ctx).await.map_err(|e| asked.status(&e, &own))?;
             Ok(report.into())
@@ -64,9 +65,10 @@ impl Verbs {
 }
 
 impl Shared {
-    fn context(&self, opened: Arc<Opened>, progress: Progress) -> Context {
+    fn context(&self, opened: Arc<Opened>, reach: Reach, progress: Progress) -> Context {
         Context {
             opened,
+            reach,
             progress,
             // What is known of a node's caches is the node's.
             state_dir: None,
@@ -79,11 +81,19 @@ impl Shared {
     }
 }
 
-/// The id that the door gave the request, and what it says.
-fn taken<T>(request: Request<T>) -> (Asked, T) {
-    let asked = request.extensions().get::<Asked>().cloned();
-    let asked = asked.expect("every request comes through `Control::handle`");
-    (asked, request.into_inner())
+/// The id that the door gave the request, what its caller may do, and what it says.
+fn taken<T>(request: Request<T>) -> (Asked, Rights, T) {
+    const WHY: &str = "every request comes through `Control::handle`";
+    let extensions = request.extensions();
+    let asked = extensions.get::<Asked>().cloned().expect(WHY);
+    let rights = extensions.get::<Rights>().cloned().expect(WHY);
+    (asked, rights, request.into_inner())
+}
+
+/// Of what is within reach that which a request chooses.
+fn chosen(reach: Reach, patterns: &[String]) -> Result<Reach, Status> {
+    let chosen = reach.wanting(patterns);
+    chosen.map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
 #[tonic::async_trait]
@@ -114,22 +124,23 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListResponse> {
-        let (asked, r) = taken(request);
-        Ok(self.run(asked, move |ctx| async move {
+        let (asked, rights, r) = taken(request);
+        let reach = chosen(rights.to_read(), &r.repositories)?;
+        Ok(self.run(asked, reach, move |ctx| async move {
             list::run(&ctx, r.name.as_deref()).await
         }))
     }
 
     async fn inspect(&self, request: Request<v1::InspectRequest>) -> Answer<v1::InspectResponse> {
-        let (asked, r) = taken(request);
-        Ok(self.run(asked, move |ctx| async move {
+        let (asked, rights, r) = taken(request);
+        Ok(self.run(asked, rights.to_read(), move |ctx| async move {
             inspect::run(&ctx, &r.name, r.files).await
         }))
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
-        let (asked, r) = taken(request);
-        Ok(self.run(asked, move |ctx| async move {
+        let (asked, rights, r) = taken(request);
+        Ok(self.run(asked, rights.to_delete(), move |ctx| async move {
             let tags = remove::run(&ctx, &r.name, r.dry_run).await?;
             Ok(v1::DeleteReport { tags })
         }))
@@ -137,7 +148,8 @@ impl v1::control_server::Control for Verbs {
 
     /// Beside open doors, as [`crate::store::marked`] says: never with the store's lock, and with at least [`MIN_GRACE`].
     async fn prune(&self, request: Request<v1::PruneRequest>) -> Answer<v1::PruneResponse> {
-        let (asked, r) = taken(request);
+        let (asked, rights, r) = taken(request);
+        let reach = chosen(rights.to_delete(), &r.repositories)?;
         let options = prune::Options::from(r);
         if options.grace < MIN_GRACE {
             return Err(Status::invalid_argument(format!(
@@ -150,7 +162,7 @@ impl v1::control_server::Control for Verbs {
         let Ok(alone) = self.pruning.clone().try_acquire_owned() else {
             return Err(Status::aborted("another prune is running in this daemon"));
         };
-        Ok(self.run(asked, move |ctx| async move {
+        Ok(self.run(asked, reach, move |ctx| async move {
             let _alone = alone;
             let report = prune::run(&ctx, &options).await?;
             if let Err(error) = prune::read_marked(&ctx.opened).await {
@@ -165,38 +177,48 @@ impl v1::control_server::Control for Verbs {
         &self,
         request: Request<v1::DiskUsageRequest>,
     ) -> Answer<v1::DiskUsageResponse> {
-        let (asked, r) = taken(request);
-        Ok(self.run(asked, move |ctx| async move {
+        let (asked, rights, r) = taken(request);
+        let reach = chosen(rights.to_read(), &r.repositories)?;
+        Ok(self.run(asked, reach, move |ctx| async move {
             du::run(&ctx, r.name.as_deref()).await
         }))
     }
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Answer<v1::VerifyResponse> {
-        let (asked, r) = taken(request);
+        let (asked, rights, r) = taken(request);
         let depth = verify::Depth::try_from(&r).map_err(|e| nonsense(&e))?;
-        Ok(self.run(asked, move |ctx| async move {
+        let reach = chosen(rights.to_read(), &r.repositories)?;
+        Ok(self.run(asked, reach, move |ctx| async move {
             Box::pin(verify::run(&ctx, r.name.as_deref(), depth)).await
         }))
     }
 
     async fn copy(&self, request: Request<v1::CopyRequest>) -> Answer<v1::CopyResponse> {
-        let (asked, r) = taken(request);
+        let (asked, _, r) = taken(request);
         if r.from == r.to {
             return Err(Status::invalid_argument("from and to are the same store"));
         }
-        let from = copy::open(&self.shared, &asked, &r.from, Side::From).await?;
-        let to = copy::open(&self.shared, &asked, &r.to, Side::To).await?;
-        let shared = self.shared.clone();
-        Ok(self.run(asked, move |to_ctx| async move {
-            let progress = to_ctx.progress.clone();
-            let from = shared.context(from, progress.clone());
-            let to = shared.context(to, progress);
-            Box::pin(ops::copy::run(&from, &to, r.name.as_deref())).await
+        let of_from = chosen(Reach::everything(), &r.repositories)?;
+        let (from, to) = (
+            Other::parse(&self.shared, &r.from, Side::From)?,
+            Other::parse(&self.shared, &r.to, Side::To)?,
+        );
+        let (shared, places) = (self.shared.clone(), self.places.clone());
+        // Credentials may be long in coming: stores are opened when the answer has begun.
+        Ok(stream::start(move |progress| async move {
+            let _place = places.acquire_owned().await;
+            let from = from.open(&shared, &asked).await?;
+            let to = to.open(&shared, &asked).await?;
+            let own = shared.opened.url.to_string();
+            let from = shared.context(from, of_from, progress.clone());
+            let to = shared.context(to, Reach::everything(), progress);
+            let copied = Box::pin(ops::copy::run(&from, &to, r.name.as_deref())).await;
+            Ok(copied.map_err(|e| asked.status(&e, &own))?.into())
         }))
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Answer<v1::FlushResponse> {
-        let (asked, r) = taken(request);
+        let (asked, _, r) = taken(request);
         Ok(Response::new(match self.shared.queue.clone() {
             None => Messages::one(v1::FlushResponse { queue: None }),
             Some(queue) if r.wait => flush::wait(queue, asked, self.shared.opened.url.to_string()),

@@ -125,7 +125,7 @@ async fn a_long_list_comes_whole() {
     }
     want.sort();
     let mut client = world.client().await;
-    let messages = all(client.list(v1::ListRequest { name: None }).await)
+    let messages = all(client.list(v1::ListRequest::default()).await)
         .await
         .unwrap();
     assert_eq!(listed(&messages), want);
@@ -151,7 +151,7 @@ async fn delete_removes_and_a_digest_is_an_invalid_argument() {
         panic!("{messages:?}");
     };
     assert_eq!(report.tags, ["gone"]);
-    let left = all(client.list(v1::ListRequest { name: None }).await)
+    let left = all(client.list(v1::ListRequest::default()).await)
         .await
         .unwrap();
     assert_eq!(listed(&left), ["stays"]);
@@ -226,7 +226,7 @@ async fn copy_opens_paths_only_where_they_are_allowed() {
     let request = v1::CopyRequest {
         from: String::new(),
         to: to.clone(),
-        name: None,
+        ..v1::CopyRequest::default()
     };
     let mut client = world.client().await;
     let socket = v1::CopyRequest {
@@ -255,9 +255,9 @@ struct Readers;
 
 #[async_trait]
 impl Admit for Readers {
-    async fn admit(&self, _: &Parts, right: Right) -> Result<(), Status> {
+    async fn admit(&self, _: &Parts, right: Right) -> Result<Rights, Status> {
         match right {
-            Right::Read => Ok(()),
+            Right::Read => Ok(Rights::everything()),
             _ => Err(Status::permission_denied("only reading")),
         }
     }
@@ -281,7 +281,7 @@ async fn who_may_not_is_told_so_with_the_id_of_the_request() {
         refused.metadata().get(proto::REQUEST_ID_KEY).unwrap(),
         "from-a-test"
     );
-    let left = all(client.list(v1::ListRequest { name: None }).await)
+    let left = all(client.list(v1::ListRequest::default()).await)
         .await
         .unwrap();
     assert_eq!(listed(&left), ["stays"]);
@@ -397,7 +397,7 @@ async fn health_and_reflection_answer_also_to_strangers() {
     struct Nobody;
     #[async_trait]
     impl Admit for Nobody {
-        async fn admit(&self, _: &Parts, _: Right) -> Result<(), Status> {
+        async fn admit(&self, _: &Parts, _: Right) -> Result<Rights, Status> {
             Err(Status::unauthenticated("who are you?"))
         }
     }
@@ -436,4 +436,105 @@ async fn health_and_reflection_answer_also_to_strangers() {
     door.0.drain().await;
     let health = HealthClient::new(door).check(check).await;
     assert_eq!(health.unwrap().into_inner().status, 2);
+}
+
+/// A door to a disk with an image in each of two teams' repositories, for who may pull and delete in `a/**`.
+async fn teams(dir: &tempfile::TempDir) -> ControlClient<Direct> {
+    use crate::serve::auth::{ANONYMOUS, Action, Authority, Config, Exposure, Rule};
+    let url: StoreUrl = format!("disk:{}", dir.path().join("store").display())
+        .parse()
+        .unwrap();
+    let opened = crate::store::open::open(&url, &Options::default()).await;
+    let opened = Arc::new(opened.unwrap());
+    for name in ["a/x", "b/y"] {
+        let repositories = opened.repositories.as_ref().unwrap();
+        let repository = repositories.repository(&name.parse().unwrap());
+        let manifest = Manifest::sniff(format!("{{\"schemaVersion\":2,\"id\":\"{name}\"}}"));
+        let tags: [Tag; 1] = ["t".parse().unwrap()];
+        repository.put_manifest(&manifest, &tags).await.unwrap();
+    }
+    let config = Config {
+        grants: vec![Rule {
+            principals: vec![ANONYMOUS.to_owned()],
+            repositories: vec!["a/**".to_owned()],
+            actions: vec![Action::Pull, Action::Delete],
+        }],
+        insecure_no_auth: true,
+        ..Config::default()
+    };
+    let authority = Authority::open(config, dir.path(), Exposure::Network).await;
+    let settings = Settings {
+        allow_path: false,
+        options: Options::default(),
+        temp_dir: dir.path().join("tmp"),
+        threads: 2,
+        concurrency: 4,
+    };
+    let door = Control::new(opened, None, settings).await.unwrap();
+    let door = door.guarded_by(Arc::new(authority.unwrap()));
+    ControlClient::new(Direct(Arc::new(door)))
+}
+
+#[tokio::test]
+async fn a_tenant_sees_and_removes_what_its_grants_say_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = teams(&dir).await;
+    let list = all(client.list(v1::ListRequest::default()).await);
+    assert_eq!(listed(&list.await.unwrap()), ["a/x:t"]);
+    for name in ["b/y:t", "b/y"] {
+        let request = v1::ListRequest {
+            name: Some(name.into()),
+            repositories: vec!["**".into()],
+        };
+        let list = all(client.list(request).await).await.unwrap();
+        assert_eq!(listed(&list), [""; 0]);
+    }
+    let odd = v1::ListRequest {
+        repositories: vec!["{".into()],
+        ..v1::ListRequest::default()
+    };
+    let refused = client.list(odd).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    let used = all(client.disk_usage(v1::DiskUsageRequest::default()).await);
+    let used = used.await.unwrap().into_iter().find_map(|m| match m.event {
+        Some(v1::disk_usage_response::Event::Report(report)) => Some(report),
+        _ => None,
+    });
+    let used = used.unwrap();
+    assert!(used.rows.len() == 1 && used.store.is_none(), "{used:?}");
+
+    let delete = v1::DeleteRequest {
+        name: "b/y:t".into(),
+        dry_run: false,
+    };
+    let removed = all(client.delete(delete).await).await.unwrap();
+    let Some(v1::delete_response::Event::Report(report)) = &removed[0].event else {
+        panic!("{removed:?}");
+    };
+    assert_eq!(report.tags, [""; 0]);
+
+    let prune = v1::PruneRequest {
+        keep: Some(0),
+        ..v1::PruneRequest::default()
+    };
+    let pruned = all(client.prune(prune).await).await.unwrap();
+    let pruned = pruned.into_iter().find_map(|m| match m.event {
+        Some(v1::prune_response::Event::Report(report)) => Some(report),
+        _ => None,
+    });
+    let pruned = pruned.unwrap();
+    assert_eq!(pruned.tags, ["a/x:t"]);
+    assert!(
+        pruned.not_swept.is_some() && !pruned.sweep_failed,
+        "{pruned:?}"
+    );
+    assert!(dir.path().join("store/r/b%2Fy/tags/t").exists());
+
+    let copy = v1::CopyRequest {
+        to: "s3://bucket".into(),
+        ..v1::CopyRequest::default()
+    };
+    let refused = client.copy(copy).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
 }

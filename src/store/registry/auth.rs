@@ -104,11 +104,6 @@ impl Auth {
         Ok(found.as_ref())
     }
 
-    /// The credentials themselves, without asking for a token.
-    pub(super) async fn own(&self) -> Result<Option<HeaderValue>> {
-        Ok(self.credential().await?.and_then(Credential::basic))
-    }
-
     /// Says whether there are credentials that reading could do without.
     pub(super) async fn has_credentials(&self) -> bool {
         matches!(self.credential().await, Ok(Some(_)))
@@ -163,6 +158,17 @@ impl Auth {
                 }))
             }
         }
+    }
+
+    /// Name and password; `None` while nobody has asked who we are, and where what we have is no password.
+    ///
+    /// # Errors
+    /// Those of credentials that are set and cannot be read.
+    pub(super) async fn password(&self) -> Result<Option<HeaderValue>> {
+        if matches!(self.state().scheme, Scheme::Unasked) {
+            return Ok(None);
+        }
+        Ok(self.credential().await?.and_then(Credential::basic))
     }
 
     /// A live token that covers `need`, or the place of one for exactly that.

@@ -68,12 +68,16 @@ impl ControlWay {
         let inner = &self.0;
         let scopes = Scopes::delete(&inner.door.inner().repository);
         let transport = &inner.door.inner().transport;
-        // A token never stands for all that its owner may do.
-        let mut show = transport.own().await?;
-        if show.is_none() {
-            self.ask_how(&scopes).await?;
-            show = transport.credential(&scopes).await?;
-        }
+        let asked = inner.asked.get_or_try_init(|| async {
+            // It says what it wants to see before it is asked for anything else.
+            let ping = Ask::new("log in", Method::GET, transport.url(""), &scopes);
+            let answer = transport.send(&ping).await?;
+            match answer.status.as_u16() {
+                200..=299 => Ok(()),
+                _ => Err(error::refusal("log in", answer).await.error),
+            }
+        });
+        asked.await?;
         let (parts, body) = request.into_parts();
         let url = self.url(&parts.uri)?;
         let mut ask = Ask::new(OP, parts.method, url.clone(), &scopes);
@@ -81,26 +85,17 @@ impl ControlWay {
         ask.payload = Payload::Bytes(body);
         // What the caller brings is none of ours.
         ask.headers.remove(AUTHORIZATION);
+        // A token is for single repositories; upkeep is of all that our name may. A daemon takes a password whatever it offers.
+        let show = match transport.password().await? {
+            Some(password) => Some(password),
+            None => transport.credential(&scopes).await?,
+        };
         let answer = inner.wire.exchange(&ask, &url, show).await?;
         let response = http::Response::<reqwest::Body>::from(answer.body);
         Ok(response.map(|body| {
             let broken = |e| error::network(OP, e);
             body.map_err(broken).boxed()
         }))
-    }
-
-    /// The daemon says once what it wants to see, before it is asked for anything else.
-    async fn ask_how(&self, scopes: &Scopes) -> Result<()> {
-        let transport = &self.0.door.inner().transport;
-        let asked = self.0.asked.get_or_try_init(|| async {
-            let ping = Ask::new("log in", Method::GET, transport.url(""), scopes);
-            let answer = transport.send(&ping).await?;
-            match answer.status.as_u16() {
-                200..=299 => Ok(()),
-                _ => Err(error::refusal("log in", answer).await.error),
-            }
-        });
-        asked.await.copied()
     }
 
     fn url(&self, uri: &http::Uri) -> Result<Url> {

@@ -294,15 +294,15 @@ impl Transport {
         }
     }
 
+    /// Name and password, where the registry has asked who we are and we have them.
+    pub(super) async fn password(&self) -> Result<Option<HeaderValue>> {
+        self.auth.password().await
+    }
+
     /// What to show for `need`, by what the registry has asked for so far; `None` for nothing.
     pub(super) async fn credential(&self, need: &Scopes) -> Result<Option<HeaderValue>> {
         let shown = self.auth.show(&self.wire, need, As::Ourselves).await?;
         Ok(shown.map(|s| s.header))
-    }
-
-    /// Our credentials as they are, for who takes no token in their place; `None` if there are none that can be shown so.
-    pub(super) async fn own(&self) -> Result<Option<HeaderValue>> {
-        self.auth.own().await
     }
 
     /// Sends as one of us or nobody, with as many logins as it takes.

@@ -78,7 +78,8 @@ impl Core {
         settings: Settings,
         moved: Arc<dyn Moved>,
     ) -> Result<Self> {
-        let Some(repositories) = remote.repositories.clone() else {
+        let writable = remote.untag.is_some();
+        let Some(repositories) = remote.repositories.clone().filter(|_| writable) else {
             let why = "this kind of store cannot stand behind a daemon yet; use s3: or disk:";
             let refused = Error::new(ErrorKind::Unsupported, "open", why);
             return Err(refused.at(&remote.url.to_string(), ""));

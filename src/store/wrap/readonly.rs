@@ -4,26 +4,57 @@
 use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
-        Store, TagStore,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Records, Resolved,
+        Result, TagStore, Untag, keys::Repo, records::Listed,
     },
 };
 
-/// A store that can only be read.
-pub struct ReadOnly {
-    inner: Arc<dyn Store>,
+/// A store that can only be read; or its records, or its ability to remove tags.
+pub struct ReadOnly<T: ?Sized> {
+    inner: Arc<T>,
 }
 
-impl ReadOnly {
+impl<T: ?Sized> ReadOnly<T> {
     /// Takes the writes away from `inner`.
-    pub fn new(inner: Arc<dyn Store>) -> Self {
+    pub fn new(inner: Arc<T>) -> Self {
         Self { inner }
+    }
+}
+
+#[async_trait]
+impl<T: Untag + ?Sized> Untag for ReadOnly<T> {
+    async fn untag(&self, tag: &Tag) -> Result<bool> {
+        Err(denied("remove tag", tag))
+    }
+}
+
+#[async_trait]
+impl<T: Records + ?Sized> Records for ReadOnly<T> {
+    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        self.inner.read_record(key, limit).await
+    }
+
+    async fn write_record(&self, key: &str, _: Bytes) -> Result<()> {
+        Err(denied("write record", key))
+    }
+
+    async fn remove_record(&self, key: &str) -> Result<()> {
+        Err(denied("remove record", key))
+    }
+
+    async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
+        self.inner.list_records(prefix).await
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        self.inner.repositories().await
     }
 }
 
@@ -33,7 +64,7 @@ fn denied(op: &'static str, key: impl std::fmt::Display) -> Error {
 }
 
 #[async_trait]
-impl BlobStore for ReadOnly {
+impl<T: BlobStore + ?Sized> BlobStore for ReadOnly<T> {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
         self.inner.stat(digest).await
     }
@@ -48,7 +79,7 @@ impl BlobStore for ReadOnly {
 }
 
 #[async_trait]
-impl TagStore for ReadOnly {
+impl<T: TagStore + ?Sized> TagStore for ReadOnly<T> {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         self.inner.resolve(reference).await
     }

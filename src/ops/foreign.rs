@@ -1,0 +1,237 @@
+//! Manifests that are no caches of ours: what they are, and what their tags need.
+//!
+//! A tag needs its manifest, the parts it is merged from, what is below an index, and whatever refers to any of these: signatures
+//! and attestations that are pushed beside an image.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Result, load, names, reach::Place};
+use crate::{
+    artifact::{
+        Descriptor, Manifest, Tag,
+        buildkit::{CacheManifest, MAX_CONFIG_BYTES, Part},
+        media,
+    },
+    digest::Digest,
+    entry::Time,
+    store::ErrorKind,
+    transfer::{self, graph},
+};
+
+/// Most manifests of one tag that are looked at; what more there are is a fault.
+const MAX_MANIFESTS: usize = 10_000;
+
+/// A cache of a BuildKit builder.
+pub const BUILDKIT: &str = "buildkit";
+/// An image.
+pub const IMAGE: &str = "image";
+/// An image for several platforms.
+pub const INDEX: &str = "index";
+/// Whatever else there is.
+pub const OTHER: &str = "other";
+
+/// What a manifest is: one of the four.
+pub(super) fn kind(manifest: &Manifest) -> &'static str {
+    if let Ok(Some(_)) = CacheManifest::read(manifest) {
+        return BUILDKIT;
+    }
+    match manifest.media_type.as_str() {
+        media::IMAGE_INDEX | media::DOCKER_LIST => INDEX,
+        media::DOCKER_MANIFEST => IMAGE,
+        media::IMAGE_MANIFEST if has_image_config(manifest) => IMAGE,
+        _ => OTHER,
+    }
+}
+
+/// Image spec, `manifest.md`: an artifact says another type of its own, or of its config.
+fn has_image_config(manifest: &Manifest) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head {
+        artifact_type: Option<String>,
+        config: Option<Descriptor>,
+    }
+    let image = |d: &Descriptor| {
+        matches!(
+            d.media_type.as_str(),
+            media::IMAGE_CONFIG | media::DOCKER_CONFIG
+        )
+    };
+    serde_json::from_slice::<Head>(&manifest.bytes)
+        .is_ok_and(|h| h.artifact_type.is_none() && h.config.as_ref().is_some_and(image))
+}
+
+/// All that a tag needs.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    /// Digests and sizes of its manifests: its own first, then parts, children and referrers.
+    pub(super) manifests: Vec<(Digest, u64)>,
+    /// Configs and layers of them all, each once, in the order in which they are named.
+    pub(super) blobs: Vec<Descriptor>,
+    /// The parts it is merged from.
+    pub(super) parts: Vec<Digest>,
+    /// What refers to its manifests.
+    pub(super) referrers: Vec<Digest>,
+    /// What of it cannot be read, in words.
+    pub(super) faults: Vec<String>,
+    /// There is more than was looked at.
+    is_cut: bool,
+}
+
+impl Needs {
+    /// Stored bytes of configs and layers; hostile sizes may be anything.
+    pub(super) fn blob_bytes(&self) -> u64 {
+        self.blobs
+            .iter()
+            .fold(0, |sum, d| sum.saturating_add(d.size))
+    }
+
+    /// All of it, with sizes.
+    pub(super) fn sizes(&self) -> HashMap<Digest, u64> {
+        let blobs = self.blobs.iter().map(|d| (d.digest, d.size));
+        blobs.chain(self.manifests.iter().copied()).collect()
+    }
+}
+
+/// Follows everything from a manifest down; `tag`: where it stands.
+///
+/// # Errors
+/// When the store cannot be asked; what is lost or damaged there is among the faults.
+pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> Result<Needs> {
+    let mut walk = Walk {
+        place,
+        needs: Needs::default(),
+        seen: HashSet::from([root.digest]),
+        left: Vec::new(),
+    };
+    if let Some(tag) = tag {
+        for part in place.parts(tag).await? {
+            walk.needs.parts.push(part.digest);
+            walk.meet(Next::Known("part", part.digest));
+        }
+    }
+    walk.look_into(root).await?;
+    // One at a time is in memory.
+    while let Some(next) = walk.left.pop() {
+        if let Some(manifest) = walk.read(next).await? {
+            walk.look_into(&manifest).await?;
+        }
+    }
+    Ok(walk.needs)
+}
+
+/// A manifest to be read.
+enum Next {
+    /// One that the repository knows, and what it is to the tag.
+    Known(&'static str, Digest),
+    /// One that an index names.
+    Child(Descriptor),
+}
+
+struct Walk<'a> {
+    place: &'a Place,
+    needs: Needs,
+    /// Manifests and blobs that were met.
+    seen: HashSet<Digest>,
+    left: Vec<Next>,
+}
+
+impl Walk<'_> {
+    fn fault(&mut self, why: String) {
+        self.needs.faults.push(why);
+    }
+
+    /// Notes that a manifest is to be read, if it was not met before.
+    fn meet(&mut self, next: Next) {
+        let digest = match &next {
+            Next::Known(_, digest) => *digest,
+            Next::Child(desc) => desc.digest,
+        };
+        if self.seen.contains(&digest) {
+            return;
+        }
+        if self.needs.manifests.len() + self.left.len() < MAX_MANIFESTS {
+            self.seen.insert(digest);
+            self.left.push(next);
+        } else if !self.needs.is_cut {
+            self.needs.is_cut = true;
+            self.fault(format!(
+                "it has more than {MAX_MANIFESTS} manifests: not all of them were looked at"
+            ));
+        }
+    }
+
+    async fn read(&mut self, next: Next) -> Result<Option<Manifest>> {
+        let ctx = &self.place.ctx;
+        let why = match next {
+            Next::Known(what, digest) => match names::resolve(ctx, &digest.into()).await? {
+                Ok(Some(found)) => return Ok(Some(found.manifest)),
+                Ok(None) => format!("{what} {digest} is missing"),
+                Err(why) => format!("{what} {digest}: {why}"),
+            },
+            Next::Child(desc) => {
+                match transfer::copy::read_manifest(&*ctx.opened.store, &desc).await {
+                    Ok(Some(child)) => return Ok(Some(child)),
+                    Ok(None) => format!("manifest {} is missing", desc.digest),
+                    Err(transfer::Error::Store(e)) => return Err(e.into()),
+                    Err(e) => e.to_string(),
+                }
+            }
+        };
+        self.fault(why);
+        Ok(None)
+    }
+
+    async fn look_into(&mut self, manifest: &Manifest) -> Result<()> {
+        let digest = manifest.digest;
+        let size = manifest.bytes.len() as u64;
+        self.needs.manifests.push((digest, size));
+        match graph::children(manifest) {
+            Ok(children) => {
+                for desc in children.manifests {
+                    self.meet(Next::Child(desc));
+                }
+                for desc in children.blobs {
+                    if self.seen.insert(desc.digest) {
+                        self.needs.blobs.push(desc);
+                    }
+                }
+            }
+            Err(why) => self.fault(format!("manifest {digest}: {why}")),
+        }
+        for referrer in self.place.referrers(&digest).await? {
+            self.needs.referrers.push(referrer);
+            self.meet(Next::Known("referrer", referrer));
+        }
+        Ok(())
+    }
+}
+
+/// When a tag was written last, parts of it too; `None` where the store does not say.
+pub(super) async fn pushed(
+    place: &Place,
+    tag: &Tag,
+    written: Option<Time>,
+) -> Result<Option<Time>> {
+    let parts = place.parts(tag).await?;
+    Ok(parts.iter().fold(written, |last, p| last.max(p.modified)))
+}
+
+/// How many records and layers the config of a BuildKit cache has; `None` for what is none, or cannot be read.
+pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option<(u64, u64)>> {
+    let Ok(Some(cache)) = CacheManifest::read(manifest) else {
+        return Ok(None);
+    };
+    if cache.config().size > MAX_CONFIG_BYTES as u64 {
+        return Ok(None);
+    }
+    let read = load::read_blob(&*place.ctx.opened.store, cache.config()).await;
+    let config = match read {
+        Ok(Some(config)) => config,
+        Ok(None) => return Ok(None),
+        Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    let read = Part::read(cache, &config).ok().map(|p| p.config);
+    Ok(read.map(|c| (c.records().len() as u64, c.layers().len() as u64)))
+}
