@@ -65,6 +65,8 @@ pub struct Built {
     pub uploads: Arc<Uploads>,
     /// The store behind the doors.
     pub opened: Arc<Opened>,
+    /// The registry door, to be told when the daemon drains.
+    pub registry: Arc<Registry>,
     /// The control door, to be told where the daemon listens and when it drains.
     pub control: Arc<Control>,
     /// What must reach another place before the end.
@@ -122,7 +124,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let admin = shown.admin(uploads.clone(), &uploads_dir, more);
     let apart = !config.admin_listen.is_empty();
     let doors = Doors {
-        registry,
+        registry: registry.clone(),
         control: control.clone(),
         tokens: TowerToHyperService::new(auth::router(authority.clone())),
         authority: authority.clone(),
@@ -140,6 +142,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         requests,
         uploads,
         opened,
+        registry,
         control,
         queues: waiting.map(|w| w as Arc<dyn Queue>).into_iter().collect(),
     })
@@ -209,7 +212,9 @@ impl Doors {
             // Its calls last long and take little memory; how many work at once it limits itself.
             return self.control.handle(request).await;
         }
-        let waited = self.requests.take().await;
+        let turn = self.requests.turn().await;
+        let mut request = request;
+        request.extensions_mut().insert(turn.clone());
         let response = if is_registry(request.uri().path()) {
             self.registry.handle(request).await
         } else {
@@ -219,7 +224,7 @@ impl Doors {
             }
         };
         // Until its last byte is sent a response takes memory too.
-        response.map(|body| Body::new(Held::new(body, waited)))
+        response.map(|body| Body::new(Held::new(body, turn)))
     }
 
     /// At the doors, numbers are for whoever could also ask for `/v2/`.

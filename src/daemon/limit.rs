@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::task;
+use crate::{serve::turn::Turn, task};
 
 /// Open files that we need besides connections: the store's own, logs, the runtime's.
 const OTHER_FILES: u64 = 64;
@@ -35,6 +35,11 @@ impl Limit {
     pub async fn take(&self) -> OwnedSemaphorePermit {
         let place = self.places.clone().acquire_owned().await;
         place.expect("the semaphore is never closed")
+    }
+
+    /// Takes a place that can be given back for a while.
+    pub async fn turn(&self) -> Turn {
+        Turn::take(self.places.clone()).await
     }
 
     /// Places that are taken.

@@ -7,7 +7,7 @@ use crate::{
     daemon::background,
     metrics::Metrics,
     serve::admin::Refresh,
-    store::disk::scrub::{Findings, Scrubber},
+    store::scrub::{Findings, Scrubber},
     task::Task,
 };
 

@@ -250,6 +250,7 @@ async fn close(running: Running, limit: Duration) -> Left {
     let far = began + Duration::from_hours(24 * 365);
     let until = began.checked_add(limit).unwrap_or(far);
     running.shown.health.set(Phase::Draining);
+    running.built.registry.drain();
     running.built.control.drain().await;
     running.stop.send_replace(true);
     let queues = &running.built.queues;

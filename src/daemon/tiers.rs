@@ -56,7 +56,7 @@ pub(super) async fn open(
         s3: config.remote.s3.for_store(),
         registry: config.remote.registry.for_store(env),
         // Blobs on our own disk are hashed before they count as there.
-        verified: !matches!(url, StoreUrl::Disk(_)),
+        verified: !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)),
         beside_doors: true,
         ..Options::default()
     };

@@ -10,3 +10,4 @@ pub mod auth;
 pub mod control;
 pub mod observe;
 pub mod registry;
+pub mod turn;

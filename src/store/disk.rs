@@ -36,22 +36,20 @@ use crate::{
     fs,
 };
 
-pub mod scrub;
-
 /// Largest mark that is read.
 const MAX_MARK_BYTES: u64 = 1 << 30;
 
 /// A store in a folder.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    entered: Entered,
-    files: Files,
+    pub(super) entered: Entered,
+    pub(super) files: Files,
 }
 
 /// The blocking part.
 #[derive(Debug, Clone)]
-struct Files {
-    tree: Tree,
+pub(super) struct Files {
+    pub(super) tree: Tree,
     repo: Repo,
 }
 

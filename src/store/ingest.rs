@@ -6,7 +6,7 @@
 //! [`Uploads`] adds what several daemons over one bucket need: each may get any request of an upload.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
@@ -42,6 +42,8 @@ const BUSY: Duration = Duration::from_secs(10);
 const PREFIX: &str = "up-";
 /// Files that are kept open though nobody sends to them now.
 const MAX_OPEN: usize = 128;
+/// Uploads that are remembered as broken off, at most.
+const MAX_BROKEN: usize = 10_000;
 /// To what had no byte for so long, no request is sending: [the door](crate::serve::registry) gives those up sooner.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -118,6 +120,8 @@ pub enum Appended {
 pub struct Ingests {
     dir: PathBuf,
     open: Mutex<HashMap<UploadId, Arc<AsyncMutex<Session>>>>,
+    /// Whose last request broke off: few senders go on from there.
+    broken: Mutex<HashSet<UploadId>>,
 }
 
 /// One upload. Its file may be longer than `size` after a write that failed.
@@ -200,6 +204,7 @@ impl Ingests {
         Ok(Self {
             dir: dir.to_owned(),
             open: Mutex::default(),
+            broken: Mutex::default(),
         })
     }
 
@@ -210,6 +215,11 @@ impl Ingests {
     fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<AsyncMutex<Session>>>> {
         // Nothing can panic while it is held.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self) -> std::sync::MutexGuard<'_, HashSet<UploadId>> {
+        // Nothing can panic while it is held.
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins an upload to `repo`.
@@ -277,6 +287,7 @@ impl Ingests {
         let Some(session) = self.lock(id).await? else {
             return Ok(Appended::Unknown);
         };
+        self.broken().remove(id);
         if let Some(range) = &range
             && range.start != session.size
         {
@@ -308,7 +319,13 @@ impl Ingests {
             }
             return Err(e);
         }
-        let sent = sent?;
+        let sent = sent.inspect_err(|_| {
+            let mut broken = self.broken();
+            if broken.len() >= MAX_BROKEN {
+                broken.clear();
+            }
+            broken.insert(id.clone());
+        })?;
         Ok(match limit {
             Some(limit) if limit != sent => Appended::WrongLength(size),
             _ => Appended::Size(size),
@@ -319,7 +336,12 @@ impl Ingests {
     async fn make_room(&self, id: &UploadId) {
         let freed = async {
             self.cancel(id).await?;
-            self.expire(IDLE).await
+            let broken = std::mem::take(&mut *self.broken());
+            let mut count = self.expire(IDLE).await?;
+            for id in broken {
+                count += u64::from(self.cancel(&id).await?);
+            }
+            Ok::<_, Error>(count)
         };
         match freed.await {
             Ok(others) => {

@@ -66,8 +66,8 @@ const TORN_READS: u32 = 10;
 /// A store in an image layout; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    entered: Entered,
-    tree: Tree,
+    pub(super) entered: Entered,
+    pub(super) tree: Tree,
     lock_wait: Duration,
 }
 

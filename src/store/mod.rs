@@ -29,6 +29,7 @@ pub mod records;
 pub mod registry;
 pub mod repository;
 pub mod s3;
+pub mod scrub;
 pub mod tiered;
 mod tree;
 pub mod wrap;

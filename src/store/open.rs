@@ -11,12 +11,13 @@ use std::{
 use super::{
     Meet, Records, Repository, Store, Sweep, Untag,
     by_tags::{ByTags, Flat},
-    disk::{self, Disk, scrub::Scrubber},
+    disk::{self, Disk},
     error::{Error, ErrorKind, Result},
     keys::Repo,
     layout::Layout,
     marked::{Beside, Marked},
     net, registry, s3,
+    scrub::Scrubber,
     wrap::{
         Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified,
         limited::Limits,
@@ -134,7 +135,7 @@ pub struct Options {
     pub proxy_from_env: bool,
     /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them when they come in instead.
     pub verified: bool,
-    /// File in which a disk store remembers which of its blobs were hashed as they lie there; `None`: it does not look.
+    /// File in which a store in a folder remembers which of its blobs were hashed as they lie there; `None`: it does not look.
     pub vetted: Option<PathBuf>,
     /// Doors of a daemon will be open on it, and while it is pruned: see [`super::marked`]. Where a store has one list of tags, they are
     /// given many repositories by [`super::by_tags`].
@@ -343,7 +344,13 @@ async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
 }
 
 async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
-    let store = Arc::new(Layout::open(root, &options.folder()).await?);
+    let mut store = Layout::open(root, &options.folder()).await?;
+    let mut scrubber = None;
+    if let Some(table) = &options.vetted {
+        let (vetting, its) = store.vetting(table.clone()).await;
+        (store, scrubber) = (vetting, Some(its));
+    }
+    let store = Arc::new(store);
     let backend = Backend {
         meet: Meet::CompareAndSwap,
         untag: Some(store.clone()),
@@ -353,7 +360,7 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
         read_only: store.is_read_only(),
         many: None,
         control: None,
-        scrubber: None,
+        scrubber,
         store: store.clone(),
     };
     Ok(backend.many_by_tags(Layout::clone(&store), options))

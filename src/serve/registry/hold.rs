@@ -5,14 +5,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{Code, Refusal};
-use crate::digest::Digest;
+use crate::{digest::Digest, serve::turn::Turn};
 
 /// Between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -31,6 +34,8 @@ pub(super) struct Hold {
     since: Mutex<HashMap<Digest, Instant>>,
     /// Whether the store itself waits for long where it hangs: one on disk is only slow, one with a folder in front knows itself.
     hangs: bool,
+    /// Nobody is held any more: the daemon ends.
+    ended: AtomicBool,
     /// Until when nobody asks the store what a tag stands for: it did not answer the last one.
     away: Mutex<Option<Instant>>,
 }
@@ -40,15 +45,22 @@ impl Hold {
         Self {
             limit,
             hangs,
+            ended: AtomicBool::new(false),
             since: Mutex::default(),
             away: Mutex::default(),
         }
+    }
+
+    /// Lets go whoever is held, and holds nobody from now on.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     /// Asks until the store answers, or the time is up.
     pub(super) async fn until_back<T, F>(
         &self,
         digest: &Digest,
+        turn: Option<&Turn>,
         mut ask: impl FnMut() -> F,
     ) -> Result<T, Refusal>
     where
@@ -65,13 +77,18 @@ impl Hold {
                 }
             };
             let (since, is_first) = self.since(digest);
-            if since.elapsed() + pause > self.limit {
+            if since.elapsed() + pause > self.limit || self.ended.load(Ordering::Relaxed) {
                 return Err(refusal);
             }
             if is_first {
                 tracing::warn!(%digest, seconds = self.limit.as_secs(), "Request waits for the store, up to so long");
             }
-            sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+            let rest = sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64()));
+            match turn {
+                // Who waits here must not keep those from being answered who need not.
+                Some(turn) => turn.aside(rest).await,
+                None => rest.await,
+            }
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
@@ -127,7 +144,7 @@ impl Hold {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -145,7 +162,7 @@ mod tests {
             0..40 => Err(away()),
             _ => Ok("bytes"),
         };
-        assert_eq!(hold.until_back(&digest, ask).await.unwrap(), "bytes");
+        assert_eq!(hold.until_back(&digest, None, ask).await.unwrap(), "bytes");
         assert!(began.elapsed() < Duration::from_secs(43));
         assert!(hold.held().is_empty());
     }
@@ -155,14 +172,14 @@ mod tests {
         let (hold, began) = (Hold::new(LIMIT, true), Instant::now());
         let digest = Digest::sha256_of(b"a");
         for _ in 0..8 {
-            let held = hold.until_back::<(), _>(&digest, async || Err(away()));
+            let held = hold.until_back::<(), _>(&digest, None, async || Err(away()));
             assert_eq!(held.await.unwrap_err().code, Code::Unavailable);
         }
         assert!(began.elapsed() <= LIMIT);
         // The next outage is another one.
         sleep(LIMIT * 2).await;
         let again = Instant::now();
-        let held = hold.until_back::<(), _>(&digest, async || Err(away()));
+        let held = hold.until_back::<(), _>(&digest, None, async || Err(away()));
         held.await.unwrap_err();
         assert!(again.elapsed() > LIMIT / 2);
     }
@@ -187,10 +204,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nobody_is_held_at_the_end() {
+        let (hold, began) = (Hold::new(LIMIT, false), Instant::now());
+        let digest = Digest::sha256_of(b"a");
+        let ask = || {
+            if began.elapsed() > Duration::from_secs(9) {
+                hold.end();
+            }
+            std::future::ready(Err(away()))
+        };
+        let held = hold.until_back::<(), _>(&digest, None, ask);
+        held.await.unwrap_err();
+        assert!(began.elapsed() < Duration::from_secs(12));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn other_refusals_are_not_held() {
         let (hold, count) = (Hold::new(LIMIT, true), AtomicU32::new(0));
         let digest = Digest::sha256_of(b"a");
-        let held = hold.until_back::<(), _>(&digest, async || {
+        let held = hold.until_back::<(), _>(&digest, None, async || {
             count.fetch_add(1, Ordering::Relaxed);
             Err(Refusal::new(Code::BlobUnknown, "gone"))
         });

@@ -89,7 +89,9 @@ impl Registry {
             let pushed = self.caches.push(&repository, &manifest, &tags).await?;
             Ok((missing, pushed))
         };
-        let held = self.hold.until_back(&manifest.digest, push);
+        let held = self
+            .hold
+            .until_back(&manifest.digest, parts.extensions.get(), push);
         let (missing, pushed) = Box::pin(held).await?;
         if let Pushed::Refused(shrink) = pushed {
             let why = format!("{shrink}; pass the same cache to --cache-from and --cache-to");

@@ -32,6 +32,7 @@ use crate::{
     serve::{
         auth::{Action, Authority, Need, Peer},
         observe::AskedBy,
+        turn::Turn,
     },
     store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
@@ -87,6 +88,11 @@ impl Registry {
             hold: Hold::new(limit, hangs),
             ..self
         }
+    }
+
+    /// Lets go the requests that wait for a store that is away, since the daemon ends.
+    pub fn drain(&self) {
+        self.hold.end();
     }
 
     fn repository(&self, name: &Repo) -> Repository {
@@ -150,6 +156,7 @@ impl Registry {
         sight: Sight,
     ) -> Answer {
         let method = &parts.method;
+        let turn = parts.extensions.get::<Turn>();
         match route {
             Route::Base if reads(method) => base(),
             Route::Blob(repo, digest) if method == Method::HEAD => {
@@ -157,7 +164,7 @@ impl Registry {
             }
             Route::Blob(repo, digest) if method == Method::GET => {
                 let ask = || self.get_blob(repo, digest, parts, sight);
-                self.hold.until_back(digest, ask).await
+                self.hold.until_back(digest, turn, ask).await
             }
             Route::Blob(repo, digest) if method == Method::DELETE => {
                 self.delete_blob(repo, digest).await
@@ -180,7 +187,7 @@ impl Registry {
                     }
                     Reference::Digest(digest) => {
                         let ask = || self.get_manifest(repo, reference, parts);
-                        self.hold.until_back(digest, ask).await
+                        self.hold.until_back(digest, turn, ask).await
                     }
                 },
                 Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    serve::observe::Saved,
+    serve::{observe::Saved, turn::Turn},
     store::{
         Body as Bytes, ByteStream, Put,
         ingest::{Appended, UploadId},
@@ -99,8 +99,17 @@ impl Registry {
         match whole {
             Some(digest) => {
                 let body = Some(incoming(body));
-                self.commit(repo, &id, &digest, (Some(0), None, body), sight)
-                    .await
+                let turn = parts.extensions.get();
+                let all = (Some(0), None, body);
+                let done = self.commit(repo, &id, &digest, all, sight, turn).await;
+                if done.is_err() {
+                    // The client never heard of the upload, so nobody can go on with it.
+                    let cancelled = self.uploads.cancel(&id).await;
+                    if let Err(error) = cancelled {
+                        tracing::debug!(%error, "Upload stays until it expires");
+                    }
+                }
+                done
             }
             None => finish(progress(answer(StatusCode::ACCEPTED), repo, &id, 0), ""),
         }
@@ -177,7 +186,8 @@ impl Registry {
         let range = chunk(&parts.headers)?;
         let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
         let body = (range.is_some() || !empty).then(|| incoming(body));
-        self.commit(repo, id, &digest, (at(parts), range, body), sight)
+        let turn = parts.extensions.get();
+        self.commit(repo, id, &digest, (at(parts), range, body), sight, turn)
             .await
     }
 
@@ -198,6 +208,7 @@ impl Registry {
         digest: &Digest,
         (at, range, body): (Option<u64>, Option<Range<u64>>, Option<ByteStream>),
         sight: Sight,
+        turn: Option<&Turn>,
     ) -> Answer {
         let spool = match self.uploads.finish(id, at, range, body).await? {
             Ok(spool) => spool,
@@ -207,7 +218,7 @@ impl Registry {
         let body = Bytes::Spool(spool.into());
         let repository = self.repository(repo);
         let put = || async { Ok(repository.put_blob(&desc, &body).await?) };
-        let put = Box::pin(self.hold.until_back(digest, put)).await;
+        let put = Box::pin(self.hold.until_back(digest, turn, put)).await;
         self.uploads.forget(id, at, put.is_err()).await?;
         let put = put?;
         self.own(repo, digest, sight).await?;

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt as _;
 use super::*;
 use crate::{
     artifact::Descriptor,
-    store::{BlobStore as _, Body, Put, SpoolWriter, disk::Settings, keys, keys::Repo},
+    store::{BlobStore as _, Body, Put, SpoolWriter, Sweep as _, disk::Settings, keys, keys::Repo},
 };
 
 const BYTES: &[u8] = b"what a layer is made of";
@@ -100,6 +100,22 @@ async fn a_damaged_blob_is_absent_and_can_be_brought_again() {
             assert_eq!(read(&disk, &desc).await.unwrap(), BYTES);
         }
     }
+}
+
+#[tokio::test]
+async fn a_layout_hands_out_no_damaged_blob_either() {
+    let node = Node::new();
+    let (desc, body) = blob();
+    let root = node.dir.path().join("store");
+    let settings = Settings::default();
+    let layout = Layout::open(&root, &settings).await.unwrap();
+    let (layout, scrubber) = layout.vetting(node.table()).await;
+    layout.put(&desc, &body).await.unwrap();
+    assert!(layout.stat(&desc.digest).await.unwrap().is_some());
+    overwrite(&node.path(&desc), &flipped());
+    assert_eq!(layout.stat(&desc.digest).await.unwrap(), None);
+    assert_eq!(scrubber.findings().damaged, 1);
+    assert_eq!(layout.put(&desc, &body).await.unwrap(), Put::Stored);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A disk store whose blobs are hashed before they count as there, and again from time to time.
+//! Stores in folders whose blobs are hashed before they count as there, and again from time to time.
 
 use std::{
     path::PathBuf,
@@ -6,31 +6,30 @@ use std::{
     time::Duration,
 };
 
-use super::Disk;
-use crate::{
-    entry::Time,
-    store::{
-        Sweep as _,
-        error::Result,
-        tree::{
-            entered::StopOnDrop,
-            vetted::{Pace, Vetted},
-        },
+use super::{
+    disk::Disk,
+    error::Result,
+    layout::Layout,
+    tree::{
+        Tree,
+        entered::{Entered, StopOnDrop},
+        vetted::{Pace, Vetted},
     },
-    task,
 };
+use crate::{entry::Time, task};
 
-pub use super::super::tree::vetted::Findings;
+pub use super::tree::vetted::Findings;
 
 /// Leaves most of a disk, and of a core, to those who wait: about 70 MB/s.
 const PACE: Pace = Pace {
     pause: Duration::from_millis(12),
 };
 
-/// Looks at the blobs of a disk store that nobody asked for.
+/// Looks at the blobs of a store that nobody asked for.
 #[derive(Debug, Clone)]
 pub struct Scrubber {
-    disk: Disk,
+    entered: Entered,
+    tree: Tree,
     vetted: Arc<Vetted>,
 }
 
@@ -38,14 +37,31 @@ impl Disk {
     /// The same store, which hands out no blob whose bytes were not hashed since they last changed; which those are is
     /// kept in `table`, a file of this process alone.
     pub async fn vetting(mut self, table: PathBuf) -> (Self, Scrubber) {
-        let vetted = Arc::new(task::blocking(move || Vetted::open(table)).await);
-        self.files.tree = self.files.tree.vetting(vetted.clone());
-        let disk = self.clone();
-        (self, Scrubber { disk, vetted })
+        let scrubber = Scrubber::open(&self.entered, &self.files.tree, table).await;
+        self.files.tree = scrubber.tree.clone();
+        (self, scrubber)
+    }
+}
+
+impl Layout {
+    /// As [`Disk::vetting`].
+    pub async fn vetting(mut self, table: PathBuf) -> (Self, Scrubber) {
+        let scrubber = Scrubber::open(&self.entered, &self.tree, table).await;
+        self.tree = scrubber.tree.clone();
+        (self, scrubber)
     }
 }
 
 impl Scrubber {
+    async fn open(entered: &Entered, tree: &Tree, table: PathBuf) -> Self {
+        let vetted = Arc::new(task::blocking(move || Vetted::open(table)).await);
+        Self {
+            entered: entered.clone(),
+            tree: tree.clone().vetting(vetted.clone()),
+            vetted,
+        }
+    }
+
     /// Hashes, at a pace, the blobs that were not hashed for `age`, and says how many. Damaged ones are removed.
     ///
     /// Given up when it is dropped; what was done by then counts.
@@ -57,11 +73,13 @@ impl Scrubber {
         let _guard = StopOnDrop(stop.clone());
         let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
         let not_since = Time::now().secs.saturating_sub(age);
+        let tree = self.tree.clone();
+        let blobs = self.entered.run("list", "blobs", move || tree.list_blobs());
         let mut count = 0;
-        for blob in self.disk.blobs().await? {
-            let (digest, stop) = (blob.digest, stop.clone());
-            let looked = self.disk.run("scrub", &digest, move |files| {
-                files.tree.look_again(&digest, not_since, PACE, &stop)
+        for blob in blobs.await? {
+            let (digest, tree, stop) = (blob.digest, self.tree.clone(), stop.clone());
+            let looked = self.entered.run("scrub", &digest, move || {
+                tree.look_again(&digest, not_since, PACE, &stop)
             });
             count += u64::from(looked.await?);
         }
