@@ -19,7 +19,8 @@ use super::{
     net, registry, s3,
     scrub::Scrubber,
     wrap::{
-        Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified,
+        Distrusting, Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified,
+        distrusting::Distrust,
         limited::Limits,
         metered::{Counters, Tier},
         retrying::{Contact, Policy},
@@ -427,12 +428,16 @@ struct Wrapping {
     limits: Limited,
     name: String,
     metrics: Arc<Counters>,
+    /// Blobs that came with wrong bytes; `None` where what is damaged is found before.
+    distrust: Option<Arc<Distrust>>,
+    /// Takes them away, where somebody can.
+    sweep: Option<Arc<dyn Sweep>>,
     /// Marked blobs, and how they are renewed.
     beside: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
 }
 
 impl Wrapping {
-    /// From within: what fails is tried again; what comes in the end is checked; what is marked is renewed; a place is held
+    /// From within: what fails is tried again; what comes in the end is checked, and what was damaged is absent; what is marked is renewed; a place is held
     /// over all tries; errors get the store's name; what the caller sees is counted.
     fn store(&self, mut store: Arc<dyn Store>) -> Arc<dyn Store> {
         if let Some((policy, contact)) = &self.retries {
@@ -440,6 +445,10 @@ impl Wrapping {
         }
         if self.verified {
             store = Arc::new(Verified::new(store));
+        }
+        if let Some(distrust) = &self.distrust {
+            let sweep = self.sweep.clone();
+            store = Arc::new(Distrusting::new(store, distrust.clone(), sweep));
         }
         if let Some((marked, sweep)) = &self.beside {
             store = Arc::new(Renewing::new(store, sweep.clone(), marked.clone()));
@@ -521,10 +530,13 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
             }
             None => sweep,
         });
+    let distrust = (options.beside_doors && options.verified).then(Arc::<Distrust>::default);
     let beside = sweep.clone().filter(|_| options.beside_doors);
     let marked = beside.is_some().then(Arc::<Marked>::default);
     let wrapping = Arc::new(Wrapping {
         retries,
+        distrust,
+        sweep: sweep.clone(),
         beside: marked.clone().zip(beside),
         verified: options.verified,
         read_only: options.read_only,

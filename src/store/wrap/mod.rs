@@ -7,6 +7,7 @@
 //!
 //! Each file denies `clippy::missing_trait_methods`: a method that is added to a trait must be thought of in every wrapper.
 
+pub mod distrusting;
 pub mod faulty;
 pub mod limited;
 pub mod metered;
@@ -16,6 +17,7 @@ pub mod renewing;
 pub mod retrying;
 pub mod verified;
 
+pub use distrusting::Distrusting;
 pub use faulty::Faulty;
 pub use limited::Limited;
 pub use metered::Metered;

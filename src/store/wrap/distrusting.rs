@@ -1,0 +1,222 @@
+//! Remembers which blobs came with wrong bytes: for a while they are not there, so that nobody is sent to them again, and who
+//! brings one replaces it.
+//!
+//! Only reading shows that a bucket holds the right number of wrong bytes, and a build that read them has failed by then. The
+//! next one is not to.
+#![deny(clippy::missing_trait_methods)]
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
+
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
+        Store, Sweep, TagStore,
+    },
+};
+
+/// How long: what was damaged on its way, and not in the store, is believed again after that.
+const DISTRUST: Duration = Duration::from_hours(1);
+/// Blobs that are remembered at most.
+const MAX_KNOWN: usize = 10_000;
+
+/// Blobs that came with wrong bytes.
+#[derive(Debug, Default)]
+pub struct Distrust(Mutex<HashMap<Digest, Instant>>);
+
+impl Distrust {
+    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
+        // Nothing can panic while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn covers(&self, digest: &Digest) -> bool {
+        let known = self.known();
+        known.get(digest).is_some_and(|at| at.elapsed() < DISTRUST)
+    }
+
+    fn note(&self, digest: &Digest, error: &Error) {
+        if error.kind != ErrorKind::Corrupt {
+            return;
+        }
+        tracing::error!(%digest, %error, "Damaged blob counts as absent until it is brought again");
+        let mut known = self.known();
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        known.insert(*digest, Instant::now());
+    }
+
+    fn forget(&self, digest: &Digest) {
+        self.known().remove(digest);
+    }
+}
+
+/// A store whose damaged blobs are absent once they were found.
+pub struct Distrusting {
+    inner: Arc<dyn Store>,
+    distrust: Arc<Distrust>,
+    /// Takes the damaged one away; where nobody can, it stays, and stays distrusted.
+    sweep: Option<Arc<dyn Sweep>>,
+}
+
+impl Distrusting {
+    /// Goes by what `inner` finds when it reads whole blobs; what is found is shared by whoever has the same `distrust`.
+    pub fn new(
+        inner: Arc<dyn Store>,
+        distrust: Arc<Distrust>,
+        sweep: Option<Arc<dyn Sweep>>,
+    ) -> Self {
+        Self {
+            inner,
+            distrust,
+            sweep,
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for Distrusting {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        if self.distrust.covers(digest) {
+            return Ok(None);
+        }
+        self.inner.stat(digest).await
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        let (distrust, digest) = (self.distrust.clone(), desc.digest);
+        let found = self.inner.get(desc, range).await;
+        let found = found.inspect_err(|e| distrust.note(&digest, e))?;
+        let watched = |stream: ByteStream| {
+            let note = move |e: &Error| distrust.note(&digest, e);
+            stream.inspect_err(note).boxed()
+        };
+        Ok(found.map(watched))
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let digest = &desc.digest;
+        if !self.distrust.covers(digest) {
+            return self.inner.put(desc, body).await;
+        }
+        if let Some(sweep) = &self.sweep {
+            let whenever = Time {
+                secs: i64::MAX,
+                nanos: 0,
+            };
+            sweep.remove(&[*digest], whenever).await?;
+        }
+        let put = self.inner.put(desc, body).await?;
+        if put == Put::Stored {
+            self.distrust.forget(digest);
+        }
+        Ok(put)
+    }
+}
+
+#[async_trait]
+impl TagStore for Distrusting {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        self.inner.resolve(reference).await
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        self.inner.publish(manifest, tag, expect).await
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.inner.tags(prefix).await
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        self.inner.clock().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::{
+        disk::{Disk, Settings},
+        keys,
+        keys::Repo,
+        wrap::Verified,
+    };
+
+    const BYTES: &[u8] = b"what a layer is made of";
+
+    async fn read(store: &dyn Store, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
+        let Some(stream) = store.get(desc, 0..desc.size).await? else {
+            return Ok(None);
+        };
+        let all: Vec<Bytes> = stream.try_collect().await?;
+        Ok(Some(all.concat()))
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_came_damaged_is_absent_until_it_is_brought_again() {
+        for sweeps in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let settings = Settings::default();
+            let disk = Disk::open(dir.path(), Repo::cli(), &settings).await;
+            let disk = Arc::new(disk.unwrap());
+            let distrust = Arc::<Distrust>::default();
+            let verified = Arc::new(Verified::new(disk.clone()));
+            let sweep = sweeps.then(|| disk.clone() as Arc<dyn Sweep>);
+            let store = Distrusting::new(verified.clone(), distrust.clone(), sweep.clone());
+            // Another repository's.
+            let other = Distrusting::new(verified, distrust, sweep);
+
+            let desc = Descriptor::of("x/y", BYTES);
+            let body = Body::Bytes(Bytes::from_static(BYTES));
+            store.put(&desc, &body).await.unwrap();
+            let path = dir.path().join(keys::blob(&desc.digest));
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, b"what a layer is MADE of").unwrap();
+            assert!(other.stat(&desc.digest).await.unwrap().is_some());
+            let found = read(&store, &desc).await.unwrap_err();
+            assert_eq!(found.kind, ErrorKind::Corrupt);
+            assert_eq!(other.stat(&desc.digest).await.unwrap(), None);
+
+            let put = other.put(&desc, &body).await.unwrap();
+            assert_eq!(put == Put::Stored, sweeps);
+            assert_eq!(store.stat(&desc.digest).await.unwrap().is_some(), sweeps);
+            if sweeps {
+                assert_eq!(read(&store, &desc).await.unwrap().unwrap(), BYTES);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn distrust_ends() {
+        let distrust = Distrust::default();
+        let digest = Digest::sha256_of(BYTES);
+        distrust.note(&digest, &Error::new(ErrorKind::Unavailable, "get", "away"));
+        assert!(!distrust.covers(&digest));
+        distrust.note(&digest, &Error::new(ErrorKind::Corrupt, "get", "damaged"));
+        assert!(distrust.covers(&digest));
+        tokio::time::sleep(DISTRUST).await;
+        assert!(!distrust.covers(&digest));
+    }
+}
