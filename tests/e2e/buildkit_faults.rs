@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::buildkit::{Builder, Built};
 use crate::support::cachectld::{Access, Cachectld};
-use crate::support::door::{Door, manifest, ours};
+use crate::support::door::{Door, blob, manifest, ours};
 use crate::support::e2e;
 use crate::support::link::Link;
 use crate::support::project::Project;
@@ -132,6 +132,26 @@ fn a_layer_that_a_crash_damaged_is_never_served() {
         right = export(&Builder::new(&door), door.port, &project);
         import(&door, &project, &right).all_cached();
     }
+}
+
+#[test]
+fn a_layer_that_is_damaged_in_a_bucket_costs_one_build_at_most() {
+    if !e2e() || !ours() {
+        return;
+    }
+    let store = TestStore::new(Backend::Seaweed);
+    let (door, project) = (Door::over(store, Access::Anonymous), Project::stages());
+    let right = export(&Builder::new(&door), door.port, &project);
+    let damaged = &door.store.packs_of(&right.cache_digest())[0];
+    let mut bytes = door.store.read(damaged);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    door.store.overwrite(damaged, &bytes);
+    // Only reading shows it, and a small one is read before it is answered.
+    assert_eq!(blob(door.port, "team/app", damaged), Some(404));
+    import(&door, &project, &right);
+    let right = export(&Builder::new(&door), door.port, &project);
+    import(&door, &project, &right).all_cached();
 }
 
 #[test]

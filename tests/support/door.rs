@@ -163,3 +163,9 @@ pub(crate) fn manifest(port: u16, repository: &str, tag: &str) -> Option<(String
         other => panic!("{path}: {other:?}"),
     }
 }
+
+/// The status with which a blob is answered that is read to its end.
+pub(crate) fn blob(port: u16, repository: &str, hex: &str) -> Option<u16> {
+    let path = format!("/v2/{repository}/blobs/sha256:{hex}");
+    http("GET", port, &path, b"").map(|(status, _)| status)
+}
