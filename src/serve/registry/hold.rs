@@ -22,8 +22,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest time for what a tag stands for.
 const A_WHILE: Duration = Duration::from_secs(10);
-/// So long nobody asks again after that.
-const REST: Duration = Duration::from_secs(5);
+/// Longest time while it is known that the store hangs, and how long that is known.
+const A_MOMENT: Duration = Duration::from_secs(3);
+const KNOWN: Duration = Duration::from_secs(30);
 /// Digests that are remembered at most.
 const MAX_HELD: usize = 10_000;
 
@@ -36,7 +37,7 @@ pub(super) struct Hold {
     hangs: bool,
     /// Nobody is held any more: the daemon ends.
     ended: AtomicBool,
-    /// Until when nobody asks the store what a tag stands for: it did not answer the last one.
+    /// Until when the store is known to hang: it did not answer the last one who asked what a tag stands for.
     away: Mutex<Option<Instant>>,
 }
 
@@ -94,7 +95,7 @@ impl Hold {
     }
 
     /// Asks what a tag stands for. The sooner a build knows that it goes without its cache the better, so that takes a while at
-    /// most, and once.
+    /// most, and less while it is known to hang.
     pub(super) async fn for_a_while<T>(
         &self,
         ask: impl Future<Output = Result<T, Refusal>>,
@@ -103,16 +104,15 @@ impl Hold {
             return ask.await;
         }
         let away = || Refusal::new(Code::Unavailable, "the store behind does not answer");
-        if self.away().is_some_and(|until| until > Instant::now()) {
-            return Err(away());
-        }
-        let answered = timeout(A_WHILE, Box::pin(ask))
+        let is_known = self.away().is_some_and(|until| until > Instant::now());
+        let patience = if is_known { A_MOMENT } else { A_WHILE };
+        let answered = timeout(patience, Box::pin(ask))
             .await
             .unwrap_or_else(|_| Err(away()));
         let is_away = answered
             .as_ref()
             .is_err_and(|r| r.code == Code::Unavailable);
-        *self.away() = is_away.then(|| Instant::now() + REST);
+        *self.away() = is_away.then(|| Instant::now() + KNOWN);
         answered
     }
 
@@ -185,14 +185,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tags_of_a_store_that_hangs_cost_a_while_once() {
+    async fn tags_of_a_store_that_hangs_cost_a_while_once_and_then_a_moment() {
         let (hold, began) = (Hold::new(LIMIT, true), Instant::now());
         for _ in 0..8 {
             let asked = hold.for_a_while::<()>(std::future::pending());
             assert_eq!(asked.await.unwrap_err().code, Code::Unavailable);
         }
-        assert!(began.elapsed() <= A_WHILE);
-        sleep(REST).await;
+        assert!(began.elapsed() <= A_WHILE + 7 * A_MOMENT);
+        // It is asked all the same, so that its return is noticed.
         assert_eq!(
             hold.for_a_while(async { Ok("there") }).await.unwrap(),
             "there"
