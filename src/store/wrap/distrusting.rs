@@ -33,17 +33,30 @@ const MAX_KNOWN: usize = 10_000;
 
 /// Blobs that came with wrong bytes.
 #[derive(Debug, Default)]
-pub struct Distrust(Mutex<HashMap<Digest, Instant>>);
+pub struct Distrust(Mutex<HashMap<Digest, Found>>);
+
+/// When a damaged blob was found: to count from, and to compare with when a blob was written.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    at: Instant,
+    time: Time,
+}
 
 impl Distrust {
-    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Found>> {
         // Nothing can panic while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn covers(&self, digest: &Digest) -> bool {
+        self.found(digest).is_some()
+    }
+
+    /// When it was found, if it is distrusted still.
+    fn found(&self, digest: &Digest) -> Option<Time> {
         let known = self.known();
-        known.get(digest).is_some_and(|at| at.elapsed() < DISTRUST)
+        let found = known.get(digest).filter(|f| f.at.elapsed() < DISTRUST);
+        found.map(|f| f.time)
     }
 
     fn note(&self, digest: &Digest, error: &Error) {
@@ -55,7 +68,8 @@ impl Distrust {
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
-        known.insert(*digest, Instant::now());
+        let (at, time) = (Instant::now(), Time::now());
+        known.insert(*digest, Found { at, time });
     }
 
     fn forget(&self, digest: &Digest) {
@@ -108,18 +122,15 @@ impl BlobStore for Distrusting {
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         let digest = &desc.digest;
-        if !self.distrust.covers(digest) {
+        let Some(found) = self.distrust.found(digest) else {
             return self.inner.put(desc, body).await;
-        }
+        };
         if let Some(sweep) = &self.sweep {
-            let whenever = Time {
-                secs: i64::MAX,
-                nanos: 0,
-            };
-            sweep.remove(&[*digest], whenever).await?;
+            // What somebody else has brought since stays.
+            sweep.remove(&[*digest], found).await?;
         }
         let put = self.inner.put(desc, body).await?;
-        if put == Put::Stored {
+        if put == Put::Stored || self.sweep.is_some() {
             self.distrust.forget(digest);
         }
         Ok(put)
@@ -206,6 +217,29 @@ mod tests {
                 assert_eq!(read(&store, &desc).await.unwrap().unwrap(), BYTES);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_another_daemon_has_brought_since_is_not_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::default();
+        let disk = Disk::open(dir.path(), Repo::cli(), &settings).await;
+        let disk = Arc::new(disk.unwrap());
+        let distrust = Arc::<Distrust>::default();
+        let store = Distrusting::new(disk.clone(), distrust.clone(), Some(disk.clone()));
+        let desc = Descriptor::of("x/y", BYTES);
+        let body = Body::Bytes(Bytes::from_static(BYTES));
+        distrust.note(
+            &desc.digest,
+            &Error::new(ErrorKind::Corrupt, "get", "damaged"),
+        );
+        disk.put(&desc, &body).await.unwrap();
+        // Clocks of file systems are coarse.
+        let file = std::fs::File::open(dir.path().join(keys::blob(&desc.digest))).unwrap();
+        let later = std::time::SystemTime::now() + Duration::from_secs(2);
+        file.set_modified(later).unwrap();
+        assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Existed);
+        assert!(store.stat(&desc.digest).await.unwrap().is_some());
     }
 
     #[tokio::test(start_paused = true)]
