@@ -31,6 +31,8 @@ class Connection:
 
     def __init__(self, plan, source):
         self.repo, self.source = plan["repo"], source
+        # Credentials as a header line, for a door that asks for them.
+        self.login = f"Authorization: {plan['authorization']}\r\n" if plan.get("authorization") else ""
         self.sock = socket.create_connection(("127.0.0.1", plan["port"]))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.setblocking(False)
@@ -100,7 +102,7 @@ class Connection:
         return status, location, length
 
     def ask(self, method, path, body=b"", kind="application/octet-stream", accept="*/*", into=None):
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{self.login}Accept: {accept}\r\n"
         if method in ("POST", "PUT"):
             head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         yield from self.send(head.encode() + b"\r\n" + body)
@@ -118,7 +120,7 @@ class Connection:
         if "://" in path:
             path = "/" + path.split("/", 3)[3]
         path += ("&" if "?" in path else "?") + f"digest={digest}"
-        head = f"PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\n"
+        head = f"PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{self.login}Content-Type: application/octet-stream\r\n"
         head = f"{head}Content-Length: {length + len(tail)}\r\n\r\n".encode()
         if length <= SMALL_BYTES:
             yield from self.send(head + self.source.bytes[offset:offset + length] + tail)
