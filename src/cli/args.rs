@@ -365,7 +365,8 @@ pub(crate) struct Global {
     /// cachectld+https://host
     #[arg(long, global = true, value_name = "DAEMON")]
     daemon: Option<String>,
-    /// Settings file [default: ./cachectl.toml, else $XDG_CONFIG_HOME/cachectl/cachectl.toml]
+    /// Settings file, which counts in full [default: $XDG_CONFIG_HOME/cachectl/cachectl.toml, and over it what
+    /// ./cachectl.toml says of how caches are carried]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON object on standard output.

@@ -143,7 +143,7 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
 
 /// Where the daemon of the settings says that it listens; its default where there is none.
 async fn told(session: &Session, tls: bool) -> Result<Way> {
-    let store = &session.config().store.0;
+    let store = session.store()?;
     if stores::place(store)? != Place::Daemon {
         return Way::new(ADDRESS, tls);
     }

@@ -57,7 +57,11 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     }
     session.refuse_if_read_only("copy")?;
     let (from, to) = (stores::place(&args.from)?, stores::place(&args.to)?);
-    let set = stores::place(&session.config().store.0)?;
+    let set = match session.store() {
+        Ok(store) => stores::place(store)?,
+        // Both sides are named; that the settings name no daemon is said where one is wanted.
+        Err(_) => Place::Folder,
+    };
     let who = who(from, to, set, args.by)?;
     session.reporter.label("copy");
     let report = match who {
@@ -126,7 +130,7 @@ async fn by_daemon(session: &Session, args: &args::Copy, who: Who) -> Result<cop
     let url = match who {
         Who::From => &args.from,
         Who::To => &args.to,
-        Who::Here | Who::Set => &session.config().store.0,
+        Who::Here | Who::Set => session.store()?,
     };
     let opened = session.open_url(url, false, budget);
     let opened = session.within(budget, opened).await?;

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{
-    ci,
     error::Result,
     json::ms,
     output::{self, printable},
@@ -55,18 +54,28 @@ fn object(session: &Session, go: Found<'_>) -> Value {
         .into_iter()
         .map(|r| json!({"key": r.key, "value": r.value, "origin": r.origin.to_string()}))
         .collect();
+    let ignored: Vec<Value> = session
+        .loaded
+        .ignored()
+        .into_iter()
+        .map(|(key, origin)| json!({"key": key, "origin": origin.to_string()}))
+        .collect();
+    let files = files(session);
     let budget = |own| session.budget(Some(own)).map(ms);
     json!({
         "command": "env",
         "version": env!("CARGO_PKG_VERSION"),
-        "config_file": session.loaded.file.as_ref().map(|f| f.to_string_lossy()),
-        "store": session.store_shown(),
-        "store_origin": config.store.1.to_string(),
+        "config_file": files.first(),
+        "config_files": files,
+        "ignored": ignored,
+        "store": session.store_shown_if_set(),
+        "store_origin": config.store.as_ref().map(|(_, origin)| origin.to_string()),
         "ci": session.ci.system,
-        "is_ci": ci::is_ci(&session.env),
+        "is_ci": session.env.is_ci(),
         "name": name(session, go),
         "scope": session.scope(),
         "scope_origin": scope_origin(session),
+        "scope_doubt": session.doubt(),
         "scopes": session.scopes(),
         "key": config.key,
         "jobs": config.jobs,
@@ -77,6 +86,15 @@ fn object(session: &Session, go: Found<'_>) -> Value {
         "go": go_found,
         "settings": settings,
     })
+}
+
+/// The settings files that were read, the one whose values win first.
+fn files(session: &Session) -> Vec<String> {
+    let checkout = session.loaded.checkout.files.iter();
+    checkout
+        .chain(&session.loaded.file)
+        .map(|file| file.display().to_string())
+        .collect()
 }
 
 fn scope_origin(session: &Session) -> String {
@@ -98,27 +116,33 @@ fn text(session: &Session, go: Found<'_>) -> String {
         let _ = writeln!(text, "{what:<12} {}", printable(value));
     };
     line("cachectl", env!("CARGO_PKG_VERSION"));
-    let file = session.loaded.file.as_ref();
+    let files = files(session).join(", ");
     line(
         "settings",
-        &file.map_or("no file".to_owned(), |f| f.display().to_string()),
+        if files.is_empty() { "no file" } else { &files },
     );
+    if let Some(ignored) = session.ignored() {
+        line("ignored", &ignored);
+    }
+    let store = session.store_shown();
+    let store_origin = config.store.as_ref().map(|(_, origin)| origin);
     line(
         "store",
-        &format!("{} ({})", session.store_shown(), config.store.1),
+        &store_origin.map_or(store.clone(), |origin| format!("{store} ({origin})")),
     );
     line(
         "ci",
         match session.ci.system {
             Some(system) => system,
-            None if ci::is_ci(&session.env) => "one that cachectl does not know",
+            None if session.env.is_ci() => "unknown",
             None => "none",
         },
     );
-    line(
-        "scope",
-        &format!("{} ({})", session.scope(), scope_origin(session)),
-    );
+    let scope = session.scope().unwrap_or("none");
+    line("scope", &format!("{scope} ({})", scope_origin(session)));
+    if let Some(doubt) = session.doubt() {
+        line("doubt", doubt);
+    }
     match go {
         Err(why) => line("go", why),
         Ok(go) => {
@@ -130,12 +154,15 @@ fn text(session: &Session, go: Found<'_>) -> String {
             line("GOMODCACHE", &go.gomodcache.display().to_string());
         }
     }
-    let store = session.store_shown();
     match name(session, go) {
         None => line(
             "go caches",
             "no name: no Go module here, and --name is not set",
         ),
+        Some(_) if config.store.is_none() => {
+            line("import go", "nothing: no store is set");
+            line("export go", "nothing: no store is set");
+        }
         Some(name) => {
             let key = match config.key.as_str() {
                 "" => String::new(),
@@ -146,10 +173,9 @@ fn text(session: &Session, go: Found<'_>) -> String {
                 "import go",
                 &format!("{name}{key} from {store}, scope {scopes}"),
             );
-            let export = if config.read_only {
-                "nothing: read_only is set".to_owned()
-            } else {
-                format!("{name}{key} to {store}, scope {}", session.scope())
+            let export = match session.why_not_exported() {
+                Some(why) => format!("nothing: {why}"),
+                None => format!("{name}{key} to {store}, scope {scope}"),
             };
             line("export go", &export);
         }

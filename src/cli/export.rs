@@ -39,23 +39,22 @@ async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
     session.created()?;
     let mut summary = Summary {
         verb: Verb::Export,
-        store: session.store_shown(),
+        store: session.store_shown_if_set(),
         parts: Vec::new(),
         troubles: Vec::new(),
         elapsed: Duration::ZERO,
     };
     let budget = session.budget(Some(BUDGET));
-    match session
-        .within(budget, sources::jobs(session, &args.source))
-        .await
-    {
-        Ok(jobs) if session.config().read_only => {
-            let skipped = |j: &Job| Part::nothing(j.kind().name(), &j.name, "--read-only is set");
-            summary.parts = jobs.iter().map(skipped).collect();
-        }
+    match sources::to_carry(session, &args.source, budget).await {
         Ok(jobs) => {
-            session.warn_of_local_store();
-            Box::pin(all(session, args, &jobs, budget, &mut summary)).await?;
+            session.warn_of_doubt();
+            if let Some(why) = session.why_not_exported() {
+                let skipped = |j: &Job| Part::nothing(j.kind().name(), &j.name, why);
+                summary.parts = jobs.iter().map(skipped).collect();
+            } else {
+                session.warn_of_local_store();
+                Box::pin(all(session, args, &jobs, budget, &mut summary)).await?;
+            }
         }
         Err(e) => summary.trouble_before(e, args.source.source)?,
     }
@@ -95,11 +94,15 @@ async fn one(
 ) -> Result<export::Report> {
     job.must_be_there().await?;
     let config = session.config();
+    let Some(scope) = session.scope() else {
+        let why = session.why_not_exported().unwrap_or_default();
+        return Err(CommandError::failed(why));
+    };
     let options = export::Options {
         source: job.source.clone(),
         target: Target {
             name: job.name.clone(),
-            scope: session.scope().to_owned(),
+            scope: scope.to_owned(),
             key: config.key.clone(),
         },
         merge: args.merge && job.kind() == SourceKind::Dir,

@@ -33,17 +33,15 @@ async fn collect(session: &Session, args: &args::Import) -> Result<Summary> {
     let digest = digest(args)?;
     let mut summary = Summary {
         verb: Verb::Import,
-        store: session.store_shown(),
+        store: session.store_shown_if_set(),
         parts: Vec::new(),
         troubles: Vec::new(),
         elapsed: Duration::ZERO,
     };
     let budget = session.budget(Some(BUDGET));
-    match session
-        .within(budget, sources::jobs(session, &args.source))
-        .await
-    {
+    match sources::to_carry(session, &args.source, budget).await {
         Ok(jobs) => {
+            session.warn_of_doubt();
             session.warn_of_local_store();
             Box::pin(all(
                 session,

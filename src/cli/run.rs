@@ -154,6 +154,13 @@ fn prepare(cli: &Cli) -> Result<Session> {
 }
 
 async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8, Failure> {
+    match &command {
+        // It shows that beside what counts.
+        Command::Env(_) => {}
+        Command::Copy(_) => session.warn_of_ignored(false),
+        Command::BuildxSetup(args) => session.warn_of_ignored(args.address.is_none()),
+        _ => session.warn_of_ignored(true),
+    }
     let plain = match command {
         // These two print their object also when they fail.
         Command::Export(args) => return Box::pin(export::run(session, &args)).await,

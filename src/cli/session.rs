@@ -15,7 +15,7 @@ use super::{
     upkeep::Upkeep,
 };
 use crate::{
-    config::{Config, Env, Loaded, Origin},
+    config::{Config, Env, Loaded, Origin, keys},
     entry::Time,
     fs, ops,
     progress::Watch as _,
@@ -74,22 +74,98 @@ impl Session {
         &self.loaded.config
     }
 
-    /// URL of the store, fit to be shown.
-    pub(crate) fn store_shown(&self) -> String {
-        redact::url(&self.config().store.0)
+    /// URL of the store.
+    ///
+    /// # Errors
+    /// None is set but by a settings file that may not set it.
+    pub(crate) fn store(&self) -> Result<&str> {
+        let store = self.config().store.as_ref();
+        store.map(|(url, _)| url.as_str()).ok_or_else(|| {
+            let ignored = self.ignored().unwrap_or_default();
+            CommandError::failed(format!("no store is set: {ignored}, or set CACHECTL_STORE"))
+        })
     }
 
-    /// Scope that is written.
-    pub(crate) fn scope(&self) -> &str {
-        match &self.config().scope {
-            Some((scope, _)) => scope,
-            None => &self.ci.scope,
+    /// URL of the store, fit to be shown; `None` where none is set.
+    pub(crate) fn store_shown_if_set(&self) -> Option<String> {
+        let store = self.config().store.as_ref();
+        store.map(|(url, _)| redact::url(url))
+    }
+
+    /// URL of the store, fit to be shown.
+    pub(crate) fn store_shown(&self) -> String {
+        self.store_shown_if_set()
+            .unwrap_or_else(|| "none".to_owned())
+    }
+
+    /// What a settings file in the working directory says that does not count, and what to do, in words for a warning.
+    pub(crate) fn ignored(&self) -> Option<String> {
+        let all = self.loaded.ignored();
+        let keys: Vec<String> = all.iter().map(|(key, _)| format!("`{key}`")).collect();
+        let mut files: Vec<String> = Vec::new();
+        for (_, origin) in &all {
+            if let Origin::Checkout { path, .. } = origin {
+                let path = path.display().to_string();
+                if !files.contains(&path) {
+                    files.push(path);
+                }
+            }
         }
+        let file = files.first()?;
+        let are = if keys.len() == 1 { "is" } else { "are" };
+        Some(format!(
+            "{} in {} {are} ignored, because the file was only found in the working directory; if you trust it, set {}={file} or {}=1",
+            keys.join(", "),
+            files.join(" and "),
+            keys::CONFIG_VARIABLE,
+            keys::TRUST_VARIABLE,
+        ))
+    }
+
+    /// Says what is ignored of the settings files, unless a failure for want of a store will (`needs_store`).
+    pub(crate) fn warn_of_ignored(&self, needs_store: bool) {
+        if needs_store && self.config().store.is_none() {
+            return;
+        }
+        if let Some(ignored) = self.ignored() {
+            self.reporter.warn(&ignored);
+        }
+    }
+
+    /// Scope that is written; `None`: nothing may be written, and [`Ci::doubt`] says why.
+    pub(crate) fn scope(&self) -> Option<&str> {
+        match &self.config().scope {
+            Some((scope, _)) => Some(scope),
+            None => self.ci.scope.as_deref(),
+        }
+    }
+
+    /// What is uncertain about the scope, unless somebody decided it.
+    pub(crate) fn doubt(&self) -> Option<&str> {
+        let decided = self.config().scope.is_some();
+        self.ci.doubt.as_deref().filter(|_| !decided)
+    }
+
+    /// Says what is uncertain about the scope, where it matters to what is written.
+    pub(crate) fn warn_of_doubt(&self) {
+        if let Some(doubt) = self.doubt().filter(|_| !self.config().read_only) {
+            self.reporter.warn(doubt);
+        }
+    }
+
+    /// Why nothing is exported, if nothing is.
+    pub(crate) fn why_not_exported(&self) -> Option<&'static str> {
+        if self.config().read_only {
+            return Some("--read-only is set");
+        }
+        self.scope()
+            .is_none()
+            .then_some("the scope to write is unknown")
     }
 
     /// Scopes that may be read, in order; `--scope` takes the place of the first.
     pub(crate) fn scopes(&self) -> Vec<String> {
-        let mut scopes = vec![self.scope().to_owned()];
+        let mut scopes: Vec<String> = self.scope().map(str::to_owned).into_iter().collect();
         let mut more = self.ci.fallbacks.clone();
         more.push(ci::DEFAULT.to_owned());
         for scope in more {
@@ -126,7 +202,7 @@ impl Session {
 
     /// Opens the store that is set.
     pub(crate) async fn open(&self, budget: Option<Duration>) -> Result<ops::Context> {
-        self.open_url(&self.config().store.0, self.config().read_only, budget)
+        self.open_url(self.store()?, self.config().read_only, budget)
             .await
     }
 
@@ -137,14 +213,13 @@ impl Session {
         budget: Option<Duration>,
         repositories: &[String],
     ) -> Result<Upkeep> {
-        stores::must_be_there(&self.config().store.0)?;
+        stores::must_be_there(self.store()?)?;
         Ok(Upkeep::new(self.open(budget).await?, repositories)?)
     }
 
     /// Opens the store of the settings for what only a daemon does.
     pub(crate) async fn daemon(&self, what: &str, budget: Option<Duration>) -> Result<Upkeep> {
-        let store = &self.config().store.0;
-        if stores::place(store)? != Place::Daemon {
+        if stores::place(self.store()?)? != Place::Daemon {
             let shown = self.store_shown();
             return Err(CommandError::usage(format!(
                 "{what} is for a daemon, and the store is {shown}"
@@ -197,8 +272,9 @@ impl Session {
 
     /// Says so if the cache is kept where it does not outlive the job.
     pub(crate) fn warn_of_local_store(&self) {
-        let (url, origin) = &self.config().store;
-        if *origin == Origin::Default && ci::is_ci(&self.env) {
+        if let Some((url, Origin::Default)) = &self.config().store
+            && self.env.is_ci()
+        {
             self.reporter.warn(&format!(
                 "the store is this node's disk ({url}) and dies with it; set CACHECTL_STORE to s3://… or oci://…"
             ));

@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -59,11 +60,24 @@ impl Job {
     }
 }
 
+/// [`jobs`], found within the budget, once it is certain that there is a store to carry them to or from.
+///
+/// # Errors
+/// As [`jobs`]; no store is set, see [`Session::store`].
+pub(crate) async fn to_carry(
+    session: &Session,
+    args: &SourceArgs,
+    budget: Option<Duration>,
+) -> Result<Vec<Job>> {
+    session.store()?;
+    session.within(budget, jobs(session, args)).await
+}
+
 /// The caches that the command line names, in the order in which they are carried.
 ///
 /// # Errors
 /// Usage: words that do not fit together, no name to be had. Others: `go` or the caches are not to be had.
-pub(crate) async fn jobs(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
+async fn jobs(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
     match args.source {
         args::Source::Dir => folders(session, &args.paths),
         _ => go(session, args).await,

@@ -255,8 +255,8 @@ impl Part {
 #[derive(Debug)]
 pub(crate) struct Summary {
     pub(crate) verb: Verb,
-    /// URL of the store, without secrets.
-    pub(crate) store: String,
+    /// URL of the store, without secrets; `None` where none is set.
+    pub(crate) store: Option<String>,
     /// In the order in which they were worked on; `gobuild` before `gomod`.
     pub(crate) parts: Vec<Part>,
     /// Trouble with the cache, in order.

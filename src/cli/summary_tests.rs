@@ -23,7 +23,7 @@ fn absent() -> Part {
 fn summary(verb: Verb, parts: Vec<Part>) -> Summary {
     Summary {
         verb,
-        store: "disk:/s".to_owned(),
+        store: Some("disk:/s".to_owned()),
         parts,
         troubles: Vec::new(),
         elapsed: Duration::from_millis(1234),

@@ -6,6 +6,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Variables of CI systems that mark their jobs besides `CI`, which not all of them set, and not all of them pass into containers.
+const CI_MARKS: [&str; 14] = [
+    "APPVEYOR",
+    "BITBUCKET_BUILD_NUMBER",
+    "BUILDKITE",
+    "CIRCLECI",
+    "CIRRUS_CI",
+    "CI_PIPELINE_FORGE_URL",
+    "CODEBUILD_BUILD_ID",
+    "DRONE",
+    "GITHUB_ACTIONS",
+    "GITLAB_CI",
+    "JENKINS_URL",
+    "TEAMCITY_VERSION",
+    "TF_BUILD",
+    "TRAVIS",
+];
+
 /// A captured environment. A variable that is set to nothing counts as not set, as CI systems pass absent inputs so.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Env(BTreeMap<OsString, OsString>);
@@ -49,6 +67,11 @@ impl Env {
     pub fn is_on(&self, name: &str) -> bool {
         self.os(name)
             .is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
+    }
+
+    /// Says whether this is a job of some CI system.
+    pub fn is_ci(&self) -> bool {
+        self.is_on("CI") || CI_MARKS.iter().any(|mark| self.is_on(mark))
     }
 
     /// Names that start with `prefix`, sorted.

@@ -1,7 +1,10 @@
 //! The list of all settings of the CLI: the one table that the file, the environment, the flags, `cachectl env` and the
 //! reference follow.
 
-use super::table::Table;
+use super::table::{
+    InCheckout::{self, Counts, Ignored, OnlyTrue},
+    Table,
+};
 pub use super::table::{Key, Shape};
 
 /// What all our variables start with.
@@ -10,10 +13,14 @@ pub const PREFIX: &str = "CACHECTL_";
 /// The variable that names the settings file; not a key, since the file cannot say where it is.
 pub const CONFIG_VARIABLE: &str = "CACHECTL_CONFIG";
 
+/// The variable that makes a `cachectl.toml` in the working directory count in full.
+pub const TRUST_VARIABLE: &str = "CACHECTL_TRUST_CHECKOUT";
+
 /// The CLI's settings.
 pub static TABLE: Table = Table {
     prefix: PREFIX,
     config_variable: CONFIG_VARIABLE,
+    trust_variable: Some(TRUST_VARIABLE),
     // Of this project's own Makefile and tests, which may be exported around a run.
     not_ours: &["CACHECTL_TOOLS", "CACHECTL_E2E", "CACHECTL_FUZZ_SECONDS"],
     lookup: "docs/config.md lists all keys; `cachectl env` shows them",
@@ -25,6 +32,7 @@ const fn key(
     name: &'static str,
     shape: Shape,
     flag: Option<&'static str>,
+    in_checkout: InCheckout,
     default: &'static str,
     about: &'static str,
 ) -> Key {
@@ -35,6 +43,7 @@ const fn key(
         default,
         about,
         prefixes: &[PREFIX],
+        in_checkout,
     }
 }
 
@@ -44,6 +53,7 @@ pub static KEYS: &[Key] = &[
         "store",
         Shape::Url,
         Some("store"),
+        Ignored,
         "disk:$XDG_CACHE_HOME/cachectl",
         "where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository, cachectld:/socket",
     ),
@@ -51,6 +61,7 @@ pub static KEYS: &[Key] = &[
         "daemon",
         Shape::Url,
         Some("daemon"),
+        Ignored,
         "none",
         "a daemon that takes the place of the store: its socket, cachectld+http://host:port or cachectld+https://host",
     ),
@@ -58,6 +69,7 @@ pub static KEYS: &[Key] = &[
         "name",
         Shape::Text,
         Some("name"),
+        Counts,
         "Go caches: the main module's path",
         "name of the cache; folders need one",
     ),
@@ -65,6 +77,7 @@ pub static KEYS: &[Key] = &[
         "scope",
         Shape::Text,
         Some("scope"),
+        Ignored,
         "from the CI system, else `default`",
         "whose cache it is: the scope that is written, and read first",
     ),
@@ -72,6 +85,7 @@ pub static KEYS: &[Key] = &[
         "default_branch",
         Shape::Text,
         None,
+        Ignored,
         "from the CI system, else main or master",
         "branch whose scope is `default`, which every other scope may read",
     ),
@@ -79,6 +93,7 @@ pub static KEYS: &[Key] = &[
         "key",
         Shape::Text,
         Some("key"),
+        Counts,
         "none: the name's head",
         "key of the snapshot, such as a lock file's hash",
     ),
@@ -86,6 +101,7 @@ pub static KEYS: &[Key] = &[
         "restore_keys",
         Shape::List,
         Some("restore-key"),
+        Counts,
         "none",
         "prefixes of keys that do as well, in order, the newest first within one",
     ),
@@ -93,6 +109,7 @@ pub static KEYS: &[Key] = &[
         "exclude",
         Shape::List,
         Some("exclude"),
+        Counts,
         "none",
         "globs of paths in a folder that are not carried",
     ),
@@ -100,6 +117,7 @@ pub static KEYS: &[Key] = &[
         "xattrs",
         Shape::Flag,
         Some("xattrs"),
+        Counts,
         "false",
         "carry extended attributes of a folder's files",
     ),
@@ -107,6 +125,7 @@ pub static KEYS: &[Key] = &[
         "owner",
         Shape::Flag,
         Some("owner"),
+        Ignored,
         "false",
         "carry and restore owner and group of a folder's files",
     ),
@@ -114,6 +133,7 @@ pub static KEYS: &[Key] = &[
         "max_age",
         Shape::Days,
         Some("max-age"),
+        Counts,
         "7d",
         "entries of a Go cache leave after so many days without use",
     ),
@@ -121,6 +141,7 @@ pub static KEYS: &[Key] = &[
         "max_size",
         Shape::Size,
         Some("max-size"),
+        Counts,
         "no limit",
         "packs of one snapshot stay below this; of Go caches what was used longest ago leaves first, a folder above it is not exported",
     ),
@@ -128,6 +149,7 @@ pub static KEYS: &[Key] = &[
         "read_only",
         Shape::Flag,
         Some("read-only"),
+        OnlyTrue,
         "false",
         "never write to the store: for jobs that are not trusted",
     ),
@@ -135,6 +157,7 @@ pub static KEYS: &[Key] = &[
         "strict",
         Shape::Flag,
         Some("strict"),
+        Counts,
         "false",
         "trouble with the cache is an error, exit code 1, not a miss",
     ),
@@ -142,6 +165,7 @@ pub static KEYS: &[Key] = &[
         "require_hit",
         Shape::Flag,
         Some("require-hit"),
+        Counts,
         "false",
         "a miss ends with exit code 3",
     ),
@@ -149,6 +173,7 @@ pub static KEYS: &[Key] = &[
         "budget",
         Shape::Time,
         Some("budget"),
+        Counts,
         "10m for an import, 30m for an export; 0: no limit",
         "longest time that an operation may take",
     ),
@@ -156,6 +181,7 @@ pub static KEYS: &[Key] = &[
         "stall",
         Shape::Time,
         Some("stall"),
+        Counts,
         "10s",
         "longest time without a byte before a request is given up and tried again",
     ),
@@ -163,6 +189,7 @@ pub static KEYS: &[Key] = &[
         "connect_timeout",
         Shape::Time,
         Some("connect-timeout"),
+        Counts,
         "5s",
         "longest time to connect to a remote store",
     ),
@@ -170,6 +197,7 @@ pub static KEYS: &[Key] = &[
         "retry_for",
         Shape::Time,
         Some("retry-for"),
+        Counts,
         "20s",
         "longest time that one request is tried again",
     ),
@@ -177,6 +205,7 @@ pub static KEYS: &[Key] = &[
         "jobs",
         Shape::Count,
         Some("jobs"),
+        Counts,
         "the processors that this process may use",
         "threads that pack, hash and unpack",
     ),
@@ -184,6 +213,7 @@ pub static KEYS: &[Key] = &[
         "concurrency",
         Shape::Count,
         Some("concurrency"),
+        Counts,
         "16",
         "requests in flight at once",
     ),
@@ -191,6 +221,7 @@ pub static KEYS: &[Key] = &[
         "bandwidth",
         Shape::Rate,
         Some("bandwidth"),
+        Counts,
         "no limit",
         "bytes per second to and from the store, all requests together",
     ),
@@ -198,6 +229,7 @@ pub static KEYS: &[Key] = &[
         "ca_bundle",
         Shape::Path,
         Some("ca-bundle"),
+        Ignored,
         "none",
         "PEM file of certificate authorities to trust besides the system's",
     ),
@@ -205,6 +237,7 @@ pub static KEYS: &[Key] = &[
         "state_dir",
         Shape::Path,
         None,
+        Ignored,
         "$XDG_STATE_HOME/cachectl",
         "folder of the node indexes, which spare an export from reading unchanged files",
     ),
@@ -212,6 +245,7 @@ pub static KEYS: &[Key] = &[
         "temp_dir",
         Shape::Path,
         None,
+        Ignored,
         "$TMPDIR, else /var/tmp",
         "folder for unfinished packs, where the store has none of its own",
     ),
@@ -219,6 +253,7 @@ pub static KEYS: &[Key] = &[
         "log",
         Shape::Text,
         None,
+        Ignored,
         "error; -v info, -vv debug, -vvv trace",
         "what is logged to standard error, as target=level,…",
     ),
@@ -226,6 +261,7 @@ pub static KEYS: &[Key] = &[
         "s3.region",
         Shape::Text,
         None,
+        Ignored,
         "from the AWS configuration",
         "region, where the URL names none",
     ),
@@ -233,6 +269,7 @@ pub static KEYS: &[Key] = &[
         "s3.endpoint",
         Shape::Url,
         None,
+        Ignored,
         "AWS",
         "endpoint of another S3 server, where the URL names none",
     ),
@@ -240,6 +277,7 @@ pub static KEYS: &[Key] = &[
         "s3.path_style",
         Shape::Flag,
         None,
+        Ignored,
         "true at endpoints that are not AWS's",
         "put the bucket into the path, not into the host name",
     ),
@@ -247,6 +285,7 @@ pub static KEYS: &[Key] = &[
         "s3.anonymous",
         Shape::Flag,
         None,
+        Ignored,
         "false",
         "send no credentials",
     ),
@@ -254,6 +293,7 @@ pub static KEYS: &[Key] = &[
         "s3.sse",
         Shape::Text,
         None,
+        Ignored,
         "the bucket's own",
         "server-side encryption: AES256 or aws:kms",
     ),
@@ -261,6 +301,7 @@ pub static KEYS: &[Key] = &[
         "s3.sse_kms_key_id",
         Shape::Text,
         None,
+        Ignored,
         "the account's own",
         "KMS key of `aws:kms`",
     ),
@@ -268,6 +309,7 @@ pub static KEYS: &[Key] = &[
         "s3.storage_class",
         Shape::Text,
         None,
+        Ignored,
         "the bucket's own",
         "storage class of what is written, such as STANDARD_IA",
     ),
@@ -275,6 +317,7 @@ pub static KEYS: &[Key] = &[
         "s3.acl",
         Shape::Text,
         None,
+        Ignored,
         "none",
         "canned ACL of what is written, such as bucket-owner-full-control",
     ),
@@ -282,6 +325,7 @@ pub static KEYS: &[Key] = &[
         "s3.checksum",
         Shape::Text,
         None,
+        Ignored,
         "auto: at AWS only",
         "when uploads carry a checksum for the server to check: auto, always or never",
     ),
@@ -289,6 +333,7 @@ pub static KEYS: &[Key] = &[
         "s3.part_bytes",
         Shape::Size,
         None,
+        Ignored,
         "16MiB",
         "size of one part of a big upload",
     ),
@@ -296,6 +341,7 @@ pub static KEYS: &[Key] = &[
         "s3.part_concurrency",
         Shape::Count,
         None,
+        Ignored,
         "8",
         "parts of one upload on their way at once",
     ),
@@ -303,6 +349,7 @@ pub static KEYS: &[Key] = &[
         "registry.username",
         Shape::Text,
         None,
+        Ignored,
         "from docker's configuration",
         "name to log in with; `<token>` makes the password an identity token",
     ),
@@ -310,6 +357,7 @@ pub static KEYS: &[Key] = &[
         "registry.password",
         Shape::Secret,
         None,
+        Ignored,
         "from docker's configuration",
         "password or token to log in with",
     ),
@@ -317,6 +365,7 @@ pub static KEYS: &[Key] = &[
         "registry.password_file",
         Shape::Path,
         None,
+        Ignored,
         "none",
         "file that holds the password",
     ),
@@ -324,6 +373,7 @@ pub static KEYS: &[Key] = &[
         "registry.insecure",
         Shape::Flag,
         None,
+        Ignored,
         "false",
         "speak plain http to hosts other than loopback too",
     ),
@@ -331,6 +381,7 @@ pub static KEYS: &[Key] = &[
         "registry.chunk_bytes",
         Shape::Size,
         None,
+        Ignored,
         "4MiB",
         "size of one piece, for registries that take big blobs in pieces only",
     ),
@@ -338,6 +389,7 @@ pub static KEYS: &[Key] = &[
         "registry.mount_from",
         Shape::List,
         None,
+        Ignored,
         "none",
         "repositories of the same registry whose blobs are mounted instead of sent",
     ),
@@ -345,6 +397,7 @@ pub static KEYS: &[Key] = &[
         "prune.max_age",
         Shape::Time,
         Some("max-age"),
+        Ignored,
         "no limit",
         "`prune`: names not written for so long go",
     ),
@@ -352,6 +405,7 @@ pub static KEYS: &[Key] = &[
         "prune.max_size",
         Shape::Size,
         Some("max-size"),
+        Ignored,
         "no limit",
         "`prune`: oldest names go until the store is below this",
     ),
@@ -359,6 +413,7 @@ pub static KEYS: &[Key] = &[
         "prune.keep",
         Shape::Count,
         Some("keep"),
+        Ignored,
         "all",
         "`prune`: so many newest keys of each name and scope stay",
     ),
@@ -366,6 +421,7 @@ pub static KEYS: &[Key] = &[
         "prune.grace",
         Shape::Time,
         Some("grace"),
+        Ignored,
         "24h",
         "`prune`: blobs go once they have been unreachable for so long",
     ),
@@ -377,43 +433,5 @@ pub fn find(name: &str) -> Option<&'static Key> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_and_variables_are_unique() {
-        let mut names: Vec<_> = KEYS.iter().map(Key::env).collect();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), KEYS.len());
-    }
-
-    #[test]
-    fn service_links_of_kubernetes_are_foreign() {
-        for v in [
-            "CACHECTL_SERVICE_HOST",
-            "CACHECTL_SERVICE_PORT",
-            "CACHECTL_SERVICE_PORT_HTTP",
-            "CACHECTL_PORT",
-            "CACHECTL_PORT_5000_TCP",
-            "CACHECTL_PORT_5000_TCP_ADDR",
-            "CACHECTL_REGISTRY_PORT_5000_TCP_PROTO",
-        ] {
-            assert!(TABLE.is_foreign(v), "{v}");
-        }
-        for v in ["CACHECTL_SCOPE", "CACHECTL_STOER", "CACHECTL_PORT_X_TCP"] {
-            assert!(!TABLE.is_foreign(v), "{v}");
-        }
-        assert!(KEYS.iter().all(|k| !TABLE.is_foreign(&k.env())));
-    }
-
-    #[test]
-    fn nearest_names_are_whole() {
-        assert_eq!(
-            TABLE.nearest_env("CACHECTL_STOER").as_deref(),
-            Some("CACHECTL_STORE")
-        );
-        assert_eq!(TABLE.nearest_env("CACHECTL_QWERTYUIOP"), None);
-        assert_eq!(TABLE.nearest_key("storage_class"), Some("s3.storage_class"));
-    }
-}
+#[path = "keys_tests.rs"]
+mod tests;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::{
     Error, Result,
     env::Env,
-    file, keys,
+    found::{self, Checkout, Found},
+    keys,
     settings::Config,
     table::{Shape, Table},
     value::{Layer, Origin, Raw},
@@ -21,8 +22,10 @@ pub struct Loaded<C = Config> {
     pub config: C,
     /// The layers, merged.
     pub layer: Layer,
-    /// The file that was read.
+    /// The file that was named, or the user's own.
     pub file: Option<PathBuf>,
+    /// What was found in the working directory, and what of it does not count.
+    pub checkout: Checkout,
     /// What can be set.
     pub table: &'static Table,
 }
@@ -41,63 +44,48 @@ impl Env {
     }
 }
 
-/// Reads the file, the environment and `flags`, and checks them. Blocks.
+/// Reads the files, the environment and `flags`, and checks them. Blocks.
 ///
-/// The file is `config_flag`, else `$CACHECTL_CONFIG`, else `cachectl.toml` in `folder`, else that in
-/// `$XDG_CONFIG_HOME/cachectl`; the first that there is, and only that.
+/// The file is `config_flag`, else `$CACHECTL_CONFIG`. Without either, `cachectl.toml` in `folder` is laid over that in
+/// `$XDG_CONFIG_HOME/cachectl`; of the former only what a checkout may say counts ([`found`]).
 ///
 /// # Errors
-/// A file that was named and is not there; unknown keys and `CACHECTL_*` variables; values that cannot be.
+/// A file that was named and is not there; unknown keys and `CACHECTL_*` variables; invalid values.
 pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded> {
-    let user = env.config_dir().map(|dir| dir.join(FILE_NAME));
-    let places = [Some(folder.join(FILE_NAME)), user];
-    let places: Vec<PathBuf> = places.into_iter().flatten().collect();
     let table = &keys::TABLE;
-    let (file, layer) = layers(table, env, &places, config_flag, flags)?;
+    let found = match found::named(table, env, config_flag)? {
+        Some(named) => named,
+        None => found::here_and_own(table, env, folder)?,
+    };
+    let found = overlaid(table, env, found, flags)?;
     Ok(Loaded {
-        config: Config::from_layer(&layer, env)?,
-        layer,
-        file,
+        config: Config::from_layer(&found.layer, &found.checkout.ignored, env)?,
+        layer: found.layer,
+        file: found.file,
+        checkout: found.checkout,
         table,
     })
 }
 
-/// The file, the environment and `flags` of a program, laid over each other; the file is the one that is named, else the first
-/// of `places` that there is.
-pub(super) fn layers(
-    table: &Table,
-    env: &Env,
-    places: &[PathBuf],
-    config_flag: Option<&Path>,
-    flags: Layer,
-) -> Result<(Option<PathBuf>, Layer)> {
-    let (file, mut layer) = file_layer(table, env, places, config_flag)?;
-    layer.overlay(env_layer(table, env)?);
-    layer.overlay(flags);
-    Ok((file, layer))
-}
-
-fn file_layer(
-    table: &Table,
-    env: &Env,
-    places: &[PathBuf],
-    config_flag: Option<&Path>,
-) -> Result<(Option<PathBuf>, Layer)> {
-    let variable = table.config_variable;
-    let named = config_flag
-        .map(|path| (path.to_owned(), "--config".to_owned()))
-        .or_else(|| Some((env.os(variable)?.into(), format!("${variable}"))));
-    if let Some((path, by)) = named {
-        let layer = file::read(table, &path)?
-            .ok_or_else(|| Error::new(format!("{} does not exist ({by})", path.display())))?;
-        return Ok((Some(path), layer));
-    }
-    for path in places {
-        if let Some(layer) = file::read(table, path)? {
-            return Ok((Some(path.clone()), layer));
-        }
-    }
-    Ok((None, Layer::default()))
+/// The files' values with the environment and `flags` laid over them.
+pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> Result<Found> {
+    let mut above = env_layer(table, env)?;
+    above.overlay(flags);
+    let Found {
+        file,
+        mut checkout,
+        mut layer,
+    } = files;
+    // What is said above would not have counted anyway.
+    (_, checkout.ignored) = checkout
+        .ignored
+        .partition(|key, _| above.get(key).is_some());
+    layer.overlay(above);
+    Ok(Found {
+        file,
+        checkout,
+        layer,
+    })
 }
 
 fn env_layer(table: &Table, env: &Env) -> Result<Layer> {
@@ -105,6 +93,7 @@ fn env_layer(table: &Table, env: &Env) -> Result<Layer> {
     for name in env.names_with(table.prefix) {
         let name = name.to_string_lossy();
         if name != table.config_variable
+            && table.trust_variable != Some(&*name)
             && !table.is_foreign(&name)
             && table.find_env(&name).is_none()
         {
@@ -142,6 +131,13 @@ pub struct Row {
 }
 
 impl<C> Loaded<C> {
+    /// Keys that a settings file in the working directory sets and may not set, with where it does, in the table's order.
+    pub fn ignored(&self) -> Vec<(&'static str, &Origin)> {
+        let keys = self.table.keys().iter();
+        keys.filter_map(|key| Some((key.name, self.checkout.ignored.get(key.name)?.1)))
+            .collect()
+    }
+
     /// Every key with its value and where that came from, in the table's order.
     pub fn rows(&self) -> Vec<Row> {
         self.table
@@ -249,8 +245,8 @@ mod tests {
             &[],
         )
         .unwrap();
-        assert_eq!(loaded.config.store.0, "disk:/home/u/.cache/cachectl");
-        assert_eq!(loaded.config.store.1, Origin::Default);
+        let store = ("disk:/home/u/.cache/cachectl".to_owned(), Origin::Default);
+        assert_eq!(loaded.config.store, Some(store));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Settings: `cachectl.toml`, then the environment, then flags; later ones win.
 //!
 //! - Holds: the list of keys, how each is written, where a value came from.
-//! - Enters: the captured environment, one file, the flags that were given.
+//! - Enters: the captured environment, the files that there are, the flags that were given.
 //! - Leaves: a checked [`Config`] whose every value knows its origin; errors that name the nearest valid key.
 //! - Deliberately absent: behaviour, open stores, sources, and what a CI system's variables mean (`cli::ci`).
 
@@ -9,6 +9,7 @@ pub mod check;
 pub mod daemon;
 pub mod env;
 pub mod file;
+pub mod found;
 pub mod keys;
 pub mod load;
 pub mod remote;

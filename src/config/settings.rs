@@ -15,8 +15,9 @@ const MAX_NAME_BYTES: usize = 1024;
 /// All settings. What each means is said in [`super::keys::KEYS`].
 #[derive(Clone)]
 pub struct Config {
-    /// URL of the store, and where it came from; may hold secrets.
-    pub store: (String, Origin),
+    /// URL of the store, and where it came from; may hold secrets. `None`: nothing names one but a file in the working
+    /// directory, which does not count, and another store is not what anybody meant.
+    pub store: Option<(String, Origin)>,
     /// Name of the cache.
     pub name: Option<String>,
     /// Scope, and where it came from; `None`: from the CI system.
@@ -87,12 +88,16 @@ pub struct Prune {
 }
 
 impl Config {
-    /// Checks merged layers and fills in what they do not say.
-    pub(super) fn from_layer(layer: &Layer, env: &Env) -> Result<Self> {
+    /// Checks merged layers and fills in what they do not say; `ignored` is what a file said that does not count.
+    pub(super) fn from_layer(layer: &Layer, ignored: &Layer, env: &Env) -> Result<Self> {
         let text = |name| Ok(layer.text(name)?.map(|(text, _)| text));
         let link = Link::from_layer(layer)?;
         Ok(Self {
-            store: store(layer, env, "CACHECTL_STORE")?,
+            store: match written_store(layer)? {
+                None if ["store", "daemon"].iter().any(|k| ignored.get(k).is_some()) => None,
+                None => Some(default_store(env, "CACHECTL_STORE")?),
+                written => written,
+            },
             name: label(layer, "name")?.map(|(name, _)| name),
             scope: label(layer, "scope")?,
             default_branch: text("default_branch")?,
@@ -140,11 +145,18 @@ impl Config {
 /// The store's URL: as it is set, else the folder that the CLI and a daemon of the same user share.
 /// `variable` would set it.
 pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String, Origin)> {
-    // The daemon's own table has no `daemon`.
-    let (store, daemon) = (layer.text("store")?, layer.text("daemon")?);
-    if let Some(written) = choose(store, daemon)? {
-        return Ok(written);
+    match written_store(layer)? {
+        Some(written) => Ok(written),
+        None => default_store(env, variable),
     }
+}
+
+fn written_store(layer: &Layer) -> Result<Option<(String, Origin)>> {
+    // The daemon's own table has no `daemon`.
+    choose(layer.text("store")?, layer.text("daemon")?)
+}
+
+fn default_store(env: &Env, variable: &str) -> Result<(String, Origin)> {
     let dir = env.cache_dir().ok_or_else(|| {
         Error::new("no store is set, and without $HOME or $XDG_CACHE_HOME there is no default one")
             .hint(format!(
@@ -190,8 +202,9 @@ fn nearness(origin: &Origin) -> u8 {
     match origin {
         Origin::Default => 0,
         Origin::File { .. } => 1,
-        Origin::Env(_) => 2,
-        Origin::Flag(_) => 3,
+        Origin::Checkout { .. } => 2,
+        Origin::Env(_) => 3,
+        Origin::Flag(_) => 4,
     }
 }
 

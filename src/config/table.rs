@@ -31,6 +31,18 @@ pub enum Shape {
     Rules,
 }
 
+/// Whether a key counts in a settings file that nobody named: one that was merely found in the working directory, which for a
+/// pull request its author may have written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InCheckout {
+    /// It counts: it says what is cached and how fast, for this job alone.
+    Counts,
+    /// Only `true` counts: it limits the job, and a checkout may not lift a limit.
+    OnlyTrue,
+    /// It is ignored, and reported: it says where caches are kept, whose they are, or who is trusted.
+    Ignored,
+}
+
 /// One setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
@@ -46,6 +58,8 @@ pub struct Key {
     pub about: &'static str,
     /// What its variables start with; the first that is set counts.
     pub prefixes: &'static [&'static str],
+    /// Whether it counts in a file that was merely found in the working directory.
+    pub in_checkout: InCheckout,
 }
 
 impl Key {
@@ -68,6 +82,9 @@ pub struct Table {
     pub prefix: &'static str,
     /// The variable that names the settings file; not a key, since the file cannot say where it is.
     pub config_variable: &'static str,
+    /// The variable that makes a file in the working directory count as one that was named, where that is looked for; not a
+    /// key, since the file must not say so itself.
+    pub trust_variable: Option<&'static str>,
     /// Variables that start like ours and are none.
     pub not_ours: &'static [&'static str],
     /// Where all keys can be looked up: completes a sentence.
@@ -117,6 +134,7 @@ impl Table {
             .iter()
             .map(|k| bare(&k.env()))
             .chain([bare(self.config_variable)])
+            .chain(self.trust_variable.map(bare))
             .collect();
         let found = nearest(&bare(wrong), names.iter().map(String::as_str))?;
         Some(format!("{}{found}", self.prefix))

@@ -9,7 +9,14 @@ use super::{Error, Result, table::Key};
 pub enum Origin {
     /// Nowhere.
     Default,
-    /// A line of the settings file.
+    /// A line of a settings file that was merely found in the working directory.
+    Checkout {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+    },
+    /// A line of a settings file that was named, or is the user's own.
     File {
         /// The file.
         path: PathBuf,
@@ -26,7 +33,9 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Checkout { path, line } | Self::File { path, line } => {
+                write!(f, "{}:{line}", path.display())
+            }
             Self::Env(name) => write!(f, "${name}"),
             Self::Flag(name) => f.write_str(name),
         }
@@ -61,6 +70,30 @@ impl Layer {
     /// Takes over all that `above` says.
     pub fn overlay(&mut self, above: Self) {
         self.0.extend(above.0);
+    }
+
+    /// The values that `which` picks, and the others.
+    #[must_use]
+    pub fn partition(self, which: impl Fn(&str, &Raw) -> bool) -> (Self, Self) {
+        let (yes, no) = self
+            .0
+            .into_iter()
+            .partition(|(key, (raw, _))| which(key, raw));
+        (Self(yes), Self(no))
+    }
+
+    /// The same values, as those of a file that was merely found in the working directory.
+    #[must_use]
+    pub fn of_checkout(mut self) -> Self {
+        for (_, origin) in self.0.values_mut() {
+            if let Origin::File { path, line } = origin {
+                *origin = Origin::Checkout {
+                    path: std::mem::take(path),
+                    line: *line,
+                };
+            }
+        }
+        self
     }
 
     /// The same with what `other` says, or does not say, about the keys that `which` picks.
@@ -158,7 +191,7 @@ impl Layer {
     /// A path; one in the file is relative to the file's folder.
     pub fn path(&self, name: &str) -> Result<Option<PathBuf>> {
         Ok(self.text(name)?.map(|(text, origin)| match origin {
-            Origin::File { path, .. } => path
+            Origin::Checkout { path, .. } | Origin::File { path, .. } => path
                 .parent()
                 .map_or_else(|| text.clone().into(), |p| p.join(&text)),
             _ => text.into(),
@@ -196,7 +229,8 @@ impl Layer {
     }
 }
 
-fn flag(text: &str) -> Option<bool> {
+/// Yes or no, as people write it.
+pub(super) fn flag(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Some(true),
         "false" | "0" | "no" | "off" => Some(false),

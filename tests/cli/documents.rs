@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use cachectl::config::keys::{CONFIG_VARIABLE, KEYS};
+use cachectl::config::{
+    keys::{CONFIG_VARIABLE, KEYS, TRUST_VARIABLE},
+    table::InCheckout,
+};
 
 use super::{run, words};
 use crate::support::node::Node;
@@ -59,8 +62,14 @@ fn the_reference_has_every_key_with_its_variable_and_default() {
         if let Some(flag) = key.flag {
             assert!(line.contains(&format!("`--{flag}`")), "{line}");
         }
+        let in_checkout = match key.in_checkout {
+            InCheckout::Counts => " | yes |",
+            InCheckout::OnlyTrue => " | only `true` |",
+            InCheckout::Ignored => " | no |",
+        };
+        assert!(line.ends_with(in_checkout), "wanted{in_checkout}: {line}");
     }
-    assert!(CONFIG.contains(CONFIG_VARIABLE));
+    assert!(CONFIG.contains(CONFIG_VARIABLE) && CONFIG.contains(TRUST_VARIABLE));
 }
 
 #[test]

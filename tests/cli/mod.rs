@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod checkout;
 mod daemon;
 mod documents;
 mod exits;

@@ -23,50 +23,47 @@ fn setting<'a>(report: &'a Value, key: &str) -> (&'a str, &'a str) {
 fn flags_win_over_environment_over_file_and_env_says_so() {
     let node = Node::new();
     fs::write(
-        node.path("home/cachectl.toml"),
+        node.path("home/c.toml"),
         "store = \"disk:/from/file\"\nscope = \"f\"\njobs = 2\n\n[s3]\nregion = \"eu\"\n",
     )
     .unwrap();
-    let report = words(&node, "env --store disk:/from/flag")
+    let report = words(&node, "env --config c.toml --store disk:/from/flag")
         .env("CACHECTL_STORE", "disk:/from/env")
         .env("CACHECTL_SCOPE", "e")
         .json();
     assert_eq!(setting(&report, "store"), ("disk:/from/flag", "--store"));
     assert_eq!(setting(&report, "scope"), ("e", "$CACHECTL_SCOPE"));
     let (jobs, origin) = setting(&report, "jobs");
-    assert!(
-        jobs == "2" && origin.ends_with("cachectl.toml:3"),
-        "{report}"
-    );
-    assert!(setting(&report, "s3.region").1.ends_with("cachectl.toml:6"));
+    assert!(jobs == "2" && origin.ends_with("c.toml:3"), "{report}");
+    assert!(setting(&report, "s3.region").1.ends_with("c.toml:6"));
     assert_eq!(setting(&report, "bandwidth").1, "default");
     assert_eq!(report["store"], "disk:/from/flag");
-    let text = run(&node, "env").success().stdout;
-    assert!(text.contains("cachectl.toml:1)"), "{text}");
+    let text = run(&node, "env --config c.toml").success().stdout;
+    assert!(text.contains("c.toml:1)"), "{text}");
 }
 
 #[test]
 fn the_file_is_looked_for_in_order() {
     let node = Node::new();
-    let at = |path: &str, scope: &str| {
+    let at = |path: &str, key: &str| {
         let path = node.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, format!("scope = \"{scope}\"\n")).unwrap();
+        fs::write(path, format!("key = \"{key}\"\n")).unwrap();
     };
-    let scope = |line: &str, config: &str| {
-        words(&node, line).env("CACHECTL_CONFIG", config).json()["scope"]
+    let key = |line: &str, config: &str| {
+        words(&node, line).env("CACHECTL_CONFIG", config).json()["key"]
             .as_str()
             .unwrap()
             .to_owned()
     };
     at("home/.config/cachectl/cachectl.toml", "user");
-    assert_eq!(scope("env", ""), "user");
+    assert_eq!(key("env", ""), "user");
     at("home/cachectl.toml", "here");
-    assert_eq!(scope("env", ""), "here");
+    assert_eq!(key("env", ""), "here");
     at("home/variable.toml", "variable");
-    assert_eq!(scope("env", "variable.toml"), "variable");
+    assert_eq!(key("env", "variable.toml"), "variable");
     at("home/flag.toml", "flag");
-    assert_eq!(scope("env --config flag.toml", "variable.toml"), "flag");
+    assert_eq!(key("env --config flag.toml", "variable.toml"), "flag");
     let outcome = run(&node, "env --config nowhere.toml").code(2);
     assert!(
         outcome
@@ -170,13 +167,15 @@ fn the_local_store_on_ci_is_warned_of_once_and_only_there() {
             .success()
             .stderr
     };
-    let warned = import(&[("CI", "true")]);
+    let branch = [("GITLAB_CI", "true"), ("CI_COMMIT_BRANCH", "main")];
+    let warned = import(&branch);
     assert_eq!(warned.lines().count(), 1, "{warned}");
     assert!(warned.contains("dies with it"), "{warned}");
     assert_eq!(import(&[]), "");
     assert_eq!(import(&[("CI", "false")]), "");
+    let store = super::store(&node);
     assert_eq!(
-        import(&[("CI", "true"), ("CACHECTL_STORE", &super::store(&node))]),
+        import(&[branch[0], branch[1], ("CACHECTL_STORE", &store)]),
         ""
     );
 }

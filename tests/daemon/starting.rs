@@ -54,6 +54,32 @@ fn a_registry_that_is_away_does_not_keep_it_from_starting() {
     }
 }
 
+/// A job's `HOME` may be its workspace: what a pull request put there must not set up the daemon that the job starts.
+#[test]
+fn a_settings_file_of_a_ci_jobs_checkout_is_refused_until_somebody_names_it() {
+    let node = Node::new();
+    let own = node.path("home/.config/cachectl/cachectld.toml");
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(&own, "store = \"disk:/from/the/checkout\"\n").unwrap();
+    // One in the working directory is not looked for at all.
+    fs::write(node.path("home/cachectld.toml"), "nonsense").unwrap();
+    let check = |vars: &[(&str, &str)]| {
+        let mut check = cachectld(&node);
+        check.arg("--check-config").envs(vars.iter().copied());
+        check.output().unwrap()
+    };
+    let refused = check(&[("CI", "true")]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("is part of this CI job's checkout"), "{said}");
+    let own = own.to_str().unwrap();
+    for vars in [&[][..], &[("CI", "true"), ("CACHECTLD_CONFIG", own)]] {
+        let checked = check(vars);
+        let shown = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(shown.contains("disk:/from/the/checkout"), "{shown}");
+    }
+}
+
 #[test]
 fn every_listener_is_named_and_answers() {
     let node = Node::new();

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use crate::config::{
     keys as cli,
-    table::{Key, Shape, Table},
+    table::{InCheckout, Key, Shape, Table},
 };
 
 /// What the daemon's own variables start with.
@@ -18,6 +18,7 @@ pub const CONFIG_VARIABLE: &str = "CACHECTLD_CONFIG";
 pub static TABLE: Table = Table {
     prefix: PREFIX,
     config_variable: CONFIG_VARIABLE,
+    trust_variable: None,
     not_ours: &[],
     lookup: "docs/cachectld-config.md lists all keys; `cachectld --check-config` shows them",
     document: "docs/cachectld-config.md",
@@ -41,6 +42,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let shared = cli::KEYS.iter().filter(is_shared).map(|key| Key {
         flag: None,
         prefixes: &[PREFIX, cli::PREFIX],
+        in_checkout: InCheckout::Ignored,
         ..*key
     });
     // Groups stay together: what has no dot in its name first, as TOML wants it.
@@ -79,6 +81,8 @@ const fn key(
         default,
         about,
         prefixes: &[PREFIX],
+        // A daemon's file is not looked for in a checkout.
+        in_checkout: InCheckout::Ignored,
     }
 }
 

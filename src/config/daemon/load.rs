@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::{keys, settings::Config};
-use crate::config::{Env, Layer, Loaded, Origin, Raw, Result, load::layers};
+use crate::config::{
+    Env, Error, Layer, Loaded, Origin, Raw, Result,
+    found::{self, Checkout},
+    load::overlaid,
+};
 
 /// Name of the settings file.
 pub const FILE_NAME: &str = "cachectld.toml";
@@ -15,10 +19,10 @@ const SYSTEM_DIR: &str = "/etc/cachectl";
 ///
 /// The file is `config_flag`, else `$CACHECTLD_CONFIG`, else `cachectld.toml` in `$XDG_CONFIG_HOME/cachectl`, else that in
 /// `/etc/cachectl`; the first that there is, and only that. Not one in the working directory: a daemon has none that means
-/// anything.
+/// anything, and in a CI job a stranger may have written it.
 ///
 /// # Errors
-/// A file that was named and is not there; unknown keys and `CACHECTLD_*` variables; values that cannot be, alone or together.
+/// A file that was named and is not there; a user's own file that is part of a CI job's checkout; unknown keys and `CACHECTLD_*` variables; values that cannot be, alone or together.
 pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded<Config>> {
     let places: Vec<PathBuf> = env
         .config_dir()
@@ -27,13 +31,43 @@ pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loade
         .map(|dir| dir.join(FILE_NAME))
         .collect();
     let table = &keys::TABLE;
-    let (file, layer) = layers(table, env, &places, config_flag, flags)?;
+    let files = if let Some(named) = found::named(table, env, config_flag)? {
+        named
+    } else {
+        let first = found::first_of(table, &places)?;
+        refuse_checkout(env, first.file.as_deref())?;
+        first
+    };
+    let found = overlaid(table, env, files, flags)?;
     Ok(Loaded {
-        config: Config::from_layer(&layer, env)?,
-        layer,
-        file,
+        config: Config::from_layer(&found.layer, env)?,
+        layer: found.layer,
+        file: found.file,
+        checkout: Checkout::default(),
         table,
     })
+}
+
+/// Refuses a user's own file that is part of what a CI job has checked out, as where the job's `HOME` is its workspace: without
+/// its settings the daemon would not be what its user meant, and with them what the author of a pull request meant.
+fn refuse_checkout(env: &Env, file: Option<&Path>) -> Result<()> {
+    let (Some(file), true) = (file, env.is_ci()) else {
+        return Ok(());
+    };
+    let Ok(folder) = std::env::current_dir() else {
+        return Ok(());
+    };
+    if !found::lies_in_checkout(&folder, file) {
+        return Ok(());
+    }
+    let file = file.display();
+    Err(Error::new(format!(
+        "{file} is part of this CI job's checkout, so a pull request may have written it"
+    ))
+    .hint(format!(
+        "if you trust it, start with --config {file} or set {}",
+        keys::CONFIG_VARIABLE
+    )))
 }
 
 /// A key whose value is another than before.
@@ -74,6 +108,7 @@ impl Loaded<Config> {
             config: Config::from_layer(&layer, env)?,
             layer,
             file: new.file.clone(),
+            checkout: Checkout::default(),
             table: self.table,
         })
     }
@@ -95,6 +130,7 @@ mod tests {
             config: Config::from_layer(&layer, &env).unwrap(),
             layer,
             file: None,
+            checkout: Checkout::default(),
             table: &TABLE,
         }
     }

@@ -1,0 +1,271 @@
+//! Which scope a CI job writes, and which it may read, from the variables of its CI system.
+//!
+//! Trust flows down only (design §7): a pull request reads its own scope, its target branch's and `default`; a branch
+//! its own and `default`; nothing reads a pull request's scope but that pull request. Outside CI the scope is `default`,
+//! and the branch that git has checked out is not consulted.
+//!
+//! A job that may run a pull request's code, of which the number is not known, writes nothing: a guess could be the scope of
+//! somebody who is trusted more. This is a convention of honest clients, not a guard: whoever may push to the store can write
+//! any scope.
+
+mod github;
+mod signs;
+mod systems;
+
+use serde_json::Value;
+
+use crate::config::Env;
+use systems::System;
+
+/// The scope that everybody may read: the default branch's, and where there is no CI.
+pub(crate) const DEFAULT: &str = "default";
+
+/// What to do about a scope that could not be found out.
+const REMEDY: &str = "set CACHECTL_SCOPE, such as `pr-7`, to choose";
+
+/// What the job builds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Building {
+    /// A pull or merge request, or what may be one, and the branch it goes to. No number: nobody trustworthy tells it.
+    Request {
+        number: Option<String>,
+        target: Option<String>,
+    },
+    /// A branch.
+    Branch(String),
+    /// A tag.
+    Tag(String),
+}
+
+/// What was found out about the CI system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ci {
+    /// Its name for people; `None` outside CI, and for one that we do not know.
+    pub(crate) system: Option<&'static str>,
+    /// Scope that the job writes, and reads first; `None`: it must not write any.
+    pub(crate) scope: Option<String>,
+    /// Scopes that it may read besides, in order.
+    pub(crate) fallbacks: Vec<String>,
+    /// The variables that said so.
+    pub(crate) because: Vec<&'static str>,
+    /// What is uncertain about that, and what to do, in one line.
+    pub(crate) doubt: Option<String>,
+}
+
+/// Reads variables and notes which answered.
+struct Reader<'a> {
+    env: &'a Env,
+    /// The event's document, where GitHub names one.
+    event: Option<&'a Value>,
+    because: Vec<&'static str>,
+    /// The system itself says that this branch is the default one.
+    is_default: bool,
+    default_branch: Option<String>,
+}
+
+impl Reader<'_> {
+    fn get(&mut self, name: &'static str) -> Option<String> {
+        let value = self.env.get(name)?.to_owned();
+        if !self.because.contains(&name) {
+            self.because.push(name);
+        }
+        Some(value)
+    }
+
+    /// The pull request that one of these variables tells of; `false`, as Buildkite writes it, tells of none.
+    fn request(&mut self, names: &[&'static str]) -> Option<Request> {
+        let on = names.iter().filter(|name| self.env.is_on(name));
+        let said: Vec<_> = on.copied().collect();
+        let values = said.into_iter().filter_map(|name| self.get(name));
+        values
+            .map(|value| Request(number(&value)))
+            .reduce(Request::or)
+    }
+
+    /// A pull request without a number, if the variable begins so.
+    fn request_by(&mut self, name: &'static str, start: &str) -> Option<Request> {
+        if !self.env.get(name)?.starts_with(start) {
+            return None;
+        }
+        self.get(name).map(|_| Request::UNKNOWN)
+    }
+
+    /// The pull request whose ref the variable holds.
+    fn request_ref(&mut self, name: &'static str) -> Option<Request> {
+        let found = request_ref(self.env.get(name)?)?;
+        self.get(name);
+        Some(found)
+    }
+}
+
+/// A pull request, with its number if that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Request(Option<String>);
+
+impl Request {
+    const UNKNOWN: Self = Self(None);
+
+    /// This one, or the other if only that has a number.
+    fn or(self, other: Self) -> Self {
+        Self(self.0.or(other.0))
+    }
+
+    /// What a job builds that builds it.
+    fn building(self, target: Option<String>) -> Building {
+        let number = self.0;
+        Building::Request { number, target }
+    }
+}
+
+/// The number that a text is; a name that a stranger chose must not pass for one, so this is for what systems write.
+fn number(text: &str) -> Option<String> {
+    let is_number = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| text.to_owned())
+}
+
+/// The pull request of a ref: `refs/pull/7/merge` (GitHub, Gitea), `refs/merge-requests/7/head` (GitLab),
+/// `refs/pull-requests/7/from` (Bitbucket).
+fn request_ref(reference: &str) -> Option<Request> {
+    let rest = ["refs/pull/", "refs/merge-requests/", "refs/pull-requests/"]
+        .iter()
+        .find_map(|prefix| reference.strip_prefix(prefix))?;
+    Some(Request(number(rest.split('/').next().unwrap_or(rest))))
+}
+
+/// Finds the scopes. `event` is the document that `$GITHUB_EVENT_PATH` names; `default_branch` overrides what is detected.
+pub(crate) fn detect(env: &Env, event: Option<&Value>, default_branch: Option<&str>) -> Ci {
+    let Some(system) = systems::find(env) else {
+        return unknown_system(env);
+    };
+    let mut reader = Reader {
+        env,
+        event,
+        because: vec![system.mark],
+        is_default: false,
+        default_branch: None,
+    };
+    let building = (system.find)(&mut reader);
+    let default_branch = default_branch.map(str::to_owned).or_else(|| {
+        let said = system.default_branch.iter().find_map(|v| reader.get(v));
+        said.or(reader.default_branch.take())
+    });
+    let Some(building) = building else {
+        return untold(system, env, reader.because);
+    };
+    let is_default = |branch: &str| match &default_branch {
+        Some(default) => branch == default,
+        None => matches!(branch, "main" | "master"),
+    };
+    let branch_scope = |branch: &str| {
+        if is_default(branch) {
+            DEFAULT.to_owned()
+        } else {
+            branch_scope(branch)
+        }
+    };
+    let (scope, target) = match &building {
+        Building::Branch(_) if reader.is_default => (Some(DEFAULT.to_owned()), None),
+        Building::Branch(branch) => (Some(branch_scope(branch)), queue_target(branch)),
+        Building::Tag(tag) => (Some(format!("tag-{tag}")), None),
+        Building::Request { number, target } => (
+            number.as_ref().map(|n| format!("pr-{n}")),
+            target.as_deref(),
+        ),
+    };
+    let mut fallbacks: Vec<String> = target.map(branch_scope).into_iter().collect();
+    fallbacks.push(DEFAULT.to_owned());
+    fallbacks.retain(|s| Some(s) != scope.as_ref());
+    fallbacks.dedup();
+    let because = reader.because;
+    let doubt = scope.is_none().then(|| {
+        let variables: Vec<String> = because.iter().map(|v| format!("${v}")).collect();
+        format!(
+            "this job may run the code of a pull request whose number is unknown ({}): it reads scope {}, and nothing is exported; {REMEDY}",
+            variables.join(" "),
+            fallbacks.join(", then ")
+        )
+    });
+    Ci {
+        system: Some(system.name),
+        scope,
+        fallbacks,
+        because,
+        doubt,
+    }
+}
+
+/// A known system that does not say what the job builds.
+fn untold(system: &System, env: &Env, because: Vec<&'static str>) -> Ci {
+    let name = system.name;
+    let sign = signs::request(env);
+    let may_write = !system.always_tells && sign.is_none();
+    let doubt = if may_write {
+        format!(
+            "{name} does not say which branch this job builds: it reads and writes scope {DEFAULT}; {REMEDY}"
+        )
+    } else {
+        format!(
+            "{name} does not say here what this job builds, which may be a pull request: it reads scope {DEFAULT}, and nothing is exported; pass the CI system's variables on, or {REMEDY}"
+        )
+    };
+    Ci {
+        system: Some(name),
+        scope: may_write.then(|| DEFAULT.to_owned()),
+        fallbacks: fallbacks_of_default(may_write),
+        because: because.into_iter().chain(sign).collect(),
+        doubt: Some(doubt),
+    }
+}
+
+/// No system that we know; or none at all.
+fn unknown_system(env: &Env) -> Ci {
+    let sign = signs::request(env);
+    let doubt = match sign {
+        Some(sign) => Some(format!(
+            "${sign} tells of a pull request, and the CI system is unknown to cachectl: this job reads scope {DEFAULT}, and nothing is exported; {REMEDY}"
+        )),
+        None if env.is_ci() => Some(format!(
+            "the CI system is unknown to cachectl: this job reads and writes scope {DEFAULT}, even if it builds a pull request; {REMEDY}, or CACHECTL_READ_ONLY=1 for jobs that are not trusted"
+        )),
+        None => None,
+    };
+    Ci {
+        system: None,
+        scope: sign.is_none().then(|| DEFAULT.to_owned()),
+        fallbacks: fallbacks_of_default(sign.is_none()),
+        because: sign.into_iter().collect(),
+        doubt,
+    }
+}
+
+/// What is read besides, where the scope that is written is `default` or none.
+fn fallbacks_of_default(is_written: bool) -> Vec<String> {
+    let read = (!is_written).then(|| DEFAULT.to_owned());
+    read.into_iter().collect()
+}
+
+/// A branch's scope; one that is named like the scope of something else must not read or write that.
+fn branch_scope(branch: &str) -> String {
+    let taken = branch == DEFAULT
+        || ["pr-", "tag-", "branch-"]
+            .iter()
+            .any(|p| branch.starts_with(p));
+    if taken {
+        format!("branch-{branch}")
+    } else {
+        branch.to_owned()
+    }
+}
+
+/// The branch that a merge queue's branch goes to: `gh-readonly-queue/main/pr-7-<sha>`.
+fn queue_target(branch: &str) -> Option<&str> {
+    let (target, _) = branch
+        .strip_prefix("gh-readonly-queue/")?
+        .rsplit_once('/')?;
+    Some(target)
+}
+
+#[cfg(test)]
+mod github_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+//! The CI systems that we know, and how each says what a job builds.
+
+use super::{Building, Reader, Request, github, request_ref};
+use crate::config::Env;
+
+/// How one CI system says what we ask.
+pub(super) struct System {
+    pub(super) name: &'static str,
+    /// The variable that is set there and nowhere else; `false` means that it is not.
+    pub(super) mark: &'static str,
+    pub(super) find: fn(&mut Reader<'_>) -> Option<Building>,
+    /// Variables of the default branch's name.
+    pub(super) default_branch: &'static [&'static str],
+    /// Every job is told what it builds: where that is not found, its variables were not all passed on to this process.
+    pub(super) always_tells: bool,
+}
+
+// Woodpecker comes before Drone, whose variables it once set too; both before those that only set CI.
+const SYSTEMS: &[System] = &[
+    // docs.github.com, "Variables reference": default environment variables
+    System {
+        name: "GitHub Actions",
+        mark: "GITHUB_ACTIONS",
+        find: github::find,
+        default_branch: &[],
+        always_tells: true,
+    },
+    // docs.gitlab.com, "Predefined CI/CD variables"
+    System {
+        name: "GitLab CI",
+        mark: "GITLAB_CI",
+        find: gitlab,
+        default_branch: &["CI_DEFAULT_BRANCH"],
+        always_tells: true,
+    },
+    // woodpecker-ci.org, "Environment variables"
+    System {
+        name: "Woodpecker",
+        mark: "CI_PIPELINE_FORGE_URL",
+        find: woodpecker,
+        default_branch: &["CI_REPO_DEFAULT_BRANCH"],
+        always_tells: true,
+    },
+    // docs.drone.io, "Environment Reference"
+    System {
+        name: "Drone",
+        mark: "DRONE",
+        find: drone,
+        default_branch: &["DRONE_REPO_BRANCH"],
+        always_tells: true,
+    },
+    // buildkite.com/docs, "Environment variables"
+    System {
+        name: "Buildkite",
+        mark: "BUILDKITE",
+        find: buildkite,
+        default_branch: &["BUILDKITE_PIPELINE_DEFAULT_BRANCH"],
+        always_tells: true,
+    },
+    // circleci.com/docs, "Project values and variables": built-in environment variables
+    System {
+        name: "CircleCI",
+        mark: "CIRCLECI",
+        find: circle,
+        default_branch: &[],
+        always_tells: true,
+    },
+    // learn.microsoft.com, Azure Pipelines, "Predefined variables"
+    System {
+        name: "Azure Pipelines",
+        mark: "TF_BUILD",
+        find: azure,
+        default_branch: &[],
+        always_tells: true,
+    },
+    // Jenkins: Pipeline and Branch API plugins, `/pipeline-syntax/globals#env`
+    System {
+        name: "Jenkins",
+        mark: "JENKINS_URL",
+        find: jenkins,
+        default_branch: &[],
+        // A job need not check anything out by git.
+        always_tells: false,
+    },
+];
+
+/// The system whose job this is.
+pub(super) fn find(env: &Env) -> Option<&'static System> {
+    SYSTEMS.iter().find(|s| env.is_on(s.mark))
+}
+
+fn bare(reference: &str) -> String {
+    reference
+        .strip_prefix("refs/heads/")
+        .unwrap_or(reference)
+        .to_owned()
+}
+
+fn tag_or_branch(r: &mut Reader<'_>, tag: &'static str, branch: &'static str) -> Option<Building> {
+    r.get(tag)
+        .map(Building::Tag)
+        .or_else(|| r.get(branch).map(Building::Branch))
+}
+
+fn gitlab(r: &mut Reader<'_>) -> Option<Building> {
+    let request = r
+        .request(&["CI_MERGE_REQUEST_IID", "CI_EXTERNAL_PULL_REQUEST_IID"])
+        .or_else(|| r.request_ref("CI_MERGE_REQUEST_REF_PATH"))
+        .or_else(|| r.request_by("CI_PIPELINE_SOURCE", "merge_request"))
+        .or_else(|| r.request_by("CI_PIPELINE_SOURCE", "external_pull_request"));
+    if let Some(request) = request {
+        let target = r
+            .get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
+            .or_else(|| r.get("CI_EXTERNAL_PULL_REQUEST_TARGET_BRANCH_NAME"));
+        return Some(request.building(target));
+    }
+    tag_or_branch(r, "CI_COMMIT_TAG", "CI_COMMIT_BRANCH")
+}
+
+fn woodpecker(r: &mut Reader<'_>) -> Option<Building> {
+    // A deployment of a pull request's pipeline has its ref, and the target as its branch.
+    let request = r
+        .request(&["CI_COMMIT_PULL_REQUEST"])
+        .or_else(|| r.request_ref("CI_COMMIT_REF"))
+        .or_else(|| r.request_by("CI_PIPELINE_EVENT", "pull_request"));
+    if let Some(request) = request {
+        let target = r.get("CI_COMMIT_TARGET_BRANCH");
+        return Some(request.building(target));
+    }
+    tag_or_branch(r, "CI_COMMIT_TAG", "CI_COMMIT_BRANCH")
+}
+
+fn drone(r: &mut Reader<'_>) -> Option<Building> {
+    // A promotion of a pull request's build has its ref, and the target as its branch.
+    let request = r
+        .request(&["DRONE_PULL_REQUEST"])
+        .or_else(|| r.request_ref("DRONE_COMMIT_REF"))
+        .or_else(|| r.request_by("DRONE_BUILD_EVENT", "pull_request"));
+    if let Some(request) = request {
+        let target = r.get("DRONE_TARGET_BRANCH");
+        return Some(request.building(target));
+    }
+    tag_or_branch(r, "DRONE_TAG", "DRONE_BRANCH")
+}
+
+fn buildkite(r: &mut Reader<'_>) -> Option<Building> {
+    if let Some(request) = r.request(&["BUILDKITE_PULL_REQUEST"]) {
+        let target = r.get("BUILDKITE_PULL_REQUEST_BASE_BRANCH");
+        return Some(request.building(target));
+    }
+    tag_or_branch(r, "BUILDKITE_TAG", "BUILDKITE_BRANCH")
+}
+
+fn circle(r: &mut Reader<'_>) -> Option<Building> {
+    // CIRCLE_PR_NUMBER only on forks; CIRCLE_PULL_REQUEST is a URL that ends in the number.
+    let request = r.request(&["CIRCLE_PR_NUMBER"]).or_else(|| {
+        let url = r.get("CIRCLE_PULL_REQUEST")?;
+        let last = url.rsplit('/').next().unwrap_or_default();
+        Some(Request(super::number(last)))
+    });
+    if let Some(request) = request {
+        return Some(request.building(None));
+    }
+    if let Some(tag) = r.get("CIRCLE_TAG") {
+        return Some(Building::Tag(tag));
+    }
+    let branch = r.get("CIRCLE_BRANCH")?;
+    // A fork's pull request is built as branch `pull/7` or `pull/7/head`.
+    Some(match request_ref(&format!("refs/{branch}")) {
+        Some(request) => request.building(None),
+        None => Building::Branch(branch),
+    })
+}
+
+fn azure(r: &mut Reader<'_>) -> Option<Building> {
+    let request = r
+        .request(&[
+            "SYSTEM_PULLREQUEST_PULLREQUESTNUMBER",
+            "SYSTEM_PULLREQUEST_PULLREQUESTID",
+        ])
+        .or_else(|| r.request_ref("BUILD_SOURCEBRANCH"))
+        .or_else(|| r.request_by("BUILD_REASON", "PullRequest"))
+        .or_else(|| azure_trigger(r));
+    if let Some(request) = request {
+        let target = r.get("SYSTEM_PULLREQUEST_TARGETBRANCH").map(|b| bare(&b));
+        return Some(request.building(target));
+    }
+    let reference = r.get("BUILD_SOURCEBRANCH")?;
+    Some(match reference.strip_prefix("refs/tags/") {
+        Some(tag) => Building::Tag(tag.to_owned()),
+        None => Building::Branch(bare(&reference)),
+    })
+}
+
+/// A pipeline that another one's run has started runs at a branch of its own, and may build what a pull request made there
+/// (`resources.pipeline.<alias>.sourceBranch`). The number is that of another repository, maybe.
+fn azure_trigger(r: &mut Reader<'_>) -> Option<Request> {
+    let names = r.env.names_with("RESOURCES_PIPELINE_");
+    let mut names = names.filter_map(|name| name.to_str());
+    let found = names.any(|name| {
+        let branch = r.env.get(name).filter(|_| name.ends_with("_SOURCEBRANCH"));
+        branch.and_then(request_ref).is_some()
+    });
+    if !found {
+        return None;
+    }
+    r.because.push("RESOURCES_PIPELINE_*_SOURCEBRANCH");
+    Some(Request::UNKNOWN)
+}
+
+fn jenkins(r: &mut Reader<'_>) -> Option<Building> {
+    // Branch API plugin; the id is the code host's, whatever that looks like.
+    if r.env.is_on("CHANGE_ID")
+        && let Some(id) = r.get("CHANGE_ID")
+    {
+        let target = r.get("CHANGE_TARGET");
+        return Some(Request(Some(id)).building(target));
+    }
+    // Plugins whose jobs have the target as their git branch: GitHub pull request builder, GitLab, Bitbucket, Gerrit.
+    if let Some(request) = r.request(&["ghprbPullId"]) {
+        let target = r.get("ghprbTargetBranch");
+        return Some(request.building(target));
+    }
+    if let Some(request) = r.request(&["gitlabMergeRequestIid"]) {
+        let target = r.get("gitlabTargetBranch");
+        return Some(request.building(target));
+    }
+    if let Some(request) = r.request(&["BITBUCKET_PULL_REQUEST_ID"]) {
+        return Some(request.building(None));
+    }
+    // A merged change is in its branch.
+    let is_merged = r.env.get("GERRIT_EVENT_TYPE") == Some("change-merged");
+    if !is_merged && let Some(request) = r.request(&["GERRIT_CHANGE_NUMBER"]) {
+        let target = r.get("GERRIT_BRANCH");
+        return Some(request.building(target));
+    }
+    if let Some(tag) = r.get("TAG_NAME") {
+        return Some(Building::Tag(tag));
+    }
+    r.is_default = r.env.is_on("BRANCH_IS_PRIMARY") && r.get("BRANCH_IS_PRIMARY").is_some();
+    // Without multibranch only the git plugin tells: `origin/main`.
+    r.get("BRANCH_NAME").map(Building::Branch).or_else(|| {
+        let branch = r.get("GIT_BRANCH")?;
+        let bare = branch.strip_prefix("origin/").unwrap_or(&branch);
+        Some(Building::Branch(bare.to_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_system_counts_as_ci() {
+        for system in SYSTEMS {
+            let on: Env = [(system.mark, "true")].into_iter().collect();
+            assert!(on.is_ci(), "{}", system.name);
+            let off: Env = [(system.mark, "false")].into_iter().collect();
+            assert!(!off.is_ci() && find(&off).is_none(), "{}", system.name);
+        }
+    }
+}
