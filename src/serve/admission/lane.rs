@@ -1,0 +1,177 @@
+//! Clients that the daemon waits for: they hold no shared place, only memory, so their number is bounded.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use tokio::sync::oneshot;
+
+use super::Key;
+use crate::metrics::Waiting;
+
+/// A bounded number of clients that send slowly or do not read. One more is always let in: the longest there of whoever has
+/// most is cut instead.
+#[derive(Clone)]
+pub struct Lane(Arc<Shared>);
+
+struct Shared {
+    most: usize,
+    state: Mutex<State>,
+    counts: Waiting,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<u64, Entry>,
+    next: u64,
+}
+
+struct Entry {
+    key: Key,
+    cut: oneshot::Sender<()>,
+}
+
+/// An entry of a lane; dropped, it has left. As a future it ends when the entry was cut.
+#[must_use]
+pub struct Parked {
+    shared: Arc<Shared>,
+    number: u64,
+    cut: oneshot::Receiver<()>,
+}
+
+impl Lane {
+    /// Room for `most` entries.
+    pub fn new(most: usize) -> Self {
+        Self::counted(most, Waiting::default())
+    }
+
+    /// The same, shown in `counts`.
+    pub fn counted(most: usize, counts: Waiting) -> Self {
+        Self(Arc::new(Shared {
+            most,
+            state: Mutex::default(),
+            counts,
+        }))
+    }
+
+    /// Lets one more in, and cuts another one where there is no room.
+    pub fn park(&self, key: Key) -> Parked {
+        let (cut, is_cut) = oneshot::channel();
+        let mut state = self.0.state();
+        let number = state.next;
+        state.next += 1;
+        state.entries.insert(number, Entry { key, cut });
+        let victim = (state.entries.len() > self.0.most)
+            .then(|| state.longest_of_most())
+            .flatten();
+        let victim = victim.and_then(|number| state.entries.remove(&number));
+        self.0.show(&state);
+        drop(state);
+        if let Some(victim) = victim {
+            self.0.counts.cut.inc();
+            tracing::info!(caller = ?victim.key, "Too many slow clients: one is cut off");
+            // Whoever has gone needs not be cut.
+            let _ = victim.cut.send(());
+        }
+        Parked {
+            shared: self.0.clone(),
+            number,
+            cut: is_cut,
+        }
+    }
+
+    /// Entries that are there.
+    pub fn len(&self) -> usize {
+        self.0.state().entries.len()
+    }
+
+    /// Says whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl State {
+    fn longest_of_most(&self) -> Option<u64> {
+        let mut callers: HashMap<&Key, (usize, u64)> = HashMap::new();
+        for (number, entry) in &self.entries {
+            let (count, longest) = callers.entry(&entry.key).or_insert((0, *number));
+            *count += 1;
+            *longest = (*longest).min(*number);
+        }
+        let most = callers
+            .into_values()
+            .max_by_key(|(count, longest)| (*count, std::cmp::Reverse(*longest)));
+        most.map(|(_, longest)| longest)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, state: &State) {
+        let count = i64::try_from(state.entries.len()).unwrap_or(i64::MAX);
+        self.counts.clients.set(count);
+    }
+}
+
+impl Parked {
+    /// Says whether it was cut.
+    pub fn is_cut(&mut self) -> bool {
+        self.cut.try_recv().is_ok()
+    }
+}
+
+impl Future for Parked {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.cut).poll(cx).map(|_| ())
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.entries.remove(&self.number);
+        self.shared.show(&state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::Principal(name.into())
+    }
+
+    #[test]
+    fn longest_of_whoever_has_most_is_cut_for_one_more() {
+        let lane = Lane::new(3);
+        let mut one = lane.park(key("one"));
+        let mut many: Vec<_> = (0..2).map(|_| lane.park(key("many"))).collect();
+        let mut new = lane.park(key("new"));
+        assert!(many.remove(0).now_or_never().is_some());
+        assert!(!one.is_cut() && !many[0].is_cut() && !new.is_cut());
+        assert_eq!(lane.len(), 3);
+        drop((one, many, new));
+        assert!(lane.is_empty());
+    }
+
+    #[test]
+    fn of_callers_with_as_many_the_longest_there_is_cut() {
+        let lane = Lane::new(2);
+        let (mut first, mut second) = (lane.park(key("a")), lane.park(key("b")));
+        let mut third = lane.park(key("c"));
+        assert!(first.is_cut() && !second.is_cut() && !third.is_cut());
+    }
+}
