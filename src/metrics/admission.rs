@@ -44,8 +44,10 @@ pub struct Admission {
     pub connections: Admitted,
     /// Uploads whose client is slow.
     pub uploads: Waiting,
-    /// Small bodies that are being sent: forms, manifests of slow clients, calls.
-    pub bodies: Waiting,
+    /// Manifests whose client is slow.
+    pub manifests: Waiting,
+    /// Forms and calls that are being sent.
+    pub forms: Waiting,
     /// Responses whose client does not read.
     pub responses: Waiting,
     /// Open calls of the control API.
@@ -85,7 +87,14 @@ impl Admission {
             "pool",
             pools,
         );
-        let lanes = ["uploads", "bodies", "responses", "calls", "health"];
+        let lanes = [
+            "uploads",
+            "manifests",
+            "forms",
+            "responses",
+            "calls",
+            "health",
+        ];
         let clients = gauges(
             r,
             "slow_clients",
@@ -125,7 +134,8 @@ impl Admission {
             control: pool(),
             connections: pool(),
             uploads: lane(),
-            bodies: lane(),
+            manifests: lane(),
+            forms: lane(),
             responses: lane(),
             calls: lane(),
             health: lane(),

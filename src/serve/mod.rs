@@ -11,4 +11,3 @@ pub mod auth;
 pub mod control;
 pub mod observe;
 pub mod registry;
-pub mod turn;

@@ -1,6 +1,7 @@
 //! Whose share of a pool something counts to.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
@@ -29,6 +30,18 @@ impl Key {
             }
             v4 @ IpAddr::V4(_) => v4,
         })
+    }
+}
+
+impl fmt::Display for Key {
+    /// One text for each key, for where only text is known.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Principal(name) => write!(f, "principal {name}"),
+            Self::Address(ip) => write!(f, "address {ip}"),
+            Self::Socket => f.write_str("unix socket"),
+            Self::Unknown => f.write_str("unknown"),
+        }
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::{
     collections::HashMap,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
-use tokio::sync::oneshot;
+use futures_util::task::AtomicWaker;
 
 use super::Key;
 use crate::metrics::Waiting;
@@ -31,15 +34,29 @@ struct State {
 
 struct Entry {
     key: Key,
-    cut: oneshot::Sender<()>,
+    cut: Arc<Cut>,
 }
 
-/// An entry of a lane; dropped, it has left. As a future it ends when the entry was cut.
+/// Whether an entry was cut, and who wants to know.
+#[derive(Default)]
+struct Cut {
+    done: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Cut {
+    fn cut(&self) {
+        self.done.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// An entry of a lane; dropped, it has left.
 #[must_use]
 pub struct Parked {
     shared: Arc<Shared>,
     number: u64,
-    cut: oneshot::Receiver<()>,
+    cut: Arc<Cut>,
 }
 
 impl Lane {
@@ -59,11 +76,17 @@ impl Lane {
 
     /// Lets one more in, and cuts another one where there is no room.
     pub fn park(&self, key: Key) -> Parked {
-        let (cut, is_cut) = oneshot::channel();
+        let cut = Arc::new(Cut::default());
         let mut state = self.0.state();
         let number = state.next;
         state.next += 1;
-        state.entries.insert(number, Entry { key, cut });
+        state.entries.insert(
+            number,
+            Entry {
+                key,
+                cut: cut.clone(),
+            },
+        );
         let victim = (state.entries.len() > self.0.most)
             .then(|| state.longest_of_most())
             .flatten();
@@ -73,13 +96,12 @@ impl Lane {
         if let Some(victim) = victim {
             self.0.counts.cut.inc();
             tracing::info!(caller = ?victim.key, "Too many slow clients: one is cut off");
-            // Whoever has gone needs not be cut.
-            let _ = victim.cut.send(());
+            victim.cut.cut();
         }
         Parked {
             shared: self.0.clone(),
             number,
-            cut: is_cut,
+            cut,
         }
     }
 
@@ -123,16 +145,23 @@ impl Shared {
 
 impl Parked {
     /// Says whether it was cut.
-    pub fn is_cut(&mut self) -> bool {
-        self.cut.try_recv().is_ok()
+    pub fn is_cut(&self) -> bool {
+        self.cut.done.load(Ordering::Acquire)
     }
-}
 
-impl Future for Parked {
-    type Output = ();
+    /// Ready when it is cut; the last one who asked is woken.
+    pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        self.cut.waker.register(cx.waker());
+        if self.is_cut() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.cut).poll(cx).map(|_| ())
+    /// Ends when it is cut. Cancel-safe.
+    pub async fn cut(&self) {
+        poll_fn(|cx| self.poll_cut(cx)).await;
     }
 }
 
@@ -157,10 +186,10 @@ mod tests {
     #[test]
     fn longest_of_whoever_has_most_is_cut_for_one_more() {
         let lane = Lane::new(3);
-        let mut one = lane.park(key("one"));
+        let one = lane.park(key("one"));
         let mut many: Vec<_> = (0..2).map(|_| lane.park(key("many"))).collect();
-        let mut new = lane.park(key("new"));
-        assert!(many.remove(0).now_or_never().is_some());
+        let new = lane.park(key("new"));
+        assert!(many.remove(0).cut().now_or_never().is_some());
         assert!(!one.is_cut() && !many[0].is_cut() && !new.is_cut());
         assert_eq!(lane.len(), 3);
         drop((one, many, new));
@@ -170,8 +199,8 @@ mod tests {
     #[test]
     fn of_callers_with_as_many_the_longest_there_is_cut() {
         let lane = Lane::new(2);
-        let (mut first, mut second) = (lane.park(key("a")), lane.park(key("b")));
-        let mut third = lane.park(key("c"));
+        let (first, second) = (lane.park(key("a")), lane.park(key("b")));
+        let third = lane.park(key("c"));
         assert!(first.is_cut() && !second.is_cut() && !third.is_cut());
     }
 }

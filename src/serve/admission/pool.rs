@@ -202,6 +202,13 @@ impl Pool {
         self
     }
 
+    /// The same, whose reserved places are for callers that hold fewer than `few`. Only before it is used.
+    #[must_use]
+    pub fn few(self, few: usize) -> Self {
+        self.0.state().few = few;
+        self
+    }
+
     /// The same, shown in `counts`. Only before it is used.
     #[must_use]
     pub fn counted(self, counts: Admitted) -> Self {
@@ -302,8 +309,11 @@ impl Pool {
     /// Changes how many places there are; where fewer shall be and all are taken, they become fewer as they are given back.
     pub fn resize(&self, places: usize) {
         let mut state = self.0.state();
-        state.places = places.max(1);
-        state.reserved = state.places / 8;
+        let spare = if state.few == 1 { state.reserved } else { 0 };
+        state.places = places.max(1) + spare;
+        if spare == 0 {
+            state.reserved = state.places / 8;
+        }
         let grants = self.0.grant(&mut state);
         drop(state);
         send(grants);
