@@ -1,6 +1,6 @@
 //! From settings to what answers requests. Binds nothing, asks no remote.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,8 +15,6 @@ use hyper_util::service::TowerToHyperService;
 use super::{
     drain::Queue,
     error::{Error, Result},
-    held::Held,
-    limit::Limit,
     listen::Handler,
     scrub,
     shown::Shown,
@@ -32,6 +30,7 @@ use crate::{
     ops::cache_tags::{self, CacheTags},
     serve::{
         admin::{self, Admin, Refresh},
+        admission::Admission,
         auth::{self, Authority, Exposure, Peer},
         control::{self, Control},
         observe::Observer,
@@ -39,11 +38,14 @@ use crate::{
     },
     store::{
         self,
-        ingest::Uploads,
+        ingest::{Quota, Uploads},
         open::{Opened, Options, StoreUrl},
         wrap::metered::Tier,
     },
 };
+
+/// Longest time for the form of a request for a token to come.
+const FORM: Duration = Duration::from_secs(10);
 
 /// What is built.
 pub struct Built {
@@ -59,8 +61,8 @@ pub struct Built {
     pub tls: Option<Arc<tls::Acceptor>>,
     /// How BuildKit's tags are kept.
     pub caches: Arc<CacheTags>,
-    /// Requests under way.
-    pub requests: Arc<Limit>,
+    /// What callers share.
+    pub admission: Arc<Admission>,
     /// Unfinished uploads.
     pub uploads: Arc<Uploads>,
     /// The store behind the doors.
@@ -76,7 +78,10 @@ pub struct Built {
 /// Builds everything that `config` asks for; keeps what must survive in `state`.
 pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> Result<Built> {
     let authority = Authority::open(config.auth.clone(), state, exposure(config)).await?;
-    let authority = Arc::new(authority);
+    let counts = &shown.metrics.admission;
+    let authority = Arc::new(authority.counted(counts.passwords.clone()));
+    let admission = Admission::new(config.max_requests, config.client_stall, counts);
+    let admission = Arc::new(admission);
     let tls = match &config.tls {
         Some(tls) => Some(Arc::new(self::tls(tls).await?)),
         None => None,
@@ -103,6 +108,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let keeps_pieces = matches!(opened.url, StoreUrl::S3(_));
     let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
+    uploads.set_quota(quota(config));
     let hangs = backlog.is_none() && opened.url.tier() == Tier::Remote;
     let registry = Registry::new(
         repositories,
@@ -110,13 +116,13 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         authority.clone(),
         caches.clone(),
     );
-    let registry = Arc::new(registry.holding(config.hold, hangs));
+    let registry = registry.holding(config.hold, hangs);
+    let registry = Arc::new(registry.admitting(admission.clone()));
     let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
-    let settings = control(config, options, state);
+    let settings = control(config, options, state, admission.clone());
     let control = Control::new(opened.clone(), queue, settings).await?;
     let control = Arc::new(control.guarded_by(authority.clone()));
-    let requests = Arc::new(Limit::new(config.max_requests));
     shown.stores(&opened);
     shown.caches(caches.clone());
     let mut more: Vec<Refresh> = backlog.clone().map(tiers::refresh).into_iter().collect();
@@ -128,7 +134,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         control: control.clone(),
         tokens: TowerToHyperService::new(auth::router(authority.clone())),
         authority: authority.clone(),
-        requests: requests.clone(),
+        admission: admission.clone(),
         admin: (!apart).then(|| admin.clone()),
         observer: shown.observer(),
     };
@@ -139,7 +145,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         authority,
         tls,
         caches,
-        requests,
+        admission,
         uploads,
         opened,
         registry,
@@ -149,13 +155,19 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
 }
 
 /// How the control door works; `options` are those of the daemon's own store.
-fn control(config: &Config, options: Options, state: &Path) -> control::Settings {
+fn control(
+    config: &Config,
+    options: Options,
+    state: &Path,
+    admission: Arc<Admission>,
+) -> control::Settings {
     control::Settings {
         allow_path: config.allow_path,
         options,
         temp_dir: state.join("tmp"),
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         concurrency: Options::default().concurrency,
+        admission,
     }
 }
 
@@ -165,7 +177,7 @@ struct Doors {
     control: Arc<Control>,
     tokens: TowerToHyperService<Router>,
     authority: Arc<Authority>,
-    requests: Arc<Limit>,
+    admission: Arc<Admission>,
     /// `None` where it has addresses of its own.
     admin: Option<Arc<Admin>>,
     observer: Observer,
@@ -209,22 +221,35 @@ impl Doors {
             return self.show(admin, request).await;
         }
         if place.door == control::DOOR {
-            // Its calls last long and take little memory; how many work at once it limits itself.
             return self.control.handle(request).await;
         }
-        let turn = self.requests.turn().await;
-        let mut request = request;
-        request.extensions_mut().insert(turn.clone());
-        let response = if is_registry(request.uri().path()) {
-            self.registry.handle(request).await
-        } else {
-            match self.tokens.call(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            }
+        if is_registry(request.uri().path()) {
+            return self.registry.handle(request).await;
+        }
+        self.token(request).await
+    }
+
+    /// Asks for a token: nobody knows yet who does, so the form is read first, and places are shared between addresses.
+    async fn token(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let peer = Peer::of(&parts.extensions);
+        let caller = self.authority.caller(&parts.headers, &peer);
+        let form = self
+            .admission
+            .gather(caller.clone(), body, auth::MAX_FORM_BYTES, FORM);
+        let form = match form.await {
+            Ok(form) => form,
+            Err(fault) => return (fault.status(), fault.to_string()).into_response(),
         };
-        // Until its last byte is sent a response takes memory too.
-        response.map(|body| Body::new(Held::new(body, turn)))
+        let _place = match self.admission.tokens.enter(caller).await {
+            Ok(place) => place,
+            Err(full) => return auth::Refusal::from(full).into_response(),
+        };
+        let request = Request::from_parts(parts, Body::from(form));
+        match self.tokens.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
     }
 
     /// At the doors, numbers are for whoever could also ask for `/v2/`.
@@ -243,6 +268,14 @@ impl Doors {
 
 fn is_registry(path: &str) -> bool {
     path == "/v2" || path.starts_with("/v2/")
+}
+
+/// What one principal may have of unfinished uploads.
+pub(super) fn quota(config: &Config) -> Quota {
+    Quota {
+        uploads: config.max_uploads,
+        bytes: config.max_upload_bytes,
+    }
 }
 
 /// How BuildKit's tags are kept.

@@ -9,8 +9,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::limit::Limit;
-use crate::task::Task;
+use crate::{serve::admission::Pool, task::Task};
 
 /// What must reach another place before the end.
 #[async_trait]
@@ -80,7 +79,7 @@ pub(super) struct Left {
 /// Waits for the listeners to end, then empties the queues, both within one time.
 pub(super) async fn drain(
     serving: Vec<Task<()>>,
-    connections: &Limit,
+    connections: &Pool,
     queues: &[Arc<dyn Queue>],
     until: Instant,
 ) -> Left {
@@ -115,7 +114,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::task;
+    use crate::{
+        serve::admission::{self, Key},
+        task,
+    };
 
     struct Slow(Duration);
 
@@ -134,8 +136,10 @@ mod tests {
     async fn drained(serving: Duration, queue: Duration) -> (Left, Duration) {
         let began = Instant::now();
         let serving = vec![task::spawn("serving", tokio::time::sleep(serving))];
-        let connections = Limit::new(4);
-        let _two = (connections.take().await, connections.take().await);
+        let none = admission::Queue { total: 0, each: 0 };
+        let connections = Pool::new("connections", 4, none);
+        let take = || connections.enter(Key::Socket);
+        let _two = (take().await.unwrap(), take().await.unwrap());
         let queues: Vec<Arc<dyn Queue>> = vec![Arc::new(Slow(queue))];
         let until = began + Duration::from_secs(10);
         let left = drain(serving, &connections, &queues, until).await;

@@ -41,15 +41,23 @@ impl Activity {
         Request(self.clone())
     }
 
-    /// Waits until others want the place of this connection, and it has had no request for [`PATIENCE`].
-    pub(super) async fn is_in_the_way(&self, crowded: &mut watch::Receiver<()>) {
+    /// Waits until others want the place of this connection, it has had no request for [`PATIENCE`], and its caller holds
+    /// more places than one who waits, or waits itself.
+    pub(super) async fn is_in_the_way(
+        &self,
+        crowded: &mut watch::Receiver<()>,
+        holds_too_many: impl Fn() -> bool,
+    ) {
         loop {
             if crowded.changed().await.is_err() {
                 // Nobody waits any more, ever.
                 return std::future::pending().await;
             }
-            let state = self.state();
-            if state.requests == 0 && state.since.elapsed() > PATIENCE {
+            let is_idle = {
+                let state = self.state();
+                state.requests == 0 && state.since.elapsed() > PATIENCE
+            };
+            if is_idle && holds_too_many() {
                 return;
             }
         }

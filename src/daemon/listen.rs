@@ -17,20 +17,23 @@ use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
 };
 
 use super::{
     held::Held,
     idle::{Activity, Crowded},
-    limit::Limit,
     linger::Linger,
     socket::Listener,
     tls,
+    writes::Watched,
 };
 use crate::{
     metrics::{self, Counting},
-    serve::auth::Peer,
+    serve::{
+        admission::{Admission, Hangup, Pool, Queue},
+        auth::Peer,
+    },
     task,
 };
 
@@ -40,8 +43,10 @@ const BUFFER_BYTES: usize = 128 << 10;
 const HEAD: Duration = Duration::from_secs(75);
 /// How often connections are looked over while somebody waits for a place.
 const CROWDED: Duration = Duration::from_millis(500);
-/// Requests at once on one connection of HTTP/2.
-const STREAMS: u32 = 128;
+/// Requests at once on one connection of HTTP/2: as few as the RFC recommends (9113, 6.5.2); clients open another one for more.
+const STREAMS: u32 = 100;
+/// A caller with fewer connections than this may take the reserved ones: builders open about ten.
+const FEW: usize = 16;
 /// After so long without a byte the kernel asks the other end whether it still lives, and how often.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -59,8 +64,10 @@ pub struct Service {
     pub handler: Handler,
     /// Does handshakes where TLS is spoken.
     pub tls: Option<Arc<tls::Acceptor>>,
-    /// How many there may be at once; above it one waits accepted, and others in the kernel's queue.
-    pub connections: Arc<Limit>,
+    /// Their places, shared between addresses; above it some wait, and more are closed.
+    pub connections: Pool,
+    /// What callers share.
+    pub admission: Arc<Admission>,
     /// Told while somebody waits for a place.
     pub crowded: Crowded,
     /// Counts them.
@@ -72,6 +79,7 @@ pub struct Service {
 /// Serves a listener until it shall stop, closes it, and waits for the requests that are under way.
 pub async fn serve(listener: Listener, service: Service) {
     let graceful = GracefulShutdown::new();
+    let _crowd = task::spawn("crowd", crowd(service.clone()));
     let mut stop = service.stop.clone();
     loop {
         let accepted = tokio::select! {
@@ -88,18 +96,8 @@ pub async fn serve(listener: Listener, service: Service) {
                 continue;
             }
         };
-        let place = tokio::select! {
-            place = place(&service) => place,
-            _ = stop.wait_for(|s| *s) => break,
-        };
-        service.counts.accepted.inc();
-        let open = Counting::new(service.counts.open.clone());
-        let work = connection(stream, peer, service.clone(), graceful.watcher());
-        task::spawn("connection", async move {
-            work.await;
-            drop((place, open));
-        })
-        .detach();
+        let work = admitted(stream, peer, service.clone(), graceful.watcher());
+        task::spawn("connection", work).detach();
     }
     let url = listener.url();
     // From here on who connects is told so at once, and may go to another daemon.
@@ -108,15 +106,39 @@ pub async fn serve(listener: Listener, service: Service) {
     tracing::debug!(url, "Drained");
 }
 
-/// Takes a place; while there is none, those connections are closed that only hold theirs.
-async fn place(service: &Service) -> OwnedSemaphorePermit {
-    let mut place = std::pin::pin!(service.connections.take());
+/// Places for `most` connections: half as many more may wait for one.
+pub(super) fn places(most: usize) -> Pool {
+    let waiting = (most / 2).max(8);
+    let queue = Queue {
+        total: waiting,
+        each: waiting,
+    };
+    Pool::new("connections", most, queue).few(FEW)
+}
+
+/// Serves a connection once there is a place for it; one that waits too long for it, or is one too many, is closed.
+async fn admitted(stream: Accepted, peer: Peer, service: Service, watcher: Watcher) {
+    let mut stop = service.stop.clone();
+    let place = tokio::select! {
+        place = service.connections.enter(peer.key()) => place,
+        _ = stop.wait_for(|s| *s) => return,
+    };
+    let Ok(_place) = place else {
+        service.counts.failed.inc();
+        return;
+    };
+    service.counts.accepted.inc();
+    let _open = Counting::new(service.counts.open.clone());
+    connection(stream, peer, service, watcher).await;
+}
+
+/// Tells connections again and again while others wait for their place.
+async fn crowd(service: Service) {
+    let mut tick = tokio::time::interval(CROWDED);
     loop {
-        match tokio::time::timeout(CROWDED, place.as_mut()).await {
-            Ok(place) => return place,
-            Err(_) => {
-                service.crowded.send_replace(());
-            }
+        tick.tick().await;
+        if service.connections.waiting() > 0 {
+            service.crowded.send_replace(());
         }
     }
 }
@@ -161,6 +183,10 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher: Watcher) {
+    let (activity, hangup) = (Activity::new(), Hangup::default());
+    let mut crowded = service.crowded.subscribe();
+    let (key, connections) = (peer.key(), service.connections.clone());
+    let holds_too_many = || connections.crowds_out_others(&key);
     let (stream, peer): (Box<dyn Stream>, Peer) = match stream {
         Accepted::Plain(stream) => (stream, peer),
         Accepted::Tls(stream) => {
@@ -170,6 +196,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             let done = tokio::select! {
                 done = acceptor.accept(stream) => done,
                 _ = service.stop.wait_for(|s| *s) => return,
+                () = activity.is_in_the_way(&mut crowded, holds_too_many) => return,
             };
             match done {
                 Ok(tls) => (Box::new(tls.stream), peer.over_tls(tls.client_name)),
@@ -181,9 +208,10 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             }
         }
     };
+    let writer = service.admission.connection(key.clone(), hangup.clone());
+    let stream = Watched::new(stream, writer);
     let handler = service.handler;
-    let activity = Activity::new();
-    let active = activity.clone();
+    let (active, hangs_up) = (activity.clone(), hangup.clone());
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let running = active.request();
         // Who asks before sending a body has not begun to.
@@ -193,6 +221,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             body => Body::new(Linger::new(body)),
         });
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(hangs_up.clone());
         let answer = handler(request);
         async move {
             let response = answer.await;
@@ -202,14 +231,16 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
     });
     let http = protocol();
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
-    let mut crowded = service.crowded.subscribe();
     tokio::select! {
         ended = watcher.watch(connection.into_owned()) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "Connection ended");
             }
         }
-        () = activity.is_in_the_way(&mut crowded) => {
+        () = hangup.wanted() => {
+            tracing::debug!("Connection is closed: its client does not read");
+        }
+        () = activity.is_in_the_way(&mut crowded, holds_too_many) => {
             tracing::debug!("Connection without a request is closed: others wait for its place");
         }
     }

@@ -29,5 +29,6 @@ mod state;
 mod tiers;
 pub mod tls;
 mod who;
+mod writes;
 
 pub use run::main;

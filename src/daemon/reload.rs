@@ -7,8 +7,7 @@ use tokio::sync::watch;
 use super::{
     build,
     error::{Error, Result},
-    limit::{self, Limit},
-    tls,
+    limit, tls,
 };
 use crate::{
     config::{
@@ -17,7 +16,12 @@ use crate::{
     },
     metrics,
     ops::cache_tags::CacheTags,
-    serve::{auth::Authority, control::Control},
+    serve::{
+        admission::{Admission, Pool},
+        auth::Authority,
+        control::Control,
+    },
+    store::ingest::Uploads,
     task,
     telemetry::logs::{self, Logs},
 };
@@ -54,10 +58,11 @@ pub(super) struct Reloader {
     pub(super) caches: Arc<CacheTags>,
     pub(super) control: Arc<Control>,
     pub(super) logs: Arc<Logs>,
-    pub(super) connections: Arc<Limit>,
+    pub(super) connections: Pool,
     /// Shows how many there may be.
     pub(super) connections_limit: metrics::Gauge,
-    pub(super) requests: Arc<Limit>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) uploads: Arc<Uploads>,
     pub(super) open_files: u64,
     pub(super) counts: metrics::Reloads,
 }
@@ -111,7 +116,9 @@ impl Reloader {
         self.connections.resize(connections);
         let most = i64::try_from(connections).unwrap_or(i64::MAX);
         self.connections_limit.set(most);
-        self.requests.resize(new.config.max_requests);
+        self.admission.requests.resize(new.config.max_requests);
+        self.admission.set_stall(new.config.client_stall);
+        self.uploads.set_quota(build::quota(&new.config));
         self.control.allow_path(new.config.allow_path);
         self.caches.set(build::cache_tags(&new.config.buildkit));
         self.live.send_replace(Arc::new(new.config.clone()));

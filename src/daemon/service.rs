@@ -14,7 +14,7 @@ use super::{
     drain::{self, Asked, Left, Signals},
     error::{Error, Result},
     idle::Crowded,
-    limit::{self, Limit},
+    limit,
     listen::{self, Service},
     live::Live,
     marks,
@@ -30,7 +30,7 @@ use crate::{
         Loaded, Origin,
         daemon::{Config, address::Address},
     },
-    serve::admin::Phase,
+    serve::{admin::Phase, admission::Pool},
     task::{self, Task},
     telemetry::{logs::Logs, otlp::Exporter},
 };
@@ -64,7 +64,7 @@ struct Running {
     stop: watch::Sender<bool>,
     shown: Shown,
     exporter: Option<Exporter>,
-    connections: Arc<Limit>,
+    connections: Pool,
     built: Built,
     /// Dropped with this, which ends it.
     _background: Vec<Task<()>>,
@@ -133,8 +133,9 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let service = Service {
         handler: built.doors.clone(),
         tls: built.tls.clone(),
-        connections: Arc::new(Limit::new(count)),
+        connections: listen::places(count).counted(shown.metrics.admission.connections.clone()),
         crowded: Crowded::default(),
+        admission: built.admission.clone(),
         counts: shown.metrics.connections.clone(),
         stop: stopped,
     };
@@ -144,7 +145,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         handler: built.admin.clone(),
         tls: None,
         // Of their own, so that probes and metrics are answered when the doors are full.
-        connections: Arc::new(Limit::new(64)),
+        connections: listen::places(64),
         crowded: Crowded::default(),
         ..service.clone()
     };
@@ -177,6 +178,8 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         .clone()
         .map(|scrubber| scrub::start(live.clone(), scrubber));
     let expiry = background::expire_uploads(live, uploads, store, expired);
+    let admission = built.admission.clone();
+    let slow = task::spawn("slow clients", async move { admission.watch().await });
     let watch = shown.watch(built.opened.store.clone(), tier);
     let reloader = Reloader {
         origins,
@@ -189,7 +192,8 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         logs,
         connections: service.connections.clone(),
         connections_limit: shown.metrics.connections.limit.clone(),
-        requests: built.requests.clone(),
+        admission: built.admission.clone(),
+        uploads: built.uploads.clone(),
         open_files,
         counts: shown.metrics.reloads.clone(),
     };
@@ -200,7 +204,10 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         exporter,
         connections: service.connections,
         built,
-        _background: [expiry, watch, marks].into_iter().chain(scrub).collect(),
+        _background: [expiry, watch, slow, marks]
+            .into_iter()
+            .chain(scrub)
+            .collect(),
         _state: state,
     };
     Ok((reloader, running))

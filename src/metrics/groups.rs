@@ -35,7 +35,7 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
 }
 
 /// One metric with a value of `label` for each of `values`; all are shown from the start.
-fn counters<const N: usize>(
+pub(super) fn counters<const N: usize>(
     registry: &mut Registry,
     name: &str,
     help: &str,
@@ -47,7 +47,7 @@ fn counters<const N: usize>(
     values.map(|value| family.get_or_create_owned(&[(label, value)]))
 }
 
-fn gauges<const N: usize>(
+pub(super) fn gauges<const N: usize>(
     registry: &mut Registry,
     name: &str,
     help: &str,

@@ -16,11 +16,13 @@ pub use prometheus_client::{
 };
 use prometheus_client::{metrics::family::Family, registry::Registry};
 
+mod admission;
 mod groups;
 pub mod http;
 mod process;
 mod text;
 
+pub use admission::{Admission, Admitted, Waiting};
 pub use groups::{Connections, Counting, Disk, Moment, Phase, Queue, Reloads, Uploads};
 
 /// Before the name of each metric of ours.
@@ -34,6 +36,8 @@ pub struct Metrics {
     pub http: http::Http,
     /// Open connections.
     pub connections: Connections,
+    /// Places that callers share, and clients that are waited for.
+    pub admission: Admission,
     /// Unfinished uploads.
     pub uploads: Uploads,
     /// The queue of a write-back store.
@@ -57,6 +61,7 @@ impl Metrics {
         let groups = Self {
             http: http::Http::register(own),
             connections: Connections::register(own),
+            admission: Admission::register(own),
             uploads: Uploads::register(own),
             queue: Queue::register(own),
             disk: Disk::register(own),

@@ -6,8 +6,8 @@
 //! - Deliberately absent: how a store keeps bytes, retries, hashing, building of manifests, sockets.
 
 pub mod admin;
+pub mod admission;
 pub mod auth;
 pub mod control;
 pub mod observe;
 pub mod registry;
-pub mod turn;

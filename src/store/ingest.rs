@@ -7,8 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io,
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
@@ -16,26 +15,34 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+mod owners;
+mod session;
 mod shared;
 
+pub use owners::{OVER_QUOTA, Quota};
 pub use shared::Uploads;
+
+use owners::{Fillers, Owners};
+use session::{Session, io_at};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{
     ByteStream, Spool,
     error::{Error, ErrorKind, Result},
     keys::Repo,
 };
-use crate::{
-    digest::{Sha256, Sha256Hasher},
-    fs, task,
-};
+use crate::{digest::Sha256, fs, task};
 
 /// Bytes that are gathered before they are written and hashed: bounds the memory of an upload to about four times this.
 const BATCH_BYTES: usize = 128 << 10;
+/// A sender that sends nothing for so long has what came written, so that it holds no memory.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a write is tried again after room was made for it, and the time for those that were told to end to do so.
+const ROOM_TRIES: u32 = 5;
+const ROOM_PAUSE: Duration = Duration::from_millis(200);
 /// How long a request waits for another one of the same upload.
 const BUSY: Duration = Duration::from_secs(10);
 /// What the files are called.
@@ -44,7 +51,7 @@ const PREFIX: &str = "up-";
 const MAX_OPEN: usize = 128;
 /// Uploads that are remembered as broken off, at most.
 const MAX_BROKEN: usize = 10_000;
-/// To what had no byte for so long, no request is sending: [the door](crate::serve::registry) gives those up sooner.
+/// To what had no byte for so long, few requests are sending.
 const IDLE: Duration = Duration::from_secs(90);
 
 /// Names an upload and binds it to its repository.
@@ -122,79 +129,7 @@ pub struct Ingests {
     open: Mutex<HashMap<UploadId, Arc<AsyncMutex<Session>>>>,
     /// Whose last request broke off: few senders go on from there.
     broken: Mutex<HashSet<UploadId>>,
-}
-
-/// One upload. Its file may be longer than `size` after a write that failed.
-struct Session {
-    file: File,
-    path: PathBuf,
-    size: u64,
-    hasher: Sha256Hasher,
-    /// Its bytes are somebody else's now: who waited for it must not touch them.
-    ended: bool,
-}
-
-fn io_at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |e| Error::io("upload", fs::Error::new(what, path, e))
-}
-
-impl Session {
-    fn create(path: &Path) -> Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(io_at(path, "create"))?;
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            size: 0,
-            hasher: Sha256Hasher::default(),
-            ended: false,
-        })
-    }
-
-    /// Opens what an earlier process left, and hashes it anew.
-    fn reopen(path: &Path) -> Result<Option<Self>> {
-        let mut file = match File::options().read(true).write(true).open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_at(path, "open")(e)),
-        };
-        let mut hasher = Sha256Hasher::default();
-        let (mut buf, mut size) = (vec![0; BATCH_BYTES], 0);
-        loop {
-            let n = file.read(&mut buf).map_err(io_at(path, "read"))?;
-            if n == 0 {
-                break;
-            }
-            hasher.update(&buf[..n]);
-            size += n as u64;
-        }
-        Ok(Some(Self {
-            file,
-            path: path.to_owned(),
-            size,
-            hasher,
-            ended: false,
-        }))
-    }
-
-    fn write(&mut self, pieces: &[Bytes]) -> Result<()> {
-        for piece in pieces {
-            if let Err(e) = self.file.write_all(piece) {
-                // Back to where the hash is, or what is appended next would be damaged.
-                let back = self.file.set_len(self.size);
-                let back = back.and_then(|()| self.file.seek(SeekFrom::Start(self.size)));
-                back.map_err(io_at(&self.path, "shorten"))?;
-                return Err(io_at(&self.path, "write")(e));
-            }
-            self.hasher.update(piece);
-            self.size += piece.len() as u64;
-        }
-        Ok(())
-    }
+    owners: Owners,
 }
 
 impl Ingests {
@@ -205,6 +140,7 @@ impl Ingests {
             dir: dir.to_owned(),
             open: Mutex::default(),
             broken: Mutex::default(),
+            owners: Owners::default(),
         })
     }
 
@@ -277,14 +213,15 @@ impl Ingests {
 
     /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body.
     ///
-    /// What came before an error, or before the future was dropped, is kept, so that the sender can go on from there.
+    /// What came before an error is kept, so that the sender can go on from there. No thread waits for the sender: bytes are
+    /// written in batches, and those of a sender that pauses at once.
     pub async fn append(
         &self,
         id: &UploadId,
         range: Option<Range<u64>>,
-        body: ByteStream,
+        mut body: ByteStream,
     ) -> Result<Appended> {
-        let Some(session) = self.lock(id).await? else {
+        let Some(mut session) = self.lock(id).await? else {
             return Ok(Appended::Unknown);
         };
         self.broken().remove(id);
@@ -293,71 +230,100 @@ impl Ingests {
         {
             return Ok(Appended::OutOfOrder(session.size));
         }
-        let limit = range.as_ref().map(|r| r.end - r.start);
-        let (sender, mut pieces) = mpsc::channel::<Vec<Bytes>>(1);
-        // The thread owns the lock: if the request goes away, it ends with the channel and the upload is whole.
-        let writer = task::spawn(
-            "ingest",
-            task::blocking(move || {
-                let mut session = session;
-                let mut done = Ok(());
-                while let Some(batch) = pieces.blocking_recv() {
-                    done = session.write(&batch);
-                    if done.is_err() {
-                        break;
-                    }
+        let mut left = range.as_ref().map(|r| r.end - r.start);
+        let mut gathered = Gathered::next(&mut body, &mut left).await;
+        while !gathered.pieces.is_empty() {
+            let write = self.write(id, session, gathered.pieces);
+            // What comes next is gathered while this is written; after the end that is nothing.
+            let next = async {
+                match gathered.end {
+                    None => Gathered::next(&mut body, &mut left).await,
+                    Some(end) => Gathered::ended(end),
                 }
-                (session.size, done)
-            }),
-        );
-        let sent = send(body, limit, &sender).await;
-        drop(sender);
-        let (size, written) = writer.join().await;
-        if let Err(e) = written {
-            if e.kind == ErrorKind::Full {
-                self.make_room(id).await;
-            }
-            return Err(e);
+            };
+            let written;
+            (written, gathered) = tokio::join!(write, next);
+            session = written?;
         }
-        let sent = sent.inspect_err(|_| {
+        if let Some(Err(error)) = gathered.end {
             let mut broken = self.broken();
             if broken.len() >= MAX_BROKEN {
                 broken.clear();
             }
             broken.insert(id.clone());
-        })?;
-        Ok(match limit {
-            Some(limit) if limit != sent => Appended::WrongLength(size),
-            _ => Appended::Size(size),
+            return Err(error);
+        }
+        Ok(match left {
+            Some(1..) => Appended::WrongLength(session.size),
+            _ => Appended::Size(session.size),
         })
     }
 
-    /// Gives up an upload that there is no room for, and those that nobody goes on with now: a full disk must not stay full of them.
-    async fn make_room(&self, id: &UploadId) {
+    /// Writes a batch; where there is no room for it, makes some, at the expense of whoever fills the disk.
+    async fn write(
+        &self,
+        id: &UploadId,
+        mut session: OwnedMutexGuard<Session>,
+        pieces: Vec<Bytes>,
+    ) -> Result<OwnedMutexGuard<Session>> {
+        let mut pieces = pieces;
+        let mut tries = 0;
+        loop {
+            let written;
+            // The thread owns the lock: if the request goes away, the batch is whole all the same.
+            (session, pieces, written) = task::blocking(move || {
+                let written = session.write(&pieces);
+                (session, pieces, written)
+            })
+            .await;
+            let Err(error) = written else {
+                return Ok(session);
+            };
+            if error.kind != ErrorKind::Full {
+                return Err(error);
+            }
+            if !self.make_room(id).await || tries == ROOM_TRIES {
+                drop(session);
+                self.cancel(id).await?;
+                return Err(error);
+            }
+            tries += 1;
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+    }
+
+    /// Gives up uploads since the disk is full: first those of whoever has most bytes in them, then those that nobody goes on
+    /// with. Says whether it is worth trying again: not for whoever fills the disk.
+    async fn make_room(&self, id: &UploadId) -> bool {
+        let Fillers { resting, is_own } = self.owners.fillers(id);
         let freed = async {
-            self.cancel(id).await?;
-            let broken = std::mem::take(&mut *self.broken());
-            let mut count = self.expire(IDLE).await?;
-            for id in broken {
+            let mut count = 0;
+            for id in resting {
                 count += u64::from(self.cancel(&id).await?);
+            }
+            if count == 0 {
+                count += self.expire(IDLE).await?;
+                let broken = std::mem::take(&mut *self.broken());
+                for id in broken {
+                    count += u64::from(self.cancel(&id).await?);
+                }
             }
             Ok::<_, Error>(count)
         };
         match freed.await {
             Ok(others) => {
-                tracing::warn!(
-                    others,
-                    "No room for an upload: it and those at rest are given up"
-                );
+                tracing::warn!(others, is_own, "Disk full: dropping unfinished uploads");
             }
             Err(error) => {
-                tracing::warn!(%error, "No room for an upload, and uploads at rest cannot be given up");
+                tracing::warn!(%error, "Disk full, and unfinished uploads cannot be dropped");
             }
         }
+        !is_own
     }
 
     /// Ends an upload: its bytes, with their SHA-256. `None` if there is no such upload.
     pub async fn finish(&self, id: &UploadId) -> Result<Option<Spool>> {
+        self.owners.forget(id);
         let Some(mut session) = self.lock(id).await? else {
             return Ok(None);
         };
@@ -411,6 +377,7 @@ impl Ingests {
 
     /// Removes uploads to which nothing came for `age`; says how many.
     pub async fn expire(&self, age: Duration) -> Result<u64> {
+        self.owners.forget_idle(age);
         let mut count = 0;
         for id in self.idle(age).await? {
             count += u64::from(self.cancel(&id).await?);
@@ -419,47 +386,56 @@ impl Ingests {
     }
 }
 
-/// Sends a body to the writer in batches; the count of bytes sent. More than `limit` bytes are an error.
-async fn send(
-    mut body: ByteStream,
-    limit: Option<u64>,
-    to: &mpsc::Sender<Vec<Bytes>>,
-) -> Result<u64> {
-    let (mut batch, mut gathered, mut sent) = (Vec::new(), 0, 0);
-    let mut end = Ok(());
-    loop {
-        match body.try_next().await {
-            Ok(Some(piece)) => {
-                sent += piece.len() as u64;
-                if limit.is_some_and(|limit| sent > limit) {
-                    end = Err(Error::new(
+/// Pieces of a body that are written together.
+struct Gathered {
+    pieces: Vec<Bytes>,
+    /// How the body ended, if it did.
+    end: Option<Result<()>>,
+}
+
+impl Gathered {
+    fn ended(end: Result<()>) -> Self {
+        Self {
+            pieces: Vec::new(),
+            end: Some(end),
+        }
+    }
+
+    /// Waits for the next batch: a full one, or what came before the sender paused. More bytes than are `left` are an error.
+    async fn next(body: &mut ByteStream, left: &mut Option<u64>) -> Self {
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES {
+            let next = if pieces.is_empty() {
+                body.try_next().await
+            } else {
+                match tokio::time::timeout(PAUSE, body.try_next()).await {
+                    Ok(next) => next,
+                    Err(_) => break,
+                }
+            };
+            let end = match next {
+                Ok(Some(piece)) => {
+                    let length = piece.len() as u64;
+                    if left.is_none_or(|left| length <= left) {
+                        *left = left.map(|left| left - length);
+                        bytes += piece.len();
+                        pieces.push(piece);
+                        continue;
+                    }
+                    Err(Error::new(
                         ErrorKind::Invalid,
                         "upload",
                         "more bytes came than its range says",
-                    ));
-                    break;
+                    ))
                 }
-                gathered += piece.len();
-                batch.push(piece);
-                if gathered >= BATCH_BYTES {
-                    gathered = 0;
-                    // The writer only goes away with an error of its own, which is the one to tell.
-                    if to.send(std::mem::take(&mut batch)).await.is_err() {
-                        return Ok(sent);
-                    }
-                }
-            }
-            Ok(None) => break,
-            Err(e) => {
-                end = Err(e);
-                break;
-            }
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            let end = Some(end);
+            return Self { pieces, end };
         }
+        Self { pieces, end: None }
     }
-    if !batch.is_empty() {
-        let _ = to.send(batch).await;
-    }
-    end.map(|()| sent)
 }
 
 #[cfg(test)]

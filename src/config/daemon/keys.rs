@@ -54,13 +54,16 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
 
 /// Says whether a key takes effect at a reload; the others need a restart.
 pub fn is_live(key: &str) -> bool {
-    const LIVE: [&str; 8] = [
+    const LIVE: [&str; 11] = [
         "allow_path",
+        "client_stall",
         "drain_timeout",
         "external_url",
         "log",
         "max_connections",
         "max_requests",
+        "max_upload_bytes",
+        "max_uploads",
         "scrub_every",
         "upload_ttl",
     ];
@@ -198,7 +201,28 @@ static OWN: &[Key] = &[
         Shape::Count,
         None,
         "512",
-        "requests answered at once, each of which takes up to half a MiB of memory; more wait",
+        "requests answered at once, each of which takes up to half a MiB of memory; more wait up to 30s, then get 429",
+    ),
+    key(
+        "client_stall",
+        Shape::Time,
+        None,
+        "10m",
+        "longest silence of a client that is uploading (408), or does not read its response (connection closed)",
+    ),
+    key(
+        "max_uploads",
+        Shape::Count,
+        None,
+        "2000",
+        "unfinished uploads of one principal, or of one address without login; more get 403",
+    ),
+    key(
+        "max_upload_bytes",
+        Shape::Size,
+        None,
+        "64GiB",
+        "bytes of all unfinished uploads of one principal, or of one address without login; more get 403",
     ),
     key(
         "hold",
@@ -366,7 +390,7 @@ static OWN: &[Key] = &[
         Shape::Flag,
         None,
         "false",
-        "believe X-Forwarded-Proto: only behind a proxy that always sets it",
+        "believe X-Forwarded-Proto, and the last address in X-Forwarded-For: only behind a proxy that always sets both",
     ),
     key(
         "buildkit.merge",

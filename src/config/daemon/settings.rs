@@ -12,7 +12,8 @@ use crate::{
         remote::{Link, Registry, S3},
         settings,
     },
-    serve::{auth, registry},
+    serve::{admission, auth, registry},
+    store::ingest::Quota,
 };
 
 mod parts;
@@ -51,6 +52,12 @@ pub struct Config {
     pub max_connections: Option<usize>,
     /// Requests at once.
     pub max_requests: usize,
+    /// Longest silence of a client in the middle of an upload, or that does not read its response.
+    pub client_stall: Duration,
+    /// Unfinished uploads of one caller.
+    pub max_uploads: usize,
+    /// Bytes of them.
+    pub max_upload_bytes: u64,
     /// Longest time that a request waits for a store that is away.
     pub hold: Duration,
     /// How long an unfinished upload may rest.
@@ -207,7 +214,16 @@ impl Config {
                 None => None,
             },
             max_connections: layer.count("max_connections")?,
-            max_requests: layer.count("max_requests")?.unwrap_or(512),
+            max_requests: layer.count("max_requests")?.unwrap_or(admission::REQUESTS),
+            client_stall: layer
+                .nonzero_duration("client_stall")?
+                .unwrap_or(admission::CLIENT_STALL),
+            max_uploads: layer
+                .count("max_uploads")?
+                .unwrap_or(Quota::DEFAULT.uploads),
+            max_upload_bytes: layer
+                .size("max_upload_bytes")?
+                .unwrap_or(Quota::DEFAULT.bytes),
             hold: layer.duration("hold")?.unwrap_or(registry::HOLD),
             upload_ttl: layer
                 .nonzero_duration("upload_ttl")?

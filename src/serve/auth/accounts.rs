@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc};
 use super::{
     Result, config::Config, passwords::Passwords, signer::Stamp, static_tokens::StaticTokens,
 };
-use crate::redact::Secret;
+use crate::{
+    redact::Secret,
+    serve::admission::{Full, Key, Pool},
+};
 
 /// Who has shown a secret.
 #[derive(Debug, Clone)]
@@ -57,14 +60,27 @@ impl Accounts {
     }
 
     /// The account, if the name goes with this password or has this static token: `docker login` knows no other way to show one.
-    pub(super) async fn by_password(&self, name: &str, password: &Secret) -> Option<Account> {
+    ///
+    /// # Errors
+    /// [`Full`] if too many passwords are being checked.
+    pub(super) async fn by_password(
+        &self,
+        name: &str,
+        password: &Secret,
+        at: (&Pool, Key),
+    ) -> std::result::Result<Option<Account>, Full> {
         if let Some(owner) = self.by_token(password).filter(|a| *a.name == *name) {
-            return Some(owner);
+            return Ok(Some(owner));
         }
-        let passwords = self.passwords.as_ref()?;
-        let name = passwords.check(name, password).await?;
-        let stamp = Stamp::of(passwords.of(&name)?);
-        Some(Account { name, stamp })
+        let Some(passwords) = &self.passwords else {
+            return Ok(None);
+        };
+        let name = passwords.check(name, password, at).await?;
+        let known = name.and_then(|name| Some((passwords.of(&name)?, name)));
+        Ok(known.map(|(secret, name)| Account {
+            name,
+            stamp: Stamp::of(secret),
+        }))
     }
 
     /// Says whether `name` still has the secret that `stamp` stands for.

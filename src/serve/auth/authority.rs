@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use axum::http::request::Parts;
+use axum::http::{HeaderMap, request::Parts};
 use tracing::{debug, info};
 
 use super::{
@@ -14,17 +14,24 @@ use super::{
     challenge::Wrong,
     config::{Config, Exposure},
     grant::Action,
-    identify::{Identity, Proof, Setup},
+    identify::{Identity, Proof, Setup, Unknown},
+    passwords::Passwords,
     peer::Peer,
     principal::{Need, Principal},
 };
-use crate::task;
+use crate::{
+    metrics::Admitted,
+    serve::admission::{Key, Pool},
+    task,
+};
 
 /// Knows all who may come in, and what they may do; shared by all doors.
 pub struct Authority {
     exposure: Exposure,
     state_dir: PathBuf,
     setup: RwLock<Arc<Setup>>,
+    /// Places of passwords that are checked.
+    checks: Pool,
 }
 
 impl fmt::Debug for Authority {
@@ -44,7 +51,24 @@ impl Authority {
             exposure,
             state_dir: state_dir.to_owned(),
             setup: RwLock::new(Arc::new(setup)),
+            checks: Passwords::checks(),
         })
+    }
+
+    /// The same, whose checks of passwords are shown in `counts`.
+    #[must_use]
+    pub fn counted(self, counts: Admitted) -> Self {
+        let checks = self.checks.counted(counts);
+        Self { checks, ..self }
+    }
+
+    pub(super) fn checks(&self) -> &Pool {
+        &self.checks
+    }
+
+    /// Whose share a request counts to, as long as it is not known who sends it.
+    pub fn caller(&self, headers: &HeaderMap, peer: &Peer) -> Key {
+        peer.caller(headers, self.setup().config.trust_forwarded)
     }
 
     /// Reads everything again, under these settings; requests on their way end as they began. Passwords that were remembered
@@ -83,10 +107,12 @@ impl Authority {
             challenges: setup.challenger.challenges(request, peer, needs, wrong),
             message: message.to_owned(),
         };
-        let Identity { principal, proof } = match setup.identify(&request.headers, peer).await {
-            Ok(identity) => identity,
-            Err(wrong) => return Err(challenge(wrong, wrong_message(wrong))),
-        };
+        let Identity { principal, proof } =
+            match setup.identify(&request.headers, peer, &self.checks).await {
+                Ok(identity) => identity,
+                Err(Unknown::Wrong(wrong)) => return Err(challenge(wrong, wrong_message(wrong))),
+                Err(Unknown::Busy(full)) => return Err(full.into()),
+            };
         let could_ask = !setup.challenger.is_empty()
             && (principal.is_anonymous() || setup.config.has_accounts());
         if needs.is_empty() && could_ask && should_log_in(&principal, &proof) {

@@ -75,7 +75,8 @@ pub struct Config {
     pub offer: Vec<Scheme>,
     /// URL at which clients see this daemon, such as `https://cache.example`. Default: what each request says in `Host`.
     pub external_url: Option<String>,
-    /// Believe `X-Forwarded-Proto`: only behind a proxy that always sets it. Default: false.
+    /// Believe `X-Forwarded-Proto`, and the last address in `X-Forwarded-For`: only behind a proxy that always sets both.
+    /// Default: false.
     pub trust_forwarded: bool,
     /// Name of this service in tokens; daemons that share a signing key share it too. Default: `cachectld`.
     pub service: String,

@@ -21,18 +21,21 @@ use axum::{
 use serde::Serialize;
 
 use super::{
-    Authority,
+    Authority, Refusal,
     access::Access,
     challenge::{BASIC, TOKEN_PATH},
     header::{self, Shown},
-    identify::{Identity, Proof, Setup},
+    identify::{Identity, Proof, Setup, Unknown},
     peer::Peer,
     signer::{Pass, Refresh, Signer},
 };
-use crate::redact::Secret;
+use crate::{
+    redact::Secret,
+    serve::admission::{Full, Pool},
+};
 
 /// Largest form.
-const MAX_FORM_BYTES: usize = 64 << 10;
+pub const MAX_FORM_BYTES: usize = 64 << 10;
 
 /// The routes of the token endpoint (`/token`), which share the doors' authority; the request's [`Peer`] is in its extensions.
 pub fn router(authority: Arc<Authority>) -> Router {
@@ -59,8 +62,11 @@ async fn token(State(authority): State<Arc<Authority>>, request: Request) -> Res
         Ok(ask) => ask,
         Err(why) => return error(StatusCode::BAD_REQUEST, "UNSUPPORTED", &why),
     };
-    if let Some(reply) = answer(&setup, signer, &ask, &headers, &peer).await {
-        return ([(CACHE_CONTROL, "no-store")], Json(reply)).into_response();
+    let answered = answer(&setup, signer, &ask, (&headers, &peer), authority.checks());
+    match answered.await {
+        Ok(Some(reply)) => return ([(CACHE_CONTROL, "no-store")], Json(reply)).into_response(),
+        Ok(None) => {}
+        Err(full) => return Refusal::from(full).into_response(),
     }
     let wrong = "the user name, password or token is wrong";
     let mut refused = error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", wrong);
@@ -147,23 +153,32 @@ async fn answer(
     setup: &Setup,
     signer: &Signer,
     ask: &Ask,
-    headers: &HeaderMap,
-    peer: &Peer,
-) -> Option<Reply> {
+    (headers, peer): (&HeaderMap, &Peer),
+    checks: &Pool,
+) -> Result<Option<Reply>, Full> {
     let from = peer.origin(headers);
     let mut refresh_token = None;
     let (principal, secret) = match &ask.grant {
         Grant::Refresh(token) => {
-            let Refresh { sub, secret } = signer.check_refresh(token)?;
-            setup.accounts.vouches(&sub, &secret).then_some(())?;
+            let known = signer.check_refresh(token);
+            let known = known.filter(|r| setup.accounts.vouches(&r.sub, &r.secret));
+            let Some(Refresh { sub, secret }) = known else {
+                return Ok(None);
+            };
             // The same again: one that can be used once locks out every client that asks twice at a time.
             refresh_token = Some(token.clone());
             (setup.principal(Some(sub.into()), from), Some(secret))
         }
         other => {
-            let Identity { principal, proof } = match other {
-                Grant::Password(name, password) => setup.by_password(name, password, from).await?,
-                _ => by_request(setup, headers, peer).await?,
+            let known = match other {
+                Grant::Password(name, password) => {
+                    let request = (headers, peer);
+                    setup.by_password(name, password, request, checks).await?
+                }
+                _ => by_request(setup, headers, peer, checks).await?,
+            };
+            let Some(Identity { principal, proof }) = known else {
+                return Ok(None);
             };
             let secret = match proof {
                 Proof::Account(account) => Some(account.stamp),
@@ -196,20 +211,29 @@ async fn answer(
     let signed = signer.pass(&pass, life);
     let issued_at = UNIX_EPOCH + Duration::from_secs(signed.issued_at);
     let token = signed.token.expose().to_owned();
-    Some(Reply {
+    Ok(Some(Reply {
         access_token: token.clone(),
         token,
         expires_in: life,
         issued_at: humantime::format_rfc3339_seconds(issued_at).to_string(),
         refresh_token: refresh_token.map(|t| t.expose().to_owned()),
         scope,
-    })
+    }))
 }
 
 /// Who sends this request; a token of ours is not good for the next one, or it would never end.
-async fn by_request(setup: &Setup, headers: &HeaderMap, peer: &Peer) -> Option<Identity> {
+async fn by_request(
+    setup: &Setup,
+    headers: &HeaderMap,
+    peer: &Peer,
+    checks: &Pool,
+) -> Result<Option<Identity>, Full> {
     if let Shown::Bearer(token) = header::shown(headers) {
-        return setup.by_static_token(&token, peer.origin(headers));
+        return Ok(setup.by_static_token(&token, peer.origin(headers)));
     }
-    setup.identify(headers, peer).await.ok()
+    match setup.identify(headers, peer, checks).await {
+        Ok(identity) => Ok(Some(identity)),
+        Err(Unknown::Wrong(_)) => Ok(None),
+        Err(Unknown::Busy(full)) => Err(full),
+    }
 }

@@ -16,7 +16,10 @@ use super::{
     principal::Principal,
     signer::{Pass, Signer},
 };
-use crate::redact::Secret;
+use crate::{
+    redact::Secret,
+    serve::admission::{Full, Pool},
+};
 
 /// How somebody has shown who they are.
 #[derive(Debug, Clone)]
@@ -27,6 +30,21 @@ pub(super) enum Proof {
     Account(Account),
     /// By a token of ours.
     Pass,
+}
+
+/// Why it is not known who a request is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// What was shown is wrong.
+    Wrong(Wrong),
+    /// Too many passwords are being checked.
+    Busy(Full),
+}
+
+impl From<Full> for Unknown {
+    fn from(full: Full) -> Self {
+        Self::Busy(full)
+    }
 }
 
 /// Who it is, as far as that was shown.
@@ -73,7 +91,7 @@ impl Setup {
         })
     }
 
-    /// Who a request is from.
+    /// Who a request is from; a password is checked in a place of `checks`.
     ///
     /// # Errors
     /// Says what was wrong with what was shown: it is never taken for nothing, or `docker login` would accept any password.
@@ -81,7 +99,8 @@ impl Setup {
         &self,
         headers: &HeaderMap,
         peer: &Peer,
-    ) -> std::result::Result<Identity, Wrong> {
+        checks: &Pool,
+    ) -> std::result::Result<Identity, Unknown> {
         let from = peer.origin(headers);
         // Where there is nothing to show, whatever is shown is for somebody else.
         let shown = if self.can_identify {
@@ -91,12 +110,15 @@ impl Setup {
         };
         match shown {
             Shown::Nothing => Ok(self.unasked(peer, from)),
-            Shown::Nonsense => Err(Wrong::Nothing),
+            Shown::Nonsense => Err(Unknown::Wrong(Wrong::Nothing)),
             Shown::Basic(name, password) => self
-                .by_password(&name, &password, from)
-                .await
-                .ok_or(Wrong::Nothing),
-            Shown::Bearer(token) => self.by_bearer(&token, from).ok_or(Wrong::Token),
+                .by_password(&name, &password, (headers, peer), checks)
+                .await?
+                .ok_or(Unknown::Wrong(Wrong::Nothing)),
+            Shown::Bearer(token) => {
+                let known = self.by_bearer(&token, from);
+                known.ok_or(Unknown::Wrong(Wrong::Token))
+            }
         }
     }
 
@@ -107,23 +129,30 @@ impl Setup {
         }
     }
 
-    /// Who has this name and password.
+    /// Who has this name and password, in a request with these headers.
+    ///
+    /// # Errors
+    /// [`Full`] if too many passwords are being checked.
     pub(super) async fn by_password(
         &self,
         name: &str,
         password: &Secret,
-        from: PeerKind,
-    ) -> Option<Identity> {
+        (headers, peer): (&HeaderMap, &Peer),
+        checks: &Pool,
+    ) -> std::result::Result<Option<Identity>, Full> {
         if name.is_empty() {
             // BuildKit shows a refresh token so before it asks in the way that is meant for one.
-            return None;
+            return Ok(None);
         }
-        let Some(account) = self.accounts.by_password(name, password).await else {
+        let from = peer.origin(headers);
+        let caller = peer.caller(headers, self.config.trust_forwarded);
+        let account = self.accounts.by_password(name, password, (checks, caller));
+        let Some(account) = account.await? else {
             // Not the name: some paste their token there.
             warn!(?from, "Wrong user name or password");
-            return None;
+            return Ok(None);
         };
-        Some(self.account(account, from))
+        Ok(Some(self.account(account, from)))
     }
 
     /// Who has this static token.

@@ -30,7 +30,7 @@ mod tests;
 
 pub use authority::Authority;
 pub use config::{Config, Exposure, Rule, Scheme, TrustLocal};
-pub use endpoint::router;
+pub use endpoint::{MAX_FORM_BYTES, router};
 pub use grant::{Action, Actions, Grant};
 pub use peer::{Peer, PeerKind, Transport};
 pub use principal::{Need, Principal};

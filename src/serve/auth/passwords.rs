@@ -2,14 +2,22 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use base64::Engine as _;
-use tokio::sync::Semaphore;
-
 use super::{Result, files, remembered::Remembered};
-use crate::{digest::Sha256, redact::Secret, task};
+use crate::{
+    digest::Sha256,
+    redact::Secret,
+    serve::admission::{Full, Key, Pool, Queue},
+    task,
+};
+use base64::Engine as _;
 
 /// Passwords computed at once: guessing must not take every processor.
 const MAX_AT_ONCE: usize = 2;
+/// Requests that wait for their password to be computed, all of them and those of one caller.
+const QUEUE: Queue = Queue {
+    total: 512,
+    each: 128,
+};
 /// bcrypt's costs that are taken: below it there is no format, above it one login takes many seconds.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=15;
 /// What an unknown name is compared with where the file is empty; nobody's password.
@@ -19,7 +27,6 @@ const DECOY: &str = "$2y$10$yqpZ.uwQryeanbUrqhshdOwSVMPpBqIXTAl3e3TXoPQAbRViN9mJ
 pub(super) struct Passwords {
     users: BTreeMap<Arc<str>, Secret>,
     remembered: Remembered,
-    at_once: Arc<Semaphore>,
 }
 
 impl Passwords {
@@ -52,7 +59,6 @@ impl Passwords {
         Ok(Self {
             users,
             remembered: Remembered::new(remember),
-            at_once: Arc::new(Semaphore::new(MAX_AT_ONCE)),
         })
     }
 
@@ -61,26 +67,36 @@ impl Passwords {
         self.users.len()
     }
 
-    /// The user's name, if this is the password. Waits while others are computed; an unknown name takes as long as a known one.
-    pub(super) async fn check(&self, name: &str, password: &Secret) -> Option<Arc<str>> {
+    /// Places of those that are computed.
+    pub(super) fn checks() -> Pool {
+        Pool::new("passwords", MAX_AT_ONCE, QUEUE)
+    }
+
+    /// The user's name, if this is the password. Waits for a place among `checks` as `caller` while others are computed; an
+    /// unknown name takes as long as a known one.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub(super) async fn check(
+        &self,
+        name: &str,
+        password: &Secret,
+        (checks, caller): (&Pool, Key),
+    ) -> std::result::Result<Option<Arc<str>>, Full> {
         let known = self.users.get_key_value(name);
         let id = self.remembered.id(name, password);
-        let at_once = self.at_once.clone();
         let remembered = || {
             known
                 .filter(|_| self.remembered.knows(id))
                 .map(|(n, _)| n.clone())
         };
         if let Some(name) = remembered() {
-            return Some(name);
+            return Ok(Some(name));
         }
-        let permit = at_once
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let permit = checks.enter(caller).await?;
         // Sixty requests of one push come at once; the first of them did the work.
         if let Some(name) = remembered() {
-            return Some(name);
+            return Ok(Some(name));
         }
         let hash = known.map_or_else(|| self.decoy(name), |(_, hash)| hash.clone());
         let password = password.clone();
@@ -91,9 +107,11 @@ impl Passwords {
         })
         .await;
         // An error is a hash that cannot be one, and reading the file refuses those.
-        let name = known.filter(|_| right.unwrap_or(false))?.0.clone();
-        self.remembered.add(id);
-        Some(name)
+        let name = known.filter(|_| right.unwrap_or(false));
+        if name.is_some() {
+            self.remembered.add(id);
+        }
+        Ok(name.map(|(name, _)| name.clone()))
     }
 
     /// A hash that is another when the password of `name` is.
@@ -163,7 +181,9 @@ mod tests {
     }
 
     async fn right(p: &Passwords, name: &str, password: &str) -> bool {
-        p.check(name, &Secret::new(password)).await.is_some()
+        let at = (&Passwords::checks(), Key::Unknown);
+        let checked = p.check(name, &Secret::new(password), at).await;
+        checked.unwrap().is_some()
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::http::{Extensions, HeaderMap};
 
+use crate::serve::admission::Key;
+
 /// Where the other end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerKind {
@@ -33,6 +35,8 @@ pub struct Peer {
     pub transport: Transport,
     /// The name in its certificate, which TLS has verified; `None` without one.
     pub certificate: Option<Arc<str>>,
+    /// Its address; `None` at the unix socket, and where it is not known.
+    pub address: Option<IpAddr>,
 }
 
 impl Peer {
@@ -44,10 +48,14 @@ impl Peer {
     /// At an address, without TLS.
     pub fn tcp(ip: IpAddr) -> Self {
         // A socket for both families shows 127.0.0.1 as ::ffff:127.0.0.1.
-        if ip.to_canonical().is_loopback() {
-            Self::plain(PeerKind::Loopback)
+        let kind = if ip.to_canonical().is_loopback() {
+            PeerKind::Loopback
         } else {
-            Self::plain(PeerKind::Remote)
+            PeerKind::Remote
+        };
+        Self {
+            address: Some(ip),
+            ..Self::plain(kind)
         }
     }
 
@@ -56,6 +64,7 @@ impl Peer {
             kind,
             transport: Transport::Plain,
             certificate: None,
+            address: None,
         }
     }
 
@@ -71,6 +80,25 @@ impl Peer {
     pub fn of(extensions: &Extensions) -> Self {
         let found = extensions.get::<Self>().cloned();
         found.unwrap_or_else(|| Self::plain(PeerKind::Remote))
+    }
+
+    /// Whose share the connection counts to.
+    pub fn key(&self) -> Key {
+        match self.address {
+            Some(ip) => Key::address(ip),
+            None if self.kind == PeerKind::Unix => Key::Socket,
+            None => Key::Unknown,
+        }
+    }
+
+    /// Whose share a request counts to, as long as it is not known who sends it. With `trust_forwarded` that is the last
+    /// address in `X-Forwarded-For`, which the proxy in front of us has written; those before it anybody may have.
+    pub(super) fn caller(&self, headers: &HeaderMap, trust_forwarded: bool) -> Key {
+        let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
+        let forwarded = forwarded.filter(|_| trust_forwarded);
+        let last = forwarded.and_then(|v| v.to_str().ok()?.rsplit(',').next());
+        let ip = last.and_then(|ip| ip.trim().parse().ok());
+        ip.map_or_else(|| self.key(), Key::address)
     }
 
     /// Where the client is: a proxy on this machine that says it forwards speaks for somebody who is not.
@@ -100,6 +128,22 @@ mod tests {
     #[test]
     fn request_without_a_peer_is_remote() {
         assert_eq!(Peer::of(&Extensions::new()).kind, PeerKind::Remote);
+    }
+
+    #[test]
+    fn forwarded_address_counts_only_from_a_trusted_proxy_and_only_the_last() {
+        let key = |ip: &str| Key::address(ip.parse().unwrap());
+        let peer = Peer::tcp("192.0.2.1".parse().unwrap());
+        let mut headers = HeaderMap::new();
+        assert_eq!(peer.caller(&headers, true), key("192.0.2.1"));
+        for forwarded in ["10.9.9.9", "10.0.0.1, 10.0.0.2"] {
+            headers.append("x-forwarded-for", forwarded.parse().unwrap());
+        }
+        assert_eq!(peer.caller(&headers, true), key("10.0.0.2"));
+        assert_eq!(peer.caller(&headers, false), key("192.0.2.1"));
+        headers.append("x-forwarded-for", "unknown".parse().unwrap());
+        assert_eq!(peer.caller(&headers, true), key("192.0.2.1"));
+        assert_eq!(Peer::unix().caller(&headers, false), Key::Socket);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
     access::Access,
     grant::{Action, Actions, Grant},
 };
+use crate::serve::admission::Key;
 
 /// One right that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,11 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Whose share the request counts to; `address` where it is nobody in particular.
+    pub fn key(&self, address: Key) -> Key {
+        self.name.clone().map_or(address, Key::Principal)
+    }
+
     pub(super) fn new(name: Option<Arc<str>>, grants: Vec<Arc<Grant>>) -> Self {
         Self {
             name,

@@ -2,9 +2,14 @@
 
 use axum::{
     Json,
-    http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{RETRY_AFTER, WWW_AUTHENTICATE},
+    },
     response::{IntoResponse, Response},
 };
+
+use crate::serve::admission::Full;
 
 /// A request that is not let through, and what to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +27,19 @@ pub enum Refusal {
         /// For the client.
         message: String,
     },
+    /// `429`: too many of this caller's requests are being looked at.
+    TooMany {
+        /// For the client.
+        message: String,
+    },
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        Self::TooMany {
+            message: full.to_string(),
+        }
+    }
 }
 
 impl Refusal {
@@ -30,6 +48,7 @@ impl Refusal {
         match self {
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -38,22 +57,31 @@ impl Refusal {
         match self {
             Self::Unauthenticated { .. } => "UNAUTHORIZED",
             Self::Denied { .. } => "DENIED",
+            Self::TooMany { .. } => "TOOMANYREQUESTS",
         }
     }
 
     /// What the client is told; holds nothing that it showed.
     pub fn message(&self) -> &str {
-        let (Self::Unauthenticated { message, .. } | Self::Denied { message }) = self;
+        let (Self::Unauthenticated { message, .. }
+        | Self::Denied { message }
+        | Self::TooMany { message }) = self;
         message
     }
 
     /// The headers that the answer must carry.
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if let Self::Unauthenticated { challenges, .. } = self {
-            for challenge in challenges {
-                headers.append(WWW_AUTHENTICATE, challenge.clone());
+        match self {
+            Self::Unauthenticated { challenges, .. } => {
+                for challenge in challenges {
+                    headers.append(WWW_AUTHENTICATE, challenge.clone());
+                }
             }
+            Self::TooMany { .. } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            Self::Denied { .. } => {}
         }
         headers
     }

@@ -6,7 +6,10 @@ use tonic::Status;
 
 use crate::{
     ops::Reach,
-    serve::auth::{Action, Authority, Need, Peer, Principal, Refusal},
+    serve::{
+        admission::Key,
+        auth::{Action, Authority, Need, Peer, Principal, Refusal},
+    },
     store::keys::Repo,
 };
 
@@ -31,6 +34,11 @@ pub trait Admit: Send + Sync {
     /// # Errors
     /// `Unauthenticated` where somebody else might do it, `PermissionDenied` where it is known who asks.
     async fn admit(&self, request: &Parts, right: Right) -> Result<Rights, Status>;
+
+    /// Whose share a request counts to, as long as it is not known who sends it.
+    fn caller(&self, request: &Parts) -> Key {
+        Peer::of(&request.extensions).key()
+    }
 }
 
 /// What the caller of a call may do where.
@@ -41,6 +49,14 @@ impl Rights {
     /// Everything everywhere.
     pub fn everything() -> Self {
         Self(None)
+    }
+
+    /// Whose share the call counts to; `address` where it is nobody in particular.
+    pub(super) fn key(&self, address: Key) -> Key {
+        match &self.0 {
+            Some(principal) => principal.key(address),
+            None => address,
+        }
     }
 
     /// The repositories that it may read.
@@ -107,12 +123,18 @@ impl Admit for Authority {
         }
         Ok(Rights(Some(principal)))
     }
+
+    fn caller(&self, request: &Parts) -> Key {
+        let peer = Peer::of(&request.extensions);
+        Authority::caller(self, &request.headers, &peer)
+    }
 }
 
 fn status(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::Unauthenticated { message, .. } => Status::unauthenticated(message),
         Refusal::Denied { message } => Status::permission_denied(message),
+        Refusal::TooMany { message } => Status::resource_exhausted(message),
     }
 }
 
@@ -137,6 +159,11 @@ const ROUTES: [&str; 13] = [
 pub(super) fn route(path: &str) -> &'static str {
     let known = ROUTES.into_iter().find(|route| *route == path);
     known.unwrap_or("other")
+}
+
+/// Says whether the method at `path` is reflection, whose requests are a stream.
+pub(super) fn is_reflection(path: &str) -> bool {
+    path.starts_with("/grpc.reflection.")
 }
 
 /// What the method at `path` needs; `None` for health and reflection, which say nothing of the store.

@@ -12,14 +12,16 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
-    body::Body,
-    http::{HeaderValue, Request, Response, header, request::Parts},
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, Request, Response, header, request::Parts},
 };
+use http_body::Frame;
 use tokio::time::Instant;
-use tonic::{Status, codegen::Service as _};
+use tonic::{Code, Status, codegen::Service as _};
 use tonic_health::server::HealthReporter;
 use tracing::Instrument as _;
 
@@ -38,6 +40,7 @@ pub use access::{Admit, Right, Rights};
 use crate::{
     metrics::http::Place,
     proto::{self, v1::control_server::ControlServer},
+    serve::admission::{Admission, Hangup},
     store::{
         self, Queue,
         open::{Opened, Options},
@@ -51,6 +54,12 @@ pub const DOOR: &str = "control";
 
 /// Largest request: names and numbers.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// Longest time for a request to come.
+const REQUEST: Duration = Duration::from_mins(1);
+/// Longest time of a call that needs no right: a health check is then asked for again.
+const WATCH: Duration = Duration::from_mins(10);
+const REFLECTION: Duration = Duration::from_mins(1);
 
 /// Where a request goes that [`Control::takes`].
 pub fn place(path: &str) -> Place {
@@ -74,6 +83,8 @@ pub struct Settings {
     pub threads: usize,
     /// Requests to a store in flight at once, for each call.
     pub concurrency: usize,
+    /// What calls share with each other.
+    pub admission: Arc<Admission>,
 }
 
 /// What all calls work with.
@@ -172,7 +183,7 @@ impl Control {
 
     /// Answers a call.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let asked = Asked::of(&parts);
         let span = tracing::info_span!(
             "control",
@@ -181,14 +192,8 @@ impl Control {
         );
         let work = async {
             match self.check(&parts).await {
-                Ok(rights) => parts.extensions.insert(rights),
-                Err(status) => return status.into_http(),
-            };
-            parts.extensions.insert(asked.clone());
-            let mut routes = self.routes.clone();
-            match routes.call(Request::from_parts(parts, body)).await {
-                Ok(response) => response,
-                Err(never) => match never {},
+                Ok(rights) => self.admitted(parts, body, rights, asked.clone()).await,
+                Err(status) => status.into_http(),
             }
         };
         let mut response = work.instrument(span).await;
@@ -196,6 +201,44 @@ impl Control {
         headers.insert(proto::PROTOCOL_KEY, HeaderValue::from(proto::PROTOCOL));
         headers.insert(proto::REQUEST_ID_KEY, asked.header());
         response
+    }
+
+    /// Answers a call whose caller may make it: its request is read first, and its response has a place in a lane, whether it
+    /// works or waits.
+    async fn admitted(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        rights: Rights,
+        asked: Asked,
+    ) -> Response<Body> {
+        let admission = &self.shared.settings.admission;
+        let key = rights.key(self.admit.caller(&parts));
+        let path = parts.uri.path();
+        let (lane, limit) = match access::needed(path) {
+            Some(_) => (&admission.calls, None),
+            None if access::is_reflection(path) => (&admission.health, Some(REFLECTION)),
+            None => (&admission.health, Some(WATCH)),
+        };
+        let body = if access::is_reflection(path) {
+            body
+        } else {
+            let whole = admission.gather(key.clone(), body, MAX_REQUEST_BYTES + 5, REQUEST);
+            match whole.await {
+                Ok(bytes) => Body::from(bytes),
+                Err(fault) => return Status::cancelled(fault.to_string()).into_http(),
+            }
+        };
+        let held = (lane.park(key.clone()), Hangup::of(&parts.extensions));
+        parts.extensions.insert(key.clone());
+        parts.extensions.insert(rights);
+        parts.extensions.insert(asked);
+        let mut routes = self.routes.clone();
+        let response = match routes.call(Request::from_parts(parts, body)).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        response.map(|body| admission.stream(body, key, held, limit, cut_off))
     }
 
     async fn check(&self, request: &Parts) -> Result<Rights, Status> {
@@ -206,6 +249,18 @@ impl Control {
         speaks_our_version(request)?;
         self.admit.admit(request, right).await
     }
+}
+
+/// The end of a stream that was open for as long as it may, or whose room others need.
+fn cut_off() -> Frame<Bytes> {
+    let status = Status::new(
+        Code::Aborted,
+        "the stream was open for too long: call again",
+    );
+    let mut trailers = HeaderMap::new();
+    // Fails only for metadata, and there is none.
+    let _ = status.add_header(&mut trailers);
+    Frame::trailers(trailers)
 }
 
 /// A client of another major version may mean something else by the same words.

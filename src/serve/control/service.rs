@@ -16,16 +16,13 @@ use crate::{
     ops::{self, Context, Reach, du, inspect, list, prune, remove, verify},
     progress::Progress,
     proto::{Message, v1},
+    serve::admission::{Key, Permit},
     store::{marked::MIN_GRACE, open::Opened},
 };
-
-/// Calls that work at once; others wait for their turn.
-const AT_ONCE: usize = 4;
 
 /// The methods of the schema.
 pub(super) struct Verbs {
     shared: Arc<Shared>,
-    places: Arc<Semaphore>,
     /// One prune at a time: two would count each other's work.
     pruning: Arc<Semaphore>,
     flushes: Flushes,
@@ -37,7 +34,6 @@ impl Verbs {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            places: Arc::new(Semaphore::new(AT_ONCE)),
             pruning: Arc::new(Semaphore::new(1)),
             flushes: Flushes::default(),
         }
@@ -46,16 +42,16 @@ impl Verbs {
     /// Runs a verb on what is within `reach` of the daemon's store, when there is a place for it.
     fn run<M: Message, R: Into<M::Report>, F>(
         &self,
-        asked: Asked,
+        (asked, key): (Asked, Key),
         reach: Reach,
         work: impl FnOnce(Context) -> F + Send + 'static,
     ) -> Response<Messages<M>>
     where
         F: Future<Output = ops::Result<R>> + Send,
     {
-        let (shared, places) = (self.shared.clone(), self.places.clone());
+        let shared = self.shared.clone();
         stream::start(move |progress| async move {
-            let _place = places.acquire_owned().await;
+            let _place = shared.place(key).await?;
             let ctx = shared.context(shared.opened.clone(), reach, progress);
             let own = shared.opened.url.to_string();
             let report = work(ctx).await.map_err(|e| asked.status(&e, &own))?;
@@ -65,6 +61,12 @@ impl Verbs {
 }
 
 impl Shared {
+    /// A place among the calls that work.
+    async fn place(&self, key: Key) -> Result<Permit, Status> {
+        let place = self.settings.admission.control.enter(key).await;
+        place.map_err(|full| Status::resource_exhausted(full.to_string()))
+    }
+
     fn context(&self, opened: Arc<Opened>, reach: Reach, progress: Progress) -> Context {
         Context {
             opened,
@@ -81,13 +83,14 @@ impl Shared {
     }
 }
 
-/// The id that the door gave the request, what its caller may do, and what it says.
-fn taken<T>(request: Request<T>) -> (Asked, Rights, T) {
+/// The id that the request was given, its caller, what they may do, and what it says.
+fn taken<T>(request: Request<T>) -> ((Asked, Key), Rights, T) {
     const WHY: &str = "every request comes through `Control::handle`";
     let extensions = request.extensions();
     let asked = extensions.get::<Asked>().cloned().expect(WHY);
     let rights = extensions.get::<Rights>().cloned().expect(WHY);
-    (asked, rights, request.into_inner())
+    let key = extensions.get::<Key>().cloned().expect(WHY);
+    ((asked, key), rights, request.into_inner())
 }
 
 /// Of what is within reach that which a request chooses.
@@ -194,7 +197,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn copy(&self, request: Request<v1::CopyRequest>) -> Answer<v1::CopyResponse> {
-        let (asked, _, r) = taken(request);
+        let ((asked, key), _, r) = taken(request);
         if r.from == r.to {
             return Err(Status::invalid_argument("from and to are the same store"));
         }
@@ -203,10 +206,10 @@ impl v1::control_server::Control for Verbs {
             Other::parse(&self.shared, &r.from, Side::From)?,
             Other::parse(&self.shared, &r.to, Side::To)?,
         );
-        let (shared, places) = (self.shared.clone(), self.places.clone());
+        let shared = self.shared.clone();
         // Credentials may be long in coming: stores are opened when the answer has begun.
         Ok(stream::start(move |progress| async move {
-            let _place = places.acquire_owned().await;
+            let _place = shared.place(key).await?;
             let from = from.open(&shared, &asked).await?;
             let to = to.open(&shared, &asked).await?;
             let own = shared.opened.url.to_string();
@@ -218,7 +221,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Answer<v1::FlushResponse> {
-        let (asked, _, r) = taken(request);
+        let ((asked, _), _, r) = taken(request);
         Ok(Response::new(match self.shared.queue.clone() {
             None => Messages::one(v1::FlushResponse { queue: None }),
             Some(queue) if r.wait => flush::wait(queue, asked, self.shared.opened.url.to_string()),

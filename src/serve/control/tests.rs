@@ -93,6 +93,7 @@ impl World {
             temp_dir: self.temp.path().join("tmp"),
             threads: 2,
             concurrency: 4,
+            admission: Arc::default(),
         };
         Control::new(self.opened(), queue, settings).await.unwrap()
     }
@@ -469,6 +470,7 @@ async fn teams(dir: &tempfile::TempDir) -> ControlClient<Direct> {
         temp_dir: dir.path().join("tmp"),
         threads: 2,
         concurrency: 4,
+        admission: Arc::default(),
     };
     let door = Control::new(opened, None, settings).await.unwrap();
     let door = door.guarded_by(Arc::new(authority.unwrap()));

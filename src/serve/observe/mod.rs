@@ -43,6 +43,10 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Debug, Clone)]
 pub struct AskedBy(pub String);
 
+/// Extension of a response that nobody will read: the client went away while it was sending.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientGone;
+
 /// Extension of a response: a blob that the client need not send.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
@@ -99,6 +103,7 @@ impl Observer {
             grpc: None,
             tier: None,
             asked_by: None,
+            client_gone: false,
             body: State::Waiting,
         };
         let answered = metered::watched(answer(request)).instrument(span);

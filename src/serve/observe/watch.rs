@@ -15,7 +15,7 @@ use axum::{
 use http_body::Body as _;
 use tracing::Span;
 
-use super::{AskedBy, Saved};
+use super::{AskedBy, ClientGone, Saved};
 use crate::{
     metrics::{
         Counting,
@@ -59,6 +59,8 @@ pub(super) struct Watch {
     pub(super) grpc: Option<u8>,
     pub(super) tier: Option<Tier>,
     pub(super) asked_by: Option<String>,
+    /// Whether the client went away while it was sending.
+    pub(super) client_gone: bool,
     pub(super) body: State,
 }
 
@@ -74,6 +76,7 @@ impl Watch {
         self.announced = response.body().size_hint().exact().or(length);
         let notes = response.extensions_mut();
         self.asked_by = notes.remove::<AskedBy>().map(|AskedBy(name)| name);
+        self.client_gone = notes.remove::<ClientGone>().is_some();
         if let Some(Saved { how, bytes }) = notes.remove::<Saved>() {
             self.http.saved(self.place.door, how, bytes);
         }
@@ -107,6 +110,7 @@ impl Watch {
     fn outcome(&self) -> Outcome {
         let whole = self.announced == Some(self.sent);
         match (self.body, self.code) {
+            _ if self.client_gone => Outcome::Aborted,
             (State::Failed, _) => Outcome::Broken,
             // A panic unwinds through it; what is left is an internal error.
             (State::Waiting, _) if std::thread::panicking() => Outcome::Error,

@@ -6,7 +6,10 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::store;
+use crate::{
+    serve::admission::{Fault, Full},
+    store::{self, ingest::OVER_QUOTA},
+};
 
 /// An error code of the spec; `Unavailable` and `Full` are ours, for what it has no code for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub(super) enum Code {
     Unsupported,
     Unavailable,
     Full,
+    /// Too many requests of this caller.
+    TooMany,
 }
 
 impl Code {
@@ -45,6 +50,7 @@ impl Code {
             Self::Unsupported => "UNSUPPORTED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Full => "INSUFFICIENT_STORAGE",
+            Self::TooMany => "TOOMANYREQUESTS",
         }
     }
 
@@ -64,6 +70,7 @@ impl Code {
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 }
@@ -121,6 +128,7 @@ impl Refusal {
             Kind::Invalid => (Code::SizeInvalid, error.message.as_str()),
             Kind::Conflict => (Code::BlobUploadInvalid, error.message.as_str()),
             Kind::Full => (Code::Full, "there is no room left in the store"),
+            Kind::Denied if error.op == OVER_QUOTA => (Code::Denied, error.message.as_str()),
             Kind::Denied | Kind::Unauthenticated | Kind::Unsupported => (
                 Code::Denied,
                 "the store behind this registry refuses it; its log says why",
@@ -157,6 +165,24 @@ impl Refusal {
             headers.append(name, value);
         }
         response
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        Self::new(Code::TooMany, full.to_string()).header(header::RETRY_AFTER, "5")
+    }
+}
+
+impl From<&Fault> for Refusal {
+    /// The client's own fault: it is told so, whatever came of it further down.
+    fn from(fault: &Fault) -> Self {
+        let code = match fault {
+            Fault::Crowded => Code::TooMany,
+            // The spec has no code for a body that did not come whole.
+            _ => Code::SizeInvalid,
+        };
+        Self::new(code, fault.to_string()).status(fault.status())
     }
 }
 

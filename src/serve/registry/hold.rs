@@ -15,7 +15,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{Code, Refusal};
-use crate::{digest::Digest, serve::turn::Turn};
+use crate::{digest::Digest, serve::admission::Ticket};
 
 /// Between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -61,7 +61,7 @@ impl Hold {
     pub(super) async fn until_back<T, F>(
         &self,
         digest: &Digest,
-        turn: Option<&Turn>,
+        ticket: Option<&Ticket>,
         mut ask: impl FnMut() -> F,
     ) -> Result<T, Refusal>
     where
@@ -85,9 +85,9 @@ impl Hold {
                 tracing::warn!(%digest, seconds = self.limit.as_secs(), "Request waits for the store, up to so long");
             }
             let rest = sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64()));
-            match turn {
+            match ticket {
                 // Who waits here must not keep those from being answered who need not.
-                Some(turn) => turn.aside(rest).await,
+                Some(ticket) => ticket.aside(rest).await,
                 None => rest.await,
             }
             pause = LONGEST_PAUSE.min(pause * 2);

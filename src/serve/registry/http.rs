@@ -1,18 +1,15 @@
 //! Small readings and writings of HTTP that all requests of the door share.
 
-use std::{ops::Range, time::Duration};
+use std::ops::Range;
 
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, Response, StatusCode, header, response::Builder},
 };
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::TryStreamExt as _;
 
 use super::error::{Code, Refusal};
-use crate::{
-    digest::Digest,
-    store::{ByteStream, Error, ErrorKind},
-};
+use crate::{digest::Digest, store::ByteStream};
 
 /// Says which digest the content has (distribution spec, "Pulling manifests").
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -24,9 +21,6 @@ pub(super) const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 pub(super) const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// An older name of an upload that some clients still want.
 pub(super) const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-
-/// Longest silence of a client that is sending.
-const STALL: Duration = Duration::from_mins(1);
 
 /// Begins a response.
 pub(super) fn answer(status: StatusCode) -> Builder {
@@ -41,25 +35,6 @@ pub(super) fn finish(builder: Builder, body: impl Into<Body>) -> Result<Response
             "it has a property that no header can carry",
         )
     })
-}
-
-/// A request's body as the store takes it.
-pub(super) fn incoming(body: Body) -> ByteStream {
-    let cut = |why: String| Error::new(ErrorKind::Unavailable, "receive", why);
-    let pieces = body
-        .into_data_stream()
-        .map_err(move |e| cut(format!("the client broke off: {e}")));
-    stream::try_unfold(pieces, move |mut pieces| async move {
-        match tokio::time::timeout(STALL, pieces.try_next()).await {
-            Ok(piece) => Ok(piece?.map(|piece| (piece, pieces))),
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                "receive",
-                format!("the client sent nothing for {}s", STALL.as_secs()),
-            )),
-        }
-    })
-    .boxed()
 }
 
 /// A store's stream as a body.

@@ -1,6 +1,6 @@
 //! Manifests: read and written by tag and by digest, deleted.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use axum::{
     body::Body,
@@ -12,12 +12,16 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{
     Answer, Registry,
     error::{Code, Refusal},
-    http::{OCI_SUBJECT, OCI_TAG, answer, finish, incoming, params, text, with_digest},
+    http::{OCI_SUBJECT, OCI_TAG, answer, finish, params, text, with_digest},
     route,
     sight::Sight,
+    uploads::ticket,
 };
 use crate::{
-    artifact::{Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES, outline::Outline},
+    artifact::{
+        Manifest, Reference, Tag, buildkit::CacheManifest, descriptor::MAX_MANIFEST_BYTES,
+        outline::Outline,
+    },
     digest::Digest,
     ops::cache_tags::Pushed,
     store::{Repository, keys::Repo, repository::Presence},
@@ -27,6 +31,8 @@ use crate::{
 const MAX_TAGS: usize = 64;
 /// Children whose presence is checked at once.
 const AT_ONCE: usize = 16;
+/// Longest time for a manifest to come: it is gathered in memory.
+const LONGEST: Duration = Duration::from_mins(1);
 /// Missing children that a warning names.
 const NAMED: usize = 5;
 
@@ -84,14 +90,21 @@ impl Registry {
         let repository = self.repository(repo);
         let outline = Outline::of(&manifest)
             .map_err(|why| Refusal::new(Code::ManifestInvalid, why.to_string()))?;
+        let ticket = ticket(parts);
+        let merges = !tags.is_empty() && CacheManifest::read(&manifest).is_ok_and(|c| c.is_some());
         let push = || async {
             let missing = self.check_children(&repository, &outline, sight).await?;
+            // Each attempt for itself: one that waits for the store must not keep others from theirs.
+            let merging = if merges {
+                Some(ticket.merge().await?)
+            } else {
+                None
+            };
             let pushed = self.caches.push(&repository, &manifest, &tags).await?;
+            drop(merging);
             Ok((missing, pushed))
         };
-        let held = self
-            .hold
-            .until_back(&manifest.digest, parts.extensions.get(), push);
+        let held = self.hold.until_back(&manifest.digest, Some(ticket), push);
         let (missing, pushed) = Box::pin(held).await?;
         if let Pushed::Refused(shrink) = pushed {
             let why = format!("{shrink}; pass the same cache to --cache-from and --cache-to");
@@ -169,7 +182,7 @@ async fn read(reference: &Reference, parts: &Parts, body: Body) -> Result<Manife
         return Err(too_long());
     }
     let mut bytes = BytesMut::new();
-    let mut pieces = incoming(body);
+    let mut pieces = ticket(parts).receive_within(body, LONGEST);
     while let Some(piece) = pieces.try_next().await? {
         if (bytes.len() + piece.len()) as u64 > MAX_MANIFEST_BYTES {
             return Err(too_long());

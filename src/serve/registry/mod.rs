@@ -30,9 +30,9 @@ use crate::{
     artifact::Reference,
     ops::cache_tags::CacheTags,
     serve::{
+        admission::{Admission, Fault, Ticket},
         auth::{Action, Authority, Need, Peer},
-        observe::AskedBy,
-        turn::Turn,
+        observe::{AskedBy, ClientGone},
     },
     store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
@@ -60,6 +60,7 @@ pub struct Registry {
     caches: Arc<CacheTags>,
     named: Named,
     hold: Hold,
+    admission: Arc<Admission>,
 }
 
 impl Registry {
@@ -77,6 +78,7 @@ impl Registry {
             caches,
             named: Named::default(),
             hold: Hold::new(HOLD, false),
+            admission: Arc::default(),
         }
     }
 
@@ -90,6 +92,12 @@ impl Registry {
         }
     }
 
+    /// The same, which shares `admission` with other protocols.
+    #[must_use]
+    pub fn admitting(self, admission: Arc<Admission>) -> Self {
+        Self { admission, ..self }
+    }
+
     /// Lets go the requests that wait for a store that is away, since the daemon ends.
     pub fn drain(&self) {
         self.hold.end();
@@ -101,9 +109,9 @@ impl Registry {
 
     /// Answers a request whose path begins with `/v2`; the connection's [`Peer`] is among its extensions.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let answered = match path(&parts).and_then(|p| Route::of(&p)) {
-            Ok(route) => self.admit(&route, &parts, body).await,
+            Ok(route) => self.admit(&route, &mut parts, body).await,
             Err(refusal) => refusal.response(),
         };
         let mut response = answered;
@@ -117,7 +125,7 @@ impl Registry {
     }
 
     /// Lets a request in that may do what it asks for.
-    async fn admit(&self, route: &Route, parts: &Parts, body: Body) -> Response<Body> {
+    async fn admit(&self, route: &Route, parts: &mut Parts, body: Body) -> Response<Body> {
         let source = source(route, parts);
         let mut needs = needs(route, &parts.method);
         needs.extend(
@@ -136,10 +144,23 @@ impl Registry {
         } else {
             Sight::Own
         };
-        let answered = self
-            .dispatch(route, parts, body, source.as_ref(), sight)
-            .await;
+        let key = principal.key(self.authority.caller(&parts.headers, &peer));
+        let ticket = match Ticket::take(&self.admission, key, &parts.extensions).await {
+            Ok(ticket) => ticket,
+            Err(full) => return Refusal::from(full).response(),
+        };
+        parts.extensions.insert(ticket.clone());
+        let answered = self.dispatch(route, parts, body, source.as_ref(), sight);
+        // What was below it only met what the client had done wrong.
+        let answered = answered
+            .await
+            .map_err(|refusal| ticket.fault().map_or(refusal, Refusal::from));
         let mut response = answered.unwrap_or_else(Refusal::response);
+        if matches!(ticket.fault(), Some(Fault::Gone(_))) {
+            response.extensions_mut().insert(ClientGone);
+        }
+        parts.extensions.remove::<Ticket>();
+        let mut response = response.map(|body| ticket.respond(body));
         if !principal.is_anonymous() {
             let name = AskedBy(principal.name().to_owned());
             response.extensions_mut().insert(name);
@@ -156,7 +177,7 @@ impl Registry {
         sight: Sight,
     ) -> Answer {
         let method = &parts.method;
-        let turn = parts.extensions.get::<Turn>();
+        let ticket = parts.extensions.get::<Ticket>();
         match route {
             Route::Base if reads(method) => base(),
             Route::Blob(repo, digest) if method == Method::HEAD => {
@@ -164,7 +185,7 @@ impl Registry {
             }
             Route::Blob(repo, digest) if method == Method::GET => {
                 let ask = || self.get_blob(repo, digest, parts, sight);
-                self.hold.until_back(digest, turn, ask).await
+                self.hold.until_back(digest, ticket, ask).await
             }
             Route::Blob(repo, digest) if method == Method::DELETE => {
                 self.delete_blob(repo, digest).await
@@ -187,7 +208,7 @@ impl Registry {
                     }
                     Reference::Digest(digest) => {
                         let ask = || self.get_manifest(repo, reference, parts);
-                        self.hold.until_back(digest, turn, ask).await
+                        self.hold.until_back(digest, ticket, ask).await
                     }
                 },
                 Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,

@@ -13,14 +13,14 @@ use axum::{
 use super::{
     Answer, Registry,
     error::{Code, Refusal},
-    http::{UPLOAD_UUID, answer, chunk, finish, incoming, param, text, with_digest},
+    http::{UPLOAD_UUID, answer, chunk, finish, param, text, with_digest},
     route::{self, no_upload},
     sight::Sight,
 };
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    serve::{observe::Saved, turn::Turn},
+    serve::{admission::Ticket, observe::Saved},
     store::{
         Body as Bytes, ByteStream, Put,
         ingest::{Appended, UploadId},
@@ -44,6 +44,12 @@ fn progress(builder: Builder, repo: &Repo, id: &UploadId, size: u64) -> Builder 
 /// How far the client believes an upload to be.
 fn at(parts: &Parts) -> Option<u64> {
     param(parts.uri.query(), "at")?.parse().ok()
+}
+
+/// What the request holds.
+pub(super) fn ticket(parts: &Parts) -> &Ticket {
+    let ticket = parts.extensions.get();
+    ticket.expect("every request is admitted before it is answered")
 }
 
 fn stored(repo: &Repo, digest: &Digest) -> Answer {
@@ -95,13 +101,13 @@ impl Registry {
         let whole = param(query, "digest")
             .map(|d| route::digest(&d))
             .transpose()?;
-        let id = self.uploads.begin(repo).await?;
+        let owner = ticket(parts).key().to_string();
+        let id = self.uploads.begin(repo, &owner).await?;
         match whole {
             Some(digest) => {
-                let body = Some(incoming(body));
-                let turn = parts.extensions.get();
-                let all = (Some(0), None, body);
-                let done = self.commit(repo, &id, &digest, all, sight, turn).await;
+                let ticket = ticket(parts);
+                let all = (Some(0), None, Some(ticket.receive(body)));
+                let done = self.commit(repo, &id, &digest, all, sight, ticket).await;
                 if done.is_err() {
                     // The client never heard of the upload, so nobody can go on with it.
                     let cancelled = self.uploads.cancel(&id).await;
@@ -161,7 +167,10 @@ impl Registry {
     ) -> Answer {
         let id = own(repo, id)?;
         let range = chunk(&parts.headers)?;
-        let appended = self.uploads.append(id, at(parts), range, incoming(body));
+        let ticket = ticket(parts);
+        let owner = ticket.key().to_string();
+        let body = ticket.receive(body);
+        let appended = self.uploads.append((id, &owner), at(parts), range, body);
         match appended.await? {
             Appended::Size(size) => {
                 finish(progress(answer(StatusCode::ACCEPTED), repo, id, size), "")
@@ -185,9 +194,9 @@ impl Registry {
         let digest = route::digest(&digest)?;
         let range = chunk(&parts.headers)?;
         let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
-        let body = (range.is_some() || !empty).then(|| incoming(body));
-        let turn = parts.extensions.get();
-        self.commit(repo, id, &digest, (at(parts), range, body), sight, turn)
+        let ticket = ticket(parts);
+        let body = (range.is_some() || !empty).then(|| ticket.receive(body));
+        self.commit(repo, id, &digest, (at(parts), range, body), sight, ticket)
             .await
     }
 
@@ -208,9 +217,10 @@ impl Registry {
         digest: &Digest,
         (at, range, body): (Option<u64>, Option<Range<u64>>, Option<ByteStream>),
         sight: Sight,
-        turn: Option<&Turn>,
+        ticket: &Ticket,
     ) -> Answer {
-        let spool = match self.uploads.finish(id, at, range, body).await? {
+        let owner = ticket.key().to_string();
+        let spool = match self.uploads.finish((id, &owner), at, range, body).await? {
             Ok(spool) => spool,
             Err(other) => return Err(refused(repo, id, other)),
         };
@@ -218,7 +228,7 @@ impl Registry {
         let body = Bytes::Spool(spool.into());
         let repository = self.repository(repo);
         let put = || async { Ok(repository.put_blob(&desc, &body).await?) };
-        let put = Box::pin(self.hold.until_back(digest, turn, put)).await;
+        let put = Box::pin(self.hold.until_back(digest, Some(ticket), put)).await;
         self.uploads.forget(id, at, put.is_err()).await?;
         let put = put?;
         self.own(repo, digest, sight).await?;

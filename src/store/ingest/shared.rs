@@ -8,9 +8,12 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, timeout_at},
+};
 
-use super::{Appended, Ingests, UploadId};
+use super::{Appended, Ingests, OVER_QUOTA, Quota, UploadId};
 use crate::{
     entry::Time,
     store::{
@@ -23,6 +26,11 @@ use crate::{
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 4 << 20;
+/// Bytes that are waited for before a piece gets a place.
+const LEAST_BYTES: usize = 16 << 10;
+/// A piece is ended by a pause of so long, and after so long in all: others wait for its place.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(10);
 /// Pieces in memory at once.
 const PIECES: usize = 16;
 /// To what had no byte for so long, no request is sending.
@@ -58,12 +66,62 @@ impl Uploads {
         self.local.count()
     }
 
-    /// Begins an upload to `repo`.
-    pub async fn begin(&self, repo: &Repo) -> Result<UploadId> {
-        match self.pieces {
-            None => self.local.begin(repo).await,
-            Some(_) => Ok(UploadId::new(repo)),
+    /// From now on no owner may have more than this.
+    pub fn set_quota(&self, quota: Quota) {
+        self.local.owners.set(quota);
+    }
+
+    /// Begins an upload to `repo`, of `owner`.
+    ///
+    /// # Errors
+    /// `Denied`, with [`super::OVER_QUOTA`] as what was tried, if that owner has too many.
+    pub async fn begin(&self, repo: &Repo, owner: &str) -> Result<UploadId> {
+        let id = UploadId::new(repo);
+        self.local.owners.begin(&id, owner)?;
+        if self.pieces.is_none() {
+            let begun = self.local.begin_as(&id).await;
+            begun.inspect_err(|_| self.local.owners.forget(&id))?;
         }
+        Ok(id)
+    }
+
+    /// A body that counts to its owner's bytes, and ends when the upload is given up for others.
+    fn owned(
+        self: &Arc<Self>,
+        id: &UploadId,
+        give_up: Arc<Notify>,
+        body: ByteStream,
+    ) -> ByteStream {
+        let (uploads, id) = (self.clone(), id.clone());
+        let next = move |mut body: ByteStream| {
+            let (uploads, id, give_up) = (uploads.clone(), id.clone(), give_up.clone());
+            async move {
+                let piece = tokio::select! {
+                    biased;
+                    piece = body.try_next() => piece?,
+                    () = give_up.notified() => {
+                        let why = "the disk is full, and the uploads of this caller take most of it";
+                        return Err(Error::new(ErrorKind::Full, "upload", why).at("", &id));
+                    }
+                };
+                let Some(piece) = piece else {
+                    return Ok(None);
+                };
+                uploads.local.owners.grow(&id, piece.len() as u64)?;
+                Ok(Some((piece, body)))
+            }
+        };
+        stream::try_unfold(body, next).boxed()
+    }
+
+    /// Gives up an upload that may not grow, or that is in the way of others.
+    async fn give_up_refused<T>(&self, id: &UploadId, done: Result<T>) -> Result<T> {
+        if let Err(error) = &done
+            && (error.op == OVER_QUOTA || error.kind == ErrorKind::Full)
+        {
+            self.cancel(id).await?;
+        }
+        done
     }
 
     /// How many bytes of an upload have come; `None` if there is no such upload.
@@ -77,8 +135,22 @@ impl Uploads {
     /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body. `at` is how far
     /// the upload was when the client last heard of it.
     ///
-    /// What came before an error is kept, so that the sender can go on from there.
+    /// What came before an error is kept, so that the sender can go on from there; but nothing of an upload that is over its
+    /// owner's quota.
     pub async fn append(
+        self: &Arc<Self>,
+        (id, owner): (&UploadId, &str),
+        at: Option<u64>,
+        range: Option<Range<u64>>,
+        body: ByteStream,
+    ) -> Result<Appended> {
+        let active = self.local.owners.active(id, owner, at.unwrap_or(0));
+        let body = self.owned(id, active.give_up(), body);
+        let appended = self.append_pieces(id, at, range, body).await;
+        self.give_up_refused(id, appended).await
+    }
+
+    async fn append_pieces(
         &self,
         id: &UploadId,
         at: Option<u64>,
@@ -107,8 +179,13 @@ impl Uploads {
         let mut rest = stream_of(body);
         let mut size = start;
         loop {
+            // A place is for what is in memory: who sends slowly takes one for little time.
+            let (first, ended) = gather(&mut rest, LEAST_BYTES, None).await;
             let _place = pieces.places.acquire().await;
-            let (piece, broken) = gather(&mut rest).await;
+            let (piece, broken) = match ended {
+                Some(_) => (first, ended),
+                None => gather(&mut rest, PIECE_BYTES / 2, Some(first)).await,
+            };
             if !piece.is_empty() {
                 let length = piece.len() as u64;
                 if range.as_ref().is_some_and(|r| size + length > r.end) {
@@ -138,6 +215,19 @@ impl Uploads {
     /// # Errors
     /// As [`Self::append`], in `Err` of the inner result, where the upload lives on.
     pub async fn finish(
+        self: &Arc<Self>,
+        (id, owner): (&UploadId, &str),
+        at: Option<u64>,
+        range: Option<Range<u64>>,
+        body: Option<ByteStream>,
+    ) -> Result<std::result::Result<Spool, Appended>> {
+        let active = self.local.owners.active(id, owner, at.unwrap_or(0));
+        let body = body.map(|body| self.owned(id, active.give_up(), body));
+        let finished = self.finish_pieces(id, at, range, body).await;
+        self.give_up_refused(id, finished).await
+    }
+
+    async fn finish_pieces(
         &self,
         id: &UploadId,
         at: Option<u64>,
@@ -297,21 +387,34 @@ fn stream_of(body: ByteStream) -> ByteStream {
 }
 
 /// Gathers one piece; then `None`, or how the body ended.
-async fn gather(body: &mut ByteStream) -> (Bytes, Option<Result<()>>) {
-    let mut piece = BytesMut::new();
-    loop {
-        match body.try_next().await {
-            Ok(Some(bytes)) => {
-                piece.extend_from_slice(&bytes);
-                // One more could be too long.
-                if piece.len() > PIECE_BYTES / 2 {
-                    return (piece.freeze(), None);
-                }
+///
+/// With a `first` part, which holds a place, only as long as more comes without a pause.
+async fn gather(
+    body: &mut ByteStream,
+    enough: usize,
+    first: Option<Bytes>,
+) -> (Bytes, Option<Result<()>>) {
+    let is_hasty = first.is_some();
+    let mut piece = first.map_or_else(BytesMut::new, BytesMut::from);
+    let until = Instant::now() + LONGEST;
+    // One more could be too long.
+    while piece.len() <= enough {
+        let next = if is_hasty {
+            let pause = until.min(Instant::now() + PAUSE);
+            match timeout_at(pause, body.try_next()).await {
+                Ok(next) => next,
+                Err(_) => break,
             }
+        } else {
+            body.try_next().await
+        };
+        match next {
+            Ok(Some(bytes)) => piece.extend_from_slice(&bytes),
             Ok(None) => return (piece.freeze(), Some(Ok(()))),
             Err(e) => return (piece.freeze(), Some(Err(e))),
         }
     }
+    (piece.freeze(), None)
 }
 
 impl Pieces {

@@ -1,0 +1,144 @@
+//! Places that callers share, and slow clients that hold none.
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::groups::{counters, gauges};
+
+/// Numbers of one pool.
+#[derive(Debug, Clone, Default)]
+pub struct Admitted {
+    /// Places that are taken.
+    pub taken: Gauge,
+    /// Requests that wait for one.
+    pub waiting: Gauge,
+    /// Requests that were refused for want of one.
+    pub refused: Counter,
+}
+
+/// Numbers of one lane.
+#[derive(Debug, Clone, Default)]
+pub struct Waiting {
+    /// Clients that are there.
+    pub clients: Gauge,
+    /// Clients that were cut off since there were too many.
+    pub cut: Counter,
+}
+
+/// All pools and lanes.
+#[derive(Debug, Clone, Default)]
+pub struct Admission {
+    /// Requests to the registry.
+    pub requests: Admitted,
+    /// Requests for tokens.
+    pub tokens: Admitted,
+    /// Password checks.
+    pub passwords: Admitted,
+    /// Merges of caches.
+    pub merges: Admitted,
+    /// Work of control calls.
+    pub control: Admitted,
+    /// Connections.
+    pub connections: Admitted,
+    /// Uploads whose client is slow.
+    pub uploads: Waiting,
+    /// Manifests whose client is slow.
+    pub manifests: Waiting,
+    /// Forms and calls that are being sent.
+    pub forms: Waiting,
+    /// Responses whose client does not read.
+    pub responses: Waiting,
+    /// Open calls of the control API.
+    pub calls: Waiting,
+    /// Open calls of health and reflection.
+    pub health: Waiting,
+}
+
+impl Admission {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        let pools = [
+            "requests",
+            "tokens",
+            "passwords",
+            "merges",
+            "control",
+            "connections",
+        ];
+        let taken = gauges(
+            r,
+            "places_taken",
+            "Places of a pool that are taken",
+            "pool",
+            pools,
+        );
+        let waiting = gauges(
+            r,
+            "places_waiting",
+            "Requests that wait for a place",
+            "pool",
+            pools,
+        );
+        let refused = counters(
+            r,
+            "places_refused",
+            "Requests that were refused for want of a place",
+            "pool",
+            pools,
+        );
+        let lanes = [
+            "uploads",
+            "manifests",
+            "forms",
+            "responses",
+            "calls",
+            "health",
+        ];
+        let clients = gauges(
+            r,
+            "slow_clients",
+            "Clients that send slowly, do not read, or hold a stream open",
+            "lane",
+            lanes,
+        );
+        let cut = counters(
+            r,
+            "slow_clients_cut",
+            "Such clients that were cut off since there were too many",
+            "lane",
+            lanes,
+        );
+        let mut pools =
+            taken
+                .into_iter()
+                .zip(waiting)
+                .zip(refused)
+                .map(|((taken, waiting), refused)| Admitted {
+                    taken,
+                    waiting,
+                    refused,
+                });
+        let mut lanes = clients
+            .into_iter()
+            .zip(cut)
+            .map(|(clients, cut)| Waiting { clients, cut });
+        // In the order of the labels above.
+        let mut pool = || pools.next().unwrap_or_default();
+        let mut lane = || lanes.next().unwrap_or_default();
+        Self {
+            requests: pool(),
+            tokens: pool(),
+            passwords: pool(),
+            merges: pool(),
+            control: pool(),
+            connections: pool(),
+            uploads: lane(),
+            manifests: lane(),
+            forms: lane(),
+            responses: lane(),
+            calls: lane(),
+            health: lane(),
+        }
+    }
+}

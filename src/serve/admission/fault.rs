@@ -1,0 +1,69 @@
+//! What a client did wrong while its request's body was received.
+
+use std::{error::Error as StdError, io, time::Duration};
+
+use axum::http::StatusCode;
+
+/// Why a body ended early. None of it is a fault of the daemon or its store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Nothing came for this long.
+    #[error("the client sent nothing for {}s", .0.as_secs())]
+    Silent(Duration),
+    /// Not all of it came within this time.
+    #[error("the request's body took longer than {}s", .0.as_secs())]
+    Slow(Duration),
+    /// Too many clients sent slowly, and this caller most of them.
+    #[error("too many slow requests of this caller")]
+    Crowded,
+    /// The connection ended.
+    #[error("the client broke off: {0}")]
+    Gone(String),
+    /// What came is not HTTP.
+    #[error("the request's body cannot be read: {0}")]
+    Nonsense(String),
+}
+
+impl Fault {
+    /// The fault behind an error of the connection.
+    pub fn of(error: &(dyn StdError + 'static)) -> Self {
+        let mut cause = Some(error);
+        let mut words = error.to_string();
+        while let Some(e) = cause {
+            words = e.to_string();
+            let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
+            // What hyper says of chunks that are none.
+            if matches!(
+                kind,
+                Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+            ) {
+                return Self::Nonsense(words);
+            }
+            cause = e.source();
+        }
+        Self::Gone(words)
+    }
+
+    /// The status that it is answered with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Silent(_) | Self::Slow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Crowded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Gone(_) | Self::Nonsense(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_framing_is_nonsense_and_a_broken_connection_is_a_client_that_has_gone() {
+        let of = |kind| Fault::of(&axum::Error::new(io::Error::new(kind, "x")));
+        assert_eq!(of(io::ErrorKind::InvalidInput), Fault::Nonsense("x".into()));
+        for kind in [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset] {
+            assert_eq!(of(kind), Fault::Gone("x".into()));
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Clients that the daemon waits for: they hold no shared place, only memory, so their number is bounded.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures_util::task::AtomicWaker;
+
+use super::Key;
+use crate::metrics::Waiting;
+
+/// A bounded number of clients that send slowly or do not read. One more is always let in: the longest there of whoever has
+/// most is cut instead.
+#[derive(Clone)]
+pub struct Lane(Arc<Shared>);
+
+struct Shared {
+    most: usize,
+    state: Mutex<State>,
+    counts: Waiting,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<u64, Entry>,
+    next: u64,
+}
+
+struct Entry {
+    key: Key,
+    cut: Arc<Cut>,
+}
+
+/// Whether an entry was cut, and who wants to know.
+#[derive(Default)]
+struct Cut {
+    done: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Cut {
+    fn cut(&self) {
+        self.done.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// An entry of a lane; dropped, it has left.
+#[must_use]
+pub struct Parked {
+    shared: Arc<Shared>,
+    number: u64,
+    cut: Arc<Cut>,
+}
+
+impl Lane {
+    /// Room for `most` entries.
+    pub fn new(most: usize) -> Self {
+        Self::counted(most, Waiting::default())
+    }
+
+    /// The same, shown in `counts`.
+    pub fn counted(most: usize, counts: Waiting) -> Self {
+        Self(Arc::new(Shared {
+            most,
+            state: Mutex::default(),
+            counts,
+        }))
+    }
+
+    /// Lets one more in, and cuts another one where there is no room.
+    pub fn park(&self, key: Key) -> Parked {
+        let cut = Arc::new(Cut::default());
+        let mut state = self.0.state();
+        let number = state.next;
+        state.next += 1;
+        state.entries.insert(
+            number,
+            Entry {
+                key,
+                cut: cut.clone(),
+            },
+        );
+        let victim = (state.entries.len() > self.0.most)
+            .then(|| state.longest_of_most())
+            .flatten();
+        let victim = victim.and_then(|number| state.entries.remove(&number));
+        self.0.show(&state);
+        drop(state);
+        if let Some(victim) = victim {
+            self.0.counts.cut.inc();
+            tracing::info!(caller = ?victim.key, "Too many slow clients: one is cut off");
+            victim.cut.cut();
+        }
+        Parked {
+            shared: self.0.clone(),
+            number,
+            cut,
+        }
+    }
+
+    /// Entries that are there.
+    pub fn len(&self) -> usize {
+        self.0.state().entries.len()
+    }
+
+    /// Says whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl State {
+    fn longest_of_most(&self) -> Option<u64> {
+        let mut callers: HashMap<&Key, (usize, u64)> = HashMap::new();
+        for (number, entry) in &self.entries {
+            let (count, longest) = callers.entry(&entry.key).or_insert((0, *number));
+            *count += 1;
+            *longest = (*longest).min(*number);
+        }
+        let most = callers
+            .into_values()
+            .max_by_key(|(count, longest)| (*count, std::cmp::Reverse(*longest)));
+        most.map(|(_, longest)| longest)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, state: &State) {
+        let count = i64::try_from(state.entries.len()).unwrap_or(i64::MAX);
+        self.counts.clients.set(count);
+    }
+}
+
+impl Parked {
+    /// Says whether it was cut.
+    pub fn is_cut(&self) -> bool {
+        self.cut.done.load(Ordering::Acquire)
+    }
+
+    /// Ready when it is cut; the last one who asked is woken.
+    pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        self.cut.waker.register(cx.waker());
+        if self.is_cut() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Ends when it is cut. Cancel-safe.
+    pub async fn cut(&self) {
+        poll_fn(|cx| self.poll_cut(cx)).await;
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.entries.remove(&self.number);
+        self.shared.show(&state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::Principal(name.into())
+    }
+
+    #[test]
+    fn longest_of_whoever_has_most_is_cut_for_one_more() {
+        let lane = Lane::new(3);
+        let one = lane.park(key("one"));
+        let mut many: Vec<_> = (0..2).map(|_| lane.park(key("many"))).collect();
+        let new = lane.park(key("new"));
+        assert!(many.remove(0).cut().now_or_never().is_some());
+        assert!(!one.is_cut() && !many[0].is_cut() && !new.is_cut());
+        assert_eq!(lane.len(), 3);
+        drop((one, many, new));
+        assert!(lane.is_empty());
+    }
+
+    #[test]
+    fn of_callers_with_as_many_the_longest_there_is_cut() {
+        let lane = Lane::new(2);
+        let (first, second) = (lane.park(key("a")), lane.park(key("b")));
+        let third = lane.park(key("c"));
+        assert!(first.is_cut() && !second.is_cut() && !third.is_cut());
+    }
+}

@@ -1,0 +1,381 @@
+//! Places that are shared fairly between callers.
+//!
+//! A caller alone may have every place but a few that are reserved for those who hold almost none. While several wait, the
+//! next free place goes to whoever holds fewest, and among those to whoever has waited longest. The queue is bounded: where
+//! it is full, the newest waiter of the caller with most waiters is refused.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::Key;
+use crate::metrics::Admitted;
+
+/// Longest time that a request waits for a place before it is refused: clients of registries fail a build after a few quick
+/// errors, and never while they wait.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A caller with fewer places than this may take reserved ones.
+const FEW: usize = 4;
+
+/// How many may wait for a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// Of all callers together.
+    pub total: usize,
+    /// Of one caller.
+    pub each: usize,
+}
+
+/// No place was free in time, or too many wait for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests wait for a place ({pool})")]
+pub struct Full {
+    /// Name of the pool.
+    pub pool: &'static str,
+}
+
+/// A place; dropped, it is free.
+pub struct Permit(Arc<Shared>, Key);
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Permit({}, {:?})", self.0.name, self.1)
+    }
+}
+
+/// Places under one name. Cloning gives another handle of the same places.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    name: &'static str,
+    queue: Queue,
+    state: Mutex<State>,
+    counts: Admitted,
+}
+
+#[derive(Default)]
+struct State {
+    places: usize,
+    /// Of `places`, those for callers with fewer than `few`.
+    reserved: usize,
+    few: usize,
+    taken: usize,
+    waiting: usize,
+    callers: HashMap<Key, Caller>,
+    next: u64,
+}
+
+#[derive(Default)]
+struct Caller {
+    held: usize,
+    waiting: VecDeque<Waiter>,
+}
+
+struct Waiter {
+    ticket: u64,
+    grant: oneshot::Sender<Permit>,
+}
+
+/// Grants that are to be sent once the state is no longer locked.
+type Grants = Vec<(oneshot::Sender<Permit>, Permit)>;
+
+impl State {
+    fn may_take(&self, held: usize) -> bool {
+        self.taken < self.places - self.reserved || (self.taken < self.places && held < self.few)
+    }
+
+    fn take(&mut self, key: &Key) {
+        self.taken += 1;
+        self.callers.entry(key.clone()).or_default().held += 1;
+    }
+
+    /// The caller whose turn it is, if it may have a place.
+    fn next(&self) -> Option<Key> {
+        let waiting = self.callers.iter().filter_map(|(key, caller)| {
+            let first = caller.waiting.front()?;
+            Some((caller.held, first.ticket, key))
+        });
+        let (held, _, key) = waiting.min_by_key(|(held, ticket, _)| (*held, *ticket))?;
+        self.may_take(held).then(|| key.clone())
+    }
+
+    fn pop(&mut self, key: &Key) -> Option<Waiter> {
+        let waiter = self.callers.get_mut(key)?.waiting.pop_front()?;
+        self.waiting -= 1;
+        Some(waiter)
+    }
+
+    fn tidy(&mut self, key: &Key) {
+        let is_gone = |c: &Caller| c.held == 0 && c.waiting.is_empty();
+        if self.callers.get(key).is_some_and(is_gone) {
+            self.callers.remove(key);
+        }
+    }
+
+    /// Makes room in a full queue by refusing the newest waiter of the caller with most of them; `false` if that is `key`.
+    fn make_room(&mut self, key: &Key) -> bool {
+        let own = self.callers.get(key).map_or(0, |c| c.waiting.len());
+        let most = self.callers.iter_mut().max_by_key(|(_, c)| c.waiting.len());
+        let Some((_, most)) = most.filter(|(_, c)| c.waiting.len() > own + 1) else {
+            return false;
+        };
+        // Its receiver learns of it by the sender's end.
+        let refused = most.waiting.pop_back().is_some();
+        self.waiting -= usize::from(refused);
+        refused
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives free places to those whose turn it is.
+    fn grant(self: &Arc<Self>, state: &mut State) -> Grants {
+        let mut grants = Grants::new();
+        while let Some(key) = state.next() {
+            let Some(waiter) = state.pop(&key) else { break };
+            if waiter.grant.is_closed() {
+                state.tidy(&key);
+                continue;
+            }
+            state.take(&key);
+            grants.push((waiter.grant, Permit(self.clone(), key)));
+        }
+        self.show(state);
+        grants
+    }
+
+    fn show(&self, state: &State) {
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.counts.taken.set(gauge(state.taken));
+        self.counts.waiting.set(gauge(state.waiting));
+    }
+
+    fn full(&self) -> Full {
+        self.counts.refused.inc();
+        tracing::debug!(pool = self.name, "No place was free");
+        Full { pool: self.name }
+    }
+}
+
+/// Sends grants; a place that nobody takes any more is free again by being dropped.
+fn send(grants: Grants) {
+    for (grant, permit) in grants {
+        drop(grant.send(permit));
+    }
+}
+
+impl Pool {
+    /// `places` (at least one) under `name`, which metrics and refusals show. One in eight is reserved for callers that
+    /// hold fewer than four, as far as there are that many.
+    pub fn new(name: &'static str, places: usize, queue: Queue) -> Self {
+        let pool = Self(Arc::new(Shared {
+            name,
+            queue,
+            state: Mutex::new(State {
+                few: FEW,
+                ..State::default()
+            }),
+            counts: Admitted::default(),
+        }));
+        pool.resize(places);
+        pool
+    }
+
+    /// The same, with `spare` places more that only a caller takes that holds none. Only before it is used.
+    #[must_use]
+    pub fn with_spare(self, spare: usize) -> Self {
+        let mut state = self.0.state();
+        state.places += spare;
+        state.reserved = spare;
+        state.few = 1;
+        drop(state);
+        self
+    }
+
+    /// The same, whose reserved places are for callers that hold fewer than `few`. Only before it is used.
+    #[must_use]
+    pub fn few(self, few: usize) -> Self {
+        self.0.state().few = few;
+        self
+    }
+
+    /// The same, shown in `counts`. Only before it is used.
+    #[must_use]
+    pub fn counted(self, counts: Admitted) -> Self {
+        let state = std::mem::take(&mut *self.0.state());
+        Self(Arc::new(Shared {
+            name: self.0.name,
+            queue: self.0.queue,
+            state: Mutex::new(state),
+            counts,
+        }))
+    }
+
+    /// Takes a place for `key`, waiting for at most 30 s. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Full`] if none was free in time, or the queue is full.
+    pub async fn enter(&self, key: Key) -> Result<Permit, Full> {
+        let waiting = match self.ask(key, Some(self.0.queue)) {
+            Asked::Taken(permit) => return Ok(permit),
+            Asked::Refused => return Err(self.0.full()),
+            Asked::Queued(waiting) => waiting,
+        };
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(Some(permit)) => Ok(permit),
+            Ok(None) | Err(_) => Err(self.0.full()),
+        }
+    }
+
+    /// Takes a place again for a request that gave its own back for a while: it waits as long as it takes, and does not
+    /// count to the queue's bounds, since whoever admitted it bounds their number. Cancel-safe.
+    pub async fn enter_again(&self, key: Key) -> Permit {
+        loop {
+            match self.ask(key.clone(), None) {
+                Asked::Taken(permit) => return permit,
+                Asked::Queued(waiting) => {
+                    // `None` is room made for others by whoever was refused at a full queue.
+                    if let Some(permit) = waiting.await {
+                        return permit;
+                    }
+                }
+                Asked::Refused => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    fn ask(&self, key: Key, bounds: Option<Queue>) -> Asked {
+        let mut state = self.0.state();
+        let held = state.callers.get(&key).map_or(0, |c| c.held);
+        if state.waiting == 0 && state.may_take(held) {
+            state.take(&key);
+            self.0.show(&state);
+            drop(state);
+            return Asked::Taken(Permit(self.0.clone(), key));
+        }
+        if let Some(Queue { total, each }) = bounds {
+            let own = state.callers.get(&key).map_or(0, |c| c.waiting.len());
+            if own >= each || (state.waiting >= total && !state.make_room(&key)) {
+                return Asked::Refused;
+            }
+        }
+        let (grant, granted) = oneshot::channel();
+        let ticket = state.next;
+        state.next += 1;
+        state.waiting += 1;
+        let waiter = Waiter { ticket, grant };
+        let caller = state.callers.entry(key.clone()).or_default();
+        caller.waiting.push_back(waiter);
+        // It may be the first whose turn it is although others wait: they hold too many.
+        let grants = self.0.grant(&mut state);
+        drop(state);
+        send(grants);
+        Asked::Queued(Waiting {
+            shared: self.0.clone(),
+            key,
+            ticket,
+            granted,
+        })
+    }
+
+    /// Places that are taken.
+    pub fn taken(&self) -> usize {
+        self.0.state().taken
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.0.state().waiting
+    }
+
+    /// Says whether `key` holds more places than some other caller that waits for one, or as many and waits itself.
+    pub fn crowds_out_others(&self, key: &Key) -> bool {
+        let state = self.0.state();
+        let held = state.callers.get(key).map_or(0, |c| c.held);
+        let mut waiting = state.callers.iter().filter(|(_, c)| !c.waiting.is_empty());
+        waiting.any(|(other, c)| c.held < held || other == key)
+    }
+
+    /// Changes how many places there are; where fewer shall be and all are taken, they become fewer as they are given back.
+    pub fn resize(&self, places: usize) {
+        let mut state = self.0.state();
+        let spare = if state.few == 1 { state.reserved } else { 0 };
+        state.places = places.max(1) + spare;
+        if spare == 0 {
+            state.reserved = state.places / 8;
+        }
+        let grants = self.0.grant(&mut state);
+        drop(state);
+        send(grants);
+    }
+}
+
+enum Asked {
+    Taken(Permit),
+    Queued(Waiting),
+    Refused,
+}
+
+/// A waiter's end of the queue; dropped, it leaves the queue. Ends with `None` if it is refused.
+struct Waiting {
+    shared: Arc<Shared>,
+    key: Key,
+    ticket: u64,
+    granted: oneshot::Receiver<Permit>,
+}
+
+impl Future for Waiting {
+    type Output = Option<Permit>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        std::pin::Pin::new(&mut self.granted)
+            .poll(cx)
+            .map(Result::ok)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        let Some(caller) = state.callers.get_mut(&self.key) else {
+            return;
+        };
+        let at = caller.waiting.iter().position(|w| w.ticket == self.ticket);
+        if let Some(at) = at {
+            caller.waiting.remove(at);
+            state.waiting -= 1;
+            state.tidy(&self.key);
+            self.shared.show(&state);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.taken -= 1;
+        if let Some(caller) = state.callers.get_mut(&self.1) {
+            caller.held -= 1;
+        }
+        state.tidy(&self.1);
+        let grants = self.0.grant(&mut state);
+        drop(state);
+        send(grants);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
+
+use super::*;
+
+const QUEUE: Queue = Queue { total: 8, each: 6 };
+
+fn key(name: &str) -> Key {
+    Key::Principal(name.into())
+}
+
+/// Asks for a place; polled once, so that it stands in the queue.
+fn ask(pool: &Pool, name: &str) -> std::pin::Pin<Box<dyn Future<Output = Result<Permit, Full>>>> {
+    let (pool, key) = (pool.clone(), key(name));
+    let mut asked = Box::pin(async move { pool.enter(key).await });
+    assert!(
+        asked.as_mut().now_or_never().is_none(),
+        "{name} got a place"
+    );
+    asked
+}
+
+async fn take(pool: &Pool, name: &str, count: usize) -> Vec<Permit> {
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(pool.enter(key(name)).await.unwrap());
+    }
+    taken
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_caller_alone_has_every_place_that_is_not_reserved() {
+    let pool = Pool::new("t", 16, QUEUE);
+    let all = take(&pool, "a", 14).await;
+    let mut more = ask(&pool, "a");
+    // The reserved ones are for whoever holds few.
+    let few = take(&pool, "b", 2).await;
+    assert_eq!(pool.taken(), 16);
+    drop(few);
+    assert!(more.as_mut().now_or_never().is_none());
+    drop(all);
+    assert!(more.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn next_place_goes_to_whoever_holds_fewest_and_then_to_whoever_waits_longest() {
+    let pool = Pool::new("t", 3, QUEUE);
+    let mut held = take(&pool, "a", 3).await;
+    let mut a = ask(&pool, "a");
+    let mut b = ask(&pool, "b");
+    let mut c = ask(&pool, "c");
+    held.pop();
+    assert!(a.as_mut().now_or_never().is_none());
+    assert!(c.as_mut().now_or_never().is_none());
+    let b = b.as_mut().now_or_never();
+    assert!(b.is_some(), "it holds none and came first");
+    held.pop();
+    assert!(a.as_mut().now_or_never().is_none());
+    let c = c.as_mut().now_or_never();
+    assert!(c.is_some(), "it holds none");
+    drop(held);
+    assert!(a.as_mut().now_or_never().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn spare_places_are_for_callers_that_hold_none() {
+    let pool = Pool::new("t", 4, QUEUE).with_spare(1);
+    let _four = take(&pool, "a", 4).await;
+    let _fifth = ask(&pool, "a");
+    let one = take(&pool, "b", 1).await;
+    let mut two = ask(&pool, "b");
+    drop(one);
+    assert!(
+        two.as_mut().now_or_never().is_some(),
+        "the spare one is free again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_too_long_is_refused_and_leaves_the_queue() {
+    let pool = Pool::new("t", 1, QUEUE);
+    let _one = take(&pool, "a", 1).await;
+    let began = Instant::now();
+    assert_eq!(pool.enter(key("b")).await.unwrap_err(), Full { pool: "t" });
+    assert_eq!(began.elapsed(), PATIENCE);
+    assert_eq!((pool.taken(), pool.waiting()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_queue_refuses_the_newest_of_whoever_has_most_in_it() {
+    let pool = Pool::new("t", 1, QUEUE);
+    let _one = take(&pool, "x", 1).await;
+    let mut many: Vec<_> = (0..6).map(|_| ask(&pool, "a")).collect();
+    assert!(
+        pool.enter(key("a")).await.is_err(),
+        "six is what one caller may have"
+    );
+    let _two = [ask(&pool, "b"), ask(&pool, "b")];
+    assert_eq!(pool.waiting(), 8);
+    // One more of another caller: it is let in, at the expense of the one with most.
+    let _c = ask(&pool, "c");
+    assert_eq!(pool.waiting(), 8);
+    assert!(many.pop().unwrap().await.is_err());
+    assert!(many.pop().unwrap().now_or_never().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn place_that_was_granted_to_whoever_has_gone_is_free() {
+    let pool = Pool::new("t", 1, QUEUE);
+    let one = take(&pool, "a", 1).await;
+    let (gone, mut stays) = (ask(&pool, "b"), ask(&pool, "c"));
+    // Granted, and never looked at.
+    drop(one);
+    assert_eq!(pool.taken(), 1);
+    drop(gone);
+    assert!(stays.as_mut().now_or_never().is_some());
+    assert_eq!(pool.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_that_gave_its_place_back_waits_for_one_without_limit() {
+    let pool = Pool::new("t", 1, QUEUE);
+    let one = take(&pool, "a", 1).await;
+    let mut again = Box::pin(pool.enter_again(key("b")));
+    let hour = tokio::time::timeout(Duration::from_hours(1), again.as_mut()).await;
+    assert!(hour.is_err());
+    drop(one);
+    assert!(again.now_or_never().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_become_fewer_as_they_are_given_back_and_more_at_once() {
+    let pool = Pool::new("t", 3, QUEUE);
+    let mut held = take(&pool, "a", 3).await;
+    pool.resize(1);
+    held.truncate(1);
+    let mut second = ask(&pool, "a");
+    pool.resize(2);
+    assert!(second.as_mut().now_or_never().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_holds_more_than_another_that_waits_crowds_it_out() {
+    let pool = Pool::new("t", 3, QUEUE);
+    let _held = (take(&pool, "a", 2).await, take(&pool, "b", 1).await);
+    assert!(!pool.crowds_out_others(&key("a")), "nobody waits");
+    let waits = ask(&pool, "b");
+    assert!(pool.crowds_out_others(&key("a")));
+    assert!(
+        pool.crowds_out_others(&key("b")),
+        "its own requests compete"
+    );
+    drop(waits);
+    let _waits = ask(&pool, "a");
+    assert!(
+        !pool.crowds_out_others(&key("b")),
+        "it holds fewer than who waits"
+    );
+}

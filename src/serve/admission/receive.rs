@@ -1,0 +1,185 @@
+//! Requests' bodies: a client that sends slowly holds no place, one that is silent is given up.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use axum::body::{Body, BodyDataStream};
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
+use http_body::Body as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Admission, Fault, Key, Lane, Parked, Ticket};
+use crate::store::{ByteStream, Error, ErrorKind};
+
+/// A body is slow that brings less than this within [`WINDOW`].
+const LEAST: usize = 64 << 10;
+const WINDOW: Duration = Duration::from_secs(1);
+
+impl Ticket {
+    /// The body of an upload: it may take as long as it likes, but not be silent.
+    pub fn receive(&self, body: Body) -> ByteStream {
+        let lane = self.admission().uploads.clone();
+        self.stream(body, lane, None)
+    }
+
+    /// A body that is gathered in memory, and must be whole within `limit`.
+    pub fn receive_within(&self, body: Body, limit: Duration) -> ByteStream {
+        let lane = self.admission().manifests.clone();
+        self.stream(body, lane, Some(limit))
+    }
+
+    fn stream(&self, body: Body, lane: Lane, limit: Option<Duration>) -> ByteStream {
+        let now = Instant::now();
+        let receiving = Receiving {
+            pieces: body.into_data_stream(),
+            ticket: self.clone(),
+            lane,
+            parked: None,
+            window: now + WINDOW,
+            came: 0,
+            limit: limit.map(|limit| (now + limit, limit)),
+        };
+        let next = |mut receiving: Receiving| async move {
+            match receiving.next().await {
+                Ok(piece) => Ok(piece.map(|piece| (piece, receiving))),
+                Err(fault) => {
+                    tracing::info!(why = %fault, "Request body ended early");
+                    receiving.ticket.blame(&fault);
+                    let kind = ErrorKind::Invalid;
+                    Err(Error::new(kind, "receive", fault.to_string()))
+                }
+            }
+        };
+        stream::try_unfold(receiving, next).boxed()
+    }
+}
+
+/// A body on its way.
+struct Receiving {
+    pieces: BodyDataStream,
+    ticket: Ticket,
+    lane: Lane,
+    /// While it is slow.
+    parked: Option<Parked>,
+    /// When the bytes that came are looked at again.
+    window: Instant,
+    came: usize,
+    limit: Option<(Instant, Duration)>,
+}
+
+impl Receiving {
+    async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        let stall = self.ticket.admission().stall();
+        let silent = Instant::now() + stall;
+        loop {
+            let (until, fault) = match self.limit {
+                Some((at, limit)) if at < silent => (at, Fault::Slow(limit)),
+                _ => (silent, Fault::Silent(stall)),
+            };
+            let look = match self.parked {
+                None => self.window.min(until),
+                Some(_) => until,
+            };
+            let parked = self.parked.as_ref();
+            let cut = async {
+                match parked {
+                    Some(parked) => parked.cut().await,
+                    None => pending().await,
+                }
+            };
+            let piece = tokio::select! {
+                biased;
+                piece = timeout_at(look, self.pieces.next()) => piece,
+                () = cut => return Err(Fault::Crowded),
+            };
+            match piece {
+                Ok(Some(Ok(piece))) => {
+                    self.count(piece.len()).await;
+                    return Ok(Some(piece));
+                }
+                Ok(Some(Err(error))) => return Err(Fault::of(&error)),
+                Ok(None) => {
+                    self.leave().await;
+                    return Ok(None);
+                }
+                Err(_) if look == until => return Err(fault),
+                Err(_) => self.look(),
+            }
+        }
+    }
+
+    /// Counts what came: a body that is fast again goes on among the others.
+    async fn count(&mut self, bytes: usize) {
+        if self.parked.is_none() {
+            self.came = self.came.saturating_add(bytes);
+            if Instant::now() >= self.window {
+                self.look();
+            }
+            return;
+        }
+        let now = Instant::now();
+        if now >= self.window {
+            (self.window, self.came) = (now + WINDOW, 0);
+        }
+        self.came = self.came.saturating_add(bytes);
+        if self.came >= LEAST {
+            self.leave().await;
+        }
+    }
+
+    /// Looks back at a window: a body that was slow gives its place back.
+    fn look(&mut self) {
+        if self.came < LEAST {
+            self.parked = Some(self.lane.park(self.ticket.key().clone()));
+            self.ticket.give_back();
+        }
+        (self.window, self.came) = (Instant::now() + WINDOW, 0);
+    }
+
+    async fn leave(&mut self) {
+        if self.parked.is_some() {
+            self.ticket.take_back().await;
+            self.parked = None;
+        }
+    }
+}
+
+impl Admission {
+    /// Reads a small body whole, holding no place: at most `most` bytes and what came with the last of them, within `limit`.
+    ///
+    /// # Errors
+    /// What the client did wrong; a body that is too long is left to whoever reads it.
+    pub async fn gather(
+        self: &Arc<Self>,
+        key: Key,
+        mut body: Body,
+        most: usize,
+        limit: Duration,
+    ) -> Result<Bytes, Fault> {
+        if body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        let parked = self.forms.park(key);
+        let read = async {
+            let mut bytes = BytesMut::new();
+            while bytes.len() <= most
+                && let Some(frame) = http_body_util::BodyExt::frame(&mut body).await
+            {
+                let frame = frame.map_err(|e| Fault::of(&e))?;
+                if let Ok(data) = frame.into_data() {
+                    bytes.extend_from_slice(&data);
+                }
+            }
+            Ok(bytes.freeze())
+        };
+        let read = tokio::select! {
+            biased;
+            read = tokio::time::timeout(limit, read) => read.unwrap_or(Err(Fault::Slow(limit))),
+            () = parked.cut() => Err(Fault::Crowded),
+        };
+        read.inspect_err(|fault| tracing::info!(why = %fault, "Request body ended early"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

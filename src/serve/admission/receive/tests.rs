@@ -1,0 +1,154 @@
+use futures_util::{FutureExt as _, TryStreamExt as _};
+use tokio::{sync::mpsc, time::sleep};
+
+use super::*;
+use crate::{metrics, serve::admission::Admission};
+
+const STALL: Duration = Duration::from_mins(10);
+
+type Piece = Result<Bytes, std::io::Error>;
+
+/// A body, and what sends it.
+fn body() -> (mpsc::Sender<Piece>, Body) {
+    let (sender, receiver) = mpsc::channel::<Piece>(8);
+    let next = |mut receiver: mpsc::Receiver<Piece>| async move {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    };
+    (sender, Body::from_stream(stream::unfold(receiver, next)))
+}
+
+async fn ticket() -> (Arc<Admission>, Ticket) {
+    let admission = Arc::new(Admission::new(1, STALL, &metrics::Admission::default()));
+    let ticket = another(&admission, "a").await;
+    (admission, ticket)
+}
+
+async fn another(admission: &Arc<Admission>, name: &str) -> Ticket {
+    let key = Key::Principal(name.into());
+    let extensions = axum::http::Extensions::new();
+    Ticket::take(admission, key, &extensions).await.unwrap()
+}
+
+fn some(bytes: usize) -> Piece {
+    Ok(Bytes::from(vec![0; bytes]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_that_trickles_holds_no_place_and_has_one_at_its_end() {
+    let (admission, ticket) = ticket().await;
+    let (sender, body) = body();
+    let mut received = ticket.receive(body);
+    for _ in 0..5 {
+        sender.send(some(1)).await.unwrap();
+        assert!(received.try_next().await.unwrap().is_some());
+        assert!(received.try_next().now_or_never().is_none());
+        sleep(Duration::from_millis(400)).await;
+    }
+    assert_eq!(
+        (admission.requests.taken(), admission.uploads.len()),
+        (0, 1)
+    );
+    drop(sender);
+    let other = another(&admission, "b").await;
+    assert!(
+        received.try_next().now_or_never().is_none(),
+        "the place is taken"
+    );
+    drop(other);
+    assert!(received.try_next().await.unwrap().is_none());
+    assert_eq!(
+        (admission.requests.taken(), admission.uploads.len()),
+        (1, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_that_is_fast_again_goes_on_among_the_others() {
+    let (admission, ticket) = ticket().await;
+    let (sender, body) = body();
+    let mut received = ticket.receive(body);
+    assert!(received.try_next().now_or_never().is_none());
+    let slow = tokio::time::timeout(Duration::from_secs(3), received.try_next()).await;
+    assert!(slow.is_err());
+    assert_eq!(admission.uploads.len(), 1);
+    sender.send(some(LEAST)).await.unwrap();
+    assert!(received.try_next().await.unwrap().is_some());
+    assert_eq!(
+        (admission.requests.taken(), admission.uploads.len()),
+        (1, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_client_is_given_up_after_the_set_time_and_blamed() {
+    let (_, ticket) = ticket().await;
+    let (_sender, body) = body();
+    let began = Instant::now();
+    let mut received = ticket.receive(body);
+    assert!(received.try_next().await.is_err());
+    assert_eq!(began.elapsed(), STALL);
+    assert_eq!(ticket.fault(), Some(&Fault::Silent(STALL)));
+    assert_eq!(ticket.fault().unwrap().status(), 408);
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_with_a_limit_must_be_whole_within_it_however_it_comes() {
+    let (_, ticket) = ticket().await;
+    let (sender, body) = body();
+    let limit = Duration::from_secs(60);
+    let began = Instant::now();
+    let mut received = ticket.receive_within(body, limit);
+    let trickle = async {
+        while sender.send(some(1)).await.is_ok() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let read = async { while received.try_next().await.is_ok_and(|p| p.is_some()) {} };
+    tokio::select! { () = trickle => {} () = read => {} }
+    assert_eq!(began.elapsed(), limit);
+    assert_eq!(ticket.fault(), Some(&Fault::Slow(limit)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_body_of_whoever_has_most_is_cut_where_there_are_too_many() {
+    let (admission, ticket) = ticket().await;
+    let (_sender, body) = body();
+    let mut received = ticket.receive_within(body, Duration::from_mins(5));
+    let second = tokio::time::timeout(Duration::from_secs(2), received.try_next());
+    assert!(second.await.is_err());
+    let key = || Key::Principal("a".into());
+    let _more: Vec<_> = (0..SLOW).map(|_| admission.manifests.park(key())).collect();
+    assert!(received.try_next().await.is_err());
+    assert_eq!(ticket.fault(), Some(&Fault::Crowded));
+}
+
+/// As many as the lane of manifests has room for.
+const SLOW: usize = crate::serve::admission::SLOW_MANIFESTS;
+
+#[tokio::test(start_paused = true)]
+async fn broken_body_is_the_clients_fault() {
+    let (_, ticket) = ticket().await;
+    let (sender, body) = body();
+    let mut received = ticket.receive(body);
+    let gone = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset");
+    sender.send(Err(gone)).await.unwrap();
+    let error = received.try_next().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    assert!(matches!(ticket.fault(), Some(Fault::Gone(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_body_is_gathered_within_its_limits_and_without_a_place() {
+    let (admission, _ticket) = ticket().await;
+    let key = || Key::Principal("a".into());
+    let ten = Duration::from_secs(10);
+    let whole = admission.gather(key(), Body::from("form"), 64, ten).await;
+    assert_eq!(whole.unwrap(), "form");
+    let (_sender, silent) = body();
+    let began = Instant::now();
+    let slow = admission.gather(key(), silent, 64, ten).await;
+    assert_eq!(slow, Err(Fault::Slow(ten)));
+    assert_eq!(began.elapsed(), ten);
+    let long = Body::from(vec![0; 200]);
+    assert!(admission.gather(key(), long, 64, ten).await.unwrap().len() > 64);
+}

@@ -1,0 +1,113 @@
+use std::sync::Arc;
+
+use futures_util::{FutureExt as _, stream};
+use http_body_util::BodyExt as _;
+
+use super::*;
+use crate::{metrics, serve::admission::Admission, task};
+
+const STALL: Duration = Duration::from_mins(10);
+
+fn pieces(count: usize) -> Body {
+    let piece = || Ok::<_, std::io::Error>(Bytes::from_static(b"piece"));
+    Body::from_stream(stream::iter((0..count).map(move |_| piece())))
+}
+
+fn admission() -> (Arc<Admission>, task::Task<()>) {
+    let admission = Arc::new(Admission::new(1, STALL, &metrics::Admission::default()));
+    let watched = admission.clone();
+    let watch = task::spawn("watch", async move { watched.watch().await });
+    (admission, watch)
+}
+
+fn key(name: &str) -> Key {
+    Key::Principal(name.into())
+}
+
+async fn ticket(admission: &Arc<Admission>, name: &str, hangup: &Hangup) -> Ticket {
+    let mut extensions = axum::http::Extensions::new();
+    extensions.insert(hangup.clone());
+    Ticket::take(admission, key(name), &extensions)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_that_is_read_holds_its_place_to_its_last_byte() {
+    let (admission, _watch) = admission();
+    let ticket = ticket(&admission, "a", &Hangup::default()).await;
+    let body = ticket.respond(pieces(3));
+    assert_eq!(admission.requests.taken(), 1);
+    assert_eq!(body.collect().await.unwrap().to_bytes().len(), 15);
+    assert_eq!(admission.requests.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_that_is_not_read_gives_its_place_back_and_takes_one_when_it_is() {
+    let (admission, _watch) = admission();
+    let first = ticket(&admission, "a", &Hangup::default()).await;
+    let mut body = first.respond(pieces(3));
+    assert!(body.frame().await.is_some());
+    let other = ticket(&admission, "b", &Hangup::default()).await;
+    assert!(body.frame().now_or_never().is_none(), "the place is taken");
+    drop(other);
+    assert!(body.frame().await.is_some());
+    assert_eq!(admission.requests.taken(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_whose_client_is_silent_is_ended() {
+    let (admission, _watch) = admission();
+    let hangup = Hangup::default();
+    let ticket = ticket(&admission, "a", &hangup).await;
+    let mut body = ticket.respond(pieces(3));
+    assert!(body.frame().await.is_some());
+    let began = Instant::now();
+    hangup.wanted().await;
+    let waited = began.elapsed();
+    assert!(waited >= STALL && waited <= STALL + 2 * LOOK, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_too_many_responses_that_are_not_read_those_of_whoever_has_most_end_their_connections() {
+    let (admission, _watch) = admission();
+    admission.set_stall(Duration::from_hours(9));
+    let mut held = Vec::new();
+    for number in 0..=crate::serve::admission::UNREAD {
+        let name = if number == 3 { "one" } else { "many" };
+        let hangup = Hangup::default();
+        let ticket = ticket(&admission, name, &hangup).await;
+        let mut body = ticket.respond(pieces(3));
+        assert!(body.frame().await.is_some());
+        held.push((hangup, body));
+        // So that the next one gets the place.
+        tokio::time::sleep(UNREAD + 2 * LOOK).await;
+    }
+    let ended = |at: usize| held[at].0.wanted().now_or_never().is_some();
+    assert!(ended(0));
+    assert!(!ended(3) && !ended(1));
+}
+
+fn last() -> Frame<Bytes> {
+    Frame::data(Bytes::from_static(b"end"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn stream_ends_in_order_when_its_time_is_over_or_others_need_its_room() {
+    let (admission, _watch) = admission();
+    let minute = Some(Duration::from_mins(1));
+    for limit in [minute, None] {
+        let lane = Lane::new(1);
+        let parked = (lane.park(key("a")), Hangup::default());
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let mut body = admission.stream(silent, key("a"), parked, limit, last);
+        assert!(body.frame().now_or_never().is_none());
+        let began = Instant::now();
+        let _other = limit.is_none().then(|| lane.park(key("a")));
+        let end = body.frame().await.unwrap().unwrap();
+        assert_eq!(end.into_data().unwrap(), "end");
+        assert_eq!(began.elapsed(), limit.unwrap_or_default());
+        assert!(body.frame().await.is_none());
+        assert_eq!(lane.len(), usize::from(limit.is_none()));
+    }
+}

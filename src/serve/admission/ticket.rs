@@ -1,0 +1,136 @@
+//! What an admitted request holds.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use axum::http::Extensions;
+
+use super::{Admission, Fault, Full, Hangup, Key, Permit};
+
+/// A request's place, given back while the request only waits, and what its client did wrong. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Ticket(Arc<Inner>);
+
+struct Inner {
+    admission: Arc<Admission>,
+    key: Key,
+    hangup: Hangup,
+    place: Mutex<Option<Permit>>,
+    fault: OnceLock<Fault>,
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ticket({:?})", self.0.key)
+    }
+}
+
+impl Ticket {
+    /// Waits for a place of the caller `key`, whose request has these extensions. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn take(
+        admission: &Arc<Admission>,
+        key: Key,
+        extensions: &Extensions,
+    ) -> Result<Self, Full> {
+        let place = admission.requests.enter(key.clone()).await?;
+        Ok(Self(Arc::new(Inner {
+            admission: admission.clone(),
+            key,
+            hangup: Hangup::of(extensions),
+            place: Mutex::new(Some(place)),
+            fault: OnceLock::new(),
+        })))
+    }
+
+    /// The caller.
+    pub fn key(&self) -> &Key {
+        &self.0.key
+    }
+
+    pub(super) fn admission(&self) -> &Arc<Admission> {
+        &self.0.admission
+    }
+
+    pub(super) fn hangup(&self) -> &Hangup {
+        &self.0.hangup
+    }
+
+    /// Lets others have the place while `wait` lasts.
+    pub async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.give_back();
+        let waited = wait.await;
+        self.take_back().await;
+        waited
+    }
+
+    /// Gives the place to others.
+    pub(super) fn give_back(&self) {
+        let place = self.place().take();
+        // Not under the lock: it goes to somebody else on the spot.
+        drop(place);
+    }
+
+    /// Takes a place again; at once if it has one.
+    pub(super) async fn take_back(&self) {
+        if self.place().is_none() {
+            let admission = &self.0.admission;
+            let place = admission.requests.enter_again(self.0.key.clone()).await;
+            *self.place() = Some(place);
+        }
+    }
+
+    /// Takes a place among merges, without holding one of requests while it waits.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn merge(&self) -> Result<Permit, Full> {
+        let merges = self.0.admission.merges.enter(self.0.key.clone());
+        self.aside(merges).await
+    }
+
+    /// What the client did wrong while its body was received; the first fault counts.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.0.fault.get()
+    }
+
+    pub(super) fn blame(&self, fault: &Fault) {
+        // The first one made the others.
+        let _ = self.0.fault.set(fault.clone());
+    }
+
+    fn place(&self) -> std::sync::MutexGuard<'_, Option<Permit>> {
+        // Nothing can panic while it is held.
+        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics;
+
+    #[tokio::test]
+    async fn whoever_waits_lets_others_go_first() {
+        let stall = Duration::from_mins(1);
+        let admission = Admission::new(1, stall, &metrics::Admission::default());
+        let admission = Arc::new(admission);
+        let take = |name: &str| {
+            let (admission, key) = (admission.clone(), Key::Principal(name.into()));
+            async move { Ticket::take(&admission, key, &Extensions::new()).await }
+        };
+        let first = take("a").await.unwrap();
+        let other = async {
+            let second = take("b").await.unwrap();
+            assert_eq!(admission.requests.taken(), 1);
+            drop(second);
+        };
+        first.aside(other).await;
+        assert_eq!(admission.requests.taken(), 1);
+        drop(first);
+        assert_eq!(admission.requests.taken(), 0);
+    }
+}

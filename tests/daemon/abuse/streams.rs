@@ -1,0 +1,101 @@
+//! The same with streams of HTTP/2, which take few connections.
+
+use axum::http::Request;
+use tonic::{body::Body, codegen::Service as _, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use super::{HELD, Victim};
+
+/// Streams of one connection that are held.
+const EACH: usize = 50;
+
+async fn channels(victim: &Victim) -> Vec<Channel> {
+    let mut channels = Vec::new();
+    for _ in 0..4 {
+        let endpoint = Channel::from_shared(format!("http://{}", victim.address)).unwrap();
+        channels.push(endpoint.connect().await.unwrap());
+    }
+    channels
+}
+
+/// A body of which one byte comes, and then nothing.
+fn stuck() -> Body {
+    use futures_util::{StreamExt as _, stream};
+    let one = stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"g"))]);
+    Body::new(axum::body::Body::from_stream(one.chain(stream::pending())))
+}
+
+/// Serves the other one while streams are held; a thread, since it blocks.
+async fn serves_others(victim: &Victim, beside: &str) {
+    tokio::task::block_in_place(|| victim.serves_others(beside));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_are_served_beside_slow_requests_on_streams_of_http_2() {
+    let victim = Victim::start("");
+    for (method, path) in [
+        ("POST", "/token"),
+        ("PUT", "/v2/slow/manifests/t"),
+        ("POST", "/cachectl.v1.Control/List"),
+    ] {
+        let mut held = Vec::new();
+        for channel in channels(&victim).await {
+            for _ in 0..EACH {
+                let mut channel = channel.clone();
+                let grpc = path.starts_with("/cachectl");
+                let kind = if grpc {
+                    "application/grpc"
+                } else {
+                    "application/x-www-form-urlencoded"
+                };
+                let request = Request::builder()
+                    .method(method)
+                    .uri(path)
+                    .header("content-type", kind)
+                    .body(stuck())
+                    .unwrap();
+                held.push(tokio::spawn(async move {
+                    std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
+                    channel.call(request).await
+                }));
+            }
+        }
+        assert!(held.len() > HELD);
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        serves_others(&victim, &format!("200 streams of {path}")).await;
+        held.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_are_served_beside_health_watches_of_which_there_are_only_so_many() {
+    let victim = Victim::start("");
+    let mut open = Vec::new();
+    for channel in channels(&victim).await {
+        for _ in 0..2 * EACH {
+            let mut client = HealthClient::new(channel.clone());
+            let service = String::new();
+            let watch = client.watch(HealthCheckRequest { service }).await;
+            // Those above the limit end as soon as another begins.
+            open.extend(watch);
+        }
+    }
+    serves_others(&victim, "400 health watches").await;
+    let mut ended = 0;
+    for watch in &mut open {
+        let mut stream = std::pin::pin!(watch.get_mut());
+        loop {
+            let next = tokio::time::timeout(std::time::Duration::from_millis(20), stream.message());
+            match next.await {
+                Ok(Ok(Some(_))) => {}
+                Ok(Ok(None) | Err(_)) => {
+                    ended += 1;
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+    }
+    // 400 are 144 more than there is room for.
+    assert!(ended >= 144, "{ended} of {} ended", open.len());
+}
