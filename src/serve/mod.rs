@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod browsers;
 pub mod control;
 pub mod observe;
 pub mod registry;

@@ -52,8 +52,9 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
 
 /// Says whether a key takes effect at a reload; the others need a restart.
 pub fn is_live(key: &str) -> bool {
-    const LIVE: [&str; 8] = [
+    const LIVE: [&str; 9] = [
         "allow_path",
+        "allowed_hosts",
         "drain_timeout",
         "external_url",
         "log",
@@ -153,6 +154,13 @@ static OWN: &[Key] = &[
         Some("external-url"),
         "what each request says in Host",
         "URL at which clients see this daemon, such as https://cache.example",
+    ),
+    key(
+        "allowed_hosts",
+        Shape::List,
+        None,
+        "none besides loopback addresses, localhost and external_url's",
+        "host names, without ports, by which clients at loopback addresses may call this daemon while they are trusted",
     ),
     key(
         "state_dir",
@@ -362,7 +370,7 @@ static OWN: &[Key] = &[
         Shape::Flag,
         None,
         "false",
-        "believe X-Forwarded-Proto: only behind a proxy that always sets it",
+        "believe X-Forwarded-Proto and Forwarded: only behind a proxy that always sets one of them",
     ),
     key(
         "buildkit.merge",

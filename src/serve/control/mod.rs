@@ -38,6 +38,7 @@ pub use access::{Admit, Right, Rights};
 use crate::{
     metrics::http::Place,
     proto::{self, v1::control_server::ControlServer},
+    serve::auth::Refusal,
     store::{
         self, Queue,
         open::{Opened, Options},
@@ -51,6 +52,11 @@ pub const DOOR: &str = "control";
 
 /// Largest request: names and numbers.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// The answer to a call that is refused before it is looked at.
+pub fn refuse(refusal: &Refusal) -> Response<Body> {
+    access::status(refusal).into_http()
+}
 
 /// Where a request goes that [`Control::takes`].
 pub fn place(path: &str) -> Place {
