@@ -36,39 +36,99 @@ impl<'de> serde::Deserialize<'de> for Secret {
     }
 }
 
-/// `url` without user name, password and the values of its query: fit for messages.
+/// Begins a path, in which nobody writes a secret.
+const PATHS: [&str; 7] = ["/", ".", "~", "disk:", "oci-layout:", "cachectld:", "unix:"];
+/// What stands for a part that may be a secret.
+const HIDDEN: &str = "…";
+
+/// `url` without user name, password and the values of its query: fit for messages. What is not a URL may be a secret that was
+/// pasted into the wrong place, and is not shown at all.
 pub fn url(url: &str) -> String {
-    let (base, query) = match url.split_once('?') {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        let shows = PATHS.iter().any(|p| url.starts_with(p)) || is_host_with_port(url);
+        return if shows { url } else { HIDDEN }.to_owned();
+    };
+    if !is_scheme(scheme) {
+        return HIDDEN.to_owned();
+    }
+    let rest = rest.split('#').next().unwrap_or_default();
+    let (base, query) = match rest.split_once('?') {
         Some((base, query)) => (base, Some(query)),
-        None => (url, None),
+        None => (rest, None),
     };
-    let base = match base.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            let host = authority
-                .rsplit_once('@')
-                .map_or(authority, |(_, host)| host);
-            format!("{scheme}://{host}{path}")
-        }
-        None => base.to_owned(),
+    // A password holds `/` where nobody encoded it, so all before the last `@` goes; that of a digest is none.
+    let base = match base.rsplit_once('@') {
+        Some((_, after)) if !after.starts_with("sha256:") && !after.starts_with("sha512:") => after,
+        _ => base,
     };
+    let (host, path) = base.split_at(base.find('/').unwrap_or(base.len()));
+    let host = if is_host(host) { host } else { HIDDEN };
     match query {
-        None => base,
-        Some(q) => {
-            // Endpoint and region help to understand a message; signatures and tokens must not show.
-            let shown: Vec<String> = q
-                .split('&')
-                .map(|pair| match pair.split_once('=') {
-                    Some((k @ ("region" | "endpoint" | "path_style"), v)) if !v.contains('@') => {
-                        format!("{k}={v}")
-                    }
-                    Some((k, _)) => format!("{k}=…"),
-                    None => pair.to_owned(),
-                })
-                .collect();
-            format!("{base}?{}", shown.join("&"))
+        None => format!("{scheme}://{host}{path}"),
+        Some(query) => {
+            let shown: Vec<String> = query.split('&').map(pair).collect();
+            format!("{scheme}://{host}{path}?{}", shown.join("&"))
         }
     }
+}
+
+/// Endpoint and region help to understand a message; signatures and tokens must not show.
+fn pair(pair: &str) -> String {
+    let is_name = |k: &str| {
+        k.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    match pair.split_once('=') {
+        Some((k @ ("region" | "path_style"), v)) => format!("{k}={v}"),
+        Some((k @ "endpoint", v))
+            if !v.contains('@') && !v.to_ascii_lowercase().contains("%40") =>
+        {
+            format!("{k}={v}")
+        }
+        Some((k, v)) if is_name(k) && !v.starts_with('=') => format!("{k}={HIDDEN}"),
+        _ => HIDDEN.to_owned(),
+    }
+}
+
+/// Says whether this can begin a URL (RFC 3986 §3.1), in lower case as everybody writes it.
+pub fn is_scheme(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b);
+    (1..=20).contains(&text.len()) && text.bytes().all(plain)
+}
+
+/// Says whether this is a host, or a bucket, with a port or without; a name with a password after it is not.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    };
+    let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let name = |h: &str| {
+        h.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    let right = inside.map_or_else(|| name(host), |h| h.parse::<std::net::Ipv6Addr>().is_ok());
+    right && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn is_host_with_port(text: &str) -> bool {
+    let host = text.split('/').next().unwrap_or_default();
+    is_host(host) && host.contains(':') && !host.ends_with(':')
+}
+
+/// Control characters, line breaks, and what turns the direction of writing: text from elsewhere is shown without.
+pub fn is_unfit(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{061c}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'
+                | '\u{2029}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+        )
 }
 
 #[cfg(test)]
@@ -83,6 +143,41 @@ mod tests {
         );
         assert_eq!(url("disk:/a"), "disk:/a");
         assert_eq!(url("https://u:p@h"), "https://h");
+        assert_eq!(url("oci://h:5000/a@sha256:4f"), "oci://h:5000/a@sha256:4f");
+        assert_eq!(url("https://[::1]:9000/x"), "https://[::1]:9000/x");
+        assert_eq!(url("127.0.0.1:9000"), "127.0.0.1:9000");
+        assert_eq!(url("/run/c@2.sock"), "/run/c@2.sock");
+    }
+
+    #[test]
+    fn no_part_of_a_secret_shows_wherever_it_was_pasted() {
+        for text in [
+            "KEY:hunter2@bucket",
+            "s3://KEY:hunter2@bucket/x",
+            "s3://KEY:hun/hunter2@bucket/x",
+            "s3://KEY:hun?hunter2@bucket/x",
+            "s3://KEY:hunter2",
+            "s3://KEY:hunter2/x",
+            "https://hunter2@h",
+            "https://u:a@hunter2@h",
+            "https://h/x?hunter2",
+            "https://h/x?hunter2==",
+            "https://h/x#hunter2",
+            "https://h/x?token=hunter2&endpoint=https://u:hunter2@e",
+            "s3://b/x?endpoint=https%3A%2F%2Fu%3Ahunter2%40e",
+            "hunter2",
+            "hunter2@@@",
+            "u:hunter2",
+            "ghp_hunter2",
+            "hunter2://x",
+            "Hunter2 hunter2://x",
+            "",
+        ] {
+            // `hunter2:` is what a scheme looks like; everything else of it must not show.
+            let shown = url(text).replace("hunter2://", "");
+            assert!(!shown.contains("unter2"), "{text}: {shown}");
+        }
+        assert_eq!(url("s3://KEY:hunter2@bucket/x"), "s3://bucket/x");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+pub mod commands;
 pub mod json;
 pub mod logs;
 mod numbers;
@@ -18,6 +19,9 @@ pub mod otlp;
 pub const QUIET: &str = "aws_config=warn,aws_runtime=warn,aws_sdk_s3=warn,aws_smithy_runtime=warn,aws_smithy_http_client=warn,\
 h2=error,hyper=error,hyper_util=error,reqwest=warn,rustls=error,tonic=error,tower=error,opentelemetry=error,\
 opentelemetry_sdk=error,opentelemetry-otlp=error";
+
+/// Target of warnings about passwords that others could read: they are shown at every verbosity.
+const INSECURE: &str = "cachectl::insecure";
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,18 +40,18 @@ pub struct Verbosity(
 pub fn init(verbosity: Verbosity, filter: Option<&str>) -> Result<(), String> {
     let filter = match filter {
         Some(text) => EnvFilter::try_new(text).map_err(|e| e.to_string())?,
-        None => EnvFilter::default().add_directive(
-            match verbosity.0 {
+        None => {
+            let level = match verbosity.0 {
                 0 => LevelFilter::ERROR,
                 1 => LevelFilter::INFO,
                 2 => LevelFilter::DEBUG,
                 _ => LevelFilter::TRACE,
-            }
-            .into(),
-        ),
+            };
+            EnvFilter::try_new(format!("{level},{INSECURE}=warn")).map_err(|e| e.to_string())?
+        }
     };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(commands::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_timer(uptime())
         // Who closed standard error does not want to hear that it is closed.

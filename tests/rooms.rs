@@ -6,16 +6,17 @@ use std::{
 };
 
 /// Vocabulary: small, leaf, no product knowledge. From `transfer` up all of it is open.
-const VOCABULARY: [&str; 8] = [
-    "digest", "entry", "fs", "task", "redact", "progress", "metrics", "trace",
+const VOCABULARY: [&str; 9] = [
+    "digest", "entry", "fs", "task", "random", "redact", "progress", "metrics", "trace",
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
     ("task", &[]),
+    ("random", &[]),
     ("redact", &[]),
     ("progress", &[]),
     ("metrics", &[]),
@@ -24,11 +25,11 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("artifact", &["digest", "entry"]),
     ("source", &["entry", "digest", "fs", "progress"]),
     ("pack", &["entry", "digest", "fs", "progress", "artifact"]),
-    // `Time` of `entry` is the one type of a moment.
+    // `Time` of `entry` is the one type of a moment; ids of uploads are not to be guessed.
     (
         "store",
         &[
-            "artifact", "digest", "fs", "task", "redact", "entry", "metrics", "trace",
+            "artifact", "digest", "fs", "task", "random", "redact", "entry", "metrics", "trace",
         ],
     ),
     ("transfer", &["store", "artifact"]),

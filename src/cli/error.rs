@@ -4,6 +4,7 @@ use std::{error::Error, fmt::Write as _};
 
 use crate::{
     config, ops,
+    redact::is_unfit,
     store::{self, ErrorKind},
 };
 
@@ -133,7 +134,7 @@ impl CommandError {
 pub(crate) fn one_line(text: &str) -> String {
     let shown: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if is_unfit(c) { ' ' } else { c })
         .collect();
     shown.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn line_breaks_and_escapes_of_a_server_do_not_reach_the_terminal() {
-        let e = CommandError::failed("a\n\u{1b}[31m b");
+        let e = CommandError::failed("a\n\u{1b}[31m\u{202e} b");
         assert_eq!(e.line(), "a [31m b");
     }
 

@@ -31,5 +31,5 @@ pub(crate) fn run(command: Option<&str>) -> Result<()> {
     clap_mangen::Man::new(page)
         .render(&mut text)
         .map_err(|e| CommandError::failed(format!("cannot write the page: {e}")))?;
-    output::data(&String::from_utf8_lossy(&text))
+    output::raw(&String::from_utf8_lossy(&text))
 }

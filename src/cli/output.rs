@@ -9,13 +9,21 @@ use std::{
 use serde_json::Value;
 
 use super::error::{CommandError, Result};
-use crate::digest::Digest;
+use crate::{digest::Digest, redact::is_unfit, telemetry::commands};
 
-/// Writes data; a reader that has gone away is none of our trouble.
+/// Writes data; a reader that has gone away is none of our trouble. In it nothing stays that a CI system would obey.
 ///
 /// # Errors
 /// When standard output takes no more for another reason, as on a full disk.
 pub(crate) fn data(text: &str) -> Result<()> {
+    raw(&commands::defused(text))
+}
+
+/// Writes data as it is: a script or a page of our own, which must not change.
+///
+/// # Errors
+/// As [`data`].
+pub(crate) fn raw(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::failed(format!(
@@ -27,11 +35,12 @@ pub(crate) fn data(text: &str) -> Result<()> {
 
 /// Writes one JSON object and a line break.
 pub(crate) fn object(value: &Value) -> Result<()> {
-    data(&format!("{value:#}\n"))
+    raw(&commands::defused_json(&format!("{value:#}\n")))
 }
 
 /// Writes to standard error, come what may: there is nowhere to complain.
 pub(crate) fn note(text: &str) {
+    let text = commands::defused(text);
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -68,12 +77,6 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if is_unfit(c) { '\u{fffd}' } else { c })
         .collect()
-}
-
-/// Control characters, and those that turn the direction of writing.
-fn is_unfit(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `sha256:4f1c2d3e4f50`: enough to tell snapshots apart.

@@ -132,6 +132,8 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
 
 fn prepare(cli: &Cli) -> Result<Session> {
     let env = Env::capture();
+    // First: what is wrong with a settings file quotes it.
+    telemetry::commands::guard(|name| env.get(name).is_some());
     let folder = std::env::current_dir()
         .map_err(|e| CommandError::failed(format!("cannot tell the working directory: {e}")))?;
     let loaded = config::load(&env, &folder, cli.global.config.as_deref(), cli.layer())?;

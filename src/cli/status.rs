@@ -38,6 +38,10 @@ pub(crate) fn no_daemon() -> CommandError {
 fn text(s: &v1::StatusResponse) -> String {
     let mut text = String::new();
     let mut line = |what: &str, value: &str| {
+        // A daemon tells where its store is only to who may do everything.
+        if value.is_empty() {
+            return;
+        }
         let _ = writeln!(text, "{what:<10} {}", printable(value));
     };
     line("cachectld", &s.version);

@@ -32,6 +32,7 @@ use crate::{
         admin::{self, Admin, Refresh},
         admission::Admission,
         auth::{self, Authority, Exposure, Peer},
+        browsers,
         control::{self, Control},
         observe::Observer,
         registry::{self, Registry},
@@ -191,7 +192,7 @@ impl Doors {
             let doors = doors.clone();
             async move {
                 let place = doors.place(&request);
-                let answer = |request| doors.answer(place, request);
+                let answer = |request| doors.guarded(place, request);
                 // Boxed: it holds the futures of all doors.
                 Box::pin(doors.observer.observe(place, request, answer)).await
             }
@@ -213,6 +214,19 @@ impl Doors {
             route: if path == "/token" { "/token" } else { "other" },
             looks_up: None,
         })
+    }
+
+    /// In front of all doors: what a web page in a browser would ask is refused, and what a browser gets cannot run.
+    async fn guarded(&self, place: Place, request: Request<Body>) -> Response<Body> {
+        // Orchestrators and load balancers ask probes under any name.
+        let is_probe = place.door == admin::DOOR && admin::is_probe(request.uri().path());
+        let mut response = match self.authority.check_host(&request) {
+            Err(refusal) if !is_probe && place.door == control::DOOR => control::refuse(&refusal),
+            Err(refusal) if !is_probe => refusal.into_response(),
+            _ => self.answer(place, request).await,
+        };
+        browsers::harden(response.headers_mut());
+        response
     }
 
     async fn answer(&self, place: Place, request: Request<Body>) -> Response<Body> {

@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt::Write as _};
 
-use crate::{config, serve::auth, store};
+use crate::{config, redact::is_unfit, serve::auth, store};
 
 /// Sort of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Error {
 fn one_line(text: &str) -> String {
     let shown: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if is_unfit(c) { ' ' } else { c })
         .collect();
     shown.split_whitespace().collect::<Vec<_>>().join(" ")
 }

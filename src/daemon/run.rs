@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::{Env, daemon::LogFormat},
     telemetry::{
+        commands,
         logs::{Format, Logs},
         otlp::{self, Exporter},
     },
@@ -47,6 +48,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(began: Instant) -> u8 {
+    commands::guard(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
     let args = match Args::parse(std::env::args_os()) {
         Ok(args) => args,
         Err(e) => {

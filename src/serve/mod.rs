@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod admission;
 pub mod auth;
+pub mod browsers;
 pub mod control;
 pub mod observe;
 pub mod registry;

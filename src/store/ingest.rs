@@ -34,7 +34,7 @@ use super::{
     error::{Error, ErrorKind, Result},
     keys::Repo,
 };
-use crate::{digest::Sha256, fs, task};
+use crate::{digest::Sha256, fs, random, task};
 
 /// Bytes that are gathered before they are written and hashed: bounds the memory of an upload to about four times this.
 const BATCH_BYTES: usize = 128 << 10;
@@ -58,31 +58,31 @@ const IDLE: Duration = Duration::from_secs(90);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UploadId {
     random: [u8; 16],
-    repo: [u8; 4],
+    /// The first bytes of the SHA-256 of the repository's name.
+    repo: Box<[u8]>,
 }
+
+/// Bytes that bind an upload to its repository: nobody finds two names for which they are the same.
+const MARK_BYTES: usize = 16;
+/// As many as releases up to 0.1 took, and a daemon of those beside us takes: their uploads go on here. None begun here has so few.
+const OLD_MARK_BYTES: usize = 4;
 
 impl UploadId {
     fn new(repo: &Repo) -> Self {
-        let mut random = [0; 16];
-        // Not a secret: who may push to the repository may go on with its uploads.
-        random
-            .chunks_mut(8)
-            .for_each(|c| c.copy_from_slice(&fastrand::u64(..).to_le_bytes()));
         Self {
-            random,
-            repo: mark_of(repo),
+            random: random::bytes(),
+            repo: hash_of(repo)[..MARK_BYTES].into(),
         }
     }
 
     /// Says whether it was begun in `repo`.
     pub fn is_of(&self, repo: &Repo) -> bool {
-        self.repo == mark_of(repo)
+        hash_of(repo).starts_with(&self.repo)
     }
 }
 
-fn mark_of(repo: &Repo) -> [u8; 4] {
-    let Sha256(hash) = Sha256::of(repo.as_str().as_bytes());
-    [hash[0], hash[1], hash[2], hash[3]]
+fn hash_of(repo: &Repo) -> [u8; 32] {
+    Sha256::of(repo.as_str().as_bytes()).0
 }
 
 impl std::fmt::Display for UploadId {
@@ -91,7 +91,7 @@ impl std::fmt::Display for UploadId {
             f,
             "{}-{}",
             const_hex::encode(self.random),
-            const_hex::encode(self.repo)
+            const_hex::encode(&self.repo)
         )
     }
 }
@@ -103,8 +103,11 @@ impl FromStr for UploadId {
         let (random, repo) = s.split_once('-').ok_or(())?;
         let id = Self {
             random: const_hex::decode_to_array(random).map_err(drop)?,
-            repo: const_hex::decode_to_array(repo).map_err(drop)?,
+            repo: const_hex::decode(repo).map_err(drop)?.into(),
         };
+        if ![MARK_BYTES, OLD_MARK_BYTES].contains(&id.repo.len()) {
+            return Err(());
+        }
         // One upload, one name.
         (id.to_string() == s).then_some(id).ok_or(())
     }
@@ -446,6 +449,33 @@ mod tests {
 
     use super::*;
     use crate::digest::Digest;
+
+    #[test]
+    fn ids_bind_to_one_repository_and_those_of_older_daemons_go_on() {
+        let repo = |name: &str| name.parse::<Repo>().unwrap();
+        // Two names whose SHA-256 begin with the same four bytes.
+        let (one, other) = (repo("own/r5319"), repo("own/r32486"));
+        assert_eq!(hash_of(&one)[..4], hash_of(&other)[..4]);
+        let id = UploadId::new(&one);
+        assert!(id.is_of(&one) && !id.is_of(&other));
+        assert_eq!(id.to_string().parse(), Ok(id.clone()));
+        let old: UploadId = format!(
+            "{}-{}",
+            "0a".repeat(16),
+            const_hex::encode(&hash_of(&one)[..4])
+        )
+        .parse()
+        .unwrap();
+        assert!(old.is_of(&one) && !old.is_of(&repo("own/x")));
+        for bad in [
+            "",
+            "0a-0a",
+            &format!("{}-", "0a".repeat(16)),
+            &format!("{}-0a0a0a", "0a".repeat(16)),
+        ] {
+            assert!(bad.parse::<UploadId>().is_err(), "{bad}");
+        }
+    }
 
     #[tokio::test]
     async fn uploads_at_rest_keep_no_file_open_and_go_on() {

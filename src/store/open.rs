@@ -73,10 +73,10 @@ impl FromStr for StoreUrl {
             "" if rest.starts_with(['/', '.', '~']) => {
                 Err(refused(format!("a folder is written `disk:{rest}`")))
             }
-            "" => Err(refused(format!("no store's URL; {EXPECTED}"))),
-            _ => Err(refused(format!(
-                "`{scheme}:` is no kind of store; {EXPECTED}"
+            _ if redact::is_scheme(scheme) => Err(refused(format!(
+                "unsupported store type `{scheme}:`; {EXPECTED}"
             ))),
+            _ => Err(refused(format!("not a store URL; {EXPECTED}"))),
         }
     }
 }
@@ -612,11 +612,17 @@ mod tests {
             ("disk:", "names no folder"),
             ("disk://host/x", "without `//`"),
             ("disk:~/x", "whole path"),
-            ("http://user:hunter2@host", "no kind of store"),
+            ("http://user:hunter2@host", "unsupported store type `http:`"),
+            ("hunter2", "not a store URL"),
+            ("KEY:hunter2@bucket", "not a store URL"),
+            ("s3://KEY:hunter2@bucket/x", "AWS_ACCESS_KEY_ID"),
+            ("s3://KEY:hun/hunter2@bucket/x", "AWS_ACCESS_KEY_ID"),
+            ("s3://bucket/p?hunter2", "unknown key"),
             ("oci://me:hunter2@host/repo", "credentials"),
             ("oci://host", "repository"),
             ("s3://", "bucket"),
             ("s3://bucket/p?token=hunter2", "token"),
+            ("oci://host/x?hunter2", "only `insecure`"),
         ] {
             let e = bad.parse::<StoreUrl>().unwrap_err();
             assert_eq!(e.kind, ErrorKind::Invalid);

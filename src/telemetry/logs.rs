@@ -11,7 +11,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use super::{QUIET, json::JsonLines, may_show, otlp::Exporter};
+use super::{QUIET, commands, json::JsonLines, may_show, otlp::Exporter};
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,13 +65,13 @@ impl Logs {
     ) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(commands::stderr)
             .with_timer(SystemTime)
             // Who closed standard error does not want to hear that it is closed.
             .log_internal_errors(false);
         let lines = match format {
             Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-            Format::Json => JsonLines::new(std::io::stderr).boxed(),
+            Format::Json => JsonLines::new(commands::stderr_json).boxed(),
         };
         let lines = lines
             .with_filter(filter)

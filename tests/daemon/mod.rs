@@ -1,6 +1,7 @@
 //! The daemon's process as whoever runs it meets it: start, settings, signals, sockets, exit codes.
 
 mod abuse;
+mod browsers;
 mod documents;
 mod ending;
 mod limits;

@@ -54,8 +54,9 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
 
 /// Says whether a key takes effect at a reload; the others need a restart.
 pub fn is_live(key: &str) -> bool {
-    const LIVE: [&str; 11] = [
+    const LIVE: [&str; 12] = [
         "allow_path",
+        "allowed_hosts",
         "client_stall",
         "drain_timeout",
         "external_url",
@@ -160,6 +161,13 @@ static OWN: &[Key] = &[
         Some("external-url"),
         "what each request says in Host",
         "URL at which clients see this daemon, such as https://cache.example",
+    ),
+    key(
+        "allowed_hosts",
+        Shape::List,
+        None,
+        "none besides loopback addresses, localhost and external_url's",
+        "host names, without ports, by which clients at loopback addresses may call this daemon while they are trusted",
     ),
     key(
         "state_dir",
@@ -390,7 +398,7 @@ static OWN: &[Key] = &[
         Shape::Flag,
         None,
         "false",
-        "believe X-Forwarded-Proto, and the last address in X-Forwarded-For: only behind a proxy that always sets both",
+        "believe X-Forwarded-Proto, Forwarded, and the last address in X-Forwarded-For: only behind a proxy that always sets them",
     ),
     key(
         "buildkit.merge",

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::grant::{Action, Actions};
+use crate::store::keys::Repo;
 
 /// Most repositories in one list: what a client asks beyond them is not granted, which is no error, and a token stays small
 /// enough for a header.
@@ -31,7 +32,8 @@ impl Access {
 
     /// Reads a list of scopes that are separated by spaces; what is no scope or of another type is left out.
     ///
-    /// A name may hold the `:` of a port, so it lies between the first and the last one.
+    /// A name lies between the first and the last `:`. What is not the name of a repository is left out: it opens nothing, and is
+    /// not to be signed.
     pub(super) fn add_scopes(&mut self, text: &str) {
         for scope in text.split_ascii_whitespace() {
             let Some((kind, rest)) = scope.split_once(':') else {
@@ -40,7 +42,7 @@ impl Access {
             let Some((name, actions)) = rest.rsplit_once(':') else {
                 continue;
             };
-            if kind == REPOSITORY && !name.is_empty() {
+            if kind == REPOSITORY && name.parse::<Repo>().is_ok() {
                 self.add(name, actions_of(actions.split(',')));
             }
         }
@@ -136,7 +138,11 @@ mod tests {
         for (written, read) in [
             ("repository:a/b:pull", "repository:a/b:pull"),
             ("repository:a/b:push,pull", "repository:a/b:pull,push"),
-            ("repository:h:5000/c:pull", "repository:h:5000/c:pull"),
+            ("repository:h:5000/c:pull", ""),
+            ("repository:own/*:pull", ""),
+            ("repository:own/../secret/app:pull", ""),
+            ("repository:own//x:pull repository:Own/x:pull", ""),
+            ("repository:x\0:pull", ""),
             ("repository:a:*", "repository:a:pull,push,delete"),
             (
                 "repository:a:pull repository:b:pull repository:a:push",

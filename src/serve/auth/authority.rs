@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use axum::http::{HeaderMap, request::Parts};
+use axum::http::{HeaderMap, Request, request::Parts};
 use tracing::{debug, info};
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     grant::Action,
     identify::{Identity, Proof, Setup, Unknown},
     passwords::Passwords,
-    peer::Peer,
+    peer::{Peer, PeerKind},
     principal::{Need, Principal},
 };
 use crate::{
@@ -89,6 +89,22 @@ impl Authority {
             .clone()
     }
 
+    /// Refuses what only a web page in somebody's browser would ask, before it is looked at any further; the request's [`Peer`] is in
+    /// its extensions. Nothing is refused at a unix socket, where no page gets.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`], with what to set if the request is no page's.
+    pub fn check_host<B>(&self, request: &Request<B>) -> std::result::Result<(), Refusal> {
+        let peer = Peer::of(request.extensions());
+        if peer.kind == PeerKind::Unix {
+            return Ok(());
+        }
+        let setup = self.setup();
+        let headers = request.headers();
+        let by_address = setup.policy.trusts(peer.origin(headers));
+        setup.hosts.check(request.uri(), headers, by_address)
+    }
+
     /// Lets a request through that has all the rights it needs; `needs` without any is a door's first question
     /// (`GET /v2/`), which must not be answered to who should log in: clients learn from its refusal how to.
     ///
@@ -131,7 +147,11 @@ impl Authority {
                 debug!(repository = lacking.repository, "Asked to log in");
                 Err(challenge(Wrong::Nothing, "authentication is required"))
             }
-            _ => Err(denied(&principal, *lacking)),
+            _ => {
+                let trusted = setup.policy.trusts(peer.kind);
+                let forwarded = peer.origin(&request.headers) != peer.kind;
+                Err(denied(&principal, *lacking, trusted && forwarded))
+            }
         }
     }
 }
@@ -164,16 +184,23 @@ fn wrong_message(wrong: Wrong) -> &'static str {
     }
 }
 
-fn denied(principal: &Principal, need: Need<'_>) -> Refusal {
+/// `lost_trust`: without the proxy in between, the client would be one that is trusted.
+fn denied(principal: &Principal, need: Need<'_>, lost_trust: bool) -> Refusal {
     info!(
         principal = principal.name(),
         repository = need.repository,
         action = need.action.as_str(),
         "Denied"
     );
+    let why = if lost_trust {
+        ": the request came through a proxy, so it does not have the rights of a local client; give clients accounts \
+         (`auth.htpasswd` or `auth.tokens`) or grant rights to `anonymous`"
+    } else {
+        ""
+    };
     Refusal::Denied {
         message: format!(
-            "`{}` may not {} `{}`",
+            "`{}` may not {} `{}`{why}",
             principal.name(),
             match need.action {
                 Action::Pull => "pull from",

@@ -10,6 +10,7 @@ use super::{
     Error, Result,
     access::Access,
     config::{Config, Scheme},
+    forwarded::client_spoke_https,
     grant::{Action, Actions},
     peer::{Peer, Transport},
     principal::Need,
@@ -107,17 +108,13 @@ impl Challenger {
             return Some(format!("{url}{TOKEN_PATH}"));
         }
         let host = host(&request.uri, &request.headers)?;
-        let forwarded = request
-            .headers
-            .get("x-forwarded-proto")
-            .filter(|_| self.trust_forwarded)
-            .and_then(|v| v.to_str().ok());
-        let scheme = match (forwarded, peer.transport) {
-            (Some(f), _) if f.eq_ignore_ascii_case("https") => "https",
-            (Some(f), _) if f.eq_ignore_ascii_case("http") => "http",
-            (_, Transport::Tls) => "https",
-            (_, Transport::Plain) => "http",
-        };
+        let forwarded = self
+            .trust_forwarded
+            .then(|| client_spoke_https(&request.headers));
+        let https = forwarded
+            .flatten()
+            .unwrap_or(peer.transport == Transport::Tls);
+        let scheme = if https { "https" } else { "http" };
         Some(format!("{scheme}://{host}{TOKEN_PATH}"))
     }
 }

@@ -75,8 +75,11 @@ pub struct Config {
     pub offer: Vec<Scheme>,
     /// URL at which clients see this daemon, such as `https://cache.example`. Default: what each request says in `Host`.
     pub external_url: Option<String>,
-    /// Believe `X-Forwarded-Proto`, and the last address in `X-Forwarded-For`: only behind a proxy that always sets both.
-    /// Default: false.
+    /// Names of this daemon besides `localhost` and that of `external_url`, without ports: while clients at loopback addresses are
+    /// trusted, a request of theirs for another host is refused, since it may be a web page's. Default: none.
+    pub allowed_hosts: Vec<String>,
+    /// Believe `X-Forwarded-Proto`, `Forwarded`, and the last address in `X-Forwarded-For`: only behind a proxy that always sets
+    /// them. Default: false.
     pub trust_forwarded: bool,
     /// Name of this service in tokens; daemons that share a signing key share it too. Default: `cachectld`.
     pub service: String,
@@ -108,6 +111,7 @@ impl Default for Config {
             insecure_no_auth: false,
             offer: vec![Scheme::Bearer],
             external_url: None,
+            allowed_hosts: Vec::new(),
             trust_forwarded: false,
             service: "cachectld".to_owned(),
             token_life: Duration::from_mins(5),

@@ -205,6 +205,8 @@ async fn answer(
     let life = setup.config.token_life.as_secs();
     let pass = Pass {
         sub: principal.name().to_owned(),
+        // A name without a secret is that of a certificate.
+        certificate: secret.is_none() && !principal.is_anonymous(),
         secret,
         access,
     };

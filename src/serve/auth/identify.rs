@@ -11,6 +11,7 @@ use super::{
     challenge::{Challenger, Wrong},
     config::{Config, Exposure, Scheme},
     header::{self, Shown},
+    hosts::Hosts,
     peer::{Peer, PeerKind},
     policy::Policy,
     principal::Principal,
@@ -62,6 +63,7 @@ pub(super) struct Setup {
     /// `None` where tokens are not offered, or nobody needs one.
     pub(super) signer: Option<Signer>,
     pub(super) challenger: Challenger,
+    pub(super) hosts: Hosts,
     /// Whether there is anything to show.
     pub(super) can_identify: bool,
 }
@@ -81,12 +83,14 @@ impl Setup {
             .then(|| Signer::open(&config, state_dir))
             .transpose()?;
         let challenger = Challenger::new(&config, signs, config.has_accounts())?;
+        let hosts = Hosts::new(&config)?;
         Ok(Self {
             config,
             policy,
             accounts,
             signer,
             challenger,
+            hosts,
             can_identify,
         })
     }
@@ -116,7 +120,7 @@ impl Setup {
                 .await?
                 .ok_or(Unknown::Wrong(Wrong::Nothing)),
             Shown::Bearer(token) => {
-                let known = self.by_bearer(&token, from);
+                let known = self.by_bearer(&token, peer, from);
                 known.ok_or(Unknown::Wrong(Wrong::Token))
             }
         }
@@ -167,15 +171,20 @@ impl Setup {
         }
     }
 
-    fn by_bearer(&self, token: &Secret, from: PeerKind) -> Option<Identity> {
+    fn by_bearer(&self, token: &Secret, peer: &Peer, from: PeerKind) -> Option<Identity> {
         if let Some(found) = self.by_static_token(token, from) {
             return Some(found);
         }
         let Pass {
             sub,
             secret,
+            certificate,
             access,
         } = self.signer.as_ref()?.check_pass(token)?;
+        // Without the certificate, or after its authority was removed, it is a token that somebody found.
+        if certificate && peer.certificate.as_deref() != Some(&*sub) {
+            return None;
+        }
         // Who has been removed, or has another password, is so at once.
         if secret.is_some_and(|stamp| !self.accounts.vouches(&sub, &stamp)) {
             return None;

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use tracing::warn;
+
 use super::{Result, files, remembered::Remembered};
 use crate::{
     digest::Sha256,
@@ -20,6 +22,10 @@ const QUEUE: Queue = Queue {
 };
 /// bcrypt's costs that are taken: below it there is no format, above it one login takes many seconds.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=15;
+/// Above it one login takes a second and more, and with several at once everybody waits.
+const SLOW_COST: u32 = 12;
+/// What bcrypt looks at: whatever follows could be anything.
+const MAX_PASSWORD_BYTES: usize = 72;
 /// What an unknown name is compared with where the file is empty; nobody's password.
 const DECOY: &str = "$2y$10$yqpZ.uwQryeanbUrqhshdOwSVMPpBqIXTAl3e3TXoPQAbRViN9mJO";
 
@@ -52,6 +58,10 @@ impl Passwords {
                     "`htpasswd -B -C 10 FILE {name}` sets a password that can be used"
                 ))
             })?;
+            if let Some(cost) = slow_cost(hash) {
+                let path = path.display();
+                warn!(%path, line = number, user = name, cost, "Each login of this user takes long: its bcrypt cost is over {SLOW_COST}; `htpasswd -B -C 10` sets a password anew");
+            }
             if users.insert(name.into(), Secret::new(hash)).is_some() {
                 return Err(wrong(format!("user `{name}` stands on a line above too")));
             }
@@ -83,6 +93,10 @@ impl Passwords {
         password: &Secret,
         (checks, caller): (&Pool, Key),
     ) -> std::result::Result<Option<Arc<str>>, Full> {
+        if !is_whole(password.expose()) {
+            warn!("A password was refused: bcrypt ignores what follows 72 bytes, or a NUL");
+            return Ok(None);
+        }
         let known = self.users.get_key_value(name);
         let id = self.remembered.id(name, password);
         let remembered = || {
@@ -126,6 +140,18 @@ impl Passwords {
         let found = self.users.values().nth(at).cloned();
         found.unwrap_or_else(|| Secret::new(DECOY))
     }
+}
+
+/// Says whether bcrypt tells this password from all others: it cuts after 72 bytes, and repeats what is shorter with a NUL in
+/// between, so that `a` and `a\0a` are the same to it.
+fn is_whole(password: &str) -> bool {
+    password.len() <= MAX_PASSWORD_BYTES && !password.contains('\0')
+}
+
+/// The cost of a hash that was checked, if it is one to warn of.
+fn slow_cost(hash: &str) -> Option<u32> {
+    let cost = hash.split('$').nth(2)?.parse().ok()?;
+    (cost > SLOW_COST).then_some(cost)
 }
 
 /// Checks that a hash is one of bcrypt, whole, and not absurdly dear.
@@ -206,6 +232,36 @@ mod tests {
         let empty = parse("").unwrap();
         assert!(!right(&empty, "nobody", "x").await);
         assert_eq!(check_hash(DECOY), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn passwords_that_bcrypt_takes_for_another_are_refused() {
+        let long = "A".repeat(72);
+        for (password, same_to_bcrypt) in [(&*long, format!("{long}A")), ("x", "x\0x".to_owned())] {
+            let hash = bcrypt::hash(password, 4).unwrap();
+            // What is refused here is right by bcrypt alone: else this test shows nothing.
+            assert!(bcrypt::verify(&same_to_bcrypt, &hash).unwrap());
+            let p = parse(&format!("ci:{hash}")).unwrap();
+            assert!(right(&p, "ci", password).await);
+            assert!(!right(&p, "ci", &same_to_bcrypt).await);
+        }
+    }
+
+    #[test]
+    fn costs_up_to_fifteen_are_taken_and_the_dear_ones_named() {
+        let with_cost = |cost: u32| CI.replace("$04$", &format!("${cost:02}$"));
+        for (cost, slow, taken) in [
+            (3, false, false),
+            (4, false, true),
+            (12, false, true),
+            (13, true, true),
+            (15, true, true),
+            (16, true, false),
+        ] {
+            let line = with_cost(cost);
+            assert_eq!(parse(&line).is_ok(), taken, "{cost}");
+            assert_eq!(slow_cost(&line), slow.then_some(cost), "{cost}");
+        }
     }
 
     #[test]

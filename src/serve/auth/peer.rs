@@ -5,6 +5,16 @@ use std::{net::IpAddr, sync::Arc};
 use axum::http::{Extensions, HeaderMap};
 
 use crate::serve::admission::Key;
+/// What proxies add to requests that they forward. Any of them takes trust away, so it does not matter who wrote it.
+const FORWARDED: [&str; 7] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-real-ip",
+];
 
 /// Where the other end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +113,7 @@ impl Peer {
 
     /// Where the client is: a proxy on this machine that says it forwards speaks for somebody who is not.
     pub(super) fn origin(&self, headers: &HeaderMap) -> PeerKind {
-        if headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded") {
+        if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
             PeerKind::Remote
         } else {
             self.kind
@@ -148,9 +158,11 @@ mod tests {
 
     #[test]
     fn whoever_is_forwarded_is_remote() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(Peer::unix().origin(&headers), PeerKind::Unix);
-        headers.insert("x-forwarded-for", "10.0.0.1".parse().unwrap());
-        assert_eq!(Peer::unix().origin(&headers), PeerKind::Remote);
+        assert_eq!(Peer::unix().origin(&HeaderMap::new()), PeerKind::Unix);
+        for name in FORWARDED {
+            let headers = [(name.parse().unwrap(), "x".parse().unwrap())];
+            let headers: HeaderMap = headers.into_iter().collect();
+            assert_eq!(Peer::unix().origin(&headers), PeerKind::Remote, "{name}");
+        }
     }
 }

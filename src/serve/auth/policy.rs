@@ -63,16 +63,20 @@ impl Policy {
         })
     }
 
+    /// Says whether clients there have every right without showing who they are.
+    pub(super) fn trusts(&self, from: PeerKind) -> bool {
+        match from {
+            PeerKind::Unix => self.trusted >= TrustLocal::Unix,
+            PeerKind::Loopback => self.trusted >= TrustLocal::Loopback,
+            PeerKind::Remote => false,
+        }
+    }
+
     /// What a name (`None`: nobody in particular) may do who comes from there.
     ///
     /// A name never has less than nobody in particular: it could leave its credentials out.
     pub(super) fn grants(&self, name: Option<&str>, from: PeerKind) -> Vec<Arc<Grant>> {
-        let trusted = match from {
-            PeerKind::Unix => self.trusted >= TrustLocal::Unix,
-            PeerKind::Loopback => self.trusted >= TrustLocal::Loopback,
-            PeerKind::Remote => false,
-        };
-        if trusted || self.open {
+        if self.trusts(from) || self.open {
             return vec![self.everything.clone()];
         }
         let fits = |who: &Who| match (who, name) {

@@ -8,9 +8,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::random;
 use crate::{
     digest::{Sha256, Sha256Hasher},
+    random,
     redact::Secret,
 };
 

@@ -10,8 +10,8 @@ use jsonwebtoken::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Error, Result, access::Access, config::Config, files, random};
-use crate::{digest::Sha256, fs, redact::Secret};
+use super::{Error, Result, access::Access, config::Config, files};
+use crate::{digest::Sha256, fs, random, redact::Secret};
 
 /// Who signs.
 const ISSUER: &str = "cachectld";
@@ -32,6 +32,9 @@ pub(super) struct Pass {
     /// Stands for the secret that was shown for it, if one was; with another secret it is void.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<Stamp>,
+    /// Nothing was shown for it but a client certificate of that name: it is only good together with one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) certificate: bool,
     /// What it opens.
     pub(super) access: Access,
 }

@@ -59,6 +59,12 @@ impl Rights {
         }
     }
 
+    /// Says whether the caller may do everything everywhere: whoever may not learns nothing of the machine behind the store.
+    pub(super) fn is_everything(&self) -> bool {
+        let all = |who: &Principal| Action::ALL.into_iter().all(|a| who.may_everywhere(a));
+        self.0.as_ref().is_none_or(all)
+    }
+
     /// The repositories that it may read.
     pub(super) fn to_read(&self) -> Reach {
         self.reach(Action::Pull, &[Action::Pull])
@@ -130,7 +136,7 @@ impl Admit for Authority {
     }
 }
 
-fn status(refusal: &Refusal) -> Status {
+pub(super) fn status(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::Unauthenticated { message, .. } => Status::unauthenticated(message),
         Refusal::Denied { message } => Status::permission_denied(message),

@@ -40,7 +40,10 @@ pub use access::{Admit, Right, Rights};
 use crate::{
     metrics::http::Place,
     proto::{self, v1::control_server::ControlServer},
-    serve::admission::{Admission, Hangup},
+    serve::{
+        admission::{Admission, Hangup},
+        auth::Refusal,
+    },
     store::{
         self, Queue,
         open::{Opened, Options},
@@ -60,6 +63,10 @@ const REQUEST: Duration = Duration::from_mins(1);
 /// Longest time of a call that needs no right: a health check is then asked for again.
 const WATCH: Duration = Duration::from_mins(10);
 const REFLECTION: Duration = Duration::from_mins(1);
+/// The answer to a call that is refused before it is looked at.
+pub fn refuse(refusal: &Refusal) -> Response<Body> {
+    access::status(refusal).into_http()
+}
 
 /// Where a request goes that [`Control::takes`].
 pub fn place(path: &str) -> Place {

@@ -112,17 +112,35 @@ impl v1::control_server::Control for Verbs {
 
     async fn status(
         &self,
-        _: Request<v1::StatusRequest>,
+        request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
         let shared = &self.shared;
+        let (_, rights, _) = taken(request);
+        // Where the store is, where else we listen and what a remote answered is for whoever looks after the daemon.
+        let all = rights.is_everything();
+        let mut queue = shared.queue.as_ref().map(|q| flush::message(q.waiting()));
+        if let Some(trouble) = queue.as_mut().and_then(|q| q.trouble.as_mut())
+            && !all
+        {
+            "the remote store cannot be written to".clone_into(trouble);
+        }
         Ok(Response::new(v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: crate::proto::PROTOCOL,
-            store: shared.opened.url.to_string(),
+            store: if all {
+                shared.opened.url.to_string()
+            } else {
+                String::new()
+            },
             uptime_seconds: shared.began.elapsed().as_secs(),
-            listeners: shared.listeners.get().cloned().unwrap_or_default(),
+            listeners: shared
+                .listeners
+                .get()
+                .filter(|_| all)
+                .cloned()
+                .unwrap_or_default(),
             allows_paths: shared.allow_path.load(Ordering::Relaxed),
-            queue: shared.queue.as_ref().map(|q| flush::message(q.waiting())),
+            queue,
         }))
     }
 

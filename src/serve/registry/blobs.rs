@@ -58,6 +58,8 @@ impl Registry {
         };
         let mut builder = with_digest(answer(status), digest)
             .header(header::CONTENT_TYPE, OCTETS)
+            // A browser saves it, whatever it is.
+            .header(header::CONTENT_DISPOSITION, "attachment")
             .header(header::ACCEPT_RANGES, "bytes")
             // Content never changes under its digest.
             .header(header::ETAG, format!("\"{digest}\""))

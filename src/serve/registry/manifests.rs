@@ -13,7 +13,7 @@ use super::{
     Answer, Registry,
     error::{Code, Refusal},
     http::{OCI_SUBJECT, OCI_TAG, answer, finish, params, text, with_digest},
-    route,
+    media, route,
     sight::Sight,
     uploads::ticket,
 };
@@ -68,7 +68,7 @@ impl Registry {
             StatusCode::OK
         };
         let builder = with_digest(answer(status), &digest)
-            .header(header::CONTENT_TYPE, media_type)
+            .header(header::CONTENT_TYPE, media::to_serve(&media_type))
             .header(header::ETAG, etag);
         if known {
             return finish(builder, "");
@@ -195,6 +195,13 @@ async fn read(reference: &Reference, parts: &Parts, body: Body) -> Result<Manife
     let said = said.and_then(|t| t.split(';').next()).map(str::trim);
     if let Some(said) = said.filter(|t| !t.is_empty()) {
         said.clone_into(&mut manifest.media_type);
+    }
+    if !media::may_be_pushed(&manifest.media_type) {
+        let shown: String = manifest.media_type.chars().take(100).collect();
+        let why = format!(
+            "a manifest cannot have the media type `{shown}`: expected application/… and nothing that a browser would run"
+        );
+        return Err(Refusal::new(Code::ManifestInvalid, why));
     }
     if let Reference::Digest(digest) = reference {
         if !digest.matches(&manifest.bytes) {

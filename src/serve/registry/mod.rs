@@ -21,6 +21,7 @@ mod hold;
 mod http;
 mod lists;
 mod manifests;
+mod media;
 mod place;
 mod route;
 mod sight;

@@ -10,6 +10,7 @@ use super::{
     challenge::{self, Challenge},
     config::Config,
     credentials::{self, Credential},
+    daemon::Door,
     guard,
     location::Location,
     scopes::Scopes,
@@ -73,6 +74,7 @@ pub(super) struct Auth {
     credential: OnceCell<Option<Credential>>,
     state: Mutex<State>,
     warned: Once,
+    warned_in_clear: Once,
 }
 
 impl Auth {
@@ -88,6 +90,7 @@ impl Auth {
                 read_as_anybody: false,
             }),
             warned: Once::default(),
+            warned_in_clear: Once::default(),
         }
     }
 
@@ -101,7 +104,20 @@ impl Auth {
             .credential
             .get_or_try_init(|| credentials::find(&self.location, &self.config))
             .await?;
+        if found.is_some() && self.is_in_clear() && self.warned_in_clear.first() {
+            // Said whatever is logged: nobody would notice otherwise.
+            warn!(target: "cachectl::insecure", store = %self.location, "Passwords and tokens for this daemon are sent over plain http; use cachectld+https://, or set registry.insecure where nobody can listen");
+        }
         Ok(found.as_ref())
+    }
+
+    /// Says whether what we show can be read on the network, and nobody said that it may.
+    fn is_in_clear(&self) -> bool {
+        let http = matches!(self.location.door, Some(Door::Http)) && !self.config.insecure;
+        http && self
+            .location
+            .api()
+            .is_ok_and(|url| !guard::is_loopback(&url))
     }
 
     /// Says whether there are credentials that reading could do without.
@@ -259,7 +275,7 @@ impl Auth {
             }) => {
                 let url = wire
                     .guard()
-                    .join(wire.base(), &realm)
+                    .realm(wire.base(), &realm)
                     .map_err(|why| Error::new(ErrorKind::Denied, "get token", why))?;
                 debug!(realm = %guard::show(&url), ?error, "Asked for a token");
                 let wider = !need.covers(&scopes);

@@ -6,7 +6,7 @@
 //! private links to object stores look just so; written out, such an address is refused.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -74,12 +74,20 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     )
 }
 
+/// What names of this machine lead to.
+const LOOPBACK: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+];
+
 /// The rules of one registry.
 #[derive(Debug)]
 pub(super) struct Guard {
     base: Url,
     /// The registry is not public, or its owner vouched for it: it may send us anywhere.
     open: AtomicBool,
+    /// Its owner vouched for it, or nothing leaves this machine: passwords may go by plain http.
+    trusted: bool,
 }
 
 impl Guard {
@@ -89,6 +97,7 @@ impl Guard {
             is_loopback(&base) || literal(&base).is_some_and(|ip| reach(ip) != Reach::Public);
         Arc::new(Self {
             open: AtomicBool::new(trusted || inside),
+            trusted,
             base,
         })
     }
@@ -160,6 +169,26 @@ impl Guard {
         Ok(url)
     }
 
+    /// As [`Self::join`], for the token endpoint that the registry named: it is shown our password.
+    ///
+    /// Another host is fine, as for docker; but a registry on this machine, which is spoken to by plain http, does not get us to send
+    /// the password over the network like that.
+    ///
+    /// # Errors
+    /// As [`Self::check`], and where the password would leave this machine unencrypted.
+    pub(super) fn realm(&self, from: &Url, text: &str) -> Result<Url, String> {
+        let url = self.join(from, text)?;
+        if url.scheme() == "http" && is_loopback(&self.base) && !is_loopback(&url) && !self.trusted
+        {
+            return Err(format!(
+                "the registry on this machine named the token endpoint `{}`, which is elsewhere and not encrypted; \
+                 `registry.insecure` allows it",
+                show(&url)
+            ));
+        }
+        Ok(url)
+    }
+
     fn filter(&self, name: &str, found: Vec<SocketAddr>) -> Vec<SocketAddr> {
         if self.base.host_str() == Some(name) {
             if found.iter().any(|a| reach(a.ip()) != Reach::Public) {
@@ -204,6 +233,10 @@ impl Resolve for Resolver {
         let guard = self.0.clone();
         Box::pin(async move {
             let name = name.as_str().to_owned();
+            if is_localhost(&name) {
+                // Nobody is asked, since somebody could answer (RFC 6761 §6.3): by these names we speak plain http.
+                return Ok(Box::new(LOOPBACK.into_iter()) as Addrs);
+            }
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0))
                 .await
                 .map_err(|e| LookupError::Unknown(name.clone(), e.to_string()))?
@@ -259,6 +292,34 @@ mod tests {
             "https://[2001:db8::1]/",
         ] {
             assert!(goes(&g, to), "{to}");
+        }
+    }
+
+    #[test]
+    fn password_leaves_this_machine_only_encrypted() {
+        let local = guard("http://127.0.0.1:5000/");
+        let realm = |g: &Guard, to: &str| g.realm(&g.base, to).is_ok();
+        assert!(!realm(&local, "http://cache.example/token"));
+        assert!(!realm(&local, "http://10.0.0.1:5000/token"));
+        for to in [
+            "https://cache.example/token",
+            "http://127.0.0.1:5001/token",
+            "http://a.localhost/token",
+            "/token",
+        ] {
+            assert!(realm(&local, to), "{to}");
+        }
+        let vouched = Guard::new(Url::parse("http://127.0.0.1:5000/").unwrap(), true);
+        assert!(realm(&vouched, "http://cache.example/token"));
+    }
+
+    #[tokio::test]
+    async fn names_of_this_machine_are_asked_of_nobody() {
+        for name in ["localhost", "cache.localhost", "a.b.localhost."] {
+            // By DNS the latter two are nowhere, or wherever it says.
+            let found = Resolver(guard("http://x.localhost:1/")).resolve(name.parse().unwrap());
+            let found: Vec<_> = found.await.unwrap().collect();
+            assert_eq!(found, LOOPBACK, "{name}");
         }
     }
 

@@ -77,7 +77,7 @@ impl Wire {
         more: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + Sync + 'static,
     ) -> Result<Self> {
         let base = location.api()?;
-        let guard = Guard::new(base.clone(), location.insecure());
+        let guard = Guard::new(base.clone(), location.insecure() || location.is_socket());
         net::install_tls_provider();
         let settings = common.clone();
         let mut trusted = Vec::new();

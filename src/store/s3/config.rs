@@ -145,7 +145,8 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
         return refused("must start with `http://` or `https://`");
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
+    // In a password that nobody encoded there may be a `/`.
+    if rest.contains('@') {
         return refused(
             "holds a user name; credentials come from the AWS chain (`AWS_ACCESS_KEY_ID` …)",
         );

@@ -85,6 +85,8 @@ fn check_bucket(bucket: &str) -> std::result::Result<(), String> {
         && !bucket.contains("..");
     if right {
         Ok(())
+    } else if bucket.contains(['@', ':']) {
+        Err("holds credentials, or a port; give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or by a profile, and a server by `endpoint`".to_owned())
     } else if bucket.is_empty() {
         Err("names no bucket; an S3 URL is `s3://bucket/prefix`".to_owned())
     } else {
@@ -179,11 +181,15 @@ fn set(config: &mut Config, key: &str, value: String) -> std::result::Result<(),
             );
         }
         _ => {
-            return Err(format!(
-                "unknown key `{}`; did you mean `{}`?",
-                key.chars().take(80).collect::<String>(),
-                nearest(key)
-            ));
+            let nearest = nearest(key);
+            let is_key = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            // Anything else may be a secret.
+            let shown = if is_key && key.len() <= 40 {
+                key
+            } else {
+                "…"
+            };
+            return Err(format!("unknown key `{shown}`; did you mean `{nearest}`?"));
         }
     }
     Ok(())

@@ -123,6 +123,7 @@ pub(super) fn auth(layer: &Layer) -> Result<auth::Config> {
         insecure_no_auth: layer.flag("auth.insecure_no_auth")?.unwrap_or(false),
         offer: offer(layer)?.unwrap_or(own.offer),
         external_url: http_url(layer, "external_url")?,
+        allowed_hosts: layer.list("allowed_hosts"),
         trust_forwarded: layer.flag("auth.trust_forwarded")?.unwrap_or(false),
         service: service.unwrap_or(own.service),
         token_life: life("auth.token_life", own.token_life)?,

@@ -104,8 +104,19 @@ async fn realm_is_where_the_client_sees_us() {
         );
     }
     let behind = daemon_with(|c| c.trust_forwarded = true).await;
-    let found = realm(&behind, "/v2/", &forwarded, &plain).await;
-    assert_eq!(found.as_deref(), Some("https://cache.example/token"));
+    for (header, value) in [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-proto", "https, http"),
+        ("forwarded", "for=192.0.2.1;proto=https"),
+    ] {
+        let headers = [("host", "cache.example"), (header, value)];
+        let found = realm(&behind, "/v2/", &headers, &plain).await;
+        assert_eq!(
+            found.as_deref(),
+            Some("https://cache.example/token"),
+            "{value}"
+        );
+    }
     let named = daemon_with(|c| c.external_url = Some("https://c.example/base/".to_owned())).await;
     let found = realm(&named, "/v2/", &forwarded, &plain).await;
     assert_eq!(found.as_deref(), Some("https://c.example/base/token"));

@@ -207,3 +207,42 @@ async fn manifest_whose_bytes_are_damaged_is_unknown_and_heals_by_a_push() {
         document.to_string()
     );
 }
+
+#[tokio::test]
+async fn manifest_that_a_browser_would_run_is_refused_and_an_old_one_is_served_as_bytes() {
+    let door = Door::open().await;
+    let page = r#"{"schemaVersion":2,"x":"<script>alert(document.domain)</script>"}"#;
+    for media_type in [
+        "text/html",
+        "text/html; charset=utf-8",
+        "image/svg+xml",
+        "application/xhtml+xml",
+    ] {
+        let headers = [("content-type", media_type)];
+        let put = door
+            .send(Method::PUT, "/v2/a/manifests/x", &headers, page)
+            .await;
+        assert_eq!(
+            (put.status, put.code().as_str()),
+            (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
+            "{media_type}"
+        );
+    }
+    // Nor by its own word, where the request says nothing.
+    let own = r#"{"schemaVersion":2,"mediaType":"text/html"}"#;
+    let put = door.send(Method::PUT, "/v2/a/manifests/x", &[], own).await;
+    assert_eq!(put.code(), "MANIFEST_INVALID");
+    // As an older release took it.
+    let old = crate::artifact::Manifest::new("text/html", page);
+    let repository = door.registry.repository(&"a".parse().unwrap());
+    repository
+        .put_manifest(&old, &["old".parse().unwrap()])
+        .await
+        .unwrap();
+    let got = door.get("/v2/a/manifests/old").await;
+    assert_eq!(got.header("content-type"), "application/octet-stream");
+    assert_eq!(
+        (got.status, &got.body[..]),
+        (StatusCode::OK, page.as_bytes())
+    );
+}

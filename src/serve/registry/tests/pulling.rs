@@ -13,6 +13,7 @@ async fn blob_is_read_whole_and_in_ranges() {
     );
     assert_eq!(whole.header("accept-ranges"), "bytes");
     assert_eq!(whole.header("content-type"), "application/octet-stream");
+    assert_eq!(whole.header("content-disposition"), "attachment");
     let head = door.head(&path).await;
     assert_eq!(
         (head.status, head.header("content-length")),

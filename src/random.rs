@@ -4,7 +4,7 @@
 ///
 /// # Panics
 /// On a kernel without `getrandom` (before 3.17), where nothing safe can be done.
-pub(super) fn bytes<const N: usize>() -> [u8; N] {
+pub fn bytes<const N: usize>() -> [u8; N] {
     let mut all = [0; N];
     let mut filled = 0;
     while filled < N {

@@ -1,0 +1,345 @@
+//! By which names a daemon may be called, and for which web sites a browser may call it.
+//!
+//! A page in a browser on this machine reaches loopback addresses as every other program does, but its request tells: by DNS
+//! rebinding it comes with the page's own name in `Host`; across sites it comes with `Origin` or `Sec-Fetch-Site` (Fetch
+//! standard, "Origin header"; Fetch Metadata, "Sec-Fetch-Site"). No client of a registry sends either of the latter.
+
+use std::net::IpAddr;
+
+use axum::http::{
+    HeaderMap, Uri,
+    header::{HOST, ORIGIN},
+    uri::Authority as Host,
+};
+use tracing::info;
+
+use super::{Error, Refusal, Result, config::Config};
+
+/// Bytes of a host's name that a message shows.
+const MAX_SHOWN: usize = 100;
+
+/// Names that are known to be this daemon, besides loopback addresses and `localhost`.
+pub(super) struct Hosts {
+    /// In lower case, without ports.
+    names: Vec<String>,
+    /// Where clients see this daemon: scheme, host and port.
+    external: Option<Site>,
+}
+
+impl Hosts {
+    /// Those of `allowed_hosts` and of `external_url`.
+    ///
+    /// # Errors
+    /// Names the entry that is not a host's name.
+    pub(super) fn new(config: &Config) -> Result<Self> {
+        let external = config.external_url.as_deref().and_then(Site::of);
+        let mut names: Vec<String> = external.iter().map(|site| site.host.clone()).collect();
+        for entry in &config.allowed_hosts {
+            if !is_name(entry) {
+                let why = format!("`allowed_hosts` holds `{entry}`, which is not a host name");
+                return Err(
+                    Error::new(why).hint("expected a name without a port, such as cache.internal")
+                );
+            }
+            names.push(plain(entry));
+        }
+        Ok(Self { names, external })
+    }
+
+    /// Checks a request that came by TCP; `by_address`: its sender has rights for being at a loopback address.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`] for a request that a page of another site made, and for one `by_address` that calls this daemon by a
+    /// name that is not known.
+    pub(super) fn check(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        by_address: bool,
+    ) -> std::result::Result<(), Refusal> {
+        // A client that names no host (HTTP/1.0) is not a browser.
+        let named: Vec<&str> = uri
+            .authority()
+            .map(Host::as_str)
+            .into_iter()
+            .chain(all(headers, HOST.as_str()))
+            .collect();
+        let unknown = named.iter().find(|name| by_address && !self.knows(name));
+        if let Some(host) = unknown {
+            let shown: String = host.chars().take(MAX_SHOWN).collect();
+            info!(host = shown, "Denied: unknown host name");
+            return Err(Refusal::Denied {
+                message: format!(
+                    "the request is for the host `{shown}`, which this daemon does not know as its own name: use 127.0.0.1 or \
+                     localhost, or add the name to `allowed_hosts` in its settings"
+                ),
+            });
+        }
+        if self.is_foreign(&named, headers) {
+            info!("Denied: a web page of another site asked");
+            return Err(Refusal::Denied {
+                message: "a web page of another site made this request (see its Origin or Sec-Fetch-Site header); this daemon \
+                          answers browsers only for its own site, which `external_url` names behind a proxy"
+                    .to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Says whether this is one of our names, whatever the port.
+    fn knows(&self, named: &str) -> bool {
+        let Ok(host) = named.parse::<Host>() else {
+            return false;
+        };
+        // `user@host`: each reader could take another part for the host.
+        if named.contains('@') {
+            return false;
+        }
+        let name = plain(host.host());
+        is_loopback(&name) || self.names.contains(&name)
+    }
+
+    /// Says whether a browser made the request for a page of another site.
+    fn is_foreign(&self, named: &[&str], headers: &HeaderMap) -> bool {
+        let mut sites = all(headers, "sec-fetch-site").peekable();
+        if sites.peek().is_some() {
+            // No script can set it, so it says more than `Origin`, which a proxy that changes `Host` makes look foreign.
+            return !sites.all(|site| matches!(site, "same-origin" | "none"));
+        }
+        let ours = |origin: &str| {
+            let Some(site) = Site::of(origin) else {
+                return false;
+            };
+            let same = |host: &&str| Site::with(&site.scheme, host).as_ref() == Some(&site);
+            named.iter().any(same) || self.external.as_ref() == Some(&site)
+        };
+        !all(headers, ORIGIN.as_str()).all(ours)
+    }
+}
+
+/// All values of a header; one that is not text is empty, which is no host and no site.
+fn all<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h str> {
+    let values = headers.get_all(name).into_iter();
+    values.map(|value| value.to_str().unwrap_or_default())
+}
+
+/// A web origin (RFC 6454 §4).
+#[derive(Debug, PartialEq, Eq)]
+struct Site {
+    scheme: String,
+    host: String,
+    port: u16,
+}
+
+impl Site {
+    /// That of a URL.
+    fn of(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        Self::with(&scheme.to_ascii_lowercase(), rest.split('/').next()?)
+    }
+
+    /// That of a host, with a port or without.
+    fn with(scheme: &str, host: &str) -> Option<Self> {
+        let host: Host = host.parse().ok()?;
+        let port = match (host.port_u16(), scheme) {
+            (Some(port), _) => port,
+            (None, "http") => 80,
+            (None, "https") => 443,
+            (None, _) => return None,
+        };
+        Some(Self {
+            scheme: scheme.to_owned(),
+            host: plain(host.host()),
+            port,
+        })
+    }
+}
+
+/// Says whether a text is a host's name or address, as it stands in a URL.
+fn is_name(text: &str) -> bool {
+    let inside = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    if let Some(inside) = inside {
+        return inside.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    !text.is_empty() && text.bytes().all(plain)
+}
+
+/// In lower case, without the dot at the end that means the same name.
+fn plain(host: &str) -> String {
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
+/// Says whether a name is this machine wherever it is looked up (RFC 6761 §6.3).
+fn is_loopback(name: &str) -> bool {
+    let inside = name.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    let ip: Option<IpAddr> = inside.unwrap_or(name).parse().ok();
+    match ip {
+        Some(ip) => ip.to_canonical().is_loopback(),
+        None => name == "localhost" || name.ends_with(".localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(external_url: Option<&str>, allowed: &[&str]) -> Result<Hosts> {
+        Hosts::new(&Config {
+            external_url: external_url.map(str::to_owned),
+            allowed_hosts: allowed.iter().map(|s| (*s).to_owned()).collect(),
+            ..Config::default()
+        })
+    }
+
+    fn passes(
+        hosts: &Hosts,
+        uri: &str,
+        headers: &[(&'static str, &str)],
+        by_address: bool,
+    ) -> bool {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let uri = uri.parse().unwrap();
+        hosts.check(&uri, &map, by_address).is_ok()
+    }
+
+    #[test]
+    fn names_of_this_machine_are_known_in_every_spelling() {
+        let none = hosts(None, &[]).unwrap();
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:5000",
+            "127.9.9.9:1",
+            "[::1]:5000",
+            "[::ffff:127.0.0.1]",
+            "localhost",
+            "LOCALHOST:5000",
+            "localhost.:5000",
+            "app.localhost:5000",
+        ] {
+            assert!(passes(&none, "/v2/", &[("host", host)], true), "{host}");
+        }
+        assert!(passes(&none, "/v2/", &[], true), "HTTP/1.0 without a host");
+    }
+
+    #[test]
+    fn names_that_a_page_can_have_are_unknown() {
+        let none = hosts(None, &[]).unwrap();
+        for host in [
+            "rebind.evil.example",
+            "rebind.evil.example:5000",
+            "localhost.evil.example",
+            "notlocalhost",
+            "0.0.0.0:5000",
+            "10.0.0.1:5000",
+            "[::]:5000",
+            "evil@localhost",
+            "localhost@evil.example",
+            "127.0.0.1.evil.example",
+            "",
+            "a b",
+        ] {
+            assert!(!passes(&none, "/v2/", &[("host", host)], true), "{host}");
+            assert!(passes(&none, "/v2/", &[("host", host)], false), "{host}");
+        }
+        // Each of them counts: HTTP/2 has `:authority`, and some send two.
+        let evil = "http://rebind.evil.example/v2/";
+        assert!(!passes(&none, evil, &[], true));
+        assert!(!passes(&none, evil, &[("host", "localhost")], true));
+        let two = [("host", "localhost"), ("host", "rebind.evil.example")];
+        assert!(!passes(&none, "/v2/", &two, true));
+    }
+
+    #[test]
+    fn names_of_the_settings_are_known_too() {
+        let named = hosts(
+            Some("https://Cache.example:8443/base"),
+            &["cache.internal", "10.0.0.1", "[fd00::1]"],
+        )
+        .unwrap();
+        for host in [
+            "cache.example",
+            "cache.example:5000",
+            "CACHE.internal.:5000",
+            "10.0.0.1:5000",
+            "[fd00::1]:5000",
+        ] {
+            assert!(passes(&named, "/v2/", &[("host", host)], true), "{host}");
+        }
+        assert!(!passes(
+            &named,
+            "/v2/",
+            &[("host", "x.cache.internal")],
+            true
+        ));
+        for bad in ["cache.internal:5000", "http://a", "*", "", "a b", "u@h"] {
+            let error = hosts(None, &[bad]).err().map(|e| e.message);
+            assert!(error.is_some_and(|e| e.contains("allowed_hosts")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused_whoever_is_trusted() {
+        let known = hosts(Some("https://cache.example"), &[]).unwrap();
+        let host = ("host", "localhost:5000");
+        for (headers, passed) in [
+            (&[("origin", "http://evil.example")][..], false),
+            (&[("origin", "null")], false),
+            (&[("origin", "http://localhost:3000")], false),
+            (&[("origin", "https://localhost:5000")], true),
+            (&[("origin", "http://localhost:5000")], true),
+            (&[("origin", "https://cache.example")], true),
+            (&[("origin", "https://cache.example:443")], true),
+            (&[("origin", "http://cache.example")], false),
+            (&[("sec-fetch-site", "cross-site")], false),
+            (&[("sec-fetch-site", "same-site")], false),
+            (&[("sec-fetch-site", "none")], true),
+            (&[("sec-fetch-site", "same-origin")], true),
+            // Behind a proxy that sends another `Host`.
+            (
+                &[
+                    ("sec-fetch-site", "same-origin"),
+                    ("origin", "https://ui.example"),
+                ],
+                true,
+            ),
+            (
+                &[
+                    ("sec-fetch-site", "same-origin"),
+                    ("sec-fetch-site", "cross-site"),
+                ],
+                false,
+            ),
+            (
+                &[
+                    ("origin", "http://localhost:5000"),
+                    ("origin", "http://evil.example"),
+                ],
+                false,
+            ),
+        ] {
+            let headers = [&[host], headers].concat();
+            for by_address in [false, true] {
+                let found = passes(&known, "/v2/", &headers, by_address);
+                assert_eq!(found, passed, "{headers:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn refusal_names_the_setting() {
+        let none = hosts(None, &[]).unwrap();
+        let headers = [(HOST, "buildbox:5000".parse().unwrap())]
+            .into_iter()
+            .collect();
+        let refusal = none.check(&Uri::from_static("/v2/"), &headers, true);
+        let message = refusal.unwrap_err().message().to_owned();
+        assert!(
+            message.contains("`buildbox:5000`") && message.contains("`allowed_hosts`"),
+            "{message}"
+        );
+    }
+}
