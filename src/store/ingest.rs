@@ -10,6 +10,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
@@ -147,6 +148,7 @@ impl Session {
             .read(true)
             .write(true)
             .create_new(true)
+            .mode(0o600)
             .open(path)
             .map_err(io_at(path, "create"))?;
         Ok(Self {
@@ -160,7 +162,10 @@ impl Session {
 
     /// Opens what an earlier process left, and hashes it anew.
     fn reopen(path: &Path) -> Result<Option<Self>> {
-        let mut file = match File::options().read(true).write(true).open(path) {
+        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(no_link);
+        let mut file = match options.open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_at(path, "open")(e)),
