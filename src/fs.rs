@@ -237,6 +237,37 @@ impl Dir {
         }
     }
 
+    /// Opens the file `name` to lock it, made with the permission bits `mode` where it is missing; a link in its place is an error.
+    ///
+    /// Somebody else's file that we may only read will do: `flock` needs no more.
+    pub fn lock_file(&self, name: &[u8], mode: u32) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        loop {
+            match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+                Ok(fd) => return Ok(fd.into()),
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(rustix::io::Errno::ACCESS) => return self.open_file(name),
+                Err(e) => return Err(Error::new("open lock", self.at(name), e)),
+            }
+            match self.create_file(name, mode) {
+                Ok(file) => {
+                    set_file_mode(&file, mode)
+                        .map_err(|e| Error::new("set mode of", self.at(name), e))?;
+                    return Ok(file);
+                }
+                // Another process was faster.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Sets the permission bits of the folder itself.
+    pub fn set_own_mode(&self, mode: u32) -> Result<()> {
+        rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(mode))
+            .map_err(|e| Error::new("set mode of", &self.path, e))
+    }
+
     /// Opens the file `name` for reading; a link in its place is an error, a fifo does not block.
     pub fn open_file(&self, name: &[u8]) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -425,23 +456,28 @@ pub fn missing_is_none<T>(r: Result<T>) -> Result<Option<T>> {
 /// # Errors
 /// Besides those of the system: the file is longer than `limit`.
 pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let file = File::open(path).map_err(|e| Error::new("open", path, e));
+    missing_is_none(file.and_then(|file| read_limited(file, path, limit)))
+}
+
+/// Reads an open file of at most `limit` bytes to its end; `path` is for messages.
+///
+/// # Errors
+/// Besides those of the system: the file is longer than `limit` (`InvalidData`).
+pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     use io::Read as _;
-    let read = || -> Result<Vec<u8>> {
-        let file = File::open(path).map_err(|e| Error::new("open", path, e))?;
-        let mut bytes = Vec::new();
-        file.take(limit + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Error::new("read", path, e))?;
-        if bytes.len() as u64 > limit {
-            let e = io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("it is longer than {limit} bytes"),
-            );
-            return Err(Error::new("read", path, e));
-        }
-        Ok(bytes)
-    };
-    missing_is_none(read())
+    let mut bytes = Vec::new();
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::new("read", path, e))?;
+    if bytes.len() as u64 > limit {
+        let e = io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it is longer than {limit} bytes"),
+        );
+        return Err(Error::new("read", path, e));
+    }
+    Ok(bytes)
 }
 
 /// Makes a folder and those above it.
@@ -518,12 +554,6 @@ impl Lock {
     /// Takes the lock on `path` if nobody is in the way; `None` if somebody is.
     pub fn try_now(path: &Path, mode: LockMode) -> Result<Option<Self>> {
         Self::try_file(Self::file(path)?, path, mode)
-    }
-
-    /// As [`Self::try_now`], on a file that is there and need not be writable: nothing is made.
-    pub fn try_existing(path: &Path, mode: LockMode) -> Result<Option<Self>> {
-        let file = File::open(path).map_err(|e| Error::new("open lock", path, e))?;
-        Self::try_file(file, path, mode)
     }
 
     /// `stat` of the file that is locked: another one may stand at its path by now.

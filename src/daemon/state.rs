@@ -41,6 +41,7 @@ impl StateDir {
             .mode(0o700)
             .create(path)
             .map_err(|e| unusable(fs::Error::new("make folder", path, e)))?;
+        check_mode(path)?;
         let lock = Lock::try_now(&path.join(LOCK), LockMode::Exclusive).map_err(unusable)?;
         let pid = path.join(PID);
         let Some(lock) = lock else {
@@ -67,6 +68,23 @@ impl StateDir {
     }
 }
 
+/// Refuses a folder in which every user could put another key of tokens, or another queue.
+fn check_mode(path: &Path) -> Result<()> {
+    let stat = fs::Dir::open(path).and_then(|dir| dir.stat_self());
+    let mode = stat.map_err(|e| Error::failed(e.to_string()))?.mode();
+    if mode & 0o002 == 0 {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "every user of this machine can write to the state folder {} (mode {mode:o}), which holds the key of tokens",
+        path.display()
+    ))
+    .hint(format!(
+        "chmod o-w {0}, or set --state to a folder in it, such as {0}/cachectld",
+        path.display()
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +99,26 @@ mod tests {
         assert!(e.message.starts_with(&pid), "{}", e.message);
         drop(first);
         assert!(StateDir::claim(&path).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused_and_a_new_one_is_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        StateDir::claim(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        for (mode, taken) in [
+            (0o777, false),
+            (0o1777, false),
+            (0o702, false),
+            (0o775, true),
+            (0o755, true),
+        ] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(StateDir::claim(&path).is_ok(), taken, "{mode:o}");
+        }
     }
 
     #[test]

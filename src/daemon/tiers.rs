@@ -47,6 +47,8 @@ pub(super) async fn open(
     let url = store_url(config)?;
     let link = &config.remote.link;
     let options = Options {
+        // Every user of this machine could read what grants hide.
+        private: true,
         concurrency: config.concurrency,
         bandwidth: link.bandwidth,
         retry_for: link.retry_for,

@@ -61,7 +61,7 @@ impl Disk {
     /// # Errors
     /// `NoSuchStore` if it is not there and may not be made; `Timeout` if a sweep runs for longer than `lock_wait`.
     pub async fn open(root: &Path, repo: Repo, settings: &Settings) -> Result<Self> {
-        let tree = Tree::new(root, keys::UPLOADS.trim_end_matches('/'));
+        let tree = Tree::new(root, keys::UPLOADS.trim_end_matches('/')).private(settings.private);
         let (tags, manifests) = (keys::tags_prefix(&repo), keys::manifests_prefix(&repo));
         let folders = ["blobs/sha256", keys::MARKS, keys::LOCKS, &tags, &manifests];
         let name = format!("disk:{}", root.display());
@@ -132,7 +132,9 @@ impl Files {
             ));
         };
         let (folder, name) = key.rsplit_once('/').expect("the key of a tag has folders");
-        let stat = fs::Dir::open(self.tree.path(folder))
+        let stat = self
+            .tree
+            .dir(folder)
             .and_then(|d| d.stat(name.as_bytes()))
             .map_err(|e| Error::io(op, e))?;
         Ok(Some(Resolved {

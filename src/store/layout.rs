@@ -79,7 +79,7 @@ impl Layout {
     /// # Errors
     /// `NoSuchStore` if it is not there and may not be made; `Invalid` if it is of another major version.
     pub async fn open(root: &Path, settings: &Settings) -> Result<Self> {
-        let tree = Tree::new(root, TEMP);
+        let tree = Tree::new(root, TEMP).private(settings.private);
         let name = format!("oci-layout:{}", root.display());
         let folders = ["blobs/sha256", MARKS];
         let entered = Entered::open(&tree, name, GC_LOCK, &folders, settings).await?;

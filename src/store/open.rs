@@ -118,6 +118,8 @@ impl fmt::Display for StoreUrl {
 pub struct Options {
     /// Refuses every write; a folder stays without a trace.
     pub read_only: bool,
+    /// A folder that is made is for this user alone.
+    pub private: bool,
     /// Operations at once.
     pub concurrency: usize,
     /// Bytes per second in each direction; `None`: no limit.
@@ -152,6 +154,7 @@ impl Default for Options {
         let (net, policy, limits) = (net::Common::default(), Policy::default(), Limits::default());
         Self {
             read_only: false,
+            private: false,
             concurrency: limits.concurrency,
             bandwidth: limits.bandwidth,
             retry_for: policy.retry_for,
@@ -173,6 +176,7 @@ impl Options {
     fn folder(&self) -> disk::Settings {
         disk::Settings {
             read_only: self.read_only,
+            private: self.private,
             lock_wait: self.lock_wait,
         }
     }
@@ -622,7 +626,7 @@ mod tests {
             ("oci://host", "repository"),
             ("s3://", "bucket"),
             ("s3://bucket/p?token=hunter2", "token"),
-            ("oci://host/x?hunter2", "only `insecure`"),
+            ("oci://host/x?hunter2", "did you mean `insecure`?"),
         ] {
             let e = bad.parse::<StoreUrl>().unwrap_err();
             assert_eq!(e.kind, ErrorKind::Invalid);

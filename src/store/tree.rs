@@ -18,6 +18,7 @@ use crate::fs;
 
 pub(super) mod blobs;
 pub(super) mod entered;
+mod folders;
 pub(super) mod gate;
 pub(super) mod vetted;
 
@@ -27,7 +28,10 @@ use vetted::Vetted;
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     root: PathBuf,
-    temp: PathBuf,
+    /// Key of the folder of temporary files.
+    temp: String,
+    /// A root that is made is for this user alone.
+    private: bool,
     /// `None`: blobs are taken as they lie there.
     vetted: Option<Arc<Vetted>>,
 }
@@ -52,8 +56,10 @@ impl Drop for Temp {
 }
 
 impl Temp {
-    /// Syncs the file and renames it to `to` in `dir`, whose names are synced too.
-    pub(super) fn commit(self, op: &'static str, dir: &fs::Dir, to: &str) -> Result<()> {
+    /// Gives the file its permission bits, syncs it and renames it to `to` in `dir`, whose names are synced too.
+    pub(super) fn commit(self, op: &'static str, bits: u32, dir: &fs::Dir, to: &str) -> Result<()> {
+        fs::set_file_mode(&self.file, bits)
+            .map_err(|e| Error::io(op, fs::Error::new("set mode of", self.path(), e)))?;
         self.sync(op)?;
         self.dir
             .rename(self.name.as_bytes(), dir, to.as_bytes())
@@ -86,9 +92,15 @@ impl Tree {
     pub(super) fn new(root: &Path, temp: &str) -> Self {
         Self {
             root: root.to_owned(),
-            temp: root.join(temp),
+            temp: temp.to_owned(),
+            private: false,
             vetted: None,
         }
+    }
+
+    /// The same tree, whose root is for this user alone if it is made here.
+    pub(super) fn private(self, private: bool) -> Self {
+        Self { private, ..self }
     }
 
     /// The same tree, whose blobs count as there only if `vetted` knows them, or they are hashed.
@@ -109,8 +121,8 @@ impl Tree {
     }
 
     /// Where temporary files go.
-    pub(super) fn temp_dir(&self) -> &Path {
-        &self.temp
+    pub(super) fn temp_dir(&self) -> PathBuf {
+        self.path(&self.temp)
     }
 
     /// The path of a key.
@@ -120,18 +132,16 @@ impl Tree {
 
     /// Makes the folders of `keys` and the one for temporary files, durably.
     pub(super) fn make(&self, keys: &[String]) -> fs::Result<()> {
-        fs::make_dirs(&self.root)?;
-        make_dir_durably(&self.temp)?;
-        keys.iter()
-            .try_for_each(|key| make_dir_durably(&self.path(key)).map(drop))
+        self.make_dir(&self.temp)?;
+        keys.iter().try_for_each(|key| self.make_dir(key).map(drop))
     }
 
     /// A new temporary file.
     pub(super) fn temp(&self, op: &'static str) -> Result<Temp> {
-        let dir = make_dir_durably(&self.temp).map_err(|e| Error::io(op, e))?;
+        let dir = self.make_dir(&self.temp).map_err(|e| Error::io(op, e))?;
         loop {
             let name = format!("{TEMP_PREFIX}{:016x}", fastrand::u64(..));
-            match dir.create_file(name.as_bytes(), 0o666) {
+            match dir.create_file(name.as_bytes(), 0o600) {
                 Ok(file) => return Ok(Temp { dir, name, file }),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(Error::io(op, e)),
@@ -142,7 +152,7 @@ impl Tree {
     /// Removes temporary files; right only while nobody else uses the tree.
     pub(super) fn remove_stale(&self) -> Result<u64> {
         let clean = || -> fs::Result<u64> {
-            let Some(dir) = fs::Dir::open_if_there(&self.temp)? else {
+            let Some(dir) = self.dir_if_there(&self.temp)? else {
                 return Ok(0);
             };
             let mut removed = 0;
@@ -162,7 +172,16 @@ impl Tree {
 
     /// The bytes at `key`, at most `limit`; `None` where there is nothing.
     pub(super) fn read(&self, op: &'static str, key: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        fs::read_if_there(&self.path(key), limit).map_err(|e| {
+        let (folder, name) = split(key);
+        let read = || -> fs::Result<Option<Vec<u8>>> {
+            let Some(dir) = self.dir_if_there(folder)? else {
+                return Ok(None);
+            };
+            let file = fs::missing_is_none(dir.open_file(name.as_bytes()))?;
+            let read = |file| fs::read_limited(file, &self.path(key), limit);
+            file.map(read).transpose()
+        };
+        read().map_err(|e| {
             let is_too_long = e.kind() == std::io::ErrorKind::InvalidData;
             let mut e = Error::io(op, e);
             if is_too_long {
@@ -175,7 +194,7 @@ impl Tree {
     /// Says whether nothing is at `key`.
     pub(super) fn file_is_missing(&self, op: &'static str, key: &str) -> Result<bool> {
         let (folder, name) = split(key);
-        let stat = fs::Dir::open(self.path(folder)).and_then(|d| d.stat(name.as_bytes()));
+        let stat = self.dir(folder).and_then(|d| d.stat(name.as_bytes()));
         Ok(stat.map_err(|e| Error::io(op, e))?.is_none())
     }
 
@@ -184,14 +203,15 @@ impl Tree {
         let (dir, name) = self.folder_of(op, key)?;
         let mut temp = self.temp(op)?;
         temp.write(op, bytes)?;
-        temp.commit(op, &dir, name)
+        let bits = folders::file_bits(&dir).map_err(|e| Error::io(op, e))?;
+        temp.commit(op, bits, &dir, name)
     }
 
     /// Removes the file at `key` durably; says whether there was one.
     pub(super) fn remove(&self, op: &'static str, key: &str) -> Result<bool> {
         let (folder, name) = split(key);
         let gone = || -> fs::Result<bool> {
-            let Some(dir) = fs::Dir::open_if_there(self.path(folder))? else {
+            let Some(dir) = self.dir_if_there(folder)? else {
                 return Ok(false);
             };
             if dir.stat(name.as_bytes())?.is_none() {
@@ -207,7 +227,7 @@ impl Tree {
     /// Names in the folder `key` that are text, sorted by bytes; none where there is no folder.
     pub(super) fn list(&self, op: &'static str, key: &str) -> Result<Vec<String>> {
         let names = || -> fs::Result<Vec<String>> {
-            let Some(dir) = fs::Dir::open_if_there(self.path(key))? else {
+            let Some(dir) = self.dir_if_there(key)? else {
                 return Ok(Vec::new());
             };
             let names = dir.list()?.into_iter();
@@ -222,7 +242,7 @@ impl Tree {
     pub(super) fn list_files(&self, op: &'static str, prefix: &str) -> Result<Vec<Listed>> {
         let (folder, start) = split(prefix);
         let files = || -> fs::Result<Vec<Listed>> {
-            let Some(dir) = fs::Dir::open_if_there(self.path(folder))? else {
+            let Some(dir) = self.dir_if_there(folder)? else {
                 return Ok(Vec::new());
             };
             let mut files = Vec::new();
@@ -250,25 +270,11 @@ impl Tree {
     /// The folder that `key` lies in, made where it is missing, and the key's last name.
     fn folder_of<'k>(&self, op: &'static str, key: &'k str) -> Result<(fs::Dir, &'k str)> {
         let (folder, name) = split(key);
-        let dir = make_dir_durably(&self.path(folder)).map_err(|e| Error::io(op, e))?;
+        let dir = self.make_dir(folder).map_err(|e| Error::io(op, e))?;
         Ok((dir, name))
     }
 }
 
 fn split(key: &str) -> (&str, &str) {
     key.rsplit_once('/').unwrap_or(("", key))
-}
-
-/// Opens a folder; where it is missing, makes it and those above it, and syncs each folder that got a new name.
-fn make_dir_durably(path: &Path) -> fs::Result<fs::Dir> {
-    if let Some(dir) = fs::Dir::open_if_there(path)? {
-        return Ok(dir);
-    }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return fs::Dir::open(path);
-    };
-    let parent = make_dir_durably(parent)?;
-    let dir = parent.open_or_make_dir(name.as_encoded_bytes(), 0o777)?;
-    parent.sync()?;
-    Ok(dir)
 }

@@ -425,3 +425,52 @@ fn an_import_that_is_ended_leaves_no_staging_folder() {
     assert!(told.elapsed() < Duration::from_secs(10), "{outcome}");
     assert_eq!(left(&node), Vec::<std::path::PathBuf>::new(), "{outcome}");
 }
+
+#[test]
+fn what_may_be_a_secret_in_a_stores_url_is_not_shown() {
+    let node = node_with_tree();
+    for url in [
+        "s3://KEY:hunter2@bucket/x",
+        "s3://KEY:hun/hunter2@bucket",
+        "KEY:hunter2@bucket",
+        "hunter2",
+    ] {
+        for line in ["ls", "env", "export dir tree --name t"] {
+            let outcome = words(&node, line).env("CACHECTL_STORE", url).run();
+            let said = format!("{}{}", outcome.stdout, outcome.stderr);
+            assert!(!said.contains("hunter2"), "{url} {line}: {said}");
+        }
+    }
+}
+
+/// A name from elsewhere is no command to the CI system whose log it gets into.
+#[test]
+fn names_in_the_log_of_a_job_are_no_commands() {
+    let node = node_with_tree();
+    let store = store(&node);
+    let name = "##vso[task.setvariable variable=PWN]yes";
+    let export = |name: &str| {
+        let line = format!("export dir tree --store {store} --name");
+        words(&node, &line).arg(name).run().success()
+    };
+    export(name);
+    let look = |line: &str, mark: Option<&str>| {
+        let mut command = words(&node, &format!("{line} --store {store}"));
+        if let Some(mark) = mark {
+            command = command.env(mark, "true");
+        }
+        command.run().success().stdout
+    };
+    assert!(
+        look("ls", None).contains("##vso["),
+        "else this shows nothing"
+    );
+    for mark in ["CI", "TF_BUILD"] {
+        let text = look("ls", Some(mark));
+        assert!(text.contains("# #vso[") && !text.contains("##"), "{text}");
+        let json = look("ls --json", Some(mark));
+        assert!(!json.contains("##"), "{json}");
+        let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(report["snapshots"][0]["name"], name);
+    }
+}

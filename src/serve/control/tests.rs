@@ -441,6 +441,10 @@ async fn health_and_reflection_answer_also_to_strangers() {
 
 /// A door to a disk with an image in each of two teams' repositories, for who may pull and delete in `a/**`.
 async fn teams(dir: &tempfile::TempDir) -> ControlClient<Direct> {
+    ControlClient::new(Direct(team_door(dir).await))
+}
+
+async fn team_door(dir: &tempfile::TempDir) -> Arc<Control> {
     use crate::serve::auth::{ANONYMOUS, Action, Authority, Config, Exposure, Rule};
     let url: StoreUrl = format!("disk:{}", dir.path().join("store").display())
         .parse()
@@ -473,8 +477,19 @@ async fn teams(dir: &tempfile::TempDir) -> ControlClient<Direct> {
         admission: Arc::default(),
     };
     let door = Control::new(opened, None, settings).await.unwrap();
-    let door = door.guarded_by(Arc::new(authority.unwrap()));
-    ControlClient::new(Direct(Arc::new(door)))
+    Arc::new(door.guarded_by(Arc::new(authority.unwrap())))
+}
+
+#[tokio::test]
+async fn a_tenant_does_not_learn_where_the_store_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let door = team_door(&dir).await;
+    door.announce(vec!["unix:/run/secret.sock".into()]);
+    let mut client = ControlClient::new(Direct(door));
+    let status = client.status(v1::StatusRequest {}).await.unwrap();
+    let status = status.into_inner();
+    assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!((&*status.store, status.listeners.len()), ("", 0));
 }
 
 #[tokio::test]

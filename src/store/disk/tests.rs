@@ -541,3 +541,138 @@ async fn blob_that_is_merely_found_is_renewed_once_it_is_old() {
         assert_eq!(Time::now().secs - now < 3600, renewed, "{hours} h");
     }
 }
+
+/// Modes of all folders and files below `root`, by path.
+fn modes(root: &Path) -> Vec<(String, u32)> {
+    let mut all: Vec<(String, u32)> = listing(root)
+        .into_iter()
+        .map(|(path, ..)| {
+            let mode = std::fs::symlink_metadata(&path)
+                .unwrap()
+                .permissions()
+                .mode();
+            let inside = path.strip_prefix(root).unwrap().display().to_string();
+            (inside, mode & 0o7777)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+async fn fill(store: &Disk) {
+    let (desc, body) = blob(b"bytes");
+    store.put(&desc, &body).await.unwrap();
+    let mut spool = SpoolWriter::create(&store.spool_dir().unwrap()).unwrap();
+    spool.write_all(b"spooled").unwrap();
+    let spool = spool.finish();
+    let desc = Descriptor::new("a/b", spool.digest(), spool.size());
+    store
+        .put(&desc, &Body::Spool(Arc::new(spool)))
+        .await
+        .unwrap();
+    store
+        .publish(&manifest(1), Some(&tag("t")), &Expect::Absent)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_made_follows_the_bits_of_the_root_whatever_the_umask() {
+    for (bits, dirs, files, blobs) in [
+        (0o700, 0o700, 0o600, 0o400),
+        (0o750, 0o750, 0o640, 0o440),
+        (0o775, 0o775, 0o664, 0o444),
+        (0o2770, 0o2770, 0o660, 0o440),
+        (0o777, 0o777, 0o666, 0o444),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(bits)).unwrap();
+        fill(&open(&root).await).await;
+        let found = modes(&root);
+        assert!(found.len() > 8, "{found:?}");
+        for (path, mode) in found {
+            let is_dir = root.join(&path).is_dir();
+            let is_blob = path.starts_with("blobs/") && !is_dir;
+            let want = if is_dir {
+                dirs
+            } else if is_blob {
+                blobs
+            } else {
+                files
+            };
+            assert_eq!(mode, want, "{bits:o} {path}: {mode:o}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn private_root_is_for_one_user_and_an_existing_one_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("a/store");
+    let settings = Settings {
+        private: true,
+        ..Settings::default()
+    };
+    let opened = |root: PathBuf| {
+        let settings = settings.clone();
+        async move { Disk::open(&root, Repo::cli(), &settings).await.unwrap() }
+    };
+    fill(&opened(root.clone()).await).await;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&root), 0o700);
+    assert!(modes(&root).iter().all(|(_, m)| m & 0o077 == 0));
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o750)).unwrap();
+    opened(root.clone()).await;
+    assert_eq!(mode(&root), 0o750);
+}
+
+#[tokio::test]
+async fn links_inside_a_store_are_followed_nowhere_and_the_root_may_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    for (at, to) in [
+        ("blobs", &elsewhere),
+        ("blobs/sha256", &elsewhere),
+        ("uploads", &elsewhere),
+        ("meta", &elsewhere),
+        ("meta/gc.lock", &elsewhere.join("made")),
+    ] {
+        let root = dir.path().join(at.replace('/', "-"));
+        let link = root.join(at);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(to, &link).unwrap();
+        let settings = Settings {
+            lock_wait: Duration::ZERO,
+            ..Settings::default()
+        };
+        let error = Disk::open(&root, Repo::cli(), &settings).await.unwrap_err();
+        assert!(
+            error.to_string().contains(link.to_str().unwrap()),
+            "{error}"
+        );
+        assert_eq!(listing(&elsewhere), [], "{at}");
+    }
+    // Put there while the store is open.
+    let root = dir.path().join("late");
+    let store = open(&root).await;
+    std::fs::remove_dir(root.join("blobs/sha256")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, root.join("blobs/sha256")).unwrap();
+    let (desc, body) = blob(b"bytes");
+    let error = store.put(&desc, &body).await.unwrap_err();
+    assert!(error.to_string().contains("symbolic link"), "{error}");
+    assert!(
+        store.stat(&desc.digest).await.is_err(),
+        "it is not just absent"
+    );
+    assert_eq!(listing(&elsewhere), []);
+    // The root is the user's own path.
+    let real = dir.path().join("real");
+    std::fs::create_dir(&real).unwrap();
+    let root = dir.path().join("link");
+    std::os::unix::fs::symlink(&real, &root).unwrap();
+    fill(&open(&root).await).await;
+    assert!(real.join("blobs/sha256").is_dir());
+}

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -35,6 +36,7 @@ impl Session {
             .read(true)
             .write(true)
             .create_new(true)
+            .mode(0o600)
             .open(path)
             .map_err(io_at(path, "create"))?;
         Ok(Self {
@@ -48,7 +50,10 @@ impl Session {
 
     /// Opens what an earlier process left, and hashes it again.
     pub(super) fn reopen(path: &Path) -> Result<Option<Self>> {
-        let mut file = match File::options().read(true).write(true).open(path) {
+        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(no_link);
+        let mut file = match options.open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_at(path, "open")(e)),

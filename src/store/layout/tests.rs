@@ -18,6 +18,7 @@ fn settings(lock_wait_ms: u64) -> Settings {
     Settings {
         read_only: false,
         lock_wait: Duration::from_millis(lock_wait_ms),
+        ..Settings::default()
     }
 }
 

@@ -164,7 +164,7 @@ fn insecure(query: &str) -> std::result::Result<bool, String> {
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
         if key != INSECURE {
-            return Err(format!("has an unknown option; only `{INSECURE}` is known"));
+            return Err(format!("has an unknown option; did you mean `{INSECURE}`?"));
         }
         insecure = match value {
             "true" | "1" => true,

@@ -94,8 +94,14 @@ impl Ledger {
                 .map_err(io)
         })
         .await?;
-        let path = tree.path("lock");
-        let lock = gate::poll(&path, fs::LockMode::Exclusive, Entry::Writer, LOCK_WAIT).await;
+        let lock = gate::poll(
+            &tree,
+            "lock",
+            fs::LockMode::Exclusive,
+            Entry::Writer,
+            LOCK_WAIT,
+        )
+        .await;
         let Some(lock) = lock.map_err(io)? else {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -129,7 +135,7 @@ impl Ledger {
     pub(super) async fn mark(&self, digest: &Digest, size: u64) -> Result<()> {
         let name = mark_of(digest, size);
         self.run(move |tree| {
-            let dir = fs::Dir::open(tree.path(UNSENT)).map_err(io)?;
+            let dir = tree.dir(UNSENT).map_err(io)?;
             match dir.create_file(name.as_bytes(), 0o600) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(io(e)),
                 _ => {}
@@ -143,7 +149,7 @@ impl Ledger {
     pub(super) async fn unmark(&self, digest: &Digest, size: u64) -> Result<()> {
         let name = mark_of(digest, size);
         self.run(move |tree| {
-            let dir = fs::Dir::open(tree.path(UNSENT)).map_err(io)?;
+            let dir = tree.dir(UNSENT).map_err(io)?;
             dir.remove_file(name.as_bytes()).map_err(io)
         })
         .await
@@ -226,8 +232,8 @@ impl Ledger {
             .run(move |tree| {
                 let (folder, name) = from.rsplit_once('/').unwrap_or(("", &from));
                 let to = format!("{name}.{:08x}", fastrand::u32(..));
-                let dir = fs::Dir::open(tree.path(folder)).map_err(io)?;
-                let aside = fs::Dir::open(tree.path(ASIDE)).map_err(io)?;
+                let dir = tree.dir(folder).map_err(io)?;
+                let aside = tree.dir(ASIDE).map_err(io)?;
                 dir.rename(name.as_bytes(), &aside, to.as_bytes())
                     .map_err(io)
             })

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{Temp, Tree, make_dir_durably, split};
+use super::{Temp, Tree, split};
 use crate::{
     artifact::{Descriptor, Manifest, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
@@ -43,7 +43,7 @@ impl Tree {
     pub(super) fn stat_blob(&self, op: &'static str, digest: &Digest) -> Result<Option<fs::Stat>> {
         let key = keys::blob(digest);
         let (folder, name) = split(&key);
-        let Some(dir) = fs::Dir::open_if_there(self.path(folder)).map_err(io_of(op))? else {
+        let Some(dir) = self.dir_if_there(folder).map_err(io_of(op))? else {
             return Ok(None);
         };
         let stat = dir.stat(name.as_bytes()).map_err(io_of(op))?;
@@ -80,7 +80,7 @@ impl Tree {
         let key = keys::blob(digest);
         let (folder, name) = split(&key);
         let open = || -> fs::Result<(File, fs::Stat)> {
-            let dir = fs::Dir::open(self.path(folder))?;
+            let dir = self.dir(folder)?;
             let file = dir.open_file(name.as_bytes())?;
             let stat = fs::stat_file(&file)
                 .map_err(|e| fs::Error::new("stat", dir.at(name.as_bytes()), e))?;
@@ -204,7 +204,7 @@ impl Tree {
         }
         let key = keys::blob(&desc.digest);
         let (folder, name) = split(&key);
-        let dir = make_dir_durably(&self.path(folder)).map_err(io_of("put"))?;
+        let dir = self.make_dir(folder).map_err(io_of("put"))?;
         let mode = mode_for_blobs(&dir)?;
         if let Body::Spool(spool) = body
             && matches!(desc.digest, Digest::Sha256(_))
@@ -217,12 +217,10 @@ impl Tree {
         }
         let mut temp = self.temp("put")?;
         copy(desc, body, &mut temp, stop)?;
-        fs::set_file_mode(&temp.file, mode)
-            .map_err(|e| Error::io("put", fs::Error::new("set mode of", temp.path(), e)))?;
         if stop.load(Ordering::Relaxed) {
             return Err(stopped());
         }
-        temp.commit("put", &dir, name)?;
+        temp.commit("put", mode, &dir, name)?;
         self.came(&desc.digest)?;
         Ok(Put::Stored)
     }
@@ -275,7 +273,7 @@ impl Tree {
         dir: &fs::Dir,
         name: &str,
     ) -> fs::Result<()> {
-        let temp_dir = make_dir_durably(self.temp_dir())?;
+        let temp_dir = self.make_dir(&self.temp)?;
         let temp = format!("{}{:016x}", super::TEMP_PREFIX, fastrand::u64(..));
         from_dir.hard_link(from, &temp_dir, temp.as_bytes())?;
         let renamed = temp_dir.rename(temp.as_bytes(), dir, name.as_bytes());

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Tree,
+    Tree, folders as store_folders,
     gate::{self, Alone, Gate},
 };
 use crate::{
@@ -25,6 +25,8 @@ use crate::{
 pub struct Settings {
     /// Nothing is made or changed, not even a lock's file.
     pub read_only: bool,
+    /// A folder that is made is for this user alone; without it, it is as the umask says. What is made in it follows its bits.
+    pub private: bool,
     /// Longest wait for somebody else's lock: a sweep's, a tag's.
     pub lock_wait: Duration,
 }
@@ -33,6 +35,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             read_only: false,
+            private: false,
             lock_wait: Duration::from_secs(30),
         }
     }
@@ -92,8 +95,7 @@ impl Entered {
             Ok(files) => tracing::debug!(files, "Left-overs of dead processes removed"),
             Err(error) => tracing::warn!(%error, "Left-overs of dead processes stay"),
         };
-        let lock = tree.path(gate_key);
-        let gate = Gate::enter(lock, entry, settings.lock_wait, clean).await?;
+        let gate = Gate::enter(tree.clone(), gate_key, entry, settings.lock_wait, clean).await?;
         Ok(Self(Arc::new(Inner {
             tree: tree.clone(),
             name: name.to_owned(),
@@ -111,7 +113,7 @@ impl Entered {
     /// Where spools should be written; `None` if nothing can be written.
     pub(in crate::store) fn spool_dir(&self) -> Option<PathBuf> {
         let writable = self.0.read_only.is_none();
-        writable.then(|| self.0.tree.temp_dir().to_owned())
+        writable.then(|| self.0.tree.temp_dir())
     }
 
     /// Runs blocking `work` inside the gate.
@@ -150,9 +152,10 @@ impl Entered {
         key: &(impl Display + Sync + ?Sized),
         lock_key: &str,
     ) -> Result<fs::Lock> {
-        let path = self.0.tree.path(lock_key);
-        let budget = self.0.lock_wait;
-        match gate::poll(&path, fs::LockMode::Exclusive, gate::Entry::Writer, budget).await {
+        let (tree, budget) = (&self.0.tree, self.0.lock_wait);
+        let path = tree.path(lock_key);
+        let mode = fs::LockMode::Exclusive;
+        match gate::poll(tree, lock_key, mode, gate::Entry::Writer, budget).await {
             Ok(Some(lock)) => Ok(lock),
             Ok(None) => Err(Error::new(
                 ErrorKind::Timeout,
@@ -187,6 +190,7 @@ async fn find_out(tree: &Tree, folders: &[&str], settings: &Settings) -> Result<
         } else {
             make(&tree, &folders)?
         };
+        store_folders::warn_of_owner(tree.root());
         let Some(why) = why else {
             return Ok(None);
         };

@@ -5,13 +5,13 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep};
 
+use super::Tree;
 use crate::{
     fs::{self, Lock, LockMode},
     store::error::{Error, ErrorKind, Result},
@@ -30,7 +30,9 @@ pub(in crate::store) enum Entry {
 /// The lock of a tree, held shared while this lives, but for the time of a sweep.
 #[derive(Debug)]
 pub(in crate::store) struct Gate {
-    path: PathBuf,
+    tree: Tree,
+    /// Key of the lock's file.
+    key: String,
     entry: Entry,
     budget: Duration,
     state: Mutex<State>,
@@ -46,9 +48,10 @@ enum State {
     Alone,
 }
 
-/// Takes the lock on `path`, trying again until `budget` is over; `None` if somebody is in the way all the time.
+/// Takes the lock at `key` of `tree`, trying again until `budget` is over; `None` if somebody is in the way all the time.
 pub(in crate::store) async fn poll(
-    path: &Path,
+    tree: &Tree,
+    key: &str,
     mode: LockMode,
     entry: Entry,
     budget: Duration,
@@ -56,10 +59,10 @@ pub(in crate::store) async fn poll(
     let end = Instant::now() + budget;
     let mut pause = Duration::from_millis(2);
     loop {
-        let path = path.to_owned();
+        let (tree, key) = (tree.clone(), key.to_owned());
         let lock = task::blocking(move || match entry {
-            Entry::Writer => Lock::try_now(&path, mode),
-            Entry::Reader => Lock::try_existing(&path, mode),
+            Entry::Writer => tree.try_lock(&key, mode),
+            Entry::Reader => tree.try_existing_lock(&key, mode),
         })
         .await?;
         if lock.is_some() || Instant::now() >= end {
@@ -74,13 +77,14 @@ pub(in crate::store) async fn poll(
 impl Gate {
     /// Goes in, waiting for a running sweep at most `budget`. `when_alone` runs first if nobody else is inside.
     pub(in crate::store) async fn enter(
-        path: PathBuf,
+        tree: Tree,
+        key: &str,
         entry: Entry,
         budget: Duration,
         when_alone: impl FnOnce() + Send + 'static,
     ) -> Result<Arc<Self>> {
         if entry == Entry::Writer {
-            let lock = poll(&path, LockMode::Exclusive, entry, Duration::ZERO).await;
+            let lock = poll(&tree, key, LockMode::Exclusive, entry, Duration::ZERO).await;
             if let Some(lock) = lock.map_err(|e| Error::io("open", e))? {
                 task::blocking(move || {
                     when_alone();
@@ -90,7 +94,8 @@ impl Gate {
             }
         }
         let gate = Arc::new(Self {
-            path,
+            tree,
+            key: key.to_owned(),
             entry,
             budget,
             state: Mutex::new(State::Outside),
@@ -112,7 +117,15 @@ impl Gate {
         if !matches!(*self.state(), State::Outside) {
             return Ok(());
         }
-        match poll(&self.path, LockMode::Shared, self.entry, self.budget).await {
+        match poll(
+            &self.tree,
+            &self.key,
+            LockMode::Shared,
+            self.entry,
+            self.budget,
+        )
+        .await
+        {
             Ok(Some(lock)) => {
                 *self.state() = State::Inside(Some(lock));
                 Ok(())
@@ -122,7 +135,7 @@ impl Gate {
                 op,
                 format!(
                     "a prune has held `{}` for over {}s; try again when it is done",
-                    self.path.display(),
+                    self.tree.path(&self.key).display(),
                     self.budget.as_secs()
                 ),
             )),
@@ -142,9 +155,15 @@ impl Gate {
     /// `Conflict` if others stay inside for longer than the budget.
     pub(in crate::store) async fn alone(self: &Arc<Self>) -> Result<Alone> {
         *self.state() = State::Outside;
-        let lock = poll(&self.path, LockMode::Exclusive, Entry::Writer, self.budget)
-            .await
-            .map_err(|e| Error::io("lock", e))?;
+        let lock = poll(
+            &self.tree,
+            &self.key,
+            LockMode::Exclusive,
+            Entry::Writer,
+            self.budget,
+        )
+        .await
+        .map_err(|e| Error::io("lock", e))?;
         if let Some(lock) = lock {
             *self.state() = State::Alone;
             return Ok(Alone {
@@ -185,7 +204,7 @@ impl Drop for Alone {
     fn drop(&mut self) {
         self.lock = None;
         // Back inside at once if nobody slipped in; otherwise the next operation waits for it.
-        *self.gate.state() = match Lock::try_now(&self.gate.path, LockMode::Shared) {
+        *self.gate.state() = match self.gate.tree.try_lock(&self.gate.key, LockMode::Shared) {
             Ok(Some(lock)) => State::Inside(Some(lock)),
             _ => State::Outside,
         };

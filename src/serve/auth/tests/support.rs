@@ -126,10 +126,13 @@ impl Daemon {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request
-            .extension(remote())
-            .body(Body::from(body.to_owned()))
-            .unwrap();
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        self.ask_from(remote(), request).await
+    }
+
+    /// The same as whoever is at the other end.
+    pub(super) async fn ask_from(&self, peer: Peer, mut request: Request<Body>) -> Answer {
+        request.extensions_mut().insert(peer);
         let service = TowerToHyperService::new(router(self.authority.clone()));
         let answer = service.call(request).await.unwrap();
         let (status, headers) = (answer.status(), answer.headers().clone());

@@ -1,6 +1,9 @@
 //! Tokens that are not what they seem.
 
-use axum::http::StatusCode;
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
 use jsonwebtoken::get_current_timestamp as now;
 use serde_json::{Value, json};
 
@@ -292,4 +295,46 @@ async fn lives_are_those_of_the_settings() {
         claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(),
         60
     );
+}
+
+#[tokio::test]
+async fn token_of_a_certificate_is_good_only_together_with_it() {
+    let d = daemon().await;
+    let with_certificate = |name: &str| remote().over_tls(Some(name.into()));
+    let request = Request::get("/token?scope=repository:team/a:pull,push").body(Body::empty());
+    let answer = d.ask_from(with_certificate("ci"), request.unwrap()).await;
+    let token = format!("Bearer {}", answer.text("token"));
+    let needs = [Need::push("team/a")];
+    let shown = parts("/v2/", &[("authorization", &token)]);
+    let ci = d
+        .authority
+        .authorize(&shown, &with_certificate("ci"), &needs)
+        .await;
+    assert_eq!(ci.unwrap().name(), "ci");
+    for peer in [remote(), remote().over_tls(None), with_certificate("dev")] {
+        let found = d.authority.authorize(&shown, &peer, &needs).await;
+        assert_eq!(
+            found.unwrap_err().status(),
+            StatusCode::UNAUTHORIZED,
+            "{peer:?}"
+        );
+    }
+    // What was bought with a password needs no certificate, though it was bought over a connection with one.
+    let request = Request::get("/token?scope=repository:team/a:pull,push")
+        .header("authorization", basic("ci", CI_PASSWORD))
+        .body(Body::empty());
+    let answer = d.ask_from(with_certificate("ci"), request.unwrap()).await;
+    let token = format!("Bearer {}", answer.text("token"));
+    assert!(d.may(&token, &needs).await.is_ok());
+}
+
+#[tokio::test]
+async fn names_that_are_no_repositorys_are_not_signed() {
+    let d = daemon().await;
+    for name in ["own/*", "team/../secret/app", "team/x%00", "**", "Team/x"] {
+        let query = format!("scope=repository:{name}:pull,push");
+        let answer = d.get(&query, Some(&basic("ci", CI_PASSWORD))).await;
+        let access = claims(&answer.text("token"))["access"].clone();
+        assert_eq!(access, json!([]), "{name}");
+    }
 }

@@ -1,0 +1,178 @@
+//! The folders of a tree: opened below its root without following a link, made with the root's own permission bits.
+//!
+//! The root itself may be a link, as every path of a user may. Below it one could lead whoever writes here, root perhaps, to files
+//! of others.
+
+use std::{io, path::Path};
+
+use super::{Tree, split};
+use crate::{
+    entry::EntryPath,
+    fs::{self, Dir, Lock, LockMode},
+};
+
+/// Bits of the root that folders take over; with the setgid bit files belong to its group.
+const FOLDER_BITS: u32 = 0o2777;
+/// What the owner may do in any case: without it we could not go on.
+const OWN_BITS: u32 = 0o700;
+/// A root for one user alone.
+const PRIVATE: u32 = 0o700;
+
+impl Tree {
+    /// Opens the folder `key`; `None` where there is none.
+    ///
+    /// # Errors
+    /// Besides those of the system: a link on the way.
+    pub(super) fn dir_if_there(&self, key: &str) -> fs::Result<Option<Dir>> {
+        let Some(root) = Dir::open_if_there(self.root())? else {
+            return Ok(None);
+        };
+        let key = key.trim_end_matches('/');
+        if key.is_empty() {
+            return Ok(Some(root));
+        }
+        let refused = |e: crate::entry::PathRefused| {
+            let e = io::Error::new(io::ErrorKind::InvalidInput, e);
+            fs::Error::new("open folder", self.path(key), e)
+        };
+        let path = EntryPath::new(key.as_bytes()).map_err(refused)?;
+        match root.open_below(&path) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            // By how a link is refused one cannot tell it from a file everywhere.
+            Err(e) => match link_on(&root, &path)? {
+                Some(at) => Err(fs::Error::new("use", at, is_a_link())),
+                None if e.kind() == io::ErrorKind::NotADirectory => Ok(None),
+                None => Err(e),
+            },
+        }
+    }
+
+    /// Opens the folder `key`.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none; as [`Self::dir_if_there`].
+    pub(in crate::store) fn dir(&self, key: &str) -> fs::Result<Dir> {
+        let missing = || fs::Error::new("open folder", self.path(key), io::ErrorKind::NotFound);
+        self.dir_if_there(key)?.ok_or_else(missing)
+    }
+
+    /// Opens the folder `key`; where it is missing, makes it and those above it, and syncs each folder that got a new name.
+    pub(super) fn make_dir(&self, key: &str) -> fs::Result<Dir> {
+        if let Some(dir) = self.dir_if_there(key)? {
+            return Ok(dir);
+        }
+        self.make_root()?;
+        let mut dir = Dir::open(self.root())?;
+        let bits = dir.stat_self()?.mode() & FOLDER_BITS | OWN_BITS;
+        for name in key.split('/').filter(|name| !name.is_empty()) {
+            let name = name.as_bytes();
+            let made = match dir.make_dir(name, bits) {
+                Ok(()) => true,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(e) => return Err(e),
+            };
+            let next = dir
+                .open_dir(name)
+                .map_err(|e| self.explained(&dir, name, e))?;
+            if made {
+                set_bits(&next, bits)?;
+                dir.sync()?;
+            }
+            dir = next;
+        }
+        Ok(dir)
+    }
+
+    /// Makes the root where it is missing, with those above it.
+    fn make_root(&self) -> fs::Result<()> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let root = self.root();
+        if let Some(above) = root.parent() {
+            fs::make_dirs(above)?;
+        }
+        let mut builder = std::fs::DirBuilder::new();
+        if self.private {
+            builder.mode(PRIVATE);
+        }
+        match builder.create(root) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                Err(fs::Error::new("make folder", root, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn explained(&self, dir: &Dir, name: &[u8], e: fs::Error) -> fs::Error {
+        let is_link = dir.stat(name).ok().flatten().is_some_and(|s| is_link(&s));
+        if is_link {
+            fs::Error::new("use", dir.at(name), is_a_link())
+        } else {
+            e
+        }
+    }
+
+    /// Takes the lock whose file is at `key` if nobody is in the way, making the file where it is missing.
+    pub(super) fn try_lock(&self, key: &str, mode: LockMode) -> fs::Result<Option<Lock>> {
+        let (folder, name) = split(key);
+        let dir = self.make_dir(folder)?;
+        let bits = file_bits(&dir)?;
+        let file = dir.lock_file(name.as_bytes(), bits)?;
+        Lock::try_file(file, &self.path(key), mode)
+    }
+
+    /// As [`Self::try_lock`], on a file that is there and need not be writable: nothing is made.
+    pub(super) fn try_existing_lock(&self, key: &str, mode: LockMode) -> fs::Result<Option<Lock>> {
+        let (folder, name) = split(key);
+        let file = self.dir(folder)?.open_file(name.as_bytes())?;
+        Lock::try_file(file, &self.path(key), mode)
+    }
+}
+
+/// Permission bits of a file that others who may come here may read and replace as we do.
+pub(super) fn file_bits(dir: &Dir) -> fs::Result<u32> {
+    Ok(dir.stat_self()?.mode() & 0o666 | 0o600)
+}
+
+/// The umask of one user must not lock out another one whom the root's bits let in.
+fn set_bits(dir: &Dir, bits: u32) -> fs::Result<()> {
+    if dir.stat_self()?.mode() & FOLDER_BITS == bits {
+        return Ok(());
+    }
+    dir.set_own_mode(bits)
+}
+
+fn is_link(stat: &fs::Stat) -> bool {
+    stat.file_type() == rustix::fs::FileType::Symlink
+}
+
+fn is_a_link() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "it is a symbolic link, which is not followed inside a store; mount the other folder there instead (mount --bind)",
+    )
+}
+
+/// The first link on the way to `path`.
+fn link_on(root: &Dir, path: &EntryPath) -> fs::Result<Option<std::path::PathBuf>> {
+    let mut dir = root.try_clone()?;
+    for name in path.names() {
+        match dir.stat(name)? {
+            Some(stat) if is_link(&stat) => return Ok(Some(dir.at(name))),
+            Some(stat) if stat.is_dir() => dir = dir.open_dir(name)?,
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// Warns of a root that somebody else could change under the feet of a process that may write everywhere.
+pub(super) fn warn_of_owner(root: &Path) {
+    if !fs::is_root() {
+        return;
+    }
+    let owner = Dir::open(root).and_then(|d| d.stat_self()).map(|s| s.uid);
+    if let Ok(owner @ 1..) = owner {
+        tracing::warn!(target: "cachectl::insecure", store = %root.display(), owner, "This process is root, and the store's folder belongs to another user, who can change what is restored from it");
+    }
+}
