@@ -11,7 +11,10 @@ use super::{
     session::Session,
     sources,
 };
-use crate::source::goenv::{self, GoEnv, modfile};
+use crate::{
+    config::load::Row,
+    source::goenv::{self, GoEnv, modfile},
+};
 
 use super::{export, import};
 
@@ -48,9 +51,7 @@ fn object(session: &Session, go: Found<'_>) -> Value {
         }),
         Err(why) => json!({"problem": why}),
     };
-    let settings: Vec<Value> = session
-        .loaded
-        .rows()
+    let settings: Vec<Value> = setting_rows(session)
         .into_iter()
         .map(|r| json!({"key": r.key, "value": r.value, "origin": r.origin.to_string()}))
         .collect();
@@ -86,6 +87,17 @@ fn object(session: &Session, go: Found<'_>) -> Value {
         "go": go_found,
         "settings": settings,
     })
+}
+
+/// All settings; where the default store does not take the place of one that is ignored, so.
+fn setting_rows(session: &Session) -> Vec<Row> {
+    let mut rows = session.loaded.rows();
+    if session.config().store.is_none()
+        && let Some(row) = rows.iter_mut().find(|row| row.key == "store")
+    {
+        row.value = session.store_shown();
+    }
+    rows
 }
 
 /// The settings files that were read, the one whose values win first.
@@ -183,9 +195,7 @@ fn text(session: &Session, go: Found<'_>) -> String {
     text.push('\n');
     let mut rows = vec![["SETTING", "VALUE", "FROM"].map(str::to_owned).to_vec()];
     rows.extend(
-        session
-            .loaded
-            .rows()
+        setting_rows(session)
             .into_iter()
             .map(|r| vec![r.key.to_owned(), printable(&r.value), r.origin.to_string()]),
     );

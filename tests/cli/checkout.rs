@@ -217,6 +217,8 @@ fn env_shows_what_is_ignored_and_where_it_stands() {
         (&report["store"], &report["jobs"]),
         (&Value::Null, &json!(3))
     );
+    let settings = report["settings"].as_array().unwrap();
+    assert_eq!(settings[0]["value"], "none", "{report}");
     let outcome = run(&node, "env").success();
     assert_eq!(outcome.stderr, "", "{outcome}");
     for part in ["ignored      `store`, `s3.acl` in ", "store        none\n"] {

@@ -10,6 +10,7 @@ mod outputs;
 mod repositories;
 mod settings;
 mod transfers;
+mod trust;
 
 use serde_json::Value;
 

@@ -24,11 +24,20 @@ impl S3Server {
     pub(crate) const BUCKET: &str = "cachectl-tests";
     pub(crate) const ACCESS_KEY: &str = "tests-access-key";
     pub(crate) const SECRET_KEY: &str = "tests-secret-key";
+    const READER_KEY: &str = "tests-reader-key";
 
     /// The credentials, as every S3 client reads them.
     pub(crate) fn env() -> Vec<(String, String)> {
         vec![
             ("AWS_ACCESS_KEY_ID".into(), Self::ACCESS_KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY".into(), Self::SECRET_KEY.into()),
+        ]
+    }
+
+    /// Credentials that may only read; of SeaweedFS alone.
+    pub(crate) fn reader_env() -> Vec<(String, String)> {
+        vec![
+            ("AWS_ACCESS_KEY_ID".into(), Self::READER_KEY.into()),
             ("AWS_SECRET_ACCESS_KEY".into(), Self::SECRET_KEY.into()),
         ]
     }
@@ -59,6 +68,10 @@ impl Weed {
             "name": "tests",
             "credentials": [{"accessKey": S3Server::ACCESS_KEY, "secretKey": S3Server::SECRET_KEY}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }, {
+            "name": "reader",
+            "credentials": [{"accessKey": S3Server::READER_KEY, "secretKey": S3Server::SECRET_KEY}],
+            "actions": ["Read", "List"],
         }]});
         fs::write(dir.path().join("s3.json"), identities.to_string()).expect("a new file");
         let (s3, filer) = (free_port(), free_port());
