@@ -6,22 +6,23 @@ use std::{
 };
 
 /// Vocabulary: small, leaf, no product knowledge. From `transfer` up all of it is open.
-const VOCABULARY: [&str; 8] = [
-    "digest", "entry", "fs", "task", "redact", "progress", "metrics", "trace",
+const VOCABULARY: [&str; 9] = [
+    "digest", "entry", "fs", "task", "memory", "redact", "progress", "metrics", "trace",
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
     ("task", &[]),
+    ("memory", &[]),
     ("redact", &[]),
     ("progress", &[]),
     ("metrics", &[]),
     ("trace", &[]),
-    // A table of contents is a list of entries; nothing else of the files' world is needed for it.
-    ("artifact", &["digest", "entry"]),
+    // A table of contents is a list of entries; nothing else of the files' world is needed for it. It is read within a budget.
+    ("artifact", &["digest", "entry", "memory"]),
     ("source", &["entry", "digest", "fs", "progress"]),
     ("pack", &["entry", "digest", "fs", "progress", "artifact"]),
     // `Time` of `entry` is the one type of a moment.
