@@ -11,6 +11,13 @@ use sha2::{Digest as _, Sha256 as Sha256Impl, Sha512 as Sha512Impl};
 pub struct Sha256(pub [u8; 32]);
 
 impl Sha256 {
+    /// That of no bytes.
+    pub const OF_NOTHING: Self = Self([
+        0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9,
+        0x24, 0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52,
+        0xb8, 0x55,
+    ]);
+
     /// Hashes `bytes`, all of them.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256Impl::digest(bytes).into())
@@ -235,6 +242,11 @@ impl<'de> serde::Deserialize<'de> for Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hash_of_nothing_is_that_of_no_bytes() {
+        assert_eq!(Sha256::OF_NOTHING, Sha256::of(b""));
+    }
 
     #[test]
     fn digest_round_trips_through_text() {

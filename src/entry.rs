@@ -242,7 +242,7 @@ pub struct Entry {
     /// Permissions, owner, time.
     pub meta: Meta,
     /// Extended attributes, sorted by name; empty unless they were asked for.
-    pub xattrs: Vec<Xattr>,
+    pub xattrs: Box<[Xattr]>,
     /// The one other entry without which this one is of no use (a Go action entry names its output).
     pub needs: Option<EntryPath>,
 }
@@ -257,7 +257,7 @@ impl Entry {
                 extents: None,
             },
             meta,
-            xattrs: Vec::new(),
+            xattrs: Box::default(),
             needs: None,
         }
     }

@@ -1,5 +1,10 @@
 //! The only doors between async and blocking code, and the only place that starts tasks.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use tracing::Instrument as _;
 
 /// Runs blocking `work` on a thread for it; a panic in it goes on in the caller.
@@ -13,6 +18,30 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         Ok(value) => value,
         Err(e) => std::panic::resume_unwind(e.into_panic()),
     }
+}
+
+/// Tells blocking work whether anybody still waits for it.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Says whether nobody waits any more.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// As [`blocking`], for long work: its [`Stop`] is set as soon as the future is dropped, and the work is to look at it often.
+pub async fn stoppable<T: Send + 'static>(work: impl FnOnce(&Stop) -> T + Send + 'static) -> T {
+    struct OnDrop(Stop);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = Stop::default();
+    let _on_drop = OnDrop(stop.clone());
+    blocking(move || work(&stop)).await
 }
 
 /// Starts a named task that carries the current span; it is stopped when the handle is dropped.
@@ -55,5 +84,29 @@ impl<T> Drop for Task<T> {
         if let Some(handle) = &self.0 {
             handle.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn stoppable_work_learns_that_its_caller_is_gone() {
+        let (began, begun) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        let work = stoppable(move |stop| {
+            began.send(()).unwrap();
+            while !stop.is_set() {
+                std::thread::yield_now();
+            }
+            end.send(()).unwrap();
+        });
+        let work = spawn("stoppable work", work);
+        blocking(move || begun.recv().unwrap()).await;
+        drop(work);
+        blocking(move || ended.recv().unwrap()).await;
     }
 }

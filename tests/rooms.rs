@@ -6,23 +6,24 @@ use std::{
 };
 
 /// Vocabulary: small, leaf, no product knowledge. From `transfer` up all of it is open.
-const VOCABULARY: [&str; 9] = [
-    "digest", "entry", "fs", "task", "random", "redact", "progress", "metrics", "trace",
+const VOCABULARY: [&str; 10] = [
+    "digest", "entry", "fs", "task", "memory", "random", "redact", "progress", "metrics", "trace",
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 23] = [
+const ARROWS: [(&str, &[&str]); 24] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
     ("task", &[]),
+    ("memory", &[]),
     ("random", &[]),
     ("redact", &[]),
     ("progress", &[]),
     ("metrics", &[]),
     ("trace", &[]),
-    // A table of contents is a list of entries; nothing else of the files' world is needed for it.
-    ("artifact", &["digest", "entry"]),
+    // A table of contents is a list of entries; nothing else of the files' world is needed for it. It is read within a budget.
+    ("artifact", &["digest", "entry", "memory"]),
     ("source", &["entry", "digest", "fs", "progress"]),
     ("pack", &["entry", "digest", "fs", "progress", "artifact"]),
     // `Time` of `entry` is the one type of a moment; ids of uploads are not to be guessed.

@@ -5,13 +5,21 @@ use std::{collections::BTreeMap, io::Read as _};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Malformed, Reader, Result, Writer, bad};
+use super::{
+    bounded,
+    snapshot::MAX_LAYERS_READ,
+    wire::{Malformed, Reader, Result, Writer, bad},
+};
 use crate::digest::Digest;
 
 /// The only version there is.
 pub const FORMAT_VERSION: u32 = 1;
 /// Largest config that we read.
 pub const MAX_CONFIG_BYTES: u64 = 32 << 20;
+/// Most features, gates and traits of a config.
+const MAX_TEXTS: usize = 10_000;
+/// Most side tags that a config contains: seven days of one a second.
+const MAX_FOLDED: usize = 700_000;
 /// Features that this program understands when a config requires them.
 const FEATURES: [&str; 0] = [];
 
@@ -20,10 +28,16 @@ const FEATURES: [&str; 0] = [];
 #[serde(rename_all = "camelCase", default)]
 pub struct Fingerprint {
     /// It is of use where one of these holds (Go releases); empty: everywhere. Sorted, unique.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<MAX_TEXTS, _, _>"
+    )]
     pub gates: Vec<String>,
     /// The more of these agree, the better.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "bounded::map::<MAX_TEXTS, _>"
+    )]
     pub traits: BTreeMap<String, String>,
 }
 
@@ -58,7 +72,11 @@ pub struct Config {
     /// Version of this document and of the packs.
     pub format_version: u32,
     /// What a reader must understand besides; a reader that does not treats the snapshot as a miss.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<MAX_TEXTS, _, _>"
+    )]
     pub required_features: Vec<String>,
     /// `gobuild`, `gomod`, `dir`.
     pub kind: String,
@@ -75,12 +93,17 @@ pub struct Config {
     /// Bytes of their contents.
     pub bytes: u64,
     /// In the order of the manifest's layers.
+    #[serde(deserialize_with = "bounded::list::<MAX_LAYERS_READ, _, _>")]
     pub packs: Vec<PackState>,
     /// A folder exported with `--merge`: its paths replace those of the head, the rest stays.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub merge: bool,
     /// Side tags that it contains; sorted, of the last 7 days.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<MAX_FOLDED, _, _>"
+    )]
     pub folded: Vec<Folded>,
 }
 
@@ -99,7 +122,7 @@ impl Config {
         #[serde(rename_all = "camelCase")]
         struct Head {
             format_version: u32,
-            #[serde(default)]
+            #[serde(default, deserialize_with = "bounded::list::<MAX_TEXTS, _, _>")]
             required_features: Vec<String>,
         }
         // The version first: a later one may have changed everything else.

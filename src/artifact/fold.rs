@@ -39,6 +39,18 @@ pub struct Died {
     pub why: &'static str,
 }
 
+/// Deaths that are reported of one closing; a snapshot made to do harm may have millions.
+const MAX_DIED: usize = 10_000;
+
+fn note(died: &mut Vec<Died>, path: &EntryPath, why: &'static str) {
+    if died.len() < MAX_DIED {
+        died.push(Died {
+            path: path.clone(),
+            why,
+        });
+    }
+}
+
 /// Folds `side` onto `head`; of two unions the result does not depend on the order, of more the live entries do not
 /// (which of several packs they are read from may).
 ///
@@ -123,7 +135,8 @@ fn join(pack: &mut Pack, other: &Pack) {
 }
 
 /// Makes a snapshot consistent: one live entry a path, each with all its objects in the listed packs, links and needs met,
-/// no entry below what is no folder. Packs that nothing live needs go. What cannot be resolved dies and is returned.
+/// no entry below what is no folder. Packs that nothing live needs go. What cannot be resolved dies and is returned, the first
+/// ten thousand of it.
 pub fn close(snapshot: &mut Snapshot, rules: Rules) -> Vec<Died> {
     let mut died = Vec::new();
     if rules == GO_BUILD {
@@ -187,10 +200,7 @@ fn objects_are_there(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     let mut dead = Vec::new();
     for (at, e) in snapshot.live() {
         if !resolvable(snapshot, &objects, at) {
-            died.push(Died {
-                path: e.entry.path.clone(),
-                why: "a pack that holds its content is gone",
-            });
+            note(died, &e.entry.path, "a pack that holds its content is gone");
             dead.push(at);
         }
     }
@@ -220,10 +230,11 @@ fn needs_are_met(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
         .map(|(at, _)| at)
         .collect();
     for at in dead {
-        died.push(Died {
-            path: snapshot.entry(at).entry.path.clone(),
-            why: "the file that it needs is gone",
-        });
+        note(
+            died,
+            &snapshot.entry(at).entry.path,
+            "the file that it needs is gone",
+        );
         kill(snapshot, at);
     }
 }
@@ -254,10 +265,11 @@ fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
         .collect();
     let live: Vec<At> = outputs.into_values().flatten().collect();
     for at in dead {
-        died.push(Died {
-            path: snapshot.entry(at).entry.path.clone(),
-            why: "the output that it names is gone",
-        });
+        note(
+            died,
+            &snapshot.entry(at).entry.path,
+            "the output that it names is gone",
+        );
         kill(snapshot, at);
     }
     for at in live {
@@ -305,10 +317,7 @@ fn tree_holds(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
             _ => None,
         };
         if let Some(why) = why {
-            died.push(Died {
-                path: path.clone(),
-                why,
-            });
+            note(died, path, why);
             dead.push(at);
         }
     }

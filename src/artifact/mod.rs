@@ -7,6 +7,7 @@
 //! - Deliberately absent: files, network, async, and what a cache is good for.
 
 pub mod annotations;
+pub mod bounded;
 pub mod buildkit;
 pub mod config;
 pub mod descriptor;
@@ -18,6 +19,9 @@ pub mod reference;
 pub mod snapshot;
 pub mod toc;
 pub mod wire;
+
+#[cfg(test)]
+mod memory_tests;
 
 pub use descriptor::{Descriptor, Manifest};
 pub use reference::{Reference, Tag};

@@ -19,12 +19,12 @@ use crate::{
 };
 
 /// More layers than this and a manifest is refused on reading; we write 127 at most.
-const MAX_LAYERS_READ: usize = 4096;
+pub(super) const MAX_LAYERS_READ: usize = 4096;
 /// What registries of all ages take.
 pub const MAX_PACKS: usize = 127;
 
 /// Where a pack's table of contents is, as the manifest says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TocPlace {
     /// SHA-256 of its stored form.
     pub digest: Digest,
@@ -334,6 +334,16 @@ impl Snapshot {
     pub fn totals(&self) -> (u64, u64) {
         self.live().fold((0, 0), |(n, sum), (_, e)| {
             (n + 1, u64::saturating_add(sum, e.entry.kind.content_len()))
+        })
+    }
+
+    /// Entries that its packs list, live or not, and the bytes of memory that reading their tables takes.
+    pub fn reading_cost(&self) -> (u64, u64) {
+        self.packs.iter().fold((0, 0), |(entries, bytes), p| {
+            (
+                entries + p.toc.entries.len() as u64,
+                bytes + p.toc.reading_bytes(),
+            )
         })
     }
 

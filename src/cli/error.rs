@@ -185,6 +185,11 @@ impl From<ops::Error> for CommandError {
             }
             ops::Error::Damaged { .. } => Self::failed(e.to_string())
                 .hint("the next export of this cache packs anew what is damaged"),
+            ops::Error::Memory { .. } => Self::failed(e.to_string())
+                .hint("try again later, or read the store without the daemon, with --store"),
+            ops::Error::TooManyEntries { .. } => Self::failed(e.to_string()).hint(
+                "export parts of it under names of their own, or leave paths out with --exclude",
+            ),
             ops::Error::TooBig { .. } => Self::failed(e.to_string())
                 .hint("raise --max-size, leave paths out with --exclude, or export with --flatten"),
             ops::Error::NothingToExport { .. } => {
@@ -226,6 +231,9 @@ fn store_hint(e: &store::Error) -> Option<String> {
         ErrorKind::Throttled => "lower --concurrency".to_owned(),
         ErrorKind::Timeout => "raise --stall or --retry-for if the way to the store is slow".to_owned(),
         ErrorKind::Unavailable => "raise --retry-for if the store is often away for longer".to_owned(),
+        ErrorKind::Full if daemon => {
+            "free some room or memory there, as its message says: `cachectl prune`, or try again later".to_owned()
+        }
         ErrorKind::Full => "free some room, with `cachectl prune` or --max-size".to_owned(),
         _ => return None,
     })

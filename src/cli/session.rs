@@ -17,7 +17,9 @@ use super::{
 use crate::{
     config::{Config, Env, Loaded, Origin, keys},
     entry::Time,
-    fs, ops,
+    fs,
+    memory::MemoryBudget,
+    ops,
     progress::Watch as _,
     redact,
 };
@@ -36,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) ci: Ci,
     pub(crate) began: Instant,
+    /// For all that is read from stores.
+    memory: MemoryBudget,
 }
 
 impl Session {
@@ -67,6 +71,7 @@ impl Session {
             reporter,
             ci,
             began: Instant::now(),
+            memory: MemoryBudget::of_command(),
         }
     }
 
@@ -247,6 +252,7 @@ impl Session {
             temp_dir: config.temp_dir.clone(),
             threads: config.jobs,
             concurrency: config.concurrency,
+            tables: ops::load::Tables::within(self.memory.clone()),
             budget: self.left_of(budget),
         })
     }

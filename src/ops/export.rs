@@ -35,6 +35,7 @@ use crate::{
 
 mod assemble;
 mod limit;
+mod readable;
 
 use assemble::{assemble, date_merged, differs, kept_bytes};
 
@@ -239,6 +240,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     };
     limits.apply(&mut mine, today, rules);
     stays_below(options, &ground.current, &mine, rules, today)?;
+    readable::check(&mine)?;
 
     let changed = !ground.base_is_current
         || !ground.current.lost().is_empty()
@@ -453,7 +455,7 @@ async fn ground(
     } else {
         None
     };
-    let mut base = current.folded(rules, today);
+    let (mut base, current) = task::blocking(move || (current.folded(rules, today), current)).await;
     let base_is_current = base.is_some();
     if base.is_none() {
         base = head.as_ref().and_then(|h| h.folded(rules, today));

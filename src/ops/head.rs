@@ -21,6 +21,9 @@ use crate::{
     store::{Resolved, Version},
 };
 
+/// Flaws of one tree that are reported.
+const MAX_FLAWS: usize = 10;
+
 /// How snapshots of a kind behave.
 pub fn rules(kind: SourceKind) -> Rules {
     match kind {
@@ -84,7 +87,8 @@ impl Current {
         folded.map(|f| f.tag.as_str()).collect()
     }
 
-    /// What cannot be in the trees that were published, each for itself: no writer of ours publishes such.
+    /// What cannot be in the trees that were published, each for itself: no writer of ours publishes such. Some of it for each tree;
+    /// one is enough to refuse it.
     pub fn flaws(&self) -> Vec<fold::Died> {
         let sides = self.sides.iter().map(|s| &s.loaded);
         let flaws = |l: &Loaded| {
@@ -92,13 +96,18 @@ impl Current {
             let mut flaws = Vec::new();
             for (_, e) in l.snapshot.live() {
                 if !seen.insert(&e.entry.path) {
+                    if flaws.len() == MAX_FLAWS {
+                        return flaws;
+                    }
                     flaws.push(fold::Died {
                         path: e.entry.path.clone(),
                         why: "it is listed twice",
                     });
                 }
             }
+            drop(seen);
             flaws.extend(fold::close(&mut l.snapshot.clone(), Rules::Tree));
+            flaws.truncate(MAX_FLAWS);
             flaws
         };
         self.head.iter().chain(sides).flat_map(flaws).collect()

@@ -130,7 +130,11 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
     if let Some(candidate) = found {
         let rules = head::rules(options.source.kind());
         let mut snapshot = candidate.snapshot;
-        let died = fold::close(&mut snapshot, rules);
+        let (snapshot, died) = task::blocking(move || {
+            let died = fold::close(&mut snapshot, rules);
+            (snapshot, died)
+        })
+        .await;
         report.left_out.extend(candidate.lost.iter().cloned());
         if !died.is_empty() && rules == Rules::Tree {
             is_damaged = true;
@@ -283,17 +287,23 @@ impl Search<'_> {
         let name = self.name(scope, key);
         let current = head::read(self.ctx, &name, &HashSet::new()).await?;
         let rules = head::rules(self.options.source.kind());
-        let lost = current.lost();
-        let (Some(snapshot), Some(digest)) =
-            (current.folded(rules, head::today()), current.digest())
-        else {
+        let (lost, digest, today) = (current.lost(), current.digest(), head::today());
+        // Millions of entries take seconds, in which the time budget must be able to end.
+        let (folded, flaws) = task::blocking(move || {
+            let flaws = match rules {
+                Rules::Tree => current.flaws(),
+                Rules::Union { .. } => Vec::new(),
+            };
+            (current.folded(rules, today), flaws)
+        })
+        .await;
+        let (Some(snapshot), Some(digest)) = (folded, digest) else {
             self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return Ok(None);
         };
         // What `folded` closed is gone from it; a tree must not lose anything unnoticed.
         if rules == Rules::Tree {
             let lost = lost.iter().map(|l| format!("{} {}", l.what, l.why));
-            let flaws = current.flaws();
             let flaws = flaws.iter().map(|d| format!("{}: {}", d.path, d.why));
             let why: Vec<String> = lost.chain(flaws).collect();
             if !why.is_empty() {

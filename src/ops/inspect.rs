@@ -14,6 +14,7 @@ use crate::{
     artifact::{Descriptor, Reference, Tag, snapshot},
     digest::Digest,
     source::SourceKind,
+    task,
 };
 
 /// One pack of a snapshot, or a config or layer of what is none of ours.
@@ -127,11 +128,10 @@ async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option
         Reference::Tag(tag) => tag.clone(),
         Reference::Digest(_) => ours.name().tag(),
     };
-    Ok(Some(detail(
-        list::of_ours(place, &tag, &ours, 0),
-        &snapshot,
-        files,
-    )))
+    let row = list::of_ours(place, &tag, &ours, 0);
+    Ok(Some(
+        task::blocking(move || detail(row, &snapshot, files)).await,
+    ))
 }
 
 /// What a reader gets of a name.
@@ -169,7 +169,9 @@ async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
     };
     let current: Current = head::read(ctx, &ours.name(), &HashSet::new()).await?;
     warn(ctx, &current.lost());
-    let Some(snapshot) = current.folded(head::rules(kind), head::today()) else {
+    let (snapshot, current) =
+        task::blocking(move || (current.folded(head::rules(kind), head::today()), current)).await;
+    let Some(snapshot) = snapshot else {
         return match current.broken.into_iter().next() {
             Some(LeftOut { what, why }) => Err(Error::Damaged { what, why }),
             None => Ok(None),
@@ -181,7 +183,10 @@ async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
     row.created = snapshot.created;
     (row.entries, row.bytes) = (entries, bytes);
     (row.packs, row.stored_bytes) = (snapshot.packs.len(), snapshot.stored_bytes());
-    Ok(Some(detail(row, &snapshot, files)))
+    drop(current);
+    Ok(Some(
+        task::blocking(move || detail(row, &snapshot, files)).await,
+    ))
 }
 
 fn warn(ctx: &Context, lost: &[LeftOut]) {

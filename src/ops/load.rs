@@ -1,19 +1,24 @@
 //! Reading snapshots: manifest, config, tables of contents, each checked against its digest; never the packs' data.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::watch;
 
 use super::{Context, Error, LeftOut, Result};
 use crate::{
     artifact::{
         Descriptor, Manifest,
         config::{Config, MAX_CONFIG_BYTES},
-        snapshot::{Layer, Outline, Snapshot},
-        toc::Toc,
+        snapshot::{Layer, Outline, Snapshot, TocPlace},
+        toc::{MAX_ENTRIES, NotRead, Reading, Toc},
     },
     digest::Digest,
+    memory::{Exhausted, MemoryBudget},
     pack::bare,
     store::{self, ErrorKind, Store},
     task,
@@ -39,10 +44,82 @@ pub enum NotLoaded {
     Broken(String),
 }
 
+/// Tables of contents that a verb reads, each decoded once as long as it is in memory, all within one budget.
+///
+/// Of one store as one caller sees it: what is known here is not asked for again.
+#[derive(Debug)]
+pub struct Tables {
+    memory: MemoryBudget,
+    decoded: Mutex<Decoded>,
+}
+
+/// By pack and place in it.
+type Decoded = HashMap<(Digest, TocPlace), Weak<Toc>>;
+
+/// Tables that are remembered before those that are gone are forgotten.
+const MAX_REMEMBERED: usize = 8192;
+
+impl Tables {
+    /// None yet, within that budget.
+    pub fn within(memory: MemoryBudget) -> Arc<Self> {
+        Arc::new(Self {
+            memory,
+            decoded: Mutex::default(),
+        })
+    }
+
+    /// None yet, within the same budget: for another store, or another view of it.
+    pub fn afresh(&self) -> Arc<Self> {
+        Self::within(self.memory.clone())
+    }
+
+    fn known(&self, layer: &Layer) -> Option<Arc<Toc>> {
+        self.lock().get(&key(layer))?.upgrade()
+    }
+
+    fn remember(&self, layer: &Layer, toc: &Arc<Toc>) {
+        let mut decoded = self.lock();
+        if decoded.len() >= MAX_REMEMBERED {
+            decoded.retain(|_, toc| toc.strong_count() > 0);
+        }
+        if decoded.len() < MAX_REMEMBERED {
+            decoded.insert(key(layer), Arc::downgrade(toc));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Decoded> {
+        // Nothing can panic while it is held.
+        self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(layer: &Layer) -> (Digest, TocPlace) {
+    (layer.descriptor.digest, layer.toc)
+}
+
+/// Why the tables of a snapshot are not read.
+enum Failed {
+    /// The store cannot be asked.
+    Store(Error),
+    /// There is no room for them.
+    Memory(Exhausted),
+    /// The config is not usable, or nobody waits any more.
+    GivenUp,
+}
+
+impl From<Error> for Failed {
+    fn from(e: Error) -> Self {
+        Self::Store(e)
+    }
+}
+
 /// Reads the snapshot of a manifest. Packs in `damaged` count as lost, whatever the store says.
 ///
+/// Nothing of a table is decoded before the config said how many entries there are, and these are within the limits.
+///
 /// # Errors
-/// When the store cannot be asked; what is missing or damaged there is in the answer.
+/// When the store cannot be asked, or callers of a daemon share its memory and use it; what is missing, damaged or too large there is
+/// in the answer.
 pub async fn load(
     ctx: &Context,
     manifest: &Manifest,
@@ -58,27 +135,98 @@ pub async fn load(
         Ok(layers) => layers,
         Err(e) => return broken(e.to_string()),
     };
-    if outline.config.size > MAX_CONFIG_BYTES {
-        return broken(format!("its config has {} bytes", outline.config.size));
-    }
-    let store = &*ctx.opened.store;
-    let (config, tocs) = tokio::join!(
-        read_blob(store, &outline.config),
-        read_tocs(ctx, &layers, damaged)
-    );
-    let mut config = match usable(config)? {
-        Ok(bytes) => match Config::decode(&bytes) {
-            Ok(config) => config,
-            Err(e) => return broken(e.to_string()),
-        },
-        Err(why) => return broken(format!("its config {why}")),
+    let (promise, promised) = watch::channel(None);
+    let config = async {
+        let read = read_config(ctx, &outline.config, layers.len()).await;
+        if let Ok(Ok(config)) = &read {
+            let entries = config.packs.iter().map(|p| p.entries).collect();
+            // They wait for it below.
+            let _ = promise.send(Some(Arc::new(entries)));
+        }
+        drop(promise);
+        read
     };
-    if config.packs.len() != layers.len() {
-        return broken("config and manifest name different packs".into());
+    let (config, tocs) = tokio::join!(config, read_tocs(ctx, &layers, promised, damaged));
+    let config = match config {
+        Ok(Ok(config)) => config,
+        Ok(Err(why)) => return broken(why),
+        Err(Failed::Store(e)) => return Err(e),
+        Err(Failed::Memory(why)) => return no_room(ctx, manifest, why),
+        Err(Failed::GivenUp) => return broken(GIVEN_UP.to_owned()),
+    };
+    let tocs = match tocs {
+        Ok(tocs) => tocs,
+        Err(Failed::Store(e)) => return Err(e),
+        Err(Failed::Memory(why)) => return no_room(ctx, manifest, why),
+        Err(Failed::GivenUp) => return broken(GIVEN_UP.to_owned()),
+    };
+    let digest = manifest.digest;
+    let put_together = move || put_together(digest, &outline, config, layers, tocs);
+    Ok(task::blocking(put_together)
+        .await
+        .map_err(NotLoaded::Broken))
+}
+
+const GIVEN_UP: &str = "reading it was given up";
+
+/// What has no room is too large for a command, whatever else there is; in a daemon it may be read when others have ended.
+fn no_room(
+    ctx: &Context,
+    manifest: &Manifest,
+    why: Exhausted,
+) -> Result<std::result::Result<Loaded, NotLoaded>> {
+    if ctx.tables.memory.is_shared() {
+        let what = format!("snapshot {}", manifest.digest);
+        return Err(Error::Memory { what, why });
     }
+    Ok(Err(NotLoaded::Broken(why.to_string())))
+}
+
+/// Reads the config; in words, inside, why it is not usable.
+async fn read_config(
+    ctx: &Context,
+    desc: &Descriptor,
+    layers: usize,
+) -> std::result::Result<std::result::Result<Config, String>, Failed> {
+    if desc.size > MAX_CONFIG_BYTES {
+        return Ok(Err(format!("its config has {} bytes", desc.size)));
+    }
+    // The bytes, and what is made of them.
+    let reserved = ctx.tables.memory.reserve(0, 3 * desc.size);
+    let _reserved = reserved.map_err(Failed::Memory)?;
+    let bytes = match usable(read_blob(&*ctx.opened.store, desc).await)? {
+        Ok(bytes) => bytes,
+        Err(why) => return Ok(Err(format!("its config {why}"))),
+    };
+    let decoded = task::blocking(move || Config::decode(&bytes)).await;
+    let config = match decoded {
+        Ok(config) => config,
+        Err(e) => return Ok(Err(e.to_string())),
+    };
+    if config.packs.len() != layers {
+        return Ok(Err("config and manifest name different packs".into()));
+    }
+    let entries = config.packs.iter().map(|p| p.entries);
+    let entries = entries.fold(0, u64::saturating_add);
+    if entries > MAX_ENTRIES {
+        return Ok(Err(format!(
+            "it lists {entries} entries, more than the {MAX_ENTRIES} that are read"
+        )));
+    }
+    Ok(Ok(config))
+}
+
+/// Makes a snapshot of its documents. Blocks.
+fn put_together(
+    digest: Digest,
+    outline: &Outline,
+    mut config: Config,
+    layers: Vec<Layer>,
+    tocs: Vec<TocOrLost>,
+) -> std::result::Result<Loaded, String> {
     let mut lost = Vec::new();
     let (mut states, mut kept_layers, mut kept_tocs) = (Vec::new(), Vec::new(), Vec::new());
-    for ((state, layer), toc) in config.packs.into_iter().zip(layers).zip(tocs?) {
+    for ((state, layer), toc) in config.packs.into_iter().zip(layers).zip(tocs) {
         match toc {
             Ok(toc) => {
                 states.push(state);
@@ -93,53 +241,99 @@ pub async fn load(
     }
     config.packs = states;
     let stated = (config.entries, config.bytes);
-    match Snapshot::assemble(&outline, config, kept_layers, kept_tocs) {
-        Ok(snapshot) if lost.is_empty() && snapshot.totals() != stated => {
-            broken("its config counts other entries than its packs have".into())
-        }
-        Ok(snapshot) => Ok(Ok(Loaded {
-            digest: manifest.digest,
-            snapshot,
-            lost,
-        })),
-        Err(e) => broken(e.to_string()),
+    let snapshot =
+        Snapshot::assemble(outline, config, kept_layers, kept_tocs).map_err(|e| e.to_string())?;
+    if lost.is_empty() && snapshot.totals() != stated {
+        return Err("its config counts other entries than its packs have".into());
     }
+    Ok(Loaded {
+        digest,
+        snapshot,
+        lost,
+    })
 }
 
 type TocOrLost = std::result::Result<Arc<Toc>, String>;
+/// Entries of each pack, once the config is read.
+type Promised = watch::Receiver<Option<Arc<Vec<u64>>>>;
 
 async fn read_tocs(
     ctx: &Context,
     layers: &[Layer],
+    promised: Promised,
     damaged: &HashSet<Digest>,
-) -> Result<Vec<TocOrLost>> {
-    let read = |layer: Layer| async move {
-        if damaged.contains(&layer.descriptor.digest) {
-            return Ok(Err("was found damaged by an import on this node".to_owned()));
+) -> std::result::Result<Vec<TocOrLost>, Failed> {
+    let read = |(i, layer): (usize, Layer)| {
+        let mut promised = promised.clone();
+        async move {
+            if damaged.contains(&layer.descriptor.digest) {
+                return Ok(Err("was found damaged by an import on this node".to_owned()));
+            }
+            if let Some(known) = ctx.tables.known(&layer) {
+                return Ok(Ok(known));
+            }
+            // Stored bytes are asked for while the config is still on its way, and decoded after it.
+            let stored = ctx.tables.memory.reserve(0, layer.toc.size);
+            let _stored = stored.map_err(Failed::Memory)?;
+            let bytes = match stored_toc(&*ctx.opened.store, &layer).await? {
+                Ok(bytes) => bytes,
+                Err(why) => return Ok(Err(why)),
+            };
+            let entries = match promised.wait_for(Option::is_some).await {
+                Ok(entries) => entries.as_ref().and_then(|e| e.get(i).copied()),
+                Err(_) => None,
+            };
+            let entries = entries.ok_or(Failed::GivenUp)?;
+            decode(ctx, layer, bytes, entries).await
         }
-        read_toc(&*ctx.opened.store, &layer).await
     };
-    stream::iter(layers.to_vec())
+    stream::iter(layers.to_vec().into_iter().enumerate())
         .map(read)
         .buffered(ctx.concurrency.max(1))
         .try_collect()
         .await
 }
 
-async fn read_toc(store: &dyn Store, layer: &Layer) -> Result<TocOrLost> {
+/// The stored form of a table of contents.
+async fn stored_toc(
+    store: &dyn Store,
+    layer: &Layer,
+) -> Result<std::result::Result<Bytes, String>> {
     let range = layer.toc.offset..layer.toc.offset + layer.toc.size;
     let bytes = match store.get(&layer.descriptor, range).await {
         Ok(Some(stream)) => collect(stream, layer.toc.size).await,
         Ok(None) => return Ok(Err("is missing".into())),
         Err(e) => Err(e),
     };
-    let bytes = match usable(bytes.map(Some))? {
-        Ok(bytes) => bytes,
-        Err(why) => return Ok(Err(why)),
-    };
-    let digest = layer.toc.digest;
-    let toc = task::blocking(move || bare::read_toc(&bytes, &digest)).await;
-    Ok(toc.map(Arc::new).map_err(|e| format!("is damaged: {e}")))
+    usable(bytes.map(Some))
+}
+
+async fn decode(
+    ctx: &Context,
+    layer: Layer,
+    bytes: Bytes,
+    entries: u64,
+) -> std::result::Result<TocOrLost, Failed> {
+    let (digest, memory) = (layer.toc.digest, ctx.tables.memory.clone());
+    let decoded = task::stoppable(move |stop| {
+        let reading = Reading {
+            entries,
+            memory: &memory,
+            stopped: &|| stop.is_set(),
+        };
+        bare::read_toc(&bytes, &digest, &reading)
+    })
+    .await;
+    match decoded {
+        Ok(toc) => {
+            let toc = Arc::new(toc);
+            ctx.tables.remember(&layer, &toc);
+            Ok(Ok(toc))
+        }
+        Err(NotRead::Memory(why)) => Err(Failed::Memory(why)),
+        Err(NotRead::Stopped) => Err(Failed::GivenUp),
+        Err(NotRead::Malformed(e)) => Ok(Err(format!("is damaged: {e}"))),
+    }
 }
 
 /// Tells what the store lost or damaged (in words, inside) from what keeps us from asking it (an error).

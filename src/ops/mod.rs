@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    artifact::toc::MAX_ENTRIES,
     entry::Time,
     progress::{Phase, Progress},
     source,
@@ -75,6 +76,24 @@ pub enum Error {
         /// What they may have.
         limit: u64,
     },
+    /// A snapshot that no command would read back.
+    #[error(
+        "it has {entries} entries that take {bytes} bytes to read, more than a command reads: {MAX_ENTRIES} entries in 224 MB and 250 bytes for each"
+    )]
+    TooManyEntries {
+        /// What its packs list, live or not.
+        entries: u64,
+        /// What their tables take in memory.
+        bytes: u64,
+    },
+    /// The memory of a daemon is in use by other calls, or too little for it.
+    #[error("cannot read {what}: {why}")]
+    Memory {
+        /// What was to be read.
+        what: String,
+        /// The budget and what of it is in use.
+        why: crate::memory::Exhausted,
+    },
     /// The options make no sense together.
     #[error("{0}")]
     Usage(String),
@@ -130,6 +149,8 @@ pub struct Context {
     pub threads: usize,
     /// Requests in flight at once.
     pub concurrency: usize,
+    /// Tables of contents that it reads, and the memory for them.
+    pub tables: Arc<load::Tables>,
     /// The operation ends within this, done or not; `None`: as long as it takes.
     pub budget: Option<Duration>,
 }

@@ -142,6 +142,8 @@ impl Place {
             records: Some(repository),
             ctx: Context {
                 opened: Arc::new(opened),
+                // What one repository has another may not have, or not show.
+                tables: ctx.tables.afresh(),
                 ..ctx.clone()
             },
         })

@@ -11,7 +11,10 @@ use super::{
     fetch::{self, Fetched},
 };
 use crate::{
-    artifact::snapshot::{At, Pack, Snapshot},
+    artifact::{
+        snapshot::{At, Pack, Snapshot},
+        toc::TocEntry,
+    },
     digest::Digest,
     entry::{Entry, EntryPath, Time},
     fs,
@@ -34,7 +37,7 @@ const SPARE_BYTES: u64 = 256 << 10;
 /// What stands of a snapshot, and what is missing.
 struct Survey {
     /// Entries to be in the target at the end, sorted by path: those of the snapshot that are admitted.
-    entries: Vec<(At, Entry)>,
+    entries: Vec<At>,
     /// For each of them: what stands in its place.
     standing: Vec<Standing>,
     /// Entries that may not be restored.
@@ -86,7 +89,7 @@ pub async fn restore(
         let (source, snapshot, index) = (source.clone(), snapshot.clone(), index.clone());
         task::blocking(move || -> Result<_> {
             let survey = survey(&*source, &snapshot, index.as_ref().as_ref())?;
-            let wanted = wanted(&survey);
+            let wanted = wanted(&survey, &snapshot);
             Ok((survey, wanted))
         })
         .await?
@@ -214,19 +217,20 @@ impl Target for Staged {
 
 /// Compares the snapshot with what is there. Blocks.
 fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -> Result<Survey> {
-    let mut entries: Vec<(At, Entry)> = Vec::new();
+    let mut entries: Vec<At> = Vec::new();
     let mut refused = Vec::new();
     for (at, e) in snapshot.live() {
         let content = e.entry.kind.is_file().then_some(&e.content);
         match source.admit(&e.entry, content) {
-            Ok(()) => entries.push((at, e.entry.clone())),
+            Ok(()) => entries.push(at),
             Err(why) => refused.push(LeftOut {
                 what: e.entry.path.to_string(),
                 why,
             }),
         }
     }
-    entries.sort_unstable_by(|a, b| a.1.path.cmp(&b.1.path));
+    let path = |at: &At| &snapshot.entry(*at).entry.path;
+    entries.sort_unstable_by(|a, b| path(a).cmp(path(b)));
     let root = fs::Dir::open_if_there(source.root())?;
     let standing = match root {
         None => vec![Standing::Absent; entries.len()],
@@ -242,7 +246,7 @@ fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -
 fn stand(
     source: &dyn Source,
     snapshot: &Snapshot,
-    entries: &[(At, Entry)],
+    entries: &[At],
     root: &fs::Dir,
     index: Option<&NodeIndex>,
 ) -> Result<Vec<Standing>> {
@@ -256,9 +260,10 @@ fn stand(
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let part = entries.len().div_ceil(threads).max(1);
-    let judge = |(at, entry): &(At, Entry)| {
-        let content = entry.kind.is_file().then(|| snapshot.entry(*at).content);
-        source.standing(root, entry, content.as_ref(), known)
+    let judge = |at: &At| {
+        let TocEntry { entry, content, .. } = snapshot.entry(*at);
+        let content = entry.kind.is_file().then_some(content);
+        source.standing(root, entry, content, known)
     };
     let parts: Vec<crate::source::Result<Vec<Standing>>> = std::thread::scope(|scope| {
         let judge = &judge;
@@ -279,11 +284,12 @@ fn stand(
 }
 
 /// The files that must be fetched.
-fn wanted(survey: &Survey) -> Vec<Wanted> {
+fn wanted(survey: &Survey, snapshot: &Snapshot) -> Vec<Wanted> {
+    let is_file = |at: &At| snapshot.entry(*at).entry.kind.is_file();
     let all = survey.entries.iter().zip(&survey.standing);
-    all.filter(|((_, e), s)| e.kind.is_file() && matches!(s, Standing::Absent | Standing::Other))
+    all.filter(|(at, s)| is_file(at) && matches!(s, Standing::Absent | Standing::Other))
         // The frames' digests say that it is what was packed; its own says that it is what the table of contents promises.
-        .map(|((at, _), _)| Wanted {
+        .map(|(at, _)| Wanted {
             at: *at,
             check: true,
         })
@@ -291,6 +297,13 @@ fn wanted(survey: &Survey) -> Vec<Wanted> {
 }
 
 impl Job {
+    /// The entries to be in the target, and what stands in their places.
+    fn survey(&self) -> impl Iterator<Item = (&Entry, &Standing)> {
+        let entries = self.survey.entries.iter();
+        let entries = entries.map(|at| &self.snapshot.entry(*at).entry);
+        entries.zip(&self.survey.standing)
+    }
+
     /// Makes the staging folder, if anything is to be put into place at all, and sees whether there is room.
     fn begin(&self) -> Result<Arc<Option<Staging>>> {
         let all_there = self
@@ -358,7 +371,7 @@ impl Job {
         let mut entries = Vec::new();
         let mut is_staged = Vec::new();
         let mut adjusted = Vec::new();
-        for ((_, entry), standing) in self.survey.entries.iter().zip(&self.survey.standing) {
+        for (entry, standing) in self.survey() {
             if lost.contains_key(&entry.path) {
                 continue;
             }
@@ -369,7 +382,7 @@ impl Job {
                 adjusted.push(entry);
             }
             is_staged.push(staged.contains(&entry.path));
-            entries.push(entry.clone());
+            entries.push(entry);
         }
         let mut written = staged.len() as u64;
         let links = entries
@@ -418,7 +431,7 @@ impl Job {
             .map(|r| r.what.as_str())
             .collect();
         let files: HashSet<&EntryPath> = self.plan.files.iter().map(|f| &f.path).collect();
-        for (_, entry) in &self.survey.entries {
+        for (entry, _) in self.survey() {
             let Some(needs) = &entry.needs else { continue };
             let gone = lost.contains_key(needs)
                 || (!refused.is_empty() && refused.contains(needs.to_string().as_str()));
@@ -436,23 +449,31 @@ impl Job {
     }
 
     /// What is known of the target's files now.
-    fn contents(&self, entries: &[Entry]) -> Vec<Stands> {
+    fn contents(&self, entries: &[&Entry]) -> Vec<Stands> {
         let there: HashSet<&EntryPath> = entries.iter().map(|e| &e.path).collect();
         let all = self.survey.entries.iter().zip(&self.survey.standing);
-        all.filter(|((_, e), s)| {
-            e.kind.is_file() && **s != Standing::Keep && there.contains(&e.path)
-        })
-        .map(|((at, e), standing)| Stands {
-            path: e.path.clone(),
-            content: KnownContent {
-                digest: self.snapshot.entry(*at).content,
-                len: e.kind.content_len(),
-            },
-            mtime: match standing {
-                Standing::SameAsRead(mtime) => *mtime,
-                _ => self.source.restored_mtime(e, self.now),
-            },
-        })
-        .collect()
+        all.map(|(at, standing)| (self.snapshot.entry(*at), standing))
+            .filter(|(TocEntry { entry: e, .. }, s)| {
+                e.kind.is_file() && **s != Standing::Keep && there.contains(&e.path)
+            })
+            .map(
+                |(
+                    TocEntry {
+                        entry: e, content, ..
+                    },
+                    standing,
+                )| Stands {
+                    path: e.path.clone(),
+                    content: KnownContent {
+                        digest: *content,
+                        len: e.kind.content_len(),
+                    },
+                    mtime: match standing {
+                        Standing::SameAsRead(mtime) => *mtime,
+                        _ => self.source.restored_mtime(e, self.now),
+                    },
+                },
+            )
+            .collect()
     }
 }

@@ -5,9 +5,11 @@ use std::{path::Path, sync::Arc};
 use super::{
     Context, Created, Target, export,
     import::{self, Hit},
+    load,
 };
 use crate::{
     digest::Digest,
+    memory::MemoryBudget,
     progress,
     source::{
         Source,
@@ -21,6 +23,7 @@ use crate::{
 };
 
 mod beside;
+mod bombs;
 mod compacting;
 mod copying;
 mod dirs;
@@ -75,6 +78,7 @@ impl World {
             temp_dir: self.temp.path().join("tmp"),
             threads: 2,
             concurrency: 4,
+            tables: load::Tables::within(MemoryBudget::of_command()),
             budget: None,
         }
     }

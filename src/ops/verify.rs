@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     artifact::{
-        Descriptor, Manifest, Reference, Tag, fold, name,
+        Descriptor, Manifest, Reference, Tag,
+        fold::{self, Rules},
+        name,
         snapshot::{Layer, Pack, Snapshot},
         toc::TocEntry,
     },
@@ -26,11 +28,15 @@ use crate::{
     progress::Phase,
     source::SourceKind,
     store::ErrorKind,
+    task,
     transfer::graph,
 };
 
 mod contents;
 mod data;
+
+/// Entries of one snapshot that are reported for one reason.
+const MAX_WRONG: usize = 1000;
 
 /// How deep to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -231,17 +237,13 @@ impl Job {
         let whole = loaded.lost.is_empty();
         self.names(&snapshot, shown);
         if let Some(kind) = SourceKind::from_name(&snapshot.name.kind) {
-            let before: HashMap<Digest, Vec<bool>> = snapshot
-                .packs
-                .iter()
-                .map(|p| (p.digest(), p.live.clone()))
-                .collect();
-            for died in fold::close(&mut snapshot, head::rules(kind)) {
+            let (closed, died, is_same) =
+                task::blocking(move || close(snapshot, head::rules(kind))).await;
+            snapshot = closed;
+            for died in died {
                 self.fault(&format!("`{}` of {shown}", died.path), died.why);
             }
-            // What closing takes away without a word: two entries of one path, an output that nobody names.
-            let same = |p: &Pack| before.get(&p.digest()) == Some(&p.live);
-            if whole && !snapshot.packs.iter().all(same) {
+            if whole && !is_same {
                 self.fault(shown, "it lists entries that no reader can use");
             }
         } else {
@@ -268,6 +270,7 @@ impl Job {
         let wrong: Vec<String> = snapshot
             .live()
             .filter(|(at, e)| wrong(at.pack, e))
+            .take(MAX_WRONG)
             .map(|(_, e)| format!("`{}` of {shown}", e.entry.path))
             .collect();
         for what in wrong {
@@ -350,6 +353,20 @@ impl Job {
         }
         Ok(())
     }
+}
+
+/// Closes a snapshot: what died, and whether that was all that closing took away. It takes two entries of one path without a word,
+/// and an output that nobody names. Blocks.
+fn close(mut snapshot: Snapshot, rules: Rules) -> (Snapshot, Vec<fold::Died>, bool) {
+    let before: HashMap<Digest, Vec<bool>> = snapshot
+        .packs
+        .iter()
+        .map(|p| (p.digest(), p.live.clone()))
+        .collect();
+    let died = fold::close(&mut snapshot, rules);
+    let same = |p: &Pack| before.get(&p.digest()) == Some(&p.live);
+    let is_same = snapshot.packs.iter().all(same);
+    (snapshot, died, is_same)
 }
 
 /// A config or layer: its size, and if it is to be read its bytes.

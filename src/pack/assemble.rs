@@ -122,6 +122,7 @@ impl Assembler {
             objects: self.objects,
             foreign,
             entries,
+            ..Toc::default()
         }
     }
 

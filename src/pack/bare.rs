@@ -5,8 +5,8 @@
 use super::TocAt;
 use crate::{
     artifact::{
-        toc::{MAX_STORED_TOC_BYTES, Toc},
-        wire::{Result, bad},
+        toc::{MAX_STORED_TOC_BYTES, NotRead, Reading, Toc},
+        wire::{Malformed, Result, bad},
     },
     digest::{Digest, Sha256},
 };
@@ -68,11 +68,16 @@ pub fn skippable_len(frame: &[u8]) -> Option<u64> {
 /// Reads a table of contents whose place and digest are known.
 ///
 /// # Errors
-/// When the bytes are not those, or make no sense.
-pub fn read_toc(stored: &[u8], digest: &Digest) -> Result<Toc> {
+/// When the bytes are not those, or [`Toc::decode`] refuses them.
+pub fn read_toc(
+    stored: &[u8],
+    digest: &Digest,
+    reading: &Reading<'_>,
+) -> std::result::Result<Toc, NotRead> {
     if digest.matches(stored) {
-        Toc::decode(stored)
+        Toc::decode(stored, reading)
     } else {
-        bad("its table of contents does not match its digest")
+        let why = "its table of contents does not match its digest";
+        Err(Malformed(why.to_owned()).into())
     }
 }

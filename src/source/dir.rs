@@ -135,7 +135,7 @@ impl Dir {
                 gid: if self.carry.owner { stat.gid } else { 0 },
                 mtime: stat.mtime,
             },
-            xattrs: Vec::new(),
+            xattrs: Box::default(),
             needs: None,
         };
         let sparse = fs::may_be_sparse(stat);
@@ -148,11 +148,11 @@ impl Dir {
                 };
             }
             if self.carry.xattrs {
-                entry.xattrs = xattr::read(&file, self.carry.gives_away(), left)?;
+                entry.xattrs = xattr::read(&file, self.carry.gives_away(), left)?.into();
             }
         } else if stat.is_dir() && self.carry.xattrs {
             let opened = dir.open_dir(name).map_err(|e| e.source)?;
-            entry.xattrs = xattr::read(opened.as_fd(), self.carry.gives_away(), left)?;
+            entry.xattrs = xattr::read(opened.as_fd(), self.carry.gives_away(), left)?.into();
         }
         Ok(Ok(entry))
     }

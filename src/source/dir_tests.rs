@@ -229,8 +229,8 @@ fn extended_attributes_travel_with_the_flag() {
     let source = Dir::new(temp.path(), &options).unwrap();
     let got = source.scan(&NothingKnown).unwrap();
     let item = &got.items[0];
-    assert_eq!(item.entry.xattrs, [((*b"user.k").into(), (*b"v").into())]);
-    assert_eq!(scan(temp.path(), &[]).items[0].entry.xattrs, []);
+    assert_eq!(*item.entry.xattrs, [((*b"user.k").into(), (*b"v").into())]);
+    assert_eq!(*scan(temp.path(), &[]).items[0].entry.xattrs, []);
     let root = fs::Dir::open(temp.path()).unwrap();
     let digest = Sha256::of(b"x");
     let standing = || {
@@ -378,7 +378,7 @@ fn impossible_entries_are_not_admitted() {
     refused(&|e| e.kind = sparse(&[run(90, 11)]));
     refused(&|e| e.kind = sparse(&[run(u64::MAX, 2)]));
     refused(&|e| e.kind = sparse(&[run(10, 10), run(15, 10)]));
-    refused(&|e| e.xattrs = vec![((*b"").into(), (*b"").into())]);
+    refused(&|e| e.xattrs = Box::new([((*b"").into(), (*b"").into())]));
     let mut e = good.clone();
     e.kind = sparse(&[run(10, 10), run(20, 80)]);
     assert_eq!(source.admit(&e, None), Ok(()));

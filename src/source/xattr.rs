@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, io, os::fd::AsFd};
 
-use crate::fs;
+use crate::{entry::Xattr, fs};
 
 /// Longest name (`XATTR_NAME_MAX`) and value (`XATTR_SIZE_MAX`) of one attribute, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
@@ -13,7 +13,7 @@ pub const MAX_VALUE_BYTES: usize = 64 << 10;
 pub const MAX_ENTRY_BYTES: usize = 1 << 20;
 
 /// Name and value, as in [`crate::entry::Entry::xattrs`].
-pub type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
+pub type Xattrs = Vec<Xattr>;
 
 /// Says whether an attribute travels; `privileged`: root, and owners are carried.
 pub fn travels(name: &[u8], privileged: bool) -> bool {
@@ -52,7 +52,7 @@ pub fn read(
 }
 
 /// Makes the attributes that travel equal to `wanted`; those that do not travel are left as they are.
-pub fn write(fd: impl AsFd, wanted: &Xattrs, privileged: bool) -> io::Result<()> {
+pub fn write(fd: impl AsFd, wanted: &[Xattr], privileged: bool) -> io::Result<()> {
     let have = read(&fd, privileged, &mut BTreeMap::new())?;
     for (name, _) in &have {
         if !wanted.iter().any(|(n, _)| n == name) {
@@ -68,7 +68,7 @@ pub fn write(fd: impl AsFd, wanted: &Xattrs, privileged: bool) -> io::Result<()>
 }
 
 /// Says whether a list may be taken from a snapshot; in words why not.
-pub fn admit(xattrs: &Xattrs) -> Result<(), String> {
+pub fn admit(xattrs: &[Xattr]) -> Result<(), String> {
     let mut bytes = 0;
     for (name, value) in xattrs {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(&0) {

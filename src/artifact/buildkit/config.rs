@@ -16,6 +16,10 @@ pub const MAX_CONFIG_BYTES: usize = 4 << 20;
 /// More indexes than this, of any kind, are refused.
 const MAX_LINKS: usize = 200_000;
 
+/// More objects and lists than this in the document are refused before it is parsed: what the limits on layers, records and links
+/// allow, each with its own brackets.
+const MAX_OPENINGS: usize = MAX_LINKS + 3 * MAX_ITEMS;
+
 /// A cache config that BuildKit's reader takes: every index is inside, nothing loops, every input has an alternative.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CacheConfig {
@@ -68,6 +72,7 @@ impl CacheConfig {
             let (len, max) = (bytes.len(), MAX_CONFIG_BYTES);
             return bad(format!("the cache config has {len} bytes, more than {max}"));
         }
+        check_openings(bytes)?;
         let document: Document =
             serde_json::from_slice(bytes).map_err(|e| Malformed(format!("cache config: {e}")))?;
         Self::new(document.layers, document.records)
@@ -115,6 +120,26 @@ impl CacheConfig {
     pub fn records(&self) -> &[CacheRecord] {
         &self.records
     }
+}
+
+/// Counts brackets outside of strings: three bytes of a document may be an item of forty.
+fn check_openings(bytes: &[u8]) -> Result<()> {
+    let (mut openings, mut in_string, mut escaped) = (0_usize, false, false);
+    for b in bytes {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => openings += 1,
+            _ => {}
+        }
+    }
+    if openings > MAX_OPENINGS {
+        return bad(format!(
+            "the cache config has {openings} objects and lists, more than {MAX_OPENINGS}"
+        ));
+    }
+    Ok(())
 }
 
 fn check_layers(layers: &[CacheLayer]) -> Result<()> {

@@ -1,6 +1,62 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    meter::Meter,
+    read::{Reading, read},
+    *,
+};
+use crate::{
+    artifact::wire::Malformed,
+    entry::{Extent, Meta, Time},
+    memory::MemoryBudget,
+};
+
+/// Reads a table with a budget of a command's size, its config promising `entries`.
+pub(crate) fn decode_promised(stored: &[u8], entries: u64) -> Result<Toc, NotRead> {
+    let memory = MemoryBudget::of_command();
+    let reading = Reading {
+        entries,
+        memory: &memory,
+        stopped: &|| false,
+    };
+    Toc::decode(stored, &reading)
+}
+
+/// The same with a config that promises what the table has.
+pub(crate) fn decode(stored: &[u8]) -> Result<Toc, NotRead> {
+    let promised = decode_promised(stored, MAX_ENTRIES);
+    match listed(&promised) {
+        Some(entries) => decode_promised(stored, entries),
+        None => promised,
+    }
+}
+
+/// The count in the message about a config that promises another one.
+fn listed(read: &Result<Toc, NotRead>) -> Option<u64> {
+    let Err(NotRead::Malformed(Malformed(why))) = read else {
+        return None;
+    };
+    let count = why.strip_prefix("it lists ")?.split(' ').next()?;
+    count.parse().ok()
+}
+
+fn from_payload_promised(payload: &[u8], entries: u64) -> Result<Toc, NotRead> {
+    let memory = MemoryBudget::of_command();
+    let reading = Reading {
+        entries,
+        memory: &memory,
+        stopped: &|| false,
+    };
+    read(payload, &mut Meter::new(&reading, payload.len() as u64)?)
+}
+
+fn from_payload(payload: &[u8]) -> Result<Toc, NotRead> {
+    let promised = from_payload_promised(payload, MAX_ENTRIES);
+    match listed(&promised) {
+        Some(entries) => from_payload_promised(payload, entries),
+        None => promised,
+    }
+}
 
 fn path(s: &[u8]) -> EntryPath {
     EntryPath::new(s).unwrap()
@@ -67,7 +123,7 @@ fn sample() -> Toc {
             len: 3000,
         }])),
     };
-    sparse.xattrs = vec![(Box::from(*b"user.k"), Box::from(*b"v\0"))];
+    sparse.xattrs = Box::new([(Box::from(*b"user.k"), Box::from(*b"v\0"))]);
     let one = |entry, object: u32, digest| TocEntry {
         entry,
         content: digest,
@@ -78,7 +134,7 @@ fn sample() -> Toc {
             path: path(p),
             kind,
             meta,
-            xattrs: vec![],
+            xattrs: Box::default(),
             needs: None,
         },
         content: Sha256::of(b""),
@@ -107,17 +163,15 @@ fn sample() -> Toc {
         objects,
         foreign,
         entries,
+        ..Toc::default()
     }
 }
 
 #[test]
 fn toc_round_trips() {
     let toc = sample();
-    assert_eq!(Toc::decode(&toc.encode()).unwrap(), toc);
-    assert_eq!(
-        Toc::decode(&Toc::default().encode()).unwrap(),
-        Toc::default()
-    );
+    assert_eq!(decode(&toc.encode()).unwrap(), toc);
+    assert_eq!(decode(&Toc::default().encode()).unwrap(), Toc::default());
 }
 
 #[test]
@@ -125,7 +179,7 @@ fn toc_of_a_later_version_is_refused_with_advice() {
     let mut stored = sample().encode();
     stored[4] = 2;
     assert!(
-        Toc::decode(&stored)
+        decode(&stored)
             .unwrap_err()
             .to_string()
             .contains("update cachectl")
@@ -136,7 +190,7 @@ fn toc_of_a_later_version_is_refused_with_advice() {
 fn every_truncation_is_refused() {
     let payload = sample().payload();
     for end in 0..payload.len() {
-        assert!(Toc::from_payload(&payload[..end]).is_err(), "{end}");
+        assert!(from_payload(&payload[..end]).is_err(), "{end}");
     }
 }
 
@@ -144,14 +198,14 @@ fn every_truncation_is_refused() {
 fn an_object_over_its_frame_is_refused() {
     let mut toc = sample();
     toc.objects[2].len = 4001;
-    assert!(Toc::decode(&toc.encode()).is_err());
+    assert!(decode(&toc.encode()).is_err());
 }
 
 #[test]
 fn a_frame_that_decodes_to_too_much_is_refused() {
     let mut toc = sample();
     toc.frames[0].raw_len = MAX_FRAME_BYTES + 1;
-    assert!(Toc::decode(&toc.encode()).is_err());
+    assert!(decode(&toc.encode()).is_err());
 }
 
 #[test]
@@ -160,7 +214,7 @@ fn a_payload_bomb_is_refused_within_bounds() {
     let mut stored = [&MAGIC[..], &[VERSION]].concat();
     stored.extend(zstd::bulk::compress(&zeros, 1).unwrap());
     assert!(
-        Toc::decode(&stored)
+        decode(&stored)
             .unwrap_err()
             .to_string()
             .contains("more than")
@@ -170,8 +224,8 @@ fn a_payload_bomb_is_refused_within_bounds() {
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-        let _ = Toc::from_payload(&bytes);
-        let _ = Toc::decode(&bytes);
+        let _ = from_payload(&bytes);
+        let _ = decode(&bytes);
     }
 
     #[test]
@@ -179,8 +233,8 @@ proptest! {
         let mut payload = sample().payload();
         let at = at % payload.len();
         payload[at] ^= 1 << bit;
-        if let Ok(toc) = Toc::from_payload(&payload) {
-            prop_assert_eq!(Toc::decode(&toc.encode()).unwrap(), toc);
+        if let Ok(toc) = from_payload(&payload) {
+            prop_assert_eq!(decode(&toc.encode()).unwrap(), toc);
         }
     }
 }
@@ -221,32 +275,192 @@ pub(crate) fn mutate(rng: &mut fastrand::Rng, bytes: &mut Vec<u8>) {
     }
 }
 
+/// Bytes that a reader takes besides what it counts: messages, the path before.
+const UNCOUNTED: u64 = 64 << 10;
+
+/// Reads a payload within `limit` bytes; the peak that the allocator saw.
+fn read_within(payload: &[u8], limit: u64) -> (Result<Toc, NotRead>, u64) {
+    let memory = MemoryBudget::shared(limit);
+    let mut result = Err(NotRead::Stopped);
+    let entries = listed(&from_payload_promised(payload, MAX_ENTRIES));
+    let seen = allocation_counter::measure(|| {
+        let reading = Reading {
+            entries: entries.unwrap_or(0),
+            memory: &memory,
+            stopped: &|| false,
+        };
+        result = Meter::new(&reading, 0).and_then(|mut meter| {
+            let mut toc = read(payload, &mut meter)?;
+            toc.memory = meter.finish(0);
+            assert_eq!(toc.memory.bytes(), toc.reading_bytes());
+            Ok(toc)
+        });
+    });
+    if result.is_err() {
+        assert_eq!(memory.taken(), 0, "what is refused gives its memory back");
+    }
+    (result, seen.bytes_max)
+}
+
+/// An entry that costs its reader more than the wire, many times.
+fn amplified() -> Vec<Vec<u8>> {
+    const TIMES: usize = 20_000;
+    let folder = |w: &mut Writer, shared: usize, rest: &[u8], tag: u8| {
+        w.num(shared as u64);
+        w.bytes(rest);
+        w.byte(tag);
+        w.raw(&[0, 0, 0, 0, 0]);
+    };
+    let with = |lists: [usize; 3], entries: usize, write: &dyn Fn(&mut Writer)| {
+        let mut w = Writer::default();
+        w.num(0);
+        w.num(lists[0] as u64);
+        (0..lists[0]).for_each(|_| w.raw(&[&[1, 1][..], &[0; 32]].concat()));
+        w.num(lists[1] as u64);
+        (0..lists[1]).for_each(|_| w.raw(&[&[0; 32][..], &[1, 0, 0]].concat()));
+        w.num(lists[2] as u64);
+        (0..lists[2]).for_each(|_| w.raw(&[&[0; 32][..], &[1]].concat()));
+        w.num(entries as u64);
+        write(&mut w);
+        w.0
+    };
+    let long = vec![&[b'p'; 199][..]; 20].join(&b'/');
+    let long = long.as_slice();
+    vec![
+        // One path again and again.
+        with([0; 3], TIMES, &|w| {
+            folder(w, 0, b"a", 1);
+            (1..TIMES).for_each(|_| folder(w, 1, b"", 1));
+        }),
+        // Long paths that share all but their end.
+        with([0; 3], TIMES, &|w| {
+            folder(w, 0, long, 1);
+            (1..TIMES).for_each(|_| folder(w, long.len(), b"", 1));
+        }),
+        // Entries that need the one with the long path.
+        with([0; 3], TIMES, &|w| {
+            folder(w, 0, long, 1);
+            (1..TIMES).for_each(|_| {
+                folder(w, 0, b"a", 1 | HAS_NEEDS);
+                w.num(1);
+            });
+        }),
+        with([TIMES, 0, 0], 0, &|_| {}),
+        with([0, 0, TIMES], 0, &|_| {}),
+        // One file that names one object many times.
+        with([0, 0, 1], 1, &|w| {
+            folder(w, 0, b"a", 0);
+            w.num(TIMES as u64);
+            w.raw(&[0; 32]);
+            w.num(TIMES as u64);
+            w.signed(0);
+            (1..TIMES).for_each(|_| w.signed(-1));
+        }),
+        // Attributes without values, and runs of one byte.
+        with([0; 3], 1, &|w| {
+            folder(w, 0, b"a", 1 | HAS_XATTRS);
+            w.num(TIMES as u64);
+            (0..TIMES).for_each(|_| w.raw(&[1, b'x', 0]));
+        }),
+        with([0, 0, 1], 1, &|w| {
+            folder(w, 0, b"a", SPARSE);
+            w.num(4 * TIMES as u64);
+            w.num(TIMES as u64);
+            (0..TIMES).for_each(|i| {
+                w.num(2 * i as u64);
+                w.num(1);
+            });
+            w.raw(&[0; 32]);
+            w.num(TIMES as u64);
+            w.signed(0);
+            (1..TIMES).for_each(|_| w.signed(-1));
+        }),
+    ]
+}
+
+#[test]
+fn what_costs_more_than_the_wire_is_refused_before_it_is_allocated() {
+    for (i, payload) in amplified().iter().enumerate() {
+        let (whole, peak) = read_within(payload, 1 << 30);
+        let toc = whole.unwrap_or_else(|e| panic!("{i}: {e}"));
+        let cost = toc.reading_bytes();
+        assert!(peak <= cost + UNCOUNTED, "{i}: {peak} > {cost}");
+        let (refused, peak) = read_within(payload, cost / 2);
+        assert!(matches!(refused, Err(NotRead::Memory(_))), "{i}");
+        assert!(peak <= cost / 2 + UNCOUNTED, "{i}: {peak} > {cost} / 2");
+    }
+}
+
+#[test]
+fn a_table_with_other_entries_than_promised_is_refused_before_they_are_read() {
+    let stored = sample().encode();
+    for promised in [0, 6, 8, MAX_ENTRIES] {
+        let why = decode_promised(&stored, promised).unwrap_err().to_string();
+        assert_eq!(
+            why,
+            format!("it lists 7 entries, its config promises {promised}")
+        );
+    }
+    assert!(decode_promised(&stored, MAX_ENTRIES + 1).is_err());
+}
+
+#[test]
+fn a_reader_that_nobody_waits_for_stops_within_some_thousand_entries() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    let payload = &amplified()[0];
+    let memory = MemoryBudget::of_command();
+    let asked = AtomicU32::new(0);
+    let reading = Reading {
+        entries: 20_000,
+        memory: &memory,
+        stopped: &|| asked.fetch_add(1, Ordering::Relaxed) == 1,
+    };
+    let mut meter = Meter::new(&reading, 0).unwrap();
+    assert_eq!(read(payload, &mut meter), Err(NotRead::Stopped));
+    assert_eq!(asked.into_inner(), 2);
+}
+
 #[test]
 fn fuzz_toc_reader() {
     let seed = fastrand::u64(..);
     let mut rng = fastrand::Rng::with_seed(seed);
     let good = sample().payload();
     let mut corpus = vec![good.clone(), Toc::default().payload()];
+    let bombs = amplified();
     let end = std::time::Instant::now() + fuzz_time();
-    let (mut runs, mut read) = (0_u64, 0_u64);
+    let (mut runs, mut decoded, mut refused) = (0_u64, 0_u64, 0_u64);
     while std::time::Instant::now() < end {
-        let mut payload = rng.choice(&corpus).expect("never empty").clone();
+        let from = if runs % 256 == 0 { &bombs } else { &corpus };
+        let mut payload = rng.choice(from).expect("never empty").clone();
         mutate(&mut rng, &mut payload);
-        if let Ok(toc) = Toc::from_payload(&payload) {
-            read += 1;
-            assert_eq!(Toc::decode(&toc.encode()).as_ref(), Ok(&toc), "seed {seed}");
-            // What was read and is new leads further in.
-            if corpus.len() < 500 {
-                corpus.push(payload.clone());
+        let limit = 1 << rng.u64(12..23);
+        let (toc, peak) = read_within(&payload, limit);
+        assert!(
+            peak <= limit + UNCOUNTED,
+            "{peak} bytes of {limit}, seed {seed}"
+        );
+        match toc {
+            Ok(toc) => {
+                decoded += 1;
+                assert_eq!(decode(&toc.encode()).as_ref(), Ok(&toc), "seed {seed}");
+                // What was read and is new leads further in.
+                if corpus.len() < 500 && payload.len() < 5000 {
+                    corpus.push(payload.clone());
+                }
             }
+            Err(NotRead::Memory(_)) => refused += 1,
+            Err(_) => {}
         }
         if runs % 16 == 0 {
             let mut stored = [&MAGIC[..], &[VERSION]].concat();
             stored.extend(zstd::bulk::compress(&payload, 1).expect("a valid level"));
             mutate(&mut rng, &mut stored);
-            let _ = Toc::decode(&stored);
+            let _ = decode(&stored);
         }
         runs += 1;
     }
-    assert!(runs > 1000 && read > 0, "{runs} runs, {read} read");
+    assert!(
+        runs > 100 && decoded > 0 && refused > 0,
+        "{runs} runs, {decoded} read, {refused} over their budget"
+    );
 }

@@ -218,10 +218,7 @@ fn frames_that_never_come_or_come_too_short_leave_broken_files() {
 fn fuzz_unpacker() {
     use crate::artifact::{
         fold::{self, Rules},
-        toc::{
-            Toc,
-            tests::{fuzz_time, mutate},
-        },
+        toc::tests::{decode, fuzz_time, mutate},
     };
     let seed = fastrand::u64(..);
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -250,7 +247,7 @@ fn fuzz_unpacker() {
                 &stored[..5],
                 &zstd::bulk::compress(&payload, 1).expect("level 1"),
             ];
-            match Toc::decode(&forged.concat()) {
+            match decode(&forged.concat()) {
                 Ok(forged) => toc = forged,
                 Err(_) => continue,
             }

@@ -5,7 +5,9 @@ use std::{
 
 use super::*;
 use crate::{
+    artifact::toc::Reading,
     entry::{EntryPath, Extent, Kind, Meta, Time},
+    memory::MemoryBudget,
     progress::Silent,
 };
 
@@ -236,8 +238,15 @@ fn a_bare_pack_finds_its_table_of_contents() {
     .unwrap();
     assert_eq!(at, written.toc_at);
     let stored = &bytes[at.offset as usize..][..at.size as usize];
-    assert_eq!(bare::read_toc(stored, &at.digest).unwrap(), written.toc);
-    assert!(bare::read_toc(&stored[1..], &at.digest).is_err());
+    let memory = MemoryBudget::of_command();
+    let reading = Reading {
+        entries: written.toc.entries.len() as u64,
+        memory: &memory,
+        stopped: &|| false,
+    };
+    let read = bare::read_toc(stored, &at.digest, &reading);
+    assert_eq!(read.unwrap(), written.toc);
+    assert!(bare::read_toc(&stored[1..], &at.digest, &reading).is_err());
 }
 
 #[test]

@@ -48,9 +48,13 @@ impl Asked {
             ops::Error::Usage(why) => Status::invalid_argument(why),
             ops::Error::Damaged { .. } => Status::data_loss(error.to_string()),
             ops::Error::Budget { .. } => Status::deadline_exceeded(error.to_string()),
+            ops::Error::Memory { .. } => Status::resource_exhausted(format!(
+                "{error}; try again when other calls have ended, or read the store without the daemon, with --store"
+            )),
             ops::Error::Store(e) => self.of_store(e, own),
             ops::Error::NothingToExport { .. }
             | ops::Error::TooBig { .. }
+            | ops::Error::TooManyEntries { .. }
             | ops::Error::Source(_)
             | ops::Error::Pack(_)
             | ops::Error::Local(_) => Status::internal(self.told_in_the_log("it went wrong here")),
@@ -156,5 +160,13 @@ mod tests {
             why: "y".into(),
         };
         assert_eq!(asked(None).status(&damaged, "").code(), Code::DataLoss);
+        let budget = crate::memory::MemoryBudget::shared(256_000_000);
+        let full = ops::Error::Memory {
+            what: "snapshot x".into(),
+            why: budget.reserve(1, 256_000_001).unwrap_err(),
+        };
+        let full = asked(None).status(&full, "");
+        assert_eq!(full.code(), Code::ResourceExhausted);
+        assert!(full.message().contains("256 MB"), "{full}");
     }
 }

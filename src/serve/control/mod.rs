@@ -38,6 +38,7 @@ mod tests;
 pub use access::{Admit, Right, Rights};
 
 use crate::{
+    memory::MemoryBudget,
     metrics::http::Place,
     proto::{self, v1::control_server::ControlServer},
     serve::{
@@ -55,6 +56,8 @@ use service::Verbs;
 /// The door's name.
 pub const DOOR: &str = "control";
 
+/// Memory that what is read for all calls together may take.
+const MEMORY_BYTES: u64 = 256_000_000;
 /// Largest request: names and numbers.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
 
@@ -99,6 +102,8 @@ struct Shared {
     opened: Arc<Opened>,
     queue: Option<Arc<dyn Queue>>,
     settings: Settings,
+    /// For what is read for all calls.
+    memory: MemoryBudget,
     /// As the settings say, until they say otherwise.
     allow_path: AtomicBool,
     began: Instant,
@@ -129,6 +134,7 @@ impl Control {
             queue,
             allow_path: AtomicBool::new(settings.allow_path),
             settings,
+            memory: MemoryBudget::shared(MEMORY_BYTES),
             began: Instant::now(),
             listeners: OnceLock::new(),
         });

@@ -77,6 +77,7 @@ impl Shared {
             temp_dir: self.settings.temp_dir.clone(),
             threads: self.settings.threads,
             concurrency: self.settings.concurrency,
+            tables: ops::load::Tables::within(self.memory.clone()),
             // The client goes away when its own is spent.
             budget: None,
         }

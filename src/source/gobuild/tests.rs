@@ -266,7 +266,7 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
         ("owner", |e| e.meta.uid = 1000),
         ("owner", |e| e.meta.gid = 1000),
         ("attributes", |e| {
-            e.xattrs = vec![(b"user.x"[..].into(), b"1"[..].into())];
+            e.xattrs = Box::new([(b"user.x"[..].into(), b"1"[..].into())]);
         }),
     ];
     let only_action: &[(&str, Change)] = &[

@@ -450,7 +450,7 @@ fn admission_refuses_what_is_no_file_of_a_module() {
         ("mode", |e| e.meta.mode = 0o755),
         ("owner", |e| e.meta.uid = 1),
         ("attributes", |e| {
-            e.xattrs = vec![(b"user.x"[..].into(), b"1"[..].into())];
+            e.xattrs = Box::new([(b"user.x"[..].into(), b"1"[..].into())]);
         }),
         ("needs", |e| e.needs = Some(e.path.clone())),
     ];

@@ -31,7 +31,7 @@ pub struct Placement<'a> {
     /// All entries of the snapshot that the target is to have: sorted by path, unique.
     ///
     /// Folders, symbolic and hard links are made from their entries alone, where the target lacks them.
-    pub entries: &'a [Entry],
+    pub entries: &'a [&'a Entry],
     /// For each of `entries`: a file that is staged, complete. Files that are not staged stand in the target already.
     pub staged: &'a [bool],
     /// The time of change that an entry gets (links and folders; files got theirs when they were staged).

@@ -4,7 +4,7 @@ use rustix::{fs::FileType, io::Errno};
 
 use super::{Parents, Placement, StageTree, is_below, is_errno, mirror, tree_order};
 use crate::{
-    entry::{Entry, EntryPath, Kind},
+    entry::{EntryPath, Kind},
     fs::{self, Dir},
     source::{Error, Result, meta},
 };
@@ -107,7 +107,7 @@ impl<'a> Mover<'a> {
         let mut there = target.map(Parents::new);
         for at in 0..self.order.len() {
             let i = self.order[at];
-            let entry = &entries[i];
+            let entry = entries[i];
             self.in_stage[i] = match &entry.kind {
                 Kind::File { .. } => {
                     if target.is_none() && !self.plan.staged[i] {
@@ -154,7 +154,7 @@ impl<'a> Mover<'a> {
     /// Says whether the link was made in the staged tree: not if it is right already, or has to be made late.
     fn stage_hard_link(&mut self, i: usize, to: &EntryPath, target: Option<&Dir>) -> Result<bool> {
         let entries = self.plan.entries;
-        let entry = &entries[i];
+        let entry = entries[i];
         let file = entries
             .binary_search_by(|e| e.path.cmp(to))
             .ok()
@@ -197,7 +197,7 @@ impl<'a> Mover<'a> {
         // Folders above the current entry that both trees have.
         let mut both: Vec<&[u8]> = Vec::new();
         for (at, i) in self.order.iter().enumerate() {
-            let entry = &self.plan.entries[*i];
+            let entry = self.plan.entries[*i];
             let path = entry.path.as_bytes();
             let goes_along = |m: &Move| m.rank.1 && is_below(path, m.path.as_bytes());
             if !self.in_stage[*i] || moves.last().is_some_and(goes_along) {
@@ -341,7 +341,7 @@ impl<'a> Mover<'a> {
         let carry = self.tree.carry();
         let mut parents = Parents::new(root);
         for i in self.order.iter().rev() {
-            let entry: &Entry = &self.plan.entries[*i];
+            let entry = self.plan.entries[*i];
             if entry.kind != Kind::Dir {
                 continue;
             }

@@ -34,7 +34,7 @@ impl Mover<'_> {
         let mut cleaned: Option<EntryPath> = None;
         for next in at..self.order.len() {
             let i = self.order[next];
-            let entry = &self.plan.entries[i];
+            let entry = self.plan.entries[i];
             if entry.path != *path && !is_below(entry.path.as_bytes(), path.as_bytes()) {
                 break;
             }
@@ -76,7 +76,7 @@ impl Mover<'_> {
     /// Hard links between files of a file system on which nothing could be staged.
     pub(super) fn make_late_links(&mut self, target: &Dir) -> Result<()> {
         for i in std::mem::take(&mut self.late) {
-            let entry = &self.plan.entries[i];
+            let entry = self.plan.entries[i];
             let Kind::Hardlink(file) = &entry.kind else {
                 continue;
             };

@@ -63,8 +63,9 @@ fn place_with(
     staged: &[bool],
     mirror: Option<&Keep<'_>>,
 ) -> crate::source::Result<Placed> {
+    let entries: Vec<&Entry> = entries.iter().collect();
     staging.place(&Placement {
-        entries,
+        entries: &entries,
         staged,
         mtime: &|e| e.meta.mtime,
         rank: &|p| u8::from(p.name().ends_with(b"-a")),
@@ -430,8 +431,9 @@ fn lower_ranks_appear_first_and_new_folders_after_the_first() {
     let staging = Staging::begin(&temp.path().join("t"), PLAIN).unwrap();
     let staged = stage(&staging, &entries);
     // A folder in place of `01` that cannot make way stops the placement there.
+    let listed: Vec<&Entry> = entries.iter().collect();
     let plan = Placement {
-        entries: &entries,
+        entries: &listed,
         staged: &staged,
         mtime: &|e| e.meta.mtime,
         rank: &|p| u8::from(p.name().ends_with(b"-a")),
@@ -481,8 +483,9 @@ fn what_a_rename_cannot_bring_over_is_copied() {
     ];
     let staging = Staging::begin(&target, PLAIN).unwrap();
     let staged = stage(&staging, &entries);
+    let listed: Vec<&Entry> = entries.iter().collect();
     let plan = Placement {
-        entries: &entries,
+        entries: &listed,
         staged: &staged,
         mtime: &|e| e.meta.mtime,
         rank: &|_| 0,

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::{client::Inner, error, manifests, scopes::Scopes, upload, wire::Ask};
 use crate::{
-    artifact::{Descriptor, Manifest, Reference, Tag, media},
+    artifact::{Descriptor, Manifest, Reference, Tag, bounded::List, media},
     digest::Digest,
     store::{Body, Error, ErrorKind, Result, keys},
 };
@@ -56,7 +56,8 @@ pub(super) fn is_removed(manifest: &Manifest) -> bool {
 
 #[derive(serde::Deserialize)]
 struct Page {
-    tags: Option<Vec<String>>,
+    // Two bytes of a page may be a text of its own.
+    tags: Option<List<String, MAX_TAGS>>,
 }
 
 /// All tags that start with `prefix`, sorted, unique; none if there is no such repository.
@@ -111,7 +112,7 @@ async fn list_those(inner: &Inner, wanted: impl Fn(&str) -> bool) -> Result<Vec<
         // What is no tag by the grammar cannot be ours.
         let ours = page
             .tags
-            .unwrap_or_default()
+            .map_or_else(Vec::new, |list| list.0)
             .into_iter()
             .filter(|t| wanted(t));
         found.extend(ours.filter_map(|t| t.parse().ok()));

@@ -1,0 +1,227 @@
+//! Memory budgets: how much the documents of strangers may take, all that are read at once counted together.
+//!
+//! A reader reserves before it allocates. What it decoded keeps its [`Reservation`], which gives the bytes back when dropped.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes that the tables of one command may take, whatever they list: what a command takes besides is within the 256 MB as well.
+const COMMAND_BYTES: u64 = 224_000_000;
+/// And for each entry that they list.
+const COMMAND_BYTES_PER_ENTRY: u64 = 250;
+/// Entries that count for that.
+const COMMAND_ENTRIES: u64 = 2_000_000;
+
+/// A budget in bytes; clones share it.
+#[derive(Debug, Clone)]
+pub struct MemoryBudget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limit: Limit,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    bytes: u64,
+    per_entry: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    bytes: u64,
+    entries: u64,
+}
+
+/// A reservation that the budget has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its tables of contents need more memory than there is: {} of {} MB are in use",
+    taken / 1_000_000,
+    limit / 1_000_000
+)]
+pub struct Exhausted {
+    /// Bytes that the budget has.
+    pub limit: u64,
+    /// Bytes that were reserved before.
+    pub taken: u64,
+}
+
+impl MemoryBudget {
+    /// The budget of one run of the command line: 224 MB and 250 bytes for each entry that is read, of two million at most.
+    pub fn of_command() -> Self {
+        Self::new(Limit {
+            bytes: COMMAND_BYTES,
+            per_entry: COMMAND_BYTES_PER_ENTRY,
+        })
+    }
+
+    /// A budget of `bytes` for all calls of a daemon together.
+    pub fn shared(bytes: u64) -> Self {
+        Self::new(Limit {
+            bytes,
+            per_entry: 0,
+        })
+    }
+
+    fn new(limit: Limit) -> Self {
+        Self(Arc::new(Inner {
+            limit,
+            taken: Mutex::default(),
+        }))
+    }
+
+    /// Says whether strangers share it: then what finds no room now may find some later.
+    pub fn is_shared(&self) -> bool {
+        self.0.limit.per_entry == 0
+    }
+
+    /// Says whether a command could read `entries` whose tables take `bytes`, with nothing else in memory.
+    pub fn fits_a_command(entries: u64, bytes: u64) -> bool {
+        let budget = Self::of_command();
+        budget.reserve(entries, bytes).is_ok()
+    }
+
+    /// Reserves `bytes` for tables of `entries`.
+    ///
+    /// # Errors
+    /// When there is no room for them; nothing is reserved then.
+    pub fn reserve(&self, entries: u64, bytes: u64) -> Result<Reservation, Exhausted> {
+        let mut reservation = Reservation {
+            budget: Some(self.clone()),
+            taken: Taken::default(),
+        };
+        self.add(&mut reservation, Taken { bytes, entries })?;
+        Ok(reservation)
+    }
+
+    /// Bytes that are reserved.
+    pub fn taken(&self) -> u64 {
+        self.lock().bytes
+    }
+
+    fn add(&self, to: &mut Reservation, more: Taken) -> Result<(), Exhausted> {
+        let Limit { bytes, per_entry } = self.0.limit;
+        let mut taken = self.lock();
+        let entries = taken.entries.saturating_add(more.entries);
+        let limit = bytes + per_entry * entries.min(COMMAND_ENTRIES);
+        let after = taken.bytes.saturating_add(more.bytes);
+        if after > limit {
+            let taken = taken.bytes;
+            return Err(Exhausted { limit, taken });
+        }
+        *taken = Taken {
+            bytes: after,
+            entries,
+        };
+        to.taken.bytes += more.bytes;
+        to.taken.entries += more.entries;
+        Ok(())
+    }
+
+    fn give_back(&self, less: Taken) {
+        let mut taken = self.lock();
+        taken.bytes = taken.bytes.saturating_sub(less.bytes);
+        taken.entries = taken.entries.saturating_sub(less.entries);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        // Nothing can panic while it is held.
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room in a budget, given back when this is dropped.
+///
+/// It says nothing about the value that it is kept with: copies of that are not counted, and are equal with another one.
+#[derive(Debug, Default)]
+pub struct Reservation {
+    budget: Option<MemoryBudget>,
+    taken: Taken,
+}
+
+impl Reservation {
+    /// Reserves `bytes` more.
+    ///
+    /// # Errors
+    /// When there is no room for them; what was reserved before stays so.
+    pub fn grow(&mut self, bytes: u64) -> Result<(), Exhausted> {
+        let Some(budget) = self.budget.clone() else {
+            return Ok(());
+        };
+        budget.add(self, Taken { bytes, entries: 0 })
+    }
+
+    /// Gives `bytes` of it back.
+    pub fn shrink(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.taken.bytes);
+        self.taken.bytes -= bytes;
+        if let Some(budget) = &self.budget {
+            budget.give_back(Taken { bytes, entries: 0 });
+        }
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> u64 {
+        self.taken.bytes
+    }
+}
+
+impl Clone for Reservation {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Reservation {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Reservation {}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.budget {
+            budget.give_back(self.taken);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_budget_ends_at_its_limit_and_takes_back_what_is_dropped() {
+        let budget = MemoryBudget::shared(100);
+        let mut first = budget.reserve(5, 60).unwrap();
+        let refused = budget.clone().reserve(0, 41).unwrap_err();
+        assert_eq!((refused.limit, refused.taken), (100, 60));
+        first.grow(40).unwrap();
+        assert!(first.grow(1).is_err());
+        first.shrink(50);
+        assert_eq!(budget.taken(), 50);
+        drop(first);
+        assert_eq!(budget.taken(), 0);
+        assert!(budget.reserve(0, 100).is_ok());
+    }
+
+    #[test]
+    fn a_command_may_take_more_for_each_entry_up_to_two_million() {
+        assert!(MemoryBudget::fits_a_command(0, 224_000_000));
+        assert!(!MemoryBudget::fits_a_command(0, 224_000_001));
+        assert!(MemoryBudget::fits_a_command(1_000_000, 474_000_000));
+        assert!(!MemoryBudget::fits_a_command(1_000_000, 474_000_001));
+        assert!(!MemoryBudget::fits_a_command(u64::MAX, 724_000_001));
+    }
+
+    #[test]
+    fn a_copy_of_what_is_reserved_gives_nothing_back() {
+        let budget = MemoryBudget::shared(100);
+        let first = budget.reserve(0, 60).unwrap();
+        drop(first.clone());
+        assert_eq!(budget.taken(), 60);
+    }
+}
