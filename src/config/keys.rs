@@ -399,7 +399,7 @@ pub static KEYS: &[Key] = &[
         Some("max-age"),
         Ignored,
         "no limit",
-        "`prune`: names not written for so long go",
+        "`prune`: names not published for so long go",
     ),
     key(
         "prune.max_size",

@@ -24,6 +24,7 @@ pub mod cache_tags;
 pub mod compact;
 pub mod copy;
 mod damage;
+pub mod dated;
 pub mod diff;
 pub mod du;
 pub mod export;
@@ -93,6 +94,16 @@ pub enum Error {
         what: String,
         /// The budget and what of it is in use.
         why: crate::memory::Exhausted,
+    },
+    /// The name was replaced since this export began, or since what is exported was imported.
+    #[error(
+        "`{name}` was replaced by `export --replace` {since}; this export is not in it: import again into an empty cache"
+    )]
+    Replaced {
+        /// The name.
+        name: String,
+        /// Since when, in words.
+        since: &'static str,
     },
     /// The options make no sense together.
     #[error("{0}")]

@@ -28,7 +28,7 @@ use crate::{
         buildkit::{CacheManifest, MAX_CONFIG_BYTES, Part},
     },
     digest::Digest,
-    store::{ErrorKind, Repository, Result, keys::Repo, repository::Presence},
+    store::{ErrorKind, Repository, Resolved, Result, keys::Repo, repository::Presence},
 };
 
 mod fold;
@@ -151,17 +151,17 @@ impl CacheTags {
         locked(&self.settings).clone()
     }
 
-    /// What a reader gets for a tag or digest.
+    /// What a reader gets for a tag or digest. A merged tag was written when its last part was.
     pub async fn resolve(
         &self,
         repo: &Repository,
         reference: &Reference,
-    ) -> Result<Option<Manifest>> {
+    ) -> Result<Option<Resolved>> {
         match reference {
             Reference::Tag(tag) => {
                 let found = self.resolve_tag(repo, tag).await?;
-                if let Some(manifest) = &found {
-                    self.tell(repo, manifest.digest);
+                if let Some(found) = &found {
+                    self.tell(repo, found.manifest.digest);
                 }
                 Ok(found)
             }
@@ -170,27 +170,24 @@ impl CacheTags {
                     return Ok(None);
                 };
                 let Some(cache) = readable(&found.manifest) else {
-                    return Ok(Some(found.manifest));
+                    return Ok(Some(found));
                 };
                 let whole = self.was_told(repo, &found.manifest.digest)
                     || self.lost(repo, content(&cache)).await?.is_empty();
                 if !whole {
                     tracing::info!(digest = %found.manifest.digest, "Cache that is not whole is not served by digest");
                 }
-                Ok(whole.then_some(found.manifest))
+                Ok(whole.then_some(found))
             }
         }
     }
 
-    async fn resolve_tag(&self, repo: &Repository, tag: &Tag) -> Result<Option<Manifest>> {
-        let parts: BTreeSet<Digest> = repo
-            .parts(tag)
-            .await?
-            .into_iter()
-            .map(|p| p.digest)
-            .collect();
+    async fn resolve_tag(&self, repo: &Repository, tag: &Tag) -> Result<Option<Resolved>> {
+        let listed = repo.parts(tag).await?;
+        let pushed = listed.iter().filter_map(|p| p.modified).max();
+        let parts: BTreeSet<Digest> = listed.into_iter().map(|p| p.digest).collect();
         let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
-            Ok(found) => found.map(|f| f.manifest),
+            Ok(found) => found,
             // As long as there are parts, a damaged pointer can be made again.
             Err(e) if e.kind == ErrorKind::Corrupt && !parts.is_empty() => {
                 tracing::warn!(error = %e, "Tag of a merged cache is damaged");
@@ -199,9 +196,18 @@ impl CacheTags {
             Err(e) => return Err(e),
         };
         match pointed {
-            Some(manifest) if readable(&manifest).is_none() => Ok(Some(manifest)),
+            Some(found) if readable(&found.manifest).is_none() => Ok(Some(found)),
             None if parts.is_empty() => Ok(None),
-            pointed => self.fold(repo, tag, parts, pointed).await,
+            pointed => {
+                let modified = pushed.or(pointed.as_ref().and_then(|p| p.modified));
+                let pointed = pointed.map(|p| p.manifest);
+                let folded = self.fold(repo, tag, parts, pointed).await?;
+                Ok(folded.map(|manifest| Resolved {
+                    manifest,
+                    version: None,
+                    modified,
+                }))
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Small readings and writings of HTTP that all requests of the door share.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use axum::{
     body::Body,
@@ -9,7 +9,7 @@ use axum::{
 use futures_util::TryStreamExt as _;
 
 use super::error::{Code, Refusal};
-use crate::{digest::Digest, store::ByteStream};
+use crate::{digest::Digest, entry::Time, store::ByteStream};
 
 /// Says which digest the content has (distribution spec, "Pulling manifests").
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -53,6 +53,13 @@ pub(super) fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
 /// Adds the digest.
 pub(super) fn with_digest(builder: Builder, digest: &Digest) -> Builder {
     builder.header(CONTENT_DIGEST, digest.to_string())
+}
+
+/// A moment as headers spell it (RFC 9110, 5.6.7), without its fraction; `None` before 1970 and after 9999.
+pub(super) fn http_date(at: Time) -> Option<String> {
+    let secs = u64::try_from(at.secs).ok()?;
+    (secs < 253_402_300_800)
+        .then(|| httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(secs)))
 }
 
 /// What part of a blob is asked for.

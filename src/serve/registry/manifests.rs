@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{
     Answer, Registry,
     error::{Code, Refusal},
-    http::{OCI_SUBJECT, OCI_TAG, answer, finish, params, text, with_digest},
+    http::{OCI_SUBJECT, OCI_TAG, answer, finish, http_date, params, text, with_digest},
     media, route,
     sight::Sight,
     uploads::ticket,
@@ -24,7 +24,7 @@ use crate::{
     },
     digest::Digest,
     ops::cache_tags::Pushed,
-    store::{Repository, keys::Repo, repository::Presence},
+    store::{Repository, Resolved, keys::Repo, repository::Presence},
 };
 
 /// Most tags that one request may write; the spec asks for ten at least.
@@ -55,11 +55,14 @@ impl Registry {
             tracing::debug!(error = %e, "Manifest cannot be served");
             Refusal::of_store(&e, Code::ManifestUnknown)
         })?;
+        let Resolved {
+            manifest, modified, ..
+        } = found.ok_or_else(|| unknown(reference))?;
         let Manifest {
             media_type,
             bytes,
             digest,
-        } = found.ok_or_else(|| unknown(reference))?;
+        } = manifest;
         let etag = format!("\"{digest}\"");
         let known = text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag);
         let status = if known {
@@ -67,9 +70,13 @@ impl Registry {
         } else {
             StatusCode::OK
         };
-        let builder = with_digest(answer(status), &digest)
+        let mut builder = with_digest(answer(status), &digest)
             .header(header::CONTENT_TYPE, media::to_serve(&media_type))
             .header(header::ETAG, etag);
+        // Of the tag, not of the manifest: until when what it points at can have been published.
+        if let (Some(at), Reference::Tag(_)) = (modified.and_then(http_date), reference) {
+            builder = builder.header(header::LAST_MODIFIED, at);
+        }
         if known {
             return finish(builder, "");
         }
