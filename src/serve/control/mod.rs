@@ -40,7 +40,7 @@ pub use access::{Admit, Right, Rights};
 use crate::{
     metrics::http::Place,
     proto::{self, v1::control_server::ControlServer},
-    serve::admission::{Admission, Hangup},
+    serve::admission::{Admission, Connection},
     store::{
         self, Queue,
         open::{Opened, Options},
@@ -229,7 +229,7 @@ impl Control {
                 Err(fault) => return Status::cancelled(fault.to_string()).into_http(),
             }
         };
-        let held = (lane.park(key.clone()), Hangup::of(&parts.extensions));
+        let held = (lane.park(key.clone()), Connection::of(&parts.extensions));
         parts.extensions.insert(key.clone());
         parts.extensions.insert(rights);
         parts.extensions.insert(asked);
