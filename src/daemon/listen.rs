@@ -31,7 +31,7 @@ use super::{
 use crate::{
     metrics::{self, Counting},
     serve::{
-        admission::{Admission, Hangup, Pool, Queue},
+        admission::{Admission, Connection, Full, Permit, Pool, Queue},
         auth::Peer,
     },
     task,
@@ -96,7 +96,9 @@ pub async fn serve(listener: Listener, service: Service) {
                 continue;
             }
         };
-        let work = admitted(stream, peer, service.clone(), graceful.watcher());
+        // Here, so that who connected first is first.
+        let place = service.connections.enter(peer.key());
+        let work = admitted((stream, peer), place, service.clone(), graceful.watcher());
         task::spawn("connection", work).detach();
     }
     let url = listener.url();
@@ -117,10 +119,15 @@ pub(super) fn places(most: usize) -> Pool {
 }
 
 /// Serves a connection once there is a place for it; one that waits too long for it, or is one too many, is closed.
-async fn admitted(stream: Accepted, peer: Peer, service: Service, watcher: Watcher) {
+async fn admitted(
+    (stream, peer): (Accepted, Peer),
+    place: impl Future<Output = Result<Permit, Full>>,
+    service: Service,
+    watcher: Watcher,
+) {
     let mut stop = service.stop.clone();
     let place = tokio::select! {
-        place = service.connections.enter(peer.key()) => place,
+        place = place => place,
         _ = stop.wait_for(|s| *s) => return,
     };
     let Ok(_place) = place else {
@@ -183,7 +190,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher: Watcher) {
-    let (activity, hangup) = (Activity::new(), Hangup::default());
+    let (activity, of_requests) = (Activity::new(), Connection::default());
     let mut crowded = service.crowded.subscribe();
     let (key, connections) = (peer.key(), service.connections.clone());
     let holds_too_many = || connections.crowds_out_others(&key);
@@ -208,10 +215,10 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             }
         }
     };
-    let writer = service.admission.connection(key.clone(), hangup.clone());
+    let writer = service.admission.writer(key.clone(), of_requests.clone());
     let stream = Watched::new(stream, writer);
     let handler = service.handler;
-    let (active, hangs_up) = (activity.clone(), hangup.clone());
+    let (active, known) = (activity.clone(), of_requests.clone());
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let running = active.request();
         // Who asks before sending a body has not begun to.
@@ -221,7 +228,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             body => Body::new(Linger::new(body)),
         });
         request.extensions_mut().insert(peer.clone());
-        request.extensions_mut().insert(hangs_up.clone());
+        request.extensions_mut().insert(known.clone());
         let answer = handler(request);
         async move {
             let response = answer.await;
@@ -237,7 +244,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
                 tracing::debug!(%error, "Connection ended");
             }
         }
-        () = hangup.wanted() => {
+        () = of_requests.ends() => {
             tracing::debug!("Connection is closed: its client does not read");
         }
         () = activity.is_in_the_way(&mut crowded, holds_too_many) => {

@@ -348,6 +348,6 @@ fn with_few_open_files_it_takes_fewer_connections() {
     let daemon = Daemon::run(few);
     let ready = daemon.wait_for("Ready");
     assert_eq!(ready["open_files"], 256);
-    assert_eq!(ready["connections"], 64);
+    assert_eq!(ready["connections"], 48);
     assert_eq!(daemon.status("GET", "/v2/"), 200);
 }

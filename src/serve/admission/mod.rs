@@ -20,8 +20,8 @@ use std::{
     time::Duration,
 };
 
+mod connection;
 mod fault;
-mod hangup;
 mod key;
 mod lane;
 mod pool;
@@ -29,8 +29,8 @@ mod receive;
 mod respond;
 mod ticket;
 
+pub use connection::Connection;
 pub use fault::Fault;
-pub use hangup::Hangup;
 pub use key::Key;
 pub use lane::{Lane, Parked};
 pub use pool::{Full, Permit, Pool, Queue};

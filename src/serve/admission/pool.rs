@@ -221,19 +221,23 @@ impl Pool {
         }))
     }
 
-    /// Takes a place for `key`, waiting for at most 30 s. Cancel-safe.
+    /// Takes a place for `key`, waiting for at most 30 s; it is in the queue from the call on. Cancel-safe.
     ///
     /// # Errors
     /// [`Full`] if none was free in time, or the queue is full.
-    pub async fn enter(&self, key: Key) -> Result<Permit, Full> {
-        let waiting = match self.ask(key, Some(self.0.queue)) {
-            Asked::Taken(permit) => return Ok(permit),
-            Asked::Refused => return Err(self.0.full()),
-            Asked::Queued(waiting) => waiting,
-        };
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(Some(permit)) => Ok(permit),
-            Ok(None) | Err(_) => Err(self.0.full()),
+    pub fn enter(&self, key: Key) -> impl Future<Output = Result<Permit, Full>> + Send + use<> {
+        let asked = self.ask(key, Some(self.0.queue));
+        let shared = self.0.clone();
+        async move {
+            let waiting = match asked {
+                Asked::Taken(permit) => return Ok(permit),
+                Asked::Refused => return Err(shared.full()),
+                Asked::Queued(waiting) => waiting,
+            };
+            match tokio::time::timeout(PATIENCE, waiting).await {
+                Ok(Some(permit)) => Ok(permit),
+                Ok(None) | Err(_) => Err(shared.full()),
+            }
         }
     }
 

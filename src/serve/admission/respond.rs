@@ -15,7 +15,7 @@ use axum::body::{Body, Bytes};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, interval};
 
-use super::{Hangup, Key, Lane, Parked, Ticket};
+use super::{Connection, Key, Lane, Parked, Ticket};
 
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ struct Sending {
 /// The client of one response.
 struct Reader {
     key: Key,
-    hangup: Hangup,
+    connection: Connection,
     /// A request's place; a call of gRPC has none.
     ticket: Option<Ticket>,
     state: Mutex<State>,
@@ -66,7 +66,7 @@ impl Reader {
         if state.parked.as_ref().is_some_and(|p| p.is_cut()) || unread >= stall {
             let seconds = unread.as_secs();
             tracing::info!(caller = ?self.key, seconds, "Response that is not read is cut off");
-            self.hangup.hang_up();
+            self.connection.hang_up();
             return;
         }
         if unread < UNREAD || state.parked.is_some() {
@@ -140,7 +140,7 @@ impl Ticket {
         let responses = self.admission().responses.clone();
         let entry = responses.begin(Reader {
             key: self.key().clone(),
-            hangup: self.hangup().clone(),
+            connection: self.connection().clone(),
             state: Mutex::new(State {
                 since: Some(Instant::now()),
                 parked: None,
@@ -162,6 +162,7 @@ pub struct Writer(Entry);
 impl Writer {
     /// Notes that the client stopped reading, or goes on.
     pub fn blocked(&self, is_blocked: bool) {
+        self.0.reader.connection.set_blocked(is_blocked);
         let mut state = self.0.reader.state();
         state.since = is_blocked.then(Instant::now);
         let parked = state.parked.take();
@@ -172,37 +173,34 @@ impl Writer {
 }
 
 impl super::Admission {
-    /// A connection of the caller `key`, which `hangup` ends.
-    pub fn connection(&self, key: Key, hangup: Hangup) -> Writer {
+    /// What is written to a connection of the caller `key`.
+    pub fn writer(&self, key: Key, connection: Connection) -> Writer {
         Writer(self.responses.begin(Reader {
             key,
-            hangup,
+            connection,
             ticket: None,
             state: Mutex::default(),
         }))
     }
 }
 
-/// How a stream ends that is cut off.
-pub type LastFrame = fn() -> Frame<Bytes>;
-
 impl super::Admission {
     /// The response of a call that holds `parked` as long as it lasts, and ends with `last` when it is cut off or `limit` is
-    /// over; its client is on the connection that `hangup` ends.
+    /// over; its client is on the connection that `connection` ends.
     pub fn stream(
         &self,
         body: Body,
         key: Key,
-        (parked, hangup): (Parked, Hangup),
+        (parked, connection): (Parked, Connection),
         limit: Option<Duration>,
-        last: LastFrame,
+        last: fn() -> Frame<Bytes>,
     ) -> Body {
         if body.is_end_stream() {
             return body;
         }
         let entry = self.responses.begin(Reader {
             key,
-            hangup,
+            connection,
             ticket: None,
             state: Mutex::new(State {
                 since: Some(Instant::now()),
@@ -222,7 +220,7 @@ impl super::Admission {
 /// When and how a stream ends early.
 struct End {
     limit: Option<Pin<Box<Sleep>>>,
-    last: LastFrame,
+    last: fn() -> Frame<Bytes>,
 }
 
 impl End {
@@ -254,6 +252,8 @@ impl Outgoing {
             return Poll::Ready(());
         };
         let reader = &entry.reader;
+        // One piece is on its way already; a second one would double what a client that does not read takes.
+        ready!(reader.connection.poll_reads(cx));
         if self.back.is_none() {
             let mut state = reader.state();
             state.since = None;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::http::Extensions;
 
-use super::{Admission, Fault, Full, Hangup, Key, Permit};
+use super::{Admission, Connection, Fault, Full, Key, Permit};
 
 /// A request's place, given back while the request only waits, and what its client did wrong. Cloning gives another handle.
 #[derive(Clone)]
@@ -13,7 +13,7 @@ pub struct Ticket(Arc<Inner>);
 struct Inner {
     admission: Arc<Admission>,
     key: Key,
-    hangup: Hangup,
+    connection: Connection,
     place: Mutex<Option<Permit>>,
     fault: OnceLock<Fault>,
 }
@@ -38,7 +38,7 @@ impl Ticket {
         Ok(Self(Arc::new(Inner {
             admission: admission.clone(),
             key,
-            hangup: Hangup::of(extensions),
+            connection: Connection::of(extensions),
             place: Mutex::new(Some(place)),
             fault: OnceLock::new(),
         })))
@@ -53,8 +53,8 @@ impl Ticket {
         &self.0.admission
     }
 
-    pub(super) fn hangup(&self) -> &Hangup {
-        &self.0.hangup
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0.connection
     }
 
     /// Lets others have the place while `wait` lasts.

@@ -42,7 +42,7 @@ use crate::{
     metrics::http::Place,
     proto::{self, v1::control_server::ControlServer},
     serve::{
-        admission::{Admission, Hangup},
+        admission::{Admission, Connection},
         auth::Refusal,
     },
     store::{
@@ -242,7 +242,7 @@ impl Control {
                 Err(fault) => return Status::cancelled(fault.to_string()).into_http(),
             }
         };
-        let held = (lane.park(key.clone()), Hangup::of(&parts.extensions));
+        let held = (lane.park(key.clone()), Connection::of(&parts.extensions));
         parts.extensions.insert(key.clone());
         parts.extensions.insert(rights);
         parts.extensions.insert(asked);

@@ -24,9 +24,9 @@ fn key(name: &str) -> Key {
     Key::Principal(name.into())
 }
 
-async fn ticket(admission: &Arc<Admission>, name: &str, hangup: &Hangup) -> Ticket {
+async fn ticket(admission: &Arc<Admission>, name: &str, connection: &Connection) -> Ticket {
     let mut extensions = axum::http::Extensions::new();
-    extensions.insert(hangup.clone());
+    extensions.insert(connection.clone());
     Ticket::take(admission, key(name), &extensions)
         .await
         .unwrap()
@@ -35,7 +35,7 @@ async fn ticket(admission: &Arc<Admission>, name: &str, hangup: &Hangup) -> Tick
 #[tokio::test(start_paused = true)]
 async fn response_that_is_read_holds_its_place_to_its_last_byte() {
     let (admission, _watch) = admission();
-    let ticket = ticket(&admission, "a", &Hangup::default()).await;
+    let ticket = ticket(&admission, "a", &Connection::default()).await;
     let body = ticket.respond(pieces(3));
     assert_eq!(admission.requests.taken(), 1);
     assert_eq!(body.collect().await.unwrap().to_bytes().len(), 15);
@@ -45,10 +45,10 @@ async fn response_that_is_read_holds_its_place_to_its_last_byte() {
 #[tokio::test(start_paused = true)]
 async fn response_that_is_not_read_gives_its_place_back_and_takes_one_when_it_is() {
     let (admission, _watch) = admission();
-    let first = ticket(&admission, "a", &Hangup::default()).await;
+    let first = ticket(&admission, "a", &Connection::default()).await;
     let mut body = first.respond(pieces(3));
     assert!(body.frame().await.is_some());
-    let other = ticket(&admission, "b", &Hangup::default()).await;
+    let other = ticket(&admission, "b", &Connection::default()).await;
     assert!(body.frame().now_or_never().is_none(), "the place is taken");
     drop(other);
     assert!(body.frame().await.is_some());
@@ -58,12 +58,12 @@ async fn response_that_is_not_read_gives_its_place_back_and_takes_one_when_it_is
 #[tokio::test(start_paused = true)]
 async fn connection_whose_client_is_silent_is_ended() {
     let (admission, _watch) = admission();
-    let hangup = Hangup::default();
-    let ticket = ticket(&admission, "a", &hangup).await;
+    let connection = Connection::default();
+    let ticket = ticket(&admission, "a", &connection).await;
     let mut body = ticket.respond(pieces(3));
     assert!(body.frame().await.is_some());
     let began = Instant::now();
-    hangup.wanted().await;
+    connection.ends().await;
     let waited = began.elapsed();
     assert!(waited >= STALL && waited <= STALL + 2 * LOOK, "{waited:?}");
 }
@@ -75,17 +75,34 @@ async fn of_too_many_responses_that_are_not_read_those_of_whoever_has_most_end_t
     let mut held = Vec::new();
     for number in 0..=crate::serve::admission::UNREAD {
         let name = if number == 3 { "one" } else { "many" };
-        let hangup = Hangup::default();
-        let ticket = ticket(&admission, name, &hangup).await;
+        let connection = Connection::default();
+        let ticket = ticket(&admission, name, &connection).await;
         let mut body = ticket.respond(pieces(3));
         assert!(body.frame().await.is_some());
-        held.push((hangup, body));
+        held.push((connection, body));
         // So that the next one gets the place.
         tokio::time::sleep(UNREAD + 2 * LOOK).await;
     }
-    let ended = |at: usize| held[at].0.wanted().now_or_never().is_some();
+    let ended = |at: usize| held[at].0.ends().now_or_never().is_some();
     assert!(ended(0));
     assert!(!ended(3) && !ended(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_read_for_a_client_while_its_connection_takes_nothing() {
+    let (admission, _watch) = admission();
+    let connection = Connection::default();
+    let writer = admission.writer(key("a"), connection.clone());
+    let ticket = ticket(&admission, "a", &connection).await;
+    let mut body = ticket.respond(pieces(3));
+    assert!(body.frame().await.is_some());
+    writer.blocked(true);
+    assert!(body.frame().now_or_never().is_none());
+    let body = task::spawn("body", async move { body.frame().await.is_some() });
+    tokio::time::sleep(LOOK).await;
+    writer.blocked(false);
+    // It is woken, although nobody asks it again.
+    assert!(body.join().await);
 }
 
 fn last() -> Frame<Bytes> {
@@ -98,7 +115,7 @@ async fn stream_ends_in_order_when_its_time_is_over_or_others_need_its_room() {
     let minute = Some(Duration::from_mins(1));
     for limit in [minute, None] {
         let lane = Lane::new(1);
-        let parked = (lane.park(key("a")), Hangup::default());
+        let parked = (lane.park(key("a")), Connection::default());
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let mut body = admission.stream(silent, key("a"), parked, limit, last);
         assert!(body.frame().now_or_never().is_none());
