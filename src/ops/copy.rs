@@ -52,7 +52,7 @@ pub struct Report {
 /// # Errors
 /// When one of the stores cannot be asked or written. What was copied before stays, and is skipped the next time.
 pub async fn run(from: &Context, to: &Context, name: Option<&str>) -> Result<Report> {
-    super::within_budget(to, "copying", copy(from, to, name)).await
+    super::within_budget(to, "copying", Box::pin(copy(from, to, name))).await
 }
 
 /// The copy of what is in one repository.

@@ -106,7 +106,7 @@ pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
             end => end,
         }
     };
-    super::within_budget(ctx, "exporting", export).await
+    super::within_budget(ctx, "exporting", Box::pin(export)).await
 }
 
 /// The digest under which a store has something else and takes nothing: a registry never replaces a blob that it has.

@@ -3,6 +3,7 @@
 use super::{Context, Ground, Options, Result};
 use crate::{
     artifact::{
+        Tag,
         config::Folded,
         fold::{self, replaced::newest_mark},
         name::{self, SnapshotName},
@@ -40,7 +41,7 @@ fn newest(ground: &Ground) -> Option<&str> {
 /// Makes `mine` the replacement of what there is: every side tag counts as contained, be it readable or not.
 pub(super) fn takes_the_place_of(mine: &mut Snapshot, current: &Current, mark: &str) {
     let today = current.today();
-    let seen = current.side_tags.iter().map(|t| t.as_str());
+    let seen = current.side_tags.iter().map(Tag::as_str);
     let head = current.head.iter().flat_map(|h| &h.snapshot.folded);
     let all: Vec<Folded> = head
         .cloned()
