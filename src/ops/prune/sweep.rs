@@ -13,12 +13,11 @@ use futures_util::{StreamExt as _, stream};
 
 use super::{Options, Report, mark::Mark};
 use crate::{
-    artifact::{Descriptor, descriptor::MAX_MANIFEST_BYTES, media},
+    artifact::{Descriptor, descriptor::MAX_MANIFEST_BYTES, media, mentions::Mentions},
     digest::Digest,
     entry::Time,
     ops::{Context, load},
     store::{self, Error, ErrorKind, Store, StoredBlob, Sweep},
-    transfer::graph,
 };
 
 const SLACK_SECS: i64 = 10;
@@ -285,16 +284,16 @@ enum Sort {
 
 /// What a manifest mentions; nothing if it is cleanly absent. It is read as a blob: this store's handle knows the manifests
 /// of one repository alone, the blobs are those of all.
-async fn mentions(store: &dyn Store, digest: Digest, sort: Sort) -> store::Result<graph::Mentions> {
+async fn mentions(store: &dyn Store, digest: Digest, sort: Sort) -> store::Result<Mentions> {
     let damaged = |why: String| {
         let why = format!("{why}; nothing is removed while what it needs is unknown");
         Error::new(ErrorKind::Corrupt, "read manifest", why).at("", digest)
     };
     let Some(size) = store.stat(&digest).await? else {
-        return Ok(graph::Mentions::default());
+        return Ok(Mentions::default());
     };
     match sort {
-        Sort::Document if size > MAX_MANIFEST_BYTES => return Ok(graph::Mentions::default()),
+        Sort::Document if size > MAX_MANIFEST_BYTES => return Ok(Mentions::default()),
         Sort::Manifest if size > MAX_MANIFEST_BYTES => {
             return Err(damaged(format!("{size} bytes are too many for a manifest")));
         }
@@ -303,13 +302,13 @@ async fn mentions(store: &dyn Store, digest: Digest, sort: Sort) -> store::Resul
     let desc = Descriptor::new(media::IMAGE_MANIFEST, digest, size);
     let bytes = match load::read_blob(store, &desc).await {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(graph::Mentions::default()),
+        Ok(None) => return Ok(Mentions::default()),
         Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
         Err(e) => return Err(e),
     };
-    match (graph::mentions(&bytes), sort) {
+    match (Mentions::of(&bytes), sort) {
         (Ok(found), _) => Ok(found),
-        (Err(_), Sort::Document) => Ok(graph::Mentions::default()),
+        (Err(_), Sort::Document) => Ok(Mentions::default()),
         (Err(why), Sort::Manifest) => Err(damaged(why)),
     }
 }

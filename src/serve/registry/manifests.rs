@@ -123,7 +123,7 @@ impl Registry {
         outline: &Outline,
         sight: Sight,
     ) -> Result<Vec<Digest>, Refusal> {
-        let children: BTreeSet<Digest> = outline.children.iter().copied().collect();
+        let children: BTreeSet<Digest> = outline.children().map(|n| n.digest).collect();
         let found = stream::iter(children).map(|digest| async move {
             let state = if self.named.sees(repository, &digest, sight).await? {
                 repository.presence(&digest).await?

@@ -88,7 +88,9 @@ async fn read(repository: &Repository) -> Result<HashSet<Digest>> {
             Err(e) => return Err(e),
         };
         let outline = found.and_then(|f| Outline::of(&f.manifest).ok());
-        let mut all = outline.map(|o| o.children).unwrap_or_default();
+        let named = outline.map(|o| o.named).unwrap_or_default();
+        let granting = named.iter().filter(|n| n.grants_sight());
+        let mut all: Vec<Digest> = granting.map(|n| n.digest).collect();
         all.push(digest);
         Ok(all)
     });
