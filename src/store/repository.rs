@@ -17,8 +17,11 @@ use super::{
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
-    entry::Time,
 };
+
+mod parts;
+
+pub use parts::TagPart;
 
 /// Records that are read at once.
 const AT_ONCE: usize = 16;
@@ -32,15 +35,6 @@ pub enum Presence {
     Missing,
     /// It was deleted here.
     Deleted,
-}
-
-/// A part of a merged tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TagPart {
-    /// The manifest that was pushed.
-    pub digest: Digest,
-    /// When it was pushed last, by the store's clock; `None` where the store does not say.
-    pub modified: Option<Time>,
 }
 
 /// A repository of a store that holds many.
@@ -291,29 +285,39 @@ impl Repository {
         }
     }
 
-    /// Removes a tag and the parts it is merged from; `false` if there was none.
+    /// Removes a tag, the parts it is merged from and what is recorded of their folds; `false` if there was none.
     pub async fn delete_tag(&self, tag: &Tag) -> Result<bool> {
-        // The parts first: as long as the tag stands, a deletion that was cut short can be asked for again.
-        let prefix = keys::parts_prefix(&self.name, tag);
-        let mut any = false;
-        for part in self.records.list_records(&prefix).await? {
-            self.records.remove_record(&part.key).await?;
-            any = true;
+        // The parts first: as long as the tag stands, a deletion that was cut short can be asked for again. Its folds last: as long
+        // as one is recorded, nobody takes the manifest that the tag still points at for a cache of its own.
+        let had_parts = self.remove_parts(tag).await?;
+        let was_there = self.untag.untag(tag).await?;
+        for fold in self.folds(tag).await? {
+            self.remove_fold(tag, &fold).await?;
         }
-        Ok(self.untag.untag(tag).await? || any)
+        Ok(was_there || had_parts)
     }
 
     /// Removes a manifest and every tag and part that points at it; `false` if there was none. Its bytes stay until a sweep.
+    ///
+    /// What a merged tag was served as is made of parts: `ops::cache_tags` removes those.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool> {
-        let Some(known) = self.known(digest).await? else {
+        if self.known(digest).await?.is_none() {
             return Ok(false);
-        };
+        }
         for tag in self.tags().await? {
             self.remove_part(&tag, digest).await?;
         }
         for tag in self.tags_at(digest).await? {
             self.untag.untag(&tag).await?;
         }
+        self.forget_manifest(digest).await
+    }
+
+    /// Removes what is known of a manifest, and nothing that points at it; `false` if nothing was.
+    pub async fn forget_manifest(&self, digest: &Digest) -> Result<bool> {
+        let Some(known) = self.known(digest).await? else {
+            return Ok(false);
+        };
         if let Some(subject) = known.subject {
             let key = keys::referrer(&self.name, &subject.digest, digest);
             self.records.remove_record(&key).await?;
@@ -327,10 +331,8 @@ impl Repository {
     async fn tags_at(&self, digest: &Digest) -> Result<Vec<Tag>> {
         let tags = self.tags().await?;
         let found = stream::iter(tags).map(|tag| async move {
-            let key = keys::tag(&self.name, &tag);
-            let bytes = self.records.read_record(&key, record::MAX_BYTES).await?;
-            let at = bytes.and_then(|b| record::decode::<record::Tagged>("list", &b).ok());
-            Ok(at.filter(|t| t.digest == *digest).map(|_| tag))
+            let at = self.pointed(&tag).await?;
+            Ok(at.filter(|d| d == digest).map(|_| tag))
         });
         found
             .buffered(AT_ONCE)
@@ -339,35 +341,12 @@ impl Repository {
             .await
     }
 
-    /// The parts that a tag is merged from, sorted by their digests' text.
-    pub async fn parts(&self, tag: &Tag) -> Result<Vec<TagPart>> {
-        let listed = self
-            .records
-            .list_records(&keys::parts_prefix(&self.name, tag))
-            .await?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|r| match keys::parse(&r.key)? {
-                keys::Key::Part(_, _, digest) => Some(TagPart {
-                    digest,
-                    modified: r.modified,
-                }),
-                _ => None,
-            })
-            .collect())
-    }
-
-    /// Makes a manifest that is there a part of a tag, or says that it was pushed again.
-    pub async fn add_part(&self, tag: &Tag, manifest: &Manifest) -> Result<()> {
-        let key = keys::part(&self.name, tag, &manifest.digest);
-        let record = record::encode(&record::Tagged::at(manifest));
-        self.records.write_record(&key, record.into()).await
-    }
-
-    /// Takes a part away from a tag.
-    pub async fn remove_part(&self, tag: &Tag, digest: &Digest) -> Result<()> {
-        let key = keys::part(&self.name, tag, digest);
-        self.records.remove_record(&key).await
+    /// The digest that a tag points at; `None` where there is no such tag, or its record is damaged.
+    pub async fn pointed(&self, tag: &Tag) -> Result<Option<Digest>> {
+        let key = keys::tag(&self.name, tag);
+        let bytes = self.records.read_record(&key, record::MAX_BYTES).await?;
+        let at = bytes.and_then(|b| record::decode::<record::Tagged>("list", &b).ok());
+        Ok(at.map(|t| t.digest))
     }
 
     /// All tags, sorted by bytes.
