@@ -143,11 +143,7 @@ impl Registry {
 
     pub(super) async fn delete_manifest(&self, repo: &Repo, reference: &Reference) -> Answer {
         let repository = self.repository(repo);
-        let removed = match reference {
-            Reference::Tag(tag) => repository.delete_tag(tag).await?,
-            Reference::Digest(digest) => repository.delete_manifest(digest).await?,
-        };
-        if removed {
+        if self.caches.delete(&repository, reference).await? {
             finish(answer(StatusCode::ACCEPTED), "")
         } else {
             Err(unknown(reference))
