@@ -1,5 +1,6 @@
 //! The daemon's process as whoever runs it meets it: start, settings, signals, sockets, exit codes.
 
+mod caches;
 mod documents;
 mod ending;
 mod limits;
