@@ -32,7 +32,7 @@ use crate::{
     ops::cache_tags::{self, CacheTags},
     serve::{
         admin::{self, Admin, Refresh},
-        auth::{self, Authority, Exposure, Peer},
+        auth::{self, Authority, Exposure, Peer, Refusal},
         control::{self, Control},
         observe::Observer,
         registry::{self, Registry},
@@ -115,7 +115,10 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
     let settings = control(config, options, state);
     let control = Control::new(opened.clone(), queue, settings).await?;
-    let control = Arc::new(control.guarded_by(authority.clone()));
+    let control = control
+        .guarded_by(authority.clone())
+        .seeing(registry.sights());
+    let control = Arc::new(control);
     let requests = Arc::new(Limit::new(config.max_requests));
     shown.stores(&opened);
     shown.caches(caches.clone());
@@ -227,7 +230,8 @@ impl Doors {
         response.map(|body| Body::new(Held::new(body, turn)))
     }
 
-    /// At the doors, numbers are for whoever could also ask for `/v2/`.
+    /// On the listeners for clients, numbers of the whole store are for callers who may read every repository: they tell, for
+    /// instance, whether pushed bytes were known already.
     async fn show(&self, admin: &Admin, request: Request<Body>) -> Response<Body> {
         if admin::is_probe(request.uri().path()) {
             return admin.handle(&request);
@@ -235,7 +239,14 @@ impl Doors {
         let (parts, body) = request.into_parts();
         let peer = Peer::of(&parts.extensions);
         match self.authority.authorize(&parts, &peer, &[]).await {
-            Ok(_) => admin.handle(&Request::from_parts(parts, body)),
+            Ok(who) if who.reads_everything() => admin.handle(&Request::from_parts(parts, body)),
+            Ok(who) => Refusal::Denied {
+                message: format!(
+                    "`{}` may not see the numbers of the whole store: that takes a grant to pull from `**`, or `admin_listen`",
+                    who.name()
+                ),
+            }
+            .into_response(),
             Err(refusal) => refusal.into_response(),
         }
     }

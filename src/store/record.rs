@@ -137,6 +137,14 @@ impl Manifested {
     }
 }
 
+/// What is noted of something that came to a repository by a caller who reads some repositories only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linked {
+    /// It is a manifest, and everything that it names in descriptor position (layers from elsewhere aside) is linked too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub checked: bool,
+}
+
 /// The bytes of a record.
 pub fn encode(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("plain structs of strings and numbers always encode")
@@ -216,6 +224,16 @@ mod tests {
             at,
         );
         assert!((encode(&most).len() as u64) < MAX_BYTES);
+    }
+
+    #[test]
+    fn link_of_a_blob_is_an_empty_object_as_older_releases_write_it() {
+        let blob = Linked::default();
+        assert_eq!(encode(&blob), b"{}");
+        assert_eq!(decode::<Linked>("read record", b"{}").unwrap(), blob);
+        let manifest = Linked { checked: true };
+        let read = decode::<Linked>("read record", &encode(&manifest));
+        assert_eq!(read.unwrap(), manifest);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! is deleted there. A deletion leaves a tombstone that hides it from that repository until it is uploaded or mounted there
 //! again. A manifest is in a repository if its record is.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -163,6 +163,26 @@ impl Repository {
         Ok(link.is_some())
     }
 
+    /// Notes that a manifest came here by a caller who reads some repositories only, and that everything it names in descriptor
+    /// position, layers from elsewhere aside, is linked here.
+    pub async fn link_checked(&self, manifest: &Digest) -> Result<()> {
+        if self.is_checked(manifest).await? {
+            return Ok(());
+        }
+        let key = keys::linked(&self.name, manifest);
+        let link = record::encode(&record::Linked { checked: true });
+        self.records.write_record(&key, link.into()).await
+    }
+
+    /// Returns true if [`Self::link_checked`] was done for a manifest.
+    pub async fn is_checked(&self, manifest: &Digest) -> Result<bool> {
+        let key = keys::linked(&self.name, manifest);
+        let link = self.records.read_record(&key, record::MAX_BYTES).await?;
+        let link =
+            link.and_then(|bytes| record::decode::<record::Linked>("read record", &bytes).ok());
+        Ok(link.is_some_and(|l| l.checked))
+    }
+
     async fn is_gone(&self, digest: &Digest) -> Result<bool> {
         let key = keys::gone(&self.name, digest);
         let tombstone = self.records.read_record(&key, record::MAX_BYTES).await?;
@@ -207,9 +227,21 @@ impl Repository {
     }
 
     async fn manifest_by_digest(&self, digest: &Digest) -> Result<Option<Resolved>> {
-        let Some(known) = self.known(digest).await? else {
-            return Ok(None);
-        };
+        match self.known(digest).await? {
+            Some(known) => self.manifest_of(digest, &known).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A manifest by what is known of it.
+    ///
+    /// # Errors
+    /// `Corrupt` for one whose bytes are lost or damaged.
+    pub async fn manifest_of(
+        &self,
+        digest: &Digest,
+        known: &record::Manifested,
+    ) -> Result<Resolved> {
         let lost = |why: &str| Err(Error::new(ErrorKind::Corrupt, "resolve", why).at("", digest));
         if known.size > MAX_MANIFEST_BYTES {
             return lost("its record says that it is longer than any manifest");
@@ -227,15 +259,15 @@ impl Repository {
         if !digest.matches(&bytes) {
             return lost("its bytes are damaged");
         }
-        Ok(Some(Resolved {
+        Ok(Resolved {
             manifest: Manifest {
-                media_type: known.media_type,
+                media_type: known.media_type.clone(),
                 bytes: bytes.into(),
                 digest: *digest,
             },
             version: None,
             modified: None,
-        }))
+        })
     }
 
     /// The digests of all manifests, sorted by their text.
@@ -347,6 +379,19 @@ impl Repository {
         let bytes = self.records.read_record(&key, record::MAX_BYTES).await?;
         let at = bytes.and_then(|b| record::decode::<record::Tagged>("list", &b).ok());
         Ok(at.map(|t| t.digest))
+    }
+
+    /// The tags that point at one of `digests`, or have it as a part, with which.
+    pub async fn tags_to(&self, digests: &BTreeSet<Digest>) -> Result<Vec<(Tag, Digest)>> {
+        let mut found = Vec::new();
+        for tag in self.tags().await? {
+            let at = self.pointed(&tag).await?;
+            let parts = self.parts(&tag).await?;
+            let named = parts.iter().map(|p| p.digest).chain(at);
+            let wanted = named.filter(|d| digests.contains(d));
+            found.extend(wanted.map(|digest| (tag.clone(), digest)));
+        }
+        Ok(found)
     }
 
     /// All tags, sorted by bytes.

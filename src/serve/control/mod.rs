@@ -37,6 +37,7 @@ pub use access::{Admit, Right, Rights};
 
 use crate::{
     metrics::http::Place,
+    ops::sight::Sights,
     proto::{self, v1::control_server::ControlServer},
     store::{
         self, Queue,
@@ -85,6 +86,14 @@ struct Shared {
     allow_path: AtomicBool,
     began: Instant,
     listeners: OnceLock<Vec<String>>,
+    sights: OnceLock<Arc<Sights>>,
+}
+
+impl Shared {
+    /// Who sees what.
+    fn sights(&self) -> Arc<Sights> {
+        self.sights.get_or_init(Arc::default).clone()
+    }
 }
 
 /// The door.
@@ -113,6 +122,7 @@ impl Control {
             settings,
             began: Instant::now(),
             listeners: OnceLock::new(),
+            sights: OnceLock::new(),
         });
         let control = ControlServer::new(Verbs::new(shared.clone()))
             .max_decoding_message_size(MAX_REQUEST_BYTES);
@@ -144,6 +154,14 @@ impl Control {
     #[must_use]
     pub fn guarded_by(mut self, admit: Arc<dyn Admit>) -> Self {
         self.admit = admit;
+        self
+    }
+
+    /// The same, with what the registry API remembers of who sees what.
+    #[must_use]
+    pub fn seeing(self, sights: Arc<Sights>) -> Self {
+        // Nobody has called it yet.
+        let _ = self.shared.sights.set(sights);
         self
     }
 

@@ -23,31 +23,39 @@ mod lists;
 mod manifests;
 mod place;
 mod route;
-mod sight;
 mod uploads;
 
 use crate::{
     artifact::Reference,
-    ops::cache_tags::CacheTags,
+    digest::Digest,
+    ops::{cache_tags::CacheTags, sight::Sights},
     serve::{
         auth::{Action, Authority, Need, Peer},
         observe::AskedBy,
         turn::Turn,
     },
-    store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
+    store::{self, Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
 use error::{Code, Refusal};
 use hold::Hold;
 use http::{answer, finish};
 pub use place::place;
 use route::Route;
-use sight::{Named, Sight};
 
 /// The old name of the protocol, which docker looks for.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// Longest time that a request waits for a store that is away, unless set otherwise.
 pub const HOLD: Duration = Duration::from_mins(2);
+
+/// How much a caller sees of the blobs of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// All of them: it may read every repository.
+    All,
+    /// What belongs to the repository.
+    Own,
+}
 
 /// Result of answering a request.
 type Answer = Result<Response<Body>, Refusal>;
@@ -58,7 +66,7 @@ pub struct Registry {
     uploads: Arc<Uploads>,
     authority: Arc<Authority>,
     caches: Arc<CacheTags>,
-    named: Named,
+    sights: Arc<Sights>,
     hold: Hold,
 }
 
@@ -75,7 +83,7 @@ impl Registry {
             uploads,
             authority,
             caches,
-            named: Named::default(),
+            sights: Arc::default(),
             hold: Hold::new(HOLD, false),
         }
     }
@@ -95,8 +103,23 @@ impl Registry {
         self.hold.end();
     }
 
+    /// Who sees what, as every other API of the daemon must answer it too.
+    pub fn sights(&self) -> Arc<Sights> {
+        self.sights.clone()
+    }
+
     fn repository(&self, name: &Repo) -> Repository {
         self.repositories.repository(name)
+    }
+
+    /// Says whether a caller sees a blob in a repository.
+    async fn sees(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        sight: Sight,
+    ) -> store::Result<bool> {
+        Ok(sight == Sight::All || self.sights.sees(repository, digest).await?)
     }
 
     /// Answers a request whose path begins with `/v2`; the connection's [`Peer`] is among its extensions.
@@ -167,7 +190,7 @@ impl Registry {
                 self.hold.until_back(digest, turn, ask).await
             }
             Route::Blob(repo, digest) if method == Method::DELETE => {
-                self.delete_blob(repo, digest).await
+                self.delete_blob(repo, digest, sight).await
             }
             Route::Uploads(repo) if method == Method::POST => {
                 self.begin_upload(repo, parts, body, source, sight).await
