@@ -2,6 +2,8 @@
 
 /// When the snapshot was made, RFC 3339 (image spec, `annotations.md`).
 pub const CREATED: &str = "org.opencontainers.image.created";
+/// When the snapshot was published, by the store's clock, RFC 3339.
+pub const PUBLISHED: &str = "io.cachectl.published";
 /// File name of a layer, which lets `oras pull` save it.
 pub const TITLE: &str = "org.opencontainers.image.title";
 /// Name of a manifest in an image layout's `index.json` (image spec, `image-layout.md`).

@@ -42,13 +42,27 @@ pub struct PackState {
     pub days: String,
 }
 
-/// A side tag that a snapshot contains.
+/// A side tag that a snapshot contains, or the mark of a replacement ([`super::fold::replaced`]).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Folded {
     /// The side tag.
     pub tag: String,
     /// Day (UTC, from 1970) on which it was folded.
     pub day: u32,
+    /// Nothing was taken from it, since it claimed to be of the future; so it does not count for which is the latest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+}
+
+impl Folded {
+    /// One that was folded on `day`.
+    pub fn new(tag: impl Into<String>, day: u32) -> Self {
+        Self {
+            tag: tag.into(),
+            day,
+            refused: false,
+        }
+    }
 }
 
 /// The document.

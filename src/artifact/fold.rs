@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+pub mod dated;
+pub mod replaced;
 pub mod size;
 
 use super::{
@@ -43,7 +45,8 @@ pub struct Died {
 /// (which of several packs they are read from may).
 ///
 /// `side_tag` is remembered in the result. For trees `side` is the later publication; with [`Snapshot::merge`] its paths
-/// replace those of the head and the rest stays.
+/// replace those of the head and the rest stays. Of two unions one of which was made before a replacement of the name only the
+/// other counts ([`replaced`]).
 pub fn fold(
     head: &Snapshot,
     side: &Snapshot,
@@ -53,25 +56,43 @@ pub fn fold(
 ) -> Snapshot {
     let mut out = match rules {
         Rules::Tree if !side.merge => {
-            let mut replaced = side.clone();
-            replaced.folded.extend(head.folded.iter().cloned());
+            let mut replaced = one_alone(side, head);
+            replaced.published = head.published.max(side.published);
             replaced
         }
-        _ => union(head, side, rules),
+        _ if replaced::is_replaced(head, side, rules) => one_alone(side, head),
+        _ if replaced::is_replaced(side, head, rules) => one_alone(head, side),
+        _ => Snapshot {
+            published: head.published.max(side.published),
+            ..union(head, side, rules)
+        },
     };
     out.name.clone_from(&head.name);
-    if let Some(tag) = side_tag {
-        out.folded.push(Folded {
-            tag: tag.to_owned(),
-            day: today,
-        });
-    }
-    out.folded.sort();
-    out.folded.dedup_by(|later, first| later.tag == first.tag);
-    out.folded.retain(|f| f.day + FOLDED_DAYS >= today);
     out.created = head.created.max(side.created);
+    let folded = side_tag.map(|tag| Folded::new(tag, today));
+    remember(&mut out, folded, today);
     close(&mut out, rules);
     out
+}
+
+/// What `one` holds; of the other only what it contained.
+fn one_alone(one: &Snapshot, other: &Snapshot) -> Snapshot {
+    let mut out = one.clone();
+    out.folded.extend(other.folded.iter().cloned());
+    out
+}
+
+/// Notes side tags that a snapshot contains, and forgets those of long ago; never the last replacement.
+pub fn remember(snapshot: &mut Snapshot, more: impl IntoIterator<Item = Folded>, today: u32) {
+    snapshot.folded.extend(more);
+    snapshot.folded.sort();
+    snapshot
+        .folded
+        .dedup_by(|later, first| later.tag == first.tag);
+    let mark = replaced::newest_mark(snapshot).map(str::to_owned);
+    snapshot
+        .folded
+        .retain(|f| f.day.saturating_add(FOLDED_DAYS) >= today || Some(&f.tag) == mark.as_ref());
 }
 
 fn union(head: &Snapshot, side: &Snapshot, rules: Rules) -> Snapshot {

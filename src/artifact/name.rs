@@ -1,6 +1,7 @@
 //! Names of snapshots, and how they are spelled as tags (design §7).
 //!
 //! A tag is `<kind>.<name>.<scope>.<key>`, always four fields; a side tag has a fifth, `w<store time, base32, 7><random, base32, 9>`.
+//! The mark of a replacement is spelled as a side tag of the name's head with `r` in place of `w`; it is never a tag.
 //! A field keeps `[A-Za-z0-9-]` and writes every other byte as `_xx`; one over its share becomes its clear start,
 //! `__` and 12 base32 characters of its SHA-256, so two long names stay two tags.
 
@@ -60,17 +61,43 @@ impl SnapshotName {
 
     /// A new side tag: `now` by the store's clock, `random` 45 bits of chance.
     pub fn side_tag(&self, now: Time, random: u64) -> Tag {
-        let time = base32(u64::try_from(now.secs).unwrap_or(0), 7);
-        let text = format!("{}.w{time}{}", self.tag(), base32(random, 9));
+        let text = format!("{}{}", self.side_prefix(), moment(now, random));
         text.parse()
             .expect("a head's tag leaves room for 18 more characters")
     }
+
+    /// What marks of replacements of this name start with, whatever the key.
+    pub fn replacement_prefix(&self) -> String {
+        let head = Self {
+            key: String::new(),
+            ..self.clone()
+        };
+        format!("{}.r", head.tag())
+    }
+
+    /// Marks that the name was replaced at `now` by the store's clock; `random` 45 bits of chance.
+    pub fn replacement_mark(&self, now: Time, random: u64) -> String {
+        self.replacement_prefix() + &moment(now, random)
+    }
+}
+
+/// A moment with chance, as 16 characters that are sorted by time.
+fn moment(now: Time, random: u64) -> String {
+    base32(u64::try_from(now.secs).unwrap_or(0), 7) + &base32(random, 9)
 }
 
 /// The time in a side tag's fifth field (seconds from 1970); `None` for every other tag.
 pub fn side_time(tag: &Tag) -> Option<Time> {
-    let last = fifth(tag)?;
-    let secs = last.bytes().skip(1).take(7).try_fold(0_i64, |sum, b| {
+    time_in(fifth(tag.as_str(), 'w')?)
+}
+
+/// The time in the mark of a replacement (seconds from 1970); `None` for every other text.
+pub fn replaced_at(mark: &str) -> Option<Time> {
+    time_in(fifth(mark, 'r')?)
+}
+
+fn time_in(field: &str) -> Option<Time> {
+    let secs = field.bytes().skip(1).take(7).try_fold(0_i64, |sum, b| {
         let digit = BASE32.iter().position(|c| *c == b)?;
         Some(sum << 5 | digit as i64)
     })?;
@@ -79,15 +106,16 @@ pub fn side_time(tag: &Tag) -> Option<Time> {
 
 /// The head's tag that a side tag belongs to; `None` for every other tag.
 pub fn head_of(tag: &Tag) -> Option<Tag> {
-    let last = fifth(tag)?;
+    let last = fifth(tag.as_str(), 'w')?;
     tag.as_str()[..tag.as_str().len() - last.len() - 1]
         .parse()
         .ok()
 }
 
-fn fifth(tag: &Tag) -> Option<&str> {
-    let last = tag.as_str().split('.').nth(4)?;
-    let ok = last.len() == 17 && last.starts_with('w') && tag.as_str().split('.').count() == 5;
+/// The fifth field of five, if it is of that sort.
+fn fifth(text: &str, sort: char) -> Option<&str> {
+    let last = text.split('.').nth(4)?;
+    let ok = last.len() == 17 && last.starts_with(sort) && text.split('.').count() == 5;
     ok.then_some(last)
 }
 
@@ -100,7 +128,7 @@ pub fn is_head(tag: &Tag) -> bool {
 pub fn is_named(tag: &Tag, name: &str) -> bool {
     let mut fields = tag.as_str().split('.');
     let found = fields.nth(1) == Some(&field(name, SHARES[0]));
-    found && (is_head(tag) || fifth(tag).is_some())
+    found && (is_head(tag) || head_of(tag).is_some())
 }
 
 fn escape(text: &str) -> String {
@@ -230,5 +258,20 @@ mod tests {
         assert_eq!(head_of(&side), Some(n.tag()));
         assert_eq!(side_time(&side), Some(t));
         assert_eq!(head_of(&n.tag()), None);
+    }
+
+    #[test]
+    fn mark_of_a_replacement_is_that_of_all_keys_and_no_side_tag() {
+        let t = Time {
+            secs: 1_795_000_123,
+            nanos: 0,
+        };
+        let mark = name("n", "s", "k").replacement_mark(t, 12345);
+        assert!(mark.starts_with(&name("n", "s", "").replacement_prefix()));
+        assert_eq!(replaced_at(&mark), Some(t));
+        let as_tag: Tag = mark.parse().unwrap();
+        assert_eq!((side_time(&as_tag), head_of(&as_tag)), (None, None));
+        let side = name("n", "s", "").side_tag(t, 12345);
+        assert_eq!(replaced_at(side.as_str()), None);
     }
 }

@@ -100,8 +100,11 @@ pub struct Outline {
     pub config: Descriptor,
     /// The layers, in order, tables of contents not looked for yet.
     pub layers: Vec<Descriptor>,
-    /// When it was made, if it says so.
+    /// When it was made, if it says so: its writer's clock, or `SOURCE_DATE_EPOCH`. For people; nothing is decided by it.
     pub created: Option<Time>,
+    /// When it was published, if it says so: the store's clock as its writer read it. What counts is
+    /// `store::published_at`.
+    pub published: Option<Time>,
 }
 
 impl Outline {
@@ -120,17 +123,17 @@ impl Outline {
         if parsed.layers().len() > MAX_LAYERS_READ {
             return bad(format!("it has more than {MAX_LAYERS_READ} layers"));
         }
-        let created = parsed
-            .annotations()
-            .as_ref()
-            .and_then(|a| a.get(annotations::CREATED))
-            .and_then(|text| humantime::parse_rfc3339(text).ok())
-            .map(Time::from);
+        let annotations = parsed.annotations().as_ref();
+        let time = |key: &str| {
+            let text = annotations.and_then(|a| a.get(key))?;
+            humantime::parse_rfc3339(text).ok().map(Time::from)
+        };
         Ok(Some(Self {
             digest: manifest.digest,
             config: convert(parsed.config())?,
             layers: parsed.layers().iter().map(convert).collect::<Result<_>>()?,
-            created,
+            created: time(annotations::CREATED),
+            published: time(annotations::PUBLISHED),
         }))
     }
 }
@@ -211,6 +214,8 @@ pub struct Snapshot {
     pub folded: Vec<Folded>,
     /// When it was made.
     pub created: Option<Time>,
+    /// When it was published; of one that was read, as far as it can be believed ([`super::fold::dated`]).
+    pub published: Option<Time>,
 }
 
 impl Snapshot {
@@ -273,6 +278,7 @@ impl Snapshot {
             merge: config.merge,
             folded: config.folded,
             created: outline.created,
+            published: outline.published,
         };
         snapshot.packs.sort_by_key(Pack::order);
         let distinct: HashSet<Digest> = snapshot.packs.iter().map(Pack::digest).collect();
@@ -349,7 +355,8 @@ impl Snapshot {
 
     /// The documents to publish: config blob and manifest.
     ///
-    /// A function of the snapshot and `created` alone; packs are written in the order of their digests.
+    /// A function of the snapshot and `created` alone; packs are written in the order of their digests. Its time of
+    /// publication is written if it has one.
     pub fn seal(&self, created: Time) -> Sealed {
         let mut packs: Vec<&Pack> = self.packs.iter().collect();
         packs.sort_by_key(|p| p.order());
@@ -390,8 +397,10 @@ impl Snapshot {
         };
         let config_bytes = config.encode();
         let config_descriptor = Descriptor::of(media::CONFIG, &config_bytes);
-        let secs = u64::try_from(created.secs).unwrap_or(0);
-        let when = std::time::UNIX_EPOCH + std::time::Duration::new(secs, created.nanos);
+        let mut annotations = BTreeMap::from([(annotations::CREATED, rfc3339(created))]);
+        if let Some(published) = self.published {
+            annotations.insert(annotations::PUBLISHED, rfc3339(published));
+        }
         let empty = empty_layer();
         let mut layers: Vec<&Descriptor> = packs.iter().map(|p| &p.layer.descriptor).collect();
         if layers.is_empty() {
@@ -403,7 +412,7 @@ impl Snapshot {
             "artifactType": media::artifact_type(&self.name.kind),
             "config": config_descriptor,
             "layers": layers,
-            "annotations": { annotations::CREATED: humantime::format_rfc3339_millis(when).to_string() },
+            "annotations": annotations,
         });
         let bytes =
             serde_json::to_vec(&document).expect("strings and numbers can always be written");
@@ -414,6 +423,12 @@ impl Snapshot {
             is_empty: packs.is_empty(),
         }
     }
+}
+
+fn rfc3339(time: Time) -> String {
+    let secs = u64::try_from(time.secs).unwrap_or(0);
+    let when = std::time::UNIX_EPOCH + std::time::Duration::new(secs, time.nanos);
+    humantime::format_rfc3339_millis(when).to_string()
 }
 
 /// The content of [`empty_layer`].

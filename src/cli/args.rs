@@ -132,6 +132,9 @@ pub(crate) struct Export {
     /// Write everything anew as one whole, which `tar --zstd` can extract.
     #[arg(long)]
     pub(crate) flatten: bool,
+    /// Store this cache alone in place of what is stored: after a poisoned or broken export. Start from an empty cache.
+    #[arg(long)]
+    pub(crate) replace: bool,
     /// Drop entries of a Go cache that were not used for so many days [default: 7d]
     #[arg(long, value_name = "DAYS")]
     max_age: Option<String>,
@@ -278,7 +281,7 @@ In the repository `cachectl` only caches of ours go; in others, which builders p
 Blobs go in two runs: one marks what nothing needs, a later one, --grace after it, removes it. On `disk:` writers are
 kept out meanwhile, so --grace 0 is safe there. A registry collects its own blobs: only names go.")]
 pub(crate) struct Prune {
-    /// Names not written for so long go.
+    /// Names not published for so long go.
     #[arg(long, value_name = "TIME")]
     max_age: Option<String>,
     /// Oldest names go until the store is below this size.

@@ -186,6 +186,7 @@ impl From<ops::Error> for CommandError {
                 .hint("the next export of this cache packs anew what is damaged"),
             ops::Error::TooBig { .. } => Self::failed(e.to_string())
                 .hint("raise --max-size, leave paths out with --exclude, or export with --flatten"),
+            ops::Error::Replaced { .. } => Self::failed(e.to_string()),
             ops::Error::NothingToExport { .. } => {
                 let mut error = Self::failed(e.to_string());
                 error.nothing_there = true;

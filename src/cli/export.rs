@@ -36,6 +36,11 @@ async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
             "--merge is for folders: Go caches are always merged",
         ));
     }
+    if args.merge && args.replace {
+        return Err(CommandError::usage(
+            "--merge keeps what is stored and --replace drops it: give one of them",
+        ));
+    }
     session.created()?;
     let mut summary = Summary {
         verb: Verb::Export,
@@ -104,6 +109,7 @@ async fn one(
         },
         merge: args.merge && job.kind() == SourceKind::Dir,
         flatten: args.flatten,
+        replace: args.replace,
         max_age_days: config.max_age_days,
         max_size: config.max_size,
         created: session.created()?,

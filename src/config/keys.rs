@@ -346,7 +346,7 @@ pub static KEYS: &[Key] = &[
         Shape::Time,
         Some("max-age"),
         "no limit",
-        "`prune`: names not written for so long go",
+        "`prune`: names not published for so long go",
     ),
     key(
         "prune.max_size",

@@ -11,15 +11,16 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    Context, Error, LeftOut, Moved, Result, head,
+    Context, Error, LeftOut, Moved, Result, dated, head,
     names::{self, Foreign, Found, Group, Named, Word},
     publish::{self, Limits, Publication},
     reach::{self, Place},
 };
 use crate::{
     artifact::{
-        Manifest, Reference, Tag, fold,
-        name::SnapshotName,
+        Manifest, Reference, Tag,
+        fold::{self, replaced::is_replaced},
+        name::{SnapshotName, replaced_at},
         snapshot::{Pack, Snapshot},
     },
     digest::Digest,
@@ -251,8 +252,12 @@ impl Job<'_> {
     async fn head(&mut self, tag: &Tag) -> Result<()> {
         let shown = self.shown(tag);
         let found = names::look(self.from, &tag.clone().into()).await?;
+        let mut written = None;
         let (manifest, ours) = match found {
-            Found::Ours(ours) => (ours.manifest.clone(), Some(ours)),
+            Found::Ours(ours) => {
+                written = ours.written;
+                (ours.manifest.clone(), Some(ours))
+            }
             Found::Foreign(Foreign { manifest, .. }) => {
                 self.referrers(&manifest.digest).await?;
                 (manifest, None)
@@ -287,11 +292,11 @@ impl Job<'_> {
                 if self.verbatim(&manifest, Some(expect), &shown).await?
                     == Some(Published::Conflict)
                 {
-                    return self.merge(&manifest, tag, &name, kind).await;
+                    return self.merge(&manifest, written, tag, &name, kind).await;
                 }
                 Ok(())
             }
-            (_, Some((name, kind))) => self.merge(&manifest, tag, &name, kind).await,
+            (_, Some((name, kind))) => self.merge(&manifest, written, tag, &name, kind).await,
             (Found::Foreign(_) | Found::Broken(_), None) => {
                 self.verbatim(&manifest, Some((tag, &Expect::Anything)), &shown)
                     .await?;
@@ -307,17 +312,19 @@ impl Job<'_> {
         }
     }
 
-    /// Publishes the source's snapshot in the target as an export would.
+    /// Publishes the source's snapshot in the target as an export would. It keeps the time at which it was published in the
+    /// source, where its tag was written at `written`.
     async fn merge(
         &mut self,
         manifest: &Manifest,
+        written: Option<Time>,
         tag: &Tag,
         name: &SnapshotName,
         kind: SourceKind,
     ) -> Result<()> {
         let rules = head::rules(kind);
         let shown = self.shown(tag);
-        let loaded = match super::load::load(self.from, manifest, &HashSet::new()).await? {
+        let mut loaded = match super::load::load(self.from, manifest, &HashSet::new()).await? {
             Ok(loaded) if loaded.lost.is_empty() => loaded,
             Ok(loaded) => {
                 for LeftOut { what, why } in loaded.lost {
@@ -330,12 +337,24 @@ impl Job<'_> {
                 return Ok(());
             }
         };
+        let now = self.from.opened.store.clock().await?;
+        if let Some(LeftOut { what, why }) = dated::leave_out(&mut loaded, Some(tag), written, now)
+        {
+            let text = format!("left out of the copy: {what}: {why}");
+            self.to.progress.warn(&text);
+        }
         let mut mine = loaded.snapshot;
         fold::close(&mut mine, rules);
         let current = head::read(self.to, name, &HashSet::new()).await?;
-        let today = head::today();
-        if let Some(there) = current.folded(rules, today) {
-            let both = fold::fold(&there, &mine, None, today, rules);
+        let there = current.folded(rules);
+        only_replacements_of(&mut mine, there.as_ref());
+        if let Some(there) = there {
+            if is_replaced(&mine, &there, rules) {
+                let why = "the name was replaced in the target by `export --replace` since";
+                self.leave_out(format!("tag {shown}"), why.to_owned());
+                return Ok(());
+            }
+            let both = fold::fold(&there, &mine, None, current.today(), rules);
             if current.sides.is_empty()
                 && current.broken.is_empty()
                 && holds_the_same(&both, &there)
@@ -359,9 +378,15 @@ impl Job<'_> {
             },
             damaged: &HashSet::new(),
             created: mine.created.unwrap_or_else(Time::now),
+            copied: mine.published,
         };
-        publish::publish(self.to, &publication).await?;
-        self.report.tags.push(shown);
+        match publish::publish(self.to, &publication).await {
+            Ok(_) => self.report.tags.push(shown),
+            Err(e @ Error::Replaced { .. }) => {
+                self.leave_out(format!("tag {shown}"), e.to_string());
+            }
+            Err(e) => return Err(e),
+        }
         Ok(())
     }
 
@@ -446,6 +471,17 @@ async fn folded_in(ctx: &Context, head: &Tag) -> Result<HashSet<String>> {
             _ => HashSet::new(),
         },
     )
+}
+
+/// A replacement is one of the store's in which it was made: what the target has is not replaced by a copy.
+fn only_replacements_of(mine: &mut Snapshot, there: Option<&Snapshot>) {
+    let known: HashSet<&str> = there
+        .iter()
+        .flat_map(|t| &t.folded)
+        .map(|f| f.tag.as_str())
+        .collect();
+    mine.folded
+        .retain(|f| replaced_at(&f.tag).is_none() || known.contains(f.tag.as_str()));
 }
 
 /// Says whether two snapshots have the same live entries in the same packs.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use super::{
     Clock, Context, Created, LeftOut, Moved, PhaseTime, Result, Target,
     compact::{self, Choice},
-    damage,
+    damage, dated,
     diff::{self, Diff},
     head::{self, Current},
     load,
@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     artifact::{
-        fold::{self, Rules},
+        fold::{
+            self, Rules,
+            replaced::{is_replaced, newest_mark},
+        },
         name::SnapshotName,
         snapshot::{At, Pack, Snapshot},
     },
@@ -35,6 +38,8 @@ use crate::{
 
 mod assemble;
 mod limit;
+mod replace;
+mod skewed;
 
 use assemble::{assemble, date_merged, differs, kept_bytes};
 
@@ -49,6 +54,8 @@ pub struct Options {
     pub merge: bool,
     /// Write one full snapshot anew, readable by `tar --zstd`, instead of an increment.
     pub flatten: bool,
+    /// The name stands for this tree alone from then on: nothing stored is built on, and what was begun before adds nothing.
+    pub replace: bool,
     /// Go kinds: entries leave after so many days without use.
     pub max_age_days: u32,
     /// The snapshot's packs stay below so many bytes; least recently used entries leave first.
@@ -129,24 +136,36 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     let mut clock = Clock::start();
     let source = &options.source;
     let rules = head::rules(source.kind());
-    let today = head::today();
     let name = name_of(options, &options.target.key);
     ctx.progress.begin(Phase::Resolve, None);
     let (ground, scanned) = tokio::join!(
-        ground(ctx, options, &name, rules, today),
+        ground(ctx, options, &name, rules),
         scan(ctx, source.clone()),
     );
-    let (ground, mut scanned) = (ground?, scanned?);
+    let (mut ground, mut scanned) = (ground?, scanned?);
+    let today = ground.current.today();
+    let mark = replace::mark(options, &ground, &name);
+    if mark.is_none() {
+        replace::must_be_newer(ctx, &ground, &name)?;
+    }
     ctx.progress.end(Phase::Resolve);
     clock.lap(Phase::Resolve);
 
     let base = ground.base.clone().map(Arc::new);
     let generation = generation(&ground, stuck);
-    let (mut diff, items, index) =
-        compare(ctx, options, base.clone(), &mut scanned, ground.index).await;
+    let (mut diff, items, index) = compare(
+        ctx,
+        options,
+        base.clone(),
+        &mut scanned,
+        ground.index.take(),
+    )
+    .await;
     clock.lap(Phase::Scan);
     let mut left_out: Vec<LeftOut> = scanned.skipped;
     left_out.append(&mut diff.left_out);
+    left_out.extend(skewed::leave_out(&mut diff, ground.current.now));
+    left_out.extend(ground.current.ahead.iter().cloned());
 
     // Nothing to pack and nothing there: there is no name to make.
     if base.is_none() && diff.new.is_empty() && source.kind().is_go() {
@@ -227,6 +246,9 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
     }
     let mut mine = assemble(options, &name, base.as_deref(), &kept, new_packs, today);
+    if let Some(mark) = &mark {
+        replace::takes_the_place_of(&mut mine, &ground.current, mark);
+    }
     no_longer_alone(&mut mine, &**source, &fallen);
     let died = fold::close(&mut mine, rules);
     left_out.extend(died.into_iter().map(|d| LeftOut {
@@ -238,11 +260,12 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         max_bytes: options.max_size,
     };
     limits.apply(&mut mine, today, rules);
-    stays_below(options, &ground.current, &mine, rules, today)?;
+    stays_below(options, &ground.current, &mine, rules)?;
 
     let changed = !ground.base_is_current
         || !ground.current.lost().is_empty()
         || !ground.current.sides.is_empty()
+        || !ground.current.ahead.is_empty()
         || if mine.merge {
             entries_packed > 0
         } else {
@@ -271,11 +294,15 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
                 limits,
                 damaged: &ground.damaged,
                 created: created(options.created),
+                copied: None,
             };
             let published = publish::publish(ctx, &publication).await?;
             if let Some(head) = &ground.head {
                 let mut mine = mine.clone();
                 mine.name = name_of(options, "");
+                if let Some(mark) = &mark {
+                    replace::takes_the_place_of(&mut mine, head, mark);
+                }
                 let publication = Publication {
                     mine: &mine,
                     base: head,
@@ -298,7 +325,11 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         let base = base.as_ref().expect("only a base has entries to keep");
         (*i, base.entry(*at).content)
     }));
-    remember(ctx, options, items, contents, index, scanned.stamp, digest).await;
+    let matched = Matched {
+        digest,
+        mark: mark.or_else(|| newest_mark(&mine).map(str::to_owned)),
+    };
+    remember(ctx, options, items, contents, index, scanned.stamp, matched).await;
     Ok(Report {
         kind: source.kind().name(),
         target: options.target.clone(),
@@ -366,17 +397,12 @@ fn shape(options: &Options, first: bool) -> Shape {
 }
 
 /// Refuses a folder that is above the limit: nothing of it can leave. What was sent stays unreachable, for a prune.
-fn stays_below(
-    options: &Options,
-    current: &Current,
-    mine: &Snapshot,
-    rules: Rules,
-    today: u32,
-) -> Result<()> {
+fn stays_below(options: &Options, current: &Current, mine: &Snapshot, rules: Rules) -> Result<()> {
     let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
         return Ok(());
     };
-    let merged = match current.folded(rules, today) {
+    let today = current.today();
+    let merged = match current.folded(rules) {
         Some(head) if mine.merge => fold::fold(&head, mine, None, today, rules).stored_bytes(),
         _ => 0,
     };
@@ -442,7 +468,6 @@ async fn ground(
     options: &Options,
     name: &SnapshotName,
     rules: Rules,
-    today: u32,
 ) -> Result<Ground> {
     let index = super::load_index(ctx, &options.source).await;
     let damaged = damage::known(ctx).await;
@@ -453,12 +478,20 @@ async fn ground(
     } else {
         None
     };
-    let mut base = current.folded(rules, today);
+    let of_head = head.as_ref().and_then(|h| h.folded(rules));
+    let mut base = current.folded(rules).filter(|_| !options.replace);
+    // A key that was written before its name was replaced is not built on: with it all would come back.
+    if let (Some(key), Some(head)) = (&base, &of_head)
+        && is_replaced(key, head, rules)
+    {
+        base = None;
+    }
     let base_is_current = base.is_some();
-    if base.is_none() {
-        base = head.as_ref().and_then(|h| h.folded(rules, today));
+    if base.is_none() && !options.replace {
+        base = of_head;
     }
     if base.is_none()
+        && !options.replace
         && let Some(imported) = index.as_ref().and_then(|i| i.notes.imported.as_ref())
         && imported.store == ctx.opened.url.to_string()
     {
@@ -487,9 +520,11 @@ async fn imported_base(
         .await
         .ok()?
         .ok()?;
-    let mut snapshot = loaded.snapshot;
-    fold::close(&mut snapshot, rules);
-    Some(snapshot)
+    let mut loaded = loaded;
+    let now = ctx.opened.store.clock().await.ok()?;
+    dated::leave_out(&mut loaded, None, resolved.modified, now);
+    fold::close(&mut loaded.snapshot, rules);
+    Some(loaded.snapshot)
 }
 
 struct Scanned {
@@ -578,6 +613,13 @@ fn created(created: Created) -> Time {
     }
 }
 
+/// What the tree equals once it was exported.
+struct Matched {
+    digest: Digest,
+    /// The last replacement of the name that it was made after.
+    mark: Option<String>,
+}
+
 /// Writes down what the next export need not read again.
 async fn remember(
     ctx: &Context,
@@ -586,7 +628,7 @@ async fn remember(
     contents: Vec<(usize, Sha256)>,
     before: Option<NodeIndex>,
     stamp: Option<Stamp>,
-    digest: Digest,
+    tree: Matched,
 ) {
     let (Some(state), Some(stamp)) = (ctx.state_dir.clone(), stamp) else {
         return;
@@ -596,10 +638,10 @@ async fn remember(
         let Ok(Some(root)) = crate::fs::Dir::open_if_there(source.root()) else {
             return;
         };
-        let imported = before.and_then(|b| b.notes.imported);
         let notes = Notes {
-            imported,
-            matched: Some(digest.to_string()),
+            imported: before.and_then(|b| b.notes.imported),
+            matched: Some(tree.digest.to_string()),
+            replacement: tree.mark,
         };
         let records = contents.into_iter().map(|(i, digest)| {
             let item = &items[i];

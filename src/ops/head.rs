@@ -5,13 +5,17 @@ use std::collections::HashSet;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Context, LeftOut, Result,
+    Context, LeftOut, Result, dated,
     load::{Loaded, NotLoaded, load, told},
 };
 use crate::{
     artifact::{
         Tag,
-        fold::{self, Rules},
+        config::Folded,
+        fold::{
+            self, Rules,
+            dated::{AHEAD_SECS, is_ahead},
+        },
         name::{self, SnapshotName},
         snapshot::Snapshot,
     },
@@ -54,13 +58,19 @@ pub struct Current {
     pub side_tags: Vec<Tag>,
     /// Side tags that the head does not contain, sorted by name.
     pub sides: Vec<Side>,
+    /// Side tags of a folder that the head does not contain and that claim to be of the future: nothing is taken from them.
+    pub refused: Vec<Tag>,
     /// What is there and cannot be read.
     pub broken: Vec<LeftOut>,
+    /// What was left out because it is dated later than it was published.
+    pub ahead: Vec<LeftOut>,
+    /// The store's clock when it was read.
+    pub now: Time,
 }
 
 impl Current {
     /// Head and uncontained side tags folded and closed; `None` where there is neither.
-    pub fn folded(&self, rules: Rules, today: u32) -> Option<Snapshot> {
+    pub fn folded(&self, rules: Rules) -> Option<Snapshot> {
         let mut all = self.head.as_ref().map(|head| {
             let mut snapshot = head.snapshot.clone();
             fold::close(&mut snapshot, rules);
@@ -71,11 +81,23 @@ impl Current {
                 all.as_ref(),
                 &side.loaded.snapshot,
                 &side.tag,
-                today,
+                self.now,
                 rules,
             ));
         }
+        if let Some(all) = all.as_mut().filter(|_| !self.refused.is_empty()) {
+            let refused = self.refused.iter().map(|tag| Folded {
+                refused: true,
+                ..Folded::new(tag.as_str(), self.today())
+            });
+            fold::remember(all, refused, self.today());
+        }
         all
+    }
+
+    /// Days since 1970 by the store's clock.
+    pub fn today(&self) -> u32 {
+        self.now.day()
     }
 
     /// The side tags that the head contains.
@@ -121,14 +143,15 @@ impl Current {
 /// Folds one side tag into what was folded before.
 ///
 /// Of folders the later publication wins: a side tag older than what the head contains already is only remembered, or,
-/// with `--merge`, gives what the head does not have.
+/// with `--merge`, gives what the head does not have. `now` is the store's clock.
 pub fn fold_side(
     head: Option<&Snapshot>,
     side: &Snapshot,
     tag: &Tag,
-    today: u32,
+    now: Time,
     rules: Rules,
 ) -> Snapshot {
+    let today = now.day();
     let Some(head) = head else {
         let mut empty = side.clone();
         empty.packs.clear();
@@ -137,10 +160,13 @@ pub fn fold_side(
         first.merge = side.merge;
         return first;
     };
+    // What claims to be of the future was refused; programs that take it all the same note it without saying so.
     let newest = head
         .folded
         .iter()
+        .filter(|f| !f.refused)
         .filter_map(|f| name::side_time(&f.tag.parse().ok()?))
+        .filter(|at| !is_ahead(*at, now))
         .max();
     let late = rules == Rules::Tree && newest > name::side_time(tag);
     if !late {
@@ -186,8 +212,13 @@ pub(super) async fn read_beside(
             None
         }
     };
+    let listed = listed?;
+    // After the first answers, which tell it.
+    current.now = store.clock().await?;
     if let Some(Resolved {
-        manifest, version, ..
+        manifest,
+        version,
+        modified,
     }) = head
     {
         current.version = version;
@@ -199,14 +230,18 @@ pub(super) async fn read_beside(
                     why,
                 });
             }
-            Ok(loaded) => current.head = Some(loaded),
+            Ok(mut loaded) => {
+                let left_out = dated::leave_out(&mut loaded, Some(&tag), modified, current.now);
+                current.ahead.extend(left_out);
+                current.head = Some(loaded);
+            }
             Err(why) => current.broken.push(LeftOut {
                 what: format!("tag {tag}"),
                 why: why.text(),
             }),
         }
     }
-    current.side_tags = listed?
+    current.side_tags = listed
         .into_iter()
         .filter(|t| name::head_of(t).as_ref() == Some(&tag))
         .collect();
@@ -218,7 +253,7 @@ pub(super) async fn read_beside(
         .cloned();
     let read_side = |tag: Tag| async move {
         if let Some(own) = own.filter(|own| own.tag == tag) {
-            return Ok((tag, Some(Ok(own.loaded.clone()))));
+            return Ok((tag, Some(Ok((own.loaded.clone(), None)))));
         }
         let side = read_side(ctx, name, &tag, damaged).await?;
         Ok::<_, super::Error>((tag, side))
@@ -230,7 +265,22 @@ pub(super) async fn read_beside(
         .await?;
     for (tag, side) in read {
         match side {
-            Some(Ok(loaded)) => current.sides.push(Side { tag, loaded }),
+            Some(Ok((mut loaded, modified))) => {
+                if is_of_the_future(&tag, &loaded, modified, current.now) {
+                    current.ahead.push(LeftOut {
+                        what: format!("tag {tag}"),
+                        why: format!(
+                            "claims to be published more than {} minutes later than it was",
+                            AHEAD_SECS / 60
+                        ),
+                    });
+                    current.refused.push(tag);
+                    continue;
+                }
+                let left_out = dated::leave_out(&mut loaded, Some(&tag), modified, current.now);
+                current.ahead.extend(left_out);
+                current.sides.push(Side { tag, loaded });
+            }
             Some(Err(why)) => current.broken.push(LeftOut {
                 what: format!("tag {tag}"),
                 why,
@@ -241,13 +291,23 @@ pub(super) async fn read_beside(
     Ok(current)
 }
 
-/// Reads a side tag; `None` if it is gone meanwhile.
+/// Says whether the tag of a folder's publication says a later time than it can have been written at: the latest counts, so it
+/// would stand above all others.
+fn is_of_the_future(tag: &Tag, loaded: &Loaded, modified: Option<Time>, now: Time) -> bool {
+    let is_tree = dated::rules_of(&loaded.snapshot) == Rules::Tree;
+    let written = modified.unwrap_or(now);
+    is_tree && name::side_time(tag).is_some_and(|at| is_ahead(at, written))
+}
+
+type SideRead = std::result::Result<(Loaded, Option<Time>), String>;
+
+/// Reads a side tag, and when the store wrote it; `None` if it is gone meanwhile.
 async fn read_side(
     ctx: &Context,
     name: &SnapshotName,
     tag: &Tag,
     damaged: &HashSet<Digest>,
-) -> Result<Option<std::result::Result<Loaded, String>>> {
+) -> Result<Option<SideRead>> {
     let resolved = match told(ctx.opened.store.resolve(&tag.clone().into()).await)? {
         Ok(Some(resolved)) => resolved,
         Ok(None) => return Ok(None),
@@ -255,7 +315,7 @@ async fn read_side(
     };
     Ok(Some(match load(ctx, &resolved.manifest, damaged).await? {
         Ok(loaded) if loaded.snapshot.name != *name => Err("holds another name".into()),
-        Ok(loaded) => Ok(loaded),
+        Ok(loaded) => Ok((loaded, resolved.modified)),
         Err(why) => Err(why.text()),
     }))
 }
@@ -268,9 +328,4 @@ impl NotLoaded {
             Self::Broken(why) => why,
         }
     }
-}
-
-/// Days since 1970 by the node's clock.
-pub fn today() -> u32 {
-    Time::now().day()
 }

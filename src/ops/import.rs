@@ -5,13 +5,13 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, head, load,
+    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, dated, head, load,
     restore::{NotRestored, Stands, restore},
 };
 use crate::{
     artifact::{
-        Manifest, Tag,
-        fold::{self, Rules},
+        Tag,
+        fold::{self, Rules, replaced::newest_mark},
         name::{self, SnapshotName},
         snapshot::{Outline, Snapshot},
     },
@@ -22,6 +22,7 @@ use crate::{
         Known as _, Source,
         index::{Imported, NodeIndex, Notes, Stamp},
     },
+    store::{PublishedAt, Resolved},
     task,
 };
 
@@ -106,6 +107,8 @@ struct Candidate {
     snapshot: Snapshot,
     digest: Digest,
     lost: Vec<LeftOut>,
+    /// What is dated later than it was published.
+    ahead: Vec<LeftOut>,
     hit: Hit,
 }
 
@@ -144,6 +147,14 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
         } else {
             let (entries, bytes) = snapshot.totals();
             let (scope, key) = (snapshot.name.scope.clone(), snapshot.name.key.clone());
+            let origin = Origin {
+                digest: candidate.digest,
+                name: snapshot.name.replacement_prefix(),
+                mark: newest_mark(&snapshot).map(str::to_owned),
+            };
+            for LeftOut { what, why } in &candidate.ahead {
+                ctx.progress.warn(&format!("left out: {what}: {why}"));
+            }
             let restored = restore(
                 ctx,
                 options.source.clone(),
@@ -161,6 +172,8 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                     });
                     report.left_out.extend(lost.chain(done.missing));
                     report.partial = !report.left_out.is_empty();
+                    // Nobody who was honest misses these.
+                    report.left_out.extend(candidate.ahead);
                     report.hit = Some(candidate.hit);
                     report.found = Some((scope, key));
                     report.digest = Some(candidate.digest);
@@ -168,7 +181,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                     report.entries_restored = done.written;
                     report.moved = done.moved;
                     damaged = done.damaged;
-                    remember(ctx, options, done.contents, candidate.digest, index.clone()).await;
+                    remember(ctx, options, done.contents, origin, index.clone()).await;
                 }
                 Err(NotRestored::Incomplete(packs, reason)) => {
                     why.push(reason);
@@ -284,9 +297,7 @@ impl Search<'_> {
         let current = head::read(self.ctx, &name, &HashSet::new()).await?;
         let rules = head::rules(self.options.source.kind());
         let lost = current.lost();
-        let (Some(snapshot), Some(digest)) =
-            (current.folded(rules, head::today()), current.digest())
-        else {
+        let (Some(snapshot), Some(digest)) = (current.folded(rules), current.digest()) else {
             self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return Ok(None);
         };
@@ -305,6 +316,7 @@ impl Search<'_> {
             snapshot,
             digest,
             lost,
+            ahead: current.ahead,
             hit,
         }))
     }
@@ -341,17 +353,21 @@ impl Search<'_> {
             .buffered(self.ctx.concurrency.max(1))
             .try_collect()
             .await?;
-        let mut dated: Vec<(Option<Time>, Manifest)> = resolved
+        let now = store.clock().await?;
+        let mut found: Vec<(PublishedAt, Resolved)> = resolved
             .into_iter()
             .flatten()
             .filter_map(|r| {
                 let outline = Outline::read(&r.manifest).ok()??;
-                Some((outline.created.or(r.modified), r.manifest))
+                let digest = r.manifest.digest;
+                let at = dated::publication(Some(&outline), digest, r.modified, now);
+                Some((at, r))
             })
             .collect();
-        dated.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        for (_, manifest) in dated.into_iter().take(CANDIDATES) {
-            let loaded = match load::load(self.ctx, &manifest, &HashSet::new()).await? {
+        found.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        for (_, resolved) in found.into_iter().take(CANDIDATES) {
+            let manifest = &resolved.manifest;
+            let loaded = match load::load(self.ctx, manifest, &HashSet::new()).await? {
                 Ok(loaded) => loaded,
                 Err(why) => {
                     self.lost([format!("{}: {}", manifest.digest, why.text())]);
@@ -365,7 +381,9 @@ impl Search<'_> {
                 && found.name == asked.name
                 && found.scope == asked.scope
                 && found.key.starts_with(prefix);
-            if is_meant && let Some(candidate) = self.take(loaded, Hit::Fallback) {
+            if is_meant
+                && let Some(candidate) = self.take(loaded, resolved.modified, now, Hit::Fallback)
+            {
                 return Ok(Some(candidate));
             }
         }
@@ -387,7 +405,10 @@ impl Search<'_> {
                     .push(format!("{digest} is a {}", loaded.snapshot.name.kind));
                 Ok(None)
             }
-            Ok(loaded) => Ok(self.take(loaded, Hit::Exact)),
+            Ok(loaded) => {
+                let now = self.ctx.opened.store.clock().await?;
+                Ok(self.take(loaded, resolved.modified, now, Hit::Exact))
+            }
             Err(why) => {
                 self.lost([format!("{digest}: {}", why.text())]);
                 Ok(None)
@@ -395,7 +416,14 @@ impl Search<'_> {
         }
     }
 
-    fn take(&mut self, loaded: load::Loaded, hit: Hit) -> Option<Candidate> {
+    fn take(
+        &mut self,
+        mut loaded: load::Loaded,
+        modified: Option<Time>,
+        now: Time,
+        hit: Hit,
+    ) -> Option<Candidate> {
+        let ahead = dated::leave_out(&mut loaded, None, modified, now);
         let load::Loaded {
             digest,
             snapshot,
@@ -409,9 +437,19 @@ impl Search<'_> {
             snapshot,
             digest,
             lost,
+            ahead: ahead.into_iter().collect(),
             hit,
         })
     }
+}
+
+/// Where what was restored came from.
+struct Origin {
+    digest: Digest,
+    /// The name that was found, whatever its key.
+    name: String,
+    /// The last replacement of it.
+    mark: Option<String>,
 }
 
 /// Writes down what the next export or import here need not read again, and what this import was.
@@ -419,7 +457,7 @@ async fn remember(
     ctx: &Context,
     options: &Options,
     contents: Vec<Stands>,
-    digest: Digest,
+    origin: Origin,
     before: Arc<Option<NodeIndex>>,
 ) {
     let Some(state) = ctx.state_dir.clone() else {
@@ -429,12 +467,14 @@ async fn remember(
     let now = Time::now();
     let imported = Imported {
         at: (now.secs, now.nanos),
-        snapshot: digest.to_string(),
+        snapshot: origin.digest.to_string(),
         store: ctx.opened.url.to_string(),
+        name: Some(origin.name),
     };
     let notes = Notes {
         imported: Some(imported),
         matched: None,
+        replacement: origin.mark,
     };
     task::blocking(move || {
         let record = || -> crate::source::Result<()> {

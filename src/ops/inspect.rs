@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Context, Error, LeftOut, Result, foreign,
+    Context, Error, LeftOut, Result, dated, foreign,
     head::{self, Current},
     list,
     load::{self, Loaded},
@@ -11,7 +11,7 @@ use super::{
     reach::{self, Place},
 };
 use crate::{
-    artifact::{Descriptor, Reference, Tag, snapshot},
+    artifact::{Descriptor, Reference, Tag, name::replaced_at, snapshot},
     digest::Digest,
     source::SourceKind,
 };
@@ -121,7 +121,17 @@ async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option
         Found::Gone => return Ok(None),
     };
     let loaded = load::load(ctx, &ours.manifest, &HashSet::new()).await?;
-    let Loaded { snapshot, lost, .. } = loaded.map_err(|e| damaged(e.text()))?;
+    let mut loaded = loaded.map_err(|e| damaged(e.text()))?;
+    let stands = match reference {
+        Reference::Tag(tag) => Some(tag),
+        Reference::Digest(_) => None,
+    };
+    let now = ctx.opened.store.clock().await?;
+    warn(
+        ctx,
+        dated::leave_out(&mut loaded, stands, ours.written, now).as_slice(),
+    );
+    let Loaded { snapshot, lost, .. } = loaded;
     warn(ctx, &lost);
     let tag = match reference {
         Reference::Tag(tag) => tag.clone(),
@@ -169,7 +179,8 @@ async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
     };
     let current: Current = head::read(ctx, &ours.name(), &HashSet::new()).await?;
     warn(ctx, &current.lost());
-    let Some(snapshot) = current.folded(head::rules(kind), head::today()) else {
+    warn(ctx, &current.ahead);
+    let Some(snapshot) = current.folded(head::rules(kind)) else {
         return match current.broken.into_iter().next() {
             Some(LeftOut { what, why }) => Err(Error::Damaged { what, why }),
             None => Ok(None),
@@ -203,11 +214,20 @@ fn detail(row: list::Row, snapshot: &snapshot::Snapshot, files: bool) -> Snapsho
     Snapshot {
         row,
         packs: packs(snapshot),
-        folded: snapshot.folded.iter().map(|f| f.tag.clone()).collect(),
+        folded: side_tags(snapshot),
         fingerprint: gates.chain(traits).collect(),
         files,
         foreign: None,
     }
+}
+
+/// The side tags that it contains, without the marks of replacements.
+fn side_tags(snapshot: &snapshot::Snapshot) -> Vec<String> {
+    let folded = snapshot.folded.iter().map(|f| &f.tag);
+    folded
+        .filter(|tag| replaced_at(tag).is_none())
+        .cloned()
+        .collect()
 }
 
 fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {

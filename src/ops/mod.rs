@@ -23,6 +23,7 @@ pub mod cache_tags;
 pub mod compact;
 pub mod copy;
 mod damage;
+pub mod dated;
 pub mod diff;
 pub mod du;
 pub mod export;
@@ -75,6 +76,16 @@ pub enum Error {
         stored: u64,
         /// What they may have.
         limit: u64,
+    },
+    /// The name was replaced since this export began, or since what is exported was imported.
+    #[error(
+        "`{name}` was replaced by `export --replace` {since}; this export is not in it: import again into an empty cache"
+    )]
+    Replaced {
+        /// The name.
+        name: String,
+        /// Since when, in words.
+        since: &'static str,
     },
     /// The options make no sense together.
     #[error("{0}")]

@@ -12,7 +12,7 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Context, LeftOut, Result, foreign,
+    Context, LeftOut, Result, dated, foreign,
     names::{self, Named, Word},
     remove,
 };
@@ -20,7 +20,7 @@ use crate::{
     artifact::{Tag, snapshot::Outline},
     digest::Digest,
     entry::Time,
-    store::{self, open::Opened},
+    store::{self, PublishedAt, open::Opened},
 };
 
 mod mark;
@@ -31,7 +31,7 @@ mod tidy;
 /// What may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Names not written for so long go.
+    /// Names not published for so long go; a copy is as old as what it is a copy of.
     pub max_age: Option<Duration>,
     /// Oldest names go until the blobs that names within reach need are below so many bytes.
     pub max_size: Option<u64>,
@@ -115,10 +115,10 @@ async fn prune(ctx: &Context, options: &Options) -> Result<Report> {
 /// A name as the policy sees it.
 struct Name {
     named: Named,
-    /// Written last; `None` where neither the store nor the manifests say when.
+    /// When the store wrote a tag of it last, where it says so: whether somebody did meanwhile.
     written: Option<Time>,
-    /// Made last, as an import by a key's prefix sees it: a copy is as old as what it is a copy of.
-    made: Option<Time>,
+    /// Its last publication, as an import by a key's prefix sees it; `None` while no manifest was read.
+    published: Option<PublishedAt>,
     /// Manifests of its tags and their parts.
     manifests: Vec<Digest>,
     /// What all of them need, with sizes; empty unless sizes matter.
@@ -128,6 +128,11 @@ struct Name {
 }
 
 impl Name {
+    /// When it was published last; `None` where neither the store nor the manifests say when.
+    fn time(&self) -> Option<Time> {
+        self.published.and_then(|p| p.time)
+    }
+
     /// What `keep` counts together.
     fn family(&self) -> String {
         let head = &self.named.group.head;
@@ -148,8 +153,9 @@ async fn by_policy(
 ) -> Result<HashSet<Digest>> {
     let found = names::find(ctx, &Word::All).await?;
     let sized = options.max_size.is_some();
+    let now = ctx.opened.store.clock().await?;
     let read: Vec<_> = stream::iter(found)
-        .map(|named| read_name(named, sized))
+        .map(|named| read_name(named, sized, now))
         .buffered(ctx.concurrency.max(1))
         .try_collect()
         .await?;
@@ -158,11 +164,10 @@ async fn by_policy(
         all.extend(name);
         report.left_out.extend(broken);
     }
-    let now = ctx.opened.store.clock().await?;
     let leaving = choose(&all, options, now, &mut report.left_out);
     let (mut gone, mut stays) = (HashSet::new(), HashSet::new());
     for (i, name) in all.iter().enumerate() {
-        let leaves = leaving.contains(&i) && leave(options, name, report).await?;
+        let leaves = leaving.contains(&i) && leave(options, name, now, report).await?;
         let side = if leaves { &mut gone } else { &mut stays };
         side.extend(name.manifests.iter().copied());
     }
@@ -171,13 +176,13 @@ async fn by_policy(
 }
 
 /// Removes a name, unless somebody wrote it meanwhile; says whether it went.
-async fn leave(options: &Options, name: &Name, report: &mut Report) -> Result<bool> {
+async fn leave(options: &Options, name: &Name, now: Time, report: &mut Report) -> Result<bool> {
     if options.dry_run {
         report.tags.extend(name.named.tags());
         return Ok(true);
     }
-    let (now, _) = read_name(name.named.clone(), false).await?;
-    if now.is_none_or(|n| n.written != name.written || n.manifests != name.manifests) {
+    let (again, _) = read_name(name.named.clone(), false, now).await?;
+    if again.is_none_or(|n| n.written != name.written || n.manifests != name.manifests) {
         return Ok(false);
     }
     remove::take_away(&name.named, &mut report.tags).await?;
@@ -185,10 +190,15 @@ async fn leave(options: &Options, name: &Name, report: &mut Report) -> Result<bo
 }
 
 /// Reads the manifests of a name. One that cannot be read keeps the whole name: nobody knows how old it is.
-async fn read_name(named: Named, sized: bool) -> Result<(Option<Name>, Option<LeftOut>)> {
+/// `now` is the store's clock.
+async fn read_name(
+    named: Named,
+    sized: bool,
+    now: Time,
+) -> Result<(Option<Name>, Option<LeftOut>)> {
     let mut name = Name {
         written: None,
-        made: None,
+        published: None,
         manifests: Vec::new(),
         needs: HashMap::new(),
         is_ours: names::is_ours(&named.group.head),
@@ -206,15 +216,16 @@ async fn read_name(named: Named, sized: bool) -> Result<(Option<Name>, Option<Le
         name.is_ours &= outline.is_some() || *tag != group.head;
         name.manifests.push(resolved.manifest.digest);
         let mut written = resolved.modified;
-        let created = outline.as_ref().and_then(|o| o.created);
         if outline.is_none() {
             for part in place.parts(tag).await? {
                 written = written.max(part.modified);
                 name.manifests.push(part.digest);
             }
         }
-        name.written = name.written.max(written.or(created));
-        name.made = name.made.max(created.or(written));
+        name.written = name.written.max(written);
+        let digest = resolved.manifest.digest;
+        let published = dated::publication(outline.as_ref(), digest, written, now);
+        name.published = name.published.max(Some(published));
         if sized && outline.is_some() {
             name.needs.extend(names::needed(&[resolved.manifest]));
         } else if sized {
@@ -237,13 +248,13 @@ fn choose(
     let mut leaving = HashSet::new();
     // Newest first; a name of unknown age is never old.
     let mut ours: Vec<usize> = (0..all.len()).filter(|i| all[*i].is_ours).collect();
-    let age = |i: &usize| (all[*i].made.is_none(), all[*i].made, all[*i].written);
+    let age = |i: &usize| (all[*i].time().is_none(), all[*i].published);
     ours.sort_by_key(|i| std::cmp::Reverse(age(i)));
     if let Some(limit) = options.max_age {
         let limit = i128::try_from(limit.as_nanos()).unwrap_or(i128::MAX);
         let old = |i: &&usize| {
-            let written = all[**i].written;
-            written.is_some_and(|w| now.as_nanos() - w.as_nanos() > limit)
+            let published = all[**i].time();
+            published.is_some_and(|at| now.as_nanos() - at.as_nanos() > limit)
         };
         leaving.extend(ours.iter().filter(old));
     }
@@ -268,7 +279,7 @@ fn choose(
             .filter(|i| !leaving.contains(i))
             .copied()
             .collect();
-        for i in staying.into_iter().filter(|i| all[*i].made.is_some()) {
+        for i in staying.into_iter().filter(|i| all[*i].time().is_some()) {
             if sizes.total <= limit {
                 break;
             }

@@ -10,14 +10,14 @@ use std::{
 };
 
 use super::{
-    Context, Result,
+    Context, Error, Result,
     head::{self, Current, Side, fold_side},
     load::Loaded,
 };
 use crate::{
     artifact::{
         Tag,
-        fold::{self, Rules},
+        fold::{self, Rules, dated::is_ahead, replaced::is_replaced},
         name,
         snapshot::{EMPTY_CONTENT, Sealed, Snapshot, empty_layer},
     },
@@ -74,6 +74,33 @@ pub struct Publication<'a> {
     pub damaged: &'a HashSet<Digest>,
     /// Time of creation that is written.
     pub created: Time,
+    /// When what is published was published already, if it is a copy; else the store's clock tells.
+    pub copied: Option<Time>,
+}
+
+impl Publication<'_> {
+    /// What is published, as of `now` by the store's clock.
+    fn mine(&self, now: Time) -> Snapshot {
+        Snapshot {
+            published: Some(self.copied.unwrap_or(now)),
+            ..self.mine.clone()
+        }
+    }
+
+    /// When a head made of it and of what was there is published: now, unless nothing in it is new.
+    fn head_published(&self, head: &Snapshot, now: Time) -> Option<Time> {
+        match self.copied {
+            Some(_) => head.published,
+            None => Some(now),
+        }
+    }
+
+    fn replaced(&self) -> Error {
+        Error::Replaced {
+            name: self.mine.name.name.clone(),
+            since: "while this export ran",
+        }
+    }
 }
 
 /// What a name stands for once something was published under it.
@@ -90,7 +117,8 @@ pub struct Head {
 /// All packs of it must be stored. Once it returns, every reader of the name gets what this writer had.
 ///
 /// # Errors
-/// Nothing is published then, or (side tags) all of it but not yet folded.
+/// Nothing is published then, or (side tags) all of it but not yet folded. [`Error::Replaced`]: the name was replaced since
+/// what it was made from was read; no reader gets what this writer had.
 pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     match ctx.opened.meet {
         Meet::CompareAndSwap => swap(ctx, p).await,
@@ -100,18 +128,21 @@ pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
 
 async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     let name = &p.mine.name;
-    let today = head::today();
     let mut current = p.base.clone();
     for round in 0..SWAPS {
+        let now = ctx.opened.store.clock().await?;
+        let mine = p.mine(now);
         let moved = round > 0 || p.mine.merge || !p.built_on_base;
-        let next = match current.folded(p.rules, today) {
+        let mut next = match current.folded(p.rules) {
+            Some(head) if is_replaced(&mine, &head, p.rules) => return Err(p.replaced()),
             Some(head) if moved => {
-                let mut next = fold::fold(&head, p.mine, None, today, p.rules);
-                p.limits.apply(&mut next, today, p.rules);
+                let mut next = fold::fold(&head, &mine, None, now.day(), p.rules);
+                p.limits.apply(&mut next, now.day(), p.rules);
                 next
             }
-            _ => p.mine.clone(),
+            _ => mine,
         };
+        next.published = p.head_published(&next, now);
         let sealed = next.seal(p.created);
         put_config(ctx, &sealed).await?;
         let expect = current
@@ -141,8 +172,10 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
 async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     let name = &p.mine.name;
     let store = &ctx.opened.store;
-    let own = name.side_tag(store.clock().await?, fastrand::u64(..));
-    let sealed = p.mine.seal(p.created);
+    let now = store.clock().await?;
+    let own = name.side_tag(now, fastrand::u64(..));
+    let mine = p.mine(now);
+    let sealed = mine.seal(p.created);
     put_config(ctx, &sealed).await?;
     store
         .publish(&sealed.manifest, Some(&own), &Expect::Anything)
@@ -155,15 +188,19 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
             digest: sealed.manifest.digest,
             snapshot: Snapshot {
                 created: Some(p.created),
-                ..p.mine.clone()
+                ..mine
             },
             lost: Vec::new(),
         },
     };
-    let head = fold_into_head(ctx, p, &own).await.unwrap_or_else(|e| {
-        tracing::warn!(error = %e, "Head not updated; readers use the side tag");
-        None
-    });
+    let head = match fold_into_head(ctx, p, &own).await {
+        Err(e @ Error::Replaced { .. }) => return Err(e),
+        Err(e) => {
+            tracing::warn!(error = %e, "Head not updated; readers use the side tag");
+            None
+        }
+        Ok(head) => head,
+    };
     Ok(head.unwrap_or_else(|| Head {
         digest: sealed.manifest.digest,
         totals: p.mine.totals(),
@@ -172,8 +209,7 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
 
 /// Folds until the head contains `own` and all that was listed; that head then.
 async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Result<Option<Head>> {
-    let (name, own) = (&p.mine.name, &side.tag);
-    let today = head::today();
+    let (name, own, mine) = (&p.mine.name, &side.tag, &side.loaded.snapshot);
     let mut seen: HashSet<Tag> = HashSet::from([own.clone()]);
     for round in 0..ROUNDS {
         let started = Instant::now();
@@ -182,15 +218,19 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         let contained = current.contained();
         if seen.iter().all(|t| contained.contains(t.as_str())) {
             remove_old(ctx, &current, &contained).await;
+            let head = current.head.as_ref().map(|h| &h.snapshot);
+            if head.is_some_and(|head| is_replaced(mine, head, p.rules)) {
+                return Err(p.replaced());
+            }
             return Ok(current.head.as_ref().map(|h| Head {
                 digest: h.digest,
                 totals: h.snapshot.totals(),
             }));
         }
-        let mut next = current.folded(p.rules, today);
+        let mut next = current.folded(p.rules);
         if !contained.contains(own.as_str()) && !current.sides.iter().any(|s| s.tag == *own) {
             // The listing lags behind.
-            next = Some(fold_side(next.as_ref(), p.mine, own, today, p.rules));
+            next = Some(fold_side(next.as_ref(), mine, own, current.now, p.rules));
         }
         // A tag that was listed before and is in no head now: its writer is gone, or a stale head came back.
         seen.retain(|t| t == own || current.side_tags.contains(t));
@@ -199,7 +239,8 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
             next.packs.clone_from(&p.mine.packs);
             next.fingerprint.clone_from(&p.mine.fingerprint);
         }
-        p.limits.apply(&mut next, today, p.rules);
+        p.limits.apply(&mut next, current.today(), p.rules);
+        next.published = p.head_published(&next, current.now);
         let sealed = next.seal(p.created);
         put_config(ctx, &sealed).await?;
         if started.elapsed() > ROUND_TIME {
@@ -263,7 +304,10 @@ async fn remove_old(ctx: &Context, current: &Current, contained: &HashSet<&str>)
     let Ok(now) = ctx.opened.store.clock().await else {
         return;
     };
-    let is_old = |t: &Tag| name::side_time(t).is_some_and(|at| at.secs + SIDE_TAG_SECS < now.secs);
+    // One that claims to be of the future would never be old: it is nobody's whose clock is the store's.
+    let is_old = |t: &Tag| {
+        name::side_time(t).is_some_and(|at| at.secs + SIDE_TAG_SECS < now.secs || is_ahead(at, now))
+    };
     for tag in old.into_iter().filter(|t| is_old(t)).take(REMOVED_AT_ONCE) {
         if let Err(e) = untag.untag(tag).await {
             tracing::debug!(%tag, error = %e, "Old side tag not removed");

@@ -31,7 +31,9 @@ mod limits;
 mod looking;
 mod modules;
 mod pruning;
+mod replacing;
 mod repositories;
+mod times;
 mod verifying;
 
 /// A store and two nodes that share nothing else.
@@ -101,6 +103,7 @@ pub(super) fn exporting(source: &Arc<dyn Source>) -> export::Options {
         },
         merge: false,
         flatten: false,
+        replace: false,
         max_age_days: 7,
         max_size: None,
         created: Created::Now,

@@ -114,6 +114,9 @@ pub struct Imported {
     pub snapshot: String,
     /// The store, without secrets.
     pub store: String,
+    /// The name that was found, whatever its key, as marks of its replacement spell it; `None` of older programs.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// What is remembered besides files.
@@ -124,6 +127,8 @@ pub struct Notes {
     pub imported: Option<Imported>,
     /// Digest of the snapshot that the tree equalled when the index was made.
     pub matched: Option<String>,
+    /// The last replacement of the name that the tree was made after, if there was one.
+    pub replacement: Option<String>,
 }
 
 /// What this node knows of one cache.

@@ -138,8 +138,10 @@ fn saved_and_loaded_it_is_the_same() {
             at: (-3, 5),
             snapshot: "sha256:ab".to_owned(),
             store: "disk:/x".to_owned(),
+            name: Some("dir.n.default..r".into()),
         }),
         matched: None,
+        replacement: Some("dir.n.default..r0".into()),
     };
     let state = root.path().join("state/deep");
     index.save(&state, SourceKind::Dir, root.path());

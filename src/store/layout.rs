@@ -402,7 +402,7 @@ impl TagStore for Layout {
     }
 
     async fn clock(&self) -> Result<Time> {
-        Ok(Time::now())
+        self.entered.clock().await
     }
 }
 

@@ -37,6 +37,10 @@ struct State {
     marks: BTreeMap<String, Bytes>,
     /// Seconds by which the store's clock is ahead of the node's.
     ahead_secs: i64,
+    /// The store's clock stands still.
+    stopped: Option<Time>,
+    /// The store does not say when a tag was written.
+    tells_no_times: bool,
 }
 
 impl Memory {
@@ -48,6 +52,16 @@ impl Memory {
     /// Sets the store's clock so many seconds ahead of the node's; for tests of wrong clocks and of age.
     pub fn set_clock_ahead(&self, secs: i64) {
         self.state().ahead_secs = secs;
+    }
+
+    /// Stops the store's clock; for tests of what happens at one moment.
+    pub fn stop_clock(&self, at: Time) {
+        self.state().stopped = Some(at);
+    }
+
+    /// From now on nobody is told when a tag was written, as by a registry; for tests.
+    pub fn tell_no_times(&self) {
+        self.state().tells_no_times = true;
     }
 
     /// Replaces the stored bytes of a blob, without any check: damage, for tests.
@@ -93,7 +107,7 @@ impl Memory {
 
 impl State {
     fn now(&self) -> Time {
-        let now = Time::now();
+        let now = self.stopped.unwrap_or_else(Time::now);
         Time {
             secs: now.secs + self.ahead_secs,
             ..now
@@ -171,7 +185,7 @@ impl TagStore for Memory {
             Some(manifest) if digest.matches(&manifest.bytes) => Ok(Some(Resolved {
                 manifest,
                 version: written.map(|_| Version(digest.to_string())),
-                modified: written,
+                modified: written.filter(|_| !state.tells_no_times),
             })),
             Some(_) => Err(corrupt("the manifest's bytes are damaged")),
             None if written.is_some() => Err(corrupt("the manifest it points at is gone")),

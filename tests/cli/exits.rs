@@ -81,6 +81,10 @@ fn usage_errors_are_2_whatever_the_mode() {
         ("export dir --name t", "which folder"),
         ("export go tree", "paths go with `dir`"),
         ("export go --merge", "--merge is for folders"),
+        (
+            "export dir tree --name t --merge --replace",
+            "give one of them",
+        ),
         ("export gobuild --name n --exclude x", "go with `dir`"),
         (
             "export dir tree ../home/tree --name t",

@@ -103,6 +103,7 @@ fn snapshot(packs: Vec<Pack>) -> Snapshot {
         merge: false,
         folded: Vec::new(),
         created: None,
+        published: None,
     }
 }
 
@@ -286,10 +287,7 @@ fn in_a_merged_tree_nothing_stands_below_a_file_and_links_have_their_files() {
 fn side_tags_are_remembered_for_seven_days() {
     let mut head = snapshot(vec![pack(0, &[file("f", "1", 1, None)], 0)]);
     for (tag, day) in [("old", TODAY - 8), ("kept", TODAY - 7)] {
-        head.folded.push(Folded {
-            tag: tag.into(),
-            day,
-        });
+        head.folded.push(Folded::new(tag, day));
     }
     let out = fold(&head, &head.clone(), Some("new"), TODAY, GO);
     let tags: Vec<_> = out.folded.iter().map(|f| f.tag.as_str()).collect();
@@ -348,4 +346,101 @@ proptest! {
             prop_assert_eq!(sealed(fold(a, b, None, TODAY, GO)), sealed(fold(b, a, None, TODAY, GO)));
         }
     }
+}
+
+#[test]
+fn what_is_dated_after_its_publication_is_left_out_and_days_are_capped() {
+    let bound = Time {
+        secs: 1_000_000,
+        nanos: 0,
+    };
+    let day = bound.day();
+    let limit = bound.secs + dated::AHEAD_SECS;
+    let entries = [
+        file("ahead", "", limit + 1, Some("d1")),
+        file("d1", "1", 0, None),
+        file("within", "", limit, Some("d2")),
+        file("d2", "2", 0, None),
+    ];
+    let mut s = snapshot(vec![pack(0, &entries, u32::MAX)]);
+    let left_out = dated::leave_out_ahead(&mut s, bound, GO);
+    assert_eq!(left_out, [path("ahead")]);
+    close(&mut s, GO);
+    assert_eq!(paths(&s), ["d2", "within"]);
+    assert_eq!(s.published, Some(bound));
+    let live: Vec<At> = s.live().map(|(at, _)| at).collect();
+    assert!(
+        live.iter().all(|at| s.day(*at) <= day),
+        "{:?}",
+        s.packs[0].days
+    );
+    // A tree's files may have any time.
+    let mut tree = snapshot(vec![pack(0, &entries, 0)]);
+    assert_eq!(dated::leave_out_ahead(&mut tree, bound, Rules::Tree), []);
+}
+
+/// A snapshot of one entry, published on that day, made after the replacements `marks` (days).
+fn marked(name: &str, published: u32, marks: &[u32]) -> Snapshot {
+    let mut s = snapshot(vec![pack(0, &[file(name, name, 1, None)], TODAY)]);
+    let at = |day: u32| Time {
+        secs: i64::from(day) * 86_400,
+        nanos: 0,
+    };
+    s.published = Some(at(published));
+    for day in marks {
+        let mark = s.name.replacement_mark(at(*day), u64::from(*day));
+        s.folded.push(Folded::new(mark, *day));
+    }
+    s
+}
+
+const UNION: Rules = Rules::Union {
+    outputs_by_need: false,
+};
+
+#[test]
+fn of_two_snapshots_the_one_from_before_a_replacement_adds_nothing_in_any_order() {
+    let d = TODAY;
+    for (a, b, want) in [
+        (marked("a", d, &[]), marked("b", d, &[d]), vec!["b"]),
+        (marked("a", d, &[d - 3]), marked("b", d, &[d]), vec!["b"]),
+        (marked("a", d, &[d]), marked("b", d, &[d]), vec!["a", "b"]),
+        (marked("a", d, &[]), marked("b", d, &[]), vec!["a", "b"]),
+        // Of what was published a week after it nobody knows whether the mark was only forgotten.
+        (
+            marked("a", d + 6, &[]),
+            marked("b", d, &[d]),
+            vec!["a", "b"],
+        ),
+    ] {
+        for (head, side) in [(&a, &b), (&b, &a)] {
+            let out = fold(head, side, Some("side"), d, UNION);
+            assert_eq!(paths(&out), want);
+            // It is remembered all the same.
+            assert!(out.folded.iter().any(|f| f.tag == "side"));
+        }
+    }
+}
+
+#[test]
+fn the_last_replacement_is_never_forgotten_and_those_of_other_names_do_not_count() {
+    let old = marked("a", TODAY - 30, &[TODAY - 30, TODAY - 40]);
+    let out = fold(&old, &marked("b", TODAY, &[]), None, TODAY, UNION);
+    let left: Vec<_> = out.folded.iter().map(|f| f.day).collect();
+    assert_eq!(left, [TODAY - 30]);
+    let mut other = marked("c", TODAY, &[]);
+    other.name.scope = "another".into();
+    let mut with_foreign = marked("c", TODAY, &[]);
+    with_foreign.folded = vec![Folded::new(
+        other.name.replacement_mark(
+            Time {
+                secs: i64::from(TODAY) * 86_400,
+                nanos: 0,
+            },
+            1,
+        ),
+        TODAY,
+    )];
+    let out = fold(&marked("d", TODAY, &[]), &with_foreign, None, TODAY, UNION);
+    assert_eq!(paths(&out), ["c", "d"]);
 }

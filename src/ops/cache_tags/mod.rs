@@ -25,7 +25,8 @@ use tokio::time::Instant;
 use crate::{
     artifact::{Manifest, Reference, Tag, buildkit::CacheManifest},
     digest::Digest,
-    store::{Error, ErrorKind, Repository, Result, keys::Repo, repository::Presence},
+    entry::Time,
+    store::{Error, ErrorKind, Repository, Resolved, Result, keys::Repo, repository::Presence},
 };
 
 mod budget;
@@ -39,7 +40,7 @@ mod merging;
 mod moved;
 mod push;
 
-use dated::Times;
+use dated::{Dated, Times};
 use fold::{Memo, Pointed};
 use merging::{Locks, Merging};
 pub use moved::MergeCaches;
@@ -161,17 +162,17 @@ impl CacheTags {
         locked(&self.settings).clone()
     }
 
-    /// What a reader gets for a tag or digest.
+    /// What a reader gets for a tag or digest. A merged tag was written when its last part was.
     pub async fn resolve(
         &self,
         repo: &Repository,
         reference: &Reference,
-    ) -> Result<Option<Manifest>> {
+    ) -> Result<Option<Resolved>> {
         match reference {
             Reference::Tag(tag) => {
                 let found = self.resolve_tag(repo, tag).await?;
-                if let Some(manifest) = &found {
-                    self.tell(repo, manifest.digest);
+                if let Some(found) = &found {
+                    self.tell(repo, found.manifest.digest);
                 }
                 Ok(found)
             }
@@ -180,36 +181,39 @@ impl CacheTags {
                     return Ok(None);
                 };
                 let Some(cache) = readable(&found.manifest) else {
-                    return Ok(Some(found.manifest));
+                    return Ok(Some(found));
                 };
                 let whole = self.was_told(repo, &found.manifest.digest)
                     || self.lost(repo, content(&cache)).await?.is_empty();
                 if !whole {
                     tracing::info!(digest = %found.manifest.digest, "Cache that is not whole is not served by digest");
                 }
-                Ok(whole.then_some(found.manifest))
+                Ok(whole.then_some(found))
             }
         }
     }
 
     /// A tag is there if it points at something. Parts alone are left by a deletion, or belong to an export that is not done.
-    async fn resolve_tag(&self, repo: &Repository, tag: &Tag) -> Result<Option<Manifest>> {
-        let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
-            Ok(Some(found)) => Pointed {
-                manifest: found.manifest,
-                modified: found.modified,
-            },
+    async fn resolve_tag(&self, repo: &Repository, tag: &Tag) -> Result<Option<Resolved>> {
+        let found = match repo.manifest(&Reference::Tag(tag.clone())).await {
+            Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(e) if e.kind == ErrorKind::Corrupt => {
                 return self.resolve_damaged(repo, tag, e).await;
             }
             Err(e) => return Err(e),
         };
-        if readable(&pointed.manifest).is_none() {
-            return Ok(Some(pointed.manifest));
+        if readable(&found.manifest).is_none() {
+            return Ok(Some(found));
         }
         let parts = self.dated(repo, tag).await?;
-        self.fold(repo, tag, parts, Some(pointed)).await
+        let modified = written(&parts).or(found.modified);
+        let pointed = Pointed {
+            manifest: found.manifest,
+            modified: found.modified,
+        };
+        let folded = self.fold(repo, tag, parts, Some(pointed)).await?;
+        Ok(folded.map(|manifest| resolved(manifest, modified)))
     }
 
     /// As long as there are parts, a damaged pointer can be made again.
@@ -218,13 +222,15 @@ impl CacheTags {
         repo: &Repository,
         tag: &Tag,
         error: Error,
-    ) -> Result<Option<Manifest>> {
+    ) -> Result<Option<Resolved>> {
         let parts = self.dated(repo, tag).await?;
         if parts.is_empty() {
             return Err(error);
         }
         tracing::warn!(%error, "Tag of a merged cache is damaged");
-        self.fold(repo, tag, parts, None).await
+        let modified = written(&parts);
+        let folded = self.fold(repo, tag, parts, None).await?;
+        Ok(folded.map(|manifest| resolved(manifest, modified)))
     }
 
     fn tell(&self, repo: &Repository, digest: Digest) {
@@ -260,6 +266,19 @@ impl CacheTags {
 
     fn count(&self, which: impl FnOnce(&Counts) -> &AtomicU64, n: u64) {
         which(&self.counts).fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// When the last part was pushed.
+fn written(parts: &[Dated]) -> Option<Time> {
+    parts.first().and_then(|newest| newest.pushed)
+}
+
+fn resolved(manifest: Manifest, modified: Option<Time>) -> Resolved {
+    Resolved {
+        manifest,
+        version: None,
+        modified,
     }
 }
 

@@ -105,6 +105,7 @@ pub(super) fn assemble(
         merge: options.merge && !is_go,
         folded: base.map(|b| b.folded.clone()).unwrap_or_default(),
         created: None,
+        published: None,
     }
 }
 

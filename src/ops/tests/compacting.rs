@@ -63,6 +63,7 @@ fn snapshot(stored: u32, files: usize, len: u32, live: usize) -> Snapshot {
         merge: false,
         folded: Vec::new(),
         created: None,
+        published: None,
     }
 }
 

@@ -269,10 +269,7 @@ async fn keys_are_found_exactly_then_by_prefix_newest_first() {
         write(&root, "key", key.as_bytes());
         let mut options = exporting(&dir(&root));
         options.target.key = key.into();
-        options.created = Created::At(crate::entry::Time {
-            secs: 1_700_000_000 + i as i64,
-            nanos: 0,
-        });
+        world.memory.set_clock_ahead(i as i64 * 100);
         export::run(&world.node("one"), &options).await.unwrap();
     }
     for (key, prefixes, want) in [

@@ -11,6 +11,7 @@ use crate::{
     artifact::{Descriptor, Manifest, Tag, media},
     digest::Digest,
     ops::{
+        copy,
         prune::{self, Options},
         verify,
     },
@@ -332,15 +333,9 @@ async fn old_names_go_with_their_side_tags_and_young_ones_stay() {
         .await
         .unwrap();
     world.memory.set_clock_ahead(10 * 24 * 3600);
-    export_as(&node, &root, "young", "").await;
+    let young = export_as(&node, &root, "young", "").await;
     // A name is as young as its youngest side tag.
-    let young = world
-        .memory
-        .resolve(&tag_of("kept-young", "").into())
-        .await
-        .unwrap()
-        .unwrap();
-    leave_side_tag(&world, young.manifest.digest, &name_of("kept-young", ""), 5).await;
+    leave_side_tag(&world, young.digest, &name_of("kept-young", ""), 5).await;
     let options = Options {
         max_age: Some(5 * DAY),
         ..nothing_but_blobs()
@@ -412,24 +407,28 @@ async fn the_newest_keys_of_each_name_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn newest_is_what_was_made_last_wherever_it_was_copied() {
+async fn a_copy_is_as_old_as_what_it_is_a_copy_of() {
+    let source = World::new(Meet::CompareAndSwap);
+    let from = source.node("one");
+    let root = tree(&source, "one", &[("a", b"1")]);
+    // Copied in the order of their names, which is not that of their publication.
+    for (i, key) in ["z", "y", "x", "w", "v"].iter().enumerate() {
+        source.memory.set_clock_ahead(i as i64 * 100 - 10_000);
+        export_as(&from, &root, "n", key).await;
+    }
     let world = World::new(Meet::CompareAndSwap);
     let node = world.node("one");
-    let source = dir(&tree(&world, "one", &[("a", b"1")]));
-    // As a copy writes them: in another order than they were made in.
-    for (i, key) in ["z", "y", "x", "w", "v"].iter().enumerate() {
-        world.memory.set_clock_ahead(1000 - i as i64 * 100);
-        let mut options = exporting(&source);
-        options.target.key = (*key).to_owned();
-        options.created = Created::At(crate::entry::Time {
-            secs: 1_700_000_000 + i as i64,
-            nanos: 0,
-        });
-        export::run(&node, &options).await.unwrap();
-    }
-    world.memory.set_clock_ahead(2000);
+    copy::run(&from, &node, None).await.unwrap();
     let options = Options {
         keep: Some(2),
+        dry_run: true,
+        ..nothing_but_blobs()
+    };
+    let mut gone = prune::run(&node, &options).await.unwrap().tags;
+    gone.sort();
+    assert_eq!(gone, ["x", "y", "z"].map(|k| tag_of("n", k).to_string()));
+    let options = Options {
+        max_age: Some(Duration::from_secs(9_750)),
         ..nothing_but_blobs()
     };
     let mut gone = prune::run(&node, &options).await.unwrap().tags;

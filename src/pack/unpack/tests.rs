@@ -72,6 +72,7 @@ fn snapshot(packs: &[(Vec<u8>, Written)]) -> Snapshot {
         merge: false,
         folded: Vec::new(),
         created: None,
+        published: None,
     }
 }
 

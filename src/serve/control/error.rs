@@ -51,6 +51,7 @@ impl Asked {
             ops::Error::Store(e) => self.of_store(e, own),
             ops::Error::NothingToExport { .. }
             | ops::Error::TooBig { .. }
+            | ops::Error::Replaced { .. }
             | ops::Error::Source(_)
             | ops::Error::Pack(_)
             | ops::Error::Local(_) => Status::internal(self.told_in_the_log("it went wrong here")),

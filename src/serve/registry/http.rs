@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::error::{Code, Refusal};
 use crate::{
     digest::Digest,
+    entry::Time,
     store::{ByteStream, Error, ErrorKind},
 };
 
@@ -78,6 +79,13 @@ pub(super) fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
 /// Adds the digest.
 pub(super) fn with_digest(builder: Builder, digest: &Digest) -> Builder {
     builder.header(CONTENT_DIGEST, digest.to_string())
+}
+
+/// A moment as headers spell it (RFC 9110, 5.6.7), without its fraction; `None` before 1970 and after 9999.
+pub(super) fn http_date(at: Time) -> Option<String> {
+    let secs = u64::try_from(at.secs).ok()?;
+    (secs < 253_402_300_800)
+        .then(|| httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(secs)))
 }
 
 /// What part of a blob is asked for.

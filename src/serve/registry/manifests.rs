@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{
     Answer, Registry, Sight,
     error::{Code, Refusal},
-    http::{OCI_SUBJECT, OCI_TAG, answer, finish, incoming, params, text, with_digest},
+    http::{OCI_SUBJECT, OCI_TAG, answer, finish, http_date, incoming, params, text, with_digest},
     route,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     },
     digest::Digest,
     ops::{cache_tags::Pushed, sight::Seen},
-    store::{Repository, keys::Repo, repository::Presence},
+    store::{Repository, Resolved, keys::Repo, repository::Presence},
     task,
 };
 
@@ -54,11 +54,14 @@ impl Registry {
             tracing::debug!(error = %e, "Manifest cannot be served");
             Refusal::of_store(&e, Code::ManifestUnknown)
         })?;
+        let Resolved {
+            manifest, modified, ..
+        } = found.ok_or_else(|| unknown(reference))?;
         let Manifest {
             media_type,
             bytes,
             digest,
-        } = found.ok_or_else(|| unknown(reference))?;
+        } = manifest;
         let etag = format!("\"{digest}\"");
         let known = text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag);
         let status = if known {
@@ -66,9 +69,13 @@ impl Registry {
         } else {
             StatusCode::OK
         };
-        let builder = with_digest(answer(status), &digest)
+        let mut builder = with_digest(answer(status), &digest)
             .header(header::CONTENT_TYPE, media_type)
             .header(header::ETAG, etag);
+        // Of the tag, not of the manifest: until when what it points at can have been published.
+        if let (Some(at), Reference::Tag(_)) = (modified.and_then(http_date), reference) {
+            builder = builder.header(header::LAST_MODIFIED, at);
+        }
         if known {
             return finish(builder, "");
         }

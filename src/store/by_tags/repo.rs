@@ -168,6 +168,11 @@ impl<S: Flat> InRepo<S> {
             self.all.0.by_tag.saw(&found.manifest.digest, known);
             return Ok(Some(found));
         }
+        // A registry may say when the manifest was first written: that is no age of an image that was tagged again.
+        let found = Resolved {
+            modified: None,
+            ..found
+        };
         if place.is_clear && !card::is_card(&found.manifest) {
             return Ok(Some(found));
         }

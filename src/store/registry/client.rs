@@ -142,12 +142,13 @@ impl TagStore for Registry {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         let found = self.at(reference, manifests::get(&self.0, reference).await)?;
         let asked_by_tag = matches!(reference, Reference::Tag(_));
-        let found = found.filter(|m| !(asked_by_tag && tags::is_removed(m)));
-        Ok(found.map(|manifest| Resolved {
-            version: asked_by_tag.then(|| Version(manifest.digest.to_string())),
-            manifest,
-            // `Last-Modified` is the manifest's, where it is sent at all, not the tag's.
-            modified: None,
+        let found = found.filter(|got| !(asked_by_tag && tags::is_removed(&got.manifest)));
+        Ok(found.map(|got| Resolved {
+            version: asked_by_tag.then(|| Version(got.manifest.digest.to_string())),
+            manifest: got.manifest,
+            // Our daemon says when the tag was written. Elsewhere it may be the manifest that was: nothing was published before
+            // its manifest was there, so it bounds a recorded time all the same.
+            modified: got.modified.filter(|_| asked_by_tag),
         }))
     }
 

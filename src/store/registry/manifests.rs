@@ -2,17 +2,18 @@
 
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, LAST_MODIFIED},
 };
 
 use super::{
     client::Inner,
-    error,
+    date, error,
     wire::{Ask, Payload},
 };
 use crate::{
     artifact::{Manifest, Reference, descriptor::MAX_MANIFEST_BYTES, media},
     digest::Digest,
+    entry::Time,
     store::{Error, ErrorKind, Result, check},
 };
 
@@ -39,11 +40,17 @@ fn ask(inner: &Inner, op: &'static str, method: Method, reference: &Reference) -
     .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
 }
 
+/// A manifest, and when it was last written by the registry's `Last-Modified`.
+pub(super) struct Got {
+    pub(super) manifest: Manifest,
+    pub(super) modified: Option<Time>,
+}
+
 /// Reads a manifest by tag or digest.
 ///
 /// # Errors
 /// `Corrupt` if it is over 4 MiB, does not hash to the digest that was asked for or named, or is no JSON object.
-pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<Manifest>> {
+pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<Got>> {
     let mut answer = inner
         .transport
         .send(&ask(inner, "resolve", Method::GET, reference))
@@ -63,6 +70,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<M
             encoding.escape_debug()
         )));
     }
+    let modified = answer.text(LAST_MODIFIED).and_then(date::parse);
     let bytes = answer.read("resolve", MAX_MANIFEST_BYTES).await?;
     let media_type = answer.media_type();
     // Cheap, and tells a log-in page from a manifest where no digest does.
@@ -98,7 +106,10 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<M
             }
         }
     }
-    Ok(Some(manifest))
+    Ok(Some(Got {
+        manifest,
+        modified: modified.map(|secs| Time { secs, nanos: 0 }),
+    }))
 }
 
 /// The digest that a tag points at, without reading the manifest where the registry tells.
@@ -111,7 +122,7 @@ pub(super) async fn head(inner: &Inner, reference: &Reference) -> Result<Option<
         (StatusCode::OK, Some(digest)) => Ok(Some(digest)),
         (StatusCode::NOT_FOUND, _) => Ok(None),
         (StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED, _) => {
-            Ok(get(inner, reference).await?.map(|m| m.digest))
+            Ok(get(inner, reference).await?.map(|got| got.manifest.digest))
         }
         _ => Err(error::refusal("resolve", answer).await.error),
     }

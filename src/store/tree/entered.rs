@@ -15,6 +15,7 @@ use super::{
     gate::{self, Alone, Gate},
 };
 use crate::{
+    entry::Time,
     fs,
     store::error::{Error, ErrorKind, Result},
     task,
@@ -112,6 +113,27 @@ impl Entered {
     pub(in crate::store) fn spool_dir(&self) -> Option<PathBuf> {
         let writable = self.0.read_only.is_none();
         writable.then(|| self.0.tree.temp_dir().to_owned())
+    }
+
+    /// The clock of the file system, which sets the times of tags: a node's own may be another, or made up. The node's where
+    /// nothing can be written.
+    pub(in crate::store) async fn clock(&self) -> Result<Time> {
+        if self.0.read_only.is_some() {
+            return Ok(Time::now());
+        }
+        let tree = self.0.tree.clone();
+        let told = self.run("read the clock", "", move || {
+            let file = fs::Dir::open(tree.root()).and_then(|d| d.nameless_file());
+            let stat = file.and_then(|f| {
+                fs::stat_file(&f).map_err(|e| fs::Error::new("stat", tree.root(), e))
+            });
+            Ok(stat.map(|s| s.ctime))
+        });
+        // File systems without nameless files, and full ones.
+        Ok(told.await?.unwrap_or_else(|error| {
+            tracing::debug!(%error, "The file system does not tell its time; this node's clock serves");
+            Time::now()
+        }))
     }
 
     /// Runs blocking `work` inside the gate.

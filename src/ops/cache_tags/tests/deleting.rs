@@ -104,7 +104,7 @@ async fn other_tags_of_the_same_parts_stay() {
     let served = read(&tags, &repo).await.unwrap();
     assert!(delete(&tags, &repo, &served.digest).await);
     assert_eq!(read(&tags, &repo).await, None);
-    let left = tags.resolve(&repo, &Reference::Tag(other)).await.unwrap();
+    let left = resolve(&tags, &repo, &Reference::Tag(other)).await;
     assert_eq!(left, Some(one));
 }
 
@@ -121,10 +121,7 @@ async fn a_tag_that_the_served_manifest_was_pushed_to_goes_with_it() {
         .unwrap();
     assert!(delete(&tags, &repo, &served.digest).await);
     is_gone(&repo, &served.digest).await;
-    assert_eq!(
-        tags.resolve(&repo, &Reference::Tag(copy)).await.unwrap(),
-        None
-    );
+    assert_eq!(resolve(&tags, &repo, &Reference::Tag(copy)).await, None);
 }
 
 #[tokio::test]
@@ -157,10 +154,7 @@ async fn a_pushed_manifest_cannot_name_the_parts_of_others_as_its_own() {
     for pushed_to in [vec![trap.clone()], Vec::new()] {
         tags.push(&repo, &forged, &pushed_to).await.unwrap();
         assert!(delete(&tags, &repo, &forged.digest).await);
-        assert_eq!(
-            tags.resolve(&repo, &trap.clone().into()).await.unwrap(),
-            None
-        );
+        assert_eq!(resolve(&tags, &repo, &trap.clone().into()).await, None);
         assert_eq!(read(&tags, &repo).await.as_ref(), Some(&served));
     }
 }

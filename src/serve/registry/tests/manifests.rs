@@ -30,6 +30,26 @@ async fn manifest_comes_back_byte_by_byte_by_tag_and_digest() {
 }
 
 #[tokio::test]
+async fn a_tag_says_when_it_was_written_and_a_digest_does_not() {
+    let door = Door::open().await;
+    let document = image(&door, "a", &[]).await;
+    door.put_manifest("a", "v1", &document).await;
+    let tag = door.dir.path().join("store/r/a/tags/v1");
+    let file = std::fs::File::options().write(true).open(tag).unwrap();
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(784_111_777);
+    file.set_modified(at).unwrap();
+    let path = "/v2/a/manifests/v1";
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    assert_eq!(door.get(path).await.header("last-modified"), date);
+    assert_eq!(door.head(path).await.header("last-modified"), date);
+    let by_digest = door
+        .get(&format!("/v2/a/manifests/{}", digest_of(&document)))
+        .await;
+    assert_eq!(by_digest.status, StatusCode::OK);
+    assert_eq!(by_digest.header("last-modified"), "");
+}
+
+#[tokio::test]
 async fn manifest_of_almost_four_mebibytes_is_taken_and_a_longer_one_is_not() {
     let door = Door::open().await;
     let mut document = image(&door, "a", &[]).await;

@@ -57,6 +57,29 @@ async fn manifest_keeps_its_bytes_and_media_type() {
 }
 
 #[tokio::test]
+async fn a_tag_was_written_when_the_registry_says_so() {
+    for (said, want) in [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+        ("yesterday", None),
+    ] {
+        let fake = changed(move |mut r: Reply| {
+            let value = said.parse().unwrap();
+            r.headers_mut().insert("last-modified", value);
+            r
+        })
+        .await;
+        let store = open(&fake).await;
+        publish(&store, &manifest(1), "a").await.unwrap();
+        let by_tag = store.resolve(&tag("a").into()).await.unwrap().unwrap();
+        assert_eq!(by_tag.modified.map(|t| t.secs), want, "{said}");
+        // Of a manifest it says nothing that anybody asks for.
+        let digest = manifest(1).digest.into();
+        let by_digest = store.resolve(&digest).await.unwrap().unwrap();
+        assert_eq!(by_digest.modified, None);
+    }
+}
+
+#[tokio::test]
 async fn manifest_that_is_not_what_it_should_be_is_corrupt() {
     let other = |_: Reply| with(200, &[("content-type", media::IMAGE_INDEX)], r#"{"id":2}"#);
     let header = |mut r: Reply| {

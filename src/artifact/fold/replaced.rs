@@ -1,0 +1,44 @@
+//! Replacement: after `export --replace` a name stands for one tree alone, and what was begun before does not bring the rest back.
+//!
+//! A replacement leaves a mark among the side tags that its snapshot contains (`<head>.r<time><chance>`). Whoever builds on the
+//! snapshot carries the mark on, and so do programs that do not know what it means. A snapshot without the newest mark was made
+//! from what was there before: next to one with it, it contributes nothing.
+//!
+//! Programs that do not know marks drop one after [`super::FOLDED_DAYS`]. So a snapshot counts as made before a replacement only
+//! if it was published before then.
+
+use super::{FOLDED_DAYS, Rules};
+use crate::{
+    artifact::{name, snapshot::Snapshot},
+    entry::Time,
+};
+
+/// Longest time from the first reading of an export to its publication. Shorter than marks are kept by anybody, a day for the
+/// clocks of nodes included.
+const LONGEST_EXPORT_SECS: i64 = (FOLDED_DAYS as i64 - 1) * 86_400;
+
+/// The newest replacement that a snapshot was made after, of its own name (of whatever key).
+pub fn newest_mark(snapshot: &Snapshot) -> Option<&str> {
+    marks(snapshot).max().map(|(_, mark)| mark)
+}
+
+fn marks(snapshot: &Snapshot) -> impl Iterator<Item = (Time, &str)> {
+    let prefix = snapshot.name.replacement_prefix();
+    let own = snapshot
+        .folded
+        .iter()
+        .filter(move |f| f.tag.starts_with(&prefix));
+    own.filter_map(|f| Some((name::replaced_at(&f.tag)?, f.tag.as_str())))
+}
+
+/// Says whether `old` was made from what there was before the replacement that `by` was made after.
+pub fn is_replaced(old: &Snapshot, by: &Snapshot, rules: Rules) -> bool {
+    let newest = marks(by).max();
+    // What a folder holds is its last writer's tree alone, whatever there was before.
+    let Some(newest) = newest.filter(|_| rules != Rules::Tree) else {
+        return false;
+    };
+    let known = marks(old).max();
+    let ended = newest.0.secs.saturating_add(LONGEST_EXPORT_SECS);
+    known < Some(newest) && old.published.is_none_or(|at| at.secs < ended)
+}

@@ -1,0 +1,79 @@
+//! When what was read was published, and what of it is dated later than that ([`fold::dated`]).
+
+use super::{LeftOut, head, load::Loaded};
+use crate::{
+    artifact::{
+        Tag,
+        fold::{
+            self, Rules,
+            dated::{AHEAD_SECS, leave_out_ahead},
+        },
+        name,
+        snapshot::{Outline, Snapshot},
+    },
+    digest::Digest,
+    entry::Time,
+    source::SourceKind,
+    store::{PublishedAt, published_at},
+};
+
+/// When a manifest was published, for "newest" and ages; `modified` is when the store wrote its tag, `now` the store's clock.
+///
+/// What older programs wrote has no recorded time: there the store's word counts, and where it keeps none the time of
+/// creation.
+pub fn publication(
+    outline: Option<&Outline>,
+    digest: Digest,
+    modified: Option<Time>,
+    now: Time,
+) -> PublishedAt {
+    let recorded = outline.and_then(|o| o.published);
+    let created = outline.and_then(|o| o.created).map(|c| c.min(now));
+    PublishedAt {
+        time: published_at(recorded, modified, now).or(created),
+        digest,
+    }
+}
+
+/// How snapshots of this kind behave; those of a kind that we do not know are trees.
+pub fn rules_of(snapshot: &Snapshot) -> Rules {
+    SourceKind::from_name(&snapshot.name.kind).map_or(Rules::Tree, head::rules)
+}
+
+/// Leaves out of a snapshot what is dated later than it was published: by its record, the time `modified` at which the store
+/// wrote its tag, the time in a side tag, or the store's clock `now`, in this order as far as there is one.
+///
+/// The time of creation does not count: `SOURCE_DATE_EPOCH` may be long before anything in it. The bound of what an honest
+/// writer published does not depend on `now`, so whoever folds it leaves out the same.
+pub fn leave_out(
+    loaded: &mut Loaded,
+    tag: Option<&Tag>,
+    modified: Option<Time>,
+    now: Time,
+) -> Option<LeftOut> {
+    let snapshot = &mut loaded.snapshot;
+    let claimed = || Some(tag.and_then(name::side_time)?.min(now));
+    let bound = published_at(snapshot.published, modified, now)
+        .or_else(claimed)
+        .unwrap_or(now);
+    let rules = rules_of(snapshot);
+    let ahead = leave_out_ahead(snapshot, bound, rules);
+    let first = ahead.first()?;
+    fold::close(snapshot, rules);
+    Some(LeftOut {
+        what: tag.map_or_else(|| loaded.digest.to_string(), |tag| format!("tag {tag}")),
+        why: format!(
+            "{} dated more than {} minutes after its publication, such as {first}",
+            count(ahead.len()),
+            AHEAD_SECS / 60
+        ),
+    })
+}
+
+/// How many entries that are.
+pub(super) fn count(entries: usize) -> String {
+    match entries {
+        1 => "an entry is".to_owned(),
+        n => format!("{n} entries are"),
+    }
+}

@@ -1,0 +1,73 @@
+//! `--replace`: the name stands for one tree alone ([`fold::replaced`]).
+
+use super::{Context, Ground, Options, Result};
+use crate::{
+    artifact::{
+        config::Folded,
+        fold::{self, replaced::newest_mark},
+        name::{self, SnapshotName},
+        snapshot::Snapshot,
+    },
+    entry::Time,
+    ops::{Error, head::Current},
+};
+
+/// The mark of this replacement, if it is one: of the store's clock, and later than all that there are.
+pub(super) fn mark(options: &Options, ground: &Ground, name: &SnapshotName) -> Option<String> {
+    let known = newest(ground).and_then(name::replaced_at);
+    let after = known.map(|at| Time {
+        secs: at.secs.saturating_add(1),
+        ..at
+    });
+    let at = after
+        .max(Some(ground.current.now))
+        .filter(|_| options.replace)?;
+    Some(name.replacement_mark(at, fastrand::u64(..)))
+}
+
+/// The mark of the last replacement of the name.
+fn newest(ground: &Ground) -> Option<&str> {
+    let heads = [Some(&ground.current), ground.head.as_ref()];
+    let snapshots = heads.into_iter().flatten().flat_map(|c| {
+        let sides = c.sides.iter().map(|s| &s.loaded);
+        c.head.iter().chain(sides).map(|l| &l.snapshot)
+    });
+    snapshots
+        .filter_map(newest_mark)
+        .max_by_key(|m| (name::replaced_at(m), *m))
+}
+
+/// Makes `mine` the replacement of what there is: every side tag counts as contained, be it readable or not.
+pub(super) fn takes_the_place_of(mine: &mut Snapshot, current: &Current, mark: &str) {
+    let today = current.today();
+    let seen = current.side_tags.iter().map(|t| t.as_str());
+    let head = current.head.iter().flat_map(|h| &h.snapshot.folded);
+    let all: Vec<Folded> = head
+        .cloned()
+        .chain(seen.chain([mark]).map(|tag| Folded::new(tag, today)))
+        .collect();
+    fold::remember(mine, all, today);
+}
+
+/// Refuses what was imported before the name was replaced: it would bring back what the replacement was made against.
+///
+/// # Errors
+/// [`Error::Replaced`].
+pub(super) fn must_be_newer(ctx: &Context, ground: &Ground, name: &SnapshotName) -> Result<()> {
+    let notes = ground.index.as_ref().map(|i| &i.notes);
+    let Some((newest, notes)) = newest(ground).zip(notes) else {
+        return Ok(());
+    };
+    let prefix = name.replacement_prefix();
+    let is_of_this_name = notes.imported.as_ref().is_some_and(|i| {
+        i.store == ctx.opened.url.to_string() && i.name.as_deref() == Some(&prefix)
+    });
+    // Without a note of the name the import was another program's, or of another name.
+    if is_of_this_name && notes.replacement.as_deref() != Some(newest) {
+        return Err(Error::Replaced {
+            name: name.name.clone(),
+            since: "since this cache was imported",
+        });
+    }
+    Ok(())
+}

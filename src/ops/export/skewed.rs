@@ -1,0 +1,41 @@
+//! Entries of this node that are dated later than the store's clock says it is: every reader would leave them out.
+
+use std::collections::HashSet;
+
+use super::{Diff, LeftOut};
+use crate::{
+    artifact::fold::dated::{AHEAD_SECS, is_ahead},
+    entry::{EntryPath, Time},
+    ops::dated::count,
+};
+
+/// Takes from what is to be packed the action entries that are ahead of `now`, the store's clock, and the outputs that only these
+/// need.
+pub(super) fn leave_out(diff: &mut Diff, now: Time) -> Option<LeftOut> {
+    let mut ahead: HashSet<EntryPath> = HashSet::new();
+    let mut first = None;
+    let mut dropped = 0;
+    diff.new.retain(|n| {
+        let entry = &n.pack.entry;
+        let stays = entry.needs.is_none() || !is_ahead(entry.meta.mtime, now);
+        if !stays {
+            ahead.extend(entry.needs.clone());
+            first.get_or_insert_with(|| entry.path.clone());
+            dropped += 1;
+        }
+        stays
+    });
+    let first = first?;
+    for needed in diff.new.iter().filter_map(|n| n.pack.entry.needs.as_ref()) {
+        ahead.remove(needed);
+    }
+    diff.new.retain(|n| !ahead.contains(&n.pack.entry.path));
+    Some(LeftOut {
+        what: "clock".to_owned(),
+        why: format!(
+            "{} dated more than {} minutes ahead of the store's clock, such as {first}; set this node's clock",
+            count(dropped),
+            AHEAD_SECS / 60
+        ),
+    })
+}
