@@ -120,11 +120,16 @@ impl Sights {
         Ok(verdict.seen())
     }
 
-    /// As [`Self::seen`], without the reason.
+    /// As [`Self::seen`], without the reason; reads nothing for what a manifest is known to show.
     ///
     /// # Errors
     /// When the store cannot be asked.
     pub async fn sees(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let (memo, _) = self.place(repository.name());
+        let known = memo.and_then(|memo| memo.recent(digest));
+        if known.is_some_and(|verdict| verdict.seen() != Seen::Not) {
+            return Ok(true);
+        }
         Ok(self.seen(repository, digest).await? != Seen::Not)
     }
 

@@ -16,7 +16,7 @@ use crate::{
 
 struct Shelf {
     opened: Opened,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Shelf {
@@ -27,7 +27,7 @@ impl Shelf {
             .unwrap();
         Self {
             opened: open::open(&url, &Options::default()).await.unwrap(),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -215,7 +215,7 @@ async fn manifests_are_read_once_however_often_and_by_how_many_it_is_asked() {
     let listed_at = sights.place(own.name()).0.unwrap().listed_at();
     // Its bytes are gone, so a second reading would find nothing.
     let path = crate::store::keys::blob(&manifest);
-    std::fs::remove_file(shelf._dir.path().join("store").join(path)).unwrap();
+    std::fs::remove_file(shelf.dir.path().join("store").join(path)).unwrap();
     tokio::time::advance(KNOWN_FOR).await;
     assert!(sights.sees(&own, &lay).await.unwrap());
     let again = sights.place(own.name()).0.unwrap().listed_at();

@@ -48,8 +48,13 @@ impl Registry {
         repo: &Repo,
         reference: &Reference,
         parts: &Parts,
+        sight: Sight,
     ) -> Answer {
-        let found = self.caches.resolve(&self.repository(repo), reference).await;
+        let repository = self.repository(repo);
+        if !self.sees_sources(&repository, reference, sight).await? {
+            return Err(unknown(reference));
+        }
+        let found = self.caches.resolve(&repository, reference).await;
         let found = found.map_err(|e| {
             tracing::debug!(error = %e, "Manifest cannot be served");
             Refusal::of_store(&e, Code::ManifestUnknown)

@@ -23,6 +23,7 @@ mod lists;
 mod manifests;
 mod place;
 mod route;
+mod sources;
 mod uploads;
 
 use crate::{
@@ -205,11 +206,11 @@ impl Registry {
             Route::Manifest(repo, reference) => match *method {
                 Method::GET | Method::HEAD => match reference {
                     Reference::Tag(_) => {
-                        let ask = self.get_manifest(repo, reference, parts);
+                        let ask = self.get_manifest(repo, reference, parts, sight);
                         self.hold.for_a_while(ask).await
                     }
                     Reference::Digest(digest) => {
-                        let ask = || self.get_manifest(repo, reference, parts);
+                        let ask = || self.get_manifest(repo, reference, parts, sight);
                         self.hold.until_back(digest, turn, ask).await
                     }
                 },

@@ -265,7 +265,7 @@ async fn foreign_layer_is_not_read_by_way_of_a_merged_cache() {
         let own = format!("layer {n}");
         let lay = b.push("b/x", &own).await;
         let config = json!({
-            "layers": [{"blob": secret, "parent": -1}, {"blob": lay, "parent": 0}],
+            "layers": [{"blob": secret, "parent": -1}, {"blob": lay, "parent": -1}],
             "records": [{"digest": Digest::sha256_of(&[n]),
                 "layers": [{"layer": 1, "createdAt": format!("2026-11-23T04:02:0{n}Z")}]}],
         })

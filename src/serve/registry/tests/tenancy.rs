@@ -191,14 +191,18 @@ async fn said(ctx: &Context, verb: Verb, word: &str) -> String {
     match verb {
         Verb::List => match list::run(ctx, some).await {
             Ok(mut report) => {
-                report.rows.iter_mut().for_each(|row| row.pushed = None);
+                for row in &mut report.rows {
+                    row.pushed = None;
+                }
                 format!("{report:?}")
             }
             Err(e) => e.to_string(),
         },
         Verb::Inspect => match inspect::run(ctx, word, true).await {
             Ok(mut found) => {
-                found.iter_mut().for_each(|f| f.row.pushed = None);
+                for f in &mut found {
+                    f.row.pushed = None;
+                }
                 format!("{found:?}")
             }
             Err(e) => e.to_string(),
@@ -362,9 +366,10 @@ impl Maker {
                 let body = document.to_string();
                 let own = Digest::sha256_of(body.as_bytes());
                 self.manifests.push(own);
-                let reference = match self.random.bool() {
-                    true => self.tag(),
-                    false => own.to_string(),
+                let reference = if self.random.bool() {
+                    self.tag()
+                } else {
+                    own.to_string()
                 };
                 let path = format!("/v2/b/x/manifests/{reference}");
                 Step::Ask(Method::PUT, path, media_type.to_owned(), body)
@@ -382,9 +387,10 @@ impl Maker {
             }
             11 => Self::ask(Method::DELETE, format!("/v2/b/x/blobs/{digest}")),
             12 => {
-                let reference = match self.random.bool() {
-                    true => self.tag(),
-                    false => digest.to_string(),
+                let reference = if self.random.bool() {
+                    self.tag()
+                } else {
+                    digest.to_string()
                 };
                 Self::ask(Method::DELETE, format!("/v2/b/x/manifests/{reference}"))
             }
