@@ -48,3 +48,23 @@ pub fn artifact_type(kind: &str) -> String {
 pub const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Docker's name of [`IMAGE_CONFIG`].
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// Returns true if content of this media type is a manifest with children of its own.
+pub fn is_manifest(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        IMAGE_MANIFEST | IMAGE_INDEX | DOCKER_MANIFEST | DOCKER_LIST
+    )
+}
+
+/// Returns true if this is the media type of a layer of an image, OCI's or Docker's, in any compression.
+pub fn is_layer(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+}
+
+/// Returns true if registries need not have content of this media type (image spec `layer.md`, "Non-Distributable Layers"; Docker's
+/// foreign layers).
+pub fn is_nondistributable(media_type: &str) -> bool {
+    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
+}

@@ -13,6 +13,7 @@ pub mod config;
 pub mod descriptor;
 pub mod fold;
 pub mod media;
+pub mod mentions;
 pub mod name;
 pub mod outline;
 pub mod reference;

@@ -1,27 +1,76 @@
-//! What any manifest or index says of its neighbours, whatever it is good for: what it names, what it refers to.
+//! The one reader of what a manifest or index names: for the registry API, merging, the verbs and the sweep.
+//!
+//! Positions: image spec `manifest.md` (`config`, `layers`, `subject`) and `image-index.md` (`manifests`); the artifact
+//! manifest of image spec 1.1-rc (`blobs`); Docker's "Image Manifest V 2, Schema 1" (`fsLayers`).
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
 
 use super::{Manifest, media};
 use crate::digest::Digest;
 
+/// What a digest stands for in the document that names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The config of an image or artifact.
+    Config,
+    /// A layer: one of `layers` or `fsLayers`, or an entry of an index with the media type of a layer, as BuildKit writes its cache.
+    Layer,
+    /// An entry of an index with the media type of a manifest.
+    Manifest,
+    /// Another entry of an index, or one of `blobs`.
+    Blob,
+}
+
+/// A digest in descriptor position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The digest.
+    pub digest: Digest,
+    /// Its size in bytes, if the document says it.
+    pub size: Option<u64>,
+    /// Its media type; empty if the document says none.
+    pub media_type: String,
+    /// What it stands for.
+    pub role: Role,
+    /// It is a layer that may be absent here, since it comes from somewhere else: its type is non-distributable, or it has `urls`.
+    /// It never proves that its bytes belong to the repository.
+    pub elsewhere: bool,
+    grants_sight: bool,
+}
+
+impl Named {
+    /// Returns true if this position was checked by every release when the document was pushed, so that a stored manifest proves
+    /// that its pusher could read the content: `config`, `layers` and `manifests`, without `urls` and of a distributable type.
+    pub fn grants_sight(&self) -> bool {
+        self.grants_sight
+    }
+}
+
 /// A manifest's neighbours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outline {
-    /// What must be there for it to be whole: config and layers, or manifests of an index. Layers that come from elsewhere
-    /// (non-distributable, or with `urls`) are not among them; in document order, repeated where it repeats them.
-    pub children: Vec<Digest>,
-    /// The manifest that it refers to.
+    /// Every digest in descriptor position, in the order config, layers, manifests, blobs, `fsLayers`; repeated where the document
+    /// repeats it. `subject` is not among them.
+    pub named: Vec<Named>,
+    /// The manifest that it refers to. It need not exist.
     pub subject: Option<Digest>,
     /// What kind of artifact it is (distribution spec, "Listing Referrers"): its own word, or its config's media type.
     pub artifact_type: Option<String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
+    /// It has the fields of an image and of an index; two readers could see two different documents (CVE-2021-41190).
+    pub is_ambiguous: bool,
 }
 
-/// Why bytes are no manifest.
+/// Why bytes are not a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoManifest {
     /// Not the JSON of one.
@@ -49,6 +98,8 @@ struct Document {
     config: Option<Child>,
     layers: Option<Vec<Child>>,
     manifests: Option<Vec<Child>>,
+    blobs: Option<Vec<Child>>,
+    fs_layers: Option<Vec<FsLayer>>,
     subject: Option<Child>,
     annotations: Option<BTreeMap<String, String>>,
 }
@@ -58,129 +109,155 @@ struct Document {
 struct Child {
     media_type: Option<String>,
     digest: Digest,
-    /// Read only so that what is no size is refused.
-    #[serde(rename = "size")]
-    _size: Option<u64>,
-    urls: Option<Vec<String>>,
+    size: Option<u64>,
+    #[serde(default)]
+    urls: Urls,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FsLayer {
+    blob_sum: Digest,
+}
+
+/// Whether there is any URL. A document may have a million of them, so they are not kept.
+#[derive(Default)]
+struct Urls(bool);
+
+impl<'de> Deserialize<'de> for Urls {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Urls;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of URLs")
+            }
+
+            fn visit_unit<E>(self) -> Result<Urls, E> {
+                Ok(Urls(false))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Urls, A::Error> {
+                let mut any = false;
+                while seq.next_element::<String>()?.is_some() {
+                    any = true;
+                }
+                Ok(Urls(any))
+            }
+        }
+        d.deserialize_any(Any)
+    }
 }
 
 impl Child {
-    fn comes_from_elsewhere(&self) -> bool {
-        let media_type = self.media_type.as_deref().unwrap_or_default();
-        media_type.contains(".nondistributable.")
-            || media_type.contains(".foreign.")
-            || self.urls.as_ref().is_some_and(|u| !u.is_empty())
+    fn named(self, role: Role, is_known_position: bool) -> Named {
+        let media_type = self.media_type.unwrap_or_default();
+        let is_remote = self.urls.0 || media::is_nondistributable(&media_type);
+        Named {
+            digest: self.digest,
+            size: self.size,
+            media_type,
+            role,
+            elsewhere: is_remote && role == Role::Layer,
+            grants_sight: !is_remote && is_known_position,
+        }
+    }
+
+    /// As an entry of an index, whose media type alone tells what it is.
+    fn listed(self) -> Named {
+        let role = match self.media_type.as_deref().unwrap_or_default() {
+            t if media::is_manifest(t) => Role::Manifest,
+            t if media::is_layer(t) => Role::Layer,
+            _ => Role::Blob,
+        };
+        self.named(role, true)
+    }
+}
+
+impl FsLayer {
+    fn named(self) -> Named {
+        Named {
+            digest: self.blob_sum,
+            size: None,
+            media_type: String::new(),
+            role: Role::Layer,
+            elsewhere: false,
+            grants_sight: false,
+        }
     }
 }
 
 impl Outline {
-    /// Reads it; fields that it does not know may say anything.
+    /// Reads a manifest; fields that are not known here may hold anything.
+    ///
+    /// # Errors
+    /// Documents that are not a manifest's, or not of the manifest's media type.
     pub fn of(manifest: &Manifest) -> Result<Self, NoManifest> {
-        let doc: Document =
-            serde_json::from_slice(&manifest.bytes).map_err(|e| NoManifest::Json(e.to_string()))?;
+        let doc = parse(&manifest.bytes)?;
         if doc.schema_version == Some(1) {
             return Err(NoManifest::SchemaOne);
         }
-        if let Some(said) = doc.media_type.filter(|t| *t != manifest.media_type) {
+        if let Some(said) = doc.media_type.clone().filter(|t| *t != manifest.media_type) {
             let sent = manifest.media_type.clone();
             return Err(NoManifest::MediaType { said, sent });
         }
-        let is_index = matches!(
-            manifest.media_type.as_str(),
-            media::IMAGE_INDEX | media::DOCKER_LIST
-        );
+        Ok(Self::of_document(doc, &manifest.media_type))
+    }
+
+    /// As [`Self::of`], whatever the document says of its own type and version: for stored bytes, which nobody may refuse any more.
+    ///
+    /// # Errors
+    /// [`NoManifest::Json`].
+    pub fn of_stored(manifest: &Manifest) -> Result<Self, NoManifest> {
+        Ok(Self::of_document(
+            parse(&manifest.bytes)?,
+            &manifest.media_type,
+        ))
+    }
+
+    fn of_document(doc: Document, media_type: &str) -> Self {
+        let is_index = matches!(media_type, media::IMAGE_INDEX | media::DOCKER_LIST);
         let config_type = doc.config.as_ref().and_then(|c| c.media_type.clone());
-        let named = doc.artifact_type.filter(|t| !t.is_empty());
-        let all = [
-            doc.config.into_iter().collect(),
-            doc.layers.unwrap_or_default(),
-            doc.manifests.unwrap_or_default(),
-        ];
-        Ok(Self {
-            children: all
-                .into_iter()
-                .flatten()
-                .filter(|c| !c.comes_from_elsewhere())
-                .map(|c| c.digest)
-                .collect(),
+        let own_type = doc.artifact_type.filter(|t| !t.is_empty());
+        let is_image = doc.config.is_some() || doc.layers.is_some();
+        let is_ambiguous = is_image && doc.manifests.is_some();
+        let mut named = Vec::new();
+        named.extend(doc.config.map(|c| c.named(Role::Config, true)));
+        let layers = doc.layers.into_iter().flatten();
+        named.extend(layers.map(|c| c.named(Role::Layer, true)));
+        named.extend(doc.manifests.into_iter().flatten().map(Child::listed));
+        let blobs = doc.blobs.into_iter().flatten();
+        named.extend(blobs.map(|c| c.named(Role::Blob, false)));
+        named.extend(doc.fs_layers.into_iter().flatten().map(FsLayer::named));
+        Self {
+            named,
             subject: doc.subject.map(|s| s.digest),
-            artifact_type: named.or(config_type.filter(|_| !is_index)),
+            artifact_type: own_type.or(config_type.filter(|_| !is_index)),
             annotations: doc.annotations.unwrap_or_default(),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outline(media_type: &str, json: &str) -> Result<Outline, NoManifest> {
-        Outline::of(&Manifest::new(media_type, json.to_owned()))
-    }
-
-    fn d(n: u8) -> Digest {
-        Digest::sha256_of(&[n])
-    }
-
-    #[test]
-    fn children_are_what_must_be_there() {
-        let json = format!(
-            r#"{{"schemaVersion":2,"config":{{"mediaType":"a/c","digest":"{}","size":1}},"layers":[
-            {{"mediaType":"a/l","digest":"{}","size":1}},
-            {{"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar","digest":"{}","size":1}},
-            {{"mediaType":"a/l","digest":"{}","size":1,"urls":["https://x"]}}],
-            "subject":{{"digest":"{}"}},"annotations":{{"k":"v"}},"x":{{"y":[1]}}}}"#,
-            d(1),
-            d(2),
-            d(3),
-            d(4),
-            d(5)
-        );
-        let found = outline(media::IMAGE_MANIFEST, &json).unwrap();
-        assert_eq!(found.children, [d(1), d(2)]);
-        assert_eq!(found.subject, Some(d(5)));
-        assert_eq!(found.artifact_type.as_deref(), Some("a/c"));
-        assert_eq!(found.annotations["k"], "v");
-    }
-
-    #[test]
-    fn what_is_no_size_is_refused() {
-        for (size, is_one) in [
-            ("0", true),
-            ("9007199254740993", true),
-            ("-1", false),
-            ("1e30", false),
-            ("1180591620717411303424", false),
-            ("\"1\"", false),
-        ] {
-            let json = format!(r#"{{"manifests":[{{"digest":"{}","size":{size}}}]}}"#, d(1));
-            assert_eq!(outline(media::IMAGE_INDEX, &json).is_ok(), is_one, "{size}");
+            is_ambiguous,
         }
     }
 
-    #[test]
-    fn index_without_artifact_type_has_none() {
-        let json = format!(r#"{{"manifests":[{{"digest":"{}"}}]}}"#, d(1));
-        let found = outline(media::IMAGE_INDEX, &json).unwrap();
-        assert_eq!((found.children, found.artifact_type), (vec![d(1)], None));
+    /// What must be there for the manifest to be whole: everything but layers from elsewhere.
+    pub fn children(&self) -> impl Iterator<Item = &Named> {
+        self.named.iter().filter(|n| !n.elsewhere)
     }
 
-    #[test]
-    fn what_is_no_manifest_says_why() {
-        let sent = media::IMAGE_MANIFEST;
-        assert!(matches!(outline(sent, "[]"), Err(NoManifest::Json(_))));
-        assert!(matches!(outline(sent, ""), Err(NoManifest::Json(_))));
-        assert!(matches!(
-            outline(sent, r#"{"layers":[{"digest":"sha256:1"}]}"#),
-            Err(NoManifest::Json(_))
-        ));
-        assert!(matches!(
-            outline(sent, r#"{"mediaType":"a/b"}"#),
-            Err(NoManifest::MediaType { .. })
-        ));
-        assert_eq!(
-            outline(sent, r#"{"schemaVersion":1}"#),
-            Err(NoManifest::SchemaOne)
-        );
+    /// The digests that the document names only as layers from elsewhere.
+    pub fn only_elsewhere(&self) -> BTreeSet<Digest> {
+        let children: BTreeSet<Digest> = self.children().map(|n| n.digest).collect();
+        let elsewhere = self.named.iter().filter(|n| n.elsewhere);
+        elsewhere
+            .map(|n| n.digest)
+            .filter(|d| !children.contains(d))
+            .collect()
     }
 }
+
+fn parse(bytes: &[u8]) -> Result<Document, NoManifest> {
+    serde_json::from_slice(bytes).map_err(|e| NoManifest::Json(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ use crate::{
     serve::{
         admin::{self, Admin, Refresh},
         admission::Admission,
-        auth::{self, Authority, Exposure, Peer},
+        auth::{self, Authority, Exposure, Peer, Refusal},
         browsers,
         control::{self, Control},
         observe::Observer,
@@ -123,7 +123,10 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
     let settings = control(config, options, state, admission.clone());
     let control = Control::new(opened.clone(), queue, settings).await?;
-    let control = Arc::new(control.guarded_by(authority.clone()));
+    let control = control
+        .guarded_by(authority.clone())
+        .seeing(registry.sights());
+    let control = Arc::new(control);
     shown.stores(&opened);
     shown.caches(caches.clone());
     let mut more: Vec<Refresh> = backlog.clone().map(tiers::refresh).into_iter().collect();
@@ -266,7 +269,8 @@ impl Doors {
         }
     }
 
-    /// At the doors, numbers are for whoever could also ask for `/v2/`.
+    /// On the listeners for clients, numbers of the whole store are for callers who may read every repository: they tell, for
+    /// instance, whether pushed bytes were known already.
     async fn show(&self, admin: &Admin, request: Request<Body>) -> Response<Body> {
         if admin::is_probe(request.uri().path()) {
             return admin.handle(&request);
@@ -274,7 +278,14 @@ impl Doors {
         let (parts, body) = request.into_parts();
         let peer = Peer::of(&parts.extensions);
         match self.authority.authorize(&parts, &peer, &[]).await {
-            Ok(_) => admin.handle(&Request::from_parts(parts, body)),
+            Ok(who) if who.reads_everything() => admin.handle(&Request::from_parts(parts, body)),
+            Ok(who) => Refusal::Denied {
+                message: format!(
+                    "`{}` may not see the numbers of the whole store: that takes a grant to pull from `**`, or `admin_listen`",
+                    who.name()
+                ),
+            }
+            .into_response(),
             Err(refusal) => refusal.into_response(),
         }
     }

@@ -41,6 +41,7 @@ pub mod publish;
 pub mod reach;
 pub mod remove;
 pub mod restore;
+pub mod sight;
 pub mod upload;
 pub mod verify;
 

@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod mark;
+mod named;
 mod sweep;
 mod tidy;
 

@@ -8,7 +8,10 @@ use std::{fmt, sync::Arc};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use globset::{GlobBuilder, GlobSet};
 
-use super::{Context, Error, Result, remove};
+use super::{
+    Context, Error, Result, remove,
+    sight::{Sights, View},
+};
 use crate::{
     artifact::Tag,
     digest::Digest,
@@ -18,11 +21,18 @@ use crate::{
 /// Says of a repository whether it may be looked at, or changed.
 type Admits = Arc<dyn Fn(&Repo) -> bool + Send + Sync>;
 
+/// Some repositories, and what is seen in them.
+#[derive(Clone)]
+struct Granted {
+    admits: Admits,
+    sights: Arc<Sights>,
+}
+
 /// The repositories that a verb may concern: by right, and by what was asked for.
 #[derive(Clone, Default)]
 pub struct Reach {
     /// `None`: all there are or will be.
-    granted: Option<Admits>,
+    granted: Option<Granted>,
     /// `None`: all that are granted.
     wanted: Option<GlobSet>,
 }
@@ -42,10 +52,17 @@ impl Reach {
         Self::default()
     }
 
-    /// Those that `granted` says yes to, and nothing that does not stop at one repository.
-    pub fn granted(granted: impl Fn(&Repo) -> bool + Send + Sync + 'static) -> Self {
+    /// Those that `admits` says yes to, and nothing that does not stop at one repository: of the common blobs only what `sights`
+    /// shows there.
+    pub fn granted(
+        admits: impl Fn(&Repo) -> bool + Send + Sync + 'static,
+        sights: Arc<Sights>,
+    ) -> Self {
         Self {
-            granted: Some(Arc::new(granted)),
+            granted: Some(Granted {
+                admits: Arc::new(admits),
+                sights,
+            }),
             wanted: None,
         }
     }
@@ -92,7 +109,7 @@ impl Reach {
     }
 
     fn is_granted(&self, repo: &Repo) -> bool {
-        self.granted.as_ref().is_none_or(|granted| granted(repo))
+        self.granted.as_ref().is_none_or(|g| (g.admits)(repo))
     }
 }
 
@@ -106,24 +123,41 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The repository that the store was opened at.
-    fn own(ctx: &Context) -> Self {
+    /// The repository that the store was opened at; `None` where only some repositories are in reach and the store cannot tell what
+    /// belongs to which.
+    fn own(ctx: &Context) -> Option<Self> {
         let repo = Repo::cli();
-        Self {
-            records: ctx
-                .opened
-                .repositories
-                .as_ref()
-                .map(|r| r.repository(&repo)),
-            repo,
-            ctx: ctx.clone(),
+        let repositories = ctx.opened.repositories.as_ref();
+        let records = repositories.map(|r| r.repository(&repo));
+        let ctx = match (&ctx.reach.granted, &records) {
+            (None, _) => ctx.clone(),
+            (Some(granted), Some(records)) => Self::seen(ctx, granted, records),
+            (Some(_), None) => return None,
+        };
+        Some(Self { repo, records, ctx })
+    }
+
+    /// A context whose store answers only for what is seen in a repository.
+    fn seen(ctx: &Context, granted: &Granted, repository: &Repository) -> Context {
+        let view = View::new(repository.clone(), granted.sights.clone());
+        let opened = Opened {
+            store: Arc::new(view),
+            // Blobs of all repositories are none of its business.
+            sweep: None,
+            ..Opened::clone(&ctx.opened)
+        };
+        Context {
+            opened: Arc::new(opened),
+            // What one caller sees another may not.
+            tables: ctx.tables.afresh(),
+            ..ctx.clone()
         }
     }
 
     /// The repository of that name; `None` where there are no others than the command line's own.
     fn of(ctx: &Context, repo: &Repo) -> Option<Self> {
         if *repo == Repo::cli() {
-            return Some(Self::own(ctx));
+            return Self::own(ctx);
         }
         Self::other(ctx, repo)
     }
@@ -137,15 +171,20 @@ impl Place {
             untag: writable.then(|| repository.untag().clone()),
             ..Opened::clone(&ctx.opened)
         };
+        let inside = Context {
+            opened: Arc::new(opened),
+            // What one repository has another may not have, or not show.
+            tables: ctx.tables.afresh(),
+            ..ctx.clone()
+        };
+        let ctx = match &ctx.reach.granted {
+            None => inside,
+            Some(granted) => Self::seen(&inside, granted, &repository),
+        };
         Some(Self {
             repo: repo.clone(),
             records: Some(repository),
-            ctx: Context {
-                opened: Arc::new(opened),
-                // What one repository has another may not have, or not show.
-                tables: ctx.tables.afresh(),
-                ..ctx.clone()
-            },
+            ctx,
         })
     }
 
@@ -208,7 +247,7 @@ pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<Place>>> {
         return match &ctx.reach.wanted {
             // Through a daemon's door only ours is known.
             _ if ctx.opened.control.is_some() => Ok(own(ctx).into_iter().collect()),
-            None => Ok(vec![Arc::new(Place::own(ctx))]),
+            None => Ok(own(ctx).into_iter().collect()),
             Some(_) => Err(Error::Usage(format!(
                 "repositories cannot be chosen: {} holds one only",
                 ctx.opened.url
@@ -229,7 +268,7 @@ pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<Place>>> {
 pub(super) fn own(ctx: &Context) -> Option<Arc<Place>> {
     let alone = ctx.opened.repositories.is_none() && ctx.opened.control.is_none();
     let reached = alone || ctx.reach.admits(&Repo::cli());
-    reached.then(|| Arc::new(Place::own(ctx)))
+    Place::own(ctx).filter(|_| reached).map(Arc::new)
 }
 
 /// The repository in `REPO:NAME`, with the name; `None` for a word that is no such thing, or where it is out of reach.
@@ -276,7 +315,7 @@ mod tests {
 
     #[test]
     fn what_is_wanted_is_within_what_is_granted() {
-        let team = Reach::granted(|repo| repo.as_str().starts_with("team/"));
+        let team = Reach::granted(|repo| repo.as_str().starts_with("team/"), Arc::default());
         assert!(team.admits(&repo("team/a")) && !team.admits(&repo("other")));
         assert!(!team.is_whole() && Reach::everything().is_whole());
         let some = team.wanting(&["*/a".into(), "other".into()]).unwrap();

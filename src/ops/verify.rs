@@ -29,7 +29,6 @@ use crate::{
     source::SourceKind,
     store::ErrorKind,
     task,
-    transfer::graph,
 };
 
 mod contents;
@@ -375,8 +374,6 @@ async fn blob(ctx: &Context, depth: Depth, desc: Descriptor) -> Result<(Descript
     let mut read = data::Read { bytes: 0, faults };
     if read.faults.is_empty() && depth > Depth::Structure {
         read = data::hash(ctx, &desc).await?;
-    } else if graph::may_be_absent(&desc.media_type) {
-        read.faults.clear();
     }
     Ok((desc, read))
 }

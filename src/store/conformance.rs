@@ -20,6 +20,7 @@ use crate::{
     task,
 };
 
+mod merged;
 pub mod repositories;
 
 /// A store to try, with what it says of itself.

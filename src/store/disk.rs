@@ -213,6 +213,7 @@ impl Files {
             let Some(repo) = Repo::unescape(name) else {
                 continue;
             };
+            self.tree.remove("remove", &keys::linked(&repo, digest))?;
             let key = keys::manifest(&repo, digest);
             let Some(bytes) = self.tree.read("remove", &key, record::MAX_BYTES)? else {
                 continue;

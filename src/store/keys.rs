@@ -4,6 +4,7 @@
 //! blobs/<alg>/<hex>                             bytes, manifests' among them
 //! r/<repo>/tags/<tag>                           record::Tagged: what the tag points at
 //! r/<repo>/parts/<tag>/<alg>-<hex>              record::Tagged: a part of a merged tag
+//! r/<repo>/folds/<tag>/<alg>-<hex>              record::Folded: a manifest that a tag was served as, and the parts it was made of
 //! r/<repo>/manifests/<alg>-<hex>                record::Manifested: media type, size, subject
 //! r/<repo>/referrers/<alg>-<hex>/<alg>-<hex>    a manifest (second) that names the first as its subject
 //! r/<repo>/linked/<alg>-<hex>                   a blob that came by who may not read every repository
@@ -117,6 +118,8 @@ pub enum Key {
     Tag(Repo, Tag),
     /// A part of a merged tag.
     Part(Repo, Tag, Digest),
+    /// What a tag was served as, made of its parts.
+    Fold(Repo, Tag, Digest),
     /// The record of a manifest.
     Manifest(Repo, Digest),
     /// Subject, then the manifest that refers to it.
@@ -213,6 +216,16 @@ pub fn parts_prefix(repo: &Repo, tag: &Tag) -> String {
     format!("{REPOSITORIES}{}/parts/{tag}/", repo.escaped())
 }
 
+/// The key of one manifest that a merged tag was served as.
+pub fn fold(repo: &Repo, tag: &Tag, d: &Digest) -> String {
+    format!("{}{}", folds_prefix(repo, tag), flat(d))
+}
+
+/// What the keys of all manifests start with that a merged tag was served as.
+pub fn folds_prefix(repo: &Repo, tag: &Tag) -> String {
+    format!("{REPOSITORIES}{}/folds/{tag}/", repo.escaped())
+}
+
 /// The key of a manifest's record.
 pub fn manifest(repo: &Repo, d: &Digest) -> String {
     format!("{}{}", manifests_prefix(repo), flat(d))
@@ -295,6 +308,7 @@ fn parse_of_repo(rest: &str) -> Option<Key> {
     match (kind, second) {
         ("tags", None) => Some(Key::Tag(repo, first.parse().ok()?)),
         ("parts", Some(d)) => Some(Key::Part(repo, first.parse().ok()?, unflat(d)?)),
+        ("folds", Some(d)) => Some(Key::Fold(repo, first.parse().ok()?, unflat(d)?)),
         ("manifests", None) => Some(Key::Manifest(repo, unflat(first)?)),
         ("referrers", Some(d)) => Some(Key::Referrer(repo, unflat(first)?, unflat(d)?)),
         ("linked", None) => Some(Key::Linked(repo, unflat(first)?)),
@@ -317,6 +331,7 @@ mod tests {
             (blob(&b), Key::Blob(b)),
             (tag(&repo, &t), Key::Tag(repo.clone(), t.clone())),
             (part(&repo, &t, &a), Key::Part(repo.clone(), t.clone(), a)),
+            (fold(&repo, &t, &a), Key::Fold(repo.clone(), t.clone(), a)),
             (manifest(&repo, &b), Key::Manifest(repo.clone(), b)),
             (referrer(&repo, &a, &b), Key::Referrer(repo.clone(), a, b)),
             (linked(&repo, &a), Key::Linked(repo.clone(), a)),

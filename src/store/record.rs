@@ -2,12 +2,15 @@
 //!
 //! Readers skip fields that they do not know, so a later version may add some.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::{Error, ErrorKind, Result};
 use crate::{
     artifact::{Descriptor, Manifest},
     digest::Digest,
+    entry::Time,
 };
 
 /// Longest record that is read, in bytes; what we write has some 300.
@@ -34,6 +37,74 @@ impl Tagged {
             size: manifest.bytes.len() as u64,
         }
     }
+}
+
+/// A part of a merged tag. Of one that a release before this wrote no more is known than what it points at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    /// The manifest that was pushed.
+    #[serde(flatten)]
+    pub at: Tagged,
+    /// When it was pushed last, by the store's clock: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    published: Option<String>,
+}
+
+impl Part {
+    /// A part that was pushed at `time`.
+    pub fn of(manifest: &Manifest, time: Time) -> Self {
+        Self {
+            at: Tagged::at(manifest),
+            published: write_time(time),
+        }
+    }
+
+    /// When it was pushed last; `None` if that is not recorded, or not as a time.
+    pub fn published(&self) -> Option<Time> {
+        read_time(self.published.as_deref()?)
+    }
+}
+
+/// A manifest that the daemon made of parts of a tag and served in their place. Clients cannot write one: whoever deletes the manifest
+/// deletes these parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Folded {
+    /// Digests of the parts, or of what the tag pointed at where it has none; sorted.
+    pub parts: Vec<Digest>,
+    /// When it was made, by the store's clock: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made: Option<String>,
+}
+
+impl Folded {
+    /// What was made of `parts` at `time`.
+    pub fn of(mut parts: Vec<Digest>, time: Time) -> Self {
+        parts.sort_unstable();
+        parts.dedup();
+        Self {
+            parts,
+            made: write_time(time),
+        }
+    }
+
+    /// When it was made; `None` if that is not recorded, or not as a time.
+    pub fn made(&self) -> Option<Time> {
+        read_time(self.made.as_deref()?)
+    }
+}
+
+/// `None` for a time before 1970 or after 9999, which no store's clock says.
+fn write_time(time: Time) -> Option<String> {
+    const END: u64 = 253_402_300_800;
+    let since = Duration::new(u64::try_from(time.secs).ok()?, time.nanos);
+    let fits = since.as_secs() < END;
+    fits.then(|| humantime::format_rfc3339_nanos(UNIX_EPOCH + since).to_string())
+}
+
+fn read_time(text: &str) -> Option<Time> {
+    humantime::parse_rfc3339(text).ok().map(Time::from)
 }
 
 /// What is known of a manifest beside its bytes.
@@ -64,6 +135,14 @@ impl Manifested {
                 .and_then(|h| h.subject),
         }
     }
+}
+
+/// What is noted of something that came to a repository by a caller who reads some repositories only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linked {
+    /// It is a manifest, and everything that it names in descriptor position (layers from elsewhere aside) is linked too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub checked: bool,
 }
 
 /// The bytes of a record.
@@ -102,6 +181,59 @@ mod tests {
             decode::<Tagged>("resolve", newer.as_bytes()).unwrap().size,
             3
         );
+    }
+
+    #[test]
+    fn a_part_says_when_it_was_pushed_and_one_of_an_older_release_does_not() {
+        let m = Manifest::sniff(&br#"{"x":1}"#[..]);
+        let at = Time {
+            secs: 1_795_908_561,
+            nanos: 123_456_789,
+        };
+        let part = Part::of(&m, at);
+        let bytes = encode(&part);
+        let read: Part = decode("list", &bytes).unwrap();
+        assert_eq!((read.published(), &read), (Some(at), &part));
+        // Older releases read what it points at, we read theirs.
+        assert_eq!(decode::<Tagged>("list", &bytes).unwrap(), Tagged::at(&m));
+        let older: Part = decode("list", &encode(&Tagged::at(&m))).unwrap();
+        assert_eq!((older.published(), older.at), (None, Tagged::at(&m)));
+        let odd = String::from_utf8(bytes).unwrap().replace("2026-", "never-");
+        assert_eq!(
+            decode::<Part>("list", odd.as_bytes()).unwrap().published(),
+            None
+        );
+        let beyond = Time { secs: -1, nanos: 0 };
+        assert_eq!(Part::of(&m, beyond).published(), None);
+    }
+
+    #[test]
+    fn what_was_folded_round_trips() {
+        let (a, b) = (Digest::sha256_of(b"a"), Digest::sha256_of(b"b"));
+        let at = Time { secs: 7, nanos: 1 };
+        let folded = Folded::of(vec![b, a, b], at);
+        let read: Folded = decode("list", &encode(&folded)).unwrap();
+        assert_eq!(
+            (read.made(), read.parts.len(), &read),
+            (Some(at), 2, &folded)
+        );
+        let most = Folded::of(
+            (0..200_u32)
+                .map(|n| Digest::sha256_of(&n.to_le_bytes()))
+                .collect(),
+            at,
+        );
+        assert!((encode(&most).len() as u64) < MAX_BYTES);
+    }
+
+    #[test]
+    fn link_of_a_blob_is_an_empty_object_as_older_releases_write_it() {
+        let blob = Linked::default();
+        assert_eq!(encode(&blob), b"{}");
+        assert_eq!(decode::<Linked>("read record", b"{}").unwrap(), blob);
+        let manifest = Linked { checked: true };
+        let read = decode::<Linked>("read record", &encode(&manifest));
+        assert_eq!(read.unwrap(), manifest);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! is deleted there. A deletion leaves a tombstone that hides it from that repository until it is uploaded or mounted there
 //! again. A manifest is in a repository if its record is.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -17,8 +17,11 @@ use super::{
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
-    entry::Time,
 };
+
+mod parts;
+
+pub use parts::TagPart;
 
 /// Records that are read at once.
 const AT_ONCE: usize = 16;
@@ -32,15 +35,6 @@ pub enum Presence {
     Missing,
     /// It was deleted here.
     Deleted,
-}
-
-/// A part of a merged tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TagPart {
-    /// The manifest that was pushed.
-    pub digest: Digest,
-    /// When it was pushed last, by the store's clock; `None` where the store does not say.
-    pub modified: Option<Time>,
 }
 
 /// A repository of a store that holds many.
@@ -169,6 +163,26 @@ impl Repository {
         Ok(link.is_some())
     }
 
+    /// Notes that a manifest came here by a caller who reads some repositories only, and that everything it names in descriptor
+    /// position, layers from elsewhere aside, is linked here.
+    pub async fn link_checked(&self, manifest: &Digest) -> Result<()> {
+        if self.is_checked(manifest).await? {
+            return Ok(());
+        }
+        let key = keys::linked(&self.name, manifest);
+        let link = record::encode(&record::Linked { checked: true });
+        self.records.write_record(&key, link.into()).await
+    }
+
+    /// Returns true if [`Self::link_checked`] was done for a manifest.
+    pub async fn is_checked(&self, manifest: &Digest) -> Result<bool> {
+        let key = keys::linked(&self.name, manifest);
+        let link = self.records.read_record(&key, record::MAX_BYTES).await?;
+        let link =
+            link.and_then(|bytes| record::decode::<record::Linked>("read record", &bytes).ok());
+        Ok(link.is_some_and(|l| l.checked))
+    }
+
     async fn is_gone(&self, digest: &Digest) -> Result<bool> {
         let key = keys::gone(&self.name, digest);
         let tombstone = self.records.read_record(&key, record::MAX_BYTES).await?;
@@ -213,9 +227,21 @@ impl Repository {
     }
 
     async fn manifest_by_digest(&self, digest: &Digest) -> Result<Option<Resolved>> {
-        let Some(known) = self.known(digest).await? else {
-            return Ok(None);
-        };
+        match self.known(digest).await? {
+            Some(known) => self.manifest_of(digest, &known).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A manifest by what is known of it.
+    ///
+    /// # Errors
+    /// `Corrupt` for one whose bytes are lost or damaged.
+    pub async fn manifest_of(
+        &self,
+        digest: &Digest,
+        known: &record::Manifested,
+    ) -> Result<Resolved> {
         let lost = |why: &str| Err(Error::new(ErrorKind::Corrupt, "resolve", why).at("", digest));
         if known.size > MAX_MANIFEST_BYTES {
             return lost("its record says that it is longer than any manifest");
@@ -233,15 +259,15 @@ impl Repository {
         if !digest.matches(&bytes) {
             return lost("its bytes are damaged");
         }
-        Ok(Some(Resolved {
+        Ok(Resolved {
             manifest: Manifest {
-                media_type: known.media_type,
+                media_type: known.media_type.clone(),
                 bytes: bytes.into(),
                 digest: *digest,
             },
             version: None,
             modified: None,
-        }))
+        })
     }
 
     /// The digests of all manifests, sorted by their text.
@@ -291,29 +317,39 @@ impl Repository {
         }
     }
 
-    /// Removes a tag and the parts it is merged from; `false` if there was none.
+    /// Removes a tag, the parts it is merged from and what is recorded of their folds; `false` if there was none.
     pub async fn delete_tag(&self, tag: &Tag) -> Result<bool> {
-        // The parts first: as long as the tag stands, a deletion that was cut short can be asked for again.
-        let prefix = keys::parts_prefix(&self.name, tag);
-        let mut any = false;
-        for part in self.records.list_records(&prefix).await? {
-            self.records.remove_record(&part.key).await?;
-            any = true;
+        // The parts first: as long as the tag stands, a deletion that was cut short can be asked for again. Its folds last: as long
+        // as one is recorded, nobody takes the manifest that the tag still points at for a cache of its own.
+        let had_parts = self.remove_parts(tag).await?;
+        let was_there = self.untag.untag(tag).await?;
+        for fold in self.folds(tag).await? {
+            self.remove_fold(tag, &fold).await?;
         }
-        Ok(self.untag.untag(tag).await? || any)
+        Ok(was_there || had_parts)
     }
 
     /// Removes a manifest and every tag and part that points at it; `false` if there was none. Its bytes stay until a sweep.
+    ///
+    /// What a merged tag was served as is made of parts: `ops::cache_tags` removes those.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool> {
-        let Some(known) = self.known(digest).await? else {
+        if self.known(digest).await?.is_none() {
             return Ok(false);
-        };
+        }
         for tag in self.tags().await? {
             self.remove_part(&tag, digest).await?;
         }
         for tag in self.tags_at(digest).await? {
             self.untag.untag(&tag).await?;
         }
+        self.forget_manifest(digest).await
+    }
+
+    /// Removes what is known of a manifest, and nothing that points at it; `false` if nothing was.
+    pub async fn forget_manifest(&self, digest: &Digest) -> Result<bool> {
+        let Some(known) = self.known(digest).await? else {
+            return Ok(false);
+        };
         if let Some(subject) = known.subject {
             let key = keys::referrer(&self.name, &subject.digest, digest);
             self.records.remove_record(&key).await?;
@@ -327,10 +363,8 @@ impl Repository {
     async fn tags_at(&self, digest: &Digest) -> Result<Vec<Tag>> {
         let tags = self.tags().await?;
         let found = stream::iter(tags).map(|tag| async move {
-            let key = keys::tag(&self.name, &tag);
-            let bytes = self.records.read_record(&key, record::MAX_BYTES).await?;
-            let at = bytes.and_then(|b| record::decode::<record::Tagged>("list", &b).ok());
-            Ok(at.filter(|t| t.digest == *digest).map(|_| tag))
+            let at = self.pointed(&tag).await?;
+            Ok(at.filter(|d| d == digest).map(|_| tag))
         });
         found
             .buffered(AT_ONCE)
@@ -339,35 +373,25 @@ impl Repository {
             .await
     }
 
-    /// The parts that a tag is merged from, sorted by their digests' text.
-    pub async fn parts(&self, tag: &Tag) -> Result<Vec<TagPart>> {
-        let listed = self
-            .records
-            .list_records(&keys::parts_prefix(&self.name, tag))
-            .await?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|r| match keys::parse(&r.key)? {
-                keys::Key::Part(_, _, digest) => Some(TagPart {
-                    digest,
-                    modified: r.modified,
-                }),
-                _ => None,
-            })
-            .collect())
+    /// The digest that a tag points at; `None` where there is no such tag, or its record is damaged.
+    pub async fn pointed(&self, tag: &Tag) -> Result<Option<Digest>> {
+        let key = keys::tag(&self.name, tag);
+        let bytes = self.records.read_record(&key, record::MAX_BYTES).await?;
+        let at = bytes.and_then(|b| record::decode::<record::Tagged>("list", &b).ok());
+        Ok(at.map(|t| t.digest))
     }
 
-    /// Makes a manifest that is there a part of a tag, or says that it was pushed again.
-    pub async fn add_part(&self, tag: &Tag, manifest: &Manifest) -> Result<()> {
-        let key = keys::part(&self.name, tag, &manifest.digest);
-        let record = record::encode(&record::Tagged::at(manifest));
-        self.records.write_record(&key, record.into()).await
-    }
-
-    /// Takes a part away from a tag.
-    pub async fn remove_part(&self, tag: &Tag, digest: &Digest) -> Result<()> {
-        let key = keys::part(&self.name, tag, digest);
-        self.records.remove_record(&key).await
+    /// The tags that point at one of `digests`, or have it as a part, with which.
+    pub async fn tags_to(&self, digests: &BTreeSet<Digest>) -> Result<Vec<(Tag, Digest)>> {
+        let mut found = Vec::new();
+        for tag in self.tags().await? {
+            let at = self.pointed(&tag).await?;
+            let parts = self.parts(&tag).await?;
+            let named = parts.iter().map(|p| p.digest).chain(at);
+            let wanted = named.filter(|d| digests.contains(d));
+            found.extend(wanted.map(|digest| (tag.clone(), digest)));
+        }
+        Ok(found)
     }
 
     /// All tags, sorted by bytes.

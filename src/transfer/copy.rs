@@ -254,7 +254,6 @@ impl<'a> Job<'a> {
         };
         let stream = match from.get(&desc, 0..desc.size).await {
             Ok(Some(stream)) => stream,
-            Ok(None) if graph::may_be_absent(&desc.media_type) => return Ok(()),
             Ok(None) => {
                 return Err(Error::Missing {
                     digest: desc.digest,

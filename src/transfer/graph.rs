@@ -3,13 +3,9 @@
 //! Image spec `manifest.md`, `image-index.md`; Docker's "Image Manifest V 2, Schema 2". BuildKit writes its cache as an
 //! index whose children are blobs, told from manifests by their media type alone.
 
-use std::collections::HashSet;
-
-use serde::Deserialize;
-
-use crate::{
-    artifact::{Descriptor, Manifest, media},
-    digest::Digest,
+use crate::artifact::{
+    Descriptor, Manifest, media,
+    outline::{Named, Outline, Role},
 };
 
 /// What a manifest names.
@@ -17,104 +13,56 @@ use crate::{
 pub struct Children {
     /// Manifests and indexes, in the document's order.
     pub manifests: Vec<Descriptor>,
-    /// Everything else: config first, then layers, in the document's order.
+    /// Everything else but layers from elsewhere: config first, then layers, in the document's order.
     pub blobs: Vec<Descriptor>,
     /// Whether the document is of a type that is understood; of others no children are known.
     pub known: bool,
 }
 
-/// Says whether content of this media type is a manifest with children of its own.
-pub fn is_manifest(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        media::IMAGE_MANIFEST | media::IMAGE_INDEX | media::DOCKER_MANIFEST | media::DOCKER_LIST
-    )
-}
-
-/// Says whether a layer may be absent from where it was published ("non-distributable", image spec `layer.md`).
-pub fn may_be_absent(media_type: &str) -> bool {
-    media_type.contains("nondistributable") || media_type.contains("rootfs.foreign")
-}
-
-#[derive(Deserialize)]
-struct Document {
-    config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
-}
-
 /// The children of a manifest.
+///
+/// Layers from elsewhere ([`Named::elsewhere`]) are not among them, whether a store has them or not: nobody checked that they belong
+/// to whoever named them.
 ///
 /// # Errors
 /// In words, when it is of a known type and not well-formed, or is image and index at once.
 pub fn children(manifest: &Manifest) -> Result<Children, String> {
-    if !is_manifest(&manifest.media_type) {
+    if !media::is_manifest(&manifest.media_type) {
         return Ok(Children::default());
     }
-    let doc: Document =
-        serde_json::from_slice(&manifest.bytes).map_err(|e| format!("not a manifest: {e}"))?;
+    let outline = Outline::of_stored(manifest).map_err(|e| format!("not a manifest: {e}"))?;
     // Two readers could see two different things in it (CVE-2021-41190).
-    if doc.manifests.is_some() && (doc.layers.is_some() || doc.config.is_some()) {
+    if outline.is_ambiguous {
         return Err("it is an image and an index at once".to_owned());
     }
-    let listed = doc.manifests.into_iter().flatten();
-    let (manifests, mut blobs): (Vec<_>, Vec<_>) = listed.partition(|d| is_manifest(&d.media_type));
-    blobs.extend(doc.config);
-    blobs.extend(doc.layers.into_iter().flatten());
-    Ok(Children {
-        manifests,
-        blobs,
+    let mut children = Children {
         known: true,
-    })
-}
-
-/// What a marking run must keep for a manifest: more than its children, whatever its type.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mentions {
-    /// Every digest that stands anywhere in the document as a string of its own.
-    pub all: HashSet<Digest>,
-    /// Those that are manifests by their descriptor: to be read as well.
-    pub manifests: HashSet<Digest>,
-    /// Those that are JSON of another type, and may be manifests of a type that is not known here.
-    pub documents: HashSet<Digest>,
-}
-
-/// Everything that a manifest mentions, of whatever type: who removes blobs must rather keep too much.
-///
-/// # Errors
-/// In words, when the document is not JSON: then nobody knows what it needs.
-pub fn mentions(bytes: &[u8]) -> Result<Mentions, String> {
-    let doc: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|e| format!("not a manifest: {e}"))?;
-    let mut found = Mentions::default();
-    let mut left = vec![&doc];
-    while let Some(value) = left.pop() {
-        match value {
-            serde_json::Value::String(text) => found.all.extend(text.parse::<Digest>()),
-            serde_json::Value::Array(items) => left.extend(items),
-            serde_json::Value::Object(fields) => {
-                let text = |key: &str| fields.get(key).and_then(serde_json::Value::as_str);
-                if let (Some(media_type), Some(Ok(digest))) =
-                    (text("mediaType"), text("digest").map(str::parse))
-                {
-                    if is_manifest(media_type) {
-                        found.manifests.insert(digest);
-                    } else if media_type.contains("json") && !media_type.contains("config") {
-                        // Configs are leaves, and those of big snapshots are long.
-                        found.documents.insert(digest);
-                    }
-                }
-                left.extend(fields.values());
-            }
-            _ => {}
-        }
+        ..Children::default()
+    };
+    for named in outline.children() {
+        let list = match named.role {
+            Role::Manifest => &mut children.manifests,
+            Role::Config | Role::Layer | Role::Blob => &mut children.blobs,
+        };
+        list.push(descriptor(named)?);
     }
-    Ok(found)
+    Ok(children)
+}
+
+fn descriptor(named: &Named) -> Result<Descriptor, String> {
+    let digest = named.digest;
+    match named.size {
+        Some(size) if !named.media_type.is_empty() => {
+            Ok(Descriptor::new(&named.media_type, digest, size))
+        }
+        _ => Err(format!("it names {digest} without a media type or size")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     fn descriptor(media_type: &str, of: &str) -> serde_json::Value {
         serde_json::to_value(Descriptor::of(media_type, of.as_bytes())).unwrap()
@@ -168,23 +116,26 @@ mod tests {
     }
 
     #[test]
-    fn mentions_are_found_anywhere_in_any_document() {
-        let index = descriptor(media::IMAGE_INDEX, "index");
+    fn layers_from_elsewhere_are_left_out() {
+        let mut borrowed = descriptor("a/layer", "1");
+        borrowed["urls"] = serde_json::json!(["https://x"]);
         let doc = serde_json::json!({
-            "fsLayers": [{ "blobSum": Digest::sha256_of(b"v1").to_string() }],
-            "deep": { "er": [[index, descriptor("application/x+json", "other")]] },
-            "config": descriptor(media::CONFIG, "config"),
+            "config": descriptor("a/config", "c"),
+            "layers": [borrowed, descriptor(media::LAYER_FOREIGN, "2"), descriptor("a/layer", "3")],
         });
-        let found = mentions(&serde_json::to_vec(&doc).unwrap()).unwrap();
-        assert_eq!(found.all.len(), 4);
-        assert_eq!(
-            found.manifests,
-            HashSet::from([Digest::sha256_of(b"index")])
-        );
-        assert_eq!(
-            found.documents,
-            HashSet::from([Digest::sha256_of(b"other")])
-        );
-        assert!(mentions(b"").is_err());
+        let found = children(&manifest(media::IMAGE_MANIFEST, &doc)).unwrap();
+        let order: Vec<_> = found.blobs.iter().map(|d| d.digest).collect();
+        assert_eq!(order, ["c", "3"].map(|b| Digest::sha256_of(b.as_bytes())));
+    }
+
+    #[test]
+    fn child_without_size_or_media_type_is_refused() {
+        for child in [
+            serde_json::json!({ "mediaType": "a/b", "digest": Digest::sha256_of(b"1") }),
+            serde_json::json!({ "size": 1, "digest": Digest::sha256_of(b"1") }),
+        ] {
+            let doc = serde_json::json!({ "layers": [child] });
+            assert!(children(&manifest(media::IMAGE_MANIFEST, &doc)).is_err());
+        }
     }
 }

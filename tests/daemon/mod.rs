@@ -2,6 +2,7 @@
 
 mod abuse;
 mod browsers;
+mod caches;
 mod documents;
 mod ending;
 mod limits;

@@ -10,6 +10,7 @@ use crate::support::buildkit::{Builder, Built};
 use crate::support::buildx::Buildx;
 use crate::support::cachectld::{Access, Cachectld};
 use crate::support::cli::{cachectl, number};
+use crate::support::clients::Client;
 use crate::support::door::{Door, Product, ours};
 use crate::support::e2e;
 use crate::support::node::Node;
@@ -152,6 +153,40 @@ fn builders_log_in() {
         assert!(built.import_error().is_some(), "{access:?}: {built}");
         assert_eq!(built.executed(), built.instructions().len(), "{built}");
     }
+}
+
+/// A user who has rights on some repositories only builds as anybody else does: two exports to one tag, an import by a builder that
+/// has nothing, and a deletion.
+#[test]
+fn a_tenant_exports_merges_imports_and_deletes() {
+    if !e2e() || !ours() {
+        return;
+    }
+    let (door, project) = (Door::with(Access::Tenant), Project::stages());
+    let stages = ["left", "right"].map(|stage| {
+        let builder = Builder::new(&door);
+        let build = builder.build(&project).target(stage);
+        let built = build.export(to(&door, "team/app:cache")).run().success();
+        (stage, built)
+    });
+    for (stage, right) in &stages {
+        let builder = Builder::new(&door);
+        let build = builder.build(&project).target(stage);
+        let found = build.import(from(&door, "team/app:cache")).run();
+        let found = found.success().all_cached();
+        assert!(found.files() == right.files(), "{stage}\n{found}");
+    }
+    let crane = Client::new("crane");
+    crane.login(&door);
+    crane.run(["delete", &format!("{}/team/app:cache", door.host())]);
+    let builder = Builder::new(&door);
+    let gone = builder.build(&project);
+    let gone = gone.import(from(&door, "team/app:cache")).run().success();
+    assert!(gone.import_error().is_some(), "{gone}");
+    // What is not granted is refused, whether it is there or not.
+    let builder = Builder::new(&door);
+    let build = builder.build(&project).export(to(&door, "other/app:cache"));
+    assert!(!build.run().status.success());
 }
 
 #[test]

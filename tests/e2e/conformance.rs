@@ -102,6 +102,15 @@ fn the_door_conforms_behind_a_password() {
     }
 }
 
+/// A user who has rights on some repositories only may name nothing in a manifest that was not pushed there: manifests whose parts
+/// were never pushed are refused, and the suite is not asked for them. All else is as for everybody.
+#[test]
+fn the_door_conforms_for_a_tenant() {
+    if e2e() && ours() {
+        conforms(&Door::with(Access::Tenant), "disk, tenant");
+    }
+}
+
 /// The suite buys a token for the repository that it writes to, not for the one that it mounts from; the door then answers
 /// 202, as the specification has it, and the suite counts that as skipped: once for each digest algorithm.
 #[test]

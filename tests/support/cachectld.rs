@@ -19,21 +19,33 @@ pub(crate) enum Access {
     Basic,
     /// By a token, which name and password buy at the door's token endpoint.
     Token,
+    /// As [`Self::Basic`], by a user who has every right on [`Self::GRANTED`] and none on any other repository.
+    Tenant,
 }
 
 impl Access {
-    pub(crate) const ALL: [Self; 3] = [Self::Anonymous, Self::Basic, Self::Token];
+    pub(crate) const ALL: [Self; 4] = [Self::Anonymous, Self::Basic, Self::Token, Self::Tenant];
+
+    /// The repositories of [`Self::Tenant`], as grants spell them.
+    pub(crate) const GRANTED: [&str; 2] = ["team/*", "conformance/*"];
 
     /// The daemon's configuration file: empty, or with the users of `htpasswd`.
     fn configuration(self, htpasswd: &Path) -> String {
         let offer = match self {
             Self::Anonymous => return String::new(),
-            Self::Basic => "basic",
+            Self::Basic | Self::Tenant => "basic",
             Self::Token => "bearer",
         };
-        // Without a rule nobody may delete.
+        let grants: Vec<String> = match self {
+            Self::Tenant => {
+                let rule = |repositories| format!("{} = {repositories} : *", Registry::USER);
+                Self::GRANTED.into_iter().map(rule).collect()
+            }
+            // Without a rule nobody may delete.
+            _ => vec!["* = ** : *".to_owned()],
+        };
         format!(
-            "[auth]\nhtpasswd = \"{}\"\noffer = [\"{offer}\"]\ngrants = [\"* = ** : *\"]\n",
+            "[auth]\nhtpasswd = \"{}\"\noffer = [\"{offer}\"]\ngrants = {grants:?}\n",
             htpasswd.display()
         )
     }

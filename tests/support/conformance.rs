@@ -5,6 +5,7 @@
 use std::fs;
 use std::process::Command;
 
+use super::cachectld::Access;
 use super::door::Door;
 use super::scratch::Scratch;
 use super::servers::Registry;
@@ -54,13 +55,17 @@ pub(crate) struct Results {
 
 /// Runs the suite against the registry on this loopback port.
 pub(crate) fn run(port: u16, rules: Rules, login: bool) -> Results {
+    run_with(port, rules, login, &[])
+}
+
+fn run_with(port: u16, rules: Rules, login: bool, more: &[(&str, &str)]) -> Results {
     let dir = Scratch::new("conformance");
     let mut command = Command::new(tools::built("conformance"));
     command.current_dir(dir.path());
     command.env("OCI_REGISTRY", format!("127.0.0.1:{port}"));
     command.env("OCI_TLS", "disabled");
     command.env("OCI_RESULTS_DIR", dir.path());
-    command.envs(rules.settings().iter().copied());
+    command.envs(rules.settings().iter().chain(more).copied());
     if login {
         command.env("OCI_USERNAME", Registry::USER);
         command.env("OCI_PASSWORD", Registry::PASSWORD);
@@ -82,13 +87,13 @@ pub(crate) fn run(port: u16, rules: Rules, login: bool) -> Results {
     }
 }
 
-/// [`run`] with what the door asks for.
+/// [`run`] with what the door asks for. A tenant may name nothing that is not there.
 pub(crate) fn run_at(door: &Door, rules: Rules) -> Results {
-    run(
-        door.port,
-        rules,
-        door.access != super::cachectld::Access::Anonymous,
-    )
+    let whole: &[_] = match door.access {
+        Access::Tenant => &[("OCI_DATA_SPARSE", "false")],
+        Access::Anonymous | Access::Basic | Access::Token => &[],
+    };
+    run_with(door.port, rules, door.access != Access::Anonymous, whole)
 }
 
 /// The attributes of `<testsuites …>`; one that is 0 is not written.

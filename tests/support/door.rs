@@ -76,7 +76,9 @@ impl Door {
                 let login = match access {
                     Access::Anonymous => Login::Open,
                     Access::Basic => Login::Htpasswd,
-                    Access::Token => panic!("distribution sells no tokens itself"),
+                    Access::Token | Access::Tenant => {
+                        panic!("distribution sells no tokens itself and knows no grants")
+                    }
                 };
                 let registry = DistributionV3::start(login);
                 let port = registry.port;
@@ -112,7 +114,7 @@ impl Door {
         let docker = Scratch::new("docker");
         let ports: &[u16] = match access {
             Access::Anonymous => &[],
-            Access::Basic | Access::Token => &[port],
+            Access::Basic | Access::Token | Access::Tenant => &[port],
         };
         docker_config(docker.path(), ports);
         Self {

@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use crate::{
     artifact::{
         Descriptor, Manifest, media,
+        outline::Outline,
         wire::{Malformed, Result, bad},
     },
     digest::Digest,
@@ -50,6 +51,7 @@ pub struct CacheManifest {
     form: Form,
     config: Descriptor,
     layers: Vec<Descriptor>,
+    elsewhere: HashSet<Digest>,
     manifest: Manifest,
 }
 
@@ -91,7 +93,17 @@ impl CacheManifest {
                 (first.clone(), layers)
             }
         };
+        let outline = Outline::of_stored(manifest)
+            .map_err(|e| Malformed(format!("the cache manifest: {e}")))?;
+        let proven: HashSet<Digest> = outline
+            .named
+            .iter()
+            .filter(|named| named.grants_sight())
+            .map(|named| named.digest)
+            .collect();
+        let unproven = [&config].into_iter().chain(&layers).map(|d| d.digest);
         Ok(Some(Self {
+            elsewhere: unproven.filter(|d| !proven.contains(d)).collect(),
             form,
             config,
             layers,
@@ -112,6 +124,12 @@ impl CacheManifest {
     /// The layers in the document's order; a digest may occur several times.
     pub fn layers(&self) -> &[Descriptor] {
         &self.layers
+    }
+
+    /// Config and layers that the document only says to be somewhere else (`urls`, non-distributable): who pushed it need not have been
+    /// able to read them. They are not this cache's to serve.
+    pub fn elsewhere(&self) -> &HashSet<Digest> {
+        &self.elsewhere
     }
 
     /// The manifest as it was read.

@@ -9,6 +9,7 @@ use crate::{
         wire::{Result, bad},
     },
     digest::Digest,
+    entry::Time,
 };
 
 /// One pushed cache.
@@ -18,6 +19,8 @@ pub struct Part {
     pub manifest: CacheManifest,
     /// Its config: what they are good for.
     pub config: CacheConfig,
+    /// When it was pushed last, by the store's clock; `None`: unknown, and earlier than every known time.
+    pub pushed: Option<Time>,
 }
 
 impl Part {
@@ -34,7 +37,20 @@ impl Part {
             ));
         }
         let config = CacheConfig::read(config)?;
-        Ok(Self { manifest, config })
+        Ok(Self {
+            manifest,
+            config,
+            pushed: None,
+        })
+    }
+
+    /// The same, pushed at `time`.
+    #[must_use]
+    pub fn pushed_at(self, time: Option<Time>) -> Self {
+        Self {
+            pushed: time,
+            ..self
+        }
     }
 
     /// For each record the count of results all of whose blobs are among `blobs`.

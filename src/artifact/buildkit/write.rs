@@ -15,8 +15,16 @@ use crate::{
     entry::Time,
 };
 
-/// When a state of a file system was made, and what it is.
-pub(super) type State = (Time, ChainId);
+/// A state of a file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct State {
+    /// When its part was pushed.
+    pub(super) pushed: Option<Time>,
+    /// When it was made, as its builder says; not after `pushed`.
+    pub(super) created: Time,
+    /// What it is.
+    pub(super) chain: ChainId,
+}
 
 /// Writes keys of a graph with their results.
 pub(super) struct Writer<'a> {
@@ -112,8 +120,8 @@ impl Writer<'_> {
     /// The chains of some keys' results with all that they stand on, parents first.
     fn layers(&self, kept: &[usize]) -> Vec<ChainId> {
         let mut layers: HashSet<ChainId> = HashSet::new();
-        for (_, id) in kept.iter().filter_map(|at| self.results[*at]) {
-            let mut next = Some(id);
+        for state in kept.iter().filter_map(|at| self.results[*at]) {
+            let mut next = Some(state.chain);
             while let Some(id) = next.filter(|id| layers.insert(*id)) {
                 next = self.chains.get(id).parent;
             }
@@ -147,9 +155,9 @@ impl Writer<'_> {
                     .map(|ways| ways.iter().map(input).collect())
                     .collect(),
                 results: state
-                    .map(|(created, id)| CacheResult {
-                        layer: layers[id],
-                        created_at: *created,
+                    .map(|state| CacheResult {
+                        layer: layers[&state.chain],
+                        created_at: state.created,
                     })
                     .into_iter()
                     .collect(),

@@ -1,30 +1,85 @@
 //! From the parts of a tag to the one manifest that readers get.
+//!
+//! What is served in the place of its parts is stored first, with a record of the parts that it was made of ([`super::folds`]); it is
+//! looked for again whenever the tag is read, since a prune or another daemon may have removed it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    sync::atomic::AtomicU64,
+use std::collections::{BTreeMap, HashSet};
+
+use super::{
+    CacheTags, MAX_MEMO_BYTES,
+    dated::Dated,
+    gather::{Gathered, LeftOut},
+    join::{self, Joined},
+    layers, locked,
+    merging::Place,
+    readable,
 };
-
-use super::{CacheTags, Counts, MAX_MEMOS, layers, locked, readable};
 use crate::{
     artifact::{
-        Manifest, Reference, Tag,
-        buildkit::{Limits, Part, contains, is_merged, merge},
+        Manifest, Tag,
+        buildkit::{Part, contains, is_merged},
     },
     digest::Digest,
-    store::{Body, Repository, Result},
+    entry::Time,
+    store::{Body, ErrorKind, Repository, Result},
     task,
 };
+
+/// About what a layer takes in memory.
+const LAYER_BYTES: usize = 200;
 
 /// What a tag was folded to, and from what.
 #[derive(Clone)]
 pub(super) struct Memo {
-    parts: BTreeSet<Digest>,
-    pointed: Option<Digest>,
+    parts: Vec<Dated>,
+    pointed: Option<Dated>,
     /// Every layer of every part.
     layers: BTreeMap<Digest, u64>,
     lost: HashSet<Digest>,
-    manifest: Option<Manifest>,
+    served: Option<Served>,
+}
+
+/// What a tag points at.
+pub(super) struct Pointed {
+    pub(super) manifest: Manifest,
+    /// When the tag was written, by the store's clock.
+    pub(super) modified: Option<Time>,
+}
+
+impl Pointed {
+    fn dated(&self) -> Dated {
+        Dated {
+            digest: self.manifest.digest,
+            pushed: self.modified,
+        }
+    }
+}
+
+/// A manifest that readers get, and what it was made of.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) manifest: Manifest,
+    pub(super) sources: Vec<Digest>,
+}
+
+impl Served {
+    /// Says whether it is not what was pushed.
+    fn is_derived(&self) -> bool {
+        self.sources != [self.manifest.digest]
+    }
+}
+
+impl Memo {
+    fn bytes(&self) -> usize {
+        let manifest = self.served.as_ref().map_or(0, |s| s.manifest.bytes.len());
+        manifest + (self.layers.len() + self.lost.len() + self.parts.len()) * LAYER_BYTES
+    }
+}
+
+/// What a fold is made from, and what of it is left out.
+pub(super) struct Folding {
+    pub(super) served: Option<Served>,
+    pub(super) left_out: Vec<(Digest, LeftOut)>,
 }
 
 impl CacheTags {
@@ -35,70 +90,155 @@ impl CacheTags {
         &self,
         repo: &Repository,
         tag: &Tag,
-        parts: BTreeSet<Digest>,
-        pointed: Option<Manifest>,
+        parts: Vec<Dated>,
+        pointed: Option<Pointed>,
     ) -> Result<Option<Manifest>> {
-        let key = (repo.name().to_string(), tag.clone());
         // What we merged before is in its parts, or was let go with them.
-        let pointed = pointed.filter(|p| parts.is_empty() || !is_merged(p));
-        let pointed_at = pointed.as_ref().map(|m| m.digest);
+        let pointed = pointed.filter(|p| parts.is_empty() || !is_merged(&p.manifest));
+        let pointed_at = pointed.as_ref().map(Pointed::dated);
+        if let Some(known) = self.remembered(repo, tag, &parts, pointed_at).await? {
+            return Ok(known.map(|s| s.manifest));
+        }
+        let _flight = self.flights.lock((repo.name().clone(), tag.clone())).await;
+        if let Some(known) = self.remembered(repo, tag, &parts, pointed_at).await? {
+            return Ok(known.map(|s| s.manifest));
+        }
+        let folding = self.fold_again(repo, tag, parts, pointed).await?;
+        for (digest, why) in &folding.left_out {
+            tracing::info!(repo = %repo.name(), %tag, %digest, %why, "Part of a merged cache is left out");
+        }
+        Ok(folding.served.map(|s| s.manifest))
+    }
+
+    /// What a tag was folded to, if it would be folded to the same now and all of it is there.
+    async fn remembered(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        parts: &[Dated],
+        pointed: Option<Dated>,
+    ) -> Result<Option<Option<Served>>> {
+        let key = (repo.name().clone(), tag.clone());
         let memo = locked(&self.memos).get(&key).cloned();
-        if let Some(memo) = memo.filter(|m| m.parts == parts && m.pointed == pointed_at)
-            && self.lost(repo, memo.layers.clone()).await? == memo.lost
-            && self.has_config(repo, memo.manifest.as_ref()).await?
-        {
-            return Ok(memo.manifest);
+        let Some(memo) = memo.filter(|m| m.parts == parts && m.pointed == pointed) else {
+            return Ok(None);
+        };
+        if self.lost(repo, memo.layers).await? != memo.lost {
+            return Ok(None);
         }
-        // Each may hold a MiB of every part.
-        let _place = self.folding.acquire().await;
-        let mut read = Vec::new();
-        for digest in &parts {
-            read.extend(self.part(repo, digest).await?);
+        let Some(served) = memo.served else {
+            return Ok(Some(None));
+        };
+        if !self.has_config(repo, &served.manifest).await? {
+            return Ok(None);
         }
+        if !is_stored(repo, &served.manifest).await? {
+            self.keep(repo, tag, &served).await?;
+        }
+        Ok(Some(Some(served)))
+    }
+
+    /// The same without looking whether it is known; the caller holds the tag's flight.
+    pub(super) async fn fold_again(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        parts: Vec<Dated>,
+        pointed: Option<Pointed>,
+    ) -> Result<Folding> {
+        let place = self.merging.place(repo.name()).await;
+        let mut found = self.gather(repo, &parts, false).await?;
         // What cannot be read now may come back under the same digest.
-        let mut lasts = read.len() == parts.len();
-        let stray = match pointed.filter(|p| !parts.contains(&p.digest)) {
-            Some(pointed) => {
-                let stray = self.part_of(repo, &pointed).await?;
-                lasts &= stray.is_some();
-                stray
+        let mut lasts = !found
+            .left_out
+            .iter()
+            .any(|(_, w)| *w == LeftOut::Unreadable);
+        let pointed_at = pointed.as_ref().map(Pointed::dated);
+        let is_part = |p: &Pointed| parts.iter().any(|d| d.digest == p.manifest.digest);
+        if let Some(pointed) = pointed.filter(|p| !is_part(p)) {
+            lasts &= self.add_stray(repo, tag, &pointed, &mut found).await?;
+        }
+        let key = lasts.then_some((parts, pointed_at));
+        let served = self.serve(repo, tag, place, found.read, key).await?;
+        Ok(Folding {
+            served,
+            left_out: found.left_out,
+        })
+    }
+
+    /// Makes one manifest of parts, stores it and, under `key`, remembers it: what the tag has and points at.
+    pub(super) async fn serve(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        place: Place<'_>,
+        parts: Vec<Part>,
+        key: Option<(Vec<Dated>, Option<Dated>)>,
+    ) -> Result<Option<Served>> {
+        let layers = all_layers(&parts);
+        let lost = self.lost(repo, layers.clone()).await?;
+        let (joined, sources) = self.join(parts, lost.clone()).await;
+        // Storing waits for a store, and takes no more than two documents.
+        drop(place);
+        let served = match joined {
+            Some(joined) => {
+                put_config(repo, &joined).await?;
+                let manifest = joined.manifest;
+                let served = Served { manifest, sources };
+                self.keep(repo, tag, &served).await?;
+                Some(served)
             }
             None => None,
         };
-        // A part without what was lost is in the part. Somebody else's, copied here, is one more.
-        if let Some(stray) = stray {
-            read = task::blocking(move || {
-                if read.is_empty() || !contains(&merged_part(&read), &stray) {
-                    read.push(stray);
-                }
-                read
-            })
-            .await;
+        if let Some((parts, pointed)) = key {
+            let memo = Memo {
+                parts,
+                pointed,
+                layers,
+                lost,
+                served: served.clone(),
+            };
+            self.remember(repo, tag, memo);
         }
-        let all: BTreeMap<Digest, u64> = read.iter().flat_map(|p| layers(&p.manifest)).collect();
-        let lost = self.lost(repo, all.clone()).await?;
-        let manifest = self.join(repo, read, &lost).await?;
-        if !lasts {
-            return Ok(manifest);
-        }
-        let memo = Memo {
-            parts,
-            pointed: pointed_at,
-            layers: all,
-            lost,
-            manifest: manifest.clone(),
-        };
-        let mut memos = locked(&self.memos);
-        if memos.len() >= MAX_MEMOS {
-            memos.clear();
-        }
-        memos.insert(key, memo);
-        Ok(manifest)
+        Ok(served)
     }
 
-    /// Says whether the config of what was folded is still there; it is made anew where it is not.
-    async fn has_config(&self, repo: &Repository, folded: Option<&Manifest>) -> Result<bool> {
-        let Some(cache) = folded.and_then(readable) else {
+    /// Adds what a tag points at, although it is not one of its parts, unless it was made of parts; `false` if it cannot be read
+    /// now. Somebody else's, copied here, is one more.
+    async fn add_stray(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        pointed: &Pointed,
+        found: &mut Gathered,
+    ) -> Result<bool> {
+        let manifest = &pointed.manifest;
+        if self
+            .is_own_fold(repo, tag, manifest, found.read.is_empty())
+            .await?
+        {
+            return Ok(true);
+        }
+        let Some(stray) = self.read_part(repo, manifest).await? else {
+            return Ok(false);
+        };
+        let stray = stray.pushed_at(pointed.modified);
+        // A part without what was lost is in the part.
+        let read = std::mem::take(&mut found.read);
+        found.read = task::blocking(move || {
+            let mut read = read;
+            if !read.iter().any(|part| contains(part, &stray)) {
+                read.push(stray);
+            }
+            read
+        })
+        .await;
+        Ok(true)
+    }
+
+    /// Says whether the config of what was folded is still there.
+    async fn has_config(&self, repo: &Repository, folded: &Manifest) -> Result<bool> {
+        let Some(cache) = readable(folded) else {
             return Ok(true);
         };
         let config = cache.config();
@@ -106,83 +246,87 @@ impl CacheTags {
         Ok(self.lost(repo, wanted).await?.is_empty())
     }
 
-    /// One manifest of all parts, without what was lost.
+    /// One manifest of all parts, without what was lost, and the digests of the parts. The caller has a place to merge.
     pub(super) async fn join(
         &self,
-        repo: &Repository,
         parts: Vec<Part>,
-        lost: &HashSet<Digest>,
-    ) -> Result<Option<Manifest>> {
-        let mut whole = Vec::with_capacity(parts.len());
-        for part in parts {
-            let pruned = part.manifest.without(lost);
-            if pruned.digest != part.manifest.manifest().digest {
-                self.count(|c| &c.pruned, 1);
-                tracing::info!(digest = %part.manifest.manifest().digest, "Cache is served without layers that were lost");
-            }
-            whole.extend(readable(&pruned).map(|manifest| Part {
-                manifest,
-                config: part.config,
-            }));
+        lost: HashSet<Digest>,
+    ) -> (Option<Joined>, Vec<Digest>) {
+        let sources = parts.iter().map(|p| p.manifest.manifest().digest);
+        let sources: Vec<Digest> = sources.collect();
+        let joined = task::blocking(move || join::join(parts, &lost)).await;
+        for digest in &joined.pruned {
+            self.count(|c| &c.pruned, 1);
+            tracing::info!(%digest, "Cache is served without layers that are not here");
         }
-        match &whole[..] {
-            [] => Ok(None),
-            [one] => {
-                let manifest = one.manifest.manifest().clone();
-                self.keep(repo, &manifest).await?;
-                Ok(Some(manifest))
-            }
-            _ => {
-                let merged = task::blocking(move || merge(&whole, Limits::default())).await;
-                count(&self.counts, |c| &c.merged, 1);
-                count(
-                    &self.counts,
-                    |c| &c.dropped_records,
-                    merged.dropped.records as u64,
-                );
-                if merged.dropped.records > 0 {
-                    tracing::warn!(
-                        records = merged.dropped.records,
-                        "Merged cache is at BuildKit's limit of 1 MiB; its oldest branches are left out"
-                    );
-                }
-                if merged.results == 0 {
-                    return Ok(None);
-                }
-                let body = Body::Bytes(merged.config_bytes.into());
-                repo.put_blob(&merged.config, &body).await?;
-                self.keep(repo, &merged.manifest).await?;
-                Ok(Some(merged.manifest))
-            }
+        if joined.is_merge {
+            self.count(|c| &c.merged, 1);
         }
+        if joined.dropped_records > 0 {
+            self.count(|c| &c.dropped_records, joined.dropped_records);
+            tracing::warn!(
+                records = joined.dropped_records,
+                "Merged cache is at BuildKit's limit of 1 MiB; its oldest branches are left out"
+            );
+        }
+        (joined.result, sources)
     }
 
-    /// Stores a manifest of our own making, if it is not there.
-    async fn keep(&self, repo: &Repository, manifest: &Manifest) -> Result<()> {
-        let reference = Reference::Digest(manifest.digest);
-        let there = repo.manifest(&reference).await;
-        if matches!(there, Ok(Some(_))) {
-            return Ok(());
+    /// Stores a manifest and what it was made of, as far as that is not there.
+    async fn keep(&self, repo: &Repository, tag: &Tag, served: &Served) -> Result<()> {
+        if served.is_derived() {
+            self.record(repo, tag, served).await?;
         }
-        repo.put_manifest(manifest, &[]).await
+        put_if_missing(repo, &served.manifest).await
+    }
+
+    fn remember(&self, repo: &Repository, tag: &Tag, memo: Memo) {
+        let mut memos = locked(&self.memos);
+        memos.remove(&(repo.name().clone(), tag.clone()));
+        let bytes: usize = memos.values().map(Memo::bytes).sum();
+        if bytes + memo.bytes() > MAX_MEMO_BYTES {
+            memos.clear();
+        }
+        memos.insert((repo.name().clone(), tag.clone()), memo);
     }
 }
 
-/// All of `parts` as one, to compare with.
-pub(super) fn merged_part(parts: &[Part]) -> Part {
-    if let [one] = parts {
-        return one.clone();
+/// Every layer of every part, with its size.
+fn all_layers(parts: &[Part]) -> BTreeMap<Digest, u64> {
+    parts.iter().flat_map(|p| layers(&p.manifest)).collect()
+}
+
+/// Stores a merged config; readers of the repository may fetch it, since it says nothing that the configs of its parts do not.
+pub(super) async fn put_config(repo: &Repository, joined: &Joined) -> Result<()> {
+    if let Some((config, bytes)) = &joined.config {
+        let body = Body::Bytes(bytes.clone());
+        repo.put_blob(config, &body).await?;
+        repo.link(&config.digest).await?;
     }
-    let unlimited = Limits {
-        max_bytes: usize::MAX,
+    Ok(())
+}
+
+/// Stores a manifest of our own making, if it is not there.
+pub(super) async fn put_if_missing(repo: &Repository, manifest: &Manifest) -> Result<()> {
+    if is_stored(repo, manifest).await? {
+        return Ok(());
+    }
+    repo.put_manifest(manifest, &[]).await
+}
+
+/// Says whether a manifest can be read by its digest. A prune that has marked its bytes lets them stay once they were asked for.
+async fn is_stored(repo: &Repository, manifest: &Manifest) -> Result<bool> {
+    let size = manifest.bytes.len() as u64;
+    let known = match repo.known(&manifest.digest).await {
+        Err(e) if e.kind == ErrorKind::Corrupt => None,
+        other => other?,
     };
-    let merged = merge(parts, unlimited);
-    readable(&merged.manifest)
-        .and_then(|manifest| Part::read(manifest, &merged.config_bytes).ok())
-        // What cannot be read contains nothing; the first part is as good as none.
-        .unwrap_or_else(|| parts[0].clone())
-}
-
-fn count(counts: &Counts, which: impl FnOnce(&Counts) -> &AtomicU64, n: u64) {
-    which(counts).fetch_add(n, std::sync::atomic::Ordering::Relaxed);
+    if known.is_none_or(|k| k.size != size || k.media_type != manifest.media_type) {
+        return Ok(false);
+    }
+    match repo.store().stat(&manifest.digest).await {
+        // Who cannot tell has what it has; a reader by digest is held until the store is back.
+        Err(e) if e.is_temporary() => Ok(true),
+        stat => Ok(stat? == Some(size)),
+    }
 }

@@ -10,7 +10,7 @@
 //! What is no BuildKit cache, an image or a snapshot of ours, passes through untouched.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -20,22 +20,29 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use globset::GlobSet;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
-    artifact::{
-        Manifest, Reference, Tag,
-        buildkit::{CacheManifest, MAX_CONFIG_BYTES, Part},
-    },
+    artifact::{Manifest, Reference, Tag, buildkit::CacheManifest},
     digest::Digest,
-    store::{ErrorKind, Repository, Resolved, Result, keys::Repo, repository::Presence},
+    entry::Time,
+    store::{Error, ErrorKind, Repository, Resolved, Result, keys::Repo, repository::Presence},
 };
 
+mod budget;
+mod dated;
+mod delete;
 mod fold;
+mod folds;
+mod gather;
+mod join;
+mod merging;
 mod moved;
 mod push;
 
-use fold::Memo;
+use dated::{Dated, Times};
+use fold::{Memo, Pointed};
+use merging::{Locks, Merging};
 pub use moved::MergeCaches;
 pub use push::Pushed;
 
@@ -44,11 +51,10 @@ const AT_ONCE: usize = 16;
 /// How long a manifest that a tag was just resolved to is served by its digest without another look at its layers: an
 /// import asks for it by tag, and some milliseconds later by digest.
 const TOLD_FOR: Duration = Duration::from_secs(2);
-/// Manifests, and tags, that are remembered at most.
+/// Manifests that are remembered at most.
 const MAX_TOLD: usize = 10_000;
-const MAX_MEMOS: usize = 64;
-/// Tags that are put together at once.
-const FOLDS: usize = 2;
+/// About what all folds that are remembered take at most.
+const MAX_MEMO_BYTES: usize = 32 << 20;
 
 /// What is done with an export that shrinks a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +115,11 @@ pub struct Counts {
 pub struct CacheTags {
     settings: Mutex<Settings>,
     told: Mutex<HashMap<(Repo, Digest), Instant>>,
-    memos: Mutex<HashMap<(String, Tag), Memo>>,
-    folding: Semaphore,
+    memos: Mutex<HashMap<(Repo, Tag), Memo>>,
+    times: Mutex<HashMap<dated::Key, Times>>,
+    /// A tag is folded, and pushed to, by one at a time: who comes later finds what the first has done.
+    flights: Locks<(Repo, Tag)>,
+    merging: Merging,
     counts: Counts,
 }
 
@@ -132,7 +141,9 @@ impl CacheTags {
             settings: Mutex::new(settings),
             told: Mutex::default(),
             memos: Mutex::default(),
-            folding: Semaphore::new(FOLDS),
+            times: Mutex::default(),
+            flights: Locks::default(),
+            merging: Merging::default(),
             counts: Counts::default(),
         }
     }
@@ -182,33 +193,44 @@ impl CacheTags {
         }
     }
 
+    /// A tag is there if it points at something. Parts alone are left by a deletion, or belong to an export that is not done.
     async fn resolve_tag(&self, repo: &Repository, tag: &Tag) -> Result<Option<Resolved>> {
-        let listed = repo.parts(tag).await?;
-        let pushed = listed.iter().filter_map(|p| p.modified).max();
-        let parts: BTreeSet<Digest> = listed.into_iter().map(|p| p.digest).collect();
-        let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
-            Ok(found) => found,
-            // As long as there are parts, a damaged pointer can be made again.
-            Err(e) if e.kind == ErrorKind::Corrupt && !parts.is_empty() => {
-                tracing::warn!(error = %e, "Tag of a merged cache is damaged");
-                None
+        let found = match repo.manifest(&Reference::Tag(tag.clone())).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                return self.resolve_damaged(repo, tag, e).await;
             }
             Err(e) => return Err(e),
         };
-        match pointed {
-            Some(found) if readable(&found.manifest).is_none() => Ok(Some(found)),
-            None if parts.is_empty() => Ok(None),
-            pointed => {
-                let modified = pushed.or(pointed.as_ref().and_then(|p| p.modified));
-                let pointed = pointed.map(|p| p.manifest);
-                let folded = self.fold(repo, tag, parts, pointed).await?;
-                Ok(folded.map(|manifest| Resolved {
-                    manifest,
-                    version: None,
-                    modified,
-                }))
-            }
+        if readable(&found.manifest).is_none() {
+            return Ok(Some(found));
         }
+        let parts = self.dated(repo, tag).await?;
+        let modified = written(&parts).or(found.modified);
+        let pointed = Pointed {
+            manifest: found.manifest,
+            modified: found.modified,
+        };
+        let folded = self.fold(repo, tag, parts, Some(pointed)).await?;
+        Ok(folded.map(|manifest| resolved(manifest, modified)))
+    }
+
+    /// As long as there are parts, a damaged pointer can be made again.
+    async fn resolve_damaged(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        error: Error,
+    ) -> Result<Option<Resolved>> {
+        let parts = self.dated(repo, tag).await?;
+        if parts.is_empty() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "Tag of a merged cache is damaged");
+        let modified = written(&parts);
+        let folded = self.fold(repo, tag, parts, None).await?;
+        Ok(folded.map(|manifest| resolved(manifest, modified)))
     }
 
     fn tell(&self, repo: &Repository, digest: Digest) {
@@ -242,58 +264,21 @@ impl CacheTags {
             .await
     }
 
-    /// Reads a pushed cache; `None` for one that BuildKit could not read either.
-    async fn part(&self, repo: &Repository, digest: &Digest) -> Result<Option<Part>> {
-        match repo.manifest(&Reference::Digest(*digest)).await {
-            Ok(Some(found)) => self.part_of(repo, &found.manifest).await,
-            Ok(None) => Ok(None),
-            Err(e) if e.kind == ErrorKind::Corrupt => {
-                tracing::warn!(error = %e, "Part of a merged cache is left out");
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    async fn part_of(&self, repo: &Repository, manifest: &Manifest) -> Result<Option<Part>> {
-        let Some(cache) = readable(manifest) else {
-            return Ok(None);
-        };
-        let desc = cache.config().clone();
-        if desc.size > MAX_CONFIG_BYTES as u64 {
-            tracing::warn!(digest = %desc.digest, bytes = desc.size, "Cache config is too long to be read");
-            return Ok(None);
-        }
-        let config = match repo.get_blob(&desc, 0..desc.size).await {
-            Ok(Some(stream)) => {
-                let all = stream.try_fold(Vec::new(), |mut all, piece| async move {
-                    all.extend_from_slice(&piece);
-                    Ok(all)
-                });
-                all.await
-            }
-            Ok(None) => return Ok(None),
-            Err(e) => Err(e),
-        };
-        let config = match config {
-            Ok(config) => config,
-            Err(e) if e.kind == ErrorKind::Corrupt => {
-                tracing::warn!(error = %e, "Cache config is damaged");
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
-        };
-        match Part::read(cache, &config) {
-            Ok(part) => Ok(Some(part)),
-            Err(error) => {
-                tracing::warn!(digest = %manifest.digest, %error, "Cache that BuildKit could not read");
-                Ok(None)
-            }
-        }
-    }
-
     fn count(&self, which: impl FnOnce(&Counts) -> &AtomicU64, n: u64) {
         which(&self.counts).fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// When the last part was pushed.
+fn written(parts: &[Dated]) -> Option<Time> {
+    parts.first().and_then(|newest| newest.pushed)
+}
+
+fn resolved(manifest: Manifest, modified: Option<Time>) -> Resolved {
+    Resolved {
+        manifest,
+        version: None,
+        modified,
     }
 }
 
@@ -305,9 +290,11 @@ fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     })
 }
 
-/// The layers, with their sizes.
+/// The layers that a store has to have, with their sizes. Whether it has others is not even asked: who names them need not have seen them.
 fn layers(cache: &CacheManifest) -> BTreeMap<Digest, u64> {
+    let elsewhere = cache.elsewhere();
     let layers = cache.layers().iter();
+    let layers = layers.filter(|l| !elsewhere.contains(&l.digest));
     layers.map(|l| (l.digest, l.size)).collect()
 }
 

@@ -1,10 +1,13 @@
 //! A cache that was exported here during an outage, where the tag at the remote moved meanwhile.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::CacheTags;
+use super::{
+    CacheTags,
+    fold::{put_config, put_if_missing},
+};
 use crate::{
     artifact::{Manifest, Tag},
     store::{Repository, Result, tiered::Moved},
@@ -38,14 +41,23 @@ impl CacheTags {
         ours: &Manifest,
         theirs: &Manifest,
     ) -> Result<Option<Manifest>> {
+        // Updates are replayed one after the other, so no more than these two are in memory. To wait for a place here would be to wait
+        // for an export that waits for this replay.
         let (Some(ours), Some(theirs)) = (
-            self.part_of(repo, ours).await?,
-            self.part_of(repo, theirs).await?,
+            self.read_part(repo, ours).await?,
+            self.read_part(repo, theirs).await?,
         ) else {
             return Ok(None);
         };
+        let now = Some(repo.store().clock().await?);
+        let both = [ours, theirs].map(|part| part.pushed_at(now)).to_vec();
         // What was lost is left out by whoever reads the tag.
-        self.join(repo, vec![ours, theirs], &std::collections::HashSet::new())
-            .await
+        let (joined, _) = self.join(both, HashSet::new()).await;
+        let Some(joined) = joined else {
+            return Ok(None);
+        };
+        put_config(repo, &joined).await?;
+        put_if_missing(repo, &joined.manifest).await?;
+        Ok(Some(joined.manifest))
     }
 }

@@ -1,18 +1,25 @@
 //! What becomes of an export.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::{BTreeSet, HashSet};
 
-use super::{CacheTags, Settings, ShrinkGuard, fold::merged_part, readable};
+use super::{
+    CacheTags, Settings, ShrinkGuard, budget::MAX_PARTS, dated::Dated, folds::removed,
+    gather::LeftOut, readable,
+};
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
         buildkit::{Part, Shrink, contains, is_merged, shrinks},
     },
     digest::Digest,
-    entry::Time,
-    store::{ErrorKind, Repository, Result, repository::TagPart},
+    store::{Error, ErrorKind, Repository, Resolved, Result},
     task,
 };
+
+/// Rounds in which others take parts away while a tag is folded.
+const ROUNDS: usize = 4;
+/// Parts of a tag that does not exist are left by a deletion if they are older: an export names its tag within minutes.
+const LEFTOVER_SECS: i64 = 3600;
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,148 +39,201 @@ impl CacheTags {
         tags: &[Tag],
     ) -> Result<Pushed> {
         let settings = self.settings();
-        if readable(manifest).is_none() {
-            for tag in tags {
-                // An image takes the tag over; parts would bring the cache back.
-                for part in repo.parts(tag).await? {
-                    repo.remove_part(tag, &part.digest).await?;
+        let merges = settings.merge.is_match(repo.name().as_str());
+        match readable(manifest) {
+            None => {
+                for tag in tags {
+                    // An image takes the tag over; parts would bring the cache back.
+                    for part in repo.parts(tag).await? {
+                        repo.remove_part(tag, &part.digest).await?;
+                    }
                 }
             }
-            repo.put_manifest(manifest, tags).await?;
-            return Ok(Pushed::Done);
-        }
-        let part = self.part_of(repo, manifest).await?.map(Arc::new);
-        let merges = settings.merge.is_match(repo.name().as_str());
-        if let (Some(part), true) = (&part, merges) {
-            repo.put_manifest(manifest, &[]).await?;
-            for tag in tags {
-                self.push_part(repo, part, tag, &settings).await?;
+            Some(_) if merges => {
+                if self.can_be_read(repo, manifest).await? {
+                    repo.put_manifest(manifest, &[]).await?;
+                    for tag in tags {
+                        self.push_part(repo, manifest, tag, &settings).await?;
+                    }
+                    return Ok(Pushed::Done);
+                }
             }
-            return Ok(Pushed::Done);
-        }
-        if let Some(part) = &part {
-            for tag in tags {
-                if let Some(shrink) = self.guard(repo, part, tag, settings.shrink).await? {
-                    return Ok(Pushed::Refused(shrink));
+            Some(_) => {
+                for tag in tags {
+                    let guarded = self.guard(repo, manifest, tag, settings.shrink).await?;
+                    if let Some(shrink) = guarded {
+                        return Ok(Pushed::Refused(shrink));
+                    }
                 }
             }
         }
         repo.put_manifest(manifest, tags).await?;
+        for tag in tags {
+            self.is_pushed(repo, tag, &manifest.digest).await?;
+        }
         Ok(Pushed::Done)
+    }
+
+    async fn can_be_read(&self, repo: &Repository, manifest: &Manifest) -> Result<bool> {
+        let _place = self.merging.place(repo.name()).await;
+        Ok(self.read_part(repo, manifest).await?.is_some())
     }
 
     /// Adds a part to a tag; the tag then points at the fold, for whoever reads the store without us.
     async fn push_part(
         &self,
         repo: &Repository,
-        part: &Arc<Part>,
+        manifest: &Manifest,
         tag: &Tag,
         settings: &Settings,
     ) -> Result<()> {
-        let manifest = part.manifest.manifest();
-        let pointed = self.pointed(repo, tag).await?;
-        let before = repo.parts(tag).await?;
-        // What somebody else made it stand for is a part as well.
-        if let Some(pointed) = pointed.filter(|p| readable(p).is_some())
-            && pointed.digest != manifest.digest
-            && self.is_stray(repo, &pointed, &before).await?
-        {
-            repo.add_part(tag, &pointed).await?;
-        }
+        let _flight = self.flights.lock((repo.name().clone(), tag.clone())).await;
+        self.take_over(repo, manifest, tag).await?;
         repo.add_part(tag, manifest).await?;
-        self.trim(repo, part, tag, settings).await?;
-        let parts: BTreeSet<Digest> = repo
-            .parts(tag)
-            .await?
-            .into_iter()
-            .map(|p| p.digest)
-            .collect();
-        if let Some(folded) = self.fold(repo, tag, parts, None).await? {
-            repo.put_manifest(&folded, std::slice::from_ref(tag))
+        self.is_pushed(repo, tag, &manifest.digest).await?;
+        for _ in 0..ROUNDS {
+            let Some((folded, kept)) = self.fold_pushed(repo, manifest, tag, settings).await?
+            else {
+                // Somebody deleted the tag; we push after that.
+                repo.add_part(tag, manifest).await?;
+                continue;
+            };
+            let folded = std::slice::from_ref(&folded);
+            repo.put_manifest(&folded[0], std::slice::from_ref(tag))
                 .await?;
+            // What was deleted meanwhile must not stay reachable by way of the tag.
+            let now: BTreeSet<Digest> = repo.parts(tag).await?.iter().map(|p| p.digest).collect();
+            if kept.is_subset(&now) {
+                return Ok(());
+            }
+        }
+        let why = "its parts are deleted by others all the time";
+        Err(Error::new(ErrorKind::Conflict, "merge", why).at("", tag))
+    }
+
+    /// What is to be done about a tag before a part is added. What somebody else made it stand for is a part as well, unless it was
+    /// made of parts that were let go.
+    async fn take_over(&self, repo: &Repository, manifest: &Manifest, tag: &Tag) -> Result<()> {
+        let found = match repo.manifest(&Reference::Tag(tag.clone())).await {
+            // It is about to be replaced.
+            Err(e) if e.kind == ErrorKind::Corrupt => return Ok(()),
+            other => other?,
+        };
+        let before = repo.parts(tag).await?;
+        let now = repo.store().clock().await?;
+        let Some(Resolved {
+            manifest: pointed,
+            modified,
+            ..
+        }) = found
+        else {
+            let old = |p: &&crate::store::repository::TagPart| {
+                p.modified
+                    .is_some_and(|m| now.secs - m.secs > LEFTOVER_SECS)
+            };
+            for part in before.iter().filter(old) {
+                tracing::info!(repo = %repo.name(), %tag, digest = %part.digest, "Part of a deleted cache is removed");
+                removed(repo.remove_part(tag, &part.digest).await)?;
+            }
+            return Ok(());
+        };
+        let is_part = |p: &crate::store::repository::TagPart| p.digest == pointed.digest;
+        if pointed.digest == manifest.digest
+            || before.iter().any(is_part)
+            || readable(&pointed).is_none()
+            || (is_merged(&pointed) && !before.is_empty())
+            || self
+                .is_own_fold(repo, tag, &pointed, before.is_empty())
+                .await?
+        {
+            return Ok(());
+        }
+        if before.is_empty() || self.is_stray(repo, tag, &pointed).await? {
+            let pushed = modified.unwrap_or(now).min(now);
+            repo.add_part_at(tag, &pointed, pushed).await?;
         }
         Ok(())
     }
 
-    /// Says whether what a tag points at is neither one of its parts nor made from them. Parts that are let go must not come
-    /// back by way of it.
-    async fn is_stray(
-        &self,
-        repo: &Repository,
-        pointed: &Manifest,
-        parts: &[TagPart],
-    ) -> Result<bool> {
-        if parts.is_empty() {
-            return Ok(true);
-        }
-        if parts.iter().any(|p| p.digest == pointed.digest) || is_merged(pointed) {
-            return Ok(false);
-        }
-        let Some(candidate) = self.part_of(repo, pointed).await? else {
+    /// Says whether what a tag points at brings what none of its parts has.
+    async fn is_stray(&self, repo: &Repository, tag: &Tag, pointed: &Manifest) -> Result<bool> {
+        let parts = self.dated(repo, tag).await?;
+        let _place = self.merging.place(repo.name()).await;
+        let Some(candidate) = self.read_part(repo, pointed).await? else {
             return Ok(false);
         };
-        let mut read = Vec::new();
-        for part in parts {
-            read.extend(self.part(repo, &part.digest).await?);
-        }
-        let known = move || !read.is_empty() && contains(&merged_part(&read), &candidate);
+        let read = self.gather(repo, &parts, false).await?.read;
+        let known = move || read.iter().any(|part| contains(part, &candidate));
         Ok(!task::blocking(known).await)
     }
 
-    async fn pointed(&self, repo: &Repository, tag: &Tag) -> Result<Option<Manifest>> {
-        match repo.manifest(&Reference::Tag(tag.clone())).await {
-            Ok(found) => Ok(found.map(|f| f.manifest)),
-            // It is about to be replaced.
-            Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Lets parts go that are too old, too many, or in the one that was just pushed.
-    async fn trim(
+    /// Folds a tag that `manifest` was just pushed to, and lets parts go that are too old, too many, too large, or in it. What the tag
+    /// is to point at, and the parts that it is made of; `None` if the new part is not there any more.
+    async fn fold_pushed(
         &self,
         repo: &Repository,
-        newest: &Arc<Part>,
+        manifest: &Manifest,
         tag: &Tag,
         settings: &Settings,
-    ) -> Result<()> {
-        let newest_digest = newest.manifest.manifest().digest;
-        let mut parts = repo.parts(tag).await?;
+    ) -> Result<Option<(Manifest, BTreeSet<Digest>)>> {
+        let all = self.dated(repo, tag).await?;
+        let Some(own) = all.iter().find(|d| d.digest == manifest.digest) else {
+            return Ok(None);
+        };
         let now = repo.store().clock().await?;
-        // Newest first; where the store says no time, order by digest does not change between daemons.
-        parts.sort_unstable_by_key(|p| std::cmp::Reverse((p.modified, p.digest)));
-        let mut kept = 0;
-        for listed in parts {
-            if listed.digest == newest_digest {
-                kept += 1;
-                continue;
-            }
-            let age = |m: Time| now.secs - m.secs;
-            let old = listed
-                .modified
-                .is_some_and(|m| age(m) > settings.max_age.as_secs() as i64);
-            let too_many = kept >= settings.max_parts.max(1);
-            if too_many && !old {
-                tracing::warn!(repo = %repo.name(), %tag, digest = %listed.digest, limit = settings.max_parts, "Part of a merged cache is dropped: there are more than `buildkit.merge_parts`");
-                self.count(|c| &c.dropped_parts, 1);
-            }
-            let goes = old
-                || too_many
-                || match self.part(repo, &listed.digest).await? {
-                    Some(part) => {
-                        let newest = newest.clone();
-                        task::blocking(move || contains(&newest, &part)).await
-                    }
-                    // What cannot be read helps nobody.
-                    None => true,
-                };
-            if goes {
-                tracing::debug!(repo = %repo.name(), %tag, digest = %listed.digest, "Part of a merged cache is dropped");
-                repo.remove_part(tag, &listed.digest).await?;
-            } else {
-                kept += 1;
-            }
+        let is_old = |d: &&Dated| {
+            let age = d.pushed.map(|at| now.secs - at.secs);
+            age.is_some_and(|age| age > settings.max_age.as_secs() as i64)
+        };
+        let others = || all.iter().filter(|d| d.digest != own.digest);
+        let mut left_out: Vec<(Digest, LeftOut)> = others()
+            .filter(is_old)
+            .map(|d| (d.digest, LeftOut::Old))
+            .collect();
+        let mut parts = vec![*own];
+        parts.extend(others().filter(|d| !is_old(d)).copied());
+        let place = self.merging.place(repo.name()).await;
+        let mut found = self.gather(repo, &parts, true).await?;
+        let most = settings.max_parts.clamp(1, MAX_PARTS);
+        while found.read.len() > most
+            && let Some(part) = found.read.pop()
+        {
+            found
+                .left_out
+                .push((part.manifest.manifest().digest, LeftOut::TooMany));
         }
+        left_out.append(&mut found.left_out);
+        let gone: HashSet<Digest> = left_out.iter().map(|(digest, _)| *digest).collect();
+        let kept: Vec<Dated> = all
+            .iter()
+            .filter(|d| !gone.contains(&d.digest))
+            .copied()
+            .collect();
+        let digests = kept.iter().map(|d| d.digest).collect();
+        let key = Some((kept, None));
+        let served = self.serve(repo, tag, place, found.read, key).await?;
+        for (digest, why) in left_out {
+            self.let_go(repo, tag, &digest, why).await?;
+        }
+        // Where nothing can be used the tag stands all the same.
+        let folded = served.map_or_else(|| manifest.clone(), |s| s.manifest);
+        Ok(Some((folded, digests)))
+    }
+
+    async fn let_go(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        digest: &Digest,
+        why: LeftOut,
+    ) -> Result<()> {
+        if matches!(why, LeftOut::TooMany | LeftOut::TooLarge) {
+            tracing::warn!(repo = %repo.name(), %tag, %digest, "Part of a merged cache is dropped: {why}");
+            self.count(|c| &c.dropped_parts, 1);
+        } else {
+            tracing::debug!(repo = %repo.name(), %tag, %digest, "Part of a merged cache is dropped: {why}");
+        }
+        removed(repo.remove_part(tag, digest).await)?;
         Ok(())
     }
 
@@ -181,20 +241,14 @@ impl CacheTags {
     async fn guard(
         &self,
         repo: &Repository,
-        new: &Part,
+        new: &Manifest,
         tag: &Tag,
         guard: ShrinkGuard,
     ) -> Result<Option<Shrink>> {
         if guard == ShrinkGuard::Off {
             return Ok(None);
         }
-        let Some(pointed) = self.pointed(repo, tag).await? else {
-            return Ok(None);
-        };
-        let Some(old) = self.part_of(repo, &pointed).await? else {
-            return Ok(None);
-        };
-        let Some(shrink) = shrinks(&old, new) else {
+        let Some(shrink) = self.shrink(repo, new, tag).await? else {
             return Ok(None);
         };
         tracing::warn!(
@@ -209,5 +263,35 @@ impl CacheTags {
         }
         self.count(|c| &c.shrinks_refused, 1);
         Ok(Some(shrink))
+    }
+
+    async fn shrink(&self, repo: &Repository, new: &Manifest, tag: &Tag) -> Result<Option<Shrink>> {
+        let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
+            Ok(Some(found)) => found.manifest,
+            Ok(None) => return Ok(None),
+            // It is about to be replaced.
+            Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let _place = self.merging.place(repo.name()).await;
+        let Some(new) = self.read_part(repo, new).await? else {
+            return Ok(None);
+        };
+        let Some(old) = self.read_part(repo, &pointed).await? else {
+            return Ok(None);
+        };
+        Ok(task::blocking(move || shrinks(&old, &new)).await)
+    }
+
+    /// Reads a cache; the caller has a place to merge.
+    pub(super) async fn read_part(
+        &self,
+        repo: &Repository,
+        manifest: &Manifest,
+    ) -> Result<Option<Part>> {
+        match readable(manifest) {
+            Some(cache) => self.part_of(repo, cache).await,
+            None => Ok(None),
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::{
     artifact::{Descriptor, media},
@@ -12,6 +14,10 @@ use crate::{
         open::{self, Options, Repositories, StoreUrl},
     },
 };
+
+mod budgets;
+mod deleting;
+mod times;
 
 struct World {
     dir: tempfile::TempDir,
@@ -45,6 +51,12 @@ impl World {
         }
     }
 
+    /// What a prune does to a manifest: its bytes and its record go.
+    async fn sweep(&self, digest: &Digest) {
+        self.lose(digest);
+        assert!(self.repo().forget_manifest(digest).await.unwrap());
+    }
+
     fn lose(&self, digest: &Digest) {
         std::fs::remove_file(self.dir.path().join("blobs/sha256").join(digest.hex())).unwrap();
     }
@@ -66,8 +78,27 @@ fn layer(name: &str) -> Digest {
     Digest::sha256_of(&layer_bytes(name))
 }
 
-/// A cache of one step on another for each name, as BuildKit exports it, pushed in the second `at`.
+/// A cache of one step on another for each name, as BuildKit exports it, made in the second `at`.
 async fn cache(repo: &Repository, names: &[&str], at: u32) -> Manifest {
+    let (layers, config) = documents(repo, names, at).await;
+    manifest(repo, layers, &config).await
+}
+
+async fn manifest(repo: &Repository, layers: Vec<Descriptor>, config: &Value) -> Manifest {
+    let config = put(
+        repo,
+        media::BUILDKIT_CONFIG,
+        config.to_string().into_bytes(),
+    )
+    .await;
+    let document = json!({
+        "schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST, "config": config, "layers": layers,
+    });
+    Manifest::new(media::IMAGE_MANIFEST, document.to_string())
+}
+
+/// Layers, and the config of such a cache.
+async fn documents(repo: &Repository, names: &[&str], at: u32) -> (Vec<Descriptor>, Value) {
     let (mut layers, mut records, mut described) = (Vec::new(), Vec::new(), Vec::new());
     for (n, name) in names.iter().enumerate() {
         let mut desc = put(repo, media::LAYER_GZIP, layer_bytes(name)).await;
@@ -87,12 +118,8 @@ async fn cache(repo: &Repository, names: &[&str], at: u32) -> Manifest {
             "inputs": inputs,
         }));
     }
-    let config = json!({"layers": layers, "records": records}).to_string();
-    let config = put(repo, media::BUILDKIT_CONFIG, config.into_bytes()).await;
-    let document = json!({
-        "schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST, "config": config, "layers": described,
-    });
-    Manifest::new(media::IMAGE_MANIFEST, document.to_string())
+    let config = json!({"layers": layers, "records": records});
+    (described, config)
 }
 
 fn tag() -> Tag {
@@ -110,6 +137,11 @@ async fn read(tags: &CacheTags, repo: &Repository) -> Option<Manifest> {
 async fn resolve(tags: &CacheTags, repo: &Repository, asked: &Reference) -> Option<Manifest> {
     let found = tags.resolve(repo, asked).await.unwrap();
     found.map(|found| found.manifest)
+}
+
+/// By its digest, at a daemon that was told nothing.
+async fn by_digest(repo: &Repository, digest: &Digest) -> Option<Manifest> {
+    resolve(&CacheTags::default(), repo, &Reference::Digest(*digest)).await
 }
 
 fn names_of(manifest: &Manifest) -> BTreeSet<Digest> {

@@ -1,24 +1,28 @@
 //! Mark and sweep (design §5).
 //!
 //! A run writes down the blobs that nothing reaches. A later one removes those that a mark at least `grace` old names, that are
-//! still unreachable and were not written since. Whatever cannot be read ends it before anything is removed: its children are
-//! unknown. Where the store can keep others out it does, and with a grace of zero one run marks and removes.
+//! still unreachable and were not written since. A damaged manifest ends it before anything is removed: its children are
+//! unknown. A manifest whose bytes are right and are not JSON is what somebody pushed: it keeps whatever its bytes may name, and is
+//! reported if it stands under a tag. Where the store can keep others out it does, and with a grace of zero one run marks and
+//! removes.
 //!
 //! Times are the store's. A mark is dated [`SLACK_SECS`] back, since a store's clock and the times of its blobs agree to a few
 //! seconds only; a mark from the future (the clock was set back) is thrown away.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Options, Report, mark::Mark};
+use super::{Options, Report, mark::Mark, named};
 use crate::{
-    artifact::{Descriptor, descriptor::MAX_MANIFEST_BYTES, media},
+    artifact::{Descriptor, descriptor::MAX_MANIFEST_BYTES, media, mentions::Mentions},
     digest::Digest,
     entry::Time,
     ops::{Context, load},
     store::{self, Error, ErrorKind, Store, StoredBlob, Sweep},
-    transfer::graph,
 };
 
 const SLACK_SECS: i64 = 10;
@@ -62,7 +66,13 @@ async fn mark_and_sweep(
     let now = ctx.opened.store.clock().await?;
     // Blobs first: what is written after that is not on the list, whatever reaches it.
     let blobs = sweep.blobs().await?;
-    let reached = reachable(ctx, sweep, options.dry_run.then_some(gone)).await?;
+    let Reached {
+        all: reached,
+        unreadable,
+    } = reachable(ctx, sweep, options.dry_run.then_some(gone)).await?;
+    report
+        .left_out
+        .extend(named::unreadable(ctx, unreadable).await?);
     let mut loose: Vec<StoredBlob> = blobs
         .into_iter()
         .filter(|b| !reached.contains(&b.digest))
@@ -183,39 +193,82 @@ async fn remove(
     Ok(digests.into_iter().collect())
 }
 
+/// What a marking run found.
+#[derive(Default)]
+struct Reached {
+    /// Digests that must stay.
+    all: HashSet<Digest>,
+    /// Manifests under tags that are not JSON, with why.
+    unreadable: BTreeMap<Digest, String>,
+}
+
+/// A manifest, or what may be one, to be read.
+struct Next {
+    digest: Digest,
+    sort: Sort,
+    /// What led to it.
+    root: Digest,
+}
+
 /// Everything that any tag or part of any repository of the store reaches, without the roots in `gone`; and what refers to any of
 /// that, though no tag leads there: signatures and attestations of an image live as long as it does.
 async fn reachable(
     ctx: &Context,
     sweep: &dyn Sweep,
     gone: Option<&HashSet<Digest>>,
-) -> store::Result<HashSet<Digest>> {
+) -> store::Result<Reached> {
     let store = &*ctx.opened.store;
     let mut roots = sweep.roots().await?;
     roots.retain(|d| gone.is_none_or(|gone| !gone.contains(d)));
-    let mut reached: HashSet<Digest> = roots.iter().copied().collect();
-    let mut read: HashSet<Digest> = reached.clone();
-    let mut level: Vec<(Digest, Sort)> = roots.into_iter().map(|d| (d, Sort::Manifest)).collect();
+    let mut found = Reached::default();
+    let mut read = HashSet::new();
+    let next = |sort| {
+        move |digest| Next {
+            digest,
+            sort,
+            root: digest,
+        }
+    };
+    let mut level: Vec<Next> = roots.into_iter().map(next(Sort::Root)).collect();
+    found.all.extend(level.iter().map(|n| n.digest));
+    read.extend(level.iter().map(|n| n.digest));
     let mut referrers = Referrers::default();
     loop {
         while !level.is_empty() {
-            let mut found = stream::iter(std::mem::take(&mut level))
-                .map(|(digest, sort)| mentions(store, digest, sort))
+            let mut looked = stream::iter(std::mem::take(&mut level))
+                .map(|next| async move { (mentions(store, &next).await, next) })
                 .buffer_unordered(ctx.concurrency.max(1));
-            while let Some(found) = found.next().await {
-                let found = found?;
-                let manifests = found.manifests.into_iter().map(|d| (d, Sort::Manifest));
-                let documents = found.documents.into_iter().map(|d| (d, Sort::Document));
-                level.extend(manifests.chain(documents).filter(|(d, _)| read.insert(*d)));
-                reached.extend(found.all);
+            while let Some((looked, next)) = looked.next().await {
+                let Looked { mentions, why } = match looked {
+                    Ok(looked) => looked,
+                    Err(e) => return Err(named::damaged(ctx, e, next.root).await),
+                };
+                let of = |sort| {
+                    move |digest| Next {
+                        digest,
+                        sort,
+                        root: next.root,
+                    }
+                };
+                let others = if why.is_none() {
+                    Sort::Document
+                } else {
+                    Sort::Guess
+                };
+                let manifests = mentions.manifests.into_iter().map(of(Sort::Manifest));
+                let documents = mentions.documents.into_iter().map(of(others));
+                level.extend(manifests.chain(documents).filter(|n| read.insert(n.digest)));
+                found.all.extend(mentions.all);
+                let why = why.filter(|_| next.sort == Sort::Root);
+                found.unreadable.extend(why.map(|why| (next.digest, why)));
             }
         }
-        let more = referrers.of(ctx, &reached).await?;
-        reached.extend(&more);
-        level.extend(more.into_iter().map(|d| (d, Sort::Manifest)));
-        level.retain(|(d, _)| read.insert(*d));
+        let more = referrers.of(ctx, &found.all).await?;
+        found.all.extend(&more);
+        level.extend(more.into_iter().map(next(Sort::Manifest)));
+        level.retain(|n| read.insert(n.digest));
         if level.is_empty() {
-            return Ok(reached);
+            return Ok(found);
         }
     }
 }
@@ -277,39 +330,66 @@ async fn unreached_subjects(
 /// What a digest is said to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
-    /// It names others, and must be read.
+    /// A tag or a part of one leads to it: it was taken as a manifest when it was pushed.
+    Root,
+    /// A descriptor says that it is a manifest. Whoever wrote that may be wrong.
     Manifest,
     /// It is JSON, and may name others.
     Document,
+    /// It is spelled out in a document that cannot be read, and may be anything.
+    Guess,
+}
+
+/// What was found in a manifest.
+#[derive(Default)]
+struct Looked {
+    mentions: Mentions,
+    /// Why it could not be read as what it is said to be.
+    why: Option<String>,
 }
 
 /// What a manifest mentions; nothing if it is cleanly absent. It is read as a blob: this store's handle knows the manifests
 /// of one repository alone, the blobs are those of all.
-async fn mentions(store: &dyn Store, digest: Digest, sort: Sort) -> store::Result<graph::Mentions> {
+///
+/// # Errors
+/// `Corrupt` for a manifest whose bytes are not those of its digest: they may have named anything.
+async fn mentions(store: &dyn Store, next: &Next) -> store::Result<Looked> {
+    let Next { digest, sort, .. } = *next;
     let damaged = |why: String| {
         let why = format!("{why}; nothing is removed while what it needs is unknown");
         Error::new(ErrorKind::Corrupt, "read manifest", why).at("", digest)
     };
     let Some(size) = store.stat(&digest).await? else {
-        return Ok(graph::Mentions::default());
+        return Ok(Looked::default());
     };
-    match sort {
-        Sort::Document if size > MAX_MANIFEST_BYTES => return Ok(graph::Mentions::default()),
-        Sort::Manifest if size > MAX_MANIFEST_BYTES => {
-            return Err(damaged(format!("{size} bytes are too many for a manifest")));
-        }
-        _ => {}
+    if size > MAX_MANIFEST_BYTES {
+        return match sort {
+            Sort::Root => Err(damaged(format!("{size} bytes are too many for a manifest"))),
+            // No registry takes a manifest of that size, so it is none.
+            Sort::Manifest | Sort::Document | Sort::Guess => Ok(Looked::default()),
+        };
     }
     let desc = Descriptor::new(media::IMAGE_MANIFEST, digest, size);
     let bytes = match load::read_blob(store, &desc).await {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(graph::Mentions::default()),
+        Ok(None) => return Ok(Looked::default()),
+        Err(e) if e.kind == ErrorKind::Corrupt && sort == Sort::Guess => {
+            return Ok(Looked::default());
+        }
         Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
         Err(e) => return Err(e),
     };
-    match (graph::mentions(&bytes), sort) {
-        (Ok(found), _) => Ok(found),
-        (Err(_), Sort::Document) => Ok(graph::Mentions::default()),
-        (Err(why), Sort::Manifest) => Err(damaged(why)),
-    }
+    Ok(match Mentions::of(&bytes) {
+        Ok(mentions) => Looked {
+            mentions,
+            why: None,
+        },
+        Err(why) => {
+            tracing::debug!(%digest, why, ?sort, "Not a manifest: what its bytes may name is kept");
+            Looked {
+                mentions: Mentions::of_unreadable(&bytes),
+                why: Some(why),
+            }
+        }
+    })
 }

@@ -8,7 +8,8 @@ use super::{
     *,
 };
 use crate::{
-    artifact::{Descriptor, Tag},
+    artifact::{Descriptor, Manifest, Tag, media},
+    digest::Digest,
     ops::{
         copy,
         prune::{self, Options},
@@ -51,7 +52,15 @@ async fn with_garbage(world: &World) -> Context {
 }
 
 async fn all_is_well(ctx: &Context) {
-    let report = verify::run(ctx, None, verify::Depth::Data).await.unwrap();
+    is_well(ctx, None).await;
+}
+
+async fn all_is_well_of(ctx: &Context, name: &str) {
+    is_well(ctx, Some(name)).await;
+}
+
+async fn is_well(ctx: &Context, name: Option<&str>) {
+    let report = verify::run(ctx, name, verify::Depth::Data).await.unwrap();
     assert!(report.snapshots > 0);
     assert_eq!(report.faults, []);
 }
@@ -221,6 +230,92 @@ async fn an_unreadable_manifest_stops_the_sweep() {
             );
             assert_eq!((report.blobs, count(&world).await), (0, before));
         }
+    }
+}
+
+/// What the registry API of an older release took as manifests, and its sweep could not read.
+fn odd_documents(keeps: &Digest) -> [(&'static str, String); 4] {
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let layers = format!(r#""layers":[{{"mediaType":"a/l","digest":"{keeps}","size":4}}]"#);
+    [
+        ("deep", format!(r#"{{{layers},"x":{deep}}}"#)),
+        ("surrogate", format!(r#"{{{layers},"a":"\ud800"}}"#)),
+        ("number", format!(r#"{{{layers},"a":1e999}}"#)),
+        ("hidden", format!(r#"{{"y":["{keeps}"],"x":{deep}}}"#)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifest_that_is_not_json_keeps_what_it_names_and_everything_else_is_swept() {
+    let kept = Descriptor::of("a/l", b"kept");
+    for (name, document) in odd_documents(&kept.digest) {
+        let world = World::new(Meet::CompareAndSwap);
+        let node = with_garbage(&world).await;
+        let body = Body::Bytes("kept".into());
+        world.memory.put(&kept, &body).await.unwrap();
+        let odd = Manifest::new(media::IMAGE_MANIFEST, document);
+        let tag: Tag = "odd".parse().unwrap();
+        let published = world.memory.publish(&odd, Some(&tag), &Expect::Absent);
+        published.await.unwrap();
+        let all = count(&world).await;
+        let options = Options {
+            grace: Duration::ZERO,
+            ..nothing_but_blobs()
+        };
+        world.memory.set_clock_ahead(3600);
+        prune::run(&node, &options).await.unwrap();
+        world.memory.set_clock_ahead(7200);
+        let report = prune::run(&node, &options).await.unwrap();
+        assert_eq!(report.not_swept, None, "{name}");
+        assert!(report.blobs >= 3, "{name}: {report:?}");
+        assert_eq!(count(&world).await, all - report.blobs as usize);
+        for digest in [&kept.digest, &odd.digest] {
+            let there = world.memory.stat(digest).await.unwrap();
+            assert!(there.is_some(), "{name}: {digest}");
+        }
+        let [left] = &report.left_out[..] else {
+            panic!("{name}: {report:?}");
+        };
+        assert_eq!(left.what, "tag odd", "{name}");
+        assert!(left.why.contains(&odd.digest.to_string()), "{left:?}");
+        all_is_well_of(&node, "stays").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_is_no_manifest_is_a_leaf_that_keeps_what_its_bytes_name() {
+    let world = World::new(Meet::CompareAndSwap);
+    let node = with_garbage(&world).await;
+    let below = Descriptor::of("a/l", b"below");
+    let junk = format!("junk {} junk", below.digest);
+    let junk = Descriptor::of(media::IMAGE_MANIFEST, junk.as_bytes());
+    for (desc, bytes) in [
+        (&below, "below".to_owned()),
+        (&junk, format!("junk {} junk", below.digest)),
+    ] {
+        let body = Body::Bytes(bytes.into());
+        world.memory.put(desc, &body).await.unwrap();
+    }
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [junk]}).to_string();
+    let index = Manifest::new(media::IMAGE_INDEX, index);
+    let tag: Tag = "index".parse().unwrap();
+    let published = world.memory.publish(&index, Some(&tag), &Expect::Absent);
+    published.await.unwrap();
+    let options = Options {
+        grace: Duration::ZERO,
+        ..nothing_but_blobs()
+    };
+    world.memory.set_clock_ahead(3600);
+    prune::run(&node, &options).await.unwrap();
+    world.memory.set_clock_ahead(7200);
+    let report = prune::run(&node, &options).await.unwrap();
+    assert_eq!((&report.not_swept, &report.left_out[..]), (&None, &[][..]));
+    assert!(report.blobs >= 3, "{report:?}");
+    for digest in [&index.digest, &junk.digest, &below.digest] {
+        assert!(
+            world.memory.stat(digest).await.unwrap().is_some(),
+            "{digest}"
+        );
     }
 }
 

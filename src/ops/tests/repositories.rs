@@ -73,7 +73,7 @@ impl Shelf {
     /// The same store as somebody sees it who has a right to `team` alone.
     fn granted(&self, team: &'static str) -> Context {
         Context {
-            reach: Reach::granted(move |repo| repo.as_str() == team),
+            reach: Reach::granted(move |repo| repo.as_str() == team, Arc::default()),
             ..self.ctx.clone()
         }
     }

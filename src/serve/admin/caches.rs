@@ -44,7 +44,7 @@ impl Collector for Caches {
             ),
             (
                 "merge_dropped_parts",
-                "Exports that were dropped from a tag that had more parts than it may have",
+                "Exports that were dropped from a tag that had more parts, bytes or records than it may have",
                 &counts.dropped_parts,
             ),
             (

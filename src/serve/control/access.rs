@@ -1,11 +1,13 @@
 //! What a call needs, and who says whether its caller may.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use axum::http::request::Parts;
 use tonic::Status;
 
 use crate::{
-    ops::Reach,
+    ops::{Reach, sight::Sights},
     serve::{
         admission::Key,
         auth::{Action, Authority, Need, Peer, Principal, Refusal},
@@ -66,22 +68,28 @@ impl Rights {
     }
 
     /// The repositories that it may read.
-    pub(super) fn to_read(&self) -> Reach {
-        self.reach(Action::Pull, &[Action::Pull])
+    pub(super) fn to_read(&self, sights: &Arc<Sights>) -> Reach {
+        self.reach(Action::Pull, &[Action::Pull], sights)
     }
 
     /// The repositories that it may remove from; all of the store only with a grant of everything.
-    pub(super) fn to_delete(&self) -> Reach {
-        self.reach(Action::Delete, &Action::ALL)
+    pub(super) fn to_delete(&self, sights: &Arc<Sights>) -> Reach {
+        self.reach(Action::Delete, &Action::ALL, sights)
     }
 
-    fn reach(&self, action: Action, on_all: &[Action]) -> Reach {
+    /// Returns true if the caller may read every repository: then numbers of the whole store are for it too.
+    pub(super) fn reads_everything(&self) -> bool {
+        self.0.as_ref().is_none_or(Principal::reads_everything)
+    }
+
+    fn reach(&self, action: Action, on_all: &[Action], sights: &Arc<Sights>) -> Reach {
         match &self.0 {
             None => Reach::everything(),
             Some(who) if on_all.iter().all(|a| who.may_everywhere(*a)) => Reach::everything(),
             Some(who) => {
                 let who = who.clone();
-                Reach::granted(move |repo| who.may(Need::new(repo.as_str(), action)))
+                let admits = move |repo: &Repo| who.may(Need::new(repo.as_str(), action));
+                Reach::granted(admits, sights.clone())
             }
         }
     }

@@ -31,10 +31,21 @@ pub(super) fn message(w: Waiting) -> v1::Queue {
     }
 }
 
-fn told(queue: &dyn Queue) -> v1::FlushResponse {
-    v1::FlushResponse {
-        queue: Some(message(queue.waiting())),
-    }
+/// What a caller is told of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tells {
+    /// What waits.
+    Counts,
+    /// That there is a queue. How many blobs wait would tell a caller limited to some repositories whether what it pushed was known.
+    Nothing,
+}
+
+fn told(queue: &dyn Queue, tells: Tells) -> v1::FlushResponse {
+    let queue = match tells {
+        Tells::Counts => message(queue.waiting()),
+        Tells::Nothing => v1::Queue::default(),
+    };
+    v1::FlushResponse { queue: Some(queue) }
 }
 
 /// Flushes that nobody waits for: the last one.
@@ -43,8 +54,8 @@ pub(super) struct Flushes(Mutex<Option<Task<()>>>);
 
 impl Flushes {
     /// Starts a flush and says what waits; the one that was started before is dropped for it.
-    pub(super) fn start(&self, queue: Arc<dyn Queue>) -> Messages<v1::FlushResponse> {
-        let now = told(&*queue);
+    pub(super) fn start(&self, queue: Arc<dyn Queue>, tells: Tells) -> Messages<v1::FlushResponse> {
+        let now = told(&*queue, tells);
         let work = task::spawn("flush", async move {
             if let Err(error) = queue.flush().await {
                 tracing::warn!(%error, "Queue not flushed");
@@ -58,6 +69,7 @@ impl Flushes {
 /// Flushes, and tells what is left once a second until it is done; stopped with the stream.
 pub(super) fn wait(
     queue: Arc<dyn Queue>,
+    tells: Tells,
     asked: Asked,
     own: String,
 ) -> Messages<v1::FlushResponse> {
@@ -71,12 +83,12 @@ pub(super) fn wait(
                 tokio::select! {
                     end = &mut work => break end,
                     // A client that does not read misses one; the next says more.
-                    _ = tick.tick() => drop(out.try_send(Ok(told(&*queue)))),
+                    _ = tick.tick() => drop(out.try_send(Ok(told(&*queue, tells)))),
                 }
             }
         };
         let last = match end {
-            Ok(()) => Ok(told(&*queue)),
+            Ok(()) => Ok(told(&*queue, tells)),
             Err(e) => Err(asked.status(&e.into(), &own)),
         };
         // Without anybody to hear it there is nothing to do.

@@ -40,6 +40,7 @@ pub use access::{Admit, Right, Rights};
 use crate::{
     memory::MemoryBudget,
     metrics::http::Place,
+    ops::sight::Sights,
     proto::{self, v1::control_server::ControlServer},
     serve::{
         admission::{Admission, Connection},
@@ -108,6 +109,14 @@ struct Shared {
     allow_path: AtomicBool,
     began: Instant,
     listeners: OnceLock<Vec<String>>,
+    sights: OnceLock<Arc<Sights>>,
+}
+
+impl Shared {
+    /// Who sees what.
+    fn sights(&self) -> Arc<Sights> {
+        self.sights.get_or_init(Arc::default).clone()
+    }
 }
 
 /// The door.
@@ -137,6 +146,7 @@ impl Control {
             memory: MemoryBudget::shared(MEMORY_BYTES),
             began: Instant::now(),
             listeners: OnceLock::new(),
+            sights: OnceLock::new(),
         });
         let control = ControlServer::new(Verbs::new(shared.clone()))
             .max_decoding_message_size(MAX_REQUEST_BYTES);
@@ -168,6 +178,14 @@ impl Control {
     #[must_use]
     pub fn guarded_by(mut self, admit: Arc<dyn Admit>) -> Self {
         self.admit = admit;
+        self
+    }
+
+    /// The same, with what the registry API remembers of who sees what.
+    #[must_use]
+    pub fn seeing(self, sights: Arc<Sights>) -> Self {
+        // Nobody has called it yet.
+        let _ = self.shared.sights.set(sights);
         self
     }
 

@@ -115,11 +115,13 @@ impl v1::control_server::Control for Verbs {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        let shared = &self.shared;
         let (_, rights, _) = taken(request);
+        let shared = &self.shared;
         // Where the store is, where else we listen and what a remote answered is for whoever looks after the daemon.
         let all = rights.is_everything();
-        let mut queue = shared.queue.as_ref().map(|q| flush::message(q.waiting()));
+        // Its counts tell whether the bytes of a push were known to anybody.
+        let queue = shared.queue.as_ref().filter(|_| rights.reads_everything());
+        let mut queue = queue.map(|q| flush::message(q.waiting()));
         if let Some(trouble) = queue.as_mut().and_then(|q| q.trouble.as_mut())
             && !all
         {
@@ -147,7 +149,7 @@ impl v1::control_server::Control for Verbs {
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListResponse> {
         let (asked, rights, r) = taken(request);
-        let reach = chosen(rights.to_read(), &r.repositories)?;
+        let reach = chosen(rights.to_read(&self.shared.sights()), &r.repositories)?;
         Ok(self.run(asked, reach, move |ctx| async move {
             list::run(&ctx, r.name.as_deref()).await
         }))
@@ -155,23 +157,29 @@ impl v1::control_server::Control for Verbs {
 
     async fn inspect(&self, request: Request<v1::InspectRequest>) -> Answer<v1::InspectResponse> {
         let (asked, rights, r) = taken(request);
-        Ok(self.run(asked, rights.to_read(), move |ctx| async move {
-            inspect::run(&ctx, &r.name, r.files).await
-        }))
+        Ok(self.run(
+            asked,
+            rights.to_read(&self.shared.sights()),
+            move |ctx| async move { inspect::run(&ctx, &r.name, r.files).await },
+        ))
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
         let (asked, rights, r) = taken(request);
-        Ok(self.run(asked, rights.to_delete(), move |ctx| async move {
-            let tags = remove::run(&ctx, &r.name, r.dry_run).await?;
-            Ok(v1::DeleteReport { tags })
-        }))
+        Ok(self.run(
+            asked,
+            rights.to_delete(&self.shared.sights()),
+            move |ctx| async move {
+                let tags = remove::run(&ctx, &r.name, r.dry_run).await?;
+                Ok(v1::DeleteReport { tags })
+            },
+        ))
     }
 
     /// Beside open doors, as [`crate::store::marked`] says: never with the store's lock, and with at least [`MIN_GRACE`].
     async fn prune(&self, request: Request<v1::PruneRequest>) -> Answer<v1::PruneResponse> {
         let (asked, rights, r) = taken(request);
-        let reach = chosen(rights.to_delete(), &r.repositories)?;
+        let reach = chosen(rights.to_delete(&self.shared.sights()), &r.repositories)?;
         let options = prune::Options::from(r);
         if options.grace < MIN_GRACE {
             return Err(Status::invalid_argument(format!(
@@ -200,7 +208,7 @@ impl v1::control_server::Control for Verbs {
         request: Request<v1::DiskUsageRequest>,
     ) -> Answer<v1::DiskUsageResponse> {
         let (asked, rights, r) = taken(request);
-        let reach = chosen(rights.to_read(), &r.repositories)?;
+        let reach = chosen(rights.to_read(&self.shared.sights()), &r.repositories)?;
         Ok(self.run(asked, reach, move |ctx| async move {
             du::run(&ctx, r.name.as_deref()).await
         }))
@@ -209,7 +217,7 @@ impl v1::control_server::Control for Verbs {
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Answer<v1::VerifyResponse> {
         let (asked, rights, r) = taken(request);
         let depth = verify::Depth::try_from(&r).map_err(|e| nonsense(&e))?;
-        let reach = chosen(rights.to_read(), &r.repositories)?;
+        let reach = chosen(rights.to_read(&self.shared.sights()), &r.repositories)?;
         Ok(self.run(asked, reach, move |ctx| async move {
             Box::pin(verify::run(&ctx, r.name.as_deref(), depth)).await
         }))
@@ -240,11 +248,17 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Answer<v1::FlushResponse> {
-        let ((asked, _), _, r) = taken(request);
+        let ((asked, _), rights, r) = taken(request);
+        let tells = if rights.reads_everything() {
+            flush::Tells::Counts
+        } else {
+            flush::Tells::Nothing
+        };
+        let own = self.shared.opened.url.to_string();
         Ok(Response::new(match self.shared.queue.clone() {
             None => Messages::one(v1::FlushResponse { queue: None }),
-            Some(queue) if r.wait => flush::wait(queue, asked, self.shared.opened.url.to_string()),
-            Some(queue) => self.flushes.start(queue),
+            Some(queue) if r.wait => flush::wait(queue, tells, asked, own),
+            Some(queue) => self.flushes.start(queue, tells),
         }))
     }
 }

@@ -3,10 +3,9 @@
 use axum::http::{StatusCode, header, request::Parts};
 
 use super::{
-    Answer, Registry,
+    Answer, Registry, Sight,
     error::{Code, Refusal},
     http::{Part, answer, finish, outgoing, part, with_digest},
-    sight::Sight,
 };
 use crate::{artifact::Descriptor, digest::Digest, store::keys::Repo};
 
@@ -35,7 +34,7 @@ impl Registry {
         sight: Sight,
     ) -> Answer {
         let repository = self.repository(repo);
-        if !self.named.sees(&repository, digest, sight).await? {
+        if !self.sees(&repository, digest, sight).await? {
             return Err(unknown(digest));
         }
         // A push asks first; told that it is not there, it is sent.
@@ -77,8 +76,10 @@ impl Registry {
         finish(builder, outgoing(stream.ok_or_else(|| unknown(digest))?))
     }
 
-    pub(super) async fn delete_blob(&self, repo: &Repo, digest: &Digest) -> Answer {
-        if self.repository(repo).delete_blob(digest).await? {
+    pub(super) async fn delete_blob(&self, repo: &Repo, digest: &Digest, sight: Sight) -> Answer {
+        let repository = self.repository(repo);
+        // What the caller does not see is as unknown to it as what is missing.
+        if self.sees(&repository, digest, sight).await? && repository.delete_blob(digest).await? {
             finish(answer(StatusCode::ACCEPTED), "")
         } else {
             Err(unknown(digest))

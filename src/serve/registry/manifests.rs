@@ -10,21 +10,21 @@ use bytes::BytesMut;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Answer, Registry,
+    Answer, Registry, Sight,
     error::{Code, Refusal},
     http::{OCI_SUBJECT, OCI_TAG, answer, finish, http_date, params, text, with_digest},
     media, route,
-    sight::Sight,
     uploads::ticket,
 };
 use crate::{
     artifact::{
         Manifest, Reference, Tag, buildkit::CacheManifest, descriptor::MAX_MANIFEST_BYTES,
-        outline::Outline,
+        mentions::Mentions, outline::Outline,
     },
     digest::Digest,
-    ops::cache_tags::Pushed,
+    ops::{cache_tags::Pushed, sight::Seen},
     store::{Repository, Resolved, keys::Repo, repository::Presence},
+    task,
 };
 
 /// Most tags that one request may write; the spec asks for ten at least.
@@ -33,6 +33,8 @@ const MAX_TAGS: usize = 64;
 const AT_ONCE: usize = 16;
 /// Longest time for a manifest to come: it is gathered in memory.
 const LONGEST: Duration = Duration::from_mins(1);
+/// Bytes of a manifest from which on it is parsed on a thread of its own.
+const READ_ASIDE: usize = 128 << 10;
 /// Missing children that a warning names.
 const NAMED: usize = 5;
 
@@ -49,8 +51,13 @@ impl Registry {
         repo: &Repo,
         reference: &Reference,
         parts: &Parts,
+        sight: Sight,
     ) -> Answer {
-        let found = self.caches.resolve(&self.repository(repo), reference).await;
+        let repository = self.repository(repo);
+        if !self.sees_sources(&repository, reference, sight).await? {
+            return Err(unknown(reference));
+        }
+        let found = self.caches.resolve(&repository, reference).await;
         let found = found.map_err(|e| {
             tracing::debug!(error = %e, "Manifest cannot be served");
             Refusal::of_store(&e, Code::ManifestUnknown)
@@ -95,12 +102,14 @@ impl Registry {
         let manifest = read(reference, parts, body).await?;
         let tags = tags(reference, parts)?;
         let repository = self.repository(repo);
-        let outline = Outline::of(&manifest)
-            .map_err(|why| Refusal::new(Code::ManifestInvalid, why.to_string()))?;
+        let outline = understand(&manifest).await?;
         let ticket = ticket(parts);
         let merges = !tags.is_empty() && CacheManifest::read(&manifest).is_ok_and(|c| c.is_some());
         let push = || async {
             let missing = self.check_children(&repository, &outline, sight).await?;
+            if sight == Sight::Own {
+                repository.link_checked(&manifest.digest).await?;
+            }
             // Each attempt for itself: one that waits for the store must not keep others from theirs.
             let merging = if merges {
                 Some(ticket.merge().await?)
@@ -135,44 +144,68 @@ impl Registry {
         finish(builder, "")
     }
 
-    /// Finds the children that are not there. What was never there may be missing ("sparse"); what was deleted here may not,
-    /// since whoever pushes believes that it still is. Who does not see every blob may name only what he sees.
+    /// Finds the children that are not there. A caller who sees every blob may name what was never there ("sparse"), but not what
+    /// was deleted here, since the pusher assumes it still is. Any other caller may name only what it sees, and that is linked: it
+    /// stays visible to such callers whatever becomes of the manifest that showed it.
     async fn check_children(
         &self,
         repository: &Repository,
         outline: &Outline,
         sight: Sight,
     ) -> Result<Vec<Digest>, Refusal> {
-        let children: BTreeSet<Digest> = outline.children.iter().copied().collect();
+        let children: BTreeSet<Digest> = outline.children().map(|n| n.digest).collect();
         let found = stream::iter(children).map(|digest| async move {
-            let state = if self.named.sees(repository, &digest, sight).await? {
-                repository.presence(&digest).await?
-            } else {
-                Presence::Deleted
+            let seen = match sight {
+                Sight::All => Seen::Linked,
+                Sight::Own => self.sights.seen(repository, &digest).await?,
             };
-            Ok::<_, Refusal>((digest, state))
+            let state = match seen {
+                Seen::Not => Presence::Deleted,
+                Seen::Linked | Seen::Named => repository.presence(&digest).await?,
+            };
+            Ok::<_, Refusal>((digest, seen, state))
         });
         let found: Vec<_> = found.buffered(AT_ONCE).try_collect().await?;
-        if let Some((digest, _)) = found.iter().find(|(_, s)| *s == Presence::Deleted) {
+        if let Some((digest, ..)) = found.iter().find(|(.., s)| *s == Presence::Deleted) {
             let why = format!("it names {digest}, which is not here; push that first");
             return Err(Refusal::new(Code::ManifestBlobUnknown, why));
         }
-        let missing = found.into_iter().filter(|(_, s)| *s == Presence::Missing);
-        Ok(missing.map(|(digest, _)| digest).collect())
+        let unlinked = found.iter().filter(|(_, seen, _)| *seen == Seen::Named);
+        stream::iter(unlinked.map(Ok::<_, Refusal>))
+            .try_for_each_concurrent(AT_ONCE, async |(digest, ..)| {
+                Ok(repository.link(digest).await?)
+            })
+            .await?;
+        let missing = found.into_iter().filter(|(.., s)| *s == Presence::Missing);
+        Ok(missing.map(|(digest, ..)| digest).collect())
     }
 
     pub(super) async fn delete_manifest(&self, repo: &Repo, reference: &Reference) -> Answer {
         let repository = self.repository(repo);
-        let removed = match reference {
-            Reference::Tag(tag) => repository.delete_tag(tag).await?,
-            Reference::Digest(digest) => repository.delete_manifest(digest).await?,
-        };
-        if removed {
+        if self.caches.delete(&repository, reference).await? {
             finish(answer(StatusCode::ACCEPTED), "")
         } else {
             Err(unknown(reference))
         }
     }
+}
+
+/// Reads what a pushed manifest names. What a sweep could not read later is refused as well.
+async fn understand(manifest: &Manifest) -> Result<Outline, Refusal> {
+    let read = {
+        let manifest = manifest.clone();
+        move || {
+            let outline = Outline::of(&manifest).map_err(|why| why.to_string())?;
+            Mentions::of(&manifest.bytes)?;
+            Ok::<_, String>(outline)
+        }
+    };
+    let read = if manifest.bytes.len() > READ_ASIDE {
+        task::blocking(read).await
+    } else {
+        read()
+    };
+    read.map_err(|why| Refusal::new(Code::ManifestInvalid, why))
 }
 
 /// Reads the body and checks it against what the request says of it.

@@ -24,31 +24,40 @@ mod manifests;
 mod media;
 mod place;
 mod route;
-mod sight;
+mod sources;
 mod uploads;
 
 use crate::{
     artifact::Reference,
-    ops::cache_tags::CacheTags,
+    digest::Digest,
+    ops::{cache_tags::CacheTags, sight::Sights},
     serve::{
         admission::{Admission, Fault, Ticket},
         auth::{Action, Authority, Need, Peer},
         observe::{AskedBy, ClientGone},
     },
-    store::{Repository, ingest::Uploads, keys::Repo, open::Repositories},
+    store::{self, Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
 use error::{Code, Refusal};
 use hold::Hold;
 use http::{answer, finish};
 pub use place::place;
 use route::Route;
-use sight::{Named, Sight};
 
 /// The old name of the protocol, which docker looks for.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// Longest time that a request waits for a store that is away, unless set otherwise.
 pub const HOLD: Duration = Duration::from_mins(2);
+
+/// How much a caller sees of the blobs of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// All of them: it may read every repository.
+    All,
+    /// What belongs to the repository.
+    Own,
+}
 
 /// Result of answering a request.
 type Answer = Result<Response<Body>, Refusal>;
@@ -59,7 +68,7 @@ pub struct Registry {
     uploads: Arc<Uploads>,
     authority: Arc<Authority>,
     caches: Arc<CacheTags>,
-    named: Named,
+    sights: Arc<Sights>,
     hold: Hold,
     admission: Arc<Admission>,
 }
@@ -77,7 +86,7 @@ impl Registry {
             uploads,
             authority,
             caches,
-            named: Named::default(),
+            sights: Arc::default(),
             hold: Hold::new(HOLD, false),
             admission: Arc::default(),
         }
@@ -104,8 +113,23 @@ impl Registry {
         self.hold.end();
     }
 
+    /// Who sees what, as every other API of the daemon must answer it too.
+    pub fn sights(&self) -> Arc<Sights> {
+        self.sights.clone()
+    }
+
     fn repository(&self, name: &Repo) -> Repository {
         self.repositories.repository(name)
+    }
+
+    /// Says whether a caller sees a blob in a repository.
+    async fn sees(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        sight: Sight,
+    ) -> store::Result<bool> {
+        Ok(sight == Sight::All || self.sights.sees(repository, digest).await?)
     }
 
     /// Answers a request whose path begins with `/v2`; the connection's [`Peer`] is among its extensions.
@@ -189,7 +213,7 @@ impl Registry {
                 self.hold.until_back(digest, ticket, ask).await
             }
             Route::Blob(repo, digest) if method == Method::DELETE => {
-                self.delete_blob(repo, digest).await
+                self.delete_blob(repo, digest, sight).await
             }
             Route::Uploads(repo) if method == Method::POST => {
                 self.begin_upload(repo, parts, body, source, sight).await
@@ -204,11 +228,11 @@ impl Registry {
             Route::Manifest(repo, reference) => match *method {
                 Method::GET | Method::HEAD => match reference {
                     Reference::Tag(_) => {
-                        let ask = self.get_manifest(repo, reference, parts);
+                        let ask = self.get_manifest(repo, reference, parts, sight);
                         self.hold.for_a_while(ask).await
                     }
                     Reference::Digest(digest) => {
-                        let ask = || self.get_manifest(repo, reference, parts);
+                        let ask = || self.get_manifest(repo, reference, parts, sight);
                         self.hold.until_back(digest, ticket, ask).await
                     }
                 },

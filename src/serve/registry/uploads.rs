@@ -11,11 +11,10 @@ use axum::{
 };
 
 use super::{
-    Answer, Registry,
+    Answer, Registry, Sight,
     error::{Code, Refusal},
     http::{UPLOAD_UUID, answer, chunk, finish, param, text, with_digest},
     route::{self, no_upload},
-    sight::Sight,
 };
 use crate::{
     artifact::Descriptor,
@@ -130,7 +129,7 @@ impl Registry {
         sight: Sight,
     ) -> Result<Option<u64>, Refusal> {
         let source = self.repository(from.unwrap_or(repo));
-        if !self.named.sees(&source, digest, sight).await?
+        if !self.sees(&source, digest, sight).await?
             || (from.is_some() && source.stat_or_send(digest).await?.is_none())
         {
             return Ok(None);

@@ -3,6 +3,7 @@
 //! ```text
 //! _c.t.<repo>.<tag>       a tag of another repository than the CLI's own
 //! _c.p.<folder>.<digest>  a part of a merged tag
+//! _c.d.<folder>.<digest>  a manifest that a merged tag was served as, and the parts it was made of
 //! _c.m.<folder>.<digest>  what is known of a manifest
 //! _c.f.<folder>.<digest>  a referrer
 //! _c.l.<folder>.<digest>  a blob that came to a repository
@@ -37,6 +38,7 @@ const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 pub(super) enum Kind {
     Tag,
     Part,
+    Fold,
     Manifest,
     Referrer,
     Linked,
@@ -44,9 +46,10 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str, char); 6] = [
+    const ALL: [(Self, &'static str, char); 7] = [
         (Self::Tag, "tags", 't'),
         (Self::Part, "parts", 'p'),
+        (Self::Fold, "folds", 'd'),
         (Self::Manifest, "manifests", 'm'),
         (Self::Referrer, "referrers", 'f'),
         (Self::Linked, "linked", 'l'),
@@ -83,7 +86,7 @@ impl Folder {
         let repo = Repo::unescape(names.next()?)?;
         let (kind, middle) = (names.next()?, names.next());
         let (kind, ..) = *Kind::ALL.iter().find(|(_, name, _)| *name == kind)?;
-        let has_middle = matches!(kind, Kind::Part | Kind::Referrer);
+        let has_middle = matches!(kind, Kind::Part | Kind::Fold | Kind::Referrer);
         if names.next().is_some() || middle.is_some() != has_middle {
             return None;
         }
@@ -214,7 +217,7 @@ pub(in crate::store) fn tells_of(place: &Tag, digest: &Digest) -> bool {
         let rest = place.as_str().strip_prefix(RESERVED_TAGS)?;
         let (kind, rest) = rest.split_once('.')?;
         let (_, field) = rest.split_once('.')?;
-        Some(matches!(kind, "m" | "f") && self::digest(field) == Some(*digest))
+        Some(matches!(kind, "m" | "f" | "d") && self::digest(field) == Some(*digest))
     };
     read().unwrap_or(false)
 }
@@ -329,6 +332,7 @@ mod tests {
             let mut all: Vec<String> = tags.iter().map(|t| keys::tag(&repo, t)).collect();
             for d in [&a, &b] {
                 all.extend(tags.iter().map(|t| keys::part(&repo, t, d)));
+                all.extend(tags.iter().map(|t| keys::fold(&repo, t, d)));
                 all.push(keys::manifest(&repo, d));
                 all.extend([&a, &b].map(|s| keys::referrer(&repo, s, d)));
                 all.push(keys::linked(&repo, d));
@@ -404,6 +408,10 @@ mod tests {
         let place = |key: String| there_and_back(&key).unwrap().0;
         assert!(tells_of(&place(keys::manifest(&repo, &d)), &d));
         assert!(tells_of(&place(keys::referrer(&repo, &e, &d)), &d));
+        assert!(tells_of(
+            &place(keys::fold(&repo, &"t".parse().unwrap(), &d)),
+            &d
+        ));
         assert!(!tells_of(&place(keys::referrer(&repo, &e, &d)), &e));
         assert!(!tells_of(&place(keys::gone(&repo, &d)), &d));
         assert!(!tells_of(

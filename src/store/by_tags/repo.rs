@@ -13,7 +13,12 @@ use super::{
     records,
 };
 use crate::{
-    artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES, media},
+    artifact::{
+        Descriptor, Manifest, Reference, Tag,
+        descriptor::MAX_MANIFEST_BYTES,
+        media,
+        outline::{Named, Outline},
+    },
     digest::Digest,
     entry::Time,
     store::{
@@ -262,39 +267,13 @@ impl<S: Flat> InRepo<S> {
 /// Says whether a registry does not take a manifest as one. distribution answers 500 to layers that are not to be handed on, unless it
 /// is told where they may be fetched from (`registry/storage/ocimanifesthandler.go`).
 fn is_refused(manifest: &Manifest, e: &Error) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Doc {
-        #[serde(default)]
-        layers: Vec<Descriptor>,
-    }
     if is_refusal(e) {
         return true;
     }
     let answered = e.kind == ErrorKind::Unavailable && !e.unheard;
-    let doc = serde_json::from_slice::<Doc>(&manifest.bytes).ok();
-    let foreign = [
-        media::LAYER_FOREIGN,
-        media::LAYER_FOREIGN_GZIP,
-        media::LAYER_FOREIGN_ZSTD,
-        media::DOCKER_LAYER_FOREIGN,
-        media::DOCKER_LAYER_FOREIGN_GZIP,
-    ];
-    answered
-        && doc.is_some_and(|d| {
-            let mut types = d.layers.iter().map(|l| l.media_type.as_str());
-            types.any(|t| foreign.contains(&t))
-        })
-}
-
-/// Says whether what a descriptor names is rather a manifest than a blob to the store.
-fn is_rather_a_manifest(desc: &Descriptor) -> bool {
-    [
-        media::IMAGE_MANIFEST,
-        media::IMAGE_INDEX,
-        media::DOCKER_MANIFEST,
-        media::DOCKER_LIST,
-    ]
-    .contains(&desc.media_type.as_str())
+    let is_foreign = |n: &Named| n.elsewhere && media::is_nondistributable(&n.media_type);
+    let named = Outline::of_stored(manifest).map(|o| o.named);
+    answered && named.is_ok_and(|all| all.iter().any(is_foreign))
 }
 
 #[async_trait]
@@ -309,7 +288,8 @@ impl<S: Flat> BlobStore for InRepo<S> {
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         check_range("get", desc, &range)?;
-        let first = is_rather_a_manifest(desc);
+        // To the store it is a manifest rather than a blob.
+        let first = media::is_manifest(&desc.media_type);
         if first && let Some(found) = self.range_of_manifest(desc, &range).await? {
             return Ok(Some(found));
         }

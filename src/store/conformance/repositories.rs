@@ -41,12 +41,13 @@ pub async fn run(all: &dyn Repositories) {
     blobs_are_everybodys_until_deleted(all).await;
     deleted_manifest_takes_its_tags_along(all).await;
     parts_are_dated_and_go_one_by_one(all).await;
+    super::merged::pushes_and_folds_of_a_tag_are_recorded(all).await;
     referrers_are_listed(all).await;
     own_repository_has_its_tags_as_they_are(all).await;
     many_at_once_lose_nothing(all).await;
 }
 
-fn unique_repo(stem: &str) -> Repo {
+pub(super) fn unique_repo(stem: &str) -> Repo {
     let name = format!("{stem}{:016x}", fastrand::u64(..));
     name.parse().expect("a stem and hex digits are a name")
 }

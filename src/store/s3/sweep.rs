@@ -202,9 +202,9 @@ impl Wire {
         let wanted: HashSet<&Digest> = digests.iter().collect();
         let mut found = Vec::new();
         for repo in self.folders(OP, keys::REPOSITORIES).await? {
-            for kind in ["manifests/", "referrers/"] {
+            for kind in ["manifests/", "referrers/", "linked/"] {
                 for object in self.list(OP, &format!("{repo}{kind}")).await? {
-                    if let Some(Key::Manifest(_, d) | Key::Referrer(_, _, d)) =
+                    if let Some(Key::Manifest(_, d) | Key::Referrer(_, _, d) | Key::Linked(_, d)) =
                         keys::parse(&object.key)
                         && wanted.contains(&d)
                     {

@@ -63,7 +63,8 @@ pub(super) struct Core {
 
 /// What a manifest names: children that must be there with it, and its subject. Of a document that nobody understands, none.
 pub(super) fn neighbours(manifest: &Manifest) -> (Vec<Digest>, Option<Digest>) {
-    let mut children = Outline::of(manifest).map_or_else(|_| Vec::new(), |o| o.children);
+    let outline = Outline::of(manifest).unwrap_or_default();
+    let mut children: Vec<Digest> = outline.children().map(|n| n.digest).collect();
     children.sort_unstable();
     children.dedup();
     // The same reading as the record's.

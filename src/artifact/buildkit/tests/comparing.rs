@@ -45,13 +45,13 @@ fn a_key_without_result_or_with_lost_blobs_contains_nothing() {
     let new = steps(&["a", "b", "c"], 5);
     let lost = Part {
         manifest: read(&new.manifest.without(&[blob("b")].into())),
-        config: new.config,
+        ..new
     };
     assert!(!contains(&lost, &old));
     // What the older one lost as well is not missed.
     let older = Part {
         manifest: read(&old.manifest.without(&[blob("b")].into())),
-        config: old.config,
+        ..old
     };
     assert!(contains(&steps(&["a"], 1), &older));
 }

@@ -35,28 +35,75 @@ fn the_order_of_parts_and_repetitions_do_not_matter() {
     let (one, two, three) = (build("a", 2), build("b", 3), build("a", 9));
     let first = merged(&[&one, &two, &three]);
     assert_eq!(merged(&[&three, &one, &two, &two, &three]), first);
-    assert_eq!(merged(&[&again(&first), &two]), first);
+    let together = again(&first).pushed_at(Some(second(9)));
+    assert_eq!(merged(&[&together, &two]), first);
     assert_eq!(merged(&[&one, &one]), merged(&[&one]));
 }
 
+fn result_of(merged: &Merged) -> (Vec<Digest>, Value) {
+    let part = again(merged);
+    let blobs = part.manifest.layers().iter().map(|l| l.digest).collect();
+    (blobs, config_of(merged)["records"][0]["layers"].clone())
+}
+
 #[test]
-fn of_two_results_of_one_key_the_newest_stays() {
-    let old = part(&["old"], &json!([{ "digest": "k", "layers": at(0, 3) }]));
-    let new = part(&["new"], &json!([{ "digest": "k", "layers": at(0, 4) }]));
-    for parts in [[&old, &new], [&new, &old]] {
-        let merged = again(&merged(&parts));
-        let blobs: Vec<_> = merged.manifest.layers().iter().map(|l| l.digest).collect();
-        assert_eq!(blobs, [blob("new")]);
-        assert_eq!(merged.config.records()[0].results.len(), 1);
+fn of_two_results_of_one_key_that_of_the_part_pushed_last_stays() {
+    let parts = ["bad", "good"].map(|x| {
+        let made = if x == "bad" {
+            "9999-01-01T00:00:00Z"
+        } else {
+            "2026-11-03T04:02:08.5Z"
+        };
+        let results = json!([{ "layer": 0, "createdAt": made }]);
+        part(&[x], &json!([{ "digest": "k", "layers": results }]))
+    });
+    let [bad, good] = parts;
+    let (early, late) = (Some(second(3)), Some(second(4)));
+    for (bad_at, good_at, want) in [
+        (early, late, "good"),
+        (late, early, "bad"),
+        (None, early, "good"),
+    ] {
+        let (bad, good) = (
+            bad.clone().pushed_at(bad_at),
+            good.clone().pushed_at(good_at),
+        );
+        let one = merged(&[&bad, &good]);
+        assert_eq!(one, merged(&[&good, &bad]));
+        assert_eq!(result_of(&one).0, [blob(want)]);
     }
 }
 
 #[test]
+fn no_result_is_written_as_newer_than_its_part() {
+    let made = |at: &str| json!([{ "digest": at, "layers": [{ "layer": 0, "createdAt": at }] }]);
+    let ahead = part(&["l"], &made("9999-01-01T00:00:00Z")).pushed_at(Some(second(3)));
+    let other = part(&["l"], &made("2026-11-01T00:00:00Z")).pushed_at(Some(second(4)));
+    let merged = config_of(&merged(&[&ahead, &other]));
+    let mut times: Vec<&str> = Vec::new();
+    for record in merged["records"].as_array().unwrap() {
+        times.push(record["layers"][0]["createdAt"].as_str().unwrap());
+    }
+    times.sort_unstable();
+    assert_eq!(times, ["2026-11-01T00:00:00Z", "2026-12-01T00:00:03Z"]);
+}
+
+#[test]
 fn of_two_results_of_one_moment_all_replicas_take_the_same() {
-    let parts =
-        ["a", "b", "c"].map(|x| part(&[x], &json!([{ "digest": "k", "layers": at(0, 3) }])));
-    let [a, b, c] = &parts;
-    assert_eq!(merged(&[a, b, c]), merged(&[c, b, a]));
+    for time in [None, Some(second(1))] {
+        let parts = ["a", "b", "c"].map(|x| {
+            let part = part(&[x], &json!([{ "digest": "k", "layers": at(0, 3) }]));
+            part.pushed_at(time)
+        });
+        let [a, b, c] = &parts;
+        let last = [a, b, c]
+            .into_iter()
+            .max_by_key(|p| p.manifest.manifest().digest)
+            .unwrap();
+        let one = merged(&[a, b, c]);
+        assert_eq!(one, merged(&[c, b, a]));
+        assert_eq!(result_of(&one).0, [last.manifest.layers()[0].digest]);
+    }
 }
 
 #[test]
@@ -68,7 +115,7 @@ fn a_newer_result_whose_blobs_were_lost_does_not_hide_an_older_one() {
     );
     let pruned = Part {
         manifest: read(&new.manifest.without(&[blob("base")].into())),
-        config: new.config.clone(),
+        ..new.clone()
     };
     let merged = merged(&[&old, &pruned]);
     assert_eq!(merged.dropped.unusable, 1);

@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     artifact::{Manifest, media},
     digest::Digest,
+    entry::Time,
 };
 
 /// A blob called `name`.
@@ -82,6 +83,14 @@ fn part(stack: &[&str], records: &Value) -> Part {
 /// A result of that layer, made on that day of November 2026.
 fn at(layer: usize, day: u32) -> Value {
     json!([{ "layer": layer, "createdAt": format!("2026-11-{day:02}T04:02:08.5Z") }])
+}
+
+/// So many seconds after December 2026 began.
+fn second(n: i64) -> Time {
+    Time {
+        secs: 1_796_083_200 + n,
+        nanos: 0,
+    }
 }
 
 fn merged(parts: &[&Part]) -> Merged {

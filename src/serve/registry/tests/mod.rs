@@ -19,6 +19,7 @@ use crate::{
     serve::auth::{self, Authority, Peer},
     store::{
         ingest::Uploads,
+        keys::Repo,
         open::{self, Options, StoreUrl},
     },
 };
@@ -28,6 +29,7 @@ mod manifests;
 mod pulling;
 mod pushing;
 mod sharing;
+mod tenancy;
 
 /// A door over a store of its own.
 struct Door {

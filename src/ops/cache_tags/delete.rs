@@ -1,0 +1,138 @@
+//! Deletion of what readers know: a tag, or the digest that it was served under.
+//!
+//! A tag that is merged, or lacks layers, is served under a digest of the daemon's making. Whoever deletes that digest deletes the
+//! parts that it was made of: after it no tag stands for them, and what was pushed since stays. The tag goes with its last part.
+//! Parts go before the tag, so that a deletion that was cut short can be asked for again.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{AT_ONCE, CacheTags, dated::Dated, readable};
+use crate::{
+    artifact::{Reference, Tag, buildkit::is_merged},
+    digest::Digest,
+    store::{ErrorKind, Repository, Resolved, Result},
+};
+
+impl CacheTags {
+    /// Deletes a tag with all its parts, or a manifest with every tag that stands for it; `false` if there was none.
+    pub async fn delete(&self, repo: &Repository, reference: &Reference) -> Result<bool> {
+        match reference {
+            Reference::Tag(tag) => {
+                let _flight = self.flights.lock((repo.name().clone(), tag.clone())).await;
+                repo.delete_tag(tag).await
+            }
+            Reference::Digest(digest) => self.delete_manifest(repo, digest).await,
+        }
+    }
+
+    async fn delete_manifest(&self, repo: &Repository, digest: &Digest) -> Result<bool> {
+        let tags = repo.tags().await?;
+        let concerned = stream::iter(tags).map(|tag| async move {
+            let is = stands_for(repo, &tag, digest).await?;
+            Ok(is.then_some(tag))
+        });
+        let concerned: Vec<Option<Tag>> = concerned.buffered(AT_ONCE).try_collect().await?;
+        let mut any = false;
+        for tag in concerned.into_iter().flatten() {
+            let _flight = self.flights.lock((repo.name().clone(), tag.clone())).await;
+            self.take_away(repo, &tag, digest).await?;
+            any = true;
+        }
+        Ok(repo.forget_manifest(digest).await? || any)
+    }
+
+    /// Takes a manifest, and the parts that it was made of, away from a tag; the caller holds its flight.
+    async fn take_away(&self, repo: &Repository, tag: &Tag, digest: &Digest) -> Result<()> {
+        let mut going = made_of(repo, tag, digest).await?;
+        going.insert(*digest);
+        let mut any = false;
+        for part in repo.parts(tag).await? {
+            if going.contains(&part.digest) {
+                repo.remove_part(tag, &part.digest).await?;
+                any = true;
+            }
+        }
+        let left = self.dated(repo, tag).await?;
+        if !left.is_empty() {
+            self.point(repo, tag, left).await?;
+        } else if is_left_over(repo, tag, &going, any).await? {
+            repo.delete_tag(tag).await?;
+        }
+        repo.remove_fold(tag, digest).await
+    }
+
+    /// Makes a tag point at what is left of its parts. Where nothing of them can be read now, at the first whose manifest is there.
+    async fn point(&self, repo: &Repository, tag: &Tag, left: Vec<Dated>) -> Result<()> {
+        let folded = self.fold_again(repo, tag, left.clone(), None).await?.served;
+        let tag_alone = std::slice::from_ref(tag);
+        if let Some(served) = folded {
+            return repo.put_manifest(&served.manifest, tag_alone).await;
+        }
+        for part in left {
+            match repo.manifest(&Reference::Digest(part.digest)).await {
+                Ok(Some(found)) => return repo.put_manifest(&found.manifest, tag_alone).await,
+                Ok(None) => {}
+                Err(e) if e.kind == ErrorKind::Corrupt => {}
+                Err(e) => return Err(e),
+            }
+        }
+        repo.delete_tag(tag).await.map(drop)
+    }
+}
+
+/// Says whether a tag points at a manifest, is merged from it, or was served as it.
+async fn stands_for(repo: &Repository, tag: &Tag, digest: &Digest) -> Result<bool> {
+    Ok(repo.pointed(tag).await?.as_ref() == Some(digest)
+        || repo.is_part(tag, digest).await?
+        || repo.fold(tag, digest).await?.is_some())
+}
+
+/// The parts of a tag that it was served as `digest` for.
+async fn made_of(repo: &Repository, tag: &Tag, digest: &Digest) -> Result<HashSet<Digest>> {
+    if let Some(fold) = repo.fold(tag, digest).await? {
+        return Ok(fold.parts.into_iter().collect());
+    }
+    // Releases before this recorded no parts. Each push made the tag point at the fold of all that there were by then.
+    let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
+        Err(e) if e.kind == ErrorKind::Corrupt => None,
+        other => other?,
+    };
+    let Some(Resolved {
+        manifest, modified, ..
+    }) = pointed.filter(|p| p.manifest.digest == *digest)
+    else {
+        return Ok(HashSet::new());
+    };
+    if !is_merged(&manifest) || readable(&manifest).is_none() || repo.is_part(tag, digest).await? {
+        return Ok(HashSet::new());
+    }
+    let parts = repo.parts(tag).await?.into_iter();
+    let since = |m| modified.is_some_and(|at| m > at);
+    let there = parts.filter(|p| !p.modified.is_some_and(since));
+    Ok(there.map(|p| p.digest).collect())
+}
+
+/// Says whether a tag without parts points at what was deleted: at one of `going`, or at another fold of parts that are gone.
+async fn is_left_over(
+    repo: &Repository,
+    tag: &Tag,
+    going: &HashSet<Digest>,
+    had_parts: bool,
+) -> Result<bool> {
+    let Some(pointed) = repo.pointed(tag).await? else {
+        return Ok(true);
+    };
+    if going.contains(&pointed) || repo.fold(tag, &pointed).await?.is_some() {
+        return Ok(true);
+    }
+    if !had_parts {
+        return Ok(false);
+    }
+    match repo.manifest(&Reference::Tag(tag.clone())).await {
+        Ok(found) => Ok(found.is_none_or(|f| is_merged(&f.manifest))),
+        Err(e) if e.kind == ErrorKind::Corrupt => Ok(true),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,163 @@
+//! Reads the parts of a tag, as far as they have room.
+
+use std::{fmt, sync::Arc};
+
+use futures_util::TryStreamExt as _;
+
+use super::{CacheTags, budget::Budget, dated::Dated, readable};
+use crate::{
+    artifact::{
+        Reference,
+        buildkit::{CacheManifest, MAX_CONFIG_BYTES, Part, contains},
+    },
+    digest::Digest,
+    store::{ErrorKind, Repository, Result},
+    task,
+};
+
+/// Why a part is not among those that a tag is merged from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeftOut {
+    /// The one that was just pushed has all that it has.
+    Contained,
+    /// It is lost, damaged, or BuildKit could not read it.
+    Unreadable,
+    /// Nobody pushed it for too long.
+    Old,
+    /// There are more than are kept.
+    TooMany,
+    /// All parts together are too large.
+    TooLarge,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Contained => "a newer part contains it",
+            Self::Unreadable => "it cannot be read",
+            Self::Old => "it was not pushed for longer than `buildkit.merge_age`",
+            Self::TooMany => "the tag has more parts than `buildkit.merge_parts`",
+            Self::TooLarge => "the parts of the tag are too large together",
+        })
+    }
+}
+
+/// The parts of a tag.
+#[derive(Default)]
+pub(super) struct Gathered {
+    /// Those that were read, in the order in which they were asked for.
+    pub(super) read: Vec<Part>,
+    /// The others.
+    pub(super) left_out: Vec<(Digest, LeftOut)>,
+}
+
+impl CacheTags {
+    /// Reads `parts`, the most important first, as far as the budget goes; of what the first one contains nothing is kept if it
+    /// was just pushed. The caller has a place to merge.
+    pub(super) async fn gather(
+        &self,
+        repo: &Repository,
+        parts: &[Dated],
+        is_push: bool,
+    ) -> Result<Gathered> {
+        let mut budget = Budget::default();
+        let (mut read, mut left_out) = (Vec::new(), Vec::new());
+        for part in parts {
+            let newest = read.first().filter(|_| is_push).cloned();
+            match self.gather_one(repo, part, newest, &mut budget).await? {
+                Ok(part) => read.push(Arc::new(part)),
+                Err(why) => left_out.push((part.digest, why)),
+            }
+        }
+        let read = read.into_iter().map(Arc::unwrap_or_clone).collect();
+        Ok(Gathered { read, left_out })
+    }
+
+    async fn gather_one(
+        &self,
+        repo: &Repository,
+        dated: &Dated,
+        newest: Option<Arc<Part>>,
+        budget: &mut Budget,
+    ) -> Result<std::result::Result<Part, LeftOut>> {
+        let Some(cache) = self.cache(repo, &dated.digest).await? else {
+            return Ok(Err(LeftOut::Unreadable));
+        };
+        if !budget.admits(&cache) {
+            return Ok(Err(LeftOut::TooLarge));
+        }
+        let Some(part) = self.part_of(repo, cache).await? else {
+            return Ok(Err(LeftOut::Unreadable));
+        };
+        let mut part = part.pushed_at(dated.pushed);
+        if let Some(newest) = newest.filter(|newest| budget.compare(newest, &part)) {
+            let compare = move || (contains(&newest, &part), part);
+            let (is_contained, same) = task::blocking(compare).await;
+            if is_contained {
+                return Ok(Err(LeftOut::Contained));
+            }
+            part = same;
+        }
+        Ok(if budget.take(&part) {
+            Ok(part)
+        } else {
+            Err(LeftOut::TooLarge)
+        })
+    }
+
+    /// The manifest of a part; `None` for one that is lost, damaged or no cache.
+    async fn cache(&self, repo: &Repository, digest: &Digest) -> Result<Option<CacheManifest>> {
+        match repo.manifest(&Reference::Digest(*digest)).await {
+            Ok(found) => Ok(found.and_then(|found| readable(&found.manifest))),
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                tracing::warn!(error = %e, "Part of a merged cache is left out");
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads the config of a pushed cache; `None` for one that BuildKit could not read either.
+    pub(super) async fn part_of(
+        &self,
+        repo: &Repository,
+        cache: CacheManifest,
+    ) -> Result<Option<Part>> {
+        let digest = cache.manifest().digest;
+        let desc = cache.config().clone();
+        if desc.size > MAX_CONFIG_BYTES as u64 {
+            tracing::warn!(digest = %desc.digest, bytes = desc.size, "Cache config is too long to be read");
+            return Ok(None);
+        }
+        if cache.elsewhere().contains(&desc.digest) {
+            tracing::warn!(%digest, "Cache whose config is said to be elsewhere is not read");
+            return Ok(None);
+        }
+        let config = match repo.get_blob(&desc, 0..desc.size).await {
+            Ok(Some(stream)) => {
+                let all = stream.try_fold(Vec::new(), |mut all, piece| async move {
+                    all.extend_from_slice(&piece);
+                    Ok(all)
+                });
+                all.await
+            }
+            Ok(None) => return Ok(None),
+            Err(e) => Err(e),
+        };
+        let config = match config {
+            Ok(config) => config,
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                tracing::warn!(error = %e, "Cache config is damaged");
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        match task::blocking(move || Part::read(cache, &config)).await {
+            Ok(part) => Ok(Some(part)),
+            Err(error) => {
+                tracing::warn!(%digest, %error, "Cache that BuildKit could not read");
+                Ok(None)
+            }
+        }
+    }
+}

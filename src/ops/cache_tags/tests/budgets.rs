@@ -1,0 +1,149 @@
+//! What a tag may cost, whatever was pushed to it; and that nothing is told of what others have.
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::ops::cache_tags::budget::{MAX_BYTES, MAX_RECORDS};
+
+/// A cache whose config has so many bytes more than it needs.
+async fn padded(repo: &Repository, name: &str, bytes: usize) -> Manifest {
+    let (layers, mut config) = documents(repo, &[name], 1).await;
+    config["padding"] = "x".repeat(bytes).into();
+    manifest(repo, layers, &config).await
+}
+
+/// A cache of so many keys without anything else.
+async fn crowded(repo: &Repository, name: &str, count: usize) -> Manifest {
+    let (layers, mut config) = documents(repo, &[name], 1).await;
+    let records = config["records"].as_array_mut().unwrap();
+    records.extend((0..count).map(|n| json!({"digest": format!("{name}{n}")})));
+    manifest(repo, layers, &config).await
+}
+
+async fn parts_left(repo: &Repository) -> BTreeSet<Digest> {
+    let parts = repo.parts(&tag()).await.unwrap();
+    parts.iter().map(|p| p.digest).collect()
+}
+
+#[tokio::test]
+async fn over_the_budget_of_bytes_the_oldest_parts_go_and_are_counted() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let mut all = Vec::new();
+    for n in 0..6 {
+        let part = padded(&repo, &format!("n{n}"), 3 << 20).await;
+        all.push(part.digest);
+        world.age_records();
+        push(&tags, &repo, &part).await;
+    }
+    let fits = (MAX_BYTES / (3 << 20)) as usize;
+    assert_eq!(
+        parts_left(&repo).await,
+        all[6 - fits..].iter().copied().collect()
+    );
+    assert_eq!(
+        tags.counts().dropped_parts.load(Ordering::Relaxed),
+        6 - fits as u64
+    );
+    let served = read(&CacheTags::default(), &repo).await.unwrap();
+    assert_eq!(names_of(&served).len(), fits);
+}
+
+#[tokio::test]
+async fn parts_over_the_budget_that_another_release_kept_are_left_out() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let mut all = Vec::new();
+    for n in 0..6 {
+        let part = padded(&repo, &format!("n{n}"), 3 << 20).await;
+        world.age_records();
+        repo.put_manifest(&part, &[tag()]).await.unwrap();
+        repo.add_part(&tag(), &part).await.unwrap();
+        all.push(part);
+    }
+    let served = read(&tags, &repo).await.unwrap();
+    assert_eq!(names_of(&served), set(&["n1", "n2", "n3", "n4", "n5"]));
+    assert_eq!(parts_left(&repo).await.len(), 6, "a reader removes nothing");
+}
+
+#[tokio::test]
+async fn over_the_budget_of_records_the_oldest_parts_go() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let mut all = Vec::new();
+    for n in 0..3 {
+        let part = crowded(&repo, &format!("n{n}"), MAX_RECORDS * 2 / 5).await;
+        all.push(part.digest);
+        world.age_records();
+        push(&tags, &repo, &part).await;
+    }
+    assert_eq!(parts_left(&repo).await, all[1..].iter().copied().collect());
+}
+
+#[tokio::test]
+async fn one_read_folds_a_tag_for_all_who_wait_for_it() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    push(&tags, &repo, &cache(&repo, &["a"], 1).await).await;
+    push(&tags, &repo, &cache(&repo, &["b"], 2).await).await;
+    let after = CacheTags::default();
+    let all = join_all((0..8).map(|_| read(&after, &repo))).await;
+    assert!(all.iter().all(|one| one.is_some() && *one == all[0]));
+    assert_eq!(after.counts().merged.load(Ordering::Relaxed), 1);
+}
+
+/// A cache that names a layer of somebody else, said to be elsewhere; `size` as the pusher believes.
+async fn with_foreign_layer(repo: &Repository, foreign: &Digest, size: usize) -> Manifest {
+    let (layers, config) = documents(repo, &["own"], 1).await;
+    let whole = manifest(repo, layers, &config).await;
+    let mut document: Value = serde_json::from_slice(&whole.bytes).unwrap();
+    document["layers"].as_array_mut().unwrap().push(json!({
+        "mediaType": media::LAYER_GZIP, "digest": foreign, "size": size, "urls": ["http://x/"],
+        "annotations": {"containerd.io/uncompressed": foreign},
+    }));
+    Manifest::new(media::IMAGE_MANIFEST, document.to_string())
+}
+
+#[tokio::test]
+async fn a_layer_from_elsewhere_is_left_out_alike_whether_the_store_has_it_or_not() {
+    let world = World::new().await;
+    let repo = world.repo();
+    let secret = put(&repo, media::LAYER_GZIP, b"secret".to_vec()).await;
+    let mut served = Vec::new();
+    for digest in [secret.digest, Digest::sha256_of(b"never pushed")] {
+        for more in [false, true] {
+            let tags = CacheTags::default();
+            repo.delete_tag(&tag()).await.unwrap();
+            let part = with_foreign_layer(&repo, &digest, 6).await;
+            push(&tags, &repo, &part).await;
+            if more {
+                push(&tags, &repo, &cache(&repo, &["b"], 2).await).await;
+            }
+            let manifest = read(&tags, &repo).await.unwrap();
+            assert_eq!(
+                names_of(&manifest),
+                set(if more { &["own", "b"] } else { &["own"] })
+            );
+            assert_eq!(by_digest(&repo, &part.digest).await, Some(part));
+            served.push(manifest);
+        }
+    }
+    assert_eq!(served[..2], served[2..]);
+}
+
+#[tokio::test]
+async fn a_config_from_elsewhere_is_not_read() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let whole = cache(&repo, &["a"], 1).await;
+    let mut document: Value = serde_json::from_slice(&whole.bytes).unwrap();
+    document["config"]["urls"] = json!(["http://x/"]);
+    let planted = Manifest::new(media::IMAGE_MANIFEST, document.to_string());
+    // An older release took it for a part.
+    repo.put_manifest(&planted, &[tag()]).await.unwrap();
+    repo.add_part(&tag(), &planted).await.unwrap();
+    assert_eq!(read(&tags, &repo).await, None);
+    let own = cache(&repo, &["b"], 2).await;
+    push(&tags, &repo, &own).await;
+    assert_eq!(read(&tags, &repo).await, Some(own));
+}

@@ -1,0 +1,236 @@
+//! Which blobs of the common store a caller sees who may read some repositories only.
+//!
+//! Bytes are stored once for all repositories. Whoever may read all of them sees all blobs in each, and nothing here is asked. Anybody
+//! else sees in a repository
+//!
+//! 1. what is linked there: pushed or mounted by such a caller, or named by a manifest of such a caller whose children were checked;
+//! 2. the repository's manifests, and what those of them name that were pushed by somebody who reads everything, by the command line
+//!    beside the daemon, or by a release without links: in positions that each release checked ([`Named::grants_sight`]);
+//! 3. the config of a cache that the daemon merged. What else a merged cache names its parts grant, or nobody.
+//!
+//! Of a repository's manifests the second rule believes none about a digest that another one names in a position that older releases
+//! did not check: such a pair is how a foreign blob was laundered. Manifests whose children were checked are not read at all.
+//!
+//! [`Named::grants_sight`]: crate::artifact::outline::Named::grants_sight
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    digest::Digest,
+    store::{ErrorKind, Repository, Result, keys::Repo},
+    task,
+};
+
+mod grants;
+mod memo;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use grants::Grants;
+use memo::{Memo, Verdict};
+pub use view::View;
+
+/// Records of manifests that are read at once for one repository.
+const AT_ONCE: usize = 16;
+/// Bytes of manifests that are read and parsed at once, for all repositories together, in units of [`UNIT`].
+const READ_UNITS: u32 = 192;
+const UNIT: u64 = 64 << 10;
+/// How long a listing of a repository's manifests counts for what is visible by it, and for what is not.
+const KNOWN_FOR: Duration = Duration::from_secs(30);
+const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+/// Repositories that are remembered.
+const MAX_REPOS: usize = 256;
+/// Digests that are remembered for all of them together, 16 bytes each.
+const MAX_KEYS: usize = 2 << 20;
+
+/// Why a digest is visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// It is linked to the repository.
+    Linked,
+    /// Only a manifest of the repository names it.
+    Named,
+    /// It is not visible, or does not exist: nobody is told which.
+    Not,
+}
+
+/// Answers who sees what, for all repositories of a store; remembers what their manifests grant.
+pub struct Sights {
+    repos: Mutex<HashMap<Repo, Place>>,
+    reading: Arc<Semaphore>,
+    max_keys: usize,
+}
+
+/// What is known of a repository.
+struct Place {
+    memo: Option<Arc<Memo>>,
+    /// Held while its manifests are listed and read: one caller does that for all who wait.
+    gate: Arc<Semaphore>,
+    used: Instant,
+}
+
+impl Default for Sights {
+    fn default() -> Self {
+        Self::remembering(MAX_KEYS)
+    }
+}
+
+impl Sights {
+    /// Remembers so many digests for all repositories together; what a manifest grants beyond them is read again each time.
+    fn remembering(max_keys: usize) -> Self {
+        Self {
+            repos: Mutex::default(),
+            reading: Arc::new(Semaphore::new(READ_UNITS as usize)),
+            max_keys,
+        }
+    }
+
+    /// Says whether a caller who reads some repositories only, this one among them, sees a digest there.
+    ///
+    /// Reads one record; for what is not linked also a listing of the repository's manifests, once a second at most, and those of
+    /// them that are new.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn seen(&self, repository: &Repository, digest: &Digest) -> Result<Seen> {
+        if repository.is_linked(digest).await? {
+            return Ok(Seen::Linked);
+        }
+        let since = Instant::now();
+        let (memo, gate) = self.place(repository.name());
+        if let Some(verdict) = memo.and_then(|memo| memo.recent(digest)) {
+            return Ok(verdict.seen());
+        }
+        let _gate = gate.acquire().await;
+        let (memo, _) = self.place(repository.name());
+        let listed_since = memo.as_ref().filter(|m| m.listed_at() >= since);
+        if let Some(verdict) = listed_since.and_then(|memo| memo.whole(digest)) {
+            return Ok(verdict.seen());
+        }
+        let (memo, verdict) = self.list(repository, memo, digest).await?;
+        self.remember(repository.name(), memo);
+        Ok(verdict.seen())
+    }
+
+    /// As [`Self::seen`], without the reason; reads nothing for what a manifest is known to show.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn sees(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let (memo, _) = self.place(repository.name());
+        let known = memo.and_then(|memo| memo.recent(digest));
+        if known.is_some_and(|verdict| verdict.seen() != Seen::Not) {
+            return Ok(true);
+        }
+        Ok(self.seen(repository, digest).await? != Seen::Not)
+    }
+
+    /// Forgets what manifests grant, as after the times for which that is remembered.
+    #[cfg(test)]
+    pub fn forget_all(&self) {
+        self.locked().clear();
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<Repo, Place>> {
+        // Each critical section leaves the map whole.
+        self.repos.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, repo: &Repo) -> (Option<Arc<Memo>>, Arc<Semaphore>) {
+        let mut repos = self.locked();
+        if repos.len() >= MAX_REPOS && !repos.contains_key(repo) {
+            forget_oldest(&mut repos, repo);
+        }
+        let place = repos.entry(repo.clone()).or_insert_with(|| Place {
+            memo: None,
+            gate: Arc::new(Semaphore::new(1)),
+            used: Instant::now(),
+        });
+        place.used = Instant::now();
+        (place.memo.clone(), place.gate.clone())
+    }
+
+    fn remember(&self, repo: &Repo, memo: Memo) {
+        let mut repos = self.locked();
+        if let Some(place) = repos.get_mut(repo) {
+            place.memo = Some(Arc::new(memo));
+        }
+        let keys = |repos: &HashMap<Repo, Place>| {
+            let memos = repos.values().filter_map(|p| p.memo.as_ref());
+            memos.map(|m| m.keys()).sum::<usize>()
+        };
+        while keys(&repos) > self.max_keys && forget_oldest(&mut repos, repo) {}
+    }
+
+    /// Lists the repository's manifests and reads those that are not in `known`; what they say of `digest`.
+    async fn list(
+        &self,
+        repository: &Repository,
+        known: Option<Arc<Memo>>,
+        digest: &Digest,
+    ) -> Result<(Memo, Verdict)> {
+        let listed = repository.manifests().await?;
+        let known = known.as_deref();
+        let mut memo = Memo::listed(&listed, known);
+        let mut verdict = Verdict::default();
+        let new: Vec<Digest> = listed.into_iter().filter(|d| !memo.holds(d)).collect();
+        let mut read = stream::iter(new)
+            .map(|manifest| async move { Ok((manifest, self.grants(repository, manifest).await?)) })
+            .buffer_unordered(AT_ONCE);
+        while let Some((manifest, grants)) = read.try_next().await? {
+            // One that there is no room to remember is heard all the same, and read again next time.
+            if memo.keys() + grants.keys() <= self.max_keys {
+                memo.add(manifest, grants);
+            } else {
+                verdict.hear(&grants, digest);
+                memo.lacks(manifest);
+            }
+        }
+        memo.ask(digest, &mut verdict);
+        Ok((memo, verdict))
+    }
+
+    /// What a manifest of the repository grants.
+    async fn grants(&self, repository: &Repository, digest: Digest) -> Result<Grants> {
+        // Its children are linked.
+        if repository.is_checked(&digest).await? {
+            return Ok(Grants::default());
+        }
+        let known = match repository.known(&digest).await {
+            Ok(known) => known,
+            Err(e) if e.kind == ErrorKind::Corrupt => None,
+            Err(e) => return Err(e),
+        };
+        let Some(known) = known else {
+            return Ok(Grants::default());
+        };
+        let units = u32::try_from(known.size.div_ceil(UNIT)).unwrap_or(READ_UNITS);
+        let _room = self
+            .reading
+            .acquire_many(units.clamp(1, READ_UNITS))
+            .await
+            .expect("it is never closed");
+        let found = match repository.manifest_of(&digest, &known).await {
+            Ok(found) => found.manifest,
+            Err(e) if e.kind == ErrorKind::Corrupt => return Ok(Grants::default()),
+            Err(e) => return Err(e),
+        };
+        Ok(task::blocking(move || Grants::of(&found)).await)
+    }
+}
+
+/// Forgets the repository that was asked for longest ago, other than `but`; false if there is none.
+fn forget_oldest(repos: &mut HashMap<Repo, Place>, but: &Repo) -> bool {
+    let others = repos.iter().filter(|(repo, _)| *repo != but);
+    let oldest = others.min_by_key(|(_, place)| place.used);
+    let oldest = oldest.map(|(repo, _)| repo.clone());
+    oldest.is_some_and(|repo| repos.remove(&repo).is_some())
+}

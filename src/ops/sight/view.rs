@@ -1,0 +1,76 @@
+//! A repository's store as a caller sees it who may read some repositories only.
+#![deny(clippy::missing_trait_methods)]
+
+use std::{ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::Sights;
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Repository,
+        Resolved, Result, TagStore,
+    },
+};
+
+/// Answers only for what such a caller sees: anything else is not there, whether the store has it or not. Takes no writes.
+pub struct View {
+    repository: Repository,
+    sights: Arc<Sights>,
+}
+
+impl View {
+    /// A view of one repository.
+    pub fn new(repository: Repository, sights: Arc<Sights>) -> Self {
+        Self { repository, sights }
+    }
+}
+
+fn refused(op: &'static str, what: impl std::fmt::Display) -> Error {
+    let why = "a caller who may not read every repository only reads here";
+    Error::new(ErrorKind::Denied, op, why).at("", what)
+}
+
+#[async_trait]
+impl BlobStore for View {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        if self.sights.sees(&self.repository, digest).await? {
+            return self.repository.store().stat(digest).await;
+        }
+        Ok(None)
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        if self.sights.sees(&self.repository, &desc.digest).await? {
+            return self.repository.store().get(desc, range).await;
+        }
+        Ok(None)
+    }
+
+    async fn put(&self, desc: &Descriptor, _: &Body) -> Result<Put> {
+        Err(refused("put", desc.digest))
+    }
+}
+
+#[async_trait]
+impl TagStore for View {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        // By digest only what has a record here: some stores know the manifests of all repositories by their digests.
+        self.repository.manifest(reference).await
+    }
+
+    async fn publish(&self, manifest: &Manifest, _: Option<&Tag>, _: &Expect) -> Result<Published> {
+        Err(refused("publish", manifest.digest))
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.repository.store().tags(prefix).await
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        self.repository.store().clock().await
+    }
+}
