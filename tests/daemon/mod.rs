@@ -4,6 +4,7 @@ mod caches;
 mod documents;
 mod ending;
 mod limits;
+mod numbers;
 mod process;
 mod reloading;
 mod starting;
