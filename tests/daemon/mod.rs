@@ -6,6 +6,7 @@ mod caches;
 mod documents;
 mod ending;
 mod limits;
+mod numbers;
 mod process;
 mod reloading;
 mod starting;
