@@ -38,18 +38,14 @@ pub struct Verbosity(
 /// # Errors
 /// In words, what is wrong with `filter`.
 pub fn init(verbosity: Verbosity, filter: Option<&str>) -> Result<(), String> {
-    let filter = match filter {
-        Some(text) => EnvFilter::try_new(text).map_err(|e| e.to_string())?,
-        None => {
-            let level = match verbosity.0 {
-                0 => LevelFilter::ERROR,
-                1 => LevelFilter::INFO,
-                2 => LevelFilter::DEBUG,
-                _ => LevelFilter::TRACE,
-            };
-            EnvFilter::try_new(format!("{level},{INSECURE}=warn")).map_err(|e| e.to_string())?
-        }
+    let level = match verbosity.0 {
+        0 => LevelFilter::ERROR,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     };
+    let own = format!("{level},{INSECURE}=warn");
+    let filter = EnvFilter::try_new(filter.unwrap_or(&own)).map_err(|e| e.to_string())?;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(commands::stderr)
         .with_ansi(std::io::stderr().is_terminal())

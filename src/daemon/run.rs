@@ -48,7 +48,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(began: Instant) -> u8 {
-    commands::guard(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let env = Env::capture();
+    commands::guard(|name| env.get(name).is_some());
     let args = match Args::parse(std::env::args_os()) {
         Ok(args) => args,
         Err(e) => {

@@ -10,20 +10,10 @@ use crate::support::node::Node;
 
 /// Sends a request with these lines in its head; status and all of the answer.
 fn ask(daemon: &Daemon, request: &str, head: &[&str]) -> (u16, String) {
-    let lines = head.concat_lines();
+    let lines = head.join("\r\n");
     let text =
-        format!("{request} HTTP/1.1\r\n{lines}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        format!("{request} HTTP/1.1\r\n{lines}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     exchange(TcpStream::connect(daemon.address()).unwrap(), &text)
-}
-
-trait Lines {
-    fn concat_lines(&self) -> String;
-}
-
-impl Lines for [&str] {
-    fn concat_lines(&self) -> String {
-        self.iter().map(|line| format!("{line}\r\n")).collect()
-    }
 }
 
 /// sha256 of nothing.

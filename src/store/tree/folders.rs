@@ -72,9 +72,7 @@ impl Tree {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
                 Err(e) => return Err(e),
             };
-            let next = dir
-                .open_dir(name)
-                .map_err(|e| self.explained(&dir, name, e))?;
+            let next = dir.open_dir(name).map_err(|e| explained(&dir, name, e))?;
             if made {
                 set_bits(&next, bits)?;
                 dir.sync()?;
@@ -100,15 +98,6 @@ impl Tree {
                 Err(fs::Error::new("make folder", root, e))
             }
             _ => Ok(()),
-        }
-    }
-
-    fn explained(&self, dir: &Dir, name: &[u8], e: fs::Error) -> fs::Error {
-        let is_link = dir.stat(name).ok().flatten().is_some_and(|s| is_link(&s));
-        if is_link {
-            fs::Error::new("use", dir.at(name), is_a_link())
-        } else {
-            e
         }
     }
 
@@ -140,6 +129,15 @@ fn set_bits(dir: &Dir, bits: u32) -> fs::Result<()> {
         return Ok(());
     }
     dir.set_own_mode(bits)
+}
+
+fn explained(dir: &Dir, name: &[u8], e: fs::Error) -> fs::Error {
+    let found = dir.stat(name).ok().flatten();
+    if found.is_some_and(|stat| is_link(&stat)) {
+        fs::Error::new("use", dir.at(name), is_a_link())
+    } else {
+        e
+    }
 }
 
 fn is_link(stat: &fs::Stat) -> bool {
