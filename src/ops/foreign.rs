@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Result, load, names, reach::Place};
+use super::{Error, Result, load, names, reach::Place};
 use crate::{
     artifact::{
         Descriptor, Manifest, Tag,
@@ -225,6 +225,13 @@ pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option
     if cache.config().size > MAX_CONFIG_BYTES as u64 {
         return Ok(None);
     }
+    let size = cache.config().size;
+    // What is made of it is some times larger than it is.
+    let room = place.ctx.tables.room(16 * size);
+    let _room = room.map_err(|why| Error::Memory {
+        what: format!("config {}", cache.config().digest),
+        why,
+    })?;
     let read = load::read_blob(&*place.ctx.opened.store, cache.config()).await;
     let config = match read {
         Ok(Some(config)) => config,

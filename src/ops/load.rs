@@ -18,7 +18,7 @@ use crate::{
         toc::{MAX_ENTRIES, NotRead, Reading, Toc},
     },
     digest::Digest,
-    memory::{Exhausted, MemoryBudget},
+    memory::{Exhausted, MemoryBudget, Reservation},
     pack::bare,
     store::{self, ErrorKind, Store},
     task,
@@ -71,6 +71,14 @@ impl Tables {
     /// None yet, within the same budget: for another store, or another view of it.
     pub fn afresh(&self) -> Arc<Self> {
         Self::within(self.memory.clone())
+    }
+
+    /// Room for `bytes` of something else that is read.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn room(&self, bytes: u64) -> std::result::Result<Reservation, Exhausted> {
+        self.memory.reserve(0, bytes)
     }
 
     fn known(&self, layer: &Layer) -> Option<Arc<Toc>> {
@@ -137,7 +145,7 @@ pub async fn load(
     };
     let (promise, promised) = watch::channel(None);
     let config = async {
-        let read = read_config(ctx, &outline.config, layers.len()).await;
+        let read = checked_config(ctx, &outline.config, layers.len()).await;
         if let Ok(Ok(config)) = &read {
             let entries = config.packs.iter().map(|p| p.entries).collect();
             // They wait for it below.
@@ -147,18 +155,15 @@ pub async fn load(
         read
     };
     let (config, tocs) = tokio::join!(config, read_tocs(ctx, &layers, promised, damaged));
-    let config = match config {
-        Ok(Ok(config)) => config,
-        Ok(Err(why)) => return broken(why),
-        Err(Failed::Store(e)) => return Err(e),
-        Err(Failed::Memory(why)) => return no_room(ctx, manifest, why),
-        Err(Failed::GivenUp) => return broken(GIVEN_UP.to_owned()),
+    let config = match config? {
+        Ok(config) => config,
+        Err(why) => return broken(why),
     };
     let tocs = match tocs {
         Ok(tocs) => tocs,
         Err(Failed::Store(e)) => return Err(e),
         Err(Failed::Memory(why)) => return no_room(ctx, manifest, why),
-        Err(Failed::GivenUp) => return broken(GIVEN_UP.to_owned()),
+        Err(Failed::GivenUp) => return broken("reading it was given up".to_owned()),
     };
     let digest = manifest.digest;
     let put_together = move || put_together(digest, &outline, config, layers, tocs);
@@ -166,8 +171,6 @@ pub async fn load(
         .await
         .map_err(NotLoaded::Broken))
 }
-
-const GIVEN_UP: &str = "reading it was given up";
 
 /// What has no room is too large for a command, whatever else there is; in a daemon it may be read when others have ended.
 fn no_room(
@@ -182,26 +185,43 @@ fn no_room(
     Ok(Err(NotLoaded::Broken(why.to_string())))
 }
 
-/// Reads the config; in words, inside, why it is not usable.
-async fn read_config(
+/// Reads a snapshot's config within the budget; in words, inside, why it is not usable.
+///
+/// # Errors
+/// As [`load`].
+pub(super) async fn config(
     ctx: &Context,
     desc: &Descriptor,
-    layers: usize,
-) -> std::result::Result<std::result::Result<Config, String>, Failed> {
+) -> Result<std::result::Result<Config, String>> {
     if desc.size > MAX_CONFIG_BYTES {
         return Ok(Err(format!("its config has {} bytes", desc.size)));
     }
     // The bytes, and what is made of them.
-    let reserved = ctx.tables.memory.reserve(0, 3 * desc.size);
-    let _reserved = reserved.map_err(Failed::Memory)?;
+    let _reserved = match ctx.tables.memory.reserve(0, 3 * desc.size) {
+        Ok(reserved) => reserved,
+        Err(why) if ctx.tables.memory.is_shared() => {
+            let what = format!("config {}", desc.digest);
+            return Err(Error::Memory { what, why });
+        }
+        Err(why) => return Ok(Err(format!("its config cannot be read: {why}"))),
+    };
     let bytes = match usable(read_blob(&*ctx.opened.store, desc).await)? {
         Ok(bytes) => bytes,
         Err(why) => return Ok(Err(format!("its config {why}"))),
     };
     let decoded = task::blocking(move || Config::decode(&bytes)).await;
-    let config = match decoded {
+    Ok(decoded.map_err(|e| e.to_string()))
+}
+
+/// Reads the config of a snapshot of so many layers, and whether what it promises is within the limits.
+async fn checked_config(
+    ctx: &Context,
+    desc: &Descriptor,
+    layers: usize,
+) -> Result<std::result::Result<Config, String>> {
+    let config = match config(ctx, desc).await? {
         Ok(config) => config,
-        Err(e) => return Ok(Err(e.to_string())),
+        Err(why) => return Ok(Err(why)),
     };
     if config.packs.len() != layers {
         return Ok(Err("config and manifest name different packs".into()));

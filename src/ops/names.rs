@@ -12,7 +12,7 @@ use super::{
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
-        config::{Config, MAX_CONFIG_BYTES},
+        config::Config,
         name::{self, SnapshotName},
         snapshot::Outline,
     },
@@ -233,17 +233,7 @@ pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> 
         Ok(None) => return Ok(Found::Foreign(Foreign { manifest, written })),
         Err(e) => return Ok(Found::Broken(format!("manifest: {e}"))),
     };
-    if outline.config.size > MAX_CONFIG_BYTES {
-        let why = format!("its config has {} bytes", outline.config.size);
-        return Ok(Found::Broken(why));
-    }
-    let config = match load::read_blob(&*ctx.opened.store, &outline.config).await {
-        Ok(Some(bytes)) => Config::decode(&bytes).map_err(|e| e.to_string()),
-        Ok(None) => Err("its config is missing".to_owned()),
-        Err(e) if e.kind == ErrorKind::Corrupt => Err(format!("its config: {}", e.message)),
-        Err(e) => return Err(Error::Store(e)),
-    };
-    Ok(match config {
+    Ok(match load::config(ctx, &outline.config).await? {
         Ok(config) => Found::Ours(Box::new(Ours {
             manifest,
             written,

@@ -9,7 +9,7 @@ use crate::entry::Kind;
 /// A table itself: its layer, its place in every list of packs.
 pub(super) const TABLE: u64 = 4096;
 /// An entry without what it owns.
-pub(super) const ENTRY: u64 = size_of::<TocEntry>() as u64 + 64;
+pub(super) const ENTRY: u64 = size_of::<TocEntry>() as u64 + 48;
 /// A frame.
 pub(super) const FRAME: u64 = size_of::<Frame>() as u64;
 /// An object, with its place in one map by digest.
@@ -28,7 +28,7 @@ pub(super) const XATTR: u64 = 32;
 /// Bytes of their own allocation, as an allocator rounds them up.
 pub(super) const fn owned(len: usize) -> u64 {
     let len = len as u64;
-    len.next_multiple_of(8) + len / 8 + 8
+    len.next_multiple_of(8) + len / 8
 }
 
 /// The objects of an entry.
