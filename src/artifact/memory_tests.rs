@@ -7,7 +7,9 @@ use super::{
     buildkit::{CacheConfig, CacheManifest, MAX_CONFIG_BYTES},
     config::Config,
     descriptor::MAX_MANIFEST_BYTES,
-    media, outline, snapshot,
+    media,
+    mentions::Mentions,
+    outline, snapshot,
     toc::tests::{fuzz_time, mutate},
 };
 use crate::{digest::Digest, transfer::graph};
@@ -108,7 +110,7 @@ fn read_manifest(manifest: &Manifest) {
         ("outline", &|m| drop(outline::Outline::of(m))),
         ("snapshot", &|m| drop(snapshot::Outline::read(m))),
         ("children", &|m| drop(graph::children(m))),
-        ("mentions", &|m| drop(graph::mentions(&m.bytes))),
+        ("mentions", &|m| drop(Mentions::of(&m.bytes))),
         ("cache", &|m| drop(CacheManifest::read(m))),
     ];
     for (what, read) in readers {

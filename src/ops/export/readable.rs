@@ -78,6 +78,7 @@ mod tests {
             merge: false,
             folded: Vec::new(),
             created: None,
+            published: None,
         }
     }
 

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     artifact::{Manifest, annotations},
-    ops::{Context, Reach, du, inspect, list, verify},
+    memory::MemoryBudget,
+    ops::{Context, Reach, du, inspect, list, load::Tables, verify},
     progress::{Phase, Watch},
     store::{Body as Bytes, Repository, open::Opened},
 };
@@ -138,6 +139,7 @@ impl World {
             threads: 1,
             concurrency: 2,
             budget: None,
+            tables: Tables::within(MemoryBudget::of_command()),
         };
         (ctx, warnings)
     }
