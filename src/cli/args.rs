@@ -522,6 +522,7 @@ mod tests {
         "use",
         "run",
         "repository",
+        "replace",
     ];
 
     #[test]
