@@ -498,7 +498,7 @@ mod tests {
     use super::*;
 
     /// Flags that are no settings: they say what this one run does.
-    const OF_ONE_RUN: [&str; 23] = [
+    const OF_ONE_RUN: [&str; 24] = [
         "config",
         "json",
         "quiet",

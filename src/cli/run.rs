@@ -168,7 +168,7 @@ async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8
         Command::Export(args) => return Box::pin(export::run(session, &args)).await,
         Command::Import(args) => return Box::pin(import::run(session, &args)).await,
         Command::Ls(args) => ls::run(session, &args).await,
-        Command::Inspect(args) => inspect::run(session, &args).await,
+        Command::Inspect(args) => Box::pin(inspect::run(session, &args)).await,
         Command::Verify(args) => Box::pin(verify::run(session, &args)).await,
         Command::Copy(args) => Box::pin(copy::run(session, &args)).await,
         Command::Rm(args) => rm::run(session, &args).await,

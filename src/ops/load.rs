@@ -307,7 +307,7 @@ async fn read_tocs(
             decode(ctx, layer, bytes, entries).await
         }
     };
-    stream::iter(layers.to_vec().into_iter().enumerate())
+    stream::iter(layers.iter().cloned().enumerate())
         .map(read)
         .buffered(ctx.concurrency.max(1))
         .try_collect()

@@ -33,16 +33,15 @@ impl<K: Eq + Hash> Locks<K> {
     pub(super) async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
         let lock = {
             let mut all = locked(&self.0);
-            match all.get(&key).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    if all.len() >= MANY {
-                        all.retain(|_, lock| lock.strong_count() > 0);
-                    }
-                    let lock = Arc::default();
-                    all.insert(key, Arc::downgrade(&lock));
-                    lock
+            if let Some(lock) = all.get(&key).and_then(Weak::upgrade) {
+                lock
+            } else {
+                if all.len() >= MANY {
+                    all.retain(|_, lock| lock.strong_count() > 0);
                 }
+                let lock = Arc::default();
+                all.insert(key, Arc::downgrade(&lock));
+                lock
             }
         };
         lock.lock_owned().await

@@ -189,7 +189,9 @@ impl Owners {
             .filter(|(_, owned)| idle(owned))
             .map(|(id, _)| id.clone())
             .collect();
-        gone.iter().for_each(|id| state.remove(id));
+        for id in &gone {
+            state.remove(id);
+        }
     }
 
     /// Chooses what goes when the disk is full while `id` is sent to: the other uploads of whoever has most bytes. Those that
