@@ -106,7 +106,8 @@ fn manifests(len: usize) -> Vec<Manifest> {
 }
 
 fn read_manifest(manifest: &Manifest) {
-    let readers: [(&str, &dyn Fn(&Manifest)); 5] = [
+    type Reader<'r> = &'r dyn Fn(&Manifest);
+    let readers: [(&str, Reader); 5] = [
         ("outline", &|m| drop(outline::Outline::of(m))),
         ("snapshot", &|m| drop(snapshot::Outline::read(m))),
         ("children", &|m| drop(graph::children(m))),

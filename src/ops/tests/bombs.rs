@@ -54,7 +54,7 @@ async fn miss(world: &World) -> String {
 async fn a_config_that_promises_too_many_entries_is_a_miss_before_a_table_is_read() {
     let (world, node, _) = sample(Meet::CompareAndSwap).await;
     forge_config(&world, &node, |c| {
-        c["packs"][0]["entries"] = 2_000_001.into()
+        c["packs"][0]["entries"] = 2_000_001.into();
     })
     .await;
     let why = miss(&world).await;
@@ -69,7 +69,7 @@ async fn a_table_with_other_entries_than_its_config_promises_is_a_miss() {
     for promised in [1, 3, 1_000_000] {
         let (world, node, _) = sample(Meet::CompareAndSwap).await;
         forge_config(&world, &node, |c| {
-            c["packs"][0]["entries"] = promised.into()
+            c["packs"][0]["entries"] = promised.into();
         })
         .await;
         let why = miss(&world).await;

@@ -26,7 +26,7 @@ fn stuck() -> Body {
 }
 
 /// Serves the other one while streams are held; a thread, since it blocks.
-async fn serves_others(victim: &Victim, beside: &str) {
+fn serves_others(victim: &Victim, beside: &str) {
     tokio::task::block_in_place(|| victim.serves_others(beside));
 }
 
@@ -54,7 +54,7 @@ async fn others_are_served_beside_slow_requests_on_streams_of_http_2() {
                     .header("content-type", kind)
                     .body(stuck())
                     .unwrap();
-                held.push(tokio::spawn(async move {
+                held.push(cachectl::task::spawn("slow", async move {
                     std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
                     channel.call(request).await
                 }));
@@ -62,8 +62,8 @@ async fn others_are_served_beside_slow_requests_on_streams_of_http_2() {
         }
         assert!(held.len() > HELD);
         tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
-        serves_others(&victim, &format!("200 streams of {path}")).await;
-        held.iter().for_each(tokio::task::JoinHandle::abort);
+        serves_others(&victim, &format!("200 streams of {path}"));
+        drop(held);
     }
 }
 
@@ -80,7 +80,7 @@ async fn others_are_served_beside_health_watches_of_which_there_are_only_so_many
             open.extend(watch);
         }
     }
-    serves_others(&victim, "400 health watches").await;
+    serves_others(&victim, "400 health watches");
     let mut ended = 0;
     for watch in &mut open {
         let mut stream = std::pin::pin!(watch.get_mut());

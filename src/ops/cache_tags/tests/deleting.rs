@@ -63,9 +63,12 @@ async fn a_part_that_was_pushed_since_stays() {
 async fn a_cache_that_lost_a_layer_is_deleted_by_the_digest_that_it_was_served_under() {
     for merges in [true, false] {
         let world = World::new().await;
-        let tags = || match merges {
-            true => CacheTags::default(),
-            false => without_merging(ShrinkGuard::Off),
+        let tags = || {
+            if merges {
+                CacheTags::default()
+            } else {
+                without_merging(ShrinkGuard::Off)
+            }
         };
         let repo = world.repo();
         push(&tags(), &repo, &cache(&repo, &["a", "b"], 1).await).await;
