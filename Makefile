@@ -16,6 +16,7 @@ help: ## list the targets
 
 deps: ## install what `make test` and `make lint` need (no compiling)
 	@tests/tools/install test
+	@cargo fetch --locked --quiet
 
 deps-e2e: deps ## build what only `make e2e` needs: MinIO, distribution v3, BuildKit, skopeo and its kin (TOOLS=clients for a part)
 	@tests/tools/install e2e $(TOOLS)
