@@ -107,7 +107,12 @@ fn the_door_conforms_behind_a_password() {
 #[test]
 fn the_door_conforms_for_a_tenant() {
     if e2e() && ours() {
-        conforms(&Door::with(Access::Tenant), "disk, tenant");
+        // Without `from` a blob is looked for in the repository itself; those of others are not this user's.
+        conforms_but(
+            &Door::with(Access::Tenant),
+            "disk, tenant",
+            "blob-mount-anonymous",
+        );
     }
 }
 
@@ -115,23 +120,30 @@ fn the_door_conforms_for_a_tenant() {
 /// 202, as the specification has it, and the suite counts that as skipped: once for each digest algorithm.
 #[test]
 fn the_door_conforms_behind_tokens_and_mounts_nothing_that_they_do_not_cover() {
-    if !e2e() || !ours() {
-        return;
+    if e2e() && ours() {
+        conforms_but(&Door::with(Access::Token), "disk, tokens", "blob-mount");
     }
-    let door = Door::with(Access::Token);
+}
+
+/// All but one check holds, which the suite counts as skipped once for each digest algorithm.
+fn conforms_but(door: &Door, what: &str, skipped: &str) {
     for rules in Rules::ALL {
-        let mut results = run_at(&door, rules);
-        let skips = results.complaints.matches("blob-mount: Skip").count();
+        let mut results = run_at(door, rules);
+        let skips = results
+            .complaints
+            .matches(&format!("/{skipped}: Skip"))
+            .count();
         assert_eq!(
             (skips, results.counts.skip),
             (2, 2),
             "{}",
             results.complaints
         );
+        results.rows.retain(|row| !row.ends_with(": Skip"));
         // What is tried instead are other checks: fewer, or more.
         results.counts.skip = 0;
         results.counts.pass = passes(rules);
-        check(&results, rules, "disk, tokens");
+        check(&results, rules, what);
     }
 }
 
