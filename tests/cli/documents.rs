@@ -13,6 +13,7 @@ use crate::support::node::Node;
 const EXAMPLE: &str = include_str!("../../examples/cachectl.toml");
 const CONFIG: &str = include_str!("../../docs/config.md");
 const CLI: &str = include_str!("../../docs/cli.md");
+const TRUST: &str = include_str!("../../docs/trust.md");
 
 /// The example with every `#key = value` switched on.
 fn switched_on() -> String {
@@ -100,4 +101,44 @@ fn the_reference_has_every_command_and_flag() {
             );
         }
     }
+}
+
+/// All names of functions below a folder of sources.
+fn functions(folder: &std::path::Path, found: &mut std::collections::BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            functions(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let named = text.split("fn ").skip(1);
+            found.extend(named.filter_map(|rest| rest.split(['(', '<']).next().map(str::to_owned)));
+        }
+    }
+}
+
+#[test]
+fn every_cannot_of_the_page_on_trust_names_tests_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut known = std::collections::BTreeSet::new();
+    for folder in ["src", "tests"] {
+        functions(&root.join(folder), &mut known);
+    }
+    let rows = TRUST.lines().filter(|line| line.starts_with("| "));
+    let mut tests = 0;
+    for row in rows.filter(|row| !row.starts_with("| who ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 3, "{row}");
+        let named: Vec<&str> = cells[2].split('`').skip(1).step_by(2).collect();
+        let named: Vec<&str> = named
+            .into_iter()
+            .filter(|name| name.matches('_').count() > 2)
+            .collect();
+        assert!(cells[2].is_empty() || !named.is_empty(), "{row}");
+        for name in &named {
+            assert!(known.contains(*name), "there is no test `{name}`");
+        }
+        tests += named.len();
+    }
+    assert!(tests > 20, "{tests}");
 }
