@@ -207,7 +207,7 @@ pub static KEYS: &[Key] = &[
         Some("jobs"),
         Counts,
         "the processors that this process may use",
-        "threads that pack, hash and unpack",
+        "threads that pack, hash and unpack, 256 at most",
     ),
     key(
         "concurrency",
@@ -215,7 +215,7 @@ pub static KEYS: &[Key] = &[
         Some("concurrency"),
         Counts,
         "16",
-        "requests in flight at once",
+        "requests in flight at once, 1024 at most",
     ),
     key(
         "bandwidth",

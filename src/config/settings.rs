@@ -9,6 +9,10 @@ use super::{
     value::{Layer, Origin},
 };
 
+/// Most threads of a command, and most requests that it has in flight: a settings file of the checkout may ask for any number.
+const MAX_JOBS: usize = 256;
+const MAX_CONCURRENCY: usize = 1024;
+
 /// Longest name, scope or key, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
 
@@ -121,8 +125,12 @@ impl Config {
             retry_for: link.retry_for,
             jobs: layer
                 .count("jobs")?
-                .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from)),
-            concurrency: layer.count("concurrency")?.unwrap_or(16),
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from))
+                .min(MAX_JOBS),
+            concurrency: layer
+                .count("concurrency")?
+                .unwrap_or(16)
+                .min(MAX_CONCURRENCY),
             bandwidth: link.bandwidth,
             ca_bundle: link.ca_bundle,
             state_dir: layer.path("state_dir")?.or_else(|| env.state_dir()),

@@ -1,7 +1,8 @@
 //! Places that are shared fairly between callers.
 //!
 //! A caller alone may have every place but a few that are reserved for those who hold almost none. While several wait, the
-//! next free place goes to whoever holds fewest, and among those to whoever has waited longest. The queue is bounded: where
+//! next free place goes to the caller that holds fewest, among those to the one whose last grant is longest ago, and then to
+//! the one that has waited longest: many requests of few callers do not stand before the first one of another. The queue is bounded: where
 //! it is full, the newest waiter of the caller with most waiters is refused.
 
 use std::{
@@ -69,11 +70,15 @@ struct State {
     waiting: usize,
     callers: HashMap<Key, Caller>,
     next: u64,
+    /// Places given so far.
+    grants: u64,
 }
 
 #[derive(Default)]
 struct Caller {
     held: usize,
+    /// Number of its last grant; 0 for none that is remembered.
+    last: u64,
     waiting: VecDeque<Waiter>,
 }
 
@@ -92,16 +97,19 @@ impl State {
 
     fn take(&mut self, key: &Key) {
         self.taken += 1;
-        self.callers.entry(key.clone()).or_default().held += 1;
+        self.grants += 1;
+        let caller = self.callers.entry(key.clone()).or_default();
+        caller.held += 1;
+        caller.last = self.grants;
     }
 
     /// The caller whose turn it is, if it may have a place.
     fn next(&self) -> Option<Key> {
         let waiting = self.callers.iter().filter_map(|(key, caller)| {
             let first = caller.waiting.front()?;
-            Some((caller.held, first.ticket, key))
+            Some(((caller.held, caller.last, first.ticket), key))
         });
-        let (held, _, key) = waiting.min_by_key(|(held, ticket, _)| (*held, *ticket))?;
+        let ((held, ..), key) = waiting.min_by_key(|(order, _)| *order)?;
         self.may_take(held).then(|| key.clone())
     }
 

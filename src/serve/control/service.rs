@@ -189,8 +189,12 @@ impl v1::control_server::Control for Verbs {
                 MIN_GRACE.as_secs(),
             )));
         }
-        let Ok(alone) = self.pruning.clone().try_acquire_owned() else {
-            return Err(Status::aborted("another prune is running in this daemon"));
+        // One that stops at some repositories removes names alone: it neither marks nor sweeps, so it keeps nobody from that.
+        let alone = if reach.is_whole() {
+            let alone = self.pruning.clone().try_acquire_owned();
+            Some(alone.map_err(|_| Status::aborted("another prune is running in this daemon"))?)
+        } else {
+            None
         };
         Ok(self.run(asked, reach, move |ctx| async move {
             let _alone = alone;

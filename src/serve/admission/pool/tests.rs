@@ -157,3 +157,30 @@ async fn whoever_holds_more_than_another_that_waits_crowds_it_out() {
         "it holds fewer than who waits"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn many_waiters_of_three_callers_do_not_stand_before_a_fourth() {
+    let queue = Queue {
+        total: 100,
+        each: 20,
+    };
+    let pool = Pool::new("t", 2, queue);
+    let mut held = take(&pool, "x", 2).await;
+    let mut crowd: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .flat_map(|name| (0..10).map(|_| ask(&pool, name)).collect::<Vec<_>>())
+        .collect();
+    // Each has had its turn before the fourth comes.
+    for _ in 0..3 {
+        held.remove(0);
+        let at = crowd.iter_mut().position(|w| {
+            let granted = w.as_mut().now_or_never();
+            held.extend(granted.and_then(Result::ok));
+            held.len() == 2
+        });
+        drop(crowd.remove(at.expect("somebody got the place")));
+    }
+    let mut fourth = ask(&pool, "d");
+    held.clear();
+    assert!(fourth.as_mut().now_or_never().is_some_and(|p| p.is_ok()));
+}
