@@ -36,6 +36,8 @@ pub struct Admission {
     pub tokens: Admitted,
     /// Password checks.
     pub passwords: Admitted,
+    /// Large manifests in memory.
+    pub large_manifests: Admitted,
     /// Merges of caches.
     pub merges: Admitted,
     /// Work of control calls.
@@ -62,6 +64,7 @@ impl Admission {
             "requests",
             "tokens",
             "passwords",
+            "large_manifests",
             "merges",
             "control",
             "connections",
@@ -130,6 +133,7 @@ impl Admission {
             requests: pool(),
             tokens: pool(),
             passwords: pool(),
+            large_manifests: pool(),
             merges: pool(),
             control: pool(),
             connections: pool(),

@@ -47,6 +47,9 @@ pub const REQUESTS: usize = 512;
 
 /// Requests for tokens at once: each may wait for a password to be checked, and takes some kilobytes.
 const TOKENS: usize = 16;
+/// Manifests of more than 64 KiB that are received or worked on at once: up to 4 MiB each are in memory, and as much again while
+/// they are parsed.
+const LARGE_MANIFESTS: usize = 16;
 /// Merges of caches at once; how many of them compute is for `ops::cache_tags` to say.
 const MERGES: usize = 16;
 /// Control calls that work at once, and how many more only for callers without one.
@@ -80,6 +83,8 @@ pub struct Admission {
     pub requests: Pool,
     /// Places of requests for tokens.
     pub tokens: Pool,
+    /// Places of large manifests, from their arrival until they are answered.
+    pub large_manifests: Pool,
     /// Places of merges.
     pub merges: Pool,
     /// Places of control calls that work.
@@ -115,6 +120,8 @@ impl Admission {
         let admission = Self {
             requests: Pool::new("requests", requests, QUEUE).counted(counts.requests.clone()),
             tokens: Pool::new("tokens", TOKENS, SMALL_QUEUE).counted(counts.tokens.clone()),
+            large_manifests: Pool::new("large_manifests", LARGE_MANIFESTS, SMALL_QUEUE)
+                .counted(counts.large_manifests.clone()),
             merges: Pool::new("merges", MERGES, SMALL_QUEUE).counted(counts.merges.clone()),
             control: Pool::new("control", CONTROL, SMALL_QUEUE)
                 .with_spare(CONTROL_SPARE)

@@ -81,6 +81,15 @@ impl Ticket {
         }
     }
 
+    /// Takes a place among large manifests, without holding one of requests while it waits.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn large_manifest(&self) -> Result<Permit, Full> {
+        let places = &self.0.admission.large_manifests;
+        self.aside(places.enter(self.0.key.clone())).await
+    }
+
     /// Takes a place among merges, without holding one of requests while it waits.
     ///
     /// # Errors

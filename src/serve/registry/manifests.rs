@@ -23,6 +23,7 @@ use crate::{
     },
     digest::Digest,
     ops::{cache_tags::Pushed, sight::Seen},
+    serve::admission::Permit,
     store::{Repository, Resolved, keys::Repo, repository::Presence},
     task,
 };
@@ -33,6 +34,8 @@ const MAX_TAGS: usize = 64;
 const AT_ONCE: usize = 16;
 /// Longest time for a manifest to come: it is gathered in memory.
 const LONGEST: Duration = Duration::from_mins(1);
+/// Bytes of a manifest from which on it needs a place of its own kind.
+const LARGE: usize = 64 << 10;
 /// Bytes of a manifest from which on it is parsed on a thread of its own.
 const READ_ASIDE: usize = 128 << 10;
 /// Missing children that a warning names.
@@ -99,7 +102,8 @@ impl Registry {
         body: Body,
         sight: Sight,
     ) -> Answer {
-        let manifest = read(reference, parts, body).await?;
+        // Its place is held until the answer: its bytes are in memory until then.
+        let (manifest, _place) = read(reference, parts, body).await?;
         let tags = tags(reference, parts)?;
         let repository = self.repository(repo);
         let outline = understand(&manifest).await?;
@@ -208,8 +212,12 @@ async fn understand(manifest: &Manifest) -> Result<Outline, Refusal> {
     read.map_err(|why| Refusal::new(Code::ManifestInvalid, why))
 }
 
-/// Reads the body and checks it against what the request says of it.
-async fn read(reference: &Reference, parts: &Parts, body: Body) -> Result<Manifest, Refusal> {
+/// Reads the body and checks it against what the request says of it; a large one comes with the place that it takes.
+async fn read(
+    reference: &Reference,
+    parts: &Parts,
+    body: Body,
+) -> Result<(Manifest, Option<Permit>), Refusal> {
     let too_long = || {
         Refusal::new(
             Code::ManifestInvalid,
@@ -221,11 +229,14 @@ async fn read(reference: &Reference, parts: &Parts, body: Body) -> Result<Manife
     if length.is_some_and(|l| l > MAX_MANIFEST_BYTES) {
         return Err(too_long());
     }
-    let mut bytes = BytesMut::new();
+    let (mut bytes, mut place) = (BytesMut::new(), None);
     let mut pieces = ticket(parts).receive_within(body, LONGEST);
     while let Some(piece) = pieces.try_next().await? {
         if (bytes.len() + piece.len()) as u64 > MAX_MANIFEST_BYTES {
             return Err(too_long());
+        }
+        if place.is_none() && bytes.len() + piece.len() > LARGE {
+            place = Some(ticket(parts).large_manifest().await?);
         }
         bytes.extend_from_slice(&piece);
     }
@@ -250,7 +261,7 @@ async fn read(reference: &Reference, parts: &Parts, body: Body) -> Result<Manife
         }
         manifest.digest = *digest;
     }
-    Ok(manifest)
+    Ok((manifest, place))
 }
 
 /// The tags that a request writes: its reference, or with a digest those of the query.

@@ -266,3 +266,33 @@ async fn manifest_that_a_browser_would_run_is_refused_and_an_old_one_is_served_a
         (StatusCode::OK, page.as_bytes())
     );
 }
+
+#[tokio::test]
+async fn large_manifests_that_do_not_end_take_few_places_and_small_ones_none() {
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+
+    let door = Door::open().await;
+    let stuck = || {
+        let start = stream::iter([Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 70 << 10]))]);
+        Body::from_stream(start.chain(stream::pending()))
+    };
+    let send = || door.send(Method::PUT, "/v2/a/manifests/large", &[], stuck());
+    let mut held: Vec<_> = (0..40).map(|_| Box::pin(send())).collect();
+    let places = &door.registry.admission.large_manifests;
+    let mut polls = 0;
+    // One caller may have all places but the two that are kept for others; the rest wait with what one read brought.
+    while places.taken() < 14 || places.waiting() < 26 {
+        for one in &mut held {
+            assert!(one.as_mut().now_or_never().is_none());
+        }
+        tokio::task::yield_now().await;
+        polls += 1;
+        assert!(polls < 100_000, "{} taken", places.taken());
+    }
+    assert_eq!(places.taken(), 14);
+    let config =
+        json!({"mediaType": media::CONFIG, "digest": door.push("a", b"{}").await, "size": 2});
+    let small = json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST, "config": config, "layers": []});
+    let put = door.put_manifest("a", "small", &small).await;
+    assert_eq!(put.status, StatusCode::CREATED);
+}
