@@ -150,8 +150,11 @@ impl Repository {
         Ok(true)
     }
 
-    /// Notes that a blob came to this repository.
+    /// Notes that a blob came to this repository. A note that is there stays: one of [`Self::link_checked`] says more.
     pub async fn link(&self, digest: &Digest) -> Result<()> {
+        if self.is_linked(digest).await? {
+            return Ok(());
+        }
         let key = keys::linked(&self.name, digest);
         self.records.write_record(&key, "{}".into()).await
     }
