@@ -49,6 +49,10 @@ impl Builder {
         fs::write(&file, config.join("\n")).expect("a new file");
         let mut command = contained(&tools::built("buildkitd"));
         command.arg("--config").arg(file);
+        // Its default is one path for the whole machine, and builders that start at once remove each other's socket.
+        command
+            .arg("--otel-socket-path")
+            .arg(dir.short().join("otel"));
         command.env("PATH", path_with_tools());
         let server = Server::start("buildkitd", dir, &command, || {
             UnixStream::connect(&socket).is_ok()
