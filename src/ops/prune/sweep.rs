@@ -3,7 +3,7 @@
 //! A run writes down the blobs that nothing reaches. A later one removes those that a mark at least `grace` old names, that are
 //! still unreachable and were not written since. A damaged manifest ends it before anything is removed: its children are
 //! unknown. A manifest whose bytes are right and are not JSON is what somebody pushed: it keeps whatever its bytes may name, and is
-//! reported if it stands under a tag. Where the store can keep others out it does, and with a grace of zero one run marks and
+//! warned of if it stands under a tag. Where the store can keep others out it does, and with a grace of zero one run marks and
 //! removes.
 //!
 //! Times are the store's. A mark is dated [`SLACK_SECS`] back, since a store's clock and the times of its blobs agree to a few
@@ -76,9 +76,7 @@ async fn mark_and_sweep(
         unreadable,
         ..
     } = marking;
-    report
-        .left_out
-        .extend(named::unreadable(ctx, unreadable).await?);
+    named::warn_of_unreadable(ctx, unreadable).await?;
     let is_old = |b: &StoredBlob| alone.is_some() || b.modified <= settled(now);
     let mut loose: Vec<StoredBlob> = listing.loose().filter(is_old).collect();
     let removed = if at_once && alone.is_some() {
