@@ -21,7 +21,7 @@ use crate::{
         mentions::{self, Mention},
     },
     digest::Digest,
-    ops::{Context, load},
+    ops::{Context, load, sight::Sights},
     store::{self, Error, ErrorKind, Repository, StoredBlob},
 };
 
@@ -193,6 +193,31 @@ impl<'c> Marking<'c> {
             let own = own.into_iter().collect();
             let live = self.referrers(&own, subjects, roots).await?;
             self.reach(live.into_iter()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what manifests doubt that stay in no repository: what they doubt shall not be seen once they are gone.
+    ///
+    /// # Errors
+    /// When the store cannot be asked or written.
+    pub(super) async fn keep_doubts(&self) -> store::Result<()> {
+        let Some(repositories) = &self.ctx.opened.repositories else {
+            return Ok(());
+        };
+        let sights = Sights::default();
+        for name in repositories.records().repositories().await? {
+            let repository = &repositories.repository(&name);
+            let going = repository.manifests().await?.into_iter();
+            let going = going.filter(|d| !self.listing.stays(d)).map(Ok);
+            stream::iter(going)
+                .try_for_each_concurrent(self.ctx.concurrency.max(1), async |digest| {
+                    if repository.is_checked(&digest).await? {
+                        return Ok(());
+                    }
+                    sights.keep_doubts(repository, &digest).await
+                })
+                .await?;
         }
         Ok(())
     }

@@ -71,6 +71,9 @@ async fn mark_and_sweep(
     let mut marking = Marking::new(ctx, Listing::of(sweep.blobs().await?));
     marking.keep(roots).await?;
     marking.keep_referrers(gone).await?;
+    if !options.dry_run {
+        marking.keep_doubts().await?;
+    }
     let Marking {
         listing,
         unreadable,

@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     artifact::{Descriptor, Manifest, Tag, media},
-    ops::{Reach, cache_tags::CacheTags, copy, du, inspect, list, prune, remove, verify},
+    ops::{
+        Reach, cache_tags::CacheTags, copy, du, inspect, list, prune, remove, sight::Sights, verify,
+    },
     store::{Body, Repository},
 };
 
@@ -363,6 +365,22 @@ async fn what_refers_to_content_of_another_repository_does_not_tell_whether_it_i
     for (n, digest) in go.iter().enumerate() {
         assert!(!kept(digest).await, "{n}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_swept_manifest_doubted_stays_closed() {
+    let shelf = shelf().await;
+    let repo = repository(&shelf.ctx, "f/y");
+    let mut borrowed = serde_json::to_value(&shelf.cached).unwrap();
+    let laundered = manifest(&json!({"layers": [borrowed]}));
+    repo.put_manifest(&laundered, &[tag("own")]).await.unwrap();
+    borrowed["urls"] = json!(["https://x"]);
+    let doubter = manifest(&json!({"layers": [borrowed]}));
+    repo.put_manifest(&doubter, &[]).await.unwrap();
+    prune::run(&shelf.ctx, &nothing()).await.unwrap();
+    assert_eq!(repo.known(&doubter.digest).await.unwrap(), None);
+    let sights = Sights::default();
+    assert!(!sights.sees(&repo, &shelf.cached.digest).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
