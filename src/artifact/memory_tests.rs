@@ -110,7 +110,7 @@ fn read_manifest(manifest: &Manifest) {
         ("snapshot", &|m| drop(snapshot::Outline::read(m))),
         ("children", &|m| drop(graph::children(m))),
         ("mentions", &|m| {
-            drop(mentions::read(&m.bytes, &mut |_, _| {}))
+            drop(mentions::read(&m.bytes, &mut |_, _| {}));
         }),
         ("cache", &|m| drop(CacheManifest::read(m))),
     ];
