@@ -478,6 +478,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn uploads_are_not_kept_where_a_link_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        let ingests = Ingests::open(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let led = Ingests::open(&link).unwrap();
+        assert!(led.begin(&Repo::cli()).await.is_err());
+        // Nor is an upload that is one gone on with.
+        let id = ingests.begin(&Repo::cli()).await.unwrap();
+        assert!(led.size(&id).await.is_err());
+        let (path, other) = (ingests.path(&id), dir.path().join("other"));
+        std::fs::rename(&path, &other).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        ingests.sessions().clear();
+        assert!(ingests.size(&id).await.is_err());
+    }
+
+    #[tokio::test]
     async fn uploads_at_rest_keep_no_file_open_and_go_on() {
         let dir = tempfile::tempdir().unwrap();
         let ingests = Ingests::open(dir.path()).unwrap();

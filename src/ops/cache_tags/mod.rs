@@ -26,7 +26,11 @@ use crate::{
     artifact::{Manifest, Reference, Tag, buildkit::CacheManifest},
     digest::Digest,
     entry::Time,
-    store::{Error, ErrorKind, Repository, Resolved, Result, keys::Repo, repository::Presence},
+    store::{
+        Error, ErrorKind, Repository, Resolved, Result,
+        keys::Repo,
+        repository::{AT_ONCE, Presence},
+    },
 };
 
 mod budget;
@@ -46,8 +50,6 @@ use merging::{Locks, Merging};
 pub use moved::MergeCaches;
 pub use push::Pushed;
 
-/// Blobs that are looked for at once.
-const AT_ONCE: usize = 16;
 /// How long a manifest that a tag was just resolved to is served by its digest without another look at its layers: an
 /// import asks for it by tag, and some milliseconds later by digest.
 const TOLD_FOR: Duration = Duration::from_secs(2);
