@@ -30,7 +30,7 @@ use crate::{
     ops::cache_tags::{self, CacheTags},
     serve::{
         admin::{self, Admin, Refresh},
-        admission::Admission,
+        admission::{Admission, Connection},
         auth::{self, Authority, Exposure, Peer, Refusal},
         browsers,
         control::{self, Control},
@@ -251,9 +251,13 @@ impl Doors {
         let (parts, body) = request.into_parts();
         let peer = Peer::of(&parts.extensions);
         let caller = self.authority.caller(&parts.headers, &peer);
-        let form = self
-            .admission
-            .gather(caller.clone(), body, auth::MAX_FORM_BYTES, FORM);
+        let connection = Connection::of(&parts.extensions);
+        let form = self.admission.gather(
+            (caller.clone(), &connection),
+            body,
+            auth::MAX_FORM_BYTES,
+            FORM,
+        );
         let form = match form.await {
             Ok(form) => form,
             Err(fault) => return (fault.status(), fault.to_string()).into_response(),

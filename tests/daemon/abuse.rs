@@ -19,6 +19,7 @@ use super::{
 use crate::support::node::Node;
 
 mod streams;
+mod unread;
 
 /// Most connections, and requests, of the daemon; and how many are held.
 const CONNECTIONS: usize = 24;
@@ -99,8 +100,13 @@ impl Victim {
 
 /// A connection from 127.0.0.2.
 fn other(to: SocketAddrV4) -> TcpStream {
+    connect_from(2, to)
+}
+
+/// A connection from 127.0.0.`last`.
+fn connect_from(last: u8, to: SocketAddrV4) -> TcpStream {
     let own = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    bind(&own, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
+    bind(&own, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
     connect(&own, &to).unwrap();
     TcpStream::from(own)
 }

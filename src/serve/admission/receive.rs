@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use http_body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Admission, Fault, Key, Lane, Parked, Ticket};
+use super::{Admission, Connection, Fault, Key, Lane, Parked, Ticket};
 use crate::store::{ByteStream, Error, ErrorKind};
 
 /// A body is slow that brings less than this within [`WINDOW`].
@@ -130,7 +130,9 @@ impl Receiving {
     /// Looks back at a window: a body that was slow gives its place back.
     fn look(&mut self) {
         if self.came < LEAST {
-            self.parked = Some(self.lane.park(self.ticket.key().clone()));
+            let (key, connection) = (self.ticket.key().clone(), self.ticket.connection());
+            let since = Instant::now() - WINDOW;
+            self.parked = Some(self.lane.park_on(key, connection, since));
             self.ticket.give_back();
         }
         (self.window, self.came) = (Instant::now() + WINDOW, 0);
@@ -151,7 +153,7 @@ impl Admission {
     /// What the client did wrong; a body that is too long is left to whoever reads it.
     pub async fn gather(
         self: &Arc<Self>,
-        key: Key,
+        (key, connection): (Key, &Connection),
         mut body: Body,
         most: usize,
         limit: Duration,
@@ -159,7 +161,7 @@ impl Admission {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
-        let parked = self.forms.park(key);
+        let parked = self.forms.park_on(key, connection, Instant::now());
         let read = async {
             let mut bytes = BytesMut::new();
             while bytes.len() <= most
