@@ -130,9 +130,7 @@ impl Receiving {
     /// Looks back at a window: a body that was slow gives its place back.
     fn look(&mut self) {
         if self.came < LEAST {
-            let (key, connection) = (self.ticket.key().clone(), self.ticket.connection());
-            let since = Instant::now() - WINDOW;
-            self.parked = Some(self.lane.park_on(key, connection, since));
+            self.parked = Some(self.lane.park(self.ticket.key().clone()));
             self.ticket.give_back();
         }
         (self.window, self.came) = (Instant::now() + WINDOW, 0);
