@@ -151,6 +151,13 @@ impl Ingests {
         self.dir.join(format!("{PREFIX}{id}"))
     }
 
+    /// Bytes of an upload that an earlier process left, and for how long nobody sent to it. Blocks.
+    fn left(&self, id: &UploadId) -> Option<(u64, Duration)> {
+        let found = self.path(id).metadata().ok()?;
+        let rested = found.modified().ok().and_then(|m| m.elapsed().ok());
+        Some((found.len(), rested.unwrap_or_default()))
+    }
+
     fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<AsyncMutex<Session>>>> {
         // Nothing can panic while it is held.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)

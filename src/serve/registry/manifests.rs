@@ -62,14 +62,9 @@ impl Registry {
         if !self.sees_sources(&repository, reference, sight).await? {
             return Err(unknown(reference));
         }
-        let found = self.caches.resolve(&repository, reference).await;
-        let found = found.map_err(|e| {
-            tracing::debug!(error = %e, "Manifest cannot be served");
-            Refusal::of_store(&e, Code::ManifestUnknown)
-        })?;
         let Resolved {
             manifest, modified, ..
-        } = found.ok_or_else(|| unknown(reference))?;
+        } = self.resolve_to_send(&repository, reference, parts).await?;
         let Manifest {
             media_type,
             bytes,
@@ -94,6 +89,36 @@ impl Registry {
         }
         let builder = builder.header(header::CONTENT_LENGTH, bytes.len());
         finish(builder, bytes)
+    }
+
+    /// The manifest, with a place among large ones if it is one; whoever waits for that keeps nothing in memory meanwhile.
+    async fn resolve_to_send(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        parts: &Parts,
+    ) -> Result<Resolved, Refusal> {
+        let resolve = || async {
+            let found = self.caches.resolve(repository, reference).await;
+            let found = found.map_err(|e| {
+                tracing::debug!(error = %e, "Manifest cannot be served");
+                Refusal::of_store(&e, Code::ManifestUnknown)
+            })?;
+            found.ok_or_else(|| unknown(reference))
+        };
+        let found = resolve().await?;
+        if found.manifest.bytes.len() <= LARGE {
+            return Ok(found);
+        }
+        let ticket = ticket(parts);
+        if let Some(place) = ticket.large_manifest_now() {
+            ticket.sends_large(place);
+            return Ok(found);
+        }
+        drop(found);
+        let place = ticket.large_manifest().await?;
+        ticket.sends_large(place);
+        resolve().await
     }
 
     pub(super) async fn put_manifest(
