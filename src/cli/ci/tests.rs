@@ -251,6 +251,7 @@ fn drone_and_woodpecker() {
     assert_eq!(
         scopes(&[
             ("DRONE", "true"),
+            ("DRONE_BUILD_EVENT", "push"),
             ("DRONE_BRANCH", "trunk"),
             ("DRONE_REPO_BRANCH", "trunk")
         ]),
@@ -266,7 +267,12 @@ fn drone_and_woodpecker() {
         ]),
         "pr-4 default"
     );
-    assert_eq!(scopes(&[wood, ("CI_COMMIT_BRANCH", "x")]), "x default");
+    let pushed = [
+        wood,
+        ("CI_PIPELINE_EVENT", "push"),
+        ("CI_COMMIT_BRANCH", "x"),
+    ];
+    assert_eq!(scopes(&pushed), "x default");
 }
 
 #[test]
@@ -312,6 +318,64 @@ fn a_system_that_always_tells_and_here_does_not_is_not_believed_to_build_the_bas
     assert_eq!(scopes(&[jenkins]), "default");
     assert!(ci(&[jenkins]).doubt.unwrap().contains("CACHECTL_SCOPE"));
     assert_eq!(scopes(&[jenkins, ("PULL_REQUEST", "7")]), "- default");
+}
+
+#[test]
+fn a_job_that_was_started_in_an_unknown_way_writes_nothing() {
+    for (mark, how, known, branch) in [
+        (
+            "GITLAB_CI",
+            "CI_PIPELINE_SOURCE",
+            "push",
+            "CI_COMMIT_BRANCH",
+        ),
+        ("DRONE", "DRONE_BUILD_EVENT", "promote", "DRONE_BRANCH"),
+        (
+            "CI_PIPELINE_FORGE_URL",
+            "CI_PIPELINE_EVENT",
+            "cron",
+            "CI_COMMIT_BRANCH",
+        ),
+        (
+            "TF_BUILD",
+            "BUILD_REASON",
+            "IndividualCI",
+            "BUILD_SOURCEBRANCH",
+        ),
+        (
+            "BUILDKITE",
+            "BUILDKITE_PULL_REQUEST",
+            "false",
+            "BUILDKITE_BRANCH",
+        ),
+    ] {
+        let job = |how: Option<(&'static str, &'static str)>| {
+            let mut pairs = vec![(mark, "true"), (branch, "main")];
+            pairs.extend(how);
+            scopes(&pairs)
+        };
+        assert_eq!(job(Some((how, known))), "default", "{mark}");
+        for unknown in [
+            "brand_new",
+            "Merge_Request_Event",
+            "PULL_REQUEST",
+            "pullrequest",
+        ] {
+            assert_eq!(job(Some((how, unknown))), "- default", "{mark} {unknown}");
+        }
+        // There the branch alone may be that of a request, or its target.
+        if !matches!(mark, "GITLAB_CI" | "TF_BUILD") {
+            assert_eq!(job(None), "- default", "{mark}");
+        }
+    }
+    assert_eq!(
+        scopes(&[
+            ("TF_BUILD", "1"),
+            ("BUILD_REASON", "BuildCompletion"),
+            ("BUILD_SOURCEBRANCH", "refs/heads/main")
+        ]),
+        "- default"
+    );
 }
 
 #[test]
@@ -442,7 +506,12 @@ fn an_unknown_system_is_warned_of_and_writes_nothing_while_a_pull_request_is_lik
     let ci_on = ("CI", "true");
     let plain = ci(&[ci_on]);
     assert_eq!(plain.scope.as_deref(), Some("default"));
-    assert!(plain.doubt.unwrap().contains("unknown"));
+    assert!(
+        plain
+            .doubt
+            .unwrap()
+            .contains("does not know this CI system")
+    );
     for (name, value) in [
         ("BITBUCKET_PR_ID", "7"),
         ("TRAVIS_PULL_REQUEST", "7"),
@@ -458,7 +527,9 @@ fn an_unknown_system_is_warned_of_and_writes_nothing_while_a_pull_request_is_lik
         ("CODEBUILD_SOURCE_VERSION", "pr/7"),
         ("GITHUB_REF", "refs/pull/7/merge"),
         ("GITHUB_EVENT_NAME", "pull_request_target"),
+        ("GITHUB_EVENT_NAME", "Discussion_Comment"),
         ("CI_PIPELINE_SOURCE", "merge_request_event"),
+        ("CI_PIPELINE_SOURCE", "Merge_Request_Event"),
     ] {
         for pairs in [&[ci_on, (name, value)][..], &[(name, value)]] {
             let ci = ci(pairs);
