@@ -294,6 +294,26 @@ async fn a_link_may_lead_out_but_is_never_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn owners_and_special_bits_of_a_snapshot_are_not_restored_without_the_flag() {
+    let world = World::new(Meet::CompareAndSwap);
+    let node = sample(&world).await;
+    forge(&world, &node, |f| {
+        for e in &mut f.toc.entries {
+            e.entry.meta.mode |= 0o7000;
+            (e.entry.meta.uid, e.entry.meta.gid) = (12_345, 12_345);
+        }
+    })
+    .await;
+    let root = world.path("reader", "target");
+    assert!(is_hit(&import_dir(&world.node("reader"), &root).await));
+    for path in ["file", "d", "d/other"] {
+        let meta = std::fs::metadata(root.join(path)).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o7000, 0, "{path}");
+        assert!(meta.uid() != 12_345 && meta.gid() != 12_345, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_time_that_no_clock_shows_does_no_harm() {
     for secs in [i64::MIN, -1, i64::MAX] {
         let world = World::new(Meet::CompareAndSwap);
