@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::TcpListener,
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
@@ -15,6 +16,7 @@ use crate::support::{
     gocache::GoCache,
     node::Node,
     scratch::Scratch,
+    servers::free_port,
 };
 
 /// A `cachectld` over a disk store of its own.
@@ -29,9 +31,7 @@ pub(super) struct Daemon {
 impl Daemon {
     pub(super) fn start(more: &[&str]) -> Self {
         let (dir, sockets) = (Scratch::new("daemon"), tempfile::tempdir().unwrap());
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = free_port();
         let socket = sockets.path().join("s");
         let child = Command::new(env!("CARGO_BIN_EXE_cachectld"))
             .arg("--store")
@@ -413,6 +413,33 @@ fn what_is_no_daemon_is_told_from_one_of_another_version() {
     let outcome = run(&node, &format!("ls --store {url} --stall 2s")).code(1);
     assert!(outcome.stderr.contains(&url), "{outcome}");
     server.join().unwrap();
+}
+
+#[test]
+fn a_proxy_that_speaks_http_1_alone_is_told_of() {
+    let node = Node::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 3];
+            let answer = match stream.read_exact(&mut head) {
+                Ok(()) if &head == b"GET" => "200 OK",
+                _ => "400 Bad Request",
+            };
+            let text =
+                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            drop(stream.write_all(text.as_bytes()));
+            drop(stream.shutdown(std::net::Shutdown::Write));
+            // Closed with bytes unread, a socket takes its answer back.
+            drop(std::io::copy(&mut stream, &mut std::io::sink()));
+        }
+    });
+    let line = format!("ls --retry-for 1s --daemon http://127.0.0.1:{port}");
+    let outcome = words(&node, &line).run().code(1);
+    assert!(outcome.stderr.contains("must speak HTTP/2"), "{outcome}");
 }
 
 #[test]
