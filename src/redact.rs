@@ -112,14 +112,14 @@ pub fn decoded(text: &str) -> String {
 /// What follows the last `@` that is percent-encoded, once or more often.
 fn after_encoded_at(text: &str) -> &str {
     let starts = text.match_indices('%').map(|(at, _)| at + 1);
-    let ends = starts.filter_map(|at| {
+    let mut ends = starts.filter_map(|at| {
         let mut rest = &text[at..];
         while let Some(tail) = rest.strip_prefix("25") {
             rest = tail;
         }
         rest.strip_prefix("40")
     });
-    ends.last().unwrap_or(text)
+    ends.next_back().unwrap_or(text)
 }
 
 /// Endpoint and region help to understand a message; signatures and tokens must not show.

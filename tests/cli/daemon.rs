@@ -393,29 +393,6 @@ fn what_is_for_daemons_alone_says_so() {
 }
 
 #[test]
-fn what_is_no_daemon_is_told_from_one_of_another_version() {
-    let node = Node::new();
-    // Takes every request for granted, as some proxies do, and knows nothing of a control API.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("cachectld+http://{}", listener.local_addr().unwrap());
-    let server = std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut head = [0; 4096];
-        let _ = stream.read(&mut head).unwrap();
-        let _ =
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        // The control API's own connection is HTTP/2 from the first byte on.
-        let (mut stream, _) = listener.accept().unwrap();
-        let _ = stream.read(&mut head).unwrap();
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
-    });
-    let outcome = run(&node, &format!("ls --store {url} --stall 2s")).code(1);
-    assert!(outcome.stderr.contains(&url), "{outcome}");
-    server.join().unwrap();
-}
-
-#[test]
 fn a_proxy_that_speaks_http_1_alone_is_told_of() {
     let node = Node::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -437,8 +414,9 @@ fn a_proxy_that_speaks_http_1_alone_is_told_of() {
             drop(std::io::copy(&mut stream, &mut std::io::sink()));
         }
     });
-    let line = format!("ls --retry-for 1s --daemon http://127.0.0.1:{port}");
-    let outcome = words(&node, &line).run().code(1);
+    let url = format!("cachectld+http://127.0.0.1:{port}");
+    let outcome = run(&node, &format!("ls --store {url} --stall 2s")).code(1);
+    assert!(outcome.stderr.contains(&url), "{outcome}");
     assert!(outcome.stderr.contains("must speak HTTP/2"), "{outcome}");
 }
 

@@ -266,6 +266,8 @@ fn queue_target(branch: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
+mod doubt_tests;
+#[cfg(test)]
 mod github_tests;
 #[cfg(test)]
 mod tests;

@@ -123,7 +123,7 @@ mod tests {
             ("::1", "it has no port"),
             ("cache.example:5000", "it is no IP address with a port"),
             ("127.0.0.1:70000", "it is no IP address with a port"),
-            ("unix:///run/x", "`unix` is no scheme of the doors"),
+            ("unix:///run/x", "it has a scheme other than http and https"),
         ] {
             assert_eq!(shown(text, false), why, "{text}");
         }
