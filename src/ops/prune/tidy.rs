@@ -53,7 +53,7 @@ async fn tidy(place: &Place) -> store::Result<()> {
     let now = store.clock().await?;
     stream::iter(repository.tags().await?.into_iter().map(Ok))
         .try_for_each_concurrent(at_once, async |tag| {
-            tidy_merged(&repository, store, &tag, now).await
+            tidy_merged(repository, store, &tag, now).await
         })
         .await
 }
