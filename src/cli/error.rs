@@ -192,7 +192,9 @@ impl From<ops::Error> for CommandError {
             ),
             ops::Error::TooBig { .. } => Self::failed(e.to_string())
                 .hint("raise --max-size, leave paths out with --exclude, or export with --flatten"),
-            ops::Error::Replaced { .. } => Self::failed(e.to_string()),
+            ops::Error::Replaced { .. } | ops::Error::AllAhead { .. } => {
+                Self::failed(e.to_string())
+            }
             ops::Error::NothingToExport { .. } => {
                 let mut error = Self::failed(e.to_string());
                 error.nothing_there = true;

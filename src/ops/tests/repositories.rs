@@ -411,6 +411,60 @@ async fn a_tombstone_goes_with_what_it_hides() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn parts_and_records_of_merges_go_with_their_manifests() {
+    let shelf = shelf().await;
+    let repo = repository(&shelf.ctx, "f/x");
+    let tags = CacheTags::default();
+    let served = tags
+        .resolve(&repo, &tag("c").into())
+        .await
+        .unwrap()
+        .unwrap();
+    let parts = repo.parts(&tag("c")).await.unwrap();
+    let lose = |digest: &Digest| {
+        let blobs = shelf.world.path("stores", "shelf/blobs/sha256");
+        std::fs::remove_file(blobs.join(digest.hex())).unwrap();
+    };
+    let an_hour_older = || {
+        let folder = shelf.world.path("stores", "shelf/r/f%2Fx/parts/c");
+        for part in std::fs::read_dir(folder).unwrap() {
+            let file = std::fs::File::open(part.unwrap().path()).unwrap();
+            let old = std::time::SystemTime::now() - Duration::from_hours(2);
+            file.set_modified(old).unwrap();
+        }
+    };
+    // A merge that the tag was served as before.
+    let now = repo.store().clock().await.unwrap();
+    let earlier = crate::entry::Time {
+        secs: now.secs - 7200,
+        ..now
+    };
+    let old = Digest::sha256_of(b"pruned since");
+    for made in [earlier, now] {
+        let fold = crate::store::record::Folded::of(vec![parts[0].digest], made);
+        let digest = if made == now { parts[1].digest } else { old };
+        repo.add_fold(&tag("c"), &digest, &fold).await.unwrap();
+    }
+    lose(&parts[1].digest);
+    prune::run(&shelf.ctx, &nothing()).await.unwrap();
+    assert_eq!(
+        repo.parts(&tag("c")).await.unwrap(),
+        parts,
+        "it may be on its way"
+    );
+    let mut kept = vec![served.manifest.digest, parts[1].digest];
+    kept.sort_by_key(Digest::to_string);
+    assert_eq!(repo.folds(&tag("c")).await.unwrap(), kept);
+    an_hour_older();
+    prune::run(&shelf.ctx, &nothing()).await.unwrap();
+    let left = repo.parts(&tag("c")).await.unwrap();
+    assert_eq!(
+        left.iter().map(|p| p.digest).collect::<Vec<_>>(),
+        [parts[0].digest]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn copies_keep_repositories_and_say_where_there_is_no_room() {
     let shelf = shelf().await;
     let to = StoreUrl::Disk(shelf.world.path("stores", "copy"));
