@@ -413,18 +413,16 @@ impl http_body::Body for Outgoing {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.end {
-            Some(_) => SizeHint::default(),
-            None => {
-                let (rest, mut hint) = (self.rest.as_ref(), self.body.size_hint());
-                let rest = rest.map_or(0, |rest| rest.len() as u64);
-                if let Some(upper) = hint.upper() {
-                    hint.set_upper(upper + rest);
-                }
-                hint.set_lower(hint.lower() + rest);
-                hint
-            }
+        if self.end.is_some() {
+            return SizeHint::default();
         }
+        let (rest, mut hint) = (self.rest.as_ref(), self.body.size_hint());
+        let rest = rest.map_or(0, |rest| rest.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
 
