@@ -110,12 +110,11 @@ fn set_on(bytes: &mut [u8], days: u64) -> usize {
 fn later(time: &[u8], days: u64) -> Option<String> {
     let text = std::str::from_utf8(time).ok()?;
     let on = |at: SystemTime| at + Duration::from_hours(24 * days);
-    let later = match httpdate::parse_http_date(text) {
-        Ok(at) => httpdate::fmt_http_date(on(at)),
-        Err(_) => {
-            let at = humantime::parse_rfc3339(text).ok()?;
-            humantime::format_rfc3339_millis(on(at)).to_string()
-        }
+    let later = if let Ok(at) = httpdate::parse_http_date(text) {
+        httpdate::fmt_http_date(on(at))
+    } else {
+        let at = humantime::parse_rfc3339(text).ok()?;
+        humantime::format_rfc3339_millis(on(at)).to_string()
     };
     (later.len() == time.len()).then_some(later)
 }
