@@ -475,7 +475,9 @@ pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 /// Besides those of the system: the file is longer than `limit` (`InvalidData`).
 pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     use io::Read as _;
-    let mut bytes = Vec::new();
+    // As much as it takes, at once: growing costs twice as much for a moment.
+    let known = file.metadata().map_or(0, |m| m.len());
+    let mut bytes = Vec::with_capacity(known.min(limit) as usize + 1);
     file.take(limit + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::new("read", path, e))?;

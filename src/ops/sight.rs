@@ -82,6 +82,15 @@ struct Place {
     /// Held while its manifests are listed and read: one caller does that for all who wait.
     gate: Arc<Semaphore>,
     used: Instant,
+    /// When a manifest was last heard of that the memo does not know: what was not visible by that listing may be by now.
+    news: Option<Instant>,
+}
+
+impl Place {
+    fn is_behind(&self) -> bool {
+        let listed_at = self.memo.as_ref().map(|memo| memo.listed_at());
+        listed_at.is_some_and(|at| self.news.is_some_and(|news| at <= news))
+    }
 }
 
 impl Default for Sights {
@@ -114,12 +123,13 @@ impl Sights {
         }
         let is_linked = link.is_some();
         let since = Instant::now();
-        let (memo, gate) = self.place(repository.name());
-        if let Some(seen) = memo.and_then(|memo| memo.recent(digest, is_linked)) {
+        let (memo, gate, is_behind) = self.place(repository.name());
+        let known = memo.and_then(|memo| memo.recent(digest, is_linked));
+        if let Some(seen) = known.filter(|seen| *seen != Seen::Not || !is_behind) {
             return Ok(seen);
         }
         let _gate = gate.acquire().await;
-        let (memo, _) = self.place(repository.name());
+        let (memo, ..) = self.place(repository.name());
         let listed_since = memo.as_ref().filter(|m| m.listed_at() >= since);
         if let Some(verdict) = listed_since.and_then(|memo| memo.whole(digest)) {
             return Ok(verdict.seen(is_linked));
@@ -144,6 +154,18 @@ impl Sights {
         let seen = verdict(&memo).seen(is_linked);
         self.remember(repository.name(), memo);
         Ok(seen)
+    }
+
+    /// Notes that a manifest was stored in a repository, or served from it: what is not visible by a listing without it is looked up
+    /// again.
+    pub fn heard_of(&self, repo: &Repo, manifest: &Digest) {
+        let mut repos = self.locked();
+        let Some(place) = repos.get_mut(repo) else {
+            return;
+        };
+        if place.memo.as_ref().is_some_and(|m| !m.knows(manifest)) {
+            place.news = Some(Instant::now());
+        }
     }
 
     /// Notes that everything that a manifest names is linked to the repository, so that it grants and doubts nothing by itself any
@@ -187,7 +209,7 @@ impl Sights {
         if !grants.casts_doubt() {
             return Ok(());
         }
-        let (memo, _) = self.place(repository.name());
+        let (memo, ..) = self.place(repository.name());
         let (memo, _) = self.list(repository, memo, manifest).await?;
         let mut all = doubted;
         all.extend(memo.merged_configs().filter(|_| grants.borrows_config));
@@ -213,7 +235,7 @@ impl Sights {
     /// # Errors
     /// When the store cannot be asked.
     pub async fn sees(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        let (memo, _) = self.place(repository.name());
+        let (memo, ..) = self.place(repository.name());
         let known = memo.and_then(|memo| memo.recent(digest, false));
         if known.is_some_and(|seen| seen != Seen::Not) {
             return Ok(true);
@@ -232,7 +254,8 @@ impl Sights {
         self.repos.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, repo: &Repo) -> (Option<Arc<Memo>>, Arc<Semaphore>) {
+    /// What is remembered of a repository, who lists it, and whether there is news since it was listed.
+    fn place(&self, repo: &Repo) -> (Option<Arc<Memo>>, Arc<Semaphore>, bool) {
         let mut repos = self.locked();
         if repos.len() >= MAX_REPOS && !repos.contains_key(repo) {
             forget_oldest(&mut repos, repo);
@@ -241,9 +264,10 @@ impl Sights {
             memo: None,
             gate: Arc::new(Semaphore::new(1)),
             used: Instant::now(),
+            news: None,
         });
         place.used = Instant::now();
-        (place.memo.clone(), place.gate.clone())
+        (place.memo.clone(), place.gate.clone(), place.is_behind())
     }
 
     fn remember(&self, repo: &Repo, memo: Memo) {
@@ -265,10 +289,11 @@ impl Sights {
         known: Option<Arc<Memo>>,
         digest: &Digest,
     ) -> Result<(Memo, Verdict)> {
+        let since = Instant::now();
         let listed = repository.manifests().await?;
         // After them: doubts are written down before a manifest goes.
         let doubted = repository.doubted().await?.into_iter().collect();
-        let mut memo = Memo::listed(&listed, doubted, known.as_deref());
+        let mut memo = Memo::listed(since, &listed, doubted, known.as_deref());
         let mut verdict = Verdict::default();
         let new: Vec<Digest> = listed.into_iter().filter(|d| !memo.holds(d)).collect();
         let mut read = stream::iter(new)

@@ -132,7 +132,7 @@ pub struct CacheTags {
 }
 
 /// Manifests that are read for requests at once: up to 4 MiB each are in memory before anybody knows how large they are.
-const READERS: usize = 32;
+const READERS: usize = 16;
 
 /// A blob, and how many bytes it has as some manifest says: they need not agree.
 type Sized = (Digest, u64);

@@ -69,6 +69,7 @@ impl Verdict {
 /// A repository's manifests at a time, with what each grants.
 #[derive(Clone)]
 pub(super) struct Memo {
+    /// When the listing began.
     listed_at: Instant,
     manifests: HashMap<Digest, Arc<Grants>>,
     /// Those that there was no room for.
@@ -79,14 +80,15 @@ pub(super) struct Memo {
 }
 
 impl Memo {
-    /// The manifests of a new listing, as far as an older one knew them.
+    /// The manifests of a new listing that began then, as far as an older one knew them.
     pub(super) fn listed(
+        listed_at: Instant,
         manifests: &[Digest],
         doubted: HashSet<Digest>,
         older: Option<&Self>,
     ) -> Self {
         let mut memo = Self {
-            listed_at: Instant::now(),
+            listed_at,
             manifests: HashMap::new(),
             lacking: HashSet::new(),
             doubted,
@@ -103,6 +105,11 @@ impl Memo {
 
     pub(super) fn holds(&self, manifest: &Digest) -> bool {
         self.manifests.contains_key(manifest)
+    }
+
+    /// Returns true if it was listed.
+    pub(super) fn knows(&self, manifest: &Digest) -> bool {
+        self.holds(manifest) || self.lacking.contains(manifest)
     }
 
     pub(super) fn add(&mut self, manifest: Digest, grants: Grants) {
@@ -153,7 +160,7 @@ impl Memo {
 
     /// Adds what is remembered of a digest.
     pub(super) fn ask(&self, digest: &Digest, verdict: &mut Verdict) {
-        verdict.is_manifest |= self.manifests.contains_key(digest) || self.lacking.contains(digest);
+        verdict.is_manifest |= self.knows(digest);
         verdict.is_recorded |= self.doubted.contains(digest);
         for grants in self.manifests.values() {
             verdict.hear(grants, digest);

@@ -303,6 +303,19 @@ async fn new_manifests_are_noticed_after_a_second_and_deleted_ones_after_half_a_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_manifest_shows_that_was_heard_of_is_seen_at_once() {
+    let shelf = Shelf::new().await;
+    let own = shelf.repository("own/x");
+    let lay = blob(&own, "layer").await;
+    let sights = Sights::default();
+    assert!(!sights.sees(&own, &lay).await.unwrap());
+    let manifest = put(&own, json!({"layers": [layer(&lay)]})).await;
+    assert!(!sights.sees(&own, &lay).await.unwrap());
+    sights.heard_of(own.name(), &manifest);
+    assert!(sights.sees(&own, &lay).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn manifests_are_read_once_however_often_and_by_how_many_it_is_asked() {
     let shelf = Shelf::new().await;
     let own = shelf.repository("own/x");

@@ -70,6 +70,9 @@ impl Registry {
             bytes,
             digest,
         } = manifest;
+        if sight == Sight::Own {
+            self.sights.heard_of(repository.name(), &digest);
+        }
         let etag = format!("\"{digest}\"");
         let known = text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag);
         let status = if known {
@@ -158,6 +161,7 @@ impl Registry {
             return Err(Refusal::new(Code::Denied, why));
         }
         let digest = &manifest.digest;
+        self.sights.heard_of(repository.name(), digest);
         let mut builder = with_digest(answer(StatusCode::CREATED), digest)
             .header(header::LOCATION, format!("/v2/{repo}/manifests/{digest}"));
         if let Some(subject) = &outline.subject {

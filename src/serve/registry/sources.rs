@@ -11,6 +11,7 @@ use crate::{
         buildkit::{CacheManifest, is_merged},
         outline::Outline,
     },
+    digest::Digest,
     store::{ErrorKind, Repository},
 };
 
@@ -26,45 +27,43 @@ impl Registry {
         if sight == Sight::All {
             return Ok(true);
         }
-        let found = manifest(repository, reference).await?;
-        let mut parts = Vec::new();
-        if let Reference::Tag(tag) = reference {
-            parts = repository.parts(tag).await?;
-        }
-        // What was merged of parts is made of them again.
-        let own = found.filter(|m| parts.is_empty() || !is_merged(m));
-        if let Some(own) = own
-            && !self.sees_all_of(repository, &own).await?
-        {
-            return Ok(false);
-        }
-        for part in parts {
-            if repository.is_checked(&part.digest).await? {
-                continue;
+        let (own, parts) = match reference {
+            Reference::Tag(tag) => (repository.pointed(tag).await?, repository.parts(tag).await?),
+            Reference::Digest(digest) => (Some(*digest), Vec::new()),
+        };
+        if let Some(own) = own {
+            // What was merged of parts is made of them again.
+            let is_own = |m: &Manifest| parts.is_empty() || !is_merged(m);
+            if !self.sees_all_of(repository, own, is_own).await? {
+                return Ok(false);
             }
-            let found = manifest(repository, &part.digest.into()).await?;
-            if let Some(found) = found
-                && !self.sees_all_of(repository, &found).await?
-            {
+        }
+        for part in &parts {
+            if !self.sees_all_of(repository, part.digest, |_| true).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
+    /// Whether a caller sees all that a manifest names, if it is a cache that `counts`. Those that were pushed under the rule are not
+    /// read: they may have 4 MiB each.
     async fn sees_all_of(
         &self,
         repository: &Repository,
-        manifest: &Manifest,
+        digest: Digest,
+        counts: impl Fn(&Manifest) -> bool,
     ) -> Result<bool, Refusal> {
-        if !matches!(CacheManifest::read(manifest), Ok(Some(_)))
-            || repository.is_checked(&manifest.digest).await?
-        {
+        if repository.is_checked(&digest).await? {
             return Ok(true);
         }
-        let Ok(outline) = Outline::of_stored(manifest) else {
+        let found = manifest(repository, &digest.into()).await?;
+        let cache = found.filter(|m| matches!(CacheManifest::read(m), Ok(Some(_))) && counts(m));
+        let Some(Ok(outline)) = cache.map(|m| Outline::of_stored(&m)) else {
             return Ok(true);
         };
+        // This daemon may not know yet what another one stored.
+        self.sights.heard_of(repository.name(), &digest);
         for child in outline.children() {
             if !self.sights.sees(repository, &child.digest).await? {
                 return Ok(false);
