@@ -10,7 +10,7 @@ use std::{
 
 use serde::{
     Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 
 use super::{Manifest, media};
@@ -101,7 +101,7 @@ struct Document {
     blobs: Option<Vec<Child>>,
     fs_layers: Option<Vec<FsLayer>>,
     subject: Option<Child>,
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +118,36 @@ struct Child {
 #[serde(rename_all = "camelCase")]
 struct FsLayer {
     blob_sum: Digest,
+}
+
+/// Annotations of a manifest at most: each takes ten times as much memory as in the document.
+const MAX_ANNOTATIONS: usize = 10_000;
+
+struct Annotations(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Annotations {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Few;
+        impl<'de> Visitor<'de> for Few {
+            type Value = Annotations;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {MAX_ANNOTATIONS} annotations")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Annotations, A::Error> {
+                let mut all = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry()? {
+                    all.insert(key, value);
+                    if all.len() > MAX_ANNOTATIONS {
+                        return Err(de::Error::invalid_length(all.len(), &self));
+                    }
+                }
+                Ok(Annotations(all))
+            }
+        }
+        d.deserialize_map(Few)
+    }
 }
 
 /// Whether there is any URL. A document may have a million of them, so they are not kept.
@@ -234,7 +264,7 @@ impl Outline {
             named,
             subject: doc.subject.map(|s| s.digest),
             artifact_type: own_type.or(config_type.filter(|_| !is_index)),
-            annotations: doc.annotations.unwrap_or_default(),
+            annotations: doc.annotations.map(|a| a.0).unwrap_or_default(),
             is_ambiguous,
         }
     }

@@ -38,6 +38,8 @@ pub struct Admission {
     pub passwords: Admitted,
     /// Large manifests in memory.
     pub large_manifests: Admitted,
+    /// Lists of tags and referrers.
+    pub lists: Admitted,
     /// Merges of caches.
     pub merges: Admitted,
     /// Work of control calls.
@@ -65,6 +67,7 @@ impl Admission {
             "tokens",
             "passwords",
             "large_manifests",
+            "lists",
             "merges",
             "control",
             "connections",
@@ -134,6 +137,7 @@ impl Admission {
             tokens: pool(),
             passwords: pool(),
             large_manifests: pool(),
+            lists: pool(),
             merges: pool(),
             control: pool(),
             connections: pool(),

@@ -34,6 +34,7 @@ use crate::{
         keys::Repo,
         repository::{AT_ONCE, Presence},
     },
+    task,
 };
 
 mod budget;
@@ -134,6 +135,9 @@ pub struct CacheTags {
 /// Manifests that are read for requests at once: up to 4 MiB each are in memory before anybody knows how large they are.
 const READERS: usize = 16;
 
+/// Bytes of a manifest from which on it is parsed on a thread of its own.
+const READ_ASIDE: usize = 128 << 10;
+
 /// A blob, and how many bytes it has as some manifest says: they need not agree.
 type Sized = (Digest, u64);
 
@@ -197,7 +201,7 @@ impl CacheTags {
                 let Some(found) = repo.manifest(reference).await? else {
                     return Ok(None);
                 };
-                let Some(cache) = readable(&found.manifest) else {
+                let Some(cache) = read_aside(&found.manifest).await else {
                     return Ok(Some(found));
                 };
                 let whole = self.was_told(repo, &found.manifest.digest)
@@ -228,7 +232,7 @@ impl CacheTags {
             }
             Err(e) => return Err(e),
         };
-        if readable(&found.manifest).is_none() {
+        if read_aside(&found.manifest).await.is_none() {
             return Ok(Some(found));
         }
         let pointed = Pointed::of(&found);
@@ -308,6 +312,15 @@ fn readable(manifest: &Manifest) -> Option<CacheManifest> {
         tracing::debug!(digest = %manifest.digest, %error, "Cache manifest that makes no sense");
         None
     })
+}
+
+/// The same; a long one on a thread of its own.
+async fn read_aside(manifest: &Manifest) -> Option<CacheManifest> {
+    if manifest.bytes.len() <= READ_ASIDE {
+        return readable(manifest);
+    }
+    let manifest = manifest.clone();
+    task::blocking(move || readable(&manifest)).await
 }
 
 /// The layers that a store has to have. Whether it has others is not even asked: who names them need not have seen them.

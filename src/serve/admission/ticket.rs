@@ -97,6 +97,15 @@ impl Ticket {
         self.aside(places.enter(self.0.key.clone())).await
     }
 
+    /// Takes a place among lists that are made, without holding one of requests while it waits.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn list(&self) -> Result<Permit, Full> {
+        let lists = self.0.admission.lists.enter(self.0.key.clone());
+        self.aside(lists).await
+    }
+
     /// A place among large manifests, if one is free now.
     pub fn large_manifest_now(&self) -> Option<Permit> {
         let places = &self.0.admission.large_manifests;

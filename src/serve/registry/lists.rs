@@ -3,24 +3,31 @@
 use axum::http::{StatusCode, header, request::Parts, response::Builder};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::{
     Answer, Registry,
     error::{Code, Refusal},
     http::{OCI_FILTERS, answer, finish, param},
+    manifests::{LARGE, READ_ASIDE},
+    uploads::ticket,
 };
 use crate::{
-    artifact::{Descriptor, Reference, media, outline::Outline},
+    artifact::{Descriptor, media, outline::Outline},
     digest::Digest,
     store::{Repository, keys::Repo},
+    task,
 };
 
 /// Most entries of a page of tags; asked for more, or for no count, that many are given.
 const MAX_TAGS: usize = 10_000;
 /// Bytes of descriptors after which a page of referrers ends: clients take manifests of 4 MiB at most.
 const MAX_REFERRERS_BYTES: usize = 3 << 20;
-/// Manifests that are read at once.
+/// Bytes of manifests that are read for a page of referrers, whether they are among those that are asked for or not.
+const MAX_READ_BYTES: usize = 16 << 20;
+/// Manifests that are read at once, and of them large ones.
 const AT_ONCE: usize = 8;
+const LARGE_AT_ONCE: usize = 1;
 
 fn count(parts: &Parts) -> Result<usize, Refusal> {
     match param(parts.uri.query(), "n") {
@@ -45,6 +52,19 @@ fn next(builder: Builder, path: &str, query: &[(&str, &str)]) -> Builder {
 
 impl Registry {
     pub(super) async fn list_tags(&self, repo: &Repo, parts: &Parts) -> Answer {
+        send(parts, || self.tags(repo, parts)).await
+    }
+
+    pub(super) async fn list_referrers(
+        &self,
+        repo: &Repo,
+        subject: &Digest,
+        parts: &Parts,
+    ) -> Answer {
+        send(parts, || self.referrers(repo, subject, parts)).await
+    }
+
+    async fn tags(&self, repo: &Repo, parts: &Parts) -> Result<List, Refusal> {
         let n = count(parts)?;
         let last = param(parts.uri.query(), "last");
         let repository = self.repository(repo);
@@ -68,15 +88,15 @@ impl Registry {
         }
         let names: Vec<&str> = page.iter().map(crate::artifact::Tag::as_str).collect();
         let list = json!({"name": repo.as_str(), "tags": names});
-        finish(builder, list.to_string())
+        Ok((builder, list.to_string()))
     }
 
-    pub(super) async fn list_referrers(
+    async fn referrers(
         &self,
         repo: &Repo,
         subject: &Digest,
         parts: &Parts,
-    ) -> Answer {
+    ) -> Result<List, Refusal> {
         let query = parts.uri.query();
         let wanted = param(query, "artifactType").filter(|t| !t.is_empty());
         let last = param(query, "last");
@@ -85,20 +105,25 @@ impl Registry {
         if let Some(last) = &last {
             digests.retain(|d| d.to_string() > *last);
         }
+        let large = Semaphore::new(LARGE_AT_ONCE);
         let mut described = stream::iter(digests)
-            .map(|digest| describe(&repository, digest))
+            .map(|digest| describe(&repository, digest, &large))
             .buffered(AT_ONCE);
-        let (mut page, mut bytes, mut more) = (Vec::new(), 0, None);
+        let (mut page, mut bytes, mut read, mut more) = (Vec::new(), 0, 0, None);
+        let mut seen: Option<Digest> = None;
         while let Some(found) = described.try_next().await? {
             let Some((desc, length)) = found else {
                 continue;
             };
+            let is_full = bytes + length > MAX_REFERRERS_BYTES && !page.is_empty();
+            if is_full || read > MAX_READ_BYTES {
+                more = seen.map(|digest| digest.to_string());
+                break;
+            }
+            seen = Some(desc.digest);
+            read += desc.size as usize;
             if wanted.is_some() && desc.artifact_type != wanted {
                 continue;
-            }
-            if bytes + length > MAX_REFERRERS_BYTES && !page.is_empty() {
-                more = page.last().map(|d: &Descriptor| d.digest.to_string());
-                break;
             }
             bytes += length;
             page.push(desc);
@@ -116,28 +141,68 @@ impl Registry {
             builder = next(builder, &path, &query);
         }
         let index = json!({"schemaVersion": 2, "mediaType": media::IMAGE_INDEX, "manifests": page});
-        finish(builder, index.to_string())
+        Ok((builder, index.to_string()))
     }
+}
+
+/// An answer's head and its text.
+type List = (Builder, String);
+
+/// Answers with a list. A large one is in memory as long as it is sent, so it takes a place among large manifests; whoever waits for that
+/// makes it again.
+async fn send<F: Future<Output = Result<List, Refusal>>>(
+    parts: &Parts,
+    make: impl Fn() -> F,
+) -> Answer {
+    let ticket = ticket(parts);
+    let making = ticket.list().await?;
+    let (builder, text) = make().await?;
+    if text.len() <= LARGE {
+        return finish(builder, text);
+    }
+    if let Some(place) = ticket.large_manifest_now() {
+        ticket.sends_large(place);
+        return finish(builder, text);
+    }
+    drop((builder, text, making));
+    let place = ticket.large_manifest().await?;
+    ticket.sends_large(place);
+    let _making = ticket.list().await?;
+    let (builder, text) = make().await?;
+    finish(builder, text)
 }
 
 /// A referrer as a list shows it (distribution spec, "Listing Referrers"), and about how long that is; `None` if it is gone.
 async fn describe(
     repository: &Repository,
     digest: Digest,
+    large: &Semaphore,
 ) -> Result<Option<(Descriptor, usize)>, Refusal> {
-    let found = match repository.manifest(&Reference::Digest(digest)).await {
-        Ok(Some(found)) => found,
-        Ok(None) => return Ok(None),
+    let Some(known) = repository.known(&digest).await? else {
+        return Ok(None);
+    };
+    let _one = if known.size > LARGE as u64 {
+        Some(large.acquire().await)
+    } else {
+        None
+    };
+    let found = match repository.manifest_of(&digest, &known).await {
+        Ok(found) => found,
         Err(e) if e.kind == crate::store::ErrorKind::Corrupt => {
             tracing::warn!(error = %e, "Referrer left out");
             return Ok(None);
         }
         Err(e) => return Err(e.into()),
     };
-    let Ok(outline) = Outline::of(&found.manifest) else {
+    let mut desc = found.manifest.descriptor();
+    let outline = if found.manifest.bytes.len() > READ_ASIDE {
+        task::blocking(move || Outline::of(&found.manifest)).await
+    } else {
+        Outline::of(&found.manifest)
+    };
+    let Ok(outline) = outline else {
         return Ok(None);
     };
-    let mut desc = found.manifest.descriptor();
     desc.artifact_type = outline.artifact_type;
     desc.annotations = outline.annotations;
     let length = desc.annotations.iter().map(|(k, v)| k.len() + v.len() + 8);

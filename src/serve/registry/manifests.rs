@@ -37,9 +37,9 @@ const MAX_TAGS: usize = 64;
 /// Longest time for a manifest to come: it is gathered in memory.
 const LONGEST: Duration = Duration::from_mins(1);
 /// Bytes of a manifest from which on it needs a place of its own kind.
-const LARGE: usize = 64 << 10;
+pub(super) const LARGE: usize = 64 << 10;
 /// Bytes of a manifest from which on it is parsed on a thread of its own.
-const READ_ASIDE: usize = 128 << 10;
+pub(super) const READ_ASIDE: usize = 128 << 10;
 /// Missing children that a warning names.
 const NAMED: usize = 5;
 

@@ -93,3 +93,34 @@ async fn referrers_are_described_filtered_and_forgotten_with_their_manifest() {
     let left = door.get(&path).await.json();
     assert_eq!(left["manifests"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_page_of_referrers_reads_so_many_bytes_and_the_next_ones_have_the_rest() {
+    let door = Door::open().await;
+    let subject = json!({"mediaType": media::IMAGE_MANIFEST, "digest": Digest::sha256_of(b"later"), "size": 5});
+    for n in 0..6 {
+        let document = json!({"schemaVersion": 2, "mediaType": media::IMAGE_INDEX, "manifests": [], "subject": subject,
+            "artifactType": "application/x.large", "annotations": {"a": "x".repeat(3_900_000), "n": n.to_string()}});
+        let put = door.put_manifest("a", &format!("t{n}"), &document).await;
+        assert_eq!(put.status, StatusCode::CREATED);
+    }
+    for (wanted, count) in [("application/x.large", 6), ("application/x.none", 0)] {
+        let path = format!("/v2/a/referrers/{}", Digest::sha256_of(b"later"));
+        let mut next = Some(format!("{path}?artifactType={wanted}"));
+        let (mut pages, mut found) = (0, Vec::new());
+        while let Some(path) = next {
+            let page = door.get(&path).await;
+            assert_eq!(page.status, StatusCode::OK);
+            pages += 1;
+            for manifest in page.json()["manifests"].as_array().unwrap() {
+                found.push(manifest["digest"].to_string());
+            }
+            let link = page.headers.get("link").map(|l| l.to_str().unwrap());
+            next = link.map(|l| l[1..l.find('>').unwrap()].to_owned());
+        }
+        found.dedup();
+        assert_eq!(found.len(), count);
+        assert!(pages > 1, "all was read for one page of {wanted}");
+    }
+    assert_eq!(door.registry.admission.lists.taken(), 0);
+}

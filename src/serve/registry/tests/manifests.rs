@@ -268,6 +268,24 @@ async fn manifest_that_a_browser_would_run_is_refused_and_an_old_one_is_served_a
 }
 
 #[tokio::test]
+async fn more_annotations_than_any_artifact_has_are_refused() {
+    let door = Door::open().await;
+    let subject =
+        json!({"mediaType": media::IMAGE_MANIFEST, "digest": Digest::sha256_of(b"s"), "size": 1});
+    for (count, status) in [
+        (10_000, StatusCode::CREATED),
+        (10_001, StatusCode::BAD_REQUEST),
+    ] {
+        let annotations: serde_json::Map<_, _> =
+            (0..count).map(|n| (n.to_string(), json!(""))).collect();
+        let manifest = json!({"schemaVersion": 2, "mediaType": media::IMAGE_INDEX, "manifests": [],
+            "subject": subject, "annotations": annotations});
+        let put = door.put_manifest("a", "many", &manifest).await;
+        assert_eq!(put.status, status, "{count}");
+    }
+}
+
+#[tokio::test]
 async fn large_manifests_that_do_not_end_take_few_places_and_small_ones_none() {
     use futures_util::{FutureExt as _, StreamExt as _, stream};
 
