@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response},
+    http::{Request, Response, StatusCode},
     response::IntoResponse as _,
 };
 use futures_util::FutureExt as _;
@@ -29,7 +29,7 @@ use crate::{
     metrics::http::Place,
     ops::cache_tags::{self, CacheTags},
     serve::{
-        admin::{self, Admin, Refresh},
+        admin::{self, Admin, Health, Refresh},
         admission::Admission,
         auth::{self, Authority, Exposure, Peer, Refusal},
         browsers,
@@ -41,6 +41,7 @@ use crate::{
         self,
         ingest::{Quota, Uploads},
         open::{Opened, Options, StoreUrl},
+        tiered::Backlog,
         wrap::metered::Tier,
     },
 };
@@ -72,6 +73,8 @@ pub struct Built {
     pub registry: Arc<Registry>,
     /// The control door, to be told where the daemon listens and when it drains.
     pub control: Arc<Control>,
+    /// What a folder in front has for the remote store behind it; `None` where there is one store alone.
+    pub backlog: Option<Arc<dyn Backlog>>,
     /// What must reach another place before the end.
     pub queues: Vec<Arc<dyn Queue>>,
 }
@@ -92,6 +95,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         opened,
         options,
         backlog,
+        readers,
     } = tiers::open(config, env, state, caches.clone()).await?;
     let writable = opened.repositories.clone();
     let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
@@ -110,14 +114,15 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
     uploads.set_quota(quota(config));
-    let hangs = backlog.is_none() && opened.url.tier() == Tier::Remote;
+    let is_alone = backlog.is_none() && opened.url.tier() == Tier::Remote;
+    let remote = is_alone.then(|| repositories.records());
     let registry = Registry::new(
         repositories,
         uploads.clone(),
         authority.clone(),
         caches.clone(),
     );
-    let registry = registry.holding(config.hold, hangs);
+    let registry = registry.holding(config.hold, remote).reading(readers);
     let registry = Arc::new(registry.admitting(admission.clone()));
     let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
@@ -141,6 +146,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         admission: admission.clone(),
         admin: (!apart).then(|| admin.clone()),
         observer: shown.observer(),
+        health: shown.health.clone(),
     };
     Ok(Built {
         doors: doors.handler(),
@@ -154,6 +160,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         opened,
         registry,
         control,
+        backlog,
         queues: waiting.map(|w| w as Arc<dyn Queue>).into_iter().collect(),
     })
 }
@@ -185,6 +192,7 @@ struct Doors {
     /// `None` where it has addresses of its own.
     admin: Option<Arc<Admin>>,
     observer: Observer,
+    health: Arc<Health>,
 }
 
 impl Doors {
@@ -241,7 +249,13 @@ impl Doors {
             return self.control.handle(request).await;
         }
         if is_registry(request.uri().path()) {
-            return self.registry.handle(request).await;
+            let response = self.registry.handle(request).await;
+            match response.status() {
+                StatusCode::CREATED => self.health.pushed(true),
+                StatusCode::INSUFFICIENT_STORAGE => self.health.pushed(false),
+                _ => {}
+            }
+            return response;
         }
         self.token(request).await
     }

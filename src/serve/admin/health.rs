@@ -13,11 +13,13 @@ use std::{
 use crate::{
     digest::Digest,
     metrics,
-    store::{ErrorKind, Store},
+    store::{ErrorKind, Store, tiered::Backlog},
 };
 
 /// Longest wait for a store that is only asked whether it is there.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A push that was refused for want of room says nothing of now after this long.
+const REFUSED: Duration = Duration::from_mins(10);
 
 /// Where in its life the daemon is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,13 @@ struct Trouble {
     since: Instant,
 }
 
+/// Pushes that are refused for want of room.
+#[derive(Debug, Clone, Copy)]
+struct NoRoom {
+    since: Instant,
+    last: Instant,
+}
+
 /// One store, as it was last seen.
 #[derive(Debug, Clone)]
 struct Seen {
@@ -60,6 +69,7 @@ pub struct Health {
     phase: Mutex<Phase>,
     was_ready: AtomicBool,
     stores: Mutex<Vec<Seen>>,
+    no_room: Mutex<Option<NoRoom>>,
     started: Instant,
     shown: metrics::Phase,
 }
@@ -78,6 +88,7 @@ impl Health {
             phase: Mutex::new(Phase::Starting),
             was_ready: AtomicBool::new(false),
             stores: Mutex::default(),
+            no_room: Mutex::default(),
             started: Instant::now(),
             shown,
         })
@@ -119,13 +130,47 @@ impl Health {
         }
     }
 
-    /// What a ready daemon says: `ok`, or `degraded` with a line for each store that is away.
+    /// Notes how a push ended: refused for want of room, or taken.
+    pub fn pushed(&self, has_room: bool) {
+        let now = Instant::now();
+        let mut no_room = lock(&self.no_room);
+        let since = no_room.map_or(now, |was| was.since);
+        let was = no_room.is_some();
+        *no_room = (!has_room).then_some(NoRoom { since, last: now });
+        drop(no_room);
+        match (was, has_room) {
+            (false, false) => tracing::warn!("Pushes are refused: the store has no room left"),
+            (true, true) => tracing::info!("Pushes are taken again"),
+            _ => {}
+        }
+    }
+
+    /// Since when pushes have been refused for want of room, if the last one was.
+    fn no_room(&self) -> Option<Duration> {
+        let no_room = *lock(&self.no_room);
+        let lately = no_room.filter(|n| n.last.elapsed() < REFUSED);
+        lately.map(|n| n.since.elapsed())
+    }
+
+    /// Brings the gauge up to date that says whether anything is wrong.
+    pub(super) fn show(&self) {
+        let any = lock(&self.stores).iter().any(|seen| seen.trouble.is_some());
+        let degraded = any || self.no_room().is_some();
+        self.shown.degraded.set(degraded.into());
+    }
+
+    /// What a ready daemon says: `ok`, or `degraded` with a line for each store that is unreachable, and one if pushes are refused for
+    /// want of room.
     pub(super) fn said(&self) -> String {
         let mut away = String::new();
         for (name, trouble) in self.stores() {
             if let Some(trouble) = trouble {
                 let _ = writeln!(away, "the {name} store {trouble}");
             }
+        }
+        if let Some(since) = self.no_room() {
+            let since = since.as_secs();
+            let _ = writeln!(away, "pushes have been refused for {since}s: no room left");
         }
         if away.is_empty() {
             "ok\n".to_owned()
@@ -151,15 +196,15 @@ impl Health {
 impl StoreHealth {
     /// It answers.
     pub fn reachable(&self) {
-        self.see(None);
+        self.see(None, "");
     }
 
-    /// It cannot be reached, or not used; since when is kept while that lasts.
-    pub fn away(&self, kind: ErrorKind) {
-        self.see(Some(kind));
+    /// It cannot be reached, or not used; since when is kept while that lasts. `why` goes to the log.
+    pub fn away(&self, kind: ErrorKind, why: &str) {
+        self.see(Some(kind), why);
     }
 
-    fn see(&self, now: Option<ErrorKind>) {
+    fn see(&self, now: Option<ErrorKind>, why: &str) {
         let mut stores = lock(&self.health.stores);
         let seen = &mut stores[self.at];
         let (was, name) = (seen.trouble, seen.name.clone());
@@ -167,12 +212,16 @@ impl StoreHealth {
             kind,
             since: was.map_or_else(Instant::now, |was| was.since),
         });
-        let any = stores.iter().any(|seen| seen.trouble.is_some());
-        self.health.shown.degraded.set(any.into());
         drop(stores);
+        self.health.show();
         match (was, now) {
             (None, Some(kind)) => {
-                tracing::warn!(store = name, kind = describe(kind), "Store is away");
+                tracing::warn!(
+                    store = name,
+                    kind = describe(kind),
+                    error = why,
+                    "Store is unreachable"
+                );
             }
             (Some(was), None) => {
                 let away_ms = was.since.elapsed().as_millis() as u64;
@@ -190,13 +239,25 @@ pub async fn watch(store: Arc<dyn Store>, health: StoreHealth, pause: Duration) 
     loop {
         match tokio::time::timeout(PATIENCE, store.stat(&nothing)).await {
             Ok(Ok(_)) => health.reachable(),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "Store does not answer");
-                health.away(error.kind);
+            Ok(Err(error)) => health.away(error.kind, &error.to_string()),
+            Err(_) => {
+                let why = format!("no answer within {}s", PATIENCE.as_secs());
+                health.away(ErrorKind::Timeout, &why);
             }
-            Err(_) => health.away(ErrorKind::Timeout),
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Shows a remote store behind a folder as the folder finds it, for ever: both go by the same probes.
+pub async fn follow(backlog: Arc<dyn Backlog>, health: StoreHealth) {
+    loop {
+        let now = backlog.remote();
+        match now.kind {
+            None => health.reachable(),
+            Some(kind) => health.away(kind, &now.why),
+        }
+        backlog.turned(!now.up).await;
     }
 }
 
