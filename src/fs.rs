@@ -277,6 +277,15 @@ impl Dir {
         }
     }
 
+    /// As [`Self::open_file`], for writing as well.
+    pub fn open_to_write(&self, name: &[u8]) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(fd.into()),
+            Err(e) => Err(Error::new("open", self.at(name), e)),
+        }
+    }
+
     /// `stat` of `name`, not following a link; `None` where there is nothing.
     pub fn stat(&self, name: &[u8]) -> Result<Option<Stat>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {

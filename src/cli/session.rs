@@ -190,7 +190,8 @@ impl Session {
         match text.parse() {
             Ok(secs @ 0..=253_402_300_799_i64) => Ok(ops::Created::At(Time { secs, nanos: 0 })),
             _ => Err(CommandError::usage(format!(
-                "SOURCE_DATE_EPOCH cannot be `{text}`: expected seconds since 1970"
+                "SOURCE_DATE_EPOCH cannot be `{}`: expected seconds since 1970",
+                redact::value(text)
             ))),
         }
     }

@@ -13,7 +13,7 @@ use super::{
     check,
     drain::{self, Asked, Left, Signals},
     error::{Error, Result},
-    idle::Crowded,
+    idle::Open,
     limit,
     listen::{self, Service},
     live::Live,
@@ -140,7 +140,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         handler: built.doors.clone(),
         tls: built.tls.clone(),
         connections: listen::places(count).counted(shown.metrics.admission.connections.clone()),
-        crowded: Crowded::default(),
+        open: Open::default(),
         admission: built.admission.clone(),
         counts: shown.metrics.connections.clone(),
         stop: stopped,
@@ -152,10 +152,14 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         tls: None,
         // Of their own, so that probes and metrics are answered when the doors are full.
         connections: listen::places(64),
-        crowded: Crowded::default(),
+        open: Open::default(),
         stop: lasting,
         ..service.clone()
     };
+    let crowded = [&service, &probes].map(|service| {
+        let (open, places) = (service.open.clone(), service.connections.clone());
+        task::spawn("crowded", async move { open.make_room(&places).await })
+    });
     let serve = |listeners: Vec<Listener>, service: &Service, serves| -> Vec<Task<()>> {
         let serve = |listener: Listener| {
             tracing::info!(url = listener.url(), serves, "Listening");
@@ -217,6 +221,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         _background: [expiry, watch, slow, marks]
             .into_iter()
             .chain(scrub)
+            .chain(crowded)
             .collect(),
         _state: state,
     };

@@ -165,13 +165,20 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     clock.lap(Phase::Scan);
     let mut left_out: Vec<LeftOut> = scanned.skipped;
     left_out.append(&mut diff.left_out);
-    left_out.extend(skewed::leave_out(&mut diff, ground.current.now));
+    let skewed = skewed::leave_out(&mut diff, ground.current.now);
+    left_out.extend(skewed.clone());
     left_out.extend(ground.current.ahead.iter().cloned());
 
     // Nothing to pack and nothing there: there is no name to make.
     if base.is_none() && diff.new.is_empty() && source.kind().is_go() {
         let path = source.root().to_owned();
-        return Err(super::Error::NothingToExport { path });
+        return Err(match skewed {
+            Some(LeftOut { why, .. }) => super::Error::AllAhead { path, why },
+            None => super::Error::NothingToExport { path },
+        });
+    }
+    if mark.is_some() {
+        replace::warn_of_imported(ctx, &name, index.as_ref(), &items);
     }
     let first = base.is_none();
     let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));

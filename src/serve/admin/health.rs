@@ -49,13 +49,6 @@ struct Trouble {
     since: Instant,
 }
 
-/// Pushes that are refused for want of room.
-#[derive(Debug, Clone, Copy)]
-struct NoRoom {
-    since: Instant,
-    last: Instant,
-}
-
 /// One store, as it was last seen.
 #[derive(Debug, Clone)]
 struct Seen {
@@ -69,7 +62,8 @@ pub struct Health {
     phase: Mutex<Phase>,
     was_ready: AtomicBool,
     stores: Mutex<Vec<Seen>>,
-    no_room: Mutex<Option<NoRoom>>,
+    /// When a push was refused for want of room, if that was the last one's end.
+    no_room: Mutex<Option<Instant>>,
     started: Instant,
     shown: metrics::Phase,
 }
@@ -132,45 +126,38 @@ impl Health {
 
     /// Notes how a push ended: refused for want of room, or taken.
     pub fn pushed(&self, has_room: bool) {
-        let now = Instant::now();
-        let mut no_room = lock(&self.no_room);
-        let since = no_room.map_or(now, |was| was.since);
-        let was = no_room.is_some();
-        *no_room = (!has_room).then_some(NoRoom { since, last: now });
-        drop(no_room);
-        match (was, has_room) {
+        let now = (!has_room).then(Instant::now);
+        let was = std::mem::replace(&mut *lock(&self.no_room), now);
+        match (was.is_some(), has_room) {
             (false, false) => tracing::warn!("Pushes are refused: the store has no room left"),
             (true, true) => tracing::info!("Pushes are taken again"),
             _ => {}
         }
     }
 
-    /// Since when pushes have been refused for want of room, if the last one was.
-    fn no_room(&self) -> Option<Duration> {
-        let no_room = *lock(&self.no_room);
-        let lately = no_room.filter(|n| n.last.elapsed() < REFUSED);
-        lately.map(|n| n.since.elapsed())
+    /// Returns true if the last push was refused for want of room, a short while ago.
+    fn no_room(&self) -> bool {
+        lock(&self.no_room).is_some_and(|last| last.elapsed() < REFUSED)
     }
 
     /// Brings the gauge up to date that says whether anything is wrong.
     pub(super) fn show(&self) {
         let any = lock(&self.stores).iter().any(|seen| seen.trouble.is_some());
-        let degraded = any || self.no_room().is_some();
+        let degraded = any || self.no_room();
         self.shown.degraded.set(degraded.into());
     }
 
-    /// What a ready daemon says: `ok`, or `degraded` with a line for each store that is unreachable, and one if pushes are refused for
-    /// want of room.
+    /// What a ready daemon says: to anybody: `ok`, or `degraded` without the reason: with a line for each store that is unreachable, and one
+    /// while pushes are refused for want of room.
     pub(super) fn said(&self) -> String {
         let mut away = String::new();
         for (name, trouble) in self.stores() {
-            if let Some(trouble) = trouble {
-                let _ = writeln!(away, "the {name} store {trouble}");
+            if trouble.is_some() {
+                let _ = writeln!(away, "the {name} store is not ready");
             }
         }
-        if let Some(since) = self.no_room() {
-            let since = since.as_secs();
-            let _ = writeln!(away, "pushes have been refused for {since}s: no room left");
+        if self.no_room() {
+            away.push_str("pushes are refused: no room left\n");
         }
         if away.is_empty() {
             "ok\n".to_owned()
