@@ -142,17 +142,20 @@ impl Refusal {
                 Code::Denied,
                 "the store behind this registry refuses it; its log says why",
             ),
-            Kind::Throttled | Kind::Unavailable if !error.unheard => {
-                (Code::Unavailable, error.message.as_str())
-            }
+            Kind::Throttled | Kind::Unavailable if !error.unheard => (
+                Code::Unavailable,
+                "the store behind this registry could not do it",
+            ),
             Kind::NoSuchStore | Kind::Throttled | Kind::Timeout | Kind::Unavailable | Kind::Io => (
                 Code::Unavailable,
-                "it is unreachable; the daemon's log says why",
+                "the store behind this registry is unreachable; the daemon's log says why",
             ),
         };
-        let mut refusal = match code {
-            Code::Unavailable => {
-                Self::new(code, format!("the store behind this registry: {words}"))
+        let was_answered = code == Code::Unavailable && !error.unheard;
+        let mut refusal = match error.kind {
+            // What the store answered, not where it is.
+            Kind::Throttled | Kind::Unavailable if was_answered => {
+                Self::new(code, format!("{words}: {}", error.message))
             }
             _ => Self::new(code, words),
         };
