@@ -270,10 +270,10 @@ mod tests {
     #[async_trait::async_trait]
     impl Records for Others {
         async fn read_record(&self, _: &str, _: u64) -> store::Result<Option<bytes::Bytes>> {
-            match self.0 {
-                true => Ok(None),
-                false => std::future::pending().await,
+            if self.0 {
+                return Ok(None);
             }
+            std::future::pending().await
         }
 
         async fn write_record(&self, _: &str, _: bytes::Bytes) -> store::Result<()> {

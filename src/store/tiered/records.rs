@@ -147,9 +147,10 @@ impl Core {
             self.record_settled(key).await?;
             let asked = self.remote.records.write_record(key, bytes.clone());
             // A piece of an upload may take its time.
-            match is_piece(key) {
-                true => self.health.send("write record", asked).await,
-                false => self.health.ask("write record", asked).await,
+            if is_piece(key) {
+                self.health.send("write record", asked).await
+            } else {
+                self.health.ask("write record", asked).await
             }
         };
         match behind.await {

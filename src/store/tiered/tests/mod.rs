@@ -329,7 +329,7 @@ impl Records for Linked {
     async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         self.link.pass("read", key).await?;
         // On a bad day there are outages too: a probe is not always answered.
-        if self.link.faults.is_some() && self.link.seed.fetch_add(1, SeqCst) % 3 == 0 {
+        if self.link.faults.is_some() && self.link.seed.fetch_add(1, SeqCst).is_multiple_of(3) {
             return Err(Error::new(ErrorKind::Unavailable, "read", "a bad day"));
         }
         self.records.read_record(key, limit).await
