@@ -122,6 +122,8 @@ impl Watch {
             _ if self.grpc.is_some_and(|status| status != 0) => self.grpc_outcome(),
             (_, 404) if matches!(self.method, "GET" | "HEAD") => Outcome::Miss,
             (_, 400..=499) => Outcome::Refused,
+            // A probe that is told "not now" got its answer.
+            (_, 503) if self.place.door == admin::DOOR => Outcome::Refused,
             (_, 500..) => Outcome::Error,
             _ => Outcome::Ok,
         }
