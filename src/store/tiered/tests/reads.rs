@@ -47,7 +47,7 @@ async fn readers_follow_a_download_and_get_the_end_when_it_is_verified() {
     let world = World::new(Mode::WriteThrough);
     let (desc, bytes) = cold(&world, 4 << 20, 1).await;
     let daemon = world.start().await;
-    // First pieces are small: these are a megabyte together.
+    // Of the blob's pieces, the first of which are small.
     let slow = Arc::new(Semaphore::new(8));
     *daemon.link.slow.lock().unwrap() = Some(slow.clone());
     let repo = daemon.repo("a");
