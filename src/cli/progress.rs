@@ -18,6 +18,9 @@ use crate::progress::{Phase, Watch};
 /// Warnings that are shown; more are counted only.
 const MAX_WARNINGS: usize = 50;
 
+/// How often a state that does not change is told where it cannot be written over.
+const REMIND: Duration = Duration::from_secs(10);
+
 /// How steps look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
@@ -58,6 +61,8 @@ struct State {
     running: HashMap<Phase, Step>,
     /// A line of its own, on a terminal.
     note: Option<ProgressBar>,
+    /// When such a line was written elsewhere, and its gist.
+    noted: Option<(Instant, String)>,
     /// The phase that began last, for the message of an operation that was cut off.
     last: Option<Phase>,
     warnings: Vec<String>,
@@ -95,12 +100,21 @@ impl Reporter {
         self.state().last.map_or("at the start", Phase::name)
     }
 
-    /// Shows how things stand where that can be written over: on a terminal.
-    pub(crate) fn note(&self, text: &str) {
-        if self.look != Look::Bars {
+    /// Shows the state of something that is waited for: written over on a terminal; elsewhere a line on standard error when
+    /// `gist`, the part that matters, changes, and every [`REMIND`].
+    pub(crate) fn note(&self, text: &str, gist: &str) {
+        if self.look == Look::Silent {
             return;
         }
         let mut state = self.state();
+        if self.look == Look::Lines {
+            let said = state.noted.as_ref();
+            if said.is_none_or(|(at, was)| was != gist || at.elapsed() >= REMIND) {
+                state.noted = Some((Instant::now(), gist.to_owned()));
+                output::note(&format!("cachectl: {}\n", one_line(text)));
+            }
+            return;
+        }
         let bar = state.note.get_or_insert_with(|| {
             let bar = self.bars.add(ProgressBar::new_spinner());
             bar.enable_steady_tick(Duration::from_millis(200));

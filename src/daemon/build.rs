@@ -29,7 +29,7 @@ use crate::{
     metrics::http::Place,
     ops::cache_tags::{self, CacheTags},
     serve::{
-        admin::{self, Admin, Refresh},
+        admin::{self, Admin, Health, Refresh},
         admission::{Admission, Connection},
         auth::{self, Authority, Exposure, Peer, Refusal},
         browsers,
@@ -41,6 +41,7 @@ use crate::{
         self,
         ingest::{Quota, Uploads},
         open::{Opened, Options, StoreUrl},
+        tiered::Backlog,
         wrap::metered::Tier,
     },
     task,
@@ -73,6 +74,8 @@ pub struct Built {
     pub registry: Arc<Registry>,
     /// The control door, to be told where the daemon listens and when it drains.
     pub control: Arc<Control>,
+    /// What a folder in front has for the remote store behind it; `None` where there is one store alone.
+    pub backlog: Option<Arc<dyn Backlog>>,
     /// What must reach another place before the end.
     pub queues: Vec<Arc<dyn Queue>>,
 }
@@ -93,6 +96,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         opened,
         options,
         backlog,
+        readers,
     } = tiers::open(config, env, state, caches.clone()).await?;
     let writable = opened.repositories.clone();
     let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
@@ -112,14 +116,15 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
     uploads.set_quota(quota(config));
     remember_owners(&uploads, state).await?;
-    let hangs = backlog.is_none() && opened.url.tier() == Tier::Remote;
+    let is_alone = backlog.is_none() && opened.url.tier() == Tier::Remote;
+    let remote = is_alone.then(|| repositories.records());
     let registry = Registry::new(
         repositories,
         uploads.clone(),
         authority.clone(),
         caches.clone(),
     );
-    let registry = registry.holding(config.hold, hangs);
+    let registry = registry.holding(config.hold, remote).reading(readers);
     let registry = Arc::new(registry.admitting(admission.clone()));
     let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
@@ -143,6 +148,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         admission: admission.clone(),
         admin: (!apart).then(|| admin.clone()),
         observer: shown.observer(),
+        health: shown.health.clone(),
     };
     Ok(Built {
         doors: doors.handler(),
@@ -156,6 +162,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         opened,
         registry,
         control,
+        backlog,
         queues: waiting.map(|w| w as Arc<dyn Queue>).into_iter().collect(),
     })
 }
@@ -187,6 +194,7 @@ struct Doors {
     /// `None` where it has addresses of its own.
     admin: Option<Arc<Admin>>,
     observer: Observer,
+    health: Arc<Health>,
 }
 
 impl Doors {
@@ -247,7 +255,13 @@ impl Doors {
             return self.control.handle(request).await;
         }
         if is_registry(request.uri().path()) {
-            return self.registry.handle(request).await;
+            let response = self.registry.handle(request).await;
+            match response.status() {
+                StatusCode::CREATED => self.health.pushed(true),
+                StatusCode::INSUFFICIENT_STORAGE => self.health.pushed(false),
+                _ => {}
+            }
+            return response;
         }
         self.token(request).await
     }

@@ -62,6 +62,10 @@ pub(super) enum End {
 struct Running {
     serving: Vec<Task<()>>,
     stop: watch::Sender<bool>,
+    /// Probes and metrics at addresses of their own: they outlive the rest, so that the end can be watched.
+    probes: Vec<Task<()>>,
+    /// Never told: they end with their tasks.
+    _stop_probes: watch::Sender<bool>,
     shown: Shown,
     exporter: Option<Exporter>,
     connections: Pool,
@@ -129,6 +133,8 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let marks = marks::keep_known(built.opened.clone()).await;
     let (sender, live) = Live::new(loaded.config.clone());
     let (stop, stopped) = watch::channel(false);
+    // Whoever shows how the daemon ends must not end before it.
+    let (stop_probes, lasting) = watch::channel(false);
     let count = limit::connections(loaded.config.max_connections, open_files);
     let service = Service {
         handler: built.doors.clone(),
@@ -147,20 +153,22 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         // Of their own, so that probes and metrics are answered when the doors are full.
         connections: listen::places(64),
         open: Open::default(),
+        stop: lasting,
         ..service.clone()
     };
     let crowded = [&service, &probes].map(|service| {
         let (open, places) = (service.open.clone(), service.connections.clone());
         task::spawn("crowded", async move { open.make_room(&places).await })
     });
-    let mut serving = Vec::new();
-    for (listeners, service, serves) in [(doors, &service, "doors"), (admin, &probes, "admin")] {
-        for listener in listeners {
+    let serve = |listeners: Vec<Listener>, service: &Service, serves| -> Vec<Task<()>> {
+        let serve = |listener: Listener| {
             tracing::info!(url = listener.url(), serves, "Listening");
-            let work = listen::serve(listener, service.clone());
-            serving.push(task::spawn("listener", work));
-        }
-    }
+            task::spawn("listener", listen::serve(listener, service.clone()))
+        };
+        listeners.into_iter().map(serve).collect()
+    };
+    let serving = serve(doors, &service, "doors");
+    let probes = serve(admin, &probes, "admin");
     shown.health.set(Phase::Ready);
     let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
@@ -184,7 +192,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let expiry = background::expire_uploads(live, uploads, store, expired);
     let admission = built.admission.clone();
     let slow = task::spawn("slow clients", async move { admission.watch().await });
-    let watch = shown.watch(built.opened.store.clone(), tier);
+    let watch = shown.watch(built.opened.store.clone(), tier, built.backlog.clone());
     let reloader = Reloader {
         origins,
         running: loaded,
@@ -204,6 +212,8 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let running = Running {
         serving,
         stop,
+        probes,
+        _stop_probes: stop_probes,
         shown,
         exporter,
         connections: service.connections,
@@ -277,6 +287,7 @@ async fn close(running: Running, limit: Duration) -> Left {
         let last = running.built.numbers.numbers();
         exporter.close(Some(last), LAST).await;
     }
+    drop(running.probes);
     if left == Left::default() {
         tracing::info!(elapsed_ms, "Ended");
     } else {
@@ -284,6 +295,17 @@ async fn close(running: Running, limit: Duration) -> Left {
             connections,
             queued,
         } = left;
+        let unreachable = running.built.backlog.as_ref().map(|b| b.remote());
+        if let Some(remote) = unreachable.filter(|r| !r.up && connections == 0) {
+            // More time would not have helped.
+            tracing::warn!(
+                queued,
+                elapsed_ms,
+                error = remote.why,
+                "Ended with writes in the queue, since the remote store is unreachable; they are safe on disk, and sent after the next start"
+            );
+            return left;
+        }
         tracing::warn!(
             connections,
             queued,

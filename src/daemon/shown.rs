@@ -13,7 +13,7 @@ use crate::{
         admin::{self, Admin, Caches, Health, Stores},
         observe::Observer,
     },
-    store::{Store, ingest::Uploads, open::Opened, wrap::metered::Tier},
+    store::{Store, ingest::Uploads, open::Opened, tiered::Backlog, wrap::metered::Tier},
     task::{self, Task},
 };
 
@@ -98,10 +98,18 @@ impl Shown {
         })
     }
 
-    /// Asks a store every so often whether it is there, as long as the task lives.
-    pub fn watch(&self, store: Arc<dyn Store>, tier: Tier) -> Task<()> {
+    /// Asks a store every so often whether it is there, as long as the task lives. One behind a folder is asked there.
+    pub fn watch(
+        &self,
+        store: Arc<dyn Store>,
+        tier: Tier,
+        backlog: Option<Arc<dyn Backlog>>,
+    ) -> Task<()> {
         let health = self.health.store(tier.as_str());
-        task::spawn("watch store", admin::watch(store, health, ASK))
+        match backlog {
+            Some(backlog) => task::spawn("watch store", admin::follow(backlog, health)),
+            None => task::spawn("watch store", admin::watch(store, health, ASK)),
+        }
     }
 }
 

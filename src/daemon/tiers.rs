@@ -16,12 +16,12 @@ use crate::{
     serve::admin::Refresh,
     store::{
         self,
-        open::{Opened, Options, StoreUrl},
+        open::{Opened, Options, Repositories, StoreUrl},
         tiered::{self, Backlog, Numbers, Tiered},
     },
 };
 
-/// Longest time that a question to a remote behind a folder is tried again: then it counts as away, and the folder answers.
+/// Longest time that a question to a remote behind a folder is tried again.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The file, among what must survive a restart, that tells which blobs of the disk were hashed.
@@ -35,6 +35,8 @@ pub(super) struct Tiers {
     pub(super) options: Options,
     /// What the remote does not have yet; `None` where there is one store alone.
     pub(super) backlog: Option<Arc<dyn Backlog>>,
+    /// The same repositories for requests that only read; `None` where there is one store alone.
+    pub(super) readers: Option<Arc<dyn Repositories>>,
 }
 
 /// Opens what `config` asks for; what must survive a restart is in `state`.
@@ -73,6 +75,7 @@ pub(super) async fn open(
             opened: Arc::new(opened),
             options,
             backlog: None,
+            readers: None,
         });
     };
     let remote = Options {
@@ -100,6 +103,7 @@ pub(super) async fn open(
     let tiered = Arc::new(Tiered::open(near, remote, settings, moved).await?);
     Ok(Tiers {
         backlog: Some(tiered.backlog()),
+        readers: Some(tiered.hasty()),
         opened: Arc::new(Opened {
             scrubber,
             ..tiered.opened()
@@ -131,7 +135,10 @@ impl store::Queue for Waiting {
     fn waiting(&self) -> store::queue::Waiting {
         let status = self.0.status();
         let trouble = if !status.remote.up {
-            Some(format!("the remote store is away: {}", status.remote.why))
+            let why = &status.remote.why;
+            Some(format!("the remote store is unreachable: {why}"))
+        } else if let Some(why) = status.refused {
+            Some(format!("the remote store refuses it: {why}"))
         } else if status.set_aside > 0 {
             let count = status.set_aside;
             Some(format!("{count} files were set aside: see the log"))

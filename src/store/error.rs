@@ -59,6 +59,8 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// Nothing was heard of the store: no connection, or no answer.
     pub unheard: bool,
+    /// The store answers other requests: only this one fails, so that it is no outage.
+    pub alone: bool,
     /// The cause below.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -79,6 +81,7 @@ impl Error {
             elapsed: Duration::ZERO,
             retry_after: None,
             unheard: false,
+            alone: false,
             source: None,
         }
     }
@@ -118,6 +121,13 @@ impl Error {
         self
     }
 
+    /// Adds that the store answers other requests.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// Adds the cause below.
     #[must_use]
     pub fn caused_by(
@@ -128,9 +138,9 @@ impl Error {
         self
     }
 
-    /// Says whether the same request may go through a little later.
+    /// Says whether the same request may go through a little later, as soon as the store is reachable.
     pub fn is_temporary(&self) -> bool {
-        self.kind.is_temporary()
+        self.kind.is_temporary() && !self.alone
     }
 }
 

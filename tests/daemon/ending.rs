@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::{
     Daemon,
-    process::{BODY, answer, half_an_upload, header, status},
+    process::{BODY, answer, exchange, half_an_upload, header, status},
 };
 use crate::support::node::Node;
 
@@ -93,6 +93,32 @@ fn a_second_signal_does_not_wait() {
     assert!(!daemon.has_ended());
     daemon.signal(Signal::INT);
     assert_eq!(daemon.wait().code(), Some(130));
+}
+
+#[test]
+fn probes_and_numbers_at_addresses_of_their_own_show_how_it_drains() {
+    let node = Node::new();
+    let args = ["--admin-listen", "127.0.0.1:0", "--drain-timeout", "1h"];
+    let mut daemon = Daemon::start(&node, &args);
+    let listeners = daemon.listeners();
+    let admin = listeners.iter().find(|(_, serves)| serves == "admin");
+    let admin = admin.unwrap().0.strip_prefix("http://").unwrap().to_owned();
+    assert_eq!(status(&admin, "GET", "/readyz"), 200);
+    let mut stream = half_an_upload(&daemon);
+    daemon.signal(Signal::TERM);
+    refused(&daemon.address());
+    for _ in 0..2 {
+        assert_eq!(status(&admin, "GET", "/readyz"), 503);
+        assert_eq!(status(&admin, "GET", "/livez"), 200);
+        let asked = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+        let (code, numbers) = exchange(TcpStream::connect(&admin).unwrap(), &asked);
+        assert_eq!(code, 200);
+        assert!(numbers.contains("cachectld_draining 1"), "{numbers}");
+    }
+    stream.write_all(&BODY[8..]).unwrap();
+    assert_eq!(answer(stream).0, 202);
+    assert_eq!(daemon.wait().code(), Some(0));
+    refused(&admin);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod documents;
 mod ending;
 mod limits;
 mod numbers;
+mod outages;
 mod process;
 mod reloading;
 mod starting;

@@ -79,6 +79,13 @@ impl Server {
         drop(self.child.wait());
     }
 
+    /// Stops it where it is, so that it takes connections and never answers, or lets it go on.
+    pub(super) fn pause(&self, pause: bool) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let signal = if pause { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).expect("our own child, not waited for");
+    }
+
     /// SIGTERM, and waits until it has ended; panics if that takes longer than `within`.
     pub(super) fn terminate(&mut self, within: Duration) -> ExitStatus {
         let id = rustix::process::Pid::from_child(&self.child);

@@ -34,6 +34,11 @@ impl S3Server {
         ]
     }
 
+    /// Stops its process, so that it takes connections and never answers, or lets it go on.
+    pub(crate) fn pause(&self, pause: bool) {
+        self.server.pause(pause);
+    }
+
     /// Credentials that may only read; of SeaweedFS alone.
     pub(crate) fn reader_env() -> Vec<(String, String)> {
         vec![

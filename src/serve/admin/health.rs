@@ -13,11 +13,13 @@ use std::{
 use crate::{
     digest::Digest,
     metrics,
-    store::{ErrorKind, Store},
+    store::{ErrorKind, Store, tiered::Backlog},
 };
 
 /// Longest wait for a store that is only asked whether it is there.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A push that was refused for want of room says nothing of now after this long.
+const REFUSED: Duration = Duration::from_mins(10);
 
 /// Where in its life the daemon is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub struct Health {
     phase: Mutex<Phase>,
     was_ready: AtomicBool,
     stores: Mutex<Vec<Seen>>,
+    /// When a push was refused for want of room, if that was the last one's end.
+    no_room: Mutex<Option<Instant>>,
     started: Instant,
     shown: metrics::Phase,
 }
@@ -78,6 +82,7 @@ impl Health {
             phase: Mutex::new(Phase::Starting),
             was_ready: AtomicBool::new(false),
             stores: Mutex::default(),
+            no_room: Mutex::default(),
             started: Instant::now(),
             shown,
         })
@@ -119,13 +124,40 @@ impl Health {
         }
     }
 
-    /// What a ready daemon says to anybody: `ok`, or `degraded` with a line for each store that is away, without the reason.
+    /// Notes how a push ended: refused for want of room, or taken.
+    pub fn pushed(&self, has_room: bool) {
+        let now = (!has_room).then(Instant::now);
+        let was = std::mem::replace(&mut *lock(&self.no_room), now);
+        match (was.is_some(), has_room) {
+            (false, false) => tracing::warn!("Pushes are refused: the store has no room left"),
+            (true, true) => tracing::info!("Pushes are taken again"),
+            _ => {}
+        }
+    }
+
+    /// Returns true if the last push was refused for want of room, a short while ago.
+    fn no_room(&self) -> bool {
+        lock(&self.no_room).is_some_and(|last| last.elapsed() < REFUSED)
+    }
+
+    /// Brings the gauge up to date that says whether anything is wrong.
+    pub(super) fn show(&self) {
+        let any = lock(&self.stores).iter().any(|seen| seen.trouble.is_some());
+        let degraded = any || self.no_room();
+        self.shown.degraded.set(degraded.into());
+    }
+
+    /// What a ready daemon says: to anybody: `ok`, or `degraded` without the reason: with a line for each store that is unreachable, and one
+    /// while pushes are refused for want of room.
     pub(super) fn said(&self) -> String {
         let mut away = String::new();
         for (name, trouble) in self.stores() {
             if trouble.is_some() {
                 let _ = writeln!(away, "the {name} store is not ready");
             }
+        }
+        if self.no_room() {
+            away.push_str("pushes are refused: no room left\n");
         }
         if away.is_empty() {
             "ok\n".to_owned()
@@ -151,15 +183,15 @@ impl Health {
 impl StoreHealth {
     /// It answers.
     pub fn reachable(&self) {
-        self.see(None);
+        self.see(None, "");
     }
 
-    /// It cannot be reached, or not used; since when is kept while that lasts.
-    pub fn away(&self, kind: ErrorKind) {
-        self.see(Some(kind));
+    /// It cannot be reached, or not used; since when is kept while that lasts. `why` goes to the log.
+    pub fn away(&self, kind: ErrorKind, why: &str) {
+        self.see(Some(kind), why);
     }
 
-    fn see(&self, now: Option<ErrorKind>) {
+    fn see(&self, now: Option<ErrorKind>, why: &str) {
         let mut stores = lock(&self.health.stores);
         let seen = &mut stores[self.at];
         let (was, name) = (seen.trouble, seen.name.clone());
@@ -167,12 +199,16 @@ impl StoreHealth {
             kind,
             since: was.map_or_else(Instant::now, |was| was.since),
         });
-        let any = stores.iter().any(|seen| seen.trouble.is_some());
-        self.health.shown.degraded.set(any.into());
         drop(stores);
+        self.health.show();
         match (was, now) {
             (None, Some(kind)) => {
-                tracing::warn!(store = name, kind = describe(kind), "Store is away");
+                tracing::warn!(
+                    store = name,
+                    kind = describe(kind),
+                    error = why,
+                    "Store is unreachable"
+                );
             }
             (Some(was), None) => {
                 let away_ms = was.since.elapsed().as_millis() as u64;
@@ -190,13 +226,25 @@ pub async fn watch(store: Arc<dyn Store>, health: StoreHealth, pause: Duration) 
     loop {
         match tokio::time::timeout(PATIENCE, store.stat(&nothing)).await {
             Ok(Ok(_)) => health.reachable(),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "Store does not answer");
-                health.away(error.kind);
+            Ok(Err(error)) => health.away(error.kind, &error.to_string()),
+            Err(_) => {
+                let why = format!("no answer within {}s", PATIENCE.as_secs());
+                health.away(ErrorKind::Timeout, &why);
             }
-            Err(_) => health.away(ErrorKind::Timeout),
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Shows a remote store behind a folder as the folder finds it, for ever: both go by the same probes.
+pub async fn follow(backlog: Arc<dyn Backlog>, health: StoreHealth) {
+    loop {
+        let now = backlog.remote();
+        match now.kind {
+            None => health.reachable(),
+            Some(kind) => health.away(kind, &now.why),
+        }
+        backlog.turned(!now.up).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The admin door: how the daemon is, for probes, for Prometheus and for people.
 //!
 //! - `/livez`: 200 as long as the process answers at all.
-//! - `/readyz`: 200 while requests are taken, and says in its body when a store is away; 503 while starting or draining.
+//! - `/readyz`: 200 while requests are taken, and says in its body when a store is unreachable or has no room; 503 while starting or draining.
 //! - `/startupz`: 503 until it was ready once, then 200 for good.
 //! - `/metrics`: the numbers of [`crate::metrics`].
 //! - `/`: a page for people, without script.
@@ -25,7 +25,7 @@ mod stores;
 mod tests;
 
 pub use caches::Caches;
-pub use health::{Health, Phase, StoreHealth, watch};
+pub use health::{Health, Phase, StoreHealth, follow, watch};
 pub use stores::Stores;
 
 use crate::metrics::{Metrics, http::Place};
@@ -91,6 +91,7 @@ impl Admin {
         self.refresh
             .iter()
             .for_each(|refresh| refresh(&self.metrics));
+        self.health.show();
         &self.metrics
     }
 

@@ -76,7 +76,7 @@ async fn a_store_that_is_away_is_said_but_requests_are_still_taken() {
     let (_near, far) = (door.health.store("local"), door.health.store("remote"));
     door.health.set(Phase::Ready);
     assert_eq!(door.get("/readyz").await.1, "ok\n");
-    far.away(ErrorKind::Unavailable);
+    far.away(ErrorKind::Unavailable, "connection refused");
     let (status, said) = door.get("/readyz").await;
     assert_eq!(status, StatusCode::OK);
     assert!(said.starts_with("degraded"), "{said}");
@@ -89,6 +89,30 @@ async fn a_store_that_is_away_is_said_but_requests_are_still_taken() {
     far.reachable();
     assert_eq!(door.get("/readyz").await.1, "ok\n");
     assert_eq!(door.metrics.phase.degraded.get(), 0);
+}
+
+#[tokio::test]
+async fn refused_pushes_are_said_until_one_is_taken() {
+    let door = door();
+    door.health.set(Phase::Ready);
+    door.health.pushed(false);
+    let (status, said) = door.get("/readyz").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(said.contains("pushes are refused: no room left"), "{said}");
+    assert!(
+        door.get("/metrics")
+            .await
+            .1
+            .contains("cachectld_degraded 1")
+    );
+    door.health.pushed(true);
+    assert_eq!(door.get("/readyz").await.1, "ok\n");
+    assert!(
+        door.get("/metrics")
+            .await
+            .1
+            .contains("cachectld_degraded 0")
+    );
 }
 
 #[tokio::test(start_paused = true)]

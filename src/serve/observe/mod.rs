@@ -43,6 +43,10 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Debug, Clone)]
 pub struct AskedBy(pub String);
 
+/// Extension of a response: what went wrong, for the log alone. It may name hosts and folders.
+#[derive(Debug, Clone)]
+pub struct Why(pub String);
+
 /// Extension of a response that nobody will read: the client went away while it was sending.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientGone;
@@ -103,6 +107,7 @@ impl Observer {
             grpc: None,
             tier: None,
             asked_by: None,
+            why: None,
             client_gone: false,
             body: State::Waiting,
         };

@@ -121,6 +121,21 @@ async fn a_call_of_grpc_ends_as_its_status_says() {
 }
 
 #[tokio::test]
+async fn a_probe_that_is_told_not_now_is_no_failure_and_another_answer_of_503_is() {
+    for (place, outcome) in [
+        (admin::place("/readyz").unwrap(), "refused"),
+        (blob(), "error"),
+    ] {
+        let o = observed();
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = axum::http::StatusCode::SERVICE_UNAVAILABLE;
+        let answer = |_| async { response };
+        drop(o.observer.observe(place, get(), answer).await);
+        assert_eq!(o.requests(outcome), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_is_no_failure_of_ours() {
     let o = observed();
     let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(b"x")));

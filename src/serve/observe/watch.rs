@@ -15,7 +15,7 @@ use axum::{
 use http_body::Body as _;
 use tracing::Span;
 
-use super::{AskedBy, ClientGone, Saved};
+use super::{AskedBy, ClientGone, Saved, Why};
 use crate::{
     metrics::{
         Counting,
@@ -59,6 +59,8 @@ pub(super) struct Watch {
     pub(super) grpc: Option<u8>,
     pub(super) tier: Option<Tier>,
     pub(super) asked_by: Option<String>,
+    /// What went wrong.
+    pub(super) why: Option<String>,
     /// Whether the client went away while it was sending.
     pub(super) client_gone: bool,
     pub(super) body: State,
@@ -76,6 +78,7 @@ impl Watch {
         self.announced = response.body().size_hint().exact().or(length);
         let notes = response.extensions_mut();
         self.asked_by = notes.remove::<AskedBy>().map(|AskedBy(name)| name);
+        self.why = notes.remove::<Why>().map(|Why(why)| why);
         self.client_gone = notes.remove::<ClientGone>().is_some();
         if let Some(Saved { how, bytes }) = notes.remove::<Saved>() {
             self.http.saved(self.place.door, how, bytes);
@@ -119,6 +122,8 @@ impl Watch {
             _ if self.grpc.is_some_and(|status| status != 0) => self.grpc_outcome(),
             (_, 404) if matches!(self.method, "GET" | "HEAD") => Outcome::Miss,
             (_, 400..=499) => Outcome::Refused,
+            // A probe that is told "not now" got its answer.
+            (_, 503) if self.place.door == admin::DOOR => Outcome::Refused,
             (_, 500..) => Outcome::Error,
             _ => Outcome::Ok,
         }
@@ -160,6 +165,7 @@ fn tell(watch: &Watch, done: &Done) {
                 bytes_out = done.bytes_out,
                 elapsed_ms,
                 principal = watch.asked_by.as_deref(),
+                error = watch.why.as_deref(),
                 "Request"
             )
         };

@@ -33,7 +33,7 @@ impl Registry {
         parts: &Parts,
         sight: Sight,
     ) -> Answer {
-        let repository = self.repository(repo);
+        let repository = self.read_only(repo);
         if !self.sees(&repository, digest, sight).await? {
             return Err(unknown(digest));
         }

@@ -7,7 +7,10 @@ use axum::{
 use serde_json::json;
 
 use crate::{
-    serve::admission::{Fault, Full},
+    serve::{
+        admission::{Fault, Full},
+        observe::Why,
+    },
     store::{self, ingest::OVER_QUOTA},
 };
 
@@ -86,6 +89,10 @@ pub(super) struct Refusal {
     pub status: Option<StatusCode>,
     /// Headers that belong to it.
     pub headers: Vec<(header::HeaderName, HeaderValue)>,
+    /// The whole story, for the log: with the store's address and the cause.
+    pub why: Option<String>,
+    /// The store answers other requests: waiting for it does not help.
+    pub alone: bool,
 }
 
 impl Refusal {
@@ -96,6 +103,8 @@ impl Refusal {
             message: message.into(),
             status: None,
             headers: Vec::new(),
+            why: None,
+            alone: false,
         }
     }
 
@@ -133,12 +142,25 @@ impl Refusal {
                 Code::Denied,
                 "the store behind this registry refuses it; its log says why",
             ),
+            Kind::Throttled | Kind::Unavailable if !error.unheard => (
+                Code::Unavailable,
+                "the store behind this registry could not do it",
+            ),
             Kind::NoSuchStore | Kind::Throttled | Kind::Timeout | Kind::Unavailable | Kind::Io => (
                 Code::Unavailable,
-                "the store behind this registry does not answer; its log says why",
+                "the store behind this registry is unreachable; the daemon's log says why",
             ),
         };
-        let refusal = Self::new(code, words);
+        let was_answered = code == Code::Unavailable && !error.unheard;
+        let mut refusal = match error.kind {
+            // What the store answered, not where it is.
+            Kind::Throttled | Kind::Unavailable if was_answered => {
+                Self::new(code, format!("{words}: {}", error.message))
+            }
+            _ => Self::new(code, words),
+        };
+        refusal.why = Some(error.to_string());
+        refusal.alone = error.alone;
         match error.kind {
             Kind::Conflict => refusal.status(StatusCode::CONFLICT),
             _ if code == Code::Unavailable => refusal.header(header::RETRY_AFTER, "5"),
@@ -161,6 +183,10 @@ impl Refusal {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
+        if let Some(why) = self.why.map(Why) {
+            response.extensions_mut().insert(why);
+        }
+        let headers = response.headers_mut();
         for (name, value) in self.headers {
             headers.append(name, value);
         }

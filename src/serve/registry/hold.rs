@@ -1,12 +1,13 @@
-//! Requests that wait for a store which is away.
+//! Requests that wait for a store which is unreachable.
 //!
 //! Clients of registries give up soon after an error, and never while they wait: BuildKit tries again after 0, 1, 3 and 7 s,
-//! then the build fails (measured; it has no limit on the time of an answer). So what cannot be answered otherwise is held.
+//! then the build fails (measured; it has no limit on the time of an answer). So what cannot be answered otherwise is held; but
+//! not a request that fails while the store answers others, since that is no outage.
 
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,7 +16,15 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{Code, Refusal};
-use crate::{digest::Digest, serve::admission::Ticket};
+use crate::{
+    digest::Digest,
+    serve::admission::Ticket,
+    store::{
+        Records,
+        keys::{self, Repo},
+        record,
+    },
+};
 
 /// Between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -25,6 +34,10 @@ const A_WHILE: Duration = Duration::from_secs(10);
 /// Longest time while it is known that the store hangs, and how long that is known.
 const A_MOMENT: Duration = Duration::from_secs(3);
 const KNOWN: Duration = Duration::from_secs(30);
+/// How often a request may fail while the store answers others: once may be the last moment of an outage.
+const ALONE: u32 = 2;
+/// Longest wait for the answer to another request.
+const OTHER: Duration = Duration::from_secs(5);
 /// Digests that are remembered at most.
 const MAX_HELD: usize = 10_000;
 
@@ -33,8 +46,9 @@ pub(super) struct Hold {
     /// Longest time, counted from the first request for a digest: whoever asks again does not wait as long again.
     limit: Duration,
     since: Mutex<HashMap<Digest, Instant>>,
-    /// Whether the store itself waits for long where it hangs: one on disk is only slow, one with a folder in front knows itself.
-    hangs: bool,
+    /// A remote store without a folder in front: it may take long to answer, and is asked here whether it answers others. One with a
+    /// folder in front finds that out itself, and one on disk is only slow.
+    remote: Option<Arc<dyn Records>>,
     /// Nobody is held any more: the daemon ends.
     ended: AtomicBool,
     /// Until when the store is known to hang: it did not answer the last one who asked what a tag stands for.
@@ -42,10 +56,10 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    pub(super) fn new(limit: Duration, hangs: bool) -> Self {
+    pub(super) fn new(limit: Duration, remote: Option<Arc<dyn Records>>) -> Self {
         Self {
             limit,
-            hangs,
+            remote,
             ended: AtomicBool::new(false),
             since: Mutex::default(),
             away: Mutex::default(),
@@ -67,7 +81,7 @@ impl Hold {
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut alone) = (FIRST_PAUSE, 0);
         loop {
             // Boxed: an answer's way is long, and this one is in every door's future.
             let refusal = match Box::pin(ask()).await {
@@ -77,12 +91,20 @@ impl Hold {
                     return answered;
                 }
             };
+            if refusal.alone || self.answers_others().await {
+                alone += 1;
+            }
+            if alone >= ALONE {
+                self.held().remove(digest);
+                return Err(refusal);
+            }
             let (since, is_first) = self.since(digest);
             if since.elapsed() + pause > self.limit || self.ended.load(Ordering::Relaxed) {
                 return Err(refusal);
             }
             if is_first {
-                tracing::warn!(%digest, seconds = self.limit.as_secs(), "Request waits for the store, up to so long");
+                let error = refusal.why.as_deref();
+                tracing::warn!(%digest, seconds = self.limit.as_secs(), error, "Request waits for the store, up to this long");
             }
             let rest = sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64()));
             match ticket {
@@ -100,10 +122,16 @@ impl Hold {
         &self,
         ask: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
-        if !self.hangs {
+        if self.remote.is_none() {
             return ask.await;
         }
-        let away = || Refusal::new(Code::Unavailable, "the store behind does not answer");
+        let away = || {
+            let words = "the store behind this registry does not answer";
+            Refusal {
+                why: Some(words.to_owned()),
+                ..Refusal::new(Code::Unavailable, words)
+            }
+        };
         let is_known = self.away().is_some_and(|until| until > Instant::now());
         let patience = if is_known { A_MOMENT } else { A_WHILE };
         let answered = timeout(patience, Box::pin(ask))
@@ -114,6 +142,19 @@ impl Hold {
             .is_err_and(|r| r.code == Code::Unavailable);
         *self.away() = is_away.then(|| Instant::now() + KNOWN);
         answered
+    }
+
+    /// Returns true if a remote store answers something else. `false` where that is not asked here.
+    async fn answers_others(&self) -> bool {
+        let Some(remote) = &self.remote else {
+            return false;
+        };
+        let key = keys::manifest(&Repo::cli(), &Digest::sha256_of(b""));
+        match timeout(OTHER, remote.read_record(&key, record::MAX_BYTES)).await {
+            Ok(Err(e)) => !e.kind.is_temporary(),
+            Ok(Ok(_)) => true,
+            Err(_) => false,
+        }
     }
 
     fn away(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -147,6 +188,7 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
+    use crate::store;
 
     const LIMIT: Duration = Duration::from_mins(1);
 
@@ -156,7 +198,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waits_until_the_store_is_back() {
-        let (hold, began) = (Hold::new(LIMIT, true), Instant::now());
+        let (hold, began) = (Hold::new(LIMIT, None), Instant::now());
         let digest = Digest::sha256_of(b"a");
         let ask = async || match began.elapsed().as_secs() {
             0..40 => Err(away()),
@@ -169,7 +211,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_again_does_not_wait_as_long_again() {
-        let (hold, began) = (Hold::new(LIMIT, true), Instant::now());
+        let (hold, began) = (Hold::new(LIMIT, None), Instant::now());
         let digest = Digest::sha256_of(b"a");
         for _ in 0..8 {
             let held = hold.until_back::<(), _>(&digest, None, async || Err(away()));
@@ -186,7 +228,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn tags_of_a_store_that_hangs_cost_a_while_once_and_then_a_moment() {
-        let (hold, began) = (Hold::new(LIMIT, true), Instant::now());
+        let (hold, began) = (Hold::new(LIMIT, Some(remote(true))), Instant::now());
         for _ in 0..8 {
             let asked = hold.for_a_while::<()>(std::future::pending());
             assert_eq!(asked.await.unwrap_err().code, Code::Unavailable);
@@ -205,7 +247,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_is_held_at_the_end() {
-        let (hold, began) = (Hold::new(LIMIT, false), Instant::now());
+        let (hold, began) = (Hold::new(LIMIT, None), Instant::now());
         let digest = Digest::sha256_of(b"a");
         let ask = || {
             if began.elapsed() > Duration::from_secs(9) {
@@ -218,9 +260,72 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(12));
     }
 
+    /// A remote store that is asked for something else.
+    fn remote(answers: bool) -> Arc<dyn Records> {
+        Arc::new(Others(answers))
+    }
+
+    struct Others(bool);
+
+    #[async_trait::async_trait]
+    impl Records for Others {
+        async fn read_record(&self, _: &str, _: u64) -> store::Result<Option<bytes::Bytes>> {
+            if self.0 {
+                return Ok(None);
+            }
+            std::future::pending().await
+        }
+
+        async fn write_record(&self, _: &str, _: bytes::Bytes) -> store::Result<()> {
+            Ok(())
+        }
+
+        async fn remove_record(&self, _: &str) -> store::Result<()> {
+            Ok(())
+        }
+
+        async fn list_records(&self, _: &str) -> store::Result<Vec<store::records::Listed>> {
+            Ok(Vec::new())
+        }
+
+        async fn repositories(&self) -> store::Result<Vec<Repo>> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_content_that_fails_while_others_are_answered_is_not_held() {
+        let fails = |answer: &str| {
+            let e = store::Error::new(store::ErrorKind::Unavailable, "publish", answer);
+            Refusal::from(e)
+        };
+        for (answers, held) in [(true, false), (false, true)] {
+            let (hold, began) = (Hold::new(LIMIT, Some(remote(answers))), Instant::now());
+            let digest = Digest::sha256_of(b"a");
+            let ask = async || Err(fails("answered 500: unknown schema"));
+            let refused = hold.until_back::<(), _>(&digest, None, ask);
+            let refused = refused.await.unwrap_err();
+            assert!(refused.message.contains("answered 500"), "{refused:?}");
+            assert_eq!(began.elapsed() > LIMIT / 2, held);
+        }
+        // A store with a folder in front says so itself.
+        let (hold, began) = (Hold::new(LIMIT, None), Instant::now());
+        let ask = async || {
+            Err(Refusal {
+                alone: true,
+                ..fails("answered 500")
+            })
+        };
+        let digest = Digest::sha256_of(b"a");
+        hold.until_back::<(), _>(&digest, None, ask)
+            .await
+            .unwrap_err();
+        assert!(began.elapsed() < LIMIT / 2);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn other_refusals_are_not_held() {
-        let (hold, count) = (Hold::new(LIMIT, true), AtomicU32::new(0));
+        let (hold, count) = (Hold::new(LIMIT, None), AtomicU32::new(0));
         let digest = Digest::sha256_of(b"a");
         let held = hold.until_back::<(), _>(&digest, None, async || {
             count.fetch_add(1, Ordering::Relaxed);

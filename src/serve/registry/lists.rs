@@ -67,7 +67,7 @@ impl Registry {
     async fn tags(&self, repo: &Repo, parts: &Parts) -> Result<List, Refusal> {
         let n = count(parts)?;
         let last = param(parts.uri.query(), "last");
-        let repository = self.repository(repo);
+        let repository = self.read_only(repo);
         let tags = repository.tags().await?;
         if tags.is_empty() && !repository.exists().await? {
             let why = format!("there is no repository {repo} here");
@@ -100,7 +100,7 @@ impl Registry {
         let query = parts.uri.query();
         let wanted = param(query, "artifactType").filter(|t| !t.is_empty());
         let last = param(query, "last");
-        let repository = self.repository(repo);
+        let repository = self.read_only(repo);
         let mut digests = repository.referrers(subject).await?;
         if let Some(last) = &last {
             digests.retain(|d| d.to_string() > *last);

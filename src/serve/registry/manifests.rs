@@ -58,7 +58,7 @@ impl Registry {
         parts: &Parts,
         sight: Sight,
     ) -> Answer {
-        let repository = self.repository(repo);
+        let repository = self.read_only(repo);
         if !self.sees_sources(&repository, reference, sight).await? {
             return Err(unknown(reference));
         }

@@ -36,7 +36,7 @@ use crate::{
         auth::{Action, Authority, Need, Peer},
         observe::{AskedBy, ClientGone},
     },
-    store::{self, Repository, ingest::Uploads, keys::Repo, open::Repositories},
+    store::{self, Records, Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
 use error::{Code, Refusal};
 use hold::Hold;
@@ -71,6 +71,7 @@ pub struct Registry {
     sights: Arc<Sights>,
     hold: Hold,
     admission: Arc<Admission>,
+    readers: Option<Arc<dyn Repositories>>,
 }
 
 impl Registry {
@@ -87,19 +88,26 @@ impl Registry {
             authority,
             caches,
             sights: Arc::default(),
-            hold: Hold::new(HOLD, false),
+            readers: None,
+            hold: Hold::new(HOLD, None),
             admission: Arc::default(),
         }
     }
 
-    /// The same, whose requests wait so long for a store that is away. One that `hangs` for long then is asked what a tag stands
-    /// for only for a while.
+    /// The same, whose requests wait this long for an unreachable store. `remote` are the records of a store behind a network
+    /// without a folder in front: it is asked what a tag stands for only for a while, and whether it answers anything else.
     #[must_use]
-    pub fn holding(self, limit: Duration, hangs: bool) -> Self {
+    pub fn holding(self, limit: Duration, remote: Option<Arc<dyn Records>>) -> Self {
         Self {
-            hold: Hold::new(limit, hangs),
+            hold: Hold::new(limit, remote),
             ..self
         }
+    }
+
+    /// The same, which only reads from `readers`: they may answer by what is at hand while the store takes its time.
+    #[must_use]
+    pub fn reading(self, readers: Option<Arc<dyn Repositories>>) -> Self {
+        Self { readers, ..self }
     }
 
     /// The same, which shares `admission` with other protocols.
@@ -118,8 +126,15 @@ impl Registry {
         self.sights.clone()
     }
 
+    /// A repository for requests that change it: what they find decides what is written and removed.
     fn repository(&self, name: &Repo) -> Repository {
         self.repositories.repository(name)
+    }
+
+    /// A repository for requests that only read.
+    fn read_only(&self, name: &Repo) -> Repository {
+        let readers = self.readers.as_ref().unwrap_or(&self.repositories);
+        readers.repository(name)
     }
 
     /// Says whether a caller sees a blob in a repository.

@@ -265,7 +265,8 @@ impl<S: Flat> InRepo<S> {
 }
 
 /// Says whether a registry does not take a manifest as one. distribution answers 500 to layers that are not to be handed on, unless it
-/// is told where they may be fetched from (`registry/storage/ocimanifesthandler.go`).
+/// is told where they may be fetched from (`registry/storage/ocimanifesthandler.go`), and to a manifest without `schemaVersion` 2
+/// (`manifeststore.go`).
 fn is_refused(manifest: &Manifest, e: &Error) -> bool {
     if is_refusal(e) {
         return true;
@@ -273,7 +274,10 @@ fn is_refused(manifest: &Manifest, e: &Error) -> bool {
     let answered = e.kind == ErrorKind::Unavailable && !e.unheard;
     let is_foreign = |n: &Named| n.elsewhere && media::is_nondistributable(&n.media_type);
     let named = Outline::of_stored(manifest).map(|o| o.named);
-    answered && named.is_ok_and(|all| all.iter().any(is_foreign))
+    let has_foreign = || named.is_ok_and(|all| all.iter().any(is_foreign));
+    let document = serde_json::from_slice::<serde_json::Value>(&manifest.bytes);
+    let has_version = document.is_ok_and(|d| d["schemaVersion"] == 2);
+    answered && (!has_version || has_foreign())
 }
 
 #[async_trait]
@@ -350,6 +354,28 @@ impl<S: Flat> Untag for InRepo<S> {
         match self.place(tag) {
             Some(place) => self.flat().untag(&place.tag).await,
             None => Ok(false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_500_refuses_only_manifests_that_the_registry_cannot_read() {
+        let answered = || Error::new(ErrorKind::Unavailable, "publish", "answered 500");
+        let foreign = r#"{"schemaVersion":2,"layers":[{"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar",
+            "digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0,"urls":["http://a/b"]}]}"#;
+        for (text, want) in [
+            (r#"{"schemaVersion":2,"manifests":[]}"#, false),
+            (r#"{"manifests":[]}"#, true),
+            (r#"{"schemaVersion":3}"#, true),
+            (foreign, true),
+        ] {
+            let manifest = Manifest::sniff(text.to_owned());
+            assert_eq!(is_refused(&manifest, &answered()), want, "{text}");
+            assert!(!is_refused(&manifest, &answered().unheard()), "{text}");
         }
     }
 }

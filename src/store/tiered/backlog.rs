@@ -41,6 +41,8 @@ pub struct Status {
     pub bytes: u64,
     /// Updates of tags, manifests and records that wait.
     pub updates: u64,
+    /// Why the remote refused one of those lately, though it is up.
+    pub refused: Option<String>,
     /// How long the oldest of all that waits.
     pub oldest: Option<Duration>,
     /// Bytes of blobs in front.
@@ -67,6 +69,12 @@ impl Status {
 pub trait Backlog: Send + Sync {
     /// How it is now.
     fn status(&self) -> Status;
+
+    /// How the remote is now.
+    fn remote(&self) -> Reachable;
+
+    /// Waits until the remote is up, or unreachable.
+    async fn turned(&self, up: bool);
 
     /// Tries at once what was to be tried later, and waits until nothing is left or `deadline` is over; what is left then.
     async fn flush(&self, deadline: Instant) -> Status;
@@ -106,6 +114,11 @@ impl Backlog for Core {
             blobs: unsent.blobs,
             bytes: unsent.bytes,
             updates,
+            refused: self
+                .queue
+                .why()
+                .or_else(|| self.unsent.why())
+                .map(|e| e.to_string()),
             oldest: unsent.oldest.into_iter().chain(oldest).min().map(age),
             front_bytes: self.front.uses.bytes(),
             front_max_bytes: self.front.room.max_bytes,
@@ -113,6 +126,14 @@ impl Backlog for Core {
             numbers: self.counts.numbers(),
             left_alone: self.recent.all(),
         }
+    }
+
+    fn remote(&self) -> Reachable {
+        self.health.now()
+    }
+
+    async fn turned(&self, up: bool) {
+        self.health.turned(up).await;
     }
 
     async fn flush(&self, deadline: Instant) -> Status {

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Core, counts::add, fill::Found, front::passed_by, unsent::Bytes};
+use super::{Core, counts::add, fill::Found, front::passed_by, look::Patience, unsent::Bytes};
 use crate::{
     artifact::Descriptor,
     digest::Digest,
@@ -16,16 +16,26 @@ use crate::{
 impl Core {
     /// What is in front needs no other word: content never changes under its digest. Whether the remote has it too is
     /// looked at before a name leads there.
-    pub(super) async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+    pub(super) async fn stat(
+        self: &Arc<Self>,
+        digest: &Digest,
+        patience: Patience,
+    ) -> Result<Option<u64>> {
         if let Some(size) = self.front.stat(digest).await {
             return Ok(Some(size));
         }
-        let asked = self.remote.store.stat(digest);
-        let found = self.health.ask("stat", asked).await?;
-        if found.is_some() {
-            self.seen.insert(digest);
-        }
-        Ok(found)
+        let (core, digest) = (self.clone(), *digest);
+        let behind = async move {
+            let asked = core.remote.store.stat(&digest);
+            let found = core.health.ask("stat", asked).await?;
+            if found.is_some() {
+                core.seen.insert(&digest);
+            }
+            Ok(found)
+        };
+        // What is at hand was answered above.
+        let is_known = std::future::ready(false);
+        self.look("stat", patience, is_known, behind).await
     }
 
     pub(super) async fn get(
@@ -86,7 +96,7 @@ impl Core {
 
     async fn put_through(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         let asked = self.remote.store.put(desc, body);
-        let done = self.health.ask("put", asked).await?;
+        let done = self.health.send("put", asked).await?;
         self.seen.insert(&desc.digest);
         if self.front.keeps(desc.size) {
             passed_by(self.front.put(desc, body).await);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 
 use super::{
     Mode, Moved, Settings,
@@ -13,7 +13,9 @@ use super::{
     front::Front,
     health::Health,
     ledger::Ledger,
+    look::{MAX_LEFT, Patience},
     queue::{Placed, Queue},
+    records::TieredRecords,
     seen::Seen,
     tags::One,
     unsent::{Bytes, Unsent},
@@ -51,6 +53,8 @@ pub(super) struct Core {
     pub(super) queue: Queue,
     pub(super) ledger: Ledger,
     pub(super) fills: Arc<Fills>,
+    /// Places for questions that go on though nobody waits for them.
+    pub(super) looks: Arc<Semaphore>,
     pub(super) tag_locks: TagLocks,
     /// Held alone while an update goes into the front and the queue, and shared while the front takes on what the remote
     /// says: that must not remove what was just accepted.
@@ -101,6 +105,7 @@ impl Core {
             queue: Queue::new(ledger.clone(), settings.max_queued),
             ledger,
             fills: Arc::new(Fills::new(settings.fills)),
+            looks: Arc::new(Semaphore::new(MAX_LEFT)),
             tag_locks: TagLocks::new(),
             mirror: RwLock::new(()),
             counts,
@@ -114,14 +119,21 @@ impl Core {
     }
 
     /// A repository over both tiers.
-    pub(super) fn one(self: &Arc<Self>, name: &Repo) -> Arc<One> {
-        Arc::new(One::new(self, name))
+    pub(super) fn one(self: &Arc<Self>, name: &Repo, patience: Patience) -> Arc<One> {
+        Arc::new(One::new(self, name, patience))
+    }
+
+    /// Records over both tiers.
+    pub(super) fn records(self: &Arc<Self>, patience: Patience) -> Arc<dyn Records> {
+        let core = self.clone();
+        Arc::new(TieredRecords { core, patience })
     }
 
     /// As a door is given it.
     pub(super) fn repository(self: &Arc<Self>, name: &Repo) -> Repository {
-        let one = self.one(name);
-        Repository::new(name.clone(), one.clone(), one, self.clone())
+        let one = self.one(name, Patience::Long);
+        let records = self.records(Patience::Long);
+        Repository::new(name.clone(), one.clone(), one, records)
     }
 
     pub(super) fn writes_back(&self) -> bool {

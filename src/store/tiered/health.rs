@@ -1,30 +1,40 @@
-//! Whether the remote answers.
+//! Whether the remote answers, in one place for all who want to know.
 //!
-//! Trouble that outlasts the `Retrying` wrapper of the remote says that it is away. From then on nobody waits for it any
-//! more: every question fails at once, until a probe is answered. Probes come after pauses that grow, with jitter.
+//! One task asks the remote something small: every so often, as soon as any question has waited [`PATIENCE`] in vain, and when
+//! a question failed that may fail alone. Its verdict counts for everybody and does not depend on any client: a remote that
+//! is silent for [`PROBE`] is unreachable, however it came to be. From then on every question fails at once, until a probe is
+//! answered; these come after pauses that grow, with jitter.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
     digest::Digest,
     store::{
-        ByteStream, Store,
+        ByteStream, Records,
         error::{Error, ErrorKind, Result},
+        keys::{self, Repo},
+        record,
     },
 };
 
+/// How long a question is waited for before the remote is doubted.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest wait for the answer to a probe of a remote that is believed to be up.
+const PROBE: Duration = Duration::from_secs(5);
+/// The same of one that is unreachable: it may be slow at first when it comes back.
+const PROBE_AWAY: Duration = Duration::from_secs(10);
+/// A remote of which nothing was heard for this long is probed.
+const IDLE: Duration = Duration::from_secs(10);
 /// The first pause before a probe, and after an outage that ended long ago.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause: how late a remote that is back is noticed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Longest wait for the answer to a probe.
-const PROBE: Duration = Duration::from_secs(10);
 /// A remote that was up for less goes on where the pauses were.
 const STEADY: Duration = Duration::from_mins(1);
 
@@ -35,16 +45,28 @@ pub struct Reachable {
     pub up: bool,
     /// For how long that has been so.
     pub since: Duration,
-    /// Why it is away; empty while it is up.
+    /// Why it is unreachable, with its address and the cause; empty while it is up.
     pub why: String,
-    /// How often it went away since the start.
+    /// What sort of trouble that is; `None` while it is up.
+    pub kind: Option<ErrorKind>,
+    /// How often it became unreachable since the start.
     pub outages: u64,
 }
 
 struct State {
-    away: Option<String>,
+    /// Why it is unreachable.
+    away: Option<(ErrorKind, String)>,
     since: Instant,
     outages: u64,
+    /// A question has waited in vain, and the probe has not said yet what that means.
+    doubted: bool,
+    /// When it last answered anything.
+    heard: Instant,
+    /// The next pause between probes while it is unreachable.
+    pause: Duration,
+    /// Probes that began, and that ended.
+    begun: u64,
+    ended: u64,
 }
 
 /// What is known of the remote.
@@ -61,6 +83,11 @@ impl Health {
             away: None,
             since: Instant::now(),
             outages: 0,
+            doubted: false,
+            heard: Instant::now(),
+            pause: FIRST_PAUSE,
+            begun: 0,
+            ended: 0,
         };
         Self {
             state: watch::Sender::new(state),
@@ -75,88 +102,182 @@ impl Health {
         Reachable {
             up: state.away.is_none(),
             since: state.since.elapsed(),
-            why: state.away.clone().unwrap_or_default(),
+            why: state.away.clone().map(|(_, why)| why).unwrap_or_default(),
+            kind: state.away.as_ref().map(|(kind, _)| *kind),
             outages: state.outages,
         }
     }
 
-    #[cfg(test)]
     pub(super) fn is_up(&self) -> bool {
         self.state.borrow().away.is_none()
     }
 
-    /// Asks the remote, unless it is away.
+    /// Asks for a small answer, unless the remote is unreachable; given up as soon as it is found to be.
     ///
     /// # Errors
-    /// `Unavailable` at once while it is away; a temporary one says that it went away just now.
+    /// `Unavailable` at once while it is unreachable. A temporary one says that it became so just now; where only this request
+    /// fails and others are answered, the error is marked `alone`.
     pub(super) async fn ask<T>(
         &self,
         op: &'static str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let outages = {
-            let state = self.state.borrow();
-            if state.away.is_some() {
-                return Err(self.away(op));
-            }
-            state.outages
+        let outages = self.outages(op)?;
+        let asked = Instant::now();
+        let doubts = async {
+            sleep(PATIENCE).await;
+            self.doubt(asked);
+            self.down().await;
         };
-        let done = work.await;
-        if let Err(e) = &done {
-            self.failed(e, outages);
-        }
-        done
+        let done = tokio::select! {
+            biased;
+            done = work => done,
+            () = doubts => return Err(self.away(op)),
+        };
+        self.judged(done, outages).await
     }
 
-    /// What is asked for while the remote is away.
+    /// As [`Self::ask`], for bytes that take their time and are watched for stalls on their way.
+    pub(super) async fn send<T>(
+        &self,
+        op: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let outages = self.outages(op)?;
+        self.judged(work.await, outages).await
+    }
+
+    /// How often it had been unreachable by now.
+    ///
+    /// # Errors
+    /// While it is.
+    fn outages(&self, op: &'static str) -> Result<u64> {
+        let state = self.state.borrow();
+        if state.away.is_none() {
+            return Ok(state.outages);
+        }
+        drop(state);
+        Err(self.away(op))
+    }
+
+    /// Finds out what an answer says of the remote. `outages` is how often it had been unreachable when the question was asked:
+    /// an answer to an old one says nothing of now.
+    async fn judged<T>(&self, done: Result<T>, outages: u64) -> Result<T> {
+        let e = match done {
+            Err(e) if e.is_temporary() => e.at(&self.store, ""),
+            answered => {
+                self.heard();
+                return answered.map_err(|e| e.at(&self.store, ""));
+            }
+        };
+        // No connection, or too many requests: that is not about this request.
+        if e.kind == ErrorKind::Throttled || (e.kind == ErrorKind::Unavailable && e.unheard) {
+            self.failed(&e, outages);
+            return Err(e);
+        }
+        if self.still_answers().await {
+            tracing::warn!(error = %e, "The remote store fails this request and answers others");
+            return Err(e.alone());
+        }
+        Err(e)
+    }
+
+    /// Waits until a question that was asked at `asked` has waited long enough, or longer waiting is known to be in vain.
+    pub(super) async fn hesitates(&self, asked: Instant) {
+        tokio::select! {
+            () = sleep_until(asked + PATIENCE) => {}
+            () = self.is_doubted() => {}
+        }
+    }
+
+    /// Waits until questions are in vain for now: one has waited while nothing was heard, or it is unreachable.
+    pub(super) async fn is_doubted(&self) {
+        let mut state = self.state.subscribe();
+        // The sender is ours, so it cannot be gone.
+        let _ = state.wait_for(|s| s.doubted || s.away.is_some()).await;
+    }
+
+    /// What is answered instead of the remote, which has not answered in time.
+    pub(super) fn silent(&self, op: &'static str) -> Error {
+        if !self.is_up() {
+            return self.away(op);
+        }
+        let message = "no answer yet; it is still being asked";
+        Error::new(ErrorKind::Timeout, op, message)
+            .unheard()
+            .at(&self.store, "")
+    }
+
+    /// What is asked for while the remote is unreachable.
     pub(super) fn away(&self, op: &'static str) -> Error {
         let now = self.now();
         let message = format!(
-            "the store behind has been away for {:.0}s ({})",
+            "the remote store has been unreachable for {:.0}s ({})",
             now.since.as_secs_f64(),
             now.why
         );
-        Error::new(ErrorKind::Unavailable, op, message).at(&self.store, "")
+        Error::new(ErrorKind::Unavailable, op, message)
+            .unheard()
+            .at(&self.store, "")
     }
 
     /// Watches a download: it may break off long after it began.
     pub(super) fn watched(self: &Arc<Self>, stream: ByteStream) -> ByteStream {
         let health = self.clone();
-        let outages = self.state.borrow().outages;
         stream
-            .inspect(move |piece| {
-                if let Err(e) = piece {
-                    health.failed(e, outages);
-                }
+            .inspect(move |piece| match piece {
+                Err(e) if e.is_temporary() => health.doubt(Instant::now()),
+                _ => health.heard(),
             })
             .boxed()
     }
 
-    /// `outages` is how often it had been away when the question was asked: an answer to an old one says nothing of now.
-    fn failed(&self, e: &Error, outages: u64) {
-        if !e.is_temporary() {
-            return;
+    /// Has the remote probed, unless it has answered something since.
+    fn doubt(&self, since: Instant) {
+        let doubts = self.state.send_if_modified(|state| {
+            let doubts = state.away.is_none() && !state.doubted && state.heard <= since;
+            state.doubted |= doubts;
+            doubts
+        });
+        if doubts {
+            self.hurry.notify_one();
         }
+    }
+
+    /// It has answered something.
+    fn heard(&self) {
+        // Only the probe ends an outage: what comes late may have been on its way before.
+        self.state.send_if_modified(|state| {
+            state.heard = Instant::now();
+            std::mem::take(&mut state.doubted)
+        });
+    }
+
+    /// Returns true if the remote answers a probe that begins now.
+    async fn still_answers(&self) -> bool {
+        let mut state = self.state.subscribe();
+        // One that runs by now may have been asked before the trouble began.
+        let begun = state.borrow().begun;
+        self.hurry.notify_one();
+        let found = state
+            .wait_for(|s| s.away.is_some() || s.ended > begun)
+            .await;
+        found.is_ok_and(|s| s.away.is_none())
+    }
+
+    fn failed(&self, e: &Error, outages: u64) {
         self.state.send_if_modified(|state| {
             if state.away.is_some() || state.outages != outages {
                 return false;
             }
-            tracing::warn!(store = %self.store, error = %e, "The store behind is away; what is here is served, and kept for it");
-            state.away = Some(e.message.clone());
+            tracing::warn!(store = %self.store, error = %e, "The remote store is unreachable; the local folder answers, and keeps what is written for it");
+            if state.since.elapsed() >= STEADY {
+                state.pause = FIRST_PAUSE;
+            }
+            state.away = Some((e.kind, e.message.clone()));
             state.since = Instant::now();
             state.outages += 1;
-            true
-        });
-    }
-
-    fn answered(&self) {
-        self.state.send_if_modified(|state| {
-            if state.away.take().is_none() {
-                return false;
-            }
-            let away_s = state.since.elapsed().as_secs();
-            tracing::info!(store = %self.store, away_s, "The store behind is back");
-            state.since = Instant::now();
+            state.doubted = false;
             true
         });
     }
@@ -166,12 +287,13 @@ impl Health {
         self.turned(true).await;
     }
 
-    /// Waits until it is away.
+    /// Waits until it is unreachable.
     pub(super) async fn down(&self) {
         self.turned(false).await;
     }
 
-    async fn turned(&self, up: bool) {
+    /// Waits until it is up, or unreachable.
+    pub(super) async fn turned(&self, up: bool) {
         let mut state = self.state.subscribe();
         // The sender is ours, so it cannot be gone.
         let _ = state.wait_for(|s| s.away.is_none() == up).await;
@@ -182,103 +304,81 @@ impl Health {
         self.hurry.notify_one();
     }
 
-    /// Probes the remote whenever it is away; never ends.
-    pub(super) async fn probe(&self, remote: Arc<dyn Store>) {
-        // Whether this blob is there or not is all the same; that we are told is not.
-        let digest = Digest::sha256_of(b"");
-        let mut pause = FIRST_PAUSE;
+    /// Probes the remote when there is reason to; never ends.
+    ///
+    /// It reads a record: those wait for no transfer, and no limit on bytes or on requests at once holds them up.
+    pub(super) async fn probe(&self, remote: Arc<dyn Records>) {
+        // Whether it is there or not is all the same; that we are told is not.
+        let key = keys::manifest(&Repo::cli(), &Digest::sha256_of(b""));
         loop {
-            let up = Instant::now();
-            self.down().await;
-            if up.elapsed() >= STEADY {
-                pause = FIRST_PAUSE;
-            }
-            loop {
-                let jittered = pause.mul_f64(0.5 + 0.5 * fastrand::f64());
-                let hurried = self.hurry.notified();
-                // Cut short by whoever cannot wait.
-                let _ = timeout(jittered, hurried).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-                match timeout(PROBE, remote.stat(&digest)).await {
-                    Ok(Err(e)) if e.is_temporary() => {
-                        tracing::debug!(error = %e, "The store behind is still away");
-                        // A probe that fails at once must not be hurried into a loop.
-                        sleep(Duration::from_millis(1)).await;
-                    }
-                    // A refusal is an answer.
-                    Ok(_) => break,
-                    Err(_) => tracing::debug!("The store behind is still away: no answer"),
+            let limit = self.until_due().await;
+            let begun = Instant::now();
+            self.state.send_modify(|s| s.begun += 1);
+            let outages = self.state.borrow().outages;
+            let answer = timeout(limit, remote.read_record(&key, record::MAX_BYTES)).await;
+            let failed = match answer {
+                Ok(Err(e)) if e.is_temporary() => Some(e),
+                // A refusal is an answer.
+                Ok(_) => None,
+                Err(_) => {
+                    let message = format!("no answer within {}s", limit.as_secs());
+                    Some(Error::new(ErrorKind::Timeout, "probe", message).unheard())
                 }
+            };
+            match failed {
+                Some(e) => self.unanswered(&e, begun, outages),
+                None => self.answered(),
             }
-            self.answered();
+            self.state.send_modify(|s| s.ended += 1);
         }
+    }
+
+    /// Waits until a probe is due; returns how long its answer may take.
+    async fn until_due(&self) -> Duration {
+        if self.is_up() {
+            let idle = self.state.borrow().heard + IDLE;
+            tokio::select! {
+                () = self.hurry.notified() => {}
+                () = sleep_until(idle) => {}
+                () = self.down() => {}
+            }
+            if self.is_up() {
+                return PROBE;
+            }
+        }
+        let pause = self.state.borrow().pause;
+        let jittered = pause.mul_f64(0.5 + 0.5 * fastrand::f64());
+        // Cut short by whoever cannot wait.
+        let _ = timeout(jittered, self.hurry.notified()).await;
+        self.state
+            .send_modify(|s| s.pause = (pause * 2).min(LONGEST_PAUSE));
+        PROBE_AWAY
+    }
+
+    fn unanswered(&self, e: &Error, begun: Instant, outages: u64) {
+        if self.state.borrow().heard > begun {
+            // It answers others, if slowly.
+            self.state.send_modify(|s| s.doubted = false);
+            return;
+        }
+        tracing::debug!(error = %e, "A probe of the remote store failed");
+        self.failed(e, outages);
+    }
+
+    fn answered(&self) {
+        self.state.send_if_modified(|state| {
+            state.heard = Instant::now();
+            let doubted = std::mem::take(&mut state.doubted);
+            if state.away.take().is_none() {
+                return doubted;
+            }
+            let away_s = state.since.elapsed().as_secs();
+            tracing::info!(store = %self.store, away_s, "The remote store is back");
+            state.since = Instant::now();
+            true
+        });
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::memory::Memory;
-
-    fn temporary() -> Error {
-        Error::new(ErrorKind::Timeout, "get", "no answer")
-    }
-
-    async fn fail(health: &Health) {
-        let failed = health.ask("get", async { Err::<(), _>(temporary()) });
-        failed.await.unwrap_err();
-    }
-
-    #[tokio::test]
-    async fn temporary_trouble_says_away_and_a_refusal_does_not() {
-        let health = Health::new("s3:x".to_owned());
-        let denied = async { Err::<(), _>(Error::new(ErrorKind::Denied, "get", "no")) };
-        health.ask("get", denied).await.unwrap_err();
-        assert!(health.is_up());
-        fail(&health).await;
-        let now = health.now();
-        assert!(
-            !now.up && now.outages == 1 && now.why == "no answer",
-            "{now:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn nothing_is_asked_while_it_is_away() {
-        let health = Health::new("s3:x".to_owned());
-        fail(&health).await;
-        let asked: Result<()> = health.ask("get", async { panic!("it was asked") }).await;
-        let e = asked.unwrap_err();
-        assert_eq!((e.kind, e.store.as_str()), (ErrorKind::Unavailable, "s3:x"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_that_is_answered_brings_it_back() {
-        let health = Health::new(String::new());
-        fail(&health).await;
-        let probe = health.probe(Arc::new(Memory::new()));
-        tokio::select! {
-            () = health.up() => {}
-            () = probe => {}
-        }
-        assert!(health.is_up());
-    }
-
-    #[tokio::test]
-    async fn an_answer_from_before_the_last_outage_says_nothing_of_now() {
-        let health = Health::new(String::new());
-        let (send, receive) = tokio::sync::oneshot::channel::<()>();
-        let old = health.ask("get", async {
-            receive.await.unwrap();
-            Err::<(), _>(temporary())
-        });
-        let rest = async {
-            fail(&health).await;
-            health.answered();
-            send.send(()).unwrap();
-        };
-        let (old, ()) = tokio::join!(old, rest);
-        old.unwrap_err();
-        assert!(health.is_up());
-    }
-}
+mod tests;

@@ -23,6 +23,7 @@ mod fill;
 mod front;
 mod health;
 mod ledger;
+mod look;
 mod publish;
 mod queue;
 mod records;
@@ -54,6 +55,7 @@ use crate::{
     task::{self, Task},
 };
 use core::Core;
+use look::Patience;
 
 /// When a write is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +140,7 @@ impl Tiered {
     /// Puts `near`, a `disk:` store of this daemon alone, in front of `remote`, and goes on with what an earlier process
     /// left in `settings.state_dir`.
     ///
-    /// The remote's `retry_for` is how long a question waits until the remote counts as away: some seconds.
+    /// The remote's `retry_for` is how long a question is tried again until it counts as failed: some seconds.
     ///
     /// # Errors
     /// `Invalid` for stores and settings that do not fit, `Conflict` if another daemon works in the same folder; whatever
@@ -152,7 +154,7 @@ impl Tiered {
         let (sends, replays) = (settings.sends.max(1), settings.replays.max(1));
         let core = Arc::new(Core::open(near, remote, settings, moved).await?);
         let mut tasks = Vec::new();
-        let (health, remote) = (core.clone(), core.remote.store.clone());
+        let (health, remote) = (core.clone(), core.remote.records.clone());
         tasks.push(task::spawn("probe", async move {
             health.health.probe(remote).await;
         }));
@@ -206,9 +208,16 @@ impl Tiered {
     }
 }
 
-impl Repositories for Tiered {
-    fn repository(&self, name: &Repo) -> Repository {
-        let one = self.core.one(name);
+impl Tiered {
+    /// All repositories for a server whose clients wait: what the front knows is answered from it as soon as the remote is slow.
+    ///
+    /// Whoever removes by what it reads, such as a prune, goes by [`Self::opened`] instead.
+    pub fn hasty(self: &Arc<Self>) -> Arc<dyn Repositories> {
+        Arc::new(Hasty(self.clone()))
+    }
+
+    fn repository_with(&self, name: &Repo, patience: Patience) -> Repository {
+        let one = self.core.one(name, patience);
         let mut store: Arc<dyn Store> = one.clone();
         // The front answers without a word to the remote, whose prune may have marked what is asked for.
         if let Some(marked) = &self.core.remote.opened.marked {
@@ -218,11 +227,30 @@ impl Repositories for Tiered {
             name.clone(),
             Arc::new(Metered::new(store, self.metrics.clone())),
             one,
-            self.core.clone(),
+            self.core.records(patience),
         )
+    }
+}
+
+impl Repositories for Tiered {
+    fn repository(&self, name: &Repo) -> Repository {
+        self.repository_with(name, Patience::Long)
     }
 
     fn records(&self) -> Arc<dyn Records> {
-        self.core.clone()
+        self.core.records(Patience::Long)
+    }
+}
+
+/// See [`Tiered::hasty`].
+struct Hasty(Arc<Tiered>);
+
+impl Repositories for Hasty {
+    fn repository(&self, name: &Repo) -> Repository {
+        self.0.repository_with(name, Patience::Short)
+    }
+
+    fn records(&self) -> Arc<dyn Records> {
+        self.0.core.records(Patience::Short)
     }
 }

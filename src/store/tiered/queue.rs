@@ -195,6 +195,12 @@ impl Queue {
         (items.all.len() as u64, oldest)
     }
 
+    /// Why the remote refused one that waits to be tried again.
+    pub(super) fn why(&self) -> Option<Error> {
+        let items = self.items();
+        items.all.values().find_map(|queued| queued.rest.why())
+    }
+
     /// Waits for the next one to replay; it must be given back by one of the following.
     pub(super) async fn next(&self) -> Job {
         until(&self.changed, || self.items().take()).await

@@ -4,7 +4,11 @@
 //! in front only, and they are looked for in both.
 #![deny(clippy::missing_trait_methods)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::ready,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +18,7 @@ use super::{
     counts::add,
     entry::{Entry, What},
     front::passed_by,
+    look::Patience,
     queue::Placed,
     tags::refused_away,
 };
@@ -119,33 +124,34 @@ impl Core {
     }
 }
 
-#[async_trait]
-impl Records for Core {
-    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
-        if let Some(bytes) = self.queued_record(key, limit).await? {
-            return Ok(Some(bytes));
-        }
+/// Records over both tiers.
+pub(super) struct TieredRecords {
+    pub(super) core: Arc<Core>,
+    pub(super) patience: Patience,
+}
+
+impl Core {
+    /// A record by the remote's word, which is kept in front.
+    async fn read_behind(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         let asked = self.remote.records.read_record(key, limit);
-        match self.health.ask("read record", asked).await {
-            Ok(Some(bytes)) => {
-                self.take_on(key, Some(&bytes)).await;
-                Ok(Some(bytes))
-            }
-            Ok(None) if is_piece(key) => self.front.records.read_record(key, limit).await,
-            Ok(None) => {
-                self.take_on(key, None).await;
-                Ok(None)
-            }
-            Err(e) if e.is_temporary() => self.front.records.read_record(key, limit).await,
-            Err(e) => Err(e),
+        let found = self.health.ask("read record", asked).await?;
+        if found.is_none() && is_piece(key) {
+            return self.front.records.read_record(key, limit).await;
         }
+        self.take_on(key, found.as_ref()).await;
+        Ok(found)
     }
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
         let behind = async {
             self.record_settled(key).await?;
             let asked = self.remote.records.write_record(key, bytes.clone());
-            self.health.ask("write record", asked).await
+            // A piece of an upload may take its time.
+            if is_piece(key) {
+                self.health.send("write record", asked).await
+            } else {
+                self.health.ask("write record", asked).await
+            }
         };
         match behind.await {
             Ok(()) => {
@@ -184,20 +190,55 @@ impl Records for Core {
             Err(e) => Err(e),
         }
     }
+}
+
+#[async_trait]
+impl Records for TieredRecords {
+    async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        let core = &self.core;
+        if let Some(bytes) = core.queued_record(key, limit).await? {
+            return Ok(Some(bytes));
+        }
+        let (behind, asked) = (core.clone(), key.to_owned());
+        let behind = async move { behind.read_behind(&asked, limit).await };
+        let is_known = async {
+            let found = core.front.records.read_record(key, limit).await;
+            passed_by(found).flatten().is_some()
+        };
+        let look = core.look("read record", self.patience, is_known, behind);
+        match look.await {
+            Err(e) if e.kind.is_temporary() => core.front.records.read_record(key, limit).await,
+            found => found,
+        }
+    }
+
+    async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
+        self.core.write_record(key, bytes).await
+    }
+
+    async fn remove_record(&self, key: &str) -> Result<()> {
+        self.core.remove_record(key).await
+    }
 
     async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let core = &self.core;
         if prefix.starts_with(keys::UPLOADS) {
-            return self.list_pieces(prefix).await;
+            return core.list_pieces(prefix).await;
         }
-        let asked = self.remote.records.list_records(prefix);
-        let listed = match self.health.ask("list records", asked).await {
-            Err(e) if e.is_temporary() => self.front.records.list_records(prefix).await?,
+        let (behind, asked) = (core.clone(), prefix.to_owned());
+        let behind = async move {
+            let asked = behind.remote.records.list_records(&asked);
+            behind.health.ask("list records", asked).await
+        };
+        let look = core.look("list records", self.patience, ready(true), behind);
+        let listed = match look.await {
+            Err(e) if e.kind.is_temporary() => core.front.records.list_records(prefix).await?,
             other => other?,
         };
         let mut all: BTreeMap<String, Listed> =
             listed.into_iter().map(|l| (l.key.clone(), l)).collect();
-        for (key, entry) in self.queue.below(prefix) {
-            let bytes = self.queued_record(&key, record::MAX_BYTES).await?;
+        for (key, entry) in core.queue.below(prefix) {
+            let bytes = core.queued_record(&key, record::MAX_BYTES).await?;
             let listed = Listed {
                 size: bytes.map(|b| b.len() as u64),
                 modified: Some(entry.at),
@@ -209,13 +250,19 @@ impl Records for Core {
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {
-        let asked = self.remote.records.repositories();
-        let listed = match self.health.ask("list", asked).await {
-            Err(e) if e.is_temporary() => self.front.records.repositories().await?,
+        let core = &self.core;
+        let behind = core.clone();
+        let behind = async move {
+            let asked = behind.remote.records.repositories();
+            behind.health.ask("list", asked).await
+        };
+        let look = core.look("list", self.patience, ready(true), behind);
+        let listed = match look.await {
+            Err(e) if e.kind.is_temporary() => core.front.records.repositories().await?,
             other => other?,
         };
         let mut all: BTreeSet<Repo> = listed.into_iter().collect();
-        all.extend(self.queue.repositories());
+        all.extend(core.queue.repositories());
         Ok(all.into_iter().collect())
     }
 }

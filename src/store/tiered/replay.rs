@@ -10,6 +10,7 @@ use super::{
     core::neighbours,
     counts::add,
     entry::{Publication, What},
+    look::Patience,
     publish::{contended, holds, now_at},
     queue::Job,
     send::Look,
@@ -57,7 +58,7 @@ impl Core {
                     self.queue.damaged(&job, &e.to_string()).await;
                 }
                 Err(e) => {
-                    tracing::warn!(error = %e, "The store behind refuses an update; it is tried again");
+                    tracing::warn!(error = %e, "The remote store refuses an update; it is tried again");
                     self.queue.refused(&job, e);
                 }
             }
@@ -72,7 +73,8 @@ impl Core {
                 Ok(Outcome::There)
             }
             What::Publish(publication) => {
-                self.one(&publication.repo).replay(self, publication).await
+                let one = self.one(&publication.repo, Patience::Long);
+                one.replay(self, publication).await
             }
         }
     }
@@ -86,7 +88,7 @@ impl Core {
         else {
             return self.queue.done(job, None).await;
         };
-        let one = self.one(&publication.repo);
+        let one = self.one(&publication.repo, Patience::Long);
         let _lock = self.tag_locks.lock(&one.tag_key(tag)).await;
         let (now, produced) = match &outcome {
             Outcome::There => (None, None),

@@ -39,7 +39,7 @@ impl Core {
                 Err(e) if e.is_temporary() => self.unsent.put_back(&job),
                 Err(e) if e.kind == ErrorKind::Corrupt => self.lose(&job, &e).await,
                 Err(e) => {
-                    tracing::warn!(digest = %job.digest, error = %e, "The store behind refuses a blob; it is tried again");
+                    tracing::warn!(digest = %job.digest, error = %e, "The remote store refuses a blob; it is tried again");
                     add(&self.counts.send_errors, 1);
                     self.unsent.refused(&job, e);
                 }
@@ -52,7 +52,7 @@ impl Core {
         match self.front.body(&desc, job.bytes == Bytes::Old).await {
             Ok(Some(body)) => {
                 let put = self.remote.store.put(&desc, &body);
-                self.health.ask("put", put).await?;
+                self.health.send("put", put).await?;
                 add(&self.counts.sent_blobs, 1);
                 add(&self.counts.sent_bytes, job.size);
             }

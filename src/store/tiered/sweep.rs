@@ -92,7 +92,7 @@ impl Sweep for Core {
             if !e.is_temporary() {
                 return e;
             }
-            let why = format!("the store behind is away: {}", e.message);
+            let why = format!("the remote store is unreachable: {}", e.message);
             Error::new(ErrorKind::Unsupported, "renew", why)
         })
     }

@@ -1,11 +1,11 @@
 //! One repository over both tiers: the store that a door or a verb is given.
 #![deny(clippy::missing_trait_methods)]
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{collections::BTreeSet, future::ready, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{Core, entry::Publication, front::passed_by, wait::Turn};
+use super::{Core, entry::Publication, front::passed_by, look::Patience, wait::Turn};
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     digest::Digest,
@@ -32,20 +32,23 @@ pub(super) fn of_own_version(version: &Version) -> Option<Digest> {
 }
 
 /// A repository.
+#[derive(Clone)]
 pub(super) struct One {
     pub(super) core: Arc<Core>,
     pub(super) name: Repo,
     pub(super) near: Repository,
     pub(super) remote: Repository,
+    patience: Patience,
 }
 
 impl One {
-    pub(super) fn new(core: &Arc<Core>, name: &Repo) -> Self {
+    pub(super) fn new(core: &Arc<Core>, name: &Repo, patience: Patience) -> Self {
         Self {
             core: core.clone(),
             name: name.clone(),
             near: core.front.repositories.repository(name),
             remote: core.remote.repositories.repository(name),
+            patience,
         }
     }
 
@@ -88,18 +91,25 @@ impl One {
         if let Some(found) = self.queued(tag).await? {
             return Ok(Some(found));
         }
+        let (one, asked) = (self.clone(), tag.clone());
+        let behind = async move { one.resolve_behind(&asked).await };
+        let is_known = async { self.known(tag).await.is_some() };
+        let look = self.core.look("resolve", self.patience, is_known, behind);
+        match look.await {
+            // A name that nobody here knows is a miss, so that who wants to write it can.
+            Err(e) if e.kind.is_temporary() => Ok(self.known(tag).await),
+            found => found,
+        }
+    }
+
+    /// What a tag stands for by the remote's word, which is kept in front.
+    async fn resolve_behind(&self, tag: &Tag) -> Result<Option<Resolved>> {
         let turn = self.core.tag_locks.turn(&self.tag_key(tag));
         let reference = tag.clone().into();
         let asked = self.remote.store().resolve(&reference);
-        match self.core.health.ask("resolve", asked).await {
-            Ok(found) => {
-                self.take_on(tag, found.as_ref(), turn).await;
-                Ok(found)
-            }
-            // A name that nobody here knows is a miss, so that who wants to write it can.
-            Err(e) if e.is_temporary() => Ok(self.known(tag).await),
-            Err(e) => Err(e),
-        }
+        let found = self.core.health.ask("resolve", asked).await?;
+        self.take_on(tag, found.as_ref(), turn).await;
+        Ok(found)
     }
 
     /// Keeps in front what the remote says of a tag, unless it was written since.
@@ -154,14 +164,14 @@ impl One {
 
 /// What is said to who wants to take something away while the remote cannot be told.
 pub(super) fn refused_away(op: &'static str, why: &Error) -> Error {
-    let message = format!("nothing is removed while the store behind is away: {why}");
+    let message = format!("nothing is removed while the remote store is unreachable: {why}");
     Error::new(ErrorKind::Unavailable, op, message)
 }
 
 #[async_trait]
 impl BlobStore for One {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        self.core.stat(digest).await
+        self.core.stat(digest, self.patience).await
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
@@ -193,9 +203,16 @@ impl TagStore for One {
     }
 
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
-        let asked = self.remote.store().tags(prefix);
-        let listed = match self.core.health.ask("list tags", asked).await {
-            Err(e) if e.is_temporary() => self.near.store().tags(prefix).await?,
+        let (one, below) = (self.clone(), prefix.to_owned());
+        let behind = async move {
+            let asked = one.remote.store().tags(&below);
+            one.core.health.ask("list tags", asked).await
+        };
+        let look = self
+            .core
+            .look("list tags", self.patience, ready(true), behind);
+        let listed = match look.await {
+            Err(e) if e.kind.is_temporary() => self.near.store().tags(prefix).await?,
             other => other?,
         };
         let mut all: BTreeSet<Tag> = listed.into_iter().collect();
@@ -209,9 +226,14 @@ impl TagStore for One {
     }
 
     async fn clock(&self) -> Result<Time> {
-        let asked = self.remote.store().clock();
-        match self.core.health.ask("clock", asked).await {
-            Err(e) if e.is_temporary() => Ok(Time::now()),
+        let one = self.clone();
+        let behind = async move {
+            let asked = one.remote.store().clock();
+            one.core.health.ask("clock", asked).await
+        };
+        let look = self.core.look("clock", self.patience, ready(true), behind);
+        match look.await {
+            Err(e) if e.kind.is_temporary() => Ok(Time::now()),
             other => other,
         }
     }

@@ -141,6 +141,12 @@ impl Unsent {
         }
     }
 
+    /// Why the remote refused one that waits to be tried again.
+    pub(super) fn why(&self) -> Option<Error> {
+        let items = self.items();
+        items.all.values().find_map(|item| item.rest.why())
+    }
+
     /// All that are marked now.
     pub(super) fn all(&self) -> Vec<Digest> {
         self.items().all.keys().copied().collect()

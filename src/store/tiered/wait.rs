@@ -49,6 +49,8 @@ pub(super) fn told(e: &Error) -> Error {
     Error {
         attempts: e.attempts,
         elapsed: e.elapsed,
+        unheard: e.unheard,
+        alone: e.alone,
         ..Error::new(e.kind, e.op, e.message.clone()).at(&e.store, &e.key)
     }
 }

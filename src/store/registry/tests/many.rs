@@ -102,7 +102,7 @@ async fn refusal_of_foreign_layers_is_one_though_it_looks_like_an_outage_and_an_
         (media::LAYER_GZIP, false),
     ] {
         let layer = Descriptor::of(media_type, b"layer");
-        let doc = serde_json::json!({"mediaType": media::IMAGE_MANIFEST, "layers": [layer]});
+        let doc = serde_json::json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST, "layers": [layer]});
         let manifest = Manifest::sniff(doc.to_string());
         let done = publish(&daemon, &manifest, "v1").await;
         match done {

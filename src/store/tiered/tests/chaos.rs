@@ -21,8 +21,15 @@ async fn under_faults_every_acknowledged_tag_is_at_the_remote_in_the_end() {
         for push_no in 0..12 {
             let at = push_no % 3;
             let tag = format!("t{at}");
-            let manifest = push(&daemon.repo("a"), &tag, seed * 100 + push_no as u64).await;
-            let manifest = manifest.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            let mut tries = 0;
+            let manifest = loop {
+                tries += 1;
+                match push(&daemon.repo("a"), &tag, seed * 100 + push_no as u64).await {
+                    Ok(manifest) => break manifest,
+                    // While the remote answers others the client is told, and tries again.
+                    Err(e) => assert!(e.alone && tries < 100, "seed {seed}: {e}"),
+                }
+            };
             let now = points(&daemon.repo("a"), &tag).await;
             assert_eq!(now, Some(manifest.digest), "seed {seed}: `{tag}` went back");
             last[at] = Some(manifest);

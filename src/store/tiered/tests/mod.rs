@@ -37,12 +37,15 @@ mod outages;
 mod reads;
 mod replays;
 mod room;
+mod unreachable;
 
 /// What happens on the way to a store.
 #[derive(Default)]
 struct Link {
     /// Nothing gets through.
     cut: AtomicBool,
+    /// How the store is unreachable.
+    way: Mutex<Option<Way>>,
     /// What was asked, in order.
     asked: Mutex<Vec<String>>,
     /// Operations of this name are refused, for this reason.
@@ -57,6 +60,48 @@ struct Link {
     /// Downloads give a piece for each of these.
     slow: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
     steps: Option<Arc<Steps>>,
+}
+
+/// A way of being unreachable, as the wrapper below that tries again shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Nobody listens there.
+    Refused,
+    /// DNS does not know it.
+    NoName,
+    /// Black-holed, stopped or half-open: there is no answer. What was asked is answered when it is back.
+    Silent,
+    /// Answers come, but after a minute.
+    Crawls,
+    /// 500 to everything.
+    Broken,
+}
+
+impl Way {
+    /// How long it is tried again.
+    const RETRIED: Duration = Duration::from_secs(4);
+
+    async fn fail(self, link: &Link, op: &'static str) -> Result<()> {
+        let unavailable = |why: &str| Error::new(ErrorKind::Unavailable, op, why);
+        match self {
+            Self::Silent => {
+                while *link.way.lock().unwrap() == Some(self) {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                return Ok(());
+            }
+            Self::Crawls => {
+                tokio::time::sleep(Duration::from_mins(1)).await;
+                return Ok(());
+            }
+            _ => tokio::time::sleep(Self::RETRIED).await,
+        }
+        Err(match self {
+            Self::Refused => unavailable("connection refused").unheard(),
+            Self::NoName => unavailable("dns error: unknown host").unheard(),
+            _ => unavailable("answered 500 InternalError"),
+        })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -82,6 +127,10 @@ impl Link {
             std::future::pending::<()>().await;
         }
         self.asked.lock().unwrap().push(format!("{op} {key}"));
+        let way = *self.way.lock().unwrap();
+        if let Some(way) = way {
+            way.fail(self, op).await?;
+        }
         if self.cut.load(SeqCst) {
             return Err(Error::new(ErrorKind::Unavailable, op, "cut on purpose"));
         }
@@ -279,6 +328,10 @@ impl Untag for Linked {
 impl Records for Linked {
     async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         self.link.pass("read", key).await?;
+        // On a bad day there are outages too: a probe is not always answered.
+        if self.link.faults.is_some() && self.link.seed.fetch_add(1, SeqCst).is_multiple_of(3) {
+            return Err(Error::new(ErrorKind::Unavailable, "read", "a bad day"));
+        }
         self.records.read_record(key, limit).await
     }
 

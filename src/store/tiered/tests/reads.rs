@@ -148,8 +148,8 @@ async fn broken_download_is_an_error_to_all_its_readers() {
         assert_eq!(found.unwrap_err().kind, ErrorKind::Unavailable);
     }
     assert_eq!(daemon.link.asked("get"), 1);
-    assert!(!daemon.status().remote.up);
-    daemon.back().await;
+    // That alone is no outage: the remote answers others.
+    assert!(daemon.status().remote.up);
     assert!(read(&repo, &desc).await.unwrap().unwrap() == bytes);
 }
 

@@ -1,0 +1,183 @@
+//! A remote store that is stopped where it is, with a folder in front: it takes connections and never answers.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::TcpStream,
+    process::{Command, Output},
+};
+
+use cachectl::digest::Digest;
+use rustix::process::Signal;
+
+use super::{
+    Daemon,
+    process::{cachectld, exchange},
+};
+use crate::support::{
+    node::Node,
+    servers::{Minio, S3Server},
+};
+
+const UNREACHABLE: &str =
+    "The remote store is unreachable; the local folder answers, and keeps what is written for it";
+const BACK: &str = "The remote store is back";
+
+/// A daemon with a folder in front of a server, which is stopped and goes on.
+struct Scene {
+    server: S3Server,
+    node: Node,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            server: Minio::start(),
+            node: Node::new(),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = cachectld(&self.node);
+        let url = S3Server::url(self.server.port, "outages");
+        command.args(["--store", &url, "--listen", "127.0.0.1:0"]);
+        command.args(["--admin-listen", "127.0.0.1:0"]);
+        command.envs(S3Server::env());
+        command
+    }
+
+    fn start(&self) -> Daemon {
+        let mut command = self.command();
+        command.arg("--front").arg(self.node.path("front"));
+        command.args(["--mode", "write-back", "--drain-timeout", "1s"]);
+        Daemon::run(command)
+    }
+
+    fn cachectl(&self, daemon: &Daemon, line: &str) -> Output {
+        let mut command = self.node.command(env!("CARGO_BIN_EXE_cachectl"));
+        command.args(line.split(' ')).arg("--daemon");
+        command.arg(daemon.socket()).output().unwrap()
+    }
+
+    /// What a daemon without a folder in front finds at the remote.
+    fn behind(&self, tag: &str) -> (u16, String) {
+        let mut command = self.command();
+        command.arg("--state").arg(self.node.path("behind"));
+        command.arg("--socket").arg(self.node.path("behind.sock"));
+        get(&Daemon::run(command), &format!("manifests/{tag}"))
+    }
+}
+
+fn request(daemon: &Daemon, method: &str, path: &str, body: &str) -> (u16, String) {
+    let address = daemon.address();
+    let request = format!(
+        "{method} /v2/team/app/{path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/vnd.oci.image.index.v1+json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    exchange(TcpStream::connect(&address).unwrap(), &request)
+}
+
+fn get(daemon: &Daemon, path: &str) -> (u16, String) {
+    request(daemon, "GET", path, "")
+}
+
+fn push(daemon: &Daemon, tag: &str, note: &str) -> u16 {
+    let body =
+        format!("{{\"schemaVersion\":2,\"manifests\":[],\"annotations\":{{\"note\":\"{note}\"}}}}");
+    request(daemon, "PUT", &format!("manifests/{tag}"), &body).0
+}
+
+fn probe(daemon: &Daemon) -> (u16, String) {
+    let listeners = daemon.listeners();
+    let admin = listeners.iter().find(|(_, serves)| serves == "admin");
+    let address = admin.unwrap().0.strip_prefix("http://").unwrap().to_owned();
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    exchange(TcpStream::connect(&address).unwrap(), &request)
+}
+
+#[test]
+fn a_store_that_is_stopped_is_unreachable_for_everybody_and_everything_goes_on() {
+    let scene = Scene::new();
+    let daemon = scene.start();
+    let bytes = "only the remote has these";
+    let digest = Digest::sha256_of(bytes.as_bytes());
+    let upload = format!("blobs/uploads/?digest={digest}");
+    assert_eq!(request(&daemon, "POST", &upload, bytes).0, 201);
+    assert_eq!(push(&daemon, "t", "first"), 201);
+    let flushed = scene.cachectl(&daemon, "flush --wait");
+    assert!(flushed.status.success(), "{flushed:?}");
+    // As if it had been evicted.
+    fs::remove_file(
+        scene
+            .node
+            .path(&format!("front/blobs/sha256/{}", digest.hex())),
+    )
+    .unwrap();
+
+    scene.server.pause(true);
+    // Whoever asks first has no patience at all.
+    let mut impatient = TcpStream::connect(daemon.address()).unwrap();
+    impatient
+        .write_all(b"GET /v2/team/app/manifests/t HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        .unwrap();
+    drop(impatient);
+    let (code, found) = get(&daemon, "manifests/t");
+    assert!(code == 200 && found.contains("first"), "{code} {found}");
+    daemon.wait_for(UNREACHABLE);
+    // Known to all: none of these asks the remote any more.
+    assert_eq!(push(&daemon, "t", "second"), 201);
+    let (code, found) = get(&daemon, "manifests/t");
+    assert!(code == 200 && found.contains("second"), "{code} {found}");
+    assert_eq!(get(&daemon, "manifests/unknown").0, 404);
+    let (code, said) = probe(&daemon);
+    assert!(code == 200 && said.contains("the remote store"), "{said}");
+    let status = scene.cachectl(&daemon, "status");
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(said.contains("1 tag and"), "{said}");
+    assert!(said.contains("the remote store is unreachable"), "{said}");
+
+    let flush = scene.cachectl(&daemon, "flush --wait --budget 2s");
+    let said = String::from_utf8_lossy(&flush.stderr).into_owned();
+    assert_eq!(flush.status.code(), Some(1), "{said}");
+    // As it goes, and at the end.
+    let reasons = said.matches("the remote store is unreachable").count();
+    assert!(reasons >= 2, "{said}");
+    assert!(!said.contains("--max-size"), "{said}");
+
+    // Bytes that only the remote has are held until it is back.
+    let (code, found) = std::thread::scope(|scope| {
+        let held = scope.spawn(|| get(&daemon, &format!("blobs/{digest}")));
+        daemon.wait_for("Request waits for the store, up to this long");
+        scene.server.pause(false);
+        held.join().unwrap()
+    });
+    assert!(code == 200 && found.ends_with(bytes), "{code} {found}");
+    daemon.wait_for(BACK);
+    let flushed = scene.cachectl(&daemon, "flush --wait");
+    assert!(flushed.status.success(), "{flushed:?}");
+    let (code, found) = scene.behind("t");
+    assert!(code == 200 && found.contains("second"), "{code} {found}");
+}
+
+#[test]
+fn a_daemon_that_ends_while_its_store_is_stopped_keeps_what_it_acknowledged() {
+    let scene = Scene::new();
+    let mut daemon = scene.start();
+    assert_eq!(push(&daemon, "t", "first"), 201);
+    scene.server.pause(true);
+    daemon.wait_for(UNREACHABLE);
+    assert_eq!(push(&daemon, "t", "second"), 201);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(1));
+    let line = daemon.wait_for(
+        "Ended with writes in the queue, since the remote store is unreachable; they are safe on disk, and sent after the next start",
+    );
+    assert!(!line["error"].as_str().unwrap().is_empty(), "{line:?}");
+    scene.server.pause(false);
+    let daemon = scene.start();
+    let flushed = scene.cachectl(&daemon, "flush --wait");
+    assert!(flushed.status.success(), "{flushed:?}");
+    let (code, found) = scene.behind("t");
+    assert!(code == 200 && found.contains("second"), "{code} {found}");
+}
