@@ -98,6 +98,7 @@ async fn one(
     job: &Job,
 ) -> Result<export::Report> {
     job.must_be_there().await?;
+    job.must_not_be_own().await?;
     let config = session.config();
     let Some(scope) = session.scope() else {
         let why = session.why_not_exported().unwrap_or_default();

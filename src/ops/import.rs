@@ -176,6 +176,10 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                     });
                     report.left_out.extend(lost.chain(done.missing));
                     report.partial = !report.left_out.is_empty();
+                    for LeftOut { what, why } in &done.spared {
+                        ctx.progress.warn(&format!("not restored: {what}: {why}"));
+                    }
+                    report.left_out.extend(done.spared);
                     // Nobody who was honest misses these.
                     report.left_out.extend(candidate.ahead);
                     report.hit = Some(candidate.hit);

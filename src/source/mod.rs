@@ -13,6 +13,7 @@ pub mod goenv;
 pub mod gomod;
 pub mod index;
 pub mod meta;
+pub mod own;
 pub mod place;
 mod sparse;
 pub mod stable;
@@ -175,6 +176,16 @@ pub trait Source: Send + Sync {
 
     /// Says whether a mirroring import leaves this path alone though the snapshot does not have it; a kept folder is kept whole.
     fn keeps(&self, path: &[u8], is_dir: bool) -> bool;
+
+    /// Says whether an import leaves this path of a snapshot alone, by itself or by a folder above it.
+    fn excludes(&self, _path: &EntryPath, _is_dir: bool) -> bool {
+        false
+    }
+
+    /// Cachectl's own folders in the tree, as things are now.
+    fn own(&self) -> own::OwnWithin {
+        own::OwnWithin::default()
+    }
 
     /// What a snapshot of it is good for.
     fn fingerprint(&self) -> Fingerprint;
