@@ -41,7 +41,6 @@ async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
             "--merge keeps what is stored and --replace drops it: give one of them",
         ));
     }
-    session.created()?;
     let mut summary = Summary {
         verb: Verb::Export,
         store: session.store_shown_if_set(),
@@ -116,7 +115,7 @@ async fn one(
         replace: args.replace,
         max_age_days: config.max_age_days,
         max_size: config.max_size,
-        created: session.created()?,
+        created: session.created(),
     };
     Ok(export::run(ctx, &options).await?)
 }
@@ -138,7 +137,13 @@ pub(crate) fn finish(
     if session.json {
         output::object(&summary.json(&session.reporter.warnings())).map_err(|e| (false, e))?;
     } else {
-        session.say(&summary.text()).map_err(|e| (false, e))?;
+        // The work is done: a terminal or a log that takes no more text changes nothing about it.
+        if let Err(e) = session.say(&summary.text()) {
+            if config.strict {
+                return Err((false, e));
+            }
+            output::note(&format!("cachectl: warning: {}\n", e.message));
+        }
     }
     let verdict = summary.verdict(config.strict, config.require_hit);
     if verdict.is_ok()

@@ -193,7 +193,8 @@ pub trait Source: Send + Sync {
     /// Reads the tree's metadata, and no contents of what `known` proves. An absent root is an empty scan.
     fn scan(&self, known: &dyn Known) -> Result<Scan>;
 
-    /// Reads what a scan left open of an item whose content is not in the head; `Err` in words: leave it out.
+    /// Reads what a scan left open of an item whose content is not in the head; `Err` in words: leave it out; without
+    /// words: nobody needs to know.
     fn complete(&self, item: &mut Item) -> std::result::Result<(), String>;
 
     /// Opens the content of a regular file.

@@ -51,7 +51,9 @@ impl Location {
             ));
         }
         let host = host.to_ascii_lowercase();
-        let repository = repository.trim_end_matches('/');
+        // CI systems supply owners as people write them (`github.repository_owner`); no registry takes capitals.
+        let repository = repository.trim_end_matches('/').to_ascii_lowercase();
+        let repository = repository.as_str();
         if repository.is_empty() {
             return Err(refused("names no repository".to_owned()));
         }
