@@ -272,9 +272,23 @@ impl Dir {
             .map_err(|e| Error::new("set mode of", &self.path, e))
     }
 
+    /// Sets the time of change of this folder itself.
+    pub fn set_own_mtime(&self, mtime: Time) -> Result<()> {
+        set_file_mtime(&self.fd, mtime).map_err(|e| Error::new("set time of", &self.path, e))
+    }
+
     /// Opens the file `name` for reading; a link in its place is an error, a fifo does not block.
     pub fn open_file(&self, name: &[u8]) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(fd.into()),
+            Err(e) => Err(Error::new("open", self.at(name), e)),
+        }
+    }
+
+    /// As [`Self::open_file`], for writing as well.
+    pub fn open_to_write(&self, name: &[u8]) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => Ok(fd.into()),
             Err(e) => Err(Error::new("open", self.at(name), e)),

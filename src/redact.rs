@@ -61,6 +61,7 @@ pub fn url(url: &str) -> String {
         Some((_, after)) if !after.starts_with("sha256:") && !after.starts_with("sha512:") => after,
         _ => base,
     };
+    let base = after_encoded_at(base);
     let (host, path) = base.split_at(base.find('/').unwrap_or(base.len()));
     let host = if is_host(host) { host } else { HIDDEN };
     match query {
@@ -72,6 +73,55 @@ pub fn url(url: &str) -> String {
     }
 }
 
+/// A value of a setting as it was written, unless it is a URL or holds a name and a password: fit for messages.
+pub fn value(text: &str) -> String {
+    let decoded = decoded(text);
+    let has_password = decoded
+        .rsplit_once('@')
+        .is_some_and(|(before, _)| before.contains(':'));
+    if has_password || decoded.contains("://") {
+        url(text)
+    } else {
+        text.to_owned()
+    }
+}
+
+/// A text that stands where a host or bucket is expected, with a port or without: fit for messages.
+pub fn host(text: &str) -> String {
+    if !decoded(text).contains([':', '@']) || is_host(text) {
+        text.to_owned()
+    } else {
+        url(text)
+    }
+}
+
+/// The text without percent-encoding, however often it was encoded.
+pub fn decoded(text: &str) -> String {
+    let mut text = text.to_owned();
+    // Each round makes it shorter; nobody encodes more often.
+    for _ in 0..8 {
+        let next = percent_encoding::percent_decode_str(&text).decode_utf8_lossy();
+        if next == text {
+            break;
+        }
+        text = next.into_owned();
+    }
+    text
+}
+
+/// What follows the last `@` that is percent-encoded, once or more often.
+fn after_encoded_at(text: &str) -> &str {
+    let starts = text.match_indices('%').map(|(at, _)| at + 1);
+    let mut ends = starts.filter_map(|at| {
+        let mut rest = &text[at..];
+        while let Some(tail) = rest.strip_prefix("25") {
+            rest = tail;
+        }
+        rest.strip_prefix("40")
+    });
+    ends.next_back().unwrap_or(text)
+}
+
 /// Endpoint and region help to understand a message; signatures and tokens must not show.
 fn pair(pair: &str) -> String {
     let is_name = |k: &str| {
@@ -79,12 +129,8 @@ fn pair(pair: &str) -> String {
             .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
     };
     match pair.split_once('=') {
-        Some((k @ ("region" | "path_style"), v)) => format!("{k}={v}"),
-        Some((k @ "endpoint", v))
-            if !v.contains('@') && !v.to_ascii_lowercase().contains("%40") =>
-        {
-            format!("{k}={v}")
-        }
+        Some((k @ ("region" | "path_style"), v)) if is_name(v) => format!("{k}={v}"),
+        Some((k @ "endpoint", v)) if !decoded(v).contains('@') => format!("{k}={v}"),
         Some((k, v)) if is_name(k) && !v.starts_with('=') => format!("{k}={HIDDEN}"),
         _ => HIDDEN.to_owned(),
     }
@@ -165,6 +211,15 @@ mod tests {
             "https://h/x#hunter2",
             "https://h/x?token=hunter2&endpoint=https://u:hunter2@e",
             "s3://b/x?endpoint=https%3A%2F%2Fu%3Ahunter2%40e",
+            "s3://b/x?endpoint=https%253A%252F%252Fu%253Ahunter2%2540e",
+            "s3://b/x?region=AK:hunter2@e",
+            "s3://AK%3Ahunter2%40bucket/x",
+            "s3://AK%253Ahunter2%252540bucket/x",
+            "s3://AK%3ahun/hunter2%40bucket/x",
+            "s3://AK:hunter2%40bucket",
+            "s3://AK%3Ahunter2/x",
+            "S3://AK:hunter2@bucket",
+            "https://u%3Ahunter2%40h:1/x",
             "hunter2",
             "hunter2@@@",
             "u:hunter2",
@@ -176,6 +231,29 @@ mod tests {
             // `hunter2:` is what a scheme looks like; everything else of it must not show.
             let shown = url(text).replace("hunter2://", "");
             assert!(!shown.contains("unter2"), "{text}: {shown}");
+            if text.contains(['@', '%']) {
+                for shown in [value(text), host(text)] {
+                    let shown = shown.replace("hunter2://", "");
+                    assert!(
+                        text == "hunter2@@@" || !shown.contains("unter2"),
+                        "{text}: {shown}"
+                    );
+                }
+            }
+        }
+        for text in ["**/@types/**", "10x", "a b", "", "team/** : pull", "50%"] {
+            assert_eq!(value(text), text);
+        }
+        for text in [
+            "my_bucket",
+            "h:5000",
+            ":5000",
+            "[::1]:1",
+            "http://h:1",
+            "*",
+            "a b",
+        ] {
+            assert_eq!(host(text), text);
         }
         assert_eq!(url("s3://KEY:hunter2@bucket/x"), "s3://bucket/x");
     }

@@ -1,6 +1,6 @@
 //! Every digest that stands anywhere in a document: what a sweep must keep for it, whatever its type.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashMap, fmt};
 
 use serde::{
     Deserializer,
@@ -10,79 +10,67 @@ use serde::{
 use super::{Manifest, media, outline::Outline};
 use crate::digest::Digest;
 
-/// What a marking run must keep for a manifest: more than its children.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mentions {
-    /// Every digest that stands anywhere in the document as a string of its own.
-    pub all: HashSet<Digest>,
-    /// Those that are manifests by their descriptor: to be read as well.
-    pub manifests: HashSet<Digest>,
-    /// Those that are JSON of another type, and may be manifests of a type that is not known here.
-    pub documents: HashSet<Digest>,
+/// How a document mentions a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mention {
+    /// As a string of its own, anywhere.
+    Text,
+    /// By the descriptor of a manifest: to be read as well.
+    Manifest,
+    /// As JSON of another type, which may be a manifest of a type that is not known here.
+    Document,
 }
 
-impl Mentions {
-    /// Reads a document of any type. It takes the JSON that `serde_json::Value` takes (128 levels, valid text, finite numbers) and
-    /// builds no tree of it: some digests' worth of memory, however the document is made up.
-    ///
-    /// # Errors
-    /// In words, when the document is not JSON.
-    pub fn of(bytes: &[u8]) -> Result<Self, String> {
-        let mut found = Self::default();
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        let walk = Walk {
-            found: &mut found,
-            keeps: false,
-        };
-        let read = walk.deserialize(&mut json).and_then(|_| json.end());
-        match read {
-            Ok(()) => Ok(found),
-            Err(e) => Err(format!("not a manifest: {e}")),
-        }
-    }
+/// Reads a document of any type and tells `note` of every mention; one may come several times, and a manifest comes as text too. It
+/// takes the JSON that `serde_json::Value` takes (128 levels, valid text, finite numbers) and keeps nothing of it.
+///
+/// # Errors
+/// In words, when the document is not JSON; what came before has been told by then.
+pub fn read(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) -> Result<(), String> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let walk = Walk { note, keeps: false };
+    let read = walk.deserialize(&mut json).and_then(|_| json.end());
+    read.map_err(|e| format!("it is not JSON: {e}"))
+}
 
-    /// What a document may name that [`Self::of`] cannot read: each `sha256:<hex>` and `sha512:<hex>` in its bytes, and what a reader
-    /// that ignores unknown fields finds in it. Never fails, and rather finds too much.
-    pub fn of_unreadable(bytes: &[u8]) -> Self {
-        let mut found = Self {
-            documents: in_bytes(bytes),
-            ..Self::default()
+/// Tells `note` what a document may mention that [`read`] cannot read: each `sha256:<hex>` and `sha512:<hex>` in its bytes, and what
+/// a reader that ignores unknown fields finds in it. Never fails, and rather tells too much.
+pub fn guess(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) {
+    let manifest = Manifest::new(media::IMAGE_MANIFEST, bytes.to_vec());
+    let named = Outline::of_stored(&manifest).map_or_else(|_| Vec::new(), |outline| outline.named);
+    let mut known = HashMap::new();
+    for named in named {
+        let mention = if media::is_manifest(&named.media_type) {
+            Mention::Manifest
+        } else if named.media_type.contains("json") {
+            Mention::Document
+        } else {
+            Mention::Text
         };
-        let manifest = Manifest::new(media::IMAGE_MANIFEST, bytes.to_vec());
-        if let Ok(outline) = Outline::of_stored(&manifest) {
-            for named in outline.named {
-                if media::is_manifest(&named.media_type) {
-                    found.documents.remove(&named.digest);
-                    found.manifests.insert(named.digest);
-                } else if !named.media_type.contains("json") {
-                    found.documents.remove(&named.digest);
-                    found.all.insert(named.digest);
-                } else {
-                    found.documents.insert(named.digest);
-                }
-            }
-        }
-        found.documents.retain(|d| !found.manifests.contains(d));
-        found.all.extend(&found.documents);
-        found.all.extend(&found.manifests);
-        found
+        known.insert(named.digest, mention);
     }
+    in_bytes(bytes)
+        .filter(|digest| !known.contains_key(digest))
+        .for_each(|digest| note(digest, Mention::Document));
+    for (digest, mention) in known {
+        note(digest, mention);
+    }
+}
 
-    fn describe(&mut self, media_type: &str, digest: &str) {
-        let Ok(digest) = digest.parse() else { return };
-        if media::is_manifest(media_type) {
-            self.manifests.insert(digest);
-        } else if media_type.contains("json") && !media_type.contains("config") {
-            // Configs are leaves, and those of big snapshots are long.
-            self.documents.insert(digest);
-        }
+fn describe(media_type: &str, digest: &str, note: &mut dyn FnMut(Digest, Mention)) {
+    let Ok(digest) = digest.parse() else { return };
+    if media::is_manifest(media_type) {
+        note(digest, Mention::Manifest);
+    } else if media_type.contains("json") && !media_type.contains("config") {
+        // Configs are leaves, and those of big snapshots are long.
+        note(digest, Mention::Document);
     }
 }
 
 /// Every digest that is spelled out in `bytes`, text or not.
-fn in_bytes(bytes: &[u8]) -> HashSet<Digest> {
+fn in_bytes(bytes: &[u8]) -> impl Iterator<Item = Digest> {
     let colons = bytes.iter().enumerate().filter(|(_, b)| **b == b':');
-    let digest = |(at, _): (usize, &u8)| {
+    let digest = move |(at, _): (usize, &u8)| {
         let start = at.checked_sub(6)?;
         let length = match &bytes[start..at] {
             b"sha256" => 64,
@@ -92,12 +80,12 @@ fn in_bytes(bytes: &[u8]) -> HashSet<Digest> {
         let text = bytes.get(start..at + 1 + length)?;
         std::str::from_utf8(text).ok()?.parse().ok()
     };
-    colons.filter_map(digest).collect()
+    colons.filter_map(digest)
 }
 
 /// Walks a value and notes what it mentions; gives back its text if it `keeps` it and the value is one.
-struct Walk<'f> {
-    found: &'f mut Mentions,
+struct Walk<'n> {
+    note: &'n mut dyn FnMut(Digest, Mention),
     keeps: bool,
 }
 
@@ -137,14 +125,16 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        self.found.all.extend(text.parse::<Digest>());
+        if let Ok(digest) = text.parse() {
+            (self.note)(digest, Mention::Text);
+        }
         Ok(self.keeps.then(|| text.to_owned()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         loop {
             let walk = Walk {
-                found: &mut *self.found,
+                note: &mut *self.note,
                 keeps: false,
             };
             if seq.next_element_seed(walk)?.is_none() {
@@ -162,7 +152,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 _ => None,
             };
             let walk = Walk {
-                found: &mut *self.found,
+                note: &mut *self.note,
                 keeps: place.is_some(),
             };
             let text = map.next_value_seed(walk)?;
@@ -171,7 +161,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
             }
         }
         if let (Some(media_type), Some(digest)) = (media_type, digest) {
-            self.found.describe(&media_type, &digest);
+            describe(&media_type, &digest, self.note);
         }
         Ok(None)
     }
@@ -179,10 +169,42 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use serde_json::json;
 
     use super::*;
     use crate::artifact::Descriptor;
+
+    #[derive(Default)]
+    struct Found {
+        all: HashSet<Digest>,
+        manifests: HashSet<Digest>,
+        documents: HashSet<Digest>,
+    }
+
+    impl Found {
+        fn note(&mut self, digest: Digest, mention: Mention) {
+            self.all.insert(digest);
+            match mention {
+                Mention::Text => {}
+                Mention::Manifest => drop(self.manifests.insert(digest)),
+                Mention::Document => drop(self.documents.insert(digest)),
+            }
+        }
+
+        fn of(bytes: &[u8]) -> Result<Self, String> {
+            let mut found = Self::default();
+            read(bytes, &mut |digest, mention| found.note(digest, mention))?;
+            Ok(found)
+        }
+
+        fn guessed(bytes: &[u8]) -> Self {
+            let mut found = Self::default();
+            guess(bytes, &mut |digest, mention| found.note(digest, mention));
+            found
+        }
+    }
 
     fn d(of: &str) -> Digest {
         Digest::sha256_of(of.as_bytes())
@@ -201,7 +223,7 @@ mod tests {
             "config": descriptor(media::CONFIG, "config"),
             "other": [null, true, 1, -1, 1.5, "text"],
         });
-        let found = Mentions::of(&serde_json::to_vec(&doc).unwrap()).unwrap();
+        let found = Found::of(&serde_json::to_vec(&doc).unwrap()).unwrap();
         assert_eq!(found.all.len(), 4);
         assert_eq!(found.manifests, HashSet::from([d("index")]));
         assert_eq!(found.documents, HashSet::from([d("other")]));
@@ -223,10 +245,10 @@ mod tests {
         ];
         for text in texts {
             let value = serde_json::from_str::<serde_json::Value>(&text);
-            let found = Mentions::of(text.as_bytes());
+            let found = Found::of(text.as_bytes());
             assert_eq!(found.is_ok(), value.is_ok(), "{text}");
         }
-        assert!(Mentions::of(b"{\"a\":\"\xff\"}").is_err());
+        assert!(Found::of(b"{\"a\":\"\xff\"}").is_err());
     }
 
     #[test]
@@ -242,8 +264,8 @@ mod tests {
             d("other"),
             d("upper").hex(),
         );
-        assert!(Mentions::of(text.as_bytes()).is_err());
-        let found = Mentions::of_unreadable(text.as_bytes());
+        assert!(Found::of(text.as_bytes()).is_err());
+        let found = Found::guessed(text.as_bytes());
         let long: Digest = long.parse().unwrap();
         assert_eq!(
             found.all,
@@ -252,10 +274,7 @@ mod tests {
         assert_eq!(found.manifests, HashSet::from([d("escaped")]));
         assert_eq!(found.documents, HashSet::from([d("other"), long]));
         let binary = [b"\0\xff", d("a").to_string().as_bytes(), b"\xfe"].concat();
-        assert_eq!(
-            Mentions::of_unreadable(&binary).all,
-            HashSet::from([d("a")])
-        );
-        assert_eq!(Mentions::of_unreadable(b"sha256:").all, HashSet::new());
+        assert_eq!(Found::guessed(&binary).all, HashSet::from([d("a")]));
+        assert_eq!(Found::guessed(b"sha256:").all, HashSet::new());
     }
 }

@@ -192,7 +192,11 @@ impl From<ops::Error> for CommandError {
             ),
             ops::Error::TooBig { .. } => Self::failed(e.to_string())
                 .hint("raise --max-size, leave paths out with --exclude, or export with --flatten"),
-            ops::Error::Replaced { .. } => Self::failed(e.to_string()),
+            ops::Error::Replaced { .. } | ops::Error::AllAhead { .. } => {
+                Self::failed(e.to_string())
+            }
+            ops::Error::EmptyFolder { .. } => Self::failed(e.to_string())
+                .hint("to store an empty folder in its place, add --allow-empty"),
             ops::Error::NothingToExport { .. } => {
                 let mut error = Self::failed(e.to_string());
                 error.nothing_there = true;
@@ -223,6 +227,13 @@ fn store_hint(e: &store::Error) -> Option<String> {
         }
         ErrorKind::Unavailable | ErrorKind::Timeout if daemon => {
             "see whether the daemon runs and listens there".to_owned()
+        }
+        // A daemon that refuses for another reason than missing rights says what to do.
+        ErrorKind::Denied if ["`allowed_hosts`", "`external_url`", "`auth.htpasswd`"].iter().any(|s| e.message.contains(s)) => {
+            return None;
+        }
+        ErrorKind::Denied if ["disk:", "oci-layout:"].iter().any(|s| e.store.starts_with(s)) => {
+            "let this user read and write the store's folder (owner and mode of it and of those above it), or name another store with --store; --read-only if the job should only import".to_owned()
         }
         ErrorKind::Denied => {
             "grant these credentials access, or use --read-only if the job should only import".to_owned()
@@ -255,6 +266,28 @@ mod tests {
              hint: log in with `docker login reg.example`, or give the credentials in DOCKER_AUTH_CONFIG\n"
         );
         assert_eq!((e.kind, e.store_is_lost), (Kind::Failed, true));
+    }
+
+    #[test]
+    fn hint_of_a_refusal_fits_who_refused() {
+        let hints = |store: &str, message: &str| {
+            let e = store::Error::new(ErrorKind::Denied, "open", message).at(store, "");
+            CommandError::from(e).hints.join(" ")
+        };
+        // A folder's mode has nothing to do with credentials.
+        let of_folder = hints("disk:/srv/cache", "Permission denied");
+        assert!(
+            of_folder.contains("owner and mode") && !of_folder.contains("credentials"),
+            "{of_folder}"
+        );
+        assert!(hints("s3://b", "403").contains("credentials"));
+        for said in [
+            "the request is for the host `box`, …: add the name to `allowed_hosts` in its settings",
+            "a web page of another site made this request …, which `external_url` names",
+            "… came through a proxy …; give clients accounts (`auth.htpasswd` or `auth.tokens`)",
+        ] {
+            assert_eq!(hints("oci://box:5000/app", said), "", "{said}");
+        }
     }
 
     #[test]

@@ -111,6 +111,7 @@ async fn one(
             key: config.key.clone(),
         },
         merge: args.merge && job.kind() == SourceKind::Dir,
+        allow_empty: args.allow_empty,
         flatten: args.flatten,
         replace: args.replace,
         max_age_days: config.max_age_days,

@@ -51,7 +51,11 @@ fn write(path: &Path, lines: &str) -> io::Result<()> {
     let kind = file.metadata()?.file_type();
     if kind.is_file() || kind.is_fifo() || kind.is_char_device() {
         // Some steps leave their last line without an end.
-        let end = if kind.is_file() && !ends_a_line(&mut file)? { "\n" } else { "" };
+        let end = if kind.is_file() && !ends_a_line(&mut file)? {
+            "\n"
+        } else {
+            ""
+        };
         return file.write_all(format!("{end}{lines}").as_bytes());
     }
     Err(io::Error::other("it is neither a file nor a pipe"))

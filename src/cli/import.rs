@@ -41,7 +41,6 @@ async fn collect(session: &Session, args: &args::Import) -> Result<Summary> {
     let budget = session.budget(Some(BUDGET));
     match sources::to_carry(session, &args.source, budget).await {
         Ok(jobs) => {
-            session.warn_of_doubt();
             session.warn_of_local_store();
             Box::pin(all(
                 session,

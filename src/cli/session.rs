@@ -193,7 +193,7 @@ impl Session {
         }
         self.reporter.warn(&format!(
             "SOURCE_DATE_EPOCH is ignored: `{}` is not a number of seconds since 1970",
-            output::printable(text)
+            redact::value(text)
         ));
         ops::Created::Now
     }
@@ -208,7 +208,8 @@ impl Session {
         }
         let store = self.config().store.as_ref().map(|(url, _)| url.as_str());
         if let Some(path) = store.and_then(|url| url.strip_prefix("oci://"))
-            && let Some((_, repository)) = path.split('?').next().unwrap_or_default().split_once('/')
+            && let Some((_, repository)) =
+                path.split('?').next().unwrap_or_default().split_once('/')
             && repository.contains(|c: char| c.is_ascii_uppercase())
             && !self.quiet
         {

@@ -152,8 +152,16 @@ fn own_folders(session: &Session, store: &str, root: &Path) -> OwnFolders {
     let temp = Some(&config.temp_dir)
         // Without the setting it is everybody's; and a folder that somebody carries as a whole is more than a place for spools.
         .filter(|temp| session.loaded.layer.get("temp_dir").is_some() && *temp != root);
-    let all = [stores::folder(store), config.state_dir.as_deref().map(Path::to_owned), temp.cloned()];
-    OwnFolders::new(all.into_iter().flatten().map(|path| session.absolute(&path)))
+    let all = [
+        stores::folder(store),
+        config.state_dir.as_deref().map(Path::to_owned),
+        temp.cloned(),
+    ];
+    OwnFolders::new(
+        all.into_iter()
+            .flatten()
+            .map(|path| session.absolute(&path)),
+    )
 }
 
 fn last_part(path: &Path) -> Result<String> {

@@ -19,6 +19,7 @@ pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool)
         stall: config.stall,
         connect_timeout: config.connect_timeout,
         ca_bundle: config.ca_bundle.clone(),
+        no_proxy: env.no_proxy(),
         s3: config.s3.for_store(),
         registry: config.registry.for_store(env),
         ..Options::default()

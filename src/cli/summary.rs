@@ -17,9 +17,7 @@ use crate::{
     source::SourceKind,
 };
 
-/// Lines of left-out paths that people are shown.
-const MAX_LEFT_OUT_SHOWN: usize = 10;
-/// Left-out paths that a warning names.
+/// Left-out things that a warning names; `--json` has all of them.
 const MAX_LEFT_OUT_NAMED: usize = 3;
 
 /// Which of the two verbs it was.
@@ -235,19 +233,8 @@ impl Part {
             (Some(scope), _) => format!(", scope {}", printable(scope)),
             _ => String::new(),
         };
-        let mut text = format!("{head}: {what} ({holds}{place}, {})\n", short(digest));
-        for left in self.left_out.iter().take(MAX_LEFT_OUT_SHOWN) {
-            let _ = writeln!(
-                text,
-                "  left out: {}: {}",
-                printable(&left.what),
-                printable(&left.why)
-            );
-        }
-        if let Some(more) = self.left_out.len().checked_sub(MAX_LEFT_OUT_SHOWN + 1) {
-            let _ = writeln!(text, "  left out: {} more", more + 1);
-        }
-        text
+        // What was left out is a warning.
+        format!("{head}: {what} ({holds}{place}, {})\n", short(digest))
     }
 }
 
@@ -347,7 +334,8 @@ impl Summary {
         for part in self
             .parts
             .iter()
-            .filter(|p| self.verb == Verb::Export && !p.left_out.is_empty())
+            .filter(|p| !p.left_out.is_empty() && !p.partial)
+            .filter(|p| self.verb == Verb::Export || p.hit)
         {
             all.push(part.left_out_line());
         }

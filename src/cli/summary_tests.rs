@@ -81,6 +81,24 @@ fn a_plain_miss_is_no_trouble() {
 }
 
 #[test]
+fn what_is_left_out_is_said_once() {
+    let left = LeftOut {
+        what: "tag x".into(),
+        why: "it is of the future".into(),
+    };
+    for verb in [Verb::Export, Verb::Import] {
+        for partial in [false, true] {
+            let mut some = part(true);
+            some.partial = partial;
+            some.left_out.push(left.clone());
+            let all = summary(verb, vec![some]);
+            let said = all.text() + &all.warnings(false).join("\n");
+            assert_eq!(said.matches("it is of the future").count(), 1, "{said}");
+        }
+    }
+}
+
+#[test]
 fn one_empty_cache_beside_another_is_forgiven() {
     let mut nothing = CommandError::failed("nothing to export");
     nothing.nothing_there = true;

@@ -127,7 +127,8 @@ fn trusts_checkout(table: &Table, env: &Env) -> Result<bool> {
     match env.get(variable) {
         None => Ok(false),
         Some(text) => value::flag(text).ok_or_else(|| {
-            Error::new(format!("`{variable}` is `{text}`")).hint("expected true or false")
+            let shown = crate::redact::value(text);
+            Error::new(format!("`{variable}` is `{shown}`")).hint("expected true or false")
         }),
     }
 }

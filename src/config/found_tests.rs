@@ -67,7 +67,7 @@ fn a_file_in_the_working_directory_says_what_is_cached_and_not_for_whom_or_where
     assert!(!c.registry.insecure);
     assert_eq!(
         ignored(&loaded),
-        "scope owner read_only ca_bundle s3.endpoint registry.insecure"
+        "scope owner ca_bundle s3.endpoint registry.insecure"
     );
 }
 
@@ -115,8 +115,12 @@ fn a_checkout_makes_a_job_read_only_and_does_not_lift_that() {
             .config
             .read_only
     );
-    machine.own("read_only = true\n");
+    // It is off anyway.
     machine.here("read_only = false\n");
+    let loaded = machine.load(&[]);
+    assert!(!loaded.config.read_only);
+    assert_eq!(ignored(&loaded), "");
+    machine.own("read_only = true\n");
     let loaded = machine.load(&[]);
     assert!(loaded.config.read_only);
     assert_eq!(ignored(&loaded), "read_only");

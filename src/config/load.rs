@@ -9,7 +9,7 @@ use super::{
     keys,
     settings::Config,
     table::{Shape, Table},
-    value::{Layer, Origin, Raw},
+    value::{self, Layer, Origin, Raw},
 };
 
 /// Name of the settings file.
@@ -85,10 +85,20 @@ pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> 
         mut layer,
         ..
     } = files;
-    // What is said above would not have counted anyway.
-    (_, checkout.ignored) = checkout
-        .ignored
-        .partition(|key, _| above.get(key).is_some());
+    // What is said above would not have counted anyway, and to switch off what is not on changes nothing.
+    let flag = |raw: &Raw| match raw {
+        Raw::One(text) => value::flag(text),
+        Raw::Many(_) => None,
+    };
+    let is_off = |key: &str| {
+        layer
+            .get(key)
+            .is_none_or(|(raw, _)| flag(raw) != Some(true))
+    };
+    (_, checkout.ignored) = checkout.ignored.partition(|key, raw| {
+        let by_default = table.find(key).is_some_and(|k| k.default == "false");
+        above.get(key).is_some() || by_default && flag(raw) == Some(false) && is_off(key)
+    });
     layer.overlay(above);
     Ok(Found {
         file,
@@ -107,7 +117,10 @@ pub(super) fn refuse_unknown(table: &Table, unknown: &[String]) -> Result<()> {
 }
 
 fn unknown_variable(name: &str) -> Error {
-    Error::new(format!("unknown environment variable `{}`", name.escape_default()))
+    Error::new(format!(
+        "unknown environment variable `{}`",
+        name.escape_default()
+    ))
 }
 
 /// What the environment sets, and the variables with our prefix that resemble no setting: `CACHECTL_VERSION` is what many call the
@@ -177,7 +190,7 @@ impl<C> Loaded<C> {
                         let shown = match key.shape {
                             Shape::Url => crate::redact::url(&text),
                             Shape::Secret => "(set, not shown)".to_owned(),
-                            _ => text,
+                            _ => crate::redact::value(&text),
                         };
                         (shown, origin.clone())
                     }

@@ -135,7 +135,8 @@ impl Layer {
             return Ok(None);
         };
         parse(text.trim()).map(Some).ok_or_else(|| {
-            Error::new(format!("`{name}` cannot be `{text}` ({origin})"))
+            let shown = crate::redact::value(&text);
+            Error::new(format!("`{name}` cannot be `{shown}` ({origin})"))
                 .hint(format!("expected {expected}"))
         })
     }

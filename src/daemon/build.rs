@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response},
+    http::{Request, Response, StatusCode, header},
     response::IntoResponse as _,
 };
 use futures_util::FutureExt as _;
@@ -30,7 +30,7 @@ use crate::{
     ops::cache_tags::{self, CacheTags},
     serve::{
         admin::{self, Admin, Refresh},
-        admission::Admission,
+        admission::{Admission, Connection},
         auth::{self, Authority, Exposure, Peer, Refusal},
         browsers,
         control::{self, Control},
@@ -43,6 +43,7 @@ use crate::{
         open::{Opened, Options, StoreUrl},
         wrap::metered::Tier,
     },
+    task,
 };
 
 /// Longest time for the form of a request for a token to come.
@@ -110,6 +111,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
     uploads.set_quota(quota(config));
+    remember_owners(&uploads, state).await?;
     let hangs = backlog.is_none() && opened.url.tier() == Tier::Remote;
     let registry = Registry::new(
         repositories,
@@ -221,6 +223,10 @@ impl Doors {
 
     /// In front of all doors: what a web page in a browser would ask is refused, and what a browser gets cannot run.
     async fn guarded(&self, place: Place, request: Request<Body>) -> Response<Body> {
+        if request.headers().get_all(header::HOST).iter().count() > 1 {
+            // RFC 9112, 3.2: whoever stands in front may have taken the other one.
+            return (StatusCode::BAD_REQUEST, "more than one Host header\n").into_response();
+        }
         // Orchestrators and load balancers ask probes under any name.
         let is_probe = place.door == admin::DOOR && admin::is_probe(request.uri().path());
         let mut response = match self.authority.check_host(&request) {
@@ -251,9 +257,13 @@ impl Doors {
         let (parts, body) = request.into_parts();
         let peer = Peer::of(&parts.extensions);
         let caller = self.authority.caller(&parts.headers, &peer);
-        let form = self
-            .admission
-            .gather(caller.clone(), body, auth::MAX_FORM_BYTES, FORM);
+        let connection = Connection::of(&parts.extensions);
+        let form = self.admission.gather(
+            (caller.clone(), &connection),
+            body,
+            auth::MAX_FORM_BYTES,
+            FORM,
+        );
         let form = match form.await {
             Ok(form) => form,
             Err(fault) => return (fault.status(), fault.to_string()).into_response(),
@@ -301,6 +311,12 @@ pub(super) fn quota(config: &Config) -> Quota {
         uploads: config.max_uploads,
         bytes: config.max_upload_bytes,
     }
+}
+
+/// Lets the uploads' owners survive in `state`.
+async fn remember_owners(uploads: &Arc<Uploads>, state: &Path) -> Result<()> {
+    let (uploads, path) = (uploads.clone(), state.join("upload-owners"));
+    Ok(task::blocking(move || uploads.remember_owners(&path)).await?)
 }
 
 /// How BuildKit's tags are kept.

@@ -1,64 +1,72 @@
-//! How long a connection has had no request, so that one which only holds its place can be closed when others wait for one.
+//! Connections for which the daemon does nothing: those are closed when others wait for a place.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use crate::serve::admission::{Connection, Demand, Key, Pool};
 
-/// So long may a connection be without a whole request while others wait for its place.
+/// For so long the daemon may wait for the client of a connection while others wait for its place.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often connections are looked over.
+const LOOK: Duration = Duration::from_millis(500);
 
-/// Told again and again while somebody waits for a place.
-pub(super) type Crowded = watch::Sender<()>;
+/// All open connections of some listeners.
+#[derive(Clone, Default)]
+pub(super) struct Open(Arc<Mutex<State>>);
 
-/// The requests of a connection.
-#[derive(Debug, Clone)]
-pub(super) struct Activity(Arc<Mutex<State>>);
-
-#[derive(Debug)]
+#[derive(Default)]
 struct State {
-    requests: usize,
-    /// When the last of them ended.
-    since: Instant,
+    next: u64,
+    all: HashMap<u64, (Key, Connection)>,
 }
 
-/// One request, until the last byte of its answer.
-pub(super) struct Request(Activity);
+/// A connection among all; dropped, it is closed.
+pub(super) struct Opened(Open, u64);
 
-impl Activity {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
-            requests: 0,
-            since: Instant::now(),
-        })))
+impl Open {
+    pub(super) fn add(&self, key: Key, connection: Connection) -> Opened {
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        state.all.insert(number, (key, connection));
+        Opened(self.clone(), number)
     }
 
-    /// Begins a request.
-    pub(super) fn request(&self) -> Request {
-        self.state().requests += 1;
-        Request(self.clone())
-    }
-
-    /// Waits until others want the place of this connection, it has had no request for [`PATIENCE`], and its caller holds
-    /// more places than one who waits, or waits itself.
-    pub(super) async fn is_in_the_way(
-        &self,
-        crowded: &mut watch::Receiver<()>,
-        holds_too_many: impl Fn() -> bool,
-    ) {
+    /// Makes room for those who wait in `places`, as long as it is polled; ends never.
+    pub(super) async fn make_room(&self, places: &Pool) {
+        let mut tick = tokio::time::interval(LOOK);
         loop {
-            if crowded.changed().await.is_err() {
-                // Nobody waits any more, ever.
-                return std::future::pending().await;
+            tick.tick().await;
+            if places.waiting() > 0 {
+                self.close_idle(places.demand());
             }
-            let is_idle = {
-                let state = self.state();
-                state.requests == 0 && state.since.elapsed() > PATIENCE
-            };
-            if is_idle && holds_too_many() {
-                return;
+        }
+    }
+
+    fn close_idle(&self, demand: HashMap<Key, Demand>) {
+        let mut idle = Vec::new();
+        for (number, (key, connection)) in &self.state().all {
+            if let Some((rest, since)) = connection.rests().filter(|(_, s)| *s >= PATIENCE) {
+                idle.push(((rest, since), key.clone(), *number));
+            }
+        }
+        // The last one goes first: one that nobody would miss, of those the one that has rested longest.
+        idle.sort_by_key(|(order, ..)| *order);
+        let mut candidates: HashMap<Key, Vec<u64>> = HashMap::new();
+        for (_, key, number) in idle {
+            candidates.entry(key).or_default().push(number);
+        }
+        for number in in_the_way(demand, candidates) {
+            let found = self.state().all.remove(&number);
+            if let Some((caller, connection)) = found {
+                tracing::debug!(
+                    ?caller,
+                    "Idle connection is closed: others wait for its place"
+                );
+                connection.hang_up();
             }
         }
     }
@@ -69,10 +77,90 @@ impl Activity {
     }
 }
 
-impl Drop for Request {
+impl Drop for Opened {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.requests -= 1;
-        state.since = Instant::now();
+        self.0.state().all.remove(&self.1);
+    }
+}
+
+/// Which of the `candidates` give way: one for each who waits, whose caller has most, and more than the one who waits or waits
+/// itself. Those who hold fewest come first, as they get what is free.
+fn in_the_way(
+    mut demand: HashMap<Key, Demand>,
+    mut candidates: HashMap<Key, Vec<u64>>,
+) -> Vec<u64> {
+    let mut found = Vec::new();
+    loop {
+        let waiting = demand.iter().filter(|(_, d)| d.waiting > 0);
+        let Some((waiter, holds)) = waiting
+            .map(|(key, d)| (key.clone(), d.held))
+            .min_by_key(|(_, held)| *held)
+        else {
+            return found;
+        };
+        let held = |key: &Key| demand.get(key).map_or(0, |d| d.held);
+        let most = candidates
+            .iter()
+            .filter(|(key, all)| !all.is_empty() && (held(key) > holds || **key == waiter))
+            .map(|(key, _)| key.clone())
+            .max_by_key(|key| held(key));
+        let number = most.as_ref().and_then(|m| candidates.get_mut(m)?.pop());
+        if let Some(caller) = demand.get_mut(&waiter) {
+            if number.is_some() {
+                caller.held += 1;
+                caller.waiting -= 1;
+            } else {
+                // Nobody has more than this one.
+                caller.waiting = 0;
+            }
+        }
+        if let Some(caller) = most.and_then(|m| demand.get_mut(&m)) {
+            caller.held = caller.held.saturating_sub(1);
+        }
+        found.extend(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::Principal(name.into())
+    }
+
+    /// Callers by name, places that they hold, and requests that wait; how many of each one's connections give way.
+    fn closed(callers: &[(&str, usize, usize)]) -> Vec<usize> {
+        let numbers = |at: usize, held: usize| (0..held).map(move |n| (at * 1000 + n) as u64);
+        let demand = callers
+            .iter()
+            .map(|(name, held, waiting)| {
+                let (held, waiting) = (*held, *waiting);
+                (key(name), Demand { held, waiting })
+            })
+            .collect();
+        let candidates = callers
+            .iter()
+            .enumerate()
+            .map(|(at, (name, held, _))| (key(name), numbers(at, *held).collect()))
+            .collect();
+        let found = in_the_way(demand, candidates);
+        let of = |at| found.iter().filter(|n| **n as usize / 1000 == at).count();
+        (0..callers.len()).map(of).collect()
+    }
+
+    #[test]
+    fn one_connection_of_the_caller_with_most_gives_way_for_each_who_waits() {
+        let calm = [("many", 96, 0), ("some", 15, 0), ("honest", 0, 1)];
+        assert_eq!(closed(&calm), [1, 0, 0]);
+        assert_eq!(closed(&[("many", 96, 0), ("honest", 0, 3)]), [3, 0]);
+        // Nobody who waits gets more than the others; beyond that it only changes its own.
+        assert_eq!(closed(&[("a", 5, 0), ("b", 4, 9)]), [1, 4]);
+    }
+
+    #[test]
+    fn whoever_waits_and_has_most_gives_way_to_itself_alone() {
+        assert_eq!(closed(&[("many", 9, 2), ("few", 3, 0)]), [2, 0]);
+        assert_eq!(closed(&[("many", 9, 2), ("few", 3, 1)]), [3, 0]);
     }
 }

@@ -20,14 +20,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{
-    held::Held,
-    idle::{Activity, Crowded},
-    linger::Linger,
-    socket::Listener,
-    tls,
-    writes::Watched,
-};
+use super::{held::Held, idle::Open, linger::Linger, socket::Listener, tls, writes::Watched};
 use crate::{
     metrics::{self, Counting},
     serve::{
@@ -41,8 +34,6 @@ use crate::{
 const BUFFER_BYTES: usize = 128 << 10;
 /// Longest time for the head of a request, and for an idle connection.
 const HEAD: Duration = Duration::from_secs(75);
-/// How often connections are looked over while somebody waits for a place.
-const CROWDED: Duration = Duration::from_millis(500);
 /// Requests at once on one connection of HTTP/2: as few as the RFC recommends (9113, 6.5.2); clients open another one for more.
 const STREAMS: u32 = 100;
 /// A caller with fewer connections than this may take the reserved ones: builders open about ten.
@@ -68,8 +59,8 @@ pub struct Service {
     pub connections: Pool,
     /// What callers share.
     pub admission: Arc<Admission>,
-    /// Told while somebody waits for a place.
-    pub crowded: Crowded,
+    /// Those that are open, so that idle ones can give way.
+    pub(super) open: Open,
     /// Counts them.
     pub counts: metrics::Connections,
     /// Turns true when no more shall come and those that are there shall end.
@@ -79,7 +70,6 @@ pub struct Service {
 /// Serves a listener until it shall stop, closes it, and waits for the requests that are under way.
 pub async fn serve(listener: Listener, service: Service) {
     let graceful = GracefulShutdown::new();
-    let _crowd = task::spawn("crowd", crowd(service.clone()));
     let mut stop = service.stop.clone();
     loop {
         let accepted = tokio::select! {
@@ -139,17 +129,6 @@ async fn admitted(
     connection(stream, peer, service, watcher).await;
 }
 
-/// Tells connections again and again while others wait for their place.
-async fn crowd(service: Service) {
-    let mut tick = tokio::time::interval(CROWDED);
-    loop {
-        tick.tick().await;
-        if service.connections.waiting() > 0 {
-            service.crowded.send_replace(());
-        }
-    }
-}
-
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -190,10 +169,8 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher: Watcher) {
-    let (activity, of_requests) = (Activity::new(), Connection::default());
-    let mut crowded = service.crowded.subscribe();
-    let (key, connections) = (peer.key(), service.connections.clone());
-    let holds_too_many = || connections.crowds_out_others(&key);
+    let (key, of_requests) = (peer.key(), Connection::default());
+    let _open = service.open.add(key.clone(), of_requests.clone());
     let (stream, peer): (Box<dyn Stream>, Peer) = match stream {
         Accepted::Plain(stream) => (stream, peer),
         Accepted::Tls(stream) => {
@@ -203,7 +180,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             let done = tokio::select! {
                 done = acceptor.accept(stream) => done,
                 _ = service.stop.wait_for(|s| *s) => return,
-                () = activity.is_in_the_way(&mut crowded, holds_too_many) => return,
+                () = of_requests.ends() => return,
             };
             match done {
                 Ok(tls) => (Box::new(tls.stream), peer.over_tls(tls.client_name)),
@@ -217,10 +194,10 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
     };
     let writer = service.admission.writer(key.clone(), of_requests.clone());
     let stream = Watched::new(stream, writer);
-    let handler = service.handler;
-    let (active, known) = (activity.clone(), of_requests.clone());
+    let (handler, admission) = (service.handler, service.admission);
+    let known = of_requests.clone();
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let running = active.request();
+        let running = known.begin();
         // Who asks before sending a body has not begun to.
         let asks_first = request.headers().contains_key(header::EXPECT);
         let mut request = request.map(|body| match Body::new(body) {
@@ -230,8 +207,9 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(known.clone());
         let answer = handler(request);
+        let (admission, client) = (admission.clone(), (key.clone(), known.clone()));
         async move {
-            let response = answer.await;
+            let response = admission.answer(answer.await, client);
             let held = |body| Body::new(Held::new(body, running));
             Ok::<_, Infallible>(response.map(held))
         }
@@ -245,10 +223,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             }
         }
         () = of_requests.ends() => {
-            tracing::debug!("Connection is closed: its client does not read");
-        }
-        () = activity.is_in_the_way(&mut crowded, holds_too_many) => {
-            tracing::debug!("Connection without a request is closed: others wait for its place");
+            tracing::debug!("Connection is closed: its client does not read, or others wait for its place");
         }
     }
 }

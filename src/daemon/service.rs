@@ -13,7 +13,7 @@ use super::{
     check,
     drain::{self, Asked, Left, Signals},
     error::{Error, Result},
-    idle::Crowded,
+    idle::Open,
     limit,
     listen::{self, Service},
     live::Live,
@@ -134,7 +134,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         handler: built.doors.clone(),
         tls: built.tls.clone(),
         connections: listen::places(count).counted(shown.metrics.admission.connections.clone()),
-        crowded: Crowded::default(),
+        open: Open::default(),
         admission: built.admission.clone(),
         counts: shown.metrics.connections.clone(),
         stop: stopped,
@@ -146,9 +146,13 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         tls: None,
         // Of their own, so that probes and metrics are answered when the doors are full.
         connections: listen::places(64),
-        crowded: Crowded::default(),
+        open: Open::default(),
         ..service.clone()
     };
+    let crowded = [&service, &probes].map(|service| {
+        let (open, places) = (service.open.clone(), service.connections.clone());
+        task::spawn("crowded", async move { open.make_room(&places).await })
+    });
     let mut serving = Vec::new();
     for (listeners, service, serves) in [(doors, &service, "doors"), (admin, &probes, "admin")] {
         for listener in listeners {
@@ -207,6 +211,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         _background: [expiry, watch, slow, marks]
             .into_iter()
             .chain(scrub)
+            .chain(crowded)
             .collect(),
         _state: state,
     };

@@ -63,7 +63,7 @@ pub fn leave_out(
     Some(LeftOut {
         what: tag.map_or_else(|| loaded.digest.to_string(), |tag| format!("tag {tag}")),
         why: format!(
-            "{} dated more than {} minutes after its publication, such as {first}",
+            "{} dated more than {} minutes after its publication, such as {first}; an export of this name removes it from the store",
             count(ahead.len()),
             AHEAD_SECS / 60
         ),

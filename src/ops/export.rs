@@ -53,6 +53,8 @@ pub struct Options {
     pub target: Target,
     /// A folder only: keep the paths of the name's snapshot that this tree does not have.
     pub merge: bool,
+    /// Publish a folder of which nothing is carried; without it that is an error, since it is seldom meant.
+    pub allow_empty: bool,
     /// Write one full snapshot anew, readable by `tar --zstd`, instead of an increment.
     pub flatten: bool,
     /// The name stands for this tree alone from then on: nothing stored is built on, and what was begun before adds nothing.
@@ -165,13 +167,24 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     clock.lap(Phase::Scan);
     let mut left_out: Vec<LeftOut> = scanned.skipped;
     left_out.append(&mut diff.left_out);
-    left_out.extend(skewed::leave_out(&mut diff, ground.current.now));
+    let skewed = skewed::leave_out(&mut diff, ground.current.now);
+    left_out.extend(skewed.clone());
     left_out.extend(ground.current.ahead.iter().cloned());
 
     // Nothing to pack and nothing there: there is no name to make.
     if base.is_none() && diff.new.is_empty() && source.kind().is_go() {
         let path = source.root().to_owned();
-        return Err(super::Error::NothingToExport { path });
+        return Err(match skewed {
+            Some(LeftOut { why, .. }) => super::Error::AllAhead { path, why },
+            None => super::Error::NothingToExport { path },
+        });
+    }
+    if mark.is_some() {
+        replace::warn_of_imported(ctx, &name, index.as_ref(), &items);
+    }
+    if items.is_empty() && !source.kind().is_go() && !options.allow_empty && !options.merge {
+        let path = source.root().to_owned();
+        return Err(super::Error::EmptyFolder { path });
     }
     let first = base.is_none();
     let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));

@@ -168,9 +168,6 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                 name: snapshot.name.replacement_prefix(),
                 mark: newest_mark(&snapshot).map(str::to_owned),
             };
-            for LeftOut { what, why } in &candidate.ahead {
-                ctx.progress.warn(&format!("left out: {what}: {why}"));
-            }
             let restored = restore(
                 ctx,
                 options.source.clone(),

@@ -70,6 +70,20 @@ pub enum Error {
         /// Where it would be.
         path: PathBuf,
     },
+    /// Nothing of the folder is carried, and that it shall be empty was not said.
+    #[error("nothing in `{}` is carried: it is empty, or all of it is left out", path.display())]
+    EmptyFolder {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// All that it would export is dated ahead of the store's clock.
+    #[error("nothing of `{}` is exported: {why}", path.display())]
+    AllAhead {
+        /// Where it is.
+        path: PathBuf,
+        /// How much that is, and what to do about it.
+        why: String,
+    },
     /// A folder's packs are above `--max-size`, and nothing of a folder can leave.
     #[error("its packs have {stored} bytes, --max-size allows {limit}")]
     TooBig {

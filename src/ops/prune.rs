@@ -25,6 +25,7 @@ use crate::{
 
 mod mark;
 mod named;
+mod reached;
 mod sweep;
 mod tidy;
 

@@ -35,15 +35,15 @@ use crate::{
 /// Room that is left free on the target's file system.
 const SPARE_BYTES: u64 = 256 << 10;
 
-/// How many names the snapshot gives to one file.
-struct Links<'a>(HashMap<&'a EntryPath, u64>);
+/// The other names that the snapshot gives to its files.
+struct Links<'a>(HashMap<&'a EntryPath, Vec<&'a EntryPath>>);
 
 impl<'a> Links<'a> {
     fn of(entries: impl Iterator<Item = &'a Entry>) -> Self {
-        let mut names = HashMap::new();
+        let mut names: HashMap<_, Vec<_>> = HashMap::new();
         for entry in entries {
             if let Kind::Hardlink(to) = &entry.kind {
-                *names.entry(to).or_insert(1) += 1;
+                names.entry(to).or_default().push(&entry.path);
             }
         }
         Self(names)
@@ -52,14 +52,19 @@ impl<'a> Links<'a> {
     /// Says whether what stands at the entry's path has names besides those of the snapshot: changing its owner, permissions or
     /// times would change them there too, such as in a store that hard links lead to.
     fn is_shared(&self, root: &fs::Dir, entry: &Entry) -> crate::source::Result<bool> {
-        if entry.kind == Kind::Dir {
-            return Ok(false);
-        }
-        let Some(dir) = root.open_parent_if_there(&entry.path)? else {
+        let stat_of = |path: &EntryPath| match root.open_parent_if_there(path)? {
+            Some(dir) => dir.stat(path.name()),
+            None => Ok(None),
+        };
+        let Some(stat) = stat_of(&entry.path)?.filter(|s| !s.is_dir() && s.nlink > 1) else {
             return Ok(false);
         };
-        let ours = self.0.get(&entry.path).copied().unwrap_or(1);
-        Ok(dir.stat(entry.path.name())?.is_some_and(|stat| stat.nlink > ours))
+        let mut ours = 1;
+        for other in self.0.get(&entry.path).into_iter().flatten() {
+            let other = stat_of(other)?;
+            ours += u64::from(other.is_some_and(|o| (o.dev, o.ino) == (stat.dev, stat.ino)));
+        }
+        Ok(stat.nlink > ours)
     }
 }
 
@@ -490,8 +495,15 @@ impl Job {
             .zip(self.survey.standing.iter())
             .filter(|(e, s)| !e.kind.is_file() && **s == Standing::Absent);
         written += links.count() as u64;
+        let mut made = None;
         let root = match staging {
             Some(staging) => {
+                made = self.snapshot.root.filter(|_| staging.is_fresh());
+                if let Some(root) = made {
+                    // What nobody else may enter is closed before it appears; we ourselves have yet to write there.
+                    let mode = self.source.carry().mode(root.mode) | 0o700;
+                    staging.tree().root().set_own_mode(mode)?;
+                }
                 let keep = |path: &[u8], is_dir: bool| self.source.keeps(path, is_dir);
                 let placement = Placement {
                     entries: &entries,
@@ -513,6 +525,14 @@ impl Job {
         }
         let placed: Vec<EntryPath> = staged.into_iter().cloned().collect();
         self.source.finish(&root, &placed, self.now)?;
+        if let Some(meta) = made {
+            root.set_own_mode(self.source.carry().mode(meta.mode))?;
+            let (secs, nanos) = meta.mtime;
+            root.set_own_mtime(Time {
+                secs,
+                nanos: nanos.min(999_999_999),
+            })?;
+        }
         let mut missing = self.survey.refused.clone();
         missing.extend(lost.into_iter().map(|(p, why)| LeftOut {
             what: p.to_string(),

@@ -8,8 +8,11 @@
 //!    beside the daemon, or by a release without links: in positions that each release checked ([`Named::grants_sight`]);
 //! 3. the config of a cache that the daemon merged. What else a merged cache names its parts grant, or nobody.
 //!
+//! Digests that came to a repository by a release that did not check this (an older link) count as the second rule's.
+//!
 //! Of a repository's manifests the second rule believes none about a digest that another one names in a position that older releases
-//! did not check: such a pair is how a foreign blob was laundered. Manifests whose children were checked are not read at all.
+//! did not check: such a pair is how a foreign blob was laundered. Such a doubt is written down (`doubted/` of the repository) before the
+//! manifest that casts it goes, or counts as checked. Manifests whose children were checked are not read at all.
 //!
 //! [`Named::grants_sight`]: crate::artifact::outline::Named::grants_sight
 
@@ -20,11 +23,17 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use crate::{
     digest::Digest,
-    store::{ErrorKind, Repository, Result, keys::Repo},
+    store::{
+        Error, ErrorKind, Repository, Resolved, Result, keys::Repo, record::Linked,
+        repository::AT_ONCE,
+    },
     task,
 };
 
@@ -38,8 +47,6 @@ use grants::Grants;
 use memo::{Memo, Verdict};
 pub use view::View;
 
-/// Records of manifests that are read at once for one repository.
-const AT_ONCE: usize = 16;
 /// Bytes of manifests that are read and parsed at once, for all repositories together, in units of [`UNIT`].
 const READ_UNITS: u32 = 192;
 const UNIT: u64 = 64 << 10;
@@ -101,23 +108,104 @@ impl Sights {
     /// # Errors
     /// When the store cannot be asked.
     pub async fn seen(&self, repository: &Repository, digest: &Digest) -> Result<Seen> {
-        if repository.is_linked(digest).await? {
+        let link = repository.linked(digest).await?;
+        if link.is_some_and(Linked::proves) {
             return Ok(Seen::Linked);
         }
+        let is_linked = link.is_some();
         let since = Instant::now();
         let (memo, gate) = self.place(repository.name());
-        if let Some(verdict) = memo.and_then(|memo| memo.recent(digest)) {
-            return Ok(verdict.seen());
+        if let Some(seen) = memo.and_then(|memo| memo.recent(digest, is_linked)) {
+            return Ok(seen);
         }
         let _gate = gate.acquire().await;
         let (memo, _) = self.place(repository.name());
         let listed_since = memo.as_ref().filter(|m| m.listed_at() >= since);
         if let Some(verdict) = listed_since.and_then(|memo| memo.whole(digest)) {
-            return Ok(verdict.seen());
+            return Ok(verdict.seen(is_linked));
         }
-        let (memo, verdict) = self.list(repository, memo, digest).await?;
+        let (mut memo, heard) = self.list(repository, memo, digest).await?;
+        let verdict = |memo: &Memo| {
+            let mut verdict = heard;
+            memo.ask(digest, &mut verdict);
+            verdict
+        };
+        if verdict(&memo).hangs_on_a_doubt(is_linked) {
+            look_again(repository, &mut memo, digest).await?;
+            if verdict(&memo).hangs_on_a_doubt(is_linked) {
+                // What an older daemon deletes beside this one leaves no doubt behind. Where nothing can be written now, the
+                // manifest still stands.
+                match repository.doubt(digest).await {
+                    Ok(()) => memo.doubt(*digest),
+                    Err(error) => tracing::debug!(%digest, %error, "Doubt is not written down"),
+                }
+            }
+        }
+        let seen = verdict(&memo).seen(is_linked);
         self.remember(repository.name(), memo);
-        Ok(verdict.seen())
+        Ok(seen)
+    }
+
+    /// Notes that everything that a manifest names is linked to the repository, so that it grants and doubts nothing by itself any
+    /// more; what it doubted stays doubted.
+    ///
+    /// # Errors
+    /// When the store cannot be asked or written.
+    pub async fn check(&self, repository: &Repository, manifest: &Digest) -> Result<()> {
+        self.keep_doubts(repository, manifest).await?;
+        repository.link_checked(manifest).await?;
+        let mut repos = self.locked();
+        let place = repos.get_mut(repository.name());
+        let memo = place.and_then(|place| place.memo.as_mut());
+        if let Some(memo) = memo.filter(|memo| memo.hears(manifest)) {
+            Arc::make_mut(memo).add(*manifest, Grants::default());
+        }
+        Ok(())
+    }
+
+    /// Writes down what a manifest doubts, before it goes or counts as checked: of that, what others show and would show without it.
+    ///
+    /// # Errors
+    /// When the store cannot be asked or written.
+    pub async fn keep_doubts(&self, repository: &Repository, manifest: &Digest) -> Result<()> {
+        let Some((
+            Resolved {
+                manifest: found, ..
+            },
+            room,
+        )) = self.unchecked(repository, manifest).await?
+        else {
+            return Ok(());
+        };
+        let (grants, doubted) = task::blocking(move || {
+            let grants = Grants::of(&found);
+            let doubted = grants.doubted_by(&found);
+            (grants, doubted)
+        })
+        .await;
+        drop(room);
+        if !grants.casts_doubt() {
+            return Ok(());
+        }
+        let (memo, _) = self.place(repository.name());
+        let (memo, _) = self.list(repository, memo, manifest).await?;
+        let mut all = doubted;
+        all.extend(memo.merged_configs().filter(|_| grants.borrows_config));
+        let memo = &memo;
+        stream::iter(all.into_iter().map(Ok))
+            .try_for_each_concurrent(AT_ONCE, async |digest| {
+                let is_linked = match repository.linked(&digest).await? {
+                    Some(link) if link.proves() => return Ok(()),
+                    link => link.is_some(),
+                };
+                // What there is no room to remember may show it.
+                let verdict = memo.whole(&digest);
+                if verdict.is_none_or(|verdict| verdict.hangs_on_a_doubt(is_linked)) {
+                    repository.doubt(&digest).await?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// As [`Self::seen`], without the reason; reads nothing for what a manifest is known to show.
@@ -126,8 +214,8 @@ impl Sights {
     /// When the store cannot be asked.
     pub async fn sees(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         let (memo, _) = self.place(repository.name());
-        let known = memo.and_then(|memo| memo.recent(digest));
-        if known.is_some_and(|verdict| verdict.seen() != Seen::Not) {
+        let known = memo.and_then(|memo| memo.recent(digest, false));
+        if known.is_some_and(|seen| seen != Seen::Not) {
             return Ok(true);
         }
         Ok(self.seen(repository, digest).await? != Seen::Not)
@@ -170,7 +258,7 @@ impl Sights {
         while keys(&repos) > self.max_keys && forget_oldest(&mut repos, repo) {}
     }
 
-    /// Lists the repository's manifests and reads those that are not in `known`; what they say of `digest`.
+    /// Lists the repository's manifests and reads those that are not in `known`; what those say of `digest` that are not remembered.
     async fn list(
         &self,
         repository: &Repository,
@@ -178,8 +266,9 @@ impl Sights {
         digest: &Digest,
     ) -> Result<(Memo, Verdict)> {
         let listed = repository.manifests().await?;
-        let known = known.as_deref();
-        let mut memo = Memo::listed(&listed, known);
+        // After them: doubts are written down before a manifest goes.
+        let doubted = repository.doubted().await?.into_iter().collect();
+        let mut memo = Memo::listed(&listed, doubted, known.as_deref());
         let mut verdict = Verdict::default();
         let new: Vec<Digest> = listed.into_iter().filter(|d| !memo.holds(d)).collect();
         let mut read = stream::iter(new)
@@ -194,7 +283,6 @@ impl Sights {
                 memo.lacks(manifest);
             }
         }
-        memo.ask(digest, &mut verdict);
         Ok((memo, verdict))
     }
 
@@ -204,27 +292,46 @@ impl Sights {
         if repository.is_checked(&digest).await? {
             return Ok(Grants::default());
         }
-        let known = match repository.known(&digest).await {
-            Ok(known) => known,
-            Err(e) if e.kind == ErrorKind::Corrupt => None,
-            Err(e) => return Err(e),
-        };
-        let Some(known) = known else {
+        let Some((found, _room)) = self.unchecked(repository, &digest).await? else {
             return Ok(Grants::default());
         };
-        let units = u32::try_from(known.size.div_ceil(UNIT)).unwrap_or(READ_UNITS);
-        let _room = self
-            .reading
-            .acquire_many(units.clamp(1, READ_UNITS))
-            .await
-            .expect("it is never closed");
-        let found = match repository.manifest_of(&digest, &known).await {
-            Ok(found) => found.manifest,
-            Err(e) if e.kind == ErrorKind::Corrupt => return Ok(Grants::default()),
-            Err(e) => return Err(e),
-        };
-        Ok(task::blocking(move || Grants::of(&found)).await)
+        Ok(task::blocking(move || Grants::of(&found.manifest)).await)
     }
+
+    /// A manifest of the repository, with the room that it takes; `None` if it is not there, lost or damaged.
+    async fn unchecked(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<(Resolved, SemaphorePermit<'_>)>> {
+        let read = async {
+            let Some(known) = repository.known(digest).await? else {
+                return Ok::<_, Error>(None);
+            };
+            let units = u32::try_from(known.size.div_ceil(UNIT)).unwrap_or(READ_UNITS);
+            let room = self.reading.acquire_many(units.clamp(1, READ_UNITS)).await;
+            let room = room.expect("it is never closed");
+            let found = repository.manifest_of(digest, &known).await?;
+            Ok(Some((found, room)))
+        };
+        match read.await {
+            Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
+            read => read,
+        }
+    }
+}
+
+/// Forgets what those say that doubted a digest and were checked since, by another daemon too.
+async fn look_again(repository: &Repository, memo: &mut Memo, digest: &Digest) -> Result<()> {
+    let mut checked = stream::iter(memo.doubters(digest))
+        .map(|manifest| async move { Ok((manifest, repository.is_checked(&manifest).await?)) })
+        .buffer_unordered(AT_ONCE);
+    while let Some((manifest, is_checked)) = checked.try_next().await? {
+        if is_checked {
+            memo.add(manifest, Grants::default());
+        }
+    }
+    Ok(())
 }
 
 /// Forgets the repository that was asked for longest ago, other than `but`; false if there is none.

@@ -296,6 +296,15 @@ impl Source for Dir {
         self.excludes.covers(path, is_dir)
     }
 
+    fn root_meta(&self) -> Option<Meta> {
+        let stat = self.root_handle().ok()?.stat_self().ok()?;
+        Some(Meta {
+            mode: self.carry.mode(stat.mode()),
+            mtime: stat.mtime,
+            ..Meta::default()
+        })
+    }
+
     fn own(&self) -> OwnWithin {
         self.own.within(&self.root)
     }

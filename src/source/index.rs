@@ -324,6 +324,12 @@ impl NodeIndex {
         self.paths.get(at..end)
     }
 
+    /// Says whether a path still leads to the file that is known, though its times may have been changed since.
+    pub fn is_same_file(&self, path: &EntryPath, stat: &Stat) -> bool {
+        self.find(path)
+            .is_some_and(|r| u64_at(r, 40) == stat.ino && u64_at(r, 48) == stat.size)
+    }
+
     fn find(&self, path: &EntryPath) -> Option<&[u8]> {
         let (mut low, mut high) = (0, self.len());
         while low < high {

@@ -182,6 +182,11 @@ pub trait Source: Send + Sync {
         false
     }
 
+    /// What is carried of the folder itself, as the last scan found it.
+    fn root_meta(&self) -> Option<crate::entry::Meta> {
+        None
+    }
+
     /// Cachectl's own folders in the tree, as things are now.
     fn own(&self) -> own::OwnWithin {
         own::OwnWithin::default()

@@ -84,9 +84,9 @@ impl OwnWithin {
 
     /// Says whether `path` is, or lies in, a folder in use.
     pub fn covers(&self, path: &[u8]) -> bool {
-        self.below.iter().any(|own| {
-            path.starts_with(own) && matches!(path.get(own.len()), None | Some(b'/'))
-        })
+        self.below
+            .iter()
+            .any(|own| path.starts_with(own) && matches!(path.get(own.len()), None | Some(b'/')))
     }
 
     /// Says whether a folder in use lies below `path`: nothing else than a folder may stand there.
@@ -193,9 +193,15 @@ mod tests {
         assert!(within.covers(b"store/deep") && within.covers(b"store/deep/f"));
         assert!(!within.covers(b"store/deeper") && !within.covers(b"store"));
         let mut guard = within.guard(None);
-        assert!(guard.forbids(&path("store"), false), "a file in the way of its folder");
+        assert!(
+            guard.forbids(&path("store"), false),
+            "a file in the way of its folder"
+        );
         assert!(!guard.forbids(&path("store"), true));
-        assert!(!own.within(&temp.path().join("real/tree/store/deep/f")).covers(b"f"));
+        assert!(
+            !own.within(&temp.path().join("real/tree/store/deep/f"))
+                .covers(b"f")
+        );
     }
 
     #[test]
@@ -204,7 +210,10 @@ mod tests {
         for folder in ["store", "t/a/other/sub", "t/plain"] {
             std::fs::create_dir_all(temp.path().join(folder)).unwrap();
         }
-        Dir::open(temp.path().join("t/a/other")).unwrap().mark_own().unwrap();
+        Dir::open(temp.path().join("t/a/other"))
+            .unwrap()
+            .mark_own()
+            .unwrap();
         let own = OwnFolders::new([temp.path().join("store")]);
         let root = Dir::open(temp.path()).unwrap();
         let within = own.within(&temp.path().join("t"));

@@ -332,10 +332,15 @@ mod tests {
 
     fn paths(root: &std::path::Path, wanted: &(dyn Fn(&[u8], bool) -> bool + Sync)) -> Vec<String> {
         let root = Dir::open(root).unwrap();
-        let got = walk(&root, &OwnWithin::default(), wanted, &|found: &Found<'_>, out| {
-            out.items.push(found.path.to_string());
-            Ok(())
-        })
+        let got = walk(
+            &root,
+            &OwnWithin::default(),
+            wanted,
+            &|found: &Found<'_>, out| {
+                out.items.push(found.path.to_string());
+                Ok(())
+            },
+        )
         .unwrap();
         let mut items = got.items;
         items.sort();

@@ -151,6 +151,13 @@ impl Ingests {
         self.dir.join(format!("{PREFIX}{id}"))
     }
 
+    /// Bytes of an upload that an earlier process left, and for how long nobody sent to it. Blocks.
+    fn left(&self, id: &UploadId) -> Option<(u64, Duration)> {
+        let found = self.path(id).metadata().ok()?;
+        let rested = found.modified().ok().and_then(|m| m.elapsed().ok());
+        Some((found.len(), rested.unwrap_or_default()))
+    }
+
     fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<AsyncMutex<Session>>>> {
         // Nothing can panic while it is held.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
@@ -475,6 +482,24 @@ mod tests {
         ] {
             assert!(bad.parse::<UploadId>().is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn uploads_are_not_kept_where_a_link_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        let ingests = Ingests::open(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let led = Ingests::open(&link).unwrap();
+        assert!(led.begin(&Repo::cli()).await.is_err());
+        // Nor is an upload that is one gone on with.
+        let id = ingests.begin(&Repo::cli()).await.unwrap();
+        assert!(led.size(&id).await.is_err());
+        let (path, other) = (ingests.path(&id), dir.path().join("other"));
+        std::fs::rename(&path, &other).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        ingests.sessions().clear();
+        assert!(ingests.size(&id).await.is_err());
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 //! r/<repo>/manifests/<alg>-<hex>                record::Manifested: media type, size, subject
 //! r/<repo>/referrers/<alg>-<hex>/<alg>-<hex>    a manifest (second) that names the first as its subject
 //! r/<repo>/linked/<alg>-<hex>                   a blob that came by who may not read every repository
+//! r/<repo>/doubted/<alg>-<hex>                  what no manifest of before this release, and no link of then, shows there any more
 //! r/<repo>/gone/<alg>-<hex>                     tombstone of a blob or manifest that was deleted there
 //! uploads/<id>                                  unfinished bytes; on disk also spools and temporary files
 //! meta/marks/<name>                             what a marking run wrote down
@@ -126,6 +127,8 @@ pub enum Key {
     Referrer(Repo, Digest, Digest),
     /// A blob that came to a repository.
     Linked(Repo, Digest),
+    /// What is doubted in a repository.
+    Doubted(Repo, Digest),
     /// A tombstone.
     Gone(Repo, Digest),
     /// Something unfinished.
@@ -255,6 +258,16 @@ pub fn linked(repo: &Repo, d: &Digest) -> String {
     format!("{REPOSITORIES}{}/linked/{}", repo.escaped(), flat(d))
 }
 
+/// The key that says: older manifests and links of this repository do not show the blob.
+pub fn doubted(repo: &Repo, d: &Digest) -> String {
+    format!("{}{}", doubted_prefix(repo), flat(d))
+}
+
+/// What the keys of all doubts of a repository start with.
+pub fn doubted_prefix(repo: &Repo) -> String {
+    format!("{REPOSITORIES}{}/doubted/", repo.escaped())
+}
+
 /// The key of a tombstone.
 pub fn gone(repo: &Repo, d: &Digest) -> String {
     format!("{}{}", gone_prefix(repo), flat(d))
@@ -312,6 +325,7 @@ fn parse_of_repo(rest: &str) -> Option<Key> {
         ("manifests", None) => Some(Key::Manifest(repo, unflat(first)?)),
         ("referrers", Some(d)) => Some(Key::Referrer(repo, unflat(first)?, unflat(d)?)),
         ("linked", None) => Some(Key::Linked(repo, unflat(first)?)),
+        ("doubted", None) => Some(Key::Doubted(repo, unflat(first)?)),
         ("gone", None) => Some(Key::Gone(repo, unflat(first)?)),
         _ => None,
     }
@@ -335,6 +349,7 @@ mod tests {
             (manifest(&repo, &b), Key::Manifest(repo.clone(), b)),
             (referrer(&repo, &a, &b), Key::Referrer(repo.clone(), a, b)),
             (linked(&repo, &a), Key::Linked(repo.clone(), a)),
+            (doubted(&repo, &a), Key::Doubted(repo.clone(), a)),
             (gone(&repo, &a), Key::Gone(repo.clone(), a)),
             (upload("../x"), Key::Upload("../x".to_owned())),
             (

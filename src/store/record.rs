@@ -140,9 +140,31 @@ impl Manifested {
 /// What is noted of something that came to a repository by a caller who reads some repositories only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Linked {
+    /// It came by a release under which nobody names or mounts what it does not see. What releases before that wrote may have been
+    /// made of a foreign blob.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proven: bool,
     /// It is a manifest, and everything that it names in descriptor position (layers from elsewhere aside) is linked too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub checked: bool,
+}
+
+impl Linked {
+    /// A blob.
+    pub const BLOB: Self = Self {
+        proven: true,
+        checked: false,
+    };
+    /// A manifest whose children were checked.
+    pub const MANIFEST: Self = Self {
+        proven: true,
+        checked: true,
+    };
+
+    /// Returns true for what came here by somebody who could read it.
+    pub fn proves(self) -> bool {
+        self.proven || self.checked
+    }
 }
 
 /// The bytes of a record.
@@ -227,13 +249,18 @@ mod tests {
     }
 
     #[test]
-    fn link_of_a_blob_is_an_empty_object_as_older_releases_write_it() {
-        let blob = Linked::default();
-        assert_eq!(encode(&blob), b"{}");
-        assert_eq!(decode::<Linked>("read record", b"{}").unwrap(), blob);
-        let manifest = Linked { checked: true };
-        let read = decode::<Linked>("read record", &encode(&manifest));
-        assert_eq!(read.unwrap(), manifest);
+    fn link_of_an_older_release_is_an_empty_object_and_proves_nothing() {
+        let older = decode::<Linked>("read record", b"{}").unwrap();
+        assert_eq!(older, Linked::default());
+        assert!(!older.proves());
+        for (link, text) in [
+            (Linked::BLOB, r#"{"proven":true}"#),
+            (Linked::MANIFEST, r#"{"proven":true,"checked":true}"#),
+        ] {
+            assert_eq!(encode(&link), text.as_bytes());
+            let read = decode::<Linked>("read record", text.as_bytes()).unwrap();
+            assert!(read == link && read.proves(), "{text}");
+        }
     }
 
     #[test]

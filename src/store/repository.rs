@@ -12,7 +12,7 @@ use super::{
     Body, ByteStream, Expect, Published, Put, Records, Resolved, Store, Untag,
     error::{Error, ErrorKind, Result},
     keys::{self, Repo},
-    record,
+    record::{self, Linked},
 };
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
@@ -23,8 +23,8 @@ mod parts;
 
 pub use parts::TagPart;
 
-/// Records that are read at once.
-const AT_ONCE: usize = 16;
+/// Records of a repository that are read at once.
+pub const AT_ONCE: usize = 16;
 
 /// Whether content is in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,40 +150,55 @@ impl Repository {
         Ok(true)
     }
 
-    /// Notes that a blob came to this repository. A note that is there stays: one of [`Self::link_checked`] says more.
+    /// Notes that a blob came to this repository by somebody who could read it. A note of [`Self::link_checked`] says more and stays.
     pub async fn link(&self, digest: &Digest) -> Result<()> {
-        if self.is_linked(digest).await? {
+        if self.linked(digest).await?.is_some_and(Linked::proves) {
             return Ok(());
         }
-        let key = keys::linked(&self.name, digest);
-        self.records.write_record(&key, "{}".into()).await
+        self.write_link(digest, Linked::BLOB).await
     }
 
-    /// Says whether a blob is noted to have come here.
-    pub async fn is_linked(&self, digest: &Digest) -> Result<bool> {
+    /// What is noted of something that came here; `None` if nothing is. A damaged note is as good as one of an older release.
+    pub async fn linked(&self, digest: &Digest) -> Result<Option<Linked>> {
         let key = keys::linked(&self.name, digest);
         let link = self.records.read_record(&key, record::MAX_BYTES).await?;
-        Ok(link.is_some())
+        Ok(link.map(|bytes| record::decode("read record", &bytes).unwrap_or_default()))
     }
 
     /// Notes that a manifest came here by a caller who reads some repositories only, and that everything it names in descriptor
     /// position, layers from elsewhere aside, is linked here.
     pub async fn link_checked(&self, manifest: &Digest) -> Result<()> {
-        if self.is_checked(manifest).await? {
-            return Ok(());
-        }
-        let key = keys::linked(&self.name, manifest);
-        let link = record::encode(&record::Linked { checked: true });
-        self.records.write_record(&key, link.into()).await
+        self.write_link(manifest, Linked::MANIFEST).await
     }
 
     /// Returns true if [`Self::link_checked`] was done for a manifest.
     pub async fn is_checked(&self, manifest: &Digest) -> Result<bool> {
-        let key = keys::linked(&self.name, manifest);
-        let link = self.records.read_record(&key, record::MAX_BYTES).await?;
-        let link =
-            link.and_then(|bytes| record::decode::<record::Linked>("read record", &bytes).ok());
-        Ok(link.is_some_and(|l| l.checked))
+        Ok(self.linked(manifest).await?.is_some_and(|l| l.checked))
+    }
+
+    async fn write_link(&self, digest: &Digest, link: Linked) -> Result<()> {
+        let key = keys::linked(&self.name, digest);
+        let link = record::encode(&link);
+        self.records.write_record(&key, link.into()).await
+    }
+
+    /// Notes that neither manifests whose children were not checked nor links of older releases show a blob here.
+    pub async fn doubt(&self, digest: &Digest) -> Result<()> {
+        let key = keys::doubted(&self.name, digest);
+        self.records.write_record(&key, "{}".into()).await
+    }
+
+    /// Everything that [`Self::doubt`] was said of, sorted by the digests' text.
+    pub async fn doubted(&self) -> Result<Vec<Digest>> {
+        let prefix = keys::doubted_prefix(&self.name);
+        let listed = self.records.list_records(&prefix).await?;
+        Ok(listed
+            .iter()
+            .filter_map(|r| match keys::parse(&r.key)? {
+                keys::Key::Doubted(_, digest) => Some(digest),
+                _ => None,
+            })
+            .collect())
     }
 
     async fn is_gone(&self, digest: &Digest) -> Result<bool> {

@@ -177,7 +177,8 @@ impl Exporter {
 /// A connection that is made when it is needed, and made again when it is lost.
 fn channel(config: &Config) -> Result<Channel, String> {
     let endpoint = config.endpoint.trim();
-    let refused = |why: &dyn fmt::Display| format!("`{endpoint}` is no OTLP endpoint: {why}");
+    let shown = crate::redact::url(endpoint);
+    let refused = |why: &dyn fmt::Display| format!("`{shown}` is no OTLP endpoint: {why}");
     let secure = match endpoint.split_once("://") {
         Some(("http", _)) => false,
         Some(("https", _)) => true,

@@ -30,7 +30,7 @@ pub fn children(manifest: &Manifest) -> Result<Children, String> {
     if !media::is_manifest(&manifest.media_type) {
         return Ok(Children::default());
     }
-    let outline = Outline::of_stored(manifest).map_err(|e| format!("not a manifest: {e}"))?;
+    let outline = Outline::of_stored(manifest).map_err(|e| e.to_string())?;
     // Two readers could see two different things in it (CVE-2021-41190).
     if outline.is_ambiguous {
         return Err("it is an image and an index at once".to_owned());

@@ -291,11 +291,11 @@ fn a_request_of_which_the_number_is_unknown_reads_the_base_and_writes_nothing() 
     assert!(import.stdout.contains("hit"), "{import}");
     fs::write(node.path("home/tree/a"), "poison").unwrap();
     let export = on_base(&node, "export", "workflow_run", &fork);
-    for outcome in [&import, &export] {
-        assert_eq!(complaints(outcome).len(), 1, "{outcome}");
-        assert!(outcome.stderr.contains("number is unknown"), "{outcome}");
-        assert!(outcome.stderr.contains("CACHECTL_SCOPE"), "{outcome}");
-    }
+    // Said once a job, where it matters.
+    assert_eq!(complaints(&import).len(), 0, "{import}");
+    assert_eq!(complaints(&export).len(), 1, "{export}");
+    assert!(export.stderr.contains("number is unknown"), "{export}");
+    assert!(export.stderr.contains("CACHECTL_SCOPE"), "{export}");
     assert!(
         export
             .stdout
@@ -331,7 +331,7 @@ fn an_unknown_ci_system_is_warned_of_once_and_writes_no_default_for_a_request() 
     let outcome = export(&[("CI", "true")]);
     assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
     assert!(
-        outcome.stderr.contains("the CI system is unknown"),
+        outcome.stderr.contains("does not know this CI system"),
         "{outcome}"
     );
     assert_eq!(stored_scopes(&node), ["default"]);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::TcpListener,
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
@@ -15,6 +16,7 @@ use crate::support::{
     gocache::GoCache,
     node::Node,
     scratch::Scratch,
+    servers::free_port,
 };
 
 /// A `cachectld` over a disk store of its own.
@@ -29,9 +31,7 @@ pub(super) struct Daemon {
 impl Daemon {
     pub(super) fn start(more: &[&str]) -> Self {
         let (dir, sockets) = (Scratch::new("daemon"), tempfile::tempdir().unwrap());
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = free_port();
         let socket = sockets.path().join("s");
         let child = Command::new(env!("CARGO_BIN_EXE_cachectld"))
             .arg("--store")
@@ -393,26 +393,31 @@ fn what_is_for_daemons_alone_says_so() {
 }
 
 #[test]
-fn what_is_no_daemon_is_told_from_one_of_another_version() {
+fn a_proxy_that_speaks_http_1_alone_is_told_of() {
     let node = Node::new();
-    // Takes every request for granted, as some proxies do, and knows nothing of a control API.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("cachectld+http://{}", listener.local_addr().unwrap());
-    let server = std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut head = [0; 4096];
-        let _ = stream.read(&mut head).unwrap();
-        let _ =
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        // The control API's own connection is HTTP/2 from the first byte on.
-        let (mut stream, _) = listener.accept().unwrap();
-        let _ = stream.read(&mut head).unwrap();
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+    let port = listener.local_addr().unwrap().port();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 3];
+            let answer = match stream.read_exact(&mut head) {
+                Ok(()) if &head == b"GET" => "200 OK",
+                _ => "400 Bad Request",
+            };
+            let text =
+                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            drop(stream.write_all(text.as_bytes()));
+            drop(stream.shutdown(std::net::Shutdown::Write));
+            // Closed with bytes unread, a socket takes its answer back.
+            drop(std::io::copy(&mut stream, &mut std::io::sink()));
+        }
     });
+    let url = format!("cachectld+http://127.0.0.1:{port}");
     let outcome = run(&node, &format!("ls --store {url} --stall 2s")).code(1);
     assert!(outcome.stderr.contains(&url), "{outcome}");
-    server.join().unwrap();
+    assert!(outcome.stderr.contains("must speak HTTP/2"), "{outcome}");
 }
 
 #[test]

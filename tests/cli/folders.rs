@@ -39,7 +39,11 @@ fn a_store_in_the_carried_folder_is_neither_carried_nor_rolled_back() {
         assert_eq!(first["snapshots"][0]["entries"], 2, "{first:#}");
         assert_eq!(again["snapshots"][0]["unchanged"], true, "{again:#}");
         for more in ["", "--mirror"] {
-            run(&node, &format!("import dir .cache --name cache --store {store} {more}")).success();
+            run(
+                &node,
+                &format!("import dir .cache --name cache --store {store} {more}"),
+            )
+            .success();
         }
         run(&node, &format!("import dir y --name o --store {store}")).success();
         assert_eq!(read(&node, "y/f"), "v2", "{scheme}");
@@ -88,7 +92,10 @@ fn what_an_old_snapshot_has_of_our_folders_is_not_restored_and_said() {
     assert_eq!(read(&node, "w/f"), "1");
     assert!(!node.path("home/w/.store/tags").exists());
     let said = complaints(&outcome);
-    assert!(said.iter().any(|l| l.contains("cachectl's own folders")), "{outcome}");
+    assert!(
+        said.iter().any(|l| l.contains("cachectl's own folders")),
+        "{outcome}"
+    );
     assert!(outcome.stdout.contains("hit"), "{outcome}");
 }
 
@@ -124,7 +131,10 @@ fn an_import_writes_no_excluded_path_and_what_it_links_to_stays_out() {
         assert_eq!(read(&node, "y/local.cfg"), "MINE");
         assert_eq!(read(&node, "y/keep"), "k");
         assert!(!node.path("home/y/sub").exists() && !node.path("home/y/z").exists());
-        assert!(outcome.stderr.contains("hard link to `local.cfg`"), "{outcome}");
+        assert!(
+            outcome.stderr.contains("hard link to `local.cfg`"),
+            "{outcome}"
+        );
     }
 }
 
@@ -147,7 +157,10 @@ fn an_import_changes_no_file_that_is_linked_to_from_outside() {
     let before = stat();
     run(&node, "import dir y --name h").success();
     let after = stat();
-    assert_eq!((after.mode(), after.mtime(), after.mtime_nsec()), (before.mode(), before.mtime(), before.mtime_nsec()));
+    assert_eq!(
+        (after.mode(), after.mtime(), after.mtime_nsec()),
+        (before.mode(), before.mtime(), before.mtime_nsec())
+    );
     let (f, g) = ("home/y/f", "home/y/g");
     let placed = fs::metadata(node.path(f)).unwrap();
     assert_eq!(placed.mode() & 0o777, 0o755);
@@ -168,7 +181,11 @@ fn few_open_files_are_enough() {
     run(&node, "export dir x --name many").success();
     let outcome = node
         .command("sh")
-        .args(["-c", "ulimit -n 128; exec \"$0\" import dir y --name many", env!("CARGO_BIN_EXE_cachectl")])
+        .args([
+            "-c",
+            "ulimit -n 128; exec \"$0\" import dir y --name many",
+            env!("CARGO_BIN_EXE_cachectl"),
+        ])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&outcome.stderr);
@@ -185,9 +202,18 @@ fn variables_of_other_programs_are_warned_about_and_near_ones_refused() {
         let line = format!("{verb} dir o --name o");
         let outcome = with(&line, "CACHECTL_VERSION", "1.2.3").success();
         assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
-        assert!(outcome.stderr.contains("`CACHECTL_VERSION` is not a setting"), "{outcome}");
+        assert!(
+            outcome
+                .stderr
+                .contains("`CACHECTL_VERSION` is not a setting"),
+            "{outcome}"
+        );
         with(&format!("{line} --strict"), "CACHECTL_VERSION", "1.2.3").code(2);
-        for near in ["CACHECTL_READONLY", "CACHECTL_READ_ONLY_MODE", "CACHECTL_STROE"] {
+        for near in [
+            "CACHECTL_READONLY",
+            "CACHECTL_READ_ONLY_MODE",
+            "CACHECTL_STROE",
+        ] {
             with(&line, near, "1").code(2);
         }
         with(&line, "CACHECTL_READ_ONLY", "maybe").code(2);
@@ -195,7 +221,10 @@ fn variables_of_other_programs_are_warned_about_and_near_ones_refused() {
     for bad in ["1700000000.5", "now", "-1"] {
         let outcome = with("export dir o --name o", "SOURCE_DATE_EPOCH", bad).success();
         assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
-        assert!(outcome.stderr.contains("SOURCE_DATE_EPOCH is ignored"), "{outcome}");
+        assert!(
+            outcome.stderr.contains("SOURCE_DATE_EPOCH is ignored"),
+            "{outcome}"
+        );
     }
 }
 
@@ -207,7 +236,12 @@ fn an_owner_with_capitals_is_lowered_with_a_note() {
         .env("CACHECTL_STORE", "oci://127.0.0.1:9/My-Org/ci-cache")
         .run()
         .success();
-    assert!(outcome.stderr.contains("note: registries know lower case only: using repository `my-org/ci-cache`"), "{outcome}");
+    assert!(
+        outcome
+            .stderr
+            .contains("note: registries know lower case only: using repository `my-org/ci-cache`"),
+        "{outcome}"
+    );
 }
 
 #[test]
@@ -224,4 +258,39 @@ fn outputs_begin_a_line_and_a_name_that_is_not_there_is_1() {
     run(&node, "ls o").success();
     run(&node, "ls nothing").code(1);
     run(&node, "ls nothing --json").code(1);
+}
+
+#[test]
+fn a_folder_that_an_import_makes_is_as_private_as_it_was() {
+    let node = Node::new();
+    write(&node, "x/f", "1");
+    let dir = |path: &str| node.path("home").join(path);
+    let chmod = |path: &str, mode| {
+        fs::set_permissions(dir(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let looks = |path: &str| {
+        let stat = fs::metadata(dir(path)).unwrap();
+        (stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec())
+    };
+    chmod("x", 0o700);
+    let before = looks("x");
+    run(&node, "export dir x --name p").success();
+    run(&node, "import dir fresh --name p").success();
+    assert_eq!(looks("fresh"), before);
+    // An existing one keeps its own.
+    fs::create_dir(dir("old")).unwrap();
+    chmod("old", 0o750);
+    run(&node, "import dir old --name p").success();
+    assert_eq!(looks("old").0, 0o750);
+    // A change of its time alone is none, one of its permissions is.
+    fs::write(dir("x/g"), "").unwrap();
+    fs::remove_file(dir("x/g")).unwrap();
+    let unchanged = |want: bool| {
+        let report = words(&node, "export dir x --name p").json();
+        assert_eq!(report["snapshots"][0]["unchanged"], want, "{report:#}");
+    };
+    unchanged(true);
+    chmod("x", 0o755);
+    unchanged(false);
+    unchanged(true);
 }

@@ -6,6 +6,7 @@ mod checkout;
 mod daemon;
 mod documents;
 mod exits;
+mod flags;
 mod folders;
 mod outputs;
 mod repositories;

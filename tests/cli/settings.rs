@@ -133,6 +133,44 @@ fn secrets_are_never_shown() {
 }
 
 #[test]
+fn no_spelling_of_a_credential_shows_wherever_a_url_is_written() {
+    let node = Node::new();
+    for url in [
+        "s3://AK:hunter2@bucket/x",
+        "S3://AK:hunter2@bucket/x",
+        "s3://AK%3Ahunter2%40bucket",
+        "s3://AK%253Ahunter2%2540bucket",
+        "s3://AK%3Ahun/hunter2%40bucket/x",
+        "s3://AK%3Ahunter2/x",
+        "s3://bucket?hunter2!&hunter2!",
+        "s3://bucket?sse=AK:hunter2@x",
+        "s3://bucket?endpoint=http%3A%2F%2FAK%3Ahunter2%40h",
+        "oci://AK:hunter2@127.0.0.1:1/x",
+        "oci://AK%3Ahunter2%40127.0.0.1:1/x",
+        "cachectld+http://AK:hunter2@h:1",
+        "cachectld+http://AK%3Ahunter2%40h:1",
+    ] {
+        let file = node.path("secret.toml");
+        std::fs::write(&file, format!("store = \"{url}\"\nmax_size = \"{url}\"\n")).unwrap();
+        let file = format!("--config {}", file.display());
+        for line in ["ls", "ls --json", "env --json", "env -vv"] {
+            for outcome in [
+                words(&node, line).env("CACHECTL_STORE", url).run(),
+                words(&node, &format!("{line} --store {url}")).run(),
+                words(&node, &format!("{line} {file}")).run(),
+                words(&node, line).env("CACHECTL_MAX_SIZE", url).run(),
+                words(&node, line).env("CACHECTL_DAEMON", url).run(),
+                words(&node, line).env("CACHECTL_S3_ENDPOINT", url).run(),
+            ] {
+                let said = format!("{}{}", outcome.stdout, outcome.stderr);
+                let decoded = said.replace("hun/", "");
+                assert!(!decoded.contains("hunter2"), "{url}: {outcome}");
+            }
+        }
+    }
+}
+
+#[test]
 fn scopes_follow_the_ci_system_unless_set() {
     let node = Node::new();
     let scopes = |line: &str, vars: &[(&str, &str)]| {

@@ -87,7 +87,7 @@ fn credentials_that_may_only_read_let_a_job_import_and_write_no_scope_whatever_i
     let outcome = reader(request(&node, "export dir tree --name t", "7")).run();
     let outcome = outcome.success();
     assert!(outcome.stderr.contains("not exported: "), "{outcome}");
-    for line in ["rm t", "prune --max-age 0s --grace 0"] {
+    for line in ["rm t", "prune --max-size 1B --grace 0"] {
         reader(request(&node, line, "7")).run().code(1);
     }
     main(&node, "import dir fresh --name t --strict")

@@ -19,6 +19,7 @@ use super::{
 use crate::support::node::Node;
 
 mod streams;
+mod unread;
 
 /// Most connections, and requests, of the daemon; and how many are held.
 const CONNECTIONS: usize = 24;
@@ -91,6 +92,15 @@ impl Victim {
         assert_eq!(self.ask(token, b""), 200, "{beside}");
     }
 
+    /// Begins an upload from 127.0.0.2 and returns where it goes on.
+    fn begin(&self) -> String {
+        let mut stream = other(self.address);
+        let head = self.head("POST /v2/a/blobs/uploads/", 0);
+        let head = head.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+        stream.write_all(head.as_bytes()).unwrap();
+        super::process::header(&answer(stream).1, "location")
+    }
+
     fn head(&self, line: &str, length: usize) -> String {
         let host = self.address;
         format!("{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n")
@@ -99,8 +109,13 @@ impl Victim {
 
 /// A connection from 127.0.0.2.
 fn other(to: SocketAddrV4) -> TcpStream {
+    connect_from(2, to)
+}
+
+/// A connection from 127.0.0.`last`.
+fn connect_from(last: u8, to: SocketAddrV4) -> TcpStream {
     let own = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    bind(&own, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
+    bind(&own, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
     connect(&own, &to).unwrap();
     TcpStream::from(own)
 }
@@ -207,15 +222,8 @@ fn others_are_served_beside_connections_without_a_tls_handshake() {
 #[test]
 fn what_the_client_does_wrong_is_answered_logged_and_counted_as_its_own() {
     let victim = Victim::start("client_stall = \"1s\"");
-    let begin = || {
-        let mut stream = other(victim.address);
-        let head = victim.head("POST /v2/a/blobs/uploads/", 0);
-        let head = head.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
-        stream.write_all(head.as_bytes()).unwrap();
-        super::process::header(&answer(stream).1, "location")
-    };
     let send = |body: &str, chunked: bool| {
-        let head = victim.head(&format!("PATCH {}", begin()), 100);
+        let head = victim.head(&format!("PATCH {}", victim.begin()), 100);
         let head = if chunked {
             head.replacen("Content-Length: 100", "Transfer-Encoding: chunked", 1)
         } else {
@@ -250,9 +258,17 @@ fn what_the_client_does_wrong_is_answered_logged_and_counted_as_its_own() {
 fn unfinished_uploads_of_one_caller_are_limited_in_number_and_bytes() {
     let victim = Victim::start("max_uploads = 2\nmax_upload_bytes = \"1KiB\"");
     let begin = "POST /v2/a/blobs/uploads/";
-    assert_eq!(victim.ask(begin, b""), 202);
-    assert_eq!(victim.ask(begin, b""), 202);
+    // One more takes the place of the empty one that rested longest.
+    let begun: Vec<String> = (0..3).map(|_| victim.begin()).collect();
+    let patch = |number: usize| format!("PATCH {}", begun[number]);
+    assert_eq!(victim.ask(&patch(0), b"x"), 404);
+    assert_eq!(victim.ask(&patch(1), b"x"), 202);
+    assert_eq!(victim.ask(&patch(2), b"x"), 202);
     assert_eq!(victim.ask(begin, b""), 403);
+    let blob = b"whole";
+    let digest = const_hex::encode(Sha256::digest(blob));
+    let whole = format!("POST /v2/a/blobs/uploads/?digest=sha256:{digest}");
+    assert_eq!(victim.ask(&whole, blob), 201);
     // Somebody else's are not among them.
     let mut stream = TcpStream::connect(victim.address).unwrap();
     let head = victim.head(begin, 0);
@@ -271,4 +287,17 @@ fn unfinished_uploads_of_one_caller_are_limited_in_number_and_bytes() {
     let (status, said) = answer(stream);
     assert_eq!(status, 403);
     assert!(said.contains("max_upload_bytes"), "{said}");
+}
+
+#[test]
+fn request_with_two_hosts_is_refused_whoever_asks_for_what() {
+    let victim = Victim::start("");
+    for path in ["/v2/", "/token", "/healthz", "/metrics"] {
+        let head = victim.head(&format!("GET {path}"), 0);
+        let both = "\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let mut stream = other(victim.address);
+        let head = head.replacen("\r\n\r\n", both, 1);
+        stream.write_all(head.as_bytes()).unwrap();
+        assert_eq!(answer(stream).0, 400, "{path}");
+    }
 }

@@ -75,6 +75,72 @@ fn a_page_gets_in_neither_by_a_name_of_its_own_nor_across_sites() {
     assert_eq!(ask(&daemon, "GET /livez", &["Host: 10.1.2.3:5000"]).0, 200);
 }
 
+/// What `anonymous` may do at a loopback address is not for pages, by whatever protocol and header they try it.
+#[test]
+fn a_rebound_page_is_refused_where_anonymous_may_push() {
+    const OPEN: &str =
+        "auth.grants = [\"anonymous = ** : pull,push\"]\nauth.trust_local = \"nobody\"\n";
+    let node = Node::new();
+    let config = file(&node, "c.toml", OPEN);
+    let daemon = Daemon::start(&node, &["--config", &config]);
+    let origin = "Origin: http://rebind.evil.example";
+    for head in [
+        &[EVIL][..],
+        &[EVIL, origin],
+        &[EVIL, origin, "Sec-Fetch-Site: same-origin"],
+        &[EVIL, origin, "X-Forwarded-For: 192.0.2.1"],
+    ] {
+        for request in [PUSH, "GET /v2/library/app/tags/list"] {
+            let (code, text) = ask(&daemon, request, head);
+            assert_eq!(code, 403, "{request} {head:?}: {text}");
+            assert!(text.contains("allowed_hosts"), "{text}");
+        }
+    }
+    for host in [OWN, "Host: 127.0.0.1:5000"] {
+        assert_eq!(ask(&daemon, PUSH, &[host]).0, 201, "{host}");
+    }
+    // One warning says what to do, however often the page tries.
+    let lines = daemon.lines("Denied: unknown host name");
+    let warned: Vec<_> = lines.iter().filter(|l| l["level"] == "WARN").collect();
+    assert_eq!(warned.len(), 1, "{lines:?}");
+    assert!(warned[0]["remedy"].to_string().contains("allowed_hosts"));
+
+    // HTTP/2 has the name in `:authority`.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let address: std::net::SocketAddr = daemon.address().parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (_, path) = PUSH.split_once(' ').unwrap();
+    let push = |host: &str| {
+        let client = reqwest::Client::builder()
+            .http2_prior_knowledge()
+            .no_proxy()
+            .resolve(host, address)
+            .build()
+            .unwrap();
+        let url = format!("http://{host}:{}{path}", address.port());
+        let answer = runtime.block_on(client.post(url).send()).unwrap();
+        assert_eq!(answer.version(), reqwest::Version::HTTP_2);
+        answer.status().as_u16()
+    };
+    assert_eq!(push("rebind.evil.example"), 403);
+    assert_eq!(push("localhost"), 201);
+
+    // Behind a proxy that the settings tell of, anybody has what `anonymous` has.
+    let node = Node::new();
+    let config = file(
+        &node,
+        "c.toml",
+        &format!("{OPEN}auth.trust_forwarded = true\n"),
+    );
+    let daemon = Daemon::start(&node, &["--config", &config]);
+    let forwarded = ["Host: cache.example", "X-Forwarded-For: 192.0.2.1"];
+    assert_eq!(ask(&daemon, PUSH, &forwarded).0, 201);
+    assert_eq!(ask(&daemon, PUSH, &forwarded[..1]).0, 403);
+}
+
 #[test]
 fn the_control_api_is_closed_to_pages_too() {
     let node = Node::new();

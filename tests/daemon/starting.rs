@@ -146,6 +146,42 @@ fn check_config_prints_what_would_hold_without_secrets() {
 }
 
 #[test]
+fn credentials_in_a_wrong_setting_are_not_repeated() {
+    let node = Node::new();
+    for secret in [
+        "AK:hunter2@127.0.0.1:5000",
+        "http://AK:hunter2@127.0.0.1:5000",
+        "HTTP://AK%3Ahunter2%40127.0.0.1:5000",
+        "s3://AK%253Ahunter2%2540bucket",
+    ] {
+        for name in [
+            "STORE",
+            "LISTEN",
+            "ADMIN_LISTEN",
+            "ALLOWED_HOSTS",
+            "EXTERNAL_URL",
+            "OTLP_ENDPOINT",
+            "MAX_REQUESTS",
+            "SOCKET_MODE",
+            "AUTH_GRANTS",
+            "AUTH_OFFER",
+            "LOG",
+        ] {
+            for json in ["--log-format=json", "--log-format=text"] {
+                let mut wrong = cachectld(&node);
+                wrong
+                    .args(["--store", "s3://bucket", "--check-config", json])
+                    .env(format!("CACHECTLD_{name}"), secret);
+                let done = wrong.output().unwrap();
+                let said = [done.stdout, done.stderr].concat();
+                let said = String::from_utf8_lossy(&said);
+                assert!(!said.contains("hunter2"), "{name} {secret}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
 fn wrong_settings_end_with_2_and_say_where_and_what() {
     let node = Node::new();
     let broken = file(&node, "broken.toml", "[auth]\nhtpaswd = \"x\"\n");

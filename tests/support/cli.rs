@@ -52,6 +52,14 @@ impl Cachectl {
         self
     }
 
+    /// The same through another port: a wire's that leads to its server.
+    pub(crate) fn store_through(mut self, store: &TestStore, port: u16) -> Self {
+        self.command.arg("--store").arg(store.url_through(port));
+        self.command
+            .envs(store.env().iter().map(|(name, value)| (name, value)));
+        self
+    }
+
     /// Makes the run believe that it is `days` later. Times of files stay what they are.
     pub(crate) fn days_later(mut self, days: u32) -> Self {
         if days > 0 {

@@ -114,7 +114,17 @@ impl Client {
     }
 
     fn command(&self) -> Command {
-        let mut command = self.node.command(tools::built(self.program));
+        let program = tools::built(self.program);
+        let mut command = match self.program {
+            "skopeo" | "podman" | "buildah" => {
+                // As root they keep where a blob was seen, and short names, in files of the whole machine.
+                let mut command = self.node.command("unshare");
+                command.args(["--mount", "--", "sh", "-c", OWN_FOLDERS]);
+                command.arg(program).arg(self.path("machine"));
+                command
+            }
+            _ => self.node.command(program),
+        };
         command.env("PATH", path_with_tools());
         command.env("XDG_RUNTIME_DIR", self.node.path("run"));
         // As root, podman and its kin would share a file below /run.
@@ -144,6 +154,14 @@ impl Client {
         self.feed(args, Registry::PASSWORD.as_bytes());
     }
 }
+
+/// Runs `$0` with folders of its own, below `$1`, in the place of the machine's.
+const OWN_FOLDERS: &str = r#"
+own=$1; shift
+for folder in /var/lib/containers /var/cache/containers; do
+    mkdir -p "$folder" "$own$folder" && mount --bind "$own$folder" "$folder" || exit
+done
+exec "$0" "$@""#;
 
 /// A docker engine: Debian's `dockerd`, unpacked, with its data in a folder of its own.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ pub(crate) mod door;
 pub(crate) mod gocache;
 pub(crate) mod goproject;
 pub(crate) mod image;
+pub(crate) mod later;
 pub(crate) mod link;
 pub(crate) mod node;
 mod process;

@@ -188,20 +188,33 @@ pub(super) fn contained(program: &Path) -> Command {
 /// A port that nobody listens on.
 ///
 /// Below the range the kernel takes for outgoing connections, so that none of those can take it before the server
-/// does; counted up from a start that depends on the process, so that two test runs do not meet.
+/// does, and from a block that is this process's alone, so that no other test run does either.
 pub(crate) fn free_port() -> u16 {
-    const FIRST: u16 = 15_000;
-    const COUNT: u16 = 15_000;
-    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    let next = NEXT.get_or_init(|| {
-        AtomicU16::new((std::process::id().wrapping_mul(97) % u32::from(COUNT)) as u16)
-    });
+    static BLOCK: OnceLock<(u16, File)> = OnceLock::new();
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let (first, _locked) = BLOCK.get_or_init(claim_ports);
     loop {
-        let port = FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+}
+
+/// Ports of one test process.
+const PORTS: u16 = 1_000;
+
+/// The first port of a block that no other test process of this machine has, and what keeps it so.
+fn claim_ports() -> (u16, File) {
+    let claim = |first: u16| {
+        let name = format!("cachectl-ports-{first}");
+        let lock = File::create(std::env::temp_dir().join(name)).ok()?;
+        lock.try_lock().ok().map(|()| (first, lock))
+    };
+    (15_000..30_000)
+        .step_by(usize::from(PORTS))
+        .find_map(claim)
+        .expect("fewer than 15 test runs at once")
 }
 
 /// Status and body of one plain HTTP/1.0 request to a loopback server; `None` while nobody answers.

@@ -96,11 +96,15 @@ impl TestStore {
         }
     }
 
-    /// The URL of the same bucket through another port: a proxy's that leads to the server.
+    /// The URL of the same bucket or registry through another port: a proxy's that leads to the server.
     pub(crate) fn url_through(&self, port: u16) -> String {
         match &self.place {
             Place::Bucket { prefix, .. } => S3Server::url(port, prefix),
-            _ => unreachable!("only buckets are far away"),
+            Place::Registry(registry) => {
+                let (own, other) = (format!(":{}/", registry.port), format!(":{port}/"));
+                self.url.replacen(&own, &other, 1)
+            }
+            Place::Folder(_) => unreachable!("a folder is not far away"),
         }
     }
 

@@ -9,8 +9,9 @@ use super::{CacheConfig, Part, descriptors, graph::Graph};
 /// Each of its keys with a usable result must have one in `newer`, by all the alternatives of all its inputs. The results may differ:
 /// they are of the same key. In doubt false, also where `older` alone knows that two keys of `newer` are one.
 pub fn contains(newer: &Part, older: &Part) -> bool {
-    let of_newer = with_result(newer, &[newer]);
-    let of_older = with_result(older, &[newer, older]);
+    // By its own manifest alone: what another one says about a layer of it takes nothing away from it.
+    let of_newer = with_result(newer);
+    let of_older = with_result(older);
     // Keys that are one have one digest: most parts differ here, long before their graphs are folded.
     let known: HashSet<&str> = digests(newer, &of_newer).collect();
     if !digests(older, &of_older).all(|digest| known.contains(digest)) {
@@ -64,9 +65,9 @@ fn ways<'a>(
     })
 }
 
-/// The records of `part` that have a result all of whose blobs one of `manifests` names.
-fn with_result(part: &Part, manifests: &[&Part]) -> Vec<usize> {
-    let blobs = descriptors::usable(manifests, part.manifest.form());
+/// The records of `part` that have a result all of whose blobs its manifest names.
+fn with_result(part: &Part) -> Vec<usize> {
+    let blobs = descriptors::usable(&[part], part.manifest.form());
     let counts = part.usable_results(&blobs).into_iter().enumerate();
     counts.filter(|(_, n)| *n > 0).map(|(at, _)| at).collect()
 }

@@ -75,12 +75,12 @@ fn unite(known: &mut Descriptor, other: Descriptor) -> bool {
     !differ && known.size == other.size && known.media_type == other.media_type
 }
 
-fn diff_id(d: &Descriptor) -> Option<Digest> {
+pub(super) fn diff_id(d: &Descriptor) -> Option<Digest> {
     d.annotations.get(annotations::UNCOMPRESSED)?.parse().ok()
 }
 
 /// The name that a layer has in a manifest of that form; one that only one family has stays as it is.
-fn layer_type(said: &str, form: Form) -> &str {
+pub(super) fn layer_type(said: &str, form: Form) -> &str {
     let family = NAMES
         .iter()
         .find(|(oci, docker)| *oci == said || *docker == said);

@@ -116,7 +116,7 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Part>, limits: Limits) -> M
 }
 
 /// Each part once, the one whose results stay first.
-fn ranked<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<&'a Part> {
+pub(super) fn ranked<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<&'a Part> {
     let digest = |p: &Part| p.manifest.manifest().digest;
     let mut parts: Vec<&Part> = parts.into_iter().collect();
     parts.sort_by_key(|p| Reverse((p.pushed, digest(p))));

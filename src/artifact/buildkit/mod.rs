@@ -9,6 +9,7 @@
 //! `cache/remotecache/v1/{parse,chains,utils}.go` (reader, joining of records, writer), `cache/remotecache/{import,export}.go` (manifests).
 
 mod chains;
+mod claims;
 mod config;
 mod contains;
 mod descriptors;
@@ -24,6 +25,7 @@ mod schema;
 mod time;
 mod write;
 
+pub use claims::{Claim, Claims};
 pub use config::{CacheConfig, MAX_CONFIG_BYTES};
 pub use contains::contains;
 pub use extent::{Extent, Shrink, shrinks};

@@ -6,6 +6,7 @@ use super::{CacheConfig, CacheManifest, CacheRecord, Chain, chains::Chains};
 use crate::{
     artifact::{
         Descriptor,
+        fold::dated::is_ahead,
         wire::{Result, bad},
     },
     digest::Digest,
@@ -51,6 +52,18 @@ impl Part {
             pushed: time,
             ..self
         }
+    }
+
+    /// Says whether it has a result that is dated later than it can have been made.
+    pub fn is_ahead(&self) -> bool {
+        let Some(pushed) = self.pushed else {
+            return false;
+        };
+        let made = self.config.records().iter().flat_map(|r| {
+            let chains = r.chains.iter().map(|c| c.created_at);
+            r.results.iter().map(|r| r.created_at).chain(chains)
+        });
+        made.into_iter().any(|at| is_ahead(at, pushed))
     }
 
     /// For each record the count of results all of whose blobs are among `blobs`.

@@ -1,4 +1,4 @@
-//! What a job of GitHub Actions builds: several events run with the default branch's ref though what they build is a request's.
+//! What a job of GitHub Actions builds: most events run with the default branch's ref though what they build may be a request's.
 //!
 //! Source: docs.github.com, "Events that trigger workflows" (`GITHUB_REF` of each) and "Webhook events and payloads".
 
@@ -6,15 +6,21 @@ use serde_json::Value;
 
 use super::{Building, Reader, Request, request_ref};
 
-/// Events that build what their own ref or branch holds, where another run follows them (`workflow_run`). Any other, and those
-/// to come, may have built a request.
-const BUILDS_ITS_REF: [&str; 5] = [
+/// Events that build what their own ref or branch holds. All others have the default branch's ref (or a deployment's) and may
+/// build a request, as may those to come: a comment, a label or a discussion tells people's scripts what to check out.
+const BUILDS_ITS_REF: [&str; 6] = [
+    "create",
     "merge_group",
     "push",
     "release",
     "schedule",
     "workflow_dispatch",
 ];
+
+/// Says whether an event, in lower case, builds what its ref holds.
+pub(super) fn builds_its_ref(event: &str) -> bool {
+    BUILDS_ITS_REF.contains(&event)
+}
 
 pub(super) fn find(r: &mut Reader<'_>) -> Option<Building> {
     let document = r.event;
@@ -23,12 +29,15 @@ pub(super) fn find(r: &mut Reader<'_>) -> Option<Building> {
         r.because.push("GITHUB_EVENT_PATH");
     }
     let reference = r.get("GITHUB_REF").unwrap_or_default();
-    let event = r.get("GITHUB_EVENT_NAME").unwrap_or_default();
+    let event = r.get("GITHUB_EVENT_NAME").map(|e| e.to_ascii_lowercase());
     // Any of these says so: a container that was given only some of them must not write into the branch's scope.
     let base = r.get("GITHUB_BASE_REF");
     let by_ref = request_ref(&reference);
     // The head's name is the stranger's choice: it says that there is a request, never which one.
-    let is_request = event.starts_with("pull_request") || r.env.get("GITHUB_HEAD_REF").is_some();
+    let is_request = event
+        .as_ref()
+        .is_some_and(|e| e.starts_with("pull_request"))
+        || r.env.get("GITHUB_HEAD_REF").is_some();
     if is_request || by_ref.is_some() || base.is_some() {
         // `pull_request_target` runs with the target's rights and its ref, but builds what a stranger wrote.
         let by_document = document.map(|d| {
@@ -41,7 +50,7 @@ pub(super) fn find(r: &mut Reader<'_>) -> Option<Building> {
         let told = document.and_then(|d| text(d, "/pull_request/base/ref"));
         return Some(request.building(base.or(told.map(str::to_owned))));
     }
-    if let Some(building) = by_event(&event, document, r.default_branch.as_deref()) {
+    if let Some(building) = by_event(&event?, document, r.default_branch.as_deref()) {
         return Some(building);
     }
     if let Some(tag) = reference.strip_prefix("refs/tags/") {
@@ -52,20 +61,15 @@ pub(super) fn find(r: &mut Reader<'_>) -> Option<Building> {
         .map(|b| Building::Branch(b.to_owned()))
 }
 
-/// What an event builds whose ref is the default branch's, whatever it is about; `None`: it builds its ref.
+/// What an event builds; `None`: it builds its ref.
 fn by_event(event: &str, document: Option<&Value>, default: Option<&str>) -> Option<Building> {
-    let about_code = [
-        "check_run",
-        "check_suite",
-        "issue_comment",
-        "status",
-        "workflow_run",
-    ];
+    if builds_its_ref(event) {
+        return None;
+    }
+    let unknown = Some(Request::UNKNOWN.building(None));
+    // Without the document nothing tells what an event is about.
     let Some(document) = document else {
-        // Without the document nothing tells a comment on a request from one on an issue.
-        return about_code
-            .contains(&event)
-            .then(|| Request::UNKNOWN.building(None));
+        return unknown;
     };
     match event {
         "issue_comment" => {
@@ -74,7 +78,8 @@ fn by_event(event: &str, document: Option<&Value>, default: Option<&str>) -> Opt
                 .pointer("/issue/pull_request")
                 .is_some_and(|v| !v.is_null())
                 || document.pointer("/is_pull").and_then(Value::as_bool) == Some(true);
-            of_request.then(|| Request(number(document, "/issue/number")).building(None))
+            let number = number(document, "/issue/number").filter(|_| of_request);
+            Some(Request(number).building(None))
         }
         "workflow_run" => Some(workflow_run(document)),
         "check_run" => Some(check(document, "/check_run", "/check_run/check_suite")),
@@ -86,7 +91,7 @@ fn by_event(event: &str, document: Option<&Value>, default: Option<&str>) -> Opt
             let target = text(request, "/base/ref").map(str::to_owned);
             Some(Request(number(request, "/number")).building(target))
         }
-        _ => None,
+        _ => unknown,
     }
 }
 
@@ -97,9 +102,7 @@ fn workflow_run(document: &Value) -> Building {
     let is_own = own.is_some() && run("/head_repository/full_name") == own;
     let event = run("/event").unwrap_or_default();
     match run("/head_branch") {
-        Some(branch) if is_own && BUILDS_ITS_REF.contains(&event) => {
-            Building::Branch(branch.to_owned())
-        }
+        Some(branch) if is_own && builds_its_ref(event) => Building::Branch(branch.to_owned()),
         // Of a fork's request the list is empty.
         _ => requests(document, "/workflow_run").unwrap_or_else(|| Request::UNKNOWN.building(None)),
     }

@@ -47,15 +47,66 @@ fn a_comment_on_a_pull_request_builds_that_request() {
         "issue": {"number": 7, "pull_request": {"url": "u"}}
     });
     assert_eq!(at_main("issue_comment", Some(&on_request)), "pr-7 default");
+    // A stranger's words, which may name a request.
     let on_issue = json!({"repository": {"default_branch": "main"}, "issue": {"number": 7}});
-    assert_eq!(at_main("issue_comment", Some(&on_issue)), "default");
+    assert_eq!(at_main("issue_comment", Some(&on_issue)), "- default");
     let at_forgejo = json!({"is_pull": true, "issue": {"number": 7, "pull_request": null}});
     assert_eq!(at_main("issue_comment", Some(&at_forgejo)), "pr-7 default");
     assert_eq!(at_main("issue_comment", None), "- default");
-    // What has nothing to do with code builds its ref.
-    for event in ["issues", "push", "schedule", "workflow_dispatch"] {
-        assert_eq!(at_main(event, None), "default", "{event}");
+}
+
+#[test]
+fn only_events_that_build_their_ref_write_its_scope() {
+    let main = json!({"repository": {"default_branch": "main"}});
+    for document in [None, Some(&main)] {
+        for event in [
+            "create",
+            "push",
+            "Push",
+            "release",
+            "schedule",
+            "workflow_dispatch",
+        ] {
+            assert_eq!(at_main(event, document), "default", "{event}");
+        }
+        // docs.github.com, "Events that trigger workflows": all of them, with the default branch's ref or a deployment's.
+        for event in [
+            "branch_protection_rule",
+            "delete",
+            "deployment",
+            "deployment_status",
+            "discussion",
+            "discussion_comment",
+            "DISCUSSION_COMMENT",
+            "dynamic",
+            "fork",
+            "gollum",
+            "image_version",
+            "issues",
+            "Issue_Comment",
+            "label",
+            "milestone",
+            "page_build",
+            "public",
+            "Pull_Request_Target",
+            "registry_package",
+            "watch",
+            "WORKFLOW_RUN",
+            "an event to come",
+            "",
+        ] {
+            assert_eq!(at_main(event, document), "- default", "{event}");
+        }
     }
+    // A container that was given the ref alone.
+    let few = [
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_REF", "refs/heads/main"),
+    ];
+    assert_eq!(scopes(&few), "- default");
+    // A dispatch whose payload is not known.
+    assert_eq!(at_main("repository_dispatch", None), "- default");
+    assert_eq!(at_main("repository_dispatch", Some(&main)), "default");
 }
 
 fn run(event: &str, branch: &str, from: &str, requests: &Value) -> Value {

@@ -21,7 +21,7 @@ use systems::System;
 pub(crate) const DEFAULT: &str = "default";
 
 /// What to do about a scope that could not be found out.
-const REMEDY: &str = "set CACHECTL_SCOPE, such as `pr-7`, to choose";
+const REMEDY: &str = "set CACHECTL_SCOPE to choose one, such as `pr-7`";
 
 /// What the job builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,12 +82,12 @@ impl Reader<'_> {
             .reduce(Request::or)
     }
 
-    /// A pull request without a number, if the variable begins so.
-    fn request_by(&mut self, name: &'static str, start: &str) -> Option<Request> {
-        if !self.env.get(name)?.starts_with(start) {
-            return None;
-        }
-        self.get(name).map(|_| Request::UNKNOWN)
+    /// A pull request without a number, if the variable says none of these: what starts a job in a way that we do not know may
+    /// be a request.
+    fn request_unless(&mut self, name: &'static str, known: &[&str]) -> Option<Request> {
+        let said = self.get(name)?;
+        let is_known = known.iter().any(|known| known.eq_ignore_ascii_case(&said));
+        (!is_known).then_some(Request::UNKNOWN)
     }
 
     /// The pull request whose ref the variable holds.
@@ -222,10 +222,10 @@ fn unknown_system(env: &Env) -> Ci {
     let sign = signs::request(env);
     let doubt = match sign {
         Some(sign) => Some(format!(
-            "${sign} tells of a pull request, and the CI system is unknown to cachectl: this job reads scope {DEFAULT}, and nothing is exported; {REMEDY}"
+            "${sign} tells of a pull request, but cachectl does not know this CI system: this job reads scope {DEFAULT}, and nothing is exported; {REMEDY}"
         )),
         None if env.is_ci() => Some(format!(
-            "the CI system is unknown to cachectl: this job reads and writes scope {DEFAULT}, even if it builds a pull request; {REMEDY}, or CACHECTL_READ_ONLY=1 for jobs that are not trusted"
+            "cachectl does not know this CI system and cannot tell pull requests from others: this job writes scope {DEFAULT}; in jobs that build pull requests set CACHECTL_SCOPE, such as `pr-7`, or CACHECTL_READ_ONLY=1"
         )),
         None => None,
     };
@@ -265,6 +265,8 @@ fn queue_target(branch: &str) -> Option<&str> {
     Some(target)
 }
 
+#[cfg(test)]
+mod doubt_tests;
 #[cfg(test)]
 mod github_tests;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Signs that a job builds a pull request, for CI systems that we do not know: enough to write nothing.
 
+use super::github;
 use crate::config::Env;
 
 /// Variables that are set, and not `false` or `0`, where a pull request is built. Besides each system's own reference, the
@@ -57,7 +58,6 @@ const STARTS: &[(&str, &str)] = &[
     ("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST"),
     ("CODEBUILD_WEBHOOK_TRIGGER", "pr/"),
     ("DRONE_BUILD_EVENT", "pull_request"),
-    ("GITHUB_EVENT_NAME", "pull_request"),
     ("GITHUB_REF", "refs/pull/"),
 ];
 
@@ -65,8 +65,15 @@ const STARTS: &[(&str, &str)] = &[
 pub(super) fn request(env: &Env) -> Option<&'static str> {
     let set = SET.iter().copied().find(|name| env.is_on(name));
     set.or_else(|| {
-        let says = |name, start| env.get(name).is_some_and(|v| v.starts_with(start));
-        let found = STARTS.iter().find(|(name, start)| says(name, *start));
+        let says = |name, start: &str| {
+            let head = env.get(name).and_then(|v| v.get(..start.len()));
+            head.is_some_and(|head| head.eq_ignore_ascii_case(start))
+        };
+        let found = STARTS.iter().find(|(name, start)| says(name, start));
         found.map(|(name, _)| *name)
+    })
+    .or_else(|| {
+        let event = env.get("GITHUB_EVENT_NAME")?.to_ascii_lowercase();
+        (!github::builds_its_ref(&event)).then_some("GITHUB_EVENT_NAME")
     })
 }

@@ -106,8 +106,25 @@ fn gitlab(r: &mut Reader<'_>) -> Option<Building> {
     let request = r
         .request(&["CI_MERGE_REQUEST_IID", "CI_EXTERNAL_PULL_REQUEST_IID"])
         .or_else(|| r.request_ref("CI_MERGE_REQUEST_REF_PATH"))
-        .or_else(|| r.request_by("CI_PIPELINE_SOURCE", "merge_request"))
-        .or_else(|| r.request_by("CI_PIPELINE_SOURCE", "external_pull_request"));
+        .or_else(|| {
+            r.request_unless(
+                "CI_PIPELINE_SOURCE",
+                &[
+                    "api",
+                    "chat",
+                    "ondemand_dast_scan",
+                    "ondemand_dast_validation",
+                    "parent_pipeline",
+                    "pipeline",
+                    "push",
+                    "schedule",
+                    "security_orchestration_policy",
+                    "trigger",
+                    "web",
+                    "webide",
+                ],
+            )
+        });
     if let Some(request) = request {
         let target = r
             .get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
@@ -122,11 +139,16 @@ fn woodpecker(r: &mut Reader<'_>) -> Option<Building> {
     let request = r
         .request(&["CI_COMMIT_PULL_REQUEST"])
         .or_else(|| r.request_ref("CI_COMMIT_REF"))
-        .or_else(|| r.request_by("CI_PIPELINE_EVENT", "pull_request"));
+        .or_else(|| {
+            let known = ["cron", "deployment", "manual", "push", "release", "tag"];
+            r.request_unless("CI_PIPELINE_EVENT", &known)
+        });
     if let Some(request) = request {
         let target = r.get("CI_COMMIT_TARGET_BRANCH");
         return Some(request.building(target));
     }
+    // The branch of a request is its target, so it alone tells nothing.
+    r.get("CI_PIPELINE_EVENT")?;
     tag_or_branch(r, "CI_COMMIT_TAG", "CI_COMMIT_BRANCH")
 }
 
@@ -135,11 +157,16 @@ fn drone(r: &mut Reader<'_>) -> Option<Building> {
     let request = r
         .request(&["DRONE_PULL_REQUEST"])
         .or_else(|| r.request_ref("DRONE_COMMIT_REF"))
-        .or_else(|| r.request_by("DRONE_BUILD_EVENT", "pull_request"));
+        .or_else(|| {
+            let known = ["cron", "custom", "promote", "push", "rollback", "tag"];
+            r.request_unless("DRONE_BUILD_EVENT", &known)
+        });
     if let Some(request) = request {
         let target = r.get("DRONE_TARGET_BRANCH");
         return Some(request.building(target));
     }
+    // As with Woodpecker.
+    r.get("DRONE_BUILD_EVENT")?;
     tag_or_branch(r, "DRONE_TAG", "DRONE_BRANCH")
 }
 
@@ -148,6 +175,8 @@ fn buildkite(r: &mut Reader<'_>) -> Option<Building> {
         let target = r.get("BUILDKITE_PULL_REQUEST_BASE_BRANCH");
         return Some(request.building(target));
     }
+    // The branch of a fork's request may be called `main`; every job is told whether it builds one.
+    r.get("BUILDKITE_PULL_REQUEST")?;
     tag_or_branch(r, "BUILDKITE_TAG", "BUILDKITE_BRANCH")
 }
 
@@ -179,8 +208,18 @@ fn azure(r: &mut Reader<'_>) -> Option<Building> {
             "SYSTEM_PULLREQUEST_PULLREQUESTID",
         ])
         .or_else(|| r.request_ref("BUILD_SOURCEBRANCH"))
-        .or_else(|| r.request_by("BUILD_REASON", "PullRequest"))
-        .or_else(|| azure_trigger(r));
+        .or_else(|| azure_trigger(r))
+        .or_else(|| {
+            // `BuildCompletion` does not tell what the other build was of.
+            let known = [
+                "BatchedCI",
+                "IndividualCI",
+                "Manual",
+                "ResourceTrigger",
+                "Schedule",
+            ];
+            r.request_unless("BUILD_REASON", &known)
+        });
     if let Some(request) = request {
         let target = r.get("SYSTEM_PULLREQUEST_TARGETBRANCH").map(|b| bare(&b));
         return Some(request.building(target));

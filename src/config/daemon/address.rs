@@ -45,8 +45,9 @@ pub(super) fn addresses(layer: &Layer, name: &str, tls: bool) -> Result<Option<V
     let mut found: Vec<Address> = Vec::new();
     for text in &texts {
         let address = parse(text, tls).map_err(|why| {
+            let shown = crate::redact::host(text);
             layer
-                .refused(name, format!("cannot be `{text}`: {why}"))
+                .refused(name, format!("cannot be `{shown}`: {why}"))
                 .hint("expected IP:PORT such as 127.0.0.1:5000, 0.0.0.0:5000 or [::1]:5000")
         })?;
         let twice = |other: &Address| other.socket == address.socket && address.socket.port() != 0;
@@ -62,7 +63,7 @@ fn parse(text: &str, certificate: bool) -> std::result::Result<Address, String> 
     let (rest, tls) = match text.split_once("://") {
         Some(("http", rest)) => (rest, false),
         Some(("https", rest)) => (rest, true),
-        Some((scheme, _)) => return Err(format!("`{scheme}` is no scheme of the doors")),
+        Some(_) => return Err("it has a scheme other than http and https".to_owned()),
         None => (text, certificate),
     };
     if tls && !certificate {
@@ -122,7 +123,7 @@ mod tests {
             ("::1", "it has no port"),
             ("cache.example:5000", "it is no IP address with a port"),
             ("127.0.0.1:70000", "it is no IP address with a port"),
-            ("unix:///run/x", "`unix` is no scheme of the doors"),
+            ("unix:///run/x", "it has a scheme other than http and https"),
         ] {
             assert_eq!(shown(text, false), why, "{text}");
         }

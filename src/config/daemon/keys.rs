@@ -166,8 +166,8 @@ static OWN: &[Key] = &[
         "allowed_hosts",
         Shape::List,
         None,
-        "none besides loopback addresses, localhost and external_url's",
-        "host names, without ports, by which clients at loopback addresses may call this daemon while they are trusted",
+        "none besides loopback addresses, localhost, this machine's name and external_url's",
+        "host names, without ports, by which clients at loopback addresses may call this daemon while they are trusted or `anonymous` may do anything",
     ),
     key(
         "state_dir",

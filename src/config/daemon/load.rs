@@ -45,7 +45,7 @@ pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loade
         layer: found.layer,
         file: found.file,
         checkout: Checkout::default(),
-            unknown: Vec::new(),
+        unknown: Vec::new(),
         table,
     })
 }

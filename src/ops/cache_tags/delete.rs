@@ -66,10 +66,10 @@ impl CacheTags {
     /// Makes a tag point at what is left of its parts. Where nothing of them can be read now, at the first whose manifest is there.
     async fn point(&self, repo: &Repository, tag: &Tag, left: Vec<Dated>) -> Result<()> {
         let folded = self.fold_again(repo, tag, left.clone(), None).await?.served;
-        let tag_alone = std::slice::from_ref(tag);
         if let Some(served) = folded {
-            return repo.put_manifest(&served.manifest, tag_alone).await;
+            return self.point_at(repo, tag, &served).await;
         }
+        let tag_alone = std::slice::from_ref(tag);
         for part in left {
             match repo.manifest(&Reference::Digest(part.digest)).await {
                 Ok(Some(found)) => return repo.put_manifest(&found.manifest, tag_alone).await,

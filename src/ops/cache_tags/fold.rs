@@ -3,10 +3,10 @@
 //! What is served in the place of its parts is stored first, with a record of the parts that it was made of ([`super::folds`]); it is
 //! looked for again whenever the tag is read, since a prune or another daemon may have removed it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
-    CacheTags, MAX_MEMO_BYTES,
+    CacheTags, MAX_MEMO_BYTES, Sized,
     dated::Dated,
     gather::{Gathered, LeftOut},
     join::{self, Joined},
@@ -34,8 +34,8 @@ pub(super) struct Memo {
     parts: Vec<Dated>,
     pointed: Option<Dated>,
     /// Every layer of every part.
-    layers: BTreeMap<Digest, u64>,
-    lost: HashSet<Digest>,
+    layers: BTreeSet<Sized>,
+    lost: HashSet<Sized>,
     served: Option<Served>,
 }
 
@@ -63,8 +63,16 @@ pub(super) struct Served {
 }
 
 impl Served {
+    /// What was pushed, as it is.
+    pub(super) fn as_pushed(manifest: &Manifest) -> Self {
+        Self {
+            manifest: manifest.clone(),
+            sources: vec![manifest.digest],
+        }
+    }
+
     /// Says whether it is not what was pushed.
-    fn is_derived(&self) -> bool {
+    pub(super) fn is_derived(&self) -> bool {
         self.sources != [self.manifest.digest]
     }
 }
@@ -177,7 +185,7 @@ impl CacheTags {
     ) -> Result<Option<Served>> {
         let layers = all_layers(&parts);
         let lost = self.lost(repo, layers.clone()).await?;
-        let (joined, sources) = self.join(parts, lost.clone()).await;
+        let (joined, sources) = self.join(repo, parts, lost.clone()).await?;
         // Storing waits for a store, and takes no more than two documents.
         drop(place);
         let served = match joined {
@@ -214,7 +222,7 @@ impl CacheTags {
     ) -> Result<bool> {
         let manifest = &pointed.manifest;
         if self
-            .is_own_fold(repo, tag, manifest, found.read.is_empty())
+            .is_own_fold(repo, tag, pointed, found.read.is_empty())
             .await?
         {
             return Ok(true);
@@ -246,15 +254,18 @@ impl CacheTags {
         Ok(self.lost(repo, wanted).await?.is_empty())
     }
 
-    /// One manifest of all parts, without what was lost, and the digests of the parts. The caller has a place to merge.
+    /// One manifest of all parts, without what was lost or is not as a part says, and the digests of the parts. The caller has a
+    /// place to merge.
     pub(super) async fn join(
         &self,
+        repo: &Repository,
         parts: Vec<Part>,
-        lost: HashSet<Digest>,
-    ) -> (Option<Joined>, Vec<Digest>) {
+        lost: HashSet<Sized>,
+    ) -> Result<(Option<Joined>, Vec<Digest>)> {
         let sources = parts.iter().map(|p| p.manifest.manifest().digest);
         let sources: Vec<Digest> = sources.collect();
-        let joined = task::blocking(move || join::join(parts, &lost)).await;
+        let claims = self.settle(repo, &parts, &lost).await?;
+        let joined = task::blocking(move || join::join(parts, &lost, &claims)).await;
         for digest in &joined.pruned {
             self.count(|c| &c.pruned, 1);
             tracing::info!(%digest, "Cache is served without layers that are not here");
@@ -269,7 +280,7 @@ impl CacheTags {
                 "Merged cache is at BuildKit's limit of 1 MiB; its oldest branches are left out"
             );
         }
-        (joined.result, sources)
+        Ok((joined.result, sources))
     }
 
     /// Stores a manifest and what it was made of, as far as that is not there.
@@ -291,8 +302,8 @@ impl CacheTags {
     }
 }
 
-/// Every layer of every part, with its size.
-fn all_layers(parts: &[Part]) -> BTreeMap<Digest, u64> {
+/// Every layer of every part.
+fn all_layers(parts: &[Part]) -> BTreeSet<Sized> {
     parts.iter().flat_map(|p| layers(&p.manifest)).collect()
 }
 

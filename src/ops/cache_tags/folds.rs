@@ -1,18 +1,18 @@
 //! Records of what a tag was served as, and of which parts that was made.
 //!
 //! Whoever deletes a manifest that a tag was served as deletes the parts that it was made of. Which those are only the daemon writes: a
-//! manifest that a client pushed cannot name the parts of others as its own.
+//! manifest that a client pushed cannot name the parts of others as its own. A record stays as long as its manifest can be read: a
+//! prune removes it after that.
 
-use super::{CacheTags, fold::Served};
+use super::{
+    CacheTags,
+    fold::{Pointed, Served},
+};
 use crate::{
-    artifact::{Manifest, Tag, buildkit::is_merged},
+    artifact::{Tag, buildkit::is_merged},
     digest::Digest,
     store::{Error, ErrorKind, Repository, Result, record::Folded},
 };
-
-/// From more records of a tag than this on, all but the newest are removed.
-const MAX_FOLDS: usize = 32;
-const KEPT_FOLDS: usize = 16;
 
 impl CacheTags {
     /// Records what a manifest was made of, if that is not what is recorded.
@@ -24,33 +24,20 @@ impl CacheTags {
         if known.is_some_and(|known| known.parts == fold.parts) {
             return Ok(());
         }
-        repo.add_fold(tag, digest, &fold).await?;
-        let all = repo.folds(tag).await?;
-        if all.len() > MAX_FOLDS {
-            self.forget_folds(repo, tag, all, digest).await?;
-        }
-        Ok(())
+        repo.add_fold(tag, digest, &fold).await
     }
 
-    /// Forgets the oldest of what a tag was served as. A prune has removed most of it by now.
-    async fn forget_folds(
-        &self,
-        repo: &Repository,
-        tag: &Tag,
-        all: Vec<Digest>,
-        newest: &Digest,
-    ) -> Result<()> {
-        let mut dated = Vec::new();
-        for digest in all {
-            let fold = repo.fold(tag, &digest).await?;
-            let is_newest = digest == *newest;
-            dated.push((is_newest, fold.and_then(|f| f.made()), digest));
+    /// Makes a tag point at what it is served as. The record is written once more after that: only one that is not older than what
+    /// the tag says is about it.
+    pub(super) async fn point_at(&self, repo: &Repository, tag: &Tag, to: &Served) -> Result<()> {
+        repo.put_manifest(&to.manifest, std::slice::from_ref(tag))
+            .await?;
+        if !to.is_derived() {
+            return Ok(());
         }
-        dated.sort_unstable_by(|a, b| b.cmp(a));
-        for (.., digest) in dated.iter().skip(KEPT_FOLDS) {
-            removed(repo.remove_fold(tag, digest).await)?;
-        }
-        Ok(())
+        let now = repo.store().clock().await?;
+        let fold = Folded::of(to.sources.clone(), now);
+        repo.add_fold(tag, &to.manifest.digest, &fold).await
     }
 
     /// Forgets that a manifest was made of parts of the tag that it is pushed to now.
@@ -71,14 +58,21 @@ impl CacheTags {
         &self,
         repo: &Repository,
         tag: &Tag,
-        pointed: &Manifest,
+        pointed: &Pointed,
         is_alone: bool,
     ) -> Result<bool> {
         // A copy of a cache that was served without lost layers is a cache.
-        if is_alone && !is_merged(pointed) {
+        if is_alone && !is_merged(&pointed.manifest) {
             return Ok(false);
         }
-        Ok(repo.fold(tag, &pointed.digest).await?.is_some())
+        let fold = repo.fold(tag, &pointed.manifest.digest).await?;
+        // A release that knows no records deletes a tag without them, and may make it point here for somebody who pushed this.
+        let is_older = |f: &Folded| {
+            f.made()
+                .zip(pointed.modified)
+                .is_some_and(|(made, at)| made.secs < at.secs)
+        };
+        Ok(fold.is_some_and(|f| !is_older(&f)))
     }
 }
 

@@ -4,11 +4,11 @@ use std::{fmt, sync::Arc};
 
 use futures_util::TryStreamExt as _;
 
-use super::{CacheTags, budget::Budget, dated::Dated, readable};
+use super::{CacheTags, budget::Budget, dated::Dated, join, layers, readable};
 use crate::{
     artifact::{
         Reference,
-        buildkit::{CacheManifest, MAX_CONFIG_BYTES, Part, contains},
+        buildkit::{CacheManifest, Claims, MAX_CONFIG_BYTES, Part, contains},
     },
     digest::Digest,
     store::{ErrorKind, Repository, Result},
@@ -62,15 +62,29 @@ impl CacheTags {
     ) -> Result<Gathered> {
         let mut budget = Budget::default();
         let (mut read, mut left_out) = (Vec::new(), Vec::new());
+        let mut newest = None;
         for part in parts {
-            let newest = read.first().filter(|_| is_push).cloned();
-            match self.gather_one(repo, part, newest, &mut budget).await? {
-                Ok(part) => read.push(Arc::new(part)),
+            match self
+                .gather_one(repo, part, newest.clone(), &mut budget)
+                .await?
+            {
+                Ok(part) => {
+                    if is_push && read.is_empty() {
+                        newest = self.present(repo, part.clone()).await?.map(Arc::new);
+                    }
+                    read.push(part);
+                }
                 Err(why) => left_out.push((part.digest, why)),
             }
         }
-        let read = read.into_iter().map(Arc::unwrap_or_clone).collect();
         Ok(Gathered { read, left_out })
+    }
+
+    /// A part as it would be served: layers that are not here, or not as it says, are no reason to drop another one.
+    async fn present(&self, repo: &Repository, part: Part) -> Result<Option<Part>> {
+        let lost = self.lost(repo, layers(&part.manifest)).await?;
+        let present = move || join::without(part, &lost, &Claims::default());
+        Ok(task::blocking(present).await)
     }
 
     async fn gather_one(

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::readable;
+use super::{Sized, layers, readable};
 use crate::{
     artifact::{
         Descriptor, Manifest,
-        buildkit::{Limits, Part, merge},
+        buildkit::{Claims, Limits, Part, merge},
     },
     digest::Digest,
 };
@@ -31,8 +31,8 @@ pub(super) struct Outcome {
     pub(super) dropped_records: u64,
 }
 
-/// One manifest of all parts, without what was lost and without what is said to be elsewhere.
-pub(super) fn join(parts: Vec<Part>, lost: &HashSet<Digest>) -> Outcome {
+/// One manifest of all parts, without what was lost, what is not as a part says, and what is said to be elsewhere.
+pub(super) fn join(parts: Vec<Part>, lost: &HashSet<Sized>, claims: &Claims) -> Outcome {
     let mut outcome = Outcome {
         result: None,
         pruned: Vec::new(),
@@ -41,19 +41,17 @@ pub(super) fn join(parts: Vec<Part>, lost: &HashSet<Digest>) -> Outcome {
     };
     let mut whole = Vec::with_capacity(parts.len());
     for part in parts {
-        let absent = part.manifest.elsewhere().union(lost).copied().collect();
-        let pruned = part.manifest.without(&absent);
         let digest = part.manifest.manifest().digest;
-        if pruned.digest == digest {
-            whole.push(part);
-            continue;
+        let part = without(part, lost, claims);
+        if part.as_ref().map(|p| p.manifest.manifest().digest) != Some(digest) {
+            outcome.pruned.push(digest);
         }
-        outcome.pruned.push(digest);
-        whole.extend(readable(&pruned).map(|manifest| Part { manifest, ..part }));
+        whole.extend(part);
     }
     match &whole[..] {
         [] => {}
-        [one] => {
+        // When it was made is the builder's word, which readers would compare with their own.
+        [one] if !one.is_ahead() => {
             outcome.result = Some(Joined {
                 manifest: one.manifest.manifest().clone(),
                 config: None,
@@ -72,4 +70,18 @@ pub(super) fn join(parts: Vec<Part>, lost: &HashSet<Digest>) -> Outcome {
         }
     }
     outcome
+}
+
+/// A part without what was lost, what is not as it says, and what is said to be elsewhere.
+pub(super) fn without(part: Part, lost: &HashSet<Sized>, claims: &Claims) -> Option<Part> {
+    let mut absent = claims.denied_by(&part.manifest);
+    absent.extend(part.manifest.elsewhere());
+    let named = layers(&part.manifest).into_iter();
+    let gone = named.filter(|layer| lost.contains(layer));
+    absent.extend(gone.map(|(digest, _)| digest));
+    let pruned = part.manifest.without(&absent);
+    if pruned.digest == part.manifest.manifest().digest {
+        return Some(part);
+    }
+    readable(&pruned).map(|manifest| Part { manifest, ..part })
 }

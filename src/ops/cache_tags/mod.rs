@@ -10,7 +10,7 @@
 //! What is no BuildKit cache, an image or a snapshot of ours, passes through untouched.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -26,7 +26,11 @@ use crate::{
     artifact::{Manifest, Reference, Tag, buildkit::CacheManifest},
     digest::Digest,
     entry::Time,
-    store::{Error, ErrorKind, Repository, Resolved, Result, keys::Repo, repository::Presence},
+    store::{
+        Error, ErrorKind, Repository, Resolved, Result,
+        keys::Repo,
+        repository::{AT_ONCE, Presence},
+    },
 };
 
 mod budget;
@@ -39,6 +43,7 @@ mod join;
 mod merging;
 mod moved;
 mod push;
+mod settle;
 
 use dated::{Dated, Times};
 use fold::{Memo, Pointed};
@@ -46,8 +51,6 @@ use merging::{Locks, Merging};
 pub use moved::MergeCaches;
 pub use push::Pushed;
 
-/// Blobs that are looked for at once.
-const AT_ONCE: usize = 16;
 /// How long a manifest that a tag was just resolved to is served by its digest without another look at its layers: an
 /// import asks for it by tag, and some milliseconds later by digest.
 const TOLD_FOR: Duration = Duration::from_secs(2);
@@ -120,8 +123,12 @@ pub struct CacheTags {
     /// A tag is folded, and pushed to, by one at a time: who comes later finds what the first has done.
     flights: Locks<(Repo, Tag)>,
     merging: Merging,
+    proved: settle::Proved,
     counts: Counts,
 }
+
+/// A blob, and how many bytes it has as some manifest says: they need not agree.
+type Sized = (Digest, u64);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing can panic while one is held.
@@ -144,6 +151,7 @@ impl CacheTags {
             times: Mutex::default(),
             flights: Locks::default(),
             merging: Merging::default(),
+            proved: settle::Proved::default(),
             counts: Counts::default(),
         }
     }
@@ -247,16 +255,12 @@ impl CacheTags {
         told.get(&key).is_some_and(|at| at.elapsed() < TOLD_FOR)
     }
 
-    /// What of `content`, with sizes, the repository does not show, or not with as many bytes.
-    async fn lost(
-        &self,
-        repo: &Repository,
-        content: BTreeMap<Digest, u64>,
-    ) -> Result<HashSet<Digest>> {
+    /// What of `content` the repository does not show, or not with as many bytes.
+    async fn lost(&self, repo: &Repository, content: BTreeSet<Sized>) -> Result<HashSet<Sized>> {
         stream::iter(content)
             .map(|(digest, size)| async move {
                 let there = repo.presence(&digest).await? == Presence::There(size);
-                Ok((!there).then_some(digest))
+                Ok((!there).then_some((digest, size)))
             })
             .buffer_unordered(AT_ONCE)
             .try_filter_map(async |lost| Ok(lost))
@@ -290,8 +294,8 @@ fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     })
 }
 
-/// The layers that a store has to have, with their sizes. Whether it has others is not even asked: who names them need not have seen them.
-fn layers(cache: &CacheManifest) -> BTreeMap<Digest, u64> {
+/// The layers that a store has to have. Whether it has others is not even asked: who names them need not have seen them.
+fn layers(cache: &CacheManifest) -> BTreeSet<Sized> {
     let elsewhere = cache.elsewhere();
     let layers = cache.layers().iter();
     let layers = layers.filter(|l| !elsewhere.contains(&l.digest));
@@ -299,10 +303,10 @@ fn layers(cache: &CacheManifest) -> BTreeMap<Digest, u64> {
 }
 
 /// Everything that a reader needs.
-fn content(cache: &CacheManifest) -> BTreeMap<Digest, u64> {
+fn content(cache: &CacheManifest) -> BTreeSet<Sized> {
     let config = cache.config();
     let mut content = layers(cache);
-    content.insert(config.digest, config.size);
+    content.insert((config.digest, config.size));
     content
 }
 

@@ -52,7 +52,7 @@ impl CacheTags {
         let now = Some(repo.store().clock().await?);
         let both = [ours, theirs].map(|part| part.pushed_at(now)).to_vec();
         // What was lost is left out by whoever reads the tag.
-        let (joined, _) = self.join(both, HashSet::new()).await;
+        let (joined, _) = self.join(repo, both, HashSet::new()).await?;
         let Some(joined) = joined else {
             return Ok(None);
         };

@@ -3,8 +3,13 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{
-    CacheTags, Settings, ShrinkGuard, budget::MAX_PARTS, dated::Dated, folds::removed,
-    gather::LeftOut, readable,
+    CacheTags, Settings, ShrinkGuard,
+    budget::MAX_PARTS,
+    dated::Dated,
+    fold::{Pointed, Served},
+    folds::removed,
+    gather::LeftOut,
+    readable,
 };
 use crate::{
     artifact::{
@@ -12,7 +17,7 @@ use crate::{
         buildkit::{Part, Shrink, contains, is_merged, shrinks},
     },
     digest::Digest,
-    store::{Error, ErrorKind, Repository, Resolved, Result},
+    store::{Error, ErrorKind, Repository, Result},
     task,
 };
 
@@ -98,9 +103,7 @@ impl CacheTags {
                 repo.add_part(tag, manifest).await?;
                 continue;
             };
-            let folded = std::slice::from_ref(&folded);
-            repo.put_manifest(&folded[0], std::slice::from_ref(tag))
-                .await?;
+            self.point_at(repo, tag, &folded).await?;
             // What was deleted meanwhile must not stay reachable by way of the tag.
             let now: BTreeSet<Digest> = repo.parts(tag).await?.iter().map(|p| p.digest).collect();
             if kept.is_subset(&now) {
@@ -121,12 +124,7 @@ impl CacheTags {
         };
         let before = repo.parts(tag).await?;
         let now = repo.store().clock().await?;
-        let Some(Resolved {
-            manifest: pointed,
-            modified,
-            ..
-        }) = found
-        else {
+        let Some(found) = found else {
             let old = |p: &&crate::store::repository::TagPart| {
                 p.modified
                     .is_some_and(|m| now.secs - m.secs > LEFTOVER_SECS)
@@ -137,20 +135,23 @@ impl CacheTags {
             }
             return Ok(());
         };
+        let at = Pointed {
+            manifest: found.manifest,
+            modified: found.modified,
+        };
+        let pointed = &at.manifest;
         let is_part = |p: &crate::store::repository::TagPart| p.digest == pointed.digest;
         if pointed.digest == manifest.digest
             || before.iter().any(is_part)
-            || readable(&pointed).is_none()
-            || (is_merged(&pointed) && !before.is_empty())
-            || self
-                .is_own_fold(repo, tag, &pointed, before.is_empty())
-                .await?
+            || readable(pointed).is_none()
+            || (is_merged(pointed) && !before.is_empty())
+            || self.is_own_fold(repo, tag, &at, before.is_empty()).await?
         {
             return Ok(());
         }
-        if before.is_empty() || self.is_stray(repo, tag, &pointed).await? {
-            let pushed = modified.unwrap_or(now).min(now);
-            repo.add_part_at(tag, &pointed, pushed).await?;
+        if before.is_empty() || self.is_stray(repo, tag, pointed).await? {
+            let pushed = at.modified.unwrap_or(now).min(now);
+            repo.add_part_at(tag, pointed, pushed).await?;
         }
         Ok(())
     }
@@ -175,7 +176,7 @@ impl CacheTags {
         manifest: &Manifest,
         tag: &Tag,
         settings: &Settings,
-    ) -> Result<Option<(Manifest, BTreeSet<Digest>)>> {
+    ) -> Result<Option<(Served, BTreeSet<Digest>)>> {
         let all = self.dated(repo, tag).await?;
         let Some(own) = all.iter().find(|d| d.digest == manifest.digest) else {
             return Ok(None);
@@ -216,7 +217,7 @@ impl CacheTags {
             self.let_go(repo, tag, &digest, why).await?;
         }
         // Where nothing can be used the tag stands all the same.
-        let folded = served.map_or_else(|| manifest.clone(), |s| s.manifest);
+        let folded = served.unwrap_or_else(|| Served::as_pushed(manifest));
         Ok(Some((folded, digests)))
     }
 

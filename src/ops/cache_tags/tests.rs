@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::{
     artifact::{Descriptor, media},
@@ -16,6 +14,7 @@ use crate::{
 };
 
 mod budgets;
+mod contradicting;
 mod deleting;
 mod times;
 
@@ -145,7 +144,8 @@ async fn by_digest(repo: &Repository, digest: &Digest) -> Option<Manifest> {
 }
 
 fn names_of(manifest: &Manifest) -> BTreeSet<Digest> {
-    layers(&readable(manifest).unwrap()).into_keys().collect()
+    let layers = layers(&readable(manifest).unwrap());
+    layers.into_iter().map(|(digest, _)| digest).collect()
 }
 
 fn set(names: &[&str]) -> BTreeSet<Digest> {

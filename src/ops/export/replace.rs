@@ -1,6 +1,6 @@
 //! `--replace`: the name stands for one tree alone ([`fold::replaced`]).
 
-use super::{Context, Ground, Options, Result};
+use super::{Context, Ground, Item, NodeIndex, Notes, Options, Result};
 use crate::{
     artifact::{
         Tag,
@@ -59,16 +59,55 @@ pub(super) fn must_be_newer(ctx: &Context, ground: &Ground, name: &SnapshotName)
     let Some((newest, notes)) = newest(ground).zip(notes) else {
         return Ok(());
     };
-    let prefix = name.replacement_prefix();
-    let is_of_this_name = notes.imported.as_ref().is_some_and(|i| {
-        i.store == ctx.opened.url.to_string() && i.name.as_deref() == Some(&prefix)
-    });
     // Without a note of the name the import was another program's, or of another name.
-    if is_of_this_name && notes.replacement.as_deref() != Some(newest) {
+    if imported_from(ctx, name, notes).is_some() && notes.replacement.as_deref() != Some(newest) {
         return Err(Error::Replaced {
             name: name.name.clone(),
             since: "since this cache was imported",
         });
     }
     Ok(())
+}
+
+/// When the tree was filled from what is to be replaced, by the node's clock; `None` if it was not.
+fn imported_from(ctx: &Context, name: &SnapshotName, notes: &Notes) -> Option<Time> {
+    let prefix = name.replacement_prefix();
+    let imported = notes
+        .imported
+        .as_ref()
+        .filter(|i| i.store == ctx.opened.url.to_string() && i.name.as_deref() == Some(&prefix))?;
+    let (secs, nanos) = imported.at;
+    Some(Time { secs, nanos })
+}
+
+/// Warns where a replacement holds what was imported: most likely that is what it was to get rid of.
+pub(super) fn warn_of_imported(
+    ctx: &Context,
+    name: &SnapshotName,
+    index: Option<&NodeIndex>,
+    items: &[Item],
+) {
+    let Some(index) = index else { return };
+    let Some(at) = imported_from(ctx, name, &index.notes) else {
+        return;
+    };
+    // Once something was exported, the index knows what was made here too.
+    let only_imported = index.notes.matched.is_none();
+    let imported = items.iter().filter(|i| {
+        i.stat.is_file()
+            && if only_imported {
+                index.is_same_file(&i.entry.path, &i.stat)
+            } else {
+                i.stat.ctime <= at
+            }
+    });
+    let count = imported.count();
+    if count > 0 {
+        ctx.progress.warn(&format!(
+            "--replace: {} of {} in `{}` were imported from the store, so what is wrong there may be among them; to be rid of it, empty the cache, build without an import, and export with --replace again",
+            count,
+            items.len(),
+            name.name,
+        ));
+    }
 }

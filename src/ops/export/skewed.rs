@@ -33,9 +33,49 @@ pub(super) fn leave_out(diff: &mut Diff, now: Time) -> Option<LeftOut> {
     Some(LeftOut {
         what: "clock".to_owned(),
         why: format!(
-            "{} dated more than {} minutes ahead of the store's clock, such as {first}; set this node's clock",
+            "{} dated more than {} minutes ahead of the store's clock, such as {first}; {}",
             count(dropped),
-            AHEAD_SECS / 60
+            AHEAD_SECS / 60,
+            remedy(Time::now(), now),
         ),
     })
+}
+
+/// What to do about it, where the node's clock says `here` and the store's `now`.
+fn remedy(here: Time, now: Time) -> String {
+    if is_ahead(here, now) {
+        let minutes = here.secs.saturating_sub(now.secs) / 60;
+        return format!(
+            "this node's clock is {minutes} minutes ahead of it: set it right, then run `go clean -cache`"
+        );
+    }
+    "this node's clock is right now, so it was ahead when they were made: run `go clean -cache` and build again"
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_is_about_the_clock_only_while_that_is_ahead() {
+        let now = Time {
+            secs: 1_796_083_200,
+            nanos: 0,
+        };
+        let later = Time {
+            secs: now.secs + 7200,
+            ..now
+        };
+        assert!(remedy(later, now).starts_with("this node's clock is 120 minutes ahead"));
+        for here in [
+            now,
+            Time {
+                secs: now.secs - 7200,
+                ..now
+            },
+        ] {
+            assert!(remedy(here, now).starts_with("this node's clock is right now"));
+        }
+    }
 }

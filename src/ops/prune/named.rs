@@ -5,35 +5,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     artifact::Reference,
     digest::Digest,
-    ops::{Context, LeftOut},
+    ops::Context,
     store::{self, Error, ErrorKind, keys::Repo},
 };
 
-/// What is reported of manifests that are not JSON.
-pub(super) async fn unreadable(
+/// Warns of manifests that are not JSON. Nothing is left undone because of them, so they are no failure of the prune.
+pub(super) async fn warn_of_unreadable(
     ctx: &Context,
     found: BTreeMap<Digest, String>,
-) -> store::Result<Vec<LeftOut>> {
+) -> store::Result<()> {
     if found.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let tags = tags_of(ctx, &found.keys().copied().collect()).await?;
-    let left = found.into_iter().map(|(digest, why)| {
-        let why = format!(
-            "{why}; kept with every digest in its bytes, and everything else is swept; push it again or delete the tag"
-        );
-        match tags.get(&digest) {
-            Some(tag) => LeftOut {
-                what: format!("tag {tag}"),
-                why: format!("manifest {digest}: {why}"),
-            },
-            None => LeftOut {
-                what: format!("manifest {digest}"),
-                why,
-            },
-        }
-    });
-    Ok(left.collect())
+    for (digest, why) in found {
+        let stays = "it and every digest that its bytes spell out are kept, all else is swept";
+        let warning = match tags.get(&digest) {
+            Some(tag) => format!(
+                "tag {tag}: manifest {digest} cannot be read: {why}; {stays}; push the tag again, or remove it with `cachectl rm {tag}`"
+            ),
+            None => format!("manifest {digest} cannot be read: {why}; {stays}"),
+        };
+        ctx.progress.warn(&warning);
+    }
+    Ok(())
 }
 
 /// The same error, with the tag that leads to the damage.

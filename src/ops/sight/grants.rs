@@ -35,7 +35,7 @@ pub(super) struct Grants {
     /// Sorted: digests that nobody checked when it was pushed.
     unproven: Box<[Key]>,
     /// The config of a cache that the daemon merged.
-    pub(super) merged_config: Option<Key>,
+    pub(super) merged_config: Option<Digest>,
     /// Its own config is among the unproven: what was merged from it may tell what is in that.
     pub(super) borrows_config: bool,
 }
@@ -55,7 +55,7 @@ impl Grants {
             let is_config = is_config(named.role, &named.media_type);
             if named.grants_sight() {
                 granted.insert(key);
-                config = config.or(is_config.then_some(key));
+                config = config.or(is_config.then_some(named.digest));
             } else {
                 unproven.insert(key);
                 borrows_config |= is_config;
@@ -74,6 +74,13 @@ impl Grants {
         }
     }
 
+    /// The digests that a manifest doubts.
+    pub(super) fn doubted_by(&self, manifest: &Manifest) -> BTreeSet<Digest> {
+        let outline = Outline::of_stored(manifest).unwrap_or_default();
+        let named = outline.named.iter().map(|named| named.digest);
+        named.filter(|digest| self.doubts(&key(digest))).collect()
+    }
+
     /// How many keys it holds.
     pub(super) fn keys(&self) -> usize {
         self.granted.len() + self.unproven.len()
@@ -81,6 +88,11 @@ impl Grants {
 
     pub(super) fn grants(&self, key: &Key) -> bool {
         self.granted.binary_search(key).is_ok()
+    }
+
+    /// Returns true if it may keep others from granting something.
+    pub(super) fn casts_doubt(&self) -> bool {
+        self.borrows_config || !self.unproven.is_empty()
     }
 
     pub(super) fn doubts(&self, key: &Key) -> bool {
@@ -145,7 +157,7 @@ mod tests {
             json!({"manifests": [layer, config], "annotations": mark}),
         ] {
             let found = grants(&document);
-            assert_eq!(found.merged_config, Some(key(&d("config"))));
+            assert_eq!(found.merged_config, Some(d("config")));
             assert!(!found.grants(&key(&d("layer"))), "{document}");
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct Verdict {
     is_merged_config: bool,
     /// Some manifest borrows a config.
     is_borrowed: bool,
+    /// It was doubted before.
+    is_recorded: bool,
 }
 
 impl Verdict {
@@ -34,36 +36,60 @@ impl Verdict {
         let key = key(digest);
         self.is_granted |= grants.grants(&key);
         self.is_doubted |= grants.doubts(&key);
-        self.is_merged_config |= grants.merged_config == Some(key);
+        self.is_merged_config |= grants.merged_config == Some(*digest);
         self.is_borrowed |= grants.borrows_config;
     }
 
-    pub(super) fn seen(self) -> Seen {
-        let by_merge = self.is_merged_config && !self.is_borrowed;
-        if self.is_manifest || (!self.is_doubted && (self.is_granted || by_merge)) {
+    /// Whether it is seen, where an older release linked it or not.
+    pub(super) fn seen(self, is_linked: bool) -> Seen {
+        if self.is_manifest {
+            Seen::Named
+        } else if self.is_doubtful() {
+            Seen::Not
+        } else if is_linked {
+            Seen::Linked
+        } else if self.is_granted || self.is_merged_config {
             Seen::Named
         } else {
             Seen::Not
         }
     }
+
+    fn is_doubtful(self) -> bool {
+        self.is_doubted || self.is_recorded || (self.is_merged_config && self.is_borrowed)
+    }
+
+    /// Returns true if it would be seen but for a manifest that doubts it.
+    pub(super) fn hangs_on_a_doubt(self, is_linked: bool) -> bool {
+        let shown = is_linked || self.is_granted || self.is_merged_config;
+        shown && !self.is_manifest && !self.is_recorded && self.is_doubtful()
+    }
 }
 
 /// A repository's manifests at a time, with what each grants.
+#[derive(Clone)]
 pub(super) struct Memo {
     listed_at: Instant,
     manifests: HashMap<Digest, Arc<Grants>>,
     /// Those that there was no room for.
     lacking: HashSet<Digest>,
+    /// What was doubted before.
+    doubted: HashSet<Digest>,
     keys: usize,
 }
 
 impl Memo {
     /// The manifests of a new listing, as far as an older one knew them.
-    pub(super) fn listed(manifests: &[Digest], older: Option<&Self>) -> Self {
+    pub(super) fn listed(
+        manifests: &[Digest],
+        doubted: HashSet<Digest>,
+        older: Option<&Self>,
+    ) -> Self {
         let mut memo = Self {
             listed_at: Instant::now(),
             manifests: HashMap::new(),
             lacking: HashSet::new(),
+            doubted,
             keys: 0,
         };
         for digest in manifests {
@@ -81,7 +107,33 @@ impl Memo {
 
     pub(super) fn add(&mut self, manifest: Digest, grants: Grants) {
         self.keys += grants.keys();
-        self.manifests.insert(manifest, Arc::new(grants));
+        if let Some(older) = self.manifests.insert(manifest, Arc::new(grants)) {
+            self.keys -= older.keys();
+        }
+    }
+
+    /// The manifests that doubt a digest, or may.
+    pub(super) fn doubters(&self, digest: &Digest) -> Vec<Digest> {
+        let key = key(digest);
+        let all = self.manifests.iter();
+        all.filter(|(_, grants)| grants.doubts(&key) || grants.borrows_config)
+            .map(|(manifest, _)| *manifest)
+            .collect()
+    }
+
+    /// Returns true if it remembers that a manifest says anything.
+    pub(super) fn hears(&self, manifest: &Digest) -> bool {
+        let grants = self.manifests.get(manifest);
+        grants.is_some_and(|grants| **grants != Grants::default())
+    }
+
+    /// The configs of caches that the daemon merged.
+    pub(super) fn merged_configs(&self) -> impl Iterator<Item = Digest> {
+        self.manifests.values().filter_map(|g| g.merged_config)
+    }
+
+    pub(super) fn doubt(&mut self, digest: Digest) {
+        self.doubted.insert(digest);
     }
 
     /// Notes a manifest that there is no room for.
@@ -91,7 +143,8 @@ impl Memo {
 
     /// How many digests it holds.
     pub(super) fn keys(&self) -> usize {
-        self.keys + PER_MANIFEST * (self.manifests.len() + self.lacking.len())
+        let records = self.manifests.len() + self.lacking.len() + self.doubted.len();
+        self.keys + PER_MANIFEST * records
     }
 
     pub(super) fn listed_at(&self) -> Instant {
@@ -101,6 +154,7 @@ impl Memo {
     /// Adds what is remembered of a digest.
     pub(super) fn ask(&self, digest: &Digest, verdict: &mut Verdict) {
         verdict.is_manifest |= self.manifests.contains_key(digest) || self.lacking.contains(digest);
+        verdict.is_recorded |= self.doubted.contains(digest);
         for grants in self.manifests.values() {
             verdict.hear(grants, digest);
         }
@@ -117,12 +171,12 @@ impl Memo {
     }
 
     /// As [`Self::whole`], if the listing is recent enough for what it says.
-    pub(super) fn recent(&self, digest: &Digest) -> Option<Verdict> {
-        let verdict = self.whole(digest)?;
-        let limit: Duration = match verdict.seen() {
+    pub(super) fn recent(&self, digest: &Digest, is_linked: bool) -> Option<Seen> {
+        let seen = self.whole(digest)?.seen(is_linked);
+        let limit: Duration = match seen {
             Seen::Not => UNKNOWN_FOR,
             Seen::Named | Seen::Linked => KNOWN_FOR,
         };
-        (self.listed_at.elapsed() < limit).then_some(verdict)
+        (self.listed_at.elapsed() < limit).then_some(seen)
     }
 }

@@ -166,6 +166,106 @@ async fn manifest_whose_children_were_checked_grants_by_links_alone() {
     assert!(sees(&own, &not).await);
 }
 
+/// What a release before this one noted of a blob that was pushed, or mounted.
+async fn link_as_older(shelf: &Shelf, repository: &Repository, digest: &Digest) {
+    let records = shelf.opened.repositories.as_ref().unwrap().records();
+    let key = crate::store::keys::linked(repository.name(), digest);
+    records.write_record(&key, "{}".into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_doubted_stays_so_when_the_manifest_that_doubts_it_goes_or_is_checked() {
+    for goes in [true, false] {
+        let shelf = Shelf::new().await;
+        let (own, secret) = (shelf.repository("own/x"), shelf.repository("secret"));
+        let named = blob(&secret, "named").await;
+        let linked = blob(&secret, "linked").await;
+        let alone = blob(&secret, "alone").await;
+        let merged = blob(&own, "merged").await;
+        link_as_older(&shelf, &own, &linked).await;
+        put(&own, json!({"layers": [layer(&named)]})).await;
+        let config = json!({"mediaType": media::BUILDKIT_CONFIG, "digest": merged});
+        let mark = json!({annotations::MERGED: "1"});
+        put(
+            &own,
+            json!({"config": config, "layers": [], "annotations": mark}),
+        )
+        .await;
+        let mut borrows = json!({"mediaType": media::BUILDKIT_CONFIG, "digest": alone});
+        borrows["urls"] = json!(["x"]);
+        let all = [&named, &linked, &alone].map(borrowed);
+        let doubter = put(&own, json!({"config": borrows, "layers": all})).await;
+        let sights = Sights::default();
+        if goes {
+            sights.keep_doubts(&own, &doubter).await.unwrap();
+            assert!(own.delete_manifest(&doubter).await.unwrap());
+        } else {
+            sights.check(&own, &doubter).await.unwrap();
+        }
+        for digest in [&named, &linked, &merged] {
+            assert!(!sees(&own, digest).await, "{digest}");
+        }
+        let mut recorded = own.doubted().await.unwrap();
+        let mut hidden = vec![named, linked, merged];
+        recorded.sort_unstable();
+        hidden.sort_unstable();
+        assert_eq!(recorded, hidden);
+        put(&own, json!({"layers": [layer(&alone)]})).await;
+        assert!(sees(&own, &alone).await, "pushed by who reads everything");
+        own.link(&named).await.unwrap();
+        own.link(&linked).await.unwrap();
+        assert!(sees(&own, &named).await && sees(&own, &linked).await);
+    }
+}
+
+#[tokio::test]
+async fn doubt_is_written_down_when_it_is_met() {
+    let shelf = Shelf::new().await;
+    let (own, secret) = (shelf.repository("own/x"), shelf.repository("secret"));
+    let foreign = blob(&secret, "secret").await;
+    put(&own, json!({"layers": [layer(&foreign)]})).await;
+    let doubter = put(&own, json!({"layers": [borrowed(&foreign)]})).await;
+    assert!(!sees(&own, &foreign).await);
+    // By an older daemon.
+    assert!(own.delete_manifest(&doubter).await.unwrap());
+    assert!(!sees(&own, &foreign).await);
+}
+
+#[tokio::test]
+async fn link_of_an_older_release_counts_where_nothing_doubts_it() {
+    let shelf = Shelf::new().await;
+    let (own, other) = (shelf.repository("own/x"), shelf.repository("other"));
+    let lay = blob(&own, "layer").await;
+    for repository in [&own, &other] {
+        link_as_older(&shelf, repository, &lay).await;
+    }
+    put(&other, json!({"layers": [borrowed(&lay)]})).await;
+    let sights = Sights::default();
+    assert_eq!(sights.seen(&own, &lay).await.unwrap(), Seen::Linked);
+    assert_eq!(sights.seen(&other, &lay).await.unwrap(), Seen::Not);
+}
+
+#[tokio::test(start_paused = true)]
+async fn manifest_that_was_checked_meanwhile_casts_no_doubt() {
+    for by_this_daemon in [true, false] {
+        let shelf = Shelf::new().await;
+        let own = shelf.repository("own/x");
+        let lay = blob(&own, "layer").await;
+        let doubter = put(&own, json!({"layers": [borrowed(&lay)]})).await;
+        let sights = Sights::default();
+        assert!(!sights.sees(&own, &lay).await.unwrap());
+        if by_this_daemon {
+            sights.check(&own, &doubter).await.unwrap();
+        } else {
+            own.link_checked(&doubter).await.unwrap();
+        }
+        put(&own, json!({"layers": [layer(&lay)]})).await;
+        tokio::time::advance(UNKNOWN_FOR).await;
+        assert!(sights.sees(&own, &lay).await.unwrap(), "{by_this_daemon}");
+        assert_eq!(own.doubted().await.unwrap(), []);
+    }
+}
+
 #[tokio::test]
 async fn what_there_is_no_room_to_remember_is_read_again_and_right() {
     let shelf = Shelf::new().await;

@@ -67,8 +67,9 @@ fn one_frame_of(forged: &mut Forged, stored: Vec<u8>, raw_len: u32) {
     forged.toc.entries = vec![kept];
 }
 
-/// Everything below a folder, with what an attack may change.
-fn look(root: &Path) -> Vec<String> {
+/// Everything below a folder, with what an attack may change. Not the time of `target` itself, since a folder for what is
+/// unpacked comes and goes in it.
+fn look(root: &Path, target: &Path) -> Vec<String> {
     let mut all = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(folder) = open.pop() {
@@ -80,8 +81,9 @@ fn look(root: &Path) -> Vec<String> {
             } else {
                 Vec::new()
             };
-            let (mode, mtime) = (meta.permissions().mode(), meta.mtime());
-            all.push(format!("{} {mode:o} {mtime} {content:?}", path.display()));
+            let mode = meta.permissions().mode();
+            let mtime = (path != target).then(|| meta.mtime());
+            all.push(format!("{} {mode:o} {mtime:?} {content:?}", path.display()));
             if meta.is_dir() {
                 open.push(path);
             }
@@ -259,7 +261,12 @@ async fn a_hostile_snapshot_is_a_miss_that_touches_nothing() {
                 symlink("../outside", root.join("d")).unwrap();
             }
             let all = outside.parent().unwrap().to_owned();
-            let before = look(&all);
+            // Of another second, so that the clock decides nothing.
+            for folder in [&outside, &root].into_iter().filter(|f| f.exists()) {
+                let folder = std::fs::File::open(folder).unwrap();
+                folder.set_modified(std::time::UNIX_EPOCH).unwrap();
+            }
+            let before = look(&all, &root);
             let reader = world.node("elsewhere");
             let end = import::run(&reader, &importing(&dir(&root))).await;
             let what = format!("{name}, target there: {there}");
@@ -271,7 +278,7 @@ async fn a_hostile_snapshot_is_a_miss_that_touches_nothing() {
                 Err(e) => e.to_string(),
             };
             assert!(!said.is_empty() && !said.contains('\n'), "{what}: {said}");
-            assert_eq!(look(&all), before, "{what}: {said}");
+            assert_eq!(look(&all, &root), before, "{what}: {said}");
         }
     }
 }
@@ -284,6 +291,26 @@ async fn a_link_may_lead_out_but_is_never_followed() {
     let root = world.path("reader", "target");
     assert!(is_hit(&import_dir(&world.node("reader"), &root).await));
     assert!(root.join("link").symlink_metadata().unwrap().is_symlink());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_and_special_bits_of_a_snapshot_are_not_restored_without_the_flag() {
+    let world = World::new(Meet::CompareAndSwap);
+    let node = sample(&world).await;
+    forge(&world, &node, |f| {
+        for e in &mut f.toc.entries {
+            e.entry.meta.mode |= 0o7000;
+            (e.entry.meta.uid, e.entry.meta.gid) = (12_345, 12_345);
+        }
+    })
+    .await;
+    let root = world.path("reader", "target");
+    assert!(is_hit(&import_dir(&world.node("reader"), &root).await));
+    for path in ["file", "d", "d/other"] {
+        let meta = std::fs::metadata(root.join(path)).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o7000, 0, "{path}");
+        assert!(meta.uid() != 12_345 && meta.gid() != 12_345, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ use crate::{
         publish::{self, Limits, Publication},
         remove,
     },
+    progress::{Phase, Watch},
     store::{BlobStore as _, Body, Expect, TagStore as _},
 };
 
@@ -101,6 +102,61 @@ async fn a_replacement_is_the_own_tree_alone_though_the_bad_result_is_newer() {
         export_go(&world.node("after"), &after).await;
         assert_eq!(read(&world, "next").await, ("good", "none"));
         assert_eq!(head_of(&world).await.live().count(), 4);
+    }
+}
+
+#[derive(Default)]
+struct Warnings(std::sync::Mutex<Vec<String>>);
+
+impl Watch for Warnings {
+    fn begin(&self, _: Phase, _: Option<u64>) {}
+    fn advance(&self, _: Phase, _: u64) {}
+    fn end(&self, _: Phase) {}
+    fn warn(&self, message: &str) {
+        self.0.lock().unwrap().push(message.to_owned());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_by_what_was_imported_is_warned_of_until_the_cache_is_emptied() {
+    for (used, exported) in [(false, false), (true, false), (false, true)] {
+        let world = World::new(Meet::SideTags);
+        let job = poisoned(&world).await;
+        let replace = async || {
+            let warnings = Arc::new(Warnings::default());
+            let node = Context {
+                progress: warnings.clone(),
+                ..world.node("job")
+            };
+            let mut options = exporting(&cache(&job, "go1"));
+            options.replace = true;
+            export::run(&node, &options).await.unwrap();
+            std::mem::take(&mut *warnings.0.lock().unwrap())
+        };
+        let files = || {
+            let names = std::fs::read_dir(&job).unwrap();
+            let folders = names.filter_map(|f| std::fs::read_dir(f.unwrap().path()).ok());
+            let files = folders.flatten().map(|f| f.unwrap().path());
+            files.collect::<Vec<_>>()
+        };
+        if used {
+            // As the go command marks what it uses.
+            for file in files() {
+                let file = std::fs::File::options().write(true).open(file).unwrap();
+                file.set_modified(std::time::SystemTime::now()).unwrap();
+            }
+        }
+        if exported {
+            export_go(&world.node("job"), &job).await;
+        }
+        let said = replace().await;
+        assert!(said.len() == 1 && said[0].contains("4 of "), "{said:?}");
+        assert!(said[0].contains("empty the cache"), "{said:?}");
+        for file in files() {
+            std::fs::remove_file(file).unwrap();
+        }
+        put(&job, "x", b"good", nanos(-60));
+        assert_eq!(replace().await, [""; 0]);
     }
 }
 

@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     artifact::{Descriptor, Manifest, Tag, media},
-    ops::{Reach, cache_tags::CacheTags, copy, du, inspect, list, prune, remove, verify},
+    ops::{
+        Reach, cache_tags::CacheTags, copy, du, inspect, list, prune, remove, sight::Sights, verify,
+    },
     store::{Body, Repository},
 };
 
@@ -321,6 +323,82 @@ async fn what_refers_to_a_live_manifest_outlives_a_sweep_and_goes_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_refers_to_content_of_another_repository_does_not_tell_whether_it_is_in_use() {
+    let shelf = shelf().await;
+    let images = repository(&shelf.ctx, "f/x");
+    let image = images.manifest(&tag("v1").into()).await.unwrap().unwrap();
+    let image = image.manifest.descriptor();
+    let unknown = |n: u8| Descriptor::of(media::IMAGE_MANIFEST, &[n]);
+    let repo = repository(&shelf.ctx, "f/y");
+    let config = put(&repo, media::EMPTY, b"[]").await;
+    let refers = async |n: usize, subject: &Descriptor| {
+        let document = json!({"config": config, "layers": [], "subject": subject, "annotations": {"n": n.to_string()}});
+        let referrer = manifest(&document);
+        repo.put_manifest(&referrer, &[]).await.unwrap();
+        referrer.digest
+    };
+    // What a tag of this repository mentions: somebody's manifest, and one that nobody has.
+    let mentions = json!({"config": config, "layers": [], "annotations": {"a": image.digest, "b": unknown(0).digest},
+        "odd": {"manifests": [image, unknown(1)]}});
+    let mentions = manifest(&mentions);
+    repo.put_manifest(&mentions, &[tag("own")]).await.unwrap();
+    let (stay, go) = (
+        [
+            refers(0, &mentions.descriptor()).await,
+            refers(1, &image).await,
+            refers(2, &unknown(0)).await,
+        ],
+        [
+            refers(3, &shelf.layer).await,
+            refers(4, &shelf.cached).await,
+            refers(5, &unknown(2)).await,
+        ],
+    );
+    // One that refers to a referrer lives as long.
+    let twice = Descriptor::new(media::IMAGE_MANIFEST, stay[1], 1);
+    let twice = refers(6, &twice).await;
+    prune::run(&shelf.ctx, &nothing()).await.unwrap();
+    let kept = async |digest: &Digest| repo.known(digest).await.unwrap().is_some();
+    for digest in stay.iter().chain([&twice]) {
+        assert!(kept(digest).await, "{digest}");
+    }
+    for (n, digest) in go.iter().enumerate() {
+        assert!(!kept(digest).await, "{n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_swept_manifest_doubted_stays_closed() {
+    let shelf = shelf().await;
+    let repo = repository(&shelf.ctx, "f/y");
+    let mut borrowed = serde_json::to_value(&shelf.cached).unwrap();
+    let laundered = manifest(&json!({"layers": [borrowed]}));
+    repo.put_manifest(&laundered, &[tag("own")]).await.unwrap();
+    borrowed["urls"] = json!(["https://x"]);
+    let doubter = manifest(&json!({"layers": [borrowed]}));
+    repo.put_manifest(&doubter, &[]).await.unwrap();
+    prune::run(&shelf.ctx, &nothing()).await.unwrap();
+    assert_eq!(repo.known(&doubter.digest).await.unwrap(), None);
+    let sights = Sights::default();
+    assert!(!sights.sees(&repo, &shelf.cached.digest).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_manifest_mentions_is_looked_up_in_the_listing_and_asked_for_nowhere() {
+    let shelf = shelf().await;
+    let repo = repository(&shelf.ctx, "f/y");
+    let unknown = |n: u32| Descriptor::of(media::IMAGE_MANIFEST, &n.to_le_bytes());
+    let unknown: Vec<Descriptor> = (0..2000).map(unknown).collect();
+    let document = manifest(&json!({"config": shelf.layer, "layers": [], "odd": unknown}));
+    repo.put_manifest(&document, &[tag("odd")]).await.unwrap();
+    let asked = || shelf.ctx.opened.metrics.snapshot().stat.requests;
+    let before = asked();
+    let swept = prune::run(&shelf.ctx, &nothing()).await.unwrap();
+    assert_eq!(swept.not_swept, None);
+    assert!(asked() - before < 20, "{} stats", asked() - before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tombstone_goes_with_what_it_hides() {
     let shelf = shelf().await;
     let repo = repository(&shelf.ctx, "f/x");
@@ -330,6 +408,60 @@ async fn a_tombstone_goes_with_what_it_hides() {
     }
     prune::run(&shelf.ctx, &nothing()).await.unwrap();
     assert_eq!(repo.tombstones().await.unwrap(), [shelf.layer.digest]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_and_records_of_merges_go_with_their_manifests() {
+    let shelf = shelf().await;
+    let repo = repository(&shelf.ctx, "f/x");
+    let tags = CacheTags::default();
+    let served = tags
+        .resolve(&repo, &tag("c").into())
+        .await
+        .unwrap()
+        .unwrap();
+    let parts = repo.parts(&tag("c")).await.unwrap();
+    let lose = |digest: &Digest| {
+        let blobs = shelf.world.path("stores", "shelf/blobs/sha256");
+        std::fs::remove_file(blobs.join(digest.hex())).unwrap();
+    };
+    let an_hour_older = || {
+        let folder = shelf.world.path("stores", "shelf/r/f%2Fx/parts/c");
+        for part in std::fs::read_dir(folder).unwrap() {
+            let file = std::fs::File::open(part.unwrap().path()).unwrap();
+            let old = std::time::SystemTime::now() - Duration::from_hours(2);
+            file.set_modified(old).unwrap();
+        }
+    };
+    // A merge that the tag was served as before.
+    let now = repo.store().clock().await.unwrap();
+    let earlier = crate::entry::Time {
+        secs: now.secs - 7200,
+        ..now
+    };
+    let old = Digest::sha256_of(b"pruned since");
+    for made in [earlier, now] {
+        let fold = crate::store::record::Folded::of(vec![parts[0].digest], made);
+        let digest = if made == now { parts[1].digest } else { old };
+        repo.add_fold(&tag("c"), &digest, &fold).await.unwrap();
+    }
+    lose(&parts[1].digest);
+    prune::run(&shelf.ctx, &nothing()).await.unwrap();
+    assert_eq!(
+        repo.parts(&tag("c")).await.unwrap(),
+        parts,
+        "it may be on its way"
+    );
+    let mut kept = vec![served.manifest.digest, parts[1].digest];
+    kept.sort_by_key(Digest::to_string);
+    assert_eq!(repo.folds(&tag("c")).await.unwrap(), kept);
+    an_hour_older();
+    prune::run(&shelf.ctx, &nothing()).await.unwrap();
+    let left = repo.parts(&tag("c")).await.unwrap();
+    assert_eq!(
+        left.iter().map(|p| p.digest).collect::<Vec<_>>(),
+        [parts[0].digest]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

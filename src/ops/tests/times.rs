@@ -162,14 +162,26 @@ async fn entries_of_a_node_whose_clock_is_ahead_are_not_exported_and_it_is_told(
     put(&one, "a little", b"a little", nanos(300));
     let out = export_go(&world.node("one"), &one).await;
     assert_eq!(out.entries, 4, "{out:?}");
-    assert!(
-        out.left_out[0].why.contains("set this node's clock"),
-        "{out:?}"
-    );
+    assert!(out.left_out[0].why.contains("go clean -cache"), "{out:?}");
     assert!(export_go(&world.node("one"), &one).await.unchanged);
     let two = world.path("two", "go-build");
     let report = import_go(&world.node("two"), &two).await;
     assert_eq!((report.entries, report.left_out.len()), (4, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_all_of_which_is_dated_ahead_is_not_said_to_be_empty() {
+    let world = World::new(Meet::SideTags);
+    let one = world.path("one", "go-build");
+    put(&one, "ahead", b"ahead", nanos(3600));
+    let options = exporting(&cache(&one, "go1"));
+    let error = export::run(&world.node("one"), &options).await.unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("an entry is dated more than 10 minutes ahead"),
+        "{said}"
+    );
+    assert!(said.contains("go clean -cache"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,12 +119,12 @@ impl Health {
         }
     }
 
-    /// What a ready daemon says: `ok`, or `degraded` with a line for each store that is away.
+    /// What a ready daemon says to anybody: `ok`, or `degraded` with a line for each store that is away, without the reason.
     pub(super) fn said(&self) -> String {
         let mut away = String::new();
         for (name, trouble) in self.stores() {
-            if let Some(trouble) = trouble {
-                let _ = writeln!(away, "the {name} store {trouble}");
+            if trouble.is_some() {
+                let _ = writeln!(away, "the {name} store is not ready");
             }
         }
         if away.is_empty() {

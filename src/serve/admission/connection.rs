@@ -1,15 +1,17 @@
 //! What a request knows of its connection.
 //!
 //! A response that nobody reads is never asked for more, so nothing that happens to its body ends it: the connection is
-//! ended. And while the client takes nothing, no response on the connection gives the server more to keep for it.
+//! ended. While the client takes nothing, no response on the connection gives the server more to keep for it. And a connection
+//! of which all requests wait for their client rests: others may have its place.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use axum::http::Extensions;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// A connection, as its requests see it; among their extensions.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +22,44 @@ struct Inner {
     end: Notify,
     /// Whom to wake once the client reads on; `None` while it reads.
     blocked: Mutex<Option<Vec<Waker>>>,
+    requests: Mutex<Requests>,
 }
+
+#[derive(Debug)]
+struct Requests {
+    open: usize,
+    /// Of them, those that wait for their client.
+    waiting: usize,
+    /// When the last one ended, or began to wait.
+    since: Instant,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            open: 0,
+            waiting: 0,
+            since: Instant::now(),
+        }
+    }
+}
+
+/// What a connection that the daemon does nothing for is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rest {
+    /// Its requests wait for their client, which sends slowly or does not read.
+    Waiting,
+    /// It has no request.
+    Empty,
+}
+
+/// A request, until the last byte of its answer.
+#[derive(Debug)]
+pub struct InProgress(Connection);
+
+/// A request that waits for its client.
+#[derive(Debug)]
+pub(super) struct WaitsForClient(Connection);
 
 impl Connection {
     /// That of the request; where nobody put one, one that ends nothing and is never blocked.
@@ -56,9 +95,78 @@ impl Connection {
         Poll::Pending
     }
 
+    /// Begins a request.
+    pub fn begin(&self) -> InProgress {
+        self.requests().open += 1;
+        InProgress(self.clone())
+    }
+
+    /// Notes that a request waits for its client, since then.
+    pub(super) fn wait_for_client(&self, since: Instant) -> WaitsForClient {
+        let mut requests = self.requests();
+        requests.waiting += 1;
+        requests.since = requests.since.max(since);
+        WaitsForClient(self.clone())
+    }
+
+    /// Whether the daemon does nothing for it, and for how long.
+    pub fn rests(&self) -> Option<(Rest, Duration)> {
+        let requests = self.requests();
+        let rest = match requests.open {
+            0 => Rest::Empty,
+            open if open <= requests.waiting => Rest::Waiting,
+            _ => return None,
+        };
+        Some((rest, requests.since.elapsed()))
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        // Nothing can panic while it is held.
+        let requests = &self.0.requests;
+        requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn blocked(&self) -> MutexGuard<'_, Option<Vec<Waker>>> {
         // Nothing can panic while it is held.
         let blocked = &self.0.blocked;
         blocked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        let mut requests = self.0.requests();
+        requests.open -= 1;
+        requests.since = Instant::now();
+    }
+}
+
+impl Drop for WaitsForClient {
+    fn drop(&mut self) {
+        self.0.requests().waiting -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_rests_without_requests_and_while_all_of_them_wait_for_their_client() {
+        let second = Duration::from_secs(1);
+        let connection = Connection::default();
+        tokio::time::advance(second).await;
+        assert_eq!(connection.rests(), Some((Rest::Empty, second)));
+        let one = connection.begin();
+        let two = connection.begin();
+        let waits = connection.wait_for_client(Instant::now());
+        assert_eq!(connection.rests(), None, "one of them is worked on");
+        drop(two);
+        tokio::time::advance(second).await;
+        assert_eq!(connection.rests(), Some((Rest::Waiting, second)));
+        drop(waits);
+        assert_eq!(connection.rests(), None);
+        drop(one);
+        assert_eq!(connection.rests(), Some((Rest::Empty, Duration::ZERO)));
     }
 }

@@ -12,7 +12,9 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::Key;
+use tokio::time::Instant;
+
+use super::{Connection, Key, connection::WaitsForClient};
 use crate::metrics::Waiting;
 
 /// A bounded number of clients that send slowly or do not read. One more is always let in: the longest there of whoever has
@@ -57,6 +59,8 @@ pub struct Parked {
     shared: Arc<Shared>,
     number: u64,
     cut: Arc<Cut>,
+    /// While its request waits for the client.
+    waits: Option<WaitsForClient>,
 }
 
 impl Lane {
@@ -102,7 +106,15 @@ impl Lane {
             shared: self.0.clone(),
             number,
             cut,
+            waits: None,
         }
+    }
+
+    /// The same for a request that only waits for its client, on this connection since then.
+    pub fn park_on(&self, key: Key, connection: &Connection, since: Instant) -> Parked {
+        let mut parked = self.park(key);
+        parked.waits = Some(connection.wait_for_client(since));
+        parked
     }
 
     /// Entries that are there.
@@ -144,6 +156,11 @@ impl Shared {
 }
 
 impl Parked {
+    /// Says whether its request waits for the client.
+    pub(super) fn waits(&self) -> bool {
+        self.waits.is_some()
+    }
+
     /// Says whether it was cut.
     pub fn is_cut(&self) -> bool {
         self.cut.done.load(Ordering::Acquire)

@@ -29,11 +29,11 @@ mod receive;
 mod respond;
 mod ticket;
 
-pub use connection::Connection;
+pub use connection::{Connection, InProgress, Rest};
 pub use fault::Fault;
 pub use key::Key;
 pub use lane::{Lane, Parked};
-pub use pool::{Full, Permit, Pool, Queue};
+pub use pool::{Demand, Full, Permit, Pool, Queue};
 pub use respond::Writer;
 pub use ticket::Ticket;
 
@@ -47,7 +47,7 @@ pub const REQUESTS: usize = 512;
 
 /// Requests for tokens at once: each may wait for a password to be checked, and takes some kilobytes.
 const TOKENS: usize = 16;
-/// Manifests of more than 64 KiB that are received or worked on at once: up to 4 MiB each are in memory, and as much again while
+/// Manifests of more than 64 KiB that are received, worked on or sent at once: up to 4 MiB each are in memory, and as much again while
 /// they are parsed.
 const LARGE_MANIFESTS: usize = 16;
 /// Merges of caches at once; how many of them compute is for `ops::cache_tags` to say.
@@ -67,7 +67,7 @@ const SMALL_QUEUE: Queue = Queue {
 };
 /// Slow uploads: one holds a file and up to 16 KiB.
 const SLOW_UPLOADS: usize = 1024;
-/// Manifests that come slowly: up to 4 MiB each are in memory.
+/// Manifests that come slowly, and large ones that are read slowly: up to 4 MiB each are in memory.
 const SLOW_MANIFESTS: usize = 16;
 /// Forms and calls that are being received: up to 64 KiB each are in memory.
 const FORMS: usize = 256;
@@ -117,6 +117,7 @@ impl Admission {
     /// Places for so many `requests` at once, and patience with silent clients; counted in `counts`.
     pub fn new(requests: usize, stall: Duration, counts: &metrics::Admission) -> Self {
         let lane = |most, counts: &metrics::Waiting| Lane::counted(most, counts.clone());
+        let manifests = lane(SLOW_MANIFESTS, &counts.manifests);
         let admission = Self {
             requests: Pool::new("requests", requests, QUEUE).counted(counts.requests.clone()),
             tokens: Pool::new("tokens", TOKENS, SMALL_QUEUE).counted(counts.tokens.clone()),
@@ -129,9 +130,9 @@ impl Admission {
             calls: lane(CALLS, &counts.calls),
             health: lane(HEALTH, &counts.health),
             uploads: lane(SLOW_UPLOADS, &counts.uploads),
-            manifests: lane(SLOW_MANIFESTS, &counts.manifests),
+            manifests: manifests.clone(),
             forms: lane(FORMS, &counts.forms),
-            responses: Arc::new(Responses::new(lane(UNREAD, &counts.responses))),
+            responses: Arc::new(Responses::new(lane(UNREAD, &counts.responses), manifests)),
             stall: AtomicU64::default(),
         };
         admission.set_stall(stall);

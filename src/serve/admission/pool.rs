@@ -32,6 +32,15 @@ pub struct Queue {
     pub each: usize,
 }
 
+/// What a caller has of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// Places that it holds.
+    pub held: usize,
+    /// Requests of it that wait for one.
+    pub waiting: usize,
+}
+
 /// No place was free in time, or too many wait for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests wait for a place ({pool})")]
@@ -249,6 +258,19 @@ impl Pool {
         }
     }
 
+    /// Takes a place for `key` if it need not wait for one.
+    pub fn enter_now(&self, key: Key) -> Option<Permit> {
+        let mut state = self.0.state();
+        let held = state.callers.get(&key).map_or(0, |c| c.held);
+        if state.waiting > 0 || !state.may_take(held) {
+            return None;
+        }
+        state.take(&key);
+        self.0.show(&state);
+        drop(state);
+        Some(Permit(self.0.clone(), key))
+    }
+
     /// Takes a place again for a request that gave its own back for a while: it waits as long as it takes, and does not
     /// count to the queue's bounds, since whoever admitted it bounds their number. Cancel-safe.
     pub async fn enter_again(&self, key: Key) -> Permit {
@@ -267,14 +289,10 @@ impl Pool {
     }
 
     fn ask(&self, key: Key, bounds: Option<Queue>) -> Asked {
-        let mut state = self.0.state();
-        let held = state.callers.get(&key).map_or(0, |c| c.held);
-        if state.waiting == 0 && state.may_take(held) {
-            state.take(&key);
-            self.0.show(&state);
-            drop(state);
-            return Asked::Taken(Permit(self.0.clone(), key));
+        if let Some(permit) = self.enter_now(key.clone()) {
+            return Asked::Taken(permit);
         }
+        let mut state = self.0.state();
         if let Some(Queue { total, each }) = bounds {
             let own = state.callers.get(&key).map_or(0, |c| c.waiting.len());
             if own >= each || (state.waiting >= total && !state.make_room(&key)) {
@@ -310,12 +328,15 @@ impl Pool {
         self.0.state().waiting
     }
 
-    /// Says whether `key` holds more places than some other caller that waits for one, or as many and waits itself.
-    pub fn crowds_out_others(&self, key: &Key) -> bool {
+    /// What each caller holds and waits for.
+    pub fn demand(&self) -> HashMap<Key, Demand> {
         let state = self.0.state();
-        let held = state.callers.get(key).map_or(0, |c| c.held);
-        let mut waiting = state.callers.iter().filter(|(_, c)| !c.waiting.is_empty());
-        waiting.any(|(other, c)| c.held < held || other == key)
+        let of = |c: &Caller| Demand {
+            held: c.held,
+            waiting: c.waiting.len(),
+        };
+        let all = state.callers.iter();
+        all.map(|(key, caller)| (key.clone(), of(caller))).collect()
     }
 
     /// Changes how many places there are; where fewer shall be and all are taken, they become fewer as they are given back.

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use http_body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Admission, Fault, Key, Lane, Parked, Ticket};
+use super::{Admission, Connection, Fault, Key, Lane, Parked, Ticket};
 use crate::store::{ByteStream, Error, ErrorKind};
 
 /// A body is slow that brings less than this within [`WINDOW`].
@@ -151,7 +151,7 @@ impl Admission {
     /// What the client did wrong; a body that is too long is left to whoever reads it.
     pub async fn gather(
         self: &Arc<Self>,
-        key: Key,
+        (key, connection): (Key, &Connection),
         mut body: Body,
         most: usize,
         limit: Duration,
@@ -159,7 +159,7 @@ impl Admission {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
-        let parked = self.forms.park(key);
+        let parked = self.forms.park_on(key, connection, Instant::now());
         let read = async {
             let mut bytes = BytesMut::new();
             while bytes.len() <= most

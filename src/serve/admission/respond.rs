@@ -11,20 +11,29 @@ use std::{
     time::Duration,
 };
 
-use axum::body::{Body, Bytes};
+use axum::{
+    body::{Body, Bytes},
+    http::Response,
+};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, interval};
 
-use super::{Connection, Key, Lane, Parked, Ticket};
+use super::{Connection, Key, Lane, Parked, Ticket, connection::WaitsForClient};
 
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// After so long a client has stopped reading: until then some 256 KiB are on their way to it.
 const UNREAD: Duration = Duration::from_secs(3);
+/// Longest piece that the server is given at once.
+const PIECE: usize = 256 << 10;
+/// Longest time for a client to read an answer that no request with a place made, such as a refusal: it is small.
+const SMALL: Duration = Duration::from_secs(10);
 
 /// All responses that are being sent.
 pub(super) struct Responses {
     lane: Lane,
+    /// For those that keep a large manifest in memory.
+    large: Lane,
     sending: Mutex<Sending>,
 }
 
@@ -38,10 +47,25 @@ struct Sending {
 struct Reader {
     key: Key,
     connection: Connection,
-    /// A request's place; a call of gRPC has none.
-    ticket: Option<Ticket>,
+    of: Of,
     state: Mutex<State>,
 }
+
+/// Whose client it is.
+enum Of {
+    /// Of a request that has a place.
+    Request(Ticket),
+    /// Of a call of gRPC, which has a place in a lane as long as it lasts.
+    Call,
+    /// Of any other answer.
+    Small,
+    /// Of a connection, whatever is written to it.
+    Connection,
+}
+
+/// Marks a response whose client is looked after.
+#[derive(Debug, Clone, Copy)]
+struct LookedAfter;
 
 #[derive(Default)]
 struct State {
@@ -49,6 +73,8 @@ struct State {
     since: Option<Instant>,
     /// Its place in a lane: while it does not read, or of a call as long as that lasts.
     parked: Option<Arc<Parked>>,
+    /// While it does not read.
+    waits: Option<WaitsForClient>,
 }
 
 impl Reader {
@@ -57,33 +83,54 @@ impl Reader {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_large(&self) -> bool {
+        matches!(&self.of, Of::Request(ticket) if ticket.is_large())
+    }
+
     /// Looks after the client: parks one that does not read, and hangs up on one that was cut or is silent for `stall`.
-    fn look(&self, lane: &Lane, stall: Duration) {
+    fn look(&self, responses: &Responses, stall: Duration) {
+        let stall = match self.of {
+            Of::Small => stall.min(SMALL),
+            _ => stall,
+        };
         let mut state = self.state();
-        let Some(unread) = state.since.map(|since| since.elapsed()) else {
+        let Some(since) = state.since else {
             return;
         };
+        let unread = since.elapsed();
         if state.parked.as_ref().is_some_and(|p| p.is_cut()) || unread >= stall {
             let seconds = unread.as_secs();
             tracing::info!(caller = ?self.key, seconds, "Response that is not read is cut off");
             self.connection.hang_up();
             return;
         }
-        if unread < UNREAD || state.parked.is_some() {
+        if unread < UNREAD {
             return;
         }
-        state.parked = Some(Arc::new(lane.park(self.key.clone())));
+        let is_counted = state.waits.is_some() || state.parked.as_ref().is_some_and(|p| p.waits());
+        if !is_counted && !matches!(self.of, Of::Connection) {
+            state.waits = Some(self.connection.wait_for_client(since));
+        }
+        if state.parked.is_none() {
+            let lane = if self.is_large() {
+                &responses.large
+            } else {
+                &responses.lane
+            };
+            state.parked = Some(Arc::new(lane.park(self.key.clone())));
+        }
         drop(state);
-        if let Some(ticket) = &self.ticket {
+        if let Of::Request(ticket) = &self.of {
             ticket.give_back();
         }
     }
 }
 
 impl Responses {
-    pub(super) fn new(lane: Lane) -> Self {
+    pub(super) fn new(lane: Lane, large: Lane) -> Self {
         Self {
             lane,
+            large,
             sending: Mutex::default(),
         }
     }
@@ -99,13 +146,23 @@ impl Responses {
             tick.tick().await;
             let all: Vec<Arc<Reader>> = self.sending().all.values().cloned().collect();
             for reader in all {
-                reader.look(&self.lane, stall());
+                reader.look(self, stall());
             }
         }
     }
 
-    fn begin(self: &Arc<Self>, reader: Reader) -> Entry {
-        let reader = Arc::new(reader);
+    fn begin(
+        self: &Arc<Self>,
+        (key, connection): (Key, Connection),
+        of: Of,
+        state: State,
+    ) -> Entry {
+        let reader = Arc::new(Reader {
+            key,
+            connection,
+            of,
+            state: Mutex::new(state),
+        });
         let mut sending = self.sending();
         let number = sending.next;
         sending.next += 1;
@@ -132,26 +189,39 @@ impl Drop for Entry {
 }
 
 impl Ticket {
-    /// A response's body, which holds the request's place until its last byte was taken, or nobody takes it.
-    pub fn respond(self, body: Body) -> Body {
-        if body.is_end_stream() {
-            return body;
-        }
+    /// A response whose body holds the request's place until its last byte was taken, or nobody takes it.
+    pub fn respond(self, response: Response<Body>) -> Response<Body> {
         let responses = self.admission().responses.clone();
-        let entry = responses.begin(Reader {
-            key: self.key().clone(),
-            connection: self.connection().clone(),
-            state: Mutex::new(State {
-                since: Some(Instant::now()),
-                parked: None,
-            }),
-            ticket: Some(self),
-        });
-        Body::new(Outgoing {
-            body,
-            entry: Some(entry),
-            back: None,
-            end: None,
+        let client = (self.key().clone(), self.connection().clone());
+        responses.send(response, client, Of::Request(self))
+    }
+}
+
+impl Responses {
+    /// A response whose client is looked after.
+    fn send(
+        self: &Arc<Self>,
+        mut response: Response<Body>,
+        client: (Key, Connection),
+        of: Of,
+    ) -> Response<Body> {
+        response.extensions_mut().insert(LookedAfter);
+        if response.body().is_end_stream() {
+            return response;
+        }
+        let state = State {
+            since: Some(Instant::now()),
+            ..State::default()
+        };
+        let entry = self.begin(client, of, state);
+        response.map(|body| {
+            Body::new(Outgoing {
+                body,
+                rest: None,
+                entry: Some(entry),
+                back: None,
+                end: None,
+            })
         })
     }
 }
@@ -175,44 +245,47 @@ impl Writer {
 impl super::Admission {
     /// What is written to a connection of the caller `key`.
     pub fn writer(&self, key: Key, connection: Connection) -> Writer {
-        Writer(self.responses.begin(Reader {
-            key,
-            connection,
-            ticket: None,
-            state: Mutex::default(),
-        }))
+        let (of, state) = (Of::Connection, State::default());
+        Writer(self.responses.begin((key, connection), of, state))
     }
-}
 
-impl super::Admission {
+    /// Any response, on its way to a client: one that nobody looks after yet, such as a refusal, must be read within 10 s.
+    pub fn answer(&self, response: Response<Body>, client: (Key, Connection)) -> Response<Body> {
+        if response.extensions().get::<LookedAfter>().is_some() {
+            return response;
+        }
+        self.responses.send(response, client, Of::Small)
+    }
+
     /// The response of a call that holds `parked` as long as it lasts, and ends with `last` when it is cut off or `limit` is
-    /// over; its client is on the connection that `connection` ends.
+    /// over.
     pub fn stream(
         &self,
-        body: Body,
-        key: Key,
-        (parked, connection): (Parked, Connection),
+        mut response: Response<Body>,
+        client: (Key, Connection),
+        parked: Parked,
         limit: Option<Duration>,
         last: fn() -> Frame<Bytes>,
-    ) -> Body {
-        if body.is_end_stream() {
-            return body;
+    ) -> Response<Body> {
+        response.extensions_mut().insert(LookedAfter);
+        if response.body().is_end_stream() {
+            return response;
         }
-        let entry = self.responses.begin(Reader {
-            key,
-            connection,
-            ticket: None,
-            state: Mutex::new(State {
-                since: Some(Instant::now()),
-                parked: Some(Arc::new(parked)),
-            }),
-        });
+        let state = State {
+            since: Some(Instant::now()),
+            parked: Some(Arc::new(parked)),
+            waits: None,
+        };
+        let entry = self.responses.begin(client, Of::Call, state);
         let limit = limit.map(|limit| Box::pin(tokio::time::sleep(limit)));
-        Body::new(Outgoing {
-            body,
-            entry: Some(entry),
-            back: None,
-            end: Some(End { limit, last }),
+        response.map(|body| {
+            Body::new(Outgoing {
+                body,
+                rest: None,
+                entry: Some(entry),
+                back: None,
+                end: Some(End { limit, last }),
+            })
         })
     }
 }
@@ -238,7 +311,9 @@ impl End {
 /// A body on its way to its client.
 struct Outgoing {
     body: Body,
-    /// `None` once its last byte was taken.
+    /// What the last piece was too long for.
+    rest: Option<Bytes>,
+    /// `None` once a stream was ended.
     entry: Option<Entry>,
     /// On its way back to a place.
     back: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -246,6 +321,18 @@ struct Outgoing {
 }
 
 impl Outgoing {
+    /// Cuts what is too long: what the server was given it keeps until the client takes it, and nobody looks after that.
+    fn cut(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_data() {
+            Ok(mut data) if data.len() > PIECE => {
+                self.rest = Some(data.split_off(PIECE));
+                Frame::data(data)
+            }
+            Ok(data) => Frame::data(data),
+            Err(frame) => frame,
+        }
+    }
+
     /// Notes that the client has taken what it had; ready once the request has its place again.
     fn taken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(entry) = &self.entry else {
@@ -257,16 +344,29 @@ impl Outgoing {
         if self.back.is_none() {
             let mut state = reader.state();
             state.since = None;
-            let Some(ticket) = reader.ticket.as_ref().filter(|_| state.parked.is_some()) else {
-                return Poll::Ready(());
+            let waits = state.waits.take();
+            let parked = match &reader.of {
+                Of::Small => state.parked.take(),
+                _ => None,
             };
-            let ticket = ticket.clone();
+            let is_parked = state.parked.is_some();
+            drop(state);
+            // They have locks of their own.
+            drop((waits, parked));
+            let ticket = match &reader.of {
+                Of::Request(ticket) if is_parked => ticket.clone(),
+                _ => return Poll::Ready(()),
+            };
             self.back = Some(Box::pin(async move { ticket.take_back().await }));
         }
         if let Some(back) = &mut self.back {
             ready!(back.as_mut().poll(cx));
             self.back = None;
-            reader.state().parked = None;
+            // What keeps a large manifest stays where those are counted.
+            if !reader.is_large() {
+                let parked = reader.state().parked.take();
+                drop(parked);
+            }
         }
         Poll::Ready(())
     }
@@ -294,30 +394,35 @@ impl http_body::Body for Outgoing {
                 return Poll::Ready(Some(Ok(last)));
             }
         }
-        let polled = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if matches!(polled, Some(Ok(_))) && !this.body.is_end_stream() {
-            if let Some(entry) = &this.entry {
-                entry.reader.state().since = Some(Instant::now());
-            }
-        } else if this.end.is_none() {
-            // The server has all of it, and may not ask again.
-            this.entry = None;
+        let polled = match this.rest.take() {
+            Some(rest) => Some(Ok(Frame::data(rest))),
+            None => ready!(Pin::new(&mut this.body).poll_frame(cx)),
+        };
+        if let (Some(Ok(_)), Some(entry)) = (&polled, &this.entry) {
+            // After the last piece the server may not ask again: it drops the body when the client has taken that.
+            entry.reader.state().since = Some(Instant::now());
         }
-        Poll::Ready(polled)
+        Poll::Ready(polled.map(|frame| frame.map(|frame| this.cut(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.end {
             Some(_) => self.entry.is_none(),
-            None => self.body.is_end_stream(),
+            None => self.rest.is_none() && self.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.end {
-            Some(_) => SizeHint::default(),
-            None => self.body.size_hint(),
+        if self.end.is_some() {
+            return SizeHint::default();
         }
+        let (rest, mut hint) = (self.rest.as_ref(), self.body.size_hint());
+        let rest = rest.map_or(0, |rest| rest.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
 

@@ -15,6 +15,8 @@ struct Inner {
     key: Key,
     connection: Connection,
     place: Mutex<Option<Permit>>,
+    /// Of a response that is a large manifest.
+    large: OnceLock<Mutex<Option<Permit>>>,
     fault: OnceLock<Fault>,
 }
 
@@ -40,6 +42,7 @@ impl Ticket {
             key,
             connection: Connection::of(extensions),
             place: Mutex::new(Some(place)),
+            large: OnceLock::new(),
             fault: OnceLock::new(),
         })))
     }
@@ -68,8 +71,12 @@ impl Ticket {
     /// Gives the place to others.
     pub(super) fn give_back(&self) {
         let place = self.place().take();
-        // Not under the lock: it goes to somebody else on the spot.
-        drop(place);
+        let large = self.0.large.get().and_then(|large| {
+            let mut large = large.lock().unwrap_or_else(PoisonError::into_inner);
+            large.take()
+        });
+        // Not under the lock: they go to somebody else on the spot.
+        drop((place, large));
     }
 
     /// Takes a place again; at once if it has one.
@@ -88,6 +95,22 @@ impl Ticket {
     pub async fn large_manifest(&self) -> Result<Permit, Full> {
         let places = &self.0.admission.large_manifests;
         self.aside(places.enter(self.0.key.clone())).await
+    }
+
+    /// A place among large manifests, if one is free now.
+    pub fn large_manifest_now(&self) -> Option<Permit> {
+        let places = &self.0.admission.large_manifests;
+        places.enter_now(self.0.key.clone())
+    }
+
+    /// Holds `place` as long as the response is being sent and read.
+    pub fn sends_large(&self, place: Permit) {
+        // A request has one response.
+        let _ = self.0.large.set(Mutex::new(Some(place)));
+    }
+
+    pub(super) fn is_large(&self) -> bool {
+        self.0.large.get().is_some()
     }
 
     /// Takes a place among merges, without holding one of requests while it waits.

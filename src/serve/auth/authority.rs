@@ -100,9 +100,18 @@ impl Authority {
             return Ok(());
         }
         let setup = self.setup();
-        let headers = request.headers();
-        let by_address = setup.policy.trusts(peer.origin(headers));
-        setup.hosts.check(request.uri(), headers, by_address)
+        let by_address = self.has_rights_by_address(&setup, &peer, request.headers());
+        setup.hosts.check(request, by_address)
+    }
+
+    /// Says whether being able to reach a loopback address is all that a request needs to do something: then a page could by
+    /// rebinding. What everybody on a network may do, or behind a proxy that the settings tell of, is no right of that address.
+    fn has_rights_by_address(&self, setup: &Setup, peer: &Peer, headers: &HeaderMap) -> bool {
+        let origin = peer.origin(headers);
+        let behind_proxy = origin != peer.kind
+            && (setup.config.trust_forwarded || self.exposure != Exposure::LocalOnly);
+        setup.policy.trusts(origin)
+            || peer.kind == PeerKind::Loopback && setup.policy.is_open() && !behind_proxy
     }
 
     /// Lets a request through that has all the rights it needs; `needs` without any is a door's first question

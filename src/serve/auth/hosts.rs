@@ -4,19 +4,26 @@
 //! rebinding it comes with the page's own name in `Host`; across sites it comes with `Origin` or `Sec-Fetch-Site` (Fetch
 //! standard, "Origin header"; Fetch Metadata, "Sec-Fetch-Site"). No client of a registry sends either of the latter.
 
-use std::net::IpAddr;
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
 
 use axum::http::{
-    HeaderMap, Uri,
+    HeaderMap, Method, Request,
     header::{HOST, ORIGIN},
     uri::Authority as Host,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Error, Refusal, Result, config::Config};
 
 /// Bytes of a host's name that a message shows.
 const MAX_SHOWN: usize = 100;
+/// Unknown names that are warned of once each; others are noted only.
+const MAX_WARNED: usize = 32;
 
 /// Names that are known to be this daemon, besides loopback addresses and `localhost`.
 pub(super) struct Hosts {
@@ -24,26 +31,35 @@ pub(super) struct Hosts {
     names: Vec<String>,
     /// Where clients see this daemon: scheme, host and port.
     external: Option<Site>,
+    warned: Mutex<BTreeSet<String>>,
 }
 
 impl Hosts {
-    /// Those of `allowed_hosts` and of `external_url`.
+    /// Those of `allowed_hosts` and of `external_url`, and this machine's own. Blocks.
     ///
     /// # Errors
     /// Names the entry that is not a host's name.
     pub(super) fn new(config: &Config) -> Result<Self> {
         let external = config.external_url.as_deref().and_then(Site::of);
         let mut names: Vec<String> = external.iter().map(|site| site.host.clone()).collect();
+        let machine = rustix::system::uname();
+        let known = fs::read_to_string("/etc/hosts").unwrap_or_default();
+        names.extend(own_names(&machine.nodename().to_string_lossy(), &known));
         for entry in &config.allowed_hosts {
             if !is_name(entry) {
-                let why = format!("`allowed_hosts` holds `{entry}`, which is not a host name");
+                let shown = crate::redact::host(entry);
+                let why = format!("`allowed_hosts` holds `{shown}`, which is not a host name");
                 return Err(
                     Error::new(why).hint("expected a name without a port, such as cache.internal")
                 );
             }
             names.push(plain(entry));
         }
-        Ok(Self { names, external })
+        Ok(Self {
+            names,
+            external,
+            warned: Mutex::default(),
+        })
     }
 
     /// Checks a request that came by TCP; `by_address`: its sender has rights for being at a loopback address.
@@ -51,12 +67,12 @@ impl Hosts {
     /// # Errors
     /// [`Refusal::Denied`] for a request that a page of another site made, and for one `by_address` that calls this daemon by a
     /// name that is not known.
-    pub(super) fn check(
+    pub(super) fn check<B>(
         &self,
-        uri: &Uri,
-        headers: &HeaderMap,
+        request: &Request<B>,
         by_address: bool,
     ) -> std::result::Result<(), Refusal> {
+        let (uri, headers) = (request.uri(), request.headers());
         // A client that names no host (HTTP/1.0) is not a browser.
         let named: Vec<&str> = uri
             .authority()
@@ -67,7 +83,7 @@ impl Hosts {
         let unknown = named.iter().find(|name| by_address && !self.knows(name));
         if let Some(host) = unknown {
             let shown: String = host.chars().take(MAX_SHOWN).collect();
-            info!(host = shown, "Denied: unknown host name");
+            self.report(&shown);
             return Err(Refusal::Denied {
                 message: format!(
                     "the request is for the host `{shown}`, which this daemon does not know as its own name: use 127.0.0.1 or \
@@ -75,7 +91,7 @@ impl Hosts {
                 ),
             });
         }
-        if self.is_foreign(&named, headers) {
+        if self.is_foreign(&named, headers) && !is_visit(request) {
             info!("Denied: a web page of another site asked");
             return Err(Refusal::Denied {
                 message: "a web page of another site made this request (see its Origin or Sec-Fetch-Site header); this daemon \
@@ -84,6 +100,20 @@ impl Hosts {
             });
         }
         Ok(())
+    }
+
+    /// Warns of a name at its first request; a page may ask by as many as it likes.
+    fn report(&self, host: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.len() < MAX_WARNED && warned.insert(host.to_owned()) {
+            warn!(
+                host,
+                remedy = "add the name to `allowed_hosts` if clients call this daemon by it",
+                "Denied: unknown host name"
+            );
+        } else {
+            info!(host, "Denied: unknown host name");
+        }
     }
 
     /// Says whether this is one of our names, whatever the port.
@@ -115,6 +145,39 @@ impl Hosts {
         };
         !all(headers, ORIGIN.as_str()).all(ours)
     }
+}
+
+/// Says whether somebody followed a link to the status page: a GET that changes nothing, for a page in a tab of its own, which
+/// the site with the link cannot read (Fetch Metadata, "Sec-Fetch-Mode", "Sec-Fetch-Dest"). No script can set these headers.
+fn is_visit<B>(request: &Request<B>) -> bool {
+    let only = |name, value| all(request.headers(), name).eq([value]);
+    request.method() == Method::GET
+        && request.uri().path() == "/"
+        && only("sec-fetch-mode", "navigate")
+        && only("sec-fetch-dest", "document")
+        && !request.headers().contains_key(ORIGIN)
+}
+
+/// The names of this machine: its host name, without the domain too, and with the domain that `/etc/hosts` gives it.
+fn own_names(node: &str, known: &str) -> Vec<String> {
+    let node = plain(node);
+    if !is_name(&node) {
+        return Vec::new();
+    }
+    let short = node.split('.').next().unwrap_or(&node).to_owned();
+    let with_domain = format!("{short}.");
+    let lines = known.lines().map(|line| {
+        let text = line.split('#').next().unwrap_or_default();
+        let names = text.split_whitespace().skip(1).map(plain);
+        names.collect::<Vec<_>>()
+    });
+    let own = lines.filter(|names| names.contains(&node));
+    let mut found: Vec<String> = own
+        .flatten()
+        .filter(|name| name.starts_with(&with_domain))
+        .collect();
+    found.extend([node, short]);
+    found
 }
 
 /// All values of a header; one that is not text is empty, which is no host and no site.
@@ -202,8 +265,84 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        let uri = uri.parse().unwrap();
-        hosts.check(&uri, &map, by_address).is_ok()
+        hosts.check(&get(uri, map), by_address).is_ok()
+    }
+
+    fn get(uri: &str, headers: HeaderMap) -> Request<()> {
+        let mut request = Request::get(uri).body(()).unwrap();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    #[test]
+    fn this_machine_is_known_by_its_name_with_and_without_domain() {
+        let none = hosts(None, &[]).unwrap();
+        let node = rustix::system::uname();
+        let node = node.nodename().to_str().unwrap();
+        for host in [
+            node.to_owned(),
+            format!("{}:5000", node.to_uppercase()),
+            format!("{node}.:5000"),
+            node.split('.').next().unwrap().to_owned(),
+        ] {
+            assert!(passes(&none, "/v2/", &[("host", &host)], true), "{host}");
+        }
+        let far = format!("{node}.evil.example");
+        assert!(!passes(&none, "/v2/", &[("host", &far)], true));
+
+        let known = "127.0.0.1 localhost\n127.0.1.1\tbox.Corp.example. box # box.evil.example\n127.0.0.1 ads.evil.example\n\
+                     10.0.0.1 box.other.example\n";
+        assert_eq!(own_names("Box", known), ["box.corp.example", "box", "box"]);
+        assert_eq!(own_names("box.lan", known), ["box.lan", "box"]);
+        for none in ["(none)", "", "a b"] {
+            assert!(own_names(none, known).is_empty(), "{none}");
+        }
+    }
+
+    #[test]
+    fn link_to_the_status_page_may_be_followed_and_nothing_else_of_another_site() {
+        let none = hosts(None, &[]).unwrap();
+        let visit =
+            |method: Method, uri: &str, mode: &str, dest: &str, more: &[(&'static str, &str)]| {
+                let mut map = HeaderMap::new();
+                let all = [
+                    ("host", "localhost:5000"),
+                    ("sec-fetch-site", "cross-site"),
+                    ("sec-fetch-mode", mode),
+                    ("sec-fetch-dest", dest),
+                ];
+                for (name, value) in all.iter().chain(more) {
+                    map.append(*name, value.parse().unwrap());
+                }
+                let mut request = get(uri, map);
+                *request.method_mut() = method;
+                none.check(&request, true).is_ok()
+            };
+        assert!(visit(Method::GET, "/", "navigate", "document", &[]));
+        for (method, uri, mode, dest) in [
+            (Method::POST, "/", "navigate", "document"),
+            (Method::HEAD, "/", "navigate", "document"),
+            (Method::GET, "/metrics", "navigate", "document"),
+            (Method::GET, "/v2/", "navigate", "document"),
+            (Method::GET, "/token", "navigate", "document"),
+            (Method::GET, "/", "navigate", "iframe"),
+            (Method::GET, "/", "no-cors", "document"),
+            (Method::GET, "/", "cors", "empty"),
+        ] {
+            let what = format!("{method} {uri} {mode} {dest}");
+            assert!(!visit(method, uri, mode, dest, &[]), "{what}");
+        }
+        for more in [
+            ("origin", "null"),
+            ("sec-fetch-dest", "iframe"),
+            ("sec-fetch-mode", "cors"),
+            ("host", "rebind.evil.example"),
+        ] {
+            assert!(
+                !visit(Method::GET, "/", "navigate", "document", &[more]),
+                "{more:?}"
+            );
+        }
     }
 
     #[test]
@@ -332,13 +471,13 @@ mod tests {
     #[test]
     fn refusal_names_the_setting() {
         let none = hosts(None, &[]).unwrap();
-        let headers = [(HOST, "buildbox:5000".parse().unwrap())]
+        let headers = [(HOST, "elsewhere:5000".parse().unwrap())]
             .into_iter()
             .collect();
-        let refusal = none.check(&Uri::from_static("/v2/"), &headers, true);
+        let refusal = none.check(&get("/v2/", headers), true);
         let message = refusal.unwrap_err().message().to_owned();
         assert!(
-            message.contains("`buildbox:5000`") && message.contains("`allowed_hosts`"),
+            message.contains("`elsewhere:5000`") && message.contains("`allowed_hosts`"),
             "{message}"
         );
     }

@@ -72,6 +72,11 @@ impl Policy {
         }
     }
 
+    /// Says whether somebody who shows nothing may do anything, wherever they come from.
+    pub(super) fn is_open(&self) -> bool {
+        !self.grants(None, PeerKind::Remote).is_empty()
+    }
+
     /// What a name (`None`: nobody in particular) may do who comes from there.
     ///
     /// A name never has less than nobody in particular: it could leave its credentials out.

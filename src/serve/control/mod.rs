@@ -246,21 +246,29 @@ impl Control {
         let admission = &self.shared.settings.admission;
         let key = rights.key(self.admit.caller(&parts));
         let path = parts.uri.path();
-        let (lane, limit) = match access::needed(path) {
-            Some(_) => (&admission.calls, None),
-            None if access::is_reflection(path) => (&admission.health, Some(REFLECTION)),
-            None => (&admission.health, Some(WATCH)),
+        let limit = match access::needed(path) {
+            Some(_) => None,
+            None if access::is_reflection(path) => Some(REFLECTION),
+            None => Some(WATCH),
         };
+        let connection = Connection::of(&parts.extensions);
         let body = if access::is_reflection(path) {
             body
         } else {
-            let whole = admission.gather(key.clone(), body, MAX_REQUEST_BYTES + 5, REQUEST);
+            let client = (key.clone(), &connection);
+            let whole = admission.gather(client, body, MAX_REQUEST_BYTES + 5, REQUEST);
             match whole.await {
                 Ok(bytes) => Body::from(bytes),
                 Err(fault) => return Status::cancelled(fault.to_string()).into_http(),
             }
         };
-        let held = (lane.park(key.clone()), Connection::of(&parts.extensions));
+        let parked = match limit {
+            None => admission.calls.park(key.clone()),
+            // It waits for news.
+            Some(_) => admission
+                .health
+                .park_on(key.clone(), &connection, Instant::now()),
+        };
         parts.extensions.insert(key.clone());
         parts.extensions.insert(rights);
         parts.extensions.insert(asked);
@@ -269,7 +277,7 @@ impl Control {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        response.map(|body| admission.stream(body, key, held, limit, cut_off))
+        admission.stream(response, (key, connection), parked, limit, cut_off)
     }
 
     async fn check(&self, request: &Parts) -> Result<Rights, Status> {

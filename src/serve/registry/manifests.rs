@@ -19,19 +19,21 @@ use super::{
 use crate::{
     artifact::{
         Manifest, Reference, Tag, buildkit::CacheManifest, descriptor::MAX_MANIFEST_BYTES,
-        mentions::Mentions, outline::Outline,
+        mentions, outline::Outline,
     },
     digest::Digest,
     ops::{cache_tags::Pushed, sight::Seen},
     serve::admission::Permit,
-    store::{Repository, Resolved, keys::Repo, repository::Presence},
+    store::{
+        Repository, Resolved,
+        keys::Repo,
+        repository::{AT_ONCE, Presence},
+    },
     task,
 };
 
 /// Most tags that one request may write; the spec asks for ten at least.
 const MAX_TAGS: usize = 64;
-/// Children whose presence is checked at once.
-const AT_ONCE: usize = 16;
 /// Longest time for a manifest to come: it is gathered in memory.
 const LONGEST: Duration = Duration::from_mins(1);
 /// Bytes of a manifest from which on it needs a place of its own kind.
@@ -60,14 +62,9 @@ impl Registry {
         if !self.sees_sources(&repository, reference, sight).await? {
             return Err(unknown(reference));
         }
-        let found = self.caches.resolve(&repository, reference).await;
-        let found = found.map_err(|e| {
-            tracing::debug!(error = %e, "Manifest cannot be served");
-            Refusal::of_store(&e, Code::ManifestUnknown)
-        })?;
         let Resolved {
             manifest, modified, ..
-        } = found.ok_or_else(|| unknown(reference))?;
+        } = self.resolve_to_send(&repository, reference, parts).await?;
         let Manifest {
             media_type,
             bytes,
@@ -94,6 +91,36 @@ impl Registry {
         finish(builder, bytes)
     }
 
+    /// The manifest, with a place among large ones if it is one; whoever waits for that keeps nothing in memory meanwhile.
+    async fn resolve_to_send(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        parts: &Parts,
+    ) -> Result<Resolved, Refusal> {
+        let resolve = || async {
+            let found = self.caches.resolve(repository, reference).await;
+            let found = found.map_err(|e| {
+                tracing::debug!(error = %e, "Manifest cannot be served");
+                Refusal::of_store(&e, Code::ManifestUnknown)
+            })?;
+            found.ok_or_else(|| unknown(reference))
+        };
+        let found = resolve().await?;
+        if found.manifest.bytes.len() <= LARGE {
+            return Ok(found);
+        }
+        let ticket = ticket(parts);
+        if let Some(place) = ticket.large_manifest_now() {
+            ticket.sends_large(place);
+            return Ok(found);
+        }
+        drop(found);
+        let place = ticket.large_manifest().await?;
+        ticket.sends_large(place);
+        resolve().await
+    }
+
     pub(super) async fn put_manifest(
         &self,
         repo: &Repo,
@@ -111,8 +138,8 @@ impl Registry {
         let merges = !tags.is_empty() && CacheManifest::read(&manifest).is_ok_and(|c| c.is_some());
         let push = || async {
             let missing = self.check_children(&repository, &outline, sight).await?;
-            if sight == Sight::Own {
-                repository.link_checked(&manifest.digest).await?;
+            if sight == Sight::Own && !repository.is_checked(&manifest.digest).await? {
+                self.sights.check(&repository, &manifest.digest).await?;
             }
             // Each attempt for itself: one that waits for the store must not keep others from theirs.
             let merging = if merges {
@@ -186,6 +213,11 @@ impl Registry {
 
     pub(super) async fn delete_manifest(&self, repo: &Repo, reference: &Reference) -> Answer {
         let repository = self.repository(repo);
+        if let Reference::Digest(digest) = reference
+            && !repository.is_checked(digest).await?
+        {
+            self.sights.keep_doubts(&repository, digest).await?;
+        }
         if self.caches.delete(&repository, reference).await? {
             finish(answer(StatusCode::ACCEPTED), "")
         } else {
@@ -200,7 +232,7 @@ async fn understand(manifest: &Manifest) -> Result<Outline, Refusal> {
         let manifest = manifest.clone();
         move || {
             let outline = Outline::of(&manifest).map_err(|why| why.to_string())?;
-            Mentions::of(&manifest.bytes)?;
+            mentions::read(&manifest.bytes, &mut |_, _| {})?;
             Ok::<_, String>(outline)
         }
     };

@@ -185,7 +185,7 @@ impl Registry {
             response.extensions_mut().insert(ClientGone);
         }
         parts.extensions.remove::<Ticket>();
-        let mut response = response.map(|body| ticket.respond(body));
+        let mut response = ticket.respond(response);
         if !principal.is_anonymous() {
             let name = AskedBy(principal.name().to_owned());
             response.extensions_mut().insert(name);

@@ -101,7 +101,7 @@ impl Registry {
             .map(|d| route::digest(&d))
             .transpose()?;
         let owner = ticket(parts).key().to_string();
-        let id = self.uploads.begin(repo, &owner).await?;
+        let id = self.uploads.begin(repo, &owner, whole.is_some()).await?;
         match whole {
             Some(digest) => {
                 let ticket = ticket(parts);

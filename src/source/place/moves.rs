@@ -265,7 +265,10 @@ impl<'a> Mover<'a> {
             } else if is_errno(&e, &IN_THE_WAY) {
                 let standing = to.stat(name)?;
                 if standing.is_some_and(|stat| self.plan.own.is(&to, name, &stat)) {
-                    let why = format!("`{}` is a folder of cachectl's own: import elsewhere", m.path);
+                    let why = format!(
+                        "`{}` is a folder of cachectl's own: import elsewhere",
+                        m.path
+                    );
                     return Err(Error::Invalid(why));
                 }
                 let theirs = standing.is_some_and(|s| s.is_dir());

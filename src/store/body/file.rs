@@ -19,17 +19,20 @@ use crate::task;
 
 /// How much is read at once. Smaller costs more calls, larger more memory, which comes twice to three times for each stream.
 const READ_BYTES: u64 = 256 << 10;
+/// How much is read first, and then as much again as was taken: whoever takes nothing costs little.
+const FIRST_BYTES: u64 = 16 << 10;
 
 /// Streams `range` of an open file; `path` serves messages.
 pub fn file_stream(file: Arc<File>, path: PathBuf, range: Range<u64>) -> ByteStream {
-    let buffers = Arc::new(Buffers::default());
+    let (buffers, begin) = (Arc::new(Buffers::default()), range.start);
     stream::try_unfold(range, move |left| {
         let (file, path, buffers) = (file.clone(), path.clone(), buffers.clone());
         async move {
             if left.is_empty() {
                 return Ok(None);
             }
-            let mut buf = buffers.take(READ_BYTES.min(left.end - left.start) as usize);
+            let most = (left.start - begin).clamp(FIRST_BYTES, READ_BYTES);
+            let mut buf = buffers.take(most.min(left.end - left.start) as usize);
             let mut count = read_now(&file, &mut buf.bytes, left.start);
             if count == 0 {
                 count = buf.bytes.len();
@@ -125,6 +128,15 @@ mod tests {
             Ok(all)
         });
         assert!(let_go.await.unwrap() == content);
+    }
+
+    #[tokio::test]
+    async fn first_pieces_are_small_and_the_others_are_not() {
+        let file = file_of(&vec![1; 2_000_000]);
+        let stream = file_stream(file, PathBuf::new(), 7..2_000_000);
+        let pieces: Vec<usize> = stream.map_ok(|p| p.len()).try_collect().await.unwrap();
+        let first: Vec<usize> = pieces[..6].iter().map(|p| p >> 10).collect();
+        assert_eq!(first, [16, 16, 32, 64, 128, 256]);
     }
 
     #[tokio::test]

@@ -42,17 +42,19 @@ pub(super) enum Kind {
     Manifest,
     Referrer,
     Linked,
+    Doubted,
     Gone,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str, char); 7] = [
+    const ALL: [(Self, &'static str, char); 8] = [
         (Self::Tag, "tags", 't'),
         (Self::Part, "parts", 'p'),
         (Self::Fold, "folds", 'd'),
         (Self::Manifest, "manifests", 'm'),
         (Self::Referrer, "referrers", 'f'),
         (Self::Linked, "linked", 'l'),
+        (Self::Doubted, "doubted", 'b'),
         (Self::Gone, "gone", 'g'),
     ];
 
@@ -336,6 +338,7 @@ mod tests {
                 all.push(keys::manifest(&repo, d));
                 all.extend([&a, &b].map(|s| keys::referrer(&repo, s, d)));
                 all.push(keys::linked(&repo, d));
+                all.push(keys::doubted(&repo, d));
                 all.push(keys::gone(&repo, d));
             }
             for key in all {

@@ -309,9 +309,9 @@ async fn blobs_are_everybodys_until_deleted(all: &dyn Repositories) {
     assert_eq!(b.mount_blob(digest).await.unwrap(), Some(1000));
     let read = b.get_blob(&desc, 10..20).await.unwrap().unwrap();
     assert_eq!(collect(read).await.unwrap(), bytes.slice(10..20));
-    assert!(!b.is_linked(digest).await.unwrap());
+    assert_eq!(b.linked(digest).await.unwrap(), None);
     b.link(digest).await.unwrap();
-    assert!(b.is_linked(digest).await.unwrap());
+    assert!(b.linked(digest).await.unwrap().unwrap().proves());
     assert!(b.delete_blob(digest).await.unwrap());
     assert!(!b.delete_blob(digest).await.unwrap());
     assert_eq!(b.presence(digest).await.unwrap(), Presence::Deleted);

@@ -1,21 +1,31 @@
 //! Whose unfinished uploads there are: their number and bytes are limited for each owner, and a full disk is cleared of those of
 //! whoever fills it.
 //!
-//! Kept in memory: what an earlier process left has no owner until somebody goes on with it, and expires otherwise.
+//! Kept in memory, and in a file from which a restart reads it again. An upload that is not in it has no owner until somebody
+//! goes on with it.
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
+mod journal;
+
 use super::UploadId;
 use crate::store::error::{Error, ErrorKind, Result};
+use journal::Journal;
 
 /// What an error says was tried that is over a quota.
 pub const OVER_QUOTA: &str = "upload within the quota";
+
+/// An upload to which nobody has sent for so long is given up when its owner needs room; an empty one at once.
+const RESTED: Duration = Duration::from_secs(90);
+/// Most bytes that an upload is believed to have: so the sum of all is no overflow.
+const MAX_BYTES: u64 = 1 << 50;
 
 /// What one owner may have of unfinished uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +51,7 @@ struct State {
     quota: Quota,
     uploads: HashMap<UploadId, Owned>,
     totals: HashMap<Arc<str>, Total>,
+    journal: Option<Journal>,
 }
 
 struct Owned {
@@ -67,6 +78,10 @@ impl State {
         if self.uploads.contains_key(id) {
             return;
         }
+        if let Some(journal) = &mut self.journal {
+            journal.note(id, Some(owner));
+        }
+        let bytes = bytes.min(MAX_BYTES);
         let owner: Arc<str> = owner.into();
         let total = self.totals.entry(owner.clone()).or_default();
         total.uploads += 1;
@@ -85,6 +100,9 @@ impl State {
         let Some(owned) = self.uploads.remove(id) else {
             return;
         };
+        if let Some(journal) = &mut self.journal {
+            journal.note(id, None);
+        }
         if let Some(total) = self.totals.get_mut(&owned.owner) {
             total.uploads -= 1;
             total.bytes -= owned.bytes;
@@ -92,6 +110,27 @@ impl State {
                 self.totals.remove(&owned.owner);
             }
         }
+    }
+
+    /// Takes out what `owner` misses least: of its uploads that nobody sends to the one that has rested longest, an empty one
+    /// before others, and those only after a while.
+    fn give_up_own(&mut self, owner: &str, wants_bytes: bool) -> Option<UploadId> {
+        let resting = self.uploads.iter().filter(|(_, o)| {
+            let is_own = o.active == 0 && *o.owner == *owner;
+            let is_empty = o.bytes == 0;
+            is_own && (is_empty || o.touched.elapsed() > RESTED) && !(is_empty && wants_bytes)
+        });
+        let (id, _) = resting.min_by_key(|(_, o)| (o.bytes > 0, o.touched))?;
+        let id = id.clone();
+        self.remove(&id);
+        Some(id)
+    }
+}
+
+impl State {
+    fn new_journal(&self, path: &Path) -> std::io::Result<Journal> {
+        let all = self.uploads.iter();
+        Journal::create(path, all.map(|(id, owned)| (id, &*owned.owner)))
     }
 }
 
@@ -101,6 +140,7 @@ impl Default for Owners {
             quota: Quota::DEFAULT,
             uploads: HashMap::new(),
             totals: HashMap::new(),
+            journal: None,
         }))
     }
 }
@@ -115,20 +155,73 @@ impl Owners {
         self.state().quota = quota;
     }
 
-    /// Notes a new upload.
+    /// Reads whose uploads an earlier process left, and keeps that in the file at `path` from now on; `left` says how many
+    /// bytes one has, and for how long nobody sent to it. Blocks.
+    pub(super) fn remember(
+        &self,
+        path: &Path,
+        left: impl Fn(&UploadId) -> Option<(u64, Duration)>,
+    ) -> Result<()> {
+        let known = journal::read(path)?;
+        let mut state = self.state();
+        for (id, owner) in known {
+            let Some((bytes, rested)) = left(&id) else {
+                continue;
+            };
+            state.add(&id, &owner, bytes);
+            if let Some(owned) = state.uploads.get_mut(&id) {
+                owned.touched = owned.touched.checked_sub(rested).unwrap_or(owned.touched);
+            }
+        }
+        let journal = state.new_journal(path);
+        state.journal = Some(journal.map_err(super::io_at(path, "write"))?);
+        Ok(())
+    }
+
+    /// Writes what changed since to the file. Blocks.
+    pub(super) fn save(&self) {
+        let mut state = self.state();
+        let uploads = state.uploads.len();
+        let Some(journal) = &mut state.journal else {
+            return;
+        };
+        let saved = if journal.is_long(uploads) {
+            let path = journal.path().to_owned();
+            let journal = state.new_journal(&path);
+            journal.map(|journal| state.journal = Some(journal))
+        } else {
+            journal.write()
+        };
+        if let Err(error) = saved {
+            tracing::warn!(%error, "Owners of uploads are not saved: after a restart these count to nobody");
+        }
+    }
+
+    /// Notes a new upload; `is_whole` is one that its own request ends, and does not count. Returns the upload of its owner
+    /// that is to be given up for it.
     ///
     /// # Errors
     /// `Denied` if its owner has too many.
-    pub(super) fn begin(&self, id: &UploadId, owner: &str) -> Result<()> {
+    pub(super) fn begin(
+        &self,
+        id: &UploadId,
+        owner: &str,
+        is_whole: bool,
+    ) -> Result<Option<UploadId>> {
         let mut state = self.state();
         let most = state.quota.uploads;
-        if state.totals.get(owner).is_some_and(|t| t.uploads >= most) {
-            return Err(over(format!(
-                "there are {most} unfinished uploads of this caller already (max_uploads); finish or cancel some first"
-            )));
+        let total = state.totals.get(owner).map_or(0, |t| t.uploads);
+        let mut given_up = None;
+        if total >= most && !is_whole {
+            given_up = state.give_up_own(owner, false);
+            if given_up.is_none() {
+                return Err(over(format!(
+                    "there are {most} unfinished uploads of this caller already (max_uploads); finish or cancel some first"
+                )));
+            }
         }
         state.add(id, owner, 0);
-        Ok(())
+        Ok(given_up)
     }
 
     /// Notes that a request sends to an upload, which was begun before this process if it is not known: then it has `bytes`.
@@ -149,30 +242,34 @@ impl Owners {
         }
     }
 
-    /// Notes that so many bytes came.
+    /// Notes that so many bytes came. Returns an upload of its owner that is to be given up for them: then this is tried again.
     ///
     /// # Errors
     /// `Denied` if its owner would have too many.
-    pub(super) fn grow(&self, id: &UploadId, bytes: u64) -> Result<()> {
+    pub(super) fn grow(&self, id: &UploadId, bytes: u64) -> Result<Option<UploadId>> {
         let mut state = self.state();
         let State {
             quota,
             uploads,
             totals,
+            ..
         } = &mut *state;
         let Some(owned) = uploads.get_mut(id) else {
-            return Ok(());
+            return Ok(None);
         };
         let total = totals.entry(owned.owner.clone()).or_default();
         if total.bytes + bytes > quota.bytes {
-            return Err(over(format!(
-                "the unfinished uploads of this caller would have more than {} bytes (max_upload_bytes)",
-                quota.bytes
-            )));
+            let (owner, most) = (owned.owner.clone(), quota.bytes);
+            let given_up = state.give_up_own(&owner, true);
+            return given_up.map(Some).ok_or_else(|| {
+                over(format!(
+                    "the unfinished uploads of this caller would have more than {most} bytes (max_upload_bytes)"
+                ))
+            });
         }
         total.bytes += bytes;
         owned.bytes += bytes;
-        Ok(())
+        Ok(None)
     }
 
     pub(super) fn forget(&self, id: &UploadId) {
@@ -263,17 +360,21 @@ mod tests {
             bytes: 10,
         });
         let (first, second) = (id(), id());
-        owners.begin(&first, "a").unwrap();
-        owners.begin(&second, "a").unwrap();
-        let refused = owners.begin(&id(), "a").unwrap_err();
-        assert_eq!((refused.kind, refused.op), (ErrorKind::Denied, OVER_QUOTA));
-        owners.begin(&id(), "b").unwrap();
+        owners.begin(&first, "a", false).unwrap();
+        owners.begin(&second, "a", false).unwrap();
         owners.grow(&first, 6).unwrap();
         owners.grow(&second, 5).unwrap_err();
         owners.grow(&second, 4).unwrap();
+        let refused = owners.begin(&id(), "a", false).unwrap_err();
+        assert_eq!((refused.kind, refused.op), (ErrorKind::Denied, OVER_QUOTA));
+        owners.begin(&id(), "b", false).unwrap();
+        // What ends with its own request is not kept out.
+        let whole = id();
+        owners.begin(&whole, "a", true).unwrap();
+        owners.forget(&whole);
         owners.forget(&first);
         owners.grow(&second, 6).unwrap();
-        owners.begin(&id(), "a").unwrap();
+        owners.begin(&id(), "a", false).unwrap();
     }
 
     #[tokio::test]
@@ -285,7 +386,7 @@ mod tests {
             (&sending, "filler", 50),
             (&small, "b", 9),
         ] {
-            owners.begin(id, owner).unwrap();
+            owners.begin(id, owner, false).unwrap();
             owners.grow(id, bytes).unwrap();
         }
         let active = owners.active(&sending, "filler", 0);
@@ -308,14 +409,100 @@ mod tests {
         });
         let old = id();
         let active = owners.active(&old, "a", 8);
-        owners.begin(&id(), "a").unwrap_err();
+        owners.begin(&id(), "a", false).unwrap_err();
         owners.grow(&old, 3).unwrap_err();
         drop(active);
         tokio::time::advance(Duration::from_secs(9)).await;
         owners.forget_idle(Duration::from_secs(9));
-        owners.begin(&id(), "a").unwrap_err();
+        owners.begin(&id(), "a", false).unwrap_err();
         tokio::time::advance(Duration::from_secs(1)).await;
         owners.forget_idle(Duration::from_secs(9));
-        owners.begin(&id(), "a").unwrap();
+        owners.begin(&id(), "a", false).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_limit_an_owner_gives_up_its_own_upload_that_rested_longest_an_empty_one_first()
+    {
+        let owners = Owners::default();
+        owners.set(Quota {
+            uploads: 3,
+            bytes: 10,
+        });
+        let second = Duration::from_secs(1);
+        let all = [id(), id(), id()];
+        for id in &all {
+            assert_eq!(owners.begin(id, "a", false).unwrap(), None);
+            tokio::time::advance(second).await;
+        }
+        let [big, first, sent] = &all;
+        owners.grow(big, 9).unwrap();
+        let active = owners.active(sent, "a", 0);
+        assert_eq!(
+            owners.begin(&id(), "a", false).unwrap().as_ref(),
+            Some(first)
+        );
+        drop(active);
+        tokio::time::advance(RESTED).await;
+        owners.begin(&id(), "b", false).unwrap();
+        // The empty ones first, however long the other one has rested; then that one.
+        let given_up: Vec<_> = (0..2)
+            .map(|_| {
+                let new = id();
+                let given_up = owners.begin(&new, "a", false).unwrap().unwrap();
+                owners.grow(&new, 0).unwrap();
+                let _busy = std::mem::ManuallyDrop::new(owners.active(&new, "a", 0));
+                given_up
+            })
+            .collect();
+        assert!(!given_up.contains(big));
+        assert_eq!(owners.begin(&id(), "a", false).unwrap().as_ref(), Some(big));
+        owners.begin(&id(), "a", false).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_rest_make_room_for_those_that_come() {
+        let owners = Owners::default();
+        owners.set(Quota {
+            uploads: 9,
+            bytes: 10,
+        });
+        let (rests, new) = (id(), id());
+        owners.begin(&rests, "a", false).unwrap();
+        owners.grow(&rests, 8).unwrap();
+        owners.begin(&new, "a", false).unwrap();
+        let _active = owners.active(&new, "a", 0);
+        owners.grow(&new, 3).unwrap_err();
+        tokio::time::advance(RESTED + Duration::from_secs(1)).await;
+        assert_eq!(owners.grow(&new, 3).unwrap(), Some(rests));
+        assert_eq!(owners.grow(&new, 3).unwrap(), None);
+    }
+
+    #[test]
+    fn restart_remembers_whose_uploads_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("owners");
+        let quota = Quota {
+            uploads: 2,
+            bytes: 10,
+        };
+        let there = |bytes| move |_: &UploadId| Some((bytes, Duration::ZERO));
+        let before = Owners::default();
+        before.remember(&path, there(0)).unwrap();
+        let (kept, ended, gone) = (id(), id(), id());
+        for id in [&kept, &ended, &gone] {
+            before.begin(id, "principal \"a\n", false).unwrap();
+        }
+        before.forget(&ended);
+        before.save();
+        let after = Owners::default();
+        after.set(quota);
+        let left = |id: &UploadId| (*id != gone).then_some((8, Duration::ZERO));
+        after.remember(&path, left).unwrap();
+        after.begin(&id(), "principal \"a\n", false).unwrap();
+        after.grow(&kept, 3).unwrap_err();
+        after.grow(&kept, 2).unwrap();
+        // A line that is not whole, and a file that is not there, are no errors.
+        std::fs::write(&path, "[\"half").unwrap();
+        Owners::default().remember(&path, there(1)).unwrap();
     }
 }

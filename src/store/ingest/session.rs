@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
@@ -30,15 +30,29 @@ pub(super) fn io_at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -
     move |e| Error::io("upload", fs::Error::new(what, path, e))
 }
 
+fn upload(e: fs::Error) -> Error {
+    Error::io("upload", e)
+}
+
+/// The folder of an upload, and its name there. Neither is reached through a link: whoever may write beside the folder could lead us
+/// to files of others.
+fn place(path: &Path) -> Result<(fs::Dir, &[u8])> {
+    let nowhere = || io_at(path, "open")(io::ErrorKind::InvalidInput.into());
+    let name = path.file_name().ok_or_else(nowhere)?;
+    let folder = path.parent().ok_or_else(nowhere)?;
+    let opened = match (folder.parent(), folder.file_name()) {
+        (Some(above), Some(own)) if !above.as_os_str().is_empty() => {
+            fs::Dir::open(above).and_then(|above| above.open_dir(own.as_bytes()))
+        }
+        _ => fs::Dir::open(folder),
+    };
+    Ok((opened.map_err(upload)?, name.as_bytes()))
+}
+
 impl Session {
     pub(super) fn create(path: &Path) -> Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(io_at(path, "create"))?;
+        let (folder, name) = place(path)?;
+        let file = folder.create_file(name, 0o600).map_err(upload)?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -50,14 +64,15 @@ impl Session {
 
     /// Opens what an earlier process left, and hashes it again.
     pub(super) fn reopen(path: &Path) -> Result<Option<Self>> {
-        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        let mut options = File::options();
-        options.read(true).write(true).custom_flags(no_link);
-        let mut file = match options.open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_at(path, "open")(e)),
+        let (folder, name) = place(path)?;
+        let Some(mut file) = fs::missing_is_none(folder.open_to_write(name)).map_err(upload)?
+        else {
+            return Ok(None);
         };
+        let is_file = file.metadata().map(|m| m.is_file());
+        if !is_file.map_err(io_at(path, "open"))? {
+            return Err(io_at(path, "open")(io::ErrorKind::InvalidInput.into()));
+        }
         let mut hasher = Sha256Hasher::default();
         let (mut buf, mut size) = (vec![0; BATCH_BYTES], 0);
         loop {

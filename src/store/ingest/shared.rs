@@ -22,6 +22,7 @@ use crate::{
         keys::{self, Repo},
         records::Records,
     },
+    task,
 };
 
 /// Bytes of a piece.
@@ -71,18 +72,50 @@ impl Uploads {
         self.local.owners.set(quota);
     }
 
-    /// Begins an upload to `repo`, of `owner`.
+    /// Keeps in the file `path` whose uploads there are, and reads there whose an earlier process left. Blocks.
+    ///
+    /// # Errors
+    /// `Io` if the file cannot be read or written.
+    pub fn remember_owners(&self, path: &Path) -> Result<()> {
+        let is_shared = self.pieces.is_some();
+        self.local.owners.remember(path, |id| {
+            let found = self.local.left(id);
+            // What lies in a bucket is counted once somebody goes on with it.
+            found.or(is_shared.then_some((0, Duration::ZERO)))
+        })
+    }
+
+    /// Begins an upload to `repo`, of `owner`; `is_whole` is one that the same request will end.
     ///
     /// # Errors
     /// `Denied`, with [`super::OVER_QUOTA`] as what was tried, if that owner has too many.
-    pub async fn begin(&self, repo: &Repo, owner: &str) -> Result<UploadId> {
+    pub async fn begin(
+        self: &Arc<Self>,
+        repo: &Repo,
+        owner: &str,
+        is_whole: bool,
+    ) -> Result<UploadId> {
         let id = UploadId::new(repo);
-        self.local.owners.begin(&id, owner)?;
+        if let Some(given_up) = self.local.owners.begin(&id, owner, is_whole)? {
+            self.give_up(&given_up).await;
+        }
         if self.pieces.is_none() {
             let begun = self.local.begin_as(&id).await;
             begun.inspect_err(|_| self.local.owners.forget(&id))?;
         }
+        if !is_whole {
+            let uploads = self.clone();
+            task::blocking(move || uploads.local.owners.save()).await;
+        }
         Ok(id)
+    }
+
+    /// Gives up an upload for others of its owner.
+    async fn give_up(&self, id: &UploadId) {
+        tracing::info!(upload = %id, "Unfinished upload is dropped for others of its owner");
+        if let Err(error) = self.cancel(id).await {
+            tracing::warn!(%error, "Unfinished upload stays until it expires");
+        }
     }
 
     /// A body that counts to its owner's bytes, and ends when the upload is given up for others.
@@ -107,7 +140,9 @@ impl Uploads {
                 let Some(piece) = piece else {
                     return Ok(None);
                 };
-                uploads.local.owners.grow(&id, piece.len() as u64)?;
+                while let Some(given_up) = uploads.local.owners.grow(&id, piece.len() as u64)? {
+                    uploads.give_up(&given_up).await;
+                }
                 Ok(Some((piece, body)))
             }
         };
@@ -147,6 +182,9 @@ impl Uploads {
         let active = self.local.owners.active(id, owner, at.unwrap_or(0));
         let body = self.owned(id, active.give_up(), body);
         let appended = self.append_pieces(id, at, range, body).await;
+        if matches!(appended, Ok(Appended::Unknown)) {
+            self.local.owners.forget(id);
+        }
         self.give_up_refused(id, appended).await
     }
 
@@ -224,6 +262,9 @@ impl Uploads {
         let active = self.local.owners.active(id, owner, at.unwrap_or(0));
         let body = body.map(|body| self.owned(id, active.give_up(), body));
         let finished = self.finish_pieces(id, at, range, body).await;
+        if matches!(finished, Ok(Err(Appended::Unknown))) {
+            self.local.owners.forget(id);
+        }
         self.give_up_refused(id, finished).await
     }
 

@@ -17,6 +17,19 @@ use crate::{
 /// The name that containerd gives to images; entries that have it are not ours to replace.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
+/// Most bytes of memory that a document may take; some 70,000 entries of ours.
+const MAX_WEIGHT: u64 = 256 << 20;
+
+/// About how many bytes of memory a document takes as a tree, or more: three bytes of JSON may become seven hundred.
+fn weight(bytes: &[u8]) -> u64 {
+    let of_one = |b: &u8| match b {
+        b'{' => 700,
+        b'[' | b',' => 150,
+        _ => 1,
+    };
+    bytes.iter().map(of_one).sum()
+}
+
 /// The document.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Index(Map<String, Value>);
@@ -38,7 +51,7 @@ impl Index {
     /// Reads one.
     ///
     /// # Errors
-    /// `Corrupt` if it is no index at all. Entries that make no sense are kept and passed over.
+    /// `Corrupt` if it is no index at all, or takes too much memory. Entries that make no sense are kept and passed over.
     pub(super) fn parse(op: &'static str, bytes: &[u8]) -> Result<Self> {
         let refused = |why: String| {
             Error::new(
@@ -47,6 +60,14 @@ impl Index {
                 format!("`index.json` is no image index: {why}"),
             )
         };
+        let weight = weight(bytes);
+        if weight > MAX_WEIGHT {
+            return Err(refused(format!(
+                "to read it may take {} MB of memory, more than {} MB",
+                weight >> 20,
+                MAX_WEIGHT >> 20
+            )));
+        }
         let mut map: Map<String, Value> =
             serde_json::from_slice(bytes).map_err(|e| refused(e.to_string()))?;
         match map.entry("manifests").or_insert_with(|| json!([])) {

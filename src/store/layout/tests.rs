@@ -414,3 +414,17 @@ async fn swept_manifest_of_a_repository_is_forgotten_and_others_stay() {
     }
     assert_eq!(layout.tags("").await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn index_that_would_take_all_memory_is_refused_before_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let bomb = format!(
+        r#"{{"schemaVersion":2,"manifests":[{}{{}}]}}"#,
+        "{},".repeat(400_000)
+    );
+    std::fs::write(dir.path().join("index.json"), bomb).unwrap();
+    let e = store.tags("").await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Corrupt);
+    assert!(e.message.contains("more than 256 MB"), "{e}");
+}

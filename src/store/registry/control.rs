@@ -1,6 +1,12 @@
 //! The way to a daemon's control API: HTTP/2 to where its registry door is, with the same credentials.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, combinators::BoxBody};
@@ -32,6 +38,8 @@ struct Inner {
     wire: Wire,
     /// The daemon was asked how to log in.
     asked: OnceCell<()>,
+    /// An answer came by HTTP/2.
+    answered: AtomicBool,
 }
 
 impl ControlWay {
@@ -51,6 +59,7 @@ impl ControlWay {
             door: door.clone(),
             wire: wire.await?,
             asked: OnceCell::new(),
+            answered: AtomicBool::new(false),
         })))
     }
 
@@ -90,12 +99,24 @@ impl ControlWay {
             Some(password) => Some(password),
             None => transport.credential(&scopes).await?,
         };
-        let answer = inner.wire.exchange(&ask, &url, show).await?;
+        let answered = inner.wire.exchange(&ask, &url, show).await;
+        let answer = answered.map_err(|e| self.explain(e))?;
+        inner.answered.store(true, Ordering::Relaxed);
         let response = http::Response::<reqwest::Body>::from(answer.body);
         Ok(response.map(|body| {
             let broken = |e| error::network(OP, e);
             body.map_err(broken).boxed()
         }))
+    }
+
+    /// Of a connection that broke: the door answered by HTTP/1.1 just before, so HTTP/2 may be what it broke of.
+    fn explain(&self, mut e: Error) -> Error {
+        if e.kind == ErrorKind::Unavailable && !self.0.answered.load(Ordering::Relaxed) {
+            e.message.push_str(
+                "; the daemon's registry answers there, but its control API is gRPC: a proxy in between must speak HTTP/2 with both sides",
+            );
+        }
+        e
     }
 
     fn url(&self, uri: &http::Uri) -> Result<Url> {

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::config::{Checksum, Config, Sse};
-use crate::store::error::{Error, ErrorKind, Result};
+use crate::{
+    redact,
+    store::error::{Error, ErrorKind, Result},
+};
 
 /// Longest prefix: a key has 1,024 bytes, and ours take up to 540 below the prefix.
 const MAX_PREFIX_BYTES: usize = 480;
@@ -40,9 +43,8 @@ impl Location {
     /// # Errors
     /// `Invalid` for another scheme, a bucket or prefix that cannot be, and an unknown or repeated key.
     pub fn parse(url: &str) -> Result<Self> {
-        let refused = |why: String| {
-            Error::new(ErrorKind::Invalid, "open", why).at(&crate::redact::url(url), "")
-        };
+        let refused =
+            |why: String| Error::new(ErrorKind::Invalid, "open", why).at(&redact::url(url), "");
         let rest = url.strip_prefix("s3://").ok_or_else(|| {
             refused("an S3 URL is `s3://bucket/prefix?region=…&endpoint=…`".to_owned())
         })?;
@@ -85,7 +87,7 @@ fn check_bucket(bucket: &str) -> std::result::Result<(), String> {
         && !bucket.contains("..");
     if right {
         Ok(())
-    } else if bucket.contains(['@', ':']) {
+    } else if redact::decoded(bucket).contains(['@', ':']) {
         Err("holds credentials, or a port; give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or by a profile, and a server by `endpoint`".to_owned())
     } else if bucket.is_empty() {
         Err("names no bucket; an S3 URL is `s3://bucket/prefix`".to_owned())
@@ -122,11 +124,11 @@ fn parse_query(query: &str) -> std::result::Result<Config, String> {
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if seen.contains(&key) {
-            return Err(format!("`{key}` stands in it twice"));
+            return Err(format!("`{}` stands in it twice", shown(key)));
         }
         seen.push(key);
-        let value =
-            decode(value).ok_or_else(|| format!("the value of `{key}` is badly encoded"))?;
+        let value = decode(value)
+            .ok_or_else(|| format!("the value of `{}` is badly encoded", shown(key)))?;
         if KEYS.contains(&key) && value.is_empty() {
             return Err(format!("`{key}` has no value"));
         }
@@ -147,7 +149,8 @@ fn set(config: &mut Config, key: &str, value: String) -> std::result::Result<(),
                 "aws:kms" => Sse::AwsKms,
                 _ => {
                     return Err(format!(
-                        "`sse` is `{value}`; it may be `AES256` or `aws:kms`"
+                        "`sse` is `{}`; it may be `AES256` or `aws:kms`",
+                        redact::value(&value)
                     ));
                 }
             });
@@ -162,7 +165,8 @@ fn set(config: &mut Config, key: &str, value: String) -> std::result::Result<(),
                 "never" => Checksum::Never,
                 _ => {
                     return Err(format!(
-                        "`checksum` is `{value}`; it may be `auto`, `always` or `never`"
+                        "`checksum` is `{}`; it may be `auto`, `always` or `never`",
+                        redact::value(&value)
                     ));
                 }
             });
@@ -182,24 +186,33 @@ fn set(config: &mut Config, key: &str, value: String) -> std::result::Result<(),
         }
         _ => {
             let nearest = nearest(key);
-            let is_key = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-            // Anything else may be a secret.
-            let shown = if is_key && key.len() <= 40 {
-                key
-            } else {
-                "…"
-            };
-            return Err(format!("unknown key `{shown}`; did you mean `{nearest}`?"));
+            return Err(format!(
+                "unknown key `{}`; did you mean `{nearest}`?",
+                shown(key)
+            ));
         }
     }
     Ok(())
+}
+
+/// A key as it was written, if it looks like one: anything else may be a secret.
+fn shown(key: &str) -> &str {
+    let is_key = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    if is_key && key.len() <= 40 {
+        key
+    } else {
+        "…"
+    }
 }
 
 fn switch(key: &str, value: &str) -> std::result::Result<bool, String> {
     match value {
         "true" | "1" | "yes" => Ok(true),
         "false" | "0" | "no" => Ok(false),
-        _ => Err(format!("`{key}` is `{value}`; it may be `true` or `false`")),
+        _ => Err(format!(
+            "`{key}` is `{}`; it may be `true` or `false`",
+            redact::value(value)
+        )),
     }
 }
 

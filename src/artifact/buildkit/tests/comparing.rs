@@ -76,6 +76,21 @@ fn every_alternative_of_every_input_must_be_there() {
 }
 
 #[test]
+fn what_the_newer_one_says_of_a_layer_takes_no_result_from_the_older_one() {
+    let old = steps(&["a", "b"], 1);
+    for (field, lie) in [("size", json!(7)), ("mediaType", json!(media::LAYER_TAR))] {
+        let mut false_layer = layer("a");
+        false_layer[field] = lie;
+        let config = json!({
+            "layers": [{ "blob": blob("a"), "parent": -1 }, { "blob": blob("c"), "parent": -1 }],
+            "records": [{ "digest": "c", "layers": at(1, 2) }],
+        });
+        let new = part_of(Form::Image, vec![false_layer, layer("c")], &config);
+        assert!(!contains(&new, &old), "{field}");
+    }
+}
+
+#[test]
 fn glue_of_the_older_one_is_not_missed() {
     let old = part(
         &["a"],

@@ -174,6 +174,24 @@ fn blobs<'a>(parts: impl IntoIterator<Item = &'a Part>) -> HashSet<Digest> {
         .collect()
 }
 
+/// The same part, of whose layers each is described as it is (0), with another plain tar (1), or as packed in another way (2).
+fn lying(part: &Part, lies: &[u8]) -> Part {
+    let layers: Vec<Value> = (0..BLOBS)
+        .map(|b| (layer(&format!("b{b}")), lies[b], blob(&format!("b{b}"))))
+        .filter(|(_, _, digest)| part.manifest.layers().iter().any(|l| l.digest == *digest))
+        .map(|(mut layer, lie, _)| {
+            match lie {
+                1 => layer["annotations"]["containerd.io/uncompressed"] = json!(blob("another")),
+                2 => layer["mediaType"] = json!(media::FULL_PACK),
+                _ => {}
+            }
+            layer
+        })
+        .collect();
+    let config = serde_json::from_slice(&part.config.write()).unwrap();
+    part_of(part.manifest.form(), layers, &config)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(192) })]
 
@@ -213,6 +231,38 @@ proptest! {
                     let hits = found(&whole.config, &query);
                     let mut times = hits.iter().flat_map(|h| usable(&whole.config, &whole.config.records()[*h], &described));
                     prop_assert!(times.next().is_some(), "{:?}", query);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_part_takes_results_from_others_by_what_it_says_of_their_layers(honest in vec(random_part(), 1..4), liar in random_part(), lies in vec(0..3_u8, BLOBS)) {
+        let mut parts: Vec<Part> = honest.iter().map(|p| p.clone().pushed_at(Some(second(1)))).collect();
+        parts.push(lying(&liar, &lies).pushed_at(Some(second(2))));
+        let mut claims = Claims::of_last_pushed(&parts);
+        for b in (0..BLOBS).map(|b| format!("b{b}")) {
+            let diff_id = Some(blob(&format!("plain {b}")));
+            claims.prove(&blob(&b), Claim { media_type: media::LAYER_GZIP.to_owned(), diff_id });
+        }
+        let parts: Vec<Part> = parts.into_iter().map(|p| {
+            let pruned = p.manifest.without(&claims.denied_by(&p.manifest));
+            Part { manifest: read(&pruned), ..p }
+        }).collect();
+        let merged = merged(&parts.iter().collect::<Vec<_>>());
+        if merged.dropped.loops > 0 {
+            return Ok(());
+        }
+        let whole = again(&merged);
+        let (own, described) = (blobs(&honest), blobs([&whole]));
+        for part in &honest {
+            for (at, record) in part.config.records().iter().enumerate() {
+                if usable(&part.config, record, &own).is_empty() {
+                    continue;
+                }
+                for query in queries(&part.config, at, 0) {
+                    let hits = found(&whole.config, &query);
+                    prop_assert!(hits.iter().any(|h| !usable(&whole.config, &whole.config.records()[*h], &described).is_empty()));
                 }
             }
         }

@@ -91,8 +91,9 @@ pub(super) fn auth(layer: &Layer) -> Result<auth::Config> {
     let mut grants = Vec::new();
     for text in layer.rules("auth.grants") {
         grants.push(grants::parse(&text).map_err(|why| {
+            let shown = crate::redact::value(&text);
             layer
-                .refused("auth.grants", format!("cannot hold `{text}`: {why}"))
+                .refused("auth.grants", format!("cannot hold `{shown}`: {why}"))
                 .hint(grants::EXPECTED)
         })?);
     }
@@ -144,8 +145,11 @@ fn offer(layer: &Layer) -> Result<Option<Vec<Scheme>>> {
         .map(|word| match word.as_str() {
             "bearer" => Ok(Scheme::Bearer),
             "basic" => Ok(Scheme::Basic),
-            _ => Err(layer
-                .refused("auth.offer", format!("cannot hold `{word}`"))
+            word => Err(layer
+                .refused(
+                    "auth.offer",
+                    format!("cannot hold `{}`", crate::redact::value(word)),
+                )
                 .hint("expected bearer or basic")),
         });
     schemes.collect::<Result<_>>().map(Some)

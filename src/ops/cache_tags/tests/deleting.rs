@@ -252,17 +252,49 @@ async fn what_a_tag_is_served_as_is_stored_again_after_a_prune() {
 }
 
 #[tokio::test]
-async fn records_of_old_merges_do_not_pile_up() {
+async fn whatever_was_served_before_is_deleted_with_what_it_was_made_of_as_long_as_it_can_be_read()
+{
     let world = World::new().await;
     let (tags, repo) = (CacheTags::default(), world.repo());
+    let mut served = Vec::new();
     for n in 0..40 {
         push(&tags, &repo, &cache(&repo, &[&format!("n{n}")], 1).await).await;
+        served.push(read(&tags, &repo).await.unwrap());
     }
-    let served = read(&tags, &repo).await.unwrap();
-    let folds = repo.folds(&tag()).await.unwrap();
-    assert!(
-        folds.len() <= 32 && folds.contains(&served.digest),
-        "{}",
-        folds.len()
-    );
+    for (n, one) in served.iter().enumerate().skip(1).step_by(13) {
+        assert_eq!(by_digest(&repo, &one.digest).await.as_ref(), Some(one));
+        assert!(delete(&CacheTags::default(), &repo, &one.digest).await);
+        assert_eq!(by_digest(&repo, &one.digest).await, None);
+        assert!(!delete(&CacheTags::default(), &repo, &one.digest).await);
+        let left: Vec<String> = (n + 1..40).map(|n| format!("n{n}")).collect();
+        let left: Vec<&str> = left.iter().map(String::as_str).collect();
+        assert_eq!(names_of(&read(&tags, &repo).await.unwrap()), set(&left));
+    }
+}
+
+/// It deletes the parts and the tag, and knows no records.
+#[tokio::test]
+async fn a_merge_that_was_pushed_after_an_older_release_deleted_the_tag_is_a_cache_like_any_other()
+{
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    push(&tags, &repo, &cache(&repo, &["a"], 1).await).await;
+    push(&tags, &repo, &cache(&repo, &["b"], 2).await).await;
+    let merged = read(&tags, &repo).await.unwrap();
+    let record = repo.fold(&tag(), &merged.digest).await.unwrap().unwrap();
+    let made = record.made().unwrap();
+    repo.delete_tag(&tag()).await.unwrap();
+    let earlier = crate::entry::Time {
+        secs: made.secs - 60,
+        ..made
+    };
+    let record = crate::store::record::Folded::of(record.parts, earlier);
+    repo.add_fold(&tag(), &merged.digest, &record)
+        .await
+        .unwrap();
+    repo.put_manifest(&merged, &[tag()]).await.unwrap();
+    assert_eq!(read(&CacheTags::default(), &repo).await, Some(merged));
+    push(&tags, &repo, &cache(&repo, &["c"], 3).await).await;
+    let all = names_of(&read(&tags, &repo).await.unwrap());
+    assert_eq!(all, set(&["a", "b", "c"]));
 }

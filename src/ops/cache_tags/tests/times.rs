@@ -109,3 +109,26 @@ async fn the_part_pushed_longest_ago_goes_first() {
     let left: BTreeSet<Digest> = parts.iter().map(|p| p.digest).collect();
     assert_eq!(left, [a.digest, c.digest].into());
 }
+
+#[tokio::test]
+async fn one_part_alone_is_not_served_as_newer_than_its_push() {
+    let world = World::new().await;
+    for tags in [CacheTags::default(), without_merging(ShrinkGuard::Off)] {
+        let repo = world.repo();
+        let bad = result(&repo, "bad", "9999-01-01T00:00:00Z").await;
+        push(&tags, &repo, &bad).await;
+        let manifest = read(&tags, &repo).await.unwrap();
+        let cache = readable(&manifest).unwrap();
+        let part = tags.part_of(&repo, cache).await.unwrap().unwrap();
+        let now = repo.store().clock().await.unwrap();
+        let results = part.config.records().iter().flat_map(|r| &r.results);
+        let made: Vec<Time> = results.map(|r| r.created_at).collect();
+        assert!(
+            made.len() == 2 && made.iter().all(|at| *at <= now),
+            "{made:?}"
+        );
+        assert_eq!(names_of(&manifest), set(&["bad"]));
+        assert!(tags.delete(&repo, &manifest.digest.into()).await.unwrap());
+        assert_eq!(read(&tags, &repo).await, None);
+    }
+}

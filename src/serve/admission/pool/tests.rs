@@ -140,22 +140,15 @@ async fn places_become_fewer_as_they_are_given_back_and_more_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_holds_more_than_another_that_waits_crowds_it_out() {
+async fn demand_is_what_each_caller_holds_and_waits_for() {
     let pool = Pool::new("t", 3, QUEUE);
     let _held = (take(&pool, "a", 2).await, take(&pool, "b", 1).await);
-    assert!(!pool.crowds_out_others(&key("a")), "nobody waits");
     let waits = ask(&pool, "b");
-    assert!(pool.crowds_out_others(&key("a")));
-    assert!(
-        pool.crowds_out_others(&key("b")),
-        "its own requests compete"
-    );
+    let of = |name| pool.demand()[&key(name)];
+    let demand = |held, waiting| Demand { held, waiting };
+    assert_eq!((of("a"), of("b")), (demand(2, 0), demand(1, 1)));
     drop(waits);
-    let _waits = ask(&pool, "a");
-    assert!(
-        !pool.crowds_out_others(&key("b")),
-        "it holds fewer than who waits"
-    );
+    assert_eq!(of("b"), demand(1, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -141,14 +141,26 @@ async fn broken_body_is_the_clients_fault() {
 async fn small_body_is_gathered_within_its_limits_and_without_a_place() {
     let (admission, _ticket) = ticket().await;
     let key = || Key::Principal("a".into());
+    let connection = Connection::default();
     let ten = Duration::from_secs(10);
-    let whole = admission.gather(key(), Body::from("form"), 64, ten).await;
+    let whole = admission
+        .gather((key(), &connection), Body::from("form"), 64, ten)
+        .await;
     assert_eq!(whole.unwrap(), "form");
     let (_sender, silent) = body();
     let began = Instant::now();
-    let slow = admission.gather(key(), silent, 64, ten).await;
+    let slow = admission
+        .gather((key(), &connection), silent, 64, ten)
+        .await;
     assert_eq!(slow, Err(Fault::Slow(ten)));
     assert_eq!(began.elapsed(), ten);
     let long = Body::from(vec![0; 200]);
-    assert!(admission.gather(key(), long, 64, ten).await.unwrap().len() > 64);
+    assert!(
+        admission
+            .gather((key(), &connection), long, 64, ten)
+            .await
+            .unwrap()
+            .len()
+            > 64
+    );
 }

@@ -8,9 +8,11 @@ use crate::{metrics, serve::admission::Admission, task};
 
 const STALL: Duration = Duration::from_mins(10);
 
-fn pieces(count: usize) -> Body {
+fn pieces(count: usize) -> Response<Body> {
     let piece = || Ok::<_, std::io::Error>(Bytes::from_static(b"piece"));
-    Body::from_stream(stream::iter((0..count).map(move |_| piece())))
+    Response::new(Body::from_stream(stream::iter(
+        (0..count).map(move |_| piece()),
+    )))
 }
 
 fn admission() -> (Arc<Admission>, task::Task<()>) {
@@ -36,7 +38,7 @@ async fn ticket(admission: &Arc<Admission>, name: &str, connection: &Connection)
 async fn response_that_is_read_holds_its_place_to_its_last_byte() {
     let (admission, _watch) = admission();
     let ticket = ticket(&admission, "a", &Connection::default()).await;
-    let body = ticket.respond(pieces(3));
+    let body = ticket.respond(pieces(3)).into_body();
     assert_eq!(admission.requests.taken(), 1);
     assert_eq!(body.collect().await.unwrap().to_bytes().len(), 15);
     assert_eq!(admission.requests.taken(), 0);
@@ -46,7 +48,7 @@ async fn response_that_is_read_holds_its_place_to_its_last_byte() {
 async fn response_that_is_not_read_gives_its_place_back_and_takes_one_when_it_is() {
     let (admission, _watch) = admission();
     let first = ticket(&admission, "a", &Connection::default()).await;
-    let mut body = first.respond(pieces(3));
+    let mut body = first.respond(pieces(3)).into_body();
     assert!(body.frame().await.is_some());
     let other = ticket(&admission, "b", &Connection::default()).await;
     assert!(body.frame().now_or_never().is_none(), "the place is taken");
@@ -60,7 +62,7 @@ async fn connection_whose_client_is_silent_is_ended() {
     let (admission, _watch) = admission();
     let connection = Connection::default();
     let ticket = ticket(&admission, "a", &connection).await;
-    let mut body = ticket.respond(pieces(3));
+    let mut body = ticket.respond(pieces(3)).into_body();
     assert!(body.frame().await.is_some());
     let began = Instant::now();
     connection.ends().await;
@@ -77,7 +79,7 @@ async fn of_too_many_responses_that_are_not_read_those_of_whoever_has_most_end_t
         let name = if number == 3 { "one" } else { "many" };
         let connection = Connection::default();
         let ticket = ticket(&admission, name, &connection).await;
-        let mut body = ticket.respond(pieces(3));
+        let mut body = ticket.respond(pieces(3)).into_body();
         assert!(body.frame().await.is_some());
         held.push((connection, body));
         // So that the next one gets the place.
@@ -94,7 +96,7 @@ async fn no_more_is_read_for_a_client_while_its_connection_takes_nothing() {
     let connection = Connection::default();
     let writer = admission.writer(key("a"), connection.clone());
     let ticket = ticket(&admission, "a", &connection).await;
-    let mut body = ticket.respond(pieces(3));
+    let mut body = ticket.respond(pieces(3)).into_body();
     assert!(body.frame().await.is_some());
     writer.blocked(true);
     assert!(body.frame().now_or_never().is_none());
@@ -115,9 +117,13 @@ async fn stream_ends_in_order_when_its_time_is_over_or_others_need_its_room() {
     let minute = Some(Duration::from_mins(1));
     for limit in [minute, None] {
         let lane = Lane::new(1);
-        let parked = (lane.park(key("a")), Connection::default());
+        let parked = lane.park(key("a"));
+        let client = (key("a"), Connection::default());
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        let mut body = admission.stream(silent, key("a"), parked, limit, last);
+        let response = Response::new(silent);
+        let mut body = admission
+            .stream(response, client, parked, limit, last)
+            .into_body();
         assert!(body.frame().now_or_never().is_none());
         let began = Instant::now();
         let _other = limit.is_none().then(|| lane.park(key("a")));
@@ -127,4 +133,67 @@ async fn stream_ends_in_order_when_its_time_is_over_or_others_need_its_room() {
         assert!(body.frame().await.is_none());
         assert_eq!(lane.len(), usize::from(limit.is_none()));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_answer_that_is_not_read_ends_its_connection_after_ten_seconds() {
+    let (admission, _watch) = admission();
+    let connection = Connection::default();
+    let request = connection.begin();
+    let refusal = Response::new(Body::from("no"));
+    let response = admission.answer(refusal, (key("a"), connection.clone()));
+    let began = Instant::now();
+    // The server takes all of it before it knows that the client has a window for it.
+    let mut body = response.into_body();
+    assert!(body.frame().await.is_some() && body.is_end_stream());
+    tokio::time::sleep(UNREAD + 2 * LOOK).await;
+    let (rest, _) = connection.rests().unwrap();
+    assert_eq!(rest, crate::serve::admission::Rest::Waiting);
+    connection.ends().await;
+    let waited = began.elapsed();
+    assert!(waited >= SMALL && waited <= SMALL + 2 * LOOK, "{waited:?}");
+    drop((body, request));
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_of_a_request_with_a_place_is_looked_after_once() {
+    let (admission, _watch) = admission();
+    let connection = Connection::default();
+    let ticket = ticket(&admission, "a", &connection).await;
+    let response = ticket.respond(pieces(3));
+    let _response = admission.answer(response, (key("a"), connection.clone()));
+    let ended = tokio::time::timeout(SMALL + 5 * LOOK, connection.ends()).await;
+    assert!(ended.is_err(), "it has the time of an upload");
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_manifests_that_are_not_read_are_few_and_give_their_places_to_others() {
+    let (admission, _watch) = admission();
+    admission.requests.resize(1000);
+    let mut held = Vec::new();
+    for _ in 0..3 * crate::serve::admission::SLOW_MANIFESTS {
+        let connection = Connection::default();
+        let ticket = ticket(&admission, "a", &connection).await;
+        let place = ticket.large_manifest().await.unwrap();
+        ticket.sends_large(place);
+        let large = Response::new(Body::from(vec![0; 4 << 20]));
+        let mut body = ticket.respond(large).into_body();
+        let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(
+            piece.len() <= PIECE
+                && body.size_hint().exact() == Some((4 << 20) - piece.len() as u64)
+        );
+        held.push((connection, body));
+    }
+    tokio::time::sleep(UNREAD + 2 * LOOK).await;
+    assert_eq!(admission.large_manifests.taken(), 0);
+    let ended = held
+        .iter()
+        .filter(|(c, _)| c.ends().now_or_never().is_some());
+    assert_eq!(ended.count(), 2 * crate::serve::admission::SLOW_MANIFESTS);
+    let (_, body) = held.pop().unwrap();
+    assert_eq!(
+        body.collect().await.unwrap().to_bytes().len(),
+        (4 << 20) - PIECE
+    );
 }

@@ -324,6 +324,36 @@ async fn what_an_administrator_pushed_is_read_and_stays_visible_to_who_built_on_
 }
 
 #[tokio::test]
+async fn what_an_older_release_let_in_stays_closed_when_its_owner_deletes_or_pushes_what_doubts_it()
+{
+    for method in [Method::DELETE, Method::PUT] {
+        let door = tenants().await;
+        let (admin, b) = (tenant(&door, "admin"), tenant(&door, "b"));
+        let secret = admin.push("a/x", "secret").await;
+        let own = door.registry.repository(&"b/x".parse().unwrap());
+        let mut elsewhere = json!({"mediaType": "a/b", "digest": secret, "size": 6});
+        elsewhere["urls"] = json!(["https://x"]);
+        let doubter =
+            json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST, "layers": [elsewhere]});
+        let doubter = doubter.to_string();
+        for document in [&naming(&secret), &doubter] {
+            let manifest = crate::artifact::Manifest::new(media::IMAGE_MANIFEST, document.clone());
+            own.put_manifest(&manifest, &[]).await.unwrap();
+        }
+        let path = format!(
+            "/v2/b/x/manifests/{}",
+            Digest::sha256_of(doubter.as_bytes())
+        );
+        let reply = b.send(method.clone(), &path, &doubter).await;
+        assert!(reply.status.is_success(), "{method}: {}", reply.status);
+        door.registry.sights().forget_all();
+        let blob = format!("/v2/b/x/blobs/{secret}");
+        let read = b.send(Method::GET, &blob, "").await;
+        assert_eq!(read.status, StatusCode::NOT_FOUND, "{method}");
+    }
+}
+
+#[tokio::test]
 async fn documents_that_a_sweep_could_not_read_are_refused() {
     let door = tenants().await;
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));

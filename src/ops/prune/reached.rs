@@ -1,0 +1,398 @@
+//! What the tags and parts of all repositories reach, and what refers to that.
+//!
+//! Memory is bounded by what the store holds, not by what manifests mention: a mention counts only if the listing of blobs has it,
+//! and then it is one bit there. Nothing that a manifest mentions is asked for one by one.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::named;
+use crate::{
+    artifact::{
+        Descriptor,
+        descriptor::MAX_MANIFEST_BYTES,
+        media,
+        mentions::{self, Mention},
+    },
+    digest::Digest,
+    ops::{Context, load, sight::Sights},
+    store::{self, Error, ErrorKind, Repository, StoredBlob},
+};
+
+/// Bytes of manifests that are in memory at once, in units of [`UNIT`].
+const ROOM: u32 = 256;
+const UNIT: u64 = 64 << 10;
+
+/// The blobs of a store, sorted, and which of them must stay.
+pub(super) struct Listing {
+    blobs: Vec<StoredBlob>,
+    stays: Vec<bool>,
+}
+
+impl Listing {
+    pub(super) fn of(mut blobs: Vec<StoredBlob>) -> Self {
+        blobs.sort_unstable_by_key(|b| b.digest);
+        let stays = vec![false; blobs.len()];
+        Self { blobs, stays }
+    }
+
+    fn find(&self, digest: &Digest) -> Option<usize> {
+        self.blobs.binary_search_by(|b| b.digest.cmp(digest)).ok()
+    }
+
+    fn size(&self, digest: &Digest) -> Option<u64> {
+        self.find(digest).map(|at| self.blobs[at].size)
+    }
+
+    fn stays(&self, digest: &Digest) -> bool {
+        self.find(digest).is_some_and(|at| self.stays[at])
+    }
+
+    fn keep(&mut self, digest: &Digest) {
+        if let Some(at) = self.find(digest) {
+            self.stays[at] = true;
+        }
+    }
+
+    /// The blobs that need not stay.
+    pub(super) fn loose(self) -> impl Iterator<Item = StoredBlob> {
+        let all = self.blobs.into_iter().zip(self.stays);
+        all.filter(|(_, stays)| !stays).map(|(blob, _)| blob)
+    }
+}
+
+/// What a digest is said to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// A tag or a part of one leads to it: it was taken as a manifest when it was pushed.
+    Root,
+    /// A descriptor says that it is a manifest. Whoever wrote that may be wrong.
+    Manifest,
+    /// It is JSON, and may name others.
+    Document,
+    /// It is spelled out in a document that cannot be read, and may be anything.
+    Guess,
+}
+
+/// A manifest, or what may be one, to be read.
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    digest: Digest,
+    sort: Sort,
+    /// What led to it.
+    root: Digest,
+}
+
+impl Next {
+    fn root(digest: Digest) -> Self {
+        Self {
+            digest,
+            sort: Sort::Root,
+            root: digest,
+        }
+    }
+}
+
+/// A marking run.
+pub(super) struct Marking<'c> {
+    ctx: &'c Context,
+    pub(super) listing: Listing,
+    /// Manifests under tags that are not JSON, with why.
+    pub(super) unreadable: BTreeMap<Digest, String>,
+    read: HashSet<Digest>,
+    room: Arc<Semaphore>,
+}
+
+impl<'c> Marking<'c> {
+    pub(super) fn new(ctx: &'c Context, listing: Listing) -> Self {
+        Self {
+            ctx,
+            listing,
+            unreadable: BTreeMap::new(),
+            read: HashSet::new(),
+            room: Arc::new(Semaphore::new(ROOM as usize)),
+        }
+    }
+
+    /// Keeps `roots` and everything that they reach.
+    ///
+    /// # Errors
+    /// `Corrupt` for a manifest whose bytes are not those of its digest: they may have named anything.
+    pub(super) async fn keep(&mut self, roots: Vec<Digest>) -> store::Result<()> {
+        self.reach(roots.into_iter().map(Next::root)).await
+    }
+
+    async fn reach(&mut self, from: impl Iterator<Item = Next>) -> store::Result<()> {
+        let mut level: Vec<Next> = from.filter(|n| self.read.insert(n.digest)).collect();
+        for next in &level {
+            self.listing.keep(&next.digest);
+        }
+        while !level.is_empty() {
+            let mut documents = self.documents(std::mem::take(&mut level));
+            while let Some((next, bytes)) = documents.try_next().await? {
+                let Some((bytes, _room)) = bytes else {
+                    continue;
+                };
+                let listing = &self.listing;
+                let (found, why) = mentioned(&bytes, |digest| listing.find(&digest));
+                let others = if why.is_none() {
+                    Sort::Document
+                } else {
+                    Sort::Guess
+                };
+                for (at, mention) in found {
+                    self.listing.stays[at] = true;
+                    let digest = self.listing.blobs[at].digest;
+                    let sort = match mention {
+                        Mention::Text => continue,
+                        Mention::Manifest => Sort::Manifest,
+                        Mention::Document => others,
+                    };
+                    if self.read.insert(digest) {
+                        let root = next.root;
+                        level.push(Next { digest, sort, root });
+                    }
+                }
+                if let Some(why) = why.filter(|_| next.sort == Sort::Root) {
+                    self.unreadable.insert(next.digest, why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what refers to something that is in use in the same repository, though no tag leads there: signatures and
+    /// attestations of an image live as long as it does. Other repositories are not asked, and what this one does not have as a
+    /// manifest is not followed: who pushed a manifest would learn by it what others have. `gone` are no roots.
+    ///
+    /// # Errors
+    /// As [`Self::keep`].
+    pub(super) async fn keep_referrers(
+        &mut self,
+        gone: Option<&HashSet<Digest>>,
+    ) -> store::Result<()> {
+        let Some(repositories) = &self.ctx.opened.repositories else {
+            return Ok(());
+        };
+        for name in repositories.records().repositories().await? {
+            let repository = repositories.repository(&name);
+            let own = repository.manifests().await?;
+            let left = own.iter().filter(|d| !self.listing.stays(d)).copied();
+            let subjects = subjects(self.ctx, &repository, left.collect()).await?;
+            if subjects.is_empty() {
+                continue;
+            }
+            let mut roots = roots(&repository).await?;
+            roots.retain(|d| gone.is_none_or(|gone| !gone.contains(d)));
+            let own = own.into_iter().collect();
+            let live = self.referrers(&own, subjects, roots).await?;
+            self.reach(live.into_iter()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what manifests doubt that stay in no repository: what they doubt shall not be seen once they are gone.
+    ///
+    /// # Errors
+    /// When the store cannot be asked or written.
+    pub(super) async fn keep_doubts(&self) -> store::Result<()> {
+        let Some(repositories) = &self.ctx.opened.repositories else {
+            return Ok(());
+        };
+        let sights = Sights::default();
+        for name in repositories.records().repositories().await? {
+            let repository = &repositories.repository(&name);
+            let going = repository.manifests().await?.into_iter();
+            let going = going.filter(|d| !self.listing.stays(d)).map(Ok);
+            stream::iter(going)
+                .try_for_each_concurrent(self.ctx.concurrency.max(1), async |digest| {
+                    if repository.is_checked(&digest).await? {
+                        return Ok(());
+                    }
+                    sights.keep_doubts(repository, &digest).await
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// What refers to something that `roots` reach by way of manifests among `own`.
+    async fn referrers(
+        &self,
+        own: &HashSet<Digest>,
+        mut subjects: HashMap<Digest, Vec<Digest>>,
+        roots: Vec<Digest>,
+    ) -> store::Result<Vec<Next>> {
+        let (mut seen, mut live) = (HashSet::new(), Vec::new());
+        let mut found: Vec<Next> = roots.into_iter().map(Next::root).collect();
+        loop {
+            let mut level = Vec::new();
+            while let Some(next) = found.pop() {
+                let referrers = subjects.remove(&next.digest).unwrap_or_default();
+                let referrers = referrers.into_iter().map(|digest| Next {
+                    sort: Sort::Manifest,
+                    ..Next::root(digest)
+                });
+                live.extend(referrers.clone());
+                found.extend(referrers);
+                let is_own = next.sort == Sort::Root || own.contains(&next.digest);
+                if is_own && seen.insert(next.digest) {
+                    level.push(next);
+                }
+            }
+            if level.is_empty() || subjects.is_empty() {
+                return Ok(live);
+            }
+            let mut documents = self.documents(level);
+            while let Some((Next { root, .. }, bytes)) = documents.try_next().await? {
+                let Some((bytes, _room)) = bytes else {
+                    continue;
+                };
+                let is_of_use = |d: &Digest| own.contains(d) || subjects.contains_key(d);
+                let (mentioned, _) = mentioned(&bytes, |d| is_of_use(&d).then_some(d));
+                // What is mentioned as text is no manifest of its own, but may be a subject.
+                let of_use = mentioned
+                    .into_iter()
+                    .filter(|(d, mention)| *mention != Mention::Text || subjects.contains_key(d));
+                found.extend(of_use.map(|(digest, _)| Next {
+                    digest,
+                    sort: Sort::Guess,
+                    root,
+                }));
+            }
+        }
+    }
+
+    /// The bytes of manifests, with the room that they take; nothing of what is cleanly absent.
+    fn documents(
+        &self,
+        level: Vec<Next>,
+    ) -> impl futures_util::Stream<
+        Item = store::Result<(Next, Option<(Bytes, OwnedSemaphorePermit)>)>,
+    > + Unpin
+    + use<'c> {
+        let sized: Vec<_> = level
+            .into_iter()
+            .map(|next| (next, self.listing.size(&next.digest)))
+            .collect();
+        let (ctx, room) = (self.ctx, self.room.clone());
+        let read = stream::iter(sized).map(move |(next, size)| {
+            let room = room.clone();
+            async move {
+                match document(ctx, &next, size, room).await {
+                    Ok(bytes) => Ok((next, bytes)),
+                    Err(e) => Err(named::damaged(ctx, e, next.root).await),
+                }
+            }
+        });
+        Box::pin(read.buffer_unordered(ctx.concurrency.max(1)))
+    }
+}
+
+/// What a document mentions, as far as `known` knows it; and why it could not be read as what it is said to be.
+fn mentioned<T>(
+    bytes: &[u8],
+    known: impl Fn(Digest) -> Option<T>,
+) -> (Vec<(T, Mention)>, Option<String>) {
+    let mut found = Vec::new();
+    let read = mentions::read(bytes, &mut |digest, mention| {
+        found.extend(known(digest).map(|known| (known, mention)));
+    });
+    let Err(why) = read else {
+        return (found, None);
+    };
+    tracing::debug!(why, "Not a manifest: what its bytes may name is kept");
+    found.clear();
+    mentions::guess(bytes, &mut |digest, mention| {
+        found.extend(known(digest).map(|known| (known, mention)));
+    });
+    (found, Some(why))
+}
+
+/// What the tags of one repository point at, and their parts.
+async fn roots(repository: &Repository) -> store::Result<Vec<Digest>> {
+    let mut roots = Vec::new();
+    for tag in repository.tags().await? {
+        roots.extend(repository.pointed(&tag).await?);
+        let parts = repository.parts(&tag).await?;
+        roots.extend(parts.into_iter().map(|p| p.digest));
+    }
+    Ok(roots)
+}
+
+/// What `manifests` refer to, as the repository's records say, with those that do.
+async fn subjects(
+    ctx: &Context,
+    repository: &Repository,
+    manifests: Vec<Digest>,
+) -> store::Result<HashMap<Digest, Vec<Digest>>> {
+    let mut all: HashMap<Digest, Vec<Digest>> = HashMap::new();
+    let mut known = stream::iter(manifests)
+        .map(|digest| async move { (digest, repository.known(&digest).await) })
+        .buffer_unordered(ctx.concurrency.max(1));
+    while let Some((digest, known)) = known.next().await {
+        match known {
+            Ok(known) => {
+                if let Some(subject) = known.and_then(|k| k.subject) {
+                    all.entry(subject.digest).or_default().push(digest);
+                }
+            }
+            // Nobody can ask for it by its digest either: it is lost already.
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                tracing::debug!(%digest, error = %e, "Record of a manifest is damaged");
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(all)
+}
+
+/// A manifest's bytes; `None` if it is cleanly absent, or is none by its size. It is read as a blob: this store's handle knows the
+/// manifests of one repository alone, the blobs are those of all. `size` is that of the listing, if it is there.
+///
+/// # Errors
+/// `Corrupt` for a manifest whose bytes are not those of its digest.
+async fn document(
+    ctx: &Context,
+    next: &Next,
+    size: Option<u64>,
+    room: Arc<Semaphore>,
+) -> store::Result<Option<(Bytes, OwnedSemaphorePermit)>> {
+    let Next { digest, sort, .. } = *next;
+    let store = &*ctx.opened.store;
+    let damaged = |why: String| {
+        let why = format!("{why}; nothing is removed while what it needs is unknown");
+        Error::new(ErrorKind::Corrupt, "read manifest", why).at("", digest)
+    };
+    let size = match size {
+        Some(size) => size,
+        // It was written after the listing, or its bytes are lost.
+        None => match store.stat(&digest).await? {
+            Some(size) => size,
+            None => return Ok(None),
+        },
+    };
+    if size > MAX_MANIFEST_BYTES {
+        return match sort {
+            Sort::Root => Err(damaged(format!("{size} bytes are too many for a manifest"))),
+            // No registry takes a manifest of that size, so it is none.
+            Sort::Manifest | Sort::Document | Sort::Guess => Ok(None),
+        };
+    }
+    let units = u32::try_from(size.div_ceil(UNIT)).unwrap_or(ROOM);
+    let room = room.acquire_many_owned(units.clamp(1, ROOM)).await;
+    let room = room.expect("it is never closed");
+    let desc = Descriptor::new(media::IMAGE_MANIFEST, digest, size);
+    match load::read_blob(store, &desc).await {
+        Ok(bytes) => Ok(bytes.map(|bytes| (bytes, room))),
+        Err(e) if e.kind == ErrorKind::Corrupt && sort == Sort::Guess => Ok(None),
+        Err(e) if e.kind == ErrorKind::Corrupt => Err(damaged(e.message)),
+        Err(e) => Err(e),
+    }
+}
