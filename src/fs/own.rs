@@ -10,15 +10,18 @@ const TEXT: &[u8] =
     b"This folder belongs to cachectl. Exports leave it out, and imports never change it.\n";
 
 impl Dir {
-    /// Marks this folder as cachectl's own.
+    /// Marks this folder as cachectl's own. Whoever may read and replace what is in the folder may do so with the mark, whatever
+    /// the umask.
     pub fn mark_own(&self) -> Result<()> {
         use std::io::Write as _;
-        match self.create_file(OWN_MARK, 0o644) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            made => made?
-                .write_all(TEXT)
-                .map_err(|e| super::Error::new("write", self.at(OWN_MARK), e)),
-        }
+        let failed = |e| super::Error::new("write", self.at(OWN_MARK), e);
+        let mut file = match self.create_file(OWN_MARK, 0o600) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+            made => made?,
+        };
+        let bits = self.stat_self()?.mode() & 0o666 | 0o600;
+        super::set_file_mode(&file, bits).map_err(failed)?;
+        file.write_all(TEXT).map_err(failed)
     }
 
     /// Says whether this folder has the mark; one that cannot be examined has none.
