@@ -16,12 +16,12 @@ use super::{
 };
 use crate::{
     artifact::{
-        Manifest, Tag,
+        Manifest, Reference, Tag,
         buildkit::{Part, contains, is_merged},
     },
     digest::Digest,
     entry::Time,
-    store::{Body, ErrorKind, Repository, Result},
+    store::{Body, ErrorKind, Repository, Resolved, Result},
     task,
 };
 
@@ -39,17 +39,28 @@ pub(super) struct Memo {
     served: Option<Served>,
 }
 
-/// What a tag points at.
+/// What a tag points at. Not the manifest itself: that may have 4 MiB, and many may wait for one fold.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Pointed {
-    pub(super) manifest: Manifest,
+    pub(super) digest: Digest,
+    /// Says whether we merged it.
+    pub(super) is_merged: bool,
     /// When the tag was written, by the store's clock.
     pub(super) modified: Option<Time>,
 }
 
 impl Pointed {
+    pub(super) fn of(found: &Resolved) -> Self {
+        Self {
+            digest: found.manifest.digest,
+            is_merged: is_merged(&found.manifest),
+            modified: found.modified,
+        }
+    }
+
     fn dated(&self) -> Dated {
         Dated {
-            digest: self.manifest.digest,
+            digest: self.digest,
             pushed: self.modified,
         }
     }
@@ -102,7 +113,7 @@ impl CacheTags {
         pointed: Option<Pointed>,
     ) -> Result<Option<Manifest>> {
         // What we merged before is in its parts, or was let go with them.
-        let pointed = pointed.filter(|p| parts.is_empty() || !is_merged(&p.manifest));
+        let pointed = pointed.filter(|p| parts.is_empty() || !p.is_merged);
         let pointed_at = pointed.as_ref().map(Pointed::dated);
         if let Some(known) = self.remembered(repo, tag, &parts, pointed_at).await? {
             return Ok(known.map(|s| s.manifest));
@@ -162,7 +173,7 @@ impl CacheTags {
             .iter()
             .any(|(_, w)| *w == LeftOut::Unreadable);
         let pointed_at = pointed.as_ref().map(Pointed::dated);
-        let is_part = |p: &Pointed| parts.iter().any(|d| d.digest == p.manifest.digest);
+        let is_part = |p: &Pointed| parts.iter().any(|d| d.digest == p.digest);
         if let Some(pointed) = pointed.filter(|p| !is_part(p)) {
             lasts &= self.add_stray(repo, tag, &pointed, &mut found).await?;
         }
@@ -220,14 +231,18 @@ impl CacheTags {
         pointed: &Pointed,
         found: &mut Gathered,
     ) -> Result<bool> {
-        let manifest = &pointed.manifest;
         if self
             .is_own_fold(repo, tag, pointed, found.read.is_empty())
             .await?
         {
             return Ok(true);
         }
-        let Some(stray) = self.read_part(repo, manifest).await? else {
+        let found_now = repo.manifest(&Reference::Tag(tag.clone())).await?;
+        // What somebody else has moved the tag to meanwhile is for the next reader.
+        let Some(same) = found_now.filter(|f| f.manifest.digest == pointed.digest) else {
+            return Ok(false);
+        };
+        let Some(stray) = self.read_part(repo, &same.manifest).await? else {
             return Ok(false);
         };
         let stray = stray.pushed_at(pointed.modified);

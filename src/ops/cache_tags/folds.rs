@@ -9,7 +9,7 @@ use super::{
     fold::{Pointed, Served},
 };
 use crate::{
-    artifact::{Tag, buildkit::is_merged},
+    artifact::Tag,
     digest::Digest,
     store::{Error, ErrorKind, Repository, Result, record::Folded},
 };
@@ -62,10 +62,10 @@ impl CacheTags {
         is_alone: bool,
     ) -> Result<bool> {
         // A copy of a cache that was served without lost layers is a cache.
-        if is_alone && !is_merged(&pointed.manifest) {
+        if is_alone && !pointed.is_merged {
             return Ok(false);
         }
-        let fold = repo.fold(tag, &pointed.manifest.digest).await?;
+        let fold = repo.fold(tag, &pointed.digest).await?;
         // A release that knows no records deletes a tag without them, and may make it point here for somebody who pushed this.
         let is_older = |f: &Folded| {
             f.made()

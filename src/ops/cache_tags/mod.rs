@@ -20,7 +20,10 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use globset::GlobSet;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use crate::{
     artifact::{Manifest, Reference, Tag, buildkit::CacheManifest},
@@ -123,9 +126,13 @@ pub struct CacheTags {
     /// A tag is folded, and pushed to, by one at a time: who comes later finds what the first has done.
     flights: Locks<(Repo, Tag)>,
     merging: Merging,
+    reading: Semaphore,
     proved: settle::Proved,
     counts: Counts,
 }
+
+/// Manifests that are read for requests at once: up to 4 MiB each are in memory before anybody knows how large they are.
+const READERS: usize = 32;
 
 /// A blob, and how many bytes it has as some manifest says: they need not agree.
 type Sized = (Digest, u64);
@@ -150,6 +157,7 @@ impl CacheTags {
             memos: Mutex::default(),
             times: Mutex::default(),
             flights: Locks::default(),
+            reading: Semaphore::new(READERS),
             merging: Merging::default(),
             proved: settle::Proved::default(),
             counts: Counts::default(),
@@ -185,6 +193,7 @@ impl CacheTags {
                 Ok(found)
             }
             Reference::Digest(_) => {
+                let _reading = self.reading().await;
                 let Some(found) = repo.manifest(reference).await? else {
                     return Ok(None);
                 };
@@ -201,12 +210,20 @@ impl CacheTags {
         }
     }
 
+    /// Waits to read a manifest. Nothing else is waited for while it is held but the store.
+    async fn reading(&self) -> SemaphorePermit<'_> {
+        let permit = self.reading.acquire().await;
+        permit.expect("nothing closes it")
+    }
+
     /// A tag is there if it points at something. Parts alone are left by a deletion, or belong to an export that is not done.
     async fn resolve_tag(&self, repo: &Repository, tag: &Tag) -> Result<Option<Resolved>> {
+        let reading = self.reading().await;
         let found = match repo.manifest(&Reference::Tag(tag.clone())).await {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(e) if e.kind == ErrorKind::Corrupt => {
+                drop(reading);
                 return self.resolve_damaged(repo, tag, e).await;
             }
             Err(e) => return Err(e),
@@ -214,12 +231,11 @@ impl CacheTags {
         if readable(&found.manifest).is_none() {
             return Ok(Some(found));
         }
+        let pointed = Pointed::of(&found);
+        // A fold may wait for others: nothing large is in memory until it begins.
+        drop((found, reading));
         let parts = self.dated(repo, tag).await?;
-        let modified = written(&parts).or(found.modified);
-        let pointed = Pointed {
-            manifest: found.manifest,
-            modified: found.modified,
-        };
+        let modified = written(&parts).or(pointed.modified);
         let folded = self.fold(repo, tag, parts, Some(pointed)).await?;
         Ok(folded.map(|manifest| resolved(manifest, modified)))
     }

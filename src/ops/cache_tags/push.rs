@@ -14,7 +14,7 @@ use super::{
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
-        buildkit::{Part, Shrink, contains, is_merged, shrinks},
+        buildkit::{Part, Shrink, contains, shrinks},
     },
     digest::Digest,
     store::{Error, ErrorKind, Repository, Result},
@@ -135,16 +135,13 @@ impl CacheTags {
             }
             return Ok(());
         };
-        let at = Pointed {
-            manifest: found.manifest,
-            modified: found.modified,
-        };
-        let pointed = &at.manifest;
+        let at = Pointed::of(&found);
+        let pointed = &found.manifest;
         let is_part = |p: &crate::store::repository::TagPart| p.digest == pointed.digest;
         if pointed.digest == manifest.digest
             || before.iter().any(is_part)
             || readable(pointed).is_none()
-            || (is_merged(pointed) && !before.is_empty())
+            || (at.is_merged && !before.is_empty())
             || self.is_own_fold(repo, tag, &at, before.is_empty()).await?
         {
             return Ok(());

@@ -18,7 +18,7 @@ use super::{ByteStream, read_into};
 use crate::task;
 
 /// How much is read at once. Smaller costs more calls, larger more memory, which comes twice to three times for each stream.
-const READ_BYTES: u64 = 256 << 10;
+const READ_BYTES: u64 = 128 << 10;
 /// How much is read first, and then as much again as was taken: whoever takes nothing costs little.
 const FIRST_BYTES: u64 = 16 << 10;
 
@@ -136,7 +136,7 @@ mod tests {
         let stream = file_stream(file, PathBuf::new(), 7..2_000_000);
         let pieces: Vec<usize> = stream.map_ok(|p| p.len()).try_collect().await.unwrap();
         let first: Vec<usize> = pieces[..6].iter().map(|p| p >> 10).collect();
-        assert_eq!(first, [16, 16, 32, 64, 128, 256]);
+        assert_eq!(first, [16, 16, 32, 64, 128, 128]);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use axum::http::Request;
 use tonic::{body::Body, codegen::Service as _, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{HELD, Victim};
+use super::{HELD, SLOW, Victim};
 
 /// Streams of one connection that are held.
 const EACH: usize = 50;
@@ -33,10 +33,10 @@ fn serves_others(victim: &Victim, beside: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_are_served_beside_slow_requests_on_streams_of_http_2() {
     let victim = Victim::start("");
-    for (method, path) in [
-        ("POST", "/token"),
-        ("PUT", "/v2/slow/manifests/t"),
-        ("POST", "/cachectl.v1.Control/List"),
+    for (method, path, lane) in [
+        ("POST", "/token", "forms"),
+        ("PUT", "/v2/slow/manifests/t", "manifests"),
+        ("POST", "/cachectl.v1.Control/List", "forms"),
     ] {
         let mut held = Vec::new();
         for channel in channels(&victim).await {
@@ -61,7 +61,7 @@ async fn others_are_served_beside_slow_requests_on_streams_of_http_2() {
             }
         }
         assert!(held.len() > HELD);
-        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        tokio::task::block_in_place(|| victim.wait_for_clients(lane, SLOW));
         serves_others(&victim, &format!("200 streams of {path}"));
         drop(held);
     }

@@ -47,7 +47,8 @@ async fn readers_follow_a_download_and_get_the_end_when_it_is_verified() {
     let world = World::new(Mode::WriteThrough);
     let (desc, bytes) = cold(&world, 4 << 20, 1).await;
     let daemon = world.start().await;
-    let slow = Arc::new(Semaphore::new(4));
+    // Of the blob's pieces, the first of which are small.
+    let slow = Arc::new(Semaphore::new(8));
     *daemon.link.slow.lock().unwrap() = Some(slow.clone());
     let repo = daemon.repo("a");
     let mut first = repo.get_blob(&desc, 0..desc.size).await.unwrap().unwrap();
