@@ -109,14 +109,6 @@ fn usage_errors_are_2_whatever_the_mode() {
         assert!(outcome.stderr.contains(says), "{line}: {outcome}");
         assert!(outcome.stderr.starts_with("error: "), "{line}: {outcome}");
     }
-    words(&node, "import dir tree --name t")
-        .env("SOURCE_DATE_EPOCH", "yesterday")
-        .run()
-        .success();
-    words(&node, "export dir tree --name t")
-        .env("SOURCE_DATE_EPOCH", "yesterday")
-        .run()
-        .code(2);
 }
 
 #[test]
