@@ -1,7 +1,7 @@
 //! One repository over both tiers: the store that a door or a verb is given.
 #![deny(clippy::missing_trait_methods)]
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -193,16 +193,22 @@ impl TagStore for One {
     }
 
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
-        let asked = self.remote.store().tags(prefix);
+        let tags = self.tags_dated(prefix).await?;
+        Ok(tags.into_iter().map(|(tag, _)| tag).collect())
+    }
+
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        let asked = self.remote.store().tags_dated(prefix);
         let listed = match self.core.health.ask("list tags", asked).await {
-            Err(e) if e.is_temporary() => self.near.store().tags(prefix).await?,
+            Err(e) if e.is_temporary() => self.near.store().tags_dated(prefix).await?,
             other => other?,
         };
-        let mut all: BTreeSet<Tag> = listed.into_iter().collect();
+        let mut all: BTreeMap<Tag, Option<Time>> = listed.into_iter().collect();
         let below = format!("{}{prefix}", keys::tags_prefix(&self.name));
         for (key, _) in self.core.queue.below(&below) {
             if let Some(keys::Key::Tag(_, tag)) = keys::parse(&key) {
-                all.insert(tag);
+                // Newer than what the remote has of it.
+                all.insert(tag, None);
             }
         }
         Ok(all.into_iter().collect())
