@@ -18,11 +18,15 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timesta
 
 mod attrs;
 mod beneath;
+mod limit;
+mod own;
 mod sparse;
 
 pub use attrs::{
     is_root, remove_xattr, set_open_mode, set_open_owner, set_xattr, user_id, xattr, xattr_names,
 };
+pub use limit::{open_files, raise_open_files};
+pub use own::{OWN_MARK, make_own_dirs};
 pub use sparse::{SMALLEST_HOLE, data_runs, may_be_sparse};
 
 use crate::entry::Time;
@@ -266,6 +270,11 @@ impl Dir {
     pub fn set_own_mode(&self, mode: u32) -> Result<()> {
         rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(mode))
             .map_err(|e| Error::new("set mode of", &self.path, e))
+    }
+
+    /// Sets the time of change of this folder itself.
+    pub fn set_own_mtime(&self, mtime: Time) -> Result<()> {
+        set_file_mtime(&self.fd, mtime).map_err(|e| Error::new("set time of", &self.path, e))
     }
 
     /// Opens the file `name` for reading; a link in its place is an error, a fifo does not block.

@@ -119,6 +119,18 @@ pub struct Config {
         deserialize_with = "bounded::list::<MAX_FOLDED, _, _>"
     )]
     pub folded: Vec<Folded>,
+    /// The carried folder itself (`dir`); what older programs wrote has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootMeta>,
+}
+
+/// What is carried of the folder itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootMeta {
+    /// Permission bits, as of entries.
+    pub mode: u32,
+    /// Time of change: seconds since 1970, nanoseconds.
+    pub mtime: (i64, u32),
 }
 
 impl Config {

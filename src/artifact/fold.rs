@@ -109,6 +109,7 @@ pub fn remember(snapshot: &mut Snapshot, more: impl IntoIterator<Item = Folded>,
 
 fn union(head: &Snapshot, side: &Snapshot, rules: Rules) -> Snapshot {
     let mut out = head.clone();
+    out.root = side.root.or(head.root);
     if rules == Rules::Tree {
         let replaced: HashSet<&EntryPath> = side.live().map(|(_, e)| &e.entry.path).collect();
         for pack in &mut out.packs {

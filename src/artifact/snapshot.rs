@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Descriptor, Manifest, annotations,
-    config::{self, Config, FORMAT_VERSION, Fingerprint, Folded, PackState},
+    config::{self, Config, FORMAT_VERSION, Fingerprint, Folded, PackState, RootMeta},
     media,
     name::SnapshotName,
     toc::{MAX_STORED_TOC_BYTES, Toc, TocEntry},
@@ -212,6 +212,8 @@ pub struct Snapshot {
     pub merge: bool,
     /// Side tags that it contains; sorted.
     pub folded: Vec<Folded>,
+    /// The carried folder itself.
+    pub root: Option<RootMeta>,
     /// When it was made.
     pub created: Option<Time>,
     /// When it was published; of one that was read, as far as it can be believed ([`super::fold::dated`]).
@@ -277,6 +279,7 @@ impl Snapshot {
             packs,
             merge: config.merge,
             folded: config.folded,
+            root: config.root,
             created: outline.created,
             published: outline.published,
         };
@@ -404,6 +407,7 @@ impl Snapshot {
             packs: packs.iter().map(state).collect(),
             merge: self.merge,
             folded: self.folded.clone(),
+            root: self.root,
         };
         let config_bytes = config.encode();
         let config_descriptor = Descriptor::of(media::CONFIG, &config_bytes);

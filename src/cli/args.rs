@@ -129,6 +129,9 @@ pub(crate) struct Export {
     /// Keep what the stored folder has and this one has not (for folders; Go caches are always merged).
     #[arg(long)]
     pub(crate) merge: bool,
+    /// Export a folder that is empty, or empty but for what is left out; it then takes the place of what is stored.
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
     /// Write everything anew as one whole, which `tar --zstd` can extract.
     #[arg(long)]
     pub(crate) flatten: bool,
@@ -498,7 +501,8 @@ mod tests {
     use super::*;
 
     /// Flags that are no settings: they say what this one run does.
-    const OF_ONE_RUN: [&str; 24] = [
+    const OF_ONE_RUN: [&str; 25] = [
+        "allow-empty",
         "config",
         "json",
         "quiet",

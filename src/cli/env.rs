@@ -20,7 +20,7 @@ use super::{export, import};
 
 pub(crate) async fn run(session: &Session) -> Result<u8> {
     let go = sources::detect(session).await.map_err(|e| e.line());
-    session.created()?;
+    session.created();
     session.reporter.clear();
     if session.json {
         output::object(&object(session, go.as_ref()))?;

@@ -195,6 +195,8 @@ impl From<ops::Error> for CommandError {
             ops::Error::Replaced { .. } | ops::Error::AllAhead { .. } => {
                 Self::failed(e.to_string())
             }
+            ops::Error::EmptyFolder { .. } => Self::failed(e.to_string())
+                .hint("to store an empty folder in its place, add --allow-empty"),
             ops::Error::NothingToExport { .. } => {
                 let mut error = Self::failed(e.to_string());
                 error.nothing_there = true;

@@ -41,7 +41,6 @@ async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
             "--merge keeps what is stored and --replace drops it: give one of them",
         ));
     }
-    session.created()?;
     let mut summary = Summary {
         verb: Verb::Export,
         store: session.store_shown_if_set(),
@@ -98,6 +97,7 @@ async fn one(
     job: &Job,
 ) -> Result<export::Report> {
     job.must_be_there().await?;
+    job.must_not_be_own().await?;
     let config = session.config();
     let Some(scope) = session.scope() else {
         let why = session.why_not_exported().unwrap_or_default();
@@ -111,11 +111,12 @@ async fn one(
             key: config.key.clone(),
         },
         merge: args.merge && job.kind() == SourceKind::Dir,
+        allow_empty: args.allow_empty,
         flatten: args.flatten,
         replace: args.replace,
         max_age_days: config.max_age_days,
         max_size: config.max_size,
-        created: session.created()?,
+        created: session.created(),
     };
     Ok(export::run(ctx, &options).await?)
 }
@@ -137,7 +138,13 @@ pub(crate) fn finish(
     if session.json {
         output::object(&summary.json(&session.reporter.warnings())).map_err(|e| (false, e))?;
     } else {
-        session.say(&summary.text()).map_err(|e| (false, e))?;
+        // The work is done: a terminal or a log that takes no more text changes nothing about it.
+        if let Err(e) = session.say(&summary.text()) {
+            if config.strict {
+                return Err((false, e));
+            }
+            output::note(&format!("cachectl: warning: {}\n", e.message));
+        }
     }
     let verdict = summary.verdict(config.strict, config.require_hit);
     if verdict.is_ok()

@@ -2,8 +2,8 @@
 
 use std::{
     fmt::Write as _,
-    fs::OpenOptions,
-    io::{self, Write as _},
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -44,12 +44,29 @@ fn write(path: &Path, lines: &str) -> io::Result<()> {
     let no_wait = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     let mut file = OpenOptions::new()
         .append(true)
+        .read(path.is_file())
         .create(true)
         .custom_flags(no_wait.bits().cast_signed())
         .open(path)?;
     let kind = file.metadata()?.file_type();
     if kind.is_file() || kind.is_fifo() || kind.is_char_device() {
-        return file.write_all(lines.as_bytes());
+        // Some steps leave their last line without an end.
+        let end = if kind.is_file() && !ends_a_line(&mut file)? {
+            "\n"
+        } else {
+            ""
+        };
+        return file.write_all(format!("{end}{lines}").as_bytes());
     }
     Err(io::Error::other("it is neither a file nor a pipe"))
+}
+
+/// Says whether what is appended to the file begins a line.
+fn ends_a_line(file: &mut File) -> io::Result<bool> {
+    let mut last = [b'\n'];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    Ok(last == [b'\n'])
 }

@@ -111,6 +111,7 @@ async fn one(
     digest: Option<&Digest>,
     job: &Job,
 ) -> Result<import::Report> {
+    job.must_not_be_own().await?;
     let config = session.config();
     let options = import::Options {
         source: job.source.clone(),

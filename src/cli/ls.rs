@@ -2,7 +2,7 @@
 
 use super::{
     args,
-    error::Result,
+    error::{CommandError, Result},
     json,
     output::{self, bytes, printable, short},
     session::Session,
@@ -17,6 +17,15 @@ pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
     let report = session
         .within(budget, upkeep.list(args.name.as_deref()))
         .await?;
+    if let (Some(name), true) = (
+        &args.name,
+        report.rows.is_empty() && report.broken.is_empty(),
+    ) {
+        return Err(
+            CommandError::failed(format!("nothing is stored under `{}`", printable(name)))
+                .hint("`cachectl ls` lists all names"),
+        );
+    }
     if session.json {
         output::object(&json::listing(
             &session.store_shown(),

@@ -23,11 +23,14 @@ use super::{
 };
 use crate::{
     config::{self, Env},
+    fs,
     telemetry::{self, Verbosity},
 };
 
 /// How long work that was given up, by a signal or for its budget, may take to clear up behind it.
 const CLEARING: Duration = Duration::from_secs(5);
+/// Open files that a command asks for.
+const OPEN_FILES: u64 = 4096;
 /// What signals add to their number for the exit code, as shells do.
 const BY_SIGNAL: u8 = 128;
 
@@ -94,6 +97,8 @@ fn unparsed(e: &clap::Error) -> CommandError {
 type Failure = (bool, CommandError);
 
 fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
+    // More is of no use to us, and programs that we start inherit it.
+    fs::raise_open_files(OPEN_FILES);
     let json = cli.global.json;
     let fail = |e: CommandError| (json, e);
     // These two must work whatever the settings are: packagers run them.
@@ -156,6 +161,7 @@ fn prepare(cli: &Cli) -> Result<Session> {
 }
 
 async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8, Failure> {
+    session.warn_of_environment();
     match &command {
         // It shows that beside what counts.
         Command::Env(_) => {}

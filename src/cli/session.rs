@@ -182,17 +182,41 @@ impl Session {
     }
 
     /// The moment to write: `SOURCE_DATE_EPOCH` (reproducible-builds.org), else now.
-    pub(crate) fn created(&self) -> Result<ops::Created> {
+    /// Other programs set that variable, so what it cannot be is a warning (said once) and no reason to fail.
+    pub(crate) fn created(&self) -> ops::Created {
         let Some(text) = self.env.get("SOURCE_DATE_EPOCH") else {
-            return Ok(ops::Created::Now);
+            return ops::Created::Now;
         };
         // As far as years have four digits.
-        match text.parse() {
-            Ok(secs @ 0..=253_402_300_799_i64) => Ok(ops::Created::At(Time { secs, nanos: 0 })),
-            _ => Err(CommandError::usage(format!(
-                "SOURCE_DATE_EPOCH cannot be `{}`: expected seconds since 1970",
-                redact::value(text)
-            ))),
+        if let Ok(secs @ 0..=253_402_300_799_i64) = text.parse() {
+            return ops::Created::At(Time { secs, nanos: 0 });
+        }
+        self.reporter.warn(&format!(
+            "SOURCE_DATE_EPOCH is ignored: `{}` is not a number of seconds since 1970",
+            redact::value(text)
+        ));
+        ops::Created::Now
+    }
+
+    /// Warns of what the environment supplies and what is taken otherwise than it is written.
+    pub(crate) fn warn_of_environment(&self) {
+        for name in &self.loaded.unknown {
+            self.reporter.warn(&format!(
+                "environment variable `{}` is not a setting of cachectl and is ignored",
+                name.escape_default()
+            ));
+        }
+        let store = self.config().store.as_ref().map(|(url, _)| url.as_str());
+        if let Some(path) = store.and_then(|url| url.strip_prefix("oci://"))
+            && let Some((_, repository)) =
+                path.split('?').next().unwrap_or_default().split_once('/')
+            && repository.contains(|c: char| c.is_ascii_uppercase())
+            && !self.quiet
+        {
+            output::note(&format!(
+                "cachectl: note: registries know lower case only: using repository `{}`\n",
+                repository.to_ascii_lowercase()
+            ));
         }
     }
 

@@ -12,15 +12,17 @@ use super::{
     args::{self, SourceArgs},
     error::{CommandError, Result},
     session::Session,
+    stores,
 };
 use crate::{
     config::Env,
-    ops,
+    fs, ops,
     progress::Watch as _,
     source::{
         self, Source, SourceKind, dir,
         goenv::{self, GoEnv, modfile},
         gomod,
+        own::OwnFolders,
     },
     task,
 };
@@ -44,6 +46,22 @@ impl Job {
             SourceKind::Dir => format!("dir {}", self.name),
             kind => kind.name().to_owned(),
         }
+    }
+
+    /// Refuses a store, and whatever else is cachectl's own: it would carry itself.
+    pub(crate) async fn must_not_be_own(&self) -> Result<()> {
+        let source = Arc::clone(&self.source);
+        let is_own = task::blocking(move || {
+            fs::Dir::open(source.root()).is_ok_and(|root| source.own().is_root(&root))
+        });
+        if !is_own.await {
+            return Ok(());
+        }
+        let shown = self.source.root().display();
+        Err(CommandError::usage(format!(
+            "{shown} is a folder of cachectl's own (a store or its state), which is neither exported nor imported"
+        ))
+        .hint("carry the folder that the tool itself uses; `cachectl copy` copies a store"))
     }
 
     /// A folder that is not there is not an empty one: exporting that would empty the name.
@@ -97,11 +115,7 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
             CommandError::usage("which folder?").hint("cachectl export dir PATH --name NAME")
         );
     }
-    let options = dir::Options {
-        exclude: config.exclude.clone(),
-        xattrs: config.xattrs,
-        owner: config.owner,
-    };
+    let store = session.store()?;
     let mut seen = BTreeSet::new();
     let mut jobs = Vec::new();
     for path in paths {
@@ -116,6 +130,12 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
                     .hint("carry them one by one, each with a --name of its own"),
             );
         }
+        let options = dir::Options {
+            exclude: config.exclude.clone(),
+            xattrs: config.xattrs,
+            owner: config.owner,
+            own: own_folders(session, store, &root),
+        };
         let source =
             dir::Dir::new(root, &options).map_err(|e| CommandError::usage(e.to_string()))?;
         jobs.push(Job {
@@ -124,6 +144,24 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
         });
     }
     Ok(jobs)
+}
+
+/// The folders that this run uses, which are no content of any other.
+fn own_folders(session: &Session, store: &str, root: &Path) -> OwnFolders {
+    let config = session.config();
+    let temp = Some(&config.temp_dir)
+        // Without the setting it is everybody's; and a folder that somebody carries as a whole is more than a place for spools.
+        .filter(|temp| session.loaded.layer.get("temp_dir").is_some() && *temp != root);
+    let all = [
+        stores::folder(store),
+        config.state_dir.as_deref().map(Path::to_owned),
+        temp.cloned(),
+    ];
+    OwnFolders::new(
+        all.into_iter()
+            .flatten()
+            .map(|path| session.absolute(&path)),
+    )
 }
 
 fn last_part(path: &Path) -> Result<String> {

@@ -1,5 +1,7 @@
 //! Opens stores as the settings say; one of two files here that know the rooms below `ops`.
 
+use std::path::PathBuf;
+
 use super::error::{CommandError, Result};
 use crate::{
     config::{Config, Env},
@@ -17,6 +19,7 @@ pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool)
         stall: config.stall,
         connect_timeout: config.connect_timeout,
         ca_bundle: config.ca_bundle.clone(),
+        no_proxy: env.no_proxy(),
         s3: config.s3.for_store(),
         registry: config.registry.for_store(env),
         ..Options::default()
@@ -42,6 +45,14 @@ pub(crate) fn place(url: &str) -> Result<Place> {
         StoreUrl::S3(_) | StoreUrl::Registry(_) => Place::Remote,
         StoreUrl::Daemon(_) => Place::Daemon,
     })
+}
+
+/// The folder of the store at `url`, if it is in one; `None` also for what is no URL.
+pub(crate) fn folder(url: &str) -> Option<PathBuf> {
+    match url.parse().ok()? {
+        StoreUrl::Disk(path) | StoreUrl::Layout(path) => Some(path),
+        _ => None,
+    }
 }
 
 /// Refuses a folder that is not there; of what is remote nothing is known before it is asked.

@@ -53,6 +53,12 @@ impl Env {
         self.os(name)?.to_str()
     }
 
+    /// What is to be reached without a proxy, by the variable in either case.
+    pub fn no_proxy(&self) -> Option<String> {
+        let rules = self.get("NO_PROXY").or_else(|| self.get("no_proxy"));
+        rules.map(str::to_owned)
+    }
+
     /// The variable as it is.
     pub fn os(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)

@@ -24,6 +24,8 @@ pub(super) struct Found {
     pub(super) checkout: Checkout,
     /// What counts of all of them.
     pub(super) layer: Layer,
+    /// Variables that start like ours and are unknown.
+    pub(super) unknown: Vec<String>,
 }
 
 /// Settings files that are part of what is checked out in the working directory.

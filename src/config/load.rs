@@ -26,6 +26,8 @@ pub struct Loaded<C = Config> {
     pub file: Option<PathBuf>,
     /// What was found in the working directory, and what of it does not count.
     pub checkout: Checkout,
+    /// Variables that start like ours, are none, and resemble none: other programs' ones.
+    pub unknown: Vec<String>,
     /// What can be set.
     pub table: &'static Table,
 }
@@ -50,7 +52,8 @@ impl Env {
 /// `$XDG_CONFIG_HOME/cachectl`; of the former only what a checkout may say counts ([`found`]).
 ///
 /// # Errors
-/// A file that was named and is not there; unknown keys and `CACHECTL_*` variables; invalid values.
+/// A file that was named and is not there; unknown keys; `CACHECTL_*` variables that resemble one, and with `strict` all that
+/// are unknown; invalid values.
 pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded> {
     let table = &keys::TABLE;
     let found = match found::named(table, env, config_flag)? {
@@ -58,8 +61,13 @@ pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) 
         None => found::here_and_own(table, env, folder)?,
     };
     let found = overlaid(table, env, found, flags)?;
+    let config = Config::from_layer(&found.layer, &found.checkout.ignored, env)?;
+    if config.strict {
+        refuse_unknown(table, &found.unknown)?;
+    }
     Ok(Loaded {
-        config: Config::from_layer(&found.layer, &found.checkout.ignored, env)?,
+        config,
+        unknown: found.unknown,
         layer: found.layer,
         file: found.file,
         checkout: found.checkout,
@@ -69,12 +77,13 @@ pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) 
 
 /// The files' values with the environment and `flags` laid over them.
 pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> Result<Found> {
-    let mut above = env_layer(table, env)?;
+    let (mut above, unknown) = env_layer(table, env)?;
     above.overlay(flags);
     let Found {
         file,
         mut checkout,
         mut layer,
+        ..
     } = files;
     // What is said above would not have counted anyway, and to switch off what is not on changes nothing.
     let flag = |raw: &Raw| match raw {
@@ -95,11 +104,30 @@ pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> 
         file,
         checkout,
         layer,
+        unknown,
     })
 }
 
-fn env_layer(table: &Table, env: &Env) -> Result<Layer> {
+/// Refuses variables that are no settings.
+pub(super) fn refuse_unknown(table: &Table, unknown: &[String]) -> Result<()> {
+    let Some(name) = unknown.first() else {
+        return Ok(());
+    };
+    Err(unknown_variable(name).hint(format!("unset it; {} lists all variables", table.document)))
+}
+
+fn unknown_variable(name: &str) -> Error {
+    Error::new(format!(
+        "unknown environment variable `{}`",
+        name.escape_default()
+    ))
+}
+
+/// What the environment sets, and the variables with our prefix that resemble no setting: `CACHECTL_VERSION` is what many call the
+/// version that they install. One that resembles a setting is refused: `CACHECTL_READONLY` must not let a job write.
+fn env_layer(table: &Table, env: &Env) -> Result<(Layer, Vec<String>)> {
     let mut layer = Layer::default();
+    let mut unknown = Vec::new();
     for name in env.names_with(table.prefix) {
         let name = name.to_string_lossy();
         if name != table.config_variable
@@ -107,14 +135,12 @@ fn env_layer(table: &Table, env: &Env) -> Result<Layer> {
             && !table.is_foreign(&name)
             && table.find_env(&name).is_none()
         {
-            let e = Error::new(format!(
-                "unknown environment variable `{}`",
-                name.escape_default()
-            ));
-            return Err(match table.nearest_env(&name) {
-                Some(near) => e.hint(format!("did you mean `{near}`?")),
-                None => e.hint(format!("unset it; {} lists all variables", table.document)),
-            });
+            match table.nearest_env(&name) {
+                Some(near) => {
+                    return Err(unknown_variable(&name).hint(format!("did you mean `{near}`?")));
+                }
+                None => unknown.push(name.into_owned()),
+            }
         }
     }
     for key in table.keys() {
@@ -126,7 +152,7 @@ fn env_layer(table: &Table, env: &Env) -> Result<Layer> {
             .ok_or_else(|| Error::new(format!("`{name}` is not UTF-8")))?;
         layer.set(key, Raw::One(text.to_owned()), Origin::Env(name));
     }
-    Ok(layer)
+    Ok((layer, unknown))
 }
 
 /// One setting as `cachectl env` shows it.

@@ -136,7 +136,14 @@ impl Table {
             .chain([bare(self.config_variable)])
             .chain(self.trust_variable.map(bare))
             .collect();
-        let found = nearest(&bare(wrong), names.iter().map(String::as_str))?;
+        let wrong = bare(wrong);
+        let found = nearest(&wrong, names.iter().map(String::as_str)).or_else(|| {
+            // Names of several words are in no other program's variable by chance: `READONLY_MODE` meant `READ_ONLY`.
+            let joined = |name: &str| name.replace('_', "").to_ascii_uppercase();
+            let of_words = names.iter().filter(|name| name.contains('_'));
+            let mut meant = of_words.filter(|name| joined(&wrong).contains(&joined(name)));
+            meant.next().map(String::as_str)
+        })?;
         Some(format!("{}{found}", self.prefix))
     }
 

@@ -1,7 +1,5 @@
 //! How many connections there may be, by the limit of open files.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 /// Open files that we need besides connections: the store's own, logs, the runtime's.
 const OTHER_FILES: u64 = 64;
 /// Open files of a connection: itself, a file that is read or written, a connection to the remote store; and another connection
@@ -9,27 +7,6 @@ const OTHER_FILES: u64 = 64;
 const FILES_A_CONNECTION: u64 = 4;
 /// Connections where nothing else is said.
 const CONNECTIONS: usize = 1024;
-
-/// Raises the limit of open files as far as this process may; says what it is then.
-pub fn raise_open_files() -> u64 {
-    let now = getrlimit(Resource::Nofile);
-    // `None` is no limit.
-    let hard = now.maximum.unwrap_or(u64::MAX);
-    let raised = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: now.maximum,
-            maximum: now.maximum,
-        },
-    );
-    match raised {
-        Ok(()) => hard,
-        Err(error) => {
-            tracing::debug!(%error, "Limit of open files stays as it is");
-            now.current.unwrap_or(u64::MAX)
-        }
-    }
-}
 
 /// Connections that may be open: as many as are wanted, and no more than the open files are for.
 pub fn connections(wanted: Option<usize>, open_files: u64) -> usize {

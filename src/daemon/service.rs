@@ -117,7 +117,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         began,
     } = start;
     announce(&loaded);
-    let open_files = limit::raise_open_files();
+    let open_files = crate::fs::raise_open_files(u64::MAX);
     let state_dir = loaded.config.state_dir.clone();
     let state = task::blocking(move || StateDir::claim(&state_dir)).await?;
     let shown = Shown::new();

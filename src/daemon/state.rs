@@ -54,6 +54,7 @@ impl StateDir {
             ))
             .hint("end that one, or give this one a folder of its own with --state"));
         };
+        fs::make_own_dirs(path).map_err(unusable)?;
         let own = format!("{}\n", std::process::id());
         fs::write_atomic(&pid, own.as_bytes(), Durability::Rename).map_err(unusable)?;
         Ok(Self {

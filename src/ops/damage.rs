@@ -48,7 +48,7 @@ pub(super) async fn note(ctx: &Context, damaged: &[(Digest, String)]) {
     }
     task::blocking(move || {
         let write = || -> std::io::Result<()> {
-            fs::make_dirs(&state).map_err(std::io::Error::other)?;
+            fs::make_own_dirs(&state).map_err(std::io::Error::other)?;
             let file = state.join(FILE);
             if std::fs::metadata(&file).is_ok_and(|m| m.len() > MAX_BYTES / 2) {
                 std::fs::remove_file(&file)?;

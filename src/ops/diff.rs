@@ -77,6 +77,8 @@ pub fn diff(
             Verdict::Keep(at) => out.kept.push((i, at)),
             Verdict::New(content) => out.new.push(new(i, item, content)),
             Verdict::Hash(at) => hash.push((i, at)),
+            // Nobody needs to know.
+            Verdict::LeftOut(why) if why.is_empty() => {}
             Verdict::LeftOut(why) => out.left_out.push(LeftOut {
                 what: item.entry.path.to_string(),
                 why,

@@ -53,6 +53,8 @@ pub struct Options {
     pub target: Target,
     /// A folder only: keep the paths of the name's snapshot that this tree does not have.
     pub merge: bool,
+    /// Publish a folder of which nothing is carried; without it that is an error, since it is seldom meant.
+    pub allow_empty: bool,
     /// Write one full snapshot anew, readable by `tar --zstd`, instead of an increment.
     pub flatten: bool,
     /// The name stands for this tree alone from then on: nothing stored is built on, and what was begun before adds nothing.
@@ -179,6 +181,10 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     }
     if mark.is_some() {
         replace::warn_of_imported(ctx, &name, index.as_ref(), &items);
+    }
+    if items.is_empty() && !source.kind().is_go() && !options.allow_empty && !options.merge {
+        let path = source.root().to_owned();
+        return Err(super::Error::EmptyFolder { path });
     }
     let first = base.is_none();
     let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));

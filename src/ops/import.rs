@@ -91,8 +91,10 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
-/// Candidates by a key's prefix that are looked at in each scope at most.
-const CANDIDATES: usize = 32;
+/// Snapshots of keys with a prefix that are tried in each scope at most. Only what was asked for counts.
+pub(super) const CANDIDATES: usize = 32;
+/// Tags that are looked at in one go: two or three requests each, of which mostly the first decides.
+const LOOKED_AT: usize = 8;
 
 /// Imports; see the module.
 ///
@@ -100,6 +102,12 @@ const CANDIDATES: usize = 32;
 /// When the target cannot be written, or the store cannot be asked. What the store lost or damaged is a miss in the report.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     super::within_budget(ctx, "importing", import(ctx, options)).await
+}
+
+/// A snapshot whose key was asked for.
+struct Keyed {
+    at: PublishedAt,
+    resolved: Resolved,
 }
 
 /// A snapshot that may be restored.
@@ -127,6 +135,10 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
     ctx.progress.end(Phase::Resolve);
     clock.lap(Phase::Resolve);
     let mut report = empty_report(options);
+    let absent = match &found {
+        None if search.why.is_empty() => search.why_absent().await,
+        _ => String::new(),
+    };
     let mut why = search.why;
     let mut is_damaged = search.damaged;
     let mut damaged: Vec<(Digest, String)> = Vec::new();
@@ -173,6 +185,10 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                     });
                     report.left_out.extend(lost.chain(done.missing));
                     report.partial = !report.left_out.is_empty();
+                    for LeftOut { what, why } in &done.spared {
+                        ctx.progress.warn(&format!("not restored: {what}: {why}"));
+                    }
+                    report.left_out.extend(done.spared);
                     // Nobody who was honest misses these.
                     report.left_out.extend(candidate.ahead);
                     report.hit = Some(candidate.hit);
@@ -203,12 +219,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
         report.absent = why.is_empty();
         report.damaged = is_damaged;
         report.miss = Some(if why.is_empty() {
-            format!(
-                "nothing is stored for {} `{}` in {}",
-                report.kind,
-                options.name,
-                options.scopes.join(", ")
-            )
+            absent
         } else {
             why.join("; ")
         });
@@ -349,55 +360,131 @@ impl Search<'_> {
     }
 
     /// Keys that start with `prefix`, the newest first.
+    ///
+    /// What was published is never newer than when the store wrote its tag ([`PublishedAt`]). So where the listing tells that,
+    /// tags are looked at from the latest on, until none of the rest can be newer than the best that was found.
     async fn by_prefix(&mut self, scope: &str, prefix: &str) -> Result<Option<Candidate>> {
         let store = &self.ctx.opened.store;
-        let tags = store.tags(&self.name(scope, "").key_prefix(prefix)).await?;
-        let heads: Vec<Tag> = tags.into_iter().filter(name::is_head).collect();
-        let read = |tag: Tag| async move {
-            // One damaged tag must not hide the others.
-            let resolved = load::told(store.resolve(&tag.into()).await)?;
-            Ok::<_, super::Error>(resolved.ok().flatten())
-        };
-        let resolved: Vec<_> = stream::iter(heads)
-            .map(read)
-            .buffered(self.ctx.concurrency.max(1))
-            .try_collect()
-            .await?;
+        let asked = self.name(scope, prefix);
+        let listed = store.tags_dated(&asked.key_prefix(prefix)).await?;
         let now = store.clock().await?;
-        let mut found: Vec<(PublishedAt, Resolved)> = resolved
+        let mut rest: Vec<(Tag, Option<Time>)> = listed
             .into_iter()
-            .flatten()
-            .filter_map(|r| {
-                let outline = Outline::read(&r.manifest).ok()??;
-                let digest = r.manifest.digest;
-                let at = dated::publication(Some(&outline), digest, r.modified, now);
-                Some((at, r))
-            })
+            .filter(|(tag, _)| name::is_head(tag))
             .collect();
-        found.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        for (_, resolved) in found.into_iter().take(CANDIDATES) {
-            let manifest = &resolved.manifest;
-            let loaded = match load::load(self.ctx, manifest, &HashSet::new()).await? {
-                Ok(loaded) => loaded,
-                Err(why) => {
-                    self.lost([format!("{}: {}", manifest.digest, why.text())]);
-                    continue;
-                }
+        // Taken from the end; what has no time may be the newest.
+        rest.sort_by_key(|(_, at)| at.map_or((1, 0), |at| (0, at.secs)));
+        let mut found: Vec<Keyed> = Vec::new();
+        let mut tried = 0;
+        while tried < CANDIDATES {
+            let newest = found.last().and_then(|best| best.at.time);
+            let may_be_newer = |(_, at): &(Tag, Option<Time>)| match (at, newest) {
+                (Some(at), Some(newest)) => at.secs >= newest.secs,
+                _ => true,
             };
-            let found = &loaded.snapshot.name;
-            let asked = self.name(scope, "");
-            // A tag holds only the clear part of a long key; the config has all of it.
-            let is_meant = found.kind == asked.kind
-                && found.name == asked.name
-                && found.scope == asked.scope
-                && found.key.starts_with(prefix);
-            if is_meant
-                && let Some(candidate) = self.take(loaded, resolved.modified, now, Hit::Fallback)
-            {
-                return Ok(Some(candidate));
+            if rest.last().is_some_and(may_be_newer) {
+                let batch = rest.split_off(rest.len().saturating_sub(LOOKED_AT));
+                found.extend(self.look_at(&asked, batch, now).await?);
+                found.sort_by_key(|keyed| keyed.at);
+                continue;
+            }
+            let Some(Keyed { resolved, .. }) = found.pop() else {
+                break;
+            };
+            tried += 1;
+            let manifest = &resolved.manifest;
+            match load::load(self.ctx, manifest, &HashSet::new()).await? {
+                Ok(loaded) => {
+                    if let Some(candidate) =
+                        self.take(loaded, resolved.modified, now, Hit::Fallback)
+                    {
+                        return Ok(Some(candidate));
+                    }
+                }
+                Err(why) => self.lost([format!("{}: {}", manifest.digest, why.text())]),
             }
         }
         Ok(None)
+    }
+
+    /// Reads what tags point at; those that were not asked for are passed over.
+    async fn look_at(
+        &mut self,
+        asked: &SnapshotName,
+        tags: Vec<(Tag, Option<Time>)>,
+        now: Time,
+    ) -> Result<Vec<Keyed>> {
+        let ctx = self.ctx;
+        let read = |(tag, _): (Tag, Option<Time>)| async move {
+            // One damaged tag must not hide the others.
+            let resolved = load::told(ctx.opened.store.resolve(&tag.into()).await)?;
+            let Some(resolved) = resolved.ok().flatten() else {
+                return Ok(None);
+            };
+            let Ok(Some(outline)) = Outline::read(&resolved.manifest) else {
+                return Ok(None);
+            };
+            let name = load::name_of(ctx, &outline).await?;
+            let digest = resolved.manifest.digest;
+            let at = dated::publication(Some(&outline), digest, resolved.modified, now);
+            Ok::<_, super::Error>(Some((name, Keyed { at, resolved })))
+        };
+        let all: Vec<_> = stream::iter(tags)
+            .map(read)
+            .buffered(ctx.concurrency.max(1))
+            .try_collect()
+            .await?;
+        let mut meant = Vec::new();
+        for (name, keyed) in all.into_iter().flatten() {
+            match name {
+                // A tag holds only the clear part of a long key; the config has all of it.
+                Ok(name) => {
+                    let is_meant = name.kind == asked.kind
+                        && name.name == asked.name
+                        && name.scope == asked.scope
+                        && name.key.starts_with(&asked.key);
+                    meant.extend(is_meant.then_some(keyed));
+                }
+                Err(why) => self.lost([format!("{}: {why}", keyed.resolved.manifest.digest)]),
+            }
+        }
+        Ok(meant)
+    }
+
+    /// Why a name that nobody damaged is a miss: nothing is stored under it, or only other keys.
+    async fn why_absent(&self) -> String {
+        let options = self.options;
+        let of = format!("{} `{}`", options.source.kind().name(), options.name);
+        let scopes = options.scopes.join(", ");
+        let keyed = !options.key.is_empty() || !options.restore_keys.is_empty();
+        let mut others = 0;
+        for scope in options.scopes.iter().filter(|_| options.digest.is_none()) {
+            let prefix = self.name(scope, "").key_prefix("");
+            // Only for the message: a miss stays one.
+            let Ok(tags) = self.ctx.opened.store.tags(&prefix).await else {
+                continue;
+            };
+            others += tags.iter().filter(|tag| name::is_head(tag)).count();
+        }
+        if others == 0 {
+            return format!("nothing is stored for {of} in {scopes}");
+        }
+        let mut missing = Vec::new();
+        if !options.key.is_empty() {
+            missing.push(format!("no key `{}`", options.key));
+        }
+        let prefixes = options.restore_keys.iter();
+        missing.extend(prefixes.map(|prefix| format!("no key that starts with `{prefix}`")));
+        let missing = if keyed {
+            missing.join(" and ")
+        } else {
+            "nothing without a key".to_owned()
+        };
+        let others = match others {
+            1 => "1 other key exists".to_owned(),
+            n => format!("{n} other keys exist"),
+        };
+        format!("{missing} is stored for {of} in {scopes}; {others} (`cachectl ls`)")
     }
 
     async fn by_digest(&mut self, digest: Digest) -> Result<Option<Candidate>> {

@@ -70,6 +70,12 @@ pub enum Error {
         /// Where it would be.
         path: PathBuf,
     },
+    /// Nothing of the folder is carried, and that it shall be empty was not said.
+    #[error("nothing in `{}` is carried: it is empty, or all of it is left out", path.display())]
+    EmptyFolder {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// All that it would export is dated ahead of the store's clock.
     #[error("nothing of `{}` is exported: {why}", path.display())]
     AllAhead {

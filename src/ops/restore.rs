@@ -16,7 +16,7 @@ use crate::{
         toc::TocEntry,
     },
     digest::Digest,
-    entry::{Entry, EntryPath, Time},
+    entry::{Entry, EntryPath, Kind, Time},
     fs,
     pack::{
         plan::{Plan, Wanted, plan},
@@ -26,6 +26,7 @@ use crate::{
     source::{
         KnownContent, NothingKnown, Source, Standing,
         index::NodeIndex,
+        own::{self, OwnWithin},
         place::{Placement, StageTree, Staging},
     },
     task,
@@ -33,6 +34,39 @@ use crate::{
 
 /// Room that is left free on the target's file system.
 const SPARE_BYTES: u64 = 256 << 10;
+
+/// The other names that the snapshot gives to its files.
+struct Links<'a>(HashMap<&'a EntryPath, Vec<&'a EntryPath>>);
+
+impl<'a> Links<'a> {
+    fn of(entries: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut names: HashMap<_, Vec<_>> = HashMap::new();
+        for entry in entries {
+            if let Kind::Hardlink(to) = &entry.kind {
+                names.entry(to).or_default().push(&entry.path);
+            }
+        }
+        Self(names)
+    }
+
+    /// Says whether what stands at the entry's path has names besides those of the snapshot: changing its owner, permissions or
+    /// times would change them there too, such as in a store that hard links lead to.
+    fn is_shared(&self, root: &fs::Dir, entry: &Entry) -> crate::source::Result<bool> {
+        let stat_of = |path: &EntryPath| match root.open_parent_if_there(path)? {
+            Some(dir) => dir.stat(path.name()),
+            None => Ok(None),
+        };
+        let Some(stat) = stat_of(&entry.path)?.filter(|s| !s.is_dir() && s.nlink > 1) else {
+            return Ok(false);
+        };
+        let mut ours = 1;
+        for other in self.0.get(&entry.path).into_iter().flatten() {
+            let other = stat_of(other)?;
+            ours += u64::from(other.is_some_and(|o| (o.dev, o.ino) == (stat.dev, stat.ino)));
+        }
+        Ok(stat.nlink > ours)
+    }
+}
 
 /// What stands of a snapshot, and what is missing.
 struct Survey {
@@ -42,6 +76,10 @@ struct Survey {
     standing: Vec<Standing>,
     /// Entries that may not be restored.
     refused: Vec<LeftOut>,
+    /// Entries that are left alone though the snapshot has them: the rest is whole without them.
+    spared: Vec<LeftOut>,
+    /// Cachectl's own folders in the target.
+    own: OwnWithin,
 }
 
 /// What a restore did.
@@ -50,6 +88,8 @@ pub struct Restored {
     pub written: u64,
     /// Entries that could not be had; empty: all of the snapshot is there.
     pub missing: Vec<LeftOut>,
+    /// What was left alone, not for want of anything: the user should know.
+    pub spared: Vec<LeftOut>,
     /// Packs found damaged, with why.
     pub damaged: Vec<(Digest, String)>,
     /// What was fetched.
@@ -135,12 +175,14 @@ pub async fn restore(
         bytes_saved: total.saturating_sub(fetched.bytes),
     };
     ctx.progress.begin(Phase::Place, None);
+    let spared = job.survey.spared.clone();
     let placed = task::blocking(move || job.place(staging, &broken)).await;
     ctx.progress.end(Phase::Place);
     let (written, missing, contents) = placed?;
     Ok(Ok(Restored {
         written,
         missing,
+        spared,
         damaged: fetched.damaged,
         moved,
         contents,
@@ -232,6 +274,8 @@ fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -
     let path = |at: &At| &snapshot.entry(*at).entry.path;
     entries.sort_unstable_by(|a, b| path(a).cmp(path(b)));
     let root = fs::Dir::open_if_there(source.root())?;
+    let own = source.own();
+    let spared = spare(source, snapshot, &mut entries, own.guard(root.as_ref()));
     let standing = match root {
         None => vec![Standing::Absent; entries.len()],
         Some(root) => stand(source, snapshot, &entries, &root, index)?,
@@ -240,7 +284,63 @@ fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -
         entries,
         standing,
         refused,
+        spared,
+        own,
     })
+}
+
+/// Takes away what an import leaves alone: excluded paths (nobody needs to be told), cachectl's own folders, and links to either.
+fn spare(
+    source: &dyn Source,
+    snapshot: &Snapshot,
+    entries: &mut Vec<At>,
+    mut guard: own::Guard<'_>,
+) -> Vec<LeftOut> {
+    // Go's caches have a shape of their own, in which no such folder has a place.
+    if source.kind().is_go() {
+        return Vec::new();
+    }
+    let mut gone: HashSet<&EntryPath> = HashSet::new();
+    let mut own: Vec<&EntryPath> = Vec::new();
+    for at in entries.iter() {
+        let entry = &snapshot.entry(*at).entry;
+        let is_dir = entry.kind == Kind::Dir;
+        if source.excludes(&entry.path, is_dir) {
+            gone.insert(&entry.path);
+        } else if guard.forbids(&entry.path, is_dir) {
+            gone.insert(&entry.path);
+            own.push(&entry.path);
+        }
+    }
+    let mut spared = Vec::new();
+    if let Some(first) = own.first() {
+        let others = match own.len() {
+            1 => String::new(),
+            n => format!(", as do {} more entries of the snapshot", n - 1),
+        };
+        spared.push(LeftOut {
+            what: first.to_string(),
+            why: format!("it belongs to one of cachectl's own folders{others}"),
+        });
+    }
+    entries.retain(|at| {
+        let entry = &snapshot.entry(*at).entry;
+        if gone.contains(&entry.path) {
+            return false;
+        }
+        let Kind::Hardlink(to) = &entry.kind else {
+            return true;
+        };
+        let stays = !gone.contains(to);
+        if !stays {
+            spared.push(LeftOut {
+                what: entry.path.to_string(),
+                why: format!("it is a hard link to `{to}`, which is not restored"),
+            });
+        }
+        stays
+    });
+    spared
 }
 
 fn stand(
@@ -260,10 +360,15 @@ fn stand(
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let part = entries.len().div_ceil(threads).max(1);
+    let links = Links::of(entries.iter().map(|at| &snapshot.entry(*at).entry));
     let judge = |at: &At| {
         let TocEntry { entry, content, .. } = snapshot.entry(*at);
         let content = entry.kind.is_file().then_some(content);
-        source.standing(root, entry, content, known)
+        Ok(match source.standing(root, entry, content, known)? {
+            // What would be changed is known by names that are not ours to change: a copy takes its place.
+            Standing::SameContent if links.is_shared(root, entry)? => Standing::Other,
+            standing => standing,
+        })
     };
     let parts: Vec<crate::source::Result<Vec<Standing>>> = std::thread::scope(|scope| {
         let judge = &judge;
@@ -390,8 +495,15 @@ impl Job {
             .zip(self.survey.standing.iter())
             .filter(|(e, s)| !e.kind.is_file() && **s == Standing::Absent);
         written += links.count() as u64;
+        let mut made = None;
         let root = match staging {
             Some(staging) => {
+                made = self.snapshot.root.filter(|_| staging.is_fresh());
+                if let Some(root) = made {
+                    // What nobody else may enter is closed before it appears; we ourselves have yet to write there.
+                    let mode = self.source.carry().mode(root.mode) | 0o700;
+                    staging.tree().root().set_own_mode(mode)?;
+                }
                 let keep = |path: &[u8], is_dir: bool| self.source.keeps(path, is_dir);
                 let placement = Placement {
                     entries: &entries,
@@ -399,16 +511,28 @@ impl Job {
                     mtime: &|e: &Entry| self.source.restored_mtime(e, self.now),
                     rank: &|p: &EntryPath| self.source.rank(p),
                     mirror: if self.mirror { Some(&keep) } else { None },
+                    own: &self.survey.own,
                 };
                 staging.place(&placement)?.target
             }
             None => fs::Dir::open(self.source.root())?,
         };
+        let links = Links::of(entries.iter().copied());
         for entry in adjusted {
-            self.source.adjust(&root, entry, self.now)?;
+            if !links.is_shared(&root, entry)? {
+                self.source.adjust(&root, entry, self.now)?;
+            }
         }
         let placed: Vec<EntryPath> = staged.into_iter().cloned().collect();
         self.source.finish(&root, &placed, self.now)?;
+        if let Some(meta) = made {
+            root.set_own_mode(self.source.carry().mode(meta.mode))?;
+            let (secs, nanos) = meta.mtime;
+            root.set_own_mtime(Time {
+                secs,
+                nanos: nanos.min(999_999_999),
+            })?;
+        }
         let mut missing = self.survey.refused.clone();
         missing.extend(lost.into_iter().map(|(p, why)| LeftOut {
             what: p.to_string(),

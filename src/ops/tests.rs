@@ -106,6 +106,7 @@ pub(super) fn exporting(source: &Arc<dyn Source>) -> export::Options {
             key: String::new(),
         },
         merge: false,
+        allow_empty: true,
         flatten: false,
         replace: false,
         max_age_days: 7,

@@ -19,6 +19,7 @@ use super::{
     Content, Error, Fingerprint, Item, Known, Result, Scan, Source, SourceKind, Standing,
     exclude::Excludes,
     meta::{Carry, give_meta},
+    own::{OwnFolders, OwnWithin},
     sparse::{Data, SparseFile},
     stable::{StableFile, Watch},
     walk::{self, Found, Gathered, is_temp},
@@ -42,6 +43,8 @@ pub struct Options {
     pub xattrs: bool,
     /// Carry owners and the setuid, setgid and sticky bits.
     pub owner: bool,
+    /// Cachectl's own folders in use: never carried, wherever they lie.
+    pub own: OwnFolders,
 }
 
 /// A folder as a source.
@@ -49,6 +52,7 @@ pub struct Options {
 pub struct Dir {
     root: PathBuf,
     excludes: Excludes,
+    own: OwnFolders,
     carry: Carry,
     /// The root as the last scan opened it.
     opened: Mutex<Option<Arc<fs::Dir>>>,
@@ -63,6 +67,7 @@ impl Dir {
         Ok(Self {
             root: root.into(),
             excludes: Excludes::new(&options.exclude)?,
+            own: options.own.clone(),
             carry: Carry::new(options.xattrs, options.owner),
             opened: Mutex::new(None),
         })
@@ -287,6 +292,23 @@ impl Source for Dir {
         self.excludes.leaves_out(path, is_dir)
     }
 
+    fn excludes(&self, path: &EntryPath, is_dir: bool) -> bool {
+        self.excludes.covers(path, is_dir)
+    }
+
+    fn root_meta(&self) -> Option<Meta> {
+        let stat = self.root_handle().ok()?.stat_self().ok()?;
+        Some(Meta {
+            mode: self.carry.mode(stat.mode()),
+            mtime: stat.mtime,
+            ..Meta::default()
+        })
+    }
+
+    fn own(&self) -> OwnWithin {
+        self.own.within(&self.root)
+    }
+
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::default()
     }
@@ -311,7 +333,7 @@ impl Source for Dir {
         let Gathered {
             mut items,
             mut skipped,
-        } = walk::walk(&root, &wanted, &visit)?;
+        } = walk::walk(&root, &self.own(), &wanted, &visit)?;
         items.sort_unstable_by(|a, b| a.entry.path.cmp(&b.entry.path));
         join_hard_links(&mut items);
         skipped.sort_unstable_by(|a, b| a.path.cmp(&b.path));

@@ -245,6 +245,10 @@ impl Source for GoBuild {
         let action = Action::parse(&read_action(&dir, item.entry.path.name())?, id)?;
         let output = output_path(action.output);
         let found = shards::stat(&root, &output).map_err(|e| e.to_string())?;
+        if found.is_some_and(|stat| stat.is_dir()) {
+            // A program that `go run` or `go tool` keeps (Go 1.24): at each export, and nothing that its user could mend.
+            return Err(String::new());
+        }
         is_output_of(&action, found.as_ref())?;
         item.entry.meta.mtime = action.time;
         item.entry.needs = Some(output);

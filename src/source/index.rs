@@ -236,7 +236,7 @@ impl NodeIndex {
     /// Keeps the index for the next run. Where that cannot be, the next run goes without.
     pub fn save(&self, state: &Path, kind: SourceKind, root: &Path) {
         let save = || -> Result<(), String> {
-            fs::make_dirs(state).map_err(|e| e.to_string())?;
+            fs::make_own_dirs(state).map_err(|e| e.to_string())?;
             let file = file_of(state, kind, root).map_err(|e| e.to_string())?;
             let bytes = self.encode()?;
             fs::write_atomic(&file, &bytes, fs::Durability::Rename).map_err(|e| e.to_string())?;

@@ -219,8 +219,9 @@ fn long_forgotten_indexes_are_removed() {
     }
     index.save(&state, SourceKind::Dir, root.path());
     let names: Vec<_> = dir.list().unwrap().into_iter().map(|n| n.name).collect();
-    assert_eq!(names.len(), 2);
+    assert_eq!(names.len(), 3);
     assert!(names.contains(&(*b"other").into()));
+    assert!(names.contains(&fs::OWN_MARK.into()));
 }
 
 #[test]

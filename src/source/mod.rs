@@ -13,6 +13,7 @@ pub mod goenv;
 pub mod gomod;
 pub mod index;
 pub mod meta;
+pub mod own;
 pub mod place;
 mod sparse;
 pub mod stable;
@@ -176,13 +177,29 @@ pub trait Source: Send + Sync {
     /// Says whether a mirroring import leaves this path alone though the snapshot does not have it; a kept folder is kept whole.
     fn keeps(&self, path: &[u8], is_dir: bool) -> bool;
 
+    /// Says whether an import leaves this path of a snapshot alone, by itself or by a folder above it.
+    fn excludes(&self, _path: &EntryPath, _is_dir: bool) -> bool {
+        false
+    }
+
+    /// What is carried of the folder itself, as the last scan found it.
+    fn root_meta(&self) -> Option<crate::entry::Meta> {
+        None
+    }
+
+    /// Cachectl's own folders in the tree, as things are now.
+    fn own(&self) -> own::OwnWithin {
+        own::OwnWithin::default()
+    }
+
     /// What a snapshot of it is good for.
     fn fingerprint(&self) -> Fingerprint;
 
     /// Reads the tree's metadata, and no contents of what `known` proves. An absent root is an empty scan.
     fn scan(&self, known: &dyn Known) -> Result<Scan>;
 
-    /// Reads what a scan left open of an item whose content is not in the head; `Err` in words: leave it out.
+    /// Reads what a scan left open of an item whose content is not in the head; `Err` in words: leave it out; without
+    /// words: nobody needs to know.
     fn complete(&self, item: &mut Item) -> std::result::Result<(), String>;
 
     /// Opens the content of a regular file.

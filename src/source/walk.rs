@@ -1,7 +1,7 @@
 //! Walking a tree: every name of it once, on all cores, by folder handles, no link followed.
 //!
 //! Mount points below the root are folders like any other: what a listing shows is what is carried (`--exclude` leaves them out).
-//! Staging folders of imports (`.cachectl-tmp-…`) are never seen.
+//! Staging folders of imports (`.cachectl-tmp-…`) and cachectl's own folders ([`super::own`]) are never seen.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{Result, Skipped};
+use super::{Result, Skipped, own::OwnWithin};
 use crate::{
     entry::EntryPath,
     fs::{Dir, DirName, Stat},
@@ -82,12 +82,14 @@ impl<T> Gathered<T> {
 /// Those of `visit`, and want of handles or memory: then nothing of the result could be trusted to be whole.
 pub fn walk<T: Send>(
     root: &Dir,
+    own: &OwnWithin,
     wanted: &(dyn Fn(&[u8], bool) -> bool + Sync),
     visit: &(dyn Fn(&Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
 ) -> Result<Gathered<T>> {
     let queue = Queue::new(Job::List(None));
     let walker = Walker {
         root,
+        own,
         wanted,
         visit,
         queue: &queue,
@@ -124,6 +126,7 @@ enum Job {
 
 struct Walker<'a, T> {
     root: &'a Dir,
+    own: &'a OwnWithin,
     wanted: &'a (dyn Fn(&[u8], bool) -> bool + Sync),
     visit: &'a (dyn Fn(&Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
     queue: &'a Queue,
@@ -197,6 +200,9 @@ impl<T> Walker<'_, T> {
                     continue;
                 }
             };
+            if self.own.covers(path.as_bytes()) {
+                continue;
+            }
             // Where the listing told the type, what is not wanted costs no `stat`.
             if let Some(is_dir) = name.is_dir
                 && !(self.wanted)(path.as_bytes(), is_dir)
@@ -214,6 +220,9 @@ impl<T> Walker<'_, T> {
             };
             if name.is_dir != Some(stat.is_dir()) && !(self.wanted)(path.as_bytes(), stat.is_dir())
             {
+                continue;
+            }
+            if self.own.is(dir, &name.name, &stat) {
                 continue;
             }
             (self.visit)(
@@ -323,10 +332,15 @@ mod tests {
 
     fn paths(root: &std::path::Path, wanted: &(dyn Fn(&[u8], bool) -> bool + Sync)) -> Vec<String> {
         let root = Dir::open(root).unwrap();
-        let got = walk(&root, wanted, &|found: &Found<'_>, out| {
-            out.items.push(found.path.to_string());
-            Ok(())
-        })
+        let got = walk(
+            &root,
+            &OwnWithin::default(),
+            wanted,
+            &|found: &Found<'_>, out| {
+                out.items.push(found.path.to_string());
+                Ok(())
+            },
+        )
         .unwrap();
         let mut items = got.items;
         items.sort();
@@ -358,7 +372,7 @@ mod tests {
             std::fs::create_dir(temp.path().join(i.to_string())).unwrap();
         }
         let root = Dir::open(temp.path()).unwrap();
-        let got = walk::<()>(&root, &|_, _| true, &|found, _| {
+        let got = walk::<()>(&root, &OwnWithin::default(), &|_, _| true, &|found, _| {
             Err(Error::Invalid(found.path.to_string()))
         });
         assert!(got.is_err());

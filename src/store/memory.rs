@@ -234,6 +234,14 @@ impl TagStore for Memory {
         Ok(tags.cloned().collect())
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        let state = self.state();
+        let tags = state.tags.iter();
+        let tags = tags.filter(|(tag, _)| tag.as_str().starts_with(prefix));
+        let told = |at: &Time| Some(*at).filter(|_| !state.tells_no_times);
+        Ok(tags.map(|(tag, (_, at))| (tag.clone(), told(at))).collect())
+    }
+
     async fn clock(&self) -> Result<Time> {
         Ok(self.state().now())
     }

@@ -135,6 +135,13 @@ pub trait TagStore: Send + Sync {
     /// All tags that start with `prefix`, sorted by bytes, unique.
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>>;
 
+    /// As [`TagStore::tags`], each with when the store wrote it, where its listing says so at no further request. Like
+    /// [`Resolved::modified`], but it may be coarser.
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        let tags = self.tags(prefix).await?;
+        Ok(tags.into_iter().map(|tag| (tag, None)).collect())
+    }
+
     /// The store's clock, good to a few seconds; asks the server only if no answer told it lately.
     async fn clock(&self) -> Result<Time>;
 }

@@ -27,6 +27,8 @@ pub struct Common {
     pub stall: Duration,
     /// Whether `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured, in either case (the HTTP client reads them).
     pub proxy_from_env: bool,
+    /// `NO_PROXY`, for what HTTP clients do not understand in it ([`Common::goes_direct`]).
+    pub no_proxy: Option<String>,
 }
 
 impl Default for Common {
@@ -36,11 +38,35 @@ impl Default for Common {
             connect_timeout: Duration::from_secs(5),
             stall: Duration::from_secs(10),
             proxy_from_env: true,
+            no_proxy: None,
         }
     }
 }
 
 impl Common {
+    /// Says whether no proxy is asked for `authority` (host, and port where it is not the scheme's own): this machine, and what
+    /// `NO_PROXY` names in the ways that HTTP clients pass over, a port and, for addresses, `*`. The rest of it they heed themselves.
+    pub fn goes_direct(&self, authority: &str) -> bool {
+        if !self.proxy_from_env {
+            return true;
+        }
+        let authority = authority.to_ascii_lowercase();
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => &authority,
+        };
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let is_here = match bare.parse::<std::net::IpAddr>() {
+            Ok(ip) => ip.to_canonical().is_loopback(),
+            Err(_) => bare == "localhost" || bare.ends_with(".localhost"),
+        };
+        let rules = self.no_proxy.as_deref().unwrap_or_default();
+        let mut rules = rules
+            .split([',', ' '])
+            .map(|r| r.trim().to_ascii_lowercase());
+        is_here || rules.any(|rule| rule == "*" || rule == authority || rule == bare)
+    }
+
     /// The extra certificate authorities as one PEM text, checked to hold at least one certificate; `None` if none are set. Blocks.
     ///
     /// # Errors
@@ -144,6 +170,32 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_proxy_is_understood_with_ports_stars_and_addresses() {
+        let direct = |rules: &str, to: &str| {
+            let no_proxy = Some(rules.to_owned());
+            Common {
+                no_proxy,
+                ..Common::default()
+            }
+            .goes_direct(to)
+        };
+        for (rules, to, want) in [
+            ("", "127.0.0.1:9000", true),
+            ("", "[::1]:9000", true),
+            ("", "localhost", true),
+            ("*", "192.0.2.7:9000", true),
+            ("a.example, 192.0.2.7:9000", "192.0.2.7:9000", true),
+            ("192.0.2.7:9000", "192.0.2.7:9001", false),
+            ("192.0.2.7", "192.0.2.7:9001", true),
+            ("Minio.Example:9000", "minio.example:9000", true),
+            ("minio.example", "s3.example", false),
+            ("", "s3.example", false),
+        ] {
+            assert_eq!(direct(rules, to), want, "{rules} {to}");
+        }
+    }
 
     const STALL: Duration = Duration::from_secs(10);
 

@@ -136,6 +136,8 @@ pub struct Options {
     pub ca_bundle: Option<PathBuf>,
     /// Whether the proxy variables of the environment are honoured.
     pub proxy_from_env: bool,
+    /// `NO_PROXY`, where they are.
+    pub no_proxy: Option<String>,
     /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them when they come in instead.
     pub verified: bool,
     /// File in which a store in a folder remembers which of its blobs were hashed as they lie there; `None`: it does not look.
@@ -163,6 +165,7 @@ impl Default for Options {
             lock_wait: disk::Settings::default().lock_wait,
             ca_bundle: None,
             proxy_from_env: net.proxy_from_env,
+            no_proxy: net.no_proxy,
             verified: true,
             vetted: None,
             beside_doors: false,
@@ -187,6 +190,7 @@ impl Options {
             connect_timeout: self.connect_timeout,
             stall: self.stall,
             proxy_from_env: self.proxy_from_env,
+            no_proxy: self.no_proxy.clone(),
         }
     }
 

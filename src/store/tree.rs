@@ -130,10 +130,12 @@ impl Tree {
         self.root.join(key)
     }
 
-    /// Makes the folders of `keys` and the one for temporary files, durably.
+    /// Makes the folders of `keys` and the one for temporary files, durably, and marks the root as cachectl's own.
     pub(super) fn make(&self, keys: &[String]) -> fs::Result<()> {
         self.make_dir(&self.temp)?;
-        keys.iter().try_for_each(|key| self.make_dir(key).map(drop))
+        keys.iter()
+            .try_for_each(|key| self.make_dir(key).map(drop))?;
+        fs::Dir::open(self.root())?.mark_own()
     }
 
     /// A new temporary file.

@@ -6,6 +6,8 @@ mod checkout;
 mod daemon;
 mod documents;
 mod exits;
+mod flags;
+mod folders;
 mod outputs;
 mod repositories;
 mod settings;

@@ -112,7 +112,7 @@ fn every_object_has_the_common_fields() {
     for (line, hit, known) in [
         (format!("import dir copy --name t {at}"), true, true),
         (format!("ls {at}"), true, true),
-        (format!("ls nothing {at}"), false, false),
+        (format!("ls --repository nowhere {at}"), false, false),
         (format!("inspect t {at}"), true, true),
         (format!("verify t --data {at}"), true, true),
         (format!("copy {} {to}", store(&node)), true, false),

@@ -102,6 +102,7 @@ fn snapshot(packs: Vec<Pack>) -> Snapshot {
         packs,
         merge: false,
         folded: Vec::new(),
+        root: None,
         created: None,
         published: None,
     }

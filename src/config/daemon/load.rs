@@ -6,7 +6,7 @@ use super::{keys, settings::Config};
 use crate::config::{
     Env, Error, Layer, Loaded, Origin, Raw, Result,
     found::{self, Checkout},
-    load::overlaid,
+    load::{overlaid, refuse_unknown},
 };
 
 /// Name of the settings file.
@@ -39,11 +39,13 @@ pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loade
         first
     };
     let found = overlaid(table, env, files, flags)?;
+    refuse_unknown(table, &found.unknown)?;
     Ok(Loaded {
         config: Config::from_layer(&found.layer, env)?,
         layer: found.layer,
         file: found.file,
         checkout: Checkout::default(),
+        unknown: Vec::new(),
         table,
     })
 }
@@ -109,6 +111,7 @@ impl Loaded<Config> {
             layer,
             file: new.file.clone(),
             checkout: Checkout::default(),
+            unknown: Vec::new(),
             table: self.table,
         })
     }
@@ -131,6 +134,7 @@ mod tests {
             layer,
             file: None,
             checkout: Checkout::default(),
+            unknown: Vec::new(),
             table: &TABLE,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{Choice, Options};
 use crate::{
     artifact::{
-        config::Fingerprint,
+        config::{Fingerprint, RootMeta},
         name::SnapshotName,
         snapshot::{At, Pack, Snapshot},
     },
@@ -104,6 +104,10 @@ pub(super) fn assemble(
         packs,
         merge: options.merge && !is_go,
         folded: base.map(|b| b.folded.clone()).unwrap_or_default(),
+        root: options.source.root_meta().map(|meta| RootMeta {
+            mode: meta.mode,
+            mtime: (meta.mtime.secs, meta.mtime.nanos),
+        }),
         created: None,
         published: None,
     }
@@ -117,6 +121,8 @@ pub(super) fn differs(mine: &Snapshot, head: Option<&Snapshot>) -> bool {
     mine.packs.len() != head.packs.len()
         || !mine.packs.iter().zip(&head.packs).all(same)
         || mine.fingerprint.gates != head.fingerprint.gates
+        // Its time alone is no change: every file that is made in it changes that.
+        || head.root.is_some_and(|root| mine.root.is_some_and(|mine| mine.mode != root.mode))
 }
 
 /// Stored bytes of the packs that need not be sent again.

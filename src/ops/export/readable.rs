@@ -77,6 +77,7 @@ mod tests {
             packs: (0..packs).map(pack).collect(),
             merge: false,
             folded: Vec::new(),
+            root: None,
             created: None,
             published: None,
         }

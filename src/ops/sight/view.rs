@@ -70,6 +70,10 @@ impl TagStore for View {
         self.repository.store().tags(prefix).await
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        self.repository.store().tags_dated(prefix).await
+    }
+
     async fn clock(&self) -> Result<Time> {
         self.repository.store().clock().await
     }

@@ -62,6 +62,7 @@ fn snapshot(stored: u32, files: usize, len: u32, live: usize) -> Snapshot {
         packs: vec![pack],
         merge: false,
         folded: Vec::new(),
+        root: None,
         created: None,
         published: None,
     }

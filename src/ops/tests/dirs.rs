@@ -1,7 +1,15 @@
 use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::*;
-use crate::{entry::Entry, source::NothingKnown};
+use crate::{
+    entry::Entry,
+    ops::import::CANDIDATES,
+    source::NothingKnown,
+    store::wrap::{
+        Metered,
+        metered::{Counters, Tier},
+    },
+};
 
 /// Everything about a tree that is carried.
 fn look(root: &Path) -> BTreeMap<String, (Entry, Vec<u8>)> {
@@ -288,6 +296,69 @@ async fn keys_are_found_exactly_then_by_prefix_newest_first() {
             assert_eq!(std::fs::read_to_string(root.join("key")).unwrap(), want);
         }
     }
+}
+
+/// Exports `content` under `key`, `at` seconds after the test began.
+async fn export_key(world: &World, key: &str, at: i64, content: &str) {
+    let root = world.path("one", "keyed");
+    write(&root, "key", content.as_bytes());
+    let mut options = exporting(&dir(&root));
+    options.target.key = key.into();
+    world.memory.set_clock_ahead(at);
+    export::run(&world.node("one"), &options).await.unwrap();
+}
+
+async fn import_key(ctx: &Context, root: &Path, key: &str, prefix: &str) -> import::Report {
+    let mut options = importing(&dir(root));
+    options.key = key.into();
+    options.restore_keys = vec![prefix.to_owned()];
+    import::run(ctx, &options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_found_behind_any_number_of_keys_that_were_not_asked_for() {
+    // Their tags begin alike: over 40 characters only 26 stay clear.
+    let long = "linux-x64-node-22-package-lock-json";
+    let world = World::new(Meet::SideTags);
+    export_key(&world, &format!("{long}-rel-1"), 0, "rel").await;
+    for i in 1..=CANDIDATES as i64 + 1 {
+        export_key(&world, &format!("{long}-main-{i}"), i * 10, &i.to_string()).await;
+    }
+    let root = world.path("two", "y");
+    let report = import_key(&world.node("two"), &root, "none", &format!("{long}-rel-")).await;
+    assert!(report.hit.is_some(), "{report:?}");
+    assert_eq!(std::fs::read_to_string(root.join("key")).unwrap(), "rel");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_costs_at_most_40_requests_whatever_number_of_keys_it_has() {
+    let world = World::new(Meet::SideTags);
+    for i in 0..60 {
+        export_key(&world, &format!("run-{i}"), i * 10, &i.to_string()).await;
+    }
+    let mut ctx = world.node("two");
+    let counters = Arc::new(Counters::of(Tier::Remote));
+    let opened = Arc::get_mut(&mut ctx.opened).unwrap();
+    opened.store = Arc::new(Metered::new(opened.store.clone(), counters.clone()));
+    let root = world.path("two", "y");
+    let report = import_key(&ctx, &root, "run-none", "run-").await;
+    assert_eq!(report.found.unwrap().1, "run-59");
+    let count = counters.snapshot();
+    // A bucket answers a tag's record and then its manifest.
+    let requests = count.tags.requests + 2 * count.resolve.requests + count.get.requests;
+    assert!(requests <= 40, "{requests}: {count:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_miss_of_a_key_says_that_there_are_others() {
+    let world = World::new(Meet::SideTags);
+    export_key(&world, "web-1", 0, "1").await;
+    let root = world.path("two", "y");
+    let miss = import_key(&world.node("two"), &root, "zzz", "api-").await;
+    assert_eq!(
+        miss.miss.unwrap(),
+        "no key `zzz` and no key that starts with `api-` is stored for dir `n` in default; 1 other key exists (`cachectl ls`)"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

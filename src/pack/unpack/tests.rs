@@ -71,6 +71,7 @@ fn snapshot(packs: &[(Vec<u8>, Written)]) -> Snapshot {
         packs: packs.iter().map(pack).collect(),
         merge: false,
         folded: Vec::new(),
+        root: None,
         created: None,
         published: None,
     }

@@ -53,6 +53,7 @@ impl Asked {
             )),
             ops::Error::Store(e) => self.of_store(e, own),
             ops::Error::NothingToExport { .. }
+            | ops::Error::EmptyFolder { .. }
             | ops::Error::AllAhead { .. }
             | ops::Error::TooBig { .. }
             | ops::Error::TooManyEntries { .. }

@@ -1,9 +1,9 @@
-//! The 256 folders of a build cache, opened once each.
+//! The 256 folders of a build cache, opened once each; closed where open files run short.
 
 use crate::{
     entry::EntryPath,
     fs::{self, Dir, Stat, missing_is_none},
-    source::stable::open_parent,
+    source::{stable::open_parent, walk::is_fatal},
 };
 
 /// Says whether it is the name of a shard: two lower-case hex digits.
@@ -51,9 +51,20 @@ impl<'a> Shards<'a> {
         else {
             return Ok(None);
         };
+        let mut opened = None;
+        if matches!(self.open[usize::from(at)], Slot::NotTried) {
+            let found = match self.root.open_dir(name) {
+                Err(e) if is_fatal(&e.source) => {
+                    self.close();
+                    self.root.open_dir(name)
+                }
+                found => found,
+            };
+            opened = Some(missing_is_none(found)?);
+        }
         let slot = &mut self.open[usize::from(at)];
-        if matches!(slot, Slot::NotTried) {
-            *slot = match missing_is_none(self.root.open_dir(name))? {
+        if let Some(found) = opened {
+            *slot = match found {
                 Some(dir) => Slot::Open(dir),
                 None => Slot::Missing,
             };
@@ -62,6 +73,14 @@ impl<'a> Shards<'a> {
             Slot::Open(dir) => Some(dir),
             Slot::NotTried | Slot::Missing => None,
         })
+    }
+
+    fn close(&mut self) {
+        for slot in &mut self.open {
+            if matches!(slot, Slot::Open(_)) {
+                *slot = Slot::NotTried;
+            }
+        }
     }
 
     /// `stat` of a path `xx/name`.

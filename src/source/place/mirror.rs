@@ -24,6 +24,7 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
     }
     let found = walk::walk(
         target,
+        mover.plan.own,
         &|path, is_dir| !keep(path, is_dir),
         &|found, out| {
             if !wanted.contains(found.path.as_bytes()) {

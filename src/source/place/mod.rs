@@ -18,6 +18,7 @@ mod slow;
 mod staging;
 mod tree;
 
+use super::own::OwnWithin;
 use crate::{
     entry::{Entry, EntryPath, Time},
     fs::Dir,
@@ -41,6 +42,8 @@ pub struct Placement<'a> {
     /// Removes what is not among `entries`, unless this says it is to be kept (path, whether it is a folder; a kept folder is
     /// kept whole); `None` keeps everything.
     pub mirror: Option<&'a Keep<'a>>,
+    /// Cachectl's own folders in the target, which no mirror removes.
+    pub own: &'a OwnWithin,
 }
 
 /// Says whether a name (path, whether it is a folder) is to be kept.

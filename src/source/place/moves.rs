@@ -263,7 +263,15 @@ impl<'a> Mover<'a> {
             } else if is_errno(&e, &[Errno::XDEV]) {
                 return self.copy_over(target, m.at, &m.path);
             } else if is_errno(&e, &IN_THE_WAY) {
-                let theirs = to.stat(name)?.is_some_and(|s| s.is_dir());
+                let standing = to.stat(name)?;
+                if standing.is_some_and(|stat| self.plan.own.is(&to, name, &stat)) {
+                    let why = format!(
+                        "`{}` is a folder of cachectl's own: import elsewhere",
+                        m.path
+                    );
+                    return Err(Error::Invalid(why));
+                }
+                let theirs = standing.is_some_and(|s| s.is_dir());
                 if m.rank.1 && theirs {
                     // Made by somebody else since we looked: now both have it.
                     return self.copy_over(target, m.at, &m.path);

@@ -10,6 +10,7 @@ use crate::{
         NothingKnown, Source as _, Standing,
         dir::{Dir as DirSource, Options},
         meta::Carry,
+        own::OwnWithin,
     },
 };
 
@@ -70,6 +71,7 @@ fn place_with(
         mtime: &|e| e.meta.mtime,
         rank: &|p| u8::from(p.name().ends_with(b"-a")),
         mirror,
+        own: &OwnWithin::default(),
     })
 }
 
@@ -438,6 +440,7 @@ fn lower_ranks_appear_first_and_new_folders_after_the_first() {
         mtime: &|e| e.meta.mtime,
         rank: &|p| u8::from(p.name().ends_with(b"-a")),
         mirror: None,
+        own: &OwnWithin::default(),
     };
     let mover = moves::Mover::new(staging.tree(), staging.tree().root(), &plan);
     let order = mover.order_of_moves(&Dir::open(temp.path().join("t")).unwrap());
@@ -490,6 +493,7 @@ fn what_a_rename_cannot_bring_over_is_copied() {
         mtime: &|e| e.meta.mtime,
         rank: &|_| 0,
         mirror: None,
+        own: &OwnWithin::default(),
     };
     let container = Dir::open(staging.tree().root().path().parent().unwrap()).unwrap();
     let mut mover = moves::Mover::new(staging.tree(), &container, &plan);

@@ -9,11 +9,11 @@ use std::{
 use crate::{
     entry::{Entry, EntryPath, Time},
     fs::{self, Dir, Result},
-    source::{meta::Carry, xattr},
+    source::{meta::Carry, walk, xattr},
 };
 
-/// Open folders at most; the 256 of a Go build cache fit.
-const MOST_OPEN: usize = 320;
+/// Open folders at most, where the limit of open files allows; the 256 of a Go build cache fit.
+const MOST_OPEN: u64 = 320;
 
 /// A tree of files that nobody else looks at yet. Folders above a file are made with it.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct StageTree {
     /// Permission bits that new files lose to the umask.
     lost: u32,
     open: Mutex<HashMap<Box<[u8]>, Arc<Dir>>>,
+    /// Open folders at most.
+    most_open: usize,
 }
 
 impl StageTree {
@@ -32,6 +34,8 @@ impl StageTree {
             carry,
             lost,
             open: Mutex::new(HashMap::new()),
+            // The rest is for what is fetched, unpacked and compared meanwhile.
+            most_open: usize::try_from((fs::open_files() / 4).min(MOST_OPEN)).unwrap_or_default(),
         }
     }
 
@@ -49,7 +53,15 @@ impl StageTree {
     /// # Errors
     /// Besides those of the system: it exists already.
     pub fn create_file(&self, path: &EntryPath, mode: u32) -> Result<File> {
-        self.folder_of(path)?.create_file(path.name(), mode & 0o777)
+        let create = || self.folder_of(path)?.create_file(path.name(), mode & 0o777);
+        match create() {
+            // Folders that are kept open only save time.
+            Err(e) if walk::is_fatal(&e.source) => {
+                self.close_folders();
+                create()
+            }
+            done => done,
+        }
     }
 
     /// Gives a file that was created with the mode of `entry` and is completely written the owner, attributes and permissions of `entry`, as far as they are carried, and the time.
@@ -136,6 +148,11 @@ impl StageTree {
         dir.open_or_make_dir(name, 0o777)
     }
 
+    fn close_folders(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.clear();
+    }
+
     fn opened(&self, path: &[u8]) -> Option<Arc<Dir>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.get(path).cloned()
@@ -143,7 +160,7 @@ impl StageTree {
 
     fn keep(&self, path: &[u8], dir: &Arc<Dir>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= MOST_OPEN {
+        if open.len() >= self.most_open {
             open.clear();
         }
         open.insert(path.into(), Arc::clone(dir));

@@ -51,7 +51,9 @@ impl Location {
             ));
         }
         let host = host.to_ascii_lowercase();
-        let repository = repository.trim_end_matches('/');
+        // CI systems supply owners as people write them (`github.repository_owner`); no registry takes capitals.
+        let repository = repository.trim_end_matches('/').to_ascii_lowercase();
+        let repository = repository.as_str();
         if repository.is_empty() {
             return Err(refused("names no repository".to_owned()));
         }
@@ -221,13 +223,19 @@ mod tests {
     }
 
     #[test]
+    fn capitals_of_an_owner_are_lowered() {
+        let location = Location::parse("oci://GHCR.io/My-Org/CI-Cache").unwrap();
+        assert_eq!(location.repository(), "my-org/ci-cache");
+        assert_eq!(location.to_string(), "oci://ghcr.io/my-org/ci-cache");
+    }
+
+    #[test]
     fn url_that_is_none_is_refused_without_its_password() {
         for bad in [
             "https://h/a",
             "oci://h",
             "oci://h/",
             "oci:///a",
-            "oci://h.example/UPPER",
             "oci://h.example/a:tag",
             "oci://h.example/a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "oci://u:hunter2@h.example/a",

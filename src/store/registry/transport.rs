@@ -88,7 +88,7 @@ impl Wire {
         }
         let (own, direct) = (
             guard.clone(),
-            !common.proxy_from_env || guard::is_loopback(&base),
+            guard::is_loopback(&base) || common.goes_direct(base.authority()),
         );
         let connect_timeout = common.connect_timeout;
         let socket = location.socket().map(std::path::Path::to_owned);

@@ -78,6 +78,14 @@ pub(super) async fn connect(
         .interceptor(Traced);
     let host = host(s3.clone(), bucket).await?;
     let aws = is_aws(&host);
+    if common.proxy_from_env && common.goes_direct(&host) {
+        // For the store alone: whoever hands out credentials may still be behind the proxy.
+        let direct = Common {
+            proxy_from_env: false,
+            ..common.clone()
+        };
+        s3 = s3.http_client(http_client(&direct).await?);
+    }
     if config.path_style.unwrap_or(!aws) {
         s3 = s3.force_path_style(true);
     }

@@ -49,18 +49,23 @@ impl TagStore for S3 {
     }
 
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        let tags = self.tags_dated(prefix).await?;
+        Ok(tags.into_iter().map(|(tag, _)| tag).collect())
+    }
+
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
         let key = format!("{}{prefix}", keys::tags_prefix(&self.repo));
         let listed = self.wire.list("list tags", &key).await;
         let listed = listed.map_err(|e| e.at(&self.wire.url, prefix))?;
-        let mut tags: Vec<Tag> = listed
+        let mut tags: Vec<(Tag, Option<Time>)> = listed
             .iter()
             .filter_map(|object| match keys::parse(&object.key)? {
-                keys::Key::Tag(repo, tag) if repo == self.repo => Some(tag),
+                keys::Key::Tag(repo, tag) if repo == self.repo => Some((tag, object.modified)),
                 _ => None,
             })
             .collect();
         tags.sort_unstable();
-        tags.dedup();
+        tags.dedup_by(|a, b| a.0 == b.0);
         Ok(tags)
     }
 

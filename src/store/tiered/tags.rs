@@ -1,7 +1,7 @@
 //! One repository over both tiers: the store that a door or a verb is given.
 #![deny(clippy::missing_trait_methods)]
 
-use std::{collections::BTreeSet, future::ready, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, future::ready, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -203,23 +203,29 @@ impl TagStore for One {
     }
 
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        let tags = self.tags_dated(prefix).await?;
+        Ok(tags.into_iter().map(|(tag, _)| tag).collect())
+    }
+
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
         let (one, below) = (self.clone(), prefix.to_owned());
         let behind = async move {
-            let asked = one.remote.store().tags(&below);
+            let asked = one.remote.store().tags_dated(&below);
             one.core.health.ask("list tags", asked).await
         };
         let look = self
             .core
             .look("list tags", self.patience, ready(true), behind);
         let listed = match look.await {
-            Err(e) if e.kind.is_temporary() => self.near.store().tags(prefix).await?,
+            Err(e) if e.kind.is_temporary() => self.near.store().tags_dated(prefix).await?,
             other => other?,
         };
-        let mut all: BTreeSet<Tag> = listed.into_iter().collect();
+        let mut all: BTreeMap<Tag, Option<Time>> = listed.into_iter().collect();
         let below = format!("{}{prefix}", keys::tags_prefix(&self.name));
         for (key, _) in self.core.queue.below(&below) {
             if let Some(keys::Key::Tag(_, tag)) = keys::parse(&key) {
-                all.insert(tag);
+                // Newer than what the remote has of it.
+                all.insert(tag, None);
             }
         }
         Ok(all.into_iter().collect())

@@ -156,6 +156,10 @@ impl TagStore for Distrusting {
         self.inner.tags(prefix).await
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        self.inner.tags_dated(prefix).await
+    }
+
     async fn clock(&self) -> Result<Time> {
         self.inner.clock().await
     }

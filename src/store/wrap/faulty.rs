@@ -244,6 +244,11 @@ impl TagStore for Faulty {
         self.inner.tags(prefix).await
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        self.before("tags").await?;
+        self.inner.tags_dated(prefix).await
+    }
+
     async fn clock(&self) -> Result<Time> {
         self.before("clock").await?;
         self.inner.clock().await

@@ -182,6 +182,11 @@ impl TagStore for Limited {
         self.inner.tags(prefix).await
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        let _place = self.place().await;
+        self.inner.tags_dated(prefix).await
+    }
+
     async fn clock(&self) -> Result<Time> {
         let _place = self.place().await;
         self.inner.clock().await

@@ -370,6 +370,13 @@ impl TagStore for Metered {
         done
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        let span = tracing::debug_span!("store tags", tier = self.tier());
+        let done = self.inner.tags_dated(prefix).instrument(span).await;
+        self.counters.count(&self.counters.tags, &done, |_| false);
+        done
+    }
+
     async fn clock(&self) -> Result<Time> {
         // Mostly answered from memory: no request to count.
         self.inner.clock().await

@@ -76,6 +76,11 @@ impl TagStore for Named {
         done.map_err(|e| e.at(&self.name, prefix))
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        let done = self.inner.tags_dated(prefix).await;
+        done.map_err(|e| e.at(&self.name, prefix))
+    }
+
     async fn clock(&self) -> Result<Time> {
         let done = self.inner.clock().await;
         done.map_err(|e| e.at(&self.name, ""))

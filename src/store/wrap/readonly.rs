@@ -100,6 +100,10 @@ impl<T: TagStore + ?Sized> TagStore for ReadOnly<T> {
         self.inner.tags(prefix).await
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        self.inner.tags_dated(prefix).await
+    }
+
     async fn clock(&self) -> Result<Time> {
         self.inner.clock().await
     }

@@ -387,6 +387,10 @@ impl TagStore for Retrying<dyn Store> {
         Ok(self.run(|| self.inner.tags(prefix)).await?.0)
     }
 
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        Ok(self.run(|| self.inner.tags_dated(prefix)).await?.0)
+    }
+
     async fn clock(&self) -> Result<Time> {
         Ok(self.ask("clock", || self.inner.clock()).await?.0)
     }

@@ -124,7 +124,7 @@ async fn bytes_that_only_the_remote_has_fail_for_now_and_come_when_it_is_back() 
 #[tokio::test(start_paused = true)]
 async fn it_is_known_to_all_whoever_asks_and_even_if_nobody_does() {
     for way in WAYS {
-        let scene = Scene::unreachable(way).await;
+        let scene = Box::pin(Scene::unreachable(way)).await;
         let status = scene.daemon.status();
         assert!(!status.remote.up && status.remote.outages == 1, "{way:?}");
         assert!(!status.remote.why.is_empty(), "{way:?}");
@@ -155,7 +155,7 @@ async fn a_push_is_acknowledged_and_reaches_the_remote_when_it_is_back() {
         // In the middle of it, and after it is known.
         for known in [false, true] {
             let scene = if known {
-                Scene::unreachable(way).await
+                Box::pin(Scene::unreachable(way)).await
             } else {
                 Scene::new().await
             };
@@ -177,7 +177,7 @@ async fn a_push_is_acknowledged_and_reaches_the_remote_when_it_is_back() {
 #[tokio::test(start_paused = true)]
 async fn flush_and_drain_end_in_time_and_say_what_is_left_and_why() {
     for way in WAYS {
-        let scene = Scene::unreachable(way).await;
+        let scene = Box::pin(Scene::unreachable(way)).await;
         let pushed = push(&scene.daemon.repo("a"), "t", 2).await.unwrap();
         let began = Instant::now();
         let left = scene.daemon.flush_for(Duration::from_secs(30)).await;

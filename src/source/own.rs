@@ -1,0 +1,238 @@
+//! Folders of cachectl's own inside a carried tree: never content, in neither direction.
+//!
+//! Those in use are known by their paths, also before they exist, and by device and inode, which a bind mount does not change.
+//! All others (another job's store, a daemon's folders) are known by the mark in their root ([`crate::fs::OWN_MARK`]).
+
+use std::{
+    collections::HashSet,
+    os::unix::ffi::OsStrExt as _,
+    path::{Component, Path, PathBuf},
+};
+
+use crate::{
+    entry::EntryPath,
+    fs::{Dir, OWN_MARK, Stat},
+};
+
+/// The folders that this run uses, by absolute paths; they need not exist.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnFolders(Vec<PathBuf>);
+
+impl OwnFolders {
+    /// Of these paths, which must be absolute.
+    pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self(paths.into_iter().collect())
+    }
+
+    /// Which of them lie in the tree at `root`, as things are now. Blocks.
+    pub fn within(&self, root: &Path) -> OwnWithin {
+        let root = resolved(root);
+        let mut within = OwnWithin::default();
+        for path in &self.0 {
+            let path = resolved(path);
+            if let Ok(stat) = Dir::open(&path).and_then(|dir| dir.stat_self()) {
+                within.ids.insert((stat.dev, stat.ino));
+            }
+            match path.strip_prefix(&root) {
+                Ok(below) if below.as_os_str().is_empty() => within.is_root = true,
+                Ok(below) => within.below.push(below.as_os_str().as_bytes().into()),
+                Err(_) => {}
+            }
+        }
+        within
+    }
+}
+
+/// Follows all links of the part of `path` that exists.
+fn resolved(path: &Path) -> PathBuf {
+    let mut rest = Vec::new();
+    let mut there = path;
+    loop {
+        if let Ok(mut found) = there.canonicalize() {
+            for part in rest.into_iter().rev() {
+                match part {
+                    Component::ParentDir => drop(found.pop()),
+                    part => found.push(part),
+                }
+            }
+            return found;
+        }
+        let mut parts = there.components();
+        match parts.next_back() {
+            Some(last) => rest.push(last),
+            None => return path.to_owned(),
+        }
+        there = parts.as_path();
+    }
+}
+
+/// Cachectl's own folders in one tree.
+#[derive(Debug, Clone, Default)]
+pub struct OwnWithin {
+    ids: HashSet<(u64, u64)>,
+    /// Paths below the root of the tree.
+    below: Vec<Box<[u8]>>,
+    is_root: bool,
+}
+
+impl OwnWithin {
+    /// Says whether the tree is itself such a folder.
+    pub fn is_root(&self, root: &Dir) -> bool {
+        let in_use = root.stat_self().is_ok_and(|stat| self.is_in_use(&stat));
+        self.is_root || in_use || root.has_own_mark()
+    }
+
+    /// Says whether `path` is, or lies in, a folder in use.
+    pub fn covers(&self, path: &[u8]) -> bool {
+        self.below
+            .iter()
+            .any(|own| path.starts_with(own) && matches!(path.get(own.len()), None | Some(b'/')))
+    }
+
+    /// Says whether a folder in use lies below `path`: nothing else than a folder may stand there.
+    fn lies_below(&self, path: &[u8]) -> bool {
+        self.below
+            .iter()
+            .any(|own| own.starts_with(path) && own.get(path.len()) == Some(&b'/'))
+    }
+
+    /// Says whether what was found as `name` in `dir` is such a folder.
+    pub fn is(&self, dir: &Dir, name: &[u8], stat: &Stat) -> bool {
+        stat.is_dir() && (self.is_in_use(stat) || dir.is_marked_own(name))
+    }
+
+    fn is_in_use(&self, stat: &Stat) -> bool {
+        self.ids.contains(&(stat.dev, stat.ino))
+    }
+
+    /// Judges the paths of a snapshot against the tree at `root` (`None`: there is none yet).
+    pub fn guard<'a>(&'a self, root: Option<&'a Dir>) -> Guard<'a> {
+        Guard {
+            own: self,
+            root,
+            last: None,
+        }
+    }
+}
+
+/// Says which entries of a snapshot would change a folder of cachectl's own.
+pub struct Guard<'a> {
+    own: &'a OwnWithin,
+    root: Option<&'a Dir>,
+    /// The folder that was judged last, and what it is: entries in order mostly share it.
+    last: Option<(Option<EntryPath>, Above)>,
+}
+
+/// The folder that an entry lies in.
+enum Above {
+    /// It is one of cachectl's own, or lies in one.
+    Own,
+    /// Nothing stands there.
+    Absent,
+    There(Dir),
+}
+
+impl Guard<'_> {
+    /// Says whether the entry at `path` (a folder or something else) must not be restored.
+    pub fn forbids(&mut self, path: &EntryPath, is_dir: bool) -> bool {
+        let bytes = path.as_bytes();
+        let in_use = self.own.covers(bytes) || (!is_dir && self.own.lies_below(bytes));
+        if in_use || path.name() == OWN_MARK {
+            return true;
+        }
+        let above = path.parent();
+        if self.last.as_ref().is_none_or(|(last, _)| *last != above) {
+            let judged = self.judge(above.as_ref());
+            self.last = Some((above, judged));
+        }
+        match self.last.as_ref().map(|(_, above)| above) {
+            Some(Above::Own) => true,
+            // A file in the place of such a folder is refused when it is moved there.
+            Some(Above::There(dir)) if is_dir => {
+                let stat = dir.stat(path.name()).ok().flatten();
+                stat.is_some_and(|stat| self.own.is(dir, path.name(), &stat))
+            }
+            _ => false,
+        }
+    }
+
+    fn judge(&self, folder: Option<&EntryPath>) -> Above {
+        let Some(Ok(mut dir)) = self.root.map(Dir::try_clone) else {
+            return Above::Absent;
+        };
+        for name in folder.into_iter().flat_map(EntryPath::names) {
+            match dir.stat(name) {
+                Ok(Some(stat)) if self.own.is(&dir, name, &stat) => return Above::Own,
+                Ok(Some(stat)) if stat.is_dir() => {}
+                _ => return Above::Absent,
+            }
+            let Ok(next) = dir.open_dir(name) else {
+                return Above::Absent;
+            };
+            dir = next;
+        }
+        Above::There(dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(p: &str) -> EntryPath {
+        EntryPath::new(p.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_folder_in_use_is_known_before_it_exists_and_through_links() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("real/tree")).unwrap();
+        std::os::unix::fs::symlink("real", temp.path().join("link")).unwrap();
+        let own = OwnFolders::new([temp.path().join("link/tree/x/../store/deep")]);
+        let within = own.within(&temp.path().join("real/tree"));
+        assert!(within.covers(b"store/deep") && within.covers(b"store/deep/f"));
+        assert!(!within.covers(b"store/deeper") && !within.covers(b"store"));
+        let mut guard = within.guard(None);
+        assert!(
+            guard.forbids(&path("store"), false),
+            "a file in the way of its folder"
+        );
+        assert!(!guard.forbids(&path("store"), true));
+        assert!(
+            !own.within(&temp.path().join("real/tree/store/deep/f"))
+                .covers(b"f")
+        );
+    }
+
+    #[test]
+    fn a_folder_in_use_is_known_under_another_path_and_a_foreign_one_by_its_mark() {
+        let temp = tempfile::tempdir().unwrap();
+        for folder in ["store", "t/a/other/sub", "t/plain"] {
+            std::fs::create_dir_all(temp.path().join(folder)).unwrap();
+        }
+        Dir::open(temp.path().join("t/a/other"))
+            .unwrap()
+            .mark_own()
+            .unwrap();
+        let own = OwnFolders::new([temp.path().join("store")]);
+        let root = Dir::open(temp.path()).unwrap();
+        let within = own.within(&temp.path().join("t"));
+        // What a bind mount shows: another path, the same device and inode.
+        let stat = root.stat(b"store").unwrap().unwrap();
+        assert!(within.is(&root, b"store", &stat));
+        let tree = Dir::open(temp.path().join("t")).unwrap();
+        let mut guard = within.guard(Some(&tree));
+        for (at, is_dir, forbidden) in [
+            ("a/other", true, true),
+            ("a/other/sub/f", false, true),
+            ("a/new", false, false),
+            ("a/.cachectl-folder", false, true),
+            ("plain/f", false, false),
+            ("absent/f", false, false),
+        ] {
+            assert_eq!(guard.forbids(&path(at), is_dir), forbidden, "{at}");
+        }
+        assert!(!within.is_root(&tree));
+        assert!(own.within(&temp.path().join("store")).is_root(&root));
+    }
+}

@@ -1,0 +1,266 @@
+//! A flag that several commands take works in each: a table of flag, command and an effect that can be seen.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
+
+use super::{run, words};
+use crate::support::node::Node;
+
+/// How a pair is shown to work.
+enum Effect {
+    /// Here.
+    Here(fn(&Node)),
+    /// By the test of that name.
+    By(&'static str),
+}
+
+use Effect::{By, Here};
+
+const TABLE: &[(&str, &[&str], Effect)] = &[
+    ("name", &["export", "import", "copy", "env"], Here(name)),
+    ("key", &["export", "import", "env"], Here(key)),
+    ("scope", &["export", "import", "env"], Here(scope)),
+    ("exclude", &["export", "import"], Here(exclude)),
+    ("xattrs", &["export", "import"], Here(xattrs)),
+    ("owner", &["export", "import"], Here(owner)),
+    (
+        "strict",
+        &["export", "import"],
+        By("strict_makes_trouble_an_error"),
+    ),
+    (
+        "max-age",
+        &["export"],
+        By("unused_entries_leave_while_two_jobs_keep_their_halves"),
+    ),
+    (
+        "max-age",
+        &["prune"],
+        By("old_names_go_with_their_side_tags_and_young_ones_stay"),
+    ),
+    (
+        "max-size",
+        &["export"],
+        By("a_folder_above_the_limit_is_trouble_and_not_published"),
+    ),
+    (
+        "max-size",
+        &["prune"],
+        By("oldest_names_go_until_the_rest_is_small_enough"),
+    ),
+    (
+        "dry-run",
+        &["rm", "prune"],
+        By("the_store_can_be_looked_at_checked_copied_and_emptied"),
+    ),
+    (
+        "repository",
+        &["ls", "verify", "prune", "du", "copy"],
+        By("caches_of_builders_are_looked_at_and_looked_after"),
+    ),
+];
+
+fn write(node: &Node, path: &str, text: &str) {
+    let path = node.path("home").join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn read(node: &Node, path: &str) -> Option<String> {
+    fs::read_to_string(node.path("home").join(path)).ok()
+}
+
+fn ok(node: &Node, line: &str) -> String {
+    run(node, line).success().stdout
+}
+
+fn name(node: &Node) {
+    for name in ["a", "b"] {
+        write(node, "x/f", name);
+        ok(node, &format!("export dir x --name {name}"));
+    }
+    ok(node, "import dir y --name a");
+    assert_eq!(read(node, "y/f").as_deref(), Some("a"));
+    ok(node, "copy disk:.cache/cachectl disk:other --name a");
+    let copied = ok(node, "ls --store disk:other");
+    assert!(
+        copied.contains(" a ") && !copied.contains(" b "),
+        "{copied}"
+    );
+    assert!(ok(node, "env --name seen").contains("seen"));
+}
+
+fn key(node: &Node) {
+    for key in ["k1", "k2"] {
+        write(node, "x/f", key);
+        ok(node, &format!("export dir x --name n --key {key}"));
+    }
+    ok(node, "import dir y --name n --key k1");
+    assert_eq!(read(node, "y/f").as_deref(), Some("k1"));
+    assert!(ok(node, "env --key seen").contains("seen"));
+}
+
+fn scope(node: &Node) {
+    write(node, "x/f", "s");
+    ok(node, "export dir x --name n --scope team");
+    run(node, "import dir y --name n --require-hit").code(3);
+    ok(node, "import dir y --name n --scope team --require-hit");
+    assert!(ok(node, "env --scope seen").contains("seen"));
+}
+
+fn exclude(node: &Node) {
+    for path in ["x/a", "x/b", "x/c"] {
+        write(node, path, "cache");
+    }
+    ok(node, "export dir x --name n --exclude a");
+    write(node, "y/b", "mine");
+    ok(node, "import dir y --name n --exclude b --mirror");
+    let there = ["y/a", "y/b", "y/c"].map(|path| read(node, path));
+    assert_eq!(
+        there.each_ref().map(Option::as_deref),
+        [None, Some("mine"), Some("cache")]
+    );
+}
+
+/// Exports and imports with and without `flag`: what was set with it comes back only if both had it.
+fn only_with(node: &Node, flag: &str, set: fn(&Path), is_set: fn(&Path) -> bool) {
+    write(node, "x/f", "1");
+    set(&node.path("home/x/f"));
+    for (out, back) in [(true, true), (true, false), (false, true)] {
+        let flag = |given: bool| if given { flag } else { "" };
+        let name = format!("n-{out}-{back}");
+        ok(node, &format!("export dir x --name {name} {}", flag(out)));
+        ok(
+            node,
+            &format!("import dir {name} --name {name} {}", flag(back)),
+        );
+        let got = is_set(&node.path("home").join(&name).join("f"));
+        assert_eq!(got, out && back, "{name}");
+    }
+}
+
+fn xattrs(node: &Node) {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    only_with(
+        node,
+        "--xattrs",
+        |path| setxattr(path, "user.test", b"v", XattrFlags::empty()).unwrap(),
+        |path| getxattr(path, "user.test", &mut [0; 8]).is_ok(),
+    );
+}
+
+fn owner(node: &Node) {
+    only_with(
+        node,
+        "--owner",
+        |path| fs::set_permissions(path, Permissions::from_mode(0o4755)).unwrap(),
+        |path| fs::metadata(path).unwrap().permissions().mode() & 0o4000 != 0,
+    );
+}
+
+/// The flags that the help of a command shows as its own.
+fn own_flags(node: &Node, command: &str) -> BTreeSet<String> {
+    let help = ok(node, &format!("{command} --help"));
+    let own = help.split("Everywhere:").next().unwrap_or_default();
+    let lines = own.lines().map(str::trim_start);
+    lines
+        .filter_map(|line| {
+            let flag = line
+                .split_whitespace()
+                .find(|word| word.starts_with("--"))?;
+            let is_heading = line.starts_with('-');
+            let end = flag.find(|c: char| c != '-' && !c.is_ascii_alphanumeric());
+            is_heading.then(|| flag[2..end.unwrap_or(flag.len())].to_owned())
+        })
+        .filter(|flag| flag != "help" && flag != "version")
+        .collect()
+}
+
+#[test]
+fn a_flag_of_several_commands_has_its_effect_in_each() {
+    let node = Node::new();
+    let help = ok(&node, "--help");
+    let (_, commands) = help.split_once("Commands:").unwrap();
+    let commands = commands
+        .lines()
+        .skip(1)
+        .take_while(|line| !line.trim().is_empty());
+    let mut takers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in commands {
+        let command = line.split_whitespace().next().unwrap();
+        if command == "help" {
+            continue;
+        }
+        for flag in own_flags(&node, command) {
+            takers.entry(flag).or_default().insert(command.to_owned());
+        }
+    }
+    assert!(takers.len() > 20, "{takers:?}");
+    for (flag, commands) in takers.iter().filter(|(_, commands)| commands.len() > 1) {
+        for command in commands {
+            let shown = TABLE
+                .iter()
+                .any(|(f, of, _)| f == flag && of.contains(&command.as_str()));
+            assert!(shown, "{command} --{flag} is not in the table");
+        }
+    }
+    for (flag, commands, effect) in TABLE {
+        for command in *commands {
+            assert!(
+                takers[*flag].contains(*command),
+                "{command} has no --{flag}"
+            );
+        }
+        match effect {
+            Here(shows) => shows(&Node::new()),
+            By(test) => assert!(is_a_test(test), "there is no test {test}"),
+        }
+    }
+}
+
+fn is_a_test(name: &str) -> bool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("tests"), root.join("src")];
+    while let Some(folder) = folders.pop() {
+        for item in fs::read_dir(folder).unwrap() {
+            let path = item.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && fs::read_to_string(&path)
+                    .unwrap()
+                    .contains(&format!("fn {name}()"))
+            {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn a_folder_of_which_nothing_is_carried_empties_no_name() {
+    let node = Node::new();
+    write(&node, "x/f", "1");
+    ok(&node, "export dir x --name n");
+    for (line, code) in [("--exclude f", 0), ("--exclude f --strict", 1)] {
+        let outcome = run(&node, &format!("export dir x --name n {line}")).code(code);
+        assert!(
+            outcome
+                .stderr
+                .contains("it is empty, or all of it is left out"),
+            "{outcome}"
+        );
+        ok(&node, "import dir y --name n");
+        assert_eq!(read(&node, "y/f").as_deref(), Some("1"));
+    }
+    words(&node, "export dir x --name n --exclude f --allow-empty")
+        .run()
+        .success();
+    ok(&node, "import dir z --name n --require-hit");
+    assert_eq!(fs::read_dir(node.path("home/z")).unwrap().count(), 0);
+}
