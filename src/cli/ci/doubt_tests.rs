@@ -114,6 +114,11 @@ fn a_request_without_a_number_writes_nothing_in_any_system() {
             ("CIRCLE_BRANCH", "main"),
         ],
         &[
+            ("CIRCLECI", "true"),
+            ("CIRCLE_PR_USERNAME", "stranger"),
+            ("CIRCLE_BRANCH", "main"),
+        ],
+        &[
             ("TF_BUILD", "True"),
             ("BUILD_REASON", "PullRequest"),
             ("BUILD_SOURCEBRANCH", "refs/heads/main"),

@@ -187,6 +187,11 @@ fn circle(r: &mut Reader<'_>) -> Option<Building> {
         let last = url.rsplit('/').next().unwrap_or_default();
         Some(Request(super::number(last)))
     });
+    // Only builds of a fork's request are told whose fork it is.
+    let fork = r
+        .get("CIRCLE_PR_USERNAME")
+        .or_else(|| r.get("CIRCLE_PR_REPONAME"));
+    let request = request.or(fork.map(|_| Request(None)));
     if let Some(request) = request {
         return Some(request.building(None));
     }

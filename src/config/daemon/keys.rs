@@ -223,14 +223,14 @@ static OWN: &[Key] = &[
         Shape::Count,
         None,
         "2000",
-        "unfinished uploads of one principal, or of one address without login; more get 403",
+        "unfinished uploads of one principal, or of one address without login; one more drops an empty one, else one that rested over 90 s, else it gets 403",
     ),
     key(
         "max_upload_bytes",
         Shape::Size,
         None,
         "64GiB",
-        "bytes of all unfinished uploads of one principal, or of one address without login; more get 403",
+        "bytes of all unfinished uploads of one principal, or of one address without login; one more drops an empty one, else one that rested over 90 s, else it gets 403",
     ),
     key(
         "hold",

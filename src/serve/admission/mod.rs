@@ -49,7 +49,7 @@ pub const REQUESTS: usize = 512;
 const TOKENS: usize = 16;
 /// Manifests of more than 64 KiB that are received, worked on or sent at once: up to 4 MiB each are in memory, and as much again while
 /// they are parsed.
-const LARGE_MANIFESTS: usize = 16;
+const LARGE_MANIFESTS: usize = 8;
 /// Lists that are made at once: each reads up to 4 MiB at a time, and as much again is parsed or listed.
 const LISTS: usize = 8;
 /// Merges of caches at once; how many of them compute is for `ops::cache_tags` to say.

@@ -136,9 +136,9 @@ impl Registry {
         let (manifest, _place) = read(reference, parts, body).await?;
         let tags = tags(reference, parts)?;
         let repository = self.repository(repo);
-        let outline = understand(&manifest).await?;
+        let (outline, is_cache) = understand(&manifest).await?;
         let ticket = ticket(parts);
-        let merges = !tags.is_empty() && CacheManifest::read(&manifest).is_ok_and(|c| c.is_some());
+        let merges = !tags.is_empty() && is_cache;
         let push = || async {
             let missing = self.check_children(&repository, &outline, sight).await?;
             if sight == Sight::Own && !repository.is_checked(&manifest.digest).await? {
@@ -231,13 +231,14 @@ impl Registry {
 }
 
 /// Reads what a pushed manifest names. What a sweep could not read later is refused as well.
-async fn understand(manifest: &Manifest) -> Result<Outline, Refusal> {
+async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
     let read = {
         let manifest = manifest.clone();
         move || {
             let outline = Outline::of(&manifest).map_err(|why| why.to_string())?;
             mentions::read(&manifest.bytes, &mut |_, _| {})?;
-            Ok::<_, String>(outline)
+            let is_cache = CacheManifest::read(&manifest).is_ok_and(|c| c.is_some());
+            Ok::<_, String>((outline, is_cache))
         }
     };
     let read = if manifest.bytes.len() > READ_ASIDE {
