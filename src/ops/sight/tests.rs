@@ -310,6 +310,7 @@ async fn what_a_manifest_shows_that_was_heard_of_is_seen_at_once() {
     let sights = Sights::default();
     assert!(!sights.sees(&own, &lay).await.unwrap());
     let manifest = put(&own, json!({"layers": [layer(&lay)]})).await;
+    tokio::time::advance(Duration::from_millis(1)).await;
     assert!(!sights.sees(&own, &lay).await.unwrap());
     sights.heard_of(own.name(), &manifest);
     assert!(sights.sees(&own, &lay).await.unwrap());
