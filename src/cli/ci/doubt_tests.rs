@@ -82,7 +82,7 @@ fn a_job_that_was_started_in_an_unknown_way_writes_nothing() {
 
 #[test]
 fn a_request_without_a_number_writes_nothing_in_any_system() {
-    let cases: [&[(&str, &str)]; 9] = [
+    let cases: [&[(&str, &str)]; 10] = [
         &[
             ("GITLAB_CI", "1"),
             ("CI_PIPELINE_SOURCE", "merge_request_event"),
