@@ -10,10 +10,10 @@ use std::{
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, SeqAccess, Visitor},
+    de::{SeqAccess, Visitor},
 };
 
-use super::{Manifest, media};
+use super::{Manifest, annotations::Few, media};
 use crate::digest::Digest;
 
 /// What a digest stands for in the document that names it.
@@ -89,6 +89,9 @@ pub enum NoManifest {
     SchemaOne,
 }
 
+/// Annotations of a manifest at most.
+const MAX_ANNOTATIONS: usize = 10_000;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
@@ -101,7 +104,7 @@ struct Document {
     blobs: Option<Vec<Child>>,
     fs_layers: Option<Vec<FsLayer>>,
     subject: Option<Child>,
-    annotations: Option<Annotations>,
+    annotations: Option<Few<MAX_ANNOTATIONS>>,
 }
 
 #[derive(Deserialize)]
@@ -118,36 +121,6 @@ struct Child {
 #[serde(rename_all = "camelCase")]
 struct FsLayer {
     blob_sum: Digest,
-}
-
-/// Annotations of a manifest at most: each takes ten times as much memory as in the document.
-const MAX_ANNOTATIONS: usize = 10_000;
-
-struct Annotations(BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for Annotations {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Few;
-        impl<'de> Visitor<'de> for Few {
-            type Value = Annotations;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "at most {MAX_ANNOTATIONS} annotations")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Annotations, A::Error> {
-                let mut all = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry()? {
-                    all.insert(key, value);
-                    if all.len() > MAX_ANNOTATIONS {
-                        return Err(de::Error::invalid_length(all.len(), &self));
-                    }
-                }
-                Ok(Annotations(all))
-            }
-        }
-        d.deserialize_map(Few)
-    }
 }
 
 /// Whether there is any URL. A document may have a million of them, so they are not kept.

@@ -15,7 +15,7 @@ pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
     let budget = session.budget(None);
     let upkeep = session.within(budget, session.upkeep(budget, &[])).await?;
     let snapshots = session
-        .within(budget, upkeep.inspect(&args.name, args.files))
+        .within(budget, Box::pin(upkeep.inspect(&args.name, args.files)))
         .await?;
     session.reporter.clear();
     if session.json {

@@ -15,6 +15,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::ErrorKind,
+    task,
     transfer::{self, graph},
 };
 
@@ -30,8 +31,13 @@ pub const INDEX: &str = "index";
 /// Whatever else there is.
 pub const OTHER: &str = "other";
 
-/// What a manifest is: one of the four.
-pub(super) fn kind(manifest: &Manifest) -> &'static str {
+/// What a manifest is: one of the four. It may have 4 MiB, so it is read on a thread of its own.
+pub(super) async fn kind(manifest: &Manifest) -> &'static str {
+    let manifest = manifest.clone();
+    task::blocking(move || kind_of(&manifest)).await
+}
+
+fn kind_of(manifest: &Manifest) -> &'static str {
     if let Ok(Some(_)) = CacheManifest::read(manifest) {
         return BUILDKIT;
     }
@@ -219,7 +225,11 @@ pub(super) async fn pushed(
 
 /// How many records and layers the config of a BuildKit cache has; `None` for what is none, or cannot be read.
 pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option<(u64, u64)>> {
-    let Ok(Some(cache)) = CacheManifest::read(manifest) else {
+    let read = {
+        let manifest = manifest.clone();
+        task::blocking(move || CacheManifest::read(&manifest)).await
+    };
+    let Ok(Some(cache)) = read else {
         return Ok(None);
     };
     if cache.config().size > MAX_CONFIG_BYTES as u64 {

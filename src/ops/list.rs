@@ -157,7 +157,7 @@ pub(super) async fn of_foreign(
     Ok(Row {
         tag: place.shown(tag.as_str()),
         repository: place.repository().to_owned(),
-        kind: foreign::kind(&found.manifest).to_owned(),
+        kind: foreign::kind(&found.manifest).await.to_owned(),
         name: place.shown(tag.as_str()),
         scope: String::new(),
         key: String::new(),

@@ -3,25 +3,30 @@
 //! Both forms and how they are told apart: moby/buildkit `cache/remotecache/import.go` (`Resolve`), `export.go`
 //! (`ExportableCache`), `util/imageutil/config.go` (`DetectManifestBlobMediaType`).
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fmt,
-};
+use std::{collections::HashSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{self, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
 use crate::{
     artifact::{
-        Descriptor, Manifest, media,
+        Descriptor, Manifest,
+        annotations::Few,
+        media,
         outline::Outline,
         wire::{Malformed, Result, bad},
     },
     digest::Digest,
 };
+
+/// Annotations of an entry at most, and of all entries: BuildKit writes four for each layer.
+const MAX_OF_ENTRY: usize = 100;
+const MAX_OF_ALL: usize = 100_000;
+/// Fields of the document at most; the specification knows eight.
+const MAX_FIELDS: usize = 1000;
 
 /// What a cache manifest looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -238,9 +243,19 @@ impl<'a> Document<'a> {
         };
         let entries: Option<Vec<&RawValue>> = serde_json::from_str(raw.get())
             .map_err(|e| Malformed(format!("`{key}` of the cache manifest: {e}")))?;
+        let mut count = 0;
         let entries = entries.into_iter().flatten().enumerate();
         entries
-            .map(|(at, e)| descriptor(&format!("`{key}[{at}]`"), e))
+            .map(|(at, e)| {
+                let entry = descriptor(&format!("`{key}[{at}]`"), e)?;
+                count += entry.annotations.len();
+                if count > MAX_OF_ALL {
+                    return bad(format!(
+                        "the cache manifest has over {MAX_OF_ALL} annotations"
+                    ));
+                }
+                Ok(entry)
+            })
             .collect()
     }
 }
@@ -252,7 +267,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Document<'a> {
             type Value = Vec<(String, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+                write!(f, "an object of at most {MAX_FIELDS} fields")
             }
 
             fn visit_map<A: MapAccess<'de>>(
@@ -262,6 +277,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Document<'a> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
+                    if fields.len() > MAX_FIELDS {
+                        return Err(de::Error::invalid_length(fields.len(), &self));
+                    }
                 }
                 Ok(fields)
             }
@@ -288,7 +306,7 @@ fn descriptor(what: &str, raw: &RawValue) -> Result<Descriptor> {
         digest: Digest,
         size: u64,
         artifact_type: Option<String>,
-        annotations: Option<BTreeMap<String, String>>,
+        annotations: Option<Few<MAX_OF_ENTRY>>,
     }
     let fields: Fields = serde_json::from_str(raw.get())
         .map_err(|e| Malformed(format!("{what} of the cache manifest: {e}")))?;
@@ -297,6 +315,6 @@ fn descriptor(what: &str, raw: &RawValue) -> Result<Descriptor> {
         digest: fields.digest,
         size: fields.size,
         artifact_type: fields.artifact_type,
-        annotations: fields.annotations.unwrap_or_default(),
+        annotations: fields.annotations.map(|a| a.0).unwrap_or_default(),
     })
 }

@@ -205,7 +205,6 @@ async fn describe(
     };
     desc.artifact_type = outline.artifact_type;
     desc.annotations = outline.annotations;
-    let length = desc.annotations.iter().map(|(k, v)| k.len() + v.len() + 8);
-    let length = length.sum::<usize>() + 400;
+    let length = serde_json::to_string(&desc).map_or(0, |text| text.len());
     Ok(Some((desc, length)))
 }

@@ -40,6 +40,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 pub(super) const LARGE: usize = 64 << 10;
 /// Bytes of a manifest from which on it is parsed on a thread of its own.
 pub(super) const READ_ASIDE: usize = 128 << 10;
+/// Longest type of an artifact: two names of 127 characters (RFC 6838, 4.2).
+const MAX_TYPE: usize = 255;
 /// Missing children that a warning names.
 const NAMED: usize = 5;
 
@@ -236,6 +238,10 @@ async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
         let manifest = manifest.clone();
         move || {
             let outline = Outline::of(&manifest).map_err(|why| why.to_string())?;
+            let kind = outline.artifact_type.as_deref().unwrap_or_default();
+            if kind.len() > MAX_TYPE {
+                return Err(format!("its artifact type has over {MAX_TYPE} characters"));
+            }
             mentions::read(&manifest.bytes, &mut |_, _| {})?;
             let is_cache = CacheManifest::read(&manifest).is_ok_and(|c| c.is_some());
             Ok::<_, String>((outline, is_cache))

@@ -185,3 +185,28 @@ fn a_key_that_grows_is_not_renamed_again_and_again() {
         start.elapsed()
     );
 }
+
+#[test]
+fn annotations_and_fields_of_a_manifest_are_few() {
+    let config = json!({ "mediaType": media::BUILDKIT_CONFIG, "digest": blob("c"), "size": 1 });
+    let annotated = |count: usize| {
+        let annotations: serde_json::Map<_, _> =
+            (0..count).map(|n| (n.to_string(), json!(""))).collect();
+        json!({ "mediaType": media::LAYER_GZIP, "digest": blob("a"), "size": 1, "annotations": annotations })
+    };
+    let of = |entries: usize, count: usize| {
+        let layers: Vec<Value> = (0..entries).map(|_| annotated(count)).collect();
+        let document = json!({ "config": config, "layers": layers });
+        CacheManifest::read(&Manifest::new(media::IMAGE_MANIFEST, document.to_string()))
+    };
+    assert!(of(1, 100).is_ok_and(|c| c.is_some()));
+    assert!(of(1, 101).is_err());
+    assert!(of(1000, 100).is_ok_and(|c| c.is_some()));
+    assert!(of(1001, 100).is_err());
+    let mut document = json!({ "config": config, "layers": [] });
+    for n in 0..2000 {
+        document[n.to_string()] = json!(1);
+    }
+    let many = Manifest::new(media::IMAGE_MANIFEST, document.to_string());
+    assert!(!CacheManifest::read(&many).is_ok_and(|c| c.is_some()));
+}

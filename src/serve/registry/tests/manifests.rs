@@ -286,6 +286,17 @@ async fn more_annotations_than_any_artifact_has_are_refused() {
 }
 
 #[tokio::test]
+async fn artifact_type_has_the_length_of_a_media_type() {
+    let door = Door::open().await;
+    for (length, status) in [(255, StatusCode::CREATED), (256, StatusCode::BAD_REQUEST)] {
+        let manifest = json!({"schemaVersion": 2, "mediaType": media::IMAGE_INDEX, "manifests": [],
+            "artifactType": "a".repeat(length)});
+        let put = door.put_manifest("a", "typed", &manifest).await;
+        assert_eq!(put.status, status, "{length}");
+    }
+}
+
+#[tokio::test]
 async fn large_manifests_that_do_not_end_take_few_places_and_small_ones_none() {
     use futures_util::{FutureExt as _, StreamExt as _, stream};
 
