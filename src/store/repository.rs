@@ -190,12 +190,18 @@ impl Repository {
 
     /// Everything that [`Self::doubt`] was said of, sorted by the digests' text.
     pub async fn doubted(&self) -> Result<Vec<Digest>> {
-        let prefix = keys::doubted_prefix(&self.name);
-        let listed = self.records.list_records(&prefix).await?;
+        self.digests_below(&keys::doubted_prefix(&self.name)).await
+    }
+
+    /// The digests that one kind of record is about, sorted by their text.
+    async fn digests_below(&self, prefix: &str) -> Result<Vec<Digest>> {
+        let listed = self.records.list_records(prefix).await?;
         Ok(listed
             .iter()
             .filter_map(|r| match keys::parse(&r.key)? {
-                keys::Key::Doubted(_, digest) => Some(digest),
+                keys::Key::Doubted(_, digest)
+                | keys::Key::Gone(_, digest)
+                | keys::Key::Manifest(_, digest) => Some(digest),
                 _ => None,
             })
             .collect())
@@ -216,15 +222,7 @@ impl Repository {
 
     /// What was deleted here, sorted by the digests' text.
     pub async fn tombstones(&self) -> Result<Vec<Digest>> {
-        let prefix = keys::gone_prefix(&self.name);
-        let listed = self.records.list_records(&prefix).await?;
-        Ok(listed
-            .iter()
-            .filter_map(|r| match keys::parse(&r.key)? {
-                keys::Key::Gone(_, digest) => Some(digest),
-                _ => None,
-            })
-            .collect())
+        self.digests_below(&keys::gone_prefix(&self.name)).await
     }
 
     /// Forgets that something was deleted here.
@@ -290,17 +288,8 @@ impl Repository {
 
     /// The digests of all manifests, sorted by their text.
     pub async fn manifests(&self) -> Result<Vec<Digest>> {
-        let listed = self
-            .records
-            .list_records(&keys::manifests_prefix(&self.name))
-            .await?;
-        Ok(listed
-            .iter()
-            .filter_map(|r| match keys::parse(&r.key)? {
-                keys::Key::Manifest(_, digest) => Some(digest),
-                _ => None,
-            })
-            .collect())
+        self.digests_below(&keys::manifests_prefix(&self.name))
+            .await
     }
 
     /// What is known of a manifest of this repository.

@@ -193,17 +193,19 @@ impl Ticket {
     pub fn respond(self, response: Response<Body>) -> Response<Body> {
         let responses = self.admission().responses.clone();
         let client = (self.key().clone(), self.connection().clone());
-        responses.send(response, client, Of::Request(self))
+        responses.send(response, client, Of::Request(self), None, None)
     }
 }
 
 impl Responses {
-    /// A response whose client is looked after.
+    /// A response whose client is looked after. That of a call is `parked` from the start, and may have an `end`.
     fn send(
         self: &Arc<Self>,
         mut response: Response<Body>,
         client: (Key, Connection),
         of: Of,
+        parked: Option<Parked>,
+        end: Option<End>,
     ) -> Response<Body> {
         response.extensions_mut().insert(LookedAfter);
         if response.body().is_end_stream() {
@@ -211,7 +213,8 @@ impl Responses {
         }
         let state = State {
             since: Some(Instant::now()),
-            ..State::default()
+            parked: parked.map(Arc::new),
+            waits: None,
         };
         let entry = self.begin(client, of, state);
         response.map(|body| {
@@ -220,7 +223,7 @@ impl Responses {
                 rest: None,
                 entry: Some(entry),
                 back: None,
-                end: None,
+                end,
             })
         })
     }
@@ -254,39 +257,23 @@ impl super::Admission {
         if response.extensions().get::<LookedAfter>().is_some() {
             return response;
         }
-        self.responses.send(response, client, Of::Small)
+        self.responses.send(response, client, Of::Small, None, None)
     }
 
     /// The response of a call that holds `parked` as long as it lasts, and ends with `last` when it is cut off or `limit` is
     /// over.
     pub fn stream(
         &self,
-        mut response: Response<Body>,
+        response: Response<Body>,
         client: (Key, Connection),
         parked: Parked,
         limit: Option<Duration>,
         last: fn() -> Frame<Bytes>,
     ) -> Response<Body> {
-        response.extensions_mut().insert(LookedAfter);
-        if response.body().is_end_stream() {
-            return response;
-        }
-        let state = State {
-            since: Some(Instant::now()),
-            parked: Some(Arc::new(parked)),
-            waits: None,
-        };
-        let entry = self.responses.begin(client, Of::Call, state);
         let limit = limit.map(|limit| Box::pin(tokio::time::sleep(limit)));
-        response.map(|body| {
-            Body::new(Outgoing {
-                body,
-                rest: None,
-                entry: Some(entry),
-                back: None,
-                end: Some(End { limit, last }),
-            })
-        })
+        let end = Some(End { limit, last });
+        self.responses
+            .send(response, client, Of::Call, Some(parked), end)
     }
 }
 
