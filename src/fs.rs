@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timesta
 
 mod attrs;
 mod beneath;
+mod cached;
 mod limit;
 mod own;
 mod sparse;
@@ -25,6 +26,7 @@ mod sparse;
 pub use attrs::{
     is_root, remove_xattr, set_open_mode, set_open_owner, set_xattr, user_id, xattr, xattr_names,
 };
+pub use cached::{Cached, open_cached, read_cached};
 pub use limit::{open_files, raise_open_files};
 pub use own::{OWN_MARK, make_own_dirs};
 pub use sparse::{SMALLEST_HOLE, data_runs, may_be_sparse};

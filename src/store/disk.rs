@@ -267,17 +267,17 @@ fn version(digest: &Digest) -> Version {
 #[async_trait]
 impl BlobStore for Disk {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        let d = *digest;
-        self.run("stat", digest, move |i| i.tree.blob_size(&d))
-            .await
+        let (d, tree) = (*digest, self.files.tree.clone());
+        let at_hand = || self.files.tree.blob_size_at_hand(digest);
+        let work = move || tree.blob_size(&d);
+        self.entered.look("stat", digest, at_hand, work).await
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
-        let want = desc.clone();
-        self.run("get", &desc.digest, move |f| {
-            f.tree.blob_range(&want, range)
-        })
-        .await
+        let (want, wanted, tree) = (desc.clone(), range.clone(), self.files.tree.clone());
+        let at_hand = || self.files.tree.blob_range_at_hand(desc, &range);
+        let work = move || tree.blob_range(&want, wanted);
+        self.entered.look("get", &desc.digest, at_hand, work).await
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
@@ -364,11 +364,11 @@ impl Untag for Disk {
 #[async_trait]
 impl Records for Disk {
     async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
-        let at = key.to_owned();
-        let read = self.run("read record", key, move |f| {
-            f.tree.read("read record", &at, limit)
-        });
-        Ok(read.await?.map(Bytes::from))
+        let (at, tree) = (key.to_owned(), self.files.tree.clone());
+        let at_hand = || self.files.tree.read_at_hand(key, limit);
+        let work = move || tree.read("read record", &at, limit);
+        let read = self.entered.look("read record", key, at_hand, work).await?;
+        Ok(read.map(Bytes::from))
     }
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {

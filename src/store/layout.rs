@@ -323,17 +323,17 @@ fn reachable(tree: &Tree, index: &Index) -> Result<HashSet<Digest>> {
 #[async_trait]
 impl BlobStore for Layout {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        let d = *digest;
-        self.run("stat", digest, move |tree| tree.blob_size(&d))
-            .await
+        let (d, tree) = (*digest, self.tree.clone());
+        let at_hand = || self.tree.blob_size_at_hand(digest);
+        let work = move || tree.blob_size(&d);
+        self.entered.look("stat", digest, at_hand, work).await
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
-        let want = desc.clone();
-        self.run("get", &desc.digest, move |tree| {
-            tree.blob_range(&want, range)
-        })
-        .await
+        let (want, wanted, tree) = (desc.clone(), range.clone(), self.tree.clone());
+        let at_hand = || self.tree.blob_range_at_hand(desc, &range);
+        let work = move || tree.blob_range(&want, wanted);
+        self.entered.look("get", &desc.digest, at_hand, work).await
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {

@@ -40,6 +40,9 @@ pub(super) struct Tree {
 const TEMP_PREFIX: &str = "tmp-";
 const STALE_PREFIXES: [&str; 2] = [TEMP_PREFIX, "spool-"];
 
+/// Most bytes that are read on the spot: copying more would keep others waiting.
+const AT_HAND_BYTES: u64 = 64 << 10;
+
 /// A file without a final name; removed when dropped.
 pub(super) struct Temp {
     dir: fs::Dir,
@@ -191,6 +194,21 @@ impl Tree {
             }
             e
         })
+    }
+
+    /// As [`Self::read`], without waiting for a disk; `None` if that cannot tell, or it is an error.
+    pub(super) fn read_at_hand(&self, key: &str, limit: u64) -> Option<Option<Vec<u8>>> {
+        match fs::open_cached(self.root(), key) {
+            fs::Cached::There((file, stat)) if stat.size <= limit.min(AT_HAND_BYTES) => {
+                // One more: what has grown meanwhile is found out.
+                let mut bytes = vec![0; stat.size as usize + 1];
+                let count = fs::read_cached(&file, &mut bytes, 0);
+                bytes.truncate(count);
+                (count as u64 == stat.size).then_some(Some(bytes))
+            }
+            fs::Cached::There(_) | fs::Cached::Unknown => None,
+            fs::Cached::Missing => Some(None),
+        }
     }
 
     /// Says whether nothing is at `key`.

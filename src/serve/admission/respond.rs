@@ -22,10 +22,10 @@ use super::{Connection, Key, Lane, Parked, Ticket, connection::WaitsForClient};
 
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// After so long a client has stopped reading: until then some 128 KiB are on their way to it.
+/// After so long a client has stopped reading: until then some 256 KiB are on their way to it.
 const UNREAD: Duration = Duration::from_secs(3);
 /// Longest piece that the server is given at once.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 256 << 10;
 /// Longest time for a client to read an answer that no request with a place made, such as a refusal: it is small.
 const SMALL: Duration = Duration::from_secs(10);
 

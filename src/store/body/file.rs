@@ -4,40 +4,57 @@
 
 use std::{
     fs::File,
-    io::IoSliceMut,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
-use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::{ByteStream, read_into};
-use crate::task;
+use crate::{fs::read_cached, task};
 
-/// How much is read at once. Smaller costs more calls, larger more memory, which comes twice to three times for each stream.
-const READ_BYTES: u64 = 128 << 10;
-/// How much is read first, and then as much again as was taken: whoever takes nothing costs little.
-const FIRST_BYTES: u64 = 16 << 10;
+/// How much is read at once. Smaller costs more calls, larger more memory.
+const READ_BYTES: usize = 256 << 10;
+/// The same where [`MOST_LARGE`] is used up, for instance by clients that do not read.
+const SMALL_READ_BYTES: usize = 16 << 10;
+/// Bytes of buffers of more than [`SMALL_READ_BYTES`], of all streams together.
+const MOST_LARGE: usize = 64 << 20;
+
+static LARGE: Budget = Budget(AtomicUsize::new(0));
 
 /// Streams `range` of an open file; `path` serves messages.
 pub fn file_stream(file: Arc<File>, path: PathBuf, range: Range<u64>) -> ByteStream {
-    let (buffers, begin) = (Arc::new(Buffers::default()), range.start);
+    stream_within(&LARGE, file, path, range)
+}
+
+fn stream_within(
+    budget: &'static Budget,
+    file: Arc<File>,
+    path: PathBuf,
+    range: Range<u64>,
+) -> ByteStream {
+    let buffers = Arc::new(Buffers {
+        budget,
+        free: Mutex::default(),
+    });
     stream::try_unfold(range, move |left| {
         let (file, path, buffers) = (file.clone(), path.clone(), buffers.clone());
         async move {
             if left.is_empty() {
                 return Ok(None);
             }
-            let most = (left.start - begin).clamp(FIRST_BYTES, READ_BYTES);
-            let mut buf = buffers.take(most.min(left.end - left.start) as usize);
-            let mut count = read_now(&file, &mut buf.bytes, left.start);
+            let most = usize::try_from(left.end - left.start).unwrap_or(READ_BYTES);
+            let mut buf = buffers.take(most);
+            let mut count = read_cached(&file, buf.bytes(), left.start);
             if count == 0 {
-                count = buf.bytes.len();
+                count = buf.bytes().len();
                 let read = move || {
-                    read_into(&mut buf.bytes, &file, &path, left.start)?;
+                    read_into(buf.bytes(), &file, &path, left.start)?;
                     Ok(buf)
                 };
                 buf = task::blocking(read).await?;
@@ -49,53 +66,109 @@ pub fn file_stream(file: Arc<File>, path: PathBuf, range: Range<u64>) -> ByteStr
     .boxed()
 }
 
-/// Reads what is in memory already, which blocks nobody; 0 if nothing is, or the file system cannot say.
-fn read_now(file: &File, into: &mut [u8], at: u64) -> usize {
-    preadv2(
-        file,
-        &mut [IoSliceMut::new(into)],
-        at,
-        ReadWriteFlags::NOWAIT,
-    )
-    .unwrap_or(0)
+/// How many bytes of large buffers there are.
+#[derive(Debug)]
+struct Budget(AtomicUsize);
+
+impl Budget {
+    /// Takes `bytes`, if there are as many left.
+    fn take(&self, bytes: usize) -> bool {
+        let fits = self.0.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_LARGE;
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A piece of memory, counted while it is large.
+#[derive(Debug)]
+struct Buffer {
+    bytes: Box<[u8]>,
+    budget: &'static Budget,
+}
+
+impl Buffer {
+    /// Of at most `most` bytes, as many as may be read at once now.
+    fn new(budget: &'static Budget, most: usize) -> Self {
+        let size = most.min(READ_BYTES);
+        let size = if size <= SMALL_READ_BYTES || budget.take(size) {
+            size
+        } else {
+            SMALL_READ_BYTES
+        };
+        let bytes = vec![0; size].into_boxed_slice();
+        Self { bytes, budget }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.bytes.len() > SMALL_READ_BYTES {
+            self.budget.give_back(self.bytes.len());
+        }
+    }
 }
 
 /// The buffers of one stream that are free.
-#[derive(Default)]
-struct Buffers(Mutex<Vec<Vec<u8>>>);
+#[derive(Debug)]
+struct Buffers {
+    budget: &'static Budget,
+    free: Mutex<Vec<Buffer>>,
+}
 
 impl Buffers {
-    fn take(self: &Arc<Self>, size: usize) -> Lent {
-        let mut bytes = self.free().pop().unwrap_or_default();
-        bytes.resize(size, 0);
+    /// A buffer for at most `most` bytes.
+    fn take(self: &Arc<Self>, most: usize) -> Lent {
+        let free = self.free().pop();
+        let buffer = free.unwrap_or_else(|| Buffer::new(self.budget, most));
         Lent {
-            bytes,
+            used: most.min(buffer.bytes.len()),
+            buffer: Some(buffer),
             home: self.clone(),
         }
     }
 
-    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Buffer>> {
         // Nothing can panic while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A buffer that goes back once nobody needs what is in it.
 struct Lent {
-    bytes: Vec<u8>,
+    /// `None` once it went back.
+    buffer: Option<Buffer>,
+    used: usize,
     home: Arc<Buffers>,
+}
+
+impl Lent {
+    fn bytes(&mut self) -> &mut [u8] {
+        match &mut self.buffer {
+            Some(buffer) => &mut buffer.bytes[..self.used],
+            None => &mut [],
+        }
+    }
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        match &self.buffer {
+            Some(buffer) => &buffer.bytes[..self.used],
+            None => &[],
+        }
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.home.free().push(bytes);
+        let buffer = self.buffer.take();
+        self.home.free().extend(buffer);
     }
 }
 
@@ -131,12 +204,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn first_pieces_are_small_and_the_others_are_not() {
-        let file = file_of(&vec![1; 2_000_000]);
-        let stream = file_stream(file, PathBuf::new(), 7..2_000_000);
-        let pieces: Vec<usize> = stream.map_ok(|p| p.len()).try_collect().await.unwrap();
-        let first: Vec<usize> = pieces[..6].iter().map(|p| p >> 10).collect();
-        assert_eq!(first, [16, 16, 32, 64, 128, 128]);
+    async fn pieces_are_large_while_there_is_memory_for_them_and_small_afterwards() {
+        static BUDGET: Budget = Budget(AtomicUsize::new(0));
+        let file = file_of(&vec![1; 1_000_000]);
+        let stream = || stream_within(&BUDGET, file.clone(), PathBuf::new(), 0..1_000_000);
+        let mut held = Vec::new();
+        let mut unread = Vec::new();
+        for _ in 0..MOST_LARGE / READ_BYTES {
+            let mut stream = stream();
+            let piece = stream.try_next().await.unwrap().unwrap();
+            assert_eq!(piece.len(), READ_BYTES);
+            held.push(piece);
+            unread.push(stream);
+        }
+        let pieces: Vec<Bytes> = stream().try_collect().await.unwrap();
+        assert!(pieces.iter().all(|p| p.len() <= SMALL_READ_BYTES));
+        assert_eq!(pieces.concat().len(), 1_000_000);
+        drop((held, unread, pieces));
+        assert_eq!(BUDGET.0.load(Ordering::Relaxed), 0);
+        let piece = stream().try_next().await.unwrap().unwrap();
+        assert_eq!(piece.len(), READ_BYTES);
     }
 
     #[tokio::test]

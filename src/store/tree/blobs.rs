@@ -15,7 +15,7 @@ use crate::{
     artifact::{Descriptor, Manifest, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
     entry::Time,
-    fs,
+    fs::{self, Cached},
     store::{
         Body, ByteStream, Put, Spool, StoredBlob,
         body::file_stream,
@@ -53,6 +53,41 @@ impl Tree {
     /// The stored size of a blob.
     pub(in crate::store) fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
         Ok(self.stat_vetted("stat", digest)?.map(|s| s.size))
+    }
+
+    /// A blob that may be used, as far as that is known without a disk.
+    fn blob_at_hand(&self, digest: &Digest) -> Option<Option<(File, fs::Stat)>> {
+        match fs::open_cached(self.root(), &keys::blob(digest)) {
+            Cached::There((file, stat)) => {
+                let is_vetted = self.vetted().is_none_or(|v| v.knows_now(digest, &stat));
+                is_vetted.then_some(Some((file, stat)))
+            }
+            Cached::Missing => Some(None),
+            Cached::Unknown => None,
+        }
+    }
+
+    /// [`Self::blob_size`] without waiting for a disk; `None` if that cannot tell.
+    pub(in crate::store) fn blob_size_at_hand(&self, digest: &Digest) -> Option<Option<u64>> {
+        let blob = self.blob_at_hand(digest)?;
+        Some(blob.map(|(_, stat)| stat.size))
+    }
+
+    /// [`Self::blob_range`] without waiting for a disk; `None` if that cannot tell, or it is an error.
+    pub(in crate::store) fn blob_range_at_hand(
+        &self,
+        desc: &Descriptor,
+        range: &Range<u64>,
+    ) -> Option<Option<ByteStream>> {
+        check_range("get", desc, range).ok()?;
+        match self.blob_at_hand(&desc.digest)? {
+            None => Some(None),
+            Some((file, stat)) if stat.size == desc.size => {
+                let path = self.path(&keys::blob(&desc.digest));
+                Some(Some(file_stream(Arc::new(file), path, range.clone())))
+            }
+            Some(_) => None,
+        }
     }
 
     /// What lies under a blob's name, if that may be used.

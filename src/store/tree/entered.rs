@@ -152,6 +152,24 @@ impl Entered {
         done.map_err(|e| e.at(&self.0.name, key))
     }
 
+    /// As [`Self::run`], for what `at_hand` may say without waiting for a disk: only where it does not know, a thread is taken.
+    pub(in crate::store) async fn look<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        key: &(impl Display + Sync + ?Sized),
+        at_hand: impl FnOnce() -> Option<T> + Send,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let done = match self.0.gate.be_inside(op).await {
+            Ok(()) => match at_hand() {
+                Some(found) => Ok(found),
+                None => task::blocking(work).await,
+            },
+            Err(e) => Err(e),
+        };
+        done.map_err(|e| e.at(&self.0.name, key))
+    }
+
     /// Refuses what a read-only store cannot do.
     pub(in crate::store) fn writable(
         &self,

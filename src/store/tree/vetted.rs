@@ -168,7 +168,16 @@ impl Vetted {
     }
 
     pub(super) fn knows(&self, digest: &Digest, stat: &fs::Stat) -> bool {
-        let mut known = locked(&self.known);
+        Self::is_in(&mut locked(&self.known), digest, stat)
+    }
+
+    /// As [`Self::knows`], but says no rather than wait for whoever saves the table.
+    pub(super) fn knows_now(&self, digest: &Digest, stat: &fs::Stat) -> bool {
+        let known = self.known.try_lock();
+        known.is_ok_and(|mut known| Self::is_in(&mut known, digest, stat))
+    }
+
+    fn is_in(known: &mut HashMap<Digest, Seen>, digest: &Digest, stat: &fs::Stat) -> bool {
         let seen = known.get_mut(digest).filter(|s| s.is_of(stat));
         let is_known = seen.is_some();
         if let Some(seen) = seen {
