@@ -201,6 +201,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         tls: built.tls.clone(),
         caches: built.caches.clone(),
         control: built.control.clone(),
+        registry: built.registry.clone(),
         logs,
         connections: service.connections.clone(),
         connections_limit: shown.metrics.connections.limit.clone(),

@@ -54,12 +54,13 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
 
 /// Says whether a key takes effect at a reload; the others need a restart.
 pub fn is_live(key: &str) -> bool {
-    const LIVE: [&str; 12] = [
+    const LIVE: [&str; 13] = [
         "allow_path",
         "allowed_hosts",
         "client_stall",
         "drain_timeout",
         "external_url",
+        "incomplete_images",
         "log",
         "max_connections",
         "max_requests",
@@ -238,6 +239,13 @@ static OWN: &[Key] = &[
         None,
         "2m",
         "longest time that a request for bytes, or a push, waits for a store that is away; then it fails",
+    ),
+    key(
+        "incomplete_images",
+        Shape::Text,
+        None,
+        "refuse",
+        "an image is pushed whose config or a layer is not stored, or with another size: refuse, or warn (log and `Warning` header)",
     ),
     key(
         "upload_ttl",
