@@ -51,8 +51,8 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         let _ = writeln!(
             text,
             "{}, {}, {} checked ({word}): {}; {} read in {}",
-            count(report.snapshots, "snapshot", "snapshots"),
-            count(report.packs, "pack", "packs"),
+            count(report.snapshots, "manifest", "manifests"),
+            count(report.packs, "blob", "blobs"),
             count(report.entries, "entry", "entries"),
             match report.faults.len() {
                 0 => "all is well".to_owned(),

@@ -140,7 +140,7 @@ static OWN: &[Key] = &[
         Shape::Text,
         Some("socket-mode"),
         "0600",
-        "mode of the unix socket, in octal digits: who may connect may do everything",
+        "mode of the unix socket, in octal digits up to 0777: who may connect may do everything",
     ),
     key(
         "socket_group",
@@ -371,7 +371,7 @@ static OWN: &[Key] = &[
         Shape::Time,
         None,
         "5m",
-        "how long a token is good for",
+        "how long a token is good for; from 1m to 24h",
     ),
     key(
         "auth.refresh_life",
@@ -420,7 +420,7 @@ static OWN: &[Key] = &[
         Shape::Count,
         None,
         "64",
-        "so many distinct manifests, the newest, are merged into one tag",
+        "number of distinct manifests, the newest, that are merged into one tag; values above 200 count as 200",
     ),
     key(
         "buildkit.merge_age",
