@@ -51,6 +51,7 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         let _ = writeln!(
             text,
             "{}, {}, {} checked ({word}): {}; {} read in {}",
+            // Of a name with exports that are not merged yet, and of an index, there are several.
             count(report.snapshots, "manifest", "manifests"),
             count(report.packs, "blob", "blobs"),
             count(report.entries, "entry", "entries"),

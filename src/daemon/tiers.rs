@@ -144,13 +144,11 @@ pub(super) async fn reach(config: &Config, env: &Env) -> Result<bool> {
         // Of no bytes: whether it is there does not matter.
         opened.store.stat(&Digest::sha256_of(b"")).await
     };
-    match timeout(PATIENCE, asked).await {
-        Ok(answered) => answered.map(|_| true).map_err(Error::from),
-        Err(_) => {
-            let why = format!("no answer from {url} within {}s", PATIENCE.as_secs());
-            Err(Error::failed(why))
-        }
-    }
+    let Ok(answered) = timeout(PATIENCE, asked).await else {
+        let why = format!("no answer from {url} within {}s", PATIENCE.as_secs());
+        return Err(Error::failed(why));
+    };
+    answered.map(|_| true).map_err(Error::from)
 }
 
 /// What the remote does not have yet, at the end of the process.

@@ -233,7 +233,7 @@ fn image_and_cache_under_one_tag_are_told_of() {
     push_image();
     assert_eq!((client.push("x"), client.push("y")), (201, 201));
     push_image();
-    daemon.terminate(std::time::Duration::from_secs(60));
+    daemon.terminate(std::time::Duration::from_mins(1));
     let log = daemon.log();
     for text in [
         "A BuildKit cache replaces an image or another manifest",
