@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod digest;
 pub mod entry;
 pub mod fs;
+pub mod manual;
 pub mod memory;
 pub mod metrics;
 pub mod ops;

@@ -11,12 +11,14 @@ const VOCABULARY: [&str; 10] = [
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 24] = [
+const ARROWS: [(&str, &[&str]); 25] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
     ("task", &[]),
     ("memory", &[]),
+    // Of any command line: that of each program has a manual page.
+    ("manual", &[]),
     ("random", &[]),
     ("redact", &[]),
     ("progress", &[]),
@@ -38,7 +40,10 @@ const ARROWS: [(&str, &[&str]); 24] = [
     // Messages are made of the verbs' reports, and status codes of a store's kinds of trouble.
     ("proto", &["ops", "store"]),
     ("serve", &["ops", "transfer", "store", "artifact", "proto"]),
-    ("daemon", &["serve", "ops", "store", "config", "telemetry"]),
+    (
+        "daemon",
+        &["serve", "ops", "store", "config", "telemetry", "manual"],
+    ),
     // The sum of the rooms' settings; `source` for the options of a folder, `serve` for who may come in.
     ("config", &["store", "source", "serve"]),
     // `store` and `source` to open what the arguments name; how they work stays unknown here.
@@ -52,6 +57,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "source",
             "artifact",
             "proto",
+            "manual",
         ],
     ),
     ("telemetry", &["task", "redact", "trace"]),

@@ -57,6 +57,11 @@ pub fn is_manifest(media_type: &str) -> bool {
     )
 }
 
+/// Returns true if a manifest with a config of this media type is an image, OCI's or Docker's.
+pub fn is_image_config(media_type: &str) -> bool {
+    matches!(media_type, IMAGE_CONFIG | DOCKER_CONFIG)
+}
+
 /// Returns true if this is the media type of a layer of an image, OCI's or Docker's, in any compression.
 pub fn is_layer(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.")

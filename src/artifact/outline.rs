@@ -84,6 +84,9 @@ pub enum NoManifest {
         /// By the sender.
         sent: String,
     },
+    /// It lacks what its media type requires.
+    #[error("it is not a manifest of its type: {0}")]
+    Lacks(&'static str),
     /// A format of before 2016, which has no digests of its own.
     #[error("manifests of schema version 1 are not supported")]
     SchemaOne,
@@ -197,15 +200,21 @@ impl Outline {
     /// # Errors
     /// Documents that are not a manifest's, or not of the manifest's media type.
     pub fn of(manifest: &Manifest) -> Result<Self, NoManifest> {
-        let doc = parse(&manifest.bytes)?;
-        if doc.schema_version == Some(1) {
-            return Err(NoManifest::SchemaOne);
-        }
-        if let Some(said) = doc.media_type.clone().filter(|t| *t != manifest.media_type) {
-            let sent = manifest.media_type.clone();
-            return Err(NoManifest::MediaType { said, sent });
-        }
+        let doc = Document::of(manifest)?;
         Ok(Self::of_document(doc, &manifest.media_type))
+    }
+
+    /// As [`Self::of`], for a document that is pushed: one of an image's or index's media type must have the fields that make it one
+    /// (image spec `manifest.md`, `image-index.md`), as far as other registries insist on them too. Stored ones are not judged by this.
+    ///
+    /// # Errors
+    /// Those of [`Self::of`], and [`NoManifest::Lacks`].
+    pub fn of_pushed(manifest: &Manifest) -> Result<Self, NoManifest> {
+        let doc = Document::of(manifest)?;
+        match doc.lacks(&manifest.media_type) {
+            Some(what) => Err(NoManifest::Lacks(what)),
+            None => Ok(Self::of_document(doc, &manifest.media_type)),
+        }
     }
 
     /// As [`Self::of`], whatever the document says of its own type and version: for stored bytes, which nobody may refuse any more.
@@ -255,6 +264,35 @@ impl Outline {
             .map(|n| n.digest)
             .filter(|d| !children.contains(d))
             .collect()
+    }
+}
+
+impl Document {
+    /// Reads one that says nothing of its type, or the manifest's.
+    fn of(manifest: &Manifest) -> Result<Self, NoManifest> {
+        let doc = parse(&manifest.bytes)?;
+        if doc.schema_version == Some(1) {
+            return Err(NoManifest::SchemaOne);
+        }
+        if let Some(said) = doc.media_type.clone().filter(|t| *t != manifest.media_type) {
+            let sent = manifest.media_type.clone();
+            return Err(NoManifest::MediaType { said, sent });
+        }
+        Ok(doc)
+    }
+
+    /// What a document of this media type must have and this one does not. `layers` may be missing: programs in Go write `null` for an
+    /// empty list.
+    fn lacks(&self, media_type: &str) -> Option<&'static str> {
+        let is_image = matches!(media_type, media::IMAGE_MANIFEST | media::DOCKER_MANIFEST);
+        let is_index = matches!(media_type, media::IMAGE_INDEX | media::DOCKER_LIST);
+        if (is_image || is_index) && self.schema_version != Some(2) {
+            return Some("`schemaVersion` must be 2");
+        }
+        if is_image && self.config.is_none() {
+            return Some("`config` is missing");
+        }
+        (is_index && self.manifests.is_none()).then_some("`manifests` is missing")
     }
 }
 

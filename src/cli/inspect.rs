@@ -121,10 +121,11 @@ fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
             ),
         );
     }
+    // By the manifest's word: whether they are there, only `verify` looks.
     line(
-        "stored",
+        "names",
         &format!(
-            "{} in {}",
+            "{} in {} (`cachectl verify` says whether they are stored)",
             bytes(s.row.stored_bytes),
             count(s.row.packs as u64, "blob", "blobs")
         ),

@@ -28,8 +28,7 @@ pub(crate) fn run(command: Option<&str>) -> Result<()> {
         }
     };
     let mut text = Vec::new();
-    clap_mangen::Man::new(page)
-        .render(&mut text)
+    crate::manual::page(page, &mut text)
         .map_err(|e| CommandError::failed(format!("cannot write the page: {e}")))?;
     output::raw(&String::from_utf8_lossy(&text))
 }

@@ -3,12 +3,37 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
 
+use super::error::{Error, Result as DaemonResult};
 use crate::config::{
     Layer, Origin, Raw,
     daemon::TABLE,
     table::{Key, Shape},
 };
+
+/// What is printed about the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manual {
+    Completions(Shell),
+    Page,
+}
+
+impl Manual {
+    /// What is to be printed.
+    pub(super) fn text(self) -> DaemonResult<String> {
+        let mut command = command();
+        let mut text = Vec::new();
+        match self {
+            Self::Completions(shell) => {
+                clap_complete::generate(shell, &mut command, "cachectld", &mut text);
+            }
+            Self::Page => crate::manual::page(command, &mut text)
+                .map_err(|e| Error::failed(format!("cannot write the page: {e}")))?,
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
 
 /// What was asked for.
 #[derive(Debug)]
@@ -17,6 +42,10 @@ pub(super) struct Args {
     pub(super) config: Option<PathBuf>,
     /// Only check the settings.
     pub(super) check: bool,
+    /// Log all settings at the start.
+    pub(super) verbose: bool,
+    /// Only print something about the command line.
+    pub(super) manual: Option<Manual>,
     /// What the flags say about settings.
     pub(super) layer: Layer,
 }
@@ -41,7 +70,8 @@ Examples:
   cachectld --store 's3://ci-cache/daemon?region=eu-central-1' --front /var/cache/cachectld
   cachectld --listen 127.0.0.1:0 --socket none
   cachectld --listen 0.0.0.0:5000 --tls-cert c.pem --tls-key k.pem --htpasswd users
-  cachectld --check-config       what would hold, and where each setting comes from
+  cachectld --check-config       every setting with its origin; is the store there?
+  cachectld --man | man -l -
 
 Signals:
   HUP        read settings, users and certificates again; a mistake in them changes nothing
@@ -72,7 +102,28 @@ fn command() -> Command {
             Arg::new("check-config")
                 .long("check-config")
                 .action(ArgAction::SetTrue)
-                .help("Check the settings and the files that they name, print what holds, and end"),
+                .help("Check the settings, the files that they name and whether the store can be reached; print the settings, and end"),
+        )
+        .arg(
+            Arg::new("verbose")
+                .short('v')
+                .long("verbose")
+                .action(ArgAction::SetTrue)
+                .help("Log every setting with its origin at the start"),
+        )
+        .arg(
+            Arg::new("completions")
+                .long("completions")
+                .value_name("SHELL")
+                .value_parser(value_parser!(Shell))
+                .help("Print a completion script, and end"),
+        )
+        .arg(
+            Arg::new("man")
+                .long("man")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("completions")
+                .help("Print the manual page, and end"),
         );
     for key in TABLE.keys() {
         if let Some(flag) = key.flag {
@@ -121,6 +172,11 @@ impl Args {
         Ok(Self {
             config: matches.get_one::<PathBuf>("config").cloned(),
             check: matches.get_flag("check-config"),
+            verbose: matches.get_flag("verbose"),
+            manual: match matches.get_one::<Shell>("completions") {
+                Some(shell) => Some(Manual::Completions(*shell)),
+                None => matches.get_flag("man").then_some(Manual::Page),
+            },
             layer: layer(&matches),
         })
     }

@@ -126,6 +126,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     );
     let registry = registry.holding(config.hold, remote).reading(readers);
     let registry = Arc::new(registry.admitting(admission.clone()));
+    registry.refuse_incomplete_images(config.refuse_incomplete_images);
     let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
     let settings = control(config, options, state, admission.clone());

@@ -5,10 +5,10 @@ use std::{fmt::Write as _, path::Path};
 use super::{
     build,
     error::{Error, Result},
-    socket,
+    socket, tiers,
 };
 use crate::{
-    config::{Loaded, Origin, daemon::Config, load::Row},
+    config::{Env, Loaded, Origin, daemon::Config, load::Row},
     serve::auth::Authority,
 };
 
@@ -47,9 +47,19 @@ pub(super) fn table(loaded: &Loaded<Config>) -> String {
     text
 }
 
+/// The last lines: whether the store can be reached now, which is no fault of the settings, and that these are right.
+pub(super) async fn verdict(config: &Config, env: &Env) -> String {
+    let store = match tiers::reach(config, env).await {
+        Ok(true) => "the store can be reached".to_owned(),
+        Ok(false) => "the store's folder does not exist yet; the daemon creates it".to_owned(),
+        Err(e) => format!("the store cannot be reached now: {}", e.message),
+    };
+    format!("{store}\nOK: the settings are valid\n")
+}
+
 /// Checks what loading alone does not show: the store's URL, users, certificates, the socket's group.
 ///
-/// Writes nothing that stays, opens no store and no port.
+/// Writes nothing that stays, opens no store and no port; [`verdict`] asks the store.
 pub(super) async fn check(config: &Config) -> Result<()> {
     build::store_url(config)?;
     if let Some(tls) = &config.tls {

@@ -20,6 +20,7 @@ use crate::{
         admission::{Admission, Pool},
         auth::Authority,
         control::Control,
+        registry::Registry,
     },
     store::ingest::Uploads,
     task,
@@ -57,6 +58,7 @@ pub(super) struct Reloader {
     pub(super) tls: Option<Arc<tls::Acceptor>>,
     pub(super) caches: Arc<CacheTags>,
     pub(super) control: Arc<Control>,
+    pub(super) registry: Arc<Registry>,
     pub(super) logs: Arc<Logs>,
     pub(super) connections: Pool,
     /// Shows how many there may be.
@@ -120,6 +122,8 @@ impl Reloader {
         self.admission.set_stall(new.config.client_stall);
         self.uploads.set_quota(build::quota(&new.config));
         self.control.allow_path(new.config.allow_path);
+        self.registry
+            .refuse_incomplete_images(new.config.refuse_incomplete_images);
         self.caches.set(build::cache_tags(&new.config.buildkit));
         self.live.send_replace(Arc::new(new.config.clone()));
         self.running = new;

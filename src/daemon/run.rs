@@ -65,6 +65,10 @@ fn run(began: Instant) -> u8 {
 }
 
 fn execute(args: Args, began: Instant) -> Result<u8> {
+    if let Some(manual) = args.manual {
+        data(&manual.text()?)?;
+        return Ok(0);
+    }
     let origins = Origins {
         env: Env::capture(),
         file: args.config,
@@ -78,7 +82,8 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         .map_err(|e| Error::failed(format!("cannot start threads: {e}")))?;
     if args.check {
         runtime.block_on(check::check(&loaded.config))?;
-        data(&check::table(&loaded))?;
+        let verdict = runtime.block_on(check::verdict(&loaded.config, &origins.env));
+        data(&format!("{}{verdict}", check::table(&loaded)))?;
         return Ok(0);
     }
     let format = match loaded.config.log_format {
@@ -99,6 +104,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         origins,
         loaded,
         logs: Arc::new(logs),
+        verbose: args.verbose,
         exporter,
         began,
     };

@@ -43,6 +43,8 @@ pub(super) struct Start {
     pub(super) origins: Origins,
     pub(super) loaded: Loaded<Config>,
     pub(super) logs: Arc<Logs>,
+    /// All settings are logged, defaults too.
+    pub(super) verbose: bool,
     /// Sends traces and metrics away.
     pub(super) exporter: Option<Exporter>,
     /// When the process began.
@@ -113,10 +115,11 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         origins,
         loaded,
         logs,
+        verbose,
         mut exporter,
         began,
     } = start;
-    announce(&loaded);
+    announce(&loaded, verbose);
     let open_files = crate::fs::raise_open_files(u64::MAX);
     let state_dir = loaded.config.state_dir.clone();
     let state = task::blocking(move || StateDir::claim(&state_dir)).await?;
@@ -201,6 +204,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         tls: built.tls.clone(),
         caches: built.caches.clone(),
         control: built.control.clone(),
+        registry: built.registry.clone(),
         logs,
         connections: service.connections.clone(),
         connections_limit: shown.metrics.connections.limit.clone(),
@@ -228,21 +232,22 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     Ok((reloader, running))
 }
 
-/// Says which settings hold, and where each came from: what was set, and what depends on this machine, on lines of their own.
-fn announce(loaded: &Loaded<Config>) {
+/// Logs what was set and what depends on this machine in one line; if `all`, each setting with its origin in one of its own too.
+fn announce(loaded: &Loaded<Config>, all: bool) {
     let file = loaded.file.as_ref().map(|f| f.display().to_string());
-    tracing::info!(file = file.unwrap_or_else(|| "none".to_owned()), "Settings");
+    let file = file.unwrap_or_else(|| "none".to_owned());
     let found = loaded.config.found();
-    let mut defaults = Vec::new();
-    for row in check::rows(loaded) {
-        if row.origin == Origin::Default && found.iter().all(|(key, _)| *key != row.key) {
-            defaults.push(format!("{}: {}", row.key, row.value));
-            continue;
-        }
+    let rows = check::rows(loaded);
+    let said = rows.iter().filter(|row| {
+        row.origin != Origin::Default || found.iter().any(|(key, _)| *key == row.key)
+    });
+    let said = said.map(|row| format!("{} = {} ({})", row.key, row.value, row.origin));
+    let settings = said.collect::<Vec<_>>().join("; ");
+    tracing::info!(file, settings, "Settings");
+    for row in rows.iter().filter(|_| all) {
         let origin = row.origin.to_string();
         tracing::info!(key = row.key, value = row.value, origin, "Setting");
     }
-    tracing::info!(settings = defaults.join("; "), "Settings at their defaults");
 }
 
 /// Opens the sockets: of the doors, and of probes and metrics alone.

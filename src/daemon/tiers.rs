@@ -1,16 +1,21 @@
 //! The store behind the doors: one alone, or a folder in front of a remote one.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::{build::store_url, drain::Queue, error::Result};
+use super::{
+    build::store_url,
+    drain::Queue,
+    error::{Error, Result},
+};
 use crate::{
     config::{
         Env,
         daemon::{Config, Mode},
     },
+    digest::Digest,
     metrics::Metrics,
     ops::cache_tags::{CacheTags, MergeCaches},
     serve::admin::Refresh,
@@ -19,10 +24,11 @@ use crate::{
         open::{Opened, Options, Repositories, StoreUrl},
         tiered::{self, Backlog, Numbers, Tiered},
     },
+    task,
 };
 
 /// Longest time that a question to a remote behind a folder is tried again.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The file, among what must survive a restart, that tells which blobs of the disk were hashed.
 const VETTED: &str = "vetted";
@@ -47,24 +53,7 @@ pub(super) async fn open(
     caches: Arc<CacheTags>,
 ) -> Result<Tiers> {
     let url = store_url(config)?;
-    let link = &config.remote.link;
-    let options = Options {
-        // Every user of this machine could read what grants hide.
-        private: true,
-        concurrency: config.concurrency,
-        bandwidth: link.bandwidth,
-        retry_for: link.retry_for,
-        stall: link.stall,
-        connect_timeout: link.connect_timeout,
-        ca_bundle: link.ca_bundle.clone(),
-        no_proxy: env.no_proxy(),
-        s3: config.remote.s3.for_store(),
-        registry: config.remote.registry.for_store(env),
-        // Blobs on our own disk are hashed before they count as there.
-        verified: !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)),
-        beside_doors: true,
-        ..Options::default()
-    };
+    let options = options(config, env, &url);
     let Some(front) = &config.front else {
         // Boxed: AWS's configuration makes a future of many kilobytes.
         let alone = Options {
@@ -113,6 +102,55 @@ pub(super) async fn open(
     })
 }
 
+/// How the store is opened.
+fn options(config: &Config, env: &Env, url: &StoreUrl) -> Options {
+    let link = &config.remote.link;
+    Options {
+        // Every user of this machine could read what grants hide.
+        private: true,
+        concurrency: config.concurrency,
+        bandwidth: link.bandwidth,
+        retry_for: link.retry_for,
+        stall: link.stall,
+        connect_timeout: link.connect_timeout,
+        ca_bundle: link.ca_bundle.clone(),
+        no_proxy: env.no_proxy(),
+        s3: config.remote.s3.for_store(),
+        registry: config.remote.registry.for_store(env),
+        // Blobs on our own disk are hashed before they count as there.
+        verified: !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)),
+        beside_doors: true,
+        ..Options::default()
+    }
+}
+
+/// Asks the store of `config` once whether it is there, and changes nothing. `Ok(false)` for a folder that does not exist yet.
+///
+/// # Errors
+/// Why it cannot be reached.
+pub(super) async fn reach(config: &Config, env: &Env) -> Result<bool> {
+    let url = store_url(config)?;
+    if let StoreUrl::Disk(folder) | StoreUrl::Layout(folder) = &url {
+        // Opening it would create it, and a daemon may be at work there.
+        let folder = folder.clone();
+        return Ok(task::blocking(move || folder.is_dir()).await);
+    }
+    let options = Options {
+        retry_for: Duration::ZERO,
+        ..options(config, env, &url)
+    };
+    let asked = async {
+        let opened = Box::pin(store::open::open(&url, &options)).await?;
+        // Of no bytes: whether it is there does not matter.
+        opened.store.stat(&Digest::sha256_of(b"")).await
+    };
+    let Ok(answered) = timeout(PATIENCE, asked).await else {
+        let why = format!("no answer from {url} within {}s", PATIENCE.as_secs());
+        return Err(Error::failed(why));
+    };
+    answered.map(|_| true).map_err(Error::from)
+}
+
 /// What the remote does not have yet, at the end of the process.
 pub(super) struct Waiting(pub(super) Arc<dyn Backlog>);
 
@@ -129,7 +167,7 @@ impl Queue for Waiting {
 }
 
 /// A moment that does not come.
-const NEVER: std::time::Duration = std::time::Duration::from_hours(24 * 365);
+const NEVER: Duration = Duration::from_hours(24 * 365);
 
 #[async_trait]
 impl store::Queue for Waiting {

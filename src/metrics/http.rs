@@ -1,5 +1,7 @@
 //! Requests: how many, how long, how many bytes, by door, route, tier and outcome.
 //!
+//! A histogram is sixteen series for each combination of its labels, so only requests of one of two outcomes are timed.
+//!
 //! All numbers of one combination of labels lie together, so that a request costs one lookup and some additions.
 
 use std::{
@@ -108,7 +110,6 @@ struct DurationLabels {
     route: &'static str,
     method: &'static str,
     tier: &'static str,
-    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,7 +143,8 @@ struct SavedLabels {
 #[derive(Debug)]
 struct Series {
     requests: Counter,
-    duration: Histogram,
+    /// Of requests that were answered as asked: what was refused, failed or broke off would be a histogram for each odd request.
+    duration: Option<Histogram>,
     bytes_in: Counter,
     bytes_out: Counter,
     lookups: Option<Counter>,
@@ -189,7 +191,7 @@ impl Http {
         r.register("requests", help, http.requests.clone());
         r.register(
             "request_duration_seconds",
-            "Time from a request's head to the last byte of its answer",
+            "Time from a request's head to the last byte of its answer, of those that were answered (ok, miss)",
             http.duration.clone(),
         );
         let help = "Bytes of requests' bodies";
@@ -235,7 +237,9 @@ impl Http {
             outcome: done.outcome,
         });
         series.requests.inc();
-        series.duration.observe(done.elapsed.as_secs_f64());
+        if let Some(duration) = &series.duration {
+            duration.observe(done.elapsed.as_secs_f64());
+        }
         series.bytes_in.inc_by(done.bytes_in);
         series.bytes_out.inc_by(done.bytes_out);
         if let Some(lookups) = &series.lookups {
@@ -278,12 +282,13 @@ impl Http {
                 tier,
                 outcome,
             }),
-            duration: self.duration.get_or_create_owned(&DurationLabels {
-                door,
-                route,
-                method,
-                tier,
-                outcome,
+            duration: matches!(key.outcome, Outcome::Ok | Outcome::Miss).then(|| {
+                self.duration.get_or_create_owned(&DurationLabels {
+                    door,
+                    route,
+                    method,
+                    tier,
+                })
             }),
             bytes_in: self.bytes_in.get_or_create_owned(&bytes),
             bytes_out: self.bytes_out.get_or_create_owned(&bytes),

@@ -44,8 +44,8 @@ fn a_request_is_counted_by_what_became_of_it() {
     let of = |rest: &str| value(&text, &format!("cachectld_{rest}"));
     let one = format!(r#"requests_total{{{route},code="200",tier="local",outcome="ok"}}"#);
     assert_eq!(of(&one), 1);
-    let times = format!(r#"request_duration_seconds_count{{{route},tier="local",outcome="ok"}}"#);
-    assert_eq!(of(&times), 2);
+    let times = format!(r#"request_duration_seconds_count{{{route},tier="local"}}"#);
+    assert_eq!(of(&times), 3);
     let bytes = r#"response_bytes_total{door="registry",tier="local",outcome="ok"}"#;
     assert_eq!(of(bytes), 14);
     let hits =
@@ -60,6 +60,22 @@ fn a_failure_of_ours_is_neither_hit_nor_miss() {
     metrics.http.record(&done("GET", 500, Outcome::Error));
     metrics.http.record(&done("DELETE", 202, Outcome::Ok));
     assert!(!metrics.encode().contains("cachectld_lookups_total{"));
+}
+
+#[test]
+fn requests_that_are_not_answered_make_no_histograms() {
+    let metrics = Metrics::new();
+    for (code, outcome) in [
+        (400, Outcome::Refused),
+        (503, Outcome::Error),
+        (200, Outcome::Broken),
+        (0, Outcome::Aborted),
+    ] {
+        metrics.http.record(&done("GET", code, outcome));
+    }
+    let text = metrics.encode();
+    assert!(text.contains("cachectld_requests_total{"));
+    assert!(!text.contains("cachectld_request_duration_seconds_bucket{"));
 }
 
 #[test]

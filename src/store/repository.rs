@@ -33,6 +33,8 @@ pub enum Presence {
     There(u64),
     /// The store has no such bytes.
     Missing,
+    /// The store cannot tell for now.
+    Unknown,
     /// It was deleted here.
     Deleted,
 }
@@ -96,18 +98,18 @@ impl Repository {
         }
     }
 
-    /// Says whether content is here; a manifest's bytes are a blob too. What the store cannot tell for now is missing.
+    /// Says whether content is here; a manifest's bytes are a blob too.
     pub async fn presence(&self, digest: &Digest) -> Result<Presence> {
         let (size, gone) = tokio::join!(self.store.stat(digest), self.is_gone(digest));
-        let (size, gone) = match (size, gone) {
-            (Err(e), gone) if e.is_temporary() => (None, gone?),
-            (size, gone) => (size?, gone?),
-        };
-        Ok(match (size, gone) {
-            (_, true) => Presence::Deleted,
-            (None, false) => Presence::Missing,
-            (Some(size), false) => Presence::There(size),
-        })
+        if gone? {
+            return Ok(Presence::Deleted);
+        }
+        match size {
+            Ok(Some(size)) => Ok(Presence::There(size)),
+            Ok(None) => Ok(Presence::Missing),
+            Err(e) if e.is_temporary() => Ok(Presence::Unknown),
+            Err(e) => Err(e),
+        }
     }
 
     /// The bytes of `range` of a blob; tombstones are asked for by [`Self::stat_blob`].

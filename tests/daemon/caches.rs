@@ -215,3 +215,30 @@ fn with_a_folder_in_front_of_a_bucket_deletion_by_digest_is_the_same() {
         deletion_by_digest_is_the_same(Backend::Seaweed, Some(mode));
     }
 }
+
+#[test]
+fn image_and_cache_under_one_tag_are_told_of() {
+    let store = TestStore::new(Backend::Disk);
+    let mut daemon = Cachectld::over(store.url()).start();
+    let client = Client::of(&daemon);
+    let image = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [],
+    });
+    let push_image = || {
+        let path = "/v2/team/app/manifests/cache";
+        let answer = http("PUT", daemon.port, path, image.to_string().as_bytes());
+        assert_eq!(answer.unwrap().0, 201);
+    };
+    push_image();
+    push_image();
+    assert_eq!((client.push("x"), client.push("y")), (201, 201));
+    push_image();
+    daemon.terminate(std::time::Duration::from_mins(1));
+    let log = daemon.log();
+    for text in [
+        "A BuildKit cache replaces an image or another manifest",
+        "now stands for another manifest",
+    ] {
+        assert_eq!(log.matches(text).count(), 1, "{text}: {log}");
+    }
+}

@@ -111,17 +111,43 @@ fn help_names_every_flag_with_its_default() {
 }
 
 #[test]
-fn what_a_start_says_are_all_settings() {
+fn a_start_says_what_is_set_and_with_v_all_settings() {
     let node = Node::new();
     let daemon = Daemon::start(&node, &["--upload-ttl", "2h"]);
-    let set = daemon.lines("Setting");
-    let own = set.iter().find(|l| l["key"] == "upload_ttl").unwrap();
-    assert_eq!(own["value"], "2h");
-    assert_eq!(own["origin"], "--upload-ttl");
-    let rest = daemon.wait_for("Settings at their defaults");
-    let rest = rest["settings"].as_str().unwrap().to_owned();
+    daemon.wait_for("Ready");
+    assert_eq!(daemon.lines("Setting").len(), 0);
+    let set = daemon.wait_for("Settings");
+    let set = set["settings"].as_str().unwrap().to_owned();
+    assert!(set.contains("upload_ttl = 2h (--upload-ttl)"), "{set}");
+    assert!(
+        set.contains("store = disk:") && !set.contains("drain_timeout"),
+        "{set}"
+    );
+    drop(daemon);
+    let node = Node::new();
+    let daemon = Daemon::start(&node, &["-v"]);
+    let all = daemon.lines("Setting");
     for key in TABLE.keys() {
-        let own = set.iter().any(|l| l["key"] == key.name);
-        assert!(own || rest.contains(key.name), "{}", key.name);
+        assert!(all.iter().any(|l| l["key"] == key.name), "{}", key.name);
     }
+}
+
+#[test]
+fn the_manual_page_and_completions_name_every_flag() {
+    let node = Node::new();
+    let run = |args: &[&str]| {
+        let out = cachectld(&node).args(args).output().unwrap();
+        assert!(out.status.success(), "{args:?}");
+        String::from_utf8(out.stdout).unwrap().replace('\\', "")
+    };
+    let (page, script) = (run(&["--man"]), run(&["--completions", "bash"]));
+    for flag in TABLE.keys().iter().filter_map(|k| k.flag) {
+        for text in [&page, &script] {
+            assert!(text.contains(&format!("--{flag}")), "--{flag}");
+        }
+    }
+    assert!(
+        page.contains("[--store URL]") && page.contains("[--listen ADDRESS]..."),
+        "{page}"
+    );
 }

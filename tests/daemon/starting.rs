@@ -125,6 +125,7 @@ fn check_config_prints_what_would_hold_without_secrets() {
     );
     let done = cachectld(&node)
         .args(["--check-config", "--config", &config, "--upload-ttl", "2h"])
+        .envs(nobody_there())
         .env("CACHECTLD_MAX_REQUESTS", "9")
         .output()
         .unwrap();
@@ -142,7 +143,41 @@ fn check_config_prints_what_would_hold_without_secrets() {
         "max_requests 9 $CACHECTLD_MAX_REQUESTS"
     );
     assert!(!text.contains("hunter2"), "{text}");
+    assert!(text.contains("the store cannot be reached now: "), "{text}");
+    assert!(text.ends_with("\nOK: the settings are valid\n"), "{text}");
     assert!(!node.path("home/.local").exists(), "a check makes nothing");
+}
+
+/// A bucket on a port where nobody listens.
+fn nobody_there() -> [(&'static str, &'static str); 4] {
+    [
+        ("CACHECTLD_S3_ENDPOINT", "http://127.0.0.1:1"),
+        ("CACHECTLD_S3_REGION", "x"),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+    ]
+}
+
+#[test]
+fn check_config_says_whether_a_folder_is_there() {
+    let node = Node::new();
+    let url = format!("disk:{}", node.path("store").display());
+    let check = || {
+        let mut check = cachectld(&node);
+        let done = check.args(["--check-config", "--store", &url]).output();
+        String::from_utf8(done.unwrap().stdout).unwrap()
+    };
+    let before = check();
+    assert!(
+        before.contains("does not exist yet") && !node.path("store").exists(),
+        "{before}"
+    );
+    fs::create_dir(node.path("store")).unwrap();
+    let after = check();
+    assert!(
+        after.ends_with("the store can be reached\nOK: the settings are valid\n"),
+        "{after}"
+    );
 }
 
 #[test]
@@ -170,7 +205,7 @@ fn credentials_in_a_wrong_setting_are_not_repeated() {
             for json in ["--log-format=json", "--log-format=text"] {
                 let mut wrong = cachectld(&node);
                 wrong
-                    .args(["--store", "s3://bucket", "--check-config", json])
+                    .args(["--store", "disk:store", "--check-config", json])
                     .env(format!("CACHECTLD_{name}"), secret);
                 let done = wrong.output().unwrap();
                 let said = [done.stdout, done.stderr].concat();

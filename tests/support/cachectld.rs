@@ -165,6 +165,12 @@ impl Cachectld {
         self.server.start_again(&self.command, || is_ready(port));
     }
 
+    /// Starts it again so that it accepts images whose parts were never pushed.
+    pub(crate) fn accept_incomplete_images(&mut self) {
+        self.command.env("CACHECTLD_INCOMPLETE_IMAGES", "warn");
+        self.restart();
+    }
+
     /// All that it said, over every start.
     pub(crate) fn log(&self) -> String {
         self.server.log()

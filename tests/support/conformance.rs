@@ -87,8 +87,12 @@ fn run_with(port: u16, rules: Rules, login: bool, more: &[(&str, &str)]) -> Resu
     }
 }
 
-/// [`run`] with what the door asks for. A tenant may name nothing that is not there.
-pub(crate) fn run_at(door: &Door, rules: Rules) -> Results {
+/// [`run`] with what the door asks for. A tenant may name nothing that is not there; whoever else pushes images whose parts were never
+/// pushed needs a daemon that is set to accept them.
+pub(crate) fn run_at(door: &mut Door, rules: Rules) -> Results {
+    if rules == Rules::Newest && door.access != Access::Tenant {
+        door.accept_incomplete_images();
+    }
     let whole: &[_] = match door.access {
         Access::Tenant => &[("OCI_DATA_SPARSE", "false")],
         Access::Anonymous | Access::Basic | Access::Token => &[],

@@ -136,6 +136,13 @@ impl Door {
         self.docker.path().to_owned()
     }
 
+    /// Starts our daemon again so that it accepts images whose parts were never pushed.
+    pub(crate) fn accept_incomplete_images(&mut self) {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.accept_incomplete_images();
+        }
+    }
+
     /// SIGKILL: a node that is taken away.
     pub(crate) fn kill(&mut self) {
         match &mut self.daemon {

@@ -54,12 +54,13 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
 
 /// Says whether a key takes effect at a reload; the others need a restart.
 pub fn is_live(key: &str) -> bool {
-    const LIVE: [&str; 12] = [
+    const LIVE: [&str; 13] = [
         "allow_path",
         "allowed_hosts",
         "client_stall",
         "drain_timeout",
         "external_url",
+        "incomplete_images",
         "log",
         "max_connections",
         "max_requests",
@@ -139,7 +140,7 @@ static OWN: &[Key] = &[
         Shape::Text,
         Some("socket-mode"),
         "0600",
-        "mode of the unix socket, in octal digits: who may connect may do everything",
+        "mode of the unix socket, in octal digits up to 0777: who may connect may do everything",
     ),
     key(
         "socket_group",
@@ -238,6 +239,13 @@ static OWN: &[Key] = &[
         None,
         "2m",
         "longest time that a request for bytes, or a push, waits for a store that is away; then it fails",
+    ),
+    key(
+        "incomplete_images",
+        Shape::Text,
+        None,
+        "refuse",
+        "an image is pushed whose config or a layer is not stored, or with another size: refuse, or warn (log and `Warning` header)",
     ),
     key(
         "upload_ttl",
@@ -363,7 +371,7 @@ static OWN: &[Key] = &[
         Shape::Time,
         None,
         "5m",
-        "how long a token is good for",
+        "how long a token is good for; from 1m to 24h",
     ),
     key(
         "auth.refresh_life",
@@ -412,7 +420,7 @@ static OWN: &[Key] = &[
         Shape::Count,
         None,
         "64",
-        "so many distinct manifests, the newest, are merged into one tag",
+        "number of distinct manifests, the newest, that are merged into one tag; values above 200 count as 200",
     ),
     key(
         "buildkit.merge_age",

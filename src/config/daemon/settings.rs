@@ -60,6 +60,8 @@ pub struct Config {
     pub max_upload_bytes: u64,
     /// Longest time that a request waits for a store that is away.
     pub hold: Duration,
+    /// Whether images are refused whose config or a layer is not stored.
+    pub refuse_incomplete_images: bool,
     /// How long an unfinished upload may rest.
     pub upload_ttl: Duration,
     /// How long a blob on the disk goes without being hashed again; zero: for ever.
@@ -225,6 +227,8 @@ impl Config {
                 .size("max_upload_bytes")?
                 .unwrap_or(Quota::DEFAULT.bytes),
             hold: layer.duration("hold")?.unwrap_or(registry::HOLD),
+            refuse_incomplete_images: layer.choice("incomplete_images", &["refuse", "warn"])?
+                != Some("warn"),
             upload_ttl: layer
                 .nonzero_duration("upload_ttl")?
                 .unwrap_or(Duration::from_hours(24)),

@@ -26,6 +26,10 @@ const ROUNDS: usize = 4;
 /// Parts of a tag that does not exist are left by a deletion if they are older: an export names its tag within minutes.
 const LEFTOVER_SECS: i64 = 3600;
 
+/// The usual mistake: `ref=` of `--cache-to` is the image's own name.
+const REPLACES_CACHE: &str = "The tag of a BuildKit cache now stands for another manifest: give the image and its cache a tag each";
+const REPLACES_OTHER: &str = "A BuildKit cache replaces an image or another manifest: give the image and its cache a tag each";
+
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushed {
@@ -49,7 +53,11 @@ impl CacheTags {
             None => {
                 for tag in tags {
                     // An image takes the tag over; parts would bring the cache back.
-                    for part in repo.parts(tag).await? {
+                    let parts = repo.parts(tag).await?;
+                    if !parts.is_empty() {
+                        tracing::warn!(repo = %repo.name(), %tag, "{REPLACES_CACHE}");
+                    }
+                    for part in parts {
                         repo.remove_part(tag, &part.digest).await?;
                     }
                 }
@@ -138,9 +146,12 @@ impl CacheTags {
         let at = Pointed::of(&found);
         let pointed = &found.manifest;
         let is_part = |p: &crate::store::repository::TagPart| p.digest == pointed.digest;
+        if readable(pointed).is_none() {
+            tracing::warn!(repo = %repo.name(), %tag, replaced = %pointed.digest, "{REPLACES_OTHER}");
+            return Ok(());
+        }
         if pointed.digest == manifest.digest
             || before.iter().any(is_part)
-            || readable(pointed).is_none()
             || (at.is_merged && !before.is_empty())
             || self.is_own_fold(repo, tag, &at, before.is_empty()).await?
         {
@@ -276,6 +287,9 @@ impl CacheTags {
             return Ok(None);
         };
         let Some(old) = self.read_part(repo, &pointed).await? else {
+            if readable(&pointed).is_none() {
+                tracing::warn!(repo = %repo.name(), %tag, replaced = %pointed.digest, "{REPLACES_OTHER}");
+            }
             return Ok(None);
         };
         Ok(task::blocking(move || shrinks(&old, &new)).await)

@@ -12,22 +12,43 @@ use crate::store::keys::Repo;
 const MAX_REPOSITORIES: usize = 32;
 /// Longest name that is looked at: the distribution spec's advice for host and name together.
 const MAX_NAME_BYTES: usize = 255;
-/// The one type of resource that there is here; `registry:catalog:*` and the like are never granted.
+/// The type of most resources.
 const REPOSITORY: &str = "repository";
+/// The one other resource: the list of repositories, `registry:catalog:*`.
+const REGISTRY: &str = "registry";
+const CATALOG: &str = "catalog";
+const ANY: &str = "*";
 
-/// Actions by repository; each name once, in the order of first appearance.
+/// Actions by repository, each name once, in the order of first appearance; and the right to list repositories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Access(Vec<(String, Actions)>);
+pub(super) struct Access {
+    repositories: Vec<(String, Actions)>,
+    catalog: bool,
+}
 
 impl Access {
     /// Adds actions on one repository to those that are there.
     pub(super) fn add(&mut self, repository: &str, actions: Actions) {
-        let room = self.0.len() < MAX_REPOSITORIES && repository.len() <= MAX_NAME_BYTES;
-        match self.0.iter_mut().find(|(name, _)| name == repository) {
+        let room = self.repositories.len() < MAX_REPOSITORIES && repository.len() <= MAX_NAME_BYTES;
+        match self
+            .repositories
+            .iter_mut()
+            .find(|(name, _)| name == repository)
+        {
             Some((_, own)) => *own = own.or(actions),
-            None if room => self.0.push((repository.to_owned(), actions)),
+            None if room => self.repositories.push((repository.to_owned(), actions)),
             None => {}
         }
+    }
+
+    /// Adds the right to list repositories.
+    pub(super) fn add_catalog(&mut self) {
+        self.catalog = true;
+    }
+
+    /// Says whether repositories may be listed.
+    pub(super) fn lists(&self) -> bool {
+        self.catalog
     }
 
     /// Reads a list of scopes that are separated by spaces; what is no scope or of another type is left out.
@@ -44,38 +65,42 @@ impl Access {
             };
             if kind == REPOSITORY && name.parse::<Repo>().is_ok() {
                 self.add(name, actions_of(actions.split(',')));
+            } else if (kind, name, actions) == (REGISTRY, CATALOG, ANY) {
+                self.add_catalog();
             }
         }
     }
 
     /// The repositories' names.
     pub(super) fn repositories(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.repositories.iter().map(|(name, _)| name.as_str())
     }
 
     /// The actions on one repository.
     pub(super) fn on(&self, repository: &str) -> Actions {
-        let found = self.0.iter().find(|(name, _)| name == repository);
+        let found = self
+            .repositories
+            .iter()
+            .find(|(name, _)| name == repository);
         found.map_or_else(Actions::default, |(_, actions)| *actions)
     }
 
-    /// The part of it that `granted` allows; repositories with nothing left are gone.
+    /// The part of it that `granted` allows; repositories with nothing left are gone. Anybody may list: they see what they may read.
     pub(super) fn limited(&self, granted: impl Fn(&str) -> Actions) -> Self {
-        let limited = self
-            .0
-            .iter()
-            .map(|(name, actions)| (name.clone(), actions.and(granted(name))));
-        Self(limited.filter(|(_, a)| !a.is_empty()).collect())
+        let own = self.repositories.iter();
+        let limited = own.map(|(name, actions)| (name.clone(), actions.and(granted(name))));
+        Self {
+            repositories: limited.filter(|(_, a)| !a.is_empty()).collect(),
+            catalog: self.catalog,
+        }
     }
 
     /// As scopes, separated by spaces.
     pub(super) fn to_scopes(&self) -> String {
-        let scopes: Vec<String> = self
-            .0
-            .iter()
-            .map(|(name, actions)| format!("{REPOSITORY}:{name}:{actions}"))
-            .collect();
-        scopes.join(" ")
+        let repositories = self.repositories.iter();
+        let scopes = repositories.map(|(name, actions)| format!("{REPOSITORY}:{name}:{actions}"));
+        let catalog = self.catalog.then(|| format!("{REGISTRY}:{CATALOG}:{ANY}"));
+        scopes.chain(catalog).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -100,11 +125,17 @@ struct Item {
 
 impl Serialize for Access {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_seq(self.0.iter().map(|(name, actions)| Item {
+        let repositories = self.repositories.iter().map(|(name, actions)| Item {
             kind: REPOSITORY.to_owned(),
             name: name.clone(),
             actions: actions.each().map(|a| a.as_str().to_owned()).collect(),
-        }))
+        });
+        let catalog = self.catalog.then(|| Item {
+            kind: REGISTRY.to_owned(),
+            name: CATALOG.to_owned(),
+            actions: vec![ANY.to_owned()],
+        });
+        s.collect_seq(repositories.chain(catalog))
     }
 }
 
@@ -117,6 +148,8 @@ impl<'de> Deserialize<'de> for Access {
                     &item.name,
                     actions_of(item.actions.iter().map(String::as_str)),
                 );
+            } else if item.kind == REGISTRY && item.name == CATALOG {
+                access.add_catalog();
             }
         }
         Ok(access)
@@ -148,7 +181,8 @@ mod tests {
                 "repository:a:pull repository:b:pull repository:a:push",
                 "repository:a:pull,push repository:b:pull",
             ),
-            ("registry:catalog:*", ""),
+            ("registry:catalog:*", "registry:catalog:*"),
+            ("registry:catalog:pull registry:other:*", ""),
             ("repository(plugin):a:pull", ""),
             ("openid repository: repository:a repository::pull", ""),
             ("repository:a:dance,pull", "repository:a:pull"),
@@ -189,6 +223,13 @@ mod tests {
         assert_eq!(
             json,
             r#"[{"type":"repository","name":"a","actions":["pull","push"]}]"#
+        );
+        assert_eq!(serde_json::from_str::<Access>(&json).unwrap(), access);
+        access.add_catalog();
+        let json = serde_json::to_string(&access).unwrap();
+        assert_eq!(
+            json,
+            r#"[{"type":"repository","name":"a","actions":["pull","push"]},{"type":"registry","name":"catalog","actions":["*"]}]"#
         );
         assert_eq!(serde_json::from_str::<Access>(&json).unwrap(), access);
     }

@@ -114,8 +114,8 @@ impl Authority {
             || peer.kind == PeerKind::Loopback && setup.policy.is_open() && !behind_proxy
     }
 
-    /// Lets a request through that has all the rights it needs; `needs` without any is a door's first question
-    /// (`GET /v2/`), which must not be answered to who should log in: clients learn from its refusal how to.
+    /// Lets a request through that has all the rights it needs; `needs` without any right on a repository is a door's first question
+    /// (`GET /v2/`) or a list of repositories, which must not be answered to who should log in: clients learn from its refusal how to.
     ///
     /// A wrong password or token is refused whatever the request needs. Waits while a password is computed; cancel-safe.
     ///
@@ -140,13 +140,13 @@ impl Authority {
             };
         let could_ask = !setup.challenger.is_empty()
             && (principal.is_anonymous() || setup.config.has_accounts());
-        if needs.is_empty() && could_ask && should_log_in(&principal, &proof) {
+        if needs.iter().all(|n| n.catalog) && could_ask && should_log_in(&principal, &proof) {
             return Err(challenge(Wrong::Nothing, "authentication is required"));
         }
         let Some(lacking) = needs.iter().find(|n| !n.optional && !principal.may(**n)) else {
             return Ok(principal);
         };
-        let granted = principal.granted(lacking.repository).has(lacking.action);
+        let granted = lacking.catalog || principal.granted(lacking.repository).has(lacking.action);
         match proof {
             // Another token would do; or, of nobody in particular, one for somebody.
             Proof::Pass if granted || principal.is_anonymous() => {

@@ -134,6 +134,10 @@ fn scope(needs: &[Need<'_>]) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
     let mut access = Access::default();
     for need in needs.iter().filter(|n| n.repository.bytes().all(plain)) {
+        if need.catalog {
+            access.add_catalog();
+            continue;
+        }
         let actions = match need.action {
             Action::Push => Actions::of(&[Action::Pull, Action::Push]),
             other => Actions::of(&[other]),

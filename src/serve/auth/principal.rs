@@ -16,6 +16,8 @@ pub struct Need<'a> {
     pub repository: &'a str,
     /// What is done to it.
     pub action: Action,
+    /// It is the list of repositories instead; the name is empty.
+    pub(super) catalog: bool,
     /// Whether the request goes on without it: a mount becomes an upload where its source may not be read.
     pub optional: bool,
 }
@@ -26,7 +28,16 @@ impl<'a> Need<'a> {
         Self {
             repository,
             action,
+            catalog: false,
             optional: false,
+        }
+    }
+
+    /// To list repositories, each of which is shown to whoever may read it ([`Principal::may_list`]).
+    pub fn catalog() -> Self {
+        Self {
+            catalog: true,
+            ..Self::pull("")
         }
     }
 
@@ -96,8 +107,16 @@ impl Principal {
 
     /// Says whether it may do this now, with what it showed.
     pub fn may(&self, need: Need<'_>) -> bool {
+        if need.catalog {
+            return self.ceiling.as_ref().is_none_or(Access::lists);
+        }
         let within = |access: &Access| access.on(need.repository).has(need.action);
         self.granted(need.repository).has(need.action) && self.ceiling.as_ref().is_none_or(within)
+    }
+
+    /// Says whether a list of repositories shows it this one. A token to list is for all that its name may read.
+    pub fn may_list(&self, repository: &str) -> bool {
+        self.may(Need::catalog()) && self.granted(repository).has(Action::Pull)
     }
 
     /// Says whether there is any repository that it may do this to now; which one is asked by [`Self::may`].

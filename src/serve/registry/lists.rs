@@ -19,7 +19,7 @@ use crate::{
     task,
 };
 
-/// Most entries of a page of tags; asked for more, or for no count, that many are given.
+/// Most entries of a page of tags.
 const MAX_TAGS: usize = 10_000;
 /// Bytes of descriptors after which a page of referrers ends: clients take manifests of 4 MiB at most.
 const MAX_REFERRERS_BYTES: usize = 3 << 20;
@@ -29,11 +29,12 @@ const MAX_READ_BYTES: usize = 16 << 20;
 const AT_ONCE: usize = 8;
 const LARGE_AT_ONCE: usize = 1;
 
-fn count(parts: &Parts) -> Result<usize, Refusal> {
+/// Entries of a page; asked for more than `most`, or for no count, that many.
+pub(super) fn count(parts: &Parts, most: usize) -> Result<usize, Refusal> {
     match param(parts.uri.query(), "n") {
-        None => Ok(MAX_TAGS),
+        None => Ok(most),
         Some(n) => match n.parse::<usize>() {
-            Ok(n) => Ok(n.min(MAX_TAGS)),
+            Ok(n) => Ok(n.min(most)),
             Err(_) => Err(
                 Refusal::new(Code::Unsupported, format!("`n={n}` is not a count"))
                     .status(StatusCode::BAD_REQUEST),
@@ -43,7 +44,7 @@ fn count(parts: &Parts) -> Result<usize, Refusal> {
 }
 
 /// Says where the next page is.
-fn next(builder: Builder, path: &str, query: &[(&str, &str)]) -> Builder {
+pub(super) fn next(builder: Builder, path: &str, query: &[(&str, &str)]) -> Builder {
     let query = form_urlencoded::Serializer::new(String::new())
         .extend_pairs(query)
         .finish();
@@ -65,7 +66,7 @@ impl Registry {
     }
 
     async fn tags(&self, repo: &Repo, parts: &Parts) -> Result<List, Refusal> {
-        let n = count(parts)?;
+        let n = count(parts, MAX_TAGS)?;
         let last = param(parts.uri.query(), "last");
         let repository = self.read_only(repo);
         let tags = repository.tags().await?;
@@ -146,11 +147,11 @@ impl Registry {
 }
 
 /// An answer's head and its text.
-type List = (Builder, String);
+pub(super) type List = (Builder, String);
 
 /// Answers with a list. A large one is in memory as long as it is sent, so it takes a place among large manifests; whoever waits for that
 /// makes it again.
-async fn send<F: Future<Output = Result<List, Refusal>>>(
+pub(super) async fn send<F: Future<Output = Result<List, Refusal>>>(
     parts: &Parts,
     make: impl Fn() -> F,
 ) -> Answer {

@@ -4,13 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header, request::Parts},
+    http::{StatusCode, header, request::Parts},
 };
 use bytes::BytesMut;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::TryStreamExt as _;
 
 use super::{
     Answer, Registry, Sight,
+    children::{is_image, listed, warning},
     error::{Code, Refusal},
     http::{OCI_SUBJECT, OCI_TAG, answer, finish, http_date, params, text, with_digest},
     media, route,
@@ -21,14 +22,9 @@ use crate::{
         Manifest, Reference, Tag, buildkit::CacheManifest, descriptor::MAX_MANIFEST_BYTES,
         mentions, outline::Outline,
     },
-    digest::Digest,
-    ops::{cache_tags::Pushed, sight::Seen},
+    ops::cache_tags::Pushed,
     serve::admission::Permit,
-    store::{
-        Repository, Resolved,
-        keys::Repo,
-        repository::{AT_ONCE, Presence},
-    },
+    store::{Repository, Resolved, keys::Repo},
     task,
 };
 
@@ -42,8 +38,6 @@ pub(super) const LARGE: usize = 64 << 10;
 pub(super) const READ_ASIDE: usize = 128 << 10;
 /// Longest type of an artifact: two names of 127 characters (RFC 6838, 4.2).
 const MAX_TYPE: usize = 255;
-/// Missing children that a warning names.
-const NAMED: usize = 5;
 
 fn unknown(reference: &Reference) -> Refusal {
     Refusal::new(
@@ -141,8 +135,12 @@ impl Registry {
         let (outline, is_cache) = understand(&manifest).await?;
         let ticket = ticket(parts);
         let merges = !tags.is_empty() && is_cache;
+        let is_image = !is_cache && is_image(&manifest.media_type, &outline);
         let push = || async {
-            let missing = self.check_children(&repository, &outline, sight).await?;
+            let flaws = self.check_children(&repository, &outline, sight).await?;
+            if is_image {
+                self.judge(&flaws)?;
+            }
             if sight == Sight::Own && !repository.is_checked(&manifest.digest).await? {
                 self.sights.check(&repository, &manifest.digest).await?;
             }
@@ -154,10 +152,10 @@ impl Registry {
             };
             let pushed = self.caches.push(&repository, &manifest, &tags).await?;
             drop(merging);
-            Ok((missing, pushed))
+            Ok((flaws, pushed))
         };
         let held = self.hold.until_back(&manifest.digest, Some(ticket), push);
-        let (missing, pushed) = Box::pin(held).await?;
+        let (flaws, pushed) = Box::pin(held).await?;
         if let Pushed::Refused(shrink) = pushed {
             let why = format!("{shrink}; pass the same cache to --cache-from and --cache-to");
             return Err(Refusal::new(Code::Denied, why));
@@ -175,46 +173,14 @@ impl Registry {
         {
             builder = builder.header(OCI_TAG, tag.to_string());
         }
-        if let Some(warning) = warning(&missing) {
+        if is_image && !flaws.is_empty() {
+            let flaws = listed(&flaws);
+            tracing::warn!(%repo, %digest, flaws, "Incomplete image accepted");
+        }
+        if let Some(warning) = warning(&flaws) {
             builder = builder.header(header::WARNING, warning);
         }
         finish(builder, "")
-    }
-
-    /// Finds the children that are not there. A caller who sees every blob may name what was never there ("sparse"), but not what
-    /// was deleted here, since the pusher assumes it still is. Any other caller may name only what it sees, and that is linked: it
-    /// stays visible to such callers whatever becomes of the manifest that showed it.
-    async fn check_children(
-        &self,
-        repository: &Repository,
-        outline: &Outline,
-        sight: Sight,
-    ) -> Result<Vec<Digest>, Refusal> {
-        let children: BTreeSet<Digest> = outline.children().map(|n| n.digest).collect();
-        let found = stream::iter(children).map(|digest| async move {
-            let seen = match sight {
-                Sight::All => Seen::Linked,
-                Sight::Own => self.sights.seen(repository, &digest).await?,
-            };
-            let state = match seen {
-                Seen::Not => Presence::Deleted,
-                Seen::Linked | Seen::Named => repository.presence(&digest).await?,
-            };
-            Ok::<_, Refusal>((digest, seen, state))
-        });
-        let found: Vec<_> = found.buffered(AT_ONCE).try_collect().await?;
-        if let Some((digest, ..)) = found.iter().find(|(.., s)| *s == Presence::Deleted) {
-            let why = format!("it names {digest}, which is not here; push that first");
-            return Err(Refusal::new(Code::ManifestBlobUnknown, why));
-        }
-        let unlinked = found.iter().filter(|(_, seen, _)| *seen == Seen::Named);
-        stream::iter(unlinked.map(Ok::<_, Refusal>))
-            .try_for_each_concurrent(AT_ONCE, async |(digest, ..)| {
-                Ok(repository.link(digest).await?)
-            })
-            .await?;
-        let missing = found.into_iter().filter(|(.., s)| *s == Presence::Missing);
-        Ok(missing.map(|(digest, ..)| digest).collect())
     }
 
     pub(super) async fn delete_manifest(&self, repo: &Repo, reference: &Reference) -> Answer {
@@ -237,7 +203,7 @@ async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
     let read = {
         let manifest = manifest.clone();
         move || {
-            let outline = Outline::of(&manifest).map_err(|why| why.to_string())?;
+            let outline = Outline::of_pushed(&manifest).map_err(|why| why.to_string())?;
             let kind = outline.artifact_type.as_deref().unwrap_or_default();
             if kind.len() > MAX_TYPE {
                 return Err(format!("its artifact type has over {MAX_TYPE} characters"));
@@ -319,18 +285,4 @@ fn tags(reference: &Reference, parts: &Parts) -> Result<Vec<Tag>, Refusal> {
     }
     let tags: Result<BTreeSet<Tag>, Refusal> = asked.iter().map(|t| route::tag(t)).collect();
     Ok(tags?.into_iter().collect())
-}
-
-/// What a client shows its user (RFC 7234, 5.5, as the distribution spec wants it).
-fn warning(missing: &[Digest]) -> Option<HeaderValue> {
-    let first = missing.first()?;
-    let more = missing.len().min(NAMED) - 1;
-    let others = if missing.len() > 1 {
-        let named: Vec<String> = missing[1..=more].iter().map(ToString::to_string).collect();
-        format!(", {} ({} in all)", named.join(", "), missing.len())
-    } else {
-        String::new()
-    };
-    let warning = format!("299 - \"the manifest names content that is not here: {first}{others}\"");
-    warning.try_into().ok()
 }

@@ -5,7 +5,13 @@
 //! - Leaves: responses; blobs stream in both directions.
 //! - Deliberately absent: how bytes are kept, hashed or moved, and what a cache manifest means.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -16,6 +22,8 @@ use axum::{
 };
 
 mod blobs;
+mod catalog;
+mod children;
 mod error;
 mod hold;
 mod http;
@@ -33,7 +41,7 @@ use crate::{
     ops::{cache_tags::CacheTags, sight::Sights},
     serve::{
         admission::{Admission, Fault, Ticket},
-        auth::{Action, Authority, Need, Peer},
+        auth::{Action, Authority, Need, Peer, Principal},
         observe::{AskedBy, ClientGone},
     },
     store::{self, Records, Repository, ingest::Uploads, keys::Repo, open::Repositories},
@@ -72,6 +80,7 @@ pub struct Registry {
     hold: Hold,
     admission: Arc<Admission>,
     readers: Option<Arc<dyn Repositories>>,
+    refuses_incomplete_images: AtomicBool,
 }
 
 impl Registry {
@@ -91,6 +100,7 @@ impl Registry {
             readers: None,
             hold: Hold::new(HOLD, None),
             admission: Arc::default(),
+            refuses_incomplete_images: AtomicBool::new(true),
         }
     }
 
@@ -114,6 +124,12 @@ impl Registry {
     #[must_use]
     pub fn admitting(self, admission: Arc<Admission>) -> Self {
         Self { admission, ..self }
+    }
+
+    /// Decides whether the manifest of an image whose config or layers are not here is refused, or accepted with a warning.
+    pub fn refuse_incomplete_images(&self, refuse: bool) {
+        self.refuses_incomplete_images
+            .store(refuse, Ordering::Relaxed);
     }
 
     /// Lets go the requests that wait for a store that is away, since the daemon ends.
@@ -190,7 +206,7 @@ impl Registry {
             Err(full) => return Refusal::from(full).response(),
         };
         parts.extensions.insert(ticket.clone());
-        let answered = self.dispatch(route, parts, body, source.as_ref(), sight);
+        let answered = self.dispatch(route, parts, body, source.as_ref(), (&principal, sight));
         // What was below it only met what the client had done wrong.
         let answered = answered
             .await
@@ -214,12 +230,13 @@ impl Registry {
         parts: &Parts,
         body: Body,
         source: Option<&Repo>,
-        sight: Sight,
+        (who, sight): (&Principal, Sight),
     ) -> Answer {
         let method = &parts.method;
         let ticket = parts.extensions.get::<Ticket>();
         match route {
             Route::Base if reads(method) => base(),
+            Route::Catalog if reads(method) => self.list_repositories(parts, who).await,
             Route::Blob(repo, digest) if method == Method::HEAD => {
                 self.get_blob(repo, digest, parts, sight).await
             }
@@ -259,7 +276,9 @@ impl Registry {
             Route::Referrers(repo, subject) if reads(method) => {
                 self.list_referrers(repo, subject, parts).await
             }
-            Route::Base | Route::Tags(_) | Route::Referrers(..) => Err(not_allowed("GET, HEAD")),
+            Route::Base | Route::Catalog | Route::Tags(_) | Route::Referrers(..) => {
+                Err(not_allowed("GET, HEAD"))
+            }
             Route::Blob(..) => Err(not_allowed("GET, HEAD, DELETE")),
             Route::Uploads(_) => Err(not_allowed("POST")),
         }
@@ -269,7 +288,8 @@ impl Registry {
 /// The rights that a request needs. To take back one's own upload is part of pushing.
 fn needs<'r>(route: &'r Route, method: &Method) -> Vec<Need<'r>> {
     let Some(repo) = route.repo() else {
-        return Vec::new();
+        let catalog = matches!(route, Route::Catalog).then(Need::catalog);
+        return catalog.into_iter().collect();
     };
     let action = match route {
         _ if reads(method) && !matches!(route, Route::Upload(..)) => Action::Pull,

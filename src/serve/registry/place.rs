@@ -15,6 +15,9 @@ pub fn place(path: &str) -> Place {
     if matches!(path, "/v2" | "/v2/") {
         return at("/v2/", None);
     }
+    if path == "/v2/_catalog" {
+        return at("/v2/_catalog", None);
+    }
     let path = path.strip_suffix('/').unwrap_or(path);
     let Some((before, last)) = path.rsplit_once('/') else {
         return at("other", None);
@@ -45,6 +48,7 @@ mod tests {
         for (path, route) in [
             ("/v2", "/v2/"),
             ("/v2/", "/v2/"),
+            ("/v2/_catalog", "/v2/_catalog"),
             ("/v2/a/b/blobs/sha256:12", "/v2/{name}/blobs/{digest}"),
             ("/v2/a/blobs/uploads", "/v2/{name}/blobs/uploads/"),
             ("/v2/a/blobs/uploads/", "/v2/{name}/blobs/uploads/"),

@@ -14,6 +14,8 @@ use super::error::{Code, Refusal};
 pub(super) enum Route {
     /// `/v2/`
     Base,
+    /// `/v2/_catalog`, which cannot be a repository's name.
+    Catalog,
     /// `…/blobs/uploads/`
     Uploads(Repo),
     /// `…/blobs/uploads/<id>`
@@ -37,6 +39,9 @@ impl Route {
             return Ok(Self::Base);
         }
         let rest = rest.strip_prefix('/').ok_or_else(unknown)?;
+        if rest == "_catalog" {
+            return Ok(Self::Catalog);
+        }
         if let Some(name) = ["/blobs/uploads/", "/blobs/uploads"]
             .iter()
             .find_map(|end| rest.strip_suffix(end))
@@ -66,7 +71,7 @@ impl Route {
     /// The repository that it is in.
     pub(super) fn repo(&self) -> Option<&Repo> {
         match self {
-            Self::Base => None,
+            Self::Base | Self::Catalog => None,
             Self::Uploads(repo)
             | Self::Upload(repo, _)
             | Self::Blob(repo, _)
@@ -123,6 +128,7 @@ mod tests {
         for (path, want) in [
             ("/v2".to_owned(), Route::Base),
             ("/v2/".to_owned(), Route::Base),
+            ("/v2/_catalog".to_owned(), Route::Catalog),
             ("/v2/a/blobs/uploads/".to_owned(), Route::Uploads(name("a"))),
             (
                 "/v2/a/b/blobs/uploads".to_owned(),

@@ -8,6 +8,7 @@ use crate::serve::auth::Need;
 const NEED: [Need<'static>; 1] = [Need {
     repository: "team/a",
     action: crate::serve::auth::Action::Push,
+    catalog: false,
     optional: false,
 }];
 

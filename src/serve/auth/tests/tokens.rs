@@ -338,3 +338,33 @@ async fn names_that_are_no_repositorys_are_not_signed() {
         assert_eq!(access, json!([]), "{name}");
     }
 }
+
+#[tokio::test]
+async fn token_to_list_shows_what_its_name_may_read_and_any_other_token_lists_nothing() {
+    let d = keyed().await;
+    let catalog = [Need::catalog()];
+    let refusal = d.may_unasked(&catalog).await.unwrap_err();
+    let challenge = &challenges(&refusal)[0];
+    assert!(
+        challenge.contains("scope=\"registry:catalog:*\""),
+        "{challenge}"
+    );
+    let token = async |scope: &str| {
+        let scope = format!("scope={scope}");
+        let answer = d.get(&scope, Some(&basic("ci", CI_PASSWORD))).await;
+        format!("Bearer {}", answer.text("token"))
+    };
+    let lists = token("registry%3Acatalog%3A*").await;
+    let who = d.may(&lists, &catalog).await.unwrap();
+    assert!(who.may_list("team/a") && who.may_list("public/a") && !who.may_list("dev/a"));
+    // It reads nothing.
+    assert!(!who.may(Need::pull("team/a")));
+    let reads = token("repository%3Ateam%2Fa%3Apull").await;
+    let refusal = d.may(&reads, &catalog).await.unwrap_err();
+    let challenge = &challenges(&refusal)[0];
+    assert!(
+        challenge.contains("insufficient_scope") && challenge.contains("registry:catalog:*"),
+        "{challenge}"
+    );
+    assert!(!d.may(&reads, &[]).await.unwrap().may_list("team/a"));
+}

@@ -124,3 +124,75 @@ async fn a_page_of_referrers_reads_so_many_bytes_and_the_next_ones_have_the_rest
     }
     assert_eq!(door.registry.admission.lists.taken(), 0);
 }
+
+/// What pages of `path` list, one after the other.
+async fn catalog(door: &Door, path: &str) -> Vec<Vec<String>> {
+    let (mut pages, mut path) = (Vec::new(), path.to_owned());
+    loop {
+        let page = door.get(&path).await;
+        assert_eq!(page.status, StatusCode::OK, "{:?}", page.body);
+        pages.push(serde_json::from_value(page.json()["repositories"].clone()).unwrap());
+        let Some((link, rel)) = page.header("link").split_once(">; ") else {
+            return pages;
+        };
+        assert_eq!(rel, "rel=\"next\"");
+        link[1..].clone_into(&mut path);
+    }
+}
+
+#[tokio::test]
+async fn repositories_are_listed_in_pages_and_those_that_hold_nothing_are_not() {
+    let door = Door::open().await;
+    assert_eq!(catalog(&door, "/v2/_catalog").await, [[""; 0]]);
+    for repo in ["b/x", "a", "c", "gone", "b"] {
+        let document = image(&door, repo, &[]).await;
+        door.put_manifest(repo, "v1", &document).await;
+    }
+    let document = image(&door, "gone", &[]).await;
+    door.delete(&format!("/v2/gone/manifests/{}", digest_of(&document)))
+        .await;
+    assert_eq!(
+        catalog(&door, "/v2/_catalog").await,
+        [["a", "b", "b/x", "c"]]
+    );
+    let pages = catalog(&door, "/v2/_catalog?n=2").await;
+    assert_eq!(pages, [vec!["a", "b"], vec!["b/x", "c"], vec![]]);
+    assert_eq!(catalog(&door, "/v2/_catalog?last=b").await, [["b/x", "c"]]);
+    assert_eq!(catalog(&door, "/v2/_catalog?n=0").await, [[""; 0]]);
+    let bad = door.get("/v2/_catalog?n=x").await;
+    assert_eq!(bad.status, StatusCode::BAD_REQUEST);
+    let put = door.send(Method::PUT, "/v2/_catalog", &[], "").await;
+    assert_eq!(put.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn repositories_that_a_caller_may_not_read_are_not_listed() {
+    let door = Door::open().await;
+    for repo in ["a/x", "a/y", "b/x", "c"] {
+        let document = image(&door, repo, &[]).await;
+        door.put_manifest(repo, "v1", &document).await;
+    }
+    let door = super::sharing::tenants_at(door).await;
+    for (name, wanted) in [
+        ("a", &["a/x", "a/y"][..]),
+        ("b", &["b/x"]),
+        ("admin", &["a/x", "a/y", "b/x", "c"]),
+    ] {
+        let tenant = super::sharing::Tenant { door: &door, name };
+        let get = |path| tenant.send_as(Method::GET, path, "", "");
+        let all = get("/v2/_catalog").await;
+        assert_eq!(all.json()["repositories"], json!(wanted), "{name}");
+        // Neither do pages tell of others.
+        let page = get("/v2/_catalog?n=1").await;
+        assert_eq!(page.json()["repositories"], json!(wanted[..1]), "{name}");
+        let link = page.header("link");
+        assert_eq!(link.is_empty(), wanted.len() == 1, "{name}: {link}");
+    }
+    let nobody = door.get("/v2/_catalog").await;
+    let challenge = nobody.header("www-authenticate");
+    assert_eq!(nobody.status, StatusCode::UNAUTHORIZED);
+    assert!(
+        challenge.is_empty() || challenge.contains("scope=\"registry:catalog:*\""),
+        "{challenge}"
+    );
+}

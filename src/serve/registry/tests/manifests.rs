@@ -98,17 +98,154 @@ async fn what_is_no_manifest_or_has_another_digest_is_refused() {
 }
 
 #[tokio::test]
-async fn content_that_was_never_there_may_be_missing_and_is_warned_of() {
+async fn image_that_nobody_could_pull_is_refused_unless_the_settings_accept_it() {
     let door = Door::open().await;
-    let mut document = image(&door, "a", &[]).await;
+    let whole = image(&door, "a", &[b"layer"]).await;
+    let missing = json!(Digest::sha256_of(b"missing"));
+    for (pointer, value, code) in [
+        ("/layers/0/digest", missing.clone(), "MANIFEST_BLOB_UNKNOWN"),
+        ("/config/digest", missing.clone(), "MANIFEST_BLOB_UNKNOWN"),
+        ("/layers/0/size", json!(6), "MANIFEST_INVALID"),
+        ("/config/size", json!(3), "MANIFEST_INVALID"),
+    ] {
+        for (manifest_type, config_type) in [
+            (media::IMAGE_MANIFEST, media::IMAGE_CONFIG),
+            (media::DOCKER_MANIFEST, media::DOCKER_CONFIG),
+        ] {
+            let mut document = whole.clone();
+            document["mediaType"] = json!(manifest_type);
+            document["config"]["mediaType"] = json!(config_type);
+            *document.pointer_mut(pointer).unwrap() = value.clone();
+            door.registry.refuse_incomplete_images(true);
+            let put = door.put_manifest("a", "v1", &document).await;
+            assert_eq!(
+                (put.status, put.code().as_str()),
+                (StatusCode::BAD_REQUEST, code),
+                "{pointer}"
+            );
+            assert_eq!(
+                door.head("/v2/a/manifests/v1").await.status,
+                StatusCode::NOT_FOUND
+            );
+            door.registry.refuse_incomplete_images(false);
+            let put = door.put_manifest("a", "warned", &document).await;
+            assert_eq!(put.status, StatusCode::CREATED, "{pointer}");
+            let warning = put.header("warning");
+            let named = document
+                .pointer(&pointer.replace("size", "digest"))
+                .unwrap();
+            assert!(
+                warning.starts_with("299 - \"") && warning.contains(named.as_str().unwrap()),
+                "{warning}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_image_or_comes_from_elsewhere_may_be_missing() {
+    let door = Door::open().await;
+    let whole = image(&door, "a", &[b"layer"]).await;
     let missing = Digest::sha256_of(b"missing");
-    document["layers"] = json!([{"mediaType": "a/b", "digest": missing, "size": 7}]);
-    let put = door.put_manifest("a", "sparse", &document).await;
+    let lacking =
+        |media_type: &str| json!([{"mediaType": media_type, "digest": missing, "size": 7}]);
+    let artifact = |config_type: &str| {
+        let mut document = whole.clone();
+        document["config"]["mediaType"] = json!(config_type);
+        document["layers"] = lacking(media::LAYER_GZIP);
+        document
+    };
+    let index = |media_type: &str, entry: &str| json!({"schemaVersion": 2, "mediaType": media_type, "manifests": lacking(entry)});
+    let warned = [
+        index(media::IMAGE_INDEX, media::IMAGE_MANIFEST),
+        index(media::DOCKER_LIST, media::DOCKER_MANIFEST),
+        index(media::IMAGE_INDEX, media::LAYER_GZIP),
+        artifact(media::BUILDKIT_CONFIG),
+        artifact(media::EMPTY),
+        artifact(media::CONFIG),
+    ];
+    for document in &warned {
+        let put = door.put_manifest("a", "sparse", document).await;
+        let seen = (put.status, put.header("warning").is_empty());
+        assert_eq!(seen, (StatusCode::CREATED, false), "{document}");
+    }
+    let mut elsewhere = whole.clone();
+    elsewhere["layers"] = lacking(media::DOCKER_LAYER_FOREIGN_GZIP);
+    let mut by_url = whole.clone();
+    by_url["layers"] = lacking(media::LAYER_GZIP);
+    by_url["layers"][0]["urls"] = json!(["https://example.com/layer"]);
+    for document in [elsewhere, by_url] {
+        let put = door.put_manifest("a", "elsewhere", &document).await;
+        let seen = (put.status, put.header("warning"));
+        assert_eq!(seen, (StatusCode::CREATED, ""), "{document}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_store_cannot_tell_for_now_refuses_no_image() {
+    use crate::serve::registry::children::{Flaw, FlawKind};
+
+    let door = Door::open().await;
+    let digest = Digest::sha256_of(b"layer");
+    let flaw = |kind| Flaw { kind, digest };
+    assert!(door.registry.judge(&[flaw(FlawKind::Unknown)]).is_ok());
+    assert!(door.registry.judge(&[flaw(FlawKind::Missing)]).is_err());
+}
+
+#[tokio::test]
+async fn image_or_index_without_its_required_fields_is_refused() {
+    let door = Door::open().await;
+    let whole = image(&door, "a", &[]).await;
+    for media_type in [media::IMAGE_MANIFEST, media::DOCKER_MANIFEST] {
+        let document = |text: &str| text.replace("CONFIG", &whole["config"].to_string());
+        for (text, is_good) in [
+            (r#"{"bad":1}"#, false),
+            (r#"{"schemaVersion":2}"#, false),
+            (r#"{"schemaVersion":2,"layers":[]}"#, false),
+            (r#"{"schemaVersion":2,"config":null,"layers":[]}"#, false),
+            (r#"{"schemaVersion":2,"config":{},"layers":[]}"#, false),
+            (r#"{"schemaVersion":3,"config":CONFIG,"layers":[]}"#, false),
+            (r#"{"config":CONFIG,"layers":[]}"#, false),
+            (r#"{"schemaVersion":2,"config":CONFIG,"layers":[]}"#, true),
+            (r#"{"schemaVersion":2,"config":CONFIG,"layers":null}"#, true),
+        ] {
+            let headers = [("content-type", media_type)];
+            let path = "/v2/a/manifests/v1";
+            let put = door.send(Method::PUT, path, &headers, document(text)).await;
+            let wanted = if is_good { "" } else { "MANIFEST_INVALID" };
+            assert_eq!(put.code(), wanted, "{media_type} {text}");
+        }
+    }
+    for media_type in [media::IMAGE_INDEX, media::DOCKER_LIST] {
+        for (text, is_good) in [
+            (r#"{"bad":1}"#, false),
+            (r#"{"schemaVersion":2}"#, false),
+            (r#"{"manifests":[]}"#, false),
+            (r#"{"schemaVersion":2,"manifests":[]}"#, true),
+        ] {
+            let headers = [("content-type", media_type)];
+            let put = door
+                .send(Method::PUT, "/v2/a/manifests/v1", &headers, text)
+                .await;
+            let wanted = if is_good { "" } else { "MANIFEST_INVALID" };
+            assert_eq!(put.code(), wanted, "{media_type} {text}");
+        }
+    }
+    // What other types hold is their own affair.
+    let headers = [("content-type", "application/vnd.example+json")];
+    let put = door
+        .send(Method::PUT, "/v2/a/manifests/x", &headers, r#"{"bad":1}"#)
+        .await;
     assert_eq!(put.status, StatusCode::CREATED);
-    let warning = put.header("warning");
-    assert!(
-        warning.starts_with("299 - \"") && warning.contains(&missing.to_string()),
-        "{warning}"
+    // As an older release took it.
+    let old = crate::artifact::Manifest::new(media::IMAGE_MANIFEST, r#"{"bad":1}"#);
+    let repository = door.registry.repository(&"a".parse().unwrap());
+    let tags = ["old".parse().unwrap()];
+    repository.put_manifest(&old, &tags).await.unwrap();
+    let got = door.get("/v2/a/manifests/old").await;
+    assert_eq!(
+        (got.status, &got.body[..]),
+        (StatusCode::OK, &br#"{"bad":1}"#[..])
     );
 }
 

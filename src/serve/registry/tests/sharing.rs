@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A type of manifests of which nothing is required but what every document must have.
+const KIND: &str = "application/vnd.example.kept.v1+json";
+
 /// A door where `a` may do everything in `a/**`, `b` in `b/**`, and `admin` everywhere.
 async fn tenants() -> Door {
     tenants_at(Door::open().await).await
@@ -35,8 +38,9 @@ pub(super) struct Tenant<'d> {
 
 impl Tenant<'_> {
     async fn send(&self, method: Method, path: &str, body: &str) -> Reply {
-        self.send_as(method, path, media::IMAGE_MANIFEST, body)
-            .await
+        let read = serde_json::from_str::<Value>(body).unwrap_or_default();
+        let media_type = read["mediaType"].as_str().unwrap_or(KIND);
+        self.send_as(method, path, media_type, body).await
     }
 
     pub(super) async fn send_as(
@@ -65,7 +69,7 @@ impl Tenant<'_> {
 }
 
 fn naming(layer: &Digest) -> String {
-    json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST,
+    json!({"schemaVersion": 2, "mediaType": KIND,
         "layers": [{"mediaType": "a/b", "digest": layer, "size": 6}]})
     .to_string()
 }
@@ -169,7 +173,7 @@ fn tenant<'d>(door: &'d Door, name: &'static str) -> Tenant<'d> {
 
 /// A manifest whose `position` names a digest by `descriptor`.
 fn at(position: &str, descriptor: &Value) -> String {
-    let mut document = json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST});
+    let mut document = json!({"schemaVersion": 2, "mediaType": KIND});
     document[position] = match position {
         "config" | "subject" => descriptor.clone(),
         _ => json!([descriptor]),
@@ -311,7 +315,7 @@ async fn what_an_administrator_pushed_is_read_and_stays_visible_to_who_built_on_
         !links.exists(),
         "neither an administrator's push nor a read leaves a record"
     );
-    let index = json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST,
+    let index = json!({"schemaVersion": 2, "mediaType": KIND,
         "layers": [{"mediaType": "a/b", "digest": base, "size": 4}], "annotations": {"by": "b"}})
     .to_string();
     let put = b.send(Method::PUT, "/v2/b/x/manifests/mine", &index);
@@ -333,11 +337,10 @@ async fn what_an_older_release_let_in_stays_closed_when_its_owner_deletes_or_pus
         let own = door.registry.repository(&"b/x".parse().unwrap());
         let mut elsewhere = json!({"mediaType": "a/b", "digest": secret, "size": 6});
         elsewhere["urls"] = json!(["https://x"]);
-        let doubter =
-            json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST, "layers": [elsewhere]});
+        let doubter = json!({"schemaVersion": 2, "mediaType": KIND, "layers": [elsewhere]});
         let doubter = doubter.to_string();
         for document in [&naming(&secret), &doubter] {
-            let manifest = crate::artifact::Manifest::new(media::IMAGE_MANIFEST, document.clone());
+            let manifest = crate::artifact::Manifest::new(KIND, document.clone());
             own.put_manifest(&manifest, &[]).await.unwrap();
         }
         let path = format!(

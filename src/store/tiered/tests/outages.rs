@@ -172,6 +172,17 @@ async fn nothing_is_removed_while_the_remote_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whether_the_remote_has_a_blob_is_unknown_in_an_outage() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    let layer = blob(&data(5000, 1)).0.digest;
+    assert_eq!(repo.presence(&layer).await.unwrap(), Presence::Missing);
+    daemon.outage().await;
+    assert_eq!(repo.presence(&layer).await.unwrap(), Presence::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
 async fn record_of_an_outage_is_read_at_once_and_reaches_the_remote() {
     let world = World::new(Mode::WriteBack);
     let daemon = world.start().await;

@@ -1,0 +1,58 @@
+//! `_catalog`: the repositories that a caller may read (distribution `docs/content/spec/api.md`, "Listing Repositories").
+
+use axum::http::{StatusCode, header, request::Parts};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::json;
+
+use super::{
+    Answer, Registry,
+    error::Refusal,
+    http::{answer, param},
+    lists::{List, count, next, send},
+};
+use crate::{
+    serve::auth::Principal,
+    store::{keys::Repo, repository::AT_ONCE},
+};
+
+/// Most entries of a page; asked for more, or for no count, that many are given.
+const MAX_REPOSITORIES: usize = 1000;
+
+impl Registry {
+    pub(super) async fn list_repositories(&self, parts: &Parts, who: &Principal) -> Answer {
+        send(parts, || self.catalog(parts, who)).await
+    }
+
+    /// A page may have fewer entries than asked for, even none: of the names that it takes, those that hold nothing any more are left
+    /// out. Where the list goes on says `Link` alone.
+    async fn catalog(&self, parts: &Parts, who: &Principal) -> Result<List, Refusal> {
+        let n = count(parts, MAX_REPOSITORIES)?;
+        let last = param(parts.uri.query(), "last");
+        let readers = self.readers.as_ref().unwrap_or(&self.repositories);
+        let mut names: Vec<Repo> = readers.records().repositories().await?;
+        names.retain(|name| {
+            let is_after = last.as_deref().is_none_or(|last| name.as_str() > last);
+            is_after && who.may_list(name.as_str())
+        });
+        names.sort_unstable();
+        let goes_on = names.len() > n;
+        names.truncate(n);
+        let mut builder = answer(StatusCode::OK).header(header::CONTENT_TYPE, "application/json");
+        if let Some(last) = names.last().filter(|_| goes_on) {
+            let query = [("n", n.to_string()), ("last", last.to_string())];
+            let query = query.each_ref().map(|(key, value)| (*key, value.as_str()));
+            builder = next(builder, "/v2/_catalog", &query);
+        }
+        let looked = stream::iter(names).map(async |name| {
+            let exists = self.read_only(&name).exists().await?;
+            Ok::<_, Refusal>(exists.then_some(name))
+        });
+        let listed: Vec<Repo> = looked
+            .buffered(AT_ONCE)
+            .try_filter_map(async |name| Ok(name))
+            .try_collect()
+            .await?;
+        let listed: Vec<&str> = listed.iter().map(Repo::as_str).collect();
+        Ok((builder, json!({"repositories": listed}).to_string()))
+    }
+}

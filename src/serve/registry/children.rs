@@ -1,0 +1,161 @@
+//! What a pushed manifest names: whether it is here, with the sizes that the manifest says, and what follows if it is not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::atomic::Ordering,
+};
+
+use axum::http::HeaderValue;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    Registry, Sight,
+    error::{Code, Refusal},
+};
+use crate::{
+    artifact::{
+        media::{DOCKER_MANIFEST, IMAGE_MANIFEST, is_image_config},
+        outline::{Named, Outline, Role},
+    },
+    digest::Digest,
+    ops::sight::Seen,
+    store::{
+        Repository,
+        repository::{AT_ONCE, Presence},
+    },
+};
+
+/// Flaws that a message names.
+const NAMED: usize = 5;
+
+impl Registry {
+    /// Finds the children that are not there, or not with the size that the manifest says. A caller who sees every blob may name
+    /// what was never there ("sparse"), but not what was deleted here, since the pusher assumes it still is. Any other caller may name
+    /// only what it sees, and that is linked: it stays visible to such callers whatever becomes of the manifest that showed it.
+    pub(super) async fn check_children(
+        &self,
+        repository: &Repository,
+        outline: &Outline,
+        sight: Sight,
+    ) -> Result<Vec<Flaw>, Refusal> {
+        let children: BTreeSet<Digest> = outline.children().map(|n| n.digest).collect();
+        let found = stream::iter(children).map(|digest| async move {
+            let seen = match sight {
+                Sight::All => Seen::Linked,
+                Sight::Own => self.sights.seen(repository, &digest).await?,
+            };
+            let state = match seen {
+                Seen::Not => Presence::Deleted,
+                Seen::Linked | Seen::Named => repository.presence(&digest).await?,
+            };
+            Ok::<_, Refusal>((digest, seen, state))
+        });
+        let found: Vec<_> = found.buffered(AT_ONCE).try_collect().await?;
+        if let Some((digest, ..)) = found.iter().find(|(.., s)| *s == Presence::Deleted) {
+            let why = format!("it names {digest}, which is not here; push that first");
+            return Err(Refusal::new(Code::ManifestBlobUnknown, why));
+        }
+        let unlinked = found.iter().filter(|(_, seen, _)| *seen == Seen::Named);
+        stream::iter(unlinked.map(Ok::<_, Refusal>))
+            .try_for_each_concurrent(AT_ONCE, async |(digest, ..)| {
+                Ok(repository.link(digest).await?)
+            })
+            .await?;
+        let states: BTreeMap<_, _> = found.into_iter().map(|(d, _, s)| (d, s)).collect();
+        let flaws: BTreeSet<Flaw> = outline
+            .children()
+            .filter_map(|named| Flaw::of(named, *states.get(&named.digest)?))
+            .collect();
+        Ok(flaws.into_iter().collect())
+    }
+
+    /// Refuses an image that nobody could pull, unless the settings accept it. What the store cannot tell for now is believed.
+    pub(super) fn judge(&self, flaws: &[Flaw]) -> Result<(), Refusal> {
+        let known = |flaw: &&Flaw| flaw.kind != FlawKind::Unknown;
+        let Some(first) = flaws.iter().find(known) else {
+            return Ok(());
+        };
+        if !self.refuses_incomplete_images.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let code = match first.kind {
+            FlawKind::Sized { .. } => Code::ManifestInvalid,
+            FlawKind::Missing | FlawKind::Unknown => Code::ManifestBlobUnknown,
+        };
+        let why = format!(
+            "the image is incomplete: {}; push that first",
+            listed(flaws)
+        );
+        Err(Refusal::new(code, why))
+    }
+}
+
+/// Something that a manifest names and the repository does not have as it says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Flaw {
+    pub(super) kind: FlawKind,
+    pub(super) digest: Digest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum FlawKind {
+    /// It is not here.
+    Missing,
+    /// It has another size, in bytes.
+    Sized { said: u64, is: u64 },
+    /// The store cannot tell whether it is here.
+    Unknown,
+}
+
+impl Flaw {
+    fn of(named: &Named, state: Presence) -> Option<Self> {
+        let kind = match (state, named.size) {
+            (Presence::There(is), Some(said)) if is != said => FlawKind::Sized { said, is },
+            (Presence::There(_), _) => return None,
+            (Presence::Missing | Presence::Deleted, _) => FlawKind::Missing,
+            (Presence::Unknown, _) => FlawKind::Unknown,
+        };
+        let digest = named.digest;
+        Some(Self { kind, digest })
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digest = &self.digest;
+        match self.kind {
+            FlawKind::Missing => write!(f, "{digest} is not here"),
+            FlawKind::Sized { said, is } => write!(f, "{digest} has {is} bytes, not {said}"),
+            FlawKind::Unknown => write!(f, "{digest} cannot be looked up now"),
+        }
+    }
+}
+
+/// Returns true for the manifest of an image, all of which its readers need. An index may name what is elsewhere, and so may whatever has
+/// a config of a kind of its own.
+pub(super) fn is_image(media_type: &str, outline: &Outline) -> bool {
+    let is_manifest = matches!(media_type, IMAGE_MANIFEST | DOCKER_MANIFEST);
+    let mut configs = outline.named.iter().filter(|n| n.role == Role::Config);
+    is_manifest && configs.any(|c| is_image_config(&c.media_type))
+}
+
+/// The first few, and how many there are.
+pub(super) fn listed(flaws: &[Flaw]) -> String {
+    let named: Vec<String> = flaws.iter().take(NAMED).map(Flaw::to_string).collect();
+    let named = named.join(", ");
+    if flaws.len() > 1 {
+        format!("{named} ({} in all)", flaws.len())
+    } else {
+        named
+    }
+}
+
+/// What a client shows its user (RFC 7234, 5.5, as the distribution spec wants it).
+pub(super) fn warning(flaws: &[Flaw]) -> Option<HeaderValue> {
+    if flaws.is_empty() {
+        return None;
+    }
+    let warning = format!("299 - \"the manifest is incomplete: {}\"", listed(flaws));
+    warning.try_into().ok()
+}
