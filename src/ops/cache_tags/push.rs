@@ -10,6 +10,7 @@ use super::{
     folds::removed,
     gather::LeftOut,
     readable,
+    settle::{Settled, Unsettled},
 };
 use crate::{
     artifact::{
@@ -25,6 +26,9 @@ use crate::{
 const ROUNDS: usize = 4;
 /// Parts of a tag that does not exist are left by a deletion if they are older: an export names its tag within minutes.
 const LEFTOVER_SECS: i64 = 3600;
+
+/// What a tag is to point at, and the parts that it is made of.
+type FoldPushed = (Served, BTreeSet<Digest>);
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +84,7 @@ impl CacheTags {
     }
 
     async fn can_be_read(&self, repo: &Repository, manifest: &Manifest) -> Result<bool> {
-        let _place = self.merging.place(repo.name()).await;
+        let _place = self.place(repo).await;
         Ok(self.read_part(repo, manifest).await?.is_some())
     }
 
@@ -156,7 +160,7 @@ impl CacheTags {
     /// Says whether what a tag points at brings what none of its parts has.
     async fn is_stray(&self, repo: &Repository, tag: &Tag, pointed: &Manifest) -> Result<bool> {
         let parts = self.dated(repo, tag).await?;
-        let _place = self.merging.place(repo.name()).await;
+        let _place = self.place(repo).await;
         let Some(candidate) = self.read_part(repo, pointed).await? else {
             return Ok(false);
         };
@@ -173,10 +177,28 @@ impl CacheTags {
         manifest: &Manifest,
         tag: &Tag,
         settings: &Settings,
-    ) -> Result<Option<(Served, BTreeSet<Digest>)>> {
+    ) -> Result<Option<FoldPushed>> {
+        let mut settled = Settled::default();
+        loop {
+            let folded = self.fold_pushed_settled(repo, manifest, tag, settings, &settled);
+            match folded.await? {
+                Ok(folded) => return Ok(folded),
+                Err(unsettled) => self.settle(repo, unsettled, &mut settled).await?,
+            }
+        }
+    }
+
+    async fn fold_pushed_settled(
+        &self,
+        repo: &Repository,
+        manifest: &Manifest,
+        tag: &Tag,
+        settings: &Settings,
+        settled: &Settled,
+    ) -> Result<std::result::Result<Option<FoldPushed>, Unsettled>> {
         let all = self.dated(repo, tag).await?;
         let Some(own) = all.iter().find(|d| d.digest == manifest.digest) else {
-            return Ok(None);
+            return Ok(Ok(None));
         };
         let now = repo.store().clock().await?;
         let is_old = |d: &&Dated| {
@@ -190,7 +212,7 @@ impl CacheTags {
             .collect();
         let mut parts = vec![*own];
         parts.extend(others().filter(|d| !is_old(d)).copied());
-        let place = self.merging.place(repo.name()).await;
+        let place = self.place(repo).await;
         let mut found = self.gather(repo, &parts, true).await?;
         let most = settings.max_parts.clamp(1, MAX_PARTS);
         while found.read.len() > most
@@ -209,13 +231,17 @@ impl CacheTags {
             .collect();
         let digests = kept.iter().map(|d| d.digest).collect();
         let key = Some((kept, None));
-        let served = self.serve(repo, tag, place, found.read, key).await?;
+        let served = self.serve(repo, tag, place, found.read, key, settled);
+        let served = match served.await? {
+            Ok(served) => served,
+            Err(unsettled) => return Ok(Err(unsettled)),
+        };
         for (digest, why) in left_out {
             self.let_go(repo, tag, &digest, why).await?;
         }
         // Where nothing can be used the tag stands all the same.
         let folded = served.unwrap_or_else(|| Served::as_pushed(manifest));
-        Ok(Some((folded, digests)))
+        Ok(Ok(Some((folded, digests))))
     }
 
     async fn let_go(
@@ -271,7 +297,7 @@ impl CacheTags {
             Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
             Err(e) => return Err(e),
         };
-        let _place = self.merging.place(repo.name()).await;
+        let _place = self.place(repo).await;
         let Some(new) = self.read_part(repo, new).await? else {
             return Ok(None);
         };

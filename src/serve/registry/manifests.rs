@@ -103,8 +103,10 @@ impl Registry {
         reference: &Reference,
         parts: &Parts,
     ) -> Result<Resolved, Refusal> {
+        let ticket = ticket(parts);
+        let caches = self.caches.of(ticket.key());
         let resolve = || async {
-            let found = self.caches.resolve(repository, reference).await;
+            let found = caches.resolve(repository, reference).await;
             let found = found.map_err(|e| {
                 tracing::debug!(error = %e, "Manifest cannot be served");
                 Refusal::of_store(&e, Code::ManifestUnknown)
@@ -115,7 +117,6 @@ impl Registry {
         if found.manifest.bytes.len() <= LARGE {
             return Ok(found);
         }
-        let ticket = ticket(parts);
         if let Some(place) = ticket.large_manifest_now() {
             ticket.sends_large(place);
             return Ok(found);
@@ -140,6 +141,7 @@ impl Registry {
         let repository = self.repository(repo);
         let (outline, is_cache) = understand(&manifest).await?;
         let ticket = ticket(parts);
+        let caches = self.caches.of(ticket.key());
         let merges = !tags.is_empty() && is_cache;
         let push = || async {
             let missing = self.check_children(&repository, &outline, sight).await?;
@@ -152,7 +154,7 @@ impl Registry {
             } else {
                 None
             };
-            let pushed = self.caches.push(&repository, &manifest, &tags).await?;
+            let pushed = caches.push(&repository, &manifest, &tags).await?;
             drop(merging);
             Ok((missing, pushed))
         };
@@ -217,14 +219,20 @@ impl Registry {
         Ok(missing.map(|(digest, ..)| digest).collect())
     }
 
-    pub(super) async fn delete_manifest(&self, repo: &Repo, reference: &Reference) -> Answer {
+    pub(super) async fn delete_manifest(
+        &self,
+        repo: &Repo,
+        reference: &Reference,
+        parts: &Parts,
+    ) -> Answer {
         let repository = self.repository(repo);
         if let Reference::Digest(digest) = reference
             && !repository.is_checked(digest).await?
         {
             self.sights.keep_doubts(&repository, digest).await?;
         }
-        if self.caches.delete(&repository, reference).await? {
+        let caches = self.caches.of(ticket(parts).key());
+        if caches.delete(&repository, reference).await? {
             finish(answer(StatusCode::ACCEPTED), "")
         } else {
             Err(unknown(reference))
