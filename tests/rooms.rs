@@ -6,8 +6,9 @@ use std::{
 };
 
 /// Vocabulary: small, leaf, no product knowledge. From `transfer` up all of it is open.
-const VOCABULARY: [&str; 10] = [
+const VOCABULARY: [&str; 11] = [
     "digest", "entry", "fs", "task", "memory", "random", "redact", "progress", "metrics", "trace",
+    "fair",
 ];
 
 /// Room and what it may use, besides itself.
@@ -24,6 +25,8 @@ const ARROWS: [(&str, &[&str]); 25] = [
     ("progress", &[]),
     ("metrics", &[]),
     ("trace", &[]),
+    // Places are counted.
+    ("fair", &["metrics"]),
     // A table of contents is a list of entries; nothing else of the files' world is needed for it. It is read within a budget.
     ("artifact", &["digest", "entry", "memory"]),
     ("source", &["entry", "digest", "fs", "progress"]),

@@ -116,6 +116,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
     uploads.set_quota(quota(config));
     remember_owners(&uploads, state).await?;
+    count_bytes(&uploads);
     let is_alone = backlog.is_none() && opened.url.tier() == Tier::Remote;
     let remote = is_alone.then(|| repositories.records());
     let registry = Registry::new(
@@ -332,6 +333,17 @@ pub(super) fn quota(config: &Config) -> Quota {
 async fn remember_owners(uploads: &Arc<Uploads>, state: &Path) -> Result<()> {
     let (uploads, path) = (uploads.clone(), state.join("upload-owners"));
     Ok(task::blocking(move || uploads.remember_owners(&path)).await?)
+}
+
+/// Counts what lies in a bucket of unfinished uploads; nobody waits for a bucket that does not answer.
+fn count_bytes(uploads: &Arc<Uploads>) {
+    let uploads = uploads.clone();
+    let counting = async move {
+        if let Err(error) = uploads.count_bytes().await {
+            tracing::warn!(%error, "Bytes of unfinished uploads in the bucket are not counted until the next look for old ones");
+        }
+    };
+    task::spawn("count bytes of uploads", counting).detach();
 }
 
 /// How BuildKit's tags are kept.

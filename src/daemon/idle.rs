@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::serve::admission::{Connection, Demand, Key, Pool};
+use crate::serve::admission::{Connection, Demand, Key, Pool, Rest};
 
 /// For so long the daemon may wait for the client of a connection while others wait for its place.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,9 +55,13 @@ impl Open {
         }
         // The last one goes first: one that nobody would miss, of those the one that has rested longest.
         idle.sort_by_key(|(order, ..)| *order);
-        let mut candidates: HashMap<Key, Vec<u64>> = HashMap::new();
-        for (_, key, number) in idle {
-            candidates.entry(key).or_default().push(number);
+        let mut candidates: HashMap<Key, Vec<Candidate>> = HashMap::new();
+        for ((rest, _), key, number) in idle {
+            let candidate = Candidate {
+                number,
+                is_upload: rest == Rest::Sending,
+            };
+            candidates.entry(key).or_default().push(candidate);
         }
         for number in in_the_way(demand, candidates) {
             let found = self.state().all.remove(&number);
@@ -83,11 +87,27 @@ impl Drop for Opened {
     }
 }
 
+/// A connection that may give way.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    number: u64,
+    /// Something comes on it, slowly.
+    is_upload: bool,
+}
+
+impl Candidate {
+    /// How many more than the one who waits its caller must hold. For an upload so many that it does not come back to take the
+    /// place again.
+    fn least(self) -> usize {
+        if self.is_upload { 2 } else { 1 }
+    }
+}
+
 /// Which of the `candidates` give way: one for each who waits, whose caller has most, and more than the one who waits or waits
 /// itself. Those who hold fewest come first, as they get what is free.
 fn in_the_way(
     mut demand: HashMap<Key, Demand>,
-    mut candidates: HashMap<Key, Vec<u64>>,
+    mut candidates: HashMap<Key, Vec<Candidate>>,
 ) -> Vec<u64> {
     let mut found = Vec::new();
     loop {
@@ -99,9 +119,15 @@ fn in_the_way(
             return found;
         };
         let held = |key: &Key| demand.get(key).map_or(0, |d| d.held);
+        let gives_way = |key: &Key, all: &[Candidate]| {
+            all.last().is_some_and(|last| {
+                let is_own = *key == waiter && !last.is_upload;
+                is_own || held(key) >= holds + last.least()
+            })
+        };
         let most = candidates
             .iter()
-            .filter(|(key, all)| !all.is_empty() && (held(key) > holds || **key == waiter))
+            .filter(|(key, all)| gives_way(key, all))
             .map(|(key, _)| key.clone())
             .max_by_key(|key| held(key));
         let number = most.as_ref().and_then(|m| candidates.get_mut(m)?.pop());
@@ -117,7 +143,7 @@ fn in_the_way(
         if let Some(caller) = most.and_then(|m| demand.get_mut(&m)) {
             caller.held = caller.held.saturating_sub(1);
         }
-        found.extend(number);
+        found.extend(number.map(|candidate| candidate.number));
     }
 }
 
@@ -131,7 +157,14 @@ mod tests {
 
     /// Callers by name, places that they hold, and requests that wait; how many of each one's connections give way.
     fn closed(callers: &[(&str, usize, usize)]) -> Vec<usize> {
-        let numbers = |at: usize, held: usize| (0..held).map(move |n| (at * 1000 + n) as u64);
+        closed_of(callers, false)
+    }
+
+    /// The same where something comes slowly on all of them.
+    fn closed_of(callers: &[(&str, usize, usize)], is_upload: bool) -> Vec<usize> {
+        let candidate = move |number| Candidate { number, is_upload };
+        let numbers =
+            move |at: usize, held: usize| (0..held).map(move |n| candidate((at * 1000 + n) as u64));
         let demand = callers
             .iter()
             .map(|(name, held, waiting)| {
@@ -156,6 +189,23 @@ mod tests {
         assert_eq!(closed(&[("many", 96, 0), ("honest", 0, 3)]), [3, 0]);
         // Nobody who waits gets more than the others; beyond that it only changes its own.
         assert_eq!(closed(&[("a", 5, 0), ("b", 4, 9)]), [1, 4]);
+    }
+
+    #[test]
+    fn slow_uploads_give_way_only_to_who_holds_fewer_all_the_same_afterwards() {
+        let closed = |callers: &[_]| closed_of(callers, true);
+        assert_eq!(
+            closed(&[("many", 8, 0), ("some", 6, 0), ("new", 0, 2)]),
+            [2, 0, 0]
+        );
+        // Those who hold as many as the others would only take turns.
+        assert_eq!(
+            closed(&[("one", 1, 0), ("another", 1, 0), ("new", 0, 5)]),
+            [0, 0, 0]
+        );
+        assert_eq!(closed(&[("many", 4, 3), ("new", 0, 9)]), [2, 0]);
+        // Not even for its own.
+        assert_eq!(closed(&[("many", 9, 2), ("few", 3, 0)]), [0, 0]);
     }
 
     #[test]

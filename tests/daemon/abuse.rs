@@ -198,6 +198,25 @@ fn others_are_served_beside_uploads_and_manifests_that_trickle() {
     victim.serves_others(manifest);
 }
 
+/// From as many addresses as it takes to have all places, those too that are kept for callers with few.
+#[test]
+fn others_are_served_beside_slow_uploads_from_several_addresses() {
+    let victim = Victim::start("");
+    let digest = const_hex::encode(Sha256::digest(b"x"));
+    let upload = format!("POST /v2/slow/blobs/uploads/?digest=sha256:{digest}");
+    let request = format!("{}b", victim.head(&upload, 1000));
+    let mut held = Vec::new();
+    for address in 3..9 {
+        for _ in 0..6 {
+            let mut stream = connect_from(address, victim.address);
+            let _ = stream.write_all(request.as_bytes());
+            held.push(stream);
+        }
+    }
+    victim.serves_others(&upload);
+    drop(held);
+}
+
 #[test]
 fn others_are_served_beside_responses_that_nobody_reads() {
     let victim = Victim::start("");

@@ -13,6 +13,7 @@ use super::{
     layers, locked,
     merging::Place,
     readable,
+    settle::{Dispute, Settled, Unsettled},
 };
 use crate::{
     artifact::{
@@ -165,8 +166,26 @@ impl CacheTags {
         parts: Vec<Dated>,
         pointed: Option<Pointed>,
     ) -> Result<Folding> {
-        let place = self.merging.place(repo.name()).await;
-        let mut found = self.gather(repo, &parts, false).await?;
+        let mut settled = Settled::default();
+        loop {
+            let folding = self.fold_settled(repo, tag, &parts, pointed, &settled);
+            match folding.await? {
+                Ok(folding) => return Ok(folding),
+                Err(unsettled) => self.settle(repo, unsettled, &mut settled).await?,
+            }
+        }
+    }
+
+    async fn fold_settled(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        parts: &[Dated],
+        pointed: Option<Pointed>,
+        settled: &Settled,
+    ) -> Result<std::result::Result<Folding, Unsettled>> {
+        let place = self.place(repo).await;
+        let mut found = self.gather(repo, parts, false).await?;
         // What cannot be read now may come back under the same digest.
         let mut lasts = !found
             .left_out
@@ -177,26 +196,31 @@ impl CacheTags {
         if let Some(pointed) = pointed.filter(|p| !is_part(p)) {
             lasts &= self.add_stray(repo, tag, &pointed, &mut found).await?;
         }
-        let key = lasts.then_some((parts, pointed_at));
-        let served = self.serve(repo, tag, place, found.read, key).await?;
-        Ok(Folding {
+        let key = lasts.then(|| (parts.to_vec(), pointed_at));
+        let served = self.serve(repo, tag, place, found.read, key, settled);
+        Ok(served.await?.map(|served| Folding {
             served,
             left_out: found.left_out,
-        })
+        }))
     }
 
-    /// Makes one manifest of parts, stores it and, under `key`, remembers it: what the tag has and points at.
+    /// Makes one manifest of parts, stores it and, under `key`, remembers it: what the tag has and points at. Nothing of that if it is
+    /// to be settled first what a layer is.
     pub(super) async fn serve(
         &self,
         repo: &Repository,
         tag: &Tag,
-        place: Place<'_>,
+        place: Place,
         parts: Vec<Part>,
         key: Option<(Vec<Dated>, Option<Dated>)>,
-    ) -> Result<Option<Served>> {
+        settled: &Settled,
+    ) -> Result<std::result::Result<Option<Served>, Unsettled>> {
         let layers = all_layers(&parts);
         let lost = self.lost(repo, layers.clone()).await?;
-        let (joined, sources) = self.join(repo, parts, lost.clone()).await?;
+        let (joined, sources) = match self.join(repo, parts, lost.clone(), settled).await {
+            Ok(joined) => joined,
+            Err(unsettled) => return Ok(Err(unsettled)),
+        };
         // Storing waits for a store, and takes no more than two documents.
         drop(place);
         let served = match joined {
@@ -219,7 +243,7 @@ impl CacheTags {
             };
             self.remember(repo, tag, memo);
         }
-        Ok(served)
+        Ok(Ok(served))
     }
 
     /// Adds what a tag points at, although it is not one of its parts, unless it was made of parts; `false` if it cannot be read
@@ -276,10 +300,13 @@ impl CacheTags {
         repo: &Repository,
         parts: Vec<Part>,
         lost: HashSet<Sized>,
-    ) -> Result<(Option<Joined>, Vec<Digest>)> {
+        settled: &Settled,
+    ) -> std::result::Result<(Option<Joined>, Vec<Digest>), Unsettled> {
         let sources = parts.iter().map(|p| p.manifest.manifest().digest);
         let sources: Vec<Digest> = sources.collect();
-        let claims = self.settle(repo, &parts, &lost).await?;
+        let looked_over = move || (Dispute::of(&parts, &lost), parts, lost);
+        let (dispute, parts, lost) = task::blocking(looked_over).await;
+        let claims = self.claims(repo, dispute, settled)?;
         let joined = task::blocking(move || join::join(parts, &lost, &claims)).await;
         for digest in &joined.pruned {
             self.count(|c| &c.pruned, 1);

@@ -1,7 +1,8 @@
 //! Who may merge: it takes memory and a processor for as long as the largest tag allows, so few do it at once.
 //!
 //! At most [`PLACES`] merges run in the daemon, at most one of them for a repository, so that one repository leaves a place to the
-//! others; whoever waits is served in order. Each takes what [`super::budget`] allows.
+//! others; those who wait take turns by caller ([`crate::fair`]). Each takes what [`super::budget`] allows. Nothing is waited for in a
+//! place but the store: layers that parts contradict each other about are read without one ([`super::settle`]).
 
 use std::{
     collections::HashMap,
@@ -9,15 +10,23 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use tokio::sync::{self, OwnedMutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::{self, OwnedMutexGuard};
 
 use super::locked;
-use crate::store::keys::Repo;
+use crate::{
+    fair::{Key, Permit, Pool, Queue},
+    store::keys::Repo,
+};
 
 /// Merges that run at once.
 const PLACES: usize = 2;
 /// From so many locks on those that nobody holds are forgotten.
 const MANY: usize = 64;
+/// Whoever admitted a request bounds how many wait.
+pub(super) const UNBOUNDED: Queue = Queue {
+    total: usize::MAX,
+    each: usize::MAX,
+};
 
 /// One lock for each key, as long as somebody holds it or waits for it.
 pub(super) struct Locks<K>(Mutex<HashMap<K, Weak<sync::Mutex<()>>>>);
@@ -48,36 +57,44 @@ impl<K: Eq + Hash> Locks<K> {
     }
 }
 
-/// The places of all merges.
+/// The places of all merges, and of those of each repository: callers take them in turn.
 pub(super) struct Merging {
-    places: Semaphore,
-    of_repo: Locks<Repo>,
+    places: Pool,
+    of_repo: Mutex<HashMap<Repo, Pool>>,
 }
 
 /// The right to merge, until it is dropped.
-pub(super) struct Place<'a> {
-    _permit: Option<SemaphorePermit<'a>>,
-    _repo: OwnedMutexGuard<()>,
+pub(super) struct Place {
+    _place: Permit,
+    _of_repo: Permit,
 }
 
 impl Default for Merging {
     fn default() -> Self {
         Self {
-            places: Semaphore::new(PLACES),
-            of_repo: Locks::default(),
+            places: Pool::new("merging", PLACES, UNBOUNDED),
+            of_repo: Mutex::default(),
         }
     }
 }
 
 impl Merging {
     /// Waits for a place.
-    pub(super) async fn place(&self, repo: &Repo) -> Place<'_> {
-        let repo = self.of_repo.lock(repo.clone()).await;
+    pub(super) async fn place(&self, repo: &Repo, caller: &Key) -> Place {
+        let of_repo = self.of_repo(repo).enter_again(caller.clone()).await;
         Place {
-            // Nobody closes it.
-            _permit: self.places.acquire().await.ok(),
-            _repo: repo,
+            _place: self.places.enter_again(caller.clone()).await,
+            _of_repo: of_repo,
         }
+    }
+
+    fn of_repo(&self, repo: &Repo) -> Pool {
+        let mut all = locked(&self.of_repo);
+        if all.len() >= MANY {
+            all.retain(|_, pool| !pool.is_idle());
+        }
+        let new = || Pool::new("merging in a repository", 1, UNBOUNDED);
+        all.entry(repo.clone()).or_insert_with(new).clone()
     }
 }
 
@@ -91,18 +108,63 @@ mod tests {
         name.parse().unwrap()
     }
 
+    fn caller(name: &str) -> Key {
+        Key::Principal(name.into())
+    }
+
     #[tokio::test]
     async fn one_repository_cannot_hold_all_places() {
         let merging = Merging::default();
         let (a, b, c) = (repo("a"), repo("b"), repo("c"));
-        let first = merging.place(&a).await;
-        assert!(merging.place(&a).now_or_never().is_none());
-        let second = merging.place(&b).await;
-        assert!(merging.place(&c).now_or_never().is_none());
+        let by = caller("one");
+        let first = merging.place(&a, &by).await;
+        assert!(merging.place(&a, &by).now_or_never().is_none());
+        let second = merging.place(&b, &by).await;
+        assert!(merging.place(&c, &by).now_or_never().is_none());
         drop(second);
-        assert!(merging.place(&c).now_or_never().is_some());
+        assert!(merging.place(&c, &by).now_or_never().is_some());
         drop(first);
-        assert!(merging.place(&a).now_or_never().is_some());
+        assert!(merging.place(&a, &by).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn next_place_goes_to_whoever_holds_none_however_many_another_one_waits_for() {
+        let merging = Merging::default();
+        let (many, honest) = (caller("many"), caller("honest"));
+        let repos: Vec<Repo> = (0..20).map(|n| repo(&format!("m/{n}"))).collect();
+        let first = merging.place(&repos[0], &many).await;
+        let second = merging.place(&repos[1], &many).await;
+        let waiting = repos.iter().chain(&repos).map(|r| merging.place(r, &many));
+        let mut waiting: Vec<_> = waiting.map(Box::pin).collect();
+        for one in &mut waiting {
+            assert!(one.as_mut().now_or_never().is_none());
+        }
+        let own = repo("own");
+        // In a repository of its own, and in one that the other one merges in.
+        let mut in_own = Box::pin(merging.place(&own, &honest));
+        assert!(in_own.as_mut().now_or_never().is_none());
+        drop(first);
+        let in_own = in_own.as_mut().now_or_never();
+        assert!(in_own.is_some());
+        let mut in_other = Box::pin(merging.place(&repos[1], &honest));
+        assert!(in_other.as_mut().now_or_never().is_none());
+        drop(second);
+        assert!(in_other.as_mut().now_or_never().is_none());
+        drop(in_own);
+        assert!(in_other.as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn repositories_in_which_nobody_merges_are_forgotten() {
+        let merging = Merging::default();
+        let (by, first) = (caller("one"), repo("first"));
+        let held = merging.place(&first, &by).await;
+        for n in 1..10 * MANY {
+            drop(merging.place(&repo(&format!("r/{n}")), &by).await);
+        }
+        assert!(locked(&merging.of_repo).len() <= MANY);
+        assert!(merging.place(&first, &by).now_or_never().is_none());
+        drop(held);
     }
 
     #[tokio::test]

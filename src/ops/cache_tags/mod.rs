@@ -11,8 +11,9 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    ops::Deref,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -29,6 +30,7 @@ use crate::{
     artifact::{Manifest, Reference, Tag, buildkit::CacheManifest},
     digest::Digest,
     entry::Time,
+    fair::Key,
     store::{
         Error, ErrorKind, Repository, Resolved, Result,
         keys::Repo,
@@ -48,10 +50,11 @@ mod merging;
 mod moved;
 mod push;
 mod settle;
+mod unpack;
 
 use dated::{Dated, Times};
 use fold::{Memo, Pointed};
-use merging::{Locks, Merging};
+use merging::{Locks, Merging, Place};
 pub use moved::MergeCaches;
 pub use push::Pushed;
 
@@ -118,8 +121,14 @@ pub struct Counts {
     pub shrinks_refused: AtomicU64,
 }
 
-/// The tags of a registry's caches.
+/// The tags of a registry's caches, for one caller, whose share counts where places are few.
 pub struct CacheTags {
+    shared: Arc<Shared>,
+    caller: Key,
+}
+
+/// What all callers have in common.
+pub struct Shared {
     settings: Mutex<Settings>,
     told: Mutex<HashMap<(Repo, Digest), Instant>>,
     memos: Mutex<HashMap<(Repo, Tag), Memo>>,
@@ -128,7 +137,7 @@ pub struct CacheTags {
     flights: Locks<(Repo, Tag)>,
     merging: Merging,
     reading: Semaphore,
-    proved: settle::Proved,
+    settling: Arc<settle::Settling>,
     counts: Counts,
 }
 
@@ -146,6 +155,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Deref for CacheTags {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
 impl Default for CacheTags {
     fn default() -> Self {
         Self::new(Settings::default())
@@ -155,7 +172,7 @@ impl Default for CacheTags {
 impl CacheTags {
     /// Keeps tags by `settings`.
     pub fn new(settings: Settings) -> Self {
-        Self {
+        let shared = Shared {
             settings: Mutex::new(settings),
             told: Mutex::default(),
             memos: Mutex::default(),
@@ -163,14 +180,32 @@ impl CacheTags {
             flights: Locks::default(),
             reading: Semaphore::new(READERS),
             merging: Merging::default(),
-            proved: settle::Proved::default(),
+            settling: Arc::default(),
             counts: Counts::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            caller: Key::Unknown,
+        }
+    }
+
+    /// The same tags for `caller`.
+    #[must_use]
+    pub fn of(&self, caller: &Key) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            caller: caller.clone(),
         }
     }
 
     /// Goes on by other settings.
     pub fn set(&self, settings: Settings) {
         *locked(&self.settings) = settings;
+    }
+
+    /// Waits for a place to merge in a repository.
+    async fn place(&self, repo: &Repository) -> Place {
+        self.merging.place(repo.name(), &self.caller).await
     }
 
     /// What happened so far.

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::{
     CacheTags,
     fold::{put_config, put_if_missing},
+    settle::Settled,
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -52,7 +53,14 @@ impl CacheTags {
         let now = Some(repo.store().clock().await?);
         let both = [ours, theirs].map(|part| part.pushed_at(now)).to_vec();
         // What was lost is left out by whoever reads the tag.
-        let (joined, _) = self.join(repo, both, HashSet::new()).await?;
+        let mut settled = Settled::default();
+        let joined = loop {
+            let joined = self.join(repo, both.clone(), HashSet::new(), &settled);
+            match joined.await {
+                Ok((joined, _)) => break joined,
+                Err(unsettled) => self.settle_at_once(repo, unsettled, &mut settled).await?,
+            }
+        };
         let Some(joined) = joined else {
             return Ok(None);
         };

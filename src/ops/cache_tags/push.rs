@@ -10,6 +10,7 @@ use super::{
     folds::removed,
     gather::LeftOut,
     readable,
+    settle::{Settled, Unsettled},
 };
 use crate::{
     artifact::{
@@ -29,6 +30,9 @@ const LEFTOVER_SECS: i64 = 3600;
 /// The usual mistake: `ref=` of `--cache-to` is the image's own name.
 const REPLACES_CACHE: &str = "The tag of a BuildKit cache now stands for another manifest: give the image and its cache a tag each";
 const REPLACES_OTHER: &str = "A BuildKit cache replaces an image or another manifest: give the image and its cache a tag each";
+
+/// What a tag is to point at, and the parts that it is made of.
+type FoldPushed = (Served, BTreeSet<Digest>);
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +92,7 @@ impl CacheTags {
     }
 
     async fn can_be_read(&self, repo: &Repository, manifest: &Manifest) -> Result<bool> {
-        let _place = self.merging.place(repo.name()).await;
+        let _place = self.place(repo).await;
         Ok(self.read_part(repo, manifest).await?.is_some())
     }
 
@@ -167,7 +171,7 @@ impl CacheTags {
     /// Says whether what a tag points at brings what none of its parts has.
     async fn is_stray(&self, repo: &Repository, tag: &Tag, pointed: &Manifest) -> Result<bool> {
         let parts = self.dated(repo, tag).await?;
-        let _place = self.merging.place(repo.name()).await;
+        let _place = self.place(repo).await;
         let Some(candidate) = self.read_part(repo, pointed).await? else {
             return Ok(false);
         };
@@ -184,10 +188,28 @@ impl CacheTags {
         manifest: &Manifest,
         tag: &Tag,
         settings: &Settings,
-    ) -> Result<Option<(Served, BTreeSet<Digest>)>> {
+    ) -> Result<Option<FoldPushed>> {
+        let mut settled = Settled::default();
+        loop {
+            let folded = self.fold_pushed_settled(repo, manifest, tag, settings, &settled);
+            match folded.await? {
+                Ok(folded) => return Ok(folded),
+                Err(unsettled) => self.settle(repo, unsettled, &mut settled).await?,
+            }
+        }
+    }
+
+    async fn fold_pushed_settled(
+        &self,
+        repo: &Repository,
+        manifest: &Manifest,
+        tag: &Tag,
+        settings: &Settings,
+        settled: &Settled,
+    ) -> Result<std::result::Result<Option<FoldPushed>, Unsettled>> {
         let all = self.dated(repo, tag).await?;
         let Some(own) = all.iter().find(|d| d.digest == manifest.digest) else {
-            return Ok(None);
+            return Ok(Ok(None));
         };
         let now = repo.store().clock().await?;
         let is_old = |d: &&Dated| {
@@ -201,7 +223,7 @@ impl CacheTags {
             .collect();
         let mut parts = vec![*own];
         parts.extend(others().filter(|d| !is_old(d)).copied());
-        let place = self.merging.place(repo.name()).await;
+        let place = self.place(repo).await;
         let mut found = self.gather(repo, &parts, true).await?;
         let most = settings.max_parts.clamp(1, MAX_PARTS);
         while found.read.len() > most
@@ -220,13 +242,17 @@ impl CacheTags {
             .collect();
         let digests = kept.iter().map(|d| d.digest).collect();
         let key = Some((kept, None));
-        let served = self.serve(repo, tag, place, found.read, key).await?;
+        let served = self.serve(repo, tag, place, found.read, key, settled);
+        let served = match served.await? {
+            Ok(served) => served,
+            Err(unsettled) => return Ok(Err(unsettled)),
+        };
         for (digest, why) in left_out {
             self.let_go(repo, tag, &digest, why).await?;
         }
         // Where nothing can be used the tag stands all the same.
         let folded = served.unwrap_or_else(|| Served::as_pushed(manifest));
-        Ok(Some((folded, digests)))
+        Ok(Ok(Some((folded, digests))))
     }
 
     async fn let_go(
@@ -282,7 +308,7 @@ impl CacheTags {
             Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
             Err(e) => return Err(e),
         };
-        let _place = self.merging.place(repo.name()).await;
+        let _place = self.place(repo).await;
         let Some(new) = self.read_part(repo, new).await? else {
             return Ok(None);
         };

@@ -2,197 +2,236 @@
 //!
 //! Only layers that parts contradict each other about are read. So nobody who may push takes the results of others out of a tag by a
 //! false word about their layers; the layer that it lied about is left out of its own part.
+//!
+//! They are read without a place to merge: whoever finds that a layer has to be read lets go of the parts and of the place, and
+//! begins again once it is known. What was found is remembered, so a layer is read once; who is in the middle of it when the request
+//! ends goes on. Callers take turns, layer by layer.
+//!
+//! Which layers are read is decided by their digests and sizes, and what a layer is by its bytes: so all daemons say the same. Of a
+//! layer that is not told the part pushed last is believed.
 
 use std::{
-    collections::{HashMap, HashSet},
-    io::{self, Write},
-    sync::Mutex,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use futures_util::TryStreamExt as _;
+use tokio::sync::oneshot;
 
-use super::{CacheTags, Sized, layers, locked};
+use super::{
+    CacheTags, Sized, layers, locked,
+    merging::{Locks, UNBOUNDED},
+    unpack::{self, Found},
+};
 use crate::{
-    artifact::{
-        Descriptor,
-        buildkit::{Claim, Claims, Part},
-        media,
-    },
-    digest::{Digest, Sha256Hasher},
-    store::{ErrorKind, Repository, Result},
+    artifact::buildkit::{Claims, Part},
+    digest::Digest,
+    fair::{Permit, Pool},
+    store::{Error, ErrorKind, Repository, Result},
     task,
 };
 
-/// Stored bytes of disputed layers that are read for one merge, in the order of their digests. Of one that is beyond, the part
-/// pushed last is believed.
-const MAX_BYTES: u64 = 256 << 20;
-/// A layer that unpacks to more than so many times its size, and [`SMALL`], is not read to its end.
-const MAX_RATIO: u64 = 12;
-const SMALL: u64 = 1 << 20;
-/// Memory of a zstd window at most: 2 to this power. BuildKit's writer takes 32 MiB at its best level.
-const MAX_WINDOW_LOG: u32 = 25;
+/// Stored bytes of disputed layers that are read for one merge, and the work that they may cost together, in the order of their
+/// digests.
+pub(super) const MAX_BYTES: u64 = 256 << 20;
+pub(super) const MAX_WORK: u64 = 4 << 30;
+/// Layers that are read at once: each takes up to 32 MiB, and a processor.
+const PLACES: usize = 2;
 /// Layers that are remembered at most.
-const MAX_PROVED: usize = 10_000;
+const MAX_KNOWN: usize = 10_000;
 
-/// What the bytes of layers were found to be; `None` for what cannot be told.
-#[derive(Default)]
-pub(super) struct Proved(Mutex<HashMap<Digest, Option<Claim>>>);
+/// What layers were found to be.
+pub(super) type Settled = HashMap<Digest, Found>;
 
-impl CacheTags {
-    /// What holds of each layer about which `parts` contradict each other.
-    pub(super) async fn settle(
-        &self,
-        repo: &Repository,
-        parts: &[Part],
-        lost: &HashSet<Sized>,
-    ) -> Result<Claims> {
-        let mut claims = Claims::of_last_pushed(parts);
-        let disputed: Vec<Digest> = claims.layers().collect();
-        if disputed.is_empty() {
-            return Ok(claims);
+/// Layers that are to be read before parts can be merged.
+pub(super) struct Unsettled(Vec<Sized>);
+
+/// Reads disputed layers, and remembers what they are.
+pub(super) struct Settling {
+    places: Pool,
+    of_layer: Locks<Digest>,
+    known: Mutex<Settled>,
+    time: Duration,
+}
+
+impl Default for Settling {
+    fn default() -> Self {
+        Self {
+            places: Pool::new("disputed layers", PLACES, UNBOUNDED),
+            of_layer: Locks::default(),
+            known: Mutex::default(),
+            time: unpack::MAX_TIME,
         }
-        let there = parts.iter().flat_map(|p| layers(&p.manifest));
-        let sizes: HashMap<Digest, u64> = there.filter(|layer| !lost.contains(layer)).collect();
-        let mut left = MAX_BYTES;
-        for digest in disputed {
-            let Some(size) = sizes.get(&digest).copied() else {
-                continue;
-            };
-            // The same ones in each daemon, whatever it read before.
-            let Some(rest) = left.checked_sub(size) else {
-                continue;
-            };
-            left = rest;
-            match self.proved(repo, digest, size).await? {
-                Some(claim) => {
-                    tracing::warn!(repo = %repo.name(), %digest, "Parts of a merged cache contradict each other about a layer; its bytes decide");
-                    claims.prove(&digest, claim);
-                }
-                None => {
-                    tracing::warn!(repo = %repo.name(), %digest, "Parts of a merged cache contradict each other about a layer; the part pushed last is believed");
+    }
+}
+
+/// The claims of parts that contradict each other, and which of the layers are to be read.
+pub(super) struct Dispute {
+    claims: Claims,
+    readable: Vec<Sized>,
+}
+
+impl Dispute {
+    /// What `parts` say; blocks for as long as it takes to look over their layers.
+    pub(super) fn of(parts: &[Part], lost: &HashSet<Sized>) -> Self {
+        let claims = Claims::of_last_pushed(parts);
+        let mut disputed: BTreeMap<Digest, Option<u64>> =
+            claims.layers().map(|digest| (digest, None)).collect();
+        if !disputed.is_empty() {
+            let there = parts.iter().flat_map(|p| layers(&p.manifest));
+            for (digest, size) in there.filter(|layer| !lost.contains(layer)) {
+                if let Some(known) = disputed.get_mut(&digest) {
+                    *known = Some(size);
                 }
             }
+        }
+        let sizes = disputed.into_iter();
+        Self {
+            claims,
+            readable: affordable(sizes.filter_map(|(digest, size)| Some((digest, size?)))),
+        }
+    }
+}
+
+/// Those of `layers` that are read: the same ones in each daemon, whatever it read before.
+pub(super) fn affordable(layers: impl Iterator<Item = Sized>) -> Vec<Sized> {
+    let (mut bytes, mut work) = (MAX_BYTES, MAX_WORK);
+    let fits = |(_, size): &Sized| {
+        let left = bytes.checked_sub(*size);
+        let Some(left) = left.zip(work.checked_sub(unpack::work(*size))) else {
+            return false;
+        };
+        (bytes, work) = left;
+        true
+    };
+    layers.filter(fits).collect()
+}
+
+impl CacheTags {
+    /// What holds of each layer that is disputed, as far as it is known.
+    pub(super) fn claims(
+        &self,
+        repo: &Repository,
+        dispute: Dispute,
+        settled: &Settled,
+    ) -> std::result::Result<Claims, Unsettled> {
+        let Dispute {
+            mut claims,
+            readable,
+        } = dispute;
+        let mut unsettled = Vec::new();
+        for layer @ (digest, _) in readable {
+            let found = settled.get(&digest).cloned();
+            match found.or_else(|| self.settling.known(&digest)) {
+                None => unsettled.push(layer),
+                Some(Found::Is(claim)) => claims.prove(&digest, claim),
+                Some(Found::Untold | Found::Missing) => {}
+            }
+        }
+        if !unsettled.is_empty() {
+            return Err(Unsettled(unsettled));
+        }
+        for digest in claims.layers() {
+            tracing::warn!(repo = %repo.name(), %digest, "Parts of a merged cache contradict each other about a layer; its bytes decide, or else the part pushed last");
         }
         Ok(claims)
     }
 
-    async fn proved(&self, repo: &Repository, digest: Digest, size: u64) -> Result<Option<Claim>> {
-        if let Some(known) = locked(&self.proved.0).get(&digest) {
-            return Ok(known.clone());
+    /// Reads layers, and adds what they are to `settled`. Whoever waits here holds no place to merge.
+    pub(super) async fn settle(
+        &self,
+        repo: &Repository,
+        unsettled: Unsettled,
+        settled: &mut Settled,
+    ) -> Result<()> {
+        for layer in unsettled.0 {
+            let place = self.settling.places.enter_again(self.caller.clone());
+            let found = self.settling.find(repo, layer, Some(place.await)).await?;
+            settled.insert(layer.0, found);
         }
-        let found = match look(repo, digest, size).await {
-            // Whether it comes back whole nobody knows.
-            Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
-            other => other?,
+        Ok(())
+    }
+
+    /// The same for the daemon itself, which does one thing after the other and waits for nobody.
+    pub(super) async fn settle_at_once(
+        &self,
+        repo: &Repository,
+        unsettled: Unsettled,
+        settled: &mut Settled,
+    ) -> Result<()> {
+        for layer in unsettled.0 {
+            let found = self.settling.find(repo, layer, None).await?;
+            settled.insert(layer.0, found);
+        }
+        Ok(())
+    }
+}
+
+impl Settling {
+    /// What a layer was found to be, if it was read.
+    pub(super) fn known(&self, digest: &Digest) -> Option<Found> {
+        locked(&self.known).get(digest).cloned()
+    }
+
+    fn remember(&self, digest: Digest, found: Found) {
+        let mut known = locked(&self.known);
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        known.insert(digest, found);
+    }
+
+    /// Reads a layer that is not known; `place` is held until it is read, also if nobody waits for that any more.
+    async fn find(
+        self: &Arc<Self>,
+        repo: &Repository,
+        (digest, size): Sized,
+        place: Option<Permit>,
+    ) -> Result<Found> {
+        // Whoever has the lock has a place, or needs none.
+        let lock = self.of_layer.lock(digest).await;
+        if let Some(known) = self.known(&digest) {
+            return Ok(known);
+        }
+        let (tell, told) = oneshot::channel();
+        let (this, repo) = (self.clone(), repo.clone());
+        let reading = async move {
+            let found = this.read(&repo, digest, size).await;
+            drop((lock, place));
+            // The request may be over.
+            let _ = tell.send(found);
         };
-        let mut proved = locked(&self.proved.0);
-        if proved.len() >= MAX_PROVED {
-            proved.clear();
-        }
-        proved.insert(digest, found.clone());
+        task::spawn("read a disputed layer", reading).detach();
+        told.await.unwrap_or_else(|_| {
+            let why = "the daemon ends";
+            Err(Error::new(ErrorKind::Unavailable, "read", why).at("", digest))
+        })
+    }
+
+    async fn read(&self, repo: &Repository, digest: Digest, size: u64) -> Result<Found> {
+        let found = match unpack::look(repo, digest, size, self.time).await {
+            // Whether it comes back whole nobody knows.
+            Ok(Found::Missing) => return Ok(Found::Missing),
+            Err(e) if e.kind == ErrorKind::Corrupt => return Ok(Found::Missing),
+            found => found?,
+        };
+        self.remember(digest, found.clone());
         Ok(found)
     }
 }
 
-/// What the bytes of a layer are; `None` if they are packed in no way that is known here, or to far less than they unpack to.
-async fn look(repo: &Repository, digest: Digest, size: u64) -> Result<Option<Claim>> {
-    let desc = Descriptor::new(media::LAYER_TAR, digest, size);
-    let Some(mut stream) = repo.get_blob(&desc, 0..size).await? else {
-        return Ok(None);
-    };
-    let mut start = Vec::new();
-    let mut unpacking: Option<Unpacking> = None;
-    while let Some(piece) = stream.try_next().await? {
-        start.extend_from_slice(&piece);
-        if start.len() < MAGIC_LEN && unpacking.is_none() {
-            continue;
+#[cfg(test)]
+impl Settling {
+    /// That reads no layer for longer than `time` of a processor.
+    pub(super) fn within(time: Duration) -> Self {
+        Self {
+            time,
+            ..Self::default()
         }
-        let bytes = std::mem::take(&mut start);
-        let begun = match unpacking.take() {
-            Some(begun) => begun,
-            None => match Unpacking::new(&bytes, size) {
-                Ok(begun) => begun,
-                Err(_) => return Ok(None),
-            },
-        };
-        let fed = task::blocking(move || begun.feed(&bytes)).await;
-        let Ok(fed) = fed else {
-            return Ok(None);
-        };
-        unpacking = Some(fed);
-    }
-    let Some(unpacking) = unpacking else {
-        return Ok(None);
-    };
-    Ok(task::blocking(move || unpacking.end()).await.ok())
-}
-
-/// Bytes that say how a layer is packed.
-const MAGIC_LEN: usize = 4;
-
-/// A layer that is unpacked as it comes, to nothing but a digest.
-enum Unpacking {
-    Tar(Hashing),
-    Gzip(Box<flate2::write::MultiGzDecoder<Hashing>>),
-    Zstd(zstd::stream::write::Decoder<'static, Hashing>),
-}
-
-impl Unpacking {
-    fn new(start: &[u8], size: u64) -> io::Result<Self> {
-        let into = Hashing {
-            hasher: Sha256Hasher::default(),
-            left: size.saturating_mul(MAX_RATIO).saturating_add(SMALL),
-        };
-        Ok(match start {
-            [0x1f, 0x8b, ..] => Self::Gzip(Box::new(flate2::write::MultiGzDecoder::new(into))),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-                let mut decoder = zstd::stream::write::Decoder::new(into)?;
-                decoder.window_log_max(MAX_WINDOW_LOG)?;
-                Self::Zstd(decoder)
-            }
-            _ => Self::Tar(into),
-        })
     }
 
-    fn feed(mut self, bytes: &[u8]) -> io::Result<Self> {
-        match &mut self {
-            Self::Tar(into) => into.write_all(bytes)?,
-            Self::Gzip(into) => into.write_all(bytes)?,
-            Self::Zstd(into) => into.write_all(bytes)?,
-        }
-        Ok(self)
-    }
-
-    fn end(self) -> io::Result<Claim> {
-        let (media_type, hashed) = match self {
-            Self::Tar(into) => (media::LAYER_TAR, into),
-            Self::Gzip(into) => (media::LAYER_GZIP, into.finish()?),
-            Self::Zstd(mut into) => {
-                into.flush()?;
-                (media::FULL_PACK, into.into_inner())
-            }
-        };
-        Ok(Claim {
-            media_type: media_type.to_owned(),
-            diff_id: Some(Digest::Sha256(hashed.hasher.finish())),
-        })
-    }
-}
-
-struct Hashing {
-    hasher: Sha256Hasher,
-    left: u64,
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let left = self.left.checked_sub(bytes.len() as u64);
-        self.left = left.ok_or(io::ErrorKind::FileTooLarge)?;
-        self.hasher.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// The places of those who read.
+    pub(super) fn places(&self) -> &Pool {
+        &self.places
     }
 }

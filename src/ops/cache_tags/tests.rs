@@ -16,6 +16,7 @@ use crate::{
 mod budgets;
 mod contradicting;
 mod deleting;
+mod settling;
 mod times;
 
 struct World {

@@ -30,6 +30,8 @@ struct Requests {
     open: usize,
     /// Of them, those that wait for their client.
     waiting: usize,
+    /// Of those, uploads.
+    sending: usize,
     /// When the last one ended, or began to wait.
     since: Instant,
 }
@@ -39,6 +41,7 @@ impl Default for Requests {
         Self {
             open: 0,
             waiting: 0,
+            sending: 0,
             since: Instant::now(),
         }
     }
@@ -47,6 +50,8 @@ impl Default for Requests {
 /// What a connection that the daemon does nothing for is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rest {
+    /// Uploads that come slowly, and no more: to break one off costs its client what is sent again.
+    Sending,
     /// Its requests wait for their client, which sends slowly or does not read.
     Waiting,
     /// It has no request.
@@ -59,7 +64,10 @@ pub struct InProgress(Connection);
 
 /// A request that waits for its client.
 #[derive(Debug)]
-pub(super) struct WaitsForClient(Connection);
+pub(super) struct WaitsForClient {
+    connection: Connection,
+    is_upload: bool,
+}
 
 impl Connection {
     /// That of the request; where nobody put one, one that ends nothing and is never blocked.
@@ -103,10 +111,23 @@ impl Connection {
 
     /// Notes that a request waits for its client, since then.
     pub(super) fn wait_for_client(&self, since: Instant) -> WaitsForClient {
+        self.wait(since, false)
+    }
+
+    /// The same for an upload that comes slowly.
+    pub(super) fn wait_for_upload(&self, since: Instant) -> WaitsForClient {
+        self.wait(since, true)
+    }
+
+    fn wait(&self, since: Instant, is_upload: bool) -> WaitsForClient {
         let mut requests = self.requests();
         requests.waiting += 1;
+        requests.sending += usize::from(is_upload);
         requests.since = requests.since.max(since);
-        WaitsForClient(self.clone())
+        WaitsForClient {
+            connection: self.clone(),
+            is_upload,
+        }
     }
 
     /// Whether the daemon does nothing for it, and for how long.
@@ -114,8 +135,9 @@ impl Connection {
         let requests = self.requests();
         let rest = match requests.open {
             0 => Rest::Empty,
-            open if open <= requests.waiting => Rest::Waiting,
-            _ => return None,
+            open if open > requests.waiting => return None,
+            _ if requests.sending > 0 => Rest::Sending,
+            _ => Rest::Waiting,
         };
         Some((rest, requests.since.elapsed()))
     }
@@ -143,7 +165,9 @@ impl Drop for InProgress {
 
 impl Drop for WaitsForClient {
     fn drop(&mut self) {
-        self.0.requests().waiting -= 1;
+        let mut requests = self.connection.requests();
+        requests.waiting -= 1;
+        requests.sending -= usize::from(self.is_upload);
     }
 }
 
@@ -164,6 +188,10 @@ mod tests {
         drop(two);
         tokio::time::advance(second).await;
         assert_eq!(connection.rests(), Some((Rest::Waiting, second)));
+        drop(waits);
+        assert_eq!(connection.rests(), None);
+        let waits = connection.wait_for_upload(Instant::now());
+        assert_eq!(connection.rests(), Some((Rest::Sending, Duration::ZERO)));
         drop(waits);
         assert_eq!(connection.rests(), None);
         drop(one);

@@ -117,6 +117,13 @@ impl Lane {
         parked
     }
 
+    /// The same for an upload that comes slowly.
+    pub(super) fn park_upload(&self, key: Key, connection: &Connection) -> Parked {
+        let mut parked = self.park(key);
+        parked.waits = Some(connection.wait_for_upload(Instant::now()));
+        parked
+    }
+
     /// Entries that are there.
     pub fn len(&self) -> usize {
         self.0.state().entries.len()

@@ -22,18 +22,15 @@ use std::{
 
 mod connection;
 mod fault;
-mod key;
 mod lane;
-mod pool;
 mod receive;
 mod respond;
 mod ticket;
 
+pub use crate::fair::{Demand, Full, Key, Permit, Pool, Queue};
 pub use connection::{Connection, InProgress, Rest};
 pub use fault::Fault;
-pub use key::Key;
 pub use lane::{Lane, Parked};
-pub use pool::{Demand, Full, Permit, Pool, Queue};
 pub use respond::Writer;
 pub use ticket::Ticket;
 

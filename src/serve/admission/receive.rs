@@ -130,7 +130,8 @@ impl Receiving {
     /// Looks back at a window: a body that was slow gives its place back.
     fn look(&mut self) {
         if self.came < LEAST {
-            self.parked = Some(self.lane.park(self.ticket.key().clone()));
+            let (key, connection) = (self.ticket.key().clone(), self.ticket.connection());
+            self.parked = Some(self.lane.park_upload(key, connection));
             self.ticket.give_back();
         }
         (self.window, self.came) = (Instant::now() + WINDOW, 0);

@@ -97,8 +97,10 @@ impl Registry {
         reference: &Reference,
         parts: &Parts,
     ) -> Result<Resolved, Refusal> {
+        let ticket = ticket(parts);
+        let caches = self.caches.of(ticket.key());
         let resolve = || async {
-            let found = self.caches.resolve(repository, reference).await;
+            let found = caches.resolve(repository, reference).await;
             let found = found.map_err(|e| {
                 tracing::debug!(error = %e, "Manifest cannot be served");
                 Refusal::of_store(&e, Code::ManifestUnknown)
@@ -109,7 +111,6 @@ impl Registry {
         if found.manifest.bytes.len() <= LARGE {
             return Ok(found);
         }
-        let ticket = ticket(parts);
         if let Some(place) = ticket.large_manifest_now() {
             ticket.sends_large(place);
             return Ok(found);
@@ -134,6 +135,7 @@ impl Registry {
         let repository = self.repository(repo);
         let (outline, is_cache) = understand(&manifest).await?;
         let ticket = ticket(parts);
+        let caches = self.caches.of(ticket.key());
         let merges = !tags.is_empty() && is_cache;
         let is_image = !is_cache && is_image(&manifest.media_type, &outline);
         let push = || async {
@@ -150,7 +152,7 @@ impl Registry {
             } else {
                 None
             };
-            let pushed = self.caches.push(&repository, &manifest, &tags).await?;
+            let pushed = caches.push(&repository, &manifest, &tags).await?;
             drop(merging);
             Ok((flaws, pushed))
         };
@@ -183,14 +185,20 @@ impl Registry {
         finish(builder, "")
     }
 
-    pub(super) async fn delete_manifest(&self, repo: &Repo, reference: &Reference) -> Answer {
+    pub(super) async fn delete_manifest(
+        &self,
+        repo: &Repo,
+        reference: &Reference,
+        parts: &Parts,
+    ) -> Answer {
         let repository = self.repository(repo);
         if let Reference::Digest(digest) = reference
             && !repository.is_checked(digest).await?
         {
             self.sights.keep_doubts(&repository, digest).await?;
         }
-        if self.caches.delete(&repository, reference).await? {
+        let caches = self.caches.of(ticket(parts).key());
+        if caches.delete(&repository, reference).await? {
             finish(answer(StatusCode::ACCEPTED), "")
         } else {
             Err(unknown(reference))

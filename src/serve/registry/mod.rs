@@ -269,7 +269,7 @@ impl Registry {
                     }
                 },
                 Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,
-                Method::DELETE => self.delete_manifest(repo, reference).await,
+                Method::DELETE => self.delete_manifest(repo, reference, parts).await,
                 _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
             },
             Route::Tags(repo) if reads(method) => self.list_tags(repo, parts).await,

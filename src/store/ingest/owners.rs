@@ -24,6 +24,8 @@ pub const OVER_QUOTA: &str = "upload within the quota";
 
 /// An upload to which nobody has sent for so long is given up when its owner needs room; an empty one at once.
 const RESTED: Duration = Duration::from_secs(90);
+/// To what nobody has sent for so long, a listing says all about.
+const LISTED: Duration = Duration::from_mins(10);
 /// Most bytes that an upload is believed to have: so the sum of all is no overflow.
 const MAX_BYTES: u64 = 1 << 50;
 
@@ -110,6 +112,18 @@ impl State {
                 self.totals.remove(&owned.owner);
             }
         }
+    }
+
+    /// Counts other bytes for an upload that nobody sends to here.
+    fn set_bytes(&mut self, id: &UploadId, to: impl FnOnce(u64) -> u64) {
+        let Some(owned) = self.uploads.get_mut(id).filter(|o| o.active == 0) else {
+            return;
+        };
+        let bytes = to(owned.bytes).min(MAX_BYTES);
+        if let Some(total) = self.totals.get_mut(&owned.owner) {
+            total.bytes = total.bytes - owned.bytes + bytes;
+        }
+        owned.bytes = bytes;
     }
 
     /// Takes out what `owner` misses least: of its uploads that nobody sends to the one that has rested longest, an empty one
@@ -224,11 +238,12 @@ impl Owners {
         Ok(given_up)
     }
 
-    /// Notes that a request sends to an upload, which was begun before this process if it is not known: then it has `bytes`.
-    /// It does until what is returned is dropped.
+    /// Notes that a request sends to an upload that has `bytes`: it may have been begun before this process, or have grown
+    /// elsewhere. It does until what is returned is dropped.
     pub(super) fn active(&self, id: &UploadId, owner: &str, bytes: u64) -> Active<'_> {
         let mut state = self.state();
         state.add(id, owner, bytes);
+        state.set_bytes(id, |known| known.max(bytes));
         let owned = state.uploads.get_mut(id);
         let give_up = owned.map(|owned| {
             owned.active += 1;
@@ -288,6 +303,25 @@ impl Owners {
             .collect();
         for id in &gone {
             state.remove(id);
+        }
+    }
+
+    /// Notes how many bytes there are of uploads that any of several daemons may go on with, as they were listed: an earlier process
+    /// or another daemon may have received them, or have ended an upload.
+    pub(super) fn found(&self, there: &HashMap<UploadId, u64>) {
+        let mut state = self.state();
+        let resting = state.uploads.iter().filter(|(_, o)| o.active == 0);
+        let resting: Vec<(UploadId, bool, bool)> = resting
+            .map(|(id, o)| (id.clone(), o.touched.elapsed() > LISTED, o.bytes == 0))
+            .collect();
+        for (id, is_older, is_empty) in resting {
+            match there.get(&id) {
+                Some(bytes) if is_older => state.set_bytes(&id, |_| *bytes),
+                // What came since they were listed is counted already.
+                Some(bytes) => state.set_bytes(&id, |known| known.max(*bytes)),
+                None if is_older && !is_empty => state.remove(&id),
+                None => {}
+            }
         }
     }
 
@@ -475,6 +509,37 @@ mod tests {
         tokio::time::advance(RESTED + Duration::from_secs(1)).await;
         assert_eq!(owners.grow(&new, 3).unwrap(), Some(rests));
         assert_eq!(owners.grow(&new, 3).unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_are_found_count_and_what_ended_elsewhere_does_not() {
+        let owners = Owners::default();
+        owners.set(Quota {
+            uploads: 9,
+            bytes: 10,
+        });
+        let (left, empty, new, sent) = (id(), id(), id(), id());
+        for id in [&left, &empty, &new, &sent] {
+            owners.begin(id, "a", false).unwrap();
+        }
+        let _active = owners.active(&sent, "a", 0);
+        owners.found(&[(left.clone(), 6), (sent.clone(), 3)].into());
+        owners.grow(&new, 5).unwrap_err();
+        owners.grow(&new, 4).unwrap();
+        // It came since.
+        owners.found(&[(left.clone(), 6), (new.clone(), 1)].into());
+        owners.grow(&sent, 1).unwrap_err();
+        tokio::time::advance(LISTED + Duration::from_secs(1)).await;
+        owners.found(&[(left.clone(), 3), (new.clone(), 4)].into());
+        owners.grow(&sent, 3).unwrap();
+        owners.found(&[(new.clone(), 4)].into());
+        let uploads = |owners: &Owners| owners.state().uploads.len();
+        assert_eq!(uploads(&owners), 3);
+        assert!(!owners.state().uploads.contains_key(&left));
+        // Another daemon received some.
+        drop(owners.active(&new, "a", 6));
+        owners.grow(&sent, 2).unwrap_err();
+        owners.grow(&sent, 1).unwrap();
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! the offset in its `Location`. Whoever gets the last request puts them together; if it was this daemon that received them
 //! all, from its own disk. An upload in one request, which is what BuildKit sends, leaves no piece.
 
-use std::{ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -20,7 +20,7 @@ use crate::{
         Body, ByteStream, Spool,
         error::{Error, ErrorKind, Result},
         keys::{self, Repo},
-        records::Records,
+        records::{Listed, Records},
     },
     task,
 };
@@ -80,7 +80,7 @@ impl Uploads {
         let is_shared = self.pieces.is_some();
         self.local.owners.remember(path, |id| {
             let found = self.local.left(id);
-            // What lies in a bucket is counted once somebody goes on with it.
+            // What lies in a bucket is counted by [`Self::count_bytes`].
             found.or(is_shared.then_some((0, Duration::ZERO)))
         })
     }
@@ -334,9 +334,20 @@ impl Uploads {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
             self.drop_ended_elsewhere(pieces).await?;
-            count += pieces.expire(age, now).await?;
+            let listed = pieces.records.list_records(keys::UPLOADS).await?;
+            self.local.owners.found(&sizes(&listed));
+            count += pieces.expire(listed, age, now).await?;
         }
         Ok(count)
+    }
+
+    /// Counts the bytes that an earlier process, or another daemon, received of uploads whose owner is known here.
+    pub async fn count_bytes(&self) -> Result<()> {
+        if let Some(pieces) = &self.pieces {
+            let listed = pieces.records.list_records(keys::UPLOADS).await?;
+            self.local.owners.found(&sizes(&listed));
+        }
+        Ok(())
     }
 
     /// Forgets what is kept here of uploads that another daemon has ended.
@@ -411,6 +422,29 @@ impl Uploads {
 /// Where pieces that follow one another end.
 fn end(pieces: &[Range<u64>]) -> u64 {
     pieces.last().map_or(0, |p| p.end)
+}
+
+/// Bytes of all pieces of each upload that was not given up.
+fn sizes(listed: &[Listed]) -> HashMap<UploadId, u64> {
+    let mut found: HashMap<UploadId, u64> = HashMap::new();
+    let mut gone = Vec::new();
+    for piece in listed {
+        let name = piece.key.strip_prefix(keys::UPLOADS);
+        let Some((id, rest)) = name.and_then(|name| name.rsplit_once('.')) else {
+            continue;
+        };
+        let Ok(id) = id.parse() else { continue };
+        if rest == GONE {
+            gone.push(id);
+        } else {
+            let bytes = found.entry(id).or_default();
+            *bytes = bytes.saturating_add(piece.size.unwrap_or(0));
+        }
+    }
+    for id in gone {
+        found.remove(&id);
+    }
+    found
 }
 
 fn stream_of(body: ByteStream) -> ByteStream {
@@ -505,9 +539,9 @@ impl Pieces {
         Ok(())
     }
 
-    async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
+    async fn expire(&self, listed: Vec<Listed>, age: Duration, now: Time) -> Result<u64> {
         let mut count = 0;
-        for listed in self.records.list_records(keys::UPLOADS).await? {
+        for listed in listed {
             let idle = listed.modified.map(|m| now.secs - m.secs);
             if idle.is_some_and(|idle| idle > age.as_secs() as i64) {
                 self.records.remove_record(&listed.key).await?;
@@ -517,3 +551,6 @@ impl Pieces {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,14 +5,14 @@ use std::io::Write as _;
 use super::*;
 use crate::artifact::{annotations::UNCOMPRESSED, buildkit::CacheRecord};
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut to = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     to.write_all(bytes).unwrap();
     to.finish().unwrap()
 }
 
 /// A layer as its builder describes it, true in all.
-async fn layer_of(repo: &Repository, media_type: &str, plain: &[u8]) -> Descriptor {
+pub(super) async fn layer_of(repo: &Repository, media_type: &str, plain: &[u8]) -> Descriptor {
     let stored = match media_type {
         media::LAYER_GZIP => gzip(plain),
         media::FULL_PACK => zstd::bulk::compress(plain, 1).unwrap(),
@@ -25,7 +25,7 @@ async fn layer_of(repo: &Repository, media_type: &str, plain: &[u8]) -> Descript
 }
 
 /// A cache of the key `key` whose result is `layer`.
-async fn part(repo: &Repository, key: &str, layer: &Descriptor) -> Manifest {
+pub(super) async fn part(repo: &Repository, key: &str, layer: &Descriptor) -> Manifest {
     let config = json!({
         "layers": [{"blob": layer.digest, "parent": -1}],
         "records": [{
@@ -36,11 +36,11 @@ async fn part(repo: &Repository, key: &str, layer: &Descriptor) -> Manifest {
     manifest(repo, vec![layer.clone()], &config).await
 }
 
-fn described(manifest: &Manifest) -> Vec<Descriptor> {
+pub(super) fn described(manifest: &Manifest) -> Vec<Descriptor> {
     readable(manifest).unwrap().layers().to_vec()
 }
 
-fn lies(truth: &Descriptor) -> Vec<Descriptor> {
+pub(super) fn lies(truth: &Descriptor) -> Vec<Descriptor> {
     let mut size = truth.clone();
     size.size += 1;
     let mut kind = truth.clone();

@@ -318,6 +318,11 @@ impl Pool {
         })
     }
 
+    /// Says whether this is the only handle: nobody holds a place, waits for one or is about to.
+    pub fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Places that are taken.
     pub fn taken(&self) -> usize {
         self.0.state().taken

@@ -1,0 +1,84 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+use super::*;
+use crate::{
+    digest::Digest,
+    store::open::{self, Options, StoreUrl},
+};
+
+/// A daemon with a state of its own in `state`, over the bucket in `dir`.
+async fn daemon(dir: &Path, state: &str, quota: Quota) -> Arc<Uploads> {
+    let url: StoreUrl = format!("disk:{}/store", dir.display()).parse().unwrap();
+    let opened = open::open(&url, &Options::default()).await.unwrap();
+    let records = opened.repositories.unwrap().records();
+    let state = dir.join(state);
+    let uploads = Arc::new(Uploads::open(&state.join("uploads"), Some(records)).unwrap());
+    uploads.set_quota(quota);
+    uploads.remember_owners(&state.join("owners")).unwrap();
+    uploads.count_bytes().await.unwrap();
+    uploads
+}
+
+fn body(bytes: &'static [u8]) -> ByteStream {
+    Body::Bytes(Bytes::from_static(bytes)).stream(0..bytes.len() as u64)
+}
+
+#[tokio::test]
+async fn restart_over_a_bucket_counts_the_bytes_of_unfinished_uploads_that_are_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota {
+        uploads: 9,
+        bytes: 10,
+    };
+    let first = daemon(dir.path(), "one", quota).await;
+    let repo = Repo::cli();
+    let left = first.begin(&repo, "a", false).await.unwrap();
+    first
+        .append((&left, "a"), None, None, body(b"7 bytes"))
+        .await
+        .unwrap();
+    drop(first);
+    // On a machine that keeps nothing of what was received, too.
+    std::fs::remove_dir_all(dir.path().join("one/uploads")).unwrap();
+    let again = daemon(dir.path(), "one", quota).await;
+    let new = again.begin(&repo, "a", false).await.unwrap();
+    let refused = again.append((&new, "a"), None, None, body(b"four")).await;
+    assert_eq!(refused.unwrap_err().op, OVER_QUOTA);
+    let other = again.begin(&repo, "b", false).await.unwrap();
+    again
+        .append((&other, "b"), None, None, body(b"four"))
+        .await
+        .unwrap();
+    // It goes on, and counts no more once it has ended.
+    let end = again
+        .finish((&left, "a"), Some(7), None, Some(body(b"end")))
+        .await;
+    assert_eq!(
+        end.unwrap().unwrap().digest(),
+        Digest::sha256_of(b"7 bytesend")
+    );
+    let new = again.begin(&repo, "a", false).await.unwrap();
+    again
+        .append((&new, "a"), None, None, body(b"ten bytes!"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn bytes_that_another_daemon_received_count_once_they_are_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota {
+        uploads: 9,
+        bytes: 10,
+    };
+    let one = daemon(dir.path(), "one", quota).await;
+    let two = daemon(dir.path(), "two", quota).await;
+    let id = one.begin(&Repo::cli(), "a", false).await.unwrap();
+    two.append((&id, "a"), None, None, body(b"7 bytes"))
+        .await
+        .unwrap();
+    one.count_bytes().await.unwrap();
+    let new = one.begin(&Repo::cli(), "a", false).await.unwrap();
+    let refused = one.append((&new, "a"), None, None, body(b"four")).await;
+    assert_eq!(refused.unwrap_err().op, OVER_QUOTA);
+}
