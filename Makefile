@@ -33,7 +33,7 @@ demo: ## carry a real Go project's caches to a second node, and show both build 
 	@examples/demo.sh
 
 test: deps ## unit and integration tests, with SeaweedFS and Debian's docker-registry
-	cargo test --locked
+	cargo test --locked --no-fail-fast
 
 lint: deps ## formatting, clippy, dependency rules: warnings are errors
 	cargo fmt --check

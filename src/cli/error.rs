@@ -192,6 +192,8 @@ impl From<ops::Error> for CommandError {
             ),
             ops::Error::TooBig { .. } => Self::failed(e.to_string())
                 .hint("raise --max-size, leave paths out with --exclude, or export with --flatten"),
+            ops::Error::NothingFits { .. } => Self::failed(e.to_string())
+                .hint("raise --max-size; a number without a unit is bytes"),
             ops::Error::Replaced { .. } | ops::Error::AllAhead { .. } => {
                 Self::failed(e.to_string())
             }

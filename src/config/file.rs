@@ -204,13 +204,13 @@ mod tests {
 
     #[test]
     fn values_know_their_lines() {
-        let layer = parse(&TABLE, Path::new("/x/c.toml"), "# a\nexclude = [\"*.o\", \"t/\"]\nca_bundle = \"ca.pem\"\nmax_size = 5_000\n[prune]\nkeep = 3\n").unwrap();
+        let layer = parse(&TABLE, Path::new("/x/c.toml"), "# a\nexclude = [\"*.o\", \"t/\"]\nca_bundle = \"ca.pem\"\nmax_size = 5_000_000\n[prune]\nkeep = 3\n").unwrap();
         assert_eq!(layer.list("exclude"), ["*.o", "t/"]);
         assert_eq!(
             layer.path("ca_bundle").unwrap().unwrap(),
             Path::new("/x/ca.pem")
         );
-        assert_eq!(layer.size("max_size").unwrap(), Some(5000));
+        assert_eq!(layer.size("max_size").unwrap(), Some(5_000_000));
         assert_eq!(layer.count("prune.keep").unwrap(), Some(3));
         assert_eq!(
             layer.get("prune.keep").unwrap().1.to_string(),

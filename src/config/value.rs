@@ -155,12 +155,12 @@ impl Layer {
 
     /// A number of bytes.
     pub fn size(&self, name: &str) -> Result<Option<u64>> {
-        self.parsed(name, "a size such as 500MB, 2GiB or 1048576", size)
+        self.parsed(name, SIZE, size)
     }
 
     /// Bytes per second.
     pub fn rate(&self, name: &str) -> Result<Option<u64>> {
-        self.parsed(name, "bytes per second such as 50MB or 8MiB/s", |s| {
+        self.parsed(name, RATE, |s| {
             size(s.strip_suffix("/s").unwrap_or(s)).filter(|n| *n > 0)
         })
     }
@@ -239,8 +239,20 @@ pub(super) fn flag(text: &str) -> Option<bool> {
     }
 }
 
-/// Bytes of `text`: a number with an optional unit, `kB MB GB` by thousands, `KiB MiB GiB` by 1024.
+/// What a size is expected to be.
+const SIZE: &str =
+    "a size with a unit, such as 500MB, 2GiB or 512B; without a unit it is bytes, 1048576 at least";
+/// What a rate is expected to be.
+const RATE: &str = "bytes per second with a unit, such as 50MB or 8MiB/s; without a unit it is bytes, 1048576 at least";
+/// Who writes a smaller number without a unit hardly means bytes.
+const LEAST_BARE: f64 = 1_048_576.0;
+
+/// Bytes of `text`: a number with a unit, `kB MB GB` by thousands, `KiB MiB GiB` by 1024. Without one it is bytes, and 1 MiB at
+/// least: `5` was meant to be megabytes.
 pub fn size(text: &str) -> Option<u64> {
+    if text.parse().is_ok_and(|bare: f64| bare < LEAST_BARE) {
+        return None;
+    }
     text.parse::<bytesize::ByteSize>().ok().map(|b| b.as_u64())
 }
 
@@ -268,10 +280,19 @@ mod tests {
     fn sizes_know_both_families_of_units() {
         assert_eq!(size("2GB"), Some(2_000_000_000));
         assert_eq!(size("2 GiB"), Some(2 << 30));
-        assert_eq!(size("17"), Some(17));
+        assert_eq!(size("17B"), Some(17));
         for bad in ["", "GB", "-1", "10x", "NaN", "inf"] {
             assert_eq!(size(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn small_sizes_and_rates_need_a_unit() {
+        for bare in ["0", "5", "50", "1048575", "1e3", "0.5", " 5"] {
+            assert_eq!(size(bare), None, "{bare}");
+        }
+        assert_eq!(size("1048576"), Some(1 << 20));
+        assert_eq!(size("0B"), Some(0));
     }
 
     #[test]

@@ -419,7 +419,7 @@ impl Job<'_> {
             Ok(copied) => {
                 self.add(copied.report);
                 for digest in copied.unknown {
-                    let why = "is of a type that is not understood: copied without what it names";
+                    let why = "its type is not understood, and it mentions digests that are not those of descriptors: copied without these";
                     self.leave_out(format!("manifest {digest}"), why.to_owned());
                 }
                 if copied.published == Published::Done {

@@ -221,6 +221,14 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
                 level: pack::ZSTD_LEVEL,
             },
         };
+        let grounds = limit::Ground {
+            name: &name,
+            base: base.as_ref(),
+            kept: &with_use(&diff.kept),
+            today,
+            rules,
+        };
+        limit::must_fit(ctx, options, &grounds, &ground.current, &work).await?;
         Some(upload::upload(ctx, work, if source.kind().is_go() { today } else { 0 }).await?)
     };
     let (mut new_packs, outcomes, moved) = match uploaded {
@@ -273,8 +281,10 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         max_age_days: options.max_age_days,
         max_bytes: options.max_size,
     };
+    let was_empty = mine.live().next().is_none();
     limits.apply(&mut mine, today, rules);
-    stays_below(options, &ground.current, &mine, rules)?;
+    limit::leaves_something(options, &mine, was_empty)?;
+    limit::stays_below(options, &ground.current, &mine, rules)?;
     readable::check(&mine)?;
 
     let changed = !ground.base_is_current
@@ -409,23 +419,6 @@ fn shape(options: &Options, first: bool) -> Shape {
     } else {
         Shape::Increment
     }
-}
-
-/// Refuses a folder that is above the limit: nothing of it can leave. What was sent stays unreachable, for a prune.
-fn stays_below(options: &Options, current: &Current, mine: &Snapshot, rules: Rules) -> Result<()> {
-    let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
-        return Ok(());
-    };
-    let today = current.today();
-    let merged = match current.folded(rules) {
-        Some(head) if mine.merge => fold::fold(&head, mine, None, today, rules).stored_bytes(),
-        _ => 0,
-    };
-    let stored = mine.stored_bytes().max(merged);
-    if stored <= limit {
-        return Ok(());
-    }
-    Err(super::Error::TooBig { stored, limit })
 }
 
 /// Merges small packs and leaves dead weight behind, if anything is written at all or `room` is short. Trouble with it only puts it off.

@@ -92,6 +92,14 @@ pub enum Error {
         /// What they may have.
         limit: u64,
     },
+    /// `--max-size` leaves nothing of a Go cache.
+    #[error(
+        "--max-size allows {limit} bytes, and nothing of the cache is that small: it would be empty"
+    )]
+    NothingFits {
+        /// What its packs may have.
+        limit: u64,
+    },
     /// A snapshot that no command would read back.
     #[error(
         "it has {entries} entries that take {bytes} bytes to read, more than a command reads: {MAX_ENTRIES} entries in 224 MB and 250 bytes for each"

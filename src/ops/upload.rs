@@ -32,6 +32,7 @@ use crate::{
 const PACKS_WAITING: usize = 1;
 
 /// What is packed.
+#[derive(Clone)]
 pub struct Work {
     /// The cache.
     pub source: Arc<dyn Source>,

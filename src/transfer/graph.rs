@@ -3,9 +3,14 @@
 //! Image spec `manifest.md`, `image-index.md`; Docker's "Image Manifest V 2, Schema 2". BuildKit writes its cache as an
 //! index whose children are blobs, told from manifests by their media type alone.
 
-use crate::artifact::{
-    Descriptor, Manifest, media,
-    outline::{Named, Outline, Role},
+use std::collections::HashSet;
+
+use crate::{
+    artifact::{
+        Descriptor, Manifest, media, mentions,
+        outline::{Named, Outline, Role},
+    },
+    digest::Digest,
 };
 
 /// What a manifest names.
@@ -15,7 +20,7 @@ pub struct Children {
     pub manifests: Vec<Descriptor>,
     /// Everything else but layers from elsewhere: config first, then layers, in the document's order.
     pub blobs: Vec<Descriptor>,
-    /// Whether the document is of a type that is understood; of others no children are known.
+    /// Whether these are certainly all: the document is of a type that is understood, or mentions no other digest.
     pub known: bool,
 }
 
@@ -28,7 +33,7 @@ pub struct Children {
 /// In words, when it is of a known type and not well-formed, or is image and index at once.
 pub fn children(manifest: &Manifest) -> Result<Children, String> {
     if !media::is_manifest(&manifest.media_type) {
-        return Ok(Children::default());
+        return Ok(of_unknown(manifest));
     }
     let outline = Outline::of_stored(manifest).map_err(|e| e.to_string())?;
     // Two readers could see two different things in it (CVE-2021-41190).
@@ -49,6 +54,48 @@ pub fn children(manifest: &Manifest) -> Result<Children, String> {
     Ok(children)
 }
 
+/// What a document of another type has in the positions of descriptors: the artifact manifest of image spec 1.1-rc (`blobs`), and
+/// whatever is made like a known one. Nothing of what cannot be read.
+fn of_unknown(manifest: &Manifest) -> Children {
+    let Ok(outline) = Outline::of_stored(manifest) else {
+        return Children::default();
+    };
+    if outline.is_ambiguous {
+        return Children::default();
+    }
+    let mut children = Children {
+        known: mentions_no_other(manifest, &outline),
+        ..Children::default()
+    };
+    for named in outline.children() {
+        let Some(size) = named.size else {
+            children.known = false;
+            continue;
+        };
+        let media_type = match named.media_type.as_str() {
+            "" => "application/octet-stream",
+            said => said,
+        };
+        let list = match named.role {
+            Role::Manifest => &mut children.manifests,
+            Role::Config | Role::Layer | Role::Blob => &mut children.blobs,
+        };
+        list.push(Descriptor::new(media_type, named.digest, size));
+    }
+    children
+}
+
+/// Says whether every digest in a document is one that `outline` has.
+fn mentions_no_other(manifest: &Manifest, outline: &Outline) -> bool {
+    let mut known: HashSet<Digest> = outline.named.iter().map(|n| n.digest).collect();
+    known.extend(outline.subject);
+    let mut is_known = true;
+    let read = mentions::read(&manifest.bytes, &mut |digest, _| {
+        is_known &= known.contains(&digest);
+    });
+    read.is_ok() && is_known
+}
+
 fn descriptor(named: &Named) -> Result<Descriptor, String> {
     let digest = named.digest;
     match named.size {
@@ -62,7 +109,6 @@ fn descriptor(named: &Named) -> Result<Descriptor, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
 
     fn descriptor(media_type: &str, of: &str) -> serde_json::Value {
         serde_json::to_value(Descriptor::of(media_type, of.as_bytes())).unwrap()
@@ -113,6 +159,32 @@ mod tests {
     fn an_unknown_type_has_no_known_children() {
         let found = children(&Manifest::new("application/x-other", "anything")).unwrap();
         assert_eq!(found, Children::default());
+    }
+
+    #[test]
+    fn children_of_an_unknown_type_are_what_it_has_in_the_places_of_descriptors() {
+        let artifact = "application/vnd.oci.artifact.manifest.v1+json";
+        let doc = serde_json::json!({
+            "blobs": [descriptor("a/sbom", "1")],
+            "subject": descriptor(media::IMAGE_MANIFEST, "s"),
+        });
+        let found = children(&manifest(artifact, &doc)).unwrap();
+        assert!(found.known && found.manifests.is_empty(), "{found:?}");
+        assert_eq!(found.blobs[0].digest, Digest::sha256_of(b"1"));
+
+        let doc = serde_json::json!({
+            "layers": [{ "size": 1, "digest": Digest::sha256_of(b"2") }],
+            "manifests_of_mine": [descriptor("a/b", "3")],
+        });
+        let found = children(&manifest("application/x-own+json", &doc)).unwrap();
+        assert_eq!(found.blobs[0].digest, Digest::sha256_of(b"2"));
+        assert!(!found.known, "what is named elsewhere may be needed too");
+        let leaf = serde_json::json!({ "note": "names nothing" });
+        assert!(
+            children(&manifest("application/x-own+json", &leaf))
+                .unwrap()
+                .known
+        );
     }
 
     #[test]

@@ -412,20 +412,18 @@ fn an_import_that_is_ended_leaves_no_staging_folder() {
     };
     std::fs::create_dir(node.path("home/there")).unwrap();
     let line = format!("import dir there/copy --name t --bandwidth 500kB --store {at}");
-    let running = words(&node, &line).start();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let mut running = words(&node, &line).start();
     let staged = |folder: &std::path::PathBuf| {
         std::fs::read_dir(folder.join("new")).map_or(0, Iterator::count)
     };
     while left(&node).iter().map(staged).sum::<usize>() < MANY {
-        assert!(std::time::Instant::now() < deadline, "nothing is staged");
+        assert!(!running.has_ended(), "nothing is staged");
         std::thread::sleep(Duration::from_millis(10));
     }
     let pid = Pid::from_raw(running.process_id().cast_signed()).unwrap();
-    let told = std::time::Instant::now();
     kill_process(pid, Signal::TERM).unwrap();
+    // It was told long before it would have been done, which is another exit code.
     let outcome = running.wait().code(143);
-    assert!(told.elapsed() < Duration::from_secs(10), "{outcome}");
     assert_eq!(left(&node), Vec::<std::path::PathBuf>::new(), "{outcome}");
 }
 

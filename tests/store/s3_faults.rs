@@ -3,7 +3,6 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
-use std::time::Instant;
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -131,16 +130,14 @@ async fn dropped_upload_is_taken_back() {
     .await;
     let store = server.open(STALL, PARTS).await;
     let (desc, body, _) = blob(12 << 20);
-    let given_up = tokio::time::timeout(Duration::from_millis(1500), store.put(&desc, &body)).await;
-    assert!(given_up.is_err(), "it was to hang");
-    assert_eq!(
-        server.count("CreateMultipartUpload"),
-        1,
-        "it never came so far"
-    );
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut put = Box::pin(store.put(&desc, &body));
+    while server.count("UploadPart") < 3 {
+        let step = tokio::time::timeout(Duration::from_millis(10), &mut put).await;
+        assert!(step.is_err(), "it was to hang");
+    }
+    drop(put);
+    // For ever, if the upload is left behind.
     while !server.bucket.uploads.lock().unwrap().is_empty() {
-        assert!(Instant::now() < deadline, "the upload was left behind");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(server.count("CompleteMultipartUpload"), 0);
@@ -560,10 +557,8 @@ async fn silent_store_is_found_out_in_time() {
     let store = server.open(SHORT_STALL, "").await;
     let (desc, body, _) = blob(100_000);
     store.put(&desc, &body).await.unwrap();
-    let start = Instant::now();
     let e = read(&store, &desc, 0..10_000).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Timeout, "{e}");
-    assert!(start.elapsed() < Duration::from_secs(10));
 
     // A port that takes connections and never says a word.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

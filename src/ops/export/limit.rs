@@ -3,7 +3,7 @@
 //! Packs cannot be changed, so this is decided before anything is packed for good. Where the limit binds, what is new is packed
 //! once into nothing, which tells what it costs; then the least recently used of all leave, new or old. What an unchanged tree
 //! left out for its size it leaves out again: an export that would only fill up room starts below three quarters of the limit,
-//! one that has to drop something goes down to seven eighths.
+//! one that has to drop something goes down to seven eighths. A limit that leaves nothing is an error, as is one that a folder is above.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -17,8 +17,9 @@ use crate::{
     digest::Digest,
     entry::EntryPath,
     ops::{
-        Context,
+        Context, Error,
         diff::{Diff, New},
+        head::Current,
         upload::{self, Work},
     },
     pack::{
@@ -97,7 +98,9 @@ pub(super) async fn apply(
     let ours: HashSet<Digest> = new_packs.iter().map(Pack::digest).collect();
     let mut all = snapshot(options, ground, new_packs);
     fold::expire(&mut all, ground.today, options.max_age_days, None, rules);
+    let was_empty = all.live().next().is_none();
     size::shrink(&mut all, target.saturating_sub(PACK_BYTES), rules);
+    leaves_something(options, &all, was_empty)?;
     let is_ours: Vec<bool> = all
         .packs
         .iter()
@@ -143,6 +146,60 @@ pub(super) async fn apply(
         room: Some(limit.saturating_sub(cost + cost / 16 + PACK_BYTES)),
         left_out,
     })
+}
+
+/// Refuses a folder whose packs would be above the limit, before anything of it is sent.
+pub(super) async fn must_fit(
+    ctx: &Context,
+    options: &Options,
+    ground: &Ground<'_>,
+    current: &Current,
+    work: &Work,
+) -> Result<()> {
+    let rules = ground.rules;
+    let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
+        return Ok(());
+    };
+    let there = current.folded(rules).map_or(0, |head| head.stored_bytes());
+    let stored = ground.base.map_or(0, |b| b.stored_bytes()).max(there);
+    let raw: u64 = work.new.iter().map(raw_bytes).sum();
+    if stored.saturating_add(raw).saturating_add(PACK_BYTES) <= limit {
+        return Ok(());
+    }
+    let (packs, _) = upload::rehearse(ctx, work.clone(), 0).await?;
+    stays_below(options, current, &snapshot(options, ground, packs), rules)
+}
+
+/// Refuses to publish nothing at all because of the limit, where there was something.
+pub(super) fn leaves_something(options: &Options, left: &Snapshot, was_empty: bool) -> Result<()> {
+    match options.max_size {
+        Some(limit) if !was_empty && left.live().next().is_none() => {
+            Err(Error::NothingFits { limit })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a folder that is above the limit: nothing of it can leave.
+pub(super) fn stays_below(
+    options: &Options,
+    current: &Current,
+    mine: &Snapshot,
+    rules: Rules,
+) -> Result<()> {
+    let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
+        return Ok(());
+    };
+    let today = current.today();
+    let merged = match current.folded(rules) {
+        Some(head) if mine.merge => fold::fold(&head, mine, None, today, rules).stored_bytes(),
+        _ => 0,
+    };
+    let stored = mine.stored_bytes().max(merged);
+    if stored <= limit {
+        return Ok(());
+    }
+    Err(Error::TooBig { stored, limit })
 }
 
 /// More than what is new can take once it is packed.

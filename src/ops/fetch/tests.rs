@@ -96,7 +96,7 @@ fn fetching(damaged: bool) -> (Arc<AtomicU64>, mpsc::Receiver<Arrival>, task::Ta
     (read, arrived, task)
 }
 
-/// Waits until nothing more is read.
+/// Waits until nothing more is read: the paused clock goes on only when everybody waits.
 async fn rests(read: &AtomicU64) -> u64 {
     let mut before = u64::MAX;
     loop {
@@ -109,7 +109,7 @@ async fn rests(read: &AtomicU64) -> u64 {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn bytes_between_store_and_files_are_bounded_whatever_is_asked_for_at_once() {
     let (read, mut arrived, task) = fetching(false);
     // Nobody takes anything: what is read now lies in memory.
@@ -133,7 +133,7 @@ async fn bytes_between_store_and_files_are_bounded_whatever_is_asked_for_at_once
     assert_eq!(fetched.bytes, u64::from(FRAMES * FRAME_BYTES));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn damaged_frames_that_are_asked_for_again_do_not_wait_for_one_another() {
     let (_, mut arrived, task) = fetching(true);
     let all = async {

@@ -4,6 +4,7 @@ use super::{go, *};
 use crate::{
     ops::{Error, inspect, list},
     pack::write::tests::noise,
+    store::Sweep as _,
 };
 
 async fn stored(world: &World) -> u64 {
@@ -37,7 +38,7 @@ async fn a_build_cache_stays_below_the_limit_and_unchanged_is_unchanged() {
         let (root, node) = (world.path("one", "go-build"), world.node("one"));
         fill(&root, 0, 200);
         let source = go::cache(&root, "go1");
-        for limit in [1000, 30_000, 500_000, 1_000_000] {
+        for limit in [30_000, 500_000, 1_000_000] {
             let options = limited(&source, limit);
             let first = export::run(&node, &options).await.unwrap();
             let size = stored(&world).await;
@@ -106,6 +107,10 @@ async fn a_folder_above_the_limit_is_not_published() {
         inspect::run(&node, "n", false).await.unwrap().is_empty(),
         "nothing has the name"
     );
+    assert!(
+        world.memory.blobs().await.unwrap().is_empty(),
+        "nothing was sent"
+    );
     // An increment takes the place of what it replaces, if it must.
     let options = limited(&dir(&root), 400_000);
     for i in 2..8 {
@@ -114,4 +119,29 @@ async fn a_folder_above_the_limit_is_not_published() {
         let size = stored(&world).await;
         assert!(size <= 400_000, "{size}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_leaves_nothing_is_an_error_and_keeps_what_is_stored() {
+    let world = World::new(Meet::SideTags);
+    let node = world.node("one");
+    let root = world.path("one", "go-build");
+    std::fs::create_dir_all(&root).unwrap();
+    fill(&root, 0, 1);
+    let cache = go::cache(&root, "go1");
+    let blobs = async || world.memory.blobs().await.unwrap().len();
+    let nothing = limited(&cache, 5);
+    let refused = export::run(&node, &nothing).await.unwrap_err();
+    assert!(
+        matches!(refused, Error::NothingFits { limit: 5 }),
+        "{refused}"
+    );
+    assert_eq!(blobs().await, 0);
+    export::run(&node, &limited(&cache, 1_000_000))
+        .await
+        .unwrap();
+    let there = blobs().await;
+    fill(&root, 1, 2);
+    export::run(&node, &nothing).await.unwrap_err();
+    assert_eq!(blobs().await, there);
 }

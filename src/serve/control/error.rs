@@ -56,6 +56,7 @@ impl Asked {
             | ops::Error::EmptyFolder { .. }
             | ops::Error::AllAhead { .. }
             | ops::Error::TooBig { .. }
+            | ops::Error::NothingFits { .. }
             | ops::Error::TooManyEntries { .. }
             | ops::Error::Replaced { .. }
             | ops::Error::Source(_)

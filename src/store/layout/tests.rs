@@ -214,7 +214,7 @@ async fn lock_that_buildkit_holds_is_waited_for() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn torn_index_is_read_again_and_a_broken_one_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;

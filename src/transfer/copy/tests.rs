@@ -254,13 +254,21 @@ async fn a_child_that_is_only_a_blob_is_read_as_a_manifest_all_the_same() {
 }
 
 #[tokio::test]
-async fn an_unknown_type_is_copied_alone_and_said_so() {
+async fn an_unknown_type_is_copied_with_what_it_describes_and_the_rest_is_said() {
     let (from, to, dir) = (
         Arc::new(Memory::new()),
         Arc::new(Memory::new()),
         tempfile::tempdir().unwrap(),
     );
-    let root = document("application/x-other", &serde_json::json!({ "layers": [] }));
+    let layer = blob(&from, "a/layer", "1").await;
+    let mut doc = serde_json::json!({ "blobs": [layer] });
+    let root = document("application/x-other", &doc);
+    let opts = options(&from, to.clone(), &dir);
+    let whole = copy(&opts, &root, None).await.unwrap();
+    assert_eq!(whole.unknown, []);
+    assert_eq!(to.stat(&layer.digest).await.unwrap(), Some(layer.size));
+    doc["y"] = Digest::sha256_of(b"somewhere else").to_string().into();
+    let root = document("application/x-other", &doc);
     let copied = copy(
         &options(&from, to.clone(), &dir),
         &root,

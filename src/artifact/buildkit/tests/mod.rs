@@ -9,6 +9,9 @@ mod merging;
 mod random;
 mod trimming;
 
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::*;
@@ -17,6 +20,23 @@ use crate::{
     digest::Digest,
     entry::Time,
 };
+
+/// Processor time of this thread: how long it took does not depend on what else the machine does.
+struct Cpu(Duration);
+
+impl Cpu {
+    fn now() -> Duration {
+        Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
+    }
+
+    fn start() -> Self {
+        Self(Self::now())
+    }
+
+    fn so_far(&self) -> Duration {
+        Self::now().checked_sub(self.0).unwrap()
+    }
+}
 
 /// A blob called `name`.
 fn blob(name: &str) -> Digest {

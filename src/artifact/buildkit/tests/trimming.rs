@@ -96,7 +96,7 @@ fn thousands_of_records_are_trimmed_to_what_buildkit_reads() {
         .iter()
         .map(|x| branches(x, 1_200))
         .collect();
-    let start = std::time::Instant::now();
+    let took = Cpu::start();
     let merged = merge(&parts, Limits::default());
     let limit = 1 << 20;
     assert!(merged.manifest.bytes.len() < limit && merged.config_bytes.len() < limit);
@@ -107,7 +107,7 @@ fn thousands_of_records_are_trimmed_to_what_buildkit_reads() {
     );
     assert_eq!(merged.results + merged.dropped.results, 4 * 2_400 + 1);
     again(&merged);
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    assert!(took.so_far() < Duration::from_mins(1));
 }
 
 #[test]
