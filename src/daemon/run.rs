@@ -77,6 +77,8 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         .build()
         .map_err(|e| Error::failed(format!("cannot start threads: {e}")))?;
     if args.check {
+        // What would be warned of at the start.
+        Logs::start("warn", Format::Text, None).map_err(Error::usage)?;
         runtime.block_on(check::check(&loaded.config))?;
         data(&check::table(&loaded))?;
         return Ok(0);
