@@ -1,6 +1,6 @@
 //! What a room tells whoever watches: phases, bytes, warnings. How it looks is the watcher's business.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// A part of an operation that takes time of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,4 +67,37 @@ impl Watch for Silent {
 /// A watcher that shows nothing.
 pub fn silent() -> Progress {
     Arc::new(Silent)
+}
+
+/// A span of time as people say it: `0.4s`, `10s`, `1m 30s`, `1h`. Below ten seconds tenths count.
+pub fn span(time: Duration) -> String {
+    let tenths = time.as_millis().saturating_add(50) / 100;
+    if tenths < 100 && !tenths.is_multiple_of(10) {
+        return format!("{}.{}s", tenths / 10, tenths % 10);
+    }
+    let secs = time.as_millis().saturating_add(500) / 1000;
+    let secs = Duration::from_secs(u64::try_from(secs).unwrap_or(u64::MAX));
+    humantime::format_duration(secs).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_rounded_for_people() {
+        for (secs, want) in [
+            (0.0, "0s"),
+            (0.04, "0s"),
+            (0.26, "0.3s"),
+            (5.0, "5s"),
+            (8.41, "8.4s"),
+            (9.999_985, "10s"),
+            (12.7, "13s"),
+            (90.0, "1m 30s"),
+            (3600.0, "1h"),
+        ] {
+            assert_eq!(span(Duration::from_secs_f64(secs)), want, "{secs}");
+        }
+    }
 }

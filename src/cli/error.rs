@@ -4,7 +4,9 @@ use std::{error::Error, fmt::Write as _};
 
 use crate::{
     config, ops,
+    progress::Phase,
     redact::is_unfit,
+    source,
     store::{self, ErrorKind},
 };
 
@@ -47,9 +49,15 @@ pub(crate) struct CommandError {
     pub(crate) nothing_there: bool,
     /// The store as a whole is out of reach: asking it for more is a waste of time.
     pub(crate) store_is_lost: bool,
+    /// An import failed when some of it was in place.
+    pub(crate) partly: bool,
     /// The object of `--json` says it already.
     pub(crate) in_the_object: bool,
 }
+
+/// What is added where an import ended while files were put in place.
+pub(crate) const MAY_BE_PARTLY: &str =
+    "; the target may be partly restored: import again to complete it";
 
 /// Result of a subcommand.
 pub(crate) type Result<T> = std::result::Result<T, CommandError>;
@@ -63,6 +71,7 @@ impl CommandError {
             hints: Vec::new(),
             nothing_there: false,
             store_is_lost: false,
+            partly: false,
             in_the_object: false,
         }
     }
@@ -167,7 +176,7 @@ impl From<store::Error> for CommandError {
                 | ErrorKind::Throttled
                 | ErrorKind::Timeout
                 | ErrorKind::Unavailable
-        );
+        ) || e.unheard;
         error
     }
 }
@@ -177,10 +186,18 @@ impl From<ops::Error> for CommandError {
         match e {
             ops::Error::Store(e) => e.into(),
             ops::Error::Usage(message) => Self::usage(message),
-            ops::Error::Budget { .. } => {
-                let mut error = Self::failed(e.to_string())
+            ops::Error::Budget { phase, .. } => {
+                let is_placing = phase == Phase::Place.name();
+                let changed = if is_placing { MAY_BE_PARTLY } else { "" };
+                let mut error = Self::failed(format!("{e}{changed}"))
                     .hint("raise --budget, or lower what is carried with --max-size or --max-age");
                 error.store_is_lost = true;
+                error.partly = is_placing;
+                error
+            }
+            ops::Error::Source(source::Error::Partly { .. }) => {
+                let mut error = Self::failed(e.to_string());
+                error.partly = true;
                 error
             }
             ops::Error::Damaged { .. } => Self::failed(e.to_string())
@@ -216,6 +233,11 @@ fn store_hint(e: &store::Error) -> Option<String> {
     let registry = e.store.starts_with("oci://");
     let daemon = e.store.starts_with("cachectld");
     Some(match e.kind {
+        // What the message says of the credentials has the remedy.
+        ErrorKind::Unauthenticated if e.message.contains("docker login") => return None,
+        ErrorKind::Unauthenticated if s3 && !e.message.starts_with("no credentials") => {
+            return None;
+        }
         ErrorKind::Unauthenticated if s3 => {
             "give AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role), or set s3.anonymous"
                 .to_owned()

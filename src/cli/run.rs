@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     args::{Cli, Command},
     buildx, completions, copy, du, env,
-    error::{CommandError, Kind, Result},
+    error::{CommandError, Kind, MAY_BE_PARTLY, Result},
     export, flush, import, inspect, json, ls, man, output,
     progress::{Look, Reporter},
     prune, rm,
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     config::{self, Env},
     fs,
+    progress::Phase,
     telemetry::{self, Verbosity},
 };
 
@@ -113,6 +114,12 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
     }
     let session = prepare(&cli).map_err(fail)?;
     let reporter = Arc::clone(&session.reporter);
+    // What an interruption leaves behind.
+    let left = match &cli.command {
+        Command::Export(_) | Command::Copy(_) => "; nothing half-done was published",
+        Command::Flush(_) => "; the daemon goes on uploading",
+        _ => "",
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -123,7 +130,9 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
             biased;
             number = interrupted() => {
                 reporter.clear();
-                output::note("cachectl: interrupted; nothing half-done was published\n");
+                let placing = reporter.last_phase() == Phase::Place.name();
+                let state = if placing { MAY_BE_PARTLY } else { left };
+                output::note(&format!("cachectl: interrupted{state}\n"));
                 Ok(BY_SIGNAL + number)
             }
             end = dispatch(&session, cli.command) => end,

@@ -324,12 +324,15 @@ impl Summary {
     /// What the user should know of, though the command goes on; `strict` ends it with the troubles instead.
     pub(crate) fn warnings(&self, strict: bool) -> Vec<String> {
         let mut all = Vec::new();
-        let verb = match self.verb {
-            Verb::Export => "not exported",
-            Verb::Import => "miss",
-        };
         if let Some(line) = self.trouble_line().filter(|_| !strict) {
-            all.push(format!("{verb}: {line}; continuing without the cache"));
+            all.push(match self.verb {
+                Verb::Export => format!("not exported: {line}"),
+                // What was changed is there to stay.
+                Verb::Import if self.troubles.iter().any(|e| e.partly) => {
+                    format!("partly restored: {line}")
+                }
+                Verb::Import => format!("miss: {line}; continuing without the cache"),
+            });
         }
         for part in self
             .parts

@@ -160,8 +160,28 @@ pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String,
 }
 
 fn written_store(layer: &Layer) -> Result<Option<(String, Origin)>> {
+    let store = layer.text("store")?;
+    let store = store.map(|(url, origin)| (from_folder(url, &origin), origin));
     // The daemon's own table has no `daemon`.
-    choose(layer.text("store")?, layer.text("daemon")?)
+    choose(store, layer.text("daemon")?)
+}
+
+/// The URL of a folder or socket whose path is relative to that of the file it stands in, as all paths of a file are.
+fn from_folder(url: String, origin: &Origin) -> String {
+    let folder = match origin {
+        Origin::Checkout { path, .. } | Origin::File { path, .. } => path.parent(),
+        _ => None,
+    };
+    let named = url.split_once(':').filter(|(scheme, path)| {
+        let has_path = matches!(*scheme, "disk" | "oci-layout" | "cachectld");
+        has_path && !path.is_empty() && !path.starts_with(['/', '~'])
+    });
+    match (folder, named) {
+        (Some(folder), Some((scheme, path))) => {
+            format!("{scheme}:{}", folder.join(path).display())
+        }
+        _ => url,
+    }
 }
 
 fn default_store(env: &Env, variable: &str) -> Result<(String, Origin)> {
@@ -197,11 +217,11 @@ fn choose(
         Some((_, origin)) if nearness(origin) > nearness(&said) => return Ok(store),
         _ => {}
     }
-    let url = daemon_url(&daemon).ok_or_else(|| {
+    let url = daemon_url(&daemon).map(|url| from_folder(url, &said));
+    let url = url.ok_or_else(|| {
         let shown = crate::redact::url(&daemon);
-        Error::new(format!("`daemon` cannot be `{shown}` ({said})")).hint(
-            "expected the path of its socket, cachectld+http://HOST:PORT or cachectld+https://HOST",
-        )
+        Error::new(format!("`daemon` cannot be `{shown}` ({said})"))
+            .hint("expected the path of its socket, http://HOST:PORT or https://HOST")
     })?;
     Ok(Some((url, said)))
 }
@@ -225,8 +245,9 @@ fn daemon_url(text: &str) -> Option<String> {
         return Some(format!("cachectld+{text}"));
     }
     let path = text.strip_prefix("unix:").unwrap_or(text);
-    path.starts_with(['/', '.'])
-        .then(|| format!("cachectld:{path}"))
+    // A relative path is one of the working directory. With a colon it is rather a host and port, or a URL of something else.
+    let is_path = path.starts_with(['/', '.']) || !path.contains(':');
+    is_path.then(|| format!("cachectld:{path}"))
 }
 
 /// A name, scope or key: not empty, short, and fit to be printed.
@@ -283,6 +304,8 @@ mod tests {
         for (text, url) in [
             ("/run/d.sock", "cachectld:/run/d.sock"),
             ("./d.sock", "cachectld:./d.sock"),
+            ("wb/d.sock", "cachectld:wb/d.sock"),
+            ("d.sock", "cachectld:d.sock"),
             ("unix:/run/d.sock", "cachectld:/run/d.sock"),
             ("cachectld:d.sock", "cachectld:d.sock"),
             ("http://h:5000", "cachectld+http://h:5000"),
@@ -291,8 +314,28 @@ mod tests {
         ] {
             assert_eq!(daemon_url(text).as_deref(), Some(url));
         }
-        for text in ["h:5000", "s3://b", "d.sock"] {
+        for text in ["h:5000", "s3://b"] {
             assert_eq!(daemon_url(text), None);
         }
+    }
+
+    #[test]
+    fn relative_paths_of_a_file_are_those_of_its_folder() {
+        let file = Origin::File {
+            path: "/etc/cachectl/c.toml".into(),
+            line: 1,
+        };
+        let within = |url: &str, origin: &Origin| from_folder(url.to_owned(), origin);
+        for (url, want) in [
+            ("disk:store", "disk:/etc/cachectl/store"),
+            ("cachectld:d.sock", "cachectld:/etc/cachectl/d.sock"),
+            ("disk:/srv/x", "disk:/srv/x"),
+            ("disk:~/x", "disk:~/x"),
+            ("s3://b/p", "s3://b/p"),
+        ] {
+            assert_eq!(within(url, &file), want);
+        }
+        let env = Origin::Env("CACHECTL_STORE".to_owned());
+        assert_eq!(within("disk:store", &env), "disk:store");
     }
 }

@@ -81,6 +81,8 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         .build()
         .map_err(|e| Error::failed(format!("cannot start threads: {e}")))?;
     if args.check {
+        // What would be warned of at the start.
+        Logs::start("warn", Format::Text, None).map_err(Error::usage)?;
         runtime.block_on(check::check(&loaded.config))?;
         let verdict = runtime.block_on(check::verdict(&loaded.config, &origins.env));
         data(&format!("{}{verdict}", check::table(&loaded)))?;

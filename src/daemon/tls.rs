@@ -20,10 +20,11 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{fs, task};
 
+mod doubts;
 mod names;
 
 /// Largest file of certificates or keys.
@@ -165,6 +166,9 @@ async fn load(config: Config) -> Result<Arc<ServerConfig>> {
 
 fn build(config: &Config) -> Result<ServerConfig> {
     let chain = certificates(&config.certificate)?;
+    for doubt in doubts::of_server(&chain[0]) {
+        warn!(certificate = %config.certificate.display(), "Clients will refuse the TLS certificate: {doubt}");
+    }
     let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?).map_err(|_| {
         // Not the error's own text: it may quote the file.
         Error(format!(

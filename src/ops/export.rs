@@ -186,6 +186,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         let path = source.root().to_owned();
         return Err(super::Error::EmptyFolder { path });
     }
+    upload::must_be_allowed(ctx, &diff.new).await?;
     let first = base.is_none();
     let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
     let with_use = |kept: &[(usize, At)]| -> Vec<(At, bool)> {

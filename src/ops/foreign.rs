@@ -108,6 +108,7 @@ pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> 
         place,
         needs: Needs::default(),
         seen: HashSet::from([root.digest]),
+        sizes: HashMap::new(),
         left: Vec::new(),
     };
     if let Some(tag) = tag {
@@ -139,6 +140,8 @@ struct Walk<'a> {
     needs: Needs,
     /// Manifests and blobs that were met.
     seen: HashSet<Digest>,
+    /// Sizes of the blobs among them.
+    sizes: HashMap<Digest, u64>,
     left: Vec<Next>,
 }
 
@@ -163,6 +166,26 @@ impl Walk<'_> {
             self.needs.is_cut = true;
             self.fault(format!(
                 "it has more than {MAX_MANIFESTS} manifests: not all of them were looked at"
+            ));
+        }
+    }
+
+    /// Notes a config or layer; its bytes can have one size only.
+    fn meet_blob(&mut self, desc: Descriptor, of: &Digest) {
+        if self.seen.insert(desc.digest) {
+            self.sizes.insert(desc.digest, desc.size);
+            self.needs.blobs.push(desc);
+            return;
+        }
+        let known = self.sizes.get(&desc.digest);
+        if let Some(size) = known.filter(|size| **size != desc.size) {
+            let Descriptor {
+                digest,
+                size: other,
+                ..
+            } = desc;
+            self.fault(format!(
+                "manifest {of}: blob {digest} has {other} bytes there, and {size} elsewhere"
             ));
         }
     }
@@ -198,9 +221,7 @@ impl Walk<'_> {
                     self.meet(Next::Child(desc));
                 }
                 for desc in children.blobs {
-                    if self.seen.insert(desc.digest) {
-                        self.needs.blobs.push(desc);
-                    }
+                    self.meet_blob(desc, &digest);
                 }
             }
             Err(why) => self.fault(format!("manifest {digest}: {why}")),

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
 use super::{
     Context, Error, LeftOut, Result, dated, foreign,
     head::{self, Current},
@@ -9,6 +11,7 @@ use super::{
     load::{self, Loaded},
     names::{self, Foreign, Found, Named, Word},
     reach::{self, Place},
+    verify,
 };
 use crate::{
     artifact::{Descriptor, Reference, Tag, name::replaced_at, snapshot},
@@ -285,19 +288,23 @@ async fn outside(
         .iter()
         .map(|why| names::fault(place, &tag, why));
     warn(&place.ctx, &faults.collect::<Vec<_>>());
-    let row = |d: &Descriptor| PackRow {
+    let stored = stored(place, &tag, &needs.blobs).await?;
+    let one_row = |(d, size): (&Descriptor, &Option<u64>)| PackRow {
         digest: d.digest,
         media_type: d.media_type.clone(),
-        size: d.size,
+        size: size.unwrap_or(0),
         entries: 0,
         live: 0,
         objects: (0, 0),
         frames: 0,
         generation: 0,
     };
+    let mut row = list::of_foreign(place, &tag, found, &needs).await?;
+    row.packs = stored.iter().flatten().count();
+    row.stored_bytes = stored.iter().flatten().sum();
     Ok(Snapshot {
-        row: list::of_foreign(place, &tag, found, &needs).await?,
-        packs: needs.blobs.iter().map(row).collect(),
+        row,
+        packs: needs.blobs.iter().zip(&stored).map(one_row).collect(),
         folded: Vec::new(),
         fingerprint: Vec::new(),
         // It has no entries.
@@ -310,4 +317,21 @@ async fn outside(
             records: foreign::records(place, manifest).await?,
         }),
     })
+}
+
+/// The stored size of each config and layer; `None` of one that is missing. What is not as its descriptor says is a warning.
+async fn stored(place: &Place, tag: &Tag, blobs: &[Descriptor]) -> Result<Vec<Option<u64>>> {
+    let store = &place.ctx.opened.store;
+    let digests: Vec<Digest> = blobs.iter().map(|d| d.digest).collect();
+    let sizes = stream::iter(digests)
+        .map(|digest| async move { store.stat(&digest).await })
+        .buffered(place.ctx.concurrency.max(1));
+    let sizes: Vec<Option<u64>> = sizes.try_collect().await?;
+    for (desc, size) in blobs.iter().zip(&sizes) {
+        if let Some(why) = verify::size_fault(desc, *size) {
+            let why = format!("blob {} {why}", desc.digest);
+            warn(&place.ctx, &[names::fault(place, tag, &why)]);
+        }
+    }
+    Ok(sizes)
 }

@@ -14,7 +14,7 @@ use std::{
 use crate::{
     artifact::toc::MAX_ENTRIES,
     entry::Time,
-    progress::{Phase, Progress},
+    progress::{Phase, Progress, span},
     source,
     store::{self, open::Opened},
     transfer,
@@ -132,7 +132,7 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// The operation did not end within its time budget.
-    #[error("gave up {phase} after {}s, the time budget", budget.as_secs())]
+    #[error("gave up {phase} after {}, the time budget", span(*budget))]
     Budget {
         /// What it was doing.
         phase: &'static str,

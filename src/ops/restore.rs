@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     artifact::{
+        config::RootMeta,
         snapshot::{At, Pack, Snapshot},
         toc::TocEntry,
     },
@@ -117,7 +118,8 @@ pub enum NotRestored {
 /// Restores `snapshot`, which passed its closure.
 ///
 /// # Errors
-/// When the target cannot be written, or the store cannot be asked; the target has what it had.
+/// When the target cannot be written, or the store cannot be asked; the target has what it had, unless the error says that some
+/// was in place already ([`crate::source::Error::Partly`]).
 pub async fn restore(
     ctx: &Context,
     source: Arc<dyn Source>,
@@ -496,6 +498,8 @@ impl Job {
             .filter(|(e, s)| !e.kind.is_file() && **s == Standing::Absent);
         written += links.count() as u64;
         let mut made = None;
+        let mut changed = 0;
+        let mut removed = 0;
         let root = match staging {
             Some(staging) => {
                 made = self.snapshot.root.filter(|_| staging.is_fresh());
@@ -513,18 +517,40 @@ impl Job {
                     mirror: if self.mirror { Some(&keep) } else { None },
                     own: &self.survey.own,
                 };
-                staging.place(&placement)?.target
+                let placed = staging.place(&placement)?;
+                (changed, removed) = (placed.moves, placed.removed);
+                placed.target
             }
             None => fs::Dir::open(self.source.root())?,
         };
+        let placed: Vec<EntryPath> = staged.into_iter().cloned().collect();
+        self.complete(&root, &entries, &adjusted, &placed, made)
+            .map_err(|e| e.after(self.source.root(), changed, removed))?;
+        let mut missing = self.survey.refused.clone();
+        missing.extend(lost.into_iter().map(|(p, why)| LeftOut {
+            what: p.to_string(),
+            why,
+        }));
+        missing.sort_by(|a, b| a.what.cmp(&b.what));
+        Ok((written, missing, self.contents(&entries)))
+    }
+
+    /// What is left to do in the target once everything has its place.
+    fn complete(
+        &self,
+        root: &fs::Dir,
+        entries: &[&Entry],
+        adjusted: &[&Entry],
+        placed: &[EntryPath],
+        made: Option<RootMeta>,
+    ) -> crate::source::Result<()> {
         let links = Links::of(entries.iter().copied());
         for entry in adjusted {
-            if !links.is_shared(&root, entry)? {
-                self.source.adjust(&root, entry, self.now)?;
+            if !links.is_shared(root, entry)? {
+                self.source.adjust(root, entry, self.now)?;
             }
         }
-        let placed: Vec<EntryPath> = staged.into_iter().cloned().collect();
-        self.source.finish(&root, &placed, self.now)?;
+        self.source.finish(root, placed, self.now)?;
         if let Some(meta) = made {
             root.set_own_mode(self.source.carry().mode(meta.mode))?;
             let (secs, nanos) = meta.mtime;
@@ -533,13 +559,7 @@ impl Job {
                 nanos: nanos.min(999_999_999),
             })?;
         }
-        let mut missing = self.survey.refused.clone();
-        missing.extend(lost.into_iter().map(|(p, why)| LeftOut {
-            what: p.to_string(),
-            why,
-        }));
-        missing.sort_by(|a, b| a.what.cmp(&b.what));
-        Ok((written, missing, self.contents(&entries)))
+        Ok(())
     }
 
     /// An action entry whose output did not come is of no use.

@@ -62,6 +62,7 @@ impl World {
             store: memory.clone(),
             meet: self.meet,
             untag: Some(memory.clone()),
+            push_check: None,
             sweep: Some(memory),
             spool_dir: None,
             url: StoreUrl::Disk("memory".into()),

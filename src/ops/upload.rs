@@ -31,6 +31,21 @@ use crate::{
 /// Finished packs that wait for the one that is being sent. With that and the one being written, two are spooled whole at most.
 const PACKS_WAITING: usize = 1;
 
+/// Bytes of new content from which on it is asked first whether they may be stored: fewer are packed sooner than that is answered.
+const ASK_FROM: u64 = 8 << 20;
+
+/// Finds out before `new` is packed that it may not be stored.
+///
+/// # Errors
+/// The store's refusal.
+pub async fn must_be_allowed(ctx: &Context, new: &[New]) -> Result<()> {
+    let bytes: u64 = new.iter().map(|n| n.pack.entry.kind.content_len()).sum();
+    if let Some(check) = ctx.opened.push_check.as_ref().filter(|_| bytes >= ASK_FROM) {
+        check.check_push().await?;
+    }
+    Ok(())
+}
+
 /// What is packed.
 #[derive(Clone)]
 pub struct Work {

@@ -380,11 +380,17 @@ async fn blob(ctx: &Context, depth: Depth, desc: Descriptor) -> Result<(Descript
 
 /// Is it there, with its size?
 async fn stat(ctx: &Context, desc: &Descriptor) -> Result<Faults> {
-    Ok(match ctx.opened.store.stat(&desc.digest).await? {
-        Some(size) if size == desc.size => Faults::new(),
-        Some(size) => vec![format!("has {size} bytes, not {}", desc.size)],
-        None => vec!["is missing".to_owned()],
-    })
+    let size = ctx.opened.store.stat(&desc.digest).await?;
+    Ok(size_fault(desc, size).into_iter().collect())
+}
+
+/// What is wrong with a blob of which `size` bytes are stored; `None`: none of it is.
+pub(super) fn size_fault(desc: &Descriptor, size: Option<u64>) -> Option<String> {
+    match size {
+        Some(size) if size == desc.size => None,
+        Some(size) => Some(format!("has {size} bytes, not {}", desc.size)),
+        None => Some("is missing".to_owned()),
+    }
 }
 
 /// What can be seen of a pack from outside: its size, and that its footer says what the manifest says.

@@ -21,7 +21,10 @@ mod threads;
 pub mod walk;
 pub mod xattr;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 pub use crate::entry::Content;
 use crate::{
@@ -73,6 +76,45 @@ pub enum Error {
     /// The cache is not what it should be, or a tool said no.
     #[error("{0}")]
     Invalid(String),
+    /// A restore failed when some of it was in place.
+    #[error("{source}; {}", partly(target, *moves, *removed))]
+    Partly {
+        /// Where it was restored.
+        target: PathBuf,
+        /// Files, and folders with all in them, that were put in place.
+        moves: u64,
+        /// Names that were removed.
+        removed: u64,
+        /// What failed.
+        source: Box<Self>,
+    },
+}
+
+impl Error {
+    /// The same, where the target was changed before.
+    #[must_use]
+    pub fn after(self, target: &Path, moves: u64, removed: u64) -> Self {
+        if moves + removed == 0 || matches!(self, Self::Partly { .. }) {
+            return self;
+        }
+        Self::Partly {
+            target: target.to_owned(),
+            moves,
+            removed,
+            source: Box::new(self),
+        }
+    }
+}
+
+fn partly(target: &Path, moves: u64, removed: u64) -> String {
+    let removed = match removed {
+        0 => String::new(),
+        n => format!(" and {n} removed"),
+    };
+    format!(
+        "`{}` is partly restored: {moves} files or folders were put in place{removed} before that; import again to complete it",
+        target.display()
+    )
 }
 
 /// Result of work on a cache.

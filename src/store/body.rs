@@ -180,6 +180,15 @@ impl SpoolWriter {
         }
     }
 
+    /// The error with the place where there is no room, or whatever it is: nobody above knows it.
+    fn located(&self, e: io::Error) -> io::Error {
+        match e.kind() {
+            // Part of the contract of `Write`: it is tried again.
+            io::ErrorKind::Interrupted => e,
+            kind => io::Error::new(kind, fs::Error::new("write", self.path.to_path_buf(), e)),
+        }
+    }
+
     /// Where it is written to, for messages.
     pub fn path(&self) -> &Path {
         &self.path
@@ -188,10 +197,10 @@ impl SpoolWriter {
 
 impl Write for SpoolWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.out.write(buf)
+        self.out.write(buf).map_err(|e| self.located(e))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        self.out.flush().map_err(|e| self.located(e))
     }
 }

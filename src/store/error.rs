@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::progress::span;
+
 /// What sort of trouble it is; says whether to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -155,12 +157,7 @@ impl fmt::Display for Error {
         }
         write!(f, ": {}", self.message)?;
         if self.attempts > 1 {
-            write!(
-                f,
-                ", {} attempts in {:.1}s",
-                self.attempts,
-                self.elapsed.as_secs_f64()
-            )?;
+            write!(f, ", {} attempts in {}", self.attempts, span(self.elapsed))?;
         }
         Ok(())
     }

@@ -2,11 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::time::Instant;
 
 use super::error::{Error, ErrorKind, Result};
-use crate::fs;
+use crate::{fs, progress::span};
 
 /// What we call ourselves to servers.
 pub const USER_AGENT: &str = concat!("cachectl/", env!("CARGO_PKG_VERSION"));
@@ -105,6 +106,22 @@ fn certificates(pem: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>,
     Ok(found)
 }
 
+/// Why a server's certificate is refused, and what to do about it.
+pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
+    match why {
+        // `webpki` has no words of its own for it. What `openssl req -x509` makes unless it is told otherwise; other clients let it pass.
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "its TLS certificate is a certificate authority's (CA:TRUE), which a server cannot use: issue a server certificate \
+             from it, or make a self-signed one with basicConstraints CA:FALSE (docs/operations.md has the commands)"
+                .to_owned()
+        }
+        CertificateError::UnknownIssuer => {
+            "its TLS certificate was issued by an unknown authority: set ca_bundle to the certificate of a private one".to_owned()
+        }
+        why => format!("its TLS certificate is not accepted: {why}"),
+    }
+}
+
 /// Makes ring the process's TLS provider; to be called before the first client is built, any number of times.
 pub fn install_tls_provider() {
     // Somebody was first: then there is one, which is all that is needed.
@@ -143,10 +160,7 @@ impl Watch {
             Error::new(
                 ErrorKind::Timeout,
                 self.op,
-                format!(
-                    "the body stalled: {bytes} bytes in {:.1}s",
-                    self.stall.as_secs_f64()
-                ),
+                format!("the body stalled: {bytes} bytes in {}", span(self.stall)),
             )
         };
         let start = Instant::now();

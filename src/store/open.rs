@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Meet, Records, Repository, Store, Sweep, Untag,
+    Meet, PushCheck, Records, Repository, Store, Sweep, Untag,
     by_tags::{ByTags, Flat},
     disk::{self, Disk},
     error::{Error, ErrorKind, Result},
@@ -212,6 +212,8 @@ pub struct Opened {
     pub meet: Meet,
     /// Names can be taken away; `None` where they cannot, or nothing may be written.
     pub untag: Option<Arc<dyn Untag>>,
+    /// Whether blobs may be written can be asked; `None` where trying costs nothing.
+    pub push_check: Option<Arc<dyn PushCheck>>,
     /// Blobs can be swept; `None` where they cannot, or nothing may be written.
     pub sweep: Option<Arc<dyn Sweep>>,
     /// Folder for spools on the store's own file system.
@@ -272,6 +274,7 @@ struct Backend {
     store: Arc<dyn Store>,
     meet: Meet,
     untag: Option<Arc<dyn Untag>>,
+    push_check: Option<Arc<dyn PushCheck>>,
     sweep: Option<Arc<dyn Sweep>>,
     spool_dir: Option<PathBuf>,
     ranged: bool,
@@ -342,6 +345,7 @@ async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
         scrubber,
         meet: Meet::CompareAndSwap,
         untag: Some(store.clone()),
+        push_check: None,
         sweep: Some(store.clone()),
         spool_dir: store.spool_dir(),
         ranged: true,
@@ -363,6 +367,7 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
     let backend = Backend {
         meet: Meet::CompareAndSwap,
         untag: Some(store.clone()),
+        push_check: None,
         sweep: Some(store.clone()),
         spool_dir: store.spool_dir(),
         ranged: true,
@@ -381,6 +386,7 @@ async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> 
     Ok(Backend {
         meet: Meet::SideTags,
         untag: Some(store.clone()),
+        push_check: Some(store.clone()),
         sweep: Some(store.clone()),
         spool_dir: None,
         ranged: true,
@@ -412,6 +418,7 @@ fn behind_registry(store: registry::Registry) -> Backend {
     Backend {
         meet: Meet::SideTags,
         untag: Some(store.clone()),
+        push_check: Some(store.clone()),
         // The blobs are the registry's to collect.
         sweep: None,
         spool_dir: None,
@@ -568,6 +575,7 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
             .untag
             .filter(|_| writable)
             .map(|u| wrapping.untag(u)),
+        push_check: backend.push_check.filter(|_| writable),
         sweep: sweep.map(|s| wrapping.sweep(s)),
         spool_dir: backend.spool_dir,
         url,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::support::{
     node::Node,
-    servers::{Minio, S3Server},
+    servers::{Minio, S3Server, free_port},
 };
 
 const UNREACHABLE: &str =
@@ -180,4 +180,20 @@ fn a_daemon_that_ends_while_its_store_is_stopped_keeps_what_it_acknowledged() {
     assert!(flushed.status.success(), "{flushed:?}");
     let (code, found) = scene.behind("t");
     assert!(code == 200 && found.contains("second"), "{code} {found}");
+}
+
+#[test]
+fn the_log_says_where_and_why_a_store_is_unreachable() {
+    let (node, port) = (Node::new(), free_port());
+    let mut command = cachectld(&node);
+    command.args(["--store", &S3Server::url(port, "outages")]);
+    command
+        .args(["--listen", "127.0.0.1:0"])
+        .envs(S3Server::env());
+    let daemon = Daemon::run(command);
+    daemon.wait_for("Store is unreachable");
+    let line = daemon.wait_for("Why the store does not answer");
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains(&port.to_string()), "{error}");
+    assert!(error.contains("refused"), "{error}");
 }

@@ -420,3 +420,30 @@ fn with_few_open_files_it_takes_fewer_connections() {
     assert_eq!(ready["connections"], 48);
     assert_eq!(daemon.status("GET", "/v2/"), 200);
 }
+
+#[test]
+fn rules_for_nobody_are_warned_of_at_the_start_and_by_a_check() {
+    let node = Node::new();
+    fs::write(node.path("tokens"), "ci 0123456789abcdef0123456789abcdef\n").unwrap();
+    let command = || {
+        let mut command = cachectld(&node);
+        command
+            .env("CACHECTLD_AUTH_TOKENS", node.path("tokens"))
+            .env("CACHECTLD_AUTH_GRANTS", "ci,clint = Team/** : pull");
+        command
+    };
+    let checked = command().arg("--check-config").output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("auth.grants: no user or token is called `clint`"),
+        "{said}"
+    );
+    assert!(
+        said.contains("`Team/**` matches no repository: names are lower case"),
+        "{said}"
+    );
+    let mut running = command();
+    running.args(["--listen", "127.0.0.1:0"]);
+    Daemon::run(running).wait_for("auth.grants: no user or token is called `clint`");
+}

@@ -6,7 +6,7 @@ use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustix::process::Signal;
 
 use super::{Daemon, cachectld};
-use crate::support::node::Node;
+use crate::support::{cli::cachectl, node::Node};
 
 /// Puts a new certificate for 127.0.0.1 in its place; it is its own authority.
 fn certificate(node: &Node) -> reqwest::Certificate {
@@ -62,4 +62,43 @@ async fn certificates_are_replaced_while_it_runs() {
     daemon.signal(Signal::HUP);
     daemon.wait_for("Not reloaded: everything stays as it was");
     assert_eq!(asked(&second, tls).await, Some(200));
+}
+
+#[test]
+fn a_certificate_of_an_authority_is_warned_of_and_named_by_who_refuses_it() {
+    let node = Node::new();
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    fs::write(node.path("c.pem"), pem).unwrap();
+    fs::write(node.path("k.pem"), key.serialize_pem()).unwrap();
+    let command = || {
+        let mut command = cachectld(&node);
+        command.args(["--listen", "127.0.0.1:0", "--tls-cert"]);
+        command
+            .arg(node.path("c.pem"))
+            .arg("--tls-key")
+            .arg(node.path("k.pem"));
+        command
+    };
+    let checked = command().arg("--check-config").output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(0), "{said}");
+    assert!(said.contains("CA:TRUE"), "{said}");
+    let daemon = Daemon::run(command());
+    daemon.wait_for("Clients will refuse the TLS certificate: it is a certificate authority's (CA:TRUE), which cachectl and other clients built on rustls do not take from a server; issue a server certificate from it, or make a self-signed one with basicConstraints CA:FALSE");
+    let url = daemon.listeners()[0]
+        .0
+        .replace("https://", "cachectld+https://");
+    let failed = cachectl(&node)
+        .args(["ls", "--store", &url])
+        .env("CACHECTL_CA_BUNDLE", node.path("c.pem"))
+        .run()
+        .code(1);
+    assert!(
+        failed.stderr.contains("certificate authority's (CA:TRUE)"),
+        "{failed}"
+    );
+    assert!(failed.stderr.contains("CA:FALSE"), "{failed}");
 }

@@ -12,8 +12,8 @@ use cachectl::artifact::{Descriptor, Manifest, Reference, Tag};
 use cachectl::digest::Digest;
 use cachectl::entry::Time;
 use cachectl::store::{
-    BlobStore as _, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Result, Store,
-    Sweep as _, TagStore as _, Untag as _, Version, net, s3,
+    BlobStore as _, Body, ByteStream, Error, ErrorKind, Expect, Published, PushCheck as _, Put,
+    Result, Store, Sweep as _, TagStore as _, Untag as _, Version, net, s3,
     wrap::{Retrying, retrying::Policy},
 };
 use futures_util::TryStreamExt as _;
@@ -1060,4 +1060,35 @@ async fn tags_of_many_pages_are_all_there_sorted() {
             .unwrap()
             .is_none()
     );
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_key_that_was_used_and_writing_is_asked_in_one_request() {
+    let server = FakeS3::start(|r, n, bucket| {
+        Some(match (r.op(), n) {
+            ("PutObject", 0) => fake::error(StatusCode::FORBIDDEN, "AccessDenied"),
+            ("PutObject", 1) => fake::error(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            _ => fake::truth(bucket, r),
+        })
+    })
+    .await;
+    let keys = s3::Keys {
+        id: "AKIAIOSFODNN7EXAMPLE".into(),
+        secret: cachectl::redact::Secret::new("secret"),
+        session: None,
+    };
+    let location = server.url("").replace("&anonymous=true", "");
+    let store = open_signing(&location, keys).await;
+    let e = store.check_push().await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Denied, "{e}");
+    assert!(e.message.contains("sent with access key `…MPLE`"), "{e}");
+    // What is no refusal says nothing of rights.
+    store.check_push().await.unwrap();
+    store.check_push().await.unwrap();
+    store.check_push().await.unwrap();
+    assert_eq!(server.bucket.seen.lock().unwrap().len(), 4);
+    let anonymous =
+        FakeS3::start(|_, _, _| Some(fake::error(StatusCode::FORBIDDEN, "AccessDenied"))).await;
+    let e = anonymous.open(STALL, "").await.tags("").await.unwrap_err();
+    assert!(e.message.contains("sent without credentials"), "{e}");
 }

@@ -216,14 +216,9 @@ fn azure(r: &mut Reader<'_>) -> Option<Building> {
         .or_else(|| azure_trigger(r))
         .or_else(|| {
             // `BuildCompletion` does not tell what the other build was of.
-            let known = [
-                "BatchedCI",
-                "IndividualCI",
-                "Manual",
-                "ResourceTrigger",
-                "Schedule",
-            ];
-            r.request_unless("BUILD_REASON", &known)
+            let known = ["BatchedCI", "IndividualCI", "Manual", "Schedule"];
+            let request = r.request_unless("BUILD_REASON", &known)?;
+            (!azure_follows(r)).then_some(request)
         });
     if let Some(request) = request {
         let target = r.get("SYSTEM_PULLREQUEST_TARGETBRANCH").map(|b| bare(&b));
@@ -250,6 +245,26 @@ fn azure_trigger(r: &mut Reader<'_>) -> Option<Request> {
     }
     r.because.push("RESOURCES_PIPELINE_*_SOURCEBRANCH");
     Some(Request::UNKNOWN)
+}
+
+/// Says whether a resource has started this run that tells of its branch, and that is this run's own: a pipeline of the same
+/// repository, whose branch and commit the run then follows (learn.microsoft.com, "Resources in YAML pipelines"). Container images,
+/// packages, webhooks and other CI systems' builds start a run at the default branch, whoever made them.
+fn azure_follows(r: &mut Reader<'_>) -> bool {
+    let is = |name: &str, value: &str| {
+        let said = r.env.get(name);
+        said.is_some_and(|said| said.eq_ignore_ascii_case(value))
+    };
+    if !is("BUILD_REASON", "ResourceTrigger") || !is("RESOURCES_TRIGGERINGCATEGORY", "pipeline") {
+        return false;
+    }
+    let alias = r.env.get("RESOURCES_TRIGGERINGALIAS").unwrap_or_default();
+    let branch = format!(
+        "RESOURCES_PIPELINE_{}_SOURCEBRANCH",
+        alias.to_ascii_uppercase()
+    );
+    let branch = r.env.get(&branch);
+    branch.is_some() && branch == r.env.get("BUILD_SOURCEBRANCH")
 }
 
 fn jenkins(r: &mut Reader<'_>) -> Option<Building> {

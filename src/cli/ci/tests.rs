@@ -299,3 +299,35 @@ fn azure_refs_are_made_bare() {
         "pr-6 default"
     );
 }
+
+#[test]
+fn an_azure_run_that_a_resource_started_writes_only_the_branch_that_it_follows() {
+    let run = |category, source, own| {
+        scopes(&[
+            ("TF_BUILD", "True"),
+            ("BUILD_REASON", "ResourceTrigger"),
+            ("RESOURCES_TRIGGERINGCATEGORY", category),
+            ("RESOURCES_TRIGGERINGALIAS", "libs"),
+            ("RESOURCES_PIPELINE_LIBS_SOURCEBRANCH", source),
+            ("BUILD_SOURCEBRANCH", own),
+        ])
+    };
+    let (main, dev) = ("refs/heads/main", "refs/heads/dev");
+    assert_eq!(run("pipeline", main, main), "default");
+    assert_eq!(run("pipeline", dev, dev), "dev default");
+    // Of another repository, or nobody knows of what.
+    for (category, source) in [
+        ("pipeline", dev),
+        ("pipeline", "refs/pull/7/merge"),
+        ("pipeline", ""),
+        ("container", ""),
+        ("webhook", main),
+        ("", main),
+    ] {
+        assert_eq!(
+            run(category, source, main),
+            "- default",
+            "{category} {source}"
+        );
+    }
+}

@@ -25,6 +25,7 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
         store: disk.clone(),
         meet: Meet::CompareAndSwap,
         untag: Some(disk.clone()),
+        push_check: None,
         sweep: Some(disk.clone()),
         spool_dir: disk.spool_dir(),
         url: StoreUrl::Disk(root),

@@ -145,3 +145,38 @@ async fn a_limit_that_leaves_nothing_is_an_error_and_keeps_what_is_stored() {
     export::run(&node, &nothing).await.unwrap_err();
     assert_eq!(blobs().await, there);
 }
+
+/// Nobody may push.
+struct Refuses;
+
+#[async_trait::async_trait]
+impl crate::store::PushCheck for Refuses {
+    async fn check_push(&self) -> crate::store::Result<()> {
+        Err(crate::store::Error::new(
+            crate::store::ErrorKind::Denied,
+            "put",
+            "no",
+        ))
+    }
+}
+
+#[tokio::test]
+async fn what_may_not_be_stored_is_not_packed() {
+    let world = World::new(crate::store::Meet::SideTags);
+    let mut ctx = world.node("a");
+    ctx.opened = Arc::new(crate::store::open::Opened {
+        push_check: Some(Arc::new(Refuses)),
+        ..crate::store::open::Opened::clone(&ctx.opened)
+    });
+    let tree = world.path("a", "tree");
+    std::fs::create_dir_all(&tree).unwrap();
+    std::fs::write(tree.join("big"), noise(8 << 20, 1)).unwrap();
+    let refused = export::run(&ctx, &exporting(&dir(&tree)))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("cannot put"), "{refused}");
+    assert!(!ctx.temp_dir.exists(), "nothing was packed");
+    // What is small is packed sooner than asked.
+    std::fs::write(tree.join("big"), noise(1 << 10, 1)).unwrap();
+    export::run(&ctx, &exporting(&dir(&tree))).await.unwrap();
+}

@@ -511,3 +511,43 @@ async fn an_image_in_the_command_lines_own_repository_is_never_pruned() {
     let left = list::run(&own, None).await.unwrap();
     assert_eq!(rows(&left), [("latest", "other")]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_are_missing_or_have_another_size_are_told_by_verify_and_inspect() {
+    use verify::Depth;
+    let shelf = shelf().await;
+    let repo = repository(&shelf.ctx, "f/x");
+    let tags = CacheTags::default();
+    let config = put(&repo, media::IMAGE_CONFIG, b"{}").await;
+    let wrong = Descriptor {
+        size: shelf.layer.size + 5,
+        ..shelf.layer.clone()
+    };
+    let absent = Descriptor::of(media::LAYER_GZIP, b"never pushed");
+    let image = manifest(&json!({"config": config, "layers": [wrong, absent]}));
+    tags.push(&repo, &image, &[tag("odd")]).await.unwrap();
+    let both = manifest(&json!({"config": config, "layers": [shelf.layer, wrong]}));
+    tags.push(&repo, &both, &[tag("both")]).await.unwrap();
+    let faults = async |name: &str| {
+        let found = verify::run(&shelf.ctx, Some(name), Depth::Structure).await;
+        let faults = found.unwrap().faults.into_iter().map(|f| f.why);
+        faults.collect::<Vec<_>>().join("; ")
+    };
+    let (size, other) = (shelf.layer.size, wrong.size);
+    let odd = faults("f/x:odd").await;
+    assert!(
+        odd.contains(&format!("has {size} bytes, not {other}")),
+        "{odd}"
+    );
+    assert!(odd.contains("is missing"), "{odd}");
+    let both = faults("f/x:both").await;
+    assert!(
+        both.contains(&format!("has {other} bytes there, and {size} elsewhere")),
+        "{both}"
+    );
+    let found = inspect::run(&shelf.ctx, "f/x:odd", false).await.unwrap();
+    let row = &found[0].row;
+    assert_eq!((row.packs, row.stored_bytes), (2, size + config.size));
+    let sizes: Vec<u64> = found[0].packs.iter().map(|p| p.size).collect();
+    assert_eq!(sizes, [config.size, size, 0]);
+}

@@ -223,14 +223,29 @@ impl StoreHealth {
 pub async fn watch(store: Arc<dyn Store>, health: StoreHealth, pause: Duration) {
     // Of no bytes: whether it is there does not matter.
     let nothing = Digest::sha256_of(b"");
+    let mut is_explained = false;
     loop {
-        match tokio::time::timeout(PATIENCE, store.stat(&nothing)).await {
-            Ok(Ok(_)) => health.reachable(),
-            Ok(Err(error)) => health.away(error.kind, &error.to_string()),
-            Err(_) => {
-                let why = format!("no answer within {}s", PATIENCE.as_secs());
-                health.away(ErrorKind::Timeout, &why);
+        let mut asked = store.stat(&nothing);
+        let soon = tokio::time::timeout(PATIENCE, &mut asked).await;
+        let answer = if let Ok(answer) = soon {
+            answer
+        } else {
+            let why = format!("no answer within {}s", PATIENCE.as_secs());
+            health.away(ErrorKind::Timeout, &why);
+            // It is tried again below; what it was comes when that is over.
+            let late = asked.await;
+            if let (Err(error), false) = (&late, is_explained) {
+                tracing::warn!(%error, "Why the store does not answer");
+                is_explained = true;
             }
+            late
+        };
+        match answer {
+            Ok(_) => {
+                is_explained = false;
+                health.reachable();
+            }
+            Err(error) => health.away(error.kind, &error.to_string()),
         }
         tokio::time::sleep(pause).await;
     }

@@ -4,14 +4,16 @@ use std::{error::Error as StdError, io, time::Duration};
 
 use axum::http::StatusCode;
 
+use crate::progress::span;
+
 /// Why a body ended early. None of it is a fault of the daemon or its store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// Nothing came for this long.
-    #[error("the client sent nothing for {}s", .0.as_secs())]
+    #[error("the client sent nothing for {}", span(*.0))]
     Silent(Duration),
     /// Not all of it came within this time.
-    #[error("the request's body took longer than {}s", .0.as_secs())]
+    #[error("the request's body took longer than {}", span(*.0))]
     Slow(Duration),
     /// Too many clients sent slowly, and this caller most of them.
     #[error("too many slow requests of this caller")]

@@ -42,6 +42,12 @@ impl Accounts {
         })
     }
 
+    /// The names that can show a secret, some more than once.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let users = self.passwords.iter().flat_map(Passwords::names);
+        users.chain(self.tokens.iter().flat_map(StaticTokens::names))
+    }
+
     /// How many users and how many tokens there are.
     pub(super) fn counts(&self) -> (usize, usize) {
         (

@@ -7,12 +7,13 @@ use std::{
 };
 
 use axum::http::{HeaderMap, Request, request::Parts};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Refusal, Result,
     challenge::Wrong,
     config::{Config, Exposure},
+    doubts,
     grant::Action,
     identify::{Identity, Proof, Setup, Unknown},
     passwords::Passwords,
@@ -24,6 +25,9 @@ use crate::{
     serve::admission::{Key, Pool},
     task,
 };
+
+/// To whoever showed nothing that counts.
+const AUTHENTICATION_REQUIRED: &str = "authentication required";
 
 /// Knows all who may come in, and what they may do; shared by all doors.
 pub struct Authority {
@@ -141,7 +145,7 @@ impl Authority {
         let could_ask = !setup.challenger.is_empty()
             && (principal.is_anonymous() || setup.config.has_accounts());
         if needs.iter().all(|n| n.catalog) && could_ask && should_log_in(&principal, &proof) {
-            return Err(challenge(Wrong::Nothing, "authentication is required"));
+            return Err(challenge(Wrong::Nothing, AUTHENTICATION_REQUIRED));
         }
         let Some(lacking) = needs.iter().find(|n| !n.optional && !principal.may(**n)) else {
             return Ok(principal);
@@ -149,12 +153,21 @@ impl Authority {
         let granted = lacking.catalog || principal.granted(lacking.repository).has(lacking.action);
         match proof {
             // Another token would do; or, of nobody in particular, one for somebody.
-            Proof::Pass if granted || principal.is_anonymous() => {
-                Err(challenge(Wrong::Scope, "the token is not for this"))
+            Proof::Pass if principal.is_anonymous() => {
+                Err(challenge(Wrong::Scope, AUTHENTICATION_REQUIRED))
+            }
+            Proof::Pass if granted => {
+                let what = if lacking.catalog {
+                    "list the repositories".to_owned()
+                } else {
+                    format!("{} `{}`", lacking.action.verb(), lacking.repository)
+                };
+                let message = format!("the token does not allow to {what}");
+                Err(challenge(Wrong::Scope, &message))
             }
             Proof::Unasked if could_ask => {
                 debug!(repository = lacking.repository, "Asked to log in");
-                Err(challenge(Wrong::Nothing, "authentication is required"))
+                Err(challenge(Wrong::Nothing, AUTHENTICATION_REQUIRED))
             }
             _ => {
                 let trusted = setup.policy.trusts(peer.kind);
@@ -176,6 +189,9 @@ async fn read(config: Config, state_dir: PathBuf, exposure: Exposure) -> Result<
         trust_local = ?setup.config.trusted(exposure),
         "Authentication is set up"
     );
+    for doubt in doubts::of_rules(&setup.config, &setup.accounts) {
+        warn!("auth.grants: {doubt}");
+    }
     Ok(setup)
 }
 
@@ -189,7 +205,7 @@ fn wrong_message(wrong: Wrong) -> &'static str {
     match wrong {
         Wrong::Nothing => "the user name or password is wrong",
         Wrong::Token => "the token is not valid, or no longer",
-        Wrong::Scope => "the token is not for this",
+        Wrong::Scope => "the token does not allow this",
     }
 }
 
@@ -204,6 +220,9 @@ fn denied(principal: &Principal, need: Need<'_>, lost_trust: bool) -> Refusal {
     let why = if lost_trust {
         ": the request came through a proxy, so it does not have the rights of a local client; give clients accounts \
          (`auth.htpasswd` or `auth.tokens`) or grant rights to `anonymous`"
+    } else if need.action == Action::Pull && principal.granted(need.repository).has(Action::Push) {
+        // Builders look before they push, so this is what the user of a push is told.
+        ", only push to it; clients that push need both `pull` and `push`"
     } else {
         ""
     };
@@ -211,11 +230,7 @@ fn denied(principal: &Principal, need: Need<'_>, lost_trust: bool) -> Refusal {
         message: format!(
             "`{}` may not {} `{}`{why}",
             principal.name(),
-            match need.action {
-                Action::Pull => "pull from",
-                Action::Push => "push to",
-                Action::Delete => "delete from",
-            },
+            need.action.verb(),
             need.repository
         ),
     }

@@ -99,6 +99,9 @@ pub struct Config {
     /// File with the secret before that, whose tokens are still good. Default: `token.key.previous` in the state folder, if it
     /// is there and no `signing_key` is set.
     pub previous_signing_key: Option<PathBuf>,
+    /// Client certificates are verified, whose names no file lists.
+    #[serde(skip)]
+    pub names_by_certificate: bool,
 }
 
 impl Default for Config {
@@ -119,6 +122,7 @@ impl Default for Config {
             remember_password: Duration::from_mins(5),
             signing_key: None,
             previous_signing_key: None,
+            names_by_certificate: false,
         }
     }
 }

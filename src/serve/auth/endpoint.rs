@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use http_body::Body as _;
 use serde::Serialize;
 
 use super::{
@@ -103,11 +104,18 @@ struct Ask {
 impl Ask {
     async fn read(method: Method, request: Request) -> Result<Self, String> {
         let post = method == Method::POST;
+        let is_empty = request.body().is_end_stream();
         // Of a GET this is the query.
         let form = Form::<Vec<(String, String)>>::from_request(request, &()).await;
         // The rejection's own text could quote the form.
         let Form(form) = form.map_err(|_| {
-            "expected a form of less than 64 KiB (application/x-www-form-urlencoded)".to_owned()
+            let expected =
+                "expected a form of less than 64 KiB (application/x-www-form-urlencoded)";
+            if post && is_empty {
+                format!("`grant_type` is missing: {expected}")
+            } else {
+                expected.to_owned()
+            }
         })?;
         let get = |name: &str| {
             let found = form.iter().find(|(k, _)| k == name);
@@ -121,6 +129,7 @@ impl Ask {
             _ if !post => Grant::Request,
             "password" => Grant::Password(get("username").to_owned(), Secret::new(get("password"))),
             "refresh_token" => Grant::Refresh(Secret::new(get("refresh_token"))),
+            "" => return Err("`grant_type` is missing".to_owned()),
             _ => return Err("`grant_type` is neither `password` nor `refresh_token`".to_owned()),
         };
         Ok(Self {

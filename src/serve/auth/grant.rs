@@ -33,6 +33,17 @@ impl Action {
     }
 }
 
+impl Action {
+    /// What somebody does who does it, before the repository's name.
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Self::Pull => "pull from",
+            Self::Push => "push to",
+            Self::Delete => "delete from",
+        }
+    }
+}
+
 /// A set of actions. None includes another: who may push may not therefore delete (zot GHSA-qg67-7m6v-qg25).
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Actions {

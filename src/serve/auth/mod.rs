@@ -10,6 +10,7 @@ mod accounts;
 mod authority;
 mod challenge;
 mod config;
+mod doubts;
 mod endpoint;
 mod files;
 mod forwarded;

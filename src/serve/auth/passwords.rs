@@ -72,6 +72,11 @@ impl Passwords {
         })
     }
 
+    /// The users.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.users.keys().map(AsRef::as_ref)
+    }
+
     /// How many users there are.
     pub(super) fn count(&self) -> usize {
         self.users.len()

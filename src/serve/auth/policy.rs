@@ -134,6 +134,15 @@ fn who(text: &str) -> Result<Who> {
     Ok(Who::Named(glob.compile_matcher()))
 }
 
+/// Says whether a rule for `text` is for `name` too; not if it is none.
+pub(super) fn is_meant(text: &str, name: &str) -> bool {
+    match who(text) {
+        Ok(Who::Anybody) => true,
+        Ok(Who::Named(pattern)) => pattern.is_match(name),
+        Err(_) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

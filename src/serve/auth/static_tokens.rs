@@ -51,6 +51,11 @@ impl StaticTokens {
         Ok(Self(all))
     }
 
+    /// Whose they are.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_ref())
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.0.len()

@@ -74,6 +74,7 @@ impl World {
             store: self.memory.clone(),
             meet: Meet::CompareAndSwap,
             untag: Some(self.memory.clone()),
+            push_check: None,
             sweep: Some(self.memory.clone()),
             spool_dir: None,
             url: StoreUrl::Disk("/daemons/own".into()),

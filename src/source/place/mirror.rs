@@ -12,8 +12,7 @@ use crate::{
 };
 
 /// Removes every name that is no entry and above none, unless `keep` says so; folders that hold something kept stay.
-/// Returns how many names were removed.
-pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Result<u64> {
+pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Result<()> {
     let mut wanted: HashSet<&[u8]> = HashSet::new();
     for entry in mover.plan.entries {
         let path = entry.path.as_bytes();
@@ -35,7 +34,6 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
     )?;
     let mut extra = found.items;
     extra.sort_unstable_by(|a, b| tree_order(b.0.as_bytes(), a.0.as_bytes()));
-    let mut removed = 0;
     let mut parents = Parents::new(target);
     for (path, is_dir) in extra {
         let Some(dir) = parents.of(&path)? else {
@@ -48,9 +46,9 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
             }
             other => other?,
         };
-        removed += u64::from(gone);
+        mover.removed += u64::from(gone);
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// Says whether it is gone; not, if it is a folder that holds something kept, or a mount point.

@@ -40,8 +40,11 @@ pub(super) struct Mover<'a> {
     pub(super) late: Vec<usize>,
     /// Folders that were made writable, and their modes before.
     writable: Vec<(EntryPath, u32)>,
-    moves: u64,
-    put_aside: u64,
+    /// Renames that were done.
+    pub(super) moves: u64,
+    /// Names that the mirror removed.
+    pub(super) removed: u64,
+    pub(super) put_aside: u64,
     /// The staged tree has been completed before, for a target that was absent.
     completed: bool,
 }
@@ -60,13 +63,14 @@ impl<'a> Mover<'a> {
             late: Vec::new(),
             writable: Vec::new(),
             moves: 0,
+            removed: 0,
             put_aside: 0,
             completed: false,
         }
     }
 
-    /// Brings all into an existing target; returns renames and names removed by the mirror.
-    pub(super) fn run(&mut self, target: &Dir) -> Result<(u64, u64)> {
+    /// Brings all into an existing target; `moves` and `removed` say how far it came, also when it fails.
+    pub(super) fn run(&mut self, target: &Dir) -> Result<()> {
         if !self.completed {
             self.complete_for(Some(target))?;
         }
@@ -77,14 +81,13 @@ impl<'a> Mover<'a> {
             self.make_late_links(target)?;
             match self.plan.mirror {
                 Some(keep) => mirror::run(self, target, keep),
-                None => Ok(0),
+                None => Ok(()),
             }
         };
-        let removed = done();
+        let done = done();
         self.restore_modes(target);
-        let removed = removed?;
-        self.give_folders_meta(target)?;
-        Ok((self.moves, removed))
+        done?;
+        self.give_folders_meta(target)
     }
 
     /// Makes in the staged tree all folders and links: it becomes the target.
@@ -251,16 +254,17 @@ impl<'a> Mover<'a> {
             return Err(Error::Invalid(why));
         };
         let name = m.path.name();
-        self.moves += 1;
         let mut tried_writable = false;
         loop {
             let Err(e) = from.rename(name, &to, name) else {
+                self.moves += 1;
                 return Ok(());
             };
             if is_errno(&e, &READ_ONLY) && !tried_writable {
                 tried_writable = true;
                 self.make_writable(&m.path, &from, &to)?;
             } else if is_errno(&e, &[Errno::XDEV]) {
+                self.moves += 1;
                 return self.copy_over(target, m.at, &m.path);
             } else if is_errno(&e, &IN_THE_WAY) {
                 let standing = to.stat(name)?;
@@ -274,10 +278,14 @@ impl<'a> Mover<'a> {
                 let theirs = standing.is_some_and(|s| s.is_dir());
                 if m.rank.1 && theirs {
                     // Made by somebody else since we looked: now both have it.
+                    self.moves += 1;
                     return self.copy_over(target, m.at, &m.path);
                 }
                 match from.exchange(name, &to, name) {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => {
+                        self.moves += 1;
+                        return Ok(());
+                    }
                     Err(e) if is_errno(&e, &NO_EXCHANGE) => self.put_aside(&to, name)?,
                     Err(e) if is_errno(&e, &READ_ONLY) && !tried_writable => {
                         tried_writable = true;

@@ -128,7 +128,7 @@ impl Staging {
     /// restore mends. A folder and a file in each other's way are exchanged in one step where the file system can do it.
     ///
     /// # Errors
-    /// What failed first; what was placed before stays placed. `Invalid` where the entries contradict each other.
+    /// What failed first, as [`Error::Partly`] if something was placed before, which stays. `Invalid` where the entries contradict each other.
     pub fn place(mut self, plan: &Placement<'_>) -> Result<Placed> {
         let mut mover = moves::Mover::new(&self.tree, &self.container, plan);
         let target = if self.fresh {
@@ -148,7 +148,11 @@ impl Staging {
         } else {
             self.holder.try_clone()?
         };
-        let (moves, removed) = mover.run(&target)?;
+        let done = mover.run(&target);
+        let (moves, removed) = (mover.moves, mover.removed);
+        // What made way and was not replaced is gone too.
+        let changed = moves.max(mover.put_aside.min(1));
+        done.map_err(|e| e.after(&self.target, changed, removed))?;
         Ok(Placed {
             target,
             moves,

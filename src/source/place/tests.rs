@@ -527,3 +527,37 @@ mod killed;
 mod mounts;
 mod ordinary_user;
 mod round_trip;
+
+#[test]
+fn a_placement_that_fails_half_way_says_what_it_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("t");
+    std::fs::create_dir(&target).unwrap();
+    let entries = [file("a"), file("b"), file("c")];
+    let refs: Vec<&Entry> = entries.iter().collect();
+    let place = |names: &[Entry]| {
+        let staging = Staging::begin(&target, PLAIN).unwrap();
+        stage(&staging, names);
+        let plan = Placement {
+            entries: &refs,
+            // The disk lost what was not staged.
+            staged: &[true, true, true],
+            mtime: &|e| e.meta.mtime,
+            rank: &|_| 0,
+            mirror: None,
+            own: &OwnWithin::default(),
+        };
+        staging.place(&plan).unwrap_err()
+    };
+    let error = place(&entries[..2]);
+    assert!(
+        matches!(error, crate::source::Error::Partly { moves: 2, .. }),
+        "{error:?}"
+    );
+    let said = error.to_string();
+    assert!(said.contains("/t` is partly restored: 2 files"), "{said}");
+    assert!(target.join("b").exists());
+    // Nothing was changed: nothing is said.
+    let error = place(&[]);
+    assert!(matches!(error, crate::source::Error::Fs(_)), "{error:?}");
+}

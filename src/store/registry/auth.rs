@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::{
     challenge::{self, Challenge},
     config::Config,
-    credentials::{self, Credential},
+    credentials::{self, Credential, Found},
     daemon::Door,
     guard,
     location::Location,
@@ -30,6 +30,15 @@ pub(super) enum As {
     Ourselves,
     /// As anybody may.
     Anybody,
+}
+
+/// Which credentials a request carried, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Account {
+    /// These: whose, and where they are from.
+    Sent(String),
+    /// None, and why.
+    NotSent(String),
 }
 
 /// What a request carried.
@@ -71,7 +80,7 @@ struct State {
 pub(super) struct Auth {
     location: Location,
     config: Config,
-    credential: OnceCell<Option<Credential>>,
+    credential: OnceCell<Found>,
     state: Mutex<State>,
     warned: Once,
     warned_in_clear: Once,
@@ -104,11 +113,12 @@ impl Auth {
             .credential
             .get_or_try_init(|| credentials::find(&self.location, &self.config))
             .await?;
+        let found = found.credential.as_ref();
         if found.is_some() && self.is_in_clear() && self.warned_in_clear.first() {
             // Said whatever is logged: nobody would notice otherwise.
             warn!(target: "cachectl::insecure", store = %self.location, "Passwords and tokens for this daemon are sent over plain http; use cachectld+https://, or set registry.insecure where nobody can listen");
         }
-        Ok(found.as_ref())
+        Ok(found)
     }
 
     /// Says whether what we show can be read on the network, and nobody said that it may.
@@ -123,6 +133,16 @@ impl Auth {
     /// Says whether there are credentials that reading could do without.
     pub(super) async fn has_credentials(&self) -> bool {
         matches!(self.credential().await, Ok(Some(_)))
+    }
+
+    /// What a request showed that was made as `whose`, for whoever is told that it was refused.
+    pub(super) fn account(&self, whose: As) -> Account {
+        match self.credential.get() {
+            _ if whose == As::Anybody => Account::NotSent("it was made as anybody's".to_owned()),
+            None => Account::NotSent("they were not asked for".to_owned()),
+            Some(found) if found.credential.is_some() => Account::Sent(found.account.clone()),
+            Some(found) => Account::NotSent(found.account.clone()),
+        }
     }
 
     /// As whom to read at first.
@@ -227,7 +247,7 @@ impl Auth {
         };
         let refresh = self.state().refresh.clone().filter(|_| own.is_some());
         if let Some(refresh) = refresh {
-            match token::fetch(wire, realm, scopes, Some(&refresh)).await {
+            match token::fetch(wire, realm, scopes, Some(&refresh), self.account(whose)).await {
                 Ok(token) => return Ok(self.keep_refresh(token)),
                 Err(e) if e.is_temporary() => return Err(e),
                 Err(error) => {
@@ -236,7 +256,7 @@ impl Auth {
                 }
             }
         }
-        let token = token::fetch(wire, realm, scopes, own).await?;
+        let token = token::fetch(wire, realm, scopes, own, self.account(whose)).await?;
         Ok(if own.is_some() {
             self.keep_refresh(token)
         } else {

@@ -17,7 +17,7 @@ use tracing::warn;
 use super::{
     Config, ControlWay, Location, blobs, manifests,
     scopes::Scopes,
-    session::Cleanups,
+    session::{Cleanups, Session},
     tags,
     transport::Transport,
     upload,
@@ -28,8 +28,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, Expect, Published, Put, Resolved, Result, TagStore,
-        Untag, Version, by_tags::Flat, net,
+        BlobStore, Body, ByteStream, Error, Expect, Published, PushCheck, Put, Resolved, Result,
+        TagStore, Untag, Version, by_tags::Flat, net, push_check,
     },
 };
 
@@ -212,6 +212,15 @@ impl Flat for Registry {
 impl Untag for Registry {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
         self.at(tag, tags::remove(&self.0, tag).await)
+    }
+}
+
+#[async_trait]
+impl PushCheck for Registry {
+    /// Begins an upload, which is cancelled beside the work.
+    async fn check_push(&self) -> Result<()> {
+        let begun = Session::open(&self.0, false).await;
+        self.at("", push_check::refusal(begun))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Inside a configuration: `credHelpers[host]`, `credsStore`, then the longest match of `auths` (`host/path`, `host`, and the
 //! old forms with a scheme and `/v1/`). A source that is broken is named in a warning and does not hide the next one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use base64::Engine as _;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
@@ -38,6 +38,14 @@ impl Credential {
         }
     }
 
+    /// Whose it is, and where it is from, in words.
+    fn of(&self, source: &str) -> String {
+        match self {
+            Self::Password(name, _) => format!("user `{}` from {source}", name.escape_debug()),
+            Self::Identity(_) => format!("an identity token from {source}"),
+        }
+    }
+
     /// The header that carries name and password; `None` for an identity token.
     pub(super) fn basic(&self) -> Option<HeaderValue> {
         let Self::Password(name, password) = self else {
@@ -54,45 +62,43 @@ impl Credential {
     }
 }
 
-/// Looks through all sources; `None` means that we are nobody there.
+/// What the sources gave.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// `None`: we are nobody there.
+    pub(super) credential: Option<Credential>,
+    /// For whoever is refused: whose credential it is and where it is from, or why there is none.
+    pub(super) account: String,
+}
+
+/// Looks through all sources.
 ///
 /// # Errors
 /// Only for settings that name a credential and cannot be read.
-pub(super) async fn find(location: &Location, config: &Config) -> Result<Option<Credential>> {
+pub(super) async fn find(location: &Location, config: &Config) -> Result<Found> {
     if let Some(name) = &config.username {
         let password = config.read_password().await?;
         let secret = password.as_ref().map_or("", Secret::expose);
-        return Ok(Credential::new(name.clone(), secret.to_owned()));
-    }
-    let sources = &config.credentials;
-    if let Some(text) = &sources.docker_auth_config {
-        let found = search(
-            "DOCKER_AUTH_CONFIG",
-            text.expose().as_bytes(),
-            location,
-            sources,
-        )
-        .await;
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    for file in &sources.files {
-        let path = file.clone();
-        let name = file.display().to_string();
-        let found = match task::blocking(move || fs::read_if_there(&path, MAX_CONFIG_BYTES)).await {
-            Ok(None) => None,
-            Ok(Some(bytes)) => search(&name, &bytes, location, sources).await,
-            Err(e) => {
-                warn!(file = %name, error = %e, "Credentials skipped");
-                None
+        let credential = Credential::new(name.clone(), secret.to_owned());
+        let account = match &credential {
+            Some(credential) => {
+                credential.of("the settings registry.username and registry.password")
             }
+            None => "registry.username is set without a password".to_owned(),
         };
-        if found.is_some() {
-            return Ok(found);
-        }
+        return Ok(Found {
+            credential,
+            account,
+        });
     }
-    Ok(None)
+    let mut search = Search {
+        location,
+        helpers: config.credentials.helpers.as_deref(),
+        looked_at: Vec::new(),
+        faults: Vec::new(),
+    };
+    let found = search.all(&config.credentials).await;
+    Ok(search.found(found, &config.credentials))
 }
 
 #[derive(serde::Deserialize)]
@@ -104,63 +110,147 @@ struct DockerConfig {
     cred_helpers: Option<BTreeMap<String, String>>,
 }
 
-async fn search(
-    source: &str,
-    json: &[u8],
-    location: &Location,
-    sources: &CredentialSources,
-) -> Option<Credential> {
-    let config: DockerConfig = match serde_json::from_slice(json) {
-        Ok(config) => config,
-        Err(e) => {
-            // The message of serde may quote the text, and so a password.
-            warn!(
-                source,
-                line = e.line(),
-                "Credentials skipped: this is no docker configuration"
-            );
-            return None;
-        }
-    };
-    let host = canonical(location.host());
-    let own = config
-        .cred_helpers
-        .iter()
-        .flatten()
-        .find(|(key, _)| canonical(key) == host);
-    let names = own
-        .map(|(_, name)| name)
-        .into_iter()
-        .chain(&config.creds_store);
-    for name in names.filter(|n| !n.is_empty()) {
-        let server = if host == "docker.io" {
-            HUB_KEY
-        } else {
-            location.host()
-        };
-        match helper::get(sources.helpers.as_deref(), name, server).await {
-            Ok(None) => {}
-            Ok(Some(answer)) => {
-                let found = Credential::new(answer.username, answer.secret);
-                if found.is_some() {
-                    return found;
-                }
+/// One search, and what came of each source.
+struct Search<'a> {
+    location: &'a Location,
+    /// The folder of credential helpers.
+    helpers: Option<&'a Path>,
+    /// Sources that are there.
+    looked_at: Vec<String>,
+    /// Why some of them gave nothing.
+    faults: Vec<String>,
+}
+
+impl Search<'_> {
+    /// Asks one source after the other; the credential, and where it is from.
+    async fn all(&mut self, sources: &CredentialSources) -> Option<(Credential, String)> {
+        if let Some(text) = &sources.docker_auth_config {
+            let found = self
+                .config("DOCKER_AUTH_CONFIG", text.expose().as_bytes())
+                .await;
+            if found.is_some() {
+                return found;
             }
-            Err(error) => warn!(source, error, "Credential helper skipped"),
         }
+        for file in &sources.files {
+            let path = file.clone();
+            let read = task::blocking(move || fs::read_if_there(&path, MAX_CONFIG_BYTES)).await;
+            let found = match read {
+                Ok(None) => None,
+                Ok(Some(bytes)) => self.config(&format!("`{}`", file.display()), &bytes).await,
+                Err(e) => {
+                    self.fault(e.to_string());
+                    None
+                }
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
     }
-    let auths = config.auths.unwrap_or_default();
-    for key in candidates(&host, location.repository()) {
-        let Some((_, entry)) = auths.iter().find(|(k, _)| canonical(k) == key) else {
-            continue;
+
+    /// Notes why a source is skipped; the next one may be right, so the log has it too.
+    fn fault(&mut self, why: String) {
+        warn!(reason = %why, "Credentials skipped");
+        self.faults.push(why);
+    }
+
+    /// Puts into words what came of it.
+    fn found(self, found: Option<(Credential, String)>, sources: &CredentialSources) -> Found {
+        let skipped = match self.faults.len() {
+            0 => String::new(),
+            _ => format!(" ({})", self.faults.join("; ")),
         };
-        match decode(entry) {
-            Ok(Some(found)) => return Some(found),
-            Ok(None) => {}
-            Err(error) => warn!(source, key, %error, "Credentials skipped"),
+        if let Some((credential, source)) = found {
+            let account = format!("{}{skipped}", credential.of(&source));
+            let credential = Some(credential);
+            return Found {
+                credential,
+                account,
+            };
+        }
+        let host = self.location.host();
+        let account = if !self.looked_at.is_empty() {
+            format!(
+                "none for `{host}` in {}{skipped}",
+                self.looked_at.join(", ")
+            )
+        } else if !self.faults.is_empty() {
+            self.faults.join("; ")
+        } else {
+            match sources.files.first() {
+                Some(file) => format!("`{}` does not exist", file.display()),
+                None => "there is no docker configuration".to_owned(),
+            }
+        };
+        Found {
+            credential: None,
+            account,
         }
     }
-    None
+
+    /// Searches one docker configuration.
+    async fn config(&mut self, source: &str, json: &[u8]) -> Option<(Credential, String)> {
+        let config: DockerConfig = match serde_json::from_slice(json) {
+            Ok(config) => config,
+            Err(e) => {
+                // The message of serde may quote the text, and so a password.
+                self.fault(format!(
+                    "{source} is not a docker configuration (line {})",
+                    e.line()
+                ));
+                return None;
+            }
+        };
+        self.looked_at.push(source.to_owned());
+        let host = canonical(self.location.host());
+        if let Some(found) = self.helper(source, &host, &config).await {
+            return Some(found);
+        }
+        let auths = config.auths.unwrap_or_default();
+        for key in candidates(&host, self.location.repository()) {
+            let Some((_, entry)) = auths.iter().find(|(k, _)| canonical(k) == key) else {
+                continue;
+            };
+            match decode(entry) {
+                Ok(Some(found)) => return Some((found, source.to_owned())),
+                Ok(None) => {}
+                Err(error) => self.fault(format!("{source}, entry `{key}`: {error}")),
+            }
+        }
+        None
+    }
+
+    /// Asks the credential helpers that a configuration names.
+    async fn helper(
+        &mut self,
+        source: &str,
+        host: &str,
+        config: &DockerConfig,
+    ) -> Option<(Credential, String)> {
+        let own = config.cred_helpers.iter().flatten();
+        let own = own.filter(|(key, _)| canonical(key) == host).take(1);
+        let names = own.map(|(_, name)| name).chain(&config.creds_store);
+        for name in names.filter(|n| !n.is_empty()) {
+            let server = if host == "docker.io" {
+                HUB_KEY
+            } else {
+                self.location.host()
+            };
+            match helper::get(self.helpers, name, server).await {
+                Ok(None) => {}
+                Ok(Some(answer)) => {
+                    if let Some(found) = Credential::new(answer.username, answer.secret) {
+                        let program = format!("the helper `docker-credential-{name}` in {source}");
+                        return Some((found, program));
+                    }
+                }
+                Err(error) => self.fault(format!("{source}: {error}")),
+            }
+        }
+        None
+    }
 }
 
 /// `host/a/b`, `host/a`, `host`: the longest first, as podman matches (`containers-auth.json(5)`).
@@ -209,8 +299,13 @@ fn decode(
         .as_object()
         .into_iter()
         .flatten()
-        .filter(|(_, v)| v.as_str().is_some_and(|s| !s.is_empty()))
-        .map(|(k, v)| (k.clone(), v.clone()))
+        .filter_map(|(k, v)| Some((k, v.as_str()?)))
+        .filter(|(_, text)| !text.is_empty())
+        // Docker's own decoder passes over line ends, which `base64` writes into what people paste.
+        .map(|(k, text)| match k.as_str() {
+            "auth" => (k.clone(), text.replace(['\r', '\n'], "").into()),
+            _ => (k.clone(), text.into()),
+        })
         .collect();
     // The crate is given this one entry and nothing that it could run: its helpers have no time limit.
     let alone = serde_json::json!({ "auths": { "host": filled } }).to_string();
@@ -249,7 +344,8 @@ mod tests {
             },
             ..Config::default()
         };
-        find(&Location::parse(url).unwrap(), &config).await.unwrap()
+        let found = find(&Location::parse(url).unwrap(), &config).await;
+        found.unwrap().credential
     }
 
     fn helper(dir: &std::path::Path, name: &str, script: &str) {
@@ -379,10 +475,16 @@ mod tests {
             ..Config::default()
         };
         let here = Location::parse("oci://r.example/a").unwrap();
-        assert_eq!(find(&here, &config).await.unwrap(), password("u", "p"));
+        assert_eq!(
+            find(&here, &config).await.unwrap().credential,
+            password("u", "p")
+        );
         config.username = Some("me".to_owned());
         config.password = Some(Secret::new("mine"));
-        assert_eq!(find(&here, &config).await.unwrap(), password("me", "mine"));
+        assert_eq!(
+            find(&here, &config).await.unwrap().credential,
+            password("me", "mine")
+        );
     }
 
     #[test]

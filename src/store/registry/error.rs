@@ -3,8 +3,8 @@
 use oci_client::errors::{OciEnvelope, OciErrorCode};
 use reqwest::{StatusCode, header::HeaderMap};
 
-use super::{date, guard::LookupError, wire::Answer};
-use crate::store::{Error, ErrorKind};
+use super::{auth::Account, date, guard::LookupError, wire::Answer};
+use crate::store::{Error, ErrorKind, net};
 
 /// Largest body of a refusal that is read.
 pub(super) const MAX_ERROR_BYTES: u64 = 64 << 10;
@@ -30,7 +30,7 @@ impl Refusal {
 /// Reads what an answer that is no success says.
 pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
     let (status, headers) = (answer.status, answer.headers.clone());
-    let (method, away) = (answer.method.clone(), answer.away);
+    let (method, away, account) = (answer.method.clone(), answer.away, answer.account.take());
     let body = answer.read(op, MAX_ERROR_BYTES).await.unwrap_or_default();
     let envelope = serde_json::from_slice::<OciEnvelope>(&body).ok();
     let errors = envelope.map(|e| e.errors).unwrap_or_default();
@@ -58,7 +58,11 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
         kind,
         op,
         format!(
-            "{whom} answered {method} with {status}{words}{}",
+            "{whom} answered {method} with {status}{words}{}{}",
+            account
+                .filter(|_| !away)
+                .map(|a| shown(&a, kind))
+                .unwrap_or_default(),
             hint(status, kind)
         ),
     );
@@ -77,11 +81,27 @@ fn code_text(code: &OciErrorCode) -> String {
     }
 }
 
+/// Which credentials were refused, or why there were none, and what to do about it.
+fn shown(account: &Account, kind: ErrorKind) -> String {
+    match (account, kind) {
+        (Account::Sent(whose), ErrorKind::Unauthenticated) => {
+            format!(
+                "; it was sent as {whose}: check the password, or log in again with `docker login`"
+            )
+        }
+        (Account::NotSent(why), ErrorKind::Unauthenticated) => {
+            format!(
+                "; no credentials were sent: {why}; log in with `docker login`, or set registry.username and registry.password"
+            )
+        }
+        (Account::Sent(whose), ErrorKind::Denied) => format!("; it was sent as {whose}"),
+        (Account::NotSent(why), ErrorKind::Denied) => format!("; no credentials were sent: {why}"),
+        _ => String::new(),
+    }
+}
+
 fn hint(status: StatusCode, kind: ErrorKind) -> &'static str {
     match (kind, status.as_u16()) {
-        (ErrorKind::Unauthenticated, _) => {
-            "; log in with `docker login`, or set username and password"
-        }
         (ErrorKind::NoSuchStore, _) => "; some registries want the repository made first",
         (ErrorKind::Conflict, 400 | 404) => {
             "; a blob that it names is not there (removed while we worked?)"
@@ -177,17 +197,16 @@ pub(super) fn network(op: &'static str, e: reqwest::Error) -> Error {
         };
         (kind, format!("{what}: {deepest}"))
     });
-    Error::new(kind, op, message).caused_by(e)
+    // The message has the deepest cause; the links between say it again in the HTTP client's words.
+    tracing::debug!(error = ?e, "No answer");
+    Error::new(kind, op, message)
 }
 
 fn tls_trouble(e: &rustls::Error) -> (ErrorKind, String) {
     match e {
-        rustls::Error::InvalidCertificate(why) => (
-            ErrorKind::Invalid,
-            format!(
-                "its TLS certificate is not accepted: {why}; a private authority goes into ca_bundle"
-            ),
-        ),
+        rustls::Error::InvalidCertificate(why) => {
+            (ErrorKind::Invalid, net::certificate_refused(why))
+        }
         rustls::Error::InvalidMessage(why) => (
             ErrorKind::Invalid,
             format!(

@@ -11,6 +11,7 @@ use reqwest::{
 use tokio::time::Instant;
 
 use super::{
+    auth::Account,
     credentials::Credential,
     error,
     scopes::Scopes,
@@ -51,7 +52,7 @@ pub(super) struct Token {
     pub(super) refresh: Option<Secret>,
 }
 
-/// Asks `realm` for a token as `who`; `None` is anybody.
+/// Asks `realm` for a token as `who`; `None` is anybody. `account` says in words who that is.
 ///
 /// # Errors
 /// `Unauthenticated` or `Denied` if it does not want us, `Corrupt` for an answer without a token.
@@ -60,6 +61,7 @@ pub(super) async fn fetch(
     realm: &Realm,
     scopes: &Scopes,
     who: Option<&Credential>,
+    account: Account,
 ) -> Result<Token> {
     let since = Instant::now();
     let answer = match who {
@@ -83,7 +85,7 @@ pub(super) async fn fetch(
         }
         None => get(wire, realm, scopes, None).await?,
     };
-    understand(answer, since).await
+    understand(answer, since, account).await
 }
 
 async fn get(
@@ -161,10 +163,11 @@ struct Reply {
     refresh_token: Option<String>,
 }
 
-async fn understand(mut answer: Answer, since: Instant) -> Result<Token> {
+async fn understand(mut answer: Answer, since: Instant, account: Account) -> Result<Token> {
     let host = answer.url.host_str().unwrap_or_default().to_owned();
     // Not the registry's host, mostly, but in its name: what it says of us counts.
     answer.away = false;
+    answer.account = Some(account);
     if answer.status != StatusCode::OK {
         let mut error = error::refusal("get token", answer).await.error;
         // A token endpoint that says «bad request» or «not found» does not take these credentials.

@@ -199,6 +199,7 @@ impl Wire {
             headers: body.headers().clone(),
             url: url.clone(),
             away: !self.guard.is_home(url),
+            account: None,
             watch: net::Watch::new(ask.op, self.patience.stall),
             body,
         })
@@ -267,7 +268,12 @@ impl Transport {
         };
         let mut refused: Option<Result<Answer>> = None;
         loop {
-            let result = self.attempt(ask, &mut need, whose, since).await;
+            let mut result = self.attempt(ask, &mut need, whose, since).await;
+            if let Ok(answer) = &mut result
+                && matches!(answer.status.as_u16(), 401 | 403)
+            {
+                answer.account = Some(self.auth.account(whose));
+            }
             let denied = match &result {
                 Ok(answer) => !answer.away && matches!(answer.status.as_u16(), 401 | 403),
                 Err(e) => matches!(e.kind, ErrorKind::Unauthenticated | ErrorKind::Denied),

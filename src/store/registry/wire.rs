@@ -17,9 +17,10 @@ use reqwest::{
 };
 use tokio::time::Instant;
 
-use super::{error, scopes::Scopes};
+use super::{auth::Account, error, scopes::Scopes};
 use crate::{
     digest::Digest,
+    progress::span,
     store::{Body, ByteStream, Error, ErrorKind, Result, net::Watch},
 };
 
@@ -201,6 +202,8 @@ pub(super) struct Answer {
     pub(super) url: Url,
     /// It was another host than the registry.
     pub(super) away: bool,
+    /// Which credentials were shown, where they were refused.
+    pub(super) account: Option<Account>,
     pub(super) watch: Watch,
     pub(super) body: reqwest::Response,
 }
@@ -284,7 +287,7 @@ impl Answer {
 
 /// Nothing moved for too long.
 pub(super) fn stalled(op: &'static str, after: Duration) -> Error {
-    let message = format!("no byte moved for {} s", after.as_secs_f32());
+    let message = format!("no data for {}", span(after));
     Error::new(ErrorKind::Timeout, op, message)
 }
 

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use super::S3;
+use super::{S3, put::Condition};
 use crate::{
-    artifact::Descriptor,
+    artifact::{Descriptor, snapshot::EMPTY_CONTENT},
     digest::Digest,
-    store::{BlobStore, Body, ByteStream, Put, error::Result, keys},
+    store::{BlobStore, Body, ByteStream, PushCheck, Put, error::Result, keys, push_check},
 };
 
 #[async_trait]
@@ -29,5 +30,16 @@ impl BlobStore for S3 {
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         let put = self.wire.put_blob(desc, body).await;
         put.map_err(|e| e.at(&self.wire.url, desc.digest))
+    }
+}
+
+#[async_trait]
+impl PushCheck for S3 {
+    /// Writes the empty JSON object unless it is there: a store looks at rights before it looks at conditions.
+    async fn check_push(&self) -> Result<()> {
+        let key = keys::blob(&Digest::sha256_of(EMPTY_CONTENT));
+        let bytes = Bytes::from_static(EMPTY_CONTENT);
+        let written = self.wire.write("put", &key, bytes, Condition::Absent).await;
+        push_check::refusal(written).map_err(|e| e.at(&self.wire.url, ""))
     }
 }

@@ -10,8 +10,11 @@ use aws_sdk_s3::{
     primitives::{DateTime, DateTimeFormat},
 };
 
-use super::cap::TooLong;
-use crate::store::error::{Error, ErrorKind};
+use super::{account::Account, cap::TooLong};
+use crate::store::{
+    error::{Error, ErrorKind},
+    net,
+};
 
 /// From this difference on S3 refuses signatures (S3 API reference, `RequestTimeTooSkewed`: 15 minutes); half of it is worth naming.
 const SKEW_NAMED: Duration = Duration::from_mins(7);
@@ -103,20 +106,15 @@ fn no_document(op: &'static str, e: &(dyn StdError + 'static)) -> Error {
 fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'static)) -> Error {
     // The two outermost only say that it was not sent, in the SDK's words.
     let text = chain(e.source().and_then(StdError::source).unwrap_or(e));
-    if find::<rustls::Error>(e).is_some_and(|tls| {
-        matches!(
-            tls,
-            rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented
-        )
-    }) {
-        // Trying again cannot help, and another certificate must not be accepted.
-        return Error::new(
-            ErrorKind::Invalid,
-            op,
-            format!(
-                "its certificate is refused: {text}; set `ca_bundle` if a private authority signed it"
-            ),
-        );
+    // Trying again cannot help, and another certificate must not be accepted.
+    match find::<rustls::Error>(e) {
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            return Error::new(ErrorKind::Invalid, op, net::certificate_refused(why));
+        }
+        Some(tls @ rustls::Error::NoCertificatesPresented) => {
+            return Error::new(ErrorKind::Invalid, op, tls.to_string());
+        }
+        _ => {}
     }
     match known {
         Some(kind) => Error::new(kind, op, text),
@@ -148,6 +146,11 @@ fn answered(op: &'static str, a: &Answer<'_>) -> Error {
     }
     if let Some(id) = header("x-amz-request-id") {
         text = format!("{text} (request {})", plain(id));
+    }
+    if let Some(Account(account)) = a.raw.extension()
+        && matches!(kind, ErrorKind::Denied | ErrorKind::Unauthenticated)
+    {
+        text = format!("{text}; it was sent {account}");
     }
     if let Some(hint) = hint(kind, a) {
         text = format!("{text}; {hint}");

@@ -23,9 +23,12 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Duration;
 
 use super::error::from_sdk;
-use crate::store::{
-    body::ByteStream,
-    error::{Error, ErrorKind, Result},
+use crate::{
+    progress::span,
+    store::{
+        body::ByteStream,
+        error::{Error, ErrorKind, Result},
+    },
 };
 
 /// How finely an upload is counted: a slow line takes one of these within the stall time.
@@ -77,7 +80,7 @@ fn no_answer(op: &'static str, limit: Duration) -> Error {
     Error::new(
         ErrorKind::Timeout,
         op,
-        format!("no answer within {:.1}s", limit.as_secs_f64()),
+        format!("no answer in {}", span(limit)),
     )
     .unheard()
 }

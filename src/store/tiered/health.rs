@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     digest::Digest,
+    progress::span,
     store::{
         ByteStream, Records,
         error::{Error, ErrorKind, Result},
@@ -212,8 +213,8 @@ impl Health {
     pub(super) fn away(&self, op: &'static str) -> Error {
         let now = self.now();
         let message = format!(
-            "the remote store has been unreachable for {:.0}s ({})",
-            now.since.as_secs_f64(),
+            "the remote store has been unreachable for {} ({})",
+            span(now.since),
             now.why
         );
         Error::new(ErrorKind::Unavailable, op, message)
@@ -321,7 +322,7 @@ impl Health {
                 // A refusal is an answer.
                 Ok(_) => None,
                 Err(_) => {
-                    let message = format!("no answer within {}s", limit.as_secs());
+                    let message = format!("no answer in {}", span(limit));
                     Some(Error::new(ErrorKind::Timeout, "probe", message).unheard())
                 }
             };

@@ -192,6 +192,7 @@ impl Tiered {
                 Mode::WriteBack => Meet::SideTags,
             },
             untag: Some(cli.untag().clone()),
+            push_check: None,
             sweep: remote
                 .sweep
                 .is_some()

@@ -23,6 +23,7 @@ use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     digest::Digest,
     entry::Time,
+    progress::span,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Records, Resolved,
         Result, Store, StoredBlob, Sweep, TagStore, Untag, keys::Repo, records::Listed,
@@ -146,7 +147,7 @@ impl Tries {
 }
 
 fn no_answer(op: &'static str, waited: Duration) -> Error {
-    let message = format!("no answer in {:.1}s", waited.as_secs_f64());
+    let message = format!("no answer in {}", span(waited));
     Error::new(ErrorKind::Timeout, op, message).unheard()
 }
 
@@ -329,8 +330,8 @@ impl Download {
                 ))
             }
             Err(_) => {
-                let stall = policy.stall.as_secs_f64();
-                Err(self.error(ErrorKind::Timeout, &format!("no bytes for {stall:.1}s")))
+                let why = format!("no data for {}", span(policy.stall));
+                Err(self.error(ErrorKind::Timeout, &why))
             }
         }
     }

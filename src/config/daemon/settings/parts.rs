@@ -132,6 +132,7 @@ pub(super) fn auth(layer: &Layer) -> Result<auth::Config> {
         remember_password: life("auth.remember_password", own.remember_password)?,
         signing_key: layer.path("auth.signing_key")?,
         previous_signing_key: layer.path("auth.previous_signing_key")?,
+        names_by_certificate: layer.get("tls.client_ca").is_some(),
     })
 }
 

@@ -1,9 +1,11 @@
 //! What a `401` says, and to whom.
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 
 use super::support::*;
-use crate::serve::auth::{Authority, Config, Exposure, Need, Peer, Refusal, Scheme, TrustLocal};
+use crate::serve::auth::{
+    Action, Authority, Config, Exposure, Need, Peer, Refusal, Scheme, TrustLocal,
+};
 
 fn bearer(rest: &str) -> String {
     format!("Bearer realm=\"http://{HOST}/token\",service=\"cachectld\"{rest}")
@@ -315,4 +317,49 @@ async fn unix_socket_is_trusted_beside_users_until_it_is_not() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn refusals_say_what_is_missing() {
+    let d = daemon().await;
+    // A token of nobody, as clients without a login get one.
+    let nobody = d.bearer("repository%3Ateam%2Fa%3Apull", None).await;
+    let refusal = d.may(&nobody, &[Need::pull("team/a")]).await.unwrap_err();
+    assert_eq!(refusal.message(), "authentication required");
+    let login = basic("ci", CI_PASSWORD);
+    let other = d.bearer("repository%3Ateam%2Fb%3Apull", Some(&login)).await;
+    let refusal = d.may(&other, &[Need::push("team/a")]).await.unwrap_err();
+    assert_eq!(
+        refusal.message(),
+        "the token does not allow to push to `team/a`"
+    );
+    // A push looks first, so this is what its user is told.
+    let pushes = daemon_with(|c| c.grants.push(rule(&["ci"], &["out/**"], &[Action::Push]))).await;
+    let refusal = pushes
+        .may(&login, &[Need::pull("out/a")])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refusal.message(),
+        "`ci` may not pull from `out/a`, only push to it; clients that push need both `pull` and `push`"
+    );
+    let refusal = pushes.may(&login, &[Need::pull("else")]).await.unwrap_err();
+    assert_eq!(refusal.message(), "`ci` may not pull from `else`");
+}
+
+#[tokio::test]
+async fn token_endpoint_says_that_the_grant_type_is_missing() {
+    let d = daemon().await;
+    for (headers, body) in [
+        (&[][..], ""),
+        (
+            &[("content-type", "application/x-www-form-urlencoded")],
+            "service=x",
+        ),
+    ] {
+        let answer = d.ask(Method::POST, "/token", headers, body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        let said = answer.body.to_string();
+        assert!(said.contains("`grant_type` is missing"), "{said}");
+    }
 }

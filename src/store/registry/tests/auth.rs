@@ -427,3 +427,107 @@ async fn no_message_shows_a_secret() {
         "{all}"
     );
 }
+
+#[tokio::test]
+async fn a_refusal_says_which_credentials_were_sent_or_why_there_are_none() {
+    let refusing = |status: u16, challenge: &'static [(&'static str, &'static str)]| {
+        Fake::start(move |_| Some(Act::Reply(with(status, challenge, ""))))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let from = |files: Vec<std::path::PathBuf>| {
+        let mut config = Config::default();
+        config.credentials.files = files;
+        config.credentials.helpers = Some(dir.path().to_owned());
+        config
+    };
+    let basic: &[_] = &[("www-authenticate", "Basic realm=x")];
+    let asks = refusing(401, basic).await;
+    let told = async |fake: &Fake, config: Config| {
+        let e = put(&open_with(fake, config).await, &some_bytes(10)).await;
+        e.unwrap_err().message
+    };
+    let helper = file("helper.json", r#"{"credsStore":"nope"}"#);
+    let broken = file("broken.json", "{");
+    let other = file(
+        "other.json",
+        r#"{"auths":{"other.example":{"auth":"dTpw"}}}"#,
+    );
+    let ours = format!(r#"{{"auths":{{"{}":{{"auth":"dTpw\n"}}}}}}"#, asks.addr);
+    let ours = file("ours.json", &ours);
+    let missing = dir.path().join("missing.json");
+    for (config, wants) in [
+        (
+            as_user("wrong"),
+            &["user `user` from the settings", "check the password"][..],
+        ),
+        (
+            from(vec![helper]),
+            &[
+                "helper.json",
+                "cannot run credential helper `docker-credential-nope`",
+                "docker login",
+            ],
+        ),
+        (
+            from(vec![broken.clone()]),
+            &["broken.json` is not a docker configuration"],
+        ),
+        (
+            from(vec![other]),
+            &[
+                "no credentials were sent: none for `127.0.0.1:",
+                "other.json",
+            ],
+        ),
+        (from(vec![missing]), &["missing.json` does not exist"]),
+        (
+            from(vec![broken, ours]),
+            &["user `u` from `", "ours.json", "broken.json` is not"],
+        ),
+    ] {
+        let message = told(&asks, config).await;
+        for want in wants {
+            assert!(message.contains(want), "{want}: {message}");
+        }
+        assert!(!message.contains("wrong"), "{message}");
+    }
+    let denies = refusing(403, &[]).await;
+    let message = told(&denies, as_user("p")).await;
+    assert!(
+        message.contains("no credentials were sent: they were not asked for"),
+        "{message}"
+    );
+    // At the token endpoint.
+    let endpoint = tokens(|_| Some(reply(401))).await;
+    let fake = wants_token(&endpoint.url(""), any(), |_| None).await;
+    let message = told(&fake, as_user("p")).await;
+    assert!(
+        message.starts_with("token endpoint") && message.contains("user `user` from"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn whether_blobs_may_be_pushed_is_asked_by_beginning_an_upload() {
+    use crate::store::PushCheck as _;
+    for (status, kind) in [
+        (403, Some(ErrorKind::Denied)),
+        (401, Some(ErrorKind::Unauthenticated)),
+        (500, None),
+        (404, None),
+    ] {
+        let fake = Fake::start(move |_| Some(Act::Reply(reply(status)))).await;
+        let end = open(&fake).await.check_push().await;
+        assert_eq!(end.err().map(|e| e.kind), kind, "{status}");
+        assert_eq!(fake.log().len(), 1, "{status}");
+    }
+    let fake = Fake::plain().await;
+    open(&fake).await.check_push().await.unwrap();
+    let log = fake.log();
+    assert_eq!((log[0].method.as_str(), log[0].sort()), ("POST", "uploads"));
+}

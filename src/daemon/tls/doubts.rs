@@ -1,0 +1,59 @@
+//! What clients will hold against a certificate though it can be set up.
+
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// What is wrong with a server's certificate, in words; nothing of one that cannot be read, which TLS itself refuses.
+pub(super) fn of_server(certificate: &CertificateDer<'_>) -> Vec<&'static str> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let constraints = certificate.basic_constraints().ok().flatten();
+    let mut doubts = Vec::new();
+    // What `openssl req -x509` makes unless it is told otherwise. Curl, Go and docker let it pass, if it is trusted.
+    if constraints.is_some_and(|c| c.value.ca) {
+        doubts.push(
+            "it is a certificate authority's (CA:TRUE), which cachectl and other clients built on rustls do not take from a server; \
+             issue a server certificate from it, or make a self-signed one with basicConstraints CA:FALSE",
+        );
+    }
+    if !matches!(certificate.subject_alternative_name(), Ok(Some(_))) {
+        doubts.push(
+            "it has no subject alternative name (subjectAltName), and a common name does not count",
+        );
+    }
+    if !certificate.validity().is_valid() {
+        doubts.push("it is not valid now (notBefore, notAfter)");
+    }
+    doubts
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn doubts(names: &[&str], change: impl Fn(&mut CertificateParams)) -> String {
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        of_server(params.self_signed(&key).unwrap().der()).join("; ")
+    }
+
+    #[test]
+    fn certificates_that_clients_refuse_are_named() {
+        assert_eq!(doubts(&["cache.example"], |_| ()), "");
+        let authority = doubts(&["cache.example"], |p| {
+            p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        });
+        assert!(authority.contains("CA:TRUE"), "{authority}");
+        let nameless = doubts(&[], |_| ());
+        assert!(nameless.contains("subjectAltName"), "{nameless}");
+        let old = doubts(&["cache.example"], |p| {
+            p.not_after = date_time_ymd(2001, 1, 1);
+        });
+        assert!(old.contains("not valid now"), "{old}");
+    }
+}
