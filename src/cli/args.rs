@@ -62,8 +62,7 @@ Examples:
   cachectl import dir node_modules --name web-deps --key \"$KEY\" --restore-key web- --mirror
   cachectl import dir out --name app --digest sha256:4f1c…
 
-The outcomes `cache-hit` (true only for the key that was asked for) and `digest` are added to $GITHUB_OUTPUT where
-that is set.")]
+The outcomes `cache-hit` (true only for the key that was asked for), `cache-matched-key` and `digest` are added to $GITHUB_OUTPUT where that is set.")]
     Import(Import),
     /// List what the store holds.
     Ls(Ls),
@@ -190,7 +189,7 @@ pub(crate) struct SourceArgs {
     /// Carry and restore owner and group of a folder's files.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub(crate) owner: Option<String>,
-    /// Take trouble with the cache for an error, exit code 1.
+    /// Treat trouble with the cache, or a partial hit, as an error (exit code 1).
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     strict: Option<String>,
 }

@@ -6,9 +6,10 @@ use super::{
     args,
     error::{CommandError, Result},
     export::finish,
+    part::Part,
     session::Session,
     sources::{self, Job},
-    summary::{Part, Summary, Verb},
+    summary::{Summary, Verb},
 };
 use crate::{
     digest::Digest,

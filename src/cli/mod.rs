@@ -23,6 +23,7 @@ mod json;
 mod ls;
 mod man;
 mod output;
+mod part;
 mod progress;
 mod prune;
 mod rm;

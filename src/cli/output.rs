@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::error::{CommandError, Result};
-use crate::{digest::Digest, redact::is_unfit, telemetry::commands};
+use crate::{digest::Digest, ops, redact::is_unfit, telemetry::commands};
 
 /// Writes data; a reader that has gone away is none of our trouble. In it nothing stays that a CI system would obey.
 ///
@@ -85,6 +85,18 @@ pub(crate) fn short(digest: &Digest) -> String {
     format!("{}:{}", digest.algorithm(), &hex[..hex.len().min(12)])
 }
 
+/// What tags stand for, as people wrote it, once each: a cache's side tags are part of it.
+pub(crate) fn names(tags: &[String]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for tag in tags {
+        let name = printable(&ops::in_words(tag));
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
 /// `1 entry`, `2 entries`.
 pub(crate) fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
@@ -145,6 +157,24 @@ mod tests {
         assert_eq!(
             table(&[row("NAME", "SIZE"), row("ä", "1")], &[1]),
             "NAME  SIZE\nä        1\n"
+        );
+    }
+
+    #[test]
+    fn a_cache_is_named_once_and_not_by_its_tags() {
+        let tags = [
+            "gobuild.m.default..w1lgmiiusk72k0igi",
+            "gobuild.m.default.",
+            "gomod.m.default.",
+            "team/app:latest",
+        ];
+        assert_eq!(
+            names(&tags.map(str::to_owned)),
+            [
+                "gobuild m (scope default)",
+                "gomod m (scope default)",
+                "team/app:latest"
+            ]
         );
     }
 

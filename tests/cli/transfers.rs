@@ -89,12 +89,25 @@ fn people_get_a_summary_and_quiet_gets_nothing() {
     let node = node_with_tree();
     let store = store(&node);
     let outcome = run(&node, &format!("export dir tree --name t --store {store}")).success();
-    assert!(outcome.stdout.contains("export dir t: "), "{outcome}");
-    assert!(outcome.stdout.contains(" sent ("), "{outcome}");
+    let is_one_line =
+        |text: &str, start: &str| text.starts_with(start) && text.lines().count() == 1;
+    assert!(
+        is_one_line(&outcome.stdout, "export dir t: 2 new: 2 entries, "),
+        "{outcome}"
+    );
     assert_eq!(outcome.stderr, "", "{outcome}");
     let outcome = run(&node, &format!("import dir copy --name t --store {store}")).success();
-    assert!(outcome.stdout.contains("import dir t: hit, "), "{outcome}");
-    assert!(outcome.stdout.contains(" fetched ("), "{outcome}");
+    assert!(
+        is_one_line(&outcome.stdout, "import dir t: hit: 2 entries, "),
+        "{outcome}"
+    );
+    assert_eq!(outcome.stderr, "", "{outcome}");
+    let outcome = run(&node, &format!("import dir c -v --name t --store {store}")).success();
+    assert!(outcome.stdout.contains(" fetched (1 blob), "), "{outcome}");
+    assert!(
+        outcome.stderr.contains("cachectl: dir t: resolve in "),
+        "{outcome}"
+    );
     let outcome = run(
         &node,
         &format!("import dir copy2 --name t -q --store {store}"),
@@ -185,7 +198,7 @@ fn outputs_reach_github() {
     };
     assert_eq!(
         outputs("import dir copy --name t --key k"),
-        "cache-hit=false\ndigest=\n"
+        "cache-hit=false\ncache-matched-key=\ndigest=\n"
     );
     let exported = outputs("export dir tree --name t --key k");
     assert!(
@@ -194,11 +207,20 @@ fn outputs_reach_github() {
     );
     assert_eq!(
         outputs("import dir copy --name t --key k"),
-        format!("cache-hit=true\n{exported}")
+        format!("cache-hit=true\ncache-matched-key=k\n{exported}")
     );
     // Found by a prefix only: what depends on the key still has to run.
     let prefix = outputs("import dir other --name t --key k2 --restore-key k");
-    assert_eq!(prefix, format!("cache-hit=false\n{exported}"));
+    assert_eq!(
+        prefix,
+        format!("cache-hit=false\ncache-matched-key=k\n{exported}")
+    );
+    let line = format!("import dir third --name t --key k2 --restore-key k --store {store}");
+    let said = run(&node, &line).success().stdout;
+    assert!(
+        said.starts_with("import dir t: restored from key k: 2 entries"),
+        "{said}"
+    );
 }
 
 #[test]
