@@ -161,8 +161,17 @@ fn end(report: &copy::Report, from: &str, name: Option<&str>) -> Result<u8> {
         };
     }
     let what = count(report.left_out.len() as u64, "item", "items");
+    let hint = if report
+        .left_out
+        .iter()
+        .all(|l| l.what.starts_with("repository "))
+    {
+        "copy to a folder (disk:), a bucket or with --by daemon, which hold all repositories; or choose with --repository cachectl"
+    } else {
+        "`cachectl verify` at FROM says what is damaged there; the next export mends it"
+    };
     Err(CommandError::failed(format!("{what} could not be copied"))
-        .hint("`cachectl verify` at FROM says what is damaged there; the next export mends it")
+        .hint(hint)
         .told())
 }
 

@@ -126,6 +126,9 @@ impl CommandError {
         for cause in &self.causes {
             let _ = write!(text, ": {cause}");
         }
+        if !self.hints.is_empty() {
+            let _ = write!(text, " (hint: {})", self.hints.join("; "));
+        }
         text
     }
 }
@@ -247,7 +250,7 @@ fn store_hint(e: &store::Error) -> Option<String> {
             return None;
         }
         ErrorKind::Denied if ["disk:", "oci-layout:"].iter().any(|s| e.store.starts_with(s)) => {
-            "let this user read and write the store's folder (owner and mode of it and of those above it), or name another store with --store; --read-only if the job should only import".to_owned()
+            "let this user read and write the store's folder (owner and mode of it and of those above it; for several users a common group and mode 2770, before the first export), or name another store with --store; --read-only if the job should only import".to_owned()
         }
         ErrorKind::Denied => {
             "grant these credentials access, or use --read-only if the job should only import".to_owned()

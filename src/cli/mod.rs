@@ -17,6 +17,7 @@ mod error;
 mod export;
 mod flush;
 mod github;
+mod help;
 mod import;
 mod inspect;
 mod json;

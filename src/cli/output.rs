@@ -107,19 +107,24 @@ pub(crate) fn lines(texts: impl Iterator<Item = String>) -> String {
     texts.fold(String::new(), |all, text| all + &text + "\n")
 }
 
+/// Widest column that cells are lined up in, in characters.
+const MAX_COLUMN: usize = 48;
+
 /// Lines up columns; `right` marks those of numbers. The first row is the heading.
 pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         let cells = rows.iter().filter_map(|r| r.get(c));
-        cells.map(|s| s.chars().count()).max().unwrap_or(0)
+        let widths = cells.map(|s| s.chars().count());
+        // A long cell shifts its own row; it does not widen all others.
+        widths.filter(|w| *w <= MAX_COLUMN).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
         for (c, cell) in row.iter().enumerate() {
-            let gap = widths[c] - cell.chars().count();
+            let gap = widths[c].saturating_sub(cell.chars().count());
             let (before, after) = if right.contains(&c) {
                 (gap, 0)
             } else {
@@ -158,6 +163,9 @@ mod tests {
             table(&[row("NAME", "SIZE"), row("ä", "1")], &[1]),
             "NAME  SIZE\nä        1\n"
         );
+        let long = "k".repeat(600);
+        let text = table(&[row("KEY", "SIZE"), row(&long, "1"), row("k", "2")], &[1]);
+        assert_eq!(text, format!("KEY  SIZE\n{long}     1\nk       2\n"));
     }
 
     #[test]

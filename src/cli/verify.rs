@@ -51,8 +51,9 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         let _ = writeln!(
             text,
             "{}, {}, {} checked ({word}): {}; {} read in {}",
-            count(report.snapshots, "snapshot", "snapshots"),
-            count(report.packs, "pack", "packs"),
+            // Of a name with exports that are not merged yet, and of an index, there are several.
+            count(report.snapshots, "manifest", "manifests"),
+            count(report.packs, "blob", "blobs"),
             count(report.entries, "entry", "entries"),
             match report.faults.len() {
                 0 => "all is well".to_owned(),

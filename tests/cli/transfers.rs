@@ -82,6 +82,13 @@ fn looking_at_go_does_not_change_its_cache() {
         flag(&imported, "hit") && flag(&imported, "exact"),
         "{imported}"
     );
+    // Whether `go build` was told to trim paths nobody knows.
+    let shown = run(
+        &node,
+        &format!("inspect example.invalid/app --store {store}"),
+    );
+    let shown = shown.success().stdout;
+    assert!(shown.contains("trimpath     not in GOFLAGS ("), "{shown}");
 }
 
 #[test]
