@@ -311,7 +311,7 @@ pub(crate) struct Prune {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "OWN is what the removal of the name would give back: blobs that no other name needs."
+    after_help = "OWN is what the removal of the name would give back: blobs that no other name needs. The last line adds what the removal of all names shown would."
 )]
 pub(crate) struct Du {
     /// Only this name or tag; REPO:TAG in another repository than `cachectl`.

@@ -26,17 +26,17 @@ const CHECK: Duration = Duration::from_secs(10);
 pub(crate) async fn run(session: &Session, args: &args::Env) -> Result<u8> {
     let go = sources::detect(session).await.map_err(|e| e.line());
     session.created();
-    let reached = match args.check {
-        true => Some(check(session).await),
-        false => None,
-    };
+    let mut reached = None;
+    if args.check {
+        reached = Some(check(session).await);
+    }
     session.reporter.clear();
     if session.json {
         let mut object = object(session, args, go.as_ref());
-        object["store_reachable"] = json!(reached.as_ref().map(|r| r.is_ok()));
+        object["store_reachable"] = json!(reached.as_ref().map(Result::is_ok));
         output::object(&object)?;
     } else {
-        let reached = reached.as_ref().and_then(|r| r.as_ref().ok());
+        let reached = reached.as_ref().and_then(|r| r.as_ref().ok().copied());
         output::data(&text(session, args, go.as_ref(), reached))?;
     }
     match reached {
@@ -163,7 +163,7 @@ fn scope_origin(session: &Session) -> String {
     }
 }
 
-fn text(session: &Session, args: &args::Env, go: Found<'_>, reached: Option<&&str>) -> String {
+fn text(session: &Session, args: &args::Env, go: Found<'_>, reached: Option<&str>) -> String {
     let config = session.config();
     let mut text = String::new();
     let mut line = |what: &str, value: &str| {
@@ -237,12 +237,16 @@ fn text(session: &Session, args: &args::Env, go: Found<'_>, reached: Option<&&st
             line("export go", &export);
         }
     }
+    text.push('\n');
+    text.push_str(&table(session, args, go));
+    text
+}
+
+fn table(session: &Session, args: &args::Env, go: Found<'_>) -> String {
     let settings = setting_rows(session, args);
     if settings.is_empty() {
-        text.push_str("\nall settings have their defaults\n");
-        return text;
+        return "all settings have their defaults\n".to_owned();
     }
-    text.push('\n');
     let mut rows = vec![["SETTING", "VALUE", "FROM"].map(str::to_owned).to_vec()];
     rows.extend(settings.into_iter().map(|row| {
         let is_default = row.origin == Origin::Default;
@@ -254,6 +258,5 @@ fn text(session: &Session, args: &args::Env, go: Found<'_>, reached: Option<&&st
             row.origin.to_string(),
         ]
     }));
-    text.push_str(&output::table(&rows, &[]));
-    text
+    output::table(&rows, &[])
 }

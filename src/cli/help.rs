@@ -87,7 +87,7 @@ mod tests {
                 command.get_after_long_help(),
             ];
             for text in texts.into_iter().flatten() {
-                assert!(is_broken_once(&text.to_string()), "{}", text);
+                assert!(is_broken_once(&text.to_string()), "{text}");
             }
         }
     }

@@ -266,9 +266,10 @@ impl Summary {
             .iter()
             .map(|t| format!("{} {}", t.phase.name(), seconds(t.elapsed)))
             .collect();
-        let phases = match phases.is_empty() {
-            true => String::new(),
-            false => format!(" ({})", phases.join(", ")),
+        let phases = if phases.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", phases.join(", "))
         };
         format!(
             "{} {went} ({}), {} saved, {} in all{phases}\n",

@@ -91,6 +91,44 @@ fn looking_at_go_does_not_change_its_cache() {
     assert!(shown.contains("trimpath     not in GOFLAGS ("), "{shown}");
 }
 
+/// Go 1.24 and later keep linked programs in the build cache, which nothing can mend: a warning at each export would be noise.
+#[test]
+fn programs_of_go_tool_and_go_run_are_left_out_without_a_word() {
+    let node = Node::new();
+    let project = node.path("home/app");
+    fs::create_dir_all(project.join("gen")).unwrap();
+    fs::write(
+        project.join("go.mod"),
+        "module example.invalid/app\n\ngo 1.24\n\ntool example.invalid/app/gen\n",
+    )
+    .unwrap();
+    for (path, word) in [("main.go", "ran"), ("gen/main.go", "generated")] {
+        let text = format!("package main\n\nfunc main() {{ println({word:?}) }}\n");
+        fs::write(project.join(path), text).unwrap();
+    }
+    for words in [&["tool", "gen"][..], &["run", "."]] {
+        let done = node.go(&project).args(words).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+    let shards = fs::read_dir(node.gocache()).unwrap().flatten();
+    let entries = shards.filter_map(|shard| fs::read_dir(shard.path()).ok());
+    let mut entries = entries.flatten().flatten();
+    let program =
+        entries.find(|e| e.path().is_dir() && e.file_name().to_string_lossy().ends_with("-d"));
+    assert!(program.is_some(), "else this shows nothing");
+    let export = format!("export go --strict --store {}", store(&node));
+    for _ in 0..2 {
+        let outcome = words(&node, &format!("{export} --json"))
+            .inside(&project)
+            .run();
+        let outcome = outcome.success();
+        assert_eq!(outcome.stderr, "", "{outcome}");
+        let report = outcome.json();
+        assert_eq!(report["left_out"], serde_json::json!([]), "{report}");
+        assert_eq!(report["warnings"], serde_json::json!([]), "{report}");
+    }
+}
+
 #[test]
 fn people_get_a_summary_and_quiet_gets_nothing() {
     let node = node_with_tree();
