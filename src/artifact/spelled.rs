@@ -47,7 +47,7 @@ fn clear(field: &str) -> Option<String> {
         hash.is_some_and(is_base32)
     });
     let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field[..cut.unwrap_or(field.len())].as_bytes();
+    let mut rest = &field.as_bytes()[..cut.unwrap_or(field.len())];
     while let Some((first, more)) = rest.split_first() {
         rest = more;
         let byte = match first {
@@ -63,14 +63,12 @@ fn clear(field: &str) -> Option<String> {
         };
         bytes.push(byte);
     }
-    match cut {
-        None => String::from_utf8(bytes).ok(),
-        // A character may have been cut in two.
-        Some(_) => {
-            let text = String::from_utf8_lossy(&bytes);
-            Some(format!("{}…", text.trim_end_matches('\u{fffd}')))
-        }
+    if cut.is_none() {
+        return String::from_utf8(bytes).ok();
     }
+    // A character may have been cut in two.
+    let text = String::from_utf8_lossy(&bytes);
+    Some(format!("{}…", text.trim_end_matches('\u{fffd}')))
 }
 
 #[cfg(test)]

@@ -291,7 +291,7 @@ fn check_answer(
             ErrorKind::Corrupt,
             format!(
                 "the answer's range makes no sense: `{}`",
-                redact::escaped(&said)
+                redact::escaped(said)
             ),
         );
     };
