@@ -162,6 +162,18 @@ fn is_host_with_port(text: &str) -> bool {
     is_host(host) && host.contains(':') && !host.ends_with(':')
 }
 
+/// Text from elsewhere within a message: what is unfit is escaped, letters and quotes stay as they were said.
+pub fn escaped(text: &str) -> String {
+    text.chars().fold(String::new(), |mut all, c| {
+        if is_unfit(c) {
+            all.extend(c.escape_default());
+        } else {
+            all.push(c);
+        }
+        all
+    })
+}
+
 /// Control characters, line breaks, and what turns the direction of writing: text from elsewhere is shown without.
 pub fn is_unfit(c: char) -> bool {
     c.is_control()
@@ -180,6 +192,14 @@ pub fn is_unfit(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_keeps_its_quotes_and_steers_no_terminal() {
+        assert_eq!(
+            escaped("'a' \"ü\" \\ \n\u{1b}[2J\u{202e}"),
+            "'a' \"ü\" \\ \\n\\u{1b}[2J\\u{202e}"
+        );
+    }
 
     #[test]
     fn url_hides_passwords_and_signatures() {

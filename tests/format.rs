@@ -14,8 +14,10 @@ use crate::support::gocache::GoCache;
 use crate::support::node::Node;
 use crate::support::tree;
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1")
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 fn stamp(path: &Path, secs: u64, nanos: u32) {
@@ -89,10 +91,10 @@ fn without_go(command: Cachectl, node: &Node) -> Cachectl {
 }
 
 /// Copies the layout, since a store that is written to locks and sweeps its own.
-fn copied(node: &Node) -> String {
+fn copied(node: &Node, name: &str) -> String {
     let done = std::process::Command::new("cp")
         .arg("-r")
-        .args([fixture(), node.path("store")])
+        .args([fixture(name), node.path("store")])
         .status();
     assert!(done.unwrap().success());
     format!("oci-layout:{}", node.path("store").display())
@@ -101,7 +103,7 @@ fn copied(node: &Node) -> String {
 #[test]
 fn a_store_of_format_1_is_read() {
     let node = Node::new();
-    let store = copied(&node);
+    let store = copied(&node, "format-1");
     let cachectl = || cachectl(&node).args(["--store", &store, "--json"]);
     let report = cachectl().args(["verify", "--data"]).json();
     assert!(flag(&report, "ok"), "{report}");
@@ -131,7 +133,7 @@ fn a_store_of_format_1_is_read() {
 #[test]
 fn an_unchanged_export_over_format_1_moves_nothing() {
     let node = Node::new();
-    let store = copied(&node);
+    let store = copied(&node, "format-1");
     let tree = node.path("tree");
     make(&tree, false);
     make(&tree, true);
@@ -145,13 +147,86 @@ fn an_unchanged_export_over_format_1_moves_nothing() {
     assert!(flag(&report, "unchanged"), "{report}");
 }
 
+/// The optional `root` of a config: `fixtures/format-1-root` has one small folder of mode 0700, made by
+/// `cargo test --test main -- --ignored write_the_fixture_of_a_folders_own_mode`.
+#[test]
+fn the_folders_own_mode_and_time_in_a_store_of_format_1_are_read() {
+    let node = Node::new();
+    let store = copied(&node, "format-1-root");
+    let import = |target: &Path| {
+        let report = cachectl(&node)
+            .args([
+                "--store", &store, "--json", "import", "dir", "--name", "private",
+            ])
+            .arg(target)
+            .json();
+        assert!(flag(&report, "hit"), "{report}");
+    };
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let new = node.path("new");
+    import(&new);
+    assert_eq!(
+        (mode(&new), fs::metadata(&new).unwrap().mtime()),
+        (0o700, 1_700_000_300)
+    );
+    assert_eq!(fs::read_to_string(new.join("secret")).unwrap(), "kept");
+    // A folder that is there keeps its own.
+    let there = node.path("there");
+    fs::create_dir(&there).unwrap();
+    fs::set_permissions(&there, fs::Permissions::from_mode(0o755)).unwrap();
+    import(&there);
+    assert_eq!(mode(&there), 0o755);
+    // The older fixture has none, and the same store is written today.
+    let config = |fixture: &str| {
+        let blobs = fs::read_dir(self::fixture(fixture).join("blobs/sha256")).unwrap();
+        let texts = blobs.map(|b| fs::read(b.unwrap().path()).unwrap());
+        texts
+            .filter(|t| t.windows(8).any(|w| w == b"\"root\":{"))
+            .count()
+    };
+    assert_eq!((config("format-1"), config("format-1-root")), (0, 1));
+    let report = cachectl(&node)
+        .args([
+            "--store", &store, "--json", "export", "dir", "--name", "private",
+        ])
+        .arg(&new)
+        .json();
+    assert!(flag(&report, "unchanged"), "{report}");
+}
+
+#[test]
+#[ignore = "writes into the checkout: only for a new fixture"]
+fn write_the_fixture_of_a_folders_own_mode() {
+    let node = Node::new();
+    let fixture = fixture("format-1-root");
+    let _ = fs::remove_dir_all(&fixture);
+    let tree = node.path("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("secret"), "kept").unwrap();
+    stamp(&tree.join("secret"), 1_700_000_000, 0);
+    fs::set_permissions(&tree, fs::Permissions::from_mode(0o700)).unwrap();
+    stamp(&tree, 1_700_000_300, 0);
+    let store = format!("oci-layout:{}", fixture.display());
+    let export = cachectl(&node)
+        .args(["--store", &store, "export", "dir", "--name", "private"])
+        .arg(&tree)
+        .env("SOURCE_DATE_EPOCH", "1700000200");
+    export.run().success();
+    for own in [".cachectl", "index.json.lock", ".cachectl-folder"] {
+        let path = fixture.join(own);
+        let _ = fs::remove_dir_all(&path);
+        let _ = fs::remove_file(&path);
+    }
+}
+
 #[test]
 #[ignore = "writes into the checkout: only for a new fixture"]
 fn write_the_fixture_of_format_1() {
     let node = Node::new();
-    let _ = fs::remove_dir_all(fixture());
-    fs::create_dir_all(fixture().parent().unwrap()).unwrap();
-    let store = format!("oci-layout:{}", fixture().display());
+    let fixture = fixture("format-1");
+    let _ = fs::remove_dir_all(&fixture);
+    fs::create_dir_all(fixture.parent().unwrap()).unwrap();
+    let store = format!("oci-layout:{}", fixture.display());
     let tree = node.path("tree");
     for second in [false, true] {
         make(&tree, second);
@@ -166,6 +241,6 @@ fn write_the_fixture_of_format_1() {
         .args(["--store", &store, "export", "gobuild", "--name", "kept"])
         .env("SOURCE_DATE_EPOCH", "1700000200");
     without_go(export, &node).run().success();
-    fs::remove_dir_all(fixture().join(".cachectl")).unwrap();
-    fs::remove_file(fixture().join("index.json.lock")).unwrap();
+    fs::remove_dir_all(fixture.join(".cachectl")).unwrap();
+    fs::remove_file(fixture.join("index.json.lock")).unwrap();
 }

@@ -18,6 +18,7 @@ pub mod name;
 pub mod outline;
 pub mod reference;
 pub mod snapshot;
+pub mod spelled;
 pub mod toc;
 pub mod wire;
 

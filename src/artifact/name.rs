@@ -12,7 +12,8 @@ use crate::{digest::Sha256, entry::Time};
 const SHARES: [usize; 3] = [32, 24, 40];
 /// RFC 4648 base32, lower case: digits keep no byte order, which side tags do not need beyond equality.
 const BASE32: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-const HASH_CHARS: usize = 12;
+/// Characters of the hash that ends a shortened field.
+pub(super) const HASH_CHARS: usize = 12;
 
 /// Whose snapshot it is, in full: what a config holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -173,6 +174,11 @@ fn field(text: &str, share: usize) -> String {
     ]);
     let clear = &escaped[..boundary(&escaped, clear_len(share))];
     format!("{clear}__{}", base32(number >> 4, HASH_CHARS))
+}
+
+/// Says whether all of it is base32 as it is written here.
+pub(super) fn is_base32(text: &str) -> bool {
+    text.bytes().all(|b| BASE32.contains(&b))
 }
 
 /// The lowest `5 × chars` bits of `number`.

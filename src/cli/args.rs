@@ -9,7 +9,7 @@ use crate::config::{Layer, Origin, Raw, keys};
 /// Carries build caches between CI nodes: Go's build and module caches, and any folder.
 ///
 /// `import` at the start of a job puts a cache back, `export` at its end stores what is new. Caches live in a
-/// folder, an S3 bucket or an OCI registry. Trouble with a cache never fails a build: it is a miss, with one line
+/// folder, an S3 bucket or an OCI registry. A cache problem never fails a build: it is a miss, with one line
 /// that says why.
 #[derive(Debug, Parser)]
 #[command(
@@ -22,14 +22,14 @@ use crate::config::{Layer, Origin, Raw, keys};
 Examples:
   cachectl import go && go build ./... && cachectl export go
   cachectl export go --store 's3://ci-cache/go?region=eu-central-1'
-  cachectl env             what cachectl found here, and what it would do
+  cachectl env    # what cachectl found here, and what it would do
 
 Settings come from cachectl.toml, then CACHECTL_* variables, then flags; later ones win.
 
 Exit codes:
-  0   done; a miss and trouble with the cache too, unless --strict or --require-hit
+  0   done; also a miss or a cache problem, unless --strict or --require-hit
   1   failed
-  2   the command line or a setting cannot be
+  2   invalid command line or setting
   3   a miss, with --require-hit
   70  a bug in cachectl
   130, 143  ended by SIGINT, SIGTERM"
@@ -46,11 +46,13 @@ pub(crate) enum Command {
     /// Store what is new of a cache under its name.
     #[command(after_long_help = "\
 Examples:
-  cachectl export go                          Go's build and module caches, named after the main module
-  cachectl export go --store s3://ci-cache    the same, to a bucket
-  cachectl export dir node_modules --name web-deps --key \"$(sha256sum package-lock.json | cut -c1-16)\"
-  cachectl export dir out gen --name app      two folders, as app/out and app/gen
+  cachectl export go    # both caches of Go, named after the main module
+  cachectl export go --store s3://ci-cache
+  cachectl export dir out gen --name app    # two folders: app/out, app/gen
   cachectl export dir .cache --name lint --merge --exclude '*.tmp'
+
+  KEY=$(sha256sum package-lock.json | cut -c1-16)
+  cachectl export dir node_modules --name web --key \"$KEY\"
 
 An unchanged cache writes nothing. The outcome `digest` is added to $GITHUB_OUTPUT where that is set.")]
     Export(Export),
@@ -58,14 +60,16 @@ An unchanged cache writes nothing. The outcome `digest` is added to $GITHUB_OUTP
     #[command(after_long_help = "\
 Examples:
   cachectl import go
-  cachectl import go --require-hit            exit code 3 on a miss
-  cachectl import dir node_modules --name web-deps --key \"$KEY\" --restore-key web- --mirror
+  cachectl import go --require-hit    # exit code 3 on a miss
   cachectl import dir out --name app --digest sha256:4f1c…
 
-The outcomes `cache-hit` (true only for the key that was asked for) and `digest` are added to $GITHUB_OUTPUT where
-that is set.")]
+  KEY=$(sha256sum package-lock.json | cut -c1-16)
+  cachectl import dir node_modules --name web --key \"$KEY\" --mirror
+
+The outcomes `cache-hit` (true only for the key that was asked for), `cache-matched-key` and `digest` are added to $GITHUB_OUTPUT where that is set.")]
     Import(Import),
     /// List what the store holds.
+    #[command(alias = "list")]
     Ls(Ls),
     /// Show what a name holds, pack by pack.
     Inspect(Inspect),
@@ -86,12 +90,11 @@ that is set.")]
     /// Print, or make, what a Buildx builder needs to reach a daemon.
     #[command(after_long_help = "\
 Examples:
-  cachectl buildx-setup                              for a daemon at 127.0.0.1:5000
-  cachectl buildx-setup --address 10.0.0.7:5000      for one on another node
-  cachectl buildx-setup --run --use                  makes the builder, and makes it the current one
+  cachectl buildx-setup    # for a daemon at 127.0.0.1:5000
+  cachectl buildx-setup --address 10.0.0.7:5000    # for one on another node
+  cachectl buildx-setup --run --use    # makes the builder the current one
 
-The usual builder is a container: 127.0.0.1 in it is not this node's. It is given the node's network, or, where the daemon
-is elsewhere, its address; and told where to speak plain http.")]
+The usual builder is a container: 127.0.0.1 in it is not this node's. It is given the node's network, or, where the daemon is elsewhere, its address; and told where to speak plain http.")]
     BuildxSetup(BuildxSetup),
     /// Show what cachectl found here, what it would do, and where each setting came from.
     Env(Env),
@@ -107,6 +110,9 @@ is elsewhere, its address; and told where to speak plain http.")]
         /// A command such as `export`.
         command: Option<String>,
     },
+    /// Print the version, as `--version` does.
+    #[command(hide = true)]
+    Version,
 }
 
 /// Which caches.
@@ -190,7 +196,7 @@ pub(crate) struct SourceArgs {
     /// Carry and restore owner and group of a folder's files.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub(crate) owner: Option<String>,
-    /// Take trouble with the cache for an error, exit code 1.
+    /// Treat trouble with the cache, or a partial hit, as an error (exit code 1).
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     strict: Option<String>,
 }
@@ -281,8 +287,8 @@ Examples:
   cachectl prune --max-age 30d --repository 'team/**'
 
 In the repository `cachectl` only caches of ours go; in others, which builders push to, every tag may.
-Blobs go in two runs: one marks what nothing needs, a later one, --grace after it, removes it. On `disk:` writers are
-kept out meanwhile, so --grace 0 is safe there. A registry collects its own blobs: only names go.")]
+
+Blobs go in two runs: one marks what nothing needs, a later one, --grace after it, removes it. On `disk:` writers are kept out meanwhile, so --grace 0 is safe there. A registry collects its own blobs: only names go.")]
 pub(crate) struct Prune {
     /// Names not published for so long go.
     #[arg(long, value_name = "TIME")]
@@ -305,7 +311,7 @@ pub(crate) struct Prune {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "OWN is what the removal of the name would give back: blobs that no other name needs."
+    after_help = "OWN is what the removal of the name would give back: blobs that no other name needs. The last line adds what the removal of all names shown would."
 )]
 pub(crate) struct Du {
     /// Only this name or tag; REPO:TAG in another repository than `cachectl`.
@@ -319,7 +325,7 @@ pub(crate) struct Status {}
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: cachectl flush --wait --budget 2m --daemon /run/cachectld.sock    before a node is taken away"
+    after_help = "Example, before a node is taken away:\n  cachectl flush --wait --budget 2m --daemon /run/cachectld.sock"
 )]
 pub(crate) struct Flush {
     /// End when all that waits now is sent; exit code 1 if it cannot be.
@@ -348,6 +354,12 @@ pub(crate) struct BuildxSetup {
 
 #[derive(Debug, Args)]
 pub(crate) struct Env {
+    /// Only the settings that are set, not the defaults.
+    #[arg(long)]
+    pub(crate) changed: bool,
+    /// Ask the store whether it can be reached and read; exit code 1 if not.
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Name of the cache, as for `export`.
     #[arg(long)]
     name: Option<String>,
@@ -501,8 +513,10 @@ mod tests {
     use super::*;
 
     /// Flags that are no settings: they say what this one run does.
-    const OF_ONE_RUN: [&str; 25] = [
+    const OF_ONE_RUN: [&str; 27] = [
         "allow-empty",
+        "changed",
+        "check",
         "config",
         "json",
         "quiet",

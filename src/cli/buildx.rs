@@ -212,6 +212,12 @@ async fn create(
     if made.status.success() {
         return Ok(());
     }
+    // Without the plugin docker takes its words for its own flags.
+    if !docker(&["buildx", "version"]).await?.status.success() {
+        return Err(CommandError::failed("docker buildx is not installed").hint(
+            "install docker's Buildx plugin (package docker-buildx-plugin, or docker-buildx), or leave out --run",
+        ));
+    }
     let said: String = String::from_utf8_lossy(&made.stderr)
         .chars()
         .take(MAX_WORDS)

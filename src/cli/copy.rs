@@ -6,7 +6,7 @@ use super::{
     args::{self, By},
     error::{CommandError, Result},
     json,
-    output::{self, bytes, count, printable, seconds},
+    output::{self, bytes, count, seconds},
     session::Session,
     stores::{self, Place},
     upkeep::Upkeep,
@@ -76,11 +76,12 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
         output::object(&json::copied((&from, &to), by, &report, elapsed))?;
         return end(&report, &from, args.name.as_deref());
     }
-    let mut text = output::lines(report.tags.iter().map(|t| printable(t)));
+    let names = output::names(&report.tags);
+    let mut text = output::lines(names.iter().cloned());
     let _ = writeln!(
         text,
         "{} copied: {} sent ({}), {} saved, in {}",
-        count(report.tags.len() as u64, "name", "names"),
+        count(names.len() as u64, "name", "names"),
         bytes(report.moved.bytes_moved),
         count(report.moved.blobs_moved, "blob", "blobs"),
         bytes(report.moved.bytes_saved),
@@ -160,8 +161,17 @@ fn end(report: &copy::Report, from: &str, name: Option<&str>) -> Result<u8> {
         };
     }
     let what = count(report.left_out.len() as u64, "item", "items");
+    let hint = if report
+        .left_out
+        .iter()
+        .all(|l| l.what.starts_with("repository "))
+    {
+        "copy to a folder (disk:), a bucket or with --by daemon, which hold all repositories; or choose with --repository cachectl"
+    } else {
+        "`cachectl verify` at FROM says what is damaged there; the next export mends it"
+    };
     Err(CommandError::failed(format!("{what} could not be copied"))
-        .hint("`cachectl verify` at FROM says what is damaged there; the next export mends it")
+        .hint(hint)
         .told())
 }
 

@@ -62,6 +62,10 @@ fn text(report: &du::Report) -> String {
     let mut text = output::table(&rows, &[4, 5, 6]);
     let blobs = |n| count(n, "blob", "blobs");
     let _ = write!(text, "\n{} in {}", bytes(report.bytes), blobs(report.blobs));
+    // What several names share is nobody's own, and still goes with all of them.
+    if let Some(own) = report.own_bytes.filter(|_| report.rows.len() > 1) {
+        let _ = write!(text, ", {} if all of these are removed", bytes(own));
+    }
     if let Some(store) = &report.store {
         let _ = write!(
             text,

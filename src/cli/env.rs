@@ -1,33 +1,59 @@
 //! `cachectl env`: what was found here, what would be done, and where each value came from.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
 use super::{
+    args,
     error::Result,
     json::ms,
     output::{self, printable},
     session::Session,
-    sources,
+    sources, stores,
 };
 use crate::{
-    config::load::Row,
+    config::{Origin, load::Row},
+    ops,
     source::goenv::{self, GoEnv, modfile},
 };
 
 use super::{export, import};
 
-pub(crate) async fn run(session: &Session) -> Result<u8> {
+/// Longest time that `--check` asks the store for, unless there is a budget.
+const CHECK: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(session: &Session, args: &args::Env) -> Result<u8> {
     let go = sources::detect(session).await.map_err(|e| e.line());
     session.created();
+    let mut reached = None;
+    if args.check {
+        reached = Some(check(session).await);
+    }
     session.reporter.clear();
     if session.json {
-        output::object(&object(session, go.as_ref()))?;
+        let mut object = object(session, args, go.as_ref());
+        object["store_reachable"] = json!(reached.as_ref().map(Result::is_ok));
+        output::object(&object)?;
     } else {
-        output::data(&text(session, go.as_ref()))?;
+        let reached = reached.as_ref().and_then(|r| r.as_ref().ok().copied());
+        output::data(&text(session, args, go.as_ref(), reached))?;
     }
-    Ok(0)
+    match reached {
+        Some(Err(e)) => Err(e.told()),
+        _ => Ok(0),
+    }
+}
+
+/// Asks the store for a tag that nobody has; what it is, in words, if it answers.
+async fn check(session: &Session) -> Result<&'static str> {
+    if stores::is_unmade(session.store()?) {
+        return Ok("not there yet: the first export creates it");
+    }
+    let budget = session.budget(Some(CHECK));
+    let ctx = session.within(budget, session.open(budget)).await?;
+    session.within(budget, ops::names::ask(&ctx)).await?;
+    Ok("reachable and readable")
 }
 
 /// Name under which Go's caches would be stored.
@@ -39,7 +65,7 @@ fn name(session: &Session, go: Found<'_>) -> Option<String> {
 /// What Go said, or why it could not be asked.
 type Found<'a> = std::result::Result<&'a GoEnv, &'a String>;
 
-fn object(session: &Session, go: Found<'_>) -> Value {
+fn object(session: &Session, args: &args::Env, go: Found<'_>) -> Value {
     let config = session.config();
     let go_found = match go {
         Ok(go) => json!({
@@ -51,7 +77,7 @@ fn object(session: &Session, go: Found<'_>) -> Value {
         }),
         Err(why) => json!({"problem": why}),
     };
-    let settings: Vec<Value> = setting_rows(session)
+    let settings: Vec<Value> = setting_rows(session, args)
         .into_iter()
         .map(|r| json!({"key": r.key, "value": r.value, "origin": r.origin.to_string()}))
         .collect();
@@ -90,14 +116,30 @@ fn object(session: &Session, go: Found<'_>) -> Value {
 }
 
 /// All settings; where the default store does not take the place of one that is ignored, so.
-fn setting_rows(session: &Session) -> Vec<Row> {
+fn setting_rows(session: &Session, args: &args::Env) -> Vec<Row> {
     let mut rows = session.loaded.rows();
+    rows.retain(|row| !args.changed || row.origin != Origin::Default);
     if session.config().store.is_none()
         && let Some(row) = rows.iter_mut().find(|row| row.key == "store")
     {
         row.value = session.store_shown();
     }
     rows
+}
+
+/// What a default comes to here, where that is more than its words say.
+fn effective(session: &Session, go: Found<'_>, key: &str) -> Option<String> {
+    let config = session.config();
+    let path = |path: &Path| path.display().to_string();
+    match key {
+        "store" => Some(session.store_shown()),
+        "name" => name(session, go),
+        "scope" => session.scope().map(str::to_owned),
+        "jobs" => Some(config.jobs.to_string()),
+        "state_dir" => config.state_dir.as_deref().map(path),
+        "temp_dir" => Some(path(&config.temp_dir)),
+        _ => None,
+    }
 }
 
 /// The settings files that were read, the one whose values win first.
@@ -121,7 +163,7 @@ fn scope_origin(session: &Session) -> String {
     }
 }
 
-fn text(session: &Session, go: Found<'_>) -> String {
+fn text(session: &Session, args: &args::Env, go: Found<'_>, reached: Option<&str>) -> String {
     let config = session.config();
     let mut text = String::new();
     let mut line = |what: &str, value: &str| {
@@ -142,6 +184,9 @@ fn text(session: &Session, go: Found<'_>) -> String {
         "store",
         &store_origin.map_or(store.clone(), |origin| format!("{store} ({origin})")),
     );
+    if let Some(reached) = reached {
+        line("", reached);
+    }
     line(
         "ci",
         match session.ci.system {
@@ -193,12 +238,25 @@ fn text(session: &Session, go: Found<'_>) -> String {
         }
     }
     text.push('\n');
-    let mut rows = vec![["SETTING", "VALUE", "FROM"].map(str::to_owned).to_vec()];
-    rows.extend(
-        setting_rows(session)
-            .into_iter()
-            .map(|r| vec![r.key.to_owned(), printable(&r.value), r.origin.to_string()]),
-    );
-    text.push_str(&output::table(&rows, &[]));
+    text.push_str(&table(session, args, go));
     text
+}
+
+fn table(session: &Session, args: &args::Env, go: Found<'_>) -> String {
+    let settings = setting_rows(session, args);
+    if settings.is_empty() {
+        return "all settings have their defaults\n".to_owned();
+    }
+    let mut rows = vec![["SETTING", "VALUE", "FROM"].map(str::to_owned).to_vec()];
+    rows.extend(settings.into_iter().map(|row| {
+        let is_default = row.origin == Origin::Default;
+        let effective = effective(session, go, row.key).filter(|_| is_default);
+        let value = effective.unwrap_or(row.value);
+        vec![
+            row.key.to_owned(),
+            printable(&value),
+            row.origin.to_string(),
+        ]
+    }));
+    output::table(&rows, &[])
 }

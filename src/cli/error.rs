@@ -1,6 +1,6 @@
 //! What went wrong, in words that help, and the exit code that goes with it.
 
-use std::{error::Error, fmt::Write as _};
+use std::{borrow::Cow, error::Error, fmt::Write as _};
 
 use crate::{
     config, ops,
@@ -135,17 +135,34 @@ impl CommandError {
         for cause in &self.causes {
             let _ = write!(text, ": {cause}");
         }
+        if !self.hints.is_empty() {
+            let _ = write!(text, " (hint: {})", self.hints.join("; "));
+        }
         text
     }
 }
 
-/// A message from wherever it comes, fit for one line of a terminal.
+/// Longest word of a message, in characters: a path may have thousands.
+const MAX_WORD: usize = 300;
+
+/// A message from wherever it comes, fit for one line of a terminal: tags in words, very long words without their middle.
 pub(crate) fn one_line(text: &str) -> String {
-    let shown: String = text
+    let shown: String = ops::in_words(text)
         .chars()
         .map(|c| if is_unfit(c) { ' ' } else { c })
         .collect();
-    shown.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words = shown.split_whitespace().map(shortened);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn shortened(word: &str) -> Cow<'_, str> {
+    let at = |n| word.char_indices().nth(n).map(|(at, _)| at);
+    let Some((cut, length)) = at(MAX_WORD).zip(Some(word.chars().count())) else {
+        return Cow::Borrowed(word);
+    };
+    let half = MAX_WORD / 2;
+    let (start, end) = (at(half).unwrap_or(cut), at(length - half).unwrap_or(cut));
+    Cow::Owned(format!("{}…{}", &word[..start], &word[end..]))
 }
 
 impl From<config::Error> for CommandError {
@@ -257,7 +274,7 @@ fn store_hint(e: &store::Error) -> Option<String> {
             return None;
         }
         ErrorKind::Denied if ["disk:", "oci-layout:"].iter().any(|s| e.store.starts_with(s)) => {
-            "let this user read and write the store's folder (owner and mode of it and of those above it), or name another store with --store; --read-only if the job should only import".to_owned()
+            "let this user read and write the store's folder (owner and mode of it and of those above it; for several users a common group and mode 2770, before the first export), or name another store with --store; --read-only if the job should only import".to_owned()
         }
         ErrorKind::Denied => {
             "grant these credentials access, or use --read-only if the job should only import".to_owned()
@@ -312,6 +329,21 @@ mod tests {
         ] {
             assert_eq!(hints("oci://box:5000/app", said), "", "{said}");
         }
+    }
+
+    #[test]
+    fn messages_have_names_instead_of_tags_and_no_endless_words() {
+        let e = store::Error::new(ErrorKind::Timeout, "resolve", "no answer").at(
+            "oci://reg.example/go",
+            "gobuild.example_2ecom_2fapp.default.",
+        );
+        assert_eq!(
+            CommandError::from(e).message,
+            "cannot resolve gobuild example.com/app (scope default) at oci://reg.example/go: no answer"
+        );
+        let e = CommandError::failed(format!("cannot read {}/end", "ü".repeat(4000)));
+        assert!(e.message.chars().count() < 400, "{}", e.message);
+        assert!(e.message.ends_with("ü/end"), "{}", e.message);
     }
 
     #[test]

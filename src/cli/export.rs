@@ -6,9 +6,10 @@ use super::{
     args,
     error::{CommandError, Result},
     github, output,
+    part::Part,
     session::Session,
     sources::{self, Job},
-    summary::{Part, Summary, Verb},
+    summary::{Summary, Verb},
 };
 use crate::{
     ops::{self, Target, export},
@@ -139,7 +140,7 @@ pub(crate) fn finish(
         output::object(&summary.json(&session.reporter.warnings())).map_err(|e| (false, e))?;
     } else {
         // The work is done: a terminal or a log that takes no more text changes nothing about it.
-        if let Err(e) = session.say(&summary.text()) {
+        if let Err(e) = session.say(&summary.text(session.reporter.shows_steps())) {
             if config.strict {
                 return Err((false, e));
             }

@@ -8,12 +8,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::summary::{Summary, Verb};
+use super::{
+    output::printable,
+    summary::{Summary, Verb},
+};
 use crate::config::Env;
 
-/// Appends `digest` and, after an import, `cache-hit`; does nothing where the variable is not set.
+/// Appends `digest` and, after an import, `cache-hit` and `cache-matched-key`; does nothing where the variable is not set.
 ///
-/// `cache-hit` is true only for the very key that was asked for, as with `actions/cache`.
+/// As with `actions/cache`, `cache-hit` is true only for the very key that was asked for; `cache-matched-key` is the one that was
+/// found.
 ///
 /// # Errors
 /// In words, for a warning: a cache does not fail a build.
@@ -28,6 +32,9 @@ pub(crate) fn append(env: &Env, summary: &Summary) -> Result<(), String> {
         } else {
             "cache-hit=false\n"
         });
+        // A line end in a key would begin an output of its own.
+        let key = summary.matched_key().map(printable);
+        let _ = writeln!(lines, "cache-matched-key={}", key.unwrap_or_default());
     }
     let digest = summary.digest().map(ToString::to_string);
     let _ = writeln!(lines, "digest={}", digest.unwrap_or_default());

@@ -6,9 +6,11 @@ use super::{
     args,
     error::{CommandError, Result},
     export::finish,
+    part::Part,
     session::Session,
     sources::{self, Job},
-    summary::{Part, Summary, Verb},
+    stores,
+    summary::{Summary, Verb},
 };
 use crate::{
     digest::Digest,
@@ -82,6 +84,16 @@ async fn all(
     budget: Option<Duration>,
     summary: &mut Summary,
 ) -> Result<()> {
+    if stores::is_unmade(session.store()?) {
+        let shown = session.store_shown();
+        for job in jobs {
+            let why = format!("there is no store at {shown} yet; the first export creates it");
+            let mut part = Part::nothing(job.kind().name(), &job.name, why);
+            part.absent = true;
+            summary.parts.push(part);
+        }
+        return Ok(());
+    }
     let mut ctx = match session.within(budget, session.open(budget)).await {
         Ok(ctx) => ctx,
         Err(e) => return summary.store_is_lost(e, jobs),

@@ -82,7 +82,15 @@ fn text(s: &inspect::Snapshot) -> String {
         );
     }
     for (what, value) in &s.fingerprint {
-        line(&printable(what), &printable(value));
+        // Flags of `go build` itself are not seen.
+        let value = match (what.as_str(), value.as_str()) {
+            ("trimpath", "yes") => "in GOFLAGS".to_owned(),
+            ("trimpath", "no") => {
+                "not in GOFLAGS (it may have been given to `go build`)".to_owned()
+            }
+            _ => printable(value),
+        };
+        line(&printable(what), &value);
     }
     let heading = ["PACK", "STORED", "LIVE", "OBJECTS", "FRAMES", "GENERATION"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];

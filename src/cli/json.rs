@@ -256,6 +256,7 @@ pub(crate) fn usage(store: &str, r: &du::Report, elapsed: Duration) -> Value {
         "names": r.rows.iter().map(row).collect::<Vec<_>>(),
         "blobs": r.blobs,
         "stored_bytes": r.bytes,
+        "own_bytes": r.own_bytes,
         "store_blobs": r.store.map(|s| s.blobs),
         "store_bytes": r.store.map(|s| s.bytes),
         "broken": left_out(&r.broken),

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::error::{CommandError, Result};
-use crate::{digest::Digest, redact::is_unfit, telemetry::commands};
+use crate::{digest::Digest, ops, redact::is_unfit, telemetry::commands};
 
 /// Writes data; a reader that has gone away is none of our trouble. In it nothing stays that a CI system would obey.
 ///
@@ -85,6 +85,18 @@ pub(crate) fn short(digest: &Digest) -> String {
     format!("{}:{}", digest.algorithm(), &hex[..hex.len().min(12)])
 }
 
+/// What tags stand for, as people wrote it, once each: a cache's side tags are part of it.
+pub(crate) fn names(tags: &[String]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for tag in tags {
+        let name = printable(&ops::in_words(tag));
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
 /// `1 entry`, `2 entries`.
 pub(crate) fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
@@ -95,19 +107,24 @@ pub(crate) fn lines(texts: impl Iterator<Item = String>) -> String {
     texts.fold(String::new(), |all, text| all + &text + "\n")
 }
 
+/// Widest column that cells are lined up in, in characters.
+const MAX_COLUMN: usize = 48;
+
 /// Lines up columns; `right` marks those of numbers. The first row is the heading.
 pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         let cells = rows.iter().filter_map(|r| r.get(c));
-        cells.map(|s| s.chars().count()).max().unwrap_or(0)
+        let widths = cells.map(|s| s.chars().count());
+        // A long cell shifts its own row; it does not widen all others.
+        widths.filter(|w| *w <= MAX_COLUMN).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
         for (c, cell) in row.iter().enumerate() {
-            let gap = widths[c] - cell.chars().count();
+            let gap = widths[c].saturating_sub(cell.chars().count());
             let (before, after) = if right.contains(&c) {
                 (gap, 0)
             } else {
@@ -145,6 +162,27 @@ mod tests {
         assert_eq!(
             table(&[row("NAME", "SIZE"), row("ä", "1")], &[1]),
             "NAME  SIZE\nä        1\n"
+        );
+        let long = "k".repeat(600);
+        let text = table(&[row("KEY", "SIZE"), row(&long, "1"), row("k", "2")], &[1]);
+        assert_eq!(text, format!("KEY  SIZE\n{long}     1\nk       2\n"));
+    }
+
+    #[test]
+    fn a_cache_is_named_once_and_not_by_its_tags() {
+        let tags = [
+            "gobuild.m.default..w1lgmiiusk72k0igi",
+            "gobuild.m.default.",
+            "gomod.m.default.",
+            "team/app:latest",
+        ];
+        assert_eq!(
+            names(&tags.map(str::to_owned)),
+            [
+                "gobuild m (scope default)",
+                "gomod m (scope default)",
+                "team/app:latest"
+            ]
         );
     }
 

@@ -1,4 +1,4 @@
-//! What a run shows while it works: bars on a terminal, one line a step elsewhere, warnings always.
+//! What a run shows while it works: bars on a terminal, one line a step with `-v`, warnings always.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,9 @@ const REMIND: Duration = Duration::from_secs(10);
 pub(crate) enum Look {
     /// Not at all: `-q`, or `--json` without a terminal.
     Silent,
-    /// A line on standard output when a step has ended.
+    /// Not at all, but for the state of what is waited for: the log of a CI job.
+    Results,
+    /// With `-v`: a line on standard error when a step has ended.
     Lines,
     /// Bars on standard error.
     Bars,
@@ -42,8 +44,10 @@ impl Look {
             Self::Bars
         } else if json {
             Self::Silent
-        } else {
+        } else if verbose {
             Self::Lines
+        } else {
+            Self::Results
         }
     }
 }
@@ -95,6 +99,11 @@ impl Reporter {
         label.clone_into(&mut self.state().label);
     }
 
+    /// Says whether steps are shown, so that a summary may have them too.
+    pub(crate) fn shows_steps(&self) -> bool {
+        matches!(self.look, Look::Lines | Look::Bars)
+    }
+
     /// The word for what was done last.
     pub(crate) fn last_phase(&self) -> &'static str {
         self.state().last.map_or("at the start", Phase::name)
@@ -107,7 +116,7 @@ impl Reporter {
             return;
         }
         let mut state = self.state();
-        if self.look == Look::Lines {
+        if self.look != Look::Bars {
             let said = state.noted.as_ref();
             if said.is_none_or(|(at, was)| was != gist || at.elapsed() >= REMIND) {
                 state.noted = Some((Instant::now(), gist.to_owned()));
@@ -199,8 +208,10 @@ impl Watch for Reporter {
                 n => format!(" {}", bytes(n)),
             };
             let took = seconds(step.began.elapsed());
-            // A reader that went away must not end the operation.
-            let _ = output::data(&format!("{label}: {}{moved} in {took}\n", phase.name()));
+            output::note(&format!(
+                "cachectl: {label}: {}{moved} in {took}\n",
+                phase.name()
+            ));
         }
     }
 

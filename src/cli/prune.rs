@@ -62,16 +62,12 @@ fn end(report: &prune::Report) -> Result<u8> {
 fn text(report: &prune::Report, dry_run: bool) -> String {
     let would = if dry_run { "would be " } else { "" };
     let word = if dry_run { "would remove" } else { "removed" };
-    let mut text = output::lines(
-        report
-            .tags
-            .iter()
-            .map(|t| format!("{word} {}", printable(t))),
-    );
+    let names = output::names(&report.tags);
+    let mut text = output::lines(names.iter().map(|name| format!("{word} {name}")));
     let _ = writeln!(
         text,
         "{} {would}removed; {} ({}) {would}removed, {} {would}marked for a later run",
-        count(report.tags.len() as u64, "name", "names"),
+        count(names.len() as u64, "name", "names"),
         count(report.blobs, "blob", "blobs"),
         bytes(report.bytes),
         report.marked

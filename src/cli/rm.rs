@@ -1,13 +1,6 @@
 //! `cachectl rm`.
 
-use super::{
-    args,
-    error::Result,
-    inspect::nothing_named,
-    json,
-    output::{self, printable},
-    session::Session,
-};
+use super::{args, error::Result, inspect::nothing_named, json, output, session::Session};
 
 pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
     session.refuse_if_read_only("rm")?;
@@ -31,7 +24,9 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
             "removed"
         };
         session.say(&output::lines(
-            tags.iter().map(|t| format!("{word} {}", printable(t))),
+            output::names(&tags)
+                .iter()
+                .map(|name| format!("{word} {name}")),
         ))?;
     }
     if tags.is_empty() {

@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     args::{Cli, Command},
     buildx, completions, copy, du, env,
     error::{CommandError, Kind, MAY_BE_PARTLY, Result},
-    export, flush, import, inspect, json, ls, man, output,
+    export, flush, help, import, inspect, json, ls, man, output,
     progress::{Look, Reporter},
     prune, rm,
     session::Session,
@@ -54,7 +54,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> u8 {
-    let cli = match Cli::try_parse() {
+    let parsed = help::command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed.map_err(help::explained) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version go to standard output; who does not read it to the end is no error.
@@ -102,8 +105,12 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
     fs::raise_open_files(OPEN_FILES);
     let json = cli.global.json;
     let fail = |e: CommandError| (json, e);
-    // These two must work whatever the settings are: packagers run them.
+    // These must work whatever the settings are: packagers run them.
     match &cli.command {
+        Command::Version => {
+            let text = concat!("cachectl ", env!("CARGO_PKG_VERSION"), "\n");
+            return output::raw(text).map(|()| 0).map_err(fail);
+        }
         Command::Completions { shell } => {
             return completions::run(*shell).map(|()| 0).map_err(fail);
         }
@@ -192,9 +199,9 @@ async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8
         Command::Status(_) => status::run(session).await,
         Command::Flush(args) => flush::run(session, &args).await,
         Command::BuildxSetup(args) => buildx::run(session, &args).await,
-        Command::Env(_) => env::run(session).await,
-        Command::Completions { shell } => completions::run(shell).map(|()| 0),
-        Command::Man { command } => man::run(command.as_deref()).map(|()| 0),
+        Command::Env(args) => env::run(session, &args).await,
+        // Done before there was a session.
+        Command::Completions { .. } | Command::Man { .. } | Command::Version => Ok(0),
     };
     plain.map_err(|e| (session.json && !e.in_the_object, e))
 }

@@ -15,7 +15,7 @@ use super::{
     upkeep::Upkeep,
 };
 use crate::{
-    config::{Config, Env, Loaded, Origin, keys},
+    config::{Config, Env, Loaded, NO_HOME, Origin, keys},
     entry::Time,
     fs,
     memory::MemoryBudget,
@@ -82,13 +82,18 @@ impl Session {
     /// URL of the store.
     ///
     /// # Errors
-    /// None is set but by a settings file that may not set it.
+    /// None is set but by a settings file that may not set it, or there is no home for the default one.
     pub(crate) fn store(&self) -> Result<&str> {
         let store = self.config().store.as_ref();
-        store.map(|(url, _)| url.as_str()).ok_or_else(|| {
-            let ignored = self.ignored().unwrap_or_default();
-            CommandError::failed(format!("no store is set: {ignored}, or set CACHECTL_STORE"))
-        })
+        store
+            .map(|(url, _)| url.as_str())
+            .ok_or_else(|| match self.ignored() {
+                Some(ignored) => CommandError::failed(format!(
+                    "no store is set: {ignored}, or set CACHECTL_STORE"
+                )),
+                None => CommandError::failed(NO_HOME)
+                    .hint("set CACHECTL_STORE, for example to disk:/var/cache/cachectl"),
+            })
     }
 
     /// URL of the store, fit to be shown; `None` where none is set.

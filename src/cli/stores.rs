@@ -55,6 +55,19 @@ pub(crate) fn folder(url: &str) -> Option<PathBuf> {
     }
 }
 
+/// Says whether the store at `url` is a folder in which nothing was ever stored, there or not; to open it would make it one.
+pub(crate) fn is_unmade(url: &str) -> bool {
+    let (root, marks): (_, &[&str]) = match url.parse() {
+        Ok(StoreUrl::Disk(root)) => (root, &["blobs", "meta", "r"]),
+        Ok(StoreUrl::Layout(root)) => (root, &["blobs", "index.json", "oci-layout"]),
+        _ => return false,
+    };
+    // What cannot be looked at is no store that nobody made.
+    marks
+        .iter()
+        .all(|mark| matches!(root.join(mark).try_exists(), Ok(false)))
+}
+
 /// Refuses a folder that is not there; of what is remote nothing is known before it is asked.
 pub(crate) fn must_be_there(url: &str) -> Result<()> {
     let (StoreUrl::Disk(path) | StoreUrl::Layout(path)) = url.parse()? else {
@@ -65,6 +78,6 @@ pub(crate) fn must_be_there(url: &str) -> Result<()> {
     }
     Err(
         CommandError::failed(format!("there is no store at `{}`", path.display()))
-            .hint("the first export to it makes it"),
+            .hint("it will be created by the first export"),
     )
 }

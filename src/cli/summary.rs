@@ -1,6 +1,6 @@
 //! What came of an export or import, over all its snapshots: for people, for `--json`, for the exit code.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -8,17 +8,14 @@ use super::{
     args,
     error::{CommandError, Kind, Result},
     json,
-    output::{bytes, count, printable, seconds, short},
+    output::{bytes, count, seconds},
+    part::Part,
     sources::Job,
 };
 use crate::{
     digest::Digest,
-    ops::{LeftOut, Moved, PhaseTime, export, import},
-    source::SourceKind,
+    ops::{LeftOut, Moved, PhaseTime},
 };
-
-/// Left-out things that a warning names; `--json` has all of them.
-const MAX_LEFT_OUT_NAMED: usize = 3;
 
 /// Which of the two verbs it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,208 +30,6 @@ impl Verb {
             Self::Export => "export",
             Self::Import => "import",
         }
-    }
-}
-
-/// The outcome of one snapshot.
-#[derive(Debug, Clone)]
-pub(crate) struct Part {
-    pub(crate) kind: &'static str,
-    pub(crate) name: String,
-    pub(crate) scope: Option<String>,
-    pub(crate) key: Option<String>,
-    /// Import: something was restored. Export: nothing was new.
-    pub(crate) hit: bool,
-    /// Import: it was found under the key that was asked for.
-    pub(crate) exact: bool,
-    pub(crate) partial: bool,
-    /// It is a miss because something stored is lost or damaged.
-    pub(crate) damaged: bool,
-    /// There is nothing to carry: nothing is stored (import), nothing is on this node (export).
-    pub(crate) absent: bool,
-    pub(crate) digest: Option<Digest>,
-    pub(crate) entries: u64,
-    pub(crate) bytes: u64,
-    /// Entries packed or restored now.
-    pub(crate) entries_moved: u64,
-    pub(crate) moved: Moved,
-    /// Why it is a miss, or was not exported.
-    pub(crate) miss: Option<String>,
-    pub(crate) left_out: Vec<LeftOut>,
-    pub(crate) phases: Vec<PhaseTime>,
-    pub(crate) elapsed: Duration,
-}
-
-impl Part {
-    /// One of which nothing came.
-    pub(crate) fn nothing(kind: &'static str, name: &str, why: impl Into<String>) -> Self {
-        Self {
-            kind,
-            name: name.to_owned(),
-            scope: None,
-            key: None,
-            hit: false,
-            exact: false,
-            partial: false,
-            damaged: false,
-            absent: false,
-            digest: None,
-            entries: 0,
-            bytes: 0,
-            entries_moved: 0,
-            moved: Moved::default(),
-            miss: Some(why.into()),
-            left_out: Vec::new(),
-            phases: Vec::new(),
-            elapsed: Duration::ZERO,
-        }
-    }
-
-    pub(crate) fn exported(r: export::Report) -> Self {
-        Self {
-            kind: r.kind,
-            name: r.target.name,
-            scope: Some(r.target.scope),
-            key: Some(r.target.key),
-            hit: r.unchanged,
-            exact: r.unchanged,
-            partial: false,
-            damaged: false,
-            absent: false,
-            digest: Some(r.digest),
-            entries: r.entries,
-            bytes: r.bytes,
-            entries_moved: r.entries_packed,
-            moved: r.moved,
-            miss: None,
-            left_out: r.left_out,
-            phases: r.phases,
-            elapsed: r.elapsed,
-        }
-    }
-
-    /// `asked`: the key that was asked for; by digest there is no question of keys.
-    pub(crate) fn imported(r: import::Report, asked: &str, by_digest: bool) -> Self {
-        let hit = r.hit.is_some();
-        let exact = hit
-            && !r.partial
-            && (by_digest
-                || r.found
-                    .as_ref()
-                    .map_or(r.hit == Some(import::Hit::Exact), |(_, key)| key == asked));
-        let (scope, key) = r.found.unzip();
-        Self {
-            kind: r.kind,
-            name: r.name,
-            scope,
-            key,
-            hit,
-            exact,
-            partial: r.partial,
-            damaged: r.damaged && !hit,
-            absent: r.absent,
-            digest: r.digest,
-            entries: r.entries,
-            bytes: r.bytes,
-            entries_moved: r.entries_restored,
-            moved: r.moved,
-            miss: r
-                .miss
-                .or_else(|| (!hit).then(|| "nothing was found".to_owned())),
-            left_out: r.left_out,
-            phases: r.phases,
-            elapsed: r.elapsed,
-        }
-    }
-
-    /// It is no miss that this one is not there: a project without dependencies has no module cache. Folders are asked for by name.
-    fn is_excused(&self) -> bool {
-        self.absent && self.kind != SourceKind::Dir.name()
-    }
-
-    /// What was left out, for a warning: how many, and the first ones.
-    fn left_out_line(&self) -> String {
-        let named = self.left_out.iter().take(MAX_LEFT_OUT_NAMED);
-        let named: Vec<String> = named.map(|l| format!("{}: {}", l.what, l.why)).collect();
-        let more = if self.left_out.len() > named.len() {
-            "; …"
-        } else {
-            ""
-        };
-        format!(
-            "{} {}: {} left out: {}{more}",
-            self.kind,
-            self.name,
-            count(self.left_out.len() as u64, "thing", "things"),
-            named.join("; "),
-        )
-    }
-
-    fn json(&self, verb: Verb) -> Value {
-        let mut value = json!({
-            "kind": self.kind,
-            "name": self.name,
-            "scope": self.scope,
-            "key": self.key,
-            "hit": self.hit,
-            "digest": self.digest.as_ref().map(Digest::to_string),
-            "entries": self.entries,
-            "bytes": self.bytes,
-            "blobs_moved": self.moved.blobs_moved,
-            "bytes_moved": self.moved.bytes_moved,
-            "bytes_saved": self.moved.bytes_saved,
-            "elapsed_ms": json::ms(self.elapsed),
-            "miss": self.miss,
-            "left_out": json::left_out(&self.left_out),
-            "phases": json::phases(&self.phases),
-        });
-        match verb {
-            Verb::Export => {
-                value["unchanged"] = json!(self.hit);
-                value["entries_packed"] = json!(self.entries_moved);
-            }
-            Verb::Import => {
-                value["exact"] = json!(self.exact);
-                value["partial"] = json!(self.partial);
-                value["entries_restored"] = json!(self.entries_moved);
-            }
-        }
-        value
-    }
-
-    fn line(&self, verb: Verb) -> String {
-        let head = format!("{} {} {}", verb.name(), self.kind, printable(&self.name));
-        let Some(digest) = &self.digest else {
-            let why = printable(self.miss.as_deref().unwrap_or_default());
-            return match verb {
-                // Said on standard error, once for all.
-                Verb::Import => String::new(),
-                Verb::Export => format!("{head}: not exported: {why}\n"),
-            };
-        };
-        let holds = format!(
-            "{}, {}",
-            count(self.entries, "entry", "entries"),
-            bytes(self.bytes)
-        );
-        let what = match (verb, self.hit) {
-            (Verb::Export, true) => "unchanged".to_owned(),
-            (Verb::Export, false) => format!("{} new", self.entries_moved),
-            (Verb::Import, false) => "miss".to_owned(),
-            (Verb::Import, true) if self.partial => {
-                format!("partial hit, {} restored", self.entries_moved)
-            }
-            (Verb::Import, true) => format!("hit, {} restored", self.entries_moved),
-        };
-        let place = match (&self.scope, &self.key) {
-            (Some(scope), Some(key)) if !key.is_empty() => {
-                format!(", scope {} key {}", printable(scope), printable(key))
-            }
-            (Some(scope), _) => format!(", scope {}", printable(scope)),
-            _ => String::new(),
-        };
-        // What was left out is a warning.
-        format!("{head}: {what} ({holds}{place}, {})\n", short(digest))
     }
 }
 
@@ -274,6 +69,12 @@ impl Summary {
     /// Digest of the first snapshot that there is.
     pub(crate) fn digest(&self) -> Option<&Digest> {
         self.parts.iter().find_map(|p| p.digest.as_ref())
+    }
+
+    /// Key that the first snapshot was restored from: the one that was asked for, or another. `None` on a miss, and without a key.
+    pub(crate) fn matched_key(&self) -> Option<&str> {
+        let key = self.parts.iter().find(|p| p.hit)?.key.as_deref()?;
+        Some(key).filter(|key| self.verb == Verb::Import && !key.is_empty())
     }
 
     fn moved(&self) -> Moved {
@@ -342,17 +143,9 @@ impl Summary {
         {
             all.push(part.left_out_line());
         }
-        for part in self.parts.iter().filter(|p| p.partial) {
-            let first = part.left_out.first();
-            let example =
-                first.map_or_else(String::new, |l| format!(", such as {}: {}", l.what, l.why));
-            all.push(format!(
-                "partial hit: {} {}: {} could not be had{example}",
-                part.kind,
-                part.name,
-                count(part.left_out.len() as u64, "thing", "things"),
-            ));
-        }
+        // Under `strict` it is the error.
+        let partial = self.parts.iter().filter(|p| p.partial && !strict);
+        all.extend(partial.map(Part::lost_line));
         all
     }
 
@@ -443,44 +236,51 @@ impl Summary {
             Verb::Import => {
                 value["exact"] = json!(self.exact());
                 value["partial"] = json!(self.partial());
+                value["matched_key"] = json!(self.matched_key());
             }
         }
         value
     }
 
-    /// For people: a line a snapshot, then what it cost.
-    pub(crate) fn text(&self) -> String {
-        let lines = self
-            .parts
-            .iter()
-            .filter(|p| p.digest.is_some() || self.troubles.is_empty());
+    /// For people: a line a snapshot; in `detail` what all of it cost, by phase.
+    pub(crate) fn text(&self, detail: bool) -> String {
+        let nothing = self.parts.iter().all(|p| p.digest.is_none());
+        let lines = self.parts.iter().filter(|p| match (p.digest, self.verb) {
+            (Some(_), _) => true,
+            (None, Verb::Export) => self.troubles.is_empty(),
+            // Other misses are on standard error, once for all.
+            (None, Verb::Import) => !nothing && p.is_excused() && self.hit(),
+        });
         let mut text: String = lines.map(|p| p.line(self.verb)).collect();
-        if self.parts.iter().all(|p| p.digest.is_none()) {
-            return text;
+        if detail && !nothing {
+            text.push_str(&self.cost());
         }
+        text
+    }
+
+    fn cost(&self) -> String {
         let moved = self.moved();
         let went = match self.verb {
             Verb::Export => "sent",
             Verb::Import => "fetched",
         };
-        let _ = write!(
-            text,
-            "{} {went} ({}), {} saved, {} in all",
-            bytes(moved.bytes_moved),
-            count(moved.blobs_moved, "blob", "blobs"),
-            bytes(moved.bytes_saved),
-            seconds(self.elapsed)
-        );
         let phases: Vec<String> = self
             .phases()
             .iter()
             .map(|t| format!("{} {}", t.phase.name(), seconds(t.elapsed)))
             .collect();
-        if !phases.is_empty() {
-            let _ = write!(text, " ({})", phases.join(", "));
-        }
-        text.push('\n');
-        text
+        let phases = if phases.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", phases.join(", "))
+        };
+        format!(
+            "{} {went} ({}), {} saved, {} in all{phases}\n",
+            bytes(moved.bytes_moved),
+            count(moved.blobs_moved, "blob", "blobs"),
+            bytes(moved.bytes_saved),
+            seconds(self.elapsed)
+        )
     }
 
     /// How the command ends.
@@ -490,6 +290,10 @@ impl Summary {
         }
         if strict && let Some(why) = self.reasons(|p| p.damaged) {
             return Err(CommandError::failed(why)
+                .hint("the next export of this cache packs anew what is damaged"));
+        }
+        if strict && let Some(part) = self.parts.iter().find(|p| p.partial) {
+            return Err(CommandError::failed(part.lost_line())
                 .hint("the next export of this cache packs anew what is damaged"));
         }
         if require_hit && self.verb == Verb::Import && !self.hit() {

@@ -92,10 +92,54 @@ fn what_is_left_out_is_said_once() {
             some.partial = partial;
             some.left_out.push(left.clone());
             let all = summary(verb, vec![some]);
-            let said = all.text() + &all.warnings(false).join("\n");
+            let said = all.text(false) + &all.warnings(false).join("\n");
             assert_eq!(said.matches("it is of the future").count(), 1, "{said}");
         }
     }
+}
+
+#[test]
+fn a_log_has_one_line_a_cache_and_details_have_the_phases() {
+    let mut hit = part(true);
+    hit.scope = Some("default".to_owned());
+    hit.phases.push(PhaseTime {
+        phase: crate::progress::Phase::Resolve,
+        elapsed: Duration::ZERO,
+    });
+    let mut restored = hit.clone();
+    (restored.key, restored.by_other_key) = (Some("web-1".to_owned()), true);
+    let mut headless = restored.clone();
+    (headless.key, headless.partial) = (Some(String::new()), true);
+    let all = summary(Verb::Import, vec![hit, restored, headless, absent()]);
+    let text = all.text(false);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    for (line, start) in lines.iter().zip([
+        "import gobuild m: hit: 2 entries, 0 B; 0 restored, 5 B fetched in 0.00s (scope default, sha256:",
+        "import gobuild m: restored from key web-1: 2 entries,",
+        "import gobuild m: partly restored from the cache without a key: 2 entries,",
+        "import gobuild m: miss: nothing is stored",
+    ]) {
+        assert!(line.starts_with(start), "{line}");
+    }
+    assert_eq!(all.text(true).lines().count(), 5);
+    assert!(
+        all.text(true).contains("(resolve 0.00s"),
+        "{}",
+        all.text(true)
+    );
+    let exported = summary(Verb::Export, vec![part(true)]).text(false);
+    assert!(exported.starts_with("export gobuild m: unchanged: 2 entries, 0 B in 0.00s ("));
+}
+
+#[test]
+fn the_key_that_was_found_is_told() {
+    let mut restored = part(true);
+    (restored.key, restored.exact) = (Some("web-1".to_owned()), false);
+    let all = summary(Verb::Import, vec![absent(), restored]);
+    assert_eq!((all.exact(), all.matched_key()), (false, Some("web-1")));
+    assert_eq!(all.json(&[])["matched_key"], "web-1");
+    assert_eq!(summary(Verb::Import, vec![absent()]).matched_key(), None);
 }
 
 #[test]
@@ -123,12 +167,17 @@ fn a_partial_hit_says_what_is_missing() {
         what: "ab-d".into(),
         why: "its pack is gone".into(),
     });
-    let all = summary(Verb::Import, vec![some]);
+    let mut all = summary(Verb::Import, vec![some]);
     assert_eq!(
-        all.warnings(true),
-        ["partial hit: gobuild m: 1 thing could not be had, such as ab-d: its pack is gone"]
+        all.warnings(false),
+        ["partial hit: gobuild m: 1 entry could not be restored (ab-d: its pack is gone)"]
     );
     assert_eq!(all.json(&[])["partial"], true);
+    assert!(all.verdict(false, true).is_ok());
+    // It is said once: as an error.
+    assert!(all.warnings(true).is_empty());
+    let error = all.verdict(true, false).unwrap_err();
+    assert!(error.kind.code() == 1 && error.message.starts_with("partial hit: "));
 }
 
 #[test]

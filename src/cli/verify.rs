@@ -10,7 +10,7 @@ use super::{
     output::{self, bytes, count, printable, seconds},
     session::Session,
 };
-use crate::ops::verify::Depth;
+use crate::ops::{self, verify::Depth};
 
 pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     let (depth, word) = match (args.digests, args.data) {
@@ -44,8 +44,8 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
             let _ = writeln!(
                 text,
                 "{}: {}",
-                printable(&fault.what),
-                printable(&fault.why)
+                printable(&ops::in_words(&fault.what)),
+                printable(&ops::in_words(&fault.why))
             );
         }
         let _ = writeln!(

@@ -159,7 +159,7 @@ pub static KEYS: &[Key] = &[
         Some("strict"),
         Counts,
         "false",
-        "trouble with the cache is an error, exit code 1, not a miss",
+        "trouble with the cache, or a partial hit, is an error, exit code 1",
     ),
     key(
         "require_hit",

@@ -19,7 +19,7 @@ pub mod value;
 
 pub use env::Env;
 pub use load::{Loaded, load};
-pub use settings::Config;
+pub use settings::{Config, NO_HOME};
 pub use value::{Layer, Origin, Raw};
 
 /// A setting that cannot be used; always a usage error, never cache trouble.

@@ -20,7 +20,7 @@ const MAX_NAME_BYTES: usize = 1024;
 #[derive(Clone)]
 pub struct Config {
     /// URL of the store, and where it came from; may hold secrets. `None`: nothing names one but a file in the working
-    /// directory, which does not count, and another store is not what anybody meant.
+    /// directory, which does not count, and another store is not what anybody meant; or there is no home for the default one.
     pub store: Option<(String, Origin)>,
     /// Name of the cache.
     pub name: Option<String>,
@@ -99,14 +99,20 @@ impl Config {
         Ok(Self {
             store: match written_store(layer)? {
                 None if ["store", "daemon"].iter().any(|k| ignored.get(k).is_some()) => None,
-                None => Some(default_store(env, "CACHECTL_STORE")?),
+                // For want of a home there is none, which is the environment's doing: a command that needs one says so.
+                None => default_store(env, "CACHECTL_STORE")?,
                 written => written,
             },
             name: label(layer, "name")?.map(|(name, _)| name),
             scope: label(layer, "scope")?,
             default_branch: text("default_branch")?,
             key: match layer.text("key")? {
-                // An empty flag, as a script makes of an absent input.
+                // A command that printed nothing: taken for no key, it would be a hit of something else.
+                Some((text, Origin::Flag(flag))) if text.is_empty() => {
+                    return Err(Error::new(format!("{flag} is empty")).hint(
+                        "check the command that makes the key; without a key, leave the flag out",
+                    ));
+                }
                 Some((text, _)) if text.is_empty() => String::new(),
                 _ => label(layer, "key")?.map_or_else(String::new, |(key, _)| key),
             },
@@ -155,7 +161,11 @@ impl Config {
 pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String, Origin)> {
     match written_store(layer)? {
         Some(written) => Ok(written),
-        None => default_store(env, variable),
+        None => default_store(env, variable)?.ok_or_else(|| {
+            Error::new(NO_HOME).hint(format!(
+                "set {variable} or --store, for example to disk:/var/cache/cachectl"
+            ))
+        }),
     }
 }
 
@@ -184,13 +194,15 @@ fn from_folder(url: String, origin: &Origin) -> String {
     }
 }
 
-fn default_store(env: &Env, variable: &str) -> Result<(String, Origin)> {
-    let dir = env.cache_dir().ok_or_else(|| {
-        Error::new("no store is set, and without $HOME or $XDG_CACHE_HOME there is no default one")
-            .hint(format!(
-                "set {variable} or --store, for example to disk:/var/cache/cachectl"
-            ))
-    })?;
+/// Why there is no store at all.
+pub const NO_HOME: &str =
+    "no store is set, and without $HOME or $XDG_CACHE_HOME there is no default one";
+
+/// `None` without a home.
+fn default_store(env: &Env, variable: &str) -> Result<Option<(String, Origin)>> {
+    let Some(dir) = env.cache_dir() else {
+        return Ok(None);
+    };
     let dir = dir.to_str().ok_or_else(|| {
         Error::new(format!(
             "the default store's path is not UTF-8: {}",
@@ -198,7 +210,7 @@ fn default_store(env: &Env, variable: &str) -> Result<(String, Origin)> {
         ))
         .hint(format!("set {variable} or --store"))
     })?;
-    Ok((format!("disk:{dir}"), Origin::Default))
+    Ok(Some((format!("disk:{dir}"), Origin::Default)))
 }
 
 /// The store that is written, or the daemon that takes its place: a job's runner sets that in the environment, where there may be

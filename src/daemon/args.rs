@@ -55,27 +55,26 @@ const ABOUT: &str = "Serves build caches to BuildKit, docker and other clients o
 const LONG_ABOUT: &str = "\
 Serves build caches to BuildKit, docker and other clients of OCI registries, from a folder or a bucket.
 
-Without any setting it keeps everything in $XDG_CACHE_HOME/cachectl and serves clients on this machine,
-at 127.0.0.1:5000 and at a unix socket. A build then uses it as a registry:
+Without any setting it keeps everything in $XDG_CACHE_HOME/cachectl and serves clients on this machine, at 127.0.0.1:5000 and at a unix socket. A build then uses it as a registry:
 
-  docker buildx build --cache-to type=registry,ref=127.0.0.1:5000/app:cache,mode=max \\
-                      --cache-from type=registry,ref=127.0.0.1:5000/app:cache .";
+  docker buildx build \\
+    --cache-to type=registry,ref=127.0.0.1:5000/app:cache,mode=max \\
+    --cache-from type=registry,ref=127.0.0.1:5000/app:cache .";
 
 const AFTER: &str = "\
-Settings come from cachectld.toml, then CACHECTLD_* variables, then flags; later ones win.
-docs/cachectld-config.md lists those that have no flag.
+Settings come from cachectld.toml, then CACHECTLD_* variables, then flags; later ones win. docs/cachectld-config.md lists those that have no flag.
 
 Examples:
   cachectld
-  cachectld --store 's3://ci-cache/daemon?region=eu-central-1' --front /var/cache/cachectld
+  cachectld --store s3://ci-cache/daemon --front /var/cache/cachectld
   cachectld --listen 127.0.0.1:0 --socket none
-  cachectld --listen 0.0.0.0:5000 --tls-cert c.pem --tls-key k.pem --htpasswd users
-  cachectld --check-config       every setting with its origin; is the store there?
+  cachectld --listen 0.0.0.0:5000 --tls-cert c.pem --tls-key k.pem
+  cachectld --check-config    # every setting with its origin; is the store there?
   cachectld --man | man -l -
 
 Signals:
-  HUP        read settings, users and certificates again; a mistake in them changes nothing
-  TERM, INT  accept no more, finish what is under way, end; a second one ends at once
+  HUP        read settings, users and certificates again, unless one is invalid
+  TERM, INT  accept no more, finish what is in progress, end; a second one: at once
 
 Exit codes:
   0         ended as it was told, nothing was left to do
@@ -210,6 +209,21 @@ mod tests {
     #[test]
     fn arguments_are_well_formed() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_broken_into_lines_once_and_examples_can_be_pasted() {
+        let texts = [LONG_ABOUT, AFTER];
+        for paragraph in texts.iter().flat_map(|text| text.split("\n\n")) {
+            let lines: Vec<&str> = paragraph.lines().collect();
+            let rest = lines.iter().skip(1);
+            assert!(
+                lines.len() == 1
+                    || rest.clone().all(|l| l.starts_with("  "))
+                        && lines.iter().all(|l| l.len() <= 80),
+                "{paragraph}"
+            );
+        }
     }
 
     #[test]

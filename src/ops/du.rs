@@ -51,6 +51,8 @@ pub struct Report {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes of those that no other name needs: what the removal of all rows would give back. `None`: a daemon does not tell.
+    pub own_bytes: Option<u64>,
     /// `None` where the store cannot list its blobs, was opened read-only, or is not all within reach by right.
     pub store: Option<Whole>,
     /// Tags that cannot be read, with why.
@@ -84,7 +86,8 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
         *users.entry(*digest).or_default() += 1;
     }
     let mut report = Report::default();
-    let mut counted: HashMap<Digest, u64> = HashMap::new();
+    // Size, and how many of the rows need it.
+    let mut counted: HashMap<Digest, (u64, u32)> = HashMap::new();
     for (used, broken) in read {
         if !wanted.contains(&used.shown) {
             continue;
@@ -103,10 +106,14 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
             bytes: sum(used.blobs.values()),
             own_bytes: sum(own.map(|(_, size)| size)),
         });
-        counted.extend(used.blobs);
+        for (digest, size) in used.blobs {
+            counted.entry(digest).or_insert((size, 0)).1 += 1;
+        }
     }
     report.rows.sort_by_key(|r| std::cmp::Reverse(r.bytes));
-    (report.blobs, report.bytes) = (counted.len() as u64, sum(counted.values()));
+    (report.blobs, report.bytes) = (counted.len() as u64, sum(counted.values().map(|(s, _)| s)));
+    let own = counted.iter().filter(|(d, (_, rows))| users[*d] == *rows);
+    report.own_bytes = Some(sum(own.map(|(_, (size, _))| size)));
     let whole = ctx.reach.is_whole();
     if let Some(sweep) = ctx.opened.sweep.as_ref().filter(|_| whole) {
         let all = sweep.blobs().await?;

@@ -32,6 +32,7 @@ pub mod fetch;
 pub mod foreign;
 pub mod head;
 pub mod import;
+pub mod in_words;
 pub mod inspect;
 pub mod list;
 pub mod load;
@@ -45,6 +46,7 @@ pub mod sight;
 pub mod upload;
 pub mod verify;
 
+pub use in_words::in_words;
 pub use reach::Reach;
 
 /// Why a verb failed.

@@ -259,6 +259,18 @@ pub(super) async fn resolve(
     }
 }
 
+/// Asks the store for a tag that nobody has: whether it answers, and may be read.
+///
+/// # Errors
+/// When it cannot be asked.
+pub async fn ask(ctx: &Context) -> Result<()> {
+    let tag: Tag = "cachectl-check"
+        .parse()
+        .expect("letters and a dash make a tag");
+    ctx.opened.store.resolve(&tag.into()).await?;
+    Ok(())
+}
+
 /// The blobs that manifests need, themselves among them, with their sizes.
 pub(super) fn needed(manifests: &[Manifest]) -> HashMap<Digest, u64> {
     let mut all = HashMap::new();

@@ -310,6 +310,7 @@ impl From<v1::DiskUsageReport> for du::Report {
             store: r
                 .store
                 .map(|v1::StoreUsage { blobs, bytes }| du::Whole { blobs, bytes }),
+            own_bytes: None,
             broken: from_wire(r.broken),
         }
     }

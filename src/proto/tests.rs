@@ -143,6 +143,7 @@ fn other_reports_come_back() {
         }],
         blobs: 4,
         bytes: 5,
+        own_bytes: None,
         store: Some(du::Whole { blobs: 6, bytes: 7 }),
         broken: left_out(),
     };

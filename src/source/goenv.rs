@@ -171,8 +171,15 @@ impl GoEnv {
                 .map(PathBuf::from)
         };
         let goarch = text("GOARCH");
+        // Go says `off` of a path that is not absolute, too.
+        let gocache = must("GOCACHE")?;
+        let written = lookup("GOCACHE").filter(|v| !v.is_empty());
+        let gocache = match written {
+            Some(written) if gocache.as_os_str() == "off" => written.into(),
+            _ => gocache,
+        };
         let mut env = Self {
-            gocache: must("GOCACHE")?,
+            gocache,
             gomodcache: must("GOMODCACHE")?,
             goversion: text("GOVERSION"),
             goos: text("GOOS"),

@@ -73,12 +73,32 @@ impl FromStr for StoreUrl {
             "" if rest.starts_with(['/', '.', '~']) => {
                 Err(refused(format!("a folder is written `disk:{rest}`")))
             }
+            "gs" => Err(refused(
+                "unsupported store type `gs:`; Google's buckets have an S3-compatible API for HMAC keys: s3://BUCKET/PREFIX?endpoint=https://storage.googleapis.com".to_owned(),
+            )),
+            _ if is_host_and_path(s) => Err(refused(
+                "not a store URL; a repository of a registry is written `oci://HOST/REPOSITORY`".to_owned(),
+            )),
             _ if redact::is_scheme(scheme) => Err(refused(format!(
                 "unsupported store type `{scheme}:`; {EXPECTED}"
             ))),
             _ => Err(refused(format!("not a store URL; {EXPECTED}"))),
         }
     }
+}
+
+/// Says whether it looks like `ghcr.io/org/cache` or `localhost:5000/cache`, as docker writes what is in a registry.
+fn is_host_and_path(text: &str) -> bool {
+    let Some((host, path)) = text.split_once('/') else {
+        return false;
+    };
+    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
+    (name.contains('.') || name == "localhost")
+        && name.bytes().all(is_name)
+        && port.parse::<u16>().is_ok()
+        && !path.starts_with('/')
+        && !path.contains('@')
 }
 
 /// The folder in a URL: `/abs`, `rel`, or `///abs` as some write it.
@@ -629,6 +649,10 @@ mod tests {
             ("disk://host/x", "without `//`"),
             ("disk:~/x", "whole path"),
             ("http://user:hunter2@host", "unsupported store type `http:`"),
+            ("ghcr.io/org/cache", "`oci://HOST/REPOSITORY`"),
+            ("127.0.0.1:5000/cache", "`oci://HOST/REPOSITORY`"),
+            ("localhost:5000/cache", "`oci://HOST/REPOSITORY`"),
+            ("gs://bucket/x", "s3://BUCKET/PREFIX?endpoint="),
             ("hunter2", "not a store URL"),
             ("KEY:hunter2@bucket", "not a store URL"),
             ("s3://KEY:hunter2@bucket/x", "AWS_ACCESS_KEY_ID"),

@@ -8,6 +8,7 @@ mod documents;
 mod exits;
 mod flags;
 mod folders;
+mod messages;
 mod outputs;
 mod repositories;
 mod settings;

@@ -187,7 +187,8 @@ fn the_store_can_be_looked_at_checked_copied_and_emptied() {
     let imported = words(&other, &format!("import dir x --name t --store {second}")).json();
     assert_eq!(imported["digest"], exported["digest"]);
 
-    run(&node, &format!("rm t --dry-run {at}")).success();
+    let said = run(&node, &format!("rm t --dry-run {at}")).success().stdout;
+    assert_eq!(said, "would remove dir t (scope default)\n");
     assert_eq!(
         words(&node, &format!("ls {at}")).json()["snapshots"]
             .as_array()

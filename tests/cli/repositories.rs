@@ -174,6 +174,15 @@ fn a_daemon_copies_all_repositories_and_this_process_says_what_it_cannot() {
     let read_only = words(&node, &format!("ls --read-only --store {folder}")).json();
     assert_eq!(read_only["snapshots"].as_array().unwrap().len(), 3);
 
+    // Nothing is damaged, so nothing is to be verified.
+    let layout = format!("copy {folder} oci-layout:{}", node.path("layout").display());
+    let some = words(&node, &layout).run().code(1);
+    assert!(
+        some.stderr.contains("not copied: repository f/x: ")
+            && some.stderr.contains("choose with --repository cachectl")
+            && !some.stderr.contains("cachectl verify"),
+        "{some}"
+    );
     let here = format!("copy {from} disk:{}", node.path("here").display());
     let some = words(&node, &here).run().code(1);
     assert!(

@@ -200,7 +200,7 @@ fn circle(r: &mut Reader<'_>) -> Option<Building> {
     }
     let branch = r.get("CIRCLE_BRANCH")?;
     // A fork's pull request is built as branch `pull/7` or `pull/7/head`.
-    Some(match request_ref(&format!("refs/{branch}")) {
+    Some(match request_branch(&branch) {
         Some(request) => request.building(None),
         None => Building::Branch(branch),
     })
@@ -297,12 +297,39 @@ fn jenkins(r: &mut Reader<'_>) -> Option<Building> {
         return Some(Building::Tag(tag));
     }
     r.is_default = r.env.is_on("BRANCH_IS_PRIMARY") && r.get("BRANCH_IS_PRIMARY").is_some();
-    // Without multibranch only the git plugin tells: `origin/main`.
+    // Without multibranch only the git plugin tells.
     r.get("BRANCH_NAME").map(Building::Branch).or_else(|| {
-        let branch = r.get("GIT_BRANCH")?;
-        let bare = branch.strip_prefix("origin/").unwrap_or(&branch);
-        Some(Building::Branch(bare.to_owned()))
+        let branch = without_remote(&r.get("GIT_BRANCH")?);
+        Some(match request_branch(&branch) {
+            Some(request) => request.building(None),
+            None => Building::Branch(branch),
+        })
     })
+}
+
+/// The branch in what the git plugin calls one: `origin/main`, `refs/remotes/origin/main`, `refs/heads/main`.
+fn without_remote(branch: &str) -> String {
+    let local = match branch.strip_prefix("refs/remotes/") {
+        // Whatever the remote is called.
+        Some(remote) => remote.split_once('/').map_or(remote, |(_, local)| local),
+        // A branch may have a slash too, so only the usual names of remotes are taken for one.
+        None => ["origin/", "upstream/"]
+            .iter()
+            .find_map(|remote| branch.strip_prefix(remote))
+            .unwrap_or(branch),
+    };
+    bare(local)
+}
+
+/// The pull request that a branch is: `pull/7/head` and the like, or `pr/7/merge`, as the GitHub pull request builder's
+/// documentation has them fetched.
+fn request_branch(branch: &str) -> Option<Request> {
+    let builders = branch.strip_prefix("pr/").and_then(|rest| {
+        let (id, kind) = rest.split_once('/')?;
+        let found = super::number(id).filter(|_| matches!(kind, "head" | "merge"));
+        found.map(|id| Request(Some(id)))
+    });
+    builders.or_else(|| request_ref(&format!("refs/{branch}")))
 }
 
 #[cfg(test)]

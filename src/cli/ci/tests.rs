@@ -190,7 +190,49 @@ fn jenkins_change_branch_and_primary() {
         "default"
     );
     assert_eq!(scopes(&[mark, ("BRANCH_NAME", "trunk")]), "trunk default");
-    assert_eq!(scopes(&[mark, ("GIT_BRANCH", "origin/dev")]), "dev default");
+    for branch in [
+        "dev",
+        "origin/dev",
+        "upstream/dev",
+        "refs/remotes/origin/dev",
+        "refs/remotes/fork/dev",
+        "refs/heads/dev",
+        "refs/remotes/origin/refs/heads/dev",
+    ] {
+        assert_eq!(
+            scopes(&[mark, ("GIT_BRANCH", branch)]),
+            "dev default",
+            "{branch}"
+        );
+    }
+    for branch in [
+        "origin/main",
+        "refs/remotes/upstream/main",
+        "refs/heads/main",
+    ] {
+        assert_eq!(
+            scopes(&[mark, ("GIT_BRANCH", branch)]),
+            "default",
+            "{branch}"
+        );
+    }
+    // Of a branch only the name of its remote is taken away.
+    assert_eq!(
+        scopes(&[mark, ("GIT_BRANCH", "origin/feature/x")]),
+        "feature/x default"
+    );
+    for branch in [
+        "origin/pr/7/merge",
+        "refs/remotes/origin/pr/7/head",
+        "origin/pull/7/head",
+        "refs/pull/7/merge",
+    ] {
+        assert_eq!(
+            scopes(&[mark, ("GIT_BRANCH", branch)]),
+            "pr-7 default",
+            "{branch}"
+        );
+    }
 }
 
 #[test]
@@ -234,6 +276,8 @@ fn circle_pull_requests_by_number_url_and_branch() {
     );
     for branch in ["pull/8", "pull/8/head"] {
         assert_eq!(scopes(&[mark, ("CIRCLE_BRANCH", branch)]), "pr-8 default");
+        let both = [mark, ("CIRCLE_PR_NUMBER", "8"), ("CIRCLE_BRANCH", branch)];
+        assert_eq!(scopes(&both), "pr-8 default");
     }
 }
 

@@ -344,10 +344,15 @@ async fn usage_counts_shared_blobs_once_and_says_what_a_removal_gives_back() {
         })
     );
     assert!(all.rows.is_sorted_by_key(|r| std::cmp::Reverse(r.bytes)));
+    // The pack that x and y share is no name's own, and goes with both.
+    assert_eq!(all.own_bytes, Some(all.bytes));
+    let each: u64 = all.rows.iter().map(|r| r.own_bytes).sum();
+    assert!(all.own_bytes > Some(each));
 
     let one = du::run(&node, Some("y")).await.unwrap();
     assert_eq!(one.rows, [row("y").clone()]);
     assert_eq!(one.bytes, row("y").bytes);
+    assert_eq!(one.own_bytes, Some(row("y").own_bytes));
 
     remove::run(&node, "x", false).await.unwrap();
     let options = prune::Options {

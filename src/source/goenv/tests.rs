@@ -124,6 +124,13 @@ fn the_real_command_is_asked_with_the_given_environment() {
     let off = vars(&[("PATH", &path()), ("HOME", &home), ("GOCACHE", "off")]);
     let e = GoEnv::detect(temp.path(), &off, GO_ENV_TIMEOUT).unwrap_err();
     assert!(e.to_string().contains("GOCACHE=off"), "{e}");
+    // Go calls that off, too.
+    let relative = vars(&[("PATH", &path()), ("HOME", &home), ("GOCACHE", "rel/x")]);
+    let e = GoEnv::detect(temp.path(), &relative, GO_ENV_TIMEOUT).unwrap_err();
+    assert!(
+        e.to_string().contains("not an absolute path: `rel/x`"),
+        "{e}"
+    );
 }
 
 #[test]

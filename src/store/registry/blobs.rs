@@ -17,6 +17,7 @@ use super::{
 use crate::{
     artifact::Descriptor,
     digest::Digest,
+    redact,
     store::{ByteStream, Error, ErrorKind, Result, check},
 };
 
@@ -200,7 +201,7 @@ fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()>
     if let Some(encoding) = encoded {
         let message = format!(
             "the bytes came in the encoding `{}`, which was not asked for",
-            encoding.escape_debug()
+            redact::escaped(encoding)
         );
         return Err(Error::new(ErrorKind::Corrupt, op, message));
     }

@@ -4,7 +4,10 @@ use oci_client::errors::{OciEnvelope, OciErrorCode};
 use reqwest::{StatusCode, header::HeaderMap};
 
 use super::{auth::Account, date, guard::LookupError, wire::Answer};
-use crate::store::{Error, ErrorKind, net};
+use crate::{
+    redact,
+    store::{Error, ErrorKind, net},
+};
 
 /// Largest body of a refusal that is read.
 pub(super) const MAX_ERROR_BYTES: u64 = 64 << 10;
@@ -48,12 +51,7 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
     } else {
         "the registry"
     };
-    let words: String = words
-        .chars()
-        .take(MAX_WORDS)
-        .collect::<String>()
-        .escape_debug()
-        .to_string();
+    let words = redact::escaped(&words.chars().take(MAX_WORDS).collect::<String>());
     let mut error = Error::new(
         kind,
         op,

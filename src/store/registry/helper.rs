@@ -6,6 +6,8 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::redact;
+
 /// Longest time that a helper may take; some ask a cloud.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Largest answer.
@@ -33,7 +35,7 @@ pub(super) async fn get(
         let shown: String = name.chars().take(64).collect();
         return Err(format!(
             "`{}` is no name of a credential helper",
-            shown.escape_debug()
+            redact::escaped(&shown)
         ));
     }
     let program = format!("docker-credential-{name}");
@@ -120,6 +122,6 @@ fn understand(program: &str, output: &Output) -> Result<Option<Answer>, String> 
         .collect();
     Err(format!(
         "credential helper `{program}` failed: {}",
-        line.escape_debug()
+        redact::escaped(&line)
     ))
 }

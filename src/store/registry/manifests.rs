@@ -14,6 +14,7 @@ use crate::{
     artifact::{Manifest, Reference, descriptor::MAX_MANIFEST_BYTES, media},
     digest::Digest,
     entry::Time,
+    redact,
     store::{Error, ErrorKind, Result, check},
 };
 
@@ -67,7 +68,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
     {
         return Err(corrupt(format!(
             "the manifest came in the encoding `{}`",
-            encoding.escape_debug()
+            redact::escaped(encoding)
         )));
     }
     let modified = answer.text(LAST_MODIFIED).and_then(date::parse);
@@ -78,7 +79,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
         let shown: String = media_type.chars().take(80).collect();
         return Err(corrupt(format!(
             "what came is no manifest ({}); is it a registry?",
-            shown.escape_debug()
+            redact::escaped(&shown)
         )));
     }
     let mut manifest = if media_type.starts_with("application/vnd.") {

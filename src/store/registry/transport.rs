@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     entry::Time,
+    redact,
     store::{Error, ErrorKind, Result, net},
     task, trace,
 };
@@ -403,7 +404,7 @@ impl Transport {
                 .collect();
             let mut known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
             if known.len() < MAX_WARNINGS && known.insert(text.clone()) {
-                warn!(registry = %self.wire.base, warning = %text.escape_debug(), "The registry warns");
+                warn!(registry = %self.wire.base, warning = %redact::escaped(&text), "The registry warns");
             }
         }
     }

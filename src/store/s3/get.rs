@@ -19,6 +19,7 @@ use super::{
 use crate::{
     artifact::Descriptor,
     entry::Time,
+    redact,
     store::{
         body::ByteStream,
         check_range,
@@ -290,7 +291,7 @@ fn check_answer(
             ErrorKind::Corrupt,
             format!(
                 "the answer's range makes no sense: `{}`",
-                said.escape_debug()
+                redact::escaped(said)
             ),
         );
     };

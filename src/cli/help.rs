@@ -1,0 +1,132 @@
+//! What clap shows: help without the flags of every command, and better tips than its own.
+
+use clap::{
+    Command, CommandFactory as _, Error,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use super::args::Cli;
+
+/// Stands below the help of each command in place of these flags.
+const EVERYWHERE: &str =
+    "Flags of every command, such as --store, --daemon, --json, --quiet, --budget: cachectl --help";
+
+/// The command line. Flags that every command takes are shown by `cachectl --help` alone.
+pub(crate) fn command() -> Command {
+    let mut root = Cli::command();
+    // Hands the flags that are taken everywhere to the commands.
+    root.build();
+    for command in root.get_subcommands_mut() {
+        let with = |text: Option<&StyledStr>| match text {
+            None => EVERYWHERE.to_owned(),
+            Some(text) => format!("{text}\n\n{EVERYWHERE}"),
+        };
+        let short = with(command.get_after_help());
+        let long = with(command.get_after_long_help().or(command.get_after_help()));
+        *command = std::mem::take(command)
+            .mut_args(|arg| {
+                let hides = arg.is_global_set();
+                arg.hide(hides)
+            })
+            .after_help(short)
+            .after_long_help(long);
+    }
+    root
+}
+
+/// Says whose flag it is that this command does not take, in place of how to pass it as a value.
+pub(crate) fn explained(mut e: Error) -> Error {
+    let flag = match (e.kind(), e.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) => flag.clone(),
+        _ => return e,
+    };
+    let Some(long) = flag.strip_prefix("--") else {
+        return e;
+    };
+    let takes = |c: &&Command| c.get_arguments().any(|a| a.get_long() == Some(long));
+    let root = Cli::command();
+    let owners: Vec<String> = root
+        .get_subcommands()
+        .filter(takes)
+        .map(|c| format!("`{}`", c.get_name()))
+        .collect();
+    if owners.is_empty() {
+        return e;
+    }
+    let tip = format!("{flag} is a flag of {}", owners.join(", "));
+    e.remove(ContextKind::SuggestedArg);
+    let tips = ContextValue::StyledStrs(vec![tip.into()]);
+    e.insert(ContextKind::Suggested, tips);
+    e
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A paragraph is one line, which the terminal's width breaks, or short lines that nothing breaks.
+    fn is_broken_once(text: &str) -> bool {
+        text.split("\n\n").all(|paragraph| {
+            let lines: Vec<&str> = paragraph.lines().collect();
+            let is_set = |line: &&str| line.starts_with("  ");
+            let rest = lines.iter().skip(1);
+            lines.len() == 1 && !is_set(&lines[0])
+                || rest.clone().all(is_set) && lines.iter().all(|l| l.chars().count() <= 80)
+        })
+    }
+
+    #[test]
+    fn help_is_broken_into_lines_once_and_examples_can_be_pasted() {
+        let root = command();
+        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+            let texts = [
+                command.get_about(),
+                command.get_long_about(),
+                command.get_after_help(),
+                command.get_after_long_help(),
+            ];
+            for text in texts.into_iter().flatten() {
+                assert!(is_broken_once(&text.to_string()), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn flags_of_every_command_are_shown_once() {
+        let mut root = command();
+        assert!(root.render_long_help().to_string().contains("--ca-bundle"));
+        for command in root
+            .get_subcommands_mut()
+            .filter(|c| c.get_name() != "help")
+        {
+            let name = command.get_name().to_owned();
+            for help in [command.render_help(), command.render_long_help()] {
+                let help = help.to_string();
+                assert!(!help.contains("--ca-bundle"), "{name}: {help}");
+                assert!(help.contains("cachectl --help"), "{name}: {help}");
+            }
+        }
+        // They are taken all the same.
+        assert!(
+            command()
+                .try_get_matches_from(["cachectl", "ls", "--budget", "1s"])
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn a_flag_of_another_command_is_named_as_such() {
+        let refused = |line: &str| {
+            let e = command().try_get_matches_from(line.split(' ')).unwrap_err();
+            explained(e).to_string()
+        };
+        let text = refused("cachectl export go --restore-key x");
+        assert!(
+            text.contains("--restore-key is a flag of `import`"),
+            "{text}"
+        );
+        assert!(!text.contains("-- --restore-key"), "{text}");
+        assert!(refused("cachectl ls --nonsense").contains("unexpected argument"));
+    }
+}

@@ -1,0 +1,266 @@
+//! What came of one snapshot of an export or import.
+
+use std::{fmt::Write as _, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{
+    json,
+    output::{bytes, count, printable, seconds, short},
+    summary::Verb,
+};
+use crate::{
+    digest::Digest,
+    ops::{LeftOut, Moved, PhaseTime, export, import},
+    source::SourceKind,
+};
+
+/// Left-out things that a warning names; `--json` has all of them.
+const MAX_LEFT_OUT_NAMED: usize = 3;
+
+/// The outcome of one snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+    pub(crate) scope: Option<String>,
+    pub(crate) key: Option<String>,
+    /// Import: something was restored. Export: nothing was new.
+    pub(crate) hit: bool,
+    /// Import: it was found under the key that was asked for.
+    pub(crate) exact: bool,
+    /// Import: it was found under another key than the one that was asked for, or without any.
+    pub(crate) by_other_key: bool,
+    pub(crate) partial: bool,
+    /// It is a miss because something stored is lost or damaged.
+    pub(crate) damaged: bool,
+    /// There is nothing to carry: nothing is stored (import), nothing is on this node (export).
+    pub(crate) absent: bool,
+    pub(crate) digest: Option<Digest>,
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+    /// Entries packed or restored now.
+    pub(crate) entries_moved: u64,
+    pub(crate) moved: Moved,
+    /// Why it is a miss, or was not exported.
+    pub(crate) miss: Option<String>,
+    pub(crate) left_out: Vec<LeftOut>,
+    pub(crate) phases: Vec<PhaseTime>,
+    pub(crate) elapsed: Duration,
+}
+
+impl Part {
+    /// One of which nothing came.
+    pub(crate) fn nothing(kind: &'static str, name: &str, why: impl Into<String>) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            scope: None,
+            key: None,
+            hit: false,
+            exact: false,
+            by_other_key: false,
+            partial: false,
+            damaged: false,
+            absent: false,
+            digest: None,
+            entries: 0,
+            bytes: 0,
+            entries_moved: 0,
+            moved: Moved::default(),
+            miss: Some(why.into()),
+            left_out: Vec::new(),
+            phases: Vec::new(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn exported(r: export::Report) -> Self {
+        Self {
+            kind: r.kind,
+            name: r.target.name,
+            scope: Some(r.target.scope),
+            key: Some(r.target.key),
+            hit: r.unchanged,
+            exact: r.unchanged,
+            by_other_key: false,
+            partial: false,
+            damaged: false,
+            absent: false,
+            digest: Some(r.digest),
+            entries: r.entries,
+            bytes: r.bytes,
+            entries_moved: r.entries_packed,
+            moved: r.moved,
+            miss: None,
+            left_out: r.left_out,
+            phases: r.phases,
+            elapsed: r.elapsed,
+        }
+    }
+
+    /// `asked`: the key that was asked for; by digest there is no question of keys.
+    pub(crate) fn imported(r: import::Report, asked: &str, by_digest: bool) -> Self {
+        let hit = r.hit.is_some();
+        let is_asked = match &r.found {
+            Some((_, key)) => key == asked,
+            None => r.hit == Some(import::Hit::Exact),
+        };
+        let by_other_key = hit && !by_digest && !is_asked;
+        let (scope, key) = r.found.unzip();
+        Self {
+            kind: r.kind,
+            name: r.name,
+            scope,
+            key,
+            hit,
+            exact: hit && !r.partial && !by_other_key,
+            by_other_key,
+            partial: r.partial,
+            damaged: r.damaged && !hit,
+            absent: r.absent,
+            digest: r.digest,
+            entries: r.entries,
+            bytes: r.bytes,
+            entries_moved: r.entries_restored,
+            moved: r.moved,
+            miss: r
+                .miss
+                .or_else(|| (!hit).then(|| "nothing was found".to_owned())),
+            left_out: r.left_out,
+            phases: r.phases,
+            elapsed: r.elapsed,
+        }
+    }
+
+    /// It is no miss that this one is not there: a project without dependencies has no module cache. Folders are asked for by name.
+    pub(super) fn is_excused(&self) -> bool {
+        self.absent && self.kind != SourceKind::Dir.name()
+    }
+
+    /// What was left out, for a warning: how many, and the first ones.
+    pub(super) fn left_out_line(&self) -> String {
+        let named = self.left_out.iter().take(MAX_LEFT_OUT_NAMED);
+        let named: Vec<String> = named.map(|l| format!("{}: {}", l.what, l.why)).collect();
+        let more = if self.left_out.len() > named.len() {
+            "; …"
+        } else {
+            ""
+        };
+        format!(
+            "{} {}: {} left out: {}{more}",
+            self.kind,
+            self.name,
+            count(self.left_out.len() as u64, "thing", "things"),
+            named.join("; "),
+        )
+    }
+
+    /// What a Go cache lost, for a warning. Paths in it are hashes, which tell people nothing: a damaged pack says more.
+    pub(super) fn lost_line(&self) -> String {
+        let is_pack = |l: &&LeftOut| l.what.starts_with("pack ");
+        let entries = self.left_out.iter().filter(|l| !is_pack(l)).count();
+        let packs = self.left_out.iter().filter(is_pack).count();
+        let lost = match entries {
+            0 => count(packs as u64, "pack", "packs"),
+            n => count(n as u64, "entry", "entries"),
+        };
+        let cause = self.left_out.iter().find(is_pack);
+        let cause = cause.or(self.left_out.first());
+        let cause = cause.map_or_else(String::new, |l| format!(" ({}: {})", l.what, l.why));
+        format!(
+            "partial hit: {} {}: {lost} could not be restored{cause}",
+            self.kind, self.name
+        )
+    }
+
+    pub(super) fn json(&self, verb: Verb) -> Value {
+        let mut value = json!({
+            "kind": self.kind,
+            "name": self.name,
+            "scope": self.scope,
+            "key": self.key,
+            "hit": self.hit,
+            "digest": self.digest.as_ref().map(Digest::to_string),
+            "entries": self.entries,
+            "bytes": self.bytes,
+            "blobs_moved": self.moved.blobs_moved,
+            "bytes_moved": self.moved.bytes_moved,
+            "bytes_saved": self.moved.bytes_saved,
+            "elapsed_ms": json::ms(self.elapsed),
+            "miss": self.miss,
+            "left_out": json::left_out(&self.left_out),
+            "phases": json::phases(&self.phases),
+        });
+        match verb {
+            Verb::Export => {
+                value["unchanged"] = json!(self.hit);
+                value["entries_packed"] = json!(self.entries_moved);
+            }
+            Verb::Import => {
+                value["exact"] = json!(self.exact);
+                value["partial"] = json!(self.partial);
+                value["entries_restored"] = json!(self.entries_moved);
+            }
+        }
+        value
+    }
+
+    /// One line for people: what came of it, how much it is, and what it cost.
+    pub(super) fn line(&self, verb: Verb) -> String {
+        let head = format!("{} {} {}", verb.name(), self.kind, printable(&self.name));
+        let why = || printable(self.miss.as_deref().unwrap_or_default());
+        let Some(digest) = &self.digest else {
+            return match verb {
+                Verb::Import => format!("{head}: miss: {}\n", why()),
+                Verb::Export => format!("{head}: not exported: {}\n", why()),
+            };
+        };
+        let what = match (verb, self.hit) {
+            (Verb::Export, true) => "unchanged".to_owned(),
+            (Verb::Export, false) => format!("{} new", self.entries_moved),
+            (Verb::Import, false) => "miss".to_owned(),
+            (Verb::Import, true) => self.how_it_hit(),
+        };
+        let moved = bytes(self.moved.bytes_moved);
+        let cost = match (verb, self.hit) {
+            (Verb::Export, true) => String::new(),
+            (Verb::Export, false) => format!("; {moved} sent"),
+            (Verb::Import, _) => format!("; {} restored, {moved} fetched", self.entries_moved),
+        };
+        let mut place = String::new();
+        if let Some(scope) = &self.scope {
+            let _ = write!(place, "scope {}, ", printable(scope));
+        }
+        if let Some(key) = self.key.as_deref().filter(|key| !key.is_empty()) {
+            let _ = write!(place, "key {}, ", printable(key));
+        }
+        // What was left out is a warning.
+        format!(
+            "{head}: {what}: {}, {}{cost} in {} ({place}{})\n",
+            count(self.entries, "entry", "entries"),
+            bytes(self.bytes),
+            seconds(self.elapsed),
+            short(digest)
+        )
+    }
+
+    fn how_it_hit(&self) -> String {
+        let hit = if self.partial { "partial hit" } else { "hit" };
+        match self.key.as_deref().filter(|_| self.by_other_key) {
+            None => hit.to_owned(),
+            Some(from) => {
+                let from = match from {
+                    "" => "the cache without a key".to_owned(),
+                    key => format!("key {}", printable(key)),
+                };
+                let how = if self.partial {
+                    "partly restored"
+                } else {
+                    "restored"
+                };
+                format!("{how} from {from}")
+            }
+        }
+    }
+}
