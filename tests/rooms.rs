@@ -12,7 +12,7 @@ const VOCABULARY: [&str; 11] = [
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 25] = [
+const ARROWS: [(&str, &[&str]); 26] = [
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
