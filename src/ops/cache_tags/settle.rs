@@ -188,8 +188,11 @@ impl Settling {
         (digest, size): Sized,
         place: Option<Permit>,
     ) -> Result<Found> {
-        // Whoever has the lock has a place, or needs none.
-        let lock = self.of_layer.lock(digest).await;
+        // Whoever has the lock has a place; without one nobody is waited for.
+        let lock = match &place {
+            Some(_) => Some(self.of_layer.lock(digest).await),
+            None => None,
+        };
         if let Some(known) = self.known(&digest) {
             return Ok(known);
         }
