@@ -9,6 +9,7 @@ mod exits;
 mod flags;
 mod folders;
 mod outputs;
+mod pruning;
 mod repositories;
 mod settings;
 mod transfers;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
 };
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -104,7 +104,14 @@ impl Registry {
         parts: &Parts,
     ) -> Result<Resolved, Refusal> {
         let resolve = || async {
+            // A merged tag may be stored anew.
+            let _pass = self.pass(parts).await;
             let found = self.caches.resolve(repository, reference).await;
+            if let (&Method::HEAD, Reference::Digest(digest), Ok(Some(_))) =
+                (&parts.method, reference, &found)
+            {
+                self.promise(parts, digest);
+            }
             let found = found.map_err(|e| {
                 tracing::debug!(error = %e, "Manifest cannot be served");
                 Refusal::of_store(&e, Code::ManifestUnknown)
@@ -142,6 +149,7 @@ impl Registry {
         let ticket = ticket(parts);
         let merges = !tags.is_empty() && is_cache;
         let push = || async {
+            let _pass = self.pass(parts).await;
             let missing = self.check_children(&repository, &outline, sight).await?;
             if sight == Sight::Own && !repository.is_checked(&manifest.digest).await? {
                 self.sights.check(&repository, &manifest.digest).await?;
@@ -154,6 +162,13 @@ impl Registry {
             };
             let pushed = self.caches.push(&repository, &manifest, &tags).await?;
             drop(merging);
+            let named = outline.children().map(|n| &n.digest);
+            self.pause
+                .named(ticket.key(), named.chain([&manifest.digest]));
+            if tags.is_empty() {
+                // An index may name it later.
+                self.promise(parts, &manifest.digest);
+            }
             Ok((missing, pushed))
         };
         let held = self.hold.until_back(&manifest.digest, Some(ticket), push);
