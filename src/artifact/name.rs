@@ -120,6 +120,68 @@ fn fifth(text: &str, sort: char) -> Option<&str> {
     ok.then_some(last)
 }
 
+/// Which snapshots of a name are meant; `None` is any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Only {
+    /// Kind, as a tag spells it.
+    pub kind: Option<String>,
+    /// Scope.
+    pub scope: Option<String>,
+    /// Key; empty for the name's head.
+    pub key: Option<String>,
+}
+
+impl Only {
+    /// Whether anything is chosen.
+    pub fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a head's tag is one of these; never if something is chosen and the tag does not have four fields.
+    pub fn admits(&self, head: &Tag) -> bool {
+        if self.is_any() {
+            return true;
+        }
+        let fields: Vec<&str> = head.as_str().split('.').collect();
+        let [kind, _, scope, key] = fields[..] else {
+            return false;
+        };
+        let is = |want: &Option<String>, share, found: &str| {
+            let spelled = want.as_ref().map(|text| field(text, share));
+            spelled.is_none_or(|spelled| spelled == found)
+        };
+        self.kind.as_ref().is_none_or(|want| want == kind)
+            && is(&self.scope, SHARES[1], scope)
+            && is(&self.key, SHARES[2], key)
+    }
+}
+
+/// What a head's tag spells in full; `None` for another tag, and where a field is too long to be there in clear.
+pub fn spelled(head: &Tag) -> Option<SnapshotName> {
+    let fields: Vec<&str> = head.as_str().split('.').collect();
+    let [kind, name, scope, key] = fields[..] else {
+        return None;
+    };
+    Some(SnapshotName {
+        kind: kind.to_owned(),
+        name: unescape(name)?,
+        scope: unescape(scope)?,
+        key: unescape(key)?,
+    })
+}
+
+/// The text that was escaped; `None` for one that was cut, or is no such thing.
+fn unescape(field: &str) -> Option<String> {
+    let mut parts = field.split('_');
+    let mut out = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let hex = part.get(..2)?;
+        out.extend(const_hex::decode(hex).ok()?);
+        out.extend(part[2..].bytes());
+    }
+    String::from_utf8(out).ok()
+}
+
 /// Says whether a tag has the four fields of a head (it may be somebody else's all the same).
 pub fn is_head(tag: &Tag) -> bool {
     tag.as_str().split('.').count() == 4
@@ -250,6 +312,37 @@ mod tests {
             assert!(!is_named(&n.tag(), "s"));
         }
         assert!(!is_named(&"v1.x.y".parse().unwrap(), "x"));
+    }
+
+    #[test]
+    fn a_tag_spells_its_name_unless_a_field_is_cut() {
+        for (text, scope, key) in [("example.com/a_b", "pr-7", ""), ("ü", "s", "go.sum-1")] {
+            let full = name(text, scope, key);
+            assert_eq!(spelled(&full.tag()), Some(full));
+        }
+        assert_eq!(spelled(&name(&"a/".repeat(300), "s", "").tag()), None);
+        for other in ["latest", "v1.2.3", "a.b.c_zz.d", "a.b.c_f.d"] {
+            assert_eq!(spelled(&other.parse().unwrap()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn snapshots_are_chosen_by_kind_scope_and_key() {
+        let long = "s/".repeat(300);
+        let (head, keyed) = (name("n", &long, "").tag(), name("n", &long, "k").tag());
+        let only = |kind: Option<&str>, scope: Option<&str>, key: Option<&str>| Only {
+            kind: kind.map(str::to_owned),
+            scope: scope.map(str::to_owned),
+            key: key.map(str::to_owned),
+        };
+        assert!(only(None, None, None).admits(&"latest".parse().unwrap()));
+        assert!(!only(None, Some("latest"), None).admits(&"latest".parse().unwrap()));
+        let both = only(Some("gobuild"), Some(&long), None);
+        assert!(both.admits(&head) && both.admits(&keyed));
+        let of_head = only(None, None, Some(""));
+        assert!(of_head.admits(&head) && !of_head.admits(&keyed));
+        assert!(!only(Some("dir"), None, None).admits(&head));
+        assert!(!only(None, Some("s"), None).admits(&head));
     }
 
     #[test]

@@ -205,6 +205,9 @@ pub(crate) struct SourceArgs {
 pub(crate) struct Ls {
     /// Only this name or tag; REPO:TAG in another repository than `cachectl`.
     pub(crate) name: Option<String>,
+    /// Show the tags too.
+    #[arg(long)]
+    pub(crate) wide: bool,
     #[command(flatten)]
     pub(crate) chosen: Chosen,
 }
@@ -274,7 +277,19 @@ pub(crate) enum By {
 pub(crate) struct Rm {
     /// A name or a tag; REPO:TAG in another repository than `cachectl`.
     pub(crate) name: String,
-    /// Say what would go, remove nothing.
+    /// Delete only caches of this scope [default: all scopes]
+    #[arg(long)]
+    pub(crate) scope: Option<String>,
+    /// Delete only this key; `--key ''` is the cache without a key [default: all keys]
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// Delete only caches of this kind [default: all kinds]
+    #[arg(long, value_name = "KIND", value_parser = ["gobuild", "gomod", "dir"])]
+    pub(crate) kind: Option<String>,
+    /// Do not ask before deleting (asked on a terminal only).
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Show what would be deleted; delete nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -285,10 +300,12 @@ Examples:
   cachectl prune --max-age 14d --dry-run
   cachectl prune --max-size 50GB --keep 3
   cachectl prune --max-age 30d --repository 'team/**'
+  cachectl prune --max-age 7d --now --daemon /run/cachectld.sock      when the disk is full
 
-In the repository `cachectl` only caches of ours go; in others, which builders push to, every tag may.
-
-Blobs go in two runs: one marks what nothing needs, a later one, --grace after it, removes it. On `disk:` writers are kept out meanwhile, so --grace 0 is safe there. A registry collects its own blobs: only names go.")]
+In repository `cachectl`, only cachectl snapshots are deleted; in other repositories, any tag.
+Blobs are freed in two runs: one marks what nothing needs, a later one, --grace after it, deletes it. With --now
+one run does both: on a `disk:` store, alone or behind a daemon that is its only user. A registry collects its own
+blobs: only names are deleted.")]
 pub(crate) struct Prune {
     /// Names not published for so long go.
     #[arg(long, value_name = "TIME")]
@@ -302,6 +319,9 @@ pub(crate) struct Prune {
     /// Blobs go once they have been unreachable for so long [default: 24h]
     #[arg(long, value_name = "TIME")]
     grace: Option<String>,
+    /// Free the space in this run, without a grace time; requests to a daemon wait for a moment.
+    #[arg(long, conflicts_with = "grace")]
+    pub(crate) now: bool,
     #[command(flatten)]
     pub(crate) chosen: Chosen,
     /// Say what would go, remove nothing.
@@ -513,7 +533,7 @@ mod tests {
     use super::*;
 
     /// Flags that are no settings: they say what this one run does.
-    const OF_ONE_RUN: [&str; 27] = [
+    const OF_ONE_RUN: [&str; 31] = [
         "allow-empty",
         "changed",
         "check",
@@ -541,6 +561,10 @@ mod tests {
         "run",
         "repository",
         "replace",
+        "wide",
+        "kind",
+        "yes",
+        "now",
     ];
 
     #[test]

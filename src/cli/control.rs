@@ -13,7 +13,7 @@ use tonic::{
 };
 
 use crate::{
-    ops::{self, copy, du, inspect, list, prune, verify},
+    ops::{self, copy, du, inspect, list, prune, remove, verify},
     progress::Progress,
     proto::{
         self, Message, Told,
@@ -78,13 +78,17 @@ impl Daemon {
         report.try_into().map_err(|e| self.nonsense("inspect", &e))
     }
 
-    pub(crate) async fn remove(&self, name: &str, dry_run: bool) -> ops::Result<Vec<String>> {
-        let name = name.to_owned();
-        let called = self
-            .stub()
-            .delete(v1::DeleteRequest { name, dry_run })
-            .await;
-        Ok(self.read("remove", called).await?.tags)
+    pub(crate) async fn remove(&self, options: &remove::Options) -> ops::Result<remove::Report> {
+        let called = self.stub().delete(v1::DeleteRequest::from(options)).await;
+        let report = remove::Report::from(self.read("remove", called).await?);
+        // One that does not know how to choose takes all, and names none: it is always rehearsed first.
+        if !options.only.is_any() && report.names.is_empty() && !report.tags.is_empty() {
+            let why = "the daemon cannot choose by scope, key or kind: it is older than this cachectl; use the same release of both";
+            return Err(store::Error::new(ErrorKind::Unsupported, "remove", why)
+                .at(&self.url, "")
+                .into());
+        }
+        Ok(report)
     }
 
     pub(crate) async fn prune(&self, options: &prune::Options) -> ops::Result<prune::Report> {

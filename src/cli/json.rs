@@ -8,7 +8,7 @@ use super::error::CommandError;
 use crate::{
     digest::Digest,
     entry::Time,
-    ops::{LeftOut, PhaseTime, copy, du, inspect, list, prune, verify},
+    ops::{LeftOut, PhaseTime, copy, du, inspect, list, prune, remove, verify},
     proto::v1,
 };
 
@@ -216,9 +216,26 @@ pub(crate) fn copied(
     })
 }
 
-pub(crate) fn removed(store: &str, tags: &[String], dry_run: bool, elapsed: Duration) -> Value {
-    let value = json!({"command": "rm", "store": store, "tags": tags, "dry_run": dry_run});
-    with_common(value, !tags.is_empty(), None, (0, 0), elapsed)
+pub(crate) fn removed(store: &str, r: &remove::Report, dry_run: bool, elapsed: Duration) -> Value {
+    let name = |r: &remove::Removed| {
+        let name = r.name.as_ref();
+        json!({
+            "tag": r.tag,
+            "repository": r.repository,
+            "kind": name.map(|n| &n.kind),
+            "name": name.map(|n| &n.name),
+            "scope": name.map(|n| &n.scope),
+            "key": name.map(|n| &n.key),
+        })
+    };
+    let value = json!({
+        "command": "rm",
+        "store": store,
+        "names": r.names.iter().map(name).collect::<Vec<_>>(),
+        "tags": r.tags,
+        "dry_run": dry_run,
+    });
+    with_common(value, !r.tags.is_empty(), None, (0, 0), elapsed)
 }
 
 pub(crate) fn pruned(store: &str, r: &prune::Report, dry_run: bool, elapsed: Duration) -> Value {
@@ -231,6 +248,13 @@ pub(crate) fn pruned(store: &str, r: &prune::Report, dry_run: bool, elapsed: Dur
         "blobs": r.blobs,
         "left_out": left_out(&r.left_out),
         "not_swept": r.not_swept,
+        "waiting_blobs": r.waiting.blobs,
+        "waiting_bytes": r.waiting.bytes,
+        "waiting_ms": ms(r.waiting_for),
+        "new_blobs": r.new.blobs,
+        "new_bytes": r.new.bytes,
+        "promised_blobs": r.promised.blobs,
+        "promised_bytes": r.promised.bytes,
     });
     let went = !r.tags.is_empty() || r.blobs > 0;
     with_common(value, went, None, (0, r.bytes), elapsed)

@@ -42,11 +42,11 @@ pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
         ));
     }
     session.reporter.clear();
-    output::data(&text(&report))?;
+    output::data(&text(&report, args.wide))?;
     Ok(0)
 }
 
-fn text(report: &list::Report) -> String {
+fn text(report: &list::Report, wide: bool) -> String {
     let heading = [
         "KIND", "NAME", "SCOPE", "KEY", "CREATED", "ENTRIES", "SIZE", "STORED", "DIGEST",
     ];
@@ -64,6 +64,13 @@ fn text(report: &list::Report) -> String {
             short(&r.digest),
         ]
     }));
+    if wide {
+        let tags = report.rows.iter().map(|r| printable(&r.tag));
+        let tags = std::iter::once("TAG".to_owned()).chain(tags);
+        rows.iter_mut()
+            .zip(tags)
+            .for_each(|(row, tag)| row.push(tag));
+    }
     output::table(&rows, &[5, 6, 7])
 }
 

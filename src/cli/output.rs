@@ -72,6 +72,20 @@ pub(crate) fn seconds(d: Duration) -> String {
     }
 }
 
+/// `24h`, `3h 10m`, `40s`: whole minutes from a minute on, rounded up.
+pub(crate) fn rough(d: Duration) -> String {
+    let secs = d.as_secs() + u64::from(d.subsec_nanos() > 0);
+    if secs < 60 {
+        return format!("{secs}s");
+    }
+    let minutes = secs.div_ceil(60);
+    match (minutes / 60, minutes % 60) {
+        (0, m) => format!("{m}m"),
+        (h, 0) => format!("{h}h"),
+        (h, m) => format!("{h}h {m}m"),
+    }
+}
+
 /// Text that came from a store or a path, without what steers a terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()

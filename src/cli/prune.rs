@@ -1,6 +1,6 @@
 //! `cachectl prune`.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use super::{
     args,
@@ -18,7 +18,12 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
         max_age: wanted.max_age,
         max_size: wanted.max_size,
         keep: wanted.keep,
-        grace: wanted.grace,
+        grace: if args.now {
+            Duration::ZERO
+        } else {
+            wanted.grace
+        },
+        now: args.now,
         dry_run: args.dry_run,
     };
     let budget = session.budget(None);
@@ -64,14 +69,42 @@ fn text(report: &prune::Report, dry_run: bool) -> String {
     let word = if dry_run { "would remove" } else { "removed" };
     let names = output::names(&report.tags);
     let mut text = output::lines(names.iter().map(|name| format!("{word} {name}")));
+    let blobs = |n: u64| count(n, "blob", "blobs");
     let _ = writeln!(
         text,
-        "{} {would}removed; {} ({}) {would}removed, {} {would}marked for a later run",
+        "{} {would}removed; {} ({}) {would}removed",
         count(names.len() as u64, "name", "names"),
-        count(report.blobs, "blob", "blobs"),
+        blobs(report.blobs),
         bytes(report.bytes),
-        report.marked
     );
+    let prune::Count { blobs: n, bytes: b } = report.waiting;
+    if n > 0 {
+        let _ = writeln!(
+            text,
+            "{} will be freed by a prune after {} ({})",
+            bytes(b),
+            output::rough(report.waiting_for),
+            blobs(n)
+        );
+    }
+    let prune::Count { blobs: n, bytes: b } = report.new;
+    if n > 0 {
+        let _ = writeln!(
+            text,
+            "{} in {} are too new to be marked: run prune again in a minute",
+            bytes(b),
+            blobs(n)
+        );
+    }
+    let prune::Count { blobs: n, bytes: b } = report.promised;
+    if n > 0 {
+        let _ = writeln!(
+            text,
+            "{} in {} {would}stay, since builds that are pushing may need them; a prune in an hour removes what they do not need",
+            bytes(b),
+            blobs(n)
+        );
+    }
     if let Some(why) = &report.not_swept {
         let _ = writeln!(text, "blobs were not swept: {}", printable(why));
     }

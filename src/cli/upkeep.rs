@@ -48,10 +48,10 @@ impl Upkeep {
         }
     }
 
-    pub(crate) async fn remove(&self, name: &str, dry_run: bool) -> ops::Result<Vec<String>> {
+    pub(crate) async fn remove(&self, options: &remove::Options) -> ops::Result<remove::Report> {
         match &self.daemon {
-            Some(daemon) => daemon.remove(name, dry_run).await,
-            None => remove::run(&self.ctx, name, dry_run).await,
+            Some(daemon) => daemon.remove(options).await,
+            None => remove::run(&self.ctx, options).await,
         }
     }
 

@@ -134,7 +134,8 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let control = Control::new(opened.clone(), queue, settings).await?;
     let control = control
         .guarded_by(authority.clone())
-        .seeing(registry.sights());
+        .seeing(registry.sights())
+        .beside(registry.pause());
     let control = Arc::new(control);
     shown.stores(&opened);
     shown.caches(caches.clone());

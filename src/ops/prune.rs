@@ -20,11 +20,12 @@ use crate::{
     artifact::{Tag, snapshot::Outline},
     digest::Digest,
     entry::Time,
-    store::{self, PublishedAt, open::Opened},
+    store::{self, PublishedAt, StoredBlob, open::Opened},
 };
 
 mod mark;
 mod named;
+pub mod now;
 mod reached;
 mod sweep;
 mod tidy;
@@ -41,8 +42,34 @@ pub struct Options {
     pub keep: Option<usize>,
     /// Unreachable blobs go once a mark at least so old names them. Zero: in this run, where the store can keep others out.
     pub grace: Duration,
+    /// Unreachable blobs go in this run, whatever the grace time ([`now`]).
+    pub now: bool,
     /// Say what would go, remove nothing.
     pub dry_run: bool,
+}
+
+/// Blobs of one sort.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// How many.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Count {
+    fn of<'b>(blobs: impl IntoIterator<Item = &'b StoredBlob>) -> Self {
+        blobs
+            .into_iter()
+            .fold(Self::default(), |sum, blob| sum.and(blob.size))
+    }
+
+    fn and(self, size: u64) -> Self {
+        Self {
+            blobs: self.blobs + 1,
+            bytes: self.bytes.saturating_add(size),
+        }
+    }
 }
 
 /// What went, or would go.
@@ -62,6 +89,14 @@ pub struct Report {
     pub not_swept: Option<String>,
     /// They should have been: asking or removing failed, or another prune was at it.
     pub sweep_failed: bool,
+    /// Blobs that nothing reaches, marked now or earlier, that stay until the grace time is over.
+    pub waiting: Count,
+    /// Time until a prune removes the last of these.
+    pub waiting_for: Duration,
+    /// Blobs that nothing reaches and that are too new to be marked.
+    pub new: Count,
+    /// Blobs that [`now`] leaves because a client that is pushing was told that they are there.
+    pub promised: Count,
 }
 
 /// Prunes; see the module.
@@ -69,6 +104,9 @@ pub struct Report {
 /// # Errors
 /// When the names cannot be listed or removed. That blobs could not be swept is in the report: the names are gone then all the same.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
+    if options.now {
+        return now::run(ctx, options, &now::NoDoors).await;
+    }
     super::within_budget(ctx, "pruning", prune(ctx, options)).await
 }
 
@@ -96,12 +134,7 @@ pub async fn read_marked(opened: &Opened) -> store::Result<()> {
 
 async fn prune(ctx: &Context, options: &Options) -> Result<Report> {
     let mut report = Report::default();
-    let policy = options.max_age.is_some() || options.max_size.is_some() || options.keep.is_some();
-    let gone = if policy {
-        by_policy(ctx, options, &mut report).await?
-    } else {
-        HashSet::new()
-    };
+    let gone = by_policy(ctx, options, &mut report).await?;
     if ctx.reach.is_whole() {
         sweep::run(ctx, options, &gone, &mut report).await;
     } else {
@@ -152,6 +185,9 @@ async fn by_policy(
     options: &Options,
     report: &mut Report,
 ) -> Result<HashSet<Digest>> {
+    if options.max_age.is_none() && options.max_size.is_none() && options.keep.is_none() {
+        return Ok(HashSet::new());
+    }
     let found = names::find(ctx, &Word::All).await?;
     let sized = options.max_size.is_some();
     let now = ctx.opened.store.clock().await?;

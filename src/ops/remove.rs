@@ -2,36 +2,101 @@
 //!
 //! The order matters: a head without its side tags is still the name, side tags without a head would bring it back.
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
 use super::{
     Context, Error, Result,
-    names::{self, Named, Word},
+    names::{self, Found, Named, Word},
 };
-use crate::store::{self, ErrorKind, Untag};
+pub use crate::artifact::name::{Only, SnapshotName};
+use crate::{
+    artifact::name,
+    store::{self, ErrorKind, Untag},
+};
 
-/// Removes every tag whose name or tag is `name`, with its side tags and the parts it is merged from; the tags removed. `dry_run`:
-/// only says which.
+/// What is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// A name or tag; `REPO:NAME` in another repository than the command line's own.
+    pub name: String,
+    /// Which snapshots of it.
+    pub only: Only,
+    /// Say what would be removed, remove nothing.
+    pub dry_run: bool,
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The names.
+    pub names: Vec<Removed>,
+    /// Every tag of theirs that was there, in the order in which they went.
+    pub tags: Vec<String>,
+}
+
+/// A name that was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// The tag of its head; `REPO:TAG` in another repository than the command line's own.
+    pub tag: String,
+    /// Its repository; empty where the store holds one only.
+    pub repository: String,
+    /// The name in full; `None` if the tag is not that of a cache, or its name cannot be read.
+    pub name: Option<SnapshotName>,
+}
+
+/// Removes every tag that `options` name, with its side tags and the parts it is merged from.
 ///
 /// # Errors
 /// `Unsupported` where the store cannot, `Usage` for a digest. What was removed before an error stays removed; the head is last.
-pub async fn run(ctx: &Context, name: &str, dry_run: bool) -> Result<Vec<String>> {
-    super::within_budget(ctx, "removing", remove(ctx, name, dry_run)).await
+pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
+    super::within_budget(ctx, "removing", remove(ctx, options)).await
 }
 
-async fn remove(ctx: &Context, name: &str, dry_run: bool) -> Result<Vec<String>> {
-    let word = Word::new(Some(name));
+async fn remove(ctx: &Context, options: &Options) -> Result<Report> {
+    let word = Word::new(Some(&options.name));
     if let Word::Digest(_) = word {
-        let why = "names and tags can be removed, a digest cannot: `cachectl ls` shows the tags";
+        let why =
+            "names and tags can be removed, a digest cannot: `cachectl ls --wide` shows the tags";
         return Err(Error::Usage(why.to_owned()));
     }
-    let mut removed = Vec::new();
-    for found in &names::find(ctx, &word).await? {
-        if dry_run {
-            removed.extend(found.tags());
+    let mut found = names::find(ctx, &word).await?;
+    found.retain(|named| options.only.admits(&named.group.head));
+    let names = stream::iter(&found).map(described);
+    let names = names.buffered(ctx.concurrency.max(1)).try_collect().await?;
+    let mut report = Report {
+        names,
+        tags: Vec::new(),
+    };
+    for found in &found {
+        if options.dry_run {
+            report.tags.extend(found.tags());
         } else {
-            take_away(found, &mut removed).await?;
+            take_away(found, &mut report.tags).await?;
         }
     }
-    Ok(removed)
+    Ok(report)
+}
+
+/// A name as people wrote it; only a long one has to be read for that.
+async fn described(named: &Named) -> Result<Removed> {
+    let Named { place, group } = named;
+    let mut name = None;
+    if names::is_ours(&group.head) {
+        name = name::spelled(&group.head);
+        if name.is_none() {
+            for tag in group.tags() {
+                if let Found::Ours(ours) = names::look(&place.ctx, &tag.clone().into()).await? {
+                    name = Some(ours.name());
+                }
+            }
+        }
+    }
+    Ok(Removed {
+        tag: named.shown(),
+        repository: place.repository().to_owned(),
+        name,
+    })
 }
 
 /// The ability, or why there is none.

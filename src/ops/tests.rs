@@ -39,6 +39,15 @@ mod repositories;
 mod times;
 mod verifying;
 
+/// The removal of everything of a name.
+pub(super) fn removing(name: &str, dry_run: bool) -> super::remove::Options {
+    super::remove::Options {
+        name: name.to_owned(),
+        only: crate::artifact::name::Only::default(),
+        dry_run,
+    }
+}
+
 /// A store and two nodes that share nothing else.
 pub(super) struct World {
     pub(super) memory: Arc<Memory>,

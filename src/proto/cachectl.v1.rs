@@ -274,21 +274,49 @@ pub struct DeleteRequest {
     pub name: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
     pub dry_run: bool,
+    /// Only caches of this scope, key (empty: those without a key) and kind (`gobuild`, `gomod`, `dir`); not set: any.
+    #[prost(string, optional, tag = "3")]
+    pub scope: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "4")]
+    pub key: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "5")]
+    pub kind: ::core::option::Option<::prost::alloc::string::String>,
 }
+/// A name that was deleted, or would be.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Deleted {
+    /// Its tag, without its side tags; `REPO:TAG` in another repository than `cachectl`.
+    #[prost(string, tag = "1")]
+    pub tag: ::prost::alloc::string::String,
+    /// `gobuild`, `gomod`, `dir`; empty if the tag is not that of a cache, and so are the next three then.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub scope: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub repository: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DeleteReport {
     /// Tags removed, or that would be.
     #[prost(string, repeated, tag = "1")]
     pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The names that they belong to. A release that does not fill it in does not know `scope`, `key` and `kind` either.
+    #[prost(message, repeated, tag = "2")]
+    pub names: ::prost::alloc::vec::Vec<Deleted>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DeleteResponse {
     #[prost(oneof = "delete_response::Event", tags = "1, 2")]
     pub event: ::core::option::Option<delete_response::Event>,
 }
 /// Nested message and enum types in `DeleteResponse`.
 pub mod delete_response {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Event {
         #[prost(message, tag = "1")]
         Progress(super::Progress),
@@ -315,6 +343,11 @@ pub struct PruneRequest {
     /// Whose names may go; blobs are those of all.
     #[prost(string, repeated, tag = "6")]
     pub repositories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Blobs that nothing needs go in this call, whatever the grace time: requests are held for a moment meanwhile. Takes a
+    /// grant of everything, and a store in a folder of this daemon alone. `grace_seconds` must be 0 with it, so that an older
+    /// release refuses the call.
+    #[prost(bool, tag = "7")]
+    pub now: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PruneReport {
@@ -336,6 +369,23 @@ pub struct PruneReport {
     /// They should have been.
     #[prost(bool, tag = "7")]
     pub sweep_failed: bool,
+    /// Blobs that are marked and stay for now, their bytes, and the time until a prune removes the last of them.
+    #[prost(uint64, tag = "8")]
+    pub waiting_blobs: u64,
+    #[prost(uint64, tag = "9")]
+    pub waiting_bytes: u64,
+    #[prost(uint64, tag = "10")]
+    pub waiting_seconds: u64,
+    /// Blobs that nothing reaches and that are too new to be marked, and their bytes.
+    #[prost(uint64, tag = "11")]
+    pub new_blobs: u64,
+    #[prost(uint64, tag = "12")]
+    pub new_bytes: u64,
+    /// With `now`: blobs that stay because a client that is pushing was told that they are there, and their bytes.
+    #[prost(uint64, tag = "13")]
+    pub promised_blobs: u64,
+    #[prost(uint64, tag = "14")]
+    pub promised_bytes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PruneResponse {

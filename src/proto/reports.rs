@@ -6,7 +6,11 @@ use super::{Nonsense, v1};
 use crate::{
     digest::Digest,
     entry::Time,
-    ops::{LeftOut, Moved, copy, du, inspect, list, prune, verify},
+    ops::{
+        LeftOut, Moved, copy, du, inspect, list, prune,
+        remove::{self, Only, SnapshotName},
+        verify,
+    },
 };
 
 fn digest(text: &str) -> Result<Digest, Nonsense> {
@@ -209,17 +213,92 @@ impl TryFrom<v1::InspectReport> for Vec<inspect::Snapshot> {
     }
 }
 
+impl From<&remove::Options> for v1::DeleteRequest {
+    fn from(o: &remove::Options) -> Self {
+        let Only { kind, scope, key } = o.only.clone();
+        Self {
+            name: o.name.clone(),
+            dry_run: o.dry_run,
+            scope,
+            key,
+            kind,
+        }
+    }
+}
+
+impl From<v1::DeleteRequest> for remove::Options {
+    fn from(r: v1::DeleteRequest) -> Self {
+        Self {
+            name: r.name,
+            only: Only {
+                kind: r.kind,
+                scope: r.scope,
+                key: r.key,
+            },
+            dry_run: r.dry_run,
+        }
+    }
+}
+
+impl From<remove::Report> for v1::DeleteReport {
+    fn from(r: remove::Report) -> Self {
+        let name = |removed: remove::Removed| {
+            let [kind, name, scope, key] = removed
+                .name
+                .map(|n| [n.kind, n.name, n.scope, n.key])
+                .unwrap_or_default();
+            v1::Deleted {
+                tag: removed.tag,
+                kind,
+                name,
+                scope,
+                key,
+                repository: removed.repository,
+            }
+        };
+        Self {
+            tags: r.tags,
+            names: r.names.into_iter().map(name).collect(),
+        }
+    }
+}
+
+impl From<v1::DeleteReport> for remove::Report {
+    fn from(r: v1::DeleteReport) -> Self {
+        let name = |deleted: v1::Deleted| remove::Removed {
+            tag: deleted.tag,
+            repository: deleted.repository,
+            name: (!deleted.kind.is_empty()).then_some(SnapshotName {
+                kind: deleted.kind,
+                name: deleted.name,
+                scope: deleted.scope,
+                key: deleted.key,
+            }),
+        };
+        Self {
+            tags: r.tags,
+            names: r.names.into_iter().map(name).collect(),
+        }
+    }
+}
+
 impl From<&prune::Options> for v1::PruneRequest {
     fn from(o: &prune::Options) -> Self {
         Self {
             max_age_seconds: o.max_age.map(seconds),
             max_size_bytes: o.max_size,
             keep: o.keep.map(|n| n as u64),
-            grace_seconds: Some(seconds(o.grace)),
+            // A release that does not know `now` refuses no grace at all.
+            grace_seconds: Some(if o.now { 0 } else { seconds(o.grace) }),
             dry_run: o.dry_run,
             repositories: Vec::new(),
+            now: o.now,
         }
     }
+}
+
+fn count(blobs: u64, bytes: u64) -> prune::Count {
+    prune::Count { blobs, bytes }
 }
 
 /// Grace of who names none.
@@ -232,6 +311,7 @@ impl From<v1::PruneRequest> for prune::Options {
             max_size: r.max_size_bytes,
             keep: r.keep.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             grace: r.grace_seconds.map_or(GRACE, Duration::from_secs),
+            now: r.now,
             dry_run: r.dry_run,
         }
     }
@@ -247,6 +327,13 @@ impl From<prune::Report> for v1::PruneReport {
             left_out: to_wire(r.left_out),
             not_swept: r.not_swept,
             sweep_failed: r.sweep_failed,
+            waiting_blobs: r.waiting.blobs,
+            waiting_bytes: r.waiting.bytes,
+            waiting_seconds: seconds(r.waiting_for),
+            new_blobs: r.new.blobs,
+            new_bytes: r.new.bytes,
+            promised_blobs: r.promised.blobs,
+            promised_bytes: r.promised.bytes,
         }
     }
 }
@@ -261,6 +348,10 @@ impl From<v1::PruneReport> for prune::Report {
             left_out: from_wire(r.left_out),
             not_swept: r.not_swept,
             sweep_failed: r.sweep_failed,
+            waiting: count(r.waiting_blobs, r.waiting_bytes),
+            waiting_for: Duration::from_secs(r.waiting_seconds),
+            new: count(r.new_blobs, r.new_bytes),
+            promised: count(r.promised_blobs, r.promised_bytes),
         }
     }
 }

@@ -6,7 +6,11 @@ use super::v1;
 use crate::{
     digest::{Digest, Sha256},
     entry::Time,
-    ops::{LeftOut, Moved, copy, du, inspect, list, prune, verify},
+    ops::{
+        LeftOut, Moved, copy, du, inspect, list, prune,
+        remove::{self, Only, SnapshotName},
+        verify,
+    },
 };
 
 fn left_out() -> Vec<LeftOut> {
@@ -88,6 +92,42 @@ fn snapshots_come_back_with_their_own_files_or_none() {
 }
 
 #[test]
+fn remove_and_its_options_come_back() {
+    let options = remove::Options {
+        name: "n".into(),
+        only: Only {
+            kind: Some("dir".into()),
+            scope: Some("s".into()),
+            key: Some(String::new()),
+        },
+        dry_run: true,
+    };
+    assert_eq!(
+        remove::Options::from(v1::DeleteRequest::from(&options)),
+        options
+    );
+    let removed = |name: Option<SnapshotName>| remove::Removed {
+        tag: "f/x:t".into(),
+        repository: "f/x".into(),
+        name,
+    };
+    let name = SnapshotName {
+        kind: "dir".into(),
+        name: "n".into(),
+        scope: "s".into(),
+        key: String::new(),
+    };
+    let report = remove::Report {
+        names: vec![removed(Some(name)), removed(None)],
+        tags: vec!["t".into()],
+    };
+    assert_eq!(
+        remove::Report::from(v1::DeleteReport::from(report.clone())),
+        report
+    );
+}
+
+#[test]
 fn prune_and_its_options_come_back() {
     for options in [
         prune::Options {
@@ -95,6 +135,7 @@ fn prune_and_its_options_come_back() {
             max_size: Some(8),
             keep: Some(9),
             grace: Duration::ZERO,
+            now: true,
             dry_run: true,
         },
         prune::Options {
@@ -102,6 +143,7 @@ fn prune_and_its_options_come_back() {
             max_size: None,
             keep: None,
             grace: Duration::from_secs(1),
+            now: false,
             dry_run: false,
         },
     ] {
@@ -120,6 +162,13 @@ fn prune_and_its_options_come_back() {
         left_out: left_out(),
         not_swept: Some("why".into()),
         sweep_failed: true,
+        waiting: prune::Count { blobs: 4, bytes: 5 },
+        waiting_for: Duration::from_secs(6),
+        new: prune::Count { blobs: 7, bytes: 8 },
+        promised: prune::Count {
+            blobs: 9,
+            bytes: 10,
+        },
     };
     assert_eq!(
         prune::Report::from(v1::PruneReport::from(report.clone())),

@@ -11,4 +11,5 @@ pub mod auth;
 pub mod browsers;
 pub mod control;
 pub mod observe;
+pub mod pause;
 pub mod registry;

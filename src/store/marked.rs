@@ -18,15 +18,16 @@
 //!   what that loses, the next export finds missing and sends again.
 //! - Each daemon has to know the marks of all: it reads them before its doors open, then every [`EVERY`], which is far less than
 //!   the shortest grace time that it takes, [`MIN_GRACE`].
-//! - A grace time of zero would remove what a build has found a second ago. It is refused while doors are open; stop the daemon
-//!   and let the command line do it, which has the store to itself then. As long as the daemon lives its shared lock keeps such a
-//!   run out.
+//! - A grace time of zero would remove what a build has found a second ago, so it is refused while doors are open, but for one
+//!   way: `prune --now` ([`crate::ops::prune::now`]). It keeps other processes out by the lock, shuts the doors for the moment in
+//!   which it finds out what nothing reaches, leaves what the doors have promised to clients that have not named it yet, and marks
+//!   the rest. The doors are open again before anything is removed: from then on renewing protects what is asked for, as above.
 //! - Command lines that write to the same folder or bucket without the daemon know no marks. They write what they find again
 //!   once it is [`FOUND_SECS`] old, so with them beside a daemon the grace time must be at least twice that: the default is.
 
 use std::{
     collections::HashSet,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -49,8 +50,20 @@ pub(super) const FOUND_SECS: i64 = 12 * 3600;
 #[derive(Debug, Default)]
 pub struct Marked {
     names: RwLock<HashSet<u64>>,
+    /// The same for what a prune is about to remove, though no mark names it.
+    going: RwLock<HashSet<u64>>,
     /// Held shared to renew, alone to remove.
     sweeping: sync::RwLock<()>,
+    /// Keeps other processes out.
+    lock: OnceLock<Lock>,
+}
+
+struct Lock(Arc<dyn Sweep>);
+
+impl std::fmt::Debug for Lock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lock")
+    }
 }
 
 impl Marked {
@@ -60,19 +73,44 @@ impl Marked {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
+    /// As if marks named these, as long as the guard lives: whoever asks for one of them renews it, so that [`Sweep::remove`] leaves
+    /// it if it is told the time before this call.
+    pub fn going(self: &Arc<Self>, digests: impl IntoIterator<Item = Digest>) -> Going {
+        let going = digests.into_iter().map(|d| short(&d)).collect();
+        *self.going.write().unwrap_or_else(PoisonError::into_inner) = going;
+        Going(self.clone())
+    }
+
     fn add(&self, digests: &[Digest]) {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         names.extend(digests.iter().map(short));
     }
 
+    /// Keeps other processes out of the store while the guard lives, where it can; the doors of this one stay open. `None` where it
+    /// cannot.
+    ///
+    /// # Errors
+    /// `Conflict` if others are inside.
+    pub async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
+        match self.lock.get() {
+            Some(Lock(sweep)) => sweep.lock_alone().await,
+            None => Ok(None),
+        }
+    }
+
     fn forget(&self, digest: &Digest) {
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        names.remove(&short(digest));
+        for set in [&self.names, &self.going] {
+            let mut names = set.write().unwrap_or_else(PoisonError::into_inner);
+            names.remove(&short(digest));
+        }
     }
 
     fn has(&self, digest: &Digest) -> bool {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names.contains(&short(digest))
+        let mut sets = [&self.names, &self.going].into_iter();
+        sets.any(|set| {
+            let names = set.read().unwrap_or_else(PoisonError::into_inner);
+            names.contains(&short(digest))
+        })
     }
 
     /// Renews a blob if a mark names it; `false` if it turned out to be gone.
@@ -106,6 +144,17 @@ fn short(digest: &Digest) -> u64 {
     u64::from_le_bytes(first.try_into().expect("eight bytes were taken"))
 }
 
+/// What a prune is about to remove; dropped when it has.
+#[must_use]
+pub struct Going(Arc<Marked>);
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let mut going = self.0.going.write().unwrap_or_else(PoisonError::into_inner);
+        going.clear();
+    }
+}
+
 /// A sweep beside open doors: see the module.
 pub(super) struct Beside {
     inner: Arc<dyn Sweep>,
@@ -114,6 +163,8 @@ pub(super) struct Beside {
 
 impl Beside {
     pub(super) fn new(inner: Arc<dyn Sweep>, marked: Arc<Marked>) -> Self {
+        // A store is opened once.
+        let _ = marked.lock.set(Lock(inner.clone()));
         Self { inner, marked }
     }
 }

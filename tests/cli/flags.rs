@@ -22,8 +22,8 @@ use Effect::{By, Here};
 
 const TABLE: &[(&str, &[&str], Effect)] = &[
     ("name", &["export", "import", "copy", "env"], Here(name)),
-    ("key", &["export", "import", "env"], Here(key)),
-    ("scope", &["export", "import", "env"], Here(scope)),
+    ("key", &["export", "import", "env", "rm"], Here(key)),
+    ("scope", &["export", "import", "env", "rm"], Here(scope)),
     ("exclude", &["export", "import"], Here(exclude)),
     ("xattrs", &["export", "import"], Here(xattrs)),
     ("owner", &["export", "import"], Here(owner)),
@@ -102,6 +102,9 @@ fn key(node: &Node) {
     ok(node, "import dir y --name n --key k1");
     assert_eq!(read(node, "y/f").as_deref(), Some("k1"));
     assert!(ok(node, "env --key seen").contains("seen"));
+    ok(node, "rm n --key k1");
+    let left = ok(node, "ls n");
+    assert!(left.contains("k2") && !left.contains("k1"), "{left}");
 }
 
 fn scope(node: &Node) {
@@ -110,6 +113,18 @@ fn scope(node: &Node) {
     run(node, "import dir y --name n --require-hit").code(3);
     ok(node, "import dir y --name n --scope team --require-hit");
     assert!(ok(node, "env --scope seen").contains("seen"));
+    ok(node, "export dir x --name n --scope other");
+    run(node, "rm n --scope nobody").code(1);
+    let deleted = ok(node, "rm n --scope team --kind dir");
+    assert!(
+        deleted.starts_with("deleting dir n (scope team)\n"),
+        "{deleted}"
+    );
+    let left = ok(node, "ls n --wide");
+    assert!(
+        left.contains("dir.n.other.") && !left.contains("team"),
+        "{left}"
+    );
 }
 
 fn exclude(node: &Node) {

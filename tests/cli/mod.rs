@@ -10,6 +10,7 @@ mod flags;
 mod folders;
 mod messages;
 mod outputs;
+mod pruning;
 mod repositories;
 mod settings;
 mod transfers;

@@ -21,7 +21,7 @@ pub(crate) mod image;
 pub(crate) mod later;
 pub(crate) mod link;
 pub(crate) mod node;
-mod process;
+pub(crate) mod process;
 pub(crate) mod project;
 pub(crate) mod round_robin;
 pub(crate) mod scratch;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::named;
+use super::{Count, named, now::Promised};
 use crate::{
     artifact::{
         Descriptor,
@@ -128,6 +128,29 @@ impl<'c> Marking<'c> {
         self.reach(roots.into_iter().map(Next::root)).await
     }
 
+    /// Keeps what clients were told is there, and what it may name if it is a manifest; the blobs that stay only because of that.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub(super) async fn keep_promised(&mut self, promised: Promised) -> store::Result<Count> {
+        let before = self.listing.stays.clone();
+        let blobs = self.listing.blobs.iter();
+        let told: Vec<Next> = blobs
+            .filter(|b| promised(&b.digest))
+            .map(|b| Next {
+                sort: Sort::Guess,
+                ..Next::root(b.digest)
+            })
+            .collect();
+        self.reach(told.into_iter()).await?;
+        let stays = self.listing.stays.iter().zip(before);
+        let only = stays.map(|(now, before)| *now && !before);
+        let blobs = self.listing.blobs.iter().zip(only);
+        Ok(Count::of(
+            blobs.filter(|(_, only)| *only).map(|(blob, _)| blob),
+        ))
+    }
+
     async fn reach(&mut self, from: impl Iterator<Item = Next>) -> store::Result<()> {
         let mut level: Vec<Next> = from.filter(|n| self.read.insert(n.digest)).collect();
         for next in &level {
@@ -218,6 +241,19 @@ impl<'c> Marking<'c> {
                     sights.keep_doubts(repository, &digest).await
                 })
                 .await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the manifests of all repositories, whatever reaches them.
+    pub(super) async fn keep_manifests(&mut self) -> store::Result<()> {
+        let Some(repositories) = &self.ctx.opened.repositories else {
+            return Ok(());
+        };
+        for name in repositories.records().repositories().await? {
+            for digest in repositories.repository(&name).manifests().await? {
+                self.listing.keep(&digest);
+            }
         }
         Ok(())
     }

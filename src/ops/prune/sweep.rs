@@ -12,21 +12,27 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    Options, Report,
+    Count, Options, Report,
     mark::Mark,
     named,
+    now::{self, Doors},
     reached::{Listing, Marking},
 };
 use crate::{
     digest::Digest,
     entry::Time,
     ops::Context,
-    store::{self, StoredBlob, Sweep},
+    store::{self, ErrorKind, StoredBlob, Sweep},
 };
 
 const SLACK_SECS: i64 = 10;
 /// A mark dated later than the store's clock by more than this is from a clock that was wrong.
 const FUTURE_SECS: i64 = 300;
+/// Later than anything was written.
+const EVER: Time = Time {
+    secs: i64::MAX,
+    nanos: 0,
+};
 /// Blobs removed by one call.
 const AT_ONCE: usize = 1000;
 
@@ -80,21 +86,67 @@ async fn mark_and_sweep(
         ..
     } = marking;
     named::warn_of_unreadable(ctx, unreadable).await?;
-    let is_old = |b: &StoredBlob| alone.is_some() || b.modified <= settled(now);
-    let mut loose: Vec<StoredBlob> = listing.loose().filter(is_old).collect();
-    let removed = if at_once && alone.is_some() {
-        let all: Vec<_> = std::mem::take(&mut loose);
-        let ever = Time {
-            secs: i64::MAX,
-            nanos: 0,
-        };
-        remove(sweep, options, &all, ever, report).await?
+    let (mut loose, mut removed) = (Vec::new(), HashSet::new());
+    if at_once && alone.is_some() {
+        let all: Vec<_> = listing.loose().collect();
+        removed = remove(sweep, options, &all, EVER, report).await?;
     } else {
-        HashSet::new()
-    };
+        let (old, new) = listing.loose().partition(|b| b.modified <= settled(now));
+        let new: Vec<StoredBlob> = new;
+        report.new = Count::of(&new);
+        loose = old;
+    }
     let marked = old_marks(sweep, options, &loose, now, removed, report).await?;
     write_mark(sweep, options, &loose, &marked, now, report).await?;
     drop(alone);
+    Ok(())
+}
+
+/// Removes what nothing reaches but what `doors` promised, and forgets all marks; other processes are kept out by whoever calls
+/// this. The doors are shut for as long as it takes to find that out, not while it is removed: [`store::marked`] says why.
+pub(super) async fn at_once(
+    ctx: &Context,
+    sweep: &dyn Sweep,
+    options: &Options,
+    gone: &HashSet<Digest>,
+    doors: &dyn Doors,
+    report: &mut Report,
+) -> store::Result<()> {
+    let shut = now::shut(doors).await?;
+    let promised = doors.promised();
+    let gone = options.dry_run.then_some(gone);
+    let mut roots = sweep.roots().await?;
+    roots.retain(|d| gone.is_none_or(|gone| !gone.contains(d)));
+    let mut marking = Marking::new(ctx, Listing::of(sweep.blobs().await?));
+    marking.keep(roots).await?;
+    marking.keep_referrers(gone).await?;
+    report.promised = marking.keep_promised(promised).await?;
+    if !options.dry_run {
+        match marking.keep_doubts().await {
+            // This is how room is made, so it must not need any: manifests are small, and go with the next prune.
+            Err(e) if e.kind == ErrorKind::Full => marking.keep_manifests().await?,
+            noted => noted?,
+        }
+    }
+    let Marking {
+        listing,
+        unreadable,
+        ..
+    } = marking;
+    named::warn_of_unreadable(ctx, unreadable).await?;
+    let loose: Vec<StoredBlob> = listing.loose().collect();
+    let mut until = EVER;
+    let mut going = None;
+    if let Some(marked) = ctx.opened.marked.as_ref().filter(|_| !options.dry_run) {
+        until = ctx.opened.store.clock().await?;
+        going = Some(marked.going(loose.iter().map(|b| b.digest)));
+        now::passed(ctx, until).await?;
+    }
+    drop(shut);
+    let removed = remove(sweep, options, &loose, until, report).await?;
+    drop(going);
+    let now = ctx.opened.store.clock().await?;
+    old_marks(sweep, options, &[], now, removed, report).await?;
     Ok(())
 }
 
@@ -123,7 +175,11 @@ async fn old_marks(
         };
         let due: Vec<StoredBlob> = loose.iter().filter(due).cloned().collect();
         let mut still: HashSet<Digest> = due.iter().map(|b| b.digest).collect();
-        if age(now, mark.time) >= options.grace {
+        let age = age(now, mark.time);
+        let left = options.grace.saturating_sub(age);
+        if left > Duration::ZERO {
+            waits(&due, left, report);
+        } else {
             for digest in remove(sweep, options, &due, mark.time, report).await? {
                 still.remove(&digest);
                 done.insert(digest);
@@ -158,15 +214,27 @@ async fn write_mark(
     let new = loose
         .iter()
         .filter(|b| !marked.contains(&b.digest) && b.modified <= time);
+    let new: Vec<StoredBlob> = new.cloned().collect();
+    waits(&new, options.grace, report);
     let mark = Mark {
         time,
-        blobs: new.map(|b| b.digest).collect(),
+        blobs: new.iter().map(|b| b.digest).collect(),
     };
     if !mark.blobs.is_empty() && !options.dry_run {
         sweep.write_mark(&mark.name(), mark.encode().into()).await?;
     }
     report.marked = mark.blobs.len() as u64;
     Ok(())
+}
+
+/// Notes that marked blobs stay for `time`.
+fn waits(blobs: &[StoredBlob], time: Duration, report: &mut Report) {
+    let more = Count::of(blobs);
+    report.waiting.blobs += more.blobs;
+    report.waiting.bytes = report.waiting.bytes.saturating_add(more.bytes);
+    if more.blobs > 0 {
+        report.waiting_for = report.waiting_for.max(time);
+    }
 }
 
 /// What was written before this was certainly written before the run.

@@ -9,7 +9,10 @@ use crate::{
     artifact::{Descriptor, Manifest, Tag, media},
     entry::Time,
     fs,
-    ops::prune,
+    ops::prune::{
+        self,
+        now::{Doors, NoDoors, Promised},
+    },
     store::{Body, ErrorKind, Expect, Put, open},
 };
 
@@ -54,6 +57,7 @@ impl Served {
             max_size: None,
             keep: None,
             grace: Duration::ZERO,
+            now: false,
             dry_run: false,
         };
         let report = prune::run(&self.ctx, &options).await.unwrap();
@@ -121,4 +125,115 @@ async fn a_sweep_beside_doors_leaves_the_lock_to_them() {
     let other = open::open(&served.ctx.opened.url, &options).await.unwrap();
     let alone = other.sweep.unwrap().lock_alone().await;
     assert_eq!(alone.err().map(|e| e.kind), Some(ErrorKind::Conflict));
+}
+
+/// Nobody works; one blob was promised.
+struct Promising(Digest);
+
+#[async_trait::async_trait]
+impl Doors for Promising {
+    async fn shut(&self) -> Result<Box<dyn Send>, String> {
+        Ok(Box::new(()))
+    }
+
+    fn promised(&self) -> Promised {
+        let promised = self.0;
+        Box::new(move |digest| *digest == promised)
+    }
+
+    async fn enter(&self, _: String) -> Box<dyn Send> {
+        Box::new(())
+    }
+}
+
+struct Busy;
+
+#[async_trait::async_trait]
+impl Doors for Busy {
+    async fn shut(&self) -> Result<Box<dyn Send>, String> {
+        Err("PUT /v2/x has not ended".to_owned())
+    }
+
+    fn promised(&self) -> Promised {
+        Box::new(|_| false)
+    }
+
+    async fn enter(&self, _: String) -> Box<dyn Send> {
+        Box::new(())
+    }
+}
+
+fn at_once() -> prune::Options {
+    prune::Options {
+        now: true,
+        ..super::pruning::nothing_but_blobs()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_now_frees_what_was_written_a_moment_ago_and_keeps_what_was_promised() {
+    let served = Served::new().await;
+    let put = async |content: &'static str| {
+        let bytes = Bytes::from_static(content.as_bytes());
+        let desc = Descriptor::of("a/layer", &bytes);
+        let store = &served.ctx.opened.store;
+        store.put(&desc, &Body::Bytes(bytes)).await.unwrap();
+        desc
+    };
+    let (loose, layer) = (put("loose").await, put("layer of a manifest to come").await);
+    let doc = serde_json::json!({ "layers": [{ "digest": layer.digest.to_string() }] });
+    let child = put(doc.to_string().leak()).await;
+    let doors = Promising(child.digest);
+    let rehearsal = prune::Options {
+        dry_run: true,
+        ..at_once()
+    };
+    for (options, stays) in [(rehearsal, true), (at_once(), false)] {
+        let report = prune::now::run(&served.ctx, &options, &doors);
+        let report = report.await.unwrap();
+        assert_eq!((report.blobs, report.bytes), (1, 5), "{report:?}");
+        assert_eq!(report.promised.blobs, 2, "{report:?}");
+        assert_eq!(served.is_there(&loose), stays);
+        assert!(served.is_there(&layer) && served.is_there(&child));
+    }
+    // The lock of the daemon is what it was.
+    put("written after it").await;
+    let again = prune::now::run(&served.ctx, &at_once(), &NoDoors).await;
+    assert_eq!(again.unwrap().blobs, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_now_removes_nothing_beside_another_process_or_a_request_that_does_not_end() {
+    let served = Served::new().await;
+    let (loose, _) = served.old_blob("loose").await;
+    let busy = prune::now::run(&served.ctx, &at_once(), &Busy).await;
+    let busy = busy.unwrap_err().to_string();
+    assert!(busy.contains("PUT /v2/x has not ended"), "{busy}");
+    let options = open::Options::default();
+    let other = open::open(&served.ctx.opened.url, &options).await.unwrap();
+    let refused = prune::now::run(&served.ctx, &at_once(), &NoDoors).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("a second daemon"), "{refused}");
+    assert!(served.is_there(&loose));
+    drop(other);
+    let freed = prune::now::run(&served.ctx, &at_once(), &NoDoors).await;
+    assert_eq!(freed.unwrap().blobs, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_now_takes_a_folder_and_a_grant_of_everything() {
+    let served = Served::new().await;
+    let mut ctx = served.ctx.clone();
+    ctx.reach = crate::ops::Reach::granted(|_| true, Arc::default());
+    let denied = prune::run(&ctx, &at_once()).await.unwrap_err();
+    assert!(
+        denied.to_string().contains("grant of everything"),
+        "{denied}"
+    );
+    let mut opened = open::Opened::clone(&served.ctx.opened);
+    opened.url = "s3://bucket/prefix".parse().unwrap();
+    ctx.reach = crate::ops::Reach::everything();
+    ctx.opened = Arc::new(opened);
+    let refused = prune::run(&ctx, &at_once()).await.unwrap_err();
+    assert!(matches!(refused, crate::ops::Error::Usage(_)), "{refused}");
 }

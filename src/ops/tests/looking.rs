@@ -227,7 +227,8 @@ fn every_verb_that_looks_after_a_store_can_be_a_task() {
     fn task<T: Send>(_: impl FnOnce(&'static Context) -> T) {}
     task(|ctx| list::run(ctx, None));
     task(|ctx| inspect::run(ctx, "n", true));
-    task(|ctx| remove::run(ctx, "n", true));
+    let removal: &'static remove::Options = Box::leak(Box::new(removing("n", true)));
+    task(|ctx| remove::run(ctx, removal));
     task(|ctx| crate::ops::copy::run(ctx, ctx, None));
     let options: &'static crate::ops::prune::Options =
         Box::leak(Box::new(super::pruning::nothing_but_blobs()));
@@ -261,16 +262,16 @@ async fn side_tags_are_removed_before_the_head_and_other_names_stay() {
     node.opened = Arc::new(opened);
 
     let before = world.memory.tags("").await.unwrap();
-    let would = remove::run(&node, "n", true).await.unwrap();
+    let would = remove::run(&node, &removing("n", true)).await.unwrap();
     assert_eq!(
         world.memory.tags("").await.unwrap(),
         before,
         "a rehearsal removes nothing"
     );
-    let removed = remove::run(&node, "n", false).await.unwrap();
+    let removed = remove::run(&node, &removing("n", false)).await.unwrap();
     assert_eq!(removed, would);
     assert_eq!(
-        removed.len(),
+        removed.tags.len(),
         5,
         "two heads, two side tags of the exports, one left by hand: {removed:?}"
     );
@@ -284,8 +285,8 @@ async fn side_tags_are_removed_before_the_head_and_other_names_stay() {
     assert!(world.memory.tags("dir.n.").await.unwrap().is_empty());
     assert!(!world.memory.tags("dir.nn.").await.unwrap().is_empty());
     assert_eq!(
-        remove::run(&node, "n", false).await.unwrap(),
-        Vec::<String>::new()
+        remove::run(&node, &removing("n", false)).await.unwrap(),
+        remove::Report::default()
     );
     assert!(
         !world.memory.blobs().await.unwrap().is_empty(),
@@ -300,7 +301,7 @@ async fn a_tag_alone_is_removed_with_its_side_tags_a_digest_never() {
     let root = tree(&world, "one", &[("a", b"hello")]);
     let report = export_as(&node, &root, "n", "").await;
     export_as(&node, &root, "n", "k").await;
-    remove::run(&node, tag_of("n", "k").as_str(), false)
+    remove::run(&node, &removing(tag_of("n", "k").as_str(), false))
         .await
         .unwrap();
     let left = world.memory.tags("").await.unwrap();
@@ -310,7 +311,7 @@ async fn a_tag_alone_is_removed_with_its_side_tags_a_digest_never() {
             .iter()
             .any(|t| t.as_str().starts_with(tag_of("n", "k").as_str()))
     );
-    let e = remove::run(&node, &report.digest.to_string(), false)
+    let e = remove::run(&node, &removing(&report.digest.to_string(), false))
         .await
         .unwrap_err();
     assert!(matches!(e, Error::Usage(_)));
@@ -354,12 +355,13 @@ async fn usage_counts_shared_blobs_once_and_says_what_a_removal_gives_back() {
     assert_eq!(one.bytes, row("y").bytes);
     assert_eq!(one.own_bytes, Some(row("y").own_bytes));
 
-    remove::run(&node, "x", false).await.unwrap();
+    remove::run(&node, &removing("x", false)).await.unwrap();
     let options = prune::Options {
         max_age: None,
         max_size: None,
         keep: None,
         grace: std::time::Duration::ZERO,
+        now: false,
         dry_run: false,
     };
     prune::run(&node, &options).await.unwrap();

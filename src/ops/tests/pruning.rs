@@ -26,6 +26,7 @@ pub(super) fn nothing_but_blobs() -> Options {
         max_size: None,
         keep: None,
         grace: DAY,
+        now: false,
         dry_run: false,
     }
 }

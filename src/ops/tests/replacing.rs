@@ -346,7 +346,7 @@ async fn a_folder_is_replaced_as_by_any_export() {
         assert!(is_hit(&import_dir(&world.node("three"), &back).await));
         assert!(back.join("f").exists() && !back.join("kept").exists());
         // A name that was replaced can be taken away as a whole.
-        remove::run(&node, "n", false).await.unwrap();
+        remove::run(&node, &removing("n", false)).await.unwrap();
         assert_eq!(world.memory.tags("").await.unwrap(), []);
     }
 }

@@ -155,6 +155,7 @@ fn nothing() -> prune::Options {
         max_size: None,
         keep: None,
         grace: Duration::ZERO,
+        now: false,
         dry_run: false,
     }
 }
@@ -250,11 +251,13 @@ async fn verifying_reads_every_blob_and_finds_what_is_damaged_or_missing() {
 async fn removing_a_tag_takes_its_parts_and_needs_it_within_reach() {
     let shelf = shelf().await;
     for ctx in [shelf.granted("cachectl"), shelf.chosen("cachectl")] {
-        let none = remove::run(&ctx, "f/x:c", false).await.unwrap();
-        assert_eq!(none, [""; 0]);
+        let none = remove::run(&ctx, &removing("f/x:c", false)).await.unwrap();
+        assert_eq!(none, remove::Report::default());
     }
-    let gone = remove::run(&shelf.ctx, "f/x:c", false).await.unwrap();
-    assert_eq!(gone, ["f/x:c"]);
+    let gone = remove::run(&shelf.ctx, &removing("f/x:c", false))
+        .await
+        .unwrap();
+    assert_eq!(gone.tags, ["f/x:c"]);
     let repo = repository(&shelf.ctx, "f/x");
     assert_eq!(repo.parts(&tag("c")).await.unwrap(), []);
     assert_eq!(
@@ -317,7 +320,9 @@ async fn what_refers_to_a_live_manifest_outlives_a_sweep_and_goes_with_it() {
     // The untagged manifest, and the first cache's fold is the part itself.
     assert_eq!(swept.blobs, 1, "{swept:?}");
     assert!(kept().await);
-    remove::run(&shelf.ctx, "f/x:v1", false).await.unwrap();
+    remove::run(&shelf.ctx, &removing("f/x:v1", false))
+        .await
+        .unwrap();
     prune::run(&shelf.ctx, &nothing()).await.unwrap();
     assert!(!kept().await);
 }

@@ -40,7 +40,10 @@ pub use access::{Admit, Right, Rights};
 use crate::{
     memory::MemoryBudget,
     metrics::http::Place,
-    ops::sight::Sights,
+    ops::{
+        prune::now::{Doors, NoDoors},
+        sight::Sights,
+    },
     proto::{self, v1::control_server::ControlServer},
     serve::{
         admission::{Admission, Connection},
@@ -110,12 +113,18 @@ struct Shared {
     began: Instant,
     listeners: OnceLock<Vec<String>>,
     sights: OnceLock<Arc<Sights>>,
+    doors: OnceLock<Arc<dyn Doors>>,
 }
 
 impl Shared {
     /// Who sees what.
     fn sights(&self) -> Arc<Sights> {
         self.sights.get_or_init(Arc::default).clone()
+    }
+
+    /// What else works on the store.
+    fn doors(&self) -> Arc<dyn Doors> {
+        self.doors.get_or_init(|| Arc::new(NoDoors)).clone()
     }
 }
 
@@ -147,6 +156,7 @@ impl Control {
             began: Instant::now(),
             listeners: OnceLock::new(),
             sights: OnceLock::new(),
+            doors: OnceLock::new(),
         });
         let control = ControlServer::new(Verbs::new(shared.clone()))
             .max_decoding_message_size(MAX_REQUEST_BYTES);
@@ -186,6 +196,14 @@ impl Control {
     pub fn seeing(self, sights: Arc<Sights>) -> Self {
         // Nobody has called it yet.
         let _ = self.shared.sights.set(sights);
+        self
+    }
+
+    /// The same, beside another API on the same store, which a prune has to shut.
+    #[must_use]
+    pub fn beside(self, doors: Arc<dyn Doors>) -> Self {
+        // Nobody has called it yet.
+        let _ = self.shared.doors.set(doors);
         self
     }
 

@@ -94,6 +94,28 @@ fn taken<T>(request: Request<T>) -> ((Asked, Key), Rights, T) {
     ((asked, key), rights, request.into_inner())
 }
 
+/// What a daemon refuses to prune.
+fn check(options: &prune::Options, rights: &Rights) -> Result<(), Status> {
+    if options.now {
+        if !rights.is_everything() {
+            return Err(Status::permission_denied(
+                "--now takes a grant of everything on all repositories, since blobs are those of all",
+            ));
+        }
+        if !options.grace.is_zero() {
+            return Err(Status::invalid_argument("there is no grace time with now"));
+        }
+    } else if options.grace < MIN_GRACE {
+        return Err(Status::invalid_argument(format!(
+            "--grace must be at least {} while a daemon serves this store ({} was given), or a running build could lose blobs that \
+             it relies on; to free space at once use --now",
+            humantime::format_duration(MIN_GRACE),
+            humantime::format_duration(options.grace),
+        )));
+    }
+    Ok(())
+}
+
 /// Of what is within reach that which a request chooses.
 fn chosen(reach: Reach, patterns: &[String]) -> Result<Reach, Status> {
     let chosen = reach.wanting(patterns);
@@ -170,8 +192,8 @@ impl v1::control_server::Control for Verbs {
             asked,
             rights.to_delete(&self.shared.sights()),
             move |ctx| async move {
-                let tags = remove::run(&ctx, &r.name, r.dry_run).await?;
-                Ok(v1::DeleteReport { tags })
+                let options = remove::Options::from(r);
+                remove::run(&ctx, &options).await
             },
         ))
     }
@@ -181,14 +203,7 @@ impl v1::control_server::Control for Verbs {
         let (asked, rights, r) = taken(request);
         let reach = chosen(rights.to_delete(&self.shared.sights()), &r.repositories)?;
         let options = prune::Options::from(r);
-        if options.grace < MIN_GRACE {
-            return Err(Status::invalid_argument(format!(
-                "grace is {}s: beside open doors it is {}s at least, or a build could lose what it has just found; \
-                 to remove everything at once stop the daemon and prune its store with --store",
-                options.grace.as_secs(),
-                MIN_GRACE.as_secs(),
-            )));
-        }
+        check(&options, &rights)?;
         // One that stops at some repositories removes names alone: it neither marks nor sweeps, so it keeps nobody from that.
         let alone = if reach.is_whole() {
             let alone = self.pruning.clone().try_acquire_owned();
@@ -196,9 +211,14 @@ impl v1::control_server::Control for Verbs {
         } else {
             None
         };
+        let doors = self.shared.doors();
         Ok(self.run(asked, reach, move |ctx| async move {
             let _alone = alone;
-            let report = prune::run(&ctx, &options).await?;
+            let report = if options.now {
+                prune::now::run(&ctx, &options, &*doors).await?
+            } else {
+                prune::run(&ctx, &options).await?
+            };
             if let Err(error) = prune::read_marked(&ctx.opened).await {
                 // They are read again at the next turn, long before the grace time is over.
                 tracing::warn!(%error, "Marks not read");
@@ -244,6 +264,12 @@ impl v1::control_server::Control for Verbs {
             let from = from.open(&shared, &asked).await?;
             let to = to.open(&shared, &asked).await?;
             let own = shared.opened.url.to_string();
+            let pass = async {
+                let what = format!("a copy to {own}");
+                Some(shared.doors().enter(what).await)
+            };
+            // Waits for a prune that has the store to itself; one that comes later waits for it.
+            let _pass = if r.to.is_empty() { pass.await } else { None };
             let from = shared.context(from, of_from, progress.clone());
             let to = shared.context(to, Reach::everything(), progress);
             let copied = Box::pin(ops::copy::run(&from, &to, r.name.as_deref())).await;

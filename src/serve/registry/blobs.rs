@@ -39,7 +39,14 @@ impl Registry {
         }
         // A push asks first; told that it is not there, it is sent.
         let size = match parts.method {
-            axum::http::Method::HEAD => repository.stat_or_send(digest).await,
+            axum::http::Method::HEAD => {
+                let _pass = self.pass(parts).await;
+                let size = repository.stat_or_send(digest).await;
+                if matches!(size, Ok(Some(_))) {
+                    self.promise(parts, digest);
+                }
+                size
+            }
             _ => repository.stat_blob(digest).await,
         };
         let size = size.map_err(|e| damaged(&e))?;

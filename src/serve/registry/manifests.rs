@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use axum::{
     body::Body,
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
 };
 use bytes::BytesMut;
 use futures_util::TryStreamExt as _;
@@ -100,7 +100,14 @@ impl Registry {
         let ticket = ticket(parts);
         let caches = self.caches.of(ticket.key());
         let resolve = || async {
+            // A merged tag may be stored anew.
+            let _pass = self.pass(parts).await;
             let found = caches.resolve(repository, reference).await;
+            if let (&Method::HEAD, Reference::Digest(digest), Ok(Some(_))) =
+                (&parts.method, reference, &found)
+            {
+                self.promise(parts, digest);
+            }
             let found = found.map_err(|e| {
                 tracing::debug!(error = %e, "Manifest cannot be served");
                 Refusal::of_store(&e, Code::ManifestUnknown)
@@ -139,6 +146,7 @@ impl Registry {
         let merges = !tags.is_empty() && is_cache;
         let is_image = !is_cache && is_image(&manifest.media_type, &outline);
         let push = || async {
+            let _pass = self.pass(parts).await;
             let flaws = self.check_children(&repository, &outline, sight).await?;
             if is_image {
                 self.judge(&flaws)?;
@@ -154,6 +162,13 @@ impl Registry {
             };
             let pushed = caches.push(&repository, &manifest, &tags).await?;
             drop(merging);
+            let named = outline.children().map(|n| &n.digest);
+            self.pause
+                .named(ticket.key(), named.chain([&manifest.digest]));
+            if tags.is_empty() {
+                // An index may name it later.
+                self.promise(parts, &manifest.digest);
+            }
             Ok((flaws, pushed))
         };
         let held = self.hold.until_back(&manifest.digest, Some(ticket), push);

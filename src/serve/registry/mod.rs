@@ -43,6 +43,7 @@ use crate::{
         admission::{Admission, Fault, Ticket},
         auth::{Action, Authority, Need, Peer, Principal},
         observe::{AskedBy, ClientGone},
+        pause::{Pass, Pause},
     },
     store::{self, Records, Repository, ingest::Uploads, keys::Repo, open::Repositories},
 };
@@ -79,6 +80,7 @@ pub struct Registry {
     sights: Arc<Sights>,
     hold: Hold,
     admission: Arc<Admission>,
+    pause: Arc<Pause>,
     readers: Option<Arc<dyn Repositories>>,
     refuses_incomplete_images: AtomicBool,
 }
@@ -101,6 +103,7 @@ impl Registry {
             hold: Hold::new(HOLD, None),
             admission: Arc::default(),
             refuses_incomplete_images: AtomicBool::new(true),
+            pause: Arc::default(),
         }
     }
 
@@ -135,6 +138,11 @@ impl Registry {
     /// Lets go the requests that wait for a store that is away, since the daemon ends.
     pub fn drain(&self) {
         self.hold.end();
+    }
+
+    /// Holds its requests while a prune has the store to itself.
+    pub fn pause(&self) -> Arc<Pause> {
+        self.pause.clone()
     }
 
     /// Who sees what, as every other API of the daemon must answer it too.
@@ -224,6 +232,22 @@ impl Registry {
         response
     }
 
+    /// Waits until no prune has the store to itself, for a request whose work on it begins now.
+    async fn pass(&self, parts: &Parts) -> Pass {
+        let ticket = parts.extensions.get::<Ticket>();
+        let what = || {
+            let key = ticket.map(|t| t.key().to_string()).unwrap_or_default();
+            let path: String = parts.uri.path().chars().take(200).collect();
+            format!("{} {path} ({key})", parts.method)
+        };
+        self.pause.pass(ticket, what).await
+    }
+
+    /// Notes that whoever asks was told that a blob or manifest is there. Only while it passes.
+    fn promise(&self, parts: &Parts, digest: &Digest) {
+        self.pause.promise(uploads::ticket(parts).key(), digest);
+    }
+
     async fn dispatch(
         &self,
         route: &Route,
@@ -245,6 +269,7 @@ impl Registry {
                 self.hold.until_back(digest, ticket, ask).await
             }
             Route::Blob(repo, digest) if method == Method::DELETE => {
+                let _pass = self.pass(parts).await;
                 self.delete_blob(repo, digest, sight).await
             }
             Route::Uploads(repo) if method == Method::POST => {
@@ -269,7 +294,10 @@ impl Registry {
                     }
                 },
                 Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,
-                Method::DELETE => self.delete_manifest(repo, reference, parts).await,
+                Method::DELETE => {
+                    let _pass = self.pass(parts).await;
+                    self.delete_manifest(repo, reference, parts).await
+                }
                 _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
             },
             Route::Tags(repo) if reads(method) => self.list_tags(repo, parts).await,

@@ -90,7 +90,7 @@ impl Registry {
             let digest = route::digest(&digest)?;
             // A source that may not be read is as good as one that is not there.
             let hidden = source.is_none() && param(query, "from").is_some();
-            if !hidden && let Some(size) = self.mount(repo, &digest, source, sight).await? {
+            if !hidden && let Some(size) = self.mount(repo, &digest, source, sight, parts).await? {
                 return saved(stored(repo, &digest), "mounted", size);
             }
         }
@@ -106,7 +106,7 @@ impl Registry {
             Some(digest) => {
                 let ticket = ticket(parts);
                 let all = (Some(0), None, Some(ticket.receive(body)));
-                let done = self.commit(repo, &id, &digest, all, sight, ticket).await;
+                let done = self.commit(repo, &id, &digest, all, sight, parts).await;
                 if done.is_err() {
                     // The client never heard of the upload, so nobody can go on with it.
                     let cancelled = self.uploads.cancel(&id).await;
@@ -127,7 +127,9 @@ impl Registry {
         digest: &Digest,
         from: Option<&Repo>,
         sight: Sight,
+        parts: &Parts,
     ) -> Result<Option<u64>, Refusal> {
+        let _pass = self.pass(parts).await;
         let source = self.repository(from.unwrap_or(repo));
         if !self.sees(&source, digest, sight).await?
             || (from.is_some() && source.stat_or_send(digest).await?.is_none())
@@ -137,6 +139,7 @@ impl Registry {
         let size = self.repository(repo).mount_blob(digest).await?;
         if size.is_some() {
             self.own(repo, digest, sight).await?;
+            self.promise(parts, digest);
         }
         Ok(size)
     }
@@ -195,7 +198,7 @@ impl Registry {
         let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
         let ticket = ticket(parts);
         let body = (range.is_some() || !empty).then(|| ticket.receive(body));
-        self.commit(repo, id, &digest, (at(parts), range, body), sight, ticket)
+        self.commit(repo, id, &digest, (at(parts), range, body), sight, parts)
             .await
     }
 
@@ -216,8 +219,9 @@ impl Registry {
         digest: &Digest,
         (at, range, body): (Option<u64>, Option<Range<u64>>, Option<ByteStream>),
         sight: Sight,
-        ticket: &Ticket,
+        parts: &Parts,
     ) -> Answer {
+        let ticket = ticket(parts);
         let owner = ticket.key().to_string();
         let spool = match self.uploads.finish((id, &owner), at, range, body).await? {
             Ok(spool) => spool,
@@ -226,7 +230,12 @@ impl Registry {
         let desc = Descriptor::new("", *digest, spool.size());
         let body = Bytes::Spool(spool.into());
         let repository = self.repository(repo);
-        let put = || async { Ok(repository.put_blob(&desc, &body).await?) };
+        let put = || async {
+            let _pass = self.pass(parts).await;
+            let put = repository.put_blob(&desc, &body).await?;
+            self.promise(parts, digest);
+            Ok(put)
+        };
         let put = Box::pin(self.hold.until_back(digest, Some(ticket), put)).await;
         self.uploads.forget(id, at, put.is_err()).await?;
         let put = put?;

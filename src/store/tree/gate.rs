@@ -18,6 +18,9 @@ use crate::{
     task,
 };
 
+/// Between two looks at whether a sweep of ours could begin.
+const STEP: Duration = Duration::from_millis(5);
+
 /// How a tree is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum Entry {
@@ -44,6 +47,8 @@ enum State {
     Inside(#[expect(dead_code, reason = "held for its drop")] Option<Lock>),
     /// Given up for a sweep of ours that could not begin, and not yet had back.
     Outside,
+    /// Given up for a sweep of ours that waits for others to leave: what else we do waits with it, or it would be in the way.
+    Leaving,
     /// A sweep of ours is running.
     Alone,
 }
@@ -114,6 +119,10 @@ impl Gate {
     /// # Errors
     /// `Timeout` while a sweep is running.
     pub(in crate::store) async fn be_inside(&self, op: &'static str) -> Result<()> {
+        while matches!(*self.state(), State::Leaving) {
+            // Not for long: a sweep that cannot begin gives up.
+            sleep(STEP.mul_f64(0.5 + fastrand::f64())).await;
+        }
         if !matches!(*self.state(), State::Outside) {
             return Ok(());
         }
@@ -154,7 +163,7 @@ impl Gate {
     /// # Errors
     /// `Conflict` if others stay inside for longer than the budget.
     pub(in crate::store) async fn alone(self: &Arc<Self>) -> Result<Alone> {
-        *self.state() = State::Outside;
+        let leaving = Leaving::begin(self);
         let lock = poll(
             &self.tree,
             &self.key,
@@ -166,11 +175,13 @@ impl Gate {
         .map_err(|e| Error::io("lock", e))?;
         if let Some(lock) = lock {
             *self.state() = State::Alone;
+            drop(leaving);
             return Ok(Alone {
                 lock: Some(lock),
                 gate: self.clone(),
             });
         }
+        drop(leaving);
         self.be_inside("lock").await?;
         Err(Error::new(
             ErrorKind::Conflict,
@@ -180,6 +191,25 @@ impl Gate {
                 self.budget.as_secs()
             ),
         ))
+    }
+}
+
+/// The shared lock, given up until the sweep begins or this is dropped: the wait for others may be cancelled.
+struct Leaving<'g>(&'g Gate);
+
+impl<'g> Leaving<'g> {
+    fn begin(gate: &'g Gate) -> Self {
+        *gate.state() = State::Leaving;
+        Self(gate)
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if matches!(*state, State::Leaving) {
+            *state = State::Outside;
+        }
     }
 }
 

@@ -1,0 +1,149 @@
+//! `prune --now`: what nothing reaches is removed in one run, for a disk that is full.
+//!
+//! A grace time protects what clients were told is there and have not named yet, and what they find while the prune looks. Instead
+//! of it other processes are kept out of the folder, the doors of a daemon are shut for as long as the prune looks, and what they
+//! have promised to clients stays ([`crate::store::marked`] says why the rest may go while they are open again). Where others can
+//! write and cannot be kept out it is refused before anything is removed.
+
+use std::{collections::HashSet, time::Duration};
+
+use async_trait::async_trait;
+use tokio::time::{sleep, timeout};
+
+use super::{Options, Report, by_policy, sweep, tidy};
+use crate::{
+    digest::Digest,
+    entry::Time,
+    ops::{self, Context, Error, Result},
+    store::{self, ErrorKind, Sweep, wrap::metered::Tier},
+};
+
+/// Longest wait of a daemon for other processes to leave the folder: its requests are held meanwhile.
+const OTHERS: Duration = Duration::from_secs(3);
+/// Longest time for the clock of a file system to go on: some count whole seconds.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Says of a blob whether a client was told that it is there and may still name it.
+pub type Promised = Box<dyn Fn(&Digest) -> bool + Send + Sync>;
+
+/// The APIs that a daemon serves on its store.
+#[async_trait]
+pub trait Doors: Send + Sync {
+    /// Holds new requests and waits until those that work on the store have ended. They go on when the guard is dropped.
+    ///
+    /// # Errors
+    /// Which request does not end.
+    async fn shut(&self) -> std::result::Result<Box<dyn Send>, String>;
+
+    /// What clients were told, as of now.
+    fn promised(&self) -> Promised;
+
+    /// A place for other work that writes to the store, which [`Self::shut`] waits for; `what` names it.
+    async fn enter(&self, what: String) -> Box<dyn Send>;
+}
+
+/// Where nobody is served.
+pub struct NoDoors;
+
+#[async_trait]
+impl Doors for NoDoors {
+    async fn shut(&self) -> std::result::Result<Box<dyn Send>, String> {
+        Ok(Box::new(()))
+    }
+
+    fn promised(&self) -> Promised {
+        Box::new(|_| false)
+    }
+
+    async fn enter(&self, _: String) -> Box<dyn Send> {
+        Box::new(())
+    }
+}
+
+/// Prunes; see the module. The grace time of `options` does not count.
+///
+/// # Errors
+/// `Usage` for a store that cannot keep others out, `Denied` for a caller that may not do everything or a read-only folder,
+/// `Conflict` while others use it. Nothing was removed then.
+pub async fn run(ctx: &Context, options: &Options, doors: &dyn Doors) -> Result<Report> {
+    ops::within_budget(ctx, "pruning", prune(ctx, options, doors)).await
+}
+
+async fn prune(ctx: &Context, options: &Options, doors: &dyn Doors) -> Result<Report> {
+    let sweep = sweeper(ctx)?;
+    let alone = {
+        let _shut = shut(doors).await?;
+        keep_others_out(ctx, sweep).await?
+    };
+    let mut report = Report::default();
+    let gone: HashSet<Digest> = by_policy(ctx, options, &mut report).await?;
+    let swept = sweep::at_once(ctx, sweep, options, &gone, doors, &mut report).await;
+    if let Err(e) = swept {
+        report.not_swept = Some(e.to_string());
+        report.sweep_failed = true;
+    }
+    drop(alone);
+    tidy::run(ctx, options, &mut report).await?;
+    Ok(report)
+}
+
+/// What removes blobs, if that may be done at once.
+fn sweeper(ctx: &Context) -> Result<&dyn Sweep> {
+    let url = &ctx.opened.url;
+    if url.tier() == Tier::Remote {
+        return Err(Error::Usage(format!(
+            "--now works on a store in a folder (disk:, oci-layout:) only: {url} cannot keep other writers out while blobs are \
+             removed; prune without --now, and once more after --grace"
+        )));
+    }
+    let denied = |why: &str| {
+        let e = store::Error::new(ErrorKind::Denied, "prune", why);
+        Error::Store(e.at(&url.to_string(), ""))
+    };
+    if !ctx.reach.is_whole() {
+        let why =
+            "--now takes a grant of everything on all repositories, since blobs are those of all";
+        return Err(denied(why));
+    }
+    let sweep = ctx.opened.sweep.as_deref();
+    sweep.ok_or_else(|| denied("nothing may be removed: the store was opened read-only"))
+}
+
+/// Keeps other processes out while the guard lives.
+async fn keep_others_out(ctx: &Context, sweep: &dyn Sweep) -> store::Result<Box<dyn Send>> {
+    let url = ctx.opened.url.to_string();
+    let locked = match &ctx.opened.marked {
+        None => sweep.lock_alone().await?,
+        Some(marked) => {
+            let locked = timeout(OTHERS, marked.lock_alone()).await;
+            let busy = |_| {
+                let why = "another process uses the folder: a second daemon, or a command with --store; --now needs this daemon to be its only user";
+                store::Error::new(ErrorKind::Conflict, "prune", why).at(&url, "")
+            };
+            locked.map_err(busy)??
+        }
+    };
+    locked.ok_or_else(|| {
+        let why = "other writers cannot be kept out of this store";
+        store::Error::new(ErrorKind::Unsupported, "prune", why).at(&url, "")
+    })
+}
+
+pub(super) async fn shut(doors: &dyn Doors) -> store::Result<Box<dyn Send>> {
+    let shut = doors.shut().await;
+    shut.map_err(|who| store::Error::new(ErrorKind::Conflict, "prune", who))
+}
+
+/// Waits until the store's clock is past `then`: what is renewed from now on is newer.
+pub(super) async fn passed(ctx: &Context, then: Time) -> store::Result<()> {
+    let later = async {
+        while ctx.opened.store.clock().await? <= then {
+            sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    };
+    timeout(TICK, later).await.unwrap_or_else(|_| {
+        let why = "the clock of the store's file system does not go on";
+        Err(store::Error::new(ErrorKind::Unsupported, "prune", why))
+    })
+}

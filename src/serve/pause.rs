@@ -1,0 +1,235 @@
+//! The moment in which a prune has the store to itself: new requests are held, and what clients were told is remembered.
+//!
+//! A request passes only for its work on the store. While its body comes, or it waits for a place, it has not passed, so a slow
+//! client is in nobody's way: what it sends lies among the unfinished uploads, which no prune touches.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{OwnedRwLockReadGuard, RwLock},
+    time::{Instant, timeout},
+};
+
+use super::admission::{Key, Ticket};
+use crate::{
+    digest::Digest,
+    ops::prune::now::{Doors, Promised},
+    store::marked::MIN_GRACE,
+};
+
+/// Longest wait for requests that work on the store: new ones are held meanwhile.
+const RUNNING: Duration = Duration::from_secs(10);
+/// Digests that are remembered at most, for each client that was told: some tens of bytes each.
+const MAX_PROMISES: usize = 1 << 18;
+/// So often at most it is looked for promises that are over, when there is no room for more.
+const TIDY: Duration = Duration::from_mins(1);
+
+/// Who works on the store of a daemon, and what clients were told of it.
+#[derive(Default)]
+pub struct Pause {
+    lock: Arc<RwLock<()>>,
+    working: Arc<Mutex<Working>>,
+    promises: Mutex<Promises>,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Working {
+    next: u64,
+    /// The oldest first.
+    all: BTreeMap<u64, String>,
+}
+
+#[derive(Default)]
+struct Promises {
+    /// Digest and client, both hashed.
+    made: HashMap<(u64, u64), Instant>,
+    tidied: Option<Instant>,
+    /// When one was not remembered, for want of room.
+    lost: Option<Instant>,
+}
+
+/// Work on the store, until it is dropped.
+pub struct Pass {
+    _inside: OwnedRwLockReadGuard<()>,
+    working: Arc<Mutex<Working>>,
+    number: u64,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        locked(&self.working).all.remove(&self.number);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing can panic while it is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pause {
+    /// Begins work on the store, when no prune has it to itself; `what` names the work to whoever waits for its end. The request
+    /// of `ticket` gives its place to others meanwhile. One request must not pass twice at once.
+    pub async fn pass(&self, ticket: Option<&Ticket>, what: impl FnOnce() -> String) -> Pass {
+        let free = self.lock.clone().try_read_owned();
+        let inside = match (free, ticket) {
+            (Ok(inside), _) => inside,
+            (Err(_), Some(ticket)) => ticket.aside(self.lock.clone().read_owned()).await,
+            (Err(_), None) => self.lock.clone().read_owned().await,
+        };
+        let mut working = locked(&self.working);
+        working.next += 1;
+        let number = working.next;
+        working.all.insert(number, what());
+        drop(working);
+        Pass {
+            _inside: inside,
+            working: self.working.clone(),
+            number,
+        }
+    }
+
+    /// Notes that `client` was told that a blob or manifest is there, and may name it later without sending it.
+    pub fn promise(&self, client: &Key, digest: &Digest) {
+        let key = (self.hash(digest), self.hash(client));
+        let mut promises = locked(&self.promises);
+        let now = Instant::now();
+        if promises.made.len() >= MAX_PROMISES && !promises.made.contains_key(&key) {
+            let is_due = |at: Instant| now - at > TIDY;
+            if promises.tidied.is_none_or(is_due) {
+                promises.tidied = Some(now);
+                promises.made.retain(|_, at| now - *at < MIN_GRACE);
+            }
+            if promises.made.len() >= MAX_PROMISES {
+                promises.lost = Some(now);
+                return;
+            }
+        }
+        promises.made.insert(key, now);
+    }
+
+    /// Notes that a manifest which `client` published names these: whatever keeps that keeps them too.
+    pub fn named<'d>(&self, client: &Key, digests: impl IntoIterator<Item = &'d Digest>) {
+        let client = self.hash(client);
+        let mut promises = locked(&self.promises);
+        for digest in digests {
+            promises.made.remove(&(self.hash(digest), client));
+        }
+    }
+
+    fn hash(&self, of: &impl std::hash::Hash) -> u64 {
+        self.hasher.hash_one(of)
+    }
+}
+
+#[async_trait]
+impl Doors for Pause {
+    async fn shut(&self) -> Result<Box<dyn Send>, String> {
+        let lost = locked(&self.promises).lost;
+        if lost.is_some_and(|at| at.elapsed() < MIN_GRACE) {
+            return Err(format!(
+                "clients asked for over {MAX_PROMISES} blobs in the last hour without naming them in a manifest, so it is not known \
+                 which of them running builds rely on; prune without --now"
+            ));
+        }
+        if let Ok(alone) = timeout(RUNNING, self.lock.clone().write_owned()).await {
+            return Ok(Box::new(alone));
+        }
+        let working = locked(&self.working);
+        let oldest = working.all.values().next();
+        Err(format!(
+            "{} has not ended for over {}s; try again when it has",
+            oldest.map_or("a request", String::as_str),
+            RUNNING.as_secs()
+        ))
+    }
+
+    fn promised(&self) -> Promised {
+        let promises = locked(&self.promises);
+        let now = Instant::now();
+        let valid = promises
+            .made
+            .iter()
+            .filter(|(_, at)| now - **at < MIN_GRACE);
+        let digests: HashSet<u64> = valid.map(|((digest, _), _)| *digest).collect();
+        let hasher = self.hasher.clone();
+        Box::new(move |digest| digests.contains(&hasher.hash_one(digest)))
+    }
+
+    async fn enter(&self, what: String) -> Box<dyn Send> {
+        Box::new(self.pass(None, || what).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(text: &str) -> Digest {
+        Digest::sha256_of(text.as_bytes())
+    }
+
+    fn key(name: &str) -> Key {
+        Key::Principal(name.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn running_requests_end_and_new_ones_are_held() {
+        let pause = Pause::default();
+        let running = pause.pass(None, || "first".to_owned()).await;
+        let mut shutting = pause.shut();
+        assert!(futures_util::poll!(&mut shutting).is_pending());
+        let mut held = Box::pin(pause.pass(None, || "second".to_owned()));
+        assert!(futures_util::poll!(&mut held).is_pending());
+        drop(running);
+        let shut = shutting.await.unwrap();
+        assert!(futures_util::poll!(&mut held).is_pending());
+        drop(shut);
+        drop(held.await);
+        assert!(locked(&pause.working).all.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_end_is_named_and_the_others_go_on() {
+        let pause = Pause::default();
+        let _running = pause.pass(None, || "a copy".to_owned()).await;
+        let began = Instant::now();
+        let why = pause.shut().await.err().unwrap();
+        assert!(why.starts_with("a copy has not ended"), "{why}");
+        assert_eq!(began.elapsed().as_secs(), RUNNING.as_secs());
+        drop(pause.pass(None, String::new).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_promise_lasts_until_its_client_names_it_or_an_hour() {
+        let pause = Pause::default();
+        let (a, b) = (key("a"), key("b"));
+        pause.promise(&a, &digest("x"));
+        pause.promise(&b, &digest("x"));
+        pause.promise(&a, &digest("y"));
+        pause.named(&a, [&digest("x"), &digest("y")]);
+        let promised = pause.promised();
+        assert!(promised(&digest("x")) && !promised(&digest("y")));
+        tokio::time::advance(MIN_GRACE).await;
+        assert!(!pause.promised()(&digest("x")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_promises_than_are_remembered_refuse_a_prune_for_an_hour() {
+        let pause = Pause::default();
+        for n in 0..=MAX_PROMISES {
+            pause.promise(&key("a"), &digest(&n.to_string()));
+        }
+        assert!(pause.shut().await.is_err());
+        tokio::time::advance(MIN_GRACE).await;
+        drop(pause.shut().await.unwrap());
+        pause.promise(&key("a"), &digest("later"));
+        assert_eq!(locked(&pause.promises).made.len(), 1);
+    }
+}
