@@ -74,7 +74,7 @@ Examples:
 
 Signals:
   HUP        read settings, users and certificates again, unless one is invalid
-  TERM, INT  accept no more, finish what is in progress, end; a second one: at once
+  TERM, INT  accept no more, finish what is in progress, end; twice: at once
 
 Exit codes:
   0         ended as it was told, nothing was left to do

@@ -329,7 +329,8 @@ fn request_branch(branch: &str) -> Option<Request> {
         let found = super::number(id).filter(|_| matches!(kind, "head" | "merge"));
         found.map(|id| Request(Some(id)))
     });
-    builders.or_else(|| request_ref(&format!("refs/{branch}")))
+    let bare = branch.strip_prefix("refs/").unwrap_or(branch);
+    builders.or_else(|| request_ref(&format!("refs/{bare}")))
 }
 
 #[cfg(test)]
