@@ -9,15 +9,16 @@ use super::{
     CacheTags, MAX_MEMO_BYTES, Sized,
     dated::Dated,
     gather::{Gathered, LeftOut},
+    is_merged,
     join::{self, Joined},
     layers, locked,
     merging::Place,
-    readable,
+    read_aside,
 };
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
-        buildkit::{Part, contains, is_merged},
+        buildkit::{Part, contains},
     },
     digest::Digest,
     entry::Time,
@@ -50,10 +51,10 @@ pub(super) struct Pointed {
 }
 
 impl Pointed {
-    pub(super) fn of(found: &Resolved) -> Self {
+    pub(super) async fn of(found: &Resolved) -> Self {
         Self {
             digest: found.manifest.digest,
-            is_merged: is_merged(&found.manifest),
+            is_merged: is_merged(&found.manifest).await,
             modified: found.modified,
         }
     }
@@ -261,7 +262,7 @@ impl CacheTags {
 
     /// Says whether the config of what was folded is still there.
     async fn has_config(&self, repo: &Repository, folded: &Manifest) -> Result<bool> {
-        let Some(cache) = readable(folded) else {
+        let Some(cache) = read_aside(folded).await else {
             return Ok(true);
         };
         let config = cache.config();

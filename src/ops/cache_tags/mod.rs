@@ -26,7 +26,10 @@ use tokio::{
 };
 
 use crate::{
-    artifact::{Manifest, Reference, Tag, buildkit::CacheManifest},
+    artifact::{
+        Manifest, Reference, Tag,
+        buildkit::{self, CacheManifest},
+    },
     digest::Digest,
     entry::Time,
     store::{
@@ -135,9 +138,6 @@ pub struct CacheTags {
 /// Manifests that are read for requests at once: up to 4 MiB each are in memory before anybody knows how large they are.
 const READERS: usize = 16;
 
-/// Bytes of a manifest from which on it is parsed on a thread of its own.
-const READ_ASIDE: usize = 128 << 10;
-
 /// A blob, and how many bytes it has as some manifest says: they need not agree.
 type Sized = (Digest, u64);
 
@@ -235,7 +235,7 @@ impl CacheTags {
         if read_aside(&found.manifest).await.is_none() {
             return Ok(Some(found));
         }
-        let pointed = Pointed::of(&found);
+        let pointed = Pointed::of(&found).await;
         // A fold may wait for others: nothing large is in memory until it begins.
         drop((found, reading));
         let parts = self.dated(repo, tag).await?;
@@ -314,13 +314,16 @@ fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     })
 }
 
-/// The same; a long one on a thread of its own.
+/// The same for who serves meanwhile.
 async fn read_aside(manifest: &Manifest) -> Option<CacheManifest> {
-    if manifest.bytes.len() <= READ_ASIDE {
-        return readable(manifest);
-    }
     let manifest = manifest.clone();
-    task::blocking(move || readable(&manifest)).await
+    task::parse(manifest.bytes.len(), move || readable(&manifest)).await
+}
+
+/// Says whether we merged it.
+async fn is_merged(manifest: &Manifest) -> bool {
+    let manifest = manifest.clone();
+    task::parse(manifest.bytes.len(), move || buildkit::is_merged(&manifest)).await
 }
 
 /// The layers that a store has to have. Whether it has others is not even asked: who names them need not have seen them.

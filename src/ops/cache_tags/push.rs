@@ -9,7 +9,7 @@ use super::{
     fold::{Pointed, Served},
     folds::removed,
     gather::LeftOut,
-    readable,
+    read_aside,
 };
 use crate::{
     artifact::{
@@ -45,7 +45,7 @@ impl CacheTags {
     ) -> Result<Pushed> {
         let settings = self.settings();
         let merges = settings.merge.is_match(repo.name().as_str());
-        match readable(manifest) {
+        match read_aside(manifest).await {
             None => {
                 for tag in tags {
                     // An image takes the tag over; parts would bring the cache back.
@@ -135,12 +135,12 @@ impl CacheTags {
             }
             return Ok(());
         };
-        let at = Pointed::of(&found);
+        let at = Pointed::of(&found).await;
         let pointed = &found.manifest;
         let is_part = |p: &crate::store::repository::TagPart| p.digest == pointed.digest;
         if pointed.digest == manifest.digest
             || before.iter().any(is_part)
-            || readable(pointed).is_none()
+            || read_aside(pointed).await.is_none()
             || (at.is_merged && !before.is_empty())
             || self.is_own_fold(repo, tag, &at, before.is_empty()).await?
         {
@@ -287,7 +287,7 @@ impl CacheTags {
         repo: &Repository,
         manifest: &Manifest,
     ) -> Result<Option<Part>> {
-        match readable(manifest) {
+        match read_aside(manifest).await {
             Some(cache) => self.part_of(repo, cache).await,
             None => Ok(None),
         }

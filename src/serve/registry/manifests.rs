@@ -38,8 +38,6 @@ const MAX_TAGS: usize = 64;
 const LONGEST: Duration = Duration::from_mins(1);
 /// Bytes of a manifest from which on it needs a place of its own kind.
 pub(super) const LARGE: usize = 64 << 10;
-/// Bytes of a manifest from which on it is parsed on a thread of its own.
-pub(super) const READ_ASIDE: usize = 128 << 10;
 /// Longest type of an artifact: two names of 127 characters (RFC 6838, 4.2).
 const MAX_TYPE: usize = 255;
 /// Missing children that a warning names.
@@ -247,11 +245,7 @@ async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
             Ok::<_, String>((outline, is_cache))
         }
     };
-    let read = if manifest.bytes.len() > READ_ASIDE {
-        task::blocking(read).await
-    } else {
-        read()
-    };
+    let read = task::parse(manifest.bytes.len(), read).await;
     read.map_err(|why| Refusal::new(Code::ManifestInvalid, why))
 }
 
@@ -283,7 +277,8 @@ async fn read(
         }
         bytes.extend_from_slice(&piece);
     }
-    let mut manifest = Manifest::sniff(bytes.freeze());
+    let bytes = bytes.freeze();
+    let mut manifest = task::parse(bytes.len(), move || Manifest::sniff(bytes)).await;
     let said = text(&parts.headers, &header::CONTENT_TYPE);
     // Parameters are not part of the type that is given back.
     let said = said.and_then(|t| t.split(';').next()).map(str::trim);

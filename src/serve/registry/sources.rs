@@ -13,6 +13,7 @@ use crate::{
     },
     digest::Digest,
     store::{ErrorKind, Repository},
+    task,
 };
 
 impl Registry {
@@ -33,7 +34,8 @@ impl Registry {
         };
         if let Some(own) = own {
             // What was merged of parts is made of them again.
-            let is_own = |m: &Manifest| parts.is_empty() || !is_merged(m);
+            let is_alone = parts.is_empty();
+            let is_own = move |m: &Manifest| is_alone || !is_merged(m);
             if !self.sees_all_of(repository, own, is_own).await? {
                 return Ok(false);
             }
@@ -52,14 +54,20 @@ impl Registry {
         &self,
         repository: &Repository,
         digest: Digest,
-        counts: impl Fn(&Manifest) -> bool,
+        counts: impl FnOnce(&Manifest) -> bool + Send + 'static,
     ) -> Result<bool, Refusal> {
         if repository.is_checked(&digest).await? {
             return Ok(true);
         }
         let found = manifest(repository, &digest.into()).await?;
-        let cache = found.filter(|m| matches!(CacheManifest::read(m), Ok(Some(_))) && counts(m));
-        let Some(Ok(outline)) = cache.map(|m| Outline::of_stored(&m)) else {
+        let Some(found) = found else {
+            return Ok(true);
+        };
+        let read = task::parse(found.bytes.len(), move || {
+            let is_cache = matches!(CacheManifest::read(&found), Ok(Some(_))) && counts(&found);
+            is_cache.then(|| Outline::of_stored(&found).ok()).flatten()
+        });
+        let Some(outline) = read.await else {
             return Ok(true);
         };
         // This daemon may not know yet what another one stored.

@@ -15,6 +15,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{Error, ErrorKind, Result, check},
+    task,
 };
 
 /// All that we read; the list is one header, since some registries look at the first one only.
@@ -84,7 +85,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
     let mut manifest = if media_type.starts_with("application/vnd.") {
         Manifest::new(&media_type, bytes)
     } else {
-        Manifest::sniff(bytes)
+        task::parse(bytes.len(), move || Manifest::sniff(bytes)).await
     };
     match reference {
         Reference::Digest(want) if !want.matches(&manifest.bytes) => {

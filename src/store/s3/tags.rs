@@ -16,6 +16,7 @@ use crate::{
         error::{Error, ErrorKind, Result},
         keys, record,
     },
+    task,
 };
 
 #[async_trait]
@@ -172,12 +173,19 @@ impl S3 {
                 format!("the bytes of manifest {digest} do not have that digest"),
             ));
         }
-        let mut manifest = Manifest::sniff(found.bytes);
-        manifest.digest = *digest;
-        if let Some(said) = media_type {
-            manifest.media_type = said;
-        }
-        Ok(Some(manifest))
+        let Some(media_type) = media_type else {
+            let bytes = found.bytes;
+            let manifest = task::parse(bytes.len(), move || Manifest::sniff(bytes)).await;
+            return Ok(Some(Manifest {
+                digest: *digest,
+                ..manifest
+            }));
+        };
+        Ok(Some(Manifest {
+            media_type,
+            bytes: found.bytes,
+            digest: *digest,
+        }))
     }
 
     /// Stores a manifest's bytes and what is known of it: at once, since no name leads there before both are done, and without
@@ -185,7 +193,7 @@ impl S3 {
     async fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
         let blob = keys::blob(&manifest.digest);
         let (desc, body) = (manifest.descriptor(), Body::from(manifest.bytes.clone()));
-        let known = record::Manifested::of(manifest);
+        let known = record::Manifested::of_aside(manifest).await;
         let record = record::encode(&known);
         let referrer = async {
             let Some(subject) = &known.subject else {
