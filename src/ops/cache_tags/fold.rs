@@ -13,7 +13,6 @@ use super::{
     join::{self, Joined},
     layers, locked,
     merging::Place,
-    read_aside,
 };
 use crate::{
     artifact::{
@@ -128,6 +127,20 @@ impl CacheTags {
             tracing::info!(repo = %repo.name(), %tag, %digest, %why, "Part of a merged cache is left out");
         }
         Ok(folding.served.map(|s| s.manifest))
+    }
+
+    /// As [`Self::fold`], where that is known without folding; `None` else.
+    pub(super) async fn recall(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        parts: &[Dated],
+        pointed: Option<&Pointed>,
+    ) -> Result<Option<Option<Manifest>>> {
+        let pointed = pointed.filter(|p| parts.is_empty() || !p.is_merged);
+        let pointed = pointed.map(Pointed::dated);
+        let known = self.remembered(repo, tag, parts, pointed).await?;
+        Ok(known.map(|served| served.map(|s| s.manifest)))
     }
 
     /// What a tag was folded to, if it would be folded to the same now and all of it is there.
@@ -262,11 +275,11 @@ impl CacheTags {
 
     /// Says whether the config of what was folded is still there.
     async fn has_config(&self, repo: &Repository, folded: &Manifest) -> Result<bool> {
-        let Some(cache) = read_aside(folded).await else {
+        let facts = self.facts_of(folded).await;
+        let Some(contents) = &facts.contents else {
             return Ok(true);
         };
-        let config = cache.config();
-        let wanted = [(config.digest, config.size)].into();
+        let wanted = [contents.config].into();
         Ok(self.lost(repo, wanted).await?.is_empty())
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
 };
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -25,7 +25,7 @@ use crate::{
     ops::{cache_tags::Pushed, sight::Seen},
     serve::admission::Permit,
     store::{
-        Repository, Resolved,
+        Repository,
         keys::Repo,
         repository::{AT_ONCE, Presence},
     },
@@ -43,7 +43,7 @@ const MAX_TYPE: usize = 255;
 /// Missing children that a warning names.
 const NAMED: usize = 5;
 
-fn unknown(reference: &Reference) -> Refusal {
+pub(super) fn unknown(reference: &Reference) -> Refusal {
     Refusal::new(
         Code::ManifestUnknown,
         format!("there is no manifest {reference} here"),
@@ -59,69 +59,45 @@ impl Registry {
         sight: Sight,
     ) -> Answer {
         let repository = self.read_only(repo);
-        if !self.sees_sources(&repository, reference, sight).await? {
+        let ticket = ticket(parts);
+        if !self
+            .sees_sources(&repository, reference, sight, ticket)
+            .await?
+        {
             return Err(unknown(reference));
         }
-        let Resolved {
-            manifest, modified, ..
-        } = self.resolve_to_send(&repository, reference, parts).await?;
-        let Manifest {
-            media_type,
-            bytes,
-            digest,
-        } = manifest;
+        let known = |digest: &Digest| {
+            let etag = format!("\"{digest}\"");
+            text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag)
+        };
+        let is_head = parts.method == Method::HEAD;
+        let found = self.look_up(&repository, reference, ticket, |digest| {
+            !is_head && !known(digest)
+        });
+        let found = found.await?;
+        let digest = found.digest;
         if sight == Sight::Own {
             self.sights.heard_of(repository.name(), &digest);
         }
-        let etag = format!("\"{digest}\"");
-        let known = text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag);
-        let status = if known {
+        let is_known = known(&digest);
+        let status = if is_known {
             StatusCode::NOT_MODIFIED
         } else {
             StatusCode::OK
         };
         let mut builder = with_digest(answer(status), &digest)
-            .header(header::CONTENT_TYPE, media::to_serve(&media_type))
-            .header(header::ETAG, etag);
+            .header(header::CONTENT_TYPE, media::to_serve(&found.media_type))
+            .header(header::ETAG, format!("\"{digest}\""));
         // Of the tag, not of the manifest: until when what it points at can have been published.
-        if let (Some(at), Reference::Tag(_)) = (modified.and_then(http_date), reference) {
+        if let (Some(at), Reference::Tag(_)) = (found.modified.and_then(http_date), reference) {
             builder = builder.header(header::LAST_MODIFIED, at);
         }
-        if known {
+        if is_known {
             return finish(builder, "");
         }
-        let builder = builder.header(header::CONTENT_LENGTH, bytes.len());
-        finish(builder, bytes)
-    }
-
-    /// The manifest, with a place among large ones if it is one; whoever waits for that keeps nothing in memory meanwhile.
-    async fn resolve_to_send(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        parts: &Parts,
-    ) -> Result<Resolved, Refusal> {
-        let resolve = || async {
-            let found = self.caches.resolve(repository, reference).await;
-            let found = found.map_err(|e| {
-                tracing::debug!(error = %e, "Manifest cannot be served");
-                Refusal::of_store(&e, Code::ManifestUnknown)
-            })?;
-            found.ok_or_else(|| unknown(reference))
-        };
-        let found = resolve().await?;
-        if found.manifest.bytes.len() <= LARGE {
-            return Ok(found);
-        }
-        let ticket = ticket(parts);
-        if let Some(place) = ticket.large_manifest_now() {
-            ticket.sends_large(place);
-            return Ok(found);
-        }
-        drop(found);
-        let place = ticket.large_manifest().await?;
-        ticket.sends_large(place);
-        resolve().await
+        let builder = builder.header(header::CONTENT_LENGTH, found.size);
+        let bytes = found.manifest.filter(|_| !is_head).map(|m| m.bytes);
+        finish(builder, bytes.unwrap_or_default())
     }
 
     pub(super) async fn put_manifest(

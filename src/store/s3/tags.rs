@@ -12,7 +12,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        Body, Expect, Published, Resolved, TagStore, Untag, Version, check_manifest,
+        Body, Expect, Pointer, Published, Resolved, TagStore, Untag, Version, check_manifest,
         error::{Error, ErrorKind, Result},
         keys, record,
     },
@@ -27,6 +27,11 @@ impl TagStore for S3 {
             Reference::Digest(digest) => self.resolve_digest(digest).await,
         };
         resolved.map_err(|e| e.at(&self.wire.url, reference))
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let found = self.pointer_of(tag).await;
+        found.map_err(|e| e.at(&self.wire.url, tag))
     }
 
     async fn publish(
@@ -114,6 +119,22 @@ impl Untag for S3 {
 }
 
 impl S3 {
+    async fn pointer_of(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        const OP: &str = "resolve";
+        let key = keys::tag(&self.repo, tag);
+        let Some(found) = self.wire.read(OP, &key, record::MAX_BYTES).await? else {
+            return Ok(None);
+        };
+        let tagged: record::Tagged = record::decode(OP, &found.bytes)?;
+        Ok(Some(Pointer {
+            digest: tagged.digest,
+            media_type: tagged.media_type,
+            size: tagged.size,
+            modified: found.modified,
+            manifest: None,
+        }))
+    }
+
     async fn resolve_tag(&self, tag: &Tag) -> Result<Option<Resolved>> {
         const OP: &str = "resolve";
         let key = keys::tag(&self.repo, tag);
