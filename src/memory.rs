@@ -4,6 +4,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Names whose manifests are in memory at once: up to 4 MiB each.
+const MANIFESTS: usize = 8;
+
 /// Bytes that the tables of one command may take, whatever they list: what a command takes besides is within the 256 MB as well.
 const COMMAND_BYTES: u64 = 224_000_000;
 /// And for each entry that they list.
@@ -19,6 +24,7 @@ pub struct MemoryBudget(Arc<Inner>);
 struct Inner {
     limit: Limit,
     taken: Mutex<Taken>,
+    manifests: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +74,14 @@ impl MemoryBudget {
         Self(Arc::new(Inner {
             limit,
             taken: Mutex::default(),
+            manifests: Arc::new(Semaphore::new(MANIFESTS)),
         }))
+    }
+
+    /// Waits for one of eight turns to have manifests in memory that nobody knows the size of. Whoever has one waits for no other.
+    pub async fn turn(&self) -> OwnedSemaphorePermit {
+        let turn = self.0.manifests.clone().acquire_owned().await;
+        turn.expect("nothing closes it")
     }
 
     /// Says whether strangers share it: then what finds no room now may find some later.

@@ -5,7 +5,15 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use tokio::sync::Semaphore;
 use tracing::Instrument as _;
+
+/// Bytes of a document up to which it is parsed on the spot, in about a millisecond.
+const SHORT: usize = 64 << 10;
+/// Longer documents that are parsed at once, whoever asked for it: each takes a processor, and some times its own size of memory.
+const PARSERS: usize = 4;
+
+static PARSING: Semaphore = Semaphore::const_new(PARSERS);
 
 /// Runs blocking `work` on a thread for it; a panic in it goes on in the caller.
 ///
@@ -18,6 +26,24 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         Ok(value) => value,
         Err(e) => std::panic::resume_unwind(e.into_panic()),
     }
+}
+
+/// Parses a document of so many `bytes` that a stranger wrote: a short one on the spot, any other on a thread for it, a few at once. So
+/// no document keeps the threads that serve from everybody else.
+pub async fn parse<T: Send + 'static>(
+    bytes: usize,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if bytes <= SHORT {
+        return read();
+    }
+    let place = PARSING.acquire().await.expect("nothing closes it");
+    // It goes with the work, which goes on where nobody waits for it any more.
+    blocking(move || {
+        let _place = place;
+        read()
+    })
+    .await
 }
 
 /// Tells blocking work whether anybody still waits for it.
@@ -89,9 +115,17 @@ impl<T> Drop for Task<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{sync::mpsc, thread};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_long_document_is_parsed_on_a_thread_of_its_own_and_a_short_one_is_not() {
+        let serving = thread::current().id();
+        let id = || thread::current().id();
+        assert_eq!(parse(SHORT, id).await, serving);
+        assert_ne!(parse(SHORT + 1, id).await, serving);
+    }
 
     #[tokio::test]
     async fn stoppable_work_learns_that_its_caller_is_gone() {

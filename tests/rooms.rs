@@ -174,6 +174,59 @@ fn rooms_use_only_what_the_table_allows() {
     );
 }
 
+/// Readers of documents of up to 4 MiB that strangers wrote.
+const PARSERS: [&str; 8] = [
+    "CacheManifest::read(",
+    "Grants::of(",
+    "Manifest::sniff(",
+    "Manifested::of(",
+    "Outline::of(",
+    "Outline::of_stored(",
+    "Outline::read(",
+    "mentions::read(",
+];
+
+/// Files that call them, each on a thread for it (`task::parse` or `task::blocking`): on a thread that serves, one document keeps
+/// everybody waiting. Others ask these files.
+const PARSE_ASIDE: [&str; 17] = [
+    "ops/cache_tags/mod.rs",
+    "ops/foreign.rs",
+    "ops/names.rs",
+    "ops/prune/reached.rs",
+    "ops/sight.rs",
+    "ops/sight/grants.rs",
+    "serve/registry/lists.rs",
+    "serve/registry/manifests.rs",
+    "serve/registry/sources.rs",
+    "store/by_tags/repo.rs",
+    "store/disk.rs",
+    "store/layout.rs",
+    "store/record.rs",
+    "store/registry/manifests.rs",
+    "store/s3/tags.rs",
+    "store/tiered/core.rs",
+    "transfer/graph.rs",
+];
+
+#[test]
+fn documents_of_strangers_are_parsed_by_few_and_aside() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    files(&src, &mut all);
+    let parses = |path: &&PathBuf| {
+        let code = code(path);
+        PARSERS.iter().any(|parser| code.contains(parser))
+    };
+    let inside = |path: &PathBuf| path.strip_prefix(&src).unwrap().display().to_string();
+    let found: BTreeSet<String> = all.iter().filter(parses).map(inside).collect();
+    let known = PARSE_ASIDE.map(str::to_owned);
+    let others = found
+        .into_iter()
+        .filter(|file| !file.starts_with("artifact/") && !file.starts_with("store/conformance"))
+        .filter(|file| !known.contains(file));
+    assert_eq!(others.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
 #[test]
 fn uses_are_found_in_every_form() {
     let code = "use crate::digest::Digest;\nuse crate::{\n    a::{b, c},\n    self_made,\n    fs,\n};\nfn f() { crate::task::x() }";

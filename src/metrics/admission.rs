@@ -38,6 +38,8 @@ pub struct Admission {
     pub passwords: Admitted,
     /// Large manifests in memory.
     pub large_manifests: Admitted,
+    /// Manifests that are looked up.
+    pub reads: Admitted,
     /// Lists of tags and referrers.
     pub lists: Admitted,
     /// Merges of caches.
@@ -67,6 +69,7 @@ impl Admission {
             "tokens",
             "passwords",
             "large_manifests",
+            "reads",
             "lists",
             "merges",
             "control",
@@ -137,6 +140,7 @@ impl Admission {
             tokens: pool(),
             passwords: pool(),
             large_manifests: pool(),
+            reads: pool(),
             lists: pool(),
             merges: pool(),
             control: pool(),

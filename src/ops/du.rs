@@ -136,6 +136,7 @@ struct Used {
 
 async fn read(name: Named) -> Result<(Used, Vec<LeftOut>)> {
     let Named { place, group } = &name;
+    let _turn = place.ctx.tables.turn().await;
     let (mut row, mut broken, mut manifests) = (None, Vec::new(), Vec::<Manifest>::new());
     let mut outside = HashMap::new();
     // Side tags first, so that the head's row is the one that stays.
@@ -157,7 +158,7 @@ async fn read(name: Named) -> Result<(Used, Vec<LeftOut>)> {
             Found::Gone => {}
         }
     }
-    let mut blobs = names::needed(&manifests);
+    let mut blobs = names::needed(&manifests).await;
     blobs.extend(outside);
     let used = Used {
         shown: name.shown(),

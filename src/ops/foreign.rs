@@ -31,10 +31,10 @@ pub const INDEX: &str = "index";
 /// Whatever else there is.
 pub const OTHER: &str = "other";
 
-/// What a manifest is: one of the four. It may have 4 MiB, so it is read on a thread of its own.
+/// What a manifest is: one of the four.
 pub(super) async fn kind(manifest: &Manifest) -> &'static str {
     let manifest = manifest.clone();
-    task::blocking(move || kind_of(&manifest)).await
+    task::parse(manifest.bytes.len(), move || kind_of(&manifest)).await
 }
 
 fn kind_of(manifest: &Manifest) -> &'static str {
@@ -215,7 +215,7 @@ impl Walk<'_> {
         let digest = manifest.digest;
         let size = manifest.bytes.len() as u64;
         self.needs.manifests.push((digest, size));
-        match graph::children(manifest) {
+        match graph::children(manifest).await {
             Ok(children) => {
                 for desc in children.manifests {
                     self.meet(Next::Child(desc));
@@ -248,7 +248,7 @@ pub(super) async fn pushed(
 pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option<(u64, u64)>> {
     let read = {
         let manifest = manifest.clone();
-        task::blocking(move || CacheManifest::read(&manifest)).await
+        task::parse(manifest.bytes.len(), move || CacheManifest::read(&manifest)).await
     };
     let Ok(Some(cache)) = read else {
         return Ok(None);

@@ -13,7 +13,7 @@ use crate::{
         Tag,
         fold::{self, Rules, replaced::newest_mark},
         name::{self, SnapshotName},
-        snapshot::{Outline, Snapshot},
+        snapshot::Snapshot,
     },
     digest::Digest,
     entry::{EntryPath, Time},
@@ -421,7 +421,7 @@ impl Search<'_> {
             let Some(resolved) = resolved.ok().flatten() else {
                 return Ok(None);
             };
-            let Ok(Some(outline)) = Outline::read(&resolved.manifest) else {
+            let Ok(Some(outline)) = super::names::outline(&resolved.manifest).await else {
                 return Ok(None);
             };
             let name = load::name_of(ctx, &outline).await?;

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{Context, Error, LeftOut, Result};
 use crate::{
@@ -74,6 +74,11 @@ impl Tables {
         Self::within(self.memory.clone())
     }
 
+    /// A turn to read the manifests of a name; see [`MemoryBudget::turn`].
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        self.memory.turn().await
+    }
+
     /// Room for `bytes` of something else that is read.
     ///
     /// # Errors
@@ -135,7 +140,7 @@ pub async fn load(
     damaged: &HashSet<Digest>,
 ) -> Result<std::result::Result<Loaded, NotLoaded>> {
     let broken = |why: String| Ok(Err(NotLoaded::Broken(why)));
-    let outline = match Outline::read(manifest) {
+    let outline = match super::names::outline(manifest).await {
         Ok(Some(outline)) => outline,
         Ok(None) => return Ok(Err(NotLoaded::Foreign)),
         Err(e) => return broken(format!("manifest: {e}")),

@@ -15,11 +15,13 @@ use crate::{
         config::Config,
         name::{self, SnapshotName},
         snapshot::Outline,
+        wire::Malformed,
     },
     digest::Digest,
     entry::Time,
     source::SourceKind,
     store::{ErrorKind, Resolved},
+    task,
     transfer::graph,
 };
 
@@ -228,7 +230,7 @@ pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> 
         Ok(None) => return Ok(Found::Gone),
         Err(why) => return Ok(Found::Broken(why)),
     };
-    let outline = match Outline::read(&manifest) {
+    let outline = match outline(&manifest).await {
         Ok(Some(outline)) => outline,
         Ok(None) => return Ok(Found::Foreign(Foreign { manifest, written })),
         Err(e) => return Ok(Found::Broken(format!("manifest: {e}"))),
@@ -242,6 +244,17 @@ pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> 
         })),
         Err(why) => Found::Broken(why),
     })
+}
+
+/// What a manifest says as a snapshot; `None` for any other. Parsed aside if it is long.
+///
+/// # Errors
+/// When it says that it is a snapshot and cannot be one.
+pub(super) async fn outline(
+    manifest: &Manifest,
+) -> std::result::Result<Option<Outline>, Malformed> {
+    let manifest = manifest.clone();
+    task::parse(manifest.bytes.len(), move || Outline::read(&manifest)).await
 }
 
 /// Resolves; tells what the store lost or damaged (in words, inside) from what keeps us from asking it (an error).
@@ -272,12 +285,12 @@ pub async fn ask(ctx: &Context) -> Result<()> {
 }
 
 /// The blobs that manifests need, themselves among them, with their sizes.
-pub(super) fn needed(manifests: &[Manifest]) -> HashMap<Digest, u64> {
+pub(super) async fn needed(manifests: &[Manifest]) -> HashMap<Digest, u64> {
     let mut all = HashMap::new();
     for manifest in manifests {
         all.insert(manifest.digest, manifest.bytes.len() as u64);
         // Of what is below another index the index says the size of the manifests alone.
-        let children = graph::children(manifest).unwrap_or_default();
+        let children = graph::children(manifest).await.unwrap_or_default();
         let below = children.blobs.into_iter().chain(children.manifests);
         all.extend(below.map(|d| (d.digest, d.size)));
     }

@@ -17,7 +17,7 @@ use super::{
     remove,
 };
 use crate::{
-    artifact::{Tag, snapshot::Outline},
+    artifact::Tag,
     digest::Digest,
     entry::Time,
     store::{self, PublishedAt, StoredBlob, open::Opened},
@@ -242,13 +242,14 @@ async fn read_name(
         named,
     };
     let Named { place, group } = &name.named;
+    let _turn = place.ctx.tables.turn().await;
     for tag in group.tags() {
         let resolved = match names::resolve(&place.ctx, &tag.clone().into()).await? {
             Ok(Some(resolved)) => resolved,
             Ok(None) => continue,
             Err(why) => return Ok((None, Some(name.named.fault(tag, why)))),
         };
-        let outline = Outline::read(&resolved.manifest).ok().flatten();
+        let outline = names::outline(&resolved.manifest).await.ok().flatten();
         // Where a registry cannot remove a tag, a manifest of nothing stands for a side tag; it is no reason to keep the name.
         name.is_ours &= outline.is_some() || *tag != group.head;
         name.manifests.push(resolved.manifest.digest);
@@ -264,7 +265,7 @@ async fn read_name(
         let published = dated::publication(outline.as_ref(), digest, written, now);
         name.published = name.published.max(Some(published));
         if sized && outline.is_some() {
-            name.needs.extend(names::needed(&[resolved.manifest]));
+            name.needs.extend(names::needed(&[resolved.manifest]).await);
         } else if sized {
             let needs = foreign::needs(place, Some(tag), &resolved.manifest).await?;
             name.needs.extend(needs.sizes());

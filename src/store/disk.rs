@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    BlobStore, Body, ByteStream, Expect, Published, Put, Records, Resolved, StoredBlob, Sweep,
-    TagStore, Untag, Version,
+    BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, Records, Resolved, StoredBlob,
+    Sweep, TagStore, Untag, Version,
     error::{Error, ErrorKind, Result},
     keys::{self, Key, Repo},
     record,
@@ -112,35 +112,46 @@ impl Disk {
 }
 
 impl Files {
-    fn resolve_tag(&self, op: &'static str, tag: &Tag) -> Result<Option<Resolved>> {
+    fn pointer(&self, op: &'static str, tag: &Tag) -> Result<Option<Pointer>> {
         let key = keys::tag(&self.repo, tag);
         let Some(bytes) = self.tree.read(op, &key, record::MAX_BYTES)? else {
             return Ok(None);
         };
         let tagged: record::Tagged = record::decode(op, &bytes)?;
-        let manifest = self
-            .tree
-            .read_manifest(op, &tagged.digest, tagged.media_type)?;
-        let Some(manifest) = manifest else {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                op,
-                format!(
-                    "it points at {}, which is gone; export again to repair it",
-                    tagged.digest
-                ),
-            ));
-        };
         let (folder, name) = key.rsplit_once('/').expect("the key of a tag has folders");
         let stat = self
             .tree
             .dir(folder)
             .and_then(|d| d.stat(name.as_bytes()))
             .map_err(|e| Error::io(op, e))?;
+        Ok(Some(Pointer {
+            digest: tagged.digest,
+            media_type: tagged.media_type,
+            size: tagged.size,
+            modified: stat.map(|s| s.mtime),
+            manifest: None,
+        }))
+    }
+
+    fn resolve_tag(&self, op: &'static str, tag: &Tag) -> Result<Option<Resolved>> {
+        let Some(at) = self.pointer(op, tag)? else {
+            return Ok(None);
+        };
+        let manifest = self.tree.read_manifest(op, &at.digest, at.media_type)?;
+        let Some(manifest) = manifest else {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                op,
+                format!(
+                    "it points at {}, which is gone; export again to repair it",
+                    at.digest
+                ),
+            ));
+        };
         Ok(Some(Resolved {
             version: Some(version(&manifest.digest)),
             manifest,
-            modified: stat.map(|s| s.mtime),
+            modified: at.modified,
         }))
     }
 
@@ -301,6 +312,12 @@ impl TagStore for Disk {
             Reference::Digest(digest) => i.resolve_digest(digest),
         })
         .await
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let asked = tag.clone();
+        self.run("resolve", tag, move |i| i.pointer("resolve", &asked))
+            .await
     }
 
     async fn publish(

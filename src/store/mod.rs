@@ -97,6 +97,34 @@ pub struct Resolved {
     pub modified: Option<Time>,
 }
 
+/// What a tag points at, as it is recorded.
+#[derive(Debug, Clone)]
+pub struct Pointer {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The manifest's media type.
+    pub media_type: String,
+    /// The manifest's size in bytes.
+    pub size: u64,
+    /// As [`Resolved::modified`].
+    pub modified: Option<Time>,
+    /// The manifest, where the store knows the rest only by reading it.
+    pub manifest: Option<Manifest>,
+}
+
+impl From<Resolved> for Pointer {
+    fn from(found: Resolved) -> Self {
+        let manifest = found.manifest;
+        Self {
+            digest: manifest.digest,
+            media_type: manifest.media_type.clone(),
+            size: manifest.bytes.len() as u64,
+            modified: found.modified,
+            manifest: Some(manifest),
+        }
+    }
+}
+
 /// What must hold for a tag to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expect {
@@ -122,6 +150,12 @@ pub enum Published {
 pub trait TagStore: Send + Sync {
     /// Reads a manifest by tag or digest.
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>>;
+
+    /// What a tag points at, without reading that where the store can say it so: then it may be lost or damaged.
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let found = self.resolve(&tag.clone().into()).await?;
+        Ok(found.map(Pointer::from))
+    }
 
     /// Stores a manifest and, with a tag, makes the tag point at it. The blobs it names must be stored already.
     ///

@@ -11,6 +11,7 @@ use crate::{
     artifact::{Descriptor, Manifest},
     digest::Digest,
     entry::Time,
+    task,
 };
 
 /// Longest record that is read, in bytes; what we write has some 300.
@@ -121,6 +122,12 @@ pub struct Manifested {
 }
 
 impl Manifested {
+    /// As [`Self::of`]; a long document is parsed aside.
+    pub async fn of_aside(manifest: &Manifest) -> Self {
+        let manifest = manifest.clone();
+        task::parse(manifest.bytes.len(), move || Self::of(&manifest)).await
+    }
+
     /// What is known of `manifest`; a document that cannot be read has no subject.
     pub fn of(manifest: &Manifest) -> Self {
         #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, ops::Range, sync::Arc};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Body, ByteStream, Expect, Published, Put, Records, Resolved, Store, Untag,
+    Body, ByteStream, Expect, Pointer, Published, Put, Records, Resolved, Store, Untag,
     error::{Error, ErrorKind, Result},
     keys::{self, Repo},
     record::{self, Linked},
@@ -286,6 +286,37 @@ impl Repository {
             version: None,
             modified: None,
         })
+    }
+
+    /// What a tag points at, without its bytes where the store can say it so.
+    pub async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        self.store.pointer(tag).await
+    }
+
+    /// What is recorded of the manifest of a digest.
+    pub async fn pointer_to(&self, digest: &Digest) -> Result<Option<Pointer>> {
+        let known = self.known(digest).await?;
+        Ok(known.map(|known| Pointer {
+            digest: *digest,
+            media_type: known.media_type,
+            size: known.size,
+            modified: None,
+            manifest: None,
+        }))
+    }
+
+    /// The manifest that something points at.
+    ///
+    /// # Errors
+    /// `Corrupt` for one whose bytes are lost or damaged.
+    pub async fn manifest_at(&self, at: &Pointer) -> Result<Manifest> {
+        let known = record::Manifested {
+            media_type: at.media_type.clone(),
+            size: at.size,
+            subject: None,
+        };
+        let found = self.manifest_of(&at.digest, &known).await?;
+        Ok(found.manifest)
     }
 
     /// The digests of all manifests, sorted by their text.

@@ -207,10 +207,12 @@ impl<'a> Job<'a> {
             manifests,
             blobs,
             known,
-        } = graph::children(manifest).map_err(|why| Error::Damaged {
-            digest: manifest.digest,
-            why,
-        })?;
+        } = graph::children(manifest)
+            .await
+            .map_err(|why| Error::Damaged {
+                digest: manifest.digest,
+                why,
+            })?;
         if !known {
             self.unknown
                 .lock()

@@ -11,6 +11,7 @@ use crate::{
         outline::{Named, Outline, Role},
     },
     digest::Digest,
+    task,
 };
 
 /// What a manifest names.
@@ -24,14 +25,19 @@ pub struct Children {
     pub known: bool,
 }
 
-/// The children of a manifest.
+/// The children of a manifest, which is parsed aside if it is long.
 ///
 /// Layers from elsewhere ([`Named::elsewhere`]) are not among them, whether a store has them or not: nobody checked that they belong
 /// to whoever named them.
 ///
 /// # Errors
 /// In words, when it is of a known type and not well-formed, or is image and index at once.
-pub fn children(manifest: &Manifest) -> Result<Children, String> {
+pub async fn children(manifest: &Manifest) -> Result<Children, String> {
+    let manifest = manifest.clone();
+    task::parse(manifest.bytes.len(), move || children_of(&manifest)).await
+}
+
+fn children_of(manifest: &Manifest) -> Result<Children, String> {
     if !media::is_manifest(&manifest.media_type) {
         return Ok(of_unknown(manifest));
     }
@@ -125,7 +131,7 @@ mod tests {
                 "layers": [descriptor("a/layer", "1"), descriptor("a/layer", "2")],
                 "config": descriptor("a/config", "c"),
             });
-            let found = children(&manifest(media_type, &doc)).unwrap();
+            let found = children_of(&manifest(media_type, &doc)).unwrap();
             assert!(found.known && found.manifests.is_empty());
             let order: Vec<_> = found.blobs.iter().map(|d| d.digest).collect();
             let want = ["c", "1", "2"].map(|b| Digest::sha256_of(b.as_bytes()));
@@ -141,7 +147,7 @@ mod tests {
             descriptor(media::DOCKER_LIST, "list"),
             descriptor("application/vnd.buildkit.cacheconfig.v0", "config"),
         ]});
-        let found = children(&manifest(media::IMAGE_INDEX, &doc)).unwrap();
+        let found = children_of(&manifest(media::IMAGE_INDEX, &doc)).unwrap();
         assert_eq!(found.blobs.len(), 2);
         assert_eq!(found.manifests.len(), 2);
     }
@@ -149,15 +155,15 @@ mod tests {
     #[test]
     fn a_document_of_two_types_and_one_that_is_none_are_refused() {
         let both = serde_json::json!({ "manifests": [], "layers": [] });
-        assert!(children(&manifest(media::IMAGE_INDEX, &both)).is_err());
-        assert!(children(&Manifest::new(media::IMAGE_MANIFEST, "<html>")).is_err());
+        assert!(children_of(&manifest(media::IMAGE_INDEX, &both)).is_err());
+        assert!(children_of(&Manifest::new(media::IMAGE_MANIFEST, "<html>")).is_err());
         let huge = serde_json::json!({ "layers": [{ "mediaType": "a/b", "digest": "sha256:0", "size": -1 }] });
-        assert!(children(&manifest(media::IMAGE_MANIFEST, &huge)).is_err());
+        assert!(children_of(&manifest(media::IMAGE_MANIFEST, &huge)).is_err());
     }
 
     #[test]
     fn an_unknown_type_has_no_known_children() {
-        let found = children(&Manifest::new("application/x-other", "anything")).unwrap();
+        let found = children_of(&Manifest::new("application/x-other", "anything")).unwrap();
         assert_eq!(found, Children::default());
     }
 
@@ -195,7 +201,7 @@ mod tests {
             "config": descriptor("a/config", "c"),
             "layers": [borrowed, descriptor(media::LAYER_FOREIGN, "2"), descriptor("a/layer", "3")],
         });
-        let found = children(&manifest(media::IMAGE_MANIFEST, &doc)).unwrap();
+        let found = children_of(&manifest(media::IMAGE_MANIFEST, &doc)).unwrap();
         let order: Vec<_> = found.blobs.iter().map(|d| d.digest).collect();
         assert_eq!(order, ["c", "3"].map(|b| Digest::sha256_of(b.as_bytes())));
     }
@@ -207,7 +213,7 @@ mod tests {
             serde_json::json!({ "size": 1, "digest": Digest::sha256_of(b"1") }),
         ] {
             let doc = serde_json::json!({ "layers": [child] });
-            assert!(children(&manifest(media::IMAGE_MANIFEST, &doc)).is_err());
+            assert!(children_of(&manifest(media::IMAGE_MANIFEST, &doc)).is_err());
         }
     }
 }

@@ -8,9 +8,9 @@ use std::collections::HashSet;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{AT_ONCE, CacheTags, dated::Dated, readable};
+use super::{AT_ONCE, CacheTags, dated::Dated, is_merged, read_aside};
 use crate::{
-    artifact::{Reference, Tag, buildkit::is_merged},
+    artifact::{Reference, Tag},
     digest::Digest,
     store::{ErrorKind, Repository, Resolved, Result},
 };
@@ -105,7 +105,10 @@ async fn made_of(repo: &Repository, tag: &Tag, digest: &Digest) -> Result<HashSe
     else {
         return Ok(HashSet::new());
     };
-    if !is_merged(&manifest) || readable(&manifest).is_none() || repo.is_part(tag, digest).await? {
+    if !is_merged(&manifest).await
+        || read_aside(&manifest).await.is_none()
+        || repo.is_part(tag, digest).await?
+    {
         return Ok(HashSet::new());
     }
     let parts = repo.parts(tag).await?.into_iter();
@@ -131,7 +134,8 @@ async fn is_left_over(
         return Ok(false);
     }
     match repo.manifest(&Reference::Tag(tag.clone())).await {
-        Ok(found) => Ok(found.is_none_or(|f| is_merged(&f.manifest))),
+        Ok(Some(found)) => Ok(is_merged(&found.manifest).await),
+        Ok(None) => Ok(true),
         Err(e) if e.kind == ErrorKind::Corrupt => Ok(true),
         Err(e) => Err(e),
     }

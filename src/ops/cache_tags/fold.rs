@@ -9,16 +9,16 @@ use super::{
     CacheTags, MAX_MEMO_BYTES, Sized,
     dated::Dated,
     gather::{Gathered, LeftOut},
+    is_merged,
     join::{self, Joined},
     layers, locked,
     merging::Place,
-    readable,
     settle::{Dispute, Settled, Unsettled},
 };
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
-        buildkit::{Part, contains, is_merged},
+        buildkit::{Part, contains},
     },
     digest::Digest,
     entry::Time,
@@ -51,10 +51,10 @@ pub(super) struct Pointed {
 }
 
 impl Pointed {
-    pub(super) fn of(found: &Resolved) -> Self {
+    pub(super) async fn of(found: &Resolved) -> Self {
         Self {
             digest: found.manifest.digest,
-            is_merged: is_merged(&found.manifest),
+            is_merged: is_merged(&found.manifest).await,
             modified: found.modified,
         }
     }
@@ -128,6 +128,20 @@ impl CacheTags {
             tracing::info!(repo = %repo.name(), %tag, %digest, %why, "Part of a merged cache is left out");
         }
         Ok(folding.served.map(|s| s.manifest))
+    }
+
+    /// As [`Self::fold`], where that is known without folding; `None` else.
+    pub(super) async fn recall(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        parts: &[Dated],
+        pointed: Option<&Pointed>,
+    ) -> Result<Option<Option<Manifest>>> {
+        let pointed = pointed.filter(|p| parts.is_empty() || !p.is_merged);
+        let pointed = pointed.map(Pointed::dated);
+        let known = self.remembered(repo, tag, parts, pointed).await?;
+        Ok(known.map(|served| served.map(|s| s.manifest)))
     }
 
     /// What a tag was folded to, if it would be folded to the same now and all of it is there.
@@ -285,11 +299,11 @@ impl CacheTags {
 
     /// Says whether the config of what was folded is still there.
     async fn has_config(&self, repo: &Repository, folded: &Manifest) -> Result<bool> {
-        let Some(cache) = readable(folded) else {
+        let facts = self.facts_of(folded).await;
+        let Some(contents) = &facts.contents else {
             return Ok(true);
         };
-        let config = cache.config();
-        let wanted = [(config.digest, config.size)].into();
+        let wanted = [contents.config].into();
         Ok(self.lost(repo, wanted).await?.is_empty())
     }
 

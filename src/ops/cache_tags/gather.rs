@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::TryStreamExt as _;
 
-use super::{CacheTags, budget::Budget, dated::Dated, join, layers, readable};
+use super::{CacheTags, budget::Budget, dated::Dated, join, layers, read_aside};
 use crate::{
     artifact::{
         Reference,
@@ -122,7 +122,8 @@ impl CacheTags {
     /// The manifest of a part; `None` for one that is lost, damaged or no cache.
     async fn cache(&self, repo: &Repository, digest: &Digest) -> Result<Option<CacheManifest>> {
         match repo.manifest(&Reference::Digest(*digest)).await {
-            Ok(found) => Ok(found.and_then(|found| readable(&found.manifest))),
+            Ok(Some(found)) => Ok(read_aside(&found.manifest).await),
+            Ok(None) => Ok(None),
             Err(e) if e.kind == ErrorKind::Corrupt => {
                 tracing::warn!(error = %e, "Part of a merged cache is left out");
                 Ok(None)

@@ -21,18 +21,18 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use globset::GlobSet;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use crate::{
-    artifact::{Manifest, Reference, Tag, buildkit::CacheManifest},
+    artifact::{
+        Manifest, Tag,
+        buildkit::{self, CacheManifest},
+    },
     digest::Digest,
     entry::Time,
     fair::Key,
     store::{
-        Error, ErrorKind, Repository, Resolved, Result,
+        Repository, Result,
         keys::Repo,
         repository::{AT_ONCE, Presence},
     },
@@ -42,6 +42,7 @@ use crate::{
 mod budget;
 mod dated;
 mod delete;
+mod facts;
 mod fold;
 mod folds;
 mod gather;
@@ -49,14 +50,16 @@ mod join;
 mod merging;
 mod moved;
 mod push;
+mod serving;
 mod settle;
 mod unpack;
 
 use dated::{Dated, Times};
-use fold::{Memo, Pointed};
+use fold::Memo;
 use merging::{Locks, Merging, Place};
 pub use moved::MergeCaches;
 pub use push::Pushed;
+pub use serving::{Answer, Found, Ready, Want};
 
 /// How long a manifest that a tag was just resolved to is served by its digest without another look at its layers: an
 /// import asks for it by tag, and some milliseconds later by digest.
@@ -136,16 +139,10 @@ pub struct Shared {
     /// A tag is folded, and pushed to, by one at a time: who comes later finds what the first has done.
     flights: Locks<(Repo, Tag)>,
     merging: Merging,
-    reading: Semaphore,
+    facts: Mutex<facts::Known>,
     settling: Arc<settle::Settling>,
     counts: Counts,
 }
-
-/// Manifests that are read for requests at once: up to 4 MiB each are in memory before anybody knows how large they are.
-const READERS: usize = 16;
-
-/// Bytes of a manifest from which on it is parsed on a thread of its own.
-const READ_ASIDE: usize = 128 << 10;
 
 /// A blob, and how many bytes it has as some manifest says: they need not agree.
 type Sized = (Digest, u64);
@@ -178,7 +175,7 @@ impl CacheTags {
             memos: Mutex::default(),
             times: Mutex::default(),
             flights: Locks::default(),
-            reading: Semaphore::new(READERS),
+            facts: Mutex::default(),
             merging: Merging::default(),
             settling: Arc::default(),
             counts: Counts::default(),
@@ -215,85 +212,6 @@ impl CacheTags {
 
     fn settings(&self) -> Settings {
         locked(&self.settings).clone()
-    }
-
-    /// What a reader gets for a tag or digest. A merged tag was written when its last part was.
-    pub async fn resolve(
-        &self,
-        repo: &Repository,
-        reference: &Reference,
-    ) -> Result<Option<Resolved>> {
-        match reference {
-            Reference::Tag(tag) => {
-                let found = self.resolve_tag(repo, tag).await?;
-                if let Some(found) = &found {
-                    self.tell(repo, found.manifest.digest);
-                }
-                Ok(found)
-            }
-            Reference::Digest(_) => {
-                let _reading = self.reading().await;
-                let Some(found) = repo.manifest(reference).await? else {
-                    return Ok(None);
-                };
-                let Some(cache) = read_aside(&found.manifest).await else {
-                    return Ok(Some(found));
-                };
-                let whole = self.was_told(repo, &found.manifest.digest)
-                    || self.lost(repo, content(&cache)).await?.is_empty();
-                if !whole {
-                    tracing::info!(digest = %found.manifest.digest, "Cache that is not whole is not served by digest");
-                }
-                Ok(whole.then_some(found))
-            }
-        }
-    }
-
-    /// Waits to read a manifest. Nothing else is waited for while it is held but the store.
-    async fn reading(&self) -> SemaphorePermit<'_> {
-        let permit = self.reading.acquire().await;
-        permit.expect("nothing closes it")
-    }
-
-    /// A tag is there if it points at something. Parts alone are left by a deletion, or belong to an export that is not done.
-    async fn resolve_tag(&self, repo: &Repository, tag: &Tag) -> Result<Option<Resolved>> {
-        let reading = self.reading().await;
-        let found = match repo.manifest(&Reference::Tag(tag.clone())).await {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(None),
-            Err(e) if e.kind == ErrorKind::Corrupt => {
-                drop(reading);
-                return self.resolve_damaged(repo, tag, e).await;
-            }
-            Err(e) => return Err(e),
-        };
-        if read_aside(&found.manifest).await.is_none() {
-            return Ok(Some(found));
-        }
-        let pointed = Pointed::of(&found);
-        // A fold may wait for others: nothing large is in memory until it begins.
-        drop((found, reading));
-        let parts = self.dated(repo, tag).await?;
-        let modified = written(&parts).or(pointed.modified);
-        let folded = self.fold(repo, tag, parts, Some(pointed)).await?;
-        Ok(folded.map(|manifest| resolved(manifest, modified)))
-    }
-
-    /// As long as there are parts, a damaged pointer can be made again.
-    async fn resolve_damaged(
-        &self,
-        repo: &Repository,
-        tag: &Tag,
-        error: Error,
-    ) -> Result<Option<Resolved>> {
-        let parts = self.dated(repo, tag).await?;
-        if parts.is_empty() {
-            return Err(error);
-        }
-        tracing::warn!(%error, "Tag of a merged cache is damaged");
-        let modified = written(&parts);
-        let folded = self.fold(repo, tag, parts, None).await?;
-        Ok(folded.map(|manifest| resolved(manifest, modified)))
     }
 
     fn tell(&self, repo: &Repository, digest: Digest) {
@@ -333,14 +251,6 @@ fn written(parts: &[Dated]) -> Option<Time> {
     parts.first().and_then(|newest| newest.pushed)
 }
 
-fn resolved(manifest: Manifest, modified: Option<Time>) -> Resolved {
-    Resolved {
-        manifest,
-        version: None,
-        modified,
-    }
-}
-
 /// A cache manifest; `None` for every other, and for one that makes no sense (its readers will say so).
 fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     CacheManifest::read(manifest).unwrap_or_else(|error| {
@@ -349,13 +259,16 @@ fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     })
 }
 
-/// The same; a long one on a thread of its own.
+/// The same for who serves meanwhile.
 async fn read_aside(manifest: &Manifest) -> Option<CacheManifest> {
-    if manifest.bytes.len() <= READ_ASIDE {
-        return readable(manifest);
-    }
     let manifest = manifest.clone();
-    task::blocking(move || readable(&manifest)).await
+    task::parse(manifest.bytes.len(), move || readable(&manifest)).await
+}
+
+/// Says whether we merged it.
+async fn is_merged(manifest: &Manifest) -> bool {
+    let manifest = manifest.clone();
+    task::parse(manifest.bytes.len(), move || buildkit::is_merged(&manifest)).await
 }
 
 /// The layers that a store has to have. Whether it has others is not even asked: who names them need not have seen them.
@@ -364,14 +277,6 @@ fn layers(cache: &CacheManifest) -> BTreeSet<Sized> {
     let layers = cache.layers().iter();
     let layers = layers.filter(|l| !elsewhere.contains(&l.digest));
     layers.map(|l| (l.digest, l.size)).collect()
-}
-
-/// Everything that a reader needs.
-fn content(cache: &CacheManifest) -> BTreeSet<Sized> {
-    let config = cache.config();
-    let mut content = layers(cache);
-    content.insert((config.digest, config.size));
-    content
 }
 
 #[cfg(test)]

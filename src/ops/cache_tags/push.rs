@@ -9,7 +9,7 @@ use super::{
     fold::{Pointed, Served},
     folds::removed,
     gather::LeftOut,
-    readable,
+    read_aside,
     settle::{Settled, Unsettled},
 };
 use crate::{
@@ -53,7 +53,7 @@ impl CacheTags {
     ) -> Result<Pushed> {
         let settings = self.settings();
         let merges = settings.merge.is_match(repo.name().as_str());
-        match readable(manifest) {
+        match read_aside(manifest).await {
             None => {
                 for tag in tags {
                     // An image takes the tag over; parts would bring the cache back.
@@ -147,10 +147,10 @@ impl CacheTags {
             }
             return Ok(());
         };
-        let at = Pointed::of(&found);
+        let at = Pointed::of(&found).await;
         let pointed = &found.manifest;
         let is_part = |p: &crate::store::repository::TagPart| p.digest == pointed.digest;
-        if readable(pointed).is_none() {
+        if read_aside(pointed).await.is_none() {
             tracing::warn!(repo = %repo.name(), %tag, replaced = %pointed.digest, "{REPLACES_OTHER}");
             return Ok(());
         }
@@ -327,7 +327,7 @@ impl CacheTags {
         repo: &Repository,
         manifest: &Manifest,
     ) -> Result<Option<Part>> {
-        match readable(manifest) {
+        match read_aside(manifest).await {
             Some(cache) => self.part_of(repo, cache).await,
             None => Ok(None),
         }

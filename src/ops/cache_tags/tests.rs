@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    artifact::{Descriptor, media},
+    artifact::{Descriptor, Reference, media},
     store::{
         Body,
         open::{self, Options, Repositories, StoreUrl},
@@ -16,6 +16,7 @@ use crate::{
 mod budgets;
 mod contradicting;
 mod deleting;
+mod serving;
 mod settling;
 mod times;
 
@@ -135,8 +136,7 @@ async fn read(tags: &CacheTags, repo: &Repository) -> Option<Manifest> {
 }
 
 async fn resolve(tags: &CacheTags, repo: &Repository, asked: &Reference) -> Option<Manifest> {
-    let found = tags.resolve(repo, asked).await.unwrap();
-    found.map(|found| found.manifest)
+    tags.resolve(repo, asked).await.unwrap()
 }
 
 /// By its digest, at a daemon that was told nothing.

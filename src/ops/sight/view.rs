@@ -11,7 +11,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Repository,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Repository,
         Resolved, Result, TagStore,
     },
 };
@@ -60,6 +60,10 @@ impl TagStore for View {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         // By digest only what has a record here: some stores know the manifests of all repositories by their digests.
         self.repository.manifest(reference).await
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        self.repository.store().pointer(tag).await
     }
 
     async fn publish(&self, manifest: &Manifest, _: Option<&Tag>, _: &Expect) -> Result<Published> {

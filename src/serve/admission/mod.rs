@@ -47,6 +47,8 @@ const TOKENS: usize = 16;
 /// Manifests of more than 64 KiB that are received, worked on or sent at once: up to 4 MiB each are in memory, and as much again while
 /// they are parsed.
 const LARGE_MANIFESTS: usize = 8;
+/// Manifests that are looked up at once: a small one is read there, and one of up to 4 MiB where a store does not say its size before.
+const READS: usize = 16;
 /// Lists that are made at once: each reads up to 4 MiB at a time, and as much again is parsed or listed.
 const LISTS: usize = 8;
 /// Merges of caches at once; how many of them compute is for `ops::cache_tags` to say.
@@ -84,6 +86,8 @@ pub struct Admission {
     pub tokens: Pool,
     /// Places of large manifests and lists, from their arrival until they are answered.
     pub large_manifests: Pool,
+    /// Places of manifests that are looked up, until it is known how large they are.
+    pub reads: Pool,
     /// Places of lists of tags and referrers, until they are made.
     pub lists: Pool,
     /// Places of merges.
@@ -124,6 +128,7 @@ impl Admission {
             tokens: Pool::new("tokens", TOKENS, SMALL_QUEUE).counted(counts.tokens.clone()),
             large_manifests: Pool::new("large_manifests", LARGE_MANIFESTS, SMALL_QUEUE)
                 .counted(counts.large_manifests.clone()),
+            reads: Pool::new("reads", READS, QUEUE).counted(counts.reads.clone()),
             lists: Pool::new("lists", LISTS, SMALL_QUEUE).counted(counts.lists.clone()),
             merges: Pool::new("merges", MERGES, SMALL_QUEUE).counted(counts.merges.clone()),
             control: Pool::new("control", CONTROL, SMALL_QUEUE)

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::http::Extensions;
 
-use super::{Admission, Connection, Fault, Full, Key, Permit};
+use super::{Admission, Connection, Fault, Full, Key, Permit, Pool};
 
 /// A request's place, given back while the request only waits, and what its client did wrong. Cloning gives another handle.
 #[derive(Clone)]
@@ -93,8 +93,22 @@ impl Ticket {
     /// # Errors
     /// [`Full`].
     pub async fn large_manifest(&self) -> Result<Permit, Full> {
-        let places = &self.0.admission.large_manifests;
-        self.aside(places.enter(self.0.key.clone())).await
+        self.place_among(&self.0.admission.large_manifests).await
+    }
+
+    /// Takes a place among manifests that are looked up, without holding one of requests while it waits.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn read(&self) -> Result<Permit, Full> {
+        self.place_among(&self.0.admission.reads).await
+    }
+
+    async fn place_among(&self, pool: &Pool) -> Result<Permit, Full> {
+        match pool.enter_now(self.0.key.clone()) {
+            Some(place) => Ok(place),
+            None => self.aside(pool.enter(self.0.key.clone())).await,
+        }
     }
 
     /// Takes a place among lists that are made, without holding one of requests while it waits.
@@ -102,8 +116,7 @@ impl Ticket {
     /// # Errors
     /// [`Full`].
     pub async fn list(&self) -> Result<Permit, Full> {
-        let lists = self.0.admission.lists.enter(self.0.key.clone());
-        self.aside(lists).await
+        self.place_among(&self.0.admission.lists).await
     }
 
     /// A place among large manifests, if one is free now.
@@ -127,8 +140,7 @@ impl Ticket {
     /// # Errors
     /// [`Full`].
     pub async fn merge(&self) -> Result<Permit, Full> {
-        let merges = self.0.admission.merges.enter(self.0.key.clone());
-        self.aside(merges).await
+        self.place_among(&self.0.admission.merges).await
     }
 
     /// What the client did wrong while its body was received; the first fault counts.

@@ -139,6 +139,30 @@ async fn a_long_list_comes_whole() {
 }
 
 #[tokio::test]
+async fn few_manifests_are_in_memory_for_all_calls_together() {
+    use futures_util::FutureExt as _;
+
+    let world = World::new();
+    world.tag("a").await;
+    let door = Arc::new(world.door(None, false).await);
+    let memory = door.shared.memory.clone();
+    let mut turns = Vec::new();
+    while let Some(turn) = memory.turn().now_or_never() {
+        turns.push(turn);
+    }
+    assert_eq!(turns.len(), 8);
+    let mut client = ControlClient::new(Direct(door));
+    let list = async { all(client.list(v1::ListRequest::default()).await).await };
+    let mut list = Box::pin(list);
+    for _ in 0..1000 {
+        assert!(list.as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    turns.pop();
+    assert_eq!(listed(&list.await.unwrap()), ["a"]);
+}
+
+#[tokio::test]
 async fn delete_removes_and_a_digest_is_an_invalid_argument() {
     let world = World::new();
     world.tag("gone").await;

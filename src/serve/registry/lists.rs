@@ -9,7 +9,7 @@ use super::{
     Answer, Registry,
     error::{Code, Refusal},
     http::{OCI_FILTERS, answer, finish, param},
-    manifests::{LARGE, READ_ASIDE},
+    manifests::LARGE,
     uploads::ticket,
 };
 use crate::{
@@ -196,11 +196,8 @@ async fn describe(
         Err(e) => return Err(e.into()),
     };
     let mut desc = found.manifest.descriptor();
-    let outline = if found.manifest.bytes.len() > READ_ASIDE {
-        task::blocking(move || Outline::of(&found.manifest)).await
-    } else {
-        Outline::of(&found.manifest)
-    };
+    let length = found.manifest.bytes.len();
+    let outline = task::parse(length, move || Outline::of(&found.manifest)).await;
     let Ok(outline) = outline else {
         return Ok(None);
     };

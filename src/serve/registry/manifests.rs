@@ -24,7 +24,7 @@ use crate::{
     },
     ops::cache_tags::Pushed,
     serve::admission::Permit,
-    store::{Repository, Resolved, keys::Repo},
+    store::{Repository, keys::Repo},
     task,
 };
 
@@ -34,12 +34,10 @@ const MAX_TAGS: usize = 64;
 const LONGEST: Duration = Duration::from_mins(1);
 /// Bytes of a manifest from which on it needs a place of its own kind.
 pub(super) const LARGE: usize = 64 << 10;
-/// Bytes of a manifest from which on it is parsed on a thread of its own.
-pub(super) const READ_ASIDE: usize = 128 << 10;
 /// Longest type of an artifact: two names of 127 characters (RFC 6838, 4.2).
 const MAX_TYPE: usize = 255;
 
-fn unknown(reference: &Reference) -> Refusal {
+pub(super) fn unknown(reference: &Reference) -> Refusal {
     Refusal::new(
         Code::ManifestUnknown,
         format!("there is no manifest {reference} here"),
@@ -55,77 +53,45 @@ impl Registry {
         sight: Sight,
     ) -> Answer {
         let repository = self.read_only(repo);
-        if !self.sees_sources(&repository, reference, sight).await? {
+        let ticket = ticket(parts);
+        if !self
+            .sees_sources(&repository, reference, sight, ticket)
+            .await?
+        {
             return Err(unknown(reference));
         }
-        let Resolved {
-            manifest, modified, ..
-        } = self.resolve_to_send(&repository, reference, parts).await?;
-        let Manifest {
-            media_type,
-            bytes,
-            digest,
-        } = manifest;
+        let known = |digest: &Digest| {
+            let etag = format!("\"{digest}\"");
+            text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag)
+        };
+        let is_head = parts.method == Method::HEAD;
+        let found = self.look_up(&repository, reference, parts, |digest| {
+            !is_head && !known(digest)
+        });
+        let found = found.await?;
+        let digest = found.digest;
         if sight == Sight::Own {
             self.sights.heard_of(repository.name(), &digest);
         }
-        let etag = format!("\"{digest}\"");
-        let known = text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag);
-        let status = if known {
+        let is_known = known(&digest);
+        let status = if is_known {
             StatusCode::NOT_MODIFIED
         } else {
             StatusCode::OK
         };
         let mut builder = with_digest(answer(status), &digest)
-            .header(header::CONTENT_TYPE, media::to_serve(&media_type))
-            .header(header::ETAG, etag);
+            .header(header::CONTENT_TYPE, media::to_serve(&found.media_type))
+            .header(header::ETAG, format!("\"{digest}\""));
         // Of the tag, not of the manifest: until when what it points at can have been published.
-        if let (Some(at), Reference::Tag(_)) = (modified.and_then(http_date), reference) {
+        if let (Some(at), Reference::Tag(_)) = (found.modified.and_then(http_date), reference) {
             builder = builder.header(header::LAST_MODIFIED, at);
         }
-        if known {
+        if is_known {
             return finish(builder, "");
         }
-        let builder = builder.header(header::CONTENT_LENGTH, bytes.len());
-        finish(builder, bytes)
-    }
-
-    /// The manifest, with a place among large ones if it is one; whoever waits for that keeps nothing in memory meanwhile.
-    async fn resolve_to_send(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        parts: &Parts,
-    ) -> Result<Resolved, Refusal> {
-        let ticket = ticket(parts);
-        let caches = self.caches.of(ticket.key());
-        let resolve = || async {
-            // A merged tag may be stored anew.
-            let _pass = self.pass(parts).await;
-            let found = caches.resolve(repository, reference).await;
-            if let (&Method::HEAD, Reference::Digest(digest), Ok(Some(_))) =
-                (&parts.method, reference, &found)
-            {
-                self.promise(parts, digest);
-            }
-            let found = found.map_err(|e| {
-                tracing::debug!(error = %e, "Manifest cannot be served");
-                Refusal::of_store(&e, Code::ManifestUnknown)
-            })?;
-            found.ok_or_else(|| unknown(reference))
-        };
-        let found = resolve().await?;
-        if found.manifest.bytes.len() <= LARGE {
-            return Ok(found);
-        }
-        if let Some(place) = ticket.large_manifest_now() {
-            ticket.sends_large(place);
-            return Ok(found);
-        }
-        drop(found);
-        let place = ticket.large_manifest().await?;
-        ticket.sends_large(place);
-        resolve().await
+        let builder = builder.header(header::CONTENT_LENGTH, found.size);
+        let bytes = found.manifest.filter(|_| !is_head).map(|m| m.bytes);
+        finish(builder, bytes.unwrap_or_default())
     }
 
     pub(super) async fn put_manifest(
@@ -236,11 +202,7 @@ async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
             Ok::<_, String>((outline, is_cache))
         }
     };
-    let read = if manifest.bytes.len() > READ_ASIDE {
-        task::blocking(read).await
-    } else {
-        read()
-    };
+    let read = task::parse(manifest.bytes.len(), read).await;
     read.map_err(|why| Refusal::new(Code::ManifestInvalid, why))
 }
 
@@ -272,7 +234,8 @@ async fn read(
         }
         bytes.extend_from_slice(&piece);
     }
-    let mut manifest = Manifest::sniff(bytes.freeze());
+    let bytes = bytes.freeze();
+    let mut manifest = task::parse(bytes.len(), move || Manifest::sniff(bytes)).await;
     let said = text(&parts.headers, &header::CONTENT_TYPE);
     // Parameters are not part of the type that is given back.
     let said = said.and_then(|t| t.split(';').next()).map(str::trim);

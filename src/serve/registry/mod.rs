@@ -28,6 +28,7 @@ mod error;
 mod hold;
 mod http;
 mod lists;
+mod lookup;
 mod manifests;
 mod media;
 mod place;

@@ -4,7 +4,7 @@
 //! somebody else has it. Manifests that were pushed under this rule name no such layer; of one that an older release took, nothing
 //! is served to callers who do not see all of it.
 
-use super::{Registry, Sight, error::Refusal};
+use super::{Registry, Sight, error::Refusal, manifests::LARGE};
 use crate::{
     artifact::{
         Manifest, Reference,
@@ -12,7 +12,9 @@ use crate::{
         outline::Outline,
     },
     digest::Digest,
-    store::{ErrorKind, Repository},
+    serve::admission::Ticket,
+    store::{Error, ErrorKind, Repository},
+    task,
 };
 
 impl Registry {
@@ -23,6 +25,7 @@ impl Registry {
         repository: &Repository,
         reference: &Reference,
         sight: Sight,
+        ticket: &Ticket,
     ) -> Result<bool, Refusal> {
         if sight == Sight::All {
             return Ok(true);
@@ -33,13 +36,15 @@ impl Registry {
         };
         if let Some(own) = own {
             // What was merged of parts is made of them again.
-            let is_own = |m: &Manifest| parts.is_empty() || !is_merged(m);
-            if !self.sees_all_of(repository, own, is_own).await? {
+            let is_alone = parts.is_empty();
+            let is_own = move |m: &Manifest| is_alone || !is_merged(m);
+            if !self.sees_all_of(repository, own, ticket, is_own).await? {
                 return Ok(false);
             }
         }
         for part in &parts {
-            if !self.sees_all_of(repository, part.digest, |_| true).await? {
+            let sees = self.sees_all_of(repository, part.digest, ticket, |_| true);
+            if !sees.await? {
                 return Ok(false);
             }
         }
@@ -52,14 +57,32 @@ impl Registry {
         &self,
         repository: &Repository,
         digest: Digest,
-        counts: impl Fn(&Manifest) -> bool,
+        ticket: &Ticket,
+        counts: impl FnOnce(&Manifest) -> bool + Send + 'static,
     ) -> Result<bool, Refusal> {
         if repository.is_checked(&digest).await? {
             return Ok(true);
         }
-        let found = manifest(repository, &digest.into()).await?;
-        let cache = found.filter(|m| matches!(CacheManifest::read(m), Ok(Some(_))) && counts(m));
-        let Some(Ok(outline)) = cache.map(|m| Outline::of_stored(&m)) else {
+        let Some(known) = repository.known(&digest).await.or_else(lost)? else {
+            return Ok(true);
+        };
+        let place = if known.size > LARGE as u64 {
+            ticket.large_manifest().await?
+        } else {
+            ticket.read().await?
+        };
+        let found = repository.manifest_of(&digest, &known).await.map(Some);
+        let Some(found) = found.or_else(lost)? else {
+            return Ok(true);
+        };
+        let found = found.manifest;
+        let read = task::parse(found.bytes.len(), move || {
+            let is_cache = matches!(CacheManifest::read(&found), Ok(Some(_))) && counts(&found);
+            is_cache.then(|| Outline::of_stored(&found).ok()).flatten()
+        });
+        let read = read.await;
+        drop(place);
+        let Some(outline) = read else {
             return Ok(true);
         };
         // This daemon may not know yet what another one stored.
@@ -73,14 +96,11 @@ impl Registry {
     }
 }
 
-/// A manifest; `None` also for one that is lost or damaged: whoever serves it will say so.
-async fn manifest(
-    repository: &Repository,
-    reference: &Reference,
-) -> Result<Option<Manifest>, Refusal> {
-    match repository.manifest(reference).await {
-        Ok(found) => Ok(found.map(|f| f.manifest)),
-        Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
-        Err(e) => Err(e.into()),
+/// What is lost or damaged is not there: whoever serves it will say so.
+fn lost<T>(error: Error) -> Result<Option<T>, Error> {
+    if error.kind == ErrorKind::Corrupt {
+        Ok(None)
+    } else {
+        Err(error)
     }
 }

@@ -28,6 +28,7 @@ use crate::{
         keys::{self, Repo},
         record,
     },
+    task,
 };
 
 /// How the store took a manifest.
@@ -164,7 +165,7 @@ impl<S: Flat> InRepo<S> {
             return Ok(None);
         };
         if self.is_cli() {
-            let known = record::Manifested::of(&found.manifest);
+            let known = record::Manifested::of_aside(&found.manifest).await;
             self.all.0.by_tag.saw(&found.manifest.digest, known);
             return Ok(Some(found));
         }
@@ -210,9 +211,14 @@ impl<S: Flat> InRepo<S> {
 
     /// Stores a manifest's bytes, then what is known of it.
     async fn put_manifest(&self, manifest: &Manifest) -> Result<Kept> {
-        let kept = match self.flat().publish(manifest, None, &Expect::Anything).await {
+        let published = self.flat().publish(manifest, None, &Expect::Anything).await;
+        let is_refused = match &published {
+            Err(e) if !self.is_cli() => is_refused(manifest, e).await,
+            _ => false,
+        };
+        let kept = match published {
             Ok(_) => Kept::AsManifest,
-            Err(e) if is_refused(manifest, &e) && !self.is_cli() => {
+            Err(e) if is_refused => {
                 tracing::debug!(error = %e, digest = %manifest.digest, "Manifest is kept as a blob");
                 let body = Body::from(manifest.bytes.clone());
                 self.flat().put(&manifest.descriptor(), &body).await?;
@@ -220,7 +226,7 @@ impl<S: Flat> InRepo<S> {
             }
             Err(e) => return Err(e),
         };
-        let known = record::Manifested::of(manifest);
+        let known = record::Manifested::of_aside(manifest).await;
         let bytes = bytes::Bytes::from(record::encode(&known));
         let referrer = async {
             let Some(subject) = &known.subject else {
@@ -267,17 +273,22 @@ impl<S: Flat> InRepo<S> {
 /// Says whether a registry does not take a manifest as one. distribution answers 500 to layers that are not to be handed on, unless it
 /// is told where they may be fetched from (`registry/storage/ocimanifesthandler.go`), and to a manifest without `schemaVersion` 2
 /// (`manifeststore.go`).
-fn is_refused(manifest: &Manifest, e: &Error) -> bool {
+async fn is_refused(manifest: &Manifest, e: &Error) -> bool {
     if is_refusal(e) {
         return true;
     }
     let answered = e.kind == ErrorKind::Unavailable && !e.unheard;
+    let manifest = manifest.clone();
+    answered && task::parse(manifest.bytes.len(), move || is_unusual(&manifest)).await
+}
+
+fn is_unusual(manifest: &Manifest) -> bool {
     let is_foreign = |n: &Named| n.elsewhere && media::is_nondistributable(&n.media_type);
     let named = Outline::of_stored(manifest).map(|o| o.named);
     let has_foreign = || named.is_ok_and(|all| all.iter().any(is_foreign));
     let document = serde_json::from_slice::<serde_json::Value>(&manifest.bytes);
     let has_version = document.is_ok_and(|d| d["schemaVersion"] == 2);
-    answered && (!has_version || has_foreign())
+    !has_version || has_foreign()
 }
 
 #[async_trait]
@@ -362,8 +373,8 @@ impl<S: Flat> Untag for InRepo<S> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_answer_of_500_refuses_only_manifests_that_the_registry_cannot_read() {
+    #[tokio::test]
+    async fn an_answer_of_500_refuses_only_manifests_that_the_registry_cannot_read() {
         let answered = || Error::new(ErrorKind::Unavailable, "publish", "answered 500");
         let foreign = r#"{"schemaVersion":2,"layers":[{"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar",
             "digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0,"urls":["http://a/b"]}]}"#;
@@ -374,8 +385,11 @@ mod tests {
             (foreign, true),
         ] {
             let manifest = Manifest::sniff(text.to_owned());
-            assert_eq!(is_refused(&manifest, &answered()), want, "{text}");
-            assert!(!is_refused(&manifest, &answered().unheard()), "{text}");
+            assert_eq!(is_refused(&manifest, &answered()).await, want, "{text}");
+            assert!(
+                !is_refused(&manifest, &answered().unheard()).await,
+                "{text}"
+            );
         }
     }
 }

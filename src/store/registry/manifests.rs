@@ -16,6 +16,7 @@ use crate::{
     entry::Time,
     redact,
     store::{Error, ErrorKind, Result, check},
+    task,
 };
 
 /// All that we read; the list is one header, since some registries look at the first one only.
@@ -85,7 +86,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
     let mut manifest = if media_type.starts_with("application/vnd.") {
         Manifest::new(&media_type, bytes)
     } else {
-        Manifest::sniff(bytes)
+        task::parse(bytes.len(), move || Manifest::sniff(bytes)).await
     };
     match reference {
         Reference::Digest(want) if !want.matches(&manifest.bytes) => {

@@ -12,10 +12,11 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        Body, Expect, Published, Resolved, TagStore, Untag, Version, check_manifest,
+        Body, Expect, Pointer, Published, Resolved, TagStore, Untag, Version, check_manifest,
         error::{Error, ErrorKind, Result},
         keys, record,
     },
+    task,
 };
 
 #[async_trait]
@@ -26,6 +27,11 @@ impl TagStore for S3 {
             Reference::Digest(digest) => self.resolve_digest(digest).await,
         };
         resolved.map_err(|e| e.at(&self.wire.url, reference))
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let found = self.pointer_of(tag).await;
+        found.map_err(|e| e.at(&self.wire.url, tag))
     }
 
     async fn publish(
@@ -113,6 +119,22 @@ impl Untag for S3 {
 }
 
 impl S3 {
+    async fn pointer_of(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        const OP: &str = "resolve";
+        let key = keys::tag(&self.repo, tag);
+        let Some(found) = self.wire.read(OP, &key, record::MAX_BYTES).await? else {
+            return Ok(None);
+        };
+        let tagged: record::Tagged = record::decode(OP, &found.bytes)?;
+        Ok(Some(Pointer {
+            digest: tagged.digest,
+            media_type: tagged.media_type,
+            size: tagged.size,
+            modified: found.modified,
+            manifest: None,
+        }))
+    }
+
     async fn resolve_tag(&self, tag: &Tag) -> Result<Option<Resolved>> {
         const OP: &str = "resolve";
         let key = keys::tag(&self.repo, tag);
@@ -172,12 +194,19 @@ impl S3 {
                 format!("the bytes of manifest {digest} do not have that digest"),
             ));
         }
-        let mut manifest = Manifest::sniff(found.bytes);
-        manifest.digest = *digest;
-        if let Some(said) = media_type {
-            manifest.media_type = said;
-        }
-        Ok(Some(manifest))
+        let Some(media_type) = media_type else {
+            let bytes = found.bytes;
+            let manifest = task::parse(bytes.len(), move || Manifest::sniff(bytes)).await;
+            return Ok(Some(Manifest {
+                digest: *digest,
+                ..manifest
+            }));
+        };
+        Ok(Some(Manifest {
+            media_type,
+            bytes: found.bytes,
+            digest: *digest,
+        }))
     }
 
     /// Stores a manifest's bytes and what is known of it: at once, since no name leads there before both are done, and without
@@ -185,7 +214,7 @@ impl S3 {
     async fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
         let blob = keys::blob(&manifest.digest);
         let (desc, body) = (manifest.descriptor(), Body::from(manifest.bytes.clone()));
-        let known = record::Manifested::of(manifest);
+        let known = record::Manifested::of_aside(manifest).await;
         let record = record::encode(&known);
         let referrer = async {
             let Some(subject) = &known.subject else {

@@ -32,6 +32,7 @@ use crate::{
         open::{Opened, Repositories},
         record::Manifested,
     },
+    task,
 };
 
 /// The store behind.
@@ -66,7 +67,12 @@ pub(super) struct Core {
 }
 
 /// What a manifest names: children that must be there with it, and its subject. Of a document that nobody understands, none.
-pub(super) fn neighbours(manifest: &Manifest) -> (Vec<Digest>, Option<Digest>) {
+pub(super) async fn neighbours(manifest: &Manifest) -> (Vec<Digest>, Option<Digest>) {
+    let manifest = manifest.clone();
+    task::parse(manifest.bytes.len(), move || neighbours_of(&manifest)).await
+}
+
+fn neighbours_of(manifest: &Manifest) -> (Vec<Digest>, Option<Digest>) {
     let outline = Outline::of(manifest).unwrap_or_default();
     let mut children: Vec<Digest> = outline.children().map(|n| n.digest).collect();
     children.sort_unstable();
@@ -198,7 +204,7 @@ impl Core {
 
     /// As [`Self::place`], with the manifest at hand.
     pub(super) async fn around(&self, entry: Entry, manifest: &Manifest) -> Placed {
-        let (children, subject) = neighbours(manifest);
+        let (children, subject) = neighbours(manifest).await;
         let mut pins = vec![self.front.uses.pin(&manifest.digest).await];
         for child in &children {
             pins.push(self.front.uses.pin(child).await);

@@ -27,7 +27,7 @@ impl One {
         tag: Option<&Tag>,
         expect: &Expect,
     ) -> Result<Published> {
-        let (children, subject) = neighbours(manifest);
+        let (children, subject) = neighbours(manifest).await;
         let entry = Entry::now(What::Publish(Publication {
             repo: self.name.clone(),
             tag: tag.cloned(),

@@ -132,7 +132,7 @@ impl One {
             let why = "the manifest is not in front any more";
             return Err(Error::new(ErrorKind::Corrupt, "publish", why).at("", digest));
         };
-        let (children, _) = neighbours(&ours);
+        let (children, _) = neighbours(&ours).await;
         core.send_children(&children, Look::Again).await?;
         let Some(tag) = &publication.tag else {
             self.put(&ours, None, &Expect::Anything).await?;
@@ -160,7 +160,7 @@ impl One {
                 return Ok(Outcome::LeftAlone(theirs.manifest));
             };
             check_manifest(&merged).map_err(|e| refused(&e))?;
-            let (children, _) = neighbours(&merged);
+            let (children, _) = neighbours(&merged).await;
             core.send_children(&children, Look::Again).await?;
             if self.put(&merged, Some(tag), &now_at(Some(&theirs))).await? == Published::Done {
                 return Ok(Outcome::Merged(merged));

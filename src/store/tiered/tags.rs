@@ -11,8 +11,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Expect, Published, Put, Repository, Resolved, TagStore, Untag,
-        Version, check_manifest,
+        BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, Repository, Resolved,
+        TagStore, Untag, Version, check_manifest,
         error::{Error, ErrorKind, Result},
         keys::{self, Repo},
     },
@@ -102,6 +102,18 @@ impl One {
         }
     }
 
+    async fn point_behind(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let asked = self.remote.store().pointer(tag);
+        let found = self.core.health.ask("resolve", asked).await?;
+        let known = passed_by(self.near.store().pointer(tag).await).flatten();
+        if known.map(|at| at.digest) == found.as_ref().map(|at| at.digest) {
+            return Ok(found);
+        }
+        // It is kept in front once, whole.
+        let found = self.resolve_behind(tag).await?;
+        Ok(found.map(Pointer::from))
+    }
+
     /// What a tag stands for by the remote's word, which is kept in front.
     async fn resolve_behind(&self, tag: &Tag) -> Result<Option<Resolved>> {
         let turn = self.core.tag_locks.turn(&self.tag_key(tag));
@@ -189,6 +201,30 @@ impl TagStore for One {
         match reference {
             Reference::Tag(tag) => self.resolve_tag(tag).await,
             Reference::Digest(digest) => self.resolve_digest(digest).await,
+        }
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let queued = self.core.queue.newest(&self.tag_key(tag));
+        if let Some(entry) = &queued
+            && let Some(Publication { manifest, .. }) = entry.publication()
+        {
+            return Ok(Some(Pointer {
+                digest: manifest.digest,
+                media_type: manifest.media_type.clone(),
+                size: manifest.size,
+                modified: Some(entry.at),
+                manifest: None,
+            }));
+        }
+        let (one, asked) = (self.clone(), tag.clone());
+        let behind = async move { one.point_behind(&asked).await };
+        let is_known = async { self.known(tag).await.is_some() };
+        let look = self.core.look("resolve", self.patience, is_known, behind);
+        match look.await {
+            // As for who reads it.
+            Err(e) if e.kind.is_temporary() => Ok(self.known(tag).await.map(Pointer::from)),
+            found => found,
         }
     }
 

@@ -21,8 +21,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
-        Store, Sweep, TagStore,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
+        Result, Store, Sweep, TagStore,
     },
 };
 
@@ -141,6 +141,10 @@ impl BlobStore for Distrusting {
 impl TagStore for Distrusting {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         self.inner.resolve(reference).await
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        self.inner.pointer(tag).await
     }
 
     async fn publish(

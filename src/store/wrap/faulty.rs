@@ -19,8 +19,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
-        Store, TagStore,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
+        Result, Store, TagStore,
     },
 };
 
@@ -226,6 +226,15 @@ impl TagStore for Faulty {
             r.manifest.bytes = self.flip(r.manifest.bytes);
             r
         }))
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        self.before("resolve").await?;
+        let mut found = self.inner.pointer(tag).await?;
+        if let Some(manifest) = found.as_mut().and_then(|at| at.manifest.as_mut()) {
+            manifest.bytes = self.flip(std::mem::take(&mut manifest.bytes));
+        }
+        Ok(found)
     }
 
     async fn publish(

@@ -19,7 +19,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, Result, Store, TagStore,
+        BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, Resolved, Result, Store,
+        TagStore,
     },
 };
 
@@ -164,6 +165,11 @@ impl TagStore for Limited {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         let _place = self.place().await;
         self.inner.resolve(reference).await
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let _place = self.place().await;
+        self.inner.pointer(tag).await
     }
 
     async fn publish(

@@ -19,8 +19,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, ErrorKind, Expect, Published, Put, Resolved, Result, Store,
-        TagStore,
+        BlobStore, Body, ByteStream, ErrorKind, Expect, Pointer, Published, Put, Resolved, Result,
+        Store, TagStore,
     },
 };
 
@@ -332,6 +332,22 @@ impl TagStore for Metered {
             .count(&self.counters.resolve, &done, Option::is_none);
         if let Ok(Some(found)) = &done {
             let bytes = found.manifest.bytes.len() as u64;
+            self.counters.bytes_in.fetch_add(bytes, Relaxed);
+        }
+        done
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let span = tracing::debug_span!("store resolve", tier = self.tier());
+        let done = self.inner.pointer(tag).instrument(span).await;
+        self.counters
+            .count(&self.counters.resolve, &done, Option::is_none);
+        if let Ok(Some(Pointer {
+            manifest: Some(read),
+            ..
+        })) = &done
+        {
+            let bytes = read.bytes.len() as u64;
             self.counters.bytes_in.fetch_add(bytes, Relaxed);
         }
         done

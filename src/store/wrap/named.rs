@@ -11,7 +11,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, Result, Store, TagStore,
+        BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, Resolved, Result, Store,
+        TagStore,
     },
 };
 
@@ -56,6 +57,11 @@ impl TagStore for Named {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         let done = self.inner.resolve(reference).await;
         done.map_err(|e| e.at(&self.name, reference))
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let done = self.inner.pointer(tag).await;
+        done.map_err(|e| e.at(&self.name, tag))
     }
 
     async fn publish(

@@ -11,8 +11,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Records, Resolved,
-        Result, TagStore, Untag, keys::Repo, records::Listed,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
+        Resolved, Result, TagStore, Untag, keys::Repo, records::Listed,
     },
 };
 
@@ -82,6 +82,10 @@ impl<T: BlobStore + ?Sized> BlobStore for ReadOnly<T> {
 impl<T: TagStore + ?Sized> TagStore for ReadOnly<T> {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         self.inner.resolve(reference).await
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        self.inner.pointer(tag).await
     }
 
     async fn publish(

@@ -10,8 +10,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
-        Store, Sweep, TagStore, marked::Marked,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
+        Result, Store, Sweep, TagStore, marked::Marked,
     },
 };
 
@@ -60,6 +60,10 @@ impl BlobStore for Renewing {
 impl TagStore for Renewing {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         self.inner.resolve(reference).await
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        self.inner.pointer(tag).await
     }
 
     async fn publish(

@@ -25,8 +25,8 @@ use crate::{
     entry::Time,
     progress::span,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Records, Resolved,
-        Result, Store, StoredBlob, Sweep, TagStore, Untag, keys::Repo, records::Listed,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
+        Resolved, Result, Store, StoredBlob, Sweep, TagStore, Untag, keys::Repo, records::Listed,
     },
 };
 
@@ -363,6 +363,11 @@ impl TagStore for Retrying<dyn Store> {
             .ask("resolve", || self.inner.resolve(reference))
             .await?
             .0)
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let asked = self.ask("resolve", || self.inner.pointer(tag)).await;
+        Ok(asked?.0)
     }
 
     async fn publish(

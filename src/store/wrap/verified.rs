@@ -16,8 +16,8 @@ use crate::{
     digest::{Digest, Hasher},
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
-        Store, TagStore, check_manifest,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
+        Result, Store, TagStore, check_manifest,
     },
 };
 
@@ -175,6 +175,10 @@ impl TagStore for Verified {
             check_resolved(reference, &found)?;
         }
         found
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        self.inner.pointer(tag).await
     }
 
     async fn publish(

@@ -20,25 +20,6 @@ async fn crowded(repo: &Repository, name: &str, count: usize) -> Manifest {
     manifest(repo, layers, &config).await
 }
 
-/// Whoever asks for many manifests at once has few of them in memory.
-#[tokio::test(start_paused = true)]
-async fn only_so_many_manifests_are_read_at_once() {
-    let world = World::new().await;
-    let (tags, repo) = (CacheTags::default(), world.repo());
-    let pushed = cache(&repo, &["a"], 1).await;
-    push(&tags, &repo, &pushed).await;
-    let all = READERS as u32;
-    let held = tags.reading.acquire_many(all).await.unwrap();
-    for asked in [Reference::Tag(tag()), Reference::Digest(pushed.digest)] {
-        // The clock stands still while a file is read: this ends only if nothing is.
-        let minute = Duration::from_mins(1);
-        let read = tokio::time::timeout(minute, resolve(&tags, &repo, &asked)).await;
-        assert!(read.is_err(), "{asked}");
-    }
-    drop(held);
-    assert_eq!(read(&tags, &repo).await, Some(pushed));
-}
-
 async fn parts_left(repo: &Repository) -> BTreeSet<Digest> {
     let parts = repo.parts(&tag()).await.unwrap();
     parts.iter().map(|p| p.digest).collect()

@@ -26,6 +26,7 @@ use crate::{
 
 mod listing;
 mod manifests;
+mod places;
 mod pulling;
 mod pushing;
 mod sharing;

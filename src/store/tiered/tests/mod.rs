@@ -497,7 +497,7 @@ impl World {
 }
 
 async fn check_children(repository: &Repository, manifest: &Manifest) {
-    for child in super::core::neighbours(manifest).0 {
+    for child in super::core::neighbours(manifest).await.0 {
         let size = repository.stat_blob(&child).await.unwrap();
         let size = size.unwrap_or_else(|| panic!("{child} is missing"));
         let desc = Descriptor::new("", child, size);

@@ -1,0 +1,242 @@
+//! What a reader gets for a tag or a digest: told by what is recorded, as far as that goes, before a manifest is read.
+
+use super::{CacheTags, dated::Dated, fold::Pointed, written};
+use crate::{
+    artifact::{Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{Error, ErrorKind, Pointer, Repository, Result},
+};
+
+/// What a tag or digest leads to by its record; an error for a tag that is damaged.
+#[derive(Debug)]
+pub struct Found(std::result::Result<Pointer, Error>);
+
+/// What a reader wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Want {
+    /// The manifest, not only what is known of it.
+    pub bytes: bool,
+    /// A tag is folded for it if need be: its caller has a place to merge.
+    pub folds: bool,
+}
+
+/// What it gets.
+#[derive(Debug)]
+pub enum Answer {
+    /// Nothing: it is gone, or nothing of it can be used.
+    Gone,
+    /// Nothing before the tag is folded.
+    Folds,
+    /// This.
+    Ready(Box<Ready>),
+}
+
+/// A manifest that can be served.
+#[derive(Debug)]
+pub struct Ready {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When its tag was written last.
+    pub modified: Option<Time>,
+    /// Itself, if it was asked for or is in memory anyway.
+    pub manifest: Option<Manifest>,
+}
+
+impl From<Pointer> for Ready {
+    fn from(at: Pointer) -> Self {
+        Self {
+            digest: at.digest,
+            media_type: at.media_type,
+            size: at.size,
+            modified: at.modified,
+            manifest: at.manifest,
+        }
+    }
+}
+
+impl Found {
+    /// The digest that the record says; a merged tag may be served under another one.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.0.as_ref().ok().map(|at| &at.digest)
+    }
+}
+
+impl CacheTags {
+    /// Looks up the record of a tag or digest. Stores that keep no such record read the manifest for it.
+    pub async fn find(&self, repo: &Repository, reference: &Reference) -> Result<Option<Found>> {
+        let found = match reference {
+            Reference::Tag(tag) => repo.pointer(tag).await,
+            Reference::Digest(digest) => repo.pointer_to(digest).await,
+        };
+        match found {
+            Err(e) if is_damaged(&e, reference) => Ok(Some(Found(Err(e)))),
+            found => Ok(found?.map(|at| Found(Ok(at)))),
+        }
+    }
+
+    /// The size by its record of a manifest that [`Self::answer`] is about to read or to give; 0 if it does neither, or has read it.
+    pub fn to_read(&self, found: &Found, want: Want) -> u64 {
+        let Found(Ok(at)) = found else { return 0 };
+        let is_known = || self.known_facts(&at.digest, &at.media_type).is_some();
+        if at.manifest.is_some() || (!want.bytes && is_known()) {
+            return 0;
+        }
+        at.size
+    }
+
+    /// What a reader gets. A merged tag was written when its last part was.
+    pub async fn answer(
+        &self,
+        repo: &Repository,
+        reference: &Reference,
+        found: Found,
+        want: Want,
+    ) -> Result<Answer> {
+        match reference {
+            Reference::Tag(tag) => {
+                let answer = self.serve_tag(repo, tag, found, want).await?;
+                if let Answer::Ready(ready) = &answer {
+                    self.tell(repo, ready.digest);
+                }
+                Ok(answer)
+            }
+            Reference::Digest(_) => self.serve_digest(repo, found.0?, want).await,
+        }
+    }
+
+    /// The manifest that a reader gets who may wait for everything.
+    #[cfg(test)]
+    pub async fn resolve(
+        &self,
+        repo: &Repository,
+        reference: &Reference,
+    ) -> Result<Option<Manifest>> {
+        let want = Want {
+            bytes: true,
+            folds: true,
+        };
+        let Some(found) = self.find(repo, reference).await? else {
+            return Ok(None);
+        };
+        match self.answer(repo, reference, found, want).await? {
+            Answer::Ready(ready) => Ok(ready.manifest),
+            Answer::Gone | Answer::Folds => Ok(None),
+        }
+    }
+
+    async fn serve_digest(&self, repo: &Repository, mut at: Pointer, want: Want) -> Result<Answer> {
+        let facts = self.facts(repo, &mut at).await?;
+        if let Some(contents) = &facts.contents
+            && !self.was_told(repo, &at.digest)
+            && !self.lost(repo, contents.all()).await?.is_empty()
+        {
+            tracing::info!(digest = %at.digest, "Cache that is not whole is not served by digest");
+            return Ok(Answer::Gone);
+        }
+        ready(repo, at, want).await
+    }
+
+    /// A tag is there if it points at something. Parts alone are left by a deletion, or belong to an export that is not done.
+    async fn serve_tag(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        found: Found,
+        want: Want,
+    ) -> Result<Answer> {
+        let served = match found.0 {
+            Ok(at) => self.serve_pointed(repo, tag, at, want).await,
+            Err(e) => Err(e),
+        };
+        match served {
+            Err(e) if e.kind == ErrorKind::Corrupt => self.serve_damaged(repo, tag, e, want).await,
+            served => served,
+        }
+    }
+
+    async fn serve_pointed(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        mut at: Pointer,
+        want: Want,
+    ) -> Result<Answer> {
+        let facts = self.facts(repo, &mut at).await?;
+        if facts.contents.is_none() {
+            return ready(repo, at, want).await;
+        }
+        let pointed = Pointed {
+            digest: at.digest,
+            is_merged: facts.is_merged,
+            modified: at.modified,
+        };
+        // A fold may wait for others: nothing large is in memory until it begins.
+        drop(at);
+        let parts = self.dated(repo, tag).await?;
+        self.serve_folded(repo, tag, parts, Some(pointed), want)
+            .await
+    }
+
+    /// As long as there are parts, a damaged pointer can be made again.
+    async fn serve_damaged(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        error: Error,
+        want: Want,
+    ) -> Result<Answer> {
+        let parts = self.dated(repo, tag).await?;
+        if parts.is_empty() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "Tag of a merged cache is damaged");
+        self.serve_folded(repo, tag, parts, None, want).await
+    }
+
+    async fn serve_folded(
+        &self,
+        repo: &Repository,
+        tag: &Tag,
+        parts: Vec<Dated>,
+        pointed: Option<Pointed>,
+        want: Want,
+    ) -> Result<Answer> {
+        let modified = written(&parts).or(pointed.and_then(|p| p.modified));
+        let known = self.recall(repo, tag, &parts, pointed.as_ref()).await?;
+        let folded = match known {
+            Some(known) => known,
+            None if want.folds => self.fold(repo, tag, parts, pointed).await?,
+            None => return Ok(Answer::Folds),
+        };
+        Ok(folded.map_or(Answer::Gone, |manifest| {
+            Answer::Ready(Box::new(Ready {
+                digest: manifest.digest,
+                media_type: manifest.media_type.clone(),
+                size: manifest.bytes.len() as u64,
+                modified,
+                manifest: Some(manifest),
+            }))
+        }))
+    }
+}
+
+fn is_damaged(e: &Error, reference: &Reference) -> bool {
+    e.kind == ErrorKind::Corrupt && matches!(reference, Reference::Tag(_))
+}
+
+/// A manifest as it is recorded, read if that is wanted; its bytes are there in any case.
+async fn ready(repo: &Repository, mut at: Pointer, want: Want) -> Result<Answer> {
+    if at.manifest.is_none() && want.bytes {
+        at.manifest = Some(repo.manifest_at(&at).await?);
+    }
+    if at.manifest.is_none() && repo.store().stat(&at.digest).await? != Some(at.size) {
+        let lost = Error::new(ErrorKind::Corrupt, "resolve", "its bytes are gone");
+        return Err(lost.at("", at.digest));
+    }
+    Ok(Answer::Ready(Box::new(at.into())))
+}

@@ -1,0 +1,93 @@
+//! Finding a manifest by its record, and reading it in a place of its kind.
+
+use axum::http::{Method, request::Parts};
+
+use super::{
+    Registry,
+    error::{Code, Refusal},
+    manifests::{LARGE, unknown},
+    uploads::ticket,
+};
+use crate::{
+    artifact::Reference,
+    digest::Digest,
+    ops::cache_tags::{Answer, Ready, Want},
+    store::{self, Repository},
+};
+
+/// How often a large manifest is given up while its place is waited for: tags may change meanwhile.
+const ROUNDS: usize = 3;
+
+impl Registry {
+    /// Finds a manifest, and reads it if its digest `wants` that or nobody knows yet what it is.
+    ///
+    /// A large one has a place of its kind before it is read, and until it is sent. Whoever waits for a place keeps nothing in memory
+    /// meanwhile, and no place among those that are looked up.
+    pub(super) async fn look_up(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        parts: &Parts,
+        wants: impl Fn(&Digest) -> bool,
+    ) -> Result<Ready, Refusal> {
+        let failed = |e: store::Error| {
+            tracing::debug!(error = %e, "Manifest cannot be served");
+            Refusal::of_store(&e, Code::ManifestUnknown)
+        };
+        let ticket = ticket(parts);
+        let caches = self.caches.of(ticket.key());
+        let (mut large, mut merging) = (None, None);
+        for round in 0.. {
+            let reading = ticket.read().await?;
+            let found = caches.find(repository, reference).await;
+            let Some(found) = found.map_err(failed)? else {
+                break;
+            };
+            let want = Want {
+                bytes: found.digest().is_none_or(&wants),
+                folds: merging.is_some(),
+            };
+            let has_place = large.is_some() || merging.is_some();
+            let is_large = caches.to_read(&found, want) > LARGE as u64;
+            let reading = Some(reading).filter(|_| !is_large && merging.is_none());
+            if is_large && !has_place {
+                large = Some(ticket.large_manifest().await?);
+            }
+            // A merged tag may be stored anew.
+            let pass = self.pass(parts).await;
+            let answer = caches.answer(repository, reference, found, want);
+            let answer = answer.await.map_err(failed)?;
+            if let (&Method::HEAD, Reference::Digest(digest), Answer::Ready(_)) =
+                (&parts.method, reference, &answer)
+            {
+                self.promise(parts, digest);
+            }
+            drop((pass, reading));
+            let ready = match answer {
+                Answer::Gone => break,
+                Answer::Folds => {
+                    large = None;
+                    merging = Some(ticket.merge().await?);
+                    continue;
+                }
+                Answer::Ready(ready) => ready,
+            };
+            merging = None;
+            if !wants(&ready.digest) || ready.size <= LARGE as u64 {
+                return Ok(*ready);
+            }
+            let place = match large.or_else(|| ticket.large_manifest_now()) {
+                Some(place) => place,
+                None if round < ROUNDS => {
+                    drop(ready);
+                    large = Some(ticket.large_manifest().await?);
+                    continue;
+                }
+                None => ticket.large_manifest().await?,
+            };
+            ticket.sends_large(place);
+            return Ok(*ready);
+        }
+        Err(unknown(reference))
+    }
+}

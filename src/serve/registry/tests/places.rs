@@ -1,0 +1,119 @@
+//! What a request for a manifest takes a place for, and when.
+
+use futures_util::FutureExt as _;
+
+use super::*;
+use crate::serve::admission::{Key, Permit, Pool};
+
+/// Every place there is, each of somebody else.
+fn all_places(pool: &Pool) -> Vec<Permit> {
+    let keys = (0..).map(|n| Key::Principal(format!("other {n}").into()));
+    keys.map_while(|key| pool.enter_now(key)).collect()
+}
+
+/// Lets a request go on until it waits for a place, or fails.
+async fn waits<T>(pool: &Pool, request: &mut (impl Future<Output = T> + Unpin)) {
+    for _ in 0..1_000_000 {
+        assert!(request.now_or_never().is_none(), "it took no place");
+        if pool.waiting() > 0 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it waits for something else");
+}
+
+/// A cache of one step.
+async fn push_cache(door: &Door, tag: &str, name: &str) {
+    let layer = door.push("a", name.as_bytes()).await;
+    let config = json!({"layers": [{"blob": layer, "parent": -1}], "records": [{
+        "digest": Digest::sha256_of(format!("key {name}").as_bytes()),
+        "layers": [{"layer": 0, "createdAt": "2026-11-23T04:02:00Z"}],
+    }]});
+    let config = config.to_string();
+    let digest = door.push("a", config.as_bytes()).await;
+    let manifest = json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST,
+        "config": {"mediaType": media::BUILDKIT_CONFIG, "digest": digest, "size": config.len()},
+        "layers": [{"mediaType": media::LAYER_GZIP, "digest": layer, "size": name.len(),
+            "annotations": {"containerd.io/uncompressed": Digest::sha256_of(b"")}}]});
+    let put = door.put_manifest("a", tag, &manifest).await;
+    assert_eq!(put.status, StatusCode::CREATED, "{:?}", put.body);
+}
+
+#[tokio::test]
+async fn a_large_manifest_has_its_place_before_it_is_read_and_small_ones_need_none() {
+    let door = Door::open().await;
+    let small = image(&door, "a", &[b"layer"]).await;
+    let mut large = small.clone();
+    large["annotations"] = json!({"long": "x".repeat(100_000)});
+    let put = door.put_manifest("a", "large", &large).await;
+    door.put_manifest("a", "small", &small).await;
+    let digest = put.header("docker-content-digest");
+    // Whoever reads it is told that it is not there.
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    std::fs::remove_file(door.dir.path().join("store/blobs/sha256").join(hex)).unwrap();
+    let pool = &door.registry.admission.large_manifests;
+    for reference in ["large", digest] {
+        let path = format!("/v2/a/manifests/{reference}");
+        let places = all_places(pool);
+        assert_eq!(places.len(), 8);
+        let mut get = Box::pin(door.get(&path));
+        waits(pool, &mut get).await;
+        let other = door.get("/v2/a/manifests/small").await;
+        assert_eq!(other.status, StatusCode::OK);
+        drop(places);
+        assert_eq!(get.await.code(), "MANIFEST_UNKNOWN");
+        assert_eq!(pool.taken(), 0);
+    }
+}
+
+#[tokio::test]
+async fn one_caller_cannot_have_all_places_to_look_manifests_up() {
+    let door = Door::open().await;
+    let manifest = image(&door, "a", &[b"layer"]).await;
+    door.put_manifest("a", "t", &manifest).await;
+    let pool = &door.registry.admission.reads;
+    let one = || Key::Principal("one".into());
+    let held: Vec<_> = std::iter::from_fn(|| pool.enter_now(one())).collect();
+    assert_eq!(held.len(), 14);
+    let path = "/v2/a/manifests/t";
+    assert_eq!(door.get(path).await.status, StatusCode::OK);
+    let rest = all_places(pool);
+    let mut get = Box::pin(door.get(path));
+    waits(pool, &mut get).await;
+    // Of those who wait the one that has least is next.
+    let more = Box::pin(pool.enter(one()));
+    drop(rest);
+    assert_eq!(get.await.status, StatusCode::OK);
+    drop((held, more));
+    assert_eq!(pool.taken(), 0);
+}
+
+#[tokio::test]
+async fn a_tag_is_folded_in_a_place_among_merges_and_what_is_remembered_needs_none() {
+    let door = Door::open().await;
+    push_cache(&door, "cache", "one").await;
+    push_cache(&door, "cache", "two").await;
+    let served = door.get("/v2/a/manifests/cache").await;
+    // Another daemon, which remembers nothing.
+    let door = Door::over(door.dir.clone(), false).await;
+    let pool = &door.registry.admission.merges;
+    let places = all_places(pool);
+    let mut get = Box::pin(door.get("/v2/a/manifests/cache"));
+    waits(pool, &mut get).await;
+    assert_eq!(door.registry.admission.reads.taken(), 0);
+    drop(places);
+    let folded = get.await;
+    assert_eq!(
+        (folded.status, &folded.body),
+        (StatusCode::OK, &served.body)
+    );
+    let _places = all_places(pool);
+    let again = door.get("/v2/a/manifests/cache").await;
+    assert_eq!(again.body, served.body);
+    let head = door.head("/v2/a/manifests/cache").await;
+    assert_eq!(
+        head.header("docker-content-digest"),
+        served.header("docker-content-digest")
+    );
+}
