@@ -22,9 +22,7 @@ use aws_smithy_http_client::{
 };
 
 use super::{
-    Keys,
-    account::Accounts,
-    cap,
+    Keys, cap,
     clock::Clock,
     config::{Checksum, Config},
     error::chain,
@@ -77,7 +75,6 @@ pub(super) async fn connect(
         // Our own watch does it: see `patience`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(clock.clone())
-        .interceptor(Accounts)
         .interceptor(Traced);
     let host = host(s3.clone(), bucket).await?;
     let aws = is_aws(&host);

@@ -10,7 +10,7 @@ use aws_sdk_s3::{
     primitives::{DateTime, DateTimeFormat},
 };
 
-use super::{account::Account, cap::TooLong};
+use super::cap::TooLong;
 use crate::store::{
     error::{Error, ErrorKind},
     net,
@@ -146,11 +146,6 @@ fn answered(op: &'static str, a: &Answer<'_>) -> Error {
     }
     if let Some(id) = header("x-amz-request-id") {
         text = format!("{text} (request {})", plain(id));
-    }
-    if let Some(Account(account)) = a.raw.extension()
-        && matches!(kind, ErrorKind::Denied | ErrorKind::Unauthenticated)
-    {
-        text = format!("{text}; it was sent {account}");
     }
     if let Some(hint) = hint(kind, a) {
         text = format!("{text}; {hint}");
