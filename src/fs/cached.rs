@@ -45,6 +45,17 @@ pub enum Cached<T> {
     Unknown,
 }
 
+impl<T> Cached<T> {
+    /// What follows from what is there.
+    pub fn and_then<U>(self, what: impl FnOnce(T) -> Cached<U>) -> Cached<U> {
+        match self {
+            Self::There(it) => what(it),
+            Self::Missing => Cached::Missing,
+            Self::Unknown => Cached::Unknown,
+        }
+    }
+}
+
 /// Opens the regular file `below` the folder `root` for reading; links are followed in `root` only.
 pub fn open_cached(root: &Path, below: &str) -> Cached<(File, Stat)> {
     if NOT_HERE.load(Ordering::Relaxed) {

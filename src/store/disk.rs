@@ -286,7 +286,7 @@ impl BlobStore for Disk {
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         let (want, wanted, tree) = (desc.clone(), range.clone(), self.files.tree.clone());
-        let at_hand = || self.files.tree.blob_range_at_hand(desc, &range);
+        let at_hand = || self.files.tree.blob_range_at_hand(desc, range);
         let work = move || tree.blob_range(&want, wanted);
         self.entered.look("get", &desc.digest, at_hand, work).await
     }

@@ -331,7 +331,7 @@ impl BlobStore for Layout {
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         let (want, wanted, tree) = (desc.clone(), range.clone(), self.tree.clone());
-        let at_hand = || self.tree.blob_range_at_hand(desc, &range);
+        let at_hand = || self.tree.blob_range_at_hand(desc, range);
         let work = move || tree.blob_range(&want, wanted);
         self.entered.look("get", &desc.digest, at_hand, work).await
     }

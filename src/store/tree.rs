@@ -14,7 +14,7 @@ use super::{
     error::{Error, ErrorKind, Result},
     records::Listed,
 };
-use crate::fs;
+use crate::fs::{self, Cached};
 
 pub(super) mod blobs;
 pub(super) mod entered;
@@ -196,19 +196,22 @@ impl Tree {
         })
     }
 
-    /// As [`Self::read`], without waiting for a disk; `None` if that cannot tell, or it is an error.
-    pub(super) fn read_at_hand(&self, key: &str, limit: u64) -> Option<Option<Vec<u8>>> {
-        match fs::open_cached(self.root(), key) {
-            fs::Cached::There((file, stat)) if stat.size <= limit.min(AT_HAND_BYTES) => {
-                // One more: what has grown meanwhile is found out.
-                let mut bytes = vec![0; stat.size as usize + 1];
-                let count = fs::read_cached(&file, &mut bytes, 0);
-                bytes.truncate(count);
-                (count as u64 == stat.size).then_some(Some(bytes))
+    /// As [`Self::read`], without waiting for a disk; unknown as well where that is an error.
+    pub(super) fn read_at_hand(&self, key: &str, limit: u64) -> Cached<Vec<u8>> {
+        fs::open_cached(self.root(), key).and_then(|(file, stat)| {
+            if stat.size > limit.min(AT_HAND_BYTES) {
+                return Cached::Unknown;
             }
-            fs::Cached::There(_) | fs::Cached::Unknown => None,
-            fs::Cached::Missing => Some(None),
-        }
+            // One more: what has grown meanwhile is found out.
+            let mut bytes = vec![0; stat.size as usize + 1];
+            let count = fs::read_cached(&file, &mut bytes, 0);
+            bytes.truncate(count);
+            if count as u64 == stat.size {
+                Cached::There(bytes)
+            } else {
+                Cached::Unknown
+            }
+        })
     }
 
     /// Says whether nothing is at `key`.

@@ -174,7 +174,7 @@ mod tests {
             "blobs": [descriptor("a/sbom", "1")],
             "subject": descriptor(media::IMAGE_MANIFEST, "s"),
         });
-        let found = children(&manifest(artifact, &doc)).unwrap();
+        let found = children_of(&manifest(artifact, &doc)).unwrap();
         assert!(found.known && found.manifests.is_empty(), "{found:?}");
         assert_eq!(found.blobs[0].digest, Digest::sha256_of(b"1"));
 
@@ -182,12 +182,12 @@ mod tests {
             "layers": [{ "size": 1, "digest": Digest::sha256_of(b"2") }],
             "manifests_of_mine": [descriptor("a/b", "3")],
         });
-        let found = children(&manifest("application/x-own+json", &doc)).unwrap();
+        let found = children_of(&manifest("application/x-own+json", &doc)).unwrap();
         assert_eq!(found.blobs[0].digest, Digest::sha256_of(b"2"));
         assert!(!found.known, "what is named elsewhere may be needed too");
         let leaf = serde_json::json!({ "note": "names nothing" });
         assert!(
-            children(&manifest("application/x-own+json", &leaf))
+            children_of(&manifest("application/x-own+json", &leaf))
                 .unwrap()
                 .known
         );

@@ -313,7 +313,7 @@ impl CacheTags {
             return Ok(None);
         };
         let Some(old) = self.read_part(repo, &pointed).await? else {
-            if readable(&pointed).is_none() {
+            if read_aside(&pointed).await.is_none() {
                 tracing::warn!(repo = %repo.name(), %tag, replaced = %pointed.digest, "{REPLACES_OTHER}");
             }
             return Ok(None);

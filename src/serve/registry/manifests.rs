@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{Method, StatusCode, header, request::Parts},
 };
 use bytes::BytesMut;
 use futures_util::TryStreamExt as _;
@@ -22,9 +22,10 @@ use crate::{
         Manifest, Reference, Tag, buildkit::CacheManifest, descriptor::MAX_MANIFEST_BYTES,
         mentions, outline::Outline,
     },
+    digest::Digest,
     ops::cache_tags::Pushed,
     serve::admission::Permit,
-    store::{Repository, keys::Repo},
+    store::keys::Repo,
     task,
 };
 

@@ -56,38 +56,40 @@ impl Tree {
     }
 
     /// A blob that may be used, as far as that is known without a disk.
-    fn blob_at_hand(&self, digest: &Digest) -> Option<Option<(File, fs::Stat)>> {
-        match fs::open_cached(self.root(), &keys::blob(digest)) {
-            Cached::There((file, stat)) => {
-                let is_vetted = self.vetted().is_none_or(|v| v.knows_now(digest, &stat));
-                is_vetted.then_some(Some((file, stat)))
+    fn blob_at_hand(&self, digest: &Digest) -> Cached<(File, fs::Stat)> {
+        let found = fs::open_cached(self.root(), &keys::blob(digest));
+        found.and_then(|(file, stat)| {
+            if self.vetted().is_none_or(|v| v.knows_now(digest, &stat)) {
+                Cached::There((file, stat))
+            } else {
+                Cached::Unknown
             }
-            Cached::Missing => Some(None),
-            Cached::Unknown => None,
-        }
+        })
     }
 
-    /// [`Self::blob_size`] without waiting for a disk; `None` if that cannot tell.
-    pub(in crate::store) fn blob_size_at_hand(&self, digest: &Digest) -> Option<Option<u64>> {
-        let blob = self.blob_at_hand(digest)?;
-        Some(blob.map(|(_, stat)| stat.size))
+    /// [`Self::blob_size`] without waiting for a disk.
+    pub(in crate::store) fn blob_size_at_hand(&self, digest: &Digest) -> Cached<u64> {
+        let found = self.blob_at_hand(digest);
+        found.and_then(|(_, stat)| Cached::There(stat.size))
     }
 
-    /// [`Self::blob_range`] without waiting for a disk; `None` if that cannot tell, or it is an error.
+    /// [`Self::blob_range`] without waiting for a disk; unknown as well where that is an error.
     pub(in crate::store) fn blob_range_at_hand(
         &self,
         desc: &Descriptor,
-        range: &Range<u64>,
-    ) -> Option<Option<ByteStream>> {
-        check_range("get", desc, range).ok()?;
-        match self.blob_at_hand(&desc.digest)? {
-            None => Some(None),
-            Some((file, stat)) if stat.size == desc.size => {
-                let path = self.path(&keys::blob(&desc.digest));
-                Some(Some(file_stream(Arc::new(file), path, range.clone())))
-            }
-            Some(_) => None,
+        range: Range<u64>,
+    ) -> Cached<ByteStream> {
+        if check_range("get", desc, &range).is_err() {
+            return Cached::Unknown;
         }
+        let found = self.blob_at_hand(&desc.digest);
+        found.and_then(|(file, stat)| {
+            if stat.size != desc.size {
+                return Cached::Unknown;
+            }
+            let path = self.path(&keys::blob(&desc.digest));
+            Cached::There(file_stream(Arc::new(file), path, range))
+        })
     }
 
     /// What lies under a blob's name, if that may be used.

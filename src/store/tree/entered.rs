@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     entry::Time,
-    fs,
+    fs::{self, Cached},
     store::error::{Error, ErrorKind, Result},
     task,
 };
@@ -152,18 +152,19 @@ impl Entered {
         done.map_err(|e| e.at(&self.0.name, key))
     }
 
-    /// As [`Self::run`], for what `at_hand` may say without waiting for a disk: only where it does not know, a thread is taken.
+    /// Looks for something that may be `at_hand`: only where that is unknown, a thread is taken for blocking `work`.
     pub(in crate::store) async fn look<T: Send + 'static>(
         &self,
         op: &'static str,
         key: &(impl Display + Sync + ?Sized),
-        at_hand: impl FnOnce() -> Option<T> + Send,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+        at_hand: impl FnOnce() -> Cached<T> + Send,
+        work: impl FnOnce() -> Result<Option<T>> + Send + 'static,
+    ) -> Result<Option<T>> {
         let done = match self.0.gate.be_inside(op).await {
             Ok(()) => match at_hand() {
-                Some(found) => Ok(found),
-                None => task::blocking(work).await,
+                Cached::There(found) => Ok(Some(found)),
+                Cached::Missing => Ok(None),
+                Cached::Unknown => task::blocking(work).await,
             },
             Err(e) => Err(e),
         };
