@@ -31,11 +31,13 @@ const ARROWS: [(&str, &[&str]); 26] = [
     ("artifact", &["digest", "entry", "memory"]),
     ("source", &["entry", "digest", "fs", "progress"]),
     ("pack", &["entry", "digest", "fs", "progress", "artifact"]),
-    // `Time` of `entry` is the one type of a moment; ids of uploads are not to be guessed.
+    // `Time` of `entry` is the one type of a moment, `span` of `progress` the one spelling of a duration; ids of uploads are not to
+    // be guessed.
     (
         "store",
         &[
             "artifact", "digest", "fs", "task", "random", "redact", "entry", "metrics", "trace",
+            "progress",
         ],
     ),
     ("transfer", &["store", "artifact"]),

@@ -300,12 +300,11 @@ Examples:
   cachectl prune --max-age 14d --dry-run
   cachectl prune --max-size 50GB --keep 3
   cachectl prune --max-age 30d --repository 'team/**'
-  cachectl prune --max-age 7d --now --daemon /run/cachectld.sock      when the disk is full
+  cachectl prune --max-age 7d --now --daemon /run/cachectld.sock  # disk full
 
 In repository `cachectl`, only cachectl snapshots are deleted; in other repositories, any tag.
-Blobs are freed in two runs: one marks what nothing needs, a later one, --grace after it, deletes it. With --now
-one run does both: on a `disk:` store, alone or behind a daemon that is its only user. A registry collects its own
-blobs: only names are deleted.")]
+
+Blobs are freed in two runs: one marks what nothing needs, a later one, --grace after it, deletes it. With --now one run does both: on a `disk:` or `oci-layout:` store, alone or behind a daemon that is its only user. A registry collects its own blobs: only names are deleted.")]
 pub(crate) struct Prune {
     /// Names not published for so long go.
     #[arg(long, value_name = "TIME")]

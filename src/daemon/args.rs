@@ -69,7 +69,7 @@ Examples:
   cachectld --store s3://ci-cache/daemon --front /var/cache/cachectld
   cachectld --listen 127.0.0.1:0 --socket none
   cachectld --listen 0.0.0.0:5000 --tls-cert c.pem --tls-key k.pem
-  cachectld --check-config    # every setting with its origin; is the store there?
+  cachectld --check-config    # all settings; is the store there?
   cachectld --man | man -l -
 
 Signals:

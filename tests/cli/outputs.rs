@@ -188,7 +188,7 @@ fn the_store_can_be_looked_at_checked_copied_and_emptied() {
     assert_eq!(imported["digest"], exported["digest"]);
 
     let said = run(&node, &format!("rm t --dry-run {at}")).success().stdout;
-    assert_eq!(said, "would remove dir t (scope default)\n");
+    assert_eq!(said, "would delete dir t (scope default)\n");
     assert_eq!(
         words(&node, &format!("ls {at}")).json()["snapshots"]
             .as_array()
