@@ -46,8 +46,7 @@ impl Tree {
         let Some(dir) = self.dir_if_there(folder).map_err(io_of(op))? else {
             return Ok(None);
         };
-        let stat = dir.stat(name.as_bytes()).map_err(io_of(op))?;
-        Ok(stat.filter(fs::Stat::is_file))
+        stat_file(op, &dir, name)
     }
 
     /// The stored size of a blob.
@@ -95,6 +94,15 @@ impl Tree {
     /// What lies under a blob's name, if that may be used.
     fn stat_vetted(&self, op: &'static str, digest: &Digest) -> Result<Option<fs::Stat>> {
         let stat = self.stat_blob(op, digest)?;
+        self.vet_stat(op, digest, stat)
+    }
+
+    fn vet_stat(
+        &self,
+        op: &'static str,
+        digest: &Digest,
+        stat: Option<fs::Stat>,
+    ) -> Result<Option<fs::Stat>> {
         match (&stat, self.vetted()) {
             (Some(s), Some(vetted)) if !vetted.knows(digest, s) => {
                 Ok(self.vet(op, digest)?.map(|(_, stat)| stat))
@@ -210,8 +218,8 @@ impl Tree {
 
     /// Says whether a blob is there with that size and no sweep beside us can take it: one takes what was not written for the
     /// grace time, of which [`FOUND_SECS`] is the half.
-    fn is_found(&self, desc: &Descriptor) -> Result<bool> {
-        let stat = self.stat_vetted("stat", &desc.digest)?;
+    fn is_found(&self, desc: &Descriptor, dir: &fs::Dir, name: &str) -> Result<bool> {
+        let stat = self.vet_stat("stat", &desc.digest, stat_file("stat", dir, name)?)?;
         // Of another size it is damaged, whoever did it; the right bytes take its place.
         let Some(stat) = stat.filter(|s| s.size == desc.size) else {
             return Ok(false);
@@ -236,19 +244,19 @@ impl Tree {
                 format!("the body has {is} bytes, its descriptor says {want}"),
             ));
         }
-        if self.is_found(desc)? {
-            return Ok(Put::Existed);
-        }
         let key = keys::blob(&desc.digest);
         let (folder, name) = split(&key);
         let dir = self.make_dir(folder).map_err(io_of("put"))?;
+        if self.is_found(desc, &dir, name)? {
+            return Ok(Put::Existed);
+        }
         let mode = mode_for_blobs(&dir)?;
         if let Body::Spool(spool) = body
             && matches!(desc.digest, Digest::Sha256(_))
         {
             check(&desc.digest, &spool.digest())?;
             if self.link_spool(spool, &dir, name, mode)? {
-                self.came(&desc.digest)?;
+                self.came(&desc.digest, &dir, name)?;
                 return Ok(Put::Stored);
             }
         }
@@ -258,14 +266,14 @@ impl Tree {
             return Err(stopped());
         }
         temp.commit("put", mode, &dir, name)?;
-        self.came(&desc.digest)?;
+        self.came(&desc.digest, &dir, name)?;
         Ok(Put::Stored)
     }
 
     /// What was hashed on its way in need not be hashed before it goes out.
-    fn came(&self, digest: &Digest) -> Result<()> {
+    fn came(&self, digest: &Digest, dir: &fs::Dir, name: &str) -> Result<()> {
         if let Some(vetted) = self.vetted()
-            && let Some(stat) = self.stat_blob("put", digest)?
+            && let Some(stat) = stat_file("put", dir, name)?
         {
             vetted.learn(digest, &stat);
         }
@@ -358,6 +366,12 @@ impl Tree {
             _ => Ok(None),
         }
     }
+}
+
+/// `stat` of a name that is a regular file.
+fn stat_file(op: &'static str, dir: &fs::Dir, name: &str) -> Result<Option<fs::Stat>> {
+    let stat = dir.stat(name.as_bytes()).map_err(io_of(op))?;
+    Ok(stat.filter(fs::Stat::is_file))
 }
 
 /// Blobs are read-only, for whoever may list them: a spool's file starts out private, a copy follows the umask.
