@@ -57,6 +57,11 @@ pub fn is_manifest(media_type: &str) -> bool {
     )
 }
 
+/// Returns true for a manifest that names a config and layers, and no other manifests.
+pub fn is_image_manifest(media_type: &str) -> bool {
+    matches!(media_type, IMAGE_MANIFEST | DOCKER_MANIFEST)
+}
+
 /// Returns true if a manifest with a config of this media type is an image, OCI's or Docker's.
 pub fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, IMAGE_CONFIG | DOCKER_CONFIG)

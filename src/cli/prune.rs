@@ -97,10 +97,11 @@ fn text(report: &prune::Report, dry_run: bool) -> String {
         );
     }
     let prune::Count { blobs: n, bytes: b } = report.promised;
+    let stay = if dry_run { "would stay" } else { "stay" };
     if n > 0 {
         let _ = writeln!(
             text,
-            "{} in {} {would}stay, since builds that are pushing may need them; a prune in an hour removes what they do not need",
+            "{} in {} {stay}, since builds that are pushing may need them; a prune in an hour removes what they do not need",
             bytes(b),
             blobs(n)
         );

@@ -21,7 +21,10 @@
 //! - A grace time of zero would remove what a build has found a second ago, so it is refused while doors are open, but for one
 //!   way: `prune --now` ([`crate::ops::prune::now`]). It keeps other processes out by the lock, shuts the doors for the moment in
 //!   which it finds out what nothing reaches, leaves what the doors have promised to clients that have not named it yet, and marks
-//!   the rest. The doors are open again before anything is removed: from then on renewing protects what is asked for, as above.
+//!   the rest. The doors are open again before anything is removed: from then on renewing protects blobs that are asked for, as
+//!   above, and manifests that go are gone for everybody.
+//! - Whoever is told that a manifest is there need not ask for what it names: renewing it renews all of that. And manifests are
+//!   removed before what they name, indexes first, so that one that is there is whole, also after a kill in the middle.
 //! - Command lines that write to the same folder or bucket without the daemon know no marks. They write what they find again
 //!   once it is [`FOUND_SECS`] old, so with them beside a daemon the grace time must be at least twice that: the default is.
 
@@ -52,6 +55,8 @@ pub struct Marked {
     names: RwLock<HashSet<u64>>,
     /// The same for what a prune is about to remove, though no mark names it.
     going: RwLock<HashSet<u64>>,
+    /// Of those, manifests: they count as gone from then on, for what they name goes with them.
+    leaving: RwLock<HashSet<Digest>>,
     /// Held shared to renew, alone to remove.
     sweeping: sync::RwLock<()>,
     /// Keeps other processes out.
@@ -73,12 +78,25 @@ impl Marked {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
-    /// As if marks named these, as long as the guard lives: whoever asks for one of them renews it, so that [`Sweep::remove`] leaves
-    /// it if it is told the time before this call.
-    pub fn going(self: &Arc<Self>, digests: impl IntoIterator<Item = Digest>) -> Going {
-        let going = digests.into_iter().map(|d| short(&d)).collect();
+    /// As if marks named these, as long as the guard lives: whoever asks for one of `blobs` renews it, so that [`Sweep::remove`]
+    /// leaves it if it is told the time before this call. `manifests` are gone for everybody, unless they are published again.
+    pub fn going<'d>(
+        self: &Arc<Self>,
+        manifests: impl IntoIterator<Item = &'d Digest>,
+        blobs: impl IntoIterator<Item = &'d Digest>,
+    ) -> Going {
+        let leaving: HashSet<Digest> = manifests.into_iter().copied().collect();
+        let mut going: HashSet<u64> = blobs.into_iter().map(short).collect();
+        going.extend(leaving.iter().map(short));
         *self.going.write().unwrap_or_else(PoisonError::into_inner) = going;
+        *self.leaving.write().unwrap_or_else(PoisonError::into_inner) = leaving;
         Going(self.clone())
+    }
+
+    /// Says whether a manifest is about to be removed.
+    pub(super) fn is_leaving(&self, digest: &Digest) -> bool {
+        let leaving = self.leaving.read().unwrap_or_else(PoisonError::into_inner);
+        leaving.contains(digest)
     }
 
     fn add(&self, digests: &[Digest]) {
@@ -103,9 +121,12 @@ impl Marked {
             let mut names = set.write().unwrap_or_else(PoisonError::into_inner);
             names.remove(&short(digest));
         }
+        let mut leaving = self.leaving.write().unwrap_or_else(PoisonError::into_inner);
+        leaving.remove(digest);
     }
 
-    fn has(&self, digest: &Digest) -> bool {
+    /// Says whether a blob is marked, or about to be removed.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
         let mut sets = [&self.names, &self.going].into_iter();
         sets.any(|set| {
             let names = set.read().unwrap_or_else(PoisonError::into_inner);
@@ -152,6 +173,12 @@ impl Drop for Going {
     fn drop(&mut self) {
         let mut going = self.0.going.write().unwrap_or_else(PoisonError::into_inner);
         going.clear();
+        let mut leaving = self
+            .0
+            .leaving
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        leaving.clear();
     }
 }
 

@@ -53,34 +53,32 @@ impl CacheTags {
     ) -> Result<Pushed> {
         let settings = self.settings();
         let merges = settings.merge.is_match(repo.name().as_str());
-        match read_aside(manifest).await {
-            None => {
+        // Only whether it is one: what was read of it is not kept while places are waited for.
+        let is_cache = read_aside(manifest).await.is_some();
+        if is_cache && merges {
+            if self.can_be_read(repo, manifest).await? {
+                repo.put_manifest(manifest, &[]).await?;
                 for tag in tags {
-                    // An image takes the tag over; parts would bring the cache back.
-                    let parts = repo.parts(tag).await?;
-                    if !parts.is_empty() {
-                        tracing::warn!(repo = %repo.name(), %tag, "{REPLACES_CACHE}");
-                    }
-                    for part in parts {
-                        repo.remove_part(tag, &part.digest).await?;
-                    }
+                    self.push_part(repo, manifest, tag, &settings).await?;
+                }
+                return Ok(Pushed::Done);
+            }
+        } else if is_cache {
+            for tag in tags {
+                let guarded = self.guard(repo, manifest, tag, settings.shrink).await?;
+                if let Some(shrink) = guarded {
+                    return Ok(Pushed::Refused(shrink));
                 }
             }
-            Some(_) if merges => {
-                if self.can_be_read(repo, manifest).await? {
-                    repo.put_manifest(manifest, &[]).await?;
-                    for tag in tags {
-                        self.push_part(repo, manifest, tag, &settings).await?;
-                    }
-                    return Ok(Pushed::Done);
+        } else {
+            for tag in tags {
+                // An image takes the tag over; parts would bring the cache back.
+                let parts = repo.parts(tag).await?;
+                if !parts.is_empty() {
+                    tracing::warn!(repo = %repo.name(), %tag, "{REPLACES_CACHE}");
                 }
-            }
-            Some(_) => {
-                for tag in tags {
-                    let guarded = self.guard(repo, manifest, tag, settings.shrink).await?;
-                    if let Some(shrink) = guarded {
-                        return Ok(Pushed::Refused(shrink));
-                    }
+                for part in parts {
+                    repo.remove_part(tag, &part.digest).await?;
                 }
             }
         }

@@ -130,7 +130,14 @@ impl CacheTags {
     }
 
     async fn serve_digest(&self, repo: &Repository, mut at: Pointer, want: Want) -> Result<Answer> {
-        let facts = self.facts(repo, &mut at).await?;
+        let digest = at.digest;
+        let size = repo.store().stat(&digest);
+        let (size, facts) = tokio::join!(size, self.facts(repo, &mut at));
+        // Asking renews what a prune has marked; what is about to be removed is gone.
+        if size?.is_none() {
+            return Ok(Answer::Gone);
+        }
+        let facts = facts?;
         if let Some(contents) = &facts.contents
             && !self.was_told(repo, &at.digest)
             && !self.lost(repo, contents.all()).await?.is_empty()

@@ -60,11 +60,25 @@ impl Listing {
         }
     }
 
-    /// The blobs that need not stay.
-    pub(super) fn loose(self) -> impl Iterator<Item = StoredBlob> {
+    /// The blobs that need not stay, in the order in which they may be removed.
+    pub(super) fn loose(self, kinds: &HashMap<Digest, Kind>) -> Vec<StoredBlob> {
         let all = self.blobs.into_iter().zip(self.stays);
-        all.filter(|(_, stays)| !stays).map(|(blob, _)| blob)
+        let loose = all.filter(|(_, stays)| !stays).map(|(blob, _)| blob);
+        let mut loose: Vec<StoredBlob> = loose.collect();
+        loose.sort_by_key(|b| kinds.get(&b.digest).copied().unwrap_or(Kind::Blob));
+        loose
     }
+}
+
+/// What a blob that goes is, in the order of removal: nothing is left that names what is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// A manifest that may name other manifests.
+    Index,
+    /// Any other manifest.
+    Manifest,
+    /// No manifest of any repository.
+    Blob,
 }
 
 /// What a digest is said to be.
@@ -256,6 +270,40 @@ impl<'c> Marking<'c> {
             }
         }
         Ok(())
+    }
+
+    /// Which of what nothing reaches are manifests.
+    pub(super) async fn kinds(&self) -> store::Result<HashMap<Digest, Kind>> {
+        let mut kinds = HashMap::new();
+        let Some(repositories) = &self.ctx.opened.repositories else {
+            return Ok(kinds);
+        };
+        for name in repositories.records().repositories().await? {
+            let repository = &repositories.repository(&name);
+            let loose = repository.manifests().await?.into_iter();
+            let loose = loose.filter(|d| !self.listing.stays(d));
+            let known = stream::iter(loose).map(async |digest| {
+                let known = repository.known(&digest).await;
+                // Whose record is damaged may be either.
+                let known = known.or_else(|e| match e.kind {
+                    ErrorKind::Corrupt => Ok(None),
+                    _ => Err(e),
+                })?;
+                Ok::<_, Error>((digest, known))
+            });
+            let mut known = Box::pin(known.buffer_unordered(self.ctx.concurrency.max(1)));
+            while let Some((digest, known)) = known.try_next().await? {
+                let is_image = known.is_some_and(|k| media::is_image_manifest(&k.media_type));
+                let kind = if is_image {
+                    Kind::Manifest
+                } else {
+                    Kind::Index
+                };
+                let all = kinds.entry(digest).or_insert(kind);
+                *all = kind.min(*all);
+            }
+        }
+        Ok(kinds)
     }
 
     /// What refers to something that `roots` reach by way of manifests among `own`.

@@ -80,6 +80,7 @@ async fn mark_and_sweep(
     if !options.dry_run {
         marking.keep_doubts().await?;
     }
+    let kinds = marking.kinds().await?;
     let Marking {
         listing,
         unreadable,
@@ -88,11 +89,11 @@ async fn mark_and_sweep(
     named::warn_of_unreadable(ctx, unreadable).await?;
     let (mut loose, mut removed) = (Vec::new(), HashSet::new());
     if at_once && alone.is_some() {
-        let all: Vec<_> = listing.loose().collect();
+        let all = listing.loose(&kinds);
         removed = remove(sweep, options, &all, EVER, report).await?;
     } else {
-        let (old, new) = listing.loose().partition(|b| b.modified <= settled(now));
-        let new: Vec<StoredBlob> = new;
+        let all = listing.loose(&kinds).into_iter();
+        let (old, new): (Vec<_>, Vec<_>) = all.partition(|b| b.modified <= settled(now));
         report.new = Count::of(&new);
         loose = old;
     }
@@ -128,18 +129,19 @@ pub(super) async fn at_once(
             noted => noted?,
         }
     }
+    let kinds = marking.kinds().await?;
     let Marking {
         listing,
         unreadable,
         ..
     } = marking;
     named::warn_of_unreadable(ctx, unreadable).await?;
-    let loose: Vec<StoredBlob> = listing.loose().collect();
+    let loose = listing.loose(&kinds);
     let mut until = EVER;
     let mut going = None;
     if let Some(marked) = ctx.opened.marked.as_ref().filter(|_| !options.dry_run) {
         until = ctx.opened.store.clock().await?;
-        going = Some(marked.going(loose.iter().map(|b| b.digest)));
+        going = Some(marked.going(kinds.keys(), loose.iter().map(|b| &b.digest)));
         now::passed(ctx, until).await?;
     }
     drop(shut);

@@ -40,14 +40,18 @@ impl Served {
         let bytes = Bytes::from_static(content.as_bytes());
         let (desc, body) = (Descriptor::of("a/layer", &bytes), Body::Bytes(bytes));
         self.ctx.opened.store.put(&desc, &body).await.unwrap();
-        let path = format!("store/blobs/sha256/{}", desc.digest.hex());
+        self.age(&desc.digest);
+        (desc, body)
+    }
+
+    fn age(&self, digest: &Digest) {
+        let path = format!("store/blobs/sha256/{}", digest.hex());
         let file = std::fs::File::open(self.world.path("daemon", &path)).unwrap();
         let then = Time {
             secs: Time::now().secs - 2 * 86_400,
             nanos: 0,
         };
         fs::set_file_mtime(&file, then).unwrap();
-        (desc, body)
     }
 
     /// A prune without any grace, which no daemon allows: a run removes what the last one marked.
@@ -236,4 +240,150 @@ async fn prune_now_takes_a_folder_and_a_grant_of_everything() {
     ctx.opened = Arc::new(opened);
     let refused = prune::run(&ctx, &at_once()).await.unwrap_err();
     assert!(matches!(refused, crate::ops::Error::Usage(_)), "{refused}");
+}
+
+impl Served {
+    /// Stores a manifest without a tag, as it was written two days ago.
+    async fn old_manifest(&self, media_type: &str, doc: &serde_json::Value) -> Descriptor {
+        let manifest = Manifest::new(media_type, serde_json::to_vec(doc).unwrap());
+        let store = &self.ctx.opened.store;
+        let anything = &Expect::Anything;
+        store.publish(&manifest, None, anything).await.unwrap();
+        self.age(&manifest.digest);
+        manifest.descriptor()
+    }
+}
+
+fn image_of(layer: &Descriptor) -> serde_json::Value {
+    let layer =
+        serde_json::json!({ "mediaType": "a/layer", "size": layer.size, "digest": layer.digest });
+    serde_json::json!({ "schemaVersion": 2, "layers": [layer] })
+}
+
+fn index_of(child: &Descriptor) -> serde_json::Value {
+    let child = serde_json::json!({
+        "mediaType": child.media_type, "size": child.size, "digest": child.digest,
+    });
+    serde_json::json!({ "schemaVersion": 2, "manifests": [child] })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marked_manifest_that_somebody_was_told_of_keeps_all_that_it_names() {
+    let served = Served::new().await;
+    let (layer, _) = served.old_blob("layer").await;
+    let image = served
+        .old_manifest(media::IMAGE_MANIFEST, &image_of(&layer))
+        .await;
+    let index = served
+        .old_manifest(media::IMAGE_INDEX, &index_of(&image))
+        .await;
+    let (other, _) = served.old_blob("another layer").await;
+    let loose = served
+        .old_manifest(media::IMAGE_MANIFEST, &image_of(&other))
+        .await;
+    assert_eq!(served.prune().await.marked, 5);
+    let store = &served.ctx.opened.store;
+    assert_eq!(store.stat(&index.digest).await.unwrap(), Some(index.size));
+    assert_eq!(served.prune().await.blobs, 2);
+    for there in [&layer, &image, &index] {
+        assert!(served.is_there(there));
+    }
+    assert!(!served.is_there(&other) && !served.is_there(&loose));
+}
+
+/// A store's sweep that is killed after so many removals.
+struct Killed {
+    inner: Arc<dyn crate::store::Sweep>,
+    left: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl crate::store::Sweep for Killed {
+    async fn blobs(&self) -> crate::store::Result<Vec<crate::store::StoredBlob>> {
+        self.inner.blobs().await
+    }
+    async fn roots(&self) -> crate::store::Result<Vec<Digest>> {
+        self.inner.roots().await
+    }
+    async fn read_mark(&self, name: &str) -> crate::store::Result<Option<Bytes>> {
+        self.inner.read_mark(name).await
+    }
+    async fn marks(&self) -> crate::store::Result<Vec<String>> {
+        self.inner.marks().await
+    }
+    async fn write_mark(&self, name: &str, bytes: Bytes) -> crate::store::Result<()> {
+        self.inner.write_mark(name, bytes).await
+    }
+    async fn remove_mark(&self, name: &str) -> crate::store::Result<()> {
+        self.inner.remove_mark(name).await
+    }
+    async fn remove(&self, digests: &[Digest], than: Time) -> crate::store::Result<(u64, u64)> {
+        use std::sync::atomic::Ordering;
+        let left = self.left.swap(0, Ordering::Relaxed).min(digests.len());
+        self.inner.remove(&digests[..left], than).await
+    }
+    async fn renew(&self, digest: &Digest) -> crate::store::Result<bool> {
+        self.inner.renew(digest).await
+    }
+    async fn lock_alone(&self) -> crate::store::Result<Option<Box<dyn Send>>> {
+        self.inner.lock_alone().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_that_is_killed_leaves_no_manifest_without_what_it_names() {
+    for removals in 0..=6 {
+        let served = Served::new().await;
+        let mut named = Vec::new();
+        for content in ["one", "two"] {
+            let (layer, _) = served.old_blob(content).await;
+            let image = served
+                .old_manifest(media::IMAGE_MANIFEST, &image_of(&layer))
+                .await;
+            let index = served
+                .old_manifest(media::IMAGE_INDEX, &index_of(&image))
+                .await;
+            named.extend([(index, image.clone()), (image, layer)]);
+        }
+        let mut ctx = served.ctx.clone();
+        let mut opened = open::Opened::clone(&served.ctx.opened);
+        opened.sweep = Some(Arc::new(Killed {
+            inner: opened.sweep.clone().unwrap(),
+            left: removals.into(),
+        }));
+        ctx.opened = Arc::new(opened);
+        prune::now::run(&ctx, &at_once(), &NoDoors).await.unwrap();
+        for (manifest, child) in &named {
+            let is_whole = !served.is_there(manifest) || served.is_there(child);
+            assert!(
+                is_whole,
+                "after {removals} removals {manifest:?} lacks {child:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_a_prune_now_removes_is_gone_at_once_and_its_blobs_may_be_kept() {
+    let served = Served::new().await;
+    let (layer, _) = served.old_blob("layer").await;
+    let image = served
+        .old_manifest(media::IMAGE_MANIFEST, &image_of(&layer))
+        .await;
+    let marked = served.ctx.opened.marked.clone().unwrap();
+    let store = &served.ctx.opened.store;
+    let going = marked.going([&image.digest], [&layer.digest]);
+    assert_eq!(store.stat(&image.digest).await.unwrap(), None);
+    assert_eq!(store.stat(&layer.digest).await.unwrap(), Some(layer.size));
+    // Whoever pushes it again has it.
+    let manifest = Manifest::new(
+        media::IMAGE_MANIFEST,
+        serde_json::to_vec(&image_of(&layer)).unwrap(),
+    );
+    store
+        .publish(&manifest, None, &Expect::Anything)
+        .await
+        .unwrap();
+    assert_eq!(store.stat(&image.digest).await.unwrap(), Some(image.size));
+    drop(going);
 }

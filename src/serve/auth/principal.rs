@@ -119,6 +119,11 @@ impl Principal {
         self.may(Need::catalog()) && self.granted(repository).has(Action::Pull)
     }
 
+    /// Says whether there is any repository that its name may do this to, whatever a token leaves of that now.
+    pub fn is_granted_somewhere(&self, action: Action) -> bool {
+        self.grants.iter().any(|g| g.anywhere().has(action))
+    }
+
     /// Says whether there is any repository that it may do this to now; which one is asked by [`Self::may`].
     pub fn may_somewhere(&self, action: Action) -> bool {
         match &self.ceiling {

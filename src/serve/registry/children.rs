@@ -51,11 +51,17 @@ impl Registry {
             };
             Ok::<_, Refusal>((digest, seen, state))
         });
-        let found: Vec<_> = found.buffered(AT_ONCE).try_collect().await?;
-        if let Some((digest, ..)) = found.iter().find(|(.., s)| *s == Presence::Deleted) {
-            let why = format!("it names {digest}, which is not here; push that first");
-            return Err(Refusal::new(Code::ManifestBlobUnknown, why));
-        }
+        // The first one that is unknown is the last one that is asked for: a manifest may name 50,000.
+        let found = found
+            .buffered(AT_ONCE)
+            .and_then(async |(digest, seen, state)| {
+                if state == Presence::Deleted {
+                    let why = format!("it names {digest}, which is not here; push that first");
+                    return Err(Refusal::new(Code::ManifestBlobUnknown, why));
+                }
+                Ok((digest, seen, state))
+            });
+        let found: Vec<_> = found.try_collect().await?;
         let unlinked = found.iter().filter(|(_, seen, _)| *seen == Seen::Named);
         stream::iter(unlinked.map(Ok::<_, Refusal>))
             .try_for_each_concurrent(AT_ONCE, async |(digest, ..)| {

@@ -1,6 +1,6 @@
 //! Finding a manifest by its record, and reading it in a place of its kind.
 
-use axum::http::{Method, request::Parts};
+use axum::http::request::Parts;
 
 use super::{
     Registry,
@@ -57,10 +57,9 @@ impl Registry {
             let pass = self.pass(parts).await;
             let answer = caches.answer(repository, reference, found, want);
             let answer = answer.await.map_err(failed)?;
-            if let (&Method::HEAD, Reference::Digest(digest), Answer::Ready(_)) =
-                (&parts.method, reference, &answer)
-            {
-                self.promise(parts, digest);
+            // Whoever knows a manifest may name what it names, without asking for that.
+            if let Answer::Ready(ready) = &answer {
+                self.promise(parts, &ready.digest);
             }
             drop((pass, reading));
             let ready = match answer {

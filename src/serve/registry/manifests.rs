@@ -110,9 +110,15 @@ impl Registry {
         let (outline, is_cache) = understand(&manifest).await?;
         let ticket = ticket(parts);
         let caches = self.caches.of(ticket.key());
-        let merges = !tags.is_empty() && is_cache;
         let is_image = !is_cache && is_image(&manifest.media_type, &outline);
         let push = || async {
+            // Each attempt for itself: one that waits for the store must not keep others from theirs. A cache is taken apart and
+            // merged; a prune waits for whoever has passed, so nobody waits for a place after that.
+            let merging = if is_cache {
+                Some(ticket.merge().await?)
+            } else {
+                None
+            };
             let _pass = self.pass(parts).await;
             let flaws = self.check_children(&repository, &outline, sight).await?;
             if is_image {
@@ -121,12 +127,6 @@ impl Registry {
             if sight == Sight::Own && !repository.is_checked(&manifest.digest).await? {
                 self.sights.check(&repository, &manifest.digest).await?;
             }
-            // Each attempt for itself: one that waits for the store must not keep others from theirs.
-            let merging = if merges {
-                Some(ticket.merge().await?)
-            } else {
-                None
-            };
             let pushed = caches.push(&repository, &manifest, &tags).await?;
             drop(merging);
             let named = outline.children().map(|n| &n.digest);

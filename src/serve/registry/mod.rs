@@ -86,6 +86,10 @@ pub struct Registry {
     refuses_incomplete_images: AtomicBool,
 }
 
+/// Among a request's extensions: its caller may push to some repository, with this or another token.
+#[derive(Debug, Clone, Copy)]
+struct MayPublish;
+
 impl Registry {
     /// A registry of all repositories of a store.
     pub fn new(
@@ -215,6 +219,9 @@ impl Registry {
             Err(full) => return Refusal::from(full).response(),
         };
         parts.extensions.insert(ticket.clone());
+        if principal.is_granted_somewhere(Action::Push) {
+            parts.extensions.insert(MayPublish);
+        }
         let answered = self.dispatch(route, parts, body, source.as_ref(), (&principal, sight));
         // What was below it only met what the client had done wrong.
         let answered = answered
@@ -244,9 +251,11 @@ impl Registry {
         self.pause.pass(ticket, what).await
     }
 
-    /// Notes that whoever asks was told that a blob or manifest is there. Only while it passes.
+    /// Notes that whoever asks was told that a blob or manifest is there, if that may be named in a push later. Only while it passes.
     fn promise(&self, parts: &Parts, digest: &Digest) {
-        self.pause.promise(uploads::ticket(parts).key(), digest);
+        if parts.extensions.get::<MayPublish>().is_some() {
+            self.pause.promise(uploads::ticket(parts).key(), digest);
+        }
     }
 
     async fn dispatch(

@@ -1,18 +1,19 @@
 //! Renews what a prune has marked before anybody is told that it is there: [`crate::store::marked`] says why.
 #![deny(clippy::missing_trait_methods)]
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 
 use crate::{
-    artifact::{Descriptor, Manifest, Reference, Tag},
+    artifact::{Descriptor, Manifest, Reference, Tag, outline::Outline},
     digest::Digest,
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
         Result, Store, Sweep, TagStore, marked::Marked,
     },
+    task,
 };
 
 /// A store that is pruned while it is used.
@@ -33,11 +34,45 @@ impl Renewing {
     }
 }
 
+impl Renewing {
+    /// Renews what a manifest names; of any other blob nothing is known. Ends, since what was renewed is marked no more.
+    async fn renew_named(&self, digest: &Digest) -> Result<()> {
+        let found = self.inner.resolve(&Reference::Digest(*digest)).await;
+        let manifest = match found {
+            Ok(Some(found)) => found.manifest,
+            Ok(None) => return Ok(()),
+            // As where the manifest itself cannot be renewed: to deny what is there would fail builds.
+            Err(error) => {
+                tracing::debug!(%digest, %error, "What a marked manifest names is not renewed");
+                return Ok(());
+            }
+        };
+        let outline = task::parse(manifest.bytes.len(), move || Outline::of_stored(&manifest));
+        let Ok(outline) = outline.await else {
+            return Ok(());
+        };
+        let named: BTreeSet<Digest> = outline.children().map(|n| n.digest).collect();
+        for digest in named {
+            self.stat(&digest).await?;
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl BlobStore for Renewing {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        if self.marked.is_leaving(digest) {
+            return Ok(None);
+        }
         let size = self.inner.stat(digest).await?;
-        let there = size.is_some() && self.marked.renew(&*self.sweep, digest).await?;
+        if size.is_none() || !self.marked.has(digest) {
+            return Ok(size);
+        }
+        let there = self.marked.renew(&*self.sweep, digest).await?;
+        if there {
+            self.renew_named(digest).await?;
+        }
         Ok(size.filter(|_| there))
     }
 

@@ -117,3 +117,14 @@ async fn a_tag_is_folded_in_a_place_among_merges_and_what_is_remembered_needs_no
         served.header("docker-content-digest")
     );
 }
+
+#[tokio::test]
+async fn whoever_read_a_manifest_may_name_what_it_names() {
+    use crate::ops::prune::now::Doors as _;
+    let door = Door::open().await;
+    push_cache(&door, "cache", "one").await;
+    let door = Door::over(door.dir.clone(), false).await;
+    let served = door.get("/v2/a/manifests/cache").await;
+    let digest = Digest::sha256_of(&served.body);
+    assert!(door.registry.pause.promised()(&digest));
+}
