@@ -372,6 +372,38 @@ mod tests {
     }
 
     #[test]
+    fn a_spent_budget_says_what_the_store_answered_and_how_to_carry_less_only_where_bytes_move() {
+        let spent = || {
+            CommandError::from(ops::Error::Budget {
+                phase: Phase::Resolve.name(),
+                budget: std::time::Duration::from_secs(3),
+            })
+        };
+        let refused = store::Error::new(ErrorKind::Unavailable, "resolve", "Connection refused")
+            .at("oci://r.example/c", "t")
+            .unheard();
+        let line = spent().at_the_store(refused).line();
+        assert_eq!(
+            line,
+            "gave up resolve after 3s, the time budget: cannot resolve t at oci://r.example/c: Connection refused \
+             (hint: check the store's URL, and that this machine can reach it)"
+        );
+        let hints = |phase| spent().carrying(phase).hints.join("");
+        assert_eq!(hints(Some(Phase::Resolve)), "raise --budget");
+        assert!(hints(Some(Phase::Restore)).contains("--max-size"));
+    }
+
+    #[test]
+    fn a_store_of_which_nothing_was_heard_is_not_a_matter_of_patience() {
+        for kind in [ErrorKind::Timeout, ErrorKind::Unavailable] {
+            let e = || store::Error::new(kind, "get", "no").at("s3://b", "k");
+            let hints = |e| CommandError::from(e).hints.join("");
+            assert!(hints(e()).contains("--retry-for"));
+            assert_eq!(hints(e().unheard()), UNHEARD);
+        }
+    }
+
+    #[test]
     fn line_breaks_and_escapes_of_a_server_do_not_reach_the_terminal() {
         let e = CommandError::failed("a\n\u{1b}[31m\u{202e} b");
         assert_eq!(e.line(), "a [31m b");

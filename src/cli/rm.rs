@@ -86,14 +86,17 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
             only: Only::default(),
             ..rehearsal
         };
-        let there = match only.is_any() {
-            true => remove::Report::default(),
-            false => session.within(budget, upkeep.remove(&any)).await?,
+        let there = if only.is_any() {
+            remove::Report::default()
+        } else {
+            session.within(budget, upkeep.remove(&any)).await?
         };
-        return Err(match there.names.is_empty() {
-            true => nothing_named(session, &args.name).told(),
-            false => none_of_it(&only, &there, &args.name).told(),
-        });
+        let error = if there.names.is_empty() {
+            nothing_named(session, &args.name)
+        } else {
+            none_of_it(&only, &there, &args.name)
+        };
+        return Err(error.told());
     }
     Ok(0)
 }

@@ -243,9 +243,10 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
             absent
         } else {
             let why = why.join("; ");
-            match is_damaged {
-                true => format!("{} `{}`: {why}", report.kind, options.name),
-                false => why,
+            if is_damaged {
+                format!("{} `{}`: {why}", report.kind, options.name)
+            } else {
+                why
             }
         });
     }
