@@ -120,7 +120,7 @@ impl CommandError {
     }
 
     /// A spent budget, with what the store answered last and what to do about that.
-    pub(crate) fn at_the_store(mut self, last: store::Error) -> Self {
+    pub(crate) fn at_the_store(mut self, last: &store::Error) -> Self {
         self.hints = vec![match last.kind {
             ErrorKind::Throttled => "raise --budget, or lower --concurrency".to_owned(),
             _ if last.unheard => UNHEARD.to_owned(),
@@ -382,7 +382,7 @@ mod tests {
         let refused = store::Error::new(ErrorKind::Unavailable, "resolve", "Connection refused")
             .at("oci://r.example/c", "t")
             .unheard();
-        let line = spent().at_the_store(refused).line();
+        let line = spent().at_the_store(&refused).line();
         assert_eq!(
             line,
             "gave up resolve after 3s, the time budget: cannot resolve t at oci://r.example/c: Connection refused \

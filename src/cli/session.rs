@@ -322,7 +322,7 @@ impl Session {
             budget,
         });
         match self.trouble.last() {
-            Some(last) => error.at_the_store(last.at(&self.store_shown(), "")),
+            Some(last) => error.at_the_store(&last.at(&self.store_shown(), "")),
             None => error.carrying(phase),
         }
     }

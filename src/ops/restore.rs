@@ -503,6 +503,9 @@ impl Job {
         let mut made = None;
         let mut changed = 0;
         let mut removed = 0;
+        if staging.is_none() {
+            self.leave.ask()?;
+        }
         let root = match staging {
             Some(staging) => {
                 made = self.snapshot.root.filter(|_| staging.is_fresh());
@@ -525,10 +528,7 @@ impl Job {
                 (changed, removed) = (placed.moves, placed.removed);
                 placed.target
             }
-            None => {
-                self.leave.ask()?;
-                fs::Dir::open(self.source.root())?
-            }
+            None => fs::Dir::open(self.source.root())?,
         };
         let placed: Vec<EntryPath> = staged.into_iter().cloned().collect();
         self.complete(&root, &entries, &adjusted, &placed, made)
