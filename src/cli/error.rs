@@ -49,6 +49,8 @@ pub(crate) struct CommandError {
     pub(crate) nothing_there: bool,
     /// The store as a whole is out of reach: asking it for more is a waste of time.
     pub(crate) store_is_lost: bool,
+    /// The time budget was spent, when this was done.
+    pub(crate) spent: Option<&'static str>,
     /// An import failed when some of it was in place.
     pub(crate) partly: bool,
     /// The object of `--json` says it already.
@@ -58,6 +60,9 @@ pub(crate) struct CommandError {
 /// What is added where an import ended while files were put in place.
 pub(crate) const MAY_BE_PARTLY: &str =
     "; the target may be partly restored: import again to complete it";
+
+/// What to do about a store of which nothing was heard.
+const UNHEARD: &str = "check the store's URL, and that this machine can reach it";
 
 /// Result of a subcommand.
 pub(crate) type Result<T> = std::result::Result<T, CommandError>;
@@ -71,6 +76,7 @@ impl CommandError {
             hints: Vec::new(),
             nothing_there: false,
             store_is_lost: false,
+            spent: None,
             partly: false,
             in_the_object: false,
         }
@@ -109,6 +115,27 @@ impl CommandError {
                 self.causes.push(text);
             }
             next = e.source();
+        }
+        self
+    }
+
+    /// A spent budget, with what the store answered last and what to do about that.
+    pub(crate) fn at_the_store(mut self, last: &store::Error) -> Self {
+        self.hints = vec![match last.kind {
+            ErrorKind::Throttled => "raise --budget, or lower --concurrency".to_owned(),
+            _ if last.unheard => UNHEARD.to_owned(),
+            _ => "raise --budget, or try again once the store answers".to_owned(),
+        }];
+        self.causes = vec![one_line(&last.to_string())];
+        self
+    }
+
+    /// A spent budget, with what would make the work less where that is bytes to be moved.
+    pub(crate) fn carrying(mut self, phase: Option<Phase>) -> Self {
+        if matches!(phase, Some(Phase::Pack | Phase::Upload | Phase::Restore)) {
+            self.hints = vec![one_line(
+                "raise --budget, or lower what is carried with --max-size or --max-age",
+            )];
         }
         self
     }
@@ -204,12 +231,9 @@ impl From<ops::Error> for CommandError {
             ops::Error::Store(e) => e.into(),
             ops::Error::Usage(message) => Self::usage(message),
             ops::Error::Budget { phase, .. } => {
-                let is_placing = phase == Phase::Place.name();
-                let changed = if is_placing { MAY_BE_PARTLY } else { "" };
-                let mut error = Self::failed(format!("{e}{changed}"))
-                    .hint("raise --budget, or lower what is carried with --max-size or --max-age");
+                let mut error = Self::failed(e.to_string()).hint("raise --budget");
                 error.store_is_lost = true;
-                error.partly = is_placing;
+                error.spent = Some(phase);
                 error
             }
             ops::Error::Source(source::Error::Partly { .. }) => {
@@ -282,6 +306,7 @@ fn store_hint(e: &store::Error) -> Option<String> {
         ErrorKind::NoSuchStore if s3 => "create the bucket, or correct the URL and region".to_owned(),
         ErrorKind::NoSuchStore => "create it, or correct the URL".to_owned(),
         ErrorKind::Throttled => "lower --concurrency".to_owned(),
+        ErrorKind::Timeout | ErrorKind::Unavailable if e.unheard => UNHEARD.to_owned(),
         ErrorKind::Timeout => "raise --stall or --retry-for if the way to the store is slow".to_owned(),
         ErrorKind::Unavailable => "raise --retry-for if the store is often away for longer".to_owned(),
         ErrorKind::Full if daemon => {
@@ -344,6 +369,38 @@ mod tests {
         let e = CommandError::failed(format!("cannot read {}/end", "ü".repeat(4000)));
         assert!(e.message.chars().count() < 400, "{}", e.message);
         assert!(e.message.ends_with("ü/end"), "{}", e.message);
+    }
+
+    #[test]
+    fn a_spent_budget_says_what_the_store_answered_and_how_to_carry_less_only_where_bytes_move() {
+        let spent = || {
+            CommandError::from(ops::Error::Budget {
+                phase: Phase::Resolve.name(),
+                budget: std::time::Duration::from_secs(3),
+            })
+        };
+        let refused = store::Error::new(ErrorKind::Unavailable, "resolve", "Connection refused")
+            .at("oci://r.example/c", "t")
+            .unheard();
+        let line = spent().at_the_store(&refused).line();
+        assert_eq!(
+            line,
+            "gave up resolve after 3s, the time budget: cannot resolve t at oci://r.example/c: Connection refused \
+             (hint: check the store's URL, and that this machine can reach it)"
+        );
+        let hints = |phase| spent().carrying(phase).hints.join("");
+        assert_eq!(hints(Some(Phase::Resolve)), "raise --budget");
+        assert!(hints(Some(Phase::Restore)).contains("--max-size"));
+    }
+
+    #[test]
+    fn a_store_of_which_nothing_was_heard_is_not_a_matter_of_patience() {
+        for kind in [ErrorKind::Timeout, ErrorKind::Unavailable] {
+            let e = || store::Error::new(kind, "get", "no").at("s3://b", "k");
+            let hints = |e| CommandError::from(e).hints.join("");
+            assert!(hints(e()).contains("--retry-for"));
+            assert_eq!(hints(e().unheard()), UNHEARD);
+        }
     }
 
     #[test]

@@ -101,7 +101,7 @@ async fn all(
     for job in jobs {
         session.reporter.label(&job.label());
         ctx.budget = session.left_of(budget);
-        match Box::pin(session.within(budget, one(&ctx, session, args, digest, job))).await {
+        match Box::pin(one(&ctx, session, args, digest, job, budget)).await {
             Ok(report) => {
                 let key = &session.config().key;
                 summary
@@ -109,7 +109,10 @@ async fn all(
                     .push(Part::imported(report, key, digest.is_some()));
             }
             Err(e) if e.is_usage() => return Err(e),
-            Err(e) if e.store_is_lost => return summary.store_is_lost(e, jobs),
+            // Nothing is left for the others either.
+            Err(e) if e.store_is_lost || session.left_of(budget) == Some(Duration::ZERO) => {
+                return summary.store_is_lost(e, jobs);
+            }
             Err(e) => summary.trouble(e, job),
         }
     }
@@ -122,8 +125,9 @@ async fn one(
     args: &args::Import,
     digest: Option<&Digest>,
     job: &Job,
+    budget: Option<Duration>,
 ) -> Result<import::Report> {
-    job.must_not_be_own().await?;
+    session.within(budget, job.must_not_be_own()).await?;
     let config = session.config();
     let options = import::Options {
         source: job.source.clone(),
@@ -134,5 +138,7 @@ async fn one(
         digest: digest.copied(),
         mirror: args.mirror,
     };
-    Ok(import::run(ctx, &options).await?)
+    // It keeps to what is left of the budget itself: what has begun to change the target is not dropped.
+    let done = import::run(ctx, &options).await;
+    done.map_err(|e| session.explained(e.into(), budget))
 }

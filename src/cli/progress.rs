@@ -104,9 +104,12 @@ impl Reporter {
         matches!(self.look, Look::Lines | Look::Bars)
     }
 
-    /// The word for what was done last.
-    pub(crate) fn last_phase(&self) -> &'static str {
-        self.state().last.map_or("at the start", Phase::name)
+    /// What is said where no phase has begun.
+    pub(crate) const AT_THE_START: &'static str = "at the start";
+
+    /// The phase that began last.
+    pub(crate) fn last_phase(&self) -> Option<Phase> {
+        self.state().last
     }
 
     /// Shows the state of something that is waited for: written over on a terminal; elsewhere a line on standard error when
@@ -252,7 +255,7 @@ mod tests {
         reporter.advance(Phase::Pack, 20);
         reporter.advance(Phase::Upload, 1);
         reporter.end(Phase::Upload);
-        assert_eq!(reporter.last_phase(), "pack");
+        assert_eq!(reporter.last_phase(), Some(Phase::Pack));
         reporter.clear();
         reporter.end(Phase::Pack);
     }

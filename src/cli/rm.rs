@@ -16,17 +16,21 @@ use crate::{
     task,
 };
 
+/// Caches that are listed in a message.
+const SHOWN: usize = 5;
+
 pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
     session.refuse_if_read_only("rm")?;
     let budget = session.budget(None);
     let upkeep = session.within(budget, session.upkeep(budget, &[])).await?;
+    let only = Only {
+        kind: args.kind.clone(),
+        scope: args.scope.clone(),
+        key: args.key.clone(),
+    };
     let rehearsal = remove::Options {
         name: args.name.clone(),
-        only: Only {
-            kind: args.kind.clone(),
-            scope: args.scope.clone(),
-            key: args.key.clone(),
-        },
+        only: only.clone(),
         dry_run: true,
     };
     let mut report = session.within(budget, upkeep.remove(&rehearsal)).await?;
@@ -49,14 +53,14 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
         })?;
     }
     if is_there && !args.dry_run {
-        if !args.yes && !agreed(report.names.len()).await? {
+        if !args.yes && !agreed(report.names.len().max(1)).await? {
             return Err(
                 CommandError::failed("nothing was deleted").hint("answer `y`, or pass --yes")
             );
         }
         let options = remove::Options {
             dry_run: false,
-            ..rehearsal
+            ..rehearsal.clone()
         };
         report = session.within(budget, upkeep.remove(&options)).await?;
     }
@@ -70,11 +74,29 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
     } else if is_there && !args.dry_run {
         session.say(&format!(
             "{} deleted; `cachectl prune` frees the space\n",
-            count(report.tags.len() as u64, "tag", "tags")
+            // Daemons of older releases list only tags.
+            match report.names.len() as u64 {
+                0 => count(report.tags.len() as u64, "tag", "tags"),
+                n => count(n, "cache", "caches"),
+            }
         ))?;
     }
     if !is_there {
-        return Err(nothing_named(session, &args.name).told());
+        let any = remove::Options {
+            only: Only::default(),
+            ..rehearsal
+        };
+        let there = if only.is_any() {
+            remove::Report::default()
+        } else {
+            session.within(budget, upkeep.remove(&any)).await?
+        };
+        let error = if there.names.is_empty() {
+            nothing_named(session, &args.name)
+        } else {
+            none_of_it(&only, &there, &args.name)
+        };
+        return Err(error.told());
     }
     Ok(0)
 }
@@ -106,8 +128,7 @@ async fn agreed(names: usize) -> Result<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(true);
     }
-    let names = count(names as u64, "this name", "names");
-    output::note(&format!("Delete {names}? [y/N] "));
+    output::note(&question(names));
     let answer = task::blocking(|| {
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).map(|_| answer)
@@ -116,6 +137,36 @@ async fn agreed(names: usize) -> Result<bool> {
     let answer =
         answer.map_err(|e| CommandError::failed(format!("cannot read the answer: {e}")))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn question(names: usize) -> String {
+    let caches = match names {
+        1 => "this cache".to_owned(),
+        n => format!("these {n} caches"),
+    };
+    format!("Delete {caches}? [y/N] ")
+}
+
+/// The name is there, but not with the kind, scope or key that was asked for.
+fn none_of_it(only: &Only, there: &remove::Report, name: &str) -> CommandError {
+    let asked = [
+        ("kind", &only.kind),
+        ("scope", &only.scope),
+        ("key", &only.key),
+    ];
+    let asked: Vec<String> = asked
+        .into_iter()
+        .filter_map(|(what, value)| Some(format!("{what} `{}`", printable(value.as_ref()?))))
+        .collect();
+    let mut exist: Vec<String> = there.names.iter().take(SHOWN).map(shown).collect();
+    if there.names.len() > SHOWN {
+        exist.push(format!("{} more", there.names.len() - SHOWN));
+    }
+    CommandError::failed(format!(
+        "no cache named `{name}` has {}; there is {}",
+        asked.join(" and "),
+        exist.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -139,7 +190,27 @@ mod tests {
             shown(&removed),
             "gobuild f/x:example.com/shop (scope default, key k)"
         );
+        let there = remove::Report {
+            names: vec![removed.clone(); 7],
+            tags: Vec::new(),
+        };
+        let only = Only {
+            key: Some("zz".into()),
+            ..Only::default()
+        };
+        let said = none_of_it(&only, &there, "example.com/shop").message;
+        assert!(
+            said.starts_with("no cache named `example.com/shop` has key `zz`; there is gobuild f/x:example.com/shop (scope default, key k), ")
+                && said.ends_with(", 2 more"),
+            "{said}"
+        );
         removed.name = None;
         assert_eq!(shown(&removed), removed.tag);
+    }
+
+    #[test]
+    fn the_question_names_what_is_deleted() {
+        assert_eq!(question(1), "Delete this cache? [y/N] ");
+        assert_eq!(question(3), "Delete these 3 caches? [y/N] ");
     }
 }

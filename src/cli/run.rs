@@ -137,7 +137,7 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
             biased;
             number = interrupted() => {
                 reporter.clear();
-                let placing = reporter.last_phase() == Phase::Place.name();
+                let placing = reporter.last_phase() == Some(Phase::Place);
                 let state = if placing { MAY_BE_PARTLY } else { left };
                 output::note(&format!("cachectl: interrupted{state}\n"));
                 Ok(BY_SIGNAL + number)

@@ -20,8 +20,9 @@ use crate::{
     fs,
     memory::MemoryBudget,
     ops,
-    progress::Watch as _,
+    progress::{Phase, Watch as _},
     redact,
+    store::wrap::retrying::Trouble,
 };
 
 /// Largest event document of GitHub that is read.
@@ -38,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) ci: Ci,
     pub(crate) began: Instant,
+    /// What stores answered last when they were asked again.
+    pub(crate) trouble: Trouble,
     /// For all that is read from stores.
     memory: MemoryBudget,
 }
@@ -71,6 +74,7 @@ impl Session {
             reporter,
             ci,
             began: Instant::now(),
+            trouble: Trouble::default(),
             memory: MemoryBudget::of_command(),
         }
     }
@@ -273,7 +277,7 @@ impl Session {
     ) -> Result<ops::Context> {
         let config = self.config();
         // Boxed: AWS's configuration makes a future of many kilobytes, and everything here awaits this one.
-        let opened = Box::pin(stores::open(url, config, &self.env, read_only)).await?;
+        let opened = Box::pin(stores::open(url, self, read_only)).await?;
         Ok(ops::Context {
             opened: Arc::new(opened),
             reach: ops::Reach::everything(),
@@ -296,13 +300,30 @@ impl Session {
         let (Some(budget), Some(left)) = (budget, self.left_of(budget)) else {
             return step.await.map_err(Into::into);
         };
-        match tokio::time::timeout(left, step).await {
+        let end = match tokio::time::timeout(left, step).await {
             Ok(end) => end.map_err(Into::into),
             Err(_) => Err(ops::Error::Budget {
-                phase: self.reporter.last_phase(),
+                phase: Reporter::AT_THE_START,
                 budget,
             }
             .into()),
+        };
+        end.map_err(|e| self.explained(e, Some(budget)))
+    }
+
+    /// A spent budget with what was done last, and with what the store answered last.
+    pub(crate) fn explained(&self, e: CommandError, budget: Option<Duration>) -> CommandError {
+        let Some((inner, budget)) = e.spent.zip(budget) else {
+            return e;
+        };
+        let phase = self.reporter.last_phase();
+        let error = CommandError::from(ops::Error::Budget {
+            phase: phase.map_or(inner, Phase::name),
+            budget,
+        });
+        match self.trouble.last() {
+            Some(last) => error.at_the_store(&last.at(&self.store_shown(), "")),
+            None => error.carrying(phase),
         }
     }
 

@@ -71,10 +71,15 @@ impl Job {
         }
         let root = self.source.root().to_owned();
         let shown = root.display().to_string();
-        if task::blocking(move || root.is_dir()).await {
-            return Ok(());
+        let (is_dir, is_there) = task::blocking(move || (root.is_dir(), root.exists())).await;
+        match (is_dir, is_there) {
+            (true, _) => Ok(()),
+            (false, true) => Err(CommandError::failed(format!(
+                "{shown} is a file, and `dir` carries folders"
+            ))
+            .hint("name the folder that holds it")),
+            (false, false) => Err(CommandError::failed(format!("there is no folder {shown}"))),
         }
-        Err(CommandError::failed(format!("there is no folder {shown}")))
     }
 }
 

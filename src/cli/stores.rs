@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::error::{CommandError, Result};
-use crate::{
-    config::{Config, Env},
-    store::open::{self, Opened, Options, StoreUrl},
+use super::{
+    error::{CommandError, Result},
+    session::Session,
 };
+use crate::store::open::{self, Opened, Options, StoreUrl};
 
 /// Opens the store at `url`; remotes are not asked anything yet.
-pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool) -> Result<Opened> {
+pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Result<Opened> {
+    let (config, env) = (session.config(), &session.env);
     let url: StoreUrl = url.parse()?;
     let options = Options {
         read_only,
@@ -20,6 +21,7 @@ pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool)
         connect_timeout: config.connect_timeout,
         ca_bundle: config.ca_bundle.clone(),
         no_proxy: env.no_proxy(),
+        trouble: session.trouble.clone(),
         s3: config.s3.for_store(),
         registry: config.registry.for_store(env),
         ..Options::default()

@@ -19,8 +19,9 @@ use crate::{
     entry::{EntryPath, Time},
     progress::Phase,
     source::{
-        Known as _, Source,
+        self, Known as _, Source,
         index::{Imported, NodeIndex, Notes, Stamp},
+        place::Leave,
     },
     store::{PublishedAt, Resolved},
     task,
@@ -101,7 +102,26 @@ const LOOKED_AT: usize = 8;
 /// # Errors
 /// When the target cannot be written, or the store cannot be asked. What the store lost or damaged is a miss in the report.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
-    super::within_budget(ctx, "importing", import(ctx, options)).await
+    let leave = Leave::default();
+    let _awaited = leave.while_awaited();
+    let mut work = Box::pin(import(ctx, options, &leave));
+    let Some(budget) = ctx.budget else {
+        return work.await;
+    };
+    let spent = || super::Error::Budget {
+        phase: "importing",
+        budget,
+    };
+    let done = match tokio::time::timeout(budget, &mut work).await {
+        Ok(done) => done,
+        // It stops at the next file and says what was changed, or was done by then.
+        Err(_) if leave.take_back() => work.await,
+        Err(_) => Err(spent()),
+    };
+    match done {
+        Err(super::Error::Source(source::Error::GivenUp)) => Err(spent()),
+        done => done,
+    }
 }
 
 /// A snapshot whose key was asked for.
@@ -120,7 +140,7 @@ struct Candidate {
     hit: Hit,
 }
 
-async fn import(ctx: &Context, options: &Options) -> Result<Report> {
+async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Report> {
     let mut clock = Clock::start();
     ctx.progress.begin(Phase::Resolve, None);
     let index = Arc::new(super::load_index(ctx, &options.source).await);
@@ -174,6 +194,7 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
                 Arc::new(snapshot),
                 index.clone(),
                 options.mirror,
+                leave,
             )
             .await?;
             clock.lap(Phase::Restore);
@@ -221,7 +242,12 @@ async fn import(ctx: &Context, options: &Options) -> Result<Report> {
         report.miss = Some(if why.is_empty() {
             absent
         } else {
-            why.join("; ")
+            let why = why.join("; ");
+            if is_damaged {
+                format!("{} `{}`: {why}", report.kind, options.name)
+            } else {
+                why
+            }
         });
     }
     clock.lap(Phase::Place);
@@ -454,11 +480,14 @@ impl Search<'_> {
     /// Why a name that nobody damaged is a miss: nothing is stored under it, or only other keys.
     async fn why_absent(&self) -> String {
         let options = self.options;
+        if let Some(digest) = &options.digest {
+            return format!("no snapshot {digest} is stored");
+        }
         let of = format!("{} `{}`", options.source.kind().name(), options.name);
         let scopes = options.scopes.join(", ");
         let keyed = !options.key.is_empty() || !options.restore_keys.is_empty();
         let mut others = 0;
-        for scope in options.scopes.iter().filter(|_| options.digest.is_none()) {
+        for scope in &options.scopes {
             let prefix = self.name(scope, "").key_prefix("");
             // Only for the message: a miss stays one.
             let Ok(tags) = self.ctx.opened.store.tags(&prefix).await else {

@@ -35,6 +35,16 @@ fn words_of(text: &str, out: &mut String) {
         rest = after;
         // Part of a path is no tag.
         let is_path = out.ends_with('/') || after.starts_with('/');
+        // `tags PREFIX*` of a listing: its side tags, or its keys that begin so.
+        let listed = after
+            .strip_prefix('*')
+            .and_then(|after| Some((listed(token)?, after)));
+        if let Some((spelled, after)) = listed.filter(|_| !is_path) {
+            rest = after;
+            let repository = take_repository(out);
+            out.push_str(&phrase(&spelled, &repository));
+            continue;
+        }
         match tag(token).filter(|_| !is_path) {
             None => out.push_str(token),
             Some((spelled, end)) => {
@@ -45,6 +55,17 @@ fn words_of(text: &str, out: &mut String) {
         }
     }
     out.push_str(rest);
+}
+
+/// What tags that begin so belong to: side tags to their head, others to keys that begin so.
+fn listed(prefix: &str) -> Option<Spelled> {
+    let is_side = prefix.split('.').count() == 5;
+    let side = [".w", ".r"].iter().find_map(|end| prefix.strip_suffix(end));
+    let (mut spelled, rest) = tag(side.filter(|_| is_side).unwrap_or(prefix))?;
+    if !is_side {
+        spelled.key.push('*');
+    }
+    rest.is_empty().then_some(spelled)
 }
 
 /// A tag of ours, with a period behind it that is the sentence's.
@@ -114,6 +135,23 @@ mod tests {
             (
                 "tag team/app:dir.web.default.: lost",
                 "tag dir team/app:web (scope default): lost",
+            ),
+            // What is listed begins with it.
+            (
+                "cannot list tags dir.n.default..w* at oci://r.example/c: no",
+                "cannot list tags dir n (scope default) at oci://r.example/c: no",
+            ),
+            (
+                "cannot list tags dir.n.default.k1.w* at s3://b: no",
+                "cannot list tags dir n (scope default, key k1) at s3://b: no",
+            ),
+            (
+                "cannot list tags dir.n.default.k* at s3://b: no",
+                "cannot list tags dir n (scope default, key k*) at s3://b: no",
+            ),
+            (
+                "cannot list tags * at s3://b",
+                "cannot list tags * at s3://b",
             ),
             // What is to be typed, paths, and what others called so.
             (

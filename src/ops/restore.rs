@@ -28,7 +28,7 @@ use crate::{
         KnownContent, NothingKnown, Source, Standing,
         index::NodeIndex,
         own::{self, OwnWithin},
-        place::{Placement, StageTree, Staging},
+        place::{Leave, Placement, StageTree, Staging},
     },
     task,
 };
@@ -119,13 +119,14 @@ pub enum NotRestored {
 ///
 /// # Errors
 /// When the target cannot be written, or the store cannot be asked; the target has what it had, unless the error says that some
-/// was in place already ([`crate::source::Error::Partly`]).
+/// was in place already ([`crate::source::Error::Partly`]). Where `leave` is taken back, it ends at the next file.
 pub async fn restore(
     ctx: &Context,
     source: Arc<dyn Source>,
     snapshot: Arc<Snapshot>,
     index: Arc<Option<NodeIndex>>,
     mirror: bool,
+    leave: &Leave,
 ) -> Result<std::result::Result<Restored, NotRestored>> {
     let (survey, wanted) = {
         let (source, snapshot, index) = (source.clone(), snapshot.clone(), index.clone());
@@ -147,6 +148,7 @@ pub async fn restore(
         survey,
         plan,
         mirror,
+        leave: leave.clone(),
         now: Time::now(),
     });
     let staging = {
@@ -217,6 +219,7 @@ struct Job {
     survey: Survey,
     plan: Arc<Plan>,
     mirror: bool,
+    leave: Leave,
     now: Time,
 }
 
@@ -500,6 +503,9 @@ impl Job {
         let mut made = None;
         let mut changed = 0;
         let mut removed = 0;
+        if staging.is_none() {
+            self.leave.ask()?;
+        }
         let root = match staging {
             Some(staging) => {
                 made = self.snapshot.root.filter(|_| staging.is_fresh());
@@ -516,6 +522,7 @@ impl Job {
                     rank: &|p: &EntryPath| self.source.rank(p),
                     mirror: if self.mirror { Some(&keep) } else { None },
                     own: &self.survey.own,
+                    leave: &self.leave,
                 };
                 let placed = staging.place(&placement)?;
                 (changed, removed) = (placed.moves, placed.removed);

@@ -24,6 +24,7 @@ use crate::{
 
 mod beside;
 mod bombs;
+mod budget;
 mod compacting;
 mod copying;
 mod dirs;

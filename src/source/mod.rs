@@ -76,6 +76,9 @@ pub enum Error {
     /// The cache is not what it should be, or a tool said no.
     #[error("{0}")]
     Invalid(String),
+    /// Whoever waited for a restore gave it up.
+    #[error("the time budget was spent (--budget)")]
+    GivenUp,
     /// A restore failed when some of it was in place.
     #[error("{source}; {}", partly(target, *moves, *removed))]
     Partly {

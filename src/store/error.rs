@@ -140,6 +140,23 @@ impl Error {
         self
     }
 
+    /// The same for whoever tells of it, without the cause below.
+    pub(super) fn told(&self) -> Self {
+        Self {
+            kind: self.kind,
+            op: self.op,
+            store: self.store.clone(),
+            key: self.key.clone(),
+            message: self.message.clone(),
+            attempts: self.attempts,
+            elapsed: self.elapsed,
+            retry_after: self.retry_after,
+            unheard: self.unheard,
+            alone: self.alone,
+            source: None,
+        }
+    }
+
     /// Says whether the same request may go through a little later, as soon as the store is reachable.
     pub fn is_temporary(&self) -> bool {
         self.kind.is_temporary() && !self.alone

@@ -23,7 +23,7 @@ use super::{
         distrusting::Distrust,
         limited::Limits,
         metered::{Counters, Tier},
-        retrying::{Contact, Policy},
+        retrying::{Contact, Policy, Trouble},
     },
 };
 use crate::redact;
@@ -165,6 +165,8 @@ pub struct Options {
     /// Doors of a daemon will be open on it, and while it is pruned: see [`super::marked`]. Where a store has one list of tags, they are
     /// given many repositories by [`super::by_tags`].
     pub beside_doors: bool,
+    /// Where it is noted why a remote is asked again.
+    pub trouble: Trouble,
     /// What is special to S3; what stands in the URL wins.
     pub s3: s3::Config,
     /// What is special to registries.
@@ -189,6 +191,7 @@ impl Default for Options {
             verified: true,
             vetted: None,
             beside_doors: false,
+            trouble: Trouble::default(),
             s3: s3::Config::default(),
             registry: registry::Config::default(),
         }
@@ -554,7 +557,8 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         concurrency: options.concurrency,
         bandwidth: options.bandwidth,
     };
-    let retries = (tier == Tier::Remote).then(|| (options.policy(), Contact::default()));
+    let retries = (tier == Tier::Remote)
+        .then(|| (options.policy(), Contact::noting(options.trouble.clone())));
     let writable = !options.read_only && !backend.read_only;
     let sweep = backend
         .sweep

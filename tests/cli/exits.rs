@@ -240,6 +240,28 @@ fn a_spent_budget_is_trouble_like_other() {
 }
 
 #[test]
+fn a_spent_budget_says_what_the_store_answered() {
+    let node = node_with_tree();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    // Nobody listens there any more.
+    drop(listener);
+    for line in [
+        "import dir tree --name t",
+        "export dir tree --name t",
+        "env --check",
+        "ls",
+    ] {
+        let line = format!("{line} --budget 2s --store oci://{at}/c");
+        let outcome = run(&node, &line);
+        let said = &outcome.stderr;
+        assert!(said.contains("Connection refused"), "{line}: {outcome}");
+        assert!(!said.contains("--max-size"), "{line}: {outcome}");
+        assert!(!said.contains("--retry-for"), "{line}: {outcome}");
+    }
+}
+
+#[test]
 fn standard_error_that_is_closed_does_no_harm() {
     let node = node_with_tree();
     let status: std::process::ExitStatus = Command::new("sh")

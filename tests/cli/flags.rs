@@ -114,7 +114,9 @@ fn scope(node: &Node) {
     ok(node, "import dir y --name n --scope team --require-hit");
     assert!(ok(node, "env --scope seen").contains("seen"));
     ok(node, "export dir x --name n --scope other");
-    run(node, "rm n --scope nobody").code(1);
+    let missed = run(node, "rm n --scope nobody").code(1);
+    let want = "no cache named `n` has scope `nobody`; there is dir n (scope ";
+    assert!(missed.stderr.contains(want), "{missed}");
     let deleted = ok(node, "rm n --scope team --kind dir");
     assert!(
         deleted.starts_with("deleting dir n (scope team)\n"),

@@ -39,6 +39,7 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
         let Some(dir) = parents.of(&path)? else {
             continue;
         };
+        mover.plan.leave.ask()?;
         let gone = match remove(dir, &path, is_dir) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 mover.loosen(path.parent(), dir)?;

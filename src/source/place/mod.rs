@@ -12,6 +12,7 @@
 //!     old-<n>                        what had to make way, removed at the end
 //! ```
 
+mod leave;
 mod mirror;
 mod moves;
 mod slow;
@@ -24,6 +25,7 @@ use crate::{
     fs::Dir,
 };
 
+pub use leave::Leave;
 pub use staging::Staging;
 pub use tree::StageTree;
 
@@ -44,6 +46,8 @@ pub struct Placement<'a> {
     pub mirror: Option<&'a Keep<'a>>,
     /// Cachectl's own folders in the target, which no mirror removes.
     pub own: &'a OwnWithin,
+    /// Asked before each name is changed.
+    pub leave: &'a Leave,
 }
 
 /// Says whether a name (path, whether it is a folder) is to be kept.

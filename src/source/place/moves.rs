@@ -76,6 +76,7 @@ impl<'a> Mover<'a> {
         }
         let mut done = || {
             for m in self.moves(target)? {
+                self.plan.leave.ask()?;
                 self.carry_out(target, &m)?;
             }
             self.make_late_links(target)?;

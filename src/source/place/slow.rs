@@ -41,6 +41,7 @@ impl Mover<'_> {
             if !self.in_stage[i] {
                 continue;
             }
+            self.plan.leave.ask()?;
             let to = self.make_way(target, &entry.path)?;
             if entry.path.parent() != cleaned {
                 cleaned = entry.path.parent();
@@ -80,6 +81,7 @@ impl Mover<'_> {
             let Kind::Hardlink(file) = &entry.kind else {
                 continue;
             };
+            self.plan.leave.ask()?;
             let to = self.make_way(target, &entry.path)?;
             let temp = staging::temp_name();
             target

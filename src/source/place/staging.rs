@@ -134,6 +134,7 @@ impl Staging {
         let target = if self.fresh {
             mover.complete()?;
             mover.give_folders_meta(self.tree.root())?;
+            plan.leave.ask()?;
             let appeared = self.appear()?;
             self.made.clear();
             if let Some(target) = appeared {

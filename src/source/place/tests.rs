@@ -72,6 +72,7 @@ fn place_with(
         rank: &|p| u8::from(p.name().ends_with(b"-a")),
         mirror,
         own: &OwnWithin::default(),
+        leave: &Leave::default(),
     })
 }
 
@@ -441,6 +442,7 @@ fn lower_ranks_appear_first_and_new_folders_after_the_first() {
         rank: &|p| u8::from(p.name().ends_with(b"-a")),
         mirror: None,
         own: &OwnWithin::default(),
+        leave: &Leave::default(),
     };
     let mover = moves::Mover::new(staging.tree(), staging.tree().root(), &plan);
     let order = mover.order_of_moves(&Dir::open(temp.path().join("t")).unwrap());
@@ -494,6 +496,7 @@ fn what_a_rename_cannot_bring_over_is_copied() {
         rank: &|_| 0,
         mirror: None,
         own: &OwnWithin::default(),
+        leave: &Leave::default(),
     };
     let container = Dir::open(staging.tree().root().path().parent().unwrap()).unwrap();
     let mut mover = moves::Mover::new(staging.tree(), &container, &plan);
@@ -546,6 +549,7 @@ fn a_placement_that_fails_half_way_says_what_it_changed() {
             rank: &|_| 0,
             mirror: None,
             own: &OwnWithin::default(),
+            leave: &Leave::default(),
         };
         staging.place(&plan).unwrap_err()
     };
@@ -560,4 +564,51 @@ fn a_placement_that_fails_half_way_says_what_it_changed() {
     // Nothing was changed: nothing is said.
     let error = place(&[]);
     assert!(matches!(error, crate::source::Error::Fs(_)), "{error:?}");
+}
+
+#[test]
+fn leave_that_is_taken_back_ends_a_placement_between_two_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("t");
+    std::fs::create_dir(&target).unwrap();
+    for name in ["old-1", "old-2"] {
+        std::fs::write(target.join(name), "old").unwrap();
+    }
+    let entries = [file("a"), file("b")];
+    let refs: Vec<&Entry> = entries.iter().collect();
+    let place = |leave: &Leave, keep: &Keep<'_>| {
+        let staging = Staging::begin(&target, PLAIN).unwrap();
+        let staged = stage(&staging, &entries);
+        let plan = Placement {
+            entries: &refs,
+            staged: &staged,
+            mtime: &|e| e.meta.mtime,
+            rank: &|_| 0,
+            mirror: Some(keep),
+            own: &OwnWithin::default(),
+            leave,
+        };
+        staging.place(&plan)
+    };
+    // Nothing was changed, and nothing is.
+    let leave = Leave::default();
+    assert!(!leave.take_back());
+    let error = place(&leave, &|_, _| false).unwrap_err();
+    assert!(matches!(error, crate::source::Error::GivenUp), "{error:?}");
+    assert!(!target.join("a").exists() && target.join("old-1").exists());
+    // The mirror looks at what is there once all is placed.
+    let leave = Leave::default();
+    let was_used = std::sync::atomic::AtomicBool::new(false);
+    let keep = |_: &[u8], _: bool| {
+        was_used.fetch_or(leave.take_back(), std::sync::atomic::Ordering::SeqCst);
+        false
+    };
+    let error = place(&leave, &keep).unwrap_err();
+    let crate::source::Error::Partly { moves, removed, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((*moves, *removed), (2, 0));
+    assert!(was_used.into_inner());
+    assert!(target.join("b").exists() && target.join("old-2").exists());
+    assert!(error.to_string().starts_with("the time budget was spent"));
 }

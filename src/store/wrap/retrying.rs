@@ -8,7 +8,7 @@
 use std::{
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -66,17 +66,43 @@ const SLOWEST_BYTES_PER_SEC: f64 = 1024.0;
 
 /// Whether anything was ever heard of a store; shared by all that ask it.
 #[derive(Debug, Clone, Default)]
-pub struct Contact(Arc<AtomicBool>);
+pub struct Contact {
+    heard: Arc<AtomicBool>,
+    trouble: Trouble,
+}
+
+/// Why a store is asked again, while it is: for whoever gives up before the tries end.
+#[derive(Debug, Clone, Default)]
+pub struct Trouble(Arc<Mutex<Option<Error>>>);
+
+impl Trouble {
+    /// What the last try failed with; `None` once it went through.
+    pub fn last(&self) -> Option<Error> {
+        self.slot().as_ref().map(Error::told)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Error>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Contact {
+    /// Nothing was heard yet; why it is asked again is noted there.
+    pub fn noting(trouble: Trouble) -> Self {
+        Self {
+            heard: Arc::default(),
+            trouble,
+        }
+    }
+
     fn note<T>(&self, result: &Result<T>) {
         if !result.as_ref().is_err_and(|e| e.unheard) {
-            self.0.store(true, Ordering::Relaxed);
+            self.heard.store(true, Ordering::Relaxed);
         }
     }
 
     fn heard(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.heard.load(Ordering::Relaxed)
     }
 }
 
@@ -132,8 +158,20 @@ impl Tries {
             });
         }
         tracing::debug!(op = e.op, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %e, "Trying again");
+        *self.contact.trouble.slot() = Some(Error {
+            attempts: self.made,
+            elapsed: self.began.elapsed(),
+            ..e
+        });
         sleep(pause).await;
         Ok(())
+    }
+
+    /// It went through.
+    fn mended(&self) {
+        if self.made > 0 {
+            *self.contact.trouble.slot() = None;
+        }
     }
 
     /// So many bytes came.
@@ -141,6 +179,7 @@ impl Tries {
         self.moved += bytes;
         if self.in_a_row > 0 && self.moved >= PROGRESS_BYTES {
             self.in_a_row = 0;
+            self.mended();
             self.deadline = Instant::now() + self.policy.retry_for;
         }
     }
@@ -201,7 +240,10 @@ impl<S: ?Sized + Send + Sync> Retrying<S> {
             let done = work().await;
             self.contact.note(&done);
             match done {
-                Ok(value) => return Ok((value, tries.made)),
+                Ok(value) => {
+                    tries.mended();
+                    return Ok((value, tries.made));
+                }
                 Err(e) => tries.after(e).await?,
             }
         }

@@ -16,7 +16,7 @@ use super::{
     faulty::Faults,
     limited::Limits,
     metered::{self, Counters, OpSnapshot, Tier},
-    retrying::Policy,
+    retrying::{Contact, Policy, Trouble},
     *,
 };
 use crate::{
@@ -501,6 +501,28 @@ async fn store_that_never_answers_is_a_timeout() {
     let e = store.resolve(&tag("t").into()).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Timeout);
     assert!(e.attempts >= 2, "{e}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_it_is_asked_again_is_known_to_whoever_gives_up_first() {
+    let scripted = Scripted::new(Arc::new(Memory::new())).fails_with(vec![temporary()]);
+    let policy = Policy {
+        retry_for: Duration::from_hours(10),
+        first_pause: Duration::from_hours(1),
+        longest_pause: Duration::from_hours(1),
+        ..QUICK
+    };
+    let trouble = Trouble::default();
+    let contact = Contact::noting(trouble.clone());
+    let store = Retrying::<dyn Store>::sharing(Arc::new(scripted), policy, contact);
+    let t = tag("t").into();
+    let mut asked = store.resolve(&t);
+    let soon = tokio::time::timeout(Duration::from_secs(1), &mut asked).await;
+    assert!(soon.is_err());
+    let last = trouble.last().unwrap();
+    assert_eq!((&*last.message, last.attempts), ("for now", 1));
+    assert!(asked.await.unwrap().is_none());
+    assert!(trouble.last().is_none());
 }
 
 #[tokio::test]
