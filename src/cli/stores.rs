@@ -11,7 +11,16 @@ use crate::{
 /// Opens the store at `url`; remotes are not asked anything yet.
 pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool) -> Result<Opened> {
     let url: StoreUrl = url.parse()?;
-    let options = Options {
+    Ok(open::open(&url, &options(config, env, read_only)).await?)
+}
+
+/// Asks whether a store of that kind answers at `url`.
+pub(crate) async fn ping(url: &str, config: &Config, env: &Env) -> Result<()> {
+    Ok(open::ping(&url.parse()?, &options(config, env, true)).await?)
+}
+
+fn options(config: &Config, env: &Env, read_only: bool) -> Options {
+    Options {
         read_only,
         concurrency: config.concurrency,
         bandwidth: config.bandwidth,
@@ -23,8 +32,7 @@ pub(crate) async fn open(url: &str, config: &Config, env: &Env, read_only: bool)
         s3: config.s3.for_store(),
         registry: config.registry.for_store(env),
         ..Options::default()
-    };
-    Ok(open::open(&url, &options).await?)
+    }
 }
 
 /// Where a store is, as far as it matters to who does the work.
