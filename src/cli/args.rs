@@ -187,7 +187,7 @@ pub(crate) struct SourceArgs {
     /// Whose cache it is [default: from the CI system, else `default`]
     #[arg(long)]
     scope: Option<String>,
-    /// Leave out paths in a folder that match (may be repeated).
+    /// Leave out paths in a folder that match, relative to it: `*.o`, `/out`, `tmp/`, `a/**/b` (may be repeated).
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
     /// Carry extended attributes of a folder's files.

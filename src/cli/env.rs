@@ -51,9 +51,17 @@ async fn check(session: &Session) -> Result<&'static str> {
         return Ok("not there yet: the first export creates it");
     }
     let budget = session.budget(Some(CHECK));
+    let url = session.store()?;
+    let ping = async { stores::ping(url, session.config(), &session.env).await };
+    session.within(budget, ping).await?;
     let ctx = session.within(budget, session.open(budget)).await?;
     session.within(budget, ops::names::ask(&ctx)).await?;
-    Ok("reachable and readable")
+    // A lookup in a bucket that is not there fails.
+    Ok(if url.starts_with("s3:") {
+        "the bucket exists, and can be read"
+    } else {
+        "reachable and readable"
+    })
 }
 
 /// Name under which Go's caches would be stored.

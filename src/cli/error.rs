@@ -300,6 +300,15 @@ fn store_hint(e: &store::Error) -> Option<String> {
         ErrorKind::Denied if ["disk:", "oci-layout:"].iter().any(|s| e.store.starts_with(s)) => {
             "let this user read and write the store's folder (owner and mode of it and of those above it; for several users a common group and mode 2770, before the first export), or name another store with --store; --read-only if the job should only import".to_owned()
         }
+        ErrorKind::Denied if e.message.contains("did not ask for any") => {
+            "a registry asks for credentials before it refuses: see whether a firewall or a proxy stands before it, and whether the URL is right".to_owned()
+        }
+        ErrorKind::Denied if e.message.contains("no credentials were sent") => {
+            "log in with `docker login`, or set registry.username and registry.password".to_owned()
+        }
+        ErrorKind::Denied if s3 => {
+            "grant the credentials in use access (with s3.anonymous: everybody), or use --read-only if the job should only import".to_owned()
+        }
         ErrorKind::Denied => {
             "grant these credentials access, or use --read-only if the job should only import".to_owned()
         }
@@ -347,6 +356,18 @@ mod tests {
             "{of_folder}"
         );
         assert!(hints("s3://b", "403").contains("credentials"));
+        // A firewall's refusal is about no credentials.
+        let firewall = "… 403 Forbidden; no credentials were sent: the answer did not ask for any";
+        let firewall = hints("oci://reg.example/go", firewall);
+        assert!(
+            firewall.contains("a firewall") && !firewall.contains("grant"),
+            "{firewall}"
+        );
+        let nobody = hints(
+            "oci://reg.example/go",
+            "403; no credentials were sent: none found",
+        );
+        assert!(nobody.contains("docker login"), "{nobody}");
         for said in [
             "the request is for the host `box`, …: add the name to `allowed_hosts` in its settings",
             "a web page of another site made this request …, which `external_url` names",

@@ -135,6 +135,11 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
                     .hint("carry them one by one, each with a --name of its own"),
             );
         }
+        for pattern in &config.exclude {
+            if let Some(why) = matches_nothing(pattern, path, &root) {
+                session.reporter.warn(&why);
+            }
+        }
         let options = dir::Options {
             exclude: config.exclude.clone(),
             xattrs: config.xattrs,
@@ -149,6 +154,28 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
         });
     }
     Ok(jobs)
+}
+
+/// Warns of a pattern that is a path from elsewhere than from the folder: its own place, or its name, stands in front.
+fn matches_nothing(pattern: &str, given: &Path, root: &Path) -> Option<String> {
+    let fronts = [Some(root), Some(given), root.file_name().map(Path::new)];
+    let rest = fronts.into_iter().flatten().find_map(|front| {
+        let rest = Path::new(pattern).strip_prefix(front).ok()?;
+        let named = front.as_os_str() != "" && rest.as_os_str() != "";
+        named.then_some(rest)
+    })?;
+    let first = Path::new(pattern.trim_start_matches('/'))
+        .components()
+        .next()?;
+    // It may be in the folder all the same.
+    let is_there = root.join(first).symlink_metadata().is_ok();
+    (!is_there).then(|| {
+        format!(
+            "--exclude `{pattern}` matches nothing in {}: patterns are relative to that folder (`/{}`)",
+            root.display(),
+            rest.display()
+        )
+    })
 }
 
 /// The folders that this run uses, which are no content of any other.

@@ -12,7 +12,16 @@ use crate::store::open::{self, Opened, Options, StoreUrl};
 pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Result<Opened> {
     let (config, env) = (session.config(), &session.env);
     let url: StoreUrl = url.parse()?;
-    let options = Options {
+    Ok(open::open(&url, &options(config, env, read_only)).await?)
+}
+
+/// Asks whether a store of that kind answers at `url`.
+pub(crate) async fn ping(url: &str, config: &Config, env: &Env) -> Result<()> {
+    Ok(open::ping(&url.parse()?, &options(config, env, true)).await?)
+}
+
+fn options(config: &Config, env: &Env, read_only: bool) -> Options {
+    Options {
         read_only,
         concurrency: config.concurrency,
         bandwidth: config.bandwidth,
@@ -25,8 +34,7 @@ pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Resul
         s3: config.s3.for_store(),
         registry: config.registry.for_store(env),
         ..Options::default()
-    };
-    Ok(open::open(&url, &options).await?)
+    }
 }
 
 /// Where a store is, as far as it matters to who does the work.

@@ -180,7 +180,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
                     .map(|l| format!("{} {}", l.what, l.why)),
             );
             why.push(format!("{}: {}", died[0].path, died[0].why));
-        } else {
+        } else if !is_lost_whole(&snapshot, &candidate.lost, &died) {
             let (entries, bytes) = snapshot.totals();
             let (scope, key) = (snapshot.name.scope.clone(), snapshot.name.key.clone());
             let origin = Origin {
@@ -227,6 +227,9 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
                     damaged = packs;
                 }
             }
+        } else {
+            is_damaged = true;
+            why.push(nothing_left(&snapshot.name, &candidate.lost, &died));
         }
     }
     damage::note(ctx, &damaged).await;
@@ -254,6 +257,26 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
     report.phases = clock.phases();
     report.elapsed = clock.total();
     Ok(report)
+}
+
+/// Says whether a Go cache lost all that it had: importing that is no hit.
+fn is_lost_whole(snapshot: &Snapshot, lost: &[LeftOut], died: &[fold::Died]) -> bool {
+    (!lost.is_empty() || !died.is_empty()) && snapshot.live().next().is_none()
+}
+
+/// Why nothing of a cache can be restored.
+fn nothing_left(name: &SnapshotName, lost: &[LeftOut], died: &[fold::Died]) -> String {
+    let first = lost.first().map(|l| format!("{} {}", l.what, l.why));
+    let first = first.or_else(|| died.first().map(|d| format!("{}: {}", d.path, d.why)));
+    let more = match lost.len() {
+        0 | 1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    let first = first.unwrap_or_default();
+    format!(
+        "nothing is left of `{}` in {}: {first}{more}",
+        name.name, name.scope
+    )
 }
 
 fn empty_report(options: &Options) -> Report {
@@ -370,6 +393,11 @@ impl Search<'_> {
 
     /// Says in words why a candidate is of no use, or gives it back.
     fn usable(&mut self, candidate: Candidate) -> Option<Candidate> {
+        if is_lost_whole(&candidate.snapshot, &candidate.lost, &[]) {
+            let name = &candidate.snapshot.name;
+            self.lost([nothing_left(name, &candidate.lost, &[])]);
+            return None;
+        }
         let gates = &candidate.snapshot.fingerprint.gates;
         if self.print.gate.is_empty() || gates.is_empty() || gates.contains(&self.print.gate) {
             return Some(candidate);

@@ -171,6 +171,11 @@ pub async fn restore(
         let why = format!("{}: {why}", job.plan.files[*i].path);
         return Ok(Err(NotRestored::Incomplete(fetched.damaged, why)));
     }
+    if let Some((i, why)) = broken.first().filter(|_| job.is_lost_whole(&broken)) {
+        let path = &job.plan.files[*i].path;
+        let why = format!("nothing could be restored, such as {path}: {why}");
+        return Ok(Err(NotRestored::Incomplete(fetched.damaged, why)));
+    }
     let frames = |p: &Pack| p.toc.frames.iter().map(|f| u64::from(f.len)).sum::<u64>();
     let total: u64 = job.snapshot.packs.iter().map(frames).sum();
     let moved = Moved {
@@ -407,6 +412,12 @@ fn wanted(survey: &Survey, snapshot: &Snapshot) -> Vec<Wanted> {
 }
 
 impl Job {
+    /// Says whether none of the files could be had, and none of them stands in the target already.
+    fn is_lost_whole(&self, broken: &[(usize, String)]) -> bool {
+        let stands = |s: &Standing| !matches!(s, Standing::Absent | Standing::Other);
+        broken.len() == self.plan.files.len() && !self.survey.standing.iter().any(stands)
+    }
+
     /// The entries to be in the target, and what stands in their places.
     fn survey(&self) -> impl Iterator<Item = (&Entry, &Standing)> {
         let entries = self.survey.entries.iter();

@@ -118,7 +118,61 @@ pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "its TLS certificate was issued by an unknown authority: set ca_bundle to the certificate of a private one".to_owned()
         }
+        CertificateError::BadSignature => {
+            "its TLS certificate was not signed with the key of the authority that it names: set ca_bundle to that authority's \
+             current certificate (one of the same name with another key is not enough)"
+                .to_owned()
+        }
+        CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        } => {
+            let names: Vec<&str> = presented.iter().map(|name| bare_name(name)).collect();
+            let names = match names.join(", ") {
+                none if none.is_empty() => "no name at all".to_owned(),
+                names => names,
+            };
+            format!(
+                "its TLS certificate is for {names}, not for {}: use a name of the certificate in the URL, or issue one for this name",
+                expected.to_str()
+            )
+        }
+        CertificateError::NotValidForName => {
+            "its TLS certificate is for another name: use a name of the certificate in the URL, or issue one for this name".to_owned()
+        }
+        CertificateError::ExpiredContext { time, not_after } => format!(
+            "its TLS certificate expired {} ago: renew it (or set this node's clock, if that is wrong)",
+            apart(time.as_secs(), not_after.as_secs())
+        ),
+        CertificateError::Expired => {
+            "its TLS certificate has expired: renew it (or set this node's clock, if that is wrong)".to_owned()
+        }
+        CertificateError::NotValidYetContext { time, not_before } => format!(
+            "its TLS certificate is valid only in {}: set this node's clock, or issue the certificate again",
+            apart(not_before.as_secs(), time.as_secs())
+        ),
+        CertificateError::NotValidYet => {
+            "its TLS certificate is not valid yet: set this node's clock, or issue the certificate again".to_owned()
+        }
         why => format!("its TLS certificate is not accepted: {why}"),
+    }
+}
+
+/// A name in what `webpki` prints of one: `DnsName("localhost")`, `IpAddress(127.0.0.1)`.
+fn bare_name(shown: &str) -> &str {
+    let inner = shown
+        .split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(shown).trim_matches('"')
+}
+
+/// How far `later` is from `earlier`, in words, both in seconds.
+fn apart(later: u64, earlier: u64) -> String {
+    let secs = later.saturating_sub(earlier);
+    match secs {
+        0..7200 => format!("{} min", secs / 60),
+        7200..172_800 => format!("{} hours", secs / 3600),
+        _ => format!("{} days", secs / 86_400),
     }
 }
 
@@ -209,6 +263,32 @@ mod tests {
         ] {
             assert_eq!(direct(rules, to), want, "{rules} {to}");
         }
+    }
+
+    #[test]
+    fn a_refused_certificate_is_told_in_words_with_a_remedy() {
+        use rustls_pki_types::{ServerName, UnixTime};
+        let at = |secs| UnixTime::since_unix_epoch(Duration::from_secs(secs));
+        let said = |why| certificate_refused(&why);
+        let signed = said(CertificateError::BadSignature);
+        assert!(signed.contains("set ca_bundle to"), "{signed}");
+        let expected = ServerName::try_from("reg.example").unwrap();
+        let presented = ["DnsName(\"localhost\")", "IpAddress(127.0.0.1)"].map(str::to_owned);
+        let name = said(CertificateError::NotValidForNameContext {
+            expected,
+            presented: presented.to_vec(),
+        });
+        let words = "is for localhost, 127.0.0.1, not for reg.example: use";
+        assert!(name.contains(words), "{name}");
+        let (time, not_after) = (at(1_000_000), at(1_000_000 - 5 * 86_400));
+        let old = said(CertificateError::ExpiredContext { time, not_after });
+        assert!(old.contains("expired 5 days ago: renew it"), "{old}");
+        let (time, not_before) = (at(0), at(3 * 3600));
+        let young = said(CertificateError::NotValidYetContext { time, not_before });
+        assert!(
+            young.contains("in 3 hours: set this node's clock"),
+            "{young}"
+        );
     }
 
     const STALL: Duration = Duration::from_secs(10);

@@ -342,6 +342,21 @@ pub async fn open(url: &StoreUrl, options: &Options) -> Result<Opened> {
     Ok(wrapped(backend, url, options))
 }
 
+/// Asks whether a registry or daemon answers at `url` at all; of other stores, opening or reading them tells.
+///
+/// # Errors
+/// `NoSuchStore` if something else answers.
+pub async fn ping(url: &StoreUrl, options: &Options) -> Result<()> {
+    match url {
+        StoreUrl::Registry(location) | StoreUrl::Daemon(location) => {
+            let net = options.net();
+            let door = registry::Registry::open(location, &options.registry, &net).await?;
+            door.ping().await
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A folder, or a socket, is the same from whatever folder it is named.
 fn absolute(url: &StoreUrl) -> Result<StoreUrl> {
     let whole = |path: &Path| {

@@ -172,9 +172,65 @@ fn env_shows_what_holds_what_was_changed_and_whether_the_store_answers() {
             .stdout
             .contains("reachable and readable")
     );
+    for store in ["oci", "cachectld+http"] {
+        let at = answers_nothing_but_404();
+        let repo = if store == "oci" {
+            "/x?insecure=true"
+        } else {
+            ""
+        };
+        let check = format!("env --check --store {store}://{at}{repo}");
+        let other = run(&node, &check).code(1);
+        assert!(
+            other.stderr.contains("no registry answers there"),
+            "{other}"
+        );
+    }
     let gone = "env --check --json --store oci://127.0.0.1:1/x --retry-for 0";
     let gone = run(&node, gone).code(1);
     assert_eq!(gone.json()["store_reachable"], false, "{gone}");
+}
+
+/// A web server that has none of the paths it is asked for; it lives as long as the tests.
+fn answers_nothing_but_404() -> std::net::SocketAddr {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let head = BufReader::new(&stream).lines();
+            let _ = head
+                .take_while(|l| l.as_ref().is_ok_and(|l| !l.is_empty()))
+                .count();
+            let answer = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    at
+}
+
+#[test]
+fn an_exclude_pattern_from_elsewhere_than_the_folder_is_warned_of() {
+    let node = Node::new();
+    fs::create_dir_all(node.path("home/web/out")).unwrap();
+    fs::write(node.path("home/web/out/x"), b"x").unwrap();
+    let at = format!("disk:{}", node.path("store").display());
+    let whole = node.path("home/web/out").display().to_string();
+    let export = |pattern: &str| {
+        let words = format!("export dir web --name w --store {at} --exclude {pattern}");
+        run(&node, &words).success().stderr
+    };
+    for pattern in ["web/out", whole.as_str()] {
+        let said = export(pattern);
+        assert!(said.contains("matches nothing in"), "{pattern}: {said}");
+        assert!(said.contains("(`/out`)"), "{pattern}: {said}");
+    }
+    fs::create_dir_all(node.path("home/web/web/out")).unwrap();
+    for pattern in ["web/out", "/out", "*.o"] {
+        let said = export(pattern);
+        assert!(!said.contains("matches nothing"), "{pattern}: {said}");
+    }
 }
 
 #[test]

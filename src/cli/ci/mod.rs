@@ -37,6 +37,21 @@ enum Building {
     Tag(String),
 }
 
+impl Building {
+    /// A job that was told a commit alone may build a request: what its system writes in the place of a branch is none, and all
+    /// such jobs would share a scope of that name.
+    fn or_unknown(self) -> Self {
+        match &self {
+            // No branch has a space in it: `(no branch)`, `(HEAD detached at 4f1c2d3)`.
+            Self::Branch(name) if matches!(name.as_str(), "" | "HEAD") || name.contains(' ') => {
+                Request::UNKNOWN.building(None)
+            }
+            Self::Tag(name) if name.is_empty() => Request::UNKNOWN.building(None),
+            _ => self,
+        }
+    }
+}
+
 /// What was found out about the CI system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ci {
@@ -144,7 +159,7 @@ pub(crate) fn detect(env: &Env, event: Option<&Value>, default_branch: Option<&s
         is_default: false,
         default_branch: None,
     };
-    let building = (system.find)(&mut reader);
+    let building = (system.find)(&mut reader).map(Building::or_unknown);
     let default_branch = default_branch.map(str::to_owned).or_else(|| {
         let said = system.default_branch.iter().find_map(|v| reader.get(v));
         said.or(reader.default_branch.take())

@@ -299,7 +299,12 @@ fn jenkins(r: &mut Reader<'_>) -> Option<Building> {
     r.is_default = r.env.is_on("BRANCH_IS_PRIMARY") && r.get("BRANCH_IS_PRIMARY").is_some();
     // Without multibranch only the git plugin tells.
     r.get("BRANCH_NAME").map(Building::Branch).or_else(|| {
-        let branch = without_remote(&r.get("GIT_BRANCH")?);
+        let said = r.get("GIT_BRANCH")?;
+        // The git plugin's word for a commit that was asked for by itself; a branch of that name has its remote.
+        if said == "detached" {
+            return Some(Request::UNKNOWN.building(None));
+        }
+        let branch = without_remote(&said);
         Some(match request_branch(&branch) {
             Some(request) => request.building(None),
             None => Building::Branch(branch),

@@ -170,6 +170,52 @@ fn gitlab_merge_request_and_tag() {
 }
 
 #[test]
+fn what_stands_in_the_place_of_a_branch_is_no_scope() {
+    let jenkins = ("JENKINS_URL", "http://j/");
+    for said in [
+        "detached",
+        "HEAD",
+        "origin/HEAD",
+        "refs/remotes/origin/HEAD",
+        "refs/heads/",
+        "(no branch)",
+    ] {
+        assert_eq!(
+            scopes(&[jenkins, ("GIT_BRANCH", said)]),
+            "- default",
+            "{said}"
+        );
+    }
+    // A branch may be called so.
+    assert_eq!(
+        scopes(&[jenkins, ("GIT_BRANCH", "origin/detached")]),
+        "detached default"
+    );
+    for said in ["HEAD", "(HEAD detached at 4f1c2d3)"] {
+        let gitlab = [("GITLAB_CI", "true"), ("CI_COMMIT_BRANCH", said)];
+        assert_eq!(scopes(&gitlab), "- default", "{said}");
+        let buildkite = [
+            ("BUILDKITE", "true"),
+            ("BUILDKITE_PULL_REQUEST", "false"),
+            ("BUILDKITE_BRANCH", said),
+        ];
+        assert_eq!(scopes(&buildkite), "- default", "{said}");
+        let circle = [("CIRCLECI", "true"), ("CIRCLE_BRANCH", said)];
+        assert_eq!(scopes(&circle), "- default", "{said}");
+    }
+    for said in ["refs/heads/", "refs/heads/HEAD", "refs/tags/"] {
+        let azure = [("TF_BUILD", "True"), ("BUILD_SOURCEBRANCH", said)];
+        assert_eq!(scopes(&azure), "- default", "{said}");
+        let github = [
+            ("GITHUB_ACTIONS", "true"),
+            ("GITHUB_EVENT_NAME", "push"),
+            ("GITHUB_REF", said),
+        ];
+        assert_eq!(scopes(&github), "- default", "{said}");
+    }
+}
+
+#[test]
 fn jenkins_change_branch_and_primary() {
     let mark = ("JENKINS_URL", "http://j/");
     assert_eq!(

@@ -22,7 +22,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     ops::Context,
-    store::{self, ErrorKind, StoredBlob, Sweep},
+    store::{self, ErrorKind, StoredBlob, Sweep, open::StoreUrl},
 };
 
 const SLACK_SECS: i64 = 10;
@@ -44,8 +44,14 @@ pub(super) async fn run(
     report: &mut Report,
 ) {
     let Some(sweep) = ctx.opened.sweep.as_deref() else {
-        let why = "the store removes unreferenced blobs itself, or nothing may be written";
+        let collects_itself = matches!(ctx.opened.url, StoreUrl::Registry(_) | StoreUrl::Daemon(_));
+        let why = if collects_itself {
+            "the registry removes unreferenced blobs itself"
+        } else {
+            "nothing may be written to the store: it is read-only for this process"
+        };
         report.not_swept = Some(why.to_owned());
+        report.sweep_failed = !collects_itself;
         return;
     };
     if let Err(e) = mark_and_sweep(ctx, sweep, options, gone, report).await {

@@ -117,3 +117,39 @@ async fn a_lost_pack_leaves_a_partial_hit_of_whole_entries() {
         .unwrap();
     assert!(is_hit(&report) && report.entries == 4, "{report:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_of_which_nothing_is_left_is_a_damaged_miss() {
+    let world = World::new(Meet::SideTags);
+    let root = world.path("one", "go-build");
+    put(&root, "first", &[1; 3000], 1);
+    export::run(&world.node("one"), &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
+    let packs = packs_of(&world.memory);
+    let import = async |node: &str| {
+        let root = world.path(node, "go-build");
+        import::run(&world.node(node), &importing(&cache(&root, "go1")))
+            .await
+            .unwrap()
+    };
+    // Damage is found when the packs are read, loss before that.
+    for pack in &packs {
+        world.memory.flip(pack, 40);
+    }
+    let damaged = import("two").await;
+    for pack in &packs {
+        world.memory.lose(pack);
+    }
+    for report in [damaged, import("three").await] {
+        assert!(report.hit.is_none() && !report.partial, "{report:?}");
+        assert!(report.damaged && !report.absent, "{report:?}");
+        assert!(report.miss.is_some(), "{report:?}");
+    }
+    // Nothing of it is missing on the node that has it all.
+    let export = export::run(&world.node("one"), &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
+    assert!(export.moved.blobs_moved > 0, "{export:?}");
+    assert!(is_hit(&import("four").await));
+}

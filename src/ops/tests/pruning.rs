@@ -571,7 +571,7 @@ async fn on_disk_a_sweep_waits_for_exporters_and_then_needs_no_grace() {
         busy.not_swept
             .as_ref()
             .unwrap()
-            .contains("exports or imports"),
+            .contains("a daemon, exports or imports"),
         "{busy:?}"
     );
     assert_eq!(busy.blobs, 0);
@@ -645,7 +645,22 @@ async fn a_store_that_collects_by_itself_is_not_swept_and_says_why() {
     let mut node = with_garbage(&world).await;
     let mut opened = (*node.opened).clone();
     opened.sweep = None;
+    opened.url = "oci://reg.example/go".parse().unwrap();
     node.opened = Arc::new(opened);
     let report = prune::run(&node, &nothing_but_blobs()).await.unwrap();
-    assert!(report.not_swept.is_some() && report.blobs == 0);
+    assert!(report.not_swept.unwrap().contains("the registry removes"));
+    assert!(report.blobs == 0 && !report.sweep_failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_may_not_be_written_is_not_swept_and_that_is_a_failure() {
+    let world = World::new(Meet::SideTags);
+    let mut node = with_garbage(&world).await;
+    let mut opened = (*node.opened).clone();
+    opened.sweep = None;
+    node.opened = Arc::new(opened);
+    let report = prune::run(&node, &nothing_but_blobs()).await.unwrap();
+    assert!(report.sweep_failed && report.blobs == 0, "{report:?}");
+    let why = report.not_swept.unwrap();
+    assert!(why.starts_with("nothing may be written"), "{why}");
 }

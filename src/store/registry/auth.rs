@@ -139,7 +139,7 @@ impl Auth {
     pub(super) fn account(&self, whose: As) -> Account {
         match self.credential.get() {
             _ if whose == As::Anybody => Account::NotSent("it was made as anybody's".to_owned()),
-            None => Account::NotSent("they were not asked for".to_owned()),
+            None => Account::NotSent("the answer did not ask for any".to_owned()),
             Some(found) if found.credential.is_some() => Account::Sent(found.account.clone()),
             Some(found) => Account::NotSent(found.account.clone()),
         }

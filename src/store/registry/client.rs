@@ -28,8 +28,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, Expect, Published, PushCheck, Put, Resolved, Result,
-        TagStore, Untag, Version, by_tags::Flat, net, push_check,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, PushCheck, Put, Resolved,
+        Result, TagStore, Untag, Version, by_tags::Flat, net, push_check,
     },
 };
 
@@ -101,6 +101,26 @@ impl Registry {
             cleanups: Cleanups::default(),
             clockless: Once::default(),
         })))
+    }
+
+    /// Asks whether a registry answers there at all: to a lookup of a tag anything may say 404. Whatever else goes wrong is told
+    /// by that lookup, which is tried again.
+    ///
+    /// # Errors
+    /// `NoSuchStore` if `/v2/` is not served.
+    pub async fn ping(&self) -> Result<()> {
+        let url = self.0.transport.url("");
+        let ask = Ask::new("ask", Method::GET, url, &Scopes::default());
+        match self.0.transport.send(&ask).await {
+            Ok(answer) if matches!(answer.status.as_u16(), 404 | 405 | 410) => {
+                let why = format!(
+                    "no registry answers there: GET /v2/ is answered with {}",
+                    answer.status
+                );
+                self.at("", Err(Error::new(ErrorKind::NoSuchStore, "ask", why)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The way to the control API of the daemon that this is the door of; `common` as it was opened with.

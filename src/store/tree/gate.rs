@@ -187,7 +187,8 @@ impl Gate {
             ErrorKind::Conflict,
             "lock",
             format!(
-                "exports or imports have used it for over {}s; try again when they are done",
+                "other processes (a daemon, exports or imports) have used it for over {}s; try again when they are done, or \
+                 prune through the daemon that serves it, with --daemon",
                 self.budget.as_secs()
             ),
         ))

@@ -499,7 +499,7 @@ async fn a_refusal_says_which_credentials_were_sent_or_why_there_are_none() {
     let denies = refusing(403, &[]).await;
     let message = told(&denies, as_user("p")).await;
     assert!(
-        message.contains("no credentials were sent: they were not asked for"),
+        message.contains("no credentials were sent: the answer did not ask for any"),
         "{message}"
     );
     // At the token endpoint.
