@@ -10,17 +10,16 @@ use crate::store::open::{self, Opened, Options, StoreUrl};
 
 /// Opens the store at `url`; remotes are not asked anything yet.
 pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Result<Opened> {
-    let (config, env) = (session.config(), &session.env);
-    let url: StoreUrl = url.parse()?;
-    Ok(open::open(&url, &options(config, env, read_only)).await?)
+    Ok(open::open(&url.parse()?, &options(session, read_only)).await?)
 }
 
 /// Asks whether a store of that kind answers at `url`.
-pub(crate) async fn ping(url: &str, config: &Config, env: &Env) -> Result<()> {
-    Ok(open::ping(&url.parse()?, &options(config, env, true)).await?)
+pub(crate) async fn ping(url: &str, session: &Session) -> Result<()> {
+    Ok(open::ping(&url.parse()?, &options(session, true)).await?)
 }
 
-fn options(config: &Config, env: &Env, read_only: bool) -> Options {
+fn options(session: &Session, read_only: bool) -> Options {
+    let (config, env) = (session.config(), &session.env);
     Options {
         read_only,
         concurrency: config.concurrency,
