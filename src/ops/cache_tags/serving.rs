@@ -134,9 +134,9 @@ impl CacheTags {
         let size = repo.store().stat(&digest);
         let (size, facts) = tokio::join!(size, self.facts(repo, &mut at));
         // Asking renews what a prune has marked; what is about to be removed is gone.
-        if size?.is_none() {
+        let Some(size) = size? else {
             return Ok(Answer::Gone);
-        }
+        };
         let facts = facts?;
         if let Some(contents) = &facts.contents
             && !self.was_told(repo, &at.digest)
@@ -145,7 +145,7 @@ impl CacheTags {
             tracing::info!(digest = %at.digest, "Cache that is not whole is not served by digest");
             return Ok(Answer::Gone);
         }
-        ready(repo, at, want).await
+        ready(repo, at, want, Some(size)).await
     }
 
     /// A tag is there if it points at something. Parts alone are left by a deletion, or belong to an export that is not done.
@@ -175,7 +175,7 @@ impl CacheTags {
     ) -> Result<Answer> {
         let facts = self.facts(repo, &mut at).await?;
         if facts.contents.is_none() {
-            return ready(repo, at, want).await;
+            return ready(repo, at, want, None).await;
         }
         let pointed = Pointed {
             digest: at.digest,
@@ -236,14 +236,25 @@ fn is_damaged(e: &Error, reference: &Reference) -> bool {
     e.kind == ErrorKind::Corrupt && matches!(reference, Reference::Tag(_))
 }
 
-/// A manifest as it is recorded, read if that is wanted; its bytes are there in any case.
-async fn ready(repo: &Repository, mut at: Pointer, want: Want) -> Result<Answer> {
+/// A manifest as it is recorded, read if that is wanted; its bytes are there in any case. `size` is theirs where it was asked for.
+async fn ready(
+    repo: &Repository,
+    mut at: Pointer,
+    want: Want,
+    size: Option<u64>,
+) -> Result<Answer> {
     if at.manifest.is_none() && want.bytes {
         at.manifest = Some(repo.manifest_at(&at).await?);
     }
-    if at.manifest.is_none() && repo.store().stat(&at.digest).await? != Some(at.size) {
-        let lost = Error::new(ErrorKind::Corrupt, "resolve", "its bytes are gone");
-        return Err(lost.at("", at.digest));
+    if at.manifest.is_none() {
+        let size = match size {
+            Some(size) => Some(size),
+            None => repo.store().stat(&at.digest).await?,
+        };
+        if size != Some(at.size) {
+            let lost = Error::new(ErrorKind::Corrupt, "resolve", "its bytes are gone");
+            return Err(lost.at("", at.digest));
+        }
     }
     Ok(Answer::Ready(Box::new(at.into())))
 }

@@ -9,14 +9,17 @@
 //! Times are the store's. A mark is dated [`SLACK_SECS`] back, since a store's clock and the times of its blobs agree to a few
 //! seconds only; a mark from the future (the clock was set back) is thrown away.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use super::{
     Count, Options, Report,
     mark::Mark,
     named,
     now::{self, Doors},
-    reached::{Listing, Marking},
+    reached::{Kind, Listing, Marking},
 };
 use crate::{
     digest::Digest,
@@ -86,20 +89,13 @@ async fn mark_and_sweep(
     if !options.dry_run {
         marking.keep_doubts().await?;
     }
-    let kinds = marking.kinds().await?;
-    let Marking {
-        listing,
-        unreadable,
-        ..
-    } = marking;
-    named::warn_of_unreadable(ctx, unreadable).await?;
+    let (all, _) = found_loose(ctx, marking).await?;
     let (mut loose, mut removed) = (Vec::new(), HashSet::new());
     if at_once && alone.is_some() {
-        let all = listing.loose(&kinds);
         removed = remove(sweep, options, &all, EVER, report).await?;
     } else {
-        let all = listing.loose(&kinds).into_iter();
-        let (old, new): (Vec<_>, Vec<_>) = all.partition(|b| b.modified <= settled(now));
+        let (old, new): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|b| b.modified <= settled(now));
         report.new = Count::of(&new);
         loose = old;
     }
@@ -135,14 +131,7 @@ pub(super) async fn at_once(
             noted => noted?,
         }
     }
-    let kinds = marking.kinds().await?;
-    let Marking {
-        listing,
-        unreadable,
-        ..
-    } = marking;
-    named::warn_of_unreadable(ctx, unreadable).await?;
-    let loose = listing.loose(&kinds);
+    let (loose, kinds) = found_loose(ctx, marking).await?;
     let mut until = EVER;
     let mut going = None;
     if let Some(marked) = ctx.opened.marked.as_ref().filter(|_| !options.dry_run) {
@@ -156,6 +145,21 @@ pub(super) async fn at_once(
     let now = ctx.opened.store.clock().await?;
     old_marks(sweep, options, &[], now, removed, report).await?;
     Ok(())
+}
+
+/// What nothing reaches, in the order in which it may be removed, and which of it are manifests; warns of what could not be read.
+async fn found_loose(
+    ctx: &Context,
+    marking: Marking<'_>,
+) -> store::Result<(Vec<StoredBlob>, HashMap<Digest, Kind>)> {
+    let kinds = marking.kinds().await?;
+    let Marking {
+        listing,
+        unreadable,
+        ..
+    } = marking;
+    named::warn_of_unreadable(ctx, unreadable).await?;
+    Ok((listing.loose(&kinds), kinds))
 }
 
 /// Removes what old marks name, and keeps the marks true; the digests of `loose` that are marked or gone now.
