@@ -128,3 +128,31 @@ async fn whoever_read_a_manifest_may_name_what_it_names() {
     let digest = Digest::sha256_of(&served.body);
     assert!(door.registry.pause.promised()(&digest));
 }
+
+#[tokio::test]
+async fn nothing_is_kept_for_a_reader_who_may_push_nowhere() {
+    use super::sharing::{Tenant, tenants_at};
+    use crate::ops::prune::now::Doors as _;
+    let door = tenants_at(Door::open().await).await;
+    let blob = Digest::sha256_of(b"a blob");
+    let push = format!("/v2/a/x/blobs/uploads/?digest={blob}");
+    let owner = Tenant {
+        door: &door,
+        name: "a",
+    };
+    let pushed = owner
+        .send_as(Method::POST, &push, "application/octet-stream", "a blob")
+        .await;
+    assert_eq!(pushed.status, StatusCode::CREATED);
+    // Another daemon, which promised nothing.
+    let door = tenants_at(Door::over(door.dir.clone(), false).await).await;
+    let path = format!("/v2/a/x/blobs/{blob}");
+    for (name, keeps) in [("reader", false), ("a", true)] {
+        let door = &door;
+        let told = Tenant { door, name }
+            .send_as(Method::HEAD, &path, "a/b", "")
+            .await;
+        assert_eq!(told.status, StatusCode::OK, "{name}");
+        assert_eq!(door.registry.pause.promised()(&blob), keeps, "{name}");
+    }
+}

@@ -14,7 +14,7 @@ pub(super) async fn tenants_at(mut door: Door) -> Door {
     let tokens = door.dir.path().join("tokens");
     std::fs::write(
         &tokens,
-        "a token-of-a-0123456789\nb token-of-b-0123456789\nadmin token-of-admin-0123456789\n",
+        "a token-of-a-0123456789\nb token-of-b-0123456789\nreader token-of-reader-0123456789\nadmin token-of-admin-0123456789\n",
     )
     .unwrap();
     let config: auth::Config = serde_json::from_value(json!({
@@ -22,6 +22,7 @@ pub(super) async fn tenants_at(mut door: Door) -> Door {
         "grants": [
             {"principals": ["a"], "repositories": ["a/**"], "actions": ["pull", "push", "delete"]},
             {"principals": ["b"], "repositories": ["b/**"], "actions": ["pull", "push", "delete"]},
+            {"principals": ["reader"], "repositories": ["a/**"], "actions": ["pull"]},
             {"principals": ["admin"], "repositories": ["**"], "actions": ["pull", "push", "delete"]},
         ],
     }))
