@@ -26,6 +26,7 @@ use super::{
     clock::Clock,
     config::{Checksum, Config},
     error::chain,
+    foreign::Recognized,
     traced::Traced,
 };
 use crate::{
@@ -74,6 +75,7 @@ pub(super) async fn connect(
         )
         // Our own watch does it: see `patience`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .interceptor(Recognized)
         .interceptor(clock.clone())
         .interceptor(Traced);
     let host = host(s3.clone(), bucket).await?;

@@ -22,6 +22,7 @@ mod client;
 mod clock;
 mod config;
 mod error;
+mod foreign;
 mod get;
 mod list;
 mod location;
