@@ -148,10 +148,9 @@ pub(super) fn kind(
         405 | 406 | 411 | 413 | 415 | 501 => ErrorKind::Unsupported,
         429 => ErrorKind::Throttled,
         507 => ErrorKind::Full,
-        500..=599 => ErrorKind::Unavailable,
         416 => ErrorKind::Corrupt,
-        400..=499 => ErrorKind::Invalid,
-        // A success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
+        400..=499 if status.as_u16() != 416 => ErrorKind::Invalid,
+        // 5xx; or a success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
         _ => ErrorKind::Unavailable,
     }
 }
