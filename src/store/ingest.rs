@@ -177,8 +177,18 @@ impl Ingests {
 
     /// Begins the upload `id`, which is not here, with nothing in it.
     async fn begin_as(&self, id: &UploadId) -> Result<()> {
+        self.begin_and(id, || {}).await
+    }
+
+    /// As [`Self::begin_as`]; does what `also` blocks for once its file is there.
+    async fn begin_and(&self, id: &UploadId, also: impl FnOnce() + Send + 'static) -> Result<()> {
         let path = self.path(id);
-        let session = task::blocking(move || Session::create(&path)).await?;
+        let create = move || {
+            let session = Session::create(&path)?;
+            also();
+            Ok::<_, Error>(session)
+        };
+        let session = task::blocking(create).await?;
         self.keep_open(id, session);
         Ok(())
     }
@@ -339,18 +349,21 @@ impl Ingests {
         };
         session.ended = true;
         self.sessions().remove(id);
-        task::blocking(move || {
-            let digest = session.hasher.clone().finish().into();
-            let file = session.file.try_clone();
-            let file = file.map_err(io_at(&session.path, "open"))?;
-            Spool::adopt(file, &session.path, digest, session.size).map(Some)
-        })
-        .await
+        // None of this waits for a disk.
+        let digest = session.hasher.clone().finish().into();
+        let file = session.file.try_clone();
+        let file = file.map_err(io_at(&session.path, "open"))?;
+        Spool::adopt(file, &session.path, digest, session.size).map(Some)
     }
 
     /// Ends an upload and forgets its bytes; `false` if there was none.
     pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
-        Ok(self.finish(id).await?.is_some())
+        let Some(spool) = self.finish(id).await? else {
+            return Ok(false);
+        };
+        // To remove a large file takes a while.
+        task::blocking(move || drop(spool)).await;
+        Ok(true)
     }
 
     /// How many there are; 0 where the folder cannot be read. Blocks, but for no longer than a folder of uploads takes.
