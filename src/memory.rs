@@ -42,7 +42,7 @@ struct Taken {
 /// A reservation that the budget has no room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its tables of contents need more memory than there is: {} of {} MB are in use",
+    "it needs more memory than there is: {} of {} MB are in use",
     taken / 1_000_000,
     limit / 1_000_000
 )]

@@ -57,6 +57,8 @@ pub struct Tables {
 /// By pack and place in it.
 type Decoded = HashMap<(Digest, TocPlace), Weak<Toc>>;
 
+/// What a tag takes in a listing, with the row that is made of it.
+const BYTES_PER_TAG: u64 = 600;
 /// Tables that are remembered before those that are gone are forgotten.
 const MAX_REMEMBERED: usize = 8192;
 
@@ -85,6 +87,17 @@ impl Tables {
     /// When there is none.
     pub(super) fn room(&self, bytes: u64) -> std::result::Result<Reservation, Exhausted> {
         self.memory.reserve(0, bytes)
+    }
+
+    /// Room for so many tags, with what a listing says of each. A command alone lists any number of them.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn room_of_tags(&self, tags: usize) -> std::result::Result<Reservation, Exhausted> {
+        match self.memory.is_shared() {
+            true => self.room(BYTES_PER_TAG.saturating_mul(tags as u64)),
+            false => Ok(Reservation::default()),
+        }
     }
 
     fn known(&self, layer: &Layer) -> Option<Arc<Toc>> {

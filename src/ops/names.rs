@@ -19,6 +19,7 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
+    memory::Reservation,
     source::SourceKind,
     store::{ErrorKind, Resolved},
     task,
@@ -32,6 +33,8 @@ pub(super) struct Named {
     pub(super) place: Arc<Place>,
     /// Its tags there.
     pub(super) group: Group,
+    /// Of all names of its repository, until the last one is done with.
+    _room: Arc<Reservation>,
 }
 
 impl Named {
@@ -126,9 +129,15 @@ pub(super) async fn find(ctx: &Context, word: &Word) -> Result<Vec<Named>> {
 /// The tags of one repository that `word` means.
 pub(super) async fn within(place: Arc<Place>, word: Word) -> Result<Vec<Named>> {
     let tags = place.ctx.opened.store.tags("").await?;
+    let room = place.ctx.tables.room_of_tags(tags.len());
+    let room = Arc::new(room.map_err(|why| Error::Memory {
+        what: format!("the {} tags of {}", tags.len(), place.repo),
+        why,
+    })?);
     let named = |group| Named {
         place: place.clone(),
         group,
+        _room: room.clone(),
     };
     Ok(select(tags, &word).into_iter().map(named).collect())
 }
