@@ -31,12 +31,24 @@ const MAX_PROMISES: usize = 1 << 18;
 const TIDY: Duration = Duration::from_mins(1);
 
 /// Who works on the store of a daemon, and what clients were told of it.
-#[derive(Default)]
 pub struct Pause {
+    began: Instant,
     lock: Arc<RwLock<()>>,
     working: Arc<Mutex<Working>>,
     promises: Mutex<Promises>,
     hasher: RandomState,
+}
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            lock: Arc::default(),
+            working: Arc::default(),
+            promises: Mutex::default(),
+            hasher: RandomState::new(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -115,6 +127,10 @@ impl Pause {
     }
 
     /// Notes that a manifest which `client` published names these: whatever keeps that keeps them too.
+    ///
+    /// Builds with one user, or with one address and none, are one client, so what one of them names is promised to none of them
+    /// any more. That is harmless: at worst that manifest goes within the hour, a prune at once follows, and the push of another
+    /// build is refused and has to be repeated.
     pub fn named<'d>(&self, client: &Key, digests: impl IntoIterator<Item = &'d Digest>) {
         let client = self.hash(client);
         let mut promises = locked(&self.promises);
@@ -160,6 +176,10 @@ impl Doors for Pause {
         let digests: HashSet<u64> = valid.map(|((digest, _), _)| *digest).collect();
         let hasher = self.hasher.clone();
         Box::new(move |digest| digests.contains(&hasher.hash_one(digest)))
+    }
+
+    fn noted_for(&self) -> Option<Duration> {
+        Some(self.began.elapsed()).filter(|age| *age < MIN_GRACE)
     }
 
     async fn enter(&self, what: String) -> Box<dyn Send> {
@@ -216,8 +236,11 @@ mod tests {
         pause.named(&a, [&digest("x"), &digest("y")]);
         let promised = pause.promised();
         assert!(promised(&digest("x")) && !promised(&digest("y")));
-        tokio::time::advance(MIN_GRACE).await;
+        tokio::time::advance(MIN_GRACE / 2).await;
+        assert_eq!(pause.noted_for(), Some(MIN_GRACE / 2));
+        tokio::time::advance(MIN_GRACE / 2).await;
         assert!(!pause.promised()(&digest("x")));
+        assert_eq!(pause.noted_for(), None);
     }
 
     #[tokio::test(start_paused = true)]
