@@ -307,7 +307,7 @@ fn store_hint(e: &store::Error) -> Option<String> {
             "log in with `docker login`, or set registry.username and registry.password".to_owned()
         }
         ErrorKind::Denied if s3 => {
-            "grant the credentials in use access (with s3.anonymous: everybody), or use --read-only if the job should only import".to_owned()
+            "grant these credentials access (with s3.anonymous: everybody), or use --read-only if the job should only import".to_owned()
         }
         ErrorKind::Denied => {
             "grant these credentials access, or use --read-only if the job should only import".to_owned()

@@ -43,6 +43,7 @@ mod replace;
 mod skewed;
 
 use assemble::{assemble, date_merged, differs, kept_bytes};
+pub use limit::{Dropped, Totals};
 
 /// What to export, and how.
 #[derive(Clone)]
@@ -88,6 +89,8 @@ pub struct Report {
     pub moved: Moved,
     /// What was left out of it.
     pub left_out: Vec<LeftOut>,
+    /// What its limits took out of it.
+    pub dropped: Dropped,
     /// Seconds by phase.
     pub phases: Vec<PhaseTime>,
     /// Wall time.
@@ -182,9 +185,13 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     if mark.is_some() {
         replace::warn_of_imported(ctx, &name, index.as_ref(), &items);
     }
-    if items.is_empty() && !source.kind().is_go() && !options.allow_empty && !options.merge {
+    if items.is_empty() && !source.kind().is_go() && !options.allow_empty {
         let path = source.root().to_owned();
-        return Err(super::Error::EmptyFolder { path });
+        let nothing = super::Error::EmptyFolder { path };
+        if !options.merge {
+            return Err(nothing);
+        }
+        ctx.progress.warn(&nothing.to_string());
     }
     upload::must_be_allowed(ctx, &diff.new).await?;
     let first = base.is_none();
@@ -201,6 +208,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     };
     let limited = limit::apply(ctx, options, &grounds, &mut diff).await?;
     left_out.extend(limited.left_out);
+    let mut dropped = limited.dropped;
     let base = limited.base;
     let merged = merge_packs(ctx, options, base.as_ref(), &items, &mut diff, limited.room).await;
     let packed: Vec<(Option<usize>, EntryPath)> = diff
@@ -282,9 +290,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         max_age_days: options.max_age_days,
         max_bytes: options.max_size,
     };
-    let was_empty = mine.live().next().is_none();
-    limits.apply(&mut mine, today, rules);
-    limit::leaves_something(options, &mine, was_empty)?;
+    dropped.last(limits, options, &mut mine, today, rules)?;
     limit::stays_below(options, &ground.current, &mine, rules)?;
     readable::check(&mine)?;
 
@@ -366,6 +372,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         entries_packed,
         moved,
         left_out,
+        dropped,
         phases: clock.phases(),
         elapsed: clock.total(),
     })

@@ -299,7 +299,7 @@ fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -
     })
 }
 
-/// Takes away what an import leaves alone: excluded paths (nobody needs to be told), cachectl's own folders, and links to either.
+/// Takes away what an import leaves alone: excluded paths (nobody needs to be told, unless they are all), cachectl's own folders, and links to either.
 fn spare(
     source: &dyn Source,
     snapshot: &Snapshot,
@@ -331,6 +331,12 @@ fn spare(
         spared.push(LeftOut {
             what: first.to_string(),
             why: format!("it belongs to one of cachectl's own folders{others}"),
+        });
+    }
+    if !entries.is_empty() && own.is_empty() && gone.len() == entries.len() {
+        spared.push(LeftOut {
+            what: "everything".to_owned(),
+            why: "--exclude matches all that the snapshot has".to_owned(),
         });
     }
     entries.retain(|at| {

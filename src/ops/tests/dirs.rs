@@ -5,9 +5,12 @@ use crate::{
     entry::Entry,
     ops::import::CANDIDATES,
     source::NothingKnown,
-    store::wrap::{
-        Metered,
-        metered::{Counters, Tier},
+    store::{
+        TagStore as _,
+        wrap::{
+            Metered,
+            metered::{Counters, Tier},
+        },
     },
 };
 
@@ -347,6 +350,33 @@ async fn a_prefix_costs_at_most_40_requests_whatever_number_of_keys_it_has() {
     // A bucket answers a tag's record and then its manifest.
     let requests = count.tags.requests + 2 * count.resolve.requests + count.get.requests;
     assert!(requests <= 40, "{requests}: {count:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_times_are_listed_a_prefix_costs_one_request_for_each_key() {
+    let world = World::new(Meet::SideTags);
+    for i in 0..30 {
+        export_key(&world, &format!("run-{i}"), i * 10, &i.to_string()).await;
+    }
+    world.memory.tell_no_times();
+    // What is newest cannot be used: the next one is read again.
+    let newest = super::looking::tag_of("n", "run-29");
+    let newest = world.memory.resolve(&newest.into()).await.unwrap();
+    let newest: serde_json::Value =
+        serde_json::from_slice(&newest.unwrap().manifest.bytes).unwrap();
+    let config = newest["config"]["digest"].as_str().unwrap();
+    world.memory.lose(&config.parse().unwrap());
+    let mut ctx = world.node("two");
+    let counters = Arc::new(Counters::of(Tier::Remote));
+    let opened = Arc::get_mut(&mut ctx.opened).unwrap();
+    opened.store = Arc::new(Metered::new(opened.store.clone(), counters.clone()));
+    let root = world.path("two", "y");
+    let report = import_key(&ctx, &root, "run-none", "run-").await;
+    assert_eq!(report.found.unwrap().1, "run-28");
+    let count = counters.snapshot();
+    // Every key, the one that was asked for exactly, and the second newest once more.
+    assert_eq!(count.resolve.requests, 30 + 1 + 1, "{count:?}");
+    assert!(count.get.requests <= 6, "{count:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

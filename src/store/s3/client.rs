@@ -22,7 +22,9 @@ use aws_smithy_http_client::{
 };
 
 use super::{
-    Keys, cap,
+    Keys,
+    account::Accounts,
+    cap,
     clock::Clock,
     config::{Checksum, Config},
     error::chain,
@@ -75,6 +77,7 @@ pub(super) async fn connect(
         // Our own watch does it: see `patience`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(clock.clone())
+        .interceptor(Accounts)
         .interceptor(Traced);
     let host = host(s3.clone(), bucket).await?;
     let aws = is_aws(&host);

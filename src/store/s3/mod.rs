@@ -16,6 +16,7 @@ use std::sync::{
 
 use aws_sdk_s3::Client;
 
+mod account;
 mod blobs;
 mod cap;
 mod client;
