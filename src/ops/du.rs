@@ -135,7 +135,7 @@ struct Used {
 }
 
 async fn read(name: Named) -> Result<(Used, Vec<LeftOut>)> {
-    let Named { place, group } = &name;
+    let Named { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
     let (mut row, mut broken, mut manifests) = (None, Vec::new(), Vec::<Manifest>::new());
     let mut outside = HashMap::new();

@@ -95,7 +95,7 @@ async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>
     }
     let mut all = Vec::new();
     for found in names::find(ctx, &word).await? {
-        let Named { place, group } = &found;
+        let Named { place, group, .. } = &found;
         let side = group
             .sides
             .first()
@@ -149,7 +149,7 @@ async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option
 
 /// What a reader gets of a name.
 async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
-    let Named { place, group } = name;
+    let Named { place, group, .. } = name;
     let ctx = &place.ctx;
     let mut broken = Vec::new();
     let mut known = None;

@@ -83,7 +83,7 @@ async fn list(ctx: &Context, name: Option<&str>) -> Result<Report> {
 
 /// The row of a name: its head's, or where there is none yet, that of its last side tag that can be read.
 async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
-    let Named { place, group } = &name;
+    let Named { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
     let mut broken = Vec::new();
     let mut sides = group.sides.clone();

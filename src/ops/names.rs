@@ -131,7 +131,7 @@ pub(super) async fn within(place: Arc<Place>, word: Word) -> Result<Vec<Named>> 
     let tags = place.ctx.opened.store.tags("").await?;
     let room = place.ctx.tables.room_of_tags(tags.len());
     let room = Arc::new(room.map_err(|why| Error::Memory {
-        what: format!("the {} tags of {}", tags.len(), place.repo),
+        what: format!("the {} tags of {}", tags.len(), place.repository()),
         why,
     })?);
     let named = |group| Named {

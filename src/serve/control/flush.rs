@@ -6,7 +6,6 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tonic::Status;
 
 use super::{error::Asked, stream::Messages};
 use crate::{

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::Stream;
+use prost::Message as _;
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
