@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
 use super::{
-    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, dated, head, load,
+    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, dated, head,
+    in_turn::InTurn,
+    load,
     restore::{NotRestored, Stands, restore},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         Tag,
         fold::{self, Rules, replaced::newest_mark},
         name::{self, SnapshotName},
-        snapshot::Snapshot,
+        snapshot::{Pack, Snapshot},
     },
     digest::Digest,
     entry::{EntryPath, Time},
@@ -135,6 +135,8 @@ struct Candidate {
     snapshot: Snapshot,
     digest: Digest,
     lost: Vec<LeftOut>,
+    /// Packs of the head: what side tags take their place may not hold what it says.
+    spare: Vec<Pack>,
     /// What is dated later than it was published.
     ahead: Vec<LeftOut>,
     hit: Hit,
@@ -192,6 +194,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
                 ctx,
                 options.source.clone(),
                 Arc::new(snapshot),
+                candidate.spare,
                 index.clone(),
                 options.mirror,
                 leave,
@@ -360,12 +363,12 @@ impl Search<'_> {
         let lost = current.lost();
         let digest = current.digest();
         // Millions of entries take seconds, in which the time budget must be able to end.
-        let (folded, flaws, ahead) = task::blocking(move || {
+        let (folded, flaws, rest) = task::blocking(move || {
             let flaws = match rules {
                 Rules::Tree => current.flaws(),
                 Rules::Union { .. } => Vec::new(),
             };
-            (current.folded(rules), flaws, current.ahead)
+            (current.folded(), flaws, current)
         })
         .await;
         let (Some(snapshot), Some(digest)) = (folded, digest) else {
@@ -386,7 +389,8 @@ impl Search<'_> {
             snapshot,
             digest,
             lost,
-            ahead,
+            spare: rest.head.map(|h| h.snapshot.packs).unwrap_or_default(),
+            ahead: rest.ahead,
             hit,
         }))
     }
@@ -469,7 +473,7 @@ impl Search<'_> {
         now: Time,
     ) -> Result<Vec<Keyed>> {
         let ctx = self.ctx;
-        let read = |(tag, _): (Tag, Option<Time>)| async move {
+        let look = |(tag, _): (Tag, Option<Time>)| async move {
             // One damaged tag must not hide the others.
             let resolved = load::told(ctx.opened.store.resolve(&tag.into()).await)?;
             let Some(resolved) = resolved.ok().flatten() else {
@@ -483,13 +487,17 @@ impl Search<'_> {
             let at = dated::publication(Some(&outline), digest, resolved.modified, now);
             Ok::<_, super::Error>(Some((name, Keyed { at, resolved })))
         };
-        let all: Vec<_> = stream::iter(tags)
-            .map(read)
-            .buffered(ctx.concurrency.max(1))
-            .try_collect()
-            .await?;
+        let mut looks = InTurn::new(tags, ctx.concurrency, look);
         let mut meant = Vec::new();
-        for (name, keyed) in all.into_iter().flatten() {
+        while let Some(((tag, _), looked)) = looks.next().await {
+            let (name, keyed) = match load::too_large(ctx, looked)? {
+                Ok(Some(looked)) => looked,
+                Ok(None) => continue,
+                Err(why) => {
+                    self.lost([format!("tag {tag}: {why}")]);
+                    continue;
+                }
+            };
             match name {
                 // A tag holds only the clear part of a long key; the config has all of it.
                 Ok(name) => {
@@ -582,6 +590,7 @@ impl Search<'_> {
             digest,
             snapshot,
             lost,
+            ..
         } = loaded;
         if !lost.is_empty() && head::rules(self.options.source.kind()) == Rules::Tree {
             self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
@@ -591,6 +600,7 @@ impl Search<'_> {
             snapshot,
             digest,
             lost,
+            spare: Vec::new(),
             ahead: ahead.into_iter().collect(),
             hit,
         })
