@@ -245,9 +245,13 @@ impl From<ops::Error> for CommandError {
                 .hint("the next export of this cache packs anew what is damaged"),
             ops::Error::Memory { .. } => Self::failed(e.to_string())
                 .hint("try again later, or read the store without the daemon, with --store"),
-            ops::Error::TooManyEntries { .. } => Self::failed(e.to_string()).hint(
-                "export parts of it under names of their own, or leave paths out with --exclude",
+            ops::Error::Unreadable { .. } => Self::failed(e.to_string()).hint(
+                "what others pushed under this name may be too much: `export --replace` stores this cache alone",
             ),
+            ops::Error::TooManyEntries { .. } => Self::failed(
+                e.to_string(),
+            )
+            .hint("export parts of it under names of their own, or leave paths out with --exclude"),
             ops::Error::TooBig { .. } => Self::failed(e.to_string())
                 .hint("raise --max-size, leave paths out with --exclude, or export with --flatten"),
             ops::Error::NothingFits { .. } => Self::failed(e.to_string())

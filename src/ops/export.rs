@@ -20,6 +20,7 @@ use crate::{
         },
         name::SnapshotName,
         snapshot::{At, Pack, Snapshot},
+        toc::MAX_GENERATION,
     },
     digest::{Digest, Sha256},
     entry::{EntryPath, Time},
@@ -38,12 +39,15 @@ use crate::{
 
 mod assemble;
 mod limit;
-mod readable;
+pub(super) mod readable;
 mod replace;
 mod skewed;
 
 use assemble::{assemble, date_merged, differs, kept_bytes};
 pub use limit::{Dropped, Totals};
+
+/// Tags that cannot be read and are warned of.
+const MAX_WARNED: usize = 10;
 
 /// What to export, and how.
 #[derive(Clone)]
@@ -149,6 +153,9 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         scan(ctx, source.clone()),
     );
     let (mut ground, mut scanned) = (ground?, scanned?);
+    for LeftOut { what, why } in ground.current.broken.iter().take(MAX_WARNED) {
+        ctx.progress.warn(&format!("{what}: {why}"));
+    }
     let today = ground.current.today();
     let mark = replace::mark(options, &ground, &name);
     if mark.is_none() {
@@ -495,8 +502,8 @@ async fn ground(
         None
     };
     let (of_head, folded, read) = task::blocking(move || {
-        let of_head = head.as_ref().and_then(|h| h.folded(rules));
-        let folded = current.folded(rules);
+        let of_head = head.as_ref().and_then(Current::folded);
+        let folded = current.folded();
         (of_head, folded, (head, current))
     })
     .await;
@@ -617,15 +624,15 @@ fn generation(ground: &Ground, stuck: Option<Digest>) -> u32 {
     }
     wrong.sort();
     let step = u32::from(Sha256::of(wrong.concat().as_bytes()).0[0]);
-    let sides = ground.current.sides.iter().map(|s| &s.loaded);
-    let all = ground
-        .current
-        .head
-        .iter()
-        .chain(sides)
-        .flat_map(|l| &l.snapshot.packs);
-    let highest = all.map(|p| p.toc.generation).max().unwrap_or(0);
-    highest.saturating_add(1 + step)
+    let head = ground.current.head.iter().flat_map(|l| &l.snapshot.packs);
+    let head = head.map(|p| p.toc.generation);
+    let sides = ground.current.sides.iter().map(|s| s.generation);
+    let highest = head.chain(sides).max().unwrap_or(0);
+    // At the limit the damaged packs are left out all the same; another digest is what counts.
+    match highest + 1 + step {
+        generation if generation > MAX_GENERATION => MAX_GENERATION - step,
+        generation => generation,
+    }
 }
 
 fn created(created: Created) -> Time {

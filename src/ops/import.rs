@@ -173,6 +173,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
                 ctx,
                 options.source.clone(),
                 Arc::new(snapshot),
+                candidate.spare,
                 index.clone(),
                 options.mirror,
                 leave,

@@ -32,6 +32,7 @@ pub mod fetch;
 pub mod foreign;
 pub mod head;
 pub mod import;
+pub mod in_turn;
 pub mod in_words;
 pub mod inspect;
 pub mod list;
@@ -111,6 +112,12 @@ pub enum Error {
         entries: u64,
         /// What their tables take in memory.
         bytes: u64,
+    },
+    /// A snapshot that no reader would take.
+    #[error("what would be published could not be read: {why}")]
+    Unreadable {
+        /// Which limit it breaks.
+        why: String,
     },
     /// The memory of a daemon is in use by other calls, or too little for it.
     #[error("cannot read {what}: {why}")]

@@ -210,6 +210,8 @@ pub(super) struct Ours {
     pub(super) written: Option<Time>,
     pub(super) outline: Outline,
     pub(super) config: Config,
+    /// What the config takes.
+    pub(super) _memory: Reservation,
 }
 
 impl Ours {
@@ -228,8 +230,21 @@ impl Ours {
 /// Reads manifest and config of a tag or digest.
 ///
 /// # Errors
-/// When the store cannot be asked; what is damaged there is in the answer.
+/// When the store cannot be asked, or others use the memory of a daemon; what is damaged there, or too large, is in the answer.
 pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> {
+    Ok(
+        match load::too_large(ctx, look_within_room(ctx, reference).await)? {
+            Ok(found) => found,
+            Err(why) => Found::Broken(format!("its config cannot be read: {why}")),
+        },
+    )
+}
+
+/// The same, for who may try again when what else it reads is done with.
+///
+/// # Errors
+/// `Memory` wherever there is no room, else as [`look`].
+pub(super) async fn look_within_room(ctx: &Context, reference: &Reference) -> Result<Found> {
     let Resolved {
         manifest,
         modified: written,
@@ -245,11 +260,12 @@ pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> 
         Err(e) => return Ok(Found::Broken(format!("manifest: {e}"))),
     };
     Ok(match load::config(ctx, &outline.config).await? {
-        Ok(config) => Found::Ours(Box::new(Ours {
+        Ok((config, memory)) => Found::Ours(Box::new(Ours {
             manifest,
             written,
             outline,
             config,
+            _memory: memory,
         })),
         Err(why) => Found::Broken(why),
     })

@@ -238,7 +238,7 @@ pub(super) async fn must_fit(
     let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
         return Ok(());
     };
-    let there = current.folded(rules).map_or(0, |head| head.stored_bytes());
+    let there = current.folded().map_or(0, |head| head.stored_bytes());
     let stored = ground.base.map_or(0, |b| b.stored_bytes()).max(there);
     let raw: u64 = work.new.iter().map(raw_bytes).sum();
     if stored.saturating_add(raw).saturating_add(PACK_BYTES) <= limit {
@@ -269,7 +269,7 @@ pub(super) fn stays_below(
         return Ok(());
     };
     let today = current.today();
-    let merged = match current.folded(rules) {
+    let merged = match current.folded() {
         Some(head) if mine.merge => fold::fold(&head, mine, None, today, rules).stored_bytes(),
         _ => 0,
     };

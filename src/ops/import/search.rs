@@ -10,7 +10,7 @@ use crate::{
         Manifest, Tag,
         fold::Rules,
         name::{self, SnapshotName},
-        snapshot::Snapshot,
+        snapshot::{Pack, Snapshot},
     },
     digest::Digest,
     entry::Time,
@@ -39,6 +39,8 @@ pub(super) struct Candidate {
     pub(super) snapshot: Snapshot,
     pub(super) digest: Digest,
     pub(super) lost: Vec<LeftOut>,
+    /// Packs of the head: what side tags take their place may not hold what it says.
+    pub(super) spare: Vec<Pack>,
     /// What is dated later than it was published.
     pub(super) ahead: Vec<LeftOut>,
     pub(super) hit: Hit,
@@ -105,12 +107,12 @@ impl Search<'_> {
         let lost = current.lost();
         let digest = current.digest();
         // Millions of entries take seconds, in which the time budget must be able to end.
-        let (folded, flaws, ahead) = task::blocking(move || {
+        let (folded, flaws, rest) = task::blocking(move || {
             let flaws = match rules {
                 Rules::Tree => current.flaws(),
                 Rules::Union { .. } => Vec::new(),
             };
-            (current.folded(rules), flaws, current.ahead)
+            (current.folded(), flaws, current)
         })
         .await;
         let (Some(snapshot), Some(digest)) = (folded, digest) else {
@@ -131,7 +133,8 @@ impl Search<'_> {
             snapshot,
             digest,
             lost,
-            ahead,
+            spare: rest.head.map(|h| h.snapshot.packs).unwrap_or_default(),
+            ahead: rest.ahead,
             hit,
         }))
     }
@@ -282,7 +285,8 @@ impl Search<'_> {
         let Ok(Some(outline)) = names::outline(&manifest).await else {
             return Ok(None);
         };
-        match load::name_of(self.ctx, &outline).await? {
+        let name = load::name_of(self.ctx, &outline).await;
+        match load::too_large(self.ctx, name)?.and_then(|name| name) {
             Ok(name) => {
                 let is_meant = name.kind == asked.kind
                     && name.name == asked.name
@@ -374,6 +378,7 @@ impl Search<'_> {
             digest,
             snapshot,
             lost,
+            ..
         } = loaded;
         if !lost.is_empty() && head::rules(self.options.source.kind()) == Rules::Tree {
             self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
@@ -383,6 +388,7 @@ impl Search<'_> {
             snapshot,
             digest,
             lost,
+            spare: Vec::new(),
             ahead: ahead.into_iter().collect(),
             hit,
         })
