@@ -14,7 +14,6 @@ use crate::{
     artifact::{
         Descriptor, Manifest,
         config::{Config, MAX_CONFIG_BYTES},
-        name::SnapshotName,
         snapshot::{Layer, Outline, Snapshot, TocPlace},
         toc::{MAX_ENTRIES, NotRead, Reading, Toc},
     },
@@ -217,23 +216,6 @@ pub(super) async fn config(
     };
     let decoded = task::blocking(move || Config::decode(&bytes)).await;
     Ok(decoded.map_err(|e| e.to_string()))
-}
-
-/// The name in the config of a snapshot: a tag holds only the clear start of a long one. `Err` in words.
-///
-/// # Errors
-/// When the store cannot be asked.
-pub(super) async fn name_of(
-    ctx: &Context,
-    outline: &Outline,
-) -> Result<std::result::Result<SnapshotName, String>> {
-    let read = config(ctx, &outline.config).await?;
-    Ok(read.map(|config| SnapshotName {
-        kind: config.kind,
-        name: config.name,
-        scope: config.scope,
-        key: config.key,
-    }))
 }
 
 /// Reads the config of a snapshot of so many layers, and whether what it promises is within the limits.
