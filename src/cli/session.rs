@@ -210,8 +210,12 @@ impl Session {
     /// Warns of what the environment supplies and what is taken otherwise than it is written.
     pub(crate) fn warn_of_environment(&self) {
         for name in &self.loaded.unknown {
+            let meant = match self.loaded.table.nearest_env(name) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => String::new(),
+            };
             self.reporter.warn(&format!(
-                "environment variable `{}` is not a setting of cachectl and is ignored",
+                "environment variable `{}` is not a setting of cachectl and is ignored{meant}",
                 name.escape_default()
             ));
         }

@@ -25,8 +25,6 @@ use crate::{
 
 mod search;
 
-#[cfg(test)]
-pub(super) use search::CANDIDATES;
 use search::Search;
 
 /// What to import, and from where.
@@ -227,7 +225,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
         report.miss = Some(if why.is_empty() {
             absent
         } else {
-            let why = why.join("; ");
+            let why = few(&why);
             if is_damaged {
                 format!("{} `{}`: {why}", report.kind, options.name)
             } else {
@@ -244,6 +242,17 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
 /// Says whether a Go cache lost all that it had: importing that is no hit.
 fn is_lost_whole(snapshot: &Snapshot, lost: &[LeftOut], died: &[fold::Died]) -> bool {
     (!lost.is_empty() || !died.is_empty()) && snapshot.live().next().is_none()
+}
+
+/// The first reasons, and how many more there are: each of hundreds of keys may be damaged in the same way.
+fn few(why: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let mut text = why[..why.len().min(SHOWN)].join("; ");
+    if why.len() > SHOWN {
+        let more = why.len() - SHOWN;
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
 }
 
 /// Why nothing of a cache can be restored.

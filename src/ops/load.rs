@@ -15,7 +15,6 @@ use crate::{
         Descriptor, Manifest,
         config::{Config, MAX_CONFIG_BYTES},
         fold::contained,
-        name::SnapshotName,
         snapshot::{Layer, Outline, Snapshot, TocPlace},
         toc::{MAX_ENTRIES, NotRead, Reading, Toc},
         wire::Result as WireResult,
@@ -301,27 +300,6 @@ pub(super) async fn config(
     };
     let decoded: WireResult<ReadConfig> = task::blocking(decode).await;
     Ok(decoded.map_err(|e| e.to_string()))
-}
-
-fn name_in(config: &Config) -> SnapshotName {
-    SnapshotName {
-        kind: config.kind.clone(),
-        name: config.name.clone(),
-        scope: config.scope.clone(),
-        key: config.key.clone(),
-    }
-}
-
-/// The name in the config of a snapshot: a tag holds only the clear start of a long one. `Err` in words.
-///
-/// # Errors
-/// As [`config`].
-pub(super) async fn name_of(
-    ctx: &Context,
-    outline: &Outline,
-) -> Result<std::result::Result<SnapshotName, String>> {
-    let read = config(ctx, &outline.config).await?;
-    Ok(read.map(|(config, _)| name_in(&config)))
 }
 
 /// Reads the config of a snapshot of so many layers, and whether what it promises is within the limits.

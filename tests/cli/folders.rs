@@ -114,6 +114,18 @@ fn a_store_is_not_a_folder_to_carry() {
             }
         }
     }
+    // Nor one that is only about to become cachectl's.
+    fs::write(
+        node.path("home/cachectl.toml"),
+        "state_dir = \"state\"\ntemp_dir = \"temp\"\n",
+    )
+    .unwrap();
+    for new in ["state", "temp"] {
+        let line = format!("import dir {new} --name o --store disk:s --config cachectl.toml");
+        let outcome = run(&node, &line).code(2);
+        assert!(outcome.stderr.contains("cachectl's own"), "{outcome}");
+        assert!(!node.path("home").join(new).join("f").exists());
+    }
 }
 
 #[test]
@@ -200,14 +212,13 @@ fn variables_of_other_programs_are_warned_about_and_near_ones_refused() {
     let with = |line: &str, name: &str, value: &str| words(&node, line).env(name, value).run();
     for verb in ["export", "import"] {
         let line = format!("{verb} dir o --name o");
-        let outcome = with(&line, "CACHECTL_VERSION", "1.2.3").success();
-        assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
-        assert!(
-            outcome
-                .stderr
-                .contains("`CACHECTL_VERSION` is not a setting"),
-            "{outcome}"
-        );
+        for foreign in ["VERSION", "CHECKSUM", "JOB", "READ_ONLY_TOKEN"] {
+            let foreign = format!("CACHECTL_{foreign}");
+            let outcome = with(&line, &foreign, "1.2.3").success();
+            assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+            let said = format!("`{foreign}` is not a setting");
+            assert!(outcome.stderr.contains(&said), "{outcome}");
+        }
         with(&format!("{line} --strict"), "CACHECTL_VERSION", "1.2.3").code(2);
         for near in [
             "CACHECTL_READONLY",
@@ -232,10 +243,18 @@ fn variables_of_other_programs_are_warned_about_and_near_ones_refused() {
 fn an_owner_with_capitals_is_lowered_with_a_note() {
     let node = Node::new();
     write(&node, "o/f", "1");
-    let outcome = words(&node, "import dir o --name o --retry-for 1s")
-        .env("CACHECTL_STORE", "oci://127.0.0.1:9/My-Org/ci-cache")
-        .run()
-        .success();
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = registry.local_addr().unwrap();
+    let running = words(&node, "import dir o --name o --retry-for 0")
+        .env("CACHECTL_STORE", format!("oci://{at}/My-Org/ci-cache"))
+        .start();
+    let mut asked = [0; 25];
+    let (mut stream, _) = registry.accept().unwrap();
+    std::io::Read::read_exact(&mut stream, &mut asked).unwrap();
+    let asked = String::from_utf8_lossy(&asked).into_owned();
+    assert!(asked.contains("/v2/my-org/ci-cache"), "{asked}");
+    drop((stream, registry));
+    let outcome = running.wait().success();
     assert!(
         outcome
             .stderr

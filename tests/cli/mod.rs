@@ -5,9 +5,11 @@
 mod checkout;
 mod daemon;
 mod documents;
+mod everywhere;
 mod exits;
 mod flags;
 mod folders;
+mod machine;
 mod messages;
 mod outputs;
 mod pruning;

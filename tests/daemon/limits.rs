@@ -13,12 +13,17 @@ use super::{
     Daemon, cachectld,
     process::{BODY, answer, file, half_an_upload, status},
 };
-use crate::support::node::Node;
+use crate::support::{node::Node, tools};
 
 /// A daemon with a limit of one.
 fn with_one(node: &Node, variable: &str) -> Daemon {
+    with_limit(node, variable, "1")
+}
+
+fn with_limit(node: &Node, variable: &str, limit: &str) -> Daemon {
     let mut command = cachectld(node);
-    command.args(["--listen", "127.0.0.1:0"]).env(variable, "1");
+    command.args(["--listen", "127.0.0.1:0"]);
+    command.env(variable, limit);
     Daemon::run(command)
 }
 
@@ -68,18 +73,18 @@ fn connections_above_the_limit_wait_until_one_ends() {
 #[test]
 fn half_a_request_does_not_keep_others_out() {
     let node = Node::new();
-    let daemon = with_one(&node, "CACHECTLD_MAX_CONNECTIONS");
+    let daemon = with_limit(&node, "CACHECTLD_MAX_CONNECTIONS", "2");
     let address = daemon.address();
+    // Who sends a body however slowly is not in the way, though it has rested for longer.
+    let mut upload = half_an_upload(&daemon);
     let mut slow = TcpStream::connect(&address).unwrap();
     slow.write_all(b"GET /v2/ HTTP/1.1\r\nHost: ").unwrap();
     assert_eq!(answer(ask(&address)).0, 200);
-    // Who sends a body however slowly is not in the way.
-    let mut upload = half_an_upload(&daemon);
-    let waiting = ask(&address);
-    std::thread::sleep(Duration::from_secs(7));
+    let mut closed = Vec::new();
+    // Nothing more comes, and whether the end is a reset does not matter.
+    let _ = slow.read_to_end(&mut closed);
     upload.write_all(&BODY[8..]).unwrap();
     assert_eq!(answer(upload).0, 202);
-    assert_eq!(answer(waiting).0, 200);
 }
 
 #[test]
@@ -114,7 +119,7 @@ fn a_full_disk_does_not_stay_full_of_uploads() {
     let mut daemon = Daemon::spawn(command);
     // Not root, or a sandbox without mounts.
     if !daemon.gets_ready() {
-        return;
+        return tools::cannot_show("what a full disk does: no right to mount a file system");
     }
     let address = daemon.address();
     assert_eq!(push(&address, 24 << 20), 507);

@@ -20,8 +20,9 @@ use crate::{
     task,
 };
 
-/// Snapshots of keys with a prefix that are tried in each scope at most. Only what was asked for counts.
-pub(in crate::ops) const CANDIDATES: usize = 32;
+/// Damaged snapshots of keys with a prefix that are passed over in each scope, so that a store that lost its blobs is a miss soon.
+/// Neither other keys nor snapshots that are whole and of another release of Go count.
+const DAMAGED: usize = 256;
 /// Tags that are looked at in one go, if their times are listed: two requests each, of which mostly the first decides.
 const LOOKED_AT: usize = 8;
 
@@ -146,19 +147,30 @@ impl Search<'_> {
             self.lost([nothing_left(name, &candidate.lost, &[])]);
             return None;
         }
-        let gates = &candidate.snapshot.fingerprint.gates;
-        if self.print.gate.is_empty() || gates.is_empty() || gates.contains(&self.print.gate) {
-            return Some(candidate);
+        let snapshot = &candidate.snapshot;
+        if self.is_gated(&snapshot.name, &snapshot.fingerprint.gates) {
+            return None;
         }
-        let name = &candidate.snapshot.name;
-        self.why.push(format!(
+        Some(candidate)
+    }
+
+    /// Says in words why a snapshot is of no use here that was made with `gates`.
+    fn is_gated(&mut self, name: &SnapshotName, gates: &[String]) -> bool {
+        if self.print.gate.is_empty() || gates.is_empty() || gates.contains(&self.print.gate) {
+            return false;
+        }
+        let why = format!(
             "`{}` in {} is of {}, this is {}",
             name.name,
             name.scope,
             gates.join(", "),
             self.print.gate
-        ));
-        None
+        );
+        // Of many keys all may be of the same release.
+        if self.why.last() != Some(&why) {
+            self.why.push(why);
+        }
+        true
     }
 
     /// Keys that start with `prefix`, the newest first.
@@ -186,8 +198,8 @@ impl Search<'_> {
             );
         }
         let mut found: Vec<Keyed> = Vec::new();
-        let mut tried = 0;
-        while tried < CANDIDATES {
+        let mut damaged = 0;
+        while damaged < DAMAGED {
             let newest = found.last().and_then(|best| best.at.time);
             let may_be_newer = |(_, at): &(Tag, Option<Time>)| match (at, newest) {
                 (Some(at), Some(newest)) => at.secs >= newest.secs,
@@ -207,7 +219,7 @@ impl Search<'_> {
             let Some(manifest) = self.meant(&asked, keyed).await? else {
                 continue;
             };
-            tried += 1;
+            damaged += 1;
             match load::load(self.ctx, &manifest, &HashSet::new()).await? {
                 Ok(loaded) => {
                     if let Some(candidate) = self.take(loaded, modified, now, Hit::Fallback) {
@@ -268,7 +280,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// The manifest of a snapshot if it was asked for: a tag holds only the clear part of a long key, the config has all of it.
+    /// The manifest of a snapshot if it was asked for and is of use here: a tag holds only the clear part of a long key, the config has all of it.
     async fn meant(&mut self, asked: &SnapshotName, keyed: Keyed) -> Result<Option<Manifest>> {
         let digest = keyed.at.digest;
         let manifest = match keyed.manifest {
@@ -285,14 +297,15 @@ impl Search<'_> {
         let Ok(Some(outline)) = names::outline(&manifest).await else {
             return Ok(None);
         };
-        let name = load::name_of(self.ctx, &outline).await;
-        match load::too_large(self.ctx, name)?.and_then(|name| name) {
-            Ok(name) => {
-                let is_meant = name.kind == asked.kind
-                    && name.name == asked.name
-                    && name.scope == asked.scope
-                    && name.key.starts_with(&asked.key);
-                Ok(is_meant.then_some(manifest))
+        let config = load::config(self.ctx, &outline.config).await;
+        match load::too_large(self.ctx, config)?.and_then(|config| config) {
+            Ok((config, _)) => {
+                let is_meant = config.kind == asked.kind
+                    && config.name == asked.name
+                    && config.scope == asked.scope
+                    && config.key.starts_with(&asked.key);
+                let is_of_use = is_meant && !self.is_gated(asked, &config.fingerprint.gates);
+                Ok(is_of_use.then_some(manifest))
             }
             Err(why) => {
                 self.lost([format!("{digest}: {why}")]);

@@ -3,7 +3,6 @@ use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::Path};
 use super::*;
 use crate::{
     entry::Entry,
-    ops::import::CANDIDATES,
     source::NothingKnown,
     store::{
         TagStore as _,
@@ -324,13 +323,38 @@ async fn a_prefix_is_found_behind_any_number_of_keys_that_were_not_asked_for() {
     let long = "linux-x64-node-22-package-lock-json";
     let world = World::new(Meet::SideTags);
     export_key(&world, &format!("{long}-rel-1"), 0, "rel").await;
-    for i in 1..=CANDIDATES as i64 + 1 {
+    for i in 1..34 {
         export_key(&world, &format!("{long}-main-{i}"), i * 10, &i.to_string()).await;
     }
     let root = world.path("two", "y");
     let report = import_key(&world.node("two"), &root, "none", &format!("{long}-rel-")).await;
     assert!(report.hit.is_some(), "{report:?}");
     assert_eq!(std::fs::read_to_string(root.join("key")).unwrap(), "rel");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_found_behind_damaged_keys_and_a_miss_of_many_is_told_in_few_words() {
+    let world = World::new(Meet::SideTags);
+    export_key(&world, "r-0", 0, "whole").await;
+    let whole = world.memory.packs();
+    for i in 1..40 {
+        export_key(&world, &format!("r-{i}"), i * 10, &i.to_string()).await;
+    }
+    let packs = world.memory.packs();
+    for pack in packs.iter().filter(|pack| !whole.contains(pack)) {
+        assert!(world.memory.lose(pack));
+    }
+    let root = world.path("two", "y");
+    let report = import_key(&world.node("two"), &root, "none", "r-").await;
+    assert_eq!(report.found.unwrap().1, "r-0");
+    assert_eq!(std::fs::read_to_string(root.join("key")).unwrap(), "whole");
+    assert!(whole.iter().all(|pack| world.memory.lose(pack)));
+    let miss = import_key(&world.node("three"), &root, "none", "r-").await;
+    let said = miss.miss.unwrap();
+    assert!(
+        said.ends_with("; and 37 more") && said.len() < 600,
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

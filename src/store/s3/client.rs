@@ -79,8 +79,12 @@ pub(super) async fn connect(
         .interceptor(clock.clone())
         .interceptor(Accounts)
         .interceptor(Traced);
+    let aws = is_aws(&host(s3.clone(), bucket).await?);
+    if config.path_style.unwrap_or(!aws) {
+        s3 = s3.force_path_style(true);
+    }
+    // Only now: with the bucket in the path it is another host, and that is the one that `NO_PROXY` names.
     let host = host(s3.clone(), bucket).await?;
-    let aws = is_aws(&host);
     if common.proxy_from_env && common.goes_direct(&host) {
         // For the store alone: whoever hands out credentials may still be behind the proxy.
         let direct = Common {
@@ -88,9 +92,6 @@ pub(super) async fn connect(
             ..common.clone()
         };
         s3 = s3.http_client(http_client(&direct).await?);
-    }
-    if config.path_style.unwrap_or(!aws) {
-        s3 = s3.force_path_style(true);
     }
     let checks = match config.checksum() {
         Checksum::Auto => aws,

@@ -120,7 +120,18 @@ fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'sta
         _ => {}
     }
     match known {
-        Some(kind) => Error::new(kind, op, text),
+        // In the HTTP client's words a refused connection is "client error (Connect): tcp connect error: …".
+        Some(kind) => Error::new(
+            kind,
+            op,
+            match text.strip_prefix("client error (Connect): ") {
+                Some(why) => {
+                    let why = why.strip_prefix("tcp connect error: ").unwrap_or(why);
+                    format!("cannot connect: {why}")
+                }
+                None => text,
+            },
+        ),
         // The SDK resolves credentials in here, and its types do not tell them from the rest.
         None if text.contains("credential") || text.contains("identity") => Error::new(
             ErrorKind::Unauthenticated,
