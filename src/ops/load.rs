@@ -15,6 +15,7 @@ use crate::{
         Descriptor, Manifest,
         config::{Config, MAX_CONFIG_BYTES},
         fold::contained,
+        name::SnapshotName,
         snapshot::{Layer, Outline, Snapshot, TocPlace},
         toc::{MAX_ENTRIES, NotRead, Reading, Toc},
         wire::Result as WireResult,
@@ -300,6 +301,15 @@ pub(super) async fn config(
     };
     let decoded: WireResult<ReadConfig> = task::blocking(decode).await;
     Ok(decoded.map_err(|e| e.to_string()))
+}
+
+fn name_in(config: &Config) -> SnapshotName {
+    SnapshotName {
+        kind: config.kind.clone(),
+        name: config.name.clone(),
+        scope: config.scope.clone(),
+        key: config.key.clone(),
+    }
 }
 
 /// Reads the config of a snapshot of so many layers, and whether what it promises is within the limits.
