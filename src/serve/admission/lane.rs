@@ -15,7 +15,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::{Connection, Key, connection::WaitsForClient};
-use crate::metrics::Waiting;
+use crate::{fair::lines, metrics::Waiting};
 
 /// A bounded number of clients that send slowly or do not read. One more is always let in: the longest there of whoever has
 /// most is cut instead; if callers without a name have over half of it, of those ([`Key::is_named`]).
@@ -99,7 +99,9 @@ impl Lane {
         drop(state);
         if let Some(victim) = victim {
             self.0.counts.cut.inc();
-            tracing::info!(caller = ?victim.key, "Too many slow clients: one is cut off");
+            if lines::may_write(&victim.key) {
+                tracing::info!(caller = ?victim.key, "Too many slow clients: one is cut off");
+            }
             victim.cut.cut();
         }
         Parked {

@@ -49,6 +49,7 @@ use crate::{
     serve::{
         admission::{Admission, Connection},
         auth::Refusal,
+        observe,
     },
     store::{
         self, Queue,
@@ -242,7 +243,7 @@ impl Control {
         let span = tracing::info_span!(
             "control",
             request_id = asked.id(),
-            method = parts.uri.path()
+            method = observe::shown(parts.uri.path())
         );
         let work = async {
             match self.check(&parts).await {
