@@ -182,9 +182,9 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     if mark.is_some() {
         replace::warn_of_imported(ctx, &name, index.as_ref(), &items);
     }
-    if items.is_empty() && !source.kind().is_go() && !options.allow_empty && !options.merge {
-        let path = source.root().to_owned();
-        return Err(super::Error::EmptyFolder { path });
+    let must_hold_something = !source.kind().is_go() && !options.allow_empty && !options.merge;
+    if items.is_empty() && must_hold_something {
+        return Err(nothing_carried(&**source, &left_out));
     }
     upload::must_be_allowed(ctx, &diff.new).await?;
     let first = base.is_none();
@@ -283,6 +283,9 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         max_bytes: options.max_size,
     };
     let was_empty = mine.live().next().is_none();
+    if was_empty && must_hold_something {
+        return Err(nothing_carried(&**source, &left_out));
+    }
     limits.apply(&mut mine, today, rules);
     limit::leaves_something(options, &mine, was_empty)?;
     limit::stays_below(options, &ground.current, &mine, rules)?;
@@ -369,6 +372,17 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         phases: clock.phases(),
         elapsed: clock.total(),
     })
+}
+
+/// Nothing of a folder is carried: there is nothing in it, or nothing that can be read.
+fn nothing_carried(source: &dyn Source, left_out: &[LeftOut]) -> super::Error {
+    super::Error::EmptyFolder {
+        path: source.root().to_owned(),
+        why: left_out.first().map_or_else(
+            || "it is empty, or all of it is left out".to_owned(),
+            |first| format!("{}: {}", first.what, first.why),
+        ),
+    }
 }
 
 /// Packs that are merged with what is new.
