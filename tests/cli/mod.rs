@@ -5,6 +5,7 @@
 mod checkout;
 mod daemon;
 mod documents;
+mod environment;
 mod exits;
 mod flags;
 mod folders;
