@@ -158,7 +158,10 @@ impl CommandError {
 
     /// All of it in one line, for a warning.
     pub(crate) fn line(&self) -> String {
-        let mut text = self.message.clone();
+        let mut text = match self.kind {
+            Kind::Bug => format!("this is a bug in cachectl: {}", self.message),
+            _ => self.message.clone(),
+        };
         for cause in &self.causes {
             let _ = write!(text, ": {cause}");
         }
@@ -215,6 +218,7 @@ impl From<store::Error> for CommandError {
         error.store_is_lost = matches!(
             e.kind,
             ErrorKind::NoSuchStore
+                | ErrorKind::Invalid
                 | ErrorKind::Denied
                 | ErrorKind::Unauthenticated
                 | ErrorKind::Throttled

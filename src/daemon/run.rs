@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     config::{Env, daemon::LogFormat},
+    task,
     telemetry::{
         commands,
         logs::{Format, Logs},
@@ -76,6 +77,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
     };
     let loaded = origins.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(task::workers())
         .enable_all()
         .thread_name("cachectld")
         .build()

@@ -192,9 +192,9 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     if mark.is_some() {
         replace::warn_of_imported(ctx, &name, index.as_ref(), &items);
     }
-    if items.is_empty() && !source.kind().is_go() && !options.allow_empty {
-        let path = source.root().to_owned();
-        let nothing = super::Error::EmptyFolder { path };
+    let must_hold_something = !source.kind().is_go() && !options.allow_empty;
+    if items.is_empty() && must_hold_something {
+        let nothing = nothing_carried(&**source, &left_out);
         if !options.merge {
             return Err(nothing);
         }
@@ -297,6 +297,9 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         max_age_days: options.max_age_days,
         max_bytes: options.max_size,
     };
+    if must_hold_something && !options.merge && mine.live().next().is_none() {
+        return Err(nothing_carried(&**source, &left_out));
+    }
     dropped.last(limits, options, &mut mine, today, rules)?;
     limit::stays_below(options, &ground.current, &mine, rules)?;
     readable::check(&mine)?;
@@ -383,6 +386,17 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         phases: clock.phases(),
         elapsed: clock.total(),
     })
+}
+
+/// Nothing of a folder is carried: there is nothing in it, or nothing that can be read.
+fn nothing_carried(source: &dyn Source, left_out: &[LeftOut]) -> super::Error {
+    super::Error::EmptyFolder {
+        path: source.root().to_owned(),
+        why: left_out.first().map_or_else(
+            || "it is empty, or all of it is left out".to_owned(),
+            |first| format!("{}: {}", first.what, first.why),
+        ),
+    }
 }
 
 /// Packs that are merged with what is new.

@@ -74,10 +74,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// Nothing of the folder is carried, and that it shall be empty was not said.
-    #[error("nothing in `{}` is carried: it is empty, or all of it is left out", path.display())]
+    #[error("nothing in `{}` is carried: {why}", path.display())]
     EmptyFolder {
         /// Where it is.
         path: PathBuf,
+        /// That it is empty, or why what is in it is left out.
+        why: String,
     },
     /// All that it would export is dated ahead of the store's clock.
     #[error("nothing of `{}` is exported: {why}", path.display())]

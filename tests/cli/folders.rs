@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{complaints, run, words};
-use crate::support::node::Node;
+use crate::support::{cli::UNPRIVILEGED, node::Node};
 
 fn write(node: &Node, path: &str, text: &str) {
     let path = node.path("home").join(path);
@@ -48,6 +48,67 @@ fn a_store_in_the_carried_folder_is_neither_carried_nor_rolled_back() {
         run(&node, &format!("import dir y --name o --store {store}")).success();
         assert_eq!(read(&node, "y/f"), "v2", "{scheme}");
     }
+}
+
+/// Gives all below the node to the user that unprivileged runs are.
+fn give_away(node: &Node) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut all = vec![node.path("")];
+    while let Some(path) = all.pop() {
+        std::os::unix::fs::chown(&path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+        if path.is_dir() {
+            all.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_which_nothing_can_be_read_empties_no_name() {
+    let node = Node::new();
+    write(&node, "ch/log", "1");
+    give_away(&node);
+    let export = "export dir ch --name ch --store disk:s";
+    words(&node, export).unprivileged().run().success();
+    let log = node.path("home/ch/log");
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o000)).unwrap();
+    let outcome = words(&node, export).unprivileged().run().success();
+    assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+    assert!(
+        outcome.stderr.contains("not exported: nothing in"),
+        "{outcome}"
+    );
+    assert!(outcome.stderr.contains("log: "), "{outcome}");
+    let strict = words(&node, &format!("{export} --strict")).unprivileged();
+    strict.run().code(1);
+    write(&node, "y/keep", "2");
+    run(
+        &node,
+        "import dir y --name ch --store disk:s --mirror --require-hit",
+    )
+    .success();
+    assert_eq!(read(&node, "y/log"), "1");
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_is_not_carried_as_an_empty_one() {
+    let node = Node::new();
+    write(&node, "ch/sub/f", "1");
+    write(&node, "ch/g", "2");
+    give_away(&node);
+    let sub = node.path("home/ch/sub");
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o000)).unwrap();
+    let outcome = words(&node, "export dir ch --name ch --store disk:s").unprivileged();
+    let outcome = outcome.run().success();
+    assert!(
+        outcome.stderr.contains("sub: the folder cannot be listed"),
+        "{outcome}"
+    );
+    run(&node, "import dir y --name ch --store disk:s --require-hit").success();
+    assert_eq!(read(&node, "y/g"), "2");
+    assert!(!node.path("home/y/sub").exists());
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod checkout;
 mod daemon;
 mod documents;
+mod environment;
 mod everywhere;
 mod exits;
 mod flags;

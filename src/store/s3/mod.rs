@@ -22,6 +22,7 @@ mod cap;
 mod client;
 mod clock;
 mod config;
+mod environment;
 mod error;
 mod get;
 mod list;
