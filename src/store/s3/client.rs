@@ -78,7 +78,7 @@ pub(super) async fn connect(
         .interceptor(clock.clone())
         .interceptor(Accounts)
         .interceptor(Traced);
-    let no_host = |why| environment::no_host(config, &why);
+    let no_host = |why: String| environment::no_host(config, &why);
     let aws = is_aws(&host(s3.clone(), bucket).await.map_err(no_host)?);
     if config.path_style.unwrap_or(!aws) {
         s3 = s3.force_path_style(true);
