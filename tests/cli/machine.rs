@@ -114,7 +114,7 @@ fn stores_that_no_proxy_names_are_asked_directly_and_others_through_the_proxy() 
 }
 
 #[test]
-fn files_of_a_go_cache_that_are_linked_to_from_outside_keep_their_time() {
+fn an_import_of_a_go_cache_changes_no_file_that_is_linked_to_from_outside() {
     let node = Node::new();
     let mut cache = GoCache::default();
     cache.compile("a", 3000);
@@ -141,8 +141,9 @@ fn files_of_a_go_cache_that_are_linked_to_from_outside_keep_their_time() {
     run(&node, "import gobuild --name g --require-hit").success();
     let time = |path: &std::path::Path| fs::metadata(path).unwrap().modified().unwrap();
     assert_eq!(time(&node.path("home/mine")), long_ago);
-    assert_eq!(time(&outputs[0]), long_ago, "it is the same file");
-    assert_ne!(time(&outputs[1]), long_ago, "an import renews it");
+    // A copy took its place; the other one, which nobody else has, is renewed where it stands.
+    assert_ne!(time(&outputs[0]), long_ago);
+    assert_ne!(time(&outputs[1]), long_ago);
     assert_eq!(GoCache::read(&node.gocache()), cache);
 }
 
@@ -185,7 +186,7 @@ fn verify_counts_manifests_and_blobs_in_words() {
         .iter()
         .map(|part| part.split_once(' ').unwrap().1)
         .collect();
-    assert_eq!(words, ["manifests", "blob", "entries"], "{said}");
+    assert_eq!(words, ["manifest", "blob", "entries"], "{said}");
 }
 
 /// A server that takes connections and never says a word.
@@ -198,7 +199,6 @@ fn silent_server() -> (TcpListener, String) {
 #[test]
 fn an_interrupted_command_says_what_it_leaves() {
     let node = node_with_tree();
-    let (listener, url) = silent_server();
     for (line, left) in [
         ("export dir tree --name n", true),
         ("ls", false),
@@ -206,6 +206,8 @@ fn an_interrupted_command_says_what_it_leaves() {
         ("du", false),
         ("inspect n", false),
     ] {
+        // Of its own, so that what it takes is this command's connection.
+        let (listener, url) = silent_server();
         let line = format!("{line} --store {url} --stall 1h --budget 5m");
         let running = words(&node, &line).start();
         let _held = listener.accept().unwrap();
