@@ -93,9 +93,12 @@ mod tests {
             .serve_connection(TokioIo::new(server), never)
             .into_owned();
         let _serving = task::spawn("serving", async move { serving.await.is_ok() });
-        let hello =
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x08\x06\0\0\0\0\0........";
+        let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         client.write_all(hello).await.unwrap();
+        let ping = b"\0\0\x08\x06\0\0\0\0\0........";
+        client.write_all(ping).await.unwrap();
+        // The first answer may come before the windows, the second does not.
+        let mut pings = 1;
         let (mut stream, mut connection) = (65_535, 65_535);
         loop {
             match frame(&mut client).await {
@@ -105,8 +108,11 @@ mod tests {
                     }
                 }
                 (8, more) => connection += u32::from_be_bytes(more.try_into().unwrap()),
-                // The answer to the ping.
-                (6, _) => return (stream, connection),
+                (6, _) if pings == 2 => return (stream, connection),
+                (6, _) => {
+                    pings += 1;
+                    client.write_all(ping).await.unwrap();
+                }
                 _ => {}
             }
         }
