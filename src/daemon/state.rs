@@ -56,7 +56,10 @@ impl StateDir {
         };
         fs::make_own_dirs(path).map_err(unusable)?;
         let own = format!("{}\n", std::process::id());
-        fs::write_atomic(&pid, own.as_bytes(), Durability::Rename).map_err(unusable)?;
+        if let Err(error) = fs::write_atomic(&pid, own.as_bytes(), Durability::Rename) {
+            // Of a full disk, perhaps: a daemon that runs is what frees it.
+            tracing::warn!(%error, "Cannot note the process id, which only a second daemon asks for");
+        }
         Ok(Self {
             path: path.clone(),
             _lock: lock,
@@ -100,6 +103,17 @@ mod tests {
         assert!(e.message.starts_with(&pid), "{}", e.message);
         drop(first);
         assert!(StateDir::claim(&path).is_ok());
+    }
+
+    #[test]
+    fn a_disk_without_room_for_the_process_id_is_no_reason_not_to_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        drop(StateDir::claim(&path).unwrap());
+        std::fs::remove_file(path.join(PID)).unwrap();
+        // Nothing can be written over it.
+        std::fs::create_dir_all(path.join(PID).join("x")).unwrap();
+        StateDir::claim(&path).unwrap();
     }
 
     #[test]

@@ -194,14 +194,15 @@ impl store::Queue for Waiting {
     }
 
     async fn flush(&self) -> store::Result<()> {
-        let before = self.0.status().set_aside;
-        let after = self.0.flush(Instant::now() + NEVER).await.set_aside;
-        match after.saturating_sub(before) {
+        // Those of long ago too: whoever takes the disk away because of this answer would lose them.
+        match self.0.flush(Instant::now() + NEVER).await.set_aside {
             0 => Ok(()),
             count => Err(store::Error::new(
                 store::ErrorKind::Unsupported,
                 "flush",
-                format!("{count} of what waited cannot be sent and was set aside: see the log"),
+                format!(
+                    "{count} of what was acknowledged cannot be sent and was set aside: see the log, and `queue/aside` in the state folder"
+                ),
             )),
         }
     }
@@ -216,6 +217,7 @@ pub(super) fn refresh(backlog: Arc<dyn Backlog>) -> Refresh {
         metrics.queue.blobs.set(gauge(status.blobs));
         metrics.queue.tags.set(gauge(status.updates));
         metrics.queue.bytes.set(gauge(status.bytes));
+        metrics.queue.aside.set(gauge(status.set_aside));
         let oldest = status.oldest;
         metrics
             .queue

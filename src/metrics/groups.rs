@@ -124,6 +124,8 @@ pub struct Queue {
     pub bytes: Gauge,
     /// When the oldest entry was acknowledged.
     pub oldest: Moment,
+    /// What was acknowledged, cannot be sent any more, and was set aside.
+    pub aside: Gauge,
     /// Entries that the remote has now.
     pub sent: Counter,
     /// Tags that had moved at the remote, so that caches were merged.
@@ -161,6 +163,11 @@ impl Queue {
             tags,
             bytes: gauge(r, "queue_bytes", "Bytes that wait in the queue"),
             oldest,
+            aside: gauge(
+                r,
+                "queue_set_aside",
+                "Acknowledged entries that cannot be sent any more and were set aside",
+            ),
             sent,
             merged,
             left,

@@ -244,6 +244,7 @@ impl Files {
     /// What the tags and parts of one repository name.
     fn roots_of(&self, repo: &str, roots: &mut Vec<Digest>) -> Result<()> {
         let mut files: Vec<String> = Vec::new();
+        let mut damaged = false;
         let tags = format!("{}{repo}/tags", keys::REPOSITORIES);
         let parts = format!("{}{repo}/parts", keys::REPOSITORIES);
         for tag in self.tree.list("list", &tags)? {
@@ -259,11 +260,24 @@ impl Files {
             if keys::parse(&key).is_none() {
                 continue;
             }
-            // A name that cannot be read could need anything, so nothing may be swept.
-            if let Some(bytes) = self.tree.read("list", &key, record::MAX_BYTES)? {
-                let tagged: record::Tagged =
-                    record::decode("list", &bytes).map_err(|e| e.at("", &key))?;
-                roots.push(tagged.digest);
+            let read = self.tree.read("list", &key, record::MAX_BYTES);
+            let tagged = read.and_then(|bytes| {
+                let bytes = bytes.map(|bytes| record::decode::<record::Tagged>("list", &bytes));
+                bytes.transpose()
+            });
+            match tagged {
+                Ok(tagged) => roots.extend(tagged.map(|t| t.digest)),
+                Err(e) if e.kind == ErrorKind::Corrupt => {
+                    record::warn_of_damaged_name(&key, &e);
+                    damaged = true;
+                }
+                Err(e) => return Err(e.at("", &key)),
+            }
+        }
+        if damaged {
+            let manifests = format!("{}{repo}/manifests", keys::REPOSITORIES);
+            for name in self.tree.list("list", &manifests)? {
+                roots.extend(keys::parsed_manifest(&format!("{manifests}/{name}")));
             }
         }
         Ok(())

@@ -331,6 +331,14 @@ fn parse_of_repo(rest: &str) -> Option<Key> {
     }
 }
 
+/// The manifest that a record is about; `None` for other records.
+pub(super) fn parsed_manifest(key: &str) -> Option<Digest> {
+    match parse(key)? {
+        Key::Manifest(_, digest) => Some(digest),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

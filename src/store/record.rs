@@ -193,6 +193,15 @@ pub fn decode<T: DeserializeOwned>(op: &'static str, bytes: &[u8]) -> Result<T> 
     })
 }
 
+/// Says that a tag, or a part of one, cannot be read, so that a sweep keeps every manifest of its repository: it could be any of them.
+pub(super) fn warn_of_damaged_name(key: &str, error: &Error) {
+    tracing::warn!(
+        key,
+        error = error.message,
+        "A tag is damaged, so all manifests of its repository are kept; push it again, or delete it with `cachectl rm`"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

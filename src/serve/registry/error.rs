@@ -138,7 +138,12 @@ impl Refusal {
             Kind::Conflict => (Code::BlobUploadInvalid, error.message.as_str()),
             Kind::Full => (Code::Full, "there is no room left in the store"),
             Kind::Denied if error.op == OVER_QUOTA => (Code::Denied, error.message.as_str()),
-            Kind::Denied | Kind::Unauthenticated | Kind::Unsupported => (
+            // The daemon's own credentials: the client can do nothing about them.
+            Kind::Denied | Kind::Unauthenticated => (
+                Code::Unavailable,
+                "the store behind this registry does not let the daemon in; the daemon's log says why",
+            ),
+            Kind::Unsupported => (
                 Code::Denied,
                 "the store behind this registry refuses it; its log says why",
             ),
@@ -160,7 +165,8 @@ impl Refusal {
             _ => Self::new(code, words),
         };
         refusal.why = Some(error.to_string());
-        refusal.alone = error.alone;
+        // Waiting does not bring credentials.
+        refusal.alone = error.alone || matches!(error.kind, Kind::Denied | Kind::Unauthenticated);
         match error.kind {
             Kind::Conflict => refusal.status(StatusCode::CONFLICT),
             _ if code == Code::Unavailable => refusal.header(header::RETRY_AFTER, "5"),

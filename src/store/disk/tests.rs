@@ -376,18 +376,24 @@ async fn repositories_share_blobs_and_roots_but_no_tags() {
 }
 
 #[tokio::test]
-async fn a_tag_that_cannot_be_read_stops_a_sweep() {
+async fn a_damaged_tag_keeps_the_manifests_of_its_repository_and_the_rest_is_swept() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
-    store
-        .publish(&manifest(1), Some(&tag("t")), &Expect::Absent)
-        .await
-        .unwrap();
-    let path = dir.path().join(keys::tag(&Repo::cli(), &tag("t")));
-    std::fs::write(path, b"{}").unwrap();
-    let e = store.roots().await.unwrap_err();
-    assert_eq!(e.kind, ErrorKind::Corrupt);
-    assert!(e.to_string().contains("tags/t"), "{e}");
+    let disk = open(dir.path()).await;
+    let other = disk.in_repo("team/app".parse().unwrap());
+    let (named, spare, loose) = (manifest(1), manifest(2), manifest(3));
+    let publish = async |store: &Disk, m: &Manifest, t: Option<&Tag>| {
+        store.publish(m, t, &Expect::Anything).await.unwrap();
+    };
+    publish(&other, &named, Some(&tag("t"))).await;
+    publish(&other, &spare, None).await;
+    publish(&disk, &loose, None).await;
+    // What a power cut leaves, and what is none of ours.
+    for bytes in ["", "{}"] {
+        std::fs::write(dir.path().join("r/team%2Fapp/tags/t"), bytes).unwrap();
+        let roots = disk.roots().await.unwrap();
+        assert!(roots.contains(&named.digest) && roots.contains(&spare.digest));
+        assert!(!roots.contains(&loose.digest), "{bytes}");
+    }
 }
 
 #[tokio::test]

@@ -49,8 +49,8 @@ pub(super) async fn stat(inner: &Inner, digest: &Digest) -> Result<Option<u64>> 
             answer.check_digest("stat", digest)?;
             check_plain("stat", &answer, digest)?;
             match answer.length() {
-                Some(size) => Ok(Some(size)),
-                None => stat_by_get(inner, digest).await,
+                Some(size) if is_vouched(&answer, digest) => can_be("stat", digest, size).map(Some),
+                _ => stat_by_get(inner, digest).await,
             }
         }
         StatusCode::NOT_FOUND => Ok(None),
@@ -68,19 +68,35 @@ async fn stat_by_get(inner: &Inner, digest: &Digest) -> Result<Option<u64>> {
     let size = match answer.status {
         StatusCode::NOT_FOUND => return Ok(None),
         StatusCode::PARTIAL_CONTENT => content_range(&answer).and_then(|r| r.total),
-        StatusCode::OK => answer.length(),
+        StatusCode::OK if is_vouched(&answer, digest) => answer.length(),
+        StatusCode::OK => {
+            check_plain("stat", &answer, digest)?;
+            return Err(error::foreign("stat", "the answer does not name the blob"));
+        }
         // Nothing can be the first byte of an empty blob.
         StatusCode::RANGE_NOT_SATISFIABLE => Some(0),
         _ => return Err(error::refusal("stat", answer).await.error),
     };
     check_plain("stat", &answer, digest)?;
-    size.map(Some).ok_or_else(|| {
-        Error::new(
-            ErrorKind::Corrupt,
-            "stat",
-            "the registry does not say how long the blob is",
-        )
-    })
+    let size = size
+        .ok_or_else(|| error::foreign("stat", "the registry does not say how long the blob is"))?;
+    can_be("stat", digest, size).map(Some)
+}
+
+/// Says whether an answer shows that a registry sent it, or the storage that it names: a server that says 200 to everything does not.
+fn is_vouched(answer: &Answer, digest: &Digest) -> bool {
+    answer.away
+        || answer.digest() == Some(*digest)
+        || answer.text("docker-distribution-api-version").is_some()
+        || answer.media_type() == "application/octet-stream"
+}
+
+/// Only one blob is empty.
+fn can_be(op: &'static str, digest: &Digest, size: u64) -> Result<u64> {
+    if size == 0 && !digest.matches(b"") {
+        return Err(error::foreign(op, "the answer has no bytes"));
+    }
+    Ok(size)
 }
 
 /// The bytes of `range` of a blob, `None` if the registry does not have it.
@@ -105,8 +121,14 @@ pub(super) async fn get(
     let answer = inner.transport.send(&ask).await?;
     let skip = match answer.status {
         StatusCode::OK => {
+            check_plain("get", &answer, &desc.digest)?;
             if let Some(size) = answer.length().filter(|s| *s != desc.size) {
-                return Err(other_size(desc, size));
+                let e = other_size(desc, can_be("get", &desc.digest, size)?);
+                return Err(if is_vouched(&answer, &desc.digest) {
+                    e
+                } else {
+                    error::foreign("get", e.message)
+                });
             }
             range.start
         }
@@ -212,11 +234,9 @@ fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()>
     );
     // A blob may be HTML too: then the registry says which one it is.
     if page && answer.digest() != Some(*digest) {
-        let message = format!(
-            "a page ({media_type}) came from `{}` instead of the blob; is it a registry?",
-            super::guard::show(&answer.url)
-        );
-        return Err(Error::new(ErrorKind::Corrupt, op, message));
+        let whence = super::guard::show(&answer.url);
+        let why = format!("a page ({media_type}) came from `{whence}` instead of the blob");
+        return Err(error::foreign(op, why));
     }
     Ok(())
 }

@@ -122,8 +122,17 @@ fn hint(status: StatusCode, kind: ErrorKind) -> &'static str {
         (ErrorKind::Unsupported, 413) => {
             "; the registry, or a proxy before it, limits the size of a request"
         }
+        _ if status.as_u16() < 400 => IN_ITS_PLACE,
         _ => "",
     }
+}
+
+const IN_ITS_PLACE: &str =
+    "; is something else (a proxy, a login page) answering in the registry's place?";
+
+/// An answer that is not the registry's: it may be back a moment later.
+pub(super) fn foreign(op: &'static str, why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Unavailable, op, format!("{why}{IN_ITS_PLACE}"))
 }
 
 /// The table. `away`: it was not the registry but a host that it sent us to, by a URL that is signed and ages.
@@ -155,9 +164,10 @@ pub(super) fn kind(
         429 => ErrorKind::Throttled,
         507 => ErrorKind::Full,
         500..=599 => ErrorKind::Unavailable,
-        400..=499 if status.as_u16() != 416 => ErrorKind::Invalid,
-        // 416, a redirect that cannot be followed, a success that is none.
-        _ => ErrorKind::Corrupt,
+        416 => ErrorKind::Corrupt,
+        400..=499 => ErrorKind::Invalid,
+        // A success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
+        _ => ErrorKind::Unavailable,
     }
 }
 
@@ -243,7 +253,8 @@ mod tests {
     fn every_status_has_its_kind() {
         use ErrorKind as K;
         for (status, want) in [
-            (307, K::Corrupt),
+            (200, K::Unavailable),
+            (307, K::Unavailable),
             (400, K::Invalid),
             (401, K::Unauthenticated),
             (403, K::Denied),

@@ -78,10 +78,14 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
     // Cheap, and tells a log-in page from a manifest where no digest does.
     if !is_json_object(&bytes) {
         let shown: String = media_type.chars().take(80).collect();
-        return Err(corrupt(format!(
-            "what came is no manifest ({}); is it a registry?",
-            redact::escaped(&shown)
-        )));
+        let why = format!("what came is no manifest ({})", redact::escaped(&shown));
+        return Err(error::foreign("resolve", why));
+    }
+    // JSON may be anybody's.
+    let vouched = answer.digest().is_some() || media_type.starts_with("application/vnd.");
+    if !vouched && !has_version(&bytes) {
+        let why = "what came is JSON, and no manifest";
+        return Err(error::foreign("resolve", why));
     }
     let mut manifest = if media_type.starts_with("application/vnd.") {
         Manifest::new(&media_type, bytes)
@@ -151,12 +155,35 @@ pub(super) async fn put(inner: &Inner, manifest: &Manifest, reference: &Referenc
     ask.wait = Some(super::upload::COMMIT_WAIT);
     let answer = inner.transport.send(&ask).await?;
     match answer.status {
-        // The spec says 201; ECR and others answer otherwise.
-        StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
-            answer.check_digest("publish", &manifest.digest)
+        StatusCode::CREATED => answer.check_digest("publish", &manifest.digest),
+        // The spec says 201; some answer otherwise, and so does whatever says 200 to everything.
+        StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
+            answer.check_digest("publish", &manifest.digest)?;
+            let digest = manifest.digest;
+            let is_there = head(inner, reference)
+                .await?
+                .is_some_and(|now| now == digest || now.algorithm() != digest.algorithm());
+            if is_there {
+                return Ok(());
+            }
+            let status = answer.status;
+            let why = format!("the manifest was answered with {status}, and is not there");
+            Err(error::foreign("publish", why))
         }
         _ => Err(error::refusal("publish", answer).await.error),
     }
+}
+
+/// Says whether a document has the one member that every manifest without a media type of its own has.
+fn has_version(bytes: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head {
+        schema_version: Option<serde::de::IgnoredAny>,
+        media_type: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_slice::<Head>(bytes)
+        .is_ok_and(|head| head.schema_version.is_some() || head.media_type.is_some())
 }
 
 /// Says whether bytes are a JSON object. Nothing is kept of it: values of two bytes each would take sixteen times the document.

@@ -56,6 +56,8 @@ pub(super) fn is_removed(manifest: &Manifest) -> bool {
 
 #[derive(serde::Deserialize)]
 struct Page {
+    // There even if there are no tags.
+    name: Option<serde::de::IgnoredAny>,
     // Two bytes of a page may be a text of its own.
     tags: Option<List<String, MAX_TAGS>>,
 }
@@ -102,13 +104,10 @@ async fn list_those(inner: &Inner, wanted: impl Fn(&str) -> bool) -> Result<Vec<
             _ => return Err(error::refusal("list", answer).await.error),
         }
         let body = answer.read("list", MAX_PAGE_BYTES).await?;
-        let page: Page = serde_json::from_slice(&body).map_err(|_| {
-            Error::new(
-                ErrorKind::Corrupt,
-                "list",
-                "what came is no list of tags; is it a registry?",
-            )
-        })?;
+        let page = serde_json::from_slice::<Page>(&body).ok();
+        let page = page
+            .filter(|page| page.tags.is_some() || page.name.is_some())
+            .ok_or_else(|| error::foreign("list", "what came is no list of tags"))?;
         // What is no tag by the grammar cannot be ours.
         let ours = page
             .tags
@@ -176,7 +175,14 @@ pub(super) async fn remove(inner: &Arc<Inner>, tag: &Tag) -> Result<bool> {
     );
     let answer = inner.transport.send(&ask).await?;
     let missing = match answer.status.as_u16() {
-        200..=204 => return Ok(true),
+        202 => return Ok(true),
+        // Not what the spec says; whatever says 200 to everything says it too.
+        200..=204 => {
+            return match manifests::head(inner, &tag.clone().into()).await? {
+                None => Ok(true),
+                Some(_) => Err(error::foreign("untag", "the tag is still there")),
+            };
+        }
         404 => true,
         _ => {
             let refusal = error::refusal("untag", answer).await;

@@ -185,15 +185,18 @@ async fn understand(mut answer: Answer, since: Instant, account: Account) -> Res
         )
     };
     let body = answer.read("get token", MAX_TOKEN_BYTES).await?;
-    let reply: Reply = serde_json::from_slice(&body)
-        .map_err(|_| corrupt("answered no token but something else"))?;
+    let reply: Reply = serde_json::from_slice(&body).map_err(|_| {
+        let why = format!("token endpoint `{host}` answered no token");
+        error::foreign("get token", why)
+    })?;
     let text = reply
         .token
         .filter(|t| !t.is_empty())
         .or(reply.access_token)
         .unwrap_or_default();
     if text.is_empty() {
-        return Err(corrupt("answered without a token"));
+        let why = format!("token endpoint `{host}` answered without a token");
+        return Err(error::foreign("get token", why));
     }
     let mut header = HeaderValue::from_str(&format!("Bearer {text}"))
         .map_err(|_| corrupt("answered a token that no header can carry"))?;

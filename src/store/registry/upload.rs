@@ -312,11 +312,11 @@ pub(super) async fn stored(
     if answer.status == StatusCode::CREATED || is_there(&inner, desc).await? {
         return Ok(Sent::Stored);
     }
-    let message = format!(
-        "the registry answered the upload with {} and does not have the blob",
+    let why = format!(
+        "the upload was answered with {}, and the blob is not there",
         answer.status
     );
-    Err(Error::new(ErrorKind::Corrupt, "put", message))
+    Err(error::foreign("put", why))
 }
 
 async fn stream(mut session: Session, desc: &Descriptor, body: &Body) -> Result<Sent> {

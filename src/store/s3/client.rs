@@ -29,6 +29,7 @@ use super::{
     config::{Checksum, Config},
     environment,
     error::chain,
+    foreign::Recognized,
     traced::Traced,
 };
 use crate::{
@@ -75,6 +76,7 @@ pub(super) async fn connect(
         )
         // Our own watch does it: see `patience`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .interceptor(Recognized)
         .interceptor(clock.clone())
         .interceptor(Accounts)
         .interceptor(Traced);

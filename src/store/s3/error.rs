@@ -13,6 +13,7 @@ use aws_sdk_s3::{
 use super::{
     account::{self, Account},
     cap::TooLong,
+    foreign::{Foreign, foreign},
 };
 use crate::store::{
     error::{Error, ErrorKind},
@@ -53,6 +54,10 @@ where
             };
             not_sent(op, known, &e).unheard()
         }
+        SdkError::ResponseError(_) if find::<Foreign>(&e).is_some() => foreign(
+            op,
+            find::<Foreign>(&e).map_or_else(String::new, ToString::to_string),
+        ),
         SdkError::ResponseError(_) => match e.raw_response() {
             Some(raw) if !raw.status().is_success() => answered(
                 op,
@@ -95,14 +100,7 @@ where
 
 /// A success whose body is not what S3 sends.
 fn no_document(op: &'static str, e: &(dyn StdError + 'static)) -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        op,
-        format!(
-            "the answer is no S3 document: {}; is something else (a proxy, a login page) answering there?",
-            chain(e)
-        ),
-    )
+    foreign(op, format!("the answer is no S3 document: {}", chain(e)))
 }
 
 /// No answer came: the way there, the name, the certificate or the credentials.

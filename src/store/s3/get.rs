@@ -14,6 +14,7 @@ use futures_util::{StreamExt as _, stream};
 use super::{
     Wire,
     error::{chain, from_sdk},
+    foreign::foreign,
     patience::{self, Answer},
 };
 use crate::{
@@ -60,17 +61,12 @@ impl Wire {
             }
             Err(e) => return Err(from_sdk(op, e)),
         };
+        check_tagged(op, head.e_tag())?;
         self.bucket_seen.store(true, Ordering::Relaxed);
         let size = head
             .content_length()
             .and_then(|n| u64::try_from(n).ok())
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Corrupt,
-                    op,
-                    "the answer has no `Content-Length`; does a proxy rewrite it?",
-                )
-            })?;
+            .ok_or_else(|| foreign(op, "the answer has no `Content-Length`"))?;
         Ok(Some(Head {
             size,
             modified: head.last_modified().and_then(time),
@@ -94,6 +90,7 @@ impl Wire {
         );
         match patience::within(op, self.stall, Answer::Soon, sent).await? {
             Ok(object) => {
+                check_tagged(op, object.e_tag())?;
                 self.bucket_seen.store(true, Ordering::Relaxed);
                 Ok(Some(object))
             }
@@ -321,6 +318,12 @@ fn parse_content_range(said: &str) -> Option<(u64, u64, Option<u64>)> {
         n => Some(n.parse().ok()?),
     };
     Some((first.parse().ok()?, last.parse().ok()?, total))
+}
+
+/// Every object has an `ETag`.
+fn check_tagged(op: &'static str, etag: Option<&str>) -> Result<()> {
+    etag.map(drop)
+        .ok_or_else(|| foreign(op, "the answer has no `ETag`"))
 }
 
 fn length(op: &'static str, object: &GetObjectOutput) -> Result<Option<u64>> {

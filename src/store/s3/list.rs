@@ -2,6 +2,7 @@
 
 use super::{
     Wire,
+    foreign::foreign,
     get::time,
     patience::{self, Answer},
 };
@@ -97,11 +98,8 @@ impl Wire {
             let next = match page.next_continuation_token() {
                 Some(next) if page.is_truncated().unwrap_or(true) => next.to_owned(),
                 None if page.is_truncated() == Some(true) => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        op,
-                        "the listing says that it goes on, but not where",
-                    ));
+                    let why = "the listing says that it goes on, but not where";
+                    return Err(foreign(op, why));
                 }
                 _ => return Ok(found),
             };

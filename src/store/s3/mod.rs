@@ -24,6 +24,7 @@ mod clock;
 mod config;
 mod environment;
 mod error;
+mod foreign;
 mod get;
 mod list;
 mod location;

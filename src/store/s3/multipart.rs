@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Wire,
     error::from_sdk,
+    foreign::foreign,
     patience::{self, Answer},
     put::{Condition, acl, sse, storage_class},
 };
@@ -111,13 +112,8 @@ impl Upload {
                 .send(),
         );
         let answer = patience::answer(OP, wire.stall, Answer::Later, sent).await?;
-        let id = answer.upload_id().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Corrupt,
-                OP,
-                "the answer names no upload; is something else answering there?",
-            )
-        })?;
+        let id = answer.upload_id().filter(|id| !id.is_empty());
+        let id = id.ok_or_else(|| foreign(OP, "the answer names no upload"))?;
         Ok(Self {
             id: Some(id.to_owned()),
             key: key.to_owned(),
@@ -178,13 +174,8 @@ impl Upload {
         let answer = patience::upload(OP, self.wire.stall, taken, sent)
             .await?
             .map_err(|e| from_sdk(OP, e))?;
-        let etag = answer.e_tag().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Corrupt,
-                OP,
-                "the answer to a part has no `ETag`; is something else answering there?",
-            )
-        })?;
+        let etag = answer.e_tag();
+        let etag = etag.ok_or_else(|| foreign(OP, "the answer to a part has no `ETag`"))?;
         Ok(CompletedPart::builder()
             .part_number(number)
             .e_tag(etag)
@@ -229,11 +220,8 @@ impl Upload {
                 Ok(answer) if answer.e_tag().is_some() => return Ok(Put::Stored),
                 Ok(_) if self.is_there(size).await? => return Ok(Put::Stored),
                 Ok(_) => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        OP,
-                        "the answer says nothing, and the object is not there",
-                    ));
+                    let why = "the answer says nothing, and the object is not there";
+                    return Err(foreign(OP, why));
                 }
                 Err(e) => e,
             };

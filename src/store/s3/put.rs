@@ -14,6 +14,7 @@ use super::{
     Wire,
     config::{Config, Sse},
     error::from_sdk,
+    foreign::foreign,
     get::{Head, is_missing},
     patience,
 };
@@ -171,28 +172,23 @@ impl Wire {
         }
         loop {
             let (request, taken) = send(&condition);
-            let error = match patience::upload(op, self.stall, taken, Box::pin(request.send()))
-                .await?
-            {
-                // A login page answers 200 to everything.
-                Ok(answer) if answer.e_tag().is_none() => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        op,
-                        "the answer has no `ETag`, so no S3 store wrote it; is something else answering there?",
-                    ));
-                }
-                Ok(_) => return Ok(()),
-                Err(e) => {
-                    let absent = is_missing(&e);
-                    let mut e = from_sdk(op, e);
-                    // `If-Match` on what is not there.
-                    if absent && matches!(condition, Condition::Is(_)) {
-                        e.kind = ErrorKind::Conflict;
+            let error =
+                match patience::upload(op, self.stall, taken, Box::pin(request.send())).await? {
+                    // A login page answers 200 to everything.
+                    Ok(answer) if answer.e_tag().is_none() => {
+                        return Err(foreign(op, "the answer has no `ETag`"));
                     }
-                    e
-                }
-            };
+                    Ok(_) => return Ok(()),
+                    Err(e) => {
+                        let absent = is_missing(&e);
+                        let mut e = from_sdk(op, e);
+                        // `If-Match` on what is not there.
+                        if absent && matches!(condition, Condition::Is(_)) {
+                            e.kind = ErrorKind::Conflict;
+                        }
+                        e
+                    }
+                };
             if error.kind != ErrorKind::Unsupported || condition == Condition::None {
                 return Err(error);
             }

@@ -144,20 +144,30 @@ impl Wire {
             let tags = self.list(OP, &format!("{repo}tags/")).await?;
             let read = stream::iter(tags)
                 .map(|object| async move {
-                    let found = self.read(OP, &object.key, record::MAX_BYTES).await?;
-                    // One that cannot be read must stop the sweep: what it names would be lost.
-                    let tagged = found
-                        .map(|f| record::decode::<record::Tagged>(OP, &f.bytes))
-                        .transpose()
-                        .map_err(|mut e| {
-                            e.message = format!("tag `{}`: {}", object.key, e.message);
-                            e
-                        })?;
-                    Result::Ok(tagged.map(|t| t.digest))
+                    let found = match self.read(OP, &object.key, record::MAX_BYTES).await {
+                        Err(e) if e.kind == ErrorKind::Corrupt => Err(e),
+                        other => Ok(other?),
+                    };
+                    let tagged = found.and_then(|found| {
+                        let found = found.map(|f| record::decode::<record::Tagged>(OP, &f.bytes));
+                        found.transpose()
+                    });
+                    if let Err(e) = &tagged {
+                        record::warn_of_damaged_name(&object.key, e);
+                    }
+                    Result::Ok(tagged)
                 })
                 .buffer_unordered(CONCURRENCY);
-            let digests: Vec<Option<Digest>> = read.try_collect().await?;
-            roots.extend(digests.into_iter().flatten());
+            let read: Vec<Result<Option<record::Tagged>>> = read.try_collect().await?;
+            if read.iter().any(Result::is_err) {
+                let manifests = self.list(OP, &format!("{repo}manifests/")).await?;
+                roots.extend(
+                    manifests
+                        .iter()
+                        .filter_map(|o| keys::parsed_manifest(&o.key)),
+                );
+            }
+            roots.extend(read.into_iter().flatten().flatten().map(|t| t.digest));
         }
         Ok(roots)
     }
@@ -237,7 +247,11 @@ impl Wire {
                 .send(),
         );
         match patience::within(OP, self.stall, Answer::AfterWork, sent).await? {
-            Ok(_) => Ok(true),
+            Ok(copied) if copied.copy_object_result().is_some() => Ok(true),
+            Ok(_) => Err(super::foreign::foreign(
+                OP,
+                "the answer has no `CopyObjectResult`",
+            )),
             Err(e) if super::get::is_missing(&e) => Ok(false),
             Err(e) => Err(super::error::from_sdk(OP, e)),
         }

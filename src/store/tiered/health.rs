@@ -168,7 +168,7 @@ impl Health {
     /// an answer to an old one says nothing of now.
     async fn judged<T>(&self, done: Result<T>, outages: u64) -> Result<T> {
         let e = match done {
-            Err(e) if e.is_temporary() => e.at(&self.store, ""),
+            Err(e) if e.is_temporary() || is_refused(e.kind) => e.at(&self.store, ""),
             answered => {
                 self.heard();
                 return answered.map_err(|e| e.at(&self.store, ""));
@@ -179,7 +179,12 @@ impl Health {
             self.failed(&e, outages);
             return Err(e);
         }
-        if self.still_answers().await {
+        let answers = self.still_answers().await;
+        if is_refused(e.kind) {
+            // Of all requests alike it is an outage: what is at hand serves until the credentials, or the bucket, are right again.
+            return Err(if answers { e } else { self.away(e.op) });
+        }
+        if answers {
             tracing::warn!(error = %e, "The remote store fails this request and answers others");
             return Err(e.alone());
         }
@@ -310,20 +315,26 @@ impl Health {
 
     /// Probes the remote when there is reason to; never ends.
     ///
-    /// It reads a record: those wait for no transfer, and no limit on bytes or on requests at once holds them up.
+    /// It reads a record that nobody ever wrote: those wait for no transfer, and no limit on bytes or on requests at once holds them up.
+    /// That there is none is the only right answer. A page in the store's place says otherwise; a refusal shows that our credentials are not
+    /// accepted, so that nothing else would be answered either.
     pub(super) async fn probe(&self, remote: Arc<dyn Records>) {
-        // Whether it is there or not is all the same; that we are told is not.
-        let key = keys::manifest(&Repo::cli(), &Digest::sha256_of(b""));
         loop {
+            let unknown = Digest::sha256_of(&fastrand::u128(..).to_le_bytes());
+            let key = keys::manifest(&Repo::cli(), &unknown);
             let limit = self.until_due().await;
             let begun = Instant::now();
             self.state.send_modify(|s| s.begun += 1);
             let outages = self.state.borrow().outages;
             let answer = timeout(limit, remote.read_record(&key, record::MAX_BYTES)).await;
             let failed = match answer {
-                Ok(Err(e)) if e.is_temporary() => Some(e),
-                // A refusal is an answer.
-                Ok(_) => None,
+                Ok(Ok(None)) => None,
+                Ok(Ok(Some(_))) => {
+                    let message =
+                        "it has a record that nobody wrote: something else answers in its place";
+                    Some(Error::new(ErrorKind::Unavailable, "probe", message))
+                }
+                Ok(Err(e)) => Some(e),
                 Err(_) => {
                     let message = format!("no answer in {}", span(limit));
                     Some(Error::new(ErrorKind::Timeout, "probe", message).unheard())
@@ -382,6 +393,14 @@ impl Health {
             true
         });
     }
+}
+
+/// Says whether the store does not let us in, or is not there: as a rule that holds for all requests.
+fn is_refused(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Denied | ErrorKind::Unauthenticated | ErrorKind::NoSuchStore
+    )
 }
 
 #[cfg(test)]

@@ -13,9 +13,8 @@ use super::{
     look::Patience,
     publish::{contended, holds, now_at},
     queue::Job,
-    send::Look,
+    send::{Look, not_ours},
     tags::One,
-    wait::told,
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -69,7 +68,8 @@ impl Core {
         match &job.entry.what {
             What::Record { key, bytes } => {
                 let asked = self.remote.records.write_record(key, bytes.clone());
-                self.health.ask("write record", asked).await?;
+                let asked = self.health.ask("write record", asked).await;
+                asked.map_err(not_ours)?;
                 Ok(Outcome::There)
             }
             What::Publish(publication) => {
@@ -159,7 +159,7 @@ impl One {
             let Some(merged) = merged.await else {
                 return Ok(Outcome::LeftAlone(theirs.manifest));
             };
-            check_manifest(&merged).map_err(|e| refused(&e))?;
+            check_manifest(&merged).map_err(not_ours)?;
             let (children, _) = neighbours(&merged).await;
             core.send_children(&children, Look::Again).await?;
             if self.put(&merged, Some(tag), &now_at(Some(&theirs))).await? == Published::Done {
@@ -186,14 +186,7 @@ impl One {
         expect: &Expect,
     ) -> Result<Published> {
         let asked = self.remote.store().publish(manifest, tag, expect);
-        self.core.health.ask("publish", asked).await
-    }
-}
-
-/// A merge that makes no sense is no damage of what was queued.
-fn refused(e: &Error) -> Error {
-    Error {
-        kind: ErrorKind::Invalid,
-        ..told(e)
+        let published = self.core.health.ask("publish", asked).await;
+        published.map_err(not_ours)
     }
 }

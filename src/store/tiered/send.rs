@@ -19,6 +19,17 @@ use crate::{
 /// Blobs that are asked for at once.
 const AT_ONCE: usize = 16;
 
+/// What the remote finds wrong, or has damaged itself, is no damage of what was acknowledged here: that is tried again, never dropped.
+pub(super) fn not_ours(e: Error) -> Error {
+    match e.kind {
+        ErrorKind::Corrupt => Error {
+            kind: ErrorKind::Invalid,
+            ..e
+        },
+        _ => e,
+    }
+}
+
 /// Whether what was seen a short while ago counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
@@ -52,7 +63,7 @@ impl Core {
         match self.front.body(&desc, job.bytes == Bytes::Old).await {
             Ok(Some(body)) => {
                 let put = self.remote.store.put(&desc, &body);
-                self.health.send("put", put).await?;
+                self.health.send("put", put).await.map_err(not_ours)?;
                 add(&self.counts.sent_blobs, 1);
                 add(&self.counts.sent_bytes, job.size);
             }
@@ -75,13 +86,13 @@ impl Core {
     /// `Corrupt` if the remote does not have the blob either.
     async fn must_be_there(&self, digest: &Digest, why: &str) -> Result<()> {
         let stat = self.remote.store.stat(digest);
-        match self.health.ask("stat", stat).await? {
+        match self.health.ask("stat", stat).await.map_err(not_ours)? {
             Some(_) => Ok(()),
             None => Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest)),
         }
     }
 
-    /// A blob that was acknowledged is lost: the disk in front damaged it. Whoever asks shall be told that it is not there.
+    /// A blob that was acknowledged is lost: its bytes in front were hashed and are damaged, or gone, and the remote does not have it. Whoever asks shall be told that it is not there.
     async fn lose(&self, job: &Job, e: &Error) {
         add(&self.counts.set_aside, 1);
         passed_by(self.front.remove_damaged(&job.digest).await);
@@ -106,7 +117,8 @@ impl Core {
                 return Ok(());
             }
             let stat = self.remote.store.stat(&digest);
-            if self.health.ask("stat", stat).await?.is_some() {
+            let stat = self.health.ask("stat", stat).await.map_err(not_ours)?;
+            if stat.is_some() {
                 self.seen.insert(&digest);
                 return Ok(());
             }

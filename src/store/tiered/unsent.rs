@@ -201,6 +201,8 @@ impl Unsent {
         if let Some(item) = items.all.get_mut(&job.digest) {
             item.state = State::Resting;
             item.rest.refused(why);
+            // Before the next try it is known whether the bytes here are to blame.
+            item.bytes = Bytes::Old;
             items.resting.insert(job.digest);
         }
         drop(items);
@@ -351,7 +353,9 @@ mod tests {
         assert_ne!(unsent.next().await, job);
         assert_ne!(unsent.next().await, job);
         let before = Instant::now();
-        assert_eq!(unsent.next().await, job);
+        let again = unsent.next().await;
+        // It is hashed before it is sent again.
+        assert_eq!((again.digest, again.bytes), (job.digest, Bytes::Old));
         assert!(before.elapsed().as_secs() >= 2);
     }
 

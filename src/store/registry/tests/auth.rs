@@ -368,8 +368,8 @@ async fn trouble_at_the_token_endpoint_is_told_by_its_kind() {
     for (answer, want) in [
         ((503, "", ""), ErrorKind::Unavailable),
         ((429, "", ""), ErrorKind::Throttled),
-        ((200, "text/html", "<html>"), ErrorKind::Corrupt),
-        ((200, "", "{}"), ErrorKind::Corrupt),
+        ((200, "text/html", "<html>"), ErrorKind::Unavailable),
+        ((200, "", "{}"), ErrorKind::Unavailable),
         ((200, "", r#"{"token":"a\nb"}"#), ErrorKind::Corrupt),
         ((401, "", ""), ErrorKind::Unauthenticated),
     ] {

@@ -196,7 +196,7 @@ async fn stalled_body_is_a_timeout() {
 }
 
 #[tokio::test]
-async fn page_encoding_wrong_digest_and_wrong_size_are_corrupt() {
+async fn encoding_wrong_digest_and_wrong_size_are_corrupt_and_a_page_is_somebody_elses() {
     let bytes = some_bytes(1000);
     let page = |_: &Call, _: Reply| {
         with(
@@ -226,16 +226,25 @@ async fn page_encoding_wrong_digest_and_wrong_size_are_corrupt() {
             ["x".repeat(900), "x".repeat(900)].map(|p| std::io::Result::Ok(Bytes::from(p)));
         Reply::new(HttpBody::from_stream(futures_util::stream::iter(pieces)))
     };
-    for fake in [
-        changed(page).await,
-        changed(xml).await,
-        changed(gzip).await,
-        changed(digest).await,
-        changed(size).await,
-        changed(more).await,
+    let wrong = |_: &Call, r: Reply| {
+        let said = r.headers()["docker-content-digest"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let headers = [("docker-content-digest", said.as_str())];
+        with(200, &headers, "x".repeat(999))
+    };
+    for (fake, kind) in [
+        (changed(page).await, ErrorKind::Unavailable),
+        (changed(xml).await, ErrorKind::Unavailable),
+        (changed(size).await, ErrorKind::Unavailable),
+        (changed(gzip).await, ErrorKind::Corrupt),
+        (changed(digest).await, ErrorKind::Corrupt),
+        (changed(wrong).await, ErrorKind::Corrupt),
+        (changed(more).await, ErrorKind::Corrupt),
     ] {
         let e = fails(&fake, &bytes, 0..1000).await;
-        assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+        assert_eq!(e.kind, kind, "{e}");
     }
     let fake = Fake::plain().await;
     fake.has(&bytes);

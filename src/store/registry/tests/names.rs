@@ -7,7 +7,7 @@ use super::{
 use crate::{
     artifact::{Manifest, Reference, Tag, media},
     digest::Digest,
-    store::{ErrorKind, Expect, TagStore as _, Untag as _},
+    store::{Error, ErrorKind, Expect, TagStore as _, Untag as _},
 };
 
 fn tag(name: &str) -> Tag {
@@ -107,17 +107,17 @@ async fn manifest_that_is_not_what_it_should_be_is_corrupt() {
     };
     let digest = Reference::from(manifest(1).digest);
     let named = Reference::from(tag("a"));
-    for (fake, reference) in [
-        (changed(other).await, &digest),
-        (changed(header).await, &named),
-        (changed(page).await, &named),
-        (changed(large).await, &named),
-        (changed(endless).await, &named),
+    for (fake, reference, kind) in [
+        (changed(other).await, &digest, ErrorKind::Corrupt),
+        (changed(header).await, &named, ErrorKind::Corrupt),
+        (changed(page).await, &named, ErrorKind::Unavailable),
+        (changed(large).await, &named, ErrorKind::Corrupt),
+        (changed(endless).await, &named, ErrorKind::Corrupt),
     ] {
         let store = open(&fake).await;
         publish(&store, &manifest(1), "a").await.unwrap();
         let e = store.resolve(reference).await.unwrap_err();
-        assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+        assert_eq!(e.kind, kind, "{e}");
     }
 }
 
@@ -181,7 +181,7 @@ async fn paged(pages: &'static [&'static str], link: fn(&Call, usize) -> String)
         Some(Act::Reply(with(
             200,
             headers,
-            format!(r#"{{"tags":{tags}}}"#),
+            format!(r#"{{"name":"team/app","tags":{tags}}}"#),
         )))
     })
     .await
@@ -211,14 +211,14 @@ async fn tags_are_read_page_by_page_sorted_and_filtered() {
 }
 
 #[tokio::test]
-async fn list_that_goes_round_ends_and_one_that_is_none_is_corrupt() {
+async fn list_that_goes_round_ends_and_a_page_is_not_an_empty_list() {
     let round = |_: &Call, _: usize| r#"</v2/team/app/tags/list?n=1000>; rel="next""#.to_owned();
     let fake = paged(&[r#"["a"]"#, "[]"], round).await;
     assert_eq!(open(&fake).await.tags("").await.unwrap(), [tag("a")]);
     let fake = Fake::start(|_| Some(Act::Reply(with(200, &[], "<html>")))).await;
     assert_eq!(
         open(&fake).await.tags("").await.unwrap_err().kind,
-        ErrorKind::Corrupt
+        ErrorKind::Unavailable
     );
     let fake = Fake::start(|_| Some(Act::Reply(refuse(404, "NAME_UNKNOWN")))).await;
     assert!(open(&fake).await.tags("").await.unwrap().is_empty());
@@ -274,4 +274,49 @@ async fn tag_that_cannot_be_deleted_is_overwritten_and_then_missing() {
         ErrorKind::Unavailable
     );
     assert_eq!(resolve(&store, tag("a")).await.unwrap(), Some(manifest(1)));
+}
+
+/// What a maintenance page, a captive portal or a wrong route answers to everything.
+fn in_its_place(sort: usize, call: &Call) -> Act {
+    let (media_type, body) = match sort {
+        0 => ("text/html", "<html>back soon</html>"),
+        1 => ("", ""),
+        _ => ("application/json", r#"{"status":"down"}"#),
+    };
+    let length = body.len().to_string();
+    // As a proxy does it.
+    let body = if call.method == "HEAD" { "" } else { body };
+    Act::Reply(with(
+        200,
+        &[("content-type", media_type), ("content-length", &length)],
+        body,
+    ))
+}
+
+#[tokio::test]
+async fn a_server_that_says_200_to_everything_is_no_registry() {
+    for sort in 0..3 {
+        let fake = Fake::start(move |call| Some(in_its_place(sort, call))).await;
+        let store = open(&fake).await;
+        let foreign = |what: &str, e: Error| {
+            assert!(e.is_temporary(), "{sort} {what}: {e}");
+        };
+        let bytes = some_bytes(1000);
+        foreign("stat", store.stat(&desc(&bytes).digest).await.unwrap_err());
+        for size in [1000, 200_000] {
+            let bytes = some_bytes(size);
+            let body = Body::from(bytes.clone());
+            foreign("put", store.put(&desc(&bytes), &body).await.unwrap_err());
+        }
+        let tag: Tag = "t".parse().unwrap();
+        let resolved = store.resolve(&tag.clone().into()).await;
+        foreign("resolve", resolved.unwrap_err());
+        let manifest = Manifest::new(media::IMAGE_INDEX, r#"{"schemaVersion":2,"manifests":[]}"#);
+        let resolved = store.resolve(&manifest.digest.into()).await;
+        foreign("resolve", resolved.unwrap_err());
+        let published = store.publish(&manifest, Some(&tag), &Expect::Anything);
+        foreign("publish", published.await.unwrap_err());
+        foreign("tags", store.tags("").await.unwrap_err());
+        foreign("untag", store.untag(&tag).await.unwrap_err());
+    }
 }

@@ -499,7 +499,7 @@ async fn success_that_is_none_is_found_out() {
     let fake =
         Fake::start(|call| (call.name() == "PUT uploads").then(|| Act::Reply(reply(200)))).await;
     let e = put(&open(&fake).await, &some_bytes(MIB)).await.unwrap_err();
-    assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+    assert_eq!(e.kind, ErrorKind::Unavailable, "{e}");
 }
 
 #[tokio::test]

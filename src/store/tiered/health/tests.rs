@@ -36,12 +36,77 @@ async fn fail(health: &Health) {
     failed.await.unwrap_err();
 }
 
-#[tokio::test]
-async fn an_unreachable_remote_is_known_as_such_and_a_refusal_is_an_answer() {
+/// A remote that answers every record in one way.
+struct Answers(fn() -> Result<Option<bytes::Bytes>>);
+
+#[async_trait::async_trait]
+impl Records for Answers {
+    async fn read_record(&self, _: &str, _: u64) -> Result<Option<bytes::Bytes>> {
+        (self.0)()
+    }
+
+    async fn write_record(&self, _: &str, _: bytes::Bytes) -> Result<()> {
+        Ok(())
+    }
+
+    async fn remove_record(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn list_records(&self, _: &str) -> Result<Vec<Listed>> {
+        Ok(Vec::new())
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_one_request_is_an_answer_and_one_of_the_probe_is_an_outage() {
+    for kind in [
+        ErrorKind::Denied,
+        ErrorKind::Unauthenticated,
+        ErrorKind::NoSuchStore,
+    ] {
+        let refused = || async move { Err::<(), _>(Error::new(kind, "get", "no")) };
+        let health = Health::new("s3:x".to_owned());
+        let e = tokio::select! {
+            asked = health.ask("get", refused()) => asked.unwrap_err(),
+            () = health.probe(Arc::new(Empty)) => unreachable!(),
+        };
+        assert!(e.kind == kind && health.is_up(), "{e}");
+    }
+    let denied = || Err(Error::new(ErrorKind::Denied, "read record", "answered 403"));
     let health = Health::new("s3:x".to_owned());
-    let denied = async { Err::<(), _>(Error::new(ErrorKind::Denied, "get", "no")) };
-    health.ask("get", denied).await.unwrap_err();
-    assert!(health.is_up());
+    let asked = async { Err::<(), _>(Error::new(ErrorKind::Denied, "get", "no")) };
+    let e = tokio::select! {
+        asked = health.ask("get", asked) => asked.unwrap_err(),
+        () = health.probe(Arc::new(Answers(denied))) => unreachable!(),
+    };
+    // So that names come from the front, and what is written waits.
+    assert!(e.is_temporary(), "{e}");
+    let now = health.now();
+    assert_eq!((now.up, now.kind), (false, Some(ErrorKind::Denied)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_finds_what_nobody_wrote_was_not_answered_by_the_store() {
+    let page = || Ok(Some(bytes::Bytes::from_static(b"{}")));
+    let damaged = || Err(Error::new(ErrorKind::Corrupt, "read record", "no record"));
+    for answer in [page as fn() -> _, damaged as fn() -> _] {
+        let health = Health::new("s3:x".to_owned());
+        tokio::select! {
+            () = health.down() => {}
+            () = health.probe(Arc::new(Answers(answer))) => unreachable!(),
+        }
+        assert!(!health.is_up());
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_remote_is_known_as_such() {
+    let health = Health::new("s3:x".to_owned());
     fail(&health).await;
     let now = health.now();
     assert!(

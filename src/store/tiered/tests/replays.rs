@@ -216,6 +216,38 @@ async fn damaged_entry_is_set_aside_and_the_rest_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whatever_the_remote_answers_nothing_that_was_acknowledged_is_dropped() {
+    for op in ["put", "stat", "resolve", "publish"] {
+        for kind in [
+            ErrorKind::Corrupt,
+            ErrorKind::Invalid,
+            ErrorKind::Unavailable,
+            ErrorKind::Denied,
+            ErrorKind::NoSuchStore,
+            ErrorKind::Conflict,
+        ] {
+            let world = World::new(Mode::WriteBack);
+            let daemon = world.start().await;
+            daemon.outage().await;
+            let ours = push(&daemon.repo("a"), "t", 1).await.unwrap();
+            *daemon.link.refused.lock().unwrap() = Some((op, kind));
+            daemon.back().await;
+            let soon = Instant::now() + Duration::from_secs(20);
+            let left = daemon.tiered.backlog().flush(soon).await;
+            assert_eq!(left.set_aside, 0, "{op} {kind:?}: {left:?}");
+            check_children(&daemon.repo("a"), &ours).await;
+            daemon.link.refuse_nothing();
+            let left = daemon.flush().await;
+            assert!(
+                left.is_flushed() && left.set_aside == 0,
+                "{op} {kind:?}: {left:?}"
+            );
+            assert_eq!(world.at_remote("a", "t").await, Some(ours), "{op} {kind:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn index_is_replayed_after_the_manifests_that_it_names() {
     let world = World::new(Mode::WriteBack);
     let daemon = world.start().await;
