@@ -1,6 +1,6 @@
 //! Import: finds the best snapshot of a name and puts it back, fetching only what the node lacks.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use super::{
     Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, head,
@@ -249,8 +249,7 @@ fn few(why: &[String]) -> String {
     const SHOWN: usize = 3;
     let mut text = why[..why.len().min(SHOWN)].join("; ");
     if why.len() > SHOWN {
-        let more = why.len() - SHOWN;
-        text.push_str(&format!("; and {more} more"));
+        let _ = write!(text, "; and {} more", why.len() - SHOWN);
     }
     text
 }

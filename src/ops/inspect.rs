@@ -83,7 +83,7 @@ pub struct Outside {
 /// # Errors
 /// `Damaged` when nothing of a name can be read; what is lost of the rest is a warning.
 pub async fn run(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>> {
-    super::within_budget(ctx, "inspecting", inspect(ctx, name, files)).await
+    super::within_budget(ctx, "inspecting", Box::pin(inspect(ctx, name, files))).await
 }
 
 async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>> {

@@ -98,10 +98,10 @@ impl Tables {
     /// # Errors
     /// When there is none.
     pub(super) fn room_of_tags(&self, tags: usize) -> std::result::Result<Reservation, Exhausted> {
-        match self.memory.is_shared() {
-            true => self.room(BYTES_PER_TAG.saturating_mul(tags as u64)),
-            false => Ok(Reservation::default()),
+        if !self.memory.is_shared() {
+            return Ok(Reservation::default());
         }
+        self.room(BYTES_PER_TAG.saturating_mul(tags as u64))
     }
 
     fn known(&self, layer: &Layer) -> Option<Arc<Toc>> {

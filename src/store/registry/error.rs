@@ -150,7 +150,6 @@ pub(super) fn kind(
         400 | 404 if says(C::DigestInvalid) || says(C::SizeInvalid) => ErrorKind::Corrupt,
         400 | 404 if says(C::ManifestBlobUnknown) => ErrorKind::Conflict,
         400 if says(C::Unsupported) || says(C::ManifestInvalid) => ErrorKind::Unsupported,
-        400 => ErrorKind::Invalid,
         401 => ErrorKind::Unauthenticated,
         // GitHub limits with 403 and says how long.
         403 if date::retry_after(headers).is_some() => ErrorKind::Throttled,
@@ -163,10 +162,9 @@ pub(super) fn kind(
         405 | 406 | 411 | 413 | 415 | 501 => ErrorKind::Unsupported,
         429 => ErrorKind::Throttled,
         507 => ErrorKind::Full,
-        500..=599 => ErrorKind::Unavailable,
         416 => ErrorKind::Corrupt,
         400..=499 => ErrorKind::Invalid,
-        // A success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
+        // 5xx; and a success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
         _ => ErrorKind::Unavailable,
     }
 }

@@ -25,7 +25,7 @@ use crate::{
         Put,
         body::Body,
         check_body,
-        error::{Error, ErrorKind, Result},
+        error::{ErrorKind, Result},
         keys,
         marked::FOUND_SECS,
     },
