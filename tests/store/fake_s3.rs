@@ -379,7 +379,7 @@ pub(crate) fn cut(
         Err(std::io::Error::other("cut by the test"))
     });
     let announced = announced.to_string();
-    let mut all = vec![("content-length", announced.as_str())];
+    let mut all = vec![("content-length", announced.as_str()), ("etag", "\"cut\"")];
     all.extend_from_slice(headers);
     let partial = headers.iter().any(|(name, _)| *name == "content-range");
     build(

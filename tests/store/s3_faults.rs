@@ -465,8 +465,10 @@ async fn an_answer_that_is_not_the_stores_is_neither_a_success_nor_damage() {
         foreign("write record", written.unwrap_err());
         let removed = store.remove_record(&record).await;
         foreign("remove record", removed.unwrap_err());
-        let published = store.publish(&manifest(2), Some(&tag("t")), &Expect::Anything);
-        foreign("publish", published.await.unwrap_err());
+        let done = store
+            .publish(&manifest(2), Some(&tag("t")), &Expect::Anything)
+            .await;
+        foreign("publish", done.unwrap_err());
 
         on.store(false, Ordering::Relaxed);
         assert_eq!(

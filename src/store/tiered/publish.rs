@@ -57,7 +57,12 @@ impl One {
             Err(e) if e.is_temporary() && self.core.writes_back() => {
                 self.enqueue(manifest, entry, expect).await
             }
-            other => other,
+            Err(e) => {
+                // It may lack what it was believed to have: whoever pushes again has it looked for.
+                self.core.seen.forget(&children);
+                Err(e)
+            }
+            done => done,
         };
         drop(lock);
         done

@@ -248,6 +248,23 @@ async fn whatever_the_remote_answers_nothing_that_was_acknowledged_is_dropped() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_refused_manifest_names_is_looked_for_when_it_is_pushed_again() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    push(&repo, "t", 1).await.unwrap();
+    // The remote has it no more, whatever it said.
+    let (child, _) = blob(&data(5000, 1));
+    let path = crate::store::keys::blob(&child.digest);
+    std::fs::remove_file(world.dir.path().join("remote").join(path)).unwrap();
+    *daemon.link.refused.lock().unwrap() = Some(("publish", ErrorKind::Conflict));
+    push(&repo, "u", 1).await.unwrap_err();
+    daemon.link.refuse_nothing();
+    let pushed = push(&repo, "u", 1).await.unwrap();
+    assert_eq!(world.at_remote("a", "u").await, Some(pushed));
+}
+
+#[tokio::test(start_paused = true)]
 async fn index_is_replayed_after_the_manifests_that_it_names() {
     let world = World::new(Mode::WriteBack);
     let daemon = world.start().await;
