@@ -712,7 +712,7 @@ mod tests {
     #[tokio::test]
     async fn opened_folders_are_stores() {
         for scheme in ["disk", "oci-layout"] {
-            conformance::run_all(async || {
+            Box::pin(conformance::run_all(async || {
                 let dir = tempfile::tempdir().unwrap();
                 let url = url(&format!("{scheme}:{}", dir.path().display()));
                 let opened = open(&url, &Options::default()).await.unwrap();
@@ -725,7 +725,7 @@ mod tests {
                     spool_dir: opened.spool_dir,
                     keep: Box::new(dir),
                 }
-            })
+            }))
             .await;
         }
     }

@@ -142,7 +142,7 @@ fn is_whole(body: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn head<'a>(asked: Asked, status: u16, media_type: &'a str, length: u64) -> Head<'a> {
+    fn head(asked: Asked, status: u16, media_type: &str, length: u64) -> Head<'_> {
         Head {
             asked,
             status,

@@ -145,7 +145,10 @@ async fn a_push_asks_for_nothing_after_the_first_unknown_digest() {
     let door = tenants_at(Door::open().await).await;
     // Children are asked for by the order of their digests.
     let is_first = |blob: &String| Digest::sha256_of(blob.as_bytes()).hex().starts_with("00");
-    let gone = (0..).map(|n| format!("gone {n}")).find(is_first).unwrap();
+    let gone = (0..100_000)
+        .map(|n| format!("gone {n}"))
+        .find(is_first)
+        .unwrap();
     let known = (0..).map(|n| format!("known {n}")).filter(|b| !is_first(b));
     let known: Vec<String> = known.take(6 * AT_ONCE).collect();
     let document = |blobs: &[&String]| {

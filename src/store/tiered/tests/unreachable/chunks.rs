@@ -99,7 +99,7 @@ async fn an_upload_goes_on_by_what_is_kept_here_and_waits_until_it_is_known_at_m
         .flat_map(|mode| OPS.map(|op| (mode, op)))
     {
         for (way, known) in WAYS.into_iter().flat_map(|w| [(w, false), (w, true)]) {
-            let upload = Upload::begun(mode).await;
+            let upload = Box::pin(Upload::begun(mode)).await;
             upload.scene.goes(way);
             if known {
                 upload.scene.is_known(way).await;
@@ -119,7 +119,7 @@ async fn an_upload_goes_on_by_what_is_kept_here_and_waits_until_it_is_known_at_m
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_outlives_an_outage_is_whole_and_leaves_nothing() {
     for way in WAYS {
-        let upload = Upload::begun(Mode::WriteBack).await;
+        let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
         let Upload { scene, uploads, id } = &upload;
         scene.goes(way);
         assert_eq!(upload.append(Some(5), b" more").await, Appended::Size(10));
