@@ -1,6 +1,7 @@
-//! Fair sharing: places that callers take in turn, and whose share something counts to.
+//! Fair sharing: places that callers take in turn, whose share something counts to, and lines in the log.
 
 mod key;
+pub mod lines;
 mod pool;
 
 pub use key::Key;

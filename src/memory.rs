@@ -11,6 +11,8 @@ const MANIFESTS: usize = 8;
 
 /// Bytes that the tables of one command may take, whatever they list: what a command takes besides is within the 256 MB as well.
 const COMMAND_BYTES: u64 = 224_000_000;
+/// Bytes that configs, and what is kept of each snapshot beside its tables, may take besides. No writer counts on them.
+const COMMAND_STATE_BYTES: u64 = 12_000_000;
 /// And for each entry that they list.
 const COMMAND_BYTES_PER_ENTRY: u64 = 250;
 /// Entries that count for that.
@@ -42,7 +44,7 @@ struct Taken {
 /// A reservation that the budget has no room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its tables of contents need more memory than there is: {} of {} MB are in use",
+    "it needs more memory than there is: {} of {} MB are in use",
     taken / 1_000_000,
     limit / 1_000_000
 )]
@@ -54,10 +56,11 @@ pub struct Exhausted {
 }
 
 impl MemoryBudget {
-    /// The budget of one run of the command line: 224 MB and 250 bytes for each entry that is read, of two million at most.
+    /// The budget of one run of the command line: 224 MB for tables, 12 MB for what is kept beside them, and 250 bytes for each entry
+    /// that is read, of two million at most.
     pub fn of_command() -> Self {
         Self::new(Limit {
-            bytes: COMMAND_BYTES,
+            bytes: COMMAND_BYTES + COMMAND_STATE_BYTES,
             per_entry: COMMAND_BYTES_PER_ENTRY,
         })
     }
@@ -91,7 +94,10 @@ impl MemoryBudget {
 
     /// Says whether a command could read `entries` whose tables take `bytes`, with nothing else in memory.
     pub fn fits_a_command(entries: u64, bytes: u64) -> bool {
-        let budget = Self::of_command();
+        let budget = Self::new(Limit {
+            bytes: COMMAND_BYTES,
+            per_entry: COMMAND_BYTES_PER_ENTRY,
+        });
         budget.reserve(entries, bytes).is_ok()
     }
 

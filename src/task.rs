@@ -15,6 +15,11 @@ const PARSERS: usize = 4;
 
 static PARSING: Semaphore = Semaphore::const_new(PARSERS);
 
+/// Threads of a runtime. Given to it, since it panics where `TOKIO_WORKER_THREADS`, which is not for us, is no number.
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
 /// Runs blocking `work` on a thread for it; a panic in it goes on in the caller.
 ///
 /// Dropping the future does not stop the work.

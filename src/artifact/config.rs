@@ -18,6 +18,10 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const MAX_CONFIG_BYTES: u64 = 32 << 20;
 /// Most features, gates and traits of a config.
 const MAX_TEXTS: usize = 10_000;
+/// Bytes of all gates, or of all traits, that are used: thousands of Go releases.
+const MAX_FINGERPRINT_BYTES: usize = 64 << 10;
+/// What a text takes besides its own bytes, about.
+const TEXT_BYTES: usize = 16;
 /// Most side tags that a config contains: seven days of one a second.
 const MAX_FOLDED: usize = 700_000;
 /// Features that this program understands when a config requires them.
@@ -39,6 +43,30 @@ pub struct Fingerprint {
         deserialize_with = "bounded::map::<MAX_TEXTS, _>"
     )]
     pub traits: BTreeMap<String, String>,
+}
+
+impl Fingerprint {
+    /// Adds gates; sorted and unique at the end.
+    pub fn add_gates(&mut self, gates: impl IntoIterator<Item = String>) {
+        self.gates.extend(gates);
+        self.gates.sort();
+        self.gates.dedup();
+        self.bound();
+    }
+
+    /// Forgets lists that are longer than those of any honest writer: without gates a snapshot is tried everywhere, and without
+    /// traits none is preferred. Folding adds gates up, so their number alone must not make a snapshot unreadable.
+    pub fn bound(&mut self) {
+        let gates: usize = self.gates.iter().map(|g| g.len() + TEXT_BYTES).sum();
+        if gates > MAX_FINGERPRINT_BYTES {
+            self.gates = Vec::new();
+        }
+        let of_trait = |(k, v): (&String, &String)| k.len() + v.len() + 2 * TEXT_BYTES;
+        let traits: usize = self.traits.iter().map(of_trait).sum();
+        if traits > MAX_FINGERPRINT_BYTES {
+            self.traits = BTreeMap::new();
+        }
+    }
 }
 
 /// One pack's part of a snapshot.

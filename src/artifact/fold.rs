@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+pub mod contained;
 pub mod dated;
 pub mod replaced;
 pub mod size;
@@ -13,8 +14,8 @@ use super::{
 };
 use crate::entry::{EntryPath, Kind};
 
-/// Days for which a snapshot remembers the side tags that it contains.
-const FOLDED_DAYS: u32 = 7;
+use contained::FOLDED_DAYS;
+pub use contained::remember;
 
 /// How snapshots of a kind behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,19 +95,6 @@ fn one_alone(one: &Snapshot, other: &Snapshot) -> Snapshot {
     out
 }
 
-/// Notes side tags that a snapshot contains, and forgets those of long ago; never the last replacement.
-pub fn remember(snapshot: &mut Snapshot, more: impl IntoIterator<Item = Folded>, today: u32) {
-    snapshot.folded.extend(more);
-    snapshot.folded.sort();
-    snapshot
-        .folded
-        .dedup_by(|later, first| later.tag == first.tag);
-    let mark = replaced::newest_mark(snapshot).map(str::to_owned);
-    snapshot
-        .folded
-        .retain(|f| f.day.saturating_add(FOLDED_DAYS) >= today || Some(&f.tag) == mark.as_ref());
-}
-
 fn union(head: &Snapshot, side: &Snapshot, rules: Rules) -> Snapshot {
     let mut out = head.clone();
     out.root = side.root.or(head.root);
@@ -132,11 +120,8 @@ fn union(head: &Snapshot, side: &Snapshot, rules: Rules) -> Snapshot {
     }
     out.packs.sort_by_key(Pack::order);
     out.folded.extend(side.folded.iter().cloned());
-    out.fingerprint
-        .gates
-        .extend(side.fingerprint.gates.iter().cloned());
-    out.fingerprint.gates.sort();
-    out.fingerprint.gates.dedup();
+    let gates = side.fingerprint.gates.iter().cloned();
+    out.fingerprint.add_gates(gates);
     // Where two writers' traits differ the snapshot has entries of both, so the trait says nothing.
     out.fingerprint
         .traits

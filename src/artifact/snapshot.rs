@@ -19,7 +19,9 @@ use crate::{
 };
 
 /// More layers than this and a manifest is refused on reading; we write 127 at most.
-pub(super) const MAX_LAYERS_READ: usize = 4096;
+pub const MAX_LAYERS_READ: usize = 4096;
+/// Longest media type or title of a layer.
+const MAX_LABEL_BYTES: usize = 255;
 /// What registries of all ages take.
 pub const MAX_PACKS: usize = 127;
 
@@ -87,7 +89,18 @@ impl Layer {
                 descriptor.digest
             ));
         }
-        Ok(Self { descriptor, toc })
+        let title = field(annotations::TITLE).ok().map(str::to_owned);
+        if descriptor.media_type.len() > MAX_LABEL_BYTES {
+            return bad("a layer has a media type that nobody knows");
+        }
+        // Only what counts, as we would write it: a fold carries the layers of others on.
+        let mut layer = Self::new(descriptor.digest, descriptor.size, toc);
+        layer.descriptor.media_type = descriptor.media_type;
+        if let Some(title) = title.filter(|t| t.len() <= MAX_LABEL_BYTES) {
+            let key = annotations::TITLE.to_owned();
+            layer.descriptor.annotations.insert(key, title);
+        }
+        Ok(layer)
     }
 }
 
@@ -273,9 +286,11 @@ impl Snapshot {
             scope: config.scope,
             key: config.key,
         };
+        let mut fingerprint = config.fingerprint;
+        fingerprint.bound();
         let mut snapshot = Self {
             name,
-            fingerprint: config.fingerprint,
+            fingerprint,
             packs,
             merge: config.merge,
             folded: config.folded,
@@ -330,8 +345,14 @@ impl Snapshot {
 
     /// Where each object is: pack and index of the object; the first pack that holds it counts.
     pub fn objects(&self) -> HashMap<Sha256, (usize, usize)> {
+        self.objects_outside(&HashSet::new())
+    }
+
+    /// The same without the packs at the indexes `spent`.
+    pub fn objects_outside(&self, spent: &HashSet<usize>) -> HashMap<Sha256, (usize, usize)> {
         let mut map = HashMap::with_capacity(self.packs.iter().map(|p| p.toc.objects.len()).sum());
-        for (pack, p) in self.packs.iter().enumerate() {
+        let packs = self.packs.iter().enumerate();
+        for (pack, p) in packs.filter(|(pack, _)| !spent.contains(pack)) {
             for (i, o) in p.toc.objects.iter().enumerate() {
                 map.entry(o.digest).or_insert((pack, i));
             }

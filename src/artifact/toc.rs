@@ -31,6 +31,8 @@ pub const MAX_TOC_BYTES: u64 = 256 << 20;
 pub const MAX_STORED_TOC_BYTES: u64 = 128 << 20;
 /// Most entries of all tables of a snapshot together, live and dead.
 pub const MAX_ENTRIES: u64 = 2_000_000;
+/// Highest generation of a pack. Above it nothing could replace a pack that turns out to be damaged.
+pub const MAX_GENERATION: u32 = 1 << 31;
 const MAX_XATTR_BYTES: usize = 64 << 10;
 /// Level of the payload: it is small and read often.
 const ZSTD_LEVEL: i32 = 3;

@@ -158,7 +158,10 @@ impl CommandError {
 
     /// All of it in one line, for a warning.
     pub(crate) fn line(&self) -> String {
-        let mut text = self.message.clone();
+        let mut text = match self.kind {
+            Kind::Bug => format!("this is a bug in cachectl: {}", self.message),
+            _ => self.message.clone(),
+        };
         for cause in &self.causes {
             let _ = write!(text, ": {cause}");
         }
@@ -215,6 +218,7 @@ impl From<store::Error> for CommandError {
         error.store_is_lost = matches!(
             e.kind,
             ErrorKind::NoSuchStore
+                | ErrorKind::Invalid
                 | ErrorKind::Denied
                 | ErrorKind::Unauthenticated
                 | ErrorKind::Throttled
@@ -245,9 +249,13 @@ impl From<ops::Error> for CommandError {
                 .hint("the next export of this cache packs anew what is damaged"),
             ops::Error::Memory { .. } => Self::failed(e.to_string())
                 .hint("try again later, or read the store without the daemon, with --store"),
-            ops::Error::TooManyEntries { .. } => Self::failed(e.to_string()).hint(
-                "export parts of it under names of their own, or leave paths out with --exclude",
+            ops::Error::Unreadable { .. } => Self::failed(e.to_string()).hint(
+                "what others pushed under this name may be too much: `export --replace` stores this cache alone",
             ),
+            ops::Error::TooManyEntries { .. } => Self::failed(
+                e.to_string(),
+            )
+            .hint("export parts of it under names of their own, or leave paths out with --exclude"),
             ops::Error::TooBig { .. } => Self::failed(e.to_string())
                 .hint("raise --max-size, leave paths out with --exclude, or export with --flatten"),
             ops::Error::NothingFits { .. } => Self::failed(e.to_string())
@@ -307,7 +315,7 @@ fn store_hint(e: &store::Error) -> Option<String> {
             "log in with `docker login`, or set registry.username and registry.password".to_owned()
         }
         ErrorKind::Denied if s3 => {
-            "grant the credentials in use access (with s3.anonymous: everybody), or use --read-only if the job should only import".to_owned()
+            "grant these credentials access (with s3.anonymous: everybody), or use --read-only if the job should only import".to_owned()
         }
         ErrorKind::Denied => {
             "grant these credentials access, or use --read-only if the job should only import".to_owned()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     args,
     error::{CommandError, Result},
-    github, output,
+    github, output, panics,
     part::Part,
     session::Session,
     sources::{self, Job},
@@ -25,7 +25,8 @@ pub(crate) async fn run(
     session: &Session,
     args: &args::Export,
 ) -> std::result::Result<u8, (bool, CommandError)> {
-    let mut summary = collect(session, args)
+    let work = collect(session, args);
+    let mut summary = panics::caught(session, Verb::Export, args.source.source, work)
         .await
         .map_err(|e| (session.json, e))?;
     finish(session, &mut summary)

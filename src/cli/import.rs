@@ -6,6 +6,7 @@ use super::{
     args,
     error::{CommandError, Result},
     export::finish,
+    panics,
     part::Part,
     session::Session,
     sources::{self, Job},
@@ -25,7 +26,8 @@ pub(crate) async fn run(
     session: &Session,
     args: &args::Import,
 ) -> std::result::Result<u8, (bool, CommandError)> {
-    let mut summary = collect(session, args)
+    let work = collect(session, args);
+    let mut summary = panics::caught(session, Verb::Import, args.source.source, work)
         .await
         .map_err(|e| (session.json, e))?;
     finish(session, &mut summary)

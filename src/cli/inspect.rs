@@ -129,11 +129,17 @@ fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
             ),
         );
     }
-    // By the manifest's word: whether they are there, only `verify` looks.
+    // A blob that is missing is none of those counted, and has no size.
+    let missing = s.packs.len().saturating_sub(s.row.packs);
+    let is_missing = |p: &inspect::PackRow| missing > 0 && p.size == 0;
+    let missing = match missing as u64 {
+        0 => String::new(),
+        n => format!("; {} missing", count(n, "blob is", "blobs are")),
+    };
     line(
-        "names",
+        "stored",
         &format!(
-            "{} in {} (`cachectl verify` says whether they are stored)",
+            "{} in {}{missing}",
             bytes(s.row.stored_bytes),
             count(s.row.packs as u64, "blob", "blobs")
         ),
@@ -150,11 +156,14 @@ fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
         line(what, &digest.to_string());
     }
     let mut rows = vec![["BLOB", "STORED", "MEDIA TYPE"].map(str::to_owned).to_vec()];
-    rows.extend(
-        s.packs
-            .iter()
-            .map(|p| vec![short(&p.digest), bytes(p.size), printable(&p.media_type)]),
-    );
+    rows.extend(s.packs.iter().map(|p| {
+        let size = if is_missing(p) {
+            "missing".to_owned()
+        } else {
+            bytes(p.size)
+        };
+        vec![short(&p.digest), size, printable(&p.media_type)]
+    }));
     text.push_str(&output::table(&rows, &[1]));
     text
 }

@@ -8,7 +8,7 @@ use super::error::CommandError;
 use crate::{
     digest::Digest,
     entry::Time,
-    ops::{LeftOut, PhaseTime, copy, du, inspect, list, prune, remove, verify},
+    ops::{LeftOut, PhaseTime, copy, du, export::Dropped, inspect, list, prune, remove, verify},
     proto::v1,
 };
 
@@ -60,6 +60,16 @@ pub(crate) fn left_out(all: &[LeftOut]) -> Value {
     all.iter()
         .map(|l| json!({"what": l.what, "why": l.why}))
         .collect()
+}
+
+/// What limits took out of a cache.
+pub(crate) fn dropped(d: &Dropped) -> Value {
+    json!({
+        "max_size_entries": d.by_size.0,
+        "max_size_bytes": d.by_size.1,
+        "max_age_entries": d.by_age.0,
+        "max_age_bytes": d.by_age.1,
+    })
 }
 
 pub(crate) fn phases(all: &[PhaseTime]) -> Value {

@@ -24,6 +24,7 @@ mod json;
 mod ls;
 mod man;
 mod output;
+mod panics;
 mod part;
 mod progress;
 mod prune;

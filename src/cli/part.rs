@@ -11,7 +11,11 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    ops::{LeftOut, Moved, PhaseTime, export, import},
+    ops::{
+        LeftOut, Moved, PhaseTime,
+        export::{self, Dropped},
+        import,
+    },
     source::SourceKind,
 };
 
@@ -45,6 +49,8 @@ pub(crate) struct Part {
     /// Why it is a miss, or was not exported.
     pub(crate) miss: Option<String>,
     pub(crate) left_out: Vec<LeftOut>,
+    /// Export: what the limits took out.
+    pub(crate) dropped: Dropped,
     pub(crate) phases: Vec<PhaseTime>,
     pub(crate) elapsed: Duration,
 }
@@ -70,6 +76,7 @@ impl Part {
             moved: Moved::default(),
             miss: Some(why.into()),
             left_out: Vec::new(),
+            dropped: Dropped::default(),
             phases: Vec::new(),
             elapsed: Duration::ZERO,
         }
@@ -94,6 +101,7 @@ impl Part {
             moved: r.moved,
             miss: None,
             left_out: r.left_out,
+            dropped: r.dropped,
             phases: r.phases,
             elapsed: r.elapsed,
         }
@@ -128,6 +136,7 @@ impl Part {
                 .miss
                 .or_else(|| (!hit).then(|| "nothing was found".to_owned())),
             left_out: r.left_out,
+            dropped: Dropped::default(),
             phases: r.phases,
             elapsed: r.elapsed,
         }
@@ -174,6 +183,62 @@ impl Part {
         )
     }
 
+    /// A warning of limits that left more than half of a cache out, or all of it.
+    pub(super) fn dropped_line(&self) -> Option<String> {
+        let Dropped {
+            by_age,
+            by_size,
+            of,
+            max_age_days,
+            max_size,
+        } = self.dropped;
+        let all = || count(of.0, "entry", "entries");
+        let (kind, name) = (self.kind, &self.name);
+        if by_size.0 > of.0 / 2 {
+            return Some(format!(
+                "{kind} {name}: {} of {} ({} of {}) left out: more does not fit into max_size ({}), and the least recently used leave first; \
+                 raise --max-size",
+                by_size.0,
+                all(),
+                bytes(by_size.1),
+                bytes(of.1),
+                bytes(max_size.unwrap_or_default()),
+            ));
+        }
+        (by_age.0 > 0 && by_age.0 + by_size.0 == of.0).then(|| {
+            format!(
+                "{kind} {name}: nothing is left: none of its {} was used in the last {} (max_age); export after the build that \
+                 uses them, or raise --max-age",
+                all(),
+                count(max_age_days.into(), "day", "days"),
+            )
+        })
+    }
+
+    /// The same in a few words, whatever it is.
+    fn dropped_words(&self) -> String {
+        let Dropped {
+            by_age,
+            by_size,
+            of,
+            max_age_days,
+            ..
+        } = self.dropped;
+        let mut text = String::new();
+        if by_size.0 > 0 {
+            let _ = write!(text, "; {} of {} left out (max_size)", by_size.0, of.0);
+        }
+        if by_age.0 > 0 {
+            let days = count(max_age_days.into(), "day", "days");
+            let _ = write!(
+                text,
+                "; {} of {} dropped (unused for {days})",
+                by_age.0, of.0
+            );
+        }
+        text
+    }
+
     pub(super) fn json(&self, verb: Verb) -> Value {
         let mut value = json!({
             "kind": self.kind,
@@ -196,6 +261,7 @@ impl Part {
             Verb::Export => {
                 value["unchanged"] = json!(self.hit);
                 value["entries_packed"] = json!(self.entries_moved);
+                value["dropped"] = json::dropped(&self.dropped);
             }
             Verb::Import => {
                 value["exact"] = json!(self.exact);
@@ -237,9 +303,10 @@ impl Part {
         }
         // What was left out is a warning.
         format!(
-            "{head}: {what}: {}, {}{cost} in {} ({place}{})\n",
+            "{head}: {what}: {}, {}{}{cost} in {} ({place}{})\n",
             count(self.entries, "entry", "entries"),
             bytes(self.bytes),
+            self.dropped_words(),
             seconds(self.elapsed),
             short(digest)
         )

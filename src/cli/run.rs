@@ -15,7 +15,7 @@ use super::{
     args::{Cli, Command},
     buildx, completions, copy, du, env,
     error::{CommandError, Kind, MAY_BE_PARTLY, Result},
-    export, flush, help, import, inspect, json, ls, man, output,
+    export, flush, help, import, inspect, json, ls, man, output, panics,
     progress::{Look, Reporter},
     prune, rm,
     session::Session,
@@ -25,6 +25,7 @@ use crate::{
     config::{self, Env},
     fs,
     progress::Phase,
+    task,
     telemetry::{self, Verbosity},
 };
 
@@ -37,18 +38,7 @@ const BY_SIGNAL: u8 = 128;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    panic::set_hook(Box::new(|info| {
-        // Not `eprintln!`, which would panic again where standard error is closed.
-        let place = info
-            .location()
-            .map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
-        let what = info.payload_as_str().unwrap_or("panic");
-        let error = CommandError::new(Kind::Bug, format!("{what}{place}")).hint(format!(
-            "please report it with this line, cachectl {} and what was run",
-            env!("CARGO_PKG_VERSION")
-        ));
-        output::note(&error.render());
-    }));
+    panics::install();
     let code = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Kind::Bug.code());
     ExitCode::from(code)
 }
@@ -128,6 +118,7 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
         _ => "",
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(task::workers())
         .enable_all()
         .build()
         .map_err(|e| fail(CommandError::failed(format!("cannot start threads: {e}"))))?;

@@ -52,7 +52,9 @@ impl Job {
     pub(crate) async fn must_not_be_own(&self) -> Result<()> {
         let source = Arc::clone(&self.source);
         let is_own = task::blocking(move || {
-            fs::Dir::open(source.root()).is_ok_and(|root| source.own().is_root(&root))
+            // By its path also before it exists.
+            let root = fs::Dir::open(source.root()).ok();
+            source.own().is_root(root.as_ref())
         });
         if !is_own.await {
             return Ok(());

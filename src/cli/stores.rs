@@ -56,6 +56,15 @@ pub(crate) fn place(url: &str) -> Result<Place> {
     })
 }
 
+/// Says whether a part of a URL is empty that has none to be empty, as where a CI system puts a secret that a job is not given.
+pub(crate) fn lacks_a_part(url: &str) -> bool {
+    let (place, query) = url.split_once('?').unwrap_or((url, ""));
+    let place = place.split_once(':').map_or(place, |(_, rest)| rest);
+    let path = place.strip_prefix("//").unwrap_or(place);
+    let is_lacking = |part: &str| part.is_empty() || part.starts_with(':') || part.ends_with(':');
+    path.split('/').any(is_lacking) || query.split('&').any(|pair| pair.ends_with('='))
+}
+
 /// The folder of the store at `url`, if it is in one; `None` also for what is no URL.
 pub(crate) fn folder(url: &str) -> Option<PathBuf> {
     match url.parse().ok()? {

@@ -143,6 +143,7 @@ impl Summary {
         {
             all.push(part.left_out_line());
         }
+        all.extend(self.parts.iter().filter_map(Part::dropped_line));
         // Under `strict` it is the error.
         let partial = self.parts.iter().filter(|p| p.partial && !strict);
         all.extend(partial.map(Part::lost_line));

@@ -202,3 +202,48 @@ fn what_was_changed_before_it_failed_is_no_miss_and_an_export_does_not_go_on() {
     failed.troubles.push(CommandError::failed("why"));
     assert_eq!(failed.warnings(false), ["not exported: why"]);
 }
+
+#[test]
+fn what_limits_left_out_is_in_the_line_and_a_warning_where_it_is_most() {
+    let exported = |by_age: u64, by_size: u64| {
+        let mut part = part(true);
+        part.dropped = crate::ops::export::Dropped {
+            by_age: (by_age, 10 * by_age),
+            by_size: (by_size, 10_000 * by_size),
+            of: (212, 2_120_000),
+            max_age_days: 7,
+            max_size: Some(100_000),
+        };
+        let all = summary(Verb::Export, vec![part]);
+        (all.text(false), all.warnings(false), all.json(&[]))
+    };
+    let (line, warnings, json) = exported(0, 208);
+    let want = "export gobuild m: unchanged: 2 entries, 0 B; 208 of 212 left out (max_size) in ";
+    assert!(line.starts_with(want), "{line}");
+    assert_eq!(
+        warnings,
+        [
+            "gobuild m: 208 of 212 entries (2.1 MB of 2.1 MB) left out: more does not fit into max_size (100.0 kB), \
+          and the least recently used leave first; raise --max-size"
+        ]
+    );
+    let dropped = &json["snapshots"][0]["dropped"];
+    assert_eq!(dropped["max_size_entries"], 208);
+    assert_eq!(dropped["max_size_bytes"], 2_080_000);
+    assert_eq!(dropped["max_age_entries"], 0);
+    let (line, warnings, _) = exported(3, 106);
+    assert!(
+        line.contains("; 106 of 212 left out (max_size); 3 of 212 dropped (unused for 7 days) in "),
+        "{line}"
+    );
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let (_, warnings, _) = exported(212, 0);
+    assert!(
+        warnings[0].starts_with(
+            "gobuild m: nothing is left: none of its 212 entries was used in the last 7 days"
+        ),
+        "{warnings:?}"
+    );
+    let (line, warnings, _) = exported(0, 0);
+    assert!(!line.contains("212") && warnings.is_empty(), "{line}");
+}

@@ -4,14 +4,30 @@
 ///
 /// Near: at most a third of its letters differ, and at least one edit is always allowed. Ties go to the first.
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let fold = |s: &str| s.to_ascii_lowercase().replace('-', "_");
-    let wrong = fold(wrong);
+    let wrong = folded(wrong);
     candidates
         .into_iter()
-        .map(|c| (edits(&wrong, &fold(c)), c))
+        .map(|c| (edits(&wrong, &folded(c)), c))
         .filter(|(d, c)| *d <= (c.len() / 3).max(1))
         .min_by_key(|(d, _)| *d)
         .map(|(_, c)| c)
+}
+
+/// Says whether `wrong` is `name` mistyped, rather than another word that looks like it.
+///
+/// At most a quarter of the letters of the shorter one differ, and at least one edit is always allowed. Between words of which one
+/// is the plural of the other nothing is mistyped (`JOB` and `JOBS`, `KEYS` and `KEY`); names of several words are not words.
+pub fn is_slip(wrong: &str, name: &str) -> bool {
+    let (wrong, name) = (folded(wrong), folded(name));
+    let is_plural = |many: &str, one: &str| many.strip_suffix('s') == Some(one);
+    if !name.contains('_') && (is_plural(&wrong, &name) || is_plural(&name, &wrong)) {
+        return false;
+    }
+    edits(&wrong, &name) <= (wrong.len().min(name.len()) / 4).max(1)
+}
+
+fn folded(name: &str) -> String {
+    name.to_ascii_lowercase().replace('-', "_")
 }
 
 /// Insertions, removals, replacements and swaps of neighbours between two words.

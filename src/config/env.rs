@@ -41,9 +41,23 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Env {
             pairs
                 .into_iter()
                 .map(|(k, v)| (k.into(), v.into()))
+                .map(|(k, v)| if is_ours(&k) { (k, trimmed(v)) } else { (k, v) })
                 .filter(|(_, v)| !v.is_empty())
                 .collect(),
         )
+    }
+}
+
+/// Says whether a variable is named like those of our programs.
+fn is_ours(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"CACHECTL")
+}
+
+/// The value without white space around it: a secret that was pasted, or a file that was read, ends with a line end.
+fn trimmed(value: OsString) -> OsString {
+    match value.to_str() {
+        Some(text) => text.trim().into(),
+        None => value,
     }
 }
 
@@ -118,5 +132,26 @@ impl Env {
             let big = Path::new("/var/tmp");
             if big.is_dir() { big } else { Path::new("/tmp") }.to_owned()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_around_our_variables_is_none_of_theirs() {
+        let env: Env = [
+            ("CACHECTL_STORE", " disk:/a b\r\n"),
+            ("CACHECTLD_STORE", "disk:/a\n"),
+            ("CACHECTL_KEY", "\n"),
+            ("GOFLAGS", " -v\n"),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(env.get("CACHECTL_STORE"), Some("disk:/a b"));
+        assert_eq!(env.get("CACHECTLD_STORE"), Some("disk:/a"));
+        assert_eq!(env.get("CACHECTL_KEY"), None);
+        assert_eq!(env.get("GOFLAGS"), Some(" -v\n"));
     }
 }

@@ -58,11 +58,45 @@ fn service_links_of_kubernetes_are_foreign() {
 }
 
 #[test]
+fn a_setting_mistyped_is_told_from_another_programs_variable() {
+    for (wrong, meant) in [
+        ("STOER", "STORE"),
+        ("SCOEP", "SCOPE"),
+        ("KEEY", "KEY"),
+        ("READONLY", "READ_ONLY"),
+        ("READ_ONYL", "READ_ONLY"),
+        ("REED_ONLI", "READ_ONLY"),
+        ("READ_ONLY_MODE", "READ_ONLY"),
+        ("READONLY_MODE", "READ_ONLY"),
+        ("JOB_READ_ONLY", "READ_ONLY"),
+        ("RESTORE_KEY", "RESTORE_KEYS"),
+        ("CONFIGG", "CONFIG"),
+    ] {
+        assert_eq!(
+            TABLE.meant_env(&format!("CACHECTL_{wrong}")),
+            Some(format!("CACHECTL_{meant}")),
+            "{wrong}"
+        );
+    }
+    // What pipelines call the parts of a download, and their own things.
+    let of_downloads = "VERSION CHECKSUM SHA256 SHA256SUM URL BIN HOME DIR PATH OS ARCH IMAGE TAG RELEASE REPO BRANCH";
+    let of_jobs = "BUCKET REGION ENDPOINT ROLE JOB KEYS NAMES SCOPES STAGE ENV DEBUG TOKEN USER PASSWORD READ_ONLY_TOKEN QWERTYUIOP";
+    for name in of_downloads.split(' ').chain(of_jobs.split(' ')) {
+        for table in [&TABLE, &crate::config::daemon::keys::TABLE] {
+            let variable = format!("{}{name}", table.prefix);
+            assert_eq!(table.meant_env(&variable), None, "{variable}");
+        }
+    }
+}
+
+#[test]
 fn nearest_names_are_whole() {
-    assert_eq!(
-        TABLE.nearest_env("CACHECTL_STOER").as_deref(),
-        Some("CACHECTL_STORE")
-    );
+    for (wrong, near) in [("STOER", "STORE"), ("KEYS", "KEY"), ("REGION", "S3_REGION")] {
+        assert_eq!(
+            TABLE.nearest_env(&format!("CACHECTL_{wrong}")),
+            Some(format!("CACHECTL_{near}"))
+        );
+    }
     assert_eq!(TABLE.nearest_env("CACHECTL_QWERTYUIOP"), None);
     assert_eq!(TABLE.nearest_key("storage_class"), Some("s3.storage_class"));
 }

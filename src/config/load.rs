@@ -26,7 +26,7 @@ pub struct Loaded<C = Config> {
     pub file: Option<PathBuf>,
     /// What was found in the working directory, and what of it does not count.
     pub checkout: Checkout,
-    /// Variables that start like ours, are none, and resemble none: other programs' ones.
+    /// Variables that start like ours and are none, nor one mistyped: other programs' ones.
     pub unknown: Vec<String>,
     /// What can be set.
     pub table: &'static Table,
@@ -52,8 +52,8 @@ impl Env {
 /// `$XDG_CONFIG_HOME/cachectl`; of the former only what a checkout may say counts ([`found`]).
 ///
 /// # Errors
-/// A file that was named and is not there; unknown keys; `CACHECTL_*` variables that resemble one, and with `strict` all that
-/// are unknown; invalid values.
+/// A file that was named and is not there; unknown keys; `CACHECTL_*` variables that are one mistyped ([`Table::meant_env`]), and
+/// with `strict` all that are unknown; invalid values.
 pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded> {
     let table = &keys::TABLE;
     let found = match found::named(table, env, config_flag)? {
@@ -109,7 +109,7 @@ pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> 
 }
 
 /// Refuses variables that are no settings.
-pub(super) fn refuse_unknown(table: &Table, unknown: &[String]) -> Result<()> {
+fn refuse_unknown(table: &Table, unknown: &[String]) -> Result<()> {
     let Some(name) = unknown.first() else {
         return Ok(());
     };
@@ -123,8 +123,8 @@ fn unknown_variable(name: &str) -> Error {
     ))
 }
 
-/// What the environment sets, and the variables with our prefix that resemble no setting: `CACHECTL_VERSION` is what many call the
-/// version that they install. One that resembles a setting is refused: `CACHECTL_READONLY` must not let a job write.
+/// What the environment sets, and the variables with our prefix that are other programs': `CACHECTL_VERSION` is what many call the
+/// version that they install. A setting mistyped is refused: `CACHECTL_READONLY` must not let a job write.
 fn env_layer(table: &Table, env: &Env) -> Result<(Layer, Vec<String>)> {
     let mut layer = Layer::default();
     let mut unknown = Vec::new();
@@ -135,7 +135,7 @@ fn env_layer(table: &Table, env: &Env) -> Result<(Layer, Vec<String>)> {
             && !table.is_foreign(&name)
             && table.find_env(&name).is_none()
         {
-            match table.nearest_env(&name) {
+            match table.meant_env(&name) {
                 Some(near) => {
                     return Err(unknown_variable(&name).hint(format!("did you mean `{near}`?")));
                 }

@@ -1,6 +1,6 @@
 //! What a list of settings is made of: keys and how each is written; how names are found, and found to be wrong.
 
-use super::check::nearest;
+use super::check::{is_slip, nearest};
 
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,26 +125,49 @@ impl Table {
         })
     }
 
-    /// The variable that somebody meant who set `wrong`.
+    /// The variable that is most like `wrong`, if one is: what somebody may have meant who set that.
     pub fn nearest_env(&self, wrong: &str) -> Option<String> {
-        // Compared without the prefix, which would make everything look near.
-        let bare = |v: &str| v.strip_prefix(self.prefix).unwrap_or(v).to_owned();
-        let names: Vec<String> = self
-            .keys()
-            .iter()
-            .map(|k| bare(&k.env()))
-            .chain([bare(self.config_variable)])
-            .chain(self.trust_variable.map(bare))
-            .collect();
-        let wrong = bare(wrong);
-        let found = nearest(&wrong, names.iter().map(String::as_str)).or_else(|| {
-            // Names of several words are in no other program's variable by chance: `READONLY_MODE` meant `READ_ONLY`.
+        let names = self.bare_variables();
+        let found = nearest(self.bare(wrong), names.iter().map(String::as_str))?;
+        Some(format!("{}{found}", self.prefix))
+    }
+
+    /// The variable that was meant by whoever set `wrong`, where that can hardly be another program's.
+    ///
+    /// Such a variable ends the command: whoever wrote `READ_ONYL` or `READ_ONLY_MODE` must not find out by what an untrusted job
+    /// wrote. Everything else is only warned of, since it ends no build what a pipeline calls its own things: the checksum, bucket
+    /// and region that the program is downloaded with, the job. So what counts is:
+    /// - one of our names mistyped ([`is_slip`]);
+    /// - more around one of our names of several words, which no other program has by chance. Not if it ends in a word for
+    ///   something that one has and does not switch on: `READ_ONLY_TOKEN` is a token, and no job was made read-only by it.
+    pub fn meant_env(&self, wrong: &str) -> Option<String> {
+        const CREDENTIALS: [&str; 5] = ["_TOKEN", "_SECRET", "_PASSWORD", "_USER", "_KEY"];
+        let names = self.bare_variables();
+        let wrong = self.bare(wrong);
+        let slips = names.iter().filter(|name| is_slip(wrong, name));
+        let found = nearest(wrong, slips.map(String::as_str)).or_else(|| {
+            if CREDENTIALS.iter().any(|word| wrong.ends_with(word)) {
+                return None;
+            }
             let joined = |name: &str| name.replace('_', "").to_ascii_uppercase();
-            let of_words = names.iter().filter(|name| name.contains('_'));
-            let mut meant = of_words.filter(|name| joined(&wrong).contains(&joined(name)));
-            meant.next().map(String::as_str)
+            let mut of_words = names.iter().filter(|name| name.contains('_'));
+            let meant = of_words.find(|name| joined(wrong).contains(&joined(name)));
+            meant.map(String::as_str)
         })?;
         Some(format!("{}{found}", self.prefix))
+    }
+
+    /// All variables without the prefix, which would make everything look near.
+    fn bare_variables(&self) -> Vec<String> {
+        let own = self.keys().iter().map(Key::env);
+        own.chain([self.config_variable.to_owned()])
+            .chain(self.trust_variable.map(str::to_owned))
+            .map(|v| self.bare(&v).to_owned())
+            .collect()
+    }
+
+    fn bare<'a>(&self, variable: &'a str) -> &'a str {
+        variable.strip_prefix(self.prefix).unwrap_or(variable)
     }
 
     /// Says whether a variable that starts with our prefix is none of our settings and no mistake either.

@@ -13,6 +13,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
 use super::{
+    coding,
     drain::Queue,
     error::{Error, Result},
     listen::Handler,
@@ -237,6 +238,12 @@ impl Doors {
         if request.headers().get_all(header::HOST).iter().count() > 1 {
             // RFC 9112, 3.2: whoever stands in front may have taken the other one.
             return (StatusCode::BAD_REQUEST, "more than one Host header\n").into_response();
+        }
+        if coding::is_unknown(request.headers()) {
+            // Where the body ends is what whoever stands in front may see otherwise, so nothing more is read.
+            let close = [(header::CONNECTION, "close")];
+            let said = "unknown Transfer-Encoding: only `chunked` is understood\n";
+            return (StatusCode::NOT_IMPLEMENTED, close, said).into_response();
         }
         // Orchestrators and load balancers ask probes under any name.
         let is_probe = place.door == admin::DOOR && admin::is_probe(request.uri().path());

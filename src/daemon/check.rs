@@ -26,6 +26,17 @@ pub(super) fn rows(loaded: &Loaded<Config>) -> Vec<Row> {
     rows
 }
 
+/// Warns of variables that look like settings and are none; a setting mistyped has ended the start already.
+pub(super) fn warn_of_unknown(loaded: &Loaded<Config>) {
+    for name in &loaded.unknown {
+        let variable = name.escape_default().to_string();
+        tracing::warn!(
+            variable,
+            "Environment variable is no setting and is ignored"
+        );
+    }
+}
+
 /// The rows as a table for people.
 pub(super) fn table(loaded: &Loaded<Config>) -> String {
     let rows = rows(loaded);

@@ -7,11 +7,8 @@ use axum::{
     http::{Request, Response, header},
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    rt::TokioIo,
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use rustix::net::sockopt;
 use tokio::{
@@ -20,7 +17,10 @@ use tokio::{
     sync::watch,
 };
 
-use super::{held::Held, idle::Open, linger::Linger, socket::Listener, tls, writes::Watched};
+use super::{
+    held::Held, idle::Open, linger::Linger, protocol::protocol, socket::Listener, tls,
+    writes::Watched,
+};
 use crate::{
     metrics::{self, Counting},
     serve::{
@@ -30,12 +30,6 @@ use crate::{
     task,
 };
 
-/// Bytes of a request that a connection reads ahead, and of a response that it gathers.
-const BUFFER_BYTES: usize = 128 << 10;
-/// Longest time for the head of a request, and for an idle connection.
-const HEAD: Duration = Duration::from_secs(75);
-/// Requests at once on one connection of HTTP/2: as few as the RFC recommends (9113, 6.5.2); clients open another one for more.
-const STREAMS: u32 = 100;
 /// A caller with fewer connections than this may take the reserved ones: builders open about ten.
 const FEW: usize = 16;
 /// After so long without a byte the kernel asks the other end whether it still lives, and how often.
@@ -57,6 +51,8 @@ pub struct Service {
     pub tls: Option<Arc<tls::Acceptor>>,
     /// Their places, shared between addresses; above it some wait, and more are closed.
     pub connections: Pool,
+    /// Places of those that have a large window.
+    pub large_windows: Pool,
     /// What callers share.
     pub admission: Arc<Admission>,
     /// Those that are open, so that idle ones can give way.
@@ -193,7 +189,10 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
         }
     };
     let writer = service.admission.writer(key.clone(), of_requests.clone());
-    let stream = Watched::new(stream, writer);
+    // Here, so that a handshake holds none.
+    let large_window = service.large_windows.enter_now(key.clone());
+    let http = protocol(large_window.is_some());
+    let stream = Watched::new(stream, writer, large_window);
     let (handler, admission) = (service.handler, service.admission);
     let known = of_requests.clone();
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -214,7 +213,6 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             Ok::<_, Infallible>(response.map(held))
         }
     });
-    let http = protocol();
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
     tokio::select! {
         ended = watcher.watch(connection.into_owned()) => {
@@ -226,21 +224,4 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             tracing::debug!("Connection is closed: its client does not read, or others wait for its place");
         }
     }
-}
-
-/// HTTP/1.1 or HTTP/2, as the client begins.
-fn protocol() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .keep_alive_interval(KEEP_ALIVE)
-        .max_send_buf_size(BUFFER_BYTES);
-    builder
 }

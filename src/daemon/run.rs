@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     config::{Env, daemon::LogFormat},
+    task,
     telemetry::{
         commands,
         logs::{Format, Logs},
@@ -76,6 +77,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
     };
     let loaded = origins.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(task::workers())
         .enable_all()
         .thread_name("cachectld")
         .build()
@@ -83,6 +85,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
     if args.check {
         // What would be warned of at the start.
         Logs::start("warn", Format::Text, None).map_err(Error::usage)?;
+        check::warn_of_unknown(&loaded);
         runtime.block_on(check::check(&loaded.config))?;
         let verdict = runtime.block_on(check::verdict(&loaded.config, &origins.env));
         data(&format!("{}{verdict}", check::table(&loaded)))?;

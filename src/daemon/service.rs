@@ -19,6 +19,7 @@ use super::{
     live::Live,
     marks,
     notify::Notify,
+    protocol,
     reload::{Origins, Reloader},
     scrub,
     shown::Shown,
@@ -143,6 +144,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         handler: built.doors.clone(),
         tls: built.tls.clone(),
         connections: listen::places(count).counted(shown.metrics.admission.connections.clone()),
+        large_windows: protocol::large_windows(),
         open: Open::default(),
         admission: built.admission.clone(),
         counts: shown.metrics.connections.clone(),
@@ -244,6 +246,7 @@ fn announce(loaded: &Loaded<Config>, all: bool) {
     let said = said.map(|row| format!("{} = {} ({})", row.key, row.value, row.origin));
     let settings = said.collect::<Vec<_>>().join("; ");
     tracing::info!(file, settings, "Settings");
+    check::warn_of_unknown(loaded);
     for row in rows.iter().filter(|_| all) {
         let origin = row.origin.to_string();
         tracing::info!(key = row.key, value = row.value, origin, "Setting");

@@ -1,32 +1,42 @@
-//! A connection that knows whether its client takes what is written to it.
+//! A connection that knows whether its client takes what is written to it, and whether what it sends moves anything.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::serve::admission::Writer;
+use super::frames::Frames;
+use crate::serve::admission::{Permit, Writer};
 
-/// A stream that tells its [`Writer`] when the other end stops reading, and when it goes on.
+/// A stream that tells its [`Writer`] when the other end stops reading, and when it goes on. It ends for a client that sends too many
+/// [`Frames`].
 pub(super) struct Watched<S> {
     stream: S,
     writer: Writer,
+    frames: Frames,
+    /// As long as it may be HTTP/2.
+    large_window: Option<Permit>,
     is_blocked: bool,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S, writer: Writer) -> Self {
+    pub(super) fn new(stream: S, writer: Writer, large_window: Option<Permit>) -> Self {
         Self {
             stream,
             writer,
+            frames: Frames::default(),
+            large_window,
             is_blocked: false,
         }
     }
 
-    fn note<T>(&mut self, polled: Poll<T>) -> Poll<T> {
+    fn note_sent(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = polled {
+            self.frames.sent(bytes);
+        }
         let is_blocked = polled.is_pending();
         if is_blocked != self.is_blocked {
             self.is_blocked = is_blocked;
@@ -42,7 +52,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if self.frames.ends_turn() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_pending() {
+            self.frames.rests();
+        }
+        ready!(polled)?;
+        let received = self.frames.received(&buf.filled()[before..]);
+        if self.frames.is_other() {
+            self.large_window = None;
+        }
+        Poll::Ready(received)
     }
 }
 
@@ -53,7 +77,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note(polled)
+        self.note_sent(polled)
     }
 
     fn poll_write_vectored(
@@ -62,7 +86,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.note(polled)
+        self.note_sent(polled)
     }
 
     fn is_write_vectored(&self) -> bool {

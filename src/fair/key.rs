@@ -1,4 +1,9 @@
 //! Whose share of a pool something counts to.
+//!
+//! A name is given by whoever runs the daemon, an address is anybody's, and many of them are cheap. So callers without a name have a limit
+//! in common ([`Key::is_named`], [`super::Pool`]). Networks of addresses have none: the machines of one site, and the pods of one cluster, are
+//! mostly in one /24, or one /48 of IPv6, and together they would get what a single stranger elsewhere gets. Whoever must not wait behind
+//! strangers logs in.
 
 use std::{
     fmt,
@@ -20,6 +25,11 @@ pub enum Key {
 }
 
 impl Key {
+    /// Says whether nobody can be many of these: it has logged in, or came by the socket's file.
+    pub fn is_named(&self) -> bool {
+        matches!(self, Self::Principal(_) | Self::Socket)
+    }
+
     /// The key of an address.
     pub fn address(ip: IpAddr) -> Self {
         // A socket for both families shows 10.0.0.1 as ::ffff:10.0.0.1.

@@ -4,9 +4,14 @@
 //! next free place goes to the caller that holds fewest, among those to the one whose last grant is longest ago, and then to
 //! the one that has waited longest: many requests of few callers do not stand before the first one of another. The queue is bounded: where
 //! it is full, the newest waiter of the caller with most waiters is refused.
+//!
+//! Anybody can have many addresses, so callers without a name ([`Key::is_named`]) are a crowd besides: while a named caller waits, all
+//! of the crowd together get at most half of the places, of an odd number the last one in turn with those that are named; and a full
+//! queue, of which the crowd has more than half, takes a new waiter at the crowd's expense. Within its half each of them is a caller like
+//! any other, and where nobody named waits the crowd may have every place.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,8 +19,13 @@ use std::{
 
 use tokio::sync::oneshot;
 
+mod state;
+mod waiting;
+
 use super::Key;
 use crate::metrics::Admitted;
+use state::{Caller, Grants, State, Waiter};
+use waiting::{Asked, Waiting};
 
 /// Longest time that a request waits for a place before it is refused: clients of registries fail a build after a few quick
 /// errors, and never while they wait.
@@ -67,86 +77,6 @@ struct Shared {
     queue: Queue,
     state: Mutex<State>,
     counts: Admitted,
-}
-
-#[derive(Default)]
-struct State {
-    places: usize,
-    /// Of `places`, those for callers with fewer than `few`.
-    reserved: usize,
-    few: usize,
-    taken: usize,
-    waiting: usize,
-    callers: HashMap<Key, Caller>,
-    next: u64,
-    /// Places given so far.
-    grants: u64,
-}
-
-#[derive(Default)]
-struct Caller {
-    held: usize,
-    /// Number of its last grant; 0 for none that is remembered.
-    last: u64,
-    waiting: VecDeque<Waiter>,
-}
-
-struct Waiter {
-    ticket: u64,
-    grant: oneshot::Sender<Permit>,
-}
-
-/// Grants that are to be sent once the state is no longer locked.
-type Grants = Vec<(oneshot::Sender<Permit>, Permit)>;
-
-impl State {
-    fn may_take(&self, held: usize) -> bool {
-        self.taken < self.places - self.reserved || (self.taken < self.places && held < self.few)
-    }
-
-    fn take(&mut self, key: &Key) {
-        self.taken += 1;
-        self.grants += 1;
-        let caller = self.callers.entry(key.clone()).or_default();
-        caller.held += 1;
-        caller.last = self.grants;
-    }
-
-    /// The caller whose turn it is, if it may have a place.
-    fn next(&self) -> Option<Key> {
-        let waiting = self.callers.iter().filter_map(|(key, caller)| {
-            let first = caller.waiting.front()?;
-            Some(((caller.held, caller.last, first.ticket), key))
-        });
-        let ((held, ..), key) = waiting.min_by_key(|(order, _)| *order)?;
-        self.may_take(held).then(|| key.clone())
-    }
-
-    fn pop(&mut self, key: &Key) -> Option<Waiter> {
-        let waiter = self.callers.get_mut(key)?.waiting.pop_front()?;
-        self.waiting -= 1;
-        Some(waiter)
-    }
-
-    fn tidy(&mut self, key: &Key) {
-        let is_gone = |c: &Caller| c.held == 0 && c.waiting.is_empty();
-        if self.callers.get(key).is_some_and(is_gone) {
-            self.callers.remove(key);
-        }
-    }
-
-    /// Makes room in a full queue by refusing the newest waiter of the caller with most of them; `false` if that is `key`.
-    fn make_room(&mut self, key: &Key) -> bool {
-        let own = self.callers.get(key).map_or(0, |c| c.waiting.len());
-        let most = self.callers.iter_mut().max_by_key(|(_, c)| c.waiting.len());
-        let Some((_, most)) = most.filter(|(_, c)| c.waiting.len() > own + 1) else {
-            return false;
-        };
-        // Its receiver learns of it by the sender's end.
-        let refused = most.waiting.pop_back().is_some();
-        self.waiting -= usize::from(refused);
-        refused
-    }
 }
 
 impl Shared {
@@ -355,49 +285,6 @@ impl Pool {
         let grants = self.0.grant(&mut state);
         drop(state);
         send(grants);
-    }
-}
-
-enum Asked {
-    Taken(Permit),
-    Queued(Waiting),
-    Refused,
-}
-
-/// A waiter's end of the queue; dropped, it leaves the queue. Ends with `None` if it is refused.
-struct Waiting {
-    shared: Arc<Shared>,
-    key: Key,
-    ticket: u64,
-    granted: oneshot::Receiver<Permit>,
-}
-
-impl Future for Waiting {
-    type Output = Option<Permit>;
-
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.granted)
-            .poll(cx)
-            .map(Result::ok)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut state = self.shared.state();
-        let Some(caller) = state.callers.get_mut(&self.key) else {
-            return;
-        };
-        let at = caller.waiting.iter().position(|w| w.ticket == self.ticket);
-        if let Some(at) = at {
-            caller.waiting.remove(at);
-            state.waiting -= 1;
-            state.tidy(&self.key);
-            self.shared.show(&state);
-        }
     }
 }
 

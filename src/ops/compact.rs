@@ -20,7 +20,7 @@ use crate::{
     artifact::{
         fold::Rules,
         snapshot::{At, Snapshot},
-        toc::Toc,
+        toc::{MAX_GENERATION, Toc},
     },
     fs,
     pack::{
@@ -116,7 +116,8 @@ pub fn choose_within(
         .map(|p| base.packs[*p].toc.generation)
         .max()
         .unwrap_or(0)
-        .saturating_add(1);
+        .saturating_add(1)
+        .min(MAX_GENERATION);
     let mut choice = Choice {
         victims,
         generation,

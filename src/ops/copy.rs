@@ -346,7 +346,7 @@ impl Job<'_> {
         let mut mine = loaded.snapshot;
         fold::close(&mut mine, rules);
         let current = head::read(self.to, name, &HashSet::new()).await?;
-        let there = current.folded(rules);
+        let there = current.folded();
         only_replacements_of(&mut mine, there.as_ref());
         if let Some(there) = there {
             if is_replaced(&mine, &there, rules) {

@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
 use super::{
-    Context, LeftOut, Result, foreign, list,
+    Context, LeftOut, Result, foreign,
+    in_turn::InTurn,
+    list, load,
     names::{self, Found, Named, Word},
 };
-use crate::{artifact::Manifest, digest::Digest};
+use crate::digest::Digest;
 
 /// One name with what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,11 +76,17 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
         Word::Digest(_) => Vec::new(),
         _ => names::find(&ctx.granted(), &Word::All).await?,
     };
-    let read: Vec<(Used, Vec<LeftOut>)> = stream::iter(all)
-        .map(read)
-        .buffered(ctx.concurrency.max(1))
-        .try_collect()
-        .await?;
+    let mut reads = InTurn::new(all, ctx.concurrency, read);
+    let mut read: Vec<(Used, Vec<LeftOut>)> = Vec::new();
+    while let Some((name, used)) = reads.next().await {
+        read.push(match load::too_large(ctx, used)? {
+            Ok(used) => used,
+            Err(why) => {
+                let fault = name.fault(&name.group.head, why);
+                (Used::nothing_of(&name), vec![fault])
+            }
+        });
+    }
     let mut users: HashMap<Digest, u32> = HashMap::new();
     for digest in read.iter().flat_map(|(used, _)| used.blobs.keys()) {
         *users.entry(*digest).or_default() += 1;
@@ -134,32 +140,40 @@ struct Used {
     blobs: HashMap<Digest, u64>,
 }
 
+impl Used {
+    fn nothing_of(name: &Named) -> Self {
+        Self {
+            shown: name.shown(),
+            row: None,
+            blobs: HashMap::new(),
+        }
+    }
+}
+
 async fn read(name: Named) -> Result<(Used, Vec<LeftOut>)> {
-    let Named { place, group } = &name;
+    let Named { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
-    let (mut row, mut broken, mut manifests) = (None, Vec::new(), Vec::<Manifest>::new());
-    let mut outside = HashMap::new();
+    let (mut row, mut broken) = (None, Vec::new());
+    let mut blobs = HashMap::new();
     // Side tags first, so that the head's row is the one that stays.
     for tag in group.tags() {
-        match names::look(&place.ctx, &tag.clone().into()).await? {
+        match names::look_within_room(&place.ctx, &tag.clone().into()).await? {
             Found::Ours(ours) => {
                 row = Some(list::of_ours(place, &group.head, &ours, 0));
-                manifests.push(ours.manifest);
+                blobs.extend(names::needed(&[ours.manifest]).await);
             }
             Found::Foreign(found) => {
                 let needs = foreign::needs(place, Some(tag), &found.manifest).await?;
                 if row.is_none() && *tag == group.head {
                     row = Some(list::of_foreign(place, tag, &found, &needs).await?);
                 }
-                outside.extend(needs.sizes());
+                blobs.extend(needs.sizes());
                 broken.extend(needs.faults.into_iter().map(|why| name.fault(tag, why)));
             }
             Found::Broken(why) => broken.push(name.fault(tag, why)),
             Found::Gone => {}
         }
     }
-    let mut blobs = names::needed(&manifests).await;
-    blobs.extend(outside);
     let used = Used {
         shown: name.shown(),
         row,

@@ -20,6 +20,7 @@ use crate::{
         },
         name::SnapshotName,
         snapshot::{At, Pack, Snapshot},
+        toc::MAX_GENERATION,
     },
     digest::{Digest, Sha256},
     entry::{EntryPath, Time},
@@ -38,11 +39,15 @@ use crate::{
 
 mod assemble;
 mod limit;
-mod readable;
+pub(super) mod readable;
 mod replace;
 mod skewed;
 
 use assemble::{assemble, date_merged, differs, kept_bytes};
+pub use limit::{Dropped, Totals};
+
+/// Tags that cannot be read and are warned of.
+const MAX_WARNED: usize = 10;
 
 /// What to export, and how.
 #[derive(Clone)]
@@ -88,6 +93,8 @@ pub struct Report {
     pub moved: Moved,
     /// What was left out of it.
     pub left_out: Vec<LeftOut>,
+    /// What its limits took out of it.
+    pub dropped: Dropped,
     /// Seconds by phase.
     pub phases: Vec<PhaseTime>,
     /// Wall time.
@@ -146,6 +153,9 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         scan(ctx, source.clone()),
     );
     let (mut ground, mut scanned) = (ground?, scanned?);
+    for LeftOut { what, why } in ground.current.broken.iter().take(MAX_WARNED) {
+        ctx.progress.warn(&format!("{what}: {why}"));
+    }
     let today = ground.current.today();
     let mark = replace::mark(options, &ground, &name);
     if mark.is_none() {
@@ -182,9 +192,13 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     if mark.is_some() {
         replace::warn_of_imported(ctx, &name, index.as_ref(), &items);
     }
-    if items.is_empty() && !source.kind().is_go() && !options.allow_empty && !options.merge {
-        let path = source.root().to_owned();
-        return Err(super::Error::EmptyFolder { path });
+    let must_hold_something = !source.kind().is_go() && !options.allow_empty;
+    if items.is_empty() && must_hold_something {
+        let nothing = nothing_carried(&**source, &left_out);
+        if !options.merge {
+            return Err(nothing);
+        }
+        ctx.progress.warn(&nothing.to_string());
     }
     upload::must_be_allowed(ctx, &diff.new).await?;
     let first = base.is_none();
@@ -201,6 +215,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     };
     let limited = limit::apply(ctx, options, &grounds, &mut diff).await?;
     left_out.extend(limited.left_out);
+    let mut dropped = limited.dropped;
     let base = limited.base;
     let merged = merge_packs(ctx, options, base.as_ref(), &items, &mut diff, limited.room).await;
     let packed: Vec<(Option<usize>, EntryPath)> = diff
@@ -282,9 +297,10 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         max_age_days: options.max_age_days,
         max_bytes: options.max_size,
     };
-    let was_empty = mine.live().next().is_none();
-    limits.apply(&mut mine, today, rules);
-    limit::leaves_something(options, &mine, was_empty)?;
+    if must_hold_something && !options.merge && mine.live().next().is_none() {
+        return Err(nothing_carried(&**source, &left_out));
+    }
+    dropped.last(limits, options, &mut mine, today, rules)?;
     limit::stays_below(options, &ground.current, &mine, rules)?;
     readable::check(&mine)?;
 
@@ -366,9 +382,21 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         entries_packed,
         moved,
         left_out,
+        dropped,
         phases: clock.phases(),
         elapsed: clock.total(),
     })
+}
+
+/// Nothing of a folder is carried: there is nothing in it, or nothing that can be read.
+fn nothing_carried(source: &dyn Source, left_out: &[LeftOut]) -> super::Error {
+    super::Error::EmptyFolder {
+        path: source.root().to_owned(),
+        why: left_out.first().map_or_else(
+            || "it is empty, or all of it is left out".to_owned(),
+            |first| format!("{}: {}", first.what, first.why),
+        ),
+    }
 }
 
 /// Packs that are merged with what is new.
@@ -488,8 +516,8 @@ async fn ground(
         None
     };
     let (of_head, folded, read) = task::blocking(move || {
-        let of_head = head.as_ref().and_then(|h| h.folded(rules));
-        let folded = current.folded(rules);
+        let of_head = head.as_ref().and_then(Current::folded);
+        let folded = current.folded();
         (of_head, folded, (head, current))
     })
     .await;
@@ -610,15 +638,15 @@ fn generation(ground: &Ground, stuck: Option<Digest>) -> u32 {
     }
     wrong.sort();
     let step = u32::from(Sha256::of(wrong.concat().as_bytes()).0[0]);
-    let sides = ground.current.sides.iter().map(|s| &s.loaded);
-    let all = ground
-        .current
-        .head
-        .iter()
-        .chain(sides)
-        .flat_map(|l| &l.snapshot.packs);
-    let highest = all.map(|p| p.toc.generation).max().unwrap_or(0);
-    highest.saturating_add(1 + step)
+    let head = ground.current.head.iter().flat_map(|l| &l.snapshot.packs);
+    let head = head.map(|p| p.toc.generation);
+    let sides = ground.current.sides.iter().map(|s| s.generation);
+    let highest = head.chain(sides).max().unwrap_or(0);
+    // At the limit the damaged packs are left out all the same; another digest is what counts.
+    match highest + 1 + step {
+        generation if generation > MAX_GENERATION => MAX_GENERATION - step,
+        generation => generation,
+    }
 }
 
 fn created(created: Created) -> Time {

@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
 use super::{
     Context, LeftOut, Result, dated,
     load::{Loaded, NotLoaded, load, told},
@@ -12,19 +10,20 @@ use crate::{
     artifact::{
         Tag,
         config::Folded,
-        fold::{
-            self, Rules,
-            dated::{AHEAD_SECS, is_ahead},
-        },
+        fold::{self, Rules, contained, dated::is_ahead},
         name::{self, SnapshotName},
         snapshot::Snapshot,
     },
     digest::Digest,
     entry::Time,
     source::SourceKind,
-    store::{Resolved, Version},
+    store::Version,
 };
 
+mod sides;
+
+/// Lost and damaged things that are reported of the side tags of one name.
+const MAX_NOTED: usize = 10_000;
 /// Flaws of one tree that are reported.
 const MAX_FLAWS: usize = 10;
 
@@ -50,8 +49,23 @@ pub struct Side {
     pub loaded: Loaded,
 }
 
+/// What is still known of a side tag that was folded.
+#[derive(Debug, Clone)]
+pub struct FoldedSide {
+    /// The tag.
+    pub tag: Tag,
+    /// Digest of what it points at.
+    pub digest: Digest,
+    /// The highest generation of its packs.
+    pub generation: u32,
+    /// The last replacement that it was made after.
+    pub mark: Option<String>,
+}
+
 /// What a name stands for at the moment of reading.
-#[derive(Debug, Clone, Default)]
+///
+/// Side tags are folded as they are read and not kept: a name has as many as somebody cares to push.
+#[derive(Debug, Clone)]
 pub struct Current {
     /// The head, as far as it could be read.
     pub head: Option<Loaded>,
@@ -59,43 +73,65 @@ pub struct Current {
     pub version: Option<Version>,
     /// All side tags, contained or not.
     pub side_tags: Vec<Tag>,
-    /// Side tags that the head does not contain, sorted by name.
-    pub sides: Vec<Side>,
+    /// Side tags that the head does not contain and that were folded, sorted by name.
+    pub sides: Vec<FoldedSide>,
     /// Side tags of a folder that the head does not contain and that claim to be of the future: nothing is taken from them.
     pub refused: Vec<Tag>,
-    /// What is there and cannot be read.
+    /// Side tags that the head does not contain and that cannot be folded: damaged, or too much with what was folded before.
+    pub unfit: Vec<Tag>,
+    /// What is there and cannot be read, the first ten thousand of it.
     pub broken: Vec<LeftOut>,
     /// What was left out because it is dated later than it was published.
     pub ahead: Vec<LeftOut>,
     /// The store's clock when it was read.
     pub now: Time,
+    rules: Rules,
+    /// Head and side tags folded; `None` where there was nothing to fold.
+    united: Option<Snapshot>,
+    /// What of the side tags is lost.
+    lost: Vec<LeftOut>,
+    /// What is wrong with each of their trees alone.
+    flaws: Vec<fold::Died>,
 }
 
 impl Current {
-    /// Head and uncontained side tags folded and closed; `None` where there is neither.
-    pub fn folded(&self, rules: Rules) -> Option<Snapshot> {
-        let mut all = self.head.as_ref().map(|head| {
-            let mut snapshot = head.snapshot.clone();
-            fold::close(&mut snapshot, rules);
-            snapshot
+    fn new(name: &SnapshotName, now: Time) -> Self {
+        Self {
+            head: None,
+            version: None,
+            side_tags: Vec::new(),
+            sides: Vec::new(),
+            refused: Vec::new(),
+            unfit: Vec::new(),
+            broken: Vec::new(),
+            ahead: Vec::new(),
+            now,
+            rules: SourceKind::from_name(&name.kind).map_or(Rules::Tree, rules),
+            united: None,
+            lost: Vec::new(),
+            flaws: Vec::new(),
+        }
+    }
+
+    /// Head and uncontained side tags folded and closed; `None` where there is neither. Blocks.
+    pub fn folded(&self) -> Option<Snapshot> {
+        self.united.clone().or_else(|| {
+            let mut snapshot = self.head.as_ref()?.snapshot.clone();
+            fold::close(&mut snapshot, self.rules);
+            self.remember_refused(&mut snapshot);
+            Some(snapshot)
+        })
+    }
+
+    fn remember_refused(&self, all: &mut Snapshot) {
+        if self.refused.is_empty() {
+            return;
+        }
+        let refused = self.refused.iter().map(|tag| Folded {
+            refused: true,
+            ..Folded::new(tag.as_str(), self.today())
         });
-        for side in &self.sides {
-            all = Some(fold_side(
-                all.as_ref(),
-                &side.loaded.snapshot,
-                &side.tag,
-                self.now,
-                rules,
-            ));
-        }
-        if let Some(all) = all.as_mut().filter(|_| !self.refused.is_empty()) {
-            let refused = self.refused.iter().map(|tag| Folded {
-                refused: true,
-                ..Folded::new(tag.as_str(), self.today())
-            });
-            fold::remember(all, refused, self.today());
-        }
-        all
+        fold::remember(all, refused, self.today());
     }
 
     /// Days since 1970 by the store's clock.
@@ -109,44 +145,67 @@ impl Current {
         folded.map(|f| f.tag.as_str()).collect()
     }
 
-    /// What cannot be in the trees that were published, each for itself: no writer of ours publishes such. Some of it for each tree;
-    /// one is enough to refuse it.
+    /// Why a side tag that is there cannot be folded.
+    pub fn why_unfit(&self, tag: &Tag) -> Option<String> {
+        let what = format!("tag {tag}");
+        let is_unfit = self.unfit.contains(tag);
+        let said = self.broken.iter().find(|b| b.what == what);
+        is_unfit.then(|| said.map_or(what.clone(), |b| format!("{what} {}", b.why)))
+    }
+
+    /// All side tags as a listing has them.
+    pub fn listed(&self) -> HashSet<&str> {
+        self.side_tags.iter().map(Tag::as_str).collect()
+    }
+
+    /// What cannot be in the trees that were published, each for itself: no writer of ours publishes such. Some of it for the head
+    /// and some for the side tags; one is enough to refuse it. Blocks.
     pub fn flaws(&self) -> Vec<fold::Died> {
-        let sides = self.sides.iter().map(|s| &s.loaded);
-        let flaws = |l: &Loaded| {
-            let mut seen = HashSet::new();
-            let mut flaws = Vec::new();
-            for (_, e) in l.snapshot.live() {
-                if !seen.insert(&e.entry.path) {
-                    if flaws.len() == MAX_FLAWS {
-                        return flaws;
-                    }
-                    flaws.push(fold::Died {
-                        path: e.entry.path.clone(),
-                        why: "it is listed twice",
-                    });
-                }
-            }
-            drop(seen);
-            flaws.extend(fold::close(&mut l.snapshot.clone(), Rules::Tree));
-            flaws.truncate(MAX_FLAWS);
-            flaws
-        };
-        self.head.iter().chain(sides).flat_map(flaws).collect()
+        let of_head = self.head.iter().flat_map(|h| flaws_of(&h.snapshot));
+        of_head.chain(self.flaws.iter().cloned()).collect()
     }
 
     /// Digest to report for what [`Current::folded`] gives: the head's, or the last side tag's.
     pub fn digest(&self) -> Option<Digest> {
-        let side = self.sides.last().map(|s| s.loaded.digest);
+        let side = self.sides.last().map(|s| s.digest);
         side.or(self.head.as_ref().map(|h| h.digest))
     }
 
     /// Everything lost of what could be read.
     pub fn lost(&self) -> Vec<LeftOut> {
-        let sides = self.sides.iter().flat_map(|s| &s.loaded.lost);
         let head = self.head.iter().flat_map(|h| &h.lost);
-        head.chain(sides).chain(&self.broken).cloned().collect()
+        head.chain(&self.lost)
+            .chain(&self.broken)
+            .cloned()
+            .collect()
     }
+}
+
+/// Notes what is wrong, up to a limit: a name has as many side tags as somebody cares to push.
+fn note(list: &mut Vec<LeftOut>, what: String, why: String) {
+    if list.len() < MAX_NOTED {
+        list.push(LeftOut { what, why });
+    }
+}
+
+fn flaws_of(snapshot: &Snapshot) -> Vec<fold::Died> {
+    let mut seen = HashSet::new();
+    let mut flaws = Vec::new();
+    for (_, e) in snapshot.live() {
+        if !seen.insert(&e.entry.path) {
+            if flaws.len() == MAX_FLAWS {
+                return flaws;
+            }
+            flaws.push(fold::Died {
+                path: e.entry.path.clone(),
+                why: "it is listed twice",
+            });
+        }
+    }
+    drop(seen);
+    flaws.extend(fold::close(&mut snapshot.clone(), Rules::Tree));
+    flaws.truncate(MAX_FLAWS);
+    flaws
 }
 
 /// Folds one side tag into what was folded before.
@@ -211,122 +270,39 @@ pub(super) async fn read_beside(
     let tag = name.tag();
     let (as_reference, side_prefix) = (tag.clone().into(), name.side_prefix());
     let (head, listed) = tokio::join!(store.resolve(&as_reference), store.tags(&side_prefix));
-    let mut current = Current::default();
-    let head = match told(head)? {
-        Ok(found) => found,
-        // To a writer a damaged tag is as one that is not there: what is published next takes its place.
-        Err(why) => {
-            let what = format!("tag {tag}");
-            current.broken.push(LeftOut { what, why });
-            None
-        }
-    };
+    // To a writer a damaged tag is as one that is not there: what is published next takes its place.
+    let head = told(head)?;
     let listed = listed?;
     // After the first answers, which tell it.
-    current.now = store.clock().await?;
-    if let Some(Resolved {
-        manifest,
-        version,
-        modified,
-    }) = head
-    {
-        current.version = version;
-        match load(ctx, &manifest, damaged).await? {
-            Ok(loaded) if loaded.snapshot.name != *name => {
-                let why = format!("holds `{}`, another name", loaded.snapshot.name.name);
-                current.broken.push(LeftOut {
-                    what: format!("tag {tag}"),
-                    why,
-                });
-            }
-            Ok(mut loaded) => {
-                let left_out = dated::leave_out(&mut loaded, Some(&tag), modified, current.now);
-                current.ahead.extend(left_out);
-                current.head = Some(loaded);
-            }
-            Err(why) => current.broken.push(LeftOut {
-                what: format!("tag {tag}"),
-                why: why.text(),
-            }),
-        }
-    }
+    let mut current = Current::new(name, store.clock().await?);
     current.side_tags = listed
         .into_iter()
         .filter(|t| name::head_of(t).as_ref() == Some(&tag))
         .collect();
-    let contained = current.contained();
-    let open = current
-        .side_tags
-        .iter()
-        .filter(|t| !contained.contains(t.as_str()))
-        .cloned();
-    let read_side = |tag: Tag| async move {
-        if let Some(own) = own.filter(|own| own.tag == tag) {
-            return Ok((tag, Some(Ok((own.loaded.clone(), None)))));
-        }
-        let side = read_side(ctx, name, &tag, damaged).await?;
-        Ok::<_, super::Error>((tag, side))
-    };
-    let read: Vec<_> = stream::iter(open.collect::<Vec<_>>())
-        .map(read_side)
-        .buffered(ctx.concurrency.max(1))
-        .try_collect()
-        .await?;
-    for (tag, side) in read {
-        match side {
-            Some(Ok((mut loaded, modified))) => {
-                if is_of_the_future(&tag, &loaded, modified, current.now) {
-                    current.ahead.push(LeftOut {
-                        what: format!("tag {tag}"),
-                        why: format!(
-                            "claims to be published more than {} minutes later than it was",
-                            AHEAD_SECS / 60
-                        ),
-                    });
-                    current.refused.push(tag);
-                    continue;
+    let what = || format!("tag {tag}");
+    match head {
+        Ok(Some(resolved)) => {
+            current.version.clone_from(&resolved.version);
+            match load(ctx, &resolved.manifest, damaged).await? {
+                Ok(loaded) if loaded.snapshot.name != *name => {
+                    let why = format!("holds `{}`, another name", loaded.snapshot.name.name);
+                    note(&mut current.broken, what(), why);
                 }
-                let left_out = dated::leave_out(&mut loaded, Some(&tag), modified, current.now);
-                current.ahead.extend(left_out);
-                current.sides.push(Side { tag, loaded });
+                Ok(mut loaded) => {
+                    let modified = resolved.modified;
+                    let left_out = dated::leave_out(&mut loaded, Some(&tag), modified, current.now);
+                    current.ahead.extend(left_out);
+                    contained::keep_listed(&mut loaded.snapshot, &current.listed(), current.now);
+                    current.head = Some(loaded);
+                }
+                Err(why) => note(&mut current.broken, what(), why.text()),
             }
-            Some(Err(why)) => current.broken.push(LeftOut {
-                what: format!("tag {tag}"),
-                why,
-            }),
-            None => {}
         }
+        Ok(None) => {}
+        Err(why) => note(&mut current.broken, what(), why),
     }
+    sides::fold_all(ctx, name, damaged, own, &mut current).await?;
     Ok(current)
-}
-
-/// Says whether the tag of a folder's publication says a later time than it can have been written at: the latest counts, so it
-/// would stand above all others.
-fn is_of_the_future(tag: &Tag, loaded: &Loaded, modified: Option<Time>, now: Time) -> bool {
-    let is_tree = dated::rules_of(&loaded.snapshot) == Rules::Tree;
-    let written = modified.unwrap_or(now);
-    is_tree && name::side_time(tag).is_some_and(|at| is_ahead(at, written))
-}
-
-type SideRead = std::result::Result<(Loaded, Option<Time>), String>;
-
-/// Reads a side tag, and when the store wrote it; `None` if it is gone meanwhile.
-async fn read_side(
-    ctx: &Context,
-    name: &SnapshotName,
-    tag: &Tag,
-    damaged: &HashSet<Digest>,
-) -> Result<Option<SideRead>> {
-    let resolved = match told(ctx.opened.store.resolve(&tag.clone().into()).await)? {
-        Ok(Some(resolved)) => resolved,
-        Ok(None) => return Ok(None),
-        Err(why) => return Ok(Some(Err(why))),
-    };
-    Ok(Some(match load(ctx, &resolved.manifest, damaged).await? {
-        Ok(loaded) if loaded.snapshot.name != *name => Err("holds another name".into()),
-        Ok(loaded) => Ok((loaded, resolved.modified)),
-        Err(why) => Err(why.text()),
-    }))
 }
 
 impl NotLoaded {

@@ -1,18 +1,15 @@
 //! Import: finds the best snapshot of a name and puts it back, fetching only what the node lacks.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
-
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use super::{
-    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, dated, head, load,
+    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, head,
     restore::{NotRestored, Stands, restore},
 };
 use crate::{
     artifact::{
-        Tag,
         fold::{self, Rules, replaced::newest_mark},
-        name::{self, SnapshotName},
+        name::SnapshotName,
         snapshot::Snapshot,
     },
     digest::Digest,
@@ -23,9 +20,12 @@ use crate::{
         index::{Imported, NodeIndex, Notes, Stamp},
         place::Leave,
     },
-    store::{PublishedAt, Resolved},
     task,
 };
+
+mod search;
+
+use search::Search;
 
 /// What to import, and from where.
 #[derive(Clone)]
@@ -92,11 +92,6 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
-/// Snapshots of keys with a prefix that are tried in each scope at most. Only what was asked for counts.
-pub(super) const CANDIDATES: usize = 32;
-/// Tags that are looked at in one go: two or three requests each, of which mostly the first decides.
-const LOOKED_AT: usize = 8;
-
 /// Imports; see the module.
 ///
 /// # Errors
@@ -122,22 +117,6 @@ pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
         Err(super::Error::Source(source::Error::GivenUp)) => Err(spent()),
         done => done,
     }
-}
-
-/// A snapshot whose key was asked for.
-struct Keyed {
-    at: PublishedAt,
-    resolved: Resolved,
-}
-
-/// A snapshot that may be restored.
-struct Candidate {
-    snapshot: Snapshot,
-    digest: Digest,
-    lost: Vec<LeftOut>,
-    /// What is dated later than it was published.
-    ahead: Vec<LeftOut>,
-    hit: Hit,
 }
 
 async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Report> {
@@ -192,6 +171,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
                 ctx,
                 options.source.clone(),
                 Arc::new(snapshot),
+                candidate.spare,
                 index.clone(),
                 options.mirror,
                 leave,
@@ -245,7 +225,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
         report.miss = Some(if why.is_empty() {
             absent
         } else {
-            let why = why.join("; ");
+            let why = few(&why);
             if is_damaged {
                 format!("{} `{}`: {why}", report.kind, options.name)
             } else {
@@ -262,6 +242,16 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
 /// Says whether a Go cache lost all that it had: importing that is no hit.
 fn is_lost_whole(snapshot: &Snapshot, lost: &[LeftOut], died: &[fold::Died]) -> bool {
     (!lost.is_empty() || !died.is_empty()) && snapshot.live().next().is_none()
+}
+
+/// The first reasons, and how many more there are: each of hundreds of keys may be damaged in the same way.
+fn few(why: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let mut text = why[..why.len().min(SHOWN)].join("; ");
+    if why.len() > SHOWN {
+        let _ = write!(text, "; and {} more", why.len() - SHOWN);
+    }
+    text
 }
 
 /// Why nothing of a cache can be restored.
@@ -297,303 +287,6 @@ fn empty_report(options: &Options) -> Report {
         left_out: Vec::new(),
         phases: Vec::new(),
         elapsed: Duration::ZERO,
-    }
-}
-
-struct Search<'a> {
-    ctx: &'a Context,
-    options: &'a Options,
-    /// Why candidates that were there could not be used.
-    why: Vec<String>,
-    /// Some of them because they are lost or damaged.
-    damaged: bool,
-    print: crate::source::Fingerprint,
-}
-
-impl Search<'_> {
-    /// Scope by scope: the exact key, prefixes of keys, the name's head (design §7).
-    async fn find(&mut self) -> Result<Option<Candidate>> {
-        if let Some(digest) = self.options.digest {
-            return self.by_digest(digest).await;
-        }
-        let options = self.options;
-        for (i, scope) in options.scopes.iter().enumerate() {
-            let hit = if i == 0 { Hit::Exact } else { Hit::Fallback };
-            if let Some(found) = self.by_key(scope, &options.key, hit).await? {
-                return Ok(Some(found));
-            }
-            for prefix in &options.restore_keys {
-                if let Some(found) = self.by_prefix(scope, prefix).await? {
-                    return Ok(Some(found));
-                }
-            }
-            if options.source.kind().is_go()
-                && !options.key.is_empty()
-                && let Some(found) = self.by_key(scope, "", Hit::Fallback).await?
-            {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Notes what was there and is lost or damaged.
-    fn lost(&mut self, why: impl IntoIterator<Item = String>) {
-        let before = self.why.len();
-        self.why.extend(why);
-        self.damaged |= self.why.len() > before;
-    }
-
-    fn name(&self, scope: &str, key: &str) -> SnapshotName {
-        SnapshotName {
-            kind: self.options.source.kind().name().to_owned(),
-            name: self.options.name.clone(),
-            scope: scope.to_owned(),
-            key: key.to_owned(),
-        }
-    }
-
-    async fn by_key(&mut self, scope: &str, key: &str, hit: Hit) -> Result<Option<Candidate>> {
-        let name = self.name(scope, key);
-        let current = head::read(self.ctx, &name, &HashSet::new()).await?;
-        let rules = head::rules(self.options.source.kind());
-        let lost = current.lost();
-        let digest = current.digest();
-        // Millions of entries take seconds, in which the time budget must be able to end.
-        let (folded, flaws, ahead) = task::blocking(move || {
-            let flaws = match rules {
-                Rules::Tree => current.flaws(),
-                Rules::Union { .. } => Vec::new(),
-            };
-            (current.folded(rules), flaws, current.ahead)
-        })
-        .await;
-        let (Some(snapshot), Some(digest)) = (folded, digest) else {
-            self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
-            return Ok(None);
-        };
-        // What `folded` closed is gone from it; a tree must not lose anything unnoticed.
-        if rules == Rules::Tree {
-            let lost = lost.iter().map(|l| format!("{} {}", l.what, l.why));
-            let flaws = flaws.iter().map(|d| format!("{}: {}", d.path, d.why));
-            let why: Vec<String> = lost.chain(flaws).collect();
-            if !why.is_empty() {
-                self.lost(why);
-                return Ok(None);
-            }
-        }
-        Ok(self.usable(Candidate {
-            snapshot,
-            digest,
-            lost,
-            ahead,
-            hit,
-        }))
-    }
-
-    /// Says in words why a candidate is of no use, or gives it back.
-    fn usable(&mut self, candidate: Candidate) -> Option<Candidate> {
-        if is_lost_whole(&candidate.snapshot, &candidate.lost, &[]) {
-            let name = &candidate.snapshot.name;
-            self.lost([nothing_left(name, &candidate.lost, &[])]);
-            return None;
-        }
-        let gates = &candidate.snapshot.fingerprint.gates;
-        if self.print.gate.is_empty() || gates.is_empty() || gates.contains(&self.print.gate) {
-            return Some(candidate);
-        }
-        let name = &candidate.snapshot.name;
-        self.why.push(format!(
-            "`{}` in {} is of {}, this is {}",
-            name.name,
-            name.scope,
-            gates.join(", "),
-            self.print.gate
-        ));
-        None
-    }
-
-    /// Keys that start with `prefix`, the newest first.
-    ///
-    /// What was published is never newer than when the store wrote its tag ([`PublishedAt`]). So where the listing tells that,
-    /// tags are looked at from the latest on, until none of the rest can be newer than the best that was found.
-    async fn by_prefix(&mut self, scope: &str, prefix: &str) -> Result<Option<Candidate>> {
-        let store = &self.ctx.opened.store;
-        let asked = self.name(scope, prefix);
-        let listed = store.tags_dated(&asked.key_prefix(prefix)).await?;
-        let now = store.clock().await?;
-        let mut rest: Vec<(Tag, Option<Time>)> = listed
-            .into_iter()
-            .filter(|(tag, _)| name::is_head(tag))
-            .collect();
-        // Taken from the end; what has no time may be the newest.
-        rest.sort_by_key(|(_, at)| at.map_or((1, 0), |at| (0, at.secs)));
-        let mut found: Vec<Keyed> = Vec::new();
-        let mut tried = 0;
-        while tried < CANDIDATES {
-            let newest = found.last().and_then(|best| best.at.time);
-            let may_be_newer = |(_, at): &(Tag, Option<Time>)| match (at, newest) {
-                (Some(at), Some(newest)) => at.secs >= newest.secs,
-                _ => true,
-            };
-            if rest.last().is_some_and(may_be_newer) {
-                let batch = rest.split_off(rest.len().saturating_sub(LOOKED_AT));
-                found.extend(self.look_at(&asked, batch, now).await?);
-                found.sort_by_key(|keyed| keyed.at);
-                continue;
-            }
-            let Some(Keyed { resolved, .. }) = found.pop() else {
-                break;
-            };
-            tried += 1;
-            let manifest = &resolved.manifest;
-            match load::load(self.ctx, manifest, &HashSet::new()).await? {
-                Ok(loaded) => {
-                    if let Some(candidate) =
-                        self.take(loaded, resolved.modified, now, Hit::Fallback)
-                    {
-                        return Ok(Some(candidate));
-                    }
-                }
-                Err(why) => self.lost([format!("{}: {}", manifest.digest, why.text())]),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Reads what tags point at; those that were not asked for are passed over.
-    async fn look_at(
-        &mut self,
-        asked: &SnapshotName,
-        tags: Vec<(Tag, Option<Time>)>,
-        now: Time,
-    ) -> Result<Vec<Keyed>> {
-        let ctx = self.ctx;
-        let read = |(tag, _): (Tag, Option<Time>)| async move {
-            // One damaged tag must not hide the others.
-            let resolved = load::told(ctx.opened.store.resolve(&tag.into()).await)?;
-            let Some(resolved) = resolved.ok().flatten() else {
-                return Ok(None);
-            };
-            let Ok(Some(outline)) = super::names::outline(&resolved.manifest).await else {
-                return Ok(None);
-            };
-            let name = load::name_of(ctx, &outline).await?;
-            let digest = resolved.manifest.digest;
-            let at = dated::publication(Some(&outline), digest, resolved.modified, now);
-            Ok::<_, super::Error>(Some((name, Keyed { at, resolved })))
-        };
-        let all: Vec<_> = stream::iter(tags)
-            .map(read)
-            .buffered(ctx.concurrency.max(1))
-            .try_collect()
-            .await?;
-        let mut meant = Vec::new();
-        for (name, keyed) in all.into_iter().flatten() {
-            match name {
-                // A tag holds only the clear part of a long key; the config has all of it.
-                Ok(name) => {
-                    let is_meant = name.kind == asked.kind
-                        && name.name == asked.name
-                        && name.scope == asked.scope
-                        && name.key.starts_with(&asked.key);
-                    meant.extend(is_meant.then_some(keyed));
-                }
-                Err(why) => self.lost([format!("{}: {why}", keyed.resolved.manifest.digest)]),
-            }
-        }
-        Ok(meant)
-    }
-
-    /// Why a name that nobody damaged is a miss: nothing is stored under it, or only other keys.
-    async fn why_absent(&self) -> String {
-        let options = self.options;
-        if let Some(digest) = &options.digest {
-            return format!("no snapshot {digest} is stored");
-        }
-        let of = format!("{} `{}`", options.source.kind().name(), options.name);
-        let scopes = options.scopes.join(", ");
-        let keyed = !options.key.is_empty() || !options.restore_keys.is_empty();
-        let mut others = 0;
-        for scope in &options.scopes {
-            let prefix = self.name(scope, "").key_prefix("");
-            // Only for the message: a miss stays one.
-            let Ok(tags) = self.ctx.opened.store.tags(&prefix).await else {
-                continue;
-            };
-            others += tags.iter().filter(|tag| name::is_head(tag)).count();
-        }
-        if others == 0 {
-            return format!("nothing is stored for {of} in {scopes}");
-        }
-        let mut missing = Vec::new();
-        if !options.key.is_empty() {
-            missing.push(format!("no key `{}`", options.key));
-        }
-        let prefixes = options.restore_keys.iter();
-        missing.extend(prefixes.map(|prefix| format!("no key that starts with `{prefix}`")));
-        let missing = if keyed {
-            missing.join(" and ")
-        } else {
-            "nothing without a key".to_owned()
-        };
-        let others = match others {
-            1 => "1 other key exists".to_owned(),
-            n => format!("{n} other keys exist"),
-        };
-        format!("{missing} is stored for {of} in {scopes}; {others} (`cachectl ls`)")
-    }
-
-    async fn by_digest(&mut self, digest: Digest) -> Result<Option<Candidate>> {
-        let resolved = match load::told(self.ctx.opened.store.resolve(&digest.into()).await)? {
-            Ok(Some(resolved)) => resolved,
-            Ok(None) => return Ok(None),
-            Err(why) => {
-                self.lost([format!("{digest} {why}")]);
-                return Ok(None);
-            }
-        };
-        match load::load(self.ctx, &resolved.manifest, &HashSet::new()).await? {
-            Ok(loaded) if loaded.snapshot.name.kind != self.options.source.kind().name() => {
-                self.why
-                    .push(format!("{digest} is a {}", loaded.snapshot.name.kind));
-                Ok(None)
-            }
-            Ok(loaded) => {
-                let now = self.ctx.opened.store.clock().await?;
-                Ok(self.take(loaded, resolved.modified, now, Hit::Exact))
-            }
-            Err(why) => {
-                self.lost([format!("{digest}: {}", why.text())]);
-                Ok(None)
-            }
-        }
-    }
-
-    fn take(
-        &mut self,
-        mut loaded: load::Loaded,
-        modified: Option<Time>,
-        now: Time,
-        hit: Hit,
-    ) -> Option<Candidate> {
-        let ahead = dated::leave_out(&mut loaded, None, modified, now);
-        let load::Loaded {
-            digest,
-            snapshot,
-            lost,
-        } = loaded;
-        if !lost.is_empty() && head::rules(self.options.source.kind()) == Rules::Tree {
-            self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
-            return None;
-        }
-        self.usable(Candidate {
-            snapshot,
-            digest,
-            lost,
-            ahead: ahead.into_iter().collect(),
-            hit,
-        })
     }
 }
 

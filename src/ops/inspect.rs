@@ -20,6 +20,9 @@ use crate::{
     task,
 };
 
+/// Side tags that are shown of a snapshot: all of them would not fit one message of a daemon.
+const MAX_SHOWN: usize = 10_000;
+
 /// One pack of a snapshot, or a config or layer of what is none of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackRow {
@@ -48,7 +51,7 @@ pub struct Snapshot {
     pub row: list::Row,
     /// Packs, those packed anew first.
     pub packs: Vec<PackRow>,
-    /// Side tags that it contains.
+    /// Side tags that it contains, the latest ten thousand.
     pub folded: Vec<String>,
     /// What it is good for: gate and traits.
     pub fingerprint: Vec<(String, String)>,
@@ -80,7 +83,7 @@ pub struct Outside {
 /// # Errors
 /// `Damaged` when nothing of a name can be read; what is lost of the rest is a warning.
 pub async fn run(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>> {
-    super::within_budget(ctx, "inspecting", inspect(ctx, name, files)).await
+    super::within_budget(ctx, "inspecting", Box::pin(inspect(ctx, name, files))).await
 }
 
 async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>> {
@@ -95,7 +98,7 @@ async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>
     }
     let mut all = Vec::new();
     for found in names::find(ctx, &word).await? {
-        let Named { place, group } = &found;
+        let Named { place, group, .. } = &found;
         let side = group
             .sides
             .first()
@@ -149,7 +152,7 @@ async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option
 
 /// What a reader gets of a name.
 async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
-    let Named { place, group } = name;
+    let Named { place, group, .. } = name;
     let ctx = &place.ctx;
     let mut broken = Vec::new();
     let mut known = None;
@@ -177,21 +180,24 @@ async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
                 Err(Error::Damaged { what, why })
             });
     };
-    let Some(kind) = SourceKind::from_name(&ours.config.kind) else {
+    if SourceKind::from_name(&ours.config.kind).is_none() {
         return one(place, &group.head.clone().into(), files).await;
-    };
-    let current: Current = head::read(ctx, &ours.name(), &HashSet::new()).await?;
+    }
+    let asked = ours.name();
+    let mut row = list::of_ours(place, &group.head, &ours, 0);
+    // Its config is read once more below, and need not be in memory twice.
+    drop(ours);
+    let current: Current = head::read(ctx, &asked, &HashSet::new()).await?;
     warn(ctx, &current.lost());
     warn(ctx, &current.ahead);
-    let (snapshot, current) =
-        task::blocking(move || (current.folded(head::rules(kind)), current)).await;
+    let (snapshot, current) = task::blocking(move || (current.folded(), current)).await;
     let Some(snapshot) = snapshot else {
         return match current.broken.into_iter().next() {
             Some(LeftOut { what, why }) => Err(Error::Damaged { what, why }),
             None => Ok(None),
         };
     };
-    let mut row = list::of_ours(place, &group.head, &ours, current.sides.len());
+    row.pending = current.sides.len();
     let (entries, bytes) = snapshot.totals();
     row.digest = current.digest().unwrap_or(row.digest);
     row.created = snapshot.created;
@@ -229,13 +235,16 @@ fn detail(row: list::Row, snapshot: &snapshot::Snapshot, files: bool) -> Snapsho
     }
 }
 
-/// The side tags that it contains, without the marks of replacements.
+/// The latest side tags that it contains, without the marks of replacements.
 fn side_tags(snapshot: &snapshot::Snapshot) -> Vec<String> {
     let folded = snapshot.folded.iter().map(|f| &f.tag);
-    folded
+    let mut tags: Vec<String> = folded
         .filter(|tag| replaced_at(tag).is_none())
         .cloned()
-        .collect()
+        .collect();
+    // As texts they are sorted by time.
+    tags.sort_unstable();
+    tags.split_off(tags.len().saturating_sub(MAX_SHOWN))
 }
 
 fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
 use super::{
     Context, LeftOut, Result,
     foreign::{self, Needs},
+    in_turn::InTurn,
+    load,
     names::{self, Foreign, Found, Named, Ours, Word},
     reach::Place,
 };
@@ -68,27 +68,28 @@ pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
 
 async fn list(ctx: &Context, name: Option<&str>) -> Result<Report> {
     let found = names::find(ctx, &Word::new(name)).await?;
-    let read: Vec<_> = stream::iter(found)
-        .map(row)
-        .buffered(ctx.concurrency.max(1))
-        .try_collect()
-        .await?;
     let mut report = Report::default();
-    for (row, broken) in read {
-        report.rows.extend(row);
-        report.broken.extend(broken);
+    let mut rows = InTurn::new(found, ctx.concurrency, row);
+    while let Some((name, read)) = rows.next().await {
+        match load::too_large(ctx, read)? {
+            Ok((row, broken)) => {
+                report.rows.extend(row);
+                report.broken.extend(broken);
+            }
+            Err(why) => report.broken.push(name.fault(&name.group.head, why)),
+        }
     }
     Ok(report)
 }
 
 /// The row of a name: its head's, or where there is none yet, that of its last side tag that can be read.
 async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
-    let Named { place, group } = &name;
+    let Named { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
     let mut broken = Vec::new();
     let mut sides = group.sides.clone();
     if group.is_there {
-        match names::look(&place.ctx, &group.head.clone().into()).await? {
+        match names::look_within_room(&place.ctx, &group.head.clone().into()).await? {
             Found::Ours(ours) => {
                 let folded: HashSet<&str> =
                     ours.config.folded.iter().map(|f| f.tag.as_str()).collect();
@@ -111,7 +112,7 @@ async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
     }
     let pending = sides.len();
     while let Some(side) = sides.pop() {
-        match names::look(&place.ctx, &side.clone().into()).await? {
+        match names::look_within_room(&place.ctx, &side.clone().into()).await? {
             Found::Ours(ours) => {
                 return Ok((Some(of_ours(place, &group.head, &ours, pending)), broken));
             }

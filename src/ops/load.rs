@@ -14,9 +14,11 @@ use crate::{
     artifact::{
         Descriptor, Manifest,
         config::{Config, MAX_CONFIG_BYTES},
+        fold::contained,
         name::SnapshotName,
         snapshot::{Layer, Outline, Snapshot, TocPlace},
         toc::{MAX_ENTRIES, NotRead, Reading, Toc},
+        wire::Result as WireResult,
     },
     digest::Digest,
     memory::{Exhausted, MemoryBudget, Reservation},
@@ -34,6 +36,8 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// Packs that are missing, damaged, or known to be damaged, with why.
     pub lost: Vec<LeftOut>,
+    /// What it takes beside its tables.
+    pub memory: Reservation,
 }
 
 /// Why a manifest gives no snapshot.
@@ -57,6 +61,8 @@ pub struct Tables {
 /// By pack and place in it.
 type Decoded = HashMap<(Digest, TocPlace), Weak<Toc>>;
 
+/// What a tag takes in a listing, with the row that is made of it.
+const BYTES_PER_TAG: u64 = 600;
 /// Tables that are remembered before those that are gone are forgotten.
 const MAX_REMEMBERED: usize = 8192;
 
@@ -87,6 +93,17 @@ impl Tables {
         self.memory.reserve(0, bytes)
     }
 
+    /// Room for so many tags, with what a listing says of each. A command alone lists any number of them.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn room_of_tags(&self, tags: usize) -> std::result::Result<Reservation, Exhausted> {
+        if !self.memory.is_shared() {
+            return Ok(Reservation::default());
+        }
+        self.room(BYTES_PER_TAG.saturating_mul(tags as u64))
+    }
+
     fn known(&self, layer: &Layer) -> Option<Arc<Toc>> {
         self.lock().get(&key(layer))?.upgrade()
     }
@@ -110,6 +127,16 @@ impl Tables {
 fn key(layer: &Layer) -> (Digest, TocPlace) {
     (layer.descriptor.digest, layer.toc)
 }
+
+/// What the config of a snapshot may take while it is decoded, in its own sizes: its bytes, and a list that grew to hold what it
+/// says.
+const DECODING: u64 = 5;
+/// And afterwards.
+const DECODED: u64 = 2;
+/// What a snapshot keeps of each entry beside its table: whether it is live, and its day.
+const ENTRY_BYTES: u64 = 5;
+/// And of each pack.
+const PACK_BYTES: u64 = 2048;
 
 /// Why the tables of a snapshot are not read.
 enum Failed {
@@ -139,6 +166,18 @@ pub async fn load(
     manifest: &Manifest,
     damaged: &HashSet<Digest>,
 ) -> Result<std::result::Result<Loaded, NotLoaded>> {
+    no_room(ctx, within_room(ctx, manifest, damaged).await)
+}
+
+/// The same, for who may try again when what else it reads is done with.
+///
+/// # Errors
+/// `Memory` wherever there is no room, else as [`load`].
+pub(super) async fn within_room(
+    ctx: &Context,
+    manifest: &Manifest,
+    damaged: &HashSet<Digest>,
+) -> Result<std::result::Result<Loaded, NotLoaded>> {
     let broken = |why: String| Ok(Err(NotLoaded::Broken(why)));
     let outline = match super::names::outline(manifest).await {
         Ok(Some(outline)) => outline,
@@ -152,7 +191,7 @@ pub async fn load(
     let (promise, promised) = watch::channel(None);
     let config = async {
         let read = checked_config(ctx, &outline.config, layers.len()).await;
-        if let Ok(Ok(config)) = &read {
+        if let Ok(Ok((config, _))) = &read {
             let entries = config.packs.iter().map(|p| p.entries).collect();
             // They wait for it below.
             let _ = promise.send(Some(Arc::new(entries)));
@@ -161,79 +200,116 @@ pub async fn load(
         read
     };
     let (config, tocs) = tokio::join!(config, read_tocs(ctx, &layers, promised, damaged));
-    let config = match config? {
+    let (config, mut memory) = match config? {
         Ok(config) => config,
         Err(why) => return broken(why),
+    };
+    let refused = |why| {
+        let what = format!("snapshot {}", manifest.digest);
+        Err(Error::Memory { what, why })
     };
     let tocs = match tocs {
         Ok(tocs) => tocs,
         Err(Failed::Store(e)) => return Err(e),
-        Err(Failed::Memory(why)) => return no_room(ctx, manifest, why),
+        Err(Failed::Memory(why)) => return refused(why),
         Err(Failed::GivenUp) => return broken("reading it was given up".to_owned()),
     };
+    let entries: u64 = config.packs.iter().map(|p| p.entries).sum();
+    let state = ENTRY_BYTES * entries + PACK_BYTES * config.packs.len() as u64;
+    if let Err(why) = memory.grow(state) {
+        return refused(why);
+    }
     let digest = manifest.digest;
-    let put_together = move || put_together(digest, &outline, config, layers, tocs);
+    // Its room goes with the work, which goes on where nobody waits for it any more.
+    let put_together = move || {
+        let loaded = put_together(digest, &outline, config, layers, tocs)?;
+        let texts = texts_of(&loaded.snapshot);
+        memory.shrink(memory.bytes().saturating_sub(state + texts));
+        Ok(Loaded { memory, ..loaded })
+    };
     Ok(task::blocking(put_together)
         .await
         .map_err(NotLoaded::Broken))
 }
 
+/// What a snapshot keeps of its config, about, in bytes.
+fn texts_of(snapshot: &Snapshot) -> u64 {
+    let folded = snapshot.folded.iter().map(|f| f.tag.len());
+    let gates = snapshot.fingerprint.gates.iter().map(String::len);
+    let traits = snapshot.fingerprint.traits.iter();
+    let traits = traits.flat_map(|(k, v)| [k.len(), v.len()]);
+    let texts = folded.chain(gates).chain(traits);
+    texts.map(|len| len as u64 + 64).sum()
+}
+
 /// What has no room is too large for a command, whatever else there is; in a daemon it may be read when others have ended.
 fn no_room(
     ctx: &Context,
-    manifest: &Manifest,
-    why: Exhausted,
+    read: Result<std::result::Result<Loaded, NotLoaded>>,
 ) -> Result<std::result::Result<Loaded, NotLoaded>> {
-    if ctx.tables.memory.is_shared() {
-        let what = format!("snapshot {}", manifest.digest);
-        return Err(Error::Memory { what, why });
+    match too_large(ctx, read)? {
+        Ok(read) => Ok(read),
+        Err(why) => Ok(Err(NotLoaded::Broken(why))),
     }
-    Ok(Err(NotLoaded::Broken(why.to_string())))
 }
+
+/// Tells what is too large for a command (in words, inside) from what a daemon has no room for now (an error).
+pub(super) fn too_large<T>(
+    ctx: &Context,
+    read: Result<T>,
+) -> Result<std::result::Result<T, String>> {
+    match read {
+        Err(Error::Memory { why, .. }) if !ctx.tables.memory.is_shared() => {
+            Ok(Err(why.to_string()))
+        }
+        read => read.map(Ok),
+    }
+}
+
+/// A config with the memory for it.
+pub(super) type ReadConfig = (Config, Reservation);
 
 /// Reads a snapshot's config within the budget; in words, inside, why it is not usable.
 ///
 /// # Errors
-/// As [`load`].
+/// `Memory` wherever there is no room, else as [`load`].
 pub(super) async fn config(
     ctx: &Context,
     desc: &Descriptor,
-) -> Result<std::result::Result<Config, String>> {
+) -> Result<std::result::Result<ReadConfig, String>> {
     if desc.size > MAX_CONFIG_BYTES {
         return Ok(Err(format!("its config has {} bytes", desc.size)));
     }
-    // The bytes, and what is made of them.
-    let _reserved = match ctx.tables.memory.reserve(0, 3 * desc.size) {
-        Ok(reserved) => reserved,
-        Err(why) if ctx.tables.memory.is_shared() => {
-            let what = format!("config {}", desc.digest);
-            return Err(Error::Memory { what, why });
-        }
-        Err(why) => return Ok(Err(format!("its config cannot be read: {why}"))),
-    };
+    let reserved = ctx.tables.memory.reserve(0, DECODING * desc.size);
+    let mut memory = reserved.map_err(|why| Error::Memory {
+        what: format!("config {}", desc.digest),
+        why,
+    })?;
     let bytes = match usable(read_blob(&*ctx.opened.store, desc).await)? {
         Ok(bytes) => bytes,
         Err(why) => return Ok(Err(format!("its config {why}"))),
     };
-    let decoded = task::blocking(move || Config::decode(&bytes)).await;
+    // Its room goes with the work, which goes on where nobody waits for it any more.
+    let decode = move || {
+        let mut config = Config::decode(&bytes)?;
+        let name = name_in(&config);
+        contained::drop_strangers(&mut config.folded, &name);
+        let size = bytes.len() as u64;
+        drop(bytes);
+        memory.shrink((DECODING - DECODED) * size);
+        Ok((config, memory))
+    };
+    let decoded: WireResult<ReadConfig> = task::blocking(decode).await;
     Ok(decoded.map_err(|e| e.to_string()))
 }
 
-/// The name in the config of a snapshot: a tag holds only the clear start of a long one. `Err` in words.
-///
-/// # Errors
-/// When the store cannot be asked.
-pub(super) async fn name_of(
-    ctx: &Context,
-    outline: &Outline,
-) -> Result<std::result::Result<SnapshotName, String>> {
-    let read = config(ctx, &outline.config).await?;
-    Ok(read.map(|config| SnapshotName {
-        kind: config.kind,
-        name: config.name,
-        scope: config.scope,
-        key: config.key,
-    }))
+fn name_in(config: &Config) -> SnapshotName {
+    SnapshotName {
+        kind: config.kind.clone(),
+        name: config.name.clone(),
+        scope: config.scope.clone(),
+        key: config.key.clone(),
+    }
 }
 
 /// Reads the config of a snapshot of so many layers, and whether what it promises is within the limits.
@@ -241,9 +317,9 @@ async fn checked_config(
     ctx: &Context,
     desc: &Descriptor,
     layers: usize,
-) -> Result<std::result::Result<Config, String>> {
-    let config = match config(ctx, desc).await? {
-        Ok(config) => config,
+) -> Result<std::result::Result<ReadConfig, String>> {
+    let (config, memory) = match config(ctx, desc).await? {
+        Ok(read) => read,
         Err(why) => return Ok(Err(why)),
     };
     if config.packs.len() != layers {
@@ -256,7 +332,7 @@ async fn checked_config(
             "it lists {entries} entries, more than the {MAX_ENTRIES} that are read"
         )));
     }
-    Ok(Ok(config))
+    Ok(Ok((config, memory)))
 }
 
 /// Makes a snapshot of its documents. Blocks.
@@ -293,6 +369,7 @@ fn put_together(
         digest,
         snapshot,
         lost,
+        memory: Reservation::default(),
     })
 }
 

@@ -32,6 +32,7 @@ pub mod fetch;
 pub mod foreign;
 pub mod head;
 pub mod import;
+pub mod in_turn;
 pub mod in_words;
 pub mod inspect;
 pub mod list;
@@ -73,10 +74,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// Nothing of the folder is carried, and that it shall be empty was not said.
-    #[error("nothing in `{}` is carried: it is empty, or all of it is left out", path.display())]
+    #[error("nothing in `{}` is carried: {why}", path.display())]
     EmptyFolder {
         /// Where it is.
         path: PathBuf,
+        /// That it is empty, or why what is in it is left out.
+        why: String,
     },
     /// All that it would export is dated ahead of the store's clock.
     #[error("nothing of `{}` is exported: {why}", path.display())]
@@ -111,6 +114,12 @@ pub enum Error {
         entries: u64,
         /// What their tables take in memory.
         bytes: u64,
+    },
+    /// A snapshot that no reader would take.
+    #[error("what would be published could not be read: {why}")]
+    Unreadable {
+        /// Which limit it breaks.
+        why: String,
     },
     /// The memory of a daemon is in use by other calls, or too little for it.
     #[error("cannot read {what}: {why}")]

@@ -19,6 +19,7 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
+    memory::Reservation,
     source::SourceKind,
     store::{ErrorKind, Resolved},
     task,
@@ -32,6 +33,8 @@ pub(super) struct Named {
     pub(super) place: Arc<Place>,
     /// Its tags there.
     pub(super) group: Group,
+    /// Of all names of its repository, until the last one is done with.
+    _room: Arc<Reservation>,
 }
 
 impl Named {
@@ -126,9 +129,15 @@ pub(super) async fn find(ctx: &Context, word: &Word) -> Result<Vec<Named>> {
 /// The tags of one repository that `word` means.
 pub(super) async fn within(place: Arc<Place>, word: Word) -> Result<Vec<Named>> {
     let tags = place.ctx.opened.store.tags("").await?;
+    let room = place.ctx.tables.room_of_tags(tags.len());
+    let room = Arc::new(room.map_err(|why| Error::Memory {
+        what: format!("the {} tags of {}", tags.len(), place.repository()),
+        why,
+    })?);
     let named = |group| Named {
         place: place.clone(),
         group,
+        _room: room.clone(),
     };
     Ok(select(tags, &word).into_iter().map(named).collect())
 }
@@ -201,6 +210,8 @@ pub(super) struct Ours {
     pub(super) written: Option<Time>,
     pub(super) outline: Outline,
     pub(super) config: Config,
+    /// What the config takes.
+    pub(super) _memory: Reservation,
 }
 
 impl Ours {
@@ -219,8 +230,21 @@ impl Ours {
 /// Reads manifest and config of a tag or digest.
 ///
 /// # Errors
-/// When the store cannot be asked; what is damaged there is in the answer.
+/// When the store cannot be asked, or others use the memory of a daemon; what is damaged there, or too large, is in the answer.
 pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> {
+    Ok(
+        match load::too_large(ctx, look_within_room(ctx, reference).await)? {
+            Ok(found) => found,
+            Err(why) => Found::Broken(format!("its config cannot be read: {why}")),
+        },
+    )
+}
+
+/// The same, for who may try again when what else it reads is done with.
+///
+/// # Errors
+/// `Memory` wherever there is no room, else as [`look`].
+pub(super) async fn look_within_room(ctx: &Context, reference: &Reference) -> Result<Found> {
     let Resolved {
         manifest,
         modified: written,
@@ -236,11 +260,12 @@ pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> 
         Err(e) => return Ok(Found::Broken(format!("manifest: {e}"))),
     };
     Ok(match load::config(ctx, &outline.config).await? {
-        Ok(config) => Found::Ours(Box::new(Ours {
+        Ok((config, memory)) => Found::Ours(Box::new(Ours {
             manifest,
             written,
             outline,
             config,
+            _memory: memory,
         })),
         Err(why) => Found::Broken(why),
     })

@@ -241,7 +241,7 @@ async fn read_name(
         is_ours: names::is_ours(&named.group.head),
         named,
     };
-    let Named { place, group } = &name.named;
+    let Named { place, group, .. } = &name.named;
     let _turn = place.ctx.tables.turn().await;
     for tag in group.tags() {
         let resolved = match names::resolve(&place.ctx, &tag.clone().into()).await? {

@@ -11,18 +11,20 @@ use std::{
 
 use super::{
     Context, Error, Result,
-    head::{self, Current, Side, fold_side},
+    export::readable,
+    head::{self, Current, FoldedSide, Side, fold_side},
     load::Loaded,
 };
 use crate::{
     artifact::{
         Tag,
-        fold::{self, Rules, dated::is_ahead, replaced::is_replaced},
+        fold::{self, Rules, contained, dated::is_ahead, replaced::is_replaced},
         name,
         snapshot::{EMPTY_CONTENT, Sealed, Snapshot, empty_layer},
     },
     digest::Digest,
     entry::Time,
+    memory::Reservation,
     store::{self, Body, ErrorKind, Expect, Meet, Published},
 };
 
@@ -128,12 +130,13 @@ pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
 
 async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     let name = &p.mine.name;
-    let mut current = p.base.clone();
+    let mut read_again: Option<Current> = None;
     for round in 0..SWAPS {
+        let current = read_again.as_ref().unwrap_or(p.base);
         let now = ctx.opened.store.clock().await?;
         let mine = p.mine(now);
         let moved = round > 0 || p.mine.merge || !p.built_on_base;
-        let mut next = match current.folded(p.rules) {
+        let mut next = match current.folded() {
             Some(head) if is_replaced(&mine, &head, p.rules) => return Err(p.replaced()),
             Some(head) if moved => {
                 let mut next = fold::fold(&head, &mine, None, now.day(), p.rules);
@@ -143,7 +146,7 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
             _ => mine,
         };
         next.published = p.head_published(&next, now);
-        let sealed = next.seal(p.created);
+        let sealed = seal(&mut next, p.created, &current.listed(), now)?;
         put_config(ctx, &sealed).await?;
         let expect = current
             .version
@@ -162,7 +165,11 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
                     totals: next.totals(),
                 });
             }
-            Published::Conflict => current = head::read(ctx, name, p.damaged).await?,
+            Published::Conflict => {
+                // What was read before is done with first.
+                drop(read_again.take());
+                read_again = Some(head::read(ctx, name, p.damaged).await?);
+            }
         }
     }
     let why = format!("gave up after {SWAPS} other writers of `{}`", name.name);
@@ -174,8 +181,8 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     let store = &ctx.opened.store;
     let now = store.clock().await?;
     let own = name.side_tag(now, fastrand::u64(..));
-    let mine = p.mine(now);
-    let sealed = mine.seal(p.created);
+    let mut mine = p.mine(now);
+    let sealed = seal(&mut mine, p.created, &p.base.listed(), now)?;
     put_config(ctx, &sealed).await?;
     store
         .publish(&sealed.manifest, Some(&own), &Expect::Anything)
@@ -191,10 +198,13 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
                 ..mine
             },
             lost: Vec::new(),
+            memory: Reservation::default(),
         },
     };
     let head = match fold_into_head(ctx, p, &own).await {
-        Err(e @ Error::Replaced { .. }) => return Err(e),
+        Err(
+            e @ (Error::Replaced { .. } | Error::TooManyEntries { .. } | Error::Unreadable { .. }),
+        ) => return Err(e),
         Err(e) => {
             tracing::warn!(error = %e, "Head not updated; readers use the side tag");
             None
@@ -215,8 +225,12 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         let started = Instant::now();
         let current = head::read_beside(ctx, name, p.damaged, Some(side)).await?;
         seen.extend(current.side_tags.iter().cloned());
+        if let Some(why) = current.why_unfit(own) {
+            return Err(Error::Unreadable { why });
+        }
         let contained = current.contained();
-        if seen.iter().all(|t| contained.contains(t.as_str())) {
+        let is_done = |t: &Tag| contained.contains(t.as_str()) || current.unfit.contains(t);
+        if seen.iter().all(is_done) {
             remove_old(ctx, &current, &contained).await;
             let head = current.head.as_ref().map(|h| &h.snapshot);
             if head.is_some_and(|head| is_replaced(mine, head, p.rules)) {
@@ -227,7 +241,7 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
                 totals: h.snapshot.totals(),
             }));
         }
-        let mut next = current.folded(p.rules);
+        let mut next = current.folded();
         if !contained.contains(own.as_str()) && !current.sides.iter().any(|s| s.tag == *own) {
             // The listing lags behind.
             next = Some(fold_side(next.as_ref(), mine, own, current.now, p.rules));
@@ -241,7 +255,9 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         }
         p.limits.apply(&mut next, current.today(), p.rules);
         next.published = p.head_published(&next, current.now);
-        let sealed = next.seal(p.created);
+        let mut listed = current.listed();
+        listed.insert(own.as_str());
+        let sealed = seal(&mut next, p.created, &listed, current.now)?;
         put_config(ctx, &sealed).await?;
         if started.elapsed() > ROUND_TIME {
             continue;
@@ -269,12 +285,22 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
 /// union would bring back what left for its age or size.
 fn replaces(p: &Publication<'_>, current: &Current, own: &Side) -> bool {
     let digest = |c: &Current| c.head.as_ref().map(|h| h.digest);
-    let is_known = |s: &Side| s.tag == own.tag || p.base.sides.iter().any(|b| b.tag == s.tag);
+    let is_known = |s: &FoldedSide| s.tag == own.tag || p.base.sides.iter().any(|b| b.tag == s.tag);
     p.built_on_base
         && matches!(p.rules, Rules::Union { .. })
         && digest(p.base) == digest(current)
         && !current.contained().contains(own.tag.as_str())
         && current.sides.iter().all(is_known)
+}
+
+/// The documents of a snapshot, which remembers of side tags what is `listed` now; checked as a reader does, since a fold may be more
+/// than each of what it was made of.
+fn seal(next: &mut Snapshot, created: Time, listed: &HashSet<&str>, now: Time) -> Result<Sealed> {
+    contained::keep_listed(next, listed, now);
+    readable::check(next)?;
+    let sealed = next.seal(created);
+    readable::check_sealed(&sealed)?;
+    Ok(sealed)
 }
 
 /// Stores what the manifest names besides packs.

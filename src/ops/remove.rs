@@ -80,7 +80,7 @@ async fn remove(ctx: &Context, options: &Options) -> Result<Report> {
 
 /// A name as people wrote it; only a long one has to be read for that.
 async fn described(named: &Named) -> Result<Removed> {
-    let Named { place, group } = named;
+    let Named { place, group, .. } = named;
     let mut name = None;
     if names::is_ours(&group.head) {
         name = name::spelled(&group.head);

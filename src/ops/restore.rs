@@ -33,6 +33,8 @@ use crate::{
     task,
 };
 
+mod again;
+
 /// Room that is left free on the target's file system.
 const SPARE_BYTES: u64 = 256 << 10;
 
@@ -115,7 +117,8 @@ pub enum NotRestored {
     Incomplete(Vec<(Digest, String)>, String),
 }
 
-/// Restores `snapshot`, which passed its closure.
+/// Restores `snapshot`, which passed its closure. Where one of its packs does not hold what it says, the next one that has the same
+/// content is tried, at last those of `spare`.
 ///
 /// # Errors
 /// When the target cannot be written, or the store cannot be asked; the target has what it had, unless the error says that some
@@ -124,6 +127,7 @@ pub async fn restore(
     ctx: &Context,
     source: Arc<dyn Source>,
     snapshot: Arc<Snapshot>,
+    spare: Vec<Pack>,
     index: Arc<Option<NodeIndex>>,
     mirror: bool,
     leave: &Leave,
@@ -155,7 +159,7 @@ pub async fn restore(
         let job = job.clone();
         task::blocking(move || job.begin()).await?
     };
-    let (outcomes, fetched) = run(ctx, &job, &staging).await?;
+    let (outcomes, fetched) = again::run(ctx, &job, &staging, spare).await?;
     if let Some(e) = fetched.failed {
         return Err(e.into());
     }
@@ -212,6 +216,8 @@ async fn run(
     let target = Staged {
         job: job.clone(),
         staging: staging.clone(),
+        plan: job.plan.clone(),
+        is_again: false,
     };
     let done = fetch::fetch_and_unpack(ctx, &job.snapshot, job.plan.clone(), target).await;
     ctx.progress.end(Phase::Restore);
@@ -232,6 +238,9 @@ struct Job {
 struct Staged {
     job: Arc<Job>,
     staging: Arc<Option<Staging>>,
+    plan: Arc<Plan>,
+    /// Files may be there already, not whole.
+    is_again: bool,
 }
 
 impl Staged {
@@ -243,17 +252,19 @@ impl Staged {
     }
 
     fn entry(&self, file: usize) -> &Entry {
-        &self
-            .job
-            .snapshot
-            .entry(self.job.plan.files[file].entry)
-            .entry
+        &self.job.snapshot.entry(self.plan.files[file].entry).entry
     }
 }
 
 impl Target for Staged {
     fn create(&self, file: usize) -> fs::Result<File> {
         let entry = self.entry(file);
+        if self.is_again
+            && let Some(dir) = self.tree().root().open_parent_if_there(&entry.path)?
+            && dir.stat(entry.path.name())?.is_some()
+        {
+            dir.remove_file(entry.path.name())?;
+        }
         self.tree().create_file(&entry.path, entry.meta.mode)
     }
 
@@ -299,7 +310,7 @@ fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -
     })
 }
 
-/// Takes away what an import leaves alone: excluded paths (nobody needs to be told), cachectl's own folders, and links to either.
+/// Takes away what an import leaves alone: excluded paths (nobody needs to be told, unless they are all), cachectl's own folders, and links to either.
 fn spare(
     source: &dyn Source,
     snapshot: &Snapshot,
@@ -331,6 +342,12 @@ fn spare(
         spared.push(LeftOut {
             what: first.to_string(),
             why: format!("it belongs to one of cachectl's own folders{others}"),
+        });
+    }
+    if !entries.is_empty() && own.is_empty() && gone.len() == entries.len() {
+        spared.push(LeftOut {
+            what: "everything".to_owned(),
+            why: "--exclude matches all that the snapshot has".to_owned(),
         });
     }
     entries.retain(|at| {

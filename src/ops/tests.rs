@@ -37,6 +37,7 @@ mod modules;
 mod pruning;
 mod replacing;
 mod repositories;
+mod sides;
 mod times;
 mod verifying;
 

@@ -1,6 +1,6 @@
 //! Which frames are needed for which entries, and where their bytes belong.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
     artifact::{
@@ -97,7 +97,12 @@ impl Plan {
 ///
 /// Entries whose objects are nowhere after all are left without pieces; unpacking reports them as incomplete.
 pub fn plan(snapshot: &Snapshot, wanted: &[Wanted]) -> Plan {
-    let objects = snapshot.objects();
+    plan_outside(snapshot, wanted, &HashSet::new())
+}
+
+/// The same without the packs at the indexes `spent`: of what only they hold, files are left without pieces.
+pub fn plan_outside(snapshot: &Snapshot, wanted: &[Wanted], spent: &HashSet<usize>) -> Plan {
+    let objects = snapshot.objects_outside(spent);
     let mut files = Vec::with_capacity(wanted.len());
     let mut frames: BTreeMap<(usize, u32), Vec<Piece>> = BTreeMap::new();
     for w in wanted {
@@ -118,8 +123,12 @@ pub fn plan(snapshot: &Snapshot, wanted: &[Wanted]) -> Plan {
         let mut holes = extents.as_deref().map(Holes::new);
         for o in &e.objects {
             let (digest, len) = snapshot.packs[w.at.pack].toc.object(*o);
-            if let Some((pack, i)) = objects.get(&digest) {
+            let place = objects.get(&digest).map(|(pack, i)| {
                 let object = snapshot.packs[*pack].toc.objects[*i];
+                (pack, object)
+            });
+            // Tables of others may say anything.
+            if let Some((pack, object)) = place.filter(|(_, o)| o.len == len) {
                 let pieces = frames.entry((*pack, object.frame)).or_default();
                 match &mut holes {
                     None => add(

@@ -4,8 +4,7 @@
 //! client is in nobody's way: what it sends lies among the unfinished uploads, which no prune touches.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::{BuildHasher as _, RandomState},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,27 +15,36 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+mod promises;
+
 use super::admission::{Key, Ticket};
 use crate::{
     digest::Digest,
     ops::prune::now::{Doors, Promised},
     store::marked::MIN_GRACE,
 };
+use promises::Promises;
 
 /// Longest wait for requests that work on the store: new ones are held meanwhile.
 const RUNNING: Duration = Duration::from_secs(10);
-/// Digests that are remembered at most, for each client that was told: some tens of bytes each.
-const MAX_PROMISES: usize = 1 << 18;
-/// So often at most it is looked for promises that are over, when there is no room for more.
-const TIDY: Duration = Duration::from_mins(1);
 
 /// Who works on the store of a daemon, and what clients were told of it.
-#[derive(Default)]
 pub struct Pause {
+    began: Instant,
     lock: Arc<RwLock<()>>,
     working: Arc<Mutex<Working>>,
     promises: Mutex<Promises>,
-    hasher: RandomState,
+}
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            lock: Arc::default(),
+            working: Arc::default(),
+            promises: Mutex::default(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -44,15 +52,6 @@ struct Working {
     next: u64,
     /// The oldest first.
     all: BTreeMap<u64, String>,
-}
-
-#[derive(Default)]
-struct Promises {
-    /// Digest and client, both hashed.
-    made: HashMap<(u64, u64), Instant>,
-    tidied: Option<Instant>,
-    /// When one was not remembered, for want of room.
-    lost: Option<Instant>,
 }
 
 /// Work on the store, until it is dropped.
@@ -97,47 +96,25 @@ impl Pause {
 
     /// Notes that `client` was told that a blob or manifest is there, and may name it later without sending it.
     pub fn promise(&self, client: &Key, digest: &Digest) {
-        let key = (self.hash(digest), self.hash(client));
-        let mut promises = locked(&self.promises);
-        let now = Instant::now();
-        if promises.made.len() >= MAX_PROMISES && !promises.made.contains_key(&key) {
-            let is_due = |at: Instant| now - at > TIDY;
-            if promises.tidied.is_none_or(is_due) {
-                promises.tidied = Some(now);
-                promises.made.retain(|_, at| now - *at < MIN_GRACE);
-            }
-            if promises.made.len() >= MAX_PROMISES {
-                promises.lost = Some(now);
-                return;
-            }
-        }
-        promises.made.insert(key, now);
+        locked(&self.promises).make(client, digest);
     }
 
     /// Notes that a manifest which `client` published names these: whatever keeps that keeps them too.
+    ///
+    /// Builds with one user, or with one address and none, are one client, so what one of them names is promised to none of them
+    /// any more. That is harmless: at worst that manifest goes within the hour, a prune at once follows, and the push of another
+    /// build is refused and has to be repeated.
     pub fn named<'d>(&self, client: &Key, digests: impl IntoIterator<Item = &'d Digest>) {
-        let client = self.hash(client);
         let mut promises = locked(&self.promises);
         for digest in digests {
-            promises.made.remove(&(self.hash(digest), client));
+            promises.forget(client, digest);
         }
-    }
-
-    fn hash(&self, of: &impl std::hash::Hash) -> u64 {
-        self.hasher.hash_one(of)
     }
 }
 
 #[async_trait]
 impl Doors for Pause {
     async fn shut(&self) -> Result<Box<dyn Send>, String> {
-        let lost = locked(&self.promises).lost;
-        if lost.is_some_and(|at| at.elapsed() < MIN_GRACE) {
-            return Err(format!(
-                "clients asked for over {MAX_PROMISES} blobs in the last hour without naming them in a manifest, so it is not known \
-                 which of them running builds rely on; prune without --now"
-            ));
-        }
         if let Ok(alone) = timeout(RUNNING, self.lock.clone().write_owned()).await {
             return Ok(Box::new(alone));
         }
@@ -151,15 +128,11 @@ impl Doors for Pause {
     }
 
     fn promised(&self) -> Promised {
-        let promises = locked(&self.promises);
-        let now = Instant::now();
-        let valid = promises
-            .made
-            .iter()
-            .filter(|(_, at)| now - **at < MIN_GRACE);
-        let digests: HashSet<u64> = valid.map(|((digest, _), _)| *digest).collect();
-        let hasher = self.hasher.clone();
-        Box::new(move |digest| digests.contains(&hasher.hash_one(digest)))
+        locked(&self.promises).now()
+    }
+
+    fn noted_for(&self) -> Option<Duration> {
+        Some(self.began.elapsed()).filter(|age| *age < MIN_GRACE)
     }
 
     async fn enter(&self, what: String) -> Box<dyn Send> {
@@ -170,14 +143,6 @@ impl Doors for Pause {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn digest(text: &str) -> Digest {
-        Digest::sha256_of(text.as_bytes())
-    }
-
-    fn key(name: &str) -> Key {
-        Key::Principal(name.into())
-    }
 
     #[tokio::test(start_paused = true)]
     async fn running_requests_end_and_new_ones_are_held() {
@@ -206,30 +171,27 @@ mod tests {
         drop(pause.pass(None, String::new).await);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_promise_lasts_until_its_client_names_it_or_an_hour() {
-        let pause = Pause::default();
-        let (a, b) = (key("a"), key("b"));
-        pause.promise(&a, &digest("x"));
-        pause.promise(&b, &digest("x"));
-        pause.promise(&a, &digest("y"));
-        pause.named(&a, [&digest("x"), &digest("y")]);
+    #[tokio::test]
+    async fn no_number_of_promises_keeps_a_prune_away() {
+        let pause = Pause {
+            promises: Mutex::new(Promises::with_room(10)),
+            ..Pause::default()
+        };
+        let digests = (0..100_u8).map(|n| Digest::sha256_of(&[n]));
+        for digest in digests.clone() {
+            pause.promise(&Key::Socket, &digest);
+        }
+        let _shut = pause.shut().await.unwrap();
         let promised = pause.promised();
-        assert!(promised(&digest("x")) && !promised(&digest("y")));
-        tokio::time::advance(MIN_GRACE).await;
-        assert!(!pause.promised()(&digest("x")));
+        assert!(digests.into_iter().all(|digest| promised(&digest)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn more_promises_than_are_remembered_refuse_a_prune_for_an_hour() {
+    async fn what_was_told_is_noted_for_as_long_as_this_runs_or_an_hour() {
         let pause = Pause::default();
-        for n in 0..=MAX_PROMISES {
-            pause.promise(&key("a"), &digest(&n.to_string()));
-        }
-        assert!(pause.shut().await.is_err());
-        tokio::time::advance(MIN_GRACE).await;
-        drop(pause.shut().await.unwrap());
-        pause.promise(&key("a"), &digest("later"));
-        assert_eq!(locked(&pause.promises).made.len(), 1);
+        tokio::time::advance(MIN_GRACE / 2).await;
+        assert_eq!(pause.noted_for(), Some(MIN_GRACE / 2));
+        tokio::time::advance(MIN_GRACE / 2).await;
+        assert_eq!(pause.noted_for(), None);
     }
 }

@@ -7,7 +7,7 @@
 //! - Extended attributes travel with [`Options::xattrs`] (see [`super::xattr`]).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -333,7 +333,13 @@ impl Source for Dir {
         let Gathered {
             mut items,
             mut skipped,
+            unlisted,
         } = walk::walk(&root, &self.own(), &wanted, &visit)?;
+        if !unlisted.is_empty() {
+            // As an empty folder it would be what it is not.
+            let unlisted: HashSet<EntryPath> = unlisted.into_iter().collect();
+            items.retain(|item| !unlisted.contains(&item.entry.path));
+        }
         items.sort_unstable_by(|a, b| a.entry.path.cmp(&b.entry.path));
         join_hard_links(&mut items);
         skipped.sort_unstable_by(|a, b| a.path.cmp(&b.path));

@@ -289,3 +289,18 @@ pub trait Source: Send + Sync {
     /// After all is placed: what the cache's own tool expects besides (`trim.txt`, version lists). `placed`: paths of this restore.
     fn finish(&self, root: &fs::Dir, placed: &[EntryPath], now: Time) -> Result<()>;
 }
+
+/// Says that a test shows nothing on this machine; in CI, where nobody reads that, it fails unless `TESTS_MAY_SKIP=1` allows it.
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests have no configuration of their own"
+)]
+pub(crate) fn cannot_show(what: &str) {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    eprintln!("skipped: cannot show {what}");
+    assert!(
+        !is_set("CI") || is_set("TESTS_MAY_SKIP"),
+        "cannot show {what}; TESTS_MAY_SKIP=1 allows that"
+    );
+}

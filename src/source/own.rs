@@ -76,10 +76,13 @@ pub struct OwnWithin {
 }
 
 impl OwnWithin {
-    /// Says whether the tree is itself such a folder.
-    pub fn is_root(&self, root: &Dir) -> bool {
-        let in_use = root.stat_self().is_ok_and(|stat| self.is_in_use(&stat));
-        self.is_root || in_use || root.has_own_mark()
+    /// Says whether the tree at `root` (`None`: there is none yet) is itself such a folder.
+    pub fn is_root(&self, root: Option<&Dir>) -> bool {
+        let is_own = |root: &Dir| {
+            let in_use = root.stat_self().is_ok_and(|stat| self.is_in_use(&stat));
+            in_use || root.has_own_mark()
+        };
+        self.is_root || root.is_some_and(is_own)
     }
 
     /// Says whether `path` is, or lies in, a folder in use.
@@ -232,7 +235,8 @@ mod tests {
         ] {
             assert_eq!(guard.forbids(&path(at), is_dir), forbidden, "{at}");
         }
-        assert!(!within.is_root(&tree));
-        assert!(own.within(&temp.path().join("store")).is_root(&root));
+        assert!(!within.is_root(Some(&tree)));
+        let of_store = own.within(&temp.path().join("store"));
+        assert!(of_store.is_root(Some(&root)) && of_store.is_root(None));
     }
 }

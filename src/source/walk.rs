@@ -55,6 +55,8 @@ pub struct Gathered<T> {
     pub items: Vec<T>,
     /// In no order.
     pub skipped: Vec<Skipped>,
+    /// Folders that were visited and cannot be listed, so that nobody knows what is in them. In no order.
+    pub unlisted: Vec<EntryPath>,
 }
 
 impl<T> Gathered<T> {
@@ -62,6 +64,7 @@ impl<T> Gathered<T> {
         Self {
             items: Vec::new(),
             skipped: Vec::new(),
+            unlisted: Vec::new(),
         }
     }
 
@@ -76,7 +79,7 @@ impl<T> Gathered<T> {
 
 /// Calls `wanted` for every name (`path`, folder or not as far as `stat` tells) and `visit` for what is wanted; folders that are not wanted are not entered.
 ///
-/// Names that vanish meanwhile are passed over. A folder that cannot be listed is visited, and noted as skipped.
+/// Names that vanish meanwhile are passed over. A folder that cannot be listed is visited, and noted as skipped and unlisted.
 ///
 /// # Errors
 /// Those of `visit`, and want of handles or memory: then nothing of the result could be trusted to be whole.
@@ -111,6 +114,7 @@ pub fn walk<T: Send>(
             let mut part = result?;
             all.items.append(&mut part.items);
             all.skipped.append(&mut part.skipped);
+            all.unlisted.append(&mut part.unlisted);
         }
         Ok(())
     })?;
@@ -161,6 +165,7 @@ impl<T> Walker<'_, T> {
             (Ok(listed), _) => listed,
             (Err(e), Some(path)) if !is_fatal(&e.source) => {
                 if e.kind() != io::ErrorKind::NotFound {
+                    out.unlisted.push(path.clone());
                     out.skip(path, format!("the folder cannot be listed: {}", e.source));
                 }
                 return Ok(());

@@ -2,8 +2,20 @@
 
 use std::ops::Range;
 
-use super::error::{Error, ErrorKind, Result};
-use crate::artifact::{Descriptor, Manifest, descriptor::MAX_MANIFEST_BYTES};
+use super::{
+    body::Body,
+    error::{Error, ErrorKind, Result},
+};
+use crate::{
+    artifact::{Descriptor, Manifest, descriptor::MAX_MANIFEST_BYTES},
+    digest::Digest,
+    task,
+};
+
+/// Bytes in memory up to which they are hashed on the spot.
+const HASH_INLINE: u64 = 64 << 10;
+/// Bytes of a file that are hashed at a time.
+const HASH_BYTES: u64 = 1 << 20;
 
 /// Refuses a range that does not lie within the blob.
 ///
@@ -42,4 +54,55 @@ pub(super) fn check_manifest(manifest: &Manifest) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses a body that is not what its descriptor says. A store asks this before it looks for the blob, and before the first byte is
+/// sent: whoever does not have the bytes must not learn of a blob that is there, and nothing wrong ever shows.
+///
+/// # Errors
+/// `Corrupt`; `Io` if the body cannot be read.
+pub(super) async fn check_body(op: &'static str, desc: &Descriptor, body: &Body) -> Result<()> {
+    let is_long = match body {
+        // It was hashed while it was written.
+        Body::Spool(_) => !matches!(desc.digest, Digest::Sha256(_)),
+        Body::Bytes(_) => body.len() > HASH_INLINE,
+    };
+    if !is_long {
+        return check_body_blocking(op, desc, body);
+    }
+    let (desc, body) = (desc.clone(), body.clone());
+    task::blocking(move || check_body_blocking(op, &desc, &body)).await
+}
+
+/// As [`check_body`]; may block.
+pub(super) fn check_body_blocking(op: &'static str, desc: &Descriptor, body: &Body) -> Result<()> {
+    let (want, size) = (desc.digest, body.len());
+    let wrong = |why: String| Err(Error::new(ErrorKind::Corrupt, op, why).at("", want));
+    if size != desc.size {
+        return wrong(format!(
+            "the body has {size} bytes, its descriptor says {}",
+            desc.size
+        ));
+    }
+    let is = match (body, want) {
+        (Body::Spool(spool), Digest::Sha256(_)) => spool.digest(),
+        (Body::Bytes(bytes), _) => {
+            let mut hasher = want.hasher();
+            hasher.update(bytes);
+            hasher.finish()
+        }
+        (Body::Spool(spool), _) => {
+            let (mut hasher, mut at) = (want.hasher(), 0);
+            while at < size {
+                let end = size.min(at + HASH_BYTES);
+                hasher.update(&spool.read_at(at..end)?);
+                at = end;
+            }
+            hasher.finish()
+        }
+    };
+    if is == want {
+        return Ok(());
+    }
+    wrong(format!("the bytes hash to {is}"))
 }

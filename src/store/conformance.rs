@@ -50,6 +50,7 @@ pub async fn run_all(fresh: impl AsyncFn() -> Subject) {
     empty_blob_is_a_blob(&fresh().await).await;
     wrong_digest_is_refused_and_invisible(&fresh().await).await;
     wrong_size_is_refused_and_invisible(&fresh().await).await;
+    other_bytes_of_the_same_size_are_refused_over_what_is_there(&fresh().await).await;
     get_of_another_size_is_corrupt(&fresh().await).await;
     sha512_blob_is_a_blob(&fresh().await).await;
     large_spool_goes_through(&fresh().await).await;
@@ -209,6 +210,27 @@ async fn wrong_size_is_refused_and_invisible(s: &Subject) {
             .expect_err("bytes of another size were taken");
         assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
         assert_eq!(s.store.stat(&desc.digest).await.expect("stat"), None);
+    }
+}
+
+/// Or whoever knows a digest alone would be told that they have brought the bytes.
+async fn other_bytes_of_the_same_size_are_refused_over_what_is_there(s: &Subject) {
+    let there = unique_bytes(5000);
+    let sha256 = put(s, &there).await;
+    let mut hasher = Digest::Sha512([0; 64]).hasher();
+    hasher.update(&there);
+    let sha512 = Descriptor::new("application/octet-stream", hasher.finish(), 5000);
+    let takes_sha512 = s.store.put(&sha512, &Body::Bytes(there.clone())).await;
+    let mut descriptors = vec![sha256];
+    descriptors.extend(takes_sha512.is_ok().then_some(sha512));
+    for desc in descriptors {
+        let (spool, _keep) = spool_of(s, unique_bytes(5000)).await;
+        for body in [Body::Bytes(unique_bytes(5000)), spool] {
+            let e = s.store.put(&desc, &body).await;
+            let e = e.expect_err("other bytes were taken for those that are there");
+            assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+        }
+        assert_eq!(read(s, &desc, 0..5000).await, there);
     }
 }
 

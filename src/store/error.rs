@@ -170,7 +170,9 @@ impl fmt::Display for Error {
             write!(f, " {}", self.key)?;
         }
         if !self.store.is_empty() {
-            write!(f, " at {}", self.store)?;
+            // What is opened is the store itself, not something in it.
+            let is_object = self.key.is_empty() && self.op == "open";
+            write!(f, "{} {}", if is_object { "" } else { " at" }, self.store)?;
         }
         write!(f, ": {}", self.message)?;
         if self.attempts > 1 {

@@ -6,7 +6,7 @@
 //! [`Uploads`] adds what several daemons over one bucket need: each may get any request of an upload.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -15,6 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+mod gathered;
 mod owners;
 mod session;
 mod shared;
@@ -22,11 +23,11 @@ mod shared;
 pub use owners::{OVER_QUOTA, Quota};
 pub use shared::Uploads;
 
+use gathered::Gathered;
 use owners::{Fillers, Owners};
 use session::{Session, io_at};
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{
@@ -38,8 +39,6 @@ use crate::{digest::Sha256, fs, random, task};
 
 /// Bytes that are gathered before they are written and hashed: bounds the memory of an upload to about four times this.
 const BATCH_BYTES: usize = 128 << 10;
-/// A sender that sends nothing for so long has what came written, so that it holds no memory.
-const PAUSE: Duration = Duration::from_millis(100);
 /// How often a write is tried again after room was made for it, and the time for those that were told to end to do so.
 const ROOM_TRIES: u32 = 5;
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
@@ -177,8 +176,18 @@ impl Ingests {
 
     /// Begins the upload `id`, which is not here, with nothing in it.
     async fn begin_as(&self, id: &UploadId) -> Result<()> {
+        self.begin_and(id, || {}).await
+    }
+
+    /// As [`Self::begin_as`]; does what `also` blocks for once its file is there.
+    async fn begin_and(&self, id: &UploadId, also: impl FnOnce() + Send + 'static) -> Result<()> {
         let path = self.path(id);
-        let session = task::blocking(move || Session::create(&path)).await?;
+        let create = move || {
+            let session = Session::create(&path)?;
+            also();
+            Ok::<_, Error>(session)
+        };
+        let session = task::blocking(create).await?;
         self.keep_open(id, session);
         Ok(())
     }
@@ -242,8 +251,8 @@ impl Ingests {
         }
         let mut left = range.as_ref().map(|r| r.end - r.start);
         let mut gathered = Gathered::next(&mut body, &mut left).await;
-        while !gathered.pieces.is_empty() {
-            let write = self.write(id, session, gathered.pieces);
+        while !gathered.batch.is_empty() {
+            let write = self.write(id, session, gathered.batch.into_pieces());
             // What comes next is gathered while this is written; after the end that is nothing.
             let next = async {
                 match gathered.end {
@@ -274,7 +283,7 @@ impl Ingests {
         &self,
         id: &UploadId,
         mut session: OwnedMutexGuard<Session>,
-        pieces: Vec<Bytes>,
+        pieces: VecDeque<Bytes>,
     ) -> Result<OwnedMutexGuard<Session>> {
         let mut pieces = pieces;
         let mut tries = 0;
@@ -282,7 +291,7 @@ impl Ingests {
             let written;
             // The thread owns the lock: if the request goes away, the batch is whole all the same.
             (session, pieces, written) = task::blocking(move || {
-                let written = session.write(&pieces);
+                let written = session.write(&mut pieces);
                 (session, pieces, written)
             })
             .await;
@@ -339,18 +348,21 @@ impl Ingests {
         };
         session.ended = true;
         self.sessions().remove(id);
-        task::blocking(move || {
-            let digest = session.hasher.clone().finish().into();
-            let file = session.file.try_clone();
-            let file = file.map_err(io_at(&session.path, "open"))?;
-            Spool::adopt(file, &session.path, digest, session.size).map(Some)
-        })
-        .await
+        // None of this waits for a disk.
+        let digest = session.hasher.clone().finish().into();
+        let file = session.file.try_clone();
+        let file = file.map_err(io_at(&session.path, "open"))?;
+        Spool::adopt(file, &session.path, digest, session.size).map(Some)
     }
 
     /// Ends an upload and forgets its bytes; `false` if there was none.
     pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
-        Ok(self.finish(id).await?.is_some())
+        let Some(spool) = self.finish(id).await? else {
+            return Ok(false);
+        };
+        // To remove a large file takes a while.
+        task::blocking(move || drop(spool)).await;
+        Ok(true)
     }
 
     /// How many there are; 0 where the folder cannot be read. Blocks, but for no longer than a folder of uploads takes.
@@ -393,58 +405,6 @@ impl Ingests {
             count += u64::from(self.cancel(&id).await?);
         }
         Ok(count)
-    }
-}
-
-/// Pieces of a body that are written together.
-struct Gathered {
-    pieces: Vec<Bytes>,
-    /// How the body ended, if it did.
-    end: Option<Result<()>>,
-}
-
-impl Gathered {
-    fn ended(end: Result<()>) -> Self {
-        Self {
-            pieces: Vec::new(),
-            end: Some(end),
-        }
-    }
-
-    /// Waits for the next batch: a full one, or what came before the sender paused. More bytes than are `left` are an error.
-    async fn next(body: &mut ByteStream, left: &mut Option<u64>) -> Self {
-        let (mut pieces, mut bytes) = (Vec::new(), 0);
-        while bytes < BATCH_BYTES {
-            let next = if pieces.is_empty() {
-                body.try_next().await
-            } else {
-                match tokio::time::timeout(PAUSE, body.try_next()).await {
-                    Ok(next) => next,
-                    Err(_) => break,
-                }
-            };
-            let end = match next {
-                Ok(Some(piece)) => {
-                    let length = piece.len() as u64;
-                    if left.is_none_or(|left| length <= left) {
-                        *left = left.map(|left| left - length);
-                        bytes += piece.len();
-                        pieces.push(piece);
-                        continue;
-                    }
-                    Err(Error::new(
-                        ErrorKind::Invalid,
-                        "upload",
-                        "more bytes came than its range says",
-                    ))
-                }
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            };
-            let end = Some(end);
-            return Self { pieces, end };
-        }
-        Self { pieces, end: None }
     }
 }
 

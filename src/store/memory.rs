@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, StoredBlob, Sweep, TagStore,
-    Untag, Version, check_manifest, check_range,
+    Untag, Version, check_body, check_manifest, check_range,
     error::{Error, ErrorKind, Result},
 };
 use crate::{
@@ -145,16 +145,10 @@ impl BlobStore for Memory {
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        let corrupt = |m: &str| Error::new(ErrorKind::Corrupt, "put", m).at(NAME, desc.digest);
-        if body.len() != desc.size {
-            return Err(corrupt(
-                "the body has another size than its descriptor says",
-            ));
-        }
+        check_body("put", desc, body)
+            .await
+            .map_err(|e| e.at(NAME, desc.digest))?;
         let bytes = body.read(0..desc.size).await?;
-        if !desc.digest.matches(&bytes) {
-            return Err(corrupt("the bytes do not hash to the digest"));
-        }
         let mut state = self.state();
         if state
             .blobs

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 
+mod batch;
 pub mod body;
 pub mod by_tags;
 mod check;
@@ -37,7 +38,7 @@ mod tree;
 pub mod wrap;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
-use check::{check_manifest, check_range};
+use check::{check_body, check_body_blocking, check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
 pub use published_at::{PublishedAt, published_at};
 pub use push_check::PushCheck;

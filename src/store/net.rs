@@ -115,6 +115,11 @@ pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
              from it, or make a self-signed one with basicConstraints CA:FALSE (docs/operations.md has the commands)"
                 .to_owned()
         }
+        CertificateError::UnknownIssuer if knows_no_authority() => {
+            "its TLS certificate cannot be checked, since this machine has no CA certificates: install the package \
+             ca-certificates, or set ca_bundle"
+                .to_owned()
+        }
         CertificateError::UnknownIssuer => {
             "its TLS certificate was issued by an unknown authority: set ca_bundle to the certificate of a private one".to_owned()
         }
@@ -156,6 +161,13 @@ pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
         }
         why => format!("its TLS certificate is not accepted: {why}"),
     }
+}
+
+/// Says whether this machine has no certificates of authorities at all, as a container without the package for them. Blocks, for some
+/// milliseconds, on the way to an error.
+fn knows_no_authority() -> bool {
+    install_tls_provider();
+    reqwest::Client::builder().build().is_err()
 }
 
 /// A name in what `webpki` prints of one: `DnsName("localhost")`, `IpAddress(127.0.0.1)`.

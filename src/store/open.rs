@@ -82,8 +82,24 @@ impl FromStr for StoreUrl {
             _ if redact::is_scheme(scheme) => Err(refused(format!(
                 "unsupported store type `{scheme}:`; {EXPECTED}"
             ))),
-            _ => Err(refused(format!("not a store URL; {EXPECTED}"))),
+            _ => Err(refused(format!(
+                "not a store URL{}; {EXPECTED}",
+                mistake(scheme, s)
+            ))),
         }
+    }
+}
+
+/// What is wrong with a text that begins with no scheme, where it shows.
+fn mistake(scheme: &str, text: &str) -> &'static str {
+    if text.starts_with(['"', '\'', '`']) {
+        ": the quotation marks around it are part of it"
+    } else if text.contains('$') {
+        ": it holds a `$`, so a variable in it was not replaced"
+    } else if redact::is_scheme(&scheme.to_ascii_lowercase()) {
+        ": what stands before the `:` is written in lower case"
+    } else {
+        ""
     }
 }
 
@@ -672,7 +688,10 @@ mod tests {
             ("127.0.0.1:5000/cache", "`oci://HOST/REPOSITORY`"),
             ("localhost:5000/cache", "`oci://HOST/REPOSITORY`"),
             ("gs://bucket/x", "s3://BUCKET/PREFIX?endpoint="),
-            ("hunter2", "not a store URL"),
+            ("hunter2", "not a store URL;"),
+            ("\"s3://bucket/hunter2\"", "quotation marks"),
+            ("$STORE_OF_hunter2", "a variable in it was not replaced"),
+            ("S3://bucket/hunter2", "lower case"),
             ("KEY:hunter2@bucket", "not a store URL"),
             ("s3://KEY:hunter2@bucket/x", "AWS_ACCESS_KEY_ID"),
             ("s3://KEY:hun/hunter2@bucket/x", "AWS_ACCESS_KEY_ID"),
@@ -693,7 +712,7 @@ mod tests {
     #[tokio::test]
     async fn opened_folders_are_stores() {
         for scheme in ["disk", "oci-layout"] {
-            conformance::run_all(async || {
+            Box::pin(conformance::run_all(async || {
                 let dir = tempfile::tempdir().unwrap();
                 let url = url(&format!("{scheme}:{}", dir.path().display()));
                 let opened = open(&url, &Options::default()).await.unwrap();
@@ -706,7 +725,7 @@ mod tests {
                     spool_dir: opened.spool_dir,
                     keep: Box::new(dir),
                 }
-            })
+            }))
             .await;
         }
     }

@@ -53,7 +53,7 @@ impl Daemon {
             sockets,
             port,
         };
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_mins(5);
         while UnixStream::connect(&socket).is_err() {
             assert!(Instant::now() < deadline, "{}", daemon.log());
             std::thread::sleep(Duration::from_millis(10));

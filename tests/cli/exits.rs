@@ -215,13 +215,14 @@ fn a_signal_ends_a_run_at_once() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let node = Node::new();
         let (listener, url) = silent_server();
-        let running = words(&node, &format!("import dir x --name t --store {url}")).start();
+        // Without the signal it would end after minutes, and otherwise.
+        let line = format!("import dir x --name t --store {url} --stall 1h --budget 5m");
+        let running = words(&node, &line).start();
         // It waits for an answer now.
         let _held = listener.accept().unwrap();
         let pid = Pid::from_raw(running.process_id().cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();
         let outcome = running.wait().code(code);
-        assert!(outcome.elapsed < Duration::from_secs(5), "{outcome}");
         assert!(outcome.stderr.contains("interrupted"), "{outcome}");
     }
 }
@@ -230,11 +231,11 @@ fn a_signal_ends_a_run_at_once() {
 fn a_spent_budget_is_trouble_like_other() {
     let node = Node::new();
     let (listener, url) = silent_server();
-    let line = format!("import dir x --name t --budget 1s --store {url}");
+    // Nothing else ends it.
+    let line = format!("import dir x --name t --budget 1s --stall 1h --store {url}");
     let outcome = run(&node, &line).success();
     assert!(outcome.stderr.contains("time budget"), "{outcome}");
     assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
-    assert!(outcome.elapsed < Duration::from_secs(8), "{outcome}");
     run(&node, &format!("{line} --strict")).code(1);
     drop(listener);
 }

@@ -5,62 +5,32 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    time::Duration,
 };
 
-use super::{run, words};
-use crate::support::node::Node;
+use super::{daemon::Daemon, repositories::push, run, words};
+use crate::support::{cli::number, node::Node};
 
-/// How a pair is shown to work.
-enum Effect {
-    /// Here.
-    Here(fn(&Node)),
-    /// By the test of that name.
-    By(&'static str),
-}
+/// Runs the pairs of a row and requires what can be seen of each.
+type Shows = fn(&Node);
 
-use Effect::{By, Here};
-
-const TABLE: &[(&str, &[&str], Effect)] = &[
-    ("name", &["export", "import", "copy", "env"], Here(name)),
-    ("key", &["export", "import", "env", "rm"], Here(key)),
-    ("scope", &["export", "import", "env", "rm"], Here(scope)),
-    ("exclude", &["export", "import"], Here(exclude)),
-    ("xattrs", &["export", "import"], Here(xattrs)),
-    ("owner", &["export", "import"], Here(owner)),
-    (
-        "strict",
-        &["export", "import"],
-        By("strict_makes_trouble_an_error"),
-    ),
-    (
-        "max-age",
-        &["export"],
-        By("unused_entries_leave_while_two_jobs_keep_their_halves"),
-    ),
-    (
-        "max-age",
-        &["prune"],
-        By("old_names_go_with_their_side_tags_and_young_ones_stay"),
-    ),
-    (
-        "max-size",
-        &["export"],
-        By("a_folder_above_the_limit_is_trouble_and_not_published"),
-    ),
-    (
-        "max-size",
-        &["prune"],
-        By("oldest_names_go_until_the_rest_is_small_enough"),
-    ),
-    (
-        "dry-run",
-        &["rm", "prune"],
-        By("the_store_can_be_looked_at_checked_copied_and_emptied"),
-    ),
+const TABLE: &[(&str, &[&str], Shows)] = &[
+    ("name", &["export", "import", "copy", "env"], name),
+    ("key", &["export", "import", "env", "rm"], key),
+    ("scope", &["export", "import", "env", "rm"], scope),
+    ("exclude", &["export", "import"], exclude),
+    ("xattrs", &["export", "import"], xattrs),
+    ("owner", &["export", "import"], owner),
+    ("strict", &["export", "import"], strict),
+    ("max-age", &["export"], max_age_of_export),
+    ("max-age", &["prune"], max_age_of_prune),
+    ("max-size", &["export"], max_size_of_export),
+    ("max-size", &["prune"], max_size_of_prune),
+    ("dry-run", &["rm", "prune"], dry_run),
     (
         "repository",
         &["ls", "verify", "prune", "du", "copy"],
-        By("caches_of_builders_are_looked_at_and_looked_after"),
+        repository,
     ),
 ];
 
@@ -179,11 +149,124 @@ fn owner(node: &Node) {
     );
 }
 
+fn strict(node: &Node) {
+    write(node, "x/f", "1");
+    for command in ["export", "import"] {
+        let line = format!("{command} dir x --name n --store disk:/proc/version/x");
+        run(node, &line).code(0);
+        run(node, &format!("{line} --strict")).code(1);
+    }
+}
+
+/// What is unused is known in days, over several exports: only a clock that is moved shows it.
+fn max_age_of_export(_: &Node) {
+    assert!(is_a_test(
+        "unused_entries_leave_while_two_jobs_keep_their_halves"
+    ));
+}
+
+fn max_age_of_prune(node: &Node) {
+    write(node, "x/f", "1");
+    ok(node, "export dir x --name n");
+    // Longer than a second, whatever else runs.
+    std::thread::sleep(Duration::from_millis(1100));
+    ok(node, "prune --max-age 1h");
+    ok(node, "ls n");
+    ok(node, "prune --max-age 1s");
+    run(node, "ls n").code(1);
+}
+
+/// `n` bytes that no packer makes smaller.
+fn noise(n: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(n as u64);
+    std::iter::repeat_with(|| random.alphanumeric())
+        .take(n)
+        .collect()
+}
+
+fn max_size_of_export(node: &Node) {
+    write(node, "x/f", &noise(10_000));
+    ok(node, "export dir x --name n --max-size 5000B");
+    run(node, "ls n").code(1);
+    ok(node, "export dir x --name n --max-size 5MB");
+    ok(node, "ls n");
+}
+
+fn max_size_of_prune(node: &Node) {
+    for (name, bytes) in [("old", 300_000), ("new", 300_001)] {
+        write(node, "x/f", &noise(bytes));
+        ok(node, &format!("export dir x --name {name}"));
+    }
+    ok(node, "prune --max-size 5MB");
+    ok(node, "ls old");
+    ok(node, "prune --max-size 400KB");
+    run(node, "ls old").code(1);
+    ok(node, "ls new");
+}
+
+fn dry_run(node: &Node) {
+    write(node, "x/f", "1");
+    ok(node, "export dir x --name n");
+    std::thread::sleep(Duration::from_millis(1100));
+    for line in ["rm n", "prune --max-age 1s"] {
+        let said = ok(node, &format!("{line} --dry-run"));
+        assert!(said.contains('n'), "{said}");
+        ok(node, "ls n");
+    }
+    ok(node, "rm n");
+    run(node, "ls n").code(1);
+}
+
+fn repository(node: &Node) {
+    let daemon = Daemon::start(&[]);
+    write(node, "x/f", "1");
+    daemon.words(node, "export dir x --name n --strict").json();
+    push(&daemon);
+    let said = |line: &str, repository: &str| {
+        let line = format!("{line} --repository {repository}");
+        daemon.words(node, &line).run().success().stdout
+    };
+    for line in ["ls", "du"] {
+        let (ours, theirs) = (said(line, "cachectl"), said(line, "f/*"));
+        assert!(ours.contains(" n ") && !ours.contains("f/x"), "{ours}");
+        assert!(
+            theirs.contains("f/x") && !theirs.contains(" n "),
+            "{theirs}"
+        );
+    }
+    let checked = |repository: &str| {
+        let line = format!("verify --repository {repository}");
+        number(&daemon.words(node, &line).json(), "snapshots")
+    };
+    // A name's head and the side tag by which it was published; a cache and an image.
+    assert_eq!(
+        (checked("cachectl"), checked("f/*"), checked("z")),
+        (2, 2, 0)
+    );
+    let from = format!("cachectld:{}", daemon.socket());
+    let copied = |repository: &str| {
+        let to = node.path(&format!("to-{repository}"));
+        let line = format!("copy {from} disk:{}", to.display());
+        let line = format!("{line} --by here --repository {repository}");
+        let copied = daemon.words(node, &line).json();
+        copied["tags"].as_array().unwrap().len()
+    };
+    assert_eq!((copied("z"), copied("cachectl")), (0, 1));
+    std::thread::sleep(Duration::from_millis(1100));
+    said("prune --max-age 1s", "f/*");
+    let left = daemon.words(node, "ls").run().success().stdout;
+    assert!(left.contains(" n ") && !left.contains("f/x"), "{left}");
+}
+
 /// The flags that the help of a command shows as its own.
 fn own_flags(node: &Node, command: &str) -> BTreeSet<String> {
     let help = ok(node, &format!("{command} --help"));
-    let own = help.split("Everywhere:").next().unwrap_or_default();
-    let lines = own.lines().map(str::trim_start);
+    flags_in(help.split("Everywhere:").next().unwrap_or_default())
+}
+
+/// The flags that have a heading of their own in a text of help.
+pub(super) fn flags_in(help: &str) -> BTreeSet<String> {
+    let lines = help.lines().map(str::trim_start);
     lines
         .filter_map(|line| {
             let flag = line
@@ -225,21 +308,19 @@ fn a_flag_of_several_commands_has_its_effect_in_each() {
             assert!(shown, "{command} --{flag} is not in the table");
         }
     }
-    for (flag, commands, effect) in TABLE {
+    for (flag, commands, shows) in TABLE {
         for command in *commands {
             assert!(
                 takers[*flag].contains(*command),
                 "{command} has no --{flag}"
             );
         }
-        match effect {
-            Here(shows) => shows(&Node::new()),
-            By(test) => assert!(is_a_test(test), "there is no test {test}"),
-        }
+        shows(&Node::new());
     }
 }
 
-fn is_a_test(name: &str) -> bool {
+/// Says whether there is a test of that name, wherever.
+pub(super) fn is_a_test(name: &str) -> bool {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("tests"), root.join("src")];
     while let Some(folder) = folders.pop() {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{complaints, run, words};
-use crate::support::node::Node;
+use crate::support::{cli::UNPRIVILEGED, node::Node};
 
 fn write(node: &Node, path: &str, text: &str) {
     let path = node.path("home").join(path);
@@ -48,6 +48,67 @@ fn a_store_in_the_carried_folder_is_neither_carried_nor_rolled_back() {
         run(&node, &format!("import dir y --name o --store {store}")).success();
         assert_eq!(read(&node, "y/f"), "v2", "{scheme}");
     }
+}
+
+/// Gives all below the node to the user that unprivileged runs are.
+fn give_away(node: &Node) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut all = vec![node.path("")];
+    while let Some(path) = all.pop() {
+        std::os::unix::fs::chown(&path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+        if path.is_dir() {
+            all.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_which_nothing_can_be_read_empties_no_name() {
+    let node = Node::new();
+    write(&node, "ch/log", "1");
+    give_away(&node);
+    let export = "export dir ch --name ch --store disk:s";
+    words(&node, export).unprivileged().run().success();
+    let log = node.path("home/ch/log");
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o000)).unwrap();
+    let outcome = words(&node, export).unprivileged().run().success();
+    assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+    assert!(
+        outcome.stderr.contains("not exported: nothing in"),
+        "{outcome}"
+    );
+    assert!(outcome.stderr.contains("log: "), "{outcome}");
+    let strict = words(&node, &format!("{export} --strict")).unprivileged();
+    strict.run().code(1);
+    write(&node, "y/keep", "2");
+    run(
+        &node,
+        "import dir y --name ch --store disk:s --mirror --require-hit",
+    )
+    .success();
+    assert_eq!(read(&node, "y/log"), "1");
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_is_not_carried_as_an_empty_one() {
+    let node = Node::new();
+    write(&node, "ch/sub/f", "1");
+    write(&node, "ch/g", "2");
+    give_away(&node);
+    let sub = node.path("home/ch/sub");
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o000)).unwrap();
+    let outcome = words(&node, "export dir ch --name ch --store disk:s").unprivileged();
+    let outcome = outcome.run().success();
+    assert!(
+        outcome.stderr.contains("sub: the folder cannot be listed"),
+        "{outcome}"
+    );
+    run(&node, "import dir y --name ch --store disk:s --require-hit").success();
+    assert_eq!(read(&node, "y/g"), "2");
+    assert!(!node.path("home/y/sub").exists());
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -113,6 +174,18 @@ fn a_store_is_not_a_folder_to_carry() {
                 assert!(outcome.stderr.contains("cachectl's own"), "{outcome}");
             }
         }
+    }
+    // Nor one that is only about to become cachectl's.
+    fs::write(
+        node.path("home/cachectl.toml"),
+        "state_dir = \"state\"\ntemp_dir = \"temp\"\n",
+    )
+    .unwrap();
+    for new in ["state", "temp"] {
+        let line = format!("import dir {new} --name o --store disk:s --config cachectl.toml");
+        let outcome = run(&node, &line).code(2);
+        assert!(outcome.stderr.contains("cachectl's own"), "{outcome}");
+        assert!(!node.path("home").join(new).join("f").exists());
     }
 }
 
@@ -200,14 +273,13 @@ fn variables_of_other_programs_are_warned_about_and_near_ones_refused() {
     let with = |line: &str, name: &str, value: &str| words(&node, line).env(name, value).run();
     for verb in ["export", "import"] {
         let line = format!("{verb} dir o --name o");
-        let outcome = with(&line, "CACHECTL_VERSION", "1.2.3").success();
-        assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
-        assert!(
-            outcome
-                .stderr
-                .contains("`CACHECTL_VERSION` is not a setting"),
-            "{outcome}"
-        );
+        for foreign in ["VERSION", "CHECKSUM", "JOB", "READ_ONLY_TOKEN"] {
+            let foreign = format!("CACHECTL_{foreign}");
+            let outcome = with(&line, &foreign, "1.2.3").success();
+            assert_eq!(complaints(&outcome).len(), 1, "{outcome}");
+            let said = format!("`{foreign}` is not a setting");
+            assert!(outcome.stderr.contains(&said), "{outcome}");
+        }
         with(&format!("{line} --strict"), "CACHECTL_VERSION", "1.2.3").code(2);
         for near in [
             "CACHECTL_READONLY",
@@ -232,10 +304,18 @@ fn variables_of_other_programs_are_warned_about_and_near_ones_refused() {
 fn an_owner_with_capitals_is_lowered_with_a_note() {
     let node = Node::new();
     write(&node, "o/f", "1");
-    let outcome = words(&node, "import dir o --name o --retry-for 1s")
-        .env("CACHECTL_STORE", "oci://127.0.0.1:9/My-Org/ci-cache")
-        .run()
-        .success();
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = registry.local_addr().unwrap();
+    let running = words(&node, "import dir o --name o --retry-for 0")
+        .env("CACHECTL_STORE", format!("oci://{at}/My-Org/ci-cache"))
+        .start();
+    let mut asked = [0; 25];
+    let (mut stream, _) = registry.accept().unwrap();
+    std::io::Read::read_exact(&mut stream, &mut asked).unwrap();
+    let asked = String::from_utf8_lossy(&asked).into_owned();
+    assert!(asked.contains("/v2/my-org/ci-cache"), "{asked}");
+    drop((stream, registry));
+    let outcome = running.wait().success();
     assert!(
         outcome
             .stderr

@@ -5,9 +5,12 @@
 mod checkout;
 mod daemon;
 mod documents;
+mod environment;
+mod everywhere;
 mod exits;
 mod flags;
 mod folders;
+mod machine;
 mod messages;
 mod outputs;
 mod pruning;

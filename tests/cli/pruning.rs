@@ -11,6 +11,9 @@ use sha2::{Digest as _, Sha256};
 use super::{daemon::Daemon, node_with_tree, words};
 use crate::support::{cli::number, process::http};
 
+/// What a daemon that was started lately says of a prune at once.
+const FORGOTTEN: &str = "does not know what it told builds before";
+
 fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", const_hex::encode(Sha256::digest(bytes)))
 }
@@ -50,7 +53,9 @@ fn prune_now_frees_the_disk_at_once_and_a_push_beside_it_goes_on() {
         "{ordinary}"
     );
 
-    let pruned = daemon.words(&node, "prune --now").json();
+    let done = daemon.words(&node, "prune --now --json").run().success();
+    assert!(done.stderr.contains(FORGOTTEN), "{done}");
+    let pruned = done.json();
     assert!(number(&pruned, "blobs") >= 3, "{pruned}");
     assert_eq!(number(&pruned, "promised_blobs"), 1, "{pruned}");
     assert_eq!(number(&pruned, "promised_bytes"), layer.len() as u64);

@@ -54,7 +54,7 @@ fn tag(daemon: &Daemon, tag: &str, config: &Value, layers: &[&Value]) {
 }
 
 /// A BuildKit cache of two steps under `c`, an image under `v1`; the cache's layers.
-fn push(daemon: &Daemon) -> [Value; 2] {
+pub(super) fn push(daemon: &Daemon) -> [Value; 2] {
     let layers = [b"layer one".as_slice(), b"layer two"].map(|bytes| {
         let mut layer = blob(daemon, LAYER, bytes);
         let diff_id = Digest::sha256_of(bytes).to_string();
@@ -148,6 +148,31 @@ fn caches_of_builders_are_looked_at_and_looked_after() {
     assert_eq!(strings(&gone["tags"]), ["f/x:v1"]);
     let left = json("ls");
     assert_eq!(left["snapshots"].as_array().unwrap().len(), 1, "{left}");
+}
+
+#[test]
+fn inspect_says_which_layers_are_missing() {
+    let daemon = Daemon::start(&[]);
+    let node = Node::new();
+    push(&daemon);
+    let whole = daemon.words(&node, "inspect f/x:v1").run().success();
+    assert!(
+        whole.stdout.contains("in 2 blobs\n") && !whole.stdout.contains("missing"),
+        "{whole}"
+    );
+    let lost = Digest::sha256_of(b"layer of the image").to_string();
+    fs::remove_file(daemon.blob(&lost)).unwrap();
+    let told = daemon.words(&node, "inspect f/x:v1").run().success();
+    assert!(
+        told.stdout.contains("2 B in 1 blob; 1 blob is missing\n"),
+        "{told}"
+    );
+    let row = told.stdout.lines().find(|l| l.contains(LAYER)).unwrap();
+    assert!(row.contains(" missing "), "{told}");
+    assert!(
+        told.stderr.contains(&lost) && told.stderr.contains("is missing"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::support::node::Node;
 
+mod cheap;
 mod streams;
 mod unread;
 

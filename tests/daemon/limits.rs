@@ -13,7 +13,7 @@ use super::{
     Daemon, cachectld,
     process::{BODY, answer, file, half_an_upload, status},
 };
-use crate::support::node::Node;
+use crate::support::{node::Node, tools};
 
 /// A daemon with a limit of one.
 fn with_one(node: &Node, variable: &str) -> Daemon {
@@ -114,7 +114,7 @@ fn a_full_disk_does_not_stay_full_of_uploads() {
     let mut daemon = Daemon::spawn(command);
     // Not root, or a sandbox without mounts.
     if !daemon.gets_ready() {
-        return;
+        return tools::cannot_show("what a full disk does: no right to mount a file system");
     }
     let address = daemon.address();
     assert_eq!(push(&address, 24 << 20), 507);

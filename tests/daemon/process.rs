@@ -69,6 +69,19 @@ impl Daemon {
         lines.cloned().collect()
     }
 
+    /// What it says until it is ready.
+    pub(super) fn first_words(&self) -> Vec<String> {
+        self.wait_for("Ready");
+        let log = self.log.lock().unwrap();
+        let said = log
+            .iter()
+            .map(|l| l["message"].as_str().unwrap().to_owned());
+        let mut said: Vec<String> = said.collect();
+        let ready = said.iter().position(|message| message == "Ready").unwrap();
+        said.truncate(ready + 1);
+        said
+    }
+
     /// The first line with this message, now or soon.
     pub(super) fn wait_for(&self, message: &str) -> Map<String, Value> {
         self.wait_for_times(message, 1)

@@ -102,3 +102,52 @@ fn a_certificate_of_an_authority_is_warned_of_and_named_by_who_refuses_it() {
     );
     assert!(failed.stderr.contains("CA:FALSE"), "{failed}");
 }
+
+#[test]
+fn who_speaks_to_a_daemon_the_wrong_way_is_told_the_right_one() {
+    let node = Node::new();
+    certificate(&node);
+    let mut command = cachectld(&node);
+    command
+        .args(["--listen", "127.0.0.1:0"])
+        .args(["--listen", "http://127.0.0.1:0", "--tls-cert"])
+        .arg(node.path("c.pem"))
+        .arg("--tls-key")
+        .arg(node.path("k.pem"));
+    let daemon = Daemon::run(command);
+    let found = daemon.listeners();
+    let (tls, plain) = (&found[0].0, &found[1].0);
+    let said = |flag: &str, url: &str| {
+        let run = cachectl(&node).args(["ls", flag, url]).run();
+        let outcome = run.code(1);
+        assert!(!outcome.stderr.contains("attempts"), "{outcome}");
+        outcome.stderr
+    };
+    let wrong = said("--daemon", &tls.replace("https://", "http://"));
+    assert!(wrong.contains("write https:// before"), "{wrong}");
+    let wrong = said("--daemon", &plain.replace("http://", "https://"));
+    assert!(wrong.contains("write http:// before"), "{wrong}");
+    let registry = |url: &str| {
+        url.replace("https://", "oci://")
+            .replace("http://", "oci://")
+            + "/x"
+    };
+    let wrong = said("--store", &registry(tls));
+    assert!(wrong.contains("?insecure=false in"), "{wrong}");
+    let wrong = said("--store", &(registry(plain) + "?insecure=false"));
+    assert!(wrong.contains("?insecure=true in"), "{wrong}");
+    let right = |bundle: &str| {
+        cachectl(&node)
+            .args(["ls", "--store", &(registry(tls) + "?insecure=false")])
+            .env("SSL_CERT_FILE", "/nonexistent/ca.pem")
+            .env("SSL_CERT_DIR", "/nonexistent")
+            .env("CACHECTL_CA_BUNDLE", bundle)
+            .run()
+    };
+    right(&node.path("c.pem").display().to_string()).success();
+    let bare = right("").code(1);
+    assert!(
+        bare.stderr.contains("install the package ca-certificates"),
+        "{bare}"
+    );
+}

@@ -15,8 +15,8 @@ use crate::support::link::Link;
 use crate::support::project::Project;
 use crate::support::stores::{Backend, TestStore};
 
-/// Longest time that a cache which is not there may cost.
-const DELAY: Duration = Duration::from_secs(90);
+/// Something is wrong with the test if a build has not come so far by then.
+const PATIENCE: Duration = Duration::from_mins(5);
 /// Longer than BuildKit tries by itself.
 const OUTAGE: Duration = Duration::from_secs(20);
 /// Takes about three seconds over a link of [`SLOW`].
@@ -40,7 +40,6 @@ fn import(door: &Door, project: &Project, right: &Built) -> Built {
     let built = builder.build(project).import(reference(door.port)).run();
     let built = built.success();
     assert!(built.files() == right.files(), "other files\n{built}");
-    assert!(built.elapsed < DELAY, "{built}");
     built
 }
 
@@ -265,7 +264,7 @@ fn an_export_while_the_remote_is_away_survives_a_kill_and_arrives() {
     import(&door, &project, &right).all_cached();
     let cache = reference(far.port);
     link.mend();
-    let until = Instant::now() + DELAY;
+    let until = Instant::now() + PATIENCE;
     while manifest(far.port, "team/app", "cache").is_none() {
         assert!(Instant::now() < until, "the tag never arrived");
         std::thread::sleep(Duration::from_millis(100));

@@ -73,7 +73,7 @@ fn kubernetes_takes_the_manifests() {
     if !e2e() {
         return;
     }
-    for version in ["1.31.0", "1.37.0"] {
+    for version in ["1.30.0", "1.37.0"] {
         let mut args = vec!["--strict".into(), "-k".into(), version.into()];
         args.extend(files("k8s", ".yaml"));
         lint("kubernetes-validate", args);

@@ -6,4 +6,5 @@
 mod fake_s3;
 mod registry;
 mod s3;
+mod s3_credentials;
 mod s3_faults;

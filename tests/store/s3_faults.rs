@@ -1122,7 +1122,7 @@ async fn tags_of_many_pages_are_all_there_sorted() {
 }
 
 #[tokio::test]
-async fn whether_blobs_may_be_written_is_asked_in_one_request() {
+async fn a_refusal_names_the_key_that_was_used_and_writing_is_asked_in_one_request() {
     let server = FakeS3::start(|r, n, bucket| {
         Some(match (r.op(), n) {
             ("PutObject", 0) => fake::error(StatusCode::FORBIDDEN, "AccessDenied"),
@@ -1140,9 +1140,15 @@ async fn whether_blobs_may_be_written_is_asked_in_one_request() {
     let store = open_signing(&location, keys).await;
     let e = store.check_push().await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Denied, "{e}");
+    assert!(e.message.contains("sent with access key `…MPLE`"), "{e}");
+    assert!(!e.message.contains("NN7EX"), "{e}");
     // What is no refusal says nothing of rights.
     store.check_push().await.unwrap();
     store.check_push().await.unwrap();
     store.check_push().await.unwrap();
     assert_eq!(server.bucket.seen.lock().unwrap().len(), 4);
+    let anonymous =
+        FakeS3::start(|_, _, _| Some(fake::error(StatusCode::FORBIDDEN, "AccessDenied"))).await;
+    let e = anonymous.open(STALL, "").await.tags("").await.unwrap_err();
+    assert!(e.message.contains("sent without credentials"), "{e}");
 }

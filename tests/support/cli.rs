@@ -16,6 +16,9 @@ pub(crate) fn cachectl(node: &Node) -> Cachectl {
     Cachectl { command }
 }
 
+/// The user and group that [`Cachectl::unprivileged`] runs as.
+pub(crate) const UNPRIVILEGED: u32 = 65534;
+
 /// A run that is being put together.
 #[derive(Debug)]
 pub(crate) struct Cachectl {
@@ -42,6 +45,29 @@ impl Cachectl {
     pub(crate) fn inside(mut self, folder: &Path) -> Self {
         self.command.current_dir(folder);
         self
+    }
+
+    /// Runs without root's right to read everything; what it writes to must be this user's ([`UNPRIVILEGED`]).
+    pub(crate) fn unprivileged(self) -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return self;
+        }
+        let mut command = Command::new("setpriv");
+        let id = UNPRIVILEGED.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]);
+        command
+            .arg(self.command.get_program())
+            .args(self.command.get_args());
+        command.env_clear();
+        for (name, value) in self.command.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        if let Some(folder) = self.command.get_current_dir() {
+            command.current_dir(folder);
+        }
+        Self { command }
     }
 
     /// `--store` and the credentials it needs.

@@ -21,6 +21,17 @@ pub(crate) fn say(line: &str) {
     drop(std::io::stderr().write_all(text.as_bytes()));
 }
 
+/// Says that a test shows nothing on this machine. In CI that is a failure, unless `TESTS_MAY_SKIP=1` allows it there: nobody reads
+/// the lines of tests that pass.
+pub(crate) fn cannot_show(what: &str) {
+    let is_set = |name: &str| setting(name).is_some_and(|value| !value.is_empty());
+    say(&format!("skipped: cannot show {what}"));
+    assert!(
+        !is_set("CI") || is_set("TESTS_MAY_SKIP"),
+        "cannot show {what}; TESTS_MAY_SKIP=1 allows that"
+    );
+}
+
 /// The folder that `tests/tools/install` fills.
 pub(crate) fn folder() -> PathBuf {
     if let Some(set) = setting("CACHECTL_TOOLS") {

@@ -22,7 +22,8 @@ pub fn newest_mark(snapshot: &Snapshot) -> Option<&str> {
     marks(snapshot).max().map(|(_, mark)| mark)
 }
 
-fn marks(snapshot: &Snapshot) -> impl Iterator<Item = (Time, &str)> {
+/// All marks of its own name, with their times.
+pub(super) fn marks(snapshot: &Snapshot) -> impl Iterator<Item = (Time, &str)> {
     let prefix = snapshot.name.replacement_prefix();
     let own = snapshot
         .folded

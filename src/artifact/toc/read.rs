@@ -2,8 +2,8 @@
 
 use super::{
     Foreign, Frame, HAS_NEEDS, HAS_XATTRS, KIND, MAGIC, MAX_ENTRIES, MAX_FRAME_BYTES,
-    MAX_TOC_BYTES, MAX_XATTR_BYTES, ONE_OBJECT, Object, SPARSE, Toc, TocEntry, VERSION, cost,
-    meter::Meter,
+    MAX_GENERATION, MAX_TOC_BYTES, MAX_XATTR_BYTES, ONE_OBJECT, Object, SPARSE, Toc, TocEntry,
+    VERSION, cost, meter::Meter,
 };
 use crate::{
     artifact::wire::{Malformed, Reader, Result as WireResult, bad},
@@ -95,6 +95,11 @@ fn payload_size(packed: &[u8]) -> WireResult<u64> {
 pub(super) fn read(payload: &[u8], meter: &mut Meter<'_>) -> Result<Toc> {
     let mut r = Reader::new(payload);
     let generation = r.num32()?;
+    if generation > MAX_GENERATION {
+        return refuse(format!(
+            "its generation {generation} is above {MAX_GENERATION}"
+        ));
+    }
     let frames = read_frames(&mut r, meter)?;
     let objects = read_objects(&mut r, meter, &frames)?;
     let foreign = read_foreign(&mut r, meter)?;

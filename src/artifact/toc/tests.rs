@@ -464,3 +464,13 @@ fn fuzz_toc_reader() {
         "{runs} runs, {decoded} read, {refused} over their budget"
     );
 }
+
+#[test]
+fn a_generation_that_leaves_none_above_it_is_refused() {
+    let mut toc = sample();
+    toc.generation = MAX_GENERATION;
+    assert!(decode(&toc.encode()).is_ok());
+    toc.generation += 1;
+    let why = decode(&toc.encode()).unwrap_err().to_string();
+    assert!(why.contains("generation"), "{why}");
+}

@@ -6,7 +6,7 @@ use super::{keys, settings::Config};
 use crate::config::{
     Env, Error, Layer, Loaded, Origin, Raw, Result,
     found::{self, Checkout},
-    load::{overlaid, refuse_unknown},
+    load::overlaid,
 };
 
 /// Name of the settings file.
@@ -22,7 +22,7 @@ const SYSTEM_DIR: &str = "/etc/cachectl";
 /// anything, and in a CI job a stranger may have written it.
 ///
 /// # Errors
-/// A file that was named and is not there; a user's own file that is part of a CI job's checkout; unknown keys and `CACHECTLD_*` variables; values that cannot be, alone or together.
+/// A file that was named and is not there; a user's own file that is part of a CI job's checkout; unknown keys, and `CACHECTLD_*` variables that are one mistyped; values that cannot be, alone or together.
 pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded<Config>> {
     let places: Vec<PathBuf> = env
         .config_dir()
@@ -39,13 +39,12 @@ pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loade
         first
     };
     let found = overlaid(table, env, files, flags)?;
-    refuse_unknown(table, &found.unknown)?;
     Ok(Loaded {
         config: Config::from_layer(&found.layer, env)?,
         layer: found.layer,
         file: found.file,
         checkout: Checkout::default(),
-        unknown: Vec::new(),
+        unknown: found.unknown,
         table,
     })
 }

@@ -9,15 +9,48 @@ fn key(name: &str) -> Key {
     Key::Principal(name.into())
 }
 
+/// One of many addresses.
+fn address(n: usize) -> Key {
+    let n = u16::try_from(n).unwrap().to_be_bytes();
+    Key::address([10, 0, n[0], n[1]].into())
+}
+
+type Asked = std::pin::Pin<Box<dyn Future<Output = Result<Permit, Full>>>>;
+
 /// Asks for a place; polled once, so that it stands in the queue.
-fn ask(pool: &Pool, name: &str) -> std::pin::Pin<Box<dyn Future<Output = Result<Permit, Full>>>> {
-    let (pool, key) = (pool.clone(), key(name));
+fn ask(pool: &Pool, name: &str) -> Asked {
+    ask_as(pool, key(name))
+}
+
+fn ask_as(pool: &Pool, key: Key) -> Asked {
+    let (pool, name) = (pool.clone(), key.clone());
     let mut asked = Box::pin(async move { pool.enter(key).await });
     assert!(
         asked.as_mut().now_or_never().is_none(),
         "{name} got a place"
     );
     asked
+}
+
+/// Addresses with a place each, and others that wait for one.
+fn crowd(pool: &Pool, held: usize, waiting: usize) -> (Vec<Permit>, Vec<Asked>) {
+    let places = (0..held).map(|n| pool.enter_now(address(n)).unwrap());
+    let places = places.collect();
+    let waiting = (held..held + waiting).map(|n| ask_as(pool, address(n)));
+    (places, waiting.collect())
+}
+
+/// Those that have a place now; the others stay.
+fn granted(asked: &mut Vec<Asked>) -> Vec<Permit> {
+    let mut got = Vec::new();
+    asked.retain_mut(|one| match one.as_mut().now_or_never() {
+        None => true,
+        Some(place) => {
+            got.extend(place.ok());
+            false
+        }
+    });
+    got
 }
 
 async fn take(pool: &Pool, name: &str, count: usize) -> Vec<Permit> {
@@ -176,4 +209,90 @@ async fn many_waiters_of_three_callers_do_not_stand_before_a_fourth() {
     let mut fourth = ask(&pool, "d");
     held.clear();
     assert!(fourth.as_mut().now_or_never().is_some_and(|p| p.is_ok()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn named_callers_have_half_of_the_places_before_any_number_of_addresses() {
+    let queue = Queue {
+        total: 1000,
+        each: 20,
+    };
+    let pool = Pool::new("t", 8, queue);
+    // Nobody else waits: they may have every place.
+    let (mut held, mut waiting) = crowd(&pool, 8, 100);
+    let mut named: Vec<_> = (0..6).map(|_| ask(&pool, "a")).collect();
+    named.extend([ask(&pool, "b"), ask(&pool, "b")]);
+    let mut of_named = Vec::new();
+    for taken in 1..=4 {
+        held.pop();
+        assert!(granted(&mut waiting).is_empty());
+        of_named.extend(granted(&mut named));
+        assert_eq!(of_named.len(), taken);
+    }
+    let of = |name| pool.demand()[&key(name)].held;
+    assert_eq!((of("a"), of("b")), (2, 2), "they share their half");
+    // What one of either kind gives back another one of it gets.
+    held.pop();
+    held.extend(granted(&mut waiting));
+    assert_eq!((held.len(), granted(&mut named).len()), (4, 0));
+    of_named.pop();
+    of_named.extend(granted(&mut named));
+    assert_eq!((granted(&mut waiting).len(), of_named.len()), (0, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_place_alternates_between_named_callers_and_addresses() {
+    let queue = Queue {
+        total: 1000,
+        each: 20,
+    };
+    let pool = Pool::new("t", 1, queue);
+    let (mut held, mut waiting) = crowd(&pool, 1, 100);
+    let mut named: Vec<_> = (0..3).map(|_| ask(&pool, "a")).collect();
+    let mut turns = Vec::new();
+    while !named.is_empty() {
+        held.pop();
+        let got = granted(&mut named);
+        turns.push(!got.is_empty());
+        held.extend(got);
+        held.extend(granted(&mut waiting));
+        assert_eq!(held.len(), 1);
+    }
+    assert_eq!(turns, [true, false, true, false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_among_named_callers_is_one_more_of_them() {
+    let pool = Pool::new("t", 4, QUEUE);
+    let mut held = take(&pool, "a", 4).await;
+    let mut first = vec![ask_as(&pool, address(1))];
+    let mut rest = vec![ask_as(&pool, address(1)), ask(&pool, "b"), ask(&pool, "c")];
+    held.pop();
+    let _first = granted(&mut first);
+    assert!(first.is_empty(), "it holds none and came first");
+    held.truncate(1);
+    let more = granted(&mut rest);
+    assert_eq!((more.len(), rest.len()), (2, 1));
+    let demand = pool.demand()[&address(1)];
+    assert_eq!((demand.held, demand.waiting), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn queue_of_which_a_crowd_has_over_half_takes_named_waiters_at_its_expense() {
+    let pool = Pool::new("t", 1, QUEUE);
+    // Each waits once: nobody has more than whoever comes.
+    let (_held, mut waiting) = crowd(&pool, 1, 8);
+    assert!(pool.enter(address(99)).await.is_err());
+    let mut named = vec![ask(&pool, "a"), ask(&pool, "a")];
+    // One of those has most, and is no crowd.
+    assert!(pool.enter(address(99)).await.is_err());
+    named.extend([ask(&pool, "b"), ask(&pool, "a")]);
+    assert_eq!((granted(&mut named).len(), named.len()), (0, 4));
+    assert_eq!((granted(&mut waiting).len(), waiting.len()), (0, 4));
+    let demand = pool.demand();
+    assert_eq!(demand.len(), 7, "those that were refused are forgotten");
+    // A crowd of half is left alone: the one with most gives way.
+    let _c = ask(&pool, "c");
+    assert_eq!((granted(&mut named).len(), named.len()), (0, 3));
+    assert_eq!((granted(&mut waiting).len(), waiting.len()), (0, 4));
 }

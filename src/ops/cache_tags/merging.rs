@@ -88,6 +88,12 @@ impl Merging {
         }
     }
 
+    /// Says whether somebody waits for a place in a repository.
+    #[cfg(test)]
+    pub(super) fn is_awaited(&self, repo: &Repo) -> bool {
+        self.of_repo(repo).waiting() > 0
+    }
+
     fn of_repo(&self, repo: &Repo) -> Pool {
         let mut all = locked(&self.of_repo);
         if all.len() >= MANY {

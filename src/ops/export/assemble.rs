@@ -53,15 +53,14 @@ pub(super) fn assemble(
 ) -> Snapshot {
     let is_go = options.source.kind().is_go();
     let print = options.source.fingerprint();
-    let mut gates: Vec<String> = Some(print.gate)
-        .filter(|g| !g.is_empty())
-        .into_iter()
-        .collect();
+    let mut fingerprint = Fingerprint {
+        gates: Vec::new(),
+        traits: print.traits,
+    };
+    fingerprint.add_gates(Some(print.gate).filter(|g| !g.is_empty()));
     let mut packs = base.map(|b| b.packs.clone()).unwrap_or_default();
     if let Some(base) = base.filter(|_| is_go) {
-        gates.extend(base.fingerprint.gates.iter().cloned());
-        gates.sort();
-        gates.dedup();
+        fingerprint.add_gates(base.fingerprint.gates.iter().cloned());
         let replaced: HashSet<_> = new_packs
             .iter()
             .flat_map(|p| p.toc.entries.iter().zip(&p.live))
@@ -97,10 +96,7 @@ pub(super) fn assemble(
     packs.sort_by_key(Pack::order);
     Snapshot {
         name: name.clone(),
-        fingerprint: Fingerprint {
-            gates,
-            traits: print.traits,
-        },
+        fingerprint,
         packs,
         merge: options.merge && !is_go,
         folded: base.map(|b| b.folded.clone()).unwrap_or_default(),

@@ -20,6 +20,7 @@ use crate::{
         Context, Error,
         diff::{Diff, New},
         head::Current,
+        publish::Limits,
         upload::{self, Work},
     },
     pack::{
@@ -44,6 +45,70 @@ pub(super) struct Ground<'a> {
     pub(super) rules: Rules,
 }
 
+/// Entries, and bytes of their contents.
+pub type Totals = (u64, u64);
+
+/// What the limits of a Go cache took out of it, new or stored; nothing else tells of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Not used for `max_age_days`.
+    pub by_age: Totals,
+    /// For `max_size`.
+    pub by_size: Totals,
+    /// All that there was before either.
+    pub of: Totals,
+    /// Days, as they were given.
+    pub max_age_days: u32,
+    /// Stored bytes, as they were given.
+    pub max_size: Option<u64>,
+}
+
+impl Dropped {
+    fn age(&mut self, before: Totals, after: Totals) {
+        self.by_age = add(self.by_age, less(before, after));
+    }
+
+    fn size(&mut self, before: Totals, after: Totals) {
+        self.by_size = add(self.by_size, less(before, after));
+    }
+
+    /// Applies both limits to what is to be published, and counts. A union that its age alone empties is none that the size left nothing of.
+    pub(super) fn last(
+        &mut self,
+        limits: Limits,
+        options: &Options,
+        mine: &mut Snapshot,
+        today: u32,
+        rules: Rules,
+    ) -> Result<()> {
+        let before = mine.totals();
+        let age_alone = Limits {
+            max_bytes: None,
+            ..limits
+        };
+        age_alone.apply(mine, today, rules);
+        let young = mine.totals();
+        self.age(before, young);
+        if limits.max_bytes.is_some() {
+            limits.apply(mine, today, rules);
+            leaves_something(options, mine, young.0 == 0)?;
+        }
+        let left = mine.totals();
+        self.size(young, left);
+        self.of = add(left, add(self.by_age, self.by_size));
+        (self.max_age_days, self.max_size) = (limits.max_age_days, limits.max_bytes);
+        Ok(())
+    }
+}
+
+fn add(a: Totals, b: Totals) -> Totals {
+    (a.0.saturating_add(b.0), a.1.saturating_add(b.1))
+}
+
+fn less(a: Totals, b: Totals) -> Totals {
+    (a.0.saturating_sub(b.0), a.1.saturating_sub(b.1))
+}
+
 /// The outcome.
 #[derive(Default)]
 pub(super) struct Limited {
@@ -53,6 +118,8 @@ pub(super) struct Limited {
     pub(super) room: Option<u64>,
     /// What was found to be unfit on the way.
     pub(super) left_out: Vec<LeftOut>,
+    /// What left or was not taken in.
+    pub(super) dropped: Dropped,
 }
 
 /// Takes from `diff` what does not fit, and from the base what has to leave for it.
@@ -86,8 +153,14 @@ pub(super) async fn apply(
     let only_fills =
         base.is_some() && lowest.is_some() && stored <= limit && !diff.new.iter().any(comes_before);
     if only_fills && stored >= limit / 4 * 3 {
+        let contents = diff.new.iter().map(|n| n.pack.entry.kind.content_len());
+        let mut dropped = Dropped::default();
+        dropped.size((diff.new.len() as u64, contents.sum()), (0, 0));
         diff.new.clear();
-        return Ok(untouched);
+        return Ok(Limited {
+            dropped,
+            ..untouched
+        });
     }
     let target = if only_fills {
         limit / 4 * 3
@@ -97,10 +170,14 @@ pub(super) async fn apply(
     let (new_packs, outcomes) = rehearse(ctx, options, base, diff, ground.today).await?;
     let ours: HashSet<Digest> = new_packs.iter().map(Pack::digest).collect();
     let mut all = snapshot(options, ground, new_packs);
+    let mut dropped = Dropped::default();
+    let before = all.totals();
     fold::expire(&mut all, ground.today, options.max_age_days, None, rules);
-    let was_empty = all.live().next().is_none();
+    let young = all.totals();
+    dropped.age(before, young);
     size::shrink(&mut all, target.saturating_sub(PACK_BYTES), rules);
-    leaves_something(options, &all, was_empty)?;
+    leaves_something(options, &all, young.0 == 0)?;
+    dropped.size(young, all.totals());
     let is_ours: Vec<bool> = all
         .packs
         .iter()
@@ -145,6 +222,7 @@ pub(super) async fn apply(
         base,
         room: Some(limit.saturating_sub(cost + cost / 16 + PACK_BYTES)),
         left_out,
+        dropped,
     })
 }
 
@@ -160,7 +238,7 @@ pub(super) async fn must_fit(
     let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
         return Ok(());
     };
-    let there = current.folded(rules).map_or(0, |head| head.stored_bytes());
+    let there = current.folded().map_or(0, |head| head.stored_bytes());
     let stored = ground.base.map_or(0, |b| b.stored_bytes()).max(there);
     let raw: u64 = work.new.iter().map(raw_bytes).sum();
     if stored.saturating_add(raw).saturating_add(PACK_BYTES) <= limit {
@@ -171,7 +249,7 @@ pub(super) async fn must_fit(
 }
 
 /// Refuses to publish nothing at all because of the limit, where there was something.
-pub(super) fn leaves_something(options: &Options, left: &Snapshot, was_empty: bool) -> Result<()> {
+fn leaves_something(options: &Options, left: &Snapshot, was_empty: bool) -> Result<()> {
     match options.max_size {
         Some(limit) if !was_empty && left.live().next().is_none() => {
             Err(Error::NothingFits { limit })
@@ -191,7 +269,7 @@ pub(super) fn stays_below(
         return Ok(());
     };
     let today = current.today();
-    let merged = match current.folded(rules) {
+    let merged = match current.folded() {
         Some(head) if mine.merge => fold::fold(&head, mine, None, today, rules).stored_bytes(),
         _ => 0,
     };

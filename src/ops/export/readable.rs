@@ -2,7 +2,12 @@
 
 use super::Result;
 use crate::{
-    artifact::{snapshot::Snapshot, toc::MAX_ENTRIES},
+    artifact::{
+        config::{Config, MAX_CONFIG_BYTES},
+        descriptor::MAX_MANIFEST_BYTES,
+        snapshot::{MAX_LAYERS_READ, Sealed, Snapshot},
+        toc::MAX_ENTRIES,
+    },
     memory::MemoryBudget,
     ops::Error,
 };
@@ -10,13 +15,41 @@ use crate::{
 /// Refuses a snapshot that every import would refuse. What was sent stays unreachable, for a prune.
 ///
 /// # Errors
-/// `TooManyEntries`.
-pub(super) fn check(snapshot: &Snapshot) -> Result<()> {
+/// `TooManyEntries`, `Unreadable`.
+pub(in crate::ops) fn check(snapshot: &Snapshot) -> Result<()> {
+    let packs = snapshot.packs.len();
+    if packs > MAX_LAYERS_READ {
+        return unreadable(format!("it has {packs} packs, more than {MAX_LAYERS_READ}"));
+    }
     let (entries, bytes) = snapshot.reading_cost();
     if entries <= MAX_ENTRIES && MemoryBudget::fits_a_command(entries, bytes) {
         return Ok(());
     }
     Err(Error::TooManyEntries { entries, bytes })
+}
+
+/// The same of the documents that are about to be published, by reading them.
+///
+/// # Errors
+/// `Unreadable`.
+pub(in crate::ops) fn check_sealed(sealed: &Sealed) -> Result<()> {
+    let (config, manifest) = (&sealed.config_bytes, &sealed.manifest.bytes);
+    for (what, bytes, most) in [
+        ("config", config.len() as u64, MAX_CONFIG_BYTES),
+        ("manifest", manifest.len() as u64, MAX_MANIFEST_BYTES),
+    ] {
+        if bytes > most {
+            return unreadable(format!("its {what} has {bytes} bytes, more than {most}"));
+        }
+    }
+    match Config::decode(config) {
+        Ok(_) => Ok(()),
+        Err(e) => unreadable(e.to_string()),
+    }
+}
+
+fn unreadable(why: String) -> Result<()> {
+    Err(Error::Unreadable { why })
 }
 
 #[cfg(test)]
@@ -32,7 +65,7 @@ mod tests {
             toc::{Toc, TocEntry},
         },
         digest::{Digest, Sha256},
-        entry::{Entry, EntryPath, Kind, Meta},
+        entry::{Entry, EntryPath, Kind, Meta, Time},
     };
 
     /// A snapshot of `packs` packs, each of a thousand folders whose paths have `len` bytes.
@@ -81,6 +114,24 @@ mod tests {
             created: None,
             published: None,
         }
+    }
+
+    #[test]
+    fn more_packs_or_gates_than_a_reader_takes_are_not_published() {
+        let mut many = snapshot(MAX_LAYERS_READ, 30);
+        for pack in &mut many.packs {
+            pack.toc = Arc::default();
+            (pack.live, pack.days) = (Vec::new(), Vec::new());
+        }
+        assert!(check(&many).is_ok());
+        many.packs.push(many.packs[0].clone());
+        let refused = check(&many).unwrap_err().to_string();
+        assert!(refused.contains("4097 packs"), "{refused}");
+        let mut one = snapshot(1, 30);
+        assert!(check_sealed(&one.seal(Time::default())).is_ok());
+        one.fingerprint.gates = vec![String::new(); 10_001];
+        let refused = check_sealed(&one.seal(Time::default())).unwrap_err();
+        assert!(matches!(refused, Error::Unreadable { .. }), "{refused}");
     }
 
     #[test]

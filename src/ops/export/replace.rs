@@ -29,24 +29,20 @@ pub(super) fn mark(options: &Options, ground: &Ground, name: &SnapshotName) -> O
 /// The mark of the last replacement of the name.
 fn newest(ground: &Ground) -> Option<&str> {
     let heads = [Some(&ground.current), ground.head.as_ref()];
-    let snapshots = heads.into_iter().flatten().flat_map(|c| {
-        let sides = c.sides.iter().map(|s| &s.loaded);
-        c.head.iter().chain(sides).map(|l| &l.snapshot)
+    let marks = heads.into_iter().flatten().flat_map(|c| {
+        let head = c.head.iter().filter_map(|h| newest_mark(&h.snapshot));
+        head.chain(c.sides.iter().filter_map(|s| s.mark.as_deref()))
     });
-    snapshots
-        .filter_map(newest_mark)
-        .max_by_key(|m| (name::replaced_at(m), *m))
+    marks.max_by_key(|m| (name::replaced_at(m), *m))
 }
 
-/// Makes `mine` the replacement of what there is: every side tag counts as contained, be it readable or not.
+/// Makes `mine` the replacement of what there is: every side tag that is listed counts as contained, be it readable or not, and
+/// nothing else that was said to be.
 pub(super) fn takes_the_place_of(mine: &mut Snapshot, current: &Current, mark: &str) {
     let today = current.today();
     let seen = current.side_tags.iter().map(Tag::as_str);
-    let head = current.head.iter().flat_map(|h| &h.snapshot.folded);
-    let all: Vec<Folded> = head
-        .cloned()
-        .chain(seen.chain([mark]).map(|tag| Folded::new(tag, today)))
-        .collect();
+    let all = seen.chain([mark]).map(|tag| Folded::new(tag, today));
+    mine.folded.clear();
     fold::remember(mine, all, today);
 }
 

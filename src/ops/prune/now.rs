@@ -15,6 +15,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     ops::{self, Context, Error, Result},
+    progress::span,
     store::{self, ErrorKind, Sweep, wrap::metered::Tier},
 };
 
@@ -38,6 +39,9 @@ pub trait Doors: Send + Sync {
     /// What clients were told, as of now.
     fn promised(&self) -> Promised;
 
+    /// For how long that has been noted, if clients may still rely on what they were told before: the daemon was restarted.
+    fn noted_for(&self) -> Option<Duration>;
+
     /// A place for other work that writes to the store, which [`Self::shut`] waits for; `what` names it.
     async fn enter(&self, what: String) -> Box<dyn Send>;
 }
@@ -53,6 +57,10 @@ impl Doors for NoDoors {
 
     fn promised(&self) -> Promised {
         Box::new(|_| false)
+    }
+
+    fn noted_for(&self) -> Option<Duration> {
+        None
     }
 
     async fn enter(&self, _: String) -> Box<dyn Send> {
@@ -83,8 +91,20 @@ async fn prune(ctx: &Context, options: &Options, doors: &dyn Doors) -> Result<Re
         report.sweep_failed = true;
     }
     drop(alone);
+    if let Some(age) = doors.noted_for().filter(|_| report.blobs > 0) {
+        ctx.progress.warn(&forgotten(age));
+    }
     tidy::run(ctx, options, &mut report).await?;
     Ok(report)
+}
+
+/// What is said by a daemon that cannot know everything that its clients rely on. It prunes anyway: a disk that is full is a reason to
+/// restart it and to free space at once, and a build that loses a blob pushes again.
+fn forgotten(age: Duration) -> String {
+    let age = span(age);
+    format!(
+        "the daemon started {age} ago and does not know what it told builds before: one that was running then may have to push again"
+    )
 }
 
 /// What removes blobs, if that may be done at once.

@@ -131,7 +131,7 @@ async fn a_sweep_beside_doors_leaves_the_lock_to_them() {
     assert_eq!(alone.err().map(|e| e.kind), Some(ErrorKind::Conflict));
 }
 
-/// Nobody works; one blob was promised.
+/// Nobody works; one blob was promised, by a daemon that started a minute ago.
 struct Promising(Digest);
 
 #[async_trait::async_trait]
@@ -143,6 +143,10 @@ impl Doors for Promising {
     fn promised(&self) -> Promised {
         let promised = self.0;
         Box::new(move |digest| *digest == promised)
+    }
+
+    fn noted_for(&self) -> Option<Duration> {
+        Some(Duration::from_mins(1))
     }
 
     async fn enter(&self, _: String) -> Box<dyn Send> {
@@ -160,6 +164,10 @@ impl Doors for Busy {
 
     fn promised(&self) -> Promised {
         Box::new(|_| false)
+    }
+
+    fn noted_for(&self) -> Option<Duration> {
+        None
     }
 
     async fn enter(&self, _: String) -> Box<dyn Send> {
@@ -193,13 +201,25 @@ async fn prune_now_frees_what_was_written_a_moment_ago_and_keeps_what_was_promis
         ..at_once()
     };
     for (options, stays) in [(rehearsal, true), (at_once(), false)] {
-        let report = prune::now::run(&served.ctx, &options, &doors);
+        let warnings = Arc::new(super::pruning::Warnings::default());
+        let mut ctx = served.ctx.clone();
+        ctx.progress = warnings.clone();
+        let report = prune::now::run(&ctx, &options, &doors);
         let report = report.await.unwrap();
+        let warned = warnings.0.lock().unwrap().join("; ");
+        assert!(warned.contains("the daemon started 1m ago"), "{warned}");
         assert_eq!((report.blobs, report.bytes), (1, 5), "{report:?}");
         assert_eq!(report.promised.blobs, 2, "{report:?}");
         assert_eq!(served.is_there(&loose), stays);
         assert!(served.is_there(&layer) && served.is_there(&child));
     }
+    // Where nothing goes, nobody needs a warning.
+    let mut ctx = served.ctx.clone();
+    let warnings = Arc::new(super::pruning::Warnings::default());
+    ctx.progress = warnings.clone();
+    let none = prune::now::run(&ctx, &at_once(), &doors).await;
+    assert_eq!(none.unwrap().blobs, 0);
+    assert!(warnings.0.lock().unwrap().is_empty());
     // The lock of the daemon is what it was.
     put("written after it").await;
     let again = prune::now::run(&served.ctx, &at_once(), &NoDoors).await;

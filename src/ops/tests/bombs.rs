@@ -87,7 +87,8 @@ async fn a_tree_that_lists_one_path_many_times_is_a_miss_with_some_of_its_flaws(
     })
     .await;
     let why = miss(&world).await;
-    assert_eq!(why.matches("it is listed twice").count(), 10, "{why}");
+    assert_eq!(why.matches("it is listed twice").count(), 3, "{why}");
+    assert!(why.ends_with("and 7 more"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +132,8 @@ async fn head_and_side_tags_of_a_name_have_each_table_in_memory_once() {
     let current = head::read(&ctx, &name_of("n", ""), &damaged).await.unwrap();
     assert_eq!(current.sides.len(), 3);
     let (_, once) = current.head.as_ref().unwrap().snapshot.reading_cost();
-    assert_eq!(memory.taken(), once);
+    let kept = current.head.as_ref().unwrap().memory.bytes();
+    assert_eq!(memory.taken(), once + kept);
     drop(current);
     assert_eq!(memory.taken(), 0);
 }

@@ -3,11 +3,13 @@ use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::Path};
 use super::*;
 use crate::{
     entry::Entry,
-    ops::import::CANDIDATES,
     source::NothingKnown,
-    store::wrap::{
-        Metered,
-        metered::{Counters, Tier},
+    store::{
+        TagStore as _,
+        wrap::{
+            Metered,
+            metered::{Counters, Tier},
+        },
     },
 };
 
@@ -321,13 +323,38 @@ async fn a_prefix_is_found_behind_any_number_of_keys_that_were_not_asked_for() {
     let long = "linux-x64-node-22-package-lock-json";
     let world = World::new(Meet::SideTags);
     export_key(&world, &format!("{long}-rel-1"), 0, "rel").await;
-    for i in 1..=CANDIDATES as i64 + 1 {
+    for i in 1..34 {
         export_key(&world, &format!("{long}-main-{i}"), i * 10, &i.to_string()).await;
     }
     let root = world.path("two", "y");
     let report = import_key(&world.node("two"), &root, "none", &format!("{long}-rel-")).await;
     assert!(report.hit.is_some(), "{report:?}");
     assert_eq!(std::fs::read_to_string(root.join("key")).unwrap(), "rel");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_found_behind_damaged_keys_and_a_miss_of_many_is_told_in_few_words() {
+    let world = World::new(Meet::SideTags);
+    export_key(&world, "r-0", 0, "whole").await;
+    let whole = world.memory.packs();
+    for i in 1..40 {
+        export_key(&world, &format!("r-{i}"), i * 10, &i.to_string()).await;
+    }
+    let packs = world.memory.packs();
+    for pack in packs.iter().filter(|pack| !whole.contains(pack)) {
+        assert!(world.memory.lose(pack));
+    }
+    let root = world.path("two", "y");
+    let report = import_key(&world.node("two"), &root, "none", "r-").await;
+    assert_eq!(report.found.unwrap().1, "r-0");
+    assert_eq!(std::fs::read_to_string(root.join("key")).unwrap(), "whole");
+    assert!(whole.iter().all(|pack| world.memory.lose(pack)));
+    let miss = import_key(&world.node("three"), &root, "none", "r-").await;
+    let said = miss.miss.unwrap();
+    assert!(
+        said.ends_with("; and 37 more") && said.len() < 600,
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,6 +374,33 @@ async fn a_prefix_costs_at_most_40_requests_whatever_number_of_keys_it_has() {
     // A bucket answers a tag's record and then its manifest.
     let requests = count.tags.requests + 2 * count.resolve.requests + count.get.requests;
     assert!(requests <= 40, "{requests}: {count:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_times_are_listed_a_prefix_costs_one_request_for_each_key() {
+    let world = World::new(Meet::SideTags);
+    for i in 0..30 {
+        export_key(&world, &format!("run-{i}"), i * 10, &i.to_string()).await;
+    }
+    world.memory.tell_no_times();
+    // What is newest cannot be used: the next one is read again.
+    let newest = super::looking::tag_of("n", "run-29");
+    let newest = world.memory.resolve(&newest.into()).await.unwrap();
+    let newest: serde_json::Value =
+        serde_json::from_slice(&newest.unwrap().manifest.bytes).unwrap();
+    let config = newest["config"]["digest"].as_str().unwrap();
+    world.memory.lose(&config.parse().unwrap());
+    let mut ctx = world.node("two");
+    let counters = Arc::new(Counters::of(Tier::Remote));
+    let opened = Arc::get_mut(&mut ctx.opened).unwrap();
+    opened.store = Arc::new(Metered::new(opened.store.clone(), counters.clone()));
+    let root = world.path("two", "y");
+    let report = import_key(&ctx, &root, "run-none", "run-").await;
+    assert_eq!(report.found.unwrap().1, "run-28");
+    let count = counters.snapshot();
+    // Every key, the one that was asked for exactly, and the second newest once more.
+    assert_eq!(count.resolve.requests, 30 + 1 + 1, "{count:?}");
+    assert!(count.get.requests <= 6, "{count:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use super::{looking::name_of, *};
 use crate::{
     artifact::{
+        Tag,
         snapshot::{Layer, Snapshot, TocPlace},
         toc::{Frame, Toc},
     },
@@ -63,6 +64,19 @@ pub(super) async fn forge_kind(
     kind: &str,
     change: impl FnOnce(&mut Forged),
 ) {
+    let mut name = name_of("n", "");
+    name.kind = kind.to_owned();
+    forge_tag(world, node, kind, &name.tag(), change).await;
+}
+
+/// The same under another tag.
+pub(super) async fn forge_tag(
+    world: &World,
+    node: &Context,
+    kind: &str,
+    under: &Tag,
+    change: impl FnOnce(&mut Forged),
+) {
     let memory = &world.memory;
     let mut name = name_of("n", "");
     name.kind = kind.to_owned();
@@ -110,7 +124,7 @@ pub(super) async fn forge_kind(
     let sealed = snapshot.seal(Time::now());
     put(&sealed.config, sealed.config_bytes.clone()).await;
     memory
-        .publish(&sealed.manifest, Some(&tag), &Expect::Anything)
+        .publish(&sealed.manifest, Some(under), &Expect::Anything)
         .await
         .unwrap();
 }

@@ -96,6 +96,63 @@ async fn a_limit_that_was_lowered_or_binds_later_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_limits_leave_out_is_counted_by_every_export() {
+    for meet in [Meet::CompareAndSwap, Meet::SideTags] {
+        let world = World::new(meet);
+        let (root, node) = (world.path("one", "go-build"), world.node("one"));
+        let source = go::cache(&root, "go1");
+        fill(&root, 0, 100);
+        let options = limited(&source, 600_000);
+        let first = export::run(&node, &options).await.unwrap();
+        let left = first.dropped;
+        assert!(left.by_size.0 > 100, "{first:?}");
+        assert_eq!((left.of.0, left.by_age), (200, (0, 0)), "{first:?}");
+        let sum = (first.entries + left.by_size.0, first.bytes + left.by_size.1);
+        assert_eq!(sum, left.of, "{first:?}");
+        let again = export::run(&node, &options).await.unwrap();
+        assert!(again.unchanged, "{again:?}");
+        assert_eq!(again.dropped, left);
+        let all = export::run(&node, &exporting(&source)).await.unwrap();
+        assert_eq!((all.entries, all.dropped.of.0), (200, 200));
+        assert_eq!((all.dropped.by_size, all.dropped.by_age), ((0, 0), (0, 0)));
+        // What is stored and had to leave counts as well.
+        let lowered = export::run(&node, &options).await.unwrap();
+        assert!(lowered.dropped.by_size.0 > 100, "{lowered:?}");
+        assert_eq!(lowered.dropped.of.0, 200, "{lowered:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_leaves_for_its_age_is_counted_apart_and_may_be_everything() {
+    for size in [None, Some(1_000_000)] {
+        let world = World::new(Meet::CompareAndSwap);
+        let root = world.path("one", "go-build");
+        fill(&root, 0, 20);
+        let source = go::cache(&root, "go1");
+        export::run(&world.node("one"), &exporting(&source))
+            .await
+            .unwrap();
+        world.memory.set_clock_ahead(10 * 86400);
+        let two = world.path("two", "go-build");
+        fill(&two, 50, 51);
+        let options = export::Options {
+            max_size: size,
+            ..exporting(&go::cache(&two, "go1"))
+        };
+        let report = export::run(&world.node("two"), &options).await.unwrap();
+        let left = report.dropped;
+        assert_eq!((left.by_age.0, left.by_size, left.of.0), (40, (0, 0), 42));
+        assert_eq!(report.entries, 2);
+        world.memory.set_clock_ahead(20 * 86400);
+        std::fs::remove_dir_all(&two).unwrap();
+        std::fs::create_dir_all(&two).unwrap();
+        let report = export::run(&world.node("two"), &options).await.unwrap();
+        assert_eq!((report.entries, report.dropped.by_age.0), (0, 2));
+        assert_eq!(report.dropped.of.0, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_above_the_limit_is_not_published() {
     let world = World::new(Meet::CompareAndSwap);
     let node = world.node("one");

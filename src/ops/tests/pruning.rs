@@ -236,7 +236,7 @@ async fn an_unreadable_manifest_stops_the_sweep() {
 
 /// Keeps what it is warned of.
 #[derive(Default)]
-struct Warnings(std::sync::Mutex<Vec<String>>);
+pub(super) struct Warnings(pub(super) std::sync::Mutex<Vec<String>>);
 
 impl progress::Watch for Warnings {
     fn begin(&self, _: progress::Phase, _: Option<u64>) {}

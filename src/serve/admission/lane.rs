@@ -15,10 +15,10 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::{Connection, Key, connection::WaitsForClient};
-use crate::metrics::Waiting;
+use crate::{fair::lines, metrics::Waiting};
 
 /// A bounded number of clients that send slowly or do not read. One more is always let in: the longest there of whoever has
-/// most is cut instead.
+/// most is cut instead; if callers without a name have over half of it, of those ([`Key::is_named`]).
 #[derive(Clone)]
 pub struct Lane(Arc<Shared>);
 
@@ -99,7 +99,9 @@ impl Lane {
         drop(state);
         if let Some(victim) = victim {
             self.0.counts.cut.inc();
-            tracing::info!(caller = ?victim.key, "Too many slow clients: one is cut off");
+            if lines::may_write(&victim.key) {
+                tracing::info!(caller = ?victim.key, "Too many slow clients: one is cut off");
+            }
             victim.cut.cut();
         }
         Parked {
@@ -137,8 +139,11 @@ impl Lane {
 
 impl State {
     fn longest_of_most(&self) -> Option<u64> {
+        let crowd = self.entries.values().filter(|e| !e.key.is_named()).count();
+        let is_crowded = 2 * crowd > self.entries.len();
         let mut callers: HashMap<&Key, (usize, u64)> = HashMap::new();
-        for (number, entry) in &self.entries {
+        let may_go = |entry: &Entry| !(is_crowded && entry.key.is_named());
+        for (number, entry) in self.entries.iter().filter(|(_, e)| may_go(e)) {
             let (count, longest) = callers.entry(&entry.key).or_insert((0, *number));
             *count += 1;
             *longest = (*longest).min(*number);
@@ -218,6 +223,21 @@ mod tests {
         assert_eq!(lane.len(), 3);
         drop((one, many, new));
         assert!(lane.is_empty());
+    }
+
+    #[test]
+    fn nobody_with_a_name_is_cut_while_a_crowd_without_has_over_half() {
+        let lane = Lane::new(4);
+        let address = |n: u8| Key::address([10, 0, 0, n].into());
+        let named = [lane.park(key("a")), lane.park(key("a"))];
+        let crowd: Vec<_> = (0..9).map(|n| lane.park(address(n))).collect();
+        assert!(named.iter().all(|p| !p.is_cut()));
+        let cut: Vec<bool> = crowd.iter().map(Parked::is_cut).collect();
+        assert_eq!(cut, [[true; 7].as_slice(), &[false; 2]].concat());
+        // A third one has most, and the crowd no more than its half.
+        let third = lane.park(key("a"));
+        assert!(named[0].is_cut() && !named[1].is_cut() && !third.is_cut());
+        assert!(crowd[7..].iter().all(|p| !p.is_cut()));
     }
 
     #[test]

@@ -9,7 +9,10 @@ use http_body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Admission, Connection, Fault, Key, Lane, Parked, Ticket};
-use crate::store::{ByteStream, Error, ErrorKind};
+use crate::{
+    fair::lines,
+    store::{ByteStream, Error, ErrorKind},
+};
 
 /// A body is slow that brings less than this within [`WINDOW`].
 const LEAST: usize = 64 << 10;
@@ -43,7 +46,7 @@ impl Ticket {
             match receiving.next().await {
                 Ok(piece) => Ok(piece.map(|piece| (piece, receiving))),
                 Err(fault) => {
-                    tracing::info!(why = %fault, "Request body ended early");
+                    tell(receiving.ticket.key(), &fault);
                     receiving.ticket.blame(&fault);
                     let kind = ErrorKind::Invalid;
                     Err(Error::new(kind, "receive", fault.to_string()))
@@ -145,6 +148,12 @@ impl Receiving {
     }
 }
 
+fn tell(caller: &Key, fault: &Fault) {
+    if lines::may_write(caller) {
+        tracing::info!(why = %fault, "Request body ended early");
+    }
+}
+
 impl Admission {
     /// Reads a small body whole, holding no place: at most `most` bytes and what came with the last of them, within `limit`.
     ///
@@ -160,6 +169,7 @@ impl Admission {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
+        let caller = key.clone();
         let parked = self.forms.park_on(key, connection, Instant::now());
         let read = async {
             let mut bytes = BytesMut::new();
@@ -178,7 +188,7 @@ impl Admission {
             read = tokio::time::timeout(limit, read) => read.unwrap_or(Err(Fault::Slow(limit))),
             () = parked.cut() => Err(Fault::Crowded),
         };
-        read.inspect_err(|fault| tracing::info!(why = %fault, "Request body ended early"))
+        read.inspect_err(|fault| tell(&caller, fault))
     }
 }
 

@@ -19,6 +19,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, interval};
 
 use super::{Connection, Key, Lane, Parked, Ticket, connection::WaitsForClient};
+use crate::fair::lines;
 
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -100,7 +101,9 @@ impl Reader {
         let unread = since.elapsed();
         if state.parked.as_ref().is_some_and(|p| p.is_cut()) || unread >= stall {
             let seconds = unread.as_secs();
-            tracing::info!(caller = ?self.key, seconds, "Response that is not read is cut off");
+            if lines::may_write(&self.key) {
+                tracing::info!(caller = ?self.key, seconds, "Response that is not read is cut off");
+            }
             self.connection.hang_up();
             return;
         }

@@ -18,7 +18,8 @@ use axum::http::{
 };
 use tracing::{info, warn};
 
-use super::{Error, Refusal, Result, config::Config};
+use super::{Error, Peer, Refusal, Result, config::Config};
+use crate::fair::{Key, lines};
 
 /// Bytes of a host's name that a message shows.
 const MAX_SHOWN: usize = 100;
@@ -83,7 +84,9 @@ impl Hosts {
         let unknown = named.iter().find(|name| by_address && !self.knows(name));
         if let Some(host) = unknown {
             let shown: String = host.chars().take(MAX_SHOWN).collect();
-            self.report(&shown);
+            if lines::may_write(&caller(request)) {
+                self.report(&shown);
+            }
             return Err(Refusal::Denied {
                 message: format!(
                     "the request is for the host `{shown}`, which this daemon does not know as its own name: use 127.0.0.1 or \
@@ -92,7 +95,9 @@ impl Hosts {
             });
         }
         if self.is_foreign(&named, headers) && !is_visit(request) {
-            info!("Denied: a web page of another site asked");
+            if lines::may_write(&caller(request)) {
+                info!("Denied: a web page of another site asked");
+            }
             return Err(Refusal::Denied {
                 message: "a web page of another site made this request (see its Origin or Sec-Fetch-Site header); this daemon \
                           answers browsers only for its own site, which `external_url` names behind a proxy"
@@ -241,6 +246,11 @@ fn is_loopback(name: &str) -> bool {
         Some(ip) => ip.to_canonical().is_loopback(),
         None => name == "localhost" || name.ends_with(".localhost"),
     }
+}
+
+/// Whose share the line about a request counts to.
+fn caller<B>(request: &Request<B>) -> Key {
+    Peer::of(request.extensions()).key()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::{
     signer::{Pass, Signer},
 };
 use crate::{
+    fair::lines,
     redact::Secret,
     serve::admission::{Full, Pool},
 };
@@ -150,10 +151,13 @@ impl Setup {
         }
         let from = peer.origin(headers);
         let caller = peer.caller(headers, self.config.trust_forwarded);
-        let account = self.accounts.by_password(name, password, (checks, caller));
+        let checked = (checks, caller.clone());
+        let account = self.accounts.by_password(name, password, checked);
         let Some(account) = account.await? else {
             // Not the name: some paste their token there.
-            warn!(?from, "Wrong user name or password");
+            if lines::may_write(&caller) {
+                warn!(?from, "Wrong user name or password");
+            }
             return Ok(None);
         };
         Ok(Some(self.account(account, from)))

@@ -7,6 +7,7 @@ use tracing::warn;
 use super::{Result, files, remembered::Remembered};
 use crate::{
     digest::Sha256,
+    fair::lines,
     redact::Secret,
     serve::admission::{Full, Key, Pool, Queue},
     task,
@@ -99,7 +100,9 @@ impl Passwords {
         (checks, caller): (&Pool, Key),
     ) -> std::result::Result<Option<Arc<str>>, Full> {
         if !is_whole(password.expose()) {
-            warn!("A password was refused: bcrypt ignores what follows 72 bytes, or a NUL");
+            if lines::may_write(&caller) {
+                warn!("A password was refused: bcrypt ignores what follows 72 bytes, or a NUL");
+            }
             return Ok(None);
         }
         let known = self.users.get_key_value(name);

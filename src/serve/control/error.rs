@@ -58,6 +58,7 @@ impl Asked {
             | ops::Error::TooBig { .. }
             | ops::Error::NothingFits { .. }
             | ops::Error::TooManyEntries { .. }
+            | ops::Error::Unreadable { .. }
             | ops::Error::Replaced { .. }
             | ops::Error::Source(_)
             | ops::Error::Pack(_)

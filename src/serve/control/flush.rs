@@ -6,7 +6,6 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tonic::Status;
 
 use super::{error::Asked, stream::Messages};
 use crate::{
@@ -17,8 +16,6 @@ use crate::{
 
 /// How often a flush that is waited for tells what is left.
 const TICK: Duration = Duration::from_secs(1);
-
-type Told = Result<v1::FlushResponse, Status>;
 
 /// As a message.
 pub(super) fn message(w: Waiting) -> v1::Queue {
@@ -73,7 +70,7 @@ pub(super) fn wait(
     asked: Asked,
     own: String,
 ) -> Messages<v1::FlushResponse> {
-    let (out, received) = mpsc::channel::<Told>(4);
+    let (out, received) = mpsc::channel(4);
     let work = async move {
         let end = {
             let work = queue.flush();
@@ -83,7 +80,7 @@ pub(super) fn wait(
                 tokio::select! {
                     end = &mut work => break end,
                     // A client that does not read misses one; the next says more.
-                    _ = tick.tick() => drop(out.try_send(Ok(told(&*queue, tells)))),
+                    _ = tick.tick() => drop(out.try_send(Ok(told(&*queue, tells)).into())),
                 }
             }
         };
@@ -92,7 +89,7 @@ pub(super) fn wait(
             Err(e) => Err(asked.status(&e.into(), &own)),
         };
         // Without anybody to hear it there is nothing to do.
-        let _ = out.send(last).await;
+        let _ = out.send(last.into()).await;
     };
     Messages::new(received, task::spawn("flush", work))
 }

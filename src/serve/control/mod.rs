@@ -34,6 +34,7 @@ mod service;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 pub use access::{Admit, Right, Rights};
 
@@ -48,6 +49,7 @@ use crate::{
     serve::{
         admission::{Admission, Connection},
         auth::Refusal,
+        observe,
     },
     store::{
         self, Queue,
@@ -56,6 +58,7 @@ use crate::{
 };
 use error::Asked;
 use service::Verbs;
+use unread::Unread;
 
 /// The door's name.
 pub const DOOR: &str = "control";
@@ -106,8 +109,9 @@ struct Shared {
     opened: Arc<Opened>,
     queue: Option<Arc<dyn Queue>>,
     settings: Settings,
-    /// For what is read for all calls.
+    /// For what is read for all calls, and for their reports.
     memory: MemoryBudget,
+    unread: Arc<Unread>,
     /// As the settings say, until they say otherwise.
     allow_path: AtomicBool,
     began: Instant,
@@ -147,12 +151,14 @@ impl Control {
         queue: Option<Arc<dyn Queue>>,
         settings: Settings,
     ) -> store::Result<Self> {
+        let memory = MemoryBudget::shared(MEMORY_BYTES);
         let shared = Arc::new(Shared {
             opened,
             queue,
             allow_path: AtomicBool::new(settings.allow_path),
             settings,
-            memory: MemoryBudget::shared(MEMORY_BYTES),
+            unread: Unread::within(memory.clone()),
+            memory,
             began: Instant::now(),
             listeners: OnceLock::new(),
             sights: OnceLock::new(),
@@ -237,7 +243,7 @@ impl Control {
         let span = tracing::info_span!(
             "control",
             request_id = asked.id(),
-            method = parts.uri.path()
+            method = observe::shown(parts.uri.path())
         );
         let work = async {
             match self.check(&parts).await {

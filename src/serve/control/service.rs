@@ -50,7 +50,8 @@ impl Verbs {
         F: Future<Output = ops::Result<R>> + Send,
     {
         let shared = self.shared.clone();
-        stream::start(move |progress| async move {
+        let room = (shared.unread.clone(), key.clone());
+        stream::start(room, move |progress| async move {
             let _place = shared.place(key).await?;
             let ctx = shared.context(shared.opened.clone(), reach, progress);
             let own = shared.opened.url.to_string();
@@ -259,7 +260,8 @@ impl v1::control_server::Control for Verbs {
         );
         let shared = self.shared.clone();
         // Credentials may be long in coming: stores are opened when the answer has begun.
-        Ok(stream::start(move |progress| async move {
+        let room = (shared.unread.clone(), key.clone());
+        Ok(stream::start(room, move |progress| async move {
             let _place = shared.place(key).await?;
             let from = from.open(&shared, &asked).await?;
             let to = to.open(&shared, &asked).await?;

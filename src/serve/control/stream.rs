@@ -3,11 +3,12 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_util::Stream;
+use prost::Message as _;
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -15,10 +16,14 @@ use tokio::{
 use tonic::{Response, Status};
 use tracing::Instrument as _;
 
-use super::relay::Relay;
+use super::{
+    relay::Relay,
+    unread::{Kept, Unread},
+};
 use crate::{
     progress::Progress,
     proto::{InParts as _, Message},
+    serve::admission::Key,
     task::{self, Task},
 };
 
@@ -27,17 +32,35 @@ const TICK: Duration = Duration::from_millis(200);
 /// Messages that wait for a slow client.
 const WAITING: usize = 16;
 
+/// A message, with the room that its report has in memory.
+pub(super) struct Told<M> {
+    message: Result<M, Status>,
+    kept: Option<Arc<Kept>>,
+}
+
+impl<M> From<Result<M, Status>> for Told<M> {
+    fn from(message: Result<M, Status>) -> Self {
+        Self {
+            message,
+            kept: None,
+        }
+    }
+}
+
 /// Messages of a call; dropping it, as happens when the client goes away, stops the work.
 pub(super) struct Messages<M> {
-    received: mpsc::Receiver<Result<M, Status>>,
+    received: mpsc::Receiver<Told<M>>,
+    /// The room of the report whose last message was taken: it is on its way to the client.
+    kept: Option<Arc<Kept>>,
     _work: Option<Task<()>>,
 }
 
 impl<M> Messages<M> {
     /// What `work` sends.
-    pub(super) fn new(received: mpsc::Receiver<Result<M, Status>>, work: Task<()>) -> Self {
+    pub(super) fn new(received: mpsc::Receiver<Told<M>>, work: Task<()>) -> Self {
         Self {
             received,
+            kept: None,
             _work: Some(work),
         }
     }
@@ -46,9 +69,10 @@ impl<M> Messages<M> {
     pub(super) fn one(message: M) -> Self {
         let (out, received) = mpsc::channel(1);
         // There is room for one.
-        let _ = out.try_send(Ok(message));
+        let _ = out.try_send(Ok(message).into());
         Self {
             received,
+            kept: None,
             _work: None,
         }
     }
@@ -58,26 +82,35 @@ impl<M> Stream for Messages<M> {
     type Item = Result<M, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.received.poll_recv(cx)
+        let told = ready!(self.received.poll_recv(cx));
+        Poll::Ready(told.map(|told| {
+            self.kept = told.kept;
+            told.message
+        }))
     }
 }
 
-/// Starts `work` with a watcher whose news go into the stream, before the report.
-pub(super) fn start<M: Message, F>(work: impl FnOnce(Progress) -> F) -> Response<Messages<M>>
+/// Starts `work` with a watcher whose news go into the stream, before the report. That has room among the unread ones of its caller
+/// until the client has taken it.
+pub(super) fn start<M: Message, F>(
+    room: (Arc<Unread>, Key),
+    work: impl FnOnce(Progress) -> F,
+) -> Response<Messages<M>>
 where
     F: Future<Output = Result<M::Report, Status>> + Send + 'static,
 {
     let relay = Arc::new(Relay::default());
     let (out, received) = mpsc::channel(WAITING);
     let work = work(relay.clone());
-    let run = run(work, relay, out).instrument(tracing::Span::current());
+    let run = run(room, work, relay, out).instrument(tracing::Span::current());
     Response::new(Messages::new(received, task::spawn("control call", run)))
 }
 
 async fn run<M: Message>(
+    (unread, key): (Arc<Unread>, Key),
     work: impl Future<Output = Result<M::Report, Status>>,
     relay: Arc<Relay>,
-    out: mpsc::Sender<Result<M, Status>>,
+    out: mpsc::Sender<Told<M>>,
 ) {
     tokio::pin!(work);
     let mut tick = interval(TICK);
@@ -88,16 +121,23 @@ async fn run<M: Message>(
             // The work does not wait for a slow client: what finds no room is added up.
             _ = tick.tick() => {
                 for progress in relay.take(out.capacity()) {
-                    let _ = out.try_send(Ok(M::progress(progress)));
+                    let _ = out.try_send(Ok(M::progress(progress)).into());
                 }
             }
         }
     };
     let last = relay.take(usize::MAX).into_iter().map(M::progress);
-    let mut messages: Vec<Result<M, Status>> = last.map(Ok).collect();
-    match end {
-        Ok(report) => messages.extend(report.in_parts().into_iter().map(M::report).map(Ok)),
-        Err(status) => messages.push(Err(status)),
+    let mut messages: Vec<Told<M>> = last.map(|m| Ok(m).into()).collect();
+    let kept = end.and_then(|report| {
+        let kept = unread.keep(&key, report.encoded_len() as u64)?;
+        Ok((report, Arc::new(kept)))
+    });
+    match kept {
+        Ok((report, kept)) => messages.extend(report.in_parts().into_iter().map(|part| Told {
+            message: Ok(M::report(part)),
+            kept: Some(kept.clone()),
+        })),
+        Err(status) => messages.push(Err(status).into()),
     }
     for message in messages {
         if out.send(message).await.is_err() {

@@ -29,12 +29,16 @@ use crate::{
         Counting,
         http::{Http, Place},
     },
+    serve::auth::Peer,
     store::wrap::metered,
     trace,
 };
 use body::{Incoming, Outgoing};
 use id::RequestId;
 use watch::{State, Watch};
+
+/// Characters of a path that the log shows.
+const MAX_PATH: usize = 256;
 
 /// Names a request in the log of both sides.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -96,7 +100,8 @@ impl Observer {
             in_flight: Counting::new(self.http.in_flight(place.door)),
             place,
             method,
-            path: request.uri().path().to_owned(),
+            path: shown(request.uri().path()),
+            caller: Peer::of(request.extensions()).key(),
             span: span.clone(),
             exported,
             started: Instant::now(),
@@ -167,6 +172,13 @@ fn root_span(
     let begun = trace::begin(&span, parent, || format!("{method} {}", place.route));
     span.record("trace_id", begun.context.trace_id());
     (span, begun.exported)
+}
+
+/// A path as the log shows it: whoever asks chose it, and may be a stranger.
+pub fn shown(path: &str) -> String {
+    let cut = path.char_indices().nth(MAX_PATH).map(|(at, _)| at);
+    let begin = path[..cut.unwrap_or(path.len())].escape_debug();
+    format!("{begin}{}", if cut.is_some() { "…" } else { "" })
 }
 
 fn method_name(method: &Method) -> &'static str {

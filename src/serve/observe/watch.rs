@@ -17,6 +17,7 @@ use tracing::Span;
 
 use super::{AskedBy, ClientGone, Saved, Why};
 use crate::{
+    fair::{Key, lines},
     metrics::{
         Counting,
         http::{Done, Http, Outcome, Place},
@@ -46,6 +47,8 @@ pub(super) struct Watch {
     pub(super) place: Place,
     pub(super) method: &'static str,
     pub(super) path: String,
+    /// Where it came from.
+    pub(super) caller: Key,
     pub(super) span: Span,
     /// Whether the span goes to a collector.
     pub(super) exported: bool,
@@ -110,6 +113,12 @@ impl Watch {
         }
     }
 
+    /// Whose share its line counts to.
+    fn key(&self) -> Key {
+        let name = self.asked_by.as_deref();
+        name.map_or_else(|| self.caller.clone(), |name| Key::Principal(name.into()))
+    }
+
     fn outcome(&self) -> Outcome {
         let whole = self.announced == Some(self.sent);
         match (self.body, self.code) {
@@ -145,11 +154,25 @@ impl Drop for Watch {
         };
         self.http.record(&done);
         tell(self, &done);
+        if self.exported {
+            record(&self.span, &done);
+        }
     }
 }
 
-/// Writes the request's line, and what its span is to say.
+/// Writes the request's line, unless too many of its caller were refused, broke off or found nothing.
 fn tell(watch: &Watch, done: &Done) {
+    lines::sum_up();
+    let is_refused = match done.outcome {
+        Outcome::Refused | Outcome::Aborted => true,
+        // Of somebody who logged in it is a miss in a cache, which is worth a line.
+        Outcome::Miss => watch.asked_by.is_none(),
+        _ => false,
+    };
+    let is_probe = done.place.door == admin::DOOR;
+    if is_refused && !is_probe && !lines::may_write(&watch.key()) {
+        return;
+    }
     let elapsed_ms = done.elapsed.as_secs_f64() * 1e3;
     let elapsed_ms = (elapsed_ms * 1e3).round() / 1e3;
     macro_rules! line {
@@ -172,13 +195,13 @@ fn tell(watch: &Watch, done: &Done) {
     }
     match done.outcome {
         Outcome::Error | Outcome::Broken => line!(warn),
-        _ if done.place.door == admin::DOOR => line!(debug),
+        _ if is_probe => line!(debug),
         _ => line!(info),
     }
-    if !watch.exported {
-        return;
-    }
-    let span = &watch.span;
+}
+
+/// Notes in the request's span how it ended.
+fn record(span: &Span, done: &Done) {
     span.record("http.response.status_code", done.code);
     span.record("http.request.body.size", done.bytes_in);
     span.record("http.response.body.size", done.bytes_out);

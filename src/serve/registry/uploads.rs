@@ -237,7 +237,9 @@ impl Registry {
             Ok(put)
         };
         let put = Box::pin(self.hold.until_back(digest, Some(ticket), put)).await;
-        self.uploads.forget(id, at, put.is_err()).await?;
+        if let Err(error) = self.uploads.forget(id, at, put.is_err()).await {
+            tracing::debug!(%error, "Pieces of an upload that is over stay until they expire");
+        }
         let put = put?;
         self.own(repo, digest, sight).await?;
         match put {

@@ -90,8 +90,7 @@ fn go_is_here() -> bool {
 #[test]
 fn the_real_command_is_asked_with_the_given_environment() {
     if !go_is_here() {
-        eprintln!("skipped: no go command");
-        return;
+        return crate::source::cannot_show("what go does: there is no go command");
     }
     let temp = tempfile::tempdir().unwrap();
     let home = temp.path().to_str().unwrap().to_owned();

@@ -640,8 +640,7 @@ fn a_cache_that_go_filled_serves_go_again_offline() {
     for v in ["v1.10.0-pre", "v1.9.0"] {
         let query = format!("example.com/Upper/m@{v}");
         let Some(json) = download(first.temp.path(), &url, &query) else {
-            eprintln!("skipped: no go command");
-            return;
+            return crate::source::cannot_show("what go does: there is no go command");
         };
         told.push(json);
     }

@@ -1,6 +1,7 @@
 //! The file of one upload.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::ffi::OsStrExt as _,
@@ -92,8 +93,9 @@ impl Session {
         }))
     }
 
-    pub(super) fn write(&mut self, pieces: &[Bytes]) -> Result<()> {
-        for piece in pieces {
+    /// Writes the pieces, and takes away each that was: those that an error leaves may be written later.
+    pub(super) fn write(&mut self, pieces: &mut VecDeque<Bytes>) -> Result<()> {
+        while let Some(piece) = pieces.front() {
             if let Err(e) = self.file.write_all(piece) {
                 // Back to where the hash is, or what is appended next would be damaged.
                 let back = self.file.set_len(self.size);
@@ -103,7 +105,35 @@ impl Session {
             }
             self.hasher.update(piece);
             self.size += piece.len() as u64;
+            pieces.pop_front();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    #[test]
+    fn pieces_that_were_written_before_an_error_are_not_written_again() {
+        // A pipe takes 64 KiB, and fails for more.
+        let (_reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let mut session = Session {
+            file: OwnedFd::from(writer).into(),
+            path: "/".into(),
+            size: 0,
+            hasher: Sha256Hasher::default(),
+            ended: false,
+        };
+        let large = Bytes::from(vec![0; 1 << 20]);
+        let mut pieces = VecDeque::from([Bytes::from_static(b"small"), large.clone()]);
+        assert!(session.write(&mut pieces).is_err());
+        assert_eq!((session.size, pieces), (5, [large].into()));
     }
 }

@@ -99,13 +99,20 @@ impl Uploads {
         if let Some(given_up) = self.local.owners.begin(&id, owner, is_whole)? {
             self.give_up(&given_up).await;
         }
-        if self.pieces.is_none() {
-            let begun = self.local.begin_as(&id).await;
+        let uploads = self.clone();
+        // An upload that its own request ends is nobody's after a restart.
+        let save = move || {
+            if !is_whole {
+                uploads.local.owners.save();
+            }
+        };
+        if self.pieces.is_some() {
+            if !is_whole {
+                task::blocking(save).await;
+            }
+        } else {
+            let begun = self.local.begin_and(&id, save).await;
             begun.inspect_err(|_| self.local.owners.forget(&id))?;
-        }
-        if !is_whole {
-            let uploads = self.clone();
-            task::blocking(move || uploads.local.owners.save()).await;
         }
         Ok(id)
     }

@@ -104,7 +104,7 @@ impl ControlWay {
         inner.answered.store(true, Ordering::Relaxed);
         let response = http::Response::<reqwest::Body>::from(answer.body);
         Ok(response.map(|body| {
-            let broken = |e| error::network(OP, e);
+            let broken = |e| error::network(OP, e, "");
             body.map_err(broken).boxed()
         }))
     }

@@ -121,7 +121,7 @@ impl Location {
         Self {
             host: host.to_owned(),
             repository: Repo::cli().to_string(),
-            insecure: false,
+            insecure: None,
             door: Some(door),
         }
     }

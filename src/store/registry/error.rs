@@ -37,13 +37,13 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
     let body = answer.read(op, MAX_ERROR_BYTES).await.unwrap_or_default();
     let envelope = serde_json::from_slice::<OciEnvelope>(&body).ok();
     let errors = envelope.map(|e| e.errors).unwrap_or_default();
-    let words = errors
-        .first()
-        .map(|e| match e.message.as_str() {
-            "" => format!(": {}", code_text(&e.code)),
-            message => format!(": {}: {message}", code_text(&e.code)),
-        })
-        .unwrap_or_default();
+    let words = match errors.first() {
+        Some(e) if e.message.is_empty() => format!(": {}", code_text(&e.code)),
+        Some(e) => format!(": {}: {}", code_text(&e.code), e.message),
+        None => plain_words(&body).map_or_else(String::new, |words| format!(": {words}")),
+    };
+    let other_way = (status == StatusCode::BAD_REQUEST && !away && wants_tls(&body))
+        .then(|| format!("; it speaks TLS: {}", answer.other_way));
     let codes: Vec<OciErrorCode> = errors.into_iter().map(|e| e.code).collect();
     let kind = kind(status, &codes, &headers, away);
     let whom = if away {
@@ -56,11 +56,12 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
         kind,
         op,
         format!(
-            "{whom} answered {method} with {status}{words}{}{}",
+            "{whom} answered {method} with {status}{words}{}{}{}",
             account
                 .filter(|_| !away)
                 .map(|a| shown(&a, kind))
                 .unwrap_or_default(),
+            other_way.unwrap_or_default(),
             hint(status, kind)
         ),
     );
@@ -70,6 +71,20 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
         codes,
         error,
     }
+}
+
+/// The first line of a body that is plain text, as proxies and servers send it that are no registry; pages and documents say nothing.
+fn plain_words(body: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(body).ok()?.trim_start();
+    let line = text.lines().next()?.trim_end();
+    (!line.is_empty() && !line.starts_with(['<', '{', '['])).then_some(line)
+}
+
+/// Says whether a server that speaks TLS refuses plain http with this: those of Go, and nginx in a page.
+fn wants_tls(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+    text.contains("http request to an https server")
+        || text.contains("http request was sent to https")
 }
 
 fn code_text(code: &OciErrorCode) -> String {
@@ -135,7 +150,6 @@ pub(super) fn kind(
         400 | 404 if says(C::DigestInvalid) || says(C::SizeInvalid) => ErrorKind::Corrupt,
         400 | 404 if says(C::ManifestBlobUnknown) => ErrorKind::Conflict,
         400 if says(C::Unsupported) || says(C::ManifestInvalid) => ErrorKind::Unsupported,
-        400 => ErrorKind::Invalid,
         401 => ErrorKind::Unauthenticated,
         // GitHub limits with 403 and says how long.
         403 if date::retry_after(headers).is_some() => ErrorKind::Throttled,
@@ -149,14 +163,15 @@ pub(super) fn kind(
         429 => ErrorKind::Throttled,
         507 => ErrorKind::Full,
         416 => ErrorKind::Corrupt,
-        400..=499 if status.as_u16() != 416 => ErrorKind::Invalid,
-        // 5xx; or a success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
+        400..=499 => ErrorKind::Invalid,
+        // 5xx; and a success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
         _ => ErrorKind::Unavailable,
     }
 }
 
-/// A request that got no answer, or whose answer broke off.
-pub(super) fn network(op: &'static str, e: reqwest::Error) -> Error {
+/// A request that got no answer, or whose answer broke off. `other_way` says how to speak with TLS, or without it.
+pub(super) fn network(op: &'static str, e: reqwest::Error, other_way: &str) -> Error {
+    let is_plain = e.url().is_some_and(|url| url.scheme() == "http");
     // The URL may be signed.
     let e = e.without_url();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&e);
@@ -177,7 +192,13 @@ pub(super) fn network(op: &'static str, e: reqwest::Error) -> Error {
             break;
         }
         if let Some(tls) = c.downcast_ref::<rustls::Error>() {
-            found = Some(tls_trouble(tls));
+            found = Some(tls_trouble(tls, other_way));
+            break;
+        }
+        // What a server says in TLS to a request without.
+        if is_plain && c.is::<hyper::Error>() && deepest.contains("invalid HTTP version") {
+            let message = format!("it does not answer in HTTP; if it speaks TLS, {other_way}");
+            found = Some((ErrorKind::Invalid, message));
             break;
         }
         // `io::Error` shows its inner error's source, not the inner error itself.
@@ -209,16 +230,14 @@ pub(super) fn network(op: &'static str, e: reqwest::Error) -> Error {
     Error::new(kind, op, message)
 }
 
-fn tls_trouble(e: &rustls::Error) -> (ErrorKind, String) {
+fn tls_trouble(e: &rustls::Error, other_way: &str) -> (ErrorKind, String) {
     match e {
         rustls::Error::InvalidCertificate(why) => {
             (ErrorKind::Invalid, net::certificate_refused(why))
         }
         rustls::Error::InvalidMessage(why) => (
             ErrorKind::Invalid,
-            format!(
-                "it does not speak TLS ({why:?}); for plain http add ?insecure=true to the store's URL"
-            ),
+            format!("it does not speak TLS ({why:?}); {other_way}"),
         ),
         other => (ErrorKind::Unavailable, format!("TLS failed: {other}")),
     }
@@ -261,6 +280,18 @@ mod tests {
                 want,
                 "{status}"
             );
+        }
+    }
+
+    #[test]
+    fn plain_words_of_a_refusal_are_its_first_line() {
+        let go = b"Client sent an HTTP request to an HTTPS server.\n";
+        assert_eq!(plain_words(go).unwrap().as_bytes(), go.trim_ascii_end());
+        assert!(wants_tls(go));
+        let page = b"<html><title>400 The plain HTTP request was sent to HTTPS port</title>";
+        assert!(wants_tls(page) && plain_words(page).is_none());
+        for nothing in [&b""[..], b"\n", b"{\"x\": 1}", b"\xff\xfe"] {
+            assert!(plain_words(nothing).is_none() && !wants_tls(nothing));
         }
     }
 

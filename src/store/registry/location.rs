@@ -20,7 +20,8 @@ pub struct Location {
     /// As it was named, in lower case, with its port where one was named.
     pub(super) host: String,
     pub(super) repository: String,
-    pub(super) insecure: bool,
+    /// Plain http, as its URL says; `None` where it does not: on loopback only.
+    pub(super) insecure: Option<bool>,
     /// It is a daemon of ours, reached by this.
     pub(super) door: Option<Door>,
 }
@@ -80,7 +81,7 @@ impl Location {
             host,
             door: None,
         };
-        if api(&location.host, false).is_none() {
+        if api(&location.host, None).is_none() {
             return Err(refused("has a host that is none".to_owned()));
         }
         Ok(location)
@@ -90,7 +91,9 @@ impl Location {
     #[must_use]
     pub(super) fn or_insecure(mut self, insecure: bool) -> Self {
         // A daemon's URL says itself how it is spoken to.
-        self.insecure |= insecure && self.door.is_none();
+        if insecure && self.door.is_none() && self.insecure.is_none() {
+            self.insecure = Some(true);
+        }
         self
     }
 
@@ -106,7 +109,18 @@ impl Location {
 
     /// Says whether plain http was asked for.
     pub(super) fn insecure(&self) -> bool {
-        self.insecure
+        self.insecure == Some(true)
+    }
+
+    /// How to speak to it the other way, with TLS or without.
+    pub(super) fn other_way(&self) -> &'static str {
+        let is_plain = self.api().is_ok_and(|url| url.scheme() == "http");
+        match (&self.door, is_plain) {
+            (Some(_), true) => "write https:// before the daemon's host",
+            (Some(_), false) => "write http:// before the daemon's host and port",
+            (None, true) => "set ?insecure=false in the store's URL",
+            (None, false) => "for plain http set ?insecure=true in the store's URL",
+        }
     }
 
     /// The unix socket that everything goes through, whatever the host.
@@ -114,7 +128,7 @@ impl Location {
         self.door.as_ref().and_then(Door::socket)
     }
 
-    /// Where the registry's API starts: plain http on loopback and where it was asked for, else https.
+    /// Where the registry's API starts: plain http where it was asked for and, unless it was refused, on loopback; else https.
     pub(super) fn api(&self) -> Result<Url> {
         let url = match &self.door {
             Some(door) => Url::parse(&format!("{}://{}/", door.scheme(), self.host)).ok(),
@@ -136,10 +150,10 @@ impl fmt::Display for Location {
             return door.show(&self.host, f);
         }
         write!(f, "oci://{}/{}", self.host, self.repository)?;
-        if self.insecure {
-            write!(f, "?{INSECURE}=true")?;
+        match self.insecure {
+            Some(insecure) => write!(f, "?{INSECURE}={insecure}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -147,30 +161,30 @@ fn is_hub(host: &str) -> bool {
     matches!(host, HUB | "index.docker.io")
 }
 
-fn api(host: &str, insecure: bool) -> Option<Url> {
+fn api(host: &str, insecure: Option<bool>) -> Option<Url> {
     let host = if is_hub(host) { HUB_API } else { host };
     let mut url = Url::parse(&format!("https://{host}/")).ok()?;
     let plain = url.host_str().is_some_and(|h| !h.is_empty()) && url.path() == "/";
     if !plain || url.query().is_some() || url.fragment().is_some() {
         return None;
     }
-    if insecure || guard::is_loopback(&url) {
+    if insecure.unwrap_or_else(|| guard::is_loopback(&url)) {
         // Parsed again rather than changed: a port of 443 that was named must stay.
         url = Url::parse(&format!("http://{host}/")).ok()?;
     }
     Some(url)
 }
 
-fn insecure(query: &str) -> std::result::Result<bool, String> {
-    let mut insecure = false;
+fn insecure(query: &str) -> std::result::Result<Option<bool>, String> {
+    let mut insecure = None;
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
         if key != INSECURE {
             return Err(format!("has an unknown option; did you mean `{INSECURE}`?"));
         }
         insecure = match value {
-            "true" | "1" => true,
-            "false" | "0" => false,
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
             _ => {
                 return Err(format!(
                     "has a value of `{INSECURE}` that is neither true nor false"
@@ -220,6 +234,20 @@ mod tests {
             api_of("oci://h.example/a?insecure=false"),
             "https://h.example/"
         );
+        let tls = "oci://127.0.0.1:5000/a?insecure=false";
+        assert_eq!(api_of(tls), "https://127.0.0.1:5000/");
+        let tls = Location::parse(tls).unwrap().or_insecure(true);
+        assert_eq!(tls.to_string(), "oci://127.0.0.1:5000/a?insecure=false");
+    }
+
+    #[test]
+    fn the_other_way_to_speak_to_it_is_written_in_its_own_url() {
+        let registry = |url: &str| Location::parse(url).unwrap().other_way();
+        assert!(registry("oci://h.example/a").contains("?insecure=true"));
+        assert!(registry("oci://127.0.0.1:1/a").contains("?insecure=false"));
+        let daemon = |url: &str| Location::daemon(url).unwrap().other_way();
+        assert!(daemon("cachectld+https://h").contains(" http://"));
+        assert!(daemon("cachectld+http://h:1").contains(" https://"));
     }
 
     #[test]

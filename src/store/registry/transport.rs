@@ -49,6 +49,8 @@ pub(super) struct Wire {
     make: Box<MakeClient>,
     guard: Arc<Guard>,
     base: Url,
+    /// How to speak to it with TLS, or without, for whoever chose the other.
+    other_way: &'static str,
     patience: Patience,
 }
 
@@ -94,25 +96,29 @@ impl Wire {
         let connect_timeout = common.connect_timeout;
         let socket = location.socket().map(std::path::Path::to_owned);
         let make = move |idle: Option<usize>| {
-            let mut builder = reqwest::Client::builder()
-                .user_agent(net::USER_AGENT)
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                .connect_timeout(connect_timeout)
-                .dns_resolver(Arc::new(guard::Resolver(own.clone())));
-            if direct {
-                builder = builder.no_proxy();
-            }
-            if let Some(socket) = &socket {
-                builder = builder.unix_socket(socket.as_path());
-            }
-            if let Some(idle) = idle {
-                builder = builder.pool_max_idle_per_host(idle);
-            }
-            for certificate in trusted.iter().cloned() {
-                builder = builder.add_root_certificate(certificate);
-            }
-            more(builder).build().map_err(|e| {
+            let begin = || {
+                let mut builder = reqwest::Client::builder()
+                    .user_agent(net::USER_AGENT)
+                    .redirect(reqwest::redirect::Policy::none())
+                    .referer(false)
+                    .connect_timeout(connect_timeout)
+                    .dns_resolver(Arc::new(guard::Resolver(own.clone())));
+                if direct {
+                    builder = builder.no_proxy();
+                }
+                if let Some(socket) = &socket {
+                    builder = builder.unix_socket(socket.as_path());
+                }
+                if let Some(idle) = idle {
+                    builder = builder.pool_max_idle_per_host(idle);
+                }
+                more(builder)
+            };
+            let trusted = || trusted.iter().cloned();
+            let made = begin().tls_certs_merge(trusted()).build();
+            // On a machine without certificates of its own only https is out of reach: see `net::certificate_refused`.
+            let made = made.or_else(|_| begin().tls_certs_only(trusted()).build());
+            made.map_err(|e| {
                 let message = format!("cannot set up HTTP: {e}");
                 Error::new(ErrorKind::Invalid, "open", message).caused_by(e)
             })
@@ -123,6 +129,7 @@ impl Wire {
             make: Box::new(make),
             guard,
             base,
+            other_way: location.other_way(),
             patience: Patience {
                 connect: common.connect_timeout + Duration::from_secs(1),
                 stall: common.stall,
@@ -178,7 +185,7 @@ impl Wire {
         let body = loop {
             let deadline = pulse.deadline(patience);
             tokio::select! {
-                done = &mut sent => break done.map_err(|e| error::network(ask.op, e).unheard())?,
+                done = &mut sent => break done.map_err(|e| error::network(ask.op, e, self.other_way).unheard())?,
                 () = sleep_until(deadline) => {
                     if pulse.deadline(patience) <= Instant::now() {
                         return Err(stalled(ask.op, deadline - started).unheard());
@@ -200,6 +207,7 @@ impl Wire {
             headers: body.headers().clone(),
             url: url.clone(),
             away: !self.guard.is_home(url),
+            other_way: self.other_way,
             account: None,
             watch: net::Watch::new(ask.op, self.patience.stall),
             body,

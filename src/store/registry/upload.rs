@@ -28,8 +28,7 @@ use super::{
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    store::{Body, Error, ErrorKind, Put, Result},
-    task,
+    store::{Body, Error, ErrorKind, Put, Result, check_body},
 };
 
 /// Longest time from the last byte to the answer: registries on object stores copy the blob before they say so (moby/moby#17038).
@@ -80,7 +79,7 @@ fn way(inner: &Inner) -> Way {
 
 /// Stores `body` under `desc.digest`.
 pub(super) async fn put(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> Result<Put> {
-    check(desc, body).await?;
+    check_body("put", desc, body).await?;
     if is_there(inner, desc).await? {
         return Ok(Put::Existed);
     }
@@ -157,34 +156,6 @@ fn gone(mut said: Error) -> Error {
     said.kind = ErrorKind::Unavailable;
     said.message = format!("the upload was lost: {}", said.message);
     said
-}
-
-/// The bytes are what they should be, as far as that is known without reading a file again.
-async fn check(desc: &Descriptor, body: &Body) -> Result<()> {
-    let corrupt = |why: String| Err(Error::new(ErrorKind::Corrupt, "put", why));
-    if body.len() != desc.size {
-        return corrupt(format!(
-            "{} bytes were to be stored, {} are there",
-            desc.size,
-            body.len()
-        ));
-    }
-    let digest = desc.digest;
-    let right = match body {
-        Body::Spool(spool) => {
-            spool.digest() == digest || digest.algorithm() != spool.digest().algorithm()
-        }
-        Body::Bytes(bytes) if desc.size <= BIG_BYTES => digest.matches(bytes),
-        Body::Bytes(bytes) => {
-            let bytes = bytes.clone();
-            task::blocking(move || digest.matches(&bytes)).await
-        }
-    };
-    if right {
-        Ok(())
-    } else {
-        corrupt("the bytes to be stored have another digest".to_owned())
-    }
 }
 
 /// Asks whether the blob is there.

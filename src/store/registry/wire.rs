@@ -202,6 +202,8 @@ pub(super) struct Answer {
     pub(super) url: Url,
     /// It was another host than the registry.
     pub(super) away: bool,
+    /// How to speak to the registry with TLS, or without.
+    pub(super) other_way: &'static str,
     /// Which credentials were shown, where they were refused.
     pub(super) account: Option<Account>,
     pub(super) watch: Watch,
@@ -256,7 +258,7 @@ impl Answer {
             _ => u64::MAX / 2,
         };
         let piece = self.watch.wait(self.body.chunk(), came).await?;
-        piece.map_err(|e| error::network(op, e))
+        piece.map_err(|e| error::network(op, e, self.other_way))
     }
 
     /// The whole body, if it has at most `limit` bytes.

@@ -22,9 +22,12 @@ use aws_smithy_http_client::{
 };
 
 use super::{
-    Keys, cap,
+    Keys,
+    account::Accounts,
+    cap,
     clock::Clock,
     config::{Checksum, Config},
+    environment,
     error::chain,
     foreign::Recognized,
     traced::Traced,
@@ -62,11 +65,9 @@ pub(super) async fn connect(
     let http = http_client(common).await?;
     let sdk = sdk_config(config, common, &http, keys).await;
     if sdk.region().is_none() {
-        return Err(invalid(
-            "the bucket's region is unknown: set `region`, or `AWS_REGION`".to_owned(),
-        ));
+        return Err(environment::no_region());
     }
-    let mut s3 = Builder::from(&sdk)
+    let mut s3 = environment::settings(&sdk)
         .retry_config(RetryConfig::disabled())
         .timeout_config(
             TimeoutConfig::builder()
@@ -77,9 +78,15 @@ pub(super) async fn connect(
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(Recognized)
         .interceptor(clock.clone())
+        .interceptor(Accounts)
         .interceptor(Traced);
-    let host = host(s3.clone(), bucket).await?;
-    let aws = is_aws(&host);
+    let no_host = |why: String| environment::no_host(config, &why);
+    let aws = is_aws(&host(s3.clone(), bucket).await.map_err(no_host)?);
+    if config.path_style.unwrap_or(!aws) {
+        s3 = s3.force_path_style(true);
+    }
+    // Only now: with the bucket in the path it is another host, and that is the one that `NO_PROXY` names.
+    let host = host(s3.clone(), bucket).await.map_err(no_host)?;
     if common.proxy_from_env && common.goes_direct(&host) {
         // For the store alone: whoever hands out credentials may still be behind the proxy.
         let direct = Common {
@@ -87,9 +94,6 @@ pub(super) async fn connect(
             ..common.clone()
         };
         s3 = s3.http_client(http_client(&direct).await?);
-    }
-    if config.path_style.unwrap_or(!aws) {
-        s3 = s3.force_path_style(true);
     }
     let checks = match config.checksum() {
         Checksum::Auto => aws,
@@ -120,6 +124,8 @@ async fn sdk_config(
     // Dated, so that an update of the SDK does not change how we behave.
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http.clone())
+        // Given, since the SDK panics at variables and profiles that it does not understand.
+        .retry_config(RetryConfig::standard())
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(common.connect_timeout)
@@ -136,7 +142,9 @@ async fn sdk_config(
         );
     }
     if let Some(endpoint) = &config.endpoint {
-        loader = loader.endpoint_url(endpoint);
+        // Variants of AWS's own endpoints, which variables ask for, are not to be had of another.
+        loader = loader.endpoint_url(endpoint).use_fips(false);
+        loader = loader.use_dual_stack(false);
     }
     if config.anonymous() {
         loader = loader.no_credentials();
@@ -204,22 +212,21 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
 /// The host that requests will go to, after all that the SDK looks at (`AWS_ENDPOINT_URL_S3`, profiles …).
 ///
 /// The SDK has no question for that, but a signed URL shows it; with made-up keys it asks nobody and is good for nothing.
-async fn host(s3: Builder, bucket: &str) -> Result<String> {
+async fn host(s3: Builder, bucket: &str) -> std::result::Result<String, String> {
     let client = Client::from_conf(
         s3.credentials_provider(Credentials::new(
             "endpoint", "endpoint", None, None, "endpoint",
         ))
         .build(),
     );
-    let when =
-        PresigningConfig::expires_in(Duration::from_mins(1)).map_err(|e| invalid(chain(&e)))?;
+    let when = PresigningConfig::expires_in(Duration::from_mins(1)).map_err(|e| chain(&e))?;
     let signed = client
         .get_object()
         .bucket(bucket)
         .key("endpoint")
         .presigned(when)
         .await
-        .map_err(|e| invalid(chain(&e)))?;
+        .map_err(|e| chain(&e))?;
     let url = signed.uri();
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();

@@ -11,6 +11,7 @@ use aws_sdk_s3::{
 };
 
 use super::{
+    account::{self, Account},
     cap::TooLong,
     foreign::{Foreign, foreign},
 };
@@ -117,17 +118,31 @@ fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'sta
         _ => {}
     }
     match known {
-        Some(kind) => Error::new(kind, op, text),
+        // In the HTTP client's words a refused connection is "client error (Connect): tcp connect error: …".
+        Some(kind) => Error::new(
+            kind,
+            op,
+            match text.strip_prefix("client error (Connect): ") {
+                Some(why) => {
+                    let why = why.strip_prefix("tcp connect error: ").unwrap_or(why);
+                    format!("cannot connect: {why}")
+                }
+                None => text,
+            },
+        ),
         // The SDK resolves credentials in here, and its types do not tell them from the rest.
         None if text.contains("credential") || text.contains("identity") => Error::new(
             ErrorKind::Unauthenticated,
             op,
-            format!(
-                "no credentials: {}; set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE`, a web identity, \
-                 or `anonymous=true` for a public bucket",
-                // What follows is every link of the chain.
-                text.split(". Attempted").next().unwrap_or_default()
-            ),
+            match account::why_none(e) {
+                Some(tried) => format!("no credentials: none found in {tried}"),
+                // Of a profile that cannot be used the SDK says once why.
+                None if text.contains("already taken") => {
+                    "no credentials: the AWS profile cannot be used, as an earlier message says"
+                        .to_owned()
+                }
+                None => format!("no credentials: {text}"),
+            },
         ),
         None => Error::new(ErrorKind::Unavailable, op, text),
     }
@@ -146,6 +161,11 @@ fn answered(op: &'static str, a: &Answer<'_>) -> Error {
     }
     if let Some(id) = header("x-amz-request-id") {
         text = format!("{text} (request {})", plain(id));
+    }
+    if let Some(Account(account)) = a.raw.extension()
+        && matches!(kind, ErrorKind::Denied | ErrorKind::Unauthenticated)
+    {
+        text = format!("{text}; it was sent {account}");
     }
     if let Some(hint) = hint(kind, a) {
         text = format!("{text}; {hint}");
@@ -329,7 +349,7 @@ pub(super) fn http_date(value: &str) -> Option<std::time::SystemTime> {
 }
 
 /// A server's words, fit for one line.
-fn plain(words: &str) -> String {
+pub(super) fn plain(words: &str) -> String {
     words
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -16,11 +16,13 @@ use std::sync::{
 
 use aws_sdk_s3::Client;
 
+mod account;
 mod blobs;
 mod cap;
 mod client;
 mod clock;
 mod config;
+mod environment;
 mod error;
 mod foreign;
 mod get;

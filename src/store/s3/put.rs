@@ -24,18 +24,14 @@ use crate::{
     store::{
         Put,
         body::Body,
-        error::{Error, ErrorKind, Result},
+        check_body,
+        error::{ErrorKind, Result},
         keys,
         marked::FOUND_SECS,
     },
-    task,
 };
 
 const OP: &str = "put";
-/// From here on hashing goes to a thread for blocking work.
-const HASH_INLINE: usize = 64 << 10;
-/// How much of a file is hashed at once.
-const HASH_BYTES: u64 = 1 << 20;
 
 /// What must hold for an object to be written, as far as the store checks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +67,7 @@ impl Wire {
 
     /// See [`crate::store::BlobStore::put`].
     pub(super) async fn put_blob(self: &Arc<Self>, desc: &Descriptor, body: &Body) -> Result<Put> {
-        check(desc, body).await?;
+        check_body(OP, desc, body).await?;
         let key = keys::blob(&desc.digest);
         // Of another size it is damaged, and is written over; an old one is written again, or a sweep may take it.
         let condition = match self.head(OP, &key).await? {
@@ -199,54 +195,6 @@ impl Wire {
             self.refuses_conditions();
             condition = Condition::None;
         }
-    }
-}
-
-/// Checks the bytes before the first is sent: what is wrong never shows, and costs no upload.
-async fn check(desc: &Descriptor, body: &Body) -> Result<()> {
-    let wrong = |why: String| Err(Error::new(ErrorKind::Corrupt, OP, why));
-    if body.len() != desc.size {
-        return wrong(format!(
-            "its {} bytes are not the {} of its descriptor",
-            body.len(),
-            desc.size
-        ));
-    }
-    let digest = match (body, desc.digest) {
-        (Body::Spool(spool), Digest::Sha256(_)) => spool.digest(),
-        (Body::Bytes(bytes), want) if bytes.len() <= HASH_INLINE => {
-            let mut hasher = want.hasher();
-            hasher.update(bytes);
-            hasher.finish()
-        }
-        (Body::Bytes(bytes), want) => {
-            let bytes = bytes.clone();
-            task::blocking(move || {
-                let mut hasher = want.hasher();
-                hasher.update(&bytes);
-                hasher.finish()
-            })
-            .await
-        }
-        (Body::Spool(spool), want) => {
-            let spool = spool.clone();
-            task::blocking(move || {
-                let mut hasher = want.hasher();
-                let mut at = 0;
-                while at < spool.size() {
-                    let end = spool.size().min(at + HASH_BYTES);
-                    hasher.update(&spool.read_at(at..end)?);
-                    at = end;
-                }
-                Result::Ok(hasher.finish())
-            })
-            .await?
-        }
-    };
-    if digest == desc.digest {
-        Ok(())
-    } else {
-        wrong(format!("its bytes have the digest {digest}"))
     }
 }
 

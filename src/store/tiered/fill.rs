@@ -4,7 +4,7 @@
 //! when nobody reads any more. A small blob is handed out only when it is whole, and fetched once more if it is damaged.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs::File,
     io::Write as _,
     ops::Range,
@@ -23,6 +23,7 @@ use crate::{
     fs,
     store::{
         Body, ByteStream, Spool, SpoolWriter,
+        batch::Batch,
         body::file_stream,
         error::{Error, ErrorKind, Result},
     },
@@ -377,29 +378,25 @@ async fn create(dir: PathBuf) -> Result<(SpoolWriter, Readable)> {
 }
 
 /// What has come by now, at least a piece; `None` at the end.
-async fn gather(stream: &mut ByteStream) -> Result<Option<Vec<Bytes>>> {
+async fn gather(stream: &mut ByteStream) -> Result<Option<VecDeque<Bytes>>> {
     let Some(first) = stream.try_next().await? else {
         return Ok(None);
     };
-    let mut gathered = first.len();
-    let mut batch = vec![first];
-    while gathered < BATCH_BYTES {
+    let mut batch = Batch::default();
+    batch.push(first);
+    while batch.len() < BATCH_BYTES {
         match stream.next().now_or_never() {
-            Some(Some(piece)) => {
-                let piece = piece?;
-                gathered += piece.len();
-                batch.push(piece);
-            }
+            Some(Some(piece)) => batch.push(piece?),
             // Nothing yet, or the end, which the next call finds again.
             Some(None) | None => break,
         }
     }
-    Ok(Some(batch))
+    Ok(Some(batch.into_pieces()))
 }
 
 async fn write(
     mut spool: SpoolWriter,
-    batch: Vec<Bytes>,
+    batch: VecDeque<Bytes>,
     hasher: &mut Option<Hasher>,
 ) -> Result<SpoolWriter> {
     if let Some(hasher) = hasher {

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::StreamExt as _;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -124,18 +124,21 @@ impl Health {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let outages = self.outages(op)?;
-        let asked = Instant::now();
-        let doubts = async {
-            sleep(PATIENCE).await;
-            self.doubt(asked);
-            self.down().await;
-        };
         let done = tokio::select! {
             biased;
             done = work => done,
-            () = doubts => return Err(self.away(op)),
+            () = self.lost() => return Err(self.away(op)),
         };
         self.judged(done, outages).await
+    }
+
+    /// Waits until the remote is unreachable, for who waits for something else of it: after a while it is found out whether it is.
+    pub(super) async fn lost(&self) {
+        let asked = Instant::now();
+        if timeout(PATIENCE, self.down()).await.is_err() {
+            self.doubt(asked);
+            self.down().await;
+        }
     }
 
     /// As [`Self::ask`], for bytes that take their time and are watched for stalls on their way.

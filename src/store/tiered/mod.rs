@@ -60,7 +60,7 @@ use look::Patience;
 /// When a write is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// When the remote has it; nothing is accepted while that is away.
+    /// When the remote has it; nothing but pieces of unfinished uploads is accepted while that is away.
     WriteThrough,
     /// Blobs when they are durable here; names too while the remote is away.
     WriteBack,

@@ -80,7 +80,7 @@ impl One {
         loop {
             tokio::select! {
                 settled = self.core.queue.settled(keys) => settled?,
-                () = self.core.health.down() => return Err(self.core.health.away("publish")),
+                () = self.core.health.lost() => return Err(self.core.health.away("publish")),
             }
             let lock = self.core.tag_locks.lock(lock_key).await;
             if !keys.iter().any(|key| self.core.queue.has(key)) {

@@ -1,7 +1,7 @@
 //! Records over both tiers: the remote's word, kept in front for when it is away.
 //!
 //! Pieces of unfinished uploads are another matter: nobody needs them once the upload is over, so during an outage they lie
-//! in front only, and they are looked for in both.
+//! in front only, and they are looked for in both. That holds for write-through too: it is the blob that the remote must have.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{
@@ -80,7 +80,7 @@ impl Core {
         let keys = [key.to_owned()];
         tokio::select! {
             settled = self.queue.settled(&keys) => settled,
-            () = self.health.down() => Err(self.health.away("write record")),
+            () = self.health.lost() => Err(self.health.away("write record")),
         }
     }
 
@@ -117,7 +117,8 @@ impl Core {
                     all.insert(listed.key.clone(), listed);
                 }
             }
-            Err(e) if e.is_temporary() && self.writes_back() => {}
+            // What was received here is in front too.
+            Err(e) if e.is_temporary() => {}
             Err(e) => return Err(e),
         }
         Ok(all.into_values().collect())
@@ -146,19 +147,15 @@ impl Core {
         let behind = async {
             self.record_settled(key).await?;
             let asked = self.remote.records.write_record(key, bytes.clone());
-            // A piece of an upload may take its time.
-            if is_piece(key) {
-                self.health.send("write record", asked).await
-            } else {
-                self.health.ask("write record", asked).await
-            }
+            // A piece of an upload takes its time on a slow line, but its sender waits for no longer than it is known to be in vain.
+            self.health.ask("write record", asked).await
         };
         match behind.await {
             Ok(()) => {
                 self.take_on(key, Some(&bytes)).await;
                 Ok(())
             }
-            Err(e) if e.is_temporary() && is_piece(key) && self.writes_back() => {
+            Err(e) if e.is_temporary() && is_piece(key) => {
                 self.front.records.write_record(key, bytes).await
             }
             Err(e) if e.is_temporary() => self.queue_record(key, bytes, e).await,
@@ -177,7 +174,7 @@ impl Core {
             self.front.records.remove_record(key).await?;
             // What stays behind expires there.
             return match removed {
-                Err(e) if e.is_temporary() && self.writes_back() => Ok(()),
+                Err(e) if e.is_temporary() => Ok(()),
                 other => other,
             };
         }

@@ -102,7 +102,7 @@ impl Core {
     /// Makes sure that the remote has what a manifest names, as far as it is in front.
     ///
     /// # Errors
-    /// A temporary one as soon as the remote is away.
+    /// A temporary one as soon as the remote is known to be away.
     pub(super) async fn send_children(&self, children: &[Digest], look: Look) -> Result<()> {
         stream::iter(children.to_vec())
             .map(|digest| self.ensure(digest, look))
@@ -134,7 +134,7 @@ impl Core {
         }
         tokio::select! {
             sent = self.unsent.until_sent(&digest) => sent?,
-            () = self.health.down() => return Err(self.health.away("put")),
+            () = self.health.lost() => return Err(self.health.away("put")),
         }
         if self.seen.contains(&digest) {
             return Ok(());

@@ -27,7 +27,7 @@ impl Core {
         for digest in self.unsent.all() {
             tokio::select! {
                 sent = self.unsent.until_sent(&digest) => sent?,
-                () = self.health.down() => return Err(self.health.away("sweep")),
+                () = self.health.lost() => return Err(self.health.away("sweep")),
             }
         }
         Ok(())

@@ -19,7 +19,7 @@ use crate::{
     store::{
         Body, ByteStream, Put, Spool, StoredBlob,
         body::file_stream,
-        check_range,
+        check_body_blocking, check_range,
         error::{Error, ErrorKind, Result},
         keys,
         marked::FOUND_SECS,
@@ -236,14 +236,7 @@ impl Tree {
         body: &Body,
         stop: &AtomicBool,
     ) -> Result<Put> {
-        if body.len() != desc.size {
-            let (is, want) = (body.len(), desc.size);
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "put",
-                format!("the body has {is} bytes, its descriptor says {want}"),
-            ));
-        }
+        check_body_blocking("put", desc, body)?;
         let key = keys::blob(&desc.digest);
         let (folder, name) = split(&key);
         let dir = self.make_dir(folder).map_err(io_of("put"))?;
@@ -253,12 +246,10 @@ impl Tree {
         let mode = mode_for_blobs(&dir)?;
         if let Body::Spool(spool) = body
             && matches!(desc.digest, Digest::Sha256(_))
+            && self.link_spool(spool, &dir, name, mode)?
         {
-            check(&desc.digest, &spool.digest())?;
-            if self.link_spool(spool, &dir, name, mode)? {
-                self.came(&desc.digest, &dir, name)?;
-                return Ok(Put::Stored);
-            }
+            self.came(&desc.digest, &dir, name)?;
+            return Ok(Put::Stored);
         }
         let mut temp = self.temp("put")?;
         copy(desc, body, &mut temp, stop)?;

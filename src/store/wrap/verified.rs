@@ -17,7 +17,7 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
-        Result, Store, TagStore, check_manifest,
+        Result, Store, TagStore, check_body, check_manifest,
     },
 };
 
@@ -118,30 +118,6 @@ fn checked(inner: ByteStream, desc: &Descriptor) -> ByteStream {
     .boxed()
 }
 
-async fn check_body(desc: &Descriptor, body: &Body) -> Result<()> {
-    let found = match body {
-        // Hashed when it was written.
-        Body::Spool(spool) if matches!(desc.digest, Digest::Sha256(_)) => spool.digest(),
-        _ => {
-            let mut hasher = desc.digest.hasher();
-            let mut pieces = body.stream(0..body.len());
-            while let Some(piece) = pieces.try_next().await? {
-                hasher.update(&piece);
-            }
-            hasher.finish()
-        }
-    };
-    if found == desc.digest && body.len() == desc.size {
-        return Ok(());
-    }
-    let message = format!(
-        "the body has {} bytes and hashes to {found}, expected {} bytes",
-        body.len(),
-        desc.size
-    );
-    Err(Error::new(ErrorKind::Corrupt, "put", message).at("", desc.digest))
-}
-
 #[async_trait]
 impl BlobStore for Verified {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
@@ -160,7 +136,7 @@ impl BlobStore for Verified {
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        check_body(desc, body).await?;
+        check_body("put", desc, body).await?;
         self.inner.put(desc, body).await
     }
 }

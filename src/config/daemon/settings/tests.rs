@@ -163,7 +163,11 @@ fn own_variables_win_over_those_shared_with_the_cli() {
 }
 
 #[test]
-fn unknown_variable_is_refused_with_the_nearest() {
+fn a_variable_mistyped_is_refused_with_the_nearest_and_others_are_told_of() {
+    let env = [("HOME", "/home/u"), ("CACHECTLD_VERSION", "1.2")];
+    let env: Env = env.into_iter().collect();
+    let loaded = daemon::load(&env, None, Layer::default()).unwrap();
+    assert_eq!(loaded.unknown, ["CACHECTLD_VERSION"]);
     let env: Env = [("CACHECTLD_LISEN", "x")].into_iter().collect();
     let e = daemon::load(&env, None, Layer::default()).unwrap_err();
     assert_eq!(e.hint.as_deref(), Some("did you mean `CACHECTLD_LISTEN`?"));

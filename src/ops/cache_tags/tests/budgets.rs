@@ -1,6 +1,6 @@
 //! What a tag may cost, whatever was pushed to it; and that nothing is told of what others have.
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 
 use super::*;
 use crate::ops::cache_tags::budget::{MAX_BYTES, MAX_RECORDS};
@@ -78,6 +78,23 @@ async fn over_the_budget_of_records_the_oldest_parts_go() {
         push(&tags, &repo, &part).await;
     }
     assert_eq!(parts_left(&repo).await, all[1..].iter().copied().collect());
+}
+
+#[tokio::test]
+async fn a_cache_is_read_in_a_place_among_merges_though_no_tag_is_pushed() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let part = cache(&repo, &["a"], 1).await;
+    let place = tags.place(&repo).await;
+    let mut push = Box::pin(tags.push(&repo, &part, &[]));
+    while !tags.merging.is_awaited(repo.name()) {
+        let pushed = push.as_mut().now_or_never();
+        assert!(pushed.is_none(), "it took no place");
+        tokio::task::yield_now().await;
+    }
+    drop(place);
+    assert_eq!(push.await.unwrap(), Pushed::Done);
+    assert_eq!(by_digest(&repo, &part.digest).await, Some(part));
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use crate::{
         ingest::Uploads,
         keys::Repo,
         open::{self, Options, StoreUrl},
+        wrap::metered::Counters,
     },
 };
 
@@ -37,6 +38,8 @@ struct Door {
     registry: Registry,
     dir: Arc<tempfile::TempDir>,
     peer: Peer,
+    /// What its store was asked.
+    asked: Arc<Counters>,
 }
 
 /// A response, read whole.
@@ -85,6 +88,7 @@ impl Door {
             registry: Registry::new(repositories, Arc::new(uploads), authority, Arc::default()),
             dir,
             peer: Peer::unix(),
+            asked: opened.metrics,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a request for a manifest takes a place for, and when.
+//! What a request for a manifest takes a place for, and when; and what it asks the store for.
 
 use futures_util::FutureExt as _;
 
@@ -24,7 +24,7 @@ async fn waits<T>(pool: &Pool, request: &mut (impl Future<Output = T> + Unpin)) 
 }
 
 /// A cache of one step.
-async fn push_cache(door: &Door, tag: &str, name: &str) {
+async fn cache(door: &Door, name: &str) -> Value {
     let layer = door.push("a", name.as_bytes()).await;
     let config = json!({"layers": [{"blob": layer, "parent": -1}], "records": [{
         "digest": Digest::sha256_of(format!("key {name}").as_bytes()),
@@ -32,10 +32,14 @@ async fn push_cache(door: &Door, tag: &str, name: &str) {
     }]});
     let config = config.to_string();
     let digest = door.push("a", config.as_bytes()).await;
-    let manifest = json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST,
+    json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST,
         "config": {"mediaType": media::BUILDKIT_CONFIG, "digest": digest, "size": config.len()},
         "layers": [{"mediaType": media::LAYER_GZIP, "digest": layer, "size": name.len(),
-            "annotations": {"containerd.io/uncompressed": Digest::sha256_of(b"")}}]});
+            "annotations": {"containerd.io/uncompressed": Digest::sha256_of(b"")}}]})
+}
+
+async fn push_cache(door: &Door, tag: &str, name: &str) {
+    let manifest = cache(door, name).await;
     let put = door.put_manifest("a", tag, &manifest).await;
     assert_eq!(put.status, StatusCode::CREATED, "{:?}", put.body);
 }
@@ -116,6 +120,70 @@ async fn a_tag_is_folded_in_a_place_among_merges_and_what_is_remembered_needs_no
         head.header("docker-content-digest"),
         served.header("docker-content-digest")
     );
+}
+
+#[tokio::test]
+async fn a_cache_is_pushed_in_a_place_among_merges_by_digest_too() {
+    let door = Door::open().await;
+    let manifest = cache(&door, "one").await;
+    let digest = digest_of(&manifest).to_string();
+    for reference in ["cache", &digest] {
+        let pool = &door.registry.admission.merges;
+        let places = all_places(pool);
+        let mut put = Box::pin(door.put_manifest("a", reference, &manifest));
+        waits(pool, &mut put).await;
+        drop(places);
+        assert_eq!(put.await.status, StatusCode::CREATED);
+        assert_eq!(pool.taken(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_push_asks_for_nothing_after_the_first_unknown_digest() {
+    use super::sharing::{Tenant, tenants_at};
+    use crate::store::repository::AT_ONCE;
+    let door = tenants_at(Door::open().await).await;
+    // Children are asked for by the order of their digests.
+    let is_first = |blob: &String| Digest::sha256_of(blob.as_bytes()).hex().starts_with("00");
+    let gone = (0..100_000)
+        .map(|n| format!("gone {n}"))
+        .find(is_first)
+        .unwrap();
+    let known = (0..).map(|n| format!("known {n}")).filter(|b| !is_first(b));
+    let known: Vec<String> = known.take(6 * AT_ONCE).collect();
+    let document = |blobs: &[&String]| {
+        let named = |b: &&String| json!({"mediaType": "a/b", "digest": Digest::sha256_of(b.as_bytes()), "size": b.len()});
+        let layers: Vec<Value> = blobs.iter().map(named).collect();
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.example.kept.v1+json", "layers": layers})
+    };
+    let kind = "application/vnd.example.kept.v1+json";
+    // One who sees what is linked, and one who sees everything: what was deleted is unknown to both.
+    for name in ["a", "admin"] {
+        let by = Tenant { door: &door, name };
+        for blob in known.iter().chain([&gone]) {
+            let digest = Digest::sha256_of(blob.as_bytes());
+            let path = format!("/v2/a/x/blobs/uploads/?digest={digest}");
+            let pushed = by.send_as(Method::POST, &path, "a/b", blob).await;
+            assert_eq!(pushed.status, StatusCode::CREATED);
+        }
+        let path = format!("/v2/a/x/blobs/{}", Digest::sha256_of(gone.as_bytes()));
+        let deleted = by.send_as(Method::DELETE, &path, "a/b", "").await;
+        assert_eq!(deleted.status, StatusCode::ACCEPTED);
+        let put = async |blobs: Vec<&String>| {
+            let before = door.asked.snapshot().stat.requests;
+            let body = document(&blobs).to_string();
+            let reply = by
+                .send_as(Method::PUT, "/v2/a/x/manifests/t", kind, &body)
+                .await;
+            (reply.code(), door.asked.snapshot().stat.requests - before)
+        };
+        let (code, asked) = put(known.iter().chain([&gone]).collect()).await;
+        assert_eq!(code, "MANIFEST_BLOB_UNKNOWN", "{name}");
+        assert!(asked <= 2 * AT_ONCE as u64, "{name}: {asked}");
+        let (code, asked) = put(known.iter().collect()).await;
+        assert_eq!(code, "", "{name}");
+        assert!(asked >= known.len() as u64, "{name}: {asked}");
+    }
 }
 
 #[tokio::test]

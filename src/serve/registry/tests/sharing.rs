@@ -133,6 +133,45 @@ async fn digest_alone_opens_nothing_of_another_tenant() {
 }
 
 #[tokio::test]
+async fn other_bytes_of_the_same_size_do_not_open_a_blob_of_another_tenant() {
+    let door = tenants().await;
+    let (a, b) = (tenant(&door, "a"), tenant(&door, "b"));
+    let secret = a.push("a/x", "secret").await;
+    let mut sha512 = Digest::Sha512([0; 64]).hasher();
+    sha512.update(b"secret");
+    let sha512 = sha512.finish();
+    let path = format!("/v2/a/x/blobs/uploads/?digest={sha512}");
+    let pushed = a.send(Method::POST, &path, "secret").await;
+    assert_eq!(pushed.status, StatusCode::CREATED);
+    for (there, missing) in [
+        (secret, Digest::sha256_of(b"nobody")),
+        (sha512, Digest::Sha512([7; 64])),
+    ] {
+        let mut answers = Vec::new();
+        for digest in [there, missing] {
+            let whole = format!("/v2/b/x/blobs/uploads/?digest={digest}");
+            let whole = b.send(Method::POST, &whole, "others").await;
+            let begun = b.send(Method::POST, "/v2/b/x/blobs/uploads/", "").await;
+            let place = begun.headers[header::LOCATION].to_str().unwrap().to_owned();
+            let sent = b.send(Method::PATCH, &place, "others").await;
+            let place = sent.headers[header::LOCATION].to_str().unwrap().to_owned();
+            let chunked = b
+                .send(Method::PUT, &format!("{place}&digest={digest}"), "")
+                .await;
+            let read = b
+                .send(Method::GET, &format!("/v2/b/x/blobs/{digest}"), "")
+                .await;
+            let of = |reply: &Reply| (reply.status, reply.code());
+            answers.push([of(&whole), of(&chunked), of(&read)]);
+        }
+        let wrong = (StatusCode::BAD_REQUEST, "DIGEST_INVALID".to_owned());
+        let unknown = (StatusCode::NOT_FOUND, "BLOB_UNKNOWN".to_owned());
+        assert_eq!(answers[0], [wrong.clone(), wrong, unknown]);
+        assert_eq!(answers[0], answers[1]);
+    }
+}
+
+#[tokio::test]
 async fn tenant_reads_what_he_pushed_and_what_manifests_of_his_repository_name() {
     let door = tenants().await;
     let (a, b) = (

@@ -19,11 +19,13 @@ fn mount_points_are_restored_into_and_a_full_disk_leaves_the_target_as_it_was() 
         .current_dir(temp.path())
         .output();
     // No such tool, not root, or a sandbox without mounts.
-    let Ok(out) = run else { return };
+    let Ok(out) = run else {
+        return crate::source::cannot_show("mounts: there is no `unshare`");
+    };
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
     if out.status.code() == Some(77) || complaint.contains("unshare") {
-        return;
+        return crate::source::cannot_show("mounts: no right to mount a file system");
     }
     assert!(
         out.status.success() && said.contains("1 passed"),

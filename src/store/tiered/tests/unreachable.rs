@@ -3,6 +3,8 @@
 use super::super::health::PATIENCE;
 use super::*;
 
+mod chunks;
+
 /// Longest time until it is known to everybody.
 const KNOWN: Duration = Duration::from_secs(10);
 
@@ -24,7 +26,11 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let world = World::new(Mode::WriteBack);
+        Self::of(Mode::WriteBack).await
+    }
+
+    async fn of(mode: Mode) -> Self {
+        let world = World::new(mode);
         let (cold, body) = blob(&data(5000, 9));
         world.remote().await.store.put(&cold, &body).await.unwrap();
         let daemon = world.start().await;
@@ -55,14 +61,19 @@ impl Scene {
     async fn unreachable(way: Way) -> Self {
         let scene = Self::new().await;
         scene.goes(way);
+        scene.is_known(way).await;
+        scene
+    }
+
+    /// Waits until it is known that the remote is unreachable.
+    async fn is_known(&self, way: Way) {
         let began = Instant::now();
         // Nobody is patient: it is found out all the same.
-        let reader = scene.reader();
+        let reader = self.reader();
         let asked = tokio::time::timeout(Duration::from_secs(1), points(&reader, "t"));
         drop(asked.await);
-        scene.daemon.tiered.backlog().turned(false).await;
+        self.daemon.tiered.backlog().turned(false).await;
         assert!(began.elapsed() <= KNOWN, "{way:?}: {:?}", began.elapsed());
-        scene
     }
 }
 
@@ -97,10 +108,16 @@ async fn a_blob_at_hand_waits_for_nothing() {
         scene.goes(way);
         let began = Instant::now();
         check_children(&scene.daemon.repo("a"), &scene.at_hand).await;
-        let (desc, _) = blob(&data(5000, 1));
-        assert!(read(&scene.reader(), &desc).await.unwrap().is_some());
-        // Tombstones are names, and cost what names cost; the bytes cost nothing.
+        // Tombstones are names, and cost what names cost.
         assert!(began.elapsed() <= KNOWN, "{way:?}: {:?}", began.elapsed());
+        // The bytes cost nothing, known or not.
+        let (desc, _) = blob(&data(5000, 1));
+        for scene in [Scene::new().await, scene] {
+            scene.goes(way);
+            let began = Instant::now();
+            assert!(read(&scene.reader(), &desc).await.unwrap().is_some());
+            assert_eq!(began.elapsed(), Duration::ZERO, "{way:?}");
+        }
     }
 }
 
@@ -171,6 +188,25 @@ async fn a_push_is_acknowledged_and_reaches_the_remote_when_it_is_back() {
             let behind = scene.world.at_remote("a", "t").await;
             assert_eq!(behind, Some(pushed), "{way:?}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_names_a_blob_that_is_being_sent_has_it_found_out_too() {
+    for way in WAYS {
+        let scene = Scene::new().await;
+        scene.goes(way);
+        // No name is asked for: nothing but the blob on its way says that the remote is silent.
+        let repo = scene.daemon.repo("a");
+        let (desc, body) = blob(&data(5000, 2));
+        let began = Instant::now();
+        repo.store().put(&desc, &body).await.unwrap();
+        let (manifest, tag) = (image(&[&desc], 2), "t".parse().unwrap());
+        let published = repo
+            .store()
+            .publish(&manifest, Some(&tag), &Expect::Anything);
+        assert_eq!(published.await.unwrap(), Published::Done, "{way:?}");
+        assert!(began.elapsed() <= KNOWN, "{way:?}: {:?}", began.elapsed());
     }
 }
 

@@ -1,0 +1,167 @@
+//! Which side tags a snapshot says that it contains: a writer may say anything, so of that only what can count is kept.
+
+use std::collections::HashSet;
+
+use super::{
+    dated::is_ahead,
+    replaced::{self, marks},
+};
+use crate::{
+    artifact::{
+        Tag,
+        config::Folded,
+        name::{self, SnapshotName, is_base32},
+        snapshot::Snapshot,
+    },
+    entry::Time,
+};
+
+/// Days for which a snapshot remembers the side tags that it contains.
+pub(super) const FOLDED_DAYS: u32 = 7;
+/// Side tags that no listing has and that are remembered all the same, the latest: a listing may lag behind.
+const MAX_UNLISTED: usize = 1000;
+/// Characters of a moment with its chance, at the end of side tags and marks.
+const MOMENT_CHARS: usize = 16;
+
+/// Notes side tags that a snapshot contains, and forgets those of long ago; never the last replacement.
+pub fn remember(snapshot: &mut Snapshot, more: impl IntoIterator<Item = Folded>, today: u32) {
+    snapshot.folded.extend(more);
+    snapshot.folded.sort();
+    snapshot
+        .folded
+        .dedup_by(|later, first| later.tag == first.tag);
+    let mark = replaced::newest_mark(snapshot).map(str::to_owned);
+    snapshot
+        .folded
+        .retain(|f| f.day.saturating_add(FOLDED_DAYS) >= today || Some(&f.tag) == mark.as_ref());
+}
+
+/// Drops what is neither a side tag of `name` nor the mark of a replacement of it.
+pub fn drop_strangers(folded: &mut Vec<Folded>, name: &SnapshotName) {
+    let prefixes = [name.side_prefix(), name.replacement_prefix()];
+    let is_own = |tag: &str| {
+        let moment = prefixes.iter().find_map(|p| tag.strip_prefix(p.as_str()));
+        moment.is_some_and(|m| m.len() == MOMENT_CHARS && is_base32(m))
+    };
+    folded.retain(|f| is_own(&f.tag));
+    folded.shrink_to_fit();
+}
+
+/// Keeps the side tags that are `listed`, of the others the latest thousand since the last replacement, and the mark of that. `now` is
+/// the store's clock: nothing was folded after it.
+pub fn keep_listed(snapshot: &mut Snapshot, listed: &HashSet<&str>, now: Time) {
+    let name = snapshot.name.clone();
+    drop_strangers(&mut snapshot.folded, &name);
+    let all: HashSet<String> = marks(snapshot).map(|(_, mark)| mark.to_owned()).collect();
+    let newest = replaced::newest_mark(snapshot).map(str::to_owned);
+    let is_kept = |f: &Folded| listed.contains(f.tag.as_str()) || Some(&f.tag) == newest.as_ref();
+    let replaced = newest.as_deref().and_then(name::replaced_at);
+    let time = |f: &Folded| name::side_time(&f.tag.parse::<Tag>().ok()?);
+    let mut others: Vec<(Time, String)> = snapshot
+        .folded
+        .iter()
+        .filter(|f| !is_kept(f) && !all.contains(&f.tag))
+        .filter_map(|f| Some((time(f)?, f.tag.clone())))
+        .filter(|(at, _)| !is_ahead(*at, now) && Some(*at) > replaced)
+        .collect();
+    others.sort_unstable_by(|a, b| b.cmp(a));
+    others.truncate(MAX_UNLISTED);
+    let others: HashSet<String> = others.into_iter().map(|(_, tag)| tag).collect();
+    snapshot
+        .folded
+        .retain(|f| is_kept(f) || others.contains(&f.tag));
+    snapshot.folded.shrink_to_fit();
+    for f in &mut snapshot.folded {
+        f.day = f.day.min(now.day());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::config::Fingerprint;
+
+    const NOW: Time = Time {
+        secs: 1_800_000_000,
+        nanos: 0,
+    };
+
+    fn name() -> SnapshotName {
+        SnapshotName {
+            kind: "gobuild".into(),
+            name: "n".into(),
+            scope: "s".into(),
+            key: "k".into(),
+        }
+    }
+
+    fn snapshot(tags: impl IntoIterator<Item = String>) -> Snapshot {
+        let mut folded: Vec<Folded> = tags.into_iter().map(|t| Folded::new(t, u32::MAX)).collect();
+        drop_strangers(&mut folded, &name());
+        Snapshot {
+            name: name(),
+            fingerprint: Fingerprint::default(),
+            packs: Vec::new(),
+            merge: false,
+            folded,
+            root: None,
+            created: None,
+            published: None,
+        }
+    }
+
+    fn side(secs: i64) -> String {
+        let at = Time {
+            secs: NOW.secs + secs,
+            nanos: 0,
+        };
+        name().side_tag(at, 7).to_string()
+    }
+
+    #[test]
+    fn what_is_no_side_tag_and_no_mark_of_the_name_is_not_kept() {
+        let other = SnapshotName {
+            name: "other".into(),
+            ..name()
+        };
+        let mark = name().replacement_mark(NOW, 1);
+        let own = [side(0), mark];
+        let strange = [
+            String::new(),
+            "x".into(),
+            other.side_tag(NOW, 1).to_string(),
+            other.replacement_mark(NOW, 1),
+            format!("{}A", side(0)),
+            name().side_prefix() + "----------------",
+        ];
+        let kept = snapshot(own.iter().chain(&strange).cloned());
+        let tags: Vec<_> = kept.folded.into_iter().map(|f| f.tag).collect();
+        assert_eq!(tags, own);
+    }
+
+    #[test]
+    fn all_listed_tags_stay_with_the_latest_of_the_others_and_the_last_mark() {
+        let others = (1..=3000).map(|i| side(-i));
+        let replaced = Time {
+            secs: NOW.secs - 2000,
+            nanos: 0,
+        };
+        let marks = [0, 1].map(|i| name().replacement_mark(replaced, i));
+        let listed = [side(-5000), side(-6000)];
+        let ahead = side(86_400);
+        let all = others.chain(marks).chain(listed.clone()).chain([ahead]);
+        let mut s = snapshot(all);
+        keep_listed(&mut s, &listed.iter().map(String::as_str).collect(), NOW);
+        assert_eq!(s.folded.len(), MAX_UNLISTED + 2 + 1);
+        let has = |tag: &str| s.folded.iter().any(|f| f.tag == tag);
+        assert!(listed.iter().all(|tag| has(tag)));
+        assert!(has(&side(-1)) && has(&side(-1000)) && !has(&side(-1001)));
+        assert!(s.folded.iter().all(|f| f.day == NOW.day()));
+        let none = HashSet::new();
+        let mark = name().replacement_mark(NOW, 1);
+        s.folded.push(Folded::new(mark.clone(), 0));
+        keep_listed(&mut s, &none, NOW);
+        assert_eq!(s.folded.len(), 1);
+        assert_eq!(s.folded[0].tag, mark);
+    }
+}

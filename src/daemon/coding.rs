@@ -1,0 +1,42 @@
+//! How the body of a request is encoded.
+
+use axum::http::{HeaderMap, header::TRANSFER_ENCODING};
+
+/// Says whether that is in another way than by `chunked` alone, which a server is to refuse (RFC 9112, 6.1): whoever stands in front
+/// may see another end of the body.
+pub(super) fn is_unknown(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match codings.next() {
+        None => false,
+        Some(only) => !only.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn chunked_alone_is_known() {
+        for (codings, is_known) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked"], true),
+            (&["x, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["chunked, chunked"], false),
+            (&["chunked;q=1"], false),
+            (&["identity"], false),
+            (&[""], false),
+        ] {
+            let headers = codings
+                .iter()
+                .map(|c| (TRANSFER_ENCODING, HeaderValue::from_static(c)))
+                .collect();
+            assert_eq!(is_unknown(&headers), !is_known, "{codings:?}");
+        }
+    }
+}

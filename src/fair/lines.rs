@@ -1,0 +1,112 @@
+//! Lines in the log that callers cause by what is refused or breaks off: some of each caller, then only how many.
+//!
+//! Whoever is refused pays a hundred bytes for a line and needs no credentials: without a limit the log fills the disk.
+
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::Key;
+
+/// Lines of one caller within [`WINDOW`].
+const EACH: u64 = 200;
+const WINDOW: Duration = Duration::from_secs(10);
+/// Callers that are counted apart; all others share what one may have.
+const CALLERS: usize = 256;
+
+static LINES: LazyLock<Lines> = LazyLock::new(Lines::default);
+
+/// Says whether a line that `caller` caused may be written; one that may not is counted. [`sum_up`] says how many those were.
+pub fn may_write(caller: &Key) -> bool {
+    LINES.may_write(caller)
+}
+
+/// Writes how many lines were left out in the last 10 s, once they are over.
+pub fn sum_up() {
+    for (caller, lines) in LINES.over() {
+        tell(&caller, lines);
+    }
+}
+
+fn tell(caller: &Key, lines: u64) {
+    tracing::warn!(%caller, lines, "Log lines of refused or broken-off requests left out");
+}
+
+struct Lines(Mutex<State>);
+
+struct State {
+    since: Instant,
+    callers: HashMap<Key, u64>,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self(Mutex::new(State {
+            since: Instant::now(),
+            callers: HashMap::new(),
+        }))
+    }
+}
+
+impl Lines {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_write(&self, caller: &Key) -> bool {
+        let mut state = self.state();
+        let is_known = state.callers.contains_key(caller);
+        let key = if is_known || state.callers.len() < CALLERS {
+            caller.clone()
+        } else {
+            Key::Unknown
+        };
+        let lines = state.callers.entry(key).or_default();
+        *lines += 1;
+        *lines <= EACH
+    }
+
+    /// Callers of whom lines were left out, and how many, if the time is over; then a new one begins.
+    fn over(&self) -> Vec<(Key, u64)> {
+        let mut state = self.state();
+        if state.since.elapsed() < WINDOW {
+            return Vec::new();
+        }
+        state.since = Instant::now();
+        let callers = std::mem::take(&mut state.callers);
+        drop(state);
+        let left_out = callers.into_iter().filter(|(_, lines)| *lines > EACH);
+        left_out.map(|(key, lines)| (key, lines - EACH)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn caller_has_some_lines_and_what_is_left_out_is_summed_up() {
+        let lines = Lines::default();
+        let key = |n: usize| Key::Principal(n.to_string().into());
+        let written = |n: usize| (0..250).filter(|_| lines.may_write(&key(n))).count();
+        assert_eq!(written(0), 200);
+        assert!(lines.may_write(&key(1)), "another one has its own");
+        assert_eq!(lines.over(), []);
+        tokio::time::advance(WINDOW).await;
+        assert_eq!(lines.over(), [(key(0), 50)]);
+        assert_eq!(written(0), 200, "a new time has begun");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_beyond_a_number_share_what_one_may_have() {
+        let lines = Lines::default();
+        let callers = (0..CALLERS + 500).map(|n| Key::Principal(n.to_string().into()));
+        let written = callers.filter(|key| lines.may_write(key)).count();
+        assert_eq!(written, CALLERS + 200);
+    }
+}

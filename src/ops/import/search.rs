@@ -1,0 +1,409 @@
+//! Which snapshot an import restores: scope by scope the key, keys with a prefix, the name's head.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{Hit, Options, is_lost_whole, nothing_left};
+use crate::{
+    artifact::{
+        Manifest, Tag,
+        fold::Rules,
+        name::{self, SnapshotName},
+        snapshot::{Pack, Snapshot},
+    },
+    digest::Digest,
+    entry::Time,
+    ops::{Context, Error, LeftOut, Result, dated, head, load, names},
+    source::Fingerprint,
+    store::{PublishedAt, Resolved},
+    task,
+};
+
+/// Damaged snapshots of keys with a prefix that are passed over in each scope, so that a store that lost its blobs is a miss soon.
+/// Neither other keys nor snapshots that are whole and of another release of Go count.
+const DAMAGED: usize = 256;
+/// Tags that are looked at in one go, if their times are listed: two requests each, of which mostly the first decides.
+const LOOKED_AT: usize = 8;
+
+/// A snapshot whose key may have been asked for.
+struct Keyed {
+    at: PublishedAt,
+    /// When the store wrote its tag.
+    modified: Option<Time>,
+    /// Kept of the newest only: there may be any number of keys.
+    manifest: Option<Manifest>,
+}
+
+/// A snapshot that may be restored.
+pub(super) struct Candidate {
+    pub(super) snapshot: Snapshot,
+    pub(super) digest: Digest,
+    pub(super) lost: Vec<LeftOut>,
+    /// Packs of the head: what side tags take their place may not hold what it says.
+    pub(super) spare: Vec<Pack>,
+    /// What is dated later than it was published.
+    pub(super) ahead: Vec<LeftOut>,
+    pub(super) hit: Hit,
+}
+
+/// Looks for the best snapshot of a name.
+pub(super) struct Search<'a> {
+    pub(super) ctx: &'a Context,
+    pub(super) options: &'a Options,
+    /// Why candidates that were there could not be used.
+    pub(super) why: Vec<String>,
+    /// Some of them because they are lost or damaged.
+    pub(super) damaged: bool,
+    pub(super) print: Fingerprint,
+}
+
+impl Search<'_> {
+    /// Scope by scope: the exact key, prefixes of keys, the name's head (design §7).
+    pub(super) async fn find(&mut self) -> Result<Option<Candidate>> {
+        if let Some(digest) = self.options.digest {
+            return self.by_digest(digest).await;
+        }
+        let options = self.options;
+        for (i, scope) in options.scopes.iter().enumerate() {
+            let hit = if i == 0 { Hit::Exact } else { Hit::Fallback };
+            if let Some(found) = self.by_key(scope, &options.key, hit).await? {
+                return Ok(Some(found));
+            }
+            for prefix in &options.restore_keys {
+                if let Some(found) = self.by_prefix(scope, prefix).await? {
+                    return Ok(Some(found));
+                }
+            }
+            if options.source.kind().is_go()
+                && !options.key.is_empty()
+                && let Some(found) = self.by_key(scope, "", Hit::Fallback).await?
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes what was there and is lost or damaged.
+    fn lost(&mut self, why: impl IntoIterator<Item = String>) {
+        let before = self.why.len();
+        self.why.extend(why);
+        self.damaged |= self.why.len() > before;
+    }
+
+    fn name(&self, scope: &str, key: &str) -> SnapshotName {
+        SnapshotName {
+            kind: self.options.source.kind().name().to_owned(),
+            name: self.options.name.clone(),
+            scope: scope.to_owned(),
+            key: key.to_owned(),
+        }
+    }
+
+    async fn by_key(&mut self, scope: &str, key: &str, hit: Hit) -> Result<Option<Candidate>> {
+        let name = self.name(scope, key);
+        let current = head::read(self.ctx, &name, &HashSet::new()).await?;
+        let rules = head::rules(self.options.source.kind());
+        let lost = current.lost();
+        let digest = current.digest();
+        // Millions of entries take seconds, in which the time budget must be able to end.
+        let (folded, flaws, rest) = task::blocking(move || {
+            let flaws = match rules {
+                Rules::Tree => current.flaws(),
+                Rules::Union { .. } => Vec::new(),
+            };
+            (current.folded(), flaws, current)
+        })
+        .await;
+        let (Some(snapshot), Some(digest)) = (folded, digest) else {
+            self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            return Ok(None);
+        };
+        // What `folded` closed is gone from it; a tree must not lose anything unnoticed.
+        if rules == Rules::Tree {
+            let lost = lost.iter().map(|l| format!("{} {}", l.what, l.why));
+            let flaws = flaws.iter().map(|d| format!("{}: {}", d.path, d.why));
+            let why: Vec<String> = lost.chain(flaws).collect();
+            if !why.is_empty() {
+                self.lost(why);
+                return Ok(None);
+            }
+        }
+        Ok(self.usable(Candidate {
+            snapshot,
+            digest,
+            lost,
+            spare: rest.head.map(|h| h.snapshot.packs).unwrap_or_default(),
+            ahead: rest.ahead,
+            hit,
+        }))
+    }
+
+    /// Says in words why a candidate is of no use, or gives it back.
+    fn usable(&mut self, candidate: Candidate) -> Option<Candidate> {
+        if is_lost_whole(&candidate.snapshot, &candidate.lost, &[]) {
+            let name = &candidate.snapshot.name;
+            self.lost([nothing_left(name, &candidate.lost, &[])]);
+            return None;
+        }
+        let snapshot = &candidate.snapshot;
+        if self.is_gated(&snapshot.name, &snapshot.fingerprint.gates) {
+            return None;
+        }
+        Some(candidate)
+    }
+
+    /// Says in words why a snapshot is of no use here that was made with `gates`.
+    fn is_gated(&mut self, name: &SnapshotName, gates: &[String]) -> bool {
+        if self.print.gate.is_empty() || gates.is_empty() || gates.contains(&self.print.gate) {
+            return false;
+        }
+        let why = format!(
+            "`{}` in {} is of {}, this is {}",
+            name.name,
+            name.scope,
+            gates.join(", "),
+            self.print.gate
+        );
+        // Of many keys all may be of the same release.
+        if self.why.last() != Some(&why) {
+            self.why.push(why);
+        }
+        true
+    }
+
+    /// Keys that start with `prefix`, the newest first.
+    ///
+    /// What was published is never newer than when the store wrote its tag ([`PublishedAt`]). So where the listing tells that,
+    /// tags are looked at from the latest on, until none of the rest can be newer than the best that was found.
+    async fn by_prefix(&mut self, scope: &str, prefix: &str) -> Result<Option<Candidate>> {
+        let store = &self.ctx.opened.store;
+        let asked = self.name(scope, prefix);
+        let listed = store.tags_dated(&asked.key_prefix(prefix)).await?;
+        let now = store.clock().await?;
+        let mut rest: Vec<(Tag, Option<Time>)> = listed
+            .into_iter()
+            .filter(|(tag, _)| name::is_head(tag))
+            .collect();
+        // Taken from the end; what has no time may be the newest.
+        rest.sort_by_key(|(_, at)| at.map_or((1, 0), |at| (0, at.secs)));
+        let undated = rest.iter().filter(|(_, at)| at.is_none()).count();
+        if undated > LOOKED_AT {
+            tracing::info!(
+                scope,
+                prefix,
+                keys = undated,
+                "The store does not list when keys were published: each of them is asked for"
+            );
+        }
+        let mut found: Vec<Keyed> = Vec::new();
+        let mut damaged = 0;
+        while damaged < DAMAGED {
+            let newest = found.last().and_then(|best| best.at.time);
+            let may_be_newer = |(_, at): &(Tag, Option<Time>)| match (at, newest) {
+                (Some(at), Some(newest)) => at.secs >= newest.secs,
+                _ => true,
+            };
+            if rest.last().is_some_and(may_be_newer) {
+                let undated = rest.iter().rev().take_while(|(_, at)| at.is_none());
+                let batch = LOOKED_AT.max(undated.count());
+                let batch = rest.split_off(rest.len().saturating_sub(batch));
+                self.look_at(&mut found, batch, now).await?;
+                continue;
+            }
+            let Some(keyed) = found.pop() else {
+                break;
+            };
+            let modified = keyed.modified;
+            let Some(manifest) = self.meant(&asked, keyed).await? else {
+                continue;
+            };
+            damaged += 1;
+            match load::load(self.ctx, &manifest, &HashSet::new()).await? {
+                Ok(loaded) => {
+                    if let Some(candidate) = self.take(loaded, modified, now, Hit::Fallback) {
+                        return Ok(Some(candidate));
+                    }
+                }
+                Err(why) => self.lost([format!("{}: {}", manifest.digest, why.text())]),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads what tags point at into `found`, which is sorted, the newest last.
+    async fn look_at(
+        &self,
+        found: &mut Vec<Keyed>,
+        tags: Vec<(Tag, Option<Time>)>,
+        now: Time,
+    ) -> Result<()> {
+        let ctx = self.ctx;
+        let read = |(tag, _): (Tag, Option<Time>)| async move {
+            // One damaged tag must not hide the others.
+            let resolved = load::told(ctx.opened.store.resolve(&tag.into()).await)?;
+            let Some(Resolved {
+                manifest, modified, ..
+            }) = resolved.ok().flatten()
+            else {
+                return Ok(None);
+            };
+            let Ok(Some(outline)) = names::outline(&manifest).await else {
+                return Ok(None);
+            };
+            let at = dated::publication(Some(&outline), manifest.digest, modified, now);
+            Ok::<_, Error>(Some(Keyed {
+                at,
+                modified,
+                manifest: Some(manifest),
+            }))
+        };
+        let mut newest = found.len().checked_sub(1);
+        let mut all = stream::iter(tags)
+            .map(read)
+            .buffered(ctx.concurrency.max(1));
+        while let Some(keyed) = all.try_next().await? {
+            let Some(mut keyed) = keyed else { continue };
+            match newest {
+                Some(i) if keyed.at < found[i].at => keyed.manifest = None,
+                _ => {
+                    if let Some(i) = newest {
+                        found[i].manifest = None;
+                    }
+                    newest = Some(found.len());
+                }
+            }
+            found.push(keyed);
+        }
+        found.sort_by_key(|keyed| keyed.at);
+        Ok(())
+    }
+
+    /// The manifest of a snapshot if it was asked for and is of use here: a tag holds only the clear part of a long key, the config has all of it.
+    async fn meant(&mut self, asked: &SnapshotName, keyed: Keyed) -> Result<Option<Manifest>> {
+        let digest = keyed.at.digest;
+        let manifest = match keyed.manifest {
+            Some(manifest) => manifest,
+            None => match load::told(self.ctx.opened.store.resolve(&digest.into()).await)? {
+                Ok(Some(resolved)) => resolved.manifest,
+                Ok(None) => return Ok(None),
+                Err(why) => {
+                    self.lost([format!("{digest} {why}")]);
+                    return Ok(None);
+                }
+            },
+        };
+        let Ok(Some(outline)) = names::outline(&manifest).await else {
+            return Ok(None);
+        };
+        let config = load::config(self.ctx, &outline.config).await;
+        match load::too_large(self.ctx, config)?.and_then(|config| config) {
+            Ok((config, _)) => {
+                let is_meant = config.kind == asked.kind
+                    && config.name == asked.name
+                    && config.scope == asked.scope
+                    && config.key.starts_with(&asked.key);
+                let is_of_use = is_meant && !self.is_gated(asked, &config.fingerprint.gates);
+                Ok(is_of_use.then_some(manifest))
+            }
+            Err(why) => {
+                self.lost([format!("{digest}: {why}")]);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Why a name that nobody damaged is a miss: nothing is stored under it, or only other keys.
+    pub(super) async fn why_absent(&self) -> String {
+        let options = self.options;
+        if let Some(digest) = &options.digest {
+            return format!("no snapshot {digest} is stored");
+        }
+        let of = format!("{} `{}`", options.source.kind().name(), options.name);
+        let scopes = options.scopes.join(", ");
+        let keyed = !options.key.is_empty() || !options.restore_keys.is_empty();
+        let mut others = 0;
+        for scope in &options.scopes {
+            let prefix = self.name(scope, "").key_prefix("");
+            // Only for the message: a miss stays one.
+            let Ok(tags) = self.ctx.opened.store.tags(&prefix).await else {
+                continue;
+            };
+            others += tags.iter().filter(|tag| name::is_head(tag)).count();
+        }
+        if others == 0 {
+            return format!("nothing is stored for {of} in {scopes}");
+        }
+        let mut missing = Vec::new();
+        if !options.key.is_empty() {
+            missing.push(format!("no key `{}`", options.key));
+        }
+        let prefixes = options.restore_keys.iter();
+        missing.extend(prefixes.map(|prefix| format!("no key that starts with `{prefix}`")));
+        let missing = if keyed {
+            missing.join(" and ")
+        } else {
+            "nothing without a key".to_owned()
+        };
+        let others = match others {
+            1 => "1 other key exists".to_owned(),
+            n => format!("{n} other keys exist"),
+        };
+        format!("{missing} is stored for {of} in {scopes}; {others} (`cachectl ls`)")
+    }
+
+    async fn by_digest(&mut self, digest: Digest) -> Result<Option<Candidate>> {
+        let resolved = match load::told(self.ctx.opened.store.resolve(&digest.into()).await)? {
+            Ok(Some(resolved)) => resolved,
+            Ok(None) => return Ok(None),
+            Err(why) => {
+                self.lost([format!("{digest} {why}")]);
+                return Ok(None);
+            }
+        };
+        match load::load(self.ctx, &resolved.manifest, &HashSet::new()).await? {
+            Ok(loaded) if loaded.snapshot.name.kind != self.options.source.kind().name() => {
+                self.why
+                    .push(format!("{digest} is a {}", loaded.snapshot.name.kind));
+                Ok(None)
+            }
+            Ok(loaded) => {
+                let now = self.ctx.opened.store.clock().await?;
+                Ok(self.take(loaded, resolved.modified, now, Hit::Exact))
+            }
+            Err(why) => {
+                self.lost([format!("{digest}: {}", why.text())]);
+                Ok(None)
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        mut loaded: load::Loaded,
+        modified: Option<Time>,
+        now: Time,
+        hit: Hit,
+    ) -> Option<Candidate> {
+        let ahead = dated::leave_out(&mut loaded, None, modified, now);
+        let load::Loaded {
+            digest,
+            snapshot,
+            lost,
+            ..
+        } = loaded;
+        if !lost.is_empty() && head::rules(self.options.source.kind()) == Rules::Tree {
+            self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
+            return None;
+        }
+        self.usable(Candidate {
+            snapshot,
+            digest,
+            lost,
+            spare: Vec::new(),
+            ahead: ahead.into_iter().collect(),
+            hit,
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! Reports that their clients have not read yet: they count to the memory of all calls, and one caller may have a quarter of that.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tonic::Status;
+
+use super::MEMORY_BYTES;
+use crate::{
+    memory::{MemoryBudget, Reservation},
+    serve::admission::Key,
+};
+
+/// Bytes that the unread reports of one caller may take.
+const MOST_OF_ONE: u64 = MEMORY_BYTES / 4;
+/// What a message takes in memory, for each byte that it has on the wire (measured: 12 MB for 3.3 MB of `List`).
+const BYTES_PER_BYTE: u64 = 4;
+
+/// The unread reports of all calls.
+pub(super) struct Unread {
+    memory: MemoryBudget,
+    callers: Mutex<HashMap<Key, u64>>,
+}
+
+/// Room for one report; dropped, the report was read or given up.
+pub(super) struct Kept {
+    unread: Arc<Unread>,
+    key: Key,
+    bytes: u64,
+    _room: Reservation,
+}
+
+impl Unread {
+    /// None yet; they count to `memory`.
+    pub(super) fn within(memory: MemoryBudget) -> Arc<Self> {
+        Arc::new(Self {
+            memory,
+            callers: Mutex::default(),
+        })
+    }
+
+    fn callers(&self) -> MutexGuard<'_, HashMap<Key, u64>> {
+        // Nothing can panic while it is held.
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for a report of `wire_bytes` of the caller `key`.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` if there is none, or that caller's other reports take too much.
+    pub(super) fn keep(self: &Arc<Self>, key: &Key, wire_bytes: u64) -> Result<Kept, Status> {
+        let bytes = wire_bytes.saturating_mul(BYTES_PER_BYTE);
+        let mut callers = self.callers();
+        let own = callers.get(key).copied().unwrap_or(0);
+        if own > 0 && own.saturating_add(bytes) > MOST_OF_ONE {
+            return Err(Status::resource_exhausted(
+                "the reports of this caller's other calls were not read yet: read or end those calls, then try again",
+            ));
+        }
+        let room = self.memory.reserve(0, bytes).map_err(|full| {
+            let (used, limit) = (full.taken / 1_000_000, full.limit / 1_000_000);
+            Status::resource_exhausted(format!(
+                "the report is too long for now: {used} of {limit} MB for all calls are in use; try again when other calls have \
+                 ended, or ask for fewer repositories"
+            ))
+        })?;
+        *callers.entry(key.clone()).or_default() += bytes;
+        drop(callers);
+        Ok(Kept {
+            unread: self.clone(),
+            key: key.clone(),
+            bytes,
+            _room: room,
+        })
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut callers = self.unread.callers();
+        if let Some(own) = callers.get_mut(&self.key) {
+            *own = own.saturating_sub(self.bytes);
+            if *own == 0 {
+                callers.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::Principal(name.into())
+    }
+
+    #[test]
+    fn unread_reports_of_one_caller_have_a_quarter_and_those_of_all_the_whole() {
+        let memory = MemoryBudget::shared(MEMORY_BYTES);
+        let unread = Unread::within(memory.clone());
+        let quarter = MOST_OF_ONE / BYTES_PER_BYTE;
+        let first = unread.keep(&key("a"), quarter).unwrap();
+        let refused = unread.keep(&key("a"), 1).err().unwrap();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let _others = ["b", "c", "d"].map(|name| unread.keep(&key(name), quarter).unwrap());
+        assert!(unread.keep(&key("e"), 1).is_err());
+        drop(first);
+        // A report alone may be longer than that.
+        let long = unread.keep(&key("a"), quarter).unwrap();
+        drop(long);
+        assert_eq!(memory.taken(), 3 * MOST_OF_ONE);
+        assert_eq!(unread.callers().len(), 3);
+    }
+}

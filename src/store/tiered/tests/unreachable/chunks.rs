@@ -1,0 +1,135 @@
+//! Uploads in chunks, whose pieces are records of both tiers.
+
+use super::*;
+use crate::store::{
+    ingest::{Appended, UploadId, Uploads},
+    keys,
+};
+
+const OWNER: &str = "a";
+
+/// What is asked of an upload of which one chunk is at the remote.
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Append,
+    /// By a client that does not say how far the upload is.
+    AppendUnsaid,
+    Status,
+    Finish,
+    FinishUnsaid,
+    Cancel,
+}
+
+const OPS: [Op; 6] = [
+    Op::Append,
+    Op::AppendUnsaid,
+    Op::Status,
+    Op::Finish,
+    Op::FinishUnsaid,
+    Op::Cancel,
+];
+
+struct Upload {
+    scene: Scene,
+    uploads: Arc<Uploads>,
+    id: UploadId,
+}
+
+fn body(bytes: &'static [u8]) -> ByteStream {
+    Body::Bytes(Bytes::from_static(bytes)).stream(0..bytes.len() as u64)
+}
+
+impl Upload {
+    async fn begun(mode: Mode) -> Self {
+        let scene = Scene::of(mode).await;
+        let records = scene.daemon.tiered.records();
+        let dir = scene.world.dir.path().join("uploads");
+        let uploads = Arc::new(Uploads::open(&dir, Some(records)).unwrap());
+        let id = uploads.begin(&Repo::cli(), OWNER, false).await.unwrap();
+        let upload = Self { scene, uploads, id };
+        assert_eq!(upload.append(Some(0), b"first").await, Appended::Size(5));
+        upload
+    }
+
+    async fn append(&self, at: Option<u64>, bytes: &'static [u8]) -> Appended {
+        let appended = self
+            .uploads
+            .append((&self.id, OWNER), at, None, body(bytes));
+        appended.await.unwrap()
+    }
+
+    /// The bytes of the whole upload, which ends.
+    async fn finish(&self, at: Option<u64>, bytes: &'static [u8]) -> Digest {
+        let last = Some(body(bytes));
+        let done = self
+            .uploads
+            .finish((&self.id, OWNER), at, None, last)
+            .await
+            .unwrap();
+        self.uploads.forget(&self.id, at, false).await.unwrap();
+        done.unwrap().digest()
+    }
+
+    /// Does it, and checks what comes of it.
+    async fn does(&self, op: Op) {
+        match op {
+            Op::Append => assert_eq!(self.append(Some(5), b" more").await, Appended::Size(10)),
+            Op::AppendUnsaid => assert_eq!(self.append(None, b" more").await, Appended::Size(10)),
+            Op::Status => assert_eq!(self.uploads.size(&self.id).await.unwrap(), Some(5)),
+            Op::Finish => {
+                let digest = self.finish(Some(5), b" last").await;
+                assert_eq!(digest, Digest::sha256_of(b"first last"));
+            }
+            Op::FinishUnsaid => {
+                let digest = self.finish(None, b" last").await;
+                assert_eq!(digest, Digest::sha256_of(b"first last"));
+            }
+            Op::Cancel => {
+                assert!(self.uploads.cancel(&self.id).await.unwrap());
+                assert_eq!(self.uploads.size(&self.id).await.unwrap(), None);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_goes_on_by_what_is_kept_here_and_waits_until_it_is_known_at_most() {
+    for (mode, op) in [Mode::WriteBack, Mode::WriteThrough]
+        .into_iter()
+        .flat_map(|mode| OPS.map(|op| (mode, op)))
+    {
+        for (way, known) in WAYS.into_iter().flat_map(|w| [(w, false), (w, true)]) {
+            let upload = Box::pin(Upload::begun(mode)).await;
+            upload.scene.goes(way);
+            if known {
+                upload.scene.is_known(way).await;
+            }
+            let began = Instant::now();
+            upload.does(op).await;
+            let limit = if known { Duration::ZERO } else { KNOWN };
+            let waited = began.elapsed();
+            assert!(
+                waited <= limit,
+                "{mode:?} {op:?} {way:?} {known}: {waited:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_outlives_an_outage_is_whole_and_leaves_nothing() {
+    for way in WAYS {
+        let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
+        let Upload { scene, uploads, id } = &upload;
+        scene.goes(way);
+        assert_eq!(upload.append(Some(5), b" more").await, Appended::Size(10));
+        assert_eq!(uploads.size(id).await.unwrap(), Some(10), "{way:?}");
+        scene.comes_back().await;
+        assert_eq!(uploads.size(id).await.unwrap(), Some(10), "{way:?}");
+        let digest = upload.finish(Some(10), b" last").await;
+        assert_eq!(digest, Digest::sha256_of(b"first more last"), "{way:?}");
+        let pieces = scene.daemon.tiered.records();
+        let left = pieces.list_records(keys::UPLOADS).await.unwrap();
+        assert_eq!(left, [], "{way:?}");
+    }
+}
