@@ -7,11 +7,15 @@ use std::error::Error as StdError;
 
 use aws_sdk_s3::{
     config::{
-        ConfigBag, Intercept, RuntimeComponents, http::HttpRequest,
-        interceptors::BeforeDeserializationInterceptorContextMut,
+        ConfigBag, Intercept, RuntimeComponents,
+        http::HttpRequest,
+        interceptors::{
+            BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextRef,
+        },
     },
     error::BoxError,
 };
+use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
 use super::error::plain;
 
@@ -44,6 +48,10 @@ const TRIED: [(&str, &str); 5] = [
 #[derive(Debug, Clone)]
 pub(super) struct Account(pub(super) String);
 
+impl Storable for Account {
+    type Storer = StoreReplace<Self>;
+}
+
 /// Adds an [`Account`] to refusals.
 #[derive(Debug)]
 pub(super) struct Accounts;
@@ -53,16 +61,29 @@ impl Intercept for Accounts {
         "cachectl::store::s3::Accounts"
     }
 
+    /// The request is gone when its answer comes.
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        settings: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request();
+        let account = Account(words(key_id(request), source(request)));
+        settings.interceptor_state().store_put(account);
+        Ok(())
+    }
+
     fn modify_before_deserialization(
         &self,
         context: &mut BeforeDeserializationInterceptorContextMut<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        settings: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if matches!(context.response().status().as_u16(), 400 | 401 | 403) {
-            let request = context.inner().request();
-            let account = Account(words(request.and_then(key_id), request.and_then(source)));
-            context.response_mut().add_extension(account);
+        if matches!(context.response().status().as_u16(), 400 | 401 | 403)
+            && let Some(account) = settings.load::<Account>()
+        {
+            context.response_mut().add_extension(account.clone());
         }
         Ok(())
     }
