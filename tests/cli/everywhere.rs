@@ -82,7 +82,10 @@ fn at<'a>(lines: &'a [&str], url: &'a str) -> impl Iterator<Item = String> + 'a 
 fn all(node: &Node, lines: impl Iterator<Item = String>, more: &str) -> Vec<Outcome> {
     let started = lines.map(|line| words(node, &format!("{line} {more}")).start());
     let started: Vec<_> = started.collect();
-    started.into_iter().map(|run| run.wait()).collect()
+    started
+        .into_iter()
+        .map(crate::support::cli::Running::wait)
+        .collect()
 }
 
 /// A server that takes connections and never says a word; its store.

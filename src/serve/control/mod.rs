@@ -29,6 +29,7 @@ mod access;
 mod copy;
 mod error;
 mod flush;
+mod reflection;
 mod relay;
 mod service;
 mod stream;
@@ -276,8 +277,11 @@ impl Control {
             None => Some(WATCH),
         };
         let connection = Connection::of(&parts.extensions);
+        let mut answering = None;
         let body = if access::is_reflection(path) {
-            body
+            let (questions, until) = reflection::asked(body);
+            answering = Some(until);
+            questions
         } else {
             let client = (key.clone(), &connection);
             let whole = admission.gather(client, body, MAX_REQUEST_BYTES + 5, REQUEST);
@@ -297,10 +301,13 @@ impl Control {
         parts.extensions.insert(rights);
         parts.extensions.insert(asked);
         let mut routes = self.routes.clone();
-        let response = match routes.call(Request::from_parts(parts, body)).await {
+        let mut response = match routes.call(Request::from_parts(parts, body)).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
+        if let Some(answering) = answering {
+            response = reflection::answered(response, answering);
+        }
         admission.stream(response, (key, connection), parked, limit, cut_off)
     }
 

@@ -176,6 +176,10 @@ fn root_span(
 
 /// A path as the log shows it: whoever asks chose it, and may be a stranger.
 pub fn shown(path: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\');
+    if path.len() <= MAX_PATH && path.bytes().all(is_plain) {
+        return path.to_owned();
+    }
     let cut = path.char_indices().nth(MAX_PATH).map(|(at, _)| at);
     let begin = path[..cut.unwrap_or(path.len())].escape_debug();
     format!("{begin}{}", if cut.is_some() { "…" } else { "" })
