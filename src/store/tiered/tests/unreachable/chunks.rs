@@ -1,5 +1,7 @@
 //! Uploads in chunks, whose pieces are records of both tiers.
 
+use tokio::time::timeout;
+
 use super::*;
 use crate::store::{
     ingest::{Appended, UploadId, Uploads},
@@ -7,6 +9,8 @@ use crate::store::{
 };
 
 const OWNER: &str = "a";
+/// On the paused clock this costs nothing.
+const FOR_EVER: Duration = Duration::from_hours(1);
 
 /// What is asked of an upload of which one chunk is at the remote.
 #[derive(Debug, Clone, Copy)]
@@ -105,7 +109,8 @@ async fn an_upload_goes_on_by_what_is_kept_here_and_waits_until_it_is_known_at_m
                 upload.scene.is_known(way).await;
             }
             let began = Instant::now();
-            upload.does(op).await;
+            let done = timeout(FOR_EVER, upload.does(op)).await;
+            assert!(done.is_ok(), "{mode:?} {op:?} {way:?} {known}: it waits");
             let limit = if known { Duration::ZERO } else { KNOWN };
             let waited = began.elapsed();
             assert!(
@@ -122,7 +127,8 @@ async fn an_upload_that_outlives_an_outage_is_whole_and_leaves_nothing() {
         let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
         let Upload { scene, uploads, id } = &upload;
         scene.goes(way);
-        assert_eq!(upload.append(Some(5), b" more").await, Appended::Size(10));
+        let appended = timeout(FOR_EVER, upload.append(Some(5), b" more")).await;
+        assert_eq!(appended.ok(), Some(Appended::Size(10)), "{way:?}");
         assert_eq!(uploads.size(id).await.unwrap(), Some(10), "{way:?}");
         scene.comes_back().await;
         assert_eq!(uploads.size(id).await.unwrap(), Some(10), "{way:?}");
