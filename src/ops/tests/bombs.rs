@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     artifact::{Descriptor, Manifest, snapshot::Outline},
-    ops::{Error, head, inspect},
+    ops::{Error, head, inspect, list},
     store::{BlobStore as _, Body, Expect, TagStore as _},
 };
 
@@ -102,8 +102,13 @@ async fn calls_that_share_memory_fail_when_it_is_in_use_and_not_for_ever() {
     let others = memory.reserve(0, (1 << 20) - 4096).unwrap();
     let refused = inspect::run(&call, "n", true).await.unwrap_err();
     assert!(matches!(refused, Error::Memory { .. }), "{refused}");
-    drop(others);
+    // The tags of a listing count, and what is made of them.
+    let rest = memory.reserve(0, 4000).unwrap();
+    let refused = list::run(&call, None).await.unwrap_err();
+    assert!(refused.to_string().contains("1 tags"), "{refused}");
+    drop((others, rest));
     assert_eq!(inspect::run(&call, "n", true).await.unwrap().len(), 1);
+    assert_eq!(list::run(&call, None).await.unwrap().rows.len(), 1);
     assert_eq!(memory.taken(), 0);
     drop(world);
 }
