@@ -56,6 +56,7 @@ impl Intercept for Recognized {
             status: response.status().as_u16(),
             media_type: headers.get("content-type").unwrap_or_default(),
             length: headers.get("content-length").and_then(|n| n.parse().ok()),
+            tag: headers.get("etag").unwrap_or_default(),
         };
         head.check().map_err(BoxError::from)
     }
@@ -93,6 +94,8 @@ struct Head<'a> {
     status: u16,
     media_type: &'a str,
     length: Option<u64>,
+    /// `ETag`.
+    tag: &'a str,
 }
 
 impl Head<'_> {
@@ -109,6 +112,10 @@ impl Head<'_> {
             _ if !success => Ok(()),
             Asked::ToStore if self.length.is_some_and(|n| n > 0) => {
                 Err(Foreign("the answer to an upload has a body"))
+            }
+            // Web servers give such a one to whatever they answer.
+            Asked::ToStore if self.tag.starts_with("W/") => {
+                Err(Foreign("the answer to an upload has a weak `ETag`"))
             }
             Asked::ToDelete if self.status != 204 => {
                 Err(Foreign("the answer to a deletion is not 204"))
@@ -148,7 +155,20 @@ mod tests {
             status,
             media_type,
             length: Some(length),
+            tag: "\"d41d8cd98f00b204e9800998ecf8427e\"",
         }
+    }
+
+    #[test]
+    fn an_upload_is_not_acknowledged_by_a_weak_tag() {
+        let tag = "W/\"0-2jmj7l5rSw0yVb/vlWAYkK/YBwk\"";
+        let answer = |asked| Head {
+            tag,
+            ..head(asked, 200, "", 0)
+        };
+        assert!(answer(Asked::ToStore).check().is_err());
+        // A proxy that compresses weakens what it passes on.
+        assert!(answer(Asked::Head).check().is_ok());
     }
 
     #[test]
