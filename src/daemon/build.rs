@@ -210,8 +210,7 @@ impl Doors {
             async move {
                 let place = doors.place(&request);
                 let answer = |request| doors.guarded(place, request);
-                // Boxed: it holds the futures of all doors.
-                Box::pin(doors.observer.observe(place, request, answer)).await
+                doors.observer.observe(place, request, answer).await
             }
             .boxed()
         })
@@ -259,10 +258,10 @@ impl Doors {
     async fn answer(&self, place: Place, request: Request<Body>) -> Response<Body> {
         if let Some(admin) = self.admin.as_ref().filter(|_| place.door == admin::DOOR) {
             // Whoever asks whether we live neither waits for a place nor logs in.
-            return self.show(admin, request).await;
+            return Box::pin(self.show(admin, request)).await;
         }
         if place.door == control::DOOR {
-            return self.control.handle(request).await;
+            return Box::pin(self.control.handle(request)).await;
         }
         if is_registry(request.uri().path()) {
             let response = self.registry.handle(request).await;
@@ -273,7 +272,7 @@ impl Doors {
             }
             return response;
         }
-        self.token(request).await
+        Box::pin(self.token(request)).await
     }
 
     /// Asks for a token: nobody knows yet who does, so the form is read first, and places are shared between addresses.

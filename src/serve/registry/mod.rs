@@ -20,6 +20,10 @@ use axum::{
     },
     response::IntoResponse as _,
 };
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, ready},
+};
 
 mod blobs;
 mod catalog;
@@ -258,69 +262,81 @@ impl Registry {
         }
     }
 
-    async fn dispatch(
-        &self,
-        route: &Route,
-        parts: &Parts,
+    /// Each answer is on the heap: as part of the futures around it, which are moved, the largest of them would cost every request.
+    fn dispatch<'r>(
+        &'r self,
+        route: &'r Route,
+        parts: &'r Parts,
         body: Body,
-        source: Option<&Repo>,
-        (who, sight): (&Principal, Sight),
-    ) -> Answer {
+        source: Option<&'r Repo>,
+        (who, sight): (&'r Principal, Sight),
+    ) -> BoxFuture<'r, Answer> {
         let method = &parts.method;
         let ticket = parts.extensions.get::<Ticket>();
         match route {
-            Route::Base if reads(method) => base(),
-            Route::Catalog if reads(method) => self.list_repositories(parts, who).await,
+            Route::Base if reads(method) => ready(base()).boxed(),
+            Route::Catalog if reads(method) => self.list_repositories(parts, who).boxed(),
             Route::Blob(repo, digest) if method == Method::HEAD => {
-                self.get_blob(repo, digest, parts, sight).await
+                self.get_blob(repo, digest, parts, sight).boxed()
             }
             Route::Blob(repo, digest) if method == Method::GET => {
-                let ask = || self.get_blob(repo, digest, parts, sight);
-                self.hold.until_back(digest, ticket, ask).await
+                let ask = move || self.get_blob(repo, digest, parts, sight);
+                self.hold.until_back(digest, ticket, ask).boxed()
             }
-            Route::Blob(repo, digest) if method == Method::DELETE => {
+            Route::Blob(repo, digest) if method == Method::DELETE => async move {
                 let _pass = self.pass(parts).await;
                 self.delete_blob(repo, digest, sight).await
             }
+            .boxed(),
             Route::Uploads(repo) if method == Method::POST => {
-                self.begin_upload(repo, parts, body, source, sight).await
+                self.begin_upload(repo, parts, body, source, sight).boxed()
             }
             Route::Upload(repo, id) => match *method {
-                Method::GET => self.upload_status(repo, id).await,
-                Method::PATCH => self.append(repo, id, parts, body).await,
-                Method::PUT => self.finish_upload(repo, id, parts, body, sight).await,
-                Method::DELETE => self.cancel_upload(repo, id).await,
-                _ => Err(not_allowed("GET, PATCH, PUT, DELETE")),
+                Method::GET => self.upload_status(repo, id).boxed(),
+                Method::PATCH => self.append(repo, id, parts, body).boxed(),
+                Method::PUT => self.finish_upload(repo, id, parts, body, sight).boxed(),
+                Method::DELETE => self.cancel_upload(repo, id).boxed(),
+                _ => refuse("GET, PATCH, PUT, DELETE"),
             },
             Route::Manifest(repo, reference) => match *method {
                 Method::GET | Method::HEAD => match reference {
                     Reference::Tag(_) => {
                         let ask = self.get_manifest(repo, reference, parts, sight);
-                        self.hold.for_a_while(ask).await
+                        self.hold.for_a_while(ask).boxed()
                     }
                     Reference::Digest(digest) => {
-                        let ask = || self.get_manifest(repo, reference, parts, sight);
-                        self.hold.until_back(digest, ticket, ask).await
+                        let ask = move || self.get_manifest(repo, reference, parts, sight);
+                        self.hold.until_back(digest, ticket, ask).boxed()
                     }
                 },
-                Method::PUT => self.put_manifest(repo, reference, parts, body, sight).await,
-                Method::DELETE => {
+                Method::PUT => self
+                    .put_manifest(repo, reference, parts, body, sight)
+                    .boxed(),
+                Method::DELETE => async move {
                     let _pass = self.pass(parts).await;
                     self.delete_manifest(repo, reference, parts).await
                 }
-                _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
+                .boxed(),
+                _ => refuse("GET, HEAD, PUT, DELETE"),
             },
-            Route::Tags(repo) if reads(method) => self.list_tags(repo, parts).await,
+            Route::Tags(repo) if reads(method) => self.list_tags(repo, parts).boxed(),
             Route::Referrers(repo, subject) if reads(method) => {
-                self.list_referrers(repo, subject, parts).await
+                self.list_referrers(repo, subject, parts).boxed()
             }
             Route::Base | Route::Catalog | Route::Tags(_) | Route::Referrers(..) => {
-                Err(not_allowed("GET, HEAD"))
+                refuse("GET, HEAD")
             }
-            Route::Blob(..) => Err(not_allowed("GET, HEAD, DELETE")),
-            Route::Uploads(_) => Err(not_allowed("POST")),
+            Route::Blob(..) => refuse("GET, HEAD, DELETE"),
+            Route::Uploads(_) => refuse("POST"),
         }
     }
+}
+
+/// The answer to another method than these.
+fn refuse(methods: &'static str) -> BoxFuture<'static, Answer> {
+    let why = format!("this path knows {methods} only");
+    let refusal = Refusal::new(Code::Unsupported, why).header(header::ALLOW, methods);
+    ready(Err(refusal)).boxed()
 }
 
 /// The rights that a request needs. To take back one's own upload is part of pushing.
@@ -351,11 +367,6 @@ fn reads(method: &Method) -> bool {
 fn base() -> Answer {
     let builder = answer(StatusCode::OK).header(header::CONTENT_TYPE, "application/json");
     finish(builder, "{}")
-}
-
-fn not_allowed(methods: &'static str) -> Refusal {
-    Refusal::new(Code::Unsupported, format!("this path knows {methods} only"))
-        .header(header::ALLOW, methods)
 }
 
 fn path(parts: &Parts) -> Result<std::borrow::Cow<'_, str>, Refusal> {
