@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::ready};
 use tokio::time::Instant;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
-        Result, Store, Sweep, TagStore,
+        Result, Store, Sweep, TagStore, check_body,
     },
 };
 
@@ -59,10 +59,17 @@ impl Distrust {
         found.map(|f| f.time)
     }
 
-    fn note(&self, digest: &Digest, error: &Error) {
-        if error.kind != ErrorKind::Corrupt {
-            return;
+    /// Notes why a read failed, if the store has as many bytes as the reader asked for. Where it has not, the question may be what is
+    /// wrong: anybody who may push chooses the sizes in a manifest, and must not make the blobs of others absent by it.
+    async fn note(&self, store: &dyn Store, desc: &Descriptor, error: &Error) {
+        if error.kind == ErrorKind::Corrupt
+            && store.stat(&desc.digest).await.ok().flatten() == Some(desc.size)
+        {
+            self.add(&desc.digest, error);
         }
+    }
+
+    fn add(&self, digest: &Digest, error: &Error) {
         tracing::error!(%digest, %error, "Damaged blob counts as absent until it is brought again");
         let mut known = self.known();
         if known.len() >= MAX_KNOWN {
@@ -98,6 +105,14 @@ impl Distrusting {
             sweep,
         }
     }
+
+    /// Reads what is there: it may have been damaged only on its way.
+    async fn is_whole(&self, desc: &Descriptor) -> bool {
+        match self.inner.get(desc, 0..desc.size).await {
+            Ok(Some(stream)) => stream.try_for_each(|_| ready(Ok(()))).await.is_ok(),
+            _ => false,
+        }
+    }
 }
 
 #[async_trait]
@@ -110,14 +125,22 @@ impl BlobStore for Distrusting {
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
-        let (distrust, digest) = (self.distrust.clone(), desc.digest);
         let found = self.inner.get(desc, range).await;
-        let found = found.inspect_err(|e| distrust.note(&digest, e))?;
+        if let Err(error) = &found {
+            self.distrust.note(&*self.inner, desc, error).await;
+        }
+        let (store, distrust, desc) = (self.inner.clone(), self.distrust.clone(), desc.clone());
         let watched = |stream: ByteStream| {
-            let note = move |e: &Error| distrust.note(&digest, e);
-            stream.inspect_err(note).boxed()
+            let noted = move |error: Error| {
+                let (store, distrust, desc) = (store.clone(), distrust.clone(), desc.clone());
+                async move {
+                    distrust.note(&*store, &desc, &error).await;
+                    Err(error)
+                }
+            };
+            stream.or_else(noted).boxed()
         };
-        Ok(found.map(watched))
+        Ok(found?.map(watched))
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
@@ -125,12 +148,14 @@ impl BlobStore for Distrusting {
         let Some(found) = self.distrust.found(digest) else {
             return self.inner.put(desc, body).await;
         };
+        // Other bytes take nothing away.
+        check_body("put", desc, body).await?;
         if let Some(sweep) = &self.sweep {
             // What somebody else has brought since stays.
             sweep.remove(&[*digest], found).await?;
         }
         let put = self.inner.put(desc, body).await?;
-        if put == Put::Stored || self.sweep.is_some() {
+        if put == Put::Stored || self.sweep.is_some() || self.is_whole(desc).await {
             self.distrust.forget(digest);
         }
         Ok(put)
@@ -237,7 +262,7 @@ mod tests {
         let store = Distrusting::new(disk.clone(), distrust.clone(), Some(disk.clone()));
         let desc = Descriptor::of("x/y", BYTES);
         let body = Body::Bytes(Bytes::from_static(BYTES));
-        distrust.note(
+        distrust.add(
             &desc.digest,
             &Error::new(ErrorKind::Corrupt, "get", "damaged"),
         );
@@ -250,13 +275,56 @@ mod tests {
         assert!(store.stat(&desc.digest).await.unwrap().is_some());
     }
 
+    #[tokio::test]
+    async fn nobody_makes_a_blob_absent_by_a_wrong_size_or_wrong_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::default();
+        let disk = Disk::open(dir.path(), Repo::cli(), &settings).await;
+        let disk = Arc::new(disk.unwrap());
+        let distrust = Arc::<Distrust>::default();
+        let verified = Arc::new(Verified::new(disk.clone()));
+        let store = Distrusting::new(verified, distrust.clone(), Some(disk.clone()));
+        let desc = Descriptor::of("x/y", BYTES);
+        let body = Body::Bytes(Bytes::from_static(BYTES));
+        store.put(&desc, &body).await.unwrap();
+        for size in [0, 1, desc.size - 1, desc.size + 1, 5 << 20] {
+            let wrong = Descriptor::new("x/y", desc.digest, size);
+            let found = read(&store, &wrong).await.unwrap_err();
+            assert_eq!(found.kind, ErrorKind::Corrupt);
+            assert_eq!(read(&store, &desc).await.unwrap().unwrap(), BYTES);
+        }
+        // It came damaged once, and whoever brings something else leaves it there.
+        let error = Error::new(ErrorKind::Corrupt, "get", "damaged");
+        distrust.add(&desc.digest, &error);
+        let other = Body::Bytes(Bytes::from_static(b"what a layer is MADE of"));
+        let refused = store.put(&desc, &other).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Corrupt);
+        assert!(disk.stat(&desc.digest).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_replaced_and_is_whole_is_trusted_again_when_it_is_brought() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::default();
+        let disk = Disk::open(dir.path(), Repo::cli(), &settings).await;
+        let distrust = Arc::<Distrust>::default();
+        let verified = Arc::new(Verified::new(Arc::new(disk.unwrap())));
+        let store = Distrusting::new(verified, distrust.clone(), None);
+        let desc = Descriptor::of("x/y", BYTES);
+        let body = Body::Bytes(Bytes::from_static(BYTES));
+        store.put(&desc, &body).await.unwrap();
+        let error = Error::new(ErrorKind::Corrupt, "get", "damaged");
+        distrust.add(&desc.digest, &error);
+        assert_eq!(store.stat(&desc.digest).await.unwrap(), None);
+        assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Existed);
+        assert!(store.stat(&desc.digest).await.unwrap().is_some());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn distrust_ends() {
         let distrust = Distrust::default();
         let digest = Digest::sha256_of(BYTES);
-        distrust.note(&digest, &Error::new(ErrorKind::Unavailable, "get", "away"));
-        assert!(!distrust.covers(&digest));
-        distrust.note(&digest, &Error::new(ErrorKind::Corrupt, "get", "damaged"));
+        distrust.add(&digest, &Error::new(ErrorKind::Corrupt, "get", "damaged"));
         assert!(distrust.covers(&digest));
         tokio::time::sleep(DISTRUST).await;
         assert!(!distrust.covers(&digest));
