@@ -345,7 +345,11 @@ pub(crate) fn status(status: StatusCode) -> Response {
 
 pub(crate) fn error(status: StatusCode, code: &str) -> Response {
     let doc = format!("<Error><Code>{code}</Code><Message>as the test wants</Message></Error>");
-    build(status.as_u16(), &[("content-type", "application/xml")], doc)
+    let headers = [
+        ("content-type", "application/xml"),
+        ("x-amz-request-id", "4"),
+    ];
+    build(status.as_u16(), &headers, doc)
 }
 
 pub(crate) fn xml(doc: &str) -> Response {

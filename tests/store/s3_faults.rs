@@ -480,6 +480,92 @@ async fn an_answer_that_is_not_the_stores_is_neither_a_success_nor_damage() {
     }
 }
 
+/// What an ingress without its back end, a wrong virtual host or a captive portal answers to everything.
+fn not_found(sort: usize) -> axum::response::Response {
+    match sort {
+        0 => fake::build(404, &[("content-type", "text/html")], "<html>404</html>"),
+        1 => fake::build(
+            404,
+            &[("content-type", "text/plain")],
+            "default backend - 404",
+        ),
+        2 => fake::build(
+            404,
+            &[("content-type", "application/xml")],
+            "<a><b>404</b></a>",
+        ),
+        _ => fake::build(404, &[], ""),
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_answers_404_to_everything_is_no_empty_bucket() {
+    for sort in 0..4 {
+        let on = Arc::new(AtomicBool::new(false));
+        let switch = on.clone();
+        let server =
+            FakeS3::start(move |_, _, _| switch.load(Ordering::Relaxed).then(|| not_found(sort)))
+                .await;
+        let store = server.open(STALL, PARTS).await;
+        let (desc, body, _) = blob(100_000);
+        // It is known, and has said lately what is not there.
+        store.put(&desc, &body).await.unwrap();
+        assert_eq!(store.resolve(&tag("t").into()).await.unwrap(), None);
+        on.store(true, Ordering::Relaxed);
+
+        let foreign = |what: &str, e: Error| {
+            assert!(e.is_temporary(), "{sort} {what}: {e}");
+            assert!(e.message.contains("in the store's place"), "{e}");
+        };
+        foreign("stat", store.stat(&desc.digest).await.unwrap_err());
+        foreign("get", read(&store, &desc, 0..100_000).await.unwrap_err());
+        foreign("get", read(&store, &desc, 5..10).await.unwrap_err());
+        let found = store.resolve(&tag("t").into()).await;
+        foreign("resolve", found.unwrap_err());
+        let found = store.resolve(&manifest(1).digest.into()).await;
+        foreign("resolve", found.unwrap_err());
+        foreign("tags", store.tags("").await.unwrap_err());
+        foreign("blobs", store.blobs().await.unwrap_err());
+        foreign("renew", store.renew(&desc.digest).await.unwrap_err());
+        foreign("untag", store.untag(&tag("t")).await.unwrap_err());
+        let (small, small_body, _) = blob(10);
+        foreign("put", store.put(&small, &small_body).await.unwrap_err());
+        let (big, big_body, _) = blob(6 << 20);
+        foreign("put", store.put(&big, &big_body).await.unwrap_err());
+        let record = format!("r/cachectl/manifests/sha256-{}", desc.digest.hex());
+        foreign(
+            "read record",
+            store.read_record(&record, 100).await.unwrap_err(),
+        );
+        let written = store.write_record(&record, bytes(3)).await;
+        foreign("write record", written.unwrap_err());
+        let removed = store.remove_record(&record).await;
+        foreign("remove record", removed.unwrap_err());
+
+        on.store(false, Ordering::Relaxed);
+        assert_eq!(store.resolve(&tag("t").into()).await.unwrap(), None);
+        assert_eq!(store.stat(&desc.digest).await.unwrap(), Some(100_000));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_says_in_headers_or_not_at_all_what_is_missing_is_asked_once() {
+    for id in [None, Some("x-amz-request-id"), Some("x-guploader-uploadid")] {
+        let server = FakeS3::start(move |r, _, _| {
+            let headers: Vec<_> = id.into_iter().map(|id| (id, "4")).collect();
+            (r.method == "HEAD").then(|| fake::build(404, &headers, ""))
+        })
+        .await;
+        let store = server.open(STALL, "").await;
+        for n in 0..5 {
+            assert_eq!(store.stat(&blob(n).0.digest).await.unwrap(), None);
+        }
+        let asked = server.count("GetObject");
+        // Unsigned ones are believed for a while only, and this may be a slow machine.
+        assert!(asked == 1 || (id.is_none() && asked < 5), "{id:?} {asked}");
+    }
+}
+
 #[tokio::test]
 async fn a_listing_that_was_cut_is_not_a_short_one() {
     let server = FakeS3::start(|r, _, _| {
