@@ -740,10 +740,13 @@ async fn upload_that_nobody_takes_is_found_out_in_time() {
         drop(first);
         let (mut second, _) = listener.accept().await.unwrap();
         let _ = second.read(&mut buf).await.unwrap();
-        second
-            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            .await
-            .unwrap();
+        // It is an S3 store that says so.
+        let said = "<Error><Code>NoSuchKey</Code></Error>";
+        let length = said.len();
+        let said = format!(
+            "HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{said}"
+        );
+        second.write_all(said.as_bytes()).await.unwrap();
         drop(second);
         let _third = listener.accept().await.unwrap();
         std::future::pending::<()>().await;
