@@ -510,7 +510,7 @@ async fn a_page_that_answers_404_to_everything_is_no_empty_bucket() {
         let (desc, body, _) = blob(100_000);
         // It is known, and has said lately what is not there.
         store.put(&desc, &body).await.unwrap();
-        assert_eq!(store.resolve(&tag("t").into()).await.unwrap(), None);
+        assert!(store.resolve(&tag("t").into()).await.unwrap().is_none());
         on.store(true, Ordering::Relaxed);
 
         let foreign = |what: &str, e: Error| {
@@ -543,7 +543,7 @@ async fn a_page_that_answers_404_to_everything_is_no_empty_bucket() {
         foreign("remove record", removed.unwrap_err());
 
         on.store(false, Ordering::Relaxed);
-        assert_eq!(store.resolve(&tag("t").into()).await.unwrap(), None);
+        assert!(store.resolve(&tag("t").into()).await.unwrap().is_none());
         assert_eq!(store.stat(&desc.digest).await.unwrap(), Some(100_000));
     }
 }
