@@ -33,6 +33,7 @@ pub mod registry;
 pub mod repository;
 pub mod s3;
 pub mod scrub;
+mod signs;
 pub mod tiered;
 mod tree;
 pub mod wrap;

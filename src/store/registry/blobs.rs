@@ -12,7 +12,7 @@ use reqwest::{
 use super::{
     client::{Inner, nothing},
     error,
-    wire::{Answer, Ask},
+    wire::{API_VERSION, Answer, Ask},
 };
 use crate::{
     artifact::Descriptor,
@@ -53,7 +53,10 @@ pub(super) async fn stat(inner: &Inner, digest: &Digest) -> Result<Option<u64>> 
                 _ => stat_by_get(inner, digest).await,
             }
         }
-        StatusCode::NOT_FOUND => Ok(None),
+        StatusCode::NOT_FOUND => {
+            inner.transport.missing("stat", answer).await?;
+            Ok(None)
+        }
         // A URL that is signed for GET only, a registry without HEAD.
         StatusCode::METHOD_NOT_ALLOWED => stat_by_get(inner, digest).await,
         _ if answer.away => stat_by_get(inner, digest).await,
@@ -66,7 +69,10 @@ async fn stat_by_get(inner: &Inner, digest: &Digest) -> Result<Option<u64>> {
     let ask = ask(inner, "stat", Method::GET, digest).header(RANGE, range_header(&(0..1)));
     let answer = inner.transport.send(&ask).await?;
     let size = match answer.status {
-        StatusCode::NOT_FOUND => return Ok(None),
+        StatusCode::NOT_FOUND => {
+            inner.transport.missing("stat", answer).await?;
+            return Ok(None);
+        }
         StatusCode::PARTIAL_CONTENT => content_range(&answer).and_then(|r| r.total),
         StatusCode::OK if is_vouched(&answer, digest) => answer.length(),
         StatusCode::OK => {
@@ -87,7 +93,7 @@ async fn stat_by_get(inner: &Inner, digest: &Digest) -> Result<Option<u64>> {
 fn is_vouched(answer: &Answer, digest: &Digest) -> bool {
     answer.away
         || answer.digest() == Some(*digest)
-        || answer.text("docker-distribution-api-version").is_some()
+        || answer.text(API_VERSION).is_some()
         || answer.media_type() == "application/octet-stream"
 }
 
@@ -142,7 +148,10 @@ pub(super) async fn get(
                 .and_then(|t| t.strip_prefix("bytes */")?.parse().ok());
             return Err(other_size(desc, size.unwrap_or(0)));
         }
-        StatusCode::NOT_FOUND => return Ok(None),
+        StatusCode::NOT_FOUND => {
+            inner.transport.missing("get", answer).await?;
+            return Ok(None);
+        }
         _ => return Err(error::refusal("get", answer).await.error),
     };
     answer.check_digest("get", &desc.digest)?;

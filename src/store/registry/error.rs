@@ -3,7 +3,12 @@
 use oci_client::errors::{OciEnvelope, OciErrorCode};
 use reqwest::{StatusCode, header::HeaderMap};
 
-use super::{auth::Account, date, guard::LookupError, wire::Answer};
+use super::{
+    auth::Account,
+    date,
+    guard::{self, LookupError},
+    wire::{API_VERSION, Answer},
+};
 use crate::{
     redact,
     store::{Error, ErrorKind, net},
@@ -40,7 +45,7 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
     let words = match errors.first() {
         Some(e) if e.message.is_empty() => format!(": {}", code_text(&e.code)),
         Some(e) => format!(": {}: {}", code_text(&e.code), e.message),
-        None => plain_words(&body).map_or_else(String::new, |words| format!(": {words}")),
+        None => words(&body),
     };
     let other_way = (status == StatusCode::BAD_REQUEST && !away && wants_tls(&body))
         .then(|| format!("; it speaks TLS: {}", answer.other_way));
@@ -62,7 +67,11 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
                 .map(|a| shown(&a, kind))
                 .unwrap_or_default(),
             other_way.unwrap_or_default(),
-            hint(status, kind)
+            if is_foreign(status, &codes, &headers, away) {
+                IN_ITS_PLACE
+            } else {
+                hint(status, kind)
+            }
         ),
     );
     error.retry_after = date::retry_after(&headers);
@@ -71,6 +80,43 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
         codes,
         error,
     }
+}
+
+/// Says whether a body is a registry's refusal, whatever it is for.
+pub(super) fn has_code(body: &[u8]) -> bool {
+    serde_json::from_slice::<OciEnvelope>(body).is_ok_and(|e| !e.errors.is_empty())
+}
+
+/// Who answered what, where that is not a registry's answer.
+pub(super) fn described(answer: &Answer) -> String {
+    let from = guard::show(&answer.url);
+    let of = match (answer.media_type().as_str(), answer.text("server")) {
+        ("", None) => String::new(),
+        (media_type, None) => format!(" ({media_type})"),
+        ("", Some(server)) => format!(" (server {server})"),
+        (media_type, Some(server)) => format!(" ({media_type}, server {server})"),
+    };
+    let of: String = of.chars().take(MAX_WORDS).collect();
+    format!(
+        "answered with {} from `{from}`{}, which is not a registry's answer",
+        answer.status,
+        redact::escaped(&of)
+    )
+}
+
+/// What a body says in plain words, for the end of a message; empty for none.
+pub(super) fn words(body: &[u8]) -> String {
+    let Some(words) = plain_words(body) else {
+        return String::new();
+    };
+    let words: String = words.chars().take(MAX_WORDS).collect();
+    format!(": {}", redact::escaped(&words))
+}
+
+/// Says whether a refusal is a 404 that no registry sends: see `Transport::missing`.
+fn is_foreign(status: StatusCode, codes: &[OciErrorCode], headers: &HeaderMap, away: bool) -> bool {
+    let signed = !codes.is_empty() || headers.contains_key(API_VERSION);
+    status == StatusCode::NOT_FOUND && !signed && !away
 }
 
 /// The first line of a body that is plain text, as proxies and servers send it that are no registry; pages and documents say nothing.
@@ -156,6 +202,7 @@ pub(super) fn kind(
         403 => ErrorKind::Denied,
         // A session that is gone: the same operation from its start may go through.
         404 if says(C::BlobUploadUnknown) => ErrorKind::Unavailable,
+        404 if is_foreign(status, codes, headers, away) => ErrorKind::Unavailable,
         404 | 410 => ErrorKind::NoSuchStore,
         408 => ErrorKind::Timeout,
         409 | 412 => ErrorKind::Conflict,
@@ -256,7 +303,8 @@ mod tests {
             (400, K::Invalid),
             (401, K::Unauthenticated),
             (403, K::Denied),
-            (404, K::NoSuchStore),
+            (404, K::Unavailable),
+            (410, K::NoSuchStore),
             (405, K::Unsupported),
             (408, K::Timeout),
             (409, K::Conflict),

@@ -59,7 +59,10 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
         .await?;
     match answer.status {
         StatusCode::OK => {}
-        StatusCode::NOT_FOUND => return Ok(None),
+        StatusCode::NOT_FOUND => {
+            inner.transport.missing("resolve", answer).await?;
+            return Ok(None);
+        }
         _ => return Err(error::refusal("resolve", answer).await.error),
     }
     let corrupt = |why: String| Error::new(ErrorKind::Corrupt, "resolve", why);
@@ -126,7 +129,10 @@ pub(super) async fn head(inner: &Inner, reference: &Reference) -> Result<Option<
         .await?;
     match (answer.status, answer.digest()) {
         (StatusCode::OK, Some(digest)) => Ok(Some(digest)),
-        (StatusCode::NOT_FOUND, _) => Ok(None),
+        (StatusCode::NOT_FOUND, _) => {
+            inner.transport.missing("resolve", answer).await?;
+            Ok(None)
+        }
         (StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED, _) => {
             Ok(get(inner, reference).await?.map(|got| got.manifest.digest))
         }

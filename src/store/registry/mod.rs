@@ -25,6 +25,7 @@ mod guard;
 mod helper;
 mod location;
 mod manifests;
+mod missing;
 mod scopes;
 mod session;
 mod tags;

@@ -100,7 +100,10 @@ async fn list_those(inner: &Inner, wanted: impl Fn(&str) -> bool) -> Result<Vec<
             .await?;
         match answer.status {
             StatusCode::OK => {}
-            StatusCode::NOT_FOUND if seen.is_empty() => return Ok(found),
+            StatusCode::NOT_FOUND if seen.is_empty() => {
+                inner.transport.missing("list", answer).await?;
+                return Ok(found);
+            }
             _ => return Err(error::refusal("list", answer).await.error),
         }
         let body = answer.read("list", MAX_PAGE_BYTES).await?;

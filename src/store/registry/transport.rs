@@ -21,12 +21,12 @@ use super::{
     guard::{self, Guard},
     location::Location,
     scopes::Scopes,
-    wire::{Answer, Ask, Patience, stalled},
+    wire::{API_VERSION, Answer, Ask, Patience, stalled},
 };
 use crate::{
     entry::Time,
     redact,
-    store::{Error, ErrorKind, Result, net},
+    store::{Error, ErrorKind, Result, net, signs::Signs},
     task, trace,
 };
 
@@ -229,6 +229,7 @@ pub(super) struct Transport {
     /// The registry's clock, and when we heard it.
     clock: Mutex<Option<(i64, Instant)>>,
     warnings: Mutex<BTreeSet<String>>,
+    pub(super) signs: Signs,
 }
 
 impl Transport {
@@ -242,6 +243,7 @@ impl Transport {
             auth: Auth::new(location.clone(), config.clone()),
             clock: Mutex::new(None),
             warnings: Mutex::default(),
+            signs: Signs::default(),
         })
     }
 
@@ -359,7 +361,7 @@ impl Transport {
     }
 
     /// Sends and follows redirects; credentials go to the registry itself only.
-    async fn follow(&self, ask: &Ask, show: Option<HeaderValue>) -> Result<Answer> {
+    pub(super) async fn follow(&self, ask: &Ask, show: Option<HeaderValue>) -> Result<Answer> {
         let mut url = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let home = self.wire.guard.is_home(&url);
@@ -391,6 +393,9 @@ impl Transport {
 
     /// Takes the clock and the warnings of an answer of the registry itself.
     fn listen(&self, headers: &HeaderMap) {
+        if headers.contains_key(API_VERSION) {
+            self.signs.seen();
+        }
         // What a cache kept carries an `Age` and an old date.
         if let Some(now) = date::sent_at(headers).filter(|_| !headers.contains_key(AGE)) {
             *self.clock.lock().unwrap_or_else(PoisonError::into_inner) =

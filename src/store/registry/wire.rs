@@ -27,6 +27,9 @@ use crate::{
 /// Bytes handed to the connection at once: small, so that a slow link is not taken for a stalled one.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// What registries name their API by in each answer (distribution, `docs/content/spec/api.md`).
+pub(super) const API_VERSION: &str = "docker-distribution-api-version";
+
 /// What a request sends.
 #[derive(Debug, Clone)]
 pub(super) enum Payload {
@@ -219,6 +222,11 @@ impl Answer {
     /// `Content-Length`, as it was sent.
     pub(super) fn length(&self) -> Option<u64> {
         self.text(CONTENT_LENGTH)?.parse().ok()
+    }
+
+    /// Returns true if its headers are a registry's: proxies add [`API_VERSION`] to their own pages too.
+    pub(super) fn is_signed(&self) -> bool {
+        self.headers.contains_key(API_VERSION) && self.media_type() != "text/html"
     }
 
     /// The media type without its parameters, in lower case; empty where none was sent.

@@ -14,6 +14,7 @@ use super::{
     account::{self, Account},
     cap::TooLong,
     foreign::{Foreign, foreign},
+    missing,
 };
 use crate::store::{
     error::{Error, ErrorKind},
@@ -149,11 +150,16 @@ fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'sta
 }
 
 fn answered(op: &'static str, a: &Answer<'_>) -> Error {
+    // Of an answer without a body the SDK makes up `NotFound`.
+    let is_empty = a.raw.body().bytes().is_none_or(<[u8]>::is_empty);
+    let is_made_up = a.code.is_empty() || (a.code == "NotFound" && is_empty);
+    if a.status == 404 && is_made_up {
+        return missing::foreign_404(op, a.raw);
+    }
     let kind = by_code(a.code).unwrap_or_else(|| by_status(a));
     let header = |name: &str| a.raw.headers().get(name);
     let mut text = format!("answered {}", a.status);
-    // For a HEAD the SDK makes up a code of the status; a body there is none.
-    if !a.code.is_empty() && a.code != "NotFound" {
+    if !a.code.is_empty() {
         text = format!("{text} {}", plain(a.code));
     }
     if !a.words.is_empty() {
@@ -419,6 +425,8 @@ mod tests {
     fn codes_and_statuses_have_the_kind_that_callers_act_on() {
         for (status, code, kind) in [
             (404, "NoSuchBucket", ErrorKind::NoSuchStore),
+            (404, "NotFound", ErrorKind::Unavailable),
+            (404, "", ErrorKind::Unavailable),
             (403, "AccessDenied", ErrorKind::Denied),
             (403, "RequestTimeTooSkewed", ErrorKind::Unavailable),
             (400, "ExpiredToken", ErrorKind::Unauthenticated),

@@ -2,12 +2,7 @@
 
 use std::{ops::Range, sync::Arc, sync::atomic::Ordering};
 
-use aws_sdk_s3::{
-    config::http::HttpResponse,
-    error::{ProvideErrorMetadata, SdkError},
-    operation::get_object::GetObjectOutput,
-    primitives::ByteStream as SdkStream,
-};
+use aws_sdk_s3::{operation::get_object::GetObjectOutput, primitives::ByteStream as SdkStream};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 
@@ -15,6 +10,7 @@ use super::{
     Wire,
     error::{chain, from_sdk},
     foreign::foreign,
+    missing::missing,
     patience::{self, Answer},
 };
 use crate::{
@@ -26,6 +22,7 @@ use crate::{
         check_range,
         error::{Error, ErrorKind, Result},
         net::Watch,
+        signs::To,
     },
 };
 
@@ -55,11 +52,13 @@ impl Wire {
         );
         let head = match patience::within(op, self.stall, Answer::Soon, sent).await? {
             Ok(head) => head,
-            Err(e) if is_missing(&e) => {
-                self.check_bucket(op).await?;
-                return Ok(None);
-            }
-            Err(e) => return Err(from_sdk(op, e)),
+            Err(e) => match missing(&e) {
+                Some(missing) => {
+                    self.believe(op, missing, To::Head).await?;
+                    return Ok(None);
+                }
+                None => return Err(from_sdk(op, e)),
+            },
         };
         check_tagged(op, head.e_tag())?;
         self.bucket_seen.store(true, Ordering::Relaxed);
@@ -94,13 +93,13 @@ impl Wire {
                 self.bucket_seen.store(true, Ordering::Relaxed);
                 Ok(Some(object))
             }
-            Err(e) if is_missing(&e) => {
-                if e.code().is_none() {
-                    self.check_bucket(op).await?;
+            Err(e) => match missing(&e) {
+                Some(missing) => {
+                    self.believe(op, missing, To::Get).await?;
+                    Ok(None)
                 }
-                Ok(None)
-            }
-            Err(e) => Err(from_sdk(op, e)),
+                None => Err(from_sdk(op, e)),
+            },
         }
     }
 
@@ -348,12 +347,6 @@ fn cut(op: &'static str, came: u64, of: u64) -> Error {
         op,
         format!("the body ended after {came} of {of} bytes"),
     )
-}
-
-/// Says whether an answer means: no such object (and not: no such bucket).
-pub(super) fn is_missing<E: ProvideErrorMetadata>(e: &SdkError<E, HttpResponse>) -> bool {
-    e.raw_response().is_some_and(|r| r.status().as_u16() == 404)
-        && matches!(e.code(), None | Some("NoSuchKey" | "NotFound"))
 }
 
 pub(super) fn time(t: &aws_sdk_s3::primitives::DateTime) -> Option<Time> {

@@ -69,6 +69,7 @@ impl Wire {
                 Answer::Soon
             };
             let page = patience::answer(op, self.stall, patience, sent).await?;
+            self.signs.seen();
             let own = |key: &str| key.strip_prefix(&self.prefix).map(str::to_owned);
             for object in page.contents() {
                 // What does not start with our prefix was not asked for.

@@ -28,6 +28,7 @@ mod foreign;
 mod get;
 mod list;
 mod location;
+mod missing;
 mod multipart;
 mod patience;
 mod put;
@@ -39,11 +40,7 @@ mod traced;
 pub use config::{Checksum, Config, Sse};
 pub use location::Location;
 
-use super::{
-    error::{ErrorKind, Result},
-    keys::Repo,
-    net,
-};
+use super::{error::Result, keys::Repo, net, signs::Signs};
 use crate::redact::Secret;
 
 /// An access key that is passed in rather than found.
@@ -78,6 +75,7 @@ struct Wire {
     sends_sha256: bool,
     /// Whether the bucket is known to exist.
     bucket_seen: AtomicBool,
+    signs: Signs,
     /// Whether the store has not yet refused `If-None-Match` and `If-Match` as unknown.
     conditions: AtomicBool,
     /// Whether the store has not yet refused `DeleteObjects`.
@@ -133,6 +131,7 @@ impl S3 {
             stall: common.stall,
             sends_sha256: connection.sends_sha256,
             bucket_seen: AtomicBool::new(false),
+            signs: Signs::default(),
             conditions: AtomicBool::new(true),
             batch_deletes: AtomicBool::new(true),
         };
@@ -172,21 +171,5 @@ impl Wire {
         if self.conditions.swap(false, Ordering::Relaxed) {
             tracing::debug!(store = self.url, "Store knows no conditional writes");
         }
-    }
-
-    /// Tells a missing object from a missing bucket, which a HEAD cannot: asks once.
-    async fn check_bucket(&self, op: &'static str) -> Result<()> {
-        if self.bucket_seen.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let asked = Box::pin(self.client.head_bucket().bucket(&self.bucket).send());
-        match patience::answer(op, self.stall, patience::Answer::Soon, asked).await {
-            Ok(_) => {}
-            // Who may not list the bucket may still read it.
-            Err(e) if matches!(e.kind, ErrorKind::Denied | ErrorKind::Unsupported) => {}
-            Err(e) => return Err(e),
-        }
-        self.bucket_seen.store(true, Ordering::Relaxed);
-        Ok(())
     }
 }

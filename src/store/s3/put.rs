@@ -15,7 +15,8 @@ use super::{
     config::{Config, Sse},
     error::from_sdk,
     foreign::foreign,
-    get::{Head, is_missing},
+    get::Head,
+    missing::{Missing, missing},
     patience,
 };
 use crate::{
@@ -180,7 +181,7 @@ impl Wire {
                     }
                     Ok(_) => return Ok(()),
                     Err(e) => {
-                        let absent = is_missing(&e);
+                        let absent = missing(&e) == Some(Missing::Said);
                         let mut e = from_sdk(op, e);
                         // `If-Match` on what is not there.
                         if absent && matches!(condition, Condition::Is(_)) {

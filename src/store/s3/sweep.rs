@@ -14,6 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{
     S3, Wire,
     get::{Head, time},
+    missing::{Missing, missing},
     patience::{self, Answer},
     put::{Condition, acl, sse, storage_class},
 };
@@ -25,6 +26,7 @@ use crate::{
         error::{Error, ErrorKind, Result},
         keys::{self, Key},
         record,
+        signs::To,
     },
 };
 
@@ -252,7 +254,7 @@ impl Wire {
                 OP,
                 "the answer has no `CopyObjectResult`",
             )),
-            Err(e) if super::get::is_missing(&e) => Ok(false),
+            Err(e) if missing(&e) == Some(Missing::Said) => Ok(false),
             Err(e) => Err(super::error::from_sdk(OP, e)),
         }
     }
@@ -268,8 +270,10 @@ impl Wire {
         );
         match patience::within(op, self.stall, Answer::Later, sent).await? {
             Ok(_) => Ok(()),
-            Err(e) if super::get::is_missing(&e) => Ok(()),
-            Err(e) => Err(super::error::from_sdk(op, e)),
+            Err(e) => match missing(&e) {
+                Some(missing) => self.believe(op, missing, To::Get).await,
+                None => Err(super::error::from_sdk(op, e)),
+            },
         }
     }
 

@@ -97,6 +97,7 @@ impl Core {
         };
         let counts = Arc::new(Counts::default());
         let (ledger, lock) = Ledger::open(&settings.state_dir).await?;
+        let health = Arc::new(Health::new(remote.url.to_string()));
         let core = Self {
             front: Front::new(near, settings.room, counts.clone())?,
             remote: Remote {
@@ -105,8 +106,8 @@ impl Core {
                 repositories,
                 opened: remote.clone(),
             },
-            health: Arc::new(Health::new(remote.url.to_string())),
-            seen: Seen::new(),
+            seen: Seen::new(health.clone()),
+            health,
             unsent: Unsent::new(ledger.clone()),
             queue: Queue::new(ledger.clone(), settings.max_queued),
             ledger,

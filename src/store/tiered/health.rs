@@ -63,6 +63,8 @@ struct State {
     doubted: bool,
     /// When it last answered anything.
     heard: Instant,
+    /// A probe was answered since the start, so that what waits may be sent.
+    proven: bool,
     /// The next pause between probes while it is unreachable.
     pause: Duration,
     /// Probes that began, and that ended.
@@ -78,7 +80,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Begins with a remote that is up, until it proves otherwise. `store` names it in errors.
+    /// Begins with a remote that is up, until it proves otherwise; the first probe comes at once. `store` names it in errors.
     pub(super) fn new(store: String) -> Self {
         let state = State {
             away: None,
@@ -86,6 +88,7 @@ impl Health {
             outages: 0,
             doubted: false,
             heard: Instant::now(),
+            proven: false,
             pause: FIRST_PAUSE,
             begun: 0,
             ended: 0,
@@ -168,7 +171,9 @@ impl Health {
     /// an answer to an old one says nothing of now.
     async fn judged<T>(&self, done: Result<T>, outages: u64) -> Result<T> {
         let e = match done {
-            Err(e) if e.is_temporary() || is_refused(e.kind) => e.at(&self.store, ""),
+            Err(e) if e.is_temporary() || e.kind == ErrorKind::Corrupt || is_refused(e.kind) => {
+                e.at(&self.store, "")
+            }
             answered => {
                 self.heard();
                 return answered.map_err(|e| e.at(&self.store, ""));
@@ -180,8 +185,9 @@ impl Health {
             return Err(e);
         }
         let answers = self.still_answers().await;
-        if is_refused(e.kind) {
-            // Of all requests alike it is an outage: what is at hand serves until the credentials, or the bucket, are right again.
+        // Of all requests alike a refusal is an outage: what is at hand serves until the credentials, or the bucket, are right again.
+        // Bytes that make no sense are damage, or a page of something that answers in its place.
+        if is_refused(e.kind) || e.kind == ErrorKind::Corrupt {
             return Err(if answers { e } else { self.away(e.op) });
         }
         if answers {
@@ -291,9 +297,17 @@ impl Health {
         });
     }
 
-    /// Waits until it is up.
+    /// Waits until it is up, and was found to be so by a probe.
     pub(super) async fn up(&self) {
-        self.turned(true).await;
+        let mut state = self.state.subscribe();
+        // The sender is ours, so it cannot be gone.
+        let _ = state.wait_for(|s| s.away.is_none() && s.proven).await;
+    }
+
+    /// Changes when it becomes unreachable, and when it is back.
+    pub(super) fn turn(&self) -> (u64, bool) {
+        let state = self.state.borrow();
+        (state.outages, state.away.is_none())
     }
 
     /// Waits until it is unreachable.
@@ -351,7 +365,11 @@ impl Health {
     /// Waits until a probe is due; returns how long its answer may take.
     async fn until_due(&self) -> Duration {
         if self.is_up() {
-            let idle = self.state.borrow().heard + IDLE;
+            let (heard, proven) = {
+                let state = self.state.borrow();
+                (state.heard, state.proven)
+            };
+            let idle = if proven { heard + IDLE } else { heard };
             tokio::select! {
                 () = self.hurry.notified() => {}
                 () = sleep_until(idle) => {}
@@ -371,9 +389,14 @@ impl Health {
     }
 
     fn unanswered(&self, e: &Error, begun: Instant, outages: u64) {
-        if self.state.borrow().heard > begun {
+        // A refusal, or what something else answered in its place, is not excused by what others were answered: that may be
+        // from there too.
+        if e.kind == ErrorKind::Timeout && self.state.borrow().heard > begun {
             // It answers others, if slowly.
-            self.state.send_modify(|s| s.doubted = false);
+            self.state.send_modify(|s| {
+                s.doubted = false;
+                s.proven = true;
+            });
             return;
         }
         tracing::debug!(error = %e, "A probe of the remote store failed");
@@ -384,8 +407,9 @@ impl Health {
         self.state.send_if_modified(|state| {
             state.heard = Instant::now();
             let doubted = std::mem::take(&mut state.doubted);
+            let proven = std::mem::replace(&mut state.proven, true);
             if state.away.take().is_none() {
-                return doubted;
+                return doubted || !proven;
             }
             let away_s = state.since.elapsed().as_secs();
             tracing::info!(store = %self.store, away_s, "The remote store is back");

@@ -21,6 +21,7 @@ use crate::{
     store::{
         Expect, Published, Resolved, check_manifest,
         error::{Error, ErrorKind, Result},
+        record,
     },
 };
 
@@ -70,6 +71,8 @@ impl Core {
                 let asked = self.remote.records.write_record(key, bytes.clone());
                 let asked = self.health.ask("write record", asked).await;
                 asked.map_err(not_ours)?;
+                let back = self.remote.records.read_record(key, record::MAX_BYTES);
+                self.is_back("read record", back).await?;
                 Ok(Outcome::There)
             }
             What::Publish(publication) => {
@@ -77,6 +80,19 @@ impl Core {
                 one.replay(self, publication).await
             }
         }
+    }
+
+    /// Makes sure that what was just written can be read, before it goes from the queue: what answers in the remote's place may take
+    /// an upload as the remote does, and does not have it then.
+    async fn is_back<T>(
+        &self,
+        op: &'static str,
+        read: impl Future<Output = Result<Option<T>>>,
+    ) -> Result<()> {
+        let read = self.health.ask(op, read).await.map_err(not_ours)?;
+        let why = "the remote store took it and does not have it";
+        let lost = || Error::new(ErrorKind::Unavailable, op, why).alone();
+        read.map(drop).ok_or_else(lost)
     }
 
     /// Makes known what became of an update, and takes it from the queue.
@@ -136,6 +152,9 @@ impl One {
         core.send_children(&children, Look::Again).await?;
         let Some(tag) = &publication.tag else {
             self.put(&ours, None, &Expect::Anything).await?;
+            let by_digest = digest.into();
+            let back = self.remote.store().resolve(&by_digest);
+            core.is_back("resolve", back).await?;
             return Ok(Outcome::There);
         };
         for _ in 0..ROUNDS {
@@ -145,6 +164,8 @@ impl One {
             }
             if holds(&publication.expect, head.as_ref()) {
                 if self.put(&ours, Some(tag), &now_at(head.as_ref())).await? == Published::Done {
+                    core.is_back("resolve", self.remote.store().pointer(tag))
+                        .await?;
                     return Ok(Outcome::Points(ours));
                 }
                 continue;
@@ -163,6 +184,8 @@ impl One {
             let (children, _) = neighbours(&merged).await;
             core.send_children(&children, Look::Again).await?;
             if self.put(&merged, Some(tag), &now_at(Some(&theirs))).await? == Published::Done {
+                core.is_back("resolve", self.remote.store().pointer(tag))
+                    .await?;
                 return Ok(Outcome::Merged(merged));
             }
         }

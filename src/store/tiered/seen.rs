@@ -1,15 +1,17 @@
 //! What the remote was seen to have a short while ago, so that it is not asked for every blob of every manifest.
 //!
-//! Long enough for one export, short enough not to lean on it.
+//! Long enough for one export, short enough not to lean on it. What was seen before an outage does not count after it: something else
+//! may have answered in the remote's place before that was noticed.
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
+use super::health::Health;
 use crate::digest::Digest;
 
 /// Digests are forgotten after one to two of these.
@@ -21,23 +23,39 @@ struct Ages {
     young: HashSet<Digest>,
     old: HashSet<Digest>,
     turned: Instant,
+    /// The outage that they come after.
+    after: (u64, bool),
 }
 
 /// Digests that the remote has.
-pub(super) struct Seen(Mutex<Ages>);
+pub(super) struct Seen {
+    ages: Mutex<Ages>,
+    health: Arc<Health>,
+}
 
 impl Seen {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Ages {
+    pub(super) fn new(health: Arc<Health>) -> Self {
+        let ages = Ages {
             young: HashSet::new(),
             old: HashSet::new(),
             turned: Instant::now(),
-        }))
+            after: health.turn(),
+        };
+        Self {
+            ages: Mutex::new(ages),
+            health,
+        }
     }
 
     fn ages(&self) -> MutexGuard<'_, Ages> {
         // Nothing can panic while it is held.
-        let mut ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.health.turn();
+        if ages.after != now {
+            ages.young.clear();
+            ages.old.clear();
+            ages.after = now;
+        }
         if ages.young.len() >= MOST || ages.turned.elapsed() >= AGE {
             let idle = ages.turned.elapsed() >= 2 * AGE;
             ages.old = std::mem::take(&mut ages.young);
@@ -76,7 +94,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_seen_is_forgotten_after_a_while() {
-        let seen = Seen::new();
+        let seen = Seen::new(Arc::new(Health::new(String::new())));
         let d = Digest::sha256_of(b"x");
         seen.insert(&d);
         assert!(seen.contains(&d));
@@ -86,6 +104,18 @@ mod tests {
         assert!(!seen.contains(&d));
         seen.insert(&d);
         seen.forget(&[d]);
+        assert!(!seen.contains(&d));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_seen_before_an_outage_does_not_count_after_it() {
+        let health = Arc::new(Health::new(String::new()));
+        let seen = Seen::new(health.clone());
+        let d = Digest::sha256_of(b"x");
+        seen.insert(&d);
+        let e = crate::store::Error::new(crate::store::ErrorKind::Unavailable, "get", "no");
+        let failed = health.ask("get", async { Err::<(), _>(e.unheard()) });
+        failed.await.unwrap_err();
         assert!(!seen.contains(&d));
     }
 }

@@ -110,7 +110,11 @@ pub(super) fn with(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>
 /// An error in the registry's form.
 pub(super) fn refuse(status: u16, code: &str) -> Reply {
     let body = format!(r#"{{"errors":[{{"code":"{code}","message":"said by the test"}}]}}"#);
-    with(status, &[("content-type", "application/json")], body)
+    let headers = [
+        ("content-type", "application/json"),
+        ("docker-distribution-api-version", "registry/2.0"),
+    ];
+    with(status, &headers, body)
 }
 
 impl Fake {

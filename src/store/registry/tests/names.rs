@@ -320,3 +320,73 @@ async fn a_server_that_says_200_to_everything_is_no_registry() {
         foreign("untag", store.untag(&tag).await.unwrap_err());
     }
 }
+
+/// What an ingress without its back end, a wrong virtual host or a captive portal answers to everything.
+fn not_found(sort: usize, call: &Call) -> Act {
+    let (media_type, body) = match sort {
+        0 => ("text/html", "<html>404</html>"),
+        1 => ("text/plain", "default backend - 404"),
+        2 => ("application/json", r#"{"errors":[{"status":"404"}]}"#),
+        _ => ("", ""),
+    };
+    let body = if call.method == "HEAD" { "" } else { body };
+    Act::Reply(with(404, &[("content-type", media_type)], body))
+}
+
+#[tokio::test]
+async fn a_server_that_says_404_to_everything_is_no_registry() {
+    for sort in 0..4 {
+        let fake = Fake::start(move |call| Some(not_found(sort, call))).await;
+        let store = open(&fake).await;
+        let foreign = |what: &str, e: Error| {
+            assert!(e.is_temporary(), "{sort} {what}: {e}");
+            assert!(e.message.contains("in the registry's place"), "{e}");
+        };
+        let bytes = some_bytes(1000);
+        foreign("stat", store.stat(&desc(&bytes).digest).await.unwrap_err());
+        foreign("get", get(&store, &bytes, 0..1000).await.unwrap_err());
+        foreign("get", get(&store, &bytes, 5..10).await.unwrap_err());
+        foreign("put", put(&store, &bytes).await.unwrap_err());
+        foreign("tag", resolve(&store, tag("t")).await.unwrap_err());
+        let digest = manifest(1).digest;
+        foreign("digest", resolve(&store, digest).await.unwrap_err());
+        let published = publish(&store, &manifest(1), "t").await;
+        foreign("publish", published.unwrap_err());
+        foreign("tags", store.tags("").await.unwrap_err());
+        foreign("untag", store.untag(&tag("t")).await.unwrap_err());
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_signs_what_is_missing_is_asked_nothing_more() {
+    let fake = Fake::plain().await;
+    let store = open(&fake).await;
+    let bytes = some_bytes(10);
+    assert_eq!(store.stat(&desc(&bytes).digest).await.unwrap(), None);
+    assert!(store.get(&desc(&bytes), 0..10).await.unwrap().is_none());
+    assert_eq!(resolve(&store, tag("t")).await.unwrap(), None);
+    assert_eq!(fake.names(), ["HEAD blobs", "GET blobs", "GET manifests"]);
+}
+
+#[tokio::test]
+async fn a_registry_that_signs_nothing_is_asked_once_whether_it_is_one() {
+    for version in [200, 401] {
+        let fake = Fake::start(move |call| {
+            Some(Act::Reply(match (call.path.as_str(), version) {
+                ("/v2/", 200) => with(200, &[], "{}"),
+                ("/v2/", _) => with(401, &[("www-authenticate", "Basic realm=x")], ""),
+                _ => reply(404),
+            }))
+        })
+        .await;
+        let store = open(&fake).await;
+        for id in 0..5 {
+            let digest = manifest(id).digest;
+            assert_eq!(store.stat(&digest).await.unwrap(), None);
+            assert_eq!(resolve(&store, digest).await.unwrap(), None);
+        }
+        let asked = fake.names().iter().filter(|n| *n == "GET /v2/").count();
+        // Each is asked about again after a while only, and this may be a slow machine.
+        assert!((1..10).contains(&asked), "{asked}");
+    }
+}

@@ -287,11 +287,11 @@ async fn clock_is_the_registrys_own() {
 #[tokio::test]
 async fn same_warning_is_kept_once() {
     let fake = Fake::start(|_| {
-        Some(Act::Reply(with(
-            404,
-            &[("warning", "299 - \"going away\"")],
-            "",
-        )))
+        let headers = [
+            ("docker-distribution-api-version", "registry/2.0"),
+            ("warning", "299 - \"going away\""),
+        ];
+        Some(Act::Reply(with(404, &headers, "")))
     })
     .await;
     let store = open(&fake).await;

@@ -165,3 +165,85 @@ async fn an_answer_from_before_the_last_outage_says_nothing_of_now() {
     old.unwrap_err();
     assert!(health.is_up());
 }
+
+/// A remote that takes its time, and then refuses.
+struct Late(ErrorKind);
+
+#[async_trait::async_trait]
+impl Records for Late {
+    async fn read_record(&self, _: &str, _: u64) -> Result<Option<bytes::Bytes>> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Err(Error::new(self.0, "read record", "a page"))
+    }
+
+    async fn write_record(&self, _: &str, _: bytes::Bytes) -> Result<()> {
+        Ok(())
+    }
+
+    async fn remove_record(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn list_records(&self, _: &str) -> Result<Vec<Listed>> {
+        Ok(Vec::new())
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_probe_without_an_answer_is_excused_by_what_others_were_answered() {
+    for (kind, is_up) in [
+        (ErrorKind::Timeout, true),
+        (ErrorKind::Unavailable, false),
+        (ErrorKind::Denied, false),
+    ] {
+        let health = Health::new("s3:x".to_owned());
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            health.ask("get", async { Ok(()) }).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        tokio::select! {
+            () = others => {}
+            () = health.probe(Arc::new(Late(kind))) => unreachable!(),
+        }
+        assert_eq!(health.is_up(), is_up, "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_before_the_first_probe_was_answered() {
+    let health = Health::new(String::new());
+    health.ask("get", async { Ok(()) }).await.unwrap();
+    let sends = timeout(Duration::from_hours(1), health.up());
+    sends.await.unwrap_err();
+    let begun = Instant::now();
+    tokio::select! {
+        () = health.up() => {}
+        () = health.probe(Arc::new(Empty)) => unreachable!(),
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_make_no_sense_are_damage_only_where_a_probe_is_answered() {
+    let page = || Err(Error::new(ErrorKind::Unavailable, "read record", "a page"));
+    let none = || Ok(None);
+    for (answer, is_up) in [(none as fn() -> _, true), (page as fn() -> _, false)] {
+        let health = Health::new("s3:x".to_owned());
+        let damaged = async { Err::<(), _>(Error::new(ErrorKind::Corrupt, "get", "no record")) };
+        let e = tokio::select! {
+            asked = health.ask("get", damaged) => asked.unwrap_err(),
+            () = health.probe(Arc::new(Answers(answer))) => unreachable!(),
+        };
+        assert_eq!(
+            (e.kind == ErrorKind::Corrupt, health.is_up()),
+            (is_up, is_up),
+            "{e}"
+        );
+        assert_eq!(e.is_temporary(), !is_up, "{e}");
+    }
+}

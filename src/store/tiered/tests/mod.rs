@@ -48,6 +48,8 @@ struct Link {
     way: Mutex<Option<Way>>,
     /// What was asked, in order.
     asked: Mutex<Vec<String>>,
+    /// What is written is acknowledged, and is not there then.
+    forgets: AtomicBool,
     /// Operations of this name are refused, for this reason.
     refused: Mutex<Option<(&'static str, ErrorKind)>>,
     /// The next put finds the disk full.
@@ -261,6 +263,9 @@ impl BlobStore for Linked {
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         self.link.pass("put", desc.digest).await?;
+        if self.link.forgets.load(SeqCst) {
+            return Ok(Put::Stored);
+        }
         self.store.put(desc, body).await
     }
 }
@@ -302,6 +307,9 @@ impl TagStore for Linked {
     ) -> Result<Published> {
         let name = tag.map_or_else(|| manifest.digest.to_string(), ToString::to_string);
         self.link.pass("publish", name).await?;
+        if self.link.forgets.load(SeqCst) {
+            return Ok(Published::Done);
+        }
         self.store.publish(manifest, tag, expect).await
     }
 
@@ -337,6 +345,9 @@ impl Records for Linked {
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
         self.link.pass("write", key).await?;
+        if self.link.forgets.load(SeqCst) {
+            return Ok(());
+        }
         self.records.write_record(key, bytes).await
     }
 

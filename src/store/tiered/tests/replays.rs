@@ -333,3 +333,38 @@ async fn sweep_knows_what_the_queue_needs() {
         .unwrap();
     assert_eq!(removed, (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_remote_takes_and_does_not_have_stays_in_the_queue() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let repo = daemon.repo("a");
+    let tagged = push(&repo, "t", 1).await.unwrap();
+    let untagged = image(&[], 2);
+    repo.put_manifest(&untagged, &[]).await.unwrap();
+    let record = crate::store::keys::manifest(repo.name(), &Digest::sha256_of(b"x"));
+    let records = daemon.tiered.records();
+    let bytes = Bytes::from_static(b"{}");
+    records.write_record(&record, bytes.clone()).await.unwrap();
+    let waiting = daemon.status().updates;
+    // A page that answers every upload as a store does.
+    daemon.link.forgets.store(true, SeqCst);
+    daemon.back().await;
+    let left = daemon.flush_for(Duration::from_secs(3)).await;
+    assert_eq!(left.updates, waiting, "{left:?}");
+    daemon.link.forgets.store(false, SeqCst);
+    assert!(daemon.flush().await.is_flushed());
+    assert_eq!(world.at_remote("a", "t").await, Some(tagged));
+    let remote = world.remote().await.repositories.unwrap();
+    let there = remote.repository(&"a".parse().unwrap());
+    assert!(
+        there
+            .manifest(&untagged.digest.into())
+            .await
+            .unwrap()
+            .is_some()
+    );
+    let kept = remote.records().read_record(&record, 100).await.unwrap();
+    assert_eq!(kept, Some(bytes));
+}

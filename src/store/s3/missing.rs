@@ -1,0 +1,116 @@
+//! Whether an answer 404 is the store's: see [`crate::store::signs`].
+//!
+//! S3 says in a document what is not there (S3 API reference, "Error responses"), but to HEAD, whose answers have a request's id
+//! alone: `x-amz-request-id` (AWS, MinIO, Ceph, SeaweedFS), `x-guploader-uploadid` (Google).
+
+use std::sync::atomic::Ordering;
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+
+use super::{
+    Wire,
+    error::{from_sdk, plain},
+    foreign::foreign,
+    patience::{self, Answer},
+};
+use crate::{
+    digest::Digest,
+    store::{
+        error::{Error, ErrorKind, Result},
+        keys,
+        signs::To,
+    },
+};
+
+/// How an answer says that there is no such object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// In S3's words.
+    Said,
+    /// Without words, but in an S3 store's headers: there may be no such bucket either.
+    Signed,
+    /// By its status alone, which may be anybody's.
+    Bare,
+}
+
+/// Reads an answer; `None` if it says something else.
+pub(super) fn missing<E: ProvideErrorMetadata>(e: &SdkError<E, HttpResponse>) -> Option<Missing> {
+    let SdkError::ServiceError(service) = e else {
+        return None;
+    };
+    let raw = service.raw();
+    if raw.status().as_u16() != 404 {
+        return None;
+    }
+    let has_words = raw.body().bytes().is_some_and(|body| !body.is_empty());
+    let header = |name: &str| raw.headers().get(name);
+    let signed = header("x-amz-request-id").or(header("x-guploader-uploadid"));
+    let is_page = header("content-type").is_some_and(|t| t.trim_start().starts_with("text/html"));
+    match service.err().code() {
+        Some("NoSuchKey" | "NotFound") if has_words => Some(Missing::Said),
+        // The SDK makes up a code where there is no body.
+        None | Some("NotFound") if !has_words => Some(match signed {
+            Some(_) if !is_page => Missing::Signed,
+            _ => Missing::Bare,
+        }),
+        _ => None,
+    }
+}
+
+/// A 404 without S3's words, which may be anybody's.
+pub(super) fn foreign_404(op: &'static str, raw: &HttpResponse) -> Error {
+    let header = |name: &str| raw.headers().get(name);
+    let of = match (header("content-type"), header("server")) {
+        (None, None) => String::new(),
+        (Some(media_type), None) => format!(" ({media_type})"),
+        (None, Some(server)) => format!(" (server {server})"),
+        (Some(media_type), Some(server)) => format!(" ({media_type}, server {server})"),
+    };
+    let why = format!("answered 404{}, not in a document of S3's", plain(&of));
+    foreign(op, why)
+}
+
+impl Wire {
+    /// Believes that there is no such object, unless it is not the store that says so, or there is no bucket. Asks for that at most
+    /// once where answers are signed.
+    pub(super) async fn believe(&self, op: &'static str, missing: Missing, to: To) -> Result<()> {
+        match missing {
+            Missing::Said => self.bucket_seen.store(true, Ordering::Relaxed),
+            Missing::Signed if self.bucket_seen.load(Ordering::Relaxed) => {}
+            Missing::Signed => self.ask_for_nothing(op).await?,
+            Missing::Bare => return self.signs.settle(op, to, self.ask_for_nothing(op)).await,
+        }
+        self.signs.signed(to);
+        Ok(())
+    }
+
+    /// Asks for an object that nobody wrote: that there is none, or no bucket, is said in words.
+    async fn ask_for_nothing(&self, op: &'static str) -> Result<()> {
+        let unknown = Digest::sha256_of(&fastrand::u128(..).to_le_bytes());
+        let sent = Box::pin(
+            self.client
+                .get_object()
+                .bucket(&self.bucket)
+                .key(self.key(&keys::blob(&unknown)))
+                .send(),
+        );
+        match patience::within(op, self.stall, Answer::Soon, sent).await? {
+            Ok(_) => return Err(foreign(op, "there is an object that nobody wrote")),
+            Err(e) if missing(&e) == Some(Missing::Said) => {}
+            Err(e) => {
+                let is_said = e.code().is_some();
+                let e = from_sdk(op, e);
+                // Whoever may not list the bucket may still read it.
+                if !is_said || !matches!(e.kind, ErrorKind::Denied | ErrorKind::Unsupported) {
+                    return Err(e);
+                }
+            }
+        }
+        self.bucket_seen.store(true, Ordering::Relaxed);
+        self.signs.seen();
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! Whether "not found" is a store's own word: a page that answers 404 to everything (a captive portal, an ingress without its back
+//! end, a wrong virtual host) must not be taken for a store that has nothing.
+//!
+//! Stores sign what they answer: by an error document, or by a header where an answer has no body. An unsigned answer without a body
+//! counts if the store was recognized within [`LATELY`], or else if it is when it is asked now, once for all callers. A store that has
+//! signed answers to the same method is asked in any case.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::time::{Duration, Instant};
+
+use super::error::{Error, Result};
+
+/// How long a store that was recognized, or not, is not asked again.
+const LATELY: Duration = Duration::from_secs(3);
+
+/// The method that was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// Its answers have headers alone.
+    Head,
+    /// GET, or any other whose answers may have a body.
+    Get,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When an answer was last known to be the store's.
+    seen: Option<Instant>,
+    /// When it was last asked and not recognized.
+    refused: Option<(Instant, Error)>,
+    /// Whether it signs that there is nothing, by method.
+    head: bool,
+    get: bool,
+}
+
+/// What is known of how a store signs.
+#[derive(Debug, Default)]
+pub(super) struct Signs {
+    state: Mutex<State>,
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Signs {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An answer just now was the store's.
+    pub(super) fn seen(&self) {
+        let mut state = self.state();
+        state.seen = Some(Instant::now());
+        state.refused = None;
+    }
+
+    /// It has signed that something is not there.
+    pub(super) fn signed(&self, to: To) {
+        self.seen();
+        let mut state = self.state();
+        match to {
+            To::Head => state.head = true,
+            To::Get => state.get = true,
+        }
+    }
+
+    /// Finds out whether an unsigned answer that just came is the store's. `ask` asks for one that would be signed.
+    ///
+    /// # Errors
+    /// Those of `ask`, now or within [`LATELY`].
+    pub(super) async fn settle(
+        &self,
+        op: &'static str,
+        to: To,
+        ask: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let came = Instant::now();
+        if let Some(known) = self.known(op, to, came) {
+            return known;
+        }
+        let _one_at_a_time = self.asking.lock().await;
+        if let Some(known) = self.known(op, to, came) {
+            return known;
+        }
+        let asked = ask.await;
+        match &asked {
+            Ok(()) => self.seen(),
+            Err(e) => self.state().refused = Some((Instant::now(), e.told())),
+        }
+        asked
+    }
+
+    fn known(&self, op: &'static str, to: To, came: Instant) -> Option<Result<()>> {
+        let state = self.state();
+        if let Some((at, e)) = &state.refused
+            && at.elapsed() <= LATELY
+        {
+            return Some(Err(Error { op, ..e.told() }));
+        }
+        let signs = match to {
+            To::Head => state.head,
+            To::Get => state.get,
+        };
+        let seen = state.seen?;
+        let counts = if signs {
+            seen > came
+        } else {
+            came.saturating_duration_since(seen) <= LATELY
+        };
+        counts.then_some(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::store::ErrorKind;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unsigned_answer_has_the_store_asked_at_most_once_in_a_while() {
+        let (signs, asked) = (Signs::default(), AtomicUsize::new(0));
+        let settle = |to| {
+            signs.settle("stat", to, async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            })
+        };
+        let times = || asked.load(Ordering::Relaxed);
+        for to in [To::Head, To::Get, To::Head] {
+            settle(to).await.unwrap();
+        }
+        assert_eq!(times(), 1);
+        tokio::time::advance(LATELY * 2).await;
+        let (a, b) = tokio::join!(settle(To::Head), settle(To::Head));
+        assert!(a.is_ok() && b.is_ok());
+        assert_eq!(times(), 2);
+        // Whatever it answers shows that it is there.
+        tokio::time::advance(LATELY * 2).await;
+        signs.seen();
+        settle(To::Head).await.unwrap();
+        assert_eq!(times(), 2);
+        // One that signs does not leave it out, so that nothing it said before vouches for this.
+        signs.signed(To::Get);
+        settle(To::Head).await.unwrap();
+        assert_eq!(times(), 2);
+        settle(To::Get).await.unwrap();
+        assert_eq!(times(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_not_recognized_is_asked_again_after_a_while_or_when_it_is() {
+        let (signs, asked) = (Signs::default(), AtomicUsize::new(0));
+        let settle = || {
+            signs.settle("stat", To::Head, async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                Err(Error::new(ErrorKind::Unavailable, "ask", "a page"))
+            })
+        };
+        for _ in 0..3 {
+            assert_eq!(settle().await.unwrap_err().message, "a page");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        tokio::time::advance(LATELY * 2).await;
+        settle().await.unwrap_err();
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        signs.seen();
+        settle().await.unwrap();
+    }
+}
