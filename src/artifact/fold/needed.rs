@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     artifact::{
         snapshot::{At, Pack, Snapshot},
-        toc::{ObjectId, TocEntry},
+        toc::{Object, ObjectId, TocEntry},
     },
     digest::Digest,
     entry::EntryPath,
@@ -35,7 +35,7 @@ pub fn drop_covered(snapshot: &mut Snapshot, own: &HashSet<Digest>) {
     let mut stays = others_of_the_same(snapshot, &is_own, &mut needed);
     let mut covered: HashSet<ObjectId> = HashSet::new();
     for (pack, _) in snapshot.packs.iter().zip(&is_own).filter(|(_, own)| **own) {
-        covered.extend(pack.toc.objects.iter().map(|o| o.id()));
+        covered.extend(pack.toc.objects.iter().map(Object::id));
     }
     for ((pack, stays), is_own) in snapshot.packs.iter().zip(&mut stays).zip(is_own) {
         let may_be_had = |id: ObjectId| needed.contains(&id) && (is_own || !covered.contains(&id));

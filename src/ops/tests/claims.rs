@@ -125,10 +125,10 @@ fn lies() -> Vec<Lie> {
     vec![
         ("frames of other bytes", Forged::other_bytes),
         ("frames that decode to less", |f| {
-            f.other_frames(|len| vec![7; len / 2])
+            f.other_frames(|len| vec![7; len / 2]);
         }),
         ("frames that decode to more", |f| {
-            f.other_frames(|len| vec![7; len + 1])
+            f.other_frames(|len| vec![7; len + 1]);
         }),
         ("frames that cannot be decoded", |f| {
             f.other_bytes();
@@ -235,7 +235,10 @@ async fn an_honest_pack_is_not_taken_for_damaged_because_another_one_says_it_hol
             .await
             .unwrap();
         let packs = current.head.unwrap().snapshot.packs;
-        packs.iter().map(|p| p.digest()).collect()
+        packs
+            .iter()
+            .map(crate::artifact::snapshot::Pack::digest)
+            .collect()
     };
     let two = world.node("two");
     import("dir", &two, &world.path("two", "cache")).await;
