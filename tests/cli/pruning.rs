@@ -116,7 +116,7 @@ fn prune_tells_a_damaged_tag_and_what_to_do() {
     at("export dir tree --name t").run().success();
     let tag = node.path("store/r/cachectl/tags/dir.t.default.");
     fs::write(tag, "garbage").unwrap();
-    for options in ["", " --max-age 100", " --now"] {
+    for options in ["", " --max-age 100d", " --now"] {
         let pruned = at(&format!("prune{options}")).run().code(1);
         for said in [
             "dir t (scope default)",
