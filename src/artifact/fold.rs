@@ -7,15 +7,21 @@ pub mod dated;
 pub mod replaced;
 pub mod size;
 
+mod needed;
+
 use super::{
     config::Folded,
-    snapshot::{At, Pack, Snapshot},
+    snapshot::{At, Pack, Places, Snapshot},
     toc::TocEntry,
 };
-use crate::entry::{EntryPath, Kind};
+use crate::{
+    digest::Digest,
+    entry::{EntryPath, Kind},
+};
 
 use contained::FOLDED_DAYS;
 pub use contained::remember;
+pub use needed::drop_covered;
 
 /// How snapshots of a kind behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +77,10 @@ pub fn fold(
         Rules::Tree if !side.merge => {
             let mut replaced = one_alone(side, head);
             replaced.published = head.published.max(side.published);
+            // What a replacement is to end does not come back.
+            if replaced::marks(side).max() <= replaced::marks(head).max() {
+                add_dead_packs(&mut replaced, head);
+            }
             replaced
         }
         _ if replaced::is_replaced(head, side, rules) => one_alone(side, head),
@@ -93,6 +103,21 @@ fn one_alone(one: &Snapshot, other: &Snapshot) -> Snapshot {
     let mut out = one.clone();
     out.folded.extend(other.folded.iter().cloned());
     out
+}
+
+/// Adds the packs of `other` without their entries: what they hold counts beside what those of `out` say they hold. Closing drops
+/// those of no use.
+fn add_dead_packs(out: &mut Snapshot, other: &Snapshot) {
+    let known: HashSet<Digest> = out.packs.iter().map(Pack::digest).collect();
+    for pack in other.packs.iter().filter(|p| !known.contains(&p.digest())) {
+        let count = pack.toc.entries.len();
+        out.packs.push(Pack {
+            live: vec![false; count],
+            days: vec![0; count],
+            ..pack.clone()
+        });
+    }
+    out.packs.sort_by_key(Pack::order);
 }
 
 fn union(head: &Snapshot, side: &Snapshot, rules: Rules) -> Snapshot {
@@ -142,7 +167,7 @@ fn join(pack: &mut Pack, other: &Pack) {
 }
 
 /// Makes a snapshot consistent: one live entry a path, each with all its objects in the listed packs, links and needs met,
-/// no entry below what is no folder. Packs that nothing live needs go. What cannot be resolved dies and is returned, the first
+/// no entry below what is no folder. Packs that nothing live needs go ([`needed`]). What cannot be resolved dies and is returned, the first
 /// ten thousand of it.
 pub fn close(snapshot: &mut Snapshot, rules: Rules) -> Vec<Died> {
     let mut died = Vec::new();
@@ -156,7 +181,7 @@ pub fn close(snapshot: &mut Snapshot, rules: Rules) -> Vec<Died> {
         Rules::Union { .. } => needs_are_met(snapshot, &mut died),
         Rules::Tree => tree_holds(snapshot, &mut died),
     }
-    drop_needless_packs(snapshot);
+    needed::drop_needless(snapshot);
     died
 }
 
@@ -216,16 +241,8 @@ fn objects_are_there(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     }
 }
 
-type Objects = HashMap<crate::digest::Sha256, (usize, usize)>;
-
-fn resolvable(snapshot: &Snapshot, objects: &Objects, at: At) -> bool {
-    let toc = &snapshot.packs[at.pack].toc;
-    snapshot.entry(at).objects.iter().all(|o| {
-        let (digest, len) = toc.object(*o);
-        objects
-            .get(&digest)
-            .is_some_and(|(pack, i)| snapshot.packs[*pack].toc.objects[*i].len == len)
-    })
+fn resolvable(snapshot: &Snapshot, objects: &Places, at: At) -> bool {
+    snapshot.object_ids(at).all(|id| objects.contains_key(&id))
 }
 
 /// What another entry needs is there, or that entry dies.
@@ -331,26 +348,6 @@ fn tree_holds(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     for at in dead {
         kill(snapshot, at);
     }
-}
-
-/// Removes packs that hold no live entry and no object that a live entry needs.
-fn drop_needless_packs(snapshot: &mut Snapshot) {
-    let objects = snapshot.objects();
-    let mut needed: Vec<bool> = snapshot
-        .packs
-        .iter()
-        .map(|p| p.live.iter().any(|l| *l))
-        .collect();
-    for (at, e) in snapshot.live() {
-        for o in &e.objects {
-            let (digest, _) = snapshot.packs[at.pack].toc.object(*o);
-            if let Some((pack, _)) = objects.get(&digest) {
-                needed[*pack] = true;
-            }
-        }
-    }
-    let mut needed = needed.into_iter();
-    snapshot.packs.retain(|_| needed.next().unwrap_or(true));
 }
 
 /// What leaves a union: entries unused for more than `max_age` days, then the least recently used until the stored share of

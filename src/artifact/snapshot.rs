@@ -10,11 +10,11 @@ use super::{
     config::{self, Config, FORMAT_VERSION, Fingerprint, Folded, PackState, RootMeta},
     media,
     name::SnapshotName,
-    toc::{MAX_STORED_TOC_BYTES, Toc, TocEntry},
+    toc::{MAX_STORED_TOC_BYTES, ObjectId, Toc, TocEntry},
     wire::{Malformed, Result, bad},
 };
 use crate::{
-    digest::{Digest, Sha256},
+    digest::Digest,
     entry::{EntryPath, Time},
 };
 
@@ -212,6 +212,9 @@ pub struct At {
     pub entry: usize,
 }
 
+/// Places of objects: index of the pack, index of the object in its table of contents.
+pub type Places = HashMap<ObjectId, (usize, usize)>;
+
 /// One cache at one time.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -343,21 +346,40 @@ impl Snapshot {
         self.live().map(|(at, e)| (&e.entry.path, at)).collect()
     }
 
-    /// Where each object is: pack and index of the object; the first pack that holds it counts.
-    pub fn objects(&self) -> HashMap<Sha256, (usize, usize)> {
+    /// Where each object is: pack and index of the object; the first pack that says it holds it counts.
+    pub fn objects(&self) -> Places {
         self.objects_outside(&HashSet::new())
     }
 
     /// The same without the packs at the indexes `spent`.
-    pub fn objects_outside(&self, spent: &HashSet<usize>) -> HashMap<Sha256, (usize, usize)> {
+    pub fn objects_outside(&self, spent: &HashSet<usize>) -> Places {
         let mut map = HashMap::with_capacity(self.packs.iter().map(|p| p.toc.objects.len()).sum());
         let packs = self.packs.iter().enumerate();
         for (pack, p) in packs.filter(|(pack, _)| !spent.contains(pack)) {
             for (i, o) in p.toc.objects.iter().enumerate() {
-                map.entry(o.digest).or_insert((pack, i));
+                map.entry(o.id()).or_insert((pack, i));
             }
         }
         map
+    }
+
+    /// Where other packs say that they hold objects of which the first place is in `first`.
+    pub fn objects_again(&self, first: &Places) -> HashMap<ObjectId, Vec<(usize, usize)>> {
+        let mut again: HashMap<ObjectId, Vec<(usize, usize)>> = HashMap::new();
+        for (pack, p) in self.packs.iter().enumerate() {
+            for (i, o) in p.toc.objects.iter().enumerate() {
+                if first.get(&o.id()).is_some_and(|at| at.0 != pack) {
+                    again.entry(o.id()).or_default().push((pack, i));
+                }
+            }
+        }
+        again
+    }
+
+    /// What the objects of an entry are known by, in order.
+    pub fn object_ids(&self, at: At) -> impl Iterator<Item = ObjectId> {
+        let toc = &self.packs[at.pack].toc;
+        toc.entries[at.entry].objects.iter().map(|o| toc.object(*o))
     }
 
     /// Count and content bytes of the live entries.

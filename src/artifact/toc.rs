@@ -50,6 +50,9 @@ pub struct Frame {
     pub digest: Sha256,
 }
 
+/// What an object is known by: the SHA-256 of its bytes and their count. Not by its digest alone, since a table may say any length.
+pub type ObjectId = (Sha256, u32);
+
 /// Content, or a segment of it, and where it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object {
@@ -83,6 +86,14 @@ pub struct TocEntry {
     pub objects: Box<[u32]>,
 }
 
+impl TocEntry {
+    /// Says whether both are files of the same content.
+    pub fn is_file_of(&self, other: &Self) -> bool {
+        let both_are_files = self.entry.kind.is_file() && other.entry.kind.is_file();
+        both_are_files && self.content == other.content
+    }
+}
+
 /// A table of contents.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Toc {
@@ -107,9 +118,16 @@ const HAS_NEEDS: u8 = 0x20;
 const SPARSE: u8 = 0x40;
 const ONE_OBJECT: u8 = 0x80;
 
+impl Object {
+    /// What it is known by.
+    pub fn id(&self) -> ObjectId {
+        (self.digest, self.len)
+    }
+}
+
 impl Toc {
     /// Digest and length of the object that an entry's list names.
-    pub fn object(&self, index: u32) -> (Sha256, u32) {
+    pub fn object(&self, index: u32) -> ObjectId {
         let own = self.objects.len();
         if let Some(o) = self.objects.get(index as usize) {
             (o.digest, o.len)

@@ -1,5 +1,7 @@
 //! `cachectl ls`.
 
+use std::{collections::HashMap, fmt::Write as _};
+
 use super::{
     args,
     error::{CommandError, Result},
@@ -70,8 +72,30 @@ fn text(report: &list::Report, wide: bool) -> String {
         rows.iter_mut()
             .zip(tags)
             .for_each(|(row, tag)| row.push(tag));
+    } else {
+        rows = merged(rows);
     }
     output::table(&rows, &[5, 6, 7])
+}
+
+/// Rows that differ by their tag alone, as one that counts them; each has a row of its own where tags are shown.
+fn merged(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    let mut counts: Vec<(Vec<String>, usize)> = Vec::new();
+    let mut places: HashMap<Vec<String>, usize> = HashMap::new();
+    for row in rows {
+        let place = *places.entry(row.clone()).or_insert(counts.len());
+        match counts.get_mut(place) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((row, 1)),
+        }
+    }
+    let one = |(mut row, count): (Vec<String>, usize)| {
+        if let (Some(last), true) = (row.last_mut(), count > 1) {
+            let _ = write!(last, " ({count} tags)");
+        }
+        row
+    };
+    counts.into_iter().map(one).collect()
 }
 
 fn or_dash(text: &str) -> String {
@@ -79,5 +103,40 @@ fn or_dash(text: &str) -> String {
         "-".to_owned()
     } else {
         printable(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_differ_by_their_tag_alone_are_one_that_counts_them() {
+        let row = |tag: &str, name: &str| list::Row {
+            tag: tag.into(),
+            repository: String::new(),
+            kind: "dir".into(),
+            name: name.into(),
+            scope: "default".into(),
+            key: String::new(),
+            digest: crate::digest::Digest::sha256_of(name.as_bytes()),
+            created: None,
+            pushed: None,
+            entries: 1,
+            bytes: 1,
+            packs: 1,
+            stored_bytes: 1,
+            pending: 0,
+        };
+        let report = list::Report {
+            rows: vec![row("a", "n"), row("b", "other"), row("c", "n")],
+            broken: Vec::new(),
+        };
+        let short = text(&report, false);
+        assert_eq!(short.lines().count(), 3, "{short}");
+        assert!(short.lines().any(|l| l.ends_with(" (2 tags)")), "{short}");
+        let wide = text(&report, true);
+        assert_eq!(wide.lines().count(), 4, "{wide}");
+        assert!(!wide.contains("tags)"), "{wide}");
     }
 }

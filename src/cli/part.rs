@@ -55,6 +55,11 @@ pub(crate) struct Part {
     pub(crate) elapsed: Duration,
 }
 
+/// Of all that is reported of an import or export, only packs go by a digest.
+fn is_pack(l: &LeftOut) -> bool {
+    l.what.starts_with("pack sha256:")
+}
+
 impl Part {
     /// One of which nothing came.
     pub(crate) fn nothing(kind: &'static str, name: &str, why: impl Into<String>) -> Self {
@@ -149,32 +154,39 @@ impl Part {
 
     /// What was left out, for a warning: how many, and the first ones.
     pub(super) fn left_out_line(&self) -> String {
-        let named = self.left_out.iter().take(MAX_LEFT_OUT_NAMED);
-        let named: Vec<String> = named.map(|l| format!("{}: {}", l.what, l.why)).collect();
-        let more = if self.left_out.len() > named.len() {
-            "; …"
-        } else {
-            ""
+        let (packs, others): (Vec<_>, Vec<_>) = self.left_out.iter().partition(|l| is_pack(l));
+        let named = |all: &[&LeftOut]| {
+            let named = all.iter().take(MAX_LEFT_OUT_NAMED);
+            let mut named: Vec<String> = named.map(|l| format!("{}: {}", l.what, l.why)).collect();
+            if all.len() > named.len() {
+                named.push("…".to_owned());
+            }
+            named.join("; ")
         };
-        format!(
-            "{} {}: {} left out: {}{more}",
-            self.kind,
-            self.name,
-            count(self.left_out.len() as u64, "thing", "things"),
-            named.join("; "),
-        )
+        let mut lines = Vec::new();
+        if !others.is_empty() {
+            let things = count(others.len() as u64, "thing", "things");
+            lines.push(format!("{things} left out: {}", named(&others)));
+        }
+        if !packs.is_empty() {
+            let found = count(packs.len() as u64, "damaged pack", "damaged packs");
+            lines.push(format!(
+                "{found} found, whose entries came from other packs: {}",
+                named(&packs)
+            ));
+        }
+        format!("{} {}: {}", self.kind, self.name, lines.join("; "))
     }
 
     /// What a Go cache lost, for a warning. Paths in it are hashes, which tell people nothing: a damaged pack says more.
     pub(super) fn lost_line(&self) -> String {
-        let is_pack = |l: &&LeftOut| l.what.starts_with("pack ");
-        let entries = self.left_out.iter().filter(|l| !is_pack(l)).count();
-        let packs = self.left_out.iter().filter(is_pack).count();
+        let packs = self.left_out.iter().filter(|l| is_pack(l)).count();
+        let entries = self.left_out.len() - packs;
         let lost = match entries {
             0 => count(packs as u64, "pack", "packs"),
             n => count(n as u64, "entry", "entries"),
         };
-        let cause = self.left_out.iter().find(is_pack);
+        let cause = self.left_out.iter().find(|l| is_pack(l));
         let cause = cause.or(self.left_out.first());
         let cause = cause.map_or_else(String::new, |l| format!(" ({}: {})", l.what, l.why));
         format!(

@@ -2,7 +2,8 @@
 //!
 //! Only an export that writes anyway does this. What is packed anew comes from this node's files; what the node lacks is
 //! fetched, up to a limit, else its pack is left alone. The new pack's generation is above those of the packs that it
-//! replaces, so that a fold with a head that still lists these picks it and drops them.
+//! replaces, so that a fold with a head that still lists these reads it first. Entries of all packs that hold something of the victims go
+//! along, so that nothing is left to them that the new pack does not hold: then its writer drops them ([`crate::artifact::fold::drop_covered`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,8 +12,14 @@ use std::{
     sync::Arc,
 };
 
+mod needs;
+
+use needs::{Needs, Shares};
+
 use super::{
     Context, Result,
+    blame::blame,
+    damage,
     diff::{Diff, From, New},
     fetch,
 };
@@ -20,8 +27,9 @@ use crate::{
     artifact::{
         fold::Rules,
         snapshot::{At, Snapshot},
-        toc::{MAX_GENERATION, Toc},
+        toc::MAX_GENERATION,
     },
+    digest::Digest,
     fs,
     pack::{
         plan::{Plan, Wanted, plan},
@@ -69,32 +77,14 @@ pub fn choose_within(
     room: Option<u64>,
 ) -> Option<Choice> {
     let local: HashMap<At, usize> = kept.iter().map(|(i, at)| (*at, *i)).collect();
-    let objects = base.objects();
     let shares: Vec<Shares> = base.packs.iter().map(|p| Shares::new(&p.toc)).collect();
-    let mut needed = vec![0_u64; base.packs.len()];
-    let mut remote_cost = vec![0_u64; base.packs.len()];
-    let mut counted = HashSet::new();
-    let mut users: HashMap<At, HashSet<usize>> = HashMap::new();
     let stays = |at: &At| rules != Rules::Tree || local.contains_key(at);
-    for (at, e) in base.live().filter(|(at, _)| stays(at)) {
-        let packs = users.entry(at).or_default();
-        packs.insert(at.pack);
-        for o in &e.objects {
-            let (digest, _) = base.packs[at.pack].toc.object(*o);
-            let Some((pack, i)) = objects.get(&digest) else {
-                continue;
-            };
-            packs.insert(*pack);
-            let object = base.packs[*pack].toc.objects[*i];
-            let stored = shares[*pack].of(object.len, object.frame);
-            if counted.insert((*pack, *i)) {
-                needed[*pack] += stored;
-            }
-            if !local.contains_key(&at) {
-                remote_cost[*pack] += stored;
-            }
-        }
-    }
+    let Needs {
+        first,
+        needed,
+        remote_cost,
+        users,
+    } = Needs::of(base, &shares, stays, |at| local.contains_key(at));
     let mut wanted = candidates(base, &shares, &needed);
     // The cheapest first, as many as the limit allows.
     wanted.sort_by_key(|pack| (remote_cost[*pack], *pack));
@@ -106,7 +96,7 @@ pub fn choose_within(
     let is_dead = |p: &usize| is_dead(base, &shares, &needed, *p);
     let has_dead = wanted.iter().any(is_dead);
     let used: HashSet<usize> = users.values().flatten().copied().collect();
-    let made_room = room.is_some_and(|room| make_room(base, &used, &needed, room, &mut wanted));
+    let made_room = room.is_some_and(|room| make_room(base, &used, &first, room, &mut wanted));
     if wanted.is_empty() || (wanted.len() < 2 && !has_dead && !made_room) {
         return None;
     }
@@ -173,33 +163,6 @@ fn make_room(
         }
     }
     wanted.len() > before
-}
-
-/// Stored bytes of a pack's objects: a frame's are shared out by length. Headers and the table of contents, most of a pack of
-/// tiny files, go with the objects.
-struct Shares {
-    /// Of each frame: stored bytes, and the sum of its objects' lengths.
-    frames: Vec<(u64, u64)>,
-}
-
-impl Shares {
-    fn new(toc: &Toc) -> Self {
-        let mut frames: Vec<(u64, u64)> = toc.frames.iter().map(|f| (f.len.into(), 0)).collect();
-        for o in &toc.objects {
-            frames[o.frame as usize].1 += u64::from(o.len);
-        }
-        Self { frames }
-    }
-
-    fn of(&self, len: u32, frame: u32) -> u64 {
-        let (stored, objects) = self.frames[frame as usize];
-        u64::from(len) * stored / objects.max(1)
-    }
-
-    fn total(&self) -> u64 {
-        let with_objects = self.frames.iter().filter(|(_, objects)| *objects > 0);
-        with_objects.map(|(stored, _)| stored).sum()
-    }
 }
 
 fn is_dead(base: &Snapshot, shares: &[Shares], needed: &[u64], pack: usize) -> bool {
@@ -347,10 +310,18 @@ async fn fetch_remote(
         .collect();
     let plan: Arc<Plan> = Arc::new(plan(base, &wanted));
     let dir = temp.path().to_owned();
-    let (outcomes, fetched) = fetch::fetch_and_unpack(ctx, base, plan, Numbered { dir }).await?;
+    let (outcomes, mut fetched) =
+        fetch::fetch_and_unpack(ctx, base, plan, Numbered { dir }).await?;
     if let Some(e) = fetched.failed {
         return Err(e.into());
     }
+    let all = choice.remote.iter().zip(&outcomes);
+    let broken = all.filter(|(_, o)| **o != FileOutcome::Whole);
+    let broken: Vec<At> = broken.map(|(at, _)| *at).collect();
+    let known: HashSet<Digest> = fetched.damaged.iter().map(|(d, _)| *d).collect();
+    let blamed = blame(ctx, base, broken, &HashSet::new(), &known).await;
+    fetched.damaged.extend(blamed);
+    damage::note(ctx, &fetched.damaged).await;
     match outcomes.into_iter().find(|o| *o != FileOutcome::Whole) {
         Some(FileOutcome::Broken(why)) => Err(super::Error::Damaged {
             what: "a pack to be merged".into(),

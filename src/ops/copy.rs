@@ -369,6 +369,8 @@ impl Job<'_> {
         self.add(moved);
         let publication = Publication {
             mine: &mine,
+            // Their contents were not looked at.
+            own: &HashSet::new(),
             base: &current,
             built_on_base: false,
             rules,

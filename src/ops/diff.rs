@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use super::LeftOut;
 use crate::{
     artifact::{
-        snapshot::{At, Snapshot},
+        snapshot::{At, Places, Snapshot},
         toc::TocEntry,
     },
     digest::{Sha256, Sha256Hasher},
@@ -133,7 +133,7 @@ struct Judge<'a> {
     source: &'a dyn Source,
     base: Option<&'a Snapshot>,
     by_path: &'a HashMap<&'a EntryPath, At>,
-    objects: &'a HashMap<Sha256, (usize, usize)>,
+    objects: &'a Places,
     known: &'a dyn Known,
 }
 
@@ -197,7 +197,7 @@ impl Judge<'_> {
             return kept_content(base, at);
         }
         match u32::try_from(known.len) {
-            Ok(len) if self.objects.contains_key(&known.digest) => ContentPlan::Kept {
+            Ok(len) if self.objects.contains_key(&(known.digest, len)) => ContentPlan::Kept {
                 digest: known.digest,
                 objects: vec![(known.digest, len)],
             },

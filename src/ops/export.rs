@@ -20,7 +20,7 @@ use crate::{
         },
         name::SnapshotName,
         snapshot::{At, Pack, Snapshot},
-        toc::MAX_GENERATION,
+        toc::{MAX_GENERATION, Object, ObjectId},
     },
     digest::{Digest, Sha256},
     entry::{EntryPath, Time},
@@ -283,12 +283,14 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     if source.kind().is_go() {
         date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
     }
+    let own: HashSet<Digest> = new_packs.iter().map(Pack::digest).collect();
     let mut mine = assemble(options, &name, base.as_deref(), &kept, new_packs, today);
     if let Some(mark) = &mark {
         replace::takes_the_place_of(&mut mine, &ground.current, mark);
     }
     no_longer_alone(&mut mine, &**source, &fallen);
     let died = fold::close(&mut mine, rules);
+    fold::drop_covered(&mut mine, &own);
     left_out.extend(died.into_iter().map(|d| LeftOut {
         what: d.path.to_string(),
         why: d.why.into(),
@@ -301,7 +303,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         return Err(nothing_carried(&**source, &left_out));
     }
     dropped.last(limits, options, &mut mine, today, rules)?;
-    limit::stays_below(options, &ground.current, &mine, rules)?;
+    limit::stays_below(options, &ground.current, &mine, &own, rules)?;
     readable::check(&mine)?;
 
     let changed = !ground.base_is_current
@@ -330,6 +332,7 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
             ctx.progress.begin(Phase::Publish, None);
             let publication = Publication {
                 mine: &mine,
+                own: &own,
                 base: &ground.current,
                 built_on_base: ground.base_is_current,
                 rules,
@@ -483,11 +486,20 @@ async fn merge_packs(
 }
 
 /// The objects that need not be written again.
-fn kept_objects(base: Option<&Snapshot>, choice: &Choice) -> HashSet<Sha256> {
-    let all = base.into_iter().flat_map(Snapshot::objects);
-    all.filter(|(_, (pack, _))| !choice.victims.contains(pack))
-        .map(|(digest, _)| digest)
-        .collect()
+fn kept_objects(base: Option<&Snapshot>, choice: &Choice) -> HashSet<ObjectId> {
+    let packs = base.into_iter().flat_map(|b| b.packs.iter().enumerate());
+    let (go, stay): (Vec<_>, Vec<_>) = packs.partition(|(i, _)| choice.victims.contains(i));
+    let objects = |packs: Vec<(usize, &Pack)>| -> HashSet<ObjectId> {
+        let objects = packs.into_iter().flat_map(|(_, p)| &p.toc.objects);
+        objects.map(Object::id).collect()
+    };
+    // What a pack that goes holds is written again, even where another one says that it holds it too.
+    let mut kept = objects(stay);
+    if !go.is_empty() {
+        let gone = objects(go);
+        kept.retain(|id| !gone.contains(id));
+    }
+    kept
 }
 
 fn name_of(options: &Options, key: &str) -> SnapshotName {

@@ -250,12 +250,9 @@ fn side_tags(snapshot: &snapshot::Snapshot) -> Vec<String> {
 fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {
     let places = snapshot.objects();
     let mut needed: HashMap<usize, HashSet<usize>> = HashMap::new();
-    for (at, e) in snapshot.live() {
-        for o in &e.objects {
-            let (digest, _) = snapshot.packs[at.pack].toc.object(*o);
-            if let Some((pack, object)) = places.get(&digest) {
-                needed.entry(*pack).or_default().insert(*object);
-            }
+    for (at, _) in snapshot.live() {
+        for (pack, object) in snapshot.object_ids(at).filter_map(|id| places.get(&id)) {
+            needed.entry(*pack).or_default().insert(*object);
         }
     }
     let row = |(i, p): (usize, &snapshot::Pack)| PackRow {

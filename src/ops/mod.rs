@@ -20,6 +20,7 @@ use crate::{
     transfer,
 };
 
+mod blame;
 pub mod cache_tags;
 pub mod compact;
 pub mod copy;

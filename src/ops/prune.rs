@@ -186,6 +186,7 @@ async fn by_policy(
     report: &mut Report,
 ) -> Result<HashSet<Digest>> {
     if options.max_age.is_none() && options.max_size.is_none() && options.keep.is_none() {
+        report.left_out.extend(named::damaged_tags(ctx).await?);
         return Ok(HashSet::new());
     }
     let found = names::find(ctx, &Word::All).await?;
@@ -247,7 +248,7 @@ async fn read_name(
         let resolved = match names::resolve(&place.ctx, &tag.clone().into()).await? {
             Ok(Some(resolved)) => resolved,
             Ok(None) => continue,
-            Err(why) => return Ok((None, Some(name.named.fault(tag, why)))),
+            Err(why) => return Ok((None, Some(named::left(&place.shown(tag.as_str()), &why)))),
         };
         let outline = names::outline(&resolved.manifest).await.ok().flatten();
         // Where a registry cannot remove a tag, a manifest of nothing stands for a side tag; it is no reason to keep the name.

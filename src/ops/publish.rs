@@ -64,6 +64,8 @@ impl Limits {
 pub struct Publication<'a> {
     /// This writer's snapshot: everything for Go kinds and plain folders, the own tree alone with `--merge`.
     pub mine: &'a Snapshot,
+    /// Packs of it that this writer made of contents it read itself: they take the place of all that hold the same.
+    pub own: &'a HashSet<Digest>,
     /// What was there when `mine` was made.
     pub base: &'a Current,
     /// Whether `mine` was made from `base`, and so can take its place.
@@ -141,6 +143,7 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
             Some(head) if moved => {
                 let mut next = fold::fold(&head, &mine, None, now.day(), p.rules);
                 p.limits.apply(&mut next, now.day(), p.rules);
+                fold::drop_covered(&mut next, p.own);
                 next
             }
             _ => mine,
@@ -254,6 +257,7 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
             next.fingerprint.clone_from(&p.mine.fingerprint);
         }
         p.limits.apply(&mut next, current.today(), p.rules);
+        fold::drop_covered(&mut next, p.own);
         next.published = p.head_published(&next, current.now);
         let mut listed = current.listed();
         listed.insert(own.as_str());

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Write as _,
     fs::File,
     sync::Arc,
 };
@@ -172,7 +173,10 @@ pub async fn restore(
         })
         .collect();
     if let (Some((i, why)), false) = (broken.first(), job.source.kind().is_go()) {
-        let why = format!("{}: {why}", job.plan.files[*i].path);
+        let mut why = format!("{}: {why}", job.plan.files[*i].path);
+        if let Some((pack, damage)) = fetched.damaged.first() {
+            let _ = write!(why, " (pack {pack}: {damage})");
+        }
         return Ok(Err(NotRestored::Incomplete(fetched.damaged, why)));
     }
     if let Some((i, why)) = broken.first().filter(|_| job.is_lost_whole(&broken)) {
@@ -215,6 +219,7 @@ async fn run(
         .begin(Phase::Restore, Some(job.plan.stored_bytes()));
     let target = Staged {
         job: job.clone(),
+        snapshot: job.snapshot.clone(),
         staging: staging.clone(),
         plan: job.plan.clone(),
         is_again: false,
@@ -237,6 +242,8 @@ struct Job {
 /// The staged tree as the unpacker sees it.
 struct Staged {
     job: Arc<Job>,
+    /// What the plan is of.
+    snapshot: Arc<Snapshot>,
     staging: Arc<Option<Staging>>,
     plan: Arc<Plan>,
     /// Files may be there already, not whole.
@@ -252,7 +259,7 @@ impl Staged {
     }
 
     fn entry(&self, file: usize) -> &Entry {
-        &self.job.snapshot.entry(self.plan.files[file].entry).entry
+        &self.snapshot.entry(self.plan.files[file].entry).entry
     }
 }
 

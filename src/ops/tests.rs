@@ -25,6 +25,7 @@ use crate::{
 mod beside;
 mod bombs;
 mod budget;
+mod claims;
 mod compacting;
 mod copying;
 mod dirs;

@@ -15,8 +15,11 @@ use super::{
     diff::{From, New},
 };
 use crate::{
-    artifact::snapshot::{Layer, Pack, TocPlace},
-    digest::{Digest, Sha256},
+    artifact::{
+        snapshot::{Layer, Pack, TocPlace},
+        toc::ObjectId,
+    },
+    digest::Digest,
     entry::Content,
     pack::{
         self,
@@ -54,7 +57,7 @@ pub struct Work {
     /// What is packed.
     pub new: Vec<New>,
     /// Objects that kept packs have.
-    pub kept: Arc<std::collections::HashSet<Sha256>>,
+    pub kept: Arc<std::collections::HashSet<ObjectId>>,
     /// How.
     pub options: Options,
 }
@@ -197,7 +200,7 @@ fn pack_all<S: Sink>(work: &Work, sink: &mut S, watch: &Progress) -> Result<Vec<
         source: &*work.source,
         new: &work.new,
     };
-    let kept = |digest: &Sha256| work.kept.contains(digest);
+    let kept = |id: &ObjectId| work.kept.contains(id);
     let total = items.iter().map(|i| i.entry.kind.content_len()).sum();
     watch.begin(Phase::Pack, Some(total));
     let outcomes = pack::write::write(&items, &contents, &kept, &work.options, sink, &**watch);

@@ -31,7 +31,7 @@ use crate::{
     task,
 };
 
-mod contents;
+pub(super) mod contents;
 mod data;
 
 /// Entries of one snapshot that are reported for one reason.
@@ -307,6 +307,9 @@ impl Job {
         }
         self.report.packs += found.len() as u64;
         self.packs.extend(found);
+        if self.depth == Depth::Structure {
+            self.noted(ctx, snapshot, shown).await;
+        }
         for pack in &snapshot.packs {
             for why in self.packs.get(&pack.digest()).cloned().unwrap_or_default() {
                 self.fault(&format!("pack {} of {shown}", pack.digest()), why);
@@ -318,6 +321,17 @@ impl Job {
             self.fault(&format!("`{path}` of {shown}"), why);
         }
         Ok(())
+    }
+
+    /// Packs that look right from outside, and of which an import here knows better.
+    async fn noted(&mut self, ctx: &Context, snapshot: &Snapshot, shown: &str) {
+        let noted = damage::known(ctx).await;
+        for digest in snapshot.packs.iter().map(Pack::digest) {
+            if noted.contains(&digest) && self.packs.get(&digest).is_some_and(Vec::is_empty) {
+                let why = "was found damaged on this node before; `verify --data` reads it again";
+                self.fault(&format!("pack {digest} of {shown}"), why);
+            }
+        }
     }
 
     /// A manifest that is none of ours: all that its tag needs must be there.

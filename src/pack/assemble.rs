@@ -4,13 +4,10 @@ use std::collections::HashMap;
 
 use super::{FRAME_TARGET_BYTES, OWN_FRAME_BYTES, tar};
 use crate::{
-    artifact::toc::{Foreign, Frame, MAX_FRAME_BYTES, Object, Toc, TocEntry},
+    artifact::toc::{Foreign, Frame, MAX_FRAME_BYTES, Object, ObjectId, Toc, TocEntry},
     digest::Sha256,
     entry::Entry,
 };
-
-/// An object of an entry: digest and length.
-pub(super) type ObjectId = (Sha256, u32);
 
 /// One pack on its way; frames leave through the closure that the methods take.
 #[derive(Debug, Default)]

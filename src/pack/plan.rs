@@ -122,13 +122,10 @@ pub fn plan_outside(snapshot: &Snapshot, wanted: &[Wanted], spent: &HashSet<usiz
         let mut content_at = 0;
         let mut holes = extents.as_deref().map(Holes::new);
         for o in &e.objects {
-            let (digest, len) = snapshot.packs[w.at.pack].toc.object(*o);
-            let place = objects.get(&digest).map(|(pack, i)| {
+            let id = snapshot.packs[w.at.pack].toc.object(*o);
+            let len = id.1;
+            if let Some((pack, i)) = objects.get(&id) {
                 let object = snapshot.packs[*pack].toc.objects[*i];
-                (pack, object)
-            });
-            // Tables of others may say anything.
-            if let Some((pack, object)) = place.filter(|(_, o)| o.len == len) {
                 let pieces = frames.entry((*pack, object.frame)).or_default();
                 match &mut holes {
                     None => add(

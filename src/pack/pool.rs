@@ -10,11 +10,13 @@ use std::{
 };
 
 use super::{
-    assemble::ObjectId,
     chunk,
     write::{Contents, PackItem},
 };
-use crate::digest::{Sha256, Sha256Hasher};
+use crate::{
+    artifact::toc::ObjectId,
+    digest::{Sha256, Sha256Hasher},
+};
 
 /// Files over so many bytes are not read whole but streamed.
 pub(super) const STREAMED_BYTES: u64 = 16 << 20;
@@ -90,7 +92,7 @@ pub(super) struct Pool<'a> {
     reads: Vec<usize>,
     items: &'a [PackItem],
     contents: &'a dyn Contents,
-    kept: &'a (dyn Fn(&Sha256) -> bool + Sync),
+    kept: &'a (dyn Fn(&ObjectId) -> bool + Sync),
     level: i32,
     max_frames: usize,
 }
@@ -100,7 +102,7 @@ impl<'a> Pool<'a> {
         items: &'a [PackItem],
         reads: Vec<usize>,
         contents: &'a dyn Contents,
-        kept: &'a (dyn Fn(&Sha256) -> bool + Sync),
+        kept: &'a (dyn Fn(&ObjectId) -> bool + Sync),
         level: i32,
         threads: usize,
     ) -> Self {
@@ -264,11 +266,7 @@ impl<'a> Pool<'a> {
             hasher.update(&bytes);
             seen += bytes.len() as u64;
             let id = (Sha256::of(&bytes), bytes.len() as u32);
-            let bytes = if (self.kept)(&id.0) {
-                None
-            } else {
-                Some(bytes)
-            };
+            let bytes = if (self.kept)(&id) { None } else { Some(bytes) };
             self.push_piece(slot, Piece::Segment(id, bytes), compressor)
         });
         cut.map_err(|e| format!("cannot be read: {e}"))?;

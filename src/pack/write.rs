@@ -4,13 +4,13 @@ use std::{collections::VecDeque, io::Write};
 
 use super::{
     Error, Result, TocAt,
-    assemble::{Assembler, ObjectId},
+    assemble::Assembler,
     bare,
     pool::{Piece, Pool, ReadOut, Squeezed},
     tar, write_skippable,
 };
 use crate::{
-    artifact::toc::{Frame, Toc},
+    artifact::toc::{Frame, ObjectId, Toc},
     digest::{Digest, Sha256},
     entry::{Content, Entry},
     progress::{Phase, Watch},
@@ -35,7 +35,7 @@ pub enum ContentPlan {
         /// SHA-256 of the content.
         digest: Sha256,
         /// Its objects in order.
-        objects: Vec<(Sha256, u32)>,
+        objects: Vec<ObjectId>,
     },
     /// It is read: [`Contents::open`] with the item's index.
     Read,
@@ -130,13 +130,13 @@ pub trait Sink {
 pub fn write<S: Sink>(
     items: &[PackItem],
     contents: &dyn Contents,
-    kept: &(dyn Fn(&Sha256) -> bool + Sync),
+    kept: &(dyn Fn(&ObjectId) -> bool + Sync),
     options: &Options,
     sink: &mut S,
     watch: &dyn Watch,
 ) -> Result<Vec<Outcome>> {
-    let nothing_kept = |_: &Sha256| false;
-    let kept: &(dyn Fn(&Sha256) -> bool + Sync) = match options.shape {
+    let nothing_kept = |_: &ObjectId| false;
+    let kept: &(dyn Fn(&ObjectId) -> bool + Sync) = match options.shape {
         Shape::Full => &nothing_kept,
         Shape::Increment => kept,
     };
@@ -219,7 +219,7 @@ impl<W: Write> Output<W> {
 
 struct Run<'a, 'b, S: Sink> {
     pool: &'a Pool<'b>,
-    kept: &'a (dyn Fn(&Sha256) -> bool + Sync),
+    kept: &'a (dyn Fn(&ObjectId) -> bool + Sync),
     options: &'a Options,
     sink: &'a mut S,
     watch: &'a dyn Watch,
@@ -287,7 +287,7 @@ impl<S: Sink> Run<'_, '_, S> {
     fn whole(&mut self, item: &PackItem, data: &[u8], objects: &[ObjectId]) {
         self.watch.advance(Phase::Pack, data.len() as u64);
         let any_kept =
-            self.options.shape == Shape::Increment && objects.iter().any(|(d, _)| (self.kept)(d));
+            self.options.shape == Shape::Increment && objects.iter().any(|id| (self.kept)(id));
         let mut at = 0;
         let pieces = objects.iter().map(|id| {
             at += id.1 as usize;
@@ -295,7 +295,7 @@ impl<S: Sink> Run<'_, '_, S> {
         });
         if any_kept {
             for (id, bytes) in pieces {
-                if !(self.kept)(&id.0) {
+                if !(self.kept)(&id) {
                     self.loose_object(id, bytes);
                 }
             }

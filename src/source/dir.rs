@@ -339,6 +339,12 @@ impl Source for Dir {
             // As an empty folder it would be what it is not.
             let unlisted: HashSet<EntryPath> = unlisted.into_iter().collect();
             items.retain(|item| !unlisted.contains(&item.entry.path));
+            let unlisted: HashSet<String> = unlisted.iter().map(ToString::to_string).collect();
+            for skipped in skipped.iter_mut().filter(|s| unlisted.contains(&s.path)) {
+                skipped.why.push_str(
+                    "; `import --mirror` of what is exported removes what others have in it",
+                );
+            }
         }
         items.sort_unstable_by(|a, b| a.entry.path.cmp(&b.entry.path));
         join_hard_links(&mut items);

@@ -415,10 +415,24 @@ impl Repository {
 
     /// The digest that a tag points at; `None` where there is no such tag, or its record is damaged.
     pub async fn pointed(&self, tag: &Tag) -> Result<Option<Digest>> {
+        let tagged = self.tagged(tag).await?;
+        Ok(tagged.and_then(Result::ok).map(|t| t.digest))
+    }
+
+    /// What is wrong with the record of a tag, if anything is.
+    pub async fn damage_of(&self, tag: &Tag) -> Result<Option<String>> {
+        match self.tagged(tag).await {
+            Ok(tagged) => Ok(tagged.and_then(Result::err).map(|e| e.message)),
+            Err(e) if e.kind == ErrorKind::Corrupt => Ok(Some(e.message)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The record of a tag, or what is wrong with it.
+    async fn tagged(&self, tag: &Tag) -> Result<Option<Result<record::Tagged>>> {
         let key = keys::tag(&self.name, tag);
         let bytes = self.records.read_record(&key, record::MAX_BYTES).await?;
-        let at = bytes.and_then(|b| record::decode::<record::Tagged>("list", &b).ok());
-        Ok(at.map(|t| t.digest))
+        Ok(bytes.map(|b| record::decode("list", &b)))
     }
 
     /// The tags that point at one of `digests`, or have it as a part, with which.

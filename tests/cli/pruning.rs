@@ -8,7 +8,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{daemon::Daemon, node_with_tree, words};
+use super::{daemon::Daemon, node_with_tree, store, words};
 use crate::support::{cli::number, process::http};
 
 /// What a daemon that was started lately says of a prune at once.
@@ -106,4 +106,26 @@ fn an_ordinary_prune_says_what_the_next_one_frees() {
             "{pruned}"
         );
     }
+}
+
+#[test]
+fn prune_tells_a_damaged_tag_and_what_to_do() {
+    let node = node_with_tree();
+    let store = store(&node);
+    let at = |line: &str| words(&node, &format!("{line} --store {store}"));
+    at("export dir tree --name t").run().success();
+    let tag = node.path("store/r/cachectl/tags/dir.t.default.");
+    fs::write(tag, "garbage").unwrap();
+    for options in ["", " --max-age 100d", " --now"] {
+        let pruned = at(&format!("prune{options}")).run().code(1);
+        for said in [
+            "dir t (scope default)",
+            "its record is damaged",
+            "cachectl rm",
+        ] {
+            assert!(pruned.stderr.contains(said), "{said}: {pruned}");
+        }
+    }
+    at("rm t --yes").run().success();
+    at("prune").run().success();
 }

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{GO_BUILD, Objects, Rules, close, kill};
+use super::{GO_BUILD, Rules, close, kill};
 use crate::{
     artifact::{
-        snapshot::{At, Snapshot},
+        snapshot::{At, Places, Snapshot},
         toc::{Toc, TocEntry},
     },
     entry::EntryPath,
@@ -50,7 +50,7 @@ fn total_of(frames: &[(u64, u64)]) -> u64 {
 /// What each entry of a snapshot costs.
 struct Costs<'a> {
     snapshot: &'a Snapshot,
-    objects: Objects,
+    objects: Places,
     shares: Vec<Shares>,
     by_path: HashMap<&'a EntryPath, At>,
 }
@@ -69,8 +69,7 @@ impl<'a> Costs<'a> {
     fn of(&self, at: At) -> u64 {
         let toc = &self.snapshot.packs[at.pack].toc;
         let of_object = |o: &u32| {
-            let (digest, _) = toc.object(*o);
-            self.objects.get(&digest).map_or(0, |(pack, i)| {
+            self.objects.get(&toc.object(*o)).map_or(0, |(pack, i)| {
                 let o = self.snapshot.packs[*pack].toc.objects[*i];
                 self.shares[*pack].of(o.len, o.frame)
             })
@@ -87,7 +86,7 @@ impl<'a> Costs<'a> {
     fn packs_of(&self, at: At) -> impl Iterator<Item = usize> {
         let toc = &self.snapshot.packs[at.pack].toc;
         let objects = self.snapshot.entry(at).objects.iter();
-        let of_object = move |o: &u32| self.objects.get(&toc.object(*o).0).map(|(pack, _)| *pack);
+        let of_object = move |o: &u32| self.objects.get(&toc.object(*o)).map(|(pack, _)| *pack);
         objects.filter_map(of_object).chain([at.pack])
     }
 }
@@ -185,10 +184,9 @@ pub(super) fn drop_dead_weight(snapshot: &mut Snapshot, limit: u64, rules: Rules
         let costs = Costs::new(snapshot);
         let mut needed = vec![0_u64; snapshot.packs.len()];
         let mut counted = std::collections::HashSet::new();
-        for (at, e) in snapshot.live() {
-            for o in &e.objects {
-                let (digest, _) = snapshot.packs[at.pack].toc.object(*o);
-                if let Some((pack, i)) = costs.objects.get(&digest)
+        for (at, _) in snapshot.live() {
+            for id in snapshot.object_ids(at) {
+                if let Some((pack, i)) = costs.objects.get(&id)
                     && counted.insert((*pack, *i))
                 {
                     let o = snapshot.packs[*pack].toc.objects[*i];
@@ -210,12 +208,11 @@ pub(super) fn drop_dead_weight(snapshot: &mut Snapshot, limit: u64, rules: Rules
             .filter(|(at, e)| in_it(*at) || costs.needed(e).is_some_and(in_it))
             .map(|(at, _)| at)
             .collect();
-        if leave.is_empty() {
-            return;
-        }
         for at in leave {
             kill(snapshot, at);
         }
+        // What others hold of it they say they hold: within a limit that has to do.
+        snapshot.packs.remove(worst);
         close(snapshot, rules);
     }
 }

@@ -186,21 +186,71 @@ fn an_action_whose_output_lost_an_object_dies_and_is_told() {
 }
 
 #[test]
-fn a_pack_that_was_packed_anew_replaces_the_damaged_one() {
+fn a_pack_that_was_packed_anew_comes_before_the_damaged_one_and_its_writer_drops_that() {
     let entries = [file("a", "a1", 1, Some("d")), file("d", "out", 0, None)];
     let (damaged, healed) = (pack(0, &entries, TODAY), pack(1, &entries, TODAY));
     for (head, side) in [(&damaged, &healed), (&healed, &damaged)] {
-        let out = fold(
+        let mut out = fold(
             &snapshot(vec![head.clone()]),
             &snapshot(vec![side.clone()]),
             None,
             TODAY,
             GO,
         );
-        assert_eq!(
-            out.packs.iter().map(Pack::digest).collect::<Vec<_>>(),
-            [healed.digest()]
-        );
+        let packs = |s: &Snapshot| s.packs.iter().map(Pack::digest).collect::<Vec<_>>();
+        assert_eq!(packs(&out), [healed.digest(), damaged.digest()]);
+        assert_eq!(out.packs[0].live, [true, true]);
+        drop_covered(&mut out, &HashSet::from([healed.digest()]));
+        assert_eq!(packs(&out), [healed.digest()]);
+    }
+}
+
+/// A pack that lists what `honest` lists, each content made of an object of its own choice.
+fn lying(honest: &Pack, generation: u32, object: impl Fn(Sha256, u32) -> (Sha256, u32)) -> Pack {
+    let mut toc = (*honest.toc).clone();
+    toc.generation = generation;
+    for o in &mut toc.objects {
+        (o.digest, o.len) = object(o.digest, o.len);
+    }
+    let digest = Digest::sha256_of(&toc.encode());
+    let place = TocPlace {
+        digest,
+        ..honest.layer.toc
+    };
+    let layer = Layer::new(digest, honest.layer.descriptor.size, place);
+    Pack::all_live(layer, Arc::new(toc), TODAY)
+}
+
+#[test]
+fn no_pack_leaves_for_what_another_one_says_it_holds() {
+    let outputs = pack(0, &[file("d", "out", 0, None)], TODAY);
+    let actions = pack(0, &[file("a", "a1", 1, Some("d"))], TODAY);
+    let honest = snapshot(vec![outputs.clone(), actions.clone()]);
+    for generation in [0, 1, 9] {
+        for (say, object) in [
+            (
+                "the same",
+                (|d, len| (d, len)) as fn(Sha256, u32) -> (Sha256, u32),
+            ),
+            ("of another length", |d, len| (d, len - 1)),
+            ("other objects", |d, len| (Sha256::of(&d.0), len)),
+        ] {
+            let lies = [&outputs, &actions].map(|p| lying(p, generation, object));
+            let side = snapshot(lies.to_vec());
+            for (head, side) in [(&honest, &side), (&side, &honest)] {
+                let mut out = fold(head, side, None, TODAY, GO);
+                // What was folded once is read and folded again.
+                for _ in 0..2 {
+                    out = fold(&out, side, None, TODAY, GO);
+                    close(&mut out, GO);
+                }
+                assert_eq!(paths(&out), ["a", "d"], "{say}");
+                for pack in [&outputs, &actions] {
+                    let stays = out.packs.iter().any(|p| p.digest() == pack.digest());
+                    assert!(stays, "{say}, generation {generation}");
+                }
+            }
+        }
     }
 }
 

@@ -245,7 +245,14 @@ pub(super) async fn must_fit(
         return Ok(());
     }
     let (packs, _) = upload::rehearse(ctx, work.clone(), 0).await?;
-    stays_below(options, current, &snapshot(options, ground, packs), rules)
+    let own = packs.iter().map(Pack::digest).collect();
+    stays_below(
+        options,
+        current,
+        &snapshot(options, ground, packs),
+        &own,
+        rules,
+    )
 }
 
 /// Refuses to publish nothing at all because of the limit, where there was something.
@@ -263,6 +270,7 @@ pub(super) fn stays_below(
     options: &Options,
     current: &Current,
     mine: &Snapshot,
+    own: &HashSet<Digest>,
     rules: Rules,
 ) -> Result<()> {
     let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
@@ -270,7 +278,11 @@ pub(super) fn stays_below(
     };
     let today = current.today();
     let merged = match current.folded() {
-        Some(head) if mine.merge => fold::fold(&head, mine, None, today, rules).stored_bytes(),
+        Some(head) if mine.merge => {
+            let mut merged = fold::fold(&head, mine, None, today, rules);
+            fold::drop_covered(&mut merged, own);
+            merged.stored_bytes()
+        }
         _ => 0,
     };
     let stored = mine.stored_bytes().max(merged);
@@ -292,8 +304,10 @@ pub(super) fn raw_bytes(n: &New) -> u64 {
 
 fn snapshot(options: &Options, ground: &Ground<'_>, new: Vec<Pack>) -> Snapshot {
     let base = ground.base.map(|b| &**b);
+    let own: HashSet<Digest> = new.iter().map(Pack::digest).collect();
     let mut all = assemble(options, ground.name, base, ground.kept, new, ground.today);
     fold::close(&mut all, ground.rules);
+    fold::drop_covered(&mut all, &own);
     all
 }
 

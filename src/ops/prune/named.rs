@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
 use crate::{
-    artifact::Reference,
+    artifact::{Reference, Tag},
     digest::Digest,
-    ops::Context,
+    ops::{Context, LeftOut},
     store::{self, Error, ErrorKind, keys::Repo},
 };
 
@@ -29,6 +31,50 @@ pub(super) async fn warn_of_unreadable(
         ctx.progress.warn(&warning);
     }
     Ok(())
+}
+
+/// The tags whose records are damaged: a sweep does not know what they named, so it keeps all manifests of their repositories.
+pub(super) async fn damaged_tags(ctx: &Context) -> store::Result<Vec<LeftOut>> {
+    let Some(repositories) = ctx
+        .opened
+        .repositories
+        .as_ref()
+        .filter(|_| ctx.reach.is_whole())
+    else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for repo in repositories.records().repositories().await? {
+        let repository = &repositories.repository(&repo);
+        let tags = stream::iter(repository.tags().await?);
+        let looked = tags.map(async |tag| {
+            let damage = repository.damage_of(&tag).await?;
+            Ok::<_, Error>(damage.map(|why| (tag, why)))
+        });
+        let mut looked = Box::pin(looked.buffered(ctx.concurrency.max(1)));
+        while let Some(looked) = looked.try_next().await? {
+            found.extend(looked.map(|(tag, why)| left(&shown(&repo, &tag), &why)));
+        }
+    }
+    Ok(found)
+}
+
+/// A tag that cannot be read, with what to do.
+pub(super) fn left(tag: &str, why: &str) -> LeftOut {
+    LeftOut {
+        what: format!("tag {tag}"),
+        why: format!(
+            "{why}; until it is exported or pushed again, or removed with `cachectl rm {tag}`, every manifest of its repository is kept"
+        ),
+    }
+}
+
+fn shown(repo: &Repo, tag: &Tag) -> String {
+    if *repo == Repo::cli() {
+        tag.to_string()
+    } else {
+        format!("{repo}:{tag}")
+    }
 }
 
 /// The same error, with the tag that leads to the damage.
@@ -74,11 +120,7 @@ async fn tags_of(
     for repo in repositories.records().repositories().await? {
         let repository = repositories.repository(&repo);
         for (tag, digest) in repository.tags_to(digests).await? {
-            let shown = if repo == Repo::cli() {
-                tag.to_string()
-            } else {
-                format!("{repo}:{tag}")
-            };
+            let shown = shown(&repo, &tag);
             found.entry(digest).or_insert(shown);
         }
     }

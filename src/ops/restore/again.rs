@@ -1,19 +1,24 @@
 //! Trying the next pack: whoever may write a name may add one that says it holds what others hold, and comes before them.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     super::{
         Context, Result,
+        blame::blame,
         fetch::{self, Fetched},
     },
     Job, Staged,
 };
 use crate::{
-    artifact::snapshot::{Pack, Snapshot},
+    artifact::snapshot::{At, Pack, Snapshot},
     digest::Digest,
+    entry::EntryPath,
     pack::{
-        plan::{Plan, Wanted, plan_outside},
+        plan::{Piece, Plan, Wanted, plan_outside},
         unpack::FileOutcome,
     },
     source::place::Staging,
@@ -33,35 +38,41 @@ pub(super) async fn run(
     let (mut outcomes, mut fetched) = super::run(ctx, job, staging).await?;
     let mut tries = Tries {
         job: job.clone(),
-        whole: None,
-        spare,
+        whole: job.snapshot.clone(),
+        spare: Some(spare),
         spent: HashSet::new(),
         last: job.plan.clone(),
         files: (0..outcomes.len()).collect(),
+        broken: Vec::new(),
+        tried: HashMap::new(),
     };
     for _ in 0..TRIES {
-        tries.files.retain(|i| outcomes[*i] != FileOutcome::Whole);
-        if tries.files.is_empty() || fetched.failed.is_some() {
+        if fetched.failed.is_some() || !tries.keep_broken(&outcomes) {
             break;
         }
+        let known: HashSet<Digest> = fetched.damaged.iter().map(|(d, _)| *d).collect();
+        let broken = tries.broken.clone();
+        let blamed = blame(ctx, &tries.whole, broken, &tries.spent, &known).await;
+        fetched.damaged.extend(blamed);
         let damaged: HashSet<Digest> = fetched.damaged.iter().map(|(d, _)| *d).collect();
         let next = move || {
-            let whole = tries.next(&damaged);
-            (tries, whole, damaged)
+            tries.next(&damaged);
+            (tries, damaged)
         };
-        let (whole, known);
-        (tries, whole, known) = task::blocking(next).await;
+        let known;
+        (tries, known) = task::blocking(next).await;
         let plan = tries.last.clone();
         if plan.files.is_empty() {
             break;
         }
         let target = Staged {
             job: job.clone(),
+            snapshot: tries.whole.clone(),
             staging: staging.clone(),
             plan: plan.clone(),
             is_again: true,
         };
-        let (new, more) = fetch::fetch_and_unpack(ctx, &whole, plan, target).await?;
+        let (new, more) = fetch::fetch_and_unpack(ctx, &tries.whole, plan, target).await?;
         for (file, outcome) in tries.files.iter().zip(new) {
             outcomes[*file] = outcome;
         }
@@ -78,72 +89,124 @@ pub(super) async fn run(
 
 struct Tries {
     job: Arc<Job>,
-    /// The snapshot with the spare packs behind its own.
-    whole: Option<Arc<Snapshot>>,
-    spare: Vec<Pack>,
+    /// The snapshot, from the second try on with the spare packs behind its own.
+    whole: Arc<Snapshot>,
+    spare: Option<Vec<Pack>>,
     /// Packs that are not tried again, by their index in it.
     spent: HashSet<usize>,
     /// What was tried last: a plan of `files`, which are indexes of the job's.
     last: Arc<Plan>,
     files: Vec<usize>,
+    /// Entries that were tried for those of them that are broken.
+    broken: Vec<At>,
+    /// What was tried for a file, and how many packs were spent then.
+    tried: HashMap<(usize, At), usize>,
 }
 
 impl Tries {
-    /// Plans the files that are left in `files`, as far as other packs have all of them; `damaged` are the packs known to be so.
-    fn next(&mut self, damaged: &HashSet<Digest>) -> Arc<Snapshot> {
-        let whole = self.whole.take().unwrap_or_else(|| self.with_spare());
-        let broken: HashSet<_> = self
-            .files
-            .iter()
-            .map(|i| self.job.plan.files[*i].entry)
-            .collect();
+    /// Leaves the files that are broken in `files`; says whether there are any.
+    fn keep_broken(&mut self, outcomes: &[FileOutcome]) -> bool {
+        let tried = self.files.iter().zip(&self.last.files);
+        let broken = tried.filter(|(i, _)| outcomes[**i] != FileOutcome::Whole);
+        let (files, broken) = broken.map(|(i, f)| (*i, f.entry)).unzip();
+        (self.files, self.broken) = (files, broken);
+        !self.files.is_empty()
+    }
+
+    /// Plans the files that are left, as far as other packs have all of them; `damaged` are the packs known to be so.
+    fn next(&mut self, damaged: &HashSet<Digest>) {
+        self.spend(damaged);
+        if let Some(spare) = self.spare.take() {
+            self.whole = Arc::new(with_spare(&self.job.snapshot, spare));
+        }
+        let choices = self.choices();
+        let plan = plan_of(&self.whole, &choices, &self.spent);
+        let mut come = vec![0_u64; plan.files.len()];
+        for piece in pieces(&plan) {
+            come[piece.file as usize] += u64::from(piece.len);
+        }
+        let mut chosen: Vec<(usize, At)> = Vec::new();
+        for (i, choice) in choices.into_iter().enumerate() {
+            let is_whole = come[i] == plan.files[i].content_len;
+            if is_whole && chosen.last().is_none_or(|(file, _)| *file != choice.0) {
+                chosen.push(choice);
+            }
+        }
+        self.last = Arc::new(plan_of(&self.whole, &chosen, &self.spent));
+        self.files = chosen.iter().map(|(file, _)| *file).collect();
+        let spent = self.spent.len();
+        self.tried.extend(chosen.into_iter().map(|c| (c, spent)));
+    }
+
+    /// Notes the packs that are not to be tried again.
+    fn spend(&mut self, damaged: &HashSet<Digest>) {
+        let broken: HashSet<At> = self.broken.iter().copied().collect();
         let used = self.last.packs.iter().filter(|p| {
             let mut pieces = p.frames.iter().flat_map(|f| &f.pieces);
             pieces.any(|piece| broken.contains(&self.last.files[piece.file as usize].entry))
         });
-        let used: Vec<usize> = used.map(|p| p.pack).collect();
-        let is_damaged = |p: &usize| damaged.contains(&whole.packs[*p].digest());
-        // Where no frame gives a pack away, all that were read are in doubt.
+        let is_damaged = |p: &usize| damaged.contains(&self.whole.packs[*p].digest());
+        let lists = broken.iter().map(|at| at.pack).filter(|p| is_damaged(p));
+        let used: HashSet<usize> = used.map(|p| p.pack).chain(lists).collect();
+        // Where nothing gives a pack away, all that were read are in doubt.
         let is_known = used.iter().any(is_damaged);
-        let spent = used.iter().filter(|p| !is_known || is_damaged(p));
-        self.spent.extend(spent);
-        let plan_of = |files: &[usize]| {
-            let wanted = files.iter().map(|i| Wanted {
-                at: self.job.plan.files[*i].entry,
-                check: true,
-            });
-            plan_outside(&whole, &wanted.collect::<Vec<_>>(), &self.spent)
-        };
-        let plan = plan_of(&self.files);
-        let mut come = vec![0_u64; plan.files.len()];
-        for piece in plan
-            .packs
-            .iter()
-            .flat_map(|p| &p.frames)
-            .flat_map(|f| &f.pieces)
-        {
-            come[piece.file as usize] += u64::from(piece.len);
-        }
-        let is_whole = |i: &usize| come[*i] == plan.files[*i].content_len;
-        let files: Vec<usize> = (0..self.files.len())
-            .filter(is_whole)
-            .map(|i| self.files[i])
+        let spent: Vec<usize> = used
+            .into_iter()
+            .filter(|p| !is_known || is_damaged(p))
             .collect();
-        self.last = Arc::new(plan_of(&files));
-        self.files = files;
-        self.whole = Some(whole.clone());
-        whole
+        self.spent.extend(spent);
     }
 
-    fn with_spare(&mut self) -> Arc<Snapshot> {
-        let mut whole = (*self.job.snapshot).clone();
-        let known: HashSet<Digest> = whole.packs.iter().map(Pack::digest).collect();
-        let mut spare = std::mem::take(&mut self.spare);
-        spare.retain(|p| !known.contains(&p.digest()));
-        for pack in &mut spare {
-            pack.live.fill(false);
+    /// What may be restored for each of the files, in their order: what is listed, or what other packs list under the path with the
+    /// content, live or not; packs that are spent last. A folder's files have to be the same in everything.
+    fn choices(&self) -> Vec<(usize, At)> {
+        let is_go = self.job.source.kind().is_go();
+        let listed = |file: &usize| self.whole.entry(self.job.plan.files[*file].entry);
+        let by_path: HashMap<&EntryPath, usize> = self
+            .files
+            .iter()
+            .map(|file| (&listed(file).entry.path, *file))
+            .collect();
+        let mut choices: Vec<(usize, At)> = Vec::new();
+        for (pack, p) in self.whole.packs.iter().enumerate() {
+            for (entry, e) in p.toc.entries.iter().enumerate() {
+                let Some(file) = by_path.get(&e.entry.path) else {
+                    continue;
+                };
+                let held = listed(file);
+                if e.is_file_of(held) && (is_go || e.entry == held.entry) {
+                    choices.push((*file, At { pack, entry }));
+                }
+            }
         }
-        whole.packs.extend(spare);
-        Arc::new(whole)
+        // The same of the same packs would come wrong again.
+        choices.retain(|choice| self.tried.get(choice) != Some(&self.spent.len()));
+        let listed = |(file, at): &(usize, At)| *at == self.job.plan.files[*file].entry;
+        choices.sort_by_key(|c| (c.0, self.spent.contains(&c.1.pack), !listed(c)));
+        choices
     }
+}
+
+fn plan_of(whole: &Snapshot, choices: &[(usize, At)], spent: &HashSet<usize>) -> Plan {
+    let wanted = choices.iter().map(|(_, at)| Wanted {
+        at: *at,
+        check: true,
+    });
+    plan_outside(whole, &wanted.collect::<Vec<_>>(), spent)
+}
+
+fn pieces(plan: &Plan) -> impl Iterator<Item = &Piece> {
+    let frames = plan.packs.iter().flat_map(|p| &p.frames);
+    frames.flat_map(|f| &f.pieces)
+}
+
+fn with_spare(snapshot: &Snapshot, mut spare: Vec<Pack>) -> Snapshot {
+    let mut whole = snapshot.clone();
+    let known: HashSet<Digest> = whole.packs.iter().map(Pack::digest).collect();
+    spare.retain(|p| !known.contains(&p.digest()));
+    for pack in &mut spare {
+        pack.live.fill(false);
+    }
+    whole.packs.extend(spare);
+    whole
 }

@@ -35,6 +35,23 @@ impl Forged {
         self.frames = stored;
     }
 
+    /// Frames of other bytes than what the table lists, of the right lengths.
+    pub(super) fn other_bytes(&mut self) {
+        self.other_frames(|len| vec![7; len]);
+    }
+
+    /// Frames that match the table's digests, made of what `bytes` gives for the length that the table says they decode to.
+    pub(super) fn other_frames(&mut self, bytes: impl Fn(usize) -> Vec<u8>) {
+        self.frames.clear();
+        for frame in &mut self.toc.frames {
+            let stored = zstd::bulk::compress(&bytes(frame.raw_len as usize), 1).unwrap();
+            frame.offset = self.frames.len() as u64;
+            frame.len = stored.len() as u32;
+            frame.digest = Sha256::of(&stored);
+            self.frames.extend(stored);
+        }
+    }
+
     fn stored_toc(&self) -> Vec<u8> {
         let stored = self.toc.encode();
         if self.patches.is_empty() {

@@ -71,7 +71,9 @@ async fn publish_late(
     mine: &Snapshot,
     base: &head::Current,
 ) -> crate::ops::Result<publish::Head> {
+    let own = std::collections::HashSet::new();
     let publication = Publication {
+        own: &own,
         mine,
         base,
         built_on_base: true,

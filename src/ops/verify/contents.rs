@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     artifact::{
-        snapshot::Snapshot,
-        toc::{Frame, Object},
+        snapshot::{Places, Snapshot},
+        toc::{Frame, Object, ObjectId},
     },
     digest::{Sha256, Sha256Hasher},
     entry::EntryPath,
@@ -22,14 +22,14 @@ use crate::{
 };
 
 /// What a content should be, and what it is made of.
-pub(super) type Id = (Sha256, Box<[Sha256]>);
+pub(super) type Id = (Sha256, Box<[ObjectId]>);
 
 /// Contents on their way.
 #[derive(Default)]
 pub(super) struct Contents {
     items: Vec<Item>,
     /// Items by the object that they wait for.
-    waiting: HashMap<Sha256, Vec<usize>>,
+    waiting: HashMap<ObjectId, Vec<usize>>,
 }
 
 struct Item {
@@ -41,7 +41,7 @@ struct Item {
 }
 
 impl Item {
-    fn awaits(&self) -> Option<Sha256> {
+    fn awaits(&self) -> Option<ObjectId> {
         self.id.1.get(self.next).copied()
     }
 }
@@ -52,8 +52,7 @@ impl Contents {
         let mut contents = Self::default();
         let mut seen = HashSet::new();
         for (at, e) in snapshot.live().filter(|(_, e)| e.objects.len() > 1) {
-            let toc = &snapshot.packs[at.pack].toc;
-            let objects: Box<[Sha256]> = e.objects.iter().map(|o| toc.object(*o).0).collect();
+            let objects: Box<[ObjectId]> = snapshot.object_ids(at).collect();
             let id = (e.content, objects);
             if known.contains(&id) || !seen.insert(id.clone()) {
                 continue;
@@ -75,8 +74,7 @@ impl Contents {
 
     /// A decoded frame goes by, its objects in order and right.
     pub(super) async fn pass(&mut self, bytes: Vec<u8>, objects: Vec<Object>) {
-        if self.waiting.is_empty() || !objects.iter().any(|o| self.waiting.contains_key(&o.digest))
-        {
+        if self.waiting.is_empty() || !objects.iter().any(|o| self.waiting.contains_key(&o.id())) {
             return;
         }
         let mut all = std::mem::take(self);
@@ -90,10 +88,10 @@ impl Contents {
     }
 
     fn object(&mut self, object: &Object, bytes: &[u8]) {
-        for i in self.waiting.remove(&object.digest).unwrap_or_default() {
+        for i in self.waiting.remove(&object.id()).unwrap_or_default() {
             let item = &mut self.items[i];
             // One segment may follow itself: runs of one byte.
-            while item.awaits() == Some(object.digest) {
+            while item.awaits() == Some(object.id()) {
                 item.hasher.update(bytes);
                 item.next += 1;
             }
@@ -130,9 +128,6 @@ impl Contents {
     }
 }
 
-/// Where each object is: pack and index of the object.
-type Places = HashMap<Sha256, (usize, usize)>;
-
 /// Fetches the rest of a content; bytes read, and what is wrong with it.
 async fn fetch(
     ctx: &Context,
@@ -140,14 +135,9 @@ async fn fetch(
     places: &Places,
     mut item: Item,
 ) -> Result<(Item, u64, Option<String>)> {
-    let mut reader = Reader {
-        ctx,
-        snapshot,
-        last: None,
-        bytes: 0,
-    };
-    while let Some(digest) = item.awaits() {
-        let found = match places.get(&digest) {
+    let mut reader = Reader::new(ctx, snapshot);
+    while let Some(id) = item.awaits() {
+        let found = match places.get(&id) {
             Some((pack, object)) => reader.object(*pack, *object).await?,
             None => Err("an object of it is in no pack".to_owned()),
         };
@@ -163,15 +153,28 @@ async fn fetch(
 }
 
 /// Reads objects one after the other; keeps the last frame, which commonly holds the next object too.
-struct Reader<'a> {
+pub(in crate::ops) struct Reader<'a> {
     ctx: &'a Context,
     snapshot: &'a Snapshot,
     last: Option<((usize, u32), Bytes)>,
     bytes: u64,
 }
 
-impl Reader<'_> {
-    async fn object(
+impl<'a> Reader<'a> {
+    pub(in crate::ops) fn new(ctx: &'a Context, snapshot: &'a Snapshot) -> Self {
+        Self {
+            ctx,
+            snapshot,
+            last: None,
+            bytes: 0,
+        }
+    }
+
+    /// The bytes of an object, or why the pack does not hold it.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub(in crate::ops) async fn object(
         &mut self,
         pack: usize,
         object: usize,

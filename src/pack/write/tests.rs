@@ -5,7 +5,7 @@ use std::{
 
 use super::*;
 use crate::{
-    artifact::toc::Reading,
+    artifact::toc::{ObjectId, Reading},
     entry::{EntryPath, Extent, Kind, Meta, Time},
     memory::MemoryBudget,
     progress::Silent,
@@ -103,7 +103,7 @@ pub(in crate::pack) fn pack(
     tree: &[(PackItem, Readable)],
     shape: Shape,
     threads: usize,
-    kept: &(dyn Fn(&Sha256) -> bool + Sync),
+    kept: &(dyn Fn(&ObjectId) -> bool + Sync),
 ) -> (Vec<(Vec<u8>, Written)>, Vec<Outcome>) {
     let items: Vec<PackItem> = tree.iter().map(|t| t.0.clone()).collect();
     let contents = InMemory(tree.iter().map(|t| t.1.clone()).collect());
@@ -285,10 +285,8 @@ fn an_increment_writes_only_new_segments_of_a_changed_file() {
     for (len, whole) in [(3_000_000, false), (20_000_000, false), (200_000, true)] {
         let (old, mut new) = (&old[..len], new[..len].to_vec());
         new[len / 2] ^= 1;
-        let known: std::collections::HashSet<Sha256> = super::super::chunk::objects(old)
-            .into_iter()
-            .map(|o| o.0)
-            .collect();
+        let known: std::collections::HashSet<ObjectId> =
+            super::super::chunk::objects(old).into_iter().collect();
         let tree = [file(b"f", new.clone())];
         let (packs, outcomes) = pack(&tree, Shape::Increment, 2, &|d| known.contains(d));
         assert_eq!(outcomes, [Outcome::Packed(Sha256::of(&new))]);

@@ -172,6 +172,10 @@ impl Front {
     /// # Errors
     /// `Corrupt` if they are not what the digest says.
     pub(super) async fn body(&self, desc: &Descriptor, check: bool) -> Result<Option<Body>> {
+        // A file that was written to since it was hashed is hashed again for this, and removed if it is damaged.
+        if self.store.stat(&desc.digest).await?.is_none() {
+            return Ok(None);
+        }
         let from = self.root.join(keys::blob(&desc.digest));
         let (dir, desc) = (self.spool_dir.clone(), desc.clone());
         task::blocking(move || body(&from, &dir, &desc, check)).await

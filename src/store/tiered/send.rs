@@ -69,8 +69,11 @@ impl Core {
             }
             // Its mark may have come back after a power cut, or the remote may have it from elsewhere.
             Ok(None) => {
-                self.must_be_there(&job.digest, "it is not in front any more")
-                    .await?;
+                self.must_be_there(
+                    &job.digest,
+                    "it is no longer in front, or was damaged there",
+                )
+                .await?;
             }
             Err(e) if e.kind == ErrorKind::Corrupt => {
                 self.must_be_there(&job.digest, &e.message).await?;

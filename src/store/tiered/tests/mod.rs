@@ -410,9 +410,11 @@ impl Sweep for Linked {
     }
 }
 
-async fn disk(path: &Path) -> Opened {
+/// A disk store; with the table `vetted` one that hashes what changed, as a daemon opens its front.
+async fn disk(path: &Path, vetted: Option<std::path::PathBuf>) -> Opened {
     let options = Options {
         verified: false,
+        vetted,
         concurrency: 64,
         ..Options::default()
     };
@@ -484,12 +486,13 @@ impl World {
     }
 
     async fn near(&self) -> Opened {
-        disk(&self.dir.path().join("near")).await
+        let vetted = self.dir.path().join("vetted");
+        disk(&self.dir.path().join("near"), Some(vetted)).await
     }
 
     /// The remote as others see it.
     async fn remote(&self) -> Opened {
-        disk(&self.dir.path().join("remote")).await
+        disk(&self.dir.path().join("remote"), None).await
     }
 
     /// What a tag is at the remote, with all that its manifest names; every byte is checked.

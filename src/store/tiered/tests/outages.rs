@@ -299,6 +299,28 @@ async fn blob_that_the_disk_damaged_before_it_was_sent_is_set_aside_and_healed_b
 }
 
 #[tokio::test(start_paused = true)]
+async fn blob_that_was_damaged_while_it_waited_is_neither_sent_nor_served() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let (desc, body) = blob(&data(5000, 1));
+    let repo = daemon.repo("a");
+    repo.put_blob(&desc, &body).await.unwrap();
+    let path = world.dir.path().join("near").join(keys::blob(&desc.digest));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, data(5000, 2)).unwrap();
+    daemon.back().await;
+    let left = daemon.flush().await;
+    assert!(left.is_flushed() && left.set_aside == 1, "{left:?}");
+    let remote = world.remote().await.store;
+    assert_eq!(remote.stat(&desc.digest).await.unwrap(), None);
+    assert!(read(&repo, &desc).await.unwrap().is_none());
+    repo.put_blob(&desc, &body).await.unwrap();
+    assert!(daemon.flush().await.is_flushed());
+    assert_eq!(remote.stat(&desc.digest).await.unwrap(), Some(5000));
+}
+
+#[tokio::test(start_paused = true)]
 async fn versions_of_names_hold_across_an_outage() {
     let world = World::new(Mode::WriteBack);
     let daemon = world.start().await;
