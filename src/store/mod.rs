@@ -35,6 +35,7 @@ pub mod s3;
 pub mod scrub;
 pub mod tiered;
 mod tree;
+pub mod unfilled;
 pub mod wrap;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};
