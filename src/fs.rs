@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 
 mod attrs;
 mod beneath;
@@ -505,6 +505,23 @@ pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// Makes a folder and those above it.
 pub fn make_dirs(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| Error::new("make folder", path, e))
+}
+
+/// Whether this user may make something in the folder `path`, or in the one above it that is there if it is not. Writes nothing.
+pub fn may_write(path: &Path) -> Result<()> {
+    let mut folder = path;
+    loop {
+        match rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+            Err(rustix::io::Errno::NOENT) => {}
+            done => return done.map_err(|e| Error::new("write to folder", folder, e)),
+        }
+        // A relative path ends at the working directory.
+        match folder.parent().map(|above| above.as_os_str().is_empty()) {
+            None => return Ok(()),
+            Some(true) => folder = Path::new("."),
+            Some(false) => folder = folder.parent().unwrap_or(folder),
+        }
+    }
 }
 
 /// How sure a written file has to be.

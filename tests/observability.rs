@@ -214,6 +214,57 @@ fn every_alert_has_its_section_in_the_runbook() {
 }
 
 #[test]
+fn every_alert_has_a_case_in_which_it_fires() {
+    let values = |path: &str, start: &str| -> Vec<String> {
+        let text = text(path);
+        let lines = text.lines().filter_map(|l| l.trim().strip_prefix(start));
+        lines.map(|l| l.trim().to_owned()).collect()
+    };
+    let alerts = values("examples/observability/alerts.yml", "- alert:");
+    let cases = text("tests/observability/alerts.test.yml");
+    for alert in alerts {
+        let tests = cases.split("alertname: ").skip(1);
+        let fires = tests
+            .filter_map(|case| case.strip_prefix(&*alert))
+            .any(|case| case.trim_start().starts_with("exp_alerts:\n"));
+        assert!(
+            fires,
+            "no case of tests/observability/alerts.test.yml expects {alert}"
+        );
+    }
+}
+
+#[test]
+fn what_watches_pods_asks_ports_that_they_have_and_jobs_begin_with_a_checkout() {
+    let monitor = text("examples/observability/podmonitor.yml");
+    let port = monitor
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("- port: "));
+    let port = port.expect("it asks a port");
+    for daemon in ["deployment", "daemonset"] {
+        let manifest = text(&format!("examples/k8s/{daemon}.yaml"));
+        let named = format!("- name: {port}\n");
+        assert!(manifest.contains(&named), "{daemon} has no port {port}");
+        let address = manifest.lines().find(|l| l.contains("containerPort: 5001"));
+        assert!(address.is_some(), "{daemon}: the port of admin_listen");
+    }
+    let service = text("examples/k8s/deployment.yaml");
+    assert!(service.contains(&format!("targetPort: {port}\n")));
+    let settings = text("examples/k8s/config.yaml");
+    assert!(settings.contains(":5001"), "admin_listen is elsewhere");
+    for job in ["build-job", "sidecar-job"] {
+        let manifest = text(&format!("examples/k8s/{job}.yaml"));
+        let (_, first) = manifest
+            .split_once("initContainers:\n")
+            .expect("it has some");
+        let first = first
+            .lines()
+            .find_map(|l| l.trim().strip_prefix("- name: "));
+        assert_eq!(first, Some("checkout"), "{job}");
+    }
+}
+
+#[test]
 fn queries_are_taken_apart() {
     let query = r#"sum by (a) (rate(cachectld_x_total{job="j",b=~"c|}d",e!="f"}[5m])) / my_process_y + process_z"#;
     let labels: BTreeSet<String> = ["job", "b", "e"].map(ToOwned::to_owned).into();

@@ -130,7 +130,7 @@ pub(crate) fn finish(
 ) -> std::result::Result<u8, (bool, CommandError)> {
     let config = session.config();
     summary.settle();
-    for warning in summary.warnings(config.strict) {
+    for warning in summary.warnings(config.strict, config.require_hit) {
         session.reporter.warn(&warning);
     }
     if let Err(why) = github::append(&session.env, summary) {

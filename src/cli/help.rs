@@ -35,15 +35,50 @@ pub(crate) fn command() -> Command {
     root
 }
 
-/// Says whose flag it is that this command does not take, in place of how to pass it as a value.
+/// What other tools call our commands.
+const OTHER_WORDS: [(&str, &[&str]); 6] = [
+    ("export", &["save", "push", "upload", "store", "put"]),
+    ("import", &["restore", "pull", "download", "load", "get"]),
+    ("ls", &["list"]),
+    ("rm", &["delete", "remove"]),
+    ("prune", &["gc", "clean", "clear"]),
+    ("inspect", &["show", "info"]),
+];
+
+/// A mistake with a tip in place of clap's own: whose flag it is that this command does not take, what the command is called here,
+/// how a folder is named.
 pub(crate) fn explained(mut e: Error) -> Error {
-    let flag = match (e.kind(), e.get(ContextKind::InvalidArg)) {
-        (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) => flag.clone(),
-        _ => return e,
+    let said = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
     };
-    let Some(long) = flag.strip_prefix("--") else {
+    let tip = match e.kind() {
+        ErrorKind::UnknownArgument => said(ContextKind::InvalidArg).and_then(|f| owners(&f)),
+        ErrorKind::InvalidSubcommand => said(ContextKind::InvalidSubcommand).and_then(|word| {
+            let (ours, _) = OTHER_WORDS
+                .iter()
+                .find(|(_, others)| others.contains(&&*word))?;
+            Some(format!("that is `cachectl {ours}`"))
+        }),
+        ErrorKind::InvalidValue => said(ContextKind::InvalidArg)
+            .filter(|arg| arg == "<SOURCE>")
+            .map(|_| "a folder is named after `dir`: `dir PATH --name NAME`".to_owned()),
+        _ => None,
+    };
+    let Some(tip) = tip else {
         return e;
     };
+    for own in [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand] {
+        e.remove(own);
+    }
+    let tips = ContextValue::StyledStrs(vec![tip.into()]);
+    e.insert(ContextKind::Suggested, tips);
+    e
+}
+
+/// The commands that take the flag.
+fn owners(flag: &str) -> Option<String> {
+    let long = flag.strip_prefix("--")?;
     let takes = |c: &&Command| c.get_arguments().any(|a| a.get_long() == Some(long));
     let root = Cli::command();
     let owners: Vec<String> = root
@@ -51,14 +86,7 @@ pub(crate) fn explained(mut e: Error) -> Error {
         .filter(takes)
         .map(|c| format!("`{}`", c.get_name()))
         .collect();
-    if owners.is_empty() {
-        return e;
-    }
-    let tip = format!("{flag} is a flag of {}", owners.join(", "));
-    e.remove(ContextKind::SuggestedArg);
-    let tips = ContextValue::StyledStrs(vec![tip.into()]);
-    e.insert(ContextKind::Suggested, tips);
-    e
+    (!owners.is_empty()).then(|| format!("{flag} is a flag of {}", owners.join(", ")))
 }
 
 #[cfg(test)]
@@ -128,5 +156,28 @@ mod tests {
         );
         assert!(!text.contains("-- --restore-key"), "{text}");
         assert!(refused("cachectl ls --nonsense").contains("unexpected argument"));
+    }
+
+    #[test]
+    fn words_of_other_tools_and_folders_without_dir_get_a_tip() {
+        for (line, tip) in [
+            ("cachectl save go", "that is `cachectl export`"),
+            ("cachectl restore", "that is `cachectl import`"),
+            (
+                "cachectl import node_modules --name x",
+                "`dir PATH --name NAME`",
+            ),
+        ] {
+            let e = command().try_get_matches_from(line.split(' ')).unwrap_err();
+            let text = explained(e).to_string();
+            assert!(text.contains("tip: ") && text.contains(tip), "{text}");
+        }
+        let commands = Cli::command();
+        for (ours, others) in OTHER_WORDS {
+            assert!(commands.find_subcommand(ours).is_some(), "{ours}");
+            for other in others {
+                assert!(commands.find_subcommand(other).is_none(), "{other}");
+            }
+        }
     }
 }

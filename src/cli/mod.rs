@@ -18,6 +18,7 @@ mod export;
 mod flush;
 mod github;
 mod help;
+mod hints;
 mod import;
 mod inspect;
 mod json;
@@ -35,6 +36,7 @@ mod sources;
 mod status;
 mod stores;
 mod summary;
+mod supplied;
 mod upkeep;
 mod verify;
 

@@ -8,14 +8,14 @@ use std::{
 
 use super::{
     ci::{self, Ci},
-    error::{CommandError, Kind, Result},
+    error::{CommandError, Result},
     output,
     progress::Reporter,
     stores::{self, Place},
     upkeep::Upkeep,
 };
 use crate::{
-    config::{Config, Env, Loaded, NO_HOME, Origin, keys},
+    config::{Config, Env, Loaded, Origin, keys},
     entry::Time,
     fs,
     memory::MemoryBudget,
@@ -81,54 +81,6 @@ impl Session {
 
     pub(crate) fn config(&self) -> &Config {
         &self.loaded.config
-    }
-
-    /// URL of the store.
-    ///
-    /// # Errors
-    /// None is set but by a settings file that may not set it, or there is no home for the default one.
-    pub(crate) fn store(&self) -> Result<&str> {
-        let Some((url, origin)) = &self.config().store else {
-            return Err(match self.ignored() {
-                Some(ignored) => CommandError::failed(format!(
-                    "no store is set: {ignored}, or set CACHECTL_STORE"
-                )),
-                None => CommandError::failed(NO_HOME)
-                    .hint("set CACHECTL_STORE, for example to disk:/var/cache/cachectl"),
-            });
-        };
-        stores::place(url).map_err(|mut e| {
-            e.message = format!("{} ({origin})", e.message);
-            match origin {
-                Origin::Env(_) if stores::lacks_a_part(url) => self.for_want_of_a_secret(e),
-                _ => e,
-            }
-        })?;
-        Ok(url)
-    }
-
-    /// In a CI job trouble like other: secrets that are part of a variable are empty in the pull request of a fork.
-    fn for_want_of_a_secret(&self, mut e: CommandError) -> CommandError {
-        if !e.is_usage() || !self.env.is_ci() {
-            return e;
-        }
-        e.kind = Kind::Failed;
-        e.hint("secrets are empty in jobs that may not know them, such as pull requests of forks")
-    }
-
-    /// What is wrong with settings that go together, of which a CI job was given but one.
-    fn explained_by_login(&self, e: CommandError) -> CommandError {
-        let given =
-            ["registry.password", "registry.password_file"].map(|key| self.loaded.layer.get(key));
-        let is_alone = self.config().registry.username.is_none();
-        match given.into_iter().flatten().next() {
-            Some((_, origin @ Origin::Env(_))) if is_alone && e.is_usage() => {
-                let mut e = self.for_want_of_a_secret(e);
-                e.message = format!("{} ({origin})", e.message);
-                e
-            }
-            _ => e,
-        }
     }
 
     /// URL of the store, fit to be shown; `None` where none is set.
@@ -238,32 +190,6 @@ impl Session {
         ops::Created::Now
     }
 
-    /// Warns of what the environment supplies and what is taken otherwise than it is written.
-    pub(crate) fn warn_of_environment(&self) {
-        for name in &self.loaded.unknown {
-            let meant = match self.loaded.table.nearest_env(name) {
-                Some(near) => format!("; did you mean `{near}`?"),
-                None => String::new(),
-            };
-            self.reporter.warn(&format!(
-                "environment variable `{}` is not a setting of cachectl and is ignored{meant}",
-                name.escape_default()
-            ));
-        }
-        let store = self.config().store.as_ref().map(|(url, _)| url.as_str());
-        if let Some(path) = store.and_then(|url| url.strip_prefix("oci://"))
-            && let Some((_, repository)) =
-                path.split('?').next().unwrap_or_default().split_once('/')
-            && repository.contains(|c: char| c.is_ascii_uppercase())
-            && !self.quiet
-        {
-            output::note(&format!(
-                "cachectl: note: registries know lower case only: using repository `{}`\n",
-                repository.to_ascii_lowercase()
-            ));
-        }
-    }
-
     /// What the budget is: `--budget`, or the verb's own; `None`: none.
     pub(crate) fn budget(&self, own: Option<Duration>) -> Option<Duration> {
         self.config().budget.or(own).filter(|b| !b.is_zero())
@@ -313,7 +239,7 @@ impl Session {
         let config = self.config();
         // Boxed: AWS's configuration makes a future of many kilobytes, and everything here awaits this one.
         let opened = Box::pin(stores::open(url, self, read_only)).await;
-        let opened = opened.map_err(|e| self.explained_by_login(e))?;
+        let opened = opened.map_err(|e| self.explained_by_environment(e))?;
         Ok(ops::Context {
             opened: Arc::new(opened),
             reach: ops::Reach::everything(),

@@ -78,7 +78,7 @@ pub(crate) fn waiting(q: &v1::Queue) -> String {
         let _ = write!(text, ", the oldest for {age}");
     }
     if let Some(trouble) = &q.trouble {
-        let _ = write!(text, "; the last try failed: {}", printable(trouble));
+        let _ = write!(text, "; {}", printable(trouble));
     }
     text
 }
@@ -99,7 +99,7 @@ mod tests {
         };
         assert_eq!(
             waiting(&queue),
-            "1 tag and 2 blobs (3.0 kB) wait, the oldest for 1m 1s; the last try failed: no\u{fffd}route"
+            "1 tag and 2 blobs (3.0 kB) wait, the oldest for 1m 1s; no\u{fffd}route"
         );
     }
 }

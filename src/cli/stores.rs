@@ -7,6 +7,7 @@ use super::{
     session::Session,
 };
 use crate::store::open::{self, Opened, Options, StoreUrl};
+pub(crate) use crate::store::unfilled;
 
 /// Opens the store at `url`; remotes are not asked anything yet.
 pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Result<Opened> {
@@ -54,15 +55,6 @@ pub(crate) fn place(url: &str) -> Result<Place> {
         StoreUrl::S3(_) | StoreUrl::Registry(_) => Place::Remote,
         StoreUrl::Daemon(_) => Place::Daemon,
     })
-}
-
-/// Says whether a part of a URL is empty that has none to be empty, as where a CI system puts a secret that a job is not given.
-pub(crate) fn lacks_a_part(url: &str) -> bool {
-    let (place, query) = url.split_once('?').unwrap_or((url, ""));
-    let place = place.split_once(':').map_or(place, |(_, rest)| rest);
-    let path = place.strip_prefix("//").unwrap_or(place);
-    let is_lacking = |part: &str| part.is_empty() || part.starts_with(':') || part.ends_with(':');
-    path.split('/').any(is_lacking) || query.split('&').any(|pair| pair.ends_with('='))
 }
 
 /// The folder of the store at `url`, if it is in one; `None` also for what is no URL.

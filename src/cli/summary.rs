@@ -122,16 +122,16 @@ impl Summary {
         }
     }
 
-    /// What the user should know of, though the command goes on; `strict` ends it with the troubles instead.
-    pub(crate) fn warnings(&self, strict: bool) -> Vec<String> {
+    /// What the user should know of, though the command goes on; `strict` ends it with the troubles instead, `require_hit` with a miss.
+    pub(crate) fn warnings(&self, strict: bool, require_hit: bool) -> Vec<String> {
         let mut all = Vec::new();
-        if let Some(line) = self.trouble_line().filter(|_| !strict) {
+        let is_partly = self.troubles.iter().any(|e| e.partly);
+        let is_error = strict || self.is_refused(require_hit) && !is_partly;
+        if let Some(line) = self.trouble_line().filter(|_| !is_error) {
             all.push(match self.verb {
                 Verb::Export => format!("not exported: {line}"),
                 // What was changed is there to stay.
-                Verb::Import if self.troubles.iter().any(|e| e.partly) => {
-                    format!("partly restored: {line}")
-                }
+                Verb::Import if is_partly => format!("partly restored: {line}"),
                 Verb::Import => format!("miss: {line}; continuing without the cache"),
             });
         }
@@ -148,6 +148,11 @@ impl Summary {
         let partial = self.parts.iter().filter(|p| p.partial && !strict);
         all.extend(partial.map(Part::lost_line));
         all
+    }
+
+    /// It is a miss, and `require_hit` wants none.
+    fn is_refused(&self, require_hit: bool) -> bool {
+        require_hit && self.verb == Verb::Import && !self.hit()
     }
 
     /// A miss that is nobody's fault and was not warned of.
@@ -297,7 +302,7 @@ impl Summary {
             return Err(CommandError::failed(part.lost_line())
                 .hint("the next export of this cache packs anew what is damaged"));
         }
-        if require_hit && self.verb == Verb::Import && !self.hit() {
+        if self.is_refused(require_hit) {
             let why = self.miss().unwrap_or_default();
             return Err(CommandError::new(Kind::Miss, format!("miss: {why}")));
         }

@@ -61,7 +61,7 @@ fn a_damaged_miss_is_a_warning_and_under_strict_an_error() {
     damaged.damaged = true;
     let mut all = summary(Verb::Import, vec![damaged]);
     assert_eq!(
-        all.warnings(false),
+        all.warnings(false, false),
         ["miss: why not; continuing without the cache"]
     );
     assert_eq!(all.plain_miss(), None);
@@ -74,7 +74,7 @@ fn a_damaged_miss_is_a_warning_and_under_strict_an_error() {
 #[test]
 fn a_plain_miss_is_no_trouble() {
     let mut all = summary(Verb::Import, vec![absent(), absent()]);
-    assert!(all.warnings(false).is_empty());
+    assert!(all.warnings(false, false).is_empty());
     assert_eq!(all.plain_miss().as_deref(), Some("nothing is stored"));
     assert!(all.verdict(true, false).is_ok());
     assert_eq!(all.verdict(true, true).unwrap_err().kind.code(), 3);
@@ -92,7 +92,7 @@ fn what_is_left_out_is_said_once() {
             some.partial = partial;
             some.left_out.push(left.clone());
             let all = summary(verb, vec![some]);
-            let said = all.text(false) + &all.warnings(false).join("\n");
+            let said = all.text(false) + &all.warnings(false, false).join("\n");
             assert_eq!(said.matches("it is of the future").count(), 1, "{said}");
         }
     }
@@ -169,15 +169,35 @@ fn a_partial_hit_says_what_is_missing() {
     });
     let mut all = summary(Verb::Import, vec![some]);
     assert_eq!(
-        all.warnings(false),
+        all.warnings(false, false),
         ["partial hit: gobuild m: 1 entry could not be restored (ab-d: its pack is gone)"]
     );
     assert_eq!(all.json(&[])["partial"], true);
     assert!(all.verdict(false, true).is_ok());
     // It is said once: as an error.
-    assert!(all.warnings(true).is_empty());
+    assert!(all.warnings(true, false).is_empty());
     let error = all.verdict(true, false).unwrap_err();
     assert!(error.kind.code() == 1 && error.message.starts_with("partial hit: "));
+}
+
+#[test]
+fn trouble_is_said_once_where_a_hit_is_required() {
+    let trouble = || {
+        let mut failed = summary(Verb::Import, vec![Part::nothing("dir", "d", "why")]);
+        failed.troubles.push(CommandError::failed("why"));
+        failed
+    };
+    let mut failed = trouble();
+    assert_eq!(failed.warnings(false, false).len(), 1);
+    assert!(failed.warnings(false, true).is_empty());
+    assert_eq!(
+        failed.verdict(false, true).unwrap_err().message,
+        "miss: why"
+    );
+    // What was changed is no part of a miss.
+    let mut partly = trouble();
+    partly.troubles[0].partly = true;
+    assert_eq!(partly.warnings(false, true).len(), 1);
 }
 
 #[test]
@@ -192,7 +212,7 @@ fn what_was_changed_before_it_failed_is_no_miss_and_an_export_does_not_go_on() {
     let want = "2 files or folders were put in place and 1 removed";
     let mut failed = summary(Verb::Import, Vec::new());
     failed.troubles.push(partly);
-    let warnings = failed.warnings(false);
+    let warnings = failed.warnings(false, false);
     assert!(warnings[0].starts_with("partly restored: "), "{warnings:?}");
     assert!(
         warnings[0].contains(want) && warnings[0].contains("import again to complete it"),
@@ -200,7 +220,7 @@ fn what_was_changed_before_it_failed_is_no_miss_and_an_export_does_not_go_on() {
     );
     let mut failed = summary(Verb::Export, Vec::new());
     failed.troubles.push(CommandError::failed("why"));
-    assert_eq!(failed.warnings(false), ["not exported: why"]);
+    assert_eq!(failed.warnings(false, false), ["not exported: why"]);
 }
 
 #[test]
@@ -215,7 +235,7 @@ fn what_limits_left_out_is_in_the_line_and_a_warning_where_it_is_most() {
             max_size: Some(100_000),
         };
         let all = summary(Verb::Export, vec![part]);
-        (all.text(false), all.warnings(false), all.json(&[]))
+        (all.text(false), all.warnings(false, false), all.json(&[]))
     };
     let (line, warnings, json) = exported(0, 208);
     let want = "export gobuild m: unchanged: 2 entries, 0 B; 208 of 212 left out (max_size) in ";

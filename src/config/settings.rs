@@ -116,7 +116,7 @@ impl Config {
                 Some((text, _)) if text.is_empty() => String::new(),
                 _ => label(layer, "key")?.map_or_else(String::new, |(key, _)| key),
             },
-            restore_keys: layer.list("restore_keys"),
+            restore_keys: restore_keys(layer)?,
             exclude: layer.list("exclude"),
             xattrs: layer.flag("xattrs")?.unwrap_or(false),
             owner: layer.flag("owner")?.unwrap_or(false),
@@ -219,8 +219,15 @@ fn choose(
     store: Option<(String, Origin)>,
     daemon: Option<(String, Origin)>,
 ) -> Result<Option<(String, Origin)>> {
-    let Some((daemon, said)) = daemon.filter(|(text, _)| !text.is_empty()) else {
-        return Ok(store);
+    let is_set = |(text, _): &(String, Origin)| !text.is_empty();
+    let (store, (daemon, said)) = match (store, daemon) {
+        (store, None) => return Ok(store),
+        // A variable that was empty in `--daemon "$D"`: what else is set counts, and without that it is a mistake like `--store ''`.
+        (store, Some(daemon)) if !is_set(&daemon) => {
+            let is_flag = matches!(daemon.1, Origin::Flag(_));
+            return Ok(store.or(Some(daemon).filter(|_| is_flag)));
+        }
+        (store, Some(daemon)) => (store.filter(is_set), daemon),
     };
     match &store {
         Some((_, Origin::Flag(flag))) if matches!(said, Origin::Flag(_)) => {
@@ -260,6 +267,17 @@ fn daemon_url(text: &str) -> Option<String> {
     // A relative path is one of the working directory. With a colon it is rather a host and port, or a URL of something else.
     let is_path = path.starts_with(['/', '.']) || !path.contains(':');
     is_path.then(|| format!("cachectld:{path}"))
+}
+
+/// Prefixes of keys: one that no key can begin with would never be found, without a word.
+fn restore_keys(layer: &Layer) -> Result<Vec<String>> {
+    let all = layer.list("restore_keys");
+    if all.iter().any(|key| key.chars().any(char::is_control)) {
+        return Err(layer
+            .refused("restore_keys", "holds control characters")
+            .hint("give several prefixes as one --restore-key each"));
+    }
+    Ok(all)
 }
 
 /// A name, scope or key: not empty, short, and fit to be printed.
@@ -307,6 +325,12 @@ mod tests {
         assert_eq!(chosen(None, env("/d.sock")), "cachectld:/d.sock");
         assert_eq!(chosen(env("disk:/a"), None), "disk:/a");
         assert_eq!(chosen(flag("disk:/a"), flag("")), "disk:/a");
+        assert_eq!(chosen(flag(""), flag("/d.sock")), "cachectld:/d.sock");
+        // Nothing but an empty flag: that is no URL, of whichever of them.
+        for (store, daemon) in [(Some(flag("")), None), (None, Some(flag("")))] {
+            assert_eq!(choose(store, daemon).unwrap(), Some(flag("")));
+        }
+        assert_eq!(choose(None, Some(env(""))).unwrap(), None);
         let two = choose(Some(flag("disk:/a")), Some(flag("/d.sock"))).unwrap_err();
         assert!(two.message.contains("two stores"), "{}", two.message);
     }

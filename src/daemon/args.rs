@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+    value_parser,
+};
 use clap_complete::Shell;
 
 use super::error::{Error, Result as DaemonResult};
@@ -167,7 +171,7 @@ impl Args {
     pub(super) fn parse(
         line: impl IntoIterator<Item = std::ffi::OsString>,
     ) -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches_from(line)?;
+        let matches = command().try_get_matches_from(line).map_err(explained)?;
         Ok(Self {
             config: matches.get_one::<PathBuf>("config").cloned(),
             check: matches.get_flag("check-config"),
@@ -179,6 +183,21 @@ impl Args {
             layer: layer(&matches),
         })
     }
+}
+
+/// A mistake with a tip where the flag is what other servers call the address to listen at.
+fn explained(mut e: clap::Error) -> clap::Error {
+    let names = ["--port", "-p", "--addr", "--address", "--bind", "--host"];
+    let is_address = matches!(
+        e.get(ContextKind::InvalidArg),
+        Some(ContextValue::String(flag)) if names.contains(&&**flag)
+    );
+    if e.kind() == ErrorKind::UnknownArgument && is_address {
+        e.remove(ContextKind::SuggestedArg);
+        let tip = "the address is `--listen HOST:PORT`".into();
+        e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    e
 }
 
 fn layer(matches: &ArgMatches) -> Layer {
@@ -247,5 +266,10 @@ mod tests {
     fn a_flag_given_twice_that_takes_one_value_is_refused() {
         assert!(parse("cachectld --store a --store b").is_err());
         assert!(parse("cachectld extra").is_err());
+        let port = parse("cachectld --port 5000").unwrap_err().to_string();
+        assert!(
+            port.contains("tip: ") && port.contains("--listen"),
+            "{port}"
+        );
     }
 }

@@ -142,6 +142,15 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     shown.caches(caches.clone());
     let mut more: Vec<Refresh> = backlog.clone().map(tiers::refresh).into_iter().collect();
     more.extend(opened.scrubber.clone().map(scrub::refresh));
+    more.extend(tls.clone().map(|tls| -> Refresh {
+        Box::new(move |metrics| {
+            metrics.tls.not_after.set(tls.not_after());
+        })
+    }));
+    if let Some(backlog) = backlog.clone() {
+        let count = move || backlog.status().set_aside;
+        shown.health.show_set_aside(count);
+    }
     let admin = shown.admin(uploads.clone(), &uploads_dir, more);
     let apart = !config.admin_listen.is_empty();
     let doors = Doors {

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     config::{Env, Loaded, Origin, daemon::Config, load::Row},
+    fs,
     serve::auth::Authority,
+    store::open::StoreUrl,
+    task,
 };
 
 /// Every setting with its value, without secrets, and where that came from; defaults as they are here.
@@ -68,11 +71,39 @@ pub(super) async fn verdict(config: &Config, env: &Env) -> String {
     format!("{store}\nOK: the settings are valid\n")
 }
 
+/// Refuses folders of the daemon's on a read-only file system, where it would not start, and warns of those that this user may not write
+/// to, who need not be the daemon's. Blocks.
+fn check_folders(config: &Config) -> Result<()> {
+    let store = match config.store.0.parse() {
+        Ok(StoreUrl::Disk(path) | StoreUrl::Layout(path)) => Some(path),
+        _ => None,
+    };
+    let socket = config.socket.as_ref().and_then(|s| s.path.parent());
+    let folders = [
+        ("state folder", Some(&*config.state_dir)),
+        ("store's folder", store.as_deref()),
+        ("local cache directory", config.front.as_deref()),
+        ("socket's folder", socket),
+    ];
+    for (what, folder) in folders {
+        let Some(Err(error)) = folder.map(fs::may_write) else {
+            continue;
+        };
+        if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem {
+            return Err(Error::failed(format!("cannot use the {what}: {error}")));
+        }
+        tracing::warn!(%error, "This user may not use the {what}; the daemon's must");
+    }
+    Ok(())
+}
+
 /// Checks what loading alone does not show: the store's URL, users, certificates, the socket's group.
 ///
 /// Writes nothing that stays, opens no store and no port; [`verdict`] asks the store.
 pub(super) async fn check(config: &Config) -> Result<()> {
     build::store_url(config)?;
+    let set = config.clone();
+    task::blocking(move || check_folders(&set)).await?;
     if let Some(tls) = &config.tls {
         build::tls(tls).await?;
     }

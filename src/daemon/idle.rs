@@ -149,6 +149,8 @@ fn in_the_way(
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     fn key(name: &str) -> Key {
@@ -180,6 +182,28 @@ mod tests {
         let found = in_the_way(demand, candidates);
         let of = |at| found.iter().filter(|n| **n as usize / 1000 == at).count();
         (0..callers.len()).map(of).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_upload_keeps_its_place_for_ever_and_an_idle_connection_for_a_while() {
+        for (is_upload, ends) in [(true, false), (false, true)] {
+            let places = super::super::listen::places(1);
+            let (open, connection) = (Open::default(), Connection::default());
+            let _opened = open.add(key("first"), connection.clone());
+            let _place = places.enter(key("first")).await.unwrap();
+            let _request = is_upload.then(|| connection.begin());
+            let _slow = is_upload.then(|| connection.wait_for_upload(Instant::now()));
+            let waits = places.enter(key("second"));
+            assert_eq!(places.waiting(), 1);
+            let ended = tokio::select! {
+                biased;
+                () = connection.ends() => true,
+                () = open.make_room(&places) => unreachable!("it ends never"),
+                () = tokio::time::sleep(4 * PATIENCE) => false,
+            };
+            assert_eq!(ended, ends);
+            drop(waits);
+        }
     }
 
     #[test]

@@ -173,23 +173,23 @@ const NEVER: Duration = Duration::from_hours(24 * 365);
 impl store::Queue for Waiting {
     fn waiting(&self) -> store::queue::Waiting {
         let status = self.0.status();
-        let trouble = if !status.remote.up {
+        let mut trouble = Vec::new();
+        if !status.remote.up {
             let why = &status.remote.why;
-            Some(format!("the remote store is unreachable: {why}"))
+            trouble.push(format!("the remote store is unreachable: {why}"));
         } else if let Some(why) = status.refused {
-            Some(format!("the remote store refuses it: {why}"))
-        } else if status.set_aside > 0 {
+            trouble.push(format!("the remote store refuses it: {why}"));
+        }
+        if status.set_aside > 0 {
             let count = status.set_aside;
-            Some(format!("{count} files were set aside: see the log"))
-        } else {
-            None
-        };
+            trouble.push(format!("{count} files were set aside: see the log"));
+        }
         store::queue::Waiting {
             tags: status.updates,
             blobs: status.blobs,
             bytes: status.bytes,
             oldest: status.oldest,
-            trouble,
+            trouble: (!trouble.is_empty()).then(|| trouble.join("; ")),
         }
     }
 

@@ -5,7 +5,10 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -96,6 +99,8 @@ pub struct Accepted<S> {
 pub struct Acceptor {
     config: Config,
     current: RwLock<Arc<ServerConfig>>,
+    /// When the first certificate of the chain ends, in seconds since 1970.
+    not_after: AtomicI64,
 }
 
 impl fmt::Debug for Acceptor {
@@ -110,10 +115,11 @@ impl Acceptor {
     /// # Errors
     /// A file that is missing or not what it should be, and a key that does not belong to the certificate.
     pub async fn open(config: Config) -> Result<Self> {
-        let current = load(config.clone()).await?;
+        let (current, not_after) = load(config.clone()).await?;
         Ok(Self {
             config,
             current: RwLock::new(current),
+            not_after: not_after.into(),
         })
     }
 
@@ -122,9 +128,15 @@ impl Acceptor {
     /// # Errors
     /// Those of [`Self::open`]; then everything stays as it was.
     pub async fn reload(&self) -> Result<()> {
-        let new = load(self.config.clone()).await?;
+        let (new, not_after) = load(self.config.clone()).await?;
+        self.not_after.store(not_after, Relaxed);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
+    }
+
+    /// When the certificate, or one of those above it in its file, expires, in seconds since 1970; 0 if they do not say.
+    pub fn not_after(&self) -> i64 {
+        self.not_after.load(Relaxed)
     }
 
     /// Does a handshake within the time that is set for it; cancel-safe in that the connection is then dropped.
@@ -157,15 +169,16 @@ impl Acceptor {
     }
 }
 
-async fn load(config: Config) -> Result<Arc<ServerConfig>> {
+async fn load(config: Config) -> Result<(Arc<ServerConfig>, i64)> {
     let loaded = task::blocking(move || build(&config).map(|c| (c, config))).await;
-    let (server, config) = loaded?;
+    let ((server, not_after), config) = loaded?;
     info!(certificate = %config.certificate.display(), client_certificates = config.client_ca.is_some(), "TLS is set up");
-    Ok(Arc::new(server))
+    Ok((Arc::new(server), not_after))
 }
 
-fn build(config: &Config) -> Result<ServerConfig> {
+fn build(config: &Config) -> Result<(ServerConfig, i64)> {
     let chain = certificates(&config.certificate)?;
+    let not_after = doubts::first_end(&chain).unwrap_or_default();
     for doubt in doubts::of_server(&chain[0]) {
         warn!(certificate = %config.certificate.display(), "Clients will refuse the TLS certificate: {doubt}");
     }
@@ -192,7 +205,7 @@ fn build(config: &Config) -> Result<ServerConfig> {
         ))
     })?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(server)
+    Ok((server, not_after))
 }
 
 fn client_verifier(

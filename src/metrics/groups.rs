@@ -247,6 +247,25 @@ impl Reloads {
     }
 }
 
+/// The certificate that clients see.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// When it, or one above it, expires, in seconds since 1970; 0 without TLS.
+    pub not_after: Gauge,
+}
+
+impl Tls {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        Self {
+            not_after: gauge(
+                r,
+                "tls_not_after_seconds",
+                "When the TLS certificate expires, in seconds since 1970; 0 without TLS",
+            ),
+        }
+    }
+}
+
 /// How the daemon is.
 #[derive(Debug, Clone, Default)]
 pub struct Phase {

@@ -23,7 +23,7 @@ mod process;
 mod text;
 
 pub use admission::{Admission, Admitted, Waiting};
-pub use groups::{Connections, Counting, Disk, Moment, Phase, Queue, Reloads, Uploads};
+pub use groups::{Connections, Counting, Disk, Moment, Phase, Queue, Reloads, Tls, Uploads};
 
 /// Before the name of each metric of ours.
 const PREFIX: &str = "cachectld";
@@ -46,6 +46,8 @@ pub struct Metrics {
     pub disk: Disk,
     /// Reloads of configuration and certificates.
     pub reloads: Reloads,
+    /// The certificate that clients see.
+    pub tls: Tls,
     /// Whether it is starting, ready, draining, degraded.
     pub phase: Phase,
 }
@@ -66,6 +68,7 @@ impl Metrics {
             queue: Queue::register(own),
             disk: Disk::register(own),
             reloads: Reloads::register(own),
+            tls: Tls::register(own),
             phase: Phase::register(own),
             registry: Mutex::default(),
         };

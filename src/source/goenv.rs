@@ -176,6 +176,13 @@ impl GoEnv {
         let written = lookup("GOCACHE").filter(|v| !v.is_empty());
         let gocache = match written {
             Some(written) if gocache.as_os_str() == "off" => written.into(),
+            // Below that it would be.
+            None if gocache.as_os_str() == "off" => match lookup("XDG_CACHE_HOME") {
+                Some(dir) if Path::new(&dir).is_relative() && !dir.is_empty() => {
+                    Path::new(&dir).join("go-build")
+                }
+                _ => gocache,
+            },
             _ => gocache,
         };
         let mut env = Self {
@@ -201,7 +208,10 @@ impl GoEnv {
     }
 
     fn checked(self) -> Result<Self> {
-        for (name, dir) in [("GOCACHE", &self.gocache), ("GOMODCACHE", &self.gomodcache)] {
+        for (name, dir, from) in [
+            ("GOCACHE", &self.gocache, " (by GOCACHE or XDG_CACHE_HOME)"),
+            ("GOMODCACHE", &self.gomodcache, ""),
+        ] {
             if name == "GOCACHE" && dir.as_os_str() == "off" {
                 return Err(Error::Invalid(
                     "the Go build cache is off (GOCACHE=off): unset GOCACHE".into(),
@@ -209,7 +219,7 @@ impl GoEnv {
             }
             if !dir.is_absolute() {
                 return Err(Error::Invalid(format!(
-                    "{name} is not an absolute path: `{}`; Go refuses it too",
+                    "{name} is not an absolute path: `{}`{from}; Go refuses it too",
                     dir.display()
                 )));
             }

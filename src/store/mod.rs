@@ -36,6 +36,7 @@ pub mod scrub;
 mod signs;
 pub mod tiered;
 mod tree;
+pub mod unfilled;
 pub mod wrap;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter};

@@ -159,7 +159,18 @@ pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
         CertificateError::NotValidYet => {
             "its TLS certificate is not valid yet: set this node's clock, or issue the certificate again".to_owned()
         }
-        why => format!("its TLS certificate is not accepted: {why}"),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "its TLS certificate, or one above it, is signed in a way that is not accepted (SHA-1, or a P-521 key): issue it with \
+             SHA-256 and a key of RSA (2048 bits or more), P-256, P-384 or Ed25519"
+                .to_owned()
+        }
+        why => {
+            // Of some there is nothing but how a debugger shows them.
+            let text = why.to_string();
+            let name = text.split(['{', '(']).next().unwrap_or_default().trim();
+            format!("its TLS certificate is not accepted: {name}")
+        }
     }
 }
 

@@ -73,6 +73,11 @@ impl FromStr for StoreUrl {
             "" if rest.starts_with(['/', '.', '~']) => {
                 Err(refused(format!("a folder is written `disk:{rest}`")))
             }
+            "" if rest.is_empty() => Err(refused(format!("it is empty; {EXPECTED}"))),
+            "http" | "https" => Err(refused(format!(
+                "a bucket of this server is written s3://BUCKET/PREFIX?endpoint={scheme}://HOST, and a registry \
+                 oci://HOST/REPOSITORY; a daemon is named with --daemon {scheme}://HOST:PORT"
+            ))),
             "gs" => Err(refused(
                 "unsupported store type `gs:`; Google's buckets have an S3-compatible API for HMAC keys: s3://BUCKET/PREFIX?endpoint=https://storage.googleapis.com".to_owned(),
             )),

@@ -104,6 +104,28 @@ fn the_reference_has_every_command_and_flag() {
 }
 
 /// All names of functions below a folder of sources.
+#[test]
+fn manual_pages_name_the_values_of_flags() {
+    let node = Node::new();
+    for (page, words) in [
+        ("", &["[--store URL]", "[--strict[=BOOL]]", "COMMAND"][..]),
+        (
+            "import",
+            &["[--restore-key PREFIX]...", "SOURCE", "[PATH]..."],
+        ),
+        (
+            "prune",
+            &["[--max-age TIME]", "[--max-size SIZE]", "[--keep N]"],
+        ),
+    ] {
+        let shown = run(&node, format!("man {page}").trim()).success().stdout;
+        let shown = shown.replace('\\', "");
+        for word in words {
+            assert!(shown.contains(word), "{page}: {word}: {shown}");
+        }
+    }
+}
+
 fn functions(folder: &std::path::Path, found: &mut std::collections::BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

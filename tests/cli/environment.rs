@@ -72,6 +72,23 @@ fn what_the_sdk_finds_in_the_environment_is_a_miss_that_names_the_variable() {
         ("AWS_REGION", "us east", "AWS_REGION"),
         ("AWS_REGION", "", "AWS_REGION"),
         ("AWS_ENDPOINT_URL", "127.0.0.1:1", "AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1\n", "white space"),
+        ("AWS_ENDPOINT_URL_S3", "https://", "AWS_ENDPOINT_URL_S3"),
+        (
+            "AWS_ENDPOINT_URL_S3",
+            " http://me:hunter2@127.0.0.1:1",
+            "AWS_ENDPOINT_URL_S3",
+        ),
+        (
+            "AWS_ENDPOINT_URL_S3",
+            "http://me:hunter2@127.0.0.1:1",
+            "endpoint=127.0.0.1:1",
+        ),
+        (
+            "AWS_USE_DUALSTACK_ENDPOINT",
+            "true",
+            "AWS_USE_DUALSTACK_ENDPOINT",
+        ),
         ("AWS_USE_FIPS_ENDPOINT", "true", "AWS_USE_FIPS_ENDPOINT"),
         ("AWS_ACCESS_KEY_ID", "i\u{1}d", "AWS_ACCESS_KEY_ID"),
         // Trimmed, it is right.
@@ -85,6 +102,7 @@ fn what_the_sdk_finds_in_the_environment_is_a_miss_that_names_the_variable() {
                 .env(name, value)
         });
         assert!(said.contains(says), "{name}={value:?}: {said}");
+        assert!(!said.contains("hunter2"), "{name}: {said}");
     }
     // What a flag or the URL says is wrong for everybody.
     let outcome = with_keys(words(&node, IMPORT))
@@ -98,45 +116,133 @@ fn what_the_sdk_finds_in_the_environment_is_a_miss_that_names_the_variable() {
 #[test]
 fn a_secret_that_a_ci_job_is_not_given_is_a_miss() {
     let node = node_with_tree();
-    for url in [
-        "s3:///ci?region=us-east-1",
-        "s3://bucket/ci?region=",
-        "oci://ghcr.io//cache",
-        "oci:///team/cache",
+    for (flag, variable, url, part) in [
+        (
+            "--store",
+            "CACHECTL_STORE",
+            "s3:///ci?region=us-east-1",
+            "the bucket",
+        ),
+        (
+            "--store",
+            "CACHECTL_STORE",
+            "s3:///ci?region=",
+            "the bucket and `region`",
+        ),
+        (
+            "--store",
+            "CACHECTL_STORE",
+            "s3://bucket/ci?region=",
+            "`region`",
+        ),
+        (
+            "--store",
+            "CACHECTL_STORE",
+            "s3://-ci",
+            "the start or end of the bucket",
+        ),
+        (
+            "--store",
+            "CACHECTL_STORE",
+            "s3://bucket?endpoint=https://",
+            "the host of `endpoint`",
+        ),
+        (
+            "--store",
+            "CACHECTL_STORE",
+            "oci://ghcr.io//cache",
+            "a part of the repository",
+        ),
+        (
+            "--store",
+            "CACHECTL_STORE",
+            "oci://ghcr.io/",
+            "the repository",
+        ),
+        ("--store", "CACHECTL_STORE", "oci:///team/cache", "the host"),
+        ("--store", "CACHECTL_STORE", "disk:", "its path"),
+        ("--daemon", "CACHECTL_DAEMON", "http://:5999", "the host"),
     ] {
-        let said = is_a_warning(&node, |run| {
-            run.env("CI", "true").env("CACHECTL_STORE", url)
-        });
-        assert!(said.contains("($CACHECTL_STORE)"), "{url}: {said}");
-        assert!(said.contains("secrets are empty"), "{url}: {said}");
-        // Elsewhere, and where it was given as a flag, somebody wrote it so.
-        let outcome = words(&node, IMPORT)
-            .env("CACHECTL_STORE", url)
-            .run()
-            .code(2);
-        says(&outcome, &["($CACHECTL_STORE)"]);
-        let flag = words(&node, IMPORT)
-            .env("CI", "true")
-            .args(["--store", url]);
-        says(&flag.run().code(2), &["(--store)"]);
+        let said = is_a_warning(&node, |run| run.env("CI", "true").env(variable, url));
+        says_which(&said, &format!("(${variable})"), part);
+        let said = is_a_warning(&node, |run| run.env("CI", "true").args([flag, url]));
+        says_which(&said, &format!("({flag})"), part);
+        // Elsewhere somebody wrote it so.
+        let outcome = words(&node, IMPORT).env(variable, url).run().code(2);
+        says(&outcome, &[&format!("(${variable})")]);
+        let outcome = words(&node, IMPORT).args([flag, url]).run().code(2);
+        says(&outcome, &[&format!("({flag})")]);
     }
-    let said = is_a_warning(&node, |run| {
-        run.env("CI", "true")
-            .env("CACHECTL_STORE", "oci://127.0.0.1:1/x")
-            .env("CACHECTL_REGISTRY_PASSWORD", "hunter2")
-    });
-    assert!(said.contains("($CACHECTL_REGISTRY_PASSWORD)"), "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
-    let said = is_a_warning(&node, |run| {
-        run.env("CI", "true").env("CACHECTL_DAEMON", "http://:5999")
-    });
-    assert!(said.contains("($CACHECTL_DAEMON)"), "{said}");
-    // Other mistakes are the same everywhere.
-    words(&node, IMPORT)
-        .env("CI", "true")
-        .env("CACHECTL_STORE", "s3://bucket?regoin=x")
-        .run()
-        .code(2);
+    for flag in ["--store", "--daemon"] {
+        let said = is_a_warning(&node, |run| run.env("CI", "true").args([flag, ""]));
+        says_which(&said, &format!("({flag})"), "the store's URL");
+        let outcome = words(&node, IMPORT).args([flag, ""]).run().code(2);
+        says(&outcome, &["it is empty", flag]);
+    }
+}
+
+fn says_which(said: &str, origin: &str, part: &str) {
+    for word in [origin, &format!("{part} is empty"), "jobs of forks"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+#[test]
+fn a_missing_half_of_what_a_ci_job_is_given_is_a_miss() {
+    let node = node_with_tree();
+    for (pairs, says) in [
+        (
+            [
+                ("CACHECTL_STORE", "oci://127.0.0.1:1/x"),
+                ("CACHECTL_REGISTRY_PASSWORD", "hunter2"),
+            ],
+            "($CACHECTL_REGISTRY_PASSWORD)",
+        ),
+        (
+            [
+                ("CACHECTL_STORE", "s3://bucket/ci?region=us-east-1"),
+                ("CACHECTL_S3_ENDPOINT", "https://"),
+            ],
+            "($CACHECTL_S3_ENDPOINT)",
+        ),
+    ] {
+        let with = |run: Cachectl| pairs.iter().fold(run, |run, (k, v)| run.env(k, v));
+        let said = is_a_warning(&node, |run| with(run).env("CI", "true"));
+        assert!(
+            said.contains(says) && said.contains("jobs of forks"),
+            "{said}"
+        );
+        assert!(!said.contains("hunter2"), "{said}");
+        with(words(&node, IMPORT)).run().code(2);
+    }
+    // Of a pair of S3 it is trouble anywhere.
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+        let said = is_a_warning(&node, |run| {
+            with_keys(run).env("CACHECTL_STORE", NOWHERE).env(name, "")
+        });
+        assert!(said.contains("(not both set)"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn other_mistakes_of_a_url_are_errors_in_ci_as_well() {
+    let node = node_with_tree();
+    for url in [
+        "s3://bucket?regoin=x",
+        "s3://bucket/ci/?regoin=",
+        "s3:///ci?path_style=maybe",
+        "oci://ghcr.io//cache:latest",
+        "bucket/",
+    ] {
+        for (flags, variable) in [(&["--store", url][..], ""), (&[], url)] {
+            words(&node, IMPORT)
+                .env("CI", "true")
+                .env("CACHECTL_STORE", variable)
+                .args(flags)
+                .run()
+                .code(2);
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Daemon, cachectld,
-    process::{BODY, answer, file, half_an_upload, status},
+    process::{BODY, answer, exchange, file, half_an_upload, status},
 };
 use crate::support::{node::Node, tools};
 
@@ -75,8 +75,8 @@ fn half_a_request_does_not_keep_others_out() {
     assert_eq!(answer(ask(&address)).0, 200);
     // Who sends a body however slowly is not in the way.
     let mut upload = half_an_upload(&daemon);
-    let waiting = ask(&address);
-    std::thread::sleep(Duration::from_secs(7));
+    let mut waiting = ask(&address);
+    waits(&mut waiting);
     upload.write_all(&BODY[8..]).unwrap();
     assert_eq!(answer(upload).0, 202);
     assert_eq!(answer(waiting).0, 200);
@@ -117,8 +117,17 @@ fn a_full_disk_does_not_stay_full_of_uploads() {
         return tools::cannot_show("what a full disk does: no right to mount a file system");
     }
     let address = daemon.address();
+    let ready = || said(&address, "/readyz");
     assert_eq!(push(&address, 24 << 20), 507);
+    assert!(ready().contains("pushes are refused: no room left"));
     assert_eq!(push(&address, 8 << 20), 201);
+    assert!(ready().ends_with("ok\n"));
+}
+
+/// What it says to a GET.
+fn said(address: &str, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    exchange(TcpStream::connect(address).unwrap(), &request).1
 }
 
 /// Pushes a blob of so many bytes.

@@ -5,6 +5,7 @@ mod browsers;
 mod caches;
 mod documents;
 mod ending;
+mod folders;
 mod limits;
 mod numbers;
 mod outages;

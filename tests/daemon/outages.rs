@@ -88,6 +88,28 @@ fn push(daemon: &Daemon, tag: &str, note: &str) -> u16 {
     request(daemon, "PUT", &format!("manifests/{tag}"), &body).0
 }
 
+/// Pushes an image of which config and layer are one blob.
+fn push_image(daemon: &Daemon, blob: &Digest, size: usize) -> u16 {
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let named = |of: &str| {
+        format!(
+            "{{\"mediaType\":\"application/vnd.oci.image.{of}\",\"digest\":\"{blob}\",\"size\":{size}}}"
+        )
+    };
+    let body = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{kind}\",\"config\":{},\"layers\":[{}]}}",
+        named("config.v1+json"),
+        named("layer.v1.tar")
+    );
+    let address = daemon.address();
+    let request = format!(
+        "PUT /v2/team/app/manifests/image HTTP/1.1\r\nHost: {address}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    exchange(TcpStream::connect(&address).unwrap(), &request).0
+}
+
 fn probe(daemon: &Daemon) -> (u16, String) {
     let listeners = daemon.listeners();
     let admin = listeners.iter().find(|(_, serves)| serves == "admin");
@@ -130,6 +152,8 @@ fn a_store_that_is_stopped_is_unreachable_for_everybody_and_everything_goes_on()
     let (code, found) = get(&daemon, "manifests/t");
     assert!(code == 200 && found.contains("second"), "{code} {found}");
     assert_eq!(get(&daemon, "manifests/unknown").0, 404);
+    // Whether the remote has what an image names cannot be told for now, so it is believed.
+    assert_eq!(push_image(&daemon, &digest, bytes.len()), 201);
     let (code, said) = probe(&daemon);
     assert!(code == 200 && said.contains("the remote store"), "{said}");
     let status = scene.cachectl(&daemon, "status");

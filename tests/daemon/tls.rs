@@ -1,11 +1,11 @@
 //! TLS at the doors: beside plain HTTP, and with certificates that are replaced while it runs.
 
-use std::fs;
+use std::{fs, net::TcpStream};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustix::process::Signal;
 
-use super::{Daemon, cachectld};
+use super::{Daemon, cachectld, process::exchange};
 use crate::support::{cli::cachectl, node::Node};
 
 /// Puts a new certificate for 127.0.0.1 in its place; it is its own authority.
@@ -101,6 +101,53 @@ fn a_certificate_of_an_authority_is_warned_of_and_named_by_who_refuses_it() {
         "{failed}"
     );
     assert!(failed.stderr.contains("CA:FALSE"), "{failed}");
+}
+
+#[test]
+fn the_end_of_the_certificate_is_a_number_that_follows_a_reload() {
+    let node = Node::new();
+    let write = |years: [i32; 2]| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pems = years.map(|year| {
+            let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            params.self_signed(&key).unwrap().pem()
+        });
+        fs::write(node.path("c.pem"), pems.concat()).unwrap();
+        fs::write(node.path("k.pem"), key.serialize_pem()).unwrap();
+    };
+    write([2040, 2030]);
+    let mut command = cachectld(&node);
+    command.args([
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+    ]);
+    command
+        .arg(node.path("c.pem"))
+        .arg("--tls-key")
+        .arg(node.path("k.pem"));
+    let daemon = Daemon::run(command);
+    let end = || {
+        let listeners = daemon.listeners();
+        let admin = listeners.iter().find(|(_, serves)| serves == "admin");
+        let address = admin.unwrap().0.strip_prefix("http://").unwrap().to_owned();
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let (_, text) = exchange(TcpStream::connect(&address).unwrap(), &request);
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix("cachectld_tls_not_after_seconds "));
+        line.unwrap().to_owned()
+    };
+    // Of the chain the one that ends first.
+    assert_eq!(end(), "1893456000");
+    write([2035, 2040]);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for("Reloaded");
+    assert_eq!(end(), "2051222400");
 }
 
 #[test]

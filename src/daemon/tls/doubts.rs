@@ -28,6 +28,15 @@ pub(super) fn of_server(certificate: &CertificateDer<'_>) -> Vec<&'static str> {
     doubts
 }
 
+/// When the first of these certificates ends, in seconds since 1970.
+pub(super) fn first_end(chain: &[CertificateDer<'_>]) -> Option<i64> {
+    let ends = chain.iter().filter_map(|certificate| {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    });
+    ends.min()
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};

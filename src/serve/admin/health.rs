@@ -4,20 +4,14 @@ use std::{
     fmt,
     fmt::Write as _,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-use crate::{
-    digest::Digest,
-    metrics,
-    store::{ErrorKind, Store, tiered::Backlog},
-};
+use crate::{metrics, store::ErrorKind};
 
-/// Longest wait for a store that is only asked whether it is there.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// A push that was refused for want of room says nothing of now after this long.
 const REFUSED: Duration = Duration::from_mins(10);
 
@@ -64,8 +58,18 @@ pub struct Health {
     stores: Mutex<Vec<Seen>>,
     /// When a push was refused for want of room, if that was the last one's end.
     no_room: Mutex<Option<Instant>>,
+    set_aside: OnceLock<SetAside>,
     started: Instant,
     shown: metrics::Phase,
+}
+
+/// Counts what was acknowledged and cannot be sent any more.
+struct SetAside(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl fmt::Debug for SetAside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SetAside({})", (self.0)())
+    }
 }
 
 /// Tells the health of one store.
@@ -83,6 +87,7 @@ impl Health {
             was_ready: AtomicBool::new(false),
             stores: Mutex::default(),
             no_room: Mutex::default(),
+            set_aside: OnceLock::new(),
             started: Instant::now(),
             shown,
         })
@@ -135,6 +140,12 @@ impl Health {
         }
     }
 
+    /// Shows what `count` says was set aside; the first call counts. It must be quick.
+    pub fn show_set_aside(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        // A daemon has one queue.
+        let _ = self.set_aside.set(SetAside(Box::new(count)));
+    }
+
     /// Returns true if the last push was refused for want of room, a short while ago.
     fn no_room(&self) -> bool {
         lock(&self.no_room).is_some_and(|last| last.elapsed() < REFUSED)
@@ -147,8 +158,8 @@ impl Health {
         self.shown.degraded.set(degraded.into());
     }
 
-    /// What a ready daemon says: to anybody: `ok`, or `degraded` without the reason: with a line for each store that is unreachable, and one
-    /// while pushes are refused for want of room.
+    /// What a ready daemon says to anybody: `ok`, or `degraded` with a line for each store that is unreachable, without the reason, and
+    /// one while pushes are refused for want of room; then a line while anything is set aside.
     pub(super) fn said(&self) -> String {
         let mut away = String::new();
         for (name, trouble) in self.stores() {
@@ -159,11 +170,19 @@ impl Health {
         if self.no_room() {
             away.push_str("pushes are refused: no room left\n");
         }
-        if away.is_empty() {
+        let mut said = if away.is_empty() {
             "ok\n".to_owned()
         } else {
             format!("degraded, serving what is at hand\n{away}")
+        };
+        // No outage: it is over, and has an alert of its own.
+        if let Some(n @ 1..) = self.set_aside.get().map(|aside| (aside.0)()) {
+            let _ = writeln!(
+                said,
+                "{n} of what was acknowledged cannot be sent and was set aside: see the log"
+            );
         }
+        said
     }
 
     /// The stores, and what is wrong with each.
@@ -216,50 +235,6 @@ impl StoreHealth {
             }
             _ => {}
         }
-    }
-}
-
-/// Asks a store every `pause` whether it is there, for ever.
-pub async fn watch(store: Arc<dyn Store>, health: StoreHealth, pause: Duration) {
-    // Of no bytes: whether it is there does not matter.
-    let nothing = Digest::sha256_of(b"");
-    let mut is_explained = false;
-    loop {
-        let mut asked = store.stat(&nothing);
-        let soon = tokio::time::timeout(PATIENCE, &mut asked).await;
-        let answer = if let Ok(answer) = soon {
-            answer
-        } else {
-            let why = format!("no answer within {}s", PATIENCE.as_secs());
-            health.away(ErrorKind::Timeout, &why);
-            // It is tried again below; what it was comes when that is over.
-            let late = asked.await;
-            if let (Err(error), false) = (&late, is_explained) {
-                tracing::warn!(%error, "Why the store does not answer");
-                is_explained = true;
-            }
-            late
-        };
-        match answer {
-            Ok(_) => {
-                is_explained = false;
-                health.reachable();
-            }
-            Err(error) => health.away(error.kind, &error.to_string()),
-        }
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// Shows a remote store behind a folder as the folder finds it, for ever: both go by the same probes.
-pub async fn follow(backlog: Arc<dyn Backlog>, health: StoreHealth) {
-    loop {
-        let now = backlog.remote();
-        match now.kind {
-            None => health.reachable(),
-            Some(kind) => health.away(kind, &now.why),
-        }
-        backlog.turned(!now.up).await;
     }
 }
 

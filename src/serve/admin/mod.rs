@@ -20,13 +20,15 @@ mod caches;
 mod health;
 mod page;
 mod stores;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use caches::Caches;
-pub use health::{Health, Phase, StoreHealth, follow, watch};
+pub use health::{Health, Phase, StoreHealth};
 pub use stores::Stores;
+pub use watch::{follow, watch};
 
 use crate::metrics::{Metrics, http::Place};
 

@@ -38,9 +38,14 @@ pub(super) fn render(health: &Health, metrics: &Metrics) -> String {
         ("Queued blobs", metrics.queue.blobs.get()),
         ("Queued tags", metrics.queue.tags.get()),
         ("Queued bytes", metrics.queue.bytes.get()),
-        ("Bytes on disk", metrics.disk.used.get()),
+        ("Free bytes on disk", metrics.disk.free.get()),
     ] {
         let _ = write!(page, "<tr><th>{name}<td>{value}");
+    }
+    // Of a store alone nobody counts them: `cachectl du` does.
+    let (used, limit) = (metrics.disk.used.get(), metrics.disk.limit.get());
+    if used > 0 || limit > 0 {
+        let _ = write!(page, "<tr><th>Bytes in the local cache directory<td>{used}");
     }
     let age = std::time::Duration::from_secs(metrics.queue.oldest.age().as_secs());
     let age = humantime::format_duration(age);

@@ -1,4 +1,7 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use axum::{
     body::{Body, to_bytes},
@@ -113,6 +116,31 @@ async fn refused_pushes_are_said_until_one_is_taken() {
             .1
             .contains("cachectld_degraded 0")
     );
+}
+
+#[tokio::test]
+async fn what_was_set_aside_is_said_and_is_no_outage() {
+    let door = door();
+    door.health.set(Phase::Ready);
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = count.clone();
+    door.health.show_set_aside(move || counted.load(Relaxed));
+    assert_eq!(door.get("/readyz").await.1, "ok\n");
+    count.store(8, Relaxed);
+    let (status, said) = door.get("/readyz").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(said.starts_with("ok\n8 of what was acknowledged"), "{said}");
+    let numbers = door.get("/metrics").await.1;
+    assert!(numbers.contains("cachectld_degraded 0"));
+}
+
+#[tokio::test]
+async fn the_page_shows_the_bytes_of_a_folder_in_front_only_where_there_is_one() {
+    let door = door();
+    let page = async || door.get("/").await.1;
+    assert!(!page().await.contains("local cache directory"));
+    door.metrics.disk.used.set(300_000);
+    assert!(page().await.contains("local cache directory<td>300000"));
 }
 
 #[tokio::test(start_paused = true)]

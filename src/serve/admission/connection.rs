@@ -64,7 +64,7 @@ pub struct InProgress(Connection);
 
 /// A request that waits for its client.
 #[derive(Debug)]
-pub(super) struct WaitsForClient {
+pub struct WaitsForClient {
     connection: Connection,
     is_upload: bool,
 }
@@ -115,7 +115,7 @@ impl Connection {
     }
 
     /// The same for an upload that comes slowly.
-    pub(super) fn wait_for_upload(&self, since: Instant) -> WaitsForClient {
+    pub fn wait_for_upload(&self, since: Instant) -> WaitsForClient {
         self.wait(since, true)
     }
 

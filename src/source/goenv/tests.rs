@@ -39,6 +39,10 @@ fn off_relative_and_homeless_are_clear_errors() {
     for (pairs, word) in [
         (&[("HOME", "/h"), ("GOCACHE", "off")][..], "GOCACHE=off"),
         (&[("HOME", "/h"), ("GOCACHE", "rel/cache")], "rel/cache"),
+        (
+            &[("HOME", "/h"), ("XDG_CACHE_HOME", "rel")],
+            "XDG_CACHE_HOME",
+        ),
         (&[("HOME", "/h"), ("GOMODCACHE", "mod")], "GOMODCACHE"),
         (&[], "HOME"),
     ] {
@@ -124,6 +128,13 @@ fn the_real_command_is_asked_with_the_given_environment() {
     let e = GoEnv::detect(temp.path(), &off, GO_ENV_TIMEOUT).unwrap_err();
     assert!(e.to_string().contains("GOCACHE=off"), "{e}");
     // Go calls that off, too.
+    let relative = vars(&[
+        ("PATH", &path()),
+        ("HOME", &home),
+        ("XDG_CACHE_HOME", "rel"),
+    ]);
+    let e = GoEnv::detect(temp.path(), &relative, GO_ENV_TIMEOUT).unwrap_err();
+    assert!(e.to_string().contains("`rel/go-build`"), "{e}");
     let relative = vars(&[("PATH", &path()), ("HOME", &home), ("GOCACHE", "rel/x")]);
     let e = GoEnv::detect(temp.path(), &relative, GO_ENV_TIMEOUT).unwrap_err();
     assert!(

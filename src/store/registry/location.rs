@@ -42,7 +42,7 @@ impl Location {
         };
         let rest = url
             .strip_prefix("oci://")
-            .ok_or_else(|| refused("does not start with oci://".to_owned()))?;
+            .ok_or_else(|| refused("does not start with oci://, with both slashes".to_owned()))?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (host, repository) = rest.split_once('/').unwrap_or((rest, ""));
         if host.contains('@') {
@@ -52,6 +52,11 @@ impl Location {
             ));
         }
         let host = host.to_ascii_lowercase();
+        if matches!(host.as_str(), "http:" | "https:") {
+            return Err(refused(format!(
+                "has two schemes; leave out `{host}//` (plain http is asked for with ?insecure=true)"
+            )));
+        }
         // CI systems supply owners as people write them (`github.repository_owner`); no registry takes capitals.
         let repository = repository.trim_end_matches('/').to_ascii_lowercase();
         let repository = repository.as_str();
@@ -85,6 +90,11 @@ impl Location {
             return Err(refused("has a host that is none".to_owned()));
         }
         Ok(location)
+    }
+
+    /// Says whether `key` is one of the query's.
+    pub fn takes(key: &str) -> bool {
+        key == INSECURE
     }
 
     /// The same with plain http allowed wherever `insecure` says so.

@@ -230,7 +230,9 @@ async fn host(s3: Builder, bucket: &str) -> std::result::Result<String, String> 
     let url = signed.uri();
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
-    Ok(authority.to_ascii_lowercase())
+    // A variable may hold a name and a password.
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    Ok(host.to_ascii_lowercase())
 }
 
 fn is_aws(host: &str) -> bool {

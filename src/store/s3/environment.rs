@@ -79,6 +79,7 @@ pub(super) fn no_region() -> Error {
 /// The SDK does not find out where requests go, for the reason `why`.
 pub(super) fn no_host(config: &Config, why: &str) -> Error {
     let said = why.to_ascii_lowercase();
+    let mut is_endpoint = false;
     let (is_ours, variable) = if said.contains("fips") {
         (false, "AWS_USE_FIPS_ENDPOINT")
     } else if said.contains("dual") {
@@ -86,12 +87,20 @@ pub(super) fn no_host(config: &Config, why: &str) -> Error {
     } else if said.contains("region") {
         (config.region.is_some(), "AWS_REGION")
     } else {
-        (config.endpoint.is_some(), "AWS_ENDPOINT_URL")
+        is_endpoint = true;
+        (config.endpoint.is_some(), "")
     };
     if is_ours {
         return Error::new(ErrorKind::Invalid, "open", why);
     }
-    let text = format!("{why}; correct or unset {variable} (or the profile in ~/.aws/config)");
+    let text = if is_endpoint {
+        // It may hold a password, and the SDK quotes it.
+        "the endpoint is not of the form http://HOST[:PORT] or https://HOST[:PORT], without white space around it: correct or \
+         unset AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL (or the profile in ~/.aws/config)"
+            .to_owned()
+    } else {
+        format!("{why}; correct or unset {variable} (or the profile in ~/.aws/config)")
+    };
     Error::new(ErrorKind::Invalid, OP, text)
 }
 

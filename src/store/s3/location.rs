@@ -62,6 +62,13 @@ impl Location {
     }
 }
 
+impl Location {
+    /// Says whether `key` is one of the query's.
+    pub fn takes(key: &str) -> bool {
+        KEYS.contains(&key)
+    }
+}
+
 impl fmt::Display for Location {
     /// The URL without secrets and fine settings: fit for messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -62,7 +62,7 @@ impl TagStore for S3 {
     async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
         let key = format!("{}{prefix}", keys::tags_prefix(&self.repo));
         let listed = self.wire.list("list tags", &key).await;
-        let listed = listed.map_err(|e| e.at(&self.wire.url, prefix))?;
+        let listed = listed.map_err(|e| e.at(&self.wire.url, format_args!("{prefix}*")))?;
         let mut tags: Vec<(Tag, Option<Time>)> = listed
             .iter()
             .filter_map(|object| match keys::parse(&object.key)? {

@@ -1,0 +1,84 @@
+//! What to do about what failed.
+
+use std::io;
+
+use crate::store::{self, ErrorKind};
+
+/// What to do about a store of which nothing was heard.
+pub(super) const UNHEARD: &str = "check the store's URL, and that this machine can reach it";
+
+/// Says whether a folder or file is not this user's to write.
+pub(super) fn is_not_allowed(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
+/// What to do about a failure of a store; `None` where its message says so, or nobody knows.
+pub(super) fn of_store(e: &store::Error) -> Option<String> {
+    let s3 = e.store.starts_with("s3://");
+    let registry = e.store.starts_with("oci://");
+    let daemon = e.store.starts_with("cachectld");
+    let folder = ["disk:", "oci-layout:"]
+        .iter()
+        .any(|s| e.store.starts_with(s));
+    Some(match e.kind {
+        // What the message says of the credentials has the remedy.
+        ErrorKind::Unauthenticated if e.message.contains("docker login") => return None,
+        ErrorKind::Unauthenticated if s3 && !e.message.starts_with("no credentials") => {
+            return None;
+        }
+        ErrorKind::Unauthenticated if s3 => {
+            "give AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role), or set s3.anonymous"
+                .to_owned()
+        }
+        ErrorKind::Unauthenticated if registry => {
+            let host = e.store["oci://".len()..].split('/').next().unwrap_or_default();
+            format!("log in with `docker login {host}`, or give the credentials in DOCKER_AUTH_CONFIG")
+        }
+        ErrorKind::Unauthenticated if daemon => {
+            "set registry.username and registry.password, or log in to the daemon's host with `docker login`".to_owned()
+        }
+        ErrorKind::Unavailable | ErrorKind::Timeout if daemon => {
+            "see whether the daemon runs and listens there".to_owned()
+        }
+        // A daemon that refuses for another reason than missing rights says what to do.
+        ErrorKind::Denied if ["`allowed_hosts`", "`external_url`", "`auth.htpasswd`"].iter().any(|s| e.message.contains(s)) => {
+            return None;
+        }
+        ErrorKind::Denied if folder => {
+            "let this user read and write the store's folder (owner and mode of it and of those above it; for several users a common group and mode 2770, before the first export), or name another store with --store; --read-only if the job should only import".to_owned()
+        }
+        ErrorKind::Denied if e.message.contains("did not ask for any") => {
+            "a registry asks for credentials before it refuses: see whether a firewall or a proxy stands before it, and whether the URL is right".to_owned()
+        }
+        ErrorKind::Denied if e.message.contains("no credentials were sent") => {
+            "log in with `docker login`, or set registry.username and registry.password".to_owned()
+        }
+        ErrorKind::Denied if s3 => {
+            "grant these credentials access (with s3.anonymous: everybody), or use --read-only if the job should only import".to_owned()
+        }
+        ErrorKind::Denied => {
+            "grant these credentials access, or use --read-only if the job should only import".to_owned()
+        }
+        ErrorKind::NoSuchStore if s3 => "create the bucket, or correct the URL and region".to_owned(),
+        ErrorKind::NoSuchStore if folder => {
+            "create it so that this user can write to it, or name another folder with --store".to_owned()
+        }
+        ErrorKind::NoSuchStore => "create it, or correct the URL".to_owned(),
+        ErrorKind::Throttled => "lower --concurrency".to_owned(),
+        ErrorKind::Timeout | ErrorKind::Unavailable if e.unheard => UNHEARD.to_owned(),
+        ErrorKind::Timeout => "raise --stall or --retry-for if the way to the store is slow".to_owned(),
+        ErrorKind::Unavailable => "raise --retry-for if the store is often away for longer".to_owned(),
+        // Memory or places, not its disk: the calls of all clients share those.
+        ErrorKind::Full if daemon && [" memory", " MB ", "other calls", "a place"].iter().any(|s| e.message.contains(s)) => {
+            "this is not about its disk: try again when other calls to the daemon have ended".to_owned()
+        }
+        ErrorKind::Full if daemon => {
+            "free some room there with `cachectl prune`, or try again later".to_owned()
+        }
+        ErrorKind::Full => "free some room, with `cachectl prune` or --max-size".to_owned(),
+        _ => return None,
+    })
+}

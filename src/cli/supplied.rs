@@ -1,0 +1,104 @@
+//! What the environment of a job supplies: a store's URL of which parts may be empty, and variables that are nobody's.
+
+use super::{
+    error::{CommandError, Kind, Result},
+    output,
+    session::Session,
+    stores::{self, unfilled},
+};
+use crate::{
+    config::{NO_HOME, Origin},
+    progress::Watch as _,
+};
+
+impl Session {
+    /// URL of the store.
+    ///
+    /// # Errors
+    /// None is set but by a settings file that may not set it, or there is no home for the default one.
+    pub(crate) fn store(&self) -> Result<&str> {
+        let Some((url, origin)) = &self.config().store else {
+            return Err(match self.ignored() {
+                Some(ignored) => CommandError::failed(format!(
+                    "no store is set: {ignored}, or set CACHECTL_STORE"
+                )),
+                None => CommandError::failed(NO_HOME)
+                    .hint("set CACHECTL_STORE, for example to disk:/var/cache/cachectl"),
+            });
+        };
+        stores::place(url).map_err(|mut e| {
+            e.message = format!("{} ({origin})", e.message);
+            match origin {
+                Origin::Env(_) | Origin::Flag(_) => match unfilled::part(url) {
+                    Some(part) => self.for_want_of_a_secret(e, &format!("{part} is empty")),
+                    None => e,
+                },
+                _ => e,
+            }
+        })?;
+        Ok(url)
+    }
+
+    /// In a CI job trouble like other: secrets that are part of a variable or flag are empty in the pull request of a fork.
+    fn for_want_of_a_secret(&self, mut e: CommandError, what: &str) -> CommandError {
+        if !e.is_usage() || !self.env.is_ci() {
+            return e;
+        }
+        e.kind = Kind::Failed;
+        e.hint(format!(
+            "{what}: secrets are empty in jobs of forks, and wherever else a job may not know them"
+        ))
+    }
+
+    /// What is wrong with settings that the environment supplies, where a CI job was not given all of them.
+    pub(super) fn explained_by_environment(&self, e: CommandError) -> CommandError {
+        let registry = &self.config().registry;
+        let from_env = |key| match self.loaded.layer.get(key) {
+            Some((_, origin @ Origin::Env(_))) if e.is_usage() => Some(origin),
+            _ => None,
+        };
+        let password = ["registry.password", "registry.password_file"].map(from_env);
+        let password = password.into_iter().flatten().next();
+        let endpoint = self.config().s3.endpoint.as_deref();
+        let (origin, what) = if let Some(origin) = password.filter(|_| registry.username.is_none())
+        {
+            (origin, "the username is empty")
+        } else if let Some(origin) = from_env("s3.endpoint")
+            && endpoint.is_some_and(unfilled::lacks_a_host)
+        {
+            (origin, "the endpoint's host is empty")
+        } else {
+            return e;
+        };
+        let origin = format!(" ({origin})");
+        let mut e = self.for_want_of_a_secret(e, what);
+        e.message.push_str(&origin);
+        e
+    }
+
+    /// Warns of what the environment supplies and what is taken otherwise than it is written.
+    pub(crate) fn warn_of_environment(&self) {
+        for name in &self.loaded.unknown {
+            let meant = match self.loaded.table.nearest_env(name) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => String::new(),
+            };
+            self.reporter.warn(&format!(
+                "environment variable `{}` is not a setting of cachectl and is ignored{meant}",
+                name.escape_default()
+            ));
+        }
+        let store = self.config().store.as_ref().map(|(url, _)| url.as_str());
+        if let Some(path) = store.and_then(|url| url.strip_prefix("oci://"))
+            && let Some((_, repository)) =
+                path.split('?').next().unwrap_or_default().split_once('/')
+            && repository.contains(|c: char| c.is_ascii_uppercase())
+            && !self.quiet
+        {
+            output::note(&format!(
+                "cachectl: note: registries know lower case only: using repository `{}`\n",
+                repository.to_ascii_lowercase()
+            ));
+        }
+    }
+}
