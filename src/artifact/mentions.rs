@@ -57,6 +57,14 @@ pub fn guess(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) {
     }
 }
 
+/// Tells `note` of every mention in a document that is to be kept for: as [`read`] does, or [`guess`] where that cannot, with the reason.
+pub fn all(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) -> Option<String> {
+    let why = read(bytes, note).err()?;
+    tracing::debug!(why, "Not a manifest: what its bytes may name is kept");
+    guess(bytes, note);
+    Some(why)
+}
+
 fn describe(media_type: &str, digest: &str, note: &mut dyn FnMut(Digest, Mention)) {
     let Ok(digest) = digest.parse() else { return };
     if media::is_manifest(media_type) {

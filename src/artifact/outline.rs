@@ -6,11 +6,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    marker::PhantomData,
 };
 
 use serde::{
     Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use super::{Manifest, annotations::Few, media};
@@ -101,12 +102,12 @@ struct Document {
     schema_version: Option<u64>,
     media_type: Option<String>,
     artifact_type: Option<String>,
-    config: Option<Child>,
-    layers: Option<Vec<Child>>,
-    manifests: Option<Vec<Child>>,
-    blobs: Option<Vec<Child>>,
-    fs_layers: Option<Vec<FsLayer>>,
-    subject: Option<Child>,
+    config: Option<Object<Child>>,
+    layers: Option<Vec<Object<Child>>>,
+    manifests: Option<Vec<Object<Child>>>,
+    blobs: Option<Vec<Object<Child>>>,
+    fs_layers: Option<Vec<Object<FsLayer>>>,
+    subject: Option<Object<Child>>,
     annotations: Option<Few<MAX_ANNOTATIONS>>,
 }
 
@@ -124,6 +125,27 @@ struct Child {
 #[serde(rename_all = "camelCase")]
 struct FsLayer {
     blob_sum: Digest,
+}
+
+/// What JSON has as an object: serde's structs are read from lists of their fields' values too, which no other reader understands.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        d.deserialize_map(Map(PhantomData))
+    }
 }
 
 /// Whether there is any URL. A document may have a million of them, so they are not kept.
@@ -230,21 +252,23 @@ impl Outline {
 
     fn of_document(doc: Document, media_type: &str) -> Self {
         let is_index = matches!(media_type, media::IMAGE_INDEX | media::DOCKER_LIST);
-        let config_type = doc.config.as_ref().and_then(|c| c.media_type.clone());
+        let config_type = doc.config.as_ref().and_then(|c| c.0.media_type.clone());
         let own_type = doc.artifact_type.filter(|t| !t.is_empty());
         let is_image = doc.config.is_some() || doc.layers.is_some();
         let is_ambiguous = is_image && doc.manifests.is_some();
         let mut named = Vec::new();
-        named.extend(doc.config.map(|c| c.named(Role::Config, true)));
+        named.extend(doc.config.map(|c| c.0.named(Role::Config, true)));
         let layers = doc.layers.into_iter().flatten();
-        named.extend(layers.map(|c| c.named(Role::Layer, true)));
-        named.extend(doc.manifests.into_iter().flatten().map(Child::listed));
+        named.extend(layers.map(|c| c.0.named(Role::Layer, true)));
+        let manifests = doc.manifests.into_iter().flatten();
+        named.extend(manifests.map(|c| c.0.listed()));
         let blobs = doc.blobs.into_iter().flatten();
-        named.extend(blobs.map(|c| c.named(Role::Blob, false)));
-        named.extend(doc.fs_layers.into_iter().flatten().map(FsLayer::named));
+        named.extend(blobs.map(|c| c.0.named(Role::Blob, false)));
+        let fs_layers = doc.fs_layers.into_iter().flatten();
+        named.extend(fs_layers.map(|l| l.0.named()));
         Self {
             named,
-            subject: doc.subject.map(|s| s.digest),
+            subject: doc.subject.map(|s| s.0.digest),
             artifact_type: own_type.or(config_type.filter(|_| !is_index)),
             annotations: doc.annotations.map(|a| a.0).unwrap_or_default(),
             is_ambiguous,
@@ -297,7 +321,9 @@ impl Document {
 }
 
 fn parse(bytes: &[u8]) -> Result<Document, NoManifest> {
-    serde_json::from_slice(bytes).map_err(|e| NoManifest::Json(e.to_string()))
+    let read: Object<Document> =
+        serde_json::from_slice(bytes).map_err(|e| NoManifest::Json(e.to_string()))?;
+    Ok(read.0)
 }
 
 #[cfg(test)]

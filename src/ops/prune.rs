@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod mark;
+mod measure;
 mod named;
 pub mod now;
 mod reached;
@@ -201,6 +202,9 @@ async fn by_policy(
     for (name, broken) in read {
         all.extend(name);
         report.left_out.extend(broken);
+    }
+    if sized {
+        measure::measure(ctx, &mut all).await?;
     }
     let leaving = choose(&all, options, now, &mut report.left_out);
     let (mut gone, mut stays) = (HashSet::new(), HashSet::new());

@@ -63,6 +63,8 @@ pub struct Error {
     pub unheard: bool,
     /// The store answers other requests: only this one fails, so that it is no outage.
     pub alone: bool,
+    /// The blob has another size than whoever asked says: that may be what is wrong, and the blob whole.
+    pub other_size: bool,
     /// The cause below.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -84,7 +86,17 @@ impl Error {
             retry_after: None,
             unheard: false,
             alone: false,
+            other_size: false,
             source: None,
+        }
+    }
+
+    /// A blob that has `size` bytes where its reader's descriptor says `wanted`; `Corrupt`.
+    pub(super) fn other_size(size: u64, wanted: u64) -> Self {
+        let why = format!("it has {size} bytes, not the {wanted} of its descriptor");
+        Self {
+            other_size: true,
+            ..Self::new(ErrorKind::Corrupt, "get", why)
         }
     }
 
@@ -153,6 +165,7 @@ impl Error {
             retry_after: self.retry_after,
             unheard: self.unheard,
             alone: self.alone,
+            other_size: self.other_size,
             source: None,
         }
     }

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use self::index::Index;
+use self::index::{Index, MAX_INDEX_BYTES};
 use super::{
     BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, StoredBlob, Sweep, TagStore,
     Untag, Version,
@@ -36,7 +36,11 @@ use super::{
     },
 };
 use crate::{
-    artifact::{Descriptor, Manifest, Reference, Tag, descriptor::MAX_MANIFEST_BYTES},
+    artifact::{
+        Descriptor, Manifest, Reference, Tag,
+        descriptor::MAX_MANIFEST_BYTES,
+        mentions::{self, Mention},
+    },
     digest::Digest,
     entry::Time,
     fs,
@@ -56,8 +60,6 @@ const OUR_LOCK: &str = ".cachectl/index.lock";
 const GC_LOCK: &str = ".cachectl/gc.lock";
 const TEMP: &str = ".cachectl/tmp";
 const MARKS: &str = ".cachectl/marks";
-/// Largest index that is read.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
 /// Largest mark that is read.
 const MAX_MARK_BYTES: u64 = 1 << 30;
 /// How often a torn index is read again: BuildKit rewrites it in place.
@@ -174,7 +176,7 @@ impl Layout {
             let mut index = before.clone();
             let done = change(&mut index, tree)?;
             if index != before || tree.file_is_missing(op, INDEX)? {
-                tree.write(op, INDEX, &index.encode())?;
+                tree.write(op, INDEX, &index.encode(op, &before)?)?;
             }
             // Held until the rename is done, even if nobody waits for it any more.
             drop((theirs, ours));
@@ -281,7 +283,8 @@ fn resolve_digest(tree: &Tree, index: &Index, digest: &Digest) -> Result<Option<
 /// All that the entries of the index need.
 ///
 /// # Errors
-/// `Corrupt` if a manifest on the way is damaged: what it needs is not known, so nothing may go.
+/// `Corrupt` if a manifest on the way is damaged: what it needs is not known, so nothing may go. One that is whole and makes no sense
+/// needs what its bytes may name.
 fn reachable(tree: &Tree, index: &Index) -> Result<HashSet<Digest>> {
     let (mut needed, mut opened) = (HashSet::new(), HashSet::new());
     let mut todo = index.roots("remove")?;
@@ -300,22 +303,17 @@ fn reachable(tree: &Tree, index: &Index) -> Result<HashSet<Digest>> {
         let Some(manifest) = tree.read_manifest("remove", &digest, String::new())? else {
             continue;
         };
-        let known = index.media_type(&digest);
-        match index::children(&manifest.bytes) {
-            Some(children) => {
-                for (child, may_name_others) in children {
-                    needed.insert(child);
-                    if may_name_others {
-                        todo.push(child);
-                    }
-                }
+        mentions::all(&manifest.bytes, &mut |child, mention| {
+            needed.insert(child);
+            if mention != Mention::Text {
+                todo.push(child);
             }
-            None if known.is_some_and(|m| index::names_others(&m)) => {
-                let message = format!("manifest {digest} makes no sense; remove its tag first");
-                return Err(Error::new(ErrorKind::Corrupt, "remove", message));
-            }
-            None => {}
-        }
+        });
+        // Others' indexes may name manifests as anything.
+        let children = index::children(&manifest.bytes).into_iter().flatten();
+        todo.extend(
+            children.filter_map(|(child, may_name_others)| may_name_others.then_some(child)),
+        );
     }
     Ok(needed)
 }

@@ -137,9 +137,7 @@ impl BlobStore for Memory {
             return Ok(None);
         };
         if bytes.len() as u64 != desc.size {
-            let (is, want) = (bytes.len(), desc.size);
-            let message = format!("it has {is} bytes, expected {want}");
-            return Err(Error::new(ErrorKind::Corrupt, "get", message).at(NAME, desc.digest));
+            return Err(Error::other_size(bytes.len() as u64, desc.size).at(NAME, desc.digest));
         }
         Ok(Some(Body::Bytes(bytes).stream(range)))
     }

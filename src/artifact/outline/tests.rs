@@ -157,6 +157,29 @@ fn what_is_no_manifest_says_why() {
 }
 
 #[test]
+fn a_list_of_the_values_of_fields_is_no_document_and_no_descriptor() {
+    let child = format!(r#"["a/b","{}",1,[]]"#, d(1));
+    let fields = format!(
+        r#"[2,"{}",null,null,[],null,null,null,null,null]"#,
+        media::IMAGE_MANIFEST
+    );
+    for document in [
+        fields,
+        format!(r#"{{"config":{child}}}"#),
+        format!(r#"{{"layers":[{child}]}}"#),
+        format!(r#"{{"manifests":[{child}]}}"#),
+        format!(r#"{{"blobs":[{child}]}}"#),
+        format!(r#"{{"fsLayers":[["{}"]]}}"#, d(1)),
+        format!(r#"{{"subject":{child}}}"#),
+    ] {
+        let read = outline(media::IMAGE_MANIFEST, &document);
+        assert!(matches!(read, Err(NoManifest::Json(_))), "{document}");
+        let stored = Manifest::new(media::IMAGE_MANIFEST, document.clone());
+        assert!(Outline::of_stored(&stored).is_err(), "{document}");
+    }
+}
+
+#[test]
 fn field_that_is_given_twice_is_refused() {
     // Which of the two counts, two readers could see differently.
     let json = format!(r#"{{"layers":[],"layers":[{{"digest":"{}"}}]}}"#, d(1));

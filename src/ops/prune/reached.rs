@@ -385,18 +385,10 @@ fn mentioned<T>(
     known: impl Fn(Digest) -> Option<T>,
 ) -> (Vec<(T, Mention)>, Option<String>) {
     let mut found = Vec::new();
-    let read = mentions::read(bytes, &mut |digest, mention| {
+    let why = mentions::all(bytes, &mut |digest, mention| {
         found.extend(known(digest).map(|known| (known, mention)));
     });
-    let Err(why) = read else {
-        return (found, None);
-    };
-    tracing::debug!(why, "Not a manifest: what its bytes may name is kept");
-    found.clear();
-    mentions::guess(bytes, &mut |digest, mention| {
-        found.extend(known(digest).map(|known| (known, mention)));
-    });
-    (found, Some(why))
+    (found, why)
 }
 
 /// What the tags of one repository point at, and their parts.

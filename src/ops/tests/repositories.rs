@@ -161,6 +161,59 @@ fn nothing() -> prune::Options {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sizes_that_a_writer_made_up_make_no_name_leave() {
+    let shelf = shelf().await;
+    let repo = repository(&shelf.ctx, "f/y");
+    let config = put(&repo, media::EMPTY, b"[]").await;
+    for (n, size) in [9_000_000_000_000_000_000, u64::MAX, 0]
+        .into_iter()
+        .enumerate()
+    {
+        let layer = put(&repo, media::LAYER_GZIP, b"seven b").await;
+        let layer = Descriptor::new("a/b", layer.digest, size);
+        let document = manifest(&json!({"config": config, "layers": [layer]}));
+        repo.put_manifest(&document, &[tag(&format!("big{n}"))])
+            .await
+            .unwrap();
+    }
+    let options = prune::Options {
+        max_size: Some(1 << 20),
+        ..nothing()
+    };
+    let whole = prune::run(&shelf.ctx, &options).await.unwrap();
+    assert_eq!(whole.tags, Vec::<String>::new());
+    // Whoever does not see the whole store asks for each blob.
+    let part = prune::run(&shelf.chosen("f/**"), &options).await.unwrap();
+    assert_eq!(part.tags, Vec::<String>::new());
+    // What is really there counts, once for all that name it.
+    let stored: u64 = shelf
+        .ctx
+        .opened
+        .sweep
+        .as_ref()
+        .unwrap()
+        .blobs()
+        .await
+        .unwrap()
+        .iter()
+        .map(|b| b.size)
+        .sum();
+    let exact = prune::Options {
+        max_size: Some(stored),
+        ..options.clone()
+    };
+    assert_eq!(
+        prune::run(&shelf.ctx, &exact).await.unwrap().tags,
+        Vec::<String>::new()
+    );
+    let none = prune::Options {
+        max_size: Some(1),
+        ..options
+    };
+    assert!(prune::run(&shelf.ctx, &none).await.unwrap().tags.len() > 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn listing_names_tags_of_all_repositories_within_reach() {
     let shelf = shelf().await;
     let all = list::run(&shelf.ctx, None).await.unwrap();

@@ -20,14 +20,32 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// Most bytes of memory that a document may take; some 70,000 entries of ours.
 const MAX_WEIGHT: u64 = 256 << 20;
 
+/// Largest document that is read.
+pub(super) const MAX_INDEX_BYTES: u64 = 64 << 20;
+
+/// Of both limits writers leave so much, for entries that are replaced by longer ones.
+const ROOM_BYTES: u64 = 4 << 20;
+
 /// About how many bytes of memory a document takes as a tree, or more: three bytes of JSON may become seven hundred.
-fn weight(bytes: &[u8]) -> u64 {
+pub(super) fn weight(bytes: &[u8]) -> u64 {
     let of_one = |b: &u8| match b {
         b'{' => 700,
         b'[' | b',' => 150,
         _ => 1,
     };
     bytes.iter().map(of_one).sum()
+}
+
+/// Says, in words, that reading a document may take more memory than `limit`.
+fn check_weight(bytes: &[u8], limit: u64) -> std::result::Result<(), String> {
+    let weight = weight(bytes);
+    if weight <= limit {
+        return Ok(());
+    }
+    let (takes, limit) = (weight >> 20, limit >> 20);
+    Err(format!(
+        "to read it may take {takes} MB of memory, more than {limit} MB"
+    ))
 }
 
 /// The document.
@@ -60,13 +78,8 @@ impl Index {
                 format!("`index.json` is no image index: {why}"),
             )
         };
-        let weight = weight(bytes);
-        if weight > MAX_WEIGHT {
-            return Err(refused(format!(
-                "to read it may take {} MB of memory, more than {} MB",
-                weight >> 20,
-                MAX_WEIGHT >> 20
-            )));
+        if let Err(why) = check_weight(bytes, MAX_WEIGHT) {
+            return Err(refused(why));
         }
         let mut map: Map<String, Value> =
             serde_json::from_slice(bytes).map_err(|e| refused(e.to_string()))?;
@@ -81,9 +94,24 @@ impl Index {
         }
     }
 
-    /// Its bytes.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.0).expect("a JSON document always encodes")
+    /// Its bytes, which every reader takes. `before`: the document that it replaces; one that is no longer than that is always written.
+    ///
+    /// # Errors
+    /// `Full` if another entry would leave readers too little room.
+    pub(super) fn encode(&self, op: &'static str, before: &Self) -> Result<Vec<u8>> {
+        let bytes = serde_json::to_vec(&self.0).expect("a JSON document always encodes");
+        if self.entries().len() <= before.entries().len() {
+            return Ok(bytes);
+        }
+        let too_long = || format!("{} bytes are too many", bytes.len());
+        let is_short = (bytes.len() as u64) < MAX_INDEX_BYTES - ROOM_BYTES;
+        let fits = is_short.then_some(()).ok_or_else(too_long);
+        let fits = fits.and_then(|()| check_weight(&bytes, MAX_WEIGHT - ROOM_BYTES));
+        fits.map_err(|why| {
+            let why = format!("`index.json` has no room for another entry ({why}): prune the layout, or use a store of type disk:");
+            Error::new(ErrorKind::Full, op, why)
+        })?;
+        Ok(bytes)
     }
 
     fn entries(&self) -> &[Value] {
@@ -233,15 +261,4 @@ pub(super) fn children(bytes: &[u8]) -> Option<Vec<(Digest, bool)>> {
             .filter_map(|(d, may)| Some((digest(d)?, may)))
             .collect(),
     )
-}
-
-/// Says whether a media type is that of a document that names others.
-pub(super) fn names_others(media_type: &str) -> bool {
-    [
-        media::IMAGE_MANIFEST,
-        media::IMAGE_INDEX,
-        media::DOCKER_MANIFEST,
-        media::DOCKER_LIST,
-    ]
-    .contains(&media_type)
 }

@@ -428,3 +428,77 @@ async fn index_that_would_take_all_memory_is_refused_before_it_is_read() {
     assert_eq!(e.kind, ErrorKind::Corrupt);
     assert!(e.message.contains("more than 256 MB"), "{e}");
 }
+
+#[tokio::test]
+async fn a_manifest_that_makes_no_sense_keeps_what_it_may_name_and_everything_else_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let layer = put_file(dir.path(), b"a layer that is named somehow");
+    let orphan = put_file(dir.path(), b"orphan");
+    for (n, odd) in [
+        json!([
+            2,
+            media::IMAGE_MANIFEST,
+            null,
+            null,
+            [["a/b", layer.digest, 1, []]]
+        ])
+        .to_string(),
+        format!("no JSON, but {}", layer.digest),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let odd = Manifest::new(media::IMAGE_MANIFEST, odd);
+        let name = tag(&format!("odd{n}"));
+        store
+            .publish(&odd, Some(&name), &Expect::Absent)
+            .await
+            .unwrap();
+        let later = Time {
+            secs: Time::now().secs + 10,
+            nanos: 0,
+        };
+        let all = [odd.digest, layer.digest, orphan.digest];
+        let removed = store.remove(&all, later).await.unwrap();
+        assert_eq!(removed.0, u64::from(n == 0));
+        assert!(store.stat(&layer.digest).await.unwrap().is_some());
+        assert!(store.stat(&odd.digest).await.unwrap().is_some());
+        store.untag(&name).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_index_is_not_filled_beyond_what_its_readers_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let desc = put_file(dir.path(), b"{}");
+    let entry = |n: usize| {
+        json!({"mediaType": media::IMAGE_MANIFEST, "digest": desc.digest, "size": 2,
+            "annotations": {"org.opencontainers.image.ref.name": format!("t{n}")}})
+    };
+    // Room for two more entries, or three.
+    let of_one = index::weight(format!("{},", entry(100_000)).as_bytes());
+    let count = usize::try_from(((252 << 20) - 3 * of_one) / of_one).unwrap();
+    let full = json!({"schemaVersion": 2, "manifests": (0..count).map(entry).collect::<Vec<_>>()});
+    std::fs::write(dir.path().join("index.json"), full.to_string()).unwrap();
+    let refused = loop {
+        let n = store.tags("").await.unwrap().len();
+        let new = tag(&format!("new{n}"));
+        match store
+            .publish(&manifest(7), Some(&new), &Expect::Absent)
+            .await
+        {
+            Ok(_) => {}
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(refused.kind, ErrorKind::Full, "{refused}");
+    // It is still read, written and made shorter.
+    assert!(store.tags("").await.unwrap().len() >= count);
+    store
+        .publish(&manifest(8), Some(&tag("t0")), &Expect::Anything)
+        .await
+        .unwrap();
+    store.untag(&tag("t1")).await.unwrap();
+}

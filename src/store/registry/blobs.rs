@@ -115,7 +115,7 @@ pub(super) async fn get(
     if range.is_empty() {
         return match stat(inner, &desc.digest).await? {
             Some(size) if size == desc.size => Ok(Some(nothing())),
-            Some(size) => Err(other_size(desc, size)),
+            Some(size) => Err(Error::other_size(size, desc.size)),
             None => Ok(None),
         };
     }
@@ -129,7 +129,7 @@ pub(super) async fn get(
         StatusCode::OK => {
             check_plain("get", &answer, &desc.digest)?;
             if let Some(size) = answer.length().filter(|s| *s != desc.size) {
-                let e = other_size(desc, can_be("get", &desc.digest, size)?);
+                let e = Error::other_size(can_be("get", &desc.digest, size)?, desc.size);
                 return Err(if is_vouched(&answer, &desc.digest) {
                     e
                 } else {
@@ -146,7 +146,7 @@ pub(super) async fn get(
             let size = answer
                 .text(CONTENT_RANGE)
                 .and_then(|t| t.strip_prefix("bytes */")?.parse().ok());
-            return Err(other_size(desc, size.unwrap_or(0)));
+            return Err(Error::other_size(size.unwrap_or(0), desc.size));
         }
         StatusCode::NOT_FOUND => {
             inner.transport.missing("get", answer).await?;
@@ -165,14 +165,6 @@ pub(super) async fn get(
         left,
         to_the_end,
     })))
-}
-
-fn other_size(desc: &Descriptor, size: u64) -> Error {
-    let message = format!(
-        "the registry has {size} bytes under this digest, {} were expected",
-        desc.size
-    );
-    Error::new(ErrorKind::Corrupt, "get", message)
 }
 
 /// `Content-Range: bytes 0-99/200`, its total unknown for `*`.
@@ -209,7 +201,7 @@ fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result
         ));
     };
     if let Some(total) = got.total.filter(|t| *t != desc.size) {
-        return Err(other_size(desc, total));
+        return Err(Error::other_size(total, desc.size));
     }
     if got.first != range.start || got.last < got.first || got.last >= desc.size {
         let message = format!(

@@ -330,7 +330,10 @@ fn right_region(a: &Answer<'_>) -> Option<String> {
         let (_, rest) = a.words.split_once("expecting '")?;
         rest.split_once('\'').map(|(region, _)| region)
     })?;
-    Some(plain(said))
+    // Names of regions are such everywhere; others would be somebody's text in our hint.
+    let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let is_region = (1..=63).contains(&said.len()) && said.bytes().all(is_name);
+    is_region.then(|| said.to_owned())
 }
 
 /// Seconds or a date (RFC 9110, 10.2.3).

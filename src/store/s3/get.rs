@@ -164,7 +164,7 @@ impl Wire {
             return match self.head(OP, key).await? {
                 None => Ok(None),
                 Some(head) if head.size == desc.size => Ok(Some(stream::empty().boxed())),
-                Some(head) => Err(other_size(head.size, desc.size)),
+                Some(head) => Err(Error::other_size(head.size, desc.size)),
             };
         }
         let whole = range == (0..desc.size);
@@ -269,13 +269,13 @@ fn check_answer(
     let length = length("get", object)?;
     if whole && object.content_range().is_none() {
         return match length {
-            Some(n) if n != size => Err(other_size(n, size)),
+            Some(n) if n != size => Err(Error::other_size(n, size)),
             _ => Ok(()),
         };
     }
     let Some(said) = object.content_range() else {
         return match length {
-            Some(n) if n != size => Err(other_size(n, size)),
+            Some(n) if n != size => Err(Error::other_size(n, size)),
             _ => wrong(
                 ErrorKind::Unsupported,
                 "the store, or a proxy before it, ignores `Range`".to_owned(),
@@ -292,7 +292,7 @@ fn check_answer(
         );
     };
     if let Some(total) = total.filter(|t| *t != size) {
-        return Err(other_size(total, size));
+        return Err(Error::other_size(total, size));
     }
     let asked = range.end - range.start;
     if first != range.start || last != range.end - 1 || length.is_some_and(|n| n != asked) {
@@ -331,14 +331,6 @@ fn length(op: &'static str, object: &GetObjectOutput) -> Result<Option<u64>> {
         .map(u64::try_from)
         .transpose()
         .map_err(|_| Error::new(ErrorKind::Corrupt, op, "its length is negative"))
-}
-
-fn other_size(has: u64, want: u64) -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        "get",
-        format!("it has {has} bytes where its descriptor says {want}"),
-    )
 }
 
 fn cut(op: &'static str, came: u64, of: u64) -> Error {

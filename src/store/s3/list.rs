@@ -13,7 +13,7 @@ use crate::{
 
 /// Most pages of a listing: a million keys come in a thousand.
 const MAX_PAGES: usize = 10_000;
-/// Most memory for what a listing shows: about a million keys of ours.
+/// Most memory for what a listing keeps: about a million keys of ours.
 const MAX_BYTES: usize = 128 << 20;
 
 /// An object as a listing shows it.
@@ -24,34 +24,72 @@ pub(super) struct Listed {
     pub(super) modified: Option<Time>,
 }
 
-/// What lies below a prefix.
-#[derive(Default)]
-pub(super) struct Listing {
-    pub(super) objects: Vec<Listed>,
-    /// With a delimiter: what the names below have in common, each ending in it.
-    pub(super) folders: Vec<String>,
+/// An entry of a listing.
+enum Entry {
+    Object(Listed),
+    /// With a delimiter: what the names below have in common, ending in it.
+    Folder(String),
 }
 
 impl Wire {
     /// All objects whose keys start with `prefix`, in the store's order, which no standard fixes.
     pub(super) async fn list(&self, op: &'static str, prefix: &str) -> Result<Vec<Listed>> {
-        Ok(self.pages(op, prefix, None).await?.objects)
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let keep = |entry| {
+            if let Entry::Object(object) = entry {
+                bytes += object.key.len() + size_of::<Listed>();
+                found.push(object);
+            }
+            bytes <= MAX_BYTES
+        };
+        self.pages(op, prefix, None, keep).await?;
+        Ok(found)
+    }
+
+    /// What `pick` makes of the objects whose keys start with `prefix`; their keys are not kept.
+    pub(super) async fn pick<T>(
+        &self,
+        op: &'static str,
+        prefix: &str,
+        mut pick: impl FnMut(Listed) -> Option<T> + Send,
+    ) -> Result<Vec<T>>
+    where
+        T: Send,
+    {
+        let mut found = Vec::new();
+        let keep = |entry| {
+            if let Entry::Object(object) = entry {
+                found.extend(pick(object));
+            }
+            true
+        };
+        self.pages(op, prefix, None, keep).await?;
+        Ok(found)
     }
 
     /// The names of the folders directly below `prefix`, which ends in `/`.
     pub(super) async fn folders(&self, op: &'static str, prefix: &str) -> Result<Vec<String>> {
-        Ok(self.pages(op, prefix, Some("/")).await?.folders)
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let keep = |entry| {
+            if let Entry::Folder(name) = entry {
+                bytes += name.len() + size_of::<String>();
+                found.push(name);
+            }
+            bytes <= MAX_BYTES
+        };
+        self.pages(op, prefix, Some("/"), keep).await?;
+        Ok(found)
     }
 
+    /// Gives each entry to `keep`, which says whether there is room for more.
     async fn pages(
         &self,
         op: &'static str,
         prefix: &str,
         delimiter: Option<&str>,
-    ) -> Result<Listing> {
-        let mut found = Listing::default();
+        mut keep: impl FnMut(Entry) -> bool + Send,
+    ) -> Result<()> {
         let mut token: Option<String> = None;
-        let mut bytes = 0;
         for _ in 0..MAX_PAGES {
             let sent = Box::pin(
                 self.client
@@ -71,29 +109,28 @@ impl Wire {
             let page = patience::answer(op, self.stall, patience, sent).await?;
             self.signs.seen();
             let own = |key: &str| key.strip_prefix(&self.prefix).map(str::to_owned);
+            let mut has_room = true;
             for object in page.contents() {
                 // What does not start with our prefix was not asked for.
                 let Some(key) = object.key().and_then(own) else {
                     continue;
                 };
-                bytes += key.len() + size_of::<Listed>();
-                found.objects.push(Listed {
+                has_room = keep(Entry::Object(Listed {
                     key,
                     size: object
                         .size()
                         .and_then(|n| u64::try_from(n).ok())
                         .unwrap_or_default(),
                     modified: object.last_modified().and_then(time),
-                });
+                }));
             }
             for folder in page.common_prefixes() {
                 let Some(folder) = folder.prefix().and_then(own) else {
                     continue;
                 };
-                bytes += folder.len() + size_of::<String>();
-                found.folders.push(folder);
+                has_room = keep(Entry::Folder(folder));
             }
-            if bytes > MAX_BYTES {
+            if !has_room {
                 return Err(endless(op));
             }
             let next = match page.next_continuation_token() {
@@ -102,7 +139,7 @@ impl Wire {
                     let why = "the listing says that it goes on, but not where";
                     return Err(foreign(op, why));
                 }
-                _ => return Ok(found),
+                _ => return Ok(()),
             };
             if token.as_ref() == Some(&next) {
                 return Err(Error::new(

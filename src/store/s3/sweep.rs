@@ -14,6 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{
     S3, Wire,
     get::{Head, time},
+    list::Listed,
     missing::{Missing, missing},
     patience::{self, Answer},
     put::{Condition, acl, sse, storage_class},
@@ -48,20 +49,17 @@ const MAX_MARK_BYTES: u64 = 256 << 20;
 #[async_trait]
 impl Sweep for S3 {
     async fn blobs(&self) -> Result<Vec<StoredBlob>> {
-        let listed = self.wire.list("list blobs", keys::BLOBS).await;
-        let listed = listed.map_err(|e| e.at(&self.wire.url, ""))?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|object| match keys::parse(&object.key)? {
-                Key::Blob(digest) => Some(StoredBlob {
-                    digest,
-                    size: object.size,
-                    // Of unknown age: too young to be swept.
-                    modified: object.modified.unwrap_or(FAR_FUTURE),
-                }),
-                _ => None,
-            })
-            .collect())
+        let blob = |object: Listed| match keys::parse(&object.key)? {
+            Key::Blob(digest) => Some(StoredBlob {
+                digest,
+                size: object.size,
+                // Of unknown age: too young to be swept.
+                modified: object.modified.unwrap_or(FAR_FUTURE),
+            }),
+            _ => None,
+        };
+        let listed = self.wire.pick("list blobs", keys::BLOBS, blob).await;
+        listed.map_err(|e| e.at(&self.wire.url, ""))
     }
 
     async fn roots(&self) -> Result<Vec<Digest>> {

@@ -155,11 +155,7 @@ impl Tree {
                 let path = self.path(&keys::blob(&desc.digest));
                 Ok(Some(file_stream(Arc::new(file), path, range)))
             }
-            Some((_, stat)) => Err(Error::new(
-                ErrorKind::Corrupt,
-                "get",
-                format!("it has {} bytes, expected {}", stat.size, desc.size),
-            )),
+            Some((_, stat)) => Err(Error::other_size(stat.size, desc.size)),
         }
     }
 

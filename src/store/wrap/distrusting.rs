@@ -63,6 +63,7 @@ impl Distrust {
     /// wrong: anybody who may push chooses the sizes in a manifest, and must not make the blobs of others absent by it.
     async fn note(&self, store: &dyn Store, desc: &Descriptor, error: &Error) {
         if error.kind == ErrorKind::Corrupt
+            && !error.other_size
             && store.stat(&desc.digest).await.ok().flatten() == Some(desc.size)
         {
             self.add(&desc.digest, error);

@@ -19,8 +19,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, ErrorKind, Expect, Pointer, Published, Put, Resolved, Result,
-        Store, TagStore,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
+        Result, Store, TagStore,
     },
 };
 
@@ -216,7 +216,7 @@ impl Counters {
         match done {
             Ok(value) if !is_miss(value) => answered(self.tier),
             Ok(_) => {}
-            Err(e) => count_corrupt(e.kind, &self.corrupt_reads),
+            Err(e) => count_corrupt(e, &self.corrupt_reads),
         }
     }
 
@@ -224,7 +224,7 @@ impl Counters {
         op.count(done, |_| false);
         match done {
             Ok(_) => answered(self.tier),
-            Err(e) => count_corrupt(e.kind, &self.corrupt_writes),
+            Err(e) => count_corrupt(e, &self.corrupt_writes),
         }
     }
 
@@ -250,8 +250,9 @@ impl Counters {
     }
 }
 
-fn count_corrupt(kind: ErrorKind, counter: &AtomicU64) {
-    if kind == ErrorKind::Corrupt {
+/// Counts damage: a page for whoever runs the store, so a size that a reader only claims is none.
+fn count_corrupt(error: &Error, counter: &AtomicU64) {
+    if error.kind == ErrorKind::Corrupt && !error.other_size {
         counter.fetch_add(1, Relaxed);
     }
 }
@@ -295,7 +296,7 @@ impl BlobStore for Metered {
                     match piece {
                         Ok(bytes) => counters.bytes_in.fetch_add(bytes.len() as u64, Relaxed),
                         Err(e) => {
-                            count_corrupt(e.kind, &counters.corrupt_reads);
+                            count_corrupt(e, &counters.corrupt_reads);
                             counters.broken_streams.fetch_add(1, Relaxed)
                         }
                     };

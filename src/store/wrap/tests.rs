@@ -789,6 +789,11 @@ async fn metered_tells_damage_from_other_trouble() {
     let store = Metered::new(Arc::new(broken), counters.clone());
     assert!(whole(&store, &desc).await.is_err());
     assert_eq!(counters.snapshot().corrupt_reads, 0);
+    // Whoever asks chooses the size that it says.
+    let wrong = Descriptor::new("a/b", desc.digest, 99);
+    let store = Metered::new(memory.clone(), counters.clone());
+    assert!(whole(&store, &wrong).await.is_err());
+    assert_eq!(counters.snapshot().corrupt_reads, 0);
     memory.damage(&desc.digest, data(100, 2));
     let store = Metered::new(Arc::new(Verified::new(memory)), counters.clone());
     assert!(whole(&store, &desc).await.is_err());
