@@ -142,7 +142,7 @@ impl Receiving {
 
     async fn leave(&mut self) {
         if self.parked.is_some() {
-            self.ticket.take_back().await;
+            self.ticket.take_all_back().await;
             self.parked = None;
         }
     }

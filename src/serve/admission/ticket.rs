@@ -15,6 +15,8 @@ struct Inner {
     key: Key,
     connection: Connection,
     place: Mutex<Option<Permit>>,
+    /// Of a request whose body is a large manifest, `Some` as long as that is in memory: its place, while the daemon works on it.
+    body: Mutex<Option<Option<Permit>>>,
     /// Of a response that is a large manifest.
     large: OnceLock<Mutex<Option<Permit>>>,
     fault: OnceLock<Fault>,
@@ -42,6 +44,7 @@ impl Ticket {
             key,
             connection: Connection::of(extensions),
             place: Mutex::new(Some(place)),
+            body: Mutex::new(None),
             large: OnceLock::new(),
             fault: OnceLock::new(),
         })))
@@ -62,21 +65,61 @@ impl Ticket {
 
     /// Lets others have the place while `wait` lasts.
     pub async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
-        self.give_back();
+        // The body is in memory still.
+        drop(self.place().take());
         let waited = wait.await;
         self.take_back().await;
         waited
     }
 
-    /// Gives the place to others.
+    /// Lets others have all places while `rest` lasts. A large manifest that is kept in memory meanwhile is one of those that come slowly;
+    /// `false` if it gave way to others of them, so that the request is over. Cancel-safe.
+    pub async fn rest(&self, rest: impl Future<Output = ()>) -> bool {
+        let manifests = &self.0.admission.manifests;
+        let parked = self
+            .body()
+            .is_some()
+            .then(|| manifests.park(self.0.key.clone()));
+        let cut = async {
+            match &parked {
+                Some(parked) => parked.cut().await,
+                None => std::future::pending().await,
+            }
+        };
+        self.give_back();
+        tokio::select! {
+            biased;
+            () = rest => {}
+            () = cut => return false,
+        }
+        self.take_all_back().await;
+        true
+    }
+
+    /// Gives the places to others.
     pub(super) fn give_back(&self) {
         let place = self.place().take();
+        let body = self.body().as_mut().and_then(Option::take);
         let large = self.0.large.get().and_then(|large| {
             let mut large = large.lock().unwrap_or_else(PoisonError::into_inner);
             large.take()
         });
         // Not under the lock: they go to somebody else on the spot.
-        drop((place, large));
+        drop((place, body, large));
+    }
+
+    /// Takes all places again that the request needs to go on.
+    pub(super) async fn take_all_back(&self) {
+        let is_missing = matches!(*self.body(), Some(None));
+        if is_missing {
+            let admission = &self.0.admission;
+            let place = admission
+                .large_manifests
+                .enter_again(self.0.key.clone())
+                .await;
+            *self.body() = Some(Some(place));
+        }
+        self.take_back().await;
     }
 
     /// Takes a place again; at once if it has one.
@@ -94,6 +137,23 @@ impl Ticket {
     /// [`Full`].
     pub async fn large_manifest(&self) -> Result<Permit, Full> {
         self.place_among(&self.0.admission.large_manifests).await
+    }
+
+    /// Takes a place among large manifests for the request's body, until [`Self::drop_body`] and but for the time in which the client sends
+    /// slowly or the request rests; without holding one of requests while it waits.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn large_body(&self) -> Result<(), Full> {
+        let place = self.large_manifest().await?;
+        *self.body() = Some(Some(place));
+        Ok(())
+    }
+
+    /// Says that the request's body is in memory no more.
+    pub fn drop_body(&self) {
+        let place = self.body().take();
+        drop(place);
     }
 
     /// Takes a place among manifests that are looked up, without holding one of requests while it waits.
@@ -151,6 +211,11 @@ impl Ticket {
     pub(super) fn blame(&self, fault: &Fault) {
         // The first one made the others.
         let _ = self.0.fault.set(fault.clone());
+    }
+
+    fn body(&self) -> std::sync::MutexGuard<'_, Option<Option<Permit>>> {
+        // Nothing can panic while it is held.
+        self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place(&self) -> std::sync::MutexGuard<'_, Option<Permit>> {

@@ -109,7 +109,11 @@ impl Hold {
             let rest = sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64()));
             match ticket {
                 // Who waits here must not keep those from being answered who need not.
-                Some(ticket) => ticket.aside(rest).await,
+                Some(ticket) => {
+                    if !ticket.rest(rest).await {
+                        return Err(refusal);
+                    }
+                }
                 None => rest.await,
             }
             pause = LONGEST_PAUSE.min(pause * 2);

@@ -24,7 +24,6 @@ use crate::{
     },
     digest::Digest,
     ops::cache_tags::Pushed,
-    serve::admission::Permit,
     store::keys::Repo,
     task,
 };
@@ -103,8 +102,21 @@ impl Registry {
         body: Body,
         sight: Sight,
     ) -> Answer {
-        // Its place is held until the answer: its bytes are in memory until then.
-        let (manifest, _place) = read(reference, parts, body).await?;
+        let put = self.read_and_put(repo, reference, parts, body, sight);
+        let answer = Box::pin(put).await;
+        ticket(parts).drop_body();
+        answer
+    }
+
+    async fn read_and_put(
+        &self,
+        repo: &Repo,
+        reference: &Reference,
+        parts: &Parts,
+        body: Body,
+        sight: Sight,
+    ) -> Answer {
+        let manifest = read(reference, parts, body).await?;
         let tags = tags(reference, parts)?;
         let repository = self.repository(repo);
         let (outline, is_cache) = understand(&manifest).await?;
@@ -207,12 +219,8 @@ async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
     read.map_err(|why| Refusal::new(Code::ManifestInvalid, why))
 }
 
-/// Reads the body and checks it against what the request says of it; a large one comes with the place that it takes.
-async fn read(
-    reference: &Reference,
-    parts: &Parts,
-    body: Body,
-) -> Result<(Manifest, Option<Permit>), Refusal> {
+/// Reads the body and checks it against what the request says of it; a large one takes a place, which the request's ticket has then.
+async fn read(reference: &Reference, parts: &Parts, body: Body) -> Result<Manifest, Refusal> {
     let too_long = || {
         Refusal::new(
             Code::ManifestInvalid,
@@ -224,14 +232,15 @@ async fn read(
     if length.is_some_and(|l| l > MAX_MANIFEST_BYTES) {
         return Err(too_long());
     }
-    let (mut bytes, mut place) = (BytesMut::new(), None);
+    let (mut bytes, mut is_large) = (BytesMut::new(), false);
     let mut pieces = ticket(parts).receive_within(body, LONGEST);
     while let Some(piece) = pieces.try_next().await? {
         if (bytes.len() + piece.len()) as u64 > MAX_MANIFEST_BYTES {
             return Err(too_long());
         }
-        if place.is_none() && bytes.len() + piece.len() > LARGE {
-            place = Some(ticket(parts).large_manifest().await?);
+        if !is_large && bytes.len() + piece.len() > LARGE {
+            ticket(parts).large_body().await?;
+            is_large = true;
         }
         bytes.extend_from_slice(&piece);
     }
@@ -257,7 +266,7 @@ async fn read(
         }
         manifest.digest = *digest;
     }
-    Ok((manifest, place))
+    Ok(manifest)
 }
 
 /// The tags that a request writes: its reference, or with a digest those of the query.

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 #[tokio::test]
@@ -433,9 +435,9 @@ async fn artifact_type_has_the_length_of_a_media_type() {
     }
 }
 
-#[tokio::test]
-async fn large_manifests_that_do_not_end_take_few_places_and_small_ones_none() {
-    use futures_util::{FutureExt as _, StreamExt as _, stream};
+#[tokio::test(start_paused = true)]
+async fn large_manifests_that_do_not_end_take_few_places_for_a_moment_and_small_ones_none() {
+    use futures_util::{FutureExt as _, StreamExt as _, future::join_all, stream};
 
     let door = Door::open().await;
     let stuck = || {
@@ -456,9 +458,25 @@ async fn large_manifests_that_do_not_end_take_few_places_and_small_ones_none() {
         assert!(polls < 100_000, "{} taken", places.taken());
     }
     assert_eq!(places.taken(), 7);
+    // Whoever sends slowly keeps nobody from the places: few are kept in memory, the others are cut.
+    let mut all = Box::pin(join_all(held));
+    let while_they_send = tokio::time::timeout(Duration::from_secs(20), &mut all).await;
+    assert!(while_they_send.is_err());
+    assert_eq!((places.taken(), places.waiting()), (0, 0));
     let config =
         json!({"mediaType": media::CONFIG, "digest": door.push("a", b"{}").await, "size": 2});
     let small = json!({"schemaVersion": 2, "mediaType": media::IMAGE_MANIFEST, "config": config, "layers": []});
     let put = door.put_manifest("a", "small", &small).await;
     assert_eq!(put.status, StatusCode::CREATED);
+    let mut large = small;
+    large["annotations"] = json!({"a": "a".repeat(64 << 10)});
+    let put = door.put_manifest("a", "large", &large).await;
+    assert_eq!(put.status, StatusCode::CREATED);
+    assert_eq!(places.taken(), 0);
+    // After a minute all are over.
+    let over = all.await;
+    let cut = over
+        .iter()
+        .filter(|reply| reply.status != StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(cut.count(), 24);
 }
