@@ -91,7 +91,8 @@ pub struct Folded {
     pub tag: String,
     /// Day (UTC, from 1970) on which it was folded.
     pub day: u32,
-    /// Nothing was taken from it, since it claimed to be of the future; so it does not count for which is the latest.
+    /// Nothing was taken from it, since it claimed to be of the future or stood for nothing; so it does not count for which is the
+    /// latest.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
 }

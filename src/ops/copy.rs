@@ -11,14 +11,15 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    Context, Error, LeftOut, Moved, Result, dated, head,
+    Context, Error, LeftOut, Moved, Result, dated,
+    head::{self, Contained},
     names::{self, Foreign, Found, Group, Named, Word},
     publish::{self, Limits, Publication},
     reach::{self, Place},
 };
 use crate::{
     artifact::{
-        Manifest, Reference, Tag,
+        Manifest, Tag,
         fold::{self, replaced::is_replaced},
         name::{SnapshotName, replaced_at},
         snapshot::{Pack, Snapshot},
@@ -213,12 +214,15 @@ impl Job<'_> {
         if group.sides.is_empty() {
             return Ok(Vec::new());
         }
-        let contained = folded_in(self.from, &group.head).await?;
-        let open = group
-            .sides
-            .iter()
-            .filter(|s| !contained.contains(s.as_str()));
-        Ok(open.cloned().collect())
+        let open = group.sides.iter();
+        Ok(match names::snapshot_at(self.from, &group.head).await? {
+            None => open.cloned().collect(),
+            Some(head) => {
+                let now = self.from.opened.store.clock().await?;
+                let contained = Contained::by(&head, now);
+                open.filter(|s| !contained.has(s)).cloned().collect()
+            }
+        })
     }
 
     async fn side(&mut self, group: &Group, side: &Tag) -> Result<()> {
@@ -232,11 +236,16 @@ impl Job<'_> {
             Found::Foreign(_) | Found::Gone => return Ok(()),
         };
         // What the target's head contains need not come a second time.
-        if folded_in(self.to, &group.head)
-            .await?
-            .contains(side.as_str())
-        {
-            return Ok(());
+        if let Some(head) = names::snapshot_at(self.to, &group.head).await? {
+            if head.config.folded.iter().any(|f| f.tag == side.as_str()) {
+                return Ok(());
+            }
+            let now = self.to.opened.store.clock().await?;
+            if Contained::by(&head, now).has(side) {
+                let why = "the target's snapshot is so much newer that nobody would look at it";
+                self.leave_out(format!("tag {}", self.shown(side)), why.to_owned());
+                return Ok(());
+            }
         }
         match names::resolve(self.to, &side.clone().into()).await? {
             Ok(Some(there)) if there.manifest.digest == manifest.digest => Ok(()),
@@ -463,16 +472,6 @@ fn digest_of(found: &Found) -> Option<Digest> {
         Found::Foreign(foreign) => Some(foreign.manifest.digest),
         Found::Broken(_) | Found::Gone => None,
     }
-}
-
-/// Side tags that the head under a tag contains.
-async fn folded_in(ctx: &Context, head: &Tag) -> Result<HashSet<String>> {
-    Ok(
-        match names::look(ctx, &Reference::Tag(head.clone())).await? {
-            Found::Ours(ours) => ours.config.folded.into_iter().map(|f| f.tag).collect(),
-            _ => HashSet::new(),
-        },
-    )
 }
 
 /// A replacement is one of the store's in which it was made: what the target has is not replaced by a copy.

@@ -9,8 +9,7 @@ use super::{
 use crate::{
     artifact::{
         Tag,
-        config::Folded,
-        fold::{self, Rules, contained, dated::is_ahead},
+        fold::{self, Rules, contained::keep_listed, dated::is_ahead},
         name::{self, SnapshotName},
         snapshot::Snapshot,
     },
@@ -20,7 +19,10 @@ use crate::{
     store::Version,
 };
 
+mod contained;
 mod sides;
+
+pub use contained::Contained;
 
 /// Lost and damaged things that are reported of the side tags of one name.
 const MAX_NOTED: usize = 10_000;
@@ -71,8 +73,10 @@ pub struct Current {
     pub head: Option<Loaded>,
     /// Version of the head's tag, for a conditional write; set even where the head cannot be read.
     pub version: Option<Version>,
-    /// All side tags, contained or not.
+    /// All side tags that are listed, contained or not.
     pub side_tags: Vec<Tag>,
+    /// Those that were looked at and stand for nothing: a registry that deletes no tags lists them for ever.
+    pub gone: HashSet<Tag>,
     /// Side tags that the head does not contain and that were folded, sorted by name.
     pub sides: Vec<FoldedSide>,
     /// Side tags of a folder that the head does not contain and that claim to be of the future: nothing is taken from them.
@@ -85,6 +89,8 @@ pub struct Current {
     pub ahead: Vec<LeftOut>,
     /// The store's clock when it was read.
     pub now: Time,
+    /// When the head was published, if it says so.
+    published: Option<Time>,
     rules: Rules,
     /// Head and side tags folded; `None` where there was nothing to fold.
     united: Option<Snapshot>,
@@ -100,12 +106,14 @@ impl Current {
             head: None,
             version: None,
             side_tags: Vec::new(),
+            gone: HashSet::new(),
             sides: Vec::new(),
             refused: Vec::new(),
             unfit: Vec::new(),
             broken: Vec::new(),
             ahead: Vec::new(),
             now,
+            published: None,
             rules: SourceKind::from_name(&name.kind).map_or(Rules::Tree, rules),
             united: None,
             lost: Vec::new(),
@@ -118,31 +126,14 @@ impl Current {
         self.united.clone().or_else(|| {
             let mut snapshot = self.head.as_ref()?.snapshot.clone();
             fold::close(&mut snapshot, self.rules);
-            self.remember_refused(&mut snapshot);
+            self.remember_untaken(&mut snapshot);
             Some(snapshot)
         })
-    }
-
-    fn remember_refused(&self, all: &mut Snapshot) {
-        if self.refused.is_empty() {
-            return;
-        }
-        let refused = self.refused.iter().map(|tag| Folded {
-            refused: true,
-            ..Folded::new(tag.as_str(), self.today())
-        });
-        fold::remember(all, refused, self.today());
     }
 
     /// Days since 1970 by the store's clock.
     pub fn today(&self) -> u32 {
         self.now.day()
-    }
-
-    /// The side tags that the head contains.
-    pub fn contained(&self) -> HashSet<&str> {
-        let folded = self.head.iter().flat_map(|h| &h.snapshot.folded);
-        folded.map(|f| f.tag.as_str()).collect()
     }
 
     /// Why a side tag that is there cannot be folded.
@@ -290,9 +281,11 @@ pub(super) async fn read_beside(
                 }
                 Ok(mut loaded) => {
                     let modified = resolved.modified;
+                    let said = loaded.snapshot.published;
+                    current.published = contained::recorded(said, modified, current.now);
                     let left_out = dated::leave_out(&mut loaded, Some(&tag), modified, current.now);
                     current.ahead.extend(left_out);
-                    contained::keep_listed(&mut loaded.snapshot, &current.listed(), current.now);
+                    keep_listed(&mut loaded.snapshot, &current.listed(), current.now);
                     current.head = Some(loaded);
                 }
                 Err(why) => note(&mut current.broken, what(), why.text()),

@@ -1,10 +1,9 @@
 //! List: what a store holds, snapshots and what else stands under its tags. Manifests and configs are read, nothing of the packs.
 
-use std::collections::HashSet;
-
 use super::{
     Context, LeftOut, Result,
     foreign::{self, Needs},
+    head::Contained,
     in_turn::InTurn,
     load,
     names::{self, Foreign, Found, Named, Ours, Word},
@@ -91,12 +90,9 @@ async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
     if group.is_there {
         match names::look_within_room(&place.ctx, &group.head.clone().into()).await? {
             Found::Ours(ours) => {
-                let folded: HashSet<&str> =
-                    ours.config.folded.iter().map(|f| f.tag.as_str()).collect();
-                let pending = sides
-                    .iter()
-                    .filter(|s| !folded.contains(s.as_str()))
-                    .count();
+                let now = place.ctx.opened.store.clock().await?;
+                let contained = Contained::by(&ours, now);
+                let pending = sides.iter().filter(|s| !contained.has(s)).count();
                 return Ok((Some(of_ours(place, &group.head, &ours, pending)), broken));
             }
             Found::Foreign(found) => {

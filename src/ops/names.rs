@@ -271,6 +271,17 @@ pub(super) async fn look_within_room(ctx: &Context, reference: &Reference) -> Re
     })
 }
 
+/// The snapshot under a tag; `None` if there is none, or it cannot be read.
+///
+/// # Errors
+/// As [`look`].
+pub(super) async fn snapshot_at(ctx: &Context, tag: &Tag) -> Result<Option<Box<Ours>>> {
+    Ok(match look(ctx, &tag.clone().into()).await? {
+        Found::Ours(ours) => Some(ours),
+        Found::Foreign(_) | Found::Broken(_) | Found::Gone => None,
+    })
+}
+
 /// What a manifest says as a snapshot; `None` for any other. Parsed aside if it is long.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Context, Error, Result,
     export::readable,
-    head::{self, Current, FoldedSide, Side, fold_side},
+    head::{self, Contained, Current, FoldedSide, Side, fold_side},
     load::Loaded,
 };
 use crate::{
@@ -232,8 +232,7 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
             return Err(Error::Unreadable { why });
         }
         let contained = current.contained();
-        let is_done = |t: &Tag| contained.contains(t.as_str()) || current.unfit.contains(t);
-        if seen.iter().all(is_done) {
+        if seen.iter().all(|t| current.is_done(t, &contained)) {
             remove_old(ctx, &current, &contained).await;
             let head = current.head.as_ref().map(|h| &h.snapshot);
             if head.is_some_and(|head| is_replaced(mine, head, p.rules)) {
@@ -245,13 +244,14 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
             }));
         }
         let mut next = current.folded();
-        if !contained.contains(own.as_str()) && !current.sides.iter().any(|s| s.tag == *own) {
+        if !contained.has(own) && !current.sides.iter().any(|s| s.tag == *own) {
             // The listing lags behind.
             next = Some(fold_side(next.as_ref(), mine, own, current.now, p.rules));
         }
         // A tag that was listed before and is in no head now: its writer is gone, or a stale head came back.
         seen.retain(|t| t == own || current.side_tags.contains(t));
         let Some(mut next) = next else { continue };
+        current.remember_untaken(&mut next);
         if replaces(p, &current, side) {
             next.packs.clone_from(&p.mine.packs);
             next.fingerprint.clone_from(&p.mine.fingerprint);
@@ -293,7 +293,7 @@ fn replaces(p: &Publication<'_>, current: &Current, own: &Side) -> bool {
     p.built_on_base
         && matches!(p.rules, Rules::Union { .. })
         && digest(p.base) == digest(current)
-        && !current.contained().contains(own.tag.as_str())
+        && !current.contained().has(&own.tag)
         && current.sides.iter().all(is_known)
 }
 
@@ -318,16 +318,13 @@ async fn put_config(ctx: &Context, sealed: &Sealed) -> Result<()> {
     Ok(())
 }
 
-/// Removes side tags that the head contains and that are old; what cannot be removed waits for the next export.
-async fn remove_old(ctx: &Context, current: &Current, contained: &HashSet<&str>) {
+/// Removes side tags that the head contains and that are old, the latest first; what cannot be removed waits for the next export.
+async fn remove_old(ctx: &Context, current: &Current, contained: &Contained<'_>) {
     let Some(untag) = &ctx.opened.untag else {
         return;
     };
-    let old: Vec<&Tag> = current
-        .side_tags
-        .iter()
-        .filter(|t| contained.contains(t.as_str()))
-        .collect();
+    let listed = current.side_tags.iter();
+    let mut old: Vec<&Tag> = listed.filter(|t| contained.has(t)).collect();
     if old.is_empty() {
         return;
     }
@@ -335,13 +332,24 @@ async fn remove_old(ctx: &Context, current: &Current, contained: &HashSet<&str>)
         return;
     };
     // One that claims to be of the future would never be old: it is nobody's whose clock is the store's.
-    let is_old = |t: &Tag| {
+    old.retain(|t| {
         name::side_time(t).is_some_and(|at| at.secs + SIDE_TAG_SECS < now.secs || is_ahead(at, now))
-    };
-    for tag in old.into_iter().filter(|t| is_old(t)).take(REMOVED_AT_ONCE) {
-        if let Err(e) = untag.untag(tag).await {
-            tracing::debug!(%tag, error = %e, "Old side tag not removed");
-            break;
+    });
+    let mut was_gone = false;
+    for _ in 0..REMOVED_AT_ONCE {
+        let Some(tag) = old.pop() else { return };
+        match untag.untag(tag).await {
+            Ok(true) => {}
+            // Where a registry deletes no tags the earlier ones are gone as well, but for some that many exports at once left.
+            Ok(false) if !was_gone => {
+                was_gone = true;
+                fastrand::shuffle(&mut old);
+            }
+            Ok(false) => return,
+            Err(e) => {
+                tracing::debug!(%tag, error = %e, "Old side tag not removed");
+                return;
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ mod claims;
 mod compacting;
 mod copying;
 mod dirs;
+mod emptied;
 mod forging;
 mod go;
 mod hostile;

@@ -33,6 +33,7 @@ use crate::{
 
 pub(super) mod contents;
 mod data;
+mod named;
 
 /// Entries of one snapshot that are reported for one reason.
 const MAX_WRONG: usize = 1000;
@@ -98,11 +99,7 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
         }
     }
     for found in names::find(ctx, &word).await? {
-        for tag in found.group.tags() {
-            let shown = format!("tag {}", found.place.shown(tag.as_str()));
-            job.reference(&found.place, &tag.clone().into(), &shown)
-                .await?;
-        }
+        job.name(&found).await?;
     }
     ctx.progress.end(Phase::Restore);
     let damaged = job.packs.into_iter();

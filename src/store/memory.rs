@@ -1,7 +1,7 @@
 //! A store in memory: for tests, and as the plainest form of what every store must do.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -41,6 +41,10 @@ struct State {
     stopped: Option<Time>,
     /// The store does not say when a tag was written.
     tells_no_times: bool,
+    /// Tags that are gone are listed all the same.
+    deletes_no_tags: bool,
+    /// Those.
+    emptied: BTreeSet<Tag>,
 }
 
 impl Memory {
@@ -62,6 +66,11 @@ impl Memory {
     /// From now on nobody is told when a tag was written, as by a registry; for tests.
     pub fn tell_no_times(&self) {
         self.state().tells_no_times = true;
+    }
+
+    /// From now on a tag that is removed stays listed, as in a registry that deletes none; for tests.
+    pub fn delete_no_tags(&self) {
+        self.state().deletes_no_tags = true;
     }
 
     /// Replaces the stored bytes of a blob, without any check: damage, for tests.
@@ -216,14 +225,17 @@ impl TagStore for Memory {
         if !holds {
             return Ok(Published::Conflict);
         }
+        state.emptied.remove(tag);
         state.tags.insert(tag.clone(), (manifest.digest, now));
         Ok(Published::Done)
     }
 
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
         let state = self.state();
-        let tags = state.tags.keys().filter(|t| t.as_str().starts_with(prefix));
-        Ok(tags.cloned().collect())
+        let tags = state.tags.keys().chain(&state.emptied);
+        let tags = tags.filter(|t| t.as_str().starts_with(prefix));
+        let tags: BTreeSet<&Tag> = tags.collect();
+        Ok(tags.into_iter().cloned().collect())
     }
 
     async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
@@ -242,7 +254,12 @@ impl TagStore for Memory {
 #[async_trait]
 impl Untag for Memory {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
-        Ok(self.state().tags.remove(tag).is_some())
+        let mut state = self.state();
+        let was_there = state.tags.remove(tag).is_some();
+        if was_there && state.deletes_no_tags {
+            state.emptied.insert(tag.clone());
+        }
+        Ok(was_there)
     }
 }
 

@@ -16,8 +16,10 @@ use crate::{
     entry::Time,
 };
 
-/// Days for which a snapshot remembers the side tags that it contains.
+/// Days for which a snapshot remembers the side tags that it contains, if they are not listed any more.
 pub(super) const FOLDED_DAYS: u32 = 7;
+/// Days for which it remembers those that are listed.
+const LISTED_DAYS: u32 = 30;
 /// Side tags that no listing has and that are remembered all the same, the latest: a listing may lag behind.
 const MAX_UNLISTED: usize = 1000;
 /// Characters of a moment with its chance, at the end of side tags and marks.
@@ -33,7 +35,13 @@ pub fn remember(snapshot: &mut Snapshot, more: impl IntoIterator<Item = Folded>,
     let mark = replaced::newest_mark(snapshot).map(str::to_owned);
     snapshot
         .folded
-        .retain(|f| f.day.saturating_add(FOLDED_DAYS) >= today || Some(&f.tag) == mark.as_ref());
+        .retain(|f| f.day.saturating_add(LISTED_DAYS) >= today || Some(&f.tag) == mark.as_ref());
+}
+
+/// Says whether a snapshot that was published at `published` need not remember a side tag: its writers listed and folded that long ago.
+pub fn is_settled(tag: &Tag, published: Time) -> bool {
+    let secs = i64::from(LISTED_DAYS) * 86_400;
+    name::side_time(tag).is_some_and(|at| at.secs.saturating_add(secs) <= published.secs)
 }
 
 /// Drops what is neither a side tag of `name` nor the mark of a replacement of it.
@@ -47,8 +55,8 @@ pub fn drop_strangers(folded: &mut Vec<Folded>, name: &SnapshotName) {
     folded.shrink_to_fit();
 }
 
-/// Keeps the side tags that are `listed`, of the others the latest thousand since the last replacement, and the mark of that. `now` is
-/// the store's clock: nothing was folded after it.
+/// Keeps the side tags that are `listed`, of the others the latest thousand of the last week and since the last replacement, and the mark
+/// of that. `now` is the store's clock: nothing was folded after it.
 pub fn keep_listed(snapshot: &mut Snapshot, listed: &HashSet<&str>, now: Time) {
     let name = snapshot.name.clone();
     drop_strangers(&mut snapshot.folded, &name);
@@ -61,6 +69,7 @@ pub fn keep_listed(snapshot: &mut Snapshot, listed: &HashSet<&str>, now: Time) {
         .folded
         .iter()
         .filter(|f| !is_kept(f) && !all.contains(&f.tag))
+        .filter(|f| f.day.saturating_add(FOLDED_DAYS) >= now.day())
         .filter_map(|f| Some((time(f)?, f.tag.clone())))
         .filter(|(at, _)| !is_ahead(*at, now) && Some(*at) > replaced)
         .collect();
@@ -137,6 +146,27 @@ mod tests {
         let kept = snapshot(own.iter().chain(&strange).cloned());
         let tags: Vec<_> = kept.folded.into_iter().map(|f| f.tag).collect();
         assert_eq!(tags, own);
+    }
+
+    #[test]
+    fn a_tag_is_settled_before_a_snapshot_forgets_it() {
+        let day = 86_400;
+        for days in 25..40 {
+            let tag = side(-i64::from(days) * day);
+            let mut s = snapshot([tag.clone()]);
+            s.folded[0].day = NOW.day() - days;
+            remember(&mut s, [], NOW.day());
+            keep_listed(&mut s, &HashSet::from([tag.as_str()]), NOW);
+            let is_settled = is_settled(&tag.parse().unwrap(), NOW);
+            assert!(is_settled || !s.folded.is_empty(), "{days}");
+            assert!(days >= 30 || !is_settled, "{days}");
+        }
+        // Not listed any more it is kept for a week.
+        let mut s = snapshot([side(-7 * day), side(-8 * day)]);
+        s.folded[0].day = NOW.day() - 7;
+        s.folded[1].day = NOW.day() - 8;
+        keep_listed(&mut s, &HashSet::new(), NOW);
+        assert_eq!(s.folded.len(), 1);
     }
 
     #[test]

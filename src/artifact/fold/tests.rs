@@ -335,9 +335,9 @@ fn in_a_merged_tree_nothing_stands_below_a_file_and_links_have_their_files() {
 }
 
 #[test]
-fn side_tags_are_remembered_for_seven_days() {
+fn side_tags_are_remembered_for_thirty_days() {
     let mut head = snapshot(vec![pack(0, &[file("f", "1", 1, None)], 0)]);
-    for (tag, day) in [("old", TODAY - 8), ("kept", TODAY - 7)] {
+    for (tag, day) in [("old", TODAY - 31), ("kept", TODAY - 30)] {
         head.folded.push(Folded::new(tag, day));
     }
     let out = fold(&head, &head.clone(), Some("new"), TODAY, GO);

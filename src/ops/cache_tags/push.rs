@@ -15,7 +15,7 @@ use super::{
 use crate::{
     artifact::{
         Manifest, Reference, Tag,
-        buildkit::{Part, Shrink, contains, shrinks},
+        buildkit::{MAX_CONFIG_BYTES, Part, Shrink, contains, shrinks},
     },
     digest::Digest,
     store::{Error, ErrorKind, Repository, Result},
@@ -63,6 +63,7 @@ impl CacheTags {
                 }
                 return Ok(Pushed::Done);
             }
+            self.must_be_alone(repo, manifest, tags).await?;
         } else if is_cache {
             for tag in tags {
                 let guarded = self.guard(repo, manifest, tag, settings.shrink).await?;
@@ -87,6 +88,29 @@ impl CacheTags {
             self.is_pushed(repo, tag, &manifest.digest).await?;
         }
         Ok(Pushed::Done)
+    }
+
+    /// Refuses a cache that is too large to be merged where there are others: nobody could pull it.
+    async fn must_be_alone(
+        &self,
+        repo: &Repository,
+        manifest: &Manifest,
+        tags: &[Tag],
+    ) -> Result<()> {
+        let cache = read_aside(manifest).await;
+        let bytes = cache.map_or(0, |c| c.config().size);
+        if bytes <= MAX_CONFIG_BYTES as u64 {
+            return Ok(());
+        }
+        for tag in tags {
+            if !repo.parts(tag).await?.is_empty() {
+                let why = format!(
+                    "the cache's config has {bytes} bytes; over {MAX_CONFIG_BYTES} it cannot be merged with the other caches of the tag {tag}: give it a tag of its own"
+                );
+                return Err(Error::new(ErrorKind::Invalid, "merge", why).at("", tag));
+            }
+        }
+        Ok(())
     }
 
     async fn can_be_read(&self, repo: &Repository, manifest: &Manifest) -> Result<bool> {

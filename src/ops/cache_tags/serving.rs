@@ -2,7 +2,7 @@
 
 use super::{CacheTags, dated::Dated, fold::Pointed, written};
 use crate::{
-    artifact::{Manifest, Reference, Tag},
+    artifact::{Manifest, Reference, Tag, buildkit::MAX_CONFIG_BYTES},
     digest::Digest,
     entry::Time,
     store::{Error, ErrorKind, Pointer, Repository, Result},
@@ -174,8 +174,16 @@ impl CacheTags {
         want: Want,
     ) -> Result<Answer> {
         let facts = self.facts(repo, &mut at).await?;
-        if facts.contents.is_none() {
+        let Some(contents) = &facts.contents else {
             return ready(repo, at, want, None).await;
+        };
+        // It cannot be taken apart. Alone it need not be.
+        if contents.config.1 > MAX_CONFIG_BYTES as u64 && self.dated(repo, tag).await?.is_empty() {
+            return if self.lost(repo, contents.all()).await?.is_empty() {
+                ready(repo, at, want, None).await
+            } else {
+                Ok(Answer::Gone)
+            };
         }
         let pointed = Pointed {
             digest: at.digest,

@@ -44,10 +44,7 @@ pub(super) async fn fold_all(
 ) -> Result<()> {
     let contained = current.contained();
     let open = current.side_tags.iter();
-    let open: Vec<Tag> = open
-        .filter(|t| !contained.contains(t.as_str()))
-        .cloned()
-        .collect();
+    let open: Vec<Tag> = open.filter(|t| !contained.has(t)).cloned().collect();
     drop(contained);
     let at_once = ctx.concurrency.max(1);
     let mut known = Known::new(current);
@@ -79,7 +76,10 @@ pub(super) async fn fold_all(
             }
             let resolved = match resolved {
                 Ok(Some(resolved)) => resolved,
-                Ok(None) => continue,
+                Ok(None) => {
+                    current.gone.insert(tag);
+                    continue;
+                }
                 Err(why) => {
                     unfit(current, tag, why);
                     continue;
@@ -305,7 +305,7 @@ fn finish(current: &mut Current) {
             .iter()
             .map(|s| Folded::new(s.tag.as_str(), today));
         fold::remember(&mut all, tags.collect::<Vec<_>>(), today);
-        current.remember_refused(&mut all);
+        current.remember_untaken(&mut all);
         all
     });
 }

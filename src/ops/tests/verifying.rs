@@ -3,7 +3,7 @@
 use super::{
     copying::{on_disk, opened},
     forging::forge,
-    looking::{export_as, image, tag_of, tree},
+    looking::{export_as, image, leave_side_tag, name_of, tag_of, tree},
     *,
 };
 use crate::{
@@ -156,6 +156,29 @@ async fn every_flipped_byte_is_found() {
         Vec::<String>::new(),
         "all is as it was"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_export_mended_is_no_fault_of_the_side_tags_before_it() {
+    let world = World::new(Meet::SideTags);
+    let node = world.node("one");
+    let root = tree(&world, "one", &[("a", b"hello")]);
+    export_as(&node, &root, "n", "").await;
+    assert!(world.memory.lose(&packs_of(&world.memory)[0]));
+    assert_ne!(faults(&node, Depth::Structure).await, [""; 0]);
+    let into = world.path("two", "tree");
+    assert!(!is_hit(&import_dir(&world.node("two"), &into).await));
+    export_as(&node, &root, "n", "").await;
+    assert!(is_hit(&import_dir(&world.node("two"), &into).await));
+    for depth in DEPTHS {
+        assert_eq!(faults(&node, depth).await, [""; 0], "{depth:?}");
+    }
+    // One that the head does not contain is needed.
+    let (side, _) = first_manifest_and_config(&world).await;
+    let tag = leave_side_tag(&world, side, &name_of("n", ""), 9).await;
+    let lost = world.memory.resolve(&tag.into()).await.unwrap().unwrap();
+    world.memory.flip(&lost.manifest.digest, 30);
+    assert_ne!(faults(&node, Depth::Structure).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

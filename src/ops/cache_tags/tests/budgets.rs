@@ -3,7 +3,10 @@
 use futures_util::{FutureExt as _, future::join_all};
 
 use super::*;
-use crate::ops::cache_tags::budget::{MAX_BYTES, MAX_RECORDS};
+use crate::{
+    artifact::buildkit::MAX_CONFIG_BYTES,
+    ops::cache_tags::budget::{MAX_BYTES, MAX_RECORDS},
+};
 
 /// A cache whose config has so many bytes more than it needs.
 async fn padded(repo: &Repository, name: &str, bytes: usize) -> Manifest {
@@ -47,6 +50,29 @@ async fn over_the_budget_of_bytes_the_oldest_parts_go_and_are_counted() {
     );
     let served = read(&CacheTags::default(), &repo).await.unwrap();
     assert_eq!(names_of(&served).len(), fits);
+}
+
+#[tokio::test]
+async fn a_cache_too_large_to_be_merged_is_served_as_it_was_pushed_or_refused() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let large = padded(&repo, "large", MAX_CONFIG_BYTES).await;
+    push(&tags, &repo, &large).await;
+    for tags in [&tags, &CacheTags::default()] {
+        assert_eq!(read(tags, &repo).await.as_ref(), Some(&large));
+    }
+    push(&tags, &repo, &large).await;
+    assert_eq!(read(&tags, &repo).await.as_ref(), Some(&large));
+    // Without a layer it is of no use to anybody.
+    world.lose(&layer("large"));
+    assert_eq!(read(&tags, &repo).await, None);
+    put(&repo, media::LAYER_GZIP, layer_bytes("large")).await;
+    let other = cache(&repo, &["b"], 2).await;
+    push(&tags, &repo, &other).await;
+    assert_eq!(read(&tags, &repo).await.as_ref(), Some(&other));
+    let refused = tags.push(&repo, &large, &[tag()]).await.unwrap_err();
+    assert!(refused.message.contains("a tag of its own"), "{refused}");
+    assert_eq!(read(&tags, &repo).await, Some(other));
 }
 
 #[tokio::test]

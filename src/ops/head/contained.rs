@@ -1,0 +1,80 @@
+//! Which side tags nobody has to look at: a listing may hold all that there ever were.
+
+use std::collections::HashSet;
+
+use super::{super::names::Ours, Current};
+use crate::{
+    artifact::{
+        Tag,
+        config::Folded,
+        fold::{self, contained::is_settled, dated::is_ahead},
+        name,
+        snapshot::Snapshot,
+    },
+    entry::Time,
+    store::published_at,
+};
+
+/// A side tag that stands for nothing is never written any more once its name is so old: a writer names it just before.
+const NAMED_SECS: i64 = 3600;
+
+/// The side tags that a head contains.
+pub struct Contained<'a> {
+    folded: HashSet<&'a str>,
+    published: Option<Time>,
+}
+
+impl<'a> Contained<'a> {
+    /// Of a head that was published at `published`, if it says so ([`recorded`]).
+    fn new(folded: impl Iterator<Item = &'a Folded>, published: Option<Time>) -> Self {
+        Self {
+            folded: folded.map(|f| f.tag.as_str()).collect(),
+            published,
+        }
+    }
+
+    /// Those of a head of which manifest and config were read; `now` is the store's clock.
+    pub(in crate::ops) fn by(head: &'a Ours, now: Time) -> Self {
+        let published = recorded(head.outline.published, head.written, now);
+        Self::new(head.config.folded.iter(), published)
+    }
+
+    /// Says whether a tag is one of them: the head names it, or was published so long after it that it need not.
+    pub fn has(&self, tag: &Tag) -> bool {
+        self.folded.contains(tag.as_str()) || self.published.is_some_and(|at| is_settled(tag, at))
+    }
+}
+
+/// When a head was published, if its writer said so: the store's time alone may be that of a copy.
+pub(super) fn recorded(recorded: Option<Time>, modified: Option<Time>, now: Time) -> Option<Time> {
+    recorded.and_then(|at| published_at(Some(at), modified, now))
+}
+
+impl Current {
+    /// The side tags that the head contains.
+    pub fn contained(&self) -> Contained<'_> {
+        let folded = self.head.iter().flat_map(|h| &h.snapshot.folded);
+        Contained::new(folded, self.published)
+    }
+
+    /// Says whether nothing is left to fold of a side tag.
+    pub fn is_done(&self, tag: &Tag, contained: &Contained<'_>) -> bool {
+        contained.has(tag) || self.gone.contains(tag) || self.unfit.contains(tag)
+    }
+
+    /// Notes side tags of which nothing was taken and nothing will be, so that the next reader does not look at them.
+    pub fn remember_untaken(&self, all: &mut Snapshot) {
+        let is_over = |at: Time| at.secs + NAMED_SECS < self.now.secs || is_ahead(at, self.now);
+        // Older ones nobody looks at once a head was published now.
+        let gone = self.gone.iter().filter(|t| !is_settled(t, self.now));
+        let gone = gone.filter(|t| name::side_time(t).is_some_and(is_over));
+        let untaken = self.refused.iter().chain(gone).map(|tag| Folded {
+            refused: true,
+            ..Folded::new(tag.as_str(), self.today())
+        });
+        let untaken: Vec<Folded> = untaken.collect();
+        if !untaken.is_empty() {
+            fold::remember(all, untaken, self.today());
+        }
+    }
+}

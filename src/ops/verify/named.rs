@@ -1,0 +1,55 @@
+//! A name with its side tags: what its head contains is read from the head alone.
+
+use super::{
+    super::{
+        Result,
+        head::Contained,
+        names::{self, Named},
+        reach::Place,
+    },
+    Job,
+};
+use crate::artifact::Tag;
+
+impl Job {
+    /// Looks at a name's head and then at its side tags. What is wrong with one that a whole head contains is no fault: no import
+    /// reads it, and an export that mends the name cannot change it.
+    pub(super) async fn name(&mut self, named: &Named) -> Result<()> {
+        let Named { place, group, .. } = named;
+        let is_whole = group.is_there && self.tag(place, &group.head).await?;
+        if group.sides.is_empty() {
+            return Ok(());
+        }
+        let head = if is_whole {
+            names::snapshot_at(&place.ctx, &group.head).await?
+        } else {
+            None
+        };
+        let now = place.ctx.opened.store.clock().await?;
+        let contained = head.as_ref().map(|head| Contained::by(head, now));
+        let mut unneeded = 0;
+        for side in &group.sides {
+            let before = self.report.faults.len();
+            let is_sound = self.tag(place, side).await?;
+            if !is_sound && contained.as_ref().is_some_and(|c| c.has(side)) {
+                self.report.faults.truncate(before);
+                unneeded += 1;
+            }
+        }
+        if unneeded > 0 {
+            place.ctx.progress.warn(&format!(
+                "tag {}: {unneeded} of its side tags cannot be read in full; no import needs them, since the tag contains what they held",
+                named.shown(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Looks at what stands under a tag; `false` if something is wrong with it.
+    async fn tag(&mut self, place: &Place, tag: &Tag) -> Result<bool> {
+        let before = self.report.faults.len();
+        let shown = format!("tag {}", place.shown(tag.as_str()));
+        self.reference(place, &tag.clone().into(), &shown).await?;
+        Ok(self.report.faults.len() == before)
+    }
+}
