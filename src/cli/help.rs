@@ -36,10 +36,9 @@ pub(crate) fn command() -> Command {
 }
 
 /// What other tools call our commands.
-const OTHER_WORDS: [(&str, &[&str]); 6] = [
+const OTHER_WORDS: [(&str, &[&str]); 5] = [
     ("export", &["save", "push", "upload", "store", "put"]),
     ("import", &["restore", "pull", "download", "load", "get"]),
-    ("ls", &["list"]),
     ("rm", &["delete", "remove"]),
     ("prune", &["gc", "clean", "clear"]),
     ("inspect", &["show", "info"]),

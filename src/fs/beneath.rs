@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags},
+    fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags},
     io::Errno,
 };
 
-use super::{DIR_FLAGS, Dir, Error, File, Result, missing_is_none};
+use super::{DIR_FLAGS, Dir, Error, File, OWN_MARK, Result, Stat, missing_is_none};
 use crate::entry::EntryPath;
 
 /// Set once the kernel (before 5.6) or a seccomp filter has refused `openat2`.
@@ -114,7 +114,25 @@ impl Dir {
         .map_err(|e| err(e.into()))
     }
 
+    /// Says whether something is mounted on `name`, be it the same file system once more.
+    pub fn is_mount_point(&self, name: &[u8]) -> Result<bool> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let mount_root = StatxAttributes::MOUNT_ROOT;
+        if let Ok(found) = rustix::fs::statx(&self.fd, name, flags, StatxFlags::empty())
+            && found.stx_attributes_mask.contains(mount_root)
+        {
+            return Ok(found.stx_attributes.contains(mount_root));
+        }
+        // Linux before 5.8, or a seccomp filter. Files of an overlay may have another device than their folder.
+        let dev = self.stat_self()?.dev;
+        let stat = self.stat(name)?.filter(Stat::is_dir);
+        Ok(stat.is_some_and(|stat| stat.dev != dev))
+    }
+
     /// Removes `name` and, if it is a folder, all below it, however deep; read-only folders are made writable first. No link is followed.
+    ///
+    /// # Errors
+    /// Besides those of the system: a mount point or a folder with cachectl's mark is in it (`ResourceBusy`); it stays as it is.
     pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
         let Some(stat) = self.stat(name)? else {
             return Ok(());
@@ -122,23 +140,38 @@ impl Dir {
         if !stat.is_dir() {
             return self.remove_file(name);
         }
+        self.is_not_mounted(name)?;
         let top = self.open_to_empty(name, stat.mode())?;
         while top.empty_into(&top, 0)? {}
         drop(top);
         self.remove_dir(name)
     }
 
+    fn is_not_mounted(&self, name: &[u8]) -> Result<()> {
+        if self.is_mount_point(name)? {
+            return Err(busy(self.at(name), "it is a mount point"));
+        }
+        Ok(())
+    }
+
     /// Empties this folder; what lies too deep for open handles is moved up into `top`, which is then to be emptied again (`true`).
     fn empty_into(&self, top: &Dir, depth: usize) -> Result<bool> {
         const DEEPEST: usize = 64;
         let mut moved = false;
-        for child in self.list()? {
+        let children = self.list()?;
+        if children.iter().any(|child| *child.name == *OWN_MARK) {
+            return Err(busy(&self.path, "it is a folder of cachectl's own"));
+        }
+        for child in children {
             let Some(stat) = self.stat(&child.name)? else {
                 continue;
             };
             if !stat.is_dir() {
                 self.remove_file(&child.name)?;
-            } else if depth == DEEPEST {
+                continue;
+            }
+            self.is_not_mounted(&child.name)?;
+            if depth == DEEPEST {
                 if stat.mode() & 0o700 != 0o700 {
                     let _ = self.set_mode(&child.name, 0o700);
                 }
@@ -162,6 +195,11 @@ impl Dir {
         }
         self.open_dir(name)
     }
+}
+
+fn busy(path: impl Into<std::path::PathBuf>, why: &str) -> Error {
+    let e = std::io::Error::new(std::io::ErrorKind::ResourceBusy, why);
+    Error::new("remove", path, e)
 }
 
 #[cfg(test)]
@@ -220,5 +258,19 @@ mod tests {
         dir.create_file(b"f", 0o400).unwrap();
         root.remove_tree(b"t").unwrap();
         assert_eq!(root.list().unwrap(), []);
+    }
+
+    #[test]
+    fn a_tree_that_holds_a_marked_folder_is_not_removed_with_it() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("t/a/store/blobs")).unwrap();
+        let root = Dir::open(temp.path()).unwrap();
+        let store = root.open_below(&path("t/a/store")).unwrap();
+        store.mark_own().unwrap();
+        for _ in 0..2 {
+            let e = root.remove_tree(b"t").unwrap_err();
+            assert!(e.to_string().contains("t/a/store"), "{e}");
+            assert_eq!(store.list().unwrap().len(), 2);
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         toc::TocEntry,
     },
     digest::Digest,
-    entry::{Entry, EntryPath, Kind, Time},
+    entry::{Entry, EntryPath, Time},
     fs,
     pack::{
         plan::{Plan, Wanted, plan},
@@ -26,65 +26,20 @@ use crate::{
     },
     progress::Phase,
     source::{
-        KnownContent, NothingKnown, Source, Standing,
+        KnownContent, Source, Standing,
         index::NodeIndex,
-        own::{self, OwnWithin},
         place::{Leave, Placement, StageTree, Staging},
     },
     task,
 };
 
 mod again;
+mod survey;
+
+use survey::{Links, Survey, survey};
 
 /// Room that is left free on the target's file system.
 const SPARE_BYTES: u64 = 256 << 10;
-
-/// The other names that the snapshot gives to its files.
-struct Links<'a>(HashMap<&'a EntryPath, Vec<&'a EntryPath>>);
-
-impl<'a> Links<'a> {
-    fn of(entries: impl Iterator<Item = &'a Entry>) -> Self {
-        let mut names: HashMap<_, Vec<_>> = HashMap::new();
-        for entry in entries {
-            if let Kind::Hardlink(to) = &entry.kind {
-                names.entry(to).or_default().push(&entry.path);
-            }
-        }
-        Self(names)
-    }
-
-    /// Says whether what stands at the entry's path has names besides those of the snapshot: changing its owner, permissions or
-    /// times would change them there too, such as in a store that hard links lead to.
-    fn is_shared(&self, root: &fs::Dir, entry: &Entry) -> crate::source::Result<bool> {
-        let stat_of = |path: &EntryPath| match root.open_parent_if_there(path)? {
-            Some(dir) => dir.stat(path.name()),
-            None => Ok(None),
-        };
-        let Some(stat) = stat_of(&entry.path)?.filter(|s| !s.is_dir() && s.nlink > 1) else {
-            return Ok(false);
-        };
-        let mut ours = 1;
-        for other in self.0.get(&entry.path).into_iter().flatten() {
-            let other = stat_of(other)?;
-            ours += u64::from(other.is_some_and(|o| (o.dev, o.ino) == (stat.dev, stat.ino)));
-        }
-        Ok(stat.nlink > ours)
-    }
-}
-
-/// What stands of a snapshot, and what is missing.
-struct Survey {
-    /// Entries to be in the target at the end, sorted by path: those of the snapshot that are admitted.
-    entries: Vec<At>,
-    /// For each of them: what stands in its place.
-    standing: Vec<Standing>,
-    /// Entries that may not be restored.
-    refused: Vec<LeftOut>,
-    /// Entries that are left alone though the snapshot has them: the rest is whole without them.
-    spared: Vec<LeftOut>,
-    /// Cachectl's own folders in the target.
-    own: OwnWithin,
-}
 
 /// What a restore did.
 pub struct Restored {
@@ -136,7 +91,7 @@ pub async fn restore(
     let (survey, wanted) = {
         let (source, snapshot, index) = (source.clone(), snapshot.clone(), index.clone());
         task::blocking(move || -> Result<_> {
-            let survey = survey(&*source, &snapshot, index.as_ref().as_ref())?;
+            let survey = survey(&*source, &snapshot, index.as_ref().as_ref(), mirror)?;
             let wanted = wanted(&survey, &snapshot);
             Ok((survey, wanted))
         })
@@ -285,143 +240,6 @@ impl Target for Staged {
     }
 }
 
-/// Compares the snapshot with what is there. Blocks.
-fn survey(source: &dyn Source, snapshot: &Snapshot, index: Option<&NodeIndex>) -> Result<Survey> {
-    let mut entries: Vec<At> = Vec::new();
-    let mut refused = Vec::new();
-    for (at, e) in snapshot.live() {
-        let content = e.entry.kind.is_file().then_some(&e.content);
-        match source.admit(&e.entry, content) {
-            Ok(()) => entries.push(at),
-            Err(why) => refused.push(LeftOut {
-                what: e.entry.path.to_string(),
-                why,
-            }),
-        }
-    }
-    let path = |at: &At| &snapshot.entry(*at).entry.path;
-    entries.sort_unstable_by(|a, b| path(a).cmp(path(b)));
-    let root = fs::Dir::open_if_there(source.root())?;
-    let own = source.own();
-    let spared = spare(source, snapshot, &mut entries, own.guard(root.as_ref()));
-    let standing = match root {
-        None => vec![Standing::Absent; entries.len()],
-        Some(root) => stand(source, snapshot, &entries, &root, index)?,
-    };
-    Ok(Survey {
-        entries,
-        standing,
-        refused,
-        spared,
-        own,
-    })
-}
-
-/// Takes away what an import leaves alone: excluded paths (nobody needs to be told, unless they are all), cachectl's own folders, and links to either.
-fn spare(
-    source: &dyn Source,
-    snapshot: &Snapshot,
-    entries: &mut Vec<At>,
-    mut guard: own::Guard<'_>,
-) -> Vec<LeftOut> {
-    // Go's caches have a shape of their own, in which no such folder has a place.
-    if source.kind().is_go() {
-        return Vec::new();
-    }
-    let mut gone: HashSet<&EntryPath> = HashSet::new();
-    let mut own: Vec<&EntryPath> = Vec::new();
-    for at in entries.iter() {
-        let entry = &snapshot.entry(*at).entry;
-        let is_dir = entry.kind == Kind::Dir;
-        if source.excludes(&entry.path, is_dir) {
-            gone.insert(&entry.path);
-        } else if guard.forbids(&entry.path, is_dir) {
-            gone.insert(&entry.path);
-            own.push(&entry.path);
-        }
-    }
-    let mut spared = Vec::new();
-    if let Some(first) = own.first() {
-        let others = match own.len() {
-            1 => String::new(),
-            n => format!(", as do {} more entries of the snapshot", n - 1),
-        };
-        spared.push(LeftOut {
-            what: first.to_string(),
-            why: format!("it belongs to one of cachectl's own folders{others}"),
-        });
-    }
-    if !entries.is_empty() && own.is_empty() && gone.len() == entries.len() {
-        spared.push(LeftOut {
-            what: "everything".to_owned(),
-            why: "--exclude matches all that the snapshot has".to_owned(),
-        });
-    }
-    entries.retain(|at| {
-        let entry = &snapshot.entry(*at).entry;
-        if gone.contains(&entry.path) {
-            return false;
-        }
-        let Kind::Hardlink(to) = &entry.kind else {
-            return true;
-        };
-        let stays = !gone.contains(to);
-        if !stays {
-            spared.push(LeftOut {
-                what: entry.path.to_string(),
-                why: format!("it is a hard link to `{to}`, which is not restored"),
-            });
-        }
-        stays
-    });
-    spared
-}
-
-fn stand(
-    source: &dyn Source,
-    snapshot: &Snapshot,
-    entries: &[At],
-    root: &fs::Dir,
-    index: Option<&NodeIndex>,
-) -> Result<Vec<Standing>> {
-    // A fresh node commonly has the folder and nothing in it.
-    if root.list()?.is_empty() {
-        return Ok(vec![Standing::Absent; entries.len()]);
-    }
-    let known: &(dyn crate::source::Known + Sync) = match index {
-        Some(index) => index,
-        None => &NothingKnown,
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = entries.len().div_ceil(threads).max(1);
-    let links = Links::of(entries.iter().map(|at| &snapshot.entry(*at).entry));
-    let judge = |at: &At| {
-        let TocEntry { entry, content, .. } = snapshot.entry(*at);
-        let content = entry.kind.is_file().then_some(content);
-        Ok(match source.standing(root, entry, content, known)? {
-            // What would be changed is known by names that are not ours to change: a copy takes its place.
-            Standing::SameContent if links.is_shared(root, entry)? => Standing::Other,
-            standing => standing,
-        })
-    };
-    let parts: Vec<crate::source::Result<Vec<Standing>>> = std::thread::scope(|scope| {
-        let judge = &judge;
-        let spawned: Vec<_> = entries
-            .chunks(part)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(judge).collect()))
-            .collect();
-        spawned
-            .into_iter()
-            .map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
-            .collect()
-    });
-    let mut all = Vec::with_capacity(entries.len());
-    for part in parts {
-        all.extend(part?);
-    }
-    Ok(all)
-}
-
 /// The files that must be fetched.
 fn wanted(survey: &Survey, snapshot: &Snapshot) -> Vec<Wanted> {
     let is_file = |at: &At| snapshot.entry(*at).entry.kind.is_file();
@@ -549,7 +367,10 @@ impl Job {
                     let mode = self.source.carry().mode(root.mode) | 0o700;
                     staging.tree().root().set_own_mode(mode)?;
                 }
-                let keep = |path: &[u8], is_dir: bool| self.source.keeps(path, is_dir);
+                let in_the_way = &self.survey.in_the_way;
+                let keep = |path: &[u8], is_dir: bool| {
+                    in_the_way.contains(path) || self.source.keeps(path, is_dir)
+                };
                 let placement = Placement {
                     entries: &entries,
                     staged: &is_staged,

@@ -150,7 +150,7 @@ impl Guard<'_> {
         }
         match self.last.as_ref().map(|(_, above)| above) {
             Some(Above::Own) => true,
-            // A file in the place of such a folder is refused when it is moved there.
+            // Whatever else than a folder is to stand in its place is judged with all other folders in the way.
             Some(Above::There(dir)) if is_dir => {
                 let stat = dir.stat(path.name()).ok().flatten();
                 stat.is_some_and(|stat| self.own.is(dir, path.name(), &stat))

@@ -688,7 +688,7 @@ mod tests {
             ("disk:", "names no folder"),
             ("disk://host/x", "without `//`"),
             ("disk:~/x", "whole path"),
-            ("http://user:hunter2@host", "unsupported store type `http:`"),
+            ("http://user:hunter2@host", "?endpoint=http://HOST"),
             ("ghcr.io/org/cache", "`oci://HOST/REPOSITORY`"),
             ("127.0.0.1:5000/cache", "`oci://HOST/REPOSITORY`"),
             ("localhost:5000/cache", "`oci://HOST/REPOSITORY`"),

@@ -103,15 +103,22 @@ fn the_reference_has_every_command_and_flag() {
     }
 }
 
-/// All names of functions below a folder of sources.
 #[test]
 fn manual_pages_name_the_values_of_flags() {
     let node = Node::new();
     for (page, words) in [
-        ("", &["[--store URL]", "[--strict[=BOOL]]", "COMMAND"][..]),
+        (
+            "",
+            &["[--store URL]", "[--read-only[=BOOL]]", "COMMAND"][..],
+        ),
         (
             "import",
-            &["[--restore-key PREFIX]...", "SOURCE", "[PATH]..."],
+            &[
+                "[--restore-key PREFIX]...",
+                "[--strict[=BOOL]]",
+                "SOURCE",
+                "[PATH]...",
+            ],
         ),
         (
             "prune",
@@ -126,6 +133,7 @@ fn manual_pages_name_the_values_of_flags() {
     }
 }
 
+/// All names of functions below a folder of sources.
 fn functions(folder: &std::path::Path, found: &mut std::collections::BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

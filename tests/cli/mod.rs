@@ -10,6 +10,7 @@ mod everywhere;
 mod exits;
 mod flags;
 mod folders;
+mod in_the_way;
 mod machine;
 mod messages;
 mod outputs;

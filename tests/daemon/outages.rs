@@ -158,7 +158,7 @@ fn a_store_that_is_stopped_is_unreachable_for_everybody_and_everything_goes_on()
     assert!(code == 200 && said.contains("the remote store"), "{said}");
     let status = scene.cachectl(&daemon, "status");
     let said = String::from_utf8_lossy(&status.stdout).into_owned();
-    assert!(said.contains("1 tag and"), "{said}");
+    assert!(said.contains("2 tags and"), "{said}");
     assert!(said.contains("the remote store is unreachable"), "{said}");
 
     let flush = scene.cachectl(&daemon, "flush --wait --budget 2s");

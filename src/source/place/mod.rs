@@ -18,6 +18,7 @@ mod moves;
 mod slow;
 mod staging;
 mod tree;
+mod way;
 
 use super::own::OwnWithin;
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
 pub use leave::Leave;
 pub use staging::Staging;
 pub use tree::StageTree;
+pub use way::stays;
 
 /// What is to be put into place.
 pub struct Placement<'a> {
@@ -42,9 +44,9 @@ pub struct Placement<'a> {
     /// Order in which single files become visible, lower first.
     pub rank: &'a dyn Fn(&EntryPath) -> u8,
     /// Removes what is not among `entries`, unless this says it is to be kept (path, whether it is a folder; a kept folder is
-    /// kept whole); `None` keeps everything.
+    /// kept whole); `None` keeps everything. A folder in the way of a file or link goes as far as [`stays`] lets it.
     pub mirror: Option<&'a Keep<'a>>,
-    /// Cachectl's own folders in the target, which no mirror removes.
+    /// Cachectl's own folders in the target, which nothing removes.
     pub own: &'a OwnWithin,
     /// Asked before each name is changed.
     pub leave: &'a Leave,

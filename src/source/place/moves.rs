@@ -2,7 +2,7 @@
 
 use rustix::{fs::FileType, io::Errno};
 
-use super::{Parents, Placement, StageTree, is_below, is_errno, mirror, tree_order};
+use super::{Parents, Placement, StageTree, is_below, is_errno, mirror, stays, tree_order};
 use crate::{
     entry::{EntryPath, Kind},
     fs::{self, Dir},
@@ -268,20 +268,13 @@ impl<'a> Mover<'a> {
                 self.moves += 1;
                 return self.copy_over(target, m.at, &m.path);
             } else if is_errno(&e, &IN_THE_WAY) {
-                let standing = to.stat(name)?;
-                if standing.is_some_and(|stat| self.plan.own.is(&to, name, &stat)) {
-                    let why = format!(
-                        "`{}` is a folder of cachectl's own: import elsewhere",
-                        m.path
-                    );
-                    return Err(Error::Invalid(why));
-                }
-                let theirs = standing.is_some_and(|s| s.is_dir());
+                let theirs = to.stat(name)?.is_some_and(|s| s.is_dir());
                 if m.rank.1 && theirs {
                     // Made by somebody else since we looked: now both have it.
                     self.moves += 1;
                     return self.copy_over(target, m.at, &m.path);
                 }
+                self.may_go(&to, &m.path)?;
                 match from.exchange(name, &to, name) {
                     Ok(()) => {
                         self.moves += 1;
@@ -297,6 +290,21 @@ impl<'a> Mover<'a> {
             } else {
                 return Err(e.into());
             }
+        }
+    }
+
+    /// Refuses to remove a folder that has come into the way since the entries were chosen.
+    pub(super) fn may_go(&self, parent: &Dir, path: &EntryPath) -> Result<()> {
+        let (own, mirror) = (self.plan.own, self.plan.mirror);
+        match stays(
+            parent,
+            path,
+            own,
+            mirror.unwrap_or(&|_, _| false),
+            mirror.is_some(),
+        )? {
+            Some(why) => Err(Error::Invalid(format!("cannot restore `{path}`: {why}"))),
+            None => Ok(()),
         }
     }
 

@@ -61,7 +61,7 @@ impl Mover<'_> {
                         (self.plan.mtime)(entry),
                         self.tree.carry(),
                     )?;
-                    self.swap_in(&to, &temp, name)?;
+                    self.swap_in(&to, &temp, &entry.path)?;
                 }
                 Kind::File { .. } => {
                     let from = self.tree.folder_of(&entry.path)?;
@@ -87,7 +87,7 @@ impl Mover<'_> {
             target
                 .open_parent(file)?
                 .hard_link(file.name(), &to, &temp)?;
-            self.swap_in(&to, &temp, entry.path.name())?;
+            self.swap_in(&to, &temp, &entry.path)?;
             // Two names of one file: such a rename does nothing.
             to.remove_file(&temp)?;
         }
@@ -127,7 +127,7 @@ impl Mover<'_> {
             let stat =
                 fs::stat_file(&source).map_err(|e| fs::Error::new("stat", from.at(name), e))?;
             self.tree.finish_file(&file, entry, stat.mtime)?;
-            self.swap_in(to, &temp, name)
+            self.swap_in(to, &temp, &entry.path)
         };
         let result = copied();
         if result.is_err() {
@@ -137,9 +137,11 @@ impl Mover<'_> {
         result
     }
 
-    fn swap_in(&mut self, dir: &Dir, temp: &[u8], name: &[u8]) -> Result<()> {
+    fn swap_in(&mut self, dir: &Dir, temp: &[u8], path: &EntryPath) -> Result<()> {
+        let name = path.name();
         match dir.rename(temp, dir, name) {
             Err(e) if is_errno(&e, &[Errno::ISDIR, Errno::NOTEMPTY, Errno::EXIST]) => {
+                self.may_go(dir, path)?;
                 self.put_aside(dir, name)?;
                 Ok(dir.rename(temp, dir, name)?)
             }

@@ -248,7 +248,9 @@ fn files_folders_and_links_in_each_others_way_are_replaced() {
         file("was-link-to-file"),
         file("was-link/f"),
     ];
-    restore(&target, &entries);
+    let staging = Staging::begin(&target, PLAIN).unwrap();
+    let staged = stage(&staging, &entries);
+    place_with(staging, &entries, &staged, Some(&|_, _| false)).unwrap();
     for e in &entries {
         assert_eq!(read(target.join(e.path.as_path())), "new");
         let m = std::fs::symlink_metadata(target.join(e.path.as_path())).unwrap();
@@ -256,6 +258,38 @@ fn files_folders_and_links_in_each_others_way_are_replaced() {
     }
     assert_eq!(read(outside.join("f")), "untouched");
     assert_eq!(names(&target).len(), 4);
+}
+
+#[test]
+fn a_folder_that_comes_into_the_way_goes_only_if_it_may() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = temp.path().join("t");
+    std::fs::create_dir_all(&target).unwrap();
+    let entries = [file("way")];
+    let place = |mirror: Option<&Keep<'_>>| {
+        let staging = Staging::begin(&target, PLAIN).unwrap();
+        let staged = stage(&staging, &entries);
+        std::fs::create_dir_all(target.join("way/sub/store")).unwrap();
+        place_with(staging, &entries, &staged, mirror)
+    };
+    let refused = |mirror: Option<&Keep<'_>>, why: &str| {
+        let e = place(mirror).unwrap_err().to_string();
+        assert!(e.contains("`way`") && e.contains(why), "{e}");
+        assert!(target.join("way/sub/store").is_dir());
+    };
+    refused(None, "is not empty");
+    let keep = |path: &[u8], _: bool| path == b"way/sub";
+    refused(Some(&keep), "`way/sub`, which is excluded");
+    let store = Dir::open(target.join("way/sub/store")).unwrap();
+    store.mark_own().unwrap();
+    let everything = |_: &[u8], _: bool| false;
+    refused(
+        Some(&everything),
+        "`way/sub/store`, which is cachectl's own",
+    );
+    std::fs::remove_file(target.join("way/sub/store/.cachectl-folder")).unwrap();
+    place(Some(&everything)).unwrap();
+    assert_eq!(read(target.join("way")), "new");
 }
 
 #[test]

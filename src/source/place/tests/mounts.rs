@@ -7,10 +7,10 @@ use super::*;
 #[test]
 fn mount_points_are_restored_into_and_a_full_disk_leaves_the_target_as_it_was() {
     let temp = tempfile::tempdir().unwrap();
-    for dir in ["t/mnt", "full"] {
+    for dir in ["t/mnt", "full", "w/way/sub/mnt", "w/way/a/bound", "w/src"] {
         std::fs::create_dir_all(temp.path().join(dir)).unwrap();
     }
-    let script = "mount -t tmpfs none t/mnt && mount -t tmpfs -o size=256k none full || exit 77; exec \"$@\"";
+    let script = "mount -t tmpfs none t/mnt && mount -t tmpfs -o size=256k none full && mount -t tmpfs none w/way/sub/mnt && mount --bind w/src w/way/a/bound || exit 77; exec \"$@\"";
     let name = "source::place::tests::mounts::in_a_namespace_of_its_own";
     let run = Command::new("unshare")
         .args(["-m", "sh", "-c", script, "sh"])
@@ -90,5 +90,41 @@ fn in_a_namespace_of_its_own() {
         drop(staging);
         assert_eq!(names(&full), [PathBuf::from("precious")]);
         assert_eq!(read(full.join("precious")), "old");
+    }
+
+    a_folder_that_holds_a_mount_point_stays(&here);
+}
+
+/// Another file system, and then the same one once more.
+fn a_folder_that_holds_a_mount_point_stays(here: &Path) {
+    let target = here.join("w");
+    for (mounted, file_there) in [("way/sub/mnt", "way/sub/mnt/f"), ("way/a/bound", "src/f")] {
+        std::fs::write(target.join(mounted).join("f"), "mine").unwrap();
+        let entries = [file("way")];
+        let staging = Staging::begin(&target, PLAIN).unwrap();
+        let staged = stage(&staging, &entries);
+        let e = place_with(staging, &entries, &staged, Some(&|_, _| false)).unwrap_err();
+        let why = format!("`{mounted}`, which is a mount point");
+        assert!(e.to_string().contains(&why), "{e}");
+        let way = Dir::open(target.join("way")).unwrap();
+        let e = way.remove_tree(path(mounted).names().nth(1).unwrap());
+        let e = e.unwrap_err().to_string();
+        assert!(
+            e.contains(mounted) && e.contains("it is a mount point"),
+            "{e}"
+        );
+        assert_eq!(read(target.join(file_there)), "mine");
+        if mounted == "way/sub/mnt" {
+            // What no rename can bring there is copied.
+            let copied = [file("way/sub/mnt/in/the/way")];
+            std::fs::create_dir_all(target.join("way/sub/mnt/in/the/way/full")).unwrap();
+            let staging = Staging::begin(&target, PLAIN).unwrap();
+            let staged = stage(&staging, &copied);
+            let e = place_with(staging, &copied, &staged, None).unwrap_err();
+            assert!(e.to_string().contains("is not empty"), "{e}");
+            assert!(target.join("way/sub/mnt/in/the/way/full").is_dir());
+            let unmounted = Command::new("umount").arg(target.join(mounted)).status();
+            assert!(unmounted.unwrap().success());
+        }
     }
 }

@@ -53,10 +53,10 @@ fn as_ordinary_user() {
         ],
     );
     assert_eq!((mode_of("ro"), mode_of("ro/in")), (0o555, 0o500));
-    restore(
-        &target,
-        &[dir("ro", 0o555), file("ro/f"), file("ro/g"), file("ro/in")],
-    );
+    let entries = [dir("ro", 0o555), file("ro/f"), file("ro/g"), file("ro/in")];
+    let staging = Staging::begin(&target, PLAIN).unwrap();
+    let staged = stage(&staging, &entries);
+    place_with(staging, &entries, &staged, Some(&|_, _| false)).unwrap();
     assert_eq!(mode_of("ro"), 0o555);
     assert!(target.join("ro/in").is_file());
 
@@ -78,6 +78,17 @@ fn as_ordinary_user() {
         ],
     );
     assert_eq!(mode_of("moved/deeper"), 0o555);
+
+    // Nobody knows what a folder holds that cannot be entered.
+    mode("mine", 0o755);
+    std::fs::create_dir_all(target.join("mine/way/in")).unwrap();
+    mode("mine/way", 0o444);
+    let way = path("mine/way");
+    let parent = Dir::open(target.join("mine")).unwrap();
+    let why = stays(&parent, &way, &OwnWithin::default(), &|_, _| false, true).unwrap();
+    let wanted = "the folder in its place cannot be read: Permission denied";
+    assert!(why.as_ref().unwrap().contains(wanted), "{why:?}");
+    mode("mine/way", 0o755);
 
     // Mirrored away, though read-only.
     let staging = Staging::begin(&target, PLAIN).unwrap();

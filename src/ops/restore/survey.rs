@@ -1,0 +1,272 @@
+//! What of a snapshot is to be restored, and what stands in its place.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+};
+
+use super::super::{LeftOut, Result};
+use crate::{
+    artifact::{
+        snapshot::{At, Snapshot},
+        toc::TocEntry,
+    },
+    entry::{Entry, EntryPath, Kind},
+    fs,
+    source::{
+        NothingKnown, Source, Standing,
+        index::NodeIndex,
+        own::{self, OwnWithin},
+        place,
+    },
+};
+
+/// The other names that the snapshot gives to its files.
+pub(super) struct Links<'a>(HashMap<&'a EntryPath, Vec<&'a EntryPath>>);
+
+impl<'a> Links<'a> {
+    pub(super) fn of(entries: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut names: HashMap<_, Vec<_>> = HashMap::new();
+        for entry in entries {
+            if let Kind::Hardlink(to) = &entry.kind {
+                names.entry(to).or_default().push(&entry.path);
+            }
+        }
+        Self(names)
+    }
+
+    /// Says whether what stands at the entry's path has names besides those of the snapshot: changing its owner, permissions or
+    /// times would change them there too, such as in a store that hard links lead to.
+    pub(super) fn is_shared(&self, root: &fs::Dir, entry: &Entry) -> crate::source::Result<bool> {
+        let stat_of = |path: &EntryPath| match root.open_parent_if_there(path)? {
+            Some(dir) => dir.stat(path.name()),
+            None => Ok(None),
+        };
+        let Some(stat) = stat_of(&entry.path)?.filter(|s| !s.is_dir() && s.nlink > 1) else {
+            return Ok(false);
+        };
+        let mut ours = 1;
+        for other in self.0.get(&entry.path).into_iter().flatten() {
+            let other = stat_of(other)?;
+            ours += u64::from(other.is_some_and(|o| (o.dev, o.ino) == (stat.dev, stat.ino)));
+        }
+        Ok(stat.nlink > ours)
+    }
+}
+
+/// What stands of a snapshot, and what is missing.
+pub(super) struct Survey {
+    /// Entries to be in the target at the end, sorted by path: those of the snapshot that are admitted.
+    pub(super) entries: Vec<At>,
+    /// For each of them: what stands in its place.
+    pub(super) standing: Vec<Standing>,
+    /// Entries that may not be restored.
+    pub(super) refused: Vec<LeftOut>,
+    /// Entries that are left alone though the snapshot has them: the rest is whole without them.
+    pub(super) spared: Vec<LeftOut>,
+    /// Cachectl's own folders in the target.
+    pub(super) own: OwnWithin,
+    /// Paths that are left alone with all below them: folders in the way of what the snapshot has.
+    pub(super) in_the_way: HashSet<Box<[u8]>>,
+}
+
+/// Compares the snapshot with what is there. Blocks.
+pub(super) fn survey(
+    source: &dyn Source,
+    snapshot: &Snapshot,
+    index: Option<&NodeIndex>,
+    mirror: bool,
+) -> Result<Survey> {
+    let mut entries: Vec<At> = Vec::new();
+    let mut refused = Vec::new();
+    for (at, e) in snapshot.live() {
+        let content = e.entry.kind.is_file().then_some(&e.content);
+        match source.admit(&e.entry, content) {
+            Ok(()) => entries.push(at),
+            Err(why) => refused.push(LeftOut {
+                what: e.entry.path.to_string(),
+                why,
+            }),
+        }
+    }
+    let path = |at: &At| &snapshot.entry(*at).entry.path;
+    entries.sort_unstable_by(|a, b| path(a).cmp(path(b)));
+    let root = fs::Dir::open_if_there(source.root())?;
+    let own = source.own();
+    let spared = spare(source, snapshot, &mut entries, own.guard(root.as_ref()));
+    let standing = match &root {
+        None => vec![Standing::Absent; entries.len()],
+        Some(root) => stand(source, snapshot, &entries, root, index)?,
+    };
+    let mut survey = Survey {
+        entries,
+        standing,
+        refused,
+        spared,
+        own,
+        in_the_way: HashSet::new(),
+    };
+    if let Some(root) = &root {
+        survey.spare_folders_in_the_way(source, snapshot, root, mirror)?;
+    }
+    Ok(survey)
+}
+
+impl Survey {
+    /// Takes away the entries in whose places folders stand that are not to be removed ([`place::stays`]), and links to them.
+    fn spare_folders_in_the_way(
+        &mut self,
+        source: &dyn Source,
+        snapshot: &Snapshot,
+        root: &fs::Dir,
+        mirror: bool,
+    ) -> Result<()> {
+        let keep = |path: &[u8], is_dir: bool| source.keeps(path, is_dir);
+        let mut gone: HashSet<&EntryPath> = HashSet::new();
+        let mut first: Option<(&EntryPath, String)> = None;
+        for (at, standing) in self.entries.iter().zip(&self.standing) {
+            let entry = &snapshot.entry(*at).entry;
+            if *standing != Standing::Other || entry.kind == Kind::Dir {
+                continue;
+            }
+            let Some(parent) = root.open_parent_if_there(&entry.path)? else {
+                continue;
+            };
+            if let Some(why) = place::stays(&parent, &entry.path, &self.own, &keep, mirror)? {
+                gone.insert(&entry.path);
+                first.get_or_insert((&entry.path, why));
+            }
+        }
+        let Some((first, mut why)) = first else {
+            return Ok(());
+        };
+        match gone.len() - 1 {
+            0 => {}
+            1 => why.push_str("; 1 more entry is left out because of a folder in its place"),
+            n => {
+                let _ = write!(
+                    why,
+                    "; {n} more entries are left out because of folders in their places"
+                );
+            }
+        }
+        self.spared.push(LeftOut {
+            what: first.to_string(),
+            why,
+        });
+        self.in_the_way = gone.iter().map(|p| p.as_bytes().into()).collect();
+        let all = self.entries.drain(..).zip(self.standing.drain(..));
+        let left: Vec<_> = all
+            .filter(|(at, _)| is_left(&snapshot.entry(*at).entry, &gone, &mut self.spared))
+            .collect();
+        (self.entries, self.standing) = left.into_iter().unzip();
+        Ok(())
+    }
+}
+
+/// Says whether an entry is still to be restored without those that are `gone`: not if it is one of them, or a link to one.
+fn is_left(entry: &Entry, gone: &HashSet<&EntryPath>, spared: &mut Vec<LeftOut>) -> bool {
+    if gone.contains(&entry.path) {
+        return false;
+    }
+    let Kind::Hardlink(to) = &entry.kind else {
+        return true;
+    };
+    let stays = !gone.contains(to);
+    if !stays {
+        spared.push(LeftOut {
+            what: entry.path.to_string(),
+            why: format!("it is a hard link to `{to}`, which is not restored"),
+        });
+    }
+    stays
+}
+
+/// Takes away what an import leaves alone: excluded paths (nobody needs to be told, unless they are all), cachectl's own folders, and links to either.
+fn spare(
+    source: &dyn Source,
+    snapshot: &Snapshot,
+    entries: &mut Vec<At>,
+    mut guard: own::Guard<'_>,
+) -> Vec<LeftOut> {
+    // Go's caches have a shape of their own, in which no such folder has a place.
+    if source.kind().is_go() {
+        return Vec::new();
+    }
+    let mut gone: HashSet<&EntryPath> = HashSet::new();
+    let mut own: Vec<&EntryPath> = Vec::new();
+    for at in entries.iter() {
+        let entry = &snapshot.entry(*at).entry;
+        let is_dir = entry.kind == Kind::Dir;
+        if source.excludes(&entry.path, is_dir) {
+            gone.insert(&entry.path);
+        } else if guard.forbids(&entry.path, is_dir) {
+            gone.insert(&entry.path);
+            own.push(&entry.path);
+        }
+    }
+    let mut spared = Vec::new();
+    if let Some(first) = own.first() {
+        let others = match own.len() {
+            1 => String::new(),
+            n => format!(", as do {} more entries of the snapshot", n - 1),
+        };
+        spared.push(LeftOut {
+            what: first.to_string(),
+            why: format!("it belongs to one of cachectl's own folders{others}"),
+        });
+    }
+    if !entries.is_empty() && own.is_empty() && gone.len() == entries.len() {
+        spared.push(LeftOut {
+            what: "everything".to_owned(),
+            why: "--exclude matches all that the snapshot has".to_owned(),
+        });
+    }
+    entries.retain(|at| is_left(&snapshot.entry(*at).entry, &gone, &mut spared));
+    spared
+}
+
+fn stand(
+    source: &dyn Source,
+    snapshot: &Snapshot,
+    entries: &[At],
+    root: &fs::Dir,
+    index: Option<&NodeIndex>,
+) -> Result<Vec<Standing>> {
+    // A fresh node commonly has the folder and nothing in it.
+    if root.list()?.is_empty() {
+        return Ok(vec![Standing::Absent; entries.len()]);
+    }
+    let known: &(dyn crate::source::Known + Sync) = match index {
+        Some(index) => index,
+        None => &NothingKnown,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = entries.len().div_ceil(threads).max(1);
+    let links = Links::of(entries.iter().map(|at| &snapshot.entry(*at).entry));
+    let judge = |at: &At| {
+        let TocEntry { entry, content, .. } = snapshot.entry(*at);
+        let content = entry.kind.is_file().then_some(content);
+        Ok(match source.standing(root, entry, content, known)? {
+            // What would be changed is known by names that are not ours to change: a copy takes its place.
+            Standing::SameContent if links.is_shared(root, entry)? => Standing::Other,
+            standing => standing,
+        })
+    };
+    let parts: Vec<crate::source::Result<Vec<Standing>>> = std::thread::scope(|scope| {
+        let judge = &judge;
+        let spawned: Vec<_> = entries
+            .chunks(part)
+            .map(|chunk| scope.spawn(move || chunk.iter().map(judge).collect()))
+            .collect();
+        spawned
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+            .collect()
+    });
+    let mut all = Vec::with_capacity(entries.len());
+    for part in parts {
+        all.extend(part?);
+    }
+    Ok(all)
+}

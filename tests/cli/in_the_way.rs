@@ -1,0 +1,121 @@
+//! `import dir` where a folder stands in the place of a file or a link of the snapshot.
+
+use std::{fs, os::unix::fs::symlink};
+
+use super::{complaints, run, words};
+use crate::support::{cli::Outcome, node::Node};
+
+fn write(node: &Node, path: &str) {
+    let path = node.path("home").join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, "mine").unwrap();
+}
+
+/// A snapshot of a file `f`, a link `l` to `a`, and two names of one file, `x` and `y`.
+fn node_with_snapshot() -> Node {
+    let node = Node::new();
+    for name in ["f", "x"] {
+        write(&node, &format!("s/{name}"));
+    }
+    symlink("a", node.path("home/s/l")).unwrap();
+    fs::hard_link(node.path("home/s/x"), node.path("home/s/y")).unwrap();
+    run(&node, "export dir s --name s").success();
+    node
+}
+
+fn import(node: &Node, flags: &str) -> Outcome {
+    let line = format!("import dir g --name s --require-hit {flags}");
+    run(node, &line).success()
+}
+
+/// It is said of `what`, in one line, that it is not restored, and why.
+fn is_said(outcome: &Outcome, what: &str, why: &str) {
+    let about = format!("not restored: {what}: ");
+    let lines = complaints(outcome);
+    let is_it = |line: &&&str| line.contains(&about) && line.contains(why);
+    assert_eq!(lines.iter().filter(is_it).count(), 1, "{outcome}");
+}
+
+fn is_link(node: &Node, path: &str) -> bool {
+    let path = node.path("home").join(path);
+    fs::symlink_metadata(path).unwrap().is_symlink()
+}
+
+#[test]
+fn a_folder_in_the_way_stays_with_what_it_holds_unless_it_is_to_be_mirrored() {
+    let node = node_with_snapshot();
+    let there = |path: &str| node.path("home").join(path).exists();
+    write(&node, "g/l/k");
+    write(&node, "g/x/k");
+    write(&node, "g/beside");
+    fs::create_dir(node.path("home/g/f")).unwrap();
+    for _ in 0..2 {
+        let outcome = import(&node, "");
+        is_said(&outcome, "l", "is not empty");
+        is_said(&outcome, "l", "; 1 more entry is left out");
+        is_said(&outcome, "l", "--mirror");
+        is_said(&outcome, "y", "hard link to `x`");
+        assert!(there("g/l/k") && there("g/x/k") && there("g/beside"));
+        assert!(!there("g/y"));
+        // An empty folder is nothing to lose.
+        assert!(node.path("home/g/f").is_file());
+    }
+    let json = words(&node, "import dir g --name s").json();
+    assert!(json.to_string().contains("is not empty"), "{json:#}");
+    let outcome = import(&node, "--mirror");
+    assert!(complaints(&outcome).is_empty(), "{outcome}");
+    assert!(is_link(&node, "g/l") && !there("g/beside"));
+    assert!(node.path("home/g/x").is_file() && node.path("home/g/y").is_file());
+}
+
+#[test]
+fn a_folder_in_the_way_that_holds_what_is_excluded_stays_also_in_a_mirror() {
+    for mirror in ["", "--mirror"] {
+        let node = node_with_snapshot();
+        write(&node, "g/l/sub/x.log");
+        write(&node, "g/l/k");
+        let outcome = import(&node, &format!("--exclude *.log {mirror}"));
+        is_said(&outcome, "l", "holds `l/sub/x.log`, which is excluded");
+        assert!(node.path("home/g/l/sub/x.log").exists());
+        assert!(node.path("home/g/l/k").exists());
+        assert!(node.path("home/g/f").exists());
+        // A pattern for folders concerns the folder, not the link.
+        let node = node_with_snapshot();
+        fs::create_dir_all(node.path("home/g/l")).unwrap();
+        let outcome = import(&node, &format!("--exclude l/ {mirror}"));
+        is_said(&outcome, "l", "the folder in its place is excluded");
+        assert!(node.path("home/g/l").is_dir());
+    }
+}
+
+#[test]
+fn a_folder_in_the_way_that_is_or_holds_cachectls_own_stays_also_in_a_mirror() {
+    for mirror in ["", "--mirror"] {
+        for (store, what) in [
+            ("g/l/sub/st", "holds `l/sub/st`, which is cachectl's own"),
+            ("g/l", "the folder in its place is cachectl's own"),
+        ] {
+            let node = node_with_snapshot();
+            write(&node, "o/f");
+            let other = format!("disk:{store}");
+            run(&node, &format!("export dir o --name o --store {other}")).success();
+            let outcome = import(&node, mirror);
+            is_said(&outcome, "l", what);
+            let listed = run(&node, &format!("ls --store {other}")).success();
+            assert!(listed.stdout.contains(" o "), "{listed}");
+            assert!(node.path("home/g/f").exists());
+            assert!(node.path("home/g/y").exists());
+        }
+    }
+}
+
+#[test]
+fn a_file_in_the_way_of_a_folder_is_replaced_as_a_file_with_other_content_is() {
+    let node = Node::new();
+    write(&node, "s/d/f");
+    run(&node, "export dir s --name s").success();
+    write(&node, "g/d");
+    let outcome = import(&node, "");
+    assert!(complaints(&outcome).is_empty(), "{outcome}");
+    assert!(node.path("home/g/d/f").exists());
+}
