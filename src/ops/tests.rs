@@ -30,6 +30,7 @@ mod compacting;
 mod copying;
 mod dirs;
 mod forging;
+mod fronts;
 mod go;
 mod hostile;
 mod limits;
@@ -84,6 +85,7 @@ impl World {
             marked: None,
             scrubber: None,
             control: None,
+            hides: None,
         };
         Context {
             opened: Arc::new(opened),
