@@ -190,13 +190,14 @@ const PARSERS: [&str; 8] = [
 
 /// Files that call them, each on a thread for it (`task::parse` or `task::blocking`): on a thread that serves, one document keeps
 /// everybody waiting. Others ask these files.
-const PARSE_ASIDE: [&str; 18] = [
+const PARSE_ASIDE: [&str; 20] = [
     "ops/cache_tags/mod.rs",
     "ops/foreign.rs",
     "ops/names.rs",
     "ops/prune/reached.rs",
     "ops/sight.rs",
     "ops/sight/grants.rs",
+    "ops/verify/behind.rs",
     "serve/registry/lists.rs",
     "serve/registry/manifests.rs",
     "serve/registry/sources.rs",
@@ -207,6 +208,7 @@ const PARSE_ASIDE: [&str; 18] = [
     "store/registry/manifests.rs",
     "store/s3/tags.rs",
     "store/tiered/core.rs",
+    "store/tiered/lost.rs",
     "store/wrap/renewing.rs",
     "transfer/graph.rs",
 ];

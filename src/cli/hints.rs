@@ -41,7 +41,9 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
             "set registry.username and registry.password, or log in to the daemon's host with `docker login`".to_owned()
         }
         ErrorKind::Unavailable | ErrorKind::Timeout if daemon => {
-            "see whether the daemon runs and listens there".to_owned()
+            let at = e.store.strip_prefix("cachectld").unwrap_or(&e.store);
+            let at = at.trim_start_matches([':', '+']);
+            format!("`cachectl status --daemon {at}` says whether the daemon runs, and what it says of its store")
         }
         // A daemon that refuses for another reason than missing rights says what to do.
         ErrorKind::Denied if ["`allowed_hosts`", "`external_url`", "`auth.htpasswd`"].iter().any(|s| e.message.contains(s)) => {

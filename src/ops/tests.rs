@@ -31,6 +31,7 @@ mod copying;
 mod dirs;
 mod emptied;
 mod forging;
+mod fronts;
 mod go;
 mod hostile;
 mod limits;
@@ -85,6 +86,7 @@ impl World {
             marked: None,
             scrubber: None,
             control: None,
+            hides: None,
         };
         Context {
             opened: Arc::new(opened),

@@ -31,9 +31,12 @@ use crate::{
     task,
 };
 
+mod behind;
 pub(super) mod contents;
 mod data;
 mod named;
+#[cfg(test)]
+pub(in crate::ops) use behind::digests;
 
 /// Entries of one snapshot that are reported for one reason.
 const MAX_WRONG: usize = 1000;
@@ -86,6 +89,8 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
         packs: HashMap::new(),
         blobs: HashMap::new(),
         contents: HashSet::new(),
+        behind: HashMap::new(),
+        is_away: false,
     };
     ctx.progress.begin(Phase::Restore, None);
     let word = Word::new(name);
@@ -137,6 +142,10 @@ struct Job {
     blobs: HashMap<(Digest, u64), Faults>,
     /// Contents of several objects that were hashed and are right.
     contents: HashSet<contents::Id>,
+    /// What the store behind a daemon's folder was asked for, with what is wrong.
+    behind: HashMap<Digest, Option<String>>,
+    /// That store could not be asked.
+    is_away: bool,
 }
 
 impl Job {
@@ -226,6 +235,8 @@ impl Job {
                 return Ok(None);
             }
         };
+        self.behind(ctx, behind::digests(manifest).await, shown)
+            .await?;
         for LeftOut { what, why } in &loaded.lost {
             self.fault(&format!("{what} of {shown}"), why.clone());
         }
@@ -340,6 +351,8 @@ impl Job {
         shown: &str,
     ) -> Result<()> {
         let needs = foreign::needs(place, tag, root).await?;
+        let all = needs.sizes().into_keys().collect();
+        self.behind(&place.ctx, all, shown).await?;
         for why in needs.faults {
             self.fault(shown, why);
         }

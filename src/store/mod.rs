@@ -11,6 +11,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 
 mod batch;
+pub mod behind;
 pub mod body;
 pub mod by_tags;
 mod check;

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     Meet, PushCheck, Records, Repository, Store, Sweep, Untag,
+    behind::Hides,
     by_tags::{ByTags, Flat},
     disk::{self, Disk},
     error::{Error, ErrorKind, Result},
@@ -276,6 +277,8 @@ pub struct Opened {
     pub scrubber: Option<Scrubber>,
     /// The way to the control API; `None` where the store is no daemon.
     pub control: Option<registry::ControlWay>,
+    /// The store behind can be asked itself; `None` where no folder answers for it.
+    pub hides: Option<Arc<dyn Hides>>,
 }
 
 /// Ability: many repositories over one set of blobs.
@@ -645,6 +648,7 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         marked,
         control: backend.control,
         scrubber: backend.scrubber,
+        hides: None,
     }
 }
 

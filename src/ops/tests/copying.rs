@@ -35,6 +35,7 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
         marked: None,
         scrubber: None,
         control: None,
+        hides: None,
     });
     ctx
 }

@@ -84,6 +84,7 @@ impl World {
             marked: None,
             scrubber: None,
             control: None,
+            hides: None,
         })
     }
 

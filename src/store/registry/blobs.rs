@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, HeaderValue, RANGE},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, HeaderValue, RANGE},
 };
 
 use super::{
@@ -17,7 +17,6 @@ use super::{
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    redact,
     store::{ByteStream, Error, ErrorKind, Result, check},
 };
 
@@ -218,16 +217,7 @@ fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result
 
 /// Refuses a page in place of a blob, and bytes that were packed on the way.
 fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()> {
-    let encoded = answer
-        .text(CONTENT_ENCODING)
-        .filter(|e| !matches!(e.trim(), "" | "identity"));
-    if let Some(encoding) = encoded {
-        let message = format!(
-            "the bytes came in the encoding `{}`, which was not asked for",
-            redact::escaped(encoding)
-        );
-        return Err(Error::new(ErrorKind::Corrupt, op, message));
-    }
+    error::check_plain(op, answer)?;
     let media_type = answer.media_type();
     let page = matches!(
         media_type.as_str(),

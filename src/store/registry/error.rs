@@ -1,7 +1,10 @@
 //! What a registry's refusals and the network's failures mean: one table each to [`ErrorKind`].
 
 use oci_client::errors::{OciEnvelope, OciErrorCode};
-use reqwest::{StatusCode, header::HeaderMap};
+use reqwest::{
+    StatusCode,
+    header::{CONTENT_ENCODING, HeaderMap},
+};
 
 use super::{
     auth::Account,
@@ -11,7 +14,7 @@ use super::{
 };
 use crate::{
     redact,
-    store::{Error, ErrorKind, net},
+    store::{Error, ErrorKind, Result, net},
 };
 
 /// Largest body of a refusal that is read.
@@ -179,6 +182,25 @@ const IN_ITS_PLACE: &str =
 /// An answer that is not the registry's: it may be back a moment later.
 pub(super) fn foreign(op: &'static str, why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unavailable, op, format!("{why}{IN_ITS_PLACE}"))
+}
+
+/// Refuses bytes that were packed on the way although they were asked for as they are: a proxy's doing, not damage, which would have
+/// them stored anew.
+///
+/// # Errors
+/// `Unavailable`.
+pub(super) fn check_plain(op: &'static str, answer: &Answer) -> Result<()> {
+    let packed = answer
+        .text(CONTENT_ENCODING)
+        .filter(|e| !matches!(e.trim(), "" | "identity"));
+    let Some(encoding) = packed else {
+        return Ok(());
+    };
+    let encoding = redact::escaped(encoding);
+    let why = format!(
+        "it came with `Content-Encoding: {encoding}`, though it was asked for as it is: does a proxy in front of the registry compress answers?"
+    );
+    Err(Error::new(ErrorKind::Unavailable, op, why))
 }
 
 /// The table. `away`: it was not the registry but a host that it sent us to, by a URL that is signed and ages.

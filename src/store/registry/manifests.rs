@@ -2,7 +2,7 @@
 
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, LAST_MODIFIED},
+    header::{ACCEPT, ACCEPT_ENCODING, HeaderValue, LAST_MODIFIED},
 };
 
 use super::{
@@ -66,15 +66,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
         _ => return Err(error::refusal("resolve", answer).await.error),
     }
     let corrupt = |why: String| Error::new(ErrorKind::Corrupt, "resolve", why);
-    if let Some(encoding) = answer
-        .text(CONTENT_ENCODING)
-        .filter(|e| !matches!(*e, "" | "identity"))
-    {
-        return Err(corrupt(format!(
-            "the manifest came in the encoding `{}`",
-            redact::escaped(encoding)
-        )));
-    }
+    error::check_plain("resolve", &answer)?;
     let modified = answer.text(LAST_MODIFIED).and_then(date::parse);
     let bytes = answer.read("resolve", MAX_MANIFEST_BYTES).await?;
     let media_type = answer.media_type();

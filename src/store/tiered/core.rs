@@ -14,6 +14,7 @@ use super::{
     health::Health,
     ledger::Ledger,
     look::{MAX_LEFT, Patience},
+    lost::Lost,
     queue::{Placed, Queue},
     records::TieredRecords,
     seen::Seen,
@@ -62,6 +63,7 @@ pub(super) struct Core {
     pub(super) mirror: RwLock<()>,
     pub(super) counts: Arc<Counts>,
     pub(super) recent: Recent,
+    pub(super) lost: Lost,
     pub(super) moved: Arc<dyn Moved>,
     _lock: fs::Lock,
 }
@@ -117,6 +119,7 @@ impl Core {
             mirror: RwLock::new(()),
             counts,
             recent: Recent::default(),
+            lost: Lost::new(),
             moved,
             settings,
             _lock: lock,

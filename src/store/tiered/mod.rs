@@ -24,6 +24,7 @@ mod front;
 mod health;
 mod ledger;
 mod look;
+mod lost;
 mod publish;
 mod queue;
 mod records;
@@ -162,6 +163,7 @@ impl Tiered {
         tasks.push(task::spawn("keep room", async move {
             front.front.keep_room().await;
         }));
+        tasks.push(task::spawn("look after", core.clone().look_after_all()));
         for _ in 0..sends {
             tasks.push(task::spawn("send", core.clone().send_all()));
         }
@@ -205,6 +207,7 @@ impl Tiered {
             marked: remote.marked.clone(),
             scrubber: None,
             control: None,
+            hides: Some(self.core.clone()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the remote was seen to have a short while ago, so that it is not asked for every blob of every manifest.
 //!
-//! Long enough for one export, short enough not to lean on it. What was seen before an outage does not count after it: something else
+//! Long enough for the publications of one export, short enough not to lean on it: a bucket's own rules, or a hand in its console, may
+//! take away what was seen a minute ago, and the front would hide that. What was seen before an outage does not count after it: something else
 //! may have answered in the remote's place before that was noticed.
 
 use std::{
@@ -15,7 +16,7 @@ use super::health::Health;
 use crate::digest::Digest;
 
 /// Digests are forgotten after one to two of these.
-const AGE: Duration = Duration::from_mins(10);
+const AGE: Duration = Duration::from_mins(1);
 /// Most digests of one age.
 const MOST: usize = 50_000;
 

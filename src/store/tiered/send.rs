@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Blobs that are asked for at once.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// What the remote finds wrong, or has damaged itself, is no damage of what was acknowledged here: that is tried again, never dropped.
 pub(super) fn not_ours(e: Error) -> Error {
@@ -133,6 +133,7 @@ impl Core {
                 tracing::debug!(%digest, "A blob that is named is neither in front nor behind");
                 return Ok(());
             };
+            tracing::info!(%digest, "The remote store does not have a blob that is in front, and is sent it");
             self.unsent.add(&digest, size, Bytes::Old, pin).await?;
         }
         tokio::select! {

@@ -107,6 +107,7 @@ impl One {
         let found = self.core.health.ask("resolve", asked).await?;
         let known = passed_by(self.near.store().pointer(tag).await).flatten();
         if known.map(|at| at.digest) == found.as_ref().map(|at| at.digest) {
+            self.was_read(tag, found.as_ref().map(|at| &at.digest));
             return Ok(found);
         }
         // It is kept in front once, whole.
@@ -121,7 +122,15 @@ impl One {
         let asked = self.remote.store().resolve(&reference);
         let found = self.core.health.ask("resolve", asked).await?;
         self.take_on(tag, found.as_ref(), turn).await;
+        self.was_read(tag, found.as_ref().map(|r| &r.manifest.digest));
         Ok(found)
+    }
+
+    /// A client read a tag. Verbs look for themselves.
+    fn was_read(&self, tag: &Tag, digest: Option<&Digest>) {
+        if let Some(digest) = digest.filter(|_| self.patience == Patience::Short) {
+            self.core.lost.was_read(&self.name, tag, digest);
+        }
     }
 
     /// Keeps in front what the remote says of a tag, unless it was written since.

@@ -90,6 +90,11 @@ async fn manifest_that_is_not_what_it_should_be_is_corrupt() {
         r
     };
     let page = |_: Reply| with(200, &[("content-type", "text/html")], "<html>log in</html>");
+    let packed = |mut r: Reply| {
+        r.headers_mut()
+            .insert("content-encoding", "gzip".parse().unwrap());
+        r
+    };
     let large = |_: Reply| {
         with(
             200,
@@ -111,6 +116,7 @@ async fn manifest_that_is_not_what_it_should_be_is_corrupt() {
         (changed(other).await, &digest, ErrorKind::Corrupt),
         (changed(header).await, &named, ErrorKind::Corrupt),
         (changed(page).await, &named, ErrorKind::Unavailable),
+        (changed(packed).await, &named, ErrorKind::Unavailable),
         (changed(large).await, &named, ErrorKind::Corrupt),
         (changed(endless).await, &named, ErrorKind::Corrupt),
     ] {

@@ -21,8 +21,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Records, Resolved,
-        Store, StoredBlob, Sweep, TagStore, Untag,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
+        Resolved, Store, StoredBlob, Sweep, TagStore, Untag,
         open::{self, Options, StoreUrl},
         records::Listed,
         wrap::{Faulty, faulty::Faults},
@@ -32,6 +32,7 @@ use crate::{
 mod chaos;
 mod conform;
 mod kills;
+mod lost;
 mod marks;
 mod outages;
 mod reads;
@@ -297,6 +298,11 @@ impl TagStore for Linked {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         self.link.pass("resolve", reference).await?;
         self.store.resolve(reference).await
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        self.link.pass("resolve", tag).await?;
+        self.store.pointer(tag).await
     }
 
     async fn publish(

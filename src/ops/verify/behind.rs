@@ -1,0 +1,75 @@
+//! What a daemon's local folder hides: that the store behind has lost what the folder still has.
+
+use futures_util::{StreamExt as _, stream};
+
+use super::{Context, Job, Result};
+use crate::{
+    artifact::{Manifest, outline::Outline},
+    digest::Digest,
+    store::behind::Behind,
+    task,
+};
+
+/// A manifest itself, and what it names.
+pub(in crate::ops) async fn digests(manifest: &Manifest) -> Vec<Digest> {
+    let (len, manifest) = (manifest.bytes.len(), manifest.clone());
+    let named = move || {
+        let outline = Outline::of_stored(&manifest).unwrap_or_default();
+        let mut all: Vec<Digest> = outline.children().map(|n| n.digest).collect();
+        all.push(manifest.digest);
+        all
+    };
+    task::parse(len, named).await
+}
+
+impl Job {
+    /// Asks the store behind the folder for all of these; without such a folder nothing.
+    pub(super) async fn behind(
+        &mut self,
+        ctx: &Context,
+        digests: Vec<Digest>,
+        shown: &str,
+    ) -> Result<()> {
+        let Some(hides) = &ctx.opened.hides else {
+            return Ok(());
+        };
+        let new: Vec<Digest> = digests
+            .iter()
+            .filter(|d| !self.behind.contains_key(d))
+            .copied()
+            .collect();
+        let mut asked = stream::iter(new)
+            .map(|digest| async move { (digest, hides.restore(&digest).await) })
+            .buffered(ctx.concurrency.max(1));
+        while let Some((digest, told)) = asked.next().await {
+            let lost = match told {
+                Ok(Behind::Kept) => None,
+                Ok(Behind::SentAgain) => Some(
+                    "was lost in the store behind the daemon, and was sent there again from the daemon's local folder; \
+                     if a lifecycle rule of the bucket deletes there, remove the rule"
+                        .to_owned(),
+                ),
+                Ok(Behind::Lost(e)) => Some(format!(
+                    "is lost in the store behind the daemon; the daemon's local folder still has it, but sending it again failed: {e}"
+                )),
+                Err(e) if e.is_temporary() => {
+                    if !std::mem::replace(&mut self.is_away, true) {
+                        ctx.progress.warn(&format!(
+                            "whether the store behind the daemon has what the daemon's local folder has was not checked: {e}"
+                        ));
+                    }
+                    break;
+                }
+                Err(e) => return Err(e.into()),
+            };
+            self.behind.insert(digest, lost);
+        }
+        drop(asked);
+        for digest in digests {
+            if let Some(Some(why)) = self.behind.get(&digest).cloned() {
+                self.fault(&format!("blob {digest} of {shown}"), why);
+            }
+        }
+        Ok(())
+    }
+}

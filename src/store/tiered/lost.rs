@@ -1,0 +1,242 @@
+//! What the remote had and lost, to a lifecycle rule or to a hand in its console, while the front has it still.
+//!
+//! Builds through this daemon would go on and push nothing again, and everybody else would miss. So whoever reads a tag has it
+//! looked after now and then, beside the read: what it leads to and the remote does not have is sent again.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    Core,
+    counts::add,
+    front::passed_by,
+    send::{AT_ONCE, not_ours},
+};
+use crate::{
+    artifact::{Descriptor, Manifest, Tag, media, outline::Outline},
+    digest::Digest,
+    store::{
+        Error, ErrorKind, Repository,
+        behind::{Behind, Hides},
+        error::Result,
+        keys::Repo,
+    },
+    task,
+};
+
+/// How often a tag is looked after: where nothing is lost, a few requests an hour.
+pub(super) const EVERY: Duration = Duration::from_hours(6);
+/// Most tags of which it is known when they were.
+const MAX_TAGS: usize = 10_000;
+/// Most that wait for it; the next read asks for it again.
+const MAX_WAITING: usize = 64;
+/// Most digests that one tag leads to which are looked at.
+const MAX_DIGESTS: usize = 100_000;
+
+type Key = (Repo, Tag);
+
+/// A tag that was read, and what it points at.
+pub(super) struct Job {
+    key: Key,
+    digest: Digest,
+}
+
+/// When tags were looked after, and which are to be.
+pub(super) struct Lost {
+    looked: Mutex<HashMap<Key, Instant>>,
+    send: mpsc::Sender<Job>,
+    jobs: tokio::sync::Mutex<mpsc::Receiver<Job>>,
+}
+
+impl Lost {
+    pub(super) fn new() -> Self {
+        let (send, jobs) = mpsc::channel(MAX_WAITING);
+        Self {
+            looked: Mutex::default(),
+            send,
+            jobs: tokio::sync::Mutex::new(jobs),
+        }
+    }
+
+    fn looked(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
+        // Nothing can panic while it is held.
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody read a tag, and the remote said that it points at `digest`.
+    pub(super) fn was_read(&self, repo: &Repo, tag: &Tag, digest: &Digest) {
+        let key = (repo.clone(), tag.clone());
+        let mut looked = self.looked();
+        let is_due = |at: &Instant| at.elapsed() >= EVERY;
+        if looked.get(&key).is_some_and(|at| !is_due(at)) {
+            return;
+        }
+        if looked.len() >= MAX_TAGS {
+            looked.retain(|_, at| !is_due(at));
+        }
+        let job = Job {
+            key: key.clone(),
+            digest: *digest,
+        };
+        if looked.len() < MAX_TAGS && self.send.try_send(job).is_ok() {
+            looked.insert(key, Instant::now());
+        }
+    }
+
+    async fn next(&self) -> Job {
+        match self.jobs.lock().await.recv().await {
+            Some(job) => job,
+            // The sender is ours, so it cannot be gone.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What a manifest names: other manifests, and blobs. Of a document that nobody understands, nothing.
+fn named(manifest: &Manifest) -> (Vec<Digest>, Vec<Digest>) {
+    let outline = Outline::of(manifest).unwrap_or_default();
+    let (manifests, blobs): (Vec<_>, Vec<_>) = outline
+        .children()
+        .partition(|named| media::is_manifest(&named.media_type));
+    let digests =
+        |all: Vec<&crate::artifact::outline::Named>| all.iter().map(|n| n.digest).collect();
+    (digests(manifests), digests(blobs))
+}
+
+impl Core {
+    /// Looks after one tag after the other while the remote is up; never ends.
+    pub(super) async fn look_after_all(self: Arc<Self>) {
+        loop {
+            let job = self.lost.next().await;
+            self.health.up().await;
+            let Job {
+                key: (repo, tag),
+                digest,
+            } = &job;
+            let Err(error) = self.look_after(repo, tag, digest).await else {
+                continue;
+            };
+            tracing::warn!(%repo, %tag, %error, "A tag was not looked after: the remote store may have lost some of what it names");
+            if error.is_temporary() {
+                self.lost.looked().remove(&job.key);
+            }
+        }
+    }
+
+    /// Sends again what is in front and lost at the remote, of all that a tag leads to.
+    async fn look_after(self: &Arc<Self>, repo: &Repo, tag: &Tag, digest: &Digest) -> Result<()> {
+        let repository = self.repository(repo);
+        let parts = repository.parts(tag).await?;
+        let mut left: Vec<Digest> = parts.iter().map(|p| p.digest).collect();
+        left.push(*digest);
+        let mut met: HashSet<Digest> = left.iter().copied().collect();
+        while let Some(digest) = left.pop() {
+            let Some(manifest) = self.recorded(&repository, &digest).await? else {
+                continue;
+            };
+            let (manifests, mut blobs) =
+                task::parse(manifest.bytes.len(), move || named(&manifest)).await;
+            let room = MAX_DIGESTS.saturating_sub(met.len());
+            left.extend(manifests.into_iter().take(room).filter(|d| met.insert(*d)));
+            blobs.truncate(room);
+            blobs.retain(|d| met.insert(*d));
+            stream::iter(blobs)
+                .map(|digest| self.look_after_blob(digest))
+                .buffer_unordered(AT_ONCE)
+                .try_collect::<()>()
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A manifest of which the remote has a record; without one it was removed, and what it names may go.
+    async fn recorded(&self, repository: &Repository, digest: &Digest) -> Result<Option<Manifest>> {
+        let Some(known) = repository.known(digest).await? else {
+            return Ok(None);
+        };
+        self.look_after_blob(*digest).await?;
+        match repository.manifest_of(digest, &known).await {
+            Ok(found) => Ok(Some(found.manifest)),
+            Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn look_after_blob(&self, digest: Digest) -> Result<()> {
+        if self.seen.contains(&digest) {
+            return Ok(());
+        }
+        match self.restore(&digest).await? {
+            Behind::Lost(e) => Err(e),
+            Behind::Kept | Behind::SentAgain => Ok(()),
+        }
+    }
+
+    /// The size of a blob that is in front alone, and does not wait to be sent.
+    async fn hidden(&self, digest: &Digest) -> Result<Option<u64>> {
+        // To look is no use of it.
+        let size = passed_by(self.front.store.stat(digest).await).flatten();
+        let waits = self.unsent.contains(digest) || self.queue.manifests().contains(digest);
+        let Some(size) = size.filter(|_| !waits) else {
+            return Ok(None);
+        };
+        let stat = self.remote.store.stat(digest);
+        if self.health.ask("stat", stat).await?.is_some() {
+            self.seen.insert(digest);
+            return Ok(None);
+        }
+        // It may have been marked meanwhile.
+        Ok((!self.unsent.contains(digest)).then_some(size))
+    }
+
+    async fn send_again(&self, digest: &Digest, size: u64) -> Result<()> {
+        let desc = Descriptor::new("", *digest, size);
+        let lost = || {
+            Error::new(
+                ErrorKind::Corrupt,
+                "put",
+                "the local folder's copy is damaged",
+            )
+            .at("", digest)
+        };
+        let body = match self.front.body(&desc, true).await {
+            Ok(body) => body.ok_or_else(lost)?,
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                // Who brings it again must not find it there.
+                passed_by(self.front.remove_damaged(digest).await);
+                return Err(lost());
+            }
+            Err(e) => return Err(e),
+        };
+        let put = self.remote.store.put(&desc, &body);
+        self.health.send("put", put).await.map_err(not_ours)?;
+        self.seen.insert(digest);
+        add(&self.counts.sent_blobs, 1);
+        add(&self.counts.sent_bytes, size);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Hides for Core {
+    async fn restore(&self, digest: &Digest) -> Result<Behind> {
+        let Some(size) = self.hidden(digest).await? else {
+            return Ok(Behind::Kept);
+        };
+        self.seen.forget(&[*digest]);
+        match self.send_again(digest, size).await {
+            Ok(()) => {
+                tracing::warn!(%digest, "The remote store had lost a blob, and was sent it again: does a lifecycle rule delete there?");
+                Ok(Behind::SentAgain)
+            }
+            Err(e) => Ok(Behind::Lost(e)),
+        }
+    }
+}
