@@ -15,11 +15,39 @@ struct Inner {
     key: Key,
     connection: Connection,
     place: Mutex<Option<Permit>>,
-    /// Of a request whose body is a large manifest, `Some` as long as that is in memory: its place, while the daemon works on it.
-    body: Mutex<Option<Option<Permit>>>,
+    body: Mutex<LargeBody>,
     /// Of a response that is a large manifest.
     large: OnceLock<Mutex<Option<Permit>>>,
     fault: OnceLock<Fault>,
+}
+
+/// A request's body that is a large manifest.
+#[derive(Default)]
+enum LargeBody {
+    /// It is not, or it is in memory no more.
+    #[default]
+    None,
+    /// In memory while the client sends slowly or the request rests: its place is for others.
+    Rests,
+    /// In memory while the daemon works on it.
+    Works(Permit),
+}
+
+impl LargeBody {
+    /// Its place, for others.
+    fn rest(&mut self) -> Option<Permit> {
+        match std::mem::take(self) {
+            Self::None => None,
+            Self::Rests => {
+                *self = Self::Rests;
+                None
+            }
+            Self::Works(place) => {
+                *self = Self::Rests;
+                Some(place)
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Ticket {
@@ -44,7 +72,7 @@ impl Ticket {
             key,
             connection: Connection::of(extensions),
             place: Mutex::new(Some(place)),
-            body: Mutex::new(None),
+            body: Mutex::default(),
             large: OnceLock::new(),
             fault: OnceLock::new(),
         })))
@@ -76,10 +104,8 @@ impl Ticket {
     /// `false` if it gave way to others of them, so that the request is over. Cancel-safe.
     pub async fn rest(&self, rest: impl Future<Output = ()>) -> bool {
         let manifests = &self.0.admission.manifests;
-        let parked = self
-            .body()
-            .is_some()
-            .then(|| manifests.park(self.0.key.clone()));
+        let is_large = !matches!(*self.body(), LargeBody::None);
+        let parked = is_large.then(|| manifests.park(self.0.key.clone()));
         let cut = async {
             match &parked {
                 Some(parked) => parked.cut().await,
@@ -99,7 +125,7 @@ impl Ticket {
     /// Gives the places to others.
     pub(super) fn give_back(&self) {
         let place = self.place().take();
-        let body = self.body().as_mut().and_then(Option::take);
+        let body = self.body().rest();
         let large = self.0.large.get().and_then(|large| {
             let mut large = large.lock().unwrap_or_else(PoisonError::into_inner);
             large.take()
@@ -110,14 +136,14 @@ impl Ticket {
 
     /// Takes all places again that the request needs to go on.
     pub(super) async fn take_all_back(&self) {
-        let is_missing = matches!(*self.body(), Some(None));
-        if is_missing {
+        let rests = matches!(*self.body(), LargeBody::Rests);
+        if rests {
             let admission = &self.0.admission;
             let place = admission
                 .large_manifests
                 .enter_again(self.0.key.clone())
                 .await;
-            *self.body() = Some(Some(place));
+            *self.body() = LargeBody::Works(place);
         }
         self.take_back().await;
     }
@@ -146,14 +172,15 @@ impl Ticket {
     /// [`Full`].
     pub async fn large_body(&self) -> Result<(), Full> {
         let place = self.large_manifest().await?;
-        *self.body() = Some(Some(place));
+        *self.body() = LargeBody::Works(place);
         Ok(())
     }
 
     /// Says that the request's body is in memory no more.
     pub fn drop_body(&self) {
-        let place = self.body().take();
-        drop(place);
+        let body = std::mem::take(&mut *self.body());
+        // Not under the lock: its place goes to somebody else on the spot.
+        drop(body);
     }
 
     /// Takes a place among manifests that are looked up, without holding one of requests while it waits.
@@ -213,7 +240,7 @@ impl Ticket {
         let _ = self.0.fault.set(fault.clone());
     }
 
-    fn body(&self) -> std::sync::MutexGuard<'_, Option<Option<Permit>>> {
+    fn body(&self) -> std::sync::MutexGuard<'_, LargeBody> {
         // Nothing can panic while it is held.
         self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -43,7 +43,9 @@ async fn what_the_remote_lost_of_a_tag_is_sent_again_when_a_client_reads_it() {
         drop(daemon);
         let mut lost = layers(&manifest).await;
         lost.push(manifest.digest);
-        lost.iter().for_each(|digest| lose(&world, digest));
+        for digest in &lost {
+            lose(&world, digest);
+        }
         let daemon = world.start().await;
         read_until_there(&world, &daemon, &lost).await;
         assert_eq!(world.at_remote("a", "t").await, Some(manifest));
@@ -92,7 +94,9 @@ async fn what_parts_and_images_of_an_index_name_is_sent_again_too() {
     let mut lost = layers(&part).await;
     lost.extend(layers(&child).await);
     lost.push(part.digest);
-    lost.iter().for_each(|digest| lose(&world, digest));
+    for digest in &lost {
+        lose(&world, digest);
+    }
     let daemon = world.start().await;
     read_until_there(&world, &daemon, &lost).await;
 }
