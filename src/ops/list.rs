@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{
     Context, LeftOut, Result,
+    counted::Faults,
     foreign::{self, Needs},
     in_turn::InTurn,
     load,
@@ -68,17 +69,19 @@ pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
 
 async fn list(ctx: &Context, name: Option<&str>) -> Result<Report> {
     let found = names::find(ctx, &Word::new(name)).await?;
-    let mut report = Report::default();
+    let (mut report, mut broken) = (Report::default(), Faults::within(ctx));
     let mut rows = InTurn::new(found, ctx.concurrency, row);
     while let Some((name, read)) = rows.next().await {
         match load::too_large(ctx, read)? {
-            Ok((row, broken)) => {
+            Ok((row, faults)) => {
                 report.rows.extend(row);
-                report.broken.extend(broken);
+                broken.extend(faults);
             }
-            Err(why) => report.broken.push(name.fault(&name.group.head, why)),
+            Err(why) => broken.push(name.fault(&name.group.head, why)),
         }
+        broken.check()?;
     }
+    report.broken = broken.into_all();
     Ok(report)
 }
 
