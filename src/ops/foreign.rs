@@ -126,8 +126,10 @@ pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> 
             walk.look_into(&manifest).await?;
         }
     }
-    walk.needs._room = walk.room;
-    Ok(walk.needs)
+    Ok(Needs {
+        _room: walk.room,
+        ..walk.needs
+    })
 }
 
 /// A manifest to be read.

@@ -115,7 +115,7 @@ fn stat(
 
 /// Bytes of the blobs that names reach, each once.
 pub(super) struct Sizes<'b> {
-    sizes: &'b [u64],
+    bytes: &'b [u64],
     names: Vec<u32>,
     pub(super) total: u64,
 }
@@ -124,7 +124,7 @@ impl<'b> Sizes<'b> {
     /// Of no name yet.
     pub(super) fn new(sizes: &'b [u64]) -> Self {
         Self {
-            sizes,
+            bytes: sizes,
             names: vec![0; sizes.len()],
             total: 0,
         }
@@ -134,7 +134,7 @@ impl<'b> Sizes<'b> {
         for at in name.needs.iter().map(|at| *at as usize) {
             self.names[at] += 1;
             if self.names[at] == 1 {
-                self.total = self.total.saturating_add(self.sizes[at]);
+                self.total = self.total.saturating_add(self.bytes[at]);
             }
         }
     }
@@ -143,7 +143,7 @@ impl<'b> Sizes<'b> {
         for at in name.needs.iter().map(|at| *at as usize) {
             self.names[at] -= 1;
             if self.names[at] == 0 {
-                self.total = self.total.saturating_sub(self.sizes[at]);
+                self.total = self.total.saturating_sub(self.bytes[at]);
             }
         }
     }
