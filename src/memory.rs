@@ -106,12 +106,17 @@ impl MemoryBudget {
     /// # Errors
     /// When there is no room for them; nothing is reserved then.
     pub fn reserve(&self, entries: u64, bytes: u64) -> Result<Reservation, Exhausted> {
-        let mut reservation = Reservation {
-            budget: Some(self.clone()),
-            taken: Taken::default(),
-        };
+        let mut reservation = self.nothing();
         self.add(&mut reservation, Taken { bytes, entries })?;
         Ok(reservation)
+    }
+
+    /// A reservation of nothing, which may grow.
+    pub fn nothing(&self) -> Reservation {
+        Reservation {
+            budget: Some(self.clone()),
+            taken: Taken::default(),
+        }
     }
 
     /// Bytes that are reserved.
@@ -165,10 +170,18 @@ impl Reservation {
     /// # Errors
     /// When there is no room for them; what was reserved before stays so.
     pub fn grow(&mut self, bytes: u64) -> Result<(), Exhausted> {
+        self.grow_of(0, bytes)
+    }
+
+    /// Reserves `bytes` more, for `entries`.
+    ///
+    /// # Errors
+    /// When there is no room for them; what was reserved before stays so.
+    pub fn grow_of(&mut self, entries: u64, bytes: u64) -> Result<(), Exhausted> {
         let Some(budget) = self.budget.clone() else {
             return Ok(());
         };
-        budget.add(self, Taken { bytes, entries: 0 })
+        budget.add(self, Taken { bytes, entries })
     }
 
     /// Gives `bytes` of it back.

@@ -1,4 +1,4 @@
-//! Lines in the log that callers cause by what is refused or breaks off: some of each caller, then only how many.
+//! Lines in the log that callers cause by what is refused, breaks off or fails: some of each caller, then only how many.
 //!
 //! Whoever is refused pays a hundred bytes for a line and needs no credentials: without a limit the log fills the disk.
 
@@ -14,6 +14,8 @@ use super::Key;
 
 /// Lines of one caller within [`WINDOW`].
 const EACH: u64 = 200;
+/// Lines of requests of one caller that failed through our fault, beside those.
+const FAILURES: u64 = 1000;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Callers that are counted apart; all others share what one may have.
 const CALLERS: usize = 256;
@@ -22,7 +24,12 @@ static LINES: LazyLock<Lines> = LazyLock::new(Lines::default);
 
 /// Says whether a line that `caller` caused may be written; one that may not is counted. [`sum_up`] says how many those were.
 pub fn may_write(caller: &Key) -> bool {
-    LINES.may_write(caller)
+    LINES.may_write(caller, Sort::Refused)
+}
+
+/// The same for a request that failed through our fault.
+pub fn may_write_failure(caller: &Key) -> bool {
+    LINES.may_write(caller, Sort::Failed)
 }
 
 /// Writes how many lines were left out in the last 10 s, once they are over.
@@ -33,14 +40,33 @@ pub fn sum_up() {
 }
 
 fn tell(caller: &Key, lines: u64) {
-    tracing::warn!(%caller, lines, "Log lines of refused or broken-off requests left out");
+    tracing::warn!(%caller, lines, "Log lines of refused, broken-off or failed requests left out");
 }
 
 struct Lines(Mutex<State>);
 
 struct State {
     since: Instant,
-    callers: HashMap<Key, u64>,
+    callers: HashMap<Key, Count>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Refused,
+    Failed,
+}
+
+/// Lines of one caller.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    refused: u64,
+    failed: u64,
+}
+
+impl Count {
+    fn left_out(self) -> u64 {
+        self.refused.saturating_sub(EACH) + self.failed.saturating_sub(FAILURES)
+    }
 }
 
 impl Default for Lines {
@@ -58,7 +84,7 @@ impl Lines {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn may_write(&self, caller: &Key) -> bool {
+    fn may_write(&self, caller: &Key, sort: Sort) -> bool {
         let mut state = self.state();
         let is_known = state.callers.contains_key(caller);
         let key = if is_known || state.callers.len() < CALLERS {
@@ -66,9 +92,13 @@ impl Lines {
         } else {
             Key::Unknown
         };
-        let lines = state.callers.entry(key).or_default();
+        let count = state.callers.entry(key).or_default();
+        let (lines, most) = match sort {
+            Sort::Refused => (&mut count.refused, EACH),
+            Sort::Failed => (&mut count.failed, FAILURES),
+        };
         *lines += 1;
-        *lines <= EACH
+        *lines <= most
     }
 
     /// Callers of whom lines were left out, and how many, if the time is over; then a new one begins.
@@ -80,8 +110,10 @@ impl Lines {
         state.since = Instant::now();
         let callers = std::mem::take(&mut state.callers);
         drop(state);
-        let left_out = callers.into_iter().filter(|(_, lines)| *lines > EACH);
-        left_out.map(|(key, lines)| (key, lines - EACH)).collect()
+        let left_out = callers
+            .into_iter()
+            .map(|(key, count)| (key, count.left_out()));
+        left_out.filter(|(_, lines)| *lines > 0).collect()
     }
 }
 
@@ -93,12 +125,20 @@ mod tests {
     async fn caller_has_some_lines_and_what_is_left_out_is_summed_up() {
         let lines = Lines::default();
         let key = |n: usize| Key::Principal(n.to_string().into());
-        let written = |n: usize| (0..250).filter(|_| lines.may_write(&key(n))).count();
+        let written = |n: usize| {
+            let may = |_: &i32| lines.may_write(&key(n), Sort::Refused);
+            (0..250).filter(may).count()
+        };
         assert_eq!(written(0), 200);
-        assert!(lines.may_write(&key(1)), "another one has its own");
+        assert!(
+            lines.may_write(&key(1), Sort::Refused),
+            "another one has its own"
+        );
+        let failed = (0..1007).filter(|_| lines.may_write(&key(0), Sort::Failed));
+        assert_eq!(failed.count(), 1000, "failures have more");
         assert_eq!(lines.over(), []);
         tokio::time::advance(WINDOW).await;
-        assert_eq!(lines.over(), [(key(0), 50)]);
+        assert_eq!(lines.over(), [(key(0), 57)]);
         assert_eq!(written(0), 200, "a new time has begun");
     }
 
@@ -106,7 +146,9 @@ mod tests {
     async fn callers_beyond_a_number_share_what_one_may_have() {
         let lines = Lines::default();
         let callers = (0..CALLERS + 500).map(|n| Key::Principal(n.to_string().into()));
-        let written = callers.filter(|key| lines.may_write(key)).count();
+        let written = callers
+            .filter(|key| lines.may_write(key, Sort::Refused))
+            .count();
         assert_eq!(written, CALLERS + 200);
     }
 }

@@ -3,12 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Context, LeftOut, Result, foreign,
+    Context, LeftOut, Result,
+    counted::{self, Faults, Needed},
+    foreign,
     in_turn::InTurn,
     list, load,
     names::{self, Found, Named, Word},
+    reach,
 };
-use crate::digest::Digest;
+use crate::{digest::Digest, memory::Reservation};
 
 /// One name with what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,57 +72,45 @@ pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
 
 async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
     let word = Word::new(name);
-    let wanted = names::find(ctx, &word).await?;
-    let wanted: HashSet<String> = wanted.iter().map(Named::shown).collect();
+    let chosen = Chosen::find(ctx, &word).await?;
     // What is a name's own only the others can tell.
     let all = match word {
         Word::Digest(_) => Vec::new(),
         _ => names::find(&ctx.granted(), &Word::All).await?,
     };
     let mut reads = InTurn::new(all, ctx.concurrency, read);
-    let mut read: Vec<(Used, Vec<LeftOut>)> = Vec::new();
+    let (mut report, mut broken) = (Report::default(), Faults::within(ctx));
+    let mut blobs = Blobs::within(ctx);
     while let Some((name, used)) = reads.next().await {
-        read.push(match load::too_large(ctx, used)? {
+        let (row, needed, faults) = match load::too_large(ctx, used)? {
             Ok(used) => used,
             Err(why) => {
                 let fault = name.fault(&name.group.head, why);
-                (Used::nothing_of(&name), vec![fault])
+                (None, Needed::default(), vec![fault])
             }
-        });
-    }
-    let mut users: HashMap<Digest, u32> = HashMap::new();
-    for digest in read.iter().flat_map(|(used, _)| used.blobs.keys()) {
-        *users.entry(*digest).or_default() += 1;
-    }
-    let mut report = Report::default();
-    // Size, and how many of the rows need it.
-    let mut counted: HashMap<Digest, (u64, u32)> = HashMap::new();
-    for (used, broken) in read {
-        if !wanted.contains(&used.shown) {
-            continue;
+        };
+        let is_chosen = chosen.has(&name);
+        if is_chosen {
+            broken.extend(faults);
+            broken.check()?;
         }
-        report.broken.extend(broken);
-        let Some(row) = used.row else { continue };
-        let own = used.blobs.iter().filter(|(d, _)| users[*d] == 1);
-        report.rows.push(Row {
+        let row = row.filter(|_| is_chosen);
+        blobs.add(&needed, row.is_some().then_some(report.rows.len()))?;
+        report.rows.extend(row.map(|row| Row {
             tag: row.tag,
             repository: row.repository,
             kind: row.kind,
             name: row.name,
             scope: row.scope,
             key: row.key,
-            blobs: used.blobs.len() as u64,
-            bytes: sum(used.blobs.values()),
-            own_bytes: sum(own.map(|(_, size)| size)),
-        });
-        for (digest, size) in used.blobs {
-            counted.entry(digest).or_insert((size, 0)).1 += 1;
-        }
+            blobs: needed.sizes().len() as u64,
+            bytes: sum(needed.sizes().values()),
+            own_bytes: 0,
+        }));
     }
+    report.broken = broken.into_all();
+    blobs.sum_up(&mut report);
     report.rows.sort_by_key(|r| std::cmp::Reverse(r.bytes));
-    (report.blobs, report.bytes) = (counted.len() as u64, sum(counted.values().map(|(s, _)| s)));
-    let own = counted.iter().filter(|(d, (_, rows))| users[*d] == *rows);
-    report.own_bytes = Some(sum(own.map(|(_, (size, _))| size)));
     let whole = ctx.reach.is_whole();
     if let Some(sweep) = ctx.opened.sweep.as_ref().filter(|_| whole) {
         let all = sweep.blobs().await?;
@@ -131,55 +122,120 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
     Ok(report)
 }
 
-/// A name with the blobs that it needs.
-struct Used {
-    /// What its head is called.
-    shown: String,
-    /// `None` where nothing of it can be read.
-    row: Option<list::Row>,
-    blobs: HashMap<Digest, u64>,
+/// The names that were asked for.
+enum Chosen {
+    /// All of these repositories.
+    Repositories(HashSet<String>),
+    /// These, as they are shown.
+    Names(HashSet<String>),
 }
 
-impl Used {
-    fn nothing_of(name: &Named) -> Self {
-        Self {
-            shown: name.shown(),
-            row: None,
-            blobs: HashMap::new(),
+impl Chosen {
+    async fn find(ctx: &Context, word: &Word) -> Result<Self> {
+        if let Word::All = word {
+            let places = reach::places(ctx).await?;
+            let names = places.iter().map(|p| p.repository().to_owned());
+            return Ok(Self::Repositories(names.collect()));
+        }
+        let found = names::find(ctx, word).await?;
+        Ok(Self::Names(found.iter().map(Named::shown).collect()))
+    }
+
+    fn has(&self, name: &Named) -> bool {
+        match self {
+            Self::Repositories(all) => all.contains(name.place.repository()),
+            Self::Names(all) => all.contains(&name.shown()),
         }
     }
 }
 
-async fn read(name: Named) -> Result<(Used, Vec<LeftOut>)> {
+/// All blobs that names need: what is kept of a name is its row, however many blobs it needs.
+struct Blobs {
+    all: HashMap<Digest, Use>,
+    room: Reservation,
+}
+
+/// Who needs a blob.
+#[derive(Default)]
+struct Use {
+    size: u64,
+    /// Names, those without a row too.
+    names: u32,
+    rows: u32,
+    /// The last of the rows.
+    row: u32,
+}
+
+impl Blobs {
+    fn within(ctx: &Context) -> Self {
+        Self {
+            all: HashMap::new(),
+            room: ctx.tables.no_room_yet(),
+        }
+    }
+
+    /// Adds what a name needs whose row is the one at index `row`, if it has any.
+    fn add(&mut self, needed: &Needed, row: Option<usize>) -> Result<()> {
+        let before = self.all.len();
+        for (digest, size) in needed.sizes() {
+            let used = self.all.entry(*digest).or_default();
+            used.names += 1;
+            if let Some(row) = row {
+                if used.rows == 0 {
+                    used.size = *size;
+                }
+                used.rows += 1;
+                used.row = u32::try_from(row).unwrap_or(u32::MAX);
+            }
+        }
+        counted::grow(&mut self.room, self.all.len() - before)
+    }
+
+    /// Tells what no other name needs, of each row and of all.
+    fn sum_up(self, report: &mut Report) {
+        let mut own = 0_u64;
+        for used in self.all.values().filter(|u| u.rows > 0) {
+            report.blobs += 1;
+            report.bytes = report.bytes.saturating_add(used.size);
+            if used.names == used.rows {
+                own = own.saturating_add(used.size);
+            }
+            if used.names == 1
+                && let Some(row) = report.rows.get_mut(used.row as usize)
+            {
+                row.own_bytes = row.own_bytes.saturating_add(used.size);
+            }
+        }
+        report.own_bytes = Some(own);
+    }
+}
+
+/// The row of a name, if anything of it can be read, what it needs, and what is wrong with it.
+async fn read(name: Named) -> Result<(Option<list::Row>, Needed, Vec<LeftOut>)> {
     let Named { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
     let (mut row, mut broken) = (None, Vec::new());
-    let mut blobs = HashMap::new();
+    let mut needed = Needed::within(&place.ctx);
     // Side tags first, so that the head's row is the one that stays.
     for tag in group.tags() {
         match names::look_within_room(&place.ctx, &tag.clone().into()).await? {
             Found::Ours(ours) => {
                 row = Some(list::of_ours(place, &group.head, &ours, 0));
-                blobs.extend(names::needed(&[ours.manifest]).await);
+                needed.add_ours(&ours.manifest).await?;
             }
             Found::Foreign(found) => {
                 let needs = foreign::needs(place, Some(tag), &found.manifest).await?;
                 if row.is_none() && *tag == group.head {
                     row = Some(list::of_foreign(place, tag, &found, &needs).await?);
                 }
-                blobs.extend(needs.sizes());
+                needed.add_foreign(&needs)?;
                 broken.extend(needs.faults.into_iter().map(|why| name.fault(tag, why)));
             }
             Found::Broken(why) => broken.push(name.fault(tag, why)),
             Found::Gone => {}
         }
     }
-    let used = Used {
-        shown: name.shown(),
-        row,
-        blobs,
-    };
-    Ok((used, broken))
+    Ok((row, needed, broken))
 }
 
 /// Hostile sizes may be anything.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Error, Result, load, names, reach::Place};
+use super::{Error, Result, counted, load, names, reach::Place};
 use crate::{
     artifact::{
         Descriptor, Manifest, Tag,
@@ -14,6 +14,7 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
+    memory::Reservation,
     store::ErrorKind,
     task,
     transfer::{self, graph},
@@ -21,6 +22,9 @@ use crate::{
 
 /// Most manifests of one tag that are looked at; what more there are is a fault.
 const MAX_MANIFESTS: usize = 10_000;
+
+/// Most faults of one tag that are told.
+const MAX_FAULTS: usize = 1000;
 
 /// A cache of a BuildKit builder.
 pub const BUILDKIT: &str = "buildkit";
@@ -82,6 +86,8 @@ pub(super) struct Needs {
     pub(super) faults: Vec<String>,
     /// There is more than was looked at.
     is_cut: bool,
+    /// Of all of it.
+    _room: Reservation,
 }
 
 impl Needs {
@@ -91,18 +97,13 @@ impl Needs {
             .iter()
             .fold(0, |sum, d| sum.saturating_add(d.size))
     }
-
-    /// All of it, with sizes.
-    pub(super) fn sizes(&self) -> HashMap<Digest, u64> {
-        let blobs = self.blobs.iter().map(|d| (d.digest, d.size));
-        blobs.chain(self.manifests.iter().copied()).collect()
-    }
 }
 
 /// Follows everything from a manifest down; `tag`: where it stands.
 ///
 /// # Errors
-/// When the store cannot be asked; what is lost or damaged there is among the faults.
+/// When the store cannot be asked, or there is no room for what the tag needs (`Memory`); what is lost or damaged there is among the
+/// faults.
 pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> Result<Needs> {
     let mut walk = Walk {
         place,
@@ -110,11 +111,12 @@ pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> 
         seen: HashSet::from([root.digest]),
         sizes: HashMap::new(),
         left: Vec::new(),
+        room: place.ctx.tables.no_room_yet(),
     };
     if let Some(tag) = tag {
         for part in place.parts(tag).await? {
             walk.needs.parts.push(part.digest);
-            walk.meet(Next::Known("part", part.digest));
+            walk.meet(Next::Known("part", part.digest))?;
         }
     }
     walk.look_into(root).await?;
@@ -124,7 +126,10 @@ pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> 
             walk.look_into(&manifest).await?;
         }
     }
-    Ok(walk.needs)
+    Ok(Needs {
+        _room: walk.room,
+        ..walk.needs
+    })
 }
 
 /// A manifest to be read.
@@ -143,23 +148,29 @@ struct Walk<'a> {
     /// Sizes of the blobs among them.
     sizes: HashMap<Digest, u64>,
     left: Vec<Next>,
+    room: Reservation,
 }
 
 impl Walk<'_> {
     fn fault(&mut self, why: String) {
-        self.needs.faults.push(why);
+        match self.needs.faults.len() {
+            0..MAX_FAULTS => self.needs.faults.push(why),
+            MAX_FAULTS => self.needs.faults.push("and more".to_owned()),
+            _ => {}
+        }
     }
 
     /// Notes that a manifest is to be read, if it was not met before.
-    fn meet(&mut self, next: Next) {
+    fn meet(&mut self, next: Next) -> Result<()> {
         let digest = match &next {
             Next::Known(_, digest) => *digest,
             Next::Child(desc) => desc.digest,
         };
         if self.seen.contains(&digest) {
-            return;
+            return Ok(());
         }
         if self.needs.manifests.len() + self.left.len() < MAX_MANIFESTS {
+            counted::grow(&mut self.room, 2)?;
             self.seen.insert(digest);
             self.left.push(next);
         } else if !self.needs.is_cut {
@@ -168,14 +179,16 @@ impl Walk<'_> {
                 "it has more than {MAX_MANIFESTS} manifests: not all of them were looked at"
             ));
         }
+        Ok(())
     }
 
     /// Notes a config or layer; its bytes can have one size only.
-    fn meet_blob(&mut self, desc: Descriptor, of: &Digest) {
+    fn meet_blob(&mut self, desc: Descriptor, of: &Digest) -> Result<()> {
         if self.seen.insert(desc.digest) {
+            counted::grow(&mut self.room, 3 + desc.media_type.len() / 64)?;
             self.sizes.insert(desc.digest, desc.size);
             self.needs.blobs.push(desc);
-            return;
+            return Ok(());
         }
         let known = self.sizes.get(&desc.digest);
         if let Some(size) = known.filter(|size| **size != desc.size) {
@@ -188,6 +201,7 @@ impl Walk<'_> {
                 "manifest {of}: blob {digest} has {other} bytes there, and {size} elsewhere"
             ));
         }
+        Ok(())
     }
 
     async fn read(&mut self, next: Next) -> Result<Option<Manifest>> {
@@ -218,17 +232,17 @@ impl Walk<'_> {
         match graph::children(manifest).await {
             Ok(children) => {
                 for desc in children.manifests {
-                    self.meet(Next::Child(desc));
+                    self.meet(Next::Child(desc))?;
                 }
                 for desc in children.blobs {
-                    self.meet_blob(desc, &digest);
+                    self.meet_blob(desc, &digest)?;
                 }
             }
             Err(why) => self.fault(format!("manifest {digest}: {why}")),
         }
         for referrer in self.place.referrers(&digest).await? {
             self.needs.referrers.push(referrer);
-            self.meet(Next::Known("referrer", referrer));
+            self.meet(Next::Known("referrer", referrer))?;
         }
         Ok(())
     }

@@ -76,6 +76,25 @@ pub struct Outside {
     pub records: Option<(u64, u64)>,
 }
 
+impl Snapshot {
+    /// What it takes at most, nearly.
+    fn bytes_in_memory(&self) -> u64 {
+        let packs = self
+            .packs
+            .iter()
+            .map(|p| size_of::<PackRow>() + p.media_type.len());
+        let texts = self.folded.iter().map(|t| 32 + t.len());
+        let prints = self.fingerprint.iter().map(|(k, v)| 64 + k.len() + v.len());
+        let files = self.files.iter().flatten().map(|(path, _)| 48 + path.len());
+        let outside = self
+            .foreign
+            .iter()
+            .map(|f| (f.manifests.len() + f.parts.len() + f.referrers.len()) * size_of::<Digest>());
+        let all = packs.chain(texts).chain(prints).chain(files).chain(outside);
+        all.sum::<usize>() as u64
+    }
+}
+
 /// Shows every snapshot whose name, tag or digest is `name`; empty where there is none.
 ///
 /// A name or a head's tag is shown as a reader gets it: with the side tags that the head does not contain yet.
@@ -96,17 +115,23 @@ async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>
         }
         return Ok(Vec::new());
     }
-    let mut all = Vec::new();
+    let (mut all, mut room) = (Vec::new(), ctx.tables.no_room_yet());
     for found in names::find(ctx, &word).await? {
         let Named { place, group, .. } = &found;
         let side = group
             .sides
             .first()
             .filter(|s| s.as_str() == name || place.shown(s.as_str()) == name);
-        all.extend(match side {
+        let snapshot = match side {
             Some(side) => one(place, &side.clone().into(), files).await?,
             None => folded(&found, files).await?,
-        });
+        };
+        let bytes = snapshot.as_ref().map_or(0, Snapshot::bytes_in_memory);
+        room.grow(bytes).map_err(|why| Error::Memory {
+            what: format!("all that {name} is"),
+            why,
+        })?;
+        all.extend(snapshot);
     }
     Ok(all)
 }

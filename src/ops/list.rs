@@ -2,6 +2,7 @@
 
 use super::{
     Context, LeftOut, Result,
+    counted::Faults,
     foreign::{self, Needs},
     head::Contained,
     in_turn::InTurn,
@@ -67,17 +68,19 @@ pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
 
 async fn list(ctx: &Context, name: Option<&str>) -> Result<Report> {
     let found = names::find(ctx, &Word::new(name)).await?;
-    let mut report = Report::default();
+    let (mut report, mut broken) = (Report::default(), Faults::within(ctx));
     let mut rows = InTurn::new(found, ctx.concurrency, row);
     while let Some((name, read)) = rows.next().await {
         match load::too_large(ctx, read)? {
-            Ok((row, broken)) => {
+            Ok((row, faults)) => {
                 report.rows.extend(row);
-                report.broken.extend(broken);
+                broken.extend(faults);
             }
-            Err(why) => report.broken.push(name.fault(&name.group.head, why)),
+            Err(why) => broken.push(name.fault(&name.group.head, why)),
         }
+        broken.check()?;
     }
+    report.broken = broken.into_all();
     Ok(report)
 }
 

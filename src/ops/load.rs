@@ -93,6 +93,11 @@ impl Tables {
         self.memory.reserve(0, bytes)
     }
 
+    /// Room for what nobody knows the size of before it is read.
+    pub(super) fn no_room_yet(&self) -> Reservation {
+        self.memory.nothing()
+    }
+
     /// Room for so many tags, with what a listing says of each. A command alone lists any number of them.
     ///
     /// # Errors

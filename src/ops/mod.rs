@@ -24,6 +24,7 @@ mod blame;
 pub mod cache_tags;
 pub mod compact;
 pub mod copy;
+mod counted;
 mod damage;
 pub mod dated;
 pub mod diff;

@@ -1,9 +1,6 @@
 //! Which tags a word of the user's means, and what the manifest under a tag is: for the verbs that look after a store.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Context, Error, LeftOut, Result, load,
@@ -320,17 +317,13 @@ pub async fn ask(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The blobs that manifests need, themselves among them, with their sizes.
-pub(super) async fn needed(manifests: &[Manifest]) -> HashMap<Digest, u64> {
-    let mut all = HashMap::new();
-    for manifest in manifests {
-        all.insert(manifest.digest, manifest.bytes.len() as u64);
-        // Of what is below another index the index says the size of the manifests alone.
-        let children = graph::children(manifest).await.unwrap_or_default();
-        let below = children.blobs.into_iter().chain(children.manifests);
-        all.extend(below.map(|d| (d.digest, d.size)));
-    }
-    all
+/// The blobs that a manifest needs, itself first, with their sizes.
+pub(super) async fn needed(manifest: &Manifest) -> impl Iterator<Item = (Digest, u64)> + use<> {
+    let own = (manifest.digest, manifest.bytes.len() as u64);
+    // Of what is below another index the index says the size of the manifests alone.
+    let children = graph::children(manifest).await.unwrap_or_default();
+    let below = children.blobs.into_iter().chain(children.manifests);
+    std::iter::once(own).chain(below.map(|d| (d.digest, d.size)))
 }
 
 /// What is wrong with a tag.

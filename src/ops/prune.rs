@@ -5,14 +5,16 @@
 //! - Blobs: [`sweep`].
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
 use super::{
-    Context, LeftOut, Result, dated, foreign,
+    Context, LeftOut, Result,
+    counted::Needed,
+    dated, foreign,
+    in_turn::InTurn,
+    load,
     names::{self, Named, Word},
     remove,
 };
@@ -30,6 +32,8 @@ pub mod now;
 mod reached;
 mod sweep;
 mod tidy;
+
+use measure::{Blobs, Sizes};
 
 /// What may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,8 +160,8 @@ struct Name {
     published: Option<PublishedAt>,
     /// Manifests of its tags and their parts.
     manifests: Vec<Digest>,
-    /// What all of them need, with sizes; empty unless sizes matter.
-    needs: HashMap<Digest, u64>,
+    /// What all of them need; empty unless sizes matter.
+    needs: measure::Set,
     /// It is ours to remove.
     is_ours: bool,
 }
@@ -193,20 +197,26 @@ async fn by_policy(
     let found = names::find(ctx, &Word::All).await?;
     let sized = options.max_size.is_some();
     let now = ctx.opened.store.clock().await?;
-    let read: Vec<_> = stream::iter(found)
-        .map(|named| read_name(named, sized, now))
-        .buffered(ctx.concurrency.max(1))
-        .try_collect()
-        .await?;
-    let mut all = Vec::new();
-    for (name, broken) in read {
-        all.extend(name);
-        report.left_out.extend(broken);
+    let mut reads = InTurn::new(found, ctx.concurrency, |named| read_name(named, sized, now));
+    let (mut all, mut blobs) = (Vec::new(), Blobs::within(ctx));
+    while let Some((named, read)) = reads.next().await {
+        match load::too_large(ctx, read)? {
+            Ok((name, broken)) => {
+                if let Some((mut name, needed)) = name {
+                    name.needs = blobs.set_of(&needed)?;
+                    all.push(name);
+                }
+                report.left_out.extend(broken);
+            }
+            Err(why) => report.left_out.push(named.fault(&named.group.head, why)),
+        }
     }
-    if sized {
-        measure::measure(ctx, &mut all).await?;
-    }
-    let leaving = choose(&all, options, now, &mut report.left_out);
+    let sizes = if sized {
+        blobs.sizes(ctx, &all).await?
+    } else {
+        Vec::new()
+    };
+    let leaving = choose(&all, options, (now, &sizes), &mut report.left_out);
     let (mut gone, mut stays) = (HashSet::new(), HashSet::new());
     for (i, name) in all.iter().enumerate() {
         let leaves = leaving.contains(&i) && leave(options, name, now, report).await?;
@@ -224,7 +234,7 @@ async fn leave(options: &Options, name: &Name, now: Time, report: &mut Report) -
         return Ok(true);
     }
     let (again, _) = read_name(name.named.clone(), false, now).await?;
-    if again.is_none_or(|n| n.written != name.written || n.manifests != name.manifests) {
+    if again.is_none_or(|(n, _)| n.written != name.written || n.manifests != name.manifests) {
         return Ok(false);
     }
     remove::take_away(&name.named, &mut report.tags).await?;
@@ -237,17 +247,18 @@ async fn read_name(
     named: Named,
     sized: bool,
     now: Time,
-) -> Result<(Option<Name>, Option<LeftOut>)> {
+) -> Result<(Option<(Name, Needed)>, Option<LeftOut>)> {
     let mut name = Name {
         written: None,
         published: None,
         manifests: Vec::new(),
-        needs: HashMap::new(),
+        needs: measure::Set::default(),
         is_ours: names::is_ours(&named.group.head),
         named,
     };
     let Named { place, group, .. } = &name.named;
     let _turn = place.ctx.tables.turn().await;
+    let mut needed = Needed::within(&place.ctx);
     for tag in group.tags() {
         let resolved = match names::resolve(&place.ctx, &tag.clone().into()).await? {
             Ok(Some(resolved)) => resolved,
@@ -270,22 +281,22 @@ async fn read_name(
         let published = dated::publication(outline.as_ref(), digest, written, now);
         name.published = name.published.max(Some(published));
         if sized && outline.is_some() {
-            name.needs.extend(names::needed(&[resolved.manifest]).await);
+            needed.add_ours(&resolved.manifest).await?;
         } else if sized {
             let needs = foreign::needs(place, Some(tag), &resolved.manifest).await?;
-            name.needs.extend(needs.sizes());
+            needed.add_foreign(&needs)?;
         }
     }
     // What builders push elsewhere is there to be looked after, whatever it is.
     name.is_ours |= !place.is_own();
-    Ok((Some(name), None))
+    Ok((Some((name, needed)), None))
 }
 
-/// Which names leave, by index.
+/// Which names leave, by index. `sizes` are those of the blobs that they need.
 fn choose(
     all: &[Name],
     options: &Options,
-    now: Time,
+    (now, sizes): (Time, &[u64]),
     left_out: &mut Vec<LeftOut>,
 ) -> HashSet<usize> {
     let mut leaving = HashSet::new();
@@ -312,7 +323,7 @@ fn choose(
         }
     }
     if let Some(limit) = options.max_size {
-        let mut sizes = Sizes::default();
+        let mut sizes = Sizes::new(sizes);
         for (_, name) in all.iter().enumerate().filter(|(i, _)| !leaving.contains(i)) {
             sizes.add(name);
         }
@@ -347,34 +358,4 @@ fn without_key(head: &Tag) -> &str {
     head.as_str()
         .rsplit_once('.')
         .map_or(head.as_str(), |(front, _)| front)
-}
-
-/// Bytes of the blobs that names reach, each once.
-#[derive(Default)]
-struct Sizes {
-    blobs: HashMap<Digest, (u64, usize)>,
-    total: u64,
-}
-
-impl Sizes {
-    fn add(&mut self, name: &Name) {
-        for (digest, size) in &name.needs {
-            let (size, count) = self.blobs.entry(*digest).or_insert((*size, 0));
-            *count += 1;
-            if *count == 1 {
-                self.total = self.total.saturating_add(*size);
-            }
-        }
-    }
-
-    fn take(&mut self, name: &Name) {
-        for digest in name.needs.keys() {
-            if let Some((size, count)) = self.blobs.get_mut(digest) {
-                *count -= 1;
-                if *count == 0 {
-                    self.total = self.total.saturating_sub(*size);
-                }
-            }
-        }
-    }
 }

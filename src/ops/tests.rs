@@ -41,6 +41,7 @@ mod pruning;
 mod replacing;
 mod repositories;
 mod sides;
+mod tagged;
 mod times;
 mod verifying;
 

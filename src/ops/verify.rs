@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Context, LeftOut, Result, damage, foreign, head,
+    Context, LeftOut, Result, counted, damage, foreign, head,
     load::{self, NotLoaded},
     names::{self, Word},
     reach::{self, Place},
@@ -85,6 +85,7 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
     let mut job = Job {
         depth,
         report: Report::default(),
+        faults: counted::Faults::within(ctx),
         manifests: HashMap::new(),
         packs: HashMap::new(),
         blobs: HashMap::new(),
@@ -111,6 +112,7 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
     job.report.damaged = damaged
         .filter_map(|(digest, faults)| Some((digest, faults.into_iter().next()?)))
         .collect();
+    job.report.faults = job.faults.into_all();
     remember(ctx, &job.report).await;
     Ok(job.report)
 }
@@ -129,11 +131,15 @@ struct Looked {
     is_faulty: bool,
     /// The head tag of the name that it holds.
     holds: Option<Tag>,
+    /// Where it was looked at.
+    repository: String,
 }
 
 struct Job {
     depth: Depth,
+    /// All but the faults.
     report: Report,
+    faults: counted::Faults,
     /// Manifests that were looked at, with what is wrong below them.
     manifests: HashMap<Digest, Looked>,
     /// Packs that were looked at.
@@ -169,12 +175,16 @@ impl Job {
             }
             known
         } else {
-            let before = self.report.faults.len();
+            let before = self.faults.len();
             self.report.snapshots += 1;
             self.report.digest.get_or_insert(manifest.digest);
             let holds = self.manifest(place, tag, &manifest, shown).await?;
-            let is_faulty = self.report.faults.len() > before;
-            let looked = Looked { is_faulty, holds };
+            let is_faulty = self.faults.len() > before;
+            let looked = Looked {
+                is_faulty,
+                holds,
+                repository: place.repository().to_owned(),
+            };
             self.manifests.insert(manifest.digest, looked.clone());
             looked
         };
@@ -187,11 +197,11 @@ impl Job {
                 format!("holds another name, that of the tag {holds}"),
             );
         }
-        Ok(())
+        self.faults.check()
     }
 
     fn fault(&mut self, what: &str, why: impl Into<String>) {
-        self.report.faults.push(LeftOut {
+        self.faults.push(LeftOut {
             what: what.to_owned(),
             why: why.into(),
         });
@@ -208,7 +218,7 @@ impl Job {
             return Ok(None);
         };
         let more = known.holds.is_none()
-            && (!place.is_own()
+            && (place.repository() != known.repository
                 || match tag {
                     Some(tag) => !place.parts(tag).await?.is_empty(),
                     None => false,
@@ -350,8 +360,21 @@ impl Job {
         root: &Manifest,
         shown: &str,
     ) -> Result<()> {
-        let needs = foreign::needs(place, tag, root).await?;
-        let all = needs.sizes().into_keys().collect();
+        let needs = foreign::needs(place, tag, root).await;
+        let needs = match load::too_large(&place.ctx, needs)? {
+            Ok(needs) => needs,
+            Err(why) => {
+                self.fault(shown, why);
+                return Ok(());
+            }
+        };
+        let manifests = needs.manifests.iter().map(|(digest, _)| *digest);
+        let all = needs
+            .blobs
+            .iter()
+            .map(|d| d.digest)
+            .chain(manifests)
+            .collect();
         self.behind(&place.ctx, all, shown).await?;
         for why in needs.faults {
             self.fault(shown, why);

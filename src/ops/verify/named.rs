@@ -29,10 +29,10 @@ impl Job {
         let contained = head.as_ref().map(|head| Contained::by(head, now));
         let mut unneeded = 0;
         for side in &group.sides {
-            let before = self.report.faults.len();
+            let before = self.faults.len();
             let is_sound = self.tag(place, side).await?;
             if !is_sound && contained.as_ref().is_some_and(|c| c.has(side)) {
-                self.report.faults.truncate(before);
+                self.faults.truncate(before);
                 unneeded += 1;
             }
         }
@@ -47,9 +47,9 @@ impl Job {
 
     /// Looks at what stands under a tag; `false` if something is wrong with it.
     async fn tag(&mut self, place: &Place, tag: &Tag) -> Result<bool> {
-        let before = self.report.faults.len();
+        let before = self.faults.len();
         let shown = format!("tag {}", place.shown(tag.as_str()));
         self.reference(place, &tag.clone().into(), &shown).await?;
-        Ok(self.report.faults.len() == before)
+        Ok(self.faults.len() == before)
     }
 }

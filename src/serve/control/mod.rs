@@ -133,6 +133,10 @@ impl Shared {
     }
 }
 
+/// Set when a call's request was read, and what follows is ours.
+#[derive(Debug, Clone, Default)]
+struct Understood(Arc<AtomicBool>);
+
 /// The door.
 pub struct Control {
     shared: Arc<Shared>,
@@ -300,11 +304,17 @@ impl Control {
         parts.extensions.insert(key.clone());
         parts.extensions.insert(rights);
         parts.extensions.insert(asked);
+        let understood = Understood::default();
+        parts.extensions.insert(understood.clone());
         let mut routes = self.routes.clone();
         let mut response = match routes.call(Request::from_parts(parts, body)).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
+        // Health and reflection answer from memory: what fails there is what they were asked.
+        if limit.is_some() || !understood.0.load(Ordering::Relaxed) {
+            response.extensions_mut().insert(observe::NotUnderstood);
+        }
         if let Some(answering) = answering {
             response = reflection::answered(response, answering);
         }

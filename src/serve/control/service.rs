@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Rights, Shared,
+    Rights, Shared, Understood,
     copy::{Other, Side},
     error::{Asked, nonsense},
     flush::{self, Flushes},
@@ -89,6 +89,9 @@ impl Shared {
 fn taken<T>(request: Request<T>) -> ((Asked, Key), Rights, T) {
     const WHY: &str = "every request comes through `Control::handle`";
     let extensions = request.extensions();
+    if let Some(understood) = extensions.get::<Understood>() {
+        understood.0.store(true, Ordering::Relaxed);
+    }
     let asked = extensions.get::<Asked>().cloned().expect(WHY);
     let rights = extensions.get::<Rights>().cloned().expect(WHY);
     let key = extensions.get::<Key>().cloned().expect(WHY);

@@ -467,6 +467,57 @@ async fn health_and_reflection_answer_also_to_strangers() {
     assert_eq!(health.unwrap().into_inner().status, 2);
 }
 
+/// What becomes of a call with this body, by the numbers.
+async fn outcome(door: &Control, path: &str, body: &'static [u8]) -> String {
+    let metrics = crate::metrics::Metrics::new();
+    let observer = observe::Observer::new(metrics.http.clone());
+    let request = Request::post(path).header("content-type", "application/grpc");
+    let request = request.body(Body::from(body)).unwrap();
+    let answer = |request| door.handle(request);
+    let response = observer.observe(place(path), request, answer).await;
+    axum::body::to_bytes(response.into_body(), 1 << 20)
+        .await
+        .unwrap_or_default();
+    let text = metrics.encode();
+    let mut lines = text.lines();
+    let line = lines.find(|l| l.starts_with("cachectld_requests_total{"));
+    let (_, outcome) = line.unwrap().split_once("outcome=\"").unwrap();
+    outcome.split('"').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn call_that_cannot_be_decoded_is_its_callers_fault() {
+    let door = World::new().door(None, false).await;
+    for path in [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/cachectl.v1.Control/List",
+    ] {
+        let bodies: [&[u8]; 5] = [
+            b"\0\0\0\0\x01\xff",
+            b"\x01\0\0\0\x01\xff",
+            b"\x07\0\0\0\x01\xff",
+            b"\0\0\0\0\x03\x0a\x01\xff",
+            b"\0\0\0",
+        ];
+        for body in bodies {
+            let ended = outcome(&door, path, body).await;
+            assert!(
+                ended != "error" && ended != "broken",
+                "{path} {body:?}: {ended}"
+            );
+        }
+    }
+    for path in ["/grpc.health.v1.Health/Check", "/cachectl.v1.Control/List"] {
+        assert_eq!(outcome(&door, path, b"").await, "refused", "{path}");
+        assert_eq!(outcome(&door, path, b"\0\0\0\0\0").await, "ok", "{path}");
+    }
+    // An error of the method itself stays one.
+    let copy = "/cachectl.v1.Control/Verify";
+    assert_eq!(outcome(&door, copy, b"\0\0\0\0\0").await, "ok");
+}
+
 /// A door to a disk with an image in each of two teams' repositories, for who may pull and delete in `a/**`.
 async fn teams(dir: &tempfile::TempDir) -> ControlClient<Direct> {
     ControlClient::new(Direct(team_door(dir).await))

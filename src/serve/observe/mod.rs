@@ -55,6 +55,11 @@ pub struct Why(pub String);
 #[derive(Debug, Clone, Copy)]
 pub struct ClientGone;
 
+/// Extension of a response that nothing of ours made: what the client sent is no request that could be answered, whatever its status
+/// says.
+#[derive(Debug, Clone, Copy)]
+pub struct NotUnderstood;
+
 /// Extension of a response: a blob that the client need not send.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
@@ -114,6 +119,7 @@ impl Observer {
             asked_by: None,
             why: None,
             client_gone: false,
+            not_understood: false,
             body: State::Waiting,
         };
         let answered = metered::watched(answer(request)).instrument(span);

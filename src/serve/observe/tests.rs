@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
 
-use super::{AskedBy, Observer, Saved, X_REQUEST_ID};
+use super::{AskedBy, NotUnderstood, Observer, Saved, X_REQUEST_ID};
 use crate::{
     metrics::{Metrics, http::Place},
     serve::{admin, registry},
@@ -118,6 +118,42 @@ async fn a_call_of_grpc_ends_as_its_status_says() {
             assert_eq!(o.requests(outcome), 1, "{status}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_the_client_sent_wrong_is_no_failure_of_ours() {
+    let mut call = Response::new(Body::empty());
+    let status = "13".parse().unwrap();
+    call.headers_mut().insert("grpc-status", status);
+    call.extensions_mut().insert(NotUnderstood);
+    let mut coding = Response::new(Body::empty());
+    *coding.status_mut() = StatusCode::NOT_IMPLEMENTED;
+    for response in [call, coding] {
+        let o = observed();
+        let answer = |_| async { response };
+        drop(o.observer.observe(blob(), get(), answer).await);
+        assert_eq!(o.requests("refused"), 1);
+    }
+}
+
+#[tokio::test]
+async fn failures_that_one_caller_causes_write_some_lines_only() {
+    let lines = Lines::default();
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false);
+    let subscriber = tracing_subscriber::registry().with(layer.with_writer(lines.clone()));
+    let _here = tracing::subscriber::set_default(subscriber);
+    let o = observed();
+    for _ in 0..5000 {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        let name = AskedBy("who fails much".to_owned());
+        response.extensions_mut().insert(name);
+        let answer = |_| async { response };
+        drop(o.observer.observe(blob(), get(), answer).await);
+    }
+    assert_eq!(o.requests("error"), 5000);
+    let written = lines.text().matches("outcome=\"error\"").count();
+    assert!((1000..5000).contains(&written), "{written}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use axum::{
 use http_body::Body as _;
 use tracing::Span;
 
-use super::{AskedBy, ClientGone, Saved, Why};
+use super::{AskedBy, ClientGone, NotUnderstood, Saved, Why};
 use crate::{
     fair::{Key, lines},
     metrics::{
@@ -66,6 +66,8 @@ pub(super) struct Watch {
     pub(super) why: Option<String>,
     /// Whether the client went away while it was sending.
     pub(super) client_gone: bool,
+    /// Whether the client sent what could not be read.
+    pub(super) not_understood: bool,
     pub(super) body: State,
 }
 
@@ -83,6 +85,7 @@ impl Watch {
         self.asked_by = notes.remove::<AskedBy>().map(|AskedBy(name)| name);
         self.why = notes.remove::<Why>().map(|Why(why)| why);
         self.client_gone = notes.remove::<ClientGone>().is_some();
+        self.not_understood = notes.remove::<NotUnderstood>().is_some();
         if let Some(Saved { how, bytes }) = notes.remove::<Saved>() {
             self.http.saved(self.place.door, how, bytes);
         }
@@ -108,6 +111,7 @@ impl Watch {
             // Not found.
             Some(5) => Outcome::Miss,
             // Unknown, deadline, resource exhausted, internal, unavailable, data loss.
+            _ if self.not_understood => Outcome::Refused,
             Some(2 | 4 | 8 | 13 | 14 | 15) => Outcome::Error,
             _ => Outcome::Refused,
         }
@@ -130,7 +134,8 @@ impl Watch {
             (State::Sending, _) if !whole => Outcome::Aborted,
             _ if self.grpc.is_some_and(|status| status != 0) => self.grpc_outcome(),
             (_, 404) if matches!(self.method, "GET" | "HEAD") => Outcome::Miss,
-            (_, 400..=499) => Outcome::Refused,
+            // 501: a method or coding that nobody knows.
+            (_, 400..=499 | 501) => Outcome::Refused,
             // A probe that is told "not now" got its answer.
             (_, 503) if self.place.door == admin::DOOR => Outcome::Refused,
             (_, 500..) => Outcome::Error,
@@ -160,17 +165,20 @@ impl Drop for Watch {
     }
 }
 
-/// Writes the request's line, unless too many of its caller were refused, broke off or found nothing.
+/// Writes the request's line, unless too many of its caller were refused, broke off, found nothing or failed.
 fn tell(watch: &Watch, done: &Done) {
     lines::sum_up();
-    let is_refused = match done.outcome {
-        Outcome::Refused | Outcome::Aborted => true,
-        // Of somebody who logged in it is a miss in a cache, which is worth a line.
-        Outcome::Miss => watch.asked_by.is_none(),
-        _ => false,
-    };
     let is_probe = done.place.door == admin::DOOR;
-    if is_refused && !is_probe && !lines::may_write(&watch.key()) {
+    let may_write = match done.outcome {
+        Outcome::Error | Outcome::Broken => lines::may_write_failure(&watch.key()),
+        // At `debug`.
+        _ if is_probe => true,
+        Outcome::Refused | Outcome::Aborted => lines::may_write(&watch.key()),
+        // Of somebody who logged in it is a miss in a cache, which is worth a line.
+        Outcome::Miss => watch.asked_by.is_some() || lines::may_write(&watch.key()),
+        Outcome::Ok => true,
+    };
+    if !may_write {
         return;
     }
     let elapsed_ms = done.elapsed.as_secs_f64() * 1e3;

@@ -1,0 +1,140 @@
+//! What a verb keeps of many names, within the budget of memory: a tag costs its writer next to nothing, and may need thousands of blobs.
+
+use std::collections::HashMap;
+
+use super::{Context, Error, LeftOut, Result, foreign, names};
+use crate::{
+    artifact::Manifest,
+    digest::Digest,
+    memory::{Exhausted, Reservation},
+};
+
+/// What a digest takes in a map, with what is noted of it.
+pub(super) const BYTES_PER_DIGEST: u64 = 200;
+
+/// Counts so many digests more, as entries that a command reads.
+///
+/// # Errors
+/// `Memory` when there is no room for them.
+pub(super) fn grow(room: &mut Reservation, digests: usize) -> Result<()> {
+    let digests = digests as u64;
+    let grown = room.grow_of(digests, digests.saturating_mul(BYTES_PER_DIGEST));
+    grown.map_err(|why| Error::Memory {
+        what: "what tags need".to_owned(),
+        why,
+    })
+}
+
+/// The blobs that some tags need, themselves among them, each once, with their sizes.
+#[derive(Debug, Default)]
+pub(super) struct Needed {
+    sizes: HashMap<Digest, u64>,
+    room: Reservation,
+}
+
+impl Needed {
+    /// None yet.
+    pub(super) fn within(ctx: &Context) -> Self {
+        Self {
+            sizes: HashMap::new(),
+            room: ctx.tables.no_room_yet(),
+        }
+    }
+
+    /// Adds what one of our snapshots needs.
+    ///
+    /// # Errors
+    /// `Memory` when there is no room for it.
+    pub(super) async fn add_ours(&mut self, manifest: &Manifest) -> Result<()> {
+        for (digest, size) in names::needed(manifest).await {
+            self.add(digest, size)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what any other tag needs.
+    ///
+    /// # Errors
+    /// `Memory` when there is no room for it.
+    pub(super) fn add_foreign(&mut self, needs: &foreign::Needs) -> Result<()> {
+        for desc in &needs.blobs {
+            self.add(desc.digest, desc.size)?;
+        }
+        for (digest, size) in &needs.manifests {
+            self.add(*digest, *size)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, digest: Digest, size: u64) -> Result<()> {
+        if self.sizes.insert(digest, size).is_none() {
+            grow(&mut self.room, 1)?;
+        }
+        Ok(())
+    }
+
+    /// All of them.
+    pub(super) fn sizes(&self) -> &HashMap<Digest, u64> {
+        &self.sizes
+    }
+}
+
+/// What is wrong with many names.
+#[derive(Debug)]
+pub(super) struct Faults {
+    all: Vec<LeftOut>,
+    room: Reservation,
+    full: Option<Exhausted>,
+}
+
+impl Faults {
+    /// None yet.
+    pub(super) fn within(ctx: &Context) -> Self {
+        Self {
+            all: Vec::new(),
+            room: ctx.tables.no_room_yet(),
+            full: None,
+        }
+    }
+
+    /// Notes one; if there is no room for it, [`Self::check`] says so.
+    pub(super) fn push(&mut self, fault: LeftOut) {
+        let bytes = 2 * size_of::<LeftOut>() + fault.what.len() + fault.why.len();
+        match self.room.grow(bytes as u64) {
+            Ok(()) => self.all.push(fault),
+            Err(why) => self.full = Some(why),
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Forgets all but the first `len`.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.all.truncate(len);
+    }
+
+    /// Says whether there was room for all of them.
+    ///
+    /// # Errors
+    /// `Memory` if not.
+    pub(super) fn check(&self) -> Result<()> {
+        self.full.map_or(Ok(()), |why| {
+            let what = "all that is wrong".to_owned();
+            Err(Error::Memory { what, why })
+        })
+    }
+
+    /// All of them, for a report.
+    pub(super) fn into_all(self) -> Vec<LeftOut> {
+        self.all
+    }
+}
+
+impl Extend<LeftOut> for Faults {
+    fn extend<T: IntoIterator<Item = LeftOut>>(&mut self, more: T) {
+        more.into_iter().for_each(|fault| self.push(fault));
+    }
+}
