@@ -69,7 +69,7 @@ fn measuring() -> prune::Options {
     }
 }
 
-fn is_refused<T>(end: crate::ops::Result<T>) -> bool {
+fn is_refused<T>(end: &crate::ops::Result<T>) -> bool {
     matches!(end, Err(Error::Memory { .. }))
 }
 
@@ -103,17 +103,17 @@ async fn what_a_tag_needs_is_counted() {
     let world = World::new(Meet::CompareAndSwap);
     let (ctx, _) = tagged(&world).await;
     let node = within(&ctx, LISTED + 50_000);
-    assert!(is_refused(du::run(&node, None).await));
-    assert!(is_refused(list::run(&node, None).await));
+    assert!(is_refused(&du::run(&node, None).await));
+    assert!(is_refused(&list::run(&node, None).await));
     let verified = verify::run(&node, None, verify::Depth::Structure).await;
-    assert!(is_refused(verified));
-    assert!(is_refused(prune::run(&node, &measuring()).await));
+    assert!(is_refused(&verified));
+    assert!(is_refused(&prune::run(&node, &measuring()).await));
     let now = prune::Options {
         now: true,
         grace: std::time::Duration::ZERO,
         ..measuring()
     };
-    assert!(is_refused(now::run(&node, &now, &now::NoDoors).await));
+    assert!(is_refused(&now::run(&node, &now, &now::NoDoors).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,5 +142,5 @@ fn faults_are_counted() {
         why: "x".repeat(300),
     }));
     assert_eq!(faults.len(), 2);
-    assert!(is_refused(faults.check()));
+    assert!(is_refused(&faults.check()));
 }
