@@ -475,10 +475,17 @@ fn an_index_is_not_filled_beyond_what_its_readers_take() {
         json!({"mediaType": media::IMAGE_MANIFEST, "digest": desc.digest, "size": desc.size,
             "annotations": {"org.opencontainers.image.ref.name": format!("t{n}")}})
     };
+    let of = |count| {
+        let entries: Vec<Value> = (0..count).map(entry).collect();
+        json!({"schemaVersion": 2, "manifests": entries}).to_string()
+    };
+    // As full as writers make it, but for less than two entries.
+    let room = |full: &str| (252 << 20) - index::weight(full.as_bytes());
     let of_one = index::weight(format!("{},", entry(100_000)).as_bytes());
-    let count = usize::try_from((252 << 20) / of_one).unwrap();
-    let full = json!({"schemaVersion": 2, "manifests": (0..count).map(entry).collect::<Vec<_>>()});
-    let before = Index::parse("read", full.to_string().as_bytes()).unwrap();
+    let some = room("") / of_one;
+    let count = some + room(&of(usize::try_from(some).unwrap())) / of_one;
+    let full = of(usize::try_from(count).unwrap());
+    let before = Index::parse("read", full.as_bytes()).unwrap();
     let mut after = before.clone();
     // One that is there is replaced, and one may go.
     after.set(&tag("t0"), &desc);
