@@ -6,13 +6,28 @@ use super::{
     *,
 };
 use crate::{
-    artifact::Tag,
+    artifact::{Descriptor, Tag},
     ops::verify::{self, Depth},
     store::{
-        keys,
+        Body, keys,
         tiered::{Mode, NeverMerge, Settings, Tiered},
     },
 };
+
+/// A daemon with `ctx` as its folder and `behind` as its store.
+async fn daemon(world: &World, ctx: Context, behind: &Context, mode: Mode) -> Context {
+    let tiered = Tiered::open(
+        Opened::clone(&ctx.opened),
+        Opened::clone(&behind.opened),
+        Settings::new(mode, world.path("daemon", "queue")),
+        Arc::new(NeverMerge),
+    );
+    let tiered = Arc::new(tiered.await.unwrap());
+    Context {
+        opened: Arc::new(tiered.opened()),
+        ..ctx
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_tells_what_the_store_behind_a_folder_has_lost() {
@@ -20,18 +35,7 @@ async fn verify_tells_what_the_store_behind_a_folder_has_lost() {
     let remote = world.path("stores", "remote");
     let ctx = opened(&world, StoreUrl::Disk(world.path("stores", "near"))).await;
     let behind = opened(&world, StoreUrl::Disk(remote.clone())).await;
-    let settings = Settings::new(Mode::WriteBack, world.path("daemon", "queue"));
-    let tiered = Tiered::open(
-        Opened::clone(&ctx.opened),
-        Opened::clone(&behind.opened),
-        settings,
-        Arc::new(NeverMerge),
-    );
-    let tiered = Arc::new(tiered.await.unwrap());
-    let daemon = Context {
-        opened: Arc::new(tiered.opened()),
-        ..ctx
-    };
+    let daemon = daemon(&world, ctx, &behind, Mode::WriteBack).await;
     let root = tree(&world, "one", &[("a", b"hello"), ("b", b"more")]);
     Box::pin(export_as(&daemon, &root, "n", "")).await;
     let faults = async |ctx: &Context| {
@@ -57,4 +61,54 @@ async fn verify_tells_what_the_store_behind_a_folder_has_lost() {
     // Sent again by that.
     assert_eq!(faults(&daemon).await, []);
     assert_eq!(faults(&behind).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_does_not_see_is_neither_told_nor_sent_again() {
+    let world = World::new(Meet::SideTags);
+    let remote = world.path("stores", "remote");
+    let near = opened(&world, StoreUrl::Disk(world.path("stores", "near"))).await;
+    let behind = opened(&world, StoreUrl::Disk(remote.clone())).await;
+    let whole = daemon(&world, near, &behind, Mode::WriteThrough).await;
+    let repositories = whole.opened.repositories.clone().unwrap();
+    let repository = |name: &str| repositories.repository(&name.parse().unwrap());
+    let foreign = Descriptor::of("a/b", b"of somebody else");
+    let body = Body::Bytes(bytes::Bytes::from_static(b"of somebody else"));
+    repository("other")
+        .store()
+        .put(&foreign, &body)
+        .await
+        .unwrap();
+    // As a release could let in that did not check all positions.
+    let planted = crate::artifact::Manifest::new(
+        "application/vnd.oci.artifact.manifest.v1+json",
+        serde_json::json!({"blobs": [foreign]}).to_string(),
+    );
+    let tag: Tag = "t".parse().unwrap();
+    repository("team")
+        .put_manifest(&planted, &[tag])
+        .await
+        .unwrap();
+    let path = remote.join(keys::blob(&foreign.digest));
+    std::fs::remove_file(&path).unwrap();
+    let one = Context {
+        reach: crate::ops::Reach::granted(|repo| repo.as_str() == "team", Arc::default()),
+        ..whole.clone()
+    };
+    let report = verify::run(&one, None, Depth::Structure).await.unwrap();
+    assert_eq!((report.snapshots, path.exists()), (1, false));
+    assert!(
+        report
+            .faults
+            .iter()
+            .all(|f| !f.why.contains("behind the daemon"))
+    );
+    let report = verify::run(&whole, None, Depth::Structure).await.unwrap();
+    assert!(
+        report
+            .faults
+            .iter()
+            .any(|f| f.why.contains("behind the daemon"))
+    );
+    assert!(path.exists());
 }

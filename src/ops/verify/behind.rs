@@ -39,7 +39,15 @@ impl Job {
             .copied()
             .collect();
         let mut asked = stream::iter(new)
-            .map(|digest| async move { (digest, hides.restore(&digest).await) })
+            .map(|digest| async move {
+                // What this caller does not see must neither be told nor moved.
+                let told = match ctx.opened.store.stat(&digest).await {
+                    Ok(Some(_)) => hides.restore(&digest).await,
+                    Ok(None) => Ok(Behind::Kept),
+                    Err(e) => Err(e),
+                };
+                (digest, told)
+            })
             .buffered(ctx.concurrency.max(1));
         while let Some((digest, told)) = asked.next().await {
             let lost = match told {

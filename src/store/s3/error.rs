@@ -489,6 +489,9 @@ mod tests {
         let words = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-west-3'";
         let e = error(400, "AuthorizationHeaderMalformed", words, &[]);
         assert!(e.message.contains("region=eu-west-3"), "{e}");
+        let said = [("x-amz-bucket-region", "127.0.0.1:9000/")];
+        let e = error(301, "PermanentRedirect", "x", &said);
+        assert!(!e.message.contains("region=127"), "{e}");
     }
 
     #[test]
