@@ -292,7 +292,7 @@ mod tests {
             let wrong = Descriptor::new("x/y", desc.digest, size);
             let found = read(&store, &wrong).await.unwrap_err();
             assert_eq!(found.kind, ErrorKind::Corrupt);
-            assert_eq!(read(&store, &desc).await.unwrap().unwrap(), BYTES);
+            assert!(store.stat(&desc.digest).await.unwrap().is_some(), "{size}");
         }
         // It came damaged once, and whoever brings something else leaves it there.
         let error = Error::new(ErrorKind::Corrupt, "get", "damaged");

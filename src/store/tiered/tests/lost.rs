@@ -25,9 +25,18 @@ async fn layers(manifest: &Manifest) -> Vec<Digest> {
 async fn read_until_there(world: &World, daemon: &Daemon, digests: &[Digest]) {
     let doors = daemon.tiered.hasty().repository(&"a".parse().unwrap());
     assert!(doors.pointer(&tag("t")).await.unwrap().is_some());
-    while !digests.iter().all(|d| file(world, d).exists()) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    until_there(world, digests).await;
+}
+
+/// Returns when these are at the remote. The clock stands still while anything works, so a minute of it is enough.
+async fn until_there(world: &World, digests: &[Digest]) {
+    for _ in 0..60 {
+        if digests.iter().all(|d| file(world, d).exists()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    panic!("nothing was sent again");
 }
 
 fn tag(tag: &str) -> Tag {
@@ -139,9 +148,7 @@ async fn what_was_removed_does_not_come_back() {
         assert!(doors.pointer(&tag(read)).await.unwrap().is_some());
     }
     // Looked after in this order.
-    while !file(&world, &kept).exists() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_there(&world, &[kept]).await;
     assert!(!file(&world, &gone).exists());
 }
 
