@@ -30,7 +30,7 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
             return None;
         }
         ErrorKind::Unauthenticated if s3 => {
-            "give AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role), or set s3.anonymous"
+            "give AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile that a file of ~/.aws holds, or a role), or set s3.anonymous"
                 .to_owned()
         }
         ErrorKind::Unauthenticated if registry => {

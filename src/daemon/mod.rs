@@ -6,7 +6,8 @@
 //! - Deliberately absent: protocols and who may come in (`serve`), how bytes are kept (`store`), what a setting is (`config`).
 
 mod args;
-pub mod background;
+mod arrivals;
+mod background;
 pub mod build;
 mod check;
 mod coding;

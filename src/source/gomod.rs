@@ -190,6 +190,33 @@ fn read_ziphash(dir: &Dir, name: &[u8]) -> fs::Result<Option<H1>> {
     Ok(bytes.and_then(|b| H1::parse(&b)))
 }
 
+/// Refuses entries that are no files of Go's module cache; in words.
+pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
+    let Some(file) = path::parse(entry.path.as_bytes()) else {
+        return Err("it has no name of Go's module cache that is carried".into());
+    };
+    let Kind::File {
+        size,
+        extents: None,
+    } = entry.kind
+    else {
+        return Err("it is no regular file without holes".into());
+    };
+    if !fits(&file, size) {
+        return Err(format!("a file of its name cannot have {size} bytes"));
+    }
+    if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
+        return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
+    }
+    if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
+        return Err("it names an owner or has attributes, which Go's caches never do".into());
+    }
+    if entry.needs.is_some() {
+        return Err("no file of a module needs another entry".into());
+    }
+    Ok(())
+}
+
 impl Source for GoMod {
     fn kind(&self) -> SourceKind {
         SourceKind::GoMod
@@ -304,32 +331,6 @@ impl Source for GoMod {
             Some(ModFile::Tile(_)) => true,
             None => false,
         }
-    }
-
-    fn admit(&self, entry: &Entry, _: Option<&Sha256>) -> std::result::Result<(), String> {
-        let Some(file) = path::parse(entry.path.as_bytes()) else {
-            return Err("it has no name of Go's module cache that is carried".into());
-        };
-        let Kind::File {
-            size,
-            extents: None,
-        } = entry.kind
-        else {
-            return Err("it is no regular file without holes".into());
-        };
-        if !fits(&file, size) {
-            return Err(format!("a file of its name cannot have {size} bytes"));
-        }
-        if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
-            return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
-        }
-        if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
-            return Err("it names an owner or has attributes, which Go's caches never do".into());
-        }
-        if entry.needs.is_some() {
-            return Err("no file of a module needs another entry".into());
-        }
-        Ok(())
     }
 
     fn standing(

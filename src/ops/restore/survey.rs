@@ -81,7 +81,7 @@ pub(super) fn survey(
     let mut refused = Vec::new();
     for (at, e) in snapshot.live() {
         let content = e.entry.kind.is_file().then_some(&e.content);
-        match source.admit(&e.entry, content) {
+        match source.kind().admit(&e.entry, content) {
             Ok(()) => entries.push(at),
             Err(why) => refused.push(LeftOut {
                 what: e.entry.path.to_string(),

@@ -455,11 +455,11 @@ fn admission_refuses_what_is_no_file_of_a_module() {
         ("needs", |e| e.needs = Some(e.path.clone())),
     ];
     for item in cache.items() {
-        cache.source.admit(&item.entry, None).unwrap();
+        cache.source.kind().admit(&item.entry, None).unwrap();
         for (word, change) in changes {
             let mut entry = item.entry.clone();
             change(&mut entry);
-            let why = cache.source.admit(&entry, None).unwrap_err();
+            let why = cache.source.kind().admit(&entry, None).unwrap_err();
             assert!(why.contains(word), "{word}: {why}");
         }
     }
@@ -476,7 +476,7 @@ fn admission_refuses_what_is_no_file_of_a_module() {
             ..Default::default()
         };
         let entry = Entry::file(entry_path(path), size, meta);
-        assert!(cache.source.admit(&entry, None).is_err(), "{path}");
+        assert!(cache.source.kind().admit(&entry, None).is_err(), "{path}");
     }
 }
 
