@@ -155,8 +155,7 @@ impl Core {
     async fn read_back(&self) -> Result<()> {
         for mark in self.ledger.marks().await? {
             let pin = self.front.uses.pin(&mark.digest).await;
-            self.unsent
-                .take_over(&mark.digest, mark.size, mark.at, pin);
+            self.unsent.take_over(&mark.digest, mark.size, mark.at, pin);
         }
         let mut queued = 0;
         for seq in self.ledger.entries().await? {
