@@ -32,12 +32,12 @@ const ARROWS: [(&str, &[&str]); 26] = [
     ("source", &["entry", "digest", "fs", "progress"]),
     ("pack", &["entry", "digest", "fs", "progress", "artifact"]),
     // `Time` of `entry` is the one type of a moment, `span` of `progress` the one spelling of a duration; ids of uploads are not to
-    // be guessed.
+    // be guessed; callers share what may wait for a remote store.
     (
         "store",
         &[
             "artifact", "digest", "fs", "task", "random", "redact", "entry", "metrics", "trace",
-            "progress",
+            "progress", "fair",
         ],
     ),
     ("transfer", &["store", "artifact"]),

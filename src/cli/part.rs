@@ -36,6 +36,8 @@ pub(crate) struct Part {
     /// Import: it was found under another key than the one that was asked for, or without any.
     pub(crate) by_other_key: bool,
     pub(crate) partial: bool,
+    /// Import: folders in the target were in the way of entries.
+    pub(crate) blocked: bool,
     /// It is a miss because something stored is lost or damaged.
     pub(crate) damaged: bool,
     /// There is nothing to carry: nothing is stored (import), nothing is on this node (export).
@@ -72,6 +74,7 @@ impl Part {
             exact: false,
             by_other_key: false,
             partial: false,
+            blocked: false,
             damaged: false,
             absent: false,
             digest: None,
@@ -97,6 +100,7 @@ impl Part {
             exact: r.unchanged,
             by_other_key: false,
             partial: false,
+            blocked: false,
             damaged: false,
             absent: false,
             digest: Some(r.digest),
@@ -130,6 +134,7 @@ impl Part {
             exact: hit && !r.partial && !by_other_key,
             by_other_key,
             partial: r.partial,
+            blocked: r.blocked,
             damaged: r.damaged && !hit,
             absent: r.absent,
             digest: r.digest,
@@ -164,7 +169,9 @@ impl Part {
             named.join("; ")
         };
         let mut lines = Vec::new();
-        if !others.is_empty() {
+        if !others.is_empty() && self.blocked {
+            lines.push(format!("not restored: {}", named(&others)));
+        } else if !others.is_empty() {
             let things = count(others.len() as u64, "thing", "things");
             lines.push(format!("{things} left out: {}", named(&others)));
         }

@@ -138,7 +138,8 @@ impl Summary {
         for part in self
             .parts
             .iter()
-            .filter(|p| !p.left_out.is_empty() && !p.partial)
+            // Under `strict` it is the error, if something was in the way.
+            .filter(|p| !p.left_out.is_empty() && !p.partial && !(p.blocked && strict))
             .filter(|p| self.verb == Verb::Export || p.hit)
         {
             all.push(part.left_out_line());
@@ -301,6 +302,9 @@ impl Summary {
         if strict && let Some(part) = self.parts.iter().find(|p| p.partial) {
             return Err(CommandError::failed(part.lost_line())
                 .hint("the next export of this cache packs anew what is damaged"));
+        }
+        if strict && let Some(part) = self.parts.iter().find(|p| p.blocked) {
+            return Err(CommandError::failed(part.left_out_line()));
         }
         if self.is_refused(require_hit) {
             let why = self.miss().unwrap_or_default();

@@ -1,4 +1,6 @@
 //! Du: what takes how much room. Manifests and configs are read, nothing of the packs.
+//!
+//! Sizes are the store's where one listing tells them all ([`Stored`]), else what manifests claim.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,7 +13,7 @@ use super::{
     names::{self, Found, Named, Word},
     reach,
 };
-use crate::{digest::Digest, memory::Reservation};
+use crate::{digest::Digest, memory::Reservation, store::StoredBlob};
 
 /// One name with what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub struct Row {
     pub key: String,
     /// Blobs that its head and side tags need.
     pub blobs: u64,
-    /// Their stored bytes.
+    /// Their stored bytes, or those that manifests claim ([`Stored`]).
     pub bytes: u64,
     /// Those of them that no other name within reach needs: what its removal would give back.
     pub own_bytes: u64,
@@ -78,6 +80,8 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
         Word::Digest(_) => Vec::new(),
         _ => names::find(&ctx.granted(), &Word::All).await?,
     };
+    // After the names, so that what they stand for is listed, whoever publishes meanwhile.
+    let stored = Stored::list(ctx).await?;
     let mut reads = InTurn::new(all, ctx.concurrency, read);
     let (mut report, mut broken) = (Report::default(), Faults::within(ctx));
     let mut blobs = Blobs::within(ctx);
@@ -95,7 +99,7 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
             broken.check()?;
         }
         let row = row.filter(|_| is_chosen);
-        blobs.add(&needed, row.is_some().then_some(report.rows.len()))?;
+        blobs.add(&needed, &stored, row.is_some().then_some(report.rows.len()))?;
         report.rows.extend(row.map(|row| Row {
             tag: row.tag,
             repository: row.repository,
@@ -104,22 +108,50 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
             scope: row.scope,
             key: row.key,
             blobs: needed.sizes().len() as u64,
-            bytes: sum(needed.sizes().values()),
+            bytes: stored.sum(&needed),
             own_bytes: 0,
         }));
     }
     report.broken = broken.into_all();
     blobs.sum_up(&mut report);
     report.rows.sort_by_key(|r| std::cmp::Reverse(r.bytes));
-    let whole = ctx.reach.is_whole();
-    if let Some(sweep) = ctx.opened.sweep.as_ref().filter(|_| whole) {
-        let all = sweep.blobs().await?;
-        report.store = Some(Whole {
-            blobs: all.len() as u64,
-            bytes: sum(all.iter().map(|b| &b.size)),
-        });
-    }
+    report.store = stored.whole();
     Ok(report)
+}
+
+/// The blobs that are stored, sorted by digest. `None` where the store cannot list them, or is not all within reach by right: to ask
+/// for each would cost a request a blob, so the word of whoever wrote a manifest stands.
+struct Stored(Option<Vec<StoredBlob>>);
+
+impl Stored {
+    async fn list(ctx: &Context) -> Result<Self> {
+        let whole = ctx.reach.is_whole();
+        let Some(sweep) = ctx.opened.sweep.as_ref().filter(|_| whole) else {
+            return Ok(Self(None));
+        };
+        let mut all = sweep.blobs().await?;
+        all.sort_unstable_by_key(|b| b.digest);
+        Ok(Self(Some(all)))
+    }
+
+    /// The room that a blob of which a manifest claims a size takes; what is not stored takes none.
+    fn size(&self, digest: &Digest, claimed: u64) -> u64 {
+        let Some(all) = &self.0 else { return claimed };
+        let found = all.binary_search_by(|b| b.digest.cmp(digest));
+        found.map_or(0, |at| all[at].size)
+    }
+
+    fn sum(&self, needed: &Needed) -> u64 {
+        sum(needed.sizes().iter().map(|(d, size)| self.size(d, *size)))
+    }
+
+    fn whole(&self) -> Option<Whole> {
+        let all = self.0.as_ref()?;
+        Some(Whole {
+            blobs: all.len() as u64,
+            bytes: sum(all.iter().map(|b| b.size)),
+        })
+    }
 }
 
 /// The names that were asked for.
@@ -175,14 +207,14 @@ impl Blobs {
     }
 
     /// Adds what a name needs whose row is the one at index `row`, if it has any.
-    fn add(&mut self, needed: &Needed, row: Option<usize>) -> Result<()> {
+    fn add(&mut self, needed: &Needed, stored: &Stored, row: Option<usize>) -> Result<()> {
         let before = self.all.len();
         for (digest, size) in needed.sizes() {
             let used = self.all.entry(*digest).or_default();
             used.names += 1;
             if let Some(row) = row {
                 if used.rows == 0 {
-                    used.size = *size;
+                    used.size = stored.size(digest, *size);
                 }
                 used.rows += 1;
                 used.row = u32::try_from(row).unwrap_or(u32::MAX);
@@ -239,6 +271,6 @@ async fn read(name: Named) -> Result<(Option<list::Row>, Needed, Vec<LeftOut>)> 
 }
 
 /// Hostile sizes may be anything.
-fn sum<'a>(sizes: impl Iterator<Item = &'a u64>) -> u64 {
-    sizes.fold(0, |sum, size| sum.saturating_add(*size))
+fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }

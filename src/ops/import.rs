@@ -72,6 +72,8 @@ pub struct Report {
     pub damaged: bool,
     /// A Go cache of which some entries could not be had; those that were restored are whole and verified.
     pub partial: bool,
+    /// Folders in the target were in the way of entries, which were left out.
+    pub blocked: bool,
     /// Scope and key of what was found.
     pub found: Option<(String, String)>,
     /// Digest of the snapshot.
@@ -186,9 +188,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
                     });
                     report.left_out.extend(lost.chain(done.missing));
                     report.partial = !report.left_out.is_empty();
-                    for LeftOut { what, why } in &done.spared {
-                        ctx.progress.warn(&format!("not restored: {what}: {why}"));
-                    }
+                    report.blocked = done.blocked;
                     report.left_out.extend(done.spared);
                     // Nobody who was honest misses these.
                     report.left_out.extend(candidate.ahead);
@@ -278,6 +278,7 @@ fn empty_report(options: &Options) -> Report {
         absent: false,
         damaged: false,
         partial: false,
+        blocked: false,
         found: None,
         digest: None,
         entries: 0,

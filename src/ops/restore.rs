@@ -49,6 +49,8 @@ pub struct Restored {
     pub missing: Vec<LeftOut>,
     /// What was left alone, not for want of anything: the user should know.
     pub spared: Vec<LeftOut>,
+    /// Something in the target was in the way of some of these.
+    pub blocked: bool,
     /// Packs found damaged, with why.
     pub damaged: Vec<(Digest, String)>,
     /// What was fetched.
@@ -148,6 +150,7 @@ pub async fn restore(
     };
     ctx.progress.begin(Phase::Place, None);
     let spared = job.survey.spared.clone();
+    let blocked = !job.survey.in_the_way.is_empty();
     let placed = task::blocking(move || job.place(staging, &broken)).await;
     ctx.progress.end(Phase::Place);
     let (written, missing, contents) = placed?;
@@ -155,6 +158,7 @@ pub async fn restore(
         written,
         missing,
         spared,
+        blocked,
         damaged: fetched.damaged,
         moved,
         contents,

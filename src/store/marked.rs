@@ -228,6 +228,10 @@ impl Sweep for Beside {
         self.inner.remove(digests, unless_newer_than).await
     }
 
+    async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
+        self.inner.abandon_uploads(limit).await
+    }
+
     async fn renew(&self, digest: &Digest) -> Result<bool> {
         self.inner.renew(digest).await
     }

@@ -241,6 +241,14 @@ pub trait Sweep: Send + Sync {
     /// Removes blobs (and manifests' records of them) if they were not written since `unless_newer_than`; the count and bytes removed.
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)>;
 
+    /// Takes back uploads that were begun before `limit` and never completed, where the store keeps such things; how many.
+    ///
+    /// They may be anybody's, and still be on their way: only for whoever knows that nothing takes so long.
+    async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
+        let _ = limit;
+        Ok(0)
+    }
+
     /// Says that a blob is used: it counts as written now; `false` if there is none.
     ///
     /// # Errors

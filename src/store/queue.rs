@@ -4,7 +4,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::error::Result;
+use super::error::{Error, ErrorKind, Result};
+
+/// What was tried where a caller has its share of what may wait, as [`Error::op`]; the words are for that caller.
+pub const OVER_SHARE: &str = "share the queue";
+
+/// The refusal of more `what` of a caller, while others may still add some; `Full`.
+pub(super) fn over_share(what: &str) -> Error {
+    let why = format!(
+        "too many {what} of this caller wait for the remote store; the rest of the queue is for others: push again when the store has taken some"
+    );
+    Error::new(ErrorKind::Full, OVER_SHARE, why)
+}
 
 /// What waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

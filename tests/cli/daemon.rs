@@ -10,13 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{node_with_tree, outputs::same_as_documented, run, strings, words};
+use super::{complaints, node_with_tree, outputs::same_as_documented, run, strings, words};
 use crate::support::{
+    cachectld::{Access, Cachectld},
     cli::{Cachectl, cachectl, flag, number},
     gocache::GoCache,
     node::Node,
     scratch::Scratch,
-    servers::free_port,
+    servers::{Registry, free_port},
 };
 
 /// A `cachectld` over a disk store of its own.
@@ -488,4 +489,35 @@ fn buildx_setup_runs_docker_once_for_a_builder() {
     );
     let none = words(&node, line).env("PATH", "/nonexistent").run().code(1);
     assert!(none.stderr.contains("cannot run docker"), "{none}");
+}
+
+/// At an address that is this machine's and is not called loopback.
+#[test]
+fn passwords_over_plain_http_are_warned_of_once_unless_that_was_allowed() {
+    let node = node_with_tree();
+    let store = format!("disk:{}", node.path("behind").display());
+    let daemon = Cachectld::over(&store).access(Access::Basic).start();
+    let export = |host: &str, insecure: &str| {
+        words(&node, "export dir tree --name t --strict")
+            .env(
+                "CACHECTL_DAEMON",
+                format!("cachectld+http://{host}:{}", daemon.port),
+            )
+            .env("CACHECTL_REGISTRY_USERNAME", Registry::USER)
+            .env("CACHECTL_REGISTRY_PASSWORD", Registry::PASSWORD)
+            .env("CACHECTL_REGISTRY_INSECURE", insecure)
+            .run()
+            .success()
+    };
+    let warned = export("0.0.0.0", "false");
+    let [said] = complaints(&warned)[..] else {
+        panic!("not one warning: {warned}");
+    };
+    assert!(said.contains("are sent over plain http"), "{warned}");
+    assert!(said.contains("registry.insecure"), "{warned}");
+    assert!(!said.contains(Registry::PASSWORD));
+    for (host, insecure) in [("0.0.0.0", "true"), ("127.0.0.1", "false")] {
+        let quiet = export(host, insecure);
+        assert!(complaints(&quiet).is_empty(), "{host}: {quiet}");
+    }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{complaints, run, words};
-use crate::support::{cli::UNPRIVILEGED, node::Node};
+use crate::support::{cli::UNPRIVILEGED, node::Node, tools};
 
 fn write(node: &Node, path: &str, text: &str) {
     let path = node.path("home").join(path);
@@ -62,6 +62,37 @@ fn give_away(node: &Node) {
             all.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
         }
     }
+}
+
+#[test]
+fn root_is_warned_of_a_store_that_belongs_to_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        return tools::cannot_show("a warning to root: these tests do not run as root");
+    }
+    let node = Node::new();
+    write(&node, "w/f", "1");
+    let export = "export dir w --name w --store disk:s";
+    assert!(complaints(&run(&node, export).success()).is_empty());
+    let root = node.path("home/s");
+    std::os::unix::fs::chown(&root, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+    for line in [
+        export,
+        "import dir x --name w --store disk:s",
+        "ls --store disk:s",
+    ] {
+        let warned = run(&node, line).success();
+        let about = complaints(&warned);
+        let [said] = about[..] else {
+            panic!("not one warning: {warned}");
+        };
+        for words in ["belongs to another user", "/home/s", "owner=65534"] {
+            assert!(said.contains(words), "{words}: {warned}");
+        }
+    }
+    // To that user it is no news.
+    give_away(&node);
+    let own = words(&node, "ls --store disk:s").unprivileged().run();
+    assert!(complaints(&own.success()).is_empty());
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::net::UnixStream,
     process::{Command, Output},
 };
 
@@ -220,4 +221,47 @@ fn the_log_says_where_and_why_a_store_is_unreachable() {
     let error = line["error"].as_str().unwrap();
     assert!(error.contains(&port.to_string()), "{error}");
     assert!(error.contains("refused"), "{error}");
+}
+
+#[test]
+fn a_caller_who_fills_the_local_folder_while_the_store_is_unreachable_is_refused_before_others() {
+    let node = Node::new();
+    let front = node.path("front");
+    // Nobody listens there.
+    let store = format!("oci://127.0.0.1:{}/team/caches", free_port());
+    let args = ["--store", &store, "--front", front.to_str().unwrap()];
+    let more = ["--mode", "write-back", "--front-max-size", "8MiB"];
+    let daemon = Daemon::start(&node, &[&args[..], &more[..]].concat());
+    let bytes = |n: usize| n.to_string().repeat(1 << 20);
+    let upload = |n: usize| {
+        let digest = Digest::sha256_of(bytes(n).as_bytes());
+        format!("blobs/uploads/?digest={digest}")
+    };
+    // One address has a third at most.
+    for n in 0..3 {
+        assert_eq!(request(&daemon, "POST", &upload(n), &bytes(n)).0, 201);
+    }
+    let (status, said) = request(&daemon, "POST", &upload(3), &bytes(3));
+    assert_eq!(status, 507, "{said}");
+    assert!(
+        said.contains("too many bytes of this caller wait"),
+        "{said}"
+    );
+    // What it sent before is still there for it.
+    assert_eq!(request(&daemon, "POST", &upload(0), &bytes(0)).0, 201);
+    let mut other = UnixStream::connect(daemon.socket()).unwrap();
+    let head = format!(
+        "POST /v2/team/app/{} HTTP/1.1\r\nHost: localhost",
+        upload(3)
+    );
+    let length = bytes(3).len();
+    write!(
+        other,
+        "{head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    other.write_all(bytes(3).as_bytes()).unwrap();
+    let mut said = String::new();
+    other.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 201"), "{said}");
 }

@@ -175,13 +175,13 @@ async fn unfinished_upload_is_swept() {
     let store = open_as(&S3Server::url(server.port, &prefix), S3Server::SECRET_KEY).await;
     let at = |secs| Time { secs, nanos: 0 };
     let now = Time::now().secs;
-    store.remove(&[], at(now - 3600)).await.unwrap();
+    store.abandon_uploads(at(now - 3600)).await.unwrap();
     assert_eq!(
         unfinished(server, &key).await,
         1,
         "a young upload was swept"
     );
-    store.remove(&[], at(now + 3600)).await.unwrap();
+    store.abandon_uploads(at(now + 3600)).await.unwrap();
     assert_eq!(unfinished(server, &key).await, 0);
 }
 

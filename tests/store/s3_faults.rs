@@ -1073,29 +1073,30 @@ async fn removal_that_the_store_refuses_in_part_is_an_error() {
 }
 
 #[tokio::test]
-async fn old_unfinished_uploads_are_swept() {
+async fn old_unfinished_uploads_are_taken_back_when_that_is_asked_for_and_not_with_a_blob() {
     let server = FakeS3::honest().await;
     let store = server.open(STALL, "").await;
+    let uploads = || server.bucket.uploads.lock().unwrap().len();
     server
         .bucket
         .uploads
         .lock()
         .unwrap()
         .insert("old".into(), std::collections::BTreeMap::default());
+    // Somebody else's may be on its way however old it is.
+    let (desc, body, _) = blob(10);
+    store.put(&desc, &body).await.unwrap();
+    let removed = store.remove(&[desc.digest], Time::now()).await.unwrap();
+    assert_eq!((removed.0, uploads()), (1, 1));
     // The server says that it was begun in 2020.
-    store
-        .remove(
-            &[],
-            Time {
-                secs: 1_000_000_000,
-                nanos: 0,
-            },
-        )
-        .await
-        .unwrap();
-    assert_eq!(server.bucket.uploads.lock().unwrap().len(), 1);
-    store.remove(&[], Time::now()).await.unwrap();
-    assert!(server.bucket.uploads.lock().unwrap().is_empty());
+    let before = Time {
+        secs: 1_000_000_000,
+        nanos: 0,
+    };
+    assert_eq!(store.abandon_uploads(before).await.unwrap(), 0);
+    assert_eq!(uploads(), 1);
+    assert_eq!(store.abandon_uploads(Time::now()).await.unwrap(), 1);
+    assert_eq!(uploads(), 0);
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ const EVER: Time = Time {
     secs: i64::MAX,
     nanos: 0,
 };
+/// No upload of one blob takes so long: what was begun before and is not complete was given up.
+const LONGEST_UPLOAD: Duration = Duration::from_hours(24);
 /// Blobs removed by one call.
 const AT_ONCE: usize = 1000;
 
@@ -101,6 +103,17 @@ async fn mark_and_sweep(
     }
     let marked = old_marks(sweep, options, &loose, now, removed, report).await?;
     write_mark(sweep, options, &loose, &marked, now, report).await?;
+    if !options.dry_run {
+        let longest = options.grace.max(LONGEST_UPLOAD).as_secs();
+        let limit = Time {
+            secs: now.secs.saturating_sub_unsigned(longest),
+            nanos: 0,
+        };
+        let count = sweep.abandon_uploads(limit).await?;
+        if count > 0 {
+            tracing::info!(count, "Uploads that were given up are taken back");
+        }
+    }
     drop(alone);
     Ok(())
 }

@@ -315,6 +315,8 @@ async fn a_marked_manifest_that_somebody_was_told_of_keeps_all_that_it_names() {
 struct Killed {
     inner: Arc<dyn crate::store::Sweep>,
     left: std::sync::atomic::AtomicUsize,
+    /// Before when uploads were taken back.
+    abandoned: Arc<std::sync::Mutex<Vec<Time>>>,
 }
 
 #[async_trait::async_trait]
@@ -341,6 +343,10 @@ impl crate::store::Sweep for Killed {
         use std::sync::atomic::Ordering;
         let left = self.left.swap(0, Ordering::Relaxed).min(digests.len());
         self.inner.remove(&digests[..left], than).await
+    }
+    async fn abandon_uploads(&self, limit: Time) -> crate::store::Result<u64> {
+        self.abandoned.lock().unwrap().push(limit);
+        Ok(0)
     }
     async fn renew(&self, digest: &Digest) -> crate::store::Result<bool> {
         self.inner.renew(digest).await
@@ -370,6 +376,7 @@ async fn a_prune_that_is_killed_leaves_no_manifest_without_what_it_names() {
         opened.sweep = Some(Arc::new(Killed {
             inner: opened.sweep.clone().unwrap(),
             left: removals.into(),
+            abandoned: Arc::default(),
         }));
         ctx.opened = Arc::new(opened);
         prune::now::run(&ctx, &at_once(), &NoDoors).await.unwrap();
@@ -406,4 +413,21 @@ async fn a_manifest_that_a_prune_now_removes_is_gone_at_once_and_its_blobs_may_b
         .unwrap();
     assert_eq!(store.stat(&image.digest).await.unwrap(), Some(image.size));
     drop(going);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_takes_back_uploads_that_were_begun_a_day_ago_however_short_its_grace() {
+    let mut served = Served::new().await;
+    let mut opened = open::Opened::clone(&served.ctx.opened);
+    let abandoned = Arc::default();
+    opened.sweep = Some(Arc::new(Killed {
+        inner: opened.sweep.clone().unwrap(),
+        left: 0.into(),
+        abandoned: Arc::clone(&abandoned),
+    }));
+    served.ctx.opened = Arc::new(opened);
+    served.prune().await;
+    let abandoned = abandoned.lock().unwrap();
+    assert_eq!(abandoned.len(), 1);
+    assert!(abandoned[0].secs <= Time::now().secs - 86_400);
 }

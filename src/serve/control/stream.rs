@@ -21,6 +21,7 @@ use super::{
     unread::{Kept, Unread},
 };
 use crate::{
+    fair::caller,
     progress::Progress,
     proto::{InParts as _, Message},
     serve::admission::Key,
@@ -112,6 +113,7 @@ async fn run<M: Message>(
     relay: Arc<Relay>,
     out: mpsc::Sender<Told<M>>,
 ) {
+    let work = caller::on_behalf_of(Some(key.clone()), work);
     tokio::pin!(work);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -11,7 +11,7 @@ use crate::{
         admission::{Fault, Full},
         observe::Why,
     },
-    store::{self, ingest::OVER_QUOTA},
+    store::{self, ingest::OVER_QUOTA, queue::OVER_SHARE},
 };
 
 /// An error code of the spec; `Unavailable` and `Full` are ours, for what it has no code for.
@@ -136,6 +136,7 @@ impl Refusal {
             Kind::Corrupt => (corrupt, error.message.as_str()),
             Kind::Invalid => (Code::SizeInvalid, error.message.as_str()),
             Kind::Conflict => (Code::BlobUploadInvalid, error.message.as_str()),
+            Kind::Full if error.op == OVER_SHARE => (Code::Full, error.message.as_str()),
             Kind::Full => (Code::Full, "there is no room left in the store"),
             Kind::Denied if error.op == OVER_QUOTA => (Code::Denied, error.message.as_str()),
             // The daemon's own credentials: the client can do nothing about them.

@@ -43,6 +43,7 @@ mod uploads;
 use crate::{
     artifact::Reference,
     digest::Digest,
+    fair::caller,
     ops::{cache_tags::CacheTags, sight::Sights},
     serve::{
         admission::{Admission, Fault, Ticket},
@@ -218,6 +219,7 @@ impl Registry {
             Sight::Own
         };
         let key = principal.key(self.authority.caller(&parts.headers, &peer));
+        let caller = Some(key.clone());
         let ticket = match Ticket::take(&self.admission, key, &parts.extensions).await {
             Ok(ticket) => ticket,
             Err(full) => return Refusal::from(full).response(),
@@ -228,7 +230,7 @@ impl Registry {
         }
         let answered = self.dispatch(route, parts, body, source.as_ref(), (&principal, sight));
         // What was below it only met what the client had done wrong.
-        let answered = answered
+        let answered = caller::on_behalf_of(caller, answered)
             .await
             .map_err(|refusal| ticket.fault().map_or(refusal, Refusal::from));
         let mut response = answered.unwrap_or_else(Refusal::response);

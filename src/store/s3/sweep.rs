@@ -109,11 +109,13 @@ impl Sweep for S3 {
     }
 
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
-        let removed = async {
-            self.wire.abort_older(unless_newer_than).await?;
-            self.wire.remove(digests, unless_newer_than).await
-        };
-        removed.await.map_err(|e| e.at(&self.wire.url, ""))
+        let removed = self.wire.remove(digests, unless_newer_than).await;
+        removed.map_err(|e| e.at(&self.wire.url, ""))
+    }
+
+    async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
+        let aborted = self.wire.abort_older(limit).await;
+        aborted.map_err(|e| e.at(&self.wire.url, ""))
     }
 
     async fn renew(&self, digest: &Digest) -> Result<bool> {

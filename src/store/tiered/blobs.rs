@@ -9,6 +9,7 @@ use crate::{
     store::{
         BlobStore, Body, ByteStream, Put, check_range,
         error::{ErrorKind, Result},
+        queue::OVER_SHARE,
         wrap::Verified,
     },
 };
@@ -122,7 +123,10 @@ impl Core {
         match kept {
             Ok(done) => Ok(done),
             Err(e) => {
-                tracing::warn!(error = %e, "The front does not take a blob, so the store behind must");
+                // A caller who has its share would fill the log.
+                if e.op != OVER_SHARE {
+                    tracing::warn!(error = %e, "The front does not take a blob, so the store behind must");
+                }
                 // Why the front does not says more than that the remote is away.
                 self.put_through(desc, body)
                     .await

@@ -19,7 +19,7 @@ use super::{
     records::TieredRecords,
     seen::Seen,
     tags::One,
-    unsent::{Bytes, Unsent},
+    unsent::Unsent,
     wait::TagLocks,
 };
 use crate::{
@@ -110,7 +110,7 @@ impl Core {
             },
             seen: Seen::new(health.clone()),
             health,
-            unsent: Unsent::new(ledger.clone()),
+            unsent: Unsent::new(ledger.clone(), settings.room.max_bytes),
             queue: Queue::new(ledger.clone(), settings.max_queued),
             ledger,
             fills: Arc::new(Fills::new(settings.fills)),
@@ -155,8 +155,7 @@ impl Core {
     async fn read_back(&self) -> Result<()> {
         for mark in self.ledger.marks().await? {
             let pin = self.front.uses.pin(&mark.digest).await;
-            self.unsent
-                .insert(&mark.digest, mark.size, mark.at, Bytes::Old, pin);
+            self.unsent.take_over(&mark.digest, mark.size, mark.at, pin);
         }
         let mut queued = 0;
         for seq in self.ledger.entries().await? {
@@ -166,7 +165,7 @@ impl Core {
             };
             match read.await {
                 Ok(placed) => {
-                    self.queue.insert(seq, placed);
+                    self.queue.take_over(seq, placed);
                     queued += 1;
                 }
                 Err(why) => {

@@ -20,9 +20,11 @@ use super::{
 use crate::{
     digest::Digest,
     entry::Time,
+    fair::{Key, Refused, Share, Shares, caller},
     store::{
         error::{Error, ErrorKind, Result},
         keys::{self, Repo},
+        queue::over_share,
     },
 };
 
@@ -39,6 +41,7 @@ struct Queued {
     needs: Vec<String>,
     state: State,
     rest: Rest,
+    share: Share,
     _pins: Vec<Pin>,
 }
 
@@ -77,6 +80,8 @@ impl Placed {
 pub(super) struct Job {
     pub(super) seq: u64,
     pub(super) entry: Entry,
+    /// Who caused it; not known of what an earlier process added.
+    pub(super) caller: Option<Key>,
 }
 
 /// The queue.
@@ -84,7 +89,7 @@ pub(super) struct Queue {
     ledger: Ledger,
     items: Mutex<Items>,
     changed: Notify,
-    most: usize,
+    shares: Shares,
 }
 
 impl Queue {
@@ -94,7 +99,7 @@ impl Queue {
             ledger,
             items: Mutex::default(),
             changed: Notify::new(),
-            most,
+            shares: Shares::new(most as u64),
         }
     }
 
@@ -103,27 +108,36 @@ impl Queue {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an entry; durable when it returns. Entries of one tag must be added one after the other.
+    /// Adds an entry of the caller on whose behalf this task works ([`caller::current`]); durable when it returns. Entries of one
+    /// tag must be added one after the other.
     ///
     /// # Errors
-    /// `Full`, also when there are too many of them.
+    /// `Full`, also when there are too many of them, or too many of that caller ([`Shares`]).
     pub(super) async fn add(&self, placed: Placed) -> Result<()> {
+        let share = self.shares.take(caller::current(), 1);
+        let share = share.map_err(|refused| match refused {
+            Refused::All => {
+                let message = "too many updates wait for the store behind";
+                Error::new(ErrorKind::Full, "publish", message)
+            }
+            Refused::Caller => over_share("updates"),
+        })?;
         let seq = {
             let mut items = self.items();
-            if items.all.len() >= self.most {
-                let message = "too many updates wait for the store behind";
-                return Err(Error::new(ErrorKind::Full, "publish", message));
-            }
             items.next += 1;
             items.next
         };
         self.ledger.write(seq, placed.entry.encode()).await?;
-        self.insert(seq, placed);
+        self.insert(seq, placed, share);
         Ok(())
     }
 
-    /// Takes over what an earlier process added.
-    pub(super) fn insert(&self, seq: u64, placed: Placed) {
+    /// Takes over what an earlier process added. Its caller is not known any more: it counts to what all have together only.
+    pub(super) fn take_over(&self, seq: u64, placed: Placed) {
+        self.insert(seq, placed, self.shares.count(None, 1));
+    }
+
+    fn insert(&self, seq: u64, placed: Placed, share: Share) {
         let keys = placed.entry.keys(placed.subject.as_ref());
         let mut items = self.items();
         items.next = items.next.max(seq);
@@ -136,6 +150,7 @@ impl Queue {
             keys,
             state: State::Waiting,
             rest: Rest::default(),
+            share,
             _pins: placed.pins,
         };
         items.all.insert(seq, queued);
@@ -372,6 +387,7 @@ impl Items {
         Check::Now(Job {
             seq: found.unwrap_or_default(),
             entry: queued.entry.clone(),
+            caller: queued.share.caller().cloned(),
         })
     }
 

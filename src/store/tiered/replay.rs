@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     artifact::{Manifest, Tag},
+    fair::caller,
     store::{
         Expect, Published, Resolved, check_manifest,
         error::{Error, ErrorKind, Result},
@@ -46,7 +47,8 @@ impl Core {
         loop {
             self.health.up().await;
             let job = self.queue.next().await;
-            let done = match self.replay(&job).await {
+            let replayed = caller::on_behalf_of(job.caller.clone(), self.replay(&job));
+            let done = match replayed.await {
                 Ok(outcome) => self.finish(&job, outcome).await,
                 Err(e) => Err(e),
             };

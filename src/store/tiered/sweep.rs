@@ -81,6 +81,11 @@ impl Sweep for Core {
         Ok(removed)
     }
 
+    async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
+        let asked = self.sweeper()?.abandon_uploads(limit);
+        self.health.ask("list", asked).await
+    }
+
     /// What is still to be sent is written then. While the remote is away nobody can renew anything, and whether it has what is
     /// here is looked at before a name leads there.
     async fn renew(&self, digest: &Digest) -> Result<bool> {

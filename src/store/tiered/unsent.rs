@@ -15,7 +15,11 @@ use super::{
 use crate::{
     digest::Digest,
     entry::Time,
-    store::error::{Error, Result},
+    fair::{Refused, Share, Shares, caller},
+    store::{
+        error::{Error, Result},
+        queue::over_share,
+    },
 };
 
 /// How well the bytes of a blob in front are known.
@@ -40,7 +44,22 @@ struct Item {
     state: State,
     rest: Rest,
     bytes: Bytes,
+    _share: Share,
     _pin: Pin,
+}
+
+impl Item {
+    fn new(size: u64, since: Time, bytes: Bytes, share: Share, pin: Pin) -> Self {
+        Self {
+            size,
+            since,
+            state: State::Waiting,
+            rest: Rest::default(),
+            bytes,
+            _share: share,
+            _pin: pin,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -73,15 +92,17 @@ pub(super) struct Unsent {
     ledger: Ledger,
     items: Mutex<Items>,
     changed: Notify,
+    shares: Shares,
 }
 
 impl Unsent {
-    /// Nothing is marked yet.
-    pub(super) fn new(ledger: Ledger) -> Self {
+    /// Nothing is marked yet; there is room for `most` bytes in front.
+    pub(super) fn new(ledger: Ledger, most: u64) -> Self {
         Self {
             ledger,
             items: Mutex::default(),
             changed: Notify::new(),
+            shares: Shares::new(most),
         }
     }
 
@@ -90,7 +111,25 @@ impl Unsent {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Room for the bytes of a blob in the share of the caller on whose behalf this task works.
+    fn share(&self, size: u64, bytes: Bytes) -> Result<Share> {
+        let who = caller::current();
+        // What has lain there was acknowledged before.
+        if bytes == Bytes::New {
+            match self.shares.take(who.clone(), size) {
+                Ok(share) => return Ok(share),
+                Err(Refused::Caller) => return Err(over_share("bytes")),
+                // The front had room for it.
+                Err(Refused::All) => {}
+            }
+        }
+        Ok(self.shares.count(who, size))
+    }
+
     /// Marks a blob that is in front, and pinned there; durable when it returns.
+    ///
+    /// # Errors
+    /// `Full`, also if the caller on whose behalf this task works has as many bytes as are left for all others ([`Shares`]).
     pub(super) async fn add(
         &self,
         digest: &Digest,
@@ -101,28 +140,27 @@ impl Unsent {
         if self.contains(digest) {
             return Ok(());
         }
+        let share = self.share(size, bytes)?;
         self.ledger.mark(digest, size).await?;
-        self.insert(digest, size, Time::now(), bytes, pin);
+        let item = Item::new(size, Time::now(), bytes, share, pin);
+        self.insert(digest, item);
         Ok(())
     }
 
     /// Takes over what an earlier process marked.
-    pub(super) fn insert(&self, digest: &Digest, size: u64, since: Time, bytes: Bytes, pin: Pin) {
+    pub(super) fn take_over(&self, digest: &Digest, size: u64, since: Time, pin: Pin) {
+        let share = self.shares.count(None, size);
+        self.insert(digest, Item::new(size, since, Bytes::Old, share, pin));
+    }
+
+    fn insert(&self, digest: &Digest, item: Item) {
         let mut items = self.items();
         if items.all.contains_key(digest) {
             return;
         }
-        let item = Item {
-            size,
-            since,
-            state: State::Waiting,
-            rest: Rest::default(),
-            bytes,
-            _pin: pin,
-        };
+        items.bytes += item.size;
         items.all.insert(*digest, item);
         items.order.push_back(*digest);
-        items.bytes += size;
         drop(items);
         self.changed.notify_waiters();
     }
@@ -314,7 +352,7 @@ mod tests {
 
     async fn unsent(dir: &std::path::Path) -> (Unsent, Arc<Uses>) {
         let (ledger, _lock) = Ledger::open(dir).await.unwrap();
-        let (unsent, uses) = (Unsent::new(ledger), Arc::new(Uses::default()));
+        let (unsent, uses) = (Unsent::new(ledger, 1000), Arc::new(Uses::default()));
         for n in 1..=3 {
             let pin = uses.pin(&d(n)).await;
             unsent.add(&d(n), 10, Bytes::New, pin).await.unwrap();

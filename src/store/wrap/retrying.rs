@@ -518,6 +518,10 @@ impl Sweep for Retrying<dyn Sweep> {
             .0)
     }
 
+    async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
+        Ok(self.run(|| self.inner.abandon_uploads(limit)).await?.0)
+    }
+
     async fn renew(&self, digest: &Digest) -> Result<bool> {
         Ok(self.run(|| self.inner.renew(digest)).await?.0)
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::fair::{Key, caller};
 
 const MIB: u64 = 1 << 20;
 
@@ -189,4 +190,76 @@ async fn full_disk_gives_up_others_and_is_tried_once_more() {
     let new = put(&daemon, MIB, 2).await.unwrap();
     assert!(near(&world, &new).await && !near(&world, &old).await);
     assert!(daemon.status().numbers.evicted_blobs >= 1);
+}
+
+/// As the registry API does for a request of this user.
+async fn by<T>(user: &str, work: impl Future<Output = T>) -> T {
+    let key = Key::Principal(user.into());
+    caller::on_behalf_of(Some(key), work).await
+}
+
+/// Pushes manifests as this user until that is refused, from this one on; how many were taken, and the refusal.
+async fn push_until_full(daemon: &Daemon, user: &str, first: u64) -> (u64, String) {
+    let repo = daemon.repo(user);
+    for n in 0..100 {
+        let before = daemon.status().updates;
+        let manifest = image(&[], first + n);
+        match by(user, repo.put_manifest(&manifest, &[])).await {
+            Ok(_) => assert_eq!(daemon.status().updates, before + 1),
+            Err(e) => {
+                assert_eq!(e.kind, ErrorKind::Full);
+                return (n, e.message);
+            }
+        }
+    }
+    panic!("nothing was refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_who_fills_the_queue_is_refused_before_others_and_taken_again_once_it_was_sent() {
+    let mut world = World::new(Mode::WriteBack);
+    world.settings.max_queued = 8;
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let (taken, why) = push_until_full(&daemon, "greedy", 0).await;
+    assert_eq!(taken, 4);
+    assert!(why.contains("of this caller"), "{why}");
+    assert_eq!(push_until_full(&daemon, "honest", 100).await.0, 2);
+    daemon.back().await;
+    assert!(daemon.flush().await.is_flushed());
+    daemon.outage().await;
+    assert_eq!(push_until_full(&daemon, "greedy", 200).await.0, 4);
+    // Whose they are is forgotten, that they wait is not.
+    drop(daemon);
+    let daemon = world.start().await;
+    assert_eq!(daemon.status().updates, 4);
+    daemon.outage().await;
+    assert_eq!(push_until_full(&daemon, "greedy", 300).await.0, 2);
+    assert_eq!(push_until_full(&daemon, "honest", 400).await.0, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_who_fills_the_front_with_unsent_bytes_is_refused_before_others() {
+    let world = small_world(Mode::WriteBack, 4 * MIB);
+    let daemon = world.start().await;
+    let put_until_full = async |user: &str, seed: u64| {
+        for n in 0..100 {
+            if let Err(e) = by(user, put(&daemon, MIB / 2, seed + n)).await {
+                assert_eq!(e.kind, ErrorKind::Full);
+                return (n, e.message);
+            }
+        }
+        panic!("nothing was refused");
+    };
+    daemon.outage().await;
+    let (taken, why) = put_until_full("greedy", 0).await;
+    assert_eq!(taken, 4);
+    assert!(why.contains("of this caller"), "{why}");
+    assert_eq!(put_until_full("honest", 100).await.0, 2);
+    daemon.back().await;
+    // The store takes what the front does not.
+    by("greedy", put(&daemon, MIB / 2, 200)).await.unwrap();
+    assert!(daemon.flush().await.is_flushed());
+    daemon.outage().await;
+    assert_eq!(put_until_full("greedy", 300).await.0, 4);
 }

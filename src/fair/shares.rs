@@ -1,0 +1,194 @@
+//! Shares of something that is limited for all callers together, and that each may hold for long.
+//!
+//! A caller may hold as much as is left for all others: half if it is alone, and whoever comes after those that hold all they may
+//! still finds some. Callers without a name ([`Key::is_named`]), of whom anybody can be many, are one caller together, and share what
+//! that gets in the same way: one of them alone gets a third of all.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::Key;
+
+/// What is shared. Cloning gives another handle of the same.
+#[derive(Clone)]
+pub struct Shares(Arc<Mutex<State>>);
+
+struct State {
+    most: u64,
+    taken: u64,
+    of: HashMap<Key, u64>,
+    /// What all callers without a name hold.
+    unnamed: u64,
+}
+
+/// Why there is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Nothing is left for anybody.
+    All,
+    /// The caller has its share; others may have more.
+    Caller,
+}
+
+/// A part of it that somebody holds; dropped, it is free.
+pub struct Share {
+    shares: Shares,
+    caller: Option<Key>,
+    amount: u64,
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Share({} of {:?})", self.amount, self.caller)
+    }
+}
+
+impl Share {
+    /// Who holds it; `None`: nobody in particular.
+    pub fn caller(&self) -> Option<&Key> {
+        self.caller.as_ref()
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut state = self.shares.state();
+        state.taken -= self.amount;
+        let Some(caller) = &self.caller else { return };
+        if !caller.is_named() {
+            state.unnamed -= self.amount;
+        }
+        if let Some(held) = state.of.get_mut(caller) {
+            *held -= self.amount;
+            if *held == 0 {
+                state.of.remove(caller);
+            }
+        }
+    }
+}
+
+impl Shares {
+    /// `most` for all together.
+    pub fn new(most: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            most,
+            taken: 0,
+            of: HashMap::new(),
+            unnamed: 0,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `amount` for `caller`; for nobody in particular (`None`) only what all hold together is limited.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn take(&self, caller: Option<Key>, amount: u64) -> Result<Share, Refused> {
+        let mut state = self.state();
+        let left = state.most.saturating_sub(state.taken);
+        if amount > left {
+            return Err(Refused::All);
+        }
+        if let Some(caller) = &caller {
+            let own = state.of.get(caller).copied().unwrap_or(0);
+            // Of what is left for all without a name, one of them leaves as much to the others.
+            let beside = if caller.is_named() { 0 } else { state.unnamed };
+            if beside.saturating_add(own).saturating_add(amount) > left {
+                return Err(Refused::Caller);
+            }
+        }
+        Ok(self.hold(&mut state, caller, amount))
+    }
+
+    /// Counts `amount` that `caller` holds anyway, whatever is left.
+    pub fn count(&self, caller: Option<Key>, amount: u64) -> Share {
+        self.hold(&mut self.state(), caller, amount)
+    }
+
+    fn hold(&self, state: &mut State, caller: Option<Key>, amount: u64) -> Share {
+        state.taken = state.taken.saturating_add(amount);
+        if let Some(caller) = &caller {
+            if !caller.is_named() {
+                state.unnamed = state.unnamed.saturating_add(amount);
+            }
+            let held = state.of.entry(caller.clone()).or_default();
+            *held = held.saturating_add(amount);
+        }
+        Share {
+            shares: self.clone(),
+            caller,
+            amount,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Option<Key> {
+        Some(Key::Principal(name.into()))
+    }
+
+    fn address(n: u8) -> Option<Key> {
+        Some(Key::address([10, 0, 0, n].into()))
+    }
+
+    /// Takes as much as `caller` is given.
+    fn fill(shares: &Shares, caller: &Option<Key>) -> (Vec<Share>, Refused) {
+        let mut held = Vec::new();
+        loop {
+            match shares.take(caller.clone(), 1) {
+                Ok(share) => held.push(share),
+                Err(refused) => return (held, refused),
+            }
+        }
+    }
+
+    #[test]
+    fn each_caller_leaves_as_much_as_it_has_and_gets_more_when_something_is_free() {
+        let shares = Shares::new(100);
+        let (first, refused) = fill(&shares, &key("a"));
+        assert_eq!((first.len(), refused), (50, Refused::Caller));
+        let (second, refused) = fill(&shares, &key("b"));
+        assert_eq!((second.len(), refused), (25, Refused::Caller));
+        // What is nobody's takes the rest.
+        let (rest, refused) = fill(&shares, &None);
+        assert_eq!((rest.len(), refused), (25, Refused::All));
+        assert_eq!(shares.take(key("c"), 1).unwrap_err(), Refused::All);
+        drop((first, rest));
+        assert_eq!(fill(&shares, &key("a")).0.len(), 38);
+        drop(second);
+        let state = shares.state();
+        assert!(state.of.is_empty() && state.taken == 0);
+    }
+
+    #[test]
+    fn any_number_of_addresses_are_one_caller_beside_those_with_a_name() {
+        let shares = Shares::new(100);
+        let (first, refused) = fill(&shares, &address(0));
+        assert_eq!((first.len(), refused), (34, Refused::Caller));
+        let others: Vec<_> = (1..=255).map(|n| fill(&shares, &address(n)).0).collect();
+        assert_eq!(others[0].len(), 11);
+        assert_eq!(shares.state().unnamed, 50);
+        assert_eq!(fill(&shares, &key("a")).0.len(), 25);
+        drop((first, others));
+        assert_eq!(shares.state().unnamed, 0);
+    }
+
+    #[test]
+    fn what_is_there_anyway_is_counted_whatever_is_left() {
+        let shares = Shares::new(10);
+        let before = shares.count(None, 12);
+        assert_eq!(shares.take(key("a"), 1).unwrap_err(), Refused::All);
+        drop(before);
+        assert!(shares.take(key("a"), 10).is_ok());
+    }
+}
