@@ -132,7 +132,8 @@ async fn a_page_of_referrers_reads_so_many_bytes_and_the_next_ones_have_the_rest
         }
         found.dedup();
         assert_eq!(found.len(), count);
-        assert!(pages > 1, "all was read for one page of {wanted}");
+        // What is recorded to be of another type is not read at all.
+        assert_eq!(pages > 1, count > 0, "{pages} pages of {wanted}");
     }
     assert_eq!(door.registry.admission.lists.taken(), 0);
 }
@@ -378,10 +379,12 @@ async fn a_list_of_a_slow_store_ends_a_page_after_three_seconds_and_each_gets_fu
         }
         let (pages, _) = referrers(&door, "").await;
         assert_eq!(pages.concat().len(), 100);
-        assert!(pages.iter().all(|page| !page.is_empty()));
+        let (_, earlier) = pages.split_last().unwrap();
+        assert!(earlier.iter().all(|page| !page.is_empty()));
         let pages = catalog(&door, "/v2/_catalog").await;
         assert_eq!(pages.concat().len(), 101);
-        assert!(pages.iter().all(|page| !page.is_empty()));
+        let (_, earlier) = pages.split_last().unwrap();
+        assert!(earlier.iter().all(|page| !page.is_empty()));
     }
 }
 
