@@ -51,7 +51,9 @@ impl Registry {
         };
         let size = size.map_err(|e| damaged(&e))?;
         let size = size.ok_or_else(|| unknown(digest))?;
-        let (status, range) = match part(&parts.headers, size) {
+        // Content never changes under its digest.
+        let etag = format!("\"{digest}\"");
+        let (status, range) = match part(&parts.headers, size, &etag) {
             Part::Whole => (StatusCode::OK, 0..size),
             Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
             Part::Unsatisfiable => {
@@ -67,8 +69,7 @@ impl Registry {
             // A browser saves it, whatever it is.
             .header(header::CONTENT_DISPOSITION, "attachment")
             .header(header::ACCEPT_RANGES, "bytes")
-            // Content never changes under its digest.
-            .header(header::ETAG, format!("\"{digest}\""))
+            .header(header::ETAG, etag)
             .header(header::CONTENT_LENGTH, range.end - range.start);
         if status == StatusCode::PARTIAL_CONTENT {
             let named = format!("bytes {}-{}/{size}", range.start, range.end - 1);

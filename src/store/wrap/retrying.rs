@@ -477,6 +477,10 @@ impl Records for Retrying<dyn Records> {
         Ok(self.run(|| self.inner.list_records(prefix)).await?.0)
     }
 
+    async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
+        Ok(self.run(|| self.inner.any_record(prefix)).await?.0)
+    }
+
     async fn repositories(&self) -> Result<Vec<Repo>> {
         Ok(self.run(|| self.inner.repositories()).await?.0)
     }
