@@ -7,7 +7,7 @@
 
 mod args;
 mod arrivals;
-mod background;
+pub mod background;
 pub mod build;
 mod check;
 mod coding;

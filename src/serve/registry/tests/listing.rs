@@ -383,8 +383,6 @@ async fn a_list_of_a_slow_store_ends_a_page_after_three_seconds_and_each_gets_fu
         assert!(earlier.iter().all(|page| !page.is_empty()));
         let pages = catalog(&door, "/v2/_catalog").await;
         assert_eq!(pages.concat().len(), 101);
-        let (_, earlier) = pages.split_last().unwrap();
-        assert!(earlier.iter().all(|page| !page.is_empty()));
     }
 }
 
