@@ -142,7 +142,7 @@ impl Hold {
         let waited = || ticket.map(Ticket::waited).unwrap_or_default();
         let (began, before, mut ask) = (Instant::now(), waited(), Box::pin(ask));
         let answered = loop {
-            let left = (patience + waited() - before).saturating_sub(began.elapsed());
+            let left = (patience + waited()).saturating_sub(before + began.elapsed());
             if left.is_zero() {
                 break Err(away());
             }
