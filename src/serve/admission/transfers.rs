@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout};
 use super::{Demand, Full, Key, Permit, Pool, lane::Cut};
 use crate::fair::lines;
 
-/// So long a caller waits for a transfer to end by itself before another one is cut for it.
-const GRACE: Duration = Duration::from_secs(1);
+/// So long a caller waits for a transfer to end by itself before another one is cut for it: those on a fast link end soon.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Places of transfers. Cloning gives another handle of the same places.
 #[derive(Clone)]
