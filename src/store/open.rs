@@ -594,6 +594,8 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
     let metrics = Arc::new(Counters::of(tier));
     let limits = Limits {
         concurrency: options.concurrency,
+        // Clients of the doors read as they like; who they are and how many is known there.
+        with_streams: !options.beside_doors,
         bandwidth: options.bandwidth,
     };
     let retries = (tier == Tier::Remote)

@@ -6,6 +6,7 @@ use super::{
     Answer, Registry, Sight,
     error::{Code, Refusal},
     http::{Part, answer, finish, outgoing, part, with_digest},
+    uploads::ticket,
 };
 use crate::{artifact::Descriptor, digest::Digest, store::keys::Repo};
 
@@ -79,6 +80,8 @@ impl Registry {
             return finish(builder, axum::body::Body::empty());
         }
         let desc = Descriptor::new(OCTETS, *digest, size);
+        // Before it is opened: whoever waits keeps no file and no connection.
+        ticket(parts).transfer().await?;
         let stream = repository.get_blob(&desc, range).await;
         let stream = stream.map_err(|e| damaged(&e))?;
         finish(builder, outgoing(stream.ok_or_else(|| unknown(digest))?))

@@ -196,7 +196,7 @@ impl Registry {
 /// An answer's head and its text.
 pub(super) type List = (Builder, String);
 
-/// Answers with a list. A large one is in memory as long as it is sent, so it takes a place among large manifests; whoever waits for that
+/// Answers with a list. A large one is in memory as long as it is sent, so it takes a place among large transfers; whoever waits for that
 /// makes it again.
 pub(super) async fn send<F: Future<Output = Result<List, Refusal>>>(
     parts: &Parts,
@@ -205,16 +205,11 @@ pub(super) async fn send<F: Future<Output = Result<List, Refusal>>>(
     let ticket = ticket(parts);
     let making = ticket.list().await?;
     let (builder, text) = make().await?;
-    if text.len() <= LARGE {
-        return finish(builder, text);
-    }
-    if let Some(place) = ticket.large_manifest_now() {
-        ticket.sends_large(place);
+    if text.len() <= LARGE || ticket.large_transfer_now() {
         return finish(builder, text);
     }
     drop((builder, text, making));
-    let place = ticket.large_manifest().await?;
-    ticket.sends_large(place);
+    ticket.large_transfer().await?;
     let _making = ticket.list().await?;
     let (builder, text) = make().await?;
     finish(builder, text)
