@@ -49,6 +49,9 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
         ErrorKind::Denied if ["`allowed_hosts`", "`external_url`", "`auth.htpasswd`"].iter().any(|s| e.message.contains(s)) => {
             return None;
         }
+        ErrorKind::Denied if folder && e.message.contains("Read-only file system") => {
+            "mount it so that it can be written, or name another store with --store; --read-only if the job should only import".to_owned()
+        }
         ErrorKind::Denied if folder => {
             "let this user read and write the store's folder (owner and mode of it and of those above it; for several users a common group and mode 2770, before the first export), or name another store with --store; --read-only if the job should only import".to_owned()
         }

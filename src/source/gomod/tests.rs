@@ -404,6 +404,11 @@ fn what_stands_and_is_not_wrong_is_kept() {
         cache.write(&path, bytes);
         assert_eq!(cache.standing(&path, &ours), Standing::Other, "{end}");
     }
+    // Nothing of Go's, which the user is to be told of.
+    let cache = Cache::with("", "x");
+    std::fs::remove_file(cache.temp.path().join(&zip)).unwrap();
+    std::fs::create_dir(cache.temp.path().join(&zip)).unwrap();
+    assert_eq!(cache.standing(&zip, &ours), Standing::Other);
     let cache = Cache::with("", "x");
     std::fs::remove_file(cache.temp.path().join(&hash)).unwrap();
     assert_eq!(cache.standing(&zip, &ours), Standing::Other);
