@@ -28,6 +28,8 @@ pub struct Loaded<C = Config> {
     pub checkout: Checkout,
     /// Variables that start like ours and are none, nor one mistyped: other programs' ones.
     pub unknown: Vec<String>,
+    /// Keys of the file that a variable overrules with another value: the key, the place in the file, the variable.
+    pub hidden: Vec<(&'static str, Origin, String)>,
     /// What can be set.
     pub table: &'static Table,
 }
@@ -71,6 +73,8 @@ pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) 
         layer: found.layer,
         file: found.file,
         checkout: found.checkout,
+        // Jobs set variables over a file that many share: what holds is in `cachectl env`.
+        hidden: Vec::new(),
         table,
     })
 }
@@ -183,14 +187,14 @@ impl<C> Loaded<C> {
                 let (value, origin) = match self.layer.get(key.name) {
                     None => (key.default.to_owned(), Origin::Default),
                     Some((raw, origin)) => {
-                        let text = match raw {
-                            Raw::One(text) => text.clone(),
-                            Raw::Many(all) => all.join(", "),
-                        };
-                        let shown = match key.shape {
-                            Shape::Url => crate::redact::url(&text),
+                        let shown = |text: &String| match key.shape {
+                            Shape::Url => crate::redact::url(text),
                             Shape::Secret => "(set, not shown)".to_owned(),
-                            _ => crate::redact::value(&text),
+                            _ => crate::redact::value(text),
+                        };
+                        let shown = match raw {
+                            Raw::One(text) => shown(text),
+                            Raw::Many(all) => all.iter().map(shown).collect::<Vec<_>>().join(", "),
                         };
                         (shown, origin.clone())
                     }

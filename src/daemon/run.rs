@@ -89,7 +89,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
     if args.check {
         // What would be warned of at the start.
         Logs::start("warn", Format::Text, None).map_err(Error::usage)?;
-        check::warn_of_unknown(&loaded);
+        check::warn_of_variables(&loaded);
         runtime.block_on(check::check(&loaded.config))?;
         let verdict = runtime.block_on(check::verdict(&loaded.config, &origins.env));
         data(&format!("{}{verdict}", check::table(&loaded)))?;

@@ -246,7 +246,7 @@ fn announce(loaded: &Loaded<Config>, all: bool) {
     let said = said.map(|row| format!("{} = {} ({})", row.key, row.value, row.origin));
     let settings = said.collect::<Vec<_>>().join("; ");
     tracing::info!(file, settings, "Settings");
-    check::warn_of_unknown(loaded);
+    check::warn_of_variables(loaded);
     for row in rows.iter().filter(|_| all) {
         let origin = row.origin.to_string();
         tracing::info!(key = row.key, value = row.value, origin, "Setting");

@@ -38,9 +38,11 @@ pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loade
         refuse_checkout(env, first.file.as_deref())?;
         first
     };
+    let written = files.layer.clone();
     let found = overlaid(table, env, files, flags)?;
     Ok(Loaded {
         config: Config::from_layer(&found.layer, env)?,
+        hidden: written.hidden_in(&found.layer),
         layer: found.layer,
         file: found.file,
         checkout: Checkout::default(),
@@ -111,6 +113,7 @@ impl Loaded<Config> {
             file: new.file.clone(),
             checkout: Checkout::default(),
             unknown: Vec::new(),
+            hidden: Vec::new(),
             table: self.table,
         })
     }
@@ -134,6 +137,7 @@ mod tests {
             file: None,
             checkout: Checkout::default(),
             unknown: Vec::new(),
+            hidden: Vec::new(),
             table: &TABLE,
         }
     }
