@@ -229,9 +229,7 @@ impl Front {
         self.give_up(over).await?;
         // What could not be freed of the file system's room may be there all the same; the disk will say.
         if self.uses.bytes().saturating_add(size) > self.room.max_bytes {
-            return Err(queue_full(
-                "the local cache directory (front_max_size) is",
-            ));
+            return Err(queue_full("the local cache directory (front_max_size) is"));
         }
         Ok(())
     }
