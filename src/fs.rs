@@ -424,6 +424,13 @@ impl Dir {
         Ok((s.f_blocks > 0).then(|| s.f_bavail.saturating_mul(s.f_frsize)))
     }
 
+    /// All bytes of the file system that the folder is on.
+    pub fn total_bytes(&self) -> Result<u64> {
+        let s = rustix::fs::fstatvfs(&self.fd)
+            .map_err(|e| Error::new("stat file system of", &self.path, e))?;
+        Ok(s.f_blocks.saturating_mul(s.f_frsize))
+    }
+
     /// The handle, for calls that this type does not wrap.
     pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()

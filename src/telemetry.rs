@@ -13,6 +13,7 @@ pub mod json;
 pub mod logs;
 mod numbers;
 pub mod otlp;
+pub mod stderr;
 
 /// What the crates below us say at `info` and is no news to anybody who runs a daemon: before a filter of the user's own,
 /// which wins.

@@ -30,6 +30,8 @@ pub struct Loaded<C = Config> {
     pub unknown: Vec<String>,
     /// Files that nobody named and that could not be read.
     pub unread: Vec<Unread>,
+    /// Keys of the file that a variable overrules with another value: the key, the place in the file, the variable.
+    pub hidden: Vec<(&'static str, Origin, String)>,
     /// What can be set.
     pub table: &'static Table,
 }
@@ -74,6 +76,8 @@ pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) 
         layer: found.layer,
         file: found.file,
         checkout: found.checkout,
+        // Jobs set variables over a file that many share: what holds is in `cachectl env`.
+        hidden: Vec::new(),
         table,
     })
 }
@@ -188,14 +192,14 @@ impl<C> Loaded<C> {
                 let (value, origin) = match self.layer.get(key.name) {
                     None => (key.default.to_owned(), Origin::Default),
                     Some((raw, origin)) => {
-                        let text = match raw {
-                            Raw::One(text) => text.clone(),
-                            Raw::Many(all) => all.join(", "),
-                        };
-                        let shown = match key.shape {
-                            Shape::Url => crate::redact::url(&text),
+                        let shown = |text: &String| match key.shape {
+                            Shape::Url => crate::redact::url(text),
                             Shape::Secret => "(set, not shown)".to_owned(),
-                            _ => crate::redact::value(&text),
+                            _ => crate::redact::value(text),
+                        };
+                        let shown = match raw {
+                            Raw::One(text) => shown(text),
+                            Raw::Many(all) => all.iter().map(shown).collect::<Vec<_>>().join(", "),
                         };
                         (shown, origin.clone())
                     }

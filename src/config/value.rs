@@ -108,6 +108,18 @@ impl Layer {
         )
     }
 
+    /// Keys of a settings file whose other value in the environment counts, as `whole` says: the key, the place in the file, the variable.
+    pub(super) fn hidden_in(&self, whole: &Self) -> Vec<(&'static str, Origin, String)> {
+        let keys = self.0.iter().filter_map(|(key, (raw, origin))| {
+            let (other, by) = whole.0.get(key)?;
+            match by {
+                Origin::Env(name) if other != raw => Some((*key, origin.clone(), name.clone())),
+                _ => None,
+            }
+        });
+        keys.collect()
+    }
+
     /// What is said about a key.
     pub fn get(&self, name: &str) -> Option<(&Raw, &Origin)> {
         self.0.get(name).map(|(raw, origin)| (raw, origin))

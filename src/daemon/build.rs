@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, StatusCode, header},
+    http::{Method, Request, Response, StatusCode, header},
     response::IntoResponse as _,
 };
 use futures_util::FutureExt as _;
@@ -30,7 +30,7 @@ use crate::{
     metrics::http::Place,
     ops::cache_tags::{self, CacheTags},
     serve::{
-        admin::{self, Admin, Health, Refresh},
+        admin::{self, Admin, Health, Refresh, Refused},
         admission::{Admission, Connection},
         auth::{self, Authority, Exposure, Peer, Refusal},
         browsers,
@@ -89,7 +89,11 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let admission = Admission::new(config.max_requests, config.client_stall, counts);
     let admission = Arc::new(admission);
     let tls = match &config.tls {
-        Some(tls) => Some(Arc::new(self::tls(tls).await?)),
+        Some(tls) => {
+            let opened = self::tls(tls).await?;
+            opened.announce();
+            Some(Arc::new(opened))
+        }
         None => None,
     };
     let caches = Arc::new(CacheTags::new(cache_tags(&config.buildkit)));
@@ -273,10 +277,11 @@ impl Doors {
             return Box::pin(self.control.handle(request)).await;
         }
         if is_registry(request.uri().path()) {
+            let is_push = ![Method::GET, Method::HEAD].contains(request.method());
             let response = self.registry.handle(request).await;
-            match response.status() {
-                StatusCode::CREATED => self.health.pushed(true),
-                StatusCode::INSUFFICIENT_STORAGE => self.health.pushed(false),
+            match response.extensions().get::<Refused>() {
+                Some(refused) if is_push => self.health.pushed(Some(*refused)),
+                _ if response.status() == StatusCode::CREATED => self.health.pushed(None),
                 _ => {}
             }
             return response;

@@ -29,8 +29,18 @@ pub(super) fn rows(loaded: &Loaded<Config>) -> Vec<Row> {
     rows
 }
 
-/// Warns of variables that look like settings and are none; a setting mistyped has ended the start already.
-pub(super) fn warn_of_unknown(loaded: &Loaded<Config>) {
+/// Warns of variables that look like settings and are none (a setting mistyped has ended the start already), and of those that make a
+/// line of the settings file mean nothing.
+pub(super) fn warn_of_variables(loaded: &Loaded<Config>) {
+    for (key, place, variable) in &loaded.hidden {
+        let line = place.to_string();
+        tracing::warn!(
+            key,
+            line,
+            variable,
+            "An environment variable wins over the settings file"
+        );
+    }
     for name in &loaded.unknown {
         let variable = name.escape_default().to_string();
         tracing::warn!(

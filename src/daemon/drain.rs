@@ -95,7 +95,10 @@ pub(super) async fn drain(
             count = rest => count,
             () = overdue(until) => 1,
         };
-        tracing::info!(queue = queue.name(), left = count, "Queue drained");
+        match count {
+            0 => tracing::info!(queue = queue.name(), "Queue drained"),
+            left => tracing::info!(queue = queue.name(), left, "Queue not drained"),
+        }
         left.queued += count;
     }
     left

@@ -5,7 +5,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -23,11 +23,14 @@ use crate::{
         commands,
         logs::{Format, Logs},
         otlp::{self, Exporter},
+        stderr,
     },
 };
 
 /// What signals add to their number for the exit code, as shells do.
 const BY_SIGNAL: u8 = 128;
+/// Longest wait for whoever reads the last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the daemon of this process.
 pub fn main() -> ExitCode {
@@ -41,10 +44,11 @@ pub fn main() -> ExitCode {
             .hint("please report it with this line and what led to it");
         // To the log, and to whoever looks before there is one. A request that panicked has no answer; the others go on.
         tracing::error!(error = error.message, "Bug");
-        note(&error.render());
+        stderr::write(error.render().as_bytes());
     }));
     let code =
         panic::catch_unwind(AssertUnwindSafe(|| run(began))).unwrap_or_else(|_| Kind::Bug.code());
+    stderr::flush(LAST_LINES);
     ExitCode::from(code)
 }
 
@@ -60,7 +64,7 @@ fn run(began: Instant) -> u8 {
         }
     };
     execute(args, began).unwrap_or_else(|e| {
-        note(&e.render());
+        stderr::write(e.render().as_bytes());
         e.kind.code()
     })
 }
@@ -85,7 +89,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
     if args.check {
         // What would be warned of at the start.
         Logs::start("warn", Format::Text, None).map_err(Error::usage)?;
-        check::warn_of_unknown(&loaded);
+        check::warn_of_variables(&loaded);
         runtime.block_on(check::check(&loaded.config))?;
         let verdict = runtime.block_on(check::verdict(&loaded.config, &origins.env));
         data(&format!("{}{verdict}", check::table(&loaded)))?;
@@ -149,9 +153,4 @@ fn data(text: &str) -> Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Writes to standard error, come what may: there is nowhere to complain.
-fn note(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
 }

@@ -1,6 +1,7 @@
 //! The life of the process: it claims its place, opens its doors, serves, follows signals, drains.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,6 +34,7 @@ use crate::{
         daemon::{Config, address::Address},
     },
     serve::{admin::Phase, admission::Pool},
+    store::open::StoreUrl,
     task::{self, Task},
     telemetry::{logs::Logs, otlp::Exporter},
 };
@@ -200,7 +202,9 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let expiry = background::expire_uploads(live, uploads, store, expired);
     let admission = built.admission.clone();
     let slow = task::spawn("slow clients", async move { admission.watch().await });
-    let watch = shown.watch(built.opened.store.clone(), tier, built.backlog.clone());
+    let folder = own_folder(&loaded.config, &built.opened.url);
+    let backlog = built.backlog.clone();
+    let watch = shown.watch(built.opened.store.clone(), tier, backlog, folder);
     let reloader = Reloader {
         origins,
         running: loaded,
@@ -237,6 +241,15 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     Ok((reloader, running))
 }
 
+/// The folder of this machine that blobs are kept in, if there is one.
+fn own_folder(config: &Config, store: &StoreUrl) -> Option<PathBuf> {
+    let front = config.front.clone();
+    front.or_else(|| match store {
+        StoreUrl::Disk(folder) | StoreUrl::Layout(folder) => Some(folder.clone()),
+        _ => None,
+    })
+}
+
 /// Logs what was set and what depends on this machine in one line; if `all`, each setting with its origin in one of its own too.
 fn announce(loaded: &Loaded<Config>, all: bool) {
     let file = loaded.file.as_ref().map(|f| f.display().to_string());
@@ -249,7 +262,7 @@ fn announce(loaded: &Loaded<Config>, all: bool) {
     let said = said.map(|row| format!("{} = {} ({})", row.key, row.value, row.origin));
     let settings = said.collect::<Vec<_>>().join("; ");
     tracing::info!(file, settings, "Settings");
-    check::warn_of_unknown(loaded);
+    check::warn_of_variables(loaded);
     for row in rows.iter().filter(|_| all) {
         let origin = row.origin.to_string();
         tracing::info!(key = row.key, value = row.value, origin, "Setting");

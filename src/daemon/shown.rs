@@ -1,6 +1,11 @@
 //! What shows how the daemon is: probes, numbers, spans.
 
-use std::{future::ready, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 
@@ -98,18 +103,31 @@ impl Shown {
         })
     }
 
-    /// Asks a store every so often whether it is there, as long as the task lives. One behind a folder is asked there.
+    /// Asks a store every so often whether it is there, as long as the task lives. One behind a folder is asked there. `folder` is the
+    /// store's own, or the one in front of it: whether it can be written to is shown too.
     pub fn watch(
         &self,
         store: Arc<dyn Store>,
         tier: Tier,
         backlog: Option<Arc<dyn Backlog>>,
+        folder: Option<PathBuf>,
     ) -> Task<()> {
         let health = self.health.store(tier.as_str());
-        match backlog {
-            Some(backlog) => task::spawn("watch store", admin::follow(backlog, health)),
-            None => task::spawn("watch store", admin::watch(store, health, ASK)),
-        }
+        let Some(backlog) = backlog else {
+            return task::spawn("watch store", admin::watch(store, folder, health, ASK));
+        };
+        let near = folder.map(|folder| {
+            let health = self.health.store(Tier::Local.as_str());
+            admin::watch_folder(folder, health, ASK)
+        });
+        task::spawn("watch store", async move {
+            let near = async {
+                if let Some(near) = near {
+                    near.await;
+                }
+            };
+            tokio::join!(admin::follow(backlog, health), near);
+        })
     }
 }
 

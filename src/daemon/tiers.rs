@@ -1,6 +1,10 @@
 //! The store behind the doors: one alone, or a folder in front of a remote one.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::time::{Instant, timeout};
@@ -16,13 +20,14 @@ use crate::{
         daemon::{Config, Mode},
     },
     digest::Digest,
+    fs,
     metrics::Metrics,
     ops::cache_tags::{CacheTags, MergeCaches},
     serve::admin::Refresh,
     store::{
         self,
         open::{Opened, Options, Repositories, StoreUrl},
-        tiered::{self, Backlog, Numbers, Tiered},
+        tiered::{self, Backlog, Numbers, Room, Tiered},
     },
     task,
 };
@@ -89,6 +94,7 @@ pub(super) async fn open(
     if let Some(max_bytes) = config.front_max_size {
         settings.room.max_bytes = max_bytes;
     }
+    settings.room = room_at(front.clone(), settings.room).await?;
     let moved = Arc::new(MergeCaches(caches));
     let tiered = Arc::new(Tiered::open(near, remote, settings, moved).await?);
     Ok(Tiers {
@@ -100,6 +106,23 @@ pub(super) async fn open(
         }),
         options,
     })
+}
+
+/// The room for a folder in front on the file system that it is on, with a warning where that is too small for it.
+async fn room_at(front: PathBuf, room: Room) -> Result<Room> {
+    let looked = task::blocking(move || fs::Dir::open(front)?.total_bytes()).await;
+    let total = looked.map_err(|e| Error::from(store::Error::io("look for room", e)))?;
+    let room = room.on(total);
+    if room.max_bytes > total.saturating_sub(room.min_free_bytes) {
+        let (front_max_size, left_free) = (room.max_bytes, room.min_free_bytes);
+        tracing::warn!(
+            front_max_size,
+            total,
+            left_free,
+            "`front_max_size` is more than its file system has, so blobs leave it earlier"
+        );
+    }
+    Ok(room)
 }
 
 /// How the store is opened.

@@ -131,7 +131,18 @@ impl Acceptor {
         let (new, not_after) = load(self.config.clone()).await?;
         self.not_after.store(not_after, Relaxed);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        self.announce();
         Ok(())
+    }
+
+    /// Says in the log that it is in use: some are only opened to see whether that would work.
+    pub fn announce(&self) {
+        let Config {
+            certificate,
+            client_ca,
+            ..
+        } = &self.config;
+        info!(certificate = %certificate.display(), client_certificates = client_ca.is_some(), "TLS is set up");
     }
 
     /// When the certificate, or one of those above it in its file, expires, in seconds since 1970; 0 if they do not say.
@@ -170,9 +181,7 @@ impl Acceptor {
 }
 
 async fn load(config: Config) -> Result<(Arc<ServerConfig>, i64)> {
-    let loaded = task::blocking(move || build(&config).map(|c| (c, config))).await;
-    let ((server, not_after), config) = loaded?;
-    info!(certificate = %config.certificate.display(), client_certificates = config.client_ca.is_some(), "TLS is set up");
+    let (server, not_after) = task::blocking(move || build(&config)).await?;
     Ok((Arc::new(server), not_after))
 }
 

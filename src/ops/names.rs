@@ -18,7 +18,7 @@ use crate::{
     entry::Time,
     memory::Reservation,
     source::SourceKind,
-    store::{ErrorKind, Resolved},
+    store::Resolved,
     task,
     transfer::graph,
 };
@@ -300,7 +300,7 @@ pub(super) async fn resolve(
             Ok(Err("its bytes do not match its digest".to_owned()))
         }
         Ok(resolved) => Ok(Ok(resolved)),
-        Err(e) if e.kind == ErrorKind::Corrupt => Ok(Err(e.message)),
+        Err(e) if e.is_unreadable() => Ok(Err(e.message)),
         Err(e) => Err(Error::Store(e)),
     }
 }

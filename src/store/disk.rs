@@ -267,7 +267,7 @@ impl Files {
             });
             match tagged {
                 Ok(tagged) => roots.extend(tagged.map(|t| t.digest)),
-                Err(e) if e.kind == ErrorKind::Corrupt => {
+                Err(e) if e.is_unreadable() => {
                     record::warn_of_damaged_name(&key, &e);
                     damaged = true;
                 }

@@ -116,6 +116,18 @@ impl Error {
         Self::new(kind, op, e.to_string()).caused_by(e)
     }
 
+    /// Says whether a file of this machine's is what failed, not a store that was asked.
+    pub fn is_of_file(&self) -> bool {
+        let source = self.source.as_deref();
+        source.is_some_and(|source| source.is::<crate::fs::Error>())
+    }
+
+    /// Says whether what was read is damaged, or a file that this user may not read: nobody is helped by trying again, and the rest
+    /// of the store may be whole.
+    pub fn is_unreadable(&self) -> bool {
+        self.kind == ErrorKind::Corrupt || self.kind == ErrorKind::Denied && self.is_of_file()
+    }
+
     /// Adds where it happened, unless that is known already.
     #[must_use]
     pub fn at(mut self, store: &str, key: impl fmt::Display) -> Self {

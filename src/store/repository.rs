@@ -425,17 +425,20 @@ impl Repository {
             .await
     }
 
-    /// The digest that a tag points at; `None` where there is no such tag, or its record is damaged.
+    /// The digest that a tag points at; `None` where there is no such tag, or its record cannot be read.
     pub async fn pointed(&self, tag: &Tag) -> Result<Option<Digest>> {
-        let tagged = self.tagged(tag).await?;
-        Ok(tagged.and_then(Result::ok).map(|t| t.digest))
+        match self.tagged(tag).await {
+            Ok(tagged) => Ok(tagged.and_then(Result::ok).map(|t| t.digest)),
+            Err(e) if e.is_unreadable() => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// What is wrong with the record of a tag, if anything is.
     pub async fn damage_of(&self, tag: &Tag) -> Result<Option<String>> {
         match self.tagged(tag).await {
             Ok(tagged) => Ok(tagged.and_then(Result::err).map(|e| e.message)),
-            Err(e) if e.kind == ErrorKind::Corrupt => Ok(Some(e.message)),
+            Err(e) if e.is_unreadable() => Ok(Some(e.message)),
             Err(e) => Err(e),
         }
     }

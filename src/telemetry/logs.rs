@@ -11,7 +11,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use super::{QUIET, commands, json::JsonLines, may_show, otlp::Exporter};
+use super::{QUIET, commands, json::JsonLines, may_show, otlp::Exporter, stderr};
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,8 @@ fn parse(filter: &str) -> Result<EnvFilter, String> {
 impl Logs {
     /// Starts logging to standard error for the whole process; where somebody has already, nothing changes.
     ///
-    /// Whatever `filter` says, the crates below us are held at `info`, as in [`super::init`]. Spans go to `exporter` too.
+    /// Whatever `filter` says, the crates below us are held at `info`, as in [`super::init`]. Spans go to `exporter` too. Lines are
+    /// written by a thread of their own ([`stderr`]); the end of the process waits for them with [`stderr::flush`].
     ///
     /// # Errors
     /// In words, what is wrong with `filter`.
@@ -64,6 +65,7 @@ impl Logs {
         exporter: Option<&Exporter>,
     ) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
+        stderr::start();
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(commands::stderr)
             .with_timer(SystemTime)

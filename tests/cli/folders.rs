@@ -51,7 +51,7 @@ fn a_store_in_the_carried_folder_is_neither_carried_nor_rolled_back() {
 }
 
 /// Gives all below the node to the user that unprivileged runs are.
-fn give_away(node: &Node) {
+pub(super) fn give_away(node: &Node) {
     if !rustix::process::geteuid().is_root() {
         return;
     }

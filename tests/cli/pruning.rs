@@ -4,11 +4,12 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
 };
 
 use sha2::{Digest as _, Sha256};
 
-use super::{daemon::Daemon, node_with_tree, store, words};
+use super::{daemon::Daemon, folders::give_away, node_with_tree, store, words};
 use crate::support::{cli::number, process::http};
 
 /// What a daemon that was started lately says of a prune at once.
@@ -128,4 +129,32 @@ fn prune_tells_a_damaged_tag_and_what_to_do() {
     }
     at("rm t --yes").run().success();
     at("prune").run().success();
+}
+
+#[test]
+fn one_tag_that_may_not_be_read_stops_no_prune_and_is_named() {
+    let node = node_with_tree();
+    let store = store(&node);
+    let at = |line: &str| words(&node, &format!("{line} --store {store}"));
+    at("export dir tree --name t").run().success();
+    // Nothing needs it.
+    let stray = digest(b"stray").replace("sha256:", "store/blobs/sha256/");
+    fs::write(node.path(&stray), "stray").unwrap();
+    give_away(&node);
+    let tag = node.path("store/r/cachectl/tags/dir.t.default.");
+    fs::set_permissions(&tag, fs::Permissions::from_mode(0o000)).unwrap();
+    for options in ["verify", "prune", "prune --max-age 100d", "prune --now"] {
+        let done = at(options).unprivileged().run().code(1).to_string();
+        assert!(done.contains("dir t (scope default)"), "{done}");
+        assert!(done.contains("Permission denied"), "{done}");
+        assert!(!done.contains("not swept"), "{done}");
+    }
+    assert!(!node.path(&stray).exists());
+    // What the tag needs is there.
+    fs::set_permissions(&tag, fs::Permissions::from_mode(0o600)).unwrap();
+    at("import dir y --name t --require-hit")
+        .unprivileged()
+        .run()
+        .success();
+    at("verify --data").unprivileged().run().success();
 }

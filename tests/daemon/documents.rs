@@ -99,6 +99,52 @@ fn the_example_has_every_key_and_is_read() {
 }
 
 #[test]
+fn the_unit_leaves_settings_to_its_file_and_makes_the_folders_in_it() {
+    const UNIT: &str = include_str!("../../examples/systemd/cachectld.service");
+    const FILE: &str = include_str!("../../examples/systemd/cachectld.toml");
+    let lines = |start: &str| -> Vec<&'static str> {
+        let lines = UNIT.lines();
+        lines.filter_map(|l| l.strip_prefix(start)).collect()
+    };
+    // A variable would win over the file, without anybody who edits that seeing it.
+    assert_eq!(
+        lines("Environment="),
+        ["CACHECTLD_CONFIG=/etc/cachectl/cachectld.toml"]
+    );
+    // RestartPreventExitStatus= does not count there.
+    assert!(lines("ExecStartPre=").is_empty());
+    let made: Vec<String> = [
+        ("State", "/var/lib"),
+        ("Cache", "/var/cache"),
+        ("Runtime", "/run"),
+    ]
+    .iter()
+    .flat_map(|(kind, above)| {
+        let names = lines(&format!("{kind}Directory="));
+        names
+            .into_iter()
+            .map(move |name| format!("{above}/{name}/"))
+    })
+    .collect();
+    // Those that are switched off too.
+    let texts = FILE
+        .split('"')
+        .map(|t| t.strip_prefix("disk:").unwrap_or(t));
+    let paths: Vec<_> = texts.filter(|t| t.starts_with('/')).collect();
+    assert!(paths.len() > 3, "{paths:?}");
+    for path in paths {
+        let below = |folder: &String| format!("{path}/").starts_with(folder);
+        assert!(made.iter().any(below), "the unit does not make {path}");
+    }
+    let node = Node::new();
+    let path = node.path("unit.toml");
+    std::fs::write(&path, FILE).unwrap();
+    let env: Env = [("HOME", "/home/u")].into_iter().collect();
+    let loaded = load(&env, Some(Path::new(&path)), Layer::default()).unwrap();
+    assert_eq!(loaded.config.store.0, "disk:/var/lib/cachectld/store");
+}
+
+#[test]
 fn help_names_every_flag_with_its_default() {
     let node = Node::new();
     let help = cachectld(&node).arg("--help").output().unwrap();

@@ -10,9 +10,9 @@ use rustix::process::Signal;
 
 use super::{
     Daemon,
-    process::{BODY, answer, exchange, half_an_upload, header, status},
+    process::{BODY, answer, cachectld, exchange, half_an_upload, header, status},
 };
-use crate::support::node::Node;
+use crate::support::{node::Node, process::free_port};
 
 /// Waits until nobody listens any more.
 fn refused(address: &str) {
@@ -36,6 +36,31 @@ fn an_idle_daemon_ends_at_once_and_takes_its_socket_along() {
         daemon.wait_for("Ended");
         assert!(!socket.exists());
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_neither_requests_nor_the_end() {
+    let node = Node::new();
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = cachectld(&node);
+    command.args(["--listen", &address]);
+    let mut daemon = Daemon::unread(command);
+    while TcpStream::connect(&address).is_err() {
+        assert!(!daemon.has_ended());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (done, all) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Some lines more than a pipe holds.
+        for _ in 0..600 {
+            assert_eq!(status(&address, "GET", "/v2/"), 200);
+        }
+        done.send(()).unwrap();
+    });
+    all.recv_timeout(Duration::from_mins(1))
+        .expect("every request is answered");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]

@@ -46,20 +46,27 @@ impl Daemon {
     }
 
     /// As `command` says; returns at once.
-    pub(super) fn spawn(mut command: Command) -> Self {
-        command
-            .args(["--log-format", "json"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("cargo built the binary");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (said, kept) = (child.stderr.take().unwrap(), log.clone());
+    pub(super) fn spawn(command: Command) -> Self {
+        let mut daemon = Self::unread(command);
+        let (said, kept) = (daemon.child.stderr.take().unwrap(), daemon.log.clone());
         std::thread::spawn(move || {
             for line in BufReader::new(said).lines().map_while(Result::ok) {
                 kept.lock().unwrap().push(fields(&line));
             }
         });
-        Self { child, log }
+        daemon
+    }
+
+    /// As `command` says; nobody reads its log. Returns at once.
+    pub(super) fn unread(mut command: Command) -> Self {
+        command
+            .args(["--log-format", "json"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        Self {
+            child: command.spawn().expect("cargo built the binary"),
+            log: Arc::default(),
+        }
     }
 
     /// The lines with this message, so far.

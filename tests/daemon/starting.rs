@@ -146,6 +146,35 @@ fn check_config_prints_what_would_hold_without_secrets() {
     assert!(!node.path("home/.local").exists(), "a check makes nothing");
 }
 
+#[test]
+fn a_variable_that_hides_a_line_of_the_file_is_warned_of() {
+    let node = Node::new();
+    let text = "store = \"disk:one\"\nlog = \"warn\"\nmax_requests = 9\nlisten = [\"http://127.0.0.1:0\", \"127.0.0.1:0\"]\n";
+    let config = file(&node, "cachectld.toml", text);
+    let mut check = cachectld(&node);
+    let done = check
+        .args(["--check-config", "--config", &config, "--log", "info"])
+        .env("CACHECTLD_STORE", "disk:two")
+        .env("CACHECTLD_MAX_REQUESTS", "9")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(0), "{said}");
+    let table = String::from_utf8(done.stdout).unwrap();
+    assert!(
+        table.contains(" http://127.0.0.1:0, 127.0.0.1:0 "),
+        "{table}"
+    );
+    let warned: Vec<_> = said.lines().filter(|l| l.contains("wins over")).collect();
+    // Not of the same value, nor of a flag: whoever typed that knows.
+    let [said] = warned[..] else {
+        panic!("not one warning: {said}");
+    };
+    for words in ["CACHECTLD_STORE", "cachectld.toml:1"] {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
 /// A bucket on a port where nobody listens.
 fn nobody_there() -> [(&'static str, &'static str); 4] {
     [

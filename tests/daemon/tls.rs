@@ -62,6 +62,8 @@ async fn certificates_are_replaced_while_it_runs() {
     daemon.signal(Signal::HUP);
     daemon.wait_for("Not reloaded: everything stays as it was");
     assert_eq!(asked(&second, tls).await, Some(200));
+    // At the start, and with the reload that took it over.
+    assert_eq!(daemon.lines("TLS is set up").len(), 2);
 }
 
 #[test]

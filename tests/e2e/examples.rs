@@ -206,17 +206,25 @@ fn systemd_takes_the_unit_and_finds_it_locked_down() {
     if !e2e() {
         return;
     }
-    let unit = fs::read_to_string(repository().join("examples/systemd/cachectld.service"));
-    let unit = unit.expect("it is there");
-    // systemd wants the program to be there.
-    let here = unit.replace("/usr/local/bin/cachectld", "/bin/true");
-    assert_ne!(here, unit);
     let dir = Scratch::new("systemd");
-    let file = dir.path().join("cachectld.service");
-    fs::write(&file, here).expect("a new file");
+    let copied = |path: PathBuf| {
+        let unit = fs::read_to_string(&path).expect("it is there");
+        // systemd wants the programs to be there.
+        let here = unit
+            .replace("/usr/local/bin/cachectld", "/bin/true")
+            .replace("/usr/local/bin/cachectl", "/bin/true");
+        let copy = dir.path().join(path.file_name().expect("a file"));
+        fs::write(&copy, here).expect("a new file");
+        copy
+    };
+    let services: Vec<_> = files("systemd", ".service")
+        .into_iter()
+        .map(copied)
+        .collect();
+    let timers: Vec<_> = files("systemd", ".timer").into_iter().map(copied).collect();
     let verify = Command::new(built("systemd-analyze"))
         .arg("verify")
-        .arg(&file)
+        .args(services.iter().chain(&timers))
         .output();
     let verify = verify.expect("it is installed");
     let said = String::from_utf8_lossy(&verify.stderr);
@@ -226,7 +234,7 @@ fn systemd_takes_the_unit_and_finds_it_locked_down() {
     output_of(
         security
             .args(["security", "--offline=true", "--threshold=20"])
-            .arg(&file),
+            .args(&services),
     );
 }
 

@@ -38,9 +38,11 @@ pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loade
         refuse_checkout(env, first.file.as_deref())?;
         first
     };
+    let written = files.layer.clone();
     let found = overlaid(table, env, files, flags)?;
     Ok(Loaded {
         config: Config::from_layer(&found.layer, env)?,
+        hidden: written.hidden_in(&found.layer),
         layer: found.layer,
         file: found.file,
         checkout: Checkout::default(),
@@ -113,6 +115,7 @@ impl Loaded<Config> {
             checkout: Checkout::default(),
             unknown: Vec::new(),
             unread: Vec::new(),
+            hidden: Vec::new(),
             table: self.table,
         })
     }
@@ -137,6 +140,7 @@ mod tests {
             checkout: Checkout::default(),
             unknown: Vec::new(),
             unread: Vec::new(),
+            hidden: Vec::new(),
             table: &TABLE,
         }
     }

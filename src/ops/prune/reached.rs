@@ -467,8 +467,12 @@ async fn document(
     let desc = Descriptor::new(media::IMAGE_MANIFEST, digest, size);
     match load::read_blob(store, &desc).await {
         Ok(bytes) => Ok(bytes.map(|bytes| (bytes, room))),
-        Err(e) if e.kind == ErrorKind::Corrupt && sort == Sort::Guess => Ok(None),
+        Err(e) if e.is_unreadable() && sort == Sort::Guess => Ok(None),
         Err(e) if e.kind == ErrorKind::Corrupt => Err(damaged(e.message)),
+        Err(e) if e.is_unreadable() => Err(damaged(format!(
+            "{}; let this user read it (chown)",
+            e.message
+        ))),
         Err(e) => Err(e),
     }
 }

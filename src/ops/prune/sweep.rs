@@ -89,7 +89,7 @@ async fn mark_and_sweep(
     marking.keep(roots).await?;
     marking.keep_referrers(gone).await?;
     if !options.dry_run {
-        marking.keep_doubts().await?;
+        keep_doubts(&mut marking).await?;
     }
     let (all, _) = found_loose(ctx, marking).await?;
     let (mut loose, mut removed) = (Vec::new(), HashSet::new());
@@ -138,11 +138,7 @@ pub(super) async fn at_once(
     marking.keep_referrers(gone).await?;
     report.promised = marking.keep_promised(promised).await?;
     if !options.dry_run {
-        match marking.keep_doubts().await {
-            // This is how room is made, so it must not need any: manifests are small, and go with the next prune.
-            Err(e) if e.kind == ErrorKind::Full => marking.keep_manifests().await?,
-            noted => noted?,
-        }
+        keep_doubts(&mut marking).await?;
     }
     let (loose, kinds) = found_loose(ctx, marking).await?;
     let mut until = EVER;
@@ -158,6 +154,14 @@ pub(super) async fn at_once(
     let now = ctx.opened.store.clock().await?;
     old_marks(sweep, options, &[], now, removed, report).await?;
     Ok(())
+}
+
+/// This is how room is made, so it must not need any: without it manifests stay, which are small, and go with the next prune.
+async fn keep_doubts(marking: &mut Marking<'_>) -> store::Result<()> {
+    match marking.keep_doubts().await {
+        Err(e) if e.kind == ErrorKind::Full => marking.keep_manifests().await,
+        noted => noted,
+    }
 }
 
 /// What nothing reaches, in the order in which it may be removed, and which of it are manifests; warns of what could not be read.

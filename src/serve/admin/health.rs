@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::refused::Refused;
 use crate::{metrics, store::ErrorKind};
 
-/// A push that was refused for want of room says nothing of now after this long.
+/// A push that was refused says nothing of now after this long.
 const REFUSED: Duration = Duration::from_mins(10);
 
 /// Where in its life the daemon is.
@@ -56,8 +57,8 @@ pub struct Health {
     phase: Mutex<Phase>,
     was_ready: AtomicBool,
     stores: Mutex<Vec<Seen>>,
-    /// When a push was refused for want of room, if that was the last one's end.
-    no_room: Mutex<Option<Instant>>,
+    /// Why and when a push was refused, if that was the last one's end.
+    refused: Mutex<Option<(Refused, Instant)>>,
     set_aside: OnceLock<SetAside>,
     started: Instant,
     shown: metrics::Phase,
@@ -86,7 +87,7 @@ impl Health {
             phase: Mutex::new(Phase::Starting),
             was_ready: AtomicBool::new(false),
             stores: Mutex::default(),
-            no_room: Mutex::default(),
+            refused: Mutex::default(),
             set_aside: OnceLock::new(),
             started: Instant::now(),
             shown,
@@ -129,13 +130,15 @@ impl Health {
         }
     }
 
-    /// Notes how a push ended: refused for want of room, or taken.
-    pub fn pushed(&self, has_room: bool) {
-        let now = (!has_room).then(Instant::now);
-        let was = std::mem::replace(&mut *lock(&self.no_room), now);
-        match (was.is_some(), has_room) {
-            (false, false) => tracing::warn!("Pushes are refused: the store has no room left"),
-            (true, true) => tracing::info!("Pushes are taken again"),
+    /// Notes how a push ended: refused, or taken.
+    pub fn pushed(&self, refused: Option<Refused>) {
+        let now = refused.map(|why| (why, Instant::now()));
+        let was = std::mem::replace(&mut *lock(&self.refused), now);
+        match (was, refused) {
+            (was, Some(why)) if was.is_none_or(|(before, _)| before != why) => {
+                tracing::warn!(why = why.words(), "Pushes are refused");
+            }
+            (Some(_), None) => tracing::info!("Pushes are taken again"),
             _ => {}
         }
     }
@@ -146,20 +149,21 @@ impl Health {
         let _ = self.set_aside.set(SetAside(Box::new(count)));
     }
 
-    /// Returns true if the last push was refused for want of room, a short while ago.
-    fn no_room(&self) -> bool {
-        lock(&self.no_room).is_some_and(|last| last.elapsed() < REFUSED)
+    /// Why the last push was refused, if it was, a short while ago.
+    fn refused(&self) -> Option<Refused> {
+        let last = lock(&self.refused).filter(|(_, at)| at.elapsed() < REFUSED);
+        last.map(|(why, _)| why)
     }
 
     /// Brings the gauge up to date that says whether anything is wrong.
     pub(super) fn show(&self) {
         let any = lock(&self.stores).iter().any(|seen| seen.trouble.is_some());
-        let degraded = any || self.no_room();
+        let degraded = any || self.refused().is_some();
         self.shown.degraded.set(degraded.into());
     }
 
     /// What a ready daemon says to anybody: `ok`, or `degraded` with a line for each store that is unreachable, without the reason, and
-    /// one while pushes are refused for want of room; then a line while anything is set aside.
+    /// one while pushes are refused; then a line while anything is set aside.
     pub(super) fn said(&self) -> String {
         let mut away = String::new();
         for (name, trouble) in self.stores() {
@@ -167,8 +171,8 @@ impl Health {
                 let _ = writeln!(away, "the {name} store is not ready");
             }
         }
-        if self.no_room() {
-            away.push_str("pushes are refused: no room left\n");
+        if let Some(why) = self.refused() {
+            let _ = writeln!(away, "pushes are refused: {}", why.words());
         }
         let mut said = if away.is_empty() {
             "ok\n".to_owned()

@@ -19,6 +19,7 @@ use axum::{
 mod caches;
 mod health;
 mod page;
+mod refused;
 mod stores;
 mod watch;
 
@@ -27,8 +28,9 @@ mod tests;
 
 pub use caches::Caches;
 pub use health::{Health, Phase, StoreHealth};
+pub use refused::Refused;
 pub use stores::Stores;
-pub use watch::{follow, watch};
+pub use watch::{follow, watch, watch_folder};
 
 use crate::metrics::{Metrics, http::Place};
 

@@ -8,7 +8,7 @@ use axum::{
     http::{Method, Request, StatusCode},
 };
 
-use super::{Admin, Health, Phase, Stores, place, watch};
+use super::{Admin, Health, Phase, Refused, Stores, place, watch};
 use crate::{
     artifact::Descriptor,
     metrics::Metrics,
@@ -98,17 +98,27 @@ async fn a_store_that_is_away_is_said_but_requests_are_still_taken() {
 async fn refused_pushes_are_said_until_one_is_taken() {
     let door = door();
     door.health.set(Phase::Ready);
-    door.health.pushed(false);
-    let (status, said) = door.get("/readyz").await;
-    assert_eq!(status, StatusCode::OK);
-    assert!(said.contains("pushes are refused: no room left"), "{said}");
+    for (why, words) in [
+        (
+            Refused::QueueFull,
+            "full of what waits for the remote store",
+        ),
+        (Refused::Disk, "the disk cannot be written to"),
+        (Refused::NoRoom, "no room left"),
+    ] {
+        door.health.pushed(Some(why));
+        let (status, said) = door.get("/readyz").await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(said.contains("\npushes are refused: "), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
     assert!(
         door.get("/metrics")
             .await
             .1
             .contains("cachectld_degraded 1")
     );
-    door.health.pushed(true);
+    door.health.pushed(None);
     assert_eq!(door.get("/readyz").await.1, "ok\n");
     assert!(
         door.get("/metrics")
@@ -154,10 +164,58 @@ async fn stores_are_asked_in_the_background() {
     };
     let store = Arc::new(Faulty::new(Arc::new(Memory::new()), faults, 1));
     let pause = std::time::Duration::from_secs(5);
-    let asking = crate::task::spawn("health", watch(store, health, pause));
+    let asking = crate::task::spawn("health", watch(store, None, health, pause));
     tokio::time::sleep(pause / 2).await;
     assert!(door.get("/readyz").await.1.starts_with("degraded"));
     drop(asking);
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_to_is_said_though_the_store_answers() {
+    let door = door();
+    let health = door.health.store("local");
+    door.health.set(Phase::Ready);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let pause = std::time::Duration::from_hours(1);
+    for (folder, want) in [
+        (std::env::temp_dir(), "ok\n"),
+        (file.path().join("store"), "degraded"),
+    ] {
+        let store = Arc::new(Memory::new());
+        let asking = watch(store, Some(folder), health.clone(), pause);
+        let _asking = crate::task::spawn("health", asking);
+        let said = async || door.get("/readyz").await.1;
+        while !said().await.starts_with(want) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[test]
+fn what_fails_of_the_disk_is_told_from_what_a_store_answers() {
+    use std::io::ErrorKind as Io;
+    let file = |kind: Io| {
+        let e = crate::fs::Error::new("write", "x", std::io::Error::from(kind));
+        store::Error::io("put", e)
+    };
+    for (error, want) in [
+        (file(Io::ReadOnlyFilesystem), Some(Refused::Disk)),
+        (file(Io::PermissionDenied), Some(Refused::Disk)),
+        (file(Io::Other), Some(Refused::Disk)),
+        (file(Io::StorageFull), Some(Refused::NoRoom)),
+        (
+            store::Error::new(ErrorKind::Full, "put", ""),
+            Some(Refused::NoRoom),
+        ),
+        (
+            store::Error::new(ErrorKind::Full, store::queue::QUEUE_FULL, ""),
+            Some(Refused::QueueFull),
+        ),
+        (store::Error::new(ErrorKind::Denied, "put", ""), None),
+        (store::Error::new(ErrorKind::Unavailable, "put", ""), None),
+    ] {
+        assert_eq!(Refused::by(&error), want, "{error}");
+    }
 }
 
 #[tokio::test]

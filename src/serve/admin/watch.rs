@@ -1,18 +1,29 @@
 //! Watches stores in the background, so that no probe asks one.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::health::StoreHealth;
 use crate::{
     digest::Digest,
-    store::{ErrorKind, Store, tiered::Backlog},
+    fs,
+    store::{
+        ErrorKind, Store,
+        error::{Error, Result},
+        tiered::Backlog,
+    },
+    task,
 };
 
 /// Longest wait for a store that is only asked whether it is there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Asks a store every `pause` whether it is there, for ever.
-pub async fn watch(store: Arc<dyn Store>, health: StoreHealth, pause: Duration) {
+/// Asks a store every `pause` whether it is there, and whether `folder` can be written to, for ever.
+pub async fn watch(
+    store: Arc<dyn Store>,
+    folder: Option<PathBuf>,
+    health: StoreHealth,
+    pause: Duration,
+) {
     // Of no bytes: whether it is there does not matter.
     let nothing = Digest::sha256_of(b"");
     let mut is_explained = false;
@@ -32,8 +43,12 @@ pub async fn watch(store: Arc<dyn Store>, health: StoreHealth, pause: Duration) 
             }
             late
         };
+        let answer = match (answer, &folder) {
+            (Ok(_), Some(folder)) => may_write(folder.clone()).await,
+            (answer, _) => answer.map(drop),
+        };
         match answer {
-            Ok(_) => {
+            Ok(()) => {
                 is_explained = false;
                 health.reachable();
             }
@@ -41,6 +56,23 @@ pub async fn watch(store: Arc<dyn Store>, health: StoreHealth, pause: Duration) 
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Says every `pause` whether a folder in front of a remote store can be written to, for ever.
+pub async fn watch_folder(folder: PathBuf, health: StoreHealth, pause: Duration) {
+    loop {
+        match may_write(folder.clone()).await {
+            Ok(()) => health.reachable(),
+            Err(error) => health.away(error.kind, &error.to_string()),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Reading goes on from a file system that became read-only, as many do after an error.
+async fn may_write(folder: PathBuf) -> Result<()> {
+    let may = task::blocking(move || fs::may_write(&folder)).await;
+    may.map_err(|e| Error::io("write", e))
 }
 
 /// Shows a remote store behind a folder as the folder finds it, for ever: both go by the same probes.

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use crate::{
     ops,
     proto::{self, REQUEST_ID_KEY},
-    store::{self, ErrorKind},
+    store::{self, ErrorKind, queue::QUEUE_FULL},
 };
 
 /// Longest id that is taken from a client.
@@ -78,6 +78,9 @@ impl Asked {
             return Status::new(code, e.to_string());
         }
         let words = match e.kind {
+            ErrorKind::Full if e.op == QUEUE_FULL => {
+                return Status::new(code, e.message.clone());
+            }
             ErrorKind::Corrupt
             | ErrorKind::Invalid
             | ErrorKind::Conflict

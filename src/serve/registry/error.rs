@@ -8,10 +8,15 @@ use serde_json::json;
 
 use crate::{
     serve::{
+        admin::Refused,
         admission::{Fault, Full},
         observe::Why,
     },
-    store::{self, ingest::OVER_QUOTA, queue::OVER_SHARE},
+    store::{
+        self,
+        ingest::OVER_QUOTA,
+        queue::{OVER_SHARE, QUEUE_FULL},
+    },
 };
 
 /// An error code of the spec; `Unavailable`, `Full` and `Damaged` are ours, for what it has no code for.
@@ -98,6 +103,8 @@ pub(super) struct Refusal {
     pub why: Option<String>,
     /// The store answers other requests: waiting for it does not help.
     pub alone: bool,
+    /// What it says of the store's state, if it was a push.
+    pub store: Option<Refused>,
 }
 
 impl Refusal {
@@ -110,6 +117,7 @@ impl Refusal {
             headers: Vec::new(),
             why: None,
             alone: false,
+            store: None,
         }
     }
 
@@ -141,7 +149,9 @@ impl Refusal {
             Kind::Corrupt => (corrupt, error.message.as_str()),
             Kind::Invalid => (Code::SizeInvalid, error.message.as_str()),
             Kind::Conflict => (Code::BlobUploadInvalid, error.message.as_str()),
-            Kind::Full if error.op == OVER_SHARE => (Code::Full, error.message.as_str()),
+            Kind::Full if [OVER_SHARE, QUEUE_FULL].contains(&error.op) => {
+                (Code::Full, error.message.as_str())
+            }
             Kind::Full => (Code::Full, "there is no room left in the store"),
             Kind::Denied if error.op == OVER_QUOTA => (Code::Denied, error.message.as_str()),
             // The daemon's own credentials: the client can do nothing about them.
@@ -171,6 +181,7 @@ impl Refusal {
             _ => Self::new(code, words),
         };
         refusal.why = Some(error.to_string());
+        refusal.store = Refused::by(error);
         // Waiting does not bring credentials.
         refusal.alone = error.alone || matches!(error.kind, Kind::Denied | Kind::Unauthenticated);
         match error.kind {
@@ -197,6 +208,9 @@ impl Refusal {
         );
         if let Some(why) = self.why.map(Why) {
             response.extensions_mut().insert(why);
+        }
+        if let Some(store) = self.store {
+            response.extensions_mut().insert(store);
         }
         let headers = response.headers_mut();
         for (name, value) in self.headers {

@@ -4,7 +4,10 @@ use std::{
     fs::File,
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -24,6 +27,7 @@ use crate::{
         error::{Error, ErrorKind, Result},
         keys,
         open::{Opened, Repositories, StoreUrl},
+        queue::queue_full,
     },
     task,
 };
@@ -59,6 +63,16 @@ impl Default for Room {
 }
 
 impl Room {
+    /// The same for a file system of `total` bytes: of a small one a twentieth is left to others, since all that the front holds would
+    /// have to go for more than that.
+    #[must_use]
+    pub fn on(self, total: u64) -> Self {
+        Self {
+            min_free_bytes: self.min_free_bytes.min(total / 20),
+            ..self
+        }
+    }
+
     fn low_bytes(&self) -> u64 {
         (self.max_bytes as f64 * self.low_water) as u64
     }
@@ -77,6 +91,8 @@ pub(super) struct Front {
     counts: Arc<Counts>,
     /// Set once what lay there at the start is known: a big front must not hold up the start.
     looked: OnceCell<()>,
+    /// That the file system is nearly full was logged.
+    told: AtomicBool,
     one_at_a_time: Mutex<()>,
     full: Notify,
 }
@@ -118,6 +134,7 @@ impl Front {
             room,
             counts,
             looked: OnceCell::new(),
+            told: AtomicBool::new(false),
             one_at_a_time: Mutex::new(()),
             full: Notify::new(),
         })
@@ -212,11 +229,7 @@ impl Front {
         self.give_up(over).await?;
         // What could not be freed of the file system's room may be there all the same; the disk will say.
         if self.uses.bytes().saturating_add(size) > self.room.max_bytes {
-            return Err(Error::new(
-                ErrorKind::Full,
-                "put",
-                "the disk in front is full of what the store behind does not have yet",
-            ));
+            return Err(queue_full("the local cache directory (front_max_size) is"));
         }
         Ok(())
     }
@@ -233,6 +246,14 @@ impl Front {
             if let Some(free) = self.free_bytes().await?
                 && free < wanted
             {
+                if !self.told.swap(true, Relaxed) {
+                    let left_free = self.room.min_free_bytes;
+                    tracing::warn!(
+                        free,
+                        left_free,
+                        "Blobs leave the folder in front, since its file system is nearly full"
+                    );
+                }
                 let slack = self.room.min_free_bytes / 8;
                 over = over.max((wanted - free).saturating_add(slack));
             }

@@ -22,9 +22,9 @@ use crate::{
     entry::Time,
     fair::{Key, Refused, Share, Shares, caller},
     store::{
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         keys::{self, Repo},
-        queue::over_share,
+        queue::{over_share, queue_full},
     },
 };
 
@@ -116,10 +116,7 @@ impl Queue {
     pub(super) async fn add(&self, placed: Placed) -> Result<()> {
         let share = self.shares.take(caller::current(), 1);
         let share = share.map_err(|refused| match refused {
-            Refused::All => {
-                let message = "too many updates wait for the store behind";
-                Error::new(ErrorKind::Full, "publish", message)
-            }
+            Refused::All => queue_full("the queue of updates is"),
             Refused::Caller => over_share("updates"),
         })?;
         let seq = {
@@ -406,6 +403,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::store::ErrorKind;
     use crate::{artifact::Tag, store::record::Tagged, store::tiered::entry::Publication};
 
     fn d(n: u8) -> Digest {

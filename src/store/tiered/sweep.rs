@@ -22,12 +22,21 @@ impl Core {
         })
     }
 
-    /// Waits until the remote has what was acknowledged by now: a sweep must see all of it.
+    /// Waits until the remote has what was acknowledged by now, as far as it takes it: a full one is swept so that it can take the rest.
+    ///
+    /// What it refuses is not there to be swept, and stays if it is there all the same: it is pinned in front, which [`Sweep::remove`] goes
+    /// by. The manifests that name it and wait for it are roots.
     async fn all_sent(&self) -> Result<()> {
         for digest in self.unsent.all() {
-            tokio::select! {
-                sent = self.unsent.until_sent(&digest) => sent?,
+            if self.unsent.is_refused(&digest) {
+                continue;
+            }
+            let sent = tokio::select! {
+                sent = self.unsent.until_sent(&digest) => sent,
                 () = self.health.lost() => return Err(self.health.away("sweep")),
+            };
+            if let Err(error) = sent {
+                tracing::debug!(%digest, %error, "A sweep does not wait for a blob that the remote store refuses");
             }
         }
         Ok(())

@@ -169,6 +169,12 @@ impl Unsent {
         self.items().all.contains_key(digest)
     }
 
+    /// Whether the remote refused it, and it waits to be tried again.
+    pub(super) fn is_refused(&self, digest: &Digest) -> bool {
+        let items = self.items();
+        items.all.get(digest).is_some_and(|i| i.rest.refusals > 0)
+    }
+
     /// What is left to be sent.
     pub(super) fn left(&self) -> Left {
         let items = self.items();

@@ -1,5 +1,8 @@
 use super::*;
-use crate::fair::{Key, caller};
+use crate::{
+    fair::{Key, caller},
+    store::queue::QUEUE_FULL,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -58,7 +61,8 @@ async fn what_the_remote_does_not_have_is_never_given_up() {
         }
         assert!(blobs.len() < 100);
     };
-    assert_eq!(full.kind, ErrorKind::Full);
+    assert_eq!((full.kind, full.op), (ErrorKind::Full, QUEUE_FULL));
+    assert!(full.message.contains("front_max_size"), "{full}");
     assert_eq!(blobs.len(), 8);
     for desc in &blobs {
         assert!(near(&world, desc).await);
@@ -122,6 +126,42 @@ async fn nearly_full_disk_is_relieved_though_we_have_room() {
     let second = put(&daemon, 5 * MIB, 2).await.unwrap();
     assert!(!near(&world, &first).await);
     assert!(read(&daemon.repo("a"), &second).await.unwrap().is_some());
+}
+
+#[test]
+fn a_small_file_system_keeps_a_twentieth_free_and_a_large_one_a_gibibyte() {
+    let free = |total| Room::default().on(total).min_free_bytes;
+    assert_eq!(free(1 << 30), (1 << 30) / 20);
+    assert_eq!(free(1 << 40), 1 << 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_remote_is_swept_though_it_refuses_what_waits_for_it() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let stored = put(&daemon, 1000, 1).await.unwrap();
+    assert!(daemon.flush().await.is_flushed());
+    *daemon.link.refused.lock().unwrap() = Some(("put", ErrorKind::Full));
+    let waits = put(&daemon, 1000, 2).await.unwrap();
+    let sweep = daemon.tiered.opened().sweep.unwrap();
+    let for_ever = Time {
+        secs: i64::MAX,
+        nanos: 0,
+    };
+    // Whether it was refused before or is while the sweep waits for it.
+    for _ in 0..2 {
+        let found: Vec<_> = sweep.blobs().await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].digest, stored.digest);
+    }
+    let both = [stored.digest, waits.digest];
+    assert_eq!(sweep.remove(&both, for_ever).await.unwrap(), (1, 1000));
+    // There is room again.
+    daemon.link.refuse_nothing();
+    assert!(near(&world, &waits).await);
+    assert!(daemon.flush().await.is_flushed());
+    let read = read(&daemon.repo("a"), &waits).await.unwrap();
+    assert_eq!(read.unwrap(), data(1000, 2));
 }
 
 #[tokio::test]

@@ -1,0 +1,160 @@
+//! Standard error of a daemon: a thread of its own writes it, so that a reader that is slow, or has stopped, holds nobody up.
+//!
+//! What waits is bounded in bytes; lines beyond that are dropped and counted, and the log says how many as soon as it goes on.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Most bytes that wait for the reader, each line counted with [`PER_LINE`] more.
+const MOST_BYTES: usize = 4 << 20;
+/// What a line takes besides its bytes.
+const PER_LINE: usize = 64;
+
+static OF_PROCESS: OnceLock<Lines> = OnceLock::new();
+
+/// From now on [`write`] only hands on, for a thread to write. What is dropped is told in the log.
+pub(super) fn start() {
+    OF_PROCESS.get_or_init(|| {
+        Lines::start(io::stderr(), |dropped| {
+            tracing::warn!(
+                dropped,
+                "Log lines were dropped: whoever reads standard error does not keep up"
+            );
+        })
+    });
+}
+
+/// Writes to standard error, come what may: there is nowhere to complain.
+pub fn write(text: &[u8]) {
+    match OF_PROCESS.get() {
+        Some(lines) => lines.write(text),
+        None => drop(io::stderr().lock().write_all(text)),
+    }
+}
+
+/// Waits until all that was handed on before is written, for so long at most.
+pub fn flush(limit: Duration) {
+    if let Some(lines) = OF_PROCESS.get() {
+        lines.flush(limit);
+    }
+}
+
+enum Item {
+    Line(Vec<u8>),
+    /// All before it is written.
+    Reached(SyncSender<()>),
+}
+
+#[derive(Default)]
+struct Counts {
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+/// Lines on their way to a writer that may stall.
+struct Lines {
+    items: Sender<Item>,
+    counts: Arc<Counts>,
+}
+
+impl Lines {
+    /// Writes to `to` on a thread of its own; `told` is told there how many lines were dropped.
+    fn start(to: impl Write + Send + 'static, told: impl Fn(u64) + Send + 'static) -> Self {
+        let (items, queue) = channel();
+        let counts = Arc::new(Counts::default());
+        let shared = counts.clone();
+        let thread = thread::Builder::new().name("log".to_owned());
+        // Without a thread nothing is written, which is better than no daemon: lines are dropped at the bound.
+        drop(thread.spawn(move || copy(&queue, to, &shared, told)));
+        Self { items, counts }
+    }
+
+    fn write(&self, line: &[u8]) {
+        let size = line.len() + PER_LINE;
+        let counts = &*self.counts;
+        if counts.waiting.fetch_add(size, Relaxed) + size > MOST_BYTES {
+            counts.waiting.fetch_sub(size, Relaxed);
+            counts.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        // Fails only if the thread could not be started.
+        drop(self.items.send(Item::Line(line.to_vec())));
+    }
+
+    /// Says whether all that was written before is out within `limit`.
+    fn flush(&self, limit: Duration) -> bool {
+        let (reached, wait) = sync_channel(1);
+        let sent = self.items.send(Item::Reached(reached));
+        sent.is_ok() && wait.recv_timeout(limit).is_ok()
+    }
+}
+
+fn copy(queue: &Receiver<Item>, mut to: impl Write, counts: &Counts, told: impl Fn(u64)) {
+    for item in queue {
+        match item {
+            Item::Line(line) => {
+                // A reader that has gone away is none of our trouble.
+                drop(to.write_all(&line));
+                counts.waiting.fetch_sub(line.len() + PER_LINE, Relaxed);
+            }
+            Item::Reached(reached) => {
+                let _ = reached.try_send(());
+            }
+        }
+        // There is room for the line that says it.
+        if counts.waiting.load(Relaxed) < MOST_BYTES / 2 {
+            match counts.dropped.swap(0, Relaxed) {
+                0 => {}
+                dropped => told(dropped),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, sync::Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_has_stopped_holds_nobody_up_and_is_told_what_it_missed() {
+        const LINES: usize = 20_000;
+        let (mut reader, writer) = io::pipe().unwrap();
+        let missed = Arc::new(Mutex::new(0));
+        let noted = missed.clone();
+        let lines = Lines::start(writer, move |dropped| *noted.lock().unwrap() += dropped);
+        let line = [vec![b'x'; 1023], vec![b'\n']].concat();
+        for _ in 0..LINES {
+            lines.write(&line);
+        }
+        assert!(!lines.flush(Duration::ZERO));
+        assert!(lines.counts.waiting.load(Relaxed) <= MOST_BYTES);
+        // The thread ends when nothing more can come, and with it the pipe.
+        drop(lines);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let (written, missed) = (text.lines().count(), *missed.lock().unwrap());
+        assert!(missed > 0 && text.lines().all(|l| l.len() == 1023));
+        assert_eq!(written as u64 + missed, LINES as u64);
+    }
+
+    #[test]
+    fn what_was_written_is_out_when_it_was_waited_for() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let lines = Lines::start(writer, |_| {});
+        lines.write(b"the last words\n");
+        assert!(lines.flush(Duration::MAX));
+        let mut text = [0; 15];
+        reader.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"the last words\n");
+    }
+}
