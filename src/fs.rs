@@ -416,11 +416,12 @@ impl Dir {
         rustix::fs::fsync(&self.fd).map_err(|e| Error::new("sync", &self.path, e))
     }
 
-    /// Bytes an ordinary user can still write to this file system.
-    pub fn free_bytes(&self) -> Result<u64> {
+    /// Bytes an ordinary user can still write to this file system; `None` where it does not say, as one that has no blocks at all
+    /// (ramfs, some FUSE and network file systems).
+    pub fn free_bytes(&self) -> Result<Option<u64>> {
         let s = rustix::fs::fstatvfs(&self.fd)
             .map_err(|e| Error::new("stat file system of", &self.path, e))?;
-        Ok(s.f_bavail.saturating_mul(s.f_frsize))
+        Ok((s.f_blocks > 0).then(|| s.f_bavail.saturating_mul(s.f_frsize)))
     }
 
     /// The handle, for calls that this type does not wrap.

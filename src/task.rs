@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::sync::Semaphore;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+};
 use tracing::Instrument as _;
 
 /// Bytes of a document up to which it is parsed on the spot, in about a millisecond.
@@ -18,6 +21,14 @@ static PARSING: Semaphore = Semaphore::const_new(PARSERS);
 /// Threads of a runtime. Given to it, since it panics where `TOKIO_WORKER_THREADS`, which is not for us, is no number.
 pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Makes a file that would grow over the limit for this process (`ulimit -f`) an error of the write, instead of a signal that ends
+/// the process. Programs that it starts get the signal. To be called within a runtime.
+pub fn outlive_file_limit() {
+    let number = rustix::process::Signal::XFSZ.as_raw();
+    // What listens is not needed: the handler stays. Without it all is as before.
+    let _ = signal(SignalKind::from_raw(number));
 }
 
 /// Runs blocking `work` on a thread for it; a panic in it goes on in the caller.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+pub mod barred;
 pub mod contained;
 pub mod dated;
 pub mod replaced;
@@ -276,6 +277,7 @@ fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
             let at = At { pack, entry };
             if let Some(place @ None) = outputs.get_mut(&e.entry.path)
                 && e.entry.needs.is_none()
+                && !p.barred.contains(&entry)
                 && resolvable(snapshot, &objects, at)
             {
                 *place = Some(at);

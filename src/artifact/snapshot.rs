@@ -178,6 +178,8 @@ pub struct Pack {
     pub live: Vec<bool>,
     /// Day of last use of each entry (0: not recorded), one an entry.
     pub days: Vec<u32>,
+    /// Indexes of entries that nobody is to use, whatever says that they are live ([`super::fold::barred`]).
+    pub barred: HashSet<usize>,
 }
 
 impl Pack {
@@ -189,6 +191,7 @@ impl Pack {
             toc,
             live: vec![true; count],
             days: vec![day; count],
+            barred: HashSet::new(),
         }
     }
 
@@ -281,6 +284,7 @@ impl Snapshot {
                 toc,
                 live,
                 days,
+                barred: HashSet::new(),
             });
         }
         let name = SnapshotName {

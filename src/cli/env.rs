@@ -87,7 +87,7 @@ fn object(session: &Session, args: &args::Env, go: Found<'_>) -> Value {
     };
     let settings: Vec<Value> = setting_rows(session, args)
         .into_iter()
-        .map(|r| json!({"key": r.key, "value": r.value, "origin": r.origin.to_string()}))
+        .map(|r| json!({"key": r.key, "value": r.value, "origin": origin(session, &r)}))
         .collect();
     let ignored: Vec<Value> = session
         .loaded
@@ -157,6 +157,14 @@ fn files(session: &Session) -> Vec<String> {
         .chain(&session.loaded.file)
         .map(|file| file.display().to_string())
         .collect()
+}
+
+/// Where the value of a row comes from: a scope that nobody wrote may be the CI system's.
+fn origin(session: &Session, row: &Row) -> String {
+    match row.key {
+        "scope" => scope_origin(session),
+        _ => row.origin.to_string(),
+    }
 }
 
 fn scope_origin(session: &Session) -> String {
@@ -259,12 +267,9 @@ fn table(session: &Session, args: &args::Env, go: Found<'_>) -> String {
     rows.extend(settings.into_iter().map(|row| {
         let is_default = row.origin == Origin::Default;
         let effective = effective(session, go, row.key).filter(|_| is_default);
+        let origin = origin(session, &row);
         let value = effective.unwrap_or(row.value);
-        vec![
-            row.key.to_owned(),
-            printable(&value),
-            row.origin.to_string(),
-        ]
+        vec![row.key.to_owned(), printable(&value), origin]
     }));
     output::table(&rows, &[])
 }

@@ -30,7 +30,7 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
             return None;
         }
         ErrorKind::Unauthenticated if s3 => {
-            "give AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role), or set s3.anonymous"
+            "give AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile that a file of ~/.aws holds, or a role), or set s3.anonymous"
                 .to_owned()
         }
         ErrorKind::Unauthenticated if registry => {
@@ -48,6 +48,9 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
         // A daemon that refuses for another reason than missing rights says what to do.
         ErrorKind::Denied if ["`allowed_hosts`", "`external_url`", "`auth.htpasswd`"].iter().any(|s| e.message.contains(s)) => {
             return None;
+        }
+        ErrorKind::Denied if folder && e.message.contains("Read-only file system") => {
+            "mount it so that it can be written, or name another store with --store; --read-only if the job should only import".to_owned()
         }
         ErrorKind::Denied if folder => {
             "let this user read and write the store's folder (owner and mode of it and of those above it; for several users a common group and mode 2770, before the first export), or name another store with --store; --read-only if the job should only import".to_owned()

@@ -36,7 +36,7 @@ pub(crate) struct Part {
     /// Import: it was found under another key than the one that was asked for, or without any.
     pub(crate) by_other_key: bool,
     pub(crate) partial: bool,
-    /// Import: folders in the target were in the way of entries.
+    /// Import: something in the target was in the way of entries, which were left out.
     pub(crate) blocked: bool,
     /// It is a miss because something stored is lost or damaged.
     pub(crate) damaged: bool,
@@ -131,7 +131,7 @@ impl Part {
             scope,
             key,
             hit,
-            exact: hit && !r.partial && !by_other_key,
+            exact: hit && !r.partial && !r.blocked && !by_other_key,
             by_other_key,
             partial: r.partial,
             blocked: r.blocked,
@@ -152,6 +152,11 @@ impl Part {
         }
     }
 
+    /// Something was restored, but not everything.
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial || self.blocked
+    }
+
     /// It is no miss that this one is not there: a project without dependencies has no module cache. Folders are asked for by name.
     pub(super) fn is_excused(&self) -> bool {
         self.absent && self.kind != SourceKind::Dir.name()
@@ -164,7 +169,7 @@ impl Part {
             let named = all.iter().take(MAX_LEFT_OUT_NAMED);
             let mut named: Vec<String> = named.map(|l| format!("{}: {}", l.what, l.why)).collect();
             if all.len() > named.len() {
-                named.push("…".to_owned());
+                named.push(format!("and {} more", all.len() - named.len()));
             }
             named.join("; ")
         };
@@ -284,7 +289,7 @@ impl Part {
             }
             Verb::Import => {
                 value["exact"] = json!(self.exact);
-                value["partial"] = json!(self.partial);
+                value["partial"] = json!(self.is_partial());
                 value["entries_restored"] = json!(self.entries_moved);
             }
         }
@@ -332,7 +337,11 @@ impl Part {
     }
 
     fn how_it_hit(&self) -> String {
-        let hit = if self.partial { "partial hit" } else { "hit" };
+        let hit = if self.is_partial() {
+            "partial hit"
+        } else {
+            "hit"
+        };
         match self.key.as_deref().filter(|_| self.by_other_key) {
             None => hit.to_owned(),
             Some(from) => {
@@ -340,7 +349,7 @@ impl Part {
                     "" => "the cache without a key".to_owned(),
                     key => format!("key {}", printable(key)),
                 };
-                let how = if self.partial {
+                let how = if self.is_partial() {
                     "partly restored"
                 } else {
                     "restored"

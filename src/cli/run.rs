@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     panic::{self, AssertUnwindSafe},
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -123,6 +124,7 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
         .build()
         .map_err(|e| fail(CommandError::failed(format!("cannot start threads: {e}"))))?;
     let end = runtime.block_on(async {
+        task::outlive_file_limit();
         // Biased: a signal that has come is not overtaken by a result that came with it.
         tokio::select! {
             biased;
@@ -146,8 +148,8 @@ fn prepare(cli: &Cli) -> Result<Session> {
     let env = Env::capture();
     // First: what is wrong with a settings file quotes it.
     telemetry::commands::guard(|name| env.get(name).is_some());
-    let folder = std::env::current_dir()
-        .map_err(|e| CommandError::failed(format!("cannot tell the working directory: {e}")))?;
+    // Of one that was removed nothing is known, and nothing is needed where all paths are absolute.
+    let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let loaded = config::load(&env, &folder, cli.global.config.as_deref(), cli.layer())?;
     let filter = loaded.config.log.as_deref();
     telemetry::init(Verbosity(cli.global.verbose), filter)
@@ -169,6 +171,7 @@ fn prepare(cli: &Cli) -> Result<Session> {
 
 async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8, Failure> {
     session.warn_of_environment();
+    session.warn_of_unread(matches!(command, Command::Env(_)));
     match &command {
         // It shows that beside what counts.
         Command::Env(_) => {}

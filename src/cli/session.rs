@@ -236,6 +236,7 @@ impl Session {
         read_only: bool,
         budget: Option<Duration>,
     ) -> Result<ops::Context> {
+        self.knows_its_settings()?;
         let config = self.config();
         // Boxed: AWS's configuration makes a future of many kilobytes, and everything here awaits this one.
         let opened = Box::pin(stores::open(url, self, read_only)).await;

@@ -146,7 +146,7 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
             exclude: config.exclude.clone(),
             xattrs: config.xattrs,
             owner: config.owner,
-            own: own_folders(session, store, &root),
+            own: own_folders(session, store),
         };
         let source =
             dir::Dir::new(root, &options).map_err(|e| CommandError::usage(e.to_string()))?;
@@ -181,11 +181,10 @@ fn matches_nothing(pattern: &str, given: &Path, root: &Path) -> Option<String> {
 }
 
 /// The folders that this run uses, which are no content of any other.
-fn own_folders(session: &Session, store: &str, root: &Path) -> OwnFolders {
+fn own_folders(session: &Session, store: &str) -> OwnFolders {
     let config = session.config();
-    let temp = Some(&config.temp_dir)
-        // Without the setting it is everybody's; and a folder that somebody carries as a whole is more than a place for spools.
-        .filter(|temp| session.loaded.layer.get("temp_dir").is_some() && *temp != root);
+    // Without the setting it is everybody's.
+    let temp = Some(&config.temp_dir).filter(|_| session.loaded.layer.get("temp_dir").is_some());
     let all = [
         stores::folder(store),
         config.state_dir.as_deref().map(Path::to_owned),

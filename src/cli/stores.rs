@@ -29,7 +29,7 @@ fn options(session: &Session, read_only: bool) -> Options {
         stall: config.stall,
         connect_timeout: config.connect_timeout,
         ca_bundle: config.ca_bundle.clone(),
-        no_proxy: env.no_proxy(),
+        proxies: env.proxies(),
         trouble: session.trouble.clone(),
         s3: config.s3.for_store(),
         registry: config.registry.for_store(env),

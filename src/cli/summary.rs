@@ -63,7 +63,7 @@ impl Summary {
 
     /// Something was restored, but not everything.
     fn partial(&self) -> bool {
-        self.parts.iter().any(|p| p.partial) || (!self.hit() && self.parts.iter().any(|p| p.hit))
+        self.parts.iter().any(Part::is_partial) || (!self.hit() && self.parts.iter().any(|p| p.hit))
     }
 
     /// Digest of the first snapshot that there is.
@@ -139,7 +139,7 @@ impl Summary {
             .parts
             .iter()
             // Under `strict` it is the error, if something was in the way.
-            .filter(|p| !p.left_out.is_empty() && !p.partial && !(p.blocked && strict))
+            .filter(|p| !(p.left_out.is_empty() || p.partial || p.blocked && strict))
             .filter(|p| self.verb == Verb::Export || p.hit)
         {
             all.push(part.left_out_line());

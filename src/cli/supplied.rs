@@ -15,8 +15,10 @@ impl Session {
     /// URL of the store.
     ///
     /// # Errors
-    /// None is set but by a settings file that may not set it, or there is no home for the default one.
+    /// None is set but by a settings file that may not set it, or there is no home for the default one; or there are settings that
+    /// cannot be read.
     pub(crate) fn store(&self) -> Result<&str> {
+        self.knows_its_settings()?;
         let Some((url, origin)) = &self.config().store else {
             return Err(match self.ignored() {
                 Some(ignored) => CommandError::failed(format!(
@@ -37,6 +39,26 @@ impl Session {
             }
         })?;
         Ok(url)
+    }
+
+    /// Refuses to work where a settings file that nobody named is there and cannot be read: it may say what is carried and where to,
+    /// and whether anything may be written.
+    pub(super) fn knows_its_settings(&self) -> Result<()> {
+        match self.loaded.unread.iter().find(|file| file.is_there) {
+            None => Ok(()),
+            Some(file) => Err(CommandError::failed(file.to_string()).hint(
+                "let this user read it, or name the settings file that counts with --config or CACHECTL_CONFIG",
+            )),
+        }
+    }
+
+    /// Warns of settings files that could not be looked for; `also_there`: of those that are there too, which are no error then.
+    pub(super) fn warn_of_unread(&self, also_there: bool) {
+        for file in &self.loaded.unread {
+            if also_there || !file.is_there {
+                self.reporter.warn(&file.to_string());
+            }
+        }
     }
 
     /// In a CI job trouble like other: secrets that are part of a variable or flag are empty in the pull request of a fork.
@@ -87,6 +109,11 @@ impl Session {
                 "environment variable `{}` is not a setting of cachectl and is ignored{meant}",
                 name.escape_default()
             ));
+        }
+        for name in self.env.unfit_proxies() {
+            let why = "is no URL of a proxy and is ignored";
+            self.reporter
+                .warn(&format!("environment variable `{name}` {why}"));
         }
         let store = self.config().store.as_ref().map(|(url, _)| url.as_str());
         if let Some(path) = store.and_then(|url| url.strip_prefix("oci://"))

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::store::net::{self, Proxies};
+
 /// Variables of CI systems that mark their jobs besides `CI`, which not all of them set, and not all of them pass into containers.
 const CI_MARKS: [&str; 14] = [
     "APPVEYOR",
@@ -67,10 +69,25 @@ impl Env {
         self.os(name)?.to_str()
     }
 
-    /// What is to be reached without a proxy, by the variable in either case.
-    pub fn no_proxy(&self) -> Option<String> {
+    /// What is said of proxies, by variables in either case; what cannot be one does not count, as HTTP clients have it.
+    pub fn proxies(&self) -> Proxies {
+        let first = |names: [&'static str; 4]| {
+            let mut set = names.into_iter().filter(|name| self.os(name).is_some());
+            set.find(|name| self.get(name).is_some_and(net::can_be_proxy))
+        };
         let rules = self.get("NO_PROXY").or_else(|| self.get("no_proxy"));
-        rules.map(str::to_owned)
+        Proxies {
+            http: first(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
+            https: first(["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+            no_proxy: rules.map(str::to_owned),
+        }
+    }
+
+    /// Variables that name a proxy and cannot: HTTP clients pass over them without a word.
+    pub fn unfit_proxies(&self) -> impl Iterator<Item = &'static str> {
+        let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"];
+        let all = names.into_iter().chain(["ALL_PROXY", "all_proxy"]);
+        all.filter(|name| self.get(name).is_some_and(|text| !net::can_be_proxy(text)))
     }
 
     /// The variable as it is.

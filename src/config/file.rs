@@ -1,6 +1,6 @@
 //! A settings file → a layer of values with their lines.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use toml::{
     Spanned,
@@ -9,6 +9,7 @@ use toml::{
 
 use super::{
     Error, Result,
+    found::Unread,
     table::{Shape, Table},
     value::{Layer, Origin, Raw},
 };
@@ -22,9 +23,35 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// # Errors
 /// What cannot be read or parsed, and keys that do not exist, with the line and the nearest valid name.
 pub fn read(table: &Table, path: &Path) -> Result<Option<Layer>> {
-    let bytes = fs::read_if_there(path, MAX_FILE_BYTES)
-        .map_err(|e| Error::new(format!("cannot read the settings: {e}")))?;
-    let Some(bytes) = bytes else {
+    parsed(table, path, fs::read_if_there(path, MAX_FILE_BYTES))
+}
+
+/// The same of a file that nobody named: what the system does not let us read is nobody's mistake, and is noted in `unread`.
+///
+/// # Errors
+/// What a file says that was read, as in [`read`].
+pub(super) fn read_unnamed(
+    table: &Table,
+    path: &Path,
+    unread: &mut Vec<Unread>,
+) -> Result<Option<Layer>> {
+    match fs::read_if_there(path, MAX_FILE_BYTES) {
+        Err(e) if e.kind() != io::ErrorKind::InvalidData => {
+            unread.push(Unread {
+                path: path.to_owned(),
+                why: e.source.to_string(),
+                // What nobody can look for is as good as not there.
+                is_there: path.symlink_metadata().is_ok(),
+            });
+            Ok(None)
+        }
+        read => parsed(table, path, read),
+    }
+}
+
+fn parsed(table: &Table, path: &Path, read: fs::Result<Option<Vec<u8>>>) -> Result<Option<Layer>> {
+    let Some(bytes) = read.map_err(|e| Error::new(format!("cannot read the settings: {e}")))?
+    else {
         return Ok(None);
     };
     let text = std::str::from_utf8(&bytes)

@@ -4,7 +4,10 @@
 //! stranger. It may say what is cached and how fast, never where caches are kept, whose they are or who is trusted
 //! ([`InCheckout`]). The rule goes by the place where a file was found: owner, mode, links and the CI system change nothing.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Error, Result,
@@ -26,6 +29,30 @@ pub(super) struct Found {
     pub(super) layer: Layer,
     /// Variables that start like ours and are unknown.
     pub(super) unknown: Vec<String>,
+    /// Files that nobody named and that could not be read.
+    pub(super) unread: Vec<Unread>,
+}
+
+/// A settings file that nobody named and that cannot be read, as where a container runs as another user than its `HOME` is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The file.
+    pub path: PathBuf,
+    /// Why, in the system's words.
+    pub why: String,
+    /// It is there, so that there are settings that nobody knows; else it could not even be looked for.
+    pub is_there: bool,
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.is_there {
+            "cannot read the settings in"
+        } else {
+            "cannot look for settings in"
+        };
+        write!(f, "{what} {}: {}", self.path.display(), self.why)
+    }
 }
 
 /// Settings files that are part of what is checked out in the working directory.
@@ -72,13 +99,13 @@ pub(super) fn first_of(table: &Table, places: &[PathBuf]) -> Result<Found> {
     Ok(Found::default())
 }
 
-/// The file in the working directory, and below it the user's own.
+/// The file in the working directory, and below it the user's own. One that cannot be read is in [`Found::unread`].
 pub(super) fn here_and_own(table: &Table, env: &Env, folder: &Path) -> Result<Found> {
     let trusted = trusts_checkout(table, env)?;
     let mut found = Found::default();
     let own = env.config_dir().map(|dir| dir.join(FILE_NAME));
     if let Some(own) = &own
-        && let Some(layer) = file::read(table, own)?
+        && let Some(layer) = file::read_unnamed(table, own, &mut found.unread)?
     {
         if env.is_ci() && lies_in_checkout(folder, own) {
             found.add_checkout(table, own, layer, trusted);
@@ -89,7 +116,7 @@ pub(super) fn here_and_own(table: &Table, env: &Env, folder: &Path) -> Result<Fo
     }
     let here = folder.join(FILE_NAME);
     if !own.is_some_and(|own| is_same(&own, &here))
-        && let Some(layer) = file::read(table, &here)?
+        && let Some(layer) = file::read_unnamed(table, &here, &mut found.unread)?
     {
         found.add_checkout(table, &here, layer, trusted);
     }
@@ -137,7 +164,8 @@ fn trusts_checkout(table: &Table, env: &Env) -> Result<bool> {
 /// workspace. Blocks.
 pub(super) fn lies_in_checkout(folder: &Path, file: &Path) -> bool {
     let Ok(folder) = folder.canonicalize() else {
-        return false;
+        // It was removed: whose files lay there nobody knows.
+        return true;
     };
     // Of a submodule the outer checkout counts too; git refuses to check out a `.git` of its own.
     let is_root = |dir: &&Path| dir.join(".git").symlink_metadata().is_ok();

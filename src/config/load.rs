@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     Error, Result,
     env::Env,
-    found::{self, Checkout, Found},
+    found::{self, Checkout, Found, Unread},
     keys,
     settings::Config,
     table::{Shape, Table},
@@ -28,6 +28,8 @@ pub struct Loaded<C = Config> {
     pub checkout: Checkout,
     /// Variables that start like ours and are none, nor one mistyped: other programs' ones.
     pub unknown: Vec<String>,
+    /// Files that nobody named and that could not be read.
+    pub unread: Vec<Unread>,
     /// What can be set.
     pub table: &'static Table,
 }
@@ -68,6 +70,7 @@ pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) 
     Ok(Loaded {
         config,
         unknown: found.unknown,
+        unread: found.unread,
         layer: found.layer,
         file: found.file,
         checkout: found.checkout,
@@ -83,6 +86,7 @@ pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> 
         file,
         mut checkout,
         mut layer,
+        unread,
         ..
     } = files;
     // What is said above would not have counted anyway, and to switch off what is not on changes nothing.
@@ -105,6 +109,7 @@ pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> 
         checkout,
         layer,
         unknown,
+        unread,
     })
 }
 

@@ -19,6 +19,8 @@ const EACH_SECOND: i64 = 4 << 10;
 const SENT: i64 = 4;
 /// Frames after which others get their turn: none takes more than a few microseconds.
 const TURN: u32 = 64;
+/// A request counts as so many, since it is worked on besides.
+const REQUEST: u32 = 8;
 
 /// What every connection of HTTP/2 begins with (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -123,7 +125,7 @@ impl Frames {
 
     /// Counts a frame that begins; returns the length of its payload.
     fn begins(&mut self, [a, b, c, kind, flags, ..]: [u8; HEAD]) -> usize {
-        self.in_turn += 1;
+        self.in_turn += if kind == HEADERS { REQUEST } else { 1 };
         let length = u32::from_be_bytes([0, a, b, c]);
         let payload = i64::from(length);
         let moved = match kind {

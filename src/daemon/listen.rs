@@ -4,8 +4,9 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    http::{Request, Response, header},
+    http::{Request, Response, StatusCode, header},
 };
+use futures_util::future::{self, Either};
 use hyper_util::{
     rt::TokioIo,
     server::graceful::{GracefulShutdown, Watcher},
@@ -18,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    held::Held, idle::Open, linger::Linger, protocol::protocol, socket::Listener, tls,
-    writes::Watched,
+    arrivals::Arrivals, held::Held, idle::Open, linger::Linger, protocol::protocol,
+    socket::Listener, tls, writes::Watched,
 };
 use crate::{
     metrics::{self, Counting},
@@ -55,6 +56,8 @@ pub struct Service {
     pub large_windows: Pool,
     /// What callers share.
     pub admission: Arc<Admission>,
+    /// Requests whose turn has not come.
+    pub(super) arrivals: Arrivals,
     /// Those that are open, so that idle ones can give way.
     pub(super) open: Open,
     /// Counts them.
@@ -193,25 +196,30 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
     let large_window = service.large_windows.enter_now(key.clone());
     let http = protocol(large_window.is_some());
     let stream = Watched::new(stream, writer, large_window);
-    let (handler, admission) = (service.handler, service.admission);
+    let (handler, admission, arrivals) = (service.handler, service.admission, service.arrivals);
     let known = of_requests.clone();
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let arrived = match arrivals.enter(request.headers()) {
+            Ok(arrived) => arrived,
+            Err(status) => return Either::Left(future::ok(refused(status))),
+        };
         let running = known.begin();
-        // Who asks before sending a body has not begun to.
-        let asks_first = request.headers().contains_key(header::EXPECT);
-        let mut request = request.map(|body| match Body::new(body) {
-            body if asks_first => body,
-            body => Body::new(Linger::new(body)),
-        });
-        request.extensions_mut().insert(peer.clone());
-        request.extensions_mut().insert(known.clone());
-        let answer = handler(request);
-        let (admission, client) = (admission.clone(), (key.clone(), known.clone()));
-        async move {
-            let response = admission.answer(answer.await, client);
-            let held = |body| Body::new(Held::new(body, running));
-            Ok::<_, Infallible>(response.map(held))
-        }
+        let (handler, admission) = (handler.clone(), admission.clone());
+        let (peer, key, known) = (peer.clone(), key.clone(), known.clone());
+        Either::Right(async move {
+            drop(arrived);
+            // Who asks before sending a body has not begun to.
+            let asks_first = request.headers().contains_key(header::EXPECT);
+            let mut request = request.map(|body| match Body::new(body) {
+                body if asks_first => body,
+                body => Body::new(Linger::new(body)),
+            });
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(known.clone());
+            let answer = handler(request).await;
+            let response = admission.answer(answer, (key, known));
+            Ok::<_, Infallible>(response.map(|body| Body::new(Held::new(body, running))))
+        })
     });
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
     tokio::select! {
@@ -224,4 +232,11 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             tracing::debug!("Connection is closed: its client does not read, or others wait for its place");
         }
     }
+}
+
+/// The answer to a request that nobody looks at.
+fn refused(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
 }

@@ -6,6 +6,7 @@
 //! - Deliberately absent: protocols and who may come in (`serve`), how bytes are kept (`store`), what a setting is (`config`).
 
 mod args;
+mod arrivals;
 pub mod background;
 pub mod build;
 mod check;

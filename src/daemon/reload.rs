@@ -118,7 +118,7 @@ impl Reloader {
         self.connections.resize(connections);
         let most = i64::try_from(connections).unwrap_or(i64::MAX);
         self.connections_limit.set(most);
-        self.admission.requests.resize(new.config.max_requests);
+        self.admission.resize(new.config.max_requests);
         self.admission.set_stall(new.config.client_stall);
         self.uploads.set_quota(build::quota(&new.config));
         self.control.allow_path(new.config.allow_path);

@@ -113,7 +113,10 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         exporter,
         began,
     };
-    let end = runtime.block_on(service::run(start));
+    let end = runtime.block_on(async {
+        task::outlive_file_limit();
+        Box::pin(service::run(start)).await
+    });
     // Blocking work that was given up must not hold up the end; what it left behind bears no final name.
     runtime.shutdown_background();
     match end {

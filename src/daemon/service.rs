@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
+    arrivals::Arrivals,
     background,
     build::{self, Built},
     check,
@@ -145,6 +146,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         tls: built.tls.clone(),
         connections: listen::places(count).counted(shown.metrics.admission.connections.clone()),
         large_windows: protocol::large_windows(),
+        arrivals: Arrivals::default(),
         open: Open::default(),
         admission: built.admission.clone(),
         counts: shown.metrics.connections.clone(),
@@ -157,6 +159,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         tls: None,
         // Of their own, so that probes and metrics are answered when the doors are full.
         connections: listen::places(64),
+        arrivals: Arrivals::default(),
         open: Open::default(),
         stop: lasting,
         ..service.clone()

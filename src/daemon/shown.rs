@@ -68,7 +68,7 @@ impl Shown {
         refresh.extend(more);
         if let Ok(dir) = Dir::open(dir) {
             refresh.push(Box::new(move |metrics| {
-                if let Ok(bytes) = dir.free_bytes() {
+                if let Ok(Some(bytes)) = dir.free_bytes() {
                     metrics.disk.free.set(gauge(bytes));
                 }
             }));

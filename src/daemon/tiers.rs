@@ -114,7 +114,7 @@ fn options(config: &Config, env: &Env, url: &StoreUrl) -> Options {
         stall: link.stall,
         connect_timeout: link.connect_timeout,
         ca_bundle: link.ca_bundle.clone(),
-        no_proxy: env.no_proxy(),
+        proxies: env.proxies(),
         s3: config.remote.s3.for_store(),
         registry: config.remote.registry.for_store(env),
         // Blobs on our own disk are hashed before they count as there.

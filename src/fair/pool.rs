@@ -253,6 +253,11 @@ impl Pool {
         Arc::strong_count(&self.0) == 1
     }
 
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.0.name
+    }
+
     /// Places that are taken.
     pub fn taken(&self) -> usize {
         self.0.state().taken

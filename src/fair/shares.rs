@@ -164,7 +164,7 @@ mod tests {
         assert_eq!((rest.len(), refused), (25, Refused::All));
         assert_eq!(shares.take(key("c"), 1).unwrap_err(), Refused::All);
         drop((first, rest));
-        assert_eq!(fill(&shares, &key("a")).0.len(), 37);
+        assert_eq!(fill(&shares, &key("a")).0.len(), 38);
         drop(second);
         let state = shares.state();
         assert!(state.of.is_empty() && state.taken == 0);

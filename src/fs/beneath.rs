@@ -206,6 +206,13 @@ fn busy(path: impl Into<std::path::PathBuf>, why: &str) -> Error {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_file_system_without_blocks_does_not_say_what_is_free() {
+        let free = |path: &str| Dir::open(path).unwrap().free_bytes().unwrap();
+        assert!(free(env!("CARGO_MANIFEST_DIR")).is_some());
+        assert_eq!(free("/proc"), None);
+    }
+
     type Open = fn(&Dir, &EntryPath) -> Result<Dir>;
 
     fn path(p: &str) -> EntryPath {

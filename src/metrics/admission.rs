@@ -36,8 +36,16 @@ pub struct Admission {
     pub tokens: Admitted,
     /// Password checks.
     pub passwords: Admitted,
-    /// Large manifests in memory.
+    /// Large manifests that are read or parsed.
     pub large_manifests: Admitted,
+    /// Bodies and blobs that are on their way.
+    pub transfers: Admitted,
+    /// Those that were cut off for callers with fewer.
+    pub transfers_cut: Counter,
+    /// Large manifests and lists in memory.
+    pub large_transfers: Admitted,
+    /// Those that were cut off for callers with fewer.
+    pub large_transfers_cut: Counter,
     /// Manifests that are looked up.
     pub reads: Admitted,
     /// Lists of tags and referrers.
@@ -54,6 +62,8 @@ pub struct Admission {
     pub manifests: Waiting,
     /// Forms and calls that are being sent.
     pub forms: Waiting,
+    /// Short answers that are being sent.
+    pub answers: Waiting,
     /// Responses whose client does not read.
     pub responses: Waiting,
     /// Open calls of the control API.
@@ -69,6 +79,8 @@ impl Admission {
             "tokens",
             "passwords",
             "large_manifests",
+            "transfers",
+            "large_transfers",
             "reads",
             "lists",
             "merges",
@@ -96,10 +108,18 @@ impl Admission {
             "pool",
             pools,
         );
+        let transfers_cut = counters(
+            r,
+            "transfers_cut",
+            "Transfers that were cut off for a caller with fewer",
+            "pool",
+            ["transfers", "large_transfers"],
+        );
         let lanes = [
             "uploads",
             "manifests",
             "forms",
+            "answers",
             "responses",
             "calls",
             "health",
@@ -135,11 +155,17 @@ impl Admission {
         // In the order of the labels above.
         let mut pool = || pools.next().unwrap_or_default();
         let mut lane = || lanes.next().unwrap_or_default();
+        let mut transfers_cut = transfers_cut.into_iter();
+        let mut cut = || transfers_cut.next().unwrap_or_default();
         Self {
             requests: pool(),
             tokens: pool(),
             passwords: pool(),
             large_manifests: pool(),
+            transfers: pool(),
+            transfers_cut: cut(),
+            large_transfers: pool(),
+            large_transfers_cut: cut(),
             reads: pool(),
             lists: pool(),
             merges: pool(),
@@ -148,6 +174,7 @@ impl Admission {
             uploads: lane(),
             manifests: lane(),
             forms: lane(),
+            answers: lane(),
             responses: lane(),
             calls: lane(),
             health: lane(),

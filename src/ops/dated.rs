@@ -1,4 +1,5 @@
-//! When what was read was published, and what of it is dated later than that ([`fold::dated`]).
+//! When what was read was published, and what of it is left out: what is dated later than that ([`fold::dated`]), and what its kind
+//! of cache cannot have ([`fold::barred`]).
 
 use super::{LeftOut, head, load::Loaded};
 use crate::{
@@ -40,7 +41,7 @@ pub fn rules_of(snapshot: &Snapshot) -> Rules {
     SourceKind::from_name(&snapshot.name.kind).map_or(Rules::Tree, head::rules)
 }
 
-/// Leaves out of a snapshot what is dated later than it was published: by its record, the time `modified` at which the store
+/// Leaves out of a snapshot what was barred when it was read, and what is dated later than it was published: by its record, the time `modified` at which the store
 /// wrote its tag, the time in a side tag, or the store's clock `now`, in this order as far as there is one.
 ///
 /// The time of creation does not count: `SOURCE_DATE_EPOCH` may be long before anything in it. The bound of what an honest
@@ -58,14 +59,23 @@ pub fn leave_out(
         .unwrap_or(now);
     let rules = rules_of(snapshot);
     let ahead = leave_out_ahead(snapshot, bound, rules);
-    let first = ahead.first()?;
+    let ahead = ahead.first().map(|first| {
+        format!(
+            "{} dated more than {} minutes after its publication, such as {first}",
+            count(ahead.len()),
+            AHEAD_SECS / 60
+        )
+    });
+    let why: Vec<String> = loaded.barred.take().into_iter().chain(ahead).collect();
+    if why.is_empty() {
+        return None;
+    }
     fold::close(snapshot, rules);
     Some(LeftOut {
         what: tag.map_or_else(|| loaded.digest.to_string(), |tag| format!("tag {tag}")),
         why: format!(
-            "{} dated more than {} minutes after its publication, such as {first}; an export of this name removes it from the store",
-            count(ahead.len()),
-            AHEAD_SECS / 60
+            "{}; an export of this name removes it from the store",
+            why.join("; ")
         ),
     })
 }

@@ -72,7 +72,7 @@ pub struct Report {
     pub damaged: bool,
     /// A Go cache of which some entries could not be had; those that were restored are whole and verified.
     pub partial: bool,
-    /// Folders in the target were in the way of entries, which were left out.
+    /// Folders or mount points in the target were in the way of entries, which were left out.
     pub blocked: bool,
     /// Scope and key of what was found.
     pub found: Option<(String, String)>,

@@ -14,15 +14,16 @@ use crate::{
     artifact::{
         Descriptor, Manifest,
         config::{Config, MAX_CONFIG_BYTES},
-        fold::contained,
+        fold::{barred::bar, contained},
         name::SnapshotName,
         snapshot::{Layer, Outline, Snapshot, TocPlace},
-        toc::{MAX_ENTRIES, NotRead, Reading, Toc},
+        toc::{MAX_ENTRIES, NotRead, Reading, Toc, TocEntry},
         wire::Result as WireResult,
     },
     digest::Digest,
     memory::{Exhausted, MemoryBudget, Reservation},
     pack::bare,
+    source::SourceKind,
     store::{self, ErrorKind, Store},
     task,
 };
@@ -36,6 +37,8 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// Packs that are missing, damaged, or known to be damaged, with why.
     pub lost: Vec<LeftOut>,
+    /// In words, if it had live entries that its kind of cache cannot have; they are barred.
+    pub barred: Option<String>,
     /// What it takes beside its tables.
     pub memory: Reservation,
 }
@@ -365,15 +368,29 @@ fn put_together(
     }
     config.packs = states;
     let stated = (config.entries, config.bytes);
-    let snapshot =
+    let mut snapshot =
         Snapshot::assemble(outline, config, kept_layers, kept_tocs).map_err(|e| e.to_string())?;
     if lost.is_empty() && snapshot.totals() != stated {
         return Err("its config counts other entries than its packs have".into());
     }
+    // Of a folder one that cannot be restored makes the rest of no less use.
+    let kind = SourceKind::from_name(&snapshot.name.kind).filter(|k| k.is_go());
+    let barred = kind.and_then(|kind| {
+        let content = |e: &TocEntry| e.entry.kind.is_file().then_some(e.content);
+        // Nobody needs to be told of those.
+        bar(&mut snapshot, |e| {
+            if kind.was_carried(&e.entry) {
+                return Err(String::new());
+            }
+            Ok(())
+        });
+        bar(&mut snapshot, |e| kind.admit(&e.entry, content(e).as_ref()))
+    });
     Ok(Loaded {
         digest,
         snapshot,
         lost,
+        barred,
         memory: Reservation::default(),
     })
 }

@@ -201,6 +201,7 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
                 ..mine
             },
             lost: Vec::new(),
+            barred: None,
             memory: Reservation::default(),
         },
     };

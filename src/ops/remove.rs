@@ -10,7 +10,7 @@ use super::{
 };
 pub use crate::artifact::name::{Only, SnapshotName};
 use crate::{
-    artifact::name,
+    artifact::{Tag, name},
     store::{self, ErrorKind, Untag},
 };
 
@@ -64,18 +64,40 @@ async fn remove(ctx: &Context, options: &Options) -> Result<Report> {
     found.retain(|named| options.only.admits(&named.group.head));
     let names = stream::iter(&found).map(described);
     let names = names.buffered(ctx.concurrency.max(1)).try_collect().await?;
-    let mut report = Report {
-        names,
-        tags: Vec::new(),
-    };
-    for found in &found {
+    let names: Vec<Removed> = names;
+    let mut report = Report::default();
+    for (found, name) in found.iter().zip(names) {
+        let before = report.tags.len();
         if options.dry_run {
-            report.tags.extend(found.tags());
+            still_there(found, &mut report.tags).await?;
         } else {
             take_away(found, &mut report.tags).await?;
         }
+        // Some registries list tags for ever that were taken away.
+        if report.tags.len() > before {
+            report.names.push(name);
+        }
     }
     Ok(report)
+}
+
+/// The tags of a name that there are, in the order in which they may be removed.
+async fn still_there(name: &Named, there: &mut Vec<String>) -> Result<()> {
+    let ctx = &name.place.ctx;
+    let look = |tag: Tag| async move {
+        let resolved = names::resolve(ctx, &tag.clone().into()).await?;
+        // What is damaged is there too.
+        let is_there = !matches!(resolved, Ok(None));
+        Ok::<_, Error>(is_there.then_some(tag))
+    };
+    let tags: Vec<Tag> = name.group.tags().cloned().collect();
+    let mut looked = stream::iter(tags)
+        .map(look)
+        .buffered(ctx.concurrency.max(1));
+    while let Some(tag) = looked.try_next().await? {
+        there.extend(tag.map(|tag| name.place.shown(tag.as_str())));
+    }
+    Ok(())
 }
 
 /// A name as people wrote it; only a long one has to be read for that.

@@ -287,8 +287,9 @@ impl Job {
         let staging = Staging::begin(self.source.root(), self.source.carry())?;
         let content = self.plan.content_bytes();
         let need = content + content / 64 + SPARE_BYTES;
-        let free = staging.tree().root().free_bytes()?;
-        if need > free {
+        if let Some(free) = staging.tree().root().free_bytes()?
+            && need > free
+        {
             let why = format!("{need} bytes are needed and {free} are free");
             let e = std::io::Error::new(std::io::ErrorKind::StorageFull, why);
             return Err(fs::Error::new("restore into", self.source.root(), e).into());

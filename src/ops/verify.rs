@@ -250,6 +250,9 @@ impl Job {
         for LeftOut { what, why } in &loaded.lost {
             self.fault(&format!("{what} of {shown}"), why.clone());
         }
+        if let Some(why) = loaded.barred {
+            self.fault(shown, why);
+        }
         let mut snapshot = loaded.snapshot;
         let whole = loaded.lost.is_empty();
         self.names(&snapshot, shown);

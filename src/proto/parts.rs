@@ -20,15 +20,15 @@ pub fn join<M: Message + Default>(whole: &mut M, part: &M) {
         .expect("what was just written can be read");
 }
 
-/// Leaves the first elements of a list where they are; the rest in pieces.
+/// Leaves the first elements of a list where they are; the rest in pieces, none of which keeps room for more than it has.
 fn cut<T>(list: &mut Vec<T>) -> Vec<Vec<T>> {
-    let mut pieces = Vec::new();
-    let mut rest = list.split_off(list.len().min(MOST));
-    while !rest.is_empty() {
-        let after = rest.split_off(rest.len().min(MOST));
-        pieces.push(std::mem::replace(&mut rest, after));
+    if list.len() <= MOST {
+        return Vec::new();
     }
-    pieces
+    let mut all = std::mem::take(list).into_iter();
+    *list = all.by_ref().take(MOST).collect();
+    let pieces = std::iter::repeat_with(|| all.by_ref().take(MOST).collect::<Vec<T>>());
+    pieces.take_while(|piece| !piece.is_empty()).collect()
 }
 
 macro_rules! in_parts {
@@ -36,9 +36,9 @@ macro_rules! in_parts {
         impl InParts for v1::$report {
             fn in_parts(mut self) -> Vec<Self> {
                 let mut more = Vec::new();
-                $(for mut piece in cut(&mut self.$list) {
+                $(for piece in cut(&mut self.$list) {
                     let mut part = Self::default();
-                    part.$list.append(&mut piece);
+                    part.$list = piece;
                     more.push(part);
                 })+
                 let mut parts = vec![self];
@@ -82,6 +82,20 @@ mod tests {
             join(&mut whole, part);
         }
         assert_eq!(whole, report);
+    }
+
+    #[test]
+    fn pieces_of_a_long_list_take_no_more_memory_than_the_list() {
+        let mut list: Vec<u64> = (0..75_000).collect();
+        let pieces = cut(&mut list);
+        let all = [list].into_iter().chain(pieces);
+        let (mut count, mut room) = (0, 0);
+        for piece in all {
+            count += piece.len();
+            room += piece.capacity();
+        }
+        assert_eq!(count, 75_000);
+        assert!(room <= 2 * count, "{room}");
     }
 
     #[test]

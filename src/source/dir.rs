@@ -275,6 +275,38 @@ fn join_hard_links(items: &mut [Item]) {
     }
 }
 
+/// Refuses entries that no folder can have; in words.
+pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
+    if entry.path.names().any(is_temp) {
+        return Err("its name is one of cachectl's own temporary files".to_owned());
+    }
+    if entry.meta.mode & !0o7777 != 0 || entry.meta.mtime.nanos > 999_999_999 {
+        return Err("its permissions or times are impossible".to_owned());
+    }
+    xattr::admit(&entry.xattrs)?;
+    match &entry.kind {
+        Kind::Symlink(to) if to.is_empty() || to.len() > MAX_TARGET_BYTES || to.contains(&0) => {
+            Err("the target of the link is impossible".to_owned())
+        }
+        Kind::Hardlink(to) if *to == entry.path => Err("it is a link to itself".to_owned()),
+        Kind::Dir | Kind::Symlink(_) | Kind::Hardlink(_) => Ok(()),
+        Kind::File { size, .. } if i64::try_from(*size).is_err() => {
+            Err("its size is impossible".to_owned())
+        }
+        Kind::File { size, extents } => {
+            let mut end = 0;
+            for r in extents.iter().flatten() {
+                let stop = r.offset.checked_add(r.len).filter(|stop| stop <= size);
+                let (Some(stop), true) = (stop, r.len > 0 && r.offset >= end) else {
+                    return Err("its holes are impossible".to_owned());
+                };
+                end = stop;
+            }
+            Ok(())
+        }
+    }
+}
+
 impl Source for Dir {
     fn kind(&self) -> SourceKind {
         SourceKind::Dir
@@ -411,39 +443,6 @@ impl Source for Dir {
 
     fn used(&self, _: &Item, _: Option<Time>) -> bool {
         true
-    }
-
-    fn admit(&self, entry: &Entry, _: Option<&Sha256>) -> std::result::Result<(), String> {
-        if entry.path.names().any(is_temp) {
-            return Err("its name is one of cachectl's own temporary files".to_owned());
-        }
-        if entry.meta.mode & !0o7777 != 0 || entry.meta.mtime.nanos > 999_999_999 {
-            return Err("its permissions or times are impossible".to_owned());
-        }
-        xattr::admit(&entry.xattrs)?;
-        match &entry.kind {
-            Kind::Symlink(to)
-                if to.is_empty() || to.len() > MAX_TARGET_BYTES || to.contains(&0) =>
-            {
-                Err("the target of the link is impossible".to_owned())
-            }
-            Kind::Hardlink(to) if *to == entry.path => Err("it is a link to itself".to_owned()),
-            Kind::Dir | Kind::Symlink(_) | Kind::Hardlink(_) => Ok(()),
-            Kind::File { size, .. } if i64::try_from(*size).is_err() => {
-                Err("its size is impossible".to_owned())
-            }
-            Kind::File { size, extents } => {
-                let mut end = 0;
-                for r in extents.iter().flatten() {
-                    let stop = r.offset.checked_add(r.len).filter(|stop| stop <= size);
-                    let (Some(stop), true) = (stop, r.len > 0 && r.offset >= end) else {
-                        return Err("its holes are impossible".to_owned());
-                    };
-                    end = stop;
-                }
-                Ok(())
-            }
-        }
     }
 
     fn standing(

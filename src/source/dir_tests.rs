@@ -350,11 +350,11 @@ fn a_hole_in_another_place_is_other_content() {
 fn impossible_entries_are_not_admitted() {
     let source = source(Path::new("/nowhere"), &[]);
     let good = Entry::file(path("a"), 100, Meta::default());
-    assert_eq!(source.admit(&good, None), Ok(()));
+    assert_eq!(source.kind().admit(&good, None), Ok(()));
     let refused = |change: &dyn Fn(&mut Entry)| {
         let mut e = good.clone();
         change(&mut e);
-        source.admit(&e, None).unwrap_err()
+        source.kind().admit(&e, None).unwrap_err()
     };
     let run = |offset, len| Extent { offset, len };
     let sparse = |runs: &[Extent]| Kind::File {
@@ -381,7 +381,11 @@ fn impossible_entries_are_not_admitted() {
     refused(&|e| e.xattrs = Box::new([((*b"").into(), (*b"").into())]));
     let mut e = good.clone();
     e.kind = sparse(&[run(10, 10), run(20, 80)]);
-    assert_eq!(source.admit(&e, None), Ok(()));
+    assert_eq!(source.kind().admit(&e, None), Ok(()));
     e.kind = Kind::Symlink((*b"../../../etc/passwd").into());
-    assert_eq!(source.admit(&e, None), Ok(()), "it is never followed by us");
+    assert_eq!(
+        source.kind().admit(&e, None),
+        Ok(()),
+        "it is never followed by us"
+    );
 }

@@ -180,6 +180,39 @@ fn item(shard: &[u8], name: &[u8], dir: &Dir) -> fs::Result<Option<Item>> {
     }))
 }
 
+/// Refuses entries that are no files of a Go build cache, and outputs whose name belies their content; in words.
+pub(super) fn admit(entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
+    let Some((which, id)) = parse(entry.path.as_bytes()) else {
+        return Err("it has no name of a Go build cache (`xx/<64 hex>-a` or `-d`)".into());
+    };
+    let Kind::File {
+        size,
+        extents: None,
+    } = entry.kind
+    else {
+        return Err("it is no regular file without holes".into());
+    };
+    if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
+        return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
+    }
+    if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
+        return Err("it names an owner or has attributes, which Go's caches never do".into());
+    }
+    match (which, &entry.needs) {
+        (Which::Output, None) if content == Some(&id) => Ok(()),
+        (Which::Output, None) => Err("its content is not what its name says".into()),
+        (Which::Output, Some(_)) => Err("an output needs no other entry".into()),
+        (Which::Action, _) if size != ENTRY_LEN as u64 => {
+            Err(format!("an action entry has 175 bytes, not {size}"))
+        }
+        (Which::Action, Some(needs)) => match parse(needs.as_bytes()) {
+            Some((Which::Output, _)) => Ok(()),
+            _ => Err("what it needs is not an output".into()),
+        },
+        (Which::Action, None) => Err("an action entry must name its output".into()),
+    }
+}
+
 impl Source for GoBuild {
     fn kind(&self) -> SourceKind {
         SourceKind::GoBuild
@@ -290,38 +323,6 @@ impl Source for GoBuild {
     /// So what is less than an hour older than the import was used after it, or shortly before it by another job here.
     fn used(&self, item: &Item, imported: Option<Time>) -> bool {
         imported.is_none_or(|at| item.stat.mtime > earlier(at, MTIME_INTERVAL))
-    }
-
-    fn admit(&self, entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
-        let Some((which, id)) = parse(entry.path.as_bytes()) else {
-            return Err("it has no name of a Go build cache (`xx/<64 hex>-a` or `-d`)".into());
-        };
-        let Kind::File {
-            size,
-            extents: None,
-        } = entry.kind
-        else {
-            return Err("it is no regular file without holes".into());
-        };
-        if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
-            return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
-        }
-        if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
-            return Err("it names an owner or has attributes, which Go's caches never do".into());
-        }
-        match (which, &entry.needs) {
-            (Which::Output, None) if content == Some(&id) => Ok(()),
-            (Which::Output, None) => Err("its content is not what its name says".into()),
-            (Which::Output, Some(_)) => Err("an output needs no other entry".into()),
-            (Which::Action, _) if size != ENTRY_LEN as u64 => {
-                Err(format!("an action entry has 175 bytes, not {size}"))
-            }
-            (Which::Action, Some(needs)) => match parse(needs.as_bytes()) {
-                Some((Which::Output, _)) => Ok(()),
-                _ => Err("what it needs is not an output".into()),
-            },
-            (Which::Action, None) => Err("an action entry must name its output".into()),
-        }
     }
 
     fn standing(

@@ -189,6 +189,38 @@ fn read_ziphash(dir: &Dir, name: &[u8]) -> fs::Result<Option<H1>> {
     Ok(bytes.and_then(|b| H1::parse(&b)))
 }
 
+/// Says whether earlier releases carried it: what checksum databases had answered, and whatever stood in its place.
+pub(super) fn was_carried(path: &EntryPath) -> bool {
+    path::is_of_sumdb(path.as_bytes())
+}
+
+/// Refuses entries that are no files of Go's module cache; in words.
+pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
+    let Some(file) = path::parse(entry.path.as_bytes()) else {
+        return Err("it has no name of Go's module cache that is carried".into());
+    };
+    let Kind::File {
+        size,
+        extents: None,
+    } = entry.kind
+    else {
+        return Err("it is no regular file without holes".into());
+    };
+    if !fits(&file, size) {
+        return Err(format!("a file of its name cannot have {size} bytes"));
+    }
+    if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
+        return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
+    }
+    if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
+        return Err("it names an owner or has attributes, which Go's caches never do".into());
+    }
+    if entry.needs.is_some() {
+        return Err("no file of a module needs another entry".into());
+    }
+    Ok(())
+}
+
 impl Source for GoMod {
     fn kind(&self) -> SourceKind {
         SourceKind::GoMod
@@ -211,11 +243,6 @@ impl Source for GoMod {
         } else {
             path::parse(path).is_none()
         }
-    }
-
-    /// Earlier releases carried what checksum databases had answered, and whatever stood in its place.
-    fn excludes(&self, path: &EntryPath, _: bool) -> bool {
-        path::is_of_sumdb(path.as_bytes())
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -301,32 +328,6 @@ impl Source for GoMod {
             }
             None => false,
         }
-    }
-
-    fn admit(&self, entry: &Entry, _: Option<&Sha256>) -> std::result::Result<(), String> {
-        let Some(file) = path::parse(entry.path.as_bytes()) else {
-            return Err("it has no name of Go's module cache that is carried".into());
-        };
-        let Kind::File {
-            size,
-            extents: None,
-        } = entry.kind
-        else {
-            return Err("it is no regular file without holes".into());
-        };
-        if !fits(&file, size) {
-            return Err(format!("a file of its name cannot have {size} bytes"));
-        }
-        if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
-            return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
-        }
-        if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
-            return Err("it names an owner or has attributes, which Go's caches never do".into());
-        }
-        if entry.needs.is_some() {
-            return Err("no file of a module needs another entry".into());
-        }
-        Ok(())
     }
 
     fn standing(

@@ -65,6 +65,20 @@ impl SourceKind {
     pub fn is_go(self) -> bool {
         !matches!(self, Self::Dir)
     }
+
+    /// Says whether honest writers of earlier releases stored an entry that is of no use any more.
+    pub fn was_carried(self, entry: &Entry) -> bool {
+        self == Self::GoMod && gomod::was_carried(&entry.path)
+    }
+
+    /// Refuses entries that do not belong into such a cache, or whose name belies their content; in words.
+    pub fn admit(self, entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
+        match self {
+            Self::GoBuild => gobuild::admit(entry, content),
+            Self::GoMod => gomod::admit(entry),
+            Self::Dir => dir::admit(entry),
+        }
+    }
 }
 
 /// Trouble with a cache on disk.
@@ -257,9 +271,6 @@ pub trait Source: Send + Sync {
     fn falls_with(&self, path: &EntryPath) -> Option<EntryPath>;
     /// Says whether the job used the item; `imported` is when an import last wrote here (node's clock), if it did.
     fn used(&self, item: &Item, imported: Option<Time>) -> bool;
-
-    /// Refuses entries that do not belong into such a cache, or whose name belies their content; in words.
-    fn admit(&self, entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String>;
 
     /// Compares what stands at the entry's place with it. `known` may prove the content without reading it.
     fn standing(

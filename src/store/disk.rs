@@ -423,9 +423,17 @@ impl Records for Disk {
     async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
         let at = prefix.to_owned();
         self.run("list records", prefix, move |f| {
-            f.tree.list_files("list records", &at)
+            f.tree.list_files("list records", &at, usize::MAX)
         })
         .await
+    }
+
+    async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
+        let at = prefix.to_owned();
+        let listed = self.run("list records", prefix, move |f| {
+            f.tree.list_files("list records", &at, 1)
+        });
+        Ok(listed.await?.pop().map(|l| l.key))
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {

@@ -112,6 +112,12 @@ impl FromStr for UploadId {
     }
 }
 
+/// Why a request waits no longer for another one of its upload.
+fn busy(id: &UploadId) -> Error {
+    let why = "another request is still sending to this upload";
+    Error::new(ErrorKind::Conflict, "upload", why).at("", id)
+}
+
 /// What became of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
@@ -216,12 +222,7 @@ impl Ingests {
         };
         match tokio::time::timeout(BUSY, session.lock_owned()).await {
             Ok(guard) => Ok((!guard.ended).then_some(guard)),
-            Err(_) => Err(Error::new(
-                ErrorKind::Conflict,
-                "upload",
-                "another request is still sending to this upload",
-            )
-            .at("", id)),
+            Err(_) => Err(busy(id)),
         }
     }
 

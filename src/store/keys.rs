@@ -5,7 +5,7 @@
 //! r/<repo>/tags/<tag>                           record::Tagged: what the tag points at
 //! r/<repo>/parts/<tag>/<alg>-<hex>              record::Tagged: a part of a merged tag
 //! r/<repo>/folds/<tag>/<alg>-<hex>              record::Folded: a manifest that a tag was served as, and the parts it was made of
-//! r/<repo>/manifests/<alg>-<hex>                record::Manifested: media type, size, subject
+//! r/<repo>/manifests/<alg>-<hex>                record::Manifested: media type, size, subject, artifact type
 //! r/<repo>/referrers/<alg>-<hex>/<alg>-<hex>    a manifest (second) that names the first as its subject
 //! r/<repo>/linked/<alg>-<hex>                   a blob that came by who may not read every repository
 //! r/<repo>/doubted/<alg>-<hex>                  what no manifest of before this release, and no link of then, shows there any more

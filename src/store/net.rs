@@ -1,6 +1,6 @@
 //! What every remote needs to know of the way to it: certificates, proxies, limits of patience.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
@@ -28,8 +28,30 @@ pub struct Common {
     pub stall: Duration,
     /// Whether `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured, in either case (the HTTP client reads them).
     pub proxy_from_env: bool,
-    /// `NO_PROXY`, for what HTTP clients do not understand in it ([`Common::goes_direct`]).
+    /// What the environment says of proxies.
+    pub proxies: Proxies,
+}
+
+/// What the environment says of proxies. The HTTP clients read it themselves; this is for what they do not understand in it
+/// ([`Common::goes_direct`]), and to name a proxy that does not do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// The variable with the proxy for `http`.
+    pub http: Option<&'static str>,
+    /// The variable with the proxy for `https`.
+    pub https: Option<&'static str>,
+    /// `NO_PROXY`.
     pub no_proxy: Option<String>,
+}
+
+/// Says whether a variable's value can be a proxy; HTTP clients pass over what cannot without a word.
+pub fn can_be_proxy(text: &str) -> bool {
+    let url = if text.contains("://") {
+        reqwest::Url::parse(text)
+    } else {
+        reqwest::Url::parse(&format!("http://{text}"))
+    };
+    url.is_ok_and(|url| url.has_host())
 }
 
 impl Default for Common {
@@ -39,14 +61,21 @@ impl Default for Common {
             connect_timeout: Duration::from_secs(5),
             stall: Duration::from_secs(10),
             proxy_from_env: true,
-            no_proxy: None,
+            proxies: Proxies::default(),
         }
     }
 }
 
 impl Common {
+    /// The variable with the proxy that is asked for `authority`, if one is.
+    pub fn proxy(&self, is_https: bool, authority: &str) -> Option<&'static str> {
+        let Proxies { http, https, .. } = self.proxies;
+        let variable = if is_https { https } else { http };
+        variable.filter(|_| !self.goes_direct(authority))
+    }
+
     /// Says whether no proxy is asked for `authority` (host, and port where it is not the scheme's own): this machine, and what
-    /// `NO_PROXY` names in the ways that HTTP clients pass over, a port and, for addresses, `*`. The rest of it they heed themselves.
+    /// `NO_PROXY` names, also in ways that HTTP clients pass over: a port, `*.` before a domain, and, for addresses, `*`.
     pub fn goes_direct(&self, authority: &str) -> bool {
         if !self.proxy_from_env {
             return true;
@@ -57,15 +86,15 @@ impl Common {
             _ => &authority,
         };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let is_here = match bare.parse::<std::net::IpAddr>() {
+        let is_here = match bare.parse::<IpAddr>() {
             Ok(ip) => ip.to_canonical().is_loopback(),
             Err(_) => bare == "localhost" || bare.ends_with(".localhost"),
         };
-        let rules = self.no_proxy.as_deref().unwrap_or_default();
+        let rules = self.proxies.no_proxy.as_deref().unwrap_or_default();
         let mut rules = rules
             .split([',', ' '])
             .map(|r| r.trim().to_ascii_lowercase());
-        is_here || rules.any(|rule| rule == "*" || rule == authority || rule == bare)
+        is_here || rules.any(|rule| rule == authority || is_exempt(&rule, bare))
     }
 
     /// The extra certificate authorities as one PEM text, checked to hold at least one certificate; `None` if none are set. Blocks.
@@ -92,6 +121,38 @@ impl Common {
         let pem = self.extra_ca_pem()?;
         Ok(pem.map_or_else(Vec::new, |pem| certificates(&pem).unwrap_or_default()))
     }
+}
+
+/// Says whether a rule of `NO_PROXY` names a host, whatever its port: all of them, it itself, its domain, or its network.
+fn is_exempt(rule: &str, host: &str) -> bool {
+    if rule == "*" || rule == host {
+        return true;
+    }
+    match host.parse::<IpAddr>() {
+        Ok(ip) => is_in_network(rule, ip),
+        Err(_) => {
+            let domain = rule.strip_prefix('*').unwrap_or(rule);
+            let domain = domain.strip_prefix('.').unwrap_or(domain);
+            let below = host.strip_suffix(domain);
+            !domain.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        }
+    }
+}
+
+/// Says whether an address is in a network such as `10.0.0.0/8`.
+fn is_in_network(network: &str, ip: IpAddr) -> bool {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, 32),
+        IpAddr::V6(ip) => (ip.to_bits(), 128),
+    };
+    let parsed = network.split_once('/').and_then(|(first, length)| {
+        let (first, length): (IpAddr, u32) = (first.parse().ok()?, length.parse().ok()?);
+        (first.is_ipv4() == ip.is_ipv4() && length <= bits(ip).1).then_some((first, length))
+    });
+    parsed.is_some_and(|(first, length)| {
+        let differing = (bits(first).0 ^ bits(ip).0).checked_shr(128 - length);
+        differing.unwrap_or(0) == 0
+    })
 }
 
 fn certificates(pem: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>, String> {
@@ -263,14 +324,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_proxy_is_understood_with_ports_stars_and_addresses() {
+    fn no_proxy_is_understood_with_ports_stars_domains_and_networks() {
         let direct = |rules: &str, to: &str| {
-            let no_proxy = Some(rules.to_owned());
-            Common {
-                no_proxy,
+            let proxies = Proxies {
+                no_proxy: Some(rules.to_owned()),
+                http: Some("HTTP_PROXY"),
+                https: None,
+            };
+            let common = Common {
+                proxies,
                 ..Common::default()
-            }
-            .goes_direct(to)
+            };
+            let is_direct = common.goes_direct(to);
+            assert_eq!(common.proxy(true, to), None);
+            assert_eq!(common.proxy(false, to).is_none(), is_direct);
+            is_direct
         };
         for (rules, to, want) in [
             ("", "127.0.0.1:9000", true),
@@ -282,9 +350,31 @@ mod tests {
             ("192.0.2.7", "192.0.2.7:9001", true),
             ("Minio.Example:9000", "minio.example:9000", true),
             ("minio.example", "s3.example", false),
+            ("*.test", "a.test:9000", true),
+            ("*.test", "atest", false),
+            (".test", "a.b.test", true),
+            ("test", "a.test", true),
+            ("test", "atest", false),
+            ("10.0.0.0/8", "10.1.2.3:9000", true),
+            ("10.0.0.0/8", "11.1.2.3", false),
+            ("0.0.0.0/0", "11.1.2.3", true),
+            ("fd00::/8", "[fd00::1]:9000", true),
+            ("fd00::/8", "[fe00::1]:9000", false),
+            ("10.0.0.0/33", "10.0.0.1", false),
+            ("", "11.1.2.3", false),
             ("", "s3.example", false),
         ] {
             assert_eq!(direct(rules, to), want, "{rules} {to}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_url_or_a_host() {
+        for text in ["http://p:3128", "p:3128", "10.0.0.1", "socks5://u:p@h"] {
+            assert!(can_be_proxy(text), "{text}");
+        }
+        for text in ["http://[bad", "http://", "a b", "[bad"] {
+            assert!(!can_be_proxy(text), "{text}");
         }
     }
 

@@ -178,8 +178,8 @@ pub struct Options {
     pub ca_bundle: Option<PathBuf>,
     /// Whether the proxy variables of the environment are honoured.
     pub proxy_from_env: bool,
-    /// `NO_PROXY`, where they are.
-    pub no_proxy: Option<String>,
+    /// What they say.
+    pub proxies: net::Proxies,
     /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them when they come in instead.
     pub verified: bool,
     /// File in which a store in a folder remembers which of its blobs were hashed as they lie there; `None`: it does not look.
@@ -209,7 +209,7 @@ impl Default for Options {
             lock_wait: disk::Settings::default().lock_wait,
             ca_bundle: None,
             proxy_from_env: net.proxy_from_env,
-            no_proxy: net.no_proxy,
+            proxies: net.proxies,
             verified: true,
             vetted: None,
             beside_doors: false,
@@ -235,7 +235,7 @@ impl Options {
             connect_timeout: self.connect_timeout,
             stall: self.stall,
             proxy_from_env: self.proxy_from_env,
-            no_proxy: self.no_proxy.clone(),
+            proxies: self.proxies.clone(),
         }
     }
 
@@ -329,6 +329,8 @@ struct Backend {
     many: Option<(Arc<dyn ManyRepos>, Arc<dyn Records>)>,
     control: Option<registry::ControlWay>,
     scrubber: Option<Scrubber>,
+    /// The variable with the proxy through which it is reached.
+    proxy: Option<&'static str>,
 }
 
 impl Backend {
@@ -405,6 +407,7 @@ async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
     let store = Arc::new(store);
     Ok(Backend {
         scrubber,
+        proxy: None,
         meet: Meet::CompareAndSwap,
         untag: Some(store.clone()),
         push_check: None,
@@ -427,6 +430,7 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
     }
     let store = Arc::new(store);
     let backend = Backend {
+        proxy: None,
         meet: Meet::CompareAndSwap,
         untag: Some(store.clone()),
         push_check: None,
@@ -446,6 +450,7 @@ async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> 
     let store = s3::S3::open(location, &options.s3, &options.net()).await?;
     let store = Arc::new(store);
     Ok(Backend {
+        proxy: store.proxy(),
         meet: Meet::SideTags,
         untag: Some(store.clone()),
         push_check: Some(store.clone()),
@@ -478,6 +483,7 @@ async fn open_daemon(location: &registry::Location, options: &Options) -> Result
 fn behind_registry(store: registry::Registry) -> Backend {
     let store = Arc::new(store);
     Backend {
+        proxy: store.proxy(),
         meet: Meet::SideTags,
         untag: Some(store.clone()),
         push_check: Some(store.clone()),
@@ -594,10 +600,14 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
     let metrics = Arc::new(Counters::of(tier));
     let limits = Limits {
         concurrency: options.concurrency,
+        // Clients of the doors read as they like; who they are and how many is known there.
+        with_streams: !options.beside_doors,
         bandwidth: options.bandwidth,
     };
-    let retries = (tier == Tier::Remote)
-        .then(|| (options.policy(), Contact::noting(options.trouble.clone())));
+    let retries = (tier == Tier::Remote).then(|| {
+        let contact = Contact::noting(options.trouble.clone());
+        (options.policy(), contact.through(backend.proxy))
+    });
     let writable = !options.read_only && !backend.read_only;
     let sweep = backend
         .sweep

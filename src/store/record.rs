@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::{Error, ErrorKind, Result};
 use crate::{
-    artifact::{Descriptor, Manifest},
+    artifact::{Descriptor, Manifest, outline::Outline},
     digest::Digest,
     entry::Time,
     task,
@@ -119,7 +119,14 @@ pub struct Manifested {
     /// The manifest that it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
+    /// Of a manifest with a subject: what kind of artifact it is, empty if it does not say. `None` where that is not recorded, as by
+    /// older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
 }
+
+/// Longest artifact type that is recorded, in bytes; none that may be pushed is longer.
+const MAX_TYPE: usize = 255;
 
 impl Manifested {
     /// As [`Self::of`]; a long document is parsed aside.
@@ -134,12 +141,15 @@ impl Manifested {
         struct Head {
             subject: Option<Descriptor>,
         }
+        let head = serde_json::from_slice::<Head>(&manifest.bytes);
+        let subject = head.ok().and_then(|h| h.subject);
+        let outline = subject.as_ref().and_then(|_| Outline::of(manifest).ok());
+        let kind = outline.map(|o| o.artifact_type.unwrap_or_default());
         Self {
             media_type: manifest.media_type.clone(),
             size: manifest.bytes.len() as u64,
-            subject: serde_json::from_slice::<Head>(&manifest.bytes)
-                .ok()
-                .and_then(|h| h.subject),
+            subject,
+            artifact_type: kind.filter(|kind| kind.len() <= MAX_TYPE),
         }
     }
 }
@@ -299,5 +309,31 @@ mod tests {
             d
         );
         assert_eq!(Manifested::of(&Manifest::sniff("no json")).subject, None);
+    }
+
+    #[test]
+    fn what_kind_of_artifact_a_referrer_is_is_recorded_and_of_older_ones_is_not_known() {
+        let subject = format!(
+            r#""subject":{{"mediaType":"a/b","digest":"{}","size":1}}"#,
+            Digest::sha256_of(b"s")
+        );
+        let long = "x".repeat(MAX_TYPE + 1);
+        for (document, kind) in [
+            (
+                format!(r#"{{{subject},"artifactType":"a/x"}}"#),
+                Some("a/x"),
+            ),
+            (format!(r"{{{subject}}}"), Some("")),
+            (format!(r#"{{{subject},"artifactType":"{long}"}}"#), None),
+            (r#"{"artifactType":"a/x"}"#.to_owned(), None),
+        ] {
+            let known = Manifested::of(&Manifest::sniff(document));
+            assert_eq!(known.artifact_type.as_deref(), kind);
+            let read: Manifested = decode("resolve", &encode(&known)).unwrap();
+            assert_eq!(read, known);
+        }
+        let older = br#"{"mediaType":"a/b","size":1}"#;
+        let older: Manifested = decode("resolve", older).unwrap();
+        assert_eq!(older.artifact_type, None);
     }
 }

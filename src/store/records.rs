@@ -38,6 +38,13 @@ pub trait Records: Send + Sync {
     /// All records whose key is `prefix` and some more without a `/`; sorted by key. The prefix has a folder.
     async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>>;
 
+    /// One of the keys that [`Self::list_records`] lists, whichever is found first; `None` if it lists none. Listing all there are
+    /// to know that costs a store much more.
+    async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
+        let listed = self.list_records(prefix).await?;
+        Ok(listed.into_iter().next().map(|l| l.key))
+    }
+
     /// Every repository that has anything, sorted.
     async fn repositories(&self) -> Result<Vec<Repo>>;
 }

@@ -64,6 +64,12 @@ impl Repository {
         }
     }
 
+    /// The same with other records, for tests of slow ones.
+    #[cfg(test)]
+    pub(crate) fn with_records(self, records: Arc<dyn Records>) -> Self {
+        Self { records, ..self }
+    }
+
     /// Its name.
     pub fn name(&self) -> &Repo {
         &self.name
@@ -81,7 +87,12 @@ impl Repository {
 
     /// Says whether anything was ever put here and not taken away again.
     pub async fn exists(&self) -> Result<bool> {
-        Ok(!self.manifests().await?.is_empty() || !self.tags().await?.is_empty())
+        let prefix = keys::manifests_prefix(&self.name);
+        let has_manifest = match self.records.any_record(&prefix).await? {
+            Some(key) => keys::parse(&key).is_some() || !self.manifests().await?.is_empty(),
+            None => false,
+        };
+        Ok(has_manifest || !self.tags().await?.is_empty())
     }
 
     /// The size of a blob that this repository shows.
@@ -314,6 +325,7 @@ impl Repository {
             media_type: at.media_type.clone(),
             size: at.size,
             subject: None,
+            artifact_type: None,
         };
         let found = self.manifest_of(&at.digest, &known).await?;
         Ok(found.manifest)

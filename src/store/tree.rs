@@ -262,7 +262,12 @@ impl Tree {
     }
 
     /// The files whose key is `prefix` and some more without a `/`, sorted by name; none where there is no folder.
-    pub(super) fn list_files(&self, op: &'static str, prefix: &str) -> Result<Vec<Listed>> {
+    pub(super) fn list_files(
+        &self,
+        op: &'static str,
+        prefix: &str,
+        most: usize,
+    ) -> Result<Vec<Listed>> {
         let (folder, start) = split(prefix);
         let files = || -> fs::Result<Vec<Listed>> {
             let Some(dir) = self.dir_if_there(folder)? else {
@@ -283,6 +288,9 @@ impl Tree {
                         size: Some(stat.size),
                         modified: Some(stat.mtime),
                     });
+                    if files.len() >= most {
+                        break;
+                    }
                 }
             }
             Ok(files)

@@ -1,5 +1,7 @@
 //! What a CI system's environment supplies: values with a line end behind them, values for other programs, and none at all.
 
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
 use super::{complaints, node_with_tree, run, store, words};
 use crate::support::{
     cli::{Cachectl, Outcome},
@@ -290,4 +292,52 @@ fn a_machine_without_ca_certificates_lacks_only_https() {
         bare(run).env("CACHECTL_STORE", "oci://127.0.0.1:1/x")
     });
     assert!(said.contains("cannot connect"), "{said}");
+}
+
+#[test]
+fn settings_that_nobody_may_look_for_count_as_none_with_a_warning() {
+    let node = node_with_tree();
+    let locked = node.path("locked");
+    fs::create_dir_all(locked.join("cachectl")).unwrap();
+    fs::write(locked.join("cachectl/cachectl.toml"), "nonsense").unwrap();
+    let mode = |mode| fs::set_permissions(&locked, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o000);
+    for line in [IMPORT, "import dir tree --name t --strict"] {
+        let line = format!("{line} --store disk:/nonexistent/store");
+        let outcome = words(&node, &line)
+            .env("XDG_CONFIG_HOME", &locked)
+            .unprivileged()
+            .run()
+            .success();
+        says(
+            &outcome,
+            &[
+                "cannot look for settings in ",
+                "/locked/cachectl/cachectl.toml",
+            ],
+        );
+    }
+    mode(0o755);
+}
+
+#[test]
+fn settings_that_cannot_be_read_are_a_miss_unless_somebody_named_the_file() {
+    let node = node_with_tree();
+    run(&node, "export dir tree --name t").success();
+    fs::create_dir(node.path("home/cachectl.toml")).unwrap();
+    let said = is_a_warning(&node, |run| run);
+    assert!(said.contains("cannot read the settings in "), "{said}");
+    let outcome = run(&node, "export dir tree --name t").success();
+    says(&outcome, &["not exported: cannot read the settings in "]);
+    run(&node, "export dir tree --name t --strict").code(1);
+    for line in ["ls", "copy disk:a disk:b"] {
+        run(&node, line).code(1);
+    }
+    assert!(!node.path("home/b").exists());
+    let outcome = run(&node, "env").success();
+    says(&outcome, &["cannot read the settings in "]);
+    run(&node, &format!("{IMPORT} --config cachectl.toml")).code(2);
+    fs::remove_dir(node.path("home/cachectl.toml")).unwrap();
+    std::os::unix::fs::symlink("cachectl.toml", node.path("home/cachectl.toml")).unwrap();
+    is_a_warning(&node, |run| run);
 }

@@ -213,10 +213,13 @@ fn a_store_is_not_a_folder_to_carry() {
     )
     .unwrap();
     for new in ["state", "temp"] {
-        let line = format!("import dir {new} --name o --store disk:s --config cachectl.toml");
-        let outcome = run(&node, &line).code(2);
-        assert!(outcome.stderr.contains("cachectl's own"), "{outcome}");
-        assert!(!node.path("home").join(new).join("f").exists());
+        for path in [new.into(), node.path("home").join(new)] {
+            let path = path.display();
+            let line = format!("import dir {path} --name o --store disk:s --config cachectl.toml");
+            let outcome = run(&node, &line).code(2);
+            assert!(outcome.stderr.contains("cachectl's own"), "{outcome}");
+            assert!(!node.path("home").join(new).join("f").exists());
+        }
     }
 }
 

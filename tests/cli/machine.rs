@@ -90,6 +90,7 @@ fn stores_that_no_proxy_names_are_asked_directly_and_others_through_the_proxy() 
             ("cache.invalid:1", true),
             ("cache.invalid", false),
             ("cache.invalid:5000", false),
+            ("*.invalid", false),
             ("*", false),
             ("127.0.0.1, *", false),
         ] {
@@ -111,6 +112,84 @@ fn stores_that_no_proxy_names_are_asked_directly_and_others_through_the_proxy() 
             assert_eq!(was_asked, is_proxied, "{store} {no_proxy}: {outcome}");
         }
     }
+}
+
+#[test]
+fn a_proxy_that_does_not_do_is_named_by_its_variable_and_never_shown() {
+    let node = Node::new();
+    for (store, scheme) in [
+        ("oci://cache.invalid:5000/x?insecure=true", "HTTP"),
+        ("oci://cache.invalid:5000/x", "HTTPS"),
+        (
+            "s3://bucket?endpoint=http://cache.invalid:5000&region=x&path_style=true",
+            "HTTP",
+        ),
+    ] {
+        for (variable, proxy, wanted) in [
+            (
+                format!("{scheme}_PROXY"),
+                "http://me:hunter2@127.0.0.1:1",
+                true,
+            ),
+            (
+                "ALL_PROXY".to_owned(),
+                "http://me:hunter2@127.0.0.1:1",
+                true,
+            ),
+            (format!("{scheme}_PROXY"), "http://[hunter2", false),
+        ] {
+            let mut line = words(&node, &format!("ls --retry-for 0 --store {store}"))
+                .env("AWS_ACCESS_KEY_ID", "key")
+                .env("AWS_SECRET_ACCESS_KEY", "secret");
+            for name in ["http_proxy", "https_proxy", "all_proxy"] {
+                line = line.env(name, "").env(&name.to_uppercase(), "");
+            }
+            let outcome = line.env(&variable, proxy).run().code(1);
+            let through = format!("through the proxy of ${variable}");
+            assert_eq!(outcome.stderr.contains(&through), wanted, "{outcome}");
+            let ignored = format!("`{variable}` is no URL of a proxy and is ignored");
+            assert_eq!(outcome.stderr.contains(&ignored), !wanted, "{outcome}");
+            assert!(!outcome.stderr.contains("hunter2"), "{outcome}");
+        }
+    }
+}
+
+#[test]
+fn a_limit_of_the_size_of_files_and_a_folder_that_was_removed_end_no_build() {
+    let node = node_with_tree();
+    let mut random = fastrand::Rng::with_seed(1);
+    let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(64 << 10)
+        .collect();
+    fs::write(node.path("home/tree/big"), noise).unwrap();
+    run(&node, "export dir tree --name t").success();
+    let shell = |script: &str| {
+        let mut command = node.command("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_cachectl")]);
+        let out = command.output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        (out.status.code(), said)
+    };
+    for (what, trouble) in [
+        ("import dir y --name t", "warning: miss: "),
+        (
+            "export dir tree --name u --store disk:new",
+            "warning: not exported: ",
+        ),
+    ] {
+        let (code, said) = shell(&format!("ulimit -f 8; exec \"$0\" {what}"));
+        assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
+        assert!(
+            said.contains(trouble) && said.contains("File too large"),
+            "{said}"
+        );
+    }
+    let gone = "mkdir gone; cd gone; rmdir ../gone; exec \"$0\" import dir";
+    let (code, said) = shell(&format!("{gone} \"$HOME/y\" --name t --require-hit"));
+    assert_eq!((code, &*said), (Some(0), ""));
+    assert!(node.path("home/y/big").exists());
+    let (code, said) = shell(&format!("{gone} y --name t"));
+    assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
 }
 
 #[test]

@@ -147,6 +147,19 @@ fn env_shows_what_holds_what_was_changed_and_whether_the_store_answers() {
     assert_eq!(value(settings, "scope").as_deref(), Some("default"));
     assert_eq!(value(settings, "jobs").as_deref(), Some("3"));
     assert!(settings.lines().count() > 40);
+    let by_ci = words(&node, "env")
+        .env("GITLAB_CI", "true")
+        .env("CI_COMMIT_BRANCH", "topic")
+        .env("CI_DEFAULT_BRANCH", "main")
+        .run()
+        .success()
+        .stdout;
+    let settings = by_ci.split("SETTING").nth(1).unwrap();
+    let row = settings.lines().find(|l| l.starts_with("scope ")).unwrap();
+    assert!(
+        row.contains("branch-topic") && row.contains("$CI_COMMIT_BRANCH"),
+        "{row}"
+    );
 
     let changed = words(&node, "env --changed")
         .env("CACHECTL_JOBS", "3")

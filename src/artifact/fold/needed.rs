@@ -71,7 +71,7 @@ fn others_of_the_same(
                 continue;
             };
             let other = At { pack, entry };
-            if other == *at || !e.is_file_of(held) {
+            if other == *at || !e.is_file_of(held) || p.barred.contains(&entry) {
                 continue;
             }
             if !snapshot.object_ids(other).eq(snapshot.object_ids(*at)) {

@@ -45,6 +45,7 @@ pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loade
         file: found.file,
         checkout: Checkout::default(),
         unknown: found.unknown,
+        unread: found.unread,
         table,
     })
 }
@@ -111,6 +112,7 @@ impl Loaded<Config> {
             file: new.file.clone(),
             checkout: Checkout::default(),
             unknown: Vec::new(),
+            unread: Vec::new(),
             table: self.table,
         })
     }
@@ -134,6 +136,7 @@ mod tests {
             file: None,
             checkout: Checkout::default(),
             unknown: Vec::new(),
+            unread: Vec::new(),
             table: &TABLE,
         }
     }

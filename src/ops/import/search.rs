@@ -26,6 +26,19 @@ const DAMAGED: usize = 256;
 /// Tags that are looked at in one go, if their times are listed: two requests each, of which mostly the first decides.
 const LOOKED_AT: usize = 8;
 
+/// Keys of which it is asked whether they are still there, for a message.
+const COUNTED: usize = 16;
+/// Releases of Go that are named as those of a snapshot.
+const NAMED: usize = 3;
+
+/// Keys that nobody asked for.
+#[derive(Default)]
+struct Others {
+    known: usize,
+    /// There may be more.
+    more: bool,
+}
+
 /// A snapshot whose key may have been asked for.
 struct Keyed {
     at: PublishedAt,
@@ -159,12 +172,13 @@ impl Search<'_> {
         if self.print.gate.is_empty() || gates.is_empty() || gates.contains(&self.print.gate) {
             return false;
         }
+        let mut of = gates[..gates.len().min(NAMED)].join(", ");
+        if gates.len() > NAMED {
+            of = format!("{of} and {} more", gates.len() - NAMED);
+        }
         let why = format!(
-            "`{}` in {} is of {}, this is {}",
-            name.name,
-            name.scope,
-            gates.join(", "),
-            self.print.gate
+            "`{}` in {} is of {of}, this is {}",
+            name.name, name.scope, self.print.gate
         );
         // Of many keys all may be of the same release.
         if self.why.last() != Some(&why) {
@@ -323,16 +337,12 @@ impl Search<'_> {
         let of = format!("{} `{}`", options.source.kind().name(), options.name);
         let scopes = options.scopes.join(", ");
         let keyed = !options.key.is_empty() || !options.restore_keys.is_empty();
-        let mut others = 0;
+        let mut others = Others::default();
         for scope in &options.scopes {
             let prefix = self.name(scope, "").key_prefix("");
-            // Only for the message: a miss stays one.
-            let Ok(tags) = self.ctx.opened.store.tags(&prefix).await else {
-                continue;
-            };
-            others += tags.iter().filter(|tag| name::is_head(tag)).count();
+            self.count_others(&prefix, &mut others).await;
         }
-        if others == 0 {
+        if others.known == 0 && !others.more {
             return format!("nothing is stored for {of} in {scopes}");
         }
         let mut missing = Vec::new();
@@ -346,11 +356,38 @@ impl Search<'_> {
         } else {
             "nothing without a key".to_owned()
         };
-        let others = match others {
-            1 => "1 other key exists".to_owned(),
-            n => format!("{n} other keys exist"),
+        let others = match (others.known, others.more) {
+            (1, false) => "1 other key exists".to_owned(),
+            (n, false) => format!("{n} other keys exist"),
+            (_, true) => "other keys may exist".to_owned(),
         };
         format!("{missing} is stored for {of} in {scopes}; {others} (`cachectl ls`)")
+    }
+
+    /// Counts the keys with a prefix. It is only for a message: where the store fails there are none.
+    ///
+    /// Some registries list tags for ever that were taken away. Whether this is one, some of them tell.
+    async fn count_others(&self, prefix: &str, others: &mut Others) {
+        let store = &self.ctx.opened.store;
+        let Ok(mut heads) = store.tags(prefix).await else {
+            return;
+        };
+        heads.retain(name::is_head);
+        let all = heads.len();
+        heads.truncate(COUNTED);
+        let looked = heads.len();
+        let there = stream::iter(heads)
+            .map(|tag| async move { !matches!(store.resolve(&tag.into()).await, Ok(None)) })
+            .buffered(self.ctx.concurrency.max(1))
+            .filter(|is_there| std::future::ready(*is_there))
+            .count()
+            .await;
+        if there == looked {
+            others.known += all;
+        } else {
+            others.known += there;
+            others.more |= all > looked;
+        }
     }
 
     async fn by_digest(&mut self, digest: Digest) -> Result<Option<Candidate>> {

@@ -1,9 +1,6 @@
 //! What of a snapshot is to be restored, and what stands in its place.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt::Write as _,
-};
+use std::collections::{HashMap, HashSet};
 
 use super::super::{LeftOut, Result};
 use crate::{
@@ -20,6 +17,9 @@ use crate::{
         place,
     },
 };
+
+/// Why a folder in the place of a file of Go's stays: what has no place in Go's caches is never removed.
+const NOT_OF_GO: &str = "a folder is in its place, which Go did not make: remove it";
 
 /// The other names that the snapshot gives to its files.
 pub(super) struct Links<'a>(HashMap<&'a EntryPath, Vec<&'a EntryPath>>);
@@ -66,7 +66,7 @@ pub(super) struct Survey {
     pub(super) spared: Vec<LeftOut>,
     /// Cachectl's own folders in the target.
     pub(super) own: OwnWithin,
-    /// Paths that are left alone with all below them: folders in the way of what the snapshot has.
+    /// Paths that are left alone with all below them: folders and mount points in the way of what the snapshot has.
     pub(super) in_the_way: HashSet<Box<[u8]>>,
 }
 
@@ -81,10 +81,8 @@ pub(super) fn survey(
     let mut refused = Vec::new();
     for (at, e) in snapshot.live() {
         let content = e.entry.kind.is_file().then_some(&e.content);
-        match source.admit(&e.entry, content) {
+        match source.kind().admit(&e.entry, content) {
             Ok(()) => entries.push(at),
-            // Left alone whatever it is.
-            Err(_) if source.excludes(&e.entry.path, e.entry.kind == Kind::Dir) => {}
             Err(why) => refused.push(LeftOut {
                 what: e.entry.path.to_string(),
                 why,
@@ -110,14 +108,15 @@ pub(super) fn survey(
         in_the_way: HashSet::new(),
     };
     if let Some(root) = &root {
-        survey.spare_folders_in_the_way(source, snapshot, root, mirror)?;
+        survey.spare_what_is_blocked(source, snapshot, root, mirror)?;
     }
     Ok(survey)
 }
 
 impl Survey {
-    /// Takes away the entries in whose places folders stand that are not to be removed ([`place::stays`]), and links to them.
-    fn spare_folders_in_the_way(
+    /// Takes away the entries in whose places something stands that is not to be removed ([`place::stays`]), with all below them and
+    /// links to them.
+    fn spare_what_is_blocked(
         &mut self,
         source: &dyn Source,
         snapshot: &Snapshot,
@@ -126,37 +125,42 @@ impl Survey {
     ) -> Result<()> {
         let keep = |path: &[u8], is_dir: bool| source.keeps(path, is_dir);
         let mut gone: HashSet<&EntryPath> = HashSet::new();
-        let mut first: Option<(&EntryPath, String)> = None;
+        let mut folders: Vec<&EntryPath> = Vec::new();
         for (at, standing) in self.entries.iter().zip(&self.standing) {
             let entry = &snapshot.entry(*at).entry;
-            if *standing != Standing::Other || entry.kind == Kind::Dir {
+            if *standing != Standing::Other {
                 continue;
             }
             let Some(parent) = root.open_parent_if_there(&entry.path)? else {
                 continue;
             };
-            if let Some(why) = place::stays(&parent, &entry.path, &self.own, &keep, mirror)? {
+            let is_dir = entry.kind == Kind::Dir;
+            let why = match parent.stat(entry.path.name())?.filter(fs::Stat::is_dir) {
+                Some(_) if is_dir => None,
+                Some(_) if source.kind().is_go() => Some(NOT_OF_GO.to_owned()),
+                _ => place::stays(&parent, &entry.path, &self.own, &keep, mirror)?,
+            };
+            if let Some(why) = why {
                 gone.insert(&entry.path);
-                first.get_or_insert((&entry.path, why));
-            }
-        }
-        let Some((first, mut why)) = first else {
-            return Ok(());
-        };
-        match gone.len() - 1 {
-            0 => {}
-            1 => why.push_str("; 1 more entry is left out because of a folder in its place"),
-            n => {
-                let _ = write!(
+                folders.extend(is_dir.then_some(&entry.path));
+                self.spared.push(LeftOut {
+                    what: entry.path.to_string(),
                     why,
-                    "; {n} more entries are left out because of folders in their places"
-                );
+                });
             }
         }
-        self.spared.push(LeftOut {
-            what: first.to_string(),
-            why,
-        });
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let paths = self
+            .entries
+            .iter()
+            .map(|at| &snapshot.entry(*at).entry.path);
+        let is_below = |path: &&EntryPath| {
+            let mut above = folders.iter().map(|folder| folder.as_bytes());
+            above.any(|folder| place::is_below(path.as_bytes(), folder))
+        };
+        gone.extend(paths.filter(is_below).collect::<Vec<_>>());
         self.in_the_way = gone.iter().map(|p| p.as_bytes().into()).collect();
         let all = self.entries.drain(..).zip(self.standing.drain(..));
         let left: Vec<_> = all
@@ -245,6 +249,13 @@ fn is_folder(root: Option<&fs::Dir>, path: &EntryPath) -> bool {
     stat.is_some_and(|s| s.is_dir())
 }
 
+fn is_mount_point(root: &fs::Dir, entry: &Entry) -> fs::Result<bool> {
+    match root.open_parent_if_there(&entry.path)? {
+        Some(dir) if entry.kind != Kind::Dir => dir.is_mount_point(entry.path.name()),
+        _ => Ok(false),
+    }
+}
+
 fn stand(
     source: &dyn Source,
     snapshot: &Snapshot,
@@ -267,6 +278,8 @@ fn stand(
         let TocEntry { entry, content, .. } = snapshot.entry(*at);
         let content = entry.kind.is_file().then_some(content);
         Ok(match source.standing(root, entry, content, known)? {
+            // Somebody mounted it there, as it is to be.
+            Standing::SameContent if is_mount_point(root, entry)? => Standing::Keep,
             // What would be changed is known by names that are not ours to change: a copy takes its place.
             Standing::SameContent if links.is_shared(root, entry)? => Standing::Other,
             standing => standing,

@@ -13,10 +13,10 @@ use crate::{
     artifact::{
         Tag,
         name::SnapshotName,
-        toc::{Frame, MAX_GENERATION},
+        toc::{Foreign, Frame, MAX_GENERATION, TocEntry},
     },
     digest::Sha256,
-    entry::Time,
+    entry::{Kind, Time},
     ops::{damage, head, verify},
     source::gomod::{
         GoMod, Project,
@@ -284,5 +284,84 @@ async fn packs_are_not_merged_away_because_another_one_says_it_holds_them() {
             "{kind}: {report:?}"
         );
         assert_eq!(files(&copy), files(&root), "{kind}");
+    }
+}
+
+/// Makes the table list the files that no other entry needs, of nothing that the pack holds, as `change` has them.
+fn listed_as(f: &mut Forged, change: fn(&mut TocEntry)) {
+    f.toc.entries.retain(|e| e.entry.needs.is_none());
+    let own = f.toc.objects.drain(..);
+    f.toc.foreign = own
+        .map(|o| Foreign {
+            digest: o.digest,
+            len: o.len,
+        })
+        .collect();
+    f.toc.frames.clear();
+    f.frames.clear();
+    for e in &mut f.toc.entries {
+        e.entry.meta.mtime = Time { secs: 1, nanos: 0 };
+        change(e);
+    }
+}
+
+fn of_nothing(e: &mut TocEntry, kind: Kind) {
+    e.entry.kind = kind;
+    e.content = Sha256::OF_NOTHING;
+    e.objects = Box::default();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_no_go_cache_has_hide_nothing_and_the_next_export_ends_them() {
+    let lies: [Lie; 3] = [
+        ("folders", |f| listed_as(f, |e| of_nothing(e, Kind::Dir))),
+        ("empty files", |f| {
+            listed_as(f, |e| {
+                let (size, extents) = (0, None);
+                of_nothing(e, Kind::File { size, extents });
+            });
+            // Such a file may be empty.
+            let is_mod = |e: &TocEntry| e.entry.path.as_bytes().ends_with(b".mod");
+            f.toc.entries.retain(|e| !is_mod(e));
+        }),
+        ("files with a mode that Go does not give", |f| {
+            listed_as(f, |e| e.entry.meta.mode = 0o7777);
+        }),
+    ];
+    for kind in ["gobuild", "gomod"] {
+        for (lie, how) in lies {
+            let what = format!("{kind}, {lie}");
+            let (world, node, root) = attacked(kind, MAX_GENERATION, how).await;
+            let copy = world.path("two", "cache");
+            let report = import(kind, &world.node("two"), &copy).await;
+            assert!(
+                report.hit.is_some() && !report.partial,
+                "{what}: {report:?}"
+            );
+            let told = report
+                .left_out
+                .iter()
+                .filter(|l| l.why.contains("not what"));
+            assert_eq!(told.count(), 1, "{what}: {report:?}");
+            assert_eq!(files(&copy), files(&root), "{what}");
+            let seen = verify::run(&node, None, verify::Depth::Structure).await;
+            let faults = seen.unwrap().faults;
+            let is_told = faults.iter().any(|f| f.why.contains("not what"));
+            assert!(is_told, "{what}: {faults:?}");
+
+            // Of a node that never imported, and has nothing of the rest.
+            let other = world.path("other", "cache");
+            add(kind, &other, if kind == "gomod" { 0 } else { 7 });
+            export(kind, &world.node("other"), &other).await;
+            add(kind, &root, 1);
+            export(kind, &node, &root).await;
+            let (three, copy) = (world.node("three"), world.path("three", "cache"));
+            let report = import(kind, &three, &copy).await;
+            assert!(is_hit(&report), "{what}: {report:?}");
+            assert_eq!(report.left_out.len(), 0, "{what}: {report:?}");
+            for file in files(&root) {
+                assert!(files(&copy).contains(&file), "{what}: {}", file.0.display());
+            }
+        }
     }
 }

@@ -185,3 +185,34 @@ async fn side_tags_that_many_exports_at_once_left_go_one_day_where_tags_can_be_d
     let left = world.memory.tags("").await.unwrap();
     assert!(left.len() <= 3, "{left:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_removed_is_not_removed_again_nor_counted_among_other_keys() {
+    let world = registry();
+    let node = world.node("one");
+    let root = tree(&world, "one", &[("f", b"1")]);
+    let miss = async || {
+        let options = import::Options {
+            key: "asked".into(),
+            ..importing(&dir(&root))
+        };
+        import::run(&node, &options).await.unwrap().miss.unwrap()
+    };
+    for key in ["a", "b"] {
+        export_as(&node, &root, "n", key).await;
+    }
+    assert!(miss().await.contains("; 2 other keys exist"));
+    let would = remove::run(&node, &removing("n", true)).await.unwrap();
+    assert_eq!(would.names.len(), 2);
+    remove_all(&world).await;
+    assert!(!world.memory.tags("dir.n.").await.unwrap().is_empty());
+    for dry_run in [true, false] {
+        let again = remove::run(&node, &removing("n", dry_run)).await.unwrap();
+        assert_eq!(again, remove::Report::default());
+    }
+    let said = miss().await;
+    assert!(said.starts_with("nothing is stored for"), "{said}");
+    export_as(&node, &root, "n", "c").await;
+    let said = miss().await;
+    assert!(said.contains("; 1 other key exists"), "{said}");
+}

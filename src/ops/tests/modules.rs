@@ -100,6 +100,8 @@ async fn answers_of_checksum_databases_in_older_snapshots_are_left_out_without_a
         }
     })
     .await;
+    let verified = crate::ops::verify::run(&node, None, crate::ops::verify::Depth::Data);
+    assert_eq!(verified.await.unwrap().faults, []);
     let copy = world.path("two", "mod");
     let report = import::run(&world.node("two"), &importing(&source(&copy)))
         .await

@@ -41,15 +41,29 @@ struct Entry {
 
 /// Whether an entry was cut, and who wants to know.
 #[derive(Default)]
-struct Cut {
+pub(super) struct Cut {
     done: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Cut {
-    fn cut(&self) {
+    pub(super) fn cut(&self) {
         self.done.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// Ready when it is cut; the last one who asked is woken.
+    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.is_cut() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -175,17 +189,12 @@ impl Parked {
 
     /// Says whether it was cut.
     pub fn is_cut(&self) -> bool {
-        self.cut.done.load(Ordering::Acquire)
+        self.cut.is_cut()
     }
 
     /// Ready when it is cut; the last one who asked is woken.
     pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
-        self.cut.waker.register(cx.waker());
-        if self.is_cut() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        self.cut.poll(cx)
     }
 
     /// Ends when it is cut. Cancel-safe.

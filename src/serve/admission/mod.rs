@@ -7,9 +7,10 @@
 //!   400, `RESOURCE_EXHAUSTED`).
 //! - Deliberately absent: who a caller is (`serve::auth`), routes, error bodies, sockets.
 //!
-//! The rule: a shared place is held only while the daemon itself works for a request whose caller is known. While a client
-//! sends slowly, or does not read, its request waits in a lane, which is bounded by cutting off the client that has been
-//! there longest of whoever has most there.
+//! The rule: a place of work is held only while the daemon itself works for a request whose caller is known, never while a client
+//! sends or reads, however fast it is. Bytes on their way hold a place among [`Transfers`], which whoever holds most loses to those who hold
+//! fewer. While a client sends slowly, or does not read, its request waits in a lane, which is bounded by cutting off the
+//! client that has been there longest of whoever has most there.
 
 use std::{
     fmt,
@@ -26,6 +27,7 @@ mod lane;
 mod receive;
 mod respond;
 mod ticket;
+mod transfers;
 
 pub use crate::fair::{Demand, Full, Key, Permit, Pool, Queue};
 pub use connection::{Connection, InProgress, Rest};
@@ -33,20 +35,26 @@ pub use fault::Fault;
 pub use lane::{Lane, Parked};
 pub use respond::Writer;
 pub use ticket::Ticket;
+pub use transfers::{Transfer, Transfers};
 
 use crate::metrics;
 use respond::Responses;
 
 /// Longest silence of a client in the middle of an upload, or that does not read its response, unless set otherwise.
 pub const CLIENT_STALL: Duration = Duration::from_mins(10);
-/// Requests to the registry that are worked on at once, unless set otherwise.
+/// Requests to the registry that are worked on at once, and besides blobs that are received or sent at once, unless set otherwise.
 pub const REQUESTS: usize = 512;
 
 /// Requests for tokens at once: each may wait for a password to be checked, and takes some kilobytes.
 const TOKENS: usize = 16;
-/// Manifests of more than 64 KiB that are received, worked on or sent at once: up to 4 MiB each are in memory, and as much again while
-/// they are parsed.
+/// Manifests of more than 64 KiB that are read or parsed at once: as much as they have is in memory once more.
 const LARGE_MANIFESTS: usize = 8;
+/// Manifests and lists of more than 64 KiB that are in memory, from their 64th KiB on until they are stored or sent: up to 4 MiB each.
+const LARGE_TRANSFERS: usize = 16;
+/// After so long one of them gives way to a caller that has none.
+const LONG: Duration = Duration::from_secs(10);
+/// Short answers to requests that are being sent: up to 64 KiB each are in memory.
+const ANSWERS: usize = 1024;
 /// Manifests that are looked up at once: a small one is read there, and one of up to 4 MiB where a store does not say its size before.
 const READS: usize = 16;
 /// Lists that are made at once: each reads up to 4 MiB at a time, and as much again is parsed or listed.
@@ -84,8 +92,12 @@ pub struct Admission {
     pub requests: Pool,
     /// Places of requests for tokens.
     pub tokens: Pool,
-    /// Places of large manifests and lists, from their arrival until they are answered.
+    /// Places of large manifests that are read or parsed.
     pub large_manifests: Pool,
+    /// Bodies and blobs that are on their way.
+    pub transfers: Transfers,
+    /// Large manifests and lists that are in memory.
+    pub large_transfers: Transfers,
     /// Places of manifests that are looked up, until it is known how large they are.
     pub reads: Pool,
     /// Places of lists of tags and referrers, until they are made.
@@ -101,6 +113,7 @@ pub struct Admission {
     uploads: Lane,
     manifests: Lane,
     forms: Lane,
+    answers: Lane,
     responses: Arc<Responses>,
     /// Milliseconds.
     stall: AtomicU64,
@@ -123,11 +136,17 @@ impl Admission {
     pub fn new(requests: usize, stall: Duration, counts: &metrics::Admission) -> Self {
         let lane = |most, counts: &metrics::Waiting| Lane::counted(most, counts.clone());
         let manifests = lane(SLOW_MANIFESTS, &counts.manifests);
+        let transfers = Pool::new("transfers", requests, QUEUE);
+        let transfers = transfers.counted(counts.transfers.clone());
+        let large = Pool::new("large_transfers", LARGE_TRANSFERS, SMALL_QUEUE);
+        let large = large.counted(counts.large_transfers.clone());
         let admission = Self {
             requests: Pool::new("requests", requests, QUEUE).counted(counts.requests.clone()),
             tokens: Pool::new("tokens", TOKENS, SMALL_QUEUE).counted(counts.tokens.clone()),
             large_manifests: Pool::new("large_manifests", LARGE_MANIFESTS, SMALL_QUEUE)
                 .counted(counts.large_manifests.clone()),
+            transfers: Transfers::new(transfers, None, counts.transfers_cut.clone()),
+            large_transfers: Transfers::new(large, Some(LONG), counts.large_transfers_cut.clone()),
             reads: Pool::new("reads", READS, QUEUE).counted(counts.reads.clone()),
             lists: Pool::new("lists", LISTS, SMALL_QUEUE).counted(counts.lists.clone()),
             merges: Pool::new("merges", MERGES, SMALL_QUEUE).counted(counts.merges.clone()),
@@ -139,11 +158,18 @@ impl Admission {
             uploads: lane(SLOW_UPLOADS, &counts.uploads),
             manifests: manifests.clone(),
             forms: lane(FORMS, &counts.forms),
+            answers: lane(ANSWERS, &counts.answers),
             responses: Arc::new(Responses::new(lane(UNREAD, &counts.responses), manifests)),
             stall: AtomicU64::default(),
         };
         admission.set_stall(stall);
         admission
+    }
+
+    /// From now on so many requests are worked on, and so many transfers under way, at once.
+    pub fn resize(&self, requests: usize) {
+        self.requests.resize(requests);
+        self.transfers.places().resize(requests);
     }
 
     /// From now on clients may be silent for so long.

@@ -1,6 +1,7 @@
-//! Requests' bodies: a client that sends slowly holds no place, one that is silent is given up.
+//! Requests' bodies: none has a place of work before its last byte, one that comes slowly has no place at all, and one whose client is silent
+//! is given up.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
@@ -37,9 +38,11 @@ impl Ticket {
             pieces: body.into_data_stream(),
             ticket: self.clone(),
             lane,
+            moves: false,
             parked: None,
             window: now + WINDOW,
             came: 0,
+            handed: now,
             limit: limit.map(|limit| (now + limit, limit)),
         };
         let next = |mut receiving: Receiving| async move {
@@ -62,16 +65,37 @@ struct Receiving {
     pieces: BodyDataStream,
     ticket: Ticket,
     lane: Lane,
+    /// Whether it has begun: a body that is empty does not.
+    moves: bool,
     /// While it is slow.
     parked: Option<Parked>,
     /// When the bytes that came are looked at again.
     window: Instant,
     came: usize,
+    /// When the last piece was handed on: what whoever gets it takes for it is not the client's time.
+    handed: Instant,
     limit: Option<(Instant, Duration)>,
 }
 
 impl Receiving {
+    /// Takes a place among transfers instead of one of work, which is for others until the last byte is here.
+    async fn begin(&mut self) -> Result<(), Fault> {
+        self.moves = true;
+        let place = self.ticket.transfer().await;
+        place.map_err(|_| Fault::Crowded)?;
+        self.ticket.end_work();
+        Ok(())
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        if !self.moves {
+            self.begin().await?;
+        }
+        let ours = self.handed.elapsed();
+        self.window += ours;
+        if let Some((at, _)) = &mut self.limit {
+            *at += ours;
+        }
         let stall = self.ticket.admission().stall();
         let silent = Instant::now() + stall;
         loop {
@@ -83,11 +107,11 @@ impl Receiving {
                 None => self.window.min(until),
                 Some(_) => until,
             };
-            let parked = self.parked.as_ref();
+            let (parked, ticket) = (self.parked.as_ref(), &self.ticket);
             let cut = async {
                 match parked {
                     Some(parked) => parked.cut().await,
-                    None => pending().await,
+                    None => poll_fn(|cx| ticket.poll_cut(cx)).await,
                 }
             };
             let piece = tokio::select! {
@@ -98,11 +122,12 @@ impl Receiving {
             match piece {
                 Ok(Some(Ok(piece))) => {
                     self.count(piece.len()).await;
+                    self.handed = Instant::now();
                     return Ok(Some(piece));
                 }
                 Ok(Some(Err(error))) => return Err(Fault::of(&error)),
                 Ok(None) => {
-                    self.leave().await;
+                    self.end().await;
                     return Ok(None);
                 }
                 Err(_) if look == until => return Err(fault),
@@ -142,9 +167,16 @@ impl Receiving {
 
     async fn leave(&mut self) {
         if self.parked.is_some() {
-            self.ticket.take_all_back().await;
+            self.ticket.move_on().await;
             self.parked = None;
         }
+    }
+
+    /// From now on there is work to do.
+    async fn end(&mut self) {
+        self.ticket.end_transfer();
+        self.leave().await;
+        self.ticket.take_back().await;
     }
 }
 

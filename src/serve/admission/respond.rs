@@ -1,4 +1,5 @@
-//! Responses' bodies: one that its client does not read gives its place back, and is cut off in the end.
+//! Responses' bodies: none has a place of work; one that its client does not read gives its place among transfers back, and is cut off in
+//! the end.
 //!
 //! The server asks a body for more only when it has room, so a body learns nothing of a client that has stopped reading.
 //! One task looks at all of them once a second.
@@ -18,7 +19,7 @@ use axum::{
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, interval};
 
-use super::{Connection, Key, Lane, Parked, Ticket, connection::WaitsForClient};
+use super::{Connection, Fault, Key, Lane, Parked, Ticket, connection::WaitsForClient};
 use crate::fair::lines;
 
 /// How often they are looked at.
@@ -72,7 +73,7 @@ struct LookedAfter;
 struct State {
     /// Since when the client has had something to read that it was not seen to take; `None` while we owe it the next bytes.
     since: Option<Instant>,
-    /// Its place in a lane: while it does not read, or of a call as long as that lasts.
+    /// Its place in a lane: while it does not read, or of a call or a short answer as long as that lasts.
     parked: Option<Arc<Parked>>,
     /// While it does not read.
     waits: Option<WaitsForClient>,
@@ -88,6 +89,17 @@ impl Reader {
         matches!(&self.of, Of::Request(ticket) if ticket.is_large())
     }
 
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.of {
+            Of::Request(ticket) => ticket.poll_cut(cx),
+            Of::Call | Of::Small | Of::Connection => Poll::Pending,
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        matches!(&self.of, Of::Request(ticket) if ticket.is_cut())
+    }
+
     /// Looks after the client: parks one that does not read, and hangs up on one that was cut or is silent for `stall`.
     fn look(&self, responses: &Responses, stall: Duration) {
         let stall = match self.of {
@@ -99,7 +111,9 @@ impl Reader {
             return;
         };
         let unread = since.elapsed();
-        if state.parked.as_ref().is_some_and(|p| p.is_cut()) || unread >= stall {
+        // A response that is read ends by itself when it is cut, without the others on its connection.
+        let is_cut = self.is_cut() && unread >= LOOK;
+        if is_cut || state.parked.as_ref().is_some_and(|p| p.is_cut()) || unread >= stall {
             let seconds = unread.as_secs();
             if lines::may_write(&self.key) {
                 tracing::info!(caller = ?self.key, seconds, "Response that is not read is cut off");
@@ -192,16 +206,21 @@ impl Drop for Entry {
 }
 
 impl Ticket {
-    /// A response whose body holds the request's place until its last byte was taken, or nobody takes it.
+    /// A response whose body holds the request's place among transfers until its last byte was taken, or nobody takes it; one without is a
+    /// short answer. The work is done.
     pub fn respond(self, response: Response<Body>) -> Response<Body> {
-        let responses = self.admission().responses.clone();
+        self.end_work();
+        let admission = self.admission().clone();
+        let is_short = !self.is_transfer() && !response.body().is_end_stream();
+        let parked = is_short.then(|| admission.answers.park(self.key().clone()));
         let client = (self.key().clone(), self.connection().clone());
-        responses.send(response, client, Of::Request(self), None, None)
+        let of = Of::Request(self);
+        admission.responses.send(response, client, of, parked, None)
     }
 }
 
 impl Responses {
-    /// A response whose client is looked after. That of a call is `parked` from the start, and may have an `end`.
+    /// A response whose client is looked after. That of a call, and a short answer, is `parked` from the start; a call may have an `end`.
     fn send(
         self: &Arc<Self>,
         mut response: Response<Body>,
@@ -323,7 +342,7 @@ impl Outgoing {
         }
     }
 
-    /// Notes that the client has taken what it had; ready once the request has its place again.
+    /// Notes that the client has taken what it had; ready once the response has its place among transfers again.
     fn taken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(entry) = &self.entry else {
             return Poll::Ready(());
@@ -344,19 +363,16 @@ impl Outgoing {
             // They have locks of their own.
             drop((waits, parked));
             let ticket = match &reader.of {
-                Of::Request(ticket) if is_parked => ticket.clone(),
+                Of::Request(ticket) if is_parked && ticket.is_transfer() => ticket.clone(),
                 _ => return Poll::Ready(()),
             };
-            self.back = Some(Box::pin(async move { ticket.take_back().await }));
+            self.back = Some(Box::pin(async move { ticket.move_on().await }));
         }
         if let Some(back) = &mut self.back {
             ready!(back.as_mut().poll(cx));
             self.back = None;
-            // What keeps a large manifest stays where those are counted.
-            if !reader.is_large() {
-                let parked = reader.state().parked.take();
-                drop(parked);
-            }
+            let parked = reader.state().parked.take();
+            drop(parked);
         }
         Poll::Ready(())
     }
@@ -373,6 +389,11 @@ impl http_body::Body for Outgoing {
         let this = &mut *self;
         if this.end.is_some() && this.entry.is_none() {
             return Poll::Ready(None);
+        }
+        if let Some(entry) = &this.entry
+            && entry.reader.poll_cut(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(axum::Error::new(Fault::Crowded))));
         }
         ready!(this.taken(cx));
         if let (Some(end), Some(entry)) = (&mut this.end, &this.entry) {

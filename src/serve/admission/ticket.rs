@@ -1,12 +1,23 @@
 //! What an admitted request holds.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::http::Extensions;
+use tokio::time::Instant;
 
-use super::{Admission, Connection, Fault, Full, Key, Permit, Pool};
+mod moving;
+mod state;
 
-/// A request's place, given back while the request only waits, and what its client did wrong. Cloning gives another handle.
+use super::{Admission, Connection, Fault, Full, Key, Permit, Pool, Transfer};
+use state::{Moves, Waits, locked};
+
+/// A request's places, given back while the request only waits, and what its client did wrong. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Ticket(Arc<Inner>);
 
@@ -14,39 +25,33 @@ struct Inner {
     admission: Arc<Admission>,
     key: Key,
     connection: Connection,
+    /// Of work.
     place: Mutex<Option<Permit>>,
-    body: Mutex<LargeBody>,
-    /// Of a response that is a large manifest.
-    large: OnceLock<Mutex<Option<Permit>>>,
+    /// Of its body, or its response.
+    transfer: Mutex<Moves>,
+    /// Of a large manifest or list, which is in memory.
+    large: Mutex<Moves>,
+    /// Whether that is its body.
+    keeps_body: AtomicBool,
+    waits: Mutex<Waits>,
     fault: OnceLock<Fault>,
 }
 
-/// A request's body that is a large manifest.
-#[derive(Default)]
-enum LargeBody {
-    /// It is not, or it is in memory no more.
-    #[default]
-    None,
-    /// In memory while the client sends slowly or the request rests: its place is for others.
-    Rests,
-    /// In memory while the daemon works on it.
-    Works(Permit),
+/// A request that waits for others; dropped, it goes on.
+struct Waiting<'t>(&'t Ticket);
+
+impl<'t> Waiting<'t> {
+    fn begin(ticket: &'t Ticket) -> Self {
+        locked(&ticket.0.waits).since = Some(Instant::now());
+        Self(ticket)
+    }
 }
 
-impl LargeBody {
-    /// Its place, for others.
-    fn rest(&mut self) -> Option<Permit> {
-        match std::mem::take(self) {
-            Self::None => None,
-            Self::Rests => {
-                *self = Self::Rests;
-                None
-            }
-            Self::Works(place) => {
-                *self = Self::Rests;
-                Some(place)
-            }
-        }
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waits = locked(&self.0.0.waits);
+        let waited = waits.since.take().map(|since| since.elapsed());
+        waits.before += waited.unwrap_or_default();
     }
 }
 
@@ -72,8 +77,10 @@ impl Ticket {
             key,
             connection: Connection::of(extensions),
             place: Mutex::new(Some(place)),
-            body: Mutex::default(),
-            large: OnceLock::new(),
+            transfer: Mutex::default(),
+            large: Mutex::default(),
+            keeps_body: AtomicBool::default(),
+            waits: Mutex::default(),
             fault: OnceLock::new(),
         })))
     }
@@ -91,21 +98,32 @@ impl Ticket {
         &self.0.connection
     }
 
-    /// Lets others have the place while `wait` lasts.
+    /// How long the request has waited for others so far, and not for a store.
+    pub fn waited(&self) -> Duration {
+        let waits = locked(&self.0.waits);
+        waits.before + waits.since.map(|s| s.elapsed()).unwrap_or_default()
+    }
+
+    /// Lets others have the place of work, if the request has one, while `wait` lasts.
     pub async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
-        // The body is in memory still.
-        drop(self.place().take());
+        let waiting = Waiting::begin(self);
+        let place = self.place().take();
+        let had_place = place.is_some();
+        drop(place);
         let waited = wait.await;
-        self.take_back().await;
+        if had_place {
+            self.take_back().await;
+        }
+        drop(waiting);
         waited
     }
 
-    /// Lets others have all places while `rest` lasts. A large manifest that is kept in memory meanwhile is one of those that come slowly;
+    /// Lets others have all places while `rest` lasts. A large body that is kept in memory meanwhile is one of those that come slowly;
     /// `false` if it gave way to others of them, so that the request is over. Cancel-safe.
     pub async fn rest(&self, rest: impl Future<Output = ()>) -> bool {
         let manifests = &self.0.admission.manifests;
-        let is_large = !matches!(*self.body(), LargeBody::None);
-        let parked = is_large.then(|| manifests.park(self.0.key.clone()));
+        let keeps_body = self.0.keeps_body.load(Ordering::Relaxed);
+        let parked = keeps_body.then(|| manifests.park(self.0.key.clone()));
         let cut = async {
             match &parked {
                 Some(parked) => parked.cut().await,
@@ -113,42 +131,35 @@ impl Ticket {
             }
         };
         self.give_back();
+        if !keeps_body {
+            // There is nothing to move, until it is found.
+            self.end_transfers();
+        }
         tokio::select! {
             biased;
             () = rest => {}
             () = cut => return false,
         }
-        self.take_all_back().await;
+        self.move_on().await;
+        self.take_back().await;
         true
     }
 
     /// Gives the places to others.
     pub(super) fn give_back(&self) {
         let place = self.place().take();
-        let body = self.body().rest();
-        let large = self.0.large.get().and_then(|large| {
-            let mut large = large.lock().unwrap_or_else(PoisonError::into_inner);
-            large.take()
-        });
+        let transfers = [&self.0.transfer, &self.0.large].map(|moves| locked(moves).rest());
         // Not under the lock: they go to somebody else on the spot.
-        drop((place, body, large));
+        drop((place, transfers));
     }
 
-    /// Takes all places again that the request needs to go on.
-    pub(super) async fn take_all_back(&self) {
-        let rests = matches!(*self.body(), LargeBody::Rests);
-        if rests {
-            let admission = &self.0.admission;
-            let place = admission
-                .large_manifests
-                .enter_again(self.0.key.clone())
-                .await;
-            *self.body() = LargeBody::Works(place);
-        }
-        self.take_back().await;
+    /// Gives the place of work to others.
+    pub(super) fn end_work(&self) {
+        let place = self.place().take();
+        drop(place);
     }
 
-    /// Takes a place again; at once if it has one.
+    /// Takes a place of work again; at once if it has one.
     pub(super) async fn take_back(&self) {
         if self.place().is_none() {
             let admission = &self.0.admission;
@@ -157,30 +168,12 @@ impl Ticket {
         }
     }
 
-    /// Takes a place among large manifests, without holding one of requests while it waits.
+    /// Takes a place among large manifests that are read or parsed, without holding one of requests while it waits.
     ///
     /// # Errors
     /// [`Full`].
     pub async fn large_manifest(&self) -> Result<Permit, Full> {
         self.place_among(&self.0.admission.large_manifests).await
-    }
-
-    /// Takes a place among large manifests for the request's body, until [`Self::drop_body`] and but for the time in which the client sends
-    /// slowly or the request rests; without holding one of requests while it waits.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub async fn large_body(&self) -> Result<(), Full> {
-        let place = self.large_manifest().await?;
-        *self.body() = LargeBody::Works(place);
-        Ok(())
-    }
-
-    /// Says that the request's body is in memory no more.
-    pub fn drop_body(&self) {
-        let body = std::mem::take(&mut *self.body());
-        // Not under the lock: its place goes to somebody else on the spot.
-        drop(body);
     }
 
     /// Takes a place among manifests that are looked up, without holding one of requests while it waits.
@@ -206,22 +199,6 @@ impl Ticket {
         self.place_among(&self.0.admission.lists).await
     }
 
-    /// A place among large manifests, if one is free now.
-    pub fn large_manifest_now(&self) -> Option<Permit> {
-        let places = &self.0.admission.large_manifests;
-        places.enter_now(self.0.key.clone())
-    }
-
-    /// Holds `place` as long as the response is being sent and read.
-    pub fn sends_large(&self, place: Permit) {
-        // A request has one response.
-        let _ = self.0.large.set(Mutex::new(Some(place)));
-    }
-
-    pub(super) fn is_large(&self) -> bool {
-        self.0.large.get().is_some()
-    }
-
     /// Takes a place among merges, without holding one of requests while it waits.
     ///
     /// # Errors
@@ -240,74 +217,10 @@ impl Ticket {
         let _ = self.0.fault.set(fault.clone());
     }
 
-    fn body(&self) -> std::sync::MutexGuard<'_, LargeBody> {
-        // Nothing can panic while it is held.
-        self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn place(&self) -> std::sync::MutexGuard<'_, Option<Permit>> {
-        // Nothing can panic while it is held.
-        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn place(&self) -> MutexGuard<'_, Option<Permit>> {
+        locked(&self.0.place)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::{super::SLOW_MANIFESTS, *};
-    use crate::metrics;
-
-    #[tokio::test]
-    async fn whoever_waits_lets_others_go_first() {
-        let stall = Duration::from_mins(1);
-        let admission = Admission::new(1, stall, &metrics::Admission::default());
-        let admission = Arc::new(admission);
-        let take = |name: &str| {
-            let (admission, key) = (admission.clone(), Key::Principal(name.into()));
-            async move { Ticket::take(&admission, key, &Extensions::new()).await }
-        };
-        let first = take("a").await.unwrap();
-        let other = async {
-            let second = take("b").await.unwrap();
-            assert_eq!(admission.requests.taken(), 1);
-            drop(second);
-        };
-        first.aside(other).await;
-        assert_eq!(admission.requests.taken(), 1);
-        drop(first);
-        assert_eq!(admission.requests.taken(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn large_manifests_that_rest_hold_no_places_and_few_are_kept() {
-        let admission = Arc::new(Admission::default());
-        let places = &admission.large_manifests;
-        let mut tickets = Vec::new();
-        for n in 0..SLOW_MANIFESTS + 4 {
-            let key = Key::Principal(format!("p{n}").into());
-            let ticket = Ticket::take(&admission, key, &Extensions::new()).await;
-            tickets.push(ticket.unwrap());
-        }
-        let rests = tickets.iter().map(|ticket| {
-            let places = places.clone();
-            async move {
-                ticket.large_body().await.unwrap();
-                let rest = async {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    assert_eq!(places.taken(), 0);
-                };
-                let stays = ticket.rest(rest).await;
-                let has_place = places.taken() > 0;
-                ticket.drop_body();
-                (stays, has_place)
-            }
-        });
-        let ends = futures_util::future::join_all(rests).await;
-        let stayed = ends.iter().filter(|(stays, _)| *stays).count();
-        assert_eq!(stayed, SLOW_MANIFESTS);
-        // Who goes on has its place again.
-        assert!(ends.iter().all(|(stays, has_place)| !stays || *has_place));
-        assert_eq!(places.taken(), 0);
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::watch::{State, Watch};
+use crate::serve::admission::Fault;
 
 type Next = Poll<Option<Result<Frame<Bytes>, axum::Error>>>;
 
@@ -52,6 +53,18 @@ impl HttpBody for Incoming {
     }
 }
 
+/// Says whether an answer ended early for what its client did, or others need.
+fn is_fault(error: &axum::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<Fault>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// An answer's body; the request has ended when it is dropped, which the server does when it has taken the last byte or the
 /// client is gone.
 pub(super) struct Outgoing {
@@ -87,6 +100,8 @@ impl HttpBody for Outgoing {
                     this.watch.reach(State::Ended);
                 }
             }
+            // Cut off for another caller: nothing is broken.
+            Poll::Ready(Some(Err(error))) if is_fault(error) => {}
             Poll::Ready(Some(Err(_))) => this.watch.reach(State::Failed),
             Poll::Ready(None) => this.watch.reach(State::Ended),
             Poll::Pending => {}

@@ -6,6 +6,7 @@ use super::{
     Answer, Registry, Sight,
     error::{Code, Refusal},
     http::{Part, answer, finish, outgoing, part, with_digest},
+    uploads::ticket,
 };
 use crate::{artifact::Descriptor, digest::Digest, store::keys::Repo};
 
@@ -51,7 +52,9 @@ impl Registry {
         };
         let size = size.map_err(|e| damaged(&e))?;
         let size = size.ok_or_else(|| unknown(digest))?;
-        let (status, range) = match part(&parts.headers, size) {
+        // Content never changes under its digest.
+        let etag = format!("\"{digest}\"");
+        let (status, range) = match part(&parts.headers, size, &etag) {
             Part::Whole => (StatusCode::OK, 0..size),
             Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
             Part::Unsatisfiable => {
@@ -67,8 +70,7 @@ impl Registry {
             // A browser saves it, whatever it is.
             .header(header::CONTENT_DISPOSITION, "attachment")
             .header(header::ACCEPT_RANGES, "bytes")
-            // Content never changes under its digest.
-            .header(header::ETAG, format!("\"{digest}\""))
+            .header(header::ETAG, etag)
             .header(header::CONTENT_LENGTH, range.end - range.start);
         if status == StatusCode::PARTIAL_CONTENT {
             let named = format!("bytes {}-{}/{size}", range.start, range.end - 1);
@@ -78,6 +80,8 @@ impl Registry {
             return finish(builder, axum::body::Body::empty());
         }
         let desc = Descriptor::new(OCTETS, *digest, size);
+        // Before it is opened: whoever waits keeps no file and no connection.
+        ticket(parts).transfer().await?;
         let stream = repository.get_blob(&desc, range).await;
         let stream = stream.map_err(|e| damaged(&e))?;
         finish(builder, outgoing(stream.ok_or_else(|| unknown(digest))?))

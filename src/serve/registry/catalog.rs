@@ -1,14 +1,14 @@
 //! `_catalog`: the repositories that a caller may read (distribution `docs/content/spec/api.md`, "Listing Repositories").
 
 use axum::http::{StatusCode, header, request::Parts};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
 use super::{
     Answer, Registry,
     error::Refusal,
     http::{answer, param},
-    lists::{List, count, next, send},
+    lists::{List, Next, PageTime, count, next, send},
 };
 use crate::{
     serve::auth::Principal,
@@ -35,23 +35,34 @@ impl Registry {
             is_after && who.may_list(name.as_str())
         });
         names.sort_unstable();
-        let goes_on = names.len() > n;
+        let mut goes_on = names.len() > n;
         names.truncate(n);
+        let looked = stream::iter(names).map(async |name| {
+            let exists = self.read_only(&name).exists().await?;
+            Ok::<_, Refusal>((name, exists))
+        });
+        let mut looked = looked.buffered(AT_ONCE);
+        let (mut listed, mut seen) = (Vec::new(), None);
+        let mut time = PageTime::begin();
+        loop {
+            match time.next(&mut looked).await? {
+                Next::Item((name, exists)) => {
+                    listed.extend(exists.then(|| name.clone()));
+                    seen = Some(name);
+                }
+                Next::End => break,
+                Next::Late => {
+                    goes_on = true;
+                    break;
+                }
+            }
+        }
         let mut builder = answer(StatusCode::OK).header(header::CONTENT_TYPE, "application/json");
-        if let Some(last) = names.last().filter(|_| goes_on) {
+        if let Some(last) = seen.filter(|_| goes_on) {
             let query = [("n", n.to_string()), ("last", last.to_string())];
             let query = query.each_ref().map(|(key, value)| (*key, value.as_str()));
             builder = next(builder, "/v2/_catalog", &query);
         }
-        let looked = stream::iter(names).map(async |name| {
-            let exists = self.read_only(&name).exists().await?;
-            Ok::<_, Refusal>(exists.then_some(name))
-        });
-        let listed: Vec<Repo> = looked
-            .buffered(AT_ONCE)
-            .try_filter_map(async |name| Ok(name))
-            .try_collect()
-            .await?;
         let listed: Vec<&str> = listed.iter().map(Repo::as_str).collect();
         Ok((builder, json!({"repositories": listed}).to_string()))
     }

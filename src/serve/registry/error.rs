@@ -14,7 +14,7 @@ use crate::{
     store::{self, ingest::OVER_QUOTA, queue::OVER_SHARE},
 };
 
-/// An error code of the spec; `Unavailable` and `Full` are ours, for what it has no code for.
+/// An error code of the spec; `Unavailable`, `Full` and `Damaged` are ours, for what it has no code for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     BlobUnknown,
@@ -31,6 +31,8 @@ pub(super) enum Code {
     Unsupported,
     Unavailable,
     Full,
+    /// What the store holds is damaged, whatever was asked for: waiting does not help, and so nobody is held until it is back.
+    Damaged,
     /// Too many requests of this caller.
     TooMany,
 }
@@ -53,6 +55,8 @@ impl Code {
             Self::Unsupported => "UNSUPPORTED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Full => "INSUFFICIENT_STORAGE",
+            // What distribution calls all that is the registry's own trouble.
+            Self::Damaged => "UNKNOWN",
             Self::TooMany => "TOOMANYREQUESTS",
         }
     }
@@ -73,6 +77,7 @@ impl Code {
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Damaged => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -128,8 +133,8 @@ impl Refusal {
         self
     }
 
-    /// The answer to trouble at the store below. `corrupt` is the code of what the client would see: damage is a miss to a
-    /// reader, a wrong digest to a writer.
+    /// The answer to trouble at the store below. `corrupt` is the code of what the client would see: what is
+    /// damaged is a miss to whoever asks for it, and what is sent has a wrong digest.
     pub(super) fn of_store(error: &store::Error, corrupt: Code) -> Self {
         use store::ErrorKind as Kind;
         let (code, words) = match error.kind {
@@ -221,6 +226,36 @@ impl From<&Fault> for Refusal {
 
 impl From<store::Error> for Refusal {
     fn from(e: store::Error) -> Self {
-        Self::of_store(&e, Code::DigestInvalid)
+        Self::of_store(&e, Code::Damaged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_in_the_store_is_the_registrys_fault_and_what_a_client_sent_its_own() {
+        let error = || store::Error::new(store::ErrorKind::Corrupt, "list", "it is damaged");
+        for (refusal, status, code) in [
+            (Refusal::from(error()), 500, "UNKNOWN"),
+            (
+                Refusal::of_store(&error(), Code::DigestInvalid),
+                400,
+                "DIGEST_INVALID",
+            ),
+            (
+                Refusal::of_store(&error(), Code::BlobUnknown),
+                404,
+                "BLOB_UNKNOWN",
+            ),
+        ] {
+            assert_eq!(
+                (refusal.status_code().as_u16(), refusal.code.text()),
+                (status, code)
+            );
+            // None of this is worth waiting for.
+            assert!(refusal.headers.is_empty() && refusal.code != Code::Unavailable);
+        }
     }
 }

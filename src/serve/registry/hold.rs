@@ -121,9 +121,10 @@ impl Hold {
     }
 
     /// Asks what a tag stands for. The sooner a build knows that it goes without its cache the better, so that takes a while at
-    /// most, and less while it is known to hang.
+    /// most, and less while it is known to hang. What `ticket` waits for others does not count: it says nothing of the store.
     pub(super) async fn for_a_while<T>(
         &self,
+        ticket: Option<&Ticket>,
         ask: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
         if self.remote.is_none() {
@@ -138,9 +139,17 @@ impl Hold {
         };
         let is_known = self.away().is_some_and(|until| until > Instant::now());
         let patience = if is_known { A_MOMENT } else { A_WHILE };
-        let answered = timeout(patience, Box::pin(ask))
-            .await
-            .unwrap_or_else(|_| Err(away()));
+        let waited = || ticket.map(Ticket::waited).unwrap_or_default();
+        let (began, before, mut ask) = (Instant::now(), waited(), Box::pin(ask));
+        let answered = loop {
+            let left = (patience + waited()).saturating_sub(before + began.elapsed());
+            if left.is_zero() {
+                break Err(away());
+            }
+            if let Ok(answered) = timeout(left.max(FIRST_PAUSE), &mut ask).await {
+                break answered;
+            }
+        };
         let is_away = answered
             .as_ref()
             .is_err_and(|r| r.code == Code::Unavailable);
@@ -234,19 +243,46 @@ mod tests {
     async fn tags_of_a_store_that_hangs_cost_a_while_once_and_then_a_moment() {
         let (hold, began) = (Hold::new(LIMIT, Some(remote(true))), Instant::now());
         for _ in 0..8 {
-            let asked = hold.for_a_while::<()>(std::future::pending());
+            let asked = hold.for_a_while::<()>(None, std::future::pending());
             assert_eq!(asked.await.unwrap_err().code, Code::Unavailable);
         }
         assert!(began.elapsed() <= A_WHILE + 7 * A_MOMENT);
         // It is asked all the same, so that its return is noticed.
         assert_eq!(
-            hold.for_a_while(async { Ok("there") }).await.unwrap(),
+            hold.for_a_while(None, async { Ok("there") }).await.unwrap(),
             "there"
         );
         assert_eq!(
-            hold.for_a_while(async { Ok("there") }).await.unwrap(),
+            hold.for_a_while(None, async { Ok("there") }).await.unwrap(),
             "there"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_others_does_not_wait_for_the_store() {
+        let hold = Hold::new(LIMIT, Some(remote(true)));
+        let (admission, key) = (Arc::default(), crate::fair::Key::Socket);
+        let ticket = Ticket::take(&admission, key, &axum::http::Extensions::new()).await;
+        let ticket = ticket.unwrap();
+        let ask = async {
+            sleep(A_WHILE / 2).await;
+            ticket.aside(sleep(A_WHILE * 3)).await;
+            sleep(A_WHILE / 4).await;
+            Ok("there")
+        };
+        let asked = hold.for_a_while(Some(&ticket), ask).await;
+        assert_eq!(asked.unwrap(), "there");
+        assert!(hold.away().is_none());
+        // What the store takes counts as before, whatever was waited for besides.
+        let began = Instant::now();
+        let ask = async {
+            ticket.aside(sleep(A_WHILE * 3)).await;
+            std::future::pending::<Result<(), Refusal>>().await
+        };
+        let asked = hold.for_a_while(Some(&ticket), ask).await;
+        assert_eq!(asked.unwrap_err().code, Code::Unavailable);
+        assert!(hold.away().is_some());
+        assert!(began.elapsed() <= A_WHILE * 4 + FIRST_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]

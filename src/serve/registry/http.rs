@@ -73,8 +73,13 @@ pub(super) enum Part {
     Unsatisfiable,
 }
 
-/// Reads `Range` (RFC 9110, 14.1.2). Several ranges, or another unit, are answered with the whole, as the RFC allows.
-pub(super) fn part(headers: &HeaderMap, size: u64) -> Part {
+/// Reads `Range` (RFC 9110, 14.1.2) of what has the strong validator `etag`. Several ranges, or another unit, are answered with the
+/// whole, as the RFC allows; so is a client that has a part of something else (13.1.5: a date or a weak validator never fits here).
+pub(super) fn part(headers: &HeaderMap, size: u64, etag: &str) -> Part {
+    let mut validators = headers.get_all(header::IF_RANGE).iter();
+    if !validators.all(|said| said.as_bytes() == etag.as_bytes()) {
+        return Part::Whole;
+    }
     let Some(spec) = text(headers, &header::RANGE).and_then(|r| r.strip_prefix("bytes=")) else {
         return Part::Whole;
     };
@@ -176,13 +181,17 @@ mod tests {
             ("items=0-1", Part::Whole),
             ("bytes=x", Part::Whole),
         ] {
-            assert_eq!(part(&headers(header::RANGE, range), 2048), want, "{range}");
+            assert_eq!(
+                part(&headers(header::RANGE, range), 2048, ""),
+                want,
+                "{range}"
+            );
         }
         assert_eq!(
-            part(&headers(header::RANGE, "bytes=0-"), 0),
+            part(&headers(header::RANGE, "bytes=0-"), 0, ""),
             Part::Unsatisfiable
         );
-        assert_eq!(part(&HeaderMap::new(), 5), Part::Whole);
+        assert_eq!(part(&HeaderMap::new(), 5, ""), Part::Whole);
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Lists: tags, and the manifests that refer to one.
 
+use std::time::Duration;
+
 use axum::http::{StatusCode, header, request::Parts, response::Builder};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Answer, Registry,
@@ -15,7 +20,7 @@ use super::{
 use crate::{
     artifact::{Descriptor, media, outline::Outline},
     digest::Digest,
-    store::{Repository, keys::Repo},
+    store::{self, ErrorKind, Repository, keys::Repo, repository::AT_ONCE},
     task,
 };
 
@@ -25,8 +30,11 @@ const MAX_TAGS: usize = 10_000;
 const MAX_REFERRERS_BYTES: usize = 3 << 20;
 /// Bytes of manifests that are read for a page of referrers, whether they are among those that are asked for or not.
 const MAX_READ_BYTES: usize = 16 << 20;
-/// Manifests that are read at once, and of them large ones.
-const AT_ONCE: usize = 8;
+/// Manifests that are read for a page of referrers. Some clients read the first page only, so it has all of an honest set.
+const MAX_READ: usize = 500;
+/// How long a page looks at what it may list: one of a slow store must not keep its place from others.
+const LONGEST: Duration = Duration::from_secs(3);
+/// Of what is read at once, large manifests.
 const LARGE_AT_ONCE: usize = 1;
 
 /// Entries of a page; asked for more than `most`, or for no count, that many.
@@ -40,6 +48,49 @@ pub(super) fn count(parts: &Parts, most: usize) -> Result<usize, Refusal> {
                     .status(StatusCode::BAD_REQUEST),
             ),
         },
+    }
+}
+
+/// What a page goes on with.
+pub(super) enum Next<T> {
+    Item(T),
+    End,
+    /// There is more, and no time left for it.
+    Late,
+}
+
+/// The time of a page.
+pub(super) struct PageTime {
+    until: Instant,
+    is_first: bool,
+}
+
+impl PageTime {
+    /// It begins now.
+    pub(super) fn begin() -> Self {
+        Self {
+            until: Instant::now() + LONGEST,
+            is_first: true,
+        }
+    }
+
+    /// The next of what a page looks at. The first has whatever time it takes: each page must get further than the one before.
+    pub(super) async fn next<T>(
+        &mut self,
+        looked: &mut (impl Stream<Item = Result<T, Refusal>> + Unpin),
+    ) -> Result<Next<T>, Refusal> {
+        let next = looked.try_next();
+        let next = if std::mem::take(&mut self.is_first) {
+            next.await
+        } else if Instant::now() >= self.until {
+            return Ok(Next::Late);
+        } else {
+            match timeout_at(self.until, next).await {
+                Ok(next) => next,
+                Err(_) => return Ok(Next::Late),
+            }
+        };
+        Ok(next?.map_or(Next::End, Next::Item))
     }
 }
 
@@ -107,33 +158,28 @@ impl Registry {
             digests.retain(|d| d.to_string() > *last);
         }
         let large = Semaphore::new(LARGE_AT_ONCE);
-        let mut described = stream::iter(digests)
-            .map(|digest| describe(&repository, digest, &large))
+        let mut looked = stream::iter(digests)
+            .map(|digest| look(&repository, digest, wanted.as_deref(), &large))
             .buffered(AT_ONCE);
-        let (mut page, mut bytes, mut read, mut more) = (Vec::new(), 0, 0, None);
-        let mut seen: Option<Digest> = None;
-        while let Some(found) = described.try_next().await? {
-            let Some((desc, length)) = found else {
-                continue;
-            };
-            let is_full = bytes + length > MAX_REFERRERS_BYTES && !page.is_empty();
-            if is_full || read > MAX_READ_BYTES {
-                more = seen.map(|digest| digest.to_string());
-                break;
+        let mut page = Page::default();
+        let mut time = PageTime::begin();
+        let is_last = loop {
+            match time.next(&mut looked).await? {
+                Next::Item(looked) => {
+                    if !page.takes(looked) {
+                        break false;
+                    }
+                }
+                Next::End => break true,
+                Next::Late => break false,
             }
-            seen = Some(desc.digest);
-            read += desc.size as usize;
-            if wanted.is_some() && desc.artifact_type != wanted {
-                continue;
-            }
-            bytes += length;
-            page.push(desc);
-        }
+        };
         let mut builder = answer(StatusCode::OK).header(header::CONTENT_TYPE, media::IMAGE_INDEX);
         if wanted.is_some() {
             builder = builder.header(OCI_FILTERS, "artifactType");
         }
-        if let Some(last) = more {
+        if let Some(last) = page.seen.filter(|_| !is_last) {
+            let last = last.to_string();
             let path = format!("/v2/{repo}/referrers/{subject}");
             let mut query = vec![("last", last.as_str())];
             if let Some(wanted) = &wanted {
@@ -141,7 +187,8 @@ impl Registry {
             }
             builder = next(builder, &path, &query);
         }
-        let index = json!({"schemaVersion": 2, "mediaType": media::IMAGE_INDEX, "manifests": page});
+        let index =
+            json!({"schemaVersion": 2, "mediaType": media::IMAGE_INDEX, "manifests": page.listed});
         Ok((builder, index.to_string()))
     }
 }
@@ -149,7 +196,7 @@ impl Registry {
 /// An answer's head and its text.
 pub(super) type List = (Builder, String);
 
-/// Answers with a list. A large one is in memory as long as it is sent, so it takes a place among large manifests; whoever waits for that
+/// Answers with a list. A large one is in memory as long as it is sent, so it takes a place among large transfers; whoever waits for that
 /// makes it again.
 pub(super) async fn send<F: Future<Output = Result<List, Refusal>>>(
     parts: &Parts,
@@ -158,51 +205,101 @@ pub(super) async fn send<F: Future<Output = Result<List, Refusal>>>(
     let ticket = ticket(parts);
     let making = ticket.list().await?;
     let (builder, text) = make().await?;
-    if text.len() <= LARGE {
-        return finish(builder, text);
-    }
-    if let Some(place) = ticket.large_manifest_now() {
-        ticket.sends_large(place);
+    if text.len() <= LARGE || ticket.large_transfer_now() {
         return finish(builder, text);
     }
     drop((builder, text, making));
-    let place = ticket.large_manifest().await?;
-    ticket.sends_large(place);
+    ticket.large_transfer().await?;
     let _making = ticket.list().await?;
     let (builder, text) = make().await?;
     finish(builder, text)
 }
 
-/// A referrer as a list shows it (distribution spec, "Listing Referrers"), and about how long that is; `None` if it is gone.
-async fn describe(
+/// A referrer that was looked at.
+struct Looked {
+    digest: Digest,
+    /// Bytes of its manifest, if that was read.
+    read: Option<usize>,
+    /// As a list shows it (distribution spec, "Listing Referrers"), and about how long that is; `None` if it is not listed.
+    shown: Option<(Descriptor, usize)>,
+}
+
+/// A page of referrers.
+#[derive(Default)]
+struct Page {
+    listed: Vec<Descriptor>,
+    bytes: usize,
+    read: usize,
+    read_bytes: usize,
+    /// The last one that was looked at.
+    seen: Option<Digest>,
+}
+
+impl Page {
+    /// Takes the next one; `false` if it belongs to the next page.
+    fn takes(&mut self, looked: Looked) -> bool {
+        let length = looked.shown.as_ref().map_or(0, |(_, length)| *length);
+        let is_full = self.bytes + length > MAX_REFERRERS_BYTES && !self.listed.is_empty();
+        if is_full || self.read >= MAX_READ || self.read_bytes > MAX_READ_BYTES {
+            return false;
+        }
+        self.seen = Some(looked.digest);
+        self.read += usize::from(looked.read.is_some());
+        self.read_bytes += looked.read.unwrap_or(0);
+        self.bytes += length;
+        self.listed.extend(looked.shown.map(|(desc, _)| desc));
+        true
+    }
+}
+
+/// Looks at a referrer; of one that is recorded to have another type than the `wanted` one, the manifest is not read. What is gone or
+/// damaged is not listed.
+async fn look(
     repository: &Repository,
     digest: Digest,
+    wanted: Option<&str>,
     large: &Semaphore,
-) -> Result<Option<(Descriptor, usize)>, Refusal> {
-    let Some(known) = repository.known(&digest).await? else {
-        return Ok(None);
+) -> Result<Looked, Refusal> {
+    let mut looked = Looked {
+        digest,
+        read: None,
+        shown: None,
+    };
+    let known = repository.known(&digest).await.or_else(left_out)?;
+    let is_wanted = |kind: &str| wanted.is_none_or(|wanted| kind == wanted);
+    let Some(known) = known.filter(|k| k.artifact_type.as_deref().is_none_or(is_wanted)) else {
+        return Ok(looked);
     };
     let _one = if known.size > LARGE as u64 {
         Some(large.acquire().await)
     } else {
         None
     };
-    let found = match repository.manifest_of(&digest, &known).await {
-        Ok(found) => found,
-        Err(e) if e.kind == crate::store::ErrorKind::Corrupt => {
-            tracing::warn!(error = %e, "Referrer left out");
-            return Ok(None);
-        }
-        Err(e) => return Err(e.into()),
+    let found = repository.manifest_of(&digest, &known).await.map(Some);
+    let Some(found) = found.or_else(left_out)? else {
+        return Ok(looked);
     };
     let mut desc = found.manifest.descriptor();
     let length = found.manifest.bytes.len();
+    looked.read = Some(length);
     let outline = task::parse(length, move || Outline::of(&found.manifest)).await;
     let Ok(outline) = outline else {
-        return Ok(None);
+        return Ok(looked);
     };
     desc.artifact_type = outline.artifact_type;
     desc.annotations = outline.annotations;
-    let length = serde_json::to_string(&desc).map_or(0, |text| text.len());
-    Ok(Some((desc, length)))
+    if is_wanted(desc.artifact_type.as_deref().unwrap_or_default()) {
+        let length = serde_json::to_string(&desc).map_or(0, |text| text.len());
+        looked.shown = Some((desc, length));
+    }
+    Ok(looked)
+}
+
+/// What is damaged is not listed.
+fn left_out<T>(error: store::Error) -> store::Result<Option<T>> {
+    if error.kind != ErrorKind::Corrupt {
+        return Err(error);
+    }
+    tracing::warn!(%error, "Referrer left out");
+    Ok(None)
 }

@@ -21,8 +21,8 @@ const ROUNDS: usize = 3;
 impl Registry {
     /// Finds a manifest, and reads it if its digest `wants` that or nobody knows yet what it is.
     ///
-    /// A large one has a place of its kind before it is read, and until it is sent. Whoever waits for a place keeps nothing in memory
-    /// meanwhile, and no place among those that are looked up.
+    /// A large one has a place of its kind before it is read, and another one, among those in memory, until it is sent. Whoever waits
+    /// for a place keeps nothing in memory meanwhile, and no place among those that are looked up.
     pub(super) async fn look_up(
         &self,
         repository: &Repository,
@@ -51,6 +51,7 @@ impl Registry {
             let is_large = caches.to_read(&found, want) > LARGE as u64;
             let reading = Some(reading).filter(|_| !is_large && merging.is_none());
             if is_large && !has_place {
+                ticket.large_transfer().await?;
                 large = Some(ticket.large_manifest().await?);
             }
             // A merged tag may be stored anew.
@@ -75,16 +76,14 @@ impl Registry {
             if !wants(&ready.digest) || ready.size <= LARGE as u64 {
                 return Ok(*ready);
             }
-            let place = match large.or_else(|| ticket.large_manifest_now()) {
-                Some(place) => place,
-                None if round < ROUNDS => {
-                    drop(ready);
-                    large = Some(ticket.large_manifest().await?);
+            if !ticket.large_transfer_now() {
+                if round < ROUNDS {
+                    drop((ready, large.take()));
+                    ticket.large_transfer().await?;
                     continue;
                 }
-                None => ticket.large_manifest().await?,
-            };
-            ticket.sends_large(place);
+                ticket.large_transfer().await?;
+            }
             return Ok(*ready);
         }
         Err(unknown(reference))

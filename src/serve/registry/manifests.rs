@@ -6,7 +6,7 @@ use axum::{
     body::Body,
     http::{Method, StatusCode, header, request::Parts},
 };
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 
 use super::{
@@ -116,11 +116,9 @@ impl Registry {
         body: Body,
         sight: Sight,
     ) -> Answer {
-        let manifest = read(reference, parts, body).await?;
+        let (manifest, outline, is_cache) = take(reference, parts, body).await?;
         let tags = tags(reference, parts)?;
-        let repository = self.repository(repo);
-        let (outline, is_cache) = understand(&manifest).await?;
-        let ticket = ticket(parts);
+        let (repository, ticket) = (self.repository(repo), ticket(parts));
         let caches = self.caches.of(ticket.key());
         let is_image = !is_cache && is_image(&manifest.media_type, &outline);
         let push = || async {
@@ -132,7 +130,8 @@ impl Registry {
                 None
             };
             let _pass = self.pass(parts).await;
-            let flaws = self.check_children(&repository, &outline, sight).await?;
+            let checked = self.check_children(&repository, &outline, sight);
+            let flaws = ticket.unless_cut(checked).await??;
             if is_image {
                 self.judge(&flaws)?;
             }
@@ -219,8 +218,25 @@ async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
     read.map_err(|why| Refusal::new(Code::ManifestInvalid, why))
 }
 
-/// Reads the body and checks it against what the request says of it; a large one takes a place, which the request's ticket has then.
-async fn read(reference: &Reference, parts: &Parts, body: Body) -> Result<Manifest, Refusal> {
+/// Receives a manifest and reads what it names; a large one is parsed in a place of its kind.
+async fn take(
+    reference: &Reference,
+    parts: &Parts,
+    body: Body,
+) -> Result<(Manifest, Outline, bool), Refusal> {
+    let bytes = receive(parts, body).await?;
+    let _parsing = if bytes.len() > LARGE {
+        Some(ticket(parts).large_manifest().await?)
+    } else {
+        None
+    };
+    let manifest = read(reference, parts, bytes).await?;
+    let (outline, is_cache) = understand(&manifest).await?;
+    Ok((manifest, outline, is_cache))
+}
+
+/// Receives the body; a large one takes a place among large transfers, which the request's ticket has then.
+async fn receive(parts: &Parts, body: Body) -> Result<Bytes, Refusal> {
     let too_long = || {
         Refusal::new(
             Code::ManifestInvalid,
@@ -244,7 +260,11 @@ async fn read(reference: &Reference, parts: &Parts, body: Body) -> Result<Manife
         }
         bytes.extend_from_slice(&piece);
     }
-    let bytes = bytes.freeze();
+    Ok(bytes.freeze())
+}
+
+/// Checks a body against what the request says of it.
+async fn read(reference: &Reference, parts: &Parts, bytes: Bytes) -> Result<Manifest, Refusal> {
     let mut manifest = task::parse(bytes.len(), move || Manifest::sniff(bytes)).await;
     let said = text(&parts.headers, &header::CONTENT_TYPE);
     // Parameters are not part of the type that is given back.

@@ -304,7 +304,7 @@ impl Registry {
                 Method::GET | Method::HEAD => match reference {
                     Reference::Tag(_) => {
                         let ask = self.get_manifest(repo, reference, parts, sight);
-                        self.hold.for_a_while(ask).boxed()
+                        self.hold.for_a_while(ticket, ask).boxed()
                     }
                     Reference::Digest(digest) => {
                         let ask = move || self.get_manifest(repo, reference, parts, sight);

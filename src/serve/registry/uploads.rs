@@ -232,7 +232,8 @@ impl Registry {
         let repository = self.repository(repo);
         let put = || async {
             let _pass = self.pass(parts).await;
-            let put = repository.put_blob(&desc, &body).await?;
+            let put = repository.put_blob(&desc, &body).await;
+            let put = put.map_err(|e| Refusal::of_store(&e, Code::DigestInvalid))?;
             self.promise(parts, digest);
             Ok(put)
         };

@@ -224,11 +224,13 @@ fn admission_takes_what_the_cache_itself_exports() {
     let entry = completed(&cache, &act);
     cache
         .source
+        .kind()
         .admit(&entry, Some(&Sha256::of(b"any")))
         .unwrap();
     let entry = completed(&cache, &out);
     cache
         .source
+        .kind()
         .admit(&entry, entry_claim(&out).as_ref())
         .unwrap();
 }
@@ -285,13 +287,21 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
         for (word, change) in common.iter().chain(own) {
             let mut entry = completed(&cache, path);
             change(&mut entry);
-            let why = cache.source.admit(&entry, claim.as_ref()).unwrap_err();
+            let why = cache
+                .source
+                .kind()
+                .admit(&entry, claim.as_ref())
+                .unwrap_err();
             assert!(why.contains(word), "{word}: {why}");
         }
     }
     let entry = completed(&cache, &out);
     for content in [None, Some(Sha256::of(b"other"))] {
-        let why = cache.source.admit(&entry, content.as_ref()).unwrap_err();
+        let why = cache
+            .source
+            .kind()
+            .admit(&entry, content.as_ref())
+            .unwrap_err();
         assert!(why.contains("its name says"), "{why}");
     }
 }
@@ -480,7 +490,11 @@ fn a_cache_that_go_wrote_is_carried_whole() {
         content.settle().unwrap();
         let digest = Sha256::of(&bytes);
         assert!(item.claim.is_none_or(|c| c == digest));
-        cache.source.admit(&item.entry, Some(&digest)).unwrap();
+        cache
+            .source
+            .kind()
+            .admit(&item.entry, Some(&digest))
+            .unwrap();
         assert_ne!(standing(&cache, &item.entry, &digest), Standing::Other);
     }
 }

@@ -40,10 +40,6 @@ pub(super) fn standing(
     let Some(stat) = dir.stat(path.name())? else {
         return Ok(Standing::Absent);
     };
-    if stat.is_dir() {
-        // None of Go's, and no rename can put a file in its place.
-        return Ok(Standing::Keep);
-    }
     if !stat.is_file() {
         return Ok(Standing::Other);
     }

@@ -397,6 +397,11 @@ fn what_stands_and_is_not_wrong_is_kept() {
         cache.write(&path, bytes);
         assert_eq!(cache.standing(&path, &ours), Standing::Other, "{end}");
     }
+    // Nothing of Go's, which the user is to be told of.
+    let cache = Cache::with("", "x");
+    std::fs::remove_file(cache.temp.path().join(&zip)).unwrap();
+    std::fs::create_dir(cache.temp.path().join(&zip)).unwrap();
+    assert_eq!(cache.standing(&zip, &ours), Standing::Other);
     let cache = Cache::with("", "x");
     std::fs::remove_file(cache.temp.path().join(&hash)).unwrap();
     assert_eq!(cache.standing(&zip, &ours), Standing::Other);
@@ -448,11 +453,11 @@ fn admission_refuses_what_is_no_file_of_a_module() {
         ("needs", |e| e.needs = Some(e.path.clone())),
     ];
     for item in cache.items() {
-        cache.source.admit(&item.entry, None).unwrap();
+        cache.source.kind().admit(&item.entry, None).unwrap();
         for (word, change) in changes {
             let mut entry = item.entry.clone();
             change(&mut entry);
-            let why = cache.source.admit(&entry, None).unwrap_err();
+            let why = cache.source.kind().admit(&entry, None).unwrap_err();
             assert!(why.contains(word), "{word}: {why}");
         }
     }
@@ -468,7 +473,7 @@ fn admission_refuses_what_is_no_file_of_a_module() {
             ..Default::default()
         };
         let entry = Entry::file(entry_path(path), size, meta);
-        assert!(cache.source.admit(&entry, None).is_err(), "{path}");
+        assert!(cache.source.kind().admit(&entry, None).is_err(), "{path}");
     }
 }
 

@@ -52,12 +52,14 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
     Ok(())
 }
 
-/// Says whether it is gone; not, if it is a folder that holds something kept, or a mount point.
+/// Says whether it is gone; not, if it is a mount point, or a folder that holds something kept.
 fn remove(dir: &Dir, path: &EntryPath, is_dir: bool) -> fs::Result<bool> {
-    if !is_dir {
-        return dir.remove_file(path.name()).map(|()| true);
-    }
-    match dir.remove_dir(path.name()) {
+    let gone = if is_dir {
+        dir.remove_dir(path.name())
+    } else {
+        dir.remove_file(path.name())
+    };
+    match gone {
         Ok(()) => Ok(true),
         Err(e) if is_errno(&e, &[Errno::NOTEMPTY, Errno::EXIST, Errno::BUSY]) => Ok(false),
         Err(e) => Err(e),

@@ -74,7 +74,7 @@ fn tree_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
 }
 
 /// Says whether `path` lies below the folder `above`.
-fn is_below(path: &[u8], above: &[u8]) -> bool {
+pub fn is_below(path: &[u8], above: &[u8]) -> bool {
     path.len() > above.len() && path[above.len()] == b'/' && path.starts_with(above)
 }
 

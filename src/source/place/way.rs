@@ -1,4 +1,4 @@
-//! A folder that stands where the snapshot has a file or a link: whether it may go.
+//! What stands where the snapshot has something else: whether it may go.
 
 use super::Keep;
 use crate::{
@@ -7,9 +7,9 @@ use crate::{
     source::{own::OwnWithin, walk},
 };
 
-/// Says why the folder at `path`, whose parent is `parent`, stays where it is; `None`: it may go, or is no folder.
+/// Says why what is at `path`, whose parent is `parent`, stays where it is; `None`: it may go, or nothing is there.
 ///
-/// No folder goes that is, or holds, a folder of cachectl's own, a mount point, what `keep` says is to be kept, or a folder that
+/// Of files and links only mount points stay. No folder goes that is, or holds, a folder of cachectl's own, a mount point, what `keep` says is to be kept, or a folder that
 /// cannot be read. All others go in a `mirror`; else only an empty one does.
 ///
 /// # Errors
@@ -22,9 +22,13 @@ pub fn stays(
     mirror: bool,
 ) -> fs::Result<Option<String>> {
     let name = path.name();
-    let Some(stat) = parent.stat(name)?.filter(Stat::is_dir) else {
+    let Some(stat) = parent.stat(name)? else {
         return Ok(None);
     };
+    if !stat.is_dir() {
+        let is_mounted = parent.is_mount_point(name)?;
+        return Ok(is_mounted.then(|| "the file in its place is a mount point".to_owned()));
+    }
     let look = Look { own, keep };
     if let Some(what) = look.at(parent, name, path, &stat)? {
         return Ok(Some(format!("the folder in its place {}", what.is())));

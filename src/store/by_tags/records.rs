@@ -230,6 +230,23 @@ impl<S: Flat> Records for ByTags<S> {
         Ok(found)
     }
 
+    async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
+        const OP: &str = "list records";
+        let (folder, _) = Folder::split(prefix).ok_or_else(|| no_place(OP, prefix))?;
+        if folder.kind == Kind::Tag && folder.repo == Repo::cli() {
+            let listed = self.list_records(prefix).await?;
+            return Ok(listed.into_iter().next().map(|l| l.key));
+        }
+        for tag in self.flat().standing(folder.prefix()).await? {
+            let listed = self.listed(&folder, &tag).await?;
+            let name = listed.as_ref().and_then(|l| l.key.strip_prefix(prefix));
+            if name.is_some_and(|name| !name.is_empty()) {
+                return Ok(listed.map(|l| l.key));
+            }
+        }
+        Ok(None)
+    }
+
     async fn repositories(&self) -> Result<Vec<Repo>> {
         let mut repos = BTreeSet::new();
         let mut folders: BTreeMap<String, Vec<Tag>> = BTreeMap::new();

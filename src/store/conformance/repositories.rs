@@ -173,6 +173,8 @@ async fn repositories_with_anything_are_listed(all: &dyn Repositories) {
     for (i, name) in names.iter().enumerate() {
         let repo = all.repository(name);
         assert!(!repo.exists().await.unwrap());
+        let (records, prefix) = (all.records(), keys::manifests_prefix(name));
+        assert_eq!(records.any_record(&prefix).await.unwrap(), None);
         let manifest = unique_manifest();
         // With a tag, and without.
         match i % 2 {
@@ -180,6 +182,8 @@ async fn repositories_with_anything_are_listed(all: &dyn Repositories) {
             _ => repo.put_manifest(&manifest, &[]).await.unwrap(),
         }
         assert!(repo.exists().await.unwrap());
+        let key = keys::manifest(name, &manifest.digest);
+        assert_eq!(records.any_record(&prefix).await.unwrap(), Some(key));
     }
     let listed = all.records().repositories().await.unwrap();
     assert!(listed.is_sorted());

@@ -9,9 +9,11 @@ use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duratio
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, OwnedMutexGuard},
     time::{Instant, timeout_at},
 };
+
+mod pieces;
 
 use super::{Appended, Ingests, OVER_QUOTA, Quota, UploadId};
 use crate::{
@@ -24,6 +26,7 @@ use crate::{
     },
     task,
 };
+use pieces::{GONE, Pieces, end};
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 4 << 20;
@@ -32,12 +35,8 @@ const LEAST_BYTES: usize = 16 << 10;
 /// A piece is ended by a pause of so long, and after so long in all: others wait for its place.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
-/// Pieces in memory at once.
-const PIECES: usize = 16;
 /// To what had no byte for so long, no request is sending.
 const AT_REST: Duration = Duration::from_mins(10);
-/// What stands instead of an offset once an upload was given up.
-const GONE: &str = "gone";
 
 /// The uploads of a daemon.
 pub struct Uploads {
@@ -45,20 +44,12 @@ pub struct Uploads {
     pieces: Option<Pieces>,
 }
 
-struct Pieces {
-    records: Arc<dyn Records>,
-    places: Semaphore,
-}
-
 impl Uploads {
     /// Uploads in the folder `dir`; with `records`, those of all daemons that have the same.
     pub fn open(dir: &Path, records: Option<Arc<dyn Records>>) -> Result<Self> {
         Ok(Self {
             local: Ingests::open(dir)?,
-            pieces: records.map(|records| Pieces {
-                records,
-                places: Semaphore::new(PIECES),
-            }),
+            pieces: records.map(Pieces::new),
         })
     }
 
@@ -174,8 +165,39 @@ impl Uploads {
         }
     }
 
+    /// Where the next bytes of an upload go, or why none may come. What a client `said` of that is looked for in the store, unless
+    /// this daemon received as much, or the same request begins and ends (`is_last`) the upload.
+    async fn start(
+        &self,
+        id: &UploadId,
+        said: Option<u64>,
+        is_last: bool,
+    ) -> Result<std::result::Result<Start, Appended>> {
+        let here = self.local.size(id).await?;
+        let Some(pieces) = &self.pieces else {
+            let start = here.map(Start::at);
+            return Ok(start.ok_or(Appended::Unknown));
+        };
+        if let Some(said) = said
+            && (here == Some(said) || (here.is_none() && said == 0 && is_last))
+        {
+            return Ok(Ok(Start::at(said)));
+        }
+        let Some(listed) = pieces.list(id).await? else {
+            return Ok(Err(Appended::Unknown));
+        };
+        let size = end(&listed);
+        if said.is_some_and(|said| said != size) {
+            return Ok(Err(Appended::OutOfOrder(size)));
+        }
+        Ok(Ok(Start {
+            size,
+            pieces: Some(listed),
+        }))
+    }
+
     /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body. `at` is how far
-    /// the upload was when the client last heard of it.
+    /// the upload was when the client last heard of it: over a bucket nothing is appended if that is not so.
     ///
     /// What came before an error is kept, so that the sender can go on from there; but nothing of an upload that is over its
     /// owner's quota.
@@ -186,40 +208,48 @@ impl Uploads {
         range: Option<Range<u64>>,
         body: ByteStream,
     ) -> Result<Appended> {
-        let active = self.local.owners.active(id, owner, at.unwrap_or(0));
+        let _turn = self.turn(id).await?;
+        // The client may have lost an answer: where the bytes go, says the range.
+        let said = range.as_ref().map(|r| r.start).or(at);
+        let start = match self.start(id, said, false).await? {
+            Ok(start) => start.size,
+            Err(other) => return Ok(self.not_sent(id, other)),
+        };
+        let active = self.local.owners.active(id, owner, start);
         let body = self.owned(id, active.give_up(), body);
-        let appended = self.append_pieces(id, at, range, body).await;
+        let appended = self.append_pieces(id, start, range, body).await;
         if matches!(appended, Ok(Appended::Unknown)) {
             self.local.owners.forget(id);
         }
         self.give_up_refused(id, appended).await
     }
 
+    /// The turn of a request that sends to an upload. What is kept here alone has its own ([`Ingests::append`]).
+    async fn turn(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<()>>> {
+        match &self.pieces {
+            Some(pieces) => pieces.turn(id).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Notes that nothing was taken.
+    fn not_sent(&self, id: &UploadId, why: Appended) -> Appended {
+        if why == Appended::Unknown {
+            self.local.owners.forget(id);
+        }
+        why
+    }
+
     async fn append_pieces(
         &self,
         id: &UploadId,
-        at: Option<u64>,
+        start: u64,
         range: Option<Range<u64>>,
         body: ByteStream,
     ) -> Result<Appended> {
         let Some(pieces) = &self.pieces else {
             return self.local.append(id, range, body).await;
         };
-        // The client may have lost an answer, so its word is taken only where it fits.
-        let start = match (at, &range) {
-            (Some(at), Some(range)) if at != range.start => None,
-            (at, _) => at,
-        };
-        let start = match start {
-            Some(start) => start,
-            None => match pieces.list(id).await? {
-                Some(listed) => end(&listed),
-                None => return Ok(Appended::Unknown),
-            },
-        };
-        if range.as_ref().is_some_and(|r| r.start != start) {
-            return Ok(Appended::OutOfOrder(start));
-        }
         let mut here = self.is_here(id, start).await?;
         let mut rest = stream_of(body);
         let mut size = start;
@@ -266,9 +296,15 @@ impl Uploads {
         range: Option<Range<u64>>,
         body: Option<ByteStream>,
     ) -> Result<std::result::Result<Spool, Appended>> {
-        let active = self.local.owners.active(id, owner, at.unwrap_or(0));
+        let _turn = self.turn(id).await?;
+        let said = at.or(range.as_ref().map(|r| r.start));
+        let start = match self.start(id, said, true).await? {
+            Ok(start) => start,
+            Err(other) => return Ok(Err(self.not_sent(id, other))),
+        };
+        let active = self.local.owners.active(id, owner, start.size);
         let body = body.map(|body| self.owned(id, active.give_up(), body));
-        let finished = self.finish_pieces(id, at, range, body).await;
+        let finished = self.finish_pieces(id, start, range, body).await;
         if matches!(finished, Ok(Err(Appended::Unknown))) {
             self.local.owners.forget(id);
         }
@@ -278,28 +314,19 @@ impl Uploads {
     async fn finish_pieces(
         &self,
         id: &UploadId,
-        at: Option<u64>,
+        start: Start,
         range: Option<Range<u64>>,
         body: Option<ByteStream>,
     ) -> Result<std::result::Result<Spool, Appended>> {
         if let Some(pieces) = &self.pieces {
-            let start = match at {
-                Some(at) => at,
-                None => match pieces.list(id).await? {
-                    Some(listed) => end(&listed),
-                    None => return Ok(Err(Appended::Unknown)),
-                },
-            };
-            if range.as_ref().is_some_and(|r| r.start != start) {
-                return Ok(Err(Appended::OutOfOrder(start)));
+            if range.as_ref().is_some_and(|r| r.start != start.size) {
+                return Ok(Err(Appended::OutOfOrder(start.size)));
             }
-            if !self.is_here(id, start).await? {
+            if !self.is_here(id, start.size).await? {
                 self.local.cancel(id).await?;
                 self.local.begin_as(id).await?;
-                if !self.fetch(pieces, id, start).await? {
-                    self.local.cancel(id).await?;
-                    return Ok(Err(Appended::Unknown));
-                }
+                self.fetch(pieces, id, start.pieces.unwrap_or_default())
+                    .await?;
             }
         }
         if let Some(body) = body {
@@ -395,14 +422,8 @@ impl Uploads {
         }
     }
 
-    /// Fetches the first `size` bytes; `false` if they are not there.
-    async fn fetch(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<bool> {
-        let Some(listed) = pieces.list(id).await? else {
-            return Ok(false);
-        };
-        if end(&listed) != size {
-            return Ok(false);
-        }
+    /// Fetches pieces as they were listed.
+    async fn fetch(&self, pieces: &Pieces, id: &UploadId, listed: Vec<Range<u64>>) -> Result<()> {
         let found = stream::iter(listed)
             .map(|piece| async move {
                 let key = keys::upload(&format!("{id}.{:020}", piece.start));
@@ -422,13 +443,21 @@ impl Uploads {
             let body = Body::Bytes(bytes).stream(0..length);
             self.local.append(id, None, body).await?;
         }
-        Ok(true)
+        Ok(())
     }
 }
 
-/// Where pieces that follow one another end.
-fn end(pieces: &[Range<u64>]) -> u64 {
-    pieces.last().map_or(0, |p| p.end)
+/// Where an upload goes on.
+struct Start {
+    size: u64,
+    /// What the store has of it, if that was asked.
+    pieces: Option<Vec<Range<u64>>>,
+}
+
+impl Start {
+    fn at(size: u64) -> Self {
+        Self { size, pieces: None }
+    }
 }
 
 /// Bytes of all pieces of each upload that was not given up.
@@ -497,66 +526,6 @@ async fn gather(
         }
     }
     (piece.freeze(), None)
-}
-
-impl Pieces {
-    fn prefix(id: &UploadId) -> String {
-        keys::upload(&format!("{id}."))
-    }
-
-    async fn write(&self, id: &UploadId, offset: u64, piece: Bytes) -> Result<()> {
-        let key = keys::upload(&format!("{id}.{offset:020}"));
-        self.records.write_record(&key, piece).await
-    }
-
-    async fn give_up(&self, id: &UploadId) -> Result<()> {
-        let key = keys::upload(&format!("{id}.{GONE}"));
-        self.records.write_record(&key, Bytes::new()).await
-    }
-
-    /// The ranges of the pieces that follow one another from 0 on; `None` for an upload that was given up.
-    async fn list(&self, id: &UploadId) -> Result<Option<Vec<Range<u64>>>> {
-        let prefix = Self::prefix(id);
-        let mut ranges = Vec::new();
-        for listed in self.records.list_records(&prefix).await? {
-            let rest = listed.key.strip_prefix(&prefix).unwrap_or_default();
-            if rest == GONE {
-                return Ok(None);
-            }
-            let Ok(start) = rest.parse::<u64>() else {
-                continue;
-            };
-            // Of two tries of one request the longer one counts; what does not follow was never acknowledged.
-            if start == end(&ranges)
-                && let Some(size) = listed.size
-            {
-                ranges.push(start..start + size);
-            }
-        }
-        Ok(Some(ranges))
-    }
-
-    async fn clear(&self, id: &UploadId) -> Result<()> {
-        let prefix = Self::prefix(id);
-        for listed in self.records.list_records(&prefix).await? {
-            if !listed.key.ends_with(GONE) {
-                self.records.remove_record(&listed.key).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn expire(&self, listed: Vec<Listed>, age: Duration, now: Time) -> Result<u64> {
-        let mut count = 0;
-        for listed in listed {
-            let idle = listed.modified.map(|m| now.secs - m.secs);
-            if idle.is_some_and(|idle| idle > age.as_secs() as i64) {
-                self.records.remove_record(&listed.key).await?;
-                count += 1;
-            }
-        }
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

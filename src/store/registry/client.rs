@@ -103,6 +103,11 @@ impl Registry {
         })))
     }
 
+    /// The environment variable with the proxy through which the registry is reached, if there is one.
+    pub fn proxy(&self) -> Option<&'static str> {
+        self.0.transport.proxy()
+    }
+
     /// Asks whether a registry answers there at all: to a lookup of a tag anything may say 404. Whatever else goes wrong is told
     /// by that lookup, which is tried again.
     ///

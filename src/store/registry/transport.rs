@@ -49,6 +49,8 @@ pub(super) struct Wire {
     make: Box<MakeClient>,
     guard: Arc<Guard>,
     base: Url,
+    /// The variable with the proxy that is asked for it.
+    proxy: Option<&'static str>,
     /// How to speak to it with TLS, or without, for whoever chose the other.
     other_way: &'static str,
     patience: Patience,
@@ -93,6 +95,8 @@ impl Wire {
             guard.clone(),
             guard::is_loopback(&base) || common.goes_direct(base.authority()),
         );
+        let proxy = common.proxy(base.scheme() == "https", base.authority());
+        let proxy = proxy.filter(|_| !direct && !location.is_socket());
         let connect_timeout = common.connect_timeout;
         let socket = location.socket().map(std::path::Path::to_owned);
         let make = move |idle: Option<usize>| {
@@ -129,6 +133,7 @@ impl Wire {
             make: Box::new(make),
             guard,
             base,
+            proxy,
             other_way: location.other_way(),
             patience: Patience {
                 connect: common.connect_timeout + Duration::from_secs(1),
@@ -233,6 +238,11 @@ pub(super) struct Transport {
 }
 
 impl Transport {
+    /// The variable with the proxy that is asked for the registry, if one is.
+    pub(super) fn proxy(&self) -> Option<&'static str> {
+        self.wire.proxy
+    }
+
     pub(super) async fn new(
         location: &Location,
         config: &Config,

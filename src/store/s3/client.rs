@@ -52,6 +52,8 @@ pub(super) struct Connection {
     pub(super) sends_sha256: bool,
     /// The host that requests go to, where it is not AWS's own.
     pub(super) other_host: Option<String>,
+    /// The variable with the proxy that is asked for it.
+    pub(super) proxy: Option<&'static str>,
 }
 
 /// Builds the client; asks no server but those that hand out credentials' regions.
@@ -81,12 +83,12 @@ pub(super) async fn connect(
         .interceptor(Accounts)
         .interceptor(Traced);
     let no_host = |why: String| environment::no_host(config, &why);
-    let aws = is_aws(&host(s3.clone(), bucket).await.map_err(no_host)?);
+    let aws = is_aws(&host(s3.clone(), bucket).await.map_err(no_host)?.1);
     if config.path_style.unwrap_or(!aws) {
         s3 = s3.force_path_style(true);
     }
     // Only now: with the bucket in the path it is another host, and that is the one that `NO_PROXY` names.
-    let host = host(s3.clone(), bucket).await.map_err(no_host)?;
+    let (is_https, host) = host(s3.clone(), bucket).await.map_err(no_host)?;
     if common.proxy_from_env && common.goes_direct(&host) {
         // For the store alone: whoever hands out credentials may still be behind the proxy.
         let direct = Common {
@@ -111,6 +113,7 @@ pub(super) async fn connect(
     Ok(Connection {
         client: Client::from_conf(s3.build()),
         sends_sha256: checks,
+        proxy: common.proxy(is_https, &host),
         other_host: (!aws).then_some(host),
     })
 }
@@ -209,10 +212,10 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
     ))
 }
 
-/// The host that requests will go to, after all that the SDK looks at (`AWS_ENDPOINT_URL_S3`, profiles …).
+/// The host that requests will go to, and whether by https, after all that the SDK looks at (`AWS_ENDPOINT_URL_S3`, profiles …).
 ///
 /// The SDK has no question for that, but a signed URL shows it; with made-up keys it asks nobody and is good for nothing.
-async fn host(s3: Builder, bucket: &str) -> std::result::Result<String, String> {
+async fn host(s3: Builder, bucket: &str) -> std::result::Result<(bool, String), String> {
     let client = Client::from_conf(
         s3.credentials_provider(Credentials::new(
             "endpoint", "endpoint", None, None, "endpoint",
@@ -232,7 +235,7 @@ async fn host(s3: Builder, bucket: &str) -> std::result::Result<String, String> 
     let authority = rest.split('/').next().unwrap_or_default();
     // A variable may hold a name and a password.
     let host = authority.rsplit('@').next().unwrap_or_default();
-    Ok(host.to_ascii_lowercase())
+    Ok((url.starts_with("https:"), host.to_ascii_lowercase()))
 }
 
 fn is_aws(host: &str) -> bool {
@@ -273,19 +276,19 @@ mod tests {
         };
         assert_eq!(
             host(base(), "my-bucket").await.unwrap(),
-            "my-bucket.s3.eu-west-1.amazonaws.com"
+            (true, "my-bucket.s3.eu-west-1.amazonaws.com".to_owned())
         );
         // No certificate of AWS's covers a dotted bucket's host name.
         assert_eq!(
             host(base(), "my.bucket").await.unwrap(),
-            "s3.eu-west-1.amazonaws.com"
+            (true, "s3.eu-west-1.amazonaws.com".to_owned())
         );
         let other = base().endpoint_url("http://127.0.0.1:9000");
         assert_eq!(
             host(other.force_path_style(true), "my-bucket")
                 .await
                 .unwrap(),
-            "127.0.0.1:9000"
+            (false, "127.0.0.1:9000".to_owned())
         );
     }
 }

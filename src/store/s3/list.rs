@@ -1,5 +1,9 @@
 //! Listings, page by page.
 
+use aws_sdk_s3::operation::list_objects_v2::{
+    ListObjectsV2Output, builders::ListObjectsV2FluentBuilder,
+};
+
 use super::{
     Wire,
     foreign::foreign,
@@ -22,6 +26,25 @@ pub(super) struct Listed {
     pub(super) key: String,
     pub(super) size: u64,
     pub(super) modified: Option<Time>,
+}
+
+/// What a short listing shows.
+pub(super) enum Any {
+    /// A key directly below the prefix.
+    Key(String),
+    /// There is none.
+    Nothing,
+    /// All of it would have to be listed to know that.
+    Unclear,
+}
+
+/// Keys that are asked for to find one directly below a prefix: something else may lie there too.
+const A_FEW: i32 = 10;
+
+/// Says whether a key is `prefix` and some more without a `/`.
+pub(super) fn is_directly_below(prefix: &str, key: &str) -> bool {
+    let name = key.strip_prefix(prefix);
+    name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
 }
 
 /// An entry of a listing.
@@ -81,6 +104,45 @@ impl Wire {
         Ok(found)
     }
 
+    /// Looks for a key directly below `prefix`, with one request.
+    pub(super) async fn any(&self, op: &'static str, prefix: &str) -> Result<Any> {
+        let page = self.page(op, prefix, |r| r.max_keys(A_FEW)).await?;
+        let mut keys = page.contents().iter().filter_map(|o| self.own(o.key()?));
+        if let Some(key) = keys.find(|key| is_directly_below(prefix, key)) {
+            return Ok(Any::Key(key));
+        }
+        Ok(match page.is_truncated() {
+            Some(true) => Any::Unclear,
+            None if page.next_continuation_token().is_some() => Any::Unclear,
+            _ => Any::Nothing,
+        })
+    }
+
+    /// A key below the store's prefix. What does not start with that was not asked for.
+    fn own(&self, key: &str) -> Option<String> {
+        key.strip_prefix(&self.prefix).map(str::to_owned)
+    }
+
+    /// One page of a listing, `with` whatever else is asked for.
+    async fn page(
+        &self,
+        op: &'static str,
+        prefix: &str,
+        with: impl FnOnce(ListObjectsV2FluentBuilder) -> ListObjectsV2FluentBuilder,
+    ) -> Result<ListObjectsV2Output> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket);
+        let sent = Box::pin(with(request.prefix(self.key(prefix))).send());
+        // A store that never said a word gets no more time than for any other first question.
+        let patience = if self.clock.heard() {
+            Answer::Later
+        } else {
+            Answer::Soon
+        };
+        let page = patience::answer(op, self.stall, patience, sent).await?;
+        self.signs.seen();
+        Ok(page)
+    }
+
     /// Gives each entry to `keep`, which says whether there is room for more.
     async fn pages(
         &self,
@@ -91,28 +153,14 @@ impl Wire {
     ) -> Result<()> {
         let mut token: Option<String> = None;
         for _ in 0..MAX_PAGES {
-            let sent = Box::pin(
-                self.client
-                    .list_objects_v2()
-                    .bucket(&self.bucket)
-                    .prefix(self.key(prefix))
-                    .set_delimiter(delimiter.map(str::to_owned))
+            let page = self.page(op, prefix, |r| {
+                r.set_delimiter(delimiter.map(str::to_owned))
                     .set_continuation_token(token.clone())
-                    .send(),
-            );
-            // A store that never said a word gets no more time than for any other first question.
-            let patience = if self.clock.heard() {
-                Answer::Later
-            } else {
-                Answer::Soon
-            };
-            let page = patience::answer(op, self.stall, patience, sent).await?;
-            self.signs.seen();
-            let own = |key: &str| key.strip_prefix(&self.prefix).map(str::to_owned);
+            });
+            let page = page.await?;
             let mut has_room = true;
             for object in page.contents() {
-                // What does not start with our prefix was not asked for.
-                let Some(key) = object.key().and_then(own) else {
+                let Some(key) = object.key().and_then(|key| self.own(key)) else {
                     continue;
                 };
                 has_room = keep(Entry::Object(Listed {
@@ -125,7 +173,7 @@ impl Wire {
                 }));
             }
             for folder in page.common_prefixes() {
-                let Some(folder) = folder.prefix().and_then(own) else {
+                let Some(folder) = folder.prefix().and_then(|key| self.own(key)) else {
                     continue;
                 };
                 has_room = keep(Entry::Folder(folder));

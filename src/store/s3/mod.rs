@@ -73,6 +73,8 @@ struct Wire {
     config: Config,
     stall: tokio::time::Duration,
     sends_sha256: bool,
+    /// The variable with the proxy that is asked for it.
+    proxy: Option<&'static str>,
     /// Whether the bucket is known to exist.
     bucket_seen: AtomicBool,
     signs: Signs,
@@ -89,6 +91,11 @@ impl S3 {
     /// `Invalid` for settings that cannot be, an unreadable CA bundle, or a region that nothing names.
     pub async fn open(location: &Location, config: &Config, common: &net::Common) -> Result<Self> {
         Self::open_as(location, config, common, None).await
+    }
+
+    /// The environment variable with the proxy through which the store is reached, if there is one.
+    pub fn proxy(&self) -> Option<&'static str> {
+        self.wire.proxy
     }
 
     /// As [`Self::open`], with keys in place of what the AWS chain would find.
@@ -130,6 +137,7 @@ impl S3 {
             config,
             stall: common.stall,
             sends_sha256: connection.sends_sha256,
+            proxy: connection.proxy,
             bucket_seen: AtomicBool::new(false),
             signs: Signs::default(),
             conditions: AtomicBool::new(true),

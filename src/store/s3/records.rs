@@ -3,7 +3,11 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{S3, put::Condition};
+use super::{
+    S3,
+    list::{Any, is_directly_below},
+    put::Condition,
+};
 use crate::store::{
     error::Result,
     keys::{self, Repo},
@@ -34,10 +38,7 @@ impl Records for S3 {
         let listed = listed.map_err(|e| e.at(&self.wire.url, prefix))?;
         let mut found: Vec<Listed> = listed
             .into_iter()
-            .filter(|o| {
-                let below = o.key.strip_prefix(prefix);
-                below.is_some_and(|name| !name.is_empty() && !name.contains('/'))
-            })
+            .filter(|o| is_directly_below(prefix, &o.key))
             .map(|o| Listed {
                 key: o.key,
                 size: Some(o.size),
@@ -46,6 +47,18 @@ impl Records for S3 {
             .collect();
         found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
+    }
+
+    async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
+        let any = self.wire.any("list records", prefix).await;
+        match any.map_err(|e| e.at(&self.wire.url, prefix))? {
+            Any::Key(key) => Ok(Some(key)),
+            Any::Nothing => Ok(None),
+            Any::Unclear => {
+                let listed = self.list_records(prefix).await?;
+                Ok(listed.into_iter().next().map(|l| l.key))
+            }
+        }
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {

@@ -229,9 +229,10 @@ impl Front {
             over = after.saturating_sub(self.room.low_bytes());
         }
         if size == 0 || size >= BIG_BYTES {
-            let free = self.free_bytes().await?;
             let wanted = self.room.min_free_bytes.saturating_add(size);
-            if free < wanted {
+            if let Some(free) = self.free_bytes().await?
+                && free < wanted
+            {
                 let slack = self.room.min_free_bytes / 8;
                 over = over.max((wanted - free).saturating_add(slack));
             }
@@ -239,7 +240,7 @@ impl Front {
         Ok(over)
     }
 
-    async fn free_bytes(&self) -> Result<u64> {
+    async fn free_bytes(&self) -> Result<Option<u64>> {
         let root = self.root.clone();
         let free = task::blocking(move || fs::Dir::open(root)?.free_bytes());
         free.await.map_err(|e| Error::io("look for room", e))

@@ -158,7 +158,7 @@ impl Ledger {
     /// All marks, the oldest first; what is none is set aside.
     pub(super) async fn marks(&self) -> Result<Vec<Marked>> {
         let listed = self
-            .run(|tree| tree.list_files("open", &format!("{UNSENT}/")))
+            .run(|tree| tree.list_files("open", &format!("{UNSENT}/"), usize::MAX))
             .await?;
         let mut marks = Vec::new();
         for file in listed {

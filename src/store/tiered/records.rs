@@ -246,6 +246,27 @@ impl Records for TieredRecords {
         Ok(all.into_values().collect())
     }
 
+    async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
+        let core = &self.core;
+        if prefix.starts_with(keys::UPLOADS) {
+            let pieces = core.list_pieces(prefix).await?;
+            return Ok(pieces.into_iter().next().map(|l| l.key));
+        }
+        if let Some((key, _)) = core.queue.below(prefix).into_iter().next() {
+            return Ok(Some(key));
+        }
+        let (behind, asked) = (core.clone(), prefix.to_owned());
+        let behind = async move {
+            let asked = behind.remote.records.any_record(&asked);
+            behind.health.ask("list records", asked).await
+        };
+        let look = core.look("list records", self.patience, ready(true), behind);
+        match look.await {
+            Err(e) if e.kind.is_temporary() => core.front.records.any_record(prefix).await,
+            found => found,
+        }
+    }
+
     async fn repositories(&self) -> Result<Vec<Repo>> {
         let core = &self.core;
         let behind = core.clone();

@@ -61,8 +61,11 @@ impl Bucket {
 /// What is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Operations at once, a download lasting until its stream is dropped; at least 1.
+    /// Operations at once; at least 1.
     pub concurrency: usize,
+    /// Whether a download lasts until its stream is dropped, or only until that is there: where others decide how fast it is read, and how
+    /// many there are.
+    pub with_streams: bool,
     /// Bytes per second, in each direction; `None`: no limit.
     pub bandwidth: Option<u64>,
 }
@@ -71,6 +74,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             concurrency: 16,
+            with_streams: true,
             bandwidth: None,
         }
     }
@@ -78,12 +82,13 @@ impl Default for Limits {
 
 /// A store with limits.
 ///
-/// A stream that is not read holds its place: who opens more streams than are allowed at once before reading the first
-/// waits for ever. Downloads are slowed piece by piece; an upload waits its turn and then goes at the link's speed, so
+/// A stream that is not read holds its place, unless streams do not count: who opens more streams than are allowed at once before reading
+/// the first waits for ever. Downloads are slowed piece by piece; an upload waits its turn and then goes at the link's speed, so
 /// the limit holds over several uploads, not within one.
 pub struct Limited {
     inner: Arc<dyn Store>,
     places: Arc<Semaphore>,
+    with_streams: bool,
     down: Option<Arc<Bucket>>,
     up: Option<Arc<Bucket>>,
 }
@@ -97,6 +102,7 @@ impl Limited {
             places: Arc::new(Semaphore::new(
                 limits.concurrency.clamp(1, Semaphore::MAX_PERMITS),
             )),
+            with_streams: limits.with_streams,
             down: bucket(),
             up: bucket(),
         }
@@ -108,6 +114,7 @@ impl Limited {
         Self {
             inner,
             places: self.places.clone(),
+            with_streams: self.with_streams,
             down: self.down.clone(),
             up: self.up.clone(),
         }
@@ -135,6 +142,7 @@ impl BlobStore for Limited {
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         let place = self.place().await;
         let found = self.inner.get(desc, range).await?;
+        let place = self.with_streams.then_some(place);
         let down = self.down.clone();
         Ok(found.map(move |stream| {
             stream

@@ -53,6 +53,10 @@ impl<T: Records + ?Sized> Records for ReadOnly<T> {
         self.inner.list_records(prefix).await
     }
 
+    async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
+        self.inner.any_record(prefix).await
+    }
+
     async fn repositories(&self) -> Result<Vec<Repo>> {
         self.inner.repositories().await
     }

@@ -69,6 +69,8 @@ const SLOWEST_BYTES_PER_SEC: f64 = 1024.0;
 pub struct Contact {
     heard: Arc<AtomicBool>,
     trouble: Trouble,
+    /// The variable with the proxy that is asked.
+    proxy: Option<&'static str>,
 }
 
 /// Why a store is asked again, while it is: for whoever gives up before the tries end.
@@ -92,7 +94,13 @@ impl Contact {
         Self {
             heard: Arc::default(),
             trouble,
+            proxy: None,
         }
+    }
+
+    /// The same for a store that is reached through the proxy of an environment variable, if one is given.
+    pub fn through(self, proxy: Option<&'static str>) -> Self {
+        Self { proxy, ..self }
     }
 
     fn note<T>(&self, result: &Result<T>) {
@@ -136,8 +144,12 @@ impl Tries {
     ///
     /// # Errors
     /// `e` itself, with all tries told, if there shall be none.
-    async fn after(&mut self, e: Error) -> Result<()> {
+    async fn after(&mut self, mut e: Error) -> Result<()> {
         self.made += 1;
+        // It may be the proxy that was not heard of. Its URL may hold a password.
+        if let Some(proxy) = self.contact.proxy.filter(|_| e.unheard) {
+            e.message = format!("{}, through the proxy of ${proxy}", e.message);
+        }
         let grown = self.policy.first_pause * 2_u32.saturating_pow(self.in_a_row.min(16));
         self.in_a_row += 1;
         self.moved = 0;
@@ -475,6 +487,10 @@ impl Records for Retrying<dyn Records> {
 
     async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
         Ok(self.run(|| self.inner.list_records(prefix)).await?.0)
+    }
+
+    async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
+        Ok(self.run(|| self.inner.any_record(prefix)).await?.0)
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {

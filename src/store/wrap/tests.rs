@@ -217,6 +217,7 @@ async fn every_wrapper_over_memory_is_a_store() {
                 s,
                 Limits {
                     concurrency: 2,
+                    with_streams: true,
                     bandwidth: Some(10 << 30),
                 },
             ))
@@ -692,7 +693,7 @@ async fn no_more_than_allowed_run_at_once_and_a_stream_holds_its_place() {
     });
     let limits = Limits {
         concurrency: 3,
-        bandwidth: None,
+        ..Limits::default()
     };
     let store = Limited::new(busy.clone(), limits);
     let (desc, body) = blob(&data(10, 1));
@@ -711,11 +712,31 @@ async fn no_more_than_allowed_run_at_once_and_a_stream_holds_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn streams_that_nobody_reads_keep_no_places_where_clients_decide_how_fast_they_are_read() {
+    let (memory, desc) = memory_with(&data(10, 1)).await;
+    let limits = Limits {
+        concurrency: 2,
+        with_streams: false,
+        bandwidth: None,
+    };
+    let store = Limited::new(memory, limits);
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        let opened = tokio::time::timeout(Duration::from_secs(1), store.get(&desc, 0..10));
+        open.push(opened.await.unwrap().unwrap().unwrap());
+    }
+    assert_eq!(store.stat(&desc.digest).await.unwrap(), Some(10));
+    let pieces: Vec<_> = open.remove(0).try_collect().await.unwrap();
+    assert_eq!(pieces.concat().len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn bandwidth_holds_over_all_transfers_of_a_direction() {
     let (memory, desc) = memory_with(&data(20_000, 1)).await;
     let limits = Limits {
         concurrency: 8,
         bandwidth: Some(200_000),
+        ..Limits::default()
     };
     let store = Limited::new(memory, limits);
     let began = Instant::now();

@@ -29,8 +29,79 @@ async fn another(admission: &Arc<Admission>, name: &str) -> Ticket {
     Ticket::take(admission, key, &extensions).await.unwrap()
 }
 
+/// Places of work and of transfers that are taken, and slow uploads.
+fn places(admission: &Admission) -> (usize, usize, usize) {
+    let transfers = admission.transfers.places().taken();
+    let slow = admission.uploads.len();
+    (admission.requests.taken(), transfers, slow)
+}
+
 fn some(bytes: usize) -> Bytes {
     Bytes::from(vec![0; bytes])
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_has_a_place_of_work_only_from_its_last_byte_on_however_fast_it_comes() {
+    let (admission, ticket) = ticket().await;
+    let (sender, body) = body();
+    let mut received = ticket.receive(body);
+    for _ in 0..100 {
+        sender.send(Ok(some(LEAST))).await.unwrap();
+        assert!(received.try_next().await.unwrap().is_some());
+        assert_eq!(places(&admission), (0, 1, 0));
+        sleep(WINDOW / 2).await;
+    }
+    drop(sender);
+    assert!(received.try_next().await.unwrap().is_none());
+    assert_eq!(places(&admission), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_without_bytes_that_waits_for_nobody_ends_in_a_place_of_work() {
+    let (admission, ticket) = ticket().await;
+    let mut received = ticket.receive(Body::empty());
+    assert!(received.try_next().await.unwrap().is_none());
+    assert_eq!(places(&admission), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn fast_body_of_whoever_has_most_gives_way_to_one_of_who_has_none() {
+    let (admission, first) = ticket().await;
+    admission.resize(8);
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let (sender, body) = body();
+        let name = if streams.len() == 7 { "b" } else { "a" };
+        let mut received = another(&admission, name).await.receive(body);
+        sender.send(Ok(some(LEAST))).await.unwrap();
+        assert!(received.try_next().await.unwrap().is_some());
+        streams.push((sender, received));
+    }
+    let (sender, body) = body();
+    let mut received = another(&admission, "c").await.receive(body);
+    sender.send(Ok(some(1))).await.unwrap();
+    assert!(received.try_next().await.unwrap().is_some());
+    let mut ended = Vec::new();
+    for (_, received) in &mut streams {
+        ended.push(matches!(received.try_next().now_or_never(), Some(Err(_))));
+    }
+    assert_eq!(ended, [&[true][..], &[false; 7]].concat());
+    drop(first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_piece_is_kept_waiting_for_is_not_the_clients_time() {
+    let (admission, ticket) = ticket().await;
+    let (sender, body) = body();
+    let limit = Duration::from_secs(5);
+    let mut received = ticket.receive_within(body, limit);
+    for _ in 0..5 {
+        sender.send(Ok(some(LEAST))).await.unwrap();
+        assert!(received.try_next().await.unwrap().is_some());
+        sleep(limit).await;
+    }
+    assert_eq!(places(&admission), (0, 1, 0));
+    assert!(admission.manifests.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,10 +115,7 @@ async fn body_that_trickles_holds_no_place_and_has_one_at_its_end() {
         assert!(received.try_next().now_or_never().is_none());
         sleep(Duration::from_millis(400)).await;
     }
-    assert_eq!(
-        (admission.requests.taken(), admission.uploads.len()),
-        (0, 1)
-    );
+    assert_eq!(places(&admission), (0, 0, 1));
     drop(sender);
     let other = another(&admission, "b").await;
     assert!(
@@ -56,10 +124,7 @@ async fn body_that_trickles_holds_no_place_and_has_one_at_its_end() {
     );
     drop(other);
     assert!(received.try_next().await.unwrap().is_none());
-    assert_eq!(
-        (admission.requests.taken(), admission.uploads.len()),
-        (1, 0)
-    );
+    assert_eq!(places(&admission), (1, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,10 +138,7 @@ async fn body_that_is_fast_again_goes_on_among_the_others() {
     assert_eq!(admission.uploads.len(), 1);
     sender.send(Ok(some(LEAST))).await.unwrap();
     assert!(received.try_next().await.unwrap().is_some());
-    assert_eq!(
-        (admission.requests.taken(), admission.uploads.len()),
-        (1, 0)
-    );
+    assert_eq!(places(&admission), (0, 1, 0));
 }
 
 #[tokio::test(start_paused = true)]

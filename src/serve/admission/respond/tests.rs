@@ -27,6 +27,17 @@ fn key(name: &str) -> Key {
 }
 
 async fn ticket(admission: &Arc<Admission>, name: &str, connection: &Connection) -> Ticket {
+    let ticket = without_transfer(admission, name, connection).await;
+    ticket.transfer().await.unwrap();
+    ticket
+}
+
+/// Of a request whose answer is short.
+async fn without_transfer(
+    admission: &Arc<Admission>,
+    name: &str,
+    connection: &Connection,
+) -> Ticket {
     let mut extensions = axum::http::Extensions::new();
     extensions.insert(connection.clone());
     Ticket::take(admission, key(name), &extensions)
@@ -34,14 +45,110 @@ async fn ticket(admission: &Arc<Admission>, name: &str, connection: &Connection)
         .unwrap()
 }
 
+/// Places of work, and of transfers, that are taken.
+fn taken(admission: &Admission) -> (usize, usize) {
+    let transfers = admission.transfers.places().taken();
+    (admission.requests.taken(), transfers)
+}
+
 #[tokio::test(start_paused = true)]
-async fn response_that_is_read_holds_its_place_to_its_last_byte() {
+async fn response_that_is_read_holds_a_place_among_transfers_to_its_last_byte_and_none_of_work() {
     let (admission, _watch) = admission();
     let ticket = ticket(&admission, "a", &Connection::default()).await;
+    assert_eq!(taken(&admission), (1, 1));
     let body = ticket.respond(pieces(3)).into_body();
-    assert_eq!(admission.requests.taken(), 1);
+    assert_eq!(taken(&admission), (0, 1));
     assert_eq!(body.collect().await.unwrap().to_bytes().len(), 15);
-    assert_eq!(admission.requests.taken(), 0);
+    assert_eq!(taken(&admission), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_answers_hold_no_places_and_those_that_are_not_read_are_bounded() {
+    let (admission, _watch) = admission();
+    let mut held = Vec::new();
+    for _ in 0..=crate::serve::admission::ANSWERS {
+        let connection = Connection::default();
+        let ticket = without_transfer(&admission, "a", &connection).await;
+        held.push((connection, ticket.respond(pieces(1))));
+        assert_eq!(taken(&admission), (0, 0));
+    }
+    tokio::time::sleep(2 * LOOK).await;
+    assert!(held[0].0.ends().now_or_never().is_some());
+    assert!(held[1].0.ends().now_or_never().is_none());
+    assert_eq!(admission.answers.len(), crate::serve::admission::ANSWERS);
+    drop(held);
+    assert!(admission.answers.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_on_many_streams_loses_one_to_who_has_none_and_the_others_go_on() {
+    let (admission, _watch) = admission();
+    admission.resize(16);
+    let mut streams = Vec::new();
+    for number in 0..16 {
+        let connection = Connection::default();
+        let name = if number < 14 { "many" } else { "few" };
+        let ticket = ticket(&admission, name, &connection).await;
+        streams.push((connection, ticket.respond(pieces(100)).into_body()));
+    }
+    // A request is worked on at once, and its blob is sent after a moment; nobody stops reading for long.
+    let began = Instant::now();
+    let connection = Connection::default();
+    let mut new = Box::pin(ticket(&admission, "new", &connection));
+    let new = loop {
+        let sent = tokio::time::timeout(Duration::from_millis(300), &mut new).await;
+        if let Ok(ticket) = sent {
+            break ticket;
+        }
+        for (_, body) in &mut streams {
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+    };
+    assert!(began.elapsed() <= 4 * LOOK);
+    let mut ends = Vec::new();
+    for (_, body) in &mut streams {
+        ends.push(body.frame().await.unwrap().is_err());
+    }
+    assert_eq!(ends, [&[true][..], &[false; 15]].concat());
+    let ended = streams
+        .iter()
+        .filter(|(c, _)| c.ends().now_or_never().is_some());
+    assert_eq!(
+        ended.count(),
+        0,
+        "the other streams of its connection go on"
+    );
+    assert_eq!(taken(&admission), (1, 16));
+    drop(new);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_who_does_not_read_the_connection_ends_when_its_place_goes_to_another() {
+    let (admission, _watch) = admission();
+    admission.resize(8);
+    let mut streams = Vec::new();
+    for _ in 0..7 {
+        let connection = Connection::default();
+        let ticket = ticket(&admission, "many", &connection).await;
+        let mut body = ticket.respond(pieces(100)).into_body();
+        assert!(body.frame().await.is_some());
+        streams.push((connection, body));
+    }
+    let _few = ticket(&admission, "few", &Connection::default()).await;
+    let connection = Connection::default();
+    let read = async {
+        tokio::time::sleep(2 * LOOK).await;
+        for (_, body) in &mut streams {
+            assert!(body.frame().await.is_some());
+        }
+    };
+    let _new = tokio::join!(ticket(&admission, "new", &connection), read);
+    tokio::time::sleep(2 * LOOK).await;
+    let ended = streams
+        .iter()
+        .map(|(c, _)| c.ends().now_or_never().is_some());
+    let ended: Vec<bool> = ended.collect();
+    assert_eq!(ended, [&[true][..], &[false; 6]].concat());
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,7 +161,7 @@ async fn response_that_is_not_read_gives_its_place_back_and_takes_one_when_it_is
     assert!(body.frame().now_or_never().is_none(), "the place is taken");
     drop(other);
     assert!(body.frame().await.is_some());
-    assert_eq!(admission.requests.taken(), 1);
+    assert_eq!(taken(&admission), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,9 +280,8 @@ async fn large_manifests_that_are_not_read_are_few_and_give_their_places_to_othe
     let mut held = Vec::new();
     for _ in 0..3 * crate::serve::admission::SLOW_MANIFESTS {
         let connection = Connection::default();
-        let ticket = ticket(&admission, "a", &connection).await;
-        let place = ticket.large_manifest().await.unwrap();
-        ticket.sends_large(place);
+        let ticket = without_transfer(&admission, "a", &connection).await;
+        ticket.large_transfer().await.unwrap();
         let large = Response::new(Body::from(vec![0; 4 << 20]));
         let mut body = ticket.respond(large).into_body();
         let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -186,7 +292,7 @@ async fn large_manifests_that_are_not_read_are_few_and_give_their_places_to_othe
         held.push((connection, body));
     }
     tokio::time::sleep(UNREAD + 2 * LOOK).await;
-    assert_eq!(admission.large_manifests.taken(), 0);
+    assert_eq!(admission.large_transfers.places().taken(), 0);
     let ended = held
         .iter()
         .filter(|(c, _)| c.ends().now_or_never().is_some());

@@ -1,4 +1,16 @@
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
 use super::*;
+use crate::{
+    artifact::Manifest,
+    store::{self, Records, Repository, open::Repositories, record, records::Listed},
+};
 
 fn names(reply: &Reply) -> Vec<String> {
     serde_json::from_value(reply.json()["tags"].clone()).unwrap()
@@ -120,9 +132,258 @@ async fn a_page_of_referrers_reads_so_many_bytes_and_the_next_ones_have_the_rest
         }
         found.dedup();
         assert_eq!(found.len(), count);
-        assert!(pages > 1, "all was read for one page of {wanted}");
+        // What is recorded to be of another type is not read at all.
+        assert_eq!(pages > 1, count > 0, "{pages} pages of {wanted}");
     }
     assert_eq!(door.registry.admission.lists.taken(), 0);
+}
+
+/// Records of a store that takes its time.
+struct SlowRecords {
+    inner: Arc<dyn Records>,
+    takes: Duration,
+    /// How often it listed a folder.
+    listed: Arc<AtomicU32>,
+}
+
+#[async_trait::async_trait]
+impl Records for SlowRecords {
+    async fn read_record(&self, key: &str, limit: u64) -> store::Result<Option<Bytes>> {
+        sleep(self.takes).await;
+        self.inner.read_record(key, limit).await
+    }
+
+    async fn write_record(&self, key: &str, bytes: Bytes) -> store::Result<()> {
+        self.inner.write_record(key, bytes).await
+    }
+
+    async fn remove_record(&self, key: &str) -> store::Result<()> {
+        self.inner.remove_record(key).await
+    }
+
+    async fn list_records(&self, prefix: &str) -> store::Result<Vec<Listed>> {
+        self.listed.fetch_add(1, Ordering::Relaxed);
+        sleep(self.takes).await;
+        self.inner.list_records(prefix).await
+    }
+
+    async fn any_record(&self, prefix: &str) -> store::Result<Option<String>> {
+        sleep(self.takes).await;
+        self.inner.any_record(prefix).await
+    }
+
+    async fn repositories(&self) -> store::Result<Vec<Repo>> {
+        sleep(self.takes).await;
+        self.inner.repositories().await
+    }
+}
+
+/// Repositories whose records are slow.
+struct Slow {
+    inner: Arc<dyn Repositories>,
+    takes: Duration,
+    listed: Arc<AtomicU32>,
+}
+
+impl Repositories for Slow {
+    fn repository(&self, name: &Repo) -> Repository {
+        let slow = Repositories::records(self);
+        self.inner.repository(name).with_records(slow)
+    }
+
+    fn records(&self) -> Arc<dyn Records> {
+        Arc::new(SlowRecords {
+            inner: self.inner.records(),
+            takes: self.takes,
+            listed: self.listed.clone(),
+        })
+    }
+}
+
+/// The door over the same store, each record of which takes so long; and how often it lists a folder.
+fn slowed(door: Door, takes: Duration) -> (Door, Arc<AtomicU32>) {
+    let listed = Arc::<AtomicU32>::default();
+    let slow = Slow {
+        inner: door.registry.repositories.clone(),
+        takes,
+        listed: listed.clone(),
+    };
+    let registry = door.registry.reading(Some(Arc::new(slow)));
+    (Door { registry, ..door }, listed)
+}
+
+const SUBJECT: &str = "a subject";
+
+/// Refers `count` manifests of a type to a subject, as the store has them; the files of their bytes.
+fn refer(door: &Door, kind: &str, count: usize) -> Vec<PathBuf> {
+    let root = door.dir.path().join("store");
+    let subject = Digest::sha256_of(SUBJECT.as_bytes());
+    let referrers = root.join(format!("r/a/referrers/sha256-{}", subject.hex()));
+    for dir in [
+        &referrers,
+        &root.join("r/a/manifests"),
+        &root.join("blobs/sha256"),
+    ] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    let mut files = Vec::new();
+    for n in 0..count {
+        let subject = json!({"mediaType": media::IMAGE_MANIFEST, "digest": subject, "size": 5});
+        let document = json!({"schemaVersion": 2, "mediaType": media::IMAGE_INDEX, "manifests": [], "subject": subject,
+            "artifactType": kind, "annotations": {"n": n.to_string()}});
+        let manifest = Manifest::sniff(document.to_string());
+        let (hex, known) = (manifest.digest.hex(), record::Manifested::of(&manifest));
+        let blob = root.join("blobs/sha256").join(&hex);
+        std::fs::write(&blob, &manifest.bytes).unwrap();
+        let manifests = root.join(format!("r/a/manifests/sha256-{hex}"));
+        std::fs::write(manifests, record::encode(&known)).unwrap();
+        std::fs::write(referrers.join(format!("sha256-{hex}")), "{}").unwrap();
+        files.push(blob);
+    }
+    files
+}
+
+/// The referrers on each page of the subject of [`refer`], and where the second one is.
+async fn referrers(door: &Door, query: &str) -> (Vec<Vec<String>>, String) {
+    let subject = Digest::sha256_of(SUBJECT.as_bytes());
+    let (mut pages, mut second) = (Vec::new(), String::new());
+    let mut path = format!("/v2/a/referrers/{subject}{query}");
+    loop {
+        let page = door.get(&path).await;
+        assert_eq!(page.status, StatusCode::OK, "{:?}", page.body);
+        let filters = page.header("oci-filters-applied");
+        assert_eq!(filters.is_empty(), query.is_empty());
+        let json = page.json();
+        let listed = json["manifests"].as_array().unwrap().iter();
+        pages.push(listed.map(|m| m["digest"].to_string()).collect());
+        let Some((link, rel)) = page.header("link").split_once(">; ") else {
+            return (pages, second);
+        };
+        assert_eq!(rel, "rel=\"next\"");
+        link[1..].clone_into(&mut path);
+        if second.is_empty() {
+            second.clone_from(&path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_referrers_reads_five_hundred_manifests_and_the_next_ones_have_the_rest_in_order()
+{
+    let door = Door::open().await;
+    refer(&door, "application/x.a", 500);
+    let (pages, _) = referrers(&door, "").await;
+    assert_eq!(pages.len(), 1, "an honest set is in one page");
+    refer(&door, "application/x.b", 520);
+    let (pages, next) = referrers(&door, "").await;
+    let counts: Vec<usize> = pages.iter().map(Vec::len).collect();
+    assert_eq!(counts, [500, 500, 20]);
+    let all = pages.concat();
+    assert!(all.is_sorted_by(|a, b| a < b), "each once, and in order");
+    assert!(next.contains("last=sha256"), "{next}");
+    let (pages, next) = referrers(&door, "?artifactType=application/x.b").await;
+    assert_eq!(pages.concat().len(), 520);
+    assert!(next.contains("artifactType=application%2Fx.b"), "{next}");
+}
+
+#[tokio::test]
+async fn a_filter_reads_no_manifest_of_another_type_unless_an_older_release_recorded_it() {
+    let door = Door::open().await;
+    // More than a page may read, whose bytes are lost: they would be looked for.
+    for lost in refer(&door, "application/x.other", 1200) {
+        std::fs::remove_file(lost).unwrap();
+    }
+    let wanted = refer(&door, "application/x.wanted", 3);
+    let asked = || door.asked.snapshot().get.requests;
+    let before = asked();
+    let (pages, _) = referrers(&door, "?artifactType=application/x.wanted").await;
+    assert_eq!((pages.len(), pages[0].len()), (1, 3));
+    assert_eq!(asked() - before, 3);
+    for file in &wanted {
+        let hex = file.file_name().unwrap().to_str().unwrap();
+        let record = door
+            .dir
+            .path()
+            .join("store/r/a/manifests")
+            .join(format!("sha256-{hex}"));
+        let mut older: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        let kind = older.as_object_mut().unwrap().remove("artifactType");
+        assert_eq!(kind, Some(json!("application/x.wanted")));
+        std::fs::write(&record, older.to_string()).unwrap();
+    }
+    for (kind, count) in [("wanted", 3), ("none", 0)] {
+        let before = asked();
+        let (pages, _) = referrers(&door, &format!("?artifactType=application/x.{kind}")).await;
+        assert_eq!((pages.len(), pages[0].len()), (1, count));
+        assert_eq!(asked() - before, 3, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_referrer_whose_record_is_damaged_is_left_out() {
+    let door = Door::open().await;
+    refer(&door, "application/x.a", 3);
+    let manifests = door.dir.path().join("store/r/a/manifests");
+    let one = std::fs::read_dir(manifests)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    std::fs::write(one.path(), "").unwrap();
+    assert_eq!(referrers(&door, "").await.0.concat().len(), 2);
+    // It is the store's fault, not that of whoever asks for something else.
+    let name = one.file_name().into_string().unwrap().replace('-', ":");
+    let deleted = door.delete(&format!("/v2/a/manifests/{name}")).await;
+    assert_eq!(
+        (deleted.status.as_u16(), deleted.code().as_str()),
+        (500, "UNKNOWN")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_a_slow_store_ends_a_page_after_three_seconds_and_each_gets_further() {
+    let door = Door::open().await;
+    refer(&door, "application/x.a", 100);
+    for n in 0..100 {
+        let from = door.dir.path().join("store/r/a");
+        let to = door.dir.path().join(format!("store/r/repo-{n:02}"));
+        std::fs::create_dir_all(to.join("manifests")).unwrap();
+        let one = std::fs::read_dir(from.join("manifests"))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
+        std::fs::copy(one.path(), to.join("manifests").join(one.file_name())).unwrap();
+    }
+    for takes in [Duration::from_secs(1), Duration::from_secs(10)] {
+        let (door, _) = slowed(Door::over(door.dir.clone(), false).await, takes);
+        for path in [
+            format!("/v2/a/referrers/{}", Digest::sha256_of(SUBJECT.as_bytes())),
+            format!(
+                "/v2/a/referrers/{}?artifactType=application/x.none",
+                Digest::sha256_of(SUBJECT.as_bytes())
+            ),
+            "/v2/_catalog".to_owned(),
+        ] {
+            let began = Instant::now();
+            let page = door.get(&path).await;
+            // The names, then either three seconds or the first answer.
+            let longest = takes + takes.max(Duration::from_secs(3));
+            let took = began.elapsed();
+            assert!(
+                took < longest + Duration::from_millis(100),
+                "{path}: {took:?}"
+            );
+            assert!(!page.header("link").is_empty(), "{path}");
+            assert_eq!(door.registry.admission.lists.taken(), 0);
+        }
+        let (pages, _) = referrers(&door, "").await;
+        assert_eq!(pages.concat().len(), 100);
+        let (_, earlier) = pages.split_last().unwrap();
+        assert!(earlier.iter().all(|page| !page.is_empty()));
+        let pages = catalog(&door, "/v2/_catalog").await;
+        assert_eq!(pages.concat().len(), 101);
+    }
 }
 
 /// What pages of `path` list, one after the other.
@@ -163,6 +424,24 @@ async fn repositories_are_listed_in_pages_and_those_that_hold_nothing_are_not() 
     assert_eq!(bad.status, StatusCode::BAD_REQUEST);
     let put = door.send(Method::PUT, "/v2/_catalog", &[], "").await;
     assert_eq!(put.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn a_catalog_asks_whether_a_repository_holds_anything_and_not_for_all_of_it() {
+    let door = Door::open().await;
+    for repo in ["a", "b", "c/d"] {
+        let document = image(&door, repo, &[]).await;
+        door.put_manifest(repo, "v1", &document).await;
+    }
+    // Of what is no manifest's record, the whole list tells.
+    let odd = door.dir.path().join("store/r/odd/manifests");
+    std::fs::create_dir_all(&odd).unwrap();
+    let (door, listed) = slowed(door, Duration::ZERO);
+    assert_eq!(catalog(&door, "/v2/_catalog").await, [["a", "b", "c/d"]]);
+    assert_eq!(listed.load(Ordering::Relaxed), 0);
+    std::fs::write(odd.join("notes"), "").unwrap();
+    assert_eq!(catalog(&door, "/v2/_catalog").await, [["a", "b", "c/d"]]);
+    assert_eq!(listed.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

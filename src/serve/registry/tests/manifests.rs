@@ -446,10 +446,11 @@ async fn large_manifests_that_do_not_end_take_few_places_for_a_moment_and_small_
     };
     let send = || door.send(Method::PUT, "/v2/a/manifests/large", &[], stuck());
     let mut held: Vec<_> = (0..40).map(|_| Box::pin(send())).collect();
-    let places = &door.registry.admission.large_manifests;
+    let admission = door.registry.admission.clone();
+    let places = admission.large_transfers.places();
     let mut polls = 0;
-    // One caller may have all places but the one that is kept for others; the rest wait with what one read brought.
-    while places.taken() < 7 || places.waiting() < 33 {
+    // One caller may have all places but the two that are kept for others; the rest wait with what one read brought.
+    while places.taken() < 14 || places.waiting() < 26 {
         for one in &mut held {
             assert!(one.as_mut().now_or_never().is_none());
         }
@@ -457,7 +458,9 @@ async fn large_manifests_that_do_not_end_take_few_places_for_a_moment_and_small_
         polls += 1;
         assert!(polls < 100_000, "{} taken", places.taken());
     }
-    assert_eq!(places.taken(), 7);
+    assert_eq!(places.taken(), 14);
+    assert_eq!(admission.large_manifests.taken(), 0);
+    assert_eq!(admission.requests.taken(), 0);
     // Whoever sends slowly keeps nobody from the places: few are kept in memory, the others are cut.
     let mut all = Box::pin(join_all(held));
     let while_they_send = tokio::time::timeout(Duration::from_secs(20), &mut all).await;

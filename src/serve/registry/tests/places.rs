@@ -71,6 +71,77 @@ async fn a_large_manifest_has_its_place_before_it_is_read_and_small_ones_need_no
     }
 }
 
+/// The manifest of an image, with over 64 KiB.
+async fn large_image(door: &Door) -> Value {
+    let mut large = image(door, "a", &[b"layer"]).await;
+    large["annotations"] = json!({"long": "x".repeat(100_000)});
+    large
+}
+
+/// A request whose response is not read yet.
+async fn unread(door: &Door, path: &str) -> Response<Body> {
+    let request = Request::get(path).extension(door.peer.clone());
+    let request = request.body(Body::empty()).unwrap();
+    door.registry.handle(request).await
+}
+
+#[tokio::test]
+async fn nothing_that_is_being_sent_has_a_place_of_work() {
+    let door = Door::open().await;
+    let large = large_image(&door).await;
+    door.put_manifest("a", "large", &large).await;
+    let blob = door.push("a", &vec![7; 1 << 20]).await;
+    let admission = &door.registry.admission;
+    let taken = || {
+        let work = [
+            &admission.requests,
+            &admission.large_manifests,
+            &admission.reads,
+            &admission.lists,
+        ];
+        let transfers = [&admission.transfers, &admission.large_transfers];
+        (work.map(Pool::taken), transfers.map(|t| t.places().taken()))
+    };
+    for (path, transfers) in [
+        ("/v2/a/manifests/large".to_owned(), [0, 1]),
+        (format!("/v2/a/blobs/{blob}"), [1, 0]),
+        ("/v2/a/tags/list".to_owned(), [0, 0]),
+        (
+            format!("/v2/a/blobs/{}", Digest::sha256_of(b"none")),
+            [0, 0],
+        ),
+    ] {
+        let response = unread(&door, &path).await;
+        assert_eq!(taken(), ([0; 4], transfers), "{path}");
+        read(response).await;
+        assert_eq!(taken(), ([0; 4], [0; 2]), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_asks_the_store_for_what_it_names_without_a_place_among_large_manifests() {
+    let door = Door::open().await;
+    let large = large_image(&door).await;
+    let blob = door.push("a", b"blob").await;
+    let repository = door.registry.repository(&"a".parse().unwrap());
+    let desc = crate::artifact::Descriptor::new("a/b", blob, 4);
+    // The store answers nobody.
+    let mut streams = Vec::new();
+    for _ in 0..Options::default().concurrency {
+        streams.push(repository.get_blob(&desc, 0..4).await.unwrap().unwrap());
+    }
+    let admission = &door.registry.admission;
+    let mut put = Box::pin(door.put_manifest("a", "large", &large));
+    // The clock goes on only when everything waits.
+    let asks = tokio::time::timeout(std::time::Duration::from_secs(1), &mut put);
+    assert!(asks.await.is_err(), "the store answered");
+    assert_eq!(admission.large_transfers.places().taken(), 1);
+    assert_eq!(admission.large_manifests.taken(), 0);
+    drop(streams);
+    assert_eq!(put.await.status, StatusCode::CREATED);
+    assert_eq!(admission.large_transfers.places().taken(), 0);
+}
+
 #[tokio::test]
 async fn one_caller_cannot_have_all_places_to_look_manifests_up() {
     let door = Door::open().await;

@@ -40,6 +40,37 @@ async fn blob_is_read_whole_and_in_ranges() {
 }
 
 #[tokio::test]
+async fn a_range_of_something_else_is_answered_with_the_whole() {
+    let door = Door::open().await;
+    let digest = door.push("a", b"0123456789").await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let own = format!("\"{digest}\"");
+    let (weak, bare) = (format!("W/{own}"), digest.to_string());
+    let other = format!("\"{}\"", Digest::sha256_of(b"other"));
+    let date = "Sun, 29 Nov 2026 16:00:00 GMT";
+    for (validator, status, body) in [
+        (&*own, StatusCode::PARTIAL_CONTENT, "234"),
+        (&*weak, StatusCode::OK, "0123456789"),
+        (&*bare, StatusCode::OK, "0123456789"),
+        (&*other, StatusCode::OK, "0123456789"),
+        (date, StatusCode::OK, "0123456789"),
+    ] {
+        let headers = [("range", "bytes=2-4"), ("if-range", validator)];
+        let reply = door.send(Method::GET, &path, &headers, "").await;
+        assert_eq!(
+            (reply.status, &reply.body[..]),
+            (status, body.as_bytes()),
+            "{validator}"
+        );
+        // Not even a range that it does not have is refused then.
+        let headers = [("range", "bytes=20-"), ("if-range", validator)];
+        let reply = door.send(Method::GET, &path, &headers, "").await;
+        let refused = reply.status == StatusCode::RANGE_NOT_SATISFIABLE;
+        assert_eq!(refused, validator == own, "{validator}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_compresses_or_encodes_a_blob() {
     let door = Door::open().await;
     let digest = door.push("a", &[b'x'; 5000]).await;

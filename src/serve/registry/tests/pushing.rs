@@ -241,6 +241,81 @@ async fn upload_goes_on_after_a_restart() {
 }
 
 #[tokio::test]
+async fn chunks_of_one_upload_that_come_at_once_to_several_daemons_are_taken_in_order() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let doors = [
+        Door::over(dir.clone(), true).await,
+        Door::over(dir, true).await,
+    ];
+    let chunk = [("content-range", "0-2")];
+    let at = doors[0].begin("a").await;
+    let first = doors[0].send(Method::PATCH, &at, &chunk, "abc").await;
+    assert_eq!(first.status, StatusCode::ACCEPTED);
+    for headers in [&chunk[..], &[]] {
+        let late = doors.iter().chain(&doors).chain(&doors);
+        let late = late.map(|door| door.send(Method::PATCH, &at, headers, "xy!"));
+        for late in futures_util::future::join_all(late).await {
+            let range = (late.status, late.header("range"));
+            assert_eq!(range, (StatusCode::RANGE_NOT_SATISFIABLE, "0-2"));
+        }
+    }
+    // At one daemon one of them is first.
+    let at = doors[1].begin("a").await;
+    let all = (0..8).map(|_| doors[1].send(Method::PATCH, &at, &chunk, "abc"));
+    let mut all = futures_util::future::join_all(all).await;
+    all.sort_by_key(|reply| reply.status);
+    assert_eq!(all[0].status, StatusCode::ACCEPTED);
+    for late in &all[1..] {
+        assert_eq!(late.status, StatusCode::RANGE_NOT_SATISFIABLE);
+    }
+    let digest = Digest::sha256_of(b"abcdef");
+    let last = with(all[0].header("location"), "digest", &digest);
+    let put = doors[0].send(Method::PUT, &last, &[], "def").await;
+    assert_eq!(put.status, StatusCode::CREATED, "{:?}", put.body);
+}
+
+#[tokio::test]
+async fn a_false_word_of_how_far_an_upload_is_leaves_it_as_it_was() {
+    for shared in [true, false] {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let doors = [
+            Door::over(dir.clone(), shared).await,
+            Door::over(dir, shared).await,
+        ];
+        let doors = if shared { &doors[..] } else { &doors[..1] };
+        let at = doors[0].begin("a").await;
+        let at = doors[0].send(Method::PATCH, &at, &[], "abc").await;
+        let at = at.header("location").to_owned();
+        let bare = at.split_once('?').unwrap().0;
+        let digest = Digest::sha256_of(b"abcdef");
+        for door in doors {
+            for said in [u64::MAX, u64::MAX - 1, 1 << 50, 4, 2] {
+                let false_at = format!("{bare}?at={said}");
+                if shared {
+                    let patch = door.send(Method::PATCH, &false_at, &[], "x").await;
+                    assert_eq!(patch.status, StatusCode::RANGE_NOT_SATISFIABLE, "{said}");
+                    let put = with(&false_at, "digest", &digest);
+                    let put = door.send(Method::PUT, &put, &[], "x").await;
+                    assert_eq!(put.status, StatusCode::RANGE_NOT_SATISFIABLE, "{said}");
+                } else {
+                    // Only the range says where a chunk goes.
+                    let chunk = [("content-range", "9-9")];
+                    let patch = door.send(Method::PATCH, &false_at, &chunk, "x").await;
+                    assert_eq!(patch.status, StatusCode::RANGE_NOT_SATISFIABLE, "{said}");
+                    let patch = door.send(Method::PATCH, &false_at, &[], "").await;
+                    assert_eq!(patch.status, StatusCode::ACCEPTED, "{said}");
+                }
+                assert_eq!(door.get(&at).await.header("range"), "0-2", "{said}");
+            }
+        }
+        let last = doors.last().unwrap();
+        let put = with(&at, "digest", &digest);
+        let put = last.send(Method::PUT, &put, &[], "def").await;
+        assert_eq!(put.status, StatusCode::CREATED, "{:?}", put.body);
+    }
+}
+
+#[tokio::test]
 async fn any_daemon_over_the_same_store_goes_on_with_an_upload() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let (one, two) = (

@@ -118,7 +118,7 @@ fn carry_over(from: &Path, to: &Path, options: &Options) {
     let mut staged = Vec::new();
     for item in &scan.items {
         let e = &item.entry;
-        target.admit(e, None).unwrap();
+        target.kind().admit(e, None).unwrap();
         let mut content = Vec::new();
         if let Ok(mut c) = source.open(item) {
             c.read_to_end(&mut content).unwrap();

@@ -198,17 +198,17 @@ async fn by<T>(user: &str, work: impl Future<Output = T>) -> T {
     caller::on_behalf_of(Some(key), work).await
 }
 
-/// Pushes manifests as this user until that is refused; how many were taken, and the refusal.
-async fn push_until_full(daemon: &Daemon, user: &str) -> (usize, String) {
+/// Pushes manifests as this user until that is refused, from this one on; how many were taken, and the refusal.
+async fn push_until_full(daemon: &Daemon, user: &str, first: u64) -> (u64, String) {
     let repo = daemon.repo(user);
     for n in 0..100 {
         let before = daemon.status().updates;
-        let manifest = image(&[], n);
+        let manifest = image(&[], first + n);
         match by(user, repo.put_manifest(&manifest, &[])).await {
             Ok(_) => assert_eq!(daemon.status().updates, before + 1),
             Err(e) => {
                 assert_eq!(e.kind, ErrorKind::Full);
-                return (n as usize, e.message);
+                return (n, e.message);
             }
         }
     }
@@ -221,21 +221,21 @@ async fn user_who_fills_the_queue_is_refused_before_others_and_taken_again_once_
     world.settings.max_queued = 8;
     let daemon = world.start().await;
     daemon.outage().await;
-    let (taken, why) = push_until_full(&daemon, "greedy").await;
+    let (taken, why) = push_until_full(&daemon, "greedy", 0).await;
     assert_eq!(taken, 4);
     assert!(why.contains("of this caller"), "{why}");
-    assert_eq!(push_until_full(&daemon, "honest").await.0, 2);
+    assert_eq!(push_until_full(&daemon, "honest", 100).await.0, 2);
     daemon.back().await;
     assert!(daemon.flush().await.is_flushed());
     daemon.outage().await;
-    assert_eq!(push_until_full(&daemon, "greedy").await.0, 4);
+    assert_eq!(push_until_full(&daemon, "greedy", 200).await.0, 4);
     // Whose they are is forgotten, that they wait is not.
     drop(daemon);
     let daemon = world.start().await;
     assert_eq!(daemon.status().updates, 4);
     daemon.outage().await;
-    assert_eq!(push_until_full(&daemon, "greedy").await.0, 2);
-    assert_eq!(push_until_full(&daemon, "honest").await.0, 1);
+    assert_eq!(push_until_full(&daemon, "greedy", 300).await.0, 2);
+    assert_eq!(push_until_full(&daemon, "honest", 400).await.0, 1);
 }
 
 #[tokio::test(start_paused = true)]

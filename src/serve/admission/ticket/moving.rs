@@ -1,0 +1,141 @@
+//! What a ticket holds while bytes of its request are on their way.
+
+use std::{
+    future::poll_fn,
+    sync::{Mutex, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use super::{
+    Full, Ticket,
+    state::{Moves, locked},
+};
+use crate::serve::admission::Transfers;
+
+impl Ticket {
+    /// Takes the places again that the request needs to go on sending or receiving.
+    pub(in crate::serve::admission) async fn move_on(&self) {
+        let admission = &self.0.admission;
+        for (moves, among) in [
+            (&self.0.large, &admission.large_transfers),
+            (&self.0.transfer, &admission.transfers),
+        ] {
+            let rests = matches!(*locked(moves), Moves::Rests);
+            if rests {
+                let transfer = among.enter_again(&self.0.key).await;
+                *locked(moves) = Moves::Yes(transfer);
+            }
+        }
+    }
+
+    /// Takes a place among transfers, unless it has one, without holding one of work while it waits.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn transfer(&self) -> Result<(), Full> {
+        let among = &self.0.admission.transfers;
+        self.moves(&self.0.transfer, among).await
+    }
+
+    /// Takes a place among large manifests and lists in memory, unless it has one, without holding one of work while it waits.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn large_transfer(&self) -> Result<(), Full> {
+        let among = &self.0.admission.large_transfers;
+        self.moves(&self.0.large, among).await
+    }
+
+    async fn moves(&self, moves: &Mutex<Moves>, among: &Transfers) -> Result<(), Full> {
+        if self.moves_now(moves, among) {
+            return Ok(());
+        }
+        let transfer = self.aside(among.enter(&self.0.key)).await?;
+        *locked(moves) = Moves::Yes(transfer);
+        Ok(())
+    }
+
+    /// Takes a place among large manifests and lists in memory if it need not wait for one; `false` if it would have to.
+    pub fn large_transfer_now(&self) -> bool {
+        self.moves_now(&self.0.large, &self.0.admission.large_transfers)
+    }
+
+    fn moves_now(&self, moves: &Mutex<Moves>, among: &Transfers) -> bool {
+        if matches!(*locked(moves), Moves::Yes(_)) {
+            return true;
+        }
+        let Some(transfer) = among.enter_now(&self.0.key) else {
+            return false;
+        };
+        *locked(moves) = Moves::Yes(transfer);
+        true
+    }
+
+    /// The same as [`Self::large_transfer`] for the request's body, until [`Self::drop_body`].
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn large_body(&self) -> Result<(), Full> {
+        self.large_transfer().await?;
+        self.0.keeps_body.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Says that the request's body is in memory no more.
+    pub fn drop_body(&self) {
+        self.0.keeps_body.store(false, Ordering::Relaxed);
+        self.end_transfers();
+    }
+
+    pub(super) fn end_transfers(&self) {
+        let ended =
+            [&self.0.transfer, &self.0.large].map(|moves| std::mem::take(&mut *locked(moves)));
+        // Not under the lock: their places go to somebody else on the spot.
+        drop(ended);
+    }
+
+    /// Says that the body has come.
+    pub(in crate::serve::admission) fn end_transfer(&self) {
+        let ended = std::mem::take(&mut *locked(&self.0.transfer));
+        drop(ended);
+    }
+
+    /// Says whether its response has a place among transfers, or had one before it rested.
+    pub(in crate::serve::admission) fn is_transfer(&self) -> bool {
+        self.is_large() || !matches!(*locked(&self.0.transfer), Moves::No)
+    }
+
+    pub(in crate::serve::admission) fn is_large(&self) -> bool {
+        !matches!(*locked(&self.0.large), Moves::No)
+    }
+
+    /// Says whether its transfer was cut off for somebody else.
+    pub(in crate::serve::admission) fn is_cut(&self) -> bool {
+        locked(&self.0.transfer).is_cut() || locked(&self.0.large).is_cut()
+    }
+
+    /// Ready when its transfer is cut off; the last one who asked is woken.
+    pub(in crate::serve::admission) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        let transfer = locked(&self.0.transfer).poll_cut(cx);
+        let large = locked(&self.0.large).poll_cut(cx);
+        if transfer.is_ready() || large.is_ready() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Waits for `work`, unless the request's transfer is cut off for somebody else.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Result<T, Full> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = poll_fn(|cx| self.poll_cut(cx)) => Err(Full {
+                pool: self.0.admission.large_transfers.places().name(),
+            }),
+        }
+    }
+}

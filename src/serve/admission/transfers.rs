@@ -1,0 +1,227 @@
+//! Bytes on their way between a client and the daemon: they hold no place of work, since their pace is the client's.
+//!
+//! Places of transfers are shared as all places are. But whoever has one may keep it for hours, so a caller who waits gets one at the
+//! expense of whoever holds most: the oldest transfer of that one is cut. Nobody is cut while there is room, and nobody for a caller
+//! who holds as many.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::{Instant, timeout};
+
+use super::{Demand, Full, Key, Permit, Pool, lane::Cut};
+use crate::fair::lines;
+
+/// So long a caller waits for a transfer to end by itself before another one is cut for it: those on a fast link end soon.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Places of transfers. Cloning gives another handle of the same places.
+#[derive(Clone)]
+pub struct Transfers(Arc<Shared>);
+
+struct Shared {
+    places: Pool,
+    /// After so long a transfer may be cut for a caller who has only one fewer.
+    longest: Option<Duration>,
+    cut: Counter,
+    moving: Mutex<Moving>,
+}
+
+#[derive(Default)]
+struct Moving {
+    next: u64,
+    /// By age.
+    all: BTreeMap<u64, Entry>,
+}
+
+struct Entry {
+    key: Key,
+    since: Instant,
+    cut: Arc<Cut>,
+    #[expect(dead_code, reason = "held as long as the transfer")]
+    place: Permit,
+}
+
+/// A transfer; dropped, it has ended.
+#[must_use]
+pub struct Transfer {
+    shared: Arc<Shared>,
+    number: u64,
+    cut: Arc<Cut>,
+}
+
+impl Transfers {
+    /// Transfers that hold these `places`; those that were cut are counted in `cut`. Where callers have as many as each other, one that
+    /// has lasted for `longest` gives way to a caller without any.
+    pub fn new(places: Pool, longest: Option<Duration>, cut: Counter) -> Self {
+        Self(Arc::new(Shared {
+            places,
+            longest,
+            cut,
+            moving: Mutex::default(),
+        }))
+    }
+
+    /// Their places.
+    pub fn places(&self) -> &Pool {
+        &self.0.places
+    }
+
+    /// Begins a transfer if that need not wait for a place.
+    pub fn enter_now(&self, key: &Key) -> Option<Transfer> {
+        let place = self.0.places.enter_now(key.clone())?;
+        Some(self.begin(key, place))
+    }
+
+    /// Begins a transfer, waiting for a place for at most 30 s. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub async fn enter(&self, key: &Key) -> Result<Transfer, Full> {
+        let place = self.granted(key, self.0.places.enter(key.clone())).await?;
+        Ok(self.begin(key, place))
+    }
+
+    /// Goes on with a transfer that gave its place back for a while, however long it waits for another. Cancel-safe.
+    pub async fn enter_again(&self, key: &Key) -> Transfer {
+        let again = self.0.places.enter_again(key.clone());
+        let place = self.granted(key, again).await;
+        self.begin(key, place)
+    }
+
+    /// Waits for a grant, and sees to it that there is one.
+    async fn granted<T>(&self, key: &Key, granted: impl Future<Output = T>) -> T {
+        let mut granted = pin!(granted);
+        loop {
+            match timeout(GRACE, &mut granted).await {
+                Ok(granted) => return granted,
+                Err(_) => self.0.make_room(key),
+            }
+        }
+    }
+
+    fn begin(&self, key: &Key, place: Permit) -> Transfer {
+        let cut = Arc::new(Cut::default());
+        let entry = Entry {
+            key: key.clone(),
+            since: Instant::now(),
+            cut: cut.clone(),
+            place,
+        };
+        let mut moving = self.0.moving();
+        let number = moving.next;
+        moving.next += 1;
+        moving.all.insert(number, entry);
+        drop(moving);
+        Transfer {
+            shared: self.0.clone(),
+            number,
+            cut,
+        }
+    }
+}
+
+impl Shared {
+    fn moving(&self) -> MutexGuard<'_, Moving> {
+        // Nothing can panic while it is held.
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts a transfer for one more of `key`, if somebody has to give way to it.
+    fn make_room(&self, key: &Key) {
+        let shares = Shares::new(self.places.demand(), key);
+        let mut moving = self.moving();
+        let gives_way = |entry: &Entry| {
+            let is_old = self.longest.is_some_and(|l| entry.since.elapsed() >= l);
+            shares.gives_way(&entry.key, is_old)
+        };
+        let most = moving.all.iter().filter(|(_, entry)| gives_way(entry));
+        let most = most.max_by_key(|(number, entry)| (shares.held(&entry.key), Reverse(**number)));
+        let most = most.map(|(number, _)| *number);
+        let victim = most.and_then(|number| moving.all.remove(&number));
+        drop(moving);
+        let Some(victim) = victim else { return };
+        self.cut.inc();
+        if lines::may_write(&victim.key) {
+            tracing::info!(caller = ?victim.key, transfers = self.places.name(), "A transfer is cut off for a caller with fewer");
+        }
+        victim.cut.cut();
+        // Its place goes to whoever is next.
+        drop(victim);
+    }
+}
+
+/// Who has how much, as somebody sees it who wants one more.
+struct Shares<'k> {
+    of: HashMap<Key, Demand>,
+    key: &'k Key,
+    /// Callers without a name have, or would have, over half.
+    is_crowded: bool,
+}
+
+impl<'k> Shares<'k> {
+    fn new(of: HashMap<Key, Demand>, key: &'k Key) -> Self {
+        let all: usize = of.values().map(|demand| demand.held).sum();
+        let crowd = of.iter().filter(|(key, _)| !key.is_named());
+        let crowd: usize = crowd.map(|(_, demand)| demand.held).sum();
+        let is_crowded = 2 * (crowd + usize::from(!key.is_named())) > all;
+        Self {
+            of,
+            key,
+            is_crowded,
+        }
+    }
+
+    fn held(&self, key: &Key) -> usize {
+        self.of.get(key).map_or(0, |demand| demand.held)
+    }
+
+    fn gives_way(&self, other: &Key, is_old: bool) -> bool {
+        if self.is_crowded && other.is_named() != self.key.is_named() {
+            // The half of those with a name is theirs.
+            return self.key.is_named();
+        }
+        if self.is_crowded && self.key.is_named() {
+            // There is somebody without a name.
+            return false;
+        }
+        let own = self.held(self.key) + usize::from(!is_old);
+        self.held(other) > own
+    }
+}
+
+impl Transfer {
+    /// Says whether it was cut.
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_cut()
+    }
+
+    /// Ready when it is cut; the last one who asked is woken.
+    pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        self.cut.poll(cx)
+    }
+
+    /// Ends when it is cut. Cancel-safe.
+    pub async fn cut(&self) {
+        poll_fn(|cx| self.poll_cut(cx)).await;
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        let entry = self.shared.moving().all.remove(&self.number);
+        // Not under the lock: its place goes to somebody else on the spot.
+        drop(entry);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+use futures_util::FutureExt as _;
+
+use super::*;
+use crate::fair::Queue;
+
+const QUEUE: Queue = Queue {
+    total: 100,
+    each: 100,
+};
+
+fn transfers(places: usize, longest: Option<Duration>) -> Transfers {
+    let places = Pool::new("transfers", places, QUEUE);
+    Transfers::new(places, longest, Counter::default())
+}
+
+fn named(name: &str) -> Key {
+    Key::Principal(name.into())
+}
+
+fn address(n: u8) -> Key {
+    Key::address([10, 0, 0, n].into())
+}
+
+fn all_of(transfers: &Transfers, key: &Key) -> Vec<Transfer> {
+    std::iter::from_fn(|| transfers.enter_now(key)).collect()
+}
+
+fn cut(transfers: &[Transfer]) -> usize {
+    transfers.iter().filter(|t| t.is_cut()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_fewer_gets_a_place_of_whoever_has_most_and_nobody_else_loses_one() {
+    let transfers = transfers(16, None);
+    let many = all_of(&transfers, &named("many"));
+    let some: Vec<_> = (0..2)
+        .map(|_| transfers.enter_now(&named("some")).unwrap())
+        .collect();
+    assert_eq!((many.len(), transfers.places().taken()), (14, 16));
+    let began = Instant::now();
+    let new = transfers.enter(&named("new")).await.unwrap();
+    assert_eq!(began.elapsed(), GRACE);
+    assert!(many[0].is_cut() && cut(&many) == 1 && cut(&some) == 0);
+    // What was cut may last as long as it likes: its place is gone.
+    assert_eq!(transfers.places().taken(), 16);
+    drop((many, some));
+    assert_eq!(transfers.places().taken(), 1);
+    drop(new);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_cut_for_a_caller_who_has_as_many_or_while_a_place_comes_free_by_itself() {
+    let transfers = transfers(2, None);
+    let (one, two) = (named("one"), named("two"));
+    let held = [
+        transfers.enter_now(&one).unwrap(),
+        transfers.enter_now(&two).unwrap(),
+    ];
+    for key in [&one, &named("three")] {
+        assert!(transfers.enter(key).await.is_err());
+    }
+    assert_eq!(cut(&held), 0);
+    let [first, second] = held;
+    let more = transfers.enter_again(&one);
+    let ends = async {
+        tokio::time::sleep(GRACE / 2).await;
+        drop(second);
+    };
+    let (more, ()) = tokio::join!(more, ends);
+    assert!(!first.is_cut() && !more.is_cut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_keeps_half_from_nobody_with_a_name_and_takes_nothing_of_theirs() {
+    let transfers = transfers(8, None);
+    let crowd: Vec<_> = (0..8)
+        .filter_map(|n| transfers.enter_now(&address(n)))
+        .collect();
+    assert_eq!(crowd.len(), 8);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(transfers.enter(&named("a")).await.unwrap());
+    }
+    assert_eq!(cut(&crowd), 4);
+    // It has half, and `a` more than anybody.
+    assert!(transfers.enter(&address(99)).await.is_err());
+    assert!(transfers.enter(&named("a")).await.is_err());
+    assert_eq!((cut(&crowd), cut(&held)), (4, 0));
+    // Another one with a name has fewer than `a`.
+    let other = transfers.enter(&named("b")).await.unwrap();
+    assert_eq!((cut(&crowd), cut(&held)), (4, 1));
+    drop(other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lasts_long_gives_way_to_whoever_has_none() {
+    let longest = Duration::from_secs(10);
+    let transfers = transfers(4, Some(longest));
+    let held: Vec<_> = (0..4)
+        .map(|n| transfers.enter_now(&named(&n.to_string())).unwrap())
+        .collect();
+    let began = Instant::now();
+    // Whoever has one has no more than the others.
+    let first = named("0");
+    let mut more = Box::pin(transfers.enter(&first));
+    assert!((&mut more).now_or_never().is_none());
+    let new = transfers.enter(&named("new")).await.unwrap();
+    assert!(began.elapsed() >= longest && began.elapsed() <= longest + GRACE);
+    assert!(held[0].is_cut() && cut(&held) == 1 && !new.is_cut());
+}

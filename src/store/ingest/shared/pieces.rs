@@ -1,0 +1,129 @@
+//! Pieces of uploads in a store that several daemons have.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore},
+    time::timeout,
+};
+
+use super::super::{BUSY, UploadId, busy};
+use crate::{
+    entry::Time,
+    store::{
+        error::Result,
+        keys,
+        records::{Listed, Records},
+    },
+};
+
+/// Pieces in memory at once.
+const PIECES: usize = 16;
+/// What stands instead of an offset once an upload was given up.
+pub(super) const GONE: &str = "gone";
+
+pub(super) struct Pieces {
+    pub(super) records: Arc<dyn Records>,
+    pub(super) places: Semaphore,
+    /// Uploads that requests send to here: one at a time each, or both would write to the same place.
+    sending: Mutex<HashMap<UploadId, Arc<AsyncMutex<()>>>>,
+}
+
+/// Where pieces that follow one another end.
+pub(super) fn end(pieces: &[Range<u64>]) -> u64 {
+    pieces.last().map_or(0, |p| p.end)
+}
+
+impl Pieces {
+    pub(super) fn new(records: Arc<dyn Records>) -> Self {
+        Self {
+            records,
+            places: Semaphore::new(PIECES),
+            sending: Mutex::default(),
+        }
+    }
+
+    /// The turn of a request that sends to an upload, or ends it; others of that upload wait for it.
+    ///
+    /// # Errors
+    /// `Conflict` where one of them takes too long.
+    pub(super) async fn turn(&self, id: &UploadId) -> Result<OwnedMutexGuard<()>> {
+        let turn = {
+            // Nothing can panic while it is held.
+            let mut sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+            sending.retain(|_, turn| Arc::strong_count(turn) > 1);
+            sending.entry(id.clone()).or_default().clone()
+        };
+        let turn = timeout(BUSY, turn.lock_owned()).await;
+        turn.map_err(|_| busy(id))
+    }
+
+    fn prefix(id: &UploadId) -> String {
+        keys::upload(&format!("{id}."))
+    }
+
+    pub(super) async fn write(&self, id: &UploadId, offset: u64, piece: Bytes) -> Result<()> {
+        let key = keys::upload(&format!("{id}.{offset:020}"));
+        self.records.write_record(&key, piece).await
+    }
+
+    pub(super) async fn give_up(&self, id: &UploadId) -> Result<()> {
+        let key = keys::upload(&format!("{id}.{GONE}"));
+        self.records.write_record(&key, Bytes::new()).await
+    }
+
+    /// The ranges of the pieces that follow one another from 0 on; `None` for an upload that was given up.
+    pub(super) async fn list(&self, id: &UploadId) -> Result<Option<Vec<Range<u64>>>> {
+        let prefix = Self::prefix(id);
+        let mut ranges = Vec::new();
+        for listed in self.records.list_records(&prefix).await? {
+            let rest = listed.key.strip_prefix(&prefix).unwrap_or_default();
+            if rest == GONE {
+                return Ok(None);
+            }
+            let Ok(start) = rest.parse::<u64>() else {
+                continue;
+            };
+            // Of two tries of one request the longer one counts; what does not follow was never acknowledged.
+            if start == end(&ranges)
+                && let Some(size) = listed.size
+            {
+                ranges.push(start..start + size);
+            }
+        }
+        Ok(Some(ranges))
+    }
+
+    pub(super) async fn clear(&self, id: &UploadId) -> Result<()> {
+        let prefix = Self::prefix(id);
+        for listed in self.records.list_records(&prefix).await? {
+            if !listed.key.ends_with(GONE) {
+                self.records.remove_record(&listed.key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn expire(
+        &self,
+        listed: Vec<Listed>,
+        age: Duration,
+        now: Time,
+    ) -> Result<u64> {
+        let mut count = 0;
+        for listed in listed {
+            let idle = listed.modified.map(|m| now.secs - m.secs);
+            if idle.is_some_and(|idle| idle > age.as_secs() as i64) {
+                self.records.remove_record(&listed.key).await?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}
