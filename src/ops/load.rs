@@ -377,6 +377,13 @@ fn put_together(
     let kind = SourceKind::from_name(&snapshot.name.kind).filter(|k| k.is_go());
     let barred = kind.and_then(|kind| {
         let content = |e: &TocEntry| e.entry.kind.is_file().then_some(e.content);
+        // Nobody needs to be told of those.
+        bar(&mut snapshot, |e| {
+            if kind.was_carried(&e.entry) {
+                return Err(String::new());
+            }
+            Ok(())
+        });
         bar(&mut snapshot, |e| kind.admit(&e.entry, content(e).as_ref()))
     });
     Ok(Loaded {

@@ -1,7 +1,7 @@
 //! Go's module cache: the download tree, as a module proxy would serve it.
 //!
-//! Carried: `.info .mod .zip .ziphash` of versions (Go toolchains are such), and the answers of checksum databases. Left out: locks,
-//! temporary files, `cache/vcs`, extracted trees (Go extracts what it needs, go-caches.md 3.5) and `@v/list`, which is made anew.
+//! Carried: `.info .mod .zip .ziphash` of versions (Go toolchains are such). Left out: locks, temporary files, `cache/vcs`, extracted trees
+//! (Go extracts what it needs, go-caches.md 3.5), `@v/list`, which is made anew, and the answers of checksum databases.
 //! A `.partial` marks an extracted tree, not the zip beside it, which is whole.
 //!
 //! A zip is packed in the canonical stored form of `zip.rs`, and hashed while it is read; one whose hash is not that of its
@@ -48,7 +48,7 @@ const MODE: u32 = 0o644;
 /// Longest `.mod` (`MaxGoMod` in `golang.org/x/mod/zip`).
 const MAX_MOD_BYTES: u64 = 16 << 20;
 
-/// Longest `.info` and answer of a checksum database; real ones have some hundred bytes.
+/// Longest `.info`; real ones have some hundred bytes.
 const MAX_SMALL_BYTES: u64 = 1 << 20;
 
 /// Restored files are dated back this far, so that what the job downloads is newer by the clock, even one that was put right meanwhile.
@@ -151,19 +151,18 @@ fn wrong_info(v: &ModVersion, content: &[u8]) -> Option<String> {
 /// Most bytes of a file of that sort, as packed.
 fn limit(file: &ModFile) -> u64 {
     match file {
-        ModFile::Version(_, Part::Zip) => zip::MAX_ZIP_BYTES,
-        ModFile::Version(_, Part::ZipHash) => H1_LEN as u64,
-        ModFile::Version(_, Part::Mod) => MAX_MOD_BYTES,
-        ModFile::Version(_, Part::Info) | ModFile::Lookup(_) => MAX_SMALL_BYTES,
-        ModFile::Tile(width) => u64::from(*width) * 32,
+        ModFile(_, Part::Zip) => zip::MAX_ZIP_BYTES,
+        ModFile(_, Part::ZipHash) => H1_LEN as u64,
+        ModFile(_, Part::Mod) => MAX_MOD_BYTES,
+        ModFile(_, Part::Info) => MAX_SMALL_BYTES,
     }
 }
 
 /// Says whether a file of that sort can have that size.
 fn fits(file: &ModFile, size: u64) -> bool {
     match file {
-        ModFile::Tile(_) | ModFile::Version(_, Part::ZipHash) => size == limit(file),
-        ModFile::Version(_, Part::Mod) => size <= limit(file),
+        ModFile(_, Part::ZipHash) => size == limit(file),
+        ModFile(_, Part::Mod) => size <= limit(file),
         _ => size > 0 && size <= limit(file),
     }
 }
@@ -188,6 +187,11 @@ fn read_ziphash(dir: &Dir, name: &[u8]) -> fs::Result<Option<H1>> {
     }
     let bytes = read_small(dir, &beside, H1_LEN as u64)?;
     Ok(bytes.and_then(|b| H1::parse(&b)))
+}
+
+/// Says whether earlier releases carried it: what checksum databases had answered, and whatever stood in its place.
+pub(super) fn was_carried(path: &EntryPath) -> bool {
+    path::is_of_sumdb(path.as_bytes())
 }
 
 /// Refuses entries that are no files of Go's module cache; in words.
@@ -233,7 +237,9 @@ impl Source for GoMod {
     /// Only what could be exported is ever removed, and what Go keeps beside it in a folder that goes as a whole; extracted trees stay.
     fn keeps(&self, path: &[u8], is_dir: bool) -> bool {
         if is_dir {
-            path != b"cache" && path != b"cache/download" && !path.starts_with(path::DOWNLOAD)
+            let carried =
+                path == b"cache" || path == b"cache/download" || path.starts_with(path::DOWNLOAD);
+            !carried || path::is_of_sumdb(path)
         } else {
             path::parse(path).is_none()
         }
@@ -250,7 +256,7 @@ impl Source for GoMod {
     }
 
     fn complete(&self, item: &mut Item) -> std::result::Result<(), String> {
-        if let Some(ModFile::Version(v, Part::Zip)) = path::parse(item.entry.path.as_bytes())
+        if let Some(ModFile(v, Part::Zip)) = path::parse(item.entry.path.as_bytes())
             && !item.complete
         {
             let size = zipfile::packed_len(&self.root, item, &v)?;
@@ -265,16 +271,12 @@ impl Source for GoMod {
 
     fn open(&self, item: &Item) -> std::result::Result<Box<dyn Content>, String> {
         let path = &item.entry.path;
-        let Some(file) = path::parse(path.as_bytes()) else {
+        let Some(ModFile(v, part)) = path::parse(path.as_bytes()) else {
             return Err("it is not a file of Go's module cache".into());
         };
         let root = Dir::open(&self.root).map_err(|e| e.to_string())?;
         let dir = open_parent(&root, path).map_err(|e| e.to_string())?;
         let stable = StableFile::open(&dir, path.name(), &item.stat, Watch::All)?;
-        let (v, part) = match file {
-            ModFile::Version(v, part) => (v, part),
-            ModFile::Lookup(_) | ModFile::Tile(_) => return Ok(Box::new(stable)),
-        };
         if part == Part::Zip {
             let beside = read_ziphash(&dir, path.name()).map_err(|e| e.to_string())?;
             return zipfile::content(stable, item, &v, beside, &self.project.sums);
@@ -303,16 +305,13 @@ impl Source for GoMod {
     /// With a `.ziphash`, Go takes zip and extracted tree for whole: an import refuses one that comes without its zip.
     fn falls_with(&self, path: &EntryPath) -> Option<EntryPath> {
         match path::parse(path.as_bytes())? {
-            ModFile::Version(_, Part::Zip) => {
-                EntryPath::new([path.as_bytes(), b"hash"].concat()).ok()
-            }
+            ModFile(_, Part::Zip) => EntryPath::new([path.as_bytes(), b"hash"].concat()).ok(),
             _ => None,
         }
     }
 
     /// Go neither touches nor dates what it reads here. So: what `go.sum` names, the project's toolchain, what was downloaded since
-    /// the import, and versions whose lock was made since (on a fresh node: extracted by the job). Tiles belong to no version and
-    /// are small: always.
+    /// the import, and versions whose lock was made since (on a fresh node: extracted by the job).
     fn used(&self, item: &Item, imported: Option<Time>) -> bool {
         let Some(at) = imported else {
             return true;
@@ -323,12 +322,10 @@ impl Source for GoMod {
             return true;
         }
         match path::parse(item.entry.path.as_bytes()) {
-            Some(ModFile::Version(v, part)) => {
+            Some(ModFile(v, part)) => {
                 let lock = self.last_lock(&item.entry.path, part);
                 lock.is_some_and(|t| t.as_nanos() > since) || self.project.names(&v)
             }
-            Some(ModFile::Lookup(v)) => self.project.names(&v),
-            Some(ModFile::Tile(_)) => true,
             None => false,
         }
     }
@@ -351,9 +348,9 @@ impl Source for GoMod {
     /// (`DownloadDir` in `cmd/go/internal/modfetch/cache.go`).
     fn rank(&self, path: &EntryPath) -> u8 {
         match path::parse(path.as_bytes()) {
-            Some(ModFile::Version(_, Part::ZipHash)) => 1,
-            Some(ModFile::Version(_, Part::Mod)) => 2,
-            Some(ModFile::Version(_, Part::Info)) => 3,
+            Some(ModFile(_, Part::ZipHash)) => 1,
+            Some(ModFile(_, Part::Mod)) => 2,
+            Some(ModFile(_, Part::Info)) => 3,
             _ => 0,
         }
     }
@@ -370,12 +367,7 @@ impl Source for GoMod {
     fn finish(&self, root: &Dir, placed: &[EntryPath], _: Time) -> Result<()> {
         let folders: BTreeSet<EntryPath> = placed
             .iter()
-            .filter(|p| {
-                matches!(
-                    path::parse(p.as_bytes()),
-                    Some(ModFile::Version(_, Part::Mod))
-                )
-            })
+            .filter(|p| matches!(path::parse(p.as_bytes()), Some(ModFile(_, Part::Mod))))
             .filter_map(EntryPath::parent)
             .collect();
         for folder in folders {

@@ -66,6 +66,11 @@ impl SourceKind {
         !matches!(self, Self::Dir)
     }
 
+    /// Says whether honest writers of earlier releases stored an entry that is of no use any more.
+    pub fn was_carried(self, entry: &Entry) -> bool {
+        self == Self::GoMod && gomod::was_carried(&entry.path)
+    }
+
     /// Refuses entries that do not belong into such a cache, or whose name belies their content; in words.
     pub fn admit(self, entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
         match self {

@@ -75,6 +75,7 @@ pub async fn run_all(fresh: impl AsyncFn() -> Subject) {
         marks_are_kept(sweep.as_ref()).await;
         swept_blob_is_gone(&subject, sweep.as_ref()).await;
         renewed_blob_is_as_if_written_now(&subject, sweep.as_ref()).await;
+        replaced_bytes_take_nothing_that_is_said_of_them(&subject, sweep.as_ref()).await;
         roots_are_what_tags_name(&subject, sweep.as_ref()).await;
     }
 }
@@ -646,6 +647,27 @@ async fn renewed_blob_is_as_if_written_now(s: &Subject, sweep: &dyn Sweep) {
             .await
             .expect("renew what is not there")
     );
+}
+
+async fn replaced_bytes_take_nothing_that_is_said_of_them(s: &Subject, sweep: &dyn Sweep) {
+    let (manifest, tag) = (unique_manifest(), unique_tag("mended"));
+    publish(s, &manifest, &tag, &Expect::Anything).await;
+    let desc = manifest.descriptor();
+    let body = Body::Bytes(manifest.bytes.clone());
+    sweep.replace(&desc, &body).await.expect("replace");
+    for reference in [tag.into(), desc.digest.into()] {
+        let found = s.store.resolve(&reference).await.expect("resolve");
+        assert_eq!(found.expect("it is there").manifest, manifest);
+    }
+    let other = Body::Bytes(unique_bytes(desc.size as usize));
+    let e = sweep.replace(&desc, &other).await.expect_err("other bytes");
+    assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
+    assert_eq!(read(s, &desc, 0..desc.size).await, manifest.bytes);
+    // What is not there is written.
+    let bytes = unique_bytes(70);
+    let (desc, body) = blob_of(&bytes);
+    sweep.replace(&desc, &body).await.expect("replace");
+    assert_eq!(read(s, &desc, 0..70).await, bytes);
 }
 
 async fn roots_are_what_tags_name(s: &Subject, sweep: &dyn Sweep) {

@@ -497,6 +497,17 @@ impl Sweep for Layout {
         .await
     }
 
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()> {
+        self.entered.writable("put", &desc.digest)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let _guard = StopOnDrop(stop.clone());
+        let (want, body) = (desc.clone(), body.clone());
+        self.run("put", &desc.digest.to_string(), move |t| {
+            t.replace_blob(&want, &body, &stop)
+        })
+        .await
+    }
+
     async fn renew(&self, digest: &Digest) -> Result<bool> {
         self.entered.writable("renew", digest)?;
         let d = *digest;

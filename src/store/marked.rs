@@ -38,8 +38,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync;
 
-use super::{StoredBlob, Sweep, error::Result};
-use crate::{digest::Digest, entry::Time};
+use super::{Body, StoredBlob, Sweep, error::Result};
+use crate::{artifact::Descriptor, digest::Digest, entry::Time};
 
 /// Shortest grace time of a prune beside open doors: longer than any client takes from finding a blob to naming it.
 pub const MIN_GRACE: Duration = Duration::from_hours(1);
@@ -220,6 +220,10 @@ impl Sweep for Beside {
 
     async fn remove_mark(&self, name: &str) -> Result<()> {
         self.inner.remove_mark(name).await
+    }
+
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()> {
+        self.inner.replace(desc, body).await
     }
 
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {

@@ -238,6 +238,12 @@ pub trait Sweep: Send + Sync {
     /// Removes a mark.
     async fn remove_mark(&self, name: &str) -> Result<()>;
 
+    /// Writes a blob's bytes over whatever lies under its digest. Readers find the old ones or these, and what repositories say of it stays.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not what the digest says; then nothing is written.
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()>;
+
     /// Removes blobs (and manifests' records of them) if they were not written since `unless_newer_than`; the count and bytes removed.
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)>;
 

@@ -10,8 +10,8 @@ use cachectl::digest::Digest;
 use cachectl::entry::Time;
 use cachectl::redact::Secret;
 use cachectl::store::{
-    BlobStore as _, Body, ErrorKind, Expect, Meet, Published, Put, SpoolWriter, Sweep as _,
-    TagStore as _, conformance, net, s3,
+    BlobStore as _, Body, ErrorKind, Expect, Meet, Published, Put, Records as _, SpoolWriter,
+    Sweep as _, TagStore as _, conformance, keys, net, s3,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Duration;
@@ -212,6 +212,32 @@ async fn conditions_hold_where_the_server_keeps_them(server: &S3Server) {
     assert_eq!(publish(3, &read).await, Published::Conflict);
 }
 
+/// Two repositories have one blob, which somebody damages in the bucket; one of them brings it again.
+async fn damaged_bytes_are_replaced_and_nobody_loses_the_blob(server: &S3Server) {
+    let prefix = format!("s3-{:016x}", fastrand::u64(..));
+    let url = format!("{}&part_bytes=5MiB", S3Server::url(server.port, &prefix));
+    let store = open_as(&url, S3Server::SECRET_KEY).await;
+    let theirs: keys::Repo = "secret/app".parse().unwrap();
+    for (desc, body, bytes) in [spool(3000), spool(6 * MIB)] {
+        store.put(&desc, &body).await.unwrap();
+        let linked = keys::linked(&theirs, &desc.digest);
+        store.write_record(&linked, "{}".into()).await.unwrap();
+        let damaged = support::stores::client(server)
+            .put_object()
+            .bucket(S3Server::BUCKET)
+            .key(format!("{prefix}/{}", keys::blob(&desc.digest)))
+            .body(vec![7_u8; bytes.len()].into())
+            .send();
+        damaged.await.unwrap();
+        // By its size it is there.
+        assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Existed);
+        store.replace(&desc, &body).await.unwrap();
+        assert!(read(&store, &desc, 0..desc.size).await == bytes);
+        let record = store.read_record(&linked, 100).await.unwrap();
+        assert!(record.is_some(), "it was taken from another repository");
+    }
+}
+
 macro_rules! against_each_server {
     ($($case:ident)*) => {
         mod seaweed {
@@ -242,6 +268,7 @@ against_each_server! {
     conforms
     big_blob_goes_up_in_parts_and_comes_down_in_ranges
     wrong_digest_stays_invisible
+    damaged_bytes_are_replaced_and_nobody_loses_the_blob
     dropped_upload_leaves_no_parts
     wrong_secret_and_wrong_bucket_are_named
     conditions_hold_where_the_server_keeps_them

@@ -93,7 +93,8 @@ pub(super) fn survey(
     entries.sort_unstable_by(|a, b| path(a).cmp(path(b)));
     let root = fs::Dir::open_if_there(source.root())?;
     let own = source.own();
-    let spared = spare(source, snapshot, &mut entries, own.guard(root.as_ref()));
+    let guard = own.guard(root.as_ref());
+    let spared = spare(source, snapshot, &mut entries, guard, root.as_ref());
     let standing = match &root {
         None => vec![Standing::Absent; entries.len()],
         Some(root) => stand(source, snapshot, &entries, root, index)?,
@@ -194,6 +195,7 @@ fn spare(
     snapshot: &Snapshot,
     entries: &mut Vec<At>,
     mut guard: own::Guard<'_>,
+    root: Option<&fs::Dir>,
 ) -> Vec<LeftOut> {
     // Go's caches have a shape of their own, in which no such folder has a place.
     if source.kind().is_go() {
@@ -204,7 +206,9 @@ fn spare(
     for at in entries.iter() {
         let entry = &snapshot.entry(*at).entry;
         let is_dir = entry.kind == Kind::Dir;
-        if source.excludes(&entry.path, is_dir) {
+        if source.excludes(&entry.path, is_dir)
+            || is_dir && excludes_all_below(source, &entry.path) && is_folder(root, &entry.path)
+        {
             gone.insert(&entry.path);
         } else if guard.forbids(&entry.path, is_dir) {
             gone.insert(&entry.path);
@@ -230,6 +234,19 @@ fn spare(
     }
     entries.retain(|at| is_left(&snapshot.entry(*at).entry, &gone, &mut spared));
     spared
+}
+
+/// Says whether whatever lies in a folder is excluded, though the folder is not (`logs/**`): one that stands keeps its mode and time then.
+fn excludes_all_below(source: &dyn Source, folder: &EntryPath) -> bool {
+    // As good as any: a pattern that matches this name by chance is for names like it.
+    let below = folder.join(b"0f3c-whatever-lies-in-it");
+    below.is_ok_and(|below| source.excludes(&below, false))
+}
+
+fn is_folder(root: Option<&fs::Dir>, path: &EntryPath) -> bool {
+    let stat = root.and_then(|root| root.open_parent_if_there(path).ok()?);
+    let stat = stat.and_then(|dir| dir.stat(path.name()).ok()?);
+    stat.is_some_and(|s| s.is_dir())
 }
 
 fn is_mount_point(root: &fs::Dir, entry: &Entry) -> fs::Result<bool> {

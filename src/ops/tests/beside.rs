@@ -339,6 +339,9 @@ impl crate::store::Sweep for Killed {
     async fn remove_mark(&self, name: &str) -> crate::store::Result<()> {
         self.inner.remove_mark(name).await
     }
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> crate::store::Result<()> {
+        self.inner.replace(desc, body).await
+    }
     async fn remove(&self, digests: &[Digest], than: Time) -> crate::store::Result<(u64, u64)> {
         use std::sync::atomic::Ordering;
         let left = self.left.swap(0, Ordering::Relaxed).min(digests.len());

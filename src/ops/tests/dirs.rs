@@ -457,3 +457,35 @@ async fn a_damaged_manifest_is_a_miss_and_the_next_export_takes_its_place() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_which_all_is_excluded_keeps_its_mode_where_it_stands() {
+    let world = World::new(Meet::CompareAndSwap);
+    let (one, two) = (world.path("one", "tree"), world.path("two", "tree"));
+    let mode = |root: &Path, path: &str| {
+        let meta = std::fs::metadata(root.join(path)).unwrap();
+        meta.permissions().mode() & 0o777
+    };
+    for root in [&one, &two] {
+        for path in ["keep/f", "other/f"] {
+            write(root, path, b"x");
+        }
+    }
+    for path in ["keep", "other"] {
+        let modes = [(&one, 0o700), (&two, 0o755)];
+        for (root, mode) in modes {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(root.join(path), mode).unwrap();
+        }
+    }
+    export_dir(&world.node("one"), &one).await;
+    let options = crate::source::dir::Options {
+        exclude: vec!["keep/**".into()],
+        ..Default::default()
+    };
+    let excluding = crate::source::dir::Dir::new(&two, &options).unwrap();
+    let excluding: Arc<dyn Source> = Arc::new(excluding);
+    let report = import::run(&world.node("two"), &importing(&excluding)).await;
+    assert!(is_hit(&report.unwrap()));
+    assert_eq!((mode(&two, "keep"), mode(&two, "other")), (0o755, 0o700));
+}

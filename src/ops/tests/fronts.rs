@@ -61,6 +61,18 @@ async fn verify_tells_what_the_store_behind_a_folder_has_lost() {
     // Sent again by that.
     assert_eq!(faults(&daemon).await, []);
     assert_eq!(faults(&behind).await, []);
+    // Whoever looks at bytes has those read that the store itself has.
+    for digest in &named[..named.len() - 1] {
+        let at = remote.join(keys::blob(digest));
+        let size = std::fs::metadata(&at).unwrap().len();
+        std::fs::remove_file(&at).unwrap();
+        std::fs::write(&at, vec![7; size as usize]).unwrap();
+        let found = faults(&daemon).await;
+        let is_told = found.iter().any(|f| f.what.contains(&digest.to_string()));
+        assert!(is_told, "{digest}: {found:?}");
+        assert_eq!(faults(&daemon).await, []);
+    }
+    assert_eq!(faults(&behind).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

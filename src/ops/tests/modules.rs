@@ -1,6 +1,6 @@
 //! Go's module cache: what is wrong in one node's never reaches others, and what is wrong on a node is put right.
 
-use super::*;
+use super::{forging::forge_kind, *};
 use crate::source::gomod::{
     GoMod, Project,
     tests::{BASE, fill},
@@ -81,4 +81,32 @@ async fn an_import_mends_a_damaged_zip_and_reads_whole_ones_once() {
     );
     assert!(std::fs::read(&at).unwrap() != bytes);
     assert_eq!(import().await.entries_restored, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_checksum_databases_in_older_snapshots_are_left_out_without_a_word() {
+    let world = World::new(Meet::CompareAndSwap);
+    let (root, node) = (world.path("one", "mod"), world.node("one"));
+    fill(&root, "x");
+    export::run(&node, &exporting(&source(&root)))
+        .await
+        .unwrap();
+    forge_kind(&world, &node, "gomod", |forged| {
+        for name in ["lookup/example.com/m@v1.0.0", "tile/8/0/000.p/1"] {
+            let mut answer = forged.toc.entries[0].clone();
+            let path = format!("cache/download/sumdb/my.sumdb/{name}");
+            answer.entry.path = crate::entry::EntryPath::new(path.into_bytes()).unwrap();
+            forged.toc.entries.push(answer);
+        }
+    })
+    .await;
+    let verified = crate::ops::verify::run(&node, None, crate::ops::verify::Depth::Data);
+    assert_eq!(verified.await.unwrap().faults, []);
+    let copy = world.path("two", "mod");
+    let report = import::run(&world.node("two"), &importing(&source(&copy)))
+        .await
+        .unwrap();
+    assert!(is_hit(&report) && report.left_out.is_empty(), "{report:?}");
+    assert!(copy.join(format!("{BASE}.zip")).exists());
+    assert!(!copy.join("cache/download/sumdb").exists());
 }

@@ -2,11 +2,11 @@
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Context, Job, Result};
+use super::{Context, Depth, Job, Result};
 use crate::{
     artifact::{Manifest, outline::Outline},
     digest::Digest,
-    store::behind::Behind,
+    store::behind::{Behind, Look},
     task,
 };
 
@@ -33,6 +33,10 @@ impl Job {
         let Some(hides) = &ctx.opened.hides else {
             return Ok(());
         };
+        let look = match self.depth {
+            Depth::Structure => Look::Size,
+            Depth::Digests | Depth::Data => Look::Bytes,
+        };
         let new: Vec<Digest> = digests
             .iter()
             .filter(|d| !self.behind.contains_key(d))
@@ -42,7 +46,7 @@ impl Job {
             .map(|digest| async move {
                 // What this caller does not see must neither be told nor moved.
                 let told = match ctx.opened.store.stat(&digest).await {
-                    Ok(Some(_)) => hides.restore(&digest).await,
+                    Ok(Some(_)) => hides.restore(&digest, look).await,
                     Ok(None) => Ok(Behind::Kept),
                     Err(e) => Err(e),
                 };
@@ -53,12 +57,12 @@ impl Job {
             let lost = match told {
                 Ok(Behind::Kept) => None,
                 Ok(Behind::SentAgain) => Some(
-                    "was lost in the store behind the daemon, and was sent there again from the daemon's local folder; \
+                    "was lost or damaged in the store behind the daemon, and was sent there again from the daemon's local folder; \
                      if a lifecycle rule of the bucket deletes there, remove the rule"
                         .to_owned(),
                 ),
                 Ok(Behind::Lost(e)) => Some(format!(
-                    "is lost in the store behind the daemon; the daemon's local folder still has it, but sending it again failed: {e}"
+                    "is lost or damaged in the store behind the daemon; the daemon's local folder still has it, but sending it again failed: {e}"
                 )),
                 Err(e) if e.is_temporary() => {
                     if !std::mem::replace(&mut self.is_away, true) {

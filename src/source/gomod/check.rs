@@ -35,13 +35,12 @@ pub(super) fn check_staged(
     let mut versions: BTreeMap<&[u8], Version<'_>> = BTreeMap::new();
     for path in paths {
         match path::parse(path.as_bytes()) {
-            Some(ModFile::Version(name, part)) => {
+            Some(ModFile(name, part)) => {
                 let stem = &path.as_bytes()[..path.as_bytes().len() - part.suffix().len()];
                 let parts = Vec::new();
                 let version = versions.entry(stem).or_insert(Version { name, parts });
                 version.parts.push((part, path));
             }
-            Some(ModFile::Lookup(_) | ModFile::Tile(_)) => {}
             None => {
                 let why = "it is not a file of Go's module cache".to_owned();
                 refused.push((path.clone(), why));

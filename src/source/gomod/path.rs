@@ -1,13 +1,24 @@
 //! What a path below `cache/download` stands for.
 //!
-//! `<escaped module>/@v/<escaped version>.<info|mod|zip|ziphash>`, and below `sumdb/<database>` the answers of a checksum database:
-//! `lookup/<escaped module>@<escaped version>` and `tile/8/<level>/<number>[.p/<width>]` (`cmd/go/internal/modfetch/cache.go` and
-//! `sumdb.go`, `golang.org/x/mod/module` for the escaping, `golang.org/x/mod/sumdb/tlog` for tiles).
+//! `<escaped module>/@v/<escaped version>.<info|mod|zip|ziphash>` (`cmd/go/internal/modfetch/cache.go`, `golang.org/x/mod/module` for the
+//! escaping).
+//!
+//! Not carried is `sumdb/<database>`, what checksum databases answered. Only their keys show whether an answer is right, and Go fails on one that
+//! is not instead of asking again: whoever could write a snapshot could make builds fail. Without it Go asks a database again, for
+//! what no `go.sum` knows and for toolchains.
 
 use super::versions;
 
 /// Where all of it lies below the module cache's root.
 pub(super) const DOWNLOAD: &[u8] = b"cache/download/";
+/// Where the answers of checksum databases lie.
+const SUMDB: &[u8] = b"cache/download/sumdb";
+
+/// Says whether that is the folder of what checksum databases answered, or lies in it.
+pub(super) fn is_of_sumdb(path: &[u8]) -> bool {
+    let rest = path.strip_prefix(SUMDB);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
 
 /// The files of one version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,61 +62,24 @@ impl ModVersion {
     }
 }
 
-/// A file that is carried.
+/// A file that is carried: which one of which version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ModFile {
-    /// A file of a version.
-    Version(ModVersion, Part),
-    /// What a checksum database said of a version.
-    Lookup(ModVersion),
-    /// A tile of a checksum database, that many hashes wide: 32 bytes each.
-    Tile(u16),
-}
+pub(super) struct ModFile(pub(super) ModVersion, pub(super) Part);
 
 /// Takes a path below the module cache's root apart; `None` for all that is not carried.
 pub(super) fn parse(path: &[u8]) -> Option<ModFile> {
     let rest = std::str::from_utf8(path.strip_prefix(DOWNLOAD)?).ok()?;
-    if let Some(rest) = rest.strip_prefix("sumdb/") {
-        return parse_sumdb(rest);
-    }
     let (module, file) = rest.split_once("/@v/")?;
     let (version, part) = Part::ALL
         .iter()
         .find_map(|p| Some((file.strip_suffix(p.suffix())?, *p)))?;
-    Some(ModFile::Version(mod_version(module, version)?, part))
+    Some(ModFile(mod_version(module, version)?, part))
 }
 
 fn mod_version(module: &str, version: &str) -> Option<ModVersion> {
     let (module, version) = (unescape(module)?, unescape(version)?);
     (is_module_path(&module) && versions::is_canonical(&version))
         .then_some(ModVersion { module, version })
-}
-
-fn parse_sumdb(rest: &str) -> Option<ModFile> {
-    if let Some((db, looked_up)) = rest.split_once("/lookup/") {
-        let (module, version) = looked_up.rsplit_once('@')?;
-        return is_module_path(db)
-            .then(|| mod_version(module, version))?
-            .map(ModFile::Lookup);
-    }
-    let (db, tile) = rest.split_once("/tile/8/")?;
-    let (level, number) = tile.split_once('/')?;
-    let (number, width) = match number.split_once(".p/") {
-        Some((n, w)) => (n, plain_number(w, 255).filter(|w| *w > 0)?),
-        None => (number, 256),
-    };
-    plain_number(level, 63)?;
-    let mut groups = number.split('/').rev();
-    let is_group = |g: &str| g.len() == 3 && g.bytes().all(|b| b.is_ascii_digit());
-    let last = groups.next()?;
-    let whole = is_group(last) && groups.all(|g| g.strip_prefix('x').is_some_and(is_group));
-    (whole && number.len() <= 40 && is_module_path(db)).then_some(ModFile::Tile(width))
-}
-
-/// A decimal number without leading zeros, at most `max`.
-fn plain_number(s: &str, max: u16) -> Option<u16> {
-    let n: u16 = s.parse().ok()?;
-    (n <= max && n.to_string() == s).then_some(n)
 }
 
 /// Undoes the escaping of upper-case letters: `!x` is `X`; a bare upper-case letter or `!` is refused.
@@ -151,26 +125,16 @@ mod tests {
 
     #[test]
     fn files_of_versions_are_read_with_their_escapes() {
-        let ModFile::Version(mv, part) =
-            at("github.com/!burnt!sushi/toml/@v/v1.0.0-!r!c1.ziphash").unwrap()
-        else {
-            panic!()
-        };
+        let ModFile(mv, part) = at("github.com/!burnt!sushi/toml/@v/v1.0.0-!r!c1.ziphash").unwrap();
         assert_eq!(mv.prefix(), "github.com/BurntSushi/toml@v1.0.0-RC1/");
         assert_eq!(part, Part::ZipHash);
         for good in [
             "golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip",
             "gopkg.in/yaml.v2/@v/v2.4.0.mod",
             "example.com/a_b~c/v2/@v/v2.0.0+incompatible.info",
-            "sumdb/sum.golang.org/lookup/github.com/!azure/x@v1.0.0",
-            "sumdb/sum.golang.org/tile/8/0/000",
-            "sumdb/sum.golang.org/tile/8/2/x001/x234/067.p/13",
-            "sumdb/sum.example.com/path/tile/8/0/x001/067.p/255",
         ] {
             assert!(at(good).is_some(), "{good}");
         }
-        assert_eq!(at("sumdb/s.org/tile/8/0/001"), Some(ModFile::Tile(256)));
-        assert_eq!(at("sumdb/s.org/tile/8/0/001.p/7"), Some(ModFile::Tile(7)));
     }
 
     #[test]
@@ -192,20 +156,19 @@ mod tests {
             "github.com/.git/@v/v1.0.0.zip",
             "github.com/a b/@v/v1.0.0.zip",
             "@v/v1.0.0.zip",
-            "sumdb/sum.golang.org/latest",
-            "sumdb/sum.golang.org/lookup/github.com/a/b",
-            "sumdb/sum.golang.org/lookup/github.com/a/b@v1",
-            "sumdb/sum.golang.org/tile/8/0/1",
-            "sumdb/sum.golang.org/tile/8/0/001.p/0",
-            "sumdb/sum.golang.org/tile/8/0/001.p/256",
-            "sumdb/sum.golang.org/tile/8/0/001.p/07",
-            "sumdb/sum.golang.org/tile/8/64/001",
-            "sumdb/sum.golang.org/tile/8/data/001",
-            "sumdb/sum.golang.org/tile/9/0/001",
-            "sumdb/sum.golang.org/tile/8/0/001/002",
-            "sumdb/nodot/tile/8/0/001",
+            "sumdb/sum.golang.org/lookup/github.com/!azure/x@v1.0.0",
+            "sumdb/sum.golang.org/lookup/github.com/a/@v/v1.0.0.zip",
+            "sumdb/sum.golang.org/tile/8/0/000",
+            "sumdb/sum.golang.org/tile/8/2/x001/x234/067.p/13",
         ] {
             assert_eq!(at(bad), None, "{bad}");
+        }
+        for (path, is_of) in [
+            ("cache/download/sumdb", true),
+            ("cache/download/sumdb/s.org/tile/8/0/001", true),
+            ("cache/download/sumdb.org/m/@v/v1.0.0.zip", false),
+        ] {
+            assert_eq!(is_of_sumdb(path.as_bytes()), is_of, "{path}");
         }
         assert_eq!(parse(b"cache/vcs/abc/@v/v1.0.0.zip"), None);
         assert_eq!(parse(b"example.com/m@v1.0.0/go.mod"), None);

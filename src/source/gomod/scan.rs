@@ -151,10 +151,10 @@ fn file(dir: &Dir, path: EntryPath, known: &dyn Known, found: &mut Found) -> Res
     let Some(stat) = dir.stat(path.name())?.filter(Stat::is_file) else {
         return Ok(());
     };
-    let is_zip = matches!(file, ModFile::Version(_, Part::Zip));
+    let is_zip = matches!(file, ModFile(_, Part::Zip));
     if !fits(&file, stat.size) {
         // Small files that are cut off are made anew by Go; what is too big it cannot use, and somebody should know.
-        if stat.size > 0 && !matches!(file, ModFile::Tile(_)) {
+        if stat.size > 0 {
             let limit = if is_zip {
                 MAX_ZIP_BYTES
             } else {

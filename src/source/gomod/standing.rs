@@ -49,7 +49,7 @@ pub(super) fn standing(
         return Ok(Standing::Same);
     }
     let keep = match file {
-        ModFile::Version(v, Part::Zip) => {
+        ModFile(v, Part::Zip) => {
             return zip_stands(sums, &dir, path.name(), &stat, &v, content);
         }
         other => {
@@ -131,7 +131,7 @@ fn small_stays(sums: &Sums, dir: &Dir, name: &[u8], file: &ModFile, bytes: &[u8]
         return Ok(false);
     }
     Ok(match file {
-        ModFile::Version(v, Part::ZipHash) => {
+        ModFile(v, Part::ZipHash) => {
             let zip = &name[..name.len() - b"hash".len()];
             match read_ziphash(dir, name)? {
                 Some(h1) if dir.stat(zip)?.is_some_and(|s| s.is_file()) => {
@@ -140,9 +140,9 @@ fn small_stays(sums: &Sums, dir: &Dir, name: &[u8], file: &ModFile, bytes: &[u8]
                 _ => false,
             }
         }
-        ModFile::Version(v, Part::Mod) => wrong_mod(sums, v, bytes).is_none(),
-        ModFile::Version(v, Part::Info) => wrong_info(v, bytes).is_none(),
-        // Go checks what a database said against its tiles whenever it reads it.
-        _ => true,
+        ModFile(v, Part::Mod) => wrong_mod(sums, v, bytes).is_none(),
+        ModFile(v, Part::Info) => wrong_info(v, bytes).is_none(),
+        // It is read whole.
+        ModFile(_, Part::Zip) => true,
     })
 }

@@ -138,10 +138,6 @@ impl Cache {
 #[test]
 fn only_what_a_proxy_would_serve_is_carried() {
     let cache = Cache::with("", "x");
-    let tile = "cache/download/sumdb/sum.golang.org/tile/8/0/001.p/2";
-    cache.write(tile, &[7; 64]);
-    let lookup = "cache/download/sumdb/sum.golang.org/lookup/example.com/m@v1.0.0";
-    cache.write(lookup, b"1\n");
     for junk in [
         "cache/lock",
         "cache/vcs/abc.info",
@@ -150,17 +146,15 @@ fn only_what_a_proxy_would_serve_is_carried() {
         "cache/download/example.com/m/@v/v1.0.0.partial",
         "cache/download/example.com/m/@v/v1.0.0.zip123.tmp",
         "cache/download/example.com/m/@v/v1.0.0.mod55.tmp",
-        // Damaged in a way that Go sees: a hash with zeroes cut short, an empty lookup, half a tile.
+        // Damaged in a way that Go sees: a hash with zeroes cut short.
         "cache/download/example.com/m/@v/v1.0.1.ziphash",
+        // What Go would take at its word.
+        "cache/download/sumdb/sum.golang.org/lookup/example.com/m@v1.0.0",
         "cache/download/sumdb/sum.golang.org/tile/8/0/002",
         "example.com/m@v1.0.0/go.mod",
     ] {
         cache.write(junk, b"junk");
     }
-    cache.write(
-        "cache/download/sumdb/sum.golang.org/lookup/example.com/n@v1.0.0",
-        b"",
-    );
     let at = cache
         .temp
         .path()
@@ -172,11 +166,10 @@ fn only_what_a_proxy_would_serve_is_carried() {
         .iter()
         .map(|i| i.entry.path.to_string())
         .collect();
-    let mut want: Vec<String> = ["info", "mod", "zip", "ziphash"]
+    let want: Vec<String> = ["info", "mod", "zip", "ziphash"]
         .iter()
         .map(|e| format!("{BASE}.{e}"))
         .collect();
-    want.extend([lookup.to_owned(), tile.to_owned()]);
     assert_eq!(found, want);
     for item in &scan.items {
         assert_eq!(item.entry.meta.mode, 0o644);
@@ -469,9 +462,8 @@ fn admission_refuses_what_is_no_file_of_a_module() {
         }
     }
     for (path, size) in [
-        ("cache/download/sumdb/s.org/tile/8/0/001.p/2", 65),
-        ("cache/download/sumdb/s.org/tile/8/0/001", 32),
-        ("cache/download/sumdb/s.org/lookup/e.com/m@v1.0.0", 2 << 20),
+        ("cache/download/sumdb/s.org/tile/8/0/001.p/1", 32),
+        ("cache/download/sumdb/s.org/lookup/e.com/m@v1.0.0", 100),
         ("cache/download/e.com/m/@v/v1.0.0.ziphash", 48),
         ("cache/download/e.com/m/@v/v1.0.0.mod", 17 << 20),
         ("cache/download/e.com/m/@v/v1.0.0.info", 0),
@@ -492,17 +484,11 @@ fn used_is_what_the_project_names_or_the_job_brought() {
     let named = "cache/download/example.com/named/@v/v1.0.0.mod";
     let other = "cache/download/example.com/other/@v/v1.0.0.mod";
     let locked = "cache/download/example.com/locked/@v/v1.0.0.mod";
-    let tile = "cache/download/sumdb/s.org/tile/8/0/001.p/1";
-    let looked_up = "cache/download/sumdb/s.org/lookup/example.com/named@v1.0.0";
-    let foreign = "cache/download/sumdb/s.org/lookup/example.com/other@v1.0.0";
     let chain = "cache/download/golang.org/toolchain/@v/v0.0.1-go1.27.3.linux-amd64.ziphash";
     let old_chain = "cache/download/golang.org/toolchain/@v/v0.0.1-go1.26.1.linux-amd64.ziphash";
-    let all = [
-        named, other, locked, tile, looked_up, foreign, chain, old_chain,
-    ];
+    let all = [named, other, locked, chain, old_chain];
     for path in all {
-        let size = if path == tile { 32 } else { 47 };
-        cache.write(path, &vec![b'x'; size]);
+        cache.write(path, &[b'x'; 47]);
     }
     cache.write("cache/download/example.com/locked/@v/v1.0.0.lock", b"");
     let back = |path: &str, by: i64| {
@@ -528,12 +514,12 @@ fn used_is_what_the_project_names_or_the_job_brought() {
         back(path, 7200);
     }
     back("cache/download/example.com/locked/@v/v1.0.0.lock", -5);
-    let mut want = vec![named, locked, tile, looked_up, chain];
+    let mut want = vec![named, locked, chain];
     want.sort_unstable();
     assert_eq!(used(), want);
     back("cache/download/example.com/locked/@v/v1.0.0.lock", 86_400);
     back(other, -60);
-    let mut want = vec![named, other, tile, looked_up, chain];
+    let mut want = vec![named, other, chain];
     want.sort_unstable();
     assert_eq!(used(), want);
     assert!(cache.items().iter().all(|i| cache.source.used(i, None)));
@@ -561,6 +547,8 @@ fn a_mirror_touches_nothing_but_the_download_tree() {
         ("cache/download/example.com/m/@v/v1.0.0.zip", false, false),
         ("cache/download/example.com/m/@v/v1.0.0.lock", false, true),
         ("cache/download/example.com/m/@v/list", false, true),
+        ("cache/download/sumdb", true, true),
+        ("cache/download/sumdb/sum.golang.org/tile", true, true),
         ("cache/vcs", true, true),
         ("cache/lock", false, true),
         ("example.com", true, true),

@@ -78,10 +78,32 @@ impl Wire {
             Some(_) => Condition::None,
             None => Condition::Absent,
         };
+        self.write_blob(&key, desc, body, condition).await
+    }
+
+    /// See [`crate::store::Sweep::replace`].
+    pub(super) async fn replace_blob(
+        self: &Arc<Self>,
+        desc: &Descriptor,
+        body: &Body,
+    ) -> Result<()> {
+        check_body(OP, desc, body).await?;
+        let key = keys::blob(&desc.digest);
+        let written = self.write_blob(&key, desc, body, Condition::None).await;
+        written.map(drop)
+    }
+
+    async fn write_blob(
+        self: &Arc<Self>,
+        key: &str,
+        desc: &Descriptor,
+        body: &Body,
+        condition: Condition,
+    ) -> Result<Put> {
         if desc.size <= self.config.part_bytes() {
-            self.put_whole(&key, desc, body, condition).await
+            self.put_whole(key, desc, body, condition).await
         } else {
-            self.put_in_parts(&key, desc.size, body, condition).await
+            self.put_in_parts(key, desc.size, body, condition).await
         }
     }
 

@@ -20,10 +20,11 @@ use super::{
     put::{Condition, acl, sse, storage_class},
 };
 use crate::{
+    artifact::Descriptor,
     digest::Digest,
     entry::Time,
     store::{
-        StoredBlob, Sweep,
+        Body, StoredBlob, Sweep,
         error::{Error, ErrorKind, Result},
         keys::{self, Key},
         record,
@@ -106,6 +107,11 @@ impl Sweep for S3 {
     async fn remove_mark(&self, name: &str) -> Result<()> {
         let removed = self.wire.delete("remove mark", &keys::mark(name)).await;
         removed.map_err(|e| e.at(&self.wire.url, name))
+    }
+
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()> {
+        let replaced = self.wire.replace_blob(desc, body).await;
+        replaced.map_err(|e| e.at(&self.wire.url, desc.digest))
     }
 
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {

@@ -80,7 +80,11 @@ impl Core {
     }
 
     /// Past the front. Whole blobs are verified on the way.
-    async fn direct(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+    pub(super) async fn direct(
+        &self,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
         let verified = Verified::new(self.remote.store.clone());
         let asked = verified.get(desc, range);
         let found = self.health.ask("get", asked).await?;

@@ -3,101 +3,32 @@
 //! Builds through this daemon would go on and push nothing again, and everybody else would miss. So whoever reads a tag has it
 //! looked after now and then, beside the read: what it leads to and the remote does not have is sent again.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::{sync::mpsc, time::Instant};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::ready, stream};
 
 use super::{
     Core,
     counts::add,
     front::passed_by,
     send::{AT_ONCE, not_ours},
+    turns::Job,
 };
 use crate::{
     artifact::{Descriptor, Manifest, Tag, media, outline::Outline},
     digest::Digest,
     store::{
-        Error, ErrorKind, Repository,
-        behind::{Behind, Hides},
+        Error, ErrorKind, Put, Repository, Sweep as _,
+        behind::{Behind, Hides, Look},
         error::Result,
         keys::Repo,
     },
     task,
 };
 
-/// How often a tag is looked after: where nothing is lost, a few requests an hour.
-pub(super) const EVERY: Duration = Duration::from_hours(6);
-/// Most tags of which it is known when they were.
-const MAX_TAGS: usize = 10_000;
-/// Most that wait for it; the next read asks for it again.
-const MAX_WAITING: usize = 64;
 /// Most digests that one tag leads to which are looked at.
 const MAX_DIGESTS: usize = 100_000;
-
-type Key = (Repo, Tag);
-
-/// A tag that was read, and what it points at.
-pub(super) struct Job {
-    key: Key,
-    digest: Digest,
-}
-
-/// When tags were looked after, and which are to be.
-pub(super) struct Lost {
-    looked: Mutex<HashMap<Key, Instant>>,
-    send: mpsc::Sender<Job>,
-    jobs: tokio::sync::Mutex<mpsc::Receiver<Job>>,
-}
-
-impl Lost {
-    pub(super) fn new() -> Self {
-        let (send, jobs) = mpsc::channel(MAX_WAITING);
-        Self {
-            looked: Mutex::default(),
-            send,
-            jobs: tokio::sync::Mutex::new(jobs),
-        }
-    }
-
-    fn looked(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
-        // Nothing can panic while it is held.
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Somebody read a tag, and the remote said that it points at `digest`.
-    pub(super) fn was_read(&self, repo: &Repo, tag: &Tag, digest: &Digest) {
-        let key = (repo.clone(), tag.clone());
-        let mut looked = self.looked();
-        let is_due = |at: &Instant| at.elapsed() >= EVERY;
-        if looked.get(&key).is_some_and(|at| !is_due(at)) {
-            return;
-        }
-        if looked.len() >= MAX_TAGS {
-            looked.retain(|_, at| !is_due(at));
-        }
-        let job = Job {
-            key: key.clone(),
-            digest: *digest,
-        };
-        if looked.len() < MAX_TAGS && self.send.try_send(job).is_ok() {
-            looked.insert(key, Instant::now());
-        }
-    }
-
-    async fn next(&self) -> Job {
-        match self.jobs.lock().await.recv().await {
-            Some(job) => job,
-            // The sender is ours, so it cannot be gone.
-            None => std::future::pending().await,
-        }
-    }
-}
 
 /// What a manifest names: other manifests, and blobs. Of a document that nobody understands, nothing.
 fn named(manifest: &Manifest) -> (Vec<Digest>, Vec<Digest>) {
@@ -114,7 +45,7 @@ impl Core {
     /// Looks after one tag after the other while the remote is up; never ends.
     pub(super) async fn look_after_all(self: Arc<Self>) {
         loop {
-            let job = self.lost.next().await;
+            let job = self.turns.next().await;
             self.health.up().await;
             let Job {
                 key: (repo, tag),
@@ -125,7 +56,7 @@ impl Core {
             };
             tracing::warn!(%repo, %tag, %error, "A tag was not looked after: the remote store may have lost some of what it names");
             if error.is_temporary() {
-                self.lost.looked().remove(&job.key);
+                self.turns.forget(&job.key);
             }
         }
     }
@@ -173,14 +104,14 @@ impl Core {
         if self.seen.contains(&digest) {
             return Ok(());
         }
-        match self.restore(&digest).await? {
+        match self.restore(&digest, Look::Size).await? {
             Behind::Lost(e) => Err(e),
             Behind::Kept | Behind::SentAgain => Ok(()),
         }
     }
 
-    /// The size of a blob that is in front alone, and does not wait to be sent.
-    async fn hidden(&self, digest: &Digest) -> Result<Option<u64>> {
+    /// The size of a blob that is whole in front alone, and does not wait to be sent.
+    async fn hidden(&self, digest: &Digest, look: Look) -> Result<Option<u64>> {
         // To look is no use of it.
         let size = passed_by(self.front.store.stat(digest).await).flatten();
         let waits = self.unsent.contains(digest) || self.queue.manifests().contains(digest);
@@ -188,7 +119,9 @@ impl Core {
             return Ok(None);
         };
         let stat = self.remote.store.stat(digest);
-        if self.health.ask("stat", stat).await?.is_some() {
+        // Of another size it is damaged: the one in front was hashed.
+        let is_there = self.health.ask("stat", stat).await? == Some(size);
+        if is_there && (look == Look::Size || self.is_whole_behind(digest, size).await?) {
             self.seen.insert(digest);
             return Ok(None);
         }
@@ -196,7 +129,24 @@ impl Core {
         Ok((!self.unsent.contains(digest)).then_some(size))
     }
 
-    async fn send_again(&self, digest: &Digest, size: u64) -> Result<()> {
+    /// Reads what the remote has.
+    async fn is_whole_behind(&self, digest: &Digest, size: u64) -> Result<bool> {
+        let read = async {
+            let Some(stream) = self
+                .direct(&Descriptor::new("", *digest, size), 0..size)
+                .await?
+            else {
+                return Ok(false);
+            };
+            stream.try_for_each(|_| ready(Ok(()))).await.map(|()| true)
+        };
+        match read.await {
+            Err(e) if e.kind == ErrorKind::Corrupt => Ok(false),
+            other => other,
+        }
+    }
+
+    async fn send_again(&self, digest: &Digest, size: u64, look: Look) -> Result<()> {
         let desc = Descriptor::new("", *digest, size);
         let lost = || {
             Error::new(
@@ -216,7 +166,11 @@ impl Core {
             Err(e) => return Err(e),
         };
         let put = self.remote.store.put(&desc, &body);
-        self.health.send("put", put).await.map_err(not_ours)?;
+        let put = self.health.send("put", put).await.map_err(not_ours)?;
+        if look == Look::Bytes && put == Put::Existed {
+            // By its size it is whole; its bytes were read.
+            self.replace(&desc, &body).await.map_err(not_ours)?;
+        }
         self.seen.insert(digest);
         add(&self.counts.sent_blobs, 1);
         add(&self.counts.sent_bytes, size);
@@ -226,14 +180,14 @@ impl Core {
 
 #[async_trait]
 impl Hides for Core {
-    async fn restore(&self, digest: &Digest) -> Result<Behind> {
-        let Some(size) = self.hidden(digest).await? else {
+    async fn restore(&self, digest: &Digest, look: Look) -> Result<Behind> {
+        let Some(size) = self.hidden(digest, look).await? else {
             return Ok(Behind::Kept);
         };
         self.seen.forget(&[*digest]);
-        match self.send_again(digest, size).await {
+        match self.send_again(digest, size, look).await {
             Ok(()) => {
-                tracing::warn!(%digest, "The remote store had lost a blob, and was sent it again: does a lifecycle rule delete there?");
+                tracing::warn!(%digest, "The remote store had lost or damaged a blob, and was sent it again: does a lifecycle rule delete there?");
                 Ok(Behind::SentAgain)
             }
             Err(e) => Ok(Behind::Lost(e)),

@@ -35,6 +35,7 @@ mod sweep;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod unsent;
 mod uses;
 mod wait;

@@ -71,12 +71,14 @@ impl Core {
             Ok(None) => {
                 self.must_be_there(
                     &job.digest,
+                    job.size,
                     "it is no longer in front, or was damaged there",
                 )
                 .await?;
             }
             Err(e) if e.kind == ErrorKind::Corrupt => {
-                self.must_be_there(&job.digest, &e.message).await?;
+                self.must_be_there(&job.digest, job.size, &e.message)
+                    .await?;
             }
             Err(e) => return Err(e),
         }
@@ -87,11 +89,11 @@ impl Core {
 
     /// # Errors
     /// `Corrupt` if the remote does not have the blob either.
-    async fn must_be_there(&self, digest: &Digest, why: &str) -> Result<()> {
+    async fn must_be_there(&self, digest: &Digest, size: u64, why: &str) -> Result<()> {
         let stat = self.remote.store.stat(digest);
         match self.health.ask("stat", stat).await.map_err(not_ours)? {
-            Some(_) => Ok(()),
-            None => Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest)),
+            Some(found) if found == size => Ok(()),
+            _ => Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest)),
         }
     }
 
@@ -121,14 +123,15 @@ impl Core {
             }
             let stat = self.remote.store.stat(&digest);
             let stat = self.health.ask("stat", stat).await.map_err(not_ours)?;
-            if stat.is_some() {
+            // Somebody found it here and did not send it, though the remote lost it, or damaged it.
+            let pin = self.front.uses.pin(&digest).await;
+            let size = self.front.stat(&digest).await;
+            if stat.is_some() && (size.is_none() || size == stat) {
                 self.seen.insert(&digest);
                 return Ok(());
             }
             self.seen.forget(&[digest]);
-            // Somebody found it here and did not send it, though the remote lost it.
-            let pin = self.front.uses.pin(&digest).await;
-            let Some(size) = self.front.stat(&digest).await else {
+            let Some(size) = size else {
                 // A manifest may name what is nowhere; its reader copes (distribution spec, "Pushing manifests").
                 tracing::debug!(%digest, "A blob that is named is neither in front nor behind");
                 return Ok(());

@@ -6,10 +6,11 @@ use bytes::Bytes;
 
 use super::{Core, front::passed_by};
 use crate::{
+    artifact::Descriptor,
     digest::Digest,
     entry::Time,
     store::{
-        StoredBlob, Sweep,
+        Body, StoredBlob, Sweep,
         error::{Error, ErrorKind, Result},
     },
 };
@@ -76,6 +77,11 @@ impl Sweep for Core {
     async fn remove_mark(&self, name: &str) -> Result<()> {
         let asked = self.sweeper()?.remove_mark(name);
         self.health.ask("remove mark", asked).await
+    }
+
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()> {
+        let asked = self.sweeper()?.replace(desc, body);
+        self.health.send("put", asked).await
     }
 
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {

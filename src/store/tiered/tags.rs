@@ -129,7 +129,7 @@ impl One {
     /// A client read a tag. Verbs look for themselves.
     fn was_read(&self, tag: &Tag, digest: Option<&Digest>) {
         if let Some(digest) = digest.filter(|_| self.patience == Patience::Short) {
-            self.core.lost.was_read(&self.name, tag, digest);
+            self.core.turns.was_read(&self.name, tag, digest);
         }
     }
 

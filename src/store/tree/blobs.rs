@@ -185,12 +185,11 @@ impl Tree {
     pub(in crate::store) fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
         let desc = manifest.descriptor();
         let there = self.read_manifest("publish", &desc.digest, String::new());
+        let (body, never) = (Body::Bytes(manifest.bytes.clone()), AtomicBool::new(false));
         if there.is_err_and(|e| e.kind == ErrorKind::Corrupt) {
-            self.remove("publish", &keys::blob(&desc.digest))?;
+            return self.replace_blob(&desc, &body, &never);
         }
-        let body = Body::Bytes(manifest.bytes.clone());
-        self.put_blob(&desc, &body, &AtomicBool::new(false))?;
-        Ok(())
+        self.put_blob(&desc, &body, &never).map(drop)
     }
 
     /// Lets a blob count as written now; `false` if there is none.
@@ -239,22 +238,46 @@ impl Tree {
         if self.is_found(desc, &dir, name)? {
             return Ok(Put::Existed);
         }
-        let mode = mode_for_blobs(&dir)?;
+        self.write_blob(desc, body, stop, &dir, name)?;
+        Ok(Put::Stored)
+    }
+
+    /// As [`Self::put_blob`], over whatever is there.
+    pub(in crate::store) fn replace_blob(
+        &self,
+        desc: &Descriptor,
+        body: &Body,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        check_body_blocking("put", desc, body)?;
+        let key = keys::blob(&desc.digest);
+        let (folder, name) = split(&key);
+        let dir = self.make_dir(folder).map_err(io_of("put"))?;
+        self.write_blob(desc, body, stop, &dir, name)
+    }
+
+    fn write_blob(
+        &self,
+        desc: &Descriptor,
+        body: &Body,
+        stop: &AtomicBool,
+        dir: &fs::Dir,
+        name: &str,
+    ) -> Result<()> {
+        let mode = mode_for_blobs(dir)?;
         if let Body::Spool(spool) = body
             && matches!(desc.digest, Digest::Sha256(_))
-            && self.link_spool(spool, &dir, name, mode)?
+            && self.link_spool(spool, dir, name, mode)?
         {
-            self.came(&desc.digest, &dir, name)?;
-            return Ok(Put::Stored);
+            return self.came(&desc.digest, dir, name);
         }
         let mut temp = self.temp("put")?;
         copy(desc, body, &mut temp, stop)?;
         if stop.load(Ordering::Relaxed) {
             return Err(stopped());
         }
-        temp.commit("put", mode, &dir, name)?;
-        self.came(&desc.digest, &dir, name)?;
-        Ok(Put::Stored)
+        temp.commit("put", mode, dir, name)?;
+        self.came(&desc.digest, dir, name)
     }
 
     /// What was hashed on its way in need not be hashed before it goes out.

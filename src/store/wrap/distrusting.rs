@@ -22,7 +22,7 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
-        Result, Store, Sweep, TagStore, check_body,
+        Result, Store, Sweep, TagStore,
     },
 };
 
@@ -33,30 +33,17 @@ const MAX_KNOWN: usize = 10_000;
 
 /// Blobs that came with wrong bytes.
 #[derive(Debug, Default)]
-pub struct Distrust(Mutex<HashMap<Digest, Found>>);
-
-/// When a damaged blob was found: to count from, and to compare with when a blob was written.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    at: Instant,
-    time: Time,
-}
+pub struct Distrust(Mutex<HashMap<Digest, Instant>>);
 
 impl Distrust {
-    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Found>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
         // Nothing can panic while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn covers(&self, digest: &Digest) -> bool {
-        self.found(digest).is_some()
-    }
-
-    /// When it was found, if it is distrusted still.
-    fn found(&self, digest: &Digest) -> Option<Time> {
         let known = self.known();
-        let found = known.get(digest).filter(|f| f.at.elapsed() < DISTRUST);
-        found.map(|f| f.time)
+        known.get(digest).is_some_and(|at| at.elapsed() < DISTRUST)
     }
 
     /// Notes why a read failed, if the store has as many bytes as the reader asked for. Where it has not, the question may be what is
@@ -76,8 +63,7 @@ impl Distrust {
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
-        let (at, time) = (Instant::now(), Time::now());
-        known.insert(*digest, Found { at, time });
+        known.insert(*digest, Instant::now());
     }
 
     fn forget(&self, digest: &Digest) {
@@ -89,7 +75,7 @@ impl Distrust {
 pub struct Distrusting {
     inner: Arc<dyn Store>,
     distrust: Arc<Distrust>,
-    /// Takes the damaged one away; where nobody can, it stays, and stays distrusted.
+    /// Writes over the damaged one; where nobody can, it stays, and stays distrusted.
     sweep: Option<Arc<dyn Sweep>>,
 }
 
@@ -146,17 +132,18 @@ impl BlobStore for Distrusting {
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         let digest = &desc.digest;
-        let Some(found) = self.distrust.found(digest) else {
+        if !self.distrust.covers(digest) {
             return self.inner.put(desc, body).await;
-        };
-        // Other bytes take nothing away.
-        check_body("put", desc, body).await?;
-        if let Some(sweep) = &self.sweep {
-            // What somebody else has brought since stays.
-            sweep.remove(&[*digest], found).await?;
         }
-        let put = self.inner.put(desc, body).await?;
-        if put == Put::Stored || self.sweep.is_some() || self.is_whole(desc).await {
+        let put = match &self.sweep {
+            // It is never absent meanwhile, and nothing that repositories say of it goes: it may be others' too.
+            Some(sweep) => {
+                sweep.replace(desc, body).await?;
+                Put::Stored
+            }
+            None => self.inner.put(desc, body).await?,
+        };
+        if put == Put::Stored || self.is_whole(desc).await {
             self.distrust.forget(digest);
         }
         Ok(put)
@@ -203,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::store::{
+        Records as _,
         disk::{Disk, Settings},
         keys,
         keys::Repo,
@@ -254,26 +242,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_daemon_has_brought_since_is_not_taken_away() {
+    async fn mending_a_damaged_blob_takes_it_from_no_repository() {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::default();
         let disk = Disk::open(dir.path(), Repo::cli(), &settings).await;
         let disk = Arc::new(disk.unwrap());
+        let theirs: Repo = "secret/app".parse().unwrap();
+        let manifest = Manifest::sniff(r#"{"schemaVersion":2,"manifests":[]}"#);
+        let theirs_store = disk.in_repo(theirs.clone());
+        let published = theirs_store.publish(&manifest, None, &Expect::Anything);
+        published.await.unwrap();
+        let desc = manifest.descriptor();
+        let records = [
+            keys::manifest(&theirs, &desc.digest),
+            keys::linked(&theirs, &desc.digest),
+        ];
+        let linked = Bytes::from_static(b"{}");
+        disk.write_record(&records[1], linked).await.unwrap();
+
+        // Somebody else brings it, as a blob.
         let distrust = Arc::<Distrust>::default();
         let store = Distrusting::new(disk.clone(), distrust.clone(), Some(disk.clone()));
-        let desc = Descriptor::of("x/y", BYTES);
-        let body = Body::Bytes(Bytes::from_static(BYTES));
-        distrust.add(
-            &desc.digest,
-            &Error::new(ErrorKind::Corrupt, "get", "damaged"),
-        );
-        disk.put(&desc, &body).await.unwrap();
-        // Clocks of file systems are coarse.
-        let file = std::fs::File::open(dir.path().join(keys::blob(&desc.digest))).unwrap();
-        let later = std::time::SystemTime::now() + Duration::from_secs(2);
-        file.set_modified(later).unwrap();
-        assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Existed);
-        assert!(store.stat(&desc.digest).await.unwrap().is_some());
+        let error = Error::new(ErrorKind::Corrupt, "get", "damaged");
+        distrust.add(&desc.digest, &error);
+        let path = dir.path().join(keys::blob(&desc.digest));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, vec![b'x'; manifest.bytes.len()]).unwrap();
+        let body = Body::Bytes(manifest.bytes.clone());
+        assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
+        for key in &records {
+            let read = disk.read_record(key, 1000).await.unwrap();
+            assert!(read.is_some(), "{key} is gone");
+        }
+        let found = theirs_store.resolve(&desc.digest.into()).await.unwrap();
+        assert_eq!(found.unwrap().manifest, manifest);
     }
 
     #[tokio::test]

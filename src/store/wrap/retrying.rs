@@ -527,6 +527,11 @@ impl Sweep for Retrying<dyn Sweep> {
         Ok(())
     }
 
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()> {
+        self.run(|| self.inner.replace(desc, body)).await?;
+        Ok(())
+    }
+
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
         Ok(self
             .run(|| self.inner.remove(digests, unless_newer_than))

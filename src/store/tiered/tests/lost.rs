@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::store::{
-    behind::{Behind, Hides as _},
+    behind::{Behind, Hides as _, Look},
     keys,
-    tiered::lost::EVERY,
+    tiered::turns::EVERY,
 };
 
 /// Where the bytes of a blob are at the remote.
@@ -15,6 +15,12 @@ fn file(world: &World, digest: &Digest) -> std::path::PathBuf {
 /// A lifecycle rule takes them away, past every daemon.
 fn lose(world: &World, digest: &Digest) {
     std::fs::remove_file(file(world, digest)).unwrap();
+}
+
+/// A hand in the console puts something else in their place.
+fn damage(world: &World, digest: &Digest, bytes: &[u8]) {
+    lose(world, digest);
+    std::fs::write(file(world, digest), bytes).unwrap();
 }
 
 async fn layers(manifest: &Manifest) -> Vec<Digest> {
@@ -159,20 +165,40 @@ async fn whoever_verifies_is_told_what_the_front_hides() {
     let core = &daemon.tiered.core;
     let manifest = push(&daemon.repo("a"), "t", 1).await.unwrap();
     let layer = layers(&manifest).await[0];
-    assert!(matches!(core.restore(&layer).await, Ok(Behind::Kept)));
+    assert!(matches!(
+        core.restore(&layer, Look::Size).await,
+        Ok(Behind::Kept)
+    ));
     lose(&world, &layer);
     daemon.link.refuse("put");
-    assert!(matches!(core.restore(&layer).await, Ok(Behind::Lost(_))));
+    assert!(matches!(
+        core.restore(&layer, Look::Size).await,
+        Ok(Behind::Lost(_))
+    ));
     daemon.link.refuse_nothing();
-    assert!(matches!(core.restore(&layer).await, Ok(Behind::SentAgain)));
-    assert!(matches!(core.restore(&layer).await, Ok(Behind::Kept)));
+    assert!(matches!(
+        core.restore(&layer, Look::Size).await,
+        Ok(Behind::SentAgain)
+    ));
+    assert!(matches!(
+        core.restore(&layer, Look::Size).await,
+        Ok(Behind::Kept)
+    ));
     assert_eq!(world.at_remote("a", "t").await, Some(manifest));
     daemon.outage().await;
-    assert!(core.restore(&layer).await.unwrap_err().is_temporary());
+    assert!(
+        core.restore(&layer, Look::Size)
+            .await
+            .unwrap_err()
+            .is_temporary()
+    );
     // What waits to be sent is not lost.
     let waiting = push(&daemon.repo("a"), "t", 2).await.unwrap();
     for digest in [layers(&waiting).await[0], waiting.digest] {
-        assert!(matches!(core.restore(&digest).await, Ok(Behind::Kept)));
+        assert!(matches!(
+            core.restore(&digest, Look::Size).await,
+            Ok(Behind::Kept)
+        ));
     }
 }
 
@@ -189,9 +215,51 @@ async fn a_damaged_copy_in_front_is_not_sent_in_place_of_what_was_lost() {
     std::fs::remove_file(&near).unwrap();
     std::fs::write(&near, bytes).unwrap();
     // Found to be damaged, it counts as there in neither.
-    let found = daemon.tiered.core.restore(&layer).await;
+    let found = daemon.tiered.core.restore(&layer, Look::Size).await;
     assert!(!matches!(found, Ok(Behind::SentAgain)), "{found:?}");
     assert!(!file(&world, &layer).exists());
     let doors = daemon.repo("a");
     assert_eq!(doors.stat_blob(&layer).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_remote_has_in_another_size_is_damaged_and_sent_again() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let core = &daemon.tiered.core;
+    let repo = daemon.repo("a");
+    let manifest = push(&repo, "t", 1).await.unwrap();
+    let layer = layers(&manifest).await[0];
+    for bytes in [&b""[..], &[7; 6000]] {
+        damage(&world, &layer, bytes);
+        let found = core.restore(&layer, Look::Size).await.unwrap();
+        assert!(matches!(found, Behind::SentAgain), "{found:?}");
+        assert_eq!(world.at_remote("a", "t").await.as_ref(), Some(&manifest));
+    }
+    // Also where a client is told that it is there, and publishes.
+    damage(&world, &layer, b"");
+    tokio::time::advance(Duration::from_mins(3)).await;
+    let (desc, _) = blob(&data(5000, 1));
+    let next = image(&[&desc], 2);
+    repo.put_manifest(&next, &[tag("t")]).await.unwrap();
+    assert_eq!(world.at_remote("a", "t").await, Some(next));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_verifies_bytes_has_those_of_the_remote_read() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let core = &daemon.tiered.core;
+    let manifest = push(&daemon.repo("a"), "t", 1).await.unwrap();
+    for digest in [layers(&manifest).await[0], manifest.digest] {
+        let size = std::fs::metadata(file(&world, &digest)).unwrap().len();
+        damage(&world, &digest, &vec![7; size as usize]);
+        let found = core.restore(&digest, Look::Size).await.unwrap();
+        assert!(matches!(found, Behind::Kept), "{found:?}");
+        let found = core.restore(&digest, Look::Bytes).await.unwrap();
+        assert!(matches!(found, Behind::SentAgain), "{found:?}");
+        let found = core.restore(&digest, Look::Bytes).await.unwrap();
+        assert!(matches!(found, Behind::Kept), "{found:?}");
+    }
+    assert_eq!(world.at_remote("a", "t").await, Some(manifest));
 }

@@ -406,6 +406,11 @@ impl Sweep for Linked {
         self.sweep.renew(digest).await
     }
 
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()> {
+        self.link.pass("put", desc.digest).await?;
+        self.sweep.replace(desc, body).await
+    }
+
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
         self.link.pass("sweep", digests.len()).await?;
         self.sweep.remove(digests, unless_newer_than).await
