@@ -80,6 +80,8 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
         ErrorKind::Full if daemon && [" memory", " MB ", "other calls", "a place"].iter().any(|s| e.message.contains(s)) => {
             "this is not about its disk: try again when other calls to the daemon have ended".to_owned()
         }
+        // What waits leaves when the store is back, and by nothing else.
+        ErrorKind::Full if e.message.contains("waits for the remote store") => return None,
         ErrorKind::Full if daemon => {
             "free some room there with `cachectl prune`, or try again later".to_owned()
         }
