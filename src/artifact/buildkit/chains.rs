@@ -34,6 +34,11 @@ impl Chains {
         &self.links[id]
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
+    }
+
     /// The chain of each layer of a config, its parents included.
     pub(super) fn of_layers(&mut self, layers: &[CacheLayer]) -> Vec<ChainId> {
         let mut known: Vec<Option<ChainId>> = vec![None; layers.len()];

@@ -3,7 +3,7 @@
 //! A merged manifest describes each layer once, so of two claims about one layer at most one can be served. A part whose claim is
 //! another is served without that layer; nobody else loses anything by what it says.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry};
 
 use super::{CacheManifest, Form, Part, descriptors, merge::ranked};
 use crate::{artifact::Descriptor, digest::Digest};
@@ -37,24 +37,38 @@ pub struct Claims(BTreeMap<Digest, Claim>);
 
 impl Claims {
     /// The claims of the parts that were pushed last: what holds where nobody knows better, until the next push.
-    pub fn of_last_pushed(parts: &[Part]) -> Self {
+    ///
+    /// A claim counts if it is about a layer that is here, so not among `lost`, and if BuildKit could use it: a part that contradicts
+    /// itself about a layer says nothing of it.
+    pub fn of_last_pushed(parts: &[Part], lost: &HashSet<(Digest, u64)>) -> Self {
         let mut first: HashMap<Digest, Claim> = HashMap::new();
         let mut disputed = BTreeMap::new();
-        for layer in ranked(parts).iter().flat_map(|p| p.manifest.layers()) {
-            let claim = Claim::of(layer);
-            let Some(known) = first.get_mut(&layer.digest) else {
-                first.insert(layer.digest, claim);
-                continue;
-            };
-            if !known.agrees(&claim) {
-                disputed.insert(layer.digest, known.clone());
-            }
-            // Who says nothing of the plain tar agrees with the next one that does.
-            if known.diff_id.is_none() && known.media_type == claim.media_type {
-                known.diff_id = claim.diff_id;
+        for (digest, word) in ranked(parts).iter().flat_map(|p| here(&p.manifest, lost)) {
+            let claim = Claim::of(&word);
+            match first.entry(digest) {
+                Entry::Vacant(place) => {
+                    place.insert(claim);
+                }
+                Entry::Occupied(known) if !known.get().agrees(&claim) => {
+                    disputed.insert(digest, known.get().clone());
+                }
+                Entry::Occupied(_) => {}
             }
         }
         Self(disputed)
+    }
+
+    /// The disputed layers of which each part claims something, with their sizes; the part pushed last first.
+    pub fn by_part(
+        &self,
+        parts: &[Part],
+        lost: &HashSet<(Digest, u64)>,
+    ) -> Vec<BTreeSet<(Digest, u64)>> {
+        let claimed = |part: &&Part| {
+            let words = here(&part.manifest, lost).map(|(digest, word)| (digest, word.size));
+            words.filter(|(d, _)| self.0.contains_key(d)).collect()
+        };
+        ranked(parts).iter().map(claimed).collect()
     }
 
     /// The layers that are disputed, sorted.
@@ -78,4 +92,15 @@ impl Claims {
         });
         denied.map(|l| l.digest).collect()
     }
+}
+
+/// What a manifest says of layers that are here.
+fn here(
+    manifest: &CacheManifest,
+    lost: &HashSet<(Digest, u64)>,
+) -> impl Iterator<Item = (Digest, Descriptor)> {
+    let words = descriptors::said(manifest).into_iter();
+    words.filter(|(digest, word)| {
+        !manifest.elsewhere().contains(digest) && !lost.contains(&(*digest, word.size))
+    })
 }

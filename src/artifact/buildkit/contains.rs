@@ -3,15 +3,25 @@
 use std::collections::HashSet;
 
 use super::{CacheConfig, Part, descriptors, graph::Graph};
+use crate::{artifact::Descriptor, digest::Digest};
 
 /// Says whether all that can be found in `older` can be found in `newer` in the same ways, so that `older` may be dropped.
 ///
 /// Each of its keys with a usable result must have one in `newer`, by all the alternatives of all its inputs. The results may differ:
-/// they are of the same key. In doubt false, also where `older` alone knows that two keys of `newer` are one.
+/// they are of the same key. In doubt false, also where `older` alone knows that two keys of `newer` are one, and where they contradict
+/// each other about a layer.
 pub fn contains(newer: &Part, older: &Part) -> bool {
     // By its own manifest alone: what another one says about a layer of it takes nothing away from it.
     let of_newer = with_result(newer);
     let of_older = with_result(older);
+    let words = descriptors::said(&newer.manifest);
+    let contradicts = |(digest, word): (&Digest, &Descriptor)| {
+        let other = words.get(digest);
+        other.is_some_and(|other| !descriptors::agree(word, other))
+    };
+    if descriptors::said(&older.manifest).iter().any(contradicts) {
+        return false;
+    }
     // Keys that are one have one digest: most parts differ here, long before their graphs are folded.
     let known: HashSet<&str> = digests(newer, &of_newer).collect();
     if !digests(older, &of_older).all(|digest| known.contains(digest)) {

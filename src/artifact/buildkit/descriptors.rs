@@ -1,8 +1,8 @@
-//! What several manifests say about their blobs, and whether they agree.
+//! What manifests say about their blobs, as far as BuildKit can use it.
 
-use std::collections::{HashMap, HashSet, hash_map::Entry};
+use std::collections::{HashMap, hash_map::Entry};
 
-use super::{Form, Part};
+use super::{CacheManifest, Form, Part, time};
 use crate::{
     artifact::{Descriptor, annotations, media},
     digest::Digest,
@@ -16,6 +16,15 @@ const NAMES: [(&str, &str); 5] = [
     (media::LAYER_FOREIGN, media::DOCKER_LAYER_FOREIGN),
     (media::LAYER_FOREIGN_GZIP, media::DOCKER_LAYER_FOREIGN_GZIP),
 ];
+
+/// The annotations that BuildKit and its stargz snapshotter read, besides the diffID (moby/buildkit `cache/remotecache/v1/utils.go`,
+/// `cache/blobs.go`): RFC 3339, a digest, a number. All others are left out of a merged manifest.
+const CREATED_AT: &str = "buildkit/createdat";
+const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+const PLAIN_SIZE: &str = "io.containers.estargz.uncompressed-size";
+/// Bytes of such a time or number at most, and of a media type (RFC 6838 has 127 for each of its two names).
+const MAX_TIME: usize = 40;
+const MAX_MEDIA_TYPE: usize = 255;
 
 /// The form of a manifest that holds the blobs of all `parts`.
 ///
@@ -34,45 +43,70 @@ pub(super) fn form(parts: &[&Part]) -> Form {
 
 /// The descriptors of all blobs that BuildKit can use, with media types of `form`'s family.
 ///
-/// Annotations are those of all parts, the later by its bytes where two differ; those that say where a blob may be mounted from are
-/// left out, since they are of another registry. A blob is not among them if no part says its diffID, which the importer needs, or
-/// if two parts contradict each other in size, diffID or media type: one of them is wrong, and doubt is a miss.
+/// Each is the word of the first of `parts` (so of the one pushed last, where they are ranked) that has one: what others say of the
+/// blob changes nothing of it.
 pub(super) fn usable(parts: &[&Part], form: Form) -> HashMap<Digest, Descriptor> {
     let mut blobs: HashMap<Digest, Descriptor> = HashMap::new();
-    let mut disputed: HashSet<Digest> = HashSet::new();
-    for said in parts.iter().flat_map(|p| p.manifest.layers()) {
-        let mut ours = Descriptor::new(layer_type(&said.media_type, form), said.digest, said.size);
-        let kept = said
-            .annotations
-            .iter()
-            .filter(|(k, _)| !k.starts_with(annotations::DISTRIBUTION_SOURCE));
-        ours.annotations = kept.map(|(k, v)| (k.clone(), v.clone())).collect();
-        match blobs.entry(said.digest) {
+    for (digest, mut word) in parts.iter().flat_map(|p| said(&p.manifest)) {
+        blobs.entry(digest).or_insert_with(|| {
+            word.media_type = layer_type(&word.media_type, form).to_owned();
+            word
+        });
+    }
+    blobs
+}
+
+/// What a manifest says of each of its layers, with OCI's media types.
+///
+/// A layer is not among them if an entry of it is none that BuildKit can use, or if two entries contradict each other in size, diffID
+/// or media type: doubt is a miss, and takes nothing from other manifests.
+pub(super) fn said(manifest: &CacheManifest) -> HashMap<Digest, Descriptor> {
+    let mut words: HashMap<Digest, Option<Descriptor>> = HashMap::new();
+    for layer in manifest.layers() {
+        let word = word(layer);
+        match words.entry(layer.digest) {
             Entry::Vacant(place) => {
-                place.insert(ours);
+                place.insert(word);
             }
             Entry::Occupied(mut known) => {
-                if !unite(known.get_mut(), ours) {
-                    disputed.insert(said.digest);
+                let same = known.get().as_ref().zip(word.as_ref());
+                if !same.is_some_and(|(a, b)| agree(a, b)) {
+                    known.insert(None);
                 }
             }
         }
     }
-    blobs.retain(|digest, d| !disputed.contains(digest) && diff_id(d).is_some());
-    blobs
+    let words = words.into_iter();
+    words.filter_map(|(d, word)| Some((d, word?))).collect()
 }
 
-/// Adds what `other` says of the same blob; false where it says another thing.
-fn unite(known: &mut Descriptor, other: Descriptor) -> bool {
-    let ids = (diff_id(known), diff_id(&other));
-    let differ = matches!(ids, (Some(a), Some(b)) if a != b);
-    for (key, value) in other.annotations {
-        let place = known.annotations.entry(key).or_default();
-        if *place < value {
-            *place = value;
-        }
+/// An entry as far as BuildKit reads it; `None` if it cannot use it: without a diffID, or with an annotation that is not what it must be.
+fn word(layer: &Descriptor) -> Option<Descriptor> {
+    if layer.media_type.len() > MAX_MEDIA_TYPE {
+        return None;
     }
-    !differ && known.size == other.size && known.media_type == other.media_type
+    let name = layer_type(&layer.media_type, Form::Image);
+    let mut word = Descriptor::new(name, layer.digest, layer.size);
+    for (key, value) in &layer.annotations {
+        let is_valid = match key.as_str() {
+            annotations::UNCOMPRESSED | TOC_DIGEST => value.parse::<Digest>().is_ok(),
+            CREATED_AT => value.len() <= MAX_TIME && time::parse(value).is_some(),
+            PLAIN_SIZE => value.len() <= MAX_TIME && value.parse::<u64>().is_ok(),
+            _ => continue,
+        };
+        if !is_valid {
+            return None;
+        }
+        word.annotations.insert(key.clone(), value.clone());
+    }
+    word.annotations
+        .contains_key(annotations::UNCOMPRESSED)
+        .then_some(word)
+}
+
+/// Says whether two words are of the same bytes and of the same plain tar.
+pub(super) fn agree(one: &Descriptor, other: &Descriptor) -> bool {
+    one.size == other.size && one.media_type == other.media_type && diff_id(one) == diff_id(other)
 }
 
 pub(super) fn diff_id(d: &Descriptor) -> Option<Digest> {

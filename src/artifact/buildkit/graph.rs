@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     CacheConfig, CacheRecord,
     fold::{Fold, Key, Way},
-    loops::{self, Ways},
+    loops::{self, Said, Ways},
     order::links_first,
 };
 use crate::digest::{Sha256, Sha256Hasher};
@@ -19,6 +19,17 @@ pub(super) struct Node<'a> {
     pub(super) inputs: Vec<Vec<(&'a str, usize)>>,
 }
 
+/// An alternative of a node's input, as one config has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Link {
+    /// The node.
+    pub(super) node: usize,
+    /// Which of its inputs.
+    pub(super) input: usize,
+    /// Which alternative of the input.
+    pub(super) way: usize,
+}
+
 /// Keys without loops; each comes after its inputs.
 ///
 /// Sorted by length of the longest way to a root, then by digest, then by a hash over all that leads to it.
@@ -28,12 +39,14 @@ pub(super) struct Graph<'a> {
     pub(super) nodes: Vec<Node<'a>>,
     /// The node of each record of each config; `None` for a key that can never be found again.
     pub(super) of: Vec<Vec<Option<usize>>>,
+    /// The alternatives that each config has, as far as they were not left out; sorted.
+    pub(super) links: Vec<Vec<Link>>,
     /// Alternatives that were left out because they loop.
     pub(super) loops: usize,
 }
 
 impl<'a> Graph<'a> {
-    /// Folds what is one in any of `configs`.
+    /// Folds what is one in any of `configs`; the most important first, whose links no other one takes away.
     pub(super) fn fold(configs: &[&'a CacheConfig]) -> Self {
         let mut names = Names::default();
         let mut fold = Fold::default();
@@ -63,13 +76,111 @@ impl<'a> Graph<'a> {
             };
             ways[*at] = fold.inputs(*key).iter().map(input).collect();
         }
-        let loops = loops::cut(&mut ways);
-        let (nodes, order) = arrange(&names, &digests, &ways);
+        let mut said: Vec<Vec<Said>> = Vec::with_capacity(configs.len());
+        for (config, of) in configs.iter().zip(&of) {
+            said.push(said_by(config, of, &mut names));
+        }
+        let loops = loops::cut(&mut ways, &said);
+        let named = |way: &(u32, usize)| (names.text(way.0), way.1);
+        let ways: Vec<Inputs> = ways
+            .iter()
+            .map(|inputs| {
+                inputs
+                    .iter()
+                    .map(|w| w.iter().map(named).collect())
+                    .collect()
+            })
+            .collect();
+        let digests: Vec<&str> = digests.iter().map(|d| names.text(*d)).collect();
+        let (nodes, order) = arrange(&digests, &ways);
         for node in of.iter_mut().flatten().flatten() {
             *node = order[*node];
         }
-        Self { nodes, of, loops }
+        let link = |s: &Said| {
+            let way = (order[s.link], names.text(s.selector));
+            let node = order[s.key];
+            let ways = &nodes[node].inputs[s.input];
+            let found = ways.binary_search_by_key(&way, |(selector, link)| (*link, *selector));
+            found.ok().map(|way| Link {
+                node,
+                input: s.input,
+                way,
+            })
+        };
+        let links = said.iter().map(|said| {
+            let mut links: Vec<Link> = said.iter().filter_map(link).collect();
+            links.sort_unstable();
+            links
+        });
+        let links = links.collect();
+        Self {
+            nodes,
+            of,
+            links,
+            loops,
+        }
     }
+
+    /// Only some nodes, sorted, and of the inputs of each the alternatives that pass; and the place of each of those nodes in it.
+    pub(super) fn only(
+        &self,
+        nodes: &[usize],
+        has_way: impl Fn(Link) -> bool,
+    ) -> (Self, Vec<usize>) {
+        let places: HashMap<usize, usize> = nodes.iter().copied().zip(0..).collect();
+        let digests: Vec<&str> = nodes.iter().map(|at| self.nodes[*at].digest).collect();
+        let inputs = |node: &usize| -> Inputs<'a> {
+            let inputs = self.nodes[*node].inputs.iter().enumerate();
+            let kept = inputs.map(|(input, ways)| {
+                let ways = ways.iter().enumerate().filter(|(way, _)| {
+                    has_way(Link {
+                        node: *node,
+                        input,
+                        way: *way,
+                    })
+                });
+                ways.map(|(_, (selector, link))| (*selector, places[link]))
+                    .collect()
+            });
+            kept.collect()
+        };
+        let ways: Vec<Inputs> = nodes.iter().map(inputs).collect();
+        let (nodes, places) = arrange(&digests, &ways);
+        let only = Self {
+            nodes,
+            of: Vec::new(),
+            links: Vec::new(),
+            loops: self.loops,
+        };
+        (only, places)
+    }
+}
+
+/// For each input its alternatives as (selector, key).
+type Inputs<'a> = Vec<Vec<(&'a str, usize)>>;
+
+/// The alternatives of a config, each once; `of` has the key of each of its records.
+fn said_by<'a>(config: &'a CacheConfig, of: &[Option<usize>], names: &mut Names<'a>) -> Vec<Said> {
+    let mut said = Vec::new();
+    for (record, key) in config.records().iter().zip(of) {
+        let Some(key) = *key else { continue };
+        for (input, ways) in record.inputs.iter().enumerate() {
+            for way in ways {
+                // No record links to a key for one use.
+                let Some(link) = of[way.link] else { continue };
+                let selector = names.id(&way.selector);
+                said.push(Said {
+                    key,
+                    input,
+                    selector,
+                    link,
+                });
+            }
+        }
+    }
+    said.sort_unstable();
+    said.dedup();
+    said
 }
 
 fn add<'a>(config: &'a CacheConfig, names: &mut Names<'a>, fold: &mut Fold) -> Vec<Option<Key>> {
@@ -98,7 +209,7 @@ fn add<'a>(config: &'a CacheConfig, names: &mut Names<'a>, fold: &mut Fold) -> V
 }
 
 /// The nodes in the order that [`Graph`] promises, and the place of each key in it.
-fn arrange<'a>(names: &Names<'a>, digests: &[u32], ways: &Ways) -> (Vec<Node<'a>>, Vec<usize>) {
+fn arrange<'a>(digests: &[&'a str], ways: &[Inputs<'a>]) -> (Vec<Node<'a>>, Vec<usize>) {
     let count = digests.len();
     let mut depths = vec![0_usize; count];
     let mut hashes = vec![Sha256([0; 32]); count];
@@ -108,40 +219,37 @@ fn arrange<'a>(names: &Names<'a>, digests: &[u32], ways: &Ways) -> (Vec<Node<'a>
         for (_, link) in ways[at].iter().flatten() {
             depths[at] = depths[at].max(depths[*link] + 1);
         }
-        hashes[at] = hash(names, digests[at], &ways[at], &hashes);
+        hashes[at] = hash(digests[at], &ways[at], &hashes);
     }
     let mut sorted: Vec<usize> = (0..count).collect();
-    sorted.sort_by_key(|at| (depths[*at], names.text(digests[*at]), hashes[*at]));
+    sorted.sort_by_key(|at| (depths[*at], digests[*at], hashes[*at]));
     let mut places = vec![0; count];
     for (place, at) in sorted.iter().enumerate() {
         places[*at] = place;
     }
-    let input = |ways: &Vec<(u32, usize)>| {
-        let named = ways.iter().map(|(s, link)| (names.text(*s), places[*link]));
+    let input = |ways: &Vec<(&'a str, usize)>| {
+        let named = ways.iter().map(|(s, link)| (*s, places[*link]));
         let mut named: Vec<_> = named.collect();
         named.sort_unstable_by_key(|(selector, link)| (*link, *selector));
         named
     };
     let node = |at: usize| Node {
-        digest: names.text(digests[at]),
+        digest: digests[at],
         inputs: ways[at].iter().map(input).collect(),
     };
     (sorted.into_iter().map(node).collect(), places)
 }
 
 /// Over the digest and all ways to the roots.
-fn hash(names: &Names, digest: u32, inputs: &[Vec<(u32, usize)>], hashes: &[Sha256]) -> Sha256 {
+fn hash(digest: &str, inputs: &[Vec<(&str, usize)>], hashes: &[Sha256]) -> Sha256 {
     let mut hasher = Sha256Hasher::default();
     let text = |hasher: &mut Sha256Hasher, text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     };
-    text(&mut hasher, names.text(digest));
+    text(&mut hasher, digest);
     for ways in inputs {
-        let mut ways: Vec<_> = ways
-            .iter()
-            .map(|(s, link)| (hashes[*link], names.text(*s)))
-            .collect();
+        let mut ways: Vec<_> = ways.iter().map(|(s, link)| (hashes[*link], *s)).collect();
         ways.sort_unstable();
         hasher.update(&(ways.len() as u64).to_le_bytes());
         for (link, selector) in ways {

@@ -13,6 +13,7 @@ use super::{
     chains::Chains,
     descriptors,
     graph::Graph,
+    trim::trim,
     write::{State, Writer, Written},
 };
 use crate::{
@@ -76,9 +77,10 @@ pub struct Dropped {
 /// Keys that BuildKit's reader would take for one become one. Of several results of a key that of the part which was pushed last
 /// stays (of the one with the larger digest, where both were pushed at once; within a part the newest, then the chain with the larger
 /// hash): when a result was made is what its builder says, so it decides nothing between parts, and no result is written as newer
-/// than its part. A result whose blobs are not all in the manifests does not count, so prune first. Over the limit, the keys go
-/// whose parts were pushed longest ago, by the newest result that they lead to: a base layer stays as long as something built on
-/// it. Takes some n·log(n) steps for n records and their links, and memory of some hundred bytes for each.
+/// than its part. So it is with descriptions of a layer, and with links that make a loop together. A result whose blobs are not all in
+/// the manifests does not count, so prune first. Over the limit each part gets its share, and then those pushed last what is left
+/// ([`super::trim`]): a base layer stays as long as something built on it. Takes some n·log(n) steps for n records and their links, and
+/// memory of some hundred bytes for each.
 ///
 /// One part alone comes out rewritten too; serve that as it is.
 pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Part>, limits: Limits) -> Merged {
@@ -88,8 +90,8 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Part>, limits: Limits) -> M
     let configs: Vec<&CacheConfig> = parts.iter().map(|p| &p.config).collect();
     let graph = Graph::fold(&configs);
     let mut chains = Chains::default();
-    let (results, unusable) = results(&parts, &graph, &mut chains, &blobs);
-    let order = order(&graph, &results);
+    let (states, unusable) = states(&parts, &graph, &mut chains, &blobs);
+    let results = results(&states, &graph, &chains);
     let writer = Writer {
         graph: &graph,
         chains: &chains,
@@ -97,13 +99,13 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Part>, limits: Limits) -> M
         results: &results,
         form,
     };
-    let written = fitting(&writer, &order, limits);
-    let all = order.iter().filter(|at| results[**at].is_some()).count();
+    let leading = writer.leading().len();
+    let written = fitting(&writer, &states, limits);
     Merged {
         dropped: Dropped {
-            records: order.len() - written.records,
-            results: all - written.results,
-            glue: graph.nodes.len() - order.len(),
+            records: leading - written.records,
+            results: results.iter().flatten().count() - written.results,
+            glue: graph.nodes.len() - leading,
             unusable,
             loops: graph.loops,
         },
@@ -125,50 +127,52 @@ pub(super) fn ranked<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<&'a P
     parts
 }
 
-/// The state of each key that stays, and the count of those that cannot be used. `parts` are ranked.
-fn results(
+/// The states of each part that can be used, with the nodes that they are results of, and the count of those that cannot.
+fn states(
     parts: &[&Part],
     graph: &Graph,
     chains: &mut Chains,
     blobs: &HashMap<Digest, Descriptor>,
-) -> (Vec<Option<State>>, usize) {
-    let all: Vec<Vec<(usize, State)>> = parts
-        .iter()
-        .zip(&graph.of)
-        .map(|(part, nodes)| states(part, nodes, chains))
+) -> (Vec<Vec<(usize, State)>>, usize) {
+    let all = parts.iter().zip(&graph.of);
+    let mut all: Vec<_> = all
+        .map(|(part, nodes)| states_of(part, nodes, chains))
         .collect();
     let whole = chains.whole(|blob| blobs.contains_key(blob));
-    let mut best: Vec<Option<(usize, State)>> = vec![None; graph.nodes.len()];
     let mut unusable = 0;
-    for (rank, (node, state)) in all
-        .into_iter()
-        .enumerate()
-        .flat_map(|(rank, of)| of.into_iter().map(move |found| (rank, found)))
-    {
-        if !whole[state.chain] {
-            unusable += 1;
-            continue;
-        }
-        let key = |s: &State| (s.created, chains.get(s.chain).hash);
-        match &mut best[node] {
-            // The same state, whoever made it: as new as it ever was, so that the documents stay the same when a part is pushed again.
-            Some((_, old)) if old.chain == state.chain => {
-                old.created = old.created.max(state.created);
+    for states in &mut all {
+        let before = states.len();
+        states.retain(|(_, state)| whole[state.chain]);
+        unusable += before - states.len();
+    }
+    (all, unusable)
+}
+
+/// The state of each key that has one.
+fn results(states: &[Vec<(usize, State)>], graph: &Graph, chains: &Chains) -> Vec<Option<State>> {
+    let mut best: Vec<Option<(usize, State)>> = vec![None; graph.nodes.len()];
+    let key = |s: &State| (s.created, chains.get(s.chain).hash);
+    for (rank, states) in states.iter().enumerate() {
+        for (node, state) in states {
+            match &mut best[*node] {
+                // The same state, whoever made it: as new as it ever was, so that the documents stay the same when a part is pushed again.
+                Some((_, old)) if old.chain == state.chain => {
+                    old.created = old.created.max(state.created);
+                }
+                Some((of, old)) if *of < rank || key(old) > key(state) => {}
+                place => *place = Some((rank, *state)),
             }
-            Some((of, old)) if *of < rank || key(old) > key(&state) => {}
-            place => *place = Some((rank, state)),
         }
     }
     let best = best.into_iter().map(|found| found.map(|(_, state)| state));
-    (best.collect(), unusable)
+    best.collect()
 }
 
 /// All states of a part, with the nodes that they are results of.
-fn states(part: &Part, nodes: &[Option<usize>], chains: &mut Chains) -> Vec<(usize, State)> {
+fn states_of(part: &Part, nodes: &[Option<usize>], chains: &mut Chains) -> Vec<(usize, State)> {
     let config = &part.config;
     let layers = chains.of_layers(config.layers());
     let state = |created: Time, chain| State {
-        pushed: part.pushed,
         created: part.pushed.map_or(created, |pushed| created.min(pushed)),
         chain,
     };
@@ -187,62 +191,38 @@ fn states(part: &Part, nodes: &[Option<usize>], chains: &mut Chains) -> Vec<(usi
     states
 }
 
-/// The keys that lead to a result, the last pushed first; each comes after its inputs, whatever length is taken of it.
-fn order(graph: &Graph, results: &[Option<State>]) -> Vec<usize> {
-    let time = |r: &Option<State>| r.map(|s| (s.pushed, s.created));
-    let mut used: Vec<Option<(Option<Time>, Time)>> = results.iter().map(time).collect();
-    // Nodes come after their inputs, so from the end each is known before it is passed on.
-    for (at, node) in graph.nodes.iter().enumerate().rev() {
-        for (_, link) in node.inputs.iter().flatten() {
-            used[*link] = used[*link].max(used[at]);
-        }
-    }
-    let mut order: Vec<usize> = (0..used.len()).filter(|at| used[*at].is_some()).collect();
-    order.sort_by_key(|at| (Reverse(used[*at]), *at));
-    order
-}
-
-/// All of `order`, or as much of its start as fits: more keys never make the documents smaller.
-fn fitting(writer: &Writer, order: &[usize], limits: Limits) -> Written {
-    let too_many = too_many(writer, order, limits);
-    if too_many > order.len() {
-        let whole = writer.write(order);
+/// All of it, or as much as fits.
+fn fitting(writer: &Writer, states: &[Vec<(usize, State)>], limits: Limits) -> Written {
+    if may_fit(writer, limits) {
+        let whole = writer.write();
         if fits(&whole, limits) {
             return whole;
         }
     }
-    longest(writer, order, too_many.min(order.len()), limits)
+    let mut max_bytes = limits.max_bytes;
+    loop {
+        let (graph, results) = trim(writer, states, max_bytes);
+        let trimmed = Writer {
+            graph: &graph,
+            results: &results,
+            ..*writer
+        };
+        let written = trimmed.write();
+        if written.records == 0 || fits(&written, limits) {
+            return written;
+        }
+        // What was left room for was too little.
+        max_bytes /= 2;
+    }
 }
 
-/// A count of keys that certainly exceed the limit; more than all where that is not certain. Documents of many times the limit
-/// would be written only to be thrown away.
-fn too_many(writer: &Writer, order: &[usize], limits: Limits) -> usize {
-    let mut bytes = 0;
-    for (before, at) in order.iter().enumerate() {
-        if writer.results[*at].is_some() {
-            bytes += LEAST_RECORD_BYTES + writer.graph.nodes[*at].digest.len();
-        }
-        if bytes >= limits.max_bytes {
-            return before + 1;
-        }
-    }
-    order.len() + 1
-}
-
-/// As much of the start of `order` as fits, less than `exceeding`.
-fn longest(writer: &Writer, order: &[usize], mut exceeding: usize, limits: Limits) -> Written {
-    let mut fitting = 0;
-    let mut best = writer.write(&[]);
-    while fitting + 1 < exceeding {
-        let middle = usize::midpoint(fitting, exceeding);
-        let written = writer.write(&order[..middle]);
-        if fits(&written, limits) {
-            (best, fitting) = (written, middle);
-        } else {
-            exceeding = middle;
-        }
-    }
-    best
+/// False where the keys certainly exceed the limit. Documents of many times the limit would be written only to be thrown away.
+fn may_fit(writer: &Writer, limits: Limits) -> bool {
+    let nodes = writer.graph.nodes.iter().zip(writer.results);
+    let least = nodes
+        .filter(|(_, result)| result.is_some())
+        .map(|(node, _)| LEAST_RECORD_BYTES + node.digest.len());
+    least.sum::<usize>() < limits.max_bytes
 }
 
 fn fits(written: &Written, limits: Limits) -> bool {

@@ -23,6 +23,7 @@ mod order;
 mod part;
 mod schema;
 mod time;
+mod trim;
 mod write;
 
 pub use claims::{Claim, Claims};

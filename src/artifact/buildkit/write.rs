@@ -18,15 +18,14 @@ use crate::{
 /// A state of a file system.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct State {
-    /// When its part was pushed.
-    pub(super) pushed: Option<Time>,
-    /// When it was made, as its builder says; not after `pushed`.
+    /// When it was made, as its builder says; not after its part was pushed.
     pub(super) created: Time,
     /// What it is.
     pub(super) chain: ChainId,
 }
 
 /// Writes keys of a graph with their results.
+#[derive(Clone, Copy)]
 pub(super) struct Writer<'a> {
     /// The keys.
     pub(super) graph: &'a Graph<'a>,
@@ -57,24 +56,30 @@ pub(super) struct Written {
 }
 
 impl Writer<'_> {
-    /// The documents of some keys, with all of whose inputs they come.
-    pub(super) fn write(&self, keys: &[usize]) -> Written {
+    /// The keys that lead to a result.
+    pub(super) fn leading(&self) -> Vec<usize> {
         let nodes = &self.graph.nodes;
-        let mut kept = vec![false; nodes.len()];
-        for at in keys {
-            kept[*at] = true;
-        }
-        // Where the order was cut, glue may lead nowhere now.
-        let mut leads = vec![false; nodes.len()];
-        for (at, node) in nodes.iter().enumerate().rev().filter(|(at, _)| kept[*at]) {
-            leads[at] |= self.results[at].is_some();
+        let mut leads: Vec<bool> = self.results.iter().map(Option::is_some).collect();
+        // Nodes come after their inputs, so from the end each is known before it is passed on.
+        for (at, node) in nodes.iter().enumerate().rev() {
             if leads[at] {
                 for (_, link) in node.inputs.iter().flatten() {
                     leads[*link] = true;
                 }
             }
         }
-        let kept: Vec<usize> = (0..nodes.len()).filter(|at| leads[*at]).collect();
+        (0..nodes.len()).filter(|at| leads[*at]).collect()
+    }
+
+    /// Bytes of a manifest without layers.
+    pub(super) fn empty_manifest_bytes(&self) -> usize {
+        let config = Descriptor::of(media::BUILDKIT_CONFIG, b"");
+        manifest(self.form, &config, Vec::new()).len()
+    }
+
+    /// The documents of all keys that lead to a result.
+    pub(super) fn write(&self) -> Written {
+        let kept = self.leading();
         let layers = self.layers(&kept);
         let places: HashMap<ChainId, usize> = layers
             .iter()

@@ -3,6 +3,8 @@
 //! Whoever may push chooses what a merge costs: so each part is weighed before it is read, and again before it is kept. BuildKit reads
 //! merged documents of less than 1 MiB, some ten thousand keys, so what goes beyond this would hardly be in them.
 
+use std::collections::HashSet;
+
 use crate::artifact::buildkit::{CacheManifest, Part};
 
 /// Parts that are read at most: their digests fit one record.
@@ -13,72 +15,135 @@ pub(super) const MAX_BYTES: u64 = 16 << 20;
 pub(super) const MAX_RECORDS: usize = 100_000;
 /// Links between them.
 const MAX_LINKS: usize = 400_000;
-/// Layers of all manifests and configs: whether each is there is asked whenever the tag is read.
+/// Distinct layers of all manifests and configs: whether each is there is asked whenever the tag is read.
 const MAX_LAYERS: usize = 40_000;
+/// A whole budget, where shares are compared.
+const ALL: u64 = 1_000_000;
 /// Records of both sides of all comparisons that one push may cost; parts that were not compared stay.
 const MAX_COMPARED: usize = 500_000;
 
-/// What is left of it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Budget {
-    parts: usize,
+/// What a part takes of each budget.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Weight {
     bytes: u64,
     records: usize,
     links: usize,
     layers: usize,
-    compared: usize,
 }
 
-impl Default for Budget {
-    fn default() -> Self {
+impl Weight {
+    /// What is known of it by its manifest alone: it is not less.
+    pub(super) fn at_least(cache: &CacheManifest) -> Self {
+        // Whether a layer is there is asked once, however often it is named.
+        let layers: HashSet<_> = cache.layers().iter().map(|l| (l.digest, l.size)).collect();
         Self {
-            parts: MAX_PARTS,
-            bytes: MAX_BYTES,
-            records: MAX_RECORDS,
-            links: MAX_LINKS,
-            layers: MAX_LAYERS,
-            compared: MAX_COMPARED,
+            bytes: bytes(cache),
+            layers: layers.len(),
+            ..Self::default()
         }
     }
-}
 
-impl Budget {
-    /// Says whether a part may be read, by its manifest alone. The first always may.
-    pub(super) fn admits(&self, cache: &CacheManifest) -> bool {
-        let fits =
-            self.parts > 0 && bytes(cache) <= self.bytes && cache.layers().len() <= self.layers;
-        fits || self.is_whole()
-    }
-
-    fn is_whole(&self) -> bool {
-        self.parts == MAX_PARTS
-    }
-
-    /// Takes what a part needs; `false`, and takes nothing, if that is not left. The first takes what there is.
-    pub(super) fn take(&mut self, part: &Part) -> bool {
+    pub(super) fn of(part: &Part) -> Self {
         let records = part.config.records();
         let links = records.iter().map(|r| {
             let chained: usize = r.chains.iter().map(|c| c.layers.len()).sum();
             let inputs: usize = r.inputs.iter().map(Vec::len).sum();
             chained + inputs
         });
-        let layers = part.manifest.layers().len() + part.config.layers().len();
-        let (links, records) = (links.sum::<usize>(), records.len());
-        let bytes = bytes(&part.manifest);
-        let fits = self.parts > 0
-            && bytes <= self.bytes
-            && records <= self.records
-            && links <= self.links
-            && layers <= self.layers;
-        if !fits && !self.is_whole() {
+        let layers: HashSet<_> = part.config.layers().iter().map(|l| l.blob).collect();
+        let known = Self::at_least(&part.manifest);
+        Self {
+            records: records.len(),
+            links: links.sum(),
+            layers: known.layers + layers.len(),
+            ..known
+        }
+    }
+
+    /// Says whether it takes more than half of a budget: then it is not merged with others.
+    pub(super) fn is_over_half(&self) -> bool {
+        self.strain() > ALL / 2
+    }
+
+    /// The largest of its shares, in millionths of a budget.
+    fn strain(&self) -> u64 {
+        let of = |used: u64, most: u64| used.saturating_mul(ALL) / most;
+        of(self.bytes, MAX_BYTES)
+            .max(of(self.records as u64, MAX_RECORDS as u64))
+            .max(of(self.links as u64, MAX_LINKS as u64))
+            .max(of(self.layers as u64, MAX_LAYERS as u64))
+    }
+}
+
+/// What the parts take that were chosen so far, and the comparisons that are left.
+///
+/// The first part stays, and of the others the heaviest go: so no part takes the place of lighter ones. Which of them stay depends on
+/// what they are, and on their order only where they weigh the same.
+#[derive(Debug)]
+pub(super) struct Budget {
+    weights: Vec<Weight>,
+    compared: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            weights: Vec::new(),
+            compared: MAX_COMPARED,
+        }
+    }
+}
+
+impl Budget {
+    /// Says whether it is worth reading one more part: not if it certainly is the one that has to go.
+    pub(super) fn admits(&self, cache: &CacheManifest) -> bool {
+        if self.weights.len() >= MAX_PARTS {
             return false;
         }
-        self.parts -= 1;
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.records = self.records.saturating_sub(records);
-        self.links = self.links.saturating_sub(links);
-        self.layers = self.layers.saturating_sub(layers);
-        true
+        let least = Weight::at_least(cache);
+        self.fits(Some(&least))
+            || self
+                .heaviest()
+                .is_none_or(|(_, most)| most > least.strain())
+    }
+
+    /// Adds a part.
+    pub(super) fn add(&mut self, part: &Part) {
+        self.weights.push(Weight::of(part));
+    }
+
+    /// Takes out the part that has to go, if any; its place among those that were added and not taken out. To be asked until there is
+    /// none.
+    pub(super) fn let_go(&mut self) -> Option<usize> {
+        if self.weights.len() < 2 || self.fits(None) {
+            return None;
+        }
+        let (at, _) = self.heaviest()?;
+        self.weights.remove(at);
+        Some(at)
+    }
+
+    fn fits(&self, more: Option<&Weight>) -> bool {
+        let mut all = Weight::default();
+        for weight in self.weights.iter().chain(more) {
+            all.bytes = all.bytes.saturating_add(weight.bytes);
+            all.records += weight.records;
+            all.links += weight.links;
+            all.layers += weight.layers;
+        }
+        all.bytes <= MAX_BYTES
+            && all.records <= MAX_RECORDS
+            && all.links <= MAX_LINKS
+            && all.layers <= MAX_LAYERS
+    }
+
+    /// Of those that may go the heaviest, of equal ones the last, and its strain. The first may not, unless it leaves nothing to others.
+    fn heaviest(&self) -> Option<(usize, u64)> {
+        let stays = self.weights.first().is_some_and(|w| !w.is_over_half());
+        let strains = self.weights.iter().map(Weight::strain).enumerate();
+        strains
+            .skip(usize::from(stays))
+            .max_by_key(|(at, strain)| (*strain, *at))
     }
 
     /// Takes what it costs to compare two parts; `false` if that is not left.

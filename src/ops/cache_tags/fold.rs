@@ -333,7 +333,7 @@ impl CacheTags {
             self.count(|c| &c.dropped_records, joined.dropped_records);
             tracing::warn!(
                 records = joined.dropped_records,
-                "Merged cache is at BuildKit's limit of 1 MiB; its oldest branches are left out"
+                "Merged cache is at BuildKit's limit of 1 MiB; what exceeds the share of its part is left out, the oldest first"
             );
         }
         Ok((joined.result, sources))

@@ -8,7 +8,7 @@ use super::{CacheTags, budget::Budget, dated::Dated, join, layers, read_aside};
 use crate::{
     artifact::{
         Reference,
-        buildkit::{CacheManifest, Claims, MAX_CONFIG_BYTES, Part, contains},
+        buildkit::{CacheManifest, Claims, Limits, MAX_CONFIG_BYTES, Part, contains},
     },
     digest::Digest,
     store::{ErrorKind, Repository, Result},
@@ -52,7 +52,7 @@ pub(super) struct Gathered {
 }
 
 impl CacheTags {
-    /// Reads `parts`, the most important first, as far as the budget goes; of what the first one contains nothing is kept if it
+    /// Reads `parts`, the most important first, without the heaviest where all are too large; of what the first one contains nothing is kept if it
     /// was just pushed. The caller has a place to merge.
     pub(super) async fn gather(
         &self,
@@ -63,25 +63,34 @@ impl CacheTags {
         let mut budget = Budget::default();
         let (mut read, mut left_out) = (Vec::new(), Vec::new());
         let mut newest = None;
-        for part in parts {
-            match self
-                .gather_one(repo, part, newest.clone(), &mut budget)
-                .await?
-            {
+        for (at, part) in parts.iter().enumerate() {
+            let found = self.gather_one(repo, part, newest.clone(), &mut budget);
+            match found.await? {
                 Ok(part) => {
-                    if is_push && read.is_empty() {
+                    if is_push && at == 0 {
                         newest = self.present(repo, part.clone()).await?.map(Arc::new);
                     }
+                    budget.add(&part);
                     read.push(part);
                 }
                 Err(why) => left_out.push((part.digest, why)),
+            }
+            while let Some(heavy) = budget.let_go() {
+                let part: Part = read.remove(heavy);
+                left_out.push((part.manifest.manifest().digest, LeftOut::TooLarge));
             }
         }
         Ok(Gathered { read, left_out })
     }
 
-    /// A part as it would be served: layers that are not here, or not as it says, are no reason to drop another one.
+    /// A part as it would be served: layers that are not here are no reason to drop another one, nor is a part that BuildKit would not
+    /// read if it were alone.
     async fn present(&self, repo: &Repository, part: Part) -> Result<Option<Part>> {
+        let most = Limits::default().max_bytes as u64;
+        let manifest = part.manifest.manifest().bytes.len() as u64;
+        if manifest.max(part.manifest.config().size) >= most {
+            return Ok(None);
+        }
         let lost = self.lost(repo, layers(&part.manifest)).await?;
         let present = move || join::without(part, &lost, &Claims::default());
         Ok(task::blocking(present).await)
@@ -112,11 +121,7 @@ impl CacheTags {
             }
             part = same;
         }
-        Ok(if budget.take(&part) {
-            Ok(part)
-        } else {
-            Err(LeftOut::TooLarge)
-        })
+        Ok(Ok(part))
     }
 
     /// The manifest of a part; `None` for one that is lost, damaged or no cache.

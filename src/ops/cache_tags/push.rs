@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{
     CacheTags, Settings, ShrinkGuard,
-    budget::MAX_PARTS,
+    budget::{MAX_PARTS, Weight},
     dated::Dated,
     fold::{Pointed, Served},
     folds::removed,
@@ -56,7 +56,10 @@ impl CacheTags {
         // Only whether it is one: what was read of it is not kept while places are waited for.
         let is_cache = read_aside(manifest).await.is_some();
         if is_cache && merges {
-            if self.can_be_read(repo, manifest).await? {
+            if let Some(weight) = self.weigh(repo, manifest).await? {
+                if weight.is_over_half() {
+                    self.must_be_first(repo, manifest, tags).await?;
+                }
                 repo.put_manifest(manifest, &[]).await?;
                 for tag in tags {
                     self.push_part(repo, manifest, tag, &settings).await?;
@@ -104,18 +107,44 @@ impl CacheTags {
         }
         for tag in tags {
             if !repo.parts(tag).await?.is_empty() {
-                let why = format!(
-                    "the cache's config has {bytes} bytes; over {MAX_CONFIG_BYTES} it cannot be merged with the other caches of the tag {tag}: give it a tag of its own"
-                );
-                return Err(Error::new(ErrorKind::Invalid, "merge", why).at("", tag));
+                let what = format!("the cache's config has {bytes} bytes; over {MAX_CONFIG_BYTES}");
+                return Err(too_large(&what, tag));
             }
         }
         Ok(())
     }
 
-    async fn can_be_read(&self, repo: &Repository, manifest: &Manifest) -> Result<bool> {
+    /// Refuses a cache that would leave no room to the others of a tag.
+    async fn must_be_first(
+        &self,
+        repo: &Repository,
+        manifest: &Manifest,
+        tags: &[Tag],
+    ) -> Result<()> {
+        for tag in tags {
+            let parts = repo.parts(tag).await?;
+            let pointed = match repo.pointer(tag).await {
+                Err(e) if e.kind == ErrorKind::Corrupt => None,
+                other => other?,
+            };
+            // Alone it may be served as something else than it is.
+            let pointed = pointed.filter(|_| parts.is_empty()).map(|at| at.digest);
+            let mut others = parts.iter().map(|p| p.digest).chain(pointed);
+            if others.any(|digest| digest != manifest.digest) {
+                let what = "the cache takes over half of what all caches of a tag may have; so";
+                return Err(too_large(what, tag));
+            }
+        }
+        Ok(())
+    }
+
+    /// How much a cache takes of what a tag may have; `None` if it cannot be read.
+    async fn weigh(&self, repo: &Repository, manifest: &Manifest) -> Result<Option<Weight>> {
         let _place = self.place(repo).await;
-        Ok(self.read_part(repo, manifest).await?.is_some())
+        let Some(part) = self.read_part(repo, manifest).await? else {
+            return Ok(None);
+        };
+        Ok(Some(task::blocking(move || Weight::of(&part)).await))
     }
 
     /// Adds a part to a tag; the tag then points at the fold, for whoever reads the store without us.
@@ -354,4 +383,11 @@ impl CacheTags {
             None => Ok(None),
         }
     }
+}
+
+fn too_large(what: &str, tag: &Tag) -> Error {
+    let why = format!(
+        "{what} it cannot be merged with the other caches of the tag {tag}: give it a tag of its own"
+    );
+    Error::new(ErrorKind::Invalid, "merge", why).at("", tag)
 }

@@ -7,11 +7,11 @@
 //! begins again once it is known. What was found is remembered, so a layer is read once; who is in the middle of it when the request
 //! ends goes on. Callers take turns, layer by layer.
 //!
-//! Which layers are read is decided by their digests and sizes, and what a layer is by its bytes: so all daemons say the same. Of a
+//! Which layers are read is decided by the parts, by the digests of the layers and by their sizes, and what a layer is by its bytes: so all daemons say the same. Of a
 //! layer that is not told the part pushed last is believed.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    CacheTags, Sized, layers, locked,
+    CacheTags, Sized, locked,
     merging::{Locks, UNBOUNDED},
     unpack::{self, Found},
 };
@@ -31,8 +31,7 @@ use crate::{
     task,
 };
 
-/// Stored bytes of disputed layers that are read for one merge, and the work that they may cost together, in the order of their
-/// digests.
+/// Stored bytes of disputed layers that are read for one merge, and the work that they may cost together: each part has its share.
 pub(super) const MAX_BYTES: u64 = 256 << 20;
 pub(super) const MAX_WORK: u64 = 4 << 30;
 /// Layers that are read at once: each takes up to 32 MiB, and a processor.
@@ -74,37 +73,34 @@ pub(super) struct Dispute {
 impl Dispute {
     /// What `parts` say; blocks for as long as it takes to look over their layers.
     pub(super) fn of(parts: &[Part], lost: &HashSet<Sized>) -> Self {
-        let claims = Claims::of_last_pushed(parts);
-        let mut disputed: BTreeMap<Digest, Option<u64>> =
-            claims.layers().map(|digest| (digest, None)).collect();
-        if !disputed.is_empty() {
-            let there = parts.iter().flat_map(|p| layers(&p.manifest));
-            for (digest, size) in there.filter(|layer| !lost.contains(layer)) {
-                if let Some(known) = disputed.get_mut(&digest) {
-                    *known = Some(size);
-                }
-            }
-        }
-        let sizes = disputed.into_iter();
-        Self {
-            claims,
-            readable: affordable(sizes.filter_map(|(digest, size)| Some((digest, size?)))),
-        }
+        let claims = Claims::of_last_pushed(parts, lost);
+        let readable = affordable(&claims.by_part(parts, lost));
+        Self { claims, readable }
     }
 }
 
-/// Those of `layers` that are read: the same ones in each daemon, whatever it read before.
-pub(super) fn affordable(layers: impl Iterator<Item = Sized>) -> Vec<Sized> {
+/// Those of the layers of each part that are read: the same ones in each daemon, whatever it read before.
+///
+/// Each part has an equal share of what may be read, and then what others leave of theirs: a part that is wrong about many layers
+/// keeps nobody from being right about few.
+pub(super) fn affordable(parts: &[BTreeSet<Sized>]) -> Vec<Sized> {
+    let waiting = parts.iter().filter(|p| !p.is_empty()).count().max(1) as u64;
     let (mut bytes, mut work) = (MAX_BYTES, MAX_WORK);
-    let fits = |(_, size): &Sized| {
-        let left = bytes.checked_sub(*size);
-        let Some(left) = left.zip(work.checked_sub(unpack::work(*size))) else {
-            return false;
-        };
-        (bytes, work) = left;
-        true
-    };
-    layers.filter(fits).collect()
+    let mut read = BTreeSet::new();
+    for share in [waiting, 1] {
+        for layers in parts {
+            let (mut own_bytes, mut own_work) = (MAX_BYTES / share, MAX_WORK / share);
+            for layer in layers {
+                let (size, costs) = (layer.1, unpack::work(layer.1));
+                let fits = size <= bytes.min(own_bytes) && costs <= work.min(own_work);
+                if fits && read.insert(*layer) {
+                    (bytes, work) = (bytes - size, work - costs);
+                    (own_bytes, own_work) = (own_bytes - size, own_work - costs);
+                }
+            }
+        }
+    }
+    read.into_iter().collect()
 }
 
 impl CacheTags {
@@ -131,8 +127,9 @@ impl CacheTags {
         if !unsettled.is_empty() {
             return Err(Unsettled(unsettled));
         }
-        for digest in claims.layers() {
-            tracing::warn!(repo = %repo.name(), %digest, "Parts of a merged cache contradict each other about a layer; its bytes decide, or else the part pushed last");
+        if let Some(digest) = claims.layers().next() {
+            let layers = claims.layers().count();
+            tracing::warn!(repo = %repo.name(), layers, %digest, "Parts of a merged cache contradict each other about layers, of which this is the first; their bytes decide, or else the part pushed last");
         }
         Ok(claims)
     }

@@ -39,7 +39,7 @@ impl Collector for Caches {
             ),
             (
                 "merge_dropped_records",
-                "Oldest records of builds that a merged cache manifest had no room for",
+                "Records of builds that a merged cache manifest had no room for",
                 &counts.dropped_records,
             ),
             (

@@ -337,12 +337,13 @@ fn an_image_is_made_of_any_image_and_never_has_dockers_media_types() {
 }
 
 #[test]
-fn annotations_are_kept_but_for_where_a_blob_was_mounted_from() {
+fn annotations_that_a_reader_uses_are_kept() {
     let mut leaked = layer("a");
     leaked["annotations"]["containerd.io/distribution.source.registry.example"] = "app,lib".into();
-    leaked["annotations"]["containerd.io/snapshot/stargz/toc.digest"] = "sha256:t".into();
+    leaked["annotations"]["containerd.io/snapshot/stargz/toc.digest"] = json!(blob("toc"));
+    leaked["annotations"]["note"] = "of no use".into();
     let config = json!({ "layers": [{ "blob": blob("a"), "parent": -1 }], "records": [{ "digest": "k", "layers": at(0, 1) }] });
-    let with = part_of(Form::Image, vec![leaked], &config);
+    let with = part_of(Form::Image, vec![leaked], &config).pushed_at(Some(second(1)));
     let without = part_of(Form::Image, layers(&["a"]), &config);
     let both = again(&merged(&[&with, &without]));
     let keys: Vec<&str> = both.manifest.layers()[0]
@@ -361,27 +362,33 @@ fn annotations_are_kept_but_for_where_a_blob_was_mounted_from() {
 }
 
 #[test]
-fn a_blob_without_diff_id_or_that_parts_disagree_on_is_not_used() {
+fn a_blob_is_described_by_the_part_pushed_last_that_can_and_not_without_diff_id() {
     let config = json!({ "layers": [{ "blob": blob("a"), "parent": -1 }], "records": [{ "digest": "k", "layers": at(0, 1) }] });
     let good = part_of(Form::Image, layers(&["a"]), &config);
     let mut bare = layer("a");
     bare["annotations"] = json!({});
-    let bare = part_of(Form::Image, vec![bare], &config);
+    let bare = part_of(Form::Image, vec![bare], &config).pushed_at(Some(second(1)));
     assert_eq!(merged(&[&bare]).results, 0);
     assert_eq!(merged(&[&bare, &good]).results, 1);
-    for (field, value) in [("size", json!(7)), ("mediaType", json!(media::FULL_PACK))] {
-        let mut other = layer("a");
-        other[field] = value;
-        assert_eq!(
-            merged(&[&good, &part_of(Form::Image, vec![other], &config)]).results,
-            0,
-            "{field}"
-        );
+    let mut others = [layer("a"), layer("a"), layer("a")];
+    others[0]["size"] = json!(7);
+    others[1]["mediaType"] = json!(media::FULL_PACK);
+    others[2]["annotations"]["containerd.io/uncompressed"] = json!(blob("another"));
+    for other in others {
+        let both = vec![layer("a"), other.clone()];
+        let other = part_of(Form::Image, vec![other], &config);
+        for (first, second_at) in [(3, 4), (4, 3)] {
+            let good = good.clone().pushed_at(Some(second(first)));
+            let other = other.clone().pushed_at(Some(second(second_at)));
+            let last = if first > second_at { &good } else { &other };
+            let merged = merged(&[&good, &other]);
+            assert_eq!(merged.results, 1);
+            assert_eq!(again(&merged).manifest.layers(), last.manifest.layers());
+        }
+        // A part that contradicts itself says nothing.
+        let both = part_of(Form::Image, both, &config).pushed_at(Some(second(9)));
+        assert_eq!(merged(&[&both]).results, 0);
+        let merged = merged(&[&both, &good]);
+        assert_eq!(again(&merged).manifest.layers(), good.manifest.layers());
     }
-    let mut other = layer("a");
-    other["annotations"]["containerd.io/uncompressed"] = json!(blob("another"));
-    assert_eq!(
-        merged(&[&good, &part_of(Form::Image, vec![other], &config)]).results,
-        0
-    );
 }

@@ -7,6 +7,7 @@ mod hostile;
 mod manifests;
 mod merging;
 mod random;
+mod strangers;
 mod trimming;
 
 use std::time::Duration;

@@ -106,6 +106,71 @@ async fn over_the_budget_of_records_the_oldest_parts_go() {
     assert_eq!(parts_left(&repo).await, all[1..].iter().copied().collect());
 }
 
+/// A cache whose config has so many layers more: `count` different ones, each `times`.
+async fn stacked(repo: &Repository, name: &str, count: usize, times: usize) -> Manifest {
+    let (layers, mut config) = documents(repo, &[name], 1).await;
+    let more = (0..count).flat_map(|n| {
+        let blob = Digest::sha256_of(format!("{name} {n}").as_bytes());
+        (0..times).map(move |_| json!({"blob": blob, "parent": -1}))
+    });
+    config["layers"].as_array_mut().unwrap().extend(more);
+    manifest(repo, layers, &config).await
+}
+
+#[tokio::test]
+async fn a_part_of_a_great_many_layers_takes_no_other_part_away() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let honest = ["a", "b", "c"];
+    for name in honest {
+        push(&tags, &repo, &cache(&repo, &[name], 1).await).await;
+        world.age_records();
+    }
+    let same = stacked(&repo, "same", 1, 38_000).await;
+    push(&tags, &repo, &same).await;
+    assert_eq!(parts_left(&repo).await.len(), 4, "one layer counts once");
+    let different = stacked(&repo, "different", 21_000, 1).await;
+    let refused = tags.push(&repo, &different, &[tag()]).await.unwrap_err();
+    assert!(refused.message.contains("a tag of its own"), "{refused}");
+    let served = read(&tags, &repo).await.unwrap();
+    assert_eq!(names_of(&served), set(&["a", "b", "c", "same"]));
+    // Alone it is served, also when it is pushed again, and it goes for no other reason than the budget.
+    let own: Tag = "own".parse().unwrap();
+    for _ in 0..2 {
+        let pushed = tags.push(&repo, &different, std::slice::from_ref(&own));
+        pushed.await.unwrap();
+        let served = resolve(&tags, &repo, &Reference::Tag(own.clone())).await;
+        assert_eq!(served.as_ref(), Some(&different));
+    }
+    let small = cache(&repo, &["small"], 1).await;
+    tags.push(&repo, &small, std::slice::from_ref(&own))
+        .await
+        .unwrap();
+    let served = resolve(&tags, &repo, &Reference::Tag(own)).await.unwrap();
+    assert_eq!(names_of(&served), set(&["small", "different"]));
+}
+
+#[tokio::test]
+async fn over_the_budget_the_heaviest_parts_go_before_older_ones() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let mut light = BTreeSet::new();
+    for name in ["a", "b"] {
+        let part = cache(&repo, &[name], 1).await;
+        light.insert(part.digest);
+        push(&tags, &repo, &part).await;
+        world.age_records();
+    }
+    for n in 0..6 {
+        let part = padded(&repo, &format!("n{n}"), 3 << 20).await;
+        push(&tags, &repo, &part).await;
+        let left = parts_left(&repo).await;
+        assert!(left.is_superset(&light) && left.contains(&part.digest));
+        world.age_records();
+    }
+    assert_eq!(parts_left(&repo).await.len(), 7);
+}
+
 #[tokio::test]
 async fn a_cache_is_read_in_a_place_among_merges_though_no_tag_is_pushed() {
     let world = World::new().await;

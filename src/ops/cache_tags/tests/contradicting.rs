@@ -125,3 +125,42 @@ async fn a_part_whose_layers_are_not_here_makes_no_other_one_leave() {
     assert_eq!(described(&read(&tags, &repo).await.unwrap()), [truth]);
     assert!(repo.is_part(&tag(), &honest.digest).await.unwrap());
 }
+
+/// It would be the only one left, and its false word with it.
+#[tokio::test]
+async fn a_part_that_has_all_keys_of_another_and_a_false_word_does_not_replace_it() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let truth = layer_of(&repo, media::LAYER_GZIP, b"the layer").await;
+    let honest = part(&repo, "k", &truth).await;
+    push(&tags, &repo, &honest).await;
+    let mut senseless = truth.clone();
+    let created = "buildkit/createdat".to_owned();
+    senseless.annotations.insert(created, "zzz".to_owned());
+    for lie in [lies(&truth).remove(2), senseless] {
+        world.age_records();
+        push(&tags, &repo, &part(&repo, "k", &lie).await).await;
+        assert!(repo.is_part(&tag(), &honest.digest).await.unwrap());
+        let served = read(&tags, &repo).await.unwrap();
+        assert_eq!(described(&served), std::slice::from_ref(&truth));
+    }
+}
+
+/// BuildKit would not read it: its manifest is too large.
+#[tokio::test]
+async fn a_part_too_large_to_be_read_alone_replaces_none() {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    let truth = layer_of(&repo, media::LAYER_GZIP, b"the layer").await;
+    let honest = part(&repo, "k", &truth).await;
+    push(&tags, &repo, &honest).await;
+    world.age_records();
+    let mut noted = truth.clone();
+    noted
+        .annotations
+        .insert("note".to_owned(), "z".repeat(1 << 20));
+    push(&tags, &repo, &part(&repo, "k", &noted).await).await;
+    assert!(repo.is_part(&tag(), &honest.digest).await.unwrap());
+    let served = read(&tags, &repo).await.unwrap();
+    assert_eq!(described(&served), [truth]);
+}
