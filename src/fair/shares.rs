@@ -133,19 +133,19 @@ impl Shares {
 mod tests {
     use super::*;
 
-    fn key(name: &str) -> Option<Key> {
-        Some(Key::Principal(name.into()))
+    fn key(name: &str) -> Key {
+        Key::Principal(name.into())
     }
 
-    fn address(n: u8) -> Option<Key> {
-        Some(Key::address([10, 0, 0, n].into()))
+    fn address(n: u8) -> Key {
+        Key::address([10, 0, 0, n].into())
     }
 
     /// Takes as much as `caller` is given.
-    fn fill(shares: &Shares, caller: &Option<Key>) -> (Vec<Share>, Refused) {
+    fn fill(shares: &Shares, caller: Option<&Key>) -> (Vec<Share>, Refused) {
         let mut held = Vec::new();
         loop {
-            match shares.take(caller.clone(), 1) {
+            match shares.take(caller.cloned(), 1) {
                 Ok(share) => held.push(share),
                 Err(refused) => return (held, refused),
             }
@@ -155,16 +155,16 @@ mod tests {
     #[test]
     fn each_caller_leaves_as_much_as_it_has_and_gets_more_when_something_is_free() {
         let shares = Shares::new(100);
-        let (first, refused) = fill(&shares, &key("a"));
+        let (first, refused) = fill(&shares, Some(&key("a")));
         assert_eq!((first.len(), refused), (50, Refused::Caller));
-        let (second, refused) = fill(&shares, &key("b"));
+        let (second, refused) = fill(&shares, Some(&key("b")));
         assert_eq!((second.len(), refused), (25, Refused::Caller));
         // What is nobody's takes the rest.
-        let (rest, refused) = fill(&shares, &None);
+        let (rest, refused) = fill(&shares, None);
         assert_eq!((rest.len(), refused), (25, Refused::All));
-        assert_eq!(shares.take(key("c"), 1).unwrap_err(), Refused::All);
+        assert_eq!(shares.take(Some(key("c")), 1).unwrap_err(), Refused::All);
         drop((first, rest));
-        assert_eq!(fill(&shares, &key("a")).0.len(), 38);
+        assert_eq!(fill(&shares, Some(&key("a"))).0.len(), 38);
         drop(second);
         let state = shares.state();
         assert!(state.of.is_empty() && state.taken == 0);
@@ -173,12 +173,14 @@ mod tests {
     #[test]
     fn any_number_of_addresses_are_one_caller_beside_those_with_a_name() {
         let shares = Shares::new(100);
-        let (first, refused) = fill(&shares, &address(0));
+        let (first, refused) = fill(&shares, Some(&address(0)));
         assert_eq!((first.len(), refused), (34, Refused::Caller));
-        let others: Vec<_> = (1..=255).map(|n| fill(&shares, &address(n)).0).collect();
+        let others: Vec<_> = (1..=255)
+            .map(|n| fill(&shares, Some(&address(n))).0)
+            .collect();
         assert_eq!(others[0].len(), 11);
         assert_eq!(shares.state().unnamed, 50);
-        assert_eq!(fill(&shares, &key("a")).0.len(), 25);
+        assert_eq!(fill(&shares, Some(&key("a"))).0.len(), 25);
         drop((first, others));
         assert_eq!(shares.state().unnamed, 0);
     }
@@ -187,8 +189,8 @@ mod tests {
     fn what_is_there_anyway_is_counted_whatever_is_left() {
         let shares = Shares::new(10);
         let before = shares.count(None, 12);
-        assert_eq!(shares.take(key("a"), 1).unwrap_err(), Refused::All);
+        assert_eq!(shares.take(Some(key("a")), 1).unwrap_err(), Refused::All);
         drop(before);
-        assert!(shares.take(key("a"), 10).is_ok());
+        assert!(shares.take(Some(key("a")), 10).is_ok());
     }
 }

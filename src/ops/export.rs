@@ -107,15 +107,15 @@ pub struct Report {
 /// Nothing is published under the name then, or what another writer published stays.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     let export = async {
-        match export(ctx, options, None).await {
+        match Box::pin(export(ctx, options, None)).await {
             Err(super::Error::Store(e)) if stuck(&e).is_some() => {
                 tracing::warn!(error = %e, "Packing anew under another digest");
-                export(ctx, options, stuck(&e)).await
+                Box::pin(export(ctx, options, stuck(&e))).await
             }
             end => end,
         }
     };
-    super::within_budget(ctx, "exporting", Box::pin(export)).await
+    super::within_budget(ctx, "exporting", export).await
 }
 
 /// The digest under which a store has something else and takes nothing: a registry never replaces a blob that it has.

@@ -119,7 +119,7 @@ impl Error {
     /// Says whether a file of this machine's is what failed, not a store that was asked.
     pub fn is_of_file(&self) -> bool {
         let source = self.source.as_deref();
-        source.is_some_and(|source| source.is::<crate::fs::Error>())
+        source.is_some_and(<dyn std::error::Error + Send + Sync>::is::<crate::fs::Error>)
     }
 
     /// Says whether what was read is damaged, or a file that this user may not read: nobody is helped by trying again, and the rest

@@ -128,15 +128,13 @@ fn is_exempt(rule: &str, host: &str) -> bool {
     if rule == "*" || rule == host {
         return true;
     }
-    match host.parse::<IpAddr>() {
-        Ok(ip) => is_in_network(rule, ip),
-        Err(_) => {
-            let domain = rule.strip_prefix('*').unwrap_or(rule);
-            let domain = domain.strip_prefix('.').unwrap_or(domain);
-            let below = host.strip_suffix(domain);
-            !domain.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        }
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return is_in_network(rule, ip);
     }
+    let domain = rule.strip_prefix('*').unwrap_or(rule);
+    let domain = domain.strip_prefix('.').unwrap_or(domain);
+    let below = host.strip_suffix(domain);
+    !domain.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Says whether an address is in a network such as `10.0.0.0/8`.

@@ -34,17 +34,14 @@ pub(super) fn check_staged(
     let mut refused = Vec::new();
     let mut versions: BTreeMap<&[u8], Version<'_>> = BTreeMap::new();
     for path in paths {
-        match path::parse(path.as_bytes()) {
-            Some(ModFile(name, part)) => {
-                let stem = &path.as_bytes()[..path.as_bytes().len() - part.suffix().len()];
-                let parts = Vec::new();
-                let version = versions.entry(stem).or_insert(Version { name, parts });
-                version.parts.push((part, path));
-            }
-            None => {
-                let why = "it is not a file of Go's module cache".to_owned();
-                refused.push((path.clone(), why));
-            }
+        if let Some(ModFile(name, part)) = path::parse(path.as_bytes()) {
+            let stem = &path.as_bytes()[..path.as_bytes().len() - part.suffix().len()];
+            let parts = Vec::new();
+            let version = versions.entry(stem).or_insert(Version { name, parts });
+            version.parts.push((part, path));
+        } else {
+            let why = "it is not a file of Go's module cache".to_owned();
+            refused.push((path.clone(), why));
         }
     }
     let versions: Vec<Version<'_>> = versions.into_values().collect();

@@ -99,6 +99,7 @@ impl Contact {
     }
 
     /// The same for a store that is reached through the proxy of an environment variable, if one is given.
+    #[must_use]
     pub fn through(self, proxy: Option<&'static str>) -> Self {
         Self { proxy, ..self }
     }

@@ -138,7 +138,7 @@ fn which_layers_are_read_depends_on_their_sizes_and_digests_alone() {
     ]
     .into();
     let read = affordable(&[all]);
-    assert!(read.contains(&sized(0, MAX_BYTES - 1)) == !read.contains(&sized(1, 2)));
+    assert!(read.contains(&sized(0, MAX_BYTES - 1)) != read.contains(&sized(1, 2)));
     let small = (0..100_000).map(|n| sized(n, 1)).collect();
     let read = affordable(&[small]);
     assert_eq!(read.len() as u64, MAX_WORK / unpack::work(1));

@@ -245,7 +245,7 @@ async fn push_until_full(daemon: &Daemon, user: &str, first: u64) -> (u64, Strin
         let before = daemon.status().updates;
         let manifest = image(&[], first + n);
         match by(user, repo.put_manifest(&manifest, &[])).await {
-            Ok(_) => assert_eq!(daemon.status().updates, before + 1),
+            Ok(()) => assert_eq!(daemon.status().updates, before + 1),
             Err(e) => {
                 assert_eq!(e.kind, ErrorKind::Full);
                 return (n, e.message);
