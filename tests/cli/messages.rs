@@ -157,7 +157,7 @@ fn env_shows_what_holds_what_was_changed_and_whether_the_store_answers() {
     let settings = by_ci.split("SETTING").nth(1).unwrap();
     let row = settings.lines().find(|l| l.starts_with("scope ")).unwrap();
     assert!(
-        row.contains("branch-topic") && row.contains("$CI_COMMIT_BRANCH"),
+        row.contains(" topic ") && row.contains("$CI_COMMIT_BRANCH"),
         "{row}"
     );
 
