@@ -81,7 +81,7 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
             "this is not about its disk: try again when other calls to the daemon have ended".to_owned()
         }
         // What waits leaves when the store is back, and by nothing else.
-        ErrorKind::Full if e.message.contains("waits for the remote store") => return None,
+        ErrorKind::Full if ["waits", "wait"].iter().any(|w| e.message.contains(&format!("{w} for the remote store"))) => return None,
         ErrorKind::Full if daemon => {
             "free some room there with `cachectl prune`, or try again later".to_owned()
         }

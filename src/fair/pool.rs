@@ -279,6 +279,13 @@ impl Pool {
         all.map(|(key, caller)| (key.clone(), of(caller))).collect()
     }
 
+    /// Says whether `key` could have the next place that is given back: those that are reserved are not for everybody.
+    pub fn would_grant(&self, key: &Key) -> bool {
+        let state = self.0.state();
+        let held = state.callers.get(key).map_or(0, |caller| caller.held);
+        state.taken <= state.places - state.reserved || held < state.few
+    }
+
     /// Changes how many places there are; where fewer shall be and all are taken, they become fewer as they are given back.
     pub fn resize(&self, places: usize) {
         let mut state = self.0.state();

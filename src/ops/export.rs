@@ -473,9 +473,16 @@ async fn merge_packs(
         Some(options.max_size?.saturating_sub(raw))
     });
     let rules = head::rules(options.source.kind());
-    let Some(choice) = compact::choose_within(base, &diff.kept, rules, room) else {
+    let Some(mut choice) = compact::choose_within(base, &diff.kept, rules, room) else {
         return Merged::default();
     };
+    if rules != Rules::Tree {
+        // What this node has otherwise is packed anew, and must not meet its other in one pack: a false one may be the later.
+        let anew: HashSet<&EntryPath> = diff.new.iter().map(|n| &n.pack.entry.path).collect();
+        choice
+            .remote
+            .retain(|at| !anew.contains(&base.entry(*at).entry.path));
+    }
     match compact::carry_out(ctx, options.source.clone(), base, &choice, items, diff).await {
         Ok(files) => Merged { choice, files },
         Err(e) => {

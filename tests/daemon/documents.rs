@@ -111,7 +111,8 @@ fn the_unit_leaves_settings_to_its_file_and_makes_the_folders_in_it() {
         lines("Environment="),
         ["CACHECTLD_CONFIG=/etc/cachectl/cachectld.toml"]
     );
-    // RestartPreventExitStatus= does not count there.
+    // What is wrong for a while must not keep the unit down.
+    assert!(lines("RestartPreventExitStatus=").is_empty());
     assert!(lines("ExecStartPre=").is_empty());
     let made: Vec<String> = [
         ("State", "/var/lib"),

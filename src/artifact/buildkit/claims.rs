@@ -31,16 +31,17 @@ impl Claim {
     }
 }
 
-/// One claim about each layer on which parts do not agree.
+/// The layers on which parts do not agree, each with what it is, once that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Claims(BTreeMap<Digest, Claim>);
+pub struct Claims(BTreeMap<Digest, Option<Claim>>);
 
 impl Claims {
-    /// The claims of the parts that were pushed last: what holds where nobody knows better, until the next push.
+    /// What `parts` do not agree on. Nobody is right before it is known ([`Self::prove`]): a build that believes what is wrong fails, and
+    /// one that finds nothing goes on.
     ///
     /// A claim counts if it is about a layer that is here, so not among `lost`, and if BuildKit could use it: a part that contradicts
     /// itself about a layer says nothing of it.
-    pub fn of_last_pushed(parts: &[Part], lost: &HashSet<(Digest, u64)>) -> Self {
+    pub fn disputed(parts: &[Part], lost: &HashSet<(Digest, u64)>) -> Self {
         let mut first: HashMap<Digest, Claim> = HashMap::new();
         let mut disputed = BTreeMap::new();
         for (digest, word) in ranked(parts).iter().flat_map(|p| here(&p.manifest, lost)) {
@@ -50,7 +51,7 @@ impl Claims {
                     place.insert(claim);
                 }
                 Entry::Occupied(known) if !known.get().agrees(&claim) => {
-                    disputed.insert(digest, known.get().clone());
+                    disputed.insert(digest, None);
                 }
                 Entry::Occupied(_) => {}
             }
@@ -76,19 +77,19 @@ impl Claims {
         self.0.keys().copied()
     }
 
-    /// Puts what is known of a disputed layer in the place of what was said of it.
+    /// Says what a disputed layer is.
     pub fn prove(&mut self, layer: &Digest, claim: Claim) {
         if let Some(place) = self.0.get_mut(layer) {
-            *place = claim;
+            *place = Some(claim);
         }
     }
 
-    /// The layers of which a manifest says something else.
+    /// The layers of which a manifest says something that is not so, or that nobody knows.
     pub fn denied_by(&self, manifest: &CacheManifest) -> HashSet<Digest> {
         let layers = manifest.layers().iter();
         let denied = layers.filter(|l| {
-            let claim = self.0.get(&l.digest);
-            claim.is_some_and(|claim| !claim.agrees(&Claim::of(l)))
+            let disputed = self.0.get(&l.digest);
+            disputed.is_some_and(|known| !known.as_ref().is_some_and(|k| k.agrees(&Claim::of(l))))
         });
         denied.map(|l| l.digest).collect()
     }

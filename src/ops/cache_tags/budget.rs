@@ -19,6 +19,8 @@ const MAX_LINKS: usize = 400_000;
 const MAX_LAYERS: usize = 40_000;
 /// A whole budget, where shares are compared.
 const ALL: u64 = 1_000_000;
+/// What makes a part heavy.
+const HEAVY: u64 = ALL / 8;
 /// Records of both sides of all comparisons that one push may cost; parts that were not compared stay.
 const MAX_COMPARED: usize = 500_000;
 
@@ -77,8 +79,8 @@ impl Weight {
 
 /// What the parts take that were chosen so far, and the comparisons that are left.
 ///
-/// The first part stays, and of the others the heaviest go: so no part takes the place of lighter ones. Which of them stay depends on
-/// what they are, and on their order only where they weigh the same.
+/// The first part stays, and of the others the heavy ones go, the heaviest first: so no part takes the place of lighter ones. Where none
+/// is heavy the part pushed longest ago goes: so the next honest push takes the place of whatever many parts took.
 #[derive(Debug)]
 pub(super) struct Budget {
     weights: Vec<Weight>,
@@ -104,7 +106,7 @@ impl Budget {
         self.fits(Some(&least))
             || self
                 .heaviest()
-                .is_none_or(|(_, most)| most > least.strain())
+                .is_some_and(|(_, most)| most > least.strain())
     }
 
     /// Adds a part.
@@ -118,7 +120,8 @@ impl Budget {
         if self.weights.len() < 2 || self.fits(None) {
             return None;
         }
-        let (at, _) = self.heaviest()?;
+        let oldest = self.weights.len() - 1;
+        let at = self.heaviest().map_or(oldest, |(at, _)| at);
         self.weights.remove(at);
         Some(at)
     }
@@ -137,12 +140,13 @@ impl Budget {
             && all.layers <= MAX_LAYERS
     }
 
-    /// Of those that may go the heaviest, of equal ones the last, and its strain. The first may not, unless it leaves nothing to others.
+    /// Of those that may go the heaviest that is heavy, of equal ones the last, and its strain. The first may not, unless it leaves nothing to others.
     fn heaviest(&self) -> Option<(usize, u64)> {
         let stays = self.weights.first().is_some_and(|w| !w.is_over_half());
         let strains = self.weights.iter().map(Weight::strain).enumerate();
         strains
             .skip(usize::from(stays))
+            .filter(|(_, strain)| *strain > HEAVY)
             .max_by_key(|(at, strain)| (*strain, *at))
     }
 

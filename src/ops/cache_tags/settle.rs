@@ -7,8 +7,8 @@
 //! begins again once it is known. What was found is remembered, so a layer is read once; who is in the middle of it when the request
 //! ends goes on. Callers take turns, layer by layer.
 //!
-//! Which layers are read is decided by the parts, by the digests of the layers and by their sizes, and what a layer is by its bytes: so all daemons say the same. Of a
-//! layer that is not told the part pushed last is believed.
+//! Which layers are read is decided by the parts, by the digests of the layers and by their sizes, and what a layer is by its bytes: so all daemons say the same. A
+//! layer that is not told is left out of all parts: a build that is told what is wrong fails, and one that misses goes on.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -73,7 +73,7 @@ pub(super) struct Dispute {
 impl Dispute {
     /// What `parts` say; blocks for as long as it takes to look over their layers.
     pub(super) fn of(parts: &[Part], lost: &HashSet<Sized>) -> Self {
-        let claims = Claims::of_last_pushed(parts, lost);
+        let claims = Claims::disputed(parts, lost);
         let readable = affordable(&claims.by_part(parts, lost));
         Self { claims, readable }
     }
@@ -81,23 +81,29 @@ impl Dispute {
 
 /// Those of the layers of each part that are read: the same ones in each daemon, whatever it read before.
 ///
-/// Each part has an equal share of what may be read, and then what others leave of theirs: a part that is wrong about many layers
-/// keeps nobody from being right about few.
+/// The part pushed last has half of what may be read, so that the next honest push ends any dispute. Then each part has an equal share of
+/// the rest, and then what others leave of theirs: a part that is wrong about many layers keeps nobody from being right about few.
 pub(super) fn affordable(parts: &[BTreeSet<Sized>]) -> Vec<Sized> {
     let waiting = parts.iter().filter(|p| !p.is_empty()).count().max(1) as u64;
     let (mut bytes, mut work) = (MAX_BYTES, MAX_WORK);
     let mut read = BTreeSet::new();
-    for share in [waiting, 1] {
-        for layers in parts {
-            let (mut own_bytes, mut own_work) = (MAX_BYTES / share, MAX_WORK / share);
-            for layer in layers {
-                let (size, costs) = (layer.1, unpack::work(layer.1));
-                let fits = size <= bytes.min(own_bytes) && costs <= work.min(own_work);
-                if fits && read.insert(*layer) {
-                    (bytes, work) = (bytes - size, work - costs);
-                    (own_bytes, own_work) = (own_bytes - size, own_work - costs);
-                }
+    let mut choose = |layers: &BTreeSet<Sized>, share: u64| {
+        let (mut own_bytes, mut own_work) = (MAX_BYTES / share, MAX_WORK / share);
+        for layer in layers {
+            let (size, costs) = (layer.1, unpack::work(layer.1));
+            let fits = size <= bytes.min(own_bytes) && costs <= work.min(own_work);
+            if fits && read.insert(*layer) {
+                (bytes, work) = (bytes - size, work - costs);
+                (own_bytes, own_work) = (own_bytes - size, own_work - costs);
             }
+        }
+    };
+    for last in parts.iter().take(1) {
+        choose(last, 2);
+    }
+    for share in [2 * waiting, 1] {
+        for layers in parts {
+            choose(layers, share);
         }
     }
     read.into_iter().collect()
@@ -129,7 +135,7 @@ impl CacheTags {
         }
         if let Some(digest) = claims.layers().next() {
             let layers = claims.layers().count();
-            tracing::warn!(repo = %repo.name(), layers, %digest, "Parts of a merged cache contradict each other about layers, of which this is the first; their bytes decide, or else the part pushed last");
+            tracing::warn!(repo = %repo.name(), layers, %digest, "Parts of a merged cache contradict each other about layers, of which this is the first; their bytes decide; those that cannot be told from them are left out");
         }
         Ok(claims)
     }

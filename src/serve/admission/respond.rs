@@ -96,11 +96,8 @@ impl Reader {
         }
     }
 
-    fn is_cut(&self) -> bool {
-        matches!(&self.of, Of::Request(ticket) if ticket.is_cut())
-    }
-
-    /// Looks after the client: parks one that does not read, and hangs up on one that was cut or is silent for `stall`.
+    /// Looks after the client: parks one that does not read, and hangs up on one that is silent for `stall`. Of a transfer that was cut
+    /// the response alone ends, once it is read on: its place was given to somebody else already.
     fn look(&self, responses: &Responses, stall: Duration) {
         let stall = match self.of {
             Of::Small => stall.min(SMALL),
@@ -111,9 +108,7 @@ impl Reader {
             return;
         };
         let unread = since.elapsed();
-        // A response that is read ends by itself when it is cut, without the others on its connection.
-        let is_cut = self.is_cut() && unread >= LOOK;
-        if is_cut || state.parked.as_ref().is_some_and(|p| p.is_cut()) || unread >= stall {
+        if state.parked.as_ref().is_some_and(|p| p.is_cut()) || unread >= stall {
             let seconds = unread.as_secs();
             if lines::may_write(&self.key) {
                 tracing::info!(caller = ?self.key, seconds, "Response that is not read is cut off");

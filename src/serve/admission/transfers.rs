@@ -1,11 +1,10 @@
 //! Bytes on their way between a client and the daemon: they hold no place of work, since their pace is the client's.
 //!
 //! Places of transfers are shared as all places are. But whoever has one may keep it for hours, so a caller who waits gets one at the
-//! expense of whoever holds most: the oldest transfer of that one is cut. Nobody is cut while there is room, and nobody for a caller
-//! who holds as many.
+//! expense of whoever holds most: the youngest transfer of that one is cut, of which least is lost. Nobody is cut while there is room for
+//! the caller, nobody for a caller who has some and more than half as many, and for each caller one in [`GRACE`] at most.
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     future::poll_fn,
     pin::pin,
@@ -40,6 +39,8 @@ struct Moving {
     next: u64,
     /// By age.
     all: BTreeMap<u64, Entry>,
+    /// When one was last cut for a caller; those of a while ago are forgotten.
+    made_room: HashMap<Key, Instant>,
 }
 
 struct Entry {
@@ -137,16 +138,26 @@ impl Shared {
 
     /// Cuts a transfer for one more of `key`, if somebody has to give way to it.
     fn make_room(&self, key: &Key) {
+        if !self.places.would_grant(key) {
+            return;
+        }
         let shares = Shares::new(self.places.demand(), key);
         let mut moving = self.moving();
+        moving.made_room.retain(|_, at| at.elapsed() < GRACE);
+        if moving.made_room.contains_key(key) {
+            return;
+        }
         let gives_way = |entry: &Entry| {
             let is_old = self.longest.is_some_and(|l| entry.since.elapsed() >= l);
             shares.gives_way(&entry.key, is_old)
         };
         let most = moving.all.iter().filter(|(_, entry)| gives_way(entry));
-        let most = most.max_by_key(|(number, entry)| (shares.held(&entry.key), Reverse(**number)));
+        let most = most.max_by_key(|(number, entry)| (shares.held(&entry.key), **number));
         let most = most.map(|(number, _)| *number);
         let victim = most.and_then(|number| moving.all.remove(&number));
+        if victim.is_some() {
+            moving.made_room.insert(key.clone(), Instant::now());
+        }
         drop(moving);
         let Some(victim) = victim else { return };
         self.cut.inc();
@@ -194,7 +205,13 @@ impl<'k> Shares<'k> {
             return false;
         }
         let own = self.held(self.key) + usize::from(!is_old);
-        self.held(other) > own
+        // One more or less is no matter: who holds some waits until others hold clearly more.
+        let least = if self.held(self.key) == 0 {
+            own
+        } else {
+            2 * own
+        };
+        self.held(other) > least
     }
 }
 

@@ -113,15 +113,20 @@ impl Core {
     async fn put_back(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         let digest = &desc.digest;
         let pin = self.front.uses.pin(digest).await;
-        let kept = match self.front.put(desc, body).await {
-            Ok(Put::Existed) if self.seen.contains(digest) => return Ok(Put::Existed),
-            Ok(done) => self
-                .unsent
-                .add(digest, desc.size, Bytes::New, pin)
-                .await
-                .map(|()| done),
-            // The body's fault.
-            Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Invalid) => return Err(e),
+        let kept = match self.unsent.reserve(digest, desc.size) {
+            Ok(share) => match self.front.put(desc, body).await {
+                Ok(Put::Existed) if self.seen.contains(digest) => return Ok(Put::Existed),
+                Ok(done) => {
+                    let size = desc.size;
+                    let marked = self.unsent.add(digest, size, Bytes::New, pin, share);
+                    marked.await.map(|()| done)
+                }
+                // The body's fault.
+                Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Invalid) => {
+                    return Err(e);
+                }
+                Err(e) => Err(e),
+            },
             Err(e) => Err(e),
         };
         match kept {

@@ -137,7 +137,9 @@ impl Core {
                 return Ok(());
             };
             tracing::info!(%digest, "The remote store does not have a blob that is in front, and is sent it");
-            self.unsent.add(&digest, size, Bytes::Old, pin).await?;
+            self.unsent
+                .add(&digest, size, Bytes::Old, pin, None)
+                .await?;
         }
         tokio::select! {
             sent = self.unsent.until_sent(&digest) => sent?,

@@ -126,21 +126,36 @@ impl Unsent {
         Ok(self.shares.count(who, size))
     }
 
-    /// Marks a blob that is in front, and pinned there; durable when it returns.
+    /// Room for a blob that is about to come, so that one that gets none is not kept; `None` if it is marked already.
     ///
     /// # Errors
-    /// `Full`, also if the caller on whose behalf this task works has as many bytes as are left for all others ([`Shares`]).
+    /// `Full` if the caller on whose behalf this task works has as many bytes as are left for all others ([`Shares`]).
+    pub(super) fn reserve(&self, digest: &Digest, size: u64) -> Result<Option<Share>> {
+        if self.contains(digest) {
+            return Ok(None);
+        }
+        self.share(size, Bytes::New).map(Some)
+    }
+
+    /// Marks a blob that is in front, and pinned there; durable when it returns. It takes the `share` that was reserved for it.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`], without a share.
     pub(super) async fn add(
         &self,
         digest: &Digest,
         size: u64,
         bytes: Bytes,
         pin: Pin,
+        share: Option<Share>,
     ) -> Result<()> {
         if self.contains(digest) {
             return Ok(());
         }
-        let share = self.share(size, bytes)?;
+        let share = match share {
+            Some(share) => share,
+            None => self.share(size, bytes)?,
+        };
         self.ledger.mark(digest, size).await?;
         let item = Item::new(size, Time::now(), bytes, share, pin);
         self.insert(digest, item);
@@ -361,7 +376,7 @@ mod tests {
         let (unsent, uses) = (Unsent::new(ledger, 1000), Arc::new(Uses::default()));
         for n in 1..=3 {
             let pin = uses.pin(&d(n)).await;
-            unsent.add(&d(n), 10, Bytes::New, pin).await.unwrap();
+            unsent.add(&d(n), 10, Bytes::New, pin, None).await.unwrap();
         }
         (unsent, uses)
     }

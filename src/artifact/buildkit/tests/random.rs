@@ -240,7 +240,7 @@ proptest! {
     fn no_part_takes_results_from_others_by_what_it_says_of_their_layers(honest in vec(random_part(), 1..4), liar in random_part(), lies in vec(0..3_u8, BLOBS)) {
         let mut parts: Vec<Part> = honest.iter().map(|p| p.clone().pushed_at(Some(second(1)))).collect();
         parts.push(lying(&liar, &lies).pushed_at(Some(second(2))));
-        let mut claims = Claims::of_last_pushed(&parts, &HashSet::new());
+        let mut claims = Claims::disputed(&parts, &HashSet::new());
         for b in (0..BLOBS).map(|b| format!("b{b}")) {
             let diff_id = Some(blob(&format!("plain {b}")));
             claims.prove(&blob(&b), Claim { media_type: media::LAYER_GZIP.to_owned(), diff_id });

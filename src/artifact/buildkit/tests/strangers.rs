@@ -157,9 +157,9 @@ fn a_part_that_contradicts_itself_or_has_no_such_layer_disputes_nothing() {
     let wrong = stranger(vec![other, layer("own")], &records).pushed_at(Some(second(3)));
     let parts = [honest, twice, wrong];
     let lost = [(blob("base"), 7)].into();
-    let claims = Claims::of_last_pushed(&parts, &lost);
+    let claims = Claims::disputed(&parts, &lost);
     assert_eq!(claims.layers().count(), 0);
-    let claims = Claims::of_last_pushed(&parts, &[].into());
+    let claims = Claims::disputed(&parts, &[].into());
     assert_eq!(claims.layers().count(), 1, "of another size");
 }
 

@@ -172,6 +172,26 @@ async fn over_the_budget_the_heaviest_parts_go_before_older_ones() {
 }
 
 #[tokio::test]
+async fn parts_that_are_a_little_lighter_keep_honest_ones_apart_for_no_longer_than_these_are_pushed()
+ {
+    let world = World::new().await;
+    let (tags, repo) = (CacheTags::default(), world.repo());
+    for n in 0..11 {
+        let part = crowded(&repo, &format!("light{n}"), MAX_RECORDS / 10 - 100).await;
+        push(&tags, &repo, &part).await;
+        world.age_records();
+    }
+    let mut honest = BTreeSet::new();
+    for name in ["a", "b", "c"] {
+        let part = crowded(&repo, name, MAX_RECORDS / 10).await;
+        honest.insert(part.digest);
+        push(&tags, &repo, &part).await;
+        world.age_records();
+    }
+    assert!(parts_left(&repo).await.is_superset(&honest));
+}
+
+#[tokio::test]
 async fn a_cache_is_read_in_a_place_among_merges_though_no_tag_is_pushed() {
     let world = World::new().await;
     let (tags, repo) = (CacheTags::default(), world.repo());

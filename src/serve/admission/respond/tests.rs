@@ -109,7 +109,7 @@ async fn who_reads_slowly_on_many_streams_loses_one_to_who_has_none_and_the_othe
     for (_, body) in &mut streams {
         ends.push(body.frame().await.unwrap().is_err());
     }
-    assert_eq!(ends, [&[true][..], &[false; 15]].concat());
+    assert_eq!(ends, [&[false; 13][..], &[true, false, false]].concat());
     let ended = streams
         .iter()
         .filter(|(c, _)| c.ends().now_or_never().is_some());
@@ -123,7 +123,7 @@ async fn who_reads_slowly_on_many_streams_loses_one_to_who_has_none_and_the_othe
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_who_does_not_read_the_connection_ends_when_its_place_goes_to_another() {
+async fn of_who_does_not_read_the_connection_goes_on_when_its_place_goes_to_another() {
     let (admission, _watch) = admission();
     admission.resize(8);
     let mut streams = Vec::new();
@@ -144,11 +144,13 @@ async fn of_who_does_not_read_the_connection_ends_when_its_place_goes_to_another
     };
     let _new = tokio::join!(ticket(&admission, "new", &connection), read);
     tokio::time::sleep(2 * LOOK).await;
-    let ended = streams
-        .iter()
-        .map(|(c, _)| c.ends().now_or_never().is_some());
-    let ended: Vec<bool> = ended.collect();
-    assert_eq!(ended, [&[true][..], &[false; 6]].concat());
+    // All its responses come by one connection, as a rule: one of them alone is lost.
+    let mut lost = 0;
+    for (connection, body) in &mut streams {
+        assert!(connection.ends().now_or_never().is_none());
+        lost += usize::from(body.frame().await.unwrap().is_err());
+    }
+    assert_eq!(lost, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -109,11 +109,6 @@ impl Ticket {
         !matches!(*locked(&self.0.large), Moves::No)
     }
 
-    /// Says whether its transfer was cut off for somebody else.
-    pub(in crate::serve::admission) fn is_cut(&self) -> bool {
-        locked(&self.0.transfer).is_cut() || locked(&self.0.large).is_cut()
-    }
-
     /// Ready when its transfer is cut off; the last one who asked is woken.
     pub(in crate::serve::admission) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
         let transfer = locked(&self.0.transfer).poll_cut(cx);

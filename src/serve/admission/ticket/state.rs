@@ -36,10 +36,6 @@ impl Moves {
         }
     }
 
-    pub(super) fn is_cut(&self) -> bool {
-        matches!(self, Self::Yes(transfer) if transfer.is_cut())
-    }
-
     pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
         match self {
             Self::Yes(transfer) => transfer.poll_cut(cx),

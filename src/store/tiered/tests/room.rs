@@ -296,6 +296,9 @@ async fn user_who_fills_the_front_with_unsent_bytes_is_refused_before_others() {
     assert_eq!(taken, 4);
     assert!(why.contains("of this caller"), "{why}");
     assert_eq!(put_until_full("honest", 100).await.0, 2);
+    // What was refused is not kept, so it takes no room of others, and nothing can name it.
+    let status = daemon.status();
+    assert_eq!((status.bytes, status.front_bytes), (3 * MIB, 3 * MIB));
     daemon.back().await;
     // The store takes what the front does not.
     by("greedy", put(&daemon, MIB / 2, 200)).await.unwrap();
