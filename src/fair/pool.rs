@@ -60,11 +60,15 @@ pub struct Full {
 }
 
 /// A place; dropped, it is free.
-pub struct Permit(Arc<Shared>, Key);
+pub struct Permit {
+    pool: Arc<Shared>,
+    key: Key,
+    is_reserved: bool,
+}
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Permit({}, {:?})", self.0.name, self.1)
+        write!(f, "Permit({}, {:?})", self.pool.name, self.key)
     }
 }
 
@@ -94,8 +98,14 @@ impl Shared {
                 state.tidy(&key);
                 continue;
             }
-            state.take(&key);
-            grants.push((waiter.grant, Permit(self.clone(), key)));
+            let is_reserved = state.take(&key);
+            let pool = self.clone();
+            let permit = Permit {
+                pool,
+                key,
+                is_reserved,
+            };
+            grants.push((waiter.grant, permit));
         }
         self.show(state);
         grants
@@ -195,10 +205,15 @@ impl Pool {
         if state.waiting > 0 || !state.may_take(held) {
             return None;
         }
-        state.take(&key);
+        let is_reserved = state.take(&key);
         self.0.show(&state);
         drop(state);
-        Some(Permit(self.0.clone(), key))
+        let pool = self.0.clone();
+        Some(Permit {
+            pool,
+            key,
+            is_reserved,
+        })
     }
 
     /// Takes a place again for a request that gave its own back for a while: it waits as long as it takes, and does not
@@ -279,11 +294,11 @@ impl Pool {
         all.map(|(key, caller)| (key.clone(), of(caller))).collect()
     }
 
-    /// Says whether `key` could have the next place that is given back: those that are reserved are not for everybody.
-    pub fn would_grant(&self, key: &Key) -> bool {
+    /// Says whether `key` could have that place if it were given back: reserved ones are not for everybody.
+    pub fn would_grant(&self, key: &Key, place: &Permit) -> bool {
         let state = self.0.state();
         let held = state.callers.get(key).map_or(0, |caller| caller.held);
-        state.taken <= state.places - state.reserved || held < state.few
+        state.would_grant(held, place.is_reserved)
     }
 
     /// Changes how many places there are; where fewer shall be and all are taken, they become fewer as they are given back.
@@ -302,13 +317,14 @@ impl Pool {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.pool.state();
         state.taken -= 1;
-        if let Some(caller) = state.callers.get_mut(&self.1) {
+        state.taken_reserved -= usize::from(self.is_reserved);
+        if let Some(caller) = state.callers.get_mut(&self.key) {
             caller.held -= 1;
         }
-        state.tidy(&self.1);
-        let grants = self.0.grant(&mut state);
+        state.tidy(&self.key);
+        let grants = self.pool.grant(&mut state);
         drop(state);
         send(grants);
     }

@@ -18,11 +18,12 @@ use std::{
 
 use crate::{
     digest::{Sha256, Sha256Hasher},
-    entry::{Entry, EntryPath, Kind, Meta, Time},
+    entry::{Entry, EntryPath, Meta, Time},
     fs::{self, Dir, Stat, missing_is_none},
     source::{
         Content, Error, Fingerprint, Item, Known, Result, Scan, Source, SourceKind, Standing,
         meta::Carry,
+        size_of_go_file,
         stable::{HeldContent, StableFile, Watch, open_parent, replace_small},
         threads::in_threads,
     },
@@ -185,19 +186,7 @@ pub(super) fn admit(entry: &Entry, content: Option<&Sha256>) -> std::result::Res
     let Some((which, id)) = parse(entry.path.as_bytes()) else {
         return Err("it has no name of a Go build cache (`xx/<64 hex>-a` or `-d`)".into());
     };
-    let Kind::File {
-        size,
-        extents: None,
-    } = entry.kind
-    else {
-        return Err("it is no regular file without holes".into());
-    };
-    if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
-        return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
-    }
-    if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
-        return Err("it names an owner or has attributes, which Go's caches never do".into());
-    }
+    let size = size_of_go_file(entry)?;
     match (which, &entry.needs) {
         (Which::Output, None) if content == Some(&id) => Ok(()),
         (Which::Output, None) => Err("its content is not what its name says".into()),

@@ -35,6 +35,7 @@ use crate::{
         Content, Fingerprint, Item, Known, Result, Scan, Source, SourceKind, Standing,
         goenv::{GoEnv, modfile},
         meta::Carry,
+        size_of_go_file,
         stable::{HeldContent, StableFile, Watch, open_parent},
     },
 };
@@ -199,21 +200,9 @@ pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
     let Some(file) = path::parse(entry.path.as_bytes()) else {
         return Err("it has no name of Go's module cache that is carried".into());
     };
-    let Kind::File {
-        size,
-        extents: None,
-    } = entry.kind
-    else {
-        return Err("it is no regular file without holes".into());
-    };
+    let size = size_of_go_file(entry)?;
     if !fits(&file, size) {
         return Err(format!("a file of its name cannot have {size} bytes"));
-    }
-    if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
-        return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
-    }
-    if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
-        return Err("it names an owner or has attributes, which Go's caches never do".into());
     }
     if entry.needs.is_some() {
         return Err("no file of a module needs another entry".into());

@@ -29,7 +29,7 @@ use std::{
 pub use crate::entry::Content;
 use crate::{
     digest::Sha256,
-    entry::{Entry, EntryPath, Time},
+    entry::{Entry, EntryPath, Kind, Time},
     fs,
 };
 
@@ -79,6 +79,24 @@ impl SourceKind {
             Self::Dir => dir::admit(entry),
         }
     }
+}
+
+/// The size of a file as Go's caches have them: plain, with one of Go's modes, of nobody in particular; else why it is none.
+fn size_of_go_file(entry: &Entry) -> std::result::Result<u64, String> {
+    let Kind::File {
+        size,
+        extents: None,
+    } = entry.kind
+    else {
+        return Err("it is no regular file without holes".into());
+    };
+    if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
+        return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
+    }
+    if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
+        return Err("it names an owner or has attributes, which Go's caches never do".into());
+    }
+    Ok(size)
 }
 
 /// Trouble with a cache on disk.

@@ -13,6 +13,8 @@ pub(super) struct State {
     pub(super) reserved: usize,
     pub(super) few: usize,
     pub(super) taken: usize,
+    /// Of `taken`, those that were given as reserved ones: they leave as many of the others.
+    pub(super) taken_reserved: usize,
     pub(super) waiting: usize,
     pub(super) callers: HashMap<Key, Caller>,
     pub(super) next: u64,
@@ -39,17 +41,38 @@ pub(super) struct Waiter {
 pub(super) type Grants = Vec<(oneshot::Sender<Permit>, Permit)>;
 
 impl State {
-    pub(super) fn may_take(&self, held: usize) -> bool {
-        self.taken < self.places - self.reserved || (self.taken < self.places && held < self.few)
+    /// Says whether a place that is not reserved is free, once `more` are.
+    fn has_open(&self, more: usize) -> bool {
+        let open = self.taken - self.taken_reserved;
+        // There are fewer places than were taken where they were made fewer.
+        open < self.places - self.reserved + more && self.taken < self.places + more
     }
 
-    pub(super) fn take(&mut self, key: &Key) {
+    pub(super) fn may_take(&self, held: usize) -> bool {
+        let has_reserved = self.taken_reserved < self.reserved && self.taken < self.places;
+        self.has_open(0) || (has_reserved && held < self.few)
+    }
+
+    /// Says whether a caller with so many could have the place that is given back, reserved or not.
+    pub(super) fn would_grant(&self, held: usize, is_reserved: bool) -> bool {
+        if is_reserved {
+            let is_enough = self.taken_reserved <= self.reserved && self.taken <= self.places;
+            return is_enough && held < self.few;
+        }
+        self.has_open(1)
+    }
+
+    /// Takes a place for `key`, who may have one; says whether it is a reserved one.
+    pub(super) fn take(&mut self, key: &Key) -> bool {
+        let is_reserved = !self.has_open(0);
         self.taken += 1;
+        self.taken_reserved += usize::from(is_reserved);
         self.grants += 1;
         self.last_was_named = key.is_named();
         let caller = self.callers.entry(key.clone()).or_default();
         caller.held += 1;
         caller.last = self.grants;
+        is_reserved
     }
 
     /// The caller whose turn it is, of those that may have a place.

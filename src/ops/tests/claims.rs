@@ -365,3 +365,29 @@ async fn entries_that_no_go_cache_has_hide_nothing_and_the_next_export_ends_them
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_packed_anew_does_not_meet_its_other_in_a_merged_pack() {
+    let world = World::new(Meet::SideTags);
+    let nodes = ["one", "two"].map(|n| (world.node(n), world.path(n, "cache")));
+    let mut counts = Vec::new();
+    for number in 1..12 {
+        add("gobuild", &nodes[0].1, number);
+        export("gobuild", &nodes[0].0, &nodes[0].1).await;
+        // The same action with another output each time.
+        let at = nanos(i64::from(number) - 60);
+        go::put(&nodes[1].1, "same", &[number; 3000], at);
+        export("gobuild", &nodes[1].0, &nodes[1].1).await;
+        let current = head::read(&nodes[1].0, &name("gobuild"), &HashSet::new()).await;
+        let packs = current.unwrap().folded().unwrap().packs;
+        counts.push(packs.len());
+        for pack in packs {
+            let mut paths = HashSet::new();
+            for e in &pack.toc.entries {
+                assert!(paths.insert(&e.entry.path), "{} at {number}", e.entry.path);
+            }
+        }
+    }
+    let is_merged = counts.windows(2).any(|pair| pair[1] < pair[0]);
+    assert!(is_merged, "{counts:?}");
+}

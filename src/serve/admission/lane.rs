@@ -65,6 +65,11 @@ impl Cut {
             Poll::Pending
         }
     }
+
+    /// Ends when it is cut. Cancel-safe.
+    pub(super) async fn done(&self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
 }
 
 /// An entry of a lane; dropped, it has left.
@@ -199,7 +204,7 @@ impl Parked {
 
     /// Ends when it is cut. Cancel-safe.
     pub async fn cut(&self) {
-        poll_fn(|cx| self.poll_cut(cx)).await;
+        self.cut.done().await;
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    future::poll_fn,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -47,7 +46,6 @@ struct Entry {
     key: Key,
     since: Instant,
     cut: Arc<Cut>,
-    #[expect(dead_code, reason = "held as long as the transfer")]
     place: Permit,
 }
 
@@ -138,9 +136,6 @@ impl Shared {
 
     /// Cuts a transfer for one more of `key`, if somebody has to give way to it.
     fn make_room(&self, key: &Key) {
-        if !self.places.would_grant(key) {
-            return;
-        }
         let shares = Shares::new(self.places.demand(), key);
         let mut moving = self.moving();
         moving.made_room.retain(|_, at| at.elapsed() < GRACE);
@@ -149,7 +144,7 @@ impl Shared {
         }
         let gives_way = |entry: &Entry| {
             let is_old = self.longest.is_some_and(|l| entry.since.elapsed() >= l);
-            shares.gives_way(&entry.key, is_old)
+            shares.gives_way(&entry.key, is_old) && self.places.would_grant(key, &entry.place)
         };
         let most = moving.all.iter().filter(|(_, entry)| gives_way(entry));
         let most = most.max_by_key(|(number, entry)| (shares.held(&entry.key), **number));
@@ -228,7 +223,7 @@ impl Transfer {
 
     /// Ends when it is cut. Cancel-safe.
     pub async fn cut(&self) {
-        poll_fn(|cx| self.poll_cut(cx)).await;
+        self.cut.done().await;
     }
 }
 

@@ -1,5 +1,8 @@
 use super::*;
-use crate::source::{KnownContent, NothingKnown};
+use crate::{
+    entry::Kind,
+    source::{KnownContent, NothingKnown},
+};
 
 const NOW: Time = Time {
     secs: 1_800_000_000,

@@ -98,13 +98,31 @@ async fn nobody_is_cut_where_that_helps_nobody_or_for_little_and_many_waiters_of
         }
         cuts.push(cut(&many));
     }
-    // Two places that are reserved are none of theirs, once they hold four; and then the others have no more than twice as many.
+    // Not beyond what leaves the others about twice as many.
     assert!(
         cuts.windows(2).all(|pair| pair[1] <= pair[0] + 1),
         "{cuts:?}"
     );
     assert!(cuts[8] <= 4 && cuts[8] == cuts[7], "{cuts:?}");
     assert!(!got.is_empty() && cut(&got) == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_taken_reserved_places_gets_more_of_whoever_has_the_rest() {
+    for many in [named("many"), address(1)] {
+        let transfers = transfers(64, None);
+        let held = all_of(&transfers, &many);
+        let few = named("few");
+        let mut own: Vec<_> = std::iter::from_fn(|| transfers.enter_now(&few)).collect();
+        assert_eq!((held.len(), own.len()), (56, 4));
+        let began = Instant::now();
+        own.push(transfers.enter(&few).await.unwrap());
+        assert_eq!(began.elapsed(), GRACE);
+        assert_eq!((cut(&held), cut(&own)), (1, 0));
+        // The reserved ones that are left are not for it, nor do they go to whoever has most.
+        assert!(transfers.enter_now(&few).is_none() && transfers.enter_now(&many).is_none());
+        assert!(transfers.enter_now(&named("new")).is_some());
+    }
 }
 
 #[tokio::test(start_paused = true)]
