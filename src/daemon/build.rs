@@ -102,6 +102,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         options,
         backlog,
         readers,
+        evict,
     } = tiers::open(config, env, state, caches.clone()).await?;
     let writable = opened.repositories.clone();
     let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
@@ -120,6 +121,9 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
     uploads.set_quota(quota(config));
+    if let Some(evict) = evict {
+        uploads.evict_first(evict);
+    }
     remember_owners(&uploads, state).await?;
     count_bytes(&uploads);
     let is_alone = backlog.is_none() && opened.url.tier() == Tier::Remote;

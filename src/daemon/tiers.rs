@@ -7,7 +7,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 use super::{
     build::store_url,
@@ -48,6 +51,8 @@ pub(super) struct Tiers {
     pub(super) backlog: Option<Arc<dyn Backlog>>,
     /// The same repositories for requests that only read; `None` where there is one store alone.
     pub(super) readers: Option<Arc<dyn Repositories>>,
+    /// Told when something else on the front's disk finds no room: the front gives some up.
+    pub(super) evict: Option<Arc<Notify>>,
 }
 
 /// Opens what `config` asks for; what must survive a restart is in `state`.
@@ -71,6 +76,7 @@ pub(super) async fn open(
             options,
             backlog: None,
             readers: None,
+            evict: None,
         });
     };
     let remote = Options {
@@ -100,6 +106,7 @@ pub(super) async fn open(
     Ok(Tiers {
         backlog: Some(tiered.backlog()),
         readers: Some(tiered.hasty()),
+        evict: Some(tiered.evict()),
         opened: Arc::new(Opened {
             scrubber,
             ..tiered.opened()

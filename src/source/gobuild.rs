@@ -333,7 +333,7 @@ impl Source for GoBuild {
         let Some(stat) = dir.stat(name)? else {
             return Ok(Standing::Absent);
         };
-        if stat.is_dir() {
+        if stat.is_dir() && which == Which::Output && !dir.open_dir(name)?.list()?.is_empty() {
             // A program that `go run` cached: no rename can put a file in its place, and Go can use it.
             return Ok(Standing::Keep);
         }

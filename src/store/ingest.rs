@@ -11,7 +11,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -28,7 +28,7 @@ use owners::{Fillers, Owners};
 use session::{Session, io_at};
 
 use bytes::Bytes;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 
 use super::{
     ByteStream, Spool,
@@ -41,6 +41,8 @@ use crate::{digest::Sha256, fs, random, task};
 const BATCH_BYTES: usize = 128 << 10;
 /// How often a write is tried again after room was made for it, and the time for those that were told to end to do so.
 const ROOM_TRIES: u32 = 5;
+/// The same while a folder in front gives up blobs, before anybody's upload has to go.
+const EVICT_TRIES: u32 = 5;
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
 /// How long a request waits for another one of the same upload.
 const BUSY: Duration = Duration::from_secs(10);
@@ -138,6 +140,8 @@ pub struct Ingests {
     /// Whose last request broke off: few senders go on from there.
     broken: Mutex<HashSet<UploadId>>,
     owners: Owners,
+    /// Told when the disk is full, where that frees room.
+    evict: OnceLock<Arc<Notify>>,
 }
 
 impl Ingests {
@@ -149,6 +153,7 @@ impl Ingests {
             open: Mutex::default(),
             broken: Mutex::default(),
             owners: Owners::default(),
+            evict: OnceLock::new(),
         })
     }
 
@@ -279,7 +284,8 @@ impl Ingests {
         })
     }
 
-    /// Writes a batch; where there is no room for it, makes some, at the expense of whoever fills the disk.
+    /// Writes a batch; where there is no room for it, makes some: first at the expense of what can come again, then of whoever fills
+    /// the disk.
     async fn write(
         &self,
         id: &UploadId,
@@ -287,7 +293,10 @@ impl Ingests {
         pieces: VecDeque<Bytes>,
     ) -> Result<OwnedMutexGuard<Session>> {
         let mut pieces = pieces;
-        let mut tries = 0;
+        let mut tries = match self.evict.get() {
+            Some(_) => 0,
+            None => EVICT_TRIES,
+        };
         loop {
             let written;
             // The thread owns the lock: if the request goes away, the batch is whole all the same.
@@ -302,12 +311,16 @@ impl Ingests {
             if error.kind != ErrorKind::Full {
                 return Err(error);
             }
-            if !self.make_room(id).await || tries == ROOM_TRIES {
-                drop(session);
-                self.cancel(id).await?;
-                return Err(error);
-            }
             tries += 1;
+            match self.evict.get() {
+                Some(evict) if tries <= EVICT_TRIES => evict.notify_one(),
+                _ if tries <= EVICT_TRIES + ROOM_TRIES && self.make_room(id).await => {}
+                _ => {
+                    drop(session);
+                    self.cancel(id).await?;
+                    return Err(error);
+                }
+            }
             tokio::time::sleep(ROOM_PAUSE).await;
         }
     }

@@ -5,11 +5,18 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{daemon::Daemon, repositories::push, run, words};
-use crate::support::{cli::number, node::Node};
+use crate::support::{
+    cli::number,
+    gocache::{GoCache, touch},
+    later::Later,
+    node::Node,
+    servers::{DebianRegistry, Login},
+    stores::TestStore,
+};
 
 /// Runs the pairs of a row and requires what can be seen of each.
 type Shows = fn(&Node);
@@ -158,11 +165,32 @@ fn strict(node: &Node) {
     }
 }
 
-/// What is unused is known in days, over several exports: only a clock that is moved shows it.
-fn max_age_of_export(_: &Node) {
-    assert!(is_a_test(
-        "unused_entries_leave_while_two_jobs_keep_their_halves"
-    ));
+/// Days go by the store's clock, which is set on here.
+fn max_age_of_export(node: &Node) {
+    let store = TestStore::of(DebianRegistry::start(Login::Open));
+    let clock = Later::to(store.port());
+    let go = |node: &Node, line: &str| {
+        let line = words(node, &format!("{line} --name n"));
+        line.store_through(&store, clock.port).run().success();
+    };
+    let mut cache = GoCache::default();
+    cache.compile("old", 3000);
+    cache.compile("new", 3000);
+    cache.write(&node.gocache());
+    go(node, "export gobuild --strict");
+    clock.set(5);
+    let next = Node::new();
+    go(&next, "import gobuild --require-hit");
+    touch(&next.gocache(), ["new".to_owned()], SystemTime::now());
+    for (days, left) in [(7, &["old", "new"][..]), (3, &["new"])] {
+        go(&next, &format!("export gobuild --strict --max-age {days}d"));
+        let reader = Node::new();
+        go(&reader, "import gobuild --require-hit");
+        let held = GoCache::read(&reader.gocache()).0;
+        let held: BTreeSet<[u8; 32]> = held.into_keys().collect();
+        let left = left.iter().map(|label| GoCache::action(label));
+        assert_eq!(held, left.collect(), "{days} days");
+    }
 }
 
 fn max_age_of_prune(node: &Node) {

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpListener,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -12,10 +13,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{XattrFlags, getxattr, setxattr},
+    process::{Pid, Signal, kill_process},
+};
 
-use super::{node_with_tree, run, words};
-use crate::support::{gocache::GoCache, node::Node, tools};
+use super::{daemon::Daemon, node_with_tree, run, words};
+use crate::support::{cli::UNPRIVILEGED, gocache::GoCache, node::Node, tools};
 
 /// A command at a terminal, to which `answer` is typed; what is shown there, and its exit code.
 fn at_a_terminal(node: &Node, line: &str, answer: &str) -> (String, Option<i32>) {
@@ -216,10 +220,24 @@ fn an_import_of_a_go_cache_changes_no_file_that_is_linked_to_from_outside() {
         let file = fs::File::open(output).unwrap();
         file.set_modified(long_ago).unwrap();
     }
-    fs::hard_link(&outputs[0], node.path("home/mine")).unwrap();
+    let mine = node.path("home/mine");
+    fs::hard_link(&outputs[0], &mine).unwrap();
+    setxattr(&mine, "user.test", b"v", XattrFlags::empty()).unwrap();
+    if rustix::process::geteuid().is_root() {
+        chown(&mine, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+    }
+    fs::set_permissions(&mine, fs::Permissions::from_mode(0o640)).unwrap();
+    let state = || {
+        let meta = fs::metadata(&mine).unwrap();
+        let ours = (meta.ino(), meta.mode(), meta.uid(), meta.gid());
+        (ours, fs::read(&mine).unwrap())
+    };
+    let before = state();
     run(&node, "import gobuild --name g --require-hit").success();
     let time = |path: &std::path::Path| fs::metadata(path).unwrap().modified().unwrap();
-    assert_eq!(time(&node.path("home/mine")), long_ago);
+    assert_eq!(time(&mine), long_ago);
+    assert!(state() == before, "mode, owner or content changed");
+    assert_eq!(getxattr(&mine, "user.test", &mut [0; 8]), Ok(1));
     // A copy took its place; the other one, which nobody else has, is renewed where it stands.
     assert_ne!(time(&outputs[0]), long_ago);
     assert_ne!(time(&outputs[1]), long_ago);
@@ -277,26 +295,33 @@ fn silent_server() -> (TcpListener, String) {
 
 #[test]
 fn an_interrupted_command_says_what_it_leaves() {
+    const UNPUBLISHED: &str = "; nothing half-done was published";
     let node = node_with_tree();
     for (line, left) in [
-        ("export dir tree --name n", true),
-        ("ls", false),
-        ("verify", false),
-        ("du", false),
-        ("inspect n", false),
+        ("export dir tree --name n --store {store}", UNPUBLISHED),
+        ("import dir y --name n --store {store}", ""),
+        ("copy {store} disk:copied", UNPUBLISHED),
+        ("prune --max-age 1d --store {store}", ""),
+        ("rm n --store {store}", ""),
+        ("flush --daemon {daemon}", "; the daemon goes on uploading"),
+        ("ls --store {store}", ""),
+        ("verify --store {store}", ""),
+        ("du --store {store}", ""),
+        ("inspect n --store {store}", ""),
     ] {
         // Of its own, so that what it takes is this command's connection.
         let (listener, url) = silent_server();
-        let line = format!("{line} --store {url} --stall 1h --budget 5m");
-        let running = words(&node, &line).start();
+        let daemon = format!("cachectld+http://{}", listener.local_addr().unwrap());
+        let line = line.replace("{store}", &url).replace("{daemon}", &daemon);
+        let running = words(&node, &format!("{line} --stall 1h --budget 5m")).start();
         let _held = listener.accept().unwrap();
         let pid = Pid::from_raw(running.process_id().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         let outcome = running.wait().code(143);
         let said = outcome.stderr.lines().last().unwrap();
-        assert!(said.starts_with("cachectl: interrupted"), "{outcome}");
-        assert_eq!(said.contains("published"), left, "{outcome}");
+        assert_eq!(said, format!("cachectl: interrupted{left}"), "{outcome}");
     }
+    assert!(!node.path("home/y").exists());
 }
 
 #[test]
@@ -320,6 +345,23 @@ fn a_low_soft_limit_of_open_files_is_raised() {
     assert!(soft > 100 && soft <= hard, "{limits}");
 }
 
+/// Runs a command, as words of a shell in which `$0` is `cachectl` and `$1` a file system mounted with `options`; what it says, `None`
+/// where the machine lets nobody mount one.
+fn on_a_small_disk(node: &Node, options: &str, command: &str) -> Option<String> {
+    let disk = node.path("full");
+    fs::create_dir_all(&disk).unwrap();
+    let script = format!("mount -t tmpfs -o {options} none \"$1\" || exit 77; exec {command}");
+    let mut shell: Command = node.command("unshare");
+    shell.args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_cachectl")]);
+    let out = shell.arg(&disk).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    if out.status.code() == Some(77) || said.contains("unshare") {
+        return None;
+    }
+    assert_eq!(out.status.code(), Some(0), "{command}: {said}");
+    Some(said)
+}
+
 #[test]
 fn a_full_disk_is_told_with_its_path() {
     let node = node_with_tree();
@@ -328,23 +370,43 @@ fn a_full_disk_is_told_with_its_path() {
         .take(4 << 20)
         .collect();
     fs::write(node.path("home/tree/noise"), noise).unwrap();
-    let full = node.path("full");
-    fs::create_dir(&full).unwrap();
-    let script = "mount -t tmpfs -o size=1m none \"$1\" || exit 77; exec \"$0\" export dir tree --name n --store \"disk:$1/s\"";
-    let mut command: Command = node.command("unshare");
-    command.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_cachectl")]);
-    let out = command.arg(&full).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    if out.status.code() == Some(77) || said.contains("unshare") {
-        return tools::cannot_show("what a full disk does: no right to mount a file system");
-    }
-    assert_eq!(out.status.code(), Some(0), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
-    let path = full.display().to_string();
-    assert!(
-        said.contains("No space left on device") && said.contains(&path),
-        "{said}"
+    run(&node, "export dir tree --name t --store disk:s").success();
+    // A store that has no place of its own for what is unfinished.
+    let daemon = Daemon::start(&[]);
+    let spooled = format!(
+        "env CACHECTL_TEMP_DIR=\"$1\" \"$0\" export dir tree --name n --store {}",
+        daemon.http()
     );
+    let no_space = "No space left on device";
+    for (options, command, why) in [
+        (
+            "size=1m",
+            "\"$0\" export dir tree --name n --store \"disk:$1/s\"",
+            no_space,
+        ),
+        ("size=1m", spooled.as_str(), no_space),
+        (
+            "size=1m",
+            "\"$0\" import dir \"$1/y\" --name t --store disk:s",
+            " are free",
+        ),
+        // How many files still fit is not known before.
+        (
+            "nr_inodes=4",
+            "\"$0\" import dir \"$1/y\" --name t --store disk:s",
+            no_space,
+        ),
+    ] {
+        let Some(said) = on_a_small_disk(&node, options, command) else {
+            return tools::cannot_show("what a full disk does: no right to mount a file system");
+        };
+        assert_eq!(said.lines().count(), 1, "{command}: {said}");
+        let path = node.path("full").display().to_string();
+        assert!(
+            said.contains(why) && said.contains(&path),
+            "{command}: {said}"
+        );
+    }
 }
 
 #[test]

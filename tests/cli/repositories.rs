@@ -176,6 +176,32 @@ fn inspect_says_which_layers_are_missing() {
 }
 
 #[test]
+fn inspect_warns_of_a_layer_of_another_size_than_its_descriptor_says() {
+    let node = Node::new();
+    let config = node.path("cachectld.toml");
+    fs::write(&config, "incomplete_images = \"warn\"\n").unwrap();
+    let daemon = Daemon::start(&["--config", config.to_str().unwrap()]);
+    push(&daemon);
+    let kind = "application/vnd.oci.image.config.v1+json";
+    let config = blob(&daemon, kind, b"{}");
+    let mut layer = blob(&daemon, LAYER, b"layer of the image");
+    layer["size"] = json!(23);
+    tag(&daemon, "odd", &config, &[&layer]);
+    let whole = daemon.words(&node, "inspect f/x:v1").run().success();
+    assert_eq!(whole.stderr, "", "{whole}");
+    let told = daemon.words(&node, "inspect f/x:odd").run().success();
+    let digest = layer["digest"].as_str().unwrap();
+    assert_eq!(
+        told.stderr,
+        format!("cachectl: warning: tag f/x:odd: blob {digest} has 18 bytes, not 23\n")
+    );
+    // What is stored is shown, not what is said of it.
+    let row = told.stdout.lines().find(|l| l.contains(LAYER)).unwrap();
+    assert!(row.contains(" 18 B "), "{told}");
+    assert!(told.stdout.contains("20 B in 2 blobs\n"), "{told}");
+}
+
+#[test]
 fn a_daemon_copies_all_repositories_and_this_process_says_what_it_cannot() {
     let daemon = Daemon::start(&["--allow-path"]);
     let node = node_with_tree();

@@ -98,30 +98,58 @@ fn who_still_sends_sees_the_answer() {
     assert_eq!(answer(stream).0, 413);
 }
 
+/// A daemon whose folder `small` is a file system of so many MiB; `None` without the right to mount one.
+fn on_small_disk(node: &Node, mib: u32, small: &str, args: &[&str]) -> Option<Daemon> {
+    let small = node.path(small);
+    std::fs::create_dir_all(&small).unwrap();
+    let script =
+        format!("mount -t tmpfs -o size={mib}m none \"$1\" || exit 77; shift; exec \"$@\"");
+    let mut command = node.command("unshare");
+    command
+        .args(["-m", "sh", "-c", &script, "sh"])
+        .arg(&small)
+        .arg(env!("CARGO_BIN_EXE_cachectld"))
+        .args(["--listen", "127.0.0.1:0"])
+        .args(args);
+    let mut daemon = Daemon::spawn(command);
+    // Not root, or a sandbox without mounts.
+    daemon.gets_ready().then_some(daemon)
+}
+
+const NO_MOUNT: &str = "what a full disk does: no right to mount a file system";
+
 #[test]
 fn a_full_disk_does_not_stay_full_of_uploads() {
     let node = Node::new();
-    let store = node.path("store");
-    std::fs::create_dir_all(&store).unwrap();
-    let script = "mount -t tmpfs -o size=16m none \"$1\" || exit 77; shift; exec \"$@\"";
-    let mut command = node.command("unshare");
-    command
-        .args(["-m", "sh", "-c", script, "sh"])
-        .arg(&store)
-        .arg(env!("CARGO_BIN_EXE_cachectld"))
-        .args(["--listen", "127.0.0.1:0", "--store"])
-        .arg(format!("disk:{}", store.display()));
-    let mut daemon = Daemon::spawn(command);
-    // Not root, or a sandbox without mounts.
-    if !daemon.gets_ready() {
-        return tools::cannot_show("what a full disk does: no right to mount a file system");
-    }
+    let store = format!("disk:{}", node.path("store").display());
+    let Some(daemon) = on_small_disk(&node, 16, "store", &["--store", &store]) else {
+        return tools::cannot_show(NO_MOUNT);
+    };
     let address = daemon.address();
     let ready = || said(&address, "/readyz");
     assert_eq!(push(&address, 24 << 20), 507);
     assert!(ready().contains("pushes are refused: no room left"));
     assert_eq!(push(&address, 8 << 20), 201);
     assert!(ready().ends_with("ok\n"));
+}
+
+#[test]
+fn a_push_is_taken_where_the_folder_in_front_fills_its_disk() {
+    let (far, node) = (Node::new(), Node::new());
+    let far = Daemon::start(&far, &[]);
+    let store = format!("oci://{}/far", far.address());
+    let front = node.path("front");
+    let args = ["--store", &store, "--front", front.to_str().unwrap()];
+    let Some(daemon) = on_small_disk(&node, 64, "front", &args) else {
+        return tools::cannot_show(NO_MOUNT);
+    };
+    let address = daemon.address();
+    // Smaller ones do not look for room before they come.
+    for mib in 0..15 {
+        assert_eq!(push(&address, (3 << 20) + (512 << 10) + mib), 201);
+    }
+    // More than is free, and more than the front leaves free.
+    assert_eq!(push(&address, 24 << 20), 201);
 }
 
 /// What it says to a GET.

@@ -153,3 +153,30 @@ async fn a_cache_of_which_nothing_is_left_is_a_damaged_miss() {
     assert!(export.moved.blobs_moved > 0, "{export:?}");
     assert!(is_hit(&import("four").await));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_go_did_not_make_is_told_of_where_it_is_in_the_way() {
+    let world = World::new(Meet::SideTags);
+    let root = world.path("one", "go-build");
+    let (action, output) = put(&root, "x", b"x", 1);
+    put(&root, "y", b"y", 1);
+    export::run(&world.node("one"), &exporting(&cache(&root, "go1")))
+        .await
+        .unwrap();
+    for (node, path) in [("two", &action), ("three", &output)] {
+        let there = world.path(node, "go-build");
+        let blocked = there.join(path.strip_prefix(&root).unwrap());
+        std::fs::create_dir_all(&blocked).unwrap();
+        let report = import::run(&world.node(node), &importing(&cache(&there, "go1")))
+            .await
+            .unwrap();
+        assert!(report.hit.is_some() && report.blocked, "{report:?}");
+        let mut whys = report.left_out.iter().map(|l| l.why.as_str());
+        assert!(whys.any(|w| w.contains("Go did not make")), "{report:?}");
+        std::fs::remove_dir(&blocked).unwrap();
+        let again = import::run(&world.node(node), &importing(&cache(&there, "go1")))
+            .await
+            .unwrap();
+        assert!(is_hit(&again) && blocked.is_file(), "{again:?}");
+    }
+}

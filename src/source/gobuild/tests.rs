@@ -336,9 +336,12 @@ fn a_standing_output_is_right_only_with_its_content() {
     let at = cache.temp.path().join(out.as_path());
     std::fs::remove_file(&at).unwrap();
     assert_eq!(standing(&cache, &entry, &claim), Standing::Absent);
+    // Only a folder that holds a program is one that Go made.
     std::fs::create_dir(&at).unwrap();
+    assert_eq!(standing(&cache, &entry, &claim), Standing::Other);
+    std::fs::write(at.join("program"), "").unwrap();
     assert_eq!(standing(&cache, &entry, &claim), Standing::Keep);
-    std::fs::remove_dir(&at).unwrap();
+    std::fs::remove_dir_all(&at).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", &at).unwrap();
     assert_eq!(standing(&cache, &entry, &claim), Standing::Other);
     drop(act);

@@ -58,6 +58,12 @@ impl Uploads {
         self.local.count()
     }
 
+    /// Tells `evict` when the disk is full, before uploads are given up.
+    pub fn evict_first(&self, evict: Arc<Notify>) {
+        // Whoever comes later has the same disk.
+        self.local.evict.get_or_init(|| evict);
+    }
+
     /// From now on no owner may have more than this.
     pub fn set_quota(&self, quota: Quota) {
         self.local.owners.set(quota);

@@ -94,7 +94,8 @@ pub(super) struct Front {
     /// That the file system is nearly full was logged.
     told: AtomicBool,
     one_at_a_time: Mutex<()>,
-    full: Notify,
+    /// Told when the disk has no room left, or more came to it than by [`Self::put`].
+    full: Arc<Notify>,
 }
 
 /// Runs `done` past a failure of the front: it only ever saves time.
@@ -136,7 +137,7 @@ impl Front {
             looked: OnceCell::new(),
             told: AtomicBool::new(false),
             one_at_a_time: Mutex::new(()),
-            full: Notify::new(),
+            full: Arc::default(),
         })
     }
 
@@ -300,6 +301,11 @@ impl Front {
                 .evicted(claim.digests().len() as u64, claim.bytes());
         }
         Ok(())
+    }
+
+    /// What to tell when something else on this disk finds no room.
+    pub(super) fn full(&self) -> Arc<Notify> {
+        self.full.clone()
     }
 
     /// More was put here than by [`Self::put`].

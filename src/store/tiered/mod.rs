@@ -13,6 +13,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 mod backlog;
 mod blobs;
@@ -219,6 +220,11 @@ impl Tiered {
     /// Whoever removes by what it reads, such as a prune, goes by [`Self::opened`] instead.
     pub fn hasty(self: &Arc<Self>) -> Arc<dyn Repositories> {
         Arc::new(Hasty(self.clone()))
+    }
+
+    /// What to tell when something else on the front's disk finds no room: blobs that nobody needs there go at once.
+    pub fn evict(&self) -> Arc<Notify> {
+        self.core.front.full()
     }
 
     fn repository_with(&self, name: &Repo, patience: Patience) -> Repository {
