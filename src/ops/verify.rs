@@ -394,10 +394,24 @@ impl Job {
             self.report.bytes_read += read.bytes;
             self.blobs.insert((desc.digest, desc.size), read.faults);
         }
-        for desc in &needs.blobs {
-            let faults = self.blobs.get(&(desc.digest, desc.size)).cloned();
-            for why in faults.unwrap_or_default() {
-                self.fault(shown, format!("blob {} {why}", desc.digest));
+        let looked = |d: &Descriptor| self.blobs.get(&(d.digest, d.size));
+        let faults = needs.blobs.iter().flat_map(|desc| {
+            let faults = looked(desc).into_iter().flatten();
+            faults.map(|why| (desc.digest, format!("blob {} {why}", desc.digest)))
+        });
+        let faults: Vec<(Digest, String)> = faults.collect();
+        let mut served = None;
+        if !faults.is_empty() && !needs.parts.is_empty() {
+            // Of a merged tag builders are served the manifest alone, which names nothing that only a part names.
+            let all = foreign::needs(place, None, root).await?.blobs;
+            served = Some(all.iter().map(|d| d.digest).collect::<HashSet<_>>());
+        }
+        for (digest, why) in faults {
+            match &served {
+                Some(served) if !served.contains(&digest) => ctx.progress.warn(&format!(
+                    "{shown}: {why}; only an earlier push names it, and builders are served without it"
+                )),
+                _ => self.fault(shown, why),
             }
         }
         Ok(())

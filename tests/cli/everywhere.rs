@@ -70,8 +70,17 @@ const TABLE: [(&str, Shown); 15] = [
         Elsewhere("a_log_has_one_line_a_cache_and_details_have_the_phases"),
     ),
     ("jobs", Read("0", "every_flag_reaches_its_key")),
-    ("concurrency", Read("0", "every_flag_reaches_its_key")),
-    ("bandwidth", Read("1", "every_flag_reaches_its_key")),
+    (
+        "concurrency",
+        Read(
+            "0",
+            "no_more_than_allowed_run_at_once_and_a_stream_holds_its_place",
+        ),
+    ),
+    (
+        "bandwidth",
+        Read("1", "bandwidth_holds_over_all_transfers_of_a_direction"),
+    ),
 ];
 
 fn at<'a>(lines: &'a [&str], url: &'a str) -> impl Iterator<Item = String> + 'a {

@@ -17,13 +17,12 @@ const BROKEN: &str = "--store disk:/proc/version/store";
 #[test]
 fn trouble_with_the_store_is_one_line_and_exit_0() {
     let node = node_with_tree();
-    for verb in ["import", "export"] {
+    for (verb, trouble) in [("import", "miss"), ("export", "not exported")] {
         let outcome = run(&node, &format!("{verb} dir tree --name t {BROKEN}")).success();
         assert_eq!(outcome.stdout, "", "{outcome}");
         let lines = complaints(&outcome);
         assert_eq!(lines.len(), 1, "{outcome}");
-        // As it was named, in words that people use.
-        let trouble = if verb == "import" { "miss" } else { "not exported" };
+        // The store is named as it was typed.
         let says = format!("cachectl: warning: {trouble}: cannot open disk:/proc/version/store: ");
         assert!(lines[0].starts_with(&says), "{outcome}");
         // An export does not continue.

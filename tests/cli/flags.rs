@@ -182,14 +182,14 @@ fn max_age_of_export(node: &Node) {
     let next = Node::new();
     go(&next, "import gobuild --require-hit");
     touch(&next.gocache(), ["new".to_owned()], SystemTime::now());
-    for (days, left) in [(7, &["old", "new"][..]), (3, &["new"])] {
+    for (days, left) in [(7, &["old", "new"][..]), (3, &["new"][..])] {
         go(&next, &format!("export gobuild --strict --max-age {days}d"));
         let reader = Node::new();
         go(&reader, "import gobuild --require-hit");
         let held = GoCache::read(&reader.gocache()).0;
         let held: BTreeSet<[u8; 32]> = held.into_keys().collect();
-        let left = left.iter().map(|label| GoCache::action(label));
-        assert_eq!(held, left.collect(), "{days} days");
+        let left: BTreeSet<[u8; 32]> = left.iter().map(|label| GoCache::action(label)).collect();
+        assert_eq!(held, left, "{days} days");
     }
 }
 

@@ -45,9 +45,9 @@ fn unused_entries_leave_while_two_jobs_keep_their_halves() {
     let store = TestStore::new(Backend::DistributionV3);
     let clock = Later::to(store.port());
     let project = checkout();
-    let run = |node: &Node, verb: &str| {
+    let run = |node: &Node, line: &str| {
         let run = cachectl(node).inside(project.path());
-        let run = run.args([verb, "go", "--strict"]);
+        let run = run.args(line.split(' ')).args(["go", "--strict"]);
         run.store_through(&store, clock.port).run().success();
     };
     let held = || -> BTreeSet<[u8; 32]> {
@@ -87,6 +87,16 @@ fn unused_entries_leave_while_two_jobs_keep_their_halves() {
         work("right");
     }
     assert_eq!(held(), actions(&["right"]));
+
+    // One export takes a shorter age: by the default the one that was used on day 17 would stay.
+    clock.set(21);
+    let used = || labels("right").skip(1);
+    let node = Node::new();
+    run(&node, "import");
+    touch(&node.gocache(), used(), SystemTime::now());
+    run(&node, "export --max-age 3d");
+    let stay: BTreeSet<_> = used().map(|label| GoCache::action(&label)).collect();
+    assert_eq!(held(), stay);
 }
 
 #[test]

@@ -1,9 +1,12 @@
 use std::fmt::Write as _;
 
-use super::*;
+use super::{times::go_name, *};
 use crate::{
+    artifact::name::SnapshotName,
     digest::Sha256,
     source::{Fingerprint, gobuild::GoBuild},
+    store::{Expect, TagStore as _},
+    transfer,
 };
 
 /// A Go build cache made by hand.
@@ -71,6 +74,48 @@ async fn another_go_release_is_a_miss_that_says_so() {
         .await
         .unwrap();
     assert!(report.hit.is_none() && report.miss.unwrap().contains("go1.26.8"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_found_behind_any_number_of_keys_of_another_go_release() {
+    // In stores of their own: an export takes in what stands under the same name, whatever the release.
+    let (world, theirs) = (World::new(Meet::SideTags), World::new(Meet::SideTags));
+    let export = async |world: &World, key: &str, release: &str| {
+        let root = world.path("one", "go-build");
+        put(&root, key, key.as_bytes(), 1);
+        let mut options = exporting(&cache(&root, release));
+        options.target.key = key.into();
+        let report = export::run(&world.node("one"), &options).await;
+        report.unwrap().digest
+    };
+    export(&world, "run-0", "go1.26.8").await;
+    theirs.memory.set_clock_ahead(100);
+    let newer = export(&theirs, "run-1", "go1.25.1").await;
+    let newer = theirs.memory.resolve(&newer.into()).await.unwrap();
+    let newer = newer.unwrap().manifest;
+    let copying = transfer::Options {
+        from: theirs.memory.clone(),
+        to: world.memory.clone(),
+        spool_dir: std::env::temp_dir(),
+        concurrency: 2,
+        progress: progress::silent(),
+    };
+    world.memory.set_clock_ahead(200);
+    for i in 1..300 {
+        let name = SnapshotName {
+            key: format!("run-{i}"),
+            ..go_name()
+        };
+        let tag = (&name.tag(), &Expect::Anything);
+        transfer::copy(&copying, &newer, Some(tag)).await.unwrap();
+    }
+    let root = world.path("two", "go-build");
+    let mut options = importing(&cache(&root, "go1.26.8"));
+    options.key = "none".into();
+    options.restore_keys = vec!["run-".into()];
+    let report = import::run(&world.node("two"), &options).await.unwrap();
+    assert_eq!(report.entries, 2, "{report:?}");
+    assert_eq!(report.found.unwrap().1, "run-0");
 }
 
 #[tokio::test(flavor = "multi_thread")]

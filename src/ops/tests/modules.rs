@@ -84,6 +84,53 @@ async fn an_import_mends_a_damaged_zip_and_reads_whole_ones_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_import_of_modules_changes_no_file_that_is_linked_to_from_outside() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    const PARTS: [&str; 5] = ["zip", "ziphash", "mod", "info", "list"];
+    let world = World::new(Meet::CompareAndSwap);
+    let root = world.path("one", "mod");
+    fill(&root, "x");
+    export::run(&world.node("one"), &exporting(&source(&root)))
+        .await
+        .unwrap();
+    // First all is as it should be, then nothing.
+    for (node, is_damaged) in [("two", false), ("three", true)] {
+        let there = world.path(node, "mod");
+        fill(&there, "x");
+        let inside = |part: &str| match part {
+            "list" => there.join(BASE).with_file_name("list"),
+            _ => there.join(format!("{BASE}.{part}")),
+        };
+        std::fs::write(inside("list"), "v0.0.1\n").unwrap();
+        let outside = |part: &str| world.path(node, &format!("mine.{part}"));
+        for part in PARTS {
+            if is_damaged {
+                std::fs::write(inside(part), b"").unwrap();
+            }
+            std::fs::hard_link(inside(part), outside(part)).unwrap();
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(outside(part), mode).unwrap();
+            let file = std::fs::File::options().write(true).open(outside(part));
+            let long_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(72);
+            file.unwrap().set_modified(long_ago).unwrap();
+        }
+        let state = |part: &str| {
+            let meta = std::fs::metadata(outside(part)).unwrap();
+            let ours = (meta.ino(), meta.mode(), meta.mtime(), meta.mtime_nsec());
+            (ours, std::fs::read(outside(part)).unwrap())
+        };
+        let before = PARTS.map(state);
+        let report = import::run(&world.node(node), &importing(&source(&there)))
+            .await
+            .unwrap();
+        let restored = if is_damaged { 4 } else { 0 };
+        assert!(is_hit(&report), "{report:?}");
+        assert_eq!(report.entries_restored, restored, "{report:?}");
+        assert!(PARTS.map(state) == before, "damaged: {is_damaged}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_of_checksum_databases_in_older_snapshots_are_left_out_without_a_word() {
     let world = World::new(Meet::CompareAndSwap);
     let (root, node) = (world.path("one", "mod"), world.node("one"));

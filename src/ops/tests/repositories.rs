@@ -322,6 +322,29 @@ async fn verifying_reads_every_blob_and_finds_what_is_damaged_or_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_only_an_earlier_push_of_a_merged_tag_names_is_no_fault() {
+    use verify::Depth;
+    let shelf = shelf().await;
+    let repo = repository(&shelf.ctx, "f/x");
+    let verified = async || {
+        let found = verify::run(&shelf.ctx, Some("f/x:c"), Depth::Structure).await;
+        found.unwrap().faults
+    };
+    let blobs = shelf.world.path("stores", "shelf/blobs/sha256");
+    std::fs::remove_file(blobs.join(shelf.cached.digest.hex())).unwrap();
+    // What the tag says now names it still.
+    assert_eq!(verified().await.len(), 1);
+    let layer = put(&repo, media::LAYER_GZIP, b"layer three").await;
+    let next = cache(&repo, &layer, 2).await;
+    let tags = CacheTags::default();
+    tags.push(&repo, &next, &[tag("c")]).await.unwrap();
+    assert_eq!(verified().await, []);
+    // What it names, and what refers to that, stays a fault.
+    std::fs::remove_file(blobs.join(layer.digest.hex())).unwrap();
+    assert_eq!(verified().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn removing_a_tag_takes_its_parts_and_needs_it_within_reach() {
     let shelf = shelf().await;
     for ctx in [shelf.granted("cachectl"), shelf.chosen("cachectl")] {

@@ -12,7 +12,7 @@ use super::versions;
 use crate::{
     entry::EntryPath,
     fs::{self, Dir},
-    source::stable::open_parent,
+    source::stable::{open_parent, replace_small},
 };
 
 /// How long a `go` that writes the same list is waited for; it needs milliseconds.
@@ -52,6 +52,11 @@ pub(super) fn rewrite(root: &Dir, folder: &EntryPath) -> fs::Result<()> {
         .map_err(|e| failed("read", e))?;
     if old == list {
         return Ok(());
+    }
+    let stat = fs::stat_file(&file).map_err(|e| failed("stat", e))?;
+    if stat.nlink > 1 {
+        // Its other names are not ours to change.
+        return replace_small(&dir, b"list", &list);
     }
     // Zeroes first: a cut-off write shows as such, as Go wants it.
     let mut write = || {
