@@ -35,16 +35,16 @@ demo: ## carry a real Go project's caches to a second node, and show both build 
 test: deps ## unit and integration tests, with SeaweedFS and Debian's docker-registry
 	cargo test --locked --no-fail-fast
 
-lint: deps ## formatting, clippy, dependency rules: warnings are errors
+lint: deps ## formatting, clippy, API documentation, dependency rules: warnings are errors
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
-	@$(MAKE) --no-print-directory deny
+	@$(MAKE) --no-print-directory doc deny
 
 fmt: ## format the code
 	cargo fmt
 
 doc: ## build the API documentation; broken links are errors
-	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --no-deps --locked --document-private-items
 
 deny: deps ## check licences, bans and sources of the dependencies, offline
 	"$$CACHECTL_TOOLS/bin/cargo-deny" --offline --locked check --hide-inclusion-graph bans licenses sources

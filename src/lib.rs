@@ -14,6 +14,7 @@
 //! - [`digest`], [`entry`], [`fs`], [`task`], [`memory`], [`random`], [`redact`], [`progress`], [`trace`], [`metrics`], [`fair`]: the vocabulary, without product knowledge.
 
 pub mod artifact;
+pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -2,8 +2,9 @@
 //!
 //! A reader reserves before it allocates. What it decoded keeps its [`Reservation`], which gives the bytes back when dropped.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Names whose manifests are in memory at once: up to 4 MiB each.
@@ -121,12 +122,12 @@ impl MemoryBudget {
 
     /// Bytes that are reserved.
     pub fn taken(&self) -> u64 {
-        self.lock().bytes
+        self.0.taken.lock().bytes
     }
 
     fn add(&self, to: &mut Reservation, more: Taken) -> Result<(), Exhausted> {
         let Limit { bytes, per_entry } = self.0.limit;
-        let mut taken = self.lock();
+        let mut taken = self.0.taken.lock();
         let entries = taken.entries.saturating_add(more.entries);
         let limit = bytes + per_entry * entries.min(COMMAND_ENTRIES);
         let after = taken.bytes.saturating_add(more.bytes);
@@ -144,14 +145,9 @@ impl MemoryBudget {
     }
 
     fn give_back(&self, less: Taken) {
-        let mut taken = self.lock();
+        let mut taken = self.0.taken.lock();
         taken.bytes = taken.bytes.saturating_sub(less.bytes);
         taken.entries = taken.entries.saturating_sub(less.entries);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        // Nothing can panic while it is held.
-        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,13 +6,14 @@ use std::{
 };
 
 /// Vocabulary: small, leaf, no product knowledge. From `transfer` up all of it is open.
-const VOCABULARY: [&str; 11] = [
-    "digest", "entry", "fs", "task", "memory", "random", "redact", "progress", "metrics", "trace",
-    "fair",
+const VOCABULARY: [&str; 12] = [
+    "backoff", "digest", "entry", "fs", "task", "memory", "random", "redact", "progress",
+    "metrics", "trace", "fair",
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 26] = [
+const ARROWS: [(&str, &[&str]); 27] = [
+    ("backoff", &[]),
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
@@ -29,15 +30,15 @@ const ARROWS: [(&str, &[&str]); 26] = [
     ("fair", &["metrics"]),
     // A table of contents is a list of entries; nothing else of the files' world is needed for it. It is read within a budget.
     ("artifact", &["digest", "entry", "memory"]),
-    ("source", &["entry", "digest", "fs", "progress"]),
+    ("source", &["backoff", "entry", "digest", "fs", "progress"]),
     ("pack", &["entry", "digest", "fs", "progress", "artifact"]),
     // `Time` of `entry` is the one type of a moment, `span` of `progress` the one spelling of a duration; ids of uploads are not to
     // be guessed; callers share what may wait for a remote store.
     (
         "store",
         &[
-            "artifact", "digest", "fs", "task", "random", "redact", "entry", "metrics", "trace",
-            "progress", "fair",
+            "artifact", "backoff", "digest", "fs", "task", "random", "redact", "entry", "metrics",
+            "trace", "progress", "fair",
         ],
     ),
     ("transfer", &["store", "artifact"]),
@@ -260,5 +261,36 @@ fn no_room_below_ops_knows_async_files_or_go_that_it_must_not() {
                 assert!(!code.contains(word), "{} says `{word}`", path.display());
             }
         }
+    }
+}
+
+/// All dependencies by the names that code has for them.
+fn dependencies() -> Vec<String> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest: toml::Table = std::fs::read_to_string(manifest).unwrap().parse().unwrap();
+    let tables = ["dependencies", "dev-dependencies"].map(|t| manifest[t].as_table().unwrap());
+    let names = tables.into_iter().flat_map(|t| t.keys());
+    names.map(|name| name.replace('-', "_")).collect()
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for folder in ["src", "tests"] {
+        files(&root.join(folder), &mut found);
+    }
+    let texts: Vec<String> = found
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    for name in dependencies() {
+        let path = format!("{name}::");
+        let is_used = texts.iter().any(|text| {
+            text.match_indices(&path)
+                .any(|(at, _)| !text[..at].ends_with(is_name))
+        });
+        assert!(is_used, "Cargo.toml has `{name}`, and nothing uses it");
     }
 }

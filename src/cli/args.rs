@@ -175,7 +175,7 @@ pub(crate) struct SourceArgs {
     /// What to carry.
     #[arg(value_name = "SOURCE")]
     pub(crate) source: Source,
-    /// Folders, with `dir`; several are stored one by one as NAME/<last part of the path>.
+    /// Folders, with `dir`; several are stored one by one as NAME/BASENAME.
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// Name of the cache [default for Go: the main module's path; folders need one]

@@ -3,14 +3,12 @@
 use std::{
     any::Any,
     panic::{self, AssertUnwindSafe},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 
 use super::{
     args,
@@ -35,7 +33,7 @@ pub(super) fn install() {
         let what = info.payload_as_str().unwrap_or("panic");
         let error = bug(&format!("{what}{place}"));
         if HELD_BACK.load(Ordering::SeqCst) {
-            let mut first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut first = FIRST.lock();
             first.get_or_insert(error);
         } else {
             // Not `eprintln!`, which would panic again where standard error is closed.
@@ -86,7 +84,7 @@ async fn held_back<T>(work: impl Future<Output = T>) -> Result<T> {
     HELD_BACK.store(true, Ordering::SeqCst);
     let end = AssertUnwindSafe(work).catch_unwind().await;
     HELD_BACK.store(false, Ordering::SeqCst);
-    let first = FIRST.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let first = FIRST.lock().take();
     match (end, first) {
         (Err(payload), first) => Err(first.unwrap_or_else(|| bug(said(&*payload)))),
         (Ok(end), first) => {

@@ -3,11 +3,11 @@
 use std::{
     collections::HashMap,
     io::IsTerminal as _,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
 use super::{
     error::one_line,
@@ -89,14 +89,9 @@ impl Reporter {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // What a panicking thread left here is still good for showing.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Says what is worked on from now on.
     pub(crate) fn label(&self, label: &str) {
-        label.clone_into(&mut self.state().label);
+        label.clone_into(&mut self.state.lock().label);
     }
 
     /// Says whether steps are shown, so that a summary may have them too.
@@ -109,7 +104,7 @@ impl Reporter {
 
     /// The phase that began last.
     pub(crate) fn last_phase(&self) -> Option<Phase> {
-        self.state().last
+        self.state.lock().last
     }
 
     /// Shows the state of something that is waited for: written over on a terminal; elsewhere a line on standard error when
@@ -118,7 +113,7 @@ impl Reporter {
         if self.look == Look::Silent {
             return;
         }
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if self.look != Look::Bars {
             let said = state.noted.as_ref();
             if said.is_none_or(|(at, was)| was != gist || at.elapsed() >= REMIND) {
@@ -137,7 +132,7 @@ impl Reporter {
 
     /// Takes the bars away, for a result or the end.
     pub(crate) fn clear(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let bars: Vec<_> = state
             .running
             .drain()
@@ -152,7 +147,7 @@ impl Reporter {
 
     /// The warnings so far, in order.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let state = self.state();
+        let state = self.state.lock();
         let mut all = state.warnings.clone();
         if state.dropped > 0 {
             all.push(format!("{} more warnings", state.dropped));
@@ -163,7 +158,7 @@ impl Reporter {
 
 impl Watch for Reporter {
     fn begin(&self, phase: Phase, total_bytes: Option<u64>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.last = Some(phase);
         let bar = (self.look == Look::Bars).then(|| {
             let bar = self.bars.add(match total_bytes {
@@ -188,7 +183,7 @@ impl Watch for Reporter {
     }
 
     fn advance(&self, phase: Phase, bytes: u64) {
-        if let Some(step) = self.state().running.get_mut(&phase) {
+        if let Some(step) = self.state.lock().running.get_mut(&phase) {
             step.bytes += bytes;
             if let Some(bar) = &step.bar {
                 bar.inc(bytes);
@@ -198,7 +193,7 @@ impl Watch for Reporter {
 
     fn end(&self, phase: Phase) {
         let (label, step) = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             (state.label.clone(), state.running.remove(&phase))
         };
         let Some(step) = step else { return };
@@ -221,7 +216,7 @@ impl Watch for Reporter {
     fn warn(&self, message: &str) {
         let message = one_line(message);
         {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             if state.warnings.contains(&message) {
                 return;
             }

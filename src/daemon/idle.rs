@@ -1,10 +1,8 @@
 //! Connections for which the daemon does nothing: those are closed when others wait for a place.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use crate::serve::admission::{Connection, Demand, Key, Pool, Rest};
 
@@ -28,7 +26,7 @@ pub(super) struct Opened(Open, u64);
 
 impl Open {
     pub(super) fn add(&self, key: Key, connection: Connection) -> Opened {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let number = state.next;
         state.next += 1;
         state.all.insert(number, (key, connection));
@@ -48,7 +46,7 @@ impl Open {
 
     fn close_idle(&self, demand: HashMap<Key, Demand>) {
         let mut idle = Vec::new();
-        for (number, (key, connection)) in &self.state().all {
+        for (number, (key, connection)) in &self.0.lock().all {
             if let Some((rest, since)) = connection.rests().filter(|(_, s)| *s >= PATIENCE) {
                 idle.push(((rest, since), key.clone(), *number));
             }
@@ -64,7 +62,7 @@ impl Open {
             candidates.entry(key).or_default().push(candidate);
         }
         for number in in_the_way(demand, candidates) {
-            let found = self.state().all.remove(&number);
+            let found = self.0.lock().all.remove(&number);
             if let Some((caller, connection)) = found {
                 tracing::debug!(
                     ?caller,
@@ -74,16 +72,11 @@ impl Open {
             }
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.0.state().all.remove(&self.1);
+        self.0.0.lock().all.remove(&self.1);
     }
 }
 

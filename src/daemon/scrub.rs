@@ -1,6 +1,8 @@
 //! Blobs on this machine's disk are hashed again from time to time, and what is known of them is kept.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::{background::Every, live::Live};
 use crate::{
@@ -41,9 +43,7 @@ pub(super) fn refresh(scrubber: Scrubber) -> Refresh {
     let told = Mutex::new(Findings::default());
     Box::new(move |metrics: &Metrics| {
         let now = scrubber.findings();
-        let mut told = told
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut told = told.lock();
         let before = std::mem::replace(&mut *told, now);
         let disk = &metrics.disk;
         disk.hashed_bytes.inc_by(now.bytes - before.bytes);

@@ -7,10 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::{
     build::store_url,
@@ -29,6 +26,7 @@ use crate::{
     serve::admin::Refresh,
     store::{
         self,
+        ingest::Evict,
         open::{Opened, Options, Repositories, StoreUrl},
         tiered::{self, Backlog, Numbers, Room, Tiered},
     },
@@ -51,8 +49,8 @@ pub(super) struct Tiers {
     pub(super) backlog: Option<Arc<dyn Backlog>>,
     /// The same repositories for requests that only read; `None` where there is one store alone.
     pub(super) readers: Option<Arc<dyn Repositories>>,
-    /// Told when something else on the front's disk finds no room: the front gives some up.
-    pub(super) evict: Option<Arc<Notify>>,
+    /// Asked when an upload finds no room on the front's disk.
+    pub(super) evict: Option<Box<Evict>>,
 }
 
 /// Opens what `config` asks for; what must survive a restart is in `state`.
@@ -119,17 +117,20 @@ pub(super) async fn open(
 async fn room_at(front: PathBuf, room: Room) -> Result<Room> {
     let looked = task::blocking(move || fs::Dir::open(front)?.total_bytes()).await;
     let total = looked.map_err(|e| Error::from(store::Error::io("look for room", e)))?;
-    let room = room.on(total);
-    if room.max_bytes > total.saturating_sub(room.min_free_bytes) {
-        let (front_max_size, left_free) = (room.max_bytes, room.min_free_bytes);
+    // Some file systems do not say.
+    if total == 0 {
+        return Ok(room);
+    }
+    let there = room.on(total);
+    if there.max_bytes < room.max_bytes {
         tracing::warn!(
-            front_max_size,
+            front_max_size = room.max_bytes,
             total,
-            left_free,
+            left_free = there.min_free_bytes,
             "`front_max_size` is more than its file system has, so blobs leave it earlier"
         );
     }
-    Ok(room)
+    Ok(there)
 }
 
 /// How the store is opened.
@@ -240,7 +241,7 @@ impl store::Queue for Waiting {
 
 /// Shows the tiers in the daemon's numbers.
 pub(super) fn refresh(backlog: Arc<dyn Backlog>) -> Refresh {
-    let told = std::sync::Mutex::new(Numbers::default());
+    let told = parking_lot::Mutex::new(Numbers::default());
     Box::new(move |metrics: &Metrics| {
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let status = backlog.status();
@@ -257,9 +258,7 @@ pub(super) fn refresh(backlog: Arc<dyn Backlog>) -> Refresh {
         metrics.disk.limit.set(gauge(status.front_max_bytes));
         let now = status.numbers;
         let before = {
-            let mut told = told
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut told = told.lock();
             std::mem::replace(&mut *told, now)
         };
         let queue = &metrics.queue;

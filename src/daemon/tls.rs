@@ -6,12 +6,13 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use rustls::{
     RootCertStore, ServerConfig,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
@@ -130,7 +131,7 @@ impl Acceptor {
     pub async fn reload(&self) -> Result<()> {
         let (new, not_after) = load(self.config.clone()).await?;
         self.not_after.store(not_after, Relaxed);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *self.current.write() = new;
         self.announce();
         Ok(())
     }
@@ -158,11 +159,7 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let current = self
-            .current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let current = self.current.read().clone();
         let handshake = TlsAcceptor::from(current).accept(stream);
         let stream = timeout(self.config.handshake_timeout, handshake)
             .await

@@ -2,12 +2,9 @@
 //!
 //! Whoever is refused pays a hundred bytes for a line and needs no credentials: without a limit the log fills the disk.
 
-use std::{
-    collections::HashMap,
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Key;
@@ -79,13 +76,8 @@ impl Default for Lines {
 }
 
 impl Lines {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn may_write(&self, caller: &Key, sort: Sort) -> bool {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let is_known = state.callers.contains_key(caller);
         let key = if is_known || state.callers.len() < CALLERS {
             caller.clone()
@@ -103,7 +95,7 @@ impl Lines {
 
     /// Callers of whom lines were left out, and how many, if the time is over; then a new one begins.
     fn over(&self) -> Vec<(Key, u64)> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if state.since.elapsed() < WINDOW {
             return Vec::new();
         }

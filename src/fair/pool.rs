@@ -10,13 +10,9 @@
 //! queue, of which the crowd has more than half, takes a new waiter at the crowd's expense. Within its half each of them is a caller like
 //! any other, and where nobody named waits the crowd may have every place.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 mod state;
@@ -85,8 +81,7 @@ struct Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Gives free places to those whose turn it is.
@@ -292,6 +287,12 @@ impl Pool {
         };
         let all = state.callers.iter();
         all.map(|(key, caller)| (key.clone(), of(caller))).collect()
+    }
+
+    /// How many more places are taken than there are, since they became fewer.
+    pub fn surplus(&self) -> usize {
+        let state = self.0.state();
+        state.taken.saturating_sub(state.places)
     }
 
     /// Says whether `key` could have that place if it were given back: reserved ones are not for everybody.

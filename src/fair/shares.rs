@@ -4,11 +4,9 @@
 //! still finds some. Callers without a name ([`Key::is_named`]), of whom anybody can be many, are one caller together, and share what
 //! that gets in the same way: one of them alone gets a third of all.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use parking_lot::Mutex;
 
 use super::Key;
 
@@ -55,7 +53,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut state = self.shares.state();
+        let mut state = self.shares.0.lock();
         state.taken -= self.amount;
         let Some(caller) = &self.caller else { return };
         if !caller.is_named() {
@@ -81,9 +79,9 @@ impl Shares {
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// From now on there is `most` for all together; what is held stays.
+    pub fn limit(&self, most: u64) {
+        self.0.lock().most = most;
     }
 
     /// Takes `amount` for `caller`; for nobody in particular (`None`) only what all hold together is limited.
@@ -91,7 +89,7 @@ impl Shares {
     /// # Errors
     /// [`Refused`].
     pub fn take(&self, caller: Option<Key>, amount: u64) -> Result<Share, Refused> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let left = state.most.saturating_sub(state.taken);
         if amount > left {
             return Err(Refused::All);
@@ -109,7 +107,7 @@ impl Shares {
 
     /// Counts `amount` that `caller` holds anyway, whatever is left.
     pub fn count(&self, caller: Option<Key>, amount: u64) -> Share {
-        self.hold(&mut self.state(), caller, amount)
+        self.hold(&mut self.0.lock(), caller, amount)
     }
 
     fn hold(&self, state: &mut State, caller: Option<Key>, amount: u64) -> Share {
@@ -166,7 +164,7 @@ mod tests {
         drop((first, rest));
         assert_eq!(fill(&shares, Some(&key("a"))).0.len(), 38);
         drop(second);
-        let state = shares.state();
+        let state = shares.0.lock();
         assert!(state.of.is_empty() && state.taken == 0);
     }
 
@@ -179,10 +177,22 @@ mod tests {
             .map(|n| fill(&shares, Some(&address(n))).0)
             .collect();
         assert_eq!(others[0].len(), 11);
-        assert_eq!(shares.state().unnamed, 50);
+        assert_eq!(shares.0.lock().unnamed, 50);
         assert_eq!(fill(&shares, Some(&key("a"))).0.len(), 25);
         drop((first, others));
-        assert_eq!(shares.state().unnamed, 0);
+        assert_eq!(shares.0.lock().unnamed, 0);
+    }
+
+    #[test]
+    fn where_there_is_less_for_all_a_caller_gets_less() {
+        let shares = Shares::new(100);
+        let held = shares.take(Some(key("a")), 20).unwrap();
+        shares.limit(40);
+        assert_eq!(shares.take(Some(key("a")), 1).unwrap_err(), Refused::Caller);
+        shares.limit(10);
+        assert_eq!(shares.take(Some(key("b")), 1).unwrap_err(), Refused::All);
+        drop(held);
+        assert!(shares.take(Some(key("b")), 5).is_ok());
     }
 
     #[test]

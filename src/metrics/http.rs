@@ -4,12 +4,9 @@
 //!
 //! All numbers of one combination of labels lie together, so that a request costs one lookup and some additions.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::RwLock;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -248,12 +245,12 @@ impl Http {
     }
 
     fn series(&self, key: &Key) -> Arc<Series> {
-        let known = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.series.read();
         if let Some(series) = known.get(key) {
             return series.clone();
         }
         drop(known);
-        let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.series.write();
         all.entry(*key)
             .or_insert_with(|| Arc::new(self.new_series(key)))
             .clone()

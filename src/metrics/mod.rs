@@ -8,7 +8,7 @@
 //!
 //! Every name stands in `docs/metrics.md`; a test compares.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 pub use prometheus_client::{
     collector::Collector,
@@ -80,7 +80,8 @@ impl Metrics {
 
     /// Adds numbers that somebody else keeps, under names of ours.
     pub fn add(&self, collector: Box<dyn Collector>) {
-        self.registry()
+        self.registry
+            .lock()
             .sub_registry_with_prefix(PREFIX)
             .register_collector(collector);
     }
@@ -89,16 +90,12 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut open = String::with_capacity(32 << 10);
         // Fails only where a collector does, and then what it said before is still of use.
-        if prometheus_client::encoding::text::encode_registry(&mut open, &self.registry()).is_err()
+        if prometheus_client::encoding::text::encode_registry(&mut open, &self.registry.lock())
+            .is_err()
         {
             tracing::warn!("A metric could not be written");
         }
         text::classic(&open)
-    }
-
-    fn registry(&self) -> std::sync::MutexGuard<'_, Registry> {
-        // Who panicked while holding it was writing text, which is gone with it.
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     ops::Range,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
@@ -126,12 +127,7 @@ pub async fn fetch_and_unpack(
         let (plan, watch, threads) = (plan.clone(), ctx.progress.clone(), ctx.threads);
         task::blocking(move || {
             let arrived = Mutex::new(arrived);
-            let next = || {
-                arrived
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .blocking_recv()
-            };
+            let next = || arrived.lock().blocking_recv();
             unpack(&plan, &target, threads, &*watch, &next)
         })
     };
@@ -166,10 +162,7 @@ async fn fetch(
     stream::iter(requests)
         .for_each_concurrent(concurrency.max(1), |request| fetcher.request(request))
         .await;
-    let mut found = fetcher
-        .found
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut found = fetcher.found.into_inner();
     found.bytes = fetcher.bytes.into_inner();
     found
 }
@@ -198,7 +191,7 @@ impl Fetcher {
     }
 
     fn note(&self, desc: &Descriptor, e: store::Error) {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = self.found.lock();
         if e.kind == ErrorKind::Corrupt {
             if !found.damaged.iter().any(|(d, _)| *d == desc.digest) {
                 found.damaged.push((desc.digest, e.message));

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{Context, Error, LeftOut, Result};
@@ -113,22 +114,17 @@ impl Tables {
     }
 
     fn known(&self, layer: &Layer) -> Option<Arc<Toc>> {
-        self.lock().get(&key(layer))?.upgrade()
+        self.decoded.lock().get(&key(layer))?.upgrade()
     }
 
     fn remember(&self, layer: &Layer, toc: &Arc<Toc>) {
-        let mut decoded = self.lock();
+        let mut decoded = self.decoded.lock();
         if decoded.len() >= MAX_REMEMBERED {
             decoded.retain(|_, toc| toc.strong_count() > 0);
         }
         if decoded.len() < MAX_REMEMBERED {
             decoded.insert(key(layer), Arc::downgrade(toc));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Decoded> {
-        // Nothing can panic while it is held.
-        self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

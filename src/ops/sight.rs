@@ -16,13 +16,10 @@
 //!
 //! [`Named::grants_sight`]: crate::artifact::outline::Named::grants_sight
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
@@ -159,7 +156,7 @@ impl Sights {
     /// Notes that a manifest was stored in a repository, or served from it: what is not visible by a listing without it is looked up
     /// again.
     pub fn heard_of(&self, repo: &Repo, manifest: &Digest) {
-        let mut repos = self.locked();
+        let mut repos = self.repos.lock();
         let Some(place) = repos.get_mut(repo) else {
             return;
         };
@@ -176,7 +173,7 @@ impl Sights {
     pub async fn check(&self, repository: &Repository, manifest: &Digest) -> Result<()> {
         self.keep_doubts(repository, manifest).await?;
         repository.link_checked(manifest).await?;
-        let mut repos = self.locked();
+        let mut repos = self.repos.lock();
         let place = repos.get_mut(repository.name());
         let memo = place.and_then(|place| place.memo.as_mut());
         if let Some(memo) = memo.filter(|memo| memo.hears(manifest)) {
@@ -246,17 +243,12 @@ impl Sights {
     /// Forgets what manifests grant, as after the times for which that is remembered.
     #[cfg(test)]
     pub fn forget_all(&self) {
-        self.locked().clear();
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<Repo, Place>> {
-        // Each critical section leaves the map whole.
-        self.repos.lock().unwrap_or_else(PoisonError::into_inner)
+        self.repos.lock().clear();
     }
 
     /// What is remembered of a repository, who lists it, and whether there is news since it was listed.
     fn place(&self, repo: &Repo) -> (Option<Arc<Memo>>, Arc<Semaphore>, bool) {
-        let mut repos = self.locked();
+        let mut repos = self.repos.lock();
         if repos.len() >= MAX_REPOS && !repos.contains_key(repo) {
             forget_oldest(&mut repos, repo);
         }
@@ -271,7 +263,7 @@ impl Sights {
     }
 
     fn remember(&self, repo: &Repo, memo: Memo) {
-        let mut repos = self.locked();
+        let mut repos = self.repos.lock();
         if let Some(place) = repos.get_mut(repo) {
             place.memo = Some(Arc::new(memo));
         }

@@ -379,8 +379,8 @@ impl Job {
             .chain(manifests)
             .collect();
         self.behind(&place.ctx, all, shown).await?;
-        for why in needs.faults {
-            self.fault(shown, why);
+        for why in &needs.faults {
+            self.fault(shown, why.clone());
         }
         let mut new = needs.blobs.clone();
         new.retain(|d| !self.blobs.contains_key(&(d.digest, d.size)));
@@ -403,8 +403,12 @@ impl Job {
         let mut served = None;
         if !faults.is_empty() && !needs.parts.is_empty() {
             // Of a merged tag builders are served the manifest alone, which names nothing that only a part names.
-            let all = foreign::needs(place, None, root).await?.blobs;
-            served = Some(all.iter().map(|d| d.digest).collect::<HashSet<_>>());
+            drop(needs);
+            let all = foreign::needs(place, None, root).await;
+            if let Ok(all) = load::too_large(&place.ctx, all)? {
+                let digests = all.blobs.iter().map(|d| d.digest);
+                served = Some(digests.collect::<HashSet<_>>());
+            }
         }
         for (digest, why) in faults {
             match &served {

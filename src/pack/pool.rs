@@ -6,8 +6,9 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::Read,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
+
+use parking_lot::{Condvar, Mutex};
 
 use super::{
     chunk,
@@ -119,14 +120,9 @@ impl<'a> Pool<'a> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panicking thread poisons it; the panic itself ends the scope, so what is seen here no longer matters.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Tells all threads to end.
     pub(super) fn finish(&self) {
-        self.lock().over = true;
+        self.state.lock().over = true;
         self.work.notify_all();
         self.ready.notify_all();
     }
@@ -135,25 +131,22 @@ impl<'a> Pool<'a> {
     pub(super) fn run(&self) {
         let _guard = FinishOnPanic(self);
         let mut compressor = Squeezer::new(self.level);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         while !state.over {
             if let Some((seq, raw)) = state.raw.pop_front() {
                 drop(state);
                 self.squeeze(&mut compressor, seq, &raw);
-                state = self.lock();
+                state = self.state.lock();
             } else if let Some(slot) = self.claim(&mut state) {
                 drop(state);
                 let read = self.read(slot, &mut compressor);
-                state = self.lock();
+                state = self.state.lock();
                 if let Some(read) = read {
                     state.results.insert(slot, read);
                 }
                 self.ready.notify_one();
             } else {
-                state = self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                self.work.wait(&mut state);
             }
         }
     }
@@ -177,7 +170,7 @@ impl<'a> Pool<'a> {
 
     fn squeeze(&self, compressor: &mut Squeezer, seq: u64, raw: &[u8]) {
         let squeezed = compressor.squeeze(raw);
-        self.lock().squeezed.insert(seq, squeezed);
+        self.state.lock().squeezed.insert(seq, squeezed);
         self.ready.notify_one();
     }
 
@@ -187,7 +180,7 @@ impl<'a> Pool<'a> {
         let item = &self.items[index];
         let len = item.entry.kind.content_len();
         if len > STREAMED_BYTES {
-            self.lock().results.insert(slot, ReadOut::Streamed);
+            self.state.lock().results.insert(slot, ReadOut::Streamed);
             self.ready.notify_one();
             self.stream(slot, index, compressor);
             return None;
@@ -243,7 +236,8 @@ impl<'a> Pool<'a> {
     fn stream(&self, slot: usize, index: usize, compressor: &mut Squeezer) {
         let end = self.stream_segments(slot, index, compressor);
         let end = end.and_then(|digest| self.check_claim(index, digest).map(|()| digest));
-        self.lock()
+        self.state
+            .lock()
             .streams
             .entry(slot)
             .or_default()
@@ -292,7 +286,7 @@ impl<'a> Pool<'a> {
             Piece::Segment(_, Some(bytes)) => bytes.len() as u64,
             _ => 0,
         };
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if state.over {
                 return Err(std::io::Error::other("stopped"));
@@ -307,12 +301,9 @@ impl<'a> Pool<'a> {
             if let Some((seq, raw)) = state.raw.pop_front() {
                 drop(state);
                 self.squeeze(compressor, seq, &raw);
-                state = self.lock();
+                state = self.state.lock();
             } else {
-                state = self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                self.work.wait(&mut state);
             }
         }
     }
@@ -326,24 +317,21 @@ impl<'a> Pool<'a> {
         written: &mut dyn FnMut(Squeezed),
         mut take: impl FnMut(&mut State) -> Option<T>,
     ) -> Option<T> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if let Some(squeezed) = state.squeezed.remove(next) {
                 *next += 1;
                 state.frames_under_way -= 1;
                 drop(state);
                 written(squeezed);
-                state = self.lock();
+                state = self.state.lock();
             } else if let Some(found) = take(&mut state) {
                 self.work.notify_all();
                 return Some(found);
             } else if state.over {
                 return None;
             } else {
-                state = self
-                    .ready
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                self.ready.wait(&mut state);
             }
         }
     }

@@ -7,12 +7,13 @@ use std::{
     fs::File,
     os::unix::fs::FileExt as _,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{
     Error, Result,
@@ -107,11 +108,7 @@ pub fn unpack(
             scope.spawn(|| job.run(next));
         }
     });
-    if let Some(e) = job
-        .failed
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-    {
+    if let Some(e) = job.failed.into_inner() {
         return Err(e);
     }
     for (i, file) in plan
@@ -128,8 +125,7 @@ pub fn unpack(
         target.finish(i, &made)?;
         lock(&job.files[i]).done = true;
     }
-    let outcome = |p: Mutex<Progress>| match p.into_inner().unwrap_or_else(PoisonError::into_inner)
-    {
+    let outcome = |p: Mutex<Progress>| match p.into_inner() {
         Progress {
             broken: Some(why), ..
         } => FileOutcome::Broken(why),
@@ -139,9 +135,9 @@ pub fn unpack(
     Ok(job.files.into_iter().map(outcome).collect())
 }
 
-fn lock(m: &Mutex<Progress>) -> std::sync::MutexGuard<'_, Progress> {
+fn lock(m: &Mutex<Progress>) -> parking_lot::MutexGuard<'_, Progress> {
     // Whoever panicked with it takes the whole scope down; nobody reads what it left.
-    m.lock().unwrap_or_else(PoisonError::into_inner)
+    m.lock()
 }
 
 impl Job<'_> {
@@ -163,10 +159,7 @@ impl Job<'_> {
             };
             self.watch.advance(Phase::Restore, frame.frame.len.into());
             if let Err(e) = result {
-                self.failed
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert(e.into());
+                self.failed.lock().get_or_insert(e.into());
                 self.stop.store(true, Ordering::Relaxed);
             }
         }

@@ -3,13 +3,10 @@
 //! A request passes only for its work on the store. While its body comes, or it waits for a place, it has not passed, so a slow
 //! client is in nobody's way: what it sends lies among the unfinished uploads, which no prune touches.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedRwLockReadGuard, RwLock},
     time::{Instant, timeout},
@@ -63,13 +60,8 @@ pub struct Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        locked(&self.working).all.remove(&self.number);
+        self.working.lock().all.remove(&self.number);
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing can panic while it is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pause {
@@ -82,7 +74,7 @@ impl Pause {
             (Err(_), Some(ticket)) => ticket.aside(self.lock.clone().read_owned()).await,
             (Err(_), None) => self.lock.clone().read_owned().await,
         };
-        let mut working = locked(&self.working);
+        let mut working = self.working.lock();
         working.next += 1;
         let number = working.next;
         working.all.insert(number, what());
@@ -96,7 +88,7 @@ impl Pause {
 
     /// Notes that `client` was told that a blob or manifest is there, and may name it later without sending it.
     pub fn promise(&self, client: &Key, digest: &Digest) {
-        locked(&self.promises).make(client, digest);
+        self.promises.lock().make(client, digest);
     }
 
     /// Notes that a manifest which `client` published names these: whatever keeps that keeps them too.
@@ -105,7 +97,7 @@ impl Pause {
     /// any more. That is harmless: at worst that manifest goes within the hour, a prune at once follows, and the push of another
     /// build is refused and has to be repeated.
     pub fn named<'d>(&self, client: &Key, digests: impl IntoIterator<Item = &'d Digest>) {
-        let mut promises = locked(&self.promises);
+        let mut promises = self.promises.lock();
         for digest in digests {
             promises.forget(client, digest);
         }
@@ -118,7 +110,7 @@ impl Doors for Pause {
         if let Ok(alone) = timeout(RUNNING, self.lock.clone().write_owned()).await {
             return Ok(Box::new(alone));
         }
-        let working = locked(&self.working);
+        let working = self.working.lock();
         let oldest = working.all.values().next();
         Err(format!(
             "{} has not ended for over {}s; try again when it has",
@@ -128,7 +120,7 @@ impl Doors for Pause {
     }
 
     fn promised(&self) -> Promised {
-        locked(&self.promises).now()
+        self.promises.lock().now()
     }
 
     fn noted_for(&self) -> Option<Duration> {
@@ -157,7 +149,7 @@ mod tests {
         assert!(futures_util::poll!(&mut held).is_pending());
         drop(shut);
         drop(held.await);
-        assert!(locked(&pause.working).all.is_empty());
+        assert!(pause.working.lock().all.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,9 +10,10 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use rustix::fs::FileType;
 
 use super::{
@@ -93,17 +94,13 @@ impl Dir {
             }
             Err(e) => return Err(e.into()),
         };
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&root));
+        *self.opened.lock() = Some(Arc::clone(&root));
         Ok(Some(root))
     }
 
     /// The root of the last scan, or opened now.
     fn root_handle(&self) -> std::result::Result<Arc<fs::Dir>, String> {
-        let last = self
-            .opened
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let last = self.opened.lock().clone();
         match last {
             Some(root) => Ok(root),
             None => self
@@ -355,7 +352,7 @@ impl Source for Dir {
             let mut left = Left::new();
             let result = self.visit(found, out, &mut left);
             if !left.is_empty() {
-                let mut all = left_all.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut all = left_all.lock();
                 for (name, n) in left {
                     *all.entry(name).or_default() += n;
                 }
@@ -381,10 +378,7 @@ impl Source for Dir {
         items.sort_unstable_by(|a, b| a.entry.path.cmp(&b.entry.path));
         join_hard_links(&mut items);
         skipped.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        for (name, n) in left_all
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+        for (name, n) in left_all.into_inner() {
             skipped.push(super::Skipped {
                 path: String::from_utf8_lossy(&name).escape_debug().to_string(),
                 why: format!("this extended attribute of {n} files is for root with owners only"),

@@ -141,6 +141,20 @@ fn is_output_of(action: &Action, found: Option<&Stat>) -> std::result::Result<()
     }
 }
 
+/// Says whether the folder at the place of an output holds that output as a program, as `go run` caches it: as its only file
+/// (`PutExecutable` in `cmd/go/internal/cache/cache.go`).
+fn is_program(dir: &Dir, output: &Entry) -> bool {
+    let only_file = || -> fs::Result<Option<Stat>> {
+        let folder = dir.open_dir(output.path.name())?;
+        match &folder.list()?[..] {
+            [only] => folder.stat(&only.name),
+            _ => Ok(None),
+        }
+    };
+    let found = only_file().ok().flatten();
+    found.is_some_and(|s| s.is_file() && s.size == output.kind.content_len())
+}
+
 /// The SHA-256 of a file.
 fn hash(dir: &Dir, name: &[u8]) -> Result<Sha256> {
     let mut file = dir.open_file(name)?;
@@ -333,8 +347,8 @@ impl Source for GoBuild {
         let Some(stat) = dir.stat(name)? else {
             return Ok(Standing::Absent);
         };
-        if stat.is_dir() && which == Which::Output && !dir.open_dir(name)?.list()?.is_empty() {
-            // A program that `go run` cached: no rename can put a file in its place, and Go can use it.
+        if which == Which::Output && stat.is_dir() && is_program(&dir, entry) {
+            // No rename can put a file in its place, and Go can use it.
             return Ok(Standing::Keep);
         }
         if !stat.is_file() {

@@ -23,9 +23,10 @@ use std::{
     collections::BTreeSet,
     io::Read as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     digest::Sha256,
@@ -108,7 +109,7 @@ impl GoMod {
 
     fn last_lock(&self, path: &EntryPath, part: Part) -> Option<Time> {
         let stem = path.as_bytes().strip_suffix(part.suffix().as_bytes())?;
-        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let locks = self.locks.lock();
         locks.get(stem).copied()
     }
 }
@@ -240,7 +241,7 @@ impl Source for GoMod {
 
     fn scan(&self, known: &dyn Known) -> Result<Scan> {
         let (scan, locks) = scan::scan(&self.root, known)?;
-        *self.locks.lock().unwrap_or_else(PoisonError::into_inner) = locks;
+        *self.locks.lock() = locks;
         Ok(scan)
     }
 

@@ -3,11 +3,9 @@
 //! Mount points below the root are folders like any other: what a listing shows is what is carried (`--exclude` leaves them out).
 //! Staging folders of imports (`.cachectl-tmp-…`) and cachectl's own folders ([`super::own`]) are never seen.
 
-use std::{
-    io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-};
+use std::{io, sync::Arc};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use super::{Result, Skipped, own::OwnWithin};
@@ -270,7 +268,7 @@ struct Done<'a>(&'a Queue);
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.open -= 1;
         if std::thread::panicking() {
             state.stopped = true;
@@ -293,25 +291,20 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // Nothing is done under the lock that could panic half way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn add(&self, job: Job) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.jobs.push(job);
         state.open += 1;
         self.changed.notify_one();
     }
 
     fn stop(&self) {
-        self.lock().stopped = true;
+        self.state.lock().stopped = true;
         self.changed.notify_all();
     }
 
     fn next(&self) -> Option<Job> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if state.stopped {
                 return None;
@@ -322,10 +315,7 @@ impl Queue {
             if state.open == 0 {
                 return None;
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
     }
 }

@@ -11,9 +11,11 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
+
+use parking_lot::Mutex;
 
 mod gathered;
 mod owners;
@@ -28,7 +30,7 @@ use owners::{Fillers, Owners};
 use session::{Session, io_at};
 
 use bytes::Bytes;
-use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{
     ByteStream, Spool,
@@ -133,6 +135,9 @@ pub enum Appended {
     Unknown,
 }
 
+/// Asked for room on a full disk, for somebody who has so many bytes in unfinished uploads; says whether some may come.
+pub type Evict = dyn Fn(u64) -> bool + Send + Sync;
+
 /// All uploads of one folder.
 pub struct Ingests {
     dir: PathBuf,
@@ -140,8 +145,7 @@ pub struct Ingests {
     /// Whose last request broke off: few senders go on from there.
     broken: Mutex<HashSet<UploadId>>,
     owners: Owners,
-    /// Told when the disk is full, where that frees room.
-    evict: OnceLock<Arc<Notify>>,
+    evict: OnceLock<Box<Evict>>,
 }
 
 impl Ingests {
@@ -166,16 +170,6 @@ impl Ingests {
         let found = self.path(id).metadata().ok()?;
         let rested = found.modified().ok().and_then(|m| m.elapsed().ok());
         Some((found.len(), rested.unwrap_or_default()))
-    }
-
-    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<AsyncMutex<Session>>>> {
-        // Nothing can panic while it is held.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn broken(&self) -> std::sync::MutexGuard<'_, HashSet<UploadId>> {
-        // Nothing can panic while it is held.
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins an upload to `repo`.
@@ -205,7 +199,7 @@ impl Ingests {
 
     /// Keeps an upload's file open for what comes next, but not all there are: those at rest are opened again when they go on.
     fn keep_open(&self, id: &UploadId, session: Session) -> Arc<AsyncMutex<Session>> {
-        let mut open = self.sessions();
+        let mut open = self.open.lock();
         if open.len() >= MAX_OPEN {
             open.retain(|_, session| Arc::strong_count(session) > 1);
         }
@@ -215,7 +209,7 @@ impl Ingests {
 
     /// The upload's own lock, which its other requests wait for.
     async fn lock(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<Session>>> {
-        let there = self.sessions().get(id).cloned();
+        let there = self.open.lock().get(id).cloned();
         let session = if let Some(session) = there {
             session
         } else {
@@ -249,7 +243,7 @@ impl Ingests {
         let Some(mut session) = self.lock(id).await? else {
             return Ok(Appended::Unknown);
         };
-        self.broken().remove(id);
+        self.broken.lock().remove(id);
         if let Some(range) = &range
             && range.start != session.size
         {
@@ -271,7 +265,7 @@ impl Ingests {
             session = written?;
         }
         if let Some(Err(error)) = gathered.end {
-            let mut broken = self.broken();
+            let mut broken = self.broken.lock();
             if broken.len() >= MAX_BROKEN {
                 broken.clear();
             }
@@ -293,10 +287,7 @@ impl Ingests {
         pieces: VecDeque<Bytes>,
     ) -> Result<OwnedMutexGuard<Session>> {
         let mut pieces = pieces;
-        let mut tries = match self.evict.get() {
-            Some(_) => 0,
-            None => EVICT_TRIES,
-        };
+        let mut tries = 0;
         loop {
             let written;
             // The thread owns the lock: if the request goes away, the batch is whole all the same.
@@ -311,18 +302,21 @@ impl Ingests {
             if error.kind != ErrorKind::Full {
                 return Err(error);
             }
-            tries += 1;
-            match self.evict.get() {
-                Some(evict) if tries <= EVICT_TRIES => evict.notify_one(),
-                _ if tries <= EVICT_TRIES + ROOM_TRIES && self.make_room(id).await => {}
-                _ => {
-                    drop(session);
-                    self.cancel(id).await?;
-                    return Err(error);
-                }
+            let may_come = tries < EVICT_TRIES && self.evict(id);
+            if !may_come && (!self.make_room(id).await || tries >= EVICT_TRIES + ROOM_TRIES) {
+                drop(session);
+                self.cancel(id).await?;
+                return Err(error);
             }
+            tries += 1;
             tokio::time::sleep(ROOM_PAUSE).await;
         }
+    }
+
+    /// Has room made by what can come again, if there is any; says whether some may come.
+    fn evict(&self, id: &UploadId) -> bool {
+        let evict = self.evict.get();
+        evict.is_some_and(|evict| evict(self.owners.bytes_beside(id)))
     }
 
     /// Gives up uploads since the disk is full: first those of whoever has most bytes in them, then those that nobody goes on
@@ -332,13 +326,13 @@ impl Ingests {
         let freed = async {
             let mut count = 0;
             for id in resting {
-                count += u64::from(self.cancel(&id).await?);
+                count += u64::from(self.cancel_resting(&id).await?);
             }
             if count == 0 {
                 count += self.expire(IDLE).await?;
-                let broken = std::mem::take(&mut *self.broken());
+                let broken = std::mem::take(&mut *self.broken.lock());
                 for id in broken {
-                    count += u64::from(self.cancel(&id).await?);
+                    count += u64::from(self.cancel_resting(&id).await?);
                 }
             }
             Ok::<_, Error>(count)
@@ -356,12 +350,14 @@ impl Ingests {
 
     /// Ends an upload: its bytes, with their SHA-256. `None` if there is no such upload.
     pub async fn finish(&self, id: &UploadId) -> Result<Option<Spool>> {
+        let session = self.lock(id).await?;
+        // Not before: as long as somebody sends to it, it counts.
         self.owners.forget(id);
-        let Some(mut session) = self.lock(id).await? else {
+        let Some(mut session) = session else {
             return Ok(None);
         };
         session.ended = true;
-        self.sessions().remove(id);
+        self.open.lock().remove(id);
         // None of this waits for a disk.
         let digest = session.hasher.clone().finish().into();
         let file = session.file.try_clone();
@@ -377,6 +373,18 @@ impl Ingests {
         // To remove a large file takes a while.
         task::blocking(move || drop(spool)).await;
         Ok(true)
+    }
+
+    /// As [`Self::cancel`]; `false` also for one that a request sends to, which nobody waits for.
+    async fn cancel_resting(&self, id: &UploadId) -> Result<bool> {
+        let session = self.open.lock().get(id).cloned();
+        if session.is_some_and(|session| session.try_lock().is_err()) {
+            return Ok(false);
+        }
+        match self.cancel(id).await {
+            Err(e) if e.kind == ErrorKind::Conflict => Ok(false),
+            done => done,
+        }
     }
 
     /// How many there are; 0 where the folder cannot be read. Blocks, but for no longer than a folder of uploads takes.
@@ -416,7 +424,7 @@ impl Ingests {
         self.owners.forget_idle(age);
         let mut count = 0;
         for id in self.idle(age).await? {
-            count += u64::from(self.cancel(&id).await?);
+            count += u64::from(self.cancel_resting(&id).await?);
         }
         Ok(count)
     }
@@ -472,8 +480,33 @@ mod tests {
         let (path, other) = (ingests.path(&id), dir.path().join("other"));
         std::fs::rename(&path, &other).unwrap();
         std::os::unix::fs::symlink(&other, &path).unwrap();
-        ingests.sessions().clear();
+        ingests.open.lock().clear();
         assert!(ingests.size(&id).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_somebody_sends_to_counts_and_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let ingests = Ingests::open(dir.path()).unwrap();
+        ingests.owners.set(Quota {
+            uploads: 9,
+            bytes: 10,
+        });
+        let sent = ingests.begin(&Repo::cli()).await.unwrap();
+        let resting = ingests.begin(&Repo::cli()).await.unwrap();
+        ingests.owners.begin(&sent, "a", false).unwrap();
+        ingests.owners.grow(&sent, 6).unwrap();
+        let request = ingests.lock(&sent).await.unwrap().unwrap();
+        let began = tokio::time::Instant::now();
+        assert_eq!(ingests.expire(Duration::ZERO).await.unwrap(), 1);
+        assert!(began.elapsed() < BUSY && ingests.size(&resting).await.unwrap().is_none());
+        let refused = ingests.cancel(&sent).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Conflict);
+        assert_eq!(ingests.owners.bytes_beside(&sent), 6);
+        ingests.owners.grow(&sent, 5).unwrap_err();
+        drop(request);
+        assert!(ingests.cancel(&sent).await.unwrap());
+        assert_eq!(ingests.owners.bytes_beside(&sent), 0);
     }
 
     #[tokio::test]
@@ -487,7 +520,7 @@ mod tests {
         ingests.append(&first, None, body(b"at ")).await.unwrap();
         for _ in 0..2 * MAX_OPEN {
             ingests.begin(&Repo::cli()).await.unwrap();
-            assert!(ingests.sessions().len() <= MAX_OPEN);
+            assert!(ingests.open.lock().len() <= MAX_OPEN);
         }
         ingests.append(&first, None, body(b"last")).await.unwrap();
         let spool = ingests.finish(&first).await.unwrap().unwrap();
@@ -511,7 +544,7 @@ mod tests {
             })
         };
         // It has the session and waits for its lock, as a request does that comes while the last one is answered.
-        while Arc::strong_count(ingests.sessions().get(&id).unwrap()) < 3 {
+        while Arc::strong_count(ingests.open.lock().get(&id).unwrap()) < 3 {
             tokio::task::yield_now().await;
         }
         let mut held = held;

@@ -30,12 +30,13 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::RwLock;
 use tokio::sync;
 
 use super::{Body, StoredBlob, Sweep, error::Result};
@@ -75,7 +76,7 @@ impl Marked {
     /// From now on these are what marks name.
     pub fn replace(&self, digests: impl IntoIterator<Item = Digest>) {
         let names = digests.into_iter().map(|d| short(&d)).collect();
-        *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
+        *self.names.write() = names;
     }
 
     /// As if marks named these, as long as the guard lives: whoever asks for one of `blobs` renews it, so that [`Sweep::remove`]
@@ -88,19 +89,19 @@ impl Marked {
         let leaving: HashSet<Digest> = manifests.into_iter().copied().collect();
         let mut going: HashSet<u64> = blobs.into_iter().map(short).collect();
         going.extend(leaving.iter().map(short));
-        *self.going.write().unwrap_or_else(PoisonError::into_inner) = going;
-        *self.leaving.write().unwrap_or_else(PoisonError::into_inner) = leaving;
+        *self.going.write() = going;
+        *self.leaving.write() = leaving;
         Going(self.clone())
     }
 
     /// Says whether a manifest is about to be removed.
     pub(super) fn is_leaving(&self, digest: &Digest) -> bool {
-        let leaving = self.leaving.read().unwrap_or_else(PoisonError::into_inner);
+        let leaving = self.leaving.read();
         leaving.contains(digest)
     }
 
     fn add(&self, digests: &[Digest]) {
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.write();
         names.extend(digests.iter().map(short));
     }
 
@@ -118,10 +119,10 @@ impl Marked {
 
     fn forget(&self, digest: &Digest) {
         for set in [&self.names, &self.going] {
-            let mut names = set.write().unwrap_or_else(PoisonError::into_inner);
+            let mut names = set.write();
             names.remove(&short(digest));
         }
-        let mut leaving = self.leaving.write().unwrap_or_else(PoisonError::into_inner);
+        let mut leaving = self.leaving.write();
         leaving.remove(digest);
     }
 
@@ -129,7 +130,7 @@ impl Marked {
     pub(super) fn has(&self, digest: &Digest) -> bool {
         let mut sets = [&self.names, &self.going].into_iter();
         sets.any(|set| {
-            let names = set.read().unwrap_or_else(PoisonError::into_inner);
+            let names = set.read();
             names.contains(&short(digest))
         })
     }
@@ -171,13 +172,9 @@ pub struct Going(Arc<Marked>);
 
 impl Drop for Going {
     fn drop(&mut self) {
-        let mut going = self.0.going.write().unwrap_or_else(PoisonError::into_inner);
+        let mut going = self.0.going.write();
         going.clear();
-        let mut leaving = self
-            .0
-            .leaving
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut leaving = self.0.leaving.write();
         leaving.clear();
     }
 }

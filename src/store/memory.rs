@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{
     BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, StoredBlob, Sweep, TagStore,
@@ -55,39 +55,39 @@ impl Memory {
 
     /// Sets the store's clock so many seconds ahead of the node's; for tests of wrong clocks and of age.
     pub fn set_clock_ahead(&self, secs: i64) {
-        self.state().ahead_secs = secs;
+        self.state.lock().ahead_secs = secs;
     }
 
     /// Stops the store's clock; for tests of what happens at one moment.
     pub fn stop_clock(&self, at: Time) {
-        self.state().stopped = Some(at);
+        self.state.lock().stopped = Some(at);
     }
 
     /// From now on nobody is told when a tag was written, as by a registry; for tests.
     pub fn tell_no_times(&self) {
-        self.state().tells_no_times = true;
+        self.state.lock().tells_no_times = true;
     }
 
     /// From now on a tag that is removed stays listed, as in a registry that deletes none; for tests.
     pub fn delete_no_tags(&self) {
-        self.state().deletes_no_tags = true;
+        self.state.lock().deletes_no_tags = true;
     }
 
     /// Replaces the stored bytes of a blob, without any check: damage, for tests.
     pub fn damage(&self, digest: &Digest, bytes: impl Into<Bytes>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let now = state.now();
         state.blobs.insert(*digest, (bytes.into(), now));
     }
 
     /// Removes a blob whatever needs it: loss, for tests. Says whether it was there.
     pub fn lose(&self, digest: &Digest) -> bool {
-        self.state().blobs.remove(digest).is_some()
+        self.state.lock().blobs.remove(digest).is_some()
     }
 
     /// Flips a bit of a stored blob: damage, for tests.
     pub fn flip(&self, digest: &Digest, at: usize) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let Some((bytes, _)) = state.blobs.get_mut(digest) {
             let mut flipped = bytes.to_vec();
             flipped[at] ^= 1;
@@ -97,7 +97,7 @@ impl Memory {
 
     /// Digests of all packs (they end in their magic), the last written last; for tests.
     pub fn packs(&self) -> Vec<Digest> {
-        let state = self.state();
+        let state = self.state.lock();
         let mut found: Vec<_> = state.blobs.iter().collect();
         found.sort_by_key(|(_, (_, at))| *at);
         let is_pack = |b: &Bytes| b.ends_with(b"cachectl");
@@ -106,11 +106,6 @@ impl Memory {
             .filter(|(_, (b, _))| is_pack(b))
             .map(|(d, _)| *d)
             .collect()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Each critical section leaves the maps whole, even if a test panics elsewhere.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -136,13 +131,13 @@ impl State {
 #[async_trait]
 impl BlobStore for Memory {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        let state = self.state();
+        let state = self.state.lock();
         Ok(state.blobs.get(digest).map(|(b, _)| b.len() as u64))
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         check_range("get", desc, &range).map_err(|e| e.at(NAME, desc.digest))?;
-        let Some((bytes, _)) = self.state().blobs.get(&desc.digest).cloned() else {
+        let Some((bytes, _)) = self.state.lock().blobs.get(&desc.digest).cloned() else {
             return Ok(None);
         };
         if bytes.len() as u64 != desc.size {
@@ -156,7 +151,7 @@ impl BlobStore for Memory {
             .await
             .map_err(|e| e.at(NAME, desc.digest))?;
         let bytes = body.read(0..desc.size).await?;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state
             .blobs
             .get(&desc.digest)
@@ -173,7 +168,7 @@ impl BlobStore for Memory {
 #[async_trait]
 impl TagStore for Memory {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
-        let state = self.state();
+        let state = self.state.lock();
         let (digest, written) = match reference {
             Reference::Digest(d) => (*d, None),
             Reference::Tag(tag) => match state.tags.get(tag) {
@@ -201,7 +196,7 @@ impl TagStore for Memory {
         expect: &Expect,
     ) -> Result<Published> {
         check_manifest(manifest).map_err(|e| e.at(NAME, manifest.digest))?;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let now = state.now();
         state
             .blobs
@@ -231,7 +226,7 @@ impl TagStore for Memory {
     }
 
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
-        let state = self.state();
+        let state = self.state.lock();
         let tags = state.tags.keys().chain(&state.emptied);
         let tags = tags.filter(|t| t.as_str().starts_with(prefix));
         let tags: BTreeSet<&Tag> = tags.collect();
@@ -239,7 +234,7 @@ impl TagStore for Memory {
     }
 
     async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
-        let state = self.state();
+        let state = self.state.lock();
         let tags = state.tags.iter();
         let tags = tags.filter(|(tag, _)| tag.as_str().starts_with(prefix));
         let told = |at: &Time| Some(*at).filter(|_| !state.tells_no_times);
@@ -247,14 +242,14 @@ impl TagStore for Memory {
     }
 
     async fn clock(&self) -> Result<Time> {
-        Ok(self.state().now())
+        Ok(self.state.lock().now())
     }
 }
 
 #[async_trait]
 impl Untag for Memory {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let was_there = state.tags.remove(tag).is_some();
         if was_there && state.deletes_no_tags {
             state.emptied.insert(tag.clone());
@@ -266,7 +261,7 @@ impl Untag for Memory {
 #[async_trait]
 impl Sweep for Memory {
     async fn blobs(&self) -> Result<Vec<StoredBlob>> {
-        let state = self.state();
+        let state = self.state.lock();
         let blobs = state
             .blobs
             .iter()
@@ -279,27 +274,27 @@ impl Sweep for Memory {
     }
 
     async fn roots(&self) -> Result<Vec<Digest>> {
-        let mut roots: Vec<_> = self.state().tags.values().map(|(d, _)| *d).collect();
+        let mut roots: Vec<_> = self.state.lock().tags.values().map(|(d, _)| *d).collect();
         roots.sort_unstable();
         roots.dedup();
         Ok(roots)
     }
 
     async fn read_mark(&self, name: &str) -> Result<Option<Bytes>> {
-        Ok(self.state().marks.get(name).cloned())
+        Ok(self.state.lock().marks.get(name).cloned())
     }
 
     async fn marks(&self) -> Result<Vec<String>> {
-        Ok(self.state().marks.keys().cloned().collect())
+        Ok(self.state.lock().marks.keys().cloned().collect())
     }
 
     async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {
-        self.state().marks.insert(name.to_owned(), bytes);
+        self.state.lock().marks.insert(name.to_owned(), bytes);
         Ok(())
     }
 
     async fn remove_mark(&self, name: &str) -> Result<()> {
-        self.state().marks.remove(name);
+        self.state.lock().marks.remove(name);
         Ok(())
     }
 
@@ -308,14 +303,14 @@ impl Sweep for Memory {
             .await
             .map_err(|e| e.at(NAME, desc.digest))?;
         let bytes = body.read(0..desc.size).await?;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let now = state.now();
         state.blobs.insert(desc.digest, (bytes, now));
         Ok(())
     }
 
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let (mut count, mut size) = (0, 0);
         for digest in digests {
             let old = state
@@ -333,7 +328,7 @@ impl Sweep for Memory {
 
     async fn renew(&self, digest: &Digest) -> Result<bool> {
         let now = self.clock().await?;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let blob = state.blobs.get_mut(digest);
         Ok(blob.map(|(_, modified)| *modified = now).is_some())
     }

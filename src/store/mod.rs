@@ -34,6 +34,7 @@ pub mod registry;
 pub mod repository;
 pub mod s3;
 pub mod scrub;
+mod server_time;
 mod signs;
 pub mod tiered;
 mod tree;

@@ -5,8 +5,7 @@
 //! counts if the store was recognized within [`LATELY`], or else if it is when it is asked now, once for all callers. A store that has
 //! signed answers to the same method is asked in any case.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
 use super::error::{Error, Result};
@@ -42,13 +41,9 @@ pub(super) struct Signs {
 }
 
 impl Signs {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// An answer just now was the store's.
     pub(super) fn seen(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.seen = Some(Instant::now());
         state.refused = None;
     }
@@ -56,7 +51,7 @@ impl Signs {
     /// It has signed that something is not there.
     pub(super) fn signed(&self, to: To) {
         self.seen();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match to {
             To::Head => state.head = true,
             To::Get => state.get = true,
@@ -84,13 +79,13 @@ impl Signs {
         let asked = ask.await;
         match &asked {
             Ok(()) => self.seen(),
-            Err(e) => self.state().refused = Some((Instant::now(), e.told())),
+            Err(e) => self.state.lock().refused = Some((Instant::now(), e.told())),
         }
         asked
     }
 
     fn known(&self, op: &'static str, to: To, came: Instant) -> Option<Result<()>> {
-        let state = self.state();
+        let state = self.state.lock();
         if let Some((at, e)) = &state.refused
             && at.elapsed() <= LATELY
         {

@@ -20,7 +20,7 @@ const PER_LINE: usize = 64;
 
 static OF_PROCESS: OnceLock<Lines> = OnceLock::new();
 
-/// From now on [`write`] only hands on, for a thread to write. What is dropped is told in the log.
+/// From now on [`write()`] only hands on, for a thread to write. What is dropped is told in the log.
 pub(super) fn start() {
     OF_PROCESS.get_or_init(|| {
         Lines::start(io::stderr(), |dropped| {
@@ -121,7 +121,9 @@ fn copy(queue: &Receiver<Item>, mut to: impl Write, counts: &Counts, told: impl 
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, sync::Mutex};
+    use std::{io::Read as _, sync::mpsc};
+
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -131,7 +133,7 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let missed = Arc::new(Mutex::new(0));
         let noted = missed.clone();
-        let lines = Lines::start(writer, move |dropped| *noted.lock().unwrap() += dropped);
+        let lines = Lines::start(writer, move |dropped| *noted.lock() += dropped);
         let line = [vec![b'x'; 1023], vec![b'\n']].concat();
         for _ in 0..LINES {
             lines.write(&line);
@@ -142,19 +144,33 @@ mod tests {
         drop(lines);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
-        let (written, missed) = (text.lines().count(), *missed.lock().unwrap());
+        let (written, missed) = (text.lines().count(), *missed.lock());
         assert!(missed > 0 && text.lines().all(|l| l.len() == 1023));
         assert_eq!(written as u64 + missed, LINES as u64);
     }
 
     #[test]
     fn what_was_written_is_out_when_it_was_waited_for() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        let lines = Lines::start(writer, |_| {});
-        lines.write(b"the last words\n");
+        /// Writes nothing before it is let go.
+        struct Held(mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
+        impl Write for Held {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _ = self.0.recv();
+                self.1.lock().extend(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let out = Arc::<Mutex<Vec<u8>>>::default();
+        let (hold, held) = mpsc::channel();
+        let lines = Lines::start(Held(held, out.clone()), |_| {});
+        lines.write(b"the last ");
+        lines.write(b"words\n");
+        assert!(!lines.flush(Duration::from_millis(1)));
+        drop(hold);
         assert!(lines.flush(Duration::MAX));
-        let mut text = [0; 15];
-        reader.read_exact(&mut text).unwrap();
-        assert_eq!(&text, b"the last words\n");
+        assert_eq!(*out.lock(), b"the last words\n");
     }
 }

@@ -9,7 +9,7 @@ use std::{
     io::Write as _,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
@@ -93,7 +94,7 @@ pub async fn copy(
     let started = Instant::now();
     job.below(root).await?;
     if started.elapsed() > LOOK_AGAIN {
-        job.seen().clear();
+        job.seen.lock().clear();
         job.below(root).await?;
     }
     let (tag, expect) = match tag {
@@ -104,10 +105,7 @@ pub async fn copy(
     Ok(Copied {
         published,
         report: job.report(),
-        unknown: job
-            .unknown
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner),
+        unknown: job.unknown.into_inner(),
     })
 }
 
@@ -153,11 +151,6 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
-        // Each critical section is one call that leaves the set whole.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn report(&self) -> CopyReport {
         CopyReport {
             blobs_moved: self.blobs_moved.load(Ordering::Relaxed),
@@ -176,7 +169,7 @@ impl<'a> Job<'a> {
                     to.publish(&manifest, None, &Expect::Anything).await?;
                 }
                 Step::Enter(desc, depth) => {
-                    if !self.seen().insert(desc.digest) {
+                    if !self.seen.lock().insert(desc.digest) {
                         continue;
                     }
                     if depth > MAX_DEPTH {
@@ -214,10 +207,7 @@ impl<'a> Job<'a> {
                 why,
             })?;
         if !known {
-            self.unknown
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(manifest.digest);
+            self.unknown.lock().push(manifest.digest);
         }
         left.extend(
             manifests
@@ -233,7 +223,7 @@ impl<'a> Job<'a> {
     }
 
     async fn blob(&self, desc: Descriptor, parent: Digest) -> Result<()> {
-        if !self.seen().insert(desc.digest) {
+        if !self.seen.lock().insert(desc.digest) {
             return Ok(());
         }
         let Options {

@@ -159,11 +159,17 @@ fn what_is_mounted_over_a_file_stays_and_the_rest_is_restored() {
     fs::write(node.path("home/s/other"), "new").unwrap();
     fs::write(node.path("home/g/other"), "old").unwrap();
     fs::write(node.path("home/secret"), "secret").unwrap();
+    // As it is to be, but of another time: it is not ours to change.
+    for path in ["s/same", "g/same", "same"] {
+        fs::write(node.path("home").join(path), "same").unwrap();
+    }
     run(&node, "export dir s --name s").success();
     let script = "for f in f d gone; do mount --bind secret g/$f || exit 77; done; \
+        touch -d @1000000000 same; mount --bind same g/same || exit 77; \
         for more in '' --mirror; do \
         \"$0\" import dir g --name s --require-hit $more || exit 1; \
-        grep -q secret g/f && grep -q secret g/d && grep -q secret g/gone && cat g/other; done";
+        grep -q secret g/f && grep -q secret g/d && grep -q secret g/gone && cat g/other; \
+        test $(stat -c %Y same) = 1000000000 || exit 1; done";
     let mut command = node.command("unshare");
     command.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_cachectl")]);
     let out = command.output().unwrap();

@@ -173,7 +173,7 @@ impl Writer<'_> {
     }
 }
 
-/// Says whether a manifest is one that [`super::merge`] wrote.
+/// Says whether a manifest is one that [`super::merge()`] wrote.
 pub fn is_merged(manifest: &Manifest) -> bool {
     #[derive(Deserialize)]
     struct Document {

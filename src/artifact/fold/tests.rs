@@ -255,6 +255,43 @@ fn no_pack_leaves_for_what_another_one_says_it_holds() {
 }
 
 #[test]
+fn what_is_barred_is_no_output_of_an_action_and_keeps_no_pack() {
+    let outputs = pack(0, &[file("d", "out", 0, None)], TODAY);
+    let actions = pack(0, &[file("a", "a1", 1, Some("d"))], TODAY);
+    let honest = snapshot(vec![outputs.clone(), actions]);
+    let bar_output = |s: &mut Snapshot| {
+        barred::bar(s, |e| {
+            if e.entry.path == path("d") {
+                return Err("so it says".to_owned());
+            }
+            Ok(())
+        })
+    };
+    // It stays for what is sound in it, and comes first.
+    let own = [file("b", "b1", 1, Some("e")), file("e", "more", 0, None)];
+    let as_folder = [own.to_vec(), vec![bare("d", Kind::Dir)]].concat();
+    let mut side = snapshot(vec![pack(9, &as_folder, TODAY)]);
+    assert!(bar_output(&mut side).is_some());
+    close(&mut side, GO);
+    for (head, side) in [(&honest, &side), (&side, &honest)] {
+        let out = fold(head, side, None, TODAY, GO);
+        assert_eq!(paths(&out), ["a", "b", "d", "e"]);
+        let (_, output) = out.live().find(|(_, e)| e.entry.path == path("d")).unwrap();
+        assert!(output.entry.kind.is_file());
+    }
+    // Of the same content, made of something else, and of no use.
+    let lie = lying(&outputs, 9, |d, len| (Sha256::of(&d.0), len));
+    let mut side = snapshot(vec![lie.clone()]);
+    assert!(bar_output(&mut side).is_some());
+    let mut all = honest.clone();
+    all.packs.extend(side.packs);
+    all.packs.sort_by_key(Pack::order);
+    close(&mut all, GO);
+    assert_eq!(paths(&all), ["a", "d"]);
+    assert!(all.packs.iter().all(|p| p.digest() != lie.digest()));
+}
+
+#[test]
 fn entries_leave_by_age_and_the_used_ones_stay() {
     let old = pack(
         0,

@@ -76,6 +76,22 @@ async fn one_caller_alone_has_every_place_that_is_not_reserved() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reserved_place_that_is_given_back_is_for_callers_with_few() {
+    let pool = Pool::new("t", 16, QUEUE);
+    let all_of = |key: Key, most: usize| -> Vec<Permit> {
+        (0..most)
+            .map_while(|_| pool.enter_now(key.clone()))
+            .collect()
+    };
+    let (some, most) = (all_of(key("some"), 4), all_of(key("most"), 99));
+    let reserved = all_of(key("late"), 99);
+    assert_eq!((some.len(), most.len(), reserved.len()), (4, 10, 2));
+    let grants = |key: Key, place: &Permit| pool.would_grant(&key, place);
+    assert!(grants(key("some"), &most[0]) && !grants(key("some"), &reserved[0]));
+    assert!(grants(key("late"), &most[0]) && grants(key("late"), &reserved[0]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn next_place_goes_to_whoever_holds_fewest_and_then_to_whoever_waits_longest() {
     let pool = Pool::new("t", 3, QUEUE);
     let mut held = take(&pool, "a", 3).await;

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{AT_ONCE, CacheTags, locked};
+use super::{AT_ONCE, CacheTags};
 use crate::{
     artifact::Tag,
     digest::Digest,
@@ -62,14 +62,14 @@ impl CacheTags {
         now: Time,
     ) -> Result<Option<Time>> {
         let key: Key = (repo.name().clone(), tag.clone(), part.digest);
-        let known = locked(&self.times).get(&key).copied();
+        let known = self.times.lock().get(&key).copied();
         if let Some((_, published)) = known.filter(|(m, _)| Some(*m) == part.modified) {
             return Ok(published);
         }
         let published = repo.published(tag, &part.digest).await?;
         let settled = part.modified.filter(|m| now.secs - m.secs >= SETTLED_SECS);
         if let Some(modified) = settled {
-            let mut times = locked(&self.times);
+            let mut times = self.times.lock();
             if times.len() >= MAX_TIMES {
                 times.clear();
             }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{CacheTags, Sized, layers, locked, readable};
+use super::{CacheTags, Sized, layers, readable};
 use crate::{
     artifact::{
         Manifest,
@@ -81,7 +81,7 @@ impl CacheTags {
     /// What is known of a manifest.
     pub(super) fn known_facts(&self, digest: &Digest, media_type: &str) -> Option<Arc<Facts>> {
         let key = (*digest, media_type.to_owned());
-        locked(&self.facts).all.get(&key).cloned()
+        self.facts.lock().all.get(&key).cloned()
     }
 
     /// What a manifest is; it is read if nobody knows yet.
@@ -105,7 +105,7 @@ impl CacheTags {
         let manifest = manifest.clone();
         let read = task::parse(manifest.bytes.len(), move || Facts::of(&manifest));
         let facts = Arc::new(read.await);
-        let mut known = locked(&self.facts);
+        let mut known = self.facts.lock();
         if known.bytes + facts.bytes() > MAX_BYTES {
             *known = Known::default();
         }

@@ -11,7 +11,7 @@ use super::{
     gather::{Gathered, LeftOut},
     is_merged,
     join::{self, Joined},
-    layers, locked,
+    layers,
     merging::Place,
     settle::{Dispute, Settled, Unsettled},
 };
@@ -153,7 +153,7 @@ impl CacheTags {
         pointed: Option<Dated>,
     ) -> Result<Option<Option<Served>>> {
         let key = (repo.name().clone(), tag.clone());
-        let memo = locked(&self.memos).get(&key).cloned();
+        let memo = self.memos.lock().get(&key).cloned();
         let Some(memo) = memo.filter(|m| m.parts == parts && m.pointed == pointed) else {
             return Ok(None);
         };
@@ -348,7 +348,7 @@ impl CacheTags {
     }
 
     fn remember(&self, repo: &Repository, tag: &Tag, memo: Memo) {
-        let mut memos = locked(&self.memos);
+        let mut memos = self.memos.lock();
         memos.remove(&(repo.name().clone(), tag.clone()));
         let bytes: usize = memos.values().map(Memo::bytes).sum();
         if bytes + memo.bytes() > MAX_MEMO_BYTES {

@@ -7,12 +7,12 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Weak},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{self, OwnedMutexGuard};
 
-use super::locked;
 use crate::{
     fair::{Key, Permit, Pool, Queue},
     store::keys::Repo,
@@ -41,7 +41,7 @@ impl<K: Eq + Hash> Locks<K> {
     /// Waits for the lock of `key`.
     pub(super) async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
         let lock = {
-            let mut all = locked(&self.0);
+            let mut all = self.0.lock();
             if let Some(lock) = all.get(&key).and_then(Weak::upgrade) {
                 lock
             } else {
@@ -95,7 +95,7 @@ impl Merging {
     }
 
     fn of_repo(&self, repo: &Repo) -> Pool {
-        let mut all = locked(&self.of_repo);
+        let mut all = self.of_repo.lock();
         if all.len() >= MANY {
             all.retain(|_, pool| !pool.is_idle());
         }
@@ -168,7 +168,7 @@ mod tests {
         for n in 1..10 * MANY {
             drop(merging.place(&repo(&format!("r/{n}")), &by).await);
         }
-        assert!(locked(&merging.of_repo).len() <= MANY);
+        assert!(merging.of_repo.lock().len() <= MANY);
         assert!(merging.place(&first, &by).now_or_never().is_none());
         drop(held);
     }
@@ -180,7 +180,7 @@ mod tests {
         for key in 1..10 * MANY {
             drop(locks.lock(key).await);
         }
-        assert!(locked(&locks.0).len() <= MANY);
+        assert!(locks.0.lock().len() <= MANY);
         // A task that took so many locks is asked to yield, whatever they are.
         tokio::task::yield_now().await;
         assert!(locks.lock(0).now_or_never().is_none());

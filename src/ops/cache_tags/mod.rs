@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use globset::GlobSet;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -147,11 +148,6 @@ pub struct Shared {
 /// A blob, and how many bytes it has as some manifest says: they need not agree.
 type Sized = (Digest, u64);
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing can panic while one is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Deref for CacheTags {
     type Target = Shared;
 
@@ -197,7 +193,7 @@ impl CacheTags {
 
     /// Goes on by other settings.
     pub fn set(&self, settings: Settings) {
-        *locked(&self.settings) = settings;
+        *self.settings.lock() = settings;
     }
 
     /// Waits for a place to merge in a repository.
@@ -211,11 +207,11 @@ impl CacheTags {
     }
 
     fn settings(&self) -> Settings {
-        locked(&self.settings).clone()
+        self.settings.lock().clone()
     }
 
     fn tell(&self, repo: &Repository, digest: Digest) {
-        let mut told = locked(&self.told);
+        let mut told = self.told.lock();
         if told.len() >= MAX_TOLD {
             told.clear();
         }
@@ -224,7 +220,7 @@ impl CacheTags {
 
     fn was_told(&self, repo: &Repository, digest: &Digest) -> bool {
         let key = (repo.name().clone(), *digest);
-        let told = locked(&self.told);
+        let told = self.told.lock();
         told.get(&key).is_some_and(|at| at.elapsed() < TOLD_FOR)
     }
 

@@ -12,14 +12,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
-    CacheTags, Sized, locked,
+    CacheTags, Sized,
     merging::{Locks, UNBOUNDED},
     unpack::{self, Found},
 };
@@ -173,11 +174,11 @@ impl CacheTags {
 impl Settling {
     /// What a layer was found to be, if it was read.
     pub(super) fn known(&self, digest: &Digest) -> Option<Found> {
-        locked(&self.known).get(digest).cloned()
+        self.known.lock().get(digest).cloned()
     }
 
     fn remember(&self, digest: Digest, found: Found) {
-        let mut known = locked(&self.known);
+        let mut known = self.known.lock();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }

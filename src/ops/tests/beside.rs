@@ -206,7 +206,7 @@ async fn prune_now_frees_what_was_written_a_moment_ago_and_keeps_what_was_promis
         ctx.progress = warnings.clone();
         let report = prune::now::run(&ctx, &options, &doors);
         let report = report.await.unwrap();
-        let warned = warnings.0.lock().unwrap().join("; ");
+        let warned = warnings.0.lock().join("; ");
         assert!(warned.contains("the daemon started 1m ago"), "{warned}");
         assert_eq!((report.blobs, report.bytes), (1, 5), "{report:?}");
         assert_eq!(report.promised.blobs, 2, "{report:?}");
@@ -219,7 +219,7 @@ async fn prune_now_frees_what_was_written_a_moment_ago_and_keeps_what_was_promis
     ctx.progress = warnings.clone();
     let none = prune::now::run(&ctx, &at_once(), &doors).await;
     assert_eq!(none.unwrap().blobs, 0);
-    assert!(warnings.0.lock().unwrap().is_empty());
+    assert!(warnings.0.lock().is_empty());
     // The lock of the daemon is what it was.
     put("written after it").await;
     let again = prune::now::run(&served.ctx, &at_once(), &NoDoors).await;
@@ -316,7 +316,7 @@ struct Killed {
     inner: Arc<dyn crate::store::Sweep>,
     left: std::sync::atomic::AtomicUsize,
     /// Before when uploads were taken back.
-    abandoned: Arc<std::sync::Mutex<Vec<Time>>>,
+    abandoned: Arc<parking_lot::Mutex<Vec<Time>>>,
 }
 
 #[async_trait::async_trait]
@@ -348,7 +348,7 @@ impl crate::store::Sweep for Killed {
         self.inner.remove(&digests[..left], than).await
     }
     async fn abandon_uploads(&self, limit: Time) -> crate::store::Result<u64> {
-        self.abandoned.lock().unwrap().push(limit);
+        self.abandoned.lock().push(limit);
         Ok(0)
     }
     async fn renew(&self, digest: &Digest) -> crate::store::Result<bool> {
@@ -430,7 +430,7 @@ async fn a_prune_takes_back_uploads_that_were_begun_a_day_ago_however_short_its_
     }));
     served.ctx.opened = Arc::new(opened);
     served.prune().await;
-    let abandoned = abandoned.lock().unwrap();
+    let abandoned = abandoned.lock();
     assert_eq!(abandoned.len(), 1);
     assert!(abandoned[0].secs <= Time::now().secs - 86_400);
 }

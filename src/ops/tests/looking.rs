@@ -1,8 +1,7 @@
 //! List, inspect and remove.
 
-use std::sync::Mutex;
-
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::{
@@ -242,7 +241,7 @@ struct Recorder(Arc<crate::store::memory::Memory>, Mutex<Vec<Tag>>);
 #[async_trait]
 impl Untag for Recorder {
     async fn untag(&self, tag: &Tag) -> crate::store::Result<bool> {
-        self.1.lock().unwrap().push(tag.clone());
+        self.1.lock().push(tag.clone());
         self.0.untag(tag).await
     }
 }
@@ -275,7 +274,7 @@ async fn side_tags_are_removed_before_the_head_and_other_names_stay() {
         5,
         "two heads, two side tags of the exports, one left by hand: {removed:?}"
     );
-    let order = recorder.1.lock().unwrap().clone();
+    let order = recorder.1.lock().clone();
     for key in ["", "k"] {
         let head = tag_of("n", key);
         let at = order.iter().position(|t| *t == head).unwrap();

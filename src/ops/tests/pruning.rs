@@ -236,14 +236,14 @@ async fn an_unreadable_manifest_stops_the_sweep() {
 
 /// Keeps what it is warned of.
 #[derive(Default)]
-pub(super) struct Warnings(pub(super) std::sync::Mutex<Vec<String>>);
+pub(super) struct Warnings(pub(super) parking_lot::Mutex<Vec<String>>);
 
 impl progress::Watch for Warnings {
     fn begin(&self, _: progress::Phase, _: Option<u64>) {}
     fn advance(&self, _: progress::Phase, _: u64) {}
     fn end(&self, _: progress::Phase) {}
     fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_owned());
+        self.0.lock().push(message.to_owned());
     }
 }
 
@@ -290,7 +290,7 @@ async fn manifest_that_is_not_json_keeps_what_it_names_and_everything_else_is_sw
             assert!(there.is_some(), "{name}: {digest}");
         }
         assert_eq!(report.left_out, [], "{name}: it is no failure");
-        let said = warnings.0.lock().unwrap().pop().unwrap();
+        let said = warnings.0.lock().pop().unwrap();
         let expected = format!(
             "tag odd: manifest {} cannot be read: it is not JSON",
             odd.digest

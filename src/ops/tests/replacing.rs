@@ -108,14 +108,14 @@ async fn a_replacement_is_the_own_tree_alone_though_the_bad_result_is_newer() {
 }
 
 #[derive(Default)]
-struct Warnings(std::sync::Mutex<Vec<String>>);
+struct Warnings(parking_lot::Mutex<Vec<String>>);
 
 impl Watch for Warnings {
     fn begin(&self, _: Phase, _: Option<u64>) {}
     fn advance(&self, _: Phase, _: u64) {}
     fn end(&self, _: Phase) {}
     fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_owned());
+        self.0.lock().push(message.to_owned());
     }
 }
 
@@ -133,7 +133,7 @@ async fn a_replacement_by_what_was_imported_is_warned_of_until_the_cache_is_empt
             let mut options = exporting(&cache(&job, "go1"));
             options.replace = true;
             export::run(&node, &options).await.unwrap();
-            std::mem::take(&mut *warnings.0.lock().unwrap())
+            std::mem::take(&mut *warnings.0.lock())
         };
         let files = || {
             let names = std::fs::read_dir(&job).unwrap();

@@ -118,7 +118,7 @@ fn run(
     let queue = Mutex::new(arrivals.into_iter());
     let paths = plan.files.iter().map(|f| f.path.clone()).collect();
     let folder = Folder(tempfile::tempdir().unwrap(), paths);
-    let outcomes = unpack(&plan, &folder, 3, &Silent, &|| queue.lock().unwrap().next()).unwrap();
+    let outcomes = unpack(&plan, &folder, 3, &Silent, &|| queue.lock().next()).unwrap();
     let named = plan
         .files
         .iter()
@@ -298,9 +298,7 @@ fn fuzz_unpacker() {
         let paths = (0..plan.files.len())
             .map(|i| EntryPath::new(format!("f{i}").into_bytes()).expect("a name"));
         let folder = Folder(tempfile::tempdir().expect("a folder"), paths.collect());
-        let Ok(outcomes) = unpack(&plan, &folder, 2, &Silent, &|| {
-            queue.lock().expect("no panic").next()
-        }) else {
+        let Ok(outcomes) = unpack(&plan, &folder, 2, &Silent, &|| queue.lock().next()) else {
             // A hole beyond what the file system takes.
             continue;
         };

@@ -4,11 +4,13 @@ use std::{
     fmt,
     fmt::Write as _,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::refused::Refused;
 use crate::{metrics, store::ErrorKind};
@@ -261,5 +263,5 @@ fn describe(kind: ErrorKind) -> &'static str {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing can panic while one is held.
-    of.lock().unwrap_or_else(PoisonError::into_inner)
+    of.lock()
 }

@@ -20,9 +20,9 @@ impl Refused {
     /// What `error` says about pushes of others.
     pub fn by(error: &Error) -> Option<Self> {
         match error.kind {
-            ErrorKind::Full if [OVER_SHARE, QUEUE_FULL].contains(&error.op) => {
-                Some(Self::QueueFull)
-            }
+            // Others have room.
+            ErrorKind::Full if error.op == OVER_SHARE => None,
+            ErrorKind::Full if error.op == QUEUE_FULL => Some(Self::QueueFull),
             ErrorKind::Full => Some(Self::NoRoom),
             ErrorKind::Denied | ErrorKind::Io if error.is_of_file() => Some(Self::Disk),
             _ => None,

@@ -211,6 +211,10 @@ fn what_fails_of_the_disk_is_told_from_what_a_store_answers() {
             store::Error::new(ErrorKind::Full, store::queue::QUEUE_FULL, ""),
             Some(Refused::QueueFull),
         ),
+        (
+            store::Error::new(ErrorKind::Full, store::queue::OVER_SHARE, ""),
+            None,
+        ),
         (store::Error::new(ErrorKind::Denied, "put", ""), None),
         (store::Error::new(ErrorKind::Unavailable, "put", ""), None),
     ] {

@@ -5,12 +5,13 @@
 //! of which all requests wait for their client rests: others may have its place.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use axum::http::Extensions;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
 /// A connection, as its requests see it; among their extensions.
@@ -143,15 +144,13 @@ impl Connection {
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
-        // Nothing can panic while it is held.
         let requests = &self.0.requests;
-        requests.lock().unwrap_or_else(PoisonError::into_inner)
+        requests.lock()
     }
 
     fn blocked(&self) -> MutexGuard<'_, Option<Vec<Waker>>> {
-        // Nothing can panic while it is held.
         let blocked = &self.0.blocked;
-        blocked.lock().unwrap_or_else(PoisonError::into_inner)
+        blocked.lock()
     }
 }
 

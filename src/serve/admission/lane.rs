@@ -4,13 +4,14 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
 };
 
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 
 use tokio::time::Instant;
 
@@ -100,7 +101,7 @@ impl Lane {
     /// Lets one more in, and cuts another one where there is no room.
     pub fn park(&self, key: Key) -> Parked {
         let cut = Arc::new(Cut::default());
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         let number = state.next;
         state.next += 1;
         state.entries.insert(
@@ -147,7 +148,7 @@ impl Lane {
 
     /// Entries that are there.
     pub fn len(&self) -> usize {
-        self.0.state().entries.len()
+        self.0.state.lock().entries.len()
     }
 
     /// Says whether nobody is there.
@@ -175,11 +176,6 @@ impl State {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn show(&self, state: &State) {
         let count = i64::try_from(state.entries.len()).unwrap_or(i64::MAX);
         self.counts.clients.set(count);
@@ -210,7 +206,7 @@ impl Parked {
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
+        let mut state = self.shared.state.lock();
         state.entries.remove(&self.number);
         self.shared.show(&state);
     }

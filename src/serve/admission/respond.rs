@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use axum::{
     http::Response,
 };
 use http_body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, interval};
 
 use super::{Connection, Fault, Key, Lane, Parked, Ticket, connection::WaitsForClient};
@@ -80,11 +81,6 @@ struct State {
 }
 
 impl Reader {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_large(&self) -> bool {
         matches!(&self.of, Of::Request(ticket) if ticket.is_large())
     }
@@ -103,7 +99,7 @@ impl Reader {
             Of::Small => stall.min(SMALL),
             _ => stall,
         };
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let Some(since) = state.since else {
             return;
         };
@@ -147,16 +143,11 @@ impl Responses {
         }
     }
 
-    fn sending(&self) -> MutexGuard<'_, Sending> {
-        // Nothing can panic while it is held.
-        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) async fn watch(&self, stall: impl Fn() -> Duration) {
         let mut tick = interval(LOOK);
         loop {
             tick.tick().await;
-            let all: Vec<Arc<Reader>> = self.sending().all.values().cloned().collect();
+            let all: Vec<Arc<Reader>> = self.sending.lock().all.values().cloned().collect();
             for reader in all {
                 reader.look(self, stall());
             }
@@ -175,7 +166,7 @@ impl Responses {
             of,
             state: Mutex::new(state),
         });
-        let mut sending = self.sending();
+        let mut sending = self.sending.lock();
         let number = sending.next;
         sending.next += 1;
         sending.all.insert(number, reader.clone());
@@ -196,7 +187,7 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.responses.sending().all.remove(&self.number);
+        self.responses.sending.lock().all.remove(&self.number);
     }
 }
 
@@ -253,7 +244,7 @@ impl Writer {
     /// Notes that the client stopped reading, or goes on.
     pub fn blocked(&self, is_blocked: bool) {
         self.0.reader.connection.set_blocked(is_blocked);
-        let mut state = self.0.reader.state();
+        let mut state = self.0.reader.state.lock();
         state.since = is_blocked.then(Instant::now);
         let parked = state.parked.take();
         drop(state);
@@ -346,7 +337,7 @@ impl Outgoing {
         // One piece is on its way already; a second one would double what a client that does not read takes.
         ready!(reader.connection.poll_reads(cx));
         if self.back.is_none() {
-            let mut state = reader.state();
+            let mut state = reader.state.lock();
             state.since = None;
             let waits = state.waits.take();
             let parked = match &reader.of {
@@ -366,7 +357,7 @@ impl Outgoing {
         if let Some(back) = &mut self.back {
             ready!(back.as_mut().poll(cx));
             self.back = None;
-            let parked = reader.state().parked.take();
+            let parked = reader.state.lock().parked.take();
             drop(parked);
         }
         Poll::Ready(())
@@ -392,7 +383,7 @@ impl http_body::Body for Outgoing {
         }
         ready!(this.taken(cx));
         if let (Some(end), Some(entry)) = (&mut this.end, &this.entry) {
-            let parked = entry.reader.state().parked.clone();
+            let parked = entry.reader.state.lock().parked.clone();
             if end.poll(parked.as_deref(), cx).is_ready() {
                 let last = (end.last)();
                 this.entry = None;
@@ -406,7 +397,7 @@ impl http_body::Body for Outgoing {
         };
         if let (Some(Ok(_)), Some(entry)) = (&polled, &this.entry) {
             // After the last piece the server may not ask again: it drops the body when the client has taken that.
-            entry.reader.state().since = Some(Instant::now());
+            entry.reader.state.lock().since = Some(Instant::now());
         }
         Poll::Ready(polled.map(|frame| frame.map(|frame| this.cut(frame))))
     }

@@ -2,20 +2,21 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use axum::http::Extensions;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 mod moving;
 mod state;
 
 use super::{Admission, Connection, Fault, Full, Key, Permit, Pool, Transfer};
-use state::{Moves, Waits, locked};
+use state::{Moves, Waits};
 
 /// A request's places, given back while the request only waits, and what its client did wrong. Cloning gives another handle.
 #[derive(Clone)]
@@ -42,14 +43,14 @@ struct Waiting<'t>(&'t Ticket);
 
 impl<'t> Waiting<'t> {
     fn begin(ticket: &'t Ticket) -> Self {
-        locked(&ticket.0.waits).since = Some(Instant::now());
+        ticket.0.waits.lock().since = Some(Instant::now());
         Self(ticket)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut waits = locked(&self.0.0.waits);
+        let mut waits = self.0.0.waits.lock();
         let waited = waits.since.take().map(|since| since.elapsed());
         waits.before += waited.unwrap_or_default();
     }
@@ -100,14 +101,14 @@ impl Ticket {
 
     /// How long the request has waited for others so far, and not for a store.
     pub fn waited(&self) -> Duration {
-        let waits = locked(&self.0.waits);
+        let waits = self.0.waits.lock();
         waits.before + waits.since.map(|s| s.elapsed()).unwrap_or_default()
     }
 
     /// Lets others have the place of work, if the request has one, while `wait` lasts.
     pub async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
         let waiting = Waiting::begin(self);
-        let place = self.place().take();
+        let place = self.0.place.lock().take();
         let had_place = place.is_some();
         drop(place);
         let waited = wait.await;
@@ -147,24 +148,24 @@ impl Ticket {
 
     /// Gives the places to others.
     pub(super) fn give_back(&self) {
-        let place = self.place().take();
-        let transfers = [&self.0.transfer, &self.0.large].map(|moves| locked(moves).rest());
+        let place = self.0.place.lock().take();
+        let transfers = [&self.0.transfer, &self.0.large].map(|moves| moves.lock().rest());
         // Not under the lock: they go to somebody else on the spot.
         drop((place, transfers));
     }
 
     /// Gives the place of work to others.
     pub(super) fn end_work(&self) {
-        let place = self.place().take();
+        let place = self.0.place.lock().take();
         drop(place);
     }
 
     /// Takes a place of work again; at once if it has one.
     pub(super) async fn take_back(&self) {
-        if self.place().is_none() {
+        if self.0.place.lock().is_none() {
             let admission = &self.0.admission;
             let place = admission.requests.enter_again(self.0.key.clone()).await;
-            *self.place() = Some(place);
+            *self.0.place.lock() = Some(place);
         }
     }
 
@@ -215,10 +216,6 @@ impl Ticket {
     pub(super) fn blame(&self, fault: &Fault) {
         // The first one made the others.
         let _ = self.0.fault.set(fault.clone());
-    }
-
-    fn place(&self) -> MutexGuard<'_, Option<Permit>> {
-        locked(&self.0.place)
     }
 }
 

@@ -7,11 +7,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, timeout};
 
@@ -115,7 +116,7 @@ impl Transfers {
             cut: cut.clone(),
             place,
         };
-        let mut moving = self.0.moving();
+        let mut moving = self.0.moving.lock();
         let number = moving.next;
         moving.next += 1;
         moving.all.insert(number, entry);
@@ -129,39 +130,45 @@ impl Transfers {
 }
 
 impl Shared {
-    fn moving(&self) -> MutexGuard<'_, Moving> {
-        // Nothing can panic while it is held.
-        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Cuts a transfer for one more of `key`, if somebody has to give way to it.
+    /// Cuts a transfer for one more of `key`, if somebody has to give way to it; and as many as there are too many of, where places
+    /// became fewer.
     fn make_room(&self, key: &Key) {
-        let shares = Shares::new(self.places.demand(), key);
-        let mut moving = self.moving();
+        let mut shares = Shares::new(self.places.demand(), key);
+        let surplus = self.places.surplus();
+        let mut moving = self.moving.lock();
         moving.made_room.retain(|_, at| at.elapsed() < GRACE);
         if moving.made_room.contains_key(key) {
             return;
         }
-        let gives_way = |entry: &Entry| {
-            let is_old = self.longest.is_some_and(|l| entry.since.elapsed() >= l);
-            shares.gives_way(&entry.key, is_old) && self.places.would_grant(key, &entry.place)
-        };
-        let most = moving.all.iter().filter(|(_, entry)| gives_way(entry));
-        let most = most.max_by_key(|(number, entry)| (shares.held(&entry.key), **number));
-        let most = most.map(|(number, _)| *number);
-        let victim = most.and_then(|number| moving.all.remove(&number));
-        if victim.is_some() {
+        let mut victims = Vec::new();
+        while victims.len() <= surplus {
+            let gives_way = |entry: &Entry| {
+                let is_old = self.longest.is_some_and(|l| entry.since.elapsed() >= l);
+                shares.gives_way(&entry.key, is_old)
+                    && (surplus > 0 || self.places.would_grant(key, &entry.place))
+            };
+            let most = moving.all.iter().filter(|(_, entry)| gives_way(entry));
+            let most = most.max_by_key(|(number, entry)| (shares.held(&entry.key), **number));
+            let most = most.map(|(number, _)| *number);
+            let Some(victim) = most.and_then(|number| moving.all.remove(&number)) else {
+                break;
+            };
+            shares.has_fewer(&victim.key);
+            victims.push(victim);
+        }
+        if !victims.is_empty() {
             moving.made_room.insert(key.clone(), Instant::now());
         }
         drop(moving);
-        let Some(victim) = victim else { return };
-        self.cut.inc();
-        if lines::may_write(&victim.key) {
-            tracing::info!(caller = ?victim.key, transfers = self.places.name(), "A transfer is cut off for a caller with fewer");
+        for victim in victims {
+            self.cut.inc();
+            if lines::may_write(&victim.key) {
+                tracing::info!(caller = ?victim.key, transfers = self.places.name(), "A transfer is cut off for a caller with fewer");
+            }
+            victim.cut.cut();
+            // Its place goes to whoever is next.
+            drop(victim);
         }
-        victim.cut.cut();
-        // Its place goes to whoever is next.
-        drop(victim);
     }
 }
 
@@ -188,6 +195,12 @@ impl<'k> Shares<'k> {
 
     fn held(&self, key: &Key) -> usize {
         self.of.get(key).map_or(0, |demand| demand.held)
+    }
+
+    fn has_fewer(&mut self, key: &Key) {
+        if let Some(demand) = self.of.get_mut(key) {
+            demand.held = demand.held.saturating_sub(1);
+        }
     }
 
     fn gives_way(&self, other: &Key, is_old: bool) -> bool {
@@ -229,7 +242,7 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        let entry = self.shared.moving().all.remove(&self.number);
+        let entry = self.shared.moving.lock().all.remove(&self.number);
         // Not under the lock: its place goes to somebody else on the spot.
         drop(entry);
     }

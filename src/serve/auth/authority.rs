@@ -3,10 +3,11 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use axum::http::{HeaderMap, Request, request::Parts};
+use parking_lot::RwLock;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -82,15 +83,12 @@ impl Authority {
     /// Those of [`Self::open`]; then everything stays as it was.
     pub async fn reload(&self, config: Config) -> Result<()> {
         let setup = read(config, self.state_dir.clone(), self.exposure).await?;
-        *self.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
+        *self.setup.write() = Arc::new(setup);
         Ok(())
     }
 
     pub(super) fn setup(&self) -> Arc<Setup> {
-        self.setup
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.setup.read().clone()
     }
 
     /// Refuses what only a web page in somebody's browser would ask, before it is looked at any further; the request's [`Peer`] is in

@@ -4,18 +4,14 @@
 //! rebinding it comes with the page's own name in `Host`; across sites it comes with `Origin` or `Sec-Fetch-Site` (Fetch
 //! standard, "Origin header"; Fetch Metadata, "Sec-Fetch-Site"). No client of a registry sends either of the latter.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::BTreeSet, fs, net::IpAddr};
 
 use axum::http::{
     HeaderMap, Method, Request,
     header::{HOST, ORIGIN},
     uri::Authority as Host,
 };
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::{Error, Peer, Refusal, Result, config::Config};
@@ -109,7 +105,7 @@ impl Hosts {
 
     /// Warns of a name at its first request; a page may ask by as many as it likes.
     fn report(&self, host: &str) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = self.warned.lock();
         if warned.len() < MAX_WARNED && warned.insert(host.to_owned()) {
             warn!(
                 host,

@@ -1,11 +1,8 @@
 //! Passwords that were right a moment ago: bcrypt costs tens of milliseconds on purpose, a push makes hundreds of requests.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -44,14 +41,9 @@ impl Remembered {
         hasher.finish()
     }
 
-    fn right(&self) -> std::sync::MutexGuard<'_, HashMap<Sha256, Instant>> {
-        // Each change is one step, so a panic elsewhere leaves it whole.
-        self.right.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Says whether it was right within the time that is remembered.
     pub(super) fn knows(&self, id: Sha256) -> bool {
-        let at = self.right().get(&id).copied();
+        let at = self.right.lock().get(&id).copied();
         at.is_some_and(|at| at.elapsed() < self.life)
     }
 
@@ -60,7 +52,7 @@ impl Remembered {
         if self.life.is_zero() {
             return;
         }
-        let mut right = self.right();
+        let mut right = self.right.lock();
         if right.len() >= MAX_ENTRIES {
             right.retain(|_, at| at.elapsed() < self.life);
         }
@@ -100,7 +92,7 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert!(!known.knows(ids[0]) && known.knows(ids[1]) && known.knows(ids[MAX_ENTRIES]));
-        assert_eq!(known.right().len(), MAX_ENTRIES);
+        assert_eq!(known.right.lock().len(), MAX_ENTRIES);
     }
 
     #[tokio::test]

@@ -1,10 +1,8 @@
 //! What waits to be sent to a remote store, and sending it now.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{error::Asked, stream::Messages};
@@ -58,7 +56,7 @@ impl Flushes {
                 tracing::warn!(%error, "Queue not flushed");
             }
         });
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
+        *self.0.lock() = Some(work);
         Messages::one(now)
     }
 }

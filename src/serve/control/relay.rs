@@ -1,9 +1,8 @@
 //! What a verb tells whoever watches, kept until a stream takes it: bounded, and never waiting.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
 
 use crate::{
     progress::{Phase, Watch},
@@ -34,8 +33,7 @@ struct State {
 
 impl Relay {
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        // Nothing can panic while it is held.
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.lock())
     }
 
     fn push(&self, event: Event) {

@@ -1,10 +1,8 @@
 //! Reports that their clients have not read yet: they count to the memory of all calls, and one caller may have a quarter of that.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tonic::Status;
 
 use super::MEMORY_BYTES;
@@ -41,18 +39,13 @@ impl Unread {
         })
     }
 
-    fn callers(&self) -> MutexGuard<'_, HashMap<Key, u64>> {
-        // Nothing can panic while it is held.
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Makes room for a report of `wire_bytes` of the caller `key`.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED` if there is none, or that caller's other reports take too much.
     pub(super) fn keep(self: &Arc<Self>, key: &Key, wire_bytes: u64) -> Result<Kept, Status> {
         let bytes = wire_bytes.saturating_mul(BYTES_PER_BYTE);
-        let mut callers = self.callers();
+        let mut callers = self.callers.lock();
         let own = callers.get(key).copied().unwrap_or(0);
         if own > 0 && own.saturating_add(bytes) > MOST_OF_ONE {
             return Err(Status::resource_exhausted(
@@ -79,7 +72,7 @@ impl Unread {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let mut callers = self.unread.callers();
+        let mut callers = self.unread.callers.lock();
         if let Some(own) = callers.get_mut(&self.key) {
             *own = own.saturating_sub(self.bytes);
             if *own == 0 {
@@ -114,6 +107,6 @@ mod tests {
         let long = unread.keep(&key("a"), quarter).unwrap();
         drop(long);
         assert_eq!(memory.taken(), 3 * MOST_OF_ONE);
-        assert_eq!(unread.callers().len(), 3);
+        assert_eq!(unread.callers.lock().len(), 3);
     }
 }

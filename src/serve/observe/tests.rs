@@ -1,7 +1,4 @@
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{io, sync::Arc};
 
 use axum::{
     body::{Body, to_bytes},
@@ -10,6 +7,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
 
 use super::{AskedBy, NotUnderstood, Observer, Saved, X_REQUEST_ID};
@@ -260,7 +258,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -279,7 +277,7 @@ impl<'w> MakeWriter<'w> for Lines {
 
 impl Lines {
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(self.0.lock().clone()).unwrap()
     }
 }
 

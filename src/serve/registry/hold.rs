@@ -7,16 +7,18 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{Code, Refusal};
 use crate::{
+    backoff::Backoff,
     digest::Digest,
     serve::admission::Ticket,
     store::{
@@ -27,8 +29,9 @@ use crate::{
 };
 
 /// Between two tries.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const PAUSES: Backoff = Backoff::new(LEAST, Duration::from_secs(2));
+/// Shortest time that an answer gets.
+const LEAST: Duration = Duration::from_millis(250);
 /// Longest time for what a tag stands for.
 const A_WHILE: Duration = Duration::from_secs(10);
 /// Longest time while it is known that the store hangs, and how long that is known.
@@ -81,13 +84,13 @@ impl Hold {
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let (mut pause, mut alone) = (FIRST_PAUSE, 0);
+        let (mut pauses, mut alone) = (0, 0);
         loop {
             // Boxed: an answer's way is long, and this one is in every door's future.
             let refusal = match Box::pin(ask()).await {
                 Err(refusal) if refusal.code == Code::Unavailable => refusal,
                 answered => {
-                    self.held().remove(digest);
+                    self.since.lock().remove(digest);
                     return answered;
                 }
             };
@@ -95,9 +98,11 @@ impl Hold {
                 alone += 1;
             }
             if alone >= ALONE {
-                self.held().remove(digest);
+                self.since.lock().remove(digest);
                 return Err(refusal);
             }
+            let pause = PAUSES.pause(pauses);
+            pauses += 1;
             let (since, is_first) = self.since(digest);
             if since.elapsed() + pause > self.limit || self.ended.load(Ordering::Relaxed) {
                 return Err(refusal);
@@ -106,7 +111,7 @@ impl Hold {
                 let error = refusal.why.as_deref();
                 tracing::warn!(%digest, seconds = self.limit.as_secs(), error, "Request waits for the store, up to this long");
             }
-            let rest = sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64()));
+            let rest = sleep(pause);
             match ticket {
                 // Who waits here must not keep those from being answered who need not.
                 Some(ticket) => {
@@ -116,7 +121,6 @@ impl Hold {
                 }
                 None => rest.await,
             }
-            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
@@ -146,7 +150,7 @@ impl Hold {
             if left.is_zero() {
                 break Err(away());
             }
-            if let Ok(answered) = timeout(left.max(FIRST_PAUSE), &mut ask).await {
+            if let Ok(answered) = timeout(left.max(LEAST), &mut ask).await {
                 break answered;
             }
         };
@@ -171,12 +175,12 @@ impl Hold {
     }
 
     fn away(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+        self.away.lock()
     }
 
     /// Since when requests for a digest are held, and whether this is the first.
     fn since(&self, digest: &Digest) -> (Instant, bool) {
-        let mut held = self.held();
+        let mut held = self.since.lock();
         let now = Instant::now();
         // Of an outage that is over for this digest's clients.
         let is_old = |since: &Instant| now - *since > self.limit * 2;
@@ -188,11 +192,6 @@ impl Hold {
             held.insert(*digest, now);
         }
         (now, true)
-    }
-
-    fn held(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
-        // Nothing can panic while it is held.
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -219,7 +218,7 @@ mod tests {
         };
         assert_eq!(hold.until_back(&digest, None, ask).await.unwrap(), "bytes");
         assert!(began.elapsed() < Duration::from_secs(43));
-        assert!(hold.held().is_empty());
+        assert!(hold.since.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -282,7 +281,7 @@ mod tests {
         let asked = hold.for_a_while(Some(&ticket), ask).await;
         assert_eq!(asked.unwrap_err().code, Code::Unavailable);
         assert!(hold.away().is_some());
-        assert!(began.elapsed() <= A_WHILE * 4 + FIRST_PAUSE);
+        assert!(began.elapsed() <= A_WHILE * 4 + LEAST);
     }
 
     #[tokio::test(start_paused = true)]

@@ -339,7 +339,9 @@ fn a_standing_output_is_right_only_with_its_content() {
     // Only a folder that holds a program is one that Go made.
     std::fs::create_dir(&at).unwrap();
     assert_eq!(standing(&cache, &entry, &claim), Standing::Other);
-    std::fs::write(at.join("program"), "").unwrap();
+    std::fs::write(at.join("program"), "junk").unwrap();
+    assert_eq!(standing(&cache, &entry, &claim), Standing::Other);
+    std::fs::write(at.join("program"), b"output").unwrap();
     assert_eq!(standing(&cache, &entry, &claim), Standing::Keep);
     std::fs::remove_dir_all(&at).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", &at).unwrap();

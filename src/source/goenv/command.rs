@@ -11,9 +11,13 @@ use std::{
 };
 
 use super::Lookup;
+use crate::backoff::Backoff;
 
 /// Longest answer that is read.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
+
+/// Between two looks at whether it ended.
+const LOOKS: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(10));
 
 /// Settings that are asked for and that a variable can change.
 const SETTINGS: &[&str] = &[
@@ -118,7 +122,7 @@ pub(super) fn run(
 /// Waits for the child's end; `None` if it did not come in time, the child and its group are dead then.
 fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStatus>> {
     let end = Instant::now() + timeout;
-    let mut pause = Duration::from_millis(1);
+    let mut looks = 0;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
@@ -131,8 +135,8 @@ fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStat
             child.wait()?;
             return Ok(None);
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(10));
+        std::thread::sleep(LOOKS.pause(looks));
+        looks += 1;
     }
 }
 

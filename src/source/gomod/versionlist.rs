@@ -55,8 +55,12 @@ pub(super) fn rewrite(root: &Dir, folder: &EntryPath) -> fs::Result<()> {
     }
     let stat = fs::stat_file(&file).map_err(|e| failed("stat", e))?;
     if stat.nlink > 1 {
-        // Its other names are not ours to change.
-        return replace_small(&dir, b"list", &list);
+        // Its other names are not ours to change. Whoever goes on with it may be another user: where owner or mode cannot be kept,
+        // their `go` makes do with what there is.
+        replace_small(&dir, b"list", &list)?;
+        let _ = dir.set_owner(b"list", stat.uid, stat.gid);
+        let _ = dir.set_mode(b"list", stat.mode() & 0o777);
+        return Ok(());
     }
     // Zeroes first: a cut-off write shows as such, as Go wants it.
     let mut write = || {

@@ -1,10 +1,8 @@
 //! The staged tree, written by many threads at once.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, fs::File, sync::Arc};
+
+use parking_lot::Mutex;
 
 use crate::{
     entry::{Entry, EntryPath, Time},
@@ -149,17 +147,17 @@ impl StageTree {
     }
 
     fn close_folders(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         open.clear();
     }
 
     fn opened(&self, path: &[u8]) -> Option<Arc<Dir>> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.lock();
         open.get(path).cloned()
     }
 
     fn keep(&self, path: &[u8], dir: &Arc<Dir>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         if open.len() >= self.most_open {
             open.clear();
         }

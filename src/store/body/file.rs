@@ -7,13 +7,14 @@ use std::{
     ops::Range,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
+use parking_lot::Mutex;
 
 use super::{ByteStream, read_into};
 use crate::{fs::read_cached, task};
@@ -124,18 +125,13 @@ struct Buffers {
 impl Buffers {
     /// A buffer for at most `most` bytes.
     fn take(self: &Arc<Self>, most: usize) -> Lent {
-        let free = self.free().pop();
+        let free = self.free.lock().pop();
         let buffer = free.unwrap_or_else(|| Buffer::new(self.budget, most));
         Lent {
             used: most.min(buffer.bytes.len()),
             buffer: Some(buffer),
             home: self.clone(),
         }
-    }
-
-    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Buffer>> {
-        // Nothing can panic while it is held.
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,7 +164,7 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = self.buffer.take();
-        self.home.free().extend(buffer);
+        self.home.free.lock().extend(buffer);
     }
 }
 

@@ -3,10 +3,9 @@
 //! The command line writes straight to the store and leaves no record of its manifests, and a digest alone proves nothing: every
 //! repository's manifests lie in one. Clients ask for a tag first and then for the digest that it had, so what a tag led to is remembered.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
 
 use crate::{digest::Digest, store::record::Manifested};
 
@@ -17,12 +16,8 @@ const MOST: usize = 4096;
 pub(super) struct ByTag(Mutex<HashMap<Digest, Manifested>>);
 
 impl ByTag {
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Manifested>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn saw(&self, digest: &Digest, known: Manifested) {
-        let mut all = self.all();
+        let mut all = self.0.lock();
         if all.len() >= MOST {
             all.clear();
         }
@@ -30,10 +25,10 @@ impl ByTag {
     }
 
     pub(super) fn known(&self, digest: &Digest) -> Option<Manifested> {
-        self.all().get(digest).cloned()
+        self.0.lock().get(digest).cloned()
     }
 
     pub(super) fn forget(&self, digest: &Digest) {
-        self.all().remove(digest);
+        self.0.lock().remove(digest);
     }
 }

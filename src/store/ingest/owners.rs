@@ -4,13 +4,9 @@
 //! Kept in memory, and in a file from which a restart reads it again. An upload that is not in it has no owner until somebody
 //! goes on with it.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 mod journal;
@@ -160,13 +156,8 @@ impl Default for Owners {
 }
 
 impl Owners {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn set(&self, quota: Quota) {
-        self.state().quota = quota;
+        self.0.lock().quota = quota;
     }
 
     /// Reads whose uploads an earlier process left, and keeps that in the file at `path` from now on; `left` says how many
@@ -177,7 +168,7 @@ impl Owners {
         left: impl Fn(&UploadId) -> Option<(u64, Duration)>,
     ) -> Result<()> {
         let known = journal::read(path)?;
-        let mut state = self.state();
+        let mut state = self.0.lock();
         for (id, owner) in known {
             let Some((bytes, rested)) = left(&id) else {
                 continue;
@@ -194,7 +185,7 @@ impl Owners {
 
     /// Writes what changed since to the file. Blocks.
     pub(super) fn save(&self) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let uploads = state.uploads.len();
         let Some(journal) = &mut state.journal else {
             return;
@@ -222,7 +213,7 @@ impl Owners {
         owner: &str,
         is_whole: bool,
     ) -> Result<Option<UploadId>> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let most = state.quota.uploads;
         let total = state.totals.get(owner).map_or(0, |t| t.uploads);
         let mut given_up = None;
@@ -241,7 +232,7 @@ impl Owners {
     /// Notes that a request sends to an upload that has `bytes`: it may have been begun before this process, or have grown
     /// elsewhere. It does until what is returned is dropped.
     pub(super) fn active(&self, id: &UploadId, owner: &str, bytes: u64) -> Active<'_> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.add(id, owner, bytes);
         state.set_bytes(id, |known| known.max(bytes));
         let owned = state.uploads.get_mut(id);
@@ -262,7 +253,7 @@ impl Owners {
     /// # Errors
     /// `Denied` if its owner would have too many.
     pub(super) fn grow(&self, id: &UploadId, bytes: u64) -> Result<Option<UploadId>> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let State {
             quota,
             uploads,
@@ -287,13 +278,21 @@ impl Owners {
         Ok(None)
     }
 
+    /// Bytes in all uploads of whoever `id` is of.
+    pub(super) fn bytes_beside(&self, id: &UploadId) -> u64 {
+        let state = self.0.lock();
+        let owned = state.uploads.get(id);
+        let total = owned.and_then(|owned| state.totals.get(&owned.owner));
+        total.map_or(0, |total| total.bytes)
+    }
+
     pub(super) fn forget(&self, id: &UploadId) {
-        self.state().remove(id);
+        self.0.lock().remove(id);
     }
 
     /// Forgets uploads that went on elsewhere: to which nobody sent for `age`.
     pub(super) fn forget_idle(&self, age: Duration) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let idle = |o: &Owned| o.active == 0 && o.touched.elapsed() > age;
         let gone: Vec<UploadId> = state
             .uploads
@@ -309,7 +308,7 @@ impl Owners {
     /// Notes how many bytes there are of uploads that any of several daemons may go on with, as they were listed: an earlier process
     /// or another daemon may have received them, or have ended an upload.
     pub(super) fn found(&self, there: &HashMap<UploadId, u64>) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let resting = state.uploads.iter().filter(|(_, o)| o.active == 0);
         let resting: Vec<(UploadId, bool, bool)> = resting
             .map(|(id, o)| (id.clone(), o.touched.elapsed() > LISTED, o.bytes == 0))
@@ -328,7 +327,7 @@ impl Owners {
     /// Chooses what goes when the disk is full while `id` is sent to: the other uploads of whoever has most bytes. Those that
     /// somebody sends to are told to end, unless they are of `id`'s owner too.
     pub(super) fn fillers(&self, id: &UploadId) -> Fillers {
-        let state = self.state();
+        let state = self.0.lock();
         let owner = state.uploads.get(id).map(|o| o.owner.clone());
         let most = state.totals.iter().max_by_key(|(_, t)| t.bytes);
         let filler = most.map(|(owner, _)| owner.clone());
@@ -370,7 +369,7 @@ impl Active<'_> {
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        if let Some(owned) = self.owners.state().uploads.get_mut(&self.id) {
+        if let Some(owned) = self.owners.0.lock().uploads.get_mut(&self.id) {
             owned.active = owned.active.saturating_sub(1);
             owned.touched = Instant::now();
         }
@@ -533,9 +532,9 @@ mod tests {
         owners.found(&[(left.clone(), 3), (new.clone(), 4)].into());
         owners.grow(&sent, 3).unwrap();
         owners.found(&[(new.clone(), 4)].into());
-        let uploads = |owners: &Owners| owners.state().uploads.len();
+        let uploads = |owners: &Owners| owners.0.lock().uploads.len();
         assert_eq!(uploads(&owners), 3);
-        assert!(!owners.state().uploads.contains_key(&left));
+        assert!(!owners.0.lock().uploads.contains_key(&left));
         // Another daemon received some.
         drop(owners.active(&new, "a", 6));
         owners.grow(&sent, 2).unwrap_err();

@@ -15,7 +15,7 @@ use tokio::{
 
 mod pieces;
 
-use super::{Appended, Ingests, OVER_QUOTA, Quota, UploadId};
+use super::{Appended, Evict, Ingests, OVER_QUOTA, Quota, UploadId};
 use crate::{
     entry::Time,
     store::{
@@ -58,8 +58,8 @@ impl Uploads {
         self.local.count()
     }
 
-    /// Tells `evict` when the disk is full, before uploads are given up.
-    pub fn evict_first(&self, evict: Arc<Notify>) {
+    /// Asks `evict` when the disk is full, before uploads are given up.
+    pub fn evict_first(&self, evict: Box<Evict>) {
         // Whoever comes later has the same disk.
         self.local.evict.get_or_init(|| evict);
     }

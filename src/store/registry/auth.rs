@@ -1,7 +1,8 @@
 //! What we show to the registry: Basic, or tokens, each renewed at 90 % of its life and when the registry refuses it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderValue};
 use tokio::{sync::OnceCell, time::Instant};
 use tracing::{debug, warn};
@@ -103,11 +104,6 @@ impl Auth {
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // Each change is one step, so a panic elsewhere leaves the state whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn credential(&self) -> Result<Option<&Credential>> {
         let found = self
             .credential
@@ -147,7 +143,7 @@ impl Auth {
 
     /// As whom to read at first.
     pub(super) fn reader(&self) -> As {
-        if self.state().read_as_anybody {
+        if self.state.lock().read_as_anybody {
             As::Anybody
         } else {
             As::Ourselves
@@ -156,7 +152,7 @@ impl Auth {
 
     /// Remembers that reading works only without our credentials.
     pub(super) fn read_as_anybody(&self) {
-        self.state().read_as_anybody = true;
+        self.state.lock().read_as_anybody = true;
         if self.warned.first() {
             warn!(store = %self.location, "The stored credentials are refused; reading goes on without them");
         }
@@ -172,7 +168,7 @@ impl Auth {
         need: &Scopes,
         whose: As,
     ) -> Result<Option<Shown>> {
-        let scheme = self.state().scheme.clone();
+        let scheme = self.state.lock().scheme.clone();
         match scheme {
             Scheme::Unasked => Ok(None),
             Scheme::Basic if whose == As::Anybody => Ok(None),
@@ -201,7 +197,7 @@ impl Auth {
     /// # Errors
     /// Those of credentials that are set and cannot be read.
     pub(super) async fn password(&self) -> Result<Option<HeaderValue>> {
-        if matches!(self.state().scheme, Scheme::Unasked) {
+        if matches!(self.state.lock().scheme, Scheme::Unasked) {
             return Ok(None);
         }
         Ok(self.credential().await?.and_then(Credential::basic))
@@ -212,7 +208,7 @@ impl Auth {
     /// A wider one that nobody got yet is no answer: the endpoint may refuse it.
     fn cell(&self, need: &Scopes, whose: As) -> (Arc<OnceCell<Token>>, Scopes) {
         let now = Instant::now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let live = |k: &&Kept| {
             let fits = k.whose == whose && k.scopes.covers(need);
             fits && k.cell.get().is_some_and(|t| t.renew_at > now)
@@ -245,14 +241,14 @@ impl Auth {
             As::Anybody => None,
             As::Ourselves => self.credential().await?,
         };
-        let refresh = self.state().refresh.clone().filter(|_| own.is_some());
+        let refresh = self.state.lock().refresh.clone().filter(|_| own.is_some());
         if let Some(refresh) = refresh {
             match token::fetch(wire, realm, scopes, Some(&refresh), self.account(whose)).await {
                 Ok(token) => return Ok(self.keep_refresh(token)),
                 Err(e) if e.is_temporary() => return Err(e),
                 Err(error) => {
                     debug!(%error, "Refresh token refused");
-                    self.state().refresh = None;
+                    self.state.lock().refresh = None;
                 }
             }
         }
@@ -266,7 +262,7 @@ impl Auth {
 
     fn keep_refresh(&self, token: Token) -> Token {
         if let Some(secret) = &token.refresh {
-            self.state().refresh = Some(Credential::Identity(secret.clone()));
+            self.state.lock().refresh = Some(Credential::Identity(secret.clone()));
         }
         token
     }
@@ -300,7 +296,7 @@ impl Auth {
                 debug!(realm = %guard::show(&url), ?error, "Asked for a token");
                 let wider = !need.covers(&scopes);
                 need.merge(&scopes);
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 let new = Realm { url, service };
                 let moved = !matches!(&state.scheme, Scheme::Bearer(old) if *old == new);
                 if moved {
@@ -316,7 +312,7 @@ impl Auth {
                 Ok(moved || wider || *asked < since)
             }
             Some(Challenge::Basic) => {
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 let learned = !matches!(state.scheme, Scheme::Basic);
                 state.scheme = Scheme::Basic;
                 Ok(learned || shown.is_none())

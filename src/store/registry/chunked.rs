@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     artifact::Descriptor,
+    backoff::Backoff,
     store::{Body, Error, ErrorKind, Result},
 };
 
@@ -20,8 +21,8 @@ use crate::{
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 /// Most failures in a row without a byte taken.
 const MAX_BARREN: u32 = 5;
-/// Longest wait between two of them, unless the registry names one.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// Pauses between two of them, unless the registry names one.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 /// Longest wait that the registry may name; longer ones are the caller's.
 const MAX_ASKED_PAUSE: Duration = Duration::from_mins(1);
 
@@ -211,7 +212,7 @@ impl<'a> Upload<'a> {
         self.broke = true;
         loop {
             self.barren += 1;
-            let pause = Duration::from_millis(50u64 << self.barren.min(6)).min(MAX_PAUSE);
+            let pause = PAUSES.pause(self.barren - 1);
             let pause = failed.retry_after.unwrap_or(pause);
             if self.barren > MAX_BARREN || pause > MAX_ASKED_PAUSE {
                 return Err(failed);

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -32,9 +31,6 @@ use crate::{
         Result, TagStore, Untag, Version, by_tags::Flat, net, push_check,
     },
 };
-
-/// How old the registry's last answer may be to tell the time.
-const CLOCK_AGE: Duration = Duration::from_mins(1);
 
 /// A repository of a registry as a store. Cheap to clone; clones share connections and tokens.
 #[derive(Debug, Clone)]
@@ -200,7 +196,7 @@ impl TagStore for Registry {
     }
 
     async fn clock(&self) -> Result<Time> {
-        if let Some(now) = self.0.transport.clock(CLOCK_AGE) {
+        if let Some(now) = self.0.transport.clock.now() {
             return Ok(now);
         }
         let ping = Ask::new(
@@ -210,7 +206,7 @@ impl TagStore for Registry {
             &Scopes::default(),
         );
         self.at("", self.0.transport.send(&ping).await)?;
-        Ok(self.0.transport.clock(CLOCK_AGE).unwrap_or_else(|| {
+        Ok(self.0.transport.clock.now().unwrap_or_else(|| {
             if self.0.clockless.first() {
                 warn!(store = %self.0.shown, "The registry does not tell its time; this node's clock serves");
             }

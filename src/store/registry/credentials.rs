@@ -5,8 +5,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use base64::Engine as _;
-use docker_credential::{CredentialRetrievalError, DockerCredential};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use reqwest::header::HeaderValue;
 use tracing::warn;
 
@@ -17,6 +19,11 @@ use crate::{fs, redact::Secret, store::Result, task};
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
 /// What docker calls its Hub in `auths` and to helpers.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
+/// How `auth` is written; its padding may be missing.
+const AUTH: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 /// A helper's user name that says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 
@@ -52,10 +59,7 @@ impl Credential {
             return None;
         };
         let both = format!("{name}:{}", password.expose());
-        let text = format!(
-            "Basic {}",
-            base64::engine::general_purpose::STANDARD.encode(both)
-        );
+        let text = format!("Basic {}", AUTH.encode(both));
         let mut value = HeaderValue::from_str(&text).ok()?;
         value.set_sensitive(true);
         Some(value)
@@ -291,34 +295,29 @@ fn canonical(key: &str) -> String {
     path.map_or_else(|| host.clone(), |p| format!("{host}/{p}"))
 }
 
-/// One entry of `auths`; `None` if it is empty, as docker leaves it beside a helper.
-fn decode(
-    entry: &serde_json::Value,
-) -> std::result::Result<Option<Credential>, CredentialRetrievalError> {
-    let filled: serde_json::Map<String, serde_json::Value> = entry
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(k, v)| Some((k, v.as_str()?)))
-        .filter(|(_, text)| !text.is_empty())
-        // Docker's own decoder passes over line ends, which `base64` writes into what people paste.
-        .map(|(k, text)| match k.as_str() {
-            "auth" => (k.clone(), text.replace(['\r', '\n'], "").into()),
-            _ => (k.clone(), text.into()),
-        })
-        .collect();
-    // The crate is given this one entry and nothing that it could run: its helpers have no time limit.
-    let alone = serde_json::json!({ "auths": { "host": filled } }).to_string();
-    match docker_credential::get_credential_from_reader(alone.as_bytes(), "host") {
-        Ok(DockerCredential::IdentityToken(token)) => {
-            Ok(Some(Credential::Identity(Secret::new(token))))
-        }
-        Ok(DockerCredential::UsernamePassword(name, password)) => {
-            Ok(Credential::new(name, password))
-        }
-        Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
-        Err(e) => Err(e),
+/// One entry of `auths`; `None` if it is empty, as docker leaves it beside a helper. As docker does (`loadFromReader` in
+/// `cli/config/configfile/file.go`), `auth` wins over `username` and `password`.
+fn decode(entry: &serde_json::Value) -> std::result::Result<Option<Credential>, &'static str> {
+    let text = |field: &str| entry[field].as_str().filter(|text| !text.is_empty());
+    if let Some(token) = text("identitytoken") {
+        return Ok(Some(Credential::Identity(Secret::new(token))));
     }
+    if let Some(auth) = text("auth") {
+        // Docker's own decoder passes over line ends, which `base64` writes into what people paste.
+        let auth = auth.replace(['\r', '\n'], "");
+        let decoded = AUTH
+            .decode(auth)
+            .ok()
+            .and_then(|b| String::from_utf8(b).ok());
+        let both = decoded.ok_or("`auth` is not base64 of a text")?;
+        let (name, password) = both
+            .split_once(':')
+            .ok_or("`auth` has no colon between user name and password")?;
+        return Ok(Credential::new(name.to_owned(), password.to_owned()));
+    }
+    Ok(text("username")
+        .zip(text("password"))
+        .and_then(|(name, password)| Credential::new(name.to_owned(), password.to_owned())))
 }
 
 #[cfg(test)]
@@ -352,6 +351,38 @@ mod tests {
         let path = dir.join(format!("docker-credential-{name}"));
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn entries_are_read_as_docker_reads_them() {
+        let name = || Credential::new("u".to_owned(), "p:q".to_owned());
+        let token = Credential::Identity(Secret::new("id"));
+        // "dTpwOnE=" = u:p:q
+        for (entry, want) in [
+            (r#"{"auth":"dTpwOnE="}"#, Ok(name())),
+            (r#"{"auth":"dTpwOnE"}"#, Ok(name())),
+            (r#"{"auth":"dTpw\r\nOnE=\n"}"#, Ok(name())),
+            (r#"{"username":"u","password":"p:q"}"#, Ok(name())),
+            (
+                r#"{"auth":"dTpwOnE=","username":"x","password":"y"}"#,
+                Ok(name()),
+            ),
+            (
+                r#"{"auth":"dTpwOnE=","identitytoken":"id"}"#,
+                Ok(Some(token)),
+            ),
+            (r#"{"auth":"","username":"u","password":7}"#, Ok(None)),
+            (r#"{"auth":"%"}"#, Err("`auth` is not base64 of a text")),
+            (r#"{"auth":"/w=="}"#, Err("`auth` is not base64 of a text")),
+            (
+                r#"{"auth":"dQ=="}"#,
+                Err("`auth` has no colon between user name and password"),
+            ),
+            ("[]", Ok(None)),
+        ] {
+            let read = decode(&serde_json::from_str(entry).unwrap());
+            assert_eq!(read, want, "{entry}");
+        }
     }
 
     #[tokio::test]

@@ -1,20 +1,21 @@
 //! What a registry's refusals and the network's failures mean: one table each to [`ErrorKind`].
 
+use std::time::Duration;
+
 use oci_client::errors::{OciEnvelope, OciErrorCode};
 use reqwest::{
     StatusCode,
-    header::{CONTENT_ENCODING, HeaderMap},
+    header::{CONTENT_ENCODING, DATE, HeaderMap, RETRY_AFTER},
 };
 
 use super::{
     auth::Account,
-    date,
     guard::{self, LookupError},
     wire::{API_VERSION, Answer},
 };
 use crate::{
     redact,
-    store::{Error, ErrorKind, Result, net},
+    store::{Error, ErrorKind, Result, net, server_time},
 };
 
 /// Largest body of a refusal that is read.
@@ -77,7 +78,7 @@ pub(super) async fn refusal(op: &'static str, mut answer: Answer) -> Refusal {
             }
         ),
     );
-    error.retry_after = date::retry_after(&headers);
+    error.retry_after = retry_after(&headers);
     Refusal {
         status,
         codes,
@@ -203,6 +204,12 @@ pub(super) fn check_plain(op: &'static str, answer: &Answer) -> Result<()> {
     Err(Error::new(ErrorKind::Unavailable, op, why))
 }
 
+/// How long the server asks us to wait.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    server_time::retry_after(text(RETRY_AFTER)?, text(DATE))
+}
+
 /// The table. `away`: it was not the registry but a host that it sent us to, by a URL that is signed and ages.
 pub(super) fn kind(
     status: StatusCode,
@@ -220,7 +227,7 @@ pub(super) fn kind(
         400 if says(C::Unsupported) || says(C::ManifestInvalid) => ErrorKind::Unsupported,
         401 => ErrorKind::Unauthenticated,
         // GitHub limits with 403 and says how long.
-        403 if date::retry_after(headers).is_some() => ErrorKind::Throttled,
+        403 if retry_after(headers).is_some() => ErrorKind::Throttled,
         403 => ErrorKind::Denied,
         // A session that is gone: the same operation from its start may go through.
         404 if says(C::BlobUploadUnknown) => ErrorKind::Unavailable,

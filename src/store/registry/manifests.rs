@@ -7,7 +7,7 @@ use reqwest::{
 
 use super::{
     client::Inner,
-    date, error,
+    error,
     wire::{Ask, Payload},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     redact,
-    store::{Error, ErrorKind, Result, check},
+    store::{Error, ErrorKind, Result, check, server_time},
     task,
 };
 
@@ -67,7 +67,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
     }
     let corrupt = |why: String| Error::new(ErrorKind::Corrupt, "resolve", why);
     error::check_plain("resolve", &answer)?;
-    let modified = answer.text(LAST_MODIFIED).and_then(date::parse);
+    let modified = answer.text(LAST_MODIFIED).and_then(server_time::date);
     let bytes = answer.read("resolve", MAX_MANIFEST_BYTES).await?;
     let media_type = answer.media_type();
     // Cheap, and tells a log-in page from a manifest where no digest does.
@@ -107,10 +107,7 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
             }
         }
     }
-    Ok(Some(Got {
-        manifest,
-        modified: modified.map(|secs| Time { secs, nanos: 0 }),
-    }))
+    Ok(Some(Got { manifest, modified }))
 }
 
 /// The digest that a tag points at, without reading the manifest where the registry tells.

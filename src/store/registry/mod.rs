@@ -19,7 +19,6 @@ mod config;
 mod control;
 mod credentials;
 mod daemon;
-mod date;
 mod error;
 mod guard;
 mod helper;

@@ -1,11 +1,8 @@
 //! One upload in progress at the registry; cancelled when it is dropped unfinished (spec, "Pushing a blob in chunks").
 
-use std::{
-    collections::VecDeque,
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
+use parking_lot::Mutex;
 use reqwest::{
     Method, StatusCode, Url,
     header::{CONTENT_RANGE, HeaderValue, LOCATION, RANGE},
@@ -34,7 +31,7 @@ pub(super) struct Cleanups(Mutex<VecDeque<Task<()>>>);
 
 impl Cleanups {
     fn add(&self, task: Task<()>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         if all.len() >= MAX_CLEANUPS {
             all.pop_front();
         }

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use reqwest::{
     Method, StatusCode, Url,
-    header::{AGE, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION},
+    header::{AGE, AUTHORIZATION, DATE, HeaderMap, HeaderValue, LOCATION},
 };
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
@@ -17,16 +18,15 @@ use tracing::{debug, warn};
 use super::{
     auth::{As, Auth},
     config::Config,
-    date, error,
+    error,
     guard::{self, Guard},
     location::Location,
     scopes::Scopes,
     wire::{API_VERSION, Answer, Ask, Patience, stalled},
 };
 use crate::{
-    entry::Time,
     redact,
-    store::{Error, ErrorKind, Result, net, signs::Signs},
+    store::{Error, ErrorKind, Result, net, server_time::ServerClock, signs::Signs},
     task, trace,
 };
 
@@ -231,8 +231,7 @@ impl fmt::Debug for Wire {
 pub(super) struct Transport {
     wire: Wire,
     auth: Auth,
-    /// The registry's clock, and when we heard it.
-    clock: Mutex<Option<(i64, Instant)>>,
+    pub(super) clock: ServerClock,
     warnings: Mutex<BTreeSet<String>>,
     pub(super) signs: Signs,
 }
@@ -251,7 +250,7 @@ impl Transport {
         Ok(Self {
             wire: Wire::new(location, common).await?,
             auth: Auth::new(location.clone(), config.clone()),
-            clock: Mutex::new(None),
+            clock: ServerClock::default(),
             warnings: Mutex::default(),
             signs: Signs::default(),
         })
@@ -406,11 +405,8 @@ impl Transport {
         if headers.contains_key(API_VERSION) {
             self.signs.seen();
         }
-        // What a cache kept carries an `Age` and an old date.
-        if let Some(now) = date::sent_at(headers).filter(|_| !headers.contains_key(AGE)) {
-            *self.clock.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((now, Instant::now()));
-        }
+        let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+        self.clock.listen(text(DATE), text(AGE));
         for value in headers.get_all("warning") {
             // Spec, "Warnings": only code 299 is for us, `299 - "text"`.
             let Some(text) = value
@@ -425,7 +421,7 @@ impl Transport {
                 .chars()
                 .take(MAX_WARNING_CHARS)
                 .collect();
-            let mut known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.warnings.lock();
             if known.len() < MAX_WARNINGS && known.insert(text.clone()) {
                 warn!(registry = %self.wire.base, warning = %redact::escaped(&text), "The registry warns");
             }
@@ -435,18 +431,8 @@ impl Transport {
     /// Texts of warnings so far.
     #[cfg(test)]
     pub(super) fn warned(&self) -> Vec<String> {
-        let known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.warnings.lock();
         known.iter().cloned().collect()
-    }
-
-    /// The registry's time by its last answer, if that is at most `age` old.
-    pub(super) fn clock(&self, age: Duration) -> Option<Time> {
-        let (then, heard) = (*self.clock.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let since = heard.elapsed();
-        (since <= age).then(|| Time {
-            secs: then + since.as_secs() as i64,
-            nanos: since.subsec_nanos(),
-        })
     }
 }
 

@@ -25,7 +25,6 @@ use super::{
     Keys,
     account::Accounts,
     cap,
-    clock::Clock,
     config::{Checksum, Config},
     environment,
     error::chain,
@@ -36,6 +35,7 @@ use crate::{
     store::{
         error::{Error, ErrorKind, Result},
         net::Common,
+        server_time::ServerClock,
     },
     task,
 };
@@ -61,7 +61,7 @@ pub(super) async fn connect(
     bucket: &str,
     config: &Config,
     common: &Common,
-    clock: &Clock,
+    clock: &ServerClock,
     keys: Option<Keys>,
 ) -> Result<Connection> {
     let http = http_client(common).await?;

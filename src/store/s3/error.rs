@@ -7,7 +7,6 @@ use std::{error::Error as StdError, time::Duration};
 use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
-    primitives::{DateTime, DateTimeFormat},
 };
 
 use super::{
@@ -16,9 +15,12 @@ use super::{
     foreign::{Foreign, foreign},
     missing,
 };
-use crate::store::{
-    error::{Error, ErrorKind},
-    net,
+use crate::{
+    entry::Time,
+    store::{
+        error::{Error, ErrorKind},
+        net, server_time,
+    },
 };
 
 /// From this difference on S3 refuses signatures (S3 API reference, `RequestTimeTooSkewed`: 15 minutes); half of it is worth naming.
@@ -177,7 +179,8 @@ fn answered(op: &'static str, a: &Answer<'_>) -> Error {
         text = format!("{text}; {hint}");
     }
     let mut error = Error::new(kind, op, text);
-    error.retry_after = header("retry-after").and_then(|v| retry_after(v, header("date")));
+    error.retry_after =
+        header("retry-after").and_then(|value| server_time::retry_after(value, header("date")));
     error
 }
 
@@ -297,12 +300,10 @@ fn skew(raw: &HttpResponse) -> Option<String> {
     if !matches!(raw.status().as_u16(), 400 | 401 | 403) {
         return None;
     }
-    let server = http_date(raw.headers().get("date")?)?;
-    let now = std::time::SystemTime::now();
-    let (apart, word) = match now.duration_since(server) {
-        Ok(d) => (d, "ahead of"),
-        Err(e) => (e.duration(), "behind"),
-    };
+    let server = server_time::date(raw.headers().get("date")?)?;
+    let ahead = Time::now().secs - server.secs;
+    let word = if ahead < 0 { "behind" } else { "ahead of" };
+    let apart = Duration::from_secs(ahead.unsigned_abs());
     (apart > SKEW_NAMED).then(|| {
         format!(
             "this node's clock is {} min {word} the store's: set it",
@@ -334,27 +335,6 @@ fn right_region(a: &Answer<'_>) -> Option<String> {
     let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let is_region = (1..=63).contains(&said.len()) && said.bytes().all(is_name);
     is_region.then(|| said.to_owned())
-}
-
-/// Seconds or a date (RFC 9110, 10.2.3).
-fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
-    if let Ok(secs) = value.trim().parse() {
-        return Some(Duration::from_secs(secs));
-    }
-    let until = http_date(value)?;
-    // Against the server's own clock, so that ours may be wrong.
-    let now = date
-        .and_then(http_date)
-        .unwrap_or_else(std::time::SystemTime::now);
-    Some(until.duration_since(now).unwrap_or_default())
-}
-
-/// Reads an HTTP date.
-pub(super) fn http_date(value: &str) -> Option<std::time::SystemTime> {
-    DateTime::from_str(value, DateTimeFormat::HttpDate)
-        .ok()?
-        .try_into()
-        .ok()
 }
 
 /// A server's words, fit for one line.

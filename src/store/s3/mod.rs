@@ -40,7 +40,7 @@ mod traced;
 pub use config::{Checksum, Config, Sse};
 pub use location::Location;
 
-use super::{error::Result, keys::Repo, net, signs::Signs};
+use super::{error::Result, keys::Repo, net, server_time::ServerClock, signs::Signs};
 use crate::redact::Secret;
 
 /// An access key that is passed in rather than found.
@@ -64,7 +64,7 @@ pub struct S3 {
 /// What all repositories of one store share.
 struct Wire {
     client: Client,
-    clock: clock::Clock,
+    clock: ServerClock,
     bucket: String,
     /// Empty, or ending in `/`.
     prefix: String,
@@ -116,7 +116,7 @@ impl S3 {
         .to_string();
         config.check().map_err(|e| e.at(&url, ""))?;
         net::install_tls_provider();
-        let clock = clock::Clock::default();
+        let clock = ServerClock::default();
         let connection = client::connect(&location.bucket, &config, common, &clock, keys)
             .await
             .map_err(|e| e.at(&url, ""))?;

@@ -23,6 +23,7 @@ use super::{
     put::{Condition, acl, sse, storage_class},
 };
 use crate::{
+    backoff::Backoff,
     store::{
         Put,
         body::Body,
@@ -39,7 +40,7 @@ const MAX_OBJECT: u64 = 5 << 40;
 const GRAIN: u64 = 1 << 20;
 /// Tries for each request of an upload.
 const TRIES: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), MAX_PAUSE);
 /// Longest pause, also where the store asks for more: then the whole operation fails and its caller decides.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 
@@ -308,10 +309,7 @@ async fn pause(mut e: Error, tries: u32) -> Result<()> {
         e.attempts = tries;
         return Err(e);
     }
-    let own = FIRST_PAUSE * 2_u32.saturating_pow(tries - 1);
-    // Half of it is chance, so that parts that failed together do not come back together.
-    let own = own.mul_f64(0.5 + fastrand::f64() / 2.0).min(MAX_PAUSE);
-    sleep(own.max(asked)).await;
+    sleep(PAUSES.pause(tries - 1).max(asked)).await;
     Ok(())
 }
 

@@ -6,11 +6,13 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
+
+use parking_lot::Mutex;
 
 use aws_sdk_s3::{
     config::http::HttpResponse,
@@ -166,7 +168,7 @@ impl http_body::Body for Counted {
     ) -> Poll<Option<Result<Frame<Bytes>>>> {
         let this = &mut *self;
         if this.piece.is_empty() {
-            let bytes = this.bytes.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let bytes = this.bytes.get_mut();
             match std::task::ready!(bytes.poll_next_unpin(cx)) {
                 Some(Ok(piece)) => this.piece = piece,
                 Some(Err(e)) => return Poll::Ready(Some(Err(e))),

@@ -1,12 +1,9 @@
 //! What is left to be sent, for whoever wants to know or to wait.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Core, Mode, Numbers, Reachable};
@@ -86,7 +83,7 @@ pub(super) struct Recent(Mutex<VecDeque<LeftAlone>>);
 
 impl Recent {
     pub(super) fn add(&self, one: LeftAlone) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         if all.len() == REMEMBERED {
             all.pop_front();
         }
@@ -94,7 +91,7 @@ impl Recent {
     }
 
     fn all(&self) -> Vec<LeftAlone> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.0.lock();
         all.iter().cloned().collect()
     }
 }

@@ -9,11 +9,12 @@ use std::{
     io::Write as _,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use super::{Core, counts::add, front::passed_by, wait::told};
@@ -101,14 +102,9 @@ impl Fills {
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Digest, Weak<Fill>>> {
-        // Nothing can panic while it is held.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Forgets a download whose readers are gone.
     fn forget(&self, digest: &Digest) {
-        let mut running = self.running();
+        let mut running = self.running.lock();
         if running.get(digest).is_some_and(|f| f.strong_count() == 0) {
             running.remove(digest);
         }
@@ -116,12 +112,12 @@ impl Fills {
 
     /// Forgets a download that is over; who comes now begins anew, or finds the blob in front.
     fn over(&self, digest: &Digest) {
-        self.running().remove(digest);
+        self.running.lock().remove(digest);
     }
 
     /// The download of a blob that is under way.
     pub(super) fn get(&self, desc: &Descriptor) -> Option<Arc<Fill>> {
-        let fill = self.running().get(&desc.digest)?.upgrade()?;
+        let fill = self.running.lock().get(&desc.digest)?.upgrade()?;
         (fill.desc.size == desc.size).then_some(fill)
     }
 
@@ -140,7 +136,7 @@ impl Fills {
             task: OnceLock::new(),
         });
         {
-            let mut running = self.running();
+            let mut running = self.running.lock();
             if let Some(fill) = running.get(&desc.digest).and_then(Weak::upgrade) {
                 drop(running);
                 add(&core.counts.joined, 1);

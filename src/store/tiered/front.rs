@@ -63,12 +63,14 @@ impl Default for Room {
 }
 
 impl Room {
-    /// The same for a file system of `total` bytes: of a small one a twentieth is left to others, since all that the front holds would
-    /// have to go for more than that.
+    /// The same for a file system of `total` bytes, which may have less room: of a small one a twentieth is left to others, since all
+    /// that the front holds would have to go for more than that.
     #[must_use]
     pub fn on(self, total: u64) -> Self {
+        let min_free_bytes = self.min_free_bytes.min(total / 20);
         Self {
-            min_free_bytes: self.min_free_bytes.min(total / 20),
+            max_bytes: self.max_bytes.min(total - min_free_bytes),
+            min_free_bytes,
             ..self
         }
     }
@@ -95,7 +97,7 @@ pub(super) struct Front {
     told: AtomicBool,
     one_at_a_time: Mutex<()>,
     /// Told when the disk has no room left, or more came to it than by [`Self::put`].
-    full: Arc<Notify>,
+    full: Notify,
 }
 
 /// Runs `done` past a failure of the front: it only ever saves time.
@@ -137,7 +139,7 @@ impl Front {
             looked: OnceCell::new(),
             told: AtomicBool::new(false),
             one_at_a_time: Mutex::new(()),
-            full: Arc::default(),
+            full: Notify::new(),
         })
     }
 
@@ -303,25 +305,30 @@ impl Front {
         Ok(())
     }
 
-    /// What to tell when something else on this disk finds no room.
-    pub(super) fn full(&self) -> Arc<Notify> {
-        self.full.clone()
-    }
-
-    /// More was put here than by [`Self::put`].
+    /// The disk has no room left, or more was put here than by [`Self::put`].
     pub(super) fn filled(&self) {
         self.full.notify_one();
     }
 
-    /// Keeps within the limits whoever fills the disk; never ends.
+    /// Comes back within the limits whoever fills the disk: looks when it is told of it, and now and then.
     pub(super) async fn keep_room(&self) {
-        loop {
-            passed_by(self.look().await);
-            let _ = tokio::time::timeout(LOOK, self.full.notified()).await;
-            let over = passed_by(self.over(0).await).unwrap_or(0);
-            if over > 0 {
-                passed_by(self.give_up(over).await);
+        passed_by(self.look().await);
+        let _ = tokio::time::timeout(LOOK, self.full.notified()).await;
+        let over = passed_by(self.over(0).await).unwrap_or(0);
+        if over > 0 {
+            passed_by(self.give_up(over).await);
+        }
+    }
+
+    /// Most bytes that there may be here while others have what they have of the disk.
+    pub(super) async fn most_bytes(&self) -> u64 {
+        let most = self.room.max_bytes;
+        match passed_by(self.free_bytes().await).flatten() {
+            Some(free) => {
+                let all = self.uses.bytes().saturating_add(free);
+                most.min(all.saturating_sub(self.room.min_free_bytes))
             }
+            None => most,
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use crate::{
+    backoff::Backoff,
     digest::Digest,
     progress::span,
     store::{
@@ -32,10 +33,8 @@ const PROBE: Duration = Duration::from_secs(5);
 const PROBE_AWAY: Duration = Duration::from_secs(10);
 /// A remote of which nothing was heard for this long is probed.
 const IDLE: Duration = Duration::from_secs(10);
-/// The first pause before a probe, and after an outage that ended long ago.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause: how late a remote that is back is noticed.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Pauses between probes; the longest is how late a remote that is back is noticed.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
 /// A remote that was up for less goes on where the pauses were.
 const STEADY: Duration = Duration::from_mins(1);
 
@@ -65,8 +64,8 @@ struct State {
     heard: Instant,
     /// A probe was answered since the start, so that what waits may be sent.
     proven: bool,
-    /// The next pause between probes while it is unreachable.
-    pause: Duration,
+    /// Pauses between probes while it was unreachable.
+    pauses: u32,
     /// Probes that began, and that ended.
     begun: u64,
     ended: u64,
@@ -89,7 +88,7 @@ impl Health {
             doubted: false,
             heard: Instant::now(),
             proven: false,
-            pause: FIRST_PAUSE,
+            pauses: 0,
             begun: 0,
             ended: 0,
         };
@@ -287,7 +286,7 @@ impl Health {
             }
             tracing::warn!(store = %self.store, error = %e, "The remote store is unreachable; the local folder answers, and keeps what is written for it");
             if state.since.elapsed() >= STEADY {
-                state.pause = FIRST_PAUSE;
+                state.pauses = 0;
             }
             state.away = Some((e.kind, e.message.clone()));
             state.since = Instant::now();
@@ -379,12 +378,10 @@ impl Health {
                 return PROBE;
             }
         }
-        let pause = self.state.borrow().pause;
-        let jittered = pause.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let pauses = self.state.borrow().pauses;
         // Cut short by whoever cannot wait.
-        let _ = timeout(jittered, self.hurry.notified()).await;
-        self.state
-            .send_modify(|s| s.pause = (pause * 2).min(LONGEST_PAUSE));
+        let _ = timeout(PAUSES.pause(pauses), self.hurry.notified()).await;
+        self.state.send_modify(|s| s.pauses = pauses + 1);
         PROBE_AWAY
     }
 

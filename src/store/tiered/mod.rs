@@ -13,7 +13,6 @@
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
 
 mod backlog;
 mod blobs;
@@ -49,6 +48,7 @@ pub use health::Reachable;
 use super::{
     Meet, Records, Repository, Store,
     error::Result,
+    ingest::Evict,
     keys::Repo,
     open::{Opened, Repositories},
     wrap::{Metered, Renewing, metered::Counters},
@@ -163,7 +163,10 @@ impl Tiered {
         }));
         let front = core.clone();
         tasks.push(task::spawn("keep room", async move {
-            front.front.keep_room().await;
+            loop {
+                front.front.keep_room().await;
+                front.unsent.limit(front.front.most_bytes().await);
+            }
         }));
         tasks.push(task::spawn("look after", core.clone().look_after_all()));
         for _ in 0..sends {
@@ -222,9 +225,17 @@ impl Tiered {
         Arc::new(Hasty(self.clone()))
     }
 
-    /// What to tell when something else on the front's disk finds no room: blobs that nobody needs there go at once.
-    pub fn evict(&self) -> Arc<Notify> {
-        self.core.front.full()
+    /// What to ask when an upload finds no room on the front's disk: blobs go that nobody needs there and the remote can be asked for,
+    /// but not for somebody whose unfinished uploads have half of the room: they might never fit.
+    pub fn evict(&self) -> Box<Evict> {
+        let core = self.core.clone();
+        Box::new(move |unfinished| {
+            let may_go = core.health.is_up() && unfinished <= core.front.room.max_bytes / 2;
+            if may_go {
+                core.front.filled();
+            }
+            may_go
+        })
     }
 
     fn repository_with(&self, name: &Repo, patience: Patience) -> Repository {

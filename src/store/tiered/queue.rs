@@ -6,9 +6,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -103,11 +103,6 @@ impl Queue {
         }
     }
 
-    fn items(&self) -> MutexGuard<'_, Items> {
-        // Nothing can panic while it is held.
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds an entry of the caller on whose behalf this task works ([`caller::current`]); durable when it returns. Entries of one
     /// tag must be added one after the other.
     ///
@@ -120,7 +115,7 @@ impl Queue {
             Refused::Caller => over_share("updates"),
         })?;
         let seq = {
-            let mut items = self.items();
+            let mut items = self.items.lock();
             items.next += 1;
             items.next
         };
@@ -136,7 +131,7 @@ impl Queue {
 
     fn insert(&self, seq: u64, placed: Placed, share: Share) {
         let keys = placed.entry.keys(placed.subject.as_ref());
-        let mut items = self.items();
+        let mut items = self.items.lock();
         items.next = items.next.max(seq);
         for key in &keys {
             items.by_key.entry(key.clone()).or_default().insert(seq);
@@ -157,19 +152,19 @@ impl Queue {
 
     /// The last update that writes the record with this key.
     pub(super) fn newest(&self, key: &str) -> Option<Entry> {
-        let items = self.items();
+        let items = self.items.lock();
         let seq = items.by_key.get(key)?.last()?;
         Some(items.all.get(seq)?.entry.clone())
     }
 
     /// Says whether an update writes the record with this key.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.items().by_key.contains_key(key)
+        self.items.lock().by_key.contains_key(key)
     }
 
     /// The keys of records that updates write: those that are `prefix` and some more without a `/`, with the last update.
     pub(super) fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
-        let items = self.items();
+        let items = self.items.lock();
         let from = (Bound::Included(prefix), Bound::Unbounded);
         items
             .by_key
@@ -185,7 +180,7 @@ impl Queue {
 
     /// The repositories that updates are about.
     pub(super) fn repositories(&self) -> BTreeSet<Repo> {
-        let items = self.items();
+        let items = self.items.lock();
         let names = items.by_key.keys().filter_map(|key| {
             let rest = key.strip_prefix(keys::REPOSITORIES)?;
             Repo::unescape(rest.split('/').next()?)
@@ -195,27 +190,27 @@ impl Queue {
 
     /// The manifests that wait.
     pub(super) fn manifests(&self) -> Vec<Digest> {
-        let items = self.items();
+        let items = self.items.lock();
         let all = items.all.values().filter_map(|q| q.entry.publication());
         all.map(|p| p.manifest.digest).collect()
     }
 
     /// How many wait, and since when.
     pub(super) fn left(&self) -> (u64, Option<Time>) {
-        let items = self.items();
+        let items = self.items.lock();
         let oldest = items.all.values().map(|q| q.entry.at).min();
         (items.all.len() as u64, oldest)
     }
 
     /// Why the remote refused one that waits to be tried again.
     pub(super) fn why(&self) -> Option<Error> {
-        let items = self.items();
+        let items = self.items.lock();
         items.all.values().find_map(|queued| queued.rest.why())
     }
 
     /// Waits for the next one to replay; it must be given back by one of the following.
     pub(super) async fn next(&self) -> Job {
-        until(&self.changed, || self.items().take()).await
+        until(&self.changed, || self.items.lock().take()).await
     }
 
     /// It is over. `produced` is what its tag points at now, unless it was left alone: what the next update of the tag
@@ -226,7 +221,7 @@ impl Queue {
         {
             // Before this one goes: replayed twice it produces the same, and the successor must not see it gone.
             self.ledger.write(seq, entry.encode()).await?;
-            if let Some(queued) = self.items().all.get_mut(&seq) {
+            if let Some(queued) = self.items.lock().all.get_mut(&seq) {
                 queued.entry = entry;
             }
         }
@@ -239,7 +234,7 @@ impl Queue {
     fn successor(&self, job: &Job, produced: Digest) -> Option<(u64, Entry)> {
         let done = job.entry.publication()?;
         let key = keys::tag(&done.repo, done.tag.as_ref()?);
-        let items = self.items();
+        let items = self.items.lock();
         let after = (Bound::Excluded(job.seq), Bound::Unbounded);
         let seq = *items.by_key.get(&key)?.range(after).next()?;
         let mut entry = items.all.get(&seq)?.entry.clone();
@@ -262,7 +257,7 @@ impl Queue {
     }
 
     fn drop_item(&self, seq: u64) {
-        let mut items = self.items();
+        let mut items = self.items.lock();
         let gone = items.all.remove(&seq);
         for key in gone.iter().flat_map(|q| &q.keys) {
             if let Some(seqs) = items.by_key.get_mut(key) {
@@ -280,7 +275,7 @@ impl Queue {
 
     /// The remote went away meanwhile.
     pub(super) fn put_back(&self, job: &Job) {
-        if let Some(queued) = self.items().all.get_mut(&job.seq) {
+        if let Some(queued) = self.items.lock().all.get_mut(&job.seq) {
             queued.state = State::Waiting;
         }
         self.changed.notify_waiters();
@@ -288,7 +283,7 @@ impl Queue {
 
     /// The remote refuses it; it is tried again after a pause.
     pub(super) fn refused(&self, job: &Job, why: Error) {
-        if let Some(queued) = self.items().all.get_mut(&job.seq) {
+        if let Some(queued) = self.items.lock().all.get_mut(&job.seq) {
             queued.state = State::Resting;
             queued.rest.refused(why);
         }
@@ -302,7 +297,7 @@ impl Queue {
     pub(super) async fn settled(&self, keys: &[String]) -> Result<()> {
         let before = self.hurry_for(keys);
         until(&self.changed, || {
-            let items = self.items();
+            let items = self.items.lock();
             let seqs = keys.iter().filter_map(|key| items.by_key.get(key));
             let mut waits = false;
             for seq in seqs.flatten() {
@@ -323,7 +318,7 @@ impl Queue {
 
     /// Ends the pauses of the updates that write such records; how often each was refused by now.
     fn hurry_for(&self, keys: &[String]) -> BTreeMap<u64, u32> {
-        let mut items = self.items();
+        let mut items = self.items.lock();
         let seqs = keys.iter().filter_map(|key| items.by_key.get(key));
         let seqs: Vec<u64> = seqs.flatten().copied().collect();
         let mut refusals = BTreeMap::new();
@@ -343,7 +338,7 @@ impl Queue {
     /// Waits until nothing is left.
     pub(super) async fn empty(&self) {
         until(&self.changed, || {
-            if self.items().all.is_empty() {
+            if self.items.lock().all.is_empty() {
                 Check::Now(())
             } else {
                 Check::Later(None)
@@ -354,7 +349,7 @@ impl Queue {
 
     /// Ends all pauses.
     pub(super) fn hurry(&self) {
-        for queued in self.items().all.values_mut() {
+        for queued in self.items.lock().all.values_mut() {
             queued.rest.hurry();
         }
         self.changed.notify_waiters();

@@ -4,12 +4,9 @@
 //! take away what was seen a minute ago, and the front would hide that. What was seen before an outage does not count after it: something else
 //! may have answered in the remote's place before that was noticed.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::health::Health;
@@ -49,8 +46,7 @@ impl Seen {
     }
 
     fn ages(&self) -> MutexGuard<'_, Ages> {
-        // Nothing can panic while it is held.
-        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ages = self.ages.lock();
         let now = self.health.turn();
         if ages.after != now {
             ages.young.clear();

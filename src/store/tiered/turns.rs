@@ -5,10 +5,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{artifact::Tag, digest::Digest, store::keys::Repo};
@@ -82,15 +82,10 @@ impl State {
 }
 
 impl Turns {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Somebody read a tag, and the remote said that it points at `digest`.
     pub(super) fn was_read(&self, repo: &Repo, tag: &Tag, digest: &Digest) {
         let (key, folder) = ((repo.clone(), tag.clone()), folder(repo));
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let looked = state.looked.get(folder).and_then(|tags| tags.get(&key));
         if looked.is_some_and(|at| !is_due(at)) || !state.may_wait(folder) {
             return;
@@ -113,14 +108,14 @@ impl Turns {
 
     /// It was not looked after: the next read asks for it again.
     pub(super) fn forget(&self, key: &Key) {
-        if let Some(tags) = self.state().looked.get_mut(folder(&key.0)) {
+        if let Some(tags) = self.state.lock().looked.get_mut(folder(&key.0)) {
             tags.remove(key);
         }
     }
 
     pub(super) async fn next(&self) -> Job {
         loop {
-            if let Some(job) = self.state().waiting.pop_front() {
+            if let Some(job) = self.state.lock().waiting.pop_front() {
                 return job;
             }
             self.came.notified().await;

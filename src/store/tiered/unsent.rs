@@ -1,10 +1,8 @@
 //! Blobs in front that the remote is not known to have, and whose turn it is.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{HashMap, HashSet, VecDeque};
 
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -106,9 +104,9 @@ impl Unsent {
         }
     }
 
-    fn items(&self) -> MutexGuard<'_, Items> {
-        // Nothing can panic while it is held.
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    /// From now on there is room for `most` bytes in front.
+    pub(super) fn limit(&self, most: u64) {
+        self.shares.limit(most);
     }
 
     /// Room for the bytes of a blob in the share of the caller on whose behalf this task works.
@@ -169,7 +167,7 @@ impl Unsent {
     }
 
     fn insert(&self, digest: &Digest, item: Item) {
-        let mut items = self.items();
+        let mut items = self.items.lock();
         if items.all.contains_key(digest) {
             return;
         }
@@ -181,18 +179,18 @@ impl Unsent {
     }
 
     pub(super) fn contains(&self, digest: &Digest) -> bool {
-        self.items().all.contains_key(digest)
+        self.items.lock().all.contains_key(digest)
     }
 
     /// Whether the remote refused it, and it waits to be tried again.
     pub(super) fn is_refused(&self, digest: &Digest) -> bool {
-        let items = self.items();
+        let items = self.items.lock();
         items.all.get(digest).is_some_and(|i| i.rest.refusals > 0)
     }
 
     /// What is left to be sent.
     pub(super) fn left(&self) -> Left {
-        let items = self.items();
+        let items = self.items.lock();
         Left {
             blobs: items.all.len() as u64,
             bytes: items.bytes,
@@ -202,18 +200,18 @@ impl Unsent {
 
     /// Why the remote refused one that waits to be tried again.
     pub(super) fn why(&self) -> Option<Error> {
-        let items = self.items();
+        let items = self.items.lock();
         items.all.values().find_map(|item| item.rest.why())
     }
 
     /// All that are marked now.
     pub(super) fn all(&self) -> Vec<Digest> {
-        self.items().all.keys().copied().collect()
+        self.items.lock().all.keys().copied().collect()
     }
 
     /// Waits for the next one to send; it must be given back by one of the following.
     pub(super) async fn next(&self) -> Job {
-        until(&self.changed, || self.items().take()).await
+        until(&self.changed, || self.items.lock().take()).await
     }
 
     /// The remote has it.
@@ -232,7 +230,7 @@ impl Unsent {
     }
 
     fn drop_item(&self, digest: &Digest) {
-        let mut items = self.items();
+        let mut items = self.items.lock();
         let gone = items.all.remove(digest);
         if let Some(item) = &gone {
             items.bytes -= item.size;
@@ -245,7 +243,7 @@ impl Unsent {
 
     /// The remote went away meanwhile; it is the next one again.
     pub(super) fn put_back(&self, job: &Job) {
-        let mut items = self.items();
+        let mut items = self.items.lock();
         if let Some(item) = items.all.get_mut(&job.digest) {
             item.state = State::Waiting;
             items.order.push_front(job.digest);
@@ -256,7 +254,7 @@ impl Unsent {
 
     /// The remote refuses it; it is tried again after a pause.
     pub(super) fn refused(&self, job: &Job, why: Error) {
-        let mut items = self.items();
+        let mut items = self.items.lock();
         if let Some(item) = items.all.get_mut(&job.digest) {
             item.state = State::Resting;
             item.rest.refused(why);
@@ -274,7 +272,7 @@ impl Unsent {
     /// Why the remote refuses it.
     pub(super) async fn until_sent(&self, digest: &Digest) -> Result<()> {
         let before = {
-            let mut items = self.items();
+            let mut items = self.items.lock();
             let Some(item) = items.all.get_mut(digest) else {
                 return Ok(());
             };
@@ -286,7 +284,7 @@ impl Unsent {
             before
         };
         self.changed.notify_waiters();
-        until(&self.changed, || match self.items().all.get(digest) {
+        until(&self.changed, || match self.items.lock().all.get(digest) {
             None => Check::Now(Ok(())),
             Some(item) if item.rest.refusals > before => {
                 Check::Now(item.rest.why().map_or(Ok(()), Err))
@@ -299,7 +297,7 @@ impl Unsent {
     /// Waits until nothing is left.
     pub(super) async fn empty(&self) {
         until(&self.changed, || {
-            if self.items().all.is_empty() {
+            if self.items.lock().all.is_empty() {
                 Check::Now(())
             } else {
                 Check::Later(None)
@@ -310,7 +308,7 @@ impl Unsent {
 
     /// Ends all pauses.
     pub(super) fn hurry(&self) {
-        let mut items = self.items();
+        let mut items = self.items.lock();
         for item in items.all.values_mut() {
             item.rest.hurry();
         }

@@ -5,9 +5,10 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::wait::{Check, until};
@@ -69,7 +70,7 @@ impl Uses {
     /// Adds what lay there before anything was used.
     pub(super) fn seed(&self, mut blobs: Vec<StoredBlob>) {
         blobs.sort_by_key(|b| b.modified);
-        let mut table = self.table();
+        let mut table = self.table.lock();
         for (at, blob) in (1..).zip(blobs) {
             let size = on_disk(blob.size);
             if let Entry::Vacant(free) = table.known.entry(blob.digest) {
@@ -79,14 +80,9 @@ impl Uses {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing can panic while it is held.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A blob was put there or read.
     pub(super) fn used(&self, digest: &Digest, size: u64) {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         table.clock += 1;
         let known = Known {
             size: on_disk(size),
@@ -100,7 +96,7 @@ impl Uses {
 
     /// It turned out not to be there.
     pub(super) fn forget(&self, digest: &Digest) {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         if let Some(known) = table.known.remove(digest) {
             table.bytes -= known.size;
         }
@@ -108,13 +104,13 @@ impl Uses {
 
     /// Bytes on the disk.
     pub(super) fn bytes(&self) -> u64 {
-        self.table().bytes
+        self.table.lock().bytes
     }
 
     /// Keeps a blob, there or to come, until the pin is dropped.
     pub(super) async fn pin(self: &Arc<Self>, digest: &Digest) -> Pin {
         let take = || {
-            let mut table = self.table();
+            let mut table = self.table.lock();
             if table.claimed.contains(digest) {
                 return Check::Later(None);
             }
@@ -130,12 +126,12 @@ impl Uses {
 
     /// Says whether somebody needs it.
     pub(super) fn is_pinned(&self, digest: &Digest) -> bool {
-        self.table().pins.contains_key(digest)
+        self.table.lock().pins.contains_key(digest)
     }
 
     /// What may go, in the order in which it should.
     pub(super) fn candidates(&self) -> Vec<Candidate> {
-        let table = self.table();
+        let table = self.table.lock();
         let mut all: Vec<Candidate> = table
             .known
             .iter()
@@ -153,7 +149,7 @@ impl Uses {
 
     /// Keeps those of `candidates` that are still as they were from being pinned until the claim is dropped.
     pub(super) fn claim(self: &Arc<Self>, candidates: &[Candidate]) -> Claim {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         let mut claimed = Vec::new();
         for c in candidates {
             let same = table.known.get(&c.digest).is_some_and(|k| k.used == c.used);
@@ -169,7 +165,7 @@ impl Uses {
 
     /// As [`Self::claim`], whenever they were used; also of what is not known, and with `Pinned::Too` of what is needed.
     pub(super) fn claim_all(self: &Arc<Self>, digests: &[Digest], pinned: Pinned) -> Claim {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         let mut claimed = Vec::new();
         for digest in digests {
             let free = pinned == Pinned::Too || !table.pins.contains_key(digest);
@@ -197,7 +193,7 @@ pub(super) struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let mut table = self.uses.table();
+        let mut table = self.uses.table.lock();
         if let Some(count) = table.pins.get_mut(&self.digest) {
             *count -= 1;
             if *count == 0 {
@@ -234,7 +230,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut table = self.uses.table();
+        let mut table = self.uses.table.lock();
         for c in &self.claimed {
             table.claimed.remove(&c.digest);
         }

@@ -11,12 +11,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::store::error::Error;
+use crate::{backoff::Backoff, store::error::Error};
 
-/// The first pause after a refusal.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// The longest one.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+/// Pauses after a refusal.
+const PAUSES: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
 
 /// The answer of a check.
 pub(super) enum Check<T> {
@@ -67,12 +65,8 @@ pub(super) struct Rest {
 impl Rest {
     /// It was refused once more.
     pub(super) fn refused(&mut self, why: Error) {
-        let grown = FIRST_PAUSE * 2_u32.saturating_pow(self.refusals.min(8));
-        let pause = grown
-            .min(LONGEST_PAUSE)
-            .mul_f64(0.5 + 0.5 * fastrand::f64());
+        self.until = Some(Instant::now() + PAUSES.pause(self.refusals));
         self.refusals += 1;
-        self.until = Some(Instant::now() + pause);
         self.why = Some(why);
     }
 
@@ -158,15 +152,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_grow_up_to_a_limit() {
+    async fn what_is_refused_rests_until_it_is_hurried() {
         let mut rest = Rest::default();
         assert!(rest.until().is_none());
-        for _ in 0..20 {
-            let e = Error::new(crate::store::ErrorKind::Denied, "put", "no");
-            rest.refused(e);
-            let pause = rest.until().unwrap() - Instant::now();
-            assert!(pause >= FIRST_PAUSE / 2 && pause <= LONGEST_PAUSE);
-        }
+        let e = Error::new(crate::store::ErrorKind::Denied, "put", "no");
+        rest.refused(e);
+        assert!(rest.until().is_some_and(|at| at > Instant::now()));
         rest.hurry();
         assert!(rest.until().is_none() && rest.why().is_some());
     }

@@ -3,21 +3,21 @@
 //! The lock is `flock`, so it ends with the process, however that ends. It is taken by polling: a blocked thread could
 //! not be told to stop, and a stopped holder must not stop everybody for ever.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::Tree;
 use crate::{
+    backoff::Backoff,
     fs::{self, Lock, LockMode},
     store::error::{Error, ErrorKind, Result},
     task,
 };
 
+/// Between two tries to have the lock.
+const KNOCKS: Backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
 /// Between two looks at whether a sweep of ours could begin.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -62,7 +62,7 @@ pub(in crate::store) async fn poll(
     budget: Duration,
 ) -> fs::Result<Option<Lock>> {
     let end = Instant::now() + budget;
-    let mut pause = Duration::from_millis(2);
+    let mut tries = 0;
     loop {
         let (tree, key) = (tree.clone(), key.to_owned());
         let lock = task::blocking(move || match entry {
@@ -73,9 +73,8 @@ pub(in crate::store) async fn poll(
         if lock.is_some() || Instant::now() >= end {
             return Ok(lock);
         }
-        // Jitter keeps many waiters from knocking in step.
-        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
+        sleep(KNOCKS.pause(tries)).await;
+        tries += 1;
     }
 }
 
@@ -109,21 +108,16 @@ impl Gate {
         Ok(gate)
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // Nothing can panic while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Makes sure that no other process sweeps from now on; at once, but after a sweep that could not begin.
     ///
     /// # Errors
     /// `Timeout` while a sweep is running.
     pub(in crate::store) async fn be_inside(&self, op: &'static str) -> Result<()> {
-        while matches!(*self.state(), State::Leaving) {
+        while matches!(*self.state.lock(), State::Leaving) {
             // Not for long: a sweep that cannot begin gives up.
             sleep(STEP.mul_f64(0.5 + fastrand::f64())).await;
         }
-        if !matches!(*self.state(), State::Outside) {
+        if !matches!(*self.state.lock(), State::Outside) {
             return Ok(());
         }
         match poll(
@@ -136,7 +130,7 @@ impl Gate {
         .await
         {
             Ok(Some(lock)) => {
-                *self.state() = State::Inside(Some(lock));
+                *self.state.lock() = State::Inside(Some(lock));
                 Ok(())
             }
             Ok(None) => Err(Error::new(
@@ -149,7 +143,7 @@ impl Gate {
                 ),
             )),
             Err(e) if self.entry == Entry::Reader && may_go_without(&e) => {
-                *self.state() = State::Inside(None);
+                *self.state.lock() = State::Inside(None);
                 Ok(())
             }
             Err(e) => Err(Error::io(op, e)),
@@ -174,7 +168,7 @@ impl Gate {
         .await
         .map_err(|e| Error::io("lock", e))?;
         if let Some(lock) = lock {
-            *self.state() = State::Alone;
+            *self.state.lock() = State::Alone;
             drop(leaving);
             return Ok(Alone {
                 lock: Some(lock),
@@ -200,14 +194,14 @@ struct Leaving<'g>(&'g Gate);
 
 impl<'g> Leaving<'g> {
     fn begin(gate: &'g Gate) -> Self {
-        *gate.state() = State::Leaving;
+        *gate.state.lock() = State::Leaving;
         Self(gate)
     }
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         if matches!(*state, State::Leaving) {
             *state = State::Outside;
         }
@@ -235,7 +229,7 @@ impl Drop for Alone {
     fn drop(&mut self) {
         self.lock = None;
         // Back inside at once if nobody slipped in; otherwise the next operation waits for it.
-        *self.gate.state() = match self.gate.tree.try_lock(&self.gate.key, LockMode::Shared) {
+        *self.gate.state.lock() = match self.gate.tree.try_lock(&self.gate.key, LockMode::Shared) {
             Ok(Some(lock)) => State::Inside(Some(lock)),
             _ => State::Outside,
         };

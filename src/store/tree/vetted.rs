@@ -13,12 +13,11 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Read as _},
     path::{Path, PathBuf},
-    sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
+
+use parking_lot::{Condvar, Mutex};
 
 use super::Tree;
 use crate::{
@@ -107,17 +106,12 @@ pub struct Findings {
     pub damaged: u64,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing can panic while one is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Takes a digest's turn; others wait until it is dropped.
 struct Turn<'a>(&'a Vetted, Digest);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        locked(&self.0.busy).remove(&self.1);
+        self.0.busy.lock().remove(&self.1);
         self.0.done.notify_all();
     }
 }
@@ -146,7 +140,7 @@ impl Vetted {
     pub(in crate::store) fn save(&self) -> Result<()> {
         let boot = boot_id().unwrap_or_default();
         let mut text = format!("{FORMAT} {boot}\n");
-        for (digest, s) in locked(&self.known).iter() {
+        for (digest, s) in self.known.lock().iter() {
             let (m, c) = (s.mtime, s.ctime);
             // Into a String nothing can fail.
             let _ = writeln!(
@@ -168,13 +162,13 @@ impl Vetted {
     }
 
     pub(super) fn knows(&self, digest: &Digest, stat: &fs::Stat) -> bool {
-        Self::is_in(&mut locked(&self.known), digest, stat)
+        Self::is_in(&mut self.known.lock(), digest, stat)
     }
 
     /// As [`Self::knows`], but says no rather than wait for whoever saves the table.
     pub(super) fn knows_now(&self, digest: &Digest, stat: &fs::Stat) -> bool {
         let known = self.known.try_lock();
-        known.is_ok_and(|mut known| Self::is_in(&mut known, digest, stat))
+        known.is_some_and(|mut known| Self::is_in(&mut known, digest, stat))
     }
 
     fn is_in(known: &mut HashMap<Digest, Seen>, digest: &Digest, stat: &fs::Stat) -> bool {
@@ -188,7 +182,7 @@ impl Vetted {
 
     /// Remembers a file whose bytes were just hashed, or written as they were hashed.
     pub(super) fn learn(&self, digest: &Digest, stat: &fs::Stat) {
-        let mut known = locked(&self.known);
+        let mut known = self.known.lock();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
@@ -197,7 +191,7 @@ impl Vetted {
 
     /// Goes on knowing a file of which only the time was changed.
     pub(super) fn renewed(&self, digest: &Digest, before: &fs::Stat, after: &fs::Stat) {
-        if let Some(seen) = locked(&self.known).get_mut(digest)
+        if let Some(seen) = self.known.lock().get_mut(digest)
             && seen.is_of(before)
         {
             seen.follow(after);
@@ -205,20 +199,21 @@ impl Vetted {
     }
 
     pub(super) fn forget(&self, digest: &Digest) {
-        locked(&self.known).remove(digest);
+        self.known.lock().remove(digest);
     }
 
     /// Says whether a file is due to be hashed though it did not change.
     fn is_due(&self, digest: &Digest, not_since: i64) -> bool {
-        locked(&self.known)
+        self.known
+            .lock()
             .get(digest)
             .is_none_or(|s| s.at <= not_since)
     }
 
     fn turn(&self, digest: &Digest) -> Turn<'_> {
-        let mut busy = locked(&self.busy);
+        let mut busy = self.busy.lock();
         while !busy.insert(*digest) {
-            busy = self.done.wait(busy).unwrap_or_else(PoisonError::into_inner);
+            self.done.wait(&mut busy);
         }
         Turn(self, *digest)
     }

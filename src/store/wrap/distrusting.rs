@@ -5,15 +5,11 @@
 //! next one is not to.
 #![deny(clippy::missing_trait_methods)]
 
-use std::{
-    collections::HashMap,
-    ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::ready};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -36,13 +32,8 @@ const MAX_KNOWN: usize = 10_000;
 pub struct Distrust(Mutex<HashMap<Digest, Instant>>);
 
 impl Distrust {
-    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
-        // Nothing can panic while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn covers(&self, digest: &Digest) -> bool {
-        let known = self.known();
+        let known = self.0.lock();
         known.get(digest).is_some_and(|at| at.elapsed() < DISTRUST)
     }
 
@@ -59,7 +50,7 @@ impl Distrust {
 
     fn add(&self, digest: &Digest, error: &Error) {
         tracing::error!(%digest, %error, "Damaged blob counts as absent until it is brought again");
-        let mut known = self.known();
+        let mut known = self.0.lock();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
@@ -67,7 +58,7 @@ impl Distrust {
     }
 
     fn forget(&self, digest: &Digest) {
-        self.known().remove(digest);
+        self.0.lock().remove(digest);
     }
 }
 

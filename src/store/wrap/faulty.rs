@@ -3,15 +3,12 @@
 //! Real code, for tests of everything above and for trying out what a bad day looks like.
 #![deny(clippy::missing_trait_methods)]
 
-use std::{
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use crate::{
@@ -106,8 +103,8 @@ impl Faulty {
     }
 }
 
-fn lock(dice: &Mutex<fastrand::Rng>) -> std::sync::MutexGuard<'_, fastrand::Rng> {
-    dice.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(dice: &Mutex<fastrand::Rng>) -> parking_lot::MutexGuard<'_, fastrand::Rng> {
+    dice.lock()
 }
 
 fn late(dice: &mut fastrand::Rng, faults: &Faults) -> Option<Duration> {

@@ -1,14 +1,11 @@
 //! Limits how much happens at once, and how fast.
 #![deny(clippy::missing_trait_methods)]
 
-use std::{
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep_until},
@@ -46,7 +43,7 @@ impl Bucket {
     /// Waits until what others took before is paid for, and takes `bytes`. Fair: first come, first served.
     async fn take(&self, bytes: u64) {
         let turn = {
-            let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut paid_at = self.paid_at.lock();
             let now = Instant::now();
             let turn = (*paid_at).max(now.checked_sub(BURST).unwrap_or(now));
             let cost = bytes as f64 / self.bytes_per_sec as f64;

@@ -8,7 +8,7 @@
 use std::{
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,10 +17,12 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
+    backoff::Backoff,
     digest::Digest,
     entry::Time,
     progress::span,
@@ -39,10 +41,8 @@ pub struct Policy {
     pub first_contact: Duration,
     /// Longest time without a byte of a download. Small answers may take three times as long.
     pub stall: Duration,
-    /// The first pause.
-    pub first_pause: Duration,
-    /// The longest pause of our own choice.
-    pub longest_pause: Duration,
+    /// Pauses of our own choice.
+    pub pauses: Backoff,
 }
 
 impl Default for Policy {
@@ -51,8 +51,7 @@ impl Default for Policy {
             retry_for: Duration::from_secs(30),
             first_contact: Duration::from_secs(10),
             stall: Duration::from_secs(10),
-            first_pause: Duration::from_millis(200),
-            longest_pause: Duration::from_secs(10),
+            pauses: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
         }
     }
 }
@@ -80,11 +79,7 @@ pub struct Trouble(Arc<Mutex<Option<Error>>>);
 impl Trouble {
     /// What the last try failed with; `None` once it went through.
     pub fn last(&self) -> Option<Error> {
-        self.slot().as_ref().map(Error::told)
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Option<Error>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().as_ref().map(Error::told)
     }
 }
 
@@ -151,12 +146,9 @@ impl Tries {
         if let Some(proxy) = self.contact.proxy.filter(|_| e.unheard) {
             e.message = format!("{}, through the proxy of ${proxy}", e.message);
         }
-        let grown = self.policy.first_pause * 2_u32.saturating_pow(self.in_a_row.min(16));
+        let own = self.policy.pauses.pause(self.in_a_row);
         self.in_a_row += 1;
         self.moved = 0;
-        let own = grown
-            .min(self.policy.longest_pause)
-            .mul_f64(0.5 + 0.5 * fastrand::f64());
         let asked = e.retry_after.unwrap_or_default().min(LONGEST_ASKED);
         let pause = own.max(asked);
         let mut deadline = self.deadline;
@@ -171,7 +163,7 @@ impl Tries {
             });
         }
         tracing::debug!(op = e.op, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %e, "Trying again");
-        *self.contact.trouble.slot() = Some(Error {
+        *self.contact.trouble.0.lock() = Some(Error {
             attempts: self.made,
             elapsed: self.began.elapsed(),
             ..e
@@ -183,7 +175,7 @@ impl Tries {
     /// It went through.
     fn mended(&self) {
         if self.made > 0 {
-            *self.contact.trouble.slot() = None;
+            *self.contact.trouble.0.lock() = None;
         }
     }
 

@@ -1,7 +1,7 @@
 use std::{
     ops::Range,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -10,6 +10,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
+    backoff::Backoff,
     digest::Digest,
     entry::Time,
     store::{
@@ -33,8 +35,7 @@ const QUICK: Policy = Policy {
     retry_for: Duration::from_secs(5),
     first_contact: Duration::from_secs(2),
     stall: Duration::from_millis(200),
-    first_pause: Duration::from_millis(1),
-    longest_pause: Duration::from_millis(2),
+    pauses: Backoff::new(Duration::from_millis(1), Duration::from_millis(2)),
 };
 
 fn data(len: usize, seed: u64) -> Bytes {
@@ -97,7 +98,7 @@ impl Scripted {
         mut self,
         answer: impl Fn(Range<u64>) -> Result<Option<ByteStream>> + Send + Sync + 'static,
     ) -> Self {
-        self.gets.get_mut().unwrap().push(Box::new(answer));
+        self.gets.get_mut().push(Box::new(answer));
         self
     }
 
@@ -111,7 +112,7 @@ impl Scripted {
         if self.hangs {
             std::future::pending::<()>().await;
         }
-        let mut errors = self.errors.lock().unwrap();
+        let mut errors = self.errors.lock();
         if errors.is_empty() {
             Ok(())
         } else {
@@ -129,9 +130,9 @@ impl BlobStore for Scripted {
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         self.call().await?;
-        self.asked.lock().unwrap().push(range.clone());
+        self.asked.lock().push(range.clone());
         let answer = {
-            let mut gets = self.gets.lock().unwrap();
+            let mut gets = self.gets.lock();
             (!gets.is_empty()).then(|| gets.remove(0))
         };
         match answer {
@@ -349,7 +350,7 @@ async fn broken_download_goes_on_where_it_broke() {
     let read: Vec<Bytes> = stream.try_collect().await.unwrap();
     assert_eq!(read.concat()[100..], bytes[110..990]);
     assert_eq!(
-        *scripted.asked.lock().unwrap(),
+        *scripted.asked.lock(),
         [10..990, 110..990, 300..990, 300..990]
     );
 }
@@ -373,7 +374,7 @@ async fn trickle_counts_as_a_stall() {
     let scripted = Arc::new(scripted);
     let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
     assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
-    let asked = scripted.asked.lock().unwrap().clone();
+    let asked = scripted.asked.lock().clone();
     assert_eq!(asked.len(), 2, "{asked:?}");
 }
 
@@ -484,7 +485,7 @@ async fn store_of_which_nothing_was_ever_heard_is_given_up_sooner() {
     let scripted = Arc::new(Scripted::new(memory).fails_with(Vec::new()));
     let store = Retrying::<dyn Store>::new(scripted.clone(), policy);
     store.stat(&desc.digest).await.unwrap();
-    *scripted.errors.lock().unwrap() = unheard();
+    *scripted.errors.lock() = unheard();
     let e = store.stat(&desc.digest).await.unwrap_err();
     assert!(e.elapsed > policy.retry_for / 2, "{e}");
 }
@@ -509,8 +510,7 @@ async fn why_it_is_asked_again_is_known_to_whoever_gives_up_first() {
     let scripted = Scripted::new(Arc::new(Memory::new())).fails_with(vec![temporary()]);
     let policy = Policy {
         retry_for: Duration::from_hours(10),
-        first_pause: Duration::from_hours(1),
-        longest_pause: Duration::from_hours(1),
+        pauses: Backoff::new(Duration::from_hours(1), Duration::from_hours(1)),
         ..QUICK
     };
     let trouble = Trouble::default();

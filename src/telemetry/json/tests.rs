@@ -1,8 +1,6 @@
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{io, sync::Arc};
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -13,7 +11,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -36,7 +34,7 @@ fn logged(work: impl FnOnce()) -> Vec<Value> {
     let layer = JsonLines::new(lines.clone());
     let subscriber = tracing_subscriber::registry().with(layer);
     tracing::subscriber::with_default(subscriber, work);
-    let bytes = lines.0.lock().unwrap().clone();
+    let bytes = lines.0.lock().clone();
     let text = String::from_utf8(bytes).unwrap();
     text.lines()
         .map(|l| serde_json::from_str(l).unwrap())

@@ -1,7 +1,4 @@
-use std::{
-    net::SocketAddr,
-    sync::{Mutex, MutexGuard},
-};
+use std::net::SocketAddr;
 
 use opentelemetry_proto::tonic::{
     collector::{
@@ -16,6 +13,7 @@ use opentelemetry_proto::tonic::{
     },
     trace::v1::{Span as Exported, span::SpanKind},
 };
+use parking_lot::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 use tracing::field::Empty;
@@ -39,12 +37,8 @@ struct Got {
 }
 
 impl Collector {
-    fn got(&self) -> MutexGuard<'_, Got> {
-        self.got.lock().unwrap()
-    }
-
     fn spans(&self) -> Vec<Exported> {
-        let requests = self.got().spans.clone().into_iter();
+        let requests = self.got.lock().spans.clone().into_iter();
         let scopes = requests
             .flat_map(|r| r.resource_spans)
             .flat_map(|r| r.scope_spans);
@@ -70,7 +64,7 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.got().spans.push(request.into_inner());
+        self.got.lock().spans.push(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -81,7 +75,7 @@ impl MetricsService for Collector {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        self.got().numbers.push(request.into_inner());
+        self.got.lock().numbers.push(request.into_inner());
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
@@ -146,14 +140,14 @@ async fn numbers_are_pushed_and_a_last_time_at_the_end() {
     let looked = metrics.clone();
     exporter.push(move || looked.encode());
     let first = async {
-        while collector.got().numbers.is_empty() {
+        while collector.got.lock().numbers.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(SOON, first).await.unwrap();
     metrics.uploads.expired.inc_by(3);
     exporter.close(Some(metrics.encode()), SOON).await;
-    let last = collector.got().numbers.last().unwrap().clone();
+    let last = collector.got.lock().numbers.last().unwrap().clone();
     let resource = &last.resource_metrics[0];
     let named = attribute("service.name", "cachectld");
     assert!(

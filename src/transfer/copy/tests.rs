@@ -32,7 +32,7 @@ impl BlobStore for Recorder {
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> store::Result<Put> {
-        self.log.lock().unwrap().push(desc.digest);
+        self.log.lock().push(desc.digest);
         self.inner.put(desc, body).await
     }
 }
@@ -49,7 +49,7 @@ impl TagStore for Recorder {
         tag: Option<&Tag>,
         expect: &Expect,
     ) -> store::Result<Published> {
-        self.log.lock().unwrap().push(manifest.digest);
+        self.log.lock().push(manifest.digest);
         self.inner.publish(manifest, tag, expect).await
     }
 
@@ -145,7 +145,7 @@ async fn children_come_before_parents_and_the_tag_last() {
         copied.report.bytes_moved,
         s.blobs.iter().map(|d| d.size).sum::<u64>()
     );
-    let log = to.log.lock().unwrap().clone();
+    let log = to.log.lock().clone();
     let at = |d: &Digest| log.iter().position(|l| l == d).unwrap();
     assert_eq!(log.len(), 6, "each once: {log:?}");
     let config_and_layers = s.blobs.iter().filter(|d| d.media_type.starts_with("a/"));

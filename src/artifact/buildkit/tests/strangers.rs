@@ -99,6 +99,27 @@ fn a_chain_that_cannot_fit_leaves_out_itself_alone() {
 }
 
 #[test]
+fn what_is_tried_in_vain_is_bounded() {
+    // That each of them has no room shows after some ten thousand steps.
+    let stacked: Vec<Value> = (0..20_000)
+        .map(|i| json!({ "blob": blob("own"), "parent": i - 1 }))
+        .collect();
+    let records: Vec<Value> = (0..4000)
+        .map(|i| json!({ "digest": format!("own {i}"), "layers": at(19_999, 3) }))
+        .collect();
+    let config = json!({ "layers": stacked, "records": records });
+    let stranger = part_of(Form::Image, layers(&["own"]), &config).pushed_at(Some(second(5)));
+    let others: Vec<Part> = (0..100)
+        .map(|n| honest(&format!("a{n}")).pushed_at(Some(second(1))))
+        .collect();
+    let all: Vec<&Part> = others.iter().chain([&stranger]).collect();
+    let took = Cpu::start();
+    assert_eq!(merged(&all).results, 101);
+    let took = took.so_far();
+    assert!(took < Duration::from_mins(1), "{took:?}");
+}
+
+#[test]
 fn many_records_of_one_part_leave_their_share_to_others() {
     let records: Vec<Value> = (0..40_000)
         .map(|i| json!({ "digest": i.to_string(), "layers": at(0, 3) }))
@@ -142,6 +163,28 @@ fn false_links_that_make_loops_take_no_way_from_others() {
         assert!(one.dropped.loops > 0);
         assert!(contains(&again(&one), &honest), "{}", config_of(&one));
         assert_eq!(merged(&[&honest, &liar]), one);
+    }
+}
+
+#[test]
+fn of_links_that_loop_together_those_of_the_part_pushed_last_stay() {
+    // Of each of two keys it can be said that it follows the other.
+    let says = |first: &str, then: &str| {
+        part(
+            &["l"],
+            &json!([
+                { "digest": "from" },
+                { "digest": first, "inputs": [[{ "link": 0 }]] },
+                { "digest": then, "inputs": [[{ "link": 0 }, { "link": 1 }]], "layers": at(0, 1) },
+            ]),
+        )
+    };
+    for (old, last) in [(("p", "q"), ("q", "p")), (("q", "p"), ("p", "q"))] {
+        let old = says(old.0, old.1).pushed_at(Some(second(1)));
+        let last = says(last.0, last.1).pushed_at(Some(second(2)));
+        let one = merged(&[&old, &last]);
+        assert_eq!(one.dropped.loops, 1);
+        assert!(contains(&again(&one), &last), "{}", config_of(&one));
     }
 }
 

@@ -156,7 +156,8 @@ async fn over_the_budget_the_heaviest_parts_go_before_older_ones() {
     let (tags, repo) = (CacheTags::default(), world.repo());
     let mut light = BTreeSet::new();
     for name in ["a", "b"] {
-        let part = cache(&repo, &[name], 1).await;
+        // Not heavy, and more than the heavy ones leave that would fit without them.
+        let part = padded(&repo, name, 3 << 19).await;
         light.insert(part.digest);
         push(&tags, &repo, &part).await;
         world.age_records();
@@ -168,7 +169,12 @@ async fn over_the_budget_the_heaviest_parts_go_before_older_ones() {
         assert!(left.is_superset(&light) && left.contains(&part.digest));
         world.age_records();
     }
-    assert_eq!(parts_left(&repo).await.len(), 7);
+    assert_eq!(parts_left(&repo).await.len(), 6);
+    // The one pushed last stays, also where it is the heaviest.
+    let last = padded(&repo, "last", 7 << 19).await;
+    push(&tags, &repo, &last).await;
+    let left = parts_left(&repo).await;
+    assert!(left.is_superset(&light) && left.contains(&last.digest));
 }
 
 #[tokio::test]

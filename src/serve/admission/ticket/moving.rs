@@ -2,14 +2,13 @@
 
 use std::{
     future::poll_fn,
-    sync::{Mutex, atomic::Ordering},
+    sync::atomic::Ordering,
     task::{Context, Poll},
 };
 
-use super::{
-    Full, Ticket,
-    state::{Moves, locked},
-};
+use parking_lot::Mutex;
+
+use super::{Full, Ticket, state::Moves};
 use crate::serve::admission::Transfers;
 
 impl Ticket {
@@ -20,10 +19,10 @@ impl Ticket {
             (&self.0.large, &admission.large_transfers),
             (&self.0.transfer, &admission.transfers),
         ] {
-            let rests = matches!(*locked(moves), Moves::Rests);
+            let rests = matches!(*moves.lock(), Moves::Rests);
             if rests {
                 let transfer = among.enter_again(&self.0.key).await;
-                *locked(moves) = Moves::Yes(transfer);
+                *moves.lock() = Moves::Yes(transfer);
             }
         }
     }
@@ -51,7 +50,7 @@ impl Ticket {
             return Ok(());
         }
         let transfer = self.aside(among.enter(&self.0.key)).await?;
-        *locked(moves) = Moves::Yes(transfer);
+        *moves.lock() = Moves::Yes(transfer);
         Ok(())
     }
 
@@ -61,13 +60,13 @@ impl Ticket {
     }
 
     fn moves_now(&self, moves: &Mutex<Moves>, among: &Transfers) -> bool {
-        if matches!(*locked(moves), Moves::Yes(_)) {
+        if matches!(*moves.lock(), Moves::Yes(_)) {
             return true;
         }
         let Some(transfer) = among.enter_now(&self.0.key) else {
             return false;
         };
-        *locked(moves) = Moves::Yes(transfer);
+        *moves.lock() = Moves::Yes(transfer);
         true
     }
 
@@ -89,30 +88,30 @@ impl Ticket {
 
     pub(super) fn end_transfers(&self) {
         let ended =
-            [&self.0.transfer, &self.0.large].map(|moves| std::mem::take(&mut *locked(moves)));
+            [&self.0.transfer, &self.0.large].map(|moves| std::mem::take(&mut *moves.lock()));
         // Not under the lock: their places go to somebody else on the spot.
         drop(ended);
     }
 
     /// Says that the body has come.
     pub(in crate::serve::admission) fn end_transfer(&self) {
-        let ended = std::mem::take(&mut *locked(&self.0.transfer));
+        let ended = std::mem::take(&mut *self.0.transfer.lock());
         drop(ended);
     }
 
     /// Says whether its response has a place among transfers, or had one before it rested.
     pub(in crate::serve::admission) fn is_transfer(&self) -> bool {
-        self.is_large() || !matches!(*locked(&self.0.transfer), Moves::No)
+        self.is_large() || !matches!(*self.0.transfer.lock(), Moves::No)
     }
 
     pub(in crate::serve::admission) fn is_large(&self) -> bool {
-        !matches!(*locked(&self.0.large), Moves::No)
+        !matches!(*self.0.large.lock(), Moves::No)
     }
 
     /// Ready when its transfer is cut off; the last one who asked is woken.
     pub(in crate::serve::admission) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
-        let transfer = locked(&self.0.transfer).poll_cut(cx);
-        let large = locked(&self.0.large).poll_cut(cx);
+        let transfer = self.0.transfer.lock().poll_cut(cx);
+        let large = self.0.large.lock().poll_cut(cx);
         if transfer.is_ready() || large.is_ready() {
             Poll::Ready(())
         } else {

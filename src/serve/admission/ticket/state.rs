@@ -1,7 +1,6 @@
 //! What a ticket knows of a transfer, and of waiting.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -49,9 +48,4 @@ impl Moves {
 pub(super) struct Waits {
     pub(super) before: Duration,
     pub(super) since: Option<Instant>,
-}
-
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing can panic while it is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -61,13 +61,16 @@ async fn nobody_is_cut_for_a_caller_who_has_as_many_or_while_a_place_comes_free_
     }
     assert_eq!(cut(&held), 0);
     let [first, second] = held;
-    let more = transfers.enter_again(&one);
+    drop(second);
+    // It would give way.
+    let third = transfers.enter_now(&one).unwrap();
+    let more = transfers.enter_again(&two);
     let ends = async {
         tokio::time::sleep(GRACE / 2).await;
-        drop(second);
+        drop(first);
     };
     let (more, ()) = tokio::join!(more, ends);
-    assert!(!first.is_cut() && !more.is_cut());
+    assert!(!third.is_cut() && !more.is_cut());
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,7 +129,31 @@ async fn whoever_has_taken_reserved_places_gets_more_of_whoever_has_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_places_became_fewer_whoever_has_most_gives_back_what_there_is_too_much_of() {
+    let transfers = transfers(64, None);
+    let held = all_of(&transfers, &named("many"));
+    assert_eq!(held.len(), 56);
+    transfers.places().resize(48);
+    // Nobody is cut while nobody waits.
+    tokio::time::advance(GRACE * 2).await;
+    assert_eq!(cut(&held), 0);
+    let began = Instant::now();
+    let got = transfers.enter(&named("few")).await.unwrap();
+    assert_eq!((began.elapsed(), cut(&held)), (GRACE, 9));
+    drop((got, held));
+    assert_eq!(transfers.places().taken(), 0);
+    assert_eq!(all_of(&transfers, &named("many")).len(), 42);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crowd_keeps_half_from_nobody_with_a_name_and_takes_nothing_of_theirs() {
+    // While it has more than half it gives way, though nobody has as many as `a`.
+    let crowded = transfers(8, None);
+    let held = [0; 2].map(|_| crowded.enter_now(&named("a")).unwrap());
+    let crowd = [0, 1, 2, 3, 4, 5].map(|n| crowded.enter_now(&address(n)).unwrap());
+    let other = crowded.enter(&named("b")).await.unwrap();
+    assert_eq!((cut(&crowd), cut(&held)), (1, 0));
+    drop(other);
     let transfers = transfers(8, None);
     let crowd: Vec<_> = (0..8)
         .filter_map(|n| transfers.enter_now(&address(n)))

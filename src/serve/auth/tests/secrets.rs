@@ -2,10 +2,11 @@
 
 use std::{
     io::{self, Write},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use axum::http::Method;
+use parking_lot::Mutex;
 use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt as _};
 
 use super::support::*;
@@ -16,7 +17,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -85,7 +86,7 @@ async fn canaries_are_nowhere_to_be_seen() {
     seen.push(format!("{:?} {:?}", d.authority, d.config));
     drop(guard);
     let key = std::fs::read_to_string(d.dir.path().join("state/token.key")).unwrap();
-    seen.push(String::from_utf8(log.0.lock().unwrap().clone()).unwrap());
+    seen.push(String::from_utf8(log.0.lock().clone()).unwrap());
     let seen = seen.concat();
     assert!(
         seen.contains("Wrong user name or password"),

@@ -1,7 +1,7 @@
 //! What a tenant sees does not depend on what another one stores: the same random requests and verbs, once in a store where another
 //! tenant has content and once where there is none, are answered alike, byte by byte.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use super::{
     sharing::{Tenant, tenants_at},
@@ -29,7 +29,7 @@ impl Watch for Warnings {
     fn advance(&self, _: Phase, _: u64) {}
     fn end(&self, _: Phase) {}
     fn warn(&self, message: &str) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.push(message.to_owned());
     }
 }
@@ -157,7 +157,7 @@ impl World {
             Step::Verb(verb, word) => {
                 let (ctx, warnings) = self.context();
                 let said = said(&ctx, *verb, word).await;
-                let mut warned = warnings.0.lock().unwrap().clone();
+                let mut warned = warnings.0.lock().clone();
                 warned.sort();
                 format!("{said}\n{warned:?}")
             }

@@ -1,13 +1,9 @@
 //! Pieces of uploads in a store that several daemons have.
 
-use std::{
-    collections::HashMap,
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore},
     time::timeout,
@@ -55,8 +51,7 @@ impl Pieces {
     /// `Conflict` where one of them takes too long.
     pub(super) async fn turn(&self, id: &UploadId) -> Result<OwnedMutexGuard<()>> {
         let turn = {
-            // Nothing can panic while it is held.
-            let mut sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut sending = self.sending.lock();
             sending.retain(|_, turn| Arc::strong_count(turn) > 1);
             sending.entry(id.clone()).or_default().clone()
         };

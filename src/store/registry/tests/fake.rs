@@ -1,10 +1,6 @@
 //! A registry in memory that does what the spec says, until a script says otherwise.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{
     body::{Body as HttpBody, to_bytes},
@@ -13,6 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{digest::Digest, task};
 
@@ -146,7 +143,7 @@ impl Fake {
     }
 
     pub(super) fn model(&self) -> MutexGuard<'_, Model> {
-        self.model.lock().unwrap()
+        self.model.lock()
     }
 
     pub(super) fn has(&self, bytes: &Bytes) {
@@ -188,12 +185,12 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
         peer,
     };
     let place = {
-        let mut m = model.lock().unwrap();
+        let mut m = model.lock();
         call.nth = m.log.iter().filter(|c| c.name() == call.name()).count();
         m.log.push(call.clone());
         m.log.len() - 1
     };
-    if model.lock().unwrap().has_dropped(&call) {
+    if model.lock().has_dropped(&call) {
         return refuse(404, "BLOB_UPLOAD_INVALID");
     }
     match script(&call) {
@@ -206,7 +203,7 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
                 };
                 let some = &piece[..left.min(piece.len())];
                 left -= some.len();
-                if let Some(session) = model.lock().unwrap().uploads.get_mut(&call.path) {
+                if let Some(session) = model.lock().uploads.get_mut(&call.path) {
                     session.extend_from_slice(some);
                 }
             }
@@ -214,7 +211,7 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
         }
         Some(Act::Reply(reply)) => {
             let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
-            model.lock().unwrap().log[place].body = body;
+            model.lock().log[place].body = body;
             reply
         }
         act => {
@@ -226,7 +223,7 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
                 _ => body.clone(),
             };
             let usual = {
-                let mut m = model.lock().unwrap();
+                let mut m = model.lock();
                 m.log[place].body = body;
                 m.usual(&call)
             };

@@ -4,10 +4,12 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
+
+use parking_lot::Mutex;
 
 use super::{
     fake::{Act, Call, Fake, refuse, reply, with},
@@ -282,7 +284,7 @@ async fn registry_that_forgets_what_broke_is_sent_pieces_by_connections_that_las
     let carried: Mutex<HashMap<SocketAddr, usize>> = Mutex::default();
     let fake = Fake::start(move |call| {
         let length: usize = call.header("content-length").parse().unwrap_or(0);
-        let mut carried = carried.lock().unwrap();
+        let mut carried = carried.lock();
         let before = carried.entry(call.peer).or_default();
         let left = LAST.saturating_sub(*before);
         *before += length;

@@ -16,11 +16,11 @@ async fn client(daemon: &Daemon, told: &Mutex<Acknowledged>) {
         let bytes = data(3000, seed);
         let (desc, body) = blob(&bytes);
         repo.put_blob(&desc, &body).await.unwrap();
-        told.lock().unwrap().blobs.push((desc.clone(), bytes));
+        told.lock().blobs.push((desc.clone(), bytes));
         let manifest = image(&[&desc], seed);
         let tags = [tag.parse().unwrap()];
         repo.put_manifest(&manifest, &tags).await.unwrap();
-        told.lock().unwrap().tags.push((tag, manifest));
+        told.lock().tags.push((tag, manifest));
     };
     push("one", 1).await;
     daemon.link.cut(true);
@@ -45,7 +45,7 @@ async fn killed_before(step: usize) -> bool {
         () = client(&daemon, &told) => true,
     };
     drop(daemon);
-    let told = told.into_inner().unwrap();
+    let told = told.into_inner();
 
     let daemon = world.start().await;
     daemon.link.cut(true);

@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     path::Path,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::*;
@@ -88,7 +89,7 @@ impl Way {
         let unavailable = |why: &str| Error::new(ErrorKind::Unavailable, op, why);
         match self {
             Self::Silent => {
-                while *link.way.lock().unwrap() == Some(self) {
+                while *link.way.lock() == Some(self) {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 return Ok(());
@@ -129,8 +130,8 @@ impl Link {
             steps.killed.notify_one();
             std::future::pending::<()>().await;
         }
-        self.asked.lock().unwrap().push(format!("{op} {key}"));
-        let way = *self.way.lock().unwrap();
+        self.asked.lock().push(format!("{op} {key}"));
+        let way = *self.way.lock();
         if let Some(way) = way {
             way.fail(self, op).await?;
         }
@@ -140,7 +141,7 @@ impl Link {
         if op == "put" && self.full.swap(false, SeqCst) {
             return Err(Error::new(ErrorKind::Full, op, "full on purpose"));
         }
-        match *self.refused.lock().unwrap() {
+        match *self.refused.lock() {
             Some((refused, kind)) if refused == op => {
                 Err(Error::new(kind, op, "refused on purpose"))
             }
@@ -149,11 +150,11 @@ impl Link {
     }
 
     fn refuse(&self, op: &'static str) {
-        *self.refused.lock().unwrap() = Some((op, ErrorKind::Denied));
+        *self.refused.lock() = Some((op, ErrorKind::Denied));
     }
 
     fn refuse_nothing(&self) {
-        *self.refused.lock().unwrap() = None;
+        *self.refused.lock() = None;
     }
 
     fn with_faults(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
@@ -167,7 +168,7 @@ impl Link {
     }
 
     fn asked(&self, op: &str) -> usize {
-        let asked = self.asked.lock().unwrap();
+        let asked = self.asked.lock();
         asked
             .iter()
             .filter(|a| a.split(' ').next() == Some(op))
@@ -239,27 +240,25 @@ impl BlobStore for Linked {
         let Some(stream) = self.store.get(desc, range).await? else {
             return Ok(None);
         };
-        let slow = self.link.slow.lock().unwrap().clone();
-        let stream = match slow {
-            None => stream,
-            Some(slow) => stream
-                .and_then(move |piece| {
-                    let slow = slow.clone();
-                    async move {
-                        slow.acquire().await.unwrap().forget();
-                        Ok(piece)
-                    }
-                })
-                .boxed(),
-        };
         let damage = {
-            let mut damage = self.link.damage.lock().unwrap();
+            let mut damage = self.link.damage.lock();
             (!damage.is_empty()).then(|| damage.remove(0))
         };
-        Ok(Some(match damage {
+        let stream = match damage {
             None => stream,
             Some(damage) => damaged(stream, damage).await?,
-        }))
+        };
+        let Some(slow) = self.link.slow.lock().clone() else {
+            return Ok(Some(stream));
+        };
+        let slowly = stream.and_then(move |piece| {
+            let slow = slow.clone();
+            async move {
+                slow.acquire().await.unwrap().forget();
+                Ok(piece)
+            }
+        });
+        Ok(Some(slowly.boxed()))
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {

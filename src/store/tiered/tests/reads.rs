@@ -49,7 +49,7 @@ async fn readers_follow_a_download_and_get_the_end_when_it_is_verified() {
     let daemon = world.start().await;
     // Of the blob's pieces, the first of which are small.
     let slow = Arc::new(Semaphore::new(8));
-    *daemon.link.slow.lock().unwrap() = Some(slow.clone());
+    *daemon.link.slow.lock() = Some(slow.clone());
     let repo = daemon.repo("a");
     let mut first = repo.get_blob(&desc, 0..desc.size).await.unwrap().unwrap();
     let mut came = first.try_next().await.unwrap().unwrap().to_vec();
@@ -90,7 +90,7 @@ async fn download_stops_with_its_last_reader() {
     let (desc, bytes) = cold(&world, 4 << 20, 1).await;
     let daemon = world.start().await;
     let slow = Arc::new(Semaphore::new(1));
-    *daemon.link.slow.lock().unwrap() = Some(slow.clone());
+    *daemon.link.slow.lock() = Some(slow.clone());
     let repo = daemon.repo("a");
     let mut stream = repo.get_blob(&desc, 0..desc.size).await.unwrap().unwrap();
     stream.try_next().await.unwrap().unwrap();
@@ -110,7 +110,7 @@ async fn damaged_download_never_ends_well_and_is_not_kept() {
     let (big, bytes) = cold(&world, 3 << 20, 1).await;
     let daemon = world.start().await;
     let repo = daemon.repo("a");
-    daemon.link.damage.lock().unwrap().push(Damage::Flip(1000));
+    daemon.link.damage.lock().push(Damage::Flip(1000));
     let e = read(&repo, &big).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Corrupt);
     assert!(!is_near(&world, &big).await);
@@ -124,7 +124,7 @@ async fn small_damaged_blob_is_fetched_again_before_a_byte_is_handed_out() {
     let (small, bytes) = cold(&world, 1000, 1).await;
     let daemon = world.start().await;
     let repo = daemon.repo("a");
-    daemon.link.damage.lock().unwrap().push(Damage::Flip(1));
+    daemon.link.damage.lock().push(Damage::Flip(1));
     assert!(read(&repo, &small).await.unwrap().unwrap() == bytes);
     kept(&daemon, &small).await;
     assert_eq!(daemon.link.asked("get"), 2);
@@ -137,15 +137,19 @@ async fn broken_download_is_an_error_to_all_its_readers() {
     let (desc, bytes) = cold(&world, 3 << 20, 1).await;
     let daemon = world.start().await;
     let repo = daemon.repo("a");
-    daemon
-        .link
-        .damage
-        .lock()
-        .unwrap()
-        .push(Damage::Break(1 << 20));
-    let reads = join_all((0..3).map(|_| read(&repo, &desc))).await;
-    for found in reads {
-        assert_eq!(found.unwrap_err().kind, ErrorKind::Unavailable);
+    daemon.link.damage.lock().push(Damage::Break(1 << 20));
+    let slow = Arc::new(Semaphore::new(1));
+    *daemon.link.slow.lock() = Some(slow.clone());
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let stream = repo.get_blob(&desc, 0..desc.size).await;
+        streams.push(stream.unwrap().unwrap());
+    }
+    // Only now it breaks, under all of them.
+    slow.add_permits(1000);
+    for stream in streams {
+        let read = stream.try_collect::<Vec<_>>().await;
+        assert_eq!(read.unwrap_err().kind, ErrorKind::Unavailable);
     }
     assert_eq!(daemon.link.asked("get"), 1);
     // That alone is no outage: the remote answers others.
@@ -194,7 +198,7 @@ async fn downloads_at_once_are_limited() {
     let daemon = world.start().await;
     let repo = daemon.repo("a");
     let slow = Arc::new(Semaphore::new(0));
-    *daemon.link.slow.lock().unwrap() = Some(slow.clone());
+    *daemon.link.slow.lock() = Some(slow.clone());
     let mut blobs = Vec::new();
     for seed in 0..5 {
         blobs.push(cold(&world, 2 << 20, seed).await);

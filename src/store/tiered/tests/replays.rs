@@ -55,7 +55,7 @@ async fn chain_of_one_tag_ends_at_its_last_update() {
     assert_eq!((left.numbers.replayed, left.numbers.left_alone), (4, 0));
     assert_eq!(world.at_remote("a", "t").await, Some(all[3].clone()));
     // Each in its turn.
-    let asked = daemon.link.asked.lock().unwrap().clone();
+    let asked = daemon.link.asked.lock().clone();
     assert_eq!(asked.iter().filter(|a| *a == "publish t").count(), 5);
     for manifest in all {
         assert!(
@@ -79,7 +79,7 @@ async fn two_tags_are_replayed_in_the_order_of_their_acknowledgement() {
     drop(daemon);
     let daemon = world.start().await;
     assert!(daemon.flush().await.is_flushed());
-    let asked = daemon.link.asked.lock().unwrap().clone();
+    let asked = daemon.link.asked.lock().clone();
     let published: Vec<_> = asked.iter().filter(|a| a.starts_with("publish")).collect();
     assert_eq!(published, ["publish z", "publish y", "publish x"]);
 }
@@ -230,7 +230,7 @@ async fn whatever_the_remote_answers_nothing_that_was_acknowledged_is_dropped() 
             let daemon = world.start().await;
             daemon.outage().await;
             let ours = push(&daemon.repo("a"), "t", 1).await.unwrap();
-            *daemon.link.refused.lock().unwrap() = Some((op, kind));
+            *daemon.link.refused.lock() = Some((op, kind));
             daemon.back().await;
             let soon = Instant::now() + Duration::from_secs(20);
             let left = daemon.tiered.backlog().flush(soon).await;
@@ -257,7 +257,7 @@ async fn what_a_refused_manifest_names_is_looked_for_when_it_is_pushed_again() {
     let (child, _) = blob(&data(5000, 1));
     let path = crate::store::keys::blob(&child.digest);
     std::fs::remove_file(world.dir.path().join("remote").join(path)).unwrap();
-    *daemon.link.refused.lock().unwrap() = Some(("publish", ErrorKind::Conflict));
+    *daemon.link.refused.lock() = Some(("publish", ErrorKind::Conflict));
     push(&repo, "u", 1).await.unwrap_err();
     daemon.link.refuse_nothing();
     let pushed = push(&repo, "u", 1).await.unwrap();
@@ -280,7 +280,7 @@ async fn index_is_replayed_after_the_manifests_that_it_names() {
         .unwrap();
     daemon.back().await;
     assert!(daemon.flush().await.is_flushed());
-    let asked = daemon.link.asked.lock().unwrap().clone();
+    let asked = daemon.link.asked.lock().clone();
     let at = |what: String| asked.iter().rposition(|a| *a == what).unwrap();
     let (child_at, parent_at) = (
         at(format!("publish {}", child.digest)),

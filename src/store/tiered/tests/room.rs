@@ -49,6 +49,28 @@ async fn front_gives_up_what_was_not_used_longest_down_to_the_low_mark() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn blobs_go_for_an_upload_only_if_the_remote_has_them_at_hand_and_it_may_fit() {
+    let world = small_world(Mode::WriteBack, 4 * MIB);
+    let daemon = world.start().await;
+    let evict = daemon.tiered.evict();
+    assert!(evict(0) && evict(2 * MIB) && !evict(2 * MIB + 1));
+    daemon.outage().await;
+    assert!(!evict(0));
+}
+
+#[test]
+fn on_a_small_disk_there_is_less_room() {
+    let room = Room::default();
+    let on = room.on(64 * MIB);
+    let free = 64 * MIB / 20;
+    assert_eq!(on.min_free_bytes, free);
+    assert_eq!(on.max_bytes, 64 * MIB - free);
+    let big = room.on(1 << 40);
+    assert_eq!(big.max_bytes, room.max_bytes);
+    assert_eq!(big.min_free_bytes, room.min_free_bytes);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_remote_does_not_have_is_never_given_up() {
     let world = small_world(Mode::WriteBack, 4 * MIB);
     let daemon = world.start().await;
@@ -141,7 +163,7 @@ async fn a_full_remote_is_swept_though_it_refuses_what_waits_for_it() {
     let daemon = world.start().await;
     let stored = put(&daemon, 1000, 1).await.unwrap();
     assert!(daemon.flush().await.is_flushed());
-    *daemon.link.refused.lock().unwrap() = Some(("put", ErrorKind::Full));
+    *daemon.link.refused.lock() = Some(("put", ErrorKind::Full));
     let waits = put(&daemon, 1000, 2).await.unwrap();
     let sweep = daemon.tiered.opened().sweep.unwrap();
     let for_ever = Time {
@@ -174,12 +196,7 @@ async fn blob_that_is_bigger_than_the_front_goes_past_it() {
         assert!(read(&daemon.repo("a"), &desc).await.unwrap().unwrap() == data(3 << 20, 1));
         assert!(!near(&world, &desc).await);
         // Fetched twice, since it is small enough to be read whole first.
-        daemon
-            .link
-            .damage
-            .lock()
-            .unwrap()
-            .extend([Damage::Flip(7); 2]);
+        daemon.link.damage.lock().extend([Damage::Flip(7); 2]);
         assert!(read(&daemon.repo("a"), &desc).await.is_err());
     }
 }

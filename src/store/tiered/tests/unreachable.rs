@@ -49,11 +49,11 @@ impl Scene {
     }
 
     fn goes(&self, way: Way) {
-        *self.daemon.link.way.lock().unwrap() = Some(way);
+        *self.daemon.link.way.lock() = Some(way);
     }
 
     async fn comes_back(&self) {
-        *self.daemon.link.way.lock().unwrap() = None;
+        *self.daemon.link.way.lock() = None;
         self.daemon.tiered.backlog().turned(true).await;
     }
 
@@ -145,12 +145,12 @@ async fn it_is_known_to_all_whoever_asks_and_even_if_nobody_does() {
         let status = scene.daemon.status();
         assert!(!status.remote.up && status.remote.outages == 1, "{way:?}");
         assert!(!status.remote.why.is_empty(), "{way:?}");
-        let asked = scene.daemon.link.asked.lock().unwrap().len();
+        let asked = scene.daemon.link.asked.lock().len();
         let began = Instant::now();
         let found = points(&scene.daemon.repo("a"), "t").await;
         assert_eq!(found, Some(scene.at_hand.digest), "{way:?}");
         assert_eq!(began.elapsed(), Duration::ZERO, "{way:?}");
-        let now = scene.daemon.link.asked.lock().unwrap().len();
+        let now = scene.daemon.link.asked.lock().len();
         assert_eq!(now, asked, "{way:?}: somebody waited for the remote");
 
         let idle = Scene::new().await;
@@ -242,7 +242,7 @@ async fn whoever_removes_by_what_it_finds_never_gets_an_early_answer() {
 #[tokio::test(start_paused = true)]
 async fn one_manifest_that_the_remote_fails_is_no_outage() {
     let scene = Scene::new().await;
-    *scene.daemon.link.refused.lock().unwrap() = Some(("publish", ErrorKind::Unavailable));
+    *scene.daemon.link.refused.lock() = Some(("publish", ErrorKind::Unavailable));
     let e = push(&scene.daemon.repo("a"), "t", 2).await.unwrap_err();
     assert!(e.alone && e.message.contains("refused on purpose"), "{e}");
     let status = scene.daemon.status();
