@@ -41,6 +41,8 @@ struct Moving {
     all: BTreeMap<u64, Entry>,
     /// When one was last cut for a caller; those of a while ago are forgotten.
     made_room: HashMap<Key, Instant>,
+    /// Cut just now, and not yet given back.
+    leaving: usize,
 }
 
 struct Entry {
@@ -133,9 +135,9 @@ impl Shared {
     /// Cuts a transfer for one more of `key`, if somebody has to give way to it; and as many as there are too many of, where places
     /// became fewer.
     fn make_room(&self, key: &Key) {
-        let mut shares = Shares::new(self.places.demand(), key);
-        let surplus = self.places.surplus();
         let mut moving = self.moving.lock();
+        let mut shares = Shares::new(self.places.demand(), key);
+        let surplus = self.places.surplus().saturating_sub(moving.leaving);
         moving.made_room.retain(|_, at| at.elapsed() < GRACE);
         if moving.made_room.contains_key(key) {
             return;
@@ -159,6 +161,8 @@ impl Shared {
         if !victims.is_empty() {
             moving.made_room.insert(key.clone(), Instant::now());
         }
+        let leaving = victims.len();
+        moving.leaving += leaving;
         drop(moving);
         for victim in victims {
             self.cut.inc();
@@ -169,6 +173,7 @@ impl Shared {
             // Its place goes to whoever is next.
             drop(victim);
         }
+        self.moving.lock().leaving -= leaving;
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     fair::{Refused, Share, Shares, caller},
     store::{
         error::{Error, Result},
-        queue::over_share,
+        queue::{over_share, queue_full},
     },
 };
 
@@ -117,8 +117,10 @@ impl Unsent {
             match self.shares.take(who.clone(), size) {
                 Ok(share) => return Ok(share),
                 Err(Refused::Caller) => return Err(over_share("bytes")),
-                // The front had room for it.
-                Err(Refused::All) => {}
+                // Others have taken the disk, or what waits.
+                Err(Refused::All) => {
+                    return Err(queue_full("the local cache directory (front_max_size) is"));
+                }
             }
         }
         Ok(self.shares.count(who, size))
