@@ -287,7 +287,7 @@ impl Ingests {
         pieces: VecDeque<Bytes>,
     ) -> Result<OwnedMutexGuard<Session>> {
         let mut pieces = pieces;
-        let mut tries = 0;
+        let (mut evictions, mut tries) = (0, 0);
         loop {
             let written;
             // The thread owns the lock: if the request goes away, the batch is whole all the same.
@@ -302,13 +302,15 @@ impl Ingests {
             if error.kind != ErrorKind::Full {
                 return Err(error);
             }
-            let may_come = tries < EVICT_TRIES && self.evict(id);
-            if !may_come && (!self.make_room(id).await || tries >= EVICT_TRIES + ROOM_TRIES) {
+            if evictions < EVICT_TRIES && self.evict(id) {
+                evictions += 1;
+            } else if !self.make_room(id).await || tries == ROOM_TRIES {
                 drop(session);
                 self.cancel(id).await?;
                 return Err(error);
+            } else {
+                tries += 1;
             }
-            tries += 1;
             tokio::time::sleep(ROOM_PAUSE).await;
         }
     }

@@ -39,14 +39,20 @@ async fn a_hash_without_its_zip_is_not_exported() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_import_mends_a_damaged_zip_and_reads_whole_ones_once() {
+/// A store with the module of [`fill`], exported by node `one`.
+async fn with_module() -> World {
     let world = World::new(Meet::CompareAndSwap);
     let root = world.path("one", "mod");
     fill(&root, "x");
     export::run(&world.node("one"), &exporting(&source(&root)))
         .await
         .unwrap();
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_mends_a_damaged_zip_and_reads_whole_ones_once() {
+    let world = with_module().await;
     let (there, node) = (world.path("two", "mod"), world.node("two"));
     fill(&there, "x");
     let at = there.join(format!("{BASE}.zip"));
@@ -87,12 +93,7 @@ async fn an_import_mends_a_damaged_zip_and_reads_whole_ones_once() {
 async fn an_import_of_modules_changes_no_file_that_is_linked_to_from_outside() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     const PARTS: [&str; 5] = ["zip", "ziphash", "mod", "info", "list"];
-    let world = World::new(Meet::CompareAndSwap);
-    let root = world.path("one", "mod");
-    fill(&root, "x");
-    export::run(&world.node("one"), &exporting(&source(&root)))
-        .await
-        .unwrap();
+    let world = with_module().await;
     // First all is as it should be, then nothing.
     for (node, is_damaged) in [("two", false), ("three", true)] {
         let there = world.path(node, "mod");
