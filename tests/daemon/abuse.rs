@@ -141,7 +141,7 @@ fn other(to: SocketAddrV4) -> TcpStream {
 }
 
 /// A connection from 127.0.0.`last`.
-fn connect_from(last: u8, to: SocketAddrV4) -> TcpStream {
+pub(super) fn connect_from(last: u8, to: SocketAddrV4) -> TcpStream {
     let own = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&own, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
     connect(&own, &to).unwrap();

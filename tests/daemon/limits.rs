@@ -10,10 +10,16 @@ use rustix::process::Signal;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Daemon, cachectld,
-    process::{BODY, answer, exchange, file, half_an_upload, status},
+    Daemon,
+    abuse::connect_from,
+    cachectld,
+    process::{BODY, answer, exchange, file, half_an_upload, header, status},
 };
-use crate::support::{node::Node, tools};
+use crate::support::{
+    node::Node,
+    stores::{Backend, TestStore},
+    tools,
+};
 
 /// A daemon with a limit of one.
 fn with_one(node: &Node, variable: &str) -> Daemon {
@@ -100,6 +106,17 @@ fn who_still_sends_sees_the_answer() {
 
 /// A daemon whose folder `small` is a file system of so many MiB; `None` without the right to mount one.
 fn on_small_disk(node: &Node, mib: u32, small: &str, args: &[&str]) -> Option<Daemon> {
+    on_small_disk_with(&[], node, mib, small, args)
+}
+
+/// The same with these variables.
+fn on_small_disk_with(
+    env: &[(String, String)],
+    node: &Node,
+    mib: u32,
+    small: &str,
+    args: &[&str],
+) -> Option<Daemon> {
     let small = node.path(small);
     std::fs::create_dir_all(&small).unwrap();
     let script =
@@ -110,7 +127,8 @@ fn on_small_disk(node: &Node, mib: u32, small: &str, args: &[&str]) -> Option<Da
         .arg(&small)
         .arg(env!("CARGO_BIN_EXE_cachectld"))
         .args(["--listen", "127.0.0.1:0"])
-        .args(args);
+        .args(args)
+        .envs(env.iter().cloned());
     let mut daemon = Daemon::spawn(command);
     // Not root, or a sandbox without mounts.
     daemon.gets_ready().then_some(daemon)
@@ -152,6 +170,63 @@ fn a_push_is_taken_where_the_folder_in_front_fills_its_disk() {
     assert_eq!(push(&address, 24 << 20), 201);
 }
 
+#[test]
+fn chunked_uploads_that_nobody_ends_leave_room_for_pushes() {
+    let node = Node::new();
+    let bucket = TestStore::new(Backend::Seaweed);
+    let front = node.path("front");
+    let args = ["--store", bucket.url(), "--front", front.to_str().unwrap()];
+    let Some(daemon) = on_small_disk_with(bucket.env(), &node, 64, "front", &args) else {
+        return tools::cannot_show(NO_MOUNT);
+    };
+    let address = daemon.address();
+    for _ in 0..2 {
+        assert_eq!(begin_and_send(&address, 70 << 20).0, 202);
+    }
+    let other = || connect_from(2, address.parse().unwrap());
+    assert_eq!(push_over(other(), &address, 100_000), 201);
+    assert_eq!(push_over(other(), &address, 24 << 20), 201);
+    // What has more than half of the disk goes through it once.
+    let body = vec![7; 35 << 20];
+    let (status, place) = begin_and_send(&address, body.len());
+    assert_eq!(status, 202);
+    let digest = const_hex::encode(Sha256::digest(&body));
+    let join = if place.contains('?') { '&' } else { '?' };
+    let request = format!(
+        "PUT {place}{join}digest=sha256:{digest} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    assert_eq!(
+        exchange(TcpStream::connect(&address).unwrap(), &request).0,
+        201
+    );
+}
+
+/// Begins an upload and sends so many bytes; the status, and where it goes on.
+fn begin_and_send(address: &str, bytes: usize) -> (u16, String) {
+    let head = |line: &str, length: usize| {
+        format!(
+            "{line} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        )
+    };
+    let begun = exchange(
+        TcpStream::connect(address).unwrap(),
+        &head("POST /v2/a/blobs/uploads/", 0),
+    );
+    let place = header(&begun.1, "location");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(head(&format!("PATCH {place}"), bytes).as_bytes())
+        .unwrap();
+    stream.write_all(&vec![7; bytes]).unwrap();
+    let (status, said) = answer(stream);
+    let place = if status == 202 {
+        header(&said, "location")
+    } else {
+        place
+    };
+    (status, place)
+}
+
 /// What it says to a GET.
 fn said(address: &str, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -160,9 +235,13 @@ fn said(address: &str, path: &str) -> String {
 
 /// Pushes a blob of so many bytes.
 fn push(address: &str, bytes: usize) -> u16 {
+    push_over(TcpStream::connect(address).unwrap(), address, bytes)
+}
+
+/// The same over this connection.
+fn push_over(mut stream: TcpStream, address: &str, bytes: usize) -> u16 {
     let body = vec![7; bytes];
     let digest = const_hex::encode(Sha256::digest(&body));
-    let mut stream = TcpStream::connect(address).unwrap();
     let head = format!(
         "POST /v2/a/blobs/uploads/?digest=sha256:{digest} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n"
     );

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     ops::Range,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::{Mutex, Notify, OnceCell};
 
 use super::{
@@ -176,14 +178,33 @@ impl Front {
             self.make_room(desc.size).await?;
         }
         let mut done = self.store.put(desc, body).await;
-        if done.as_ref().is_err_and(|e| e.kind == ErrorKind::Full) {
-            self.give_up(desc.size.saturating_mul(2)).await?;
+        if self.gave_up(&done, desc.size).await? {
             done = self.store.put(desc, body).await;
         }
         if done.is_ok() {
             self.uses.used(&desc.digest, desc.size);
         }
         done
+    }
+
+    /// Writes a piece of an upload; where the disk is full, blobs are given up for it.
+    pub(super) async fn write_piece(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let size = bytes.len() as u64;
+        self.make_room(size).await?;
+        let done = self.records.write_record(key, bytes.clone()).await;
+        if self.gave_up(&done, size).await? {
+            return self.records.write_record(key, bytes).await;
+        }
+        done
+    }
+
+    /// Gives up blobs if there was no room to write `size` bytes; then that is worth another try.
+    async fn gave_up<T>(&self, written: &Result<T>, size: u64) -> Result<bool> {
+        let is_full = matches!(written, Err(e) if e.kind == ErrorKind::Full);
+        if is_full {
+            self.give_up(size.saturating_mul(2)).await?;
+        }
+        Ok(is_full)
     }
 
     /// The bytes of a blob as a body that stays whole though the blob is given up; `None` if it is not here. `check` hashes
@@ -320,16 +341,33 @@ impl Front {
         }
     }
 
-    /// Most bytes that there may be here while others have what they have of the disk.
+    /// Most bytes that there may be here while others have what they have of the disk. Unfinished uploads are no others: they make
+    /// room.
     pub(super) async fn most_bytes(&self) -> u64 {
         let most = self.room.max_bytes;
         match passed_by(self.free_bytes().await).flatten() {
             Some(free) => {
-                let all = self.uses.bytes().saturating_add(free);
+                let ours = self
+                    .uses
+                    .bytes()
+                    .saturating_add(self.unfinished_bytes().await);
+                let all = ours.saturating_add(free);
                 most.min(all.saturating_sub(self.room.min_free_bytes))
             }
             None => most,
         }
+    }
+
+    async fn unfinished_bytes(&self) -> u64 {
+        let dir = self.spool_dir.clone();
+        task::blocking(move || {
+            let items = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            let sizes = items.filter_map(|item| item.metadata().ok());
+            // A blob that is read has a second name here.
+            let sizes = sizes.filter(|m| m.is_file() && m.nlink() == 1);
+            sizes.map(|m| m.blocks().saturating_mul(512)).sum()
+        })
+        .await
     }
 }
 

@@ -25,6 +25,7 @@ mod health;
 mod ledger;
 mod look;
 mod lost;
+mod pieces;
 mod publish;
 mod queue;
 mod records;

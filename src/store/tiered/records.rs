@@ -1,7 +1,5 @@
-//! Records over both tiers: the remote's word, kept in front for when it is away.
-//!
-//! Pieces of unfinished uploads are another matter: nobody needs them once the upload is over, so during an outage they lie
-//! in front only, and they are looked for in both. That holds for write-through too: it is the blob that the remote must have.
+//! Records over both tiers: the remote's word, kept in front for when it is away. Pieces of unfinished uploads are another matter
+//! ([`super::pieces`]).
 #![deny(clippy::missing_trait_methods)]
 
 use std::{
@@ -19,6 +17,7 @@ use super::{
     entry::{Entry, What},
     front::passed_by,
     look::Patience,
+    pieces::is_piece,
     queue::Placed,
     tags::refused_away,
 };
@@ -28,12 +27,6 @@ use crate::store::{
     record,
     records::{Listed, Records},
 };
-
-/// Says whether a key is a piece of an upload, and none of the files that a disk store keeps beside those.
-fn is_piece(key: &str) -> bool {
-    let name = key.strip_prefix(keys::UPLOADS);
-    name.is_some_and(|n| n.starts_with(|c: char| c.is_ascii_hexdigit()))
-}
 
 /// Says whether the front keeps a record with this key. A tag is kept with its manifest, or not at all.
 fn is_kept(key: &str) -> bool {
@@ -102,27 +95,6 @@ impl Core {
         passed_by(self.front.records.write_record(key, bytes).await);
         Ok(())
     }
-
-    async fn list_pieces(&self, prefix: &str) -> Result<Vec<Listed>> {
-        let mut all = BTreeMap::new();
-        for listed in self.front.records.list_records(prefix).await? {
-            if is_piece(&listed.key) {
-                all.insert(listed.key.clone(), listed);
-            }
-        }
-        let asked = self.remote.records.list_records(prefix);
-        match self.health.ask("list records", asked).await {
-            Ok(listed) => {
-                for listed in listed.into_iter().filter(|l| is_piece(&l.key)) {
-                    all.insert(listed.key.clone(), listed);
-                }
-            }
-            // What was received here is in front too.
-            Err(e) if e.is_temporary() => {}
-            Err(e) => return Err(e),
-        }
-        Ok(all.into_values().collect())
-    }
 }
 
 /// Records over both tiers.
@@ -136,9 +108,6 @@ impl Core {
     async fn read_behind(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         let asked = self.remote.records.read_record(key, limit);
         let found = self.health.ask("read record", asked).await?;
-        if found.is_none() && is_piece(key) {
-            return self.front.records.read_record(key, limit).await;
-        }
         self.take_on(key, found.as_ref()).await;
         Ok(found)
     }
@@ -147,16 +116,12 @@ impl Core {
         let behind = async {
             self.record_settled(key).await?;
             let asked = self.remote.records.write_record(key, bytes.clone());
-            // A piece of an upload takes its time on a slow line, but its sender waits for no longer than it is known to be in vain.
             self.health.ask("write record", asked).await
         };
         match behind.await {
             Ok(()) => {
                 self.take_on(key, Some(&bytes)).await;
                 Ok(())
-            }
-            Err(e) if e.is_temporary() && is_piece(key) => {
-                self.front.records.write_record(key, bytes).await
             }
             Err(e) if e.is_temporary() => self.queue_record(key, bytes, e).await,
             Err(e) => Err(e),
@@ -169,16 +134,7 @@ impl Core {
             let asked = self.remote.records.remove_record(key);
             self.health.ask("remove record", asked).await
         };
-        let removed = behind.await;
-        if is_piece(key) {
-            self.front.records.remove_record(key).await?;
-            // What stays behind expires there.
-            return match removed {
-                Err(e) if e.is_temporary() => Ok(()),
-                other => other,
-            };
-        }
-        match removed {
+        match behind.await {
             Ok(()) => {
                 self.take_on(key, None).await;
                 Ok(())
@@ -193,6 +149,9 @@ impl Core {
 impl Records for TieredRecords {
     async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         let core = &self.core;
+        if is_piece(key) {
+            return core.read_piece(key, limit).await;
+        }
         if let Some(bytes) = core.queued_record(key, limit).await? {
             return Ok(Some(bytes));
         }
@@ -210,10 +169,16 @@ impl Records for TieredRecords {
     }
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
+        if is_piece(key) {
+            return self.core.write_piece(key, bytes).await;
+        }
         self.core.write_record(key, bytes).await
     }
 
     async fn remove_record(&self, key: &str) -> Result<()> {
+        if is_piece(key) {
+            return self.core.remove_piece(key).await;
+        }
         self.core.remove_record(key).await
     }
 

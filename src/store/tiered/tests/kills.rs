@@ -38,13 +38,15 @@ async fn killed_before(step: usize) -> bool {
     let steps = Arc::new(Steps::default());
     steps.last.store(step, SeqCst);
     let told = Mutex::new(Acknowledged::default());
-    let daemon = world.start_with(Some(steps.clone())).await;
+    let work = async {
+        let daemon = world.start_with(Some(steps.clone())).await;
+        client(&daemon, &told).await;
+    };
     let over = tokio::select! {
         biased;
         () = steps.killed.notified() => false,
-        () = client(&daemon, &told) => true,
+        () = work => true,
     };
-    drop(daemon);
     let told = told.into_inner();
 
     let daemon = world.start().await;

@@ -3,9 +3,14 @@
 use tokio::time::timeout;
 
 use super::*;
-use crate::store::{
-    ingest::{Appended, UploadId, Uploads},
-    keys,
+use crate::{
+    fair::{Key, caller},
+    store::{
+        ingest::{Appended, UploadId, Uploads},
+        keys,
+        records::Listed,
+        tiered::pieces::is_piece,
+    },
 };
 
 const OWNER: &str = "a";
@@ -138,4 +143,101 @@ async fn an_upload_that_outlives_an_outage_is_whole_and_leaves_nothing() {
         let left = pieces.list_records(keys::UPLOADS).await.unwrap();
         assert_eq!(left, [], "{way:?}");
     }
+}
+
+/// Pieces that lie in front.
+async fn in_front(scene: &Scene) -> Vec<Listed> {
+    let near = scene.world.near().await;
+    let records = near.repositories.unwrap().records();
+    records.list_records(keys::UPLOADS).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_remote_has_of_an_upload_takes_no_room_for_pieces_in_front() {
+    let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
+    let Upload { scene, .. } = &upload;
+    let is_piece = |listed: &Listed| is_piece(&listed.key);
+    assert!(!in_front(scene).await.iter().any(is_piece));
+    scene.goes(Way::Refused);
+    scene.is_known(Way::Refused).await;
+    upload.append(Some(5), b" more").await;
+    assert_eq!(
+        in_front(scene).await.into_iter().filter(is_piece).count(),
+        1
+    );
+    // An earlier process left the rest: the remote's listing says so once it is asked.
+    scene.comes_back().await;
+    let records = scene.daemon.tiered.records();
+    let listed = records.list_records(keys::UPLOADS).await.unwrap();
+    assert_eq!(listed.len(), 2);
+    let digest = upload.finish(Some(10), b" last").await;
+    assert_eq!(digest, Digest::sha256_of(b"first more last"));
+    assert!(!in_front(scene).await.iter().any(is_piece));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_in_front_that_an_older_release_left_goes_when_the_remote_has_it() {
+    let scene = Scene::of(Mode::WriteBack).await;
+    let records = scene.daemon.tiered.records();
+    let key = keys::upload("0a.00");
+    records
+        .write_record(&key, Bytes::from_static(b"first"))
+        .await
+        .unwrap();
+    let near = scene.world.near().await.repositories.unwrap().records();
+    near.write_record(&key, Bytes::from_static(b"first"))
+        .await
+        .unwrap();
+    scene.daemon.tiered.core.count_pieces().await.unwrap();
+    assert_eq!(records.list_records(keys::UPLOADS).await.unwrap().len(), 1);
+    assert_eq!(near.list_records(keys::UPLOADS).await.unwrap(), []);
+    let read = records.read_record(&key, 100).await.unwrap();
+    assert_eq!(read.as_deref(), Some(&b"first"[..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_only_the_remote_has_is_away_during_an_outage_and_not_gone() {
+    let scene = Scene::of(Mode::WriteBack).await;
+    let records = scene.daemon.tiered.records();
+    let key = keys::upload("0a.00");
+    records
+        .write_record(&key, Bytes::from_static(b"first"))
+        .await
+        .unwrap();
+    scene.goes(Way::Refused);
+    let read = records.read_record(&key, 100).await;
+    assert!(read.unwrap_err().is_temporary());
+    records.remove_record(&key).await.unwrap();
+    assert_eq!(records.list_records(keys::UPLOADS).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pieces_that_only_the_front_has_are_of_their_senders_share() {
+    let mut world = World::new(Mode::WriteThrough);
+    world.settings.room.max_bytes = 100;
+    world.settings.room.low_water = 1.0;
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let records = daemon.tiered.records();
+    let write = async |who: &str, n: u8, len: usize| {
+        let who = Some(Key::Principal(who.into()));
+        let key = keys::upload(&format!("{n:02x}.00"));
+        let bytes = Bytes::from(vec![n; len]);
+        caller::on_behalf_of(who, records.write_record(&key, bytes)).await
+    };
+    write("a", 1, 40).await.unwrap();
+    assert_eq!(write("a", 2, 21).await.unwrap_err().kind, ErrorKind::Full);
+    write("b", 3, 20).await.unwrap();
+    // Written again it counts once, and ended no more.
+    write("b", 3, 20).await.unwrap();
+    records.remove_record(&keys::upload("01.00")).await.unwrap();
+    write("a", 2, 40).await.unwrap();
+    // A restart counts what lies there.
+    drop((records, daemon));
+    let daemon = world.start().await;
+    daemon.outage().await;
+    let records = daemon.tiered.records();
+    let bytes = Bytes::from(vec![0; 41]);
+    let refused = records.write_record(&keys::upload("04.00"), bytes).await;
+    assert_eq!(refused.unwrap_err().kind, ErrorKind::Full);
 }
