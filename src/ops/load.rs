@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -439,7 +439,7 @@ async fn stored_toc(
 ) -> Result<std::result::Result<Bytes, String>> {
     let range = layer.toc.offset..layer.toc.offset + layer.toc.size;
     let bytes = match store.get(&layer.descriptor, range).await {
-        Ok(Some(stream)) => collect(stream, layer.toc.size).await,
+        Ok(Some(stream)) => store::collect(stream, layer.toc.size).await,
         Ok(None) => return Ok(Err("is missing".into())),
         Err(e) => Err(e),
     };
@@ -493,30 +493,10 @@ pub async fn read_blob(store: &dyn Store, desc: &Descriptor) -> store::Result<Op
     let Some(stream) = store.get(desc, 0..desc.size).await? else {
         return Ok(None);
     };
-    let bytes = collect(stream, desc.size).await?;
+    let bytes = store::collect(stream, desc.size).await?;
     if !desc.digest.matches(&bytes) {
         let why = "its bytes do not match its digest";
         return Err(store::Error::new(ErrorKind::Corrupt, "read", why).at("", desc.digest));
     }
     Ok(Some(bytes))
-}
-
-/// Collects a stream of exactly `len` bytes.
-pub async fn collect(mut stream: store::ByteStream, len: u64) -> store::Result<Bytes> {
-    let mut all = BytesMut::new();
-    while let Some(piece) = stream.next().await {
-        let piece = piece?;
-        if all.is_empty() && piece.len() as u64 == len {
-            return Ok(piece);
-        }
-        all.extend_from_slice(&piece);
-        if all.len() as u64 > len {
-            break;
-        }
-    }
-    if all.len() as u64 != len {
-        let why = format!("{len} bytes expected, {} came", all.len());
-        return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
-    }
-    Ok(all.freeze())
 }

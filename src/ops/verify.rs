@@ -477,7 +477,9 @@ async fn look_at(ctx: &Context, layer: &Layer) -> Result<Faults> {
         return Ok(vec!["is too short for a pack".to_owned()]);
     };
     let read = match ctx.opened.store.get(desc, from..desc.size).await {
-        Ok(Some(stream)) => load::collect(stream, bare::FOOTER_BYTES).await.map(Some),
+        Ok(Some(stream)) => crate::store::collect(stream, bare::FOOTER_BYTES)
+            .await
+            .map(Some),
         Ok(None) => Ok(None),
         Err(e) => Err(e),
     };

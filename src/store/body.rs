@@ -9,14 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 
 mod file;
 
 pub use file::file_stream;
 
-use super::error::{Error, Result};
+use super::error::{Error, ErrorKind, Result};
 use crate::{
     digest::{Digest, HashingWriter},
     fs, task,
@@ -32,6 +32,29 @@ pub enum Body {
     Bytes(Bytes),
     /// A finished spool file.
     Spool(Arc<Spool>),
+}
+
+/// Collects a stream of exactly `len` bytes.
+///
+/// # Errors
+/// `Corrupt` if there are fewer or more; nothing is read after one that is too many.
+pub async fn collect(mut stream: ByteStream, len: u64) -> Result<Bytes> {
+    let mut all = BytesMut::new();
+    while let Some(piece) = stream.next().await {
+        let piece = piece?;
+        if all.is_empty() && piece.len() as u64 == len {
+            return Ok(piece);
+        }
+        all.extend_from_slice(&piece);
+        if all.len() as u64 > len {
+            break;
+        }
+    }
+    if all.len() as u64 != len {
+        let why = format!("{len} bytes expected, {} came", all.len());
+        return Err(Error::new(ErrorKind::Corrupt, "read", why));
+    }
+    Ok(all.freeze())
 }
 
 impl Body {

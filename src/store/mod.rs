@@ -41,7 +41,7 @@ mod tree;
 pub mod unfilled;
 pub mod wrap;
 
-pub use body::{Body, ByteStream, Spool, SpoolWriter};
+pub use body::{Body, ByteStream, Spool, SpoolWriter, collect};
 use check::{check_body, check_body_blocking, check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
 pub use published_at::{PublishedAt, published_at};

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
@@ -256,7 +256,7 @@ impl<'a> Job<'a> {
             Err(e) => return Err(e.into()),
         };
         let body = if small {
-            let bytes = match collect(stream, desc.size).await {
+            let bytes = match store::collect(stream, desc.size).await {
                 Err(e) if e.kind == ErrorKind::Corrupt => return Err(damaged(e.message)),
                 bytes => bytes?,
             };
@@ -357,7 +357,7 @@ pub async fn read_manifest(store: &dyn Store, desc: &Descriptor) -> Result<Optio
         Ok(None) => match store.get(desc, 0..desc.size).await {
             Ok(Some(stream)) => Manifest {
                 media_type: desc.media_type.clone(),
-                bytes: collect(stream, desc.size).await?,
+                bytes: store::collect(stream, desc.size).await?,
                 digest: desc.digest,
             },
             Ok(None) => return Ok(None),
@@ -371,23 +371,6 @@ pub async fn read_manifest(store: &dyn Store, desc: &Descriptor) -> Result<Optio
         return Err(damaged("its bytes do not match its descriptor".to_owned()));
     }
     Ok(Some(manifest))
-}
-
-async fn collect(mut stream: ByteStream, len: u64) -> store::Result<Bytes> {
-    let mut all = BytesMut::new();
-    while let Some(piece) = stream.next().await {
-        let piece = piece?;
-        if all.len() as u64 + piece.len() as u64 > len {
-            let why = "more bytes came than it has";
-            return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
-        }
-        all.extend_from_slice(&piece);
-    }
-    if all.len() as u64 != len {
-        let why = format!("{len} bytes expected, {} came", all.len());
-        return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
-    }
-    Ok(all.freeze())
 }
 
 #[cfg(test)]

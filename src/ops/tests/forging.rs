@@ -109,7 +109,10 @@ pub(super) async fn forge_tag(
     let stored = memory.get(&desc, 0..frames).await.unwrap().unwrap();
     let mut forged = Forged {
         toc: (*pack.toc).clone(),
-        frames: load::collect(stored, frames).await.unwrap().to_vec(),
+        frames: crate::store::collect(stored, frames)
+            .await
+            .unwrap()
+            .to_vec(),
         patches: Vec::new(),
     };
     change(&mut forged);

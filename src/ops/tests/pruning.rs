@@ -144,7 +144,7 @@ async fn a_blob_that_was_written_again_waits_for_a_mark_of_its_own() {
     let size = world.memory.stat(&pack).await.unwrap().unwrap();
     let desc = Descriptor::new("a/b", pack, size);
     let bytes = world.memory.get(&desc, 0..size).await.unwrap().unwrap();
-    let bytes = crate::ops::load::collect(bytes, size).await.unwrap();
+    let bytes = crate::store::collect(bytes, size).await.unwrap();
     world.memory.damage(&pack, bytes);
     world.memory.set_clock_ahead(26 * 3600);
     let swept = prune::run(&node, &options).await.unwrap();

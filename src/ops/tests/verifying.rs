@@ -9,10 +9,7 @@ use super::{
 use crate::{
     artifact::{Descriptor, Manifest, toc::Toc},
     digest::Sha256,
-    ops::{
-        load,
-        verify::{self, Depth},
-    },
+    ops::verify::{self, Depth},
     store::{BlobStore as _, Body, Expect, Sweep as _, TagStore as _, disk},
 };
 
@@ -122,7 +119,7 @@ async fn every_flipped_byte_is_found() {
             let desc = Descriptor::new("a/b", blob.digest, blob.size);
             let range = blob.size - last..blob.size;
             let footer = world.memory.get(&desc, range).await.unwrap().unwrap();
-            let footer = load::collect(footer, last).await.unwrap();
+            let footer = crate::store::collect(footer, last).await.unwrap();
             let toc = crate::pack::bare::read_footer(&footer, blob.size).unwrap();
             let structure =
                 (toc.offset..toc.offset + toc.size).chain(blob.size - last + 8..blob.size);
@@ -215,7 +212,7 @@ async fn what_is_lost_or_cut_off_is_found_by_its_structure() {
             .await
             .unwrap()
             .unwrap();
-        let whole = load::collect(whole, blob.size).await.unwrap();
+        let whole = crate::store::collect(whole, blob.size).await.unwrap();
         let reached = blob.digest != first_manifest_and_config(&world).await.0
             && blob.digest != first_manifest_and_config(&world).await.1;
         world.memory.lose(&blob.digest);

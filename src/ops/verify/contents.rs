@@ -16,7 +16,6 @@ use crate::{
     },
     digest::{Sha256, Sha256Hasher},
     entry::EntryPath,
-    ops::load,
     store::ErrorKind,
     task,
 };
@@ -207,7 +206,7 @@ impl<'a> Reader<'a> {
         let desc = &self.snapshot.packs[pack].layer.descriptor;
         let range = frame.offset..frame.offset + u64::from(frame.len);
         let stored = match self.ctx.opened.store.get(desc, range).await {
-            Ok(Some(stream)) => load::collect(stream, frame.len.into()).await,
+            Ok(Some(stream)) => crate::store::collect(stream, frame.len.into()).await,
             Ok(None) => return Ok(Err(format!("pack {} is missing", desc.digest))),
             Err(e) => Err(e),
         };

@@ -17,6 +17,7 @@ mod forwarded;
 mod grant;
 mod header;
 mod hosts;
+mod hs256;
 mod identify;
 mod passwords;
 mod peer;

@@ -10,7 +10,7 @@ use jsonwebtoken::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Error, Result, access::Access, config::Config, files};
+use super::{Error, Result, access::Access, config::Config, files, hs256};
 use crate::{digest::Sha256, fs, random, redact::Secret};
 
 /// Who signs.
@@ -92,6 +92,7 @@ impl Signer {
     /// # Errors
     /// A key that cannot be read or made, or is shorter than 32 bytes.
     pub(super) fn open(config: &Config, state_dir: &Path) -> Result<Self> {
+        hs256::install();
         let (current, previous) = match &config.signing_key {
             Some(path) => {
                 let previous = config.previous_signing_key.as_deref().map(key);
@@ -99,12 +100,15 @@ impl Signer {
             }
             None => own_keys(state_dir)?,
         };
-        let mut checks = vec![DecodingKey::from_secret(current.expose().as_bytes())];
-        checks.extend(previous.map(|k| DecodingKey::from_secret(k.expose().as_bytes())));
+        let keys = || std::iter::once(&current).chain(&previous);
+        let checks = keys().map(|key| DecodingKey::from_secret(key.expose().as_bytes()));
+        let unusable = |e| Error::new(format!("the signing key cannot be used: {e}"));
         Ok(Self {
             service: config.service.clone(),
-            signs: EncodingKey::from_secret(current.expose().as_bytes()),
-            checks,
+            signs: EncodingKey::from_secret(current.expose().as_bytes()).map_err(unusable)?,
+            checks: checks
+                .collect::<std::result::Result<_, _>>()
+                .map_err(unusable)?,
         })
     }
 

@@ -18,6 +18,8 @@
 
 use std::fmt::Write as _;
 
+use data_encoding::BASE32_NOPAD;
+
 use crate::{
     artifact::Tag,
     digest::{Digest, Sha256},
@@ -31,7 +33,6 @@ const MAX_CLEAR_REPO: usize = 40;
 /// Characters of a folder's hash, and of a tag's.
 const FOLDER_CHARS: usize = 16;
 const TAG_CHARS: usize = 26;
-const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// What the records of a folder say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,34 +267,14 @@ fn hashed(text: &str, chars: usize) -> String {
     format!("-{}", hash(text, chars))
 }
 
+/// In lower case, which tags may have.
 fn base32(bytes: &[u8]) -> String {
-    let (mut bits, mut count, mut out) = (0_u32, 0, String::new());
-    for b in bytes {
-        bits = bits << 8 | u32::from(*b);
-        count += 8;
-        while count >= 5 {
-            count -= 5;
-            out.push(BASE32[(bits >> count & 31) as usize] as char);
-        }
-    }
-    if count > 0 {
-        out.push(BASE32[(bits << (5 - count) & 31) as usize] as char);
-    }
-    out
+    BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
 }
 
 fn unbase32(text: &str) -> Option<Vec<u8>> {
-    let (mut bits, mut count, mut out) = (0_u32, 0, Vec::new());
-    for b in text.bytes() {
-        let value = BASE32.iter().position(|c| *c == b)?;
-        bits = bits << 5 | value as u32;
-        count += 5;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count) as u8);
-        }
-    }
-    (base32(&out) == text).then_some(out)
+    let bytes = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes());
+    bytes.ok().filter(|bytes| base32(bytes) == text)
 }
 
 fn digest(field: &str) -> Option<Digest> {

@@ -349,7 +349,10 @@ async fn a_copy_that_was_cut_off_is_finished_by_the_next() {
             .unwrap();
         for desc in &s.blobs {
             let got = to.get(desc, 0..desc.size).await.unwrap().unwrap();
-            assert!(desc.digest.matches(&collect(got, desc.size).await.unwrap()));
+            assert!(
+                desc.digest
+                    .matches(&store::collect(got, desc.size).await.unwrap())
+            );
         }
     }
     assert!(failures > 5, "the faults did something: {failures}");
