@@ -28,8 +28,8 @@ use super::{
     Untag, Version,
     by_tags::Flat,
     check_manifest,
-    disk::marks_of,
     error::{Error, ErrorKind, Result},
+    keyed::marks_of,
     tree::{
         Tree,
         entered::{Entered, StopOnDrop},
@@ -454,8 +454,11 @@ impl Sweep for Layout {
     }
 
     async fn marks(&self) -> Result<Vec<String>> {
-        self.run("list", "marks", |t| Ok(marks_of(t.list("list", MARKS)?)))
-            .await
+        let files = self.run("list", "marks", |t| t.list("list", MARKS)).await?;
+        let keys = files
+            .into_iter()
+            .map(|file| format!("{}{file}", super::keys::MARKS));
+        Ok(marks_of(keys))
     }
 
     async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {

@@ -19,6 +19,7 @@ pub mod conformance;
 pub mod disk;
 pub mod error;
 pub mod ingest;
+mod keyed;
 pub mod keys;
 pub mod layout;
 pub mod marked;

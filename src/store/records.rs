@@ -18,6 +18,17 @@ pub struct Listed {
     pub modified: Option<Time>,
 }
 
+impl Listed {
+    /// Of which nothing but the key is known.
+    pub(super) fn of_key(key: String) -> Self {
+        Self {
+            key,
+            size: None,
+            modified: None,
+        }
+    }
+}
+
 /// Ability: records by key, each written whole or not at all.
 ///
 /// Keys are those that [`super::keys`] makes. A record is durable and visible to every node when `write_record` returns.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    disk::Disk,
+    disk::{Disk, Folder},
     error::Result,
     layout::Layout,
     tree::{
@@ -37,8 +37,9 @@ impl Disk {
     /// The same store, which hands out no blob whose bytes were not hashed since they last changed; which those are is
     /// kept in `table`, a file of this process alone.
     pub async fn vetting(mut self, table: PathBuf) -> (Self, Scrubber) {
-        let scrubber = Scrubber::open(&self.entered, &self.files.tree, table).await;
-        self.files.tree = scrubber.tree.clone();
+        let Folder { entered, tree } = &mut self.objects;
+        let scrubber = Scrubber::open(entered, tree, table).await;
+        *tree = scrubber.tree.clone();
         (self, scrubber)
     }
 }

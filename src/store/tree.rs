@@ -14,7 +14,10 @@ use super::{
     error::{Error, ErrorKind, Result},
     records::Listed,
 };
-use crate::fs::{self, Cached};
+use crate::{
+    entry::Time,
+    fs::{self, Cached},
+};
 
 pub(super) mod blobs;
 pub(super) mod entered;
@@ -259,6 +262,21 @@ impl Tree {
                 .collect())
         };
         names().map_err(|e| Error::io(op, e))
+    }
+
+    /// The keys that are `prefix` and some more without a `/`, of files or folders, sorted; none where there is no folder.
+    pub(super) fn keys(&self, op: &'static str, prefix: &str) -> Result<Vec<String>> {
+        let (folder, start) = split(prefix);
+        let names = self.list(op, folder)?.into_iter();
+        let names = names.filter(|name| name.starts_with(start));
+        Ok(names.map(|name| format!("{folder}/{name}")).collect())
+    }
+
+    /// When the file at `key` was last written.
+    pub(super) fn time(&self, op: &'static str, key: &str) -> Result<Option<Time>> {
+        let (folder, name) = split(key);
+        let stat = self.dir(folder).and_then(|dir| dir.stat(name.as_bytes()));
+        Ok(stat.map_err(|e| Error::io(op, e))?.map(|stat| stat.mtime))
     }
 
     /// The files whose key is `prefix` and some more without a `/`, sorted by name; none where there is no folder.

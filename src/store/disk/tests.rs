@@ -8,7 +8,8 @@ use futures_util::TryStreamExt as _;
 
 use super::*;
 use crate::{
-    store::{Meet, SpoolWriter, conformance},
+    artifact::{Reference, Tag},
+    store::{Expect, Meet, Published, SpoolWriter, Sweep, TagStore, Untag, conformance},
     task,
 };
 
@@ -203,6 +204,31 @@ async fn damaged_tag_is_corrupt_to_readers_and_absent_to_writers() {
         store.publish(&m, None, &Expect::Anything).await.unwrap();
         assert!(store.resolve(&m.digest.into()).await.unwrap().is_some());
         store.untag(&t).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn of_several_that_repair_a_damaged_tag_one_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let t = tag("t");
+    let path = dir.path().join(keys::tag(&Repo::cli(), &t));
+    for round in 0..20 {
+        let stores = futures_util::future::join_all((0..4).map(|_| open(dir.path()))).await;
+        std::fs::write(&path, b"damaged").unwrap();
+        let publish = async |store: Disk, id: u32| {
+            let new = manifest(id);
+            let done = store.publish(&new, Some(&t), &Expect::Absent).await;
+            (done.unwrap(), id)
+        };
+        let all = (round * 10..).zip(stores).map(|(id, s)| publish(s, id));
+        let all = futures_util::future::join_all(all).await;
+        let won: Vec<_> = all.iter().filter(|(p, _)| *p == Published::Done).collect();
+        let [(_, id)] = won[..] else {
+            panic!("{all:?}");
+        };
+        let store = open(dir.path()).await;
+        let found = store.resolve(&t.clone().into()).await.unwrap().unwrap();
+        assert_eq!(found.manifest, manifest(*id));
     }
 }
 

@@ -5,31 +5,29 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{S3, put::Condition};
+use super::{Bucket, S3};
 use crate::{
     artifact::{Descriptor, snapshot::EMPTY_CONTENT},
     digest::Digest,
-    store::{BlobStore, Body, ByteStream, PushCheck, Put, error::Result, keys, push_check},
+    store::{
+        BlobStore, Body, ByteStream, PushCheck, Put, error::Result, keyed::Condition, keys,
+        push_check,
+    },
 };
 
 #[async_trait]
-impl BlobStore for S3 {
+impl BlobStore for Bucket {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        let head = self.wire.head("stat", &keys::blob(digest)).await;
-        Ok(head
-            .map_err(|e| e.at(&self.wire.url, digest))?
-            .map(|h| h.size))
+        let head = self.wire.head("stat", &keys::blob(digest)).await?;
+        Ok(head.map(|h| h.size))
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
-        let key = keys::blob(&desc.digest);
-        let got = self.wire.get(&key, desc, range).await;
-        got.map_err(|e| e.at(&self.wire.url, desc.digest))
+        self.wire.get(&keys::blob(&desc.digest), desc, range).await
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        let put = self.wire.put_blob(desc, body).await;
-        put.map_err(|e| e.at(&self.wire.url, desc.digest))
+        self.wire.put_blob(desc, body).await
     }
 }
 
@@ -39,7 +37,8 @@ impl PushCheck for S3 {
     async fn check_push(&self) -> Result<()> {
         let key = keys::blob(&Digest::sha256_of(EMPTY_CONTENT));
         let bytes = Bytes::from_static(EMPTY_CONTENT);
-        let written = self.wire.write("put", &key, bytes, Condition::Absent).await;
-        push_check::refusal(written).map_err(|e| e.at(&self.wire.url, ""))
+        let wire = &self.objects.wire;
+        let written = wire.write("put", &key, bytes, Condition::Absent).await;
+        push_check::refusal(written).map_err(|e| e.at(&wire.url, ""))
     }
 }

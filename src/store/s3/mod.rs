@@ -1,4 +1,4 @@
-//! A bucket as a store: the same tree as on disk, below a prefix (design §5), by the AWS SDK.
+//! A bucket as a store: [`Keyed`] below a prefix (design §5), by the AWS SDK.
 //!
 //! - Holds: the client, what becomes of its errors, uploads in one piece or in parts, ranged reads, tags, listings.
 //! - Enters: a [`Location`], a [`Config`], what all remotes share ([`net::Common`]).
@@ -30,17 +30,16 @@ mod list;
 mod location;
 mod missing;
 mod multipart;
+mod objects;
 mod patience;
 mod put;
-mod records;
 mod sweep;
-mod tags;
 mod traced;
 
 pub use config::{Checksum, Config, Sse};
 pub use location::Location;
 
-use super::{error::Result, keys::Repo, net, server_time::ServerClock, signs::Signs};
+use super::{error::Result, keyed::Keyed, keys::Repo, net, server_time::ServerClock, signs::Signs};
 use crate::redact::Secret;
 
 /// An access key that is passed in rather than found.
@@ -55,10 +54,12 @@ pub struct Keys {
 }
 
 /// A store in a bucket; cheap to clone.
+pub type S3 = Keyed<Bucket>;
+
+/// The driver of a bucket.
 #[derive(Clone)]
-pub struct S3 {
+pub struct Bucket {
     wire: Arc<Wire>,
-    repo: Repo,
 }
 
 /// What all repositories of one store share.
@@ -95,7 +96,7 @@ impl S3 {
 
     /// The environment variable with the proxy through which the store is reached, if there is one.
     pub fn proxy(&self) -> Option<&'static str> {
-        self.wire.proxy
+        self.objects.wire.proxy
     }
 
     /// As [`Self::open`], with keys in place of what the AWS chain would find.
@@ -143,25 +144,16 @@ impl S3 {
             conditions: AtomicBool::new(true),
             batch_deletes: AtomicBool::new(true),
         };
-        Ok(Self {
+        let bucket = Bucket {
             wire: Arc::new(wire),
-            repo: Repo::cli(),
-        })
-    }
-
-    /// The same store, with the tags of another repository.
-    #[must_use]
-    pub fn in_repo(&self, repo: Repo) -> Self {
-        Self {
-            wire: self.wire.clone(),
-            repo,
-        }
+        };
+        Ok(Self::new(bucket, Repo::cli()))
     }
 }
 
-impl std::fmt::Debug for S3 {
+impl std::fmt::Debug for Bucket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "S3({} {})", self.wire.url, self.repo)
+        write!(f, "Bucket({})", self.wire.url)
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     error::from_sdk,
     foreign::foreign,
     patience::{self, Answer},
-    put::{Condition, acl, sse, storage_class},
+    put::{acl, if_none_match, sse, storage_class},
 };
 use crate::{
     backoff::Backoff,
@@ -28,6 +28,7 @@ use crate::{
         Put,
         body::Body,
         error::{Error, ErrorKind, Result},
+        keyed::Condition,
     },
     task,
 };
@@ -213,7 +214,7 @@ impl Upload {
                     .key(self.wire.key(&self.key))
                     .upload_id(self.id())
                     .multipart_upload(parts.clone())
-                    .set_if_none_match(condition.if_none_match())
+                    .set_if_none_match(if_none_match(&condition))
                     .send(),
             );
             let answer = patience::answer(OP, self.wire.stall, Answer::AfterWork, sent).await;

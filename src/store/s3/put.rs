@@ -23,10 +23,11 @@ use crate::{
     artifact::Descriptor,
     digest::Digest,
     store::{
-        Put,
+        Put, Version,
         body::Body,
         check_body,
         error::{ErrorKind, Result},
+        keyed::Condition,
         keys,
         marked::FOUND_SECS,
     },
@@ -34,25 +35,14 @@ use crate::{
 
 const OP: &str = "put";
 
-/// What must hold for an object to be written, as far as the store checks it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Condition {
-    None,
-    Absent,
-    /// By `ETag`, byte for byte.
-    Is(String),
+pub(super) fn if_none_match(condition: &Condition) -> Option<String> {
+    (*condition == Condition::Absent).then(|| "*".to_owned())
 }
 
-impl Condition {
-    pub(super) fn if_none_match(&self) -> Option<String> {
-        (*self == Self::Absent).then(|| "*".to_owned())
-    }
-
-    fn if_match(&self) -> Option<String> {
-        match self {
-            Self::Is(etag) => Some(etag.clone()),
-            _ => None,
-        }
+fn if_match(condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::Is(Version(etag)) => Some(etag.clone()),
+        _ => None,
     }
 }
 
@@ -176,8 +166,8 @@ impl Wire {
             .put_object()
             .bucket(&self.bucket)
             .key(self.key(key))
-            .set_if_none_match(condition.if_none_match())
-            .set_if_match(condition.if_match())
+            .set_if_none_match(if_none_match(condition))
+            .set_if_match(if_match(condition))
             .set_server_side_encryption(sse)
             .set_ssekms_key_id(sse_key)
             .set_acl(acl(&self.config))

@@ -1,42 +1,35 @@
-//! What prune needs: all blobs, all roots, marks, removal; and what broken uploads left behind.
+//! What a sweep needs of a bucket: all blobs, their records, removal; and what broken uploads left behind.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::atomic::Ordering,
-};
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use async_trait::async_trait;
 use aws_sdk_s3::types::{Delete, MetadataDirective, ObjectIdentifier};
-use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    S3, Wire,
+    Bucket, Wire,
     get::{Head, time},
     list::Listed,
     missing::{Missing, missing},
     patience::{self, Answer},
-    put::{Condition, acl, sse, storage_class},
+    put::{acl, sse, storage_class},
 };
 use crate::{
-    artifact::Descriptor,
+    artifact::{Descriptor, Manifest},
     digest::Digest,
     entry::Time,
     store::{
-        Body, StoredBlob, Sweep,
+        Body, StoredBlob,
         error::{Error, ErrorKind, Result},
+        keyed::{Condition, SweptBlobs},
         keys::{self, Key},
-        record,
         signs::To,
     },
 };
 
 /// Small requests on their way at once.
 const CONCURRENCY: usize = 16;
-/// Blobs that are looked at again and then removed in one go: S3's limit for `DeleteObjects` is 1,000 keys, and the
-/// shorter the time between both, the better.
-const BATCH: usize = 500;
 /// What a header with a path in it (`x-amz-copy-source`) has to escape.
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
@@ -44,11 +37,33 @@ const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'.')
     .remove(b'~');
-/// Longest mark that is read.
-const MAX_MARK_BYTES: u64 = 256 << 20;
+
+/// Objects that are removed in one request: S3's limit is 1,000 keys.
+pub(super) const BATCH: usize = 500;
+
+const FAR_FUTURE: Time = Time {
+    secs: i64::MAX,
+    nanos: 0,
+};
 
 #[async_trait]
-impl Sweep for S3 {
+impl SweptBlobs for Bucket {
+    /// Without looking first, since the same bytes may be written any number of times.
+    async fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
+        let key = keys::blob(&manifest.digest);
+        let (desc, body) = (manifest.descriptor(), Body::from(manifest.bytes.clone()));
+        let put = self.wire.put_whole(&key, &desc, &body, Condition::None);
+        put.await.map(drop)
+    }
+
+    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()> {
+        self.wire.replace_blob(desc, body).await
+    }
+
+    async fn renew(&self, digest: &Digest) -> Result<bool> {
+        self.wire.renew(&keys::blob(digest)).await
+    }
+
     async fn blobs(&self) -> Result<Vec<StoredBlob>> {
         let blob = |object: Listed| match keys::parse(&object.key)? {
             Key::Blob(digest) => Some(StoredBlob {
@@ -59,169 +74,33 @@ impl Sweep for S3 {
             }),
             _ => None,
         };
-        let listed = self.wire.pick("list blobs", keys::BLOBS, blob).await;
-        listed.map_err(|e| e.at(&self.wire.url, ""))
+        self.wire.pick("list blobs", keys::BLOBS, blob).await
     }
 
-    async fn roots(&self) -> Result<Vec<Digest>> {
-        let roots = self.wire.roots().await;
-        Ok(roots
-            .map_err(|e| e.at(&self.wire.url, ""))?
+    async fn older(&self, digests: &[Digest], limit: Time) -> Result<Vec<(Digest, u64)>> {
+        let heads = stream::iter(digests.iter().copied())
+            .map(|d| async move {
+                let head = self.wire.head("remove", &keys::blob(&d)).await?;
+                Result::Ok((d, head))
+            })
+            .buffer_unordered(CONCURRENCY);
+        let heads: Vec<(Digest, Option<Head>)> = heads.try_collect().await?;
+        Ok(heads
             .into_iter()
+            .filter_map(|(d, head)| Some((d, head?)))
+            .filter(|(_, head)| head.modified.is_some_and(|m| m <= limit))
+            .map(|(d, head)| (d, head.size))
             .collect())
     }
 
-    async fn read_mark(&self, name: &str) -> Result<Option<Bytes>> {
-        let read = self
-            .wire
-            .read("read mark", &keys::mark(name), MAX_MARK_BYTES)
-            .await;
-        Ok(read
-            .map_err(|e| e.at(&self.wire.url, name))?
-            .map(|found| found.bytes))
-    }
-
-    async fn marks(&self) -> Result<Vec<String>> {
-        let listed = self.wire.list("list marks", keys::MARKS).await;
-        let listed = listed.map_err(|e| e.at(&self.wire.url, ""))?;
-        let mut names: Vec<String> = listed
-            .iter()
-            .filter_map(|object| match keys::parse(&object.key)? {
-                Key::Mark(name) => Some(name),
-                _ => None,
-            })
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        Ok(names)
-    }
-
-    async fn write_mark(&self, name: &str, bytes: Bytes) -> Result<()> {
-        let written = self
-            .wire
-            .write("write mark", &keys::mark(name), bytes, Condition::None)
-            .await;
-        written.map_err(|e| e.at(&self.wire.url, name))
-    }
-
-    async fn remove_mark(&self, name: &str) -> Result<()> {
-        let removed = self.wire.delete("remove mark", &keys::mark(name)).await;
-        removed.map_err(|e| e.at(&self.wire.url, name))
-    }
-
-    async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()> {
-        let replaced = self.wire.replace_blob(desc, body).await;
-        replaced.map_err(|e| e.at(&self.wire.url, desc.digest))
-    }
-
-    async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
-        let removed = self.wire.remove(digests, unless_newer_than).await;
-        removed.map_err(|e| e.at(&self.wire.url, ""))
-    }
-
-    async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
-        let aborted = self.wire.abort_older(limit).await;
-        aborted.map_err(|e| e.at(&self.wire.url, ""))
-    }
-
-    async fn renew(&self, digest: &Digest) -> Result<bool> {
-        let renewed = self.wire.renew(&keys::blob(digest)).await;
-        renewed.map_err(|e| e.at(&self.wire.url, digest))
-    }
-
-    async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
-        Ok(None)
-    }
-}
-
-const FAR_FUTURE: Time = Time {
-    secs: i64::MAX,
-    nanos: 0,
-};
-
-impl Wire {
-    async fn roots(&self) -> Result<BTreeSet<Digest>> {
-        const OP: &str = "list roots";
-        let mut roots = BTreeSet::new();
-        for repo in self.folders(OP, keys::REPOSITORIES).await? {
-            let parts = self.list(OP, &format!("{repo}parts/")).await?;
-            roots.extend(parts.iter().filter_map(|o| match keys::parse(&o.key)? {
-                Key::Part(_, _, digest) => Some(digest),
-                _ => None,
-            }));
-            let tags = self.list(OP, &format!("{repo}tags/")).await?;
-            let read = stream::iter(tags)
-                .map(|object| async move {
-                    let found = match self.read(OP, &object.key, record::MAX_BYTES).await {
-                        Err(e) if e.kind == ErrorKind::Corrupt => Err(e),
-                        other => Ok(other?),
-                    };
-                    let tagged = found.and_then(|found| {
-                        let found = found.map(|f| record::decode::<record::Tagged>(OP, &f.bytes));
-                        found.transpose()
-                    });
-                    if let Err(e) = &tagged {
-                        record::warn_of_damaged_name(&object.key, e);
-                    }
-                    Result::Ok(tagged)
-                })
-                .buffer_unordered(CONCURRENCY);
-            let read: Vec<Result<Option<record::Tagged>>> = read.try_collect().await?;
-            if read.iter().any(Result::is_err) {
-                let manifests = self.list(OP, &format!("{repo}manifests/")).await?;
-                roots.extend(
-                    manifests
-                        .iter()
-                        .filter_map(|o| keys::parsed_manifest(&o.key)),
-                );
-            }
-            roots.extend(read.into_iter().flatten().flatten().map(|t| t.digest));
-        }
-        Ok(roots)
-    }
-
-    async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
-        const OP: &str = "remove";
-        if digests.is_empty() {
-            return Ok((0, 0));
-        }
-        let records = self.records_of(digests).await?;
-        let (mut count, mut bytes) = (0, 0);
-        for batch in digests.chunks(BATCH) {
-            let heads: Vec<(Digest, Option<Head>)> = stream::iter(batch.iter().copied())
-                .map(|d| async move { Result::Ok((d, self.head(OP, &keys::blob(&d)).await?)) })
-                .buffer_unordered(CONCURRENCY)
-                .try_collect()
-                .await?;
-            let old: Vec<(Digest, u64)> = heads
-                .into_iter()
-                .filter_map(|(d, head)| Some((d, head?)))
-                .filter(|(_, head)| head.modified.is_some_and(|m| m <= unless_newer_than))
-                .map(|(d, head)| (d, head.size))
-                .collect();
-            let gone: HashSet<Digest> = old.iter().map(|(d, _)| *d).collect();
-            // Records first: one without its blob would promise what is not there.
-            let of_gone = records.iter().filter(|(d, _)| gone.contains(d));
-            let record_keys: Vec<String> = of_gone.map(|(_, key)| key.clone()).collect();
-            for keys in record_keys.chunks(BATCH) {
-                self.delete_all(OP, keys).await?;
-            }
-            let blobs: Vec<String> = old.iter().map(|(d, _)| keys::blob(d)).collect();
-            self.delete_all(OP, &blobs).await?;
-            count += old.len() as u64;
-            bytes += old.iter().map(|(_, size)| size).sum::<u64>();
-        }
-        Ok((count, bytes))
-    }
-
-    /// What all repositories have written down about these manifests, with the manifest.
+    /// Lists all records: a request for each that may be there would cost more.
     async fn records_of(&self, digests: &[Digest]) -> Result<Vec<(Digest, String)>> {
         const OP: &str = "remove";
         let wanted: HashSet<&Digest> = digests.iter().collect();
         let mut found = Vec::new();
-        for repo in self.folders(OP, keys::REPOSITORIES).await? {
+        for repo in self.wire.folders(OP, keys::REPOSITORIES).await? {
             for kind in ["manifests/", "referrers/", "linked/"] {
-                for object in self.list(OP, &format!("{repo}{kind}")).await? {
+                for object in self.wire.list(OP, &format!("{repo}{kind}")).await? {
                     if let Some(Key::Manifest(_, d) | Key::Referrer(_, _, d) | Key::Linked(_, d)) =
                         keys::parse(&object.key)
                         && wanted.contains(&d)
@@ -234,6 +113,25 @@ impl Wire {
         Ok(found)
     }
 
+    async fn remove_blobs(&self, blobs: &[(Digest, u64)], _limit: Time) -> Result<(u64, u64)> {
+        let keys: Vec<String> = blobs.iter().map(|(d, _)| keys::blob(d)).collect();
+        for some in keys.chunks(BATCH) {
+            self.wire.delete_all("remove", some).await?;
+        }
+        let bytes = blobs.iter().map(|(_, size)| size).sum();
+        Ok((blobs.len() as u64, bytes))
+    }
+
+    async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
+        self.wire.abort_older(limit).await
+    }
+
+    async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
+        Ok(None)
+    }
+}
+
+impl Wire {
     /// Copies an object onto itself, which is all that gives it a new time (as BuildKit does, reference/buildkit-cache.md §4.1);
     /// S3 copies up to 5 GiB so.
     async fn renew(&self, key: &str) -> Result<bool> {
@@ -284,7 +182,7 @@ impl Wire {
     }
 
     /// Removes objects, at most 1,000, in one request where the store can.
-    async fn delete_all(&self, op: &'static str, keys: &[String]) -> Result<()> {
+    pub(super) async fn delete_all(&self, op: &'static str, keys: &[String]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }

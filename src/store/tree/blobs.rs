@@ -40,7 +40,11 @@ fn stopped() -> Error {
 
 impl Tree {
     /// What lies under a blob's name, whatever its bytes are.
-    pub(super) fn stat_blob(&self, op: &'static str, digest: &Digest) -> Result<Option<fs::Stat>> {
+    pub(in crate::store) fn stat_blob(
+        &self,
+        op: &'static str,
+        digest: &Digest,
+    ) -> Result<Option<fs::Stat>> {
         let key = keys::blob(digest);
         let (folder, name) = split(&key);
         let Some(dir) = self.dir_if_there(folder).map_err(io_of(op))? else {
@@ -109,11 +113,6 @@ impl Tree {
             }
             _ => Ok(stat),
         }
-    }
-
-    /// When a blob was last written.
-    pub(in crate::store) fn blob_time(&self, digest: &Digest) -> Result<Option<Time>> {
-        Ok(self.stat_blob("stat", digest)?.map(|s| s.mtime))
     }
 
     /// Opens what lies under a blob's name.
