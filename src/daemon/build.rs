@@ -119,7 +119,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
     // What lies on this machine's disk no other daemon sees, and megabytes are no records to a registry.
     let keeps_pieces = matches!(opened.url, StoreUrl::S3(_));
     let shared = keeps_pieces.then(|| repositories.records());
-    let uploads = Arc::new(Uploads::open(&uploads_dir, shared)?);
+    let uploads = Arc::new(Uploads::open(&uploads_dir, shared, backlog.is_some())?);
     uploads.set_quota(quota(config));
     if let Some(evict) = evict {
         uploads.evict_first(evict);

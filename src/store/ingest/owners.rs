@@ -286,6 +286,11 @@ impl Owners {
         total.map_or(0, |total| total.bytes)
     }
 
+    /// Whether an upload was begun here, and nothing of it came yet.
+    pub(super) fn is_new(&self, id: &UploadId) -> bool {
+        self.0.lock().uploads.get(id).is_some_and(|o| o.bytes == 0)
+    }
+
     pub(super) fn forget(&self, id: &UploadId) {
         self.0.lock().remove(id);
     }

@@ -45,11 +45,16 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Uploads in the folder `dir`; with `records`, those of all daemons that have the same.
-    pub fn open(dir: &Path, records: Option<Arc<dyn Records>>) -> Result<Self> {
+    /// Uploads in the folder `dir`; with `records`, those of all daemons that have the same. Where a local folder
+    /// `outlives_outages` of what holds the records, an upload goes on by what is kept in `dir` meanwhile.
+    pub fn open(
+        dir: &Path,
+        records: Option<Arc<dyn Records>>,
+        outlives_outages: bool,
+    ) -> Result<Self> {
         Ok(Self {
             local: Ingests::open(dir)?,
-            pieces: records.map(Pieces::new),
+            pieces: records.map(|records| Pieces::new(records, outlives_outages)),
         })
     }
 
@@ -167,8 +172,39 @@ impl Uploads {
     pub async fn size(&self, id: &UploadId) -> Result<Option<u64>> {
         match &self.pieces {
             None => self.local.size(id).await,
-            Some(pieces) => Ok(pieces.list(id).await?.map(|l| end(&l))),
+            Some(pieces) => {
+                let here = self.local.size(id).await?;
+                Ok(self.known(pieces, id, here).await?.map(|start| start.size))
+            }
         }
+    }
+
+    /// How far an upload is by the store, or, of which the daemon has more `here` since the store was away, by that.
+    async fn known(
+        &self,
+        pieces: &Pieces,
+        id: &UploadId,
+        here: Option<u64>,
+    ) -> Result<Option<Start>> {
+        if pieces.is_over(id) {
+            return Ok(None);
+        }
+        let listed = match pieces.list(id).await {
+            Ok(Some(listed)) => listed,
+            Ok(None) => return Ok(None),
+            Err(e) if pieces.outlives(&e) => {
+                let here = here.or(self.local.owners.is_new(id).then_some(0));
+                return here.map(|size| Some(Start::at(size))).ok_or(e);
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(Some(match here {
+            Some(size) if pieces.outlive_outages && size > end(&listed) => Start::at(size),
+            _ => Start {
+                size: end(&listed),
+                pieces: Some(listed),
+            },
+        }))
     }
 
     /// Where the next bytes of an upload go, or why none may come. What a client `said` of that is looked for in the store, unless
@@ -189,17 +225,13 @@ impl Uploads {
         {
             return Ok(Ok(Start::at(said)));
         }
-        let Some(listed) = pieces.list(id).await? else {
+        let Some(start) = self.known(pieces, id, here).await? else {
             return Ok(Err(Appended::Unknown));
         };
-        let size = end(&listed);
-        if said.is_some_and(|said| said != size) {
-            return Ok(Err(Appended::OutOfOrder(size)));
+        if said.is_some_and(|said| said != start.size) {
+            return Ok(Err(Appended::OutOfOrder(start.size)));
         }
-        Ok(Ok(Start {
-            size,
-            pieces: Some(listed),
-        }))
+        Ok(Ok(start))
     }
 
     /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body. `at` is how far
@@ -275,7 +307,17 @@ impl Uploads {
                 let stored = pieces.write(id, size, piece.clone());
                 let kept = async { here && self.keep(id, piece.clone()).await };
                 let (stored, kept) = tokio::join!(stored, kept);
-                stored?;
+                match stored {
+                    Err(e) if kept && pieces.outlives(&e) => {
+                        tracing::debug!(upload = %id, "Chunk is kept here alone while the store is away");
+                    }
+                    Err(e) => {
+                        // What is here would be more than was acknowledged.
+                        self.local.cancel(id).await?;
+                        return Err(e);
+                    }
+                    Ok(()) => {}
+                }
                 here = kept;
                 size += length;
             }
@@ -349,13 +391,22 @@ impl Uploads {
         let Some(pieces) = &self.pieces else {
             return Ok(());
         };
-        if given_up {
-            pieces.give_up(id).await?;
+        let cleared = async {
+            if given_up {
+                pieces.give_up(id).await?;
+            }
+            if at != Some(0) {
+                pieces.clear(id).await?;
+            }
+            Ok(())
+        };
+        match cleared.await {
+            Err(e) if pieces.outlives(&e) => {
+                pieces.note_over(id);
+                Ok(())
+            }
+            done => done,
         }
-        if at != Some(0) {
-            pieces.clear(id).await?;
-        }
-        Ok(())
     }
 
     /// Ends an upload and forgets its bytes; `false` if there was none.
@@ -364,7 +415,11 @@ impl Uploads {
         let Some(pieces) = &self.pieces else {
             return Ok(local);
         };
-        let there = pieces.list(id).await?.is_some();
+        let there = match pieces.list(id).await {
+            Ok(listed) => listed.is_some(),
+            Err(e) if pieces.outlives(&e) && local => true,
+            Err(e) => return Err(e),
+        };
         self.forget(id, None, true).await?;
         Ok(there)
     }
@@ -373,6 +428,7 @@ impl Uploads {
     pub async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
+            pieces.clear_over().await?;
             self.drop_ended_elsewhere(pieces).await?;
             let listed = pieces.records.list_records(keys::UPLOADS).await?;
             self.local.owners.found(&sizes(&listed));

@@ -14,7 +14,6 @@ use super::{
     health::Health,
     ledger::Ledger,
     look::{MAX_LEFT, Patience},
-    pieces::Pieces,
     queue::{Placed, Queue},
     records::TieredRecords,
     seen::Seen,
@@ -53,7 +52,6 @@ pub(super) struct Core {
     pub(super) health: Arc<Health>,
     pub(super) seen: Seen,
     pub(super) unsent: Unsent,
-    pub(super) pieces: Pieces,
     pub(super) queue: Queue,
     pub(super) ledger: Ledger,
     pub(super) fills: Arc<Fills>,
@@ -113,7 +111,6 @@ impl Core {
             seen: Seen::new(health.clone()),
             health,
             unsent: Unsent::new(ledger.clone(), settings.room.max_bytes),
-            pieces: Pieces::default(),
             queue: Queue::new(ledger.clone(), settings.max_queued),
             ledger,
             fills: Arc::new(Fills::new(settings.fills)),
@@ -160,7 +157,7 @@ impl Core {
             let pin = self.front.uses.pin(&mark.digest).await;
             self.unsent.take_over(&mark.digest, mark.size, mark.at, pin);
         }
-        self.count_pieces().await?;
+        self.drop_pieces().await;
         let mut queued = 0;
         for seq in self.ledger.entries().await? {
             let read = async {

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::sync::{Mutex, Notify, OnceCell};
 
 use super::{
@@ -178,33 +177,14 @@ impl Front {
             self.make_room(desc.size).await?;
         }
         let mut done = self.store.put(desc, body).await;
-        if self.gave_up(&done, desc.size).await? {
+        if done.as_ref().is_err_and(|e| e.kind == ErrorKind::Full) {
+            self.give_up(desc.size.saturating_mul(2)).await?;
             done = self.store.put(desc, body).await;
         }
         if done.is_ok() {
             self.uses.used(&desc.digest, desc.size);
         }
         done
-    }
-
-    /// Writes a piece of an upload; where the disk is full, blobs are given up for it.
-    pub(super) async fn write_piece(&self, key: &str, bytes: Bytes) -> Result<()> {
-        let size = bytes.len() as u64;
-        self.make_room(size).await?;
-        let done = self.records.write_record(key, bytes.clone()).await;
-        if self.gave_up(&done, size).await? {
-            return self.records.write_record(key, bytes).await;
-        }
-        done
-    }
-
-    /// Gives up blobs if there was no room to write `size` bytes; then that is worth another try.
-    async fn gave_up<T>(&self, written: &Result<T>, size: u64) -> Result<bool> {
-        let is_full = matches!(written, Err(e) if e.kind == ErrorKind::Full);
-        if is_full {
-            self.give_up(size.saturating_mul(2)).await?;
-        }
-        Ok(is_full)
     }
 
     /// The bytes of a blob as a body that stays whole though the blob is given up; `None` if it is not here. `check` hashes

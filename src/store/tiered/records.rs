@@ -150,7 +150,8 @@ impl Records for TieredRecords {
     async fn read_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         let core = &self.core;
         if is_piece(key) {
-            return core.read_piece(key, limit).await;
+            let asked = core.remote.records.read_record(key, limit);
+            return core.health.ask("read record", asked).await;
         }
         if let Some(bytes) = core.queued_record(key, limit).await? {
             return Ok(Some(bytes));
@@ -170,14 +171,17 @@ impl Records for TieredRecords {
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
         if is_piece(key) {
-            return self.core.write_piece(key, bytes).await;
+            let asked = self.core.remote.records.write_record(key, bytes);
+            // It takes its time on a slow line, but its sender waits for no longer than it is known to be in vain.
+            return self.core.health.ask("write record", asked).await;
         }
         self.core.write_record(key, bytes).await
     }
 
     async fn remove_record(&self, key: &str) -> Result<()> {
         if is_piece(key) {
-            return self.core.remove_piece(key).await;
+            let asked = self.core.remote.records.remove_record(key);
+            return self.core.health.ask("remove record", asked).await;
         }
         self.core.remove_record(key).await
     }
@@ -185,7 +189,8 @@ impl Records for TieredRecords {
     async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
         let core = &self.core;
         if prefix.starts_with(keys::UPLOADS) {
-            return core.list_pieces(prefix).await;
+            let asked = core.remote.records.list_records(prefix);
+            return core.health.ask("list records", asked).await;
         }
         let (behind, asked) = (core.clone(), prefix.to_owned());
         let behind = async move {
@@ -214,8 +219,8 @@ impl Records for TieredRecords {
     async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
         let core = &self.core;
         if prefix.starts_with(keys::UPLOADS) {
-            let pieces = core.list_pieces(prefix).await?;
-            return Ok(pieces.into_iter().next().map(|l| l.key));
+            let asked = core.remote.records.any_record(prefix);
+            return core.health.ask("list records", asked).await;
         }
         if let Some((key, _)) = core.queue.below(prefix).into_iter().next() {
             return Ok(Some(key));

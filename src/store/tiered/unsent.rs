@@ -109,36 +109,27 @@ impl Unsent {
         self.shares.limit(most);
     }
 
-    /// Room for bytes that only the front has, in the share of the caller on whose behalf this task works.
-    ///
-    /// # Errors
-    /// `Full` if that caller has as many bytes as are left for all others ([`Shares`]).
-    pub(super) fn reserve_bytes(&self, size: u64) -> Result<Share> {
-        let taken = self.shares.take(caller::current(), size);
-        taken.map_err(|refused| match refused {
-            Refused::Caller => over_share("bytes"),
-            // Others have taken the disk, or what waits.
-            Refused::All => queue_full("the local cache directory (front_max_size) is"),
-        })
-    }
-
-    /// Counts bytes that only the front has anyway.
-    pub(super) fn count(&self, size: u64) -> Share {
-        self.shares.count(caller::current(), size)
-    }
-
+    /// Room for the bytes of a blob in the share of the caller on whose behalf this task works.
     fn share(&self, size: u64, bytes: Bytes) -> Result<Share> {
-        match bytes {
-            Bytes::New => self.reserve_bytes(size),
-            // What has lain there was acknowledged before.
-            Bytes::Old => Ok(self.count(size)),
+        let who = caller::current();
+        // What has lain there was acknowledged before.
+        if bytes == Bytes::New {
+            match self.shares.take(who.clone(), size) {
+                Ok(share) => return Ok(share),
+                Err(Refused::Caller) => return Err(over_share("bytes")),
+                // Others have taken the disk, or what waits.
+                Err(Refused::All) => {
+                    return Err(queue_full("the local cache directory (front_max_size) is"));
+                }
+            }
         }
+        Ok(self.shares.count(who, size))
     }
 
     /// Room for a blob that is about to come, so that one that gets none is not kept; `None` if it is marked already.
     ///
     /// # Errors
-    /// As [`Self::reserve_bytes`].
+    /// `Full` if the caller on whose behalf this task works has as many bytes as are left for all others ([`Shares`]).
     pub(super) fn reserve(&self, digest: &Digest, size: u64) -> Result<Option<Share>> {
         if self.contains(digest) {
             return Ok(None);
@@ -173,7 +164,7 @@ impl Unsent {
 
     /// Takes over what an earlier process marked.
     pub(super) fn take_over(&self, digest: &Digest, size: u64, since: Time, pin: Pin) {
-        let share = self.count(size);
+        let share = self.shares.count(None, size);
         self.insert(digest, Item::new(size, since, Bytes::Old, share, pin));
     }
 

@@ -87,7 +87,7 @@ impl Door {
         let repositories = opened.repositories.unwrap();
         let records = shared.then(|| repositories.records());
         let own = dir.path().join(format!("uploads-{:x}", fastrand::u64(..)));
-        let uploads = Uploads::open(&own, records).unwrap();
+        let uploads = Uploads::open(&own, records, false).unwrap();
         let authority = authority(dir.path(), auth::Config::default()).await;
         Self {
             registry: Registry::new(repositories, Arc::new(uploads), authority, Arc::default()),

@@ -210,7 +210,7 @@ async fn upload_goes_on_after_a_restart() {
     let open = || async {
         let url: StoreUrl = format!("disk:{}", store.display()).parse().unwrap();
         let opened = open::open(&url, &Options::default()).await.unwrap();
-        let uploads = Uploads::open(&store.join("uploads"), None).unwrap();
+        let uploads = Uploads::open(&store.join("uploads"), None, false).unwrap();
         Door {
             registry: Registry::new(
                 opened.repositories.unwrap(),

@@ -1,6 +1,11 @@
 //! Pieces of uploads in a store that several daemons have.
 
-use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -13,7 +18,7 @@ use super::super::{BUSY, UploadId, busy};
 use crate::{
     entry::Time,
     store::{
-        error::Result,
+        error::{Error, Result},
         keys,
         records::{Listed, Records},
     },
@@ -24,9 +29,16 @@ const PIECES: usize = 16;
 /// What stands instead of an offset once an upload was given up.
 pub(super) const GONE: &str = "gone";
 
+/// Most uploads that are remembered as over while the store was away.
+const MAX_OVER: usize = 10_000;
+
 pub(super) struct Pieces {
     pub(super) records: Arc<dyn Records>,
     pub(super) places: Semaphore,
+    /// Whether an upload goes on by what is kept here while the store is away.
+    pub(super) outlive_outages: bool,
+    /// Uploads that were over while the store was away: their pieces are still to be removed.
+    over: Mutex<HashSet<UploadId>>,
     /// Uploads that requests send to here: one at a time each, or both would write to the same place.
     sending: Mutex<HashMap<UploadId, Arc<AsyncMutex<()>>>>,
 }
@@ -37,10 +49,12 @@ pub(super) fn end(pieces: &[Range<u64>]) -> u64 {
 }
 
 impl Pieces {
-    pub(super) fn new(records: Arc<dyn Records>) -> Self {
+    pub(super) fn new(records: Arc<dyn Records>, outlive_outages: bool) -> Self {
         Self {
             records,
             places: Semaphore::new(PIECES),
+            outlive_outages,
+            over: Mutex::default(),
             sending: Mutex::default(),
         }
     }
@@ -57,6 +71,33 @@ impl Pieces {
         };
         let turn = timeout(BUSY, turn.lock_owned()).await;
         turn.map_err(|_| busy(id))
+    }
+
+    /// Says whether an upload goes on in spite of this error, by what is kept here.
+    pub(super) fn outlives(&self, error: &Error) -> bool {
+        self.outlive_outages && error.is_temporary()
+    }
+
+    /// Notes that the pieces of an upload that is over could not be removed.
+    pub(super) fn note_over(&self, id: &UploadId) {
+        let mut over = self.over.lock();
+        if over.len() < MAX_OVER {
+            over.insert(id.clone());
+        }
+    }
+
+    pub(super) fn is_over(&self, id: &UploadId) -> bool {
+        self.over.lock().contains(id)
+    }
+
+    /// Removes the pieces of uploads that were over while the store was away.
+    pub(super) async fn clear_over(&self) -> Result<()> {
+        let over: Vec<UploadId> = self.over.lock().iter().cloned().collect();
+        for id in over {
+            self.clear(&id).await?;
+            self.over.lock().remove(&id);
+        }
+        Ok(())
     }
 
     fn prefix(id: &UploadId) -> String {

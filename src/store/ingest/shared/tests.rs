@@ -12,7 +12,7 @@ async fn daemon(dir: &Path, state: &str, quota: Quota) -> Arc<Uploads> {
     let opened = open::open(&url, &Options::default()).await.unwrap();
     let records = opened.repositories.unwrap().records();
     let state = dir.join(state);
-    let uploads = Arc::new(Uploads::open(&state.join("uploads"), Some(records)).unwrap());
+    let uploads = Arc::new(Uploads::open(&state.join("uploads"), Some(records), false).unwrap());
     uploads.set_quota(quota);
     uploads.remember_owners(&state.join("owners")).unwrap();
     uploads.count_bytes().await.unwrap();

@@ -4,7 +4,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    fair::{Key, caller},
+    entry::Time,
     store::{
         ingest::{Appended, UploadId, Uploads},
         keys,
@@ -53,7 +53,7 @@ impl Upload {
         let scene = Scene::of(mode).await;
         let records = scene.daemon.tiered.records();
         let dir = scene.world.dir.path().join("uploads");
-        let uploads = Arc::new(Uploads::open(&dir, Some(records)).unwrap());
+        let uploads = Arc::new(Uploads::open(&dir, Some(records), true).unwrap());
         let id = uploads.begin(&Repo::cli(), OWNER, false).await.unwrap();
         let upload = Self { scene, uploads, id };
         assert_eq!(upload.append(Some(0), b"first").await, Appended::Size(5));
@@ -145,99 +145,100 @@ async fn an_upload_that_outlives_an_outage_is_whole_and_leaves_nothing() {
     }
 }
 
-/// Pieces that lie in front.
-async fn in_front(scene: &Scene) -> Vec<Listed> {
-    let near = scene.world.near().await;
-    let records = near.repositories.unwrap().records();
-    records.list_records(keys::UPLOADS).await.unwrap()
+/// Pieces below the folder of uploads in a store.
+async fn pieces(records: &dyn Records) -> Vec<Listed> {
+    let mut listed = records.list_records(keys::UPLOADS).await.unwrap();
+    listed.retain(|listed| is_piece(&listed.key));
+    listed
+}
+
+async fn in_front(world: &World) -> Arc<dyn Records> {
+    world.near().await.repositories.unwrap().records()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_remote_has_of_an_upload_takes_no_room_for_pieces_in_front() {
+async fn pieces_are_the_remotes_alone() {
     let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
     let Upload { scene, .. } = &upload;
-    let is_piece = |listed: &Listed| is_piece(&listed.key);
-    assert!(!in_front(scene).await.iter().any(is_piece));
+    let front = in_front(&scene.world).await;
     scene.goes(Way::Refused);
     scene.is_known(Way::Refused).await;
     upload.append(Some(5), b" more").await;
-    assert_eq!(
-        in_front(scene).await.into_iter().filter(is_piece).count(),
-        1
-    );
-    // An earlier process left the rest: the remote's listing says so once it is asked.
+    assert_eq!(pieces(&*front).await, []);
     scene.comes_back().await;
-    let records = scene.daemon.tiered.records();
-    let listed = records.list_records(keys::UPLOADS).await.unwrap();
-    assert_eq!(listed.len(), 2);
-    let digest = upload.finish(Some(10), b" last").await;
-    assert_eq!(digest, Digest::sha256_of(b"first more last"));
-    assert!(!in_front(scene).await.iter().any(is_piece));
+    assert_eq!(upload.append(Some(10), b" yet").await, Appended::Size(14));
+    assert_eq!(pieces(&*front).await, []);
+    let digest = upload.finish(None, b" last").await;
+    assert_eq!(digest, Digest::sha256_of(b"first more yet last"));
+    assert_eq!(pieces(&*scene.daemon.tiered.records()).await, []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_in_front_that_an_older_release_left_goes_when_the_remote_has_it() {
-    let scene = Scene::of(Mode::WriteBack).await;
+async fn an_upload_that_is_begun_during_an_outage_goes_on_after_it() {
+    let scene = Scene::unreachable(Way::Refused).await;
+    let dir = scene.world.dir.path().join("uploads");
     let records = scene.daemon.tiered.records();
-    let key = keys::upload("0a.00");
-    records
-        .write_record(&key, Bytes::from_static(b"first"))
-        .await
-        .unwrap();
-    let near = scene.world.near().await.repositories.unwrap().records();
-    near.write_record(&key, Bytes::from_static(b"first"))
-        .await
-        .unwrap();
-    scene.daemon.tiered.core.count_pieces().await.unwrap();
-    assert_eq!(records.list_records(keys::UPLOADS).await.unwrap().len(), 1);
-    assert_eq!(near.list_records(keys::UPLOADS).await.unwrap(), []);
-    let read = records.read_record(&key, 100).await.unwrap();
-    assert_eq!(read.as_deref(), Some(&b"first"[..]));
+    let uploads = Arc::new(Uploads::open(&dir, Some(records), true).unwrap());
+    let id = uploads.begin(&Repo::cli(), OWNER, false).await.unwrap();
+    let upload = Upload { scene, uploads, id };
+    assert_eq!(upload.uploads.size(&upload.id).await.unwrap(), Some(0));
+    assert_eq!(upload.append(None, b"first").await, Appended::Size(5));
+    upload.scene.comes_back().await;
+    let digest = upload.finish(Some(5), b" last").await;
+    assert_eq!(digest, Digest::sha256_of(b"first last"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_piece_that_only_the_remote_has_is_away_during_an_outage_and_not_gone() {
-    let scene = Scene::of(Mode::WriteBack).await;
-    let records = scene.daemon.tiered.records();
-    let key = keys::upload("0a.00");
-    records
-        .write_record(&key, Bytes::from_static(b"first"))
-        .await
-        .unwrap();
+async fn an_upload_goes_on_after_a_restart_during_an_outage() {
+    for op in OPS {
+        let mut upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
+        upload.scene.goes(Way::Refused);
+        upload.scene.is_known(Way::Refused).await;
+        let dir = upload.scene.world.dir.path().join("uploads");
+        let records = upload.scene.daemon.tiered.records();
+        upload.uploads = Arc::new(Uploads::open(&dir, Some(records), true).unwrap());
+        upload.does(op).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_was_cancelled_during_an_outage_is_over_after_it() {
+    let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
+    let Upload { scene, uploads, id } = &upload;
     scene.goes(Way::Refused);
-    let read = records.read_record(&key, 100).await;
-    assert!(read.unwrap_err().is_temporary());
-    records.remove_record(&key).await.unwrap();
-    assert_eq!(records.list_records(keys::UPLOADS).await.unwrap(), []);
+    scene.is_known(Way::Refused).await;
+    upload.does(Op::Cancel).await;
+    scene.comes_back().await;
+    assert_eq!(uploads.size(id).await.unwrap(), None);
+    let records = scene.daemon.tiered.records();
+    assert_eq!(pieces(&*records).await.len(), 1);
+    let now = Time::now();
+    uploads.expire(Duration::from_hours(1), now).await.unwrap();
+    assert_eq!(pieces(&*records).await, []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn pieces_that_only_the_front_has_are_of_their_senders_share() {
-    let mut world = World::new(Mode::WriteThrough);
-    world.settings.room.max_bytes = 100;
-    world.settings.room.low_water = 1.0;
-    let daemon = world.start().await;
-    daemon.outage().await;
-    let records = daemon.tiered.records();
-    let write = async |who: &str, n: u8, len: usize| {
-        let who = Some(Key::Principal(who.into()));
-        let key = keys::upload(&format!("{n:02x}.00"));
-        let bytes = Bytes::from(vec![n; len]);
-        caller::on_behalf_of(who, records.write_record(&key, bytes)).await
-    };
-    write("a", 1, 40).await.unwrap();
-    assert_eq!(write("a", 2, 21).await.unwrap_err().kind, ErrorKind::Full);
-    write("b", 3, 20).await.unwrap();
-    // Written again it counts once, and ended no more.
-    write("b", 3, 20).await.unwrap();
-    records.remove_record(&keys::upload("01.00")).await.unwrap();
-    write("a", 2, 40).await.unwrap();
-    // A restart counts what lies there.
-    drop((records, daemon));
-    let daemon = world.start().await;
-    daemon.outage().await;
-    let records = daemon.tiered.records();
-    let bytes = Bytes::from(vec![0; 41]);
-    let refused = records.write_record(&keys::upload("04.00"), bytes).await;
-    assert_eq!(refused.unwrap_err().kind, ErrorKind::Full);
+async fn what_is_not_here_of_an_upload_is_away_during_an_outage_and_not_gone() {
+    let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
+    let Upload { scene, uploads, id } = &upload;
+    scene.goes(Way::Refused);
+    let dir = scene.world.dir.path().join("others");
+    let records = scene.daemon.tiered.records();
+    let other = Arc::new(Uploads::open(&dir, Some(records), true).unwrap());
+    assert!(other.size(id).await.unwrap_err().is_temporary());
+    let last = Some(body(b" last"));
+    let ended = other.finish((id, OWNER), Some(5), None, last).await;
+    assert!(ended.unwrap_err().is_temporary());
+    assert_eq!(uploads.size(id).await.unwrap(), Some(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pieces_that_an_older_daemon_left_in_front_are_removed_at_the_start() {
+    let world = World::new(Mode::WriteBack);
+    let front = in_front(&world).await;
+    let key = keys::upload("0a.00");
+    let left = Bytes::from_static(b"left");
+    front.write_record(&key, left).await.unwrap();
+    let _daemon = world.start().await;
+    assert_eq!(pieces(&*front).await, []);
 }
