@@ -22,6 +22,8 @@ pub const OVER_QUOTA: &str = "upload within the quota";
 const RESTED: Duration = Duration::from_secs(90);
 /// To what nobody has sent for so long, a listing says all about.
 const LISTED: Duration = Duration::from_mins(10);
+/// What the smallest file takes of a disk.
+const FILE_BYTES: u64 = 4096;
 /// Most bytes that an upload is believed to have: so the sum of all is no overflow.
 const MAX_BYTES: u64 = 1 << 50;
 
@@ -65,6 +67,13 @@ struct Owned {
 struct Total {
     uploads: usize,
     bytes: u64,
+}
+
+impl Total {
+    /// About what they take: each has a file, whose last block is rarely full.
+    fn on_disk(&self) -> u64 {
+        self.bytes.saturating_add(self.uploads as u64 * FILE_BYTES)
+    }
 }
 
 fn over(what: String) -> Error {
@@ -286,6 +295,11 @@ impl Owners {
         total.map_or(0, |total| total.bytes)
     }
 
+    /// Whether it is known whose this upload is.
+    pub(super) fn contains(&self, id: &UploadId) -> bool {
+        self.0.lock().uploads.contains_key(id)
+    }
+
     /// Whether an upload was begun here, and nothing of it came yet.
     pub(super) fn is_new(&self, id: &UploadId) -> bool {
         self.0.lock().uploads.get(id).is_some_and(|o| o.bytes == 0)
@@ -334,7 +348,7 @@ impl Owners {
     pub(super) fn fillers(&self, id: &UploadId) -> Fillers {
         let state = self.0.lock();
         let owner = state.uploads.get(id).map(|o| o.owner.clone());
-        let most = state.totals.iter().max_by_key(|(_, t)| t.bytes);
+        let most = state.totals.iter().max_by_key(|(_, t)| t.on_disk());
         let filler = most.map(|(owner, _)| owner.clone());
         let is_own = filler == owner;
         let mut resting = Vec::new();

@@ -18,6 +18,7 @@ mod pieces;
 use super::{Appended, Evict, Ingests, OVER_QUOTA, Quota, UploadId};
 use crate::{
     entry::Time,
+    fair::{Key, caller},
     store::{
         Body, ByteStream, Spool,
         error::{Error, ErrorKind, Result},
@@ -253,6 +254,7 @@ impl Uploads {
             Ok(start) => start.size,
             Err(other) => return Ok(self.not_sent(id, other)),
         };
+        self.admit(id, owner).await?;
         let active = self.local.owners.active(id, owner, start);
         let body = self.owned(id, active.give_up(), body);
         let appended = self.append_pieces(id, start, range, body).await;
@@ -260,6 +262,16 @@ impl Uploads {
             self.local.owners.forget(id);
         }
         self.give_up_refused(id, appended).await
+    }
+
+    /// Counts an upload that another daemon began, or nobody, to `owner`.
+    async fn admit(&self, id: &UploadId, owner: &str) -> Result<()> {
+        if self.pieces.is_some() && !self.local.owners.contains(id) {
+            if let Some(given_up) = self.local.owners.begin(id, owner, false)? {
+                self.give_up(&given_up).await;
+            }
+        }
+        Ok(())
     }
 
     /// The turn of a request that sends to an upload. What is kept here alone has its own ([`Ingests::append`]).
@@ -294,7 +306,8 @@ impl Uploads {
         loop {
             // A place is for what is in memory: who sends slowly takes one for little time.
             let (first, ended) = gather(&mut rest, LEAST_BYTES, None).await;
-            let _place = pieces.places.acquire().await;
+            let caller = caller::current().unwrap_or(Key::Unknown);
+            let _place = pieces.places.enter_again(caller).await;
             let (piece, broken) = match ended {
                 Some(_) => (first, ended),
                 None => gather(&mut rest, PIECE_BYTES / 2, Some(first)).await,
@@ -350,6 +363,7 @@ impl Uploads {
             Ok(start) => start,
             Err(other) => return Ok(Err(self.not_sent(id, other))),
         };
+        self.admit(id, owner).await?;
         let active = self.local.owners.active(id, owner, start.size);
         let body = body.map(|body| self.owned(id, active.give_up(), body));
         let finished = self.finish_pieces(id, start, range, body).await;
@@ -411,16 +425,21 @@ impl Uploads {
 
     /// Ends an upload and forgets its bytes; `false` if there was none.
     pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
-        let local = self.local.cancel(id).await?;
+        let is_known = self.local.owners.contains(id);
+        let is_here = self.local.cancel(id).await? || is_known;
         let Some(pieces) = &self.pieces else {
-            return Ok(local);
+            return Ok(is_here);
         };
         let there = match pieces.list(id).await {
-            Ok(listed) => listed.is_some(),
-            Err(e) if pieces.outlives(&e) && local => true,
+            Ok(Some(listed)) => is_here || !listed.is_empty(),
+            Ok(None) => false,
+            Err(e) if pieces.outlives(&e) && is_here => true,
             Err(e) => return Err(e),
         };
-        self.forget(id, None, true).await?;
+        // Of what never was, no mark is left.
+        if there {
+            self.forget(id, None, true).await?;
+        }
         Ok(there)
     }
 

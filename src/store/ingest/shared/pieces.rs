@@ -10,13 +10,14 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore},
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     time::timeout,
 };
 
 use super::super::{BUSY, UploadId, busy};
 use crate::{
     entry::Time,
+    fair::{Pool, Queue},
     store::{
         error::{Error, Result},
         keys,
@@ -26,6 +27,8 @@ use crate::{
 
 /// Pieces in memory at once.
 const PIECES: usize = 16;
+/// Requests that wait are bounded where they are admitted.
+const NO_QUEUE: Queue = Queue { total: 0, each: 0 };
 /// What stands instead of an offset once an upload was given up.
 pub(super) const GONE: &str = "gone";
 
@@ -34,7 +37,8 @@ const MAX_OVER: usize = 10_000;
 
 pub(super) struct Pieces {
     pub(super) records: Arc<dyn Records>,
-    pub(super) places: Semaphore,
+    /// Shared by callers in turn.
+    pub(super) places: Pool,
     /// Whether an upload goes on by what is kept here while the store is away.
     pub(super) outlive_outages: bool,
     /// Uploads that were over while the store was away: their pieces are still to be removed.
@@ -52,7 +56,7 @@ impl Pieces {
     pub(super) fn new(records: Arc<dyn Records>, outlive_outages: bool) -> Self {
         Self {
             records,
-            places: Semaphore::new(PIECES),
+            places: Pool::new("pieces", PIECES, NO_QUEUE),
             outlive_outages,
             over: Mutex::default(),
             sending: Mutex::default(),

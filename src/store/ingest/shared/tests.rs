@@ -82,3 +82,31 @@ async fn bytes_that_another_daemon_received_count_once_they_are_looked_for() {
     let refused = one.append((&new, "a"), None, None, body(b"four")).await;
     assert_eq!(refused.unwrap_err().op, OVER_QUOTA);
 }
+
+#[tokio::test]
+async fn uploads_that_nobody_began_count_and_leave_no_mark_when_they_are_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota {
+        uploads: 2,
+        bytes: 100,
+    };
+    let uploads = daemon(dir.path(), "one", quota).await;
+    let mut results = Vec::new();
+    for _ in 0..3 {
+        let id = UploadId::new(&Repo::cli());
+        let appended = uploads.append((&id, "a"), Some(0), None, body(b"x"));
+        results.push(appended.await.map_err(|e| e.op));
+    }
+    let one = Ok(Appended::Size(1));
+    assert_eq!(results, [one, one, Err(OVER_QUOTA)]);
+    let never = UploadId::new(&Repo::cli());
+    assert!(!uploads.cancel(&never).await.unwrap());
+    let records = &uploads.pieces.as_ref().unwrap().records;
+    let listed = records.list_records(keys::UPLOADS).await.unwrap();
+    let marks = listed.iter().filter(|l| l.key.contains(&never.to_string()));
+    assert_eq!(marks.count(), 0);
+    // One that was begun is, although nothing of it came.
+    let begun = uploads.begin(&Repo::cli(), "b", false).await.unwrap();
+    assert!(uploads.cancel(&begun).await.unwrap());
+    assert!(!uploads.cancel(&begun).await.unwrap());
+}
