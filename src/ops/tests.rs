@@ -17,8 +17,8 @@ use crate::{
     },
     store::{
         Meet,
-        memory::Memory,
         open::{Opened, StoreUrl},
+        testing::Memory,
     },
 };
 

@@ -667,7 +667,7 @@ mod tests {
     use super::*;
     use crate::{
         artifact::{Descriptor, Manifest},
-        store::{Body, Expect, conformance},
+        store::{Body, Expect, testing::conformance},
     };
 
     fn url(s: &str) -> StoreUrl {

@@ -14,10 +14,9 @@ use crate::{
     metrics::Metrics,
     store::{
         self, BlobStore as _, Body as Bytes, ErrorKind,
-        memory::Memory,
+        testing::{Faults, Faulty, Memory},
         wrap::{
             Metered,
-            faulty::{Faults, Faulty},
             metered::{Counters, Tier},
         },
     },

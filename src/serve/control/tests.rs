@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     artifact::{Manifest, Tag},
     proto::v1::{self, control_client::ControlClient},
-    store::{Expect, Meet, memory::Memory, open::StoreUrl, queue::Waiting},
+    store::{Expect, Meet, open::StoreUrl, queue::Waiting, testing::Memory},
 };
 
 /// Brings the requests of a stub to a handler.

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt as _;
 
 use super::*;
 use crate::{
-    store::{Meet, SpoolWriter, conformance},
+    store::{Meet, SpoolWriter, testing::conformance},
     task,
 };
 

@@ -1,6 +1,6 @@
 //! Wrappers: one behaviour each, over any store.
 //!
-//! - Holds: checking, trying again, limits, counting, naming, refusing writes, faults on purpose.
+//! - Holds: checking, trying again, limits, counting, naming, refusing writes.
 //! - Enters: a store as `Arc<dyn Store>`.
 //! - Leaves: a store again; [`super::open`] says in which order they are stacked.
 //! - Deliberately absent: what any one backend is like.
@@ -8,7 +8,6 @@
 //! Each file denies `clippy::missing_trait_methods`: a method that is added to a trait must be thought of in every wrapper.
 
 pub mod distrusting;
-pub mod faulty;
 pub mod limited;
 pub mod metered;
 pub mod named;
@@ -18,7 +17,6 @@ pub mod retrying;
 pub mod verified;
 
 pub use distrusting::Distrusting;
-pub use faulty::Faulty;
 pub use limited::Limited;
 pub use metered::Metered;
 pub use named::Named;

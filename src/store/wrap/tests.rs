@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    faulty::Faults,
     limited::Limits,
     metered::{self, Counters, OpSnapshot, Tier},
     retrying::{Contact, Policy, Trouble},
@@ -27,7 +26,8 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Meet, Published, Put, Resolved,
-        Result, Store, TagStore, Untag, conformance, memory::Memory,
+        Result, Store, TagStore, Untag,
+        testing::{Faults, Faulty, Memory, conformance},
     },
 };
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::conformance;
+use crate::store::testing::conformance;
 
 async fn conforms(mode: Mode) {
     Box::pin(conformance::run_all(async || {

@@ -26,7 +26,7 @@ use crate::{
         Resolved, Store, StoredBlob, Sweep, TagStore, Untag,
         open::{self, Options, StoreUrl},
         records::Listed,
-        wrap::{Faulty, faulty::Faults},
+        testing::{Faults, Faulty},
     },
 };
 
