@@ -20,8 +20,7 @@ use super::{
     net, registry, s3,
     scrub::Scrubber,
     wrap::{
-        Distrusting, Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified,
-        distrusting::Distrust,
+        DamagedBlobs, Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified,
         limited::Limits,
         metered::{Counters, Tier},
         retrying::{Contact, Policy, Trouble},
@@ -505,16 +504,14 @@ struct Wrapping {
     /// Trouble with a folder does not go away by itself.
     retries: Option<(Policy, Contact)>,
     verified: bool,
+    /// Blobs that came with wrong bytes; `None` where nobody remembers them.
+    damaged: Option<DamagedBlobs>,
     read_only: bool,
     /// Repositories' tags and records can be changed.
     writable: bool,
     limits: Limited,
     name: String,
     metrics: Arc<Counters>,
-    /// Blobs that came with wrong bytes; `None` where what is damaged is found before.
-    distrust: Option<Arc<Distrust>>,
-    /// Takes them away, where somebody can.
-    sweep: Option<Arc<dyn Sweep>>,
     /// Marked blobs, and how they are renewed.
     beside: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
 }
@@ -527,11 +524,10 @@ impl Wrapping {
             store = Arc::new(Retrying::sharing(store, *policy, contact.clone()));
         }
         if self.verified {
-            store = Arc::new(Verified::new(store));
-        }
-        if let Some(distrust) = &self.distrust {
-            let sweep = self.sweep.clone();
-            store = Arc::new(Distrusting::new(store, distrust.clone(), sweep));
+            store = Arc::new(match &self.damaged {
+                Some(damaged) => Verified::remembering(store, damaged.clone()),
+                None => Verified::new(store),
+            });
         }
         if let Some((marked, sweep)) = &self.beside {
             store = Arc::new(Renewing::new(store, sweep.clone(), marked.clone()));
@@ -618,13 +614,14 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
             }
             None => sweep,
         });
-    let distrust = (options.beside_doors && options.verified).then(Arc::<Distrust>::default);
+    let damaged = options
+        .beside_doors
+        .then(|| DamagedBlobs::replaced_by(sweep.clone()));
     let beside = sweep.clone().filter(|_| options.beside_doors);
     let marked = beside.is_some().then(Arc::<Marked>::default);
     let wrapping = Arc::new(Wrapping {
         retries,
-        distrust,
-        sweep: sweep.clone(),
+        damaged,
         beside: marked.clone().zip(beside),
         verified: options.verified,
         read_only: options.read_only,

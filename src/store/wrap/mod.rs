@@ -7,7 +7,7 @@
 //!
 //! Each file denies `clippy::missing_trait_methods`: a method that is added to a trait must be thought of in every wrapper.
 
-pub mod distrusting;
+mod damaged;
 pub mod limited;
 pub mod metered;
 pub mod named;
@@ -16,7 +16,7 @@ pub mod renewing;
 pub mod retrying;
 pub mod verified;
 
-pub use distrusting::Distrusting;
+pub use damaged::DamagedBlobs;
 pub use limited::Limited;
 pub use metered::Metered;
 pub use named::Named;
