@@ -47,9 +47,9 @@ impl Shown {
         Observer::new(self.metrics.http.clone())
     }
 
-    /// Shows what a store counts.
+    /// Shows what a store counts, and a folder in front of it.
     pub fn stores(&self, opened: &Opened) {
-        let stores = Stores::new(vec![opened.metrics.clone()]);
+        let stores = Stores::new(opened.metrics.clone());
         self.metrics.add(Box::new(stores));
     }
 

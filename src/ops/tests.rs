@@ -81,7 +81,7 @@ impl World {
             sweep: Some(memory),
             spool_dir: None,
             url: StoreUrl::Disk("memory".into()),
-            metrics: Arc::default(),
+            metrics: Vec::new(),
             ranged: true,
             repositories: None,
             marked: None,

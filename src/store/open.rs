@@ -264,8 +264,8 @@ pub struct Opened {
     pub spool_dir: Option<PathBuf>,
     /// Where it is; folders absolute.
     pub url: StoreUrl,
-    /// Counts of what it was asked.
-    pub metrics: Arc<Counters>,
+    /// Counts of what it was asked; of a folder in front and the store behind it, each.
+    pub metrics: Vec<Arc<Counters>>,
     /// Whether a part of a blob costs less than all of it.
     pub ranged: bool,
     /// Other repositories over the same blobs, to be read only where the store is; `None` where a store holds one only.
@@ -649,7 +649,7 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         sweep: sweep.map(|s| wrapping.sweep(s)),
         spool_dir: backend.spool_dir,
         url,
-        metrics,
+        metrics: vec![metrics],
         ranged: backend.ranged,
         repositories,
         marked,
@@ -798,7 +798,7 @@ mod tests {
             e.to_string().contains("--read-only") && e.to_string().contains("disk:/"),
             "{e}"
         );
-        assert_eq!(opened.metrics.snapshot().publish.errors, 1);
+        assert_eq!(opened.metrics[0].snapshot().publish.errors, 1);
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
         sweep: Some(disk.clone()),
         spool_dir: disk.spool_dir(),
         url: StoreUrl::Disk(root),
-        metrics: Arc::default(),
+        metrics: Vec::new(),
         ranged: true,
         repositories: None,
         marked: None,

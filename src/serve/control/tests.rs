@@ -78,7 +78,7 @@ impl World {
             sweep: Some(self.memory.clone()),
             spool_dir: None,
             url: StoreUrl::Disk("/daemons/own".into()),
-            metrics: Arc::default(),
+            metrics: Vec::new(),
             ranged: true,
             repositories: None,
             marked: None,

@@ -10,7 +10,10 @@ use crate::{
         BlobStore, Body, ByteStream, Put, check_range,
         error::{ErrorKind, Result},
         queue::OVER_SHARE,
-        wrap::Verified,
+        wrap::{
+            Verified,
+            metered::{Tier, answered, unwatched},
+        },
     },
 };
 
@@ -63,6 +66,7 @@ impl Core {
         if !whole {
             let running = self.fills.get(desc);
             if let Some(stream) = running.and_then(|fill| fill.range(&range)) {
+                answered(Tier::Remote);
                 return Ok(Some(stream));
             }
         }
@@ -73,7 +77,10 @@ impl Core {
             return self.direct(desc, range).await;
         };
         match fill.read().await? {
-            Found::Stream(stream) => Ok(Some(stream)),
+            Found::Stream(stream) => {
+                answered(Tier::Remote);
+                Ok(Some(stream))
+            }
             Found::Missing => Ok(None),
             Found::NoRoom => self.direct(desc, range).await,
         }
@@ -104,7 +111,7 @@ impl Core {
         let done = self.health.send("put", asked).await?;
         self.seen.insert(&desc.digest);
         if self.front.keeps(desc.size) {
-            passed_by(self.front.put(desc, body).await);
+            passed_by(unwatched(self.front.put(desc, body)).await);
         }
         Ok(done)
     }

@@ -52,7 +52,7 @@ use super::{
     ingest::Evict,
     keys::Repo,
     open::{Opened, Repositories},
-    wrap::{Metered, Renewing, metered::Counters},
+    wrap::{Renewing, metered::Counters},
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -136,7 +136,8 @@ impl Moved for NeverMerge {
 /// A disk in front of a remote. Background work ends when it is dropped; what is not sent by then is at the next start.
 pub struct Tiered {
     core: Arc<Core>,
-    metrics: Arc<Counters>,
+    /// Of the front and of the remote.
+    metrics: Vec<Arc<Counters>>,
     _tasks: Vec<Task<()>>,
 }
 
@@ -156,6 +157,7 @@ impl Tiered {
         moved: Arc<dyn Moved>,
     ) -> Result<Self> {
         let (sends, replays) = (settings.sends.max(1), settings.replays.max(1));
+        let metrics = [near.metrics.clone(), remote.metrics.clone()].concat();
         let core = Arc::new(Core::open(near, remote, settings, moved).await?);
         let mut tasks = Vec::new();
         let (health, remote) = (core.clone(), core.remote.records.clone());
@@ -178,7 +180,7 @@ impl Tiered {
         }
         Ok(Self {
             core,
-            metrics: Arc::default(),
+            metrics,
             _tasks: tasks,
         })
     }
@@ -246,12 +248,7 @@ impl Tiered {
         if let Some(marked) = &self.core.remote.opened.marked {
             store = Arc::new(Renewing::new(store, self.core.clone(), marked.clone()));
         }
-        Repository::new(
-            name.clone(),
-            Arc::new(Metered::new(store, self.metrics.clone())),
-            one,
-            self.core.records(patience),
-        )
+        Repository::new(name.clone(), store, one, self.core.records(patience))
     }
 }
 

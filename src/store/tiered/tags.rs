@@ -15,6 +15,7 @@ use crate::{
         TagStore, Untag, Version, check_manifest,
         error::{Error, ErrorKind, Result},
         keys::{self, Repo},
+        wrap::metered::unwatched,
     },
 };
 
@@ -105,7 +106,8 @@ impl One {
     async fn point_behind(&self, tag: &Tag) -> Result<Option<Pointer>> {
         let asked = self.remote.store().pointer(tag);
         let found = self.core.health.ask("resolve", asked).await?;
-        let known = passed_by(self.near.store().pointer(tag).await).flatten();
+        let known = unwatched(self.near.store().pointer(tag)).await;
+        let known = passed_by(known).flatten();
         if known.map(|at| at.digest) == found.as_ref().map(|at| at.digest) {
             self.was_read(tag, found.as_ref().map(|at| &at.digest));
             return Ok(found);
@@ -135,7 +137,8 @@ impl One {
 
     /// Keeps in front what the remote says of a tag, unless it was written since.
     async fn take_on(&self, tag: &Tag, found: Option<&Resolved>, turn: Turn) {
-        let known = self.known(tag).await.map(|r| r.manifest.digest);
+        let known = unwatched(self.known(tag)).await;
+        let known = known.map(|r| r.manifest.digest);
         if known == found.map(|r| r.manifest.digest) {
             return;
         }
@@ -154,7 +157,7 @@ impl One {
     /// Keeps a manifest in front.
     pub(super) async fn keep(&self, manifest: &Manifest, tag: Option<&Tag>) {
         let near = self.near.store();
-        let kept = near.publish(manifest, tag, &Expect::Anything).await;
+        let kept = unwatched(near.publish(manifest, tag, &Expect::Anything)).await;
         if passed_by(kept).is_some() {
             let size = manifest.bytes.len() as u64;
             self.core.front.uses.used(&manifest.digest, size);

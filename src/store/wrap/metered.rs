@@ -61,6 +61,11 @@ pub async fn watched<T>(work: impl Future<Output = T>) -> (T, Option<Tier>) {
     ANSWERED.scope(Cell::new(None), asked).await
 }
 
+/// Runs `work` unseen by [`watched`]: what it asks a store for is not what the caller is answered with.
+pub async fn unwatched<T>(work: impl Future<Output = T>) -> T {
+    watched(work).await.0
+}
+
 /// Notes for [`watched`] that a store of `tier` had what was asked for.
 pub fn answered(tier: Tier) {
     // Outside of it nobody wants to know.

@@ -2,6 +2,7 @@ use futures_util::{FutureExt as _, future::join_all};
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::store::wrap::metered::{Tier, watched};
 
 /// A blob that only the remote has.
 async fn cold(world: &World, len: usize, seed: u64) -> (Descriptor, Bytes) {
@@ -40,6 +41,25 @@ async fn cold_blob_is_fetched_once_for_all_who_want_it() {
     let numbers = daemon.status().numbers;
     assert_eq!((numbers.fills, numbers.joined, numbers.hits), (1, 15, 1));
     assert!(world.files("near/uploads").is_empty());
+}
+
+#[tokio::test]
+async fn it_is_known_which_tier_a_blob_came_from_and_each_counts_what_it_was_asked() {
+    let world = World::new(Mode::WriteThrough);
+    let (desc, bytes) = cold(&world, 100_000, 1).await;
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    let (found, tier) = watched(read(&repo, &desc)).await;
+    assert!(found.unwrap().unwrap() == bytes);
+    assert_eq!(tier, Some(Tier::Remote));
+    kept(&daemon, &desc).await;
+    let (found, tier) = watched(read(&repo, &desc)).await;
+    assert!(found.unwrap().unwrap() == bytes);
+    assert_eq!(tier, Some(Tier::Local));
+    let counters = daemon.tiered.opened().metrics;
+    let seen: Vec<_> = counters.iter().map(|c| c.snapshot()).collect();
+    assert_eq!((seen[0].get.requests, seen[0].get.misses), (2, 1));
+    assert_eq!((seen[1].get.requests, seen[1].bytes_in), (1, desc.size));
 }
 
 #[tokio::test]
