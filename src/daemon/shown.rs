@@ -18,7 +18,7 @@ use crate::{
         admin::{self, Admin, Caches, Health, Stores},
         observe::Observer,
     },
-    store::{Store, ingest::Uploads, open::Opened, tiered::Backlog, wrap::metered::Tier},
+    store::{Store, ingest::Uploads, open::Opened, tiered::Backlog, wrap::counters::Tier},
     task::{self, Task},
 };
 

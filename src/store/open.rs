@@ -20,9 +20,8 @@ use super::{
     net, registry, s3,
     scrub::Scrubber,
     wrap::{
-        DamagedBlobs, Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified,
-        limited::Limits,
-        metered::{Counters, Tier},
+        DamagedBlobs, Guard, Guarded, Limiter, Limits, ReadOnly, Renewing, Retrying, Verified,
+        counters::{Counters, Tier},
         retrying::{Contact, Policy, Trouble},
     },
 };
@@ -506,12 +505,9 @@ struct Wrapping {
     verified: bool,
     /// Blobs that came with wrong bytes; `None` where nobody remembers them.
     damaged: Option<DamagedBlobs>,
-    read_only: bool,
     /// Repositories' tags and records can be changed.
     writable: bool,
-    limits: Limited,
-    name: String,
-    metrics: Arc<Counters>,
+    guard: Arc<Guard>,
     /// Marked blobs, and how they are renewed.
     beside: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
 }
@@ -532,12 +528,7 @@ impl Wrapping {
         if let Some((marked, sweep)) = &self.beside {
             store = Arc::new(Renewing::new(store, sweep.clone(), marked.clone()));
         }
-        store = Arc::new(self.limits.beside(store));
-        if self.read_only {
-            store = Arc::new(ReadOnly::new(store));
-        }
-        store = Arc::new(Named::new(store, &self.name));
-        Arc::new(Metered::new(store, self.metrics.clone()))
+        Arc::new(Guarded::new(store, self.guard.clone()))
     }
 
     fn untag(&self, untag: Arc<dyn Untag>) -> Arc<dyn Untag> {
@@ -624,11 +615,13 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         damaged,
         beside: marked.clone().zip(beside),
         verified: options.verified,
-        read_only: options.read_only,
         writable,
-        limits: Limited::new(backend.store.clone(), limits),
-        name: url.to_string(),
-        metrics: metrics.clone(),
+        guard: Arc::new(Guard {
+            name: url.to_string(),
+            counters: metrics.clone(),
+            limiter: Limiter::new(limits),
+            read_only: options.read_only,
+        }),
     });
     let repositories = backend.many.map(|(many, records)| {
         let repos = WrappedRepos {

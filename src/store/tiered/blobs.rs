@@ -12,7 +12,7 @@ use crate::{
         queue::OVER_SHARE,
         wrap::{
             Verified,
-            metered::{Tier, answered, unwatched},
+            counters::{Tier, answered, unwatched},
         },
     },
 };

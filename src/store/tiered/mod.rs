@@ -52,7 +52,7 @@ use super::{
     ingest::Evict,
     keys::Repo,
     open::{Opened, Repositories},
-    wrap::{Renewing, metered::Counters},
+    wrap::{Renewing, counters::Counters},
 };
 use crate::{
     artifact::{Manifest, Tag},

@@ -15,7 +15,7 @@ use crate::{
         TagStore, Untag, Version, check_manifest,
         error::{Error, ErrorKind, Result},
         keys::{self, Repo},
-        wrap::metered::unwatched,
+        wrap::counters::unwatched,
     },
 };
 

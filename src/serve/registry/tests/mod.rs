@@ -21,7 +21,7 @@ use crate::{
         ingest::Uploads,
         keys::Repo,
         open::{self, Options, StoreUrl},
-        wrap::metered::Counters,
+        wrap::counters::Counters,
     },
 };
 

@@ -2,7 +2,7 @@ use futures_util::{FutureExt as _, future::join_all};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::store::wrap::metered::{Tier, watched};
+use crate::store::wrap::counters::{Tier, watched};
 
 /// A blob that only the remote has.
 async fn cold(world: &World, len: usize, seed: u64) -> (Descriptor, Bytes) {
