@@ -82,7 +82,6 @@ impl World {
             spool_dir: None,
             url: StoreUrl::Disk("memory".into()),
             metrics: Vec::new(),
-            ranged: true,
             repositories: None,
             marked: None,
             scrubber: None,

@@ -1,7 +1,7 @@
 //! Stores: blobs by digest, and tags.
 //!
-//! - Holds: the traits, the backends (disk, image layout, S3, registry), wrappers that add one behaviour each, a disk in
-//!   front of a remote, support for tests.
+//! - Holds: the traits, the backends (disk, image layout, S3, registry), the wrappers around them, a disk in front of a
+//!   remote, support for tests.
 //! - Enters: descriptors and re-openable bodies; manifests as bytes.
 //! - Leaves: streams of bytes, manifests, errors by kind.
 //! - Deliberately absent: what the bytes mean, Go, BuildKit, HTTP servers, the command line.

@@ -30,7 +30,6 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
         spool_dir: disk.spool_dir(),
         url: StoreUrl::Disk(root),
         metrics: Vec::new(),
-        ranged: true,
         repositories: None,
         marked: None,
         scrubber: None,

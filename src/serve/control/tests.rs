@@ -79,7 +79,6 @@ impl World {
             spool_dir: None,
             url: StoreUrl::Disk("/daemons/own".into()),
             metrics: Vec::new(),
-            ranged: true,
             repositories: None,
             marked: None,
             scrubber: None,

@@ -210,7 +210,6 @@ impl Tiered {
             spool_dir: Some(self.core.front.spool_dir.clone()),
             url: remote.url.clone(),
             metrics: self.metrics.clone(),
-            ranged: remote.ranged,
             repositories: Some(self.clone()),
             marked: remote.marked.clone(),
             scrubber: None,

@@ -2,7 +2,7 @@
 //!
 //! - Holds: checking bytes, trying again, renewing what a prune has marked, guarding (limits, counts, names in errors, no writes).
 //! - Enters: a store as `Arc<dyn Store>`.
-//! - Leaves: a store again; [`super::open`] says in which order they are stacked.
+//! - Leaves: a store again; `open/stack.rs` says in which order they are stacked.
 //! - Deliberately absent: what any one backend is like.
 //!
 //! Each file denies `clippy::missing_trait_methods`: a method that is added to a trait must be thought of in every wrapper.
