@@ -82,6 +82,7 @@ impl World {
             spool_dir: None,
             url: StoreUrl::Disk("memory".into()),
             metrics: Vec::new(),
+            verified: false,
             repositories: None,
             marked: None,
             scrubber: None,

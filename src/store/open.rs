@@ -269,6 +269,8 @@ pub struct Opened {
     pub url: StoreUrl,
     /// Counts of what it was asked; of a folder in front and the store behind it, each.
     pub metrics: Vec<Arc<Counters>>,
+    /// Whole blobs are hashed when they are read.
+    pub verified: bool,
     /// Other repositories over the same blobs, to be read only where the store is; `None` where a store holds one only.
     pub repositories: Option<Arc<dyn Repositories>>,
     /// What a prune has marked; `None` unless doors are to be open beside it.
@@ -528,6 +530,7 @@ fn stacked(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         spool_dir: backend.spool_dir,
         url,
         metrics: vec![counters],
+        verified: options.verified,
         repositories,
         marked,
         control: backend.control,

@@ -30,6 +30,7 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
         spool_dir: disk.spool_dir(),
         url: StoreUrl::Disk(root),
         metrics: Vec::new(),
+        verified: false,
         repositories: None,
         marked: None,
         scrubber: None,

@@ -79,6 +79,7 @@ impl World {
             spool_dir: None,
             url: StoreUrl::Disk("/daemons/own".into()),
             metrics: Vec::new(),
+            verified: false,
             repositories: None,
             marked: None,
             scrubber: None,

@@ -99,6 +99,10 @@ impl Core {
             let refused = Error::new(ErrorKind::Unsupported, "open", why);
             return Err(refused.at(&remote.url.to_string(), ""));
         };
+        if !remote.verified {
+            let why = "the store behind must hash what is read from it";
+            return Err(Error::new(ErrorKind::Invalid, "open", why));
+        }
         let counts = Arc::new(Counts::default());
         let (ledger, lock) = Ledger::open(&settings.state_dir).await?;
         let health = Arc::new(Health::new(remote.url.to_string()));

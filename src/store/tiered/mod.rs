@@ -145,7 +145,7 @@ impl Tiered {
     /// Puts `near`, a `disk:` store of this daemon alone, in front of `remote`, and goes on with what an earlier process
     /// left in `settings.state_dir`.
     ///
-    /// The remote's `retry_for` is how long a question is tried again until it counts as failed: some seconds.
+    /// The remote must verify what is read from it: here it is not hashed again. Its `retry_for` is how long a question is tried again until it counts as failed: some seconds.
     ///
     /// # Errors
     /// `Invalid` for stores and settings that do not fit, `Conflict` if another daemon works in the same folder; whatever
@@ -210,6 +210,7 @@ impl Tiered {
             spool_dir: Some(self.core.front.spool_dir.clone()),
             url: remote.url.clone(),
             metrics: self.metrics.clone(),
+            verified: remote.verified,
             repositories: Some(self.clone()),
             marked: remote.marked.clone(),
             scrubber: None,

@@ -17,8 +17,8 @@ async fn with_marked(world: &World) -> (Daemon, Digest, std::fs::File) {
     let behind = behind.unwrap();
     let (near, link) = (Arc::new(Link::default()), Arc::new(Link::default()));
     let tiered = Tiered::open(
-        Linked::between(&near, &world.near().await),
-        Linked::between(&link, &behind),
+        Linked::near(&near, &world.near().await),
+        Linked::behind(&link, &behind),
         world.settings.clone(),
         world.moved.clone(),
     );
