@@ -118,7 +118,9 @@ impl Core {
         let pin = self.front.uses.pin(digest).await;
         let kept = match self.unsent.reserve(digest, desc.size) {
             Ok(share) => match self.front.put(desc, body).await {
-                Ok(Put::Existed) if self.seen.contains(digest) => return Ok(Put::Existed),
+                Ok(Put::Existed) if self.seen.contains(digest) && !self.is_marked(digest) => {
+                    return Ok(Put::Existed);
+                }
                 Ok(done) => {
                     let size = desc.size;
                     let marked = self.unsent.add(digest, size, Bytes::New, pin, share);

@@ -153,6 +153,12 @@ impl Core {
         Repository::new(name.clone(), one.clone(), one, records)
     }
 
+    /// Says whether a prune of the remote has marked a blob.
+    pub(super) fn is_marked(&self, digest: &Digest) -> bool {
+        let marked = self.remote.opened.marked.as_ref();
+        marked.is_some_and(|marked| marked.has(digest))
+    }
+
     pub(super) fn writes_back(&self) -> bool {
         self.settings.mode == Mode::WriteBack
     }

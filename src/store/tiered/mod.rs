@@ -47,12 +47,12 @@ pub use front::Room;
 pub use health::Reachable;
 
 use super::{
-    Meet, Records, Repository, Store,
+    Meet, Records, Repository,
     error::Result,
     ingest::Evict,
     keys::Repo,
     open::{Opened, Repositories},
-    wrap::{Renewing, counters::Counters},
+    wrap::counters::Counters,
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -243,12 +243,7 @@ impl Tiered {
 
     fn repository_with(&self, name: &Repo, patience: Patience) -> Repository {
         let one = self.core.one(name, patience);
-        let mut store: Arc<dyn Store> = one.clone();
-        // The front answers without a word to the remote, whose prune may have marked what is asked for.
-        if let Some(marked) = &self.core.remote.opened.marked {
-            store = Arc::new(Renewing::new(store, self.core.clone(), marked.clone()));
-        }
-        Repository::new(name.clone(), store, one, self.core.records(patience))
+        Repository::new(name.clone(), one.clone(), one, self.core.records(patience))
     }
 }
 

@@ -165,6 +165,29 @@ impl One {
         }
     }
 
+    /// What the front says of a blob does not keep it from a prune of the remote that has marked it: the remote is asked for it, and so
+    /// renews it ([`marked`](crate::store::marked)). What is still to be sent is renewed then. While the remote is
+    /// unreachable nobody can renew anything; whether it has what is here is looked at before a name leads there.
+    async fn unless_swept(&self, digest: &Digest, found: Option<u64>) -> Result<Option<u64>> {
+        let (Some(_), Some(marked)) = (found, &self.core.remote.opened.marked) else {
+            return Ok(found);
+        };
+        if marked.is_leaving(digest) {
+            return Ok(None);
+        }
+        if !marked.has(digest) || self.core.unsent.contains(digest) {
+            return Ok(found);
+        }
+        let asked = self.remote.store().stat(digest);
+        match self.core.health.ask("stat", asked).await {
+            Ok(behind) => Ok(behind.and(found)),
+            Err(error) => {
+                tracing::warn!(%digest, %error, "Marked blob cannot be renewed");
+                Ok(found)
+            }
+        }
+    }
+
     async fn resolve_digest(&self, digest: &Digest) -> Result<Option<Resolved>> {
         let reference = Reference::Digest(*digest);
         let near = self.near.store().resolve(&reference).await;
@@ -195,7 +218,8 @@ pub(super) fn refused_away(op: &'static str, why: &Error) -> Error {
 #[async_trait]
 impl BlobStore for One {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        self.core.stat(digest, self.patience).await
+        let found = self.core.stat(digest, self.patience).await?;
+        self.unless_swept(digest, found).await
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
