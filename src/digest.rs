@@ -2,7 +2,7 @@
 //!
 //! Grammar and registered algorithms: OCI image spec, `descriptor.md`, "Digests".
 
-use std::{fmt, io, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use sha2::{Digest as _, Sha256 as Sha256Impl, Sha512 as Sha512Impl};
 
@@ -64,47 +64,6 @@ impl Sha256Hasher {
     /// Ends the hash.
     pub fn finish(self) -> Sha256 {
         Sha256(self.0.finalize().into())
-    }
-}
-
-/// Passes writes through and hashes them on the way.
-pub struct HashingWriter<W> {
-    inner: W,
-    hasher: Sha256Hasher,
-    written: u64,
-}
-
-impl<W: io::Write> HashingWriter<W> {
-    /// Wraps `inner`; nothing written before counts.
-    pub fn new(inner: W) -> Self {
-        Self {
-            inner,
-            hasher: Sha256Hasher::default(),
-            written: 0,
-        }
-    }
-
-    /// Bytes written so far.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Gives back the writer, the digest and the count of all bytes written.
-    pub fn finish(self) -> (W, Sha256, u64) {
-        (self.inner, self.hasher.finish(), self.written)
-    }
-}
-
-impl<W: io::Write> io::Write for HashingWriter<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(buf)?;
-        self.hasher.update(&buf[..n]);
-        self.written += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

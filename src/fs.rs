@@ -14,7 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{
+    Access, AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps,
+};
 
 mod attrs;
 mod beneath;
@@ -451,6 +453,17 @@ fn timestamps(mtime: Time) -> Timestamps {
 /// Sets access and modification time of an open file or folder.
 pub fn set_file_mtime(file: impl AsFd, mtime: Time) -> io::Result<()> {
     Ok(rustix::fs::futimens(file, &timestamps(mtime))?)
+}
+
+/// Takes room on the disk for the first `bytes` of an open file, which stays as long as it is. Nothing where the file system cannot.
+pub fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        done => Ok(done?),
+    }
 }
 
 /// Sets the permission bits of an open file.

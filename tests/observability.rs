@@ -17,7 +17,7 @@ use cachectl::{
         admin::{Caches, Stores},
         registry,
     },
-    store::wrap::metered::Counters,
+    store::wrap::counters::Counters,
 };
 
 /// Labels that Prometheus adds, or makes for histograms.

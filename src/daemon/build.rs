@@ -43,7 +43,7 @@ use crate::{
         ingest::{Quota, Uploads},
         open::{Opened, Options, StoreUrl},
         tiered::Backlog,
-        wrap::metered::Tier,
+        wrap::counters::Tier,
     },
     task,
 };

@@ -18,7 +18,7 @@ use crate::{
         admin::{self, Admin, Caches, Health, Stores},
         observe::Observer,
     },
-    store::{Store, ingest::Uploads, open::Opened, tiered::Backlog, wrap::metered::Tier},
+    store::{Store, ingest::Uploads, open::Opened, tiered::Backlog, wrap::counters::Tier},
     task::{self, Task},
 };
 
@@ -47,9 +47,9 @@ impl Shown {
         Observer::new(self.metrics.http.clone())
     }
 
-    /// Shows what a store counts.
+    /// Shows what a store counts, and a folder in front of it.
     pub fn stores(&self, opened: &Opened) {
-        let stores = Stores::new(vec![opened.metrics.clone()]);
+        let stores = Stores::new(opened.metrics.clone());
         self.metrics.add(Box::new(stores));
     }
 

@@ -17,8 +17,8 @@ use crate::{
     },
     store::{
         Meet,
-        memory::Memory,
         open::{Opened, StoreUrl},
+        testing::Memory,
     },
 };
 
@@ -81,8 +81,8 @@ impl World {
             sweep: Some(memory),
             spool_dir: None,
             url: StoreUrl::Disk("memory".into()),
-            metrics: Arc::default(),
-            ranged: true,
+            metrics: Vec::new(),
+            verified: false,
             repositories: None,
             marked: None,
             scrubber: None,

@@ -18,7 +18,7 @@ pub use file::file_stream;
 
 use super::error::{Error, ErrorKind, Result};
 use crate::{
-    digest::{Digest, HashingWriter},
+    digest::{Digest, Sha256Hasher},
     fs, task,
 };
 
@@ -145,7 +145,7 @@ impl Spool {
         &self.path
     }
 
-    /// SHA-256 of the bytes, taken while they were written.
+    /// The digest of the bytes: SHA-256, taken while they were written, unless somebody had verified them before.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -163,13 +163,32 @@ impl Spool {
 
 /// A spool that is being written; dropped unfinished it leaves nothing.
 pub struct SpoolWriter {
-    out: HashingWriter<File>,
+    file: File,
     path: tempfile::TempPath,
+    digest: SpoolDigest,
+    written: u64,
+}
+
+/// Where a spool's digest comes from.
+enum SpoolDigest {
+    /// Its bytes, which are hashed as they are written.
+    Hashed(Sha256Hasher),
+    /// Whoever writes it has verified them.
+    Verified(Digest),
 }
 
 impl SpoolWriter {
     /// Starts one in the folder `dir`, which is made where it is missing.
     pub fn create(dir: &Path) -> Result<Self> {
+        Self::create_with(dir, SpoolDigest::Hashed(Sha256Hasher::default()))
+    }
+
+    /// The same for bytes that are verified already: all that is written is what `digest` says.
+    pub(super) fn create_verified(dir: &Path, digest: Digest) -> Result<Self> {
+        Self::create_with(dir, SpoolDigest::Verified(digest))
+    }
+
+    fn create_with(dir: &Path, digest: SpoolDigest) -> Result<Self> {
         fs::make_dirs(dir).map_err(|e| Error::io("spool", e))?;
         let temp = tempfile::Builder::new()
             .prefix("spool-")
@@ -182,24 +201,37 @@ impl SpoolWriter {
             })?;
         let (file, path) = temp.into_parts();
         Ok(Self {
-            out: HashingWriter::new(file),
+            file,
             path,
+            digest,
+            written: 0,
         })
+    }
+
+    /// Takes room for `bytes` of the disk now, where the file system can, so that writing them finds it.
+    ///
+    /// # Errors
+    /// `Full` if there is none.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<()> {
+        let reserved = fs::reserve(&self.file, bytes);
+        reserved.map_err(|e| Error::io("spool", fs::Error::new("make room for", &self.path, e)))
     }
 
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
-        self.out.written()
+        self.written
     }
 
     /// Ends it.
     pub fn finish(self) -> Spool {
-        let (file, digest, size) = self.out.finish();
         Spool {
-            file: Arc::new(file),
+            file: Arc::new(self.file),
             path: self.path,
-            digest: digest.into(),
-            size,
+            digest: match self.digest {
+                SpoolDigest::Hashed(hasher) => hasher.finish().into(),
+                SpoolDigest::Verified(digest) => digest,
+            },
+            size: self.written,
         }
     }
 
@@ -220,10 +252,15 @@ impl SpoolWriter {
 
 impl Write for SpoolWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.out.write(buf).map_err(|e| self.located(e))
+        let count = self.file.write(buf).map_err(|e| self.located(e))?;
+        if let SpoolDigest::Hashed(hasher) = &mut self.digest {
+            hasher.update(&buf[..count]);
+        }
+        self.written += count as u64;
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush().map_err(|e| self.located(e))
+        self.file.flush().map_err(|e| self.located(e))
     }
 }

@@ -1,7 +1,7 @@
 //! Stores: blobs by digest, and tags.
 //!
-//! - Holds: the traits, the backends (disk, image layout, S3, registry, memory), wrappers that add one behaviour each,
-//!   a disk in front of a remote.
+//! - Holds: the traits, the backends (disk, image layout, S3, registry), the wrappers around them, a disk in front of a
+//!   remote, support for tests.
 //! - Enters: descriptors and re-openable bodies; manifests as bytes.
 //! - Leaves: streams of bytes, manifests, errors by kind.
 //! - Deliberately absent: what the bytes mean, Go, BuildKit, HTTP servers, the command line.
@@ -15,7 +15,6 @@ pub mod behind;
 pub mod body;
 pub mod by_tags;
 mod check;
-pub mod conformance;
 pub mod disk;
 pub mod error;
 pub mod ingest;
@@ -23,7 +22,6 @@ mod keyed;
 pub mod keys;
 pub mod layout;
 pub mod marked;
-pub mod memory;
 pub mod net;
 pub mod open;
 pub mod published_at;
@@ -37,6 +35,7 @@ pub mod s3;
 pub mod scrub;
 mod server_time;
 mod signs;
+pub mod testing;
 pub mod tiered;
 mod tree;
 pub mod unfilled;

@@ -1,4 +1,4 @@
-//! From a URL to a store with its abilities: the one place where a backend is chosen, and where wrappers are stacked.
+//! From a URL to a store with its abilities: the one place where a backend is chosen. `stack` puts the wrappers around it.
 
 use std::{
     fmt,
@@ -20,14 +20,16 @@ use super::{
     net, registry, s3,
     scrub::Scrubber,
     wrap::{
-        Distrusting, Limited, Metered, Named, ReadOnly, Renewing, Retrying, Verified,
-        distrusting::Distrust,
-        limited::Limits,
-        metered::{Counters, Tier},
+        DamagedBlobs, Guard, Limiter, Limits, Retrying,
+        counters::{Counters, Tier},
         retrying::{Contact, Policy, Trouble},
     },
 };
 use crate::redact;
+
+mod stack;
+
+use stack::{InRepo, Parts, Stack, StackedRepos};
 
 /// Where a store is. Its text, by `Display`, has no secrets: fit for messages, and to compare stores by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,10 +267,10 @@ pub struct Opened {
     pub spool_dir: Option<PathBuf>,
     /// Where it is; folders absolute.
     pub url: StoreUrl,
-    /// Counts of what it was asked.
-    pub metrics: Arc<Counters>,
-    /// Whether a part of a blob costs less than all of it.
-    pub ranged: bool,
+    /// Counts of what it was asked; of a folder in front and the store behind it, each.
+    pub metrics: Vec<Arc<Counters>>,
+    /// Whole blobs are hashed when they are read.
+    pub verified: bool,
     /// Other repositories over the same blobs, to be read only where the store is; `None` where a store holds one only.
     pub repositories: Option<Arc<dyn Repositories>>,
     /// What a prune has marked; `None` unless doors are to be open beside it.
@@ -290,43 +292,17 @@ pub trait Repositories: Send + Sync {
     fn records(&self) -> Arc<dyn Records>;
 }
 
-/// A backend that holds many repositories.
-trait ManyRepos: Send + Sync {
-    fn in_repo(&self, repo: Repo) -> (Arc<dyn Store>, Arc<dyn Untag>);
-}
-
-impl ManyRepos for Disk {
-    fn in_repo(&self, repo: Repo) -> (Arc<dyn Store>, Arc<dyn Untag>) {
-        let one = Arc::new(Self::in_repo(self, repo));
-        (one.clone(), one)
-    }
-}
-
-impl ManyRepos for s3::S3 {
-    fn in_repo(&self, repo: Repo) -> (Arc<dyn Store>, Arc<dyn Untag>) {
-        let one = Arc::new(Self::in_repo(self, repo));
-        (one.clone(), one)
-    }
-}
-
-impl<S: Flat + 'static> ManyRepos for ByTags<S> {
-    fn in_repo(&self, repo: Repo) -> (Arc<dyn Store>, Arc<dyn Untag>) {
-        let one = Arc::new(Self::in_repo(self, repo));
-        (one.clone(), one)
-    }
-}
-
 /// A backend before it is wrapped.
 struct Backend {
-    store: Arc<dyn Store>,
+    /// The command line's own repository, with the records of all if there are others.
+    cli: Parts,
+    /// `None`: there are no others.
+    in_repo: Option<InRepo>,
     meet: Meet,
-    untag: Option<Arc<dyn Untag>>,
     push_check: Option<Arc<dyn PushCheck>>,
     sweep: Option<Arc<dyn Sweep>>,
     spool_dir: Option<PathBuf>,
-    ranged: bool,
     read_only: bool,
-    many: Option<(Arc<dyn ManyRepos>, Arc<dyn Records>)>,
     control: Option<registry::ControlWay>,
     scrubber: Option<Scrubber>,
     /// The variable with the proxy through which it is reached.
@@ -334,20 +310,47 @@ struct Backend {
 }
 
 impl Backend {
+    /// One repository, and no ability but to remove its tags.
+    fn of<S: Store + Untag + 'static>(store: &Arc<S>, meet: Meet) -> Self {
+        Self {
+            cli: Parts::of(store.clone()),
+            in_repo: None,
+            meet,
+            push_check: None,
+            sweep: None,
+            spool_dir: None,
+            read_only: false,
+            control: None,
+            scrubber: None,
+            proxy: None,
+        }
+    }
+
+    /// The same with the repositories that `in_repo` opens.
+    fn many<S: Store + Untag + 'static>(
+        self,
+        records: Arc<dyn Records>,
+        in_repo: impl Fn(Repo) -> S + Send + Sync + 'static,
+    ) -> Self {
+        let in_repo = move |repo| Parts::of(Arc::new(in_repo(repo)));
+        Self {
+            cli: Parts {
+                records: Some(records),
+                ..in_repo(Repo::cli())
+            },
+            in_repo: Some(Arc::new(in_repo)),
+            ..self
+        }
+    }
+
     /// The same with the repositories that a daemon keeps in `flat`. The command line needs none and knows no records, which
     /// would cost it requests.
     fn many_by_tags(self, flat: impl Flat + 'static, options: &Options) -> Self {
         if !options.beside_doors {
             return self;
         }
-        let all = Arc::new(ByTags::new(flat));
-        let cli = Arc::new(all.in_repo(Repo::cli()));
-        Self {
-            untag: Some(cli.clone()),
-            store: cli,
-            many: Some((all.clone(), all)),
-            ..self
-        }
+        let all = ByTags::new(flat);
+        self.many(Arc::new(all.clone()), move |repo| all.in_repo(repo))
     }
 }
 
@@ -365,7 +368,7 @@ pub async fn open(url: &StoreUrl, options: &Options) -> Result<Opened> {
         StoreUrl::S3(location) => open_s3(location, options).await?,
         StoreUrl::Daemon(location) => open_daemon(location, options).await?,
     };
-    Ok(wrapped(backend, url, options))
+    Ok(stacked(backend, url, options))
 }
 
 /// Asks whether a registry or daemon answers at `url` at all; of other stores, opening or reading them tells.
@@ -405,20 +408,14 @@ async fn open_disk(root: &Path, options: &Options) -> Result<Backend> {
         (store, scrubber) = (vetting, Some(its));
     }
     let store = Arc::new(store);
-    Ok(Backend {
-        scrubber,
-        proxy: None,
-        meet: Meet::CompareAndSwap,
-        untag: Some(store.clone()),
-        push_check: None,
+    let backend = Backend {
         sweep: Some(store.clone()),
         spool_dir: store.spool_dir(),
-        ranged: true,
         read_only: store.is_read_only(),
-        many: Some((store.clone(), store.clone())),
-        control: None,
-        store,
-    })
+        scrubber,
+        ..Backend::of(&store, Meet::CompareAndSwap)
+    };
+    Ok(backend.many(store.clone(), move |repo| store.in_repo(repo)))
 }
 
 async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
@@ -430,18 +427,11 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
     }
     let store = Arc::new(store);
     let backend = Backend {
-        proxy: None,
-        meet: Meet::CompareAndSwap,
-        untag: Some(store.clone()),
-        push_check: None,
         sweep: Some(store.clone()),
         spool_dir: store.spool_dir(),
-        ranged: true,
         read_only: store.is_read_only(),
-        many: None,
-        control: None,
         scrubber,
-        store: store.clone(),
+        ..Backend::of(&store, Meet::CompareAndSwap)
     };
     Ok(backend.many_by_tags(Layout::clone(&store), options))
 }
@@ -449,20 +439,13 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
 async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> {
     let store = s3::S3::open(location, &options.s3, &options.net()).await?;
     let store = Arc::new(store);
-    Ok(Backend {
-        proxy: store.proxy(),
-        meet: Meet::SideTags,
-        untag: Some(store.clone()),
+    let backend = Backend {
         push_check: Some(store.clone()),
         sweep: Some(store.clone()),
-        spool_dir: None,
-        ranged: true,
-        read_only: false,
-        many: Some((store.clone(), store.clone())),
-        control: None,
-        scrubber: None,
-        store,
-    })
+        proxy: store.proxy(),
+        ..Backend::of(&store, Meet::SideTags)
+    };
+    Ok(backend.many(store.clone(), move |repo| store.in_repo(repo)))
 }
 
 async fn open_registry(location: &registry::Location, options: &Options) -> Result<Backend> {
@@ -480,124 +463,21 @@ async fn open_daemon(location: &registry::Location, options: &Options) -> Result
     })
 }
 
+/// Its blobs are the registry's to collect, so it cannot be swept. One that has no ranges is found out at the first; it then sends the
+/// whole blob.
 fn behind_registry(store: registry::Registry) -> Backend {
     let store = Arc::new(store);
     Backend {
-        proxy: store.proxy(),
-        meet: Meet::SideTags,
-        untag: Some(store.clone()),
         push_check: Some(store.clone()),
-        // The blobs are the registry's to collect.
-        sweep: None,
-        spool_dir: None,
-        // One that cannot is found out at the first range; it then sends the whole blob.
-        ranged: true,
-        read_only: false,
-        many: None,
-        control: None,
-        scrubber: None,
-        store,
+        proxy: store.proxy(),
+        ..Backend::of(&store, Meet::SideTags)
     }
 }
 
-/// The wrappers that go around a backend, with what its repositories share.
-struct Wrapping {
-    /// Trouble with a folder does not go away by itself.
-    retries: Option<(Policy, Contact)>,
-    verified: bool,
-    read_only: bool,
-    /// Repositories' tags and records can be changed.
-    writable: bool,
-    limits: Limited,
-    name: String,
-    metrics: Arc<Counters>,
-    /// Blobs that came with wrong bytes; `None` where what is damaged is found before.
-    distrust: Option<Arc<Distrust>>,
-    /// Takes them away, where somebody can.
-    sweep: Option<Arc<dyn Sweep>>,
-    /// Marked blobs, and how they are renewed.
-    beside: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
-}
-
-impl Wrapping {
-    /// From within: what fails is tried again; what comes in the end is checked, and what was damaged is absent; what is marked is renewed; a place is held
-    /// over all tries; errors get the store's name; what the caller sees is counted.
-    fn store(&self, mut store: Arc<dyn Store>) -> Arc<dyn Store> {
-        if let Some((policy, contact)) = &self.retries {
-            store = Arc::new(Retrying::sharing(store, *policy, contact.clone()));
-        }
-        if self.verified {
-            store = Arc::new(Verified::new(store));
-        }
-        if let Some(distrust) = &self.distrust {
-            let sweep = self.sweep.clone();
-            store = Arc::new(Distrusting::new(store, distrust.clone(), sweep));
-        }
-        if let Some((marked, sweep)) = &self.beside {
-            store = Arc::new(Renewing::new(store, sweep.clone(), marked.clone()));
-        }
-        store = Arc::new(self.limits.beside(store));
-        if self.read_only {
-            store = Arc::new(ReadOnly::new(store));
-        }
-        store = Arc::new(Named::new(store, &self.name));
-        Arc::new(Metered::new(store, self.metrics.clone()))
-    }
-
-    fn untag(&self, untag: Arc<dyn Untag>) -> Arc<dyn Untag> {
-        if !self.writable {
-            return Arc::new(ReadOnly::new(untag));
-        }
-        match &self.retries {
-            Some((policy, contact)) => Arc::new(Retrying::sharing(untag, *policy, contact.clone())),
-            None => untag,
-        }
-    }
-
-    fn sweep(&self, sweep: Arc<dyn Sweep>) -> Arc<dyn Sweep> {
-        match &self.beside {
-            Some((marked, _)) => Arc::new(Beside::new(sweep, marked.clone())),
-            None => sweep,
-        }
-    }
-
-    fn records(&self, mut records: Arc<dyn Records>) -> Arc<dyn Records> {
-        if let Some((policy, contact)) = &self.retries {
-            records = Arc::new(Retrying::sharing(records, *policy, contact.clone()));
-        }
-        if !self.writable {
-            records = Arc::new(ReadOnly::new(records));
-        }
-        records
-    }
-}
-
-/// A backend's repositories, each wrapped.
-struct WrappedRepos {
-    backend: Arc<dyn ManyRepos>,
-    records: Arc<dyn Records>,
-    wrapping: Arc<Wrapping>,
-}
-
-impl Repositories for WrappedRepos {
-    fn repository(&self, name: &Repo) -> Repository {
-        let (store, untag) = self.backend.in_repo(name.clone());
-        Repository::new(
-            name.clone(),
-            self.wrapping.store(store),
-            self.wrapping.untag(untag),
-            self.records.clone(),
-        )
-    }
-
-    fn records(&self) -> Arc<dyn Records> {
-        self.records.clone()
-    }
-}
-
-fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
+/// Puts the wrappers around a backend.
+fn stacked(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
     let tier = url.tier();
-    let metrics = Arc::new(Counters::of(tier));
+    let counters = Arc::new(Counters::of(tier));
     let limits = Limits {
         concurrency: options.concurrency,
         // Clients of the doors read as they like; who they are and how many is known there.
@@ -609,51 +489,48 @@ fn wrapped(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
         (options.policy(), contact.through(backend.proxy))
     });
     let writable = !options.read_only && !backend.read_only;
-    let sweep = backend
-        .sweep
-        .filter(|_| writable)
-        .map(|sweep| match &retries {
-            Some((policy, contact)) => {
-                Arc::new(Retrying::sharing(sweep, *policy, contact.clone())) as Arc<dyn Sweep>
-            }
-            None => sweep,
-        });
-    let distrust = (options.beside_doors && options.verified).then(Arc::<Distrust>::default);
-    let beside = sweep.clone().filter(|_| options.beside_doors);
-    let marked = beside.is_some().then(Arc::<Marked>::default);
-    let wrapping = Arc::new(Wrapping {
+    let mut sweep = backend.sweep.filter(|_| writable);
+    if let Some((policy, contact)) = &retries {
+        sweep = sweep.map(|s| Arc::new(Retrying::sharing(s, *policy, contact.clone())) as _);
+    }
+    let beside_doors = sweep.clone().filter(|_| options.beside_doors);
+    let marked = beside_doors.is_some().then(Arc::<Marked>::default);
+    let stack = Arc::new(Stack {
         retries,
-        distrust,
-        sweep: sweep.clone(),
-        beside: marked.clone().zip(beside),
         verified: options.verified,
-        read_only: options.read_only,
+        damaged: options
+            .beside_doors
+            .then(|| DamagedBlobs::replaced_by(sweep.clone())),
+        renewing: marked.clone().zip(beside_doors),
         writable,
-        limits: Limited::new(backend.store.clone(), limits),
-        name: url.to_string(),
-        metrics: metrics.clone(),
+        guard: Arc::new(Guard {
+            name: url.to_string(),
+            counters: counters.clone(),
+            limiter: Limiter::new(limits),
+            read_only: options.read_only,
+        }),
     });
-    let repositories = backend.many.map(|(many, records)| {
-        let repos = WrappedRepos {
-            backend: many,
-            records: wrapping.records(records),
-            wrapping: wrapping.clone(),
-        };
-        Arc::new(repos) as Arc<dyn Repositories>
+    if let Some(marked) = &marked {
+        sweep = sweep.map(|s| Arc::new(Beside::new(s, marked.clone())) as _);
+    }
+    let cli = stack.around(backend.cli);
+    let repositories = backend.in_repo.zip(cli.records).map(|(in_repo, records)| {
+        Arc::new(StackedRepos {
+            in_repo,
+            records,
+            stack,
+        }) as Arc<dyn Repositories>
     });
     Opened {
-        store: wrapping.store(backend.store),
+        store: cli.store,
         meet: backend.meet,
-        untag: backend
-            .untag
-            .filter(|_| writable)
-            .map(|u| wrapping.untag(u)),
+        untag: Some(cli.untag).filter(|_| writable),
         push_check: backend.push_check.filter(|_| writable),
-        sweep: sweep.map(|s| wrapping.sweep(s)),
+        sweep,
         spool_dir: backend.spool_dir,
         url,
-        metrics,
-        ranged: backend.ranged,
+        metrics: vec![counters],
+        verified: options.verified,
         repositories,
         marked,
         control: backend.control,
@@ -667,7 +544,7 @@ mod tests {
     use super::*;
     use crate::{
         artifact::{Descriptor, Manifest},
-        store::{Body, Expect, conformance},
+        store::{Body, Expect, testing::conformance},
     };
 
     fn url(s: &str) -> StoreUrl {
@@ -801,7 +678,7 @@ mod tests {
             e.to_string().contains("--read-only") && e.to_string().contains("disk:/"),
             "{e}"
         );
-        assert_eq!(opened.metrics.snapshot().publish.errors, 1);
+        assert_eq!(opened.metrics[0].snapshot().publish.errors, 1);
     }
 
     #[tokio::test]

@@ -201,6 +201,30 @@ fn chunked_uploads_that_nobody_ends_leave_room_for_pushes() {
     );
 }
 
+#[test]
+fn a_cold_blob_is_read_past_a_disk_that_is_full_of_uploads() {
+    let (far, node) = (Node::new(), Node::new());
+    let bucket = TestStore::new(Backend::Seaweed);
+    let mut other = cachectld(&far);
+    other.args(["--listen", "127.0.0.1:0", "--store", bucket.url()]);
+    other.envs(bucket.env().iter().cloned());
+    let other = Daemon::run(other);
+    let bytes = 9 << 20;
+    assert_eq!(push(&other.address(), bytes), 201);
+    let front = node.path("front");
+    let args = ["--store", bucket.url(), "--front", front.to_str().unwrap()];
+    let Some(daemon) = on_small_disk_with(bucket.env(), &node, 64, "front", &args) else {
+        return tools::cannot_show(NO_MOUNT);
+    };
+    let address = daemon.address();
+    assert_eq!(begin_and_send(&address, 60 << 20).0, 202);
+    let digest = const_hex::encode(Sha256::digest(vec![7; bytes]));
+    for _ in 0..2 {
+        let said = said(&address, &format!("/v2/a/blobs/sha256:{digest}"));
+        assert_eq!(said.chars().filter(|c| *c == '\u{7}').count(), bytes);
+    }
+}
+
 /// Begins an upload and sends so many bytes; the status, and where it goes on.
 fn begin_and_send(address: &str, bytes: usize) -> (u16, String) {
     let head = |line: &str, length: usize| {

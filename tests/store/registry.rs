@@ -6,10 +6,10 @@ use bytes::Bytes;
 use cachectl::artifact::{Descriptor, Manifest, Reference, Tag, media};
 use cachectl::redact::Secret;
 use cachectl::store::by_tags::ByTags;
-use cachectl::store::conformance::{self, Subject};
 use cachectl::store::keys::Repo;
 use cachectl::store::open::{self, Options};
 use cachectl::store::registry::{Config, CredentialSources, Location, Registry as Store};
+use cachectl::store::testing::conformance::{self, Subject};
 use cachectl::store::wrap::{Retrying, retrying::Policy};
 use cachectl::store::{
     BlobStore as _, Body, ErrorKind, Expect, Meet, Put, Store as AnyStore, TagStore as _, Untag,

@@ -11,7 +11,7 @@ use cachectl::entry::Time;
 use cachectl::redact::Secret;
 use cachectl::store::{
     BlobStore as _, Body, ErrorKind, Expect, Meet, Published, Put, Records as _, SpoolWriter,
-    Sweep as _, TagStore as _, conformance, keys, net, s3,
+    Sweep as _, TagStore as _, keys, net, s3, testing::conformance,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Duration;

@@ -16,7 +16,7 @@ use crate::{
     entry::Time,
     ops::{self, Context, Error, Result},
     progress::span,
-    store::{self, ErrorKind, Sweep, wrap::metered::Tier},
+    store::{self, ErrorKind, Sweep, wrap::counters::Tier},
 };
 
 /// Longest wait of a daemon for other processes to leave the folder: its requests are held meanwhile.

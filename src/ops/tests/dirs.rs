@@ -7,8 +7,8 @@ use crate::{
     store::{
         TagStore as _,
         wrap::{
-            Metered,
-            metered::{Counters, Tier},
+            Guard, Guarded,
+            counters::{Counters, Tier},
         },
     },
 };
@@ -366,7 +366,11 @@ async fn a_prefix_costs_at_most_40_requests_whatever_number_of_keys_it_has() {
     let mut ctx = world.node("two");
     let counters = Arc::new(Counters::of(Tier::Remote));
     let opened = Arc::get_mut(&mut ctx.opened).unwrap();
-    opened.store = Arc::new(Metered::new(opened.store.clone(), counters.clone()));
+    let guard = Guard {
+        counters: counters.clone(),
+        ..Guard::default()
+    };
+    opened.store = Arc::new(Guarded::new(opened.store.clone(), guard));
     let root = world.path("two", "y");
     let report = import_key(&ctx, &root, "run-none", "run-").await;
     assert_eq!(report.found.unwrap().1, "run-59");
@@ -393,7 +397,11 @@ async fn where_no_times_are_listed_a_prefix_costs_one_request_for_each_key() {
     let mut ctx = world.node("two");
     let counters = Arc::new(Counters::of(Tier::Remote));
     let opened = Arc::get_mut(&mut ctx.opened).unwrap();
-    opened.store = Arc::new(Metered::new(opened.store.clone(), counters.clone()));
+    let guard = Guard {
+        counters: counters.clone(),
+        ..Guard::default()
+    };
+    opened.store = Arc::new(Guarded::new(opened.store.clone(), guard));
     let root = world.path("two", "y");
     let report = import_key(&ctx, &root, "run-none", "run-").await;
     assert_eq!(report.found.unwrap().1, "run-28");

@@ -13,8 +13,8 @@ use crate::{
     store::{
         Expect, TagStore as _,
         wrap::{
-            Metered,
-            metered::{Counters, Tier},
+            Guard, Guarded,
+            counters::{Counters, Tier},
         },
     },
 };
@@ -36,7 +36,11 @@ fn counted(world: &World, name: &str) -> (Context, Arc<Counters>) {
     let mut node = world.node(name);
     let counters = Arc::new(Counters::of(Tier::Remote));
     let opened = Arc::get_mut(&mut node.opened).unwrap();
-    opened.store = Arc::new(Metered::new(opened.store.clone(), counters.clone()));
+    let guard = Guard {
+        counters: counters.clone(),
+        ..Guard::default()
+    };
+    opened.store = Arc::new(Guarded::new(opened.store.clone(), guard));
     (node, counters)
 }
 

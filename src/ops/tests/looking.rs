@@ -236,7 +236,7 @@ fn every_verb_that_looks_after_a_store_can_be_a_task() {
 }
 
 /// Writes down the order of removals.
-struct Recorder(Arc<crate::store::memory::Memory>, Mutex<Vec<Tag>>);
+struct Recorder(Arc<crate::store::testing::Memory>, Mutex<Vec<Tag>>);
 
 #[async_trait]
 impl Untag for Recorder {

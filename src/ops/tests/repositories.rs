@@ -493,7 +493,7 @@ async fn what_a_manifest_mentions_is_looked_up_in_the_listing_and_asked_for_nowh
     let unknown: Vec<Descriptor> = (0..2000).map(unknown).collect();
     let document = manifest(&json!({"config": shelf.layer, "layers": [], "odd": unknown}));
     repo.put_manifest(&document, &[tag("odd")]).await.unwrap();
-    let asked = || shelf.ctx.opened.metrics.snapshot().stat.requests;
+    let asked = || shelf.ctx.opened.metrics[0].snapshot().stat.requests;
     let before = asked();
     let swept = prune::run(&shelf.ctx, &nothing()).await.unwrap();
     assert_eq!(swept.not_swept, None);

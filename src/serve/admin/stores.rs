@@ -9,7 +9,7 @@ use prometheus_client::{
 
 use crate::{
     metrics::Collector,
-    store::wrap::metered::{Counters, Snapshot},
+    store::wrap::counters::{Counters, Snapshot},
 };
 
 /// The stores of a daemon; asked at each look.
@@ -22,23 +22,14 @@ type Label = (&'static str, &'static str);
 struct Row(&'static str, Vec<Label>, u64);
 
 impl Stores {
-    /// Shows the counts of each; of two of one tier the sum.
+    /// Shows the counts of each; no two are of one tier.
     pub fn new(counters: Vec<Arc<Counters>>) -> Self {
         Self(counters)
     }
 
-    /// The sum of each tier, local first.
     fn tiers(&self) -> Vec<(&'static str, Snapshot)> {
-        let mut tiers: Vec<(&'static str, Snapshot)> = Vec::new();
-        for counters in &self.0 {
-            let (tier, seen) = (counters.tier().as_str(), counters.snapshot());
-            match tiers.iter_mut().find(|(t, _)| *t == tier) {
-                Some((_, sum)) => *sum = *sum + seen,
-                None => tiers.push((tier, seen)),
-            }
-        }
-        tiers.sort_unstable_by_key(|(tier, _)| *tier);
-        tiers
+        let tiers = self.0.iter();
+        tiers.map(|c| (c.tier().as_str(), c.snapshot())).collect()
     }
 }
 
@@ -119,8 +110,7 @@ fn operations(seen: &Snapshot) -> Vec<(Vec<Label>, u64)> {
     ];
     let mut rows = Vec::new();
     for (operation, op) in all {
-        // A request counts when it has its answer, but the three are not read at one moment.
-        let ok = op.requests.saturating_sub(op.misses + op.errors);
+        let ok = op.requests - op.misses - op.errors;
         for (outcome, count) in [("ok", ok), ("miss", op.misses), ("error", op.errors)] {
             rows.push((vec![("operation", operation), ("outcome", outcome)], count));
         }

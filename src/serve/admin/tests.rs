@@ -14,11 +14,10 @@ use crate::{
     metrics::Metrics,
     store::{
         self, BlobStore as _, Body as Bytes, ErrorKind,
-        memory::Memory,
+        testing::{Faults, Faulty, Memory},
         wrap::{
-            Metered,
-            faulty::{Faults, Faulty},
-            metered::{Counters, Tier},
+            Guard, Guarded,
+            counters::{Counters, Tier},
         },
     },
 };
@@ -229,7 +228,11 @@ async fn what_stores_count_is_shown_by_tier() {
     let near = Arc::new(Counters::of(Tier::Local));
     door.metrics
         .add(Box::new(Stores::new(vec![far, near.clone()])));
-    let store = Metered::new(Arc::new(Memory::new()), near);
+    let guard = Guard {
+        counters: near,
+        ..Guard::default()
+    };
+    let store = Guarded::new(Arc::new(Memory::new()), guard);
     let bytes = bytes::Bytes::from_static(b"bytes");
     let desc = Descriptor::of("x/y", &bytes);
     let body = Bytes::Bytes(bytes);

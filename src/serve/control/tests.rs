@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     artifact::{Manifest, Tag},
     proto::v1::{self, control_client::ControlClient},
-    store::{Expect, Meet, memory::Memory, open::StoreUrl, queue::Waiting},
+    store::{Expect, Meet, open::StoreUrl, queue::Waiting, testing::Memory},
 };
 
 /// Brings the requests of a stub to a handler.
@@ -78,8 +78,8 @@ impl World {
             sweep: Some(self.memory.clone()),
             spool_dir: None,
             url: StoreUrl::Disk("/daemons/own".into()),
-            metrics: Arc::default(),
-            ranged: true,
+            metrics: Vec::new(),
+            verified: false,
             repositories: None,
             marked: None,
             scrubber: None,

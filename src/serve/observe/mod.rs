@@ -30,7 +30,7 @@ use crate::{
         http::{Http, Place},
     },
     serve::auth::Peer,
-    store::wrap::metered,
+    store::wrap::counters,
     trace,
 };
 use body::{Incoming, Outgoing};
@@ -122,7 +122,7 @@ impl Observer {
             not_understood: false,
             body: State::Waiting,
         };
-        let answered = metered::watched(answer(request)).instrument(span);
+        let answered = counters::watched(answer(request)).instrument(span);
         let (mut response, tier) = answered.await;
         watch.answered(&mut response, tier);
         response.headers_mut().insert(X_REQUEST_ID, id.header());

@@ -23,7 +23,7 @@ use crate::{
         http::{Done, Http, Outcome, Place},
     },
     serve::admin,
-    store::wrap::metered::Tier,
+    store::wrap::counters::Tier,
 };
 
 /// How far the answer is.

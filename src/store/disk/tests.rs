@@ -9,7 +9,7 @@ use futures_util::TryStreamExt as _;
 use super::*;
 use crate::{
     artifact::{Reference, Tag},
-    store::{Expect, Meet, Published, SpoolWriter, Sweep, TagStore, Untag, conformance},
+    store::{Expect, Meet, Published, SpoolWriter, Sweep, TagStore, Untag, testing::conformance},
     task,
 };
 

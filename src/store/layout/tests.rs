@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     artifact::media,
-    store::{Meet, conformance},
+    store::{Meet, testing::conformance},
     task,
 };
 

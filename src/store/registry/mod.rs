@@ -4,7 +4,7 @@
 //! - Holds: one own transport over `reqwest` (credentials, tokens, redirects, patience), downloads, uploads, manifests, tags.
 //! - Enters: a URL, settings, descriptors with re-openable bodies, manifests as bytes.
 //! - Leaves: streams of bytes, manifests, errors by kind.
-//! - Deliberately absent: trying again (the `Retrying` wrapper), concurrency (`Limited`), checking whole blobs (`Verified`),
+//! - Deliberately absent: trying again (the `Retrying` wrapper), concurrency (`Guarded`), checking whole blobs (`Verified`),
 //!   environment variables (`config::load`).
 //!
 //! Protocol: OCI distribution spec 1.1; tokens: `distribution/distribution:docs/content/spec/auth`. What registries do beside

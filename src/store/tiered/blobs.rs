@@ -7,10 +7,10 @@ use crate::{
     artifact::Descriptor,
     digest::Digest,
     store::{
-        BlobStore, Body, ByteStream, Put, check_range,
+        Body, ByteStream, Put, check_range,
         error::{ErrorKind, Result},
         queue::OVER_SHARE,
-        wrap::Verified,
+        wrap::counters::{Tier, answered, unwatched},
     },
 };
 
@@ -63,6 +63,7 @@ impl Core {
         if !whole {
             let running = self.fills.get(desc);
             if let Some(stream) = running.and_then(|fill| fill.range(&range)) {
+                answered(Tier::Remote);
                 return Ok(Some(stream));
             }
         }
@@ -73,20 +74,22 @@ impl Core {
             return self.direct(desc, range).await;
         };
         match fill.read().await? {
-            Found::Stream(stream) => Ok(Some(stream)),
+            Found::Stream(stream) => {
+                answered(Tier::Remote);
+                Ok(Some(stream))
+            }
             Found::Missing => Ok(None),
             Found::NoRoom => self.direct(desc, range).await,
         }
     }
 
-    /// Past the front. Whole blobs are verified on the way.
+    /// Past the front.
     pub(super) async fn direct(
         &self,
         desc: &Descriptor,
         range: Range<u64>,
     ) -> Result<Option<ByteStream>> {
-        let verified = Verified::new(self.remote.store.clone());
-        let asked = verified.get(desc, range);
+        let asked = self.remote.store.get(desc, range);
         let found = self.health.ask("get", asked).await?;
         Ok(found.map(|stream| self.health.watched(stream)))
     }
@@ -104,7 +107,7 @@ impl Core {
         let done = self.health.send("put", asked).await?;
         self.seen.insert(&desc.digest);
         if self.front.keeps(desc.size) {
-            passed_by(self.front.put(desc, body).await);
+            passed_by(unwatched(self.front.put(desc, body)).await);
         }
         Ok(done)
     }
@@ -115,7 +118,9 @@ impl Core {
         let pin = self.front.uses.pin(digest).await;
         let kept = match self.unsent.reserve(digest, desc.size) {
             Ok(share) => match self.front.put(desc, body).await {
-                Ok(Put::Existed) if self.seen.contains(digest) => return Ok(Put::Existed),
+                Ok(Put::Existed) if self.seen.contains(digest) && !self.is_marked(digest) => {
+                    return Ok(Put::Existed);
+                }
                 Ok(done) => {
                     let size = desc.size;
                     let marked = self.unsent.add(digest, size, Bytes::New, pin, share);

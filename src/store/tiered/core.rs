@@ -97,6 +97,10 @@ impl Core {
             let refused = Error::new(ErrorKind::Unsupported, "open", why);
             return Err(refused.at(&remote.url.to_string(), ""));
         };
+        if !remote.verified {
+            let why = "the store behind must hash what is read from it";
+            return Err(Error::new(ErrorKind::Invalid, "open", why));
+        }
         let counts = Arc::new(Counts::default());
         let (ledger, lock) = Ledger::open(&settings.state_dir).await?;
         let health = Arc::new(Health::new(remote.url.to_string()));
@@ -144,6 +148,12 @@ impl Core {
         let one = self.one(name, Patience::Long);
         let records = self.records(Patience::Long);
         Repository::new(name.clone(), one.clone(), one, records)
+    }
+
+    /// Says whether a prune of the remote has marked a blob.
+    pub(super) fn is_marked(&self, digest: &Digest) -> bool {
+        let marked = self.remote.opened.marked.as_ref();
+        marked.is_some_and(|marked| marked.has(digest))
     }
 
     pub(super) fn writes_back(&self) -> bool {

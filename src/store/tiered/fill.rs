@@ -1,7 +1,7 @@
 //! A cold blob on its way into the front: downloaded once, read by everybody who wants it meanwhile.
 //!
-//! The download goes into a spool; readers follow it there and get the last piece when the digest is verified. It stops
-//! when nobody reads any more. A small blob is handed out only when it is whole, and fetched once more if it is damaged.
+//! The download goes into a spool, where readers follow it. It stops when nobody reads any more. The remote has verified what it
+//! sends when the last piece comes ([`Verified`](crate::store::wrap::Verified)): nothing is hashed here.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{Core, counts::add, front::passed_by, wait::told};
 use crate::{
     artifact::Descriptor,
-    digest::{Digest, Hasher},
+    digest::Digest,
     fs,
     store::{
         Body, ByteStream, Spool, SpoolWriter,
@@ -31,10 +31,8 @@ use crate::{
     task::{self, Task},
 };
 
-/// Blobs up to this many bytes are whole and verified before the first byte is handed out.
+/// Blobs up to this many bytes are whole before the first byte is handed out.
 const SMALL_BYTES: u64 = 1 << 20;
-/// What readers do not get before all is verified, at least.
-const HELD_BYTES: u64 = 64 << 10;
 /// How much is gathered before it is written, and read at once.
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -47,8 +45,8 @@ enum Phase {
     Missing,
     /// Bytes come.
     Coming,
-    /// All is there and right.
-    Verified,
+    /// All is there.
+    Whole,
     /// The front cannot take it; the remote may be fine.
     NoRoom,
     /// It broke.
@@ -162,7 +160,7 @@ impl Fill {
                 Phase::Missing => return Ok(Found::Missing),
                 Phase::NoRoom => return Ok(Found::NoRoom),
                 Phase::Failed(e) => return Err(told(&e)),
-                Phase::Coming | Phase::Verified => break,
+                Phase::Coming | Phase::Whole => break,
             }
             if progress.changed().await.is_err() {
                 return Err(given_up(&self.desc));
@@ -182,7 +180,7 @@ impl Fill {
     /// Reads a range of which all has come already; ranges are not verified anyway.
     pub(super) fn range(&self, range: &Range<u64>) -> Option<ByteStream> {
         let progress = self.progress.borrow();
-        let is_there = matches!(progress.phase, Phase::Coming | Phase::Verified);
+        let is_there = matches!(progress.phase, Phase::Coming | Phase::Whole);
         let (file, path) = progress.file.as_ref()?;
         let ready = is_there && range.end <= progress.written;
         ready.then(|| file_stream(file.clone(), path.clone(), range.clone()))
@@ -206,14 +204,12 @@ impl Reader {
             let (ready, file) = {
                 let progress = self.progress.borrow_and_update();
                 let ready = match &progress.phase {
-                    Phase::Verified => size,
-                    Phase::Coming if size > SMALL_BYTES => {
-                        progress.written.min(size.saturating_sub(HELD_BYTES))
-                    }
+                    Phase::Whole => size,
+                    Phase::Coming if size > SMALL_BYTES => progress.written,
                     Phase::Failed(e) => return Err(told(e)),
                     _ => 0,
                 };
-                if matches!(progress.phase, Phase::Verified) && self.at == size {
+                if matches!(progress.phase, Phase::Whole) && self.at == size {
                     return Ok(None);
                 }
                 (ready, progress.file.clone())
@@ -250,22 +246,10 @@ async fn run(
     let places = fills.clone();
     // Never closed.
     let _place = places.places.acquire().await;
-    let mut tries = 0;
-    let done = loop {
-        tries += 1;
-        match download(&core, &desc, &progress).await {
-            Err(Broken::Remote(e))
-                if e.kind == ErrorKind::Corrupt && desc.size <= SMALL_BYTES && tries == 1 =>
-            {
-                tracing::debug!(digest = %desc.digest, error = %e, "Damaged blob fetched again");
-            }
-            other => break other,
-        }
-    };
-    let phase = match done {
+    let phase = match download(&core, &desc, &progress).await {
         Ok(Some(spool)) => {
             keep(core, fills, desc, spool);
-            Phase::Verified
+            Phase::Whole
         }
         Ok(None) => {
             fills.over(&desc.digest);
@@ -292,7 +276,7 @@ async fn run(
     progress.send_modify(|p| p.phase = phase);
 }
 
-/// Puts a verified download into the front, while its readers read the spool.
+/// Puts a whole download into the front, while its readers read the spool.
 fn keep(core: Arc<Core>, fills: Arc<Fills>, desc: Descriptor, spool: Spool) {
     // Until it is there, who comes shall find the download.
     let hold = fills.get(&desc);
@@ -324,7 +308,7 @@ async fn download(
         .make_room(desc.size)
         .await
         .map_err(Broken::Front)?;
-    let (mut spool, file) = create(core.front.spool_dir.clone())
+    let (mut spool, file) = create(core.front.spool_dir.clone(), desc.clone())
         .await
         .map_err(Broken::Front)?;
     progress.send_modify(|p| {
@@ -332,39 +316,26 @@ async fn download(
         p.written = 0;
         p.file = Some(file);
     });
-    let mut hasher = match desc.digest {
-        // The spool does it.
-        Digest::Sha256(_) => None,
-        Digest::Sha512(_) => Some(desc.digest.hasher()),
-    };
     while let Some(batch) = gather(&mut stream).await.map_err(Broken::Remote)? {
-        spool = write(spool, batch, &mut hasher)
-            .await
-            .map_err(Broken::Front)?;
+        spool = write(spool, batch).await.map_err(Broken::Front)?;
         let written = spool.written();
-        if written > desc.size {
-            return Err(Broken::Remote(damaged(desc, "more bytes came than it has")));
-        }
         progress.send_modify(|p| p.written = written);
     }
-    let spool = task::blocking(move || spool.finish()).await;
-    let digest = hasher.map_or(spool.digest(), Hasher::finish);
-    if spool.size() != desc.size || digest != desc.digest {
-        let why = "its bytes are not what the digest says";
-        return Err(Broken::Remote(damaged(desc, why)));
+    if spool.written() != desc.size {
+        let why = "it has another size than its descriptor says";
+        let e = Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest);
+        return Err(Broken::Remote(e));
     }
-    Ok(Some(spool))
-}
-
-fn damaged(desc: &Descriptor, why: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest)
+    Ok(Some(spool.finish()))
 }
 
 type Readable = (Arc<File>, PathBuf);
 
-async fn create(dir: PathBuf) -> Result<(SpoolWriter, Readable)> {
+async fn create(dir: PathBuf, desc: Descriptor) -> Result<(SpoolWriter, Readable)> {
     task::blocking(move || {
-        let spool = SpoolWriter::create(&dir)?;
+        let spool = SpoolWriter::create_verified(&dir, desc.digest)?;
+        // A reader who got a part of it could not be sent past a disk that is full.
+        spool.reserve(desc.size)?;
         let path = spool.path().to_owned();
         let file =
             File::open(&path).map_err(|e| Error::io("spool", fs::Error::new("open", &path, e)))?;
@@ -390,16 +361,7 @@ async fn gather(stream: &mut ByteStream) -> Result<Option<VecDeque<Bytes>>> {
     Ok(Some(batch.into_pieces()))
 }
 
-async fn write(
-    mut spool: SpoolWriter,
-    batch: VecDeque<Bytes>,
-    hasher: &mut Option<Hasher>,
-) -> Result<SpoolWriter> {
-    if let Some(hasher) = hasher {
-        for piece in &batch {
-            hasher.update(piece);
-        }
-    }
+async fn write(mut spool: SpoolWriter, batch: VecDeque<Bytes>) -> Result<SpoolWriter> {
     task::blocking(move || {
         for piece in &batch {
             let written = spool.write_all(piece);

@@ -6,7 +6,7 @@ use super::Core;
 use crate::{
     store::{
         error::Result,
-        wrap::metered::{answered, watched},
+        wrap::counters::{answered, watched},
     },
     task,
 };

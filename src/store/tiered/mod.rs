@@ -47,12 +47,12 @@ pub use front::Room;
 pub use health::Reachable;
 
 use super::{
-    Meet, Records, Repository, Store,
+    Meet, Records, Repository,
     error::Result,
     ingest::Evict,
     keys::Repo,
     open::{Opened, Repositories},
-    wrap::{Metered, Renewing, metered::Counters},
+    wrap::counters::Counters,
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -136,7 +136,8 @@ impl Moved for NeverMerge {
 /// A disk in front of a remote. Background work ends when it is dropped; what is not sent by then is at the next start.
 pub struct Tiered {
     core: Arc<Core>,
-    metrics: Arc<Counters>,
+    /// Of the front and of the remote.
+    metrics: Vec<Arc<Counters>>,
     _tasks: Vec<Task<()>>,
 }
 
@@ -144,7 +145,7 @@ impl Tiered {
     /// Puts `near`, a `disk:` store of this daemon alone, in front of `remote`, and goes on with what an earlier process
     /// left in `settings.state_dir`.
     ///
-    /// The remote's `retry_for` is how long a question is tried again until it counts as failed: some seconds.
+    /// The remote must verify what is read from it: here it is not hashed again. Its `retry_for` is how long a question is tried again until it counts as failed: some seconds.
     ///
     /// # Errors
     /// `Invalid` for stores and settings that do not fit, `Conflict` if another daemon works in the same folder; whatever
@@ -156,6 +157,7 @@ impl Tiered {
         moved: Arc<dyn Moved>,
     ) -> Result<Self> {
         let (sends, replays) = (settings.sends.max(1), settings.replays.max(1));
+        let metrics = [near.metrics.clone(), remote.metrics.clone()].concat();
         let core = Arc::new(Core::open(near, remote, settings, moved).await?);
         let mut tasks = Vec::new();
         let (health, remote) = (core.clone(), core.remote.records.clone());
@@ -178,7 +180,7 @@ impl Tiered {
         }
         Ok(Self {
             core,
-            metrics: Arc::default(),
+            metrics,
             _tasks: tasks,
         })
     }
@@ -208,7 +210,7 @@ impl Tiered {
             spool_dir: Some(self.core.front.spool_dir.clone()),
             url: remote.url.clone(),
             metrics: self.metrics.clone(),
-            ranged: remote.ranged,
+            verified: remote.verified,
             repositories: Some(self.clone()),
             marked: remote.marked.clone(),
             scrubber: None,
@@ -241,17 +243,7 @@ impl Tiered {
 
     fn repository_with(&self, name: &Repo, patience: Patience) -> Repository {
         let one = self.core.one(name, patience);
-        let mut store: Arc<dyn Store> = one.clone();
-        // The front answers without a word to the remote, whose prune may have marked what is asked for.
-        if let Some(marked) = &self.core.remote.opened.marked {
-            store = Arc::new(Renewing::new(store, self.core.clone(), marked.clone()));
-        }
-        Repository::new(
-            name.clone(),
-            Arc::new(Metered::new(store, self.metrics.clone())),
-            one,
-            self.core.records(patience),
-        )
+        Repository::new(name.clone(), one.clone(), one, self.core.records(patience))
     }
 }
 

@@ -101,20 +101,13 @@ impl Sweep for Core {
         self.health.ask("list", asked).await
     }
 
-    /// What is still to be sent is written then. While the remote is away nobody can renew anything, and whether it has what is
-    /// here is looked at before a name leads there.
+    /// What is still to be sent is written then.
     async fn renew(&self, digest: &Digest) -> Result<bool> {
         if self.unsent.contains(digest) {
             return Ok(true);
         }
         let asked = self.sweeper()?.renew(digest);
-        self.health.ask("renew", asked).await.map_err(|e| {
-            if !e.is_temporary() {
-                return e;
-            }
-            let why = format!("the remote store is unreachable: {}", e.message);
-            Error::new(ErrorKind::Unsupported, "renew", why)
-        })
+        self.health.ask("renew", asked).await
     }
 
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {

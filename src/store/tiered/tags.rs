@@ -15,6 +15,7 @@ use crate::{
         TagStore, Untag, Version, check_manifest,
         error::{Error, ErrorKind, Result},
         keys::{self, Repo},
+        wrap::counters::unwatched,
     },
 };
 
@@ -105,7 +106,8 @@ impl One {
     async fn point_behind(&self, tag: &Tag) -> Result<Option<Pointer>> {
         let asked = self.remote.store().pointer(tag);
         let found = self.core.health.ask("resolve", asked).await?;
-        let known = passed_by(self.near.store().pointer(tag).await).flatten();
+        let known = unwatched(self.near.store().pointer(tag)).await;
+        let known = passed_by(known).flatten();
         if known.map(|at| at.digest) == found.as_ref().map(|at| at.digest) {
             self.was_read(tag, found.as_ref().map(|at| &at.digest));
             return Ok(found);
@@ -135,7 +137,8 @@ impl One {
 
     /// Keeps in front what the remote says of a tag, unless it was written since.
     async fn take_on(&self, tag: &Tag, found: Option<&Resolved>, turn: Turn) {
-        let known = self.known(tag).await.map(|r| r.manifest.digest);
+        let known = unwatched(self.known(tag)).await;
+        let known = known.map(|r| r.manifest.digest);
         if known == found.map(|r| r.manifest.digest) {
             return;
         }
@@ -154,11 +157,34 @@ impl One {
     /// Keeps a manifest in front.
     pub(super) async fn keep(&self, manifest: &Manifest, tag: Option<&Tag>) {
         let near = self.near.store();
-        let kept = near.publish(manifest, tag, &Expect::Anything).await;
+        let kept = unwatched(near.publish(manifest, tag, &Expect::Anything)).await;
         if passed_by(kept).is_some() {
             let size = manifest.bytes.len() as u64;
             self.core.front.uses.used(&manifest.digest, size);
             self.core.front.filled();
+        }
+    }
+
+    /// What the front says of a blob does not keep it from a prune of the remote that has marked it: the remote is asked for it, and so
+    /// renews it ([`marked`](crate::store::marked)). What is still to be sent is renewed then. While the remote is
+    /// unreachable nobody can renew anything; whether it has what is here is looked at before a name leads there.
+    async fn unless_swept(&self, digest: &Digest, found: Option<u64>) -> Result<Option<u64>> {
+        let (Some(_), Some(marked)) = (found, &self.core.remote.opened.marked) else {
+            return Ok(found);
+        };
+        if marked.is_leaving(digest) {
+            return Ok(None);
+        }
+        if !marked.has(digest) || self.core.unsent.contains(digest) {
+            return Ok(found);
+        }
+        let asked = self.remote.store().stat(digest);
+        match self.core.health.ask("stat", asked).await {
+            Ok(behind) => Ok(behind.and(found)),
+            Err(error) => {
+                tracing::warn!(%digest, %error, "Marked blob cannot be renewed");
+                Ok(found)
+            }
         }
     }
 
@@ -192,7 +218,8 @@ pub(super) fn refused_away(op: &'static str, why: &Error) -> Error {
 #[async_trait]
 impl BlobStore for One {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
-        self.core.stat(digest, self.patience).await
+        let found = self.core.stat(digest, self.patience).await?;
+        self.unless_swept(digest, found).await
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {

@@ -1,27 +1,24 @@
-//! Wrappers: one behaviour each, over any store.
+//! Wrappers: each goes around any store and adds to it.
 //!
-//! - Holds: checking, trying again, limits, counting, naming, refusing writes, faults on purpose.
+//! - Holds: checking bytes, trying again, renewing what a prune has marked, guarding (limits, counts, names in errors, no writes).
 //! - Enters: a store as `Arc<dyn Store>`.
-//! - Leaves: a store again; [`super::open`] says in which order they are stacked.
+//! - Leaves: a store again; `open/stack.rs` says in which order they are stacked.
 //! - Deliberately absent: what any one backend is like.
 //!
 //! Each file denies `clippy::missing_trait_methods`: a method that is added to a trait must be thought of in every wrapper.
 
-pub mod distrusting;
-pub mod faulty;
-pub mod limited;
-pub mod metered;
-pub mod named;
-pub mod readonly;
-pub mod renewing;
+pub mod counters;
+mod damaged;
+mod guarded;
+mod limits;
+mod readonly;
+mod renewing;
 pub mod retrying;
-pub mod verified;
+mod verified;
 
-pub use distrusting::Distrusting;
-pub use faulty::Faulty;
-pub use limited::Limited;
-pub use metered::Metered;
-pub use named::Named;
+pub use damaged::DamagedBlobs;
+pub use guarded::{Guard, Guarded};
+pub use limits::{Limiter, Limits};
 pub use readonly::ReadOnly;
 pub use renewing::Renewing;
 pub use retrying::Retrying;

@@ -14,9 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    faulty::Faults,
-    limited::Limits,
-    metered::{self, Counters, OpSnapshot, Tier},
+    counters::{self, Counters, OpSnapshot, Tier},
     retrying::{Contact, Policy, Trouble},
     *,
 };
@@ -27,7 +25,8 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Meet, Published, Put, Resolved,
-        Result, Store, TagStore, Untag, conformance, memory::Memory,
+        Result, Store, TagStore, Untag,
+        testing::{Faults, Faulty, Memory, conformance},
     },
 };
 
@@ -195,6 +194,32 @@ fn pieces(items: Vec<Result<Bytes>>) -> Result<Option<ByteStream>> {
     Ok(Some(stream::iter(items).boxed()))
 }
 
+fn guarded(store: Arc<dyn Store>, guard: Guard) -> Arc<Guarded> {
+    Arc::new(Guarded::new(store, guard))
+}
+
+fn limited(store: Arc<dyn Store>, limits: Limits) -> Arc<Guarded> {
+    let limiter = Limiter::new(limits);
+    guarded(
+        store,
+        Guard {
+            limiter,
+            ..Guard::default()
+        },
+    )
+}
+
+fn counted(store: Arc<dyn Store>, counters: &Arc<Counters>) -> Arc<Guarded> {
+    let counters = counters.clone();
+    guarded(
+        store,
+        Guard {
+            counters,
+            ..Guard::default()
+        },
+    )
+}
+
 fn subject(store: Arc<dyn Store>, memory: Arc<Memory>) -> conformance::Subject {
     conformance::Subject {
         store,
@@ -209,21 +234,20 @@ fn subject(store: Arc<dyn Store>, memory: Arc<Memory>) -> conformance::Subject {
 #[tokio::test]
 async fn every_wrapper_over_memory_is_a_store() {
     type Wrap = fn(Arc<dyn Store>) -> Arc<dyn Store>;
-    let wraps: [Wrap; 6] = [
-        |s| Arc::new(Named::new(s, "x:")),
+    let wraps: [Wrap; 5] = [
         |s| Arc::new(Verified::new(s)),
+        |s| Arc::new(Verified::remembering(s, DamagedBlobs::default())),
         |s| Arc::new(Retrying::new(s, QUICK)),
         |s| {
-            Arc::new(Limited::new(
+            limited(
                 s,
                 Limits {
                     concurrency: 2,
                     with_streams: true,
                     bandwidth: Some(10 << 30),
                 },
-            ))
+            )
         },
-        |s| Arc::new(Metered::new(s, Arc::default())),
         |s| Arc::new(Faulty::new(s, Faults::NONE, 1)),
     ];
     for wrap in wraps {
@@ -695,7 +719,7 @@ async fn no_more_than_allowed_run_at_once_and_a_stream_holds_its_place() {
         concurrency: 3,
         ..Limits::default()
     };
-    let store = Limited::new(busy.clone(), limits);
+    let store = limited(busy.clone(), limits);
     let (desc, body) = blob(&data(10, 1));
     store.put(&desc, &body).await.unwrap();
     join_all((0..20).map(|_| store.stat(&desc.digest))).await;
@@ -719,7 +743,7 @@ async fn streams_that_nobody_reads_keep_no_places_where_clients_decide_how_fast_
         with_streams: false,
         bandwidth: None,
     };
-    let store = Limited::new(memory, limits);
+    let store = limited(memory, limits);
     let mut open = Vec::new();
     for _ in 0..5 {
         let opened = tokio::time::timeout(Duration::from_secs(1), store.get(&desc, 0..10));
@@ -738,9 +762,9 @@ async fn bandwidth_holds_over_all_transfers_of_a_direction() {
         bandwidth: Some(200_000),
         ..Limits::default()
     };
-    let store = Limited::new(memory, limits);
+    let store = limited(memory, limits);
     let began = Instant::now();
-    let reads = (0..4).map(|_| whole(&store, &desc));
+    let reads = (0..4).map(|_| whole(&*store, &desc));
     assert!(join_all(reads).await.iter().all(Result::is_ok));
     // 80 kB at 200 kB/s are 400 ms; the last piece is not waited for, and 100 ms may have been saved up.
     assert!(
@@ -761,16 +785,16 @@ async fn bandwidth_holds_over_all_transfers_of_a_direction() {
 }
 
 #[tokio::test]
-async fn metered_counts_requests_bytes_and_outcomes() {
+async fn requests_bytes_and_outcomes_are_counted() {
     let counters = Arc::new(Counters::default());
     let (memory, desc) = memory_with(&data(100, 1)).await;
     let cut = Scripted::new(memory)
         .get_answers(|_| pieces(vec![Ok(Bytes::from_static(b"12")), Err(temporary())]));
-    let store = Metered::new(Arc::new(cut), counters.clone());
-    assert!(whole(&store, &desc).await.is_err());
-    whole(&store, &desc).await.unwrap();
+    let store = counted(Arc::new(cut), &counters);
+    assert!(whole(&*store, &desc).await.is_err());
+    whole(&*store, &desc).await.unwrap();
     let (new, body) = blob(&data(50, 2));
-    assert!(whole(&store, &new).await.unwrap().is_none());
+    assert!(whole(&*store, &new).await.unwrap().is_none());
     store.put(&new, &body).await.unwrap();
     store.put(&new, &body).await.unwrap();
     let (_, wrong) = blob(&data(10, 3));
@@ -803,21 +827,21 @@ async fn metered_counts_requests_bytes_and_outcomes() {
 }
 
 #[tokio::test]
-async fn metered_tells_damage_from_other_trouble() {
+async fn damage_is_told_from_other_trouble() {
     let counters = Arc::new(Counters::default());
     let (memory, desc) = memory_with(&data(100, 1)).await;
     let broken = Scripted::new(memory.clone()).get_answers(|_| pieces(vec![Err(temporary())]));
-    let store = Metered::new(Arc::new(broken), counters.clone());
-    assert!(whole(&store, &desc).await.is_err());
+    let store = counted(Arc::new(broken), &counters);
+    assert!(whole(&*store, &desc).await.is_err());
     assert_eq!(counters.snapshot().corrupt_reads, 0);
     // Whoever asks chooses the size that it says.
     let wrong = Descriptor::new("a/b", desc.digest, 99);
-    let store = Metered::new(memory.clone(), counters.clone());
-    assert!(whole(&store, &wrong).await.is_err());
+    let store = counted(memory.clone(), &counters);
+    assert!(whole(&*store, &wrong).await.is_err());
     assert_eq!(counters.snapshot().corrupt_reads, 0);
     memory.damage(&desc.digest, data(100, 2));
-    let store = Metered::new(Arc::new(Verified::new(memory)), counters.clone());
-    assert!(whole(&store, &desc).await.is_err());
+    let store = counted(Arc::new(Verified::new(memory)), &counters);
+    assert!(whole(&*store, &desc).await.is_err());
     let (new, _) = blob(&data(50, 3));
     let (_, wrong) = blob(&data(50, 4));
     store.put(&new, &wrong).await.unwrap_err();
@@ -829,18 +853,18 @@ async fn metered_tells_damage_from_other_trouble() {
 async fn work_knows_which_store_had_what_it_asked_for() {
     let (near, known) = memory_with(&data(100, 1)).await;
     let (far, other) = memory_with(&data(100, 2)).await;
-    let near = Metered::new(near, Arc::new(Counters::of(Tier::Local)));
-    let far = Metered::new(far, Arc::new(Counters::of(Tier::Remote)));
+    let near = counted(near, &Arc::new(Counters::of(Tier::Local)));
+    let far = counted(far, &Arc::new(Counters::of(Tier::Remote)));
     let (far, near) = (&far, &near);
     let ask = |desc: Descriptor| async move {
         if near.stat(&desc.digest).await.unwrap().is_none() {
             far.stat(&desc.digest).await.unwrap();
         }
     };
-    assert_eq!(metered::watched(ask(known)).await.1, Some(Tier::Local));
-    assert_eq!(metered::watched(ask(other)).await.1, Some(Tier::Remote));
+    assert_eq!(counters::watched(ask(known)).await.1, Some(Tier::Local));
+    assert_eq!(counters::watched(ask(other)).await.1, Some(Tier::Remote));
     let (nowhere, _) = blob(&data(10, 3));
-    assert_eq!(metered::watched(ask(nowhere)).await.1, None);
+    assert_eq!(counters::watched(ask(nowhere)).await.1, None);
 }
 
 #[tokio::test]
@@ -850,8 +874,13 @@ async fn read_only_store_reads_and_refuses_writes_with_a_hint() {
         .publish(&manifest(1), Some(&tag("t")), &Expect::Absent)
         .await
         .unwrap();
-    let store = ReadOnly::new(memory.clone());
-    assert!(whole(&store, &desc).await.unwrap().is_some());
+    let guard = Guard {
+        name: "memory:".to_owned(),
+        read_only: true,
+        ..Guard::default()
+    };
+    let store = guarded(memory.clone(), guard);
+    assert!(whole(&*store, &desc).await.unwrap().is_some());
     assert_eq!(store.tags("").await.unwrap(), [tag("t")]);
     let (new, body) = blob(&data(50, 2));
     let put = store.put(&new, &body).await.unwrap_err();
@@ -862,6 +891,7 @@ async fn read_only_store_reads_and_refuses_writes_with_a_hint() {
     for e in [put, publish] {
         assert_eq!(e.kind, ErrorKind::Denied);
         assert!(e.to_string().contains("--read-only"), "{e}");
+        assert!(e.store == "memory:" && !e.key.is_empty(), "{e}");
     }
     assert_eq!(memory.stat(&new.digest).await.unwrap(), None);
 }
@@ -871,8 +901,11 @@ async fn error_of_a_wrapper_below_gets_the_stores_name() {
     let (memory, desc) = memory_with(&data(5 << 20, 1)).await;
     memory.damage(&desc.digest, data(5 << 20, 2));
     let verified = Arc::new(Verified::new(memory));
-    let store = Named::new(verified, "s3://bucket");
-    let e = whole(&store, &desc).await.unwrap_err();
+    let guard = Guard {
+        name: "s3://bucket".to_owned(),
+        ..Guard::default()
+    };
+    let e = whole(&*guarded(verified, guard), &desc).await.unwrap_err();
     assert_eq!(
         (e.kind, e.store.as_str()),
         (ErrorKind::Corrupt, "s3://bucket")

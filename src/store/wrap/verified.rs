@@ -3,14 +3,17 @@
 //! A small blob is read whole, checked, and fetched once more if it is damaged (a bit may flip on the way as well as in
 //! the store). A bigger one streams, its last piece held back until all is hashed: who reads to the end without an error
 //! has the right bytes. A range cannot be checked and passes through: its readers check frames.
+//!
+//! For a daemon it also remembers which blobs came with wrong bytes: see [`DamagedBlobs`].
 #![deny(clippy::missing_trait_methods)]
 
 use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::ready, stream};
 
+use super::DamagedBlobs;
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     digest::{Digest, Hasher},
@@ -27,12 +30,55 @@ const SMALL_BYTES: u64 = 4 << 20;
 /// A store whose bytes are right or an error.
 pub struct Verified {
     inner: Arc<dyn Store>,
+    /// `None`: nothing is remembered.
+    damaged: Option<DamagedBlobs>,
 }
 
 impl Verified {
     /// Checks what goes into `inner` and what comes out.
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner }
+        Self {
+            inner,
+            damaged: None,
+        }
+    }
+
+    /// The same; blobs that come damaged are added to `damaged`, and are absent as long as they are there.
+    pub fn remembering(inner: Arc<dyn Store>, damaged: DamagedBlobs) -> Self {
+        Self {
+            inner,
+            damaged: Some(damaged),
+        }
+    }
+
+    /// What is remembered, if a blob is among it.
+    fn found_damaged(&self, digest: &Digest) -> Option<&DamagedBlobs> {
+        self.damaged
+            .as_ref()
+            .filter(|damaged| damaged.contain(digest))
+    }
+
+    async fn get_checked(
+        &self,
+        desc: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Option<ByteStream>> {
+        if range != (0..desc.size) {
+            return self.inner.get(desc, range).await;
+        }
+        if desc.size <= SMALL_BYTES {
+            return self.get_small(desc).await;
+        }
+        let found = self.inner.get(desc, range).await?;
+        Ok(found.map(|stream| checked(stream, desc)))
+    }
+
+    /// Reads what is there: it may have been damaged only on its way.
+    async fn is_whole(&self, desc: &Descriptor) -> bool {
+        match self.get_checked(desc, 0..desc.size).await {
+            Ok(Some(stream)) => stream.try_for_each(|_| ready(Ok(()))).await.is_ok(),
+            _ => false,
+        }
     }
 
     async fn get_small(&self, desc: &Descriptor) -> Result<Option<ByteStream>> {
@@ -121,23 +167,37 @@ fn checked(inner: ByteStream, desc: &Descriptor) -> ByteStream {
 #[async_trait]
 impl BlobStore for Verified {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        if self.found_damaged(digest).is_some() {
+            return Ok(None);
+        }
         self.inner.stat(digest).await
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
-        if range != (0..desc.size) {
-            return self.inner.get(desc, range).await;
+        let found = self.get_checked(desc, range).await;
+        match &self.damaged {
+            Some(damaged) => damaged.watch(&self.inner, desc, found).await,
+            None => found,
         }
-        if desc.size <= SMALL_BYTES {
-            return self.get_small(desc).await;
-        }
-        let found = self.inner.get(desc, range).await?;
-        Ok(found.map(|stream| checked(stream, desc)))
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         check_body("put", desc, body).await?;
-        self.inner.put(desc, body).await
+        let Some(damaged) = self.found_damaged(&desc.digest) else {
+            return self.inner.put(desc, body).await;
+        };
+        let put = match &damaged.sweep {
+            // It is never absent meanwhile, and nothing that repositories say of it goes: it may be others' too.
+            Some(sweep) => {
+                sweep.replace(desc, body).await?;
+                Put::Stored
+            }
+            None => self.inner.put(desc, body).await?,
+        };
+        if put == Put::Stored || self.is_whole(desc).await {
+            damaged.forget(&desc.digest);
+        }
+        Ok(put)
     }
 }
 

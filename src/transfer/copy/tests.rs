@@ -9,8 +9,7 @@ use crate::{
     progress,
     store::{
         BlobStore, Resolved, TagStore,
-        memory::Memory,
-        wrap::{Faulty, faulty::Faults},
+        testing::{Faults, Faulty, Memory},
     },
 };
 

@@ -21,7 +21,7 @@ use crate::{
         ingest::Uploads,
         keys::Repo,
         open::{self, Options, StoreUrl},
-        wrap::metered::Counters,
+        wrap::counters::Counters,
     },
 };
 
@@ -93,7 +93,7 @@ impl Door {
             registry: Registry::new(repositories, Arc::new(uploads), authority, Arc::default()),
             dir,
             peer: Peer::unix(),
-            asked: opened.metrics,
+            asked: opened.metrics[0].clone(),
         }
     }
 

@@ -220,7 +220,7 @@ async fn upload_goes_on_after_a_restart() {
             ),
             dir: door.dir.clone(),
             peer: Peer::unix(),
-            asked: opened.metrics,
+            asked: opened.metrics[0].clone(),
         }
     };
     let before = open().await;

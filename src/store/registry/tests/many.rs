@@ -11,9 +11,9 @@ use crate::{
     store::{
         ErrorKind, Expect, Published, Records as _, TagStore as _, Untag as _,
         by_tags::ByTags,
-        conformance,
         keys::{self, Repo},
         open,
+        testing::conformance,
     },
 };
 

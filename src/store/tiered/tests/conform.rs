@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::conformance;
+use crate::store::testing::conformance;
 
 async fn conforms(mode: Mode) {
     Box::pin(conformance::run_all(async || {
@@ -34,10 +34,15 @@ async fn stores_that_do_not_fit_are_refused() {
     let world = World::new(Mode::WriteBack);
     let layout = StoreUrl::Layout(world.dir.path().join("layout"));
     let layout = open::open(&layout, &Options::default()).await.unwrap();
-    let remote = world.remote().await;
+    let unverified = world.remote().await;
+    let remote = Opened {
+        verified: true,
+        ..unverified.clone()
+    };
     let moved = world.moved.clone();
     for (near, remote, kind) in [
         (layout.clone(), remote.clone(), ErrorKind::Invalid),
+        (world.near().await, unverified, ErrorKind::Invalid),
         (world.near().await, layout, ErrorKind::Unsupported),
     ] {
         let opened = Tiered::open(near, remote, world.settings.clone(), moved.clone()).await;

@@ -17,8 +17,8 @@ async fn with_marked(world: &World) -> (Daemon, Digest, std::fs::File) {
     let behind = behind.unwrap();
     let (near, link) = (Arc::new(Link::default()), Arc::new(Link::default()));
     let tiered = Tiered::open(
-        Linked::between(&near, &world.near().await),
-        Linked::between(&link, &behind),
+        Linked::near(&near, &world.near().await),
+        Linked::behind(&link, &behind),
         world.settings.clone(),
         world.moved.clone(),
     );
@@ -29,6 +29,7 @@ async fn with_marked(world: &World) -> (Daemon, Digest, std::fs::File) {
     };
     let (desc, body) = blob(&data(100, 1));
     daemon.repo("r").put_blob(&desc, &body).await.unwrap();
+    daemon.flush().await;
     let file = path.join("blobs/sha256").join(desc.digest.hex());
     let file = std::fs::File::open(file).unwrap();
     file.set_modified(SystemTime::now() - 2 * DAY).unwrap();
@@ -66,4 +67,30 @@ async fn a_marked_blob_is_there_though_the_remote_that_marked_it_is_away() {
     daemon.back().await;
     daemon.repo("r").stat_blob(&digest).await.unwrap();
     assert!(!is_old(&file));
+}
+
+/// What the front takes is not at the remote yet: whoever sends it finds it there, and must renew it.
+#[tokio::test]
+async fn a_marked_blob_that_is_pushed_again_is_renewed_when_it_is_sent() {
+    let world = World::new(Mode::WriteBack);
+    let (daemon, digest, file) = with_marked(&world).await;
+    // Too young for a store to write it again where it is merely found.
+    let an_hour_ago = SystemTime::now() - DAY / 24;
+    file.set_modified(an_hour_ago).unwrap();
+    let core = &daemon.tiered.core;
+    core.front.remove(&[digest]).await.unwrap();
+    core.seen.forget(&[digest]);
+    core.remote
+        .opened
+        .marked
+        .as_ref()
+        .unwrap()
+        .replace([digest]);
+
+    daemon.link.cut(true);
+    let (desc, body) = blob(&data(100, 1));
+    daemon.repo("r").put_blob(&desc, &body).await.unwrap();
+    daemon.link.cut(false);
+    assert!(daemon.flush().await.is_flushed());
+    assert!(file.metadata().unwrap().modified().unwrap() > an_hour_ago);
 }

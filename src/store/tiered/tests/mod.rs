@@ -26,7 +26,8 @@ use crate::{
         Resolved, Store, StoredBlob, Sweep, TagStore, Untag,
         open::{self, Options, StoreUrl},
         records::Listed,
-        wrap::{Faulty, faulty::Faults},
+        testing::{Faults, Faulty},
+        wrap::Verified,
     },
 };
 
@@ -184,6 +185,8 @@ impl Link {
 #[derive(Clone)]
 struct Linked {
     link: Arc<Link>,
+    /// What comes is verified at this end.
+    verified: bool,
     store: Arc<dyn Store>,
     untag: Arc<dyn Untag>,
     records: Arc<dyn Records>,
@@ -192,10 +195,21 @@ struct Linked {
 }
 
 impl Linked {
-    fn between(link: &Arc<Link>, opened: &Opened) -> Opened {
+    /// The front.
+    fn near(link: &Arc<Link>, opened: &Opened) -> Opened {
+        Self::between(link, opened, false)
+    }
+
+    /// The remote.
+    fn behind(link: &Arc<Link>, opened: &Opened) -> Opened {
+        Self::between(link, opened, true)
+    }
+
+    fn between(link: &Arc<Link>, opened: &Opened, verified: bool) -> Opened {
         let repositories = opened.repositories.clone().unwrap();
         let linked = Arc::new(Self {
             link: link.clone(),
+            verified,
             store: link.with_faults(opened.store.clone()),
             untag: opened.untag.clone().unwrap(),
             records: repositories.records(),
@@ -203,11 +217,21 @@ impl Linked {
             repositories,
         });
         Opened {
-            store: linked.clone(),
+            store: linked.clone().end(),
+            verified,
             untag: Some(linked.clone()),
             sweep: Some(linked.clone()),
             repositories: Some(linked),
             ..opened.clone()
+        }
+    }
+
+    /// What is at this end of the link.
+    fn end(self: Arc<Self>) -> Arc<dyn Store> {
+        if self.verified {
+            Arc::new(Verified::new(self))
+        } else {
+            self
         }
     }
 }
@@ -220,7 +244,8 @@ impl Repositories for Linked {
             untag: inner.untag().clone(),
             ..self.clone()
         });
-        Repository::new(name.clone(), one.clone(), one, Arc::new(self.clone()))
+        let end = one.clone().end();
+        Repository::new(name.clone(), end, one, Arc::new(self.clone()))
     }
 
     fn records(&self) -> Arc<dyn Records> {
@@ -481,8 +506,8 @@ impl World {
         let (near, link) = (Arc::new(near), Arc::new(link));
         let (front, behind) = (self.near().await, self.remote().await);
         let tiered = Tiered::open(
-            Linked::between(&near, &front),
-            Linked::between(&link, &behind),
+            Linked::near(&near, &front),
+            Linked::behind(&link, &behind),
             self.settings.clone(),
             self.moved.clone(),
         )

@@ -2,6 +2,7 @@ use futures_util::{FutureExt as _, future::join_all};
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::store::wrap::counters::{Tier, watched};
 
 /// A blob that only the remote has.
 async fn cold(world: &World, len: usize, seed: u64) -> (Descriptor, Bytes) {
@@ -43,12 +44,31 @@ async fn cold_blob_is_fetched_once_for_all_who_want_it() {
 }
 
 #[tokio::test]
+async fn it_is_known_which_tier_a_blob_came_from_and_each_counts_what_it_was_asked() {
+    let world = World::new(Mode::WriteThrough);
+    let (desc, bytes) = cold(&world, 100_000, 1).await;
+    let daemon = world.start().await;
+    let repo = daemon.repo("a");
+    let (found, tier) = watched(read(&repo, &desc)).await;
+    assert!(found.unwrap().unwrap() == bytes);
+    assert_eq!(tier, Some(Tier::Remote));
+    kept(&daemon, &desc).await;
+    let (found, tier) = watched(read(&repo, &desc)).await;
+    assert!(found.unwrap().unwrap() == bytes);
+    assert_eq!(tier, Some(Tier::Local));
+    let counters = daemon.tiered.opened().metrics;
+    let seen: Vec<_> = counters.iter().map(|c| c.snapshot()).collect();
+    assert_eq!((seen[0].get.requests, seen[0].get.misses), (2, 1));
+    assert_eq!((seen[1].get.requests, seen[1].bytes_in), (1, desc.size));
+}
+
+#[tokio::test]
 async fn readers_follow_a_download_and_get_the_end_when_it_is_verified() {
     let world = World::new(Mode::WriteThrough);
-    let (desc, bytes) = cold(&world, 4 << 20, 1).await;
+    let (desc, bytes) = cold(&world, 6 << 20, 1).await;
     let daemon = world.start().await;
-    // Of the blob's pieces, the first of which are small.
-    let slow = Arc::new(Semaphore::new(8));
+    // Of the blob's pieces, the first of which are small; one is held back until the next comes.
+    let slow = Arc::new(Semaphore::new(9));
     *daemon.link.slow.lock() = Some(slow.clone());
     let repo = daemon.repo("a");
     let mut first = repo.get_blob(&desc, 0..desc.size).await.unwrap().unwrap();
@@ -87,9 +107,9 @@ async fn range_of_a_cold_blob_is_fetched_alone_and_not_kept() {
 #[tokio::test]
 async fn download_stops_with_its_last_reader() {
     let world = World::new(Mode::WriteThrough);
-    let (desc, bytes) = cold(&world, 4 << 20, 1).await;
+    let (desc, bytes) = cold(&world, 6 << 20, 1).await;
     let daemon = world.start().await;
-    let slow = Arc::new(Semaphore::new(1));
+    let slow = Arc::new(Semaphore::new(2));
     *daemon.link.slow.lock() = Some(slow.clone());
     let repo = daemon.repo("a");
     let mut stream = repo.get_blob(&desc, 0..desc.size).await.unwrap().unwrap();
@@ -107,7 +127,7 @@ async fn download_stops_with_its_last_reader() {
 #[tokio::test]
 async fn damaged_download_never_ends_well_and_is_not_kept() {
     let world = World::new(Mode::WriteThrough);
-    let (big, bytes) = cold(&world, 3 << 20, 1).await;
+    let (big, bytes) = cold(&world, 5 << 20, 1).await;
     let daemon = world.start().await;
     let repo = daemon.repo("a");
     daemon.link.damage.lock().push(Damage::Flip(1000));
@@ -134,7 +154,7 @@ async fn small_damaged_blob_is_fetched_again_before_a_byte_is_handed_out() {
 #[tokio::test(start_paused = true)]
 async fn broken_download_is_an_error_to_all_its_readers() {
     let world = World::new(Mode::WriteThrough);
-    let (desc, bytes) = cold(&world, 3 << 20, 1).await;
+    let (desc, bytes) = cold(&world, 5 << 20, 1).await;
     let daemon = world.start().await;
     let repo = daemon.repo("a");
     daemon.link.damage.lock().push(Damage::Break(1 << 20));

@@ -1,4 +1,4 @@
-//! A store in memory: for tests, and as the plainest form of what every store must do.
+//! A store in memory, and the plainest form of what every store must do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,15 +9,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{
-    BlobStore, Body, ByteStream, Expect, Published, Put, Resolved, StoredBlob, Sweep, TagStore,
-    Untag, Version, check_body, check_manifest, check_range,
-    error::{Error, ErrorKind, Result},
-};
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     digest::Digest,
     entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
+        StoredBlob, Sweep, TagStore, Untag, Version, check_body, check_manifest, check_range,
+    },
 };
 
 /// What messages call it.
@@ -343,7 +342,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::{Meet, conformance};
+    use crate::store::{Meet, testing::conformance};
 
     #[tokio::test]
     async fn memory_is_a_store() {

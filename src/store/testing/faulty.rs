@@ -1,6 +1,4 @@
 //! Faults on purpose, by a seed: the same seed and the same calls give the same faults.
-//!
-//! Real code, for tests of everything above and for trying out what a bad day looks like.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{ops::Range, sync::Arc, time::Duration};

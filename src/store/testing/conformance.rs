@@ -1,7 +1,6 @@
-//! One suite for every store: what [`super::BlobStore`] and [`super::TagStore`] promise, tried.
+//! One suite for every store: what [`BlobStore`](crate::store::BlobStore) and [`TagStore`](crate::store::TagStore) promise, tried.
 //!
-//! Real code rather than test code, so that unit tests, integration tests and a later `doctor` command share it. Every
-//! case uses bytes and tags that no other run has used, so cases may share a store that is not empty. A broken promise
+//! Every case uses bytes and tags that no other run has used, so cases may share a store that is not empty. A broken promise
 //! is a panic that names the case's line.
 
 use std::{any::Any, ops::Range, path::PathBuf, sync::Arc, time::Duration};
@@ -9,14 +8,14 @@ use std::{any::Any, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{TryStreamExt as _, future::join_all};
 
-use super::{
-    Body, ByteStream, ErrorKind, Expect, Meet, Published, Put, Result, SpoolWriter, Store, Sweep,
-    Untag, Version,
-};
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     digest::Digest,
     entry::Time,
+    store::{
+        Body, ByteStream, ErrorKind, Expect, Meet, Published, Put, Result, SpoolWriter, Store,
+        Sweep, Untag, Version,
+    },
     task,
 };
 

@@ -1,0 +1,114 @@
+//! The wrappers around a backend, and the one place that says in which order they are stacked.
+
+use std::sync::Arc;
+
+use super::Repositories;
+use crate::store::{
+    Records, Repository, Store, Sweep, Untag,
+    keys::Repo,
+    marked::Marked,
+    wrap::{
+        DamagedBlobs, Guard, Guarded, ReadOnly, Renewing, Retrying, Verified,
+        retrying::{Contact, Policy},
+    },
+};
+
+/// A repository of a store, by what can be done with it.
+pub(super) struct Parts {
+    /// Its blobs and tags.
+    pub(super) store: Arc<dyn Store>,
+    /// Its tags can be removed.
+    pub(super) untag: Arc<dyn Untag>,
+    /// The records of all repositories; `None` where somebody else has them, or the store has no other repositories.
+    pub(super) records: Option<Arc<dyn Records>>,
+}
+
+impl Parts {
+    /// A repository without the records.
+    pub(super) fn of<S: Store + Untag + 'static>(repository: Arc<S>) -> Self {
+        Self {
+            store: repository.clone(),
+            untag: repository,
+            records: None,
+        }
+    }
+}
+
+/// How a store is wrapped; all of its repositories share it.
+pub(super) struct Stack {
+    /// `None`: trouble with a folder does not go away by itself.
+    pub(super) retries: Option<(Policy, Contact)>,
+    /// Whole blobs are hashed when they are read.
+    pub(super) verified: bool,
+    /// Blobs that came damaged; `None` where nobody remembers them.
+    pub(super) damaged: Option<DamagedBlobs>,
+    /// What a prune has marked, and how it is renewed; `None` where nobody prunes beside open doors.
+    pub(super) renewing: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
+    /// Tags and records can be changed.
+    pub(super) writable: bool,
+    /// Name, limits and counts.
+    pub(super) guard: Arc<Guard>,
+}
+
+impl Stack {
+    /// Puts the wrappers around a repository, from the backend outwards:
+    ///
+    /// 1. `Retrying` is next to the backend: each try is a request of its own, and what is above sees one operation.
+    /// 2. `Verified` checks what came in the end, which several tries may have brought together. What is damaged is absent for all that
+    ///    is above.
+    /// 3. `Renewing` renews what was found there.
+    /// 4. `Guarded` is outermost: a place is held over all tries, every error from below gets the store's name, and what is counted
+    ///    is what the caller sees. Tags and records that may not be changed are refused before anything is tried.
+    pub(super) fn around(&self, repository: Parts) -> Parts {
+        let Parts {
+            mut store,
+            mut untag,
+            mut records,
+        } = repository;
+        if let Some((policy, contact)) = &self.retries {
+            let (policy, contact) = (*policy, || contact.clone());
+            store = Arc::new(Retrying::sharing(store, policy, contact()));
+            untag = Arc::new(Retrying::sharing(untag, policy, contact()));
+            records = records.map(|r| Arc::new(Retrying::sharing(r, policy, contact())) as _);
+        }
+        if self.verified {
+            store = Arc::new(match &self.damaged {
+                Some(damaged) => Verified::remembering(store, damaged.clone()),
+                None => Verified::new(store),
+            });
+        }
+        if let Some((marked, sweep)) = &self.renewing {
+            store = Arc::new(Renewing::new(store, sweep.clone(), marked.clone()));
+        }
+        if !self.writable {
+            untag = Arc::new(ReadOnly::new(untag));
+            records = records.map(|r| Arc::new(ReadOnly::new(r)) as _);
+        }
+        Parts {
+            store: Arc::new(Guarded::new(store, self.guard.clone())),
+            untag,
+            records,
+        }
+    }
+}
+
+/// Opens one repository of a backend; nothing is asked or made yet.
+pub(super) type InRepo = Arc<dyn Fn(Repo) -> Parts + Send + Sync>;
+
+/// The repositories of a backend, each with the wrappers around it.
+pub(super) struct StackedRepos {
+    pub(super) in_repo: InRepo,
+    pub(super) records: Arc<dyn Records>,
+    pub(super) stack: Arc<Stack>,
+}
+
+impl Repositories for StackedRepos {
+    fn repository(&self, name: &Repo) -> Repository {
+        let Parts { store, untag, .. } = self.stack.around((self.in_repo)(name.clone()));
+        Repository::new(name.clone(), store, untag, self.records.clone())
+    }
+
+    fn records(&self) -> Arc<dyn Records> {
+        self.records.clone()
+    }
+}

@@ -1,0 +1,13 @@
+//! Support for tests, of this crate and of `tests/`: no command and no daemon uses it.
+//!
+//! - Holds: the suite that every store must pass, a store in memory, a wrapper that fails on purpose.
+//! - Enters: a store as `Arc<dyn Store>`.
+//! - Leaves: a panic where a promise is broken.
+//! - Deliberately absent: servers; those are in `tests/support`.
+
+pub mod conformance;
+mod faulty;
+mod memory;
+
+pub use faulty::{Faults, Faulty};
+pub use memory::Memory;

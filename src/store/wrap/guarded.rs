@@ -1,0 +1,214 @@
+//! The outermost wrapper of every store: it refuses writes where only reading is allowed, keeps to the limits, says in every error
+//! which store it was, and counts what comes of it all.
+#![deny(clippy::missing_trait_methods)]
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument as _;
+
+use super::{
+    counters::{Counters, Op},
+    limits::Limiter,
+    readonly::denied,
+};
+use crate::{
+    artifact::{Descriptor, Manifest, Reference, Tag},
+    digest::Digest,
+    entry::Time,
+    store::{
+        BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, Resolved, Result, Store,
+        TagStore,
+    },
+};
+
+/// What is shared by all repositories of one store.
+#[derive(Debug, Default)]
+pub struct Guard {
+    /// What errors call the store: its URL without secrets.
+    pub name: String,
+    /// What it was asked, and what came of it.
+    pub counters: Arc<Counters>,
+    /// How much may happen at once.
+    pub limiter: Limiter,
+    /// Every write is refused.
+    pub read_only: bool,
+}
+
+impl Guard {
+    /// Passes on a piece of a download.
+    async fn piece(&self, piece: Result<Bytes>, digest: &Digest) -> Result<Bytes> {
+        match piece {
+            Ok(bytes) => {
+                let count = bytes.len() as u64;
+                self.limiter.receive(count).await;
+                self.counters.add(|seen| seen.bytes_in += count);
+                Ok(bytes)
+            }
+            Err(e) => {
+                let e = e.at(&self.name, digest);
+                self.counters.stream_broke(&e);
+                Err(e)
+            }
+        }
+    }
+}
+
+/// A store with a [`Guard`]. Each operation is a span of the request that it is done for.
+pub struct Guarded {
+    inner: Arc<dyn Store>,
+    guard: Arc<Guard>,
+}
+
+impl Guarded {
+    /// Lets through to `inner` what `guard` allows.
+    pub fn new(inner: Arc<dyn Store>, guard: impl Into<Arc<Guard>>) -> Self {
+        let guard = guard.into();
+        Self { inner, guard }
+    }
+
+    /// Does one operation, `work`, about `key`; `sent` bytes go up for it. Its place is held as long as what comes with it lives.
+    async fn hold<T>(
+        &self,
+        op: Op,
+        key: impl fmt::Display,
+        sent: u64,
+        is_miss: impl Fn(&T) -> bool,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<(T, OwnedSemaphorePermit)> {
+        let guard = &*self.guard;
+        let allowed = async {
+            if let Some(write) = op.as_write().filter(|_| guard.read_only) {
+                return Err(denied(write));
+            }
+            let place = guard.limiter.place().await;
+            guard.limiter.send(sent).await;
+            Ok((work.await?, place))
+        };
+        let done = allowed.instrument(op.span(guard.counters.tier())).await;
+        let done = done.map_err(|e| e.at(&guard.name, key));
+        let outcome = done.as_ref().map(|(value, _)| is_miss(value));
+        guard.counters.count(op, outcome);
+        done
+    }
+
+    /// As [`Self::hold`], where the place is free again at the end.
+    async fn run<T>(
+        &self,
+        op: Op,
+        key: impl fmt::Display,
+        sent: u64,
+        is_miss: impl Fn(&T) -> bool,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let done = self.hold(op, key, sent, is_miss, work).await;
+        done.map(|(value, _)| value)
+    }
+}
+
+/// Where there is always something to answer.
+fn never<T>(_: &T) -> bool {
+    false
+}
+
+#[async_trait]
+impl BlobStore for Guarded {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        let work = self.inner.stat(digest);
+        self.run(Op::Stat, digest, 0, Option::is_none, work).await
+    }
+
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        let work = self.inner.get(desc, range);
+        let (found, place) = self
+            .hold(Op::Get, desc.digest, 0, Option::is_none, work)
+            .await?;
+        let (guard, digest) = (self.guard.clone(), desc.digest);
+        let place = guard.limiter.with_streams.then_some(place);
+        Ok(found.map(|stream| {
+            let pieces = stream.then(move |piece| {
+                let guard = guard.clone();
+                // The closure keeps the place for as long as there is a stream.
+                let _place = &place;
+                async move { guard.piece(piece, &digest).await }
+            });
+            pieces.boxed()
+        }))
+    }
+
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let (work, sent) = (self.inner.put(desc, body), body.len());
+        let put = self.run(Op::Put, desc.digest, sent, never, work).await?;
+        self.guard.counters.add(|seen| match put {
+            Put::Stored => {
+                seen.stored += 1;
+                seen.bytes_out += sent;
+            }
+            Put::Existed => {
+                seen.existed += 1;
+                seen.existed_bytes += sent;
+            }
+        });
+        Ok(put)
+    }
+}
+
+#[async_trait]
+impl TagStore for Guarded {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        let work = self.inner.resolve(reference);
+        let found = self
+            .run(Op::Resolve, reference, 0, Option::is_none, work)
+            .await?;
+        if let Some(found) = &found {
+            self.guard.counters.manifest_came(&found.manifest);
+        }
+        Ok(found)
+    }
+
+    async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
+        let work = self.inner.pointer(tag);
+        let found = self.run(Op::Resolve, tag, 0, Option::is_none, work).await?;
+        if let Some(manifest) = found.as_ref().and_then(|at| at.manifest.as_ref()) {
+            self.guard.counters.manifest_came(manifest);
+        }
+        Ok(found)
+    }
+
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        let work = self.inner.publish(manifest, tag, expect);
+        let sent = manifest.bytes.len() as u64;
+        let key = tag.map_or_else(|| manifest.digest.to_string(), ToString::to_string);
+        let published = self.run(Op::Publish, key, sent, never, work).await?;
+        self.guard.counters.add(|seen| match published {
+            Published::Done => seen.bytes_out += sent,
+            Published::Conflict => seen.conflicts += 1,
+        });
+        Ok(published)
+    }
+
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        let work = self.inner.tags(prefix);
+        self.run(Op::Tags, prefix, 0, never, work).await
+    }
+
+    async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
+        let work = self.inner.tags_dated(prefix);
+        self.run(Op::Tags, prefix, 0, never, work).await
+    }
+
+    async fn clock(&self) -> Result<Time> {
+        // Mostly answered from memory: no request to count.
+        let _place = self.guard.limiter.place().await;
+        let done = self.inner.clock().await;
+        done.map_err(|e| e.at(&self.guard.name, ""))
+    }
+}
