@@ -1,11 +1,11 @@
 //! The list of all settings of the CLI: the one table that the file, the environment, the flags, `cachectl env` and the
 //! reference follow.
 
+pub use super::table::{Flag, Key, Shape};
 use super::table::{
     InCheckout::{self, Counts, Ignored, OnlyTrue},
     Table,
 };
-pub use super::table::{Key, Shape};
 
 /// What all our variables start with.
 pub const PREFIX: &str = "CACHECTL_";
@@ -28,10 +28,17 @@ pub static TABLE: Table = Table {
     keys: || KEYS,
 };
 
+/// The commands that take a flag.
+const NAMED: &[&str] = &["export", "import", "env"];
+const CARRIED: &[&str] = &["export", "import"];
+const EXPORT: &[&str] = &["export"];
+const IMPORT: &[&str] = &["import"];
+const PRUNE: &[&str] = &["prune"];
+
 const fn key(
     name: &'static str,
     shape: Shape,
-    flag: Option<&'static str>,
+    flag: Option<Flag>,
     in_checkout: InCheckout,
     default: &'static str,
     about: &'static str,
@@ -52,7 +59,7 @@ pub static KEYS: &[Key] = &[
     key(
         "store",
         Shape::Url,
-        Some("store"),
+        Some(Flag::new("store")),
         Ignored,
         "disk:$XDG_CACHE_HOME/cachectl",
         "where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository, cachectld:/socket",
@@ -60,23 +67,23 @@ pub static KEYS: &[Key] = &[
     key(
         "daemon",
         Shape::Url,
-        Some("daemon"),
+        Some(Flag::new("daemon").value("DAEMON")),
         Ignored,
         "none",
-        "a daemon that takes the place of the store: its socket, cachectld+http://host:port or cachectld+https://host",
+        "a daemon that takes the place of the store: its socket's path, cachectld+http://host:port or cachectld+https://host",
     ),
     key(
         "name",
         Shape::Text,
-        Some("name"),
+        Some(Flag::new("name").of(NAMED).value("NAME")),
         Counts,
-        "Go caches: the main module's path",
+        "for Go caches the main module's path",
         "name of the cache; folders need one",
     ),
     key(
         "scope",
         Shape::Text,
-        Some("scope"),
+        Some(Flag::new("scope").of(NAMED).value("SCOPE")),
         Ignored,
         "from the CI system, else `default`",
         "whose cache it is: the scope that is written, and read first",
@@ -92,31 +99,31 @@ pub static KEYS: &[Key] = &[
     key(
         "key",
         Shape::Text,
-        Some("key"),
+        Some(Flag::new("key").of(NAMED).value("KEY")),
         Counts,
-        "none: the name's head",
+        "none, the name's head",
         "key of the snapshot, such as a lock file's hash",
     ),
     key(
         "restore_keys",
         Shape::List,
-        Some("restore-key"),
+        Some(Flag::new("restore-key").of(IMPORT).value("PREFIX")),
         Counts,
         "none",
-        "prefixes of keys that do as well, in order, the newest first within one",
+        "fall back to the newest key with this prefix; several are tried in order",
     ),
     key(
         "exclude",
         Shape::List,
-        Some("exclude"),
+        Some(Flag::new("exclude").of(CARRIED).value("GLOB")),
         Counts,
         "none",
-        "globs of paths in a folder that are not carried",
+        "leave out paths in a folder that match this glob, relative to the folder: `*.o`, `/out`, `tmp/`, `a/**/b`",
     ),
     key(
         "xattrs",
         Shape::Flag,
-        Some("xattrs"),
+        Some(Flag::new("xattrs").of(CARRIED)),
         Counts,
         "false",
         "carry extended attributes of a folder's files",
@@ -124,7 +131,7 @@ pub static KEYS: &[Key] = &[
     key(
         "owner",
         Shape::Flag,
-        Some("owner"),
+        Some(Flag::new("owner").of(CARRIED)),
         Ignored,
         "false",
         "carry and restore owner and group of a folder's files",
@@ -132,55 +139,55 @@ pub static KEYS: &[Key] = &[
     key(
         "max_age",
         Shape::Days,
-        Some("max-age"),
+        Some(Flag::new("max-age").of(EXPORT)),
         Counts,
         "7d",
-        "entries of a Go cache leave after so many days without use",
+        "drop entries of a Go cache that were not used for this many days",
     ),
     key(
         "max_size",
         Shape::Size,
-        Some("max-size"),
+        Some(Flag::new("max-size").of(EXPORT)),
         Counts,
         "no limit",
-        "packs of one snapshot stay below this; of Go caches what was used longest ago leaves first, a folder above it is not exported",
+        "keep the stored packs of a snapshot below this size: of Go caches what was used longest ago leaves first, a folder above it is not stored",
     ),
     key(
         "read_only",
         Shape::Flag,
-        Some("read-only"),
+        Some(Flag::new("read-only")),
         OnlyTrue,
         "false",
-        "never write to the store: for jobs that are not trusted",
+        "never write to the store: `export` does nothing, for jobs that are not trusted",
     ),
     key(
         "strict",
         Shape::Flag,
-        Some("strict"),
+        Some(Flag::new("strict").of(CARRIED)),
         Counts,
         "false",
-        "trouble with the cache, or a partial hit, is an error, exit code 1",
+        "treat trouble with the cache, or a partial hit, as an error (exit code 1)",
     ),
     key(
         "require_hit",
         Shape::Flag,
-        Some("require-hit"),
+        Some(Flag::new("require-hit").of(IMPORT)),
         Counts,
         "false",
-        "a miss ends with exit code 3",
+        "end with exit code 3 on a miss",
     ),
     key(
         "budget",
         Shape::Time,
-        Some("budget"),
+        Some(Flag::new("budget")),
         Counts,
-        "10m for an import, 30m for an export; 0: no limit",
-        "longest time that an operation may take",
+        "10m for an import, 30m for an export",
+        "longest time that the operation may take; 0: no limit",
     ),
     key(
         "stall",
         Shape::Time,
-        Some("stall"),
+        Some(Flag::new("stall").advanced()),
         Counts,
         "10s",
         "longest time without a byte before a request is given up and tried again",
@@ -188,7 +195,7 @@ pub static KEYS: &[Key] = &[
     key(
         "connect_timeout",
         Shape::Time,
-        Some("connect-timeout"),
+        Some(Flag::new("connect-timeout").advanced()),
         Counts,
         "5s",
         "longest time to connect to a remote store",
@@ -196,7 +203,7 @@ pub static KEYS: &[Key] = &[
     key(
         "retry_for",
         Shape::Time,
-        Some("retry-for"),
+        Some(Flag::new("retry-for").advanced()),
         Counts,
         "20s",
         "longest time that one request is tried again",
@@ -204,7 +211,7 @@ pub static KEYS: &[Key] = &[
     key(
         "jobs",
         Shape::Count,
-        Some("jobs"),
+        Some(Flag::new("jobs").short('j')),
         Counts,
         "the processors that this process may use",
         "threads that pack, hash and unpack, 256 at most",
@@ -212,7 +219,7 @@ pub static KEYS: &[Key] = &[
     key(
         "concurrency",
         Shape::Count,
-        Some("concurrency"),
+        Some(Flag::new("concurrency").advanced()),
         Counts,
         "16",
         "requests in flight at once, 1024 at most",
@@ -220,15 +227,15 @@ pub static KEYS: &[Key] = &[
     key(
         "bandwidth",
         Shape::Rate,
-        Some("bandwidth"),
+        Some(Flag::new("bandwidth").advanced()),
         Counts,
         "no limit",
-        "bytes per second to and from the store, all requests together",
+        "bytes per second to and from the store, all requests together, such as 50MB/s",
     ),
     key(
         "ca_bundle",
         Shape::Path,
-        Some("ca-bundle"),
+        Some(Flag::new("ca-bundle").value("FILE").advanced()),
         Ignored,
         "none",
         "PEM file of certificate authorities to trust besides the system's",
@@ -396,34 +403,34 @@ pub static KEYS: &[Key] = &[
     key(
         "prune.max_age",
         Shape::Time,
-        Some("max-age"),
+        Some(Flag::new("max-age").of(PRUNE)),
         Ignored,
         "no limit",
-        "`prune`: names not published for so long go",
+        "delete names that were not published for this long",
     ),
     key(
         "prune.max_size",
         Shape::Size,
-        Some("max-size"),
+        Some(Flag::new("max-size").of(PRUNE)),
         Ignored,
         "no limit",
-        "`prune`: oldest names go until the store is below this",
+        "delete the oldest names until the store is below this size",
     ),
     key(
         "prune.keep",
         Shape::Count,
-        Some("keep"),
+        Some(Flag::new("keep").of(PRUNE)),
         Ignored,
         "all",
-        "`prune`: so many newest keys of each name and scope stay",
+        "keep the N newest keys of each name and scope, and the N newest tags of each other repository",
     ),
     key(
         "prune.grace",
         Shape::Time,
-        Some("grace"),
+        Some(Flag::new("grace").of(PRUNE)),
         Ignored,
         "24h",
-        "`prune`: blobs go once they have been unreachable for so long",
+        "delete blobs once they have been unreachable for this long",
     ),
 ];
 

@@ -9,6 +9,7 @@ pub mod check;
 pub mod daemon;
 pub mod env;
 pub mod file;
+pub mod flags;
 pub mod found;
 pub mod keys;
 pub mod load;

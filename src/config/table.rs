@@ -31,6 +31,26 @@ pub enum Shape {
     Rules,
 }
 
+impl Shape {
+    /// How a value is written, in words.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Url => "URL",
+            Self::Path => "path",
+            Self::Flag => "true, false",
+            Self::Count => "number",
+            Self::Size => "size",
+            Self::Rate => "size per second",
+            Self::Time => "time",
+            Self::Days => "days",
+            Self::Secret => "text, never shown",
+            Self::List => "list",
+            Self::Rules => "list of rules",
+        }
+    }
+}
+
 /// Whether a key counts in a settings file that nobody named: one that was merely found in the working directory, which for a
 /// pull request its author may have written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +63,62 @@ pub enum InCheckout {
     Ignored,
 }
 
+/// The flag of a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flag {
+    /// Its name, without dashes.
+    pub long: &'static str,
+    /// A letter that stands for it.
+    pub short: Option<char>,
+    /// What help calls its value; `None`: what all values of that shape are called.
+    pub value: Option<&'static str>,
+    /// The commands that take it; empty: all, or a program without commands.
+    pub commands: &'static [&'static str],
+    /// Shown by `--help`, not by `-h`.
+    pub is_advanced: bool,
+}
+
+impl Flag {
+    /// A flag that every command takes.
+    pub const fn new(long: &'static str) -> Self {
+        Self {
+            long,
+            short: None,
+            value: None,
+            commands: &[],
+            is_advanced: false,
+        }
+    }
+
+    /// The same for these commands only.
+    #[must_use]
+    pub const fn of(mut self, commands: &'static [&'static str]) -> Self {
+        self.commands = commands;
+        self
+    }
+
+    /// The same with a letter.
+    #[must_use]
+    pub const fn short(mut self, letter: char) -> Self {
+        self.short = Some(letter);
+        self
+    }
+
+    /// The same with a name for its value.
+    #[must_use]
+    pub const fn value(mut self, name: &'static str) -> Self {
+        self.value = Some(name);
+        self
+    }
+
+    /// The same, shown by `--help` only.
+    #[must_use]
+    pub const fn advanced(mut self) -> Self {
+        self.is_advanced = true;
+        self
+    }
+}
+
 /// One setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
@@ -51,7 +127,7 @@ pub struct Key {
     /// How it is written.
     pub shape: Shape,
     /// The flag, if there is one.
-    pub flag: Option<&'static str>,
+    pub flag: Option<Flag>,
     /// What holds without it, in words.
     pub default: &'static str,
     /// What it does, in one line.
