@@ -50,16 +50,16 @@ pub struct S3 {
     pub path_style: Option<bool>,
     /// No credentials.
     pub anonymous: Option<bool>,
-    /// `AES256` or `aws:kms`.
-    pub sse: Option<&'static str>,
+    /// Encryption by the server.
+    pub sse: Option<s3::Sse>,
     /// Key of `aws:kms`.
     pub sse_kms_key_id: Option<String>,
     /// Storage class.
     pub storage_class: Option<String>,
     /// Canned ACL.
     pub acl: Option<String>,
-    /// `auto`, `always` or `never`.
-    pub checksum: Option<&'static str>,
+    /// When uploads carry a checksum.
+    pub checksum: Option<s3::Checksum>,
     /// Bytes of a part.
     pub part_bytes: Option<u64>,
     /// Parts at once.
@@ -92,11 +92,11 @@ impl S3 {
             endpoint: text("s3.endpoint")?,
             path_style: layer.flag("s3.path_style")?,
             anonymous: layer.flag("s3.anonymous")?,
-            sse: layer.choice("s3.sse", &["AES256", "aws:kms"])?,
+            sse: layer.choice("s3.sse", &s3::Sse::WORDS)?,
             sse_kms_key_id: text("s3.sse_kms_key_id")?,
             storage_class: text("s3.storage_class")?,
             acl: text("s3.acl")?,
-            checksum: layer.choice("s3.checksum", &["auto", "always", "never"])?,
+            checksum: layer.choice("s3.checksum", &s3::Checksum::WORDS)?,
             part_bytes: layer.size("s3.part_bytes")?,
             part_concurrency: layer.count("s3.part_concurrency")?,
         })
@@ -109,18 +109,11 @@ impl S3 {
             endpoint: self.endpoint.clone(),
             path_style: self.path_style,
             anonymous: self.anonymous,
-            sse: self.sse.map(|sse| match sse {
-                "aws:kms" => s3::Sse::AwsKms,
-                _ => s3::Sse::Aes256,
-            }),
+            sse: self.sse,
             sse_kms_key_id: self.sse_kms_key_id.clone(),
             storage_class: self.storage_class.clone(),
             acl: self.acl.clone(),
-            checksum: self.checksum.map(|checksum| match checksum {
-                "always" => s3::Checksum::Always,
-                "never" => s3::Checksum::Never,
-                _ => s3::Checksum::Auto,
-            }),
+            checksum: self.checksum,
             part_bytes: self.part_bytes,
             part_concurrency: self.part_concurrency,
         }

@@ -194,10 +194,11 @@ impl Layer {
         self.parsed(name, "whole days such as 7d or 2weeks", days)
     }
 
-    /// One of a few words.
-    pub fn choice(&self, name: &str, words: &[&'static str]) -> Result<Option<&'static str>> {
-        self.parsed(name, &words.join(" or "), |s| {
-            words.iter().copied().find(|w| *w == s)
+    /// What one of a few words stands for.
+    pub fn choice<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>> {
+        let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        self.parsed(name, &all.join(" or "), |s| {
+            words.iter().find(|(word, _)| *word == s).map(|(_, it)| *it)
         })
     }
 

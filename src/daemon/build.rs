@@ -25,10 +25,10 @@ use super::{
 use crate::{
     config::{
         Env,
-        daemon::{BuildKit, Config, ShrinkGuard, Tls},
+        daemon::{Config, Tls},
     },
     metrics::http::Place,
-    ops::cache_tags::{self, CacheTags},
+    ops::cache_tags::CacheTags,
     serve::{
         admin::{self, Admin, Health, Refresh, Refused},
         admission::{Admission, Connection},
@@ -96,7 +96,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         }
         None => None,
     };
-    let caches = Arc::new(CacheTags::new(cache_tags(&config.buildkit)));
+    let caches = Arc::new(CacheTags::new(config.buildkit.clone()));
     let Tiers {
         opened,
         options,
@@ -371,20 +371,6 @@ fn count_bytes(uploads: &Arc<Uploads>) {
     task::spawn("count bytes of uploads", counting).detach();
 }
 
-/// How BuildKit's tags are kept.
-pub(super) fn cache_tags(set: &BuildKit) -> cache_tags::Settings {
-    cache_tags::Settings {
-        merge: set.merge.globs().clone(),
-        max_parts: set.merge_parts,
-        max_age: set.merge_age,
-        shrink: match set.shrink_guard {
-            ShrinkGuard::Off => cache_tags::ShrinkGuard::Off,
-            ShrinkGuard::Warn => cache_tags::ShrinkGuard::Warn,
-            ShrinkGuard::Refuse => cache_tags::ShrinkGuard::Refuse,
-        },
-    }
-}
-
 /// Who can reach the doors that `config` opens.
 pub(super) fn exposure(config: &Config) -> Exposure {
     let mut network = config.listen.iter().filter(|a| !a.is_local()).peekable();
@@ -400,18 +386,7 @@ pub(super) fn exposure(config: &Config) -> Exposure {
 
 /// Reads certificates and keys.
 pub(super) async fn tls(set: &Tls) -> Result<tls::Acceptor> {
-    let config = tls::Config {
-        certificate: set.cert.clone(),
-        key: set.key.clone(),
-        client_ca: set.client_ca.clone(),
-        client_certificates: if set.client_must {
-            tls::ClientCertificates::Required
-        } else {
-            tls::ClientCertificates::Optional
-        },
-        handshake_timeout: set.handshake_timeout,
-    };
-    let opened = tls::Acceptor::open(config).await;
+    let opened = tls::Acceptor::open(set.clone()).await;
     opened.map_err(|e| Error::usage(e.to_string()))
 }
 

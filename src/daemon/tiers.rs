@@ -15,10 +15,7 @@ use super::{
     error::{Error, Result},
 };
 use crate::{
-    config::{
-        Env,
-        daemon::{Config, Mode},
-    },
+    config::{Env, daemon::Config},
     digest::Digest,
     fs,
     metrics::Metrics,
@@ -90,11 +87,7 @@ pub(super) async fn open(
     let remote = Box::pin(store::open::open(&url, &remote)).await?;
     let near = Box::pin(store::open::open(&StoreUrl::Disk(front.clone()), &near)).await?;
     let scrubber = near.scrubber.clone();
-    let mode = match config.mode {
-        Mode::WriteThrough => tiered::Mode::WriteThrough,
-        Mode::WriteBack => tiered::Mode::WriteBack,
-    };
-    let mut settings = tiered::Settings::new(mode, state.join("queue"));
+    let mut settings = tiered::Settings::new(config.mode, state.join("queue"));
     if let Some(max_bytes) = config.front_max_size {
         settings.room.max_bytes = max_bytes;
     }

@@ -2,21 +2,24 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{
-    address::{self, Address},
-    policy::Repositories,
-};
+use super::address::{self, Address};
 use crate::{
     config::{
         Env, Error, Layer, Origin, Result,
         remote::{Link, Registry, S3},
         settings,
     },
+    ops::cache_tags,
     serve::{admission, auth, registry},
-    store::ingest::Quota,
+    store::{ingest::Quota, tiered::Mode},
 };
 
 mod parts;
+
+const MODES: [(&str, Mode); 2] = [
+    ("write-through", Mode::WriteThrough),
+    ("write-back", Mode::WriteBack),
+];
 
 /// Where the door is without settings.
 const DEFAULT_PORT: u16 = 5000;
@@ -75,18 +78,9 @@ pub struct Config {
     /// Who may do what; checked where its files are read.
     pub auth: auth::Config,
     /// What is special to BuildKit's cache manifests.
-    pub buildkit: BuildKit,
+    pub buildkit: cache_tags::Settings,
     /// Where traces and metrics are sent.
     pub otlp: Otlp,
-}
-
-/// When a write is acknowledged (design §5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// When the remote store has it.
-    WriteThrough,
-    /// Blobs when the local queue has them; tags when the remote store has them, as long as it can be reached.
-    WriteBack,
 }
 
 /// How log lines are written.
@@ -144,30 +138,6 @@ pub struct Tls {
     pub handshake_timeout: Duration,
 }
 
-/// Policies for BuildKit's cache manifests (design §8).
-#[derive(Debug, Clone)]
-pub struct BuildKit {
-    /// Repositories whose tags are merged.
-    pub merge: Repositories,
-    /// Distinct manifests that one tag keeps.
-    pub merge_parts: usize,
-    /// How long a manifest stays part of a tag.
-    pub merge_age: Duration,
-    /// What is done, where nothing is merged, about a cache that would be replaced by a small part of it.
-    pub shrink_guard: ShrinkGuard,
-}
-
-/// What is done about a cache that would be replaced by a small part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShrinkGuard {
-    /// Nothing.
-    Off,
-    /// It is logged and counted.
-    Warn,
-    /// It is refused.
-    Refuse,
-}
-
 /// Where traces and metrics are sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Otlp {
@@ -191,10 +161,7 @@ impl Config {
             store: settings::store(layer, env, "CACHECTLD_STORE")?,
             front: layer.path("front")?,
             front_max_size: layer.size("front_max_size")?,
-            mode: match layer.choice("mode", &["write-through", "write-back"])? {
-                Some("write-back") => Mode::WriteBack,
-                _ => Mode::WriteThrough,
-            },
+            mode: layer.choice("mode", &MODES)?.unwrap_or(Mode::WriteThrough),
             remote: Remote {
                 link: Link::from_layer(layer)?,
                 s3: S3::from_layer(layer)?,
@@ -210,11 +177,10 @@ impl Config {
             socket: parts::socket(layer, env, &state_dir)?,
             admin_listen: parts::admin(layer)?,
             log: text("log")?.unwrap_or_else(|| "info".to_owned()),
-            log_format: match layer.choice("log_format", &["text", "json"])? {
-                Some("text") => Some(LogFormat::Text),
-                Some(_) => Some(LogFormat::Json),
-                None => None,
-            },
+            log_format: layer.choice(
+                "log_format",
+                &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            )?,
             max_connections: layer.count("max_connections")?,
             max_requests: layer.count("max_requests")?.unwrap_or(admission::REQUESTS),
             client_stall: layer
@@ -227,8 +193,9 @@ impl Config {
                 .size("max_upload_bytes")?
                 .unwrap_or(Quota::DEFAULT.bytes),
             hold: layer.duration("hold")?.unwrap_or(registry::HOLD),
-            refuse_incomplete_images: layer.choice("incomplete_images", &["refuse", "warn"])?
-                != Some("warn"),
+            refuse_incomplete_images: layer
+                .choice("incomplete_images", &[("refuse", true), ("warn", false)])?
+                .unwrap_or(true),
             upload_ttl: layer
                 .nonzero_duration("upload_ttl")?
                 .unwrap_or(Duration::from_hours(24)),

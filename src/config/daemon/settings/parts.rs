@@ -2,12 +2,13 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use super::{BuildKit, Group, ShrinkGuard, Socket, Tls};
+use super::{Group, Socket, Tls};
 use crate::{
     config::{
         Env, Layer, Result,
-        daemon::{address, grants, policy::Repositories},
+        daemon::{address, grants, policy},
     },
+    ops::cache_tags::{self, ShrinkGuard},
     serve::auth::{self, Action, Rule, Scheme, TrustLocal},
 };
 
@@ -61,8 +62,11 @@ pub(super) fn socket(layer: &Layer, env: &Env, state_dir: &Path) -> Result<Optio
 pub(super) fn tls(layer: &Layer) -> Result<Option<Tls>> {
     let (cert, key) = (layer.path("tls.cert")?, layer.path("tls.key")?);
     let client_ca = layer.path("tls.client_ca")?;
-    let client_auth = layer.choice("tls.client_auth", &["optional", "required"])?;
-    if client_auth.is_some() && client_ca.is_none() {
+    let client_must = layer.choice(
+        "tls.client_auth",
+        &[("optional", false), ("required", true)],
+    )?;
+    if client_must.is_some() && client_ca.is_none() {
         return Err(layer.refused("tls.client_auth", "is set without `tls.client_ca`"));
     }
     let (cert, key) = match (cert, key) {
@@ -81,7 +85,7 @@ pub(super) fn tls(layer: &Layer) -> Result<Option<Tls>> {
         cert,
         key,
         client_ca,
-        client_must: client_auth == Some("required"),
+        client_must: client_must.unwrap_or(false),
         handshake_timeout: timeout.unwrap_or(Duration::from_secs(10)),
     }))
 }
@@ -97,11 +101,12 @@ pub(super) fn auth(layer: &Layer) -> Result<auth::Config> {
                 .hint(grants::EXPECTED)
         })?);
     }
-    let everybody = match layer.choice("auth.anonymous", &["none", "pull", "push"])? {
-        Some("pull") => &[Action::Pull][..],
-        Some("push") => &[Action::Pull, Action::Push],
-        _ => &[],
-    };
+    let rights = [
+        ("none", &[][..]),
+        ("pull", &[Action::Pull]),
+        ("push", &[Action::Pull, Action::Push]),
+    ];
+    let everybody = layer.choice("auth.anonymous", &rights)?.unwrap_or(&[]);
     if !everybody.is_empty() {
         grants.push(Rule {
             principals: vec![auth::ANONYMOUS.to_owned()],
@@ -109,18 +114,18 @@ pub(super) fn auth(layer: &Layer) -> Result<auth::Config> {
             actions: everybody.to_vec(),
         });
     }
-    let trust_local = layer.choice("auth.trust_local", &["nobody", "unix", "loopback"])?;
+    let local = [
+        ("nobody", TrustLocal::Nobody),
+        ("unix", TrustLocal::Unix),
+        ("loopback", TrustLocal::Loopback),
+    ];
     let service = layer.text("auth.service")?.map(|(text, _)| text);
     let life = |name, default| Ok(layer.duration(name)?.unwrap_or(default));
     Ok(auth::Config {
         htpasswd: layer.path("auth.htpasswd")?,
         tokens: layer.path("auth.tokens")?,
         grants,
-        trust_local: trust_local.map(|word| match word {
-            "nobody" => TrustLocal::Nobody,
-            "unix" => TrustLocal::Unix,
-            _ => TrustLocal::Loopback,
-        }),
+        trust_local: layer.choice("auth.trust_local", &local)?,
         insecure_no_auth: layer.flag("auth.insecure_no_auth")?.unwrap_or(false),
         offer: offer(layer)?.unwrap_or(own.offer),
         external_url: http_url(layer, "external_url")?,
@@ -156,19 +161,20 @@ fn offer(layer: &Layer) -> Result<Option<Vec<Scheme>>> {
     schemes.collect::<Result<_>>().map(Some)
 }
 
-pub(super) fn buildkit(layer: &Layer) -> Result<BuildKit> {
-    let guard = layer.choice("buildkit.shrink_guard", &["off", "warn", "refuse"])?;
-    Ok(BuildKit {
-        merge: Repositories::from_layer(layer, "buildkit.merge")?,
-        merge_parts: layer.count("buildkit.merge_parts")?.unwrap_or(64),
-        merge_age: layer
+pub(super) fn buildkit(layer: &Layer) -> Result<cache_tags::Settings> {
+    let guards = [
+        ("off", ShrinkGuard::Off),
+        ("warn", ShrinkGuard::Warn),
+        ("refuse", ShrinkGuard::Refuse),
+    ];
+    let shrink = layer.choice("buildkit.shrink_guard", &guards)?;
+    Ok(cache_tags::Settings {
+        merge: policy::repositories(layer, "buildkit.merge")?,
+        max_parts: layer.count("buildkit.merge_parts")?.unwrap_or(64),
+        max_age: layer
             .nonzero_duration("buildkit.merge_age")?
             .unwrap_or(Duration::from_hours(14 * 24)),
-        shrink_guard: match guard {
-            Some("off") => ShrinkGuard::Off,
-            Some("refuse") => ShrinkGuard::Refuse,
-            _ => ShrinkGuard::Warn,
-        },
+        shrink: shrink.unwrap_or(ShrinkGuard::Warn),
     })
 }
 

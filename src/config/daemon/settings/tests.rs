@@ -36,7 +36,7 @@ fn without_settings_only_this_machine_is_served() {
     );
     assert_eq!((socket.mode, socket.group), (0o600, None));
     assert_eq!(c.auth, auth::Config::default());
-    assert!(c.tls.is_none() && c.buildkit.merge.has("any/thing"));
+    assert!(c.tls.is_none() && c.buildkit.merge.is_match("any/thing"));
 }
 
 #[test]
@@ -68,7 +68,8 @@ fn paths_of_the_file_are_relative_to_it() {
     let tls = c.tls.unwrap();
     assert_eq!(tls.cert, Path::new("/etc/c.pem"));
     assert_eq!(tls.key, Path::new("/k.pem"));
-    assert!(c.listen[0].tls);
+    assert!(c.listen[0].tls && !tls.client_must);
+    assert_eq!(tls.handshake_timeout, Duration::from_secs(10));
 }
 
 #[test]
@@ -111,6 +112,18 @@ fn what_cannot_be_names_its_line_and_the_remedy() {
         (
             "[auth]\ngrants = [\"ci = x\"]",
             "`auth.grants` cannot hold `ci = x`",
+        ),
+        (
+            "[tls]\ncert = \"a\"\nkey = \"b\"\nhandshake_timeout = \"0s\"",
+            "a time above zero",
+        ),
+        (
+            "[auth]\ngrants = [\"a = b : write\"]",
+            "`auth.grants` cannot hold",
+        ),
+        (
+            "[auth]\ntoken_life = \"soon\"",
+            "`auth.token_life` cannot be",
         ),
         ("[auth]\noffer = [\"digest\"]", "`auth.offer` cannot hold"),
         ("[auth]\nanonymous = \"delete\"", "none or pull or push"),
