@@ -63,6 +63,15 @@ pub enum InCheckout {
     Ignored,
 }
 
+/// When another value of a daemon's key counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakesEffect {
+    /// At a reload, for what comes next.
+    AtReload,
+    /// At the next start.
+    AtRestart,
+}
+
 /// The flag of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flag {
@@ -136,9 +145,60 @@ pub struct Key {
     pub prefixes: &'static [&'static str],
     /// Whether it counts in a file that was merely found in the working directory.
     pub in_checkout: InCheckout,
+    /// When another value counts; that of a command counts at its next start.
+    pub takes_effect: TakesEffect,
 }
 
 impl Key {
+    /// A key without flag of a program that runs once.
+    pub(super) const fn of_command(
+        name: &'static str,
+        shape: Shape,
+        in_checkout: InCheckout,
+        default: &'static str,
+        about: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            shape,
+            flag: None,
+            default,
+            about,
+            prefixes: &[],
+            in_checkout,
+            takes_effect: TakesEffect::AtRestart,
+        }
+    }
+
+    /// A key without flag of a daemon, whose file is not looked for in a checkout.
+    pub(super) const fn of_daemon(
+        name: &'static str,
+        shape: Shape,
+        takes_effect: TakesEffect,
+        default: &'static str,
+        about: &'static str,
+    ) -> Self {
+        Self {
+            takes_effect,
+            ..Self::of_command(name, shape, InCheckout::Ignored, default, about)
+        }
+    }
+
+    /// The same key of a command, for a daemon that shares it: without its flag, and not out of a checkout.
+    pub(super) fn for_daemon(self) -> Self {
+        Self {
+            flag: None,
+            in_checkout: InCheckout::Ignored,
+            ..self
+        }
+    }
+
+    /// The same with a flag.
+    pub(super) const fn with_flag(mut self, flag: Flag) -> Self {
+        self.flag = Some(flag);
+        self
+    }
+
     /// Its own environment variable: the CLI's `s3.storage_class` is `CACHECTL_S3_STORAGE_CLASS`.
     pub fn env(&self) -> String {
         self.variables().next().unwrap_or_default()

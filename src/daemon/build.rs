@@ -23,10 +23,7 @@ use super::{
     tls,
 };
 use crate::{
-    config::{
-        Env,
-        daemon::{Config, Tls},
-    },
+    config::daemon::{Config, Tls},
     metrics::http::Place,
     ops::cache_tags::CacheTags,
     serve::{
@@ -82,7 +79,7 @@ pub struct Built {
 }
 
 /// Builds everything that `config` asks for; keeps what must survive in `state`.
-pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> Result<Built> {
+pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built> {
     let authority = Authority::open(config.auth.clone(), state, exposure(config)).await?;
     let counts = &shown.metrics.admission;
     let authority = Arc::new(authority.counted(counts.passwords.clone()));
@@ -103,7 +100,7 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         backlog,
         readers,
         evict,
-    } = tiers::open(config, env, state, caches.clone()).await?;
+    } = tiers::open(config, state, caches.clone()).await?;
     let writable = opened.repositories.clone();
     let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
         Error::usage(format!(
@@ -416,7 +413,7 @@ pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Layer, Origin, Raw, daemon};
+    use crate::config::{Env, Layer, Origin, Raw, daemon};
 
     fn config(pairs: &[(&str, &str)]) -> Config {
         let mut layer = Layer::default();

@@ -7,7 +7,12 @@ use crate::{
         daemon::{self, TABLE},
         file,
     },
-    serve::auth::{Action, Scheme, TrustLocal},
+    serve::{
+        admission,
+        auth::{Action, Scheme, TrustLocal},
+        registry,
+    },
+    store::{ingest::Quota, tiered::Room},
 };
 
 const HOME: [(&str, &str); 1] = [("HOME", "/home/u")];
@@ -37,6 +42,25 @@ fn without_settings_only_this_machine_is_served() {
     assert_eq!((socket.mode, socket.group), (0o600, None));
     assert_eq!(c.auth, auth::Config::default());
     assert!(c.tls.is_none() && c.buildkit.merge.is_match("any/thing"));
+}
+
+#[test]
+fn the_tables_defaults_are_those_of_what_they_are_for() {
+    let c = from_text("").unwrap();
+    assert_eq!(
+        (c.max_requests, c.client_stall, c.hold),
+        (admission::REQUESTS, admission::CLIENT_STALL, registry::HOLD)
+    );
+    assert_eq!(
+        (c.max_uploads, c.max_upload_bytes),
+        (Quota::DEFAULT.uploads, Quota::DEFAULT.bytes)
+    );
+    assert_eq!(c.front_max_size, Room::default().max_bytes);
+    let (set, own) = (c.buildkit, cache_tags::Settings::default());
+    assert_eq!(
+        (set.max_parts, set.max_age, set.shrink),
+        (own.max_parts, own.max_age, own.shrink)
+    );
 }
 
 #[test]
@@ -161,7 +185,7 @@ fn own_variables_win_over_those_shared_with_the_cli() {
     let c = &loaded.config;
     assert_eq!(c.store.1, Origin::Default);
     assert_eq!(c.remote.s3.region.as_deref(), Some("us"));
-    assert_eq!(c.remote.link.retry_for, Duration::from_secs(7));
+    assert_eq!(c.remote.retry_for, Duration::from_secs(7));
     assert_eq!(c.auth.grants.len(), 2);
     let rows = loaded.rows();
     let origin = |key| {
