@@ -50,8 +50,9 @@ const ARROWS: [(&str, &[&str]); 27] = [
         "daemon",
         &["serve", "ops", "store", "config", "telemetry", "manual"],
     ),
-    // The sum of the rooms' settings; `source` for the options of a folder, `serve` for who may come in.
-    ("config", &["store", "source", "serve"]),
+    // The sum of the rooms' settings; `source` for the options of a folder, `ops` for how BuildKit's tags are kept, `serve` for who
+    // may come in.
+    ("config", &["store", "source", "ops", "serve"]),
     // `store` and `source` to open what the arguments name; how they work stays unknown here.
     (
         "cli",

@@ -1,10 +1,10 @@
-//! Arguments and help. What is a setting too is only passed on as text: it is checked where all settings are.
+//! Arguments and help. The flags of settings come from their table.
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Command as Clap, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Layer, Origin, Raw, keys};
+use crate::config::{Layer, flags, keys::TABLE, table::Flag};
 
 /// Carries build caches between CI nodes: Go's build and module caches, and any folder.
 ///
@@ -129,6 +129,7 @@ pub(crate) enum Source {
 }
 
 #[derive(Debug, Args)]
+#[command(next_display_order = AFTER_SETTINGS)]
 pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
@@ -144,30 +145,19 @@ pub(crate) struct Export {
     /// Store this cache alone in place of what is stored: after a poisoned or broken export. Start from an empty cache.
     #[arg(long)]
     pub(crate) replace: bool,
-    /// Drop entries of a Go cache that were not used for so many days [default: 7d]
-    #[arg(long, value_name = "DAYS")]
-    max_age: Option<String>,
-    /// Keep the stored packs below this size: of Go caches what was used longest ago leaves first, a folder above it is not stored
-    #[arg(long, value_name = "SIZE")]
-    max_size: Option<String>,
 }
 
 #[derive(Debug, Args)]
+#[command(next_display_order = AFTER_SETTINGS)]
 pub(crate) struct Import {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// Prefix of keys that do as well, the newest first (may be repeated, tried in order).
-    #[arg(long = "restore-key", value_name = "PREFIX")]
-    restore_keys: Vec<String>,
     /// Import this snapshot, whatever names say.
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<String>,
     /// Remove what is not in the snapshot.
     #[arg(long)]
     pub(crate) mirror: bool,
-    /// End with exit code 3 on a miss.
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true)]
-    require_hit: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -178,27 +168,6 @@ pub(crate) struct SourceArgs {
     /// Folders, with `dir`; several are stored one by one as NAME/BASENAME.
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
-    /// Name of the cache [default for Go: the main module's path; folders need one]
-    #[arg(long)]
-    name: Option<String>,
-    /// Key of the snapshot, such as a lock file's hash [default: none, the name's head]
-    #[arg(long)]
-    key: Option<String>,
-    /// Whose cache it is [default: from the CI system, else `default`]
-    #[arg(long)]
-    scope: Option<String>,
-    /// Leave out paths in a folder that match, relative to it: `*.o`, `/out`, `tmp/`, `a/**/b` (may be repeated).
-    #[arg(long, value_name = "GLOB")]
-    pub(crate) exclude: Vec<String>,
-    /// Carry extended attributes of a folder's files.
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub(crate) xattrs: Option<String>,
-    /// Carry and restore owner and group of a folder's files.
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub(crate) owner: Option<String>,
-    /// Treat trouble with the cache, or a partial hit, as an error (exit code 1).
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    strict: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -295,7 +264,7 @@ pub(crate) struct Rm {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(next_display_order = AFTER_SETTINGS, after_help = "\
 Examples:
   cachectl prune --max-age 14d --dry-run
   cachectl prune --max-size 50GB --keep 3
@@ -306,20 +275,8 @@ In repository `cachectl`, only cachectl snapshots are deleted; in other reposito
 
 Blobs are freed in two runs: one marks what nothing needs, a later one, --grace after it, deletes it. With --now one run does both: on a `disk:` or `oci-layout:` store, alone or behind a daemon that is its only user. A registry collects its own blobs: only names are deleted.")]
 pub(crate) struct Prune {
-    /// Names not published for so long go.
-    #[arg(long, value_name = "TIME")]
-    max_age: Option<String>,
-    /// Oldest names go until the store is below this size.
-    #[arg(long, value_name = "SIZE")]
-    max_size: Option<String>,
-    /// So many newest keys of each name and scope stay, and so many newest tags of each other repository.
-    #[arg(long, value_name = "N")]
-    keep: Option<String>,
-    /// Blobs go once they have been unreachable for so long [default: 24h]
-    #[arg(long, value_name = "TIME")]
-    grace: Option<String>,
     /// Free the space in this run, without a grace time; requests to a daemon wait for a moment.
-    #[arg(long, conflicts_with = "grace")]
+    #[arg(long, conflicts_with = "prune.grace")]
     pub(crate) now: bool,
     #[command(flatten)]
     pub(crate) chosen: Chosen,
@@ -372,6 +329,7 @@ pub(crate) struct BuildxSetup {
 }
 
 #[derive(Debug, Args)]
+#[command(next_display_order = AFTER_SETTINGS)]
 pub(crate) struct Env {
     /// Only the settings that are set, not the defaults.
     #[arg(long)]
@@ -379,29 +337,11 @@ pub(crate) struct Env {
     /// Ask the store whether it can be reached and read; exit code 1 if not.
     #[arg(long)]
     pub(crate) check: bool,
-    /// Name of the cache, as for `export`.
-    #[arg(long)]
-    name: Option<String>,
-    /// Key, as for `export`.
-    #[arg(long)]
-    key: Option<String>,
-    /// Scope, as for `export`.
-    #[arg(long)]
-    scope: Option<String>,
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Everywhere")]
+#[command(next_help_heading = EVERYWHERE, next_display_order = AFTER_STORES)]
 pub(crate) struct Global {
-    /// Where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix, oci://host/repository,
-    /// cachectld:/socket
-    /// [default: disk:$XDG_CACHE_HOME/cachectl]
-    #[arg(long, global = true, value_name = "URL")]
-    store: Option<String>,
-    /// A daemon that takes the place of the store: its socket's path, cachectld+http://host:port or
-    /// cachectld+https://host
-    #[arg(long, global = true, value_name = "DAEMON")]
-    daemon: Option<String>,
     /// Settings file, which counts in full [default: $XDG_CONFIG_HOME/cachectl/cachectl.toml, and over it what
     /// ./cachectl.toml says of how caches are carried]
     #[arg(long, global = true, value_name = "FILE")]
@@ -415,121 +355,49 @@ pub(crate) struct Global {
     /// Log more to standard error (-v info, -vv debug, -vvv trace).
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Never write to the store: `export` does nothing, for jobs that are not trusted.
-    #[arg(long, global = true, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    read_only: Option<String>,
-    /// Longest time the operation may take; 0: no limit [default: 10m import, 30m export]
-    #[arg(long, global = true, value_name = "TIME")]
-    budget: Option<String>,
-    /// Longest time without a byte before a request is given up and tried again [default: 10s]
-    #[arg(long, global = true, value_name = "TIME", hide_short_help = true)]
-    stall: Option<String>,
-    /// Longest time to connect to a remote store [default: 5s]
-    #[arg(long, global = true, value_name = "TIME", hide_short_help = true)]
-    connect_timeout: Option<String>,
-    /// Longest time that one request is tried again [default: 20s]
-    #[arg(long, global = true, value_name = "TIME", hide_short_help = true)]
-    retry_for: Option<String>,
-    /// Threads that pack, hash and unpack [default: all processors]
-    #[arg(short, long, global = true, value_name = "N")]
-    jobs: Option<String>,
-    /// Requests in flight at once [default: 16]
-    #[arg(long, global = true, value_name = "N", hide_short_help = true)]
-    concurrency: Option<String>,
-    /// Bytes per second to and from the store, such as 50MB/s
-    #[arg(long, global = true, value_name = "RATE", hide_short_help = true)]
-    bandwidth: Option<String>,
-    /// PEM file of certificate authorities to trust besides the system's.
-    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
-    ca_bundle: Option<PathBuf>,
 }
 
-impl Cli {
-    /// What the flags say about settings.
-    pub(crate) fn layer(&self) -> Layer {
-        let mut flags = Flags::default();
-        let g = &self.global;
-        flags.one("store", g.store.as_ref());
-        flags.one("daemon", g.daemon.as_ref());
-        flags.one("read_only", g.read_only.as_ref());
-        flags.one("budget", g.budget.as_ref());
-        flags.one("stall", g.stall.as_ref());
-        flags.one("connect_timeout", g.connect_timeout.as_ref());
-        flags.one("retry_for", g.retry_for.as_ref());
-        flags.one("jobs", g.jobs.as_ref());
-        flags.one("concurrency", g.concurrency.as_ref());
-        flags.one("bandwidth", g.bandwidth.as_ref());
-        let bundle = g
-            .ca_bundle
-            .as_ref()
-            .map(|p| p.to_string_lossy().into_owned());
-        flags.one("ca_bundle", bundle.as_ref());
-        match &self.command {
-            Command::Export(a) => {
-                flags.source(&a.source);
-                flags.one("max_age", a.max_age.as_ref());
-                flags.one("max_size", a.max_size.as_ref());
-            }
-            Command::Import(a) => {
-                flags.source(&a.source);
-                flags.many("restore_keys", &a.restore_keys);
-                flags.one("require_hit", a.require_hit.as_ref());
-            }
-            Command::Prune(a) => {
-                flags.one("prune.max_age", a.max_age.as_ref());
-                flags.one("prune.max_size", a.max_size.as_ref());
-                flags.one("prune.keep", a.keep.as_ref());
-                flags.one("prune.grace", a.grace.as_ref());
-            }
-            Command::Env(a) => {
-                flags.one("name", a.name.as_ref());
-                flags.one("key", a.key.as_ref());
-                flags.one("scope", a.scope.as_ref());
-            }
-            _ => {}
-        }
-        flags.0
+/// Heading of the flags that every command takes.
+const EVERYWHERE: &str = "Everywhere";
+/// Between two flags of settings in a command's help; other flags of every command stand behind `--store` and `--daemon`.
+const STEP: usize = 10;
+const AFTER_STORES: usize = STEP + 1;
+/// A command's flags that are no settings; `--help` has 999.
+const AFTER_SETTINGS: usize = 50 * STEP;
+
+/// The command line with the flags of settings.
+pub(crate) fn command() -> Clap {
+    let everywhere = flags::args(&TABLE, |flag| flag.commands.is_empty());
+    let mut root = Cli::command().args(in_order(everywhere).map(|arg| {
+        let arg = arg.global(true);
+        arg.help_heading(EVERYWHERE)
+    }));
+    for command in root.get_subcommands_mut() {
+        let name = command.get_name().to_owned();
+        let own = flags::args(&TABLE, |flag| flag.commands.contains(&&*name));
+        *command = std::mem::take(command).args(in_order(own));
     }
+    root
 }
 
-#[derive(Default)]
-struct Flags(Layer);
+fn in_order(args: impl Iterator<Item = clap::Arg>) -> impl Iterator<Item = clap::Arg> {
+    let numbered = args.enumerate();
+    numbered.map(|(at, arg)| arg.display_order(at * STEP))
+}
 
-impl Flags {
-    fn set(&mut self, name: &str, raw: Raw) {
-        let key = keys::find(name).expect("every flag's key is in the table, a test sees to it");
-        let flag = key.flag.expect("it has a flag, the same test sees to it");
-        self.0.set(key, raw, Origin::Flag(format!("--{flag}")));
-    }
-
-    fn one(&mut self, name: &str, value: Option<&String>) {
-        if let Some(value) = value {
-            self.set(name, Raw::One(value.clone()));
-        }
-    }
-
-    fn many(&mut self, name: &str, values: &[String]) {
-        if !values.is_empty() {
-            self.set(name, Raw::Many(values.to_vec()));
-        }
-    }
-
-    fn source(&mut self, a: &SourceArgs) {
-        self.one("name", a.name.as_ref());
-        self.one("key", a.key.as_ref());
-        self.one("scope", a.scope.as_ref());
-        self.many("exclude", &a.exclude);
-        self.one("xattrs", a.xattrs.as_ref());
-        self.one("owner", a.owner.as_ref());
-        self.one("strict", a.strict.as_ref());
-    }
+/// What the flags of a command line say about settings.
+pub(crate) fn layer(matches: &ArgMatches) -> Layer {
+    let Some((name, own)) = matches.subcommand() else {
+        return Layer::default();
+    };
+    let is_taken = |flag: &Flag| flag.commands.is_empty() || flag.commands.contains(&name);
+    flags::layer(&TABLE, own, is_taken)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+    use crate::config::keys::KEYS;
 
     /// Flags that are no settings: they say what this one run does.
     const OF_ONE_RUN: [&str; 31] = [
@@ -568,12 +436,12 @@ mod tests {
 
     #[test]
     fn arguments_are_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
     fn every_flag_is_a_setting_or_of_one_run_and_every_key_with_a_flag_has_it() {
-        let mut root = Cli::command();
+        let mut root = command();
         root.build();
         let mut flags: Vec<String> = root
             .get_subcommands()
@@ -585,19 +453,29 @@ mod tests {
             .collect();
         flags.sort();
         flags.dedup();
-        for flag in &flags {
-            let known = OF_ONE_RUN.contains(&flag.as_str())
-                || keys::KEYS.iter().any(|k| k.flag == Some(flag));
+        let settings: Vec<&str> = KEYS.iter().filter_map(|k| Some(k.flag?.long)).collect();
+        for flag in flags.iter().map(String::as_str) {
+            let known = OF_ONE_RUN.contains(&flag) || settings.contains(&flag);
             assert!(known, "--{flag} is neither");
         }
-        for flag in keys::KEYS.iter().filter_map(|k| k.flag) {
+        for flag in settings {
             assert!(flags.iter().any(|f| f == flag), "--{flag} does not exist");
         }
     }
 
     #[test]
+    fn a_flag_is_only_that_of_commands_that_exist() {
+        let root = Cli::command();
+        for flag in KEYS.iter().filter_map(|k| k.flag) {
+            for command in flag.commands {
+                assert!(root.find_subcommand(command).is_some(), "{command}");
+            }
+        }
+    }
+
+    #[test]
     fn every_flag_reaches_its_key() {
-        let layer = |line: &str| Cli::parse_from(line.split(' ')).layer();
+        let layer = |line: &str| layer(&command().get_matches_from(line.split(' ')));
         let global = "--store a --daemon d --read-only --budget b --stall c --connect-timeout d --retry-for e -j 2 --concurrency 3 --bandwidth 4 --ca-bundle f";
         let source =
             "--name n --key k --scope s --exclude x --exclude y --xattrs --owner=false --strict";
@@ -605,15 +483,16 @@ mod tests {
             "cachectl export dir p {source} --max-age 1 --max-size 2 {global}"
         ));
         let import = layer(&format!(
-            "cachectl import go {source} --restore-key r --require-hit {global}"
+            "cachectl {global} import go {source} --restore-key r --require-hit"
         ));
         let prune = layer("cachectl prune --max-age 1d --max-size 2 --keep 3 --grace 0");
-        for key in keys::KEYS.iter().filter(|k| k.flag.is_some()) {
+        for key in KEYS.iter().filter(|k| k.flag.is_some()) {
             let found = [&export, &import, &prune]
                 .iter()
                 .any(|l| l.get(key.name).is_some());
             assert!(found, "{}", key.name);
         }
+        assert_eq!(import.count("jobs").unwrap(), Some(2));
         assert_eq!(export.list("exclude"), ["x", "y"]);
         assert_eq!(export.flag("owner").unwrap(), Some(false));
         assert_eq!(export.flag("strict").unwrap(), Some(true));

@@ -1,12 +1,12 @@
 //! What clap shows: help without the flags of every command, and better tips than its own.
 
 use clap::{
-    Command, CommandFactory as _, Error,
+    Command, Error,
     builder::StyledStr,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::args::Cli;
+use super::args;
 
 /// Stands below the help of each command in place of these flags.
 const EVERYWHERE: &str =
@@ -14,7 +14,7 @@ const EVERYWHERE: &str =
 
 /// The command line. Flags that every command takes are shown by `cachectl --help` alone.
 pub(crate) fn command() -> Command {
-    let mut root = Cli::command();
+    let mut root = args::command();
     // Hands the flags that are taken everywhere to the commands.
     root.build();
     for command in root.get_subcommands_mut() {
@@ -79,7 +79,7 @@ pub(crate) fn explained(mut e: Error) -> Error {
 fn owners(flag: &str) -> Option<String> {
     let long = flag.strip_prefix("--")?;
     let takes = |c: &&Command| c.get_arguments().any(|a| a.get_long() == Some(long));
-    let root = Cli::command();
+    let root = args::command();
     let owners: Vec<String> = root
         .get_subcommands()
         .filter(takes)
@@ -171,7 +171,7 @@ mod tests {
             let text = explained(e).to_string();
             assert!(text.contains("tip: ") && text.contains(tip), "{text}");
         }
-        let commands = Cli::command();
+        let commands = args::command();
         for (ours, others) in OTHER_WORDS {
             assert!(commands.find_subcommand(ours).is_some(), "{ours}");
             for other in others {

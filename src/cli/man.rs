@@ -1,15 +1,13 @@
 //! `cachectl man`.
 
-use clap::CommandFactory as _;
-
 use super::{
-    args::Cli,
+    args,
     error::{CommandError, Result},
     output,
 };
 
 pub(crate) fn run(command: Option<&str>) -> Result<()> {
-    let mut root = Cli::command();
+    let mut root = args::command();
     root.build();
     let page = match command {
         None => root,

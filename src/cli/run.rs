@@ -13,7 +13,7 @@ use clap::FromArgMatches as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    args::{Cli, Command},
+    args::{self, Cli, Command},
     buildx, completions, copy, du, env,
     error::{CommandError, Kind, MAY_BE_PARTLY, Result},
     export, flush, help, import, inspect, json, ls, man, output, panics,
@@ -23,7 +23,7 @@ use super::{
     status, verify,
 };
 use crate::{
-    config::{self, Env},
+    config::{self, Env, Layer},
     fs,
     progress::Phase,
     task,
@@ -47,9 +47,9 @@ pub fn main() -> ExitCode {
 fn run() -> u8 {
     let parsed = help::command()
         .try_get_matches()
-        .and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed.map_err(help::explained) {
-        Ok(cli) => cli,
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, args::layer(&matches))));
+    let (cli, flags) = match parsed.map_err(help::explained) {
+        Ok(parsed) => parsed,
         Err(e) => {
             // Help and version go to standard output; who does not read it to the end is no error.
             let _ = e.print();
@@ -59,7 +59,7 @@ fn run() -> u8 {
             return u8::try_from(e.exit_code()).unwrap_or(Kind::Usage.code());
         }
     };
-    match execute(cli) {
+    match execute(cli, flags) {
         Ok(code) => code,
         Err((json, e)) => {
             if json {
@@ -91,7 +91,7 @@ fn unparsed(e: &clap::Error) -> CommandError {
 /// A failure, and whether `--json` still owes its object.
 type Failure = (bool, CommandError);
 
-fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
+fn execute(cli: Cli, flags: Layer) -> std::result::Result<u8, Failure> {
     // More is of no use to us, and programs that we start inherit it.
     fs::raise_open_files(OPEN_FILES);
     let json = cli.global.json;
@@ -110,7 +110,7 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
         }
         _ => {}
     }
-    let session = prepare(&cli).map_err(fail)?;
+    let session = prepare(&cli, flags).map_err(fail)?;
     let reporter = Arc::clone(&session.reporter);
     // What an interruption leaves behind.
     let left = match &cli.command {
@@ -144,13 +144,13 @@ fn execute(cli: Cli) -> std::result::Result<u8, Failure> {
     end
 }
 
-fn prepare(cli: &Cli) -> Result<Session> {
+fn prepare(cli: &Cli, flags: Layer) -> Result<Session> {
     let env = Env::capture();
     // First: what is wrong with a settings file quotes it.
     telemetry::commands::guard(|name| env.get(name).is_some());
     // Of one that was removed nothing is known, and nothing is needed where all paths are absolute.
     let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-    let loaded = config::load(&env, &folder, cli.global.config.as_deref(), cli.layer())?;
+    let loaded = config::load(&env, &folder, cli.global.config.as_deref(), flags)?;
     let filter = loaded.config.log.as_deref();
     telemetry::init(Verbosity(cli.global.verbose), filter)
         .map_err(|why| CommandError::usage(format!("`log` is no filter: {why}")))?;

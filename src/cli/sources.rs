@@ -221,7 +221,10 @@ async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
         return Err(CommandError::usage("paths go with `dir`")
             .hint("Go's folders come from `go env`; set GOCACHE or GOMODCACHE to change them"));
     }
-    if !args.exclude.is_empty() || args.xattrs.is_some() || args.owner.is_some() {
+    if ["exclude", "xattrs", "owner"]
+        .iter()
+        .any(|key| session.loaded.is_flag(key))
+    {
         return Err(CommandError::usage(
             "--exclude, --xattrs and --owner go with `dir`",
         ));

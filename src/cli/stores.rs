@@ -20,20 +20,12 @@ pub(crate) async fn ping(url: &str, session: &Session) -> Result<()> {
 }
 
 fn options(session: &Session, read_only: bool) -> Options {
-    let (config, env) = (session.config(), &session.env);
+    let config = session.config();
     Options {
         read_only,
         concurrency: config.concurrency,
-        bandwidth: config.bandwidth,
-        retry_for: config.retry_for,
-        stall: config.stall,
-        connect_timeout: config.connect_timeout,
-        ca_bundle: config.ca_bundle.clone(),
-        proxies: env.proxies(),
         trouble: session.trouble.clone(),
-        s3: config.s3.for_store(),
-        registry: config.registry.for_store(env),
-        ..Options::default()
+        ..config.remote.clone()
     }
 }
 

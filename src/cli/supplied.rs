@@ -74,14 +74,14 @@ impl Session {
 
     /// What is wrong with settings that the environment supplies, where a CI job was not given all of them.
     pub(super) fn explained_by_environment(&self, e: CommandError) -> CommandError {
-        let registry = &self.config().registry;
+        let registry = &self.config().remote.registry;
         let from_env = |key| match self.loaded.layer.get(key) {
             Some((_, origin @ Origin::Env(_))) if e.is_usage() => Some(origin),
             _ => None,
         };
         let password = ["registry.password", "registry.password_file"].map(from_env);
         let password = password.into_iter().flatten().next();
-        let endpoint = self.config().s3.endpoint.as_deref();
+        let endpoint = self.config().remote.s3.endpoint.as_deref();
         let (origin, what) = if let Some(origin) = password.filter(|_| registry.username.is_none())
         {
             (origin, "the username is empty")

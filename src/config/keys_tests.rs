@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::table::InCheckout::{self, Counts, Ignored, OnlyTrue};
 
 #[test]
 fn names_and_variables_are_unique() {
@@ -26,11 +27,11 @@ fn a_checkout_says_what_is_cached_and_how_fast_and_nothing_else() {
         "strict",
         "require_hit",
         "budget",
+        "jobs",
+        "concurrency",
         "stall",
         "connect_timeout",
         "retry_for",
-        "jobs",
-        "concurrency",
         "bandwidth",
     ];
     assert_eq!(named(Counts), counts);

@@ -176,6 +176,11 @@ pub struct Row {
 }
 
 impl<C> Loaded<C> {
+    /// Says whether a flag gave the value of that key.
+    pub fn is_flag(&self, key: &str) -> bool {
+        matches!(self.layer.get(key), Some((_, Origin::Flag(_))))
+    }
+
     /// Keys that a settings file in the working directory sets and may not set, with where it does, in the table's order.
     pub fn ignored(&self) -> Vec<(&'static str, &Origin)> {
         let keys = self.table.keys().iter();

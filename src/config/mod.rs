@@ -5,10 +5,14 @@
 //! - Leaves: a checked [`Config`] whose every value knows its origin; errors that name the nearest valid key.
 //! - Deliberately absent: behaviour, open stores, sources, and what a CI system's variables mean (`cli::ci`).
 
+#[macro_use]
+mod define;
+
 pub mod check;
 pub mod daemon;
 pub mod env;
 pub mod file;
+pub mod flags;
 pub mod found;
 pub mod keys;
 pub mod load;

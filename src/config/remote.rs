@@ -1,159 +1,80 @@
-//! Settings of remote stores, which every program that opens one has; and what the stores make of them.
+//! Settings of remote stores, which every program that opens one has, as stores take them.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use super::{Env, Layer, Result};
+use super::{Env, table::Flag};
 use crate::{
     redact::Secret,
-    store::{registry, s3},
+    store::{
+        open::Options,
+        registry::{self, Config as Registry},
+        s3::{Checksum, Config as S3, Sse},
+    },
 };
 
-/// Times and rates of the way to a remote store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Longest silence of a request.
-    pub stall: Duration,
-    /// Longest time to connect.
-    pub connect_timeout: Duration,
-    /// Longest time that one request is tried again.
-    pub retry_for: Duration,
-    /// Bytes per second.
-    pub bandwidth: Option<u64>,
-    /// Extra certificate authorities.
-    pub ca_bundle: Option<PathBuf>,
-}
-
-impl Link {
-    /// Checks what is said of the way.
-    pub(super) fn from_layer(layer: &Layer) -> Result<Self> {
-        let time = |name, default| Ok(layer.nonzero_duration(name)?.unwrap_or(default));
-        Ok(Self {
-            stall: time("stall", Duration::from_secs(10))?,
-            connect_timeout: time("connect_timeout", Duration::from_secs(5))?,
-            retry_for: layer
-                .duration("retry_for")?
-                .unwrap_or(Duration::from_secs(20)),
-            bandwidth: layer.rate("bandwidth")?,
-            ca_bundle: layer.path("ca_bundle")?,
-        })
+settings! {
+    /// How remote stores are reached; whoever opens one adds what else it should be.
+    fn options(layer, env: &Env) -> Options, rows LINK by of_command {
+        stall, "stall" = nonzero_duration or "10s", Counts, Flag::new("stall").advanced()
+            => "longest time without a byte before a request is given up and tried again";
+        connect_timeout, "connect_timeout" = nonzero_duration or "5s", Counts, Flag::new("connect-timeout").advanced()
+            => "longest time to connect to a remote store";
+        retry_for, "retry_for" = duration or "20s", Counts, Flag::new("retry-for").advanced()
+            => "longest time that one request is tried again";
+        bandwidth, "bandwidth" = rate else "no limit", Counts, Flag::new("bandwidth").advanced()
+            => "bytes per second to and from the store, all requests together, such as 50MB/s";
+        ca_bundle, "ca_bundle" = path else "none", Ignored, Flag::new("ca-bundle").value("FILE").advanced()
+            => "PEM file of certificate authorities to trust besides the system's";
+    } and {
+        proxies = env.proxies(),
+        s3 = s3(layer)?,
+        registry = registry(layer, env)?,
     }
 }
 
-/// Settings of S3.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct S3 {
-    /// Region.
-    pub region: Option<String>,
-    /// Endpoint.
-    pub endpoint: Option<String>,
-    /// Bucket in the path.
-    pub path_style: Option<bool>,
-    /// No credentials.
-    pub anonymous: Option<bool>,
-    /// `AES256` or `aws:kms`.
-    pub sse: Option<&'static str>,
-    /// Key of `aws:kms`.
-    pub sse_kms_key_id: Option<String>,
-    /// Storage class.
-    pub storage_class: Option<String>,
-    /// Canned ACL.
-    pub acl: Option<String>,
-    /// `auto`, `always` or `never`.
-    pub checksum: Option<&'static str>,
-    /// Bytes of a part.
-    pub part_bytes: Option<u64>,
-    /// Parts at once.
-    pub part_concurrency: Option<usize>,
-}
-
-/// Settings of registries.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Registry {
-    /// Name to log in with.
-    pub username: Option<String>,
-    /// Password.
-    pub password: Option<Secret>,
-    /// File that holds the password.
-    pub password_file: Option<PathBuf>,
-    /// Plain http everywhere.
-    pub insecure: bool,
-    /// Bytes of one piece.
-    pub chunk_bytes: Option<u64>,
-    /// Repositories to mount from.
-    pub mount_from: Vec<String>,
-}
-
-impl S3 {
-    /// Checks what is said of S3.
-    pub(super) fn from_layer(layer: &Layer) -> Result<Self> {
-        let text = |name| Ok(layer.text(name)?.map(|(text, _)| text));
-        Ok(Self {
-            region: text("s3.region")?,
-            endpoint: text("s3.endpoint")?,
-            path_style: layer.flag("s3.path_style")?,
-            anonymous: layer.flag("s3.anonymous")?,
-            sse: layer.choice("s3.sse", &["AES256", "aws:kms"])?,
-            sse_kms_key_id: text("s3.sse_kms_key_id")?,
-            storage_class: text("s3.storage_class")?,
-            acl: text("s3.acl")?,
-            checksum: layer.choice("s3.checksum", &["auto", "always", "never"])?,
-            part_bytes: layer.size("s3.part_bytes")?,
-            part_concurrency: layer.count("s3.part_concurrency")?,
-        })
-    }
-
-    /// As the store takes it.
-    pub fn for_store(&self) -> s3::Config {
-        s3::Config {
-            region: self.region.clone(),
-            endpoint: self.endpoint.clone(),
-            path_style: self.path_style,
-            anonymous: self.anonymous,
-            sse: self.sse.map(|sse| match sse {
-                "aws:kms" => s3::Sse::AwsKms,
-                _ => s3::Sse::Aes256,
-            }),
-            sse_kms_key_id: self.sse_kms_key_id.clone(),
-            storage_class: self.storage_class.clone(),
-            acl: self.acl.clone(),
-            checksum: self.checksum.map(|checksum| match checksum {
-                "always" => s3::Checksum::Always,
-                "never" => s3::Checksum::Never,
-                _ => s3::Checksum::Auto,
-            }),
-            part_bytes: self.part_bytes,
-            part_concurrency: self.part_concurrency,
-        }
+settings! {
+    fn s3(layer) -> S3, rows S3_ROWS by of_command {
+        region, "s3.region" = text else "from the AWS configuration", Ignored
+            => "region, where the URL names none";
+        endpoint, "s3.endpoint" = url else "AWS", Ignored
+            => "endpoint of another S3 server, where the URL names none";
+        path_style, "s3.path_style" = flag else "true at endpoints that are not AWS's", Ignored
+            => "put the bucket into the path, not into the host name";
+        anonymous, "s3.anonymous" = flag else "false", Ignored
+            => "send no credentials";
+        sse, "s3.sse" = (choice Sse::WORDS) else "the bucket's own", Ignored
+            => "server-side encryption: AES256 or aws:kms";
+        sse_kms_key_id, "s3.sse_kms_key_id" = text else "the account's own", Ignored
+            => "KMS key of `aws:kms`";
+        storage_class, "s3.storage_class" = text else "the bucket's own", Ignored
+            => "storage class of what is written, such as STANDARD_IA";
+        acl, "s3.acl" = text else "none", Ignored
+            => "canned ACL of what is written, such as bucket-owner-full-control";
+        checksum, "s3.checksum" = (choice Checksum::WORDS) else "auto: at AWS only", Ignored
+            => "when uploads carry a checksum for the server to check: auto, always or never";
+        part_bytes, "s3.part_bytes" = size else "16MiB", Ignored
+            => "size of one part of a big upload";
+        part_concurrency, "s3.part_concurrency" = count else "8", Ignored
+            => "parts of one upload on their way at once";
     }
 }
 
-impl Registry {
-    /// Checks what is said of registries.
-    pub(super) fn from_layer(layer: &Layer) -> Result<Self> {
-        let text = |name| Ok(layer.text(name)?.map(|(text, _)| text));
-        Ok(Self {
-            username: text("registry.username")?,
-            password: text("registry.password")?.map(Secret::new),
-            password_file: layer.path("registry.password_file")?,
-            insecure: layer.flag("registry.insecure")?.unwrap_or(false),
-            chunk_bytes: layer.size("registry.chunk_bytes")?,
-            mount_from: layer.list("registry.mount_from"),
-        })
-    }
-
-    /// As the store takes it; other credentials are looked for where `env` says.
-    pub fn for_store(&self, env: &Env) -> registry::Config {
-        let own = registry::Config::default();
-        registry::Config {
-            username: self.username.clone(),
-            password: self.password.clone(),
-            password_file: self.password_file.clone(),
-            insecure: self.insecure,
-            chunk_bytes: self.chunk_bytes.unwrap_or(own.chunk_bytes),
-            mount_from: self.mount_from.clone(),
-            credentials: credentials(env),
-        }
-    }
+settings! {
+    /// Other credentials are looked for where `env` says.
+    fn registry(layer, env: &Env) -> Registry, rows REGISTRY_ROWS by of_command {
+        username, "registry.username" = text else "from docker's configuration", Ignored
+            => "name to log in with; `<token>` makes the password an identity token";
+        password, "registry.password" = secret else "from docker's configuration", Ignored
+            => "password or token to log in with";
+        password_file, "registry.password_file" = path else "none", Ignored
+            => "file that holds the password";
+        insecure, "registry.insecure" = flag or "false", Ignored
+            => "speak plain http to hosts other than loopback too";
+        chunk_bytes, "registry.chunk_bytes" = size or "4MiB", Ignored
+            => "size of one piece, for registries that take big blobs in pieces only";
+        mount_from, "registry.mount_from" = list else "none", Ignored
+            => "repositories of the same registry whose blobs are mounted instead of sent";
+    } and { credentials = credentials(env), }
 }
 
 /// Where docker and podman keep credentials (docker's `config.json`; containers-auth.json(5)).
@@ -180,6 +101,23 @@ fn credentials(env: &Env) -> registry::CredentialSources {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Layer;
+
+    #[test]
+    fn the_tables_defaults_are_those_of_stores() {
+        let (set, own) = (
+            options(&Layer::default(), &Env::default()).unwrap(),
+            Options::default(),
+        );
+        assert_eq!(set.stall, own.stall);
+        assert_eq!(set.connect_timeout, own.connect_timeout);
+        assert_eq!(set.retry_for, own.retry_for);
+        assert_eq!(
+            (set.bandwidth, set.ca_bundle),
+            (own.bandwidth, own.ca_bundle)
+        );
+        assert_eq!((set.s3, set.registry), (own.s3, own.registry));
+    }
 
     #[test]
     fn credentials_are_looked_for_where_docker_and_podman_keep_them() {

@@ -5,9 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     Error, Result,
     env::Env,
-    remote::{Link, Registry, S3},
+    remote,
+    table::Flag,
     value::{Layer, Origin},
 };
+use crate::store::open::Options;
 
 /// Most threads of a command, and most requests that it has in flight: a settings file of the checkout may ask for any number.
 const MAX_JOBS: usize = 256;
@@ -16,143 +18,132 @@ const MAX_CONCURRENCY: usize = 1024;
 /// Longest name, scope or key, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
 
-/// All settings. What each means is said in [`super::keys::KEYS`].
-#[derive(Clone)]
-pub struct Config {
-    /// URL of the store, and where it came from; may hold secrets. `None`: nothing names one but a file in the working
-    /// directory, which does not count, and another store is not what anybody meant; or there is no home for the default one.
-    pub store: Option<(String, Origin)>,
-    /// Name of the cache.
-    pub name: Option<String>,
-    /// Scope, and where it came from; `None`: from the CI system.
-    pub scope: Option<(String, Origin)>,
-    /// Branch whose scope is `default`.
-    pub default_branch: Option<String>,
-    /// Key; empty for the head.
-    pub key: String,
-    /// Prefixes of keys.
-    pub restore_keys: Vec<String>,
-    /// Globs of what is not carried.
-    pub exclude: Vec<String>,
-    /// Carry extended attributes.
-    pub xattrs: bool,
-    /// Carry owners.
-    pub owner: bool,
-    /// Days without use after which entries of Go caches leave.
-    pub max_age_days: u32,
-    /// Bytes of a snapshot's packs.
-    pub max_size: Option<u64>,
-    /// Write nothing to the store.
-    pub read_only: bool,
-    /// Trouble is an error.
-    pub strict: bool,
-    /// A miss is exit code 3.
-    pub require_hit: bool,
-    /// Budget of an operation; `None`: the verb's own, zero: none.
-    pub budget: Option<Duration>,
-    /// Longest silence of a request.
-    pub stall: Duration,
-    /// Longest time to connect.
-    pub connect_timeout: Duration,
-    /// Longest time that one request is tried again.
-    pub retry_for: Duration,
-    /// Threads.
-    pub jobs: usize,
-    /// Requests in flight.
-    pub concurrency: usize,
-    /// Bytes per second.
-    pub bandwidth: Option<u64>,
-    /// Extra certificate authorities.
-    pub ca_bundle: Option<PathBuf>,
-    /// Folder of the node indexes; `None` without a home.
-    pub state_dir: Option<PathBuf>,
-    /// Folder for spools.
-    pub temp_dir: PathBuf,
-    /// Log filter.
-    pub log: Option<String>,
-    /// What only S3 knows.
-    pub s3: S3,
-    /// What only registries know.
-    pub registry: Registry,
-    /// What only `prune` does.
-    pub prune: Prune,
+/// The commands that take a flag.
+const NAMED: &[&str] = &["export", "import", "env"];
+const CARRIED: &[&str] = &["export", "import"];
+const EXPORT: &[&str] = &["export"];
+const IMPORT: &[&str] = &["import"];
+const PRUNE: &[&str] = &["prune"];
+
+settings! {
+    /// All settings of the CLI.
+    ///
+    /// `store` comes with where it was written; it may hold secrets. It is `None` where nothing names one but a file in the working
+    /// directory, which does not count, and another store is not what anybody meant; or where there is no home for the default one.
+    #[derive(Clone)]
+    pub struct Config by of_command, fn read(layer, ignored: &Layer, env: &Env) {
+        store: Option<(String, Origin)>, "store" = (Url: store_unless_ignored(layer, ignored, env)?)
+            else "disk:$XDG_CACHE_HOME/cachectl", Ignored, Flag::new("store")
+            => "where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository, cachectld:/socket";
+        "daemon" = (Url) else "none", Ignored, Flag::new("daemon").value("DAEMON")
+            => "a daemon that takes the place of the store: its socket's path, cachectld+http://host:port or cachectld+https://host";
+        name: Option<String>, "name" = (Text: label(layer, "name")?.map(|(name, _)| name))
+            else "for Go caches the main module's path", Counts, Flag::new("name").of(NAMED).value("NAME")
+            => "name of the cache; folders need one";
+        scope: Option<(String, Origin)>, "scope" = (Text: label(layer, "scope")?)
+            else "from the CI system, else `default`", Ignored, Flag::new("scope").of(NAMED).value("SCOPE")
+            => "whose cache it is: the scope that is written, and read first";
+        default_branch: Option<String>, "default_branch" = text else "from the CI system, else main or master", Ignored
+            => "branch whose scope is `default`, which every other scope may read";
+        key: String, "key" = (Text: key(layer)?) else "none, the name's head", Counts, Flag::new("key").of(NAMED).value("KEY")
+            => "key of the snapshot, such as a lock file's hash";
+        restore_keys: Vec<String>, "restore_keys" = (List: restore_keys(layer)?)
+            else "none", Counts, Flag::new("restore-key").of(IMPORT).value("PREFIX")
+            => "fall back to the newest key with this prefix; several are tried in order";
+        exclude: Vec<String>, "exclude" = list else "none", Counts, Flag::new("exclude").of(CARRIED).value("GLOB")
+            => "leave out paths in a folder that match this glob, relative to the folder: `*.o`, `/out`, `tmp/`, `a/**/b`";
+        xattrs: bool, "xattrs" = flag or "false", Counts, Flag::new("xattrs").of(CARRIED)
+            => "carry extended attributes of a folder's files";
+        owner: bool, "owner" = flag or "false", Ignored, Flag::new("owner").of(CARRIED)
+            => "carry and restore owner and group of a folder's files";
+        max_age_days: u32, "max_age" = days or "7d", Counts, Flag::new("max-age").of(EXPORT)
+            => "drop entries of a Go cache that were not used for this many days";
+        max_size: Option<u64>, "max_size" = size else "no limit", Counts, Flag::new("max-size").of(EXPORT)
+            => "keep the stored packs of a snapshot below this size: of Go caches what was used longest ago leaves first, a folder above it is not stored";
+        read_only: bool, "read_only" = flag or "false", OnlyTrue, Flag::new("read-only")
+            => "never write to the store: `export` does nothing, for jobs that are not trusted";
+        strict: bool, "strict" = flag or "false", Counts, Flag::new("strict").of(CARRIED)
+            => "treat trouble with the cache, or a partial hit, as an error (exit code 1)";
+        require_hit: bool, "require_hit" = flag or "false", Counts, Flag::new("require-hit").of(IMPORT)
+            => "end with exit code 3 on a miss";
+        budget: Option<Duration>, "budget" = duration else "10m for an import, 30m for an export", Counts, Flag::new("budget")
+            => "longest time that the operation may take; 0: no limit";
+        jobs: usize, "jobs" = (Count: jobs(layer)?)
+            else "the processors that this process may use", Counts, Flag::new("jobs").short('j')
+            => "threads that pack, hash and unpack, 256 at most";
+        concurrency: usize, "concurrency" = count or "16", Counts, Flag::new("concurrency").advanced()
+            => "requests in flight at once, 1024 at most";
+        state_dir: Option<PathBuf>, "state_dir" = (Path: layer.path("state_dir")?.or_else(|| env.state_dir()))
+            else "$XDG_STATE_HOME/cachectl", Ignored
+            => "folder of the node indexes, which spare an export from reading unchanged files";
+        temp_dir: PathBuf, "temp_dir" = (Path: layer.path("temp_dir")?.unwrap_or_else(|| env.temp_dir()))
+            else "$TMPDIR, else /var/tmp", Ignored
+            => "folder for unfinished packs, where the store has none of its own";
+        log: Option<String>, "log" = text else "error; -v info, -vv debug, -vvv trace", Ignored
+            => "what is logged to standard error, as target=level,…";
+    } and {
+        /// How remote stores are reached.
+        remote: Options = remote::options(layer, env)?,
+        /// What only `prune` does.
+        prune: Prune = Prune::read(layer)?,
+    }
 }
 
-/// Settings of `prune`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prune {
-    /// Age after which names go.
-    pub max_age: Option<Duration>,
-    /// Bytes that the store may have.
-    pub max_size: Option<u64>,
-    /// Newest keys that stay.
-    pub keep: Option<usize>,
-    /// How long a blob must have been unreachable.
-    pub grace: Duration,
+settings! {
+    /// Settings of `prune`.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Prune by of_command, fn read(layer) {
+        max_age: Option<Duration>, "prune.max_age" = duration else "no limit", Ignored, Flag::new("max-age").of(PRUNE)
+            => "delete names that were not published for this long";
+        max_size: Option<u64>, "prune.max_size" = size else "no limit", Ignored, Flag::new("max-size").of(PRUNE)
+            => "delete the oldest names until the store is below this size";
+        keep: Option<usize>, "prune.keep" = count else "all", Ignored, Flag::new("keep").of(PRUNE)
+            => "keep the N newest keys of each name and scope, and the N newest tags of each other repository";
+        grace: Duration, "prune.grace" = duration or "24h", Ignored, Flag::new("grace").of(PRUNE)
+            => "delete blobs once they have been unreachable for this long";
+    }
 }
 
 impl Config {
     /// Checks merged layers and fills in what they do not say; `ignored` is what a file said that does not count.
     pub(super) fn from_layer(layer: &Layer, ignored: &Layer, env: &Env) -> Result<Self> {
-        let text = |name| Ok(layer.text(name)?.map(|(text, _)| text));
-        let link = Link::from_layer(layer)?;
+        let read = Self::read(layer, ignored, env)?;
         Ok(Self {
-            store: match written_store(layer)? {
-                None if ["store", "daemon"].iter().any(|k| ignored.get(k).is_some()) => None,
-                // For want of a home there is none, which is the environment's doing: a command that needs one says so.
-                None => default_store(env, "CACHECTL_STORE")?,
-                written => written,
-            },
-            name: label(layer, "name")?.map(|(name, _)| name),
-            scope: label(layer, "scope")?,
-            default_branch: text("default_branch")?,
-            key: match layer.text("key")? {
-                // A command that printed nothing: taken for no key, it would be a hit of something else.
-                Some((text, Origin::Flag(flag))) if text.is_empty() => {
-                    return Err(Error::new(format!("{flag} is empty")).hint(
-                        "check the command that makes the key; without a key, leave the flag out",
-                    ));
-                }
-                Some((text, _)) if text.is_empty() => String::new(),
-                _ => label(layer, "key")?.map_or_else(String::new, |(key, _)| key),
-            },
-            restore_keys: restore_keys(layer)?,
-            exclude: layer.list("exclude"),
-            xattrs: layer.flag("xattrs")?.unwrap_or(false),
-            owner: layer.flag("owner")?.unwrap_or(false),
-            max_age_days: layer.days("max_age")?.unwrap_or(7),
-            max_size: layer.size("max_size")?,
-            read_only: layer.flag("read_only")?.unwrap_or(false),
-            strict: layer.flag("strict")?.unwrap_or(false),
-            require_hit: layer.flag("require_hit")?.unwrap_or(false),
-            budget: layer.duration("budget")?,
-            stall: link.stall,
-            connect_timeout: link.connect_timeout,
-            retry_for: link.retry_for,
-            jobs: layer
-                .count("jobs")?
-                .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from))
-                .min(MAX_JOBS),
-            concurrency: layer
-                .count("concurrency")?
-                .unwrap_or(16)
-                .min(MAX_CONCURRENCY),
-            bandwidth: link.bandwidth,
-            ca_bundle: link.ca_bundle,
-            state_dir: layer.path("state_dir")?.or_else(|| env.state_dir()),
-            temp_dir: layer.path("temp_dir")?.unwrap_or_else(|| env.temp_dir()),
-            log: text("log")?,
-            s3: S3::from_layer(layer)?,
-            registry: Registry::from_layer(layer)?,
-            prune: Prune {
-                max_age: layer.duration("prune.max_age")?,
-                max_size: layer.size("prune.max_size")?,
-                keep: layer.count("prune.keep")?,
-                grace: layer
-                    .duration("prune.grace")?
-                    .unwrap_or(Duration::from_hours(24)),
-            },
+            jobs: read.jobs.min(MAX_JOBS),
+            concurrency: read.concurrency.min(MAX_CONCURRENCY),
+            ..read
         })
+    }
+}
+
+fn jobs(layer: &Layer) -> Result<usize> {
+    let all = || std::thread::available_parallelism().map_or(2, usize::from);
+    Ok(layer.count("jobs")?.unwrap_or_else(all))
+}
+
+/// Empty for the head.
+fn key(layer: &Layer) -> Result<String> {
+    match layer.written("key")? {
+        // A command that printed nothing: taken for no key, it would be a hit of something else.
+        Some((text, Origin::Flag(flag))) if text.is_empty() => {
+            Err(Error::new(format!("{flag} is empty"))
+                .hint("check the command that makes the key; without a key, leave the flag out"))
+        }
+        Some((text, _)) if text.is_empty() => Ok(text),
+        _ => Ok(label(layer, "key")?.map_or_else(String::new, |(key, _)| key)),
+    }
+}
+
+fn store_unless_ignored(
+    layer: &Layer,
+    ignored: &Layer,
+    env: &Env,
+) -> Result<Option<(String, Origin)>> {
+    match written_store(layer)? {
+        None if ["store", "daemon"].iter().any(|k| ignored.get(k).is_some()) => Ok(None),
+        // For want of a home there is none, which is the environment's doing: a command that needs one says so.
+        None => default_store(env, "CACHECTL_STORE"),
+        written => Ok(written),
     }
 }
 
@@ -170,10 +161,10 @@ pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String,
 }
 
 fn written_store(layer: &Layer) -> Result<Option<(String, Origin)>> {
-    let store = layer.text("store")?;
+    let store = layer.written("store")?;
     let store = store.map(|(url, origin)| (from_folder(url, &origin), origin));
     // The daemon's own table has no `daemon`.
-    choose(store, layer.text("daemon")?)
+    choose(store, layer.written("daemon")?)
 }
 
 /// The URL of a folder or socket whose path is relative to that of the file it stands in, as all paths of a file are.
@@ -282,7 +273,7 @@ fn restore_keys(layer: &Layer) -> Result<Vec<String>> {
 
 /// A name, scope or key: not empty, short, and fit to be printed.
 fn label(layer: &Layer, name: &str) -> Result<Option<(String, Origin)>> {
-    let Some((text, origin)) = layer.text(name)? else {
+    let Some((text, origin)) = layer.written(name)? else {
         return Ok(None);
     };
     let why = if text.is_empty() {

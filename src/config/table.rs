@@ -31,6 +31,26 @@ pub enum Shape {
     Rules,
 }
 
+impl Shape {
+    /// How a value is written, in words.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Url => "URL",
+            Self::Path => "path",
+            Self::Flag => "true, false",
+            Self::Count => "number",
+            Self::Size => "size",
+            Self::Rate => "size per second",
+            Self::Time => "time",
+            Self::Days => "days",
+            Self::Secret => "text, never shown",
+            Self::List => "list",
+            Self::Rules => "list of rules",
+        }
+    }
+}
+
 /// Whether a key counts in a settings file that nobody named: one that was merely found in the working directory, which for a
 /// pull request its author may have written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +63,71 @@ pub enum InCheckout {
     Ignored,
 }
 
+/// When another value of a daemon's key counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakesEffect {
+    /// At a reload, for what comes next.
+    AtReload,
+    /// At the next start.
+    AtRestart,
+}
+
+/// The flag of a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flag {
+    /// Its name, without dashes.
+    pub long: &'static str,
+    /// A letter that stands for it.
+    pub short: Option<char>,
+    /// What help calls its value; `None`: what all values of that shape are called.
+    pub value: Option<&'static str>,
+    /// The commands that take it; empty: all, or a program without commands.
+    pub commands: &'static [&'static str],
+    /// Shown by `--help`, not by `-h`.
+    pub is_advanced: bool,
+}
+
+impl Flag {
+    /// A flag that every command takes.
+    pub const fn new(long: &'static str) -> Self {
+        Self {
+            long,
+            short: None,
+            value: None,
+            commands: &[],
+            is_advanced: false,
+        }
+    }
+
+    /// The same for these commands only.
+    #[must_use]
+    pub const fn of(mut self, commands: &'static [&'static str]) -> Self {
+        self.commands = commands;
+        self
+    }
+
+    /// The same with a letter.
+    #[must_use]
+    pub const fn short(mut self, letter: char) -> Self {
+        self.short = Some(letter);
+        self
+    }
+
+    /// The same with a name for its value.
+    #[must_use]
+    pub const fn value(mut self, name: &'static str) -> Self {
+        self.value = Some(name);
+        self
+    }
+
+    /// The same, shown by `--help` only.
+    #[must_use]
+    pub const fn advanced(mut self) -> Self {
+        self.is_advanced = true;
+        self
+    }
+}
+
 /// One setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
@@ -51,7 +136,7 @@ pub struct Key {
     /// How it is written.
     pub shape: Shape,
     /// The flag, if there is one.
-    pub flag: Option<&'static str>,
+    pub flag: Option<Flag>,
     /// What holds without it, in words.
     pub default: &'static str,
     /// What it does, in one line.
@@ -60,9 +145,60 @@ pub struct Key {
     pub prefixes: &'static [&'static str],
     /// Whether it counts in a file that was merely found in the working directory.
     pub in_checkout: InCheckout,
+    /// When another value counts; that of a command counts at its next start.
+    pub takes_effect: TakesEffect,
 }
 
 impl Key {
+    /// A key without flag of a program that runs once.
+    pub(super) const fn of_command(
+        name: &'static str,
+        shape: Shape,
+        in_checkout: InCheckout,
+        default: &'static str,
+        about: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            shape,
+            flag: None,
+            default,
+            about,
+            prefixes: &[],
+            in_checkout,
+            takes_effect: TakesEffect::AtRestart,
+        }
+    }
+
+    /// A key without flag of a daemon, whose file is not looked for in a checkout.
+    pub(super) const fn of_daemon(
+        name: &'static str,
+        shape: Shape,
+        takes_effect: TakesEffect,
+        default: &'static str,
+        about: &'static str,
+    ) -> Self {
+        Self {
+            takes_effect,
+            ..Self::of_command(name, shape, InCheckout::Ignored, default, about)
+        }
+    }
+
+    /// The same key of a command, for a daemon that shares it: without its flag, and not out of a checkout.
+    pub(super) fn for_daemon(self) -> Self {
+        Self {
+            flag: None,
+            in_checkout: InCheckout::Ignored,
+            ..self
+        }
+    }
+
+    /// The same with a flag.
+    pub(super) const fn with_flag(mut self, flag: Flag) -> Self {
+        self.flag = Some(flag);
+        self
+    }
+
     /// Its own environment variable: the CLI's `s3.storage_class` is `CACHECTL_S3_STORAGE_CLASS`.
     pub fn env(&self) -> String {
         self.variables().next().unwrap_or_default()

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use super::{Error, Result, table::Key};
+use crate::redact::Secret;
 
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,8 +126,8 @@ impl Layer {
         self.0.get(name).map(|(raw, origin)| (raw, origin))
     }
 
-    /// A single text.
-    pub fn text(&self, name: &str) -> Result<Option<(String, Origin)>> {
+    /// A single text, and where it stands.
+    pub fn written(&self, name: &str) -> Result<Option<(String, Origin)>> {
         match self.get(name) {
             None => Ok(None),
             Some((Raw::One(text), origin)) => Ok(Some((text.clone(), origin.clone()))),
@@ -136,6 +137,36 @@ impl Layer {
         }
     }
 
+    /// A single text.
+    pub fn text(&self, name: &str) -> Result<Option<String>> {
+        Ok(self.written(name)?.map(|(text, _)| text))
+    }
+
+    /// A URL; it is checked where it is used.
+    pub fn url(&self, name: &str) -> Result<Option<String>> {
+        self.text(name)
+    }
+
+    /// A text that is never shown.
+    pub fn secret(&self, name: &str) -> Result<Option<Secret>> {
+        Ok(self.text(name)?.map(Secret::new))
+    }
+
+    /// What `read` makes of the key's value, or else of its default.
+    pub(super) fn or_default<T>(
+        &self,
+        name: &'static str,
+        default: &str,
+        read: impl Fn(&Self, &str) -> Result<Option<T>>,
+    ) -> Result<T> {
+        if let Some(value) = read(self, name)? {
+            return Ok(value);
+        }
+        let default = (Raw::One(default.to_owned()), Origin::Default);
+        let default = Self(BTreeMap::from([(name, default)]));
+        read(&default, name)?.ok_or_else(|| default.refused(name, "has no value"))
+    }
+
     /// A text that `parse` understands; `expected` completes "expected …".
     pub(super) fn parsed<T>(
         &self,
@@ -143,7 +174,7 @@ impl Layer {
         expected: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>> {
-        let Some((text, origin)) = self.text(name)? else {
+        let Some((text, origin)) = self.written(name)? else {
             return Ok(None);
         };
         parse(text.trim()).map(Some).ok_or_else(|| {
@@ -194,16 +225,17 @@ impl Layer {
         self.parsed(name, "whole days such as 7d or 2weeks", days)
     }
 
-    /// One of a few words.
-    pub fn choice(&self, name: &str, words: &[&'static str]) -> Result<Option<&'static str>> {
-        self.parsed(name, &words.join(" or "), |s| {
-            words.iter().copied().find(|w| *w == s)
+    /// What one of a few words stands for.
+    pub fn choice<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>> {
+        let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        self.parsed(name, &all.join(" or "), |s| {
+            words.iter().find(|(word, _)| *word == s).map(|(_, it)| *it)
         })
     }
 
     /// A path; one in the file is relative to the file's folder.
     pub fn path(&self, name: &str) -> Result<Option<PathBuf>> {
-        Ok(self.text(name)?.map(|(text, origin)| match origin {
+        Ok(self.written(name)?.map(|(text, origin)| match origin {
             Origin::Checkout { path, .. } | Origin::File { path, .. } => path
                 .parent()
                 .map_or_else(|| text.clone().into(), |p| p.join(&text)),

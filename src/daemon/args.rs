@@ -3,18 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Command,
+    Arg, ArgAction, Command,
     error::{ContextKind, ContextValue, ErrorKind},
     value_parser,
 };
 use clap_complete::Shell;
 
 use super::error::{Error, Result as DaemonResult};
-use crate::config::{
-    Layer, Origin, Raw,
-    daemon::TABLE,
-    table::{Key, Shape},
-};
+use crate::config::{Layer, daemon::TABLE, flags};
 
 /// What is printed about the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +84,7 @@ Exit codes:
   130, 143  ended by a second SIGINT, SIGTERM";
 
 fn command() -> Command {
-    let mut command = Command::new("cachectld")
+    Command::new("cachectld")
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
         .long_about(LONG_ABOUT)
@@ -127,40 +123,8 @@ fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .conflicts_with("completions")
                 .help("Print the manual page, and end"),
-        );
-    for key in TABLE.keys() {
-        if let Some(flag) = key.flag {
-            command = command.arg(arg(key, flag));
-        }
-    }
-    command
-}
-
-fn arg(key: &'static Key, flag: &'static str) -> Arg {
-    let mut about = key.about.to_owned();
-    if let Some(first) = about.get_mut(..1) {
-        first.make_ascii_uppercase();
-    }
-    let arg = Arg::new(key.name)
-        .long(flag)
-        .help(format!("{about} [default: {}]", key.default));
-    match key.shape {
-        Shape::Flag => arg
-            .num_args(0..=1)
-            .default_missing_value("true")
-            .require_equals(true)
-            .value_name("BOOL"),
-        // Those that have a flag are lists of addresses.
-        Shape::List | Shape::Rules => arg.action(ArgAction::Append).value_name("ADDRESS"),
-        Shape::Url => arg.value_name("URL"),
-        Shape::Path => arg.value_name("PATH"),
-        Shape::Count => arg.value_name("N"),
-        Shape::Size => arg.value_name("SIZE"),
-        Shape::Rate => arg.value_name("RATE"),
-        Shape::Time => arg.value_name("TIME"),
-        Shape::Days => arg.value_name("DAYS"),
-        Shape::Text | Shape::Secret => arg.value_name("TEXT"),
-    }
+        )
+        .args(flags::args(&TABLE, |_| true))
 }
 
 impl Args {
@@ -180,7 +144,7 @@ impl Args {
                 Some(shell) => Some(Manual::Completions(*shell)),
                 None => matches.get_flag("man").then_some(Manual::Page),
             },
-            layer: layer(&matches),
+            layer: flags::layer(&TABLE, &matches, |_| true),
         })
     }
 }
@@ -198,23 +162,6 @@ fn explained(mut e: clap::Error) -> clap::Error {
         e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
     e
-}
-
-fn layer(matches: &ArgMatches) -> Layer {
-    let mut layer = Layer::default();
-    for key in TABLE.keys() {
-        let Some(flag) = key.flag else { continue };
-        let Some(values) = matches.get_many::<String>(key.name) else {
-            continue;
-        };
-        let mut values: Vec<String> = values.cloned().collect();
-        let raw = match key.shape {
-            Shape::List | Shape::Rules => Raw::Many(values),
-            _ => Raw::One(values.pop().unwrap_or_default()),
-        };
-        layer.set(key, raw, Origin::Flag(format!("--{flag}")));
-    }
-    layer
 }
 
 #[cfg(test)]

@@ -23,12 +23,9 @@ use super::{
     tls,
 };
 use crate::{
-    config::{
-        Env,
-        daemon::{BuildKit, Config, ShrinkGuard, Tls},
-    },
+    config::daemon::{Config, Tls},
     metrics::http::Place,
-    ops::cache_tags::{self, CacheTags},
+    ops::cache_tags::CacheTags,
     serve::{
         admin::{self, Admin, Health, Refresh, Refused},
         admission::{Admission, Connection},
@@ -82,7 +79,7 @@ pub struct Built {
 }
 
 /// Builds everything that `config` asks for; keeps what must survive in `state`.
-pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> Result<Built> {
+pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built> {
     let authority = Authority::open(config.auth.clone(), state, exposure(config)).await?;
     let counts = &shown.metrics.admission;
     let authority = Arc::new(authority.counted(counts.passwords.clone()));
@@ -96,14 +93,14 @@ pub async fn build(config: &Config, env: &Env, state: &Path, shown: &Shown) -> R
         }
         None => None,
     };
-    let caches = Arc::new(CacheTags::new(cache_tags(&config.buildkit)));
+    let caches = Arc::new(CacheTags::new(config.buildkit.clone()));
     let Tiers {
         opened,
         options,
         backlog,
         readers,
         evict,
-    } = tiers::open(config, env, state, caches.clone()).await?;
+    } = tiers::open(config, state, caches.clone()).await?;
     let writable = opened.repositories.clone();
     let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
         Error::usage(format!(
@@ -371,20 +368,6 @@ fn count_bytes(uploads: &Arc<Uploads>) {
     task::spawn("count bytes of uploads", counting).detach();
 }
 
-/// How BuildKit's tags are kept.
-pub(super) fn cache_tags(set: &BuildKit) -> cache_tags::Settings {
-    cache_tags::Settings {
-        merge: set.merge.globs().clone(),
-        max_parts: set.merge_parts,
-        max_age: set.merge_age,
-        shrink: match set.shrink_guard {
-            ShrinkGuard::Off => cache_tags::ShrinkGuard::Off,
-            ShrinkGuard::Warn => cache_tags::ShrinkGuard::Warn,
-            ShrinkGuard::Refuse => cache_tags::ShrinkGuard::Refuse,
-        },
-    }
-}
-
 /// Who can reach the doors that `config` opens.
 pub(super) fn exposure(config: &Config) -> Exposure {
     let mut network = config.listen.iter().filter(|a| !a.is_local()).peekable();
@@ -400,18 +383,7 @@ pub(super) fn exposure(config: &Config) -> Exposure {
 
 /// Reads certificates and keys.
 pub(super) async fn tls(set: &Tls) -> Result<tls::Acceptor> {
-    let config = tls::Config {
-        certificate: set.cert.clone(),
-        key: set.key.clone(),
-        client_ca: set.client_ca.clone(),
-        client_certificates: if set.client_must {
-            tls::ClientCertificates::Required
-        } else {
-            tls::ClientCertificates::Optional
-        },
-        handshake_timeout: set.handshake_timeout,
-    };
-    let opened = tls::Acceptor::open(config).await;
+    let opened = tls::Acceptor::open(set.clone()).await;
     opened.map_err(|e| Error::usage(e.to_string()))
 }
 
@@ -441,7 +413,7 @@ pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Layer, Origin, Raw, daemon};
+    use crate::config::{Env, Layer, Origin, Raw, daemon};
 
     fn config(pairs: &[(&str, &str)]) -> Config {
         let mut layer = Layer::default();

@@ -8,7 +8,7 @@ use super::{
     socket, tiers,
 };
 use crate::{
-    config::{Env, Loaded, Origin, daemon::Config, load::Row},
+    config::{Loaded, Origin, daemon::Config, load::Row},
     fs,
     serve::auth::Authority,
     store::open::StoreUrl,
@@ -72,8 +72,8 @@ pub(super) fn table(loaded: &Loaded<Config>) -> String {
 }
 
 /// The last lines: whether the store can be reached now, which is no fault of the settings, and that these are right.
-pub(super) async fn verdict(config: &Config, env: &Env) -> String {
-    let store = match tiers::reach(config, env).await {
+pub(super) async fn verdict(config: &Config) -> String {
+    let store = match tiers::reach(config).await {
         Ok(true) => "the store can be reached".to_owned(),
         Ok(false) => "the store's folder does not exist yet; the daemon creates it".to_owned(),
         Err(e) => format!("the store cannot be reached now: {}", e.message),

@@ -124,7 +124,7 @@ impl Reloader {
         self.control.allow_path(new.config.allow_path);
         self.registry
             .refuse_incomplete_images(new.config.refuse_incomplete_images);
-        self.caches.set(build::cache_tags(&new.config.buildkit));
+        self.caches.set(new.config.buildkit.clone());
         self.live.send_replace(Arc::new(new.config.clone()));
         self.running = new;
         Ok(changes)

@@ -91,7 +91,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         Logs::start("warn", Format::Text, None).map_err(Error::usage)?;
         check::warn_of_variables(&loaded);
         runtime.block_on(check::check(&loaded.config))?;
-        let verdict = runtime.block_on(check::verdict(&loaded.config, &origins.env));
+        let verdict = runtime.block_on(check::verdict(&loaded.config));
         data(&format!("{}{verdict}", check::table(&loaded)))?;
         return Ok(0);
     }

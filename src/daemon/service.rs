@@ -128,7 +128,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let state_dir = loaded.config.state_dir.clone();
     let state = task::blocking(move || StateDir::claim(&state_dir)).await?;
     let shown = Shown::new();
-    let built = build::build(&loaded.config, &origins.env, state.path(), &shown).await?;
+    let built = build::build(&loaded.config, state.path(), &shown).await?;
     if let Some(exporter) = &mut exporter {
         let numbers = built.numbers.clone();
         exporter.push(move || numbers.numbers());

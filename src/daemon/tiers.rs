@@ -15,10 +15,7 @@ use super::{
     error::{Error, Result},
 };
 use crate::{
-    config::{
-        Env,
-        daemon::{Config, Mode},
-    },
+    config::daemon::Config,
     digest::Digest,
     fs,
     metrics::Metrics,
@@ -54,14 +51,9 @@ pub(super) struct Tiers {
 }
 
 /// Opens what `config` asks for; what must survive a restart is in `state`.
-pub(super) async fn open(
-    config: &Config,
-    env: &Env,
-    state: &Path,
-    caches: Arc<CacheTags>,
-) -> Result<Tiers> {
+pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) -> Result<Tiers> {
     let url = store_url(config)?;
-    let options = options(config, env, &url);
+    let options = options(config, &url);
     let Some(front) = &config.front else {
         // Boxed: AWS's configuration makes a future of many kilobytes.
         let alone = Options {
@@ -90,14 +82,8 @@ pub(super) async fn open(
     let remote = Box::pin(store::open::open(&url, &remote)).await?;
     let near = Box::pin(store::open::open(&StoreUrl::Disk(front.clone()), &near)).await?;
     let scrubber = near.scrubber.clone();
-    let mode = match config.mode {
-        Mode::WriteThrough => tiered::Mode::WriteThrough,
-        Mode::WriteBack => tiered::Mode::WriteBack,
-    };
-    let mut settings = tiered::Settings::new(mode, state.join("queue"));
-    if let Some(max_bytes) = config.front_max_size {
-        settings.room.max_bytes = max_bytes;
-    }
+    let mut settings = tiered::Settings::new(config.mode, state.join("queue"));
+    settings.room.max_bytes = config.front_max_size;
     settings.room = room_at(front.clone(), settings.room).await?;
     let moved = Arc::new(MergeCaches(caches));
     let tiered = Arc::new(Tiered::open(near, remote, settings, moved).await?);
@@ -134,24 +120,15 @@ async fn room_at(front: PathBuf, room: Room) -> Result<Room> {
 }
 
 /// How the store is opened.
-fn options(config: &Config, env: &Env, url: &StoreUrl) -> Options {
-    let link = &config.remote.link;
+fn options(config: &Config, url: &StoreUrl) -> Options {
     Options {
         // Every user of this machine could read what grants hide.
         private: true,
         concurrency: config.concurrency,
-        bandwidth: link.bandwidth,
-        retry_for: link.retry_for,
-        stall: link.stall,
-        connect_timeout: link.connect_timeout,
-        ca_bundle: link.ca_bundle.clone(),
-        proxies: env.proxies(),
-        s3: config.remote.s3.for_store(),
-        registry: config.remote.registry.for_store(env),
         // Blobs on our own disk are hashed before they count as there.
         verified: !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)),
         beside_doors: true,
-        ..Options::default()
+        ..config.remote.clone()
     }
 }
 
@@ -159,7 +136,7 @@ fn options(config: &Config, env: &Env, url: &StoreUrl) -> Options {
 ///
 /// # Errors
 /// Why it cannot be reached.
-pub(super) async fn reach(config: &Config, env: &Env) -> Result<bool> {
+pub(super) async fn reach(config: &Config) -> Result<bool> {
     let url = store_url(config)?;
     if let StoreUrl::Disk(folder) | StoreUrl::Layout(folder) = &url {
         // Opening it would create it, and a daemon may be at work there.
@@ -168,7 +145,7 @@ pub(super) async fn reach(config: &Config, env: &Env) -> Result<bool> {
     }
     let options = Options {
         retry_for: Duration::ZERO,
-        ..options(config, env, &url)
+        ..options(config, &url)
     };
     let asked = async {
         let opened = Box::pin(store::open::open(&url, &options)).await?;

@@ -4,12 +4,11 @@
 
 use std::{
     fmt, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use parking_lot::RwLock;
@@ -18,7 +17,6 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use serde::{Deserialize, Deserializer, de};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -26,57 +24,13 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{info, warn};
 
-use crate::{fs, task};
+use crate::{config::daemon::Tls, fs, task};
 
 mod doubts;
 mod names;
 
 /// Largest file of certificates or keys.
 const MAX_PEM_BYTES: u64 = 4 << 20;
-
-/// Whether clients show certificates.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClientCertificates {
-    /// They may; one that is shown must be good.
-    #[default]
-    Optional,
-    /// They must, or the handshake fails.
-    Required,
-}
-
-/// Settings of TLS.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// PEM file of the certificate, followed by those above it up to, and without, the authority's own.
-    pub certificate: PathBuf,
-    /// PEM file of its private key.
-    pub key: PathBuf,
-    /// PEM file of the authorities whose client certificates are believed. Default: none, no client is asked for one.
-    #[serde(default)]
-    pub client_ca: Option<PathBuf>,
-    /// With a `client_ca`: `optional` or `required`. Default: `optional`.
-    #[serde(default)]
-    pub client_certificates: ClientCertificates,
-    /// Longest time for a handshake. Default: `10s`.
-    #[serde(default = "ten_seconds", deserialize_with = "duration")]
-    pub handshake_timeout: Duration,
-}
-
-fn ten_seconds() -> Duration {
-    Duration::from_secs(10)
-}
-
-fn duration<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Duration, D::Error> {
-    let text = String::deserialize(d)?;
-    let parsed = humantime::parse_duration(&text).ok();
-    parsed.filter(|d| !d.is_zero()).ok_or_else(|| {
-        de::Error::custom(format_args!(
-            "`{text}` is not a time above zero such as 10s"
-        ))
-    })
-}
 
 /// TLS that cannot be set up; never holds a key.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +52,7 @@ pub struct Accepted<S> {
 
 /// Does the server's part of handshakes.
 pub struct Acceptor {
-    config: Config,
+    config: Tls,
     current: RwLock<Arc<ServerConfig>>,
     /// When the first certificate of the chain ends, in seconds since 1970.
     not_after: AtomicI64,
@@ -106,7 +60,7 @@ pub struct Acceptor {
 
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Acceptor({})", self.config.certificate.display())
+        write!(f, "Acceptor({})", self.config.cert.display())
     }
 }
 
@@ -115,7 +69,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// A file that is missing or not what it should be, and a key that does not belong to the certificate.
-    pub async fn open(config: Config) -> Result<Self> {
+    pub async fn open(config: Tls) -> Result<Self> {
         let (current, not_after) = load(config.clone()).await?;
         Ok(Self {
             config,
@@ -138,12 +92,10 @@ impl Acceptor {
 
     /// Says in the log that it is in use: some are only opened to see whether that would work.
     pub fn announce(&self) {
-        let Config {
-            certificate,
-            client_ca,
-            ..
+        let Tls {
+            cert, client_ca, ..
         } = &self.config;
-        info!(certificate = %certificate.display(), client_certificates = client_ca.is_some(), "TLS is set up");
+        info!(certificate = %cert.display(), client_certificates = client_ca.is_some(), "TLS is set up");
     }
 
     /// When the certificate, or one of those above it in its file, expires, in seconds since 1970; 0 if they do not say.
@@ -177,16 +129,16 @@ impl Acceptor {
     }
 }
 
-async fn load(config: Config) -> Result<(Arc<ServerConfig>, i64)> {
+async fn load(config: Tls) -> Result<(Arc<ServerConfig>, i64)> {
     let (server, not_after) = task::blocking(move || build(&config)).await?;
     Ok((Arc::new(server), not_after))
 }
 
-fn build(config: &Config) -> Result<(ServerConfig, i64)> {
-    let chain = certificates(&config.certificate)?;
+fn build(config: &Tls) -> Result<(ServerConfig, i64)> {
+    let chain = certificates(&config.cert)?;
     let not_after = doubts::first_end(&chain).unwrap_or_default();
     for doubt in doubts::of_server(&chain[0]) {
-        warn!(certificate = %config.certificate.display(), "Clients will refuse the TLS certificate: {doubt}");
+        warn!(certificate = %config.cert.display(), "Clients will refuse the TLS certificate: {doubt}");
     }
     let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?).map_err(|_| {
         // Not the error's own text: it may quote the file.
@@ -206,7 +158,7 @@ fn build(config: &Config) -> Result<(ServerConfig, i64)> {
     let mut server = builder.with_single_cert(chain, key).map_err(|e| {
         Error(format!(
             "`{}` and `{}`: {e}",
-            config.certificate.display(),
+            config.cert.display(),
             config.key.display()
         ))
     })?;
@@ -215,15 +167,15 @@ fn build(config: &Config) -> Result<(ServerConfig, i64)> {
 }
 
 fn client_verifier(
-    config: &Config,
+    config: &Tls,
     provider: Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>> {
     let Some(path) = &config.client_ca else {
-        return match config.client_certificates {
-            ClientCertificates::Optional => Ok(None),
-            ClientCertificates::Required => Err(Error(
-                "client certificates are required, but `client_ca` does not say whose".to_owned(),
-            )),
+        return if config.client_must {
+            let why = "client certificates are required, but `client_ca` does not say whose";
+            Err(Error(why.to_owned()))
+        } else {
+            Ok(None)
         };
     };
     let failed = |e: &dyn fmt::Display| Error(format!("`{}`: {e}", path.display()));
@@ -232,9 +184,10 @@ fn client_verifier(
         roots.add(certificate).map_err(|e| failed(&e))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    let builder = match config.client_certificates {
-        ClientCertificates::Optional => builder.allow_unauthenticated(),
-        ClientCertificates::Required => builder,
+    let builder = if config.client_must {
+        builder
+    } else {
+        builder.allow_unauthenticated()
     };
     builder.build().map(Some).map_err(|e| failed(&e))
 }

@@ -17,6 +17,13 @@ const MAX_BUNDLE_BYTES: u64 = 16 << 20;
 /// A body slower than this for a whole stall time counts as stalled: one byte now and then keeps no one waiting for ever.
 const MIN_BYTES_PER_SECOND: u64 = 1 << 10;
 
+/// How long remotes are waited for where nobody says otherwise; the settings' table says the same in words.
+pub const STALL: Duration = Duration::from_secs(10);
+/// Limit for connecting.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit for all tries of one operation.
+pub const RETRY_FOR: Duration = Duration::from_secs(20);
+
 /// What all remotes share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Common {
@@ -58,8 +65,8 @@ impl Default for Common {
     fn default() -> Self {
         Self {
             ca_bundle: None,
-            connect_timeout: Duration::from_secs(5),
-            stall: Duration::from_secs(10),
+            connect_timeout: CONNECT_TIMEOUT,
+            stall: STALL,
             proxy_from_env: true,
             proxies: Proxies::default(),
         }

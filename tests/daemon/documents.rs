@@ -5,7 +5,7 @@ use std::path::Path;
 use cachectl::config::{
     Env, Layer,
     daemon::{TABLE, keys::is_live, load},
-    table::{Key, Shape},
+    table::Key,
 };
 
 use super::{Daemon, cachectld};
@@ -18,30 +18,17 @@ fn row(key: &Key) -> String {
     let variables: Vec<String> = key.variables().map(|v| format!("`{v}`")).collect();
     let flag = key
         .flag
-        .map_or_else(|| "—".to_owned(), |f| format!("`--{f}`"));
-    let written = match key.shape {
-        Shape::Text => "text",
-        Shape::Url => "URL",
-        Shape::Path => "path",
-        Shape::Flag => "true, false",
-        Shape::Count => "number",
-        Shape::Size => "size",
-        Shape::Rate => "size per second",
-        Shape::Time => "time",
-        Shape::Days => "days",
-        Shape::Secret => "text, never shown",
-        Shape::List => "list",
-        Shape::Rules => "list of rules",
-    };
+        .map_or_else(|| "—".to_owned(), |f| format!("`--{}`", f.long));
     let takes_effect = if is_live(key.name) {
         "reload"
     } else {
         "restart"
     };
     format!(
-        "| `{}` | {} | {flag} | {written} | {} | {takes_effect} | {} |",
+        "| `{}` | {} | {flag} | {} | {} | {takes_effect} | {} |",
         key.name,
         variables.join(", "),
+        key.shape.in_words(),
         key.default,
         key.about
     )
@@ -151,7 +138,7 @@ fn help_names_every_flag_with_its_default() {
     let help = cachectld(&node).arg("--help").output().unwrap();
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
-    for flag in TABLE.keys().iter().filter_map(|k| k.flag) {
+    for flag in TABLE.keys().iter().filter_map(|k| Some(k.flag?.long)) {
         assert!(help.contains(&format!("--{flag}")), "--{flag}");
     }
     assert!(help.contains("--check-config") && help.contains("Exit codes:"));
@@ -197,7 +184,7 @@ fn the_manual_page_and_completions_name_every_flag() {
         String::from_utf8(out.stdout).unwrap().replace('\\', "")
     };
     let (page, script) = (run(&["--man"]), run(&["--completions", "bash"]));
-    for flag in TABLE.keys().iter().filter_map(|k| k.flag) {
+    for flag in TABLE.keys().iter().filter_map(|k| Some(k.flag?.long)) {
         for text in [&page, &script] {
             assert!(text.contains(&format!("--{flag}")), "--{flag}");
         }

@@ -9,6 +9,4 @@ mod settings;
 
 pub use keys::TABLE;
 pub use load::{Change, FILE_NAME, load};
-pub use settings::{
-    BuildKit, Config, Group, LogFormat, Mode, Otlp, Remote, ShrinkGuard, Socket, Tls,
-};
+pub use settings::{Config, Group, LogFormat, Otlp, Socket, parts::Tls};

@@ -1,55 +1,33 @@
 //! Which repositories a policy is for.
 
-use std::path::Path;
-
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::config::{Layer, Result};
 
-/// All repositories, none, or those that match a pattern.
-#[derive(Debug, Clone)]
-pub struct Repositories {
-    patterns: GlobSet,
-}
-
-impl Repositories {
-    /// Reads `on`, `off` or a list of patterns, as in `auth.grants`: `*` stops at a `/`, `**` does not. Default: on.
-    pub(super) fn from_layer(layer: &Layer, name: &str) -> Result<Self> {
-        let mut texts = layer.list(name);
-        if layer.get(name).is_none() {
-            texts.push("on".to_owned());
+/// Reads `on`, `off` or a list of patterns, as in `auth.grants`: `*` stops at a `/`, `**` does not. Default: on.
+pub(super) fn repositories(layer: &Layer, name: &str) -> Result<GlobSet> {
+    let mut texts = layer.list(name);
+    if layer.get(name).is_none() {
+        texts.push("on".to_owned());
+    }
+    let patterns: Vec<&str> = match texts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["on" | "true"] => vec!["**"],
+        ["off" | "false"] => Vec::new(),
+        ref patterns => patterns.to_vec(),
+    };
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        if pattern.is_empty() || matches!(pattern, "on" | "off") {
+            return Err(layer
+                .refused(name, format!("cannot hold `{pattern}` among patterns"))
+                .hint("expected on, off, or patterns of repositories such as team/**"));
         }
-        let patterns: Vec<&str> = match texts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["on" | "true"] => vec!["**"],
-            ["off" | "false"] => Vec::new(),
-            ref patterns => patterns.to_vec(),
-        };
-        let mut set = GlobSetBuilder::new();
-        for pattern in patterns {
-            if pattern.is_empty() || matches!(pattern, "on" | "off") {
-                return Err(layer
-                    .refused(name, format!("cannot hold `{pattern}` among patterns"))
-                    .hint("expected on, off, or patterns of repositories such as team/**"));
-            }
-            let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-            let glob = glob.map_err(|e| layer.refused(name, format!("holds no pattern: {e}")))?;
-            set.add(glob);
-        }
-        let patterns = set
-            .build()
-            .map_err(|e| layer.refused(name, format!("cannot be used: {e}")))?;
-        Ok(Self { patterns })
+        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+        let glob = glob.map_err(|e| layer.refused(name, format!("holds no pattern: {e}")))?;
+        set.add(glob);
     }
-
-    /// The patterns; none of them: no repository.
-    pub fn globs(&self) -> &GlobSet {
-        &self.patterns
-    }
-
-    /// Says whether the policy is for `repository`.
-    pub fn has(&self, repository: &str) -> bool {
-        self.patterns.is_match(Path::new(repository))
-    }
+    set.build()
+        .map_err(|e| layer.refused(name, format!("cannot be used: {e}")))
 }
 
 #[cfg(test)]
@@ -57,23 +35,23 @@ mod tests {
     use super::*;
     use crate::config::{Origin, Raw, daemon::TABLE};
 
-    fn policy(texts: &[&str]) -> Result<Repositories> {
+    fn policy(texts: &[&str]) -> Result<GlobSet> {
         let mut layer = Layer::default();
         let raw = Raw::Many(texts.iter().map(|t| (*t).to_owned()).collect());
         let key = TABLE.find("buildkit.merge").unwrap();
         layer.set(key, raw, Origin::Flag("--x".to_owned()));
-        Repositories::from_layer(&layer, key.name)
+        repositories(&layer, key.name)
     }
 
     #[test]
     fn on_is_all_and_off_is_none() {
-        let default = Repositories::from_layer(&Layer::default(), "buildkit.merge").unwrap();
+        let default = repositories(&Layer::default(), "buildkit.merge").unwrap();
         for (policy, has) in [
             (default, true),
             (policy(&["on"]).unwrap(), true),
             (policy(&["off"]).unwrap(), false),
         ] {
-            assert_eq!(policy.has("team/app"), has);
+            assert_eq!(policy.is_match("team/app"), has);
         }
     }
 
@@ -86,7 +64,7 @@ mod tests {
             ("x/y/cache", false),
             ("teams/a", false),
         ] {
-            assert_eq!(some.has(repository), has, "{repository}");
+            assert_eq!(some.is_match(repository), has, "{repository}");
         }
     }
 

@@ -2,91 +2,112 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{
-    address::{self, Address},
-    policy::Repositories,
-};
+use super::address::Address;
 use crate::{
-    config::{
-        Env, Error, Layer, Origin, Result,
-        remote::{Link, Registry, S3},
-        settings,
-    },
-    serve::{admission, auth, registry},
-    store::ingest::Quota,
+    config::{Env, Layer, Origin, Result, remote, settings, table::Flag},
+    ops::cache_tags,
+    serve::auth,
+    store::{open::Options, tiered::Mode},
 };
 
-mod parts;
+pub(super) mod parts;
 
-/// Where the door is without settings.
-const DEFAULT_PORT: u16 = 5000;
+use parts::{Tls, http_url};
 
-/// All settings of the daemon.
-#[derive(Clone)]
-pub struct Config {
-    /// URL of the store, and where it came from; may hold secrets.
-    pub store: (String, Origin),
-    /// Folder that is kept in front of a remote store.
-    pub front: Option<PathBuf>,
-    /// Bytes that the folder in front may have; `None`: as many as the store itself says.
-    pub front_max_size: Option<u64>,
-    /// When a write is acknowledged, with a folder in front.
-    pub mode: Mode,
-    /// How remote stores are reached.
-    pub remote: Remote,
-    /// Operations at the store at once.
-    pub concurrency: usize,
-    /// Addresses of the doors; empty: none.
-    pub listen: Vec<Address>,
-    /// The unix socket; `None`: none.
-    pub socket: Option<Socket>,
-    /// Addresses for probes and metrics alone; empty: they are among the doors.
-    pub admin_listen: Vec<SocketAddr>,
-    /// Folder for what must survive a restart. Absolute unless it was set otherwise.
-    pub state_dir: PathBuf,
-    /// Log filter; not checked yet.
-    pub log: String,
-    /// How log lines are written; `None`: text on a terminal, else JSON.
-    pub log_format: Option<LogFormat>,
-    /// Connections at once; `None`: as many as open files allow, at most 1024.
-    pub max_connections: Option<usize>,
-    /// Requests at once.
-    pub max_requests: usize,
-    /// Longest silence of a client in the middle of an upload, or that does not read its response.
-    pub client_stall: Duration,
-    /// Unfinished uploads of one caller.
-    pub max_uploads: usize,
-    /// Bytes of them.
-    pub max_upload_bytes: u64,
-    /// Longest time that a request waits for a store that is away.
-    pub hold: Duration,
-    /// Whether images are refused whose config or a layer is not stored.
-    pub refuse_incomplete_images: bool,
-    /// How long an unfinished upload may rest.
-    pub upload_ttl: Duration,
-    /// How long a blob on the disk goes without being hashed again; zero: for ever.
-    pub scrub_every: Duration,
-    /// Longest time from SIGTERM to the end.
-    pub drain_timeout: Duration,
-    /// Whether calls may name paths of this machine.
-    pub allow_path: bool,
-    /// TLS at the addresses that speak it.
-    pub tls: Option<Tls>,
-    /// Who may do what; checked where its files are read.
-    pub auth: auth::Config,
-    /// What is special to BuildKit's cache manifests.
-    pub buildkit: BuildKit,
-    /// Where traces and metrics are sent.
-    pub otlp: Otlp,
+const MODES: [(&str, Mode); 2] = [
+    ("write-through", Mode::WriteThrough),
+    ("write-back", Mode::WriteBack),
+];
+
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+settings! {
+    /// All settings of the daemon.
+    ///
+    /// `store` comes with where it was written; it may hold secrets. `listen`, `socket` and `admin_listen` may be none, and
+    /// `state_dir` is absolute unless it was set otherwise. `log` is not checked yet.
+    #[derive(Clone)]
+    pub struct Config by of_daemon, fn read(layer, env: &Env) {
+        store: (String, Origin), "store" = (Url: settings::store(layer, env, "CACHECTLD_STORE")?)
+            else "disk:$XDG_CACHE_HOME/cachectl", AtRestart, Flag::new("store")
+            => "where blobs and tags are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository";
+        front: Option<PathBuf>, "front" = path else "none", AtRestart, Flag::new("front")
+            => "folder that is kept in front of a remote store";
+        front_max_size: u64, "front_max_size" = size or "20GiB", AtRestart, Flag::new("front-max-size")
+            => "bytes that the folder in front may have; what was used longest ago leaves first, what the remote store lacks stays";
+        mode: Mode, "mode" = (choice MODES) or "write-through", AtRestart, Flag::new("mode")
+            => "with a folder in front: write-through (acknowledged when the remote store has it) or write-back (when the local queue has it)";
+        listen: Vec<Address>, "listen" = (List: parts::listen(layer)?)
+            else "127.0.0.1:5000", AtRestart, Flag::new("listen").value("ADDRESS")
+            => "addresses of the doors: IP:PORT or localhost:PORT, port 0 for any; http:// or https:// in front where it is not to follow from tls.cert; `none`";
+        socket: Option<Socket>, "socket" = (Path: parts::socket(layer, env)?)
+            else "$XDG_RUNTIME_DIR/cachectld.sock, else cachectld.sock in state_dir", AtRestart, Flag::new("socket")
+            => "unix socket with the same doors; `none`";
+        "socket_mode" = (Text) else "0600", AtRestart, Flag::new("socket-mode")
+            => "mode of the unix socket, in octal digits up to 0777: who may connect may do everything";
+        "socket_group" = (Text) else "the daemon's own", AtRestart, Flag::new("socket-group")
+            => "group of the unix socket, by name or number";
+        admin_listen: Vec<SocketAddr>, "admin_listen" = (List: parts::admin(layer)?)
+            else "none: with the doors", AtRestart, Flag::new("admin-listen").value("ADDRESS")
+            => "addresses that serve only probes and metrics, in plain http and to everybody, and take them away from the doors";
+        "external_url" = (Url) else "what each request says in Host", AtReload, Flag::new("external-url")
+            => "URL at which clients see this daemon, such as https://cache.example";
+        "allowed_hosts" = (List) else "none besides loopback addresses, localhost, this machine's name and external_url's", AtReload
+            => "host names, without ports, by which clients at loopback addresses may call this daemon while they are trusted or `anonymous` may do anything";
+        state_dir: PathBuf, "state_dir" = (Path: parts::state_dir(layer, env)?)
+            else "$XDG_STATE_HOME/cachectld", AtRestart, Flag::new("state")
+            => "folder for what must survive a restart: unfinished uploads, the queue, the key of tokens; one daemon each";
+        log: String, "log" = text or "info", AtReload, Flag::new("log")
+            => "what is logged to standard error: a level, or target=level,…";
+        log_format: Option<LogFormat>, "log_format" = (choice LOG_FORMATS)
+            else "text on a terminal, else json", AtRestart, Flag::new("log-format")
+            => "how log lines are written: text or json";
+        concurrency: usize, "concurrency" = count or "512", AtRestart
+            => "operations at the store at once";
+        max_connections: Option<usize>, "max_connections" = count
+            else "1024, or what the limit of open files allows", AtReload, Flag::new("max-connections")
+            => "connections at once; more wait until others end";
+        max_requests: usize, "max_requests" = count or "512", AtReload
+            => "requests answered at once, each of which takes up to half a MiB of memory; more wait up to 30s, then get 429";
+        client_stall: Duration, "client_stall" = nonzero_duration or "10m", AtReload
+            => "longest silence of a client that is uploading (408), or does not read its response (connection closed)";
+        max_uploads: usize, "max_uploads" = count or "2000", AtReload
+            => "unfinished uploads of one principal, or of one address without login; one more drops an empty one, else one that rested over 90 s, else it gets 403";
+        max_upload_bytes: u64, "max_upload_bytes" = size or "64GiB", AtReload
+            => "bytes of all unfinished uploads of one principal, or of one address without login; one more drops an empty one, else one that rested over 90 s, else it gets 403";
+        hold: Duration, "hold" = duration or "2m", AtRestart
+            => "longest time that a request for bytes, or a push, waits for a store that is away; then it fails";
+        refuse_incomplete_images: bool, "incomplete_images" = (choice [("refuse", true), ("warn", false)]) or "refuse", AtReload
+            => "an image is pushed whose config or a layer is not stored, or with another size: refuse, or warn (log and `Warning` header)";
+        upload_ttl: Duration, "upload_ttl" = nonzero_duration or "24h", AtReload, Flag::new("upload-ttl")
+            => "unfinished uploads are removed when nothing has come for so long";
+        scrub_every: Duration, "scrub_every" = duration or "1d", AtReload, Flag::new("scrub-every")
+            => "blobs on this machine's disk are hashed again when that was not done for so long, and removed if damaged; 0: never";
+        drain_timeout: Duration, "drain_timeout" = duration or "25s", AtReload, Flag::new("drain-timeout")
+            => "longest time from SIGTERM to the end, for the requests and then the queue";
+        allow_path: bool, "allow_path" = flag or "false", AtReload, Flag::new("allow-path")
+            => "offer calls that name paths of the daemon's own machine";
+    } and {
+        /// TLS at the addresses that speak it.
+        tls: Option<Tls> = parts::tls(layer)?,
+        /// Who may do what; checked where its files are read.
+        auth: auth::Config = parts::auth(layer)?,
+        /// What is special to BuildKit's cache manifests.
+        buildkit: cache_tags::Settings = parts::buildkit(layer)?,
+        /// Where traces and metrics are sent.
+        otlp: Otlp = Otlp::read(layer)?,
+        /// How remote stores are reached.
+        remote: Options = remote::options(layer, env)?,
+    }
 }
 
-/// When a write is acknowledged (design §5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// When the remote store has it.
-    WriteThrough,
-    /// Blobs when the local queue has them; tags when the remote store has them, as long as it can be reached.
-    WriteBack,
+settings! {
+    /// Where traces and metrics are sent.
+    #[derive(Debug, Clone, Default, PartialEq, Eq)]
+    pub struct Otlp by of_daemon, fn read(layer) {
+        endpoint: Option<String>, "otlp.endpoint" = (Url: http_url(layer, "otlp.endpoint")?) else "none: nothing is sent", AtRestart
+            => "collector of traces and metrics, OTLP over gRPC, such as http://127.0.0.1:4317";
+    }
 }
 
 /// How log lines are written.
@@ -118,135 +139,12 @@ pub enum Group {
     Name(String),
 }
 
-/// How remote stores are reached.
-#[derive(Debug, Clone)]
-pub struct Remote {
-    /// Times and rates.
-    pub link: Link,
-    /// What only S3 knows.
-    pub s3: S3,
-    /// What only registries know.
-    pub registry: Registry,
-}
-
-/// TLS at the addresses that speak it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM file of the certificate, followed by those above it.
-    pub cert: PathBuf,
-    /// PEM file of its private key.
-    pub key: PathBuf,
-    /// PEM file of the authorities whose client certificates are believed.
-    pub client_ca: Option<PathBuf>,
-    /// Whether clients must show a certificate.
-    pub client_must: bool,
-    /// Longest time for a handshake.
-    pub handshake_timeout: Duration,
-}
-
-/// Policies for BuildKit's cache manifests (design §8).
-#[derive(Debug, Clone)]
-pub struct BuildKit {
-    /// Repositories whose tags are merged.
-    pub merge: Repositories,
-    /// Distinct manifests that one tag keeps.
-    pub merge_parts: usize,
-    /// How long a manifest stays part of a tag.
-    pub merge_age: Duration,
-    /// What is done, where nothing is merged, about a cache that would be replaced by a small part of it.
-    pub shrink_guard: ShrinkGuard,
-}
-
-/// What is done about a cache that would be replaced by a small part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShrinkGuard {
-    /// Nothing.
-    Off,
-    /// It is logged and counted.
-    Warn,
-    /// It is refused.
-    Refuse,
-}
-
-/// Where traces and metrics are sent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Otlp {
-    /// URL of the collector; `None`: nothing is sent.
-    pub endpoint: Option<String>,
-}
-
 impl Config {
     /// Checks merged layers and fills in what they do not say.
     pub(super) fn from_layer(layer: &Layer, env: &Env) -> Result<Self> {
-        let text = |name| Ok(layer.text(name)?.map(|(text, _)| text));
-        let tls = parts::tls(layer)?;
-        let state_dir = match layer.path("state_dir")? {
-            Some(dir) => dir,
-            None => env.daemon_state_dir().ok_or_else(|| {
-                Error::new("no state folder is set, and without $HOME or $XDG_STATE_HOME there is no default one")
-                    .hint("set CACHECTLD_STATE_DIR or --state, for example to /var/lib/cachectld")
-            })?,
-        };
-        let config = Self {
-            store: settings::store(layer, env, "CACHECTLD_STORE")?,
-            front: layer.path("front")?,
-            front_max_size: layer.size("front_max_size")?,
-            mode: match layer.choice("mode", &["write-through", "write-back"])? {
-                Some("write-back") => Mode::WriteBack,
-                _ => Mode::WriteThrough,
-            },
-            remote: Remote {
-                link: Link::from_layer(layer)?,
-                s3: S3::from_layer(layer)?,
-                registry: Registry::from_layer(layer)?,
-            },
-            concurrency: layer.count("concurrency")?.unwrap_or(512),
-            listen: address::addresses(layer, "listen", tls.is_some())?.unwrap_or_else(|| {
-                vec![Address {
-                    socket: ([127, 0, 0, 1], DEFAULT_PORT).into(),
-                    tls: tls.is_some(),
-                }]
-            }),
-            socket: parts::socket(layer, env, &state_dir)?,
-            admin_listen: parts::admin(layer)?,
-            log: text("log")?.unwrap_or_else(|| "info".to_owned()),
-            log_format: match layer.choice("log_format", &["text", "json"])? {
-                Some("text") => Some(LogFormat::Text),
-                Some(_) => Some(LogFormat::Json),
-                None => None,
-            },
-            max_connections: layer.count("max_connections")?,
-            max_requests: layer.count("max_requests")?.unwrap_or(admission::REQUESTS),
-            client_stall: layer
-                .nonzero_duration("client_stall")?
-                .unwrap_or(admission::CLIENT_STALL),
-            max_uploads: layer
-                .count("max_uploads")?
-                .unwrap_or(Quota::DEFAULT.uploads),
-            max_upload_bytes: layer
-                .size("max_upload_bytes")?
-                .unwrap_or(Quota::DEFAULT.bytes),
-            hold: layer.duration("hold")?.unwrap_or(registry::HOLD),
-            refuse_incomplete_images: layer.choice("incomplete_images", &["refuse", "warn"])?
-                != Some("warn"),
-            upload_ttl: layer
-                .nonzero_duration("upload_ttl")?
-                .unwrap_or(Duration::from_hours(24)),
-            scrub_every: layer
-                .duration("scrub_every")?
-                .unwrap_or(Duration::from_hours(24)),
-            drain_timeout: layer
-                .duration("drain_timeout")?
-                .unwrap_or(Duration::from_secs(25)),
-            allow_path: layer.flag("allow_path")?.unwrap_or(false),
-            auth: parts::auth(layer)?,
-            buildkit: parts::buildkit(layer)?,
-            otlp: Otlp {
-                endpoint: parts::http_url(layer, "otlp.endpoint")?,
-            },
-            state_dir,
-            tls,
-        };
+        // Asked for first: without a home it is what every daemon lacks, and a store may lie elsewhere.
+        parts::state_dir(layer, env)?;
+        let config = Self::read(layer, env)?;
         config.check(layer)?;
         Ok(config)
     }
@@ -292,13 +190,6 @@ impl Config {
             found.push(("socket", socket.path.display().to_string()));
         }
         found
-    }
-}
-
-impl Env {
-    /// The daemon's folder for what must survive a restart: `$XDG_STATE_HOME/cachectld`.
-    fn daemon_state_dir(&self) -> Option<PathBuf> {
-        Some(self.state_dir()?.with_file_name("cachectld"))
     }
 }
 

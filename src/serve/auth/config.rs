@@ -2,8 +2,6 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Deserializer, de};
-
 use super::{Error, Result, grant::Action};
 
 /// Who can reach the daemon, by the addresses that it listens on.
@@ -18,8 +16,7 @@ pub enum Exposure {
 }
 
 /// A way to show who one is, as a `401` offers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// Tokens from our own `/token` endpoint.
     Bearer,
@@ -28,8 +25,7 @@ pub enum Scheme {
 }
 
 /// Which clients need not show anything and may do everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TrustLocal {
     /// None.
     Nobody,
@@ -40,8 +36,7 @@ pub enum TrustLocal {
 }
 
 /// Rights for some principals on some repositories; rules add up, none takes away.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Names of principals, or patterns of names: `ci`, `node-*`, `spiffe://cluster/**`. `*` is everybody who has shown who
     /// they are; `anonymous` is everybody.
@@ -53,8 +48,7 @@ pub struct Rule {
 }
 
 /// Settings of authentication; the default suits a daemon that only local clients can reach.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// File of users and bcrypt hashes, as `htpasswd -B` writes it. Default: no users.
     pub htpasswd: Option<PathBuf>,
@@ -84,14 +78,11 @@ pub struct Config {
     /// Name of this service in tokens; daemons that share a signing key share it too. Default: `cachectld`.
     pub service: String,
     /// How long a token is good for, from a minute to a day. Default: `5m`.
-    #[serde(deserialize_with = "duration")]
     pub token_life: Duration,
     /// How long a refresh token is good for, which `docker login` stores instead of the password; `0s`: none are given.
     /// Default: `30d`.
-    #[serde(deserialize_with = "duration")]
     pub refresh_life: Duration,
     /// How long a password that was right is not computed again. Default: `5m`.
-    #[serde(deserialize_with = "duration")]
     pub remember_password: Duration,
     /// File with the secret that signs tokens, at least 32 bytes; daemons behind one name need the same. Default: a random
     /// one in the state folder.
@@ -100,7 +91,6 @@ pub struct Config {
     /// is there and no `signing_key` is set.
     pub previous_signing_key: Option<PathBuf>,
     /// Client certificates are verified, whose names no file lists.
-    #[serde(skip)]
     pub names_by_certificate: bool,
 }
 
@@ -192,54 +182,9 @@ impl Config {
     }
 }
 
-/// `90s`, `10m`, `30d`.
-fn duration<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Duration, D::Error> {
-    let text = String::deserialize(d)?;
-    humantime::parse_duration(&text).map_err(|_| {
-        de::Error::custom(format_args!(
-            "`{text}` is not a time such as 90s, 10m or 30d"
-        ))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn settings_are_read_from_toml() {
-        let config: Config = toml::from_str(
-            r#"
-            htpasswd = "/etc/cachectl/htpasswd"
-            token_life = "10m"
-            offer = ["basic"]
-            trust_local = "nobody"
-            [[grants]]
-            principals = ["ci", "*"]
-            repositories = ["team/**"]
-            actions = ["pull", "push"]
-            "#,
-        )
-        .unwrap();
-        assert_eq!(config.token_life, Duration::from_mins(10));
-        assert_eq!(config.offer, [Scheme::Basic]);
-        assert_eq!(config.trust_local, Some(TrustLocal::Nobody));
-        assert_eq!(config.grants[0].actions, [Action::Pull, Action::Push]);
-        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
-    }
-
-    #[test]
-    fn unknown_and_wrong_settings_are_refused() {
-        for bad in [
-            "htpaswd = \"/x\"",
-            "token_life = \"soon\"",
-            "offer = [\"digest\"]",
-            "[[grants]]\nprincipals = [\"a\"]\nrepositories = [\"b\"]\nactions = [\"write\"]",
-            "[[grants]]\nprincipals = [\"a\"]\nactions = [\"pull\"]",
-        ] {
-            assert!(toml::from_str::<Config>(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn network_without_authentication_says_what_to_set() {

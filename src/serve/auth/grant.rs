@@ -8,8 +8,7 @@ use super::{Error, Result};
 
 /// What a request does to a repository, in the words of registry scopes
 /// (`distribution/distribution:docs/content/spec/auth/scope.md`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
     /// Reads blobs, manifests, tags, referrers.
     Pull,

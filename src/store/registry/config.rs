@@ -15,8 +15,7 @@ const MAX_PASSWORD_BYTES: u64 = 64 << 10;
 const CHUNK_BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(4 << 30);
 
 /// How to reach a registry and who we are there.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Name to log in with; without it the docker configuration is asked. The name `<token>` makes the password an identity token.
     pub username: Option<String>,
@@ -31,7 +30,6 @@ pub struct Config {
     /// Repositories of the same registry whose blobs may be mounted instead of sent, in the order in which they are asked.
     pub mount_from: Vec<String>,
     /// Where else credentials are; filled from the environment, never from a configuration file.
-    #[serde(skip)]
     pub credentials: CredentialSources,
 }
 
@@ -111,15 +109,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn unknown_setting_is_refused_and_nothing_is_fine() {
-        let nothing: Config = serde_json::from_str("{}").unwrap();
-        assert_eq!(nothing, Config::default());
-        assert!(serde_json::from_str::<Config>(r#"{"user":"a"}"#).is_err());
-        let set: Config = serde_json::from_str(r#"{"username":"a","password":"b"}"#).unwrap();
-        assert_eq!(set.password.unwrap().expose(), "b");
-    }
 
     #[test]
     fn senseless_settings_are_refused() {

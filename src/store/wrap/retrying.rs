@@ -28,7 +28,8 @@ use crate::{
     progress::span,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
-        Resolved, Result, Store, StoredBlob, Sweep, TagStore, Untag, keys::Repo, records::Listed,
+        Resolved, Result, Store, StoredBlob, Sweep, TagStore, Untag, keys::Repo, net,
+        records::Listed,
     },
 };
 
@@ -48,9 +49,9 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            retry_for: Duration::from_secs(30),
+            retry_for: net::RETRY_FOR,
             first_contact: Duration::from_secs(10),
-            stall: Duration::from_secs(10),
+            stall: net::STALL,
             pauses: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
         }
     }

@@ -1,37 +1,60 @@
 //! Groups of settings that belong together.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{BuildKit, Group, ShrinkGuard, Socket, Tls};
+use super::{Group, Socket};
 use crate::{
     config::{
-        Env, Layer, Result,
-        daemon::{address, grants, policy::Repositories},
+        Env, Error, Layer, Result,
+        daemon::{
+            address::{self, Address},
+            grants, policy,
+        },
+        table::Flag,
     },
-    serve::auth::{self, Action, Rule, Scheme, TrustLocal},
+    ops::cache_tags::{Settings as BuildKit, ShrinkGuard},
+    serve::auth::{self, Action, Config as Auth, Rule, Scheme, TrustLocal},
 };
+
+/// Where the door is without settings.
+const DEFAULT_PORT: u16 = 5000;
 
 /// Longest path of a unix socket: `sun_path` has 108 bytes, the last of which is zero (unix(7)).
 const MAX_SOCKET_BYTES: usize = 107;
+
+pub(super) fn listen(layer: &Layer) -> Result<Vec<Address>> {
+    let tls = layer.get("tls.cert").is_some();
+    let default = Address {
+        socket: ([127, 0, 0, 1], DEFAULT_PORT).into(),
+        tls,
+    };
+    Ok(address::addresses(layer, "listen", tls)?.unwrap_or_else(|| vec![default]))
+}
+
+pub(super) fn state_dir(layer: &Layer, env: &Env) -> Result<PathBuf> {
+    let default = || Some(env.state_dir()?.with_file_name("cachectld"));
+    layer.path("state_dir")?.or_else(default).ok_or_else(|| {
+        Error::new(
+            "no state folder is set, and without $HOME or $XDG_STATE_HOME there is no default one",
+        )
+        .hint("set CACHECTLD_STATE_DIR or --state, for example to /var/lib/cachectld")
+    })
+}
 
 pub(super) fn admin(layer: &Layer) -> Result<Vec<SocketAddr>> {
     let found = address::addresses(layer, "admin_listen", false)?.unwrap_or_default();
     Ok(found.iter().map(|a| a.socket).collect())
 }
 
-pub(super) fn socket(layer: &Layer, env: &Env, state_dir: &Path) -> Result<Option<Socket>> {
-    if layer
-        .text("socket")?
-        .is_some_and(|(t, _)| t == address::NONE)
-    {
+pub(super) fn socket(layer: &Layer, env: &Env) -> Result<Option<Socket>> {
+    if layer.text("socket")?.as_deref() == Some(address::NONE) {
         return Ok(None);
     }
-    let run = || env.absolute("XDG_RUNTIME_DIR").filter(|dir| dir.is_dir());
-    let path = match layer.path("socket")? {
-        Some(path) => path,
-        None => run()
-            .unwrap_or_else(|| state_dir.to_owned())
-            .join("cachectld.sock"),
+    let run = env.absolute("XDG_RUNTIME_DIR").filter(|dir| dir.is_dir());
+    let path = match (layer.path("socket")?, run) {
+        (Some(path), _) => path,
+        (None, Some(run)) => run.join("cachectld.sock"),
+        (None, None) => state_dir(layer, env)?.join("cachectld.sock"),
     };
     if path.as_os_str().len() > MAX_SOCKET_BYTES {
         return Err(layer
@@ -47,7 +70,7 @@ pub(super) fn socket(layer: &Layer, env: &Env, state_dir: &Path) -> Result<Optio
     let mode = layer.parsed("socket_mode", "octal digits such as 0660", |text| {
         u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o777)
     })?;
-    let group = layer.text("socket_group")?.map(|(group, _)| {
+    let group = layer.text("socket_group")?.map(|group| {
         let id = group.parse().ok();
         id.map_or(Group::Name(group), Group::Id)
     });
@@ -58,87 +81,120 @@ pub(super) fn socket(layer: &Layer, env: &Env, state_dir: &Path) -> Result<Optio
     }))
 }
 
-pub(super) fn tls(layer: &Layer) -> Result<Option<Tls>> {
-    let (cert, key) = (layer.path("tls.cert")?, layer.path("tls.key")?);
-    let client_ca = layer.path("tls.client_ca")?;
-    let client_auth = layer.choice("tls.client_auth", &["optional", "required"])?;
-    if client_auth.is_some() && client_ca.is_none() {
-        return Err(layer.refused("tls.client_auth", "is set without `tls.client_ca`"));
+settings! {
+    /// TLS at the addresses that speak it.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Tls by of_daemon, fn read(layer) {
+        cert: PathBuf, "tls.cert" = (Path: layer.path("tls.cert")?.unwrap_or_default())
+            else "none: plain http", AtRestart, Flag::new("tls-cert")
+            => "PEM file of the certificate, followed by those above it; read again on SIGHUP";
+        key: PathBuf, "tls.key" = (Path: layer.path("tls.key")?.unwrap_or_default()) else "none", AtRestart, Flag::new("tls-key")
+            => "PEM file of the certificate's private key";
+        client_ca: Option<PathBuf>, "tls.client_ca" = path else "none: no client is asked", AtRestart, Flag::new("tls-client-ca")
+            => "PEM file of the authorities whose client certificates are believed; the name in one is a principal";
+        client_must: bool, "tls.client_auth" = (choice [("optional", false), ("required", true)]) or "optional", AtRestart
+            => "with tls.client_ca: whether clients may or must show a certificate: optional or required";
+        handshake_timeout: Duration, "tls.handshake_timeout" = nonzero_duration or "10s", AtRestart
+            => "longest time for a TLS handshake";
     }
-    let (cert, key) = match (cert, key) {
-        (Some(cert), Some(key)) => (cert, key),
-        (None, None) if client_ca.is_some() => {
-            return Err(layer
-                .refused("tls.client_ca", "is set without `tls.cert`")
-                .hint("client certificates need TLS: set `tls.cert` and `tls.key` too"));
-        }
-        (None, None) => return Ok(None),
-        (Some(_), None) => return Err(layer.refused("tls.cert", "is set without `tls.key`")),
-        (None, Some(_)) => return Err(layer.refused("tls.key", "is set without `tls.cert`")),
-    };
-    let timeout = layer.nonzero_duration("tls.handshake_timeout")?;
-    Ok(Some(Tls {
-        cert,
-        key,
-        client_ca,
-        client_must: client_auth == Some("required"),
-        handshake_timeout: timeout.unwrap_or(Duration::from_secs(10)),
-    }))
 }
 
-pub(super) fn auth(layer: &Layer) -> Result<auth::Config> {
-    let own = auth::Config::default();
-    let mut grants = Vec::new();
+pub(super) fn tls(layer: &Layer) -> Result<Option<Tls>> {
+    let is_set = |name| layer.get(name).is_some();
+    for (name, needed) in [
+        ("tls.client_auth", "tls.client_ca"),
+        ("tls.cert", "tls.key"),
+        ("tls.key", "tls.cert"),
+        ("tls.client_ca", "tls.cert"),
+    ] {
+        if is_set(name) && !is_set(needed) {
+            let refused = layer.refused(name, format!("is set without `{needed}`"));
+            return Err(match name {
+                "tls.client_ca" => {
+                    refused.hint("client certificates need TLS: set `tls.cert` and `tls.key` too")
+                }
+                _ => refused,
+            });
+        }
+    }
+    is_set("tls.cert").then(|| Tls::read(layer)).transpose()
+}
+
+const LOCAL: [(&str, TrustLocal); 3] = [
+    ("nobody", TrustLocal::Nobody),
+    ("unix", TrustLocal::Unix),
+    ("loopback", TrustLocal::Loopback),
+];
+
+settings! {
+    /// Who may do what.
+    fn auth(layer) -> Auth, rows AUTH by of_daemon {
+        htpasswd, "auth.htpasswd" = path else "none", AtReload, Flag::new("htpasswd")
+            => "file of users and bcrypt hashes, as `htpasswd -B` writes it";
+        tokens, "auth.tokens" = path else "none", AtReload, Flag::new("tokens")
+            => "file of static tokens, `name token` on each line: bearer tokens, and the name's password";
+        grants, "auth.grants" = (Rules: all_grants(layer)?) else "pull and push everywhere, for whoever has shown a name", AtReload
+            => "who may do what, each as `ci,node-* = team/** : pull,push`; actions are pull, push, delete or `*`; `anonymous` is everybody";
+        "auth.anonymous" = (Text) else "none", AtReload
+            => "what everybody may do everywhere: none, pull or push (which is pull and push)";
+        insecure_no_auth, "auth.insecure_no_auth" = flag or "false", AtReload, Flag::new("insecure-no-auth")
+            => "listen on the network although nobody has to show who they are";
+        trust_local, "auth.trust_local" = (choice LOCAL)
+            else "loopback while nothing of auth.* is set and only local clients can connect, else unix", AtReload
+            => "clients that need not show who they are and may do everything: nobody, unix or loopback";
+        offer, "auth.offer" = (List: offer(layer)?) else "bearer", AtReload
+            => "ways to log in that a 401 offers, in order: bearer, basic";
+        service, "auth.service" = text or "cachectld", AtReload
+            => "name of this service in tokens";
+        token_life, "auth.token_life" = duration or "5m", AtReload
+            => "how long a token is good for; from 1m to 24h";
+        refresh_life, "auth.refresh_life" = duration or "30d", AtReload
+            => "how long a refresh token is good for, which `docker login` stores; 0: none are given";
+        remember_password, "auth.remember_password" = duration or "5m", AtReload
+            => "how long a password that was right is not computed again";
+        signing_key, "auth.signing_key" = path else "a random one in state_dir", AtReload
+            => "file with the secret that signs tokens, at least 32 bytes; daemons behind one name need the same";
+        previous_signing_key, "auth.previous_signing_key" = path else "none", AtReload
+            => "file with the secret before that, whose tokens are still good";
+        trust_forwarded, "auth.trust_forwarded" = flag or "false", AtReload
+            => "believe X-Forwarded-Proto, Forwarded, and the last address in X-Forwarded-For: only behind a proxy that always sets them";
+    } and {
+        external_url = http_url(layer, "external_url")?,
+        allowed_hosts = layer.list("allowed_hosts"),
+        names_by_certificate = layer.get("tls.client_ca").is_some(),
+    }
+}
+
+/// The rules, and what everybody may do.
+fn all_grants(layer: &Layer) -> Result<Vec<Rule>> {
+    let mut all = Vec::new();
     for text in layer.rules("auth.grants") {
-        grants.push(grants::parse(&text).map_err(|why| {
+        all.push(grants::parse(&text).map_err(|why| {
             let shown = crate::redact::value(&text);
             layer
                 .refused("auth.grants", format!("cannot hold `{shown}`: {why}"))
                 .hint(grants::EXPECTED)
         })?);
     }
-    let everybody = match layer.choice("auth.anonymous", &["none", "pull", "push"])? {
-        Some("pull") => &[Action::Pull][..],
-        Some("push") => &[Action::Pull, Action::Push],
-        _ => &[],
-    };
+    let rights = [
+        ("none", &[][..]),
+        ("pull", &[Action::Pull]),
+        ("push", &[Action::Pull, Action::Push]),
+    ];
+    let everybody = layer.choice("auth.anonymous", &rights)?.unwrap_or(&[]);
     if !everybody.is_empty() {
-        grants.push(Rule {
+        all.push(Rule {
             principals: vec![auth::ANONYMOUS.to_owned()],
             repositories: vec!["**".to_owned()],
             actions: everybody.to_vec(),
         });
     }
-    let trust_local = layer.choice("auth.trust_local", &["nobody", "unix", "loopback"])?;
-    let service = layer.text("auth.service")?.map(|(text, _)| text);
-    let life = |name, default| Ok(layer.duration(name)?.unwrap_or(default));
-    Ok(auth::Config {
-        htpasswd: layer.path("auth.htpasswd")?,
-        tokens: layer.path("auth.tokens")?,
-        grants,
-        trust_local: trust_local.map(|word| match word {
-            "nobody" => TrustLocal::Nobody,
-            "unix" => TrustLocal::Unix,
-            _ => TrustLocal::Loopback,
-        }),
-        insecure_no_auth: layer.flag("auth.insecure_no_auth")?.unwrap_or(false),
-        offer: offer(layer)?.unwrap_or(own.offer),
-        external_url: http_url(layer, "external_url")?,
-        allowed_hosts: layer.list("allowed_hosts"),
-        trust_forwarded: layer.flag("auth.trust_forwarded")?.unwrap_or(false),
-        service: service.unwrap_or(own.service),
-        token_life: life("auth.token_life", own.token_life)?,
-        refresh_life: life("auth.refresh_life", own.refresh_life)?,
-        remember_password: life("auth.remember_password", own.remember_password)?,
-        signing_key: layer.path("auth.signing_key")?,
-        previous_signing_key: layer.path("auth.previous_signing_key")?,
-        names_by_certificate: layer.get("tls.client_ca").is_some(),
-    })
+    Ok(all)
 }
 
-fn offer(layer: &Layer) -> Result<Option<Vec<Scheme>>> {
+fn offer(layer: &Layer) -> Result<Vec<Scheme>> {
     if layer.get("auth.offer").is_none() {
-        return Ok(None);
+        return Ok(vec![Scheme::Bearer]);
     }
     let schemes = layer
         .list("auth.offer")
@@ -153,28 +209,32 @@ fn offer(layer: &Layer) -> Result<Option<Vec<Scheme>>> {
                 )
                 .hint("expected bearer or basic")),
         });
-    schemes.collect::<Result<_>>().map(Some)
+    schemes.collect()
 }
 
-pub(super) fn buildkit(layer: &Layer) -> Result<BuildKit> {
-    let guard = layer.choice("buildkit.shrink_guard", &["off", "warn", "refuse"])?;
-    Ok(BuildKit {
-        merge: Repositories::from_layer(layer, "buildkit.merge")?,
-        merge_parts: layer.count("buildkit.merge_parts")?.unwrap_or(64),
-        merge_age: layer
-            .nonzero_duration("buildkit.merge_age")?
-            .unwrap_or(Duration::from_hours(14 * 24)),
-        shrink_guard: match guard {
-            Some("off") => ShrinkGuard::Off,
-            Some("refuse") => ShrinkGuard::Refuse,
-            _ => ShrinkGuard::Warn,
-        },
-    })
+const GUARDS: [(&str, ShrinkGuard); 3] = [
+    ("off", ShrinkGuard::Off),
+    ("warn", ShrinkGuard::Warn),
+    ("refuse", ShrinkGuard::Refuse),
+];
+
+settings! {
+    /// What is special to BuildKit's cache manifests.
+    fn buildkit(layer) -> BuildKit, rows BUILDKIT by of_daemon {
+        merge, "buildkit.merge" = (List: policy::repositories(layer, "buildkit.merge")?) else "on", AtReload
+            => "tags whose BuildKit cache manifests are merged: on, off, or patterns of repositories such as team/**";
+        max_parts, "buildkit.merge_parts" = count or "64", AtReload
+            => "number of distinct manifests, the newest, that are merged into one tag; values above 200 count as 200";
+        max_age, "buildkit.merge_age" = nonzero_duration or "14d", AtReload
+            => "manifests that were pushed longer ago leave a merged tag";
+        shrink, "buildkit.shrink_guard" = (choice GUARDS) or "warn", AtReload
+            => "where nothing is merged, an export that would replace a cache by a small part of it: off, warn or refuse";
+    }
 }
 
 /// A URL of http or https, without a slash at its end.
 pub(super) fn http_url(layer: &Layer, name: &str) -> Result<Option<String>> {
-    let Some((text, _)) = layer.text(name)? else {
+    let Some(text) = layer.text(name)? else {
         return Ok(None);
     };
     let host = ["http://", "https://"]

@@ -7,7 +7,12 @@ use crate::{
         daemon::{self, TABLE},
         file,
     },
-    serve::auth::{Action, Scheme, TrustLocal},
+    serve::{
+        admission,
+        auth::{Action, Scheme, TrustLocal},
+        registry,
+    },
+    store::{ingest::Quota, tiered::Room},
 };
 
 const HOME: [(&str, &str); 1] = [("HOME", "/home/u")];
@@ -36,7 +41,26 @@ fn without_settings_only_this_machine_is_served() {
     );
     assert_eq!((socket.mode, socket.group), (0o600, None));
     assert_eq!(c.auth, auth::Config::default());
-    assert!(c.tls.is_none() && c.buildkit.merge.has("any/thing"));
+    assert!(c.tls.is_none() && c.buildkit.merge.is_match("any/thing"));
+}
+
+#[test]
+fn the_tables_defaults_are_those_of_what_they_are_for() {
+    let c = from_text("").unwrap();
+    assert_eq!(
+        (c.max_requests, c.client_stall, c.hold),
+        (admission::REQUESTS, admission::CLIENT_STALL, registry::HOLD)
+    );
+    assert_eq!(
+        (c.max_uploads, c.max_upload_bytes),
+        (Quota::DEFAULT.uploads, Quota::DEFAULT.bytes)
+    );
+    assert_eq!(c.front_max_size, Room::default().max_bytes);
+    let (set, own) = (c.buildkit, cache_tags::Settings::default());
+    assert_eq!(
+        (set.max_parts, set.max_age, set.shrink),
+        (own.max_parts, own.max_age, own.shrink)
+    );
 }
 
 #[test]
@@ -68,7 +92,8 @@ fn paths_of_the_file_are_relative_to_it() {
     let tls = c.tls.unwrap();
     assert_eq!(tls.cert, Path::new("/etc/c.pem"));
     assert_eq!(tls.key, Path::new("/k.pem"));
-    assert!(c.listen[0].tls);
+    assert!(c.listen[0].tls && !tls.client_must);
+    assert_eq!(tls.handshake_timeout, Duration::from_secs(10));
 }
 
 #[test]
@@ -112,6 +137,18 @@ fn what_cannot_be_names_its_line_and_the_remedy() {
             "[auth]\ngrants = [\"ci = x\"]",
             "`auth.grants` cannot hold `ci = x`",
         ),
+        (
+            "[tls]\ncert = \"a\"\nkey = \"b\"\nhandshake_timeout = \"0s\"",
+            "a time above zero",
+        ),
+        (
+            "[auth]\ngrants = [\"a = b : write\"]",
+            "`auth.grants` cannot hold",
+        ),
+        (
+            "[auth]\ntoken_life = \"soon\"",
+            "`auth.token_life` cannot be",
+        ),
         ("[auth]\noffer = [\"digest\"]", "`auth.offer` cannot hold"),
         ("[auth]\nanonymous = \"delete\"", "none or pull or push"),
         ("external_url = \"cache.example\"", "is no URL of http"),
@@ -148,7 +185,7 @@ fn own_variables_win_over_those_shared_with_the_cli() {
     let c = &loaded.config;
     assert_eq!(c.store.1, Origin::Default);
     assert_eq!(c.remote.s3.region.as_deref(), Some("us"));
-    assert_eq!(c.remote.link.retry_for, Duration::from_secs(7));
+    assert_eq!(c.remote.retry_for, Duration::from_secs(7));
     assert_eq!(c.auth.grants.len(), 2);
     let rows = loaded.rows();
     let origin = |key| {

@@ -17,16 +17,22 @@ pub(super) async fn tenants_at(mut door: Door) -> Door {
         "a token-of-a-0123456789\nb token-of-b-0123456789\nreader token-of-reader-0123456789\nadmin token-of-admin-0123456789\n",
     )
     .unwrap();
-    let config: auth::Config = serde_json::from_value(json!({
-        "tokens": tokens,
-        "grants": [
-            {"principals": ["a"], "repositories": ["a/**"], "actions": ["pull", "push", "delete"]},
-            {"principals": ["b"], "repositories": ["b/**"], "actions": ["pull", "push", "delete"]},
-            {"principals": ["reader"], "repositories": ["a/**"], "actions": ["pull"]},
-            {"principals": ["admin"], "repositories": ["**"], "actions": ["pull", "push", "delete"]},
+    let all = &auth::Action::ALL[..];
+    let grant = |name: &str, repositories: &str, actions: &[auth::Action]| auth::Rule {
+        principals: vec![name.to_owned()],
+        repositories: vec![repositories.to_owned()],
+        actions: actions.to_vec(),
+    };
+    let config = auth::Config {
+        tokens: Some(tokens),
+        grants: vec![
+            grant("a", "a/**", all),
+            grant("b", "b/**", all),
+            grant("reader", "a/**", &[auth::Action::Pull]),
+            grant("admin", "**", all),
         ],
-    }))
-    .unwrap();
+        ..auth::Config::default()
+    };
     door.peer = Peer::tcp([10, 0, 0, 1].into());
     door.registry.authority = authority(door.dir.path(), config).await;
     door

@@ -1,0 +1,167 @@
+//! What makes of one line for a setting all that the program needs of it.
+
+/// Makes of lines like these a struct, the rows of its keys, and a function that reads it from a [`Layer`](super::Layer):
+///
+/// ```text
+/// field: Type, "key" = how else "default", Counts, Flag::new("flag") => "what it does";
+/// ```
+///
+/// - `how` is a method of `Layer`: `size else "no limit"` is an `Option`, with a default in words. With `or` the default is
+///   written as a value is, and read like one: `size or "16MiB"`.
+/// - `(choice WORDS)` takes the pairs of words and values that [`choice`](super::Layer::choice) takes.
+/// - `(Path: expression)` reads it in another way; the shape is for the table.
+/// - Without `field: Type,` the line is only a row, `(Path)`: something else reads that key.
+/// - The word after the default is what `by` names takes: a variant of `InCheckout` or `TakesEffect`. The flag may be left out.
+///
+/// What follows in `and { … }` are fields that are no single key. In place of a struct of its own, a function can make one of
+/// another room (`fn read(layer) -> Config, rows ROWS`); its lines name no types, and what they leave out is its `Default`.
+macro_rules! settings {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident by $row:ident, fn $read:ident($layer:ident $(, $more:ident: $more_type:ty)*) {
+            $(
+                $($field:ident: $type:ty,)? $key:literal = $how:tt $join:tt $default:literal,
+                    $mark:ident $(, $flag:expr)? => $about:literal;
+            )*
+        }
+        $(and { $( $(#[$and_meta:meta])* $and:ident: $and_type:ty = $value:expr, )* })?
+    ) => {
+        $(#[$meta])*
+        pub struct $name {
+            $($(
+                #[doc = $about]
+                pub $field: $type,
+            )?)*
+            $($(
+                $(#[$and_meta])*
+                pub $and: $and_type,
+            )*)?
+        }
+
+        impl $name {
+            pub(in crate::config) const ROWS: &'static [$crate::config::table::Key] = &[
+                $(row!($row, $key, $how, $mark, $default, $about $(, $flag)?)),*
+            ];
+
+            fn $read($layer: &$crate::config::Layer $(, $more: $more_type)*) -> $crate::config::Result<Self> {
+                Ok(Self {
+                    $($($field: value!($layer, $key, $how $join $default),)?)*
+                    $($($and: $value,)*)?
+                })
+            }
+        }
+    };
+    (
+        $(#[$meta:meta])*
+        fn $read:ident($layer:ident $(, $more:ident: $more_type:ty)*) -> $target:ident, rows $rows:ident by $row:ident {
+            $(
+                $($field:ident,)? $key:literal = $how:tt $join:tt $default:literal,
+                    $mark:ident $(, $flag:expr)? => $about:literal;
+            )*
+        }
+        $(and { $( $and:ident = $value:expr, )* })?
+    ) => {
+        pub(in crate::config) const $rows: &[$crate::config::table::Key] = &[
+            $(row!($row, $key, $how, $mark, $default, $about $(, $flag)?)),*
+        ];
+
+        $(#[$meta])*
+        #[allow(clippy::needless_update, reason = "some types are read from settings alone, some are not")]
+        pub(in crate::config) fn $read(
+            $layer: &$crate::config::Layer $(, $more: $more_type)*
+        ) -> $crate::config::Result<$target> {
+            Ok($target {
+                $($($field: value!($layer, $key, $how $join $default),)?)*
+                $($($and: $value,)*)?
+                ..$target::default()
+            })
+        }
+    };
+}
+
+/// A row of the table.
+macro_rules! row {
+    ($row:ident, $key:literal, $how:tt, $mark:ident, $default:literal, $about:literal) => {
+        $crate::config::table::Key::$row($key, shape!($how), mark!($row, $mark), $default, $about)
+    };
+    ($row:ident, $key:literal, $how:tt, $mark:ident, $default:literal, $about:literal, $flag:expr) => {
+        row!($row, $key, $how, $mark, $default, $about).with_flag($flag)
+    };
+}
+
+macro_rules! mark {
+    (of_command, $mark:ident) => {
+        $crate::config::table::InCheckout::$mark
+    };
+    (of_daemon, $mark:ident) => {
+        $crate::config::table::TakesEffect::$mark
+    };
+}
+
+/// The shape of what is read that way.
+macro_rules! shape {
+    ((choice $($words:tt)*)) => {
+        $crate::config::table::Shape::Text
+    };
+    (($shape:ident $($rest:tt)*)) => {
+        $crate::config::table::Shape::$shape
+    };
+    (text) => {
+        $crate::config::table::Shape::Text
+    };
+    (url) => {
+        $crate::config::table::Shape::Url
+    };
+    (secret) => {
+        $crate::config::table::Shape::Secret
+    };
+    (path) => {
+        $crate::config::table::Shape::Path
+    };
+    (flag) => {
+        $crate::config::table::Shape::Flag
+    };
+    (count) => {
+        $crate::config::table::Shape::Count
+    };
+    (size) => {
+        $crate::config::table::Shape::Size
+    };
+    (rate) => {
+        $crate::config::table::Shape::Rate
+    };
+    (duration) => {
+        $crate::config::table::Shape::Time
+    };
+    (nonzero_duration) => {
+        $crate::config::table::Shape::Time
+    };
+    (days) => {
+        $crate::config::table::Shape::Days
+    };
+    (list) => {
+        $crate::config::table::Shape::List
+    };
+}
+
+/// What a layer says of a key.
+macro_rules! value {
+    ($layer:ident, $key:literal, (choice $words:expr) else $default:literal) => {
+        $layer.choice($key, &$words)?
+    };
+    ($layer:ident, $key:literal, (choice $words:expr) or $default:literal) => {
+        $layer.or_default($key, $default, |layer, key| layer.choice(key, &$words))?
+    };
+    ($layer:ident, $key:literal, ($shape:ident: $value:expr) else $default:literal) => {
+        $value
+    };
+    ($layer:ident, $key:literal, list else $default:literal) => {
+        $layer.list($key)
+    };
+    ($layer:ident, $key:literal, $how:ident else $default:literal) => {
+        $layer.$how($key)?
+    };
+    ($layer:ident, $key:literal, $how:ident or $default:literal) => {
+        $layer.or_default($key, $default, $crate::config::Layer::$how)?
+    };
+}
