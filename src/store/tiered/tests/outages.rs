@@ -209,37 +209,6 @@ async fn record_of_an_outage_is_read_at_once_and_reaches_the_remote() {
     assert_eq!(behind.read_record(&key, 100).await.unwrap().unwrap(), "{}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn chunks_of_an_upload_are_taken_during_an_outage_and_found_after_it() {
-    let world = World::new(Mode::WriteBack);
-    let daemon = world.start().await;
-    let records = daemon.tiered.records();
-    let key = |n: u32| keys::upload(&format!("00ff-aa.{n:020}"));
-    records.write_record(&key(0), "one".into()).await.unwrap();
-    daemon.outage().await;
-    records.write_record(&key(3), "two".into()).await.unwrap();
-    daemon.back().await;
-    let listed = records
-        .list_records(&keys::upload("00ff-aa."))
-        .await
-        .unwrap();
-    assert_eq!(listed.len(), 2);
-    assert_eq!(
-        records.read_record(&key(3), 9).await.unwrap().unwrap(),
-        "two"
-    );
-    daemon.outage().await;
-    records.remove_record(&key(3)).await.unwrap();
-    records.remove_record(&key(0)).await.unwrap();
-    assert!(
-        records
-            .list_records(&keys::upload("00ff-aa."))
-            .await
-            .unwrap()
-            .is_empty()
-    );
-}
-
 #[tokio::test]
 async fn blob_that_is_only_in_front_is_sent_before_a_name_leads_to_it() {
     for mode in [Mode::WriteThrough, Mode::WriteBack] {
