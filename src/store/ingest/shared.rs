@@ -266,10 +266,11 @@ impl Uploads {
 
     /// Counts an upload that another daemon began, or nobody, to `owner`.
     async fn admit(&self, id: &UploadId, owner: &str) -> Result<()> {
-        if self.pieces.is_some() && !self.local.owners.contains(id) {
-            if let Some(given_up) = self.local.owners.begin(id, owner, false)? {
-                self.give_up(&given_up).await;
-            }
+        if self.pieces.is_some()
+            && !self.local.owners.contains(id)
+            && let Some(given_up) = self.local.owners.begin(id, owner, false)?
+        {
+            self.give_up(&given_up).await;
         }
         Ok(())
     }

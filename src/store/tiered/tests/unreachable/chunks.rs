@@ -175,7 +175,7 @@ async fn pieces_are_the_remotes_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_is_begun_during_an_outage_goes_on_after_it() {
-    let scene = Scene::unreachable(Way::Refused).await;
+    let scene = Box::pin(Scene::unreachable(Way::Refused)).await;
     let dir = scene.world.dir.path().join("uploads");
     let records = scene.daemon.tiered.records();
     let uploads = Arc::new(Uploads::open(&dir, Some(records), true).unwrap());
