@@ -230,6 +230,14 @@ impl Ingests {
         Ok(self.lock(id).await?.map(|s| s.size))
     }
 
+    /// Reads a part of what has come of an upload; `None` if there is no such upload.
+    async fn read(&self, id: &UploadId, range: Range<u64>) -> Result<Option<Bytes>> {
+        let Some(session) = self.lock(id).await? else {
+            return Ok(None);
+        };
+        task::blocking(move || session.read(range).map(Some)).await
+    }
+
     /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body.
     ///
     /// What came before an error is kept, so that the sender can go on from there. No thread waits for the sender: bytes are

@@ -4,7 +4,8 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::ffi::OsStrExt as _,
+    ops::Range,
+    os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
     path::{Path, PathBuf},
 };
 
@@ -61,6 +62,14 @@ impl Session {
             hasher: Sha256Hasher::default(),
             ended: false,
         })
+    }
+
+    /// Reads what has come of a range.
+    pub(super) fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let mut bytes = vec![0; (range.end.min(self.size).saturating_sub(range.start)) as usize];
+        let read = self.file.read_exact_at(&mut bytes, range.start);
+        read.map_err(io_at(&self.path, "read"))?;
+        Ok(bytes.into())
     }
 
     /// Opens what an earlier process left, and hashes it again.

@@ -18,7 +18,6 @@ mod pieces;
 use super::{Appended, Evict, Ingests, OVER_QUOTA, Quota, UploadId};
 use crate::{
     entry::Time,
-    fair::{Key, caller},
     store::{
         Body, ByteStream, Spool,
         error::{Error, ErrorKind, Result},
@@ -199,6 +198,9 @@ impl Uploads {
             }
             Err(e) => return Err(e),
         };
+        if pieces.sent(id).is_none_or(|sent| sent < end(&listed)) {
+            pieces.note_sent(id, end(&listed));
+        }
         Ok(Some(match here {
             Some(size) if pieces.outlive_outages && size > end(&listed) => Start::at(size),
             _ => Start {
@@ -222,7 +224,8 @@ impl Uploads {
             return Ok(start.ok_or(Appended::Unknown));
         };
         if let Some(said) = said
-            && (here == Some(said) || (here.is_none() && said == 0 && is_last))
+            && (here == Some(said) && pieces.sent(id).is_some()
+                || (here.is_none() && said == 0 && is_last))
         {
             return Ok(Ok(Start::at(said)));
         }
@@ -302,13 +305,15 @@ impl Uploads {
             return self.local.append(id, range, body).await;
         };
         let mut here = self.is_here(id, start).await?;
+        if here {
+            self.catch_up(pieces, id, start).await?;
+        }
         let mut rest = stream_of(body);
         let mut size = start;
         loop {
             // A place is for what is in memory: who sends slowly takes one for little time.
             let (first, ended) = gather(&mut rest, LEAST_BYTES, None).await;
-            let caller = caller::current().unwrap_or(Key::Unknown);
-            let _place = pieces.places.enter_again(caller).await;
+            let _place = pieces.place().await;
             let (piece, broken) = match ended {
                 Some(_) => (first, ended),
                 None => gather(&mut rest, PIECE_BYTES / 2, Some(first)).await,
@@ -318,21 +323,25 @@ impl Uploads {
                 if range.as_ref().is_some_and(|r| size + length > r.end) {
                     return Ok(Appended::WrongLength(size));
                 }
-                let stored = pieces.write(id, size, piece.clone());
-                let kept = async { here && self.keep(id, piece.clone()).await };
-                let (stored, kept) = tokio::join!(stored, kept);
-                match stored {
-                    Err(e) if kept && pieces.outlives(&e) => {
+                // One after the other: what a request that breaks off leaves here is never more than is stored.
+                let alone = match pieces.write(id, size, piece.clone()).await {
+                    Ok(()) => None,
+                    Err(e) if here && pieces.outlives(&e) => Some(e),
+                    Err(e) => return Err(e),
+                };
+                let kept = if here {
+                    self.keep(id, piece).await
+                } else {
+                    Ok(())
+                };
+                match (alone, kept) {
+                    (None, kept) => here = here && kept.is_ok(),
+                    (Some(_), Ok(())) => {
                         tracing::debug!(upload = %id, "Chunk is kept here alone while the store is away");
                     }
-                    Err(e) => {
-                        // What is here would be more than was acknowledged.
-                        self.local.cancel(id).await?;
-                        return Err(e);
-                    }
-                    Ok(()) => {}
+                    (Some(_), Err(full)) if full.kind == ErrorKind::Full => return Err(full),
+                    (Some(away), Err(_)) => return Err(away),
                 }
-                here = kept;
                 size += length;
             }
             match broken {
@@ -406,6 +415,7 @@ impl Uploads {
         let Some(pieces) = &self.pieces else {
             return Ok(());
         };
+        pieces.forget_sent(id);
         let cleared = async {
             if given_up {
                 pieces.give_up(id).await?;
@@ -466,13 +476,18 @@ impl Uploads {
         Ok(())
     }
 
-    /// Forgets what is kept here of uploads that another daemon has ended.
+    /// Forgets what is kept here of uploads that another daemon has ended, and sends what came while the store was away.
     async fn drop_ended_elsewhere(&self, pieces: &Pieces) -> Result<()> {
         for id in self.local.idle(AT_REST).await? {
-            let known = pieces.list(&id).await?;
             let size = self.local.size(&id).await?.unwrap_or(0);
+            if pieces.sent(&id).is_some_and(|sent| sent < size) {
+                self.catch_up(pieces, &id, size).await?;
+                continue;
+            }
+            let known = pieces.list(&id).await?;
             if known.is_none_or(|listed| end(&listed) < size) {
                 self.local.cancel(&id).await?;
+                pieces.forget_sent(&id);
             }
         }
         Ok(())
@@ -490,18 +505,35 @@ impl Uploads {
         }
     }
 
-    /// Keeps a piece here too. That is a shortcut only: without it the pieces are fetched.
-    async fn keep(&self, id: &UploadId, piece: Bytes) -> bool {
+    /// Keeps a piece here too. That is a shortcut only, unless the store is away: without it the pieces are fetched.
+    async fn keep(&self, id: &UploadId, piece: Bytes) -> Result<()> {
         let length = piece.len() as u64;
         let body = Body::Bytes(piece).stream(0..length);
-        match self.local.append(id, None, body).await {
-            Ok(Appended::Size(_)) => true,
-            Ok(_) => false,
-            Err(error) => {
-                tracing::warn!(%error, "Upload is not kept here");
-                false
+        let kept = match self.local.append(id, None, body).await {
+            Ok(Appended::Size(_)) => Ok(()),
+            Ok(_) => Err(Error::new(ErrorKind::Conflict, "upload", "it is not here").at("", id)),
+            Err(error) => Err(error),
+        };
+        kept.inspect_err(|error| tracing::warn!(%error, "Upload is not kept here"))
+    }
+
+    /// Sends what came while the store was away of the first `size` bytes, all of which are here. It goes on without if that is
+    /// still so.
+    async fn catch_up(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<()> {
+        let mut sent = pieces.sent(id).unwrap_or(size);
+        while sent < size {
+            let end = size.min(sent + PIECE_BYTES as u64);
+            let _place = pieces.place().await;
+            let Some(piece) = self.local.read(id, sent..end).await? else {
+                return Ok(());
+            };
+            match pieces.write(id, sent, piece).await {
+                Ok(()) => sent = end,
+                Err(e) if pieces.outlives(&e) => return Ok(()),
+                Err(e) => return Err(e),
             }
         }
+        Ok(())
     }
 
     /// Fetches pieces as they were listed.

@@ -17,7 +17,7 @@ use tokio::{
 use super::super::{BUSY, UploadId, busy};
 use crate::{
     entry::Time,
-    fair::{Pool, Queue},
+    fair::{Key, Permit, Pool, Queue, caller},
     store::{
         error::{Error, Result},
         keys,
@@ -38,11 +38,13 @@ const MAX_OVER: usize = 10_000;
 pub(super) struct Pieces {
     pub(super) records: Arc<dyn Records>,
     /// Shared by callers in turn.
-    pub(super) places: Pool,
+    places: Pool,
     /// Whether an upload goes on by what is kept here while the store is away.
     pub(super) outlive_outages: bool,
     /// Uploads that were over while the store was away: their pieces are still to be removed.
     over: Mutex<HashSet<UploadId>>,
+    /// How many bytes of an upload the store has from its beginning on, as far as this process knows.
+    sent: Mutex<HashMap<UploadId, u64>>,
     /// Uploads that requests send to here: one at a time each, or both would write to the same place.
     sending: Mutex<HashMap<UploadId, Arc<AsyncMutex<()>>>>,
 }
@@ -59,6 +61,7 @@ impl Pieces {
             places: Pool::new("pieces", PIECES, NO_QUEUE),
             outlive_outages,
             over: Mutex::default(),
+            sent: Mutex::default(),
             sending: Mutex::default(),
         }
     }
@@ -77,9 +80,29 @@ impl Pieces {
         turn.map_err(|_| busy(id))
     }
 
+    /// Waits for a place for a piece in memory.
+    pub(super) async fn place(&self) -> Permit {
+        let caller = caller::current().unwrap_or(Key::Unknown);
+        self.places.enter_again(caller).await
+    }
+
     /// Says whether an upload goes on in spite of this error, by what is kept here.
     pub(super) fn outlives(&self, error: &Error) -> bool {
         self.outlive_outages && error.is_temporary()
+    }
+
+    /// How many bytes of an upload the store has from its beginning on; `None` where this process does not know.
+    pub(super) fn sent(&self, id: &UploadId) -> Option<u64> {
+        self.sent.lock().get(id).copied()
+    }
+
+    /// Notes that the store has so many bytes of an upload.
+    pub(super) fn note_sent(&self, id: &UploadId, bytes: u64) {
+        self.sent.lock().insert(id.clone(), bytes);
+    }
+
+    pub(super) fn forget_sent(&self, id: &UploadId) {
+        self.sent.lock().remove(id);
     }
 
     /// Notes that the pieces of an upload that is over could not be removed.
@@ -110,7 +133,12 @@ impl Pieces {
 
     pub(super) async fn write(&self, id: &UploadId, offset: u64, piece: Bytes) -> Result<()> {
         let key = keys::upload(&format!("{id}.{offset:020}"));
-        self.records.write_record(&key, piece).await
+        let end = offset + piece.len() as u64;
+        self.records.write_record(&key, piece).await?;
+        if self.sent(id).unwrap_or(0) == offset {
+            self.note_sent(id, end);
+        }
+        Ok(())
     }
 
     pub(super) async fn give_up(&self, id: &UploadId) -> Result<()> {

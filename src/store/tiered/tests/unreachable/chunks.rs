@@ -60,6 +60,13 @@ impl Upload {
         upload
     }
 
+    /// Another daemon over the same store.
+    fn other(&self) -> Arc<Uploads> {
+        let dir = self.scene.world.dir.path().join("others");
+        let records = self.scene.daemon.tiered.records();
+        Arc::new(Uploads::open(&dir, Some(records), true).unwrap())
+    }
+
     async fn append(&self, at: Option<u64>, bytes: &'static [u8]) -> Appended {
         let appended = self
             .uploads
@@ -168,6 +175,9 @@ async fn pieces_are_the_remotes_alone() {
     scene.comes_back().await;
     assert_eq!(upload.append(Some(10), b" yet").await, Appended::Size(14));
     assert_eq!(pieces(&*front).await, []);
+    // What came meanwhile was sent first: another daemon has all of it.
+    let other = upload.other();
+    assert_eq!(other.size(&upload.id).await.unwrap(), Some(14));
     let digest = upload.finish(None, b" last").await;
     assert_eq!(digest, Digest::sha256_of(b"first more yet last"));
     assert_eq!(pieces(&*scene.daemon.tiered.records()).await, []);
@@ -218,13 +228,32 @@ async fn an_upload_that_was_cancelled_during_an_outage_is_over_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_came_during_an_outage_is_sent_after_it_although_nobody_goes_on_with_the_upload() {
+    let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
+    let Upload { scene, uploads, id } = &upload;
+    scene.goes(Way::Refused);
+    scene.is_known(Way::Refused).await;
+    upload.append(Some(5), b" more").await;
+    scene.comes_back().await;
+    let file = scene.world.dir.path().join(format!("uploads/up-{id}"));
+    let file = std::fs::File::options().append(true).open(file).unwrap();
+    let long_ago = std::time::SystemTime::now() - Duration::from_mins(11);
+    file.set_modified(long_ago).unwrap();
+    uploads
+        .expire(Duration::from_hours(1), Time::now())
+        .await
+        .unwrap();
+    assert_eq!(upload.other().size(id).await.unwrap(), Some(10));
+    let digest = upload.finish(Some(10), b" last").await;
+    assert_eq!(digest, Digest::sha256_of(b"first more last"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_not_here_of_an_upload_is_away_during_an_outage_and_not_gone() {
     let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
     let Upload { scene, uploads, id } = &upload;
     scene.goes(Way::Refused);
-    let dir = scene.world.dir.path().join("others");
-    let records = scene.daemon.tiered.records();
-    let other = Arc::new(Uploads::open(&dir, Some(records), true).unwrap());
+    let other = upload.other();
     assert!(other.size(id).await.unwrap_err().is_temporary());
     let last = Some(body(b" last"));
     let ended = other.finish((id, OWNER), Some(5), None, last).await;
