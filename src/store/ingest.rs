@@ -138,6 +138,13 @@ pub enum Appended {
 /// Asked for room on a full disk, for somebody who has so many bytes in unfinished uploads; says whether some may come.
 pub type Evict = dyn Fn(u64) -> bool + Send + Sync;
 
+/// Removes the bytes of an upload; to remove a large file takes a while. `false` if there are none.
+async fn remove(spool: Option<Spool>) -> bool {
+    let is_there = spool.is_some();
+    task::blocking(move || drop(spool)).await;
+    is_there
+}
+
 /// All uploads of one folder.
 pub struct Ingests {
     dir: PathBuf,
@@ -193,6 +200,7 @@ impl Ingests {
             Ok::<_, Error>(session)
         };
         let session = task::blocking(create).await?;
+        self.owners.on_disk(id);
         self.keep_open(id, session);
         Ok(())
     }
@@ -228,6 +236,17 @@ impl Ingests {
     /// How many bytes of an upload have come; `None` if there is no such upload.
     pub async fn size(&self, id: &UploadId) -> Result<Option<u64>> {
         Ok(self.lock(id).await?.map(|s| s.size))
+    }
+
+    /// As [`Self::size`], without a wait for a request that sends to it, and without hashing what an earlier process left.
+    async fn length(&self, id: &UploadId) -> Result<Option<u64>> {
+        let there = self.open.lock().get(id).cloned();
+        if let Some(Ok(session)) = there.as_deref().map(AsyncMutex::try_lock) {
+            return Ok((!session.ended).then_some(session.size));
+        }
+        let path = self.path(id);
+        let found = task::blocking(move || path.symlink_metadata().ok()).await;
+        Ok(found.filter(std::fs::Metadata::is_file).map(|m| m.len()))
     }
 
     /// Reads a part of what has come of an upload; `None` if there is no such upload.
@@ -314,7 +333,7 @@ impl Ingests {
                 evictions += 1;
             } else if !self.make_room(id).await || tries == ROOM_TRIES {
                 drop(session);
-                self.cancel(id).await?;
+                self.drop_file(id).await?;
                 return Err(error);
             } else {
                 tries += 1;
@@ -363,6 +382,14 @@ impl Ingests {
         let session = self.lock(id).await?;
         // Not before: as long as somebody sends to it, it counts.
         self.owners.forget(id);
+        self.end(id, session)
+    }
+
+    fn end(
+        &self,
+        id: &UploadId,
+        session: Option<OwnedMutexGuard<Session>>,
+    ) -> Result<Option<Spool>> {
         let Some(mut session) = session else {
             return Ok(None);
         };
@@ -377,12 +404,16 @@ impl Ingests {
 
     /// Ends an upload and forgets its bytes; `false` if there was none.
     pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
-        let Some(spool) = self.finish(id).await? else {
-            return Ok(false);
-        };
-        // To remove a large file takes a while.
-        task::blocking(move || drop(spool)).await;
-        Ok(true)
+        let spool = self.finish(id).await?;
+        Ok(remove(spool).await)
+    }
+
+    /// Forgets the bytes of an upload that goes on elsewhere, and counts to its owner.
+    async fn drop_file(&self, id: &UploadId) -> Result<()> {
+        let session = self.lock(id).await?;
+        self.owners.left_disk(id);
+        remove(self.end(id, session)?).await;
+        Ok(())
     }
 
     /// As [`Self::cancel`]; `false` also for one that a request sends to, which nobody waits for.

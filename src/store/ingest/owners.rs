@@ -22,7 +22,7 @@ pub const OVER_QUOTA: &str = "upload within the quota";
 const RESTED: Duration = Duration::from_secs(90);
 /// To what nobody has sent for so long, a listing says all about.
 const LISTED: Duration = Duration::from_mins(10);
-/// What the smallest file takes of a disk.
+/// What the smallest file takes of a disk, and the last block of others.
 const FILE_BYTES: u64 = 4096;
 /// Most bytes that an upload is believed to have: so the sum of all is no overflow.
 const MAX_BYTES: u64 = 1 << 50;
@@ -57,6 +57,8 @@ struct State {
 struct Owned {
     owner: Arc<str>,
     bytes: u64,
+    /// Whether it has a file here.
+    is_here: bool,
     /// Requests that send to it now.
     active: usize,
     touched: Instant,
@@ -67,13 +69,6 @@ struct Owned {
 struct Total {
     uploads: usize,
     bytes: u64,
-}
-
-impl Total {
-    /// About what they take: each has a file, whose last block is rarely full.
-    fn on_disk(&self) -> u64 {
-        self.bytes.saturating_add(self.uploads as u64 * FILE_BYTES)
-    }
 }
 
 fn over(what: String) -> Error {
@@ -96,6 +91,7 @@ impl State {
         let owned = Owned {
             owner,
             bytes,
+            is_here: true,
             active: 0,
             touched: Instant::now(),
             give_up: Arc::default(),
@@ -295,6 +291,20 @@ impl Owners {
         total.map_or(0, |total| total.bytes)
     }
 
+    /// Notes that an upload goes on without its file here.
+    pub(super) fn left_disk(&self, id: &UploadId) {
+        if let Some(owned) = self.0.lock().uploads.get_mut(id) {
+            owned.is_here = false;
+        }
+    }
+
+    /// Notes that an upload has a file here.
+    pub(super) fn on_disk(&self, id: &UploadId) {
+        if let Some(owned) = self.0.lock().uploads.get_mut(id) {
+            owned.is_here = true;
+        }
+    }
+
     /// Whether it is known whose this upload is.
     pub(super) fn contains(&self, id: &UploadId) -> bool {
         self.0.lock().uploads.contains_key(id)
@@ -348,7 +358,12 @@ impl Owners {
     pub(super) fn fillers(&self, id: &UploadId) -> Fillers {
         let state = self.0.lock();
         let owner = state.uploads.get(id).map(|o| o.owner.clone());
-        let most = state.totals.iter().max_by_key(|(_, t)| t.on_disk());
+        let mut on_disk: HashMap<&Arc<str>, u64> = HashMap::new();
+        for owned in state.uploads.values().filter(|owned| owned.is_here) {
+            let bytes = on_disk.entry(&owned.owner).or_default();
+            *bytes += owned.bytes + FILE_BYTES;
+        }
+        let most = on_disk.into_iter().max_by_key(|(_, bytes)| *bytes);
         let filler = most.map(|(owner, _)| owner.clone());
         let is_own = filler == owner;
         let mut resting = Vec::new();

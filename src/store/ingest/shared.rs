@@ -173,7 +173,7 @@ impl Uploads {
         match &self.pieces {
             None => self.local.size(id).await,
             Some(pieces) => {
-                let here = self.local.size(id).await?;
+                let here = self.local.length(id).await?;
                 Ok(self.known(pieces, id, here).await?.map(|start| start.size))
             }
         }
@@ -395,7 +395,7 @@ impl Uploads {
                 return Ok(Err(Appended::OutOfOrder(start.size)));
             }
             if !self.is_here(id, start.size).await? {
-                self.local.cancel(id).await?;
+                self.local.drop_file(id).await?;
                 self.local.begin_as(id).await?;
                 self.fetch(pieces, id, start.pieces.unwrap_or_default())
                     .await?;
@@ -416,14 +416,15 @@ impl Uploads {
             return Ok(());
         };
         pieces.forget_sent(id);
+        // All of it came in its last request: nothing of it lies there.
+        if at == Some(0) {
+            return Ok(());
+        }
         let cleared = async {
             if given_up {
                 pieces.give_up(id).await?;
             }
-            if at != Some(0) {
-                pieces.clear(id).await?;
-            }
-            Ok(())
+            pieces.clear(id).await
         };
         match cleared.await {
             Err(e) if pieces.outlives(&e) => {
@@ -438,6 +439,7 @@ impl Uploads {
     pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
         let is_known = self.local.owners.contains(id);
         let is_here = self.local.cancel(id).await? || is_known;
+        self.local.owners.forget(id);
         let Some(pieces) = &self.pieces else {
             return Ok(is_here);
         };
@@ -479,14 +481,20 @@ impl Uploads {
     /// Forgets what is kept here of uploads that another daemon has ended, and sends what came while the store was away.
     async fn drop_ended_elsewhere(&self, pieces: &Pieces) -> Result<()> {
         for id in self.local.idle(AT_REST).await? {
-            let size = self.local.size(&id).await?.unwrap_or(0);
+            let size = self.local.length(&id).await?.unwrap_or(0);
             if pieces.sent(&id).is_some_and(|sent| sent < size) {
-                self.catch_up(pieces, &id, size).await?;
+                match self.catch_up(pieces, &id, size).await {
+                    // A request sends to it.
+                    Err(e) if e.kind == ErrorKind::Conflict => {}
+                    done => done?,
+                }
                 continue;
             }
             let known = pieces.list(&id).await?;
-            if known.is_none_or(|listed| end(&listed) < size) {
-                self.local.cancel(&id).await?;
+            if known.is_none_or(|listed| end(&listed) < size)
+                && self.local.cancel_resting(&id).await?
+            {
+                self.local.owners.forget(&id);
                 pieces.forget_sent(&id);
             }
         }

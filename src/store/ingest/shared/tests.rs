@@ -110,3 +110,23 @@ async fn uploads_that_nobody_began_count_and_leave_no_mark_when_they_are_cancell
     assert!(uploads.cancel(&begun).await.unwrap());
     assert!(!uploads.cancel(&begun).await.unwrap());
 }
+
+#[tokio::test]
+async fn what_ends_an_upload_whose_bytes_are_elsewhere_counts_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota {
+        uploads: 2,
+        bytes: 10,
+    };
+    let y = daemon(dir.path(), "y", quota).await;
+    let x = daemon(dir.path(), "x", quota).await;
+    let id = y.begin(&Repo::cli(), "a", false).await.unwrap();
+    let one = y.append((&id, "a"), Some(0), None, body(b"x"));
+    assert_eq!(one.await.unwrap(), Appended::Size(1));
+    let last = Some(body(b"ten bytes!"));
+    let refused = x.finish((&id, "a"), Some(1), None, last).await;
+    assert_eq!(refused.unwrap_err().op, OVER_QUOTA);
+    // It was given up with that.
+    assert_eq!(x.size(&id).await.unwrap(), None);
+    assert_eq!(y.size(&id).await.unwrap(), None);
+}
