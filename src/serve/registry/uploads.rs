@@ -238,7 +238,9 @@ impl Registry {
             Ok(put)
         };
         let put = Box::pin(self.hold.until_back(digest, Some(ticket), put)).await;
-        if let Err(error) = self.uploads.forget(id, at, put.is_err()).await {
+        // Whoever is told to come again goes on with what the store has of it.
+        let goes_on = matches!(&put, Err(refusal) if refusal.code == Code::Unavailable);
+        if !goes_on && let Err(error) = self.uploads.forget(id, at, put.is_err()).await {
             tracing::debug!(%error, "Pieces of an upload that is over stay until they expire");
         }
         let put = put?;

@@ -167,7 +167,6 @@ impl Core {
             let pin = self.front.uses.pin(&mark.digest).await;
             self.unsent.take_over(&mark.digest, mark.size, mark.at, pin);
         }
-        self.drop_pieces().await;
         let mut queued = 0;
         for seq in self.ledger.entries().await? {
             let read = async {

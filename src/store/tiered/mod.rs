@@ -164,6 +164,9 @@ impl Tiered {
         tasks.push(task::spawn("probe", async move {
             health.health.probe(remote).await;
         }));
+        let left = core.clone();
+        let drop_pieces = async move { left.drop_pieces().await };
+        tasks.push(task::spawn("drop pieces", drop_pieces));
         let front = core.clone();
         tasks.push(task::spawn("keep room", async move {
             loop {

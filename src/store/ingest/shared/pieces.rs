@@ -121,6 +121,8 @@ impl Pieces {
     pub(super) async fn clear_over(&self) -> Result<()> {
         let over: Vec<UploadId> = self.over.lock().iter().cloned().collect();
         for id in over {
+            // A client may have gone on with it at another daemon.
+            self.give_up(&id).await?;
             self.clear(&id).await?;
             self.over.lock().remove(&id);
         }
