@@ -444,12 +444,11 @@ impl Uploads {
             return Ok(is_here);
         };
         let there = match pieces.list(id).await {
-            Ok(Some(listed)) => is_here || !listed.is_empty(),
-            Ok(None) => false,
+            // Without a piece it may have been begun at another daemon.
+            Ok(listed) => listed.is_some(),
             Err(e) if pieces.outlives(&e) && is_here => true,
             Err(e) => return Err(e),
         };
-        // Of what never was, no mark is left.
         if there {
             self.forget(id, None, true).await?;
         }
