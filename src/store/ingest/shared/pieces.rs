@@ -105,6 +105,17 @@ impl Pieces {
         self.sent.lock().remove(id);
     }
 
+    /// Forgets what is known of other uploads.
+    pub(super) fn keep_sent(&self, is_there: impl Fn(&UploadId) -> bool) {
+        self.sent.lock().retain(|id, _| is_there(id));
+    }
+
+    /// Uploads of which it is known how much the store has.
+    #[cfg(test)]
+    pub(super) fn count_sent(&self) -> usize {
+        self.sent.lock().len()
+    }
+
     /// Notes that the pieces of an upload that is over could not be removed.
     pub(super) fn note_over(&self, id: &UploadId) {
         let mut over = self.over.lock();

@@ -126,3 +126,24 @@ async fn what_ends_an_upload_whose_bytes_are_elsewhere_counts_too() {
     assert_eq!(x.size(&id).await.unwrap(), None);
     assert_eq!(y.size(&id).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn uploads_that_are_only_asked_for_or_are_over_are_not_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let pieces = uploads.pieces.as_ref().unwrap();
+    for _ in 0..9 {
+        let asked = UploadId::new(&Repo::cli());
+        uploads.size(&asked).await.unwrap();
+    }
+    assert_eq!(pieces.count_sent(), 0);
+    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
+    let one = uploads.append((&id, "a"), Some(0), None, body(b"x"));
+    one.await.unwrap();
+    assert_eq!(pieces.count_sent(), 1);
+    // As after a long rest.
+    uploads.local.owners.forget(&id);
+    let age = Duration::from_hours(1);
+    uploads.expire(age, Time::now()).await.unwrap();
+    assert_eq!(pieces.count_sent(), 0);
+}
