@@ -23,7 +23,7 @@ mod session;
 mod shared;
 
 pub use owners::{OVER_QUOTA, Quota};
-pub use shared::Uploads;
+pub use shared::{Finished, Uploads};
 
 use gathered::Gathered;
 use owners::{Fillers, Owners};

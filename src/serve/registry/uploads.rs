@@ -147,7 +147,7 @@ impl Registry {
     /// Notes that a blob came here, by who sees no other.
     async fn own(&self, repo: &Repo, digest: &Digest, sight: Sight) -> Result<(), Refusal> {
         if sight == Sight::Own {
-            self.repository(repo).link(digest).await?;
+            self.sights.link(&self.repository(repo), digest).await?;
         }
         Ok(())
     }
@@ -223,12 +223,12 @@ impl Registry {
     ) -> Answer {
         let ticket = ticket(parts);
         let owner = ticket.key().to_string();
-        let spool = match self.uploads.finish((id, &owner), at, range, body).await? {
-            Ok(spool) => spool,
+        let finished = match self.uploads.finish((id, &owner), at, range, body).await? {
+            Ok(finished) => finished,
             Err(other) => return Err(refused(repo, id, other)),
         };
-        let desc = Descriptor::new("", *digest, spool.size());
-        let body = Bytes::Spool(spool.into());
+        let desc = Descriptor::new("", *digest, finished.spool.size());
+        let body = Bytes::Spool(finished.spool.clone());
         let repository = self.repository(repo);
         let put = || async {
             let _pass = self.pass(parts).await;
@@ -237,7 +237,12 @@ impl Registry {
             self.promise(parts, digest);
             Ok(put)
         };
-        let put = Box::pin(self.hold.until_back(digest, Some(ticket), put)).await;
+        let put = Box::pin(self.hold.until_back(digest, Some(ticket), put));
+        let put = tokio::select! {
+            biased;
+            put = put => put,
+            full = finished.given_up() => Err(full.into()),
+        };
         // Whoever is told to come again goes on with what the store has of it.
         let goes_on = matches!(&put, Err(refusal) if refusal.code == Code::Unavailable);
         if !goes_on && let Err(error) = self.uploads.forget(id, at, put.is_err()).await {

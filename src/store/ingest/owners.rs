@@ -12,7 +12,10 @@ use tokio::{sync::Notify, time::Instant};
 mod journal;
 
 use super::UploadId;
-use crate::store::error::{Error, ErrorKind, Result};
+use crate::store::{
+    error::{Error, ErrorKind, Result},
+    keys::Repo,
+};
 use journal::Journal;
 
 /// What an error says was tried that is over a quota.
@@ -59,6 +62,8 @@ struct Owned {
     bytes: u64,
     /// Whether it has a file here.
     is_here: bool,
+    /// Whether it has ended, and only its bytes are not stored yet.
+    has_ended: bool,
     /// Requests that send to it now.
     active: usize,
     touched: Instant,
@@ -83,6 +88,10 @@ impl State {
         if let Some(journal) = &mut self.journal {
             journal.note(id, Some(owner));
         }
+        self.insert(id, owner, bytes);
+    }
+
+    fn insert(&mut self, id: &UploadId, owner: &str, bytes: u64) {
         let bytes = bytes.min(MAX_BYTES);
         let owner: Arc<str> = owner.into();
         let total = self.totals.entry(owner.clone()).or_default();
@@ -92,6 +101,7 @@ impl State {
             owner,
             bytes,
             is_here: true,
+            has_ended: false,
             active: 0,
             touched: Instant::now(),
             give_up: Arc::default(),
@@ -103,7 +113,7 @@ impl State {
         let Some(owned) = self.uploads.remove(id) else {
             return;
         };
-        if let Some(journal) = &mut self.journal {
+        if let Some(journal) = self.journal.as_mut().filter(|_| !owned.has_ended) {
             journal.note(id, None);
         }
         if let Some(total) = self.totals.get_mut(&owned.owner) {
@@ -144,7 +154,7 @@ impl State {
 
 impl State {
     fn new_journal(&self, path: &Path) -> std::io::Result<Journal> {
-        let all = self.uploads.iter();
+        let all = self.uploads.iter().filter(|(_, owned)| !owned.has_ended);
         Journal::create(path, all.map(|(id, owned)| (id, &*owned.owner)))
     }
 }
@@ -256,7 +266,8 @@ impl Owners {
     /// Notes that so many bytes came. Returns an upload of its owner that is to be given up for them: then this is tried again.
     ///
     /// # Errors
-    /// `Denied` if its owner would have too many.
+    /// `Denied` if its owner would have too many; `Conflict` if the upload was cancelled meanwhile: what still comes would count to
+    /// nobody.
     pub(super) fn grow(&self, id: &UploadId, bytes: u64) -> Result<Option<UploadId>> {
         let mut state = self.0.lock();
         let State {
@@ -266,7 +277,8 @@ impl Owners {
             ..
         } = &mut *state;
         let Some(owned) = uploads.get_mut(id) else {
-            return Ok(None);
+            let why = "it was cancelled while it was sent";
+            return Err(Error::new(ErrorKind::Conflict, "upload", why).at("", id));
         };
         let total = totals.entry(owned.owner.clone()).or_default();
         if total.bytes + bytes > quota.bytes {
@@ -313,6 +325,21 @@ impl Owners {
     /// Whether an upload was begun here, and nothing of it came yet.
     pub(super) fn is_new(&self, id: &UploadId) -> bool {
         self.0.lock().uploads.get(id).is_some_and(|o| o.bytes == 0)
+    }
+
+    /// Counts the bytes of an upload that has ended until they are stored ([`Self::forget`]), under an id of their own. Says who is
+    /// told when they are to be given up for others.
+    pub(super) fn hold(&self, owner: &str, bytes: u64) -> (UploadId, Arc<Notify>) {
+        let id = UploadId::new(&Repo::cli());
+        let mut state = self.0.lock();
+        state.insert(&id, owner, bytes);
+        let owned = state.uploads.get_mut(&id);
+        let give_up = owned.map(|owned| {
+            owned.has_ended = true;
+            owned.active = 1;
+            owned.give_up.clone()
+        });
+        (id, give_up.unwrap_or_default())
     }
 
     pub(super) fn forget(&self, id: &UploadId) {
@@ -413,7 +440,6 @@ impl Drop for Active<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::keys::Repo;
 
     fn id() -> UploadId {
         UploadId::new(&Repo::cli())
@@ -465,6 +491,37 @@ mod tests {
         // Its own uploads that are being sent go on: one of them less may be enough.
         let fillers = owners.fillers(&big);
         assert!(fillers.is_own && fillers.resting.is_empty());
+    }
+
+    #[test]
+    fn what_still_comes_of_an_upload_that_was_cancelled_is_refused() {
+        let (owners, id) = (Owners::default(), id());
+        owners.begin(&id, "a", false).unwrap();
+        let _active = owners.active(&id, "a", 0);
+        owners.grow(&id, 1).unwrap();
+        owners.forget(&id);
+        let refused = owners.grow(&id, 1).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Conflict);
+    }
+
+    #[tokio::test]
+    async fn bytes_of_an_upload_that_has_ended_count_until_they_are_stored() {
+        let owners = Owners::default();
+        owners.set(Quota {
+            uploads: 9,
+            bytes: 10,
+        });
+        let (own, other) = (id(), id());
+        owners.begin(&own, "a", false).unwrap();
+        owners.begin(&other, "b", false).unwrap();
+        let (held, given_up) = owners.hold("a", 8);
+        owners.grow(&own, 3).unwrap_err();
+        owners.grow(&other, 3).unwrap();
+        assert!(!owners.fillers(&other).is_own);
+        given_up.notified().await;
+        assert!(owners.fillers(&own).is_own);
+        owners.forget(&held);
+        owners.grow(&own, 3).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 //! the offset in its `Location`. Whoever gets the last request puts them together; if it was this daemon that received them
 //! all, from its own disk. An upload in one request, which is what BuildKit sends, leaves no piece.
 
-use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, ops::Range, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -142,8 +142,7 @@ impl Uploads {
                     biased;
                     piece = body.try_next() => piece?,
                     () = give_up.notified() => {
-                        let why = "the disk is full, and the uploads of this caller take most of it";
-                        return Err(Error::new(ErrorKind::Full, "upload", why).at("", &id));
+                        return Err(filler().at("", &id));
                     }
                 };
                 let Some(piece) = piece else {
@@ -367,7 +366,7 @@ impl Uploads {
         at: Option<u64>,
         range: Option<Range<u64>>,
         body: Option<ByteStream>,
-    ) -> Result<std::result::Result<Spool, Appended>> {
+    ) -> Result<std::result::Result<Finished, Appended>> {
         let _turn = self.turn(id).await?;
         let said = at.or(range.as_ref().map(|r| r.start));
         let start = match self.start(id, said, true).await? {
@@ -381,7 +380,8 @@ impl Uploads {
         if matches!(finished, Ok(Err(Appended::Unknown))) {
             self.local.owners.forget(id);
         }
-        self.give_up_refused(id, finished).await
+        let finished = self.give_up_refused(id, finished).await?;
+        Ok(finished.map(|spool| Finished::new(self, owner, spool)))
     }
 
     async fn finish_pieces(
@@ -568,6 +568,52 @@ impl Uploads {
         }
         Ok(())
     }
+}
+
+/// The bytes of an upload that has ended. Until this is dropped they count to its owner.
+pub struct Finished {
+    /// They, and their SHA-256.
+    pub spool: Arc<Spool>,
+    uploads: Arc<Uploads>,
+    /// What they count as.
+    held: UploadId,
+    give_up: Arc<Notify>,
+}
+
+impl Finished {
+    fn new(uploads: &Arc<Uploads>, owner: &str, spool: Spool) -> Self {
+        let (held, give_up) = uploads.local.owners.hold(owner, spool.size());
+        Self {
+            spool: spool.into(),
+            uploads: uploads.clone(),
+            held,
+            give_up,
+        }
+    }
+
+    /// Waits until the bytes are to be given up: the disk is full, and their owner has most of it.
+    pub async fn given_up(&self) -> Error {
+        self.give_up.notified().await;
+        filler()
+    }
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.spool.fmt(f)
+    }
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        self.uploads.local.owners.forget(&self.held);
+    }
+}
+
+/// Why bytes of whoever fills the disk are given up.
+fn filler() -> Error {
+    let why = "the disk is full, and the uploads of this caller take most of it";
+    Error::new(ErrorKind::Full, "upload", why)
 }
 
 /// Where an upload goes on.

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::{
     digest::Digest,
@@ -54,7 +56,7 @@ async fn restart_over_a_bucket_counts_the_bytes_of_unfinished_uploads_that_are_i
         .finish((&left, "a"), Some(7), None, Some(body(b"end")))
         .await;
     assert_eq!(
-        end.unwrap().unwrap().digest(),
+        end.unwrap().unwrap().spool.digest(),
         Digest::sha256_of(b"7 bytesend")
     );
     let new = again.begin(&repo, "a", false).await.unwrap();
@@ -146,4 +148,59 @@ async fn uploads_that_are_only_asked_for_or_are_over_are_not_remembered() {
     let age = Duration::from_hours(1);
     uploads.expire(age, Time::now()).await.unwrap();
     assert_eq!(pieces.count_sent(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_expires_as_a_whole_once_nothing_comes_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
+    for bytes in [b"one", b"two"] {
+        let appended = uploads.append((&id, "a"), None, None, body(bytes)).await;
+        appended.unwrap();
+    }
+    let pieces = uploads.pieces.as_ref().unwrap();
+    let (now, hour) = (Time::now(), 3600);
+    let expire = async |ages: [i64; 2]| {
+        let mut listed = pieces.records.list_records(keys::UPLOADS).await.unwrap();
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        for (piece, age) in listed.iter_mut().zip(ages) {
+            let secs = now.secs - age;
+            piece.modified = Some(Time { secs, ..now });
+        }
+        let expired = pieces.expire(listed, Duration::from_hours(1), now).await;
+        expired.unwrap()
+    };
+    assert_eq!(expire([3 * hour, hour / 2]).await, 0);
+    assert_eq!(uploads.size(&id).await.unwrap(), Some(6));
+    assert_eq!(expire([3 * hour, 2 * hour]).await, 2);
+    assert_eq!(uploads.size(&id).await.unwrap(), Some(0));
+}
+
+#[tokio::test]
+async fn a_push_that_waits_for_the_store_is_given_up_where_its_sender_fills_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota {
+        uploads: 9,
+        bytes: 20_000,
+    };
+    let uploads = daemon(dir.path(), "one", quota).await;
+    let begin = async |owner| uploads.begin(&Repo::cli(), owner, false).await.unwrap();
+    let (big, small, next) = (begin("a").await, begin("b").await, begin("a").await);
+    let large = Body::Bytes(vec![0; 19_999].into()).stream(0..19_999);
+    let finished = uploads.finish((&big, "a"), None, None, Some(large)).await;
+    let finished = finished.unwrap().unwrap();
+    let over = uploads.append((&next, "a"), None, None, body(b"xx")).await;
+    assert_eq!(over.unwrap_err().op, OVER_QUOTA);
+    let sent = uploads.append((&small, "b"), None, None, body(b"xx")).await;
+    sent.unwrap();
+    assert!(finished.given_up().now_or_never().is_none());
+    assert!(uploads.local.make_room(&small).await);
+    let told = finished.given_up().await;
+    assert_eq!(told.kind, ErrorKind::Full);
+    // What was stored counts no more.
+    drop(finished);
+    let next = begin("a").await;
+    let sent = uploads.append((&next, "a"), None, None, body(b"xx")).await;
+    sent.unwrap();
 }

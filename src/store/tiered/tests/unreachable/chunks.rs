@@ -83,7 +83,7 @@ impl Upload {
             .await
             .unwrap();
         self.uploads.forget(&self.id, at, false).await.unwrap();
-        done.unwrap().digest()
+        done.unwrap().spool.digest()
     }
 
     /// Does it, and checks what comes of it.
