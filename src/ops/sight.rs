@@ -112,7 +112,7 @@ impl Sights {
 
     /// Says whether a caller who reads some repositories only, this one among them, sees a digest there.
     ///
-    /// Reads one record, or none for what was linked lately; for what is not linked also a listing of the repository's manifests,
+    /// Reads one record, or none for what this daemon linked lately; for what is not linked also a listing of the repository's manifests,
     /// once a second at most, and those of them that are new.
     ///
     /// # Errors
@@ -123,7 +123,6 @@ impl Sights {
         }
         let link = repository.linked(digest).await?;
         if link.is_some_and(Linked::proves) {
-            self.links.note(repository.name(), digest);
             return Ok(Seen::Linked);
         }
         let is_linked = link.is_some();

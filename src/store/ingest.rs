@@ -153,11 +153,13 @@ pub struct Ingests {
     broken: Mutex<HashSet<UploadId>>,
     owners: Owners,
     evict: OnceLock<Box<Evict>>,
+    /// Whether a store has the uploads too, which go on without their files here.
+    lives_elsewhere: bool,
 }
 
 impl Ingests {
-    /// Uploads in `dir`, which is made where it is missing.
-    pub fn open(dir: &Path) -> Result<Self> {
+    /// Uploads in `dir`, which is made where it is missing; those that `lives_elsewhere` are in a store too.
+    fn open(dir: &Path, lives_elsewhere: bool) -> Result<Self> {
         fs::make_dirs(dir).map_err(|e| Error::io("open", e))?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -165,6 +167,7 @@ impl Ingests {
             broken: Mutex::default(),
             owners: Owners::default(),
             evict: OnceLock::new(),
+            lives_elsewhere,
         })
     }
 
@@ -355,13 +358,12 @@ impl Ingests {
         let freed = async {
             let mut count = 0;
             for id in resting {
-                count += u64::from(self.cancel_resting(&id).await?);
+                count += u64::from(self.free(&id).await?);
             }
             if count == 0 {
-                count += self.expire(IDLE).await?;
                 let broken = std::mem::take(&mut *self.broken.lock());
-                for id in broken {
-                    count += u64::from(self.cancel_resting(&id).await?);
+                for id in self.idle(IDLE).await?.into_iter().chain(broken) {
+                    count += u64::from(self.free(&id).await?);
                 }
             }
             Ok::<_, Error>(count)
@@ -408,24 +410,54 @@ impl Ingests {
         Ok(remove(spool).await)
     }
 
-    /// Forgets the bytes of an upload that goes on elsewhere, and counts to its owner.
-    async fn drop_file(&self, id: &UploadId) -> Result<()> {
+    /// Forgets the bytes of an upload that goes on elsewhere, and counts to its owner; `false` if there are none.
+    async fn drop_file(&self, id: &UploadId) -> Result<bool> {
         let session = self.lock(id).await?;
         self.owners.left_disk(id);
-        remove(self.end(id, session)?).await;
-        Ok(())
+        Ok(remove(self.end(id, session)?).await)
     }
 
     /// As [`Self::cancel`]; `false` also for one that a request sends to, which nobody waits for.
     async fn cancel_resting(&self, id: &UploadId) -> Result<bool> {
+        self.unless_busy(id, self.cancel(id)).await
+    }
+
+    /// Frees what an upload takes of the disk, unless a request sends to it: where a store has it too, it goes on from there, and
+    /// counts to its owner as before.
+    async fn free(&self, id: &UploadId) -> Result<bool> {
+        if self.lives_elsewhere {
+            self.unless_busy(id, self.drop_file(id)).await
+        } else {
+            self.cancel_resting(id).await
+        }
+    }
+
+    async fn unless_busy(
+        &self,
+        id: &UploadId,
+        done: impl Future<Output = Result<bool>>,
+    ) -> Result<bool> {
         let session = self.open.lock().get(id).cloned();
         if session.is_some_and(|session| session.try_lock().is_err()) {
             return Ok(false);
         }
-        match self.cancel(id).await {
+        match done.await {
             Err(e) if e.kind == ErrorKind::Conflict => Ok(false),
             done => done,
         }
+    }
+
+    /// Notes in the file of an upload, across restarts, whether it has acknowledged bytes that the store lacks.
+    async fn set_ahead(&self, id: &UploadId, is_ahead: bool) -> Result<()> {
+        let Some(session) = self.lock(id).await? else {
+            return Ok(());
+        };
+        task::blocking(move || session.set_ahead(is_ahead)).await
+    }
+
+    async fn is_ahead(&self, id: &UploadId) -> bool {
+        let path = self.path(id);
+        task::blocking(move || session::is_ahead(&path)).await
     }
 
     /// How many there are; 0 where the folder cannot be read. Blocks, but for no longer than a folder of uploads takes.
@@ -511,9 +543,9 @@ mod tests {
     async fn uploads_are_not_kept_where_a_link_leads() {
         let dir = tempfile::tempdir().unwrap();
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
-        let ingests = Ingests::open(&real).unwrap();
+        let ingests = Ingests::open(&real, false).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let led = Ingests::open(&link).unwrap();
+        let led = Ingests::open(&link, false).unwrap();
         assert!(led.begin(&Repo::cli()).await.is_err());
         // Nor is an upload that is one gone on with.
         let id = ingests.begin(&Repo::cli()).await.unwrap();
@@ -528,7 +560,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_somebody_sends_to_counts_and_is_in_nobodys_way() {
         let dir = tempfile::tempdir().unwrap();
-        let ingests = Ingests::open(dir.path()).unwrap();
+        let ingests = Ingests::open(dir.path(), false).unwrap();
         ingests.owners.set(Quota {
             uploads: 9,
             bytes: 10,
@@ -553,7 +585,7 @@ mod tests {
     #[tokio::test]
     async fn uploads_at_rest_keep_no_file_open_and_go_on() {
         let dir = tempfile::tempdir().unwrap();
-        let ingests = Ingests::open(dir.path()).unwrap();
+        let ingests = Ingests::open(dir.path(), false).unwrap();
         let body = |bytes: &'static [u8]| {
             futures_util::stream::iter([Ok(Bytes::from_static(bytes))]).boxed()
         };
@@ -571,7 +603,7 @@ mod tests {
     #[tokio::test]
     async fn request_that_waited_for_an_ended_upload_does_not_touch_its_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let ingests = Arc::new(Ingests::open(dir.path()).unwrap());
+        let ingests = Arc::new(Ingests::open(dir.path(), false).unwrap());
         let id = ingests.begin(&Repo::cli()).await.unwrap();
         let body = |bytes: &'static [u8]| {
             futures_util::stream::iter([Ok(Bytes::from_static(bytes))]).boxed()

@@ -22,7 +22,7 @@ use crate::{
     serve::{admission::Ticket, observe::Saved},
     store::{
         Body as Bytes, ByteStream, Put,
-        ingest::{Appended, UploadId},
+        ingest::{Appended, Finished, UploadId},
         keys::Repo,
     },
 };
@@ -109,8 +109,7 @@ impl Registry {
                 let done = self.commit(repo, &id, &digest, all, sight, parts).await;
                 if done.is_err() {
                     // The client never heard of the upload, so nobody can go on with it.
-                    let cancelled = self.uploads.cancel(&id).await;
-                    if let Err(error) = cancelled {
+                    if let Err(error) = self.uploads.drop_unheard(&id).await {
                         tracing::debug!(%error, "Upload stays until it expires");
                     }
                 }
@@ -211,6 +210,13 @@ impl Registry {
         }
     }
 
+    /// Removes what the store has of an upload that is over.
+    async fn clear_upload(&self, id: &UploadId, at: Option<u64>, given_up: bool) {
+        if let Err(error) = self.uploads.forget(id, at, given_up).await {
+            tracing::debug!(%error, "Pieces of an upload that is over stay until they expire");
+        }
+    }
+
     /// Takes the last bytes of an upload and gives it its name.
     async fn commit(
         &self,
@@ -227,6 +233,10 @@ impl Registry {
             Ok(finished) => finished,
             Err(other) => return Err(refused(repo, id, other)),
         };
+        if let Err(wrong) = check_digest(&finished, digest) {
+            self.clear_upload(id, at, true).await;
+            return Err(wrong);
+        }
         let desc = Descriptor::new("", *digest, finished.spool.size());
         let body = Bytes::Spool(finished.spool.clone());
         let repository = self.repository(repo);
@@ -245,8 +255,8 @@ impl Registry {
         };
         // Whoever is told to come again goes on with what the store has of it.
         let goes_on = matches!(&put, Err(refusal) if refusal.code == Code::Unavailable);
-        if !goes_on && let Err(error) = self.uploads.forget(id, at, put.is_err()).await {
-            tracing::debug!(%error, "Pieces of an upload that is over stay until they expire");
+        if !goes_on {
+            self.clear_upload(id, at, put.is_err()).await;
         }
         let put = put?;
         self.own(repo, digest, sight).await?;
@@ -255,6 +265,16 @@ impl Registry {
             Put::Existed => saved(stored(repo, digest), "existed", desc.size),
         }
     }
+}
+
+/// Refuses bytes of another digest at once, also while the store is away; digests other than SHA-256 are left to the store.
+fn check_digest(finished: &Finished, digest: &Digest) -> Result<(), Refusal> {
+    let is = finished.spool.digest();
+    if is.algorithm() != digest.algorithm() || is == *digest {
+        return Ok(());
+    }
+    let why = format!("the bytes have the digest {is}, not {digest}");
+    Err(Refusal::new(Code::DigestInvalid, why))
 }
 
 /// An upload is only there for the repository that it was begun in.

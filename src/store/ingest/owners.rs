@@ -88,20 +88,20 @@ impl State {
         if let Some(journal) = &mut self.journal {
             journal.note(id, Some(owner));
         }
-        self.insert(id, owner, bytes);
+        self.insert(id, owner, bytes, false);
     }
 
-    fn insert(&mut self, id: &UploadId, owner: &str, bytes: u64) {
+    fn insert(&mut self, id: &UploadId, owner: &str, bytes: u64, has_ended: bool) {
         let bytes = bytes.min(MAX_BYTES);
         let owner: Arc<str> = owner.into();
         let total = self.totals.entry(owner.clone()).or_default();
-        total.uploads += 1;
+        total.uploads += usize::from(!has_ended);
         total.bytes += bytes;
         let owned = Owned {
             owner,
             bytes,
             is_here: true,
-            has_ended: false,
+            has_ended,
             active: 0,
             touched: Instant::now(),
             give_up: Arc::default(),
@@ -117,9 +117,9 @@ impl State {
             journal.note(id, None);
         }
         if let Some(total) = self.totals.get_mut(&owned.owner) {
-            total.uploads -= 1;
+            total.uploads -= usize::from(!owned.has_ended);
             total.bytes -= owned.bytes;
-            if total.uploads == 0 {
+            if total.uploads == 0 && total.bytes == 0 {
                 self.totals.remove(&owned.owner);
             }
         }
@@ -332,10 +332,9 @@ impl Owners {
     pub(super) fn hold(&self, owner: &str, bytes: u64) -> (UploadId, Arc<Notify>) {
         let id = UploadId::new(&Repo::cli());
         let mut state = self.0.lock();
-        state.insert(&id, owner, bytes);
+        state.insert(&id, owner, bytes, true);
         let owned = state.uploads.get_mut(&id);
         let give_up = owned.map(|owned| {
-            owned.has_ended = true;
             owned.active = 1;
             owned.give_up.clone()
         });

@@ -2,10 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
+    fs::{File, Permissions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
-    os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -26,6 +29,18 @@ pub(super) struct Session {
     pub(super) hasher: Sha256Hasher,
     /// Its bytes are somebody else's now: who waited for it must not touch them.
     pub(super) ended: bool,
+}
+
+/// Mode of an upload's file.
+const MODE: u32 = 0o600;
+/// What is added to it while the file has acknowledged bytes that the store lacks: the one mark that every file system keeps with a
+/// file and that takes no room.
+const AHEAD: u32 = 0o100;
+
+/// Whether [`Session::set_ahead`] was done for the file at `path`.
+pub(super) fn is_ahead(path: &Path) -> bool {
+    let found = path.symlink_metadata();
+    found.is_ok_and(|m| m.is_file() && m.permissions().mode() & AHEAD != 0)
 }
 
 pub(super) fn io_at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -54,7 +69,7 @@ fn place(path: &Path) -> Result<(fs::Dir, &[u8])> {
 impl Session {
     pub(super) fn create(path: &Path) -> Result<Self> {
         let (folder, name) = place(path)?;
-        let file = folder.create_file(name, 0o600).map_err(upload)?;
+        let file = folder.create_file(name, MODE).map_err(upload)?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -62,6 +77,12 @@ impl Session {
             hasher: Sha256Hasher::default(),
             ended: false,
         })
+    }
+
+    pub(super) fn set_ahead(&self, is_ahead: bool) -> Result<()> {
+        let mode = if is_ahead { MODE | AHEAD } else { MODE };
+        let set = self.file.set_permissions(Permissions::from_mode(mode));
+        set.map_err(io_at(&self.path, "mark"))
     }
 
     /// Reads what has come of a range.

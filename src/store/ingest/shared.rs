@@ -53,7 +53,7 @@ impl Uploads {
         outlives_outages: bool,
     ) -> Result<Self> {
         Ok(Self {
-            local: Ingests::open(dir)?,
+            local: Ingests::open(dir, records.is_some())?,
             pieces: records.map(|records| Pieces::new(records, outlives_outages)),
         })
     }
@@ -330,6 +330,9 @@ impl Uploads {
                     Err(e) => return Err(e),
                 };
                 let kept = if here {
+                    if alone.is_some() {
+                        self.local.set_ahead(id, true).await?;
+                    }
                     self.keep(id, piece).await
                 } else {
                     Ok(())
@@ -456,13 +459,26 @@ impl Uploads {
         Ok(there)
     }
 
+    /// Forgets an upload that its own request began and did not end: nobody heard of it, and nothing of it is elsewhere.
+    ///
+    /// # Errors
+    /// `Conflict` where that request still sends to it.
+    pub async fn drop_unheard(&self, id: &UploadId) -> Result<()> {
+        self.local.cancel(id).await?;
+        self.local.owners.forget(id);
+        if let Some(pieces) = &self.pieces {
+            pieces.forget_sent(id);
+        }
+        Ok(())
+    }
+
     /// Removes uploads to which nothing came for `age`; says how many. `now` is the time by the store's clock.
     pub async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
             pieces.keep_sent(|id| self.local.owners.contains(id));
             pieces.clear_over().await?;
-            self.drop_ended_elsewhere(pieces).await?;
+            self.settle_resting(pieces).await?;
             let listed = pieces.records.list_records(keys::UPLOADS).await?;
             self.local.owners.found(&sizes(&listed));
             count += pieces.expire(listed, age, now).await?;
@@ -479,24 +495,26 @@ impl Uploads {
         Ok(())
     }
 
-    /// Forgets what is kept here of uploads that another daemon has ended, and sends what came while the store was away.
-    async fn drop_ended_elsewhere(&self, pieces: &Pieces) -> Result<()> {
+    /// Forgets what is kept here of uploads that another daemon has ended or gone on with, and sends what came while the store was
+    /// away.
+    async fn settle_resting(&self, pieces: &Pieces) -> Result<()> {
         for id in self.local.idle(AT_REST).await? {
             let size = self.local.length(&id).await?.unwrap_or(0);
-            if pieces.sent(&id).is_some_and(|sent| sent < size) {
+            let stored = pieces.list(&id).await?.map(|listed| end(&listed));
+            let lacks = stored.is_some_and(|stored| stored < size);
+            if lacks && (self.local.is_ahead(&id).await || pieces.sent(&id) == stored) {
                 match self.catch_up(pieces, &id, size).await {
                     // A request sends to it.
                     Err(e) if e.kind == ErrorKind::Conflict => {}
                     done => done?,
                 }
-                continue;
-            }
-            let known = pieces.list(&id).await?;
-            if known.is_none_or(|listed| end(&listed) < size)
-                && self.local.cancel_resting(&id).await?
-            {
-                self.local.owners.forget(&id);
-                pieces.forget_sent(&id);
+            } else if stored.unwrap_or(0) == 0 {
+                if self.local.cancel_resting(&id).await? {
+                    self.local.owners.forget(&id);
+                    pieces.forget_sent(&id);
+                }
+            } else if stored != Some(size) {
+                self.local.free(&id).await?;
             }
         }
         Ok(())
@@ -529,20 +547,32 @@ impl Uploads {
     /// Sends what came while the store was away of the first `size` bytes, all of which are here. It goes on without if that is
     /// still so.
     async fn catch_up(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<()> {
-        let mut sent = pieces.sent(id).unwrap_or(size);
-        while sent < size {
-            let end = size.min(sent + PIECE_BYTES as u64);
+        if pieces.sent(id) == Some(size) {
+            return Ok(());
+        }
+        loop {
+            // Each time: another daemon may have gone on with it, and its pieces stay.
+            let stored = match pieces.list(id).await {
+                Ok(Some(listed)) => end(&listed),
+                Ok(None) => return Ok(()),
+                Err(e) if pieces.outlives(&e) => return Ok(()),
+                Err(e) => return Err(e),
+            };
+            pieces.note_sent(id, stored);
+            if stored >= size {
+                return self.local.set_ahead(id, false).await;
+            }
+            let end = size.min(stored + PIECE_BYTES as u64);
             let _place = pieces.place().await;
-            let Some(piece) = self.local.read(id, sent..end).await? else {
+            let Some(piece) = self.local.read(id, stored..end).await? else {
                 return Ok(());
             };
-            match pieces.write(id, sent, piece).await {
-                Ok(()) => sent = end,
+            match pieces.write(id, stored, piece).await {
+                Ok(()) => {}
                 Err(e) if pieces.outlives(&e) => return Ok(()),
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
     }
 
     /// Fetches pieces as they were listed.

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+use std::{fs::File, time::SystemTime};
+
 use futures_util::FutureExt as _;
 
 use super::*;
@@ -203,4 +205,65 @@ async fn a_push_that_waits_for_the_store_is_given_up_where_its_sender_fills_the_
     let next = begin("a").await;
     let sent = uploads.append((&next, "a"), None, None, body(b"xx")).await;
     sent.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_full_disk_gives_up_of_an_upload_in_a_bucket_still_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota {
+        uploads: 9,
+        bytes: 10,
+    };
+    let uploads = daemon(dir.path(), "one", quota).await;
+    let begin = async |owner| uploads.begin(&Repo::cli(), owner, false).await.unwrap();
+    let (big, next, other) = (begin("a").await, begin("a").await, begin("b").await);
+    let append = async |(id, owner), bytes| {
+        let appended = uploads.append((id, owner), None, None, body(bytes));
+        appended.await.map_err(|e| e.op)
+    };
+    append((&big, "a"), b"7 bytes").await.unwrap();
+    append((&other, "b"), b"x").await.unwrap();
+    assert!(uploads.local.make_room(&other).await);
+    assert_eq!(uploads.local.length(&big).await.unwrap(), None);
+    assert_eq!(append((&next, "a"), b"four").await, Err(OVER_QUOTA));
+    assert_eq!(append((&big, "a"), b"xx").await, Ok(Appended::Size(9)));
+}
+
+/// Runs what looks after uploads that rest, as if nothing had come to `id` for a while.
+async fn rest(uploads: &Uploads, file: &Path) {
+    let file = File::options().append(true).open(file).unwrap();
+    let long_ago = SystemTime::now() - Duration::from_mins(11);
+    file.set_modified(long_ago).unwrap();
+    let age = Duration::from_hours(1);
+    uploads.expire(age, Time::now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_another_daemon_received_of_an_upload_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota::DEFAULT;
+    let (x, y) = (
+        daemon(dir.path(), "x", quota).await,
+        daemon(dir.path(), "y", quota).await,
+    );
+    let id = x.begin(&Repo::cli(), "a", false).await.unwrap();
+    let append = async |to: &Arc<Uploads>, at, bytes| {
+        let appended = to.append((&id, "a"), Some(at), None, body(bytes));
+        assert!(matches!(appended.await, Ok(Appended::Size(_))));
+    };
+    append(&x, 0, b"first").await;
+    // Its last request breaks off, and the client goes on elsewhere.
+    let broken = stream::iter([
+        Ok(Bytes::from_static(b" a")),
+        Err(Error::new(ErrorKind::Io, "read", "it hung up")),
+    ]);
+    let ended = x.finish((&id, "a"), Some(5), None, Some(broken.boxed()));
+    ended.await.unwrap_err();
+    append(&y, 5, b" and second").await;
+    append(&y, 16, b" and third").await;
+    rest(&x, &dir.path().join(format!("x/uploads/up-{id}"))).await;
+    assert_eq!(y.size(&id).await.unwrap(), Some(26));
+    let ended = y.finish((&id, "a"), Some(26), None, None).await;
+    let digest = ended.unwrap().unwrap().spool.digest();
+    assert_eq!(digest, Digest::sha256_of(b"first and second and third"));
 }
