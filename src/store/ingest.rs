@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    fs::Metadata,
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -249,7 +250,7 @@ impl Ingests {
         }
         let path = self.path(id);
         let found = task::blocking(move || path.symlink_metadata().ok()).await;
-        Ok(found.filter(std::fs::Metadata::is_file).map(|m| m.len()))
+        Ok(found.filter(Metadata::is_file).map(|m| m.len()))
     }
 
     /// Reads a part of what has come of an upload; `None` if there is no such upload.
@@ -455,9 +456,9 @@ impl Ingests {
         task::blocking(move || session.set_ahead(is_ahead)).await
     }
 
-    async fn is_ahead(&self, id: &UploadId) -> bool {
-        let path = self.path(id);
-        task::blocking(move || session::is_ahead(&path)).await
+    /// Uploads that have acknowledged bytes which the store lacks.
+    async fn ahead(&self) -> Result<Vec<UploadId>> {
+        self.list(session::is_ahead).await
     }
 
     /// How many there are; 0 where the folder cannot be read. Blocks, but for no longer than a folder of uploads takes.
@@ -472,24 +473,34 @@ impl Ingests {
 
     /// Uploads to which nothing came for `age`.
     pub async fn idle(&self, age: Duration) -> Result<Vec<UploadId>> {
-        let dir = self.dir.clone();
         let now = SystemTime::now();
-        let idle = task::blocking(move || -> io::Result<Vec<UploadId>> {
-            let mut idle = Vec::new();
+        let is_idle = move |found: &Metadata| {
+            let modified = found.modified().ok();
+            modified.is_some_and(|m| now.duration_since(m).is_ok_and(|rested| rested > age))
+        };
+        self.list(is_idle).await
+    }
+
+    /// Uploads that have such files here.
+    async fn list(
+        &self,
+        is_wanted: impl Fn(&Metadata) -> bool + Send + 'static,
+    ) -> Result<Vec<UploadId>> {
+        let dir = self.dir.clone();
+        let listed = task::blocking(move || -> io::Result<Vec<UploadId>> {
+            let mut wanted = Vec::new();
             for item in std::fs::read_dir(&dir)? {
                 let item = item?;
                 let name = item.file_name().to_string_lossy().into_owned();
-                let modified = item.metadata().and_then(|m| m.modified());
-                let rested = modified.ok().and_then(|m| now.duration_since(m).ok());
                 if let Some(id) = name.strip_prefix(PREFIX)
-                    && rested.is_some_and(|rested| rested > age)
+                    && item.metadata().is_ok_and(|found| is_wanted(&found))
                 {
-                    idle.extend(id.parse::<UploadId>().ok());
+                    wanted.extend(id.parse::<UploadId>().ok());
                 }
             }
-            Ok(idle)
+            Ok(wanted)
         });
-        idle.await.map_err(io_at(&self.dir, "list"))
+        listed.await.map_err(io_at(&self.dir, "list"))
     }
 
     /// Removes uploads to which nothing came for `age`; says how many.

@@ -243,7 +243,11 @@ impl Registry {
         let put = || async {
             let _pass = self.pass(parts).await;
             let put = repository.put_blob(&desc, &body).await;
-            let put = put.map_err(|e| Refusal::of_store(&e, Code::DigestInvalid))?;
+            let put = put.map_err(|e| Refusal::of_store(&e, Code::DigestInvalid));
+            if put.as_ref().is_err_and(|e| e.code == Code::Unavailable) {
+                finished.waits();
+            }
+            let put = put?;
             self.promise(parts, digest);
             Ok(put)
         };

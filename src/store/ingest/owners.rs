@@ -62,7 +62,7 @@ struct Owned {
     bytes: u64,
     /// Whether it has a file here.
     is_here: bool,
-    /// Whether it has ended, and only its bytes are not stored yet.
+    /// Whether it has ended, and its bytes wait for a store that is away.
     has_ended: bool,
     /// Requests that send to it now.
     active: usize,
@@ -327,18 +327,17 @@ impl Owners {
         self.0.lock().uploads.get(id).is_some_and(|o| o.bytes == 0)
     }
 
-    /// Counts the bytes of an upload that has ended until they are stored ([`Self::forget`]), under an id of their own. Says who is
-    /// told when they are to be given up for others.
-    pub(super) fn hold(&self, owner: &str, bytes: u64) -> (UploadId, Arc<Notify>) {
+    /// Counts the bytes of an upload that has ended and waits for a store that is away, until [`Self::forget`], under an id of their
+    /// own. `give_up` is told when they are to be given up for others.
+    pub(super) fn hold(&self, owner: &str, bytes: u64, give_up: Arc<Notify>) -> UploadId {
         let id = UploadId::new(&Repo::cli());
         let mut state = self.0.lock();
         state.insert(&id, owner, bytes, true);
-        let owned = state.uploads.get_mut(&id);
-        let give_up = owned.map(|owned| {
+        if let Some(owned) = state.uploads.get_mut(&id) {
             owned.active = 1;
-            owned.give_up.clone()
-        });
-        (id, give_up.unwrap_or_default())
+            owned.give_up = give_up;
+        }
+        id
     }
 
     pub(super) fn forget(&self, id: &UploadId) {
@@ -394,7 +393,8 @@ impl Owners {
         let is_own = filler == owner;
         let mut resting = Vec::new();
         let others = state.uploads.iter().filter(|(other, _)| *other != id);
-        for (other, owned) in others.filter(|(_, o)| Some(&o.owner) == filler.as_ref()) {
+        let on_disk = others.filter(|(_, o)| o.is_here && Some(&o.owner) == filler.as_ref());
+        for (other, owned) in on_disk {
             if owned.active == 0 {
                 resting.push(other.clone());
             } else if !is_own {
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_of_an_upload_that_has_ended_count_until_they_are_stored() {
+    async fn bytes_of_an_upload_that_waits_for_the_store_count_until_they_are_stored() {
         let owners = Owners::default();
         owners.set(Quota {
             uploads: 9,
@@ -513,7 +513,8 @@ mod tests {
         let (own, other) = (id(), id());
         owners.begin(&own, "a", false).unwrap();
         owners.begin(&other, "b", false).unwrap();
-        let (held, given_up) = owners.hold("a", 8);
+        let given_up = Arc::<Notify>::default();
+        let held = owners.hold("a", 8, given_up.clone());
         owners.grow(&own, 3).unwrap_err();
         owners.grow(&other, 3).unwrap();
         assert!(!owners.fillers(&other).is_own);

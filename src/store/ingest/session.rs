@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{File, Permissions},
+    fs::{File, Metadata, Permissions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
     os::unix::{
@@ -37,10 +37,9 @@ const MODE: u32 = 0o600;
 /// file and that takes no room.
 const AHEAD: u32 = 0o100;
 
-/// Whether [`Session::set_ahead`] was done for the file at `path`.
-pub(super) fn is_ahead(path: &Path) -> bool {
-    let found = path.symlink_metadata();
-    found.is_ok_and(|m| m.is_file() && m.permissions().mode() & AHEAD != 0)
+/// Whether [`Session::set_ahead`] was done for a file.
+pub(super) fn is_ahead(found: &Metadata) -> bool {
+    found.is_file() && found.permissions().mode() & AHEAD != 0
 }
 
 pub(super) fn io_at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -4,7 +4,14 @@
 //! the offset in its `Location`. Whoever gets the last request puts them together; if it was this daemon that received them
 //! all, from its own disk. An upload in one request, which is what BuildKit sends, leaves no piece.
 
-use std::{collections::HashMap, fmt, ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Range,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -495,19 +502,43 @@ impl Uploads {
         Ok(())
     }
 
-    /// Forgets what is kept here of uploads that another daemon has ended or gone on with, and sends what came while the store was
-    /// away.
+    /// Sends what came while the store was away, of uploads that no request sends to; says of how many.
+    ///
+    /// # Errors
+    /// When the folder cannot be read, or the store fails otherwise than by being away.
+    pub async fn send_late(&self) -> Result<u64> {
+        let Some(pieces) = &self.pieces else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        for id in self.local.ahead().await? {
+            if let Some(size) = self.local.length(&id).await? {
+                count += u64::from(self.catch_up_alone(pieces, &id, size).await?);
+            }
+        }
+        Ok(count)
+    }
+
+    /// As [`Self::catch_up`], `false` where a request sends to the upload.
+    async fn catch_up_alone(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<bool> {
+        let caught_up = async {
+            let _turn = self.turn(id).await?;
+            self.catch_up(pieces, id, size).await
+        };
+        match caught_up.await {
+            Err(e) if e.kind == ErrorKind::Conflict => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Forgets what is kept here of uploads that another daemon has ended or gone on with, and sends what the store lacks of others.
     async fn settle_resting(&self, pieces: &Pieces) -> Result<()> {
+        self.send_late().await?;
         for id in self.local.idle(AT_REST).await? {
             let size = self.local.length(&id).await?.unwrap_or(0);
             let stored = pieces.list(&id).await?.map(|listed| end(&listed));
-            let lacks = stored.is_some_and(|stored| stored < size);
-            if lacks && (self.local.is_ahead(&id).await || pieces.sent(&id) == stored) {
-                match self.catch_up(pieces, &id, size).await {
-                    // A request sends to it.
-                    Err(e) if e.kind == ErrorKind::Conflict => {}
-                    done => done?,
-                }
+            if pieces.sent(&id) == stored && stored.is_some_and(|stored| stored < size) {
+                self.catch_up_alone(pieces, &id, size).await?;
             } else if stored.unwrap_or(0) == 0 {
                 if self.local.cancel_resting(&id).await? {
                     self.local.owners.forget(&id);
@@ -575,23 +606,17 @@ impl Uploads {
         }
     }
 
-    /// Fetches pieces as they were listed.
+    /// Fetches pieces as they were listed, one at a time: each takes a place.
     async fn fetch(&self, pieces: &Pieces, id: &UploadId, listed: Vec<Range<u64>>) -> Result<()> {
-        let found = stream::iter(listed)
-            .map(|piece| async move {
-                let key = keys::upload(&format!("{id}.{:020}", piece.start));
-                let bytes = pieces
-                    .records
-                    .read_record(&key, 2 * PIECE_BYTES as u64)
-                    .await?;
-                let bytes = bytes.filter(|b| b.len() as u64 == piece.end - piece.start);
-                bytes.ok_or_else(|| {
-                    Error::new(ErrorKind::Conflict, "upload", "a piece of it is gone").at("", id)
-                })
-            })
-            .buffered(2);
-        let mut found = std::pin::pin!(found);
-        while let Some(bytes) = found.try_next().await? {
+        for piece in listed {
+            let _place = pieces.place().await;
+            let key = keys::upload(&format!("{id}.{:020}", piece.start));
+            let most = 2 * PIECE_BYTES as u64;
+            let bytes = pieces.records.read_record(&key, most).await?;
+            let bytes = bytes.filter(|b| b.len() as u64 == piece.end - piece.start);
+            let bytes = bytes.ok_or_else(|| {
+                Error::new(ErrorKind::Conflict, "upload", "a piece of it is gone").at("", id)
+            })?;
             let length = bytes.len() as u64;
             let body = Body::Bytes(bytes).stream(0..length);
             self.local.append(id, None, body).await?;
@@ -600,25 +625,33 @@ impl Uploads {
     }
 }
 
-/// The bytes of an upload that has ended. Until this is dropped they count to its owner.
+/// The bytes of an upload that has ended. While they wait for a store that is away they count to its owner, until this is dropped.
 pub struct Finished {
     /// They, and their SHA-256.
     pub spool: Arc<Spool>,
     uploads: Arc<Uploads>,
+    owner: Box<str>,
     /// What they count as.
-    held: UploadId,
+    held: OnceLock<UploadId>,
     give_up: Arc<Notify>,
 }
 
 impl Finished {
     fn new(uploads: &Arc<Uploads>, owner: &str, spool: Spool) -> Self {
-        let (held, give_up) = uploads.local.owners.hold(owner, spool.size());
         Self {
             spool: spool.into(),
             uploads: uploads.clone(),
-            held,
-            give_up,
+            owner: owner.into(),
+            held: OnceLock::new(),
+            give_up: Arc::default(),
         }
+    }
+
+    /// Notes that the store is away, and the bytes only wait for it: on a full disk they may be given up for others.
+    pub fn waits(&self) {
+        let (owners, size) = (&self.uploads.local.owners, self.spool.size());
+        let hold = || owners.hold(&self.owner, size, self.give_up.clone());
+        self.held.get_or_init(hold);
     }
 
     /// Waits until the bytes are to be given up: the disk is full, and their owner has most of it.
@@ -636,7 +669,9 @@ impl fmt::Debug for Finished {
 
 impl Drop for Finished {
     fn drop(&mut self) {
-        self.uploads.local.owners.forget(&self.held);
+        if let Some(held) = self.held.get() {
+            self.uploads.local.owners.forget(held);
+        }
     }
 }
 

@@ -192,11 +192,15 @@ async fn a_push_that_waits_for_the_store_is_given_up_where_its_sender_fills_the_
     let large = Body::Bytes(vec![0; 19_999].into()).stream(0..19_999);
     let finished = uploads.finish((&big, "a"), None, None, Some(large)).await;
     let finished = finished.unwrap().unwrap();
-    let over = uploads.append((&next, "a"), None, None, body(b"xx")).await;
-    assert_eq!(over.unwrap_err().op, OVER_QUOTA);
     let sent = uploads.append((&small, "b"), None, None, body(b"xx")).await;
     sent.unwrap();
+    // Not while it is being stored.
+    assert!(!uploads.local.make_room(&small).await);
     assert!(finished.given_up().now_or_never().is_none());
+    finished.waits();
+    finished.waits();
+    let over = uploads.append((&next, "a"), None, None, body(b"xx")).await;
+    assert_eq!(over.unwrap_err().op, OVER_QUOTA);
     assert!(uploads.local.make_room(&small).await);
     let told = finished.given_up().await;
     assert_eq!(told.kind, ErrorKind::Full);
