@@ -171,6 +171,11 @@ impl Sights {
         Ok(())
     }
 
+    /// Forgets which links were written lately: a prune may remove some.
+    pub fn forget_links(&self) {
+        self.links.forget_all();
+    }
+
     /// Notes that a manifest was stored in a repository, or served from it: what is not visible by a listing without it is looked up
     /// again.
     pub fn heard_of(&self, repo: &Repo, manifest: &Digest) {

@@ -31,16 +31,12 @@ pub struct Pause {
     lock: Arc<RwLock<()>>,
     working: Arc<Mutex<Working>>,
     promises: Mutex<Promises>,
+    on_shut: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Default for Pause {
     fn default() -> Self {
-        Self {
-            began: Instant::now(),
-            lock: Arc::default(),
-            working: Arc::default(),
-            promises: Mutex::default(),
-        }
+        Self::telling(|| {})
     }
 }
 
@@ -65,6 +61,17 @@ impl Drop for Pass {
 }
 
 impl Pause {
+    /// Does `on_shut` each time a prune has the store to itself: what is remembered of the store ends then.
+    pub fn telling(on_shut: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            began: Instant::now(),
+            lock: Arc::default(),
+            working: Arc::default(),
+            promises: Mutex::default(),
+            on_shut: Box::new(on_shut),
+        }
+    }
+
     /// Begins work on the store, when no prune has it to itself; `what` names the work to whoever waits for its end. The request
     /// of `ticket` gives its place to others meanwhile. One request must not pass twice at once.
     pub async fn pass(&self, ticket: Option<&Ticket>, what: impl FnOnce() -> String) -> Pass {
@@ -108,6 +115,7 @@ impl Pause {
 impl Doors for Pause {
     async fn shut(&self) -> Result<Box<dyn Send>, String> {
         if let Ok(alone) = timeout(RUNNING, self.lock.clone().write_owned()).await {
+            (self.on_shut)();
             return Ok(Box::new(alone));
         }
         let working = self.working.lock();
@@ -135,6 +143,19 @@ impl Doors for Pause {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_of_the_store_ends_when_a_prune_has_it_to_itself() {
+        let count = Arc::new(Mutex::new(0));
+        let counted = count.clone();
+        let pause = Pause::telling(move || *counted.lock() += 1);
+        let pass = pause.pass(None, || "a push".to_owned()).await;
+        assert!(pause.shut().await.is_err());
+        assert_eq!(*count.lock(), 0);
+        drop(pass);
+        let _alone = pause.shut().await.unwrap();
+        assert_eq!(*count.lock(), 1);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn running_requests_end_and_new_ones_are_held() {

@@ -1,6 +1,7 @@
 //! Bytes on their way into a store: re-openable, so that trying again is always right.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Write},
     ops::Range,
@@ -122,7 +123,12 @@ pub struct Spool {
     path: tempfile::TempPath,
     digest: Digest,
     size: u64,
+    /// Dropped once the file is removed.
+    _until_removed: Option<Box<dyn UntilRemoved>>,
 }
+
+/// What lasts as long as a spool's file.
+pub(super) trait UntilRemoved: fmt::Debug + Send + Sync {}
 
 impl Spool {
     /// Takes over a whole file whose bytes were hashed while they were written; it is removed with the last handle.
@@ -137,7 +143,16 @@ impl Spool {
             path: kept,
             digest,
             size,
+            _until_removed: None,
         })
+    }
+
+    /// The same, which drops `until_removed` once its file is removed.
+    pub(super) fn keeping(self, until_removed: Box<dyn UntilRemoved>) -> Self {
+        Self {
+            _until_removed: Some(until_removed),
+            ..self
+        }
     }
 
     /// Where the bytes are while this lives; a store on the same file system may link them.
@@ -232,6 +247,7 @@ impl SpoolWriter {
                 SpoolDigest::Verified(digest) => digest,
             },
             size: self.written,
+            _until_removed: None,
         }
     }
 

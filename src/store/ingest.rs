@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    fmt,
     fs::Metadata,
     io,
     ops::Range,
@@ -35,6 +36,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{
     ByteStream, Spool,
+    body::UntilRemoved,
     error::{Error, ErrorKind, Result},
     keys::Repo,
 };
@@ -55,6 +57,8 @@ const PREFIX: &str = "up-";
 const MAX_OPEN: usize = 128;
 /// Uploads that are remembered as broken off, at most.
 const MAX_BROKEN: usize = 10_000;
+/// What had no byte for so long is not being put together again from what the store has, and is not about to be published.
+const COPY: Duration = Duration::from_mins(1);
 /// To what had no byte for so long, few requests are sending.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -146,10 +150,40 @@ async fn remove(spool: Option<Spool>) -> bool {
     is_there
 }
 
+type OpenSessions = Mutex<HashMap<UploadId, Arc<AsyncMutex<Session>>>>;
+
+/// An upload that has ended, whose file is still there: as long as its session is known, no request opens that file again, which may be
+/// a stored blob's by then.
+struct Ended {
+    open: Arc<OpenSessions>,
+    id: UploadId,
+}
+
+impl fmt::Debug for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ended upload {}", self.id)
+    }
+}
+
+impl UntilRemoved for Ended {}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.open.lock().remove(&self.id);
+    }
+}
+
+/// For how long nobody has written to a file.
+fn rested(found: &Metadata, now: SystemTime) -> Duration {
+    let modified = found.modified().ok();
+    let rested = modified.and_then(|m| now.duration_since(m).ok());
+    rested.unwrap_or_default()
+}
+
 /// All uploads of one folder.
 pub struct Ingests {
     dir: PathBuf,
-    open: Mutex<HashMap<UploadId, Arc<AsyncMutex<Session>>>>,
+    open: Arc<OpenSessions>,
     /// Whose last request broke off: few senders go on from there.
     broken: Mutex<HashSet<UploadId>>,
     owners: Owners,
@@ -164,7 +198,7 @@ impl Ingests {
         fs::make_dirs(dir).map_err(|e| Error::io("open", e))?;
         Ok(Self {
             dir: dir.to_owned(),
-            open: Mutex::default(),
+            open: Arc::default(),
             broken: Mutex::default(),
             owners: Owners::default(),
             evict: OnceLock::new(),
@@ -213,7 +247,11 @@ impl Ingests {
     fn keep_open(&self, id: &UploadId, session: Session) -> Arc<AsyncMutex<Session>> {
         let mut open = self.open.lock();
         if open.len() >= MAX_OPEN {
-            open.retain(|_, session| Arc::strong_count(session) > 1);
+            let is_used = |session: &Arc<AsyncMutex<Session>>| {
+                // One that has ended stays until its file is removed.
+                Arc::strong_count(session) > 1 || session.try_lock().is_ok_and(|s| s.ended)
+            };
+            open.retain(|_, session| is_used(session));
         }
         let new = || Arc::new(AsyncMutex::new(session));
         open.entry(id.clone()).or_insert_with(new).clone()
@@ -275,6 +313,7 @@ impl Ingests {
             return Ok(Appended::Unknown);
         };
         self.broken.lock().remove(id);
+        self.owners.on_disk(id);
         if let Some(range) = &range
             && range.start != session.size
         {
@@ -355,6 +394,16 @@ impl Ingests {
     /// Gives up uploads since the disk is full: first those of whoever has most bytes in them, then those that nobody goes on
     /// with. Says whether it is worth trying again: not for whoever fills the disk.
     async fn make_room(&self, id: &UploadId) -> bool {
+        match self.free_copies().await {
+            Ok(0) => {}
+            Ok(others) => {
+                tracing::info!(others, "Disk full: files of uploads that the store has go");
+                return true;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Disk full, and files of uploads cannot be removed");
+            }
+        }
         let Fillers { resting, is_own } = self.owners.fillers(id);
         let freed = async {
             let mut count = 0;
@@ -397,12 +446,18 @@ impl Ingests {
             return Ok(None);
         };
         session.ended = true;
-        self.open.lock().remove(id);
+        let same = OwnedMutexGuard::mutex(&session).clone();
+        self.open.lock().insert(id.clone(), same);
+        let ended = Ended {
+            open: self.open.clone(),
+            id: id.clone(),
+        };
         // None of this waits for a disk.
         let digest = session.hasher.clone().finish().into();
         let file = session.file.try_clone();
         let file = file.map_err(io_at(&session.path, "open"))?;
-        Spool::adopt(file, &session.path, digest, session.size).map(Some)
+        let spool = Spool::adopt(file, &session.path, digest, session.size)?;
+        Ok(Some(spool.keeping(Box::new(ended))))
     }
 
     /// Ends an upload and forgets its bytes; `false` if there was none.
@@ -433,6 +488,21 @@ impl Ingests {
         }
     }
 
+    /// Frees what rests here of uploads that the store has as well, whoever's: they lose nothing. Says how many.
+    async fn free_copies(&self) -> Result<u64> {
+        if !self.lives_elsewhere {
+            return Ok(0);
+        }
+        let now = SystemTime::now();
+        let is_copy =
+            move |found: &Metadata| rested(found, now) > COPY && !session::is_ahead(found);
+        let mut count = 0;
+        for id in self.list(is_copy).await? {
+            count += u64::from(self.free(&id).await?);
+        }
+        Ok(count)
+    }
+
     async fn unless_busy(
         &self,
         id: &UploadId,
@@ -448,11 +518,13 @@ impl Ingests {
         }
     }
 
-    /// Notes in the file of an upload, across restarts, whether it has acknowledged bytes that the store lacks.
-    async fn set_ahead(&self, id: &UploadId, is_ahead: bool) -> Result<()> {
+    /// Notes in the file of an upload, across restarts, whether it has acknowledged bytes that the store lacks: `is_ahead` is
+    /// asked with how many have come.
+    async fn set_ahead(&self, id: &UploadId, is_ahead: impl Fn(u64) -> bool) -> Result<()> {
         let Some(session) = self.lock(id).await? else {
             return Ok(());
         };
+        let is_ahead = is_ahead(session.size);
         task::blocking(move || session.set_ahead(is_ahead)).await
     }
 
@@ -474,11 +546,7 @@ impl Ingests {
     /// Uploads to which nothing came for `age`.
     pub async fn idle(&self, age: Duration) -> Result<Vec<UploadId>> {
         let now = SystemTime::now();
-        let is_idle = move |found: &Metadata| {
-            let modified = found.modified().ok();
-            modified.is_some_and(|m| now.duration_since(m).is_ok_and(|rested| rested > age))
-        };
-        self.list(is_idle).await
+        self.list(move |found| rested(found, now) > age).await
     }
 
     /// Uploads that have such files here.
@@ -548,6 +616,35 @@ mod tests {
         ] {
             assert!(bad.parse::<UploadId>().is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_writes_to_an_upload_that_has_ended_and_may_be_a_stored_blob() {
+        let dir = tempfile::tempdir().unwrap();
+        let ingests = Ingests::open(dir.path(), false).unwrap();
+        let id = ingests.begin(&Repo::cli()).await.unwrap();
+        let body = |bytes: &'static [u8]| {
+            futures_util::stream::iter([Ok(Bytes::from_static(bytes))]).boxed()
+        };
+        ingests.append(&id, None, body(b"blob")).await.unwrap();
+        let other = Ingests::open(dir.path(), false).unwrap();
+        assert_eq!(other.size(&id).await.unwrap(), Some(4));
+        let spool = ingests.finish(&id).await.unwrap().unwrap();
+        // By this process, while the file is still there.
+        assert_eq!(ingests.size(&id).await.unwrap(), None);
+        let more = ingests.append(&id, None, body(b"more")).await;
+        assert_eq!(more.unwrap(), Appended::Unknown);
+        // By another one, once the store has it: whether it had opened the file before or not.
+        let stored = dir.path().join("stored");
+        std::fs::hard_link(spool.path(), &stored).unwrap();
+        let more = other.append(&id, None, body(b"more")).await;
+        assert_eq!(more.unwrap_err().kind, ErrorKind::Conflict);
+        let third = Ingests::open(dir.path(), false).unwrap();
+        assert_eq!(third.size(&id).await.unwrap(), None);
+        drop(spool);
+        assert_eq!(std::fs::read(&stored).unwrap(), b"blob");
+        assert_eq!(ingests.size(&id).await.unwrap(), None);
+        assert!(!ingests.path(&id).exists());
     }
 
     #[tokio::test]

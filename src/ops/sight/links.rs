@@ -57,7 +57,6 @@ impl Links {
         generations.young.contains(&link) || generations.old.contains(&link)
     }
 
-    #[cfg(test)]
     pub(super) fn forget_all(&self) {
         let mut generations = self.generations.lock();
         generations.next();

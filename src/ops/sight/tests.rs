@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     artifact::{Descriptor, Manifest, annotations, media},
     store::{
-        Body,
+        Body, keys,
         open::{self, Opened, Options, StoreUrl},
     },
 };
@@ -363,4 +363,24 @@ async fn view_answers_only_for_what_is_seen_and_takes_no_writes() {
     let desc = Descriptor::of("a/b", b"new");
     assert!(view.put(&desc, &Body::Bytes("new".into())).await.is_err());
     assert!(view.publish(&found, None, &Expect::Anything).await.is_err());
+}
+
+#[tokio::test]
+async fn links_that_were_written_lately_are_believed_until_a_prune() {
+    let shelf = Shelf::new().await;
+    let (own, other) = (shelf.repository("own/x"), shelf.repository("other"));
+    let layer = blob(&other, "layer").await;
+    let sights = Sights::default();
+    sights.link(&own, &layer).await.unwrap();
+    let records = shelf.opened.repositories.as_ref().unwrap().records();
+    let link = keys::linked(own.name(), &layer);
+    records.remove_record(&link).await.unwrap();
+    assert_eq!(sights.seen(&own, &layer).await.unwrap(), Seen::Linked);
+    sights.forget_links();
+    assert_eq!(sights.seen(&own, &layer).await.unwrap(), Seen::Not);
+    // What was only read is not remembered.
+    own.link(&layer).await.unwrap();
+    assert_eq!(sights.seen(&own, &layer).await.unwrap(), Seen::Linked);
+    records.remove_record(&link).await.unwrap();
+    assert_eq!(sights.seen(&own, &layer).await.unwrap(), Seen::Not);
 }

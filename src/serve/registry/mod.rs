@@ -103,17 +103,21 @@ impl Registry {
         authority: Arc<Authority>,
         caches: Arc<CacheTags>,
     ) -> Self {
+        let sights = Arc::<Sights>::default();
+        let remembered = sights.clone();
+        // A prune may remove a link with its blob, and somebody else may push that again.
+        let pause = Pause::telling(move || remembered.forget_links());
         Self {
             repositories,
             uploads,
             authority,
             caches,
-            sights: Arc::default(),
+            sights,
             readers: None,
             hold: Hold::new(HOLD, None),
             admission: Arc::default(),
             refuses_incomplete_images: AtomicBool::new(true),
-            pause: Arc::default(),
+            pause: Arc::new(pause),
         }
     }
 

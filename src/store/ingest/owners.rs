@@ -100,7 +100,7 @@ impl State {
         let owned = Owned {
             owner,
             bytes,
-            is_here: true,
+            is_here: has_ended,
             has_ended,
             active: 0,
             touched: Instant::now(),
@@ -190,6 +190,7 @@ impl Owners {
             };
             state.add(&id, &owner, bytes);
             if let Some(owned) = state.uploads.get_mut(&id) {
+                owned.is_here = bytes > 0;
                 owned.touched = owned.touched.checked_sub(rested).unwrap_or(owned.touched);
             }
         }
@@ -479,6 +480,7 @@ mod tests {
             (&small, "b", 9),
         ] {
             owners.begin(id, owner, false).unwrap();
+            owners.on_disk(id);
             owners.grow(id, bytes).unwrap();
         }
         let active = owners.active(&sending, "filler", 0);
@@ -513,6 +515,7 @@ mod tests {
         let (own, other) = (id(), id());
         owners.begin(&own, "a", false).unwrap();
         owners.begin(&other, "b", false).unwrap();
+        owners.on_disk(&other);
         let given_up = Arc::<Notify>::default();
         let held = owners.hold("a", 8, given_up.clone());
         owners.grow(&own, 3).unwrap_err();

@@ -7,9 +7,10 @@ use std::{
     ops::Range,
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{FileExt as _, PermissionsExt as _},
+        fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use super::BATCH_BYTES;
 use crate::{
     digest::Sha256Hasher,
     fs,
-    store::error::{Error, Result},
+    store::error::{Error, ErrorKind, Result},
 };
 
 /// One upload. Its file may be longer than `size` after a write that failed.
@@ -36,6 +37,11 @@ const MODE: u32 = 0o600;
 /// What is added to it while the file has acknowledged bytes that the store lacks: the one mark that every file system keeps with a
 /// file and that takes no room.
 const AHEAD: u32 = 0o100;
+
+/// Whether a store has taken the file for a blob's, which nobody may write to: it has a second name there.
+fn is_taken(found: &Metadata) -> bool {
+    found.nlink() > 1
+}
 
 /// Whether [`Session::set_ahead`] was done for a file.
 pub(super) fn is_ahead(found: &Metadata) -> bool {
@@ -99,9 +105,16 @@ impl Session {
         else {
             return Ok(None);
         };
-        let is_file = file.metadata().map(|m| m.is_file());
-        if !is_file.map_err(io_at(path, "open"))? {
+        let found = file.metadata().map_err(io_at(path, "open"))?;
+        if !found.is_file() {
             return Err(io_at(path, "open")(io::ErrorKind::InvalidInput.into()));
+        }
+        if is_taken(&found) {
+            // The process that ended it may still need this name, unless it died.
+            if super::rested(&found, SystemTime::now()) > super::COPY {
+                fs::missing_is_none(folder.remove_file(name)).map_err(upload)?;
+            }
+            return Ok(None);
         }
         let mut hasher = Sha256Hasher::default();
         let (mut buf, mut size) = (vec![0; BATCH_BYTES], 0);
@@ -123,7 +136,15 @@ impl Session {
     }
 
     /// Writes the pieces, and takes away each that was: those that an error leaves may be written later.
+    ///
+    /// # Errors
+    /// `Conflict` if another process has ended the upload.
     pub(super) fn write(&mut self, pieces: &mut VecDeque<Bytes>) -> Result<()> {
+        let found = self.file.metadata().map_err(io_at(&self.path, "write"))?;
+        if is_taken(&found) {
+            let why = "another request has ended it";
+            return Err(Error::new(ErrorKind::Conflict, "upload", why));
+        }
         while let Some(piece) = pieces.front() {
             if let Err(e) = self.file.write_all(piece) {
                 // Back to where the hash is, or what is appended next would be damaged.

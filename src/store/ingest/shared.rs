@@ -164,12 +164,19 @@ impl Uploads {
         stream::try_unfold(body, next).boxed()
     }
 
-    /// Gives up an upload that may not grow, or that is in the way of others.
+    /// Gives up an upload that may not grow; where there is no room for it, what is here of it.
     async fn give_up_refused<T>(&self, id: &UploadId, done: Result<T>) -> Result<T> {
-        if let Err(error) = &done
-            && (error.op == OVER_QUOTA || error.kind == ErrorKind::Full)
-        {
-            self.cancel(id).await?;
+        match &done {
+            Err(error) if error.op == OVER_QUOTA => {
+                self.cancel(id).await?;
+            }
+            Err(error) if error.kind == ErrorKind::Full && self.pieces.is_some() => {
+                self.local.drop_file(id).await?;
+            }
+            Err(error) if error.kind == ErrorKind::Full => {
+                self.cancel(id).await?;
+            }
+            _ => {}
         }
         done
     }
@@ -232,7 +239,7 @@ impl Uploads {
         };
         if let Some(said) = said
             && (here == Some(said) && pieces.sent(id).is_some()
-                || (here.is_none() && said == 0 && is_last))
+                || (here.is_none() && said == 0 && is_last && self.may_be_new(id)))
         {
             return Ok(Ok(Start::at(said)));
         }
@@ -243,6 +250,12 @@ impl Uploads {
             return Ok(Err(Appended::OutOfOrder(start.size)));
         }
         Ok(Ok(start))
+    }
+
+    /// Whether nothing may have come of an upload: as far as is known here.
+    fn may_be_new(&self, id: &UploadId) -> bool {
+        let owners = &self.local.owners;
+        owners.is_new(id) || !owners.contains(id)
     }
 
     /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body. `at` is how far
@@ -338,7 +351,7 @@ impl Uploads {
                 };
                 let kept = if here {
                     if alone.is_some() {
-                        self.local.set_ahead(id, true).await?;
+                        self.local.set_ahead(id, |_| true).await?;
                     }
                     self.keep(id, piece).await
                 } else {
@@ -512,23 +525,20 @@ impl Uploads {
         };
         let mut count = 0;
         for id in self.local.ahead().await? {
-            if let Some(size) = self.local.length(&id).await? {
-                count += u64::from(self.catch_up_alone(pieces, &id, size).await?);
-            }
+            count += u64::from(self.catch_up_alone(pieces, &id).await?);
         }
         Ok(count)
     }
 
-    /// As [`Self::catch_up`], `false` where a request sends to the upload.
-    async fn catch_up_alone(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<bool> {
-        let caught_up = async {
-            let _turn = self.turn(id).await?;
-            self.catch_up(pieces, id, size).await
+    /// As [`Self::catch_up`] for all that is here, `false` where a request sends to the upload, which nobody waits for.
+    async fn catch_up_alone(&self, pieces: &Pieces, id: &UploadId) -> Result<bool> {
+        let Some(_turn) = pieces.free_turn(id) else {
+            return Ok(false);
         };
-        match caught_up.await {
-            Err(e) if e.kind == ErrorKind::Conflict => Ok(false),
-            done => done.map(|()| true),
+        if let Some(size) = self.local.length(id).await? {
+            self.catch_up(pieces, id, size).await?;
         }
+        Ok(true)
     }
 
     /// Forgets what is kept here of uploads that another daemon has ended or gone on with, and sends what the store lacks of others.
@@ -538,7 +548,7 @@ impl Uploads {
             let size = self.local.length(&id).await?.unwrap_or(0);
             let stored = pieces.list(&id).await?.map(|listed| end(&listed));
             if pieces.sent(&id) == stored && stored.is_some_and(|stored| stored < size) {
-                self.catch_up_alone(pieces, &id, size).await?;
+                self.catch_up_alone(pieces, &id).await?;
             } else if stored.unwrap_or(0) == 0 {
                 if self.local.cancel_resting(&id).await? {
                     self.local.owners.forget(&id);
@@ -591,7 +601,7 @@ impl Uploads {
             };
             pieces.note_sent(id, stored);
             if stored >= size {
-                return self.local.set_ahead(id, false).await;
+                return self.local.set_ahead(id, |size| size > stored).await;
             }
             let end = size.min(stored + PIECE_BYTES as u64);
             let _place = pieces.place().await;

@@ -71,13 +71,19 @@ impl Pieces {
     /// # Errors
     /// `Conflict` where one of them takes too long.
     pub(super) async fn turn(&self, id: &UploadId) -> Result<OwnedMutexGuard<()>> {
-        let turn = {
-            let mut sending = self.sending.lock();
-            sending.retain(|_, turn| Arc::strong_count(turn) > 1);
-            sending.entry(id.clone()).or_default().clone()
-        };
-        let turn = timeout(BUSY, turn.lock_owned()).await;
+        let turn = timeout(BUSY, self.turns_of(id).lock_owned()).await;
         turn.map_err(|_| busy(id))
+    }
+
+    /// The same, if no request sends to the upload.
+    pub(super) fn free_turn(&self, id: &UploadId) -> Option<OwnedMutexGuard<()>> {
+        self.turns_of(id).try_lock_owned().ok()
+    }
+
+    fn turns_of(&self, id: &UploadId) -> Arc<AsyncMutex<()>> {
+        let mut sending = self.sending.lock();
+        sending.retain(|_, turn| Arc::strong_count(turn) > 1);
+        sending.entry(id.clone()).or_default().clone()
     }
 
     /// Waits for a place for a piece in memory.

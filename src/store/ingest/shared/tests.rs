@@ -4,7 +4,7 @@ use std::{fs::File, time::SystemTime};
 
 use futures_util::FutureExt as _;
 
-use super::*;
+use super::{super::COPY, *};
 use crate::{
     digest::Digest,
     store::open::{self, Options, StoreUrl},
@@ -270,4 +270,44 @@ async fn what_another_daemon_received_of_an_upload_is_not_written_over() {
     let ended = y.finish((&id, "a"), Some(26), None, None).await;
     let digest = ended.unwrap().unwrap().spool.digest();
     assert_eq!(digest, Digest::sha256_of(b"first and second and third"));
+}
+
+#[tokio::test]
+async fn what_the_store_has_of_an_upload_is_not_passed_over_by_whoever_says_it_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
+    let first = uploads.append((&id, "a"), Some(0), None, body(b"first"));
+    first.await.unwrap();
+    assert!(uploads.local.drop_file(&id).await.unwrap());
+    let last = Some(body(b"x"));
+    let ended = uploads.finish((&id, "a"), Some(0), None, last).await;
+    assert_eq!(ended.unwrap().unwrap_err(), Appended::OutOfOrder(5));
+    assert!(uploads.local.owners.contains(&id));
+}
+
+#[tokio::test]
+async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let begin = async |owner| uploads.begin(&Repo::cli(), owner, false).await.unwrap();
+    let (copy, ahead, sent) = (begin("a").await, begin("b").await, begin("b").await);
+    for (id, owner) in [(&copy, "a"), (&ahead, "b"), (&sent, "b")] {
+        let appended = uploads.append((id, owner), None, None, body(b"some bytes"));
+        appended.await.unwrap();
+    }
+    uploads.local.set_ahead(&ahead, |_| true).await.unwrap();
+    for id in [&copy, &ahead] {
+        let file = uploads.local.path(id);
+        let file = File::options().append(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - 2 * COPY).unwrap();
+    }
+    // The caller has most, and what goes is another one's: that loses nothing.
+    assert!(uploads.local.make_room(&sent).await);
+    let length = async |id| uploads.local.length(id).await.unwrap();
+    assert_eq!(length(&copy).await, None);
+    assert_eq!(length(&ahead).await, Some(10));
+    assert_eq!(uploads.size(&copy).await.unwrap(), Some(10));
+    assert!(!uploads.local.make_room(&sent).await);
+    assert_eq!(length(&ahead).await, None);
 }
