@@ -36,7 +36,7 @@ settings! {
             else "disk:$XDG_CACHE_HOME/cachectl", Ignored, Flag::new("store")
             => "where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository, cachectld:/socket";
         "daemon" = (Url) else "none", Ignored, Flag::new("daemon").value("DAEMON")
-            => "a daemon that takes the place of the store: its socket's path, cachectld+http://host:port or cachectld+https://host";
+            => "a daemon to use instead of a store: its socket's path, cachectld+http://host:port or cachectld+https://host";
         name: Option<String>, "name" = (Text: label(layer, "name")?.map(|(name, _)| name))
             else "for Go caches the main module's path", Counts, Flag::new("name").of(NAMED).value("NAME")
             => "name of the cache; folders need one";
@@ -59,15 +59,15 @@ settings! {
         max_age_days: u32, "max_age" = days or "7d", Counts, Flag::new("max-age").of(EXPORT)
             => "drop entries of a Go cache that were not used for this many days";
         max_size: Option<u64>, "max_size" = size else "no limit", Counts, Flag::new("max-size").of(EXPORT)
-            => "keep the stored packs of a snapshot below this size: of Go caches what was used longest ago leaves first, a folder above it is not stored";
+            => "keep the stored packs of a snapshot below this size: of Go caches the least recently used entries are dropped, a folder above it is not stored";
         read_only: bool, "read_only" = flag or "false", OnlyTrue, Flag::new("read-only")
-            => "never write to the store: `export` does nothing, for jobs that are not trusted";
+            => "never write to the store: `export` does nothing; for untrusted jobs";
         strict: bool, "strict" = flag or "false", Counts, Flag::new("strict").of(CARRIED)
-            => "treat trouble with the cache, or a partial hit, as an error (exit code 1)";
+            => "treat cache problems and partial hits as errors (exit code 1)";
         require_hit: bool, "require_hit" = flag or "false", Counts, Flag::new("require-hit").of(IMPORT)
             => "end with exit code 3 on a miss";
         budget: Option<Duration>, "budget" = duration else "10m for an import, 30m for an export", Counts, Flag::new("budget")
-            => "longest time that the operation may take; 0: no limit";
+            => "time limit for the operation; 0: no limit";
         jobs: usize, "jobs" = (Count: jobs(layer)?)
             else "the processors that this process may use", Counts, Flag::new("jobs").short('j')
             => "threads that pack, hash and unpack, 256 at most";
