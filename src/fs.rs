@@ -107,12 +107,12 @@ impl Stat {
         FileType::from_raw_mode(self.raw_mode)
     }
 
-    /// Says whether it is a folder.
+    /// Returns true if it is a folder.
     pub fn is_dir(&self) -> bool {
         self.file_type() == FileType::Directory
     }
 
-    /// Says whether it is a regular file.
+    /// Returns true if it is a regular file.
     pub fn is_file(&self) -> bool {
         self.file_type() == FileType::RegularFile
     }

@@ -60,7 +60,7 @@ pub fn init(verbosity: Verbosity, filter: Option<&str>) -> Result<(), String> {
     Ok(())
 }
 
-/// Says whether a line of that target and level is fit to be shown.
+/// Returns true if a line of that target and level is fit to be shown.
 fn may_show(target: &str, level: Level) -> bool {
     let ours = target == "cachectl"
         || target == "cachectld"

@@ -182,12 +182,12 @@ fn unescape(field: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// Says whether a tag has the four fields of a head (it may be somebody else's all the same).
+/// Returns true if a tag has the four fields of a head (it may be somebody else's anyway).
 pub fn is_head(tag: &Tag) -> bool {
     tag.as_str().split('.').count() == 4
 }
 
-/// Says whether a tag of ours, head's or side tag, has this full name (in clear, or by the hash of a long one).
+/// Returns true if a tag of ours, head's or side tag, has this full name (in clear, or by the hash of a long one).
 pub fn is_named(tag: &Tag, name: &str) -> bool {
     let mut fields = tag.as_str().split('.');
     let found = fields.nth(1) == Some(&field(name, SHARES[0]));
@@ -238,7 +238,7 @@ fn field(text: &str, share: usize) -> String {
     format!("{clear}__{}", base32(number >> 4, HASH_CHARS))
 }
 
-/// Says whether all of it is base32 as it is written here.
+/// Returns true if all of it is base32 as it is written here.
 pub(super) fn is_base32(text: &str) -> bool {
     text.bytes().all(|b| BASE32.contains(&b))
 }

@@ -200,7 +200,7 @@ impl Pack {
         self.layer.descriptor.digest
     }
 
-    /// What packs of a snapshot are sorted by: those packed anew come before the damaged ones that they replace.
+    /// What packs of a snapshot are sorted by: those packed again come before the damaged ones that they replace.
     pub fn order(&self) -> (std::cmp::Reverse<u32>, Digest) {
         (std::cmp::Reverse(self.toc.generation), self.digest())
     }

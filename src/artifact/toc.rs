@@ -87,7 +87,7 @@ pub struct TocEntry {
 }
 
 impl TocEntry {
-    /// Says whether both are files of the same content.
+    /// Returns true if both are files of the same content.
     pub fn is_file_of(&self, other: &Self) -> bool {
         let both_are_files = self.entry.kind.is_file() && other.entry.kind.is_file();
         both_are_files && self.content == other.content

@@ -13,7 +13,7 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
         .map(|(_, c)| c)
 }
 
-/// Says whether `wrong` is `name` mistyped, rather than another word that looks like it.
+/// Returns true if `wrong` is `name` mistyped, rather than another word that looks like it.
 ///
 /// At most a quarter of the letters of the shorter one differ, and at least one edit is always allowed. Between words of which one
 /// is the plural of the other nothing is mistyped (`JOB` and `JOBS`, `KEYS` and `KEY`); names of several words are not words.

@@ -50,7 +50,7 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Env {
     }
 }
 
-/// Says whether a variable is named like those of our programs.
+/// Returns true if a variable is named like those of our programs.
 fn is_ours(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b"CACHECTL")
 }
@@ -100,13 +100,13 @@ impl Env {
         self.os(name).map(PathBuf::from).filter(|p| p.is_absolute())
     }
 
-    /// Says whether the variable is on: set, and not `0` or `false`.
+    /// Returns true if the variable is on: set, and not `0` or `false`.
     pub fn is_on(&self, name: &str) -> bool {
         self.os(name)
             .is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 
-    /// Says whether this is a job of some CI system.
+    /// Returns true if this is a job of some CI system.
     pub fn is_ci(&self) -> bool {
         self.is_on("CI") || CI_MARKS.iter().any(|mark| self.is_on(mark))
     }

@@ -134,7 +134,7 @@ impl Found {
     }
 }
 
-/// Says whether a key with that value counts in a checkout.
+/// Returns true if a key with that value counts in a checkout.
 fn counts(table: &Table, name: &str, raw: &Raw) -> bool {
     let decided = table.find(name).map(|key| key.in_checkout);
     match decided {
@@ -146,7 +146,7 @@ fn counts(table: &Table, name: &str, raw: &Raw) -> bool {
     }
 }
 
-/// Says whether the variable declares what is checked out to be trusted.
+/// Returns true if the variable declares what is checked out to be trusted.
 fn trusts_checkout(table: &Table, env: &Env) -> Result<bool> {
     let Some(variable) = table.trust_variable else {
         return Ok(false);
@@ -160,7 +160,7 @@ fn trusts_checkout(table: &Table, env: &Env) -> Result<bool> {
     }
 }
 
-/// Says whether a file lies in the checkout that `folder` is part of, as the user's own does where a job's `HOME` is its
+/// Returns true if a file lies in the checkout that `folder` is part of, as the user's own does where a job's `HOME` is its
 /// workspace. Blocks.
 pub(super) fn lies_in_checkout(folder: &Path, file: &Path) -> bool {
     let Ok(folder) = folder.canonicalize() else {
@@ -177,7 +177,7 @@ pub(super) fn lies_in_checkout(folder: &Path, file: &Path) -> bool {
             .any(|part| part.canonicalize().is_ok_and(|part| part.starts_with(root)))
 }
 
-/// Says whether both are one file by their folders; a link in the checkout does not make it the user's own. Blocks.
+/// Returns true if both are one file by their folders; a link in the checkout does not make it the user's own. Blocks.
 fn is_same(one: &Path, other: &Path) -> bool {
     let folder = |path: &Path| path.parent().and_then(|dir| dir.canonicalize().ok());
     folder(one).is_some_and(|dir| Some(dir) == folder(other))

@@ -176,7 +176,7 @@ pub struct Row {
 }
 
 impl<C> Loaded<C> {
-    /// Says whether a flag gave the value of that key.
+    /// Returns true if a flag gave the value of that key.
     pub fn is_flag(&self, key: &str) -> bool {
         matches!(self.layer.get(key), Some((_, Origin::Flag(_))))
     }

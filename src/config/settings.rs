@@ -141,7 +141,7 @@ fn store_unless_ignored(
 ) -> Result<Option<(String, Origin)>> {
     match written_store(layer)? {
         None if ["store", "daemon"].iter().any(|k| ignored.get(k).is_some()) => Ok(None),
-        // For want of a home there is none, which is the environment's doing: a command that needs one says so.
+        // For lack of a home there is none, which is the environment's doing: a command that needs one says so.
         None => default_store(env, "CACHECTL_STORE"),
         written => Ok(written),
     }

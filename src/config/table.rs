@@ -247,7 +247,7 @@ impl Table {
         self.keys().iter().find(|k| k.env() == variable)
     }
 
-    /// Says whether keys of that table of the file (`s3.`) exist.
+    /// Returns true if keys of that table of the file (`s3.`) exist.
     pub fn has_group(&self, prefix: &str) -> bool {
         self.keys().iter().any(|k| k.name.starts_with(prefix))
     }
@@ -306,7 +306,7 @@ impl Table {
         variable.strip_prefix(self.prefix).unwrap_or(variable)
     }
 
-    /// Says whether a variable that starts with our prefix is none of our settings and no mistake either.
+    /// Returns true if a variable that starts with our prefix is none of our settings and no mistake either.
     ///
     /// Kubernetes gives every pod `<SERVICE>_SERVICE_HOST`, `<SERVICE>_PORT` and so on for each service of its namespace
     /// ("Accessing the Service", environment variables): a service called like the program must not end builds.

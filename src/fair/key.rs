@@ -25,7 +25,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// Says whether nobody can be many of these: it has logged in, or came by the socket's file.
+    /// Returns true if nobody can be many of these: it has logged in, or came by the socket's file.
     pub fn is_named(&self) -> bool {
         matches!(self, Self::Principal(_) | Self::Socket)
     }

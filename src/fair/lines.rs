@@ -19,7 +19,7 @@ const CALLERS: usize = 256;
 
 static LINES: LazyLock<Lines> = LazyLock::new(Lines::default);
 
-/// Says whether a line that `caller` caused may be written; one that may not is counted. [`sum_up`] says how many those were.
+/// Returns true if a line that `caller` caused may be written; one that may not is counted. [`sum_up`] says how many those were.
 pub fn may_write(caller: &Key) -> bool {
     LINES.may_write(caller, Sort::Refused)
 }

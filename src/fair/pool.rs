@@ -258,7 +258,7 @@ impl Pool {
         })
     }
 
-    /// Says whether this is the only handle: nobody holds a place, waits for one or is about to.
+    /// Returns true if this is the only handle: nobody holds a place, waits for one or is about to.
     pub fn is_idle(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
@@ -295,7 +295,7 @@ impl Pool {
         state.taken.saturating_sub(state.places)
     }
 
-    /// Says whether `key` could have that place if it were given back: reserved ones are not for everybody.
+    /// Returns true if `key` could have that place if it were given back: reserved ones are not for everybody.
     pub fn would_grant(&self, key: &Key, place: &Permit) -> bool {
         let state = self.0.state();
         let held = state.callers.get(key).map_or(0, |caller| caller.held);

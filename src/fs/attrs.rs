@@ -73,7 +73,7 @@ pub fn remove_xattr(fd: impl AsFd, name: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Says whether this process runs as root.
+/// Returns true if this process runs as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

@@ -114,7 +114,7 @@ impl Dir {
         .map_err(|e| err(e.into()))
     }
 
-    /// Says whether something is mounted on `name`, be it the same file system once more.
+    /// Returns true if something is mounted on `name`, be it the same file system once more.
     pub fn is_mount_point(&self, name: &[u8]) -> Result<bool> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let mount_root = StatxAttributes::MOUNT_ROOT;

@@ -24,12 +24,12 @@ impl Dir {
         file.write_all(TEXT).map_err(failed)
     }
 
-    /// Says whether this folder has the mark; one that cannot be examined has none.
+    /// Returns true if this folder has the mark; one that cannot be examined has none.
     pub fn has_own_mark(&self) -> bool {
         self.stat(OWN_MARK).is_ok_and(|stat| stat.is_some())
     }
 
-    /// Says whether the folder `name` in this one has the mark. `name` must not be a link.
+    /// Returns true if the folder `name` in this one has the mark. `name` must not be a link.
     pub fn is_marked_own(&self, name: &[u8]) -> bool {
         let mark = [name, b"/", OWN_MARK].concat();
         self.stat(&mark).is_ok_and(|stat| stat.is_some())

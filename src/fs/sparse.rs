@@ -12,7 +12,7 @@ pub const SMALLEST_HOLE: u64 = 64 << 10;
 /// Most runs of one file; if there are more, bigger holes are read as zeros too.
 const MOST_RUNS: usize = 1 << 16;
 
-/// Says whether a file may have holes: it has fewer blocks than bytes.
+/// Returns true if a file may have holes: it has fewer blocks than bytes.
 pub fn may_be_sparse(stat: &Stat) -> bool {
     stat.is_file() && stat.blocks.saturating_mul(512) < stat.size
 }

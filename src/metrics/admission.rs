@@ -14,7 +14,7 @@ pub struct Admitted {
     pub taken: Gauge,
     /// Requests that wait for one.
     pub waiting: Gauge,
-    /// Requests that were refused for want of one.
+    /// Requests that were refused for lack of one.
     pub refused: Counter,
 }
 

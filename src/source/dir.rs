@@ -187,7 +187,7 @@ impl Dir {
             && owned
     }
 
-    /// Says whether the attributes that travel are those of `entry`.
+    /// Returns true if the attributes that travel are those of `entry`.
     fn same_xattrs(&self, entry: &Entry, fd: impl std::os::fd::AsFd) -> io::Result<bool> {
         let privileged = self.carry.gives_away();
         let have = xattr::read(fd, privileged, &mut BTreeMap::new())?;
@@ -198,7 +198,7 @@ impl Dir {
         Ok(have.iter().eq(wanted))
     }
 
-    /// Says whether the file's content is the entry's, by what is known or by reading it.
+    /// Returns true if the file's content is the entry's, by what is known or by reading it.
     fn same_content(
         parent: &fs::Dir,
         entry: &Entry,
@@ -387,7 +387,7 @@ impl Source for Dir {
         Ok(Scan { items, skipped })
     }
 
-    /// Takes an item's metadata anew if it is marked as not complete, for a second try at a file that changed.
+    /// Takes an item's metadata again if it is marked as not complete, for a second try at a file that changed.
     fn complete(&self, item: &mut Item) -> std::result::Result<(), String> {
         if item.complete {
             return Ok(());

@@ -49,7 +49,7 @@ impl Excludes {
         self.any.is_empty() && self.folders.is_empty()
     }
 
-    /// Says whether the file or folder at `path` is left out by itself; whether a folder above it is, has been asked before.
+    /// Returns true if the file or folder at `path` is left out by itself; whether a folder above it is, has been asked before.
     pub fn leaves_out(&self, path: &[u8], is_dir: bool) -> bool {
         if self.is_empty() {
             return false;
@@ -59,7 +59,7 @@ impl Excludes {
             || (is_dir && self.folders.is_match_candidate(&candidate))
     }
 
-    /// Says whether the file or folder at `path` is left out, by itself or by a folder above it.
+    /// Returns true if the file or folder at `path` is left out, by itself or by a folder above it.
     pub fn covers(&self, path: &EntryPath, is_dir: bool) -> bool {
         if self.is_empty() {
             return false;

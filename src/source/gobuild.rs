@@ -113,7 +113,7 @@ fn earlier(t: Time, by: Duration) -> Time {
     Time::from_nanos(t.as_nanos() - by.as_nanos() as i128).unwrap_or_default()
 }
 
-/// Says whether a file of that date shows its next use, and is far from being trimmed: it needs no new date.
+/// Returns true if a file of that date shows its next use, and is far from being trimmed: it needs no new date.
 fn rests(mtime: Time, now: Time) -> bool {
     mtime <= earlier(now, DATED_BACK) && mtime >= earlier(now, RECENT)
 }
@@ -128,7 +128,7 @@ fn read_action(dir: &Dir, name: &[u8]) -> std::result::Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Says whether `found` is the output that `action` speaks of, as far as its size tells.
+/// Returns true if `found` is the output that `action` speaks of, as far as its size tells.
 fn is_output_of(action: &Action, found: Option<&Stat>) -> std::result::Result<(), String> {
     match found {
         Some(s) if s.is_file() && s.size == action.size => Ok(()),
@@ -141,7 +141,7 @@ fn is_output_of(action: &Action, found: Option<&Stat>) -> std::result::Result<()
     }
 }
 
-/// Says whether the folder at the place of an output holds that output as a program, as `go run` caches it: as its only file
+/// Returns true if the folder at the place of an output holds that output as a program, as `go run` caches it: as its only file
 /// (`PutExecutable` in `cmd/go/internal/cache/cache.go`).
 fn is_program(dir: &Dir, output: &Entry) -> bool {
     let only_file = || -> fs::Result<Option<Stat>> {

@@ -145,7 +145,7 @@ impl GoEnv {
         }
     }
 
-    /// Says whether paths are left out of what is built: the last `-trimpath` in `GOFLAGS` counts.
+    /// Returns true if paths are left out of what is built: the last `-trimpath` in `GOFLAGS` counts.
     pub fn trimpath(&self) -> bool {
         self.goflags
             .split_ascii_whitespace()

@@ -1,8 +1,8 @@
 //! Go's module cache: the download tree, as a module proxy would serve it.
 //!
-//! Carried: `.info .mod .zip .ziphash` of versions (Go toolchains are such). Left out: locks, temporary files, `cache/vcs`, extracted trees
-//! (Go extracts what it needs, go-caches.md 3.5), `@v/list`, which is made anew, and the answers of checksum databases.
-//! A `.partial` marks an extracted tree, not the zip beside it, which is whole.
+//! Carried: `.info .mod .zip .ziphash` of versions (Go toolchains are such). Left out: locks, temporary files, `cache/vcs`,
+//! extracted trees (Go extracts what it needs, go-caches.md 3.5), `@v/list`, which is made again, and the answers of checksum
+//! databases. A `.partial` marks an extracted tree, not the zip beside it, which is whole.
 //!
 //! A zip is packed in the canonical stored form of `zip.rs`, and hashed while it is read; one whose hash is not that of its
 //! `.ziphash`, or not the one in the project's `go.sum`, is neither exported nor restored. Versions never change, so what stands and
@@ -160,7 +160,7 @@ fn limit(file: &ModFile) -> u64 {
     }
 }
 
-/// Says whether a file of that sort can have that size.
+/// Returns true if a file of that sort can have that size.
 fn fits(file: &ModFile, size: u64) -> bool {
     match file {
         ModFile(_, Part::ZipHash) => size == limit(file),
@@ -181,7 +181,7 @@ fn read_small(dir: &Dir, name: &[u8], limit: u64) -> fs::Result<Option<Vec<u8>>>
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
-/// The hash in the `.ziphash` that belongs to a zip or is itself called `name`; `None` where Go would make it anew.
+/// The hash in the `.ziphash` that belongs to a zip or is itself called `name`; `None` where Go would make it again.
 fn read_ziphash(dir: &Dir, name: &[u8]) -> fs::Result<Option<H1>> {
     let mut beside = name.to_vec();
     if beside.ends_with(b".zip") {
@@ -191,7 +191,7 @@ fn read_ziphash(dir: &Dir, name: &[u8]) -> fs::Result<Option<H1>> {
     Ok(bytes.and_then(|b| H1::parse(&b)))
 }
 
-/// Says whether earlier releases carried it: what checksum databases had answered, and whatever stood in its place.
+/// Returns true if earlier releases carried it: what checksum databases had answered, and whatever stood in its place.
 pub(super) fn was_carried(path: &EntryPath) -> bool {
     path::is_of_sumdb(path.as_bytes())
 }

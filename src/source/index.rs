@@ -87,7 +87,7 @@ impl Stamp {
         if self.coarse { COARSE_TICK } else { TICK }
     }
 
-    /// Says whether a file of that device and ctime has not been changed since it was examined after this stamp.
+    /// Returns true if a file of that device and ctime has not been changed since it was examined after this stamp.
     fn proves(self, stat: &Stat) -> bool {
         stat.dev == self.dev
             && self.time.as_nanos() - stat.ctime.as_nanos() >= self.tick().as_nanos() as i128
@@ -222,7 +222,7 @@ impl NodeIndex {
         self.records.len() / RECORD
     }
 
-    /// Says whether it knows no file.
+    /// Returns true if it knows no file.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -324,7 +324,7 @@ impl NodeIndex {
         self.paths.get(at..end)
     }
 
-    /// Says whether a path still leads to the file that is known, though its times may have been changed since.
+    /// Returns true if a path still leads to the file that is known, though its times may have been changed since.
     pub fn is_same_file(&self, path: &EntryPath, stat: &Stat) -> bool {
         self.find(path)
             .is_some_and(|r| u64_at(r, 40) == stat.ino && u64_at(r, 48) == stat.size)

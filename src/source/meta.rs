@@ -33,7 +33,7 @@ impl Carry {
         mode & if self.owner { 0o7777 } else { 0o777 }
     }
 
-    /// Says whether files are given to their owners.
+    /// Returns true if files are given to their owners.
     pub fn gives_away(self) -> bool {
         self.owner && self.root
     }

@@ -66,7 +66,7 @@ impl SourceKind {
         !matches!(self, Self::Dir)
     }
 
-    /// Says whether honest writers of earlier releases stored an entry that is of no use any more.
+    /// Returns true if honest writers of earlier releases stored an entry that is of no use any more.
     pub fn was_carried(self, entry: &Entry) -> bool {
         self == Self::GoMod && gomod::was_carried(&entry.path)
     }
@@ -251,10 +251,11 @@ pub trait Source: Send + Sync {
     /// What of an entry's metadata is carried.
     fn carry(&self) -> meta::Carry;
 
-    /// Says whether a mirroring import leaves this path alone though the snapshot does not have it; a kept folder is kept whole.
+    /// Returns true if a mirroring import leaves this path alone though the snapshot does not have it; a kept folder is kept
+    /// whole.
     fn keeps(&self, path: &[u8], is_dir: bool) -> bool;
 
-    /// Says whether an import leaves this path of a snapshot alone, by itself or by a folder above it.
+    /// Returns true if an import leaves this path of a snapshot alone, by itself or by a folder above it.
     fn excludes(&self, _path: &EntryPath, _is_dir: bool) -> bool {
         false
     }
@@ -287,7 +288,7 @@ pub trait Source: Send + Sync {
 
     /// The entry that is of no use to anybody without this one, and misleading where it is left out; few sources have such.
     fn falls_with(&self, path: &EntryPath) -> Option<EntryPath>;
-    /// Says whether the job used the item; `imported` is when an import last wrote here (node's clock), if it did.
+    /// Returns true if the job used the item; `imported` is when an import last wrote here (node's clock), if it did.
     fn used(&self, item: &Item, imported: Option<Time>) -> bool;
 
     /// Compares what stands at the entry's place with it. `known` may prove the content without reading it.

@@ -76,7 +76,7 @@ pub struct OwnWithin {
 }
 
 impl OwnWithin {
-    /// Says whether the tree at `root` (`None`: there is none yet) is itself such a folder.
+    /// Returns true if the tree at `root` (`None`: there is none yet) is itself such a folder.
     pub fn is_root(&self, root: Option<&Dir>) -> bool {
         let is_own = |root: &Dir| {
             let in_use = root.stat_self().is_ok_and(|stat| self.is_in_use(&stat));
@@ -85,21 +85,21 @@ impl OwnWithin {
         self.is_root || root.is_some_and(is_own)
     }
 
-    /// Says whether `path` is, or lies in, a folder in use.
+    /// Returns true if `path` is, or lies in, a folder in use.
     pub fn covers(&self, path: &[u8]) -> bool {
         self.below
             .iter()
             .any(|own| path.starts_with(own) && matches!(path.get(own.len()), None | Some(b'/')))
     }
 
-    /// Says whether a folder in use lies below `path`: nothing else than a folder may stand there.
+    /// Returns true if a folder in use lies below `path`: nothing else than a folder may stand there.
     fn lies_below(&self, path: &[u8]) -> bool {
         self.below
             .iter()
             .any(|own| own.starts_with(path) && own.get(path.len()) == Some(&b'/'))
     }
 
-    /// Says whether what was found as `name` in `dir` is such a folder.
+    /// Returns true if what was found as `name` in `dir` is such a folder.
     pub fn is(&self, dir: &Dir, name: &[u8], stat: &Stat) -> bool {
         stat.is_dir() && (self.is_in_use(stat) || dir.is_marked_own(name))
     }
@@ -136,7 +136,7 @@ enum Above {
 }
 
 impl Guard<'_> {
-    /// Says whether the entry at `path` (a folder or something else) must not be restored.
+    /// Returns true if the entry at `path` (a folder or something else) must not be restored.
     pub fn forbids(&mut self, path: &EntryPath, is_dir: bool) -> bool {
         let bytes = path.as_bytes();
         let in_use = self.own.covers(bytes) || (!is_dir && self.own.lies_below(bytes));

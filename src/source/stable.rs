@@ -53,7 +53,7 @@ impl StableFile {
         &self.file
     }
 
-    /// Says whether the file is still what the scan saw.
+    /// Returns true if the file is still what the scan saw.
     ///
     /// # Errors
     /// In words, what changed.

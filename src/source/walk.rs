@@ -17,7 +17,7 @@ use crate::{
 /// Names that start so are ours: staging folders, half-copied files. Never exported, never mirrored away.
 pub const TEMP_PREFIX: &[u8] = b".cachectl-tmp-";
 
-/// Says whether a name is one that we give: the prefix and 16 hexadecimal digits. Nothing else of that prefix is ours to hide
+/// Returns true if a name is one that we give: the prefix and 16 hexadecimal digits. Nothing else of that prefix is ours to hide
 /// or remove.
 pub fn is_temp(name: &[u8]) -> bool {
     let Some(rest) = name.strip_prefix(TEMP_PREFIX) else {
@@ -138,7 +138,7 @@ impl<T> Walker<'_, T> {
     fn work(&self) -> Result<Gathered<T>> {
         let mut out = Gathered::new();
         while let Some(job) = self.queue.next() {
-            // Counts the job as done even if it panics: the others must not wait for it for ever.
+            // Counts the job as done even if it panics: the others must not wait for it forever.
             let done = Done(self.queue);
             let result = match job {
                 Job::List(path) => self.list(path.as_ref(), &mut out),
@@ -244,7 +244,7 @@ impl<T> Walker<'_, T> {
     }
 }
 
-/// Says whether an error is about this process rather than about one file.
+/// Returns true if an error is about this process rather than about one file.
 pub(super) fn is_fatal(e: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
         .iter()

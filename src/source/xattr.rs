@@ -15,7 +15,7 @@ pub const MAX_ENTRY_BYTES: usize = 1 << 20;
 /// Name and value, as in [`crate::entry::Entry::xattrs`].
 pub type Xattrs = Vec<Xattr>;
 
-/// Says whether an attribute travels; `privileged`: root, and owners are carried.
+/// Returns true if an attribute travels; `privileged`: root, and owners are carried.
 pub fn travels(name: &[u8], privileged: bool) -> bool {
     name.starts_with(b"user.") || privileged
 }
@@ -67,7 +67,7 @@ pub fn write(fd: impl AsFd, wanted: &[Xattr], privileged: bool) -> io::Result<()
     Ok(())
 }
 
-/// Says whether a list may be taken from a snapshot; in words why not.
+/// Returns true if a list may be taken from a snapshot; in words why not.
 pub fn admit(xattrs: &[Xattr]) -> Result<(), String> {
     let mut bytes = 0;
     for (name, value) in xattrs {

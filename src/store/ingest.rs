@@ -78,7 +78,7 @@ impl UploadId {
         }
     }
 
-    /// Says whether it was begun in `repo`.
+    /// Returns true if it was begun in `repo`.
     pub fn is_of(&self, repo: &Repo) -> bool {
         hash_of(repo).starts_with(&self.repo)
     }
@@ -135,7 +135,7 @@ pub enum Appended {
     Unknown,
 }
 
-/// Asked for room on a full disk, for somebody who has so many bytes in unfinished uploads; says whether some may come.
+/// Asked for room on a full disk, for somebody who has so many bytes in unfinished uploads; returns true if some may come.
 pub type Evict = dyn Fn(u64) -> bool + Send + Sync;
 
 /// Removes the bytes of an upload; to remove a large file takes a while. `false` if there are none.
@@ -317,7 +317,7 @@ impl Ingests {
         let (mut evictions, mut tries) = (0, 0);
         loop {
             let written;
-            // The thread owns the lock: if the request goes away, the batch is whole all the same.
+            // The thread owns the lock: if the request goes away, the batch is whole anyway.
             (session, pieces, written) = task::blocking(move || {
                 let written = session.write(&mut pieces);
                 (session, pieces, written)
@@ -342,14 +342,14 @@ impl Ingests {
         }
     }
 
-    /// Has room made by what can come again, if there is any; says whether some may come.
+    /// Has room made by what can come again, if there is any; returns true if some may come.
     fn evict(&self, id: &UploadId) -> bool {
         let evict = self.evict.get();
         evict.is_some_and(|evict| evict(self.owners.bytes_beside(id)))
     }
 
     /// Gives up uploads since the disk is full: first those of whoever has most bytes in them, then those that nobody goes on
-    /// with. Says whether it is worth trying again: not for whoever fills the disk.
+    /// with. Returns true if it is worth trying again: not for whoever fills the disk.
     async fn make_room(&self, id: &UploadId) -> bool {
         let Fillers { resting, is_own } = self.owners.fillers(id);
         let freed = async {

@@ -89,7 +89,7 @@ impl Lines {
         drop(self.items.send(Item::Line(line.to_vec())));
     }
 
-    /// Says whether all that was written before is out within `limit`.
+    /// Returns true if all that was written before is out within `limit`.
     fn flush(&self, limit: Duration) -> bool {
         let (reached, wait) = sync_channel(1);
         let sent = self.items.send(Item::Reached(reached));

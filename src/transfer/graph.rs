@@ -91,7 +91,7 @@ fn of_unknown(manifest: &Manifest) -> Children {
     children
 }
 
-/// Says whether every digest in a document is one that `outline` has.
+/// Returns true if every digest in a document is one that `outline` has.
 fn mentions_no_other(manifest: &Manifest, outline: &Outline) -> bool {
     let mut known: HashSet<Digest> = outline.named.iter().map(|n| n.digest).collect();
     known.extend(outline.subject);

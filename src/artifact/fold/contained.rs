@@ -20,7 +20,7 @@ use crate::{
 pub(super) const FOLDED_DAYS: u32 = 7;
 /// Days for which it remembers those that are listed.
 const LISTED_DAYS: u32 = 30;
-/// Side tags that no listing has and that are remembered all the same, the latest: a listing may lag behind.
+/// Side tags that no listing has and that are remembered anyway, the latest: a listing may lag behind.
 const MAX_UNLISTED: usize = 1000;
 /// Characters of a moment with its chance, at the end of side tags and marks.
 const MOMENT_CHARS: usize = 16;
@@ -38,7 +38,8 @@ pub fn remember(snapshot: &mut Snapshot, more: impl IntoIterator<Item = Folded>,
         .retain(|f| f.day.saturating_add(LISTED_DAYS) >= today || Some(&f.tag) == mark.as_ref());
 }
 
-/// Says whether a snapshot that was published at `published` need not remember a side tag: its writers listed and folded that long ago.
+/// Returns true if a snapshot that was published at `published` need not remember a side tag: its writers listed and folded that
+/// long ago.
 pub fn is_settled(tag: &Tag, published: Time) -> bool {
     let secs = i64::from(LISTED_DAYS) * 86_400;
     name::side_time(tag).is_some_and(|at| at.secs.saturating_add(secs) <= published.secs)

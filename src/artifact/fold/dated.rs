@@ -1,7 +1,7 @@
 //! Times that a writer chose, held against the moment at which its snapshot was published.
 //!
-//! Of two action entries the later one wins a fold, and a fold is a union: an entry dated years ahead would win for ever. So
-//! what is dated after the publication is left out. It is never dated anew: that would make it the newest of all.
+//! Of two action entries the later one wins a fold, and a fold is a union: an entry dated years ahead would win forever. So what
+//! is dated after the publication is left out. It is never dated again: that would make it the newest of all.
 
 use super::{Rules, kill};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 /// Seconds by which a time may be ahead of the publication that it came in: clocks of nodes and stores differ a little.
 pub const AHEAD_SECS: i64 = 600;
 
-/// Says whether `at` is later than anything published at `bound` can be.
+/// Returns true if `at` is later than anything published at `bound` can be.
 pub fn is_ahead(at: Time, bound: Time) -> bool {
     at > latest(bound)
 }

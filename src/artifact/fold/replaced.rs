@@ -32,7 +32,7 @@ pub(super) fn marks(snapshot: &Snapshot) -> impl Iterator<Item = (Time, &str)> {
     own.filter_map(|f| Some((name::replaced_at(&f.tag)?, f.tag.as_str())))
 }
 
-/// Says whether `old` was made from what there was before the replacement that `by` was made after.
+/// Returns true if `old` was made from what there was before the replacement that `by` was made after.
 pub fn is_replaced(old: &Snapshot, by: &Snapshot, rules: Rules) -> bool {
     let newest = marks(by).max();
     // What a folder holds is its last writer's tree alone, whatever there was before.

@@ -99,7 +99,7 @@ struct Group {
     members: Vec<At>,
 }
 
-/// Says whether an entry has a day of its own: an output of a Go build stays as long as what names it.
+/// Returns true if an entry has a day of its own: an output of a Go build stays as long as what names it.
 fn is_tracked(needs: Option<&EntryPath>, rules: Rules) -> bool {
     rules != GO_BUILD || needs.is_some()
 }

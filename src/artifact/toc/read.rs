@@ -19,7 +19,7 @@ pub struct Reading<'a> {
     pub entries: u64,
     /// What all that is read at once counts on.
     pub memory: &'a MemoryBudget,
-    /// Says whether nobody wants the table any more; asked every few thousand entries.
+    /// Returns true if nobody wants the table any more; asked every few thousand entries.
     pub stopped: &'a (dyn Fn() -> bool + Sync),
 }
 

@@ -20,7 +20,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Says whether only this machine (or pod) can connect.
+    /// Returns true if only this machine (or pod) can connect.
     pub fn is_local(&self) -> bool {
         self.socket.ip().to_canonical().is_loopback()
     }

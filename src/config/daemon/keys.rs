@@ -50,7 +50,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Says whether a key takes effect at a reload; the others need a restart.
+/// Returns true if a key takes effect at a reload; the others need a restart.
 pub fn is_live(key: &str) -> bool {
     TABLE
         .find(key)

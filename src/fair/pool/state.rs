@@ -41,7 +41,7 @@ pub(super) struct Waiter {
 pub(super) type Grants = Vec<(oneshot::Sender<Permit>, Permit)>;
 
 impl State {
-    /// Says whether a place that is not reserved is free, once `more` are.
+    /// Returns true if a place that is not reserved is free, once `more` are.
     fn has_open(&self, more: usize) -> bool {
         let open = self.taken - self.taken_reserved;
         // There are fewer places than were taken where they were made fewer.
@@ -53,7 +53,7 @@ impl State {
         self.has_open(0) || (has_reserved && held < self.few)
     }
 
-    /// Says whether a caller with so many could have the place that is given back, reserved or not.
+    /// Returns true if a caller with so many could have the place that is given back, reserved or not.
     pub(super) fn would_grant(&self, held: usize, is_reserved: bool) -> bool {
         if is_reserved {
             let is_enough = self.taken_reserved <= self.reserved && self.taken <= self.places;
@@ -62,7 +62,7 @@ impl State {
         self.has_open(1)
     }
 
-    /// Takes a place for `key`, who may have one; says whether it is a reserved one.
+    /// Takes a place for `key`, who may have one; returns true if it is a reserved one.
     pub(super) fn take(&mut self, key: &Key) -> bool {
         let is_reserved = !self.has_open(0);
         self.taken += 1;
@@ -88,7 +88,7 @@ impl State {
         Some(key.clone())
     }
 
-    /// Says whether one place more for callers without a name is over their half, if somebody named wants it.
+    /// Returns true if one place more for callers without a name is over their half, if somebody named wants it.
     fn crowd_has_half(&self) -> bool {
         let crowd = self.callers.iter().filter(|(key, _)| !key.is_named());
         let held: usize = crowd.map(|(_, caller)| caller.held).sum();

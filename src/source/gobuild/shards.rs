@@ -6,7 +6,7 @@ use crate::{
     source::{stable::open_parent, walk::is_fatal},
 };
 
-/// Says whether it is the name of a shard: two lower-case hex digits.
+/// Returns true if it is the name of a shard: two lower-case hex digits.
 pub(super) fn is_shard(name: &[u8]) -> bool {
     name.len() == 2 && name.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -64,7 +64,7 @@ const HEEDED_TOO: &[&str] = &[
 
 /// Runs `go env -json` in `dir`; returns what it wrote.
 ///
-/// Its output goes to files, not pipes: a grandchild that outlives it could hold a pipe open for ever.
+/// Its output goes to files, not pipes: a grandchild that outlives it could hold a pipe open forever.
 ///
 /// # Errors
 /// In words: it is not there, it failed (with what it wrote on stderr), it took longer than `timeout` (and was killed).

@@ -97,7 +97,7 @@ impl Sums {
         }
     }
 
-    /// Says whether the project needs that version, be it only its `go.mod`.
+    /// Returns true if the project needs that version, be it only its `go.mod`.
     pub(super) fn names(&self, module: &str, version: &str) -> bool {
         let has = |v: String| self.lines.contains_key(&(module.to_owned(), v));
         has(version.to_owned()) || has(format!("{version}/go.mod"))

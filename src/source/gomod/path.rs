@@ -14,7 +14,7 @@ pub(super) const DOWNLOAD: &[u8] = b"cache/download/";
 /// Where the answers of checksum databases lie.
 const SUMDB: &[u8] = b"cache/download/sumdb";
 
-/// Says whether that is the folder of what checksum databases answered, or lies in it.
+/// Returns true if that is the folder of what checksum databases answered, or lies in it.
 pub(super) fn is_of_sumdb(path: &[u8]) -> bool {
     let rest = path.strip_prefix(SUMDB);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
@@ -56,7 +56,7 @@ impl ModVersion {
         format!("{}@{}/", self.module, self.version)
     }
 
-    /// Says whether it is a Go toolchain.
+    /// Returns true if it is a Go toolchain.
     pub(super) fn is_toolchain(&self) -> bool {
         self.module == "golang.org/toolchain"
     }
@@ -101,7 +101,7 @@ fn unescape(s: &str) -> Option<String> {
     Some(out)
 }
 
-/// Says whether it can be the path of a module (`module.CheckPath`, without its rules for Windows and for major versions).
+/// Returns true if it can be the path of a module (`module.CheckPath`, without its rules for Windows and for major versions).
 fn is_module_path(path: &str) -> bool {
     let first = path.split('/').next().unwrap_or_default();
     first.contains('.')

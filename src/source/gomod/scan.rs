@@ -153,7 +153,7 @@ fn file(dir: &Dir, path: EntryPath, known: &dyn Known, found: &mut Found) -> Res
     };
     let is_zip = matches!(file, ModFile(_, Part::Zip));
     if !fits(&file, stat.size) {
-        // Small files that are cut off are made anew by Go; what is too big it cannot use, and somebody should know.
+        // Small files that are cut off are made again by Go; what is too big it cannot use, and somebody should know.
         if stat.size > 0 {
             let limit = if is_zip {
                 MAX_ZIP_BYTES

@@ -47,7 +47,7 @@ fn parse(v: &str) -> Option<Version<'_>> {
     })
 }
 
-/// Says whether Go keeps files of that version: complete, and without build metadata other than `+incompatible`.
+/// Returns true if Go keeps files of that version: complete, and without build metadata other than `+incompatible`.
 pub(super) fn is_canonical(v: &str) -> bool {
     parse(v).is_some_and(|p| matches!(p.build, "" | "incompatible"))
 }

@@ -52,7 +52,7 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
     Ok(())
 }
 
-/// Says whether it is gone; not, if it is a mount point, or a folder that holds something kept.
+/// Returns true if it is gone; not, if it is a mount point, or a folder that holds something kept.
 fn remove(dir: &Dir, path: &EntryPath, is_dir: bool) -> fs::Result<bool> {
     let gone = if is_dir {
         dir.remove_dir(path.name())

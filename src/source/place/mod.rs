@@ -52,7 +52,7 @@ pub struct Placement<'a> {
     pub leave: &'a Leave,
 }
 
-/// Says whether a name (path, whether it is a folder) is to be kept.
+/// Returns true if a name (path, whether it is a folder) is to be kept.
 pub type Keep<'a> = dyn Fn(&[u8], bool) -> bool + Sync + 'a;
 
 /// What a placement did.
@@ -73,7 +73,7 @@ fn tree_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
     a.iter().map(key).cmp(b.iter().map(key))
 }
 
-/// Says whether `path` lies below the folder `above`.
+/// Returns true if `path` lies below the folder `above`.
 pub fn is_below(path: &[u8], above: &[u8]) -> bool {
     path.len() > above.len() && path[above.len()] == b'/' && path.starts_with(above)
 }
@@ -102,7 +102,7 @@ impl<'a> Parents<'a> {
     }
 }
 
-/// Says whether an operation failed with one of these.
+/// Returns true if an operation failed with one of these.
 fn is_errno(e: &crate::fs::Error, errnos: &[rustix::io::Errno]) -> bool {
     errnos
         .iter()

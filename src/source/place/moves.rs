@@ -155,7 +155,7 @@ impl<'a> Mover<'a> {
         Ok(())
     }
 
-    /// Says whether the link was made in the staged tree: not if it is right already, or has to be made late.
+    /// Returns true if the link was made in the staged tree: not if it is right already, or has to be made late.
     fn stage_hard_link(&mut self, i: usize, to: &EntryPath, target: Option<&Dir>) -> Result<bool> {
         let entries = self.plan.entries;
         let entry = entries[i];

@@ -116,7 +116,7 @@ impl Staging {
         &self.tree
     }
 
-    /// Says whether there was no target when staging began.
+    /// Returns true if there was no target when staging began.
     pub fn is_fresh(&self) -> bool {
         self.fresh
     }

@@ -13,7 +13,7 @@ use crate::{
 /// cannot be read. All others go in a `mirror`; else only an empty one does.
 ///
 /// # Errors
-/// When nothing can be found out for want of handles or memory, or about `path` itself.
+/// When nothing can be found out for lack of handles or memory, or about `path` itself.
 pub fn stays(
     parent: &Dir,
     path: &EntryPath,

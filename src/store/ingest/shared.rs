@@ -502,7 +502,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// Says whether this daemon has all of the first `start` bytes, making the upload where that is none.
+    /// Returns true if this daemon has all of the first `start` bytes, making the upload where that is none.
     async fn is_here(&self, id: &UploadId, start: u64) -> Result<bool> {
         match self.local.size(id).await? {
             Some(size) => Ok(size == start),

@@ -55,7 +55,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Says whether the remote has all that was acknowledged, but for what was set aside.
+    /// Returns true if the remote has all that was acknowledged, but for what was set aside.
     pub fn is_flushed(&self) -> bool {
         self.blobs == 0 && self.updates == 0
     }

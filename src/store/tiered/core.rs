@@ -150,7 +150,7 @@ impl Core {
         Repository::new(name.clone(), one.clone(), one, records)
     }
 
-    /// Says whether a prune of the remote has marked a blob.
+    /// Returns true if a prune of the remote has marked a blob.
     pub(super) fn is_marked(&self, digest: &Digest) -> bool {
         let marked = self.remote.opened.marked.as_ref();
         marked.is_some_and(|marked| marked.has(digest))

@@ -108,7 +108,7 @@ impl Fills {
         }
     }
 
-    /// Forgets a download that is over; who comes now begins anew, or finds the blob in front.
+    /// Forgets a download that is over; who comes now begins again, or finds the blob in front.
     fn over(&self, digest: &Digest) {
         self.running.lock().remove(digest);
     }

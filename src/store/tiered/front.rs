@@ -144,7 +144,7 @@ impl Front {
         })
     }
 
-    /// Says whether a blob of this size is kept here at all.
+    /// Returns true if a blob of this size is kept here at all.
     pub(super) fn keeps(&self, size: u64) -> bool {
         size <= self.room.low_bytes()
     }
@@ -231,7 +231,7 @@ impl Front {
             return Ok(());
         }
         self.give_up(over).await?;
-        // What could not be freed of the file system's room may be there all the same; the disk will say.
+        // What could not be freed of the file system's room may be there anyway; the disk will say.
         if self.uses.bytes().saturating_add(size) > self.room.max_bytes {
             return Err(queue_full("the local cache directory (front_max_size) is"));
         }

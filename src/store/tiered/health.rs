@@ -416,7 +416,7 @@ impl Health {
     }
 }
 
-/// Says whether the store does not let us in, or is not there: as a rule that holds for all requests.
+/// Returns true if the store does not let us in, or is not there: as a rule that holds for all requests.
 fn is_refused(kind: ErrorKind) -> bool {
     matches!(
         kind,

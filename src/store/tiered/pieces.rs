@@ -4,7 +4,7 @@
 use super::{Core, front::passed_by};
 use crate::store::keys;
 
-/// Says whether a key is a piece of an upload, and none of the files that a disk store keeps beside those.
+/// Returns true if a key is a piece of an upload, and none of the files that a disk store keeps beside those.
 pub(super) fn is_piece(key: &str) -> bool {
     let name = key.strip_prefix(keys::UPLOADS);
     name.is_some_and(|n| n.starts_with(|c: char| c.is_ascii_hexdigit()))

@@ -160,7 +160,7 @@ impl One {
         Ok(Published::Done)
     }
 
-    /// Says whether the same is what the remote will get last anyway: clients repeat themselves.
+    /// Returns true if the same is what the remote will get last anyway: clients repeat themselves.
     fn waits_already(&self, entry: &Entry) -> bool {
         let Some(ours) = entry.publication() else {
             return false;
@@ -208,7 +208,7 @@ pub(super) fn now_at(head: Option<&Resolved>) -> Expect {
     }
 }
 
-/// Says whether the remote has what was expected.
+/// Returns true if the remote has what was expected.
 pub(super) fn holds(expected: &Expected, head: Option<&Resolved>) -> bool {
     match (expected, head) {
         // Nothing newer is overwritten where nothing is.

@@ -157,7 +157,7 @@ impl Queue {
         Some(items.all.get(seq)?.entry.clone())
     }
 
-    /// Says whether an update writes the record with this key.
+    /// Returns true if an update writes the record with this key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.items.lock().by_key.contains_key(key)
     }
@@ -383,7 +383,7 @@ impl Items {
         })
     }
 
-    /// Says whether nothing before it writes the same records, or those that it needs.
+    /// Returns true if nothing before it writes the same records, or those that it needs.
     fn is_first(&self, seq: u64, queued: &Queued) -> bool {
         let mut keys = queued.keys.iter().chain(&queued.needs);
         keys.all(|key| {

@@ -28,7 +28,7 @@ use crate::store::{
     records::{Listed, Records},
 };
 
-/// Says whether the front keeps a record with this key. A tag is kept with its manifest, or not at all.
+/// Returns true if the front keeps a record with this key. A tag is kept with its manifest, or not at all.
 fn is_kept(key: &str) -> bool {
     !matches!(keys::parse(key), None | Some(Key::Tag(..)))
 }

@@ -69,7 +69,7 @@ impl Seen {
         self.ages().young.insert(*digest);
     }
 
-    /// Says whether the remote had it a short while ago.
+    /// Returns true if the remote had it a short while ago.
     pub(super) fn contains(&self, digest: &Digest) -> bool {
         let ages = self.ages();
         ages.young.contains(digest) || ages.old.contains(digest)

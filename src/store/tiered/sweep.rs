@@ -25,8 +25,8 @@ impl Core {
 
     /// Waits until the remote has what was acknowledged by now, as far as it takes it: a full one is swept so that it can take the rest.
     ///
-    /// What it refuses is not there to be swept, and stays if it is there all the same: it is pinned in front, which [`Sweep::remove`] goes
-    /// by. The manifests that name it and wait for it are roots.
+    /// What it refuses is not there to be swept, and stays if it is there anyway: it is pinned in front, which [`Sweep::remove`]
+    /// goes by. The manifests that name it and wait for it are roots.
     async fn all_sent(&self) -> Result<()> {
         for digest in self.unsent.all() {
             if self.unsent.is_refused(&digest) {

@@ -74,7 +74,7 @@ impl State {
         });
     }
 
-    /// Says whether one more of these may wait.
+    /// Returns true if one more of these may wait.
     fn may_wait(&self, of: &str) -> bool {
         let own = self.waiting.iter().filter(|j| folder(&j.key.0) == of);
         own.count() < MAX_WAITING.saturating_sub(self.waiting.len())

@@ -124,7 +124,7 @@ impl Uses {
         }
     }
 
-    /// Says whether somebody needs it.
+    /// Returns true if somebody needs it.
     pub(super) fn is_pinned(&self, digest: &Digest) -> bool {
         self.table.lock().pins.contains_key(digest)
     }

@@ -98,7 +98,7 @@ impl Journal {
         self.file.write_all(&pending)
     }
 
-    /// Says whether most of it is of uploads that ended.
+    /// Returns true if most of it is of uploads that ended.
     pub(super) fn is_long(&self, uploads: usize) -> bool {
         self.written > LEAST.max(EACH * uploads as u64)
     }

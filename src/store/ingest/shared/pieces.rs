@@ -86,7 +86,7 @@ impl Pieces {
         self.places.enter_again(caller).await
     }
 
-    /// Says whether an upload goes on in spite of this error, by what is kept here.
+    /// Returns true if an upload goes on in spite of this error, by what is kept here.
     pub(super) fn outlives(&self, error: &Error) -> bool {
         self.outlive_outages && error.is_temporary()
     }
