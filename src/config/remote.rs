@@ -1,4 +1,4 @@
-//! Settings of remote stores, which every program that opens one has, as stores take them.
+//! Settings of remote stores, which every program that opens one has, in the form that stores use.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 settings! {
-    /// How remote stores are reached; whoever opens one adds what else it should be.
+    /// How remote stores are reached; the caller that opens one adds the other options.
     fn options(layer, env: &Env) -> Options, rows LINK by of_command {
         stall, "stall" = nonzero_duration or "10s", Counts, Flag::new("stall").advanced()
             => "idle timeout: retry a request after this long without data";
@@ -60,7 +60,7 @@ settings! {
 }
 
 settings! {
-    /// Other credentials are looked for where `env` says.
+    /// Other credentials are searched in the places given by `env`.
     fn registry(layer, env: &Env) -> Registry, rows REGISTRY_ROWS by of_command {
         username, "registry.username" = text else "from docker's configuration", Ignored
             => "name to log in with; `<token>` makes the password an identity token";

@@ -1,4 +1,4 @@
-//! Addresses to listen on, as they are written.
+//! Parsing of listen addresses.
 
 use std::{
     fmt,
@@ -10,12 +10,12 @@ use crate::config::{Layer, Result};
 /// The word for "no address" and "no socket".
 pub(super) const NONE: &str = "none";
 
-/// An address of the doors.
+/// A listen address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
-    /// Where.
+    /// IP address and port.
     pub socket: SocketAddr,
-    /// Whether TLS is spoken there.
+    /// Whether it uses TLS.
     pub tls: bool,
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The addresses of `name`: `None` where nothing is said, empty for the word `none`. `tls`: there is a certificate.
+/// The addresses of `name`: `None` if it is not set, empty for the word `none`. `tls`: there is a certificate.
 pub(super) fn addresses(layer: &Layer, name: &str, tls: bool) -> Result<Option<Vec<Address>>> {
     if layer.get(name).is_none() {
         return Ok(None);
@@ -70,7 +70,7 @@ fn parse(text: &str, certificate: bool) -> std::result::Result<Address, String> 
         return Err("https needs tls.cert and tls.key".to_owned());
     }
     let socket = match rest.strip_prefix("localhost:") {
-        // Not both families: whoever is told one port shall find one listener.
+        // Not both address families: a client that knows one port must find one listener.
         Some(port) => port
             .parse()
             .ok()

@@ -22,10 +22,8 @@ const MODES: [(&str, Mode); 2] = [
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 settings! {
-    /// All settings of the daemon.
-    ///
-    /// `store` comes with where it was written; it may hold secrets. `listen`, `socket` and `admin_listen` may be none, and
-    /// `state_dir` is absolute unless it was set otherwise. `log` is not checked yet.
+    /// All settings of the daemon. `store` comes with its origin; it may contain secrets. `listen`, `socket` and `admin_listen`
+    /// may be none, and `state_dir` is absolute unless it was set otherwise. `log` is not checked yet.
     #[derive(Clone)]
     pub struct Config by of_daemon, fn read(layer, env: &Env) {
         store: (String, Origin), "store" = (Url: settings::store(layer, env, "CACHECTLD_STORE")?)
@@ -88,11 +86,11 @@ settings! {
         allow_path: bool, "allow_path" = flag or "false", AtReload, Flag::new("allow-path")
             => "allow calls that name paths on the daemon's own machine";
     } and {
-        /// TLS at the addresses that speak it.
+        /// TLS for the addresses that use it.
         tls: Option<Tls> = parts::tls(layer)?,
-        /// Who may do what; checked where its files are read.
+        /// Access control; checked where its files are read.
         auth: auth::Config = parts::auth(layer)?,
-        /// What is special to BuildKit's cache manifests.
+        /// Handling of BuildKit's cache manifests.
         buildkit: cache_tags::Settings = parts::buildkit(layer)?,
         /// Where traces and metrics are sent.
         otlp: Otlp = Otlp::read(layer)?,
@@ -115,18 +113,18 @@ settings! {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// A unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
-    /// Where; at most 107 bytes.
+    /// Its path; at most 107 bytes.
     pub path: PathBuf,
     /// Permission bits.
     pub mode: u32,
-    /// Whose group it gets; `None`: the daemon's own.
+    /// Its group; `None`: the daemon's own.
     pub group: Option<Group>,
 }
 
@@ -135,21 +133,21 @@ pub struct Socket {
 pub enum Group {
     /// By number.
     Id(u32),
-    /// By name, looked up when the socket is made.
+    /// By name, looked up when the socket is created.
     Name(String),
 }
 
 impl Config {
     /// Checks merged layers and fills in what they do not say.
     pub(super) fn from_layer(layer: &Layer, env: &Env) -> Result<Self> {
-        // Asked for first: without a home it is what every daemon lacks, and a store may lie elsewhere.
+        // Checked first: without a home every daemon lacks it, while the store may be elsewhere.
         parts::state_dir(layer, env)?;
         let config = Self::read(layer, env)?;
         config.check(layer)?;
         Ok(config)
     }
 
-    /// Checks what is right alone and wrong together.
+    /// Checks combinations of values that are valid by themselves.
     fn check(&self, layer: &Layer) -> Result<()> {
         if self.listen.is_empty() && self.socket.is_none() {
             return Err(layer
@@ -176,7 +174,7 @@ impl Config {
         Ok(())
     }
 
-    /// What holds for keys whose default depends on where the daemon runs, as text without secrets.
+    /// The effective values of keys whose default depends on the environment, as text without secrets.
     pub fn found(&self) -> Vec<(&'static str, String)> {
         let listen: Vec<String> = self.listen.iter().map(Address::to_string).collect();
         let mut found = vec![

@@ -16,7 +16,7 @@ use crate::{
     serve::auth::{self, Action, Config as Auth, Rule, Scheme, TrustLocal},
 };
 
-/// Where the door is without settings.
+/// The default port.
 const DEFAULT_PORT: u16 = 5000;
 
 /// Longest path of a unix socket: `sun_path` has 108 bytes, the last of which is zero (unix(7)).
@@ -82,7 +82,7 @@ pub(super) fn socket(layer: &Layer, env: &Env) -> Result<Option<Socket>> {
 }
 
 settings! {
-    /// TLS at the addresses that speak it.
+    /// TLS for the addresses that use it.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Tls by of_daemon, fn read(layer) {
         cert: PathBuf, "tls.cert" = (Path: layer.path("tls.cert")?.unwrap_or_default())
@@ -127,7 +127,7 @@ const LOCAL: [(&str, TrustLocal); 3] = [
 ];
 
 settings! {
-    /// Who may do what.
+    /// Access control.
     fn auth(layer) -> Auth, rows AUTH by of_daemon {
         htpasswd, "auth.htpasswd" = path else "none", AtReload, Flag::new("htpasswd")
             => "file of users and bcrypt hashes, as `htpasswd -B` writes it";
@@ -165,7 +165,7 @@ settings! {
     }
 }
 
-/// The rules, and what everybody may do.
+/// The rules, including those for everybody.
 fn all_grants(layer: &Layer) -> Result<Vec<Rule>> {
     let mut all = Vec::new();
     for text in layer.rules("auth.grants") {
@@ -219,7 +219,7 @@ const GUARDS: [(&str, ShrinkGuard); 3] = [
 ];
 
 settings! {
-    /// What is special to BuildKit's cache manifests.
+    /// Handling of BuildKit's cache manifests.
     fn buildkit(layer) -> BuildKit, rows BUILDKIT by of_daemon {
         merge, "buildkit.merge" = (List: policy::repositories(layer, "buildkit.merge")?) else "on", AtReload
             => "tags whose BuildKit cache manifests are merged: on, off, or patterns of repositories such as team/**";
@@ -232,7 +232,7 @@ settings! {
     }
 }
 
-/// A URL of http or https, without a slash at its end.
+/// An http or https URL, without a trailing slash.
 pub(super) fn http_url(layer: &Layer, name: &str) -> Result<Option<String>> {
     let Some(text) = layer.text(name)? else {
         return Ok(None);
