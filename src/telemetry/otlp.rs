@@ -178,7 +178,7 @@ impl Exporter {
 fn channel(config: &Config) -> Result<Channel, String> {
     let endpoint = config.endpoint.trim();
     let shown = crate::redact::url(endpoint);
-    let refused = |why: &dyn fmt::Display| format!("`{shown}` is no OTLP endpoint: {why}");
+    let refused = |why: &dyn fmt::Display| format!("`{shown}` is not an OTLP endpoint: {why}");
     let secure = match endpoint.split_once("://") {
         Some(("http", _)) => false,
         Some(("https", _)) => true,
@@ -313,7 +313,7 @@ impl Said {
         let was_away = self.away.swap(sent.is_err(), Relaxed);
         match sent {
             Err(error) if !was_away => {
-                tracing::warn!(what = self.what, %error, "Collector does not take what is sent");
+                tracing::warn!(what = self.what, %error, "Collector does not accept data");
             }
             Ok(()) if was_away => tracing::info!(what = self.what, "Collector is back"),
             _ => {}

@@ -27,7 +27,7 @@ pub(super) fn start() {
         Lines::start(io::stderr(), |dropped| {
             tracing::warn!(
                 dropped,
-                "Log lines were dropped: whoever reads standard error does not keep up"
+                "Log lines were dropped: the reader of standard error is too slow"
             );
         })
     });
