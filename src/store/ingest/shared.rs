@@ -1,8 +1,8 @@
-//! Uploads that any of several daemons may go on with.
+//! Uploads that any of several daemons may continue.
 //!
-//! Over a bucket, chunks are kept as pieces, `uploads/<id>.<offset>`, before they are acknowledged, and the client carries
-//! the offset in its `Location`. Whoever gets the last request puts them together; if it was this daemon that received them
-//! all, from its own disk. An upload in one request, which is what BuildKit sends, leaves no piece.
+//! Over a bucket, chunks are stored as pieces, `uploads/<id>.<offset>`, before they are acknowledged, and the client gets the
+//! offset in the `Location`. The daemon that gets the last request assembles them, from its own disk if it has received all of
+//! them. An upload in one request, as BuildKit sends it, stores no piece.
 
 use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
 
@@ -30,12 +30,12 @@ use pieces::{GONE, Pieces, end};
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 4 << 20;
-/// Bytes that are waited for before a piece gets a place.
+/// Bytes that must arrive before a piece gets a slot.
 const LEAST_BYTES: usize = 16 << 10;
-/// A piece is ended by a pause of so long, and after so long in all: others wait for its place.
+/// A piece ends after a pause of this length, and after this total time: others wait for its slot.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
-/// To what had no byte for so long, no request is sending.
+/// An upload without a byte for this long has no active request.
 const AT_REST: Duration = Duration::from_mins(10);
 
 /// The uploads of a daemon.
@@ -45,8 +45,8 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Uploads in the folder `dir`; with `records`, those of all daemons that have the same. Where a local folder
-    /// `outlives_outages` of what holds the records, an upload goes on by what is kept in `dir` meanwhile.
+    /// Uploads in the folder `dir`; with `records`, those of all daemons with the same records. If a local folder
+    /// `outlives_outages` of the store of the records, uploads continue with the bytes in `dir` during an outage.
     pub fn open(
         dir: &Path,
         records: Option<Arc<dyn Records>>,
@@ -58,23 +58,23 @@ impl Uploads {
         })
     }
 
-    /// How many lie on this machine's disk ([`Ingests::count`]).
+    /// Number of uploads on this machine's disk ([`Ingests::count`]).
     pub fn count(&self) -> usize {
         self.local.count()
     }
 
-    /// Asks `evict` when the disk is full, before uploads are given up.
+    /// Calls `evict` when the disk is full, before uploads are removed.
     pub fn evict_first(&self, evict: Box<Evict>) {
-        // Whoever comes later has the same disk.
+        // Later callers have the same disk.
         self.local.evict.get_or_init(|| evict);
     }
 
-    /// From now on no owner may have more than this.
+    /// Changes the limits of each owner.
     pub fn set_quota(&self, quota: Quota) {
         self.local.owners.set(quota);
     }
 
-    /// Keeps in the file `path` whose uploads there are, and reads there whose an earlier process left. Blocks.
+    /// Records owners in the file `path`, and reads the owners of an earlier process's uploads from it. Blocks.
     ///
     /// # Errors
     /// `Io` if the file cannot be read or written.
@@ -82,15 +82,15 @@ impl Uploads {
         let is_shared = self.pieces.is_some();
         self.local.owners.remember(path, |id| {
             let found = self.local.left(id);
-            // What lies in a bucket is counted by [`Self::count_bytes`].
+            // Bytes in a bucket are counted by [`Self::count_bytes`].
             found.or(is_shared.then_some((0, Duration::ZERO)))
         })
     }
 
-    /// Begins an upload to `repo`, of `owner`; `is_whole` is one that the same request will end.
+    /// Begins an upload of `owner` to `repo`; `is_whole`: the same request will end it.
     ///
     /// # Errors
-    /// `Denied`, with [`super::OVER_QUOTA`] as what was tried, if that owner has too many.
+    /// `Denied`, with the operation [`super::OVER_QUOTA`], if that owner has too many.
     pub async fn begin(
         self: &Arc<Self>,
         repo: &Repo,
@@ -102,7 +102,7 @@ impl Uploads {
             self.give_up(&given_up).await;
         }
         let uploads = self.clone();
-        // An upload that its own request ends is nobody's after a restart.
+        // An upload that ends with its first request needs no owner after a restart.
         let save = move || {
             if !is_whole {
                 uploads.local.owners.save();
@@ -119,7 +119,7 @@ impl Uploads {
         Ok(id)
     }
 
-    /// Gives up an upload for others of its owner.
+    /// Removes an upload in favour of others of its owner.
     async fn give_up(&self, id: &UploadId) {
         tracing::info!(upload = %id, "Unfinished upload is dropped for others of its owner");
         if let Err(error) = self.cancel(id).await {
@@ -127,7 +127,7 @@ impl Uploads {
         }
     }
 
-    /// A body that counts to its owner's bytes, and ends when the upload is given up for others.
+    /// A body that counts towards its owner's bytes, and ends when the upload is removed in favour of others.
     fn owned(
         self: &Arc<Self>,
         id: &UploadId,
@@ -158,7 +158,7 @@ impl Uploads {
         stream::try_unfold(body, next).boxed()
     }
 
-    /// Gives up an upload that may not grow, or that is in the way of others.
+    /// Removes an upload that may not grow, or that blocks others.
     async fn give_up_refused<T>(&self, id: &UploadId, done: Result<T>) -> Result<T> {
         if let Err(error) = &done
             && (error.op == OVER_QUOTA || error.kind == ErrorKind::Full)
@@ -168,7 +168,7 @@ impl Uploads {
         done
     }
 
-    /// How many bytes of an upload have come; `None` if there is no such upload.
+    /// The number of received bytes of an upload; `None` if there is no such upload.
     pub async fn size(&self, id: &UploadId) -> Result<Option<u64>> {
         match &self.pieces {
             None => self.local.size(id).await,
@@ -179,7 +179,8 @@ impl Uploads {
         }
     }
 
-    /// How far an upload is by the store, or, of which the daemon has more `here` since the store was away, by that.
+    /// The size of an upload according to the store, or according to the bytes `here` if the daemon has more because of an
+    /// outage.
     async fn known(
         &self,
         pieces: &Pieces,
@@ -198,7 +199,7 @@ impl Uploads {
             }
             Err(e) => return Err(e),
         };
-        // Only of what lies here: anybody may ask for made-up uploads.
+        // Only for uploads with a file here: anybody may ask for invented uploads.
         if here.is_some() && pieces.sent(id).is_none_or(|sent| sent < end(&listed)) {
             pieces.note_sent(id, end(&listed));
         }
@@ -211,8 +212,8 @@ impl Uploads {
         }))
     }
 
-    /// Where the next bytes of an upload go, or why none may come. What a client `said` of that is looked for in the store, unless
-    /// this daemon received as much, or the same request begins and ends (`is_last`) the upload.
+    /// Where the next bytes of an upload must be appended, or why none are accepted. The offset that a client `said` is checked
+    /// in the store, unless this daemon has received that many bytes, or the same request begins and ends (`is_last`) the upload.
     async fn start(
         &self,
         id: &UploadId,
@@ -239,10 +240,10 @@ impl Uploads {
         Ok(Ok(start))
     }
 
-    /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body. `at` is how far
-    /// the upload was when the client last heard of it: over a bucket nothing is appended if that is not so.
+    /// Appends `body`; with a `range` only if that begins at the end of the upload, and is as long as the body. `at` is the size
+    /// of the upload that the client knows: over a bucket nothing is appended if that is wrong.
     ///
-    /// What came before an error is kept, so that the sender can go on from there; but nothing of an upload that is over its
+    /// Bytes received before an error are kept, so that the client can continue from there; except if the upload exceeds its
     /// owner's quota.
     pub async fn append(
         self: &Arc<Self>,
@@ -252,7 +253,7 @@ impl Uploads {
         body: ByteStream,
     ) -> Result<Appended> {
         let _turn = self.turn(id).await?;
-        // The client may have lost an answer: where the bytes go, says the range.
+        // The client may have missed a response: the range states where the bytes belong.
         let said = range.as_ref().map(|r| r.start).or(at);
         let start = match self.start(id, said, false).await? {
             Ok(start) => start.size,
@@ -268,7 +269,7 @@ impl Uploads {
         self.give_up_refused(id, appended).await
     }
 
-    /// Counts an upload that another daemon began, or nobody, to `owner`.
+    /// Counts an upload begun by another daemon, or by nobody, towards the limits of `owner`.
     async fn admit(&self, id: &UploadId, owner: &str) -> Result<()> {
         if self.pieces.is_some()
             && !self.local.owners.contains(id)
@@ -279,7 +280,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// The turn of a request that sends to an upload. What is kept here alone has its own ([`Ingests::append`]).
+    /// Waits for the turn of a request that sends to an upload. Uploads kept only here have their own lock ([`Ingests::append`]).
     async fn turn(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<()>>> {
         match &self.pieces {
             Some(pieces) => pieces.turn(id).await.map(Some),
@@ -287,7 +288,7 @@ impl Uploads {
         }
     }
 
-    /// Notes that nothing was taken.
+    /// Records that nothing was accepted.
     fn not_sent(&self, id: &UploadId, why: Appended) -> Appended {
         if why == Appended::Unknown {
             self.local.owners.forget(id);
@@ -312,7 +313,7 @@ impl Uploads {
         let mut rest = stream_of(body);
         let mut size = start;
         loop {
-            // A place is for what is in memory: who sends slowly takes one for little time.
+            // A slot is for bytes in memory: a slow client holds one only briefly.
             let (first, ended) = gather(&mut rest, LEAST_BYTES, None).await;
             let _place = pieces.place().await;
             let (piece, broken) = match ended {
@@ -324,7 +325,7 @@ impl Uploads {
                 if range.as_ref().is_some_and(|r| size + length > r.end) {
                     return Ok(Appended::WrongLength(size));
                 }
-                // One after the other: what a request that breaks off leaves here is never more than is stored.
+                // One after the other: the bytes left here by an interrupted request never exceed those in the store.
                 let alone = match pieces.write(id, size, piece.clone()).await {
                     Ok(()) => None,
                     Err(e) if here && pieces.outlives(&e) => Some(e),
@@ -360,7 +361,7 @@ impl Uploads {
     /// Appends the last bytes and ends the upload: its bytes, with their SHA-256.
     ///
     /// # Errors
-    /// As [`Self::append`], in `Err` of the inner result, where the upload lives on.
+    /// As [`Self::append`]; in `Err` of the inner result if the upload still exists.
     pub async fn finish(
         self: &Arc<Self>,
         (id, owner): (&UploadId, &str),
@@ -411,13 +412,13 @@ impl Uploads {
         Ok(self.local.finish(id).await?.ok_or(Appended::Unknown))
     }
 
-    /// Removes what is left of an upload that is over; `at` is how far it was before its last request.
+    /// Removes the rest of a finished upload; `at` is its size before its last request.
     pub async fn forget(&self, id: &UploadId, at: Option<u64>, given_up: bool) -> Result<()> {
         let Some(pieces) = &self.pieces else {
             return Ok(());
         };
         pieces.forget_sent(id);
-        // All of it came in its last request: nothing of it lies there.
+        // All of it came in the last request: the store has nothing of it.
         if at == Some(0) {
             return Ok(());
         }
@@ -436,7 +437,7 @@ impl Uploads {
         }
     }
 
-    /// Ends an upload and forgets its bytes; `false` if there was none.
+    /// Ends an upload and removes its bytes; `false` if there was none.
     pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
         let is_known = self.local.owners.contains(id);
         let is_here = self.local.cancel(id).await? || is_known;
@@ -445,7 +446,7 @@ impl Uploads {
             return Ok(is_here);
         };
         let there = match pieces.list(id).await {
-            // Without a piece it may have been begun at another daemon.
+            // Even without a piece another daemon may have begun it.
             Ok(listed) => listed.is_some(),
             Err(e) if pieces.outlives(&e) && is_here => true,
             Err(e) => return Err(e),
@@ -456,7 +457,7 @@ impl Uploads {
         Ok(there)
     }
 
-    /// Removes uploads to which nothing came for `age`; says how many. `now` is the time by the store's clock.
+    /// Removes uploads that received nothing for `age`; returns how many. `now` is the time by the store's clock.
     pub async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
@@ -470,7 +471,7 @@ impl Uploads {
         Ok(count)
     }
 
-    /// Counts the bytes that an earlier process, or another daemon, received of uploads whose owner is known here.
+    /// Counts the bytes that an earlier process, or another daemon, has received for uploads whose owner is known here.
     pub async fn count_bytes(&self) -> Result<()> {
         if let Some(pieces) = &self.pieces {
             let listed = pieces.records.list_records(keys::UPLOADS).await?;
@@ -479,13 +480,13 @@ impl Uploads {
         Ok(())
     }
 
-    /// Forgets what is kept here of uploads that another daemon has ended, and sends what came while the store was away.
+    /// Removes local bytes of uploads that another daemon has ended, and sends bytes received while the store was unreachable.
     async fn drop_ended_elsewhere(&self, pieces: &Pieces) -> Result<()> {
         for id in self.local.idle(AT_REST).await? {
             let size = self.local.length(&id).await?.unwrap_or(0);
             if pieces.sent(&id).is_some_and(|sent| sent < size) {
                 match self.catch_up(pieces, &id, size).await {
-                    // A request sends to it.
+                    // It has an active request.
                     Err(e) if e.kind == ErrorKind::Conflict => {}
                     done => done?,
                 }
@@ -502,7 +503,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// Returns true if this daemon has all of the first `start` bytes, making the upload where that is none.
+    /// Returns true if this daemon has all of the first `start` bytes; if that is 0, creates the upload.
     async fn is_here(&self, id: &UploadId, start: u64) -> Result<bool> {
         match self.local.size(id).await? {
             Some(size) => Ok(size == start),
@@ -514,7 +515,7 @@ impl Uploads {
         }
     }
 
-    /// Keeps a piece here too. That is a shortcut only, unless the store is away: without it the pieces are fetched.
+    /// Stores a piece here too. This is only an optimization, unless the store is unreachable: without it the pieces are fetched.
     async fn keep(&self, id: &UploadId, piece: Bytes) -> Result<()> {
         let length = piece.len() as u64;
         let body = Body::Bytes(piece).stream(0..length);
@@ -526,8 +527,8 @@ impl Uploads {
         kept.inspect_err(|error| tracing::warn!(%error, "Upload is not kept here"))
     }
 
-    /// Sends what came while the store was away of the first `size` bytes, all of which are here. It goes on without if that is
-    /// still so.
+    /// Sends those of the first `size` bytes, all of which are here, that were received while the store was unreachable. If it
+    /// still is, continues without sending.
     async fn catch_up(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<()> {
         let mut sent = pieces.sent(id).unwrap_or(size);
         while sent < size {
@@ -570,10 +571,10 @@ impl Uploads {
     }
 }
 
-/// Where an upload goes on.
+/// Where an upload continues.
 struct Start {
     size: u64,
-    /// What the store has of it, if that was asked.
+    /// The bytes that the store has, if it was asked.
     pieces: Option<Vec<Range<u64>>>,
 }
 
@@ -607,7 +608,7 @@ fn sizes(listed: &[Listed]) -> HashMap<UploadId, u64> {
 }
 
 fn stream_of(body: ByteStream) -> ByteStream {
-    // A piece of the network may be longer than a piece of ours.
+    // A chunk from the network may be longer than one of our pieces.
     body.map_ok(|mut bytes| {
         let mut cut = Vec::new();
         while bytes.len() > PIECE_BYTES {
@@ -620,9 +621,9 @@ fn stream_of(body: ByteStream) -> ByteStream {
     .boxed()
 }
 
-/// Gathers one piece; then `None`, or how the body ended.
+/// Collects one piece; also returns how the body ended, or `None` if it has not.
 ///
-/// With a `first` part, which holds a place, only as long as more comes without a pause.
+/// With a `first` part, which holds a slot, only as long as more arrives without a pause.
 async fn gather(
     body: &mut ByteStream,
     enough: usize,
@@ -631,7 +632,7 @@ async fn gather(
     let is_hasty = first.is_some();
     let mut piece = first.map_or_else(BytesMut::new, BytesMut::from);
     let until = Instant::now() + LONGEST;
-    // One more could be too long.
+    // Another one could make it too long.
     while piece.len() <= enough {
         let next = if is_hasty {
             let pause = until.min(Instant::now() + PAUSE);
