@@ -252,7 +252,7 @@ pub fn decode_days(text: &str, count: usize) -> Result<Vec<u32>> {
     let days = (0..count)
         .map(|_| {
             base.checked_add(r.num32()?)
-                .map_or_else(|| bad("a day of use cannot be"), Ok)
+                .map_or_else(|| bad("invalid day of use"), Ok)
         })
         .collect::<Result<_>>()?;
     if r.left() > 0 {
@@ -280,7 +280,7 @@ fn unsqueeze(text: &str, limit: usize) -> Result<Vec<u8>> {
         .read_to_end(&mut bytes)
         .map_err(zstd_error)?;
     if bytes.len() > limit {
-        bad("it decodes to more than it may")
+        bad("it decodes to more than the limit")
     } else {
         Ok(bytes)
     }

@@ -234,7 +234,7 @@ fn objects_are_there(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     let mut dead = Vec::new();
     for (at, e) in snapshot.live() {
         if !resolvable(snapshot, &objects, at) {
-            note(died, &e.entry.path, "a pack that holds its content is gone");
+            note(died, &e.entry.path, "a pack with its content is missing");
             dead.push(at);
         }
     }
@@ -259,7 +259,7 @@ fn needs_are_met(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
         note(
             died,
             &snapshot.entry(at).entry.path,
-            "the file that it needs is gone",
+            "the file that it needs is missing",
         );
         kill(snapshot, at);
     }
@@ -295,7 +295,7 @@ fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
         note(
             died,
             &snapshot.entry(at).entry.path,
-            "the output that it names is gone",
+            "the output that it names is missing",
         );
         kill(snapshot, at);
     }
@@ -335,11 +335,11 @@ fn tree_holds(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     for (at, e) in snapshot.live() {
         let path = &e.entry.path;
         let why = match &e.entry.kind {
-            _ if !under_a_folder(path) => Some("what stands above it is no longer a folder"),
+            _ if !under_a_folder(path) => Some("its parent is not a folder"),
             Kind::Hardlink(to)
                 if !kinds.get(to).is_some_and(|k| k.is_file()) || !under_a_folder(to) =>
             {
-                Some("the file that it is a hard link of is gone")
+                Some("the target of the hard link is missing")
             }
             _ => None,
         };

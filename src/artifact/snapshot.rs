@@ -72,7 +72,7 @@ impl Layer {
         let number = |key: &str| -> Result<u64> {
             field(key)?
                 .parse()
-                .map_err(|_| Malformed(format!("annotation {key} of a layer is no number")))
+                .map_err(|_| Malformed(format!("annotation {key} of a layer is not a number")))
         };
         let digest = field(annotations::TOC_DIGEST)?
             .parse()
@@ -85,13 +85,13 @@ impl Layer {
         let end = toc.offset.checked_add(toc.size);
         if toc.size > MAX_STORED_TOC_BYTES || end.is_none_or(|end| end > descriptor.size) {
             return bad(format!(
-                "the table of contents of layer {} lies outside of it",
+                "the table of contents of layer {} is outside the layer",
                 descriptor.digest
             ));
         }
         let title = field(annotations::TITLE).ok().map(str::to_owned);
         if descriptor.media_type.len() > MAX_LABEL_BYTES {
-            return bad("a layer has a media type that nobody knows");
+            return bad("a layer has an unknown media type");
         }
         // Only relevant fields, as we would write them: a fold keeps the layers of other writers.
         let mut layer = Self::new(descriptor.digest, descriptor.size, toc);
@@ -267,7 +267,7 @@ impl Snapshot {
                 .is_some_and(|f| f.offset + u64::from(f.len) > layer.toc.offset)
             {
                 return bad(format!(
-                    "the frames of pack {} reach over its table of contents",
+                    "the frames of pack {} overlap its table of contents",
                     state.digest
                 ));
             }
@@ -307,7 +307,7 @@ impl Snapshot {
         snapshot.packs.sort_by_key(Pack::order);
         let distinct: HashSet<Digest> = snapshot.packs.iter().map(Pack::digest).collect();
         if distinct.len() != snapshot.packs.len() {
-            return bad("it names one pack twice");
+            return bad("it names a pack twice");
         }
         Ok(snapshot)
     }

@@ -119,7 +119,7 @@ impl<'a> Reader<'a> {
         let n = self.num()?;
         match usize::try_from(n) {
             Ok(n) if n <= self.0.len() / each.max(1) => Ok(n),
-            _ => bad(format!("it promises {n} more things than it has room for")),
+            _ => bad(format!("it announces {n} more items than it can contain")),
         }
     }
 

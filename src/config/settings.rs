@@ -265,7 +265,7 @@ fn restore_keys(layer: &Layer) -> Result<Vec<String>> {
     let all = layer.list("restore_keys");
     if all.iter().any(|key| key.chars().any(char::is_control)) {
         return Err(layer
-            .refused("restore_keys", "holds control characters")
+            .refused("restore_keys", "contains control characters")
             .hint("give several prefixes as one --restore-key each"));
     }
     Ok(all)
@@ -281,7 +281,7 @@ fn label(layer: &Layer, name: &str) -> Result<Option<(String, Origin)>> {
     } else if text.len() > MAX_NAME_BYTES {
         "is longer than 1024 bytes"
     } else if text.chars().any(char::is_control) {
-        "holds control characters"
+        "contains control characters"
     } else {
         return Ok(Some((text, origin)));
     };

@@ -105,7 +105,7 @@ impl Dir {
             None => self
                 .open_root()
                 .map_err(|e| e.to_string())?
-                .ok_or_else(|| "its folder is gone".to_owned()),
+                .ok_or_else(|| "its folder does not exist any more".to_owned()),
         }
     }
 
@@ -277,24 +277,24 @@ pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
         return Err("its name is one of cachectl's own temporary files".to_owned());
     }
     if entry.meta.mode & !0o7777 != 0 || entry.meta.mtime.nanos > 999_999_999 {
-        return Err("its permissions or times are impossible".to_owned());
+        return Err("its permissions or times are invalid".to_owned());
     }
     xattr::admit(&entry.xattrs)?;
     match &entry.kind {
         Kind::Symlink(to) if to.is_empty() || to.len() > MAX_TARGET_BYTES || to.contains(&0) => {
-            Err("the target of the link is impossible".to_owned())
+            Err("the target of the link is invalid".to_owned())
         }
         Kind::Hardlink(to) if *to == entry.path => Err("it is a link to itself".to_owned()),
         Kind::Dir | Kind::Symlink(_) | Kind::Hardlink(_) => Ok(()),
         Kind::File { size, .. } if i64::try_from(*size).is_err() => {
-            Err("its size is impossible".to_owned())
+            Err("its size is invalid".to_owned())
         }
         Kind::File { size, extents } => {
             let mut end = 0;
             for r in extents.iter().flatten() {
                 let stop = r.offset.checked_add(r.len).filter(|stop| stop <= size);
                 let (Some(stop), true) = (stop, r.len > 0 && r.offset >= end) else {
-                    return Err("its holes are impossible".to_owned());
+                    return Err("its holes are invalid".to_owned());
                 };
                 end = stop;
             }

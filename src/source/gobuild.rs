@@ -135,7 +135,7 @@ fn is_output_of(action: &Action, found: Option<&Stat>) -> std::result::Result<()
             "its output has {} bytes, {} expected",
             s.size, action.size
         )),
-        Some(_) => Err("its output is no regular file".into()),
+        Some(_) => Err("its output is not a regular file".into()),
         None => Err("its output is missing".into()),
     }
 }
@@ -197,19 +197,19 @@ fn item(shard: &[u8], name: &[u8], dir: &Dir) -> fs::Result<Option<Item>> {
 /// Refuses entries that are not files of a Go build cache, and outputs whose content does not match their name, with the reason.
 pub(super) fn admit(entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
     let Some((which, id)) = parse(entry.path.as_bytes()) else {
-        return Err("it has no name of a Go build cache (`xx/<64 hex>-a` or `-d`)".into());
+        return Err("its name is not one of a Go build cache (`xx/<64 hex>-a` or `-d`)".into());
     };
     let size = size_of_go_file(entry)?;
     match (which, &entry.needs) {
         (Which::Output, None) if content == Some(&id) => Ok(()),
-        (Which::Output, None) => Err("its content is not what its name says".into()),
+        (Which::Output, None) => Err("its content does not match its name".into()),
         (Which::Output, Some(_)) => Err("an output needs no other entry".into()),
         (Which::Action, _) if size != ENTRY_LEN as u64 => {
             Err(format!("an action entry has 175 bytes, not {size}"))
         }
         (Which::Action, Some(needs)) => match parse(needs.as_bytes()) {
             Some((Which::Output, _)) => Ok(()),
-            _ => Err("what it needs is not an output".into()),
+            _ => Err("the entry that it needs is not an output".into()),
         },
         (Which::Action, None) => Err("an action entry must name its output".into()),
     }

@@ -139,7 +139,7 @@ impl GoEnv {
         match &self.source {
             From::GoCommand => None,
             From::Defaults(why) => Some(format!(
-                "{why}; taking Go's documented folders: GOCACHE={}, GOMODCACHE={}",
+                "{why}; using Go's documented folders: GOCACHE={}, GOMODCACHE={}",
                 self.gocache.display(),
                 self.gomodcache.display()
             )),
@@ -157,7 +157,7 @@ impl GoEnv {
 
     fn from_json(json: &[u8], lookup: Lookup<'_>) -> std::result::Result<Self, String> {
         let vars: std::collections::BTreeMap<String, String> = serde_json::from_slice(json)
-            .map_err(|e| format!("`go env -json` answered what is not JSON: {e}"))?;
+            .map_err(|e| format!("the output of `go env -json` is not JSON: {e}"))?;
         let text = |name: &str| vars.get(name).cloned().unwrap_or_default();
         let must = |name: &str| {
             vars.get(name)

@@ -146,7 +146,7 @@ fn wrong_info(v: &ModVersion, content: &[u8]) -> Option<String> {
     }
     match serde_json::from_slice::<Info>(content) {
         Ok(info) if info.version == v.version => None,
-        Ok(_) => Some("it speaks of another version".into()),
+        Ok(_) => Some("it is about another version".into()),
         Err(e) => Some(format!("it is not the JSON that Go writes: {e}")),
     }
 }
@@ -200,14 +200,14 @@ pub(super) fn was_carried(path: &EntryPath) -> bool {
 /// Refuses entries that are not files of Go's module cache, with the reason.
 pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
     let Some(file) = path::parse(entry.path.as_bytes()) else {
-        return Err("it has no name of Go's module cache that is carried".into());
+        return Err("its name is not one of a carried file of Go's module cache".into());
     };
     let size = size_of_go_file(entry)?;
     if !fits(&file, size) {
         return Err(format!("a file of its name cannot have {size} bytes"));
     }
     if entry.needs.is_some() {
-        return Err("no file of a module needs another entry".into());
+        return Err("a file of a module cannot need another entry".into());
     }
     Ok(())
 }

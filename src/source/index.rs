@@ -157,7 +157,7 @@ impl NodeIndex {
             };
             let index = Self::decode(&bytes)?;
             if index.root != (stat.dev, stat.ino) {
-                return Err("it was made for another folder of that name".to_owned());
+                return Err("it was created for another folder with that name".to_owned());
             }
             Ok(Some(index))
         };
@@ -308,7 +308,7 @@ impl NodeIndex {
         // Lookups then need no checks.
         let mut last: Option<&[u8]> = None;
         for r in index.records.chunks_exact(RECORD) {
-            let path = index.path(r).ok_or("a path lies outside")?;
+            let path = index.path(r).ok_or("a path is out of range")?;
             if last.is_some_and(|l| l >= path) {
                 return Err("its records are not in order".to_owned());
             }

@@ -88,13 +88,13 @@ fn size_of_go_file(entry: &Entry) -> std::result::Result<u64, String> {
         extents: None,
     } = entry.kind
     else {
-        return Err("it is no regular file without holes".into());
+        return Err("it is not a regular file without holes".into());
     };
     if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
         return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
     }
     if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
-        return Err("it names an owner or has attributes, which Go's caches never do".into());
+        return Err("it has an owner or attributes, which files of Go's caches never have".into());
     }
     Ok(size)
 }

@@ -69,10 +69,10 @@ impl StableFile {
 /// The first difference between two states of a file.
 fn difference(a: &Stat, b: &Stat, watch: Watch) -> Option<&'static str> {
     if !b.is_file() {
-        return Some("it is no regular file any more");
+        return Some("it is no longer a regular file");
     }
     if (a.dev, a.ino) != (b.dev, b.ino) {
-        return Some("another file took its place");
+        return Some("it was replaced by another file");
     }
     if a.size != b.size {
         return Some("its size");

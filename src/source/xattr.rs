@@ -72,7 +72,7 @@ pub fn admit(xattrs: &[Xattr]) -> Result<(), String> {
     let mut bytes = 0;
     for (name, value) in xattrs {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(&0) {
-            return Err("it has an extended attribute with an impossible name".to_owned());
+            return Err("it has an extended attribute with an invalid name".to_owned());
         }
         if value.len() > MAX_VALUE_BYTES {
             return Err("it has an extended attribute longer than 64 KiB".to_owned());

@@ -42,7 +42,7 @@ fn children_of(manifest: &Manifest) -> Result<Children, String> {
     let outline = Outline::of_stored(manifest).map_err(|e| e.to_string())?;
     // Two readers could interpret it differently (CVE-2021-41190).
     if outline.is_ambiguous {
-        return Err("it is an image and an index at once".to_owned());
+        return Err("it is both an image and an index".to_owned());
     }
     let mut children = Children {
         known: true,

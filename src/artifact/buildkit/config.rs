@@ -145,7 +145,7 @@ fn check_openings(bytes: &[u8]) -> Result<()> {
 fn check_layers(layers: &[CacheLayer]) -> Result<()> {
     let outside = |l: &CacheLayer| l.parent.is_some_and(|p| p >= layers.len());
     if let Some(at) = layers.iter().position(outside) {
-        return bad(format!("layer {at} has a parent that is not there"));
+        return bad(format!("layer {at} has a parent that does not exist"));
     }
     // The number of the first walk that visited the layer; 0: not visited. A walk that meets its own number is in a loop.
     let mut walks = vec![0_usize; layers.len()];
@@ -172,15 +172,13 @@ fn check_record(
     let mut named = named.chain(record.chains.iter().flat_map(|c| &c.layers));
     if let Some(layer) = named.find(|l| **l >= layers.len()) {
         return bad(format!(
-            "record {at} names layer {layer}, which is not there"
+            "record {at} names layer {layer}, which does not exist"
         ));
     }
     let times = record.results.iter().map(|r| r.created_at);
     let mut times = times.chain(record.chains.iter().map(|c| c.created_at));
     if times.any(|t| !time::fits(t)) {
-        return bad(format!(
-            "record {at} has a result of a year that cannot be written"
-        ));
+        return bad(format!("record {at} has a result with a year out of range"));
     }
     if record.inputs.iter().any(Vec::is_empty) {
         return bad(format!("record {at} has an input without alternatives"));
@@ -189,12 +187,12 @@ fn check_record(
         match records.get(*link) {
             None => {
                 return bad(format!(
-                    "record {at} links to record {link}, which is not there"
+                    "record {at} links to record {link}, which does not exist"
                 ));
             }
             Some(r) if r.is_uncacheable() => {
                 return bad(format!(
-                    "record {at} links to record {link}, which has a key for one use"
+                    "record {at} links to record {link}, whose key is not cacheable"
                 ));
             }
             Some(_) => {}

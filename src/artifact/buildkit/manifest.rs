@@ -216,7 +216,7 @@ impl<'a> Document<'a> {
         }
         let is_image = self.one("config").is_some() || self.one("layers").is_some();
         if is_image && self.one("manifests").is_some() {
-            return bad("the cache manifest is an image and an index at once");
+            return bad("the cache manifest is both an image and an index");
         }
         let said: Option<String> = match self.one("mediaType") {
             Some(raw) => serde_json::from_str(raw.get())
@@ -234,7 +234,7 @@ impl<'a> Document<'a> {
             _ => false,
         };
         if other {
-            return bad("the cache manifest says another media type than it is of");
+            return bad("the cache manifest states another media type than that of its content");
         }
         Ok(form)
     }

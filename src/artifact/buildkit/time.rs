@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for Stamp {
         let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
         parse(&text).map(Self).ok_or_else(|| {
             let start: String = text.chars().take(60).collect();
-            D::Error::custom(format!("`{start}` is no RFC 3339 time"))
+            D::Error::custom(format!("`{start}` is not an RFC 3339 time"))
         })
     }
 }

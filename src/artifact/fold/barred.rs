@@ -24,7 +24,7 @@ pub fn bar(
         }
     }
     first.map(|first| match count {
-        1 => format!("an entry is not what a cache of its kind has: {first}"),
-        n => format!("{n} entries are not what a cache of their kind has, such as {first}"),
+        1 => format!("an entry does not belong in a cache of this kind: {first}"),
+        n => format!("{n} entries do not belong in a cache of this kind, such as {first}"),
     })
 }

@@ -91,7 +91,7 @@ fn payload_size(packed: &[u8]) -> WireResult<u64> {
     match zstd::zstd_safe::get_frame_content_size(packed) {
         Ok(Some(size)) if size <= MAX_TOC_BYTES => Ok(size),
         Ok(Some(_)) => bad(format!("it decodes to more than {MAX_TOC_BYTES} bytes")),
-        _ => bad("it does not say how long it is"),
+        _ => bad("it does not state its decoded size"),
     }
 }
 
@@ -130,7 +130,7 @@ fn read_frames(r: &mut Reader<'_>, meter: &mut Meter<'_>) -> Result<Vec<Frame>> 
         if raw_len > MAX_FRAME_BYTES || len == 0 || u64::from(len) > u64::from(MAX_FRAME_BYTES) * 2
         {
             return refuse(format!(
-                "a frame of {len} bytes decodes to {raw_len}: over the limit"
+                "a frame of {len} bytes decodes to {raw_len} bytes, which exceeds the limit"
             ));
         }
         frames.push(Frame {
@@ -160,7 +160,7 @@ fn read_objects(
             .checked_add(skip)
             .and_then(|f| frames.get(f as usize).map(|frame| (f, frame)));
         let Some((frame, in_frame)) = frame else {
-            return refuse("an object lies in no frame");
+            return refuse("an object is not in any frame");
         };
         let base = if frame == last.0 { last.1 } else { 0 };
         let end = base.checked_add(gap).and_then(|at| at.checked_add(len));
@@ -174,7 +174,7 @@ fn read_objects(
                 });
                 last = (frame, end);
             }
-            _ => return refuse("an object reaches over its frame"),
+            _ => return refuse("an object exceeds its frame"),
         }
     }
     Ok(objects)
@@ -242,14 +242,14 @@ fn read_entry(
 ) -> Result<TocEntry> {
     let shared = r.num()?;
     if shared > path.len() as u64 {
-        return refuse("a path shares more than there is");
+        return refuse("a path shares more bytes than the previous path has");
     }
     path.truncate(shared as usize);
     path.extend_from_slice(r.bytes(MAX_PATH_BYTES)?);
     let entry_path = entry_path(meter, path)?;
     let tag = r.byte()?;
     if tag & 0x0c != 0 {
-        return refuse("an entry has marks of a later version");
+        return refuse("an entry has flags of a later version");
     }
     let meta = read_meta(r, &entry_path)?;
     let mut content = Sha256::OF_NOTHING;

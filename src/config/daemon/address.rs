@@ -82,7 +82,7 @@ fn parse(text: &str, certificate: bool) -> std::result::Result<Address, String> 
         match host {
             "" | "*" => "write 0.0.0.0 or [::] to listen on every address".to_owned(),
             _ if rest == host || host.ends_with(':') => "it has no port".to_owned(),
-            _ => "it is no IP address with a port".to_owned(),
+            _ => "it is not an IP address with a port".to_owned(),
         }
     })?;
     Ok(Address { socket, tls })
@@ -121,8 +121,8 @@ mod tests {
             (":5000", "write 0.0.0.0 or [::] to listen on every address"),
             ("127.0.0.1", "it has no port"),
             ("::1", "it has no port"),
-            ("cache.example:5000", "it is no IP address with a port"),
-            ("127.0.0.1:70000", "it is no IP address with a port"),
+            ("cache.example:5000", "it is not an IP address with a port"),
+            ("127.0.0.1:70000", "it is not an IP address with a port"),
             ("unix:///run/x", "it has a scheme other than http and https"),
         ] {
             assert_eq!(shown(text, false), why, "{text}");

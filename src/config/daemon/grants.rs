@@ -52,7 +52,7 @@ fn actions(text: &str) -> Result<Vec<Action>, String> {
             "pull" => Ok(Action::Pull),
             "push" => Ok(Action::Push),
             "delete" => Ok(Action::Delete),
-            other => Err(format!("`{other}` is no action")),
+            other => Err(format!("`{other}` is not an action")),
         })
         .collect()
 }

@@ -167,7 +167,7 @@ impl Config {
             return Err(layer
                 .refused(
                     name,
-                    "is about a folder in front of the store, and there is none",
+                    "requires a local cache directory, and `front` is not set",
                 )
                 .hint("set `front` to a folder too"));
         }

@@ -33,11 +33,11 @@ impl Action {
             || [67, 132, 153].iter().any(|at| bytes[*at] != b' ')
             || bytes[174] != b'\n'
         {
-            return Err("it is not laid out as an action entry");
+            return Err("it does not have the format of an action entry");
         }
         let own = Sha256::from_hex(&bytes[3..67]).ok_or("its action id is not lower-case hex")?;
         if own != id {
-            return Err("it belongs to another action than its name says");
+            return Err("its action id does not match its name");
         }
         let output =
             Sha256::from_hex(&bytes[68..132]).ok_or("its output id is not lower-case hex")?;

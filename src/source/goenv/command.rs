@@ -76,7 +76,7 @@ pub(super) fn run(
     let name = go.to_string_lossy();
     let spool = || {
         tempfile::tempfile()
-            .map_err(|e| format!("cannot make a temporary file for `{name} env`: {e}"))
+            .map_err(|e| format!("cannot create a temporary file for `{name} env`: {e}"))
     };
     let clone = |f: &File| {
         f.try_clone()

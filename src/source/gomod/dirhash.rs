@@ -24,12 +24,12 @@ impl H1 {
         let mut sorted: Vec<_> = files.iter().collect();
         sorted.sort_unstable_by_key(|(name, _)| *name);
         if sorted.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err("a name stands in it twice");
+            return Err("it contains a name twice");
         }
         let mut hasher = Sha256Hasher::default();
         for (name, digest) in sorted {
             if name.contains(&b'\n') {
-                return Err("a name in it holds a line end");
+                return Err("it contains a name with a line break");
             }
             hasher.update(digest.to_hex().as_bytes());
             hasher.update(b"  ");

@@ -58,7 +58,7 @@ impl Directory {
     pub(super) fn read(file: &File, size: u64, version: &ModVersion) -> Result<Self, String> {
         if size > MAX_ZIP_BYTES {
             return Err(format!(
-                "the zip has {size} bytes, Go takes {MAX_ZIP_BYTES} at most"
+                "the zip has {size} bytes, Go accepts at most {MAX_ZIP_BYTES}"
             ));
         }
         let end = find_end(file, size)?;
@@ -131,7 +131,7 @@ fn find_end(file: &File, size: u64) -> Result<End, String> {
                 .rev()
                 .find(|at| tail[*at..].starts_with(END_SIGNATURE))
         })
-        .ok_or("it is no zip: it has no end record")?;
+        .ok_or("it is not a zip: it has no end record")?;
     let end = &tail[at..];
     if usize::from(u16_at(end, 20)) != end.len() - END_LEN {
         return Err("its end record is not at its end".into());
@@ -201,7 +201,7 @@ fn parse_table(mut table: &[u8], end: &End, prefix: &[u8]) -> Result<Vec<Member>
     let mut names: Vec<&[u8]> = members.iter().map(|m| &*m.name).collect();
     names.sort_unstable();
     if names.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err("a name stands in it twice".into());
+        return Err("it contains a name twice".into());
     }
     Ok(members)
 }

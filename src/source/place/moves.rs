@@ -165,7 +165,7 @@ impl<'a> Mover<'a> {
             .filter(|j| entries[*j].kind.is_file());
         let Some(j) = file else {
             return Err(Error::Invalid(format!(
-                "`{}` is a hard link to `{to}`, which is no file of the snapshot",
+                "`{}` is a hard link to `{to}`, which is not a file of the snapshot",
                 entry.path
             )));
         };
@@ -357,7 +357,7 @@ impl<'a> Mover<'a> {
                 other => other.map(drop),
             };
             if let Err(e) = restored {
-                tracing::warn!(error = %e, "Permissions of a folder not set back");
+                tracing::warn!(error = %e, "Permissions of a folder not restored");
             }
         }
     }

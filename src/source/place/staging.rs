@@ -219,7 +219,7 @@ fn resolve(target: &Path) -> Result<PathBuf> {
         }
     }
     Err(Error::Invalid(format!(
-        "`{}` is a chain of too many links",
+        "too many links in `{}`",
         target.display()
     )))
 }
@@ -257,7 +257,7 @@ fn restore_mode(dir: &Dir, mode: Option<u32>) {
     if let Some(mode) = mode
         && let Err(e) = fs::set_open_mode(dir.as_fd(), mode)
     {
-        tracing::warn!(path = %dir.path().display(), error = %e, "Permissions not set back");
+        tracing::warn!(path = %dir.path().display(), error = %e, "Permissions not restored");
     }
 }
 
@@ -358,7 +358,7 @@ pub(super) fn remove_dead(holder: &Dir) {
     let names = match holder.list() {
         Ok(names) => names,
         Err(e) => {
-            tracing::debug!(error = %e, "Not looked for dead staging folders");
+            tracing::debug!(error = %e, "Did not search for dead staging folders");
             return;
         }
     };

@@ -245,7 +245,7 @@ pub(super) fn http_url(layer: &Layer, name: &str) -> Result<Option<String>> {
             Ok(Some(text.trim_end_matches('/').to_owned()))
         }
         _ => Err(layer
-            .refused(name, "is no URL of http or https")
-            .hint("expected one such as https://cache.example")),
+            .refused(name, "is not an http or https URL")
+            .hint("expected a URL such as https://cache.example")),
     }
 }
