@@ -30,9 +30,10 @@ pub struct Verbosity(
     pub u8,
 );
 
-/// Starts logging for the whole process; a second call changes nothing. `filter` is written as `target=level,…` and wins over
-/// `verbosity`. Regardless of it, libraries are limited to `info`: at finer levels SDKs have printed keys (RUSTSEC-2023-0125) and
-/// HTTP clients print signed URLs.
+/// Starts logging for the whole process; a second call changes nothing.
+///
+/// `filter` is written as `target=level,…` and wins over `verbosity`. Regardless of it, libraries are limited to `info`: at finer
+/// levels SDKs have printed keys (RUSTSEC-2023-0125) and HTTP clients print signed URLs.
 ///
 /// # Errors
 /// A message about what is wrong with `filter`.

@@ -13,9 +13,11 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
         .map(|(_, c)| c)
 }
 
-/// Returns true if `wrong` is `name` mistyped, rather than another word that looks like it. At most a quarter of the letters of
-/// the shorter one differ, and at least one edit is always allowed. The plural of a single word is not a mistyped singular, nor
-/// the reverse (`JOB` and `JOBS`, `KEYS` and `KEY`); this exception does not apply to names of several words.
+/// Returns true if `wrong` is `name` mistyped, rather than another word that looks like it.
+///
+/// At most a quarter of the letters of the shorter one differ, and at least one edit is always allowed. The plural of a single
+/// word is not a mistyped singular, nor the reverse (`JOB` and `JOBS`, `KEYS` and `KEY`); this exception does not apply to names
+/// of several words.
 pub fn is_slip(wrong: &str, name: &str) -> bool {
     let (wrong, name) = (folded(wrong), folded(name));
     let is_plural = |many: &str, one: &str| many.strip_suffix('s') == Some(one);

@@ -5,6 +5,7 @@
 /// ```text
 /// field: Type, "key" = how else "default", Counts, Flag::new("flag") => "what it does";
 /// ```
+///
 /// - `how` is a method of `Layer`: `size else "no limit"` is an `Option`, with a description of the default. With `or` the
 ///   default is written and parsed like a value: `size or "16MiB"`.
 /// - `(choice WORDS)` takes the pairs of words and values that [`choice`](super::Layer::choice) takes.

@@ -50,9 +50,10 @@ impl Env {
     }
 }
 
-/// Reads the files, the environment and `flags`, and checks them. Blocks. The file is `config_flag`, else `$CACHECTL_CONFIG`.
-/// Without either, `cachectl.toml` in `folder` overrides the one in `$XDG_CONFIG_HOME/cachectl`, but only for keys that a
-/// checkout may set ([`found`]).
+/// Reads the files, the environment and `flags`, and checks them. Blocks.
+///
+/// The file is `config_flag`, else `$CACHECTL_CONFIG`. Without either, `cachectl.toml` in `folder` overrides the one in
+/// `$XDG_CONFIG_HOME/cachectl`, but only for keys that a checkout may set ([`found`]).
 ///
 /// # Errors
 /// A named file that does not exist; unknown keys; mistyped `CACHECTL_*` variables ([`Table::meant_env`]), and with `strict` all

@@ -26,9 +26,10 @@ const IMPORT: &[&str] = &["import"];
 const PRUNE: &[&str] = &["prune"];
 
 settings! {
-    /// All settings of the CLI. `store` comes with its origin; it may contain secrets. It is `None` if only an ignored file in
-    /// the working directory names a store (the default one would not be what the author wanted), or if there is no home for the
-    /// default store.
+    /// All settings of the CLI.
+    ///
+    /// `store` comes with its origin; it may contain secrets. It is `None` if only an ignored file in the working directory names
+    /// a store (the default one would not be what the author wanted), or if there is no home for the default store.
     #[derive(Clone)]
     pub struct Config by of_command, fn read(layer, ignored: &Layer, env: &Env) {
         store: Option<(String, Origin)>, "store" = (Url: store_unless_ignored(layer, ignored, env)?)

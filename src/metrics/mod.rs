@@ -1,10 +1,12 @@
 //! The daemon's metrics, and their exposition (<https://prometheus.io/docs/instrumenting/exposition_formats/>, text 0.0.4).
+//!
 //! - Holds: one plain struct of handles, created once; its groups are passed to the modules that count. A handle is a shared
 //!   number: cloning is cheap, counting is one atomic addition. No globals.
 //! - Enters: additions; [`Collector`]s that are called at each scrape.
 //! - Leaves: text, for `/metrics` and for `telemetry::push`.
-//! - Deliberately absent: labels by repository, tag or digest; HTTP. Every name is documented in `docs/metrics.md`; a test
-//!   compares.
+//! - Deliberately absent: labels by repository, tag or digest; HTTP.
+//!
+//! Every name is documented in `docs/metrics.md`; a test compares.
 
 use parking_lot::Mutex;
 

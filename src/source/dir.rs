@@ -1,4 +1,5 @@
 //! Any folder: files, folders, symbolic and hard links, permissions, times to the nanosecond, holes, names of any bytes.
+//!
 //! - Devices, fifos and sockets are left out and reported. Unreadable files are detected when they are opened.
 //! - If a file has several names in the tree, the first by bytes is the file, the others are links to it.
 //! - Owners, and the setuid, setgid and sticky bits, are carried only with [`Options::owner`]: without it the same tree is the

@@ -167,8 +167,9 @@ impl NodeIndex {
         })
     }
 
-    /// An index of files whose content was known when they were examined, all after `stamp` was taken. If a path is given twice,
-    /// the last one is used. Records that the stamp cannot prove are left out.
+    /// An index of files whose content was known when they were examined, all after `stamp` was taken.
+    ///
+    /// If a path is given twice, the last one is used. Records that the stamp cannot prove are left out.
     pub fn record(
         root: &Dir,
         stamp: Stamp,

@@ -4,6 +4,7 @@
 //! {"timestamp":"2026-01-02T03:04:05.678901Z","level":"INFO","target":"cachectl::serve::observe","message":"Request",
 //!  "trace_id":"0af7…","request_id":"9f3c…","fields":{"method":"GET","status":200}}
 //! ```
+//!
 //! `fields` has the fields of the event and of the enclosing spans; of two with the same name the inner one. The JSON of
 //! `tracing-subscriber` cannot lift `trace_id` to the top level (tokio-rs/tracing#1531), hence our own layer.
 

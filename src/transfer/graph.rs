@@ -25,8 +25,10 @@ pub struct Children {
     pub known: bool,
 }
 
-/// The children of a manifest, which is parsed aside if it is long. Layers stored elsewhere ([`Named::elsewhere`]) are not
-/// included, whether a store has them or not: nobody checked that the pusher may read them.
+/// The children of a manifest, which is parsed aside if it is long.
+///
+/// Layers stored elsewhere ([`Named::elsewhere`]) are not included, whether a store has them or not: nobody checked that the
+/// pusher may read them.
 ///
 /// # Errors
 /// A message, when it is of a known type and not well-formed, or is both image and index.

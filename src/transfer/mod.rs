@@ -1,4 +1,5 @@
 //! Store to store: every movement of content that is already stored.
+//!
 //! - Holds: the copy of one manifest with everything below it, and the children of a manifest.
 //! - Enters: two stores, a manifest, a tag.
 //! - Leaves: the same bytes in the other store, counts of moved and saved bytes.

@@ -55,6 +55,7 @@ impl CacheConfig {
     }
 
     /// Reads the document; unknown keys are ignored.
+    ///
     /// Stricter than BuildKit about documents that no exporter writes: blob digests must be valid, and unused layers must be
     /// valid too.
     ///

@@ -6,6 +6,7 @@ use super::{CacheConfig, Part, descriptors, graph::Graph};
 use crate::{artifact::Descriptor, digest::Digest};
 
 /// Returns true if all that can be found in `older` can be found in `newer` in the same ways, so that `older` may be dropped.
+///
 /// Each key of `older` with a usable result must have one in `newer`, by all the alternatives of all its inputs. The results may
 /// differ, since they belong to the same key. When in doubt the answer is false, for instance if only `older` shows that two keys
 /// of `newer` are equal, or if the two contradict each other about a layer.

@@ -41,8 +41,10 @@ pub(super) fn form(parts: &[&Part]) -> Form {
     }
 }
 
-/// The descriptors of all blobs that BuildKit can use, with media types of `form`'s family. Each is the descriptor from the first
-/// of `parts` that has one (the part pushed last, if they are ranked); those of other parts are ignored.
+/// The descriptors of all blobs that BuildKit can use, with media types of `form`'s family.
+///
+/// Each is the descriptor from the first of `parts` that has one (the part pushed last, if they are ranked); those of other parts
+/// are ignored.
 pub(super) fn usable(parts: &[&Part], form: Form) -> HashMap<Digest, Descriptor> {
     let mut blobs: HashMap<Digest, Descriptor> = HashMap::new();
     for (digest, mut word) in parts.iter().flat_map(|p| said(&p.manifest)) {

@@ -30,8 +30,9 @@ pub(super) struct Link {
     pub(super) way: usize,
 }
 
-/// Keys without loops; each comes after its inputs. Sorted by length of the longest path to a root, then by digest, then by a
-/// hash over everything that leads to the key.
+/// Keys without loops; each comes after its inputs.
+///
+/// Sorted by length of the longest path to a root, then by digest, then by a hash over everything that leads to the key.
 #[derive(Debug)]
 pub(super) struct Graph<'a> {
     /// The keys.

@@ -1,6 +1,7 @@
-//! One cache out of several: what a merged tag serves. Each result of each part can be found in the merged cache by the same
-//! paths, unless the limit leaves it out. Both documents depend only on the set of parts and the recorded times of their pushes:
-//! every replica writes the same bytes.
+//! One cache out of several: what a merged tag serves.
+//!
+//! Each result of each part can be found in the merged cache by the same paths, unless the limit leaves it out. Both documents
+//! depend only on the set of parts and the recorded times of their pushes: every replica writes the same bytes.
 
 use std::{
     cmp::Reverse,

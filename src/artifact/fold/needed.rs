@@ -1,6 +1,8 @@
-//! Which packs a snapshot needs. A table of contents claims what its pack holds, and anyone who may write a name can add one that
-//! claims the content of other packs. So a pack stays as long as a live entry may be read from it, however many other packs claim
-//! the same; only a claim of a pack written by this very process is known to be true.
+//! Which packs a snapshot needs.
+//!
+//! A table of contents claims what its pack holds, and anyone who may write a name can add one that claims the content of other
+//! packs. So a pack stays as long as a live entry may be read from it, however many other packs claim the same; only a claim of a
+//! pack written by this very process is known to be true.
 
 use std::collections::{HashMap, HashSet};
 

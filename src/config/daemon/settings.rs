@@ -22,8 +22,10 @@ const MODES: [(&str, Mode); 2] = [
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 settings! {
-    /// All settings of the daemon. `store` comes with its origin; it may contain secrets. `listen`, `socket` and `admin_listen`
-    /// may be none, and `state_dir` is absolute unless it was set otherwise. `log` is not checked yet.
+    /// All settings of the daemon.
+    ///
+    /// `store` comes with its origin; it may contain secrets. `listen`, `socket` and `admin_listen` may be none, and `state_dir`
+    /// is absolute unless it was set otherwise. `log` is not checked yet.
     #[derive(Clone)]
     pub struct Config by of_daemon, fn read(layer, env: &Env) {
         store: (String, Origin), "store" = (Url: settings::store(layer, env, "CACHECTLD_STORE")?)

@@ -22,8 +22,10 @@ pub struct Action {
 }
 
 impl Action {
-    /// Parses an entry whose file is named after `id`. As strict as Go's reader, and stricter in these points: hex is in lower
-    /// case, numbers are digits after spaces, nothing else.
+    /// Parses an entry whose file is named after `id`.
+    ///
+    /// As strict as Go's reader, and stricter in these points: hex is in lower case, numbers are digits after spaces, nothing
+    /// else.
     ///
     /// # Errors
     /// A message about what is wrong with it.

@@ -62,8 +62,9 @@ const HEEDED_TOO: &[&str] = &[
     "GOPROXY",
 ];
 
-/// Runs `go env -json` in `dir`; returns what it wrote. Its output goes to files, not pipes: a grandchild that outlives it could
-/// hold a pipe open forever.
+/// Runs `go env -json` in `dir`; returns what it wrote.
+///
+/// Its output goes to files, not pipes: a grandchild that outlives it could hold a pipe open forever.
 ///
 /// # Errors
 /// A message: the command does not exist, it failed (with its stderr), or it took longer than `timeout` (and was killed).

@@ -1,9 +1,11 @@
 //! The meaning of paths below `cache/download`.
 //!
 //! `<escaped module>/@v/<escaped version>.<info|mod|zip|ziphash>` (`cmd/go/internal/modfetch/cache.go`, `golang.org/x/mod/module`
-//! for the escaping). `sumdb/<database>`, the answers of checksum databases, is not carried. Only the databases' keys show
-//! whether an answer is right, and Go fails on a wrong one instead of asking again: anyone who can write a snapshot could make
-//! builds fail. Without these answers Go asks a database again, for modules that no `go.sum` lists and for toolchains.
+//! for the escaping).
+//!
+//! `sumdb/<database>`, the answers of checksum databases, is not carried. Only the databases' keys show whether an answer is
+//! right, and Go fails on a wrong one instead of asking again: anyone who can write a snapshot could make builds fail. Without
+//! these answers Go asks a database again, for modules that no `go.sum` lists and for toolchains.
 
 use super::versions;
 

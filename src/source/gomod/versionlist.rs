@@ -21,8 +21,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest list that is compared with the new one.
 const MAX_LIST_BYTES: u64 = 16 << 20;
 
-/// Rewrites the list in `folder` (`…/@v`) if it is not right, under the lock that Go takes. If another process holds the lock for
-/// long, the list is left to it: the list is only needed to list versions offline.
+/// Rewrites the list in `folder` (`…/@v`) if it is not right, under the lock that Go takes.
+///
+/// If another process holds the lock for long, the list is left to it: the list is only needed to list versions offline.
 pub(super) fn rewrite(root: &Dir, folder: &EntryPath) -> fs::Result<()> {
     let dir = open_parent(root, folder)?.open_dir(folder.name())?;
     let failed = |what, e: std::io::Error| fs::Error::new(what, dir.at(b"list"), e);

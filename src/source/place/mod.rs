@@ -33,8 +33,9 @@ pub use way::stays;
 
 /// A tree to be put into place.
 pub struct Placement<'a> {
-    /// All entries of the snapshot that the target is to have: sorted by path, unique. Folders, symbolic and hard links are
-    /// created from their entries alone, if the target lacks them.
+    /// All entries of the snapshot that the target is to have: sorted by path, unique.
+    ///
+    /// Folders, symbolic and hard links are created from their entries alone, if the target lacks them.
     pub entries: &'a [&'a Entry],
     /// For each of `entries`: whether a complete file is staged for it. Files that are not staged already exist in the target.
     pub staged: &'a [bool],

@@ -5,6 +5,7 @@
 //! {"version":1,"at":1790000000,"record":{"key":"r/team%2Fapp/parts/v1/sha256-…","bytes":"eyJkaWdlc3…"}}
 //! 4f1c…
 //! ```
+//!
 //! The manifest's bytes are a blob in front. A reader refuses other versions: it must not partly replay an entry that it does not
 //! fully understand.
 

@@ -7,6 +7,7 @@
 //! aside/…                       what could not be read back or sent, for an operator to examine
 //! temp/                         unfinished files
 //! ```
+//!
 //! A mark has no content, so that only its name must be durable; the size in the name saves a `stat` of the blob.
 
 use std::{

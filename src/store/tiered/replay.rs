@@ -1,5 +1,7 @@
-//! Replays the queue once the remote is back. Each step may be interrupted and repeated: a blob is stored once, a tag that
-//! already has our digest is done, and an update is removed from the queue last.
+//! Replays the queue once the remote is back.
+//!
+//! Each step may be interrupted and repeated: a blob is stored once, a tag that already has our digest is done, and an update is
+//! removed from the queue last.
 
 use std::sync::Arc;
 
