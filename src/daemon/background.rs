@@ -90,6 +90,19 @@ pub(super) fn expire_uploads(
     })
 }
 
+/// Sends chunks that came while the store was away, once it is back.
+pub(super) fn send_late_chunks(uploads: Arc<Uploads>) -> Task<()> {
+    let every = Every {
+        name: "send late chunks",
+        period: Box::new(|| Duration::from_secs(30)),
+        limit: Duration::from_mins(10),
+    };
+    start(every, move || {
+        let uploads = uploads.clone();
+        async move { Ok(uploads.send_late().await?) }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};

@@ -199,6 +199,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         .scrubber
         .clone()
         .map(|scrubber| scrub::start(live.clone(), scrubber));
+    let late_chunks = background::send_late_chunks(uploads.clone());
     let expiry = background::expire_uploads(live, uploads, store, expired);
     let admission = built.admission.clone();
     let slow = task::spawn("slow clients", async move { admission.watch().await });
@@ -231,7 +232,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         exporter,
         connections: service.connections,
         built,
-        _background: [expiry, watch, slow, marks]
+        _background: [expiry, late_chunks, watch, slow, marks]
             .into_iter()
             .chain(scrub)
             .chain(crowded)

@@ -35,12 +35,14 @@ use crate::{
 };
 
 mod grants;
+mod links;
 mod memo;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use grants::Grants;
+use links::Links;
 use memo::{Memo, Verdict};
 pub use view::View;
 
@@ -69,6 +71,7 @@ pub enum Seen {
 /// Answers who sees what, for all repositories of a store; remembers what their manifests grant.
 pub struct Sights {
     repos: Mutex<HashMap<Repo, Place>>,
+    links: Links,
     reading: Arc<Semaphore>,
     max_keys: usize,
 }
@@ -101,6 +104,7 @@ impl Sights {
     fn remembering(max_keys: usize) -> Self {
         Self {
             repos: Mutex::default(),
+            links: Links::default(),
             reading: Arc::new(Semaphore::new(READ_UNITS as usize)),
             max_keys,
         }
@@ -108,12 +112,15 @@ impl Sights {
 
     /// Says whether a caller who reads some repositories only, this one among them, sees a digest there.
     ///
-    /// Reads one record; for what is not linked also a listing of the repository's manifests, once a second at most, and those of
-    /// them that are new.
+    /// Reads one record, or none for what this daemon linked lately; for what is not linked also a listing of the repository's manifests,
+    /// once a second at most, and those of them that are new.
     ///
     /// # Errors
     /// When the store cannot be asked.
     pub async fn seen(&self, repository: &Repository, digest: &Digest) -> Result<Seen> {
+        if self.links.knows(repository.name(), digest) {
+            return Ok(Seen::Linked);
+        }
         let link = repository.linked(digest).await?;
         if link.is_some_and(Linked::proves) {
             return Ok(Seen::Linked);
@@ -151,6 +158,17 @@ impl Sights {
         let seen = verdict(&memo).seen(is_linked);
         self.remember(repository.name(), memo);
         Ok(seen)
+    }
+
+    /// Links a blob to a repository that somebody brought there who reads some repositories only. The link is written even if it was
+    /// seen lately: a sweep may have removed it since.
+    ///
+    /// # Errors
+    /// When the store cannot be asked or written.
+    pub async fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        repository.link(digest).await?;
+        self.links.note(repository.name(), digest);
+        Ok(())
     }
 
     /// Notes that a manifest was stored in a repository, or served from it: what is not visible by a listing without it is looked up
@@ -244,6 +262,7 @@ impl Sights {
     #[cfg(test)]
     pub fn forget_all(&self) {
         self.repos.lock().clear();
+        self.links.forget_all();
     }
 
     /// What is remembered of a repository, who lists it, and whether there is news since it was listed.

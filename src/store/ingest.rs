@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    fs::Metadata,
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -23,7 +24,7 @@ mod session;
 mod shared;
 
 pub use owners::{OVER_QUOTA, Quota};
-pub use shared::Uploads;
+pub use shared::{Finished, Uploads};
 
 use gathered::Gathered;
 use owners::{Fillers, Owners};
@@ -154,11 +155,13 @@ pub struct Ingests {
     broken: Mutex<HashSet<UploadId>>,
     owners: Owners,
     evict: OnceLock<Box<Evict>>,
+    /// Whether a store has the uploads too, so that they continue without their files here.
+    lives_elsewhere: bool,
 }
 
 impl Ingests {
-    /// Uploads in `dir`, which is created if missing.
-    pub fn open(dir: &Path) -> Result<Self> {
+    /// Uploads in `dir`, which is created if missing; with `lives_elsewhere` they are in a store too.
+    fn open(dir: &Path, lives_elsewhere: bool) -> Result<Self> {
         fs::make_dirs(dir).map_err(|e| Error::io("open", e))?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -166,6 +169,7 @@ impl Ingests {
             broken: Mutex::default(),
             owners: Owners::default(),
             evict: OnceLock::new(),
+            lives_elsewhere,
         })
     }
 
@@ -247,7 +251,7 @@ impl Ingests {
         }
         let path = self.path(id);
         let found = task::blocking(move || path.symlink_metadata().ok()).await;
-        Ok(found.filter(std::fs::Metadata::is_file).map(|m| m.len()))
+        Ok(found.filter(Metadata::is_file).map(|m| m.len()))
     }
 
     /// Reads a part of the received bytes of an upload; `None` if there is no such upload.
@@ -356,13 +360,12 @@ impl Ingests {
         let freed = async {
             let mut count = 0;
             for id in resting {
-                count += u64::from(self.cancel_resting(&id).await?);
+                count += u64::from(self.free(&id).await?);
             }
             if count == 0 {
-                count += self.expire(IDLE).await?;
                 let broken = std::mem::take(&mut *self.broken.lock());
-                for id in broken {
-                    count += u64::from(self.cancel_resting(&id).await?);
+                for id in self.idle(IDLE).await?.into_iter().chain(broken) {
+                    count += u64::from(self.free(&id).await?);
                 }
             }
             Ok::<_, Error>(count)
@@ -409,24 +412,55 @@ impl Ingests {
         Ok(remove(spool).await)
     }
 
-    /// Removes the bytes of an upload that continues elsewhere and still counts towards its owner's limit.
-    async fn drop_file(&self, id: &UploadId) -> Result<()> {
+    /// Removes the bytes of an upload that continues elsewhere and still counts towards its owner's limit; `false` if there are
+    /// none.
+    async fn drop_file(&self, id: &UploadId) -> Result<bool> {
         let session = self.lock(id).await?;
         self.owners.left_disk(id);
-        remove(self.end(id, session)?).await;
-        Ok(())
+        Ok(remove(self.end(id, session)?).await)
     }
 
     /// As [`Self::cancel`], without waiting for an active request: also `false` if there is one.
     async fn cancel_resting(&self, id: &UploadId) -> Result<bool> {
+        self.unless_busy(id, self.cancel(id)).await
+    }
+
+    /// Frees the disk space of an upload without an active request: if a store has it too, it continues from there, and still
+    /// counts towards its owner's limit.
+    async fn free(&self, id: &UploadId) -> Result<bool> {
+        if self.lives_elsewhere {
+            self.unless_busy(id, self.drop_file(id)).await
+        } else {
+            self.cancel_resting(id).await
+        }
+    }
+
+    async fn unless_busy(
+        &self,
+        id: &UploadId,
+        done: impl Future<Output = Result<bool>>,
+    ) -> Result<bool> {
         let session = self.open.lock().get(id).cloned();
         if session.is_some_and(|session| session.try_lock().is_err()) {
             return Ok(false);
         }
-        match self.cancel(id).await {
+        match done.await {
             Err(e) if e.kind == ErrorKind::Conflict => Ok(false),
             done => done,
         }
+    }
+
+    /// Records in the file of an upload, across restarts, whether it has acknowledged bytes that the store lacks.
+    async fn set_ahead(&self, id: &UploadId, is_ahead: bool) -> Result<()> {
+        let Some(session) = self.lock(id).await? else {
+            return Ok(());
+        };
+        task::blocking(move || session.set_ahead(is_ahead)).await
+    }
+
+    /// Uploads that have acknowledged bytes which the store lacks.
+    async fn ahead(&self) -> Result<Vec<UploadId>> {
+        self.list(session::is_ahead).await
     }
 
     /// Number of uploads; 0 if the folder cannot be read. Blocks, but only for listing a folder of uploads.
@@ -441,24 +475,34 @@ impl Ingests {
 
     /// Uploads that received nothing for `age`.
     pub async fn idle(&self, age: Duration) -> Result<Vec<UploadId>> {
-        let dir = self.dir.clone();
         let now = SystemTime::now();
-        let idle = task::blocking(move || -> io::Result<Vec<UploadId>> {
-            let mut idle = Vec::new();
+        let is_idle = move |found: &Metadata| {
+            let modified = found.modified().ok();
+            modified.is_some_and(|m| now.duration_since(m).is_ok_and(|rested| rested > age))
+        };
+        self.list(is_idle).await
+    }
+
+    /// Uploads whose files here match.
+    async fn list(
+        &self,
+        is_wanted: impl Fn(&Metadata) -> bool + Send + 'static,
+    ) -> Result<Vec<UploadId>> {
+        let dir = self.dir.clone();
+        let listed = task::blocking(move || -> io::Result<Vec<UploadId>> {
+            let mut wanted = Vec::new();
             for item in std::fs::read_dir(&dir)? {
                 let item = item?;
                 let name = item.file_name().to_string_lossy().into_owned();
-                let modified = item.metadata().and_then(|m| m.modified());
-                let rested = modified.ok().and_then(|m| now.duration_since(m).ok());
                 if let Some(id) = name.strip_prefix(PREFIX)
-                    && rested.is_some_and(|rested| rested > age)
+                    && item.metadata().is_ok_and(|found| is_wanted(&found))
                 {
-                    idle.extend(id.parse::<UploadId>().ok());
+                    wanted.extend(id.parse::<UploadId>().ok());
                 }
             }
-            Ok(idle)
+            Ok(wanted)
         });
-        idle.await.map_err(io_at(&self.dir, "list"))
+        listed.await.map_err(io_at(&self.dir, "list"))
     }
 
     /// Removes uploads that received nothing for `age`; returns how many.
@@ -512,9 +556,9 @@ mod tests {
     async fn uploads_are_not_kept_where_a_link_leads() {
         let dir = tempfile::tempdir().unwrap();
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
-        let ingests = Ingests::open(&real).unwrap();
+        let ingests = Ingests::open(&real, false).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let led = Ingests::open(&link).unwrap();
+        let led = Ingests::open(&link, false).unwrap();
         assert!(led.begin(&Repo::cli()).await.is_err());
         // Nor is an upload that is one gone on with.
         let id = ingests.begin(&Repo::cli()).await.unwrap();
@@ -529,7 +573,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_somebody_sends_to_counts_and_is_in_nobodys_way() {
         let dir = tempfile::tempdir().unwrap();
-        let ingests = Ingests::open(dir.path()).unwrap();
+        let ingests = Ingests::open(dir.path(), false).unwrap();
         ingests.owners.set(Quota {
             uploads: 9,
             bytes: 10,
@@ -554,7 +598,7 @@ mod tests {
     #[tokio::test]
     async fn uploads_at_rest_keep_no_file_open_and_go_on() {
         let dir = tempfile::tempdir().unwrap();
-        let ingests = Ingests::open(dir.path()).unwrap();
+        let ingests = Ingests::open(dir.path(), false).unwrap();
         let body = |bytes: &'static [u8]| {
             futures_util::stream::iter([Ok(Bytes::from_static(bytes))]).boxed()
         };
@@ -572,7 +616,7 @@ mod tests {
     #[tokio::test]
     async fn request_that_waited_for_an_ended_upload_does_not_touch_its_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let ingests = Arc::new(Ingests::open(dir.path()).unwrap());
+        let ingests = Arc::new(Ingests::open(dir.path(), false).unwrap());
         let id = ingests.begin(&Repo::cli()).await.unwrap();
         let body = |bytes: &'static [u8]| {
             futures_util::stream::iter([Ok(Bytes::from_static(bytes))]).boxed()

@@ -132,10 +132,13 @@ impl Repository {
         self.store.get(desc, range).await
     }
 
-    /// Stores a blob and shows it here.
+    /// Stores a blob and shows it here, unless it is deleted meanwhile.
     pub async fn put_blob(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        let done = self.store.put(desc, body).await?;
-        self.show(&desc.digest).await?;
+        let (done, gone) =
+            tokio::try_join!(self.store.put(desc, body), self.is_gone(&desc.digest))?;
+        if gone {
+            self.remove_tombstone(&desc.digest).await?;
+        }
         Ok(done)
     }
 

@@ -65,7 +65,7 @@ impl Registry {
         let unlinked = found.iter().filter(|(_, seen, _)| *seen == Seen::Named);
         stream::iter(unlinked.map(Ok::<_, Refusal>))
             .try_for_each_concurrent(AT_ONCE, async |(digest, ..)| {
-                Ok(repository.link(digest).await?)
+                Ok(self.sights.link(repository, digest).await?)
             })
             .await?;
         let states: BTreeMap<_, _> = found.into_iter().map(|(d, _, s)| (d, s)).collect();

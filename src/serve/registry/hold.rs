@@ -20,6 +20,7 @@ use super::error::{Code, Refusal};
 use crate::{
     backoff::Backoff,
     digest::Digest,
+    fair::Key,
     serve::admission::Ticket,
     store::{
         Records,
@@ -41,14 +42,18 @@ const KNOWN: Duration = Duration::from_secs(30);
 const ALONE: u32 = 2;
 /// Longest wait for the answer to another request.
 const OTHER: Duration = Duration::from_secs(5);
-/// Digests that are remembered at most.
+/// Digests that are remembered at most, and of how many a warning is logged.
 const MAX_HELD: usize = 10_000;
+const MAX_TOLD: usize = 100;
+
+/// Who waits for what. By caller too: nobody uses up the time of others for a digest that can be guessed.
+type Wait = (Option<Key>, Digest);
 
 /// Holds requests until the store is back.
 pub(super) struct Hold {
-    /// Longest time, counted from the first request for a digest: whoever asks again does not wait as long again.
+    /// Longest time, counted from a caller's first request for a digest: whoever asks again does not wait as long again.
     limit: Duration,
-    since: Mutex<HashMap<Digest, Instant>>,
+    since: Mutex<HashMap<Wait, Instant>>,
     /// A remote store without a folder in front: it may take long to answer, and is asked here whether it answers others. One with a
     /// folder in front finds that out itself, and one on disk is only slow.
     remote: Option<Arc<dyn Records>>,
@@ -85,12 +90,13 @@ impl Hold {
         F: Future<Output = Result<T, Refusal>>,
     {
         let (mut pauses, mut alone) = (0, 0);
+        let (wait, began) = ((ticket.map(|t| t.key().clone()), *digest), Instant::now());
         loop {
             // Boxed: an answer's way is long, and this one is in every door's future.
             let refusal = match Box::pin(ask()).await {
                 Err(refusal) if refusal.code == Code::Unavailable => refusal,
                 answered => {
-                    self.since.lock().remove(digest);
+                    self.since.lock().remove(&wait);
                     return answered;
                 }
             };
@@ -98,16 +104,16 @@ impl Hold {
                 alone += 1;
             }
             if alone >= ALONE {
-                self.since.lock().remove(digest);
+                self.since.lock().remove(&wait);
                 return Err(refusal);
             }
             let pause = PAUSES.pause(pauses);
             pauses += 1;
-            let (since, is_first) = self.since(digest);
+            let (since, is_told) = self.since(&wait, began);
             if since.elapsed() + pause > self.limit || self.ended.load(Ordering::Relaxed) {
                 return Err(refusal);
             }
-            if is_first {
+            if is_told {
                 let error = refusal.why.as_deref();
                 tracing::warn!(%digest, seconds = self.limit.as_secs(), error, "Request waits for the store, up to this long");
             }
@@ -178,20 +184,22 @@ impl Hold {
         self.away.lock()
     }
 
-    /// Since when requests for a digest are held, and whether this is the first.
-    fn since(&self, digest: &Digest) -> (Instant, bool) {
+    /// Since when a caller's requests for a digest are held, and whether that is to be logged. Where there is no room to remember it,
+    /// since this one `began`.
+    fn since(&self, wait: &Wait, began: Instant) -> (Instant, bool) {
         let mut held = self.since.lock();
         let now = Instant::now();
         // Of an outage that is over for this digest's clients.
         let is_old = |since: &Instant| now - *since > self.limit * 2;
         held.retain(|_, since| !is_old(since));
-        if let Some(since) = held.get(digest) {
+        if let Some(since) = held.get(wait) {
             return (*since, false);
         }
-        if held.len() < MAX_HELD {
-            held.insert(*digest, now);
+        if held.len() >= MAX_HELD {
+            return (began, false);
         }
-        (now, true)
+        held.insert(wait.clone(), now);
+        (now, held.len() <= MAX_TOLD)
     }
 }
 
@@ -236,6 +244,34 @@ mod tests {
         let held = hold.until_back::<(), _>(&digest, None, async || Err(away()));
         held.await.unwrap_err();
         assert!(again.elapsed() > LIMIT / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_caller_does_not_use_up_the_time_of_another() {
+        let hold = Hold::new(LIMIT, None);
+        let digest = Digest::sha256_of(b"a");
+        for (caller, waits) in [("a", true), ("a", false), ("b", true)] {
+            let (admission, key) = (Arc::default(), Key::Principal(caller.into()));
+            let ticket = Ticket::take(&admission, key, &axum::http::Extensions::new()).await;
+            let (ticket, began) = (ticket.unwrap(), Instant::now());
+            let held = hold.until_back::<(), _>(&digest, Some(&ticket), async || Err(away()));
+            held.await.unwrap_err();
+            assert_eq!(began.elapsed() > LIMIT / 2, waits, "{caller}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_a_limit_also_where_no_more_digests_are_remembered() {
+        let hold = Hold::new(LIMIT, None);
+        let other = |n: usize| Digest::sha256_of(&n.to_le_bytes());
+        for n in 0..MAX_HELD {
+            hold.since(&(None, other(n)), Instant::now());
+        }
+        let began = Instant::now();
+        let digest = Digest::sha256_of(b"a");
+        let held = hold.until_back::<(), _>(&digest, None, async || Err(away()));
+        held.await.unwrap_err();
+        assert!(began.elapsed() <= LIMIT && began.elapsed() > LIMIT / 2);
     }
 
     #[tokio::test(start_paused = true)]

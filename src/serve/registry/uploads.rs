@@ -22,7 +22,7 @@ use crate::{
     serve::{admission::Ticket, observe::Saved},
     store::{
         Body as Bytes, ByteStream, Put,
-        ingest::{Appended, UploadId},
+        ingest::{Appended, Finished, UploadId},
         keys::Repo,
     },
 };
@@ -109,8 +109,7 @@ impl Registry {
                 let done = self.commit(repo, &id, &digest, all, sight, parts).await;
                 if done.is_err() {
                     // The client never heard of the upload, so nobody can go on with it.
-                    let cancelled = self.uploads.cancel(&id).await;
-                    if let Err(error) = cancelled {
+                    if let Err(error) = self.uploads.drop_unheard(&id).await {
                         tracing::debug!(%error, "Upload stays until it expires");
                     }
                 }
@@ -147,7 +146,7 @@ impl Registry {
     /// Notes that a blob came here, by who sees no other.
     async fn own(&self, repo: &Repo, digest: &Digest, sight: Sight) -> Result<(), Refusal> {
         if sight == Sight::Own {
-            self.repository(repo).link(digest).await?;
+            self.sights.link(&self.repository(repo), digest).await?;
         }
         Ok(())
     }
@@ -211,6 +210,13 @@ impl Registry {
         }
     }
 
+    /// Removes what the store has of an upload that is over.
+    async fn clear_upload(&self, id: &UploadId, at: Option<u64>, given_up: bool) {
+        if let Err(error) = self.uploads.forget(id, at, given_up).await {
+            tracing::debug!(%error, "Pieces of an upload that is over stay until they expire");
+        }
+    }
+
     /// Takes the last bytes of an upload and gives it its name.
     async fn commit(
         &self,
@@ -223,25 +229,38 @@ impl Registry {
     ) -> Answer {
         let ticket = ticket(parts);
         let owner = ticket.key().to_string();
-        let spool = match self.uploads.finish((id, &owner), at, range, body).await? {
-            Ok(spool) => spool,
+        let finished = match self.uploads.finish((id, &owner), at, range, body).await? {
+            Ok(finished) => finished,
             Err(other) => return Err(refused(repo, id, other)),
         };
-        let desc = Descriptor::new("", *digest, spool.size());
-        let body = Bytes::Spool(spool.into());
+        if let Err(wrong) = check_digest(&finished, digest) {
+            self.clear_upload(id, at, true).await;
+            return Err(wrong);
+        }
+        let desc = Descriptor::new("", *digest, finished.spool.size());
+        let body = Bytes::Spool(finished.spool.clone());
         let repository = self.repository(repo);
         let put = || async {
             let _pass = self.pass(parts).await;
             let put = repository.put_blob(&desc, &body).await;
-            let put = put.map_err(|e| Refusal::of_store(&e, Code::DigestInvalid))?;
+            let put = put.map_err(|e| Refusal::of_store(&e, Code::DigestInvalid));
+            if put.as_ref().is_err_and(|e| e.code == Code::Unavailable) {
+                finished.waits();
+            }
+            let put = put?;
             self.promise(parts, digest);
             Ok(put)
         };
-        let put = Box::pin(self.hold.until_back(digest, Some(ticket), put)).await;
+        let put = Box::pin(self.hold.until_back(digest, Some(ticket), put));
+        let put = tokio::select! {
+            biased;
+            put = put => put,
+            full = finished.given_up() => Err(full.into()),
+        };
         // Whoever is told to come again goes on with what the store has of it.
         let goes_on = matches!(&put, Err(refusal) if refusal.code == Code::Unavailable);
-        if !goes_on && let Err(error) = self.uploads.forget(id, at, put.is_err()).await {
-            tracing::debug!(%error, "Pieces of an upload that is over stay until they expire");
+        if !goes_on {
+            self.clear_upload(id, at, put.is_err()).await;
         }
         let put = put?;
         self.own(repo, digest, sight).await?;
@@ -250,6 +269,16 @@ impl Registry {
             Put::Existed => saved(stored(repo, digest), "existed", desc.size),
         }
     }
+}
+
+/// Refuses bytes of another digest at once, also while the store is away; digests other than SHA-256 are left to the store.
+fn check_digest(finished: &Finished, digest: &Digest) -> Result<(), Refusal> {
+    let is = finished.spool.digest();
+    if is.algorithm() != digest.algorithm() || is == *digest {
+        return Ok(());
+    }
+    let why = format!("the bytes have the digest {is}, not {digest}");
+    Err(Refusal::new(Code::DigestInvalid, why))
 }
 
 /// An upload is only there for the repository that it was begun in.

@@ -12,7 +12,10 @@ use tokio::{sync::Notify, time::Instant};
 mod journal;
 
 use super::UploadId;
-use crate::store::error::{Error, ErrorKind, Result};
+use crate::store::{
+    error::{Error, ErrorKind, Result},
+    keys::Repo,
+};
 use journal::Journal;
 
 /// The operation in errors about an exceeded quota.
@@ -59,6 +62,8 @@ struct Owned {
     bytes: u64,
     /// Whether it has a file on this machine.
     is_here: bool,
+    /// Whether it has ended, and its bytes wait for an unreachable store.
+    has_ended: bool,
     /// Active requests that send to it.
     active: usize,
     touched: Instant,
@@ -83,15 +88,20 @@ impl State {
         if let Some(journal) = &mut self.journal {
             journal.note(id, Some(owner));
         }
+        self.insert(id, owner, bytes, false);
+    }
+
+    fn insert(&mut self, id: &UploadId, owner: &str, bytes: u64, has_ended: bool) {
         let bytes = bytes.min(MAX_BYTES);
         let owner: Arc<str> = owner.into();
         let total = self.totals.entry(owner.clone()).or_default();
-        total.uploads += 1;
+        total.uploads += usize::from(!has_ended);
         total.bytes += bytes;
         let owned = Owned {
             owner,
             bytes,
             is_here: true,
+            has_ended,
             active: 0,
             touched: Instant::now(),
             give_up: Arc::default(),
@@ -103,13 +113,13 @@ impl State {
         let Some(owned) = self.uploads.remove(id) else {
             return;
         };
-        if let Some(journal) = &mut self.journal {
+        if let Some(journal) = self.journal.as_mut().filter(|_| !owned.has_ended) {
             journal.note(id, None);
         }
         if let Some(total) = self.totals.get_mut(&owned.owner) {
-            total.uploads -= 1;
+            total.uploads -= usize::from(!owned.has_ended);
             total.bytes -= owned.bytes;
-            if total.uploads == 0 {
+            if total.uploads == 0 && total.bytes == 0 {
                 self.totals.remove(&owned.owner);
             }
         }
@@ -144,7 +154,7 @@ impl State {
 
 impl State {
     fn new_journal(&self, path: &Path) -> std::io::Result<Journal> {
-        let all = self.uploads.iter();
+        let all = self.uploads.iter().filter(|(_, owned)| !owned.has_ended);
         Journal::create(path, all.map(|(id, owned)| (id, &*owned.owner)))
     }
 }
@@ -256,7 +266,8 @@ impl Owners {
     /// Records received bytes. Returns an upload of the same owner that must be removed for them; then the call must be repeated.
     ///
     /// # Errors
-    /// `Denied` if its owner would have too many.
+    /// `Denied` if its owner would have too many; `Conflict` if the upload was cancelled meanwhile: further bytes would have no
+    /// owner.
     pub(super) fn grow(&self, id: &UploadId, bytes: u64) -> Result<Option<UploadId>> {
         let mut state = self.0.lock();
         let State {
@@ -266,7 +277,8 @@ impl Owners {
             ..
         } = &mut *state;
         let Some(owned) = uploads.get_mut(id) else {
-            return Ok(None);
+            let why = "it was cancelled while it was sent";
+            return Err(Error::new(ErrorKind::Conflict, "upload", why).at("", id));
         };
         let total = totals.entry(owned.owner.clone()).or_default();
         if total.bytes + bytes > quota.bytes {
@@ -313,6 +325,19 @@ impl Owners {
     /// Returns true if an upload was begun here, and has received nothing yet.
     pub(super) fn is_new(&self, id: &UploadId) -> bool {
         self.0.lock().uploads.get(id).is_some_and(|o| o.bytes == 0)
+    }
+
+    /// Counts the bytes of an upload that has ended and waits for an unreachable store, until [`Self::forget`], under a separate
+    /// id. `give_up` is notified when they must be removed for others.
+    pub(super) fn hold(&self, owner: &str, bytes: u64, give_up: Arc<Notify>) -> UploadId {
+        let id = UploadId::new(&Repo::cli());
+        let mut state = self.0.lock();
+        state.insert(&id, owner, bytes, true);
+        if let Some(owned) = state.uploads.get_mut(&id) {
+            owned.active = 1;
+            owned.give_up = give_up;
+        }
+        id
     }
 
     pub(super) fn forget(&self, id: &UploadId) {
@@ -368,7 +393,8 @@ impl Owners {
         let is_own = filler == owner;
         let mut resting = Vec::new();
         let others = state.uploads.iter().filter(|(other, _)| *other != id);
-        for (other, owned) in others.filter(|(_, o)| Some(&o.owner) == filler.as_ref()) {
+        let on_disk = others.filter(|(_, o)| o.is_here && Some(&o.owner) == filler.as_ref());
+        for (other, owned) in on_disk {
             if owned.active == 0 {
                 resting.push(other.clone());
             } else if !is_own {
@@ -413,7 +439,6 @@ impl Drop for Active<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::keys::Repo;
 
     fn id() -> UploadId {
         UploadId::new(&Repo::cli())
@@ -465,6 +490,38 @@ mod tests {
         // Its own uploads that are being sent go on: one of them less may be enough.
         let fillers = owners.fillers(&big);
         assert!(fillers.is_own && fillers.resting.is_empty());
+    }
+
+    #[test]
+    fn what_still_comes_of_an_upload_that_was_cancelled_is_refused() {
+        let (owners, id) = (Owners::default(), id());
+        owners.begin(&id, "a", false).unwrap();
+        let _active = owners.active(&id, "a", 0);
+        owners.grow(&id, 1).unwrap();
+        owners.forget(&id);
+        let refused = owners.grow(&id, 1).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Conflict);
+    }
+
+    #[tokio::test]
+    async fn bytes_of_an_upload_that_waits_for_the_store_count_until_they_are_stored() {
+        let owners = Owners::default();
+        owners.set(Quota {
+            uploads: 9,
+            bytes: 10,
+        });
+        let (own, other) = (id(), id());
+        owners.begin(&own, "a", false).unwrap();
+        owners.begin(&other, "b", false).unwrap();
+        let given_up = Arc::<Notify>::default();
+        let held = owners.hold("a", 8, given_up.clone());
+        owners.grow(&own, 3).unwrap_err();
+        owners.grow(&other, 3).unwrap();
+        assert!(!owners.fillers(&other).is_own);
+        given_up.notified().await;
+        assert!(owners.fillers(&own).is_own);
+        owners.forget(&held);
+        owners.grow(&own, 3).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

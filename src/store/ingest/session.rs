@@ -2,10 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
+    fs::{File, Metadata, Permissions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
-    os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -26,6 +29,17 @@ pub(super) struct Session {
     pub(super) hasher: Sha256Hasher,
     /// Its bytes were taken over: requests that waited for it must not touch them.
     pub(super) ended: bool,
+}
+
+/// Mode of an upload's file.
+const MODE: u32 = 0o600;
+/// Mode bit that is added while the file has acknowledged bytes that the store lacks: a mark that every file system stores with a
+/// file and that takes no space.
+const AHEAD: u32 = 0o100;
+
+/// Returns true if [`Session::set_ahead`] has marked the file.
+pub(super) fn is_ahead(found: &Metadata) -> bool {
+    found.is_file() && found.permissions().mode() & AHEAD != 0
 }
 
 pub(super) fn io_at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -54,7 +68,7 @@ fn place(path: &Path) -> Result<(fs::Dir, &[u8])> {
 impl Session {
     pub(super) fn create(path: &Path) -> Result<Self> {
         let (folder, name) = place(path)?;
-        let file = folder.create_file(name, 0o600).map_err(upload)?;
+        let file = folder.create_file(name, MODE).map_err(upload)?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -62,6 +76,12 @@ impl Session {
             hasher: Sha256Hasher::default(),
             ended: false,
         })
+    }
+
+    pub(super) fn set_ahead(&self, is_ahead: bool) -> Result<()> {
+        let mode = if is_ahead { MODE | AHEAD } else { MODE };
+        let set = self.file.set_permissions(Permissions::from_mode(mode));
+        set.map_err(io_at(&self.path, "mark"))
     }
 
     /// Reads the received part of a range.

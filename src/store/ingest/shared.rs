@@ -4,7 +4,14 @@
 //! offset in the `Location`. The daemon that gets the last request assembles them, from its own disk if it has received all of
 //! them. An upload in one request, as BuildKit sends it, stores no piece.
 
-use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Range,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -53,7 +60,7 @@ impl Uploads {
         outlives_outages: bool,
     ) -> Result<Self> {
         Ok(Self {
-            local: Ingests::open(dir)?,
+            local: Ingests::open(dir, records.is_some())?,
             pieces: records.map(|records| Pieces::new(records, outlives_outages)),
         })
     }
@@ -142,8 +149,7 @@ impl Uploads {
                     biased;
                     piece = body.try_next() => piece?,
                     () = give_up.notified() => {
-                        let why = "the disk is full, and the uploads of this caller take most of it";
-                        return Err(Error::new(ErrorKind::Full, "upload", why).at("", &id));
+                        return Err(filler().at("", &id));
                     }
                 };
                 let Some(piece) = piece else {
@@ -332,6 +338,9 @@ impl Uploads {
                     Err(e) => return Err(e),
                 };
                 let kept = if here {
+                    if alone.is_some() {
+                        self.local.set_ahead(id, true).await?;
+                    }
                     self.keep(id, piece).await
                 } else {
                     Ok(())
@@ -368,7 +377,7 @@ impl Uploads {
         at: Option<u64>,
         range: Option<Range<u64>>,
         body: Option<ByteStream>,
-    ) -> Result<std::result::Result<Spool, Appended>> {
+    ) -> Result<std::result::Result<Finished, Appended>> {
         let _turn = self.turn(id).await?;
         let said = at.or(range.as_ref().map(|r| r.start));
         let start = match self.start(id, said, true).await? {
@@ -382,7 +391,8 @@ impl Uploads {
         if matches!(finished, Ok(Err(Appended::Unknown))) {
             self.local.owners.forget(id);
         }
-        self.give_up_refused(id, finished).await
+        let finished = self.give_up_refused(id, finished).await?;
+        Ok(finished.map(|spool| Finished::new(self, owner, spool)))
     }
 
     async fn finish_pieces(
@@ -457,13 +467,27 @@ impl Uploads {
         Ok(there)
     }
 
+    /// Removes an upload that was begun by a request which should also have ended it: no client knows of it, and nothing of it is
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// `Conflict` if that request still sends to it.
+    pub async fn drop_unheard(&self, id: &UploadId) -> Result<()> {
+        self.local.cancel(id).await?;
+        self.local.owners.forget(id);
+        if let Some(pieces) = &self.pieces {
+            pieces.forget_sent(id);
+        }
+        Ok(())
+    }
+
     /// Removes uploads that received nothing for `age`; returns how many. `now` is the time by the store's clock.
     pub async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
             pieces.keep_sent(|id| self.local.owners.contains(id));
             pieces.clear_over().await?;
-            self.drop_ended_elsewhere(pieces).await?;
+            self.settle_resting(pieces).await?;
             let listed = pieces.records.list_records(keys::UPLOADS).await?;
             self.local.owners.found(&sizes(&listed));
             count += pieces.expire(listed, age, now).await?;
@@ -480,24 +504,51 @@ impl Uploads {
         Ok(())
     }
 
-    /// Removes local bytes of uploads that another daemon has ended, and sends bytes received while the store was unreachable.
-    async fn drop_ended_elsewhere(&self, pieces: &Pieces) -> Result<()> {
+    /// Sends bytes received while the store was unreachable, of uploads without active requests; returns the number of uploads.
+    ///
+    /// # Errors
+    /// When the folder cannot be read, or the store fails for another reason than being unreachable.
+    pub async fn send_late(&self) -> Result<u64> {
+        let Some(pieces) = &self.pieces else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        for id in self.local.ahead().await? {
+            if let Some(size) = self.local.length(&id).await? {
+                count += u64::from(self.catch_up_alone(pieces, &id, size).await?);
+            }
+        }
+        Ok(count)
+    }
+
+    /// As [`Self::catch_up`]; `false` if the upload has an active request.
+    async fn catch_up_alone(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<bool> {
+        let caught_up = async {
+            let _turn = self.turn(id).await?;
+            self.catch_up(pieces, id, size).await
+        };
+        match caught_up.await {
+            Err(e) if e.kind == ErrorKind::Conflict => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Removes local bytes of uploads that another daemon has ended or continued, and sends the bytes of others that the store
+    /// lacks.
+    async fn settle_resting(&self, pieces: &Pieces) -> Result<()> {
+        self.send_late().await?;
         for id in self.local.idle(AT_REST).await? {
             let size = self.local.length(&id).await?.unwrap_or(0);
-            if pieces.sent(&id).is_some_and(|sent| sent < size) {
-                match self.catch_up(pieces, &id, size).await {
-                    // It has an active request.
-                    Err(e) if e.kind == ErrorKind::Conflict => {}
-                    done => done?,
+            let stored = pieces.list(&id).await?.map(|listed| end(&listed));
+            if pieces.sent(&id) == stored && stored.is_some_and(|stored| stored < size) {
+                self.catch_up_alone(pieces, &id, size).await?;
+            } else if stored.unwrap_or(0) == 0 {
+                if self.local.cancel_resting(&id).await? {
+                    self.local.owners.forget(&id);
+                    pieces.forget_sent(&id);
                 }
-                continue;
-            }
-            let known = pieces.list(&id).await?;
-            if known.is_none_or(|listed| end(&listed) < size)
-                && self.local.cancel_resting(&id).await?
-            {
-                self.local.owners.forget(&id);
-                pieces.forget_sent(&id);
+            } else if stored != Some(size) {
+                self.local.free(&id).await?;
             }
         }
         Ok(())
@@ -530,45 +581,108 @@ impl Uploads {
     /// Sends those of the first `size` bytes, all of which are here, that were received while the store was unreachable. If it
     /// still is, continues without sending.
     async fn catch_up(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<()> {
-        let mut sent = pieces.sent(id).unwrap_or(size);
-        while sent < size {
-            let end = size.min(sent + PIECE_BYTES as u64);
+        if pieces.sent(id) == Some(size) {
+            return Ok(());
+        }
+        loop {
+            // Every time: another daemon may have continued it, and its pieces stay.
+            let stored = match pieces.list(id).await {
+                Ok(Some(listed)) => end(&listed),
+                Ok(None) => return Ok(()),
+                Err(e) if pieces.outlives(&e) => return Ok(()),
+                Err(e) => return Err(e),
+            };
+            pieces.note_sent(id, stored);
+            if stored >= size {
+                return self.local.set_ahead(id, false).await;
+            }
+            let end = size.min(stored + PIECE_BYTES as u64);
             let _place = pieces.place().await;
-            let Some(piece) = self.local.read(id, sent..end).await? else {
+            let Some(piece) = self.local.read(id, stored..end).await? else {
                 return Ok(());
             };
-            match pieces.write(id, sent, piece).await {
-                Ok(()) => sent = end,
+            match pieces.write(id, stored, piece).await {
+                Ok(()) => {}
                 Err(e) if pieces.outlives(&e) => return Ok(()),
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
     }
 
-    /// Fetches pieces as they were listed.
+    /// Fetches the listed pieces, one at a time: each takes a slot.
     async fn fetch(&self, pieces: &Pieces, id: &UploadId, listed: Vec<Range<u64>>) -> Result<()> {
-        let found = stream::iter(listed)
-            .map(|piece| async move {
-                let key = keys::upload(&format!("{id}.{:020}", piece.start));
-                let bytes = pieces
-                    .records
-                    .read_record(&key, 2 * PIECE_BYTES as u64)
-                    .await?;
-                let bytes = bytes.filter(|b| b.len() as u64 == piece.end - piece.start);
-                bytes.ok_or_else(|| {
-                    Error::new(ErrorKind::Conflict, "upload", "a piece of it is gone").at("", id)
-                })
-            })
-            .buffered(2);
-        let mut found = std::pin::pin!(found);
-        while let Some(bytes) = found.try_next().await? {
+        for piece in listed {
+            let _place = pieces.place().await;
+            let key = keys::upload(&format!("{id}.{:020}", piece.start));
+            let most = 2 * PIECE_BYTES as u64;
+            let bytes = pieces.records.read_record(&key, most).await?;
+            let bytes = bytes.filter(|b| b.len() as u64 == piece.end - piece.start);
+            let bytes = bytes.ok_or_else(|| {
+                Error::new(ErrorKind::Conflict, "upload", "a piece of it is gone").at("", id)
+            })?;
             let length = bytes.len() as u64;
             let body = Body::Bytes(bytes).stream(0..length);
             self.local.append(id, None, body).await?;
         }
         Ok(())
     }
+}
+
+/// The bytes of an upload that has ended. While they wait for an unreachable store they count towards its owner's limit, until
+/// this is dropped.
+pub struct Finished {
+    /// The bytes, and their SHA-256.
+    pub spool: Arc<Spool>,
+    uploads: Arc<Uploads>,
+    owner: Box<str>,
+    /// Their share of the owner's limit.
+    held: OnceLock<UploadId>,
+    give_up: Arc<Notify>,
+}
+
+impl Finished {
+    fn new(uploads: &Arc<Uploads>, owner: &str, spool: Spool) -> Self {
+        Self {
+            spool: spool.into(),
+            uploads: uploads.clone(),
+            owner: owner.into(),
+            held: OnceLock::new(),
+            give_up: Arc::default(),
+        }
+    }
+
+    /// Records that the store is unreachable, and that the bytes only wait for it: on a full disk they may be removed for others.
+    pub fn waits(&self) {
+        let (owners, size) = (&self.uploads.local.owners, self.spool.size());
+        let hold = || owners.hold(&self.owner, size, self.give_up.clone());
+        self.held.get_or_init(hold);
+    }
+
+    /// Waits until the bytes must be removed: the disk is full, and their owner has the most bytes.
+    pub async fn given_up(&self) -> Error {
+        self.give_up.notified().await;
+        filler()
+    }
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.spool.fmt(f)
+    }
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.get() {
+            self.uploads.local.owners.forget(held);
+        }
+    }
+}
+
+/// The error when bytes of the owner that fills the disk are removed.
+fn filler() -> Error {
+    let why = "the disk is full, and the uploads of this caller take most of it";
+    Error::new(ErrorKind::Full, "upload", why)
 }
 
 /// Where an upload continues.

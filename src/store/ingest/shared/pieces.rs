@@ -191,16 +191,25 @@ impl Pieces {
         Ok(())
     }
 
+    /// Removes all records of uploads that received nothing for `age`; returns how many.
     pub(super) async fn expire(
         &self,
         listed: Vec<Listed>,
         age: Duration,
         now: Time,
     ) -> Result<u64> {
+        let upload = |key: &str| key.rsplit_once('.').map_or(key, |(id, _)| id).to_owned();
+        let mut newest: HashMap<String, i64> = HashMap::new();
+        for listed in &listed {
+            // If the store keeps no times, nothing is ever old.
+            let written = listed.modified.map_or(now.secs, |m| m.secs);
+            let newest = newest.entry(upload(&listed.key)).or_insert(written);
+            *newest = written.max(*newest);
+        }
         let mut count = 0;
         for listed in listed {
-            let idle = listed.modified.map(|m| now.secs - m.secs);
-            if idle.is_some_and(|idle| idle > age.as_secs() as i64) {
+            let idle = now.secs - newest[&upload(&listed.key)];
+            if idle > age.as_secs() as i64 {
                 self.records.remove_record(&listed.key).await?;
                 count += 1;
             }

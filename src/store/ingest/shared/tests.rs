@@ -1,5 +1,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+use std::{fs::File, time::SystemTime};
+
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::{
     digest::Digest,
@@ -54,7 +58,7 @@ async fn restart_over_a_bucket_counts_the_bytes_of_unfinished_uploads_that_are_i
         .finish((&left, "a"), Some(7), None, Some(body(b"end")))
         .await;
     assert_eq!(
-        end.unwrap().unwrap().digest(),
+        end.unwrap().unwrap().spool.digest(),
         Digest::sha256_of(b"7 bytesend")
     );
     let new = again.begin(&repo, "a", false).await.unwrap();
@@ -146,4 +150,124 @@ async fn uploads_that_are_only_asked_for_or_are_over_are_not_remembered() {
     let age = Duration::from_hours(1);
     uploads.expire(age, Time::now()).await.unwrap();
     assert_eq!(pieces.count_sent(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_expires_as_a_whole_once_nothing_comes_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
+    for bytes in [b"one", b"two"] {
+        let appended = uploads.append((&id, "a"), None, None, body(bytes)).await;
+        appended.unwrap();
+    }
+    let pieces = uploads.pieces.as_ref().unwrap();
+    let (now, hour) = (Time::now(), 3600);
+    let expire = async |ages: [i64; 2]| {
+        let mut listed = pieces.records.list_records(keys::UPLOADS).await.unwrap();
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        for (piece, age) in listed.iter_mut().zip(ages) {
+            let secs = now.secs - age;
+            piece.modified = Some(Time { secs, ..now });
+        }
+        let expired = pieces.expire(listed, Duration::from_hours(1), now).await;
+        expired.unwrap()
+    };
+    assert_eq!(expire([3 * hour, hour / 2]).await, 0);
+    assert_eq!(uploads.size(&id).await.unwrap(), Some(6));
+    assert_eq!(expire([3 * hour, 2 * hour]).await, 2);
+    assert_eq!(uploads.size(&id).await.unwrap(), Some(0));
+}
+
+#[tokio::test]
+async fn a_push_that_waits_for_the_store_is_given_up_where_its_sender_fills_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota {
+        uploads: 9,
+        bytes: 20_000,
+    };
+    let uploads = daemon(dir.path(), "one", quota).await;
+    let begin = async |owner| uploads.begin(&Repo::cli(), owner, false).await.unwrap();
+    let (big, small, next) = (begin("a").await, begin("b").await, begin("a").await);
+    let large = Body::Bytes(vec![0; 19_999].into()).stream(0..19_999);
+    let finished = uploads.finish((&big, "a"), None, None, Some(large)).await;
+    let finished = finished.unwrap().unwrap();
+    let sent = uploads.append((&small, "b"), None, None, body(b"xx")).await;
+    sent.unwrap();
+    // Not while it is being stored.
+    assert!(!uploads.local.make_room(&small).await);
+    assert!(finished.given_up().now_or_never().is_none());
+    finished.waits();
+    finished.waits();
+    let over = uploads.append((&next, "a"), None, None, body(b"xx")).await;
+    assert_eq!(over.unwrap_err().op, OVER_QUOTA);
+    assert!(uploads.local.make_room(&small).await);
+    let told = finished.given_up().await;
+    assert_eq!(told.kind, ErrorKind::Full);
+    // What was stored counts no more.
+    drop(finished);
+    let next = begin("a").await;
+    let sent = uploads.append((&next, "a"), None, None, body(b"xx")).await;
+    sent.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_full_disk_gives_up_of_an_upload_in_a_bucket_still_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota {
+        uploads: 9,
+        bytes: 10,
+    };
+    let uploads = daemon(dir.path(), "one", quota).await;
+    let begin = async |owner| uploads.begin(&Repo::cli(), owner, false).await.unwrap();
+    let (big, next, other) = (begin("a").await, begin("a").await, begin("b").await);
+    let append = async |(id, owner), bytes| {
+        let appended = uploads.append((id, owner), None, None, body(bytes));
+        appended.await.map_err(|e| e.op)
+    };
+    append((&big, "a"), b"7 bytes").await.unwrap();
+    append((&other, "b"), b"x").await.unwrap();
+    assert!(uploads.local.make_room(&other).await);
+    assert_eq!(uploads.local.length(&big).await.unwrap(), None);
+    assert_eq!(append((&next, "a"), b"four").await, Err(OVER_QUOTA));
+    assert_eq!(append((&big, "a"), b"xx").await, Ok(Appended::Size(9)));
+}
+
+/// Runs what looks after uploads that rest, as if nothing had come to `id` for a while.
+async fn rest(uploads: &Uploads, file: &Path) {
+    let file = File::options().append(true).open(file).unwrap();
+    let long_ago = SystemTime::now() - Duration::from_mins(11);
+    file.set_modified(long_ago).unwrap();
+    let age = Duration::from_hours(1);
+    uploads.expire(age, Time::now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_another_daemon_received_of_an_upload_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota::DEFAULT;
+    let (x, y) = (
+        daemon(dir.path(), "x", quota).await,
+        daemon(dir.path(), "y", quota).await,
+    );
+    let id = x.begin(&Repo::cli(), "a", false).await.unwrap();
+    let append = async |to: &Arc<Uploads>, at, bytes| {
+        let appended = to.append((&id, "a"), Some(at), None, body(bytes));
+        assert!(matches!(appended.await, Ok(Appended::Size(_))));
+    };
+    append(&x, 0, b"first").await;
+    // Its last request breaks off, and the client goes on elsewhere.
+    let broken = stream::iter([
+        Ok(Bytes::from_static(b" a")),
+        Err(Error::new(ErrorKind::Io, "read", "it hung up")),
+    ]);
+    let ended = x.finish((&id, "a"), Some(5), None, Some(broken.boxed()));
+    ended.await.unwrap_err();
+    append(&y, 5, b" and second").await;
+    append(&y, 16, b" and third").await;
+    rest(&x, &dir.path().join(format!("x/uploads/up-{id}"))).await;
+    assert_eq!(y.size(&id).await.unwrap(), Some(26));
+    let ended = y.finish((&id, "a"), Some(26), None, None).await;
+    let digest = ended.unwrap().unwrap().spool.digest();
+    assert_eq!(digest, Digest::sha256_of(b"first and second and third"));
 }

@@ -83,7 +83,7 @@ impl Upload {
             .await
             .unwrap();
         self.uploads.forget(&self.id, at, false).await.unwrap();
-        done.unwrap().digest()
+        done.unwrap().spool.digest()
     }
 
     /// Does it, and checks what comes of it.
@@ -231,20 +231,25 @@ async fn an_upload_that_was_cancelled_during_an_outage_is_over_after_it() {
 
 #[tokio::test(start_paused = true)]
 async fn what_came_during_an_outage_is_sent_after_it_although_nobody_goes_on_with_the_upload() {
-    let upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
-    let Upload { scene, uploads, id } = &upload;
-    scene.goes(Way::Refused);
-    scene.is_known(Way::Refused).await;
+    for restarts in [false, true] {
+        sent_after_an_outage(restarts).await;
+    }
+}
+
+async fn sent_after_an_outage(restarts: bool) {
+    let mut upload = Box::pin(Upload::begun(Mode::WriteBack)).await;
+    upload.scene.goes(Way::Refused);
+    upload.scene.is_known(Way::Refused).await;
     upload.append(Some(5), b" more").await;
+    if restarts {
+        let dir = upload.scene.world.dir.path().join("uploads");
+        let records = upload.scene.daemon.tiered.records();
+        upload.uploads = Arc::new(Uploads::open(&dir, Some(records), true).unwrap());
+    }
+    let Upload { scene, uploads, id } = &upload;
     scene.comes_back().await;
-    let file = scene.world.dir.path().join(format!("uploads/up-{id}"));
-    let file = std::fs::File::options().append(true).open(file).unwrap();
-    let long_ago = std::time::SystemTime::now() - Duration::from_mins(11);
-    file.set_modified(long_ago).unwrap();
-    uploads
-        .expire(Duration::from_hours(1), Time::now())
-        .await
-        .unwrap();
+    assert_eq!(uploads.send_late().await.unwrap(), 1);
+    assert_eq!(uploads.send_late().await.unwrap(), 0);
     assert_eq!(upload.other().size(id).await.unwrap(), Some(10));
     let digest = upload.finish(Some(10), b" last").await;
     assert_eq!(digest, Digest::sha256_of(b"first more last"));
