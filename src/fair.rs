@@ -1,4 +1,4 @@
-//! Fair sharing: places that callers take in turn, what they hold for long, whose share something counts to, and lines in the log.
+//! Fair sharing between callers: request slots, long-held resources, identification of callers, and log lines.
 
 pub mod caller;
 mod key;

@@ -1,6 +1,6 @@
-//! Files by directory handles: no path of an entry is ever resolved by name from the root of the machine, no link is followed.
+//! Files by directory handles: no path of an entry is ever resolved from the root of the file system, and no link is followed.
 //!
-//! Every error names what was tried and the path. All calls block.
+//! Every error names the operation and the path. All calls block.
 
 use std::{
     ffi::{CStr, OsStr},
@@ -35,15 +35,15 @@ pub use sparse::{SMALLEST_HOLE, data_runs, may_be_sparse};
 
 use crate::entry::Time;
 
-/// An I/O error that says what was tried, and where.
+/// An I/O error with the operation and path.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} `{}`: {source}", path.display())]
 pub struct Error {
-    /// What was tried: "open", "write" …
+    /// The operation: "open", "write" …
     pub what: &'static str,
-    /// Where.
+    /// The path.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 
@@ -66,7 +66,7 @@ impl Error {
 /// Result of a file operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What `stat` says of one name, links not followed.
+/// The `stat` of a name, without following links.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// Device.
@@ -83,7 +83,7 @@ pub struct Stat {
     pub gid: u32,
     /// Bytes.
     pub size: u64,
-    /// Blocks of 512 bytes that are allocated.
+    /// Allocated blocks of 512 bytes.
     pub blocks: u64,
     /// Last change of the content.
     pub mtime: Time,
@@ -107,12 +107,12 @@ impl Stat {
         FileType::from_raw_mode(self.raw_mode)
     }
 
-    /// Says whether it is a folder.
+    /// Returns true if it is a folder.
     pub fn is_dir(&self) -> bool {
         self.file_type() == FileType::Directory
     }
 
-    /// Says whether it is a regular file.
+    /// Returns true if it is a regular file.
     pub fn is_file(&self) -> bool {
         self.file_type() == FileType::RegularFile
     }
@@ -150,11 +150,11 @@ impl Stat {
 pub struct DirName {
     /// The name's bytes.
     pub name: Box<[u8]>,
-    /// Whether it is a folder, as far as the listing said it (`None`: ask `stat`).
+    /// Whether it is a folder, if the listing shows it (`None`: use `stat`).
     pub is_dir: Option<bool>,
 }
 
-/// An open folder; its path serves messages only.
+/// An open folder; its path is for messages only.
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
@@ -171,7 +171,7 @@ const DIR_FLAGS: OFlags = OFlags::DIRECTORY
     .union(OFlags::RDONLY);
 
 impl Dir {
-    /// Opens a folder by its path; links in it are followed, as a user's path may have them.
+    /// Opens a folder by its path, following links, since a user's path may contain them.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         match rustix::fs::open(&path, DIR_FLAGS, Mode::empty()) {
@@ -180,7 +180,7 @@ impl Dir {
         }
     }
 
-    /// Opens a folder by its path; `None` where there is none.
+    /// Opens a folder by its path; `None` if it does not exist.
     pub fn open_if_there(path: impl Into<PathBuf>) -> Result<Option<Self>> {
         missing_is_none(Self::open(path))
     }
@@ -215,13 +215,13 @@ impl Dir {
         self.path.join(OsStr::from_bytes(name))
     }
 
-    /// Makes the folder `name`; the umask applies.
+    /// Creates the folder `name`; the umask applies.
     pub fn make_dir(&self, name: &[u8], mode: u32) -> Result<()> {
         rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
             .map_err(|e| Error::new("make folder", self.at(name), e))
     }
 
-    /// Opens the folder `name`, making it first where it is missing.
+    /// Opens the folder `name`, creating it first if missing.
     pub fn open_or_make_dir(&self, name: &[u8], mode: u32) -> Result<Self> {
         match self.open_dir(name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -245,9 +245,9 @@ impl Dir {
         }
     }
 
-    /// Opens the file `name` to lock it, made with the permission bits `mode` where it is missing; a link in its place is an error.
+    /// Opens the file `name` to lock it, created with the permission bits `mode` if missing; a link in its place is an error.
     ///
-    /// Somebody else's file that we may only read will do: `flock` needs no more.
+    /// Another user's file that we may only read is sufficient for `flock`.
     pub fn lock_file(&self, name: &[u8], mode: u32) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         loop {
@@ -299,7 +299,7 @@ impl Dir {
         }
     }
 
-    /// `stat` of `name`, not following a link; `None` where there is nothing.
+    /// `stat` of `name`, not following a link; `None` if it does not exist.
     pub fn stat(&self, name: &[u8]) -> Result<Option<Stat>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(s) => Ok(Some(Stat::from_raw(&s))),
@@ -315,7 +315,7 @@ impl Dir {
             .map_err(|e| Error::new("stat", &self.path, e))
     }
 
-    /// All names in it but `.` and `..`, sorted by bytes.
+    /// All names in it except `.` and `..`, sorted by bytes.
     pub fn list(&self) -> Result<Vec<DirName>> {
         let err = |e| Error::new("list", &self.path, e);
         let mut names = Vec::new();
@@ -338,32 +338,32 @@ impl Dir {
         Ok(names)
     }
 
-    /// Where the link `name` points.
+    /// The target of the link `name`.
     pub fn read_link(&self, name: &[u8]) -> Result<Box<[u8]>> {
         rustix::fs::readlinkat(&self.fd, name, Vec::new())
             .map(|c| CStr::to_bytes(&c).into())
             .map_err(|e| Error::new("read link", self.at(name), e))
     }
 
-    /// Makes the symbolic link `name`; an existing name is an error.
+    /// Creates the symbolic link `name`; an existing name is an error.
     pub fn symlink(&self, target: &[u8], name: &[u8]) -> Result<()> {
         rustix::fs::symlinkat(target, &self.fd, name)
             .map_err(|e| Error::new("make link", self.at(name), e))
     }
 
-    /// Gives `name` in `to_dir` to the file `from` of this folder; no link is followed.
+    /// Creates `name` in `to_dir` as a hard link to the file `from` of this folder; links are not followed.
     pub fn hard_link(&self, from: &[u8], to_dir: &Dir, name: &[u8]) -> Result<()> {
         rustix::fs::linkat(&self.fd, from, &to_dir.fd, name, AtFlags::empty())
             .map_err(|e| Error::new("make hard link", to_dir.at(name), e))
     }
 
-    /// Renames `from` here to `to` in `to_dir`, replacing what stands there.
+    /// Renames `from` here to `to` in `to_dir`, replacing an existing file.
     pub fn rename(&self, from: &[u8], to_dir: &Dir, to: &[u8]) -> Result<()> {
         rustix::fs::renameat(&self.fd, from, &to_dir.fd, to)
             .map_err(|e| Error::new("rename to", to_dir.at(to), e))
     }
 
-    /// Renames `from` here to `to` in `to_dir`; an existing name is an error, where the file system can tell.
+    /// Renames `from` here to `to` in `to_dir`; an existing name is an error, if the file system can detect it.
     pub fn rename_new(&self, from: &[u8], to_dir: &Dir, to: &[u8]) -> Result<()> {
         rustix::fs::renameat_with(&self.fd, from, &to_dir.fd, to, RenameFlags::NOREPLACE)
             .map_err(|e| Error::new("rename to", to_dir.at(to), e))
@@ -418,15 +418,15 @@ impl Dir {
         rustix::fs::fsync(&self.fd).map_err(|e| Error::new("sync", &self.path, e))
     }
 
-    /// Bytes an ordinary user can still write to this file system; `None` where it does not say, as one that has no blocks at all
-    /// (ramfs, some FUSE and network file systems).
+    /// Bytes that an ordinary user can still write to this file system; `None` if it does not report blocks at all (ramfs, some
+    /// FUSE and network file systems).
     pub fn free_bytes(&self) -> Result<Option<u64>> {
         let s = rustix::fs::fstatvfs(&self.fd)
             .map_err(|e| Error::new("stat file system of", &self.path, e))?;
         Ok((s.f_blocks > 0).then(|| s.f_bavail.saturating_mul(s.f_frsize)))
     }
 
-    /// All bytes of the file system that the folder is on.
+    /// Size of the folder's file system in bytes.
     pub fn total_bytes(&self) -> Result<u64> {
         let s = rustix::fs::fstatvfs(&self.fd)
             .map_err(|e| Error::new("stat file system of", &self.path, e))?;
@@ -455,7 +455,8 @@ pub fn set_file_mtime(file: impl AsFd, mtime: Time) -> io::Result<()> {
     Ok(rustix::fs::futimens(file, &timestamps(mtime))?)
 }
 
-/// Takes room on the disk for the first `bytes` of an open file, which stays as long as it is. Nothing where the file system cannot.
+/// Reserves disk space for the first `bytes` of an open file, whose length does not change. Does nothing if the file system does
+/// not support it.
 pub fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     if bytes == 0 {
         return Ok(());
@@ -476,7 +477,7 @@ pub fn stat_file(file: &File) -> io::Result<Stat> {
     Ok(Stat::from_raw(&rustix::fs::fstat(file)?))
 }
 
-/// Turns "there is no such file" into `None`.
+/// Turns "no such file" into `None`.
 pub fn missing_is_none<T>(r: Result<T>) -> Result<Option<T>> {
     match r {
         Ok(v) => Ok(Some(v)),
@@ -492,10 +493,10 @@ pub fn missing_is_none<T>(r: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Reads a whole file of at most `limit` bytes; `None` where there is none.
+/// Reads a whole file of at most `limit` bytes; `None` if it does not exist.
 ///
 /// # Errors
-/// Besides those of the system: the file is longer than `limit`.
+/// System errors; or the file is longer than `limit`.
 pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let file = File::open(path).map_err(|e| Error::new("open", path, e));
     missing_is_none(file.and_then(|file| read_limited(file, path, limit)))
@@ -504,10 +505,10 @@ pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 /// Reads an open file of at most `limit` bytes to its end; `path` is for messages.
 ///
 /// # Errors
-/// Besides those of the system: the file is longer than `limit` (`InvalidData`).
+/// System errors; or the file is longer than `limit` (`InvalidData`).
 pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     use io::Read as _;
-    // As much as it takes, at once: growing costs twice as much for a moment.
+    // Allocate the whole size at once: growing would temporarily use twice as much.
     let known = file.metadata().map_or(0, |m| m.len());
     let mut bytes = Vec::with_capacity(known.min(limit) as usize + 1);
     file.take(limit + 1)
@@ -523,12 +524,12 @@ pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Makes a folder and those above it.
+/// Creates a folder and those above it.
 pub fn make_dirs(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| Error::new("make folder", path, e))
 }
 
-/// Whether this user may make something in the folder `path`, or in the one above it that is there if it is not. Writes nothing.
+/// Checks that this user may create files in the folder `path`, or in the nearest existing folder above it. Writes nothing.
 pub fn may_write(path: &Path) -> Result<()> {
     let mut folder = path;
     loop {
@@ -536,7 +537,7 @@ pub fn may_write(path: &Path) -> Result<()> {
             Err(rustix::io::Errno::NOENT) => {}
             done => return done.map_err(|e| Error::new("write to folder", folder, e)),
         }
-        // A relative path ends at the working directory.
+        // For a relative path, stop at the working directory.
         match folder.parent().map(|above| above.as_os_str().is_empty()) {
             None => return Ok(()),
             Some(true) => folder = Path::new("."),
@@ -545,16 +546,16 @@ pub fn may_write(path: &Path) -> Result<()> {
     }
 }
 
-/// How sure a written file has to be.
+/// How durable a written file must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Survives a kill; a power cut may lose it.
+    /// Survives a kill; a power failure may lose it.
     Rename,
     /// On stable storage when the call returns.
     Sync,
 }
 
-/// Writes `bytes` to `path` so that a reader sees the old content or the new, never a part.
+/// Writes `bytes` to `path` so that a reader sees either the old or the new content.
 pub fn write_atomic(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     let dir = path
         .parent()
@@ -588,14 +589,14 @@ pub struct Lock {
 /// How a lock is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
-    /// Many at once.
+    /// Several holders at once.
     Shared,
-    /// Alone.
+    /// A single holder.
     Exclusive,
 }
 
 impl Lock {
-    /// Takes the lock on `path`, waiting as long as it takes; the file is made where it is missing.
+    /// Takes the lock on `path`, waiting as long as necessary; the file is created if missing.
     pub fn wait(path: &Path, mode: LockMode) -> Result<Self> {
         let file = Self::file(path)?;
         let op = match mode {
@@ -611,17 +612,17 @@ impl Lock {
         }
     }
 
-    /// Takes the lock on `path` if nobody is in the way; `None` if somebody is.
+    /// Takes the lock on `path` if it is free; `None` if not.
     pub fn try_now(path: &Path, mode: LockMode) -> Result<Option<Self>> {
         Self::try_file(Self::file(path)?, path, mode)
     }
 
-    /// `stat` of the file that is locked: another one may stand at its path by now.
+    /// `stat` of the locked file: another file may exist at its path by now.
     pub fn stat(&self) -> io::Result<Stat> {
         stat_file(&self.file)
     }
 
-    /// Takes the lock on an open file if nobody is in the way; `None` if somebody is. `path` is for messages.
+    /// Takes the lock on an open file if it is free; `None` if not. `path` is for messages.
     pub fn try_file(file: File, path: &Path, mode: LockMode) -> Result<Option<Self>> {
         let op = match mode {
             LockMode::Shared => rustix::fs::FlockOperation::NonBlockingLockShared,

@@ -1,4 +1,4 @@
-//! Where log lines go: standard error, filtered, without what must not be shown.
+//! Log output: standard error, filtered, without secrets.
 
 use std::io::IsTerminal as _;
 
@@ -15,8 +15,7 @@ mod numbers;
 pub mod otlp;
 pub mod stderr;
 
-/// What the crates below us say at `info` and is no news to anybody who runs a daemon: before a filter of the user's own,
-/// which wins.
+/// Filter for uninteresting `info` lines of libraries; applied before the user's own filter, which wins.
 pub const QUIET: &str = "aws_config=warn,aws_runtime=warn,aws_sdk_s3=warn,aws_smithy_runtime=warn,aws_smithy_http_client=warn,\
 h2=error,hyper=error,hyper_util=error,reqwest=warn,rustls=error,tonic=error,tower=error,opentelemetry=error,\
 opentelemetry_sdk=error,opentelemetry-otlp=error";
@@ -24,20 +23,20 @@ opentelemetry_sdk=error,opentelemetry-otlp=error";
 /// Target of warnings about passwords that others could read: they are shown at every verbosity.
 const INSECURE: &str = "cachectl::insecure";
 
-/// How much is said.
+/// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verbosity(
-    /// 0: errors alone; each step more: info, debug, trace.
+    /// 0: errors only; then info, debug, trace.
     pub u8,
 );
 
 /// Starts logging for the whole process; a second call changes nothing.
 ///
-/// `filter` is written as `target=level,…` and wins over `verbosity`. Whatever it says, the crates below us are held at
-/// `info`: at finer levels SDKs have printed keys (RUSTSEC-2023-0125) and HTTP clients print signed URLs.
+/// `filter` is written as `target=level,…` and wins over `verbosity`. Regardless of it, libraries are limited to `info`: at finer
+/// levels SDKs have printed keys (RUSTSEC-2023-0125) and HTTP clients print signed URLs.
 ///
 /// # Errors
-/// In words, what is wrong with `filter`.
+/// A message about what is wrong with `filter`.
 pub fn init(verbosity: Verbosity, filter: Option<&str>) -> Result<(), String> {
     let level = match verbosity.0 {
         0 => LevelFilter::ERROR,
@@ -51,7 +50,7 @@ pub fn init(verbosity: Verbosity, filter: Option<&str>) -> Result<(), String> {
         .with_writer(commands::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_timer(uptime())
-        // Who closed standard error does not want to hear that it is closed.
+        // If standard error was closed on purpose, do not report that.
         .log_internal_errors(false)
         .with_filter(filter)
         .with_filter(filter_fn(|meta| may_show(meta.target(), *meta.level())));
@@ -60,7 +59,7 @@ pub fn init(verbosity: Verbosity, filter: Option<&str>) -> Result<(), String> {
     Ok(())
 }
 
-/// Says whether a line of that target and level is fit to be shown.
+/// Returns true if a line with that target and level may be shown.
 fn may_show(target: &str, level: Level) -> bool {
     let ours = target == "cachectl"
         || target == "cachectld"

@@ -1,4 +1,4 @@
-//! The config of a snapshot: what it is, what it is good for, and which entries of its packs are live.
+//! The config of a snapshot: its identity, where it is usable, and which entries of its packs are live.
 
 use std::{collections::BTreeMap, io::Read as _};
 
@@ -12,32 +12,32 @@ use super::{
 };
 use crate::digest::Digest;
 
-/// The only version there is.
+/// The only existing version.
 pub const FORMAT_VERSION: u32 = 1;
 /// Largest config that we read.
 pub const MAX_CONFIG_BYTES: u64 = 32 << 20;
-/// Most features, gates and traits of a config.
+/// Maximum number of features, gates and traits of a config.
 const MAX_TEXTS: usize = 10_000;
-/// Bytes of all gates, or of all traits, that are used: thousands of Go releases.
+/// Maximum bytes of all gates, or of all traits: enough for thousands of Go releases.
 const MAX_FINGERPRINT_BYTES: usize = 64 << 10;
-/// What a text takes besides its own bytes, about.
+/// Approximate overhead of a text besides its own bytes.
 const TEXT_BYTES: usize = 16;
-/// Most side tags that a config contains: seven days of one a second.
+/// Maximum number of side tags in a config: one per second for about seven days.
 const MAX_FOLDED: usize = 700_000;
 /// Features that this program understands when a config requires them.
 const FEATURES: [&str; 0] = [];
 
-/// What a snapshot is good for.
+/// Where a snapshot is usable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Fingerprint {
-    /// It is of use where one of these holds (Go releases); empty: everywhere. Sorted, unique.
+    /// The snapshot is usable if one of these holds (Go releases); empty: everywhere. Sorted, unique.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "bounded::list::<MAX_TEXTS, _, _>"
     )]
     pub gates: Vec<String>,
-    /// The more of these agree, the better.
+    /// The more of these match, the better.
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "bounded::map::<MAX_TEXTS, _>"
@@ -46,7 +46,7 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Adds gates; sorted and unique at the end.
+    /// Adds gates; the result is sorted and unique.
     pub fn add_gates(&mut self, gates: impl IntoIterator<Item = String>) {
         self.gates.extend(gates);
         self.gates.sort();
@@ -54,8 +54,8 @@ impl Fingerprint {
         self.bound();
     }
 
-    /// Forgets lists that are longer than those of any honest writer: without gates a snapshot is tried everywhere, and without
-    /// traits none is preferred. Folding adds gates up, so their number alone must not make a snapshot unreadable.
+    /// Drops lists that are longer than those of any honest writer: without gates a snapshot is tried everywhere, and without
+    /// traits it gets no preference. Folding accumulates gates, so their number alone must not make a snapshot unreadable.
     pub fn bound(&mut self) {
         let gates: usize = self.gates.iter().map(|g| g.len() + TEXT_BYTES).sum();
         if gates > MAX_FINGERPRINT_BYTES {
@@ -91,14 +91,14 @@ pub struct Folded {
     pub tag: String,
     /// Day (UTC, from 1970) on which it was folded.
     pub day: u32,
-    /// Nothing was taken from it, since it claimed to be of the future or stood for nothing; so it does not count for which is the
-    /// latest.
+    /// Nothing was taken from it, since it claimed a time in the future or was empty; so it is ignored when determining the
+    /// latest side tag.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
 }
 
 impl Folded {
-    /// One that was folded on `day`.
+    /// A side tag that was folded on `day`.
     pub fn new(tag: impl Into<String>, day: u32) -> Self {
         Self {
             tag: tag.into(),
@@ -114,7 +114,7 @@ impl Folded {
 pub struct Config {
     /// Version of this document and of the packs.
     pub format_version: u32,
-    /// What a reader must understand besides; a reader that does not treats the snapshot as a miss.
+    /// Features that a reader must support; a reader that does not treats the snapshot as a miss.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -129,7 +129,7 @@ pub struct Config {
     pub scope: String,
     /// Key; empty for the head.
     pub key: String,
-    /// What it is good for.
+    /// Where it is usable.
     pub fingerprint: Fingerprint,
     /// Live entries.
     pub entries: u64,
@@ -148,12 +148,12 @@ pub struct Config {
         deserialize_with = "bounded::list::<MAX_FOLDED, _, _>"
     )]
     pub folded: Vec<Folded>,
-    /// The carried folder itself (`dir`); what older programs wrote has none.
+    /// The carried folder itself (`dir`); absent in snapshots of older programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<RootMeta>,
 }
 
-/// What is carried of the folder itself.
+/// Metadata of the carried folder itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootMeta {
     /// Permission bits, as of entries.
@@ -171,7 +171,7 @@ impl Config {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// When it is not one, of a later version, or requires what this program does not know.
+    /// When it is not a config, has a later version, or requires a feature that this program does not know.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -180,7 +180,7 @@ impl Config {
             #[serde(default, deserialize_with = "bounded::list::<MAX_TEXTS, _, _>")]
             required_features: Vec<String>,
         }
-        // The version first: a later one may have changed everything else.
+        // Check the version first: a later one may have changed everything else.
         let head: Head =
             serde_json::from_slice(bytes).map_err(|e| Malformed(format!("config: {e}")))?;
         if head.format_version != FORMAT_VERSION {
@@ -241,7 +241,7 @@ pub fn encode_days(days: &[u32]) -> String {
     squeeze(&w.0)
 }
 
-/// Decodes the days of `count` live entries; all 0 where none are recorded.
+/// Decodes the days of `count` live entries; all 0 if none are recorded.
 pub fn decode_days(text: &str, count: usize) -> Result<Vec<u32>> {
     if text.is_empty() {
         return Ok(vec![0; count]);
@@ -252,7 +252,7 @@ pub fn decode_days(text: &str, count: usize) -> Result<Vec<u32>> {
     let days = (0..count)
         .map(|_| {
             base.checked_add(r.num32()?)
-                .map_or_else(|| bad("a day of use cannot be"), Ok)
+                .map_or_else(|| bad("invalid day of use"), Ok)
         })
         .collect::<Result<_>>()?;
     if r.left() > 0 {
@@ -280,7 +280,7 @@ fn unsqueeze(text: &str, limit: usize) -> Result<Vec<u8>> {
         .read_to_end(&mut bytes)
         .map_err(zstd_error)?;
     if bytes.len() > limit {
-        bad("it decodes to more than it may")
+        bad("it decodes to more than the limit")
     } else {
         Ok(bytes)
     }

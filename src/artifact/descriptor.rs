@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::media;
 use crate::digest::Digest;
 
-/// Largest manifest that we read: what registries accept at most, and some more than we write.
+/// Largest manifest that we read: the maximum that registries accept, and more than we write.
 pub const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
-/// Points at content: what it is, its digest, its stored size (image spec, `descriptor.md`).
+/// Points at content: its type, digest and stored size (image spec, `descriptor.md`).
 ///
-/// Ours rather than `oci_spec`'s because that one keeps annotations in a hash map and so has no stable form.
+/// We do not use `oci_spec`'s type because it keeps annotations in a hash map and so has no stable form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
@@ -21,7 +21,7 @@ pub struct Descriptor {
     pub media_type: String,
     /// Digest of the bytes as stored (compressed).
     pub digest: Digest,
-    /// Count of the bytes as stored.
+    /// Number of bytes as stored.
     pub size: u64,
     /// What kind of artifact a manifest in an index is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ pub struct Manifest {
     pub media_type: String,
     /// The document.
     pub bytes: Bytes,
-    /// SHA-256 of the bytes (or the digest that it was asked for by, which was checked).
+    /// SHA-256 of the bytes (or the digest by which it was requested, after a check).
     pub digest: Digest,
 }
 
@@ -71,7 +71,7 @@ impl Manifest {
         }
     }
 
-    /// Takes a manifest's bytes; the media type is the document's own `mediaType`, an image manifest's where it says none.
+    /// Takes a manifest's bytes; the media type is the document's own `mediaType`, or that of an image manifest if it has none.
     pub fn sniff(bytes: impl Into<Bytes>) -> Self {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]

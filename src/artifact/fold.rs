@@ -1,4 +1,5 @@
-//! Folding: what two writers of one name had, in one snapshot; and the closure that every snapshot must pass (design §6.4–6.5).
+//! Folding: the content of two writers of a name in one snapshot; and the closure that every snapshot must pass (design
+//! §6.4–6.5).
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,7 +33,7 @@ pub enum Rules {
         /// A file that needs nothing is live exactly when a live one needs it (outputs of a Go build cache).
         outputs_by_need: bool,
     },
-    /// A tree: what its last writer had.
+    /// A tree: the content of its last writer.
     Tree,
 }
 
@@ -49,7 +50,7 @@ pub struct Died {
     pub why: &'static str,
 }
 
-/// Deaths that are reported of one closing; a snapshot made to do harm may have millions.
+/// Maximum number of dropped entries that one closing reports; a malicious snapshot may have millions.
 const MAX_DIED: usize = 10_000;
 
 fn note(died: &mut Vec<Died>, path: &EntryPath, why: &'static str) {
@@ -61,12 +62,12 @@ fn note(died: &mut Vec<Died>, path: &EntryPath, why: &'static str) {
     }
 }
 
-/// Folds `side` onto `head`; of two unions the result does not depend on the order, of more the live entries do not
-/// (which of several packs they are read from may).
+/// Folds `side` onto `head`. For two unions the result does not depend on the order; for more, the live entries do not (but the
+/// packs from which they are read may).
 ///
-/// `side_tag` is remembered in the result. For trees `side` is the later publication; with [`Snapshot::merge`] its paths
-/// replace those of the head and the rest stays. Of two unions one of which was made before a replacement of the name only the
-/// other counts ([`replaced`]).
+/// `side_tag` is recorded in the result. For trees `side` is the later publication; with [`Snapshot::merge`] its paths replace
+/// those of the head and the rest stays. If one of two unions was made before a replacement of the name, only the other is used
+/// ([`replaced`]).
 pub fn fold(
     head: &Snapshot,
     side: &Snapshot,
@@ -78,7 +79,7 @@ pub fn fold(
         Rules::Tree if !side.merge => {
             let mut replaced = one_alone(side, head);
             replaced.published = head.published.max(side.published);
-            // What a replacement is to end does not come back.
+            // Do not bring back what the replacement removed.
             if replaced::marks(side).max() <= replaced::marks(head).max() {
                 add_dead_packs(&mut replaced, head);
             }
@@ -99,15 +100,15 @@ pub fn fold(
     out
 }
 
-/// What `one` holds; of the other only what it contained.
+/// The content of `one`; of the other only the side tags that it contained.
 fn one_alone(one: &Snapshot, other: &Snapshot) -> Snapshot {
     let mut out = one.clone();
     out.folded.extend(other.folded.iter().cloned());
     out
 }
 
-/// Adds the packs of `other` without their entries: what they hold counts beside what those of `out` say they hold. Closing drops
-/// those of no use.
+/// Adds the packs of `other` without their entries: their objects can be used in addition to those that the packs of `out` claim
+/// to hold. Closing drops the useless ones.
 fn add_dead_packs(out: &mut Snapshot, other: &Snapshot) {
     let known: HashSet<Digest> = out.packs.iter().map(Pack::digest).collect();
     for pack in other.packs.iter().filter(|p| !known.contains(&p.digest())) {
@@ -148,7 +149,7 @@ fn union(head: &Snapshot, side: &Snapshot, rules: Rules) -> Snapshot {
     out.folded.extend(side.folded.iter().cloned());
     let gates = side.fingerprint.gates.iter().cloned();
     out.fingerprint.add_gates(gates);
-    // Where two writers' traits differ the snapshot has entries of both, so the trait says nothing.
+    // If two writers' traits differ, the snapshot has entries of both, so the trait is meaningless.
     out.fingerprint
         .traits
         .retain(|k, v| side.fingerprint.traits.get(k) == Some(v));
@@ -167,9 +168,9 @@ fn join(pack: &mut Pack, other: &Pack) {
     }
 }
 
-/// Makes a snapshot consistent: one live entry a path, each with all its objects in the listed packs, links and needs met,
-/// no entry below what is no folder. Packs that nothing live needs go ([`needed`]). What cannot be resolved dies and is returned, the first
-/// ten thousand of it.
+/// Makes a snapshot consistent: one live entry per path, each with all its objects in the listed packs, links and needs met, and
+/// no entry below a non-directory. Packs that no live entry needs are removed ([`needed`]). Entries that cannot be resolved are
+/// dropped; the first ten thousand of them are returned.
 pub fn close(snapshot: &mut Snapshot, rules: Rules) -> Vec<Died> {
     let mut died = Vec::new();
     if rules == GO_BUILD {
@@ -191,8 +192,8 @@ fn kill(snapshot: &mut Snapshot, at: At) {
     snapshot.packs[at.pack].days[at.entry] = 0;
 }
 
-/// Of two live entries with one path the later one wins: by time (of an action entry: its own), then by what it needs, then by
-/// content; the first pack's of two equal ones. The day of last use is the latest of all.
+/// Of two live entries with the same path the later one wins: by time (for an action entry: its own), then by the needed entry,
+/// then by content; of two equal ones that of the first pack. The day of last use is the latest of all.
 fn one_live_entry_a_path(snapshot: &mut Snapshot) {
     fn rank(e: &TocEntry) -> impl Ord + '_ {
         (
@@ -233,7 +234,7 @@ fn objects_are_there(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     let mut dead = Vec::new();
     for (at, e) in snapshot.live() {
         if !resolvable(snapshot, &objects, at) {
-            note(died, &e.entry.path, "a pack that holds its content is gone");
+            note(died, &e.entry.path, "a pack with its content is missing");
             dead.push(at);
         }
     }
@@ -246,7 +247,7 @@ fn resolvable(snapshot: &Snapshot, objects: &Places, at: At) -> bool {
     snapshot.object_ids(at).all(|id| objects.contains_key(&id))
 }
 
-/// What another entry needs is there, or that entry dies.
+/// Drops entries whose needed entry is missing.
 fn needs_are_met(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     let there: HashSet<&EntryPath> = snapshot.live().map(|(_, e)| &e.entry.path).collect();
     let dead: Vec<At> = snapshot
@@ -258,14 +259,14 @@ fn needs_are_met(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
         note(
             died,
             &snapshot.entry(at).entry.path,
-            "the file that it needs is gone",
+            "the file that it needs is missing",
         );
         kill(snapshot, at);
     }
 }
 
-/// Outputs are live exactly where a live action names them, each once, whatever was said of them before; an action whose output
-/// is nowhere dies. An output has no day of its own: it stays as long as what names it.
+/// Outputs become live exactly if a live action names them, each once, whatever their marks were before; an action without its
+/// output is dropped. An output has no day of its own: it stays as long as the actions that name it.
 fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     let objects = snapshot.objects();
     let mut outputs: HashMap<&EntryPath, Option<At>> = snapshot
@@ -294,7 +295,7 @@ fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
         note(
             died,
             &snapshot.entry(at).entry.path,
-            "the output that it names is gone",
+            "the output that it names is missing",
         );
         kill(snapshot, at);
     }
@@ -303,7 +304,7 @@ fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     }
 }
 
-/// Takes every output's mark away: [`outputs_follow_actions`] gives it to those that are needed.
+/// Marks all outputs as dead: [`outputs_follow_actions`] marks the needed ones as live.
 fn forget_outputs(snapshot: &mut Snapshot) {
     for pack in &mut snapshot.packs {
         for (i, e) in pack.toc.entries.iter().enumerate() {
@@ -334,11 +335,11 @@ fn tree_holds(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     for (at, e) in snapshot.live() {
         let path = &e.entry.path;
         let why = match &e.entry.kind {
-            _ if !under_a_folder(path) => Some("what stands above it is no longer a folder"),
+            _ if !under_a_folder(path) => Some("its parent is not a folder"),
             Kind::Hardlink(to)
                 if !kinds.get(to).is_some_and(|k| k.is_file()) || !under_a_folder(to) =>
             {
-                Some("the file that it is a hard link of is gone")
+                Some("the target of the hard link is missing")
             }
             _ => None,
         };
@@ -352,9 +353,9 @@ fn tree_holds(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     }
 }
 
-/// What leaves a union: entries unused for more than `max_age` days, then the least recently used until the stored share of
-/// the live ones is at most `max_bytes`, then packs that are mostly dead weight while all together are more than that. The count
-/// of entries that left.
+/// Drops entries of a union: those unused for more than `max_age` days, then the least recently used ones until the stored share
+/// of the live ones is at most `max_bytes`, then packs that are mostly dead weight while all packs together exceed that. Returns
+/// the number of dropped entries.
 pub fn expire(
     snapshot: &mut Snapshot,
     today: u32,

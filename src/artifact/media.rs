@@ -14,7 +14,7 @@ pub const FULL_PACK: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 pub const LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 /// A layer that is a gzip-compressed tar.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-/// A layer that registries must not hand on, plain (image spec, `layer.md`, deprecated).
+/// A layer that registries must not redistribute, plain (image spec, `layer.md`, deprecated).
 pub const LAYER_FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
 /// The same, gzip-compressed.
 pub const LAYER_FOREIGN_GZIP: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
@@ -35,9 +35,9 @@ pub const DOCKER_LAYER_FOREIGN_GZIP: &str =
 pub const BUILDKIT_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Our config (design §6.1).
 pub const CONFIG: &str = "application/vnd.cachectl.config.v1+json";
-/// Artifact type of a record that a daemon keeps in a store of nothing but blobs and tags (docs/format.md).
+/// Artifact type of a record that a daemon keeps in a store that has only blobs and tags (docs/format.md).
 pub const RECORD: &str = "application/vnd.cachectl.record.v1";
-/// Stands where there is nothing to say (image spec, "Guidance for an Empty Descriptor").
+/// Placeholder for an empty config or layer (image spec, "Guidance for an Empty Descriptor").
 pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 /// The artifact type of a snapshot of `kind` (`gobuild`, `gomod`, `dir`).

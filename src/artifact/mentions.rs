@@ -1,4 +1,4 @@
-//! Every digest that stands anywhere in a document: what a sweep must keep for it, whatever its type.
+//! Every digest that occurs anywhere in a document: a sweep must keep all of them, whatever the type of the document.
 
 use std::{collections::HashMap, fmt};
 
@@ -13,19 +13,19 @@ use crate::digest::Digest;
 /// How a document mentions a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mention {
-    /// As a string of its own, anywhere.
+    /// As a complete string, anywhere.
     Text,
-    /// By the descriptor of a manifest: to be read as well.
+    /// In the descriptor of a manifest, which must be read too.
     Manifest,
-    /// As JSON of another type, which may be a manifest of a type that is not known here.
+    /// In the descriptor of JSON of another type, which may be a manifest of an unknown type.
     Document,
 }
 
-/// Reads a document of any type and tells `note` of every mention; one may come several times, and a manifest comes as text too. It
-/// takes the JSON that `serde_json::Value` takes (128 levels, valid text, finite numbers) and keeps nothing of it.
+/// Reads a document of any type and calls `note` for every mention; one may be reported several times, and a manifest also as
+/// text. It accepts the same JSON as `serde_json::Value` (128 levels, valid text, finite numbers) and stores none of it.
 ///
 /// # Errors
-/// In words, when the document is not JSON; what came before has been told by then.
+/// A message, when the document is not JSON; earlier mentions have been reported by then.
 pub fn read(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) -> Result<(), String> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let walk = Walk { note, keeps: false };
@@ -33,8 +33,8 @@ pub fn read(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) -> Result<(), S
     read.map_err(|e| format!("it is not JSON: {e}"))
 }
 
-/// Tells `note` what a document may mention that [`read`] cannot read: each `sha256:<hex>` and `sha512:<hex>` in its bytes, and what
-/// a reader that ignores unknown fields finds in it. Never fails, and rather tells too much.
+/// Calls `note` for everything that a document may mention if [`read`] cannot read it: each `sha256:<hex>` and `sha512:<hex>` in
+/// its bytes, and everything that a reader which ignores unknown fields finds in it. Never fails, and rather reports too much.
 pub fn guess(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) {
     let manifest = Manifest::new(media::IMAGE_MANIFEST, bytes.to_vec());
     let named = Outline::of_stored(&manifest).map_or_else(|_| Vec::new(), |outline| outline.named);
@@ -57,7 +57,8 @@ pub fn guess(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) {
     }
 }
 
-/// Tells `note` of every mention in a document that is to be kept for: as [`read`] does, or [`guess`] where that cannot, with the reason.
+/// Calls `note` for every mention in a document: like [`read`], or like [`guess`] if that fails, in which case the reason is
+/// returned.
 pub fn all(bytes: &[u8], note: &mut dyn FnMut(Digest, Mention)) -> Option<String> {
     let why = read(bytes, note).err()?;
     tracing::debug!(why, "Not a manifest: what its bytes may name is kept");
@@ -91,7 +92,7 @@ fn in_bytes(bytes: &[u8]) -> impl Iterator<Item = Digest> {
     colons.filter_map(digest)
 }
 
-/// Walks a value and notes what it mentions; gives back its text if it `keeps` it and the value is one.
+/// Walks a value and notes its mentions; returns its text if it `keeps` it and the value is a text.
 struct Walk<'n> {
     note: &'n mut dyn FnMut(Digest, Mention),
     keeps: bool,

@@ -4,7 +4,7 @@
 //!   and the cache manifests and configs of BuildKit.
 //! - Enters: entries and digests, or the bytes of a document.
 //! - Leaves: bytes of a document, or the typed document after every check that needs no I/O.
-//! - Deliberately absent: files, network, async, and what a cache is good for.
+//! - Deliberately absent: files, network, async, and the use of a cache.
 
 pub mod annotations;
 pub mod bounded;

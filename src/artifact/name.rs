@@ -1,21 +1,21 @@
-//! Names of snapshots, and how they are spelled as tags (design §7).
+//! Names of snapshots, and how they are written as tags (design §7).
 //!
-//! A tag is `<kind>.<name>.<scope>.<key>`, always four fields; a side tag has a fifth, `w<store time, base32, 7><random, base32, 9>`.
-//! The mark of a replacement is spelled as a side tag of the name's head with `r` in place of `w`; it is never a tag.
-//! A field keeps `[A-Za-z0-9-]` and writes every other byte as `_xx`; one over its share becomes its clear start,
-//! `__` and 12 base32 characters of its SHA-256, so two long names stay two tags.
+//! A tag is `<kind>.<name>.<scope>.<key>`, always four fields; a side tag has a fifth, `w<store time, base32, 7><random, base32,
+//! 9>`. The mark of a replacement is written like a side tag of the name's head with `r` instead of `w`; it is never a tag. A
+//! field keeps `[A-Za-z0-9-]` and writes every other byte as `_xx`; a field over its limit is shortened to its beginning, `__`
+//! and 12 base32 characters of its SHA-256, so two long names stay two tags.
 
 use super::Tag;
 use crate::{digest::Sha256, entry::Time};
 
-/// Longest name, scope and key as they stand in a tag.
+/// Longest name, scope and key in a tag.
 const SHARES: [usize; 3] = [32, 24, 40];
-/// RFC 4648 base32, lower case: digits keep no byte order, which side tags do not need beyond equality.
+/// The extended hex alphabet of base32 (RFC 4648), lower case.
 const BASE32: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 /// Characters of the hash that ends a shortened field.
 pub(super) const HASH_CHARS: usize = 12;
 
-/// Whose snapshot it is, in full: what a config holds.
+/// The full name of a snapshot, as in its config.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotName {
     /// `gobuild`, `gomod`, `dir`.
@@ -29,7 +29,7 @@ pub struct SnapshotName {
 }
 
 impl SnapshotName {
-    /// The tag that the name's head stands under.
+    /// The tag of the name's head.
     pub fn tag(&self) -> Tag {
         let fields = [
             field(&self.name, SHARES[0]),
@@ -41,7 +41,7 @@ impl SnapshotName {
             .expect("fields hold only characters of a tag and stay within their shares")
     }
 
-    /// What all tags of the same kind, name and scope start with whose key starts with `key`; confirm in the config.
+    /// The common prefix of all tags with the same kind, name and scope whose key starts with `key`; check the key in the config.
     pub fn key_prefix(&self, key: &str) -> String {
         let head = format!(
             "{}.{}.{}.",
@@ -49,25 +49,25 @@ impl SnapshotName {
             field(&self.name, SHARES[0]),
             field(&self.scope, SHARES[1])
         );
-        // A key over its share keeps only its clear start in the tag.
+        // A key over its limit keeps only its beginning in the tag.
         let clear = escape(key);
         let cut = clear.len().min(clear_len(SHARES[2]));
         head + &clear[..boundary(&clear, cut)]
     }
 
-    /// What the side tags of this name's head start with.
+    /// The common prefix of the side tags of this name's head.
     pub fn side_prefix(&self) -> String {
         format!("{}.w", self.tag())
     }
 
-    /// A new side tag: `now` by the store's clock, `random` 45 bits of chance.
+    /// A new side tag: `now` is the store's clock, `random` has 45 random bits.
     pub fn side_tag(&self, now: Time, random: u64) -> Tag {
         let text = format!("{}{}", self.side_prefix(), moment(now, random));
         text.parse()
             .expect("a head's tag leaves room for 18 more characters")
     }
 
-    /// What marks of replacements of this name start with, whatever the key.
+    /// The common prefix of the marks of replacements of this name, whatever the key.
     pub fn replacement_prefix(&self) -> String {
         let head = Self {
             key: String::new(),
@@ -76,13 +76,13 @@ impl SnapshotName {
         format!("{}.r", head.tag())
     }
 
-    /// Marks that the name was replaced at `now` by the store's clock; `random` 45 bits of chance.
+    /// A mark that the name was replaced at `now` by the store's clock; `random` has 45 random bits.
     pub fn replacement_mark(&self, now: Time, random: u64) -> String {
         self.replacement_prefix() + &moment(now, random)
     }
 }
 
-/// A moment with chance, as 16 characters that are sorted by time.
+/// A time and random bits, as 16 characters that sort by time.
 fn moment(now: Time, random: u64) -> String {
     base32(u64::try_from(now.secs).unwrap_or(0), 7) + &base32(random, 9)
 }
@@ -120,10 +120,10 @@ fn fifth(text: &str, sort: char) -> Option<&str> {
     ok.then_some(last)
 }
 
-/// Which snapshots of a name are meant; `None` is any.
+/// Selects snapshots of a name; `None` matches any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Only {
-    /// Kind, as a tag spells it.
+    /// Kind, as written in a tag.
     pub kind: Option<String>,
     /// Scope.
     pub scope: Option<String>,
@@ -132,12 +132,12 @@ pub struct Only {
 }
 
 impl Only {
-    /// Whether anything is chosen.
+    /// Returns true if nothing is selected, so that everything matches.
     pub fn is_any(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether a head's tag is one of these; never if something is chosen and the tag does not have four fields.
+    /// Returns true if a head's tag matches; never if something is selected and the tag does not have four fields.
     pub fn admits(&self, head: &Tag) -> bool {
         if self.is_any() {
             return true;
@@ -156,7 +156,7 @@ impl Only {
     }
 }
 
-/// What a head's tag spells in full; `None` for another tag, and where a field is too long to be there in clear.
+/// The full name in a head's tag; `None` for another tag, and if a field was shortened.
 pub fn spelled(head: &Tag) -> Option<SnapshotName> {
     let fields: Vec<&str> = head.as_str().split('.').collect();
     let [kind, name, scope, key] = fields[..] else {
@@ -170,7 +170,7 @@ pub fn spelled(head: &Tag) -> Option<SnapshotName> {
     })
 }
 
-/// The text that was escaped; `None` for one that was cut, or is no such thing.
+/// The original text of an escaped field; `None` if it was shortened, or is not an escaped field.
 fn unescape(field: &str) -> Option<String> {
     let mut parts = field.split('_');
     let mut out = parts.next()?.as_bytes().to_vec();
@@ -182,12 +182,12 @@ fn unescape(field: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// Says whether a tag has the four fields of a head (it may be somebody else's all the same).
+/// Returns true if a tag has the four fields of a head (another program may still have written it).
 pub fn is_head(tag: &Tag) -> bool {
     tag.as_str().split('.').count() == 4
 }
 
-/// Says whether a tag of ours, head's or side tag, has this full name (in clear, or by the hash of a long one).
+/// Returns true if a cachectl tag (of a head, or a side tag) has this full name (literally, or by the hash of a long name).
 pub fn is_named(tag: &Tag, name: &str) -> bool {
     let mut fields = tag.as_str().split('.');
     let found = fields.nth(1) == Some(&field(name, SHARES[0]));
@@ -238,7 +238,7 @@ fn field(text: &str, share: usize) -> String {
     format!("{clear}__{}", base32(number >> 4, HASH_CHARS))
 }
 
-/// Says whether all of it is base32 as it is written here.
+/// Returns true if the text consists of [`BASE32`] characters.
 pub(super) fn is_base32(text: &str) -> bool {
     text.bytes().all(|b| BASE32.contains(&b))
 }

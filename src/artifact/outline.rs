@@ -17,7 +17,7 @@ use serde::{
 use super::{Manifest, annotations::Few, media};
 use crate::digest::Digest;
 
-/// What a digest stands for in the document that names it.
+/// The role of a digest in the document that names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The config of an image or artifact.
@@ -35,14 +35,14 @@ pub enum Role {
 pub struct Named {
     /// The digest.
     pub digest: Digest,
-    /// Its size in bytes, if the document says it.
+    /// Its size in bytes, if stated.
     pub size: Option<u64>,
-    /// Its media type; empty if the document says none.
+    /// Its media type; empty if not stated.
     pub media_type: String,
-    /// What it stands for.
+    /// Its role.
     pub role: Role,
-    /// It is a layer that may be absent here, since it comes from somewhere else: its type is non-distributable, or it has `urls`.
-    /// It never proves that its bytes belong to the repository.
+    /// It is a layer that may be absent here, since it is stored elsewhere: its type is non-distributable, or it has `urls`. It
+    /// never proves that its bytes belong to the repository.
     pub elsewhere: bool,
     grants_sight: bool,
 }
@@ -55,29 +55,29 @@ impl Named {
     }
 }
 
-/// A manifest's neighbours.
+/// The references of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outline {
-    /// Every digest in descriptor position, in the order config, layers, manifests, blobs, `fsLayers`; repeated where the document
-    /// repeats it. `subject` is not among them.
+    /// Every digest in descriptor position, in the order config, layers, manifests, blobs, `fsLayers`; with repetitions.
+    /// `subject` is not included.
     pub named: Vec<Named>,
     /// The manifest that it refers to. It need not exist.
     pub subject: Option<Digest>,
-    /// What kind of artifact it is (distribution spec, "Listing Referrers"): its own word, or its config's media type.
+    /// The artifact type (distribution spec, "Listing Referrers"): its own field, or its config's media type.
     pub artifact_type: Option<String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
-    /// It has the fields of an image and of an index; two readers could see two different documents (CVE-2021-41190).
+    /// It has the fields of both an image and an index; two readers could interpret it differently (CVE-2021-41190).
     pub is_ambiguous: bool,
 }
 
 /// Why bytes are not a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoManifest {
-    /// Not the JSON of one.
+    /// It is not the JSON of a manifest.
     #[error("it is not a manifest: {0}")]
     Json(String),
-    /// The document contradicts the media type that it was given.
+    /// The document contradicts the media type that came with it.
     #[error("its `mediaType` is `{said}`, but it was sent as `{sent}`")]
     MediaType {
         /// By the document.
@@ -85,15 +85,15 @@ pub enum NoManifest {
         /// By the sender.
         sent: String,
     },
-    /// It lacks what its media type requires.
+    /// It lacks fields that its media type requires.
     #[error("it is not a manifest of its type: {0}")]
     Lacks(&'static str),
-    /// A format of before 2016, which has no digests of its own.
+    /// A format from before 2016, which has no digests.
     #[error("manifests of schema version 1 are not supported")]
     SchemaOne,
 }
 
-/// Annotations of a manifest at most.
+/// Maximum annotations of a manifest.
 const MAX_ANNOTATIONS: usize = 10_000;
 
 #[derive(Deserialize)]
@@ -127,7 +127,7 @@ struct FsLayer {
     blob_sum: Digest,
 }
 
-/// What JSON has as an object: serde's structs are read from lists of their fields' values too, which no other reader understands.
+/// A JSON object: serde's structs can also be read from lists of their fields' values, which no other reader accepts.
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -148,7 +148,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Whether there is any URL. A document may have a million of them, so they are not kept.
+/// Whether there are any URLs. A document may have a million of them, so they are not stored.
 #[derive(Default)]
 struct Urls(bool);
 
@@ -192,7 +192,7 @@ impl Child {
         }
     }
 
-    /// As an entry of an index, whose media type alone tells what it is.
+    /// As an entry of an index, whose role depends on its media type alone.
     fn listed(self) -> Named {
         let role = match self.media_type.as_deref().unwrap_or_default() {
             t if media::is_manifest(t) => Role::Manifest,
@@ -217,17 +217,18 @@ impl FsLayer {
 }
 
 impl Outline {
-    /// Reads a manifest; fields that are not known here may hold anything.
+    /// Reads a manifest; unknown fields may contain anything.
     ///
     /// # Errors
-    /// Documents that are not a manifest's, or not of the manifest's media type.
+    /// When the document is not a manifest, or not of the given media type.
     pub fn of(manifest: &Manifest) -> Result<Self, NoManifest> {
         let doc = Document::of(manifest)?;
         Ok(Self::of_document(doc, &manifest.media_type))
     }
 
-    /// As [`Self::of`], for a document that is pushed: one of an image's or index's media type must have the fields that make it one
-    /// (image spec `manifest.md`, `image-index.md`), as far as other registries insist on them too. Stored ones are not judged by this.
+    /// As [`Self::of`], for a document that is being pushed: one with the media type of an image or index must have the required
+    /// fields (image spec `manifest.md`, `image-index.md`), as far as other registries require them too. This does not apply to
+    /// stored documents.
     ///
     /// # Errors
     /// Those of [`Self::of`], and [`NoManifest::Lacks`].
@@ -239,7 +240,7 @@ impl Outline {
         }
     }
 
-    /// As [`Self::of`], whatever the document says of its own type and version: for stored bytes, which nobody may refuse any more.
+    /// As [`Self::of`], ignoring the document's own type and version: for stored bytes, which must not be refused any more.
     ///
     /// # Errors
     /// [`NoManifest::Json`].
@@ -275,12 +276,12 @@ impl Outline {
         }
     }
 
-    /// What must be there for the manifest to be whole: everything but layers from elsewhere.
+    /// Everything that must exist for the manifest to be complete: all but layers stored elsewhere.
     pub fn children(&self) -> impl Iterator<Item = &Named> {
         self.named.iter().filter(|n| !n.elsewhere)
     }
 
-    /// The digests that the document names only as layers from elsewhere.
+    /// The digests that the document names only as layers stored elsewhere.
     pub fn only_elsewhere(&self) -> BTreeSet<Digest> {
         let children: BTreeSet<Digest> = self.children().map(|n| n.digest).collect();
         let elsewhere = self.named.iter().filter(|n| n.elsewhere);
@@ -292,7 +293,7 @@ impl Outline {
 }
 
 impl Document {
-    /// Reads one that says nothing of its type, or the manifest's.
+    /// Reads a document whose own media type is absent or equals the manifest's.
     fn of(manifest: &Manifest) -> Result<Self, NoManifest> {
         let doc = parse(&manifest.bytes)?;
         if doc.schema_version == Some(1) {
@@ -305,8 +306,8 @@ impl Document {
         Ok(doc)
     }
 
-    /// What a document of this media type must have and this one does not. `layers` may be missing: programs in Go write `null` for an
-    /// empty list.
+    /// The required field for this media type that the document lacks. `layers` may be missing: programs in Go write `null` for
+    /// an empty list.
     fn lacks(&self, media_type: &str) -> Option<&'static str> {
         let is_image = matches!(media_type, media::IMAGE_MANIFEST | media::DOCKER_MANIFEST);
         let is_index = matches!(media_type, media::IMAGE_INDEX | media::DOCKER_LIST);

@@ -1,4 +1,4 @@
-//! Tags: the only names a store knows.
+//! Tags: the only names in a store.
 
 use std::{fmt, str::FromStr};
 
@@ -42,10 +42,10 @@ impl fmt::Display for Tag {
     }
 }
 
-/// How a manifest is asked for.
+/// How a manifest is requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {
-    /// By the name that points at it now.
+    /// By the tag that points at it.
     Tag(Tag),
     /// By its digest.
     Digest(Digest),

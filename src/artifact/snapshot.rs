@@ -18,14 +18,14 @@ use crate::{
     entry::{EntryPath, Time},
 };
 
-/// More layers than this and a manifest is refused on reading; we write 127 at most.
+/// A manifest with more layers is refused on reading; we write 127 at most.
 pub const MAX_LAYERS_READ: usize = 4096;
 /// Longest media type or title of a layer.
 const MAX_LABEL_BYTES: usize = 255;
-/// What registries of all ages take.
+/// A number of layers that all registries accept, even old ones.
 pub const MAX_PACKS: usize = 127;
 
-/// Where a pack's table of contents is, as the manifest says it.
+/// Location of a pack's table of contents, according to the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TocPlace {
     /// SHA-256 of its stored form.
@@ -72,7 +72,7 @@ impl Layer {
         let number = |key: &str| -> Result<u64> {
             field(key)?
                 .parse()
-                .map_err(|_| Malformed(format!("annotation {key} of a layer is no number")))
+                .map_err(|_| Malformed(format!("annotation {key} of a layer is not a number")))
         };
         let digest = field(annotations::TOC_DIGEST)?
             .parse()
@@ -85,15 +85,15 @@ impl Layer {
         let end = toc.offset.checked_add(toc.size);
         if toc.size > MAX_STORED_TOC_BYTES || end.is_none_or(|end| end > descriptor.size) {
             return bad(format!(
-                "the table of contents of layer {} lies outside of it",
+                "the table of contents of layer {} is outside the layer",
                 descriptor.digest
             ));
         }
         let title = field(annotations::TITLE).ok().map(str::to_owned);
         if descriptor.media_type.len() > MAX_LABEL_BYTES {
-            return bad("a layer has a media type that nobody knows");
+            return bad("a layer has an unknown media type");
         }
-        // Only what counts, as we would write it: a fold carries the layers of others on.
+        // Only relevant fields, as we would write them: a fold keeps the layers of other writers.
         let mut layer = Self::new(descriptor.digest, descriptor.size, toc);
         layer.descriptor.media_type = descriptor.media_type;
         if let Some(title) = title.filter(|t| t.len() <= MAX_LABEL_BYTES) {
@@ -104,27 +104,26 @@ impl Layer {
     }
 }
 
-/// What a manifest says, before its config is read.
+/// The content of a manifest, before its config is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
     /// Digest of the manifest.
     pub digest: Digest,
     /// The config blob.
     pub config: Descriptor,
-    /// The layers, in order, tables of contents not looked for yet.
+    /// The layers, in order, without checking for tables of contents yet.
     pub layers: Vec<Descriptor>,
-    /// When it was made, if it says so: its writer's clock, or `SOURCE_DATE_EPOCH`. For people; nothing is decided by it.
+    /// When it was created, if stated: its writer's clock, or `SOURCE_DATE_EPOCH`. Informational only; no decision depends on it.
     pub created: Option<Time>,
-    /// When it was published, if it says so: the store's clock as its writer read it. What counts is
-    /// `store::published_at`.
+    /// When it was published, if stated: the store's clock as its writer read it. Decisions use `store::published_at`.
     pub published: Option<Time>,
 }
 
 impl Outline {
-    /// Reads an image manifest whose config is ours; `None` for any other manifest.
+    /// Reads an image manifest with a cachectl config; `None` for any other manifest.
     ///
     /// # Errors
-    /// When it says that it is one of ours but is not well-formed.
+    /// When it claims to be a cachectl snapshot but is not well-formed.
     pub fn read(manifest: &Manifest) -> Result<Option<Self>> {
         let Ok(parsed) = oci_spec::image::ImageManifest::from_reader(manifest.bytes.as_ref())
         else {
@@ -174,11 +173,11 @@ pub struct Pack {
     pub layer: Layer,
     /// Its table of contents.
     pub toc: Arc<Toc>,
-    /// Which entries of it are live, one flag an entry.
+    /// Which entries of it are live, one flag per entry.
     pub live: Vec<bool>,
-    /// Day of last use of each entry (0: not recorded), one an entry.
+    /// Day of last use (0: not recorded), one per entry.
     pub days: Vec<u32>,
-    /// Indexes of entries that nobody is to use, whatever says that they are live ([`super::fold::barred`]).
+    /// Indexes of entries that must not be used, even if marked as live ([`super::fold::barred`]).
     pub barred: HashSet<usize>,
 }
 
@@ -200,13 +199,13 @@ impl Pack {
         self.layer.descriptor.digest
     }
 
-    /// What packs of a snapshot are sorted by: those packed anew come before the damaged ones that they replace.
+    /// Sort key of the packs of a snapshot: repacked ones come before the damaged ones that they replace.
     pub fn order(&self) -> (std::cmp::Reverse<u32>, Digest) {
         (std::cmp::Reverse(self.toc.generation), self.digest())
     }
 }
 
-/// Names an entry of a snapshot: which pack, which of its entries.
+/// Position of an entry in a snapshot: which pack, which of its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct At {
     /// Index of the pack.
@@ -215,15 +214,15 @@ pub struct At {
     pub entry: usize,
 }
 
-/// Places of objects: index of the pack, index of the object in its table of contents.
+/// Locations of objects: index of the pack, index of the object in its table of contents.
 pub type Places = HashMap<ObjectId, (usize, usize)>;
 
 /// One cache at one time.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Whose.
+    /// Its full name.
     pub name: SnapshotName,
-    /// What it is good for.
+    /// Where it is usable.
     pub fingerprint: Fingerprint,
     /// Sorted by [`Pack::order`], unique.
     pub packs: Vec<Pack>,
@@ -233,14 +232,14 @@ pub struct Snapshot {
     pub folded: Vec<Folded>,
     /// The carried folder itself.
     pub root: Option<RootMeta>,
-    /// When it was made.
+    /// When it was created.
     pub created: Option<Time>,
-    /// When it was published; of one that was read, as far as it can be believed ([`super::fold::dated`]).
+    /// When it was published; for a snapshot that was read, limited to a credible time ([`super::fold::dated`]).
     pub published: Option<Time>,
 }
 
 impl Snapshot {
-    /// Puts the documents together and checks them against each other; `tocs` in the order of the layers.
+    /// Combines the documents and checks them against each other; `tocs` in the order of the layers.
     ///
     /// # Errors
     /// When they contradict each other.
@@ -268,7 +267,7 @@ impl Snapshot {
                 .is_some_and(|f| f.offset + u64::from(f.len) > layer.toc.offset)
             {
                 return bad(format!(
-                    "the frames of pack {} reach over its table of contents",
+                    "the frames of pack {} overlap its table of contents",
                     state.digest
                 ));
             }
@@ -308,7 +307,7 @@ impl Snapshot {
         snapshot.packs.sort_by_key(Pack::order);
         let distinct: HashSet<Digest> = snapshot.packs.iter().map(Pack::digest).collect();
         if distinct.len() != snapshot.packs.len() {
-            return bad("it names one pack twice");
+            return bad("it names a pack twice");
         }
         Ok(snapshot)
     }
@@ -350,12 +349,12 @@ impl Snapshot {
         self.live().map(|(at, e)| (&e.entry.path, at)).collect()
     }
 
-    /// Where each object is: pack and index of the object; the first pack that says it holds it counts.
+    /// The location of each object: pack and index of the object; the first pack that claims to hold it is used.
     pub fn objects(&self) -> Places {
         self.objects_outside(&HashSet::new())
     }
 
-    /// The same without the packs at the indexes `spent`.
+    /// The same, without the packs at the indexes `spent`.
     pub fn objects_outside(&self, spent: &HashSet<usize>) -> Places {
         let mut map = HashMap::with_capacity(self.packs.iter().map(|p| p.toc.objects.len()).sum());
         let packs = self.packs.iter().enumerate();
@@ -367,7 +366,7 @@ impl Snapshot {
         map
     }
 
-    /// Where other packs say that they hold objects of which the first place is in `first`.
+    /// The locations in other packs of the objects whose first location is in `first`.
     pub fn objects_again(&self, first: &Places) -> HashMap<ObjectId, Vec<(usize, usize)>> {
         let mut again: HashMap<ObjectId, Vec<(usize, usize)>> = HashMap::new();
         for (pack, p) in self.packs.iter().enumerate() {
@@ -380,20 +379,20 @@ impl Snapshot {
         again
     }
 
-    /// What the objects of an entry are known by, in order.
+    /// The ids of an entry's objects, in order.
     pub fn object_ids(&self, at: At) -> impl Iterator<Item = ObjectId> {
         let toc = &self.packs[at.pack].toc;
         toc.entries[at.entry].objects.iter().map(|o| toc.object(*o))
     }
 
-    /// Count and content bytes of the live entries.
+    /// Number and content bytes of the live entries.
     pub fn totals(&self) -> (u64, u64) {
         self.live().fold((0, 0), |(n, sum), (_, e)| {
             (n + 1, u64::saturating_add(sum, e.entry.kind.content_len()))
         })
     }
 
-    /// Entries that its packs list, live or not, and the bytes of memory that reading their tables takes.
+    /// Number of entries in its packs, live or not, and the bytes of memory for reading their tables.
     pub fn reading_cost(&self) -> (u64, u64) {
         self.packs.iter().fold((0, 0), |(entries, bytes), p| {
             (
@@ -408,15 +407,15 @@ impl Snapshot {
         self.packs.iter().map(|p| p.layer.descriptor.size).sum()
     }
 
-    /// Whether days of use are worth recording.
+    /// Returns true if days of use should be recorded.
     fn records_use(&self) -> bool {
         self.packs.iter().any(|p| p.days.iter().any(|d| *d > 0))
     }
 
     /// The documents to publish: config blob and manifest.
     ///
-    /// A function of the snapshot and `created` alone; packs are written in the order of their digests. Its time of
-    /// publication is written if it has one.
+    /// They depend only on the snapshot and `created`; packs are written in the order of their digests. The time of publication
+    /// is written if there is one.
     pub fn seal(&self, created: Time) -> Sealed {
         let mut packs: Vec<&Pack> = self.packs.iter().collect();
         packs.sort_by_key(|p| p.order());
@@ -495,7 +494,7 @@ fn rfc3339(time: Time) -> String {
 /// The content of [`empty_layer`].
 pub const EMPTY_CONTENT: &[u8] = b"{}";
 
-/// What stands for the layers of a snapshot that has none: registries want one at least (image spec, `manifest.md`).
+/// The placeholder layer of a snapshot without layers: registries require at least one (image spec, `manifest.md`).
 pub fn empty_layer() -> Descriptor {
     Descriptor::of(media::EMPTY, EMPTY_CONTENT)
 }

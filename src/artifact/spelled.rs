@@ -1,14 +1,14 @@
-//! The way back from a tag to the name that was spelled in it ([`super::name`]), for people.
+//! Decoding the name in a tag ([`super::name`]), for display.
 
 use super::{
     Tag,
     name::{HASH_CHARS, head_of, is_base32, is_head},
 };
 
-/// What a tag of a snapshot says. A field that was too long for a tag ends in `…`.
+/// The content of a snapshot's tag. A field that was too long for a tag ends in `…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spelled {
-    /// The first field, as it stands; whose kind that is the tag does not tell.
+    /// The first field, unchanged; it need not be a known kind.
     pub kind: String,
     /// Name.
     pub name: String,
@@ -18,9 +18,9 @@ pub struct Spelled {
     pub key: String,
 }
 
-/// Reads a tag, a head's or a side tag; `None` for what was not written by [`super::name`].
+/// Reads a head's tag or a side tag; `None` for tags not written by [`super::name`].
 ///
-/// What comes out may hold any character: the store's owner chose the tag.
+/// The result may contain any character: any writer of the store can choose the tag.
 pub fn read(text: &str) -> Option<Spelled> {
     let tag: Tag = text.parse().ok()?;
     let head = head_of(&tag).unwrap_or(tag);
@@ -40,7 +40,7 @@ pub fn read(text: &str) -> Option<Spelled> {
     (!spelled.name.is_empty() && !spelled.scope.is_empty()).then_some(spelled)
 }
 
-/// A field as it was before it was escaped, as far as it is there.
+/// The unescaped field, as far as the tag contains it.
 fn clear(field: &str) -> Option<String> {
     let cut = field.len().checked_sub(HASH_CHARS + 2).filter(|at| {
         let hash = field.get(*at..).and_then(|end| end.strip_prefix("__"));

@@ -1,8 +1,8 @@
-//! The table of contents of a pack: which entries it lists, which objects it holds, in which frames they lie.
+//! The table of contents of a pack: its entries, its objects, and the frames that contain them.
 //!
-//! Stored form (all of `docs/format.md` §3): the magic `CTOC`, a version byte, then one zstd frame of the payload.
-//! Payload: generation, frames, objects, foreign objects, entries; numbers are LEB128. The pack keeps it in a skippable
-//! zstd frame, a manifest's layer annotation says where, with its digest.
+//! Stored form (all of `docs/format.md` §3): the magic `CTOC`, a version byte, then one zstd frame of the payload. Payload:
+//! generation, frames, objects, foreign objects, entries; numbers are LEB128. The pack keeps it in a skippable zstd frame; an
+//! annotation of the manifest's layer states its location and digest.
 
 use std::collections::HashMap;
 
@@ -21,17 +21,17 @@ pub use read::{NotRead, Reading};
 
 /// Starts every stored table of contents.
 pub const MAGIC: [u8; 4] = *b"CTOC";
-/// The only version there is.
+/// The only existing version.
 pub const VERSION: u8 = 1;
-/// A frame decodes to at most so many bytes; a reader refuses more before it allocates.
+/// Maximum decoded bytes of a frame; a reader refuses more before it allocates.
 pub const MAX_FRAME_BYTES: u32 = 4 << 20;
-/// Most bytes of a table of contents once decoded.
+/// Maximum decoded bytes of a table of contents.
 pub const MAX_TOC_BYTES: u64 = 256 << 20;
-/// Most bytes of it as stored.
+/// Maximum stored bytes of a table of contents.
 pub const MAX_STORED_TOC_BYTES: u64 = 128 << 20;
-/// Most entries of all tables of a snapshot together, live and dead.
+/// Maximum entries of all tables of a snapshot in total, live and dead.
 pub const MAX_ENTRIES: u64 = 2_000_000;
-/// Highest generation of a pack. Above it nothing could replace a pack that turns out to be damaged.
+/// Highest generation of a pack. A damaged pack with a higher one could not be replaced.
 pub const MAX_GENERATION: u32 = 1 << 31;
 const MAX_XATTR_BYTES: usize = 64 << 10;
 /// Level of the payload: it is small and read often.
@@ -50,10 +50,11 @@ pub struct Frame {
     pub digest: Sha256,
 }
 
-/// What an object is known by: the SHA-256 of its bytes and their count. Not by its digest alone, since a table may say any length.
+/// Identity of an object: the SHA-256 of its bytes, and their number. The digest alone is not enough, since a table may claim any
+/// length.
 pub type ObjectId = (Sha256, u32);
 
-/// Content, or a segment of it, and where it lies.
+/// Content, or a segment of it, and its location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object {
     /// SHA-256 of the bytes.
@@ -80,14 +81,14 @@ pub struct Foreign {
 pub struct TocEntry {
     /// The entry.
     pub entry: Entry,
-    /// SHA-256 of the whole content; of nothing for an empty file and for what is no file.
+    /// SHA-256 of the whole content; of no bytes for an empty file and for everything but files.
     pub content: Sha256,
-    /// The content's objects in order: below `objects.len()` an own object, from there on a foreign one.
+    /// The content's objects in order: an index below `objects.len()` is an own object, any other a foreign one.
     pub objects: Box<[u32]>,
 }
 
 impl TocEntry {
-    /// Says whether both are files of the same content.
+    /// Returns true if both are files of the same content.
     pub fn is_file_of(&self, other: &Self) -> bool {
         let both_are_files = self.entry.kind.is_file() && other.entry.kind.is_file();
         both_are_files && self.content == other.content
@@ -97,10 +98,10 @@ impl TocEntry {
 /// A table of contents.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Toc {
-    /// 0, or above those of the packs that it replaces: they were damaged, or merged into it. Of two packs that hold an object
-    /// the one of the higher generation counts.
+    /// 0, or higher than those of the packs that it replaces (damaged packs, or packs merged into it). If two packs hold an
+    /// object, the one with the higher generation is used.
     pub generation: u32,
-    /// Frames in the pack's order, without gaps from offset 0 on.
+    /// Frames in the pack's order, contiguous from offset 0.
     pub frames: Vec<Frame>,
     /// Own objects in the pack's order; each digest once.
     pub objects: Vec<Object>,
@@ -108,7 +109,7 @@ pub struct Toc {
     pub foreign: Vec<Foreign>,
     /// Entries in the order of packing.
     pub entries: Vec<TocEntry>,
-    /// The memory that it was read into; none where it was not read.
+    /// The reservation of its memory; empty if the table was not read from bytes.
     pub memory: Reservation,
 }
 
@@ -119,7 +120,7 @@ const SPARSE: u8 = 0x40;
 const ONE_OBJECT: u8 = 0x80;
 
 impl Object {
-    /// What it is known by.
+    /// Its identity.
     pub fn id(&self) -> ObjectId {
         (self.digest, self.len)
     }
@@ -161,7 +162,7 @@ impl Toc {
         for o in &self.objects {
             w.hash(&o.digest);
             w.num(o.len.into());
-            // Objects stand in the order of their frames: the difference is 0 or 1, the gap a tar header.
+            // Objects are in the order of their frames: the difference is 0 or 1, the gap a tar header.
             w.num(u64::from(o.frame - last.0));
             let base = if o.frame == last.0 { last.1 } else { 0 };
             w.num(u64::from(o.offset - base));

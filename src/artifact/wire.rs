@@ -39,12 +39,12 @@ impl Writer {
         self.num((n << 1 ^ n >> 63) as u64);
     }
 
-    /// As they are, without a length.
+    /// Raw bytes, without a length.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
-    /// A length and so many bytes.
+    /// A length, then that many bytes.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.num(bytes.len() as u64);
         self.raw(bytes);
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         self.0.len()
     }
 
-    /// So many bytes as they are.
+    /// `len` raw bytes.
     pub fn raw(&mut self, len: usize) -> Result<&'a [u8]> {
         match self.0.split_at_checked(len) {
             Some((head, rest)) => {
@@ -114,16 +114,16 @@ impl<'a> Reader<'a> {
         Ok((n >> 1) as i64 ^ -((n & 1) as i64))
     }
 
-    /// A count of things that take at least `each` bytes, so it cannot exceed what is left.
+    /// A number of items of at least `each` bytes, so it cannot exceed the remaining bytes.
     pub fn count(&mut self, each: usize) -> Result<usize> {
         let n = self.num()?;
         match usize::try_from(n) {
             Ok(n) if n <= self.0.len() / each.max(1) => Ok(n),
-            _ => bad(format!("it promises {n} more things than it has room for")),
+            _ => bad(format!("it announces {n} more items than it can contain")),
         }
     }
 
-    /// A length of at most `limit`, and so many bytes.
+    /// A length of at most `limit`, then that many bytes.
     pub fn bytes(&mut self, limit: usize) -> Result<&'a [u8]> {
         let n = self.count(1)?;
         if n > limit {

@@ -1,6 +1,6 @@
-//! Which valid name somebody meant who wrote another.
+//! Suggestions for mistyped names.
 
-/// The candidate with the fewest edits to `wrong`, if it is near enough to be what was meant.
+/// The candidate with the fewest edits to `wrong`, if it is near enough to be a likely correction.
 ///
 /// Near: at most a third of its letters differ, and at least one edit is always allowed. Ties go to the first.
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -13,10 +13,11 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
         .map(|(_, c)| c)
 }
 
-/// Says whether `wrong` is `name` mistyped, rather than another word that looks like it.
+/// Returns true if `wrong` is `name` mistyped, rather than another word that looks like it.
 ///
-/// At most a quarter of the letters of the shorter one differ, and at least one edit is always allowed. Between words of which one
-/// is the plural of the other nothing is mistyped (`JOB` and `JOBS`, `KEYS` and `KEY`); names of several words are not words.
+/// At most a quarter of the letters of the shorter one differ, and at least one edit is always allowed. The plural of a single
+/// word is not a mistyped singular, nor the reverse (`JOB` and `JOBS`, `KEYS` and `KEY`); this exception does not apply to names
+/// of several words.
 pub fn is_slip(wrong: &str, name: &str) -> bool {
     let (wrong, name) = (folded(wrong), folded(name));
     let is_plural = |many: &str, one: &str| many.strip_suffix('s') == Some(one);
@@ -30,7 +31,7 @@ fn folded(name: &str) -> String {
     name.to_ascii_lowercase().replace('-', "_")
 }
 
-/// Insertions, removals, replacements and swaps of neighbours between two words.
+/// Number of insertions, removals, replacements and swaps of neighbours between two words.
 fn edits(a: &str, b: &str) -> usize {
     // Names are short; a hostile one must not cost a quadratic table.
     let a: Vec<char> = a.chars().take(128).collect();

@@ -1,20 +1,21 @@
-//! What makes of one line for a setting all that the program needs of it.
+//! Macros that derive everything about a setting from its one line.
 
-/// Makes of lines like these a struct, the rows of its keys, and a function that reads it from a [`Layer`](super::Layer):
+/// Defines, from lines like these, a struct, the rows of its keys, and a function that reads it from a [`Layer`](super::Layer):
 ///
 /// ```text
 /// field: Type, "key" = how else "default", Counts, Flag::new("flag") => "what it does";
 /// ```
 ///
-/// - `how` is a method of `Layer`: `size else "no limit"` is an `Option`, with a default in words. With `or` the default is
-///   written as a value is, and read like one: `size or "16MiB"`.
+/// - `how` is a method of `Layer`: `size else "no limit"` is an `Option`, with a description of the default. With `or` the
+///   default is written and parsed like a value: `size or "16MiB"`.
 /// - `(choice WORDS)` takes the pairs of words and values that [`choice`](super::Layer::choice) takes.
 /// - `(Path: expression)` reads it in another way; the shape is for the table.
-/// - Without `field: Type,` the line is only a row, `(Path)`: something else reads that key.
-/// - The word after the default is what `by` names takes: a variant of `InCheckout` or `TakesEffect`. The flag may be left out.
+/// - Without `field: Type,` the line is only a row, `(Path)`: other code reads that key.
+/// - The word after the default is the argument of the function that `by` names: a variant of `InCheckout` or `TakesEffect`. The
+///   flag is optional.
 ///
-/// What follows in `and { … }` are fields that are no single key. In place of a struct of its own, a function can make one of
-/// another room (`fn read(layer) -> Config, rows ROWS`); its lines name no types, and what they leave out is its `Default`.
+/// `and { … }` has the fields that are not a single key. Instead of defining a struct, a function can fill one of another module
+/// (`fn read(layer) -> Config, rows ROWS`); its lines name no types, and missing fields have their `Default`.
 macro_rules! settings {
     (
         $(#[$meta:meta])*
@@ -98,7 +99,7 @@ macro_rules! mark {
     };
 }
 
-/// The shape of what is read that way.
+/// The shape for a way of reading.
 macro_rules! shape {
     ((choice $($words:tt)*)) => {
         $crate::config::table::Shape::Text
@@ -144,7 +145,7 @@ macro_rules! shape {
     };
 }
 
-/// What a layer says of a key.
+/// The value of a key in a layer.
 macro_rules! value {
     ($layer:ident, $key:literal, (choice $words:expr) else $default:literal) => {
         $layer.choice($key, &$words)?

@@ -1,4 +1,4 @@
-//! The process's environment as it was at the start, so that nothing else reads it and tests can give a map.
+//! The process's environment as it was at the start, so that nothing else reads it and tests can supply a map.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::store::net::{self, Proxies};
 
-/// Variables of CI systems that mark their jobs besides `CI`, which not all of them set, and not all of them pass into containers.
+/// Variables of CI systems that mark their jobs, besides `CI`, which not all of them set or pass into containers.
 const CI_MARKS: [&str; 14] = [
     "APPVEYOR",
     "BITBUCKET_BUILD_NUMBER",
@@ -26,7 +26,7 @@ const CI_MARKS: [&str; 14] = [
     "TRAVIS",
 ];
 
-/// A captured environment. A variable that is set to nothing counts as not set, as CI systems pass absent inputs so.
+/// A captured environment. An empty variable counts as not set, since CI systems pass missing inputs that way.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Env(BTreeMap<OsString, OsString>);
 
@@ -50,12 +50,12 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Env {
     }
 }
 
-/// Says whether a variable is named like those of our programs.
+/// Returns true if a variable has the prefix of our programs.
 fn is_ours(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b"CACHECTL")
 }
 
-/// The value without white space around it: a secret that was pasted, or a file that was read, ends with a line end.
+/// The value without surrounding white space: a pasted secret, or the content of a file, often ends with a line break.
 fn trimmed(value: OsString) -> OsString {
     match value.to_str() {
         Some(text) => text.trim().into(),
@@ -64,12 +64,12 @@ fn trimmed(value: OsString) -> OsString {
 }
 
 impl Env {
-    /// The variable's text; `None` also where it is not UTF-8.
+    /// The variable's text; also `None` if it is not UTF-8.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.os(name)?.to_str()
     }
 
-    /// What is said of proxies, by variables in either case; what cannot be one does not count, as HTTP clients have it.
+    /// The proxies, from variables in upper or lower case; invalid ones are ignored, as in other HTTP clients.
     pub fn proxies(&self) -> Proxies {
         let first = |names: [&'static str; 4]| {
             let mut set = names.into_iter().filter(|name| self.os(name).is_some());
@@ -83,14 +83,14 @@ impl Env {
         }
     }
 
-    /// Variables that name a proxy and cannot: HTTP clients pass over them without a word.
+    /// Proxy variables with invalid values, which HTTP clients ignore silently.
     pub fn unfit_proxies(&self) -> impl Iterator<Item = &'static str> {
         let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"];
         let all = names.into_iter().chain(["ALL_PROXY", "all_proxy"]);
         all.filter(|name| self.get(name).is_some_and(|text| !net::can_be_proxy(text)))
     }
 
-    /// The variable as it is.
+    /// The raw variable.
     pub fn os(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
@@ -100,13 +100,13 @@ impl Env {
         self.os(name).map(PathBuf::from).filter(|p| p.is_absolute())
     }
 
-    /// Says whether the variable is on: set, and not `0` or `false`.
+    /// Returns true if the variable is on: set, and not `0` or `false`.
     pub fn is_on(&self, name: &str) -> bool {
         self.os(name)
             .is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 
-    /// Says whether this is a job of some CI system.
+    /// Returns true if this is a job of some CI system.
     pub fn is_ci(&self) -> bool {
         self.is_on("CI") || CI_MARKS.iter().any(|mark| self.is_on(mark))
     }
@@ -125,17 +125,17 @@ impl Env {
             .or_else(|| Some(self.absolute("HOME")?.join(below)))
     }
 
-    /// Our folder for caches: `$XDG_CACHE_HOME/cachectl`.
+    /// Cachectl's cache folder: `$XDG_CACHE_HOME/cachectl`.
     pub fn cache_dir(&self) -> Option<PathBuf> {
         Some(self.base("XDG_CACHE_HOME", ".cache")?.join("cachectl"))
     }
 
-    /// Our folder for settings: `$XDG_CONFIG_HOME/cachectl`.
+    /// Cachectl's settings folder: `$XDG_CONFIG_HOME/cachectl`.
     pub fn config_dir(&self) -> Option<PathBuf> {
         Some(self.base("XDG_CONFIG_HOME", ".config")?.join("cachectl"))
     }
 
-    /// Our folder for node indexes: `$XDG_STATE_HOME/cachectl`.
+    /// Cachectl's folder for node indexes: `$XDG_STATE_HOME/cachectl`.
     pub fn state_dir(&self) -> Option<PathBuf> {
         Some(
             self.base("XDG_STATE_HOME", ".local/state")?
@@ -143,7 +143,7 @@ impl Env {
         )
     }
 
-    /// Folder for spools: `$TMPDIR`, else `/var/tmp`, which unlike `/tmp` is seldom kept in memory.
+    /// Folder for spools: `$TMPDIR`, else `/var/tmp`, which, unlike `/tmp`, is rarely in memory.
     pub fn temp_dir(&self) -> PathBuf {
         self.absolute("TMPDIR").unwrap_or_else(|| {
             let big = Path::new("/var/tmp");

@@ -21,15 +21,16 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Reads a file; `None` if there is none. Blocks.
 ///
 /// # Errors
-/// What cannot be read or parsed, and keys that do not exist, with the line and the nearest valid name.
+/// A file that cannot be read or parsed, and unknown keys, with the line and the nearest valid name.
 pub fn read(table: &Table, path: &Path) -> Result<Option<Layer>> {
     parsed(table, path, fs::read_if_there(path, MAX_FILE_BYTES))
 }
 
-/// The same of a file that nobody named: what the system does not let us read is nobody's mistake, and is noted in `unread`.
+/// The same for a file that was not named explicitly: if the system does not allow reading it, that is not a user error, and it
+/// is recorded in `unread`.
 ///
 /// # Errors
-/// What a file says that was read, as in [`read`].
+/// As in [`read`], for the content of a file that was read.
 pub(super) fn read_unnamed(
     table: &Table,
     path: &Path,
@@ -40,7 +41,7 @@ pub(super) fn read_unnamed(
             unread.push(Unread {
                 path: path.to_owned(),
                 why: e.source.to_string(),
-                // What nobody can look for is as good as not there.
+                // If its existence cannot be checked, treat it as missing.
                 is_there: path.symlink_metadata().is_ok(),
             });
             Ok(None)
@@ -62,7 +63,7 @@ fn parsed(table: &Table, path: &Path, read: fs::Result<Option<Vec<u8>>>) -> Resu
 /// Reads a file's text; `path` is for messages and relative paths.
 pub fn parse(table: &Table, path: &Path, text: &str) -> Result<Layer> {
     let document = DeTable::parse(text).map_err(|e| {
-        // Not the error's own Display: it quotes the line, which may hold a secret.
+        // Not the error's own Display: it quotes the line, which may contain a secret.
         let line = e.span().map_or(1, |s| line_of(text, s.start));
         Error::new(format!(
             "{}:{line}: is not TOML: {}",
@@ -175,7 +176,7 @@ fn clip(name: &str) -> String {
         .collect()
 }
 
-/// The line, from 1, that the byte at `offset` is in.
+/// The line, from 1, of the byte at `offset`.
 fn line_of(text: &str, offset: usize) -> usize {
     let before = text.get(..offset).unwrap_or(text);
     1 + before.matches('\n').count()

@@ -1,4 +1,4 @@
-//! The flags of settings, made from their table, and what a command line says by them.
+//! The flags of settings, generated from their table, and reading them from a command line.
 
 use clap::{Arg, ArgAction, ArgMatches, ValueHint};
 
@@ -7,15 +7,15 @@ use super::{
     value::{Layer, Origin, Raw},
 };
 
-/// Defaults that say no more than that the setting is not set.
+/// Defaults that only mean that the setting is not set.
 const UNSET: [&str; 4] = ["none", "false", "no limit", "all"];
 
-/// The flags that `which` picks, in the table's order. Their ids are the names of their keys.
+/// The flags selected by `which`, in the table's order. Their ids are the names of their keys.
 pub fn args(table: &Table, which: impl Fn(&Flag) -> bool) -> impl Iterator<Item = Arg> {
     picked(table, which).map(|(key, flag)| arg(key, flag))
 }
 
-/// What `matches` say by the flags that `which` picks.
+/// The values in `matches` of the flags selected by `which`.
 pub fn layer(table: &Table, matches: &ArgMatches, which: impl Fn(&Flag) -> bool) -> Layer {
     let mut layer = Layer::default();
     for (key, flag) in picked(table, which) {
@@ -64,7 +64,7 @@ fn arg(key: &'static Key, flag: Flag) -> Arg {
     arg.value_name(flag.value.unwrap_or(value))
 }
 
-/// What the setting does, and what holds without it.
+/// What the setting does, and its default.
 fn help(key: &Key) -> String {
     let mut help = key.about.to_owned();
     if let Some(first) = help.get_mut(..1) {

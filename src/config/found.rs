@@ -1,8 +1,8 @@
-//! Which settings files are read, and what one may say that nobody named.
+//! Which settings files are read, and which keys take effect in a file that was not named explicitly.
 //!
-//! A file in the working directory was written by whoever wrote the code that is checked out there: for a pull request, by a
-//! stranger. It may say what is cached and how fast, never where caches are kept, whose they are or who is trusted
-//! ([`InCheckout`]). The rule goes by the place where a file was found: owner, mode, links and the CI system change nothing.
+//! The author of a checked-out tree also writes the settings file in it: for a pull request this is a stranger. The file may set
+//! what is cached and how fast, but not where caches are stored, whose they are or who is trusted ([`InCheckout`]). The rule
+//! depends only on where the file was found: owner, mode, links and the CI system do not matter.
 
 use std::{
     fmt,
@@ -18,29 +18,30 @@ use super::{
     value::{self, Layer, Raw},
 };
 
-/// The files that were read, and what they say together.
+/// The files that were read, and their combined values.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The file that was named, or is the user's own.
+    /// The file that was named, or the user's own.
     pub(super) file: Option<PathBuf>,
-    /// What was found in the checkout.
+    /// The files found in the checkout.
     pub(super) checkout: Checkout,
-    /// What counts of all of them.
+    /// All values that take effect.
     pub(super) layer: Layer,
-    /// Variables that start like ours and are unknown.
+    /// Unknown variables with our prefix.
     pub(super) unknown: Vec<String>,
-    /// Files that nobody named and that could not be read.
+    /// Files that were not named explicitly and could not be read.
     pub(super) unread: Vec<Unread>,
 }
 
-/// A settings file that nobody named and that cannot be read, as where a container runs as another user than its `HOME` is for.
+/// A settings file that was not named explicitly and cannot be read, for instance because a container's user has no access to its
+/// `HOME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
     /// The file.
     pub path: PathBuf,
-    /// Why, in the system's words.
+    /// The system's error message.
     pub why: String,
-    /// It is there, so that there are settings that nobody knows; else it could not even be looked for.
+    /// It exists, so there are unknown settings; if false, its existence could not be checked.
     pub is_there: bool,
 }
 
@@ -55,19 +56,19 @@ impl fmt::Display for Unread {
     }
 }
 
-/// Settings files that are part of what is checked out in the working directory.
+/// Settings files that are part of the checkout in the working directory.
 #[derive(Debug, Clone, Default)]
 pub struct Checkout {
     /// The files, the one in the working directory first.
     pub files: Vec<PathBuf>,
-    /// What they say that does not count.
+    /// Their values that are ignored.
     pub ignored: Layer,
 }
 
 /// The file that a flag or the variable names.
 ///
 /// # Errors
-/// It is not there, or cannot be read.
+/// It does not exist, or cannot be read.
 pub(super) fn named(table: &Table, env: &Env, config_flag: Option<&Path>) -> Result<Option<Found>> {
     let variable = table.config_variable;
     let named = config_flag
@@ -85,7 +86,7 @@ pub(super) fn named(table: &Table, env: &Env, config_flag: Option<&Path>) -> Res
     }))
 }
 
-/// The first file that there is.
+/// The first file that exists.
 pub(super) fn first_of(table: &Table, places: &[PathBuf]) -> Result<Found> {
     for path in places {
         if let Some(layer) = file::read(table, path)? {
@@ -124,7 +125,7 @@ pub(super) fn here_and_own(table: &Table, env: &Env, folder: &Path) -> Result<Fo
 }
 
 impl Found {
-    /// Lays a file of the checkout over what is there.
+    /// Overlays a file of the checkout on the existing values.
     fn add_checkout(&mut self, table: &Table, path: &Path, layer: Layer, trusted: bool) {
         let counts = |name: &str, raw: &Raw| trusted || counts(table, name, raw);
         let (layer, ignored) = layer.of_checkout().partition(counts);
@@ -134,7 +135,7 @@ impl Found {
     }
 }
 
-/// Says whether a key with that value counts in a checkout.
+/// Returns true if a key with that value takes effect in a checkout.
 fn counts(table: &Table, name: &str, raw: &Raw) -> bool {
     let decided = table.find(name).map(|key| key.in_checkout);
     match decided {
@@ -146,7 +147,7 @@ fn counts(table: &Table, name: &str, raw: &Raw) -> bool {
     }
 }
 
-/// Says whether the variable declares what is checked out to be trusted.
+/// Returns true if the variable declares the checkout to be trusted.
 fn trusts_checkout(table: &Table, env: &Env) -> Result<bool> {
     let Some(variable) = table.trust_variable else {
         return Ok(false);
@@ -160,24 +161,25 @@ fn trusts_checkout(table: &Table, env: &Env) -> Result<bool> {
     }
 }
 
-/// Says whether a file lies in the checkout that `folder` is part of, as the user's own does where a job's `HOME` is its
-/// workspace. Blocks.
+/// Returns true if a file is in the same checkout as `folder`, like the user's own file if a job's `HOME` is its workspace.
+/// Blocks.
 pub(super) fn lies_in_checkout(folder: &Path, file: &Path) -> bool {
     let Ok(folder) = folder.canonicalize() else {
-        // It was removed: whose files lay there nobody knows.
+        // It was removed: it is unknown whose files were there.
         return true;
     };
-    // Of a submodule the outer checkout counts too; git refuses to check out a `.git` of its own.
+    // For a submodule the outer checkout counts too; git refuses to check out a file called `.git`.
     let is_root = |dir: &&Path| dir.join(".git").symlink_metadata().is_ok();
     let root = folder.ancestors().filter(is_root).last().unwrap_or(&folder);
-    // Without a checkout `/` says nothing: a container's working directory.
+    // `/` without a checkout means nothing: it is a container's default working directory.
     root.parent().is_some()
         && file
             .ancestors()
             .any(|part| part.canonicalize().is_ok_and(|part| part.starts_with(root)))
 }
 
-/// Says whether both are one file by their folders; a link in the checkout does not make it the user's own. Blocks.
+/// Returns true if both paths are the same file, comparing their folders; a link in the checkout does not count as the user's own
+/// file. Blocks.
 fn is_same(one: &Path, other: &Path) -> bool {
     let folder = |path: &Path| path.parent().and_then(|dir| dir.canonicalize().ok());
     folder(one).is_some_and(|dir| Some(dir) == folder(other))

@@ -1,5 +1,5 @@
-//! The list of all settings of the CLI, from the lines that define them: the one table that the file, the environment, the flags,
-//! `cachectl env` and the reference follow.
+//! The list of all settings of the CLI, from the lines that define them: the single table behind the file, the environment, the
+//! flags, `cachectl env` and the reference.
 
 use std::sync::LazyLock;
 
@@ -9,13 +9,13 @@ use super::{
     table::{Key, Table},
 };
 
-/// What all our variables start with.
+/// Prefix of all our variables.
 pub const PREFIX: &str = "CACHECTL_";
 
 /// The variable that names the settings file; not a key, since the file cannot say where it is.
 pub const CONFIG_VARIABLE: &str = "CACHECTL_CONFIG";
 
-/// The variable that makes a `cachectl.toml` in the working directory count in full.
+/// The variable that makes all keys of a `cachectl.toml` in the working directory take effect.
 pub const TRUST_VARIABLE: &str = "CACHECTL_TRUST_CHECKOUT";
 
 /// The CLI's settings.
@@ -23,14 +23,14 @@ pub static TABLE: Table = Table {
     prefix: PREFIX,
     config_variable: CONFIG_VARIABLE,
     trust_variable: Some(TRUST_VARIABLE),
-    // Of this project's own Makefile and tests, which may be exported around a run.
+    // Variables of this project's own Makefile and tests, which may be exported around a run.
     not_ours: &["CACHECTL_TOOLS", "CACHECTL_E2E", "CACHECTL_FUZZ_SECONDS"],
     lookup: "docs/config.md lists all keys; `cachectl env` shows them",
     document: "docs/config.md",
     keys: || &KEYS,
 };
 
-/// All settings, in the order in which they are shown.
+/// All settings, in display order.
 pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let rows = [
         Config::ROWS,

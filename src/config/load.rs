@@ -1,4 +1,4 @@
-//! Reads the environment (the only place that does), finds the settings file, and lays the layers over each other.
+//! Reads the environment (the only place that does), finds the settings file, and merges the layers.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::{
 /// Name of the settings file.
 pub const FILE_NAME: &str = "cachectl.toml";
 
-/// Settings, and what they were made of.
+/// Settings, and the layers they come from.
 #[derive(Clone)]
 pub struct Loaded<C = Config> {
     /// The settings.
@@ -24,15 +24,15 @@ pub struct Loaded<C = Config> {
     pub layer: Layer,
     /// The file that was named, or the user's own.
     pub file: Option<PathBuf>,
-    /// What was found in the working directory, and what of it does not count.
+    /// The files found in the working directory, and their ignored values.
     pub checkout: Checkout,
-    /// Variables that start like ours and are none, nor one mistyped: other programs' ones.
+    /// Variables with our prefix that are neither settings nor mistyped settings: those of other programs.
     pub unknown: Vec<String>,
-    /// Files that nobody named and that could not be read.
+    /// Files that were not named explicitly and could not be read.
     pub unread: Vec<Unread>,
-    /// Keys of the file that a variable overrules with another value: the key, the place in the file, the variable.
+    /// Keys of the file that a variable overrides with another value: the key, its place in the file, the variable.
     pub hidden: Vec<(&'static str, Origin, String)>,
-    /// What can be set.
+    /// The table of all settings.
     pub table: &'static Table,
 }
 
@@ -52,12 +52,12 @@ impl Env {
 
 /// Reads the files, the environment and `flags`, and checks them. Blocks.
 ///
-/// The file is `config_flag`, else `$CACHECTL_CONFIG`. Without either, `cachectl.toml` in `folder` is laid over that in
-/// `$XDG_CONFIG_HOME/cachectl`; of the former only what a checkout may say counts ([`found`]).
+/// The file is `config_flag`, else `$CACHECTL_CONFIG`. Without either, `cachectl.toml` in `folder` overrides the one in
+/// `$XDG_CONFIG_HOME/cachectl`, but only for keys that a checkout may set ([`found`]).
 ///
 /// # Errors
-/// A file that was named and is not there; unknown keys; `CACHECTL_*` variables that are one mistyped ([`Table::meant_env`]), and
-/// with `strict` all that are unknown; invalid values.
+/// A named file that does not exist; unknown keys; mistyped `CACHECTL_*` variables ([`Table::meant_env`]), and with `strict` all
+/// unknown ones; invalid values.
 pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded> {
     let table = &keys::TABLE;
     let found = match found::named(table, env, config_flag)? {
@@ -76,13 +76,13 @@ pub fn load(env: &Env, folder: &Path, config_flag: Option<&Path>, flags: Layer) 
         layer: found.layer,
         file: found.file,
         checkout: found.checkout,
-        // Jobs set variables over a file that many share: what holds is in `cachectl env`.
+        // Jobs override a shared file by variables: `cachectl env` shows the effective values.
         hidden: Vec::new(),
         table,
     })
 }
 
-/// The files' values with the environment and `flags` laid over them.
+/// The files' values, overridden by the environment and `flags`.
 pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> Result<Found> {
     let (mut above, unknown) = env_layer(table, env)?;
     above.overlay(flags);
@@ -93,7 +93,8 @@ pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> 
         unread,
         ..
     } = files;
-    // What is said above would not have counted anyway, and to switch off what is not on changes nothing.
+    // A file's value that a higher layer overrides would not have been used anyway, and switching off a flag that is not on
+    // changes nothing.
     let flag = |raw: &Raw| match raw {
         Raw::One(text) => value::flag(text),
         Raw::Many(_) => None,
@@ -117,7 +118,7 @@ pub(super) fn overlaid(table: &Table, env: &Env, files: Found, flags: Layer) -> 
     })
 }
 
-/// Refuses variables that are no settings.
+/// Refuses variables that are not settings.
 fn refuse_unknown(table: &Table, unknown: &[String]) -> Result<()> {
     let Some(name) = unknown.first() else {
         return Ok(());
@@ -132,8 +133,8 @@ fn unknown_variable(name: &str) -> Error {
     ))
 }
 
-/// What the environment sets, and the variables with our prefix that are other programs': `CACHECTL_VERSION` is what many call the
-/// version that they install. A setting mistyped is refused: `CACHECTL_READONLY` must not let a job write.
+/// The values from the environment, and the variables with our prefix that belong to other programs: `CACHECTL_VERSION` is a
+/// common name for the version to install. A mistyped setting is refused: `CACHECTL_READONLY` must not let a job write.
 fn env_layer(table: &Table, env: &Env) -> Result<(Layer, Vec<String>)> {
     let mut layer = Layer::default();
     let mut unknown = Vec::new();
@@ -164,24 +165,24 @@ fn env_layer(table: &Table, env: &Env) -> Result<(Layer, Vec<String>)> {
     Ok((layer, unknown))
 }
 
-/// One setting as `cachectl env` shows it.
+/// One setting, as shown by `cachectl env`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Name of the key.
     pub key: &'static str,
-    /// Its value, without secrets; the words of the default where it is not set.
+    /// Its value, without secrets; the description of the default if it is not set.
     pub value: String,
     /// Where it came from.
     pub origin: Origin,
 }
 
 impl<C> Loaded<C> {
-    /// Says whether a flag gave the value of that key.
+    /// Returns true if the value of that key comes from a flag.
     pub fn is_flag(&self, key: &str) -> bool {
         matches!(self.layer.get(key), Some((_, Origin::Flag(_))))
     }
 
-    /// Keys that a settings file in the working directory sets and may not set, with where it does, in the table's order.
+    /// Keys that a settings file in the working directory sets but may not set, with their place, in the table's order.
     pub fn ignored(&self) -> Vec<(&'static str, &Origin)> {
         let keys = self.table.keys().iter();
         keys.filter_map(|key| Some((key.name, self.checkout.ignored.get(key.name)?.1)))

@@ -1,9 +1,9 @@
 //! Settings: `cachectl.toml`, then the environment, then flags; later ones win.
 //!
 //! - Holds: the list of keys, how each is written, where a value came from.
-//! - Enters: the captured environment, the files that there are, the flags that were given.
-//! - Leaves: a checked [`Config`] whose every value knows its origin; errors that name the nearest valid key.
-//! - Deliberately absent: behaviour, open stores, sources, and what a CI system's variables mean (`cli::ci`).
+//! - Enters: the captured environment, the existing files, the given flags.
+//! - Leaves: a checked [`Config`] in which every value has its origin; errors that name the nearest valid key.
+//! - Deliberately absent: behaviour, open stores, sources, and the meaning of a CI system's variables (`cli::ci`).
 
 #[macro_use]
 mod define;
@@ -26,7 +26,7 @@ pub use load::{Loaded, load};
 pub use settings::{Config, NO_HOME};
 pub use value::{Layer, Origin, Raw};
 
-/// A setting that cannot be used; always a usage error, never cache trouble.
+/// An invalid setting; always a usage error, never a cache problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -45,7 +45,7 @@ impl Error {
         }
     }
 
-    /// Adds what to do.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -1,4 +1,4 @@
-//! Settings of remote stores, which every program that opens one has, as stores take them.
+//! Settings of remote stores, which every program that opens one has, in the form that stores use.
 
 use std::path::PathBuf;
 
@@ -13,14 +13,14 @@ use crate::{
 };
 
 settings! {
-    /// How remote stores are reached; whoever opens one adds what else it should be.
+    /// How remote stores are reached; the caller that opens one adds the other options.
     fn options(layer, env: &Env) -> Options, rows LINK by of_command {
         stall, "stall" = nonzero_duration or "10s", Counts, Flag::new("stall").advanced()
-            => "longest time without a byte before a request is given up and tried again";
+            => "idle timeout: retry a request after this long without data";
         connect_timeout, "connect_timeout" = nonzero_duration or "5s", Counts, Flag::new("connect-timeout").advanced()
             => "longest time to connect to a remote store";
         retry_for, "retry_for" = duration or "20s", Counts, Flag::new("retry-for").advanced()
-            => "longest time that one request is tried again";
+            => "how long one request is retried";
         bandwidth, "bandwidth" = rate else "no limit", Counts, Flag::new("bandwidth").advanced()
             => "bytes per second to and from the store, all requests together, such as 50MB/s";
         ca_bundle, "ca_bundle" = path else "none", Ignored, Flag::new("ca-bundle").value("FILE").advanced()
@@ -35,9 +35,9 @@ settings! {
 settings! {
     fn s3(layer) -> S3, rows S3_ROWS by of_command {
         region, "s3.region" = text else "from the AWS configuration", Ignored
-            => "region, where the URL names none";
+            => "region, if the URL names none";
         endpoint, "s3.endpoint" = url else "AWS", Ignored
-            => "endpoint of another S3 server, where the URL names none";
+            => "endpoint of another S3 server, if the URL names none";
         path_style, "s3.path_style" = flag else "true at endpoints that are not AWS's", Ignored
             => "put the bucket into the path, not into the host name";
         anonymous, "s3.anonymous" = flag else "false", Ignored
@@ -55,12 +55,12 @@ settings! {
         part_bytes, "s3.part_bytes" = size else "16MiB", Ignored
             => "size of one part of a big upload";
         part_concurrency, "s3.part_concurrency" = count else "8", Ignored
-            => "parts of one upload on their way at once";
+            => "parts of one upload in flight at once";
     }
 }
 
 settings! {
-    /// Other credentials are looked for where `env` says.
+    /// Other credentials are searched in the places given by `env`.
     fn registry(layer, env: &Env) -> Registry, rows REGISTRY_ROWS by of_command {
         username, "registry.username" = text else "from docker's configuration", Ignored
             => "name to log in with; `<token>` makes the password an identity token";
@@ -71,7 +71,7 @@ settings! {
         insecure, "registry.insecure" = flag or "false", Ignored
             => "speak plain http to hosts other than loopback too";
         chunk_bytes, "registry.chunk_bytes" = size or "4MiB", Ignored
-            => "size of one piece, for registries that take big blobs in pieces only";
+            => "size of one chunk, for registries that accept large blobs only in chunks";
         mount_from, "registry.mount_from" = list else "none", Ignored
             => "repositories of the same registry whose blobs are mounted instead of sent";
     } and { credentials = credentials(env), }

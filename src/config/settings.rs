@@ -11,7 +11,7 @@ use super::{
 };
 use crate::store::open::Options;
 
-/// Most threads of a command, and most requests that it has in flight: a settings file of the checkout may ask for any number.
+/// Maximum threads of a command, and maximum requests in flight: a settings file in the checkout may request any number.
 const MAX_JOBS: usize = 256;
 const MAX_CONCURRENCY: usize = 1024;
 
@@ -28,15 +28,15 @@ const PRUNE: &[&str] = &["prune"];
 settings! {
     /// All settings of the CLI.
     ///
-    /// `store` comes with where it was written; it may hold secrets. It is `None` where nothing names one but a file in the working
-    /// directory, which does not count, and another store is not what anybody meant; or where there is no home for the default one.
+    /// `store` comes with its origin; it may contain secrets. It is `None` if only an ignored file in the working directory names
+    /// a store (the default one would not be what the author wanted), or if there is no home for the default store.
     #[derive(Clone)]
     pub struct Config by of_command, fn read(layer, ignored: &Layer, env: &Env) {
         store: Option<(String, Origin)>, "store" = (Url: store_unless_ignored(layer, ignored, env)?)
             else "disk:$XDG_CACHE_HOME/cachectl", Ignored, Flag::new("store")
             => "where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository, cachectld:/socket";
         "daemon" = (Url) else "none", Ignored, Flag::new("daemon").value("DAEMON")
-            => "a daemon that takes the place of the store: its socket's path, cachectld+http://host:port or cachectld+https://host";
+            => "a daemon to use instead of a store: its socket's path, cachectld+http://host:port or cachectld+https://host";
         name: Option<String>, "name" = (Text: label(layer, "name")?.map(|(name, _)| name))
             else "for Go caches the main module's path", Counts, Flag::new("name").of(NAMED).value("NAME")
             => "name of the cache; folders need one";
@@ -59,15 +59,15 @@ settings! {
         max_age_days: u32, "max_age" = days or "7d", Counts, Flag::new("max-age").of(EXPORT)
             => "drop entries of a Go cache that were not used for this many days";
         max_size: Option<u64>, "max_size" = size else "no limit", Counts, Flag::new("max-size").of(EXPORT)
-            => "keep the stored packs of a snapshot below this size: of Go caches what was used longest ago leaves first, a folder above it is not stored";
+            => "keep the stored packs of a snapshot below this size: of Go caches the least recently used entries are dropped, a folder above it is not stored";
         read_only: bool, "read_only" = flag or "false", OnlyTrue, Flag::new("read-only")
-            => "never write to the store: `export` does nothing, for jobs that are not trusted";
+            => "never write to the store: `export` does nothing; for untrusted jobs";
         strict: bool, "strict" = flag or "false", Counts, Flag::new("strict").of(CARRIED)
-            => "treat trouble with the cache, or a partial hit, as an error (exit code 1)";
+            => "treat cache problems and partial hits as errors (exit code 1)";
         require_hit: bool, "require_hit" = flag or "false", Counts, Flag::new("require-hit").of(IMPORT)
             => "end with exit code 3 on a miss";
         budget: Option<Duration>, "budget" = duration else "10m for an import, 30m for an export", Counts, Flag::new("budget")
-            => "longest time that the operation may take; 0: no limit";
+            => "time limit for the operation; 0: no limit";
         jobs: usize, "jobs" = (Count: jobs(layer)?)
             else "the processors that this process may use", Counts, Flag::new("jobs").short('j')
             => "threads that pack, hash and unpack, 256 at most";
@@ -84,7 +84,7 @@ settings! {
     } and {
         /// How remote stores are reached.
         remote: Options = remote::options(layer, env)?,
-        /// What only `prune` does.
+        /// Settings of `prune`.
         prune: Prune = Prune::read(layer)?,
     }
 }
@@ -105,7 +105,7 @@ settings! {
 }
 
 impl Config {
-    /// Checks merged layers and fills in what they do not say; `ignored` is what a file said that does not count.
+    /// Checks the merged layers and fills in defaults; `ignored` has the ignored values of files.
     pub(super) fn from_layer(layer: &Layer, ignored: &Layer, env: &Env) -> Result<Self> {
         let read = Self::read(layer, ignored, env)?;
         Ok(Self {
@@ -121,10 +121,10 @@ fn jobs(layer: &Layer) -> Result<usize> {
     Ok(layer.count("jobs")?.unwrap_or_else(all))
 }
 
-/// Empty for the head.
+/// The key; empty for the head.
 fn key(layer: &Layer) -> Result<String> {
     match layer.written("key")? {
-        // A command that printed nothing: taken for no key, it would be a hit of something else.
+        // Probably a command that printed nothing: treating it as "no key" would hit another snapshot.
         Some((text, Origin::Flag(flag))) if text.is_empty() => {
             Err(Error::new(format!("{flag} is empty"))
                 .hint("check the command that makes the key; without a key, leave the flag out"))
@@ -141,14 +141,14 @@ fn store_unless_ignored(
 ) -> Result<Option<(String, Origin)>> {
     match written_store(layer)? {
         None if ["store", "daemon"].iter().any(|k| ignored.get(k).is_some()) => Ok(None),
-        // For want of a home there is none, which is the environment's doing: a command that needs one says so.
+        // Without a home there is none, which is a problem of the environment: a command that needs a store reports it.
         None => default_store(env, "CACHECTL_STORE"),
         written => Ok(written),
     }
 }
 
-/// The store's URL: as it is set, else the folder that the CLI and a daemon of the same user share.
-/// `variable` would set it.
+/// The store's URL: as set, else the folder that the CLI and a daemon of the same user share. `variable` is the one that would
+/// set it.
 pub(super) fn store(layer: &Layer, env: &Env, variable: &str) -> Result<(String, Origin)> {
     match written_store(layer)? {
         Some(written) => Ok(written),
@@ -167,7 +167,7 @@ fn written_store(layer: &Layer) -> Result<Option<(String, Origin)>> {
     choose(store, layer.written("daemon")?)
 }
 
-/// The URL of a folder or socket whose path is relative to that of the file it stands in, as all paths of a file are.
+/// The URL of a folder or socket; like all paths in a file, its path is relative to the file's folder.
 fn from_folder(url: String, origin: &Origin) -> String {
     let folder = match origin {
         Origin::Checkout { path, .. } | Origin::File { path, .. } => path.parent(),
@@ -185,7 +185,7 @@ fn from_folder(url: String, origin: &Origin) -> String {
     }
 }
 
-/// Why there is no store at all.
+/// The message if there is no store at all.
 pub const NO_HOME: &str =
     "no store is set, and without $HOME or $XDG_CACHE_HOME there is no default one";
 
@@ -204,8 +204,8 @@ fn default_store(env: &Env, variable: &str) -> Result<Option<(String, Origin)>> 
     Ok(Some((format!("disk:{dir}"), Origin::Default)))
 }
 
-/// The store that is written, or the daemon that takes its place: a job's runner sets that in the environment, where there may be
-/// a store for other uses. What is nearer to the command wins.
+/// The configured store, or the daemon to use instead: a job's runner sets the daemon in the environment, where there may also be
+/// a store for other uses. The source with the higher precedence wins.
 fn choose(
     store: Option<(String, Origin)>,
     daemon: Option<(String, Origin)>,
@@ -213,7 +213,7 @@ fn choose(
     let is_set = |(text, _): &(String, Origin)| !text.is_empty();
     let (store, (daemon, said)) = match (store, daemon) {
         (store, None) => return Ok(store),
-        // A variable that was empty in `--daemon "$D"`: what else is set counts, and without that it is a mistake like `--store ''`.
+        // An empty variable in `--daemon "$D"`: use the other setting; without one it is an error like `--store ''`.
         (store, Some(daemon)) if !is_set(&daemon) => {
             let is_flag = matches!(daemon.1, Origin::Flag(_));
             return Ok(store.or(Some(daemon).filter(|_| is_flag)));
@@ -246,7 +246,8 @@ fn nearness(origin: &Origin) -> u8 {
     }
 }
 
-/// The store's URL of a daemon that is named by its socket's path, by a URL, or as the daemon itself says where it listens.
+/// The store URL for a daemon that is given by its socket's path, by a URL, or in the form in which the daemon itself reports its
+/// listeners.
 fn daemon_url(text: &str) -> Option<String> {
     if text.starts_with("cachectld") && text.contains(':') {
         return Some(text.to_owned());
@@ -255,23 +256,23 @@ fn daemon_url(text: &str) -> Option<String> {
         return Some(format!("cachectld+{text}"));
     }
     let path = text.strip_prefix("unix:").unwrap_or(text);
-    // A relative path is one of the working directory. With a colon it is rather a host and port, or a URL of something else.
+    // A relative path is relative to the working directory. With a colon it is more likely a host and port, or another URL.
     let is_path = path.starts_with(['/', '.']) || !path.contains(':');
     is_path.then(|| format!("cachectld:{path}"))
 }
 
-/// Prefixes of keys: one that no key can begin with would never be found, without a word.
+/// Prefixes of keys: refuses those that no key can begin with, since they would silently never match.
 fn restore_keys(layer: &Layer) -> Result<Vec<String>> {
     let all = layer.list("restore_keys");
     if all.iter().any(|key| key.chars().any(char::is_control)) {
         return Err(layer
-            .refused("restore_keys", "holds control characters")
+            .refused("restore_keys", "contains control characters")
             .hint("give several prefixes as one --restore-key each"));
     }
     Ok(all)
 }
 
-/// A name, scope or key: not empty, short, and fit to be printed.
+/// A name, scope or key: not empty, not too long, and printable.
 fn label(layer: &Layer, name: &str) -> Result<Option<(String, Origin)>> {
     let Some((text, origin)) = layer.written(name)? else {
         return Ok(None);
@@ -281,7 +282,7 @@ fn label(layer: &Layer, name: &str) -> Result<Option<(String, Origin)>> {
     } else if text.len() > MAX_NAME_BYTES {
         "is longer than 1024 bytes"
     } else if text.chars().any(char::is_control) {
-        "holds control characters"
+        "contains control characters"
     } else {
         return Ok(Some((text, origin)));
     };

@@ -1,4 +1,4 @@
-//! What a list of settings is made of: keys and how each is written; how names are found, and found to be wrong.
+//! The elements of a list of settings: keys and their formats; looking up names, and detecting wrong ones.
 
 use super::check::{is_slip, nearest};
 
@@ -13,7 +13,7 @@ pub enum Shape {
     Path,
     /// `true` or `false`.
     Flag,
-    /// A whole number from 1 on.
+    /// A whole number of at least 1.
     Count,
     /// Bytes: `500MB`, `2GiB`.
     Size,
@@ -27,12 +27,12 @@ pub enum Shape {
     Secret,
     /// Several texts: an array in the file, separated by commas in a variable, a repeated flag.
     List,
-    /// Several texts that have commas in them: as a list, but separated by semicolons in a variable.
+    /// Several texts that contain commas: like a list, but separated by semicolons in a variable.
     Rules,
 }
 
 impl Shape {
-    /// How a value is written, in words.
+    /// A description of how a value is written.
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -51,22 +51,22 @@ impl Shape {
     }
 }
 
-/// Whether a key counts in a settings file that nobody named: one that was merely found in the working directory, which for a
-/// pull request its author may have written.
+/// Whether a key takes effect in a settings file that was not named explicitly but only found in the working directory, where the
+/// author of a pull request may have written it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InCheckout {
-    /// It counts: it says what is cached and how fast, for this job alone.
+    /// It takes effect: it controls what is cached and how fast, for this job only.
     Counts,
-    /// Only `true` counts: it limits the job, and a checkout may not lift a limit.
+    /// Only `true` takes effect: it restricts the job, and a checkout may not lift a restriction.
     OnlyTrue,
-    /// It is ignored, and reported: it says where caches are kept, whose they are, or who is trusted.
+    /// It is ignored, and reported: it controls where caches are stored, whose they are, or who is trusted.
     Ignored,
 }
 
-/// When another value of a daemon's key counts.
+/// When a changed value of a daemon's key takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakesEffect {
-    /// At a reload, for what comes next.
+    /// At a reload, for new requests.
     AtReload,
     /// At the next start.
     AtRestart,
@@ -77,9 +77,9 @@ pub enum TakesEffect {
 pub struct Flag {
     /// Its name, without dashes.
     pub long: &'static str,
-    /// A letter that stands for it.
+    /// Its short form.
     pub short: Option<char>,
-    /// What help calls its value; `None`: what all values of that shape are called.
+    /// The name of its value in help; `None`: the default name for that shape.
     pub value: Option<&'static str>,
     /// The commands that take it; empty: all, or a program without commands.
     pub commands: &'static [&'static str],
@@ -137,20 +137,20 @@ pub struct Key {
     pub shape: Shape,
     /// The flag, if there is one.
     pub flag: Option<Flag>,
-    /// What holds without it, in words.
+    /// A description of its default.
     pub default: &'static str,
     /// What it does, in one line.
     pub about: &'static str,
-    /// What its variables start with; the first that is set counts.
+    /// Prefixes of its variables; the first that is set is used.
     pub prefixes: &'static [&'static str],
-    /// Whether it counts in a file that was merely found in the working directory.
+    /// Whether it takes effect in a file that was only found in the working directory.
     pub in_checkout: InCheckout,
-    /// When another value counts; that of a command counts at its next start.
+    /// When a changed value takes effect; for a command that is its next start.
     pub takes_effect: TakesEffect,
 }
 
 impl Key {
-    /// A key without flag of a program that runs once.
+    /// A key without a flag, of a program that runs once.
     pub(super) const fn of_command(
         name: &'static str,
         shape: Shape,
@@ -170,7 +170,7 @@ impl Key {
         }
     }
 
-    /// A key without flag of a daemon, whose file is not looked for in a checkout.
+    /// A key without a flag, of a daemon, whose file is not searched in a checkout.
     pub(super) const fn of_daemon(
         name: &'static str,
         shape: Shape,
@@ -184,7 +184,7 @@ impl Key {
         }
     }
 
-    /// The same key of a command, for a daemon that shares it: without its flag, and not out of a checkout.
+    /// A command's key, for a daemon that shares it: without its flag, and ignored in a checkout.
     pub(super) fn for_daemon(self) -> Self {
         Self {
             flag: None,
@@ -214,25 +214,25 @@ impl Key {
 /// The settings of one program.
 #[derive(Debug)]
 pub struct Table {
-    /// What its own variables start with.
+    /// Prefix of its own variables.
     pub prefix: &'static str,
     /// The variable that names the settings file; not a key, since the file cannot say where it is.
     pub config_variable: &'static str,
-    /// The variable that makes a file in the working directory count as one that was named, where that is looked for; not a
-    /// key, since the file must not say so itself.
+    /// The variable that makes a file in the working directory count like a named one, if that folder is searched; not a key,
+    /// since the file must not declare itself trusted.
     pub trust_variable: Option<&'static str>,
-    /// Variables that start like ours and are none.
+    /// Variables with our prefix that are not settings.
     pub not_ours: &'static [&'static str],
-    /// Where all keys can be looked up: completes a sentence.
+    /// Where all keys can be looked up; the end of a sentence.
     pub lookup: &'static str,
     /// Where all variables can be looked up.
     pub document: &'static str,
-    /// The keys, in the order in which they are shown.
+    /// The keys, in display order.
     pub keys: fn() -> &'static [Key],
 }
 
 impl Table {
-    /// All keys, in the order in which they are shown.
+    /// All keys, in display order.
     pub fn keys(&self) -> &'static [Key] {
         (self.keys)()
     }
@@ -247,35 +247,36 @@ impl Table {
         self.keys().iter().find(|k| k.env() == variable)
     }
 
-    /// Says whether keys of that table of the file (`s3.`) exist.
+    /// Returns true if keys of that table of the file (`s3.`) exist.
     pub fn has_group(&self, prefix: &str) -> bool {
         self.keys().iter().any(|k| k.name.starts_with(prefix))
     }
 
-    /// The key that somebody meant who wrote `wrong`.
+    /// The most likely key for the mistyped `wrong`.
     pub fn nearest_key(&self, wrong: &str) -> Option<&'static str> {
-        // Who forgot the table meant the key in it.
+        // If the table was forgotten, suggest the key in it.
         nearest(wrong, self.keys().iter().map(|k| k.name)).or_else(|| {
             let short = |k: &&Key| k.name.split_once('.').is_some_and(|(_, s)| s == wrong);
             self.keys().iter().find(short).map(|k| k.name)
         })
     }
 
-    /// The variable that is most like `wrong`, if one is: what somebody may have meant who set that.
+    /// The variable most similar to `wrong`, if any: a possible correction.
     pub fn nearest_env(&self, wrong: &str) -> Option<String> {
         let names = self.bare_variables();
         let found = nearest(self.bare(wrong), names.iter().map(String::as_str))?;
         Some(format!("{}{found}", self.prefix))
     }
 
-    /// The variable that was meant by whoever set `wrong`, where that can hardly be another program's.
+    /// The setting that was probably meant by the variable `wrong`, if it is unlikely to belong to another program.
     ///
-    /// Such a variable ends the command: whoever wrote `READ_ONYL` or `READ_ONLY_MODE` must not find out by what an untrusted job
-    /// wrote. Everything else is only warned of, since it ends no build what a pipeline calls its own things: the checksum, bucket
-    /// and region that the program is downloaded with, the job. So what counts is:
-    /// - one of our names mistyped ([`is_slip`]);
-    /// - more around one of our names of several words, which no other program has by chance. Not if it ends in a word for
-    ///   something that one has and does not switch on: `READ_ONLY_TOKEN` is a token, and no job was made read-only by it.
+    /// Such a variable makes the command fail: a user who wrote `READ_ONYL` or `READ_ONLY_MODE` must not learn about the mistake
+    /// from data that an untrusted job has written. Other variables only cause a warning: a pipeline's own variable names (the
+    /// checksum, bucket and region for downloading the program, the job) must not fail a build. The candidates are:
+    /// - a mistyped name of ours ([`is_slip`]);
+    /// - a longer name that contains one of our names of several words, which no other program contains by chance. Except if it
+    ///   ends in a word for a thing rather than a switch: `READ_ONLY_TOKEN` is a token, and was not meant to make a job
+    ///   read-only.
     pub fn meant_env(&self, wrong: &str) -> Option<String> {
         const CREDENTIALS: [&str; 5] = ["_TOKEN", "_SECRET", "_PASSWORD", "_USER", "_KEY"];
         let names = self.bare_variables();
@@ -293,7 +294,7 @@ impl Table {
         Some(format!("{}{found}", self.prefix))
     }
 
-    /// All variables without the prefix, which would make everything look near.
+    /// All variables without the prefix, which would make all names look similar.
     fn bare_variables(&self) -> Vec<String> {
         let own = self.keys().iter().map(Key::env);
         own.chain([self.config_variable.to_owned()])
@@ -306,10 +307,10 @@ impl Table {
         variable.strip_prefix(self.prefix).unwrap_or(variable)
     }
 
-    /// Says whether a variable that starts with our prefix is none of our settings and no mistake either.
+    /// Returns true if a variable with our prefix is neither a setting nor a mistake.
     ///
-    /// Kubernetes gives every pod `<SERVICE>_SERVICE_HOST`, `<SERVICE>_PORT` and so on for each service of its namespace
-    /// ("Accessing the Service", environment variables): a service called like the program must not end builds.
+    /// Kubernetes sets `<SERVICE>_SERVICE_HOST`, `<SERVICE>_PORT` and so on in every pod for each service of its namespace
+    /// ("Accessing the Service", environment variables): a service named like the program must not fail builds.
     pub fn is_foreign(&self, variable: &str) -> bool {
         if self.not_ours.contains(&variable) {
             return true;

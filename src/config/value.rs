@@ -1,23 +1,23 @@
-//! One value: how it was written, where, and what it means.
+//! One value: its text, origin and meaning.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use super::{Error, Result, table::Key};
 use crate::redact::Secret;
 
-/// Where a value was written.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere.
+    /// Not set.
     Default,
-    /// A line of a settings file that was merely found in the working directory.
+    /// A line of a settings file that was only found in the working directory.
     Checkout {
         /// The file.
         path: PathBuf,
         /// Line, from 1.
         line: usize,
     },
-    /// A line of a settings file that was named, or is the user's own.
+    /// A line of a settings file that was named, or of the user's own.
     File {
         /// The file.
         path: PathBuf,
@@ -43,7 +43,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value as it was written; may be a secret.
+/// An unparsed value; may be a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Raw {
     /// One text.
@@ -68,12 +68,12 @@ impl Layer {
         self.0.insert(key.name, (raw, origin));
     }
 
-    /// Takes over all that `above` says.
+    /// Overrides values by those of `above`.
     pub fn overlay(&mut self, above: Self) {
         self.0.extend(above.0);
     }
 
-    /// The values that `which` picks, and the others.
+    /// Splits the values into those selected by `which`, and the others.
     #[must_use]
     pub fn partition(self, which: impl Fn(&str, &Raw) -> bool) -> (Self, Self) {
         let (yes, no) = self
@@ -83,7 +83,7 @@ impl Layer {
         (Self(yes), Self(no))
     }
 
-    /// The same values, as those of a file that was merely found in the working directory.
+    /// The same values, with the origin of a file that was only found in the working directory.
     #[must_use]
     pub fn of_checkout(mut self) -> Self {
         for (_, origin) in self.0.values_mut() {
@@ -97,7 +97,7 @@ impl Layer {
         self
     }
 
-    /// The same with what `other` says, or does not say, about the keys that `which` picks.
+    /// The same, but with the values of `other` (or none, if it has none) for the keys selected by `which`.
     #[must_use]
     pub fn with(&self, other: &Self, which: impl Fn(&str) -> bool) -> Self {
         let ours = self.0.iter().filter(|(key, _)| !which(key));
@@ -109,7 +109,8 @@ impl Layer {
         )
     }
 
-    /// Keys of a settings file whose other value in the environment counts, as `whole` says: the key, the place in the file, the variable.
+    /// Keys of a settings file that the environment overrides with another value in `whole`: the key, its place in the file, the
+    /// variable.
     pub(super) fn hidden_in(&self, whole: &Self) -> Vec<(&'static str, Origin, String)> {
         let keys = self.0.iter().filter_map(|(key, (raw, origin))| {
             let (other, by) = whole.0.get(key)?;
@@ -121,12 +122,12 @@ impl Layer {
         keys.collect()
     }
 
-    /// What is said about a key.
+    /// The value of a key.
     pub fn get(&self, name: &str) -> Option<(&Raw, &Origin)> {
         self.0.get(name).map(|(raw, origin)| (raw, origin))
     }
 
-    /// A single text, and where it stands.
+    /// A single text, and its origin.
     pub fn written(&self, name: &str) -> Result<Option<(String, Origin)>> {
         match self.get(name) {
             None => Ok(None),
@@ -152,7 +153,7 @@ impl Layer {
         Ok(self.text(name)?.map(Secret::new))
     }
 
-    /// What `read` makes of the key's value, or else of its default.
+    /// The result of `read` for the key's value, or else for its default.
     pub(super) fn or_default<T>(
         &self,
         name: &'static str,
@@ -225,7 +226,7 @@ impl Layer {
         self.parsed(name, "whole days such as 7d or 2weeks", days)
     }
 
-    /// What one of a few words stands for.
+    /// The value of one of several allowed words.
     pub fn choice<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>> {
         let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         self.parsed(name, &all.join(" or "), |s| {
@@ -243,12 +244,12 @@ impl Layer {
         }))
     }
 
-    /// Several texts; one alone is a list of one. In a variable they are separated by commas or line breaks.
+    /// Several texts; a single text is a list of one. In a variable they are separated by commas or line breaks.
     pub fn list(&self, name: &str) -> Vec<String> {
         self.several(name, &[',', '\n'])
     }
 
-    /// As [`Self::list`], of texts that have commas in them: in a variable they are separated by semicolons or line breaks.
+    /// As [`Self::list`], for texts that contain commas: in a variable they are separated by semicolons or line breaks.
     pub fn rules(&self, name: &str) -> Vec<String> {
         self.several(name, &[';', '\n'])
     }
@@ -267,14 +268,14 @@ impl Layer {
         }
     }
 
-    /// An error about what is said of `name`, with where it is said; `why` completes "`name` …".
+    /// An error about the value of `name`, with its origin; `why` completes "`name` …".
     pub fn refused(&self, name: &str, why: impl fmt::Display) -> Error {
         let origin = self.get(name).map_or(&Origin::Default, |(_, o)| o);
         Error::new(format!("`{name}` {why} ({origin})"))
     }
 }
 
-/// Yes or no, as people write it.
+/// Parses yes or no, in common spellings.
 pub(super) fn flag(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Some(true),
@@ -283,16 +284,16 @@ pub(super) fn flag(text: &str) -> Option<bool> {
     }
 }
 
-/// What a size is expected to be.
+/// The expected form of a size.
 const SIZE: &str =
     "a size with a unit, such as 500MB, 2GiB or 512B; without a unit it is bytes, 1048576 at least";
-/// What a rate is expected to be.
+/// The expected form of a rate.
 const RATE: &str = "bytes per second with a unit, such as 50MB or 8MiB/s; without a unit it is bytes, 1048576 at least";
-/// Who writes a smaller number without a unit hardly means bytes.
+/// A smaller number without a unit is hardly meant as bytes.
 const LEAST_BARE: f64 = 1_048_576.0;
 
-/// Bytes of `text`: a number with a unit, `kB MB GB` by thousands, `KiB MiB GiB` by 1024. Without one it is bytes, and 1 MiB at
-/// least: `5` was meant to be megabytes.
+/// Parses a size: a number with a decimal (`kB MB GB`) or binary unit (`KiB MiB GiB`). Without a unit it is in bytes, and at
+/// least 1 MiB: `5` was probably meant as megabytes.
 pub fn size(text: &str) -> Option<u64> {
     if text.parse().is_ok_and(|bare: f64| bare < LEAST_BARE) {
         return None;

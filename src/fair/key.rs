@@ -1,9 +1,9 @@
-//! Whose share of a pool something counts to.
+//! The caller whose share of a pool is used.
 //!
-//! A name is given by whoever runs the daemon, an address is anybody's, and many of them are cheap. So callers without a name have a limit
-//! in common ([`Key::is_named`], [`super::Pool`]). Networks of addresses have none: the machines of one site, and the pods of one cluster, are
-//! mostly in one /24, or one /48 of IPv6, and together they would get what a single stranger elsewhere gets. Whoever must not wait behind
-//! strangers logs in.
+//! A name is assigned by the daemon's operator, while anybody can have many addresses cheaply. So callers without a name share a
+//! common limit ([`Key::is_named`], [`super::Pool`]). Networks of addresses have no limit of their own: the machines of a site,
+//! and the pods of a cluster, are mostly in one /24, or one /48 of IPv6, and together they would get as much as a single stranger
+//! elsewhere. Callers that must not wait behind strangers have to log in.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use std::{
 pub enum Key {
     /// Authenticated, by name.
     Principal(Arc<str>),
-    /// Not authenticated: an IPv4 address, or the /64 of an IPv6 one, which is what one machine gets.
+    /// Not authenticated: an IPv4 address, or the /64 of an IPv6 address, which a single machine usually gets.
     Address(IpAddr),
     /// Not authenticated, at the unix socket.
     Socket,
@@ -25,7 +25,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// Says whether nobody can be many of these: it has logged in, or came by the socket's file.
+    /// Returns true if a client cannot act as many such callers: it has logged in, or uses the unix socket.
     pub fn is_named(&self) -> bool {
         matches!(self, Self::Principal(_) | Self::Socket)
     }
@@ -44,7 +44,7 @@ impl Key {
 }
 
 impl fmt::Display for Key {
-    /// One text for each key, for where only text is known.
+    /// A unique text for each key, for code that only handles text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Principal(name) => write!(f, "principal {name}"),

@@ -1,6 +1,8 @@
-//! Lines in the log that callers cause by what is refused, breaks off or fails: some of each caller, then only how many.
+//! Log lines that callers cause by refused, interrupted or failed requests: a limited number per caller, then only the count of
+//! omitted lines.
 //!
-//! Whoever is refused pays a hundred bytes for a line and needs no credentials: without a limit the log fills the disk.
+//! A refused request costs its sender a hundred bytes per line and needs no credentials: without a limit the log would fill the
+//! disk.
 
 use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
@@ -11,15 +13,15 @@ use super::Key;
 
 /// Lines of one caller within [`WINDOW`].
 const EACH: u64 = 200;
-/// Lines of requests of one caller that failed through our fault, beside those.
+/// Additional lines of one caller for requests that failed through our fault.
 const FAILURES: u64 = 1000;
 const WINDOW: Duration = Duration::from_secs(10);
-/// Callers that are counted apart; all others share what one may have.
+/// Callers that are counted separately; all others share the limit of one.
 const CALLERS: usize = 256;
 
 static LINES: LazyLock<Lines> = LazyLock::new(Lines::default);
 
-/// Says whether a line that `caller` caused may be written; one that may not is counted. [`sum_up`] says how many those were.
+/// Returns true if a line caused by `caller` may be written; otherwise counts it. [`sum_up`] reports the count.
 pub fn may_write(caller: &Key) -> bool {
     LINES.may_write(caller, Sort::Refused)
 }
@@ -29,7 +31,7 @@ pub fn may_write_failure(caller: &Key) -> bool {
     LINES.may_write(caller, Sort::Failed)
 }
 
-/// Writes how many lines were left out in the last 10 s, once they are over.
+/// Logs how many lines were left out in the last 10 s, once that time is over.
 pub fn sum_up() {
     for (caller, lines) in LINES.over() {
         tell(&caller, lines);
@@ -93,7 +95,7 @@ impl Lines {
         *lines <= most
     }
 
-    /// Callers of whom lines were left out, and how many, if the time is over; then a new one begins.
+    /// Callers with omitted lines, and how many, if the period is over; then a new period begins.
     fn over(&self) -> Vec<(Key, u64)> {
         let mut state = self.0.lock();
         if state.since.elapsed() < WINDOW {

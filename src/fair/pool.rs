@@ -1,14 +1,14 @@
-//! Places that are shared fairly between callers.
+//! Slots that are shared fairly between callers.
 //!
-//! A caller alone may have every place but a few that are reserved for those who hold almost none. While several wait, the
-//! next free place goes to the caller that holds fewest, among those to the one whose last grant is longest ago, and then to
-//! the one that has waited longest: many requests of few callers do not stand before the first one of another. The queue is bounded: where
-//! it is full, the newest waiter of the caller with most waiters is refused.
+//! A single caller may have every slot except a few that are reserved for callers with almost none. While several wait, the next
+//! free slot goes to the caller with the fewest; among these to the one whose last grant is longest ago, and then to the one that
+//! has waited longest: many requests of few callers do not delay the first request of another. The queue is bounded: if it is
+//! full, the newest waiter of the caller with the most waiters is refused.
 //!
-//! Anybody can have many addresses, so callers without a name ([`Key::is_named`]) are a crowd besides: while a named caller waits, all
-//! of the crowd together get at most half of the places, of an odd number the last one in turn with those that are named; and a full
-//! queue, of which the crowd has more than half, takes a new waiter at the crowd's expense. Within its half each of them is a caller like
-//! any other, and where nobody named waits the crowd may have every place.
+//! Anybody can have many addresses, so callers without a name ([`Key::is_named`]) also form a group, the crowd: while a named
+//! caller waits, the whole crowd gets at most half of the slots (of an odd number, the last slot alternates between crowd and
+//! named callers). If the crowd has more than half of a full queue, a new waiter displaces one of the crowd. Within its half each
+//! member is a caller like any other, and while no named caller waits, the crowd may have every slot.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -23,13 +23,13 @@ use crate::metrics::Admitted;
 use state::{Caller, Grants, State, Waiter};
 use waiting::{Asked, Waiting};
 
-/// Longest time that a request waits for a place before it is refused: clients of registries fail a build after a few quick
-/// errors, and never while they wait.
+/// Longest time that a request waits for a slot before it is refused: registry clients fail a build after a few quick errors, but
+/// never while they wait.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A caller with fewer places than this may take reserved ones.
+/// A caller with fewer slots than this may take reserved ones.
 const FEW: usize = 4;
 
-/// How many may wait for a place.
+/// How many requests may wait for a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queue {
     /// Of all callers together.
@@ -38,16 +38,16 @@ pub struct Queue {
     pub each: usize,
 }
 
-/// What a caller has of a pool.
+/// A caller's use of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
-    /// Places that it holds.
+    /// Slots that it holds.
     pub held: usize,
-    /// Requests of it that wait for one.
+    /// Its requests that wait for one.
     pub waiting: usize,
 }
 
-/// No place was free in time, or too many wait for one.
+/// No slot was free in time, or too many requests wait for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests wait for a place ({pool})")]
 pub struct Full {
@@ -55,7 +55,7 @@ pub struct Full {
     pub pool: &'static str,
 }
 
-/// A place; dropped, it is free.
+/// A slot, which is freed when this is dropped.
 pub struct Permit {
     pool: Arc<Shared>,
     key: Key,
@@ -68,7 +68,7 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// Places under one name. Cloning gives another handle of the same places.
+/// A named set of slots. Cloning returns another handle of the same slots.
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
@@ -84,7 +84,7 @@ impl Shared {
         self.state.lock()
     }
 
-    /// Gives free places to those whose turn it is.
+    /// Grants free slots to the callers whose turn it is.
     fn grant(self: &Arc<Self>, state: &mut State) -> Grants {
         let mut grants = Grants::new();
         while let Some(key) = state.next() {
@@ -119,7 +119,7 @@ impl Shared {
     }
 }
 
-/// Sends grants; a place that nobody takes any more is free again by being dropped.
+/// Sends grants; a slot whose waiter is gone is freed by being dropped.
 fn send(grants: Grants) {
     for (grant, permit) in grants {
         drop(grant.send(permit));
@@ -127,8 +127,8 @@ fn send(grants: Grants) {
 }
 
 impl Pool {
-    /// `places` (at least one) under `name`, which metrics and refusals show. One in eight is reserved for callers that
-    /// hold fewer than four, as far as there are that many.
+    /// `places` slots (at least one) under `name`, which metrics and refusals show. One in eight is reserved for callers with
+    /// fewer than four, if there are enough.
     pub fn new(name: &'static str, places: usize, queue: Queue) -> Self {
         let pool = Self(Arc::new(Shared {
             name,
@@ -143,7 +143,7 @@ impl Pool {
         pool
     }
 
-    /// The same, with `spare` places more that only a caller takes that holds none. Only before it is used.
+    /// The same, with `spare` additional slots for callers that hold none. Must be called before the pool is used.
     #[must_use]
     pub fn with_spare(self, spare: usize) -> Self {
         let mut state = self.0.state();
@@ -154,14 +154,14 @@ impl Pool {
         self
     }
 
-    /// The same, whose reserved places are for callers that hold fewer than `few`. Only before it is used.
+    /// The same, with the reserved slots for callers that hold fewer than `few`. Must be called before the pool is used.
     #[must_use]
     pub fn few(self, few: usize) -> Self {
         self.0.state().few = few;
         self
     }
 
-    /// The same, shown in `counts`. Only before it is used.
+    /// The same, with metrics in `counts`. Must be called before the pool is used.
     #[must_use]
     pub fn counted(self, counts: Admitted) -> Self {
         let state = std::mem::take(&mut *self.0.state());
@@ -173,7 +173,7 @@ impl Pool {
         }))
     }
 
-    /// Takes a place for `key`, waiting for at most 30 s; it is in the queue from the call on. Cancel-safe.
+    /// Takes a slot for `key`, waiting for at most 30 s; it is in the queue from the moment of the call. Cancel-safe.
     ///
     /// # Errors
     /// [`Full`] if none was free in time, or the queue is full.
@@ -193,7 +193,7 @@ impl Pool {
         }
     }
 
-    /// Takes a place for `key` if it need not wait for one.
+    /// Takes a slot for `key` if it need not wait for one.
     pub fn enter_now(&self, key: Key) -> Option<Permit> {
         let mut state = self.0.state();
         let held = state.callers.get(&key).map_or(0, |c| c.held);
@@ -211,14 +211,14 @@ impl Pool {
         })
     }
 
-    /// Takes a place again for a request that gave its own back for a while: it waits as long as it takes, and does not
-    /// count to the queue's bounds, since whoever admitted it bounds their number. Cancel-safe.
+    /// Takes a slot again for a request that released its own for a while: it waits as long as necessary, and does not count
+    /// towards the queue's limits, since the admission limits the number of such requests. Cancel-safe.
     pub async fn enter_again(&self, key: Key) -> Permit {
         loop {
             match self.ask(key.clone(), None) {
                 Asked::Taken(permit) => return permit,
                 Asked::Queued(waiting) => {
-                    // `None` is room made for others by whoever was refused at a full queue.
+                    // `None` means that it was refused to make space in a full queue.
                     if let Some(permit) = waiting.await {
                         return permit;
                     }
@@ -246,7 +246,7 @@ impl Pool {
         let waiter = Waiter { ticket, grant };
         let caller = state.callers.entry(key.clone()).or_default();
         caller.waiting.push_back(waiter);
-        // It may be the first whose turn it is although others wait: they hold too many.
+        // It may be its turn although others wait, since they hold too many.
         let grants = self.0.grant(&mut state);
         drop(state);
         send(grants);
@@ -258,7 +258,7 @@ impl Pool {
         })
     }
 
-    /// Says whether this is the only handle: nobody holds a place, waits for one or is about to.
+    /// Returns true if this is the only handle: nobody holds a slot, waits for one or is about to.
     pub fn is_idle(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
@@ -268,17 +268,17 @@ impl Pool {
         self.0.name
     }
 
-    /// Places that are taken.
+    /// Slots in use.
     pub fn taken(&self) -> usize {
         self.0.state().taken
     }
 
-    /// Requests that wait.
+    /// Waiting requests.
     pub fn waiting(&self) -> usize {
         self.0.state().waiting
     }
 
-    /// What each caller holds and waits for.
+    /// The held and awaited slots of each caller.
     pub fn demand(&self) -> HashMap<Key, Demand> {
         let state = self.0.state();
         let of = |c: &Caller| Demand {
@@ -289,20 +289,20 @@ impl Pool {
         all.map(|(key, caller)| (key.clone(), of(caller))).collect()
     }
 
-    /// How many more places are taken than there are, since they became fewer.
+    /// How many more slots are in use than the pool has, after it was shrunk.
     pub fn surplus(&self) -> usize {
         let state = self.0.state();
         state.taken.saturating_sub(state.places)
     }
 
-    /// Says whether `key` could have that place if it were given back: reserved ones are not for everybody.
+    /// Returns true if `key` could get that slot if it were released: reserved ones are not for everybody.
     pub fn would_grant(&self, key: &Key, place: &Permit) -> bool {
         let state = self.0.state();
         let held = state.callers.get(key).map_or(0, |caller| caller.held);
         state.would_grant(held, place.is_reserved)
     }
 
-    /// Changes how many places there are; where fewer shall be and all are taken, they become fewer as they are given back.
+    /// Resizes the pool; when shrinking, busy slots are removed as they are released.
     pub fn resize(&self, places: usize) {
         let mut state = self.0.state();
         let spare = if state.few == 1 { state.reserved } else { 0 };

@@ -1,8 +1,8 @@
-//! Shares of something that is limited for all callers together, and that each may hold for long.
+//! Shares of a resource that is limited for all callers together, and that each may hold for long.
 //!
-//! A caller may hold as much as is left for all others: half if it is alone, and whoever comes after those that hold all they may
-//! still finds some. Callers without a name ([`Key::is_named`]), of whom anybody can be many, are one caller together, and share what
-//! that gets in the same way: one of them alone gets a third of all.
+//! A caller may hold at most as much as it leaves free for all others: half if it is alone; so there is always some left for the
+//! next caller. Callers without a name ([`Key::is_named`]), of which a client can use many, count as one caller together, and
+//! share its part in the same way: a single one of them gets a third of the total.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::Key;
 
-/// What is shared. Cloning gives another handle of the same.
+/// The shared resource. Cloning returns another handle of the same.
 #[derive(Clone)]
 pub struct Shares(Arc<Mutex<State>>);
 
@@ -18,20 +18,20 @@ struct State {
     most: u64,
     taken: u64,
     of: HashMap<Key, u64>,
-    /// What all callers without a name hold.
+    /// The amount held by all callers without a name.
     unnamed: u64,
 }
 
-/// Why there is no more.
+/// Why nothing was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Nothing is left for anybody.
+    /// Nothing is left at all.
     All,
     /// The caller has its share; others may have more.
     Caller,
 }
 
-/// A part of it that somebody holds; dropped, it is free.
+/// A held part of the resource, which is freed when this is dropped.
 pub struct Share {
     shares: Shares,
     caller: Option<Key>,
@@ -45,7 +45,7 @@ impl fmt::Debug for Share {
 }
 
 impl Share {
-    /// Who holds it; `None`: nobody in particular.
+    /// Its holder; `None`: nobody in particular.
     pub fn caller(&self) -> Option<&Key> {
         self.caller.as_ref()
     }
@@ -69,7 +69,7 @@ impl Drop for Share {
 }
 
 impl Shares {
-    /// `most` for all together.
+    /// A resource with `most` for all together.
     pub fn new(most: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             most,
@@ -79,12 +79,12 @@ impl Shares {
         })))
     }
 
-    /// From now on there is `most` for all together; what is held stays.
+    /// Changes the total to `most`; held shares stay.
     pub fn limit(&self, most: u64) {
         self.0.lock().most = most;
     }
 
-    /// Takes `amount` for `caller`; for nobody in particular (`None`) only what all hold together is limited.
+    /// Takes `amount` for `caller`; for nobody in particular (`None`) only the total is limited.
     ///
     /// # Errors
     /// [`Refused`].
@@ -96,7 +96,7 @@ impl Shares {
         }
         if let Some(caller) = &caller {
             let own = state.of.get(caller).copied().unwrap_or(0);
-            // Of what is left for all without a name, one of them leaves as much to the others.
+            // One caller without a name must leave as much for the others without a name.
             let beside = if caller.is_named() { 0 } else { state.unnamed };
             if beside.saturating_add(own).saturating_add(amount) > left {
                 return Err(Refused::Caller);
@@ -105,7 +105,7 @@ impl Shares {
         Ok(self.hold(&mut state, caller, amount))
     }
 
-    /// Counts `amount` that `caller` holds anyway, whatever is left.
+    /// Counts `amount` that `caller` already holds, regardless of how much is left.
     pub fn count(&self, caller: Option<Key>, amount: u64) -> Share {
         self.hold(&mut self.0.lock(), caller, amount)
     }

@@ -21,7 +21,7 @@ pub fn set_open_owner(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     )?)
 }
 
-/// Names of the extended attributes of an open file or folder, sorted; empty where the file system has none.
+/// Names of the extended attributes of an open file or folder, sorted; empty if the file system does not support them.
 pub fn xattr_names(fd: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
     let mut list = Vec::with_capacity(1024);
     loop {
@@ -43,7 +43,7 @@ pub fn xattr_names(fd: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
     Ok(names)
 }
 
-/// The value of an extended attribute; `None` if it is gone.
+/// The value of an extended attribute; `None` if it does not exist.
 pub fn xattr(fd: impl AsFd, name: &[u8]) -> io::Result<Option<Box<[u8]>>> {
     let mut value = Vec::with_capacity(256);
     loop {
@@ -73,12 +73,12 @@ pub fn remove_xattr(fd: impl AsFd, name: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Says whether this process runs as root.
+/// Returns true if this process runs as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The user that this process acts as.
+/// The effective user of this process.
 pub fn user_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }

@@ -1,4 +1,4 @@
-//! Folders and names some way below an open folder, without a link being followed on the way.
+//! Folders and names several levels below an open folder, without following links.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +14,7 @@ use crate::entry::EntryPath;
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
 impl Dir {
-    /// Opens the folder at `path` below this one; a link anywhere on the way is an error.
+    /// Opens the folder at `path` below this one; a link anywhere in the path is an error.
     pub fn open_below(&self, path: &EntryPath) -> Result<Self> {
         let shown = || self.path.join(path.as_path());
         if !NO_OPENAT2.load(Ordering::Relaxed) {
@@ -30,7 +30,7 @@ impl Dir {
         self.open_name_by_name(path)
     }
 
-    /// As [`Dir::open_below`]; `None` where there is nothing or something else than a folder, such as a link.
+    /// As [`Dir::open_below`]; `None` if it does not exist or is not a folder, such as a link.
     pub fn open_below_if_there(&self, path: &EntryPath) -> Result<Option<Self>> {
         match self.open_below(path) {
             Err(e) if e.source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(None),
@@ -48,7 +48,7 @@ impl Dir {
         Ok(dir)
     }
 
-    /// Opens the folder that holds `path`.
+    /// Opens the folder that contains `path`.
     pub fn open_parent(&self, path: &EntryPath) -> Result<Self> {
         match path.parent() {
             Some(parent) => self.open_below(&parent),
@@ -56,7 +56,7 @@ impl Dir {
         }
     }
 
-    /// As [`Dir::open_parent`]; `None` where there is nothing, or a link or file on the way.
+    /// As [`Dir::open_parent`]; `None` if it does not exist, or a link or file is in the path.
     pub fn open_parent_if_there(&self, path: &EntryPath) -> Result<Option<Self>> {
         match path.parent() {
             Some(parent) => self.open_below_if_there(&parent),
@@ -64,19 +64,19 @@ impl Dir {
         }
     }
 
-    /// Swaps `name` here with `other` in `dir`: at every moment both names are there.
+    /// Exchanges `name` here with `other` in `dir` atomically: both names exist at all times.
     ///
     /// # Errors
-    /// `InvalidInput` or `Unsupported` where the file system cannot.
+    /// `InvalidInput` or `Unsupported` if the file system does not support it.
     pub fn exchange(&self, name: &[u8], dir: &Dir, other: &[u8]) -> Result<()> {
         rustix::fs::renameat_with(&self.fd, name, &dir.fd, other, RenameFlags::EXCHANGE)
             .map_err(|e| Error::new("exchange with", dir.at(other), e))
     }
 
-    /// Makes a file without a name in this folder's file system; the folder itself does not change.
+    /// Creates an unnamed file in this folder's file system; the folder itself does not change.
     ///
     /// # Errors
-    /// Besides those of `create`: the file system cannot (`Unsupported`, `IsADirectory`).
+    /// Those of `create`; or the file system does not support it (`Unsupported`, `IsADirectory`).
     pub fn nameless_file(&self) -> Result<File> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(0o600)) {
@@ -88,10 +88,10 @@ impl Dir {
     /// Sets the permission bits of the file or folder `name`.
     ///
     /// # Errors
-    /// Besides those of the system: a link in its place (`InvalidInput`).
+    /// System errors; or a link in its place (`InvalidInput`).
     pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<()> {
         let err = |e: std::io::Error| Error::new("set mode of", self.at(name), e);
-        // Linux has no `fchmodat` that spares links before 6.6: the way round is a handle and its name in /proc.
+        // Linux before 6.6 has no `fchmodat` that does not follow links: use a handle and its name in /proc instead.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map_err(|e| err(e.into()))?;
@@ -114,7 +114,7 @@ impl Dir {
         .map_err(|e| err(e.into()))
     }
 
-    /// Says whether something is mounted on `name`, be it the same file system once more.
+    /// Returns true if something is mounted on `name`, even the same file system.
     pub fn is_mount_point(&self, name: &[u8]) -> Result<bool> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let mount_root = StatxAttributes::MOUNT_ROOT;
@@ -129,10 +129,11 @@ impl Dir {
         Ok(stat.is_some_and(|stat| stat.dev != dev))
     }
 
-    /// Removes `name` and, if it is a folder, all below it, however deep; read-only folders are made writable first. No link is followed.
+    /// Removes `name` and, if it is a folder, everything below it, at any depth; read-only folders are made writable first. Links
+    /// are not followed.
     ///
     /// # Errors
-    /// Besides those of the system: a mount point or a folder with cachectl's mark is in it (`ResourceBusy`); it stays as it is.
+    /// System errors; or it contains a mount point or a folder with cachectl's mark (`ResourceBusy`), which stays unchanged.
     pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
         let Some(stat) = self.stat(name)? else {
             return Ok(());
@@ -154,7 +155,7 @@ impl Dir {
         Ok(())
     }
 
-    /// Empties this folder; what lies too deep for open handles is moved up into `top`, which is then to be emptied again (`true`).
+    /// Empties this folder; folders too deep for open handles are moved up into `top`, which must then be emptied again (`true`).
     fn empty_into(&self, top: &Dir, depth: usize) -> Result<bool> {
         const DEEPEST: usize = 64;
         let mut moved = false;
@@ -190,7 +191,7 @@ impl Dir {
 
     fn open_to_empty(&self, name: &[u8], mode: u32) -> Result<Self> {
         if mode & 0o700 != 0o700 {
-            // A foreign owner's folder cannot be changed; what follows then names the real trouble.
+            // Another user's folder cannot be changed; the following operation then reports the real error.
             let _ = self.set_mode(name, 0o700);
         }
         self.open_dir(name)

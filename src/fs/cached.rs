@@ -1,7 +1,7 @@
-//! Files that the kernel has at hand: found and read on the spot, without a disk, so without a thread for blocking work.
+//! Files in the kernel's caches: looked up and read without waiting for a disk, so without a thread for blocking work.
 //!
-//! Such a thread costs more than everything else that it takes to look up a small file. Where the kernel would have to wait, or
-//! cannot say whether it would, the answer is [`Cached::Unknown`], and a blocking call is to find out.
+//! Such a thread costs more than everything else in the lookup of a small file. If the kernel would have to wait, or cannot tell
+//! whether it would, the answer is [`Cached::Unknown`], and a blocking call is needed.
 
 use std::{
     fs::File,
@@ -37,16 +37,16 @@ const LOCAL: [u32; 8] = [
 /// What the kernel knows without waiting.
 #[derive(Debug)]
 pub enum Cached<T> {
-    /// It is there.
+    /// It exists.
     There(T),
-    /// There is no such name.
+    /// It does not exist.
     Missing,
     /// Only a call that may wait can tell.
     Unknown,
 }
 
 impl<T> Cached<T> {
-    /// What follows from what is there.
+    /// Applies `what` if it exists.
     pub fn and_then<U>(self, what: impl FnOnce(T) -> Cached<U>) -> Cached<U> {
         match self {
             Self::There(it) => what(it),
@@ -95,7 +95,7 @@ fn is_local(folder: &OwnedFd) -> bool {
     rustix::fs::fstatfs(folder).is_ok_and(|fs| LOCAL.contains(&(fs.f_type as u32)))
 }
 
-/// Reads what is in memory already; 0 if nothing is, or the file system cannot say.
+/// Reads bytes that are already in memory; 0 if there are none, or the file system cannot tell.
 pub fn read_cached(file: &File, into: &mut [u8], at: u64) -> usize {
     let into = &mut [IoSliceMut::new(into)];
     preadv2(file, into, at, ReadWriteFlags::NOWAIT).unwrap_or(0)

@@ -8,7 +8,7 @@ pub fn open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Raises the limit of open files towards `wanted`, as far as this process may; never lowers it. Returns what it is then.
+/// Raises the limit of open files towards `wanted`, as far as this process may; never lowers it. Returns the new limit.
 pub fn raise_open_files(wanted: u64) -> u64 {
     let now = getrlimit(Resource::Nofile);
     let most = now.maximum.unwrap_or(u64::MAX).min(wanted);

@@ -1,16 +1,16 @@
-//! The mark of folders that belong to cachectl itself: stores, and what a node or a daemon keeps. They are never the content of a cache.
+//! The mark of cachectl's own folders: stores, and the state of a node or a daemon. They are never the content of a cache.
 
 use std::path::Path;
 
 use super::{Dir, Result, make_dirs};
 
-/// A file in the root of each such folder, written when the folder is opened for writing. Its presence alone counts.
+/// A file in the root of each such folder, written when the folder is opened for writing. Only its presence matters.
 pub const OWN_MARK: &[u8] = b".cachectl-folder";
 const TEXT: &[u8] =
     b"This folder belongs to cachectl. Exports leave it out, and imports never change it.\n";
 
 impl Dir {
-    /// Marks this folder as cachectl's own. Whoever may read and replace what is in the folder may do so with the mark, whatever
+    /// Marks this folder as cachectl's own. Users who may read and replace files in the folder may do so with the mark, whatever
     /// the umask.
     pub fn mark_own(&self) -> Result<()> {
         use std::io::Write as _;
@@ -24,19 +24,19 @@ impl Dir {
         file.write_all(TEXT).map_err(failed)
     }
 
-    /// Says whether this folder has the mark; one that cannot be examined has none.
+    /// Returns true if this folder has the mark; a folder that cannot be examined has none.
     pub fn has_own_mark(&self) -> bool {
         self.stat(OWN_MARK).is_ok_and(|stat| stat.is_some())
     }
 
-    /// Says whether the folder `name` in this one has the mark. `name` must not be a link.
+    /// Returns true if the folder `name` in this one has the mark. `name` must not be a link.
     pub fn is_marked_own(&self, name: &[u8]) -> bool {
         let mark = [name, b"/", OWN_MARK].concat();
         self.stat(&mark).is_ok_and(|stat| stat.is_some())
     }
 }
 
-/// Makes a folder of cachectl's own, and those above it. A mark that cannot be written is done without.
+/// Creates a folder of cachectl's own, and those above it. If the mark cannot be written, the folder has none.
 pub fn make_own_dirs(path: &Path) -> Result<()> {
     make_dirs(path)?;
     let _ = Dir::open(path).and_then(|dir| dir.mark_own());

@@ -1,4 +1,4 @@
-//! Where the data of a sparse file lies.
+//! The data runs of sparse files.
 
 use std::{fs::File, io};
 
@@ -7,19 +7,19 @@ use rustix::{fs::SeekFrom, io::Errno};
 use super::Stat;
 use crate::entry::Extent;
 
-/// Holes below this are read as zeros: they save little, and file systems with other block sizes then agree more often.
+/// Smaller holes are read as zeros: they save little, and file systems with different block sizes then agree more often.
 pub const SMALLEST_HOLE: u64 = 64 << 10;
-/// Most runs of one file; if there are more, bigger holes are read as zeros too.
+/// Maximum runs of a file; if there are more, larger holes are read as zeros too.
 const MOST_RUNS: usize = 1 << 16;
 
-/// Says whether a file may have holes: it has fewer blocks than bytes.
+/// Returns true if a file may have holes: it has fewer blocks than bytes.
 pub fn may_be_sparse(stat: &Stat) -> bool {
     stat.is_file() && stat.blocks.saturating_mul(512) < stat.size
 }
 
-/// The runs of data of an open file of `size` bytes, ascending and disjoint; `None` if it has no hole worth the name.
+/// The data runs of an open file of `size` bytes, ascending and disjoint; `None` if it has no sufficiently large hole.
 ///
-/// The file's position is moved. File systems that do not know holes answer `None`.
+/// Moves the file's position. On file systems without holes the result is `None`.
 pub fn data_runs(file: &File, size: u64) -> io::Result<Option<Box<[Extent]>>> {
     let mut runs: Vec<Extent> = Vec::new();
     let mut least = SMALLEST_HOLE;
@@ -27,7 +27,7 @@ pub fn data_runs(file: &File, size: u64) -> io::Result<Option<Box<[Extent]>>> {
     while at < size {
         let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
             Ok(start) => start.min(size),
-            // From here on there is no data.
+            // There is no more data.
             Err(Errno::NXIO) => break,
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
             Err(e) => return Err(e.into()),
@@ -70,7 +70,7 @@ fn add(runs: &mut Vec<Extent>, start: u64, end: u64, least: u64) {
     }
 }
 
-/// Closes ever bigger holes until at most half the runs remain; returns the new least size of a hole.
+/// Fills larger and larger holes until at most half of the runs remain; returns the new minimum size of a hole.
 fn widen(runs: &mut Vec<Extent>, mut least: u64) -> u64 {
     while runs.len() > MOST_RUNS / 2 {
         least = least.saturating_mul(2);

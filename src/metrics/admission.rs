@@ -1,4 +1,4 @@
-//! Places that callers share, and slow clients that hold none.
+//! Slots that callers share, and slow clients that hold none.
 
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
@@ -10,20 +10,20 @@ use super::groups::{counters, gauges};
 /// Numbers of one pool.
 #[derive(Debug, Clone, Default)]
 pub struct Admitted {
-    /// Places that are taken.
+    /// Slots in use.
     pub taken: Gauge,
-    /// Requests that wait for one.
+    /// Requests waiting for a slot.
     pub waiting: Gauge,
-    /// Requests that were refused for want of one.
+    /// Requests that were refused because no slot was free.
     pub refused: Counter,
 }
 
 /// Numbers of one lane.
 #[derive(Debug, Clone, Default)]
 pub struct Waiting {
-    /// Clients that are there.
+    /// Clients in the lane.
     pub clients: Gauge,
-    /// Clients that were cut off since there were too many.
+    /// Clients that were cut off because there were too many.
     pub cut: Counter,
 }
 
@@ -38,7 +38,7 @@ pub struct Admission {
     pub passwords: Admitted,
     /// Large manifests that are read or parsed.
     pub large_manifests: Admitted,
-    /// Bodies and blobs that are on their way.
+    /// Bodies and blobs in transit.
     pub transfers: Admitted,
     /// Those that were cut off for callers with fewer.
     pub transfers_cut: Counter,
@@ -46,13 +46,13 @@ pub struct Admission {
     pub large_transfers: Admitted,
     /// Those that were cut off for callers with fewer.
     pub large_transfers_cut: Counter,
-    /// Manifests that are looked up.
+    /// Manifest lookups.
     pub reads: Admitted,
     /// Lists of tags and referrers.
     pub lists: Admitted,
     /// Merges of caches.
     pub merges: Admitted,
-    /// Work of control calls.
+    /// Running control calls.
     pub control: Admitted,
     /// Connections.
     pub connections: Admitted,
@@ -90,28 +90,28 @@ impl Admission {
         let taken = gauges(
             r,
             "places_taken",
-            "Places of a pool that are taken",
+            "Slots of a pool that are in use",
             "pool",
             pools,
         );
         let waiting = gauges(
             r,
             "places_waiting",
-            "Requests that wait for a place",
+            "Requests waiting for a slot",
             "pool",
             pools,
         );
         let refused = counters(
             r,
             "places_refused",
-            "Requests that were refused for want of a place",
+            "Requests that were refused because no slot was free",
             "pool",
             pools,
         );
         let transfers_cut = counters(
             r,
             "transfers_cut",
-            "Transfers that were cut off for a caller with fewer",
+            "Transfers that were cut off in favour of a caller with fewer",
             "pool",
             ["transfers", "large_transfers"],
         );
@@ -134,7 +134,7 @@ impl Admission {
         let cut = counters(
             r,
             "slow_clients_cut",
-            "Such clients that were cut off since there were too many",
+            "Slow clients that were cut off because there were too many",
             "lane",
             lanes,
         );

@@ -1,4 +1,4 @@
-//! The groups of handles, one for each room that counts.
+//! The groups of handles, one for each module that counts.
 
 use std::{
     sync::{
@@ -34,7 +34,7 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     gauge
 }
 
-/// One metric with a value of `label` for each of `values`; all are shown from the start.
+/// One metric with the label `label` for each of `values`; all are shown from the start.
 pub(super) fn counters<const N: usize>(
     registry: &mut Registry,
     name: &str,
@@ -66,9 +66,9 @@ pub struct Connections {
     pub open: Gauge,
     /// Accepted.
     pub accepted: Counter,
-    /// Not accepted: the system had no descriptors left, or TLS was not agreed on.
+    /// Not accepted: the system had no descriptors left, or the TLS handshake failed.
     pub failed: Counter,
-    /// Most that may be open at once.
+    /// Maximum open at once.
     pub limit: Gauge,
 }
 
@@ -80,59 +80,59 @@ impl Connections {
             failed: counter(
                 r,
                 "connections_failed",
-                "Connections that could not be accepted, or agreed on no TLS",
+                "Connections that could not be accepted, or whose TLS handshake failed",
             ),
             limit: gauge(
                 r,
                 "connections_limit",
-                "Most connections that may be open at once; more wait in the kernel",
+                "Maximum number of open connections; more wait in the kernel",
             ),
         }
     }
 }
 
-/// Uploads that were begun and not ended.
+/// Unfinished uploads.
 #[derive(Debug, Clone, Default)]
 pub struct Uploads {
     /// Now.
     pub open: Gauge,
-    /// Given up for nobody having gone on with them.
+    /// Removed because nobody continued them.
     pub expired: Counter,
 }
 
 impl Uploads {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
-            open: gauge(r, "uploads_open", "Uploads that were begun and not ended"),
+            open: gauge(r, "uploads_open", "Unfinished uploads"),
             expired: counter(
                 r,
                 "uploads_expired",
-                "Uploads that were removed since nobody went on with them",
+                "Uploads that were removed because nobody continued them",
             ),
         }
     }
 }
 
-/// What a write-back store has acknowledged and the remote does not have yet.
+/// Writes that a write-back store has acknowledged and the remote does not have yet.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
-    /// Blobs that wait.
+    /// Queued blobs.
     pub blobs: Gauge,
-    /// Tags that wait.
+    /// Queued tags.
     pub tags: Gauge,
-    /// Bytes that wait.
+    /// Queued bytes.
     pub bytes: Gauge,
     /// When the oldest entry was acknowledged.
     pub oldest: Moment,
-    /// What was acknowledged, cannot be sent any more, and was set aside.
+    /// Acknowledged entries that can no longer be sent and were set aside.
     pub aside: Gauge,
     /// Entries that the remote has now.
     pub sent: Counter,
-    /// Tags that had moved at the remote, so that caches were merged.
+    /// Tags that had changed in the remote, so that caches were merged.
     pub merged: Counter,
-    /// Tags that had moved at the remote and were left alone there.
+    /// Tags that had changed in the remote and were left unchanged there.
     pub left: Counter,
-    /// Tries that failed; the entry waits on.
+    /// Failed attempts; the entry stays queued.
     pub failed: Counter,
 }
 
@@ -148,25 +148,25 @@ impl Queue {
         let [sent, merged, left, failed] = counters(
             r,
             "queue_processed",
-            "Tries to bring a queued entry to the remote store, by outcome",
+            "Attempts to send a queued entry to the remote store, by outcome",
             "outcome",
             ["sent", "merged", "left", "failed"],
         );
         let oldest = Moment::default();
         r.register_collector(Box::new(Age {
             name: "queue_oldest_age_seconds",
-            help: "Age of the oldest queued entry; 0 where nothing is queued",
+            help: "Age of the oldest queued entry; 0 if the queue is empty",
             since: oldest.clone(),
         }));
         Self {
             blobs,
             tags,
-            bytes: gauge(r, "queue_bytes", "Bytes that wait in the queue"),
+            bytes: gauge(r, "queue_bytes", "Bytes of queued entries"),
             oldest,
             aside: gauge(
                 r,
                 "queue_set_aside",
-                "Acknowledged entries that cannot be sent any more and were set aside",
+                "Acknowledged entries that can no longer be sent and were set aside",
             ),
             sent,
             merged,
@@ -181,15 +181,15 @@ impl Queue {
 pub struct Disk {
     /// Bytes of blobs on it.
     pub used: Gauge,
-    /// Most bytes that it may hold; 0 for no limit.
+    /// Maximum bytes that it may hold; 0 for no limit.
     pub limit: Gauge,
-    /// Bytes that the file system has left.
+    /// Free bytes of the file system.
     pub free: Gauge,
     /// Blobs that were evicted.
     pub evicted: Counter,
     /// Their bytes.
     pub evicted_bytes: Counter,
-    /// Bytes of blobs that were hashed again where they lie.
+    /// Bytes of local blobs that were hashed again.
     pub hashed_bytes: Counter,
     /// Blobs that were found damaged, and removed.
     pub damaged: Counter,
@@ -202,19 +202,19 @@ impl Disk {
             limit: gauge(
                 r,
                 "disk_limit_bytes",
-                "Most bytes of blobs on the local disk; 0 for no limit",
+                "Maximum bytes of blobs on the local disk; 0 for no limit",
             ),
             free: gauge(
                 r,
                 "disk_free_bytes",
-                "Bytes that the file system of the local disk has left",
+                "Free bytes on the file system of the local disk",
             ),
             evicted: counter(r, "evicted_blobs", "Blobs that were evicted from the disk"),
             evicted_bytes: counter(r, "evicted_bytes", "Bytes that were evicted from the disk"),
             hashed_bytes: counter(
                 r,
                 "scrubbed_bytes",
-                "Bytes of blobs that were hashed again where they lie on the disk",
+                "Bytes of blobs on the local disk that were hashed again",
             ),
             damaged: counter(
                 r,
@@ -228,9 +228,9 @@ impl Disk {
 /// Reloads of the configuration and of certificates.
 #[derive(Debug, Clone, Default)]
 pub struct Reloads {
-    /// That took effect.
+    /// Successful reloads.
     pub done: Counter,
-    /// That were refused; the old one stays.
+    /// Refused reloads; the previous configuration stays.
     pub refused: Counter,
 }
 
@@ -250,7 +250,7 @@ impl Reloads {
 /// The certificate that clients see.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
-    /// When it, or one above it, expires, in seconds since 1970; 0 without TLS.
+    /// When the first certificate of its chain expires, in seconds since 1970; 0 without TLS.
     pub not_after: Gauge,
 }
 
@@ -266,12 +266,12 @@ impl Tls {
     }
 }
 
-/// How the daemon is.
+/// State of the daemon.
 #[derive(Debug, Clone, Default)]
 pub struct Phase {
-    /// 1 while it takes requests.
+    /// 1 while it accepts requests.
     pub ready: Gauge,
-    /// 1 while it waits for its last requests and its queue.
+    /// 1 while it finishes its last requests and its queue before exit.
     pub draining: Gauge,
     /// 1 while a store cannot be reached.
     pub degraded: Gauge,
@@ -280,8 +280,12 @@ pub struct Phase {
 impl Phase {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
-            ready: gauge(r, "ready", "1 while requests are taken"),
-            draining: gauge(r, "draining", "1 while the last requests and the queue end"),
+            ready: gauge(r, "ready", "1 while requests are accepted"),
+            draining: gauge(
+                r,
+                "draining",
+                "1 while the last requests and the queue are finished before exit",
+            ),
             degraded: gauge(
                 r,
                 "degraded",
@@ -314,14 +318,14 @@ impl Drop for Counting {
 pub struct Moment(Arc<AtomicU64>);
 
 impl Moment {
-    /// Sets it; `None` takes it away.
+    /// Sets it; `None` clears it.
     pub fn set(&self, at: Option<SystemTime>) {
         let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
         let ms = since.map_or(0, |s| u64::try_from(s.as_millis()).unwrap_or(u64::MAX));
         self.0.store(ms, Relaxed);
     }
 
-    /// How long ago it was; zero where it is unset.
+    /// How long ago it was; zero if unset.
     pub fn age(&self) -> Duration {
         match self.0.load(Relaxed) {
             0 => Duration::ZERO,
@@ -332,7 +336,7 @@ impl Moment {
     }
 }
 
-/// Shows a moment by its age at the time of the look.
+/// Shows a moment by its age at the time of the scrape.
 #[derive(Debug)]
 struct Age {
     name: &'static str,

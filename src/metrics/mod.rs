@@ -1,12 +1,12 @@
-//! What the daemon counts, and how that is shown (<https://prometheus.io/docs/instrumenting/exposition_formats/>, text 0.0.4).
+//! The daemon's metrics, and their exposition (<https://prometheus.io/docs/instrumenting/exposition_formats/>, text 0.0.4).
 //!
-//! - Holds: one plain struct of handles, made once; groups of it go to the rooms that count. A handle is a shared number:
-//!   cloning is cheap, counting is one atomic addition. No globals.
-//! - Enters: additions; [`Collector`]s that are asked at each look.
+//! - Holds: one plain struct of handles, created once; its groups are passed to the modules that count. A handle is a shared
+//!   number: cloning is cheap, counting is one atomic addition. No globals.
+//! - Enters: additions; [`Collector`]s that are called at each scrape.
 //! - Leaves: text, for `/metrics` and for `telemetry::push`.
 //! - Deliberately absent: labels by repository, tag or digest; HTTP.
 //!
-//! Every name stands in `docs/metrics.md`; a test compares.
+//! Every name is documented in `docs/metrics.md`; a test compares.
 
 use parking_lot::Mutex;
 
@@ -25,18 +25,18 @@ mod text;
 pub use admission::{Admission, Admitted, Waiting};
 pub use groups::{Connections, Counting, Disk, Moment, Phase, Queue, Reloads, Tls, Uploads};
 
-/// Before the name of each metric of ours.
+/// Prefix of our metrics' names.
 const PREFIX: &str = "cachectld";
 
-/// All of them. `Default` of a group gives handles that count but are not shown, for tests.
+/// All metrics. `Default` of a group gives handles that count but are not shown, for tests.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
-    /// Requests of all doors.
+    /// Requests of all APIs.
     pub http: http::Http,
     /// Open connections.
     pub connections: Connections,
-    /// Places that callers share, and clients that are waited for.
+    /// Slots that callers share, and clients that the daemon waits for.
     pub admission: Admission,
     /// Unfinished uploads.
     pub uploads: Uploads,
@@ -56,7 +56,7 @@ impl Metrics {
     /// Registers everything.
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        // Under the names that all exporters use, so without ours in front.
+        // Under the standard names, so without our prefix.
         registry.register_collector(Box::new(process::Process::starting()));
         let own = registry.sub_registry_with_prefix(PREFIX);
         build_info(own);
@@ -78,7 +78,7 @@ impl Metrics {
         }
     }
 
-    /// Adds numbers that somebody else keeps, under names of ours.
+    /// Adds metrics that another module keeps, with our prefix.
     pub fn add(&self, collector: Box<dyn Collector>) {
         self.registry
             .lock()
@@ -89,7 +89,7 @@ impl Metrics {
     /// Everything as text, version 0.0.4 of Prometheus' format.
     pub fn encode(&self) -> String {
         let mut open = String::with_capacity(32 << 10);
-        // Fails only where a collector does, and then what it said before is still of use.
+        // Fails only if a collector does, and then the output so far is still useful.
         if prometheus_client::encoding::text::encode_registry(&mut open, &self.registry.lock())
             .is_err()
         {

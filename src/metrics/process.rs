@@ -1,4 +1,4 @@
-//! The process as the kernel sees it, from `/proc`, under the names that all exporters use
+//! The process as the kernel sees it, from `/proc`, under the standard names
 //! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>).
 
 use std::{fmt, fs, path::Path, time::SystemTime};
@@ -9,15 +9,15 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
-/// Ticks per second in `/proc/self/stat`: fixed at what user space sees on every architecture that we build for.
+/// Ticks per second in `/proc/self/stat`: the same in user space on every architecture that we build for.
 const TICKS: f64 = 100.0;
 const KIB: u64 = 1 << 10;
 
-/// Reads `/proc/self` at each look; what cannot be read is not shown.
+/// Reads `/proc/self` at each scrape; values that cannot be read are not shown.
 #[derive(Debug)]
 pub(super) struct Process {
-    /// Seconds since 1970. Remembered, since the moment of booting, which the kernel counts from, is not to be had everywhere
-    /// (systemd's `ProcSubset=pid`).
+    /// Seconds since 1970. Stored, since the boot time, from which the kernel counts, is not available everywhere (systemd's
+    /// `ProcSubset=pid`).
     started: f64,
 }
 
@@ -45,7 +45,7 @@ impl Collector for Process {
             )?;
         }
         if let Some(bytes) = kib(&status, "VmHWM:") {
-            let help = "Most resident memory since the start";
+            let help = "Peak resident memory";
             one(
                 e,
                 "process_peak_resident_memory_bytes",
@@ -75,7 +75,7 @@ impl Collector for Process {
         }
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         if let Some(most) = most_descriptors(&limits) {
-            let help = "Most descriptors that may be open";
+            let help = "Maximum number of open descriptors";
             one(e, "process_max_fds", help, &ConstGauge::new(most))?;
         }
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -105,14 +105,14 @@ fn kib(text: &str, key: &str) -> Option<u64> {
     number(text, key).map(|kib| kib * KIB)
 }
 
-/// The first number behind a key that begins a line.
+/// The first number after a key at the start of a line.
 fn number(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|l| l.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
 fn descriptors() -> Option<u64> {
-    // The one that lists is among them.
+    // The descriptor used for listing is included.
     let listed = fs::read_dir(Path::new("/proc/self/fd")).ok()?.count();
     Some(listed.saturating_sub(1) as u64)
 }
@@ -121,8 +121,7 @@ fn most_descriptors(limits: &str) -> Option<u64> {
     number(limits, "Max open files")
 }
 
-/// CPU time, of the process and in the kernel for it. proc(5): the name in field 2 may hold anything but ends with the last
-/// `)`; behind it comes field 3.
+/// User and system CPU time. proc(5): the name in field 2 may contain anything, but ends with the last `)`; field 3 follows.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let field = |n: usize| -> Option<f64> { rest.split_whitespace().nth(n - 3)?.parse().ok() };

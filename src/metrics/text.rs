@@ -1,7 +1,7 @@
-//! From OpenMetrics, which `prometheus-client` writes, to the older text that everything reads.
+//! Conversion from OpenMetrics, which `prometheus-client` writes, to the older text format that every tool reads.
 //!
-//! OpenMetrics names a counter without the `_total` of its samples in `HELP` and `TYPE`; version 0.0.4 has one name for all.
-//! Without that, readers (`promtool check metrics` among them) see a sample that nobody described.
+//! OpenMetrics omits the `_total` of a counter's samples in `HELP` and `TYPE`; version 0.0.4 uses the same name for all.
+//! Otherwise readers (such as `promtool check metrics`) see samples without a description.
 
 /// Rewrites a whole exposition.
 pub(super) fn classic(open: &str) -> String {

@@ -1,9 +1,9 @@
 //! Any folder: files, folders, symbolic and hard links, permissions, times to the nanosecond, holes, names of any bytes.
 //!
-//! - Devices, fifos and sockets are left out and named. A file that cannot be read is found out when it is opened.
-//! - Of a file with several names in the tree the first by bytes is the file, the others are links to it.
-//! - Owners, and the setuid, setgid and sticky bits, are carried only with [`Options::owner`]: without it the same tree
-//!   is the same snapshot whoever exports it. They are restored only with it, owners by root only.
+//! - Devices, fifos and sockets are left out and reported. Unreadable files are detected when they are opened.
+//! - If a file has several names in the tree, the first by bytes is the file, the others are links to it.
+//! - Owners, and the setuid, setgid and sticky bits, are carried only with [`Options::owner`]: without it the same tree is the
+//!   same snapshot for every exporting user. They are restored only with it, owners by root only.
 //! - Extended attributes travel with [`Options::xattrs`] (see [`super::xattr`]).
 
 use std::{
@@ -35,16 +35,16 @@ use crate::{
 /// Longest target of a symbolic link, in bytes (`PATH_MAX` of Linux without its NUL).
 const MAX_TARGET_BYTES: usize = 4095;
 
-/// What of a folder is carried.
+/// Which parts of a folder are carried.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Patterns of what is left out ([`super::exclude`]).
+    /// Patterns of excluded paths ([`super::exclude`]).
     pub exclude: Vec<String>,
     /// Carry extended attributes.
     pub xattrs: bool,
     /// Carry owners and the setuid, setgid and sticky bits.
     pub owner: bool,
-    /// Cachectl's own folders in use: never carried, wherever they lie.
+    /// Cachectl's own folders in use: never carried, wherever they are.
     pub own: OwnFolders,
 }
 
@@ -63,7 +63,7 @@ impl Dir {
     /// The folder `root`, which need not exist.
     ///
     /// # Errors
-    /// `Invalid` for a pattern that is none.
+    /// `Invalid` for an invalid pattern.
     pub fn new(root: impl Into<PathBuf>, options: &Options) -> Result<Self> {
         Ok(Self {
             root: root.into(),
@@ -74,12 +74,12 @@ impl Dir {
         })
     }
 
-    /// What is not carried, and not removed by a mirroring import.
+    /// Paths that are not carried, and not removed by a mirroring import.
     pub fn excludes(&self) -> &Excludes {
         &self.excludes
     }
 
-    /// What of the metadata counts.
+    /// Which metadata is carried.
     pub fn carry(&self) -> Carry {
         self.carry
     }
@@ -98,7 +98,7 @@ impl Dir {
         Ok(Some(root))
     }
 
-    /// The root of the last scan, or opened now.
+    /// The root as opened by the last scan, or opened now.
     fn root_handle(&self) -> std::result::Result<Arc<fs::Dir>, String> {
         let last = self.opened.lock().clone();
         match last {
@@ -106,11 +106,11 @@ impl Dir {
             None => self
                 .open_root()
                 .map_err(|e| e.to_string())?
-                .ok_or_else(|| "its folder is gone".to_owned()),
+                .ok_or_else(|| "its folder does not exist any more".to_owned()),
         }
     }
 
-    /// The entry for what stands at `path`; `Err` in words why it is left out.
+    /// The entry for the file at `path`; `Err` with the reason why it is left out.
     fn entry(
         &self,
         dir: &fs::Dir,
@@ -187,7 +187,7 @@ impl Dir {
             && owned
     }
 
-    /// Says whether the attributes that travel are those of `entry`.
+    /// Returns true if the carried attributes equal those of `entry`.
     fn same_xattrs(&self, entry: &Entry, fd: impl std::os::fd::AsFd) -> io::Result<bool> {
         let privileged = self.carry.gives_away();
         let have = xattr::read(fd, privileged, &mut BTreeMap::new())?;
@@ -198,7 +198,7 @@ impl Dir {
         Ok(have.iter().eq(wanted))
     }
 
-    /// Says whether the file's content is the entry's, by what is known or by reading it.
+    /// Returns true if the file's content is the entry's, according to the node index or by reading it.
     fn same_content(
         parent: &fs::Dir,
         entry: &Entry,
@@ -221,7 +221,7 @@ impl Dir {
             }
         };
         if let Some(k) = known.content(&entry.path, stat) {
-            // What is known is the data between the holes: equal only where the holes are, too.
+            // The known digest covers the data between the holes: the content is equal only if the holes are equal too.
             let same = k.digest == *digest && k.len == entry.kind.content_len();
             return match (same, extents.is_some() || fs::may_be_sparse(stat)) {
                 (false, _) => Ok(false),
@@ -272,30 +272,30 @@ fn join_hard_links(items: &mut [Item]) {
     }
 }
 
-/// Refuses entries that no folder can have; in words.
+/// Refuses entries that no folder can have, with the reason.
 pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
     if entry.path.names().any(is_temp) {
         return Err("its name is one of cachectl's own temporary files".to_owned());
     }
     if entry.meta.mode & !0o7777 != 0 || entry.meta.mtime.nanos > 999_999_999 {
-        return Err("its permissions or times are impossible".to_owned());
+        return Err("its permissions or times are invalid".to_owned());
     }
     xattr::admit(&entry.xattrs)?;
     match &entry.kind {
         Kind::Symlink(to) if to.is_empty() || to.len() > MAX_TARGET_BYTES || to.contains(&0) => {
-            Err("the target of the link is impossible".to_owned())
+            Err("the target of the link is invalid".to_owned())
         }
         Kind::Hardlink(to) if *to == entry.path => Err("it is a link to itself".to_owned()),
         Kind::Dir | Kind::Symlink(_) | Kind::Hardlink(_) => Ok(()),
         Kind::File { size, .. } if i64::try_from(*size).is_err() => {
-            Err("its size is impossible".to_owned())
+            Err("its size is invalid".to_owned())
         }
         Kind::File { size, extents } => {
             let mut end = 0;
             for r in extents.iter().flatten() {
                 let stop = r.offset.checked_add(r.len).filter(|stop| stop <= size);
                 let (Some(stop), true) = (stop, r.len > 0 && r.offset >= end) else {
-                    return Err("its holes are impossible".to_owned());
+                    return Err("its holes are invalid".to_owned());
                 };
                 end = stop;
             }
@@ -365,7 +365,7 @@ impl Source for Dir {
             unlisted,
         } = walk::walk(&root, &self.own(), &wanted, &visit)?;
         if !unlisted.is_empty() {
-            // As an empty folder it would be what it is not.
+            // Storing it as an empty folder would be wrong.
             let unlisted: HashSet<EntryPath> = unlisted.into_iter().collect();
             items.retain(|item| !unlisted.contains(&item.entry.path));
             let unlisted: HashSet<String> = unlisted.iter().map(ToString::to_string).collect();
@@ -387,7 +387,7 @@ impl Source for Dir {
         Ok(Scan { items, skipped })
     }
 
-    /// Takes an item's metadata anew if it is marked as not complete, for a second try at a file that changed.
+    /// Reads an item's metadata again if it is marked as incomplete, for a second attempt at a file that changed.
     fn complete(&self, item: &mut Item) -> std::result::Result<(), String> {
         if item.complete {
             return Ok(());
@@ -468,7 +468,7 @@ impl Source for Dir {
                 return Ok(if one { Standing::Same } else { Standing::Other });
             }
             Kind::File { .. } => {
-                // What cannot be read is replaced.
+                // Unreadable files are replaced.
                 stat.is_file()
                     && content.is_some_and(|digest| {
                         Self::same_content(&parent, entry, &stat, digest, known).unwrap_or(false)

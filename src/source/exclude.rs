@@ -1,10 +1,11 @@
-//! Patterns of what is not carried, in the manner of `.gitignore`.
+//! Patterns of excluded paths, similar to `.gitignore`.
 //!
-//! - without a `/` (but at the end) a pattern matches any name at any depth: `*.o`, `node_modules`;
+//! - without a `/` (except at the end) a pattern matches any name at any depth: `*.o`, `node_modules`;
 //! - with a `/` at its start or in it, it is the path from the root: `/out`, `docs/*.pdf`;
 //! - with a `/` at the end it matches folders only: `tmp/`;
-//! - `*` and `?` stop at a `/`, `**` does not: `a/**/b`, `logs/**`; `[a-z]` and `{a,b}` choose; `\` takes the next character as it is;
-//! - a folder that matches is not entered, so nothing below it can be had back; there is no `!`.
+//! - `*` and `?` stop at a `/`, `**` does not: `a/**/b`, `logs/**`; `[a-z]` and `{a,b}` match alternatives; `\` makes the next
+//!   character literal;
+//! - a matching folder is not entered, so nothing below it can be included again; there is no `!`.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
 
@@ -24,7 +25,7 @@ impl Excludes {
     /// Compiles the patterns.
     ///
     /// # Errors
-    /// `Invalid` names the pattern that is none.
+    /// `Invalid`, with the invalid pattern.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self> {
         let (mut any, mut folders) = (GlobSetBuilder::new(), GlobSetBuilder::new());
         for pattern in patterns {
@@ -49,7 +50,7 @@ impl Excludes {
         self.any.is_empty() && self.folders.is_empty()
     }
 
-    /// Says whether the file or folder at `path` is left out by itself; whether a folder above it is, has been asked before.
+    /// Returns true if the file or folder at `path` itself is left out; the caller has already checked the folders above it.
     pub fn leaves_out(&self, path: &[u8], is_dir: bool) -> bool {
         if self.is_empty() {
             return false;
@@ -59,7 +60,7 @@ impl Excludes {
             || (is_dir && self.folders.is_match_candidate(&candidate))
     }
 
-    /// Says whether the file or folder at `path` is left out, by itself or by a folder above it.
+    /// Returns true if the file or folder at `path` is left out, by itself or by a folder above it.
     pub fn covers(&self, path: &EntryPath, is_dir: bool) -> bool {
         if self.is_empty() {
             return false;
@@ -74,7 +75,7 @@ impl Excludes {
     }
 }
 
-/// The glob for a pattern, and whether it is for folders only.
+/// The glob for a pattern, and whether it matches folders only.
 fn compile(pattern: &str) -> Result<(Glob, bool)> {
     let refuse = |why: &str| {
         Error::Invalid(format!(

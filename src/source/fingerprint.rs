@@ -1,14 +1,14 @@
-//! What a snapshot of a Go cache is good for.
+//! Where a snapshot of a Go cache is usable.
 //!
-//! Only the Go release is a gate: Go salts every action id with it, so no entry is ever shared between two releases.
-//! All else decides how much of a snapshot will hit (go-caches.md, 1.7), and only ranks candidates.
+//! Only the Go release is a gate: Go salts every action id with it, so two releases never share an entry. Everything else affects
+//! how much of a snapshot will hit (go-caches.md, 1.7), and only ranks candidates.
 
 use crate::source::{
     Fingerprint,
     goenv::{GoEnv, flag},
 };
 
-/// Flags in `GOFLAGS` that enter action ids; others (`-mod`, `-v`, `-p` …) change nothing that is cached.
+/// Flags in `GOFLAGS` that affect action ids; others (`-mod`, `-v`, `-p` …) do not affect cached results.
 const BUILD_FLAGS: &[&str] = &[
     "asan",
     "asmflags",
@@ -28,7 +28,7 @@ const BUILD_FLAGS: &[&str] = &[
     "tags",
 ];
 
-/// Of a build cache. Where the project and the module cache lie counts too, unless paths are trimmed.
+/// The fingerprint of a build cache. The locations of the project and the module cache matter too, unless paths are trimmed.
 pub fn gobuild(env: &GoEnv) -> Fingerprint {
     let trimmed = env.trimpath();
     let mut flags: Vec<&str> = env
@@ -68,7 +68,7 @@ pub fn gobuild(env: &GoEnv) -> Fingerprint {
     print
 }
 
-/// Of a module cache: none, its content is the same for everyone.
+/// The fingerprint of a module cache: empty, since its content is the same for everyone.
 pub fn gomod() -> Fingerprint {
     Fingerprint::default()
 }

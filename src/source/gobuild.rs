@@ -1,11 +1,11 @@
 //! Go's build and test cache: action entries and the outputs that they name.
 //!
-//! Layout (`cmd/go/internal/cache/cache.go`): `<xx>/<64 hex>-a` is an action entry ([`Action`]), `<xx>/<64 hex>-d` an output whose
-//! name is its SHA-256; `<xx>` is the first byte of the name. Nothing else is carried: `trim.txt` and `testexpire.txt` speak of this
-//! node's clock, `fuzz/` is no cache, a `-d` folder holds a program that `go run` links again.
+//! Layout (`cmd/go/internal/cache/cache.go`): `<xx>/<64 hex>-a` is an action entry ([`Action`]), `<xx>/<64 hex>-d` an output
+//! whose name is its SHA-256; `<xx>` is the first byte of the name. Nothing else is carried: `trim.txt` and `testexpire.txt`
+//! refer to this node's clock, `fuzz/` is not a cache, a `-d` folder holds a program that `go run` links again.
 //!
-//! What the `go` command does not check, this does: an output is compared with its name whenever it is read or restored
-//! (go-caches.md, 1.4: a damaged archive is linked without a word).
+//! This module checks what the `go` command does not: an output is compared with its name whenever it is read or restored
+//! (go-caches.md, 1.4: Go links a damaged archive without an error).
 
 pub mod action;
 mod shards;
@@ -31,22 +31,22 @@ use crate::{
 use action::{Action, ENTRY_LEN};
 use shards::Shards;
 
-/// Go refreshes the time of a file that it uses if that is at least this old (`mtimeInterval`).
+/// Go refreshes the time of a file that it uses if the time is at least this old (`mtimeInterval`).
 const MTIME_INTERVAL: Duration = Duration::from_hours(1);
 
-/// Restored files are dated back this far: twice what Go needs to show a use, so that clocks may be an hour off.
+/// Restored files are backdated by this much: twice the age at which Go records a use, so that clocks may differ by an hour.
 const DATED_BACK: Duration = Duration::from_hours(2);
 
-/// A file that was last used within this time needs no new date: Go trims what is older than five days (`trimLimit`).
+/// A file that was last used within this time needs no new date: Go trims files older than five days (`trimLimit`).
 const RECENT: Duration = Duration::from_hours(24);
 
-/// A stamp of the last trim that is older than what Go keeps says nothing any more (`trimLimit` and `mtimeInterval`).
+/// A stamp of the last trim older than this is meaningless (`trimLimit` and `mtimeInterval`).
 const TRIM_LIMIT: Duration = Duration::from_hours(5 * 24 + 1);
 
-/// Permissions of what is carried, whatever this node's umask made of them.
+/// Permissions of carried files, regardless of this node's umask.
 const MODE: u32 = 0o644;
 
-/// The two sorts of files that are carried.
+/// The two kinds of carried files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Which {
     /// `-a`
@@ -78,13 +78,13 @@ impl GoBuild {
 
 /// The order in which new items of a build cache are packed: action entries first, each sort by time of change, then by path.
 ///
-/// What was made together lies together: 4 % smaller than by name (design.md, 10).
+/// Files created together are packed together: 4 % smaller than by name (design.md, 10).
 pub fn pack_order_key(item: &Item) -> (bool, Time, &EntryPath) {
     let is_output = item.entry.path.as_bytes().ends_with(b"-d");
     (is_output, item.stat.mtime, &item.entry.path)
 }
 
-/// Takes `xx/<64 hex>-a` or `-d` apart; `None` for every other path, and where the folder is not the name's first byte.
+/// Parses `xx/<64 hex>-a` or `-d`; `None` for every other path, and if the folder is not the name's first byte.
 fn parse(path: &[u8]) -> Option<(Which, Sha256)> {
     let (shard, name) = path.split_at_checked(3)?;
     let (id, which) = parse_name(name)?;
@@ -101,24 +101,24 @@ fn parse_name(name: &[u8]) -> Option<(Sha256, Which)> {
     Some((Sha256::from_hex(hex)?, which))
 }
 
-/// Where the output of that digest lies.
+/// The path of the output with that digest.
 fn output_path(output: Sha256) -> EntryPath {
     let hex = output.to_hex();
     EntryPath::new(format!("{}/{hex}-d", &hex[..2]).into_bytes())
         .expect("hex digits are a valid path")
 }
 
-/// `t` less `by`.
+/// `t` minus `by`.
 fn earlier(t: Time, by: Duration) -> Time {
     Time::from_nanos(t.as_nanos() - by.as_nanos() as i128).unwrap_or_default()
 }
 
-/// Says whether a file of that date shows its next use, and is far from being trimmed: it needs no new date.
+/// Returns true if a file with that time needs no new one: Go would record its next use, and would not trim it soon.
 fn rests(mtime: Time, now: Time) -> bool {
     mtime <= earlier(now, DATED_BACK) && mtime >= earlier(now, RECENT)
 }
 
-/// Reads an action entry; a longer file yields its first 176 bytes, which is enough to refuse it.
+/// Reads an action entry; of a longer file only the first 176 bytes, which is enough to refuse it.
 fn read_action(dir: &Dir, name: &[u8]) -> std::result::Result<Vec<u8>, String> {
     let file = dir.open_file(name).map_err(|e| e.to_string())?;
     let mut bytes = Vec::with_capacity(ENTRY_LEN + 1);
@@ -128,7 +128,7 @@ fn read_action(dir: &Dir, name: &[u8]) -> std::result::Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Says whether `found` is the output that `action` speaks of, as far as its size tells.
+/// Checks by the size that `found` can be the output that `action` names.
 fn is_output_of(action: &Action, found: Option<&Stat>) -> std::result::Result<(), String> {
     match found {
         Some(s) if s.is_file() && s.size == action.size => Ok(()),
@@ -136,12 +136,12 @@ fn is_output_of(action: &Action, found: Option<&Stat>) -> std::result::Result<()
             "its output has {} bytes, {} expected",
             s.size, action.size
         )),
-        Some(_) => Err("its output is no regular file".into()),
+        Some(_) => Err("its output is not a regular file".into()),
         None => Err("its output is missing".into()),
     }
 }
 
-/// Says whether the folder at the place of an output holds that output as a program, as `go run` caches it: as its only file
+/// Returns true if the folder at an output's path holds that output as a program, as `go run` caches it: as its only file
 /// (`PutExecutable` in `cmd/go/internal/cache/cache.go`).
 fn is_program(dir: &Dir, output: &Entry) -> bool {
     let only_file = || -> fs::Result<Option<Stat>> {
@@ -170,7 +170,7 @@ fn hash(dir: &Dir, name: &[u8]) -> Result<Sha256> {
     }
 }
 
-/// The item of one name in a shard; `None` for what is not carried.
+/// The item for a name in a shard; `None` for files that are not carried.
 fn item(shard: &[u8], name: &[u8], dir: &Dir) -> fs::Result<Option<Item>> {
     let Some((id, which)) = parse_name(name).filter(|_| name[..2] == *shard) else {
         return Ok(None);
@@ -195,22 +195,22 @@ fn item(shard: &[u8], name: &[u8], dir: &Dir) -> fs::Result<Option<Item>> {
     }))
 }
 
-/// Refuses entries that are no files of a Go build cache, and outputs whose name belies their content; in words.
+/// Refuses entries that are not files of a Go build cache, and outputs whose content does not match their name, with the reason.
 pub(super) fn admit(entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
     let Some((which, id)) = parse(entry.path.as_bytes()) else {
-        return Err("it has no name of a Go build cache (`xx/<64 hex>-a` or `-d`)".into());
+        return Err("its name is not one of a Go build cache (`xx/<64 hex>-a` or `-d`)".into());
     };
     let size = size_of_go_file(entry)?;
     match (which, &entry.needs) {
         (Which::Output, None) if content == Some(&id) => Ok(()),
-        (Which::Output, None) => Err("its content is not what its name says".into()),
+        (Which::Output, None) => Err("its content does not match its name".into()),
         (Which::Output, Some(_)) => Err("an output needs no other entry".into()),
         (Which::Action, _) if size != ENTRY_LEN as u64 => {
             Err(format!("an action entry has 175 bytes, not {size}"))
         }
         (Which::Action, Some(needs)) => match parse(needs.as_bytes()) {
             Some((Which::Output, _)) => Ok(()),
-            _ => Err("what it needs is not an output".into()),
+            _ => Err("the entry that it needs is not an output".into()),
         },
         (Which::Action, None) => Err("an action entry must name its output".into()),
     }
@@ -255,7 +255,7 @@ impl Source for GoBuild {
         let found = in_threads(&names, 16, |names| {
             let mut items = Vec::new();
             for shard in names {
-                // Gone meanwhile, or a file of that name: nothing of Go's.
+                // Deleted meanwhile, or a file with that name: not Go's.
                 let Some(dir) = missing_is_none(root.open_dir(shard))? else {
                     continue;
                 };
@@ -282,7 +282,8 @@ impl Source for GoBuild {
         let output = output_path(action.output);
         let found = shards::stat(&root, &output).map_err(|e| e.to_string())?;
         if found.is_some_and(|stat| stat.is_dir()) {
-            // A program that `go run` or `go tool` keeps (Go 1.24): at each export, and nothing that its user could mend.
+            // A program that `go run` or `go tool` keeps (Go 1.24): it would be reported by each export, and the user could not
+            // fix it.
             return Err(String::new());
         }
         is_output_of(&action, found.as_ref())?;
@@ -303,7 +304,7 @@ impl Source for GoBuild {
             Some((Which::Action, id)) => {
                 let bytes = read_action(&dir, path.name())?;
                 let action = Action::parse(&bytes, id)?;
-                // Go overwrites it in place; what `complete` said must be what is packed.
+                // Go overwrites it in place; the packed content must match what `complete` found.
                 if item.entry.needs != Some(output_path(action.output))
                     || item.entry.meta.mtime != action.time
                 {
@@ -311,7 +312,7 @@ impl Source for GoBuild {
                 }
                 Ok(Box::new(HeldContent::new(bytes)))
             }
-            // Go touches files at will; that the content is whole shows against the name.
+            // Go changes file times at any time; the content is verified against the name.
             Some((Which::Output, _)) => Ok(Box::new(StableFile::open(
                 &dir,
                 path.name(),
@@ -322,8 +323,8 @@ impl Source for GoBuild {
         }
     }
 
-    /// Go refreshes the time of what it uses if that is an hour old or more; restored files are dated back by two.
-    /// So what is less than an hour older than the import was used after it, or shortly before it by another job here.
+    /// Go refreshes the time of a used file if it is an hour old or more; restored files are backdated by two hours. So a file
+    /// whose time is less than an hour before the import was used after it, or shortly before it by another job on this node.
     fn used(&self, item: &Item, imported: Option<Time>) -> bool {
         imported.is_none_or(|at| item.stat.mtime > earlier(at, MTIME_INTERVAL))
     }
@@ -348,7 +349,7 @@ impl Source for GoBuild {
             return Ok(Standing::Absent);
         };
         if which == Which::Output && stat.is_dir() && is_program(&dir, entry) {
-            // No rename can put a file in its place, and Go can use it.
+            // No rename can replace it by a file, and Go can use it.
             return Ok(Standing::Keep);
         }
         if !stat.is_file() {
@@ -394,7 +395,7 @@ impl Source for GoBuild {
         u8::from(path.as_bytes().ends_with(b"-a"))
     }
 
-    /// Reads each staged action entry as Go would: its output must be staged or in the cache already, with the size that it says.
+    /// Reads each staged action entry as Go would: its output must be staged or already in the cache, with the stated size.
     fn check_staged(&self, staged: &Dir, paths: &[EntryPath]) -> Result<Vec<(EntryPath, String)>> {
         let root = Dir::open_if_there(&self.root)?;
         in_threads(paths, 256, |paths| {
@@ -421,20 +422,20 @@ impl Source for GoBuild {
             _ => return Ok(()),
         }
         match dir.set_mtime(name, self.restored_mtime(entry, now)) {
-            // Another user's file: it serves as it is, only its next use may not show.
+            // Another user's file: it can be used, but its next use may not be recorded.
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
             other => Ok(other?),
         }
     }
 
-    /// Writes `trim.txt`, as Go does: seconds, no line end. A stamp that Go would heed is left alone, else a node whose every job
-    /// starts with an import would never trim.
+    /// Writes `trim.txt`, as Go does: seconds, no line break. A stamp that Go would use is left unchanged; otherwise a node on
+    /// which every job starts with an import would never trim.
     fn finish(&self, root: &Dir, _: &[EntryPath], now: Time) -> Result<()> {
         let stamp = match missing_is_none(root.open_file(b"trim.txt"))? {
             None => None,
             Some(file) => {
                 let mut text = String::new();
-                // Not a number is as good as no file.
+                // If it is not a number, treat it as a missing file.
                 match file.take(64).read_to_string(&mut text) {
                     Ok(_) => text.trim().parse::<i64>().ok(),
                     Err(_) => None,
@@ -453,7 +454,7 @@ impl Source for GoBuild {
     }
 }
 
-/// Why a staged action entry must not be placed, if so.
+/// The reason why a staged action entry must not be placed, if any.
 fn check_action(
     here: &mut Shards<'_>,
     there: Option<&mut Shards<'_>>,

@@ -1,4 +1,4 @@
-//! What the `go` command says of its folders and settings, from one `go env -json`; without it, the documented defaults.
+//! Folders and settings of the `go` command, from one `go env -json`; without it, the documented defaults.
 
 mod command;
 pub mod modfile;
@@ -12,39 +12,39 @@ use std::{
 use crate::source::{Error, Result};
 use command::run;
 
-/// How long `go env` may take: it starts the C compiler once, and does nothing else that takes time.
+/// How long `go env` may take: its only slow step is one start of the C compiler.
 pub const GO_ENV_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Looks up a variable of the environment.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// Who said it.
+/// The source of the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
     /// The `go` command.
     GoCommand,
-    /// Nobody: these are the documented defaults. Why the command was not asked, in words.
+    /// The documented defaults, with the reason why the command was not used.
     Defaults(String),
 }
 
-/// Go's folders and settings, as they hold in one project folder.
+/// Go's folders and settings in one project folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoEnv {
     /// The build cache, absolute.
     pub gocache: PathBuf,
     /// The module cache, absolute.
     pub gomodcache: PathBuf,
-    /// The release that builds this project (`go1.26.8`), the toolchain that its `go.mod` asks for included; empty if unknown.
+    /// The release that builds this project (`go1.26.8`), considering the toolchain that its `go.mod` requires; empty if unknown.
     pub goversion: String,
-    /// Operating system that is built for; empty if unknown.
+    /// Target operating system; empty if unknown.
     pub goos: String,
-    /// Processor that is built for; empty if unknown.
+    /// Target processor; empty if unknown.
     pub goarch: String,
     /// The level of that processor: `GOAMD64`, `GOARM` … with its value (`GOAMD64=v1`); empty if it has none.
     pub microarch: String,
     /// Flags for every command.
     pub goflags: String,
-    /// Where Go lives; empty if unknown.
+    /// Where Go is installed; empty if unknown.
     pub goroot: PathBuf,
     /// The module file of the project, if there is one.
     pub gomod: Option<PathBuf>,
@@ -52,21 +52,21 @@ pub struct GoEnv {
     pub gowork: Option<PathBuf>,
     /// Whether C is compiled too.
     pub cgo_enabled: bool,
-    /// The C compiler as it is written.
+    /// The C compiler, as set.
     pub cc: String,
     /// Experiments of the toolchain.
     pub goexperiment: String,
     /// The checksum database; empty if unknown.
     pub gosumdb: String,
-    /// Who said all this.
+    /// Where these values come from.
     pub source: From,
 }
 
 impl GoEnv {
-    /// Asks the `go` command that `PATH` names, in the folder `project`; falls back to the defaults where there is none or it fails.
+    /// Asks the `go` command in `PATH`, in the folder `project`; falls back to the defaults if there is none or it fails.
     ///
-    /// All variables that Go looks at come from `lookup`. `GOTOOLCHAIN` is `local` for this call, so that nothing is downloaded;
-    /// which toolchain would be taken is worked out from the project's files. Blocks at most `timeout`.
+    /// All variables that Go reads come from `lookup`. `GOTOOLCHAIN` is `local` for this call, so that nothing is downloaded; the
+    /// toolchain that Go would use is determined from the project's files. Blocks for at most `timeout`.
     ///
     /// # Errors
     /// When the build cache is off, or a folder is not absolute or not known.
@@ -79,7 +79,8 @@ impl GoEnv {
         }
     }
 
-    /// What holds without a `go` command (`go help environment`; `cmd/go/internal/cache/default.go`, `cmd/go/internal/cfg/cfg.go`).
+    /// The values without a `go` command (`go help environment`; `cmd/go/internal/cache/default.go`,
+    /// `cmd/go/internal/cfg/cfg.go`).
     ///
     /// # Errors
     /// As [`GoEnv::detect`].
@@ -133,19 +134,19 @@ impl GoEnv {
         .checked()
     }
 
-    /// One line for the user when the command was not asked.
+    /// One line for the user if the command was not used.
     pub fn warning(&self) -> Option<String> {
         match &self.source {
             From::GoCommand => None,
             From::Defaults(why) => Some(format!(
-                "{why}; taking Go's documented folders: GOCACHE={}, GOMODCACHE={}",
+                "{why}; using Go's documented folders: GOCACHE={}, GOMODCACHE={}",
                 self.gocache.display(),
                 self.gomodcache.display()
             )),
         }
     }
 
-    /// Says whether paths are left out of what is built: the last `-trimpath` in `GOFLAGS` counts.
+    /// Returns true if paths are trimmed from build results: the last `-trimpath` in `GOFLAGS` counts.
     pub fn trimpath(&self) -> bool {
         self.goflags
             .split_ascii_whitespace()
@@ -156,7 +157,7 @@ impl GoEnv {
 
     fn from_json(json: &[u8], lookup: Lookup<'_>) -> std::result::Result<Self, String> {
         let vars: std::collections::BTreeMap<String, String> = serde_json::from_slice(json)
-            .map_err(|e| format!("`go env -json` answered what is not JSON: {e}"))?;
+            .map_err(|e| format!("the output of `go env -json` is not JSON: {e}"))?;
         let text = |name: &str| vars.get(name).cloned().unwrap_or_default();
         let must = |name: &str| {
             vars.get(name)
@@ -165,18 +166,18 @@ impl GoEnv {
                 .ok_or_else(|| format!("`go env -json` names no {name}"))
         };
         let file = |name: &str| {
-            // GOMOD is the null device where modules are on but there is none.
+            // GOMOD is the null device if modules are enabled but there is no module.
             Some(text(name))
                 .filter(|v| !v.is_empty() && v != "off" && v != "/dev/null")
                 .map(PathBuf::from)
         };
         let goarch = text("GOARCH");
-        // Go says `off` of a path that is not absolute, too.
+        // Go also reports `off` for a path that is not absolute.
         let gocache = must("GOCACHE")?;
         let written = lookup("GOCACHE").filter(|v| !v.is_empty());
         let gocache = match written {
             Some(written) if gocache.as_os_str() == "off" => written.into(),
-            // Below that it would be.
+            // The default would be below that folder.
             None if gocache.as_os_str() == "off" => match lookup("XDG_CACHE_HOME") {
                 Some(dir) if Path::new(&dir).is_relative() && !dir.is_empty() => {
                     Path::new(&dir).join("go-build")
@@ -255,7 +256,7 @@ fn microarch_of(goarch: &str, value: impl Fn(&str) -> String) -> String {
     }
 }
 
-/// `GOTOOLCHAIN` as the user set it: environment, then Go's own file of settings, then the one that ships with Go (`cfg.Getenv`).
+/// `GOTOOLCHAIN` as set by the user: environment, then Go's own settings file, then the one shipped with Go (`cfg.Getenv`).
 fn toolchain_setting(lookup: Lookup<'_>, goenv: &Path, goroot: &Path) -> String {
     if let Some(v) = lookup("GOTOOLCHAIN").filter(|v| !v.is_empty()) {
         return v.to_string_lossy().into_owned();
@@ -272,7 +273,7 @@ fn toolchain_setting(lookup: Lookup<'_>, goenv: &Path, goroot: &Path) -> String 
         .unwrap_or_default()
 }
 
-/// The nearest file of that name in `from` or above it.
+/// The nearest file with that name in `from` or a folder above it.
 fn find_up(from: &Path, name: &str) -> Option<PathBuf> {
     from.ancestors()
         .map(|dir| dir.join(name))

@@ -1,12 +1,12 @@
 //! Go's module cache: the download tree, as a module proxy would serve it.
 //!
-//! Carried: `.info .mod .zip .ziphash` of versions (Go toolchains are such). Left out: locks, temporary files, `cache/vcs`, extracted trees
-//! (Go extracts what it needs, go-caches.md 3.5), `@v/list`, which is made anew, and the answers of checksum databases.
-//! A `.partial` marks an extracted tree, not the zip beside it, which is whole.
+//! Carried: `.info .mod .zip .ziphash` of versions (including Go toolchains). Left out: locks, temporary files, `cache/vcs`,
+//! extracted trees (Go extracts what it needs, go-caches.md 3.5), `@v/list`, which is rebuilt, and the answers of checksum
+//! databases. A `.partial` marks an extracted tree, not the zip next to it, which is complete.
 //!
-//! A zip is packed in the canonical stored form of `zip.rs`, and hashed while it is read; one whose hash is not that of its
-//! `.ziphash`, or not the one in the project's `go.sum`, is neither exported nor restored. Versions never change, so what stands and
-//! is not wrong is kept.
+//! A zip is packed in the canonical stored form of `zip.rs`, and hashed while it is read; a zip whose hash does not match its
+//! `.ziphash` or the project's `go.sum` is neither exported nor restored. Versions never change, so existing files are kept
+//! unless they are wrong.
 
 mod check;
 mod dirhash;
@@ -44,19 +44,20 @@ use dirhash::{H1, H1_LEN};
 use gosum::{Sums, Verdict};
 use path::{ModFile, ModVersion, Part};
 
-/// Permissions of what is carried; Go creates its files with 0666 less the umask.
+/// Permissions of carried files; Go creates its files with 0666 minus the umask.
 const MODE: u32 = 0o644;
 
 /// Longest `.mod` (`MaxGoMod` in `golang.org/x/mod/zip`).
 const MAX_MOD_BYTES: u64 = 16 << 20;
 
-/// Longest `.info`; real ones have some hundred bytes.
+/// Longest `.info`; real ones have a few hundred bytes.
 const MAX_SMALL_BYTES: u64 = 1 << 20;
 
-/// Restored files are dated back this far, so that what the job downloads is newer by the clock, even one that was put right meanwhile.
+/// Restored files are backdated by this much, so that files which the job downloads are newer, even if the clock was corrected
+/// meanwhile.
 const DATED_BACK: Duration = Duration::from_hours(2);
 
-/// What the project at hand says of modules.
+/// What the current project states about modules.
 #[derive(Debug, Default)]
 pub struct Project {
     sums: Sums,
@@ -65,10 +66,10 @@ pub struct Project {
 }
 
 impl Project {
-    /// Reads the checksums of the project that `env` was asked in.
+    /// Reads the checksums of the project of `env`.
     ///
     /// # Errors
-    /// A `go.sum` is there and cannot be read, or is malformed.
+    /// A `go.sum` exists and cannot be read, or is malformed.
     pub fn read(env: &GoEnv) -> Result<Self> {
         Ok(Self {
             sums: Sums::read(&modfile::sum_files(env))?,
@@ -93,7 +94,8 @@ impl Project {
 pub struct GoMod {
     root: PathBuf,
     project: Project,
-    /// When a version's lock was made, by its path without the end: Go makes it when it downloads or extracts. Filled by a scan.
+    /// When a version's lock was created, by its path without the suffix: Go creates it when it downloads or extracts. Filled by
+    /// a scan.
     locks: Mutex<scan::Locks>,
 }
 
@@ -114,7 +116,7 @@ impl GoMod {
     }
 }
 
-/// Why a zip with this hash is wrong, if so: `beside` is what its `.ziphash` says.
+/// The reason why a zip with this hash is wrong, if it is; `beside` is the hash in its `.ziphash`.
 fn wrong_zip(sums: &Sums, v: &ModVersion, h1: H1, beside: Option<H1>) -> Option<String> {
     if let Verdict::Wrong(want) = sums.of_zip(&v.module, &v.version, h1) {
         return Some(format!(
@@ -125,7 +127,7 @@ fn wrong_zip(sums: &Sums, v: &ModVersion, h1: H1, beside: Option<H1>) -> Option<
     Some(format!("its hash is {h1}, its .ziphash says {want}"))
 }
 
-/// Why a `.mod` is wrong, if so.
+/// The reason why a `.mod` is wrong, if it is.
 fn wrong_mod(sums: &Sums, v: &ModVersion, content: &[u8]) -> Option<String> {
     let h1 = H1::of_go_mod(content);
     match sums.of_go_mod(&v.module, &v.version, h1) {
@@ -136,7 +138,7 @@ fn wrong_mod(sums: &Sums, v: &ModVersion, content: &[u8]) -> Option<String> {
     }
 }
 
-/// Why an `.info` is of no use, if so.
+/// The reason why an `.info` is unusable, if it is.
 fn wrong_info(v: &ModVersion, content: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Info {
@@ -145,12 +147,12 @@ fn wrong_info(v: &ModVersion, content: &[u8]) -> Option<String> {
     }
     match serde_json::from_slice::<Info>(content) {
         Ok(info) if info.version == v.version => None,
-        Ok(_) => Some("it speaks of another version".into()),
+        Ok(_) => Some("it is about another version".into()),
         Err(e) => Some(format!("it is not the JSON that Go writes: {e}")),
     }
 }
 
-/// Most bytes of a file of that sort, as packed.
+/// Maximum packed bytes of a file of that kind.
 fn limit(file: &ModFile) -> u64 {
     match file {
         ModFile(_, Part::Zip) => zip::MAX_ZIP_BYTES,
@@ -160,7 +162,7 @@ fn limit(file: &ModFile) -> u64 {
     }
 }
 
-/// Says whether a file of that sort can have that size.
+/// Returns true if a file of that kind can have that size.
 fn fits(file: &ModFile, size: u64) -> bool {
     match file {
         ModFile(_, Part::ZipHash) => size == limit(file),
@@ -169,7 +171,7 @@ fn fits(file: &ModFile, size: u64) -> bool {
     }
 }
 
-/// Reads a small file; `None` where there is none, or none of at most `limit` bytes.
+/// Reads a small file; `None` if it does not exist, or has more than `limit` bytes.
 fn read_small(dir: &Dir, name: &[u8], limit: u64) -> fs::Result<Option<Vec<u8>>> {
     let Some(file) = fs::missing_is_none(dir.open_file(name))? else {
         return Ok(None);
@@ -181,7 +183,7 @@ fn read_small(dir: &Dir, name: &[u8], limit: u64) -> fs::Result<Option<Vec<u8>>>
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
-/// The hash in the `.ziphash` that belongs to a zip or is itself called `name`; `None` where Go would make it anew.
+/// The hash in the `.ziphash` that belongs to a zip or is itself called `name`; `None` if Go would create it again.
 fn read_ziphash(dir: &Dir, name: &[u8]) -> fs::Result<Option<H1>> {
     let mut beside = name.to_vec();
     if beside.ends_with(b".zip") {
@@ -191,22 +193,22 @@ fn read_ziphash(dir: &Dir, name: &[u8]) -> fs::Result<Option<H1>> {
     Ok(bytes.and_then(|b| H1::parse(&b)))
 }
 
-/// Says whether earlier releases carried it: what checksum databases had answered, and whatever stood in its place.
+/// Returns true if earlier releases carried the path: answers of checksum databases, and anything else in their folder.
 pub(super) fn was_carried(path: &EntryPath) -> bool {
     path::is_of_sumdb(path.as_bytes())
 }
 
-/// Refuses entries that are no files of Go's module cache; in words.
+/// Refuses entries that are not files of Go's module cache, with the reason.
 pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
     let Some(file) = path::parse(entry.path.as_bytes()) else {
-        return Err("it has no name of Go's module cache that is carried".into());
+        return Err("its name is not one of a carried file of Go's module cache".into());
     };
     let size = size_of_go_file(entry)?;
     if !fits(&file, size) {
         return Err(format!("a file of its name cannot have {size} bytes"));
     }
     if entry.needs.is_some() {
-        return Err("no file of a module needs another entry".into());
+        return Err("a file of a module cannot need another entry".into());
     }
     Ok(())
 }
@@ -224,7 +226,7 @@ impl Source for GoMod {
         Carry::new(false, false)
     }
 
-    /// Only what could be exported is ever removed, and what Go keeps beside it in a folder that goes as a whole; extracted trees stay.
+    /// Only exportable files are removed, and Go's other files in a folder that is removed as a whole; extracted trees stay.
     fn keeps(&self, path: &[u8], is_dir: bool) -> bool {
         if is_dir {
             let carried =
@@ -292,7 +294,7 @@ impl Source for GoMod {
         }
     }
 
-    /// With a `.ziphash`, Go takes zip and extracted tree for whole: an import refuses one that comes without its zip.
+    /// With a `.ziphash`, Go assumes that zip and extracted tree are complete: an import refuses one without its zip.
     fn falls_with(&self, path: &EntryPath) -> Option<EntryPath> {
         match path::parse(path.as_bytes())? {
             ModFile(_, Part::Zip) => EntryPath::new([path.as_bytes(), b"hash"].concat()).ok(),
@@ -300,13 +302,14 @@ impl Source for GoMod {
         }
     }
 
-    /// Go neither touches nor dates what it reads here. So: what `go.sum` names, the project's toolchain, what was downloaded since
-    /// the import, and versions whose lock was made since (on a fresh node: extracted by the job).
+    /// Go does not update the times of files that it reads here. So these count as used: files that `go.sum` names, the project's
+    /// toolchain, files downloaded since the import, and versions whose lock was created since then (on a fresh node: extracted
+    /// by the job).
     fn used(&self, item: &Item, imported: Option<Time>) -> bool {
         let Some(at) = imported else {
             return true;
         };
-        // Half of the distance that restored files are dated back by.
+        // Half of the time by which restored files are backdated.
         let since = at.as_nanos() - DATED_BACK.as_nanos() as i128 / 2;
         if item.stat.mtime.as_nanos() > since {
             return true;
@@ -334,8 +337,8 @@ impl Source for GoMod {
         Time::from_nanos(now.as_nanos() - DATED_BACK.as_nanos() as i128).unwrap_or(now)
     }
 
-    /// A `go` that finds a zip without its `.ziphash` hashes it; one that finds a `.ziphash` first may take an old extracted tree for whole
-    /// (`DownloadDir` in `cmd/go/internal/modfetch/cache.go`).
+    /// A `go` command that finds a zip without its `.ziphash` hashes the zip; one that finds a `.ziphash` first may take an old
+    /// extracted tree for complete (`DownloadDir` in `cmd/go/internal/modfetch/cache.go`).
     fn rank(&self, path: &EntryPath) -> u8 {
         match path::parse(path.as_bytes()) {
             Some(ModFile(_, Part::ZipHash)) => 1,
@@ -349,7 +352,7 @@ impl Source for GoMod {
         check::check_staged(&self.root, &self.project.sums, staged, paths)
     }
 
-    /// Nothing: permissions and dates of what stands do not matter to Go.
+    /// Does nothing: permissions and times of existing files do not matter to Go.
     fn adjust(&self, _: &Dir, _: &Entry, _: Time) -> Result<()> {
         Ok(())
     }

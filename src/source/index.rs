@@ -1,13 +1,13 @@
-//! The node index: what this node knows of a cache's files, so that an unchanged file is not read again.
+//! The node index: what this node knows about a cache's files, so that an unchanged file is not read again.
 //!
-//! One small file a cache, in a state folder of the caller, named by kind and root and bound to the root's device and inode.
-//! It is a memory aid: anything wrong with it, and it is as if it were not there.
+//! One small file per cache, in a state folder of the caller, named by kind and root and bound to the root's device and inode. It
+//! is only an optimization: if anything is wrong with it, it is treated as missing.
 //!
-//! **Proof.** A record holds device, inode, size, mtime and ctime of a file whose content was known, and the index holds a
-//! stamp: the ctime of a probe file made in the same file system *before* those were taken. ctimes cannot be set. Clocks of
-//! file systems move in ticks (at most 10 ms, or whole seconds on some): a change within the tick in which the file was
-//! examined would leave no trace. So a record proves something only if its ctime is older than the stamp by more than a
-//! tick: whoever changes the file after the stamp was made leaves a ctime that is not the recorded one.
+//! **Proof.** A record holds device, inode, size, mtime and ctime of a file whose content was known, and the index holds a stamp:
+//! the ctime of a probe file made in the same file system *before* those were taken. ctimes cannot be set. Clocks of file systems
+//! move in ticks (at most 10 ms, or whole seconds on some): a change within the tick in which the file was examined would leave
+//! no trace. So a record is proof only if its ctime is older than the stamp by more than a tick: a change after the stamp was
+//! taken leaves a ctime that differs from the recorded one.
 //!
 //! **File, version 1**, little endian: magic (8), checksum over the rest (8), root's device, inode, the stamp's device,
 //! seconds (8 each), nanoseconds, coarse (4 each), lengths of notes, records, paths (8 each); notes (JSON); records of 96
@@ -28,16 +28,16 @@ use crate::{
 const MAGIC: &[u8; 8] = b"cctlidx\x01";
 const HEADER: usize = 8 + 8 + 4 * 8 + 2 * 4 + 3 * 8;
 const RECORD: usize = 96;
-/// Longest index that is read: some three million files.
+/// Longest index that is read: about three million files.
 const MAX_BYTES: u64 = 512 << 20;
-/// Index files that nobody wrote for so long are removed when another is saved.
+/// Index files not written for this long are removed when another one is saved.
 const KEPT: Duration = Duration::from_hours(30 * 24);
-/// A ctime must be that much older than the stamp (kernels tick at 100 Hz at least).
+/// A ctime must be this much older than the stamp (kernels tick at 100 Hz at least).
 const TICK: Duration = Duration::from_millis(20);
-/// The same where ctimes are whole seconds, or every other (FAT).
+/// The same for ctimes with a resolution of one or two seconds (FAT).
 const COARSE_TICK: Duration = Duration::from_secs(2);
 
-/// A moment of a file system's own clock.
+/// A time of a file system's own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// ctime of the probe.
@@ -49,8 +49,8 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Takes the time in the file system of `root`, without a trace: neither `root`'s times nor what it holds are changed
-    /// (where the file system has no nameless files, the probe is removed and `root`'s mtime set back).
+    /// Takes the time in the file system of `root`, without changing `root`'s times or content (if the file system does not
+    /// support unnamed files, the probe is removed and `root`'s mtime restored).
     pub fn take(root: &Dir) -> fs::Result<Self> {
         let stat = match root.nameless_file() {
             Ok(file) => fs::stat_file(&file).map_err(|e| fs::Error::new("stat", root.path(), e))?,
@@ -63,12 +63,12 @@ impl Stamp {
         })
     }
 
-    /// A stamp that everything written before the call is old enough for: waits one tick (20 ms; 2 s on coarse clocks).
+    /// A stamp for which everything written before the call is old enough: waits one tick (20 ms; 2 s on coarse clocks).
     pub fn take_settled(root: &Dir) -> fs::Result<Self> {
         let before = Self::take(root)?;
         std::thread::sleep(before.tick());
         let mut after = Self::take(root)?;
-        // The clock moves in ticks; give up on one that stands still, which only costs reading again.
+        // The clock moves in ticks; give up on a clock that stands still, which only means that files are read again.
         for _ in 0..10 {
             if before.is_settled(after.time) {
                 break;
@@ -87,7 +87,7 @@ impl Stamp {
         if self.coarse { COARSE_TICK } else { TICK }
     }
 
-    /// Says whether a file of that device and ctime has not been changed since it was examined after this stamp.
+    /// Returns true if a file of that device and ctime has not been changed since it was examined after this stamp.
     fn proves(self, stat: &Stat) -> bool {
         stat.dev == self.dev
             && self.time.as_nanos() - stat.ctime.as_nanos() >= self.tick().as_nanos() as i128
@@ -114,36 +114,36 @@ pub struct Imported {
     pub snapshot: String,
     /// The store, without secrets.
     pub store: String,
-    /// The name that was found, whatever its key, as marks of its replacement spell it; `None` of older programs.
+    /// The name that was found, whatever its key, as in marks of its replacement; `None` if written by older programs.
     #[serde(default)]
     pub name: Option<String>,
 }
 
-/// What is remembered besides files.
+/// Data besides files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Notes {
     /// The last import, if any.
     pub imported: Option<Imported>,
-    /// Digest of the snapshot that the tree equalled when the index was made.
+    /// Digest of the snapshot that the tree equalled when the index was created.
     pub matched: Option<String>,
-    /// The last replacement of the name that the tree was made after, if there was one.
+    /// The last replacement of the name that precedes the tree, if any.
     pub replacement: Option<String>,
 }
 
-/// What this node knows of one cache.
+/// What this node knows about one cache.
 #[derive(Debug)]
 pub struct NodeIndex {
     root: (u64, u64),
     stamp: Stamp,
-    /// What is remembered besides files.
+    /// Data besides files.
     pub notes: Notes,
     records: Vec<u8>,
     paths: Vec<u8>,
 }
 
 impl NodeIndex {
-    /// The index of the cache of that kind at `root`; `None` where there is none, or it is damaged, or is another folder's.
+    /// The index of the cache of that kind at `root`; `None` if it does not exist, is damaged, or belongs to another folder.
     pub fn load(state: &Path, kind: SourceKind, root: &Path) -> Option<Self> {
         let load = || -> Result<Option<Self>, String> {
             let Some(dir) = Dir::open_if_there(root).map_err(|e| e.to_string())? else {
@@ -157,7 +157,7 @@ impl NodeIndex {
             };
             let index = Self::decode(&bytes)?;
             if index.root != (stat.dev, stat.ino) {
-                return Err("it was made for another folder of that name".to_owned());
+                return Err("it was created for another folder with that name".to_owned());
             }
             Ok(Some(index))
         };
@@ -169,7 +169,7 @@ impl NodeIndex {
 
     /// An index of files whose content was known when they were examined, all after `stamp` was taken.
     ///
-    /// Of a path given twice the last counts. Records that the stamp cannot prove are left out.
+    /// If a path is given twice, the last one is used. Records that the stamp cannot prove are left out.
     pub fn record(
         root: &Dir,
         stamp: Stamp,
@@ -192,7 +192,7 @@ impl NodeIndex {
         };
         let mut last: Option<&EntryPath> = None;
         for (path, stat, content) in &items {
-            // The sort is stable and was turned round: of equal paths the last given comes first.
+            // The sort is stable and the order was reversed: of equal paths the last given comes first.
             if last != Some(path) {
                 index.push(path, stat, content);
             }
@@ -217,12 +217,12 @@ impl NodeIndex {
         self.paths.extend_from_slice(path.as_bytes());
     }
 
-    /// Files that it knows.
+    /// Number of known files.
     pub fn len(&self) -> usize {
         self.records.len() / RECORD
     }
 
-    /// Says whether it knows no file.
+    /// Returns true if no file is known.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -233,7 +233,7 @@ impl NodeIndex {
         Some(Time { secs, nanos })
     }
 
-    /// Keeps the index for the next run. Where that cannot be, the next run goes without.
+    /// Saves the index for the next run. If that fails, the next run has no index.
     pub fn save(&self, state: &Path, kind: SourceKind, root: &Path) {
         let save = || -> Result<(), String> {
             fs::make_own_dirs(state).map_err(|e| e.to_string())?;
@@ -306,10 +306,10 @@ impl NodeIndex {
             records: records.to_vec(),
             paths: paths.to_vec(),
         };
-        // Look-ups then need no checks of their own.
+        // Lookups then need no checks.
         let mut last: Option<&[u8]> = None;
         for r in index.records.chunks_exact(RECORD) {
-            let path = index.path(r).ok_or("a path lies outside")?;
+            let path = index.path(r).ok_or("a path is out of range")?;
             if last.is_some_and(|l| l >= path) {
                 return Err("its records are not in order".to_owned());
             }
@@ -324,7 +324,7 @@ impl NodeIndex {
         self.paths.get(at..end)
     }
 
-    /// Says whether a path still leads to the file that is known, though its times may have been changed since.
+    /// Returns true if a path still leads to the known file, though its times may have changed since.
     pub fn is_same_file(&self, path: &EntryPath, stat: &Stat) -> bool {
         self.find(path)
             .is_some_and(|r| u64_at(r, 40) == stat.ino && u64_at(r, 48) == stat.size)
@@ -381,7 +381,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(n)
 }
 
-/// Mixes eight bytes at a time: a sixth of the time that reading the file takes.
+/// Mixes eight bytes at a time: takes a sixth of the time of reading the file.
 fn checksum(bytes: &[u8]) -> u64 {
     const K: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut h = bytes.len() as u64 ^ K;
@@ -404,7 +404,7 @@ fn file_of(state: &Path, kind: SourceKind, root: &Path) -> fs::Result<PathBuf> {
     Ok(state.join(format!("{}-{}.idx", kind.name(), &hex[..32])))
 }
 
-/// Removes index files of caches that are long gone, so that the folder does not grow with every job's own path.
+/// Removes index files of caches that no longer exist, so that the folder does not grow with every job's own path.
 fn forget_old(state: &Path) -> fs::Result<()> {
     let dir = Dir::open(state)?;
     let now = Time::now();

@@ -1,4 +1,4 @@
-//! What of an entry's metadata counts, and giving it back.
+//! Which metadata of an entry is carried, and restoring it.
 
 use crate::{
     entry::{Entry, Kind, Time},
@@ -7,7 +7,7 @@ use crate::{
 
 use super::xattr;
 
-/// What of an entry's metadata counts.
+/// Which metadata of an entry is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Carry {
     /// Extended attributes.
@@ -19,7 +19,7 @@ pub struct Carry {
 }
 
 impl Carry {
-    /// As asked for, for this process.
+    /// As requested, for this process.
     pub fn new(xattrs: bool, owner: bool) -> Self {
         Self {
             xattrs,
@@ -28,25 +28,25 @@ impl Carry {
         }
     }
 
-    /// The mode bits that count.
+    /// The mode bits that are carried.
     pub fn mode(self, mode: u32) -> u32 {
         mode & if self.owner { 0o7777 } else { 0o777 }
     }
 
-    /// Says whether files are given to their owners.
+    /// Returns true if owners are restored.
     pub fn gives_away(self) -> bool {
         self.owner && self.root
     }
 }
 
-/// Gives what stands at the entry's name in `parent` the entry's owner, attributes, permissions and time, as far as they are carried.
+/// Sets owner, attributes, permissions and time of the file with the entry's name in `parent`, as far as they are carried.
 ///
-/// Links get owner and time only; hard links nothing, since their file has it.
+/// Links get owner and time only; hard links nothing, since their file has the metadata.
 pub fn give_meta(parent: &fs::Dir, entry: &Entry, mtime: Time, carry: Carry) -> fs::Result<()> {
     give_meta_named(parent, entry.path.name(), entry, mtime, carry)
 }
 
-/// The same for an entry that stands under another name yet.
+/// The same for an entry that still has another name.
 pub(super) fn give_meta_named(
     parent: &fs::Dir,
     name: &[u8],

@@ -1,8 +1,8 @@
-//! Caches on disk: read out, and put back.
+//! Caches on disk: reading and restoring them.
 //!
 //! - Holds: the kinds of cache (Go build cache, Go module cache, any folder), the node index, staging and placing of restored trees.
 //! - Enters: paths of the user's machine, Go's settings; on the way back a staged tree and the entries in it.
-//! - Leaves: items sorted by path, contents as they are packed; on the way back a cache that its tool can use.
+//! - Leaves: items sorted by path, contents in their packed form; on the way back a cache that its tool can use.
 //! - Deliberately absent: OCI, tar, compression, stores, async.
 
 pub mod dir;
@@ -33,7 +33,7 @@ use crate::{
     fs,
 };
 
-/// What sort of cache it is.
+/// The kind of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SourceKind {
     /// Go's build and test cache, `GOCACHE`.
@@ -54,24 +54,24 @@ impl SourceKind {
         }
     }
 
-    /// The kind of that name.
+    /// The kind with that name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::GoBuild, Self::GoMod, Self::Dir]
             .into_iter()
             .find(|k| k.name() == name)
     }
 
-    /// Go kinds are unions of what their writers had, entries leave by age; a folder is what its last writer had.
+    /// Go kinds are unions of their writers' contents, and old entries are dropped; a folder has the content of its last writer.
     pub fn is_go(self) -> bool {
         !matches!(self, Self::Dir)
     }
 
-    /// Says whether honest writers of earlier releases stored an entry that is of no use any more.
+    /// Returns true if honest writers of earlier releases stored this entry, although it is no longer used.
     pub fn was_carried(self, entry: &Entry) -> bool {
         self == Self::GoMod && gomod::was_carried(&entry.path)
     }
 
-    /// Refuses entries that do not belong into such a cache, or whose name belies their content; in words.
+    /// Refuses entries that do not belong in such a cache, or whose content does not match their name, with the reason.
     pub fn admit(self, entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
         match self {
             Self::GoBuild => gobuild::admit(entry, content),
@@ -81,42 +81,42 @@ impl SourceKind {
     }
 }
 
-/// The size of a file as Go's caches have them: plain, with one of Go's modes, of nobody in particular; else why it is none.
+/// The size of a file of a Go cache (plain, with one of Go's modes, without an owner), or the reason why it is not such a file.
 fn size_of_go_file(entry: &Entry) -> std::result::Result<u64, String> {
     let Kind::File {
         size,
         extents: None,
     } = entry.kind
     else {
-        return Err("it is no regular file without holes".into());
+        return Err("it is not a regular file without holes".into());
     };
     if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
         return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
     }
     if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
-        return Err("it names an owner or has attributes, which Go's caches never do".into());
+        return Err("it has an owner or attributes, which files of Go's caches never have".into());
     }
     Ok(size)
 }
 
-/// Trouble with a cache on disk.
+/// Errors of a cache on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file operation failed.
     #[error(transparent)]
     Fs(#[from] fs::Error),
-    /// The cache is not what it should be, or a tool said no.
+    /// The cache is invalid, or a tool failed.
     #[error("{0}")]
     Invalid(String),
-    /// Whoever waited for a restore gave it up.
+    /// The caller gave up waiting for a restore.
     #[error("the time budget was spent (--budget)")]
     GivenUp,
-    /// A restore failed when some of it was in place.
+    /// A restore failed after it had changed the target.
     #[error("{source}; {}", partly(target, *moves, *removed))]
     Partly {
         /// Where it was restored.
         target: PathBuf,
-        /// Files, and folders with all in them, that were put in place.
+        /// Files, and complete folders, that were put in place.
         moves: u64,
         /// Names that were removed.
         removed: u64,
@@ -126,7 +126,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The same, where the target was changed before.
+    /// The same error, after the target was changed.
     #[must_use]
     pub fn after(self, target: &Path, moves: u64, removed: u64) -> Self {
         if moves + removed == 0 || matches!(self, Self::Partly { .. }) {
@@ -155,50 +155,50 @@ fn partly(target: &Path, moves: u64, removed: u64) -> String {
 /// Result of work on a cache.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What must match for a restore to be of use, and what makes one candidate better than another.
+/// What must match for a restore to be useful, and what makes one candidate better than another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Fingerprint {
-    /// A snapshot of another gate is of no use (the Go release of a build cache); empty: no gate.
+    /// A snapshot with another gate is useless (the Go release of a build cache); empty: no gate.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub gate: String,
-    /// The more of these agree, the better: platform, flags, whether paths are trimmed.
+    /// The more of these match, the better: platform, flags, whether paths are trimmed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub traits: BTreeMap<String, String>,
 }
 
-/// One entry of a cache as a scan found it.
+/// One entry of a cache, as found by a scan.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// The entry as it is packed: its size is that of the packed content, which is not always that of the file.
+    /// The entry in its packed form: its size is that of the packed content, which may differ from that of the file.
     pub entry: Entry,
     /// The file's own metadata, for the node index.
     pub stat: fs::Stat,
     /// The digest that the file's name promises (`-d` of a Go build cache); what is packed is checked against it.
     pub claim: Option<Sha256>,
-    /// `false` while `needs`, times or size are yet to be read from the content ([`Source::complete`]).
+    /// `false` until `needs`, times and size have been read from the content ([`Source::complete`]).
     pub complete: bool,
 }
 
-/// Something that was left out, and why.
+/// A path that was left out, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// Path below the root, printable.
     pub path: String,
-    /// Why, in words.
+    /// The reason.
     pub why: String,
 }
 
 /// What a scan found.
 #[derive(Debug, Clone, Default)]
 pub struct Scan {
-    /// Sorted by path, unique; folders come before what they hold.
+    /// Sorted by path, unique; folders come before their contents.
     pub items: Vec<Item>,
-    /// What is there but is not carried; only what the user should know of.
+    /// Existing paths that are not carried; only those that the user should know about.
     pub skipped: Vec<Skipped>,
 }
 
-/// The node index's answer: the content of a file that is proven not to have changed.
+/// The node index's answer: the content of a file that has provably not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownContent {
     /// SHA-256 of the content as packed.
@@ -207,9 +207,9 @@ pub struct KnownContent {
     pub len: u64,
 }
 
-/// Tells what metadata proves.
+/// Knowledge about files that metadata proves.
 pub trait Known: Sync {
-    /// The content of the file at `path`, if `stat` proves that it is what it was.
+    /// The content of the file at `path`, if `stat` proves that it has not changed.
     fn content(&self, path: &EntryPath, stat: &fs::Stat) -> Option<KnownContent>;
 }
 
@@ -223,20 +223,20 @@ impl Known for NothingKnown {
     }
 }
 
-/// What stands where an entry would be restored.
+/// What exists at the path of an entry that would be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Nothing.
     Absent,
-    /// The same content and what else counts for this kind: nothing to do.
+    /// The same content and relevant metadata: nothing to do.
     Same,
-    /// The same content, found by reading it; the file's time of change before that.
+    /// The same content, verified by reading it; the file's time of change before that.
     SameAsRead(Time),
-    /// The right content, but permissions or times differ ([`Source::adjust`] mends them).
+    /// The right content, but permissions or times differ ([`Source::adjust`] corrects them).
     SameContent,
-    /// Something else that the restore replaces.
+    /// Other content, which the restore replaces.
     Other,
-    /// Something else that is better kept.
+    /// Other content, which is better kept.
     Keep,
 }
 
@@ -248,49 +248,50 @@ pub trait Source: Send + Sync {
     /// The folder; need not exist.
     fn root(&self) -> &Path;
 
-    /// What of an entry's metadata is carried.
+    /// Which metadata of an entry is carried.
     fn carry(&self) -> meta::Carry;
 
-    /// Says whether a mirroring import leaves this path alone though the snapshot does not have it; a kept folder is kept whole.
+    /// Returns true if a mirroring import keeps this path although the snapshot does not have it; a kept folder is kept with all
+    /// its contents.
     fn keeps(&self, path: &[u8], is_dir: bool) -> bool;
 
-    /// Says whether an import leaves this path of a snapshot alone, by itself or by a folder above it.
+    /// Returns true if an import ignores this path of a snapshot, because of the path itself or a folder above it.
     fn excludes(&self, _path: &EntryPath, _is_dir: bool) -> bool {
         false
     }
 
-    /// What is carried of the folder itself, as the last scan found it.
+    /// The carried metadata of the folder itself, as found by the last scan.
     fn root_meta(&self) -> Option<crate::entry::Meta> {
         None
     }
 
-    /// Cachectl's own folders in the tree, as things are now.
+    /// Cachectl's own folders that are currently in the tree.
     fn own(&self) -> own::OwnWithin {
         own::OwnWithin::default()
     }
 
-    /// What a snapshot of it is good for.
+    /// Where a snapshot of it is usable.
     fn fingerprint(&self) -> Fingerprint;
 
-    /// Reads the tree's metadata, and no contents of what `known` proves. An absent root is an empty scan.
+    /// Reads the tree's metadata, without reading contents that `known` proves. For an absent root the scan is empty.
     fn scan(&self, known: &dyn Known) -> Result<Scan>;
 
-    /// Reads what a scan left open of an item whose content is not in the head; `Err` in words: leave it out; without
-    /// words: nobody needs to know.
+    /// Reads the missing data of an item whose content is not in the head. `Err`: leave it out, with that reason; an empty reason
+    /// need not be reported.
     fn complete(&self, item: &mut Item) -> std::result::Result<(), String>;
 
     /// Opens the content of a regular file.
     ///
     /// # Errors
-    /// In words, why it cannot be packed (gone, unreadable, damaged); the item is then left out.
+    /// The reason why it cannot be packed (missing, unreadable, damaged); the item is then left out.
     fn open(&self, item: &Item) -> std::result::Result<Box<dyn Content>, String>;
 
-    /// The entry that is of no use to anybody without this one, and misleading where it is left out; few sources have such.
+    /// The entry that is useless without this one, and misleading if this one is left out; few sources have such entries.
     fn falls_with(&self, path: &EntryPath) -> Option<EntryPath>;
-    /// Says whether the job used the item; `imported` is when an import last wrote here (node's clock), if it did.
+    /// Returns true if the job used the item; `imported` is when an import last wrote here (node's clock), if it did.
     fn used(&self, item: &Item, imported: Option<Time>) -> bool;
 
-    /// Compares what stands at the entry's place with it. `known` may prove the content without reading it.
+    /// Compares the entry with what exists at its path. `known` may prove the content without reading it.
     fn standing(
         &self,
         root: &fs::Dir,
@@ -304,18 +305,19 @@ pub trait Source: Send + Sync {
 
     /// Order in which restored files become visible, lower first: outputs before the action entries that name them.
     fn rank(&self, path: &EntryPath) -> u8;
-
-    /// Looks at the staged files (all complete, under their own paths) before any is placed; returns those not to be placed, with why.
+    /// Checks the staged files (all complete, under their final paths) before any is placed; returns those that must not be
+    /// placed, with reasons.
     fn check_staged(
         &self,
         staged: &fs::Dir,
         paths: &[EntryPath],
     ) -> Result<Vec<(EntryPath, String)>>;
 
-    /// Gives entries that were there already the times (and permissions) that a restore would have given them.
+    /// Sets the times (and permissions) of existing entries to those that a restore would have set.
     fn adjust(&self, root: &fs::Dir, entry: &Entry, now: Time) -> Result<()>;
 
-    /// After all is placed: what the cache's own tool expects besides (`trim.txt`, version lists). `placed`: paths of this restore.
+    /// After everything is placed: writes other files that the cache's own tool expects (`trim.txt`, version lists). `placed`:
+    /// paths of this restore.
     fn finish(&self, root: &fs::Dir, placed: &[EntryPath], now: Time) -> Result<()>;
 }
 

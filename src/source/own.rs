@@ -1,7 +1,8 @@
-//! Folders of cachectl's own inside a carried tree: never content, in neither direction.
+//! Cachectl's own folders inside a carried tree: never content, neither in exports nor in imports.
 //!
-//! Those in use are known by their paths, also before they exist, and by device and inode, which a bind mount does not change.
-//! All others (another job's store, a daemon's folders) are known by the mark in their root ([`crate::fs::OWN_MARK`]).
+//! Folders in use are recognized by their paths, even before they exist, and by device and inode, which a bind mount does not
+//! change. All others (another job's store, a daemon's folders) are recognized by the mark in their root
+//! ([`crate::fs::OWN_MARK`]).
 
 use std::{
     collections::HashSet,
@@ -19,12 +20,12 @@ use crate::{
 pub struct OwnFolders(Vec<PathBuf>);
 
 impl OwnFolders {
-    /// Of these paths, which must be absolute.
+    /// From these paths, which must be absolute.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         Self(paths.into_iter().collect())
     }
 
-    /// Which of them lie in the tree at `root`, as things are now. Blocks.
+    /// Those that are currently in the tree at `root`. Blocks.
     pub fn within(&self, root: &Path) -> OwnWithin {
         let root = resolved(root);
         let mut within = OwnWithin::default();
@@ -43,7 +44,7 @@ impl OwnFolders {
     }
 }
 
-/// Follows all links of the part of `path` that exists.
+/// Resolves all links in the existing part of `path`.
 fn resolved(path: &Path) -> PathBuf {
     let mut rest = Vec::new();
     let mut there = path;
@@ -76,7 +77,7 @@ pub struct OwnWithin {
 }
 
 impl OwnWithin {
-    /// Says whether the tree at `root` (`None`: there is none yet) is itself such a folder.
+    /// Returns true if the tree at `root` (`None`: it does not exist yet) is itself such a folder.
     pub fn is_root(&self, root: Option<&Dir>) -> bool {
         let is_own = |root: &Dir| {
             let in_use = root.stat_self().is_ok_and(|stat| self.is_in_use(&stat));
@@ -85,21 +86,21 @@ impl OwnWithin {
         self.is_root || root.is_some_and(is_own)
     }
 
-    /// Says whether `path` is, or lies in, a folder in use.
+    /// Returns true if `path` is, or is inside, a folder in use.
     pub fn covers(&self, path: &[u8]) -> bool {
         self.below
             .iter()
             .any(|own| path.starts_with(own) && matches!(path.get(own.len()), None | Some(b'/')))
     }
 
-    /// Says whether a folder in use lies below `path`: nothing else than a folder may stand there.
+    /// Returns true if a folder in use is below `path`: only a folder may exist there.
     fn lies_below(&self, path: &[u8]) -> bool {
         self.below
             .iter()
             .any(|own| own.starts_with(path) && own.get(path.len()) == Some(&b'/'))
     }
 
-    /// Says whether what was found as `name` in `dir` is such a folder.
+    /// Returns true if `name` in `dir` is such a folder.
     pub fn is(&self, dir: &Dir, name: &[u8], stat: &Stat) -> bool {
         stat.is_dir() && (self.is_in_use(stat) || dir.is_marked_own(name))
     }
@@ -108,7 +109,7 @@ impl OwnWithin {
         self.ids.contains(&(stat.dev, stat.ino))
     }
 
-    /// Judges the paths of a snapshot against the tree at `root` (`None`: there is none yet).
+    /// Checks the paths of a snapshot against the tree at `root` (`None`: it does not exist yet).
     pub fn guard<'a>(&'a self, root: Option<&'a Dir>) -> Guard<'a> {
         Guard {
             own: self,
@@ -118,25 +119,25 @@ impl OwnWithin {
     }
 }
 
-/// Says which entries of a snapshot would change a folder of cachectl's own.
+/// Finds entries of a snapshot that would change one of cachectl's own folders.
 pub struct Guard<'a> {
     own: &'a OwnWithin,
     root: Option<&'a Dir>,
-    /// The folder that was judged last, and what it is: entries in order mostly share it.
+    /// The last checked folder, and the result: consecutive entries mostly share it.
     last: Option<(Option<EntryPath>, Above)>,
 }
 
-/// The folder that an entry lies in.
+/// The folder that contains an entry.
 enum Above {
-    /// It is one of cachectl's own, or lies in one.
+    /// It is one of cachectl's own folders, or inside one.
     Own,
-    /// Nothing stands there.
+    /// It does not exist.
     Absent,
     There(Dir),
 }
 
 impl Guard<'_> {
-    /// Says whether the entry at `path` (a folder or something else) must not be restored.
+    /// Returns true if the entry at `path` (a folder or something else) must not be restored.
     pub fn forbids(&mut self, path: &EntryPath, is_dir: bool) -> bool {
         let bytes = path.as_bytes();
         let in_use = self.own.covers(bytes) || (!is_dir && self.own.lies_below(bytes));
@@ -150,7 +151,7 @@ impl Guard<'_> {
         }
         match self.last.as_ref().map(|(_, above)| above) {
             Some(Above::Own) => true,
-            // Whatever else than a folder is to stand in its place is judged with all other folders in the way.
+            // Entries other than folders are checked together with all other folders in the way.
             Some(Above::There(dir)) if is_dir => {
                 let stat = dir.stat(path.name()).ok().flatten();
                 stat.is_some_and(|stat| self.own.is(dir, path.name(), &stat))

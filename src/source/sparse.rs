@@ -1,4 +1,4 @@
-//! The content of a sparse file: its data, one run after the other.
+//! The content of a sparse file: the concatenation of its data runs.
 
 use std::{
     io::{self, Read},
@@ -8,12 +8,12 @@ use std::{
 use super::{Content, stable::StableFile};
 use crate::entry::Extent;
 
-/// Where the next bytes of content lie in a file.
+/// Position of the next bytes of content in a file.
 #[derive(Debug)]
 struct Place {
     runs: Vec<Extent>,
     at: usize,
-    /// Bytes of the current run that are read.
+    /// Bytes of the current run that have been read.
     done: u64,
 }
 

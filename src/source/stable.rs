@@ -1,4 +1,4 @@
-//! A regular file read once from end to end, with proof that it was one state of it.
+//! A regular file read once from start to end, with proof that it did not change meanwhile.
 
 use std::{
     fs::File,
@@ -20,9 +20,9 @@ pub enum Watch {
     Size,
 }
 
-/// A file that was opened as the scan saw it, and says at the end whether it stayed so.
+/// A file opened in the state that the scan saw, which can tell at the end whether it has changed.
 ///
-/// Yields at most the `len` bytes that the scan saw; a file that shrinks yields fewer.
+/// Yields at most the `len` bytes that the scan saw; a shrinking file yields fewer.
 #[derive(Debug)]
 pub struct StableFile {
     file: File,
@@ -32,10 +32,10 @@ pub struct StableFile {
 }
 
 impl StableFile {
-    /// Opens `name`, which a scan saw as `seen`; no link is followed, and a fifo that took its place does not block.
+    /// Opens `name`, which a scan saw as `seen`; links are not followed, and a fifo that replaced the file does not block.
     ///
     /// # Errors
-    /// In words: it cannot be opened, or is no longer what the scan saw.
+    /// A message: it cannot be opened, or has changed since the scan.
     pub fn open(dir: &Dir, name: &[u8], seen: &Stat, watch: Watch) -> Result<Self, String> {
         let file = dir.open_file(name).map_err(|e| e.to_string())?;
         let opened = Self {
@@ -48,15 +48,15 @@ impl StableFile {
         Ok(opened)
     }
 
-    /// The open file, for reads at an offset of one's own (these are not counted).
+    /// The open file, for reads at arbitrary offsets (which are not counted).
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Says whether the file is still what the scan saw.
+    /// Checks that the file has not changed since the scan.
     ///
     /// # Errors
-    /// In words, what changed.
+    /// A message about what changed.
     pub fn unchanged(&self) -> Result<(), String> {
         let now = stat_file(&self.file).map_err(|e| format!("it cannot be examined: {e}"))?;
         match difference(&self.seen, &now, self.watch) {
@@ -66,13 +66,13 @@ impl StableFile {
     }
 }
 
-/// The first thing in which two states of a file differ.
+/// The first difference between two states of a file.
 fn difference(a: &Stat, b: &Stat, watch: Watch) -> Option<&'static str> {
     if !b.is_file() {
-        return Some("it is no regular file any more");
+        return Some("it is no longer a regular file");
     }
     if (a.dev, a.ino) != (b.dev, b.ino) {
-        return Some("another file took its place");
+        return Some("it was replaced by another file");
     }
     if a.size != b.size {
         return Some("its size");
@@ -111,7 +111,7 @@ impl Content for StableFile {
     }
 }
 
-/// A small content that was read whole and checked already.
+/// A small content that was already read completely and checked.
 #[derive(Debug)]
 pub struct HeldContent(io::Cursor<Vec<u8>>);
 
@@ -134,7 +134,7 @@ impl Content for HeldContent {
     }
 }
 
-/// Opens the folder that holds `path` below `root`, name by name; no link is followed.
+/// Opens the folder that contains `path` below `root`, name by name, without following links.
 pub fn open_parent(root: &Dir, path: &EntryPath) -> fs::Result<Dir> {
     let mut dir: Option<Dir> = None;
     if let Some(parent) = path.parent() {
@@ -148,9 +148,10 @@ pub fn open_parent(root: &Dir, path: &EntryPath) -> fs::Result<Dir> {
     }
 }
 
-/// Gives `name` in `dir` this small content so that a reader sees the old or the new, never a part; no link is followed.
+/// Replaces `name` in `dir` by this small content so that a reader sees either the old or the new content; links are not
+/// followed.
 ///
-/// Survives a kill, not a power cut.
+/// Survives a kill, but not a power failure.
 pub fn replace_small(dir: &Dir, name: &[u8], bytes: &[u8]) -> fs::Result<()> {
     let temp = format!(
         "{}.{:016x}.tmp",
@@ -164,7 +165,7 @@ pub fn replace_small(dir: &Dir, name: &[u8], bytes: &[u8]) -> fs::Result<()> {
         .map_err(|e| fs::Error::new("write", dir.at(name), e))
         .and_then(|()| dir.rename(temp, dir, name));
     if done.is_err() {
-        // What went wrong is told; that the leftover stays is not worth a second error.
+        // The original error is reported; a leftover file does not justify a second one.
         let _ = dir.remove_file(temp);
     }
     done

@@ -2,15 +2,16 @@
 
 use crate::source::Result;
 
-/// Most threads for one piece of work: more gain nothing on a directory tree.
+/// Maximum threads for one task: more have no benefit on a directory tree.
 const MAX_THREADS: usize = 8;
 
-/// Cuts `all` into one run per core, works on the runs at once, and joins the results in order; a panic goes on in the caller.
+/// Splits `all` into one run per core, processes the runs in parallel, and joins the results in order; a panic is propagated to
+/// the caller.
 ///
-/// Fewer than `least` are not worth a thread of their own.
+/// A run of fewer than `least` items does not get its own thread.
 ///
 /// # Errors
-/// That of the first run that failed.
+/// The error of the first run that failed.
 pub(super) fn in_threads<T: Sync, R: Send>(
     all: &[T],
     least: usize,

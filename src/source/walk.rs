@@ -1,7 +1,7 @@
-//! Walking a tree: every name of it once, on all cores, by folder handles, no link followed.
+//! Walking a tree: visits every name once, on all cores, by folder handles, without following links.
 //!
-//! Mount points below the root are folders like any other: what a listing shows is what is carried (`--exclude` leaves them out).
-//! Staging folders of imports (`.cachectl-tmp-…`) and cachectl's own folders ([`super::own`]) are never seen.
+//! Mount points below the root are treated like any other folder (use `--exclude` to leave them out). Staging folders of imports
+//! (`.cachectl-tmp-…`) and cachectl's own folders ([`super::own`]) are never visited.
 
 use std::{io, sync::Arc};
 
@@ -14,11 +14,12 @@ use crate::{
     fs::{Dir, DirName, Stat},
 };
 
-/// Names that start so are ours: staging folders, half-copied files. Never exported, never mirrored away.
+/// Prefix of cachectl's temporary names: staging folders, partly copied files. Never exported, never removed by a mirroring
+/// import.
 pub const TEMP_PREFIX: &[u8] = b".cachectl-tmp-";
 
-/// Says whether a name is one that we give: the prefix and 16 hexadecimal digits. Nothing else of that prefix is ours to hide
-/// or remove.
+/// Returns true for a temporary name of cachectl: the prefix and 16 hexadecimal digits. Other names with that prefix must not be
+/// hidden or removed.
 pub fn is_temp(name: &[u8]) -> bool {
     let Some(rest) = name.strip_prefix(TEMP_PREFIX) else {
         return false;
@@ -30,30 +31,30 @@ pub fn is_temp(name: &[u8]) -> bool {
             .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Names looked at in one go, so that one big folder keeps all cores busy.
+/// Names processed at once, so that one large folder keeps all cores busy.
 const BATCH: usize = 1024;
-/// More threads than that gain nothing on one file system.
+/// More threads than this have no benefit on one file system.
 const MOST_THREADS: usize = 8;
 
 /// One name that was found.
 #[derive(Debug)]
 pub struct Found<'a> {
-    /// The folder that holds it.
+    /// The folder that contains it.
     pub dir: &'a Dir,
     /// Its path below the root; the last name is the one in `dir`.
     pub path: &'a EntryPath,
-    /// What it is.
+    /// Its metadata.
     pub stat: &'a Stat,
 }
 
-/// What a visitor gathers.
+/// The results of a visitor.
 #[derive(Debug)]
 pub struct Gathered<T> {
     /// In no order.
     pub items: Vec<T>,
     /// In no order.
     pub skipped: Vec<Skipped>,
-    /// Folders that were visited and cannot be listed, so that nobody knows what is in them. In no order.
+    /// Visited folders that cannot be listed, so that their contents are unknown. In no order.
     pub unlisted: Vec<EntryPath>,
 }
 
@@ -66,7 +67,7 @@ impl<T> Gathered<T> {
         }
     }
 
-    /// Notes that `path` is left out.
+    /// Records that `path` is left out.
     pub fn skip(&mut self, path: &(impl ToString + ?Sized), why: impl Into<String>) {
         self.skipped.push(Skipped {
             path: path.to_string(),
@@ -75,12 +76,13 @@ impl<T> Gathered<T> {
     }
 }
 
-/// Calls `wanted` for every name (`path`, folder or not as far as `stat` tells) and `visit` for what is wanted; folders that are not wanted are not entered.
+/// Calls `wanted` for every name (`path`, and whether `stat` shows a folder) and `visit` for the wanted ones; unwanted folders
+/// are not entered.
 ///
-/// Names that vanish meanwhile are passed over. A folder that cannot be listed is visited, and noted as skipped and unlisted.
+/// Names that vanish meanwhile are skipped. A folder that cannot be listed is visited, and recorded as skipped and unlisted.
 ///
 /// # Errors
-/// Those of `visit`, and want of handles or memory: then nothing of the result could be trusted to be whole.
+/// Those of `visit`, and lack of handles or memory, since the result might be incomplete.
 pub fn walk<T: Send>(
     root: &Dir,
     own: &OwnWithin,
@@ -120,7 +122,7 @@ pub fn walk<T: Send>(
 }
 
 enum Job {
-    /// A folder to be opened and listed; `None` is the root.
+    /// A folder to open and list; `None` is the root.
     List(Option<EntryPath>),
     /// Names of an open folder.
     Names(Arc<Dir>, Option<EntryPath>, Vec<DirName>),
@@ -138,7 +140,7 @@ impl<T> Walker<'_, T> {
     fn work(&self) -> Result<Gathered<T>> {
         let mut out = Gathered::new();
         while let Some(job) = self.queue.next() {
-            // Counts the job as done even if it panics: the others must not wait for it for ever.
+            // Counts the job as done even if it panics, so that the others do not wait for it forever.
             let done = Done(self.queue);
             let result = match job {
                 Job::List(path) => self.list(path.as_ref(), &mut out),
@@ -206,7 +208,7 @@ impl<T> Walker<'_, T> {
             if self.own.covers(path.as_bytes()) {
                 continue;
             }
-            // Where the listing told the type, what is not wanted costs no `stat`.
+            // If the listing shows the type, unwanted names need no `stat`.
             if let Some(is_dir) = name.is_dir
                 && !(self.wanted)(path.as_bytes(), is_dir)
             {
@@ -244,14 +246,14 @@ impl<T> Walker<'_, T> {
     }
 }
 
-/// Says whether an error is about this process rather than about one file.
+/// Returns true if an error is about this process rather than about one file.
 pub(super) fn is_fatal(e: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
         .iter()
         .any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Jobs, last in first out: it holds the unlisted folders of one path and little more.
+/// Jobs, last in first out, so that it holds little more than the unlisted folders of one path.
 struct Queue {
     state: Mutex<QueueState>,
     changed: Condvar,
@@ -259,7 +261,7 @@ struct Queue {
 
 struct QueueState {
     jobs: Vec<Job>,
-    /// Jobs waiting or at work.
+    /// Jobs that are waiting or running.
     open: usize,
     stopped: bool,
 }

@@ -1,5 +1,5 @@
-//! Which extended attributes travel: `user.*` always; `security.*`, `trusted.*` and ACLs only for root who asked for owners too,
-//! since they give rights. Attributes of symbolic links do not travel.
+//! Which extended attributes are carried: `user.*` always; `security.*`, `trusted.*` and ACLs only for root and with `--owner`,
+//! since they grant rights. Attributes of symbolic links are not carried.
 
 use std::{collections::BTreeMap, io, os::fd::AsFd};
 
@@ -9,21 +9,21 @@ use crate::{entry::Xattr, fs};
 pub const MAX_NAME_BYTES: usize = 255;
 /// See [`MAX_NAME_BYTES`].
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
-/// Most bytes of all names and values of one entry.
+/// Maximum bytes of all names and values of one entry.
 pub const MAX_ENTRY_BYTES: usize = 1 << 20;
 
 /// Name and value, as in [`crate::entry::Entry::xattrs`].
 pub type Xattrs = Vec<Xattr>;
 
-/// Says whether an attribute travels; `privileged`: root, and owners are carried.
+/// Returns true if an attribute is carried; `privileged`: root, and owners are carried.
 pub fn travels(name: &[u8], privileged: bool) -> bool {
     name.starts_with(b"user.") || privileged
 }
 
-/// Reads the attributes that travel, sorted by name; counts the others in `left` by name.
+/// Reads the carried attributes, sorted by name; counts the others in `left` by name.
 ///
 /// # Errors
-/// Those of the system, and more than [`MAX_ENTRY_BYTES`] (`InvalidData`).
+/// System errors, and more than [`MAX_ENTRY_BYTES`] (`InvalidData`).
 pub fn read(
     fd: impl AsFd,
     privileged: bool,
@@ -51,7 +51,7 @@ pub fn read(
     Ok(all)
 }
 
-/// Makes the attributes that travel equal to `wanted`; those that do not travel are left as they are.
+/// Makes the carried attributes equal to `wanted`; all others are left unchanged.
 pub fn write(fd: impl AsFd, wanted: &[Xattr], privileged: bool) -> io::Result<()> {
     let have = read(&fd, privileged, &mut BTreeMap::new())?;
     for (name, _) in &have {
@@ -67,12 +67,12 @@ pub fn write(fd: impl AsFd, wanted: &[Xattr], privileged: bool) -> io::Result<()
     Ok(())
 }
 
-/// Says whether a list may be taken from a snapshot; in words why not.
+/// Checks that a list of attributes may be restored from a snapshot; the error is the reason why not.
 pub fn admit(xattrs: &[Xattr]) -> Result<(), String> {
     let mut bytes = 0;
     for (name, value) in xattrs {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(&0) {
-            return Err("it has an extended attribute with an impossible name".to_owned());
+            return Err("it has an extended attribute with an invalid name".to_owned());
         }
         if value.len() > MAX_VALUE_BYTES {
             return Err("it has an extended attribute longer than 64 KiB".to_owned());

@@ -1,9 +1,9 @@
-//! Uploads that a daemon has begun to receive: bytes are appended and hashed as they come, and survive its restart.
+//! Unfinished uploads of a daemon: bytes are appended and hashed as they arrive, and survive a restart.
 //!
-//! Each lies in `uploads/<id>` (see [`super::keys`]). It becomes a [`Spool`], so that a store on the same file system takes
+//! Each is stored in `uploads/<id>` (see [`super::keys`]). It becomes a [`Spool`], so that a store on the same file system takes
 //! it over without a copy.
 //!
-//! [`Uploads`] adds what several daemons over one bucket need: each may get any request of an upload.
+//! [`Uploads`] adds support for several daemons over one bucket: each may get any request of an upload.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -42,24 +42,24 @@ use super::{
 };
 use crate::{digest::Sha256, fs, random, task};
 
-/// Bytes that are gathered before they are written and hashed: bounds the memory of an upload to about four times this.
+/// Bytes that are collected before they are written and hashed: limits the memory of an upload to about four times this.
 const BATCH_BYTES: usize = 128 << 10;
-/// How often a write is tried again after room was made for it, and the time for those that were told to end to do so.
+/// How often a write is retried after space was freed for it, and how long uploads that were told to end may take to do so.
 const ROOM_TRIES: u32 = 5;
-/// The same while a folder in front gives up blobs, before anybody's upload has to go.
+/// The same while the front evicts blobs, before any upload is removed.
 const EVICT_TRIES: u32 = 5;
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
 /// How long a request waits for another one of the same upload.
 const BUSY: Duration = Duration::from_secs(10);
-/// What the files are called.
+/// Name of the files.
 const PREFIX: &str = "up-";
-/// Files that are kept open though nobody sends to them now.
+/// Idle uploads whose files are kept open.
 const MAX_OPEN: usize = 128;
-/// Uploads that are remembered as broken off, at most.
+/// Maximum number of uploads that are remembered as interrupted.
 const MAX_BROKEN: usize = 10_000;
 /// What had no byte for so long is not being put together again from what the store has, and is not about to be published.
 const COPY: Duration = Duration::from_mins(1);
-/// To what had no byte for so long, few requests are sending.
+/// An upload without a byte for this long probably has no active request.
 const IDLE: Duration = Duration::from_secs(90);
 
 /// Names an upload and binds it to its repository.
@@ -70,9 +70,9 @@ pub struct UploadId {
     repo: Box<[u8]>,
 }
 
-/// Bytes that bind an upload to its repository: nobody finds two names for which they are the same.
+/// Bytes of the hash that binds an upload to its repository: enough to prevent collisions of names.
 const MARK_BYTES: usize = 16;
-/// As many as releases up to 0.1 took, and a daemon of those beside us takes: their uploads go on here. None begun here has so few.
+/// As in releases up to 0.1, which may run next to us: their uploads can be continued here. Uploads begun here have more bytes.
 const OLD_MARK_BYTES: usize = 4;
 
 impl UploadId {
@@ -83,7 +83,7 @@ impl UploadId {
         }
     }
 
-    /// Says whether it was begun in `repo`.
+    /// Returns true if it was begun in `repo`.
     pub fn is_of(&self, repo: &Repo) -> bool {
         hash_of(repo).starts_with(&self.repo)
     }
@@ -116,34 +116,35 @@ impl FromStr for UploadId {
         if ![MARK_BYTES, OLD_MARK_BYTES].contains(&id.repo.len()) {
             return Err(());
         }
-        // One upload, one name.
+        // Accept only one spelling per upload.
         (id.to_string() == s).then_some(id).ok_or(())
     }
 }
 
-/// Why a request waits no longer for another one of its upload.
+/// The error of a request that has waited too long for another request of its upload.
 fn busy(id: &UploadId) -> Error {
     let why = "another request is still sending to this upload";
     Error::new(ErrorKind::Conflict, "upload", why).at("", id)
 }
 
-/// What became of an append.
+/// Result of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
-    /// So many bytes have come by now.
+    /// The upload now has this many bytes.
     Size(u64),
-    /// The range does not begin where the upload ends, at this many bytes; nothing was appended.
+    /// The range does not begin at the end of the upload, which has this many bytes; nothing was appended.
     OutOfOrder(u64),
-    /// The body was not as long as its range; what came of it is kept.
+    /// The length of the body differs from its range; the received part is kept.
     WrongLength(u64),
     /// There is no such upload.
     Unknown,
 }
 
-/// Asked for room on a full disk, for somebody who has so many bytes in unfinished uploads; says whether some may come.
+/// Called to free space on a full disk, for an owner with that many bytes in unfinished uploads; returns true if some space may
+/// become free.
 pub type Evict = dyn Fn(u64) -> bool + Send + Sync;
 
-/// Removes the bytes of an upload; to remove a large file takes a while. `false` if there are none.
+/// Removes the bytes of an upload; removing a large file takes a while. `false` if there are none.
 async fn remove(spool: Option<Spool>) -> bool {
     let is_there = spool.is_some();
     task::blocking(move || drop(spool)).await;
@@ -184,16 +185,16 @@ fn rested(found: &Metadata, now: SystemTime) -> Duration {
 pub struct Ingests {
     dir: PathBuf,
     open: Arc<OpenSessions>,
-    /// Whose last request broke off: few senders go on from there.
+    /// Uploads whose last request was interrupted: few clients continue those.
     broken: Mutex<HashSet<UploadId>>,
     owners: Owners,
     evict: OnceLock<Box<Evict>>,
-    /// Whether a store has the uploads too, which go on without their files here.
+    /// Whether a store has the uploads too, so that they continue without their files here.
     lives_elsewhere: bool,
 }
 
 impl Ingests {
-    /// Uploads in `dir`, which is made where it is missing; those that `lives_elsewhere` are in a store too.
+    /// Uploads in `dir`, which is created if missing; with `lives_elsewhere` they are in a store too.
     fn open(dir: &Path, lives_elsewhere: bool) -> Result<Self> {
         fs::make_dirs(dir).map_err(|e| Error::io("open", e))?;
         Ok(Self {
@@ -210,7 +211,7 @@ impl Ingests {
         self.dir.join(format!("{PREFIX}{id}"))
     }
 
-    /// Bytes of an upload that an earlier process left, and for how long nobody sent to it. Blocks.
+    /// Bytes of an upload of an earlier process, and how long it has been idle. Blocks.
     fn left(&self, id: &UploadId) -> Option<(u64, Duration)> {
         let found = self.path(id).metadata().ok()?;
         let rested = found.modified().ok().and_then(|m| m.elapsed().ok());
@@ -224,12 +225,12 @@ impl Ingests {
         Ok(id)
     }
 
-    /// Begins the upload `id`, which is not here, with nothing in it.
+    /// Begins the upload `id`, which does not exist here, with no content.
     async fn begin_as(&self, id: &UploadId) -> Result<()> {
         self.begin_and(id, || {}).await
     }
 
-    /// As [`Self::begin_as`]; does what `also` blocks for once its file is there.
+    /// As [`Self::begin_as`]; then calls `also`, which may block, once its file exists.
     async fn begin_and(&self, id: &UploadId, also: impl FnOnce() + Send + 'static) -> Result<()> {
         let path = self.path(id);
         let create = move || {
@@ -243,7 +244,7 @@ impl Ingests {
         Ok(())
     }
 
-    /// Keeps an upload's file open for what comes next, but not all there are: those at rest are opened again when they go on.
+    /// Keeps an upload's file open for the next request, up to a limit: other idle uploads are reopened when they continue.
     fn keep_open(&self, id: &UploadId, session: Session) -> Arc<AsyncMutex<Session>> {
         let mut open = self.open.lock();
         if open.len() >= MAX_OPEN {
@@ -275,12 +276,12 @@ impl Ingests {
         }
     }
 
-    /// How many bytes of an upload have come; `None` if there is no such upload.
+    /// The number of received bytes of an upload; `None` if there is no such upload.
     pub async fn size(&self, id: &UploadId) -> Result<Option<u64>> {
         Ok(self.lock(id).await?.map(|s| s.size))
     }
 
-    /// As [`Self::size`], without a wait for a request that sends to it, and without hashing what an earlier process left.
+    /// As [`Self::size`], without waiting for an active request, and without hashing the bytes of an earlier process.
     async fn length(&self, id: &UploadId) -> Result<Option<u64>> {
         let there = self.open.lock().get(id).cloned();
         if let Some(Ok(session)) = there.as_deref().map(AsyncMutex::try_lock) {
@@ -291,7 +292,7 @@ impl Ingests {
         Ok(found.filter(Metadata::is_file).map(|m| m.len()))
     }
 
-    /// Reads a part of what has come of an upload; `None` if there is no such upload.
+    /// Reads a part of the received bytes of an upload; `None` if there is no such upload.
     async fn read(&self, id: &UploadId, range: Range<u64>) -> Result<Option<Bytes>> {
         let Some(session) = self.lock(id).await? else {
             return Ok(None);
@@ -299,10 +300,10 @@ impl Ingests {
         task::blocking(move || session.read(range).map(Some)).await
     }
 
-    /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body.
+    /// Appends `body`; with a `range` only if that begins at the end of the upload, and is as long as the body.
     ///
-    /// What came before an error is kept, so that the sender can go on from there. No thread waits for the sender: bytes are
-    /// written in batches, and those of a sender that pauses at once.
+    /// Bytes received before an error are kept, so that the client can continue from there. No thread waits for the client: bytes
+    /// are written in batches, or at once if the client pauses.
     pub async fn append(
         &self,
         id: &UploadId,
@@ -323,7 +324,7 @@ impl Ingests {
         let mut gathered = Gathered::next(&mut body, &mut left).await;
         while !gathered.batch.is_empty() {
             let write = self.write(id, session, gathered.batch.into_pieces());
-            // What comes next is gathered while this is written; after the end that is nothing.
+            // The next batch is collected while this one is written; after the end it is empty.
             let next = async {
                 match gathered.end {
                     None => Gathered::next(&mut body, &mut left).await,
@@ -348,8 +349,8 @@ impl Ingests {
         })
     }
 
-    /// Writes a batch; where there is no room for it, makes some: first at the expense of what can come again, then of whoever fills
-    /// the disk.
+    /// Writes a batch; if the disk is full, frees space: first by evicting blobs that can be fetched again, then by removing
+    /// uploads of the owner that fills the disk.
     async fn write(
         &self,
         id: &UploadId,
@@ -360,7 +361,7 @@ impl Ingests {
         let (mut evictions, mut tries) = (0, 0);
         loop {
             let written;
-            // The thread owns the lock: if the request goes away, the batch is whole all the same.
+            // The thread owns the lock: even if the request is dropped, the batch is written completely.
             (session, pieces, written) = task::blocking(move || {
                 let written = session.write(&mut pieces);
                 (session, pieces, written)
@@ -385,14 +386,14 @@ impl Ingests {
         }
     }
 
-    /// Has room made by what can come again, if there is any; says whether some may come.
+    /// Evicts blobs that can be fetched again, if there are any; returns true if space may become free.
     fn evict(&self, id: &UploadId) -> bool {
         let evict = self.evict.get();
         evict.is_some_and(|evict| evict(self.owners.bytes_beside(id)))
     }
 
-    /// Gives up uploads since the disk is full: first those of whoever has most bytes in them, then those that nobody goes on
-    /// with. Says whether it is worth trying again: not for whoever fills the disk.
+    /// Removes uploads because the disk is full: first those of the owner with the most bytes, then abandoned ones. Returns true
+    /// if a retry makes sense, which is not the case for the owner that fills the disk.
     async fn make_room(&self, id: &UploadId) -> bool {
         match self.free_copies().await {
             Ok(0) => {}
@@ -432,7 +433,7 @@ impl Ingests {
     /// Ends an upload: its bytes, with their SHA-256. `None` if there is no such upload.
     pub async fn finish(&self, id: &UploadId) -> Result<Option<Spool>> {
         let session = self.lock(id).await?;
-        // Not before: as long as somebody sends to it, it counts.
+        // Not earlier: while a request sends to it, it counts.
         self.owners.forget(id);
         self.end(id, session)
     }
@@ -452,7 +453,7 @@ impl Ingests {
             open: self.open.clone(),
             id: id.clone(),
         };
-        // None of this waits for a disk.
+        // Nothing here waits for a disk.
         let digest = session.hasher.clone().finish().into();
         let file = session.file.try_clone();
         let file = file.map_err(io_at(&session.path, "open"))?;
@@ -460,26 +461,27 @@ impl Ingests {
         Ok(Some(spool.keeping(Box::new(ended))))
     }
 
-    /// Ends an upload and forgets its bytes; `false` if there was none.
+    /// Ends an upload and removes its bytes; `false` if there was none.
     pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
         let spool = self.finish(id).await?;
         Ok(remove(spool).await)
     }
 
-    /// Forgets the bytes of an upload that goes on elsewhere, and counts to its owner; `false` if there are none.
+    /// Removes the bytes of an upload that continues elsewhere and still counts towards its owner's limit; `false` if there are
+    /// none.
     async fn drop_file(&self, id: &UploadId) -> Result<bool> {
         let session = self.lock(id).await?;
         self.owners.left_disk(id);
         Ok(remove(self.end(id, session)?).await)
     }
 
-    /// As [`Self::cancel`]; `false` also for one that a request sends to, which nobody waits for.
+    /// As [`Self::cancel`], without waiting for an active request: also `false` if there is one.
     async fn cancel_resting(&self, id: &UploadId) -> Result<bool> {
         self.unless_busy(id, self.cancel(id)).await
     }
 
-    /// Frees what an upload takes of the disk, unless a request sends to it: where a store has it too, it goes on from there, and
-    /// counts to its owner as before.
+    /// Frees the disk space of an upload without an active request: if a store has it too, it continues from there, and still
+    /// counts towards its owner's limit.
     async fn free(&self, id: &UploadId) -> Result<bool> {
         if self.lives_elsewhere {
             self.unless_busy(id, self.drop_file(id)).await
@@ -533,7 +535,7 @@ impl Ingests {
         self.list(session::is_ahead).await
     }
 
-    /// How many there are; 0 where the folder cannot be read. Blocks, but for no longer than a folder of uploads takes.
+    /// Number of uploads; 0 if the folder cannot be read. Blocks, but only for listing a folder of uploads.
     pub fn count(&self) -> usize {
         let ours = |item: &std::fs::DirEntry| {
             let name = item.file_name();
@@ -543,13 +545,13 @@ impl Ingests {
         items.filter_map(io::Result::ok).filter(ours).count()
     }
 
-    /// Uploads to which nothing came for `age`.
+    /// Uploads that received nothing for `age`.
     pub async fn idle(&self, age: Duration) -> Result<Vec<UploadId>> {
         let now = SystemTime::now();
         self.list(move |found| rested(found, now) > age).await
     }
 
-    /// Uploads that have such files here.
+    /// Uploads whose files here match.
     async fn list(
         &self,
         is_wanted: impl Fn(&Metadata) -> bool + Send + 'static,
@@ -571,7 +573,8 @@ impl Ingests {
         listed.await.map_err(io_at(&self.dir, "list"))
     }
 
-    /// Removes uploads to which nothing came for `age`; says how many.
+    /// Removes uploads that received nothing for `age`; returns how many.
+
     pub async fn expire(&self, age: Duration) -> Result<u64> {
         self.owners.forget_idle(age);
         let mut count = 0;

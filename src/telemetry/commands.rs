@@ -1,8 +1,8 @@
-//! Text from elsewhere in the log of a CI job: some systems obey lines that look like commands of theirs.
+//! Foreign text in the log of a CI job: some systems execute lines that look like their commands.
 //!
 //! Azure Pipelines acts on `##vso[…]` anywhere in a line, GitHub's runner on `##[…]` anywhere and on `::…::` at the start of one
-//! (`actions/runner:src/Runner.Common/ActionCommand.cs`), TeamCity on `##teamcity[…]`. A name of an entry or an answer of a server
-//! must not set a variable of somebody's pipeline.
+//! (`actions/runner:src/Runner.Common/ActionCommand.cs`), TeamCity on `##teamcity[…]`. An entry's name or a server's response
+//! must not set a variable of a pipeline.
 
 use std::{
     borrow::Cow,
@@ -23,7 +23,7 @@ const MARKS: [&str; 5] = [
 
 static IN_A_JOB: AtomicBool = AtomicBool::new(false);
 
-/// From now on commands are defused if this is a job of a CI system, as the environment says.
+/// Enables defusing of commands if the environment shows that this is a CI job.
 pub fn guard(is_set: impl Fn(&str) -> bool) {
     IN_A_JOB.store(MARKS.iter().any(|name| is_set(name)), Ordering::Relaxed);
 }
@@ -32,7 +32,7 @@ fn in_a_job() -> bool {
     IN_A_JOB.load(Ordering::Relaxed)
 }
 
-/// The text as it may go to a job's log.
+/// The text in a form that is safe in a job's log.
 pub fn defused(text: &str) -> Cow<'_, str> {
     if in_a_job() {
         broken(text)
@@ -41,7 +41,7 @@ pub fn defused(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same for JSON, which means the same afterwards.
+/// The same for JSON, whose meaning does not change.
 pub fn defused_json(json: &str) -> Cow<'_, str> {
     if in_a_job() {
         escaped(json)
@@ -50,7 +50,7 @@ pub fn defused_json(json: &str) -> Cow<'_, str> {
     }
 }
 
-/// `##` becomes `# #` wherever it is, `::` becomes `: :` where a line begins.
+/// `##` becomes `# #` everywhere, `::` becomes `: :` at the start of a line.
 fn broken(text: &str) -> Cow<'_, str> {
     let begins = |line: &str| line.trim_start().starts_with("::");
     if !text.contains("##") && !text.split(['\n', '\r']).any(begins) {
@@ -77,7 +77,7 @@ fn broken(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// In JSON `#` stands in strings only. No line of it begins with a `:`.
+/// In JSON `#` occurs in strings only, and no line begins with a `:`.
 fn escaped(json: &str) -> Cow<'_, str> {
     if json.contains("##") {
         json.replace("##", "\\u0023\\u0023").into()
@@ -96,7 +96,7 @@ pub fn stderr_json() -> impl Write {
     Defusing(defused_json)
 }
 
-/// Writers of log lines write each whole.
+/// Expects each log line in one write.
 struct Defusing(fn(&str) -> Cow<'_, str>);
 
 impl Write for Defusing {

@@ -1,12 +1,12 @@
-//! Log lines for machines: one JSON object a line, what ties lines together at the top.
+//! Log lines for machines: one JSON object per line, with correlation ids at the top level.
 //!
 //! ```json
 //! {"timestamp":"2026-01-02T03:04:05.678901Z","level":"INFO","target":"cachectl::serve::observe","message":"Request",
 //!  "trace_id":"0af7…","request_id":"9f3c…","fields":{"method":"GET","status":200}}
 //! ```
 //!
-//! `fields` holds those of the event and of the spans around it; of two with one name the inner one. The JSON of
-//! `tracing-subscriber` cannot lift `trace_id` to the top (tokio-rs/tracing#1531), hence a layer of our own.
+//! `fields` has the fields of the event and of the enclosing spans; of two with the same name the inner one. The JSON of
+//! `tracing-subscriber` cannot lift `trace_id` to the top level (tokio-rs/tracing#1531), hence our own layer.
 
 use std::{fmt, io::Write as _, time::SystemTime};
 
@@ -17,9 +17,9 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, fmt::MakeWriter, layer::Context, registry::LookupSpan};
 
-/// Fields that stand at the top of a line wherever a span or event has them.
+/// Fields of spans or events that are moved to the top level of a line.
 const LIFTED: [&str; 2] = ["trace_id", "request_id"];
-/// Begins the names of fields that are for exporters of spans alone.
+/// Prefixes of fields that are for span exporters only.
 const EXPORTERS: [&str; 2] = ["otel.", "http."];
 
 /// Writes each event as a line.
@@ -29,7 +29,7 @@ pub struct JsonLines<W> {
 }
 
 impl<W> JsonLines<W> {
-    /// Writes to `writer`; what cannot be written is lost.
+    /// Writes to `writer`; lines that cannot be written are lost.
     pub fn new(writer: W) -> Self {
         Self { writer }
     }
@@ -116,7 +116,7 @@ where
         for (name, value) in own.0.iter().filter(|(name, _)| *name != "message") {
             line.sort(name, value, &mut rest);
         }
-        // The innermost first, so that what is there already stays.
+        // The innermost first: existing fields are not overwritten.
         for span in ctx.event_scope(event).into_iter().flatten() {
             if let Some(fields) = span.extensions().get::<Fields>() {
                 for (name, value) in &fields.0 {
@@ -130,7 +130,7 @@ where
         }
         text.push_str("}\n");
         let mut writer = self.writer.make_writer_for(event.metadata());
-        // There is nowhere to complain that the log cannot be written.
+        // There is nowhere to report that the log cannot be written.
         let _ = writer.write_all(text.as_bytes());
     }
 }
@@ -161,7 +161,7 @@ impl Line {
         }
     }
 
-    /// Adds to the top what belongs there, to `rest` the others.
+    /// Adds a field to the top level if it belongs there, otherwise to `rest`.
     fn sort(&mut self, name: &str, json: &str, rest: &mut Self) {
         // A raw identifier (`r#type`) is written without its mark.
         let name = name.strip_prefix("r#").unwrap_or(name);

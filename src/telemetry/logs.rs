@@ -1,4 +1,4 @@
-//! Log lines of a service: for people or machines, with a filter that can be changed while it runs.
+//! Log lines of a service: for people or machines, with a filter that can be changed at run time.
 
 use std::io::IsTerminal as _;
 
@@ -18,7 +18,7 @@ use super::{QUIET, commands, json::JsonLines, may_show, otlp::Exporter, stderr};
 pub enum Format {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -38,27 +38,27 @@ pub struct Logs {
     filter: Handle<EnvFilter, Registry>,
 }
 
-/// Reads a filter: a level, or `target=level,…`.
+/// Checks a filter: a level, or `target=level,…`.
 ///
 /// # Errors
-/// In words, what is wrong with it.
+/// A message about what is wrong with it.
 pub fn check(filter: &str) -> Result<(), String> {
     parse(filter).map(drop)
 }
 
-/// What is said of a crate that is noisy at `info` by its own name alone wins over [`QUIET`].
+/// A filter that names a crate of [`QUIET`] wins over that default.
 fn parse(filter: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|e| e.to_string())
 }
 
 impl Logs {
-    /// Starts logging to standard error for the whole process; where somebody has already, nothing changes.
+    /// Starts logging to standard error for the whole process; if logging was already started, nothing changes.
     ///
-    /// Whatever `filter` says, the crates below us are held at `info`, as in [`super::init`]. Spans go to `exporter` too. Lines are
-    /// written by a thread of their own ([`stderr`]); the end of the process waits for them with [`stderr::flush`].
+    /// Regardless of `filter`, libraries are limited to `info`, as in [`super::init`]. Spans are also sent to `exporter`. A
+    /// separate thread writes the lines ([`stderr`]); before exit, the process waits for them with [`stderr::flush`].
     ///
     /// # Errors
-    /// In words, what is wrong with `filter`.
+    /// A message about what is wrong with `filter`.
     pub fn start(
         filter: &str,
         format: Format,
@@ -69,7 +69,7 @@ impl Logs {
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(commands::stderr)
             .with_timer(SystemTime)
-            // Who closed standard error does not want to hear that it is closed.
+            // If standard error was closed on purpose, do not report that.
             .log_internal_errors(false);
         let lines = match format {
             Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
@@ -89,7 +89,7 @@ impl Logs {
     /// Changes what is logged from now on.
     ///
     /// # Errors
-    /// In words, what is wrong with `filter`; nothing changes then.
+    /// A message about what is wrong with `filter`; nothing changes then.
     pub fn set(&self, filter: &str) -> Result<(), String> {
         let filter = parse(filter)?;
         // Without a subscriber of ours there is nothing to change.

@@ -1,4 +1,4 @@
-//! From the text of `/metrics` to the messages of OTLP, so that both ways show the same numbers under the same names.
+//! Conversion of the text of `/metrics` to OTLP messages, so that both show the same metrics under the same names.
 //!
 //! Reads only what [`crate::metrics`] writes: every family described by `HELP` and `TYPE`, no timestamps, buckets in order
 //! (opentelemetry-proto, `metrics.proto`; the mapping is that of the OpenTelemetry specification, "Prometheus compatibility").
@@ -11,14 +11,14 @@ use opentelemetry_proto::tonic::{
     },
 };
 
-/// When the numbers began to count, and when they were looked at; nanoseconds since 1970.
+/// When counting began, and when the metrics were read; nanoseconds since 1970.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
     pub(super) since: u64,
     pub(super) now: u64,
 }
 
-/// Reads a whole exposition; lines that are none are left out.
+/// Reads a whole exposition; invalid lines are left out.
 pub(super) fn read(text: &str, times: Times) -> Vec<Metric> {
     let mut metrics: Vec<Metric> = Vec::new();
     let mut help = "";
@@ -61,7 +61,7 @@ fn begin(described: &str, help: &str) -> Option<Metric> {
     })
 }
 
-/// The unit that a name ends with (UCUM).
+/// The unit in the suffix of a name (UCUM).
 fn unit(name: &str) -> &'static str {
     let name = name.strip_suffix("_total").unwrap_or(name);
     match name.rsplit_once('_') {
@@ -92,8 +92,8 @@ fn add(metric: &mut Metric, sample: &Sample<'_>, times: Times) {
     }
 }
 
-/// Samples of one histogram stand together: `_sum`, `_count`, then the buckets, or buckets first. The buckets of the text
-/// contain all smaller ones, those of the message do not.
+/// Samples of a histogram are adjacent: `_sum`, `_count`, then the buckets, or buckets first. The buckets of the text include all
+/// smaller ones, those of the message do not.
 fn part_of_histogram(
     points: &mut Vec<HistogramDataPoint>,
     part: &str,
@@ -166,7 +166,7 @@ impl<'t> Sample<'t> {
     }
 
     fn point(&self, times: Times) -> NumberDataPoint {
-        // Whole numbers stay exact.
+        // Keep whole numbers exact.
         let whole = self.value.fract() == 0.0 && self.value.abs() < 9e15;
         let value = if whole {
             number_data_point::Value::AsInt(self.value as i64)
@@ -183,7 +183,7 @@ impl<'t> Sample<'t> {
     }
 }
 
-/// What a metric or a resource is told apart by.
+/// An attribute of a metric or a resource.
 pub(super) fn attribute(name: &str, value: &str) -> KeyValue {
     KeyValue {
         key: name.to_owned(),

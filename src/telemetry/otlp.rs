@@ -1,9 +1,9 @@
-//! Traces and numbers, sent to a collector by OTLP over gRPC; off unless an endpoint is set.
+//! Traces and metrics, sent to a collector by OTLP over gRPC; off unless an endpoint is set.
 //!
-//! Nothing here is ever waited for by a request: spans go into a queue of fixed length and are dropped where it is full,
-//! numbers are looked at every so often and not kept. A collector that is away costs one line when that begins and one
-//! when it ends. Besides these settings the exporter reads its own variables (`OTEL_EXPORTER_OTLP_HEADERS`,
-//! `OTEL_RESOURCE_ATTRIBUTES` …: OpenTelemetry specification, "Environment Variables").
+//! No request ever waits for the exporter: spans go into a bounded queue and are dropped if it is full; metrics are read
+//! periodically and not stored. An unreachable collector causes one log line when the outage begins and one when it ends. Besides
+//! these settings the exporter reads its own variables (`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` …: OpenTelemetry
+//! specification, "Environment Variables").
 
 use std::{
     fmt,
@@ -39,23 +39,23 @@ use super::numbers::{self, Times, attribute};
 use crate::task::{self, Task};
 
 const SERVICE: &str = "cachectld";
-/// Longest wait for a connection to the collector.
+/// Timeout for connecting to the collector.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Where traces and numbers go, and how many.
+/// Where traces and metrics are sent, and how many.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The collector: `http://host:4317`, or `https://…`.
     pub endpoint: String,
-    /// Longest time of one transmission.
+    /// Timeout of one transmission.
     pub timeout: Duration,
-    /// Most spans that wait; what comes on top is dropped.
+    /// Maximum queued spans; more are dropped.
     pub queue: usize,
-    /// Longest time that a span waits.
+    /// Longest time that a span is queued.
     pub spans_every: Duration,
-    /// Time between two looks at the numbers.
+    /// Interval between two reads of the metrics.
     pub numbers_every: Duration,
-    /// Which part of the traces that begin here is sent, 0 to 1. Whoever asks us within a trace has decided already.
+    /// Fraction of the traces begun here that is sent, 0 to 1. For requests within a trace, the caller has already decided.
     pub sample: f64,
 }
 
@@ -73,7 +73,7 @@ impl Config {
     }
 }
 
-/// The way to a collector.
+/// An exporter for a collector.
 #[derive(Debug)]
 pub struct Exporter {
     traces: SdkTracerProvider,
@@ -82,10 +82,10 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Opens the way; connects when there is something to send. Needs a running runtime.
+    /// Creates the exporter, which connects when there is something to send. Needs a running runtime.
     ///
     /// # Errors
-    /// In words, what is wrong with the settings.
+    /// A message about what is wrong with the settings.
     pub fn open(config: &Config) -> Result<Self, String> {
         let channel = channel(config)?;
         let id = format!("{:016x}", fastrand::u64(..));
@@ -128,14 +128,14 @@ impl Exporter {
         })
     }
 
-    /// Makes spans out of ours, and events of them out of warnings and errors.
+    /// Converts our spans, and warnings and errors to events of these spans.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + 'static
     where
         S: Subscriber + for<'l> LookupSpan<'l> + Send + Sync,
     {
         tracing_opentelemetry::layer()
             .with_tracer(self.traces.tracer(SERVICE))
-            // Nobody below us asks OpenTelemetry for its current span.
+            // No library that we use asks OpenTelemetry for its current span.
             .with_context_activation(false)
             .with_location(false)
             .with_threads(false)
@@ -143,7 +143,7 @@ impl Exporter {
             .with_filter(filter_fn(is_exported))
     }
 
-    /// Sends from now on every so often the numbers that `look` gives, in the text of `/metrics`.
+    /// From now on, periodically sends the metrics that `look` returns in the text format of `/metrics`.
     pub fn push(&mut self, look: impl Fn() -> String + Send + Sync + 'static) {
         let numbers = self.numbers.clone();
         let pushing = task::spawn("push metrics", async move {
@@ -155,7 +155,7 @@ impl Exporter {
         self.pushing = Some(pushing);
     }
 
-    /// Sends what is left, `last` among it (as [`Self::push`] takes it), for `limit` at most.
+    /// Sends everything that is left, and `last` (in the format of [`Self::push`]), for at most `limit`.
     pub async fn close(mut self, last: Option<String>, limit: Duration) {
         self.pushing = None;
         let traces = self.traces;
@@ -174,11 +174,11 @@ impl Exporter {
     }
 }
 
-/// A connection that is made when it is needed, and made again when it is lost.
+/// A connection that is opened on demand, and reopened when it is lost.
 fn channel(config: &Config) -> Result<Channel, String> {
     let endpoint = config.endpoint.trim();
     let shown = crate::redact::url(endpoint);
-    let refused = |why: &dyn fmt::Display| format!("`{shown}` is no OTLP endpoint: {why}");
+    let refused = |why: &dyn fmt::Display| format!("`{shown}` is not an OTLP endpoint: {why}");
     let secure = match endpoint.split_once("://") {
         Some(("http", _)) => false,
         Some(("https", _)) => true,
@@ -195,7 +195,7 @@ fn channel(config: &Config) -> Result<Channel, String> {
     Ok(to.connect_lazy())
 }
 
-/// Spans of ours down to `debug`; tasks are no steps of a request, and what the exporter itself does must not be exported.
+/// Exports our spans down to `debug`, but not tasks, which are not steps of a request, and nothing that the exporter itself does.
 fn is_exported(meta: &Metadata<'_>) -> bool {
     let ours = meta.target().starts_with("cachectl");
     if meta.is_span() {
@@ -221,7 +221,7 @@ fn nanos(at: SystemTime) -> u64 {
     since.map_or(0, |s| u64::try_from(s.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// The way of the numbers.
+/// The exporter of metrics.
 #[derive(Debug)]
 struct Numbers {
     client: MetricsServiceClient<Channel>,
@@ -258,7 +258,7 @@ impl Numbers {
     }
 }
 
-/// Spans on their way, with a word about those that do not arrive.
+/// The exporter of spans, which reports outages.
 #[derive(Debug)]
 struct Told {
     inner: opentelemetry_otlp::SpanExporter,
@@ -294,7 +294,7 @@ impl SpanExporter for Told {
     }
 }
 
-/// Says once that the collector is away, and once that it is back.
+/// Logs once that the collector is unreachable, and once that it is back.
 #[derive(Debug)]
 struct Said {
     what: &'static str,
@@ -313,7 +313,7 @@ impl Said {
         let was_away = self.away.swap(sent.is_err(), Relaxed);
         match sent {
             Err(error) if !was_away => {
-                tracing::warn!(what = self.what, %error, "Collector does not take what is sent");
+                tracing::warn!(what = self.what, %error, "Collector does not accept data");
             }
             Ok(()) if was_away => tracing::info!(what = self.what, "Collector is back"),
             _ => {}

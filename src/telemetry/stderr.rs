@@ -1,6 +1,7 @@
-//! Standard error of a daemon: a thread of its own writes it, so that a reader that is slow, or has stopped, holds nobody up.
+//! Standard error of a daemon: a separate thread writes it, so that a slow or stopped reader does not block anything.
 //!
-//! What waits is bounded in bytes; lines beyond that are dropped and counted, and the log says how many as soon as it goes on.
+//! The buffer is bounded; lines beyond that are dropped and counted, and the log reports how many as soon as the reader
+//! continues.
 
 use std::{
     io::{self, Write},
@@ -13,26 +14,26 @@ use std::{
     time::Duration,
 };
 
-/// Most bytes that wait for the reader, each line counted with [`PER_LINE`] more.
+/// Maximum bytes in the buffer; each line counts [`PER_LINE`] more.
 const MOST_BYTES: usize = 4 << 20;
-/// What a line takes besides its bytes.
+/// Overhead of a line besides its bytes.
 const PER_LINE: usize = 64;
 
 static OF_PROCESS: OnceLock<Lines> = OnceLock::new();
 
-/// From now on [`write()`] only hands on, for a thread to write. What is dropped is told in the log.
+/// From now on [`write()`] only passes lines to a thread that writes them. Dropped lines are reported in the log.
 pub(super) fn start() {
     OF_PROCESS.get_or_init(|| {
         Lines::start(io::stderr(), |dropped| {
             tracing::warn!(
                 dropped,
-                "Log lines were dropped: whoever reads standard error does not keep up"
+                "Log lines were dropped: the reader of standard error is too slow"
             );
         })
     });
 }
 
-/// Writes to standard error, come what may: there is nowhere to complain.
+/// Writes to standard error, ignoring errors: there is nowhere to report them.
 pub fn write(text: &[u8]) {
     match OF_PROCESS.get() {
         Some(lines) => lines.write(text),
@@ -40,7 +41,7 @@ pub fn write(text: &[u8]) {
     }
 }
 
-/// Waits until all that was handed on before is written, for so long at most.
+/// Waits until all earlier lines are written, for at most `limit`.
 pub fn flush(limit: Duration) {
     if let Some(lines) = OF_PROCESS.get() {
         lines.flush(limit);
@@ -49,7 +50,7 @@ pub fn flush(limit: Duration) {
 
 enum Item {
     Line(Vec<u8>),
-    /// All before it is written.
+    /// Everything before it has been written.
     Reached(SyncSender<()>),
 }
 
@@ -59,20 +60,20 @@ struct Counts {
     dropped: AtomicU64,
 }
 
-/// Lines on their way to a writer that may stall.
+/// Lines for a writer that may block.
 struct Lines {
     items: Sender<Item>,
     counts: Arc<Counts>,
 }
 
 impl Lines {
-    /// Writes to `to` on a thread of its own; `told` is told there how many lines were dropped.
+    /// Writes to `to` on a separate thread, which calls `told` with the number of dropped lines.
     fn start(to: impl Write + Send + 'static, told: impl Fn(u64) + Send + 'static) -> Self {
         let (items, queue) = channel();
         let counts = Arc::new(Counts::default());
         let shared = counts.clone();
         let thread = thread::Builder::new().name("log".to_owned());
-        // Without a thread nothing is written, which is better than no daemon: lines are dropped at the bound.
+        // Without a thread nothing is written, which is better than no daemon: lines are dropped when the buffer is full.
         drop(thread.spawn(move || copy(&queue, to, &shared, told)));
         Self { items, counts }
     }
@@ -89,7 +90,7 @@ impl Lines {
         drop(self.items.send(Item::Line(line.to_vec())));
     }
 
-    /// Says whether all that was written before is out within `limit`.
+    /// Waits until all earlier lines are written; returns false if that takes longer than `limit`.
     fn flush(&self, limit: Duration) -> bool {
         let (reached, wait) = sync_channel(1);
         let sent = self.items.send(Item::Reached(reached));
@@ -101,7 +102,7 @@ fn copy(queue: &Receiver<Item>, mut to: impl Write, counts: &Counts, told: impl 
     for item in queue {
         match item {
             Item::Line(line) => {
-                // A reader that has gone away is none of our trouble.
+                // It is not our problem if the reader is gone.
                 drop(to.write_all(&line));
                 counts.waiting.fetch_sub(line.len() + PER_LINE, Relaxed);
             }
@@ -109,7 +110,7 @@ fn copy(queue: &Receiver<Item>, mut to: impl Write, counts: &Counts, told: impl 
                 let _ = reached.try_send(());
             }
         }
-        // There is room for the line that says it.
+        // There is space for the line that reports it.
         if counts.waiting.load(Relaxed) < MOST_BYTES / 2 {
             match counts.dropped.swap(0, Relaxed) {
                 0 => {}

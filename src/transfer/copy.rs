@@ -1,7 +1,7 @@
-//! Copies a manifest with all below it: children before parents, the root last, then its tag.
+//! Copies a manifest with everything below it: children before parents, the root last, then its tag.
 //!
-//! What is cut off leaves blobs without a name in the target, and a second try skips them. Blobs are checked against their digest
-//! before they are stored. Memory: [`IN_MEMORY_BYTES`] for each request in flight; bigger blobs pass through spool files,
+//! An interrupted copy leaves blobs without a name in the target, which a second attempt skips. Blobs are checked against their
+//! digest before they are stored. Memory: [`IN_MEMORY_BYTES`] for each request in flight; larger blobs pass through spool files,
 //! [`SPOOLS`] at a time.
 
 use std::{
@@ -32,34 +32,34 @@ use crate::{
     task,
 };
 
-/// Blobs of at most so many bytes are copied in memory.
+/// Blobs of at most this many bytes are copied in memory.
 pub const IN_MEMORY_BYTES: u64 = 1 << 20;
 /// Spool files at once.
 pub const SPOOLS: usize = 4;
-/// Pieces of a blob that wait for the spool.
+/// Pieces of a blob that are queued for the spool.
 const PIECES_WAITING: usize = 8;
-/// Indexes within indexes: more than anybody nests, few enough to hold in memory.
+/// Maximum nesting of indexes: more than anybody uses, few enough to hold in memory.
 const MAX_DEPTH: usize = 8;
-/// A copy that took longer looks again whether what it skipped is still there (design §5, prune: half of the shortest usual
-/// grace would do; an hour is cheap).
+/// A copy that takes longer checks again whether the skipped blobs still exist (design §5, prune: half of the shortest usual
+/// grace would suffice; an hour is cheap).
 const LOOK_AGAIN: Duration = Duration::from_hours(1);
 
-/// From where to where, and how.
+/// Source, target and options of a copy.
 #[derive(Clone)]
 pub struct Options {
-    /// Has the content.
+    /// The source.
     pub from: Arc<dyn Store>,
-    /// Gets it.
+    /// The target.
     pub to: Arc<dyn Store>,
-    /// Folder for spools: on the target's own file system, where it has one.
+    /// Folder for spools: on the target's own file system, if it has one.
     pub spool_dir: PathBuf,
     /// Requests in flight at once.
     pub concurrency: usize,
-    /// Who watches.
+    /// Receives progress.
     pub progress: Progress,
 }
 
-/// What was moved.
+/// Counts of a copy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CopyReport {
     /// Blobs stored in the target.
@@ -70,21 +70,21 @@ pub struct CopyReport {
     pub bytes_saved: u64,
 }
 
-/// What became of a copy.
+/// Result of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
-    /// Whether the tag was written, or expected otherwise; all below it is there in both cases.
+    /// Whether the tag was written, or its condition failed; everything below it is stored in both cases.
     pub published: Published,
-    /// What was moved.
+    /// Counts.
     pub report: CopyReport,
-    /// Manifests of a type that is not understood: they were copied without whatever they name.
+    /// Manifests of an unknown type: they were copied without the content that they name.
     pub unknown: Vec<Digest>,
 }
 
-/// Copies `root` with all below it, then writes `tag`, if there is one, under its condition.
+/// Copies `root` with everything below it, then writes `tag`, if there is one, under its condition.
 ///
 /// # Errors
-/// Nothing is published under the tag then. `Missing` and `Damaged` are the source's fault.
+/// Nothing is published under the tag then. `Missing` and `Damaged` are errors of the source.
 pub async fn copy(
     options: &Options,
     root: &Manifest,
@@ -109,7 +109,7 @@ pub async fn copy(
     })
 }
 
-/// Copies everything below `root` and not `root` itself; for who publishes another manifest over the same blobs.
+/// Copies everything below `root` but not `root` itself; for callers that publish another manifest over the same blobs.
 ///
 /// # Errors
 /// As [`copy`].
@@ -122,7 +122,7 @@ pub async fn copy_below(options: &Options, root: &Manifest) -> Result<CopyReport
 struct Job<'a> {
     options: &'a Options,
     spools: Semaphore,
-    /// Blobs and manifests that are done or under way.
+    /// Blobs and manifests that are done or in progress.
     seen: Mutex<HashSet<Digest>>,
     unknown: Mutex<Vec<Digest>>,
     blobs_moved: AtomicU64,
@@ -130,11 +130,11 @@ struct Job<'a> {
     bytes_saved: AtomicU64,
 }
 
-/// Work that is left, last first.
+/// Remaining work, last first.
 enum Step {
-    /// Read a child manifest and copy what is below it.
+    /// Read a child manifest and copy everything below it.
     Enter(Descriptor, usize),
-    /// All below it is there: store it.
+    /// Everything below it is stored: store it.
     Leave(Manifest),
 }
 
@@ -194,7 +194,7 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// Copies the blobs of a manifest, and notes the manifests that it names as work to do.
+    /// Copies the blobs of a manifest, and adds the manifests that it names to the remaining work.
     async fn open(&self, manifest: &Manifest, depth: usize, left: &mut Vec<Step>) -> Result<()> {
         let Children {
             manifests,
@@ -229,7 +229,7 @@ impl<'a> Job<'a> {
         let Options {
             from, to, progress, ..
         } = self.options;
-        // One of another size is damaged; putting it again mends it where the store can.
+        // A blob of another size is damaged; writing it again repairs it if the store can.
         if to.stat(&desc.digest).await? == Some(desc.size) {
             self.bytes_saved.fetch_add(desc.size, Ordering::Relaxed);
             return Ok(());
@@ -283,7 +283,7 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// Writes a stream to a spool file, checked on the way.
+    /// Writes a stream to a spool file, with checks.
     async fn spool(&self, desc: &Descriptor, mut stream: ByteStream) -> store::Result<Body> {
         let (out, mut arrived) = mpsc::channel::<Bytes>(PIECES_WAITING);
         let (dir, want) = (self.options.spool_dir.clone(), desc.clone());
@@ -320,7 +320,7 @@ impl<'a> Job<'a> {
             while let Some(piece) = stream.next().await {
                 let piece = piece?;
                 came += piece.len() as u64;
-                // More than was promised shall not fill the disk; if nobody takes it any more, the writer says why.
+                // A stream longer than promised must not fill the disk; if the writer is gone, it reports the reason.
                 if came > desc.size || out.send(piece).await.is_err() {
                     break;
                 }
@@ -336,11 +336,11 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Reads a manifest by its descriptor, whether the store knows it as a manifest or as a mere blob (as an image layout does below
-/// an index).
+/// Reads a manifest by its descriptor, whether the store has it as a manifest or only as a blob (like an image layout below an
+/// index).
 ///
 /// # Errors
-/// `Damaged` if it is there and not what the descriptor says.
+/// `Damaged` if it exists and does not match the descriptor.
 pub async fn read_manifest(store: &dyn Store, desc: &Descriptor) -> Result<Option<Manifest>> {
     let damaged = |why: String| Error::Damaged {
         digest: desc.digest,

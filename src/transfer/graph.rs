@@ -1,7 +1,7 @@
 //! What is below a manifest: image manifests, indexes and Docker's forms of both.
 //!
-//! Image spec `manifest.md`, `image-index.md`; Docker's "Image Manifest V 2, Schema 2". BuildKit writes its cache as an
-//! index whose children are blobs, told from manifests by their media type alone.
+//! Image spec `manifest.md`, `image-index.md`; Docker's "Image Manifest V 2, Schema 2". BuildKit writes its cache as an index
+//! whose children are blobs, distinguished from manifests by their media type alone.
 
 use std::collections::HashSet;
 
@@ -14,24 +14,24 @@ use crate::{
     task,
 };
 
-/// What a manifest names.
+/// The children of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Children {
     /// Manifests and indexes, in the document's order.
     pub manifests: Vec<Descriptor>,
-    /// Everything else but layers from elsewhere: config first, then layers, in the document's order.
+    /// Everything else except layers stored elsewhere: config first, then layers, in the document's order.
     pub blobs: Vec<Descriptor>,
-    /// Whether these are certainly all: the document is of a type that is understood, or mentions no other digest.
+    /// Whether these are certainly all children: the document is of a known type, or mentions no other digest.
     pub known: bool,
 }
 
 /// The children of a manifest, which is parsed aside if it is long.
 ///
-/// Layers from elsewhere ([`Named::elsewhere`]) are not among them, whether a store has them or not: nobody checked that they belong
-/// to whoever named them.
+/// Layers stored elsewhere ([`Named::elsewhere`]) are not included, whether a store has them or not: nobody checked that the
+/// pusher may read them.
 ///
 /// # Errors
-/// In words, when it is of a known type and not well-formed, or is image and index at once.
+/// A message, when it is of a known type and not well-formed, or is both image and index.
 pub async fn children(manifest: &Manifest) -> Result<Children, String> {
     let manifest = manifest.clone();
     task::parse(manifest.bytes.len(), move || children_of(&manifest)).await
@@ -42,9 +42,9 @@ fn children_of(manifest: &Manifest) -> Result<Children, String> {
         return Ok(of_unknown(manifest));
     }
     let outline = Outline::of_stored(manifest).map_err(|e| e.to_string())?;
-    // Two readers could see two different things in it (CVE-2021-41190).
+    // Two readers could interpret it differently (CVE-2021-41190).
     if outline.is_ambiguous {
-        return Err("it is an image and an index at once".to_owned());
+        return Err("it is both an image and an index".to_owned());
     }
     let mut children = Children {
         known: true,
@@ -60,8 +60,8 @@ fn children_of(manifest: &Manifest) -> Result<Children, String> {
     Ok(children)
 }
 
-/// What a document of another type has in the positions of descriptors: the artifact manifest of image spec 1.1-rc (`blobs`), and
-/// whatever is made like a known one. Nothing of what cannot be read.
+/// The descriptors in a document of another type: the artifact manifest of image spec 1.1-rc (`blobs`), and any document similar
+/// to a known one. Empty if it cannot be read.
 fn of_unknown(manifest: &Manifest) -> Children {
     let Ok(outline) = Outline::of_stored(manifest) else {
         return Children::default();
@@ -91,7 +91,7 @@ fn of_unknown(manifest: &Manifest) -> Children {
     children
 }
 
-/// Says whether every digest in a document is one that `outline` has.
+/// Returns true if every digest in a document is in `outline`.
 fn mentions_no_other(manifest: &Manifest, outline: &Outline) -> bool {
     let mut known: HashSet<Digest> = outline.named.iter().map(|n| n.digest).collect();
     known.extend(outline.subject);

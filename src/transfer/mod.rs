@@ -1,9 +1,9 @@
 //! Store to store: every movement of content that is already stored.
 //!
-//! - Holds: the copy of one manifest with all below it, and what is below a manifest.
+//! - Holds: the copy of one manifest with everything below it, and the children of a manifest.
 //! - Enters: two stores, a manifest, a tag.
-//! - Leaves: the same bytes in the other store, counts of what was moved and saved.
-//! - Deliberately absent: what blobs mean beyond manifest to children; names, folding, the terminal.
+//! - Leaves: the same bytes in the other store, counts of moved and saved bytes.
+//! - Deliberately absent: the meaning of blobs beyond manifests and their children; names, folding, the terminal.
 
 pub mod copy;
 pub mod graph;
@@ -15,10 +15,10 @@ use crate::{digest::Digest, store};
 /// Why content could not be moved.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A store said no, or broke.
+    /// A store refused or failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The source does not have what one of its manifests names.
+    /// The source lacks content that one of its manifests names.
     #[error("{digest} is missing, {parent} names it")]
     Missing {
         /// What is missing.
@@ -26,7 +26,7 @@ pub enum Error {
         /// The manifest that names it.
         parent: Digest,
     },
-    /// The source has other bytes under a digest, or a manifest that makes no sense.
+    /// The source has other bytes under a digest, or an invalid manifest.
     #[error("{digest} is damaged: {why}")]
     Damaged {
         /// What is damaged.

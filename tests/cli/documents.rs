@@ -151,6 +151,40 @@ fn manual_pages_name_the_values_of_flags() {
     }
 }
 
+/// Lines of a page that are prose: neither tables nor code.
+fn prose(page: &str) -> Vec<&str> {
+    let mut is_code = false;
+    let lines = page.lines().filter(|line| {
+        let line = line.trim_start();
+        let is_fence = line.starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence && !line.starts_with('|')
+    });
+    lines.collect()
+}
+
+#[test]
+fn prose_of_readme_and_docs_wraps_at_120_columns() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let mut pages: Vec<_> = docs
+        .filter(|path| path.extension().is_some_and(|e| e == "md"))
+        .collect();
+    pages.push(root.join("README.md"));
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        // A link of its own line cannot be wrapped.
+        let can_wrap = |line: &&str| line.split_whitespace().count() > 2;
+        let long: Vec<&str> = prose(&text)
+            .into_iter()
+            .filter(|line| line.chars().count() > 120)
+            .filter(can_wrap)
+            .collect();
+        assert!(long.is_empty(), "{}: {long:#?}", page.display());
+    }
+}
+
 /// All names of functions below a folder of sources.
 fn functions(folder: &std::path::Path, found: &mut std::collections::BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {

@@ -1,4 +1,4 @@
-//! Layer chains by content: two layers are one when their blobs and all that is below them are the same.
+//! Layer chains by content: two layers are equal if their blobs and everything below them are the same.
 
 use std::collections::HashMap;
 
@@ -13,15 +13,15 @@ pub(super) type ChainId = usize;
 pub(super) struct Link {
     /// The blob.
     pub(super) blob: Digest,
-    /// What it stands on; `None` at the bottom.
+    /// The layer below; `None` at the bottom.
     pub(super) parent: Option<ChainId>,
     /// Layers below.
     pub(super) depth: usize,
-    /// Of all blobs from the bottom to here: the same in every process, unlike the id.
+    /// Hash of all blobs from the bottom to here: the same in every process, unlike the id.
     pub(super) hash: Sha256,
 }
 
-/// Chains, each once; a chain comes after those that it stands on.
+/// Chains, each once; a chain comes after the chains below it.
 #[derive(Debug, Default)]
 pub(super) struct Chains {
     links: Vec<Link>,

@@ -1,19 +1,19 @@
-//! What manifests say of one layer, where they do not agree.
+//! Contradicting claims of manifests about a layer.
 //!
-//! A merged manifest describes each layer once, so of two claims about one layer at most one can be served. A part whose claim is
-//! another is served without that layer; nobody else loses anything by what it says.
+//! A merged manifest describes each layer once, so of two claims about a layer at most one can be served. A part with a different
+//! claim is served without that layer; its claim does not affect other parts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry};
 
 use super::{CacheManifest, Form, Part, descriptors, merge::ranked};
 use crate::{artifact::Descriptor, digest::Digest};
 
-/// What is said of a layer, besides its size.
+/// A claim about a layer, besides its size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// OCI's name of the media type.
     pub media_type: String,
-    /// Digest of the plain tar; `None` where a manifest does not say it.
+    /// Digest of the plain tar; `None` if a manifest does not state it.
     pub diff_id: Option<Digest>,
 }
 
@@ -31,16 +31,16 @@ impl Claim {
     }
 }
 
-/// The layers on which parts do not agree, each with what it is, once that is known.
+/// The layers about which parts contradict each other, each with the right claim once that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claims(BTreeMap<Digest, Option<Claim>>);
 
 impl Claims {
-    /// What `parts` do not agree on. Nobody is right before it is known ([`Self::prove`]): a build that believes what is wrong fails, and
-    /// one that finds nothing goes on.
+    /// The layers that `parts` dispute. Until the right claim is known ([`Self::prove`]), no claim is believed: a build that
+    /// trusts a wrong claim fails, and one that finds nothing continues.
     ///
-    /// A claim counts if it is about a layer that is here, so not among `lost`, and if BuildKit could use it: a part that contradicts
-    /// itself about a layer says nothing of it.
+    /// A claim counts if its layer is stored (not in `lost`), and if BuildKit could use it: a part that contradicts itself about
+    /// a layer makes no claim about it.
     pub fn disputed(parts: &[Part], lost: &HashSet<(Digest, u64)>) -> Self {
         let mut first: HashMap<Digest, Claim> = HashMap::new();
         let mut disputed = BTreeMap::new();
@@ -59,7 +59,7 @@ impl Claims {
         Self(disputed)
     }
 
-    /// The disputed layers of which each part claims something, with their sizes; the part pushed last first.
+    /// For each part, the disputed layers that it makes a claim about, with their sizes; the part pushed last first.
     pub fn by_part(
         &self,
         parts: &[Part],
@@ -72,19 +72,19 @@ impl Claims {
         ranked(parts).iter().map(claimed).collect()
     }
 
-    /// The layers that are disputed, sorted.
+    /// The disputed layers, sorted.
     pub fn layers(&self) -> impl Iterator<Item = Digest> {
         self.0.keys().copied()
     }
 
-    /// Says what a disputed layer is.
+    /// Records the right claim about a disputed layer.
     pub fn prove(&mut self, layer: &Digest, claim: Claim) {
         if let Some(place) = self.0.get_mut(layer) {
             *place = Some(claim);
         }
     }
 
-    /// The layers of which a manifest says something that is not so, or that nobody knows.
+    /// The layers about which a manifest makes a wrong claim, or one that is not known to be right.
     pub fn denied_by(&self, manifest: &CacheManifest) -> HashSet<Digest> {
         let layers = manifest.layers().iter();
         let denied = layers.filter(|l| {
@@ -95,7 +95,7 @@ impl Claims {
     }
 }
 
-/// What a manifest says of layers that are here.
+/// The claims of a manifest about layers that are stored.
 fn here(
     manifest: &CacheManifest,
     lost: &HashSet<(Digest, u64)>,

@@ -1,6 +1,6 @@
 //! The cache config: layers, and the records (cache keys) whose results they are.
 //!
-//! Schema: moby/buildkit `cache/remotecache/v1/types/spec.go`; what its reader refuses: `cache/remotecache/v1/parse.go`.
+//! Schema: moby/buildkit `cache/remotecache/v1/types/spec.go`; checks of its reader: `cache/remotecache/v1/parse.go`.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,16 +11,17 @@ use super::{
 };
 use crate::artifact::wire::{Malformed, Result, bad};
 
-/// Largest config that we read. BuildKit's importer takes 1 MiB, its exporter writes any size: what is larger can still be merged.
+/// Largest config that we read. BuildKit's importer takes 1 MiB, its exporter writes any size: a larger config can still be
+/// merged.
 pub const MAX_CONFIG_BYTES: usize = 4 << 20;
-/// More indexes than this, of any kind, are refused.
+/// A config with more indexes than this, of any kind, is refused.
 const MAX_LINKS: usize = 200_000;
 
-/// More objects and lists than this in the document are refused before it is parsed: what the limits on layers, records and links
-/// allow, each with its own brackets.
+/// A document with more objects and lists than this is refused before it is parsed: as many as the limits on layers, records and
+/// links allow, each with its own brackets.
 const MAX_OPENINGS: usize = MAX_LINKS + 3 * MAX_ITEMS;
 
-/// A cache config that BuildKit's reader takes: every index is inside, nothing loops, every input has an alternative.
+/// A cache config that BuildKit's reader accepts: every index is in range, there are no loops, every input has an alternative.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CacheConfig {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -40,7 +41,7 @@ impl CacheConfig {
         Ok(config)
     }
 
-    /// As [`CacheConfig::new`], however many they are.
+    /// As [`CacheConfig::new`], without the limits on their number.
     pub(super) fn closed(layers: Vec<CacheLayer>, records: Vec<CacheRecord>) -> Result<Self> {
         check_layers(&layers)?;
         for (at, record) in records.iter().enumerate() {
@@ -55,11 +56,11 @@ impl CacheConfig {
 
     /// Reads the document; unknown keys are ignored.
     ///
-    /// Stricter than BuildKit in what no exporter writes: digests of blobs must be digests, and layers that nothing uses must be
-    /// right as well.
+    /// Stricter than BuildKit about documents that no exporter writes: blob digests must be valid, and unused layers must be
+    /// valid too.
     ///
     /// # Errors
-    /// When it is none, BuildKit's reader would refuse it, or it is larger than [`MAX_CONFIG_BYTES`].
+    /// When it is not a config, BuildKit's reader would refuse it, or it is larger than [`MAX_CONFIG_BYTES`].
     pub fn read(bytes: &[u8]) -> Result<Self> {
         #[derive(Deserialize)]
         struct Document {
@@ -79,13 +80,13 @@ impl CacheConfig {
             .map_err(|e| Malformed(format!("cache config: {e}")))
     }
 
-    /// The document, as BuildKit's reader takes it.
+    /// The document, in the form that BuildKit's reader accepts.
     pub fn write(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and numbers can always be written")
     }
 
     /// # Errors
-    /// When it has more of anything than we read.
+    /// When it exceeds one of our limits.
     pub(super) fn check_size(&self) -> Result<()> {
         let links = |r: &CacheRecord| {
             let chained: usize = r.chains.iter().map(|c| c.layers.len() + 1).sum();
@@ -105,7 +106,7 @@ impl CacheConfig {
         Ok(())
     }
 
-    /// The indexes of the records, each after all that it links to.
+    /// The indexes of the records, each after all records that it links to.
     pub(super) fn inputs_first(&self) -> Vec<usize> {
         let inputs = |at: usize| self.records[at].inputs.iter().flatten();
         links_first(self.records.len(), |at| inputs(at).map(|i| i.link))
@@ -145,9 +146,9 @@ fn check_openings(bytes: &[u8]) -> Result<()> {
 fn check_layers(layers: &[CacheLayer]) -> Result<()> {
     let outside = |l: &CacheLayer| l.parent.is_some_and(|p| p >= layers.len());
     if let Some(at) = layers.iter().position(outside) {
-        return bad(format!("layer {at} has a parent that is not there"));
+        return bad(format!("layer {at} has a parent that does not exist"));
     }
-    // The number of the walk that came by first; 0: none yet. To meet one's own is a loop.
+    // The number of the first walk that visited the layer; 0: not visited. A walk that meets its own number is in a loop.
     let mut walks = vec![0_usize; layers.len()];
     for start in 0..layers.len() {
         let mut next = Some(start);
@@ -172,15 +173,13 @@ fn check_record(
     let mut named = named.chain(record.chains.iter().flat_map(|c| &c.layers));
     if let Some(layer) = named.find(|l| **l >= layers.len()) {
         return bad(format!(
-            "record {at} names layer {layer}, which is not there"
+            "record {at} names layer {layer}, which does not exist"
         ));
     }
     let times = record.results.iter().map(|r| r.created_at);
     let mut times = times.chain(record.chains.iter().map(|c| c.created_at));
     if times.any(|t| !time::fits(t)) {
-        return bad(format!(
-            "record {at} has a result of a year that cannot be written"
-        ));
+        return bad(format!("record {at} has a result with a year out of range"));
     }
     if record.inputs.iter().any(Vec::is_empty) {
         return bad(format!("record {at} has an input without alternatives"));
@@ -189,12 +188,12 @@ fn check_record(
         match records.get(*link) {
             None => {
                 return bad(format!(
-                    "record {at} links to record {link}, which is not there"
+                    "record {at} links to record {link}, which does not exist"
                 ));
             }
             Some(r) if r.is_uncacheable() => {
                 return bad(format!(
-                    "record {at} links to record {link}, which has a key for one use"
+                    "record {at} links to record {link}, whose key is not cacheable"
                 ));
             }
             Some(_) => {}

@@ -1,17 +1,17 @@
-//! Whether a pushed cache makes an older one needless.
+//! Whether a pushed cache makes an older one redundant.
 
 use std::collections::HashSet;
 
 use super::{CacheConfig, Part, descriptors, graph::Graph};
 use crate::{artifact::Descriptor, digest::Digest};
 
-/// Says whether all that can be found in `older` can be found in `newer` in the same ways, so that `older` may be dropped.
+/// Returns true if all that can be found in `older` can be found in `newer` in the same ways, so that `older` may be dropped.
 ///
-/// Each of its keys with a usable result must have one in `newer`, by all the alternatives of all its inputs. The results may differ:
-/// they are of the same key. In doubt false, also where `older` alone knows that two keys of `newer` are one, and where they contradict
-/// each other about a layer.
+/// Each key of `older` with a usable result must have one in `newer`, by all the alternatives of all its inputs. The results may
+/// differ, since they belong to the same key. When in doubt the answer is false, for instance if only `older` shows that two keys
+/// of `newer` are equal, or if the two contradict each other about a layer.
 pub fn contains(newer: &Part, older: &Part) -> bool {
-    // By its own manifest alone: what another one says about a layer of it takes nothing away from it.
+    // By its own manifest alone: claims of another manifest about its layers do not affect it.
     let of_newer = with_result(newer);
     let of_older = with_result(older);
     let words = descriptors::said(&newer.manifest);
@@ -22,7 +22,7 @@ pub fn contains(newer: &Part, older: &Part) -> bool {
     if descriptors::said(&older.manifest).iter().any(contradicts) {
         return false;
     }
-    // Keys that are one have one digest: most parts differ here, long before their graphs are folded.
+    // Equal keys have the same digest: most parts differ here, long before their graphs are folded.
     let known: HashSet<&str> = digests(newer, &of_newer).collect();
     if !digests(older, &of_older).all(|digest| known.contains(digest)) {
         return false;
@@ -82,7 +82,7 @@ fn with_result(part: &Part) -> Vec<usize> {
     counts.filter(|(_, n)| *n > 0).map(|(at, _)| at).collect()
 }
 
-/// These records and all that lead to them.
+/// These records and all records that lead to them.
 fn reached(config: &CacheConfig, mut from: Vec<usize>) -> HashSet<usize> {
     let mut reached: HashSet<usize> = from.iter().copied().collect();
     while let Some(at) = from.pop() {

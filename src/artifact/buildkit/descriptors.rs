@@ -1,4 +1,4 @@
-//! What manifests say about their blobs, as far as BuildKit can use it.
+//! The descriptors that manifests give for their blobs, as far as BuildKit can use them.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -28,8 +28,8 @@ const MAX_MEDIA_TYPE: usize = 255;
 
 /// The form of a manifest that holds the blobs of all `parts`.
 ///
-/// An image if one of them is: its writer can read images, and registries take them. Else an index, and only where all are Docker's
-/// manifest lists, such a list.
+/// An image if one of them is: its writer can read images, and registries accept them. Otherwise an index, or Docker's manifest
+/// list if all parts are such lists.
 pub(super) fn form(parts: &[&Part]) -> Form {
     let mut forms = parts.iter().map(|p| p.manifest.form());
     if parts.is_empty() || forms.clone().any(|f| f == Form::Image) {
@@ -43,8 +43,8 @@ pub(super) fn form(parts: &[&Part]) -> Form {
 
 /// The descriptors of all blobs that BuildKit can use, with media types of `form`'s family.
 ///
-/// Each is the word of the first of `parts` (so of the one pushed last, where they are ranked) that has one: what others say of the
-/// blob changes nothing of it.
+/// Each is the descriptor from the first of `parts` that has one (the part pushed last, if they are ranked); those of other parts
+/// are ignored.
 pub(super) fn usable(parts: &[&Part], form: Form) -> HashMap<Digest, Descriptor> {
     let mut blobs: HashMap<Digest, Descriptor> = HashMap::new();
     for (digest, mut word) in parts.iter().flat_map(|p| said(&p.manifest)) {
@@ -56,10 +56,10 @@ pub(super) fn usable(parts: &[&Part], form: Form) -> HashMap<Digest, Descriptor>
     blobs
 }
 
-/// What a manifest says of each of its layers, with OCI's media types.
+/// A manifest's descriptors of its layers, with OCI's media types.
 ///
-/// A layer is not among them if an entry of it is none that BuildKit can use, or if two entries contradict each other in size, diffID
-/// or media type: doubt is a miss, and takes nothing from other manifests.
+/// A layer is left out if BuildKit cannot use one of its entries, or if two entries contradict each other in size, diffID or
+/// media type: doubt is a miss, and does not affect other manifests.
 pub(super) fn said(manifest: &CacheManifest) -> HashMap<Digest, Descriptor> {
     let mut words: HashMap<Digest, Option<Descriptor>> = HashMap::new();
     for layer in manifest.layers() {
@@ -80,7 +80,7 @@ pub(super) fn said(manifest: &CacheManifest) -> HashMap<Digest, Descriptor> {
     words.filter_map(|(d, word)| Some((d, word?))).collect()
 }
 
-/// An entry as far as BuildKit reads it; `None` if it cannot use it: without a diffID, or with an annotation that is not what it must be.
+/// The part of an entry that BuildKit reads; `None` if BuildKit cannot use it: without a diffID, or with an invalid annotation.
 fn word(layer: &Descriptor) -> Option<Descriptor> {
     if layer.media_type.len() > MAX_MEDIA_TYPE {
         return None;
@@ -104,7 +104,7 @@ fn word(layer: &Descriptor) -> Option<Descriptor> {
         .then_some(word)
 }
 
-/// Says whether two words are of the same bytes and of the same plain tar.
+/// Returns true if two descriptors are of the same bytes and of the same plain tar.
 pub(super) fn agree(one: &Descriptor, other: &Descriptor) -> bool {
     one.size == other.size && one.media_type == other.media_type && diff_id(one) == diff_id(other)
 }
@@ -113,7 +113,7 @@ pub(super) fn diff_id(d: &Descriptor) -> Option<Digest> {
     d.annotations.get(annotations::UNCOMPRESSED)?.parse().ok()
 }
 
-/// The name that a layer has in a manifest of that form; one that only one family has stays as it is.
+/// The media type of a layer in a manifest of that form; a type that exists in one family only stays unchanged.
 pub(super) fn layer_type(said: &str, form: Form) -> &str {
     let family = NAMES
         .iter()

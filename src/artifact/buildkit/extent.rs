@@ -1,4 +1,4 @@
-//! How much a cache holds, and whether an export would replace much by little.
+//! The size of a cache, and whether an export would replace a large cache by a small one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,13 +11,13 @@ use crate::digest::Digest;
 /// How much a cache holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// Cache keys, with results or without.
+    /// Cache keys, with or without results.
     pub records: usize,
-    /// Results all of whose blobs the manifest names: what an importer can use.
+    /// Results whose blobs are all named by the manifest: these an importer can use.
     pub results: usize,
-    /// Results that need a blob which the manifest does not name (or not as BuildKit can use it).
+    /// Results that need a blob which the manifest does not name (or not in a form that BuildKit can use).
     pub lost_results: usize,
-    /// Layers of the config: one blob may be several.
+    /// Layers of the config: one blob may be several layers.
     pub layers: usize,
     /// Distinct blobs of the manifest.
     pub blobs: usize,
@@ -73,7 +73,7 @@ fn sizes(part: &Part) -> HashMap<Digest, u64> {
 pub struct Shrink {
     /// What would be replaced.
     pub old: Extent,
-    /// By what.
+    /// What would replace it.
     pub new: Extent,
     /// Blobs of the new one that the old one does not have.
     pub own_blobs: usize,
@@ -90,12 +90,12 @@ impl fmt::Display for Shrink {
     }
 }
 
-/// Says whether `new` in the place of `old` would lose much and bring little (buildkit-cache.md, rule 10: a builder that only
+/// Returns the shrink if replacing `old` by `new` would lose much and add little (buildkit-cache.md, rule 10: a builder that only
 /// imported its layers and exports without the same import writes 1 blob where there were 4).
 ///
-/// It is a shrink if `new` has less than half of the blobs or less than half of the usable results of `old`, **and** at most half of its
-/// blobs are its own. A different build under the same name, however small, brings its own blobs and is none; nor is one
-/// that lost some stages and kept most.
+/// It is a shrink if `new` has less than half of the blobs or less than half of the usable results of `old`, **and** at most half
+/// of its blobs are its own. A different build under the same name, however small, has its own blobs and is not a shrink; neither
+/// is one that lost some stages and kept most.
 pub fn shrinks(old: &Part, new: &Part) -> Option<Shrink> {
     let before = sizes(old);
     let own_blobs = sizes(new)

@@ -1,28 +1,28 @@
-//! Which cache keys are one: what BuildKit's reader does when it reads, done for several configs at once.
+//! Which cache keys are equal: does for several configs at once what BuildKit's reader does when it reads one.
 //!
-//! moby/buildkit `cache/remotecache/v1/chains.go` (`CacheChains::Add`): two roots are one if their digests are equal; two other keys if
-//! their digests are and **each** of their inputs has an alternative in common. The alternatives of the one key are those of both.
-//! That may make other keys one, so it goes on until nothing changes. The end does not depend on the order: what can be joined
-//! once can be joined ever after, since alternatives only become more and more equal.
+//! moby/buildkit `cache/remotecache/v1/chains.go` (`CacheChains::Add`): two roots are equal if their digests are equal; two other
+//! keys if their digests are equal and **each** of their inputs has an alternative in common. Equal keys are joined; the joined
+//! key has the alternatives of both. That may make other keys equal, so it is repeated until nothing changes. The result does not
+//! depend on the order: keys that can be joined once can always be joined later, since alternatives only become more equal.
 //!
-//! Union by weight: an alternative is renamed at most log(n) times. A key is compared only with those that share an alternative
-//! at the input where the fewest do, so n keys take some n·√n steps at the worst and n in practice.
+//! Union by weight: an alternative is renamed at most log(n) times. A key is compared only with keys that share an alternative at
+//! the input where the fewest do, so n keys take about n·√n steps in the worst case and n in practice.
 
 use std::collections::{HashMap, HashSet};
 
-/// A key, before it is known with which others it is one.
+/// A key, before it is known which others it is equal to.
 pub(super) type Key = u32;
 
 /// One alternative of an input. Selectors are numbered by the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Way {
-    /// What of the input is used.
+    /// Which part of the input is used.
     pub(super) selector: u32,
     /// The input's key.
     pub(super) link: Key,
 }
 
-/// A way into an input of keys that may be one.
+/// An alternative of an input, shared by keys that may be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Door {
     digest: u32,
@@ -35,7 +35,7 @@ struct Door {
 struct Class {
     digest: u32,
     inputs: Vec<HashSet<Way>>,
-    /// Who has ways to this one: key, input, selector.
+    /// The users of this key: key, input, selector.
     users: Vec<(Key, u32, u32)>,
 }
 
@@ -45,20 +45,20 @@ impl Class {
     }
 }
 
-/// Keys and which of them are one.
+/// Keys, and which of them are equal.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
-    /// Leads to the key that stands for each, which leads to itself.
+    /// Leads from each key to its representative, which leads to itself.
     boss: Vec<Key>,
     classes: Vec<Class>,
     roots: HashMap<u32, Key>,
-    /// Who goes through a door; may name keys that are one several times.
+    /// The keys that have this alternative; may list equal keys several times.
     visitors: HashMap<Door, Vec<Key>>,
-    /// Ways that are new to a key, to be looked at.
+    /// Alternatives that are new to a key and not processed yet.
     fresh: Vec<(Key, u32, Way)>,
 }
 
-/// Fewer visitors than this are compared at once; of more it is worth a look whether another input has fewer.
+/// Fewer candidates than this are compared at once; with more it is worth checking whether another input has fewer.
 const FEW: usize = 8;
 
 impl Fold {
@@ -108,7 +108,7 @@ impl Fold {
         key
     }
 
-    /// The key that stands for all that are one with `key`.
+    /// The representative of all keys that are equal to `key`.
     pub(super) fn find(&mut self, key: Key) -> Key {
         let mut at = key;
         while self.boss[at as usize] != at {
@@ -119,7 +119,7 @@ impl Fold {
         at
     }
 
-    /// The alternatives of each input of a key, for one that stands for itself.
+    /// The alternatives of each input of a key, which must be a representative.
     pub(super) fn inputs(&self, key: Key) -> &[HashSet<Way>] {
         &self.classes[key as usize].inputs
     }
@@ -152,7 +152,8 @@ impl Fold {
         }
     }
 
-    /// All that may be one with `key` now that it has `way`: who shares an alternative with it at the input where the fewest do.
+    /// All keys that may be equal to `key` now that it has `way`: those that share an alternative with it at the input where
+    /// the fewest do.
     fn candidates(&mut self, key: Key, input: u32, way: Way) -> Vec<Key> {
         let (key, way) = (self.find(key), self.current(way));
         let mut doors = vec![self.door(key, input, way)];
@@ -186,7 +187,7 @@ impl Fold {
             .sum()
     }
 
-    /// Who goes through a door, each once.
+    /// The keys that have an alternative, each once.
     fn through(&mut self, door: Door) -> Vec<Key> {
         let Some(mut keys) = self.visitors.remove(&door) else {
             return Vec::new();
@@ -200,7 +201,7 @@ impl Fold {
         keys
     }
 
-    /// Says whether each input of two keys of one digest has an alternative in common.
+    /// Returns true if each input of two keys of one digest has an alternative in common.
     fn agree(&self, a: Key, b: Key) -> bool {
         let (a, b) = (self.inputs(a), self.inputs(b));
         a.len() == b.len() && a.iter().zip(b).all(|(a, b)| !a.is_disjoint(b))
@@ -236,7 +237,7 @@ impl Fold {
         }
     }
 
-    /// A way of `user` leads to a key that is one with `link` now.
+    /// Renames an alternative of `user` that leads to a key which is now equal to `link`.
     fn rename(&mut self, user: Key, input: u32, old: Way, link: Key) {
         let user = self.find(user);
         let new = Way { link, ..old };

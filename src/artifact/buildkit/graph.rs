@@ -1,4 +1,4 @@
-//! The cache keys of several configs as one graph in one order, which depends on what they are and not on who brought them.
+//! The cache keys of several configs as one graph in one order, which depends on the keys and not on which config they came from.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,21 +32,22 @@ pub(super) struct Link {
 
 /// Keys without loops; each comes after its inputs.
 ///
-/// Sorted by length of the longest way to a root, then by digest, then by a hash over all that leads to it.
+/// Sorted by length of the longest path to a root, then by digest, then by a hash over everything that leads to the key.
 #[derive(Debug)]
 pub(super) struct Graph<'a> {
     /// The keys.
     pub(super) nodes: Vec<Node<'a>>,
     /// The node of each record of each config; `None` for a key that can never be found again.
     pub(super) of: Vec<Vec<Option<usize>>>,
-    /// The alternatives that each config has, as far as they were not left out; sorted.
+    /// The alternatives of each config that were not left out; sorted.
     pub(super) links: Vec<Vec<Link>>,
     /// Alternatives that were left out because they loop.
     pub(super) loops: usize,
 }
 
 impl<'a> Graph<'a> {
-    /// Folds what is one in any of `configs`; the most important first, whose links no other one takes away.
+    /// Folds keys that are equal in any of `configs`; the most important config comes first, and no other config removes its
+    /// links.
     pub(super) fn fold(configs: &[&'a CacheConfig]) -> Self {
         let mut names = Names::default();
         let mut fold = Fold::default();
@@ -54,7 +55,7 @@ impl<'a> Graph<'a> {
             .iter()
             .map(|config| add(config, &mut names, &mut fold))
             .collect();
-        // Those that stand for others are numbered in the order of first sight.
+        // Representatives are numbered in the order in which they are first seen.
         let mut places: HashMap<Key, usize> = HashMap::new();
         let mut digests: Vec<u32> = Vec::new();
         let mut of: Vec<Vec<Option<usize>>> = Vec::with_capacity(configs.len());
@@ -121,7 +122,8 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// Only some nodes, sorted, and of the inputs of each the alternatives that pass; and the place of each of those nodes in it.
+    /// A graph of only some nodes, sorted, with the alternatives of their inputs that pass the filter; and the position of
+    /// each of those nodes in it.
     pub(super) fn only(
         &self,
         nodes: &[usize],
@@ -208,7 +210,7 @@ fn add<'a>(config: &'a CacheConfig, names: &mut Names<'a>, fold: &mut Fold) -> V
     keys
 }
 
-/// The nodes in the order that [`Graph`] promises, and the place of each key in it.
+/// The nodes in the order that [`Graph`] promises, and the position of each key in it.
 fn arrange<'a>(digests: &[&'a str], ways: &[Inputs<'a>]) -> (Vec<Node<'a>>, Vec<usize>) {
     let count = digests.len();
     let mut depths = vec![0_usize; count];
@@ -240,7 +242,7 @@ fn arrange<'a>(digests: &[&'a str], ways: &[Inputs<'a>]) -> (Vec<Node<'a>>, Vec<
     (sorted.into_iter().map(node).collect(), places)
 }
 
-/// Over the digest and all ways to the roots.
+/// Hash of the digest and all paths to the roots.
 fn hash(digest: &str, inputs: &[Vec<(&str, usize)>], hashes: &[Sha256]) -> Sha256 {
     let mut hasher = Sha256Hasher::default();
     let text = |hasher: &mut Sha256Hasher, text: &str| {

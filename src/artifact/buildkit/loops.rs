@@ -1,8 +1,9 @@
-//! Ways out of loops. A step that changes nothing makes its own output an alternative of its input: once equal keys are one, links
-//! may lead back to where they came from, which BuildKit's parser refuses.
+//! Removal of loops. A step that changes nothing makes its own output an alternative of its input: once equal keys are joined,
+//! links may lead back to where they came from, which BuildKit's parser refuses.
 //!
-//! BuildKit's own joining leaves such links out as it meets them (`chains.go`: "make sure that none of the deps are children"). Which it
-//! meets depends on its order; here links are met in the order of the parts, so no part takes away a link of one before it.
+//! BuildKit's own joining leaves such links out as it meets them (`chains.go`: "make sure that none of the deps are children").
+//! Which ones it meets depends on its order; here links are processed in the order of the parts, so no part removes a link of an
+//! earlier part.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -20,10 +21,12 @@ pub(super) struct Said {
     pub(super) link: usize,
 }
 
-/// Removes alternatives until nothing loops; returns how many. `parts` have all alternatives of `keys`, the most important part first.
+/// Removes alternatives until there are no loops; returns how many. `parts` have all alternatives of `keys`, the most important
+/// part first.
 ///
-/// Of a part that would make a loop, only those go that lead from a key on a loop (or between loops) to another such key which is not
-/// nearer to the roots. Every input of a key keeps an alternative of the first part that has the key, so no key is lost.
+/// If a part would create a loop, only those of its alternatives are removed that lead from a key on a loop (or between loops) to
+/// another such key which is not nearer to the roots. Every input of a key keeps an alternative of the first part that has the
+/// key, so no key is lost.
 pub(super) fn cut(keys: &mut Ways, parts: &[Vec<Said>]) -> usize {
     let mut removed = 0;
     for (at, inputs) in keys.iter_mut().enumerate() {
@@ -56,7 +59,7 @@ pub(super) fn cut(keys: &mut Ways, parts: &[Vec<Said>]) -> usize {
     removed
 }
 
-/// Which keys are left when those without inputs are taken away again and again, and then those without users.
+/// Which keys are left after repeatedly removing keys without inputs, and then keys without users.
 fn looping(keys: &Ways) -> Vec<bool> {
     let mut left = vec![true; keys.len()];
     let links = |at: usize| keys[at].iter().flatten().map(|(_, link)| *link);
@@ -75,7 +78,7 @@ fn looping(keys: &Ways) -> Vec<bool> {
     left
 }
 
-/// Links between looping keys, as far as parts were looked at.
+/// Links between looping keys, of the parts processed so far.
 #[derive(Default)]
 struct Cut {
     kept: HashSet<Said>,
@@ -104,7 +107,7 @@ impl Cut {
         self.kept
     }
 
-    /// Says whether nothing loops with `fresh` added.
+    /// Returns true if there are no loops with `fresh` added.
     fn is_free_with(&self, fresh: &[Said], count: usize) -> bool {
         let mut links = vec![Vec::new(); count];
         for said in self.kept.iter().chain(fresh) {
@@ -113,13 +116,13 @@ impl Cut {
         links_first(count, |at| links[at].iter().copied()).len() == count
     }
 
-    /// How far from the roots a key is: one more than the farthest of its links that were kept, or, if it is new, of its inputs, each
-    /// by its nearest alternative; those in `open` have one that leads out of the loops.
+    /// The distance of each key from the roots: one more than the farthest of its kept links, or, for a new key, of its
+    /// inputs, each by its nearest alternative; inputs in `open` have an alternative that leads out of the loops.
     ///
-    /// Every key has a rank: what was kept does not loop, and a new one comes from a record of a config without loops, by whose
+    /// Every key has a rank: the kept links have no loops, and a new key comes from a record of a config without loops, by whose
     /// links it can be reached.
     fn ranks(&self, fresh: &[Said], open: &HashSet<(usize, usize)>, count: usize) -> Vec<usize> {
-        // What a key waits for: each link that was kept, or one link of an input.
+        // How many links a key still waits for: every kept link, or one link of each input.
         let mut waits: Vec<usize> = vec![0; count];
         let mut slots: Vec<(usize, bool)> = Vec::new();
         let mut users: Vec<Vec<usize>> = vec![Vec::new(); count];

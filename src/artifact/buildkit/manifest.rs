@@ -1,6 +1,6 @@
-//! Cache manifests: which blob is the config, which are the layers; and the same without those that were lost.
+//! Cache manifests: which blob is the config, which blobs are layers; and the same manifest without missing layers.
 //!
-//! Both forms and how they are told apart: moby/buildkit `cache/remotecache/import.go` (`Resolve`), `export.go`
+//! Both forms and how to distinguish them: moby/buildkit `cache/remotecache/import.go` (`Resolve`), `export.go`
 //! (`ExportableCache`), `util/imageutil/config.go` (`DetectManifestBlobMediaType`).
 
 use std::{collections::HashSet, fmt};
@@ -22,10 +22,10 @@ use crate::{
     digest::Digest,
 };
 
-/// Annotations of an entry at most, and of all entries: BuildKit writes four for each layer.
+/// Maximum annotations of an entry, and of all entries: BuildKit writes four for each layer.
 const MAX_OF_ENTRY: usize = 100;
 const MAX_OF_ALL: usize = 100_000;
-/// Fields of the document at most; the specification knows eight.
+/// Maximum fields of the document; the specification defines eight.
 const MAX_FIELDS: usize = 1000;
 
 /// What a cache manifest looks like.
@@ -61,11 +61,12 @@ pub struct CacheManifest {
 }
 
 impl CacheManifest {
-    /// Reads a manifest whose config (or one of whose entries) is a BuildKit cache config; `None` for any other: an image, our own
-    /// snapshot, no JSON at all.
+    /// Reads a manifest whose config (or one of whose entries) is a BuildKit cache config; `None` for any other document: an
+    /// image, a cachectl snapshot, not JSON at all.
     ///
     /// # Errors
-    /// When it says that it is one and cannot be: BuildKit's importer would refuse it, or an entry has no digest, size or media type.
+    /// When it claims to be a cache manifest and is invalid: BuildKit's importer would refuse it, or an entry has no digest, size
+    /// or media type.
     pub fn read(manifest: &Manifest) -> Result<Option<Self>> {
         let Ok(document) = serde_json::from_slice::<Document>(&manifest.bytes) else {
             return Ok(None);
@@ -116,7 +117,7 @@ impl CacheManifest {
         }))
     }
 
-    /// What it looks like.
+    /// Its form.
     pub fn form(&self) -> Form {
         self.form
     }
@@ -131,8 +132,8 @@ impl CacheManifest {
         &self.layers
     }
 
-    /// Config and layers that the document only says to be somewhere else (`urls`, non-distributable): who pushed it need not have been
-    /// able to read them. They are not this cache's to serve.
+    /// Config and layers that the document declares to be elsewhere (`urls`, non-distributable): its pusher need not have
+    /// been able to read them. This cache must not serve them.
     pub fn elsewhere(&self) -> &HashSet<Digest> {
         &self.elsewhere
     }
@@ -142,11 +143,12 @@ impl CacheManifest {
         &self.manifest
     }
 
-    /// The same document without the layers of lost blobs, so with a digest of its own; the manifest as it is if none of them is lost.
+    /// The same document without the layers whose blobs are lost, and thus with another digest; the unchanged manifest if
+    /// none is lost.
     ///
-    /// BuildKit then drops the results that need them and uses the rest. The config stays even if it is in `lost`, every other
-    /// field is kept as it stands, known or not. A function of the manifest and of which of its layers are lost, so
-    /// replicas agree.
+    /// BuildKit then drops the results that need them and uses the rest. The config stays even if it is in `lost`, and every
+    /// other field is kept unchanged, known or not. The result depends only on the manifest and on which of its layers are lost,
+    /// so replicas agree.
     pub fn without(&self, lost: &HashSet<Digest>) -> Manifest {
         if !self.layers.iter().any(|l| lost.contains(&l.digest)) {
             return self.manifest.clone();
@@ -190,7 +192,7 @@ fn push_kept(text: &mut String, entries: &RawValue, lost: &HashSet<Digest>) {
     text.push(']');
 }
 
-/// The fields of a JSON object as they stand, in their order.
+/// The fields of a JSON object, unparsed, in their order.
 struct Document<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Document<'a> {
@@ -205,7 +207,7 @@ impl<'a> Document<'a> {
         self.all(key).next()
     }
 
-    /// As BuildKit tells it, from which fields there are; `sent` is the media type that came with the bytes.
+    /// The form, determined like BuildKit does, from the existing fields; `sent` is the media type that came with the bytes.
     fn form(&self, sent: &str) -> Result<Form> {
         for key in ["mediaType", "config", "layers", "manifests"] {
             if self.all(key).count() > 1 {
@@ -214,7 +216,7 @@ impl<'a> Document<'a> {
         }
         let is_image = self.one("config").is_some() || self.one("layers").is_some();
         if is_image && self.one("manifests").is_some() {
-            return bad("the cache manifest is an image and an index at once");
+            return bad("the cache manifest is both an image and an index");
         }
         let said: Option<String> = match self.one("mediaType") {
             Some(raw) => serde_json::from_str(raw.get())
@@ -232,7 +234,7 @@ impl<'a> Document<'a> {
             _ => false,
         };
         if other {
-            return bad("the cache manifest says another media type than it is of");
+            return bad("the cache manifest states another media type than that of its content");
         }
         Ok(form)
     }
@@ -298,7 +300,7 @@ fn is_cache_config(raw: &RawValue) -> bool {
 }
 
 fn descriptor(what: &str, raw: &RawValue) -> Result<Descriptor> {
-    /// As ours, and `null` where Go takes it.
+    /// Like our descriptor, with `null` where Go accepts it.
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Fields {

@@ -1,7 +1,7 @@
 //! One cache out of several: what a merged tag serves.
 //!
-//! Each result of each part can be found in the merged one by the same ways, unless the limit leaves it out. Both documents are a
-//! function of the set of the parts and of the recorded times of their pushes: every replica writes the same bytes.
+//! Each result of each part can be found in the merged cache by the same paths, unless the limit leaves it out. Both documents
+//! depend only on the set of parts and the recorded times of their pushes: every replica writes the same bytes.
 
 use std::{
     cmp::Reverse,
@@ -22,14 +22,14 @@ use crate::{
     entry::Time,
 };
 
-/// Bytes that a record with a result takes at least in the config, besides its key's digest:
+/// Minimum bytes of a record with a result in the config, besides its key's digest:
 /// `{"layers":[{"layer":0,"createdAt":"0001-01-01T00:00:00Z"}],"digest":""}`.
 const LEAST_RECORD_BYTES: usize = 50;
 
 /// How large the documents may get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Manifest and config each stay under so many bytes.
+    /// Manifest and config each stay below this many bytes.
     pub max_bytes: usize,
 }
 
@@ -40,10 +40,10 @@ impl Default for Limits {
     }
 }
 
-/// Several caches as one.
+/// Several caches merged into one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merged {
-    /// The manifest; of all parts an image if one is, an index otherwise.
+    /// The manifest: an image if one of the parts is, an index otherwise.
     pub manifest: Manifest,
     /// Descriptor of the config blob, which the manifest names.
     pub config: Descriptor,
@@ -51,9 +51,9 @@ pub struct Merged {
     pub config_bytes: Vec<u8>,
     /// Records in it.
     pub records: usize,
-    /// Results in it; with none there is nothing to serve.
+    /// Results in it; if there are none, there is nothing to serve.
     pub results: usize,
-    /// What is not in it.
+    /// What was left out.
     pub dropped: Dropped,
 }
 
@@ -66,23 +66,23 @@ pub struct Dropped {
     pub results: usize,
     /// Keys that led to no result.
     pub glue: usize,
-    /// Results whose blobs no manifest names (or as BuildKit cannot use them).
+    /// Results whose blobs no manifest names (or not in a form that BuildKit can use).
     pub unusable: usize,
     /// Links that would have made a loop.
     pub loops: usize,
 }
 
-/// Merges `parts`; the same set in any order, any of them several times, gives the same.
+/// Merges `parts`; the result does not depend on their order or on duplicates.
 ///
-/// Keys that BuildKit's reader would take for one become one. Of several results of a key that of the part which was pushed last
-/// stays (of the one with the larger digest, where both were pushed at once; within a part the newest, then the chain with the larger
-/// hash): when a result was made is what its builder says, so it decides nothing between parts, and no result is written as newer
-/// than its part. So it is with descriptions of a layer, and with links that make a loop together. A result whose blobs are not all in
-/// the manifests does not count, so prune first. Over the limit each part gets its share, and then those pushed last what is left
-/// ([`super::trim`]): a base layer stays as long as something built on it. Takes some n·log(n) steps for n records and their links, and
-/// memory of some hundred bytes for each.
+/// Keys that BuildKit's reader would treat as equal are joined. Of several results of a key, the result of the part pushed last
+/// stays (of the part with the larger digest, if both were pushed at the same time; within a part the newest result, then the
+/// chain with the larger hash). The creation time of a result is a claim of its builder, so it does not decide between parts, and
+/// no result is written as newer than its part. The same rules apply to descriptors of a layer, and to links that together form a
+/// loop. A result whose blobs are not all in the manifests is ignored, so prune first. Above the limit each part gets its share,
+/// and the parts pushed last get the rest ([`super::trim`]): a base layer stays as long as something built on it. Takes about
+/// n·log(n) steps for n records and their links, and some hundred bytes of memory for each.
 ///
-/// One part alone comes out rewritten too; serve that as it is.
+/// A single part is rewritten too; serve it unchanged instead.
 pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Part>, limits: Limits) -> Merged {
     let parts = ranked(parts);
     let form = descriptors::form(&parts);
@@ -117,7 +117,7 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Part>, limits: Limits) -> M
     }
 }
 
-/// Each part once, the one whose results stay first.
+/// Each part once, ordered by precedence: the first part's results win.
 pub(super) fn ranked<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<&'a Part> {
     let digest = |p: &Part| p.manifest.manifest().digest;
     let mut parts: Vec<&Part> = parts.into_iter().collect();
@@ -127,7 +127,7 @@ pub(super) fn ranked<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<&'a P
     parts
 }
 
-/// The states of each part that can be used, with the nodes that they are results of, and the count of those that cannot.
+/// The usable states of each part, with the nodes whose results they are, and the number of unusable ones.
 fn states(
     parts: &[&Part],
     graph: &Graph,
@@ -155,7 +155,8 @@ fn results(states: &[Vec<(usize, State)>], graph: &Graph, chains: &Chains) -> Ve
     for (rank, states) in states.iter().enumerate() {
         for (node, state) in states {
             match &mut best[*node] {
-                // The same state, whoever made it: as new as it ever was, so that the documents stay the same when a part is pushed again.
+                // The same state from another builder: it keeps its newest time, so that the documents do not
+                // change when a part is pushed again.
                 Some((_, old)) if old.chain == state.chain => {
                     old.created = old.created.max(state.created);
                 }
@@ -168,7 +169,7 @@ fn results(states: &[Vec<(usize, State)>], graph: &Graph, chains: &Chains) -> Ve
     best.collect()
 }
 
-/// All states of a part, with the nodes that they are results of.
+/// All states of a part, with the nodes whose results they are.
 fn states_of(part: &Part, nodes: &[Option<usize>], chains: &mut Chains) -> Vec<(usize, State)> {
     let config = &part.config;
     let layers = chains.of_layers(config.layers());
@@ -191,7 +192,7 @@ fn states_of(part: &Part, nodes: &[Option<usize>], chains: &mut Chains) -> Vec<(
     states
 }
 
-/// All of it, or as much as fits.
+/// The documents of everything, or of as much as fits.
 fn fitting(writer: &Writer, states: &[Vec<(usize, State)>], limits: Limits) -> Written {
     if may_fit(writer, limits) {
         let whole = writer.write();
@@ -211,12 +212,12 @@ fn fitting(writer: &Writer, states: &[Vec<(usize, State)>], limits: Limits) -> W
         if written.records == 0 || fits(&written, limits) {
             return written;
         }
-        // What was left room for was too little.
+        // The estimate was too low.
         max_bytes /= 2;
     }
 }
 
-/// False where the keys certainly exceed the limit. Documents of many times the limit would be written only to be thrown away.
+/// False if the keys certainly exceed the limit. This avoids writing documents of many times the limit only to discard them.
 fn may_fit(writer: &Writer, limits: Limits) -> bool {
     let nodes = writer.graph.nodes.iter().zip(writer.results);
     let least = nodes

@@ -2,8 +2,8 @@
 //!
 //! - Holds: cache manifests (their layers and which blob is the config) and cache configs (the graph of cache keys and their results).
 //! - Enters: bytes that a builder pushed; the digests that a store has lost.
-//! - Leaves: manifests and configs that BuildKit's importer takes, or a reason in words why these are none.
-//! - Deliberately absent: stores, tags, policies, time; whatever says *when* to prune or merge.
+//! - Leaves: manifests and configs that BuildKit's importer accepts, or the reason why it would not.
+//! - Deliberately absent: stores, tags, policies, time; anything that decides *when* to prune or merge.
 //!
 //! Facts are from moby/buildkit at 73ed6825 (2026-08-21): `cache/remotecache/v1/types/spec.go` (schema),
 //! `cache/remotecache/v1/{parse,chains,utils}.go` (reader, joining of records, writer), `cache/remotecache/{import,export}.go` (manifests).

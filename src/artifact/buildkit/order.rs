@@ -1,6 +1,6 @@
-//! Things in an order in which each comes after all that it needs.
+//! Topological order: each item after all items that it needs.
 
-/// The numbers below `count`, each after all that it links to; what loops, and what links to that, is missing.
+/// The numbers below `count`, each after all numbers that it links to; those on loops, and those that link to them, are missing.
 pub(super) fn links_first<L: IntoIterator<Item = usize>>(
     count: usize,
     links: impl Fn(usize) -> L,

@@ -16,19 +16,19 @@ use crate::{
 /// One pushed cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Its manifest: which blobs there are.
+    /// Its manifest: which blobs it has.
     pub manifest: CacheManifest,
-    /// Its config: what they are good for.
+    /// Its config: what the blobs are results of.
     pub config: CacheConfig,
     /// When it was pushed last, by the store's clock; `None`: unknown, and earlier than every known time.
     pub pushed: Option<Time>,
 }
 
 impl Part {
-    /// Puts a manifest and the bytes of its config together.
+    /// Combines a manifest with the bytes of its config.
     ///
     /// # Errors
-    /// When the bytes are not those that the manifest names, or no config that BuildKit would read.
+    /// When the bytes are not those that the manifest names, or not a config that BuildKit would read.
     pub fn read(manifest: CacheManifest, config: &[u8]) -> Result<Self> {
         let named = manifest.config();
         if named.size != config.len() as u64 || !named.digest.matches(config) {
@@ -45,7 +45,7 @@ impl Part {
         })
     }
 
-    /// The same, pushed at `time`.
+    /// The same part, pushed at `time`.
     #[must_use]
     pub fn pushed_at(self, time: Option<Time>) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Part {
         }
     }
 
-    /// Says whether it has a result that is dated later than it can have been made.
+    /// Returns true if it has a result that is dated later than it can have been made.
     pub fn is_ahead(&self) -> bool {
         let Some(pushed) = self.pushed else {
             return false;
@@ -66,7 +66,7 @@ impl Part {
         made.into_iter().any(|at| is_ahead(at, pushed))
     }
 
-    /// For each record the count of results all of whose blobs are among `blobs`.
+    /// For each record the number of results whose blobs are all in `blobs`.
     pub(super) fn usable_results(&self, blobs: &HashMap<Digest, Descriptor>) -> Vec<usize> {
         let mut chains = Chains::default();
         let layers = self.config.layers();

@@ -1,4 +1,4 @@
-//! What a cache config is made of, and its JSON: Go's, with defaults where Go leaves out.
+//! The parts of a cache config, and its JSON: like Go's, with defaults where Go omits fields.
 //!
 //! moby/buildkit `cache/remotecache/v1/types/spec.go`.
 
@@ -12,17 +12,17 @@ use serde::{
 use super::time::{Stamp, ZERO};
 use crate::{digest::Digest, entry::Time};
 
-/// A list of more than this is refused: some five times what fits the importer's limit.
+/// A longer list is refused: about five times what fits the importer's limit.
 pub(super) const MAX_ITEMS: usize = 50_000;
-/// Keys that BuildKit never exports and its reader does not take (`chains.go`, `Add`).
+/// Prefix of keys that BuildKit never exports and its reader does not accept (`chains.go`, `Add`).
 const UNCACHEABLE: &str = "random:";
 
 /// A blob on top of its parent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheLayer {
-    /// Digest of the blob as stored (compressed); one blob may stand on several parents.
+    /// Digest of the blob as stored (compressed); one blob may have several parents.
     pub blob: Digest,
-    /// Index of the layer below; `None` at the bottom. In the document -1 is none, and **an absent one is 0**.
+    /// Index of the layer below; `None` at the bottom. In the document -1 means none, and **an absent field means 0**.
     #[serde(
         default = "first",
         skip_serializing_if = "is_first",
@@ -30,12 +30,12 @@ pub struct CacheLayer {
         deserialize_with = "read_parent"
     )]
     pub parent: Option<usize>,
-    /// What the descriptor of the blob says where there is no manifest (s3, gha, azblob); absent for a registry.
+    /// The descriptor of the blob, for backends without a manifest (s3, gha, azblob); absent for a registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<LayerAnnotations>,
 }
 
-/// What a layer's descriptor says, where the config stands for the manifest.
+/// A layer's descriptor, for configs without a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LayerAnnotations {
@@ -45,18 +45,18 @@ pub struct LayerAnnotations {
     /// Digest of the plain tar; the s3 and gha readers refuse a config without it.
     #[serde(default, rename = "diffID", skip_serializing_if = "Option::is_none")]
     pub diff_id: Option<Digest>,
-    /// Stored bytes; 0 where not said.
+    /// Stored bytes; 0 if not stated.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub size: u64,
-    /// When the layer was made; Go's zero time where not said.
+    /// When the layer was created; Go's zero time if not stated.
     #[serde(default = "zero", with = "moment")]
     pub created_at: Time,
 }
 
-/// One cache key: how it is found, and what is there.
+/// One cache key: how it is found, and its results.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheRecord {
-    /// States of a file system that this key stands for; mostly one or none.
+    /// File system states that are results of this key; mostly one or none.
     #[serde(
         default,
         rename = "layers",
@@ -64,7 +64,7 @@ pub struct CacheRecord {
         deserialize_with = "list"
     )]
     pub results: Vec<CacheResult>,
-    /// More of them, as explicit lists of layers (inline cache).
+    /// More results, as explicit lists of layers (inline cache).
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -74,7 +74,7 @@ pub struct CacheRecord {
     /// The key: opaque.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,
-    /// For each input of the step its alternatives: one of each must match. Empty for a root.
+    /// The alternatives for each input of the step: one per input must match. Empty for a root.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -89,26 +89,26 @@ pub struct CacheResult {
     /// Index of the topmost layer.
     #[serde(default)]
     pub layer: usize,
-    /// When it was made; the newest one wins.
+    /// When it was created; the newest one wins.
     #[serde(default = "zero", rename = "createdAt", with = "moment")]
     pub created_at: Time,
 }
 
-/// Layers, base first, whatever their parents are.
+/// Layers, base first, regardless of their parents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
     /// Indexes of the layers.
     #[serde(default, deserialize_with = "list")]
     pub layers: Vec<usize>,
-    /// When it was made.
+    /// When it was created.
     #[serde(default = "zero", rename = "createdAt", with = "moment")]
     pub created_at: Time,
 }
 
-/// One way to an input: the key that it has there.
+/// One alternative of an input: the key that it must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
-    /// Narrows the input to the files that are used of it; empty: all.
+    /// Narrows the input to the files that are used; empty: all.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selector: String,
     /// Index of the record.
@@ -117,13 +117,13 @@ pub struct Input {
 }
 
 impl CacheRecord {
-    /// Says whether BuildKit's reader passes it over.
+    /// Returns true if BuildKit's reader skips it.
     pub(super) fn is_uncacheable(&self) -> bool {
         self.digest.starts_with(UNCACHEABLE)
     }
 }
 
-/// `null` is an empty list, as in Go; one that is too long for any of ours ends early, before it takes memory.
+/// `null` is an empty list, as in Go; a list that exceeds all limits is refused early, before it takes memory.
 pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     d: D,
 ) -> Result<Vec<T>, D::Error> {

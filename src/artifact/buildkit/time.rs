@@ -1,11 +1,11 @@
-//! Moments as Go writes them in JSON: RFC 3339 with up to nine digits of a second.
+//! Times as Go writes them in JSON: RFC 3339 with up to nine fractional digits.
 
 use ::time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::entry::Time;
 
-/// Go's zero time, what BuildKit writes where it knows none: `0001-01-01T00:00:00Z`.
+/// Go's zero time, which BuildKit writes for an unknown time: `0001-01-01T00:00:00Z`.
 pub(super) const ZERO: Time = Time {
     secs: -62_135_596_800,
     nanos: 0,
@@ -36,14 +36,14 @@ impl<'de> Deserialize<'de> for Stamp {
         let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
         parse(&text).map(Self).ok_or_else(|| {
             let start: String = text.chars().take(60).collect();
-            D::Error::custom(format!("`{start}` is no RFC 3339 time"))
+            D::Error::custom(format!("`{start}` is not an RFC 3339 time"))
         })
     }
 }
 
-/// The moment that `text` says, in any zone; `None` unless it is of the years 0000 to 9999 in UTC, which alone can be written.
+/// Parses `text`, in any zone; `None` unless the year is 0000 to 9999 in UTC: only these can be written.
 pub(super) fn parse(text: &str) -> Option<Time> {
-    // Go demands the `T`, and no leap second.
+    // Go requires the `T`, and accepts no leap second.
     let is_strict = text.get(10..11) == Some("T") && text.get(17..19) != Some("60");
     let read = OffsetDateTime::parse(text, &Rfc3339).ok();
     let read = read.filter(|_| is_strict)?;
@@ -54,14 +54,14 @@ pub(super) fn parse(text: &str) -> Option<Time> {
     fits(time).then_some(time)
 }
 
-/// Says whether the moment can be written: RFC 3339 has years of four digits.
+/// Returns true if the time can be written: RFC 3339 has years of four digits.
 pub(super) fn fits(time: Time) -> bool {
     (FIRST..END).contains(&time.secs)
 }
 
-/// The moment in UTC, without trailing zeros of the second: what Go writes.
+/// The time in UTC, without trailing zeros of the second, as Go writes it.
 ///
-/// Only for what [`fits`].
+/// Only for times that [`fits`] accepts.
 pub(super) fn format(time: Time) -> String {
     let whole = OffsetDateTime::from_unix_timestamp(time.secs).ok();
     let at = whole.and_then(|at| at.replace_nanosecond(time.nanos).ok());

@@ -1,8 +1,8 @@
-//! What of several caches stays where all of it would be larger than a reader takes.
+//! Which results of several caches are kept if all of them would exceed the reader's limit.
 //!
-//! A result stays with all that leads to it, by the links of the part that brings it, or not at all; what finds no room takes the room
-//! of nothing else. Parts come in their order, so those pushed longest ago go first; but first each gets an equal share of the room, as
-//! far as it needs it. So no part takes the place of another one that fits its share.
+//! A result is kept with everything that leads to it, by the links of the part that has it, or not at all; a result that does not
+//! fit does not use up space. Parts are processed in their order, so those pushed longest ago are dropped first; but before that,
+//! each part gets an equal share of the space, as far as it needs it. So no part displaces another part that fits its share.
 
 use std::{
     cmp::Reverse,
@@ -23,12 +23,12 @@ const INPUT_BYTES: usize = 3;
 const WAY_BYTES: usize = 24;
 const RESULT_BYTES: usize = 37;
 const LAYER_BYTES: usize = 22;
-/// Bytes of a time at most.
+/// Maximum bytes of a time.
 const TIME_BYTES: usize = 30;
-/// Bytes of an empty config, and of what the descriptor of a larger one has more.
+/// Bytes of an empty config, plus the additional bytes in the descriptor of a larger one.
 const EMPTY_CONFIG_BYTES: usize = 40;
 const SIZE_BYTES: usize = 10;
-/// Steps that may be taken in vain, by all parts together: a result that needs much is tried for nothing.
+/// Limit on wasted steps, for all parts together: trying a result that turns out not to fit wastes the steps.
 const MAX_STEPS: usize = 32 << 20;
 
 /// Bytes of both documents.
@@ -49,18 +49,18 @@ impl Room {
     }
 }
 
-/// An alternative, and whether it stays.
+/// An alternative, and whether it is kept.
 struct Way {
     bytes: usize,
     kept: bool,
 }
 
-/// What stays so far.
+/// What is kept so far.
 struct Trim<'w> {
     graph: &'w Graph<'w>,
     chains: &'w Chains,
     described: HashMap<Digest, usize>,
-    /// Digits of an index among the layers at most.
+    /// Maximum digits of a layer index.
     digits: usize,
     records: Vec<usize>,
     ways: Vec<Vec<Vec<Way>>>,
@@ -69,12 +69,12 @@ struct Trim<'w> {
     layers: HashSet<ChainId>,
     blobs: HashSet<Digest>,
     left: Room,
-    /// The try in which a node was met last.
+    /// The attempt in which a node was last visited.
     met: Vec<usize>,
     tries: usize,
 }
 
-/// What one result brings.
+/// What one result adds.
 #[derive(Default)]
 struct Brought {
     cost: Room,
@@ -85,8 +85,8 @@ struct Brought {
     met: Vec<usize>,
 }
 
-/// What stays of a graph, and the results in it. `states` are those of the parts, each with its node, the first part's first; all their
-/// blobs are described.
+/// The part of a graph that is kept, and the results in it. `states` are those of the parts, each with its node, the first part's
+/// first; all their blobs have descriptors.
 pub(super) fn trim<'w>(
     writer: &Writer<'w>,
     states: &[Vec<(usize, State)>],
@@ -153,7 +153,7 @@ impl<'w> Trim<'w> {
         }
     }
 
-    /// Adds what of a part fits into `most`; what does not is left in `states`.
+    /// Adds the results of a part that fit into `most`; the others are left in `states`.
     fn part(
         &mut self,
         states: &mut Vec<(usize, State)>,
@@ -181,7 +181,7 @@ impl<'w> Trim<'w> {
         });
     }
 
-    /// What a result brings; `None` if that is more than `room`. What is needed by nodes that are `is_in` is there.
+    /// What a result adds; `None` if that is more than `room`. Everything needed by nodes that are `is_in` is already there.
     fn bring(
         &mut self,
         node: usize,
@@ -207,7 +207,7 @@ impl<'w> Trim<'w> {
     }
 
     fn bring_layers(&self, node: usize, state: &State, room: Room, to: &mut Brought) -> bool {
-        // Of a part before this one.
+        // It is from an earlier part.
         if self.states[node].is_some() {
             return true;
         }
@@ -253,7 +253,7 @@ impl<'w> Trim<'w> {
             for (input, ways) in self.ways[at].iter().enumerate() {
                 let own = &of_part[of_part.partition_point(|l| l.input < input)..];
                 let own = &own[..own.partition_point(|l| l.input == input)];
-                // All that this part has were left out as loops: those of the parts before it.
+                // All alternatives of this part were left out as loops: use those of earlier parts.
                 let others = (own.is_empty() && !self.nodes[at]).then_some(0..ways.len());
                 let own = own.iter().map(|l| l.way);
                 for way in own.chain(others.into_iter().flatten()) {
@@ -292,7 +292,7 @@ impl<'w> Trim<'w> {
     }
 
     fn end(mut self, all: &[Vec<(usize, State)>]) -> (Graph<'w>, Vec<Option<State>>) {
-        // The same state, whoever made it, is as new as it ever was.
+        // The same state from another builder keeps its newest time.
         for (node, state) in all.iter().flatten() {
             if let Some(kept) = &mut self.states[*node]
                 && kept.chain == state.chain
@@ -311,7 +311,7 @@ impl<'w> Trim<'w> {
     }
 }
 
-/// At most so many bytes has a text as JSON.
+/// Maximum bytes of a text as JSON.
 fn text_bytes(text: &str) -> usize {
     let byte = |b: u8| match b {
         b'"' | b'\\' => 2,
@@ -321,7 +321,7 @@ fn text_bytes(text: &str) -> usize {
     text.bytes().map(byte).sum()
 }
 
-/// Digits of an index below `count` at most, or of -1.
+/// Maximum digits of an index below `count`, or of -1.
 fn digits(count: usize) -> usize {
     count.to_string().len().max(2)
 }

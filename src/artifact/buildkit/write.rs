@@ -18,9 +18,9 @@ use crate::{
 /// A state of a file system.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct State {
-    /// When it was made, as its builder says; not after its part was pushed.
+    /// When it was created, according to its builder; not after its part was pushed.
     pub(super) created: Time,
-    /// What it is.
+    /// Its layers.
     pub(super) chain: ChainId,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Writer<'a> {
     pub(super) blobs: &'a HashMap<Digest, Descriptor>,
     /// The state of each key, if it has one.
     pub(super) results: &'a [Option<State>],
-    /// What the manifest looks like.
+    /// The form of the manifest.
     pub(super) form: Form,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Written {
     pub(super) records: usize,
     /// Results in it.
     pub(super) results: usize,
-    /// We would read it again ourselves.
+    /// It is within the limits of our own reader.
     pub(super) is_readable: bool,
 }
 
@@ -60,7 +60,7 @@ impl Writer<'_> {
     pub(super) fn leading(&self) -> Vec<usize> {
         let nodes = &self.graph.nodes;
         let mut leads: Vec<bool> = self.results.iter().map(Option::is_some).collect();
-        // Nodes come after their inputs, so from the end each is known before it is passed on.
+        // Nodes come after their inputs, so going backwards each is final before it is passed on.
         for (at, node) in nodes.iter().enumerate().rev() {
             if leads[at] {
                 for (_, link) in node.inputs.iter().flatten() {
@@ -98,7 +98,7 @@ impl Writer<'_> {
             layers.iter().map(layer).collect(),
             self.records(&kept, &places),
         );
-        // Only what was checked in the parts, less of it, in another order.
+        // It holds only records that were checked in the parts, in another order.
         let config = config.expect("the merged graph is closed and has no loops");
         let config_bytes = config.write();
         let descriptor = Descriptor::of(media::BUILDKIT_CONFIG, &config_bytes);
@@ -122,7 +122,7 @@ impl Writer<'_> {
         }
     }
 
-    /// The chains of some keys' results with all that they stand on, parents first.
+    /// The chains of some keys' results with all chains below them, parents first.
     fn layers(&self, kept: &[usize]) -> Vec<ChainId> {
         let mut layers: HashSet<ChainId> = HashSet::new();
         for state in kept.iter().filter_map(|at| self.results[*at]) {
@@ -173,7 +173,7 @@ impl Writer<'_> {
     }
 }
 
-/// Says whether a manifest is one that [`super::merge()`] wrote.
+/// Returns true if [`super::merge()`] wrote the manifest.
 pub fn is_merged(manifest: &Manifest) -> bool {
     #[derive(Deserialize)]
     struct Document {
@@ -184,7 +184,7 @@ pub fn is_merged(manifest: &Manifest) -> bool {
     annotations.is_some_and(|a| a.contains_key(annotations::MERGED))
 }
 
-/// As BuildKit writes them (`cache/remotecache/export.go`), with each blob once, and our mark.
+/// A manifest like BuildKit's (`cache/remotecache/export.go`), with each blob once, and our mark.
 fn manifest<'a>(form: Form, config: &'a Descriptor, mut blobs: Vec<&'a Descriptor>) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]

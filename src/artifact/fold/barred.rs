@@ -1,11 +1,12 @@
-//! Entries that no writer of ours makes: a file of a Go cache as a folder, with another mode, of another content than its name says.
+//! Entries that cachectl never writes: a file of a Go cache as a folder, with another mode, or with other content than its name
+//! promises.
 //!
-//! No import restores them. So a fold must not take one for what others have under the path: whoever may write a name could hide all of
-//! it that way, and the packs that have it would go. Which entries these are, the caller knows.
+//! No import restores them. So a fold must not prefer one to the valid entries of others with the same path: otherwise anyone who
+//! may write a name could hide those entries, and their packs would be removed. The caller knows which entries are affected.
 
 use crate::artifact::{snapshot::Snapshot, toc::TocEntry};
 
-/// Bars the entries that `admit` refuses, live or not. How many were live, with the first of them and why.
+/// Bars the entries that `admit` refuses, live or not. Returns how many were live, with the first of them and the reason.
 pub fn bar(
     snapshot: &mut Snapshot,
     admit: impl Fn(&TocEntry) -> Result<(), String>,
@@ -23,7 +24,7 @@ pub fn bar(
         }
     }
     first.map(|first| match count {
-        1 => format!("an entry is not what a cache of its kind has: {first}"),
-        n => format!("{n} entries are not what a cache of their kind has, such as {first}"),
+        1 => format!("an entry does not belong in a cache of this kind: {first}"),
+        n => format!("{n} entries do not belong in a cache of this kind, such as {first}"),
     })
 }

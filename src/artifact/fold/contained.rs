@@ -1,4 +1,4 @@
-//! Which side tags a snapshot says that it contains: a writer may say anything, so of that only what can count is kept.
+//! The side tags that a snapshot claims to contain: a writer may claim anything, so only relevant ones are kept.
 
 use std::collections::HashSet;
 
@@ -16,16 +16,16 @@ use crate::{
     entry::Time,
 };
 
-/// Days for which a snapshot remembers the side tags that it contains, if they are not listed any more.
+/// Days for which a snapshot remembers the side tags that it contains, once they are no longer listed.
 pub(super) const FOLDED_DAYS: u32 = 7;
 /// Days for which it remembers those that are listed.
 const LISTED_DAYS: u32 = 30;
-/// Side tags that no listing has and that are remembered all the same, the latest: a listing may lag behind.
+/// Number of unlisted side tags, the latest, that are remembered anyway: a listing may lag behind.
 const MAX_UNLISTED: usize = 1000;
-/// Characters of a moment with its chance, at the end of side tags and marks.
+/// Characters of the time and random part at the end of side tags and marks.
 const MOMENT_CHARS: usize = 16;
 
-/// Notes side tags that a snapshot contains, and forgets those of long ago; never the last replacement.
+/// Records side tags that a snapshot contains, and forgets old ones, but never the last replacement.
 pub fn remember(snapshot: &mut Snapshot, more: impl IntoIterator<Item = Folded>, today: u32) {
     snapshot.folded.extend(more);
     snapshot.folded.sort();
@@ -38,13 +38,14 @@ pub fn remember(snapshot: &mut Snapshot, more: impl IntoIterator<Item = Folded>,
         .retain(|f| f.day.saturating_add(LISTED_DAYS) >= today || Some(&f.tag) == mark.as_ref());
 }
 
-/// Says whether a snapshot that was published at `published` need not remember a side tag: its writers listed and folded that long ago.
+/// Returns true if a snapshot published at `published` need not remember a side tag, since its writers listed and folded it long
+/// ago.
 pub fn is_settled(tag: &Tag, published: Time) -> bool {
     let secs = i64::from(LISTED_DAYS) * 86_400;
     name::side_time(tag).is_some_and(|at| at.secs.saturating_add(secs) <= published.secs)
 }
 
-/// Drops what is neither a side tag of `name` nor the mark of a replacement of it.
+/// Drops everything that is neither a side tag of `name` nor a mark of its replacement.
 pub fn drop_strangers(folded: &mut Vec<Folded>, name: &SnapshotName) {
     let prefixes = [name.side_prefix(), name.replacement_prefix()];
     let is_own = |tag: &str| {
@@ -55,8 +56,8 @@ pub fn drop_strangers(folded: &mut Vec<Folded>, name: &SnapshotName) {
     folded.shrink_to_fit();
 }
 
-/// Keeps the side tags that are `listed`, of the others the latest thousand of the last week and since the last replacement, and the mark
-/// of that. `now` is the store's clock: nothing was folded after it.
+/// Keeps the side tags that are `listed`, the latest thousand of the others (of the last week and since the last replacement),
+/// and the mark of that replacement. `now` is the store's clock: nothing was folded after it.
 pub fn keep_listed(snapshot: &mut Snapshot, listed: &HashSet<&str>, now: Time) {
     let name = snapshot.name.clone();
     drop_strangers(&mut snapshot.folded, &name);

@@ -1,7 +1,7 @@
-//! Times that a writer chose, held against the moment at which its snapshot was published.
+//! Times chosen by a writer, compared with the time at which its snapshot was published.
 //!
-//! Of two action entries the later one wins a fold, and a fold is a union: an entry dated years ahead would win for ever. So
-//! what is dated after the publication is left out. It is never dated anew: that would make it the newest of all.
+//! Of two action entries the later one wins a fold, and a fold is a union: an entry dated years ahead would win forever. So
+//! entries dated after the publication are left out. They are never given a new date, which would make them the newest of all.
 
 use super::{Rules, kill};
 use crate::{
@@ -12,10 +12,10 @@ use crate::{
     entry::{EntryPath, Time},
 };
 
-/// Seconds by which a time may be ahead of the publication that it came in: clocks of nodes and stores differ a little.
+/// Seconds by which a time may be ahead of its publication: clocks of nodes and stores differ a little.
 pub const AHEAD_SECS: i64 = 600;
 
-/// Says whether `at` is later than anything published at `bound` can be.
+/// Returns true if `at` is later than anything published at `bound` can be.
 pub fn is_ahead(at: Time, bound: Time) -> bool {
     at > latest(bound)
 }
@@ -27,10 +27,10 @@ fn latest(bound: Time) -> Time {
     }
 }
 
-/// Leaves out of a snapshot that was published at `bound` what is dated later, caps its days of use by that day, and takes
-/// `bound` for the time of its publication. What was left out, sorted; the snapshot is to be closed.
+/// Leaves out entries dated later than `bound`, the time of the snapshot's publication, caps its days of use by that day, and
+/// sets its publication time to `bound`. Returns the entries left out, sorted; the snapshot must then be closed.
 ///
-/// Only the times of a union count for anything; of a tree nothing is left out.
+/// Times matter only in a union; from a tree nothing is left out.
 pub fn leave_out_ahead(snapshot: &mut Snapshot, bound: Time, rules: Rules) -> Vec<EntryPath> {
     snapshot.published = Some(bound);
     snapshot

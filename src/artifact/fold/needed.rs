@@ -1,8 +1,8 @@
 //! Which packs a snapshot needs.
 //!
-//! A table of contents says what its pack holds, and whoever may write a name may add one that says what others hold. So a pack
-//! stays as long as anything live may be had from it, however many others say the same; only where one of them was packed by this
-//! very writer it is known to be true.
+//! A table of contents claims what its pack holds, and anyone who may write a name can add one that claims the content of other
+//! packs. So a pack stays as long as a live entry may be read from it, however many other packs claim the same; only a claim of a
+//! pack written by this very process is known to be true.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,13 +15,13 @@ use crate::{
     entry::EntryPath,
 };
 
-/// Removes packs that nothing live can be had from.
+/// Removes packs from which no live entry can be read.
 pub(super) fn drop_needless(snapshot: &mut Snapshot) {
     drop_covered(snapshot, &HashSet::new());
 }
 
-/// Removes the packs without live entries of which all that is needed is also in packs that this writer made itself, `own`. The
-/// snapshot is closed, and stays so.
+/// Removes the packs without live entries whose needed objects are all also in `own`, the packs that this writer created. The
+/// snapshot is closed, and stays closed.
 pub fn drop_covered(snapshot: &mut Snapshot, own: &HashSet<Digest>) {
     let is_own: Vec<bool> = snapshot
         .packs
@@ -49,8 +49,8 @@ fn is_live(pack: &Pack) -> bool {
     pack.live.iter().any(|live| *live)
 }
 
-/// The packs with an entry that has the path and the content of a live one of another writer, made of other objects: one of both
-/// says what is not true. What they are made of is `needed` too.
+/// The packs with an entry that has the path and content of another writer's live entry, but different objects: one of the two is
+/// wrong. Their objects are `needed` too.
 fn others_of_the_same(
     snapshot: &Snapshot,
     is_own: &[bool],

@@ -1,10 +1,11 @@
-//! Replacement: after `export --replace` a name stands for one tree alone, and what was begun before does not bring the rest back.
+//! Replacement: after `export --replace` a name stands for one tree only, and exports that began earlier do not bring the rest
+//! back.
 //!
-//! A replacement leaves a mark among the side tags that its snapshot contains (`<head>.r<time><chance>`). Whoever builds on the
-//! snapshot carries the mark on, and so do programs that do not know what it means. A snapshot without the newest mark was made
-//! from what was there before: next to one with it, it contributes nothing.
+//! A replacement leaves a mark among the side tags that its snapshot contains (`<head>.r<time><random>`). Snapshots built on it
+//! keep the mark, even those of programs that do not know its meaning. A snapshot without the newest mark was made from the
+//! earlier content: next to one with the mark, it contributes nothing.
 //!
-//! Programs that do not know marks drop one after [`super::FOLDED_DAYS`]. So a snapshot counts as made before a replacement only
+//! Programs that do not know marks drop them after [`super::FOLDED_DAYS`]. So a snapshot counts as made before a replacement only
 //! if it was published before then.
 
 use super::{FOLDED_DAYS, Rules};
@@ -13,11 +14,11 @@ use crate::{
     entry::Time,
 };
 
-/// Longest time from the first reading of an export to its publication. Shorter than marks are kept by anybody, a day for the
-/// clocks of nodes included.
+/// Longest time from the first read of an export to its publication. Shorter than the time for which every program keeps marks,
+/// minus a day for clock differences.
 const LONGEST_EXPORT_SECS: i64 = (FOLDED_DAYS as i64 - 1) * 86_400;
 
-/// The newest replacement that a snapshot was made after, of its own name (of whatever key).
+/// The newest replacement of its own name (with any key) that precedes a snapshot.
 pub fn newest_mark(snapshot: &Snapshot) -> Option<&str> {
     marks(snapshot).max().map(|(_, mark)| mark)
 }
@@ -32,10 +33,10 @@ pub(super) fn marks(snapshot: &Snapshot) -> impl Iterator<Item = (Time, &str)> {
     own.filter_map(|f| Some((name::replaced_at(&f.tag)?, f.tag.as_str())))
 }
 
-/// Says whether `old` was made from what there was before the replacement that `by` was made after.
+/// Returns true if `old` was made from content older than the replacement that precedes `by`.
 pub fn is_replaced(old: &Snapshot, by: &Snapshot, rules: Rules) -> bool {
     let newest = marks(by).max();
-    // What a folder holds is its last writer's tree alone, whatever there was before.
+    // A folder's content is its last writer's tree, whatever there was before.
     let Some(newest) = newest.filter(|_| rules != Rules::Tree) else {
         return false;
     };

@@ -1,7 +1,7 @@
-//! Which entries leave so that a union's packs stay below a size.
+//! Which entries are dropped so that a union's packs stay below a size.
 //!
-//! Least recently used first; of one day the lesser path first, so that every writer of a name picks the same ones. What
-//! belongs together (an action and its output, the files of one version of a module) leaves together.
+//! Least recently used first; within a day by path, so that every writer of a name picks the same ones. Entries that belong
+//! together (an action and its output, the files of one module version) are dropped together.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,11 +14,12 @@ use crate::{
     entry::EntryPath,
 };
 
-/// Stored bytes of a pack's objects: a frame's are shared out by length, so headers of tiny files go with their contents.
+/// Stored bytes of a pack's objects: a frame's bytes are distributed by length, so headers of tiny files count with their
+/// contents.
 struct Shares {
     /// Of each frame: stored bytes, and the sum of its objects' lengths.
     frames: Vec<(u64, u64)>,
-    /// Each entry's part of what is not content: the table of contents and the pack's own ends.
+    /// Each entry's share of everything but content: the table of contents and the pack's footer.
     of_entry: u64,
 }
 
@@ -91,7 +92,7 @@ impl<'a> Costs<'a> {
     }
 }
 
-/// What leaves as one.
+/// Entries that are dropped together.
 #[derive(Default)]
 struct Group {
     day: u32,
@@ -99,7 +100,7 @@ struct Group {
     members: Vec<At>,
 }
 
-/// Says whether an entry has a day of its own: an output of a Go build stays as long as what names it.
+/// Returns true if an entry has a day of its own: an output of a Go build stays as long as an action names it.
 fn is_tracked(needs: Option<&EntryPath>, rules: Rules) -> bool {
     rules != GO_BUILD || needs.is_some()
 }
@@ -130,29 +131,29 @@ fn groups<'a>(costs: &Costs<'a>, rules: Rules) -> BTreeMap<&'a [u8], Group> {
     groups
 }
 
-/// Where an entry stands among those that may leave: the lowest leaves first.
+/// The position of an entry among those that may be dropped: the lowest is dropped first.
 pub type Rank = (u32, Vec<u8>);
 
-/// The rank of an entry used on `day`; `None` if it leaves with another one.
+/// The rank of an entry used on `day`; `None` if it is dropped together with another one.
 pub fn rank(path: &EntryPath, needs: Option<&EntryPath>, day: u32, rules: Rules) -> Option<Rank> {
     is_tracked(needs, rules).then(|| (day, key_of(path, rules).to_vec()))
 }
 
-/// The rank of what would leave first.
+/// The rank of the entry that would be dropped first.
 pub fn lowest(snapshot: &Snapshot, rules: Rules) -> Option<Rank> {
     let costs = Costs::new(snapshot);
     let groups = groups(&costs, rules).into_iter();
     groups.map(|(key, g)| (g.day, key.to_vec())).min()
 }
 
-/// Stored bytes that the live entries of the packs of `which` stand for, each output counted once.
+/// Stored bytes of the live entries in the packs that `which` selects, each output counted once.
 pub fn cost(snapshot: &Snapshot, which: impl Fn(usize) -> bool) -> u64 {
     let costs = Costs::new(snapshot);
     let live = snapshot.live().filter(|(at, _)| which(at.pack));
     live.map(|(at, _)| costs.of(at)).sum()
 }
 
-/// Lets the least recently used leave until what the others stand for is at most `limit`; what is bigger alone goes before all.
+/// Drops the least recently used entries until the rest costs at most `limit`; entries larger than that are dropped first.
 pub fn shrink(snapshot: &mut Snapshot, limit: u64, rules: Rules) {
     let costs = Costs::new(snapshot);
     let mut total: u64 = snapshot.live().map(|(at, _)| costs.of(at)).sum();
@@ -166,7 +167,7 @@ pub fn shrink(snapshot: &mut Snapshot, limit: u64, rules: Rules) {
         if total <= limit {
             break;
         }
-        // Outputs that several actions share are counted with each: a little too much leaves, never too little is kept.
+        // Outputs shared by several actions are counted for each of them: some entries too many are dropped, never too few.
         total = total.saturating_sub(size);
         leave.extend(members);
     }
@@ -176,9 +177,9 @@ pub fn shrink(snapshot: &mut Snapshot, limit: u64, rules: Rules) {
     close(snapshot, rules);
 }
 
-/// Drops packs of which less than half is needed, with what lives in them, until all packs together are at most `limit`.
+/// Drops packs of which less than half is needed, with their live entries, until all packs together have at most `limit` bytes.
 ///
-/// That is what a fold with an older head brings back: its writer had taken what it kept of that pack into another.
+/// A fold with an older head brings back such packs, although their kept entries had been moved to another pack.
 pub(super) fn drop_dead_weight(snapshot: &mut Snapshot, limit: u64, rules: Rules) {
     while snapshot.stored_bytes() > limit {
         let costs = Costs::new(snapshot);
@@ -211,7 +212,7 @@ pub(super) fn drop_dead_weight(snapshot: &mut Snapshot, limit: u64, rules: Rules
         for at in leave {
             kill(snapshot, at);
         }
-        // What others hold of it they say they hold: within a limit that has to do.
+        // Other packs claim to hold the rest of it: to stay within a limit, that claim must suffice.
         snapshot.packs.remove(worst);
         close(snapshot, rules);
     }

@@ -504,7 +504,7 @@ fn of_two_snapshots_the_one_from_before_a_replacement_adds_nothing_in_any_order(
         for (head, side) in [(&a, &b), (&b, &a)] {
             let out = fold(head, side, Some("side"), d, UNION);
             assert_eq!(paths(&out), want);
-            // It is remembered all the same.
+            // It is remembered anyway.
             assert!(out.folded.iter().any(|f| f.tag == "side"));
         }
     }

@@ -1,31 +1,32 @@
-//! What a table of contents costs whoever reads it: bytes of memory, counted before they are taken.
+//! The memory cost of reading a table of contents, in bytes, counted before they are allocated.
 //!
-//! Each cost is that of the decoded form and of what the verbs build from it while the table is in memory: maps by path and by
-//! digest, the survey and the plan of a restore. The wire is up to forty times smaller, so limits on its bytes bound nothing.
+//! Each cost covers the decoded form and the structures that the verbs build from it while the table is in memory: maps by path
+//! and by digest, the survey and the plan of a restore. The encoded form is up to forty times smaller, so limits on its bytes are
+//! not enough.
 
 use super::{Foreign, Frame, Object, Toc, TocEntry};
 use crate::entry::Kind;
 
-/// A table itself: its layer, its place in every list of packs.
+/// A table itself: its layer, its slot in every list of packs.
 pub(super) const TABLE: u64 = 4096;
 /// An entry without what it owns.
 pub(super) const ENTRY: u64 = size_of::<TocEntry>() as u64 + 48;
 /// A frame.
 pub(super) const FRAME: u64 = size_of::<Frame>() as u64;
-/// An object, with its place in one map by digest.
+/// An object, with its slot in one map by digest.
 pub(super) const OBJECT: u64 = size_of::<Object>() as u64 + 72;
 /// An object of another pack.
 pub(super) const FOREIGN: u64 = size_of::<Foreign>() as u64;
-/// An object in the list of an entry, with the piece of a restore.
+/// An object in the list of an entry, with its piece of a restore plan.
 pub(super) const REFERENCE: u64 = 4 + 28;
-/// The same where an entry has several: verifying lists their digests.
+/// The same for an entry with several objects: verifying lists their digests.
 pub(super) const ONE_OF_SEVERAL: u64 = REFERENCE + 32;
-/// A run of data of a sparse file, with the piece of a restore.
+/// A data run of a sparse file, with its piece of a restore plan.
 pub(super) const RUN: u64 = 16 + 24;
 /// An extended attribute without its bytes.
 pub(super) const XATTR: u64 = 32;
 
-/// Bytes of their own allocation, as an allocator rounds them up.
+/// Bytes of a separate allocation, rounded up like an allocator does.
 pub(super) const fn owned(len: usize) -> u64 {
     let len = len as u64;
     len.next_multiple_of(8) + len / 8

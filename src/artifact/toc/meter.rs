@@ -1,4 +1,4 @@
-//! Counting what the reading of one table takes, in steps that cost nothing beside the reading.
+//! Counting the memory for reading one table, in steps of negligible cost.
 
 use super::{
     cost,
@@ -6,22 +6,22 @@ use super::{
 };
 use crate::memory::Reservation;
 
-/// Entries, or objects, between two looks at [`Reading::stopped`].
+/// Entries, or objects, between two checks of [`Reading::stopped`].
 const STEPS: u32 = 4096;
-/// What is reserved at once for what entries own.
+/// Bytes that are reserved at once for allocations of entries.
 const RESERVED_AT_ONCE: u64 = 64 << 10;
 
-/// Counts what a table takes.
+/// Counts the memory of a table.
 pub(super) struct Meter<'a> {
     pub(super) reading: &'a Reading<'a>,
     reserved: Reservation,
-    /// Bytes of `reserved` that nothing was counted on yet.
+    /// Bytes of `reserved` that are not used yet.
     left: u64,
     steps: u32,
 }
 
 impl<'a> Meter<'a> {
-    /// Reserves what is known before anything is decoded: the payload, the table, the entries that were promised.
+    /// Reserves memory known before decoding: for the payload, the table, and the promised entries.
     pub(super) fn new(reading: &'a Reading<'a>, payload: u64) -> Result<Self> {
         let entries = reading.entries;
         let bytes = payload + cost::TABLE + entries * cost::ENTRY;
@@ -44,7 +44,7 @@ impl<'a> Meter<'a> {
         Ok(())
     }
 
-    /// Counts a list of things before it is allocated.
+    /// Counts a list before it is allocated.
     pub(super) fn list<T>(&mut self, count: usize, each: u64) -> Result<Vec<T>> {
         self.take(count as u64 * each)?;
         Ok(Vec::with_capacity(count))
@@ -62,7 +62,7 @@ impl<'a> Meter<'a> {
         Ok(())
     }
 
-    /// What the table keeps once its payload is gone.
+    /// The reservation that the table keeps once its payload is freed.
     pub(super) fn finish(mut self, payload: u64) -> Reservation {
         self.reserved.shrink(payload + self.left);
         self.reserved

@@ -1,4 +1,5 @@
-//! Reading a table of contents: every allocation is counted before it is made, and a reader that is no longer wanted stops.
+//! Reading a table of contents: every allocation is counted before it is made, and reading stops when the result is no longer
+//! wanted.
 
 use super::{
     Foreign, Frame, HAS_NEEDS, HAS_XATTRS, KIND, MAGIC, MAX_ENTRIES, MAX_FRAME_BYTES,
@@ -12,27 +13,27 @@ use crate::{
     memory::{Exhausted, MemoryBudget},
 };
 
-/// What a reader may take, and until when.
+/// Limits of a reader, and when to stop.
 #[derive(Clone, Copy)]
 pub struct Reading<'a> {
-    /// Entries that the snapshot's config promises: a table of another count is refused before its entries are read.
+    /// Number of entries that the snapshot's config promises: a table with another number is refused before its entries are read.
     pub entries: u64,
-    /// What all that is read at once counts on.
+    /// The budget shared by everything that is read at the same time.
     pub memory: &'a MemoryBudget,
-    /// Says whether nobody wants the table any more; asked every few thousand entries.
+    /// Returns true if the table is no longer wanted; called every few thousand entries.
     pub stopped: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// Why a table of contents was not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotRead {
-    /// It is not one, of a later version, too large, or contradicts itself.
+    /// It is not a table of contents, has a later version, is too large, or contradicts itself.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The budget has no room for it.
+    /// It exceeds the budget.
     #[error(transparent)]
     Memory(#[from] Exhausted),
-    /// [`Reading::stopped`] said so.
+    /// [`Reading::stopped`] returned true.
     #[error("reading it was given up")]
     Stopped,
 }
@@ -44,12 +45,13 @@ fn refuse<T>(why: impl Into<String>) -> Result<T> {
 }
 
 impl Toc {
-    /// Reads the stored form; nothing that comes in makes it panic, exceed its limits or take more than `reading` allows.
+    /// Reads the stored form; no input makes it panic, exceed its limits or use more memory than `reading` allows.
     ///
     /// The table keeps its reservation.
     ///
     /// # Errors
-    /// When it is not one, has other entries than were promised, does not fit the budget, or nobody wants it any more.
+    /// When it is not a table of contents, has another number of entries than promised, exceeds the budget, or is no longer
+    /// wanted.
     pub fn decode(stored: &[u8], reading: &Reading<'_>) -> Result<Self> {
         if reading.entries > MAX_ENTRIES {
             let n = reading.entries;
@@ -77,18 +79,19 @@ impl Toc {
         Ok(toc)
     }
 
-    /// Bytes that reading it takes, as [`Toc::decode`] counts them.
+    /// Bytes of memory for reading it, as [`Toc::decode`] counts them.
     pub fn reading_bytes(&self) -> u64 {
         cost::of(self)
     }
 }
 
-/// The frame says how long it is before anything is allocated: one that does not, or says too much, is an attack on memory.
+/// The decoded size, which the frame must state before anything is allocated: a frame that does not state it, or states too much,
+/// is an attack on memory.
 fn payload_size(packed: &[u8]) -> WireResult<u64> {
     match zstd::zstd_safe::get_frame_content_size(packed) {
         Ok(Some(size)) if size <= MAX_TOC_BYTES => Ok(size),
         Ok(Some(_)) => bad(format!("it decodes to more than {MAX_TOC_BYTES} bytes")),
-        _ => bad("it does not say how long it is"),
+        _ => bad("it does not state its decoded size"),
     }
 }
 
@@ -127,7 +130,7 @@ fn read_frames(r: &mut Reader<'_>, meter: &mut Meter<'_>) -> Result<Vec<Frame>> 
         if raw_len > MAX_FRAME_BYTES || len == 0 || u64::from(len) > u64::from(MAX_FRAME_BYTES) * 2
         {
             return refuse(format!(
-                "a frame of {len} bytes decodes to {raw_len}: over the limit"
+                "a frame of {len} bytes decodes to {raw_len} bytes, which exceeds the limit"
             ));
         }
         frames.push(Frame {
@@ -157,7 +160,7 @@ fn read_objects(
             .checked_add(skip)
             .and_then(|f| frames.get(f as usize).map(|frame| (f, frame)));
         let Some((frame, in_frame)) = frame else {
-            return refuse("an object lies in no frame");
+            return refuse("an object is not in any frame");
         };
         let base = if frame == last.0 { last.1 } else { 0 };
         let end = base.checked_add(gap).and_then(|at| at.checked_add(len));
@@ -171,7 +174,7 @@ fn read_objects(
                 });
                 last = (frame, end);
             }
-            _ => return refuse("an object reaches over its frame"),
+            _ => return refuse("an object exceeds its frame"),
         }
     }
     Ok(objects)
@@ -199,7 +202,7 @@ fn read_entries(r: &mut Reader<'_>, meter: &mut Meter<'_>, toc: &Toc) -> Result<
             "it lists {count} entries, its config promises {promised}"
         ));
     }
-    // Their own size was reserved before anything was decoded.
+    // The size of the entries themselves was reserved before decoding.
     let mut entries: Vec<TocEntry> = Vec::with_capacity(count);
     let mut needs_by_index = Vec::new();
     let mut next_object = 0_i64;
@@ -239,14 +242,14 @@ fn read_entry(
 ) -> Result<TocEntry> {
     let shared = r.num()?;
     if shared > path.len() as u64 {
-        return refuse("a path shares more than there is");
+        return refuse("a path shares more bytes than the previous path has");
     }
     path.truncate(shared as usize);
     path.extend_from_slice(r.bytes(MAX_PATH_BYTES)?);
     let entry_path = entry_path(meter, path)?;
     let tag = r.byte()?;
     if tag & 0x0c != 0 {
-        return refuse("an entry has marks of a later version");
+        return refuse("an entry has flags of a later version");
     }
     let meta = read_meta(r, &entry_path)?;
     let mut content = Sha256::OF_NOTHING;

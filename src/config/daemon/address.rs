@@ -1,4 +1,4 @@
-//! Addresses to listen on, as they are written.
+//! Parsing of listen addresses.
 
 use std::{
     fmt,
@@ -10,17 +10,17 @@ use crate::config::{Layer, Result};
 /// The word for "no address" and "no socket".
 pub(super) const NONE: &str = "none";
 
-/// An address of the doors.
+/// A listen address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
-    /// Where.
+    /// IP address and port.
     pub socket: SocketAddr,
-    /// Whether TLS is spoken there.
+    /// Whether it uses TLS.
     pub tls: bool,
 }
 
 impl Address {
-    /// Says whether only this machine (or pod) can connect.
+    /// Returns true if only this machine (or pod) can connect.
     pub fn is_local(&self) -> bool {
         self.socket.ip().to_canonical().is_loopback()
     }
@@ -33,7 +33,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The addresses of `name`: `None` where nothing is said, empty for the word `none`. `tls`: there is a certificate.
+/// The addresses of `name`: `None` if it is not set, empty for the word `none`. `tls`: there is a certificate.
 pub(super) fn addresses(layer: &Layer, name: &str, tls: bool) -> Result<Option<Vec<Address>>> {
     if layer.get(name).is_none() {
         return Ok(None);
@@ -70,7 +70,7 @@ fn parse(text: &str, certificate: bool) -> std::result::Result<Address, String> 
         return Err("https needs tls.cert and tls.key".to_owned());
     }
     let socket = match rest.strip_prefix("localhost:") {
-        // Not both families: whoever is told one port shall find one listener.
+        // Not both address families: a client that knows one port must find one listener.
         Some(port) => port
             .parse()
             .ok()
@@ -82,7 +82,7 @@ fn parse(text: &str, certificate: bool) -> std::result::Result<Address, String> 
         match host {
             "" | "*" => "write 0.0.0.0 or [::] to listen on every address".to_owned(),
             _ if rest == host || host.ends_with(':') => "it has no port".to_owned(),
-            _ => "it is no IP address with a port".to_owned(),
+            _ => "it is not an IP address with a port".to_owned(),
         }
     })?;
     Ok(Address { socket, tls })
@@ -121,8 +121,8 @@ mod tests {
             (":5000", "write 0.0.0.0 or [::] to listen on every address"),
             ("127.0.0.1", "it has no port"),
             ("::1", "it has no port"),
-            ("cache.example:5000", "it is no IP address with a port"),
-            ("127.0.0.1:70000", "it is no IP address with a port"),
+            ("cache.example:5000", "it is not an IP address with a port"),
+            ("127.0.0.1:70000", "it is not an IP address with a port"),
             ("unix:///run/x", "it has a scheme other than http and https"),
         ] {
             assert_eq!(shown(text, false), why, "{text}");

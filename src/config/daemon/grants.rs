@@ -1,8 +1,8 @@
-//! Rules of `auth.grants`, as they are written: `ci,node-* = team/** : pull,push`.
+//! Parsing of `auth.grants` rules: `ci,node-* = team/** : pull,push`.
 
 use crate::serve::auth::{Action, Rule};
 
-/// What was expected, for a hint.
+/// The expected form, for a hint.
 pub(super) const EXPECTED: &str =
     "expected NAMES = REPOSITORIES : ACTIONS, such as `ci,node-* = team/** : pull,push`";
 
@@ -11,7 +11,7 @@ pub(super) fn parse(text: &str) -> Result<Rule, String> {
     let (principals, rest) = text
         .split_once('=')
         .ok_or_else(|| "it has no `=`".to_owned())?;
-    // Names may be URIs, so the last colon it is.
+    // Names may be URIs, so split at the last colon.
     let (repositories, actions) = rest
         .rsplit_once(':')
         .ok_or_else(|| "it has no `:` before the actions".to_owned())?;
@@ -52,7 +52,7 @@ fn actions(text: &str) -> Result<Vec<Action>, String> {
             "pull" => Ok(Action::Pull),
             "push" => Ok(Action::Push),
             "delete" => Ok(Action::Delete),
-            other => Err(format!("`{other}` is no action")),
+            other => Err(format!("`{other}` is not an action")),
         })
         .collect()
 }

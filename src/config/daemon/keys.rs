@@ -1,5 +1,5 @@
-//! The list of all settings of the daemon, from the lines that define them: the one table that the file, the environment, the
-//! flags, `--help`, the start's report and the reference follow.
+//! The list of all settings of the daemon, from the lines that define them: the single table behind the file, the environment,
+//! the flags, `--help`, the start's report and the reference.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use crate::config::{
     table::{Key, Table, TakesEffect},
 };
 
-/// What the daemon's own variables start with.
+/// Prefix of the daemon's own variables.
 pub const PREFIX: &str = "CACHECTLD_";
 
 /// The variable that names the settings file.
@@ -29,13 +29,13 @@ pub static TABLE: Table = Table {
     keys: || &KEYS,
 };
 
-/// All settings, in the order in which they are shown: what has no dot in its name first, as TOML wants it.
+/// All settings, in display order: names without a dot first, as TOML requires.
 static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let of = |rows: &[&[Key]], prefixes: &'static [&'static str]| -> Vec<Key> {
         let keys = rows.iter().copied().flatten();
         keys.map(|key| Key { prefixes, ..*key }).collect()
     };
-    // How a remote store is reached the CLI has too, with the same meaning: its variables count where ours are not set.
+    // The CLI has the same settings for reaching a remote store: its variables are used if ours are not set.
     let shared = |rows: &'static [Key]| {
         let shared = of(&[rows], &[PREFIX, cli::PREFIX]);
         shared.into_iter().map(Key::for_daemon)
@@ -50,7 +50,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Says whether a key takes effect at a reload; the others need a restart.
+/// Returns true if a key takes effect at a reload; the others need a restart.
 pub fn is_live(key: &str) -> bool {
     TABLE
         .find(key)

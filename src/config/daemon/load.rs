@@ -1,4 +1,4 @@
-//! Finds the daemon's settings file, and puts its settings together.
+//! Finds the daemon's settings file, and combines its settings.
 
 use std::path::{Path, PathBuf};
 
@@ -12,17 +12,18 @@ use crate::config::{
 /// Name of the settings file.
 pub const FILE_NAME: &str = "cachectld.toml";
 
-/// Where it is looked for after the user's folder.
+/// The folder that is searched after the user's folder.
 const SYSTEM_DIR: &str = "/etc/cachectl";
 
 /// Reads the file, the environment and `flags`, and checks them. Blocks.
 ///
 /// The file is `config_flag`, else `$CACHECTLD_CONFIG`, else `cachectld.toml` in `$XDG_CONFIG_HOME/cachectl`, else that in
-/// `/etc/cachectl`; the first that there is, and only that. Not one in the working directory: a daemon has none that means
-/// anything, and in a CI job a stranger may have written it.
+/// `/etc/cachectl`; only the first that exists. The working directory is not searched: for a daemon it is arbitrary, and in a CI
+/// job a stranger may have written its files.
 ///
 /// # Errors
-/// A file that was named and is not there; a user's own file that is part of a CI job's checkout; unknown keys, and `CACHECTLD_*` variables that are one mistyped; values that cannot be, alone or together.
+/// A named file that does not exist; a user's own file that is part of a CI job's checkout; unknown keys, and mistyped
+/// `CACHECTLD_*` variables; values that are invalid, alone or together.
 pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loaded<Config>> {
     let places: Vec<PathBuf> = env
         .config_dir()
@@ -52,8 +53,9 @@ pub fn load(env: &Env, config_flag: Option<&Path>, flags: Layer) -> Result<Loade
     })
 }
 
-/// Refuses a user's own file that is part of what a CI job has checked out, as where the job's `HOME` is its workspace: without
-/// its settings the daemon would not be what its user meant, and with them what the author of a pull request meant.
+/// Refuses a user's own file that is part of a CI job's checkout, for instance because the job's `HOME` is its workspace:
+/// ignoring it would not be what the daemon's user wants, and using it would let the author of a pull request configure the
+/// daemon.
 fn refuse_checkout(env: &Env, file: Option<&Path>) -> Result<()> {
     let (Some(file), true) = (file, env.is_ci()) else {
         return Ok(());
@@ -74,19 +76,19 @@ fn refuse_checkout(env: &Env, file: Option<&Path>) -> Result<()> {
     )))
 }
 
-/// A key whose value is another than before.
+/// A key whose value has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The key.
     pub key: &'static str,
-    /// Where it is said now.
+    /// Where it is set now.
     pub origin: Origin,
     /// Whether it takes effect without a restart.
     pub live: bool,
 }
 
 impl Loaded<Config> {
-    /// What `new` says otherwise, in the table's order.
+    /// The keys with different values in `new`, in the table's order.
     pub fn changes(&self, new: &Self) -> Vec<Change> {
         let raw = |set: &Self, key| -> Option<Raw> { set.layer.get(key).map(|(r, _)| r.clone()) };
         let keys = keys::TABLE.keys().iter().map(|k| k.name);
@@ -102,10 +104,10 @@ impl Loaded<Config> {
             .collect()
     }
 
-    /// These settings, with what may change while the daemon runs as `new` has it.
+    /// These settings, with the values from `new` for keys that may change while the daemon runs.
     ///
     /// # Errors
-    /// Settings that do not fit together.
+    /// Settings that contradict each other.
     pub fn renewed(&self, new: &Self, env: &Env) -> Result<Self> {
         let layer = self.layer.with(&new.layer, keys::is_live);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Which repositories a policy is for.
+//! The repositories to which a policy applies.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 

@@ -24,75 +24,75 @@ const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json",
 settings! {
     /// All settings of the daemon.
     ///
-    /// `store` comes with where it was written; it may hold secrets. `listen`, `socket` and `admin_listen` may be none, and
-    /// `state_dir` is absolute unless it was set otherwise. `log` is not checked yet.
+    /// `store` comes with its origin; it may contain secrets. `listen`, `socket` and `admin_listen` may be none, and `state_dir`
+    /// is absolute unless it was set otherwise. `log` is not checked yet.
     #[derive(Clone)]
     pub struct Config by of_daemon, fn read(layer, env: &Env) {
         store: (String, Origin), "store" = (Url: settings::store(layer, env, "CACHECTLD_STORE")?)
             else "disk:$XDG_CACHE_HOME/cachectl", AtRestart, Flag::new("store")
             => "where blobs and tags are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository";
         front: Option<PathBuf>, "front" = path else "none", AtRestart, Flag::new("front")
-            => "folder that is kept in front of a remote store";
+            => "local cache directory in front of a remote store";
         front_max_size: u64, "front_max_size" = size or "20GiB", AtRestart, Flag::new("front-max-size")
-            => "bytes that the folder in front may have; what was used longest ago leaves first, what the remote store lacks stays";
+            => "maximum size of the local cache directory; evicts least recently used blobs, never blobs not yet uploaded";
         mode: Mode, "mode" = (choice MODES) or "write-through", AtRestart, Flag::new("mode")
-            => "with a folder in front: write-through (acknowledged when the remote store has it) or write-back (when the local queue has it)";
+            => "with a local cache directory: write-through (acknowledge when the remote store has the data) or write-back (when the local queue has it)";
         listen: Vec<Address>, "listen" = (List: parts::listen(layer)?)
             else "127.0.0.1:5000", AtRestart, Flag::new("listen").value("ADDRESS")
-            => "addresses of the doors: IP:PORT or localhost:PORT, port 0 for any; http:// or https:// in front where it is not to follow from tls.cert; `none`";
+            => "addresses to listen on: IP:PORT or localhost:PORT, port 0 for any free one; prefix with http:// or https:// to override what tls.cert implies; `none`";
         socket: Option<Socket>, "socket" = (Path: parts::socket(layer, env)?)
             else "$XDG_RUNTIME_DIR/cachectld.sock, else cachectld.sock in state_dir", AtRestart, Flag::new("socket")
-            => "unix socket with the same doors; `none`";
+            => "unix socket that serves the same APIs; `none`";
         "socket_mode" = (Text) else "0600", AtRestart, Flag::new("socket-mode")
-            => "mode of the unix socket, in octal digits up to 0777: who may connect may do everything";
+            => "mode of the unix socket, in octal digits up to 0777: everyone who can connect has full rights";
         "socket_group" = (Text) else "the daemon's own", AtRestart, Flag::new("socket-group")
             => "group of the unix socket, by name or number";
         admin_listen: Vec<SocketAddr>, "admin_listen" = (List: parts::admin(layer)?)
-            else "none: with the doors", AtRestart, Flag::new("admin-listen").value("ADDRESS")
-            => "addresses that serve only probes and metrics, in plain http and to everybody, and take them away from the doors";
-        "external_url" = (Url) else "what each request says in Host", AtReload, Flag::new("external-url")
+            else "none: on the main listeners", AtRestart, Flag::new("admin-listen").value("ADDRESS")
+            => "addresses that serve only probes and metrics, over plain http and to everybody; the main listeners then no longer serve them";
+        "external_url" = (Url) else "the Host header of each request", AtReload, Flag::new("external-url")
             => "URL at which clients see this daemon, such as https://cache.example";
         "allowed_hosts" = (List) else "none besides loopback addresses, localhost, this machine's name and external_url's", AtReload
             => "host names, without ports, by which clients at loopback addresses may call this daemon while they are trusted or `anonymous` may do anything";
         state_dir: PathBuf, "state_dir" = (Path: parts::state_dir(layer, env)?)
             else "$XDG_STATE_HOME/cachectld", AtRestart, Flag::new("state")
-            => "folder for what must survive a restart: unfinished uploads, the queue, the key of tokens; one daemon each";
+            => "folder for state that must survive a restart: unfinished uploads, the queue, the token key; must not be shared between daemons";
         log: String, "log" = text or "info", AtReload, Flag::new("log")
             => "what is logged to standard error: a level, or target=level,…";
         log_format: Option<LogFormat>, "log_format" = (choice LOG_FORMATS)
             else "text on a terminal, else json", AtRestart, Flag::new("log-format")
             => "how log lines are written: text or json";
         concurrency: usize, "concurrency" = count or "512", AtRestart
-            => "operations at the store at once";
+            => "concurrent store operations";
         max_connections: Option<usize>, "max_connections" = count
             else "1024, or what the limit of open files allows", AtReload, Flag::new("max-connections")
-            => "connections at once; more wait until others end";
+            => "concurrent connections; more wait until others end";
         max_requests: usize, "max_requests" = count or "512", AtReload
-            => "requests answered at once, each of which takes up to half a MiB of memory; more wait up to 30s, then get 429";
+            => "concurrent requests, each of which takes up to half a MiB of memory; more wait up to 30s, then get 429";
         client_stall: Duration, "client_stall" = nonzero_duration or "10m", AtReload
-            => "longest silence of a client that is uploading (408), or does not read its response (connection closed)";
+            => "longest time that an uploading client may send nothing (then 408), or that a client may not read its response (then the connection is closed)";
         max_uploads: usize, "max_uploads" = count or "2000", AtReload
-            => "unfinished uploads of one principal, or of one address without login; one more drops an empty one, else one that rested over 90 s, else it gets 403";
+            => "unfinished uploads of one principal, or of one address without login; beyond that a new one replaces an empty one, else one that was idle for over 90 s, else it gets 403";
         max_upload_bytes: u64, "max_upload_bytes" = size or "64GiB", AtReload
-            => "bytes of all unfinished uploads of one principal, or of one address without login; one more drops an empty one, else one that rested over 90 s, else it gets 403";
+            => "bytes of all unfinished uploads of one principal, or of one address without login; beyond that a new one replaces an empty one, else one that was idle for over 90 s, else it gets 403";
         hold: Duration, "hold" = duration or "2m", AtRestart
-            => "longest time that a request for bytes, or a push, waits for a store that is away; then it fails";
+            => "longest time that a push or a request for content waits for an unreachable store; then it fails";
         refuse_incomplete_images: bool, "incomplete_images" = (choice [("refuse", true), ("warn", false)]) or "refuse", AtReload
-            => "an image is pushed whose config or a layer is not stored, or with another size: refuse, or warn (log and `Warning` header)";
+            => "when an image is pushed whose config or layers are missing, or have another size: refuse, or warn (log and `Warning` header)";
         upload_ttl: Duration, "upload_ttl" = nonzero_duration or "24h", AtReload, Flag::new("upload-ttl")
-            => "unfinished uploads are removed when nothing has come for so long";
+            => "remove unfinished uploads that received no data for this long";
         scrub_every: Duration, "scrub_every" = duration or "1d", AtReload, Flag::new("scrub-every")
-            => "blobs on this machine's disk are hashed again when that was not done for so long, and removed if damaged; 0: never";
+            => "hash blobs on this machine's disk again after this long, and remove damaged ones; 0: never";
         drain_timeout: Duration, "drain_timeout" = duration or "25s", AtReload, Flag::new("drain-timeout")
-            => "longest time from SIGTERM to the end, for the requests and then the queue";
+            => "longest time from SIGTERM to exit: first requests finish, then the queue is emptied";
         allow_path: bool, "allow_path" = flag or "false", AtReload, Flag::new("allow-path")
-            => "offer calls that name paths of the daemon's own machine";
+            => "allow calls that name paths on the daemon's own machine";
     } and {
-        /// TLS at the addresses that speak it.
+        /// TLS for the addresses that use it.
         tls: Option<Tls> = parts::tls(layer)?,
-        /// Who may do what; checked where its files are read.
+        /// Access control; checked where its files are read.
         auth: auth::Config = parts::auth(layer)?,
-        /// What is special to BuildKit's cache manifests.
+        /// Handling of BuildKit's cache manifests.
         buildkit: cache_tags::Settings = parts::buildkit(layer)?,
         /// Where traces and metrics are sent.
         otlp: Otlp = Otlp::read(layer)?,
@@ -115,18 +115,18 @@ settings! {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// A unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
-    /// Where; at most 107 bytes.
+    /// Its path; at most 107 bytes.
     pub path: PathBuf,
     /// Permission bits.
     pub mode: u32,
-    /// Whose group it gets; `None`: the daemon's own.
+    /// Its group; `None`: the daemon's own.
     pub group: Option<Group>,
 }
 
@@ -135,21 +135,21 @@ pub struct Socket {
 pub enum Group {
     /// By number.
     Id(u32),
-    /// By name, looked up when the socket is made.
+    /// By name, looked up when the socket is created.
     Name(String),
 }
 
 impl Config {
     /// Checks merged layers and fills in what they do not say.
     pub(super) fn from_layer(layer: &Layer, env: &Env) -> Result<Self> {
-        // Asked for first: without a home it is what every daemon lacks, and a store may lie elsewhere.
+        // Checked first: without a home every daemon lacks it, while the store may be elsewhere.
         parts::state_dir(layer, env)?;
         let config = Self::read(layer, env)?;
         config.check(layer)?;
         Ok(config)
     }
 
-    /// Checks what is right alone and wrong together.
+    /// Checks combinations of values that are valid by themselves.
     fn check(&self, layer: &Layer) -> Result<()> {
         if self.listen.is_empty() && self.socket.is_none() {
             return Err(layer
@@ -169,14 +169,14 @@ impl Config {
             return Err(layer
                 .refused(
                     name,
-                    "is about a folder in front of the store, and there is none",
+                    "requires a local cache directory, and `front` is not set",
                 )
                 .hint("set `front` to a folder too"));
         }
         Ok(())
     }
 
-    /// What holds for keys whose default depends on where the daemon runs, as text without secrets.
+    /// The effective values of keys whose default depends on the environment, as text without secrets.
     pub fn found(&self) -> Vec<(&'static str, String)> {
         let listen: Vec<String> = self.listen.iter().map(Address::to_string).collect();
         let mut found = vec![

@@ -1,4 +1,4 @@
-//! Who holds the places of a pool, who waits for one, and whose turn it is.
+//! State of a pool: holders, waiters, and whose turn it is.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,16 +9,16 @@ use super::{Key, Permit};
 #[derive(Default)]
 pub(super) struct State {
     pub(super) places: usize,
-    /// Of `places`, those for callers with fewer than `few`.
+    /// Number of the `places` reserved for callers with fewer than `few`.
     pub(super) reserved: usize,
     pub(super) few: usize,
     pub(super) taken: usize,
-    /// Of `taken`, those that were given as reserved ones: they leave as many of the others.
+    /// Number of the `taken` slots that were granted as reserved ones, which leaves as many of the others free.
     pub(super) taken_reserved: usize,
     pub(super) waiting: usize,
     pub(super) callers: HashMap<Key, Caller>,
     pub(super) next: u64,
-    /// Places given so far.
+    /// Number of grants so far.
     pub(super) grants: u64,
     /// Whether the last of them went to a named caller.
     pub(super) last_was_named: bool,
@@ -27,7 +27,7 @@ pub(super) struct State {
 #[derive(Default)]
 pub(super) struct Caller {
     pub(super) held: usize,
-    /// Number of its last grant; 0 for none that is remembered.
+    /// Number of its last grant; 0 if unknown.
     last: u64,
     pub(super) waiting: VecDeque<Waiter>,
 }
@@ -37,14 +37,14 @@ pub(super) struct Waiter {
     pub(super) grant: oneshot::Sender<Permit>,
 }
 
-/// Grants that are to be sent once the state is no longer locked.
+/// Grants to send once the state is no longer locked.
 pub(super) type Grants = Vec<(oneshot::Sender<Permit>, Permit)>;
 
 impl State {
-    /// Says whether a place that is not reserved is free, once `more` are.
+    /// Returns true if an unreserved slot is free once `more` slots have been released.
     fn has_open(&self, more: usize) -> bool {
         let open = self.taken - self.taken_reserved;
-        // There are fewer places than were taken where they were made fewer.
+        // More slots may be in use than the pool has, after it was shrunk.
         open < self.places - self.reserved + more && self.taken < self.places + more
     }
 
@@ -53,7 +53,7 @@ impl State {
         self.has_open(0) || (has_reserved && held < self.few)
     }
 
-    /// Says whether a caller with so many could have the place that is given back, reserved or not.
+    /// Returns true if a caller with `held` slots could get the released slot, reserved or not.
     pub(super) fn would_grant(&self, held: usize, is_reserved: bool) -> bool {
         if is_reserved {
             let is_enough = self.taken_reserved <= self.reserved && self.taken <= self.places;
@@ -62,7 +62,7 @@ impl State {
         self.has_open(1)
     }
 
-    /// Takes a place for `key`, who may have one; says whether it is a reserved one.
+    /// Takes a slot for `key`, who must be allowed to have one; returns true if it is a reserved one.
     pub(super) fn take(&mut self, key: &Key) -> bool {
         let is_reserved = !self.has_open(0);
         self.taken += 1;
@@ -75,7 +75,7 @@ impl State {
         is_reserved
     }
 
-    /// The caller whose turn it is, of those that may have a place.
+    /// The caller whose turn it is, of those that may have a slot.
     pub(super) fn next(&self) -> Option<Key> {
         let crowd_has_half = self.crowd_has_half();
         let waiting = self.callers.iter().filter_map(|(key, caller)| {
@@ -88,7 +88,7 @@ impl State {
         Some(key.clone())
     }
 
-    /// Says whether one place more for callers without a name is over their half, if somebody named wants it.
+    /// Returns true if one more slot for callers without a name would exceed their half while a named caller waits.
     fn crowd_has_half(&self) -> bool {
         let crowd = self.callers.iter().filter(|(key, _)| !key.is_named());
         let held: usize = crowd.map(|(_, caller)| caller.held).sum();
@@ -108,8 +108,8 @@ impl State {
         }
     }
 
-    /// Makes room in a full queue for `key` by refusing the newest waiter of the caller with most of them, of callers without a name if
-    /// those have over half of the queue; `false` if that is `key`.
+    /// Makes space in a full queue for `key` by refusing the newest waiter of the caller with the most waiters (considering only
+    /// callers without a name if those have over half of the queue); `false` if that caller is `key`.
     pub(super) fn make_room(&mut self, key: &Key) -> bool {
         let own = self.callers.get(key).map_or(0, |c| c.waiting.len());
         let crowd = self.callers.iter().filter(|(key, _)| !key.is_named());
@@ -126,7 +126,7 @@ impl State {
         let Some(most) = most.map(|(key, _)| key.clone()) else {
             return false;
         };
-        // Its receiver learns of it by the sender's end.
+        // The receiver notices when the sender is dropped.
         let refused = self.callers.get_mut(&most).map(|c| c.waiting.pop_back());
         self.waiting -= usize::from(refused.flatten().is_some());
         self.tidy(&most);

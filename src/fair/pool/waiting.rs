@@ -1,4 +1,4 @@
-//! What asking for a place comes to.
+//! Waiting for a slot.
 
 use std::{
     pin::Pin,

@@ -1,4 +1,4 @@
-//! The action entry of Go's build cache: which output an action had.
+//! The action entry of Go's build cache: it names the output of an action.
 //!
 //! One ASCII line of 175 bytes: `v1 <64 hex action> <64 hex output> <size, 20 columns> <nanoseconds from 1970, 20 columns>\n`,
 //! both numbers padded by spaces on the left (`cmd/go/internal/cache/cache.go`, `entrySize` and `get`).
@@ -8,7 +8,7 @@ use crate::{digest::Sha256, entry::Time};
 /// Bytes of an action entry, always.
 pub const ENTRY_LEN: usize = 175;
 
-/// What an action entry says.
+/// The content of an action entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Action {
     /// The id of the action, which is also the file's name.
@@ -24,21 +24,22 @@ pub struct Action {
 impl Action {
     /// Parses an entry whose file is named after `id`.
     ///
-    /// As strict as Go's reader, and stricter in this: hex is in lower case, numbers are digits after spaces, nothing else.
+    /// As strict as Go's reader, and stricter in these points: hex is in lower case, numbers are digits after spaces, nothing
+    /// else.
     ///
     /// # Errors
-    /// In words, what is wrong with it.
+    /// A message about what is wrong with it.
     pub fn parse(bytes: &[u8], id: Sha256) -> Result<Self, &'static str> {
         let bytes: &[u8; ENTRY_LEN] = bytes.try_into().map_err(|_| "it is not 175 bytes long")?;
         if !bytes.starts_with(b"v1 ")
             || [67, 132, 153].iter().any(|at| bytes[*at] != b' ')
             || bytes[174] != b'\n'
         {
-            return Err("it is not laid out as an action entry");
+            return Err("it does not have the format of an action entry");
         }
         let own = Sha256::from_hex(&bytes[3..67]).ok_or("its action id is not lower-case hex")?;
         if own != id {
-            return Err("it belongs to another action than its name says");
+            return Err("its action id does not match its name");
         }
         let output =
             Sha256::from_hex(&bytes[68..132]).ok_or("its output id is not lower-case hex")?;
@@ -54,13 +55,13 @@ impl Action {
     }
 }
 
-/// Digits after spaces, at most what Go's `int64` holds.
+/// Digits after spaces, in the range of Go's `int64`.
 fn number(columns: &[u8]) -> Option<u64> {
     let digits = columns.trim_ascii_start();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // `trim_ascii_start` takes tabs and line ends too.
+    // `trim_ascii_start` also removes tabs and line breaks.
     if columns[..columns.len() - digits.len()]
         .iter()
         .any(|b| *b != b' ')

@@ -1,4 +1,4 @@
-//! The 256 folders of a build cache, opened once each; closed where open files run short.
+//! The 256 folders of a build cache, each opened once; closed when open files run short.
 
 use crate::{
     entry::EntryPath,
@@ -6,12 +6,12 @@ use crate::{
     source::{stable::open_parent, walk::is_fatal},
 };
 
-/// Says whether it is the name of a shard: two lower-case hex digits.
+/// Returns true for the name of a shard: two lower-case hex digits.
 pub(super) fn is_shard(name: &[u8]) -> bool {
     name.len() == 2 && name.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// `stat` of a path below `root`; `None` where it or its folder is missing.
+/// `stat` of a path below `root`; `None` if it or its folder is missing.
 pub(super) fn stat(root: &Dir, path: &EntryPath) -> fs::Result<Option<Stat>> {
     match missing_is_none(open_parent(root, path))? {
         Some(dir) => dir.stat(path.name()),

@@ -305,7 +305,7 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
             .kind()
             .admit(&entry, content.as_ref())
             .unwrap_err();
-        assert!(why.contains("its name says"), "{why}");
+        assert!(why.contains("does not match its name"), "{why}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! One run of `go env -json`, with an end.
+//! One run of `go env -json`, with a timeout.
 
 use std::{
     ffi::OsStr,
@@ -13,13 +13,13 @@ use std::{
 use super::Lookup;
 use crate::backoff::Backoff;
 
-/// Longest answer that is read.
+/// Longest output that is read.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
-/// Between two looks at whether it ended.
+/// Interval between checks whether it has ended.
 const LOOKS: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(10));
 
-/// Settings that are asked for and that a variable can change.
+/// Requested settings that a variable can change.
 const SETTINGS: &[&str] = &[
     "CC",
     "CGO_ENABLED",
@@ -44,11 +44,11 @@ const SETTINGS: &[&str] = &[
     "GOWORK",
 ];
 
-/// What is asked for besides. Asked for everything, `go env` runs the C compiler for `GOGCCFLAGS` and writes what it found into
-/// the build cache, with the time: no export would ever be unchanged (`cmd/go/internal/envcmd`).
+/// Other requested settings. Without a list, `go env` runs the C compiler for `GOGCCFLAGS` and writes the result into the build
+/// cache, with the time: no export would ever be unchanged (`cmd/go/internal/envcmd`).
 const ASKED_TOO: &[&str] = &["GOMOD", "GOVERSION"];
 
-/// The other variables that change the answer.
+/// Other variables that affect the output.
 const HEEDED_TOO: &[&str] = &[
     "PATH",
     "HOME",
@@ -64,10 +64,10 @@ const HEEDED_TOO: &[&str] = &[
 
 /// Runs `go env -json` in `dir`; returns what it wrote.
 ///
-/// Its output goes to files, not pipes: a grandchild that outlives it could hold a pipe open for ever.
+/// Its output goes to files, not pipes: a grandchild that outlives it could hold a pipe open forever.
 ///
 /// # Errors
-/// In words: it is not there, it failed (with what it wrote on stderr), it took longer than `timeout` (and was killed).
+/// A message: the command does not exist, it failed (with its stderr), or it took longer than `timeout` (and was killed).
 pub(super) fn run(
     go: &OsStr,
     dir: &Path,
@@ -77,7 +77,7 @@ pub(super) fn run(
     let name = go.to_string_lossy();
     let spool = || {
         tempfile::tempfile()
-            .map_err(|e| format!("cannot make a temporary file for `{name} env`: {e}"))
+            .map_err(|e| format!("cannot create a temporary file for `{name} env`: {e}"))
     };
     let clone = |f: &File| {
         f.try_clone()
@@ -93,9 +93,9 @@ pub(super) fn run(
         .stdin(Stdio::null())
         .stdout(clone(&out)?)
         .stderr(clone(&err)?)
-        // A group of its own, so that a compiler it started dies with it.
+        // A separate process group, so that a compiler it started is killed with it.
         .process_group(0);
-    // What changes the answer comes from the caller's lookup, whatever this process has; all else is handed on.
+    // Variables that affect the output come from the caller's lookup, not from this process; all others are passed on.
     for var in SETTINGS.iter().chain(HEEDED_TOO) {
         match lookup(var) {
             Some(value) => command.env(var, value),
@@ -119,7 +119,7 @@ pub(super) fn run(
     read(out).map_err(|e| format!("cannot read the answer of `{name} env`: {e}"))
 }
 
-/// Waits for the child's end; `None` if it did not come in time, the child and its group are dead then.
+/// Waits for the child's end; `None` after a timeout: the child and its group have been killed then.
 fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStatus>> {
     let end = Instant::now() + timeout;
     let mut looks = 0;
@@ -129,7 +129,7 @@ fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStat
         }
         if Instant::now() >= end {
             if let Some(group) = rustix::process::Pid::from_raw(child.id() as i32) {
-                // It may have ended a moment ago; then there is nothing to kill.
+                // It may have just ended; then there is nothing to kill.
                 let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
             }
             child.wait()?;

@@ -12,7 +12,7 @@ use super::GoEnv;
 /// Longest module or workspace file that is read (`MaxGoMod` of Go).
 pub const MAX_MOD_BYTES: u64 = 16 << 20;
 
-/// Most modules of a workspace that are looked at.
+/// Maximum number of workspace modules that are read.
 const MAX_USES: usize = 1000;
 
 /// The words of one line without its comment; quoted words lose their quotes.
@@ -22,7 +22,7 @@ fn words(line: &str) -> Vec<String> {
     while !rest.is_empty() && !rest.starts_with("//") {
         let word;
         (word, rest) = match rest.chars().next() {
-            // No escape is needed in a path or version; a word with one is taken as it stands.
+            // Paths and versions need no escapes; a word with an escape is used literally.
             Some(q @ ('"' | '`')) => rest[1..].split_once(q).unwrap_or((&rest[1..], "")),
             Some('(' | ')') => rest.split_at(1),
             _ => {
@@ -38,7 +38,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The arguments of each `verb` line, those within `verb ( … )` blocks included.
+/// The arguments of each `verb` line, including lines within `verb ( … )` blocks.
 fn directives(text: &str, verb: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut block: Option<bool> = None;
@@ -93,9 +93,9 @@ pub fn used_folders(go_work: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What a cache of this project is called by default: the main module's path.
+/// The default name of a cache of this project: the main module's path.
 ///
-/// In a workspace it is the path of the first module that it uses, wherever in it the command runs, so that the name does not depend on the folder.
+/// In a workspace it is the path of the workspace's first module, regardless of the folder in which the command runs.
 pub fn default_name(env: &GoEnv) -> Option<String> {
     if let Some(work) = &env.gowork {
         let named = used_folders(work)
@@ -108,7 +108,8 @@ pub fn default_name(env: &GoEnv) -> Option<String> {
     module_path(env.gomod.as_deref()?)
 }
 
-/// The files that hold the project's checksums: `go.sum`, in a workspace also `go.work.sum` and those of the modules it uses. They need not exist.
+/// The files with the project's checksums: `go.sum`, in a workspace also `go.work.sum` and the `go.sum` of each module that it
+/// uses. They need not exist.
 pub fn sum_files(env: &GoEnv) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = env.gomod.iter().map(|m| m.with_extension("sum")).collect();
     if let Some(work) = &env.gowork {
@@ -152,7 +153,7 @@ pub(super) fn toolchain(env: &GoEnv, setting: &str) -> String {
     best
 }
 
-/// The release that a `go` line stands for: from 1.21 on a bare `1.N` as a release is `1.N.0`.
+/// The release of a `go` line: since 1.21 a bare `1.N` means the release `1.N.0`.
 fn release_of_go_line(version: &str) -> String {
     let minor = version
         .strip_prefix("1.")
@@ -164,12 +165,12 @@ fn release_of_go_line(version: &str) -> String {
     }
 }
 
-/// Orders names of releases (`go1.21rc2` < `go1.21.0` < `go1.21.3`); what is none is older than all.
+/// Orders names of releases (`go1.21rc2` < `go1.21.0` < `go1.21.3`); an invalid name is older than all.
 fn compare_releases(a: &str, b: &str) -> Ordering {
     release_key(a).cmp(&release_key(b))
 }
 
-/// Numbers of a release, then its stage: beta, rc, release.
+/// The numbers of a release, then its stage: beta, rc, release.
 fn release_key(name: &str) -> Option<([u32; 3], u32, u32)> {
     let name = name.strip_prefix("go")?;
     // "go1.26.8-custom" is "go1.26.8".

@@ -1,5 +1,5 @@
-//! The last look at staged modules before `go` can see them: Go itself checks zips when it downloads them, never later
-//! (go-caches.md, 3.3), so what is placed here unchecked would be built.
+//! The last check of staged modules before `go` can see them: Go itself checks zips only when it downloads them (go-caches.md,
+//! 3.3), so an unchecked module would be built.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -65,7 +65,7 @@ pub(super) fn check_staged(
     Ok(refused)
 }
 
-/// The first staged part of a version that is wrong, and why.
+/// The first wrong part of a staged version, and the reason.
 fn check(
     version: &Version<'_>,
     root: Option<&Dir>,
@@ -122,7 +122,7 @@ fn check(
     Ok(None)
 }
 
-/// The hash of a zip in `dir`; `Err` in words if it is not one that Go could use.
+/// The hash of a zip in `dir`; `Err` with the reason if Go could not use it.
 fn hash_zip(
     dir: &Dir,
     name: &[u8],
@@ -135,7 +135,8 @@ fn hash_zip(
     Ok(Directory::read(&file, stat.size, version).and_then(|d| d.hash(&file)))
 }
 
-/// Why a `.ziphash` in the cache must not be carried, if so. Where go.sum does not know the version, only the zip beside it tells.
+/// The reason why a `.ziphash` in the cache must not be carried, if any. If go.sum does not know the version, only the zip next
+/// to it can tell.
 pub(super) fn wrong_ziphash(
     sums: &Sums,
     version: &ModVersion,
@@ -149,7 +150,8 @@ pub(super) fn wrong_ziphash(
     }
 }
 
-/// Judges a `.ziphash` that comes without its zip: with it, Go takes zip and extracted tree for whole, so it must fit a zip that is there.
+/// Checks a `.ziphash` without its zip: with it, Go assumes that zip and extracted tree are complete, so it must match an
+/// existing zip.
 fn lone_hash(
     sums: &Sums,
     version: &ModVersion,

@@ -1,4 +1,4 @@
-//! The hash `h1:` of a module's files, as it stands in `go.sum` (`golang.org/x/mod/sumdb/dirhash`, `Hash1`).
+//! The hash `h1:` of a module's files, as in `go.sum` (`golang.org/x/mod/sumdb/dirhash`, `Hash1`).
 //!
 //! SHA-256 over the lines `<hex SHA-256 of a file>  <its name>\n`, sorted by name: of contents, not of zip bytes.
 
@@ -19,17 +19,17 @@ impl H1 {
     /// The hash of files by name.
     ///
     /// # Errors
-    /// In words: a name holds a line end, or stands twice (Go would hash the last of the two, and refuse to unpack them).
+    /// A message: a name contains a line break, or occurs twice (Go would hash the last of the two, and refuse to unpack them).
     pub(super) fn of_files(files: &[(&[u8], Sha256)]) -> Result<Self, &'static str> {
         let mut sorted: Vec<_> = files.iter().collect();
         sorted.sort_unstable_by_key(|(name, _)| *name);
         if sorted.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err("a name stands in it twice");
+            return Err("it contains a name twice");
         }
         let mut hasher = Sha256Hasher::default();
         for (name, digest) in sorted {
             if name.contains(&b'\n') {
-                return Err("a name in it holds a line end");
+                return Err("it contains a name with a line break");
             }
             hasher.update(digest.to_hex().as_bytes());
             hasher.update(b"  ");
@@ -39,7 +39,7 @@ impl H1 {
         Ok(Self(hasher.finish()))
     }
 
-    /// The hash of a `.mod` file: it goes by the name `go.mod`.
+    /// The hash of a `.mod` file, under the name `go.mod`.
     pub(super) fn of_go_mod(content: &[u8]) -> Self {
         Self::of_files(&[(b"go.mod", Sha256::of(content))]).expect("one name without a line end")
     }

@@ -11,17 +11,17 @@ use crate::{
     source::{Error, Result},
 };
 
-/// Longest file of checksums that is read: some hundred thousand modules.
+/// Longest checksum file that is read: a few hundred thousand modules.
 const MAX_SUM_BYTES: u64 = 64 << 20;
 
-/// What the project says of a hash.
+/// The project's verdict on a hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing.
+    /// The project lists none.
     Unlisted,
-    /// It is the right one.
+    /// It is the listed one.
     Right,
-    /// Another one stands in the file.
+    /// The file lists another one.
     Wrong(H1),
 }
 
@@ -36,7 +36,7 @@ impl Sums {
     /// Reads the files; those that do not exist are left out.
     ///
     /// # Errors
-    /// A file cannot be read: to go on would be to trust what it may forbid.
+    /// A file cannot be read: continuing would trust content that the file may forbid.
     pub(super) fn read(files: &[PathBuf]) -> Result<Self> {
         let mut sums = Self::default();
         for path in files {
@@ -60,7 +60,7 @@ impl Sums {
                     path.display()
                 )));
             };
-            // Hashes of a kind that is not known yet say nothing to us.
+            // Ignore hashes of an unknown kind.
             if let Some(h1) = H1::parse(hash.as_bytes()) {
                 self.lines
                     .entry((module.to_owned(), version.to_owned()))
@@ -71,18 +71,18 @@ impl Sums {
         Ok(())
     }
 
-    /// Judges the hash of a module's files; all lines for it must agree, as Go wants it.
+    /// Checks the hash of a module's files; all lines for it must agree, as Go requires.
     pub(super) fn of_zip(&self, module: &str, version: &str, h1: H1) -> Verdict {
         self.judge(&(module.to_owned(), version.to_owned()), h1)
     }
 
-    /// The hash that the project wants of a module's files.
+    /// The hash of a module's files that the project requires.
     pub(super) fn listed_zip(&self, v: &ModVersion) -> Option<H1> {
         let key = (v.module.clone(), v.version.clone());
         self.lines.get(&key)?.first().copied()
     }
 
-    /// Judges the hash of a `.mod` file.
+    /// Checks the hash of a `.mod` file.
     pub(super) fn of_go_mod(&self, module: &str, version: &str, h1: H1) -> Verdict {
         self.judge(&(module.to_owned(), format!("{version}/go.mod")), h1)
     }
@@ -97,7 +97,7 @@ impl Sums {
         }
     }
 
-    /// Says whether the project needs that version, be it only its `go.mod`.
+    /// Returns true if the project needs that version, or at least its `go.mod`.
     pub(super) fn names(&self, module: &str, version: &str) -> bool {
         let has = |v: String| self.lines.contains_key(&(module.to_owned(), v));
         has(version.to_owned()) || has(format!("{version}/go.mod"))

@@ -1,20 +1,20 @@
-//! What a path below `cache/download` stands for.
+//! The meaning of paths below `cache/download`.
 //!
-//! `<escaped module>/@v/<escaped version>.<info|mod|zip|ziphash>` (`cmd/go/internal/modfetch/cache.go`, `golang.org/x/mod/module` for the
-//! escaping).
+//! `<escaped module>/@v/<escaped version>.<info|mod|zip|ziphash>` (`cmd/go/internal/modfetch/cache.go`, `golang.org/x/mod/module`
+//! for the escaping).
 //!
-//! Not carried is `sumdb/<database>`, what checksum databases answered. Only their keys show whether an answer is right, and Go fails on one that
-//! is not instead of asking again: whoever could write a snapshot could make builds fail. Without it Go asks a database again, for
-//! what no `go.sum` knows and for toolchains.
+//! `sumdb/<database>`, the answers of checksum databases, is not carried. Only the databases' keys show whether an answer is
+//! right, and Go fails on a wrong one instead of asking again: anyone who can write a snapshot could make builds fail. Without
+//! these answers Go asks a database again, for modules that no `go.sum` lists and for toolchains.
 
 use super::versions;
 
-/// Where all of it lies below the module cache's root.
+/// The download tree, below the module cache's root.
 pub(super) const DOWNLOAD: &[u8] = b"cache/download/";
-/// Where the answers of checksum databases lie.
+/// The folder with the answers of checksum databases.
 const SUMDB: &[u8] = b"cache/download/sumdb";
 
-/// Says whether that is the folder of what checksum databases answered, or lies in it.
+/// Returns true for the folder with the answers of checksum databases, and for paths in it.
 pub(super) fn is_of_sumdb(path: &[u8]) -> bool {
     let rest = path.strip_prefix(SUMDB);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
@@ -30,7 +30,7 @@ pub(super) enum Part {
 }
 
 impl Part {
-    /// The end of its name, with the dot.
+    /// The suffix of its name, with the dot.
     pub(super) fn suffix(self) -> &'static str {
         match self {
             Self::Zip => ".zip",
@@ -43,7 +43,7 @@ impl Part {
     const ALL: [Self; 4] = [Self::Zip, Self::ZipHash, Self::Mod, Self::Info];
 }
 
-/// One version of one module, names as people write them.
+/// One version of one module, with unescaped names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModVersion {
     pub(super) module: String,
@@ -51,22 +51,22 @@ pub(super) struct ModVersion {
 }
 
 impl ModVersion {
-    /// What every name in its zip starts with.
+    /// The common prefix of all names in its zip.
     pub(super) fn prefix(&self) -> String {
         format!("{}@{}/", self.module, self.version)
     }
 
-    /// Says whether it is a Go toolchain.
+    /// Returns true if it is a Go toolchain.
     pub(super) fn is_toolchain(&self) -> bool {
         self.module == "golang.org/toolchain"
     }
 }
 
-/// A file that is carried: which one of which version.
+/// A carried file: its version and part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModFile(pub(super) ModVersion, pub(super) Part);
 
-/// Takes a path below the module cache's root apart; `None` for all that is not carried.
+/// Parses a path below the module cache's root; `None` for paths that are not carried.
 pub(super) fn parse(path: &[u8]) -> Option<ModFile> {
     let rest = std::str::from_utf8(path.strip_prefix(DOWNLOAD)?).ok()?;
     let (module, file) = rest.split_once("/@v/")?;
@@ -101,7 +101,7 @@ fn unescape(s: &str) -> Option<String> {
     Some(out)
 }
 
-/// Says whether it can be the path of a module (`module.CheckPath`, without its rules for Windows and for major versions).
+/// Returns true for a valid module path (`module.CheckPath`, without its rules for Windows and for major versions).
 fn is_module_path(path: &str) -> bool {
     let first = path.split('/').next().unwrap_or_default();
     first.contains('.')

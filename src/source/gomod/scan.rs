@@ -15,11 +15,10 @@ use crate::{
 
 /// Folders below this depth are not entered: no module path is that long.
 const MAX_DEPTH: usize = 64;
-
-/// With as many folders the work is shared out to threads.
+/// From this many folders on, the work is distributed to threads.
 const SHARE_OUT: usize = 64;
 
-/// Dates of versions' locks, by path without `.lock`.
+/// Times of versions' locks, by path without `.lock`.
 pub(super) type Locks = HashMap<Box<[u8]>, Time>;
 
 #[derive(Default)]
@@ -29,7 +28,7 @@ struct Found {
     locks: Vec<(Box<[u8]>, Time)>,
 }
 
-/// What is carried, sorted by path, and the locks.
+/// The carried files, sorted by path, and the locks.
 pub(super) fn scan(root: &Path, known: &dyn Known) -> Result<(Scan, Locks)> {
     let Some(root) = Dir::open_if_there(root)? else {
         return Ok(Default::default());
@@ -37,7 +36,7 @@ pub(super) fn scan(root: &Path, known: &dyn Known) -> Result<(Scan, Locks)> {
     let start = EntryPath::new(*b"cache/download").expect("it is a valid path");
     let mut all = vec![Found::default()];
     let mut folders = vec![start];
-    // First in breadth, until there is work for all; a tree that is a mere path ends here.
+    // Breadth first, until there is work for all threads; a tree that is a single path ends here.
     for _ in 0..4 {
         if folders.is_empty() || folders.len() >= SHARE_OUT {
             break;
@@ -78,7 +77,7 @@ fn open_below(root: &Dir, folder: &EntryPath) -> fs::Result<Dir> {
     open_parent(root, folder)?.open_dir(folder.name())
 }
 
-/// Opens a folder; one that vanished is `None`, one that cannot be read too, and is told of.
+/// Opens a folder; `None` if it vanished, and if it cannot be read, which is reported.
 fn open(
     folder: &EntryPath,
     found: &mut Found,
@@ -113,7 +112,7 @@ fn walk(
     Ok(())
 }
 
-/// Takes what is carried from one folder; returns the folders in it.
+/// Collects the carried files of one folder; returns the folders in it.
 fn enter(
     dir: &Dir,
     folder: &EntryPath,
@@ -122,7 +121,7 @@ fn enter(
 ) -> Result<Vec<EntryPath>> {
     let mut below = Vec::new();
     for name in dir.list()? {
-        // A name that is too long is none of Go's.
+        // A name that is too long is not Go's.
         let Ok(path) = folder.join(&name.name) else {
             continue;
         };
@@ -153,7 +152,7 @@ fn file(dir: &Dir, path: EntryPath, known: &dyn Known, found: &mut Found) -> Res
     };
     let is_zip = matches!(file, ModFile(_, Part::Zip));
     if !fits(&file, stat.size) {
-        // Small files that are cut off are made anew by Go; what is too big it cannot use, and somebody should know.
+        // Go recreates truncated small files; files that are too large it cannot use, so report them.
         if stat.size > 0 {
             let limit = if is_zip {
                 MAX_ZIP_BYTES
@@ -167,7 +166,7 @@ fn file(dir: &Dir, path: EntryPath, known: &dyn Known, found: &mut Found) -> Res
         }
         return Ok(());
     }
-    // The packed size of a zip is that of its stored form.
+    // The packed size of a zip is the size of its stored form.
     let proven = is_zip.then(|| known.content(&path, &stat)).flatten();
     let size = proven.map_or(stat.size, |k| k.len);
     let meta = Meta {

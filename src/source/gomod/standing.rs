@@ -1,7 +1,7 @@
-//! What stands where a file of a module would be restored, and whether it stays.
+//! What exists at the path of a module's file that would be restored, and whether it is kept.
 //!
-//! A version's files never change, so what stands is kept unless it is damaged or the project's `go.sum` speaks against it. Zips
-//! are read for that, unless the node index proves that they are what they were.
+//! A version's files never change, so an existing file is kept unless it is damaged or contradicts the project's `go.sum`. Zips
+//! are read for that, unless the node index proves that they are unchanged.
 
 use std::{fs::File, io::Read as _, sync::Arc};
 
@@ -70,8 +70,9 @@ pub(super) fn standing(
     })
 }
 
-/// A zip stays whose contents are those of its `.ziphash`, which `go.sum` does not contradict. Go itself would not look again
-/// (go-caches.md 3.3), so what the node index cannot prove is read whole, once: it is remembered if it is what would be restored.
+/// A zip is kept if its contents match its `.ziphash` and `go.sum` does not contradict them. Go itself would not check again
+/// (go-caches.md 3.3), so a zip that the node index cannot prove is read completely, once: it is remembered if it equals the one
+/// to be restored.
 fn zip_stands(
     sums: &Sums,
     dir: &Dir,
@@ -103,7 +104,7 @@ fn zip_stands(
     })
 }
 
-/// The hash of a zip's contents, and the digest of its packed form, where it has one of its own.
+/// The hash of a zip's contents, and the digest of its packed form, if that is a separate form.
 fn packed(
     file: &Arc<File>,
     size: u64,
@@ -142,7 +143,7 @@ fn small_stays(sums: &Sums, dir: &Dir, name: &[u8], file: &ModFile, bytes: &[u8]
         }
         ModFile(v, Part::Mod) => wrong_mod(sums, v, bytes).is_none(),
         ModFile(v, Part::Info) => wrong_info(v, bytes).is_none(),
-        // It is read whole.
+        // It is read completely.
         ModFile(_, Part::Zip) => true,
     })
 }

@@ -15,7 +15,7 @@ use crate::{
     source::stable::{open_parent, replace_small},
 };
 
-/// How long a `go` that writes the same list is waited for; it needs milliseconds.
+/// How long to wait for a `go` command that writes the same list; it needs milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longest list that is compared with the new one.
@@ -23,7 +23,7 @@ const MAX_LIST_BYTES: u64 = 16 << 20;
 
 /// Rewrites the list in `folder` (`…/@v`) if it is not right, under the lock that Go takes.
 ///
-/// If somebody holds the lock for long the list is left to them: it serves only those who list versions offline.
+/// If another process holds the lock for long, the list is left to it: the list is only needed to list versions offline.
 pub(super) fn rewrite(root: &Dir, folder: &EntryPath) -> fs::Result<()> {
     let dir = open_parent(root, folder)?.open_dir(folder.name())?;
     let failed = |what, e: std::io::Error| fs::Error::new(what, dir.at(b"list"), e);
@@ -55,14 +55,14 @@ pub(super) fn rewrite(root: &Dir, folder: &EntryPath) -> fs::Result<()> {
     }
     let stat = fs::stat_file(&file).map_err(|e| failed("stat", e))?;
     if stat.nlink > 1 {
-        // Its other names are not ours to change. Whoever goes on with it may be another user: where owner or mode cannot be kept,
-        // their `go` makes do with what there is.
+        // Do not change its other names. Another user may use the list later: if owner or mode cannot be kept, that user's `go`
+        // copes with the existing list.
         replace_small(&dir, b"list", &list)?;
         let _ = dir.set_owner(b"list", stat.uid, stat.gid);
         let _ = dir.set_mode(b"list", stat.mode() & 0o777);
         return Ok(());
     }
-    // Zeroes first: a cut-off write shows as such, as Go wants it.
+    // Zeroes first, as Go does: a truncated write can be detected.
     let mut write = || {
         file.set_len(0)?;
         file.set_len(list.len() as u64)?;

@@ -4,7 +4,7 @@
 
 use std::cmp::Ordering;
 
-/// A parsed version; numbers stay text, as they may be long.
+/// A parsed version; numbers stay text, since they may be long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Version<'a> {
     numbers: [&'a str; 3],
@@ -34,7 +34,7 @@ fn parse(v: &str) -> Option<Version<'_>> {
     if parts.next().is_some() || !numbers.iter().all(|n| is_plain_number(n)) {
         return None;
     }
-    // A number with a leading zero is no identifier of a prerelease.
+    // A number with a leading zero is not a valid prerelease identifier.
     let pre_is_fine = pre.is_none_or(|p| {
         p.split('.')
             .all(|i| is_identifier(i) && (!is_number(i) || is_plain_number(i)))
@@ -47,7 +47,7 @@ fn parse(v: &str) -> Option<Version<'_>> {
     })
 }
 
-/// Says whether Go keeps files of that version: complete, and without build metadata other than `+incompatible`.
+/// Returns true if Go keeps files of that version: it must be complete, and without build metadata other than `+incompatible`.
 pub(super) fn is_canonical(v: &str) -> bool {
     parse(v).is_some_and(|p| matches!(p.build, "" | "incompatible"))
 }
@@ -59,7 +59,7 @@ fn compare_numbers(a: &str, b: &str) -> Ordering {
 fn compare_prereleases(a: &str, b: &str) -> Ordering {
     match (a.is_empty(), b.is_empty()) {
         (true, true) => return Ordering::Equal,
-        // A release is newer than what led to it.
+        // A release is newer than its prereleases.
         (true, false) => return Ordering::Greater,
         (false, true) => return Ordering::Less,
         (false, false) => {}
@@ -84,7 +84,7 @@ fn compare_prereleases(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// Orders two versions as `semver.Sort` does: by precedence, equal ones by their text; what is none comes first.
+/// Orders two versions as `semver.Sort` does: by precedence, equal ones by their text; invalid ones come first.
 fn compare(a: &str, b: &str) -> Ordering {
     let by_precedence = match (parse(a), parse(b)) {
         (None, None) => Ordering::Equal,
@@ -101,9 +101,9 @@ fn compare(a: &str, b: &str) -> Ordering {
     by_precedence.then_with(|| a.cmp(b))
 }
 
-/// The content of `@v/list`, from the names of all files beside it: every canonical version that has a `.mod`, in order.
+/// The content of `@v/list`, from the names of all files in its folder: every canonical version that has a `.mod`, in order.
 ///
-/// Versions stay as the files are called (escaped): Go does not unescape them either.
+/// Versions stay escaped, as in the file names: Go does not unescape them either.
 pub(super) fn list<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut versions: Vec<&str> = names
         .filter_map(|n| std::str::from_utf8(n).ok()?.strip_suffix(".mod"))

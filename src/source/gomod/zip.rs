@@ -1,11 +1,12 @@
-//! Zips of modules: read with suspicion, and written again stored.
+//! Zips of modules: read defensively, and rewritten uncompressed.
 //!
-//! Module hashes cover names and contents, not zip bytes (go-caches.md, 3.2), so a zip may be rebuilt. Stored inside a pack it
-//! compresses 29 % better than as it is (3.5). The canonical form is a function of names, contents and their order alone.
+//! Module hashes cover names and contents, not zip bytes (go-caches.md, 3.2), so a zip may be rebuilt. Inside a pack, the
+//! uncompressed form compresses 29 % better than the original (3.5). The canonical form depends only on names, contents and their
+//! order.
 //!
-//! The reader takes less than Go's `archive/zip` does, and nothing that Go would read in another way: what is hashed here is what Go
-//! unpacks there. It refuses zip64 (a module has at most 500 MiB), encryption, and data before the archive.
-//! Format: PKWARE APPNOTE 6.3, 4.3.
+//! The reader accepts less than Go's `archive/zip`, and nothing that Go would read differently: the hashed contents are those
+//! that Go unpacks. It refuses zip64 (a module has at most 500 MiB), encryption, and data before the archive. Format: PKWARE
+//! APPNOTE 6.3, 4.3.
 
 mod member;
 mod stored;
@@ -17,7 +18,7 @@ use crate::digest::Sha256;
 use member::{Member, MemberReader};
 pub(super) use stored::StoredZip;
 
-/// Most bytes of a module's zip, and of all files in it (`MaxZipFile` in `golang.org/x/mod/zip`).
+/// Maximum bytes of a module's zip, and of all files in it (`MaxZipFile` in `golang.org/x/mod/zip`).
 pub(super) const MAX_ZIP_BYTES: u64 = 500 << 20;
 
 /// Longest table of contents that is read; a Go toolchain has 2 MiB of it.
@@ -45,19 +46,19 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(super) struct Directory {
     /// In the order of the table.
     members: Vec<Member>,
-    /// Where the table starts, behind all contents.
+    /// Where the table starts, after all contents.
     start: u64,
 }
 
 impl Directory {
-    /// Reads the table of a zip of `size` bytes, whose names must all lie in the folder `module@version/`.
+    /// Reads the table of a zip of `size` bytes, whose names must all be in the folder `module@version/`.
     ///
     /// # Errors
-    /// In words: it is no such zip, or Go could not use it, or it may be read in more than one way.
+    /// A message: it is not such a zip, Go could not use it, or it is ambiguous.
     pub(super) fn read(file: &File, size: u64, version: &ModVersion) -> Result<Self, String> {
         if size > MAX_ZIP_BYTES {
             return Err(format!(
-                "the zip has {size} bytes, Go takes {MAX_ZIP_BYTES} at most"
+                "the zip has {size} bytes, Go accepts at most {MAX_ZIP_BYTES}"
             ));
         }
         let end = find_end(file, size)?;
@@ -71,7 +72,7 @@ impl Directory {
         })
     }
 
-    /// Bytes of the canonical form; `None` where it would be more than Go takes.
+    /// Bytes of the canonical form; `None` if it would be larger than Go accepts.
     pub(super) fn stored_len(&self) -> Option<u64> {
         let len: u64 = self
             .members
@@ -85,7 +86,7 @@ impl Directory {
     /// Reads all contents and hashes them.
     ///
     /// # Errors
-    /// In words: contents are damaged, or Go could not use the names.
+    /// A message: contents are damaged, or Go could not use the names.
     pub(super) fn hash(&self, file: &std::sync::Arc<File>) -> Result<H1, String> {
         let mut digests = Vec::with_capacity(self.members.len());
         let mut buf = vec![0; 128 << 10];
@@ -110,7 +111,7 @@ impl Directory {
     }
 }
 
-/// The record at the end of a zip, as far as it matters.
+/// The relevant fields of the record at the end of a zip.
 struct End {
     records: usize,
     table_start: u64,
@@ -130,7 +131,7 @@ fn find_end(file: &File, size: u64) -> Result<End, String> {
                 .rev()
                 .find(|at| tail[*at..].starts_with(END_SIGNATURE))
         })
-        .ok_or("it is no zip: it has no end record")?;
+        .ok_or("it is not a zip: it has no end record")?;
     let end = &tail[at..];
     if usize::from(u16_at(end, 20)) != end.len() - END_LEN {
         return Err("its end record is not at its end".into());
@@ -200,7 +201,7 @@ fn parse_table(mut table: &[u8], end: &End, prefix: &[u8]) -> Result<Vec<Member>
     let mut names: Vec<&[u8]> = members.iter().map(|m| &*m.name).collect();
     names.sort_unstable();
     if names.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err("a name stands in it twice".into());
+        return Err("it contains a name twice".into());
     }
     Ok(members)
 }

@@ -1,4 +1,4 @@
-//! Zips of the cache as they are packed.
+//! Zips of the cache in their packed form.
 
 use std::{
     fs::File,
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Bytes of a zip as it is packed: of its stored form, or its own where that would be more than Go takes.
+/// Packed bytes of a zip: the size of its stored form, or its own size if the stored form would be larger than Go accepts.
 pub(super) fn packed_len(root: &Path, item: &Item, v: &ModVersion) -> Result<u64, String> {
     let root = Dir::open(root).map_err(|e| e.to_string())?;
     let dir = open_parent(&root, &item.entry.path).map_err(|e| e.to_string())?;
@@ -31,7 +31,7 @@ pub(super) fn packed_len(root: &Path, item: &Item, v: &ModVersion) -> Result<u64
     Ok(directory.stored_len().unwrap_or(item.stat.size))
 }
 
-/// Opens a zip whose packed size is known; `beside` is what its `.ziphash` says.
+/// Opens a zip whose packed size is known; `beside` is the hash in its `.ziphash`.
 pub(super) fn content(
     stable: StableFile,
     item: &Item,
@@ -68,7 +68,7 @@ pub(super) fn content(
     }
 }
 
-/// The one hash that a zip may have: that of its `.ziphash`, else that of `go.sum`; `None` if nobody says.
+/// The only allowed hash of a zip: that of its `.ziphash`, else that of `go.sum`; `None` if there is neither.
 fn expected(sums: &Sums, v: &ModVersion, beside: Option<H1>) -> Result<Option<H1>, String> {
     match beside {
         Some(h1) => wrong_zip(sums, v, h1, None).map_or(Ok(Some(h1)), Err),
@@ -106,7 +106,7 @@ impl Read for Stored {
 
 impl Content for Stored {
     fn settle(mut self: Box<Self>) -> Result<(), String> {
-        // A reader that counts may stop at the last byte, before the end is seen.
+        // A counting reader may stop at the last byte, before it sees the end.
         if self.zip.read(&mut [0]).map_err(|e| e.to_string())? != 0 {
             return Err("it was not read to its end".into());
         }
@@ -115,7 +115,7 @@ impl Content for Stored {
     }
 }
 
-/// A zip whose stored form would be too big for Go: its bytes as they stand, hashed afterwards.
+/// A zip whose stored form would be too large for Go: its original bytes, hashed afterwards.
 struct AsItIs {
     file: Arc<File>,
     directory: Directory,

@@ -1,4 +1,4 @@
-//! Leave to change a target, which whoever waits for the placement can take back.
+//! Permission to change a target, which the caller that waits for the placement can revoke.
 
 use std::sync::{
     Arc,
@@ -11,15 +11,15 @@ const UNUSED: u8 = 0;
 const USED: u8 = 1;
 const TAKEN_BACK: u8 = 2;
 
-/// Leave to change the target. Between two changes it can be taken back; so it is certain whether the target was changed.
+/// Permission to change the target. It can be revoked between two changes, so it is certain whether the target was changed.
 #[derive(Debug, Clone, Default)]
 pub struct Leave(Arc<AtomicU8>);
 
 impl Leave {
-    /// Asked before each change.
+    /// Must be called before each change.
     ///
     /// # Errors
-    /// It was taken back: nothing more may be changed.
+    /// The permission was revoked: nothing more may be changed.
     pub fn ask(&self) -> Result<()> {
         let used = self
             .0
@@ -30,18 +30,18 @@ impl Leave {
         }
     }
 
-    /// Takes it back; returns whether the target is being changed: then the placement says how far it came.
+    /// Revokes the permission; returns true if the target is already being changed: then the placement reports its progress.
     pub fn take_back(&self) -> bool {
         self.0.swap(TAKEN_BACK, Ordering::SeqCst) == USED
     }
 
-    /// Takes it back when the answer is dropped, as on an interruption.
+    /// Revokes the permission when the returned guard is dropped, for instance on an interruption.
     pub fn while_awaited(&self) -> Awaited {
         Awaited(self.clone())
     }
 }
 
-/// Somebody waits for the placement.
+/// Guard of a caller that waits for the placement.
 #[derive(Debug)]
 pub struct Awaited(Leave);
 

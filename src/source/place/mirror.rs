@@ -1,4 +1,4 @@
-//! Removing from a target what the snapshot does not have.
+//! Removing files from a target that are not in the snapshot.
 
 use std::{collections::HashSet, io};
 
@@ -11,7 +11,8 @@ use crate::{
     source::{Result, walk},
 };
 
-/// Removes every name that is no entry and above none, unless `keep` says so; folders that hold something kept stay.
+/// Removes every name that is neither an entry nor a folder above one, unless `keep` returns true; folders with kept contents
+/// stay.
 pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Result<()> {
     let mut wanted: HashSet<&[u8]> = HashSet::new();
     for entry in mover.plan.entries {
@@ -52,7 +53,7 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
     Ok(())
 }
 
-/// Says whether it is gone; not, if it is a mount point, or a folder that holds something kept.
+/// Removes a name; returns false if it is a mount point, or a folder with kept contents.
 fn remove(dir: &Dir, path: &EntryPath, is_dir: bool) -> fs::Result<bool> {
     let gone = if is_dir {
         dir.remove_dir(path.name())

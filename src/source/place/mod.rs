@@ -1,9 +1,9 @@
-//! Putting a tree back: it is staged beside or inside its target, and renamed into place when all of it is there.
+//! Restoring a tree: it is staged next to or inside its target, and renamed into place when it is complete.
 //!
-//! - Holds: the staging folder and its lock, the tree in it, the moves into the target, the removal of what is no longer wanted.
+//! - Holds: the staging folder and its lock, the tree in it, the moves into the target, the removal of unwanted files.
 //! - Enters: a target path, files from many threads, the snapshot's entries.
-//! - Leaves: a target in which every name has its old content or its new one, whenever the process is killed.
-//! - Deliberately absent: packs, digests (what is staged has been verified), the choice of what to restore.
+//! - Leaves: a target in which every name has either its old or its new content, whenever the process is killed.
+//! - Deliberately absent: packs, digests (staged content has been verified), the choice of what to restore.
 //!
 //! ```text
 //! <holder>/.cachectl-tmp-<random>/   the target's parent (target absent) or the target itself
@@ -31,28 +31,28 @@ pub use staging::Staging;
 pub use tree::StageTree;
 pub use way::stays;
 
-/// What is to be put into place.
+/// A tree to be put into place.
 pub struct Placement<'a> {
     /// All entries of the snapshot that the target is to have: sorted by path, unique.
     ///
-    /// Folders, symbolic and hard links are made from their entries alone, where the target lacks them.
+    /// Folders, symbolic and hard links are created from their entries alone, if the target lacks them.
     pub entries: &'a [&'a Entry],
-    /// For each of `entries`: a file that is staged, complete. Files that are not staged stand in the target already.
+    /// For each of `entries`: whether a complete file is staged for it. Files that are not staged already exist in the target.
     pub staged: &'a [bool],
     /// The time of change that an entry gets (links and folders; files got theirs when they were staged).
     pub mtime: &'a dyn Fn(&Entry) -> Time,
     /// Order in which single files become visible, lower first.
     pub rank: &'a dyn Fn(&EntryPath) -> u8,
-    /// Removes what is not among `entries`, unless this says it is to be kept (path, whether it is a folder; a kept folder is
-    /// kept whole); `None` keeps everything. A folder in the way of a file or link goes as far as [`stays`] lets it.
+    /// Removes everything not in `entries`, unless this returns true (path, whether it is a folder; a kept folder is kept with
+    /// all its contents); `None` keeps everything. A folder in the way of a file or link is removed if [`stays`] allows it.
     pub mirror: Option<&'a Keep<'a>>,
-    /// Cachectl's own folders in the target, which nothing removes.
+    /// Cachectl's own folders in the target, which are never removed.
     pub own: &'a OwnWithin,
-    /// Asked before each name is changed.
+    /// Permission, checked before each name is changed.
     pub leave: &'a Leave,
 }
 
-/// Says whether a name (path, whether it is a folder) is to be kept.
+/// Returns true if a name (path, whether it is a folder) must be kept.
 pub type Keep<'a> = dyn Fn(&[u8], bool) -> bool + Sync + 'a;
 
 /// What a placement did.
@@ -60,25 +60,25 @@ pub type Keep<'a> = dyn Fn(&[u8], bool) -> bool + Sync + 'a;
 pub struct Placed {
     /// The target.
     pub target: Dir,
-    /// Renames that it took; 1 where the whole target was new.
+    /// Number of renames; 1 if the whole target was new.
     pub moves: u64,
     /// Names that the mirror removed.
     pub removed: u64,
 }
 
-/// Compares paths so that a folder comes directly before all that it holds: `/` sorts before any other byte.
+/// Compares paths so that a folder comes directly before its contents: `/` sorts before any other byte.
 fn tree_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
-    // NUL is in no path.
+    // No path contains NUL.
     let key = |b: &u8| if *b == b'/' { 0 } else { *b };
     a.iter().map(key).cmp(b.iter().map(key))
 }
 
-/// Says whether `path` lies below the folder `above`.
+/// Returns true if `path` is below the folder `above`.
 pub fn is_below(path: &[u8], above: &[u8]) -> bool {
     path.len() > above.len() && path[above.len()] == b'/' && path.starts_with(above)
 }
 
-/// Opens the folders that hold entries, remembering the last: entries in tree order mostly share it.
+/// Opens the folders that contain entries, remembering the last: consecutive entries in tree order mostly share it.
 struct Parents<'a> {
     root: &'a Dir,
     last: Option<(Option<EntryPath>, Dir)>,
@@ -89,7 +89,7 @@ impl<'a> Parents<'a> {
         Self { root, last: None }
     }
 
-    /// The folder that holds `path`; `None` where there is none, or a link or a file on the way.
+    /// The folder that contains `path`; `None` if it does not exist, or a link or file is in the path.
     fn of(&mut self, path: &EntryPath) -> crate::fs::Result<Option<&Dir>> {
         let parent = path.parent();
         if self.last.as_ref().is_none_or(|(p, _)| *p != parent) {
@@ -102,7 +102,7 @@ impl<'a> Parents<'a> {
     }
 }
 
-/// Says whether an operation failed with one of these.
+/// Returns true if an operation failed with one of these.
 fn is_errno(e: &crate::fs::Error, errnos: &[rustix::io::Errno]) -> bool {
     errnos
         .iter()

@@ -9,11 +9,11 @@ use crate::{
     source::{Error, Result, meta},
 };
 
-/// The system's ways to say that what stands in the way is of another kind, or not empty.
+/// System errors for a name that is taken by another kind of file, or by a non-empty folder.
 const IN_THE_WAY: [Errno; 4] = [Errno::ISDIR, Errno::NOTDIR, Errno::EXIST, Errno::NOTEMPTY];
-/// … that the file system cannot exchange names.
+/// System errors if the file system cannot exchange names.
 const NO_EXCHANGE: [Errno; 4] = [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::XDEV];
-/// … that a folder is read-only.
+/// System errors for a read-only folder.
 const READ_ONLY: [Errno; 2] = [Errno::ACCESS, Errno::PERM];
 
 /// One rename.
@@ -22,30 +22,30 @@ struct Move {
     /// Position in `Mover::order` of the first entry that moves.
     at: usize,
     path: EntryPath,
-    /// Single files by their rank; a folder with all that it holds goes after the first rank.
+    /// Single files by their rank; a folder with all its contents comes after the first rank.
     rank: (u8, bool),
 }
 
 /// Moves one staged tree into one target.
 pub(super) struct Mover<'a> {
     pub(super) tree: &'a StageTree,
-    /// Takes what has to make way.
+    /// Takes files that are replaced.
     container: &'a Dir,
     pub(super) plan: &'a Placement<'a>,
     /// Indices of the entries in tree order.
     pub(super) order: Vec<usize>,
-    /// By index: it stands in the staged tree and is to be moved.
+    /// By index: whether it is in the staged tree and must be moved.
     pub(super) in_stage: Vec<bool>,
-    /// Hard links that can only be made in the target itself, by index.
+    /// Hard links that can only be created in the target itself, by index.
     pub(super) late: Vec<usize>,
-    /// Folders that were made writable, and their modes before.
+    /// Folders that were made writable, and their previous modes.
     writable: Vec<(EntryPath, u32)>,
     /// Renames that were done.
     pub(super) moves: u64,
     /// Names that the mirror removed.
     pub(super) removed: u64,
     pub(super) put_aside: u64,
-    /// The staged tree has been completed before, for a target that was absent.
+    /// The staged tree has already been completed, for an absent target.
     completed: bool,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Mover<'a> {
         }
     }
 
-    /// Brings all into an existing target; `moves` and `removed` say how far it came, also when it fails.
+    /// Moves everything into an existing target; `moves` and `removed` count the progress, even if it fails.
     pub(super) fn run(&mut self, target: &Dir) -> Result<()> {
         if !self.completed {
             self.complete_for(Some(target))?;
@@ -91,14 +91,14 @@ impl<'a> Mover<'a> {
         self.give_folders_meta(target)
     }
 
-    /// Makes in the staged tree all folders and links: it becomes the target.
+    /// Creates all folders and links in the staged tree, which will become the target.
     pub(super) fn complete(&mut self) -> Result<()> {
         self.complete_for(None)?;
         self.completed = true;
         Ok(())
     }
 
-    /// Makes in the staged tree the folders and links that the target lacks.
+    /// Creates the folders and links that the target lacks in the staged tree.
     fn complete_for(&mut self, target: Option<&Dir>) -> Result<()> {
         let (entries, carry) = (self.plan.entries, self.tree.carry());
         if self.plan.staged.len() != entries.len()
@@ -155,7 +155,7 @@ impl<'a> Mover<'a> {
         Ok(())
     }
 
-    /// Says whether the link was made in the staged tree: not if it is right already, or has to be made late.
+    /// Returns true if the link was created in the staged tree: not if the existing one is right, or if it must be created late.
     fn stage_hard_link(&mut self, i: usize, to: &EntryPath, target: Option<&Dir>) -> Result<bool> {
         let entries = self.plan.entries;
         let entry = entries[i];
@@ -165,7 +165,7 @@ impl<'a> Mover<'a> {
             .filter(|j| entries[*j].kind.is_file());
         let Some(j) = file else {
             return Err(Error::Invalid(format!(
-                "`{}` is a hard link to `{to}`, which is no file of the snapshot",
+                "`{}` is a hard link to `{to}`, which is not a file of the snapshot",
                 entry.path
             )));
         };
@@ -194,7 +194,7 @@ impl<'a> Mover<'a> {
         }
     }
 
-    /// The fewest renames that bring everything over, in the order in which they are to be done.
+    /// The smallest set of renames that moves everything, in the order of execution.
     fn moves(&self, target: &Dir) -> Result<Vec<Move>> {
         let mut there = Some(Parents::new(target));
         let mut moves: Vec<Move> = Vec::new();
@@ -270,7 +270,7 @@ impl<'a> Mover<'a> {
             } else if is_errno(&e, &IN_THE_WAY) {
                 let theirs = to.stat(name)?.is_some_and(|s| s.is_dir());
                 if m.rank.1 && theirs {
-                    // Made by somebody else since we looked: now both have it.
+                    // Another process created it meanwhile: now both trees have it.
                     self.moves += 1;
                     return self.copy_over(target, m.at, &m.path);
                 }
@@ -293,7 +293,7 @@ impl<'a> Mover<'a> {
         }
     }
 
-    /// Refuses to remove a folder that has come into the way since the entries were chosen.
+    /// Refuses to remove a folder that appeared at the path since the entries were chosen.
     pub(super) fn may_go(&self, parent: &Dir, path: &EntryPath) -> Result<()> {
         let (own, mirror) = (self.plan.own, self.plan.mirror);
         match stays(
@@ -308,18 +308,19 @@ impl<'a> Mover<'a> {
         }
     }
 
-    /// Takes `name` out of the way; the container is removed with it in the end.
+    /// Moves `name` out of the way, into the container, which is removed at the end.
     pub(super) fn put_aside(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
         self.put_aside += 1;
         let aside = format!("old-{}", self.put_aside);
         match dir.rename(name, self.container, aside.as_bytes()) {
-            // Another file system, or a layer below an overlay: no way to keep it until the end.
+            // Another file system, or a layer below an overlay: it cannot be kept until the end.
             Err(e) if is_errno(&e, &[Errno::XDEV]) => Ok(dir.remove_tree(name)?),
             other => Ok(other?),
         }
     }
 
-    /// Lets us rename into a read-only folder, and folders themselves (their `..` is written), as far as they are ours.
+    /// Makes renames into a read-only folder possible, and of read-only folders (a rename writes their `..`), if they belong to
+    /// us.
     fn make_writable(&mut self, path: &EntryPath, from: &Dir, to: &Dir) -> Result<()> {
         if let Some(parent) = path.parent()
             && let Some(mode) = loosen(to)?
@@ -330,7 +331,7 @@ impl<'a> Mover<'a> {
         let name = path.name();
         for dir in [from, to] {
             if dir.stat(name)?.is_some_and(|s| s.is_dir()) {
-                // The staged one gets its final mode at the end; the other one is on its way out.
+                // The staged folder gets its final mode at the end; the other one is being removed.
                 dir.set_mode(name, 0o700)?;
             }
         }
@@ -356,12 +357,12 @@ impl<'a> Mover<'a> {
                 other => other.map(drop),
             };
             if let Err(e) = restored {
-                tracing::warn!(error = %e, "Permissions of a folder not set back");
+                tracing::warn!(error = %e, "Permissions of a folder not restored");
             }
         }
     }
 
-    /// Gives folders their final permissions and times, deepest first, since each change below one changes its time.
+    /// Sets the final permissions and times of folders, deepest first, since each change below a folder changes its time.
     pub(super) fn give_folders_meta(&self, root: &Dir) -> Result<()> {
         let carry = self.tree.carry();
         let mut parents = Parents::new(root);
@@ -389,7 +390,7 @@ impl<'a> Mover<'a> {
     }
 }
 
-/// The parent of `path` in the target and what stands there.
+/// The parent of `path` in the target, and the `stat` of `path`.
 fn stat<'p>(
     there: &'p mut Option<Parents<'_>>,
     path: &EntryPath,
@@ -403,7 +404,7 @@ fn stat<'p>(
     Ok(dir.stat(path.name())?.map(|stat| (dir, stat)))
 }
 
-/// Makes a folder writable for its owner; its mode before, if that changed it.
+/// Makes a folder writable for its owner; returns its previous mode if that changed it.
 fn loosen(dir: &Dir) -> fs::Result<Option<u32>> {
     let mode = dir.stat_self()?.mode();
     if mode & 0o700 == 0o700 {

@@ -1,6 +1,6 @@
-//! Where a rename cannot do it: mount points in the target, layers of an overlay, folders that appeared meanwhile.
+//! Fallback if a rename is impossible: mount points in the target, layers of an overlay, folders that appeared meanwhile.
 //!
-//! Entry by entry; files are copied to a temporary name beside their place, locked while we live, and renamed.
+//! Works entry by entry; files are copied to a temporary name next to their path, locked while we live, and renamed.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
@@ -16,7 +16,7 @@ const PIECE: usize = 1 << 20;
 
 #[cfg(test)]
 thread_local! {
-    /// Set: no file can be renamed, as if the target were another file system.
+    /// If set, no file can be renamed, as if the target were on another file system.
     pub(super) static ONLY_COPY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
@@ -29,7 +29,7 @@ fn rename_over(from: &Dir, to: &Dir, name: &[u8]) -> bool {
 }
 
 impl Mover<'_> {
-    /// Brings over all that is staged at `path` or below, which starts at position `at`.
+    /// Copies everything staged at `path` or below, which starts at position `at`.
     pub(super) fn copy_over(&mut self, target: &Dir, at: usize, path: &EntryPath) -> Result<()> {
         let mut cleaned: Option<EntryPath> = None;
         for next in at..self.order.len() {
@@ -88,13 +88,13 @@ impl Mover<'_> {
                 .open_parent(file)?
                 .hard_link(file.name(), &to, &temp)?;
             self.swap_in(&to, &temp, &entry.path)?;
-            // Two names of one file: such a rename does nothing.
+            // Renaming between two names of the same file does nothing.
             to.remove_file(&temp)?;
         }
         Ok(())
     }
 
-    /// The folder that holds `path` in the target, made where it is missing; what is no folder makes way.
+    /// The folder that contains `path` in the target, created if missing; a non-folder in its place is replaced.
     fn make_way(&mut self, target: &Dir, path: &EntryPath) -> Result<Dir> {
         let mut dir = target.try_clone()?;
         if let Some(parent) = path.parent() {
@@ -131,7 +131,7 @@ impl Mover<'_> {
         };
         let result = copied();
         if result.is_err() {
-            // The copy's own error is the one to tell of.
+            // Report the error of the copy itself.
             let _ = to.remove_file(&temp);
         }
         result

@@ -1,4 +1,4 @@
-//! The staging folder: made, locked, cleaned up after the dead.
+//! The staging folder: created, locked, and cleaned up after dead runs.
 
 use std::{
     io,
@@ -21,33 +21,33 @@ use crate::{
 const LOCK: &[u8] = b"lock";
 const NEW: &[u8] = b"new";
 
-/// A tree on its way into a target. Dropped without [`Staging::place`], it leaves the target as it was.
+/// A tree that is being staged for a target. Dropped without [`Staging::place`], it leaves the target unchanged.
 #[derive(Debug)]
 pub struct Staging {
     /// The target, its last links resolved.
     target: PathBuf,
-    /// The folder that holds the staging folder.
+    /// The folder that contains the staging folder.
     holder: Dir,
     name: Vec<u8>,
     container: Dir,
     tree: StageTree,
     _lock: Option<Lock>,
-    /// There was no target: the tree becomes it by one rename.
+    /// There was no target: one rename turns the tree into the target.
     fresh: bool,
-    /// Folders above the target that were made for it, from the top.
+    /// Folders above the target that were created for it, from the top.
     made: Vec<PathBuf>,
-    /// The target's mode, if it had to be made writable.
+    /// The target's previous mode, if it had to be made writable.
     mode_before: Option<u32>,
 }
 
 impl Staging {
-    /// Makes a staging folder for `target` and removes those of dead runs.
+    /// Creates a staging folder for `target` and removes those of dead runs.
     ///
-    /// An absent target is staged beside, an existing one inside: so a target that is a mount point, or whose parent cannot
-    /// be written, is staged on its own file system. Folders above the target are made.
+    /// For an absent target it is next to the target, for an existing one inside: so a target that is a mount point, or whose
+    /// parent is not writable, is staged on its own file system. Folders above the target are created.
     ///
     /// # Errors
-    /// The target is there but no folder, or nothing can be written there.
+    /// The target exists but is not a folder, or it is not writable.
     pub fn begin(target: &Path, carry: Carry) -> Result<Self> {
         let target = resolve(target)?;
         let mut made = Vec::new();
@@ -66,7 +66,7 @@ impl Staging {
         let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new(if target.is_absolute() { "/" } else { "." }));
         let holder = if let Some(dir) = opened {
-            // A run that died before there was a target left its folder beside it.
+            // A run that died before the target existed left its folder next to it.
             if let Ok(parent) = Dir::open(parent) {
                 remove_dead(&parent);
             }
@@ -111,24 +111,25 @@ impl Staging {
         &self.target
     }
 
-    /// The tree, to be filled.
+    /// The tree to fill.
     pub fn tree(&self) -> &StageTree {
         &self.tree
     }
 
-    /// Says whether there was no target when staging began.
+    /// Returns true if there was no target when staging began.
     pub fn is_fresh(&self) -> bool {
         self.fresh
     }
 
-    /// Moves the staged tree into the target. The staging folder, and what had to make way, is removed in the end.
+    /// Moves the staged tree into the target. The staging folder and replaced files are removed at the end.
     ///
-    /// A new target appears at once and whole. In an existing one each file or new folder does; a kill in between leaves
-    /// some names old and some new, never one half; folders may then lack their final permissions and times, which the next
-    /// restore mends. A folder and a file in each other's way are exchanged in one step where the file system can do it.
+    /// A new target appears atomically and complete. In an existing target each file or new folder does; a kill in between leaves
+    /// some names old and some new, but none incomplete; folders may then lack their final permissions and times, which the next
+    /// restore corrects. A folder and a file with the same name are exchanged in one step if the file system supports it.
     ///
     /// # Errors
-    /// What failed first, as [`Error::Partly`] if something was placed before, which stays. `Invalid` where the entries contradict each other.
+    /// The first failure, as [`Error::Partly`] if something was already placed, which stays. `Invalid` if the entries contradict
+    /// each other.
     pub fn place(mut self, plan: &Placement<'_>) -> Result<Placed> {
         let mut mover = moves::Mover::new(&self.tree, &self.container, plan);
         let target = if self.fresh {
@@ -144,14 +145,14 @@ impl Staging {
                     removed: 0,
                 });
             }
-            // Somebody has made it meanwhile: now it is an existing one, all of which is staged.
+            // Another process created it meanwhile: treat it as an existing target, for which everything is staged.
             self.holder.open_dir(target_name(&self.target))?
         } else {
             self.holder.try_clone()?
         };
         let done = mover.run(&target);
         let (moves, removed) = (mover.moves, mover.removed);
-        // What made way and was not replaced is gone too.
+        // Files that were moved away and not replaced count as changes too.
         let changed = moves.max(mover.put_aside.min(1));
         done.map_err(|e| e.after(&self.target, changed, removed))?;
         Ok(Placed {
@@ -161,7 +162,7 @@ impl Staging {
         })
     }
 
-    /// Renames the staged root to the target; `None` if there is one by now.
+    /// Renames the staged root to the target; `None` if the target exists by now.
     fn appear(&self) -> Result<Option<Dir>> {
         let name = target_name(&self.target);
         let renamed = match self.container.rename_new(NEW, &self.holder, name) {
@@ -189,14 +190,14 @@ impl Drop for Staging {
     }
 }
 
-/// The last name of a target that is absent; [`resolve`] leaves one.
+/// The last name of an absent target; [`resolve`] guarantees that there is one.
 fn target_name(target: &Path) -> &[u8] {
     target.file_name().unwrap_or_default().as_bytes()
 }
 
-/// Follows the links at the end of `target`, be they dangling.
+/// Follows the links at the end of `target`, even dangling ones.
 fn resolve(target: &Path) -> Result<PathBuf> {
-    // `x/.` and `x/..` have no last name to be looked at; the system resolves them.
+    // `x/.` and `x/..` have no last name; the system resolves them.
     let mut path = match target.file_name() {
         Some(_) => target.to_owned(),
         None => target
@@ -218,7 +219,7 @@ fn resolve(target: &Path) -> Result<PathBuf> {
         }
     }
     Err(Error::Invalid(format!(
-        "`{}` is a chain of too many links",
+        "too many links in `{}`",
         target.display()
     )))
 }
@@ -236,12 +237,12 @@ fn missing(path: &Path) -> Vec<PathBuf> {
 
 fn remove_empty(made: &[PathBuf]) {
     for path in made.iter().rev() {
-        // Somebody else may use it by now.
+        // Another process may use it by now.
         let _ = std::fs::remove_dir(path);
     }
 }
 
-/// Lets us write into a folder of our own; its mode before, if that changed it.
+/// Makes a folder of our own user writable; returns its previous mode if that changed it.
 fn make_writable(dir: &Dir) -> fs::Result<Option<u32>> {
     let mode = dir.stat_self()?.mode();
     if mode & 0o300 == 0o300 {
@@ -256,7 +257,7 @@ fn restore_mode(dir: &Dir, mode: Option<u32>) {
     if let Some(mode) = mode
         && let Err(e) = fs::set_open_mode(dir.as_fd(), mode)
     {
-        tracing::warn!(path = %dir.path().display(), error = %e, "Permissions not set back");
+        tracing::warn!(path = %dir.path().display(), error = %e, "Permissions not restored");
     }
 }
 
@@ -278,10 +279,10 @@ impl Container {
             }
             match Self::furnish(holder, &name) {
                 Ok(Some(container)) => return Ok(container),
-                // Somebody took it for dead in the moment before it was locked.
+                // Another process took it for dead just before it was locked.
                 Ok(None) => {}
                 Err(e) => {
-                    // The first error is the one to tell of.
+                    // Report the first error.
                     let _ = holder.remove_tree(&name);
                     return Err(e);
                 }
@@ -319,7 +320,7 @@ impl Container {
             Ok(Some(lock)) => Some(lock),
             Ok(None) => return Ok(None),
             Err(e) => {
-                // Where nothing can be locked, nobody can take the folder for dead either.
+                // If locks are not supported, no process can take the folder for dead either.
                 tracing::debug!(error = %e, "Staging folder not locked");
                 None
             }
@@ -345,19 +346,19 @@ fn same(a: Option<Stat>, b: &Stat) -> bool {
     a.is_some_and(|a| (a.dev, a.ino) == (b.dev, b.ino))
 }
 
-/// A new name for something of ours.
+/// A new temporary name.
 pub(super) fn temp_name() -> Vec<u8> {
     let mut name = TEMP_PREFIX.to_vec();
     name.extend_from_slice(format!("{:016x}", fastrand::u64(..)).as_bytes());
     name
 }
 
-/// Removes what dead runs left in `holder`: of our own user, with a lock that is free. Trouble with it is not ours.
+/// Removes staging folders of dead runs in `holder`: those of our own user whose lock is free. Errors are ignored.
 pub(super) fn remove_dead(holder: &Dir) {
     let names = match holder.list() {
         Ok(names) => names,
         Err(e) => {
-            tracing::debug!(error = %e, "Not looked for dead staging folders");
+            tracing::debug!(error = %e, "Did not search for dead staging folders");
             return;
         }
     };
@@ -381,7 +382,8 @@ fn remove_if_dead(holder: &Dir, name: &[u8]) -> fs::Result<()> {
         let dir = holder.open_dir(name)?;
         let file = match dir.open_file(LOCK) {
             Ok(file) => file,
-            // Being born, or killed at birth: made by us it tells the newborn's owner to take another.
+            // It is just being created, or its creator was killed: a lock created by us makes a live creator choose another
+            // folder.
             Err(e) if e.kind() == io::ErrorKind::NotFound => dir.create_file(LOCK, 0o600)?,
             Err(e) => return Err(e),
         };

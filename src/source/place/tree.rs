@@ -10,10 +10,10 @@ use crate::{
     source::{meta::Carry, walk, xattr},
 };
 
-/// Open folders at most, where the limit of open files allows; the 256 of a Go build cache fit.
+/// Maximum number of open folders, if the limit of open files allows it; enough for the 256 of a Go build cache.
 const MOST_OPEN: u64 = 320;
 
-/// A tree of files that nobody else looks at yet. Folders above a file are made with it.
+/// A tree of files that nobody else uses yet. Folders above a file are created with it.
 #[derive(Debug)]
 pub struct StageTree {
     root: Dir,
@@ -32,12 +32,12 @@ impl StageTree {
             carry,
             lost,
             open: Mutex::new(HashMap::new()),
-            // The rest is for what is fetched, unpacked and compared meanwhile.
+            // The rest is for concurrent fetching, unpacking and comparing.
             most_open: usize::try_from((fs::open_files() / 4).min(MOST_OPEN)).unwrap_or_default(),
         }
     }
 
-    /// The folder that is the root of the tree.
+    /// The root of the tree.
     pub fn root(&self) -> &Dir {
         &self.root
     }
@@ -46,14 +46,14 @@ impl StageTree {
         self.carry
     }
 
-    /// Creates the file at `path` for writing; its final permissions and time come with [`StageTree::finish_file`].
+    /// Creates the file at `path` for writing; [`StageTree::finish_file`] sets its final permissions and time.
     ///
     /// # Errors
-    /// Besides those of the system: it exists already.
+    /// System errors; or the file exists already.
     pub fn create_file(&self, path: &EntryPath, mode: u32) -> Result<File> {
         let create = || self.folder_of(path)?.create_file(path.name(), mode & 0o777);
         match create() {
-            // Folders that are kept open only save time.
+            // Open folders are only an optimization.
             Err(e) if walk::is_fatal(&e.source) => {
                 self.close_folders();
                 create()
@@ -62,7 +62,8 @@ impl StageTree {
         }
     }
 
-    /// Gives a file that was created with the mode of `entry` and is completely written the owner, attributes and permissions of `entry`, as far as they are carried, and the time.
+    /// Sets the time of a completely written file, and the owner, attributes and permissions of `entry`, as far as they are
+    /// carried. The file must have been created with the mode of `entry`.
     pub fn finish_file(&self, file: &File, entry: &Entry, mtime: Time) -> Result<()> {
         let finish = || {
             let mode = self.carry.mode(entry.meta.mode);
@@ -75,7 +76,7 @@ impl StageTree {
                 fs::set_open_mode(file, as_created)?;
                 xattr::write(file, &entry.xattrs, self.carry.gives_away())?;
             }
-            // After the owner, which takes special bits away.
+            // After the owner: changing it clears special bits.
             if as_created != mode || mode > 0o777 {
                 fs::set_open_mode(file, mode)?;
             }
@@ -87,17 +88,17 @@ impl StageTree {
         })
     }
 
-    /// Removes a staged file: it failed, or is not to be placed.
+    /// Removes a staged file that failed or must not be placed.
     pub fn discard(&self, path: &EntryPath) -> Result<()> {
         self.folder_of(path)?.remove_file(path.name())
     }
 
-    /// Makes the folder `path`; it may be there already.
+    /// Creates the folder `path`, if it does not exist.
     pub(super) fn make_dir(&self, path: &EntryPath) -> Result<()> {
         self.folder(path.as_bytes()).map(drop)
     }
 
-    /// The folder that holds `path`, made where it is missing.
+    /// The folder that contains `path`, created if missing.
     pub(super) fn folder_of(&self, path: &EntryPath) -> Result<Arc<Dir>> {
         let bytes = path.as_bytes();
         match bytes.iter().rposition(|b| *b == b'/') {
@@ -110,7 +111,7 @@ impl StageTree {
         if let Some(dir) = self.opened(path) {
             return Ok(dir);
         }
-        // From the nearest folder that is open, downwards.
+        // From the nearest open folder downwards.
         let mut end = path.len();
         let mut dir = loop {
             if end == 0 {
@@ -135,7 +136,7 @@ impl StageTree {
 
     fn open_or_make(&self, dir: &Dir, name: &[u8]) -> Result<Dir> {
         if self.lost & 0o700 != 0 {
-            // An umask that takes our own rights away.
+            // The umask removes our own rights.
             if dir.stat(name)?.is_none() {
                 match dir.make_dir(name, 0o777) {
                     Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),

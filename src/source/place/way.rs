@@ -1,4 +1,4 @@
-//! What stands where the snapshot has something else: whether it may go.
+//! Whether something in the target that conflicts with the snapshot may be removed.
 
 use super::Keep;
 use crate::{
@@ -7,13 +7,15 @@ use crate::{
     source::{own::OwnWithin, walk},
 };
 
-/// Says why what is at `path`, whose parent is `parent`, stays where it is; `None`: it may go, or nothing is there.
+/// The reason why the file or folder at `path`, whose parent is `parent`, must stay; `None` if it may be removed, or does not
+/// exist.
 ///
-/// Of files and links only mount points stay. No folder goes that is, or holds, a folder of cachectl's own, a mount point, what `keep` says is to be kept, or a folder that
-/// cannot be read. All others go in a `mirror`; else only an empty one does.
+/// Files and links stay only if they are mount points. A folder stays if it is or contains one of cachectl's own folders, a mount
+/// point, a path for which `keep` returns true, or an unreadable folder. All others may be removed in a `mirror`; otherwise only
+/// an empty one.
 ///
 /// # Errors
-/// When nothing can be found out for want of handles or memory, or about `path` itself.
+/// When the answer cannot be determined for lack of handles or memory, or `path` itself cannot be examined.
 pub fn stays(
     parent: &Dir,
     path: &EntryPath,
@@ -48,7 +50,7 @@ pub fn stays(
     }
 }
 
-/// Why something is not to be removed.
+/// Why something must not be removed.
 enum Kept {
     Own,
     MountPoint,
@@ -79,7 +81,7 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// Looks at what stands as `name` in `dir`.
+    /// Examines `name` in `dir`.
     fn at(
         &self,
         dir: &Dir,
@@ -97,10 +99,10 @@ impl Look<'_> {
         Ok(is_kept.then_some(Kept::Excluded))
     }
 
-    /// Looks at all that the folder `top` holds, and enters no link.
+    /// Examines everything in the folder `top`, without following links.
     fn below(&self, parent: &Dir, top: &EntryPath) -> fs::Result<Below> {
         let mut found = Below::Nothing;
-        // Names from `parent` on.
+        // Paths relative to `parent`.
         let mut folders = vec![top.name().to_vec()];
         while let Some(folder) = folders.pop() {
             let whole = match top.parent() {
@@ -130,7 +132,7 @@ impl Look<'_> {
                     Ok(Some(stat)) => stat,
                     Ok(None) => continue,
                     Err(e) if walk::is_fatal(&e.source) => return Err(e),
-                    // A folder that may be listed, but not entered.
+                    // A folder that can be listed, but not entered.
                     Err(e) => return Ok(Below::Kept(path, Kept::Unreadable(e.source))),
                 };
                 if let Some(why) = self.at(&dir, &child.name, &path, &stat)? {

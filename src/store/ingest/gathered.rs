@@ -1,4 +1,4 @@
-//! What is gathered of a body before it is written.
+//! Collecting pieces of a body before they are written.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::store::{
     error::{Error, ErrorKind, Result},
 };
 
-/// A sender that sends nothing for so long has what came written, so that it holds no memory.
+/// If a client sends nothing for this long, the received bytes are written, so that they hold no memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Pieces of a body that are written together.
+/// A batch: pieces of a body that are written together.
 pub(super) struct Gathered {
     pub(super) batch: Batch,
     /// How the body ended, if it did.
@@ -29,7 +29,7 @@ impl Gathered {
         }
     }
 
-    /// Waits for the next batch: a full one, or what came before the sender paused. More bytes than are `left` are an error.
+    /// Waits for the next batch: a full one, or the bytes received before the client paused. More bytes than `left` are an error.
     pub(super) async fn next(body: &mut ByteStream, left: &mut Option<u64>) -> Self {
         let mut batch = Batch::default();
         while batch.len() < BATCH_BYTES {

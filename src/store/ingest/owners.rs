@@ -1,8 +1,8 @@
-//! Whose unfinished uploads there are: their number and bytes are limited for each owner, and a full disk is cleared of those of
-//! whoever fills it.
+//! Owners of unfinished uploads: their number and bytes are limited per owner, and if the disk is full, uploads of the owner that
+//! fills it are removed.
 //!
-//! Kept in memory, and in a file from which a restart reads it again. An upload that is not in it has no owner until somebody
-//! goes on with it.
+//! Kept in memory, and in a file that is read again after a restart. An upload that is not in the file has no owner until
+//! somebody continues it.
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
@@ -18,29 +18,29 @@ use crate::store::{
 };
 use journal::Journal;
 
-/// What an error says was tried that is over a quota.
+/// The operation in errors about an exceeded quota.
 pub const OVER_QUOTA: &str = "upload within the quota";
 
-/// An upload to which nobody has sent for so long is given up when its owner needs room; an empty one at once.
+/// An upload that was idle for this long is removed when its owner needs space; an empty one at once.
 const RESTED: Duration = Duration::from_secs(90);
-/// To what nobody has sent for so long, a listing says all about.
+/// For an upload that was idle for this long, a listing is complete.
 const LISTED: Duration = Duration::from_mins(10);
-/// What the smallest file takes of a disk, and the last block of others.
+/// Disk usage of the smallest file, and of the last block of others.
 const FILE_BYTES: u64 = 4096;
-/// Most bytes that an upload is believed to have: so the sum of all is no overflow.
+/// Maximum bytes that an upload may claim, so that the sum of all cannot overflow.
 const MAX_BYTES: u64 = 1 << 50;
 
-/// What one owner may have of unfinished uploads.
+/// Limits on the unfinished uploads of one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// How many.
+    /// Their number.
     pub uploads: usize,
-    /// Bytes of all of them.
+    /// Their total bytes.
     pub bytes: u64,
 }
 
 impl Quota {
-    /// Unless set otherwise: what hundreds of nodes that share one name have under way.
+    /// The defaults: enough for the concurrent uploads of hundreds of nodes that share one name.
     pub const DEFAULT: Self = Self {
         uploads: 2000,
         bytes: 64 << 30,
@@ -60,11 +60,11 @@ struct State {
 struct Owned {
     owner: Arc<str>,
     bytes: u64,
-    /// Whether it has a file here.
+    /// Whether it has a file on this machine.
     is_here: bool,
-    /// Whether it has ended, and its bytes wait for a store that is away.
+    /// Whether it has ended, and its bytes wait for an unreachable store.
     has_ended: bool,
-    /// Requests that send to it now.
+    /// Active requests that send to it.
     active: usize,
     touched: Instant,
     give_up: Arc<Notify>,
@@ -125,7 +125,7 @@ impl State {
         }
     }
 
-    /// Counts other bytes for an upload that nobody sends to here.
+    /// Sets the bytes of an upload without active requests here.
     fn set_bytes(&mut self, id: &UploadId, to: impl FnOnce(u64) -> u64) {
         let Some(owned) = self.uploads.get_mut(id).filter(|o| o.active == 0) else {
             return;
@@ -137,8 +137,8 @@ impl State {
         owned.bytes = bytes;
     }
 
-    /// Takes out what `owner` misses least: of its uploads that nobody sends to the one that has rested longest, an empty one
-    /// before others, and those only after a while.
+    /// Removes the least valuable upload of `owner`: of its idle uploads the one that was idle longest, empty ones first, others
+    /// only after a while.
     fn give_up_own(&mut self, owner: &str, wants_bytes: bool) -> Option<UploadId> {
         let resting = self.uploads.iter().filter(|(_, o)| {
             let is_own = o.active == 0 && *o.owner == *owner;
@@ -175,8 +175,8 @@ impl Owners {
         self.0.lock().quota = quota;
     }
 
-    /// Reads whose uploads an earlier process left, and keeps that in the file at `path` from now on; `left` says how many
-    /// bytes one has, and for how long nobody sent to it. Blocks.
+    /// Reads the owners of an earlier process's uploads from the file at `path`, and updates the file from now on; `left` returns
+    /// the bytes of an upload, and how long it has been idle. Blocks.
     pub(super) fn remember(
         &self,
         path: &Path,
@@ -199,7 +199,7 @@ impl Owners {
         Ok(())
     }
 
-    /// Writes what changed since to the file. Blocks.
+    /// Writes changes to the file. Blocks.
     pub(super) fn save(&self) {
         let mut state = self.0.lock();
         let uploads = state.uploads.len();
@@ -218,8 +218,8 @@ impl Owners {
         }
     }
 
-    /// Notes a new upload; `is_whole` is one that its own request ends, and does not count. Returns the upload of its owner
-    /// that is to be given up for it.
+    /// Records a new upload; one with `is_whole` is ended by the same request, and does not count. Returns the upload of its
+    /// owner that must be removed for it.
     ///
     /// # Errors
     /// `Denied` if its owner has too many.
@@ -245,8 +245,8 @@ impl Owners {
         Ok(given_up)
     }
 
-    /// Notes that a request sends to an upload that has `bytes`: it may have been begun before this process, or have grown
-    /// elsewhere. It does until what is returned is dropped.
+    /// Records that a request sends to an upload of `bytes`, until the result is dropped. The upload may be older than this
+    /// process, or have grown elsewhere.
     pub(super) fn active(&self, id: &UploadId, owner: &str, bytes: u64) -> Active<'_> {
         let mut state = self.0.lock();
         state.add(id, owner, bytes);
@@ -264,11 +264,11 @@ impl Owners {
         }
     }
 
-    /// Notes that so many bytes came. Returns an upload of its owner that is to be given up for them: then this is tried again.
+    /// Records received bytes. Returns an upload of the same owner that must be removed for them; then the call must be repeated.
     ///
     /// # Errors
-    /// `Denied` if its owner would have too many; `Conflict` if the upload was cancelled meanwhile: what still comes would count to
-    /// nobody.
+    /// `Denied` if its owner would have too many; `Conflict` if the upload was cancelled meanwhile: further bytes would have no
+    /// owner.
     pub(super) fn grow(&self, id: &UploadId, bytes: u64) -> Result<Option<UploadId>> {
         let mut state = self.0.lock();
         let State {
@@ -296,7 +296,7 @@ impl Owners {
         Ok(None)
     }
 
-    /// Bytes in all uploads of whoever `id` is of.
+    /// Bytes of all uploads of `id`'s owner.
     pub(super) fn bytes_beside(&self, id: &UploadId) -> u64 {
         let state = self.0.lock();
         let owned = state.uploads.get(id);
@@ -304,32 +304,32 @@ impl Owners {
         total.map_or(0, |total| total.bytes)
     }
 
-    /// Notes that an upload goes on without its file here.
+    /// Records that an upload continues without its file on this machine.
     pub(super) fn left_disk(&self, id: &UploadId) {
         if let Some(owned) = self.0.lock().uploads.get_mut(id) {
             owned.is_here = false;
         }
     }
 
-    /// Notes that an upload has a file here.
+    /// Records that an upload has a file on this machine.
     pub(super) fn on_disk(&self, id: &UploadId) {
         if let Some(owned) = self.0.lock().uploads.get_mut(id) {
             owned.is_here = true;
         }
     }
 
-    /// Whether it is known whose this upload is.
+    /// Returns true if the owner of this upload is known.
     pub(super) fn contains(&self, id: &UploadId) -> bool {
         self.0.lock().uploads.contains_key(id)
     }
 
-    /// Whether an upload was begun here, and nothing of it came yet.
+    /// Returns true if an upload was begun here, and has received nothing yet.
     pub(super) fn is_new(&self, id: &UploadId) -> bool {
         self.0.lock().uploads.get(id).is_some_and(|o| o.bytes == 0)
     }
 
-    /// Counts the bytes of an upload that has ended and waits for a store that is away, until [`Self::forget`], under an id of their
-    /// own. `give_up` is told when they are to be given up for others.
+    /// Counts the bytes of an upload that has ended and waits for an unreachable store, until [`Self::forget`], under a separate
+    /// id. `give_up` is notified when they must be removed for others.
     pub(super) fn hold(&self, owner: &str, bytes: u64, give_up: Arc<Notify>) -> UploadId {
         let id = UploadId::new(&Repo::cli());
         let mut state = self.0.lock();
@@ -345,7 +345,7 @@ impl Owners {
         self.0.lock().remove(id);
     }
 
-    /// Forgets uploads that went on elsewhere: to which nobody sent for `age`.
+    /// Forgets uploads that continued elsewhere: those idle for `age`.
     pub(super) fn forget_idle(&self, age: Duration) {
         let mut state = self.0.lock();
         let idle = |o: &Owned| o.active == 0 && o.touched.elapsed() > age;
@@ -360,8 +360,8 @@ impl Owners {
         }
     }
 
-    /// Notes how many bytes there are of uploads that any of several daemons may go on with, as they were listed: an earlier process
-    /// or another daemon may have received them, or have ended an upload.
+    /// Records the listed bytes of uploads that any of several daemons may continue: an earlier process or another daemon may
+    /// have received them, or have ended an upload.
     pub(super) fn found(&self, there: &HashMap<UploadId, u64>) {
         let mut state = self.0.lock();
         let resting = state.uploads.iter().filter(|(_, o)| o.active == 0);
@@ -371,7 +371,7 @@ impl Owners {
         for (id, is_older, is_empty) in resting {
             match there.get(&id) {
                 Some(bytes) if is_older => state.set_bytes(&id, |_| *bytes),
-                // What came since they were listed is counted already.
+                // Bytes received since the listing are already counted.
                 Some(bytes) => state.set_bytes(&id, |known| known.max(*bytes)),
                 None if is_older && !is_empty => state.remove(&id),
                 None => {}
@@ -379,8 +379,8 @@ impl Owners {
         }
     }
 
-    /// Chooses what goes when the disk is full while `id` is sent to: the other uploads of whoever has most bytes. Those that
-    /// somebody sends to are told to end, unless they are of `id`'s owner too.
+    /// Chooses the uploads to remove when the disk is full during a request for `id`: the other uploads of the owner with the
+    /// most bytes. Uploads with active requests are told to end, unless they belong to `id`'s owner too.
     pub(super) fn fillers(&self, id: &UploadId) -> Fillers {
         let state = self.0.lock();
         let owner = state.uploads.get(id).map(|o| o.owner.clone());
@@ -406,15 +406,15 @@ impl Owners {
     }
 }
 
-/// What goes when the disk is full.
+/// Uploads to remove when the disk is full.
 pub(super) struct Fillers {
-    /// Uploads that nobody sends to now.
+    /// Uploads without active requests.
     pub(super) resting: Vec<UploadId>,
-    /// Whether they are of the owner of the upload that there is no room for.
+    /// Whether they belong to the owner of the upload that does not fit.
     pub(super) is_own: bool,
 }
 
-/// A request that sends to an upload.
+/// An active request that sends to an upload.
 pub(super) struct Active<'o> {
     owners: &'o Owners,
     id: UploadId,
@@ -422,7 +422,7 @@ pub(super) struct Active<'o> {
 }
 
 impl Active<'_> {
-    /// Told when the upload is to be given up for others.
+    /// Notified when the upload must be removed for others.
     pub(super) fn give_up(&self) -> Arc<Notify> {
         self.give_up.clone()
     }

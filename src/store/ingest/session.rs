@@ -28,14 +28,14 @@ pub(super) struct Session {
     pub(super) path: PathBuf,
     pub(super) size: u64,
     pub(super) hasher: Sha256Hasher,
-    /// Its bytes are somebody else's now: who waited for it must not touch them.
+    /// Its bytes were taken over: requests that waited for it must not touch them.
     pub(super) ended: bool,
 }
 
 /// Mode of an upload's file.
 const MODE: u32 = 0o600;
-/// What is added to it while the file has acknowledged bytes that the store lacks: the one mark that every file system keeps with a
-/// file and that takes no room.
+/// Mode bit that is added while the file has acknowledged bytes that the store lacks: a mark that every file system stores with a
+/// file and that takes no space.
 const AHEAD: u32 = 0o100;
 
 /// Whether a store has taken the file for a blob's, which nobody may write to: it has a second name there.
@@ -43,7 +43,7 @@ fn is_taken(found: &Metadata) -> bool {
     found.nlink() > 1
 }
 
-/// Whether [`Session::set_ahead`] was done for a file.
+/// Returns true if [`Session::set_ahead`] has marked the file.
 pub(super) fn is_ahead(found: &Metadata) -> bool {
     found.is_file() && found.permissions().mode() & AHEAD != 0
 }
@@ -56,8 +56,8 @@ fn upload(e: fs::Error) -> Error {
     Error::io("upload", e)
 }
 
-/// The folder of an upload, and its name there. Neither is reached through a link: whoever may write beside the folder could lead us
-/// to files of others.
+/// The folder of an upload, and its name there. Links are not followed in either: anyone who can write next to the folder could
+/// otherwise redirect us to files of others.
 fn place(path: &Path) -> Result<(fs::Dir, &[u8])> {
     let nowhere = || io_at(path, "open")(io::ErrorKind::InvalidInput.into());
     let name = path.file_name().ok_or_else(nowhere)?;
@@ -90,7 +90,7 @@ impl Session {
         set.map_err(io_at(&self.path, "mark"))
     }
 
-    /// Reads what has come of a range.
+    /// Reads the received part of a range.
     pub(super) fn read(&self, range: Range<u64>) -> Result<Bytes> {
         let mut bytes = vec![0; (range.end.min(self.size).saturating_sub(range.start)) as usize];
         let read = self.file.read_exact_at(&mut bytes, range.start);
@@ -98,7 +98,7 @@ impl Session {
         Ok(bytes.into())
     }
 
-    /// Opens what an earlier process left, and hashes it again.
+    /// Opens the file of an earlier process, and hashes it again.
     pub(super) fn reopen(path: &Path) -> Result<Option<Self>> {
         let (folder, name) = place(path)?;
         let Some(mut file) = fs::missing_is_none(folder.open_to_write(name)).map_err(upload)?
@@ -135,7 +135,7 @@ impl Session {
         }))
     }
 
-    /// Writes the pieces, and takes away each that was: those that an error leaves may be written later.
+    /// Writes the pieces, and removes each written one: those left by an error may be written later.
     ///
     /// # Errors
     /// `Conflict` if another process has ended the upload.
@@ -147,7 +147,7 @@ impl Session {
         }
         while let Some(piece) = pieces.front() {
             if let Err(e) = self.file.write_all(piece) {
-                // Back to where the hash is, or what is appended next would be damaged.
+                // Truncate to the hashed length, or the next appended bytes would be damaged.
                 let back = self.file.set_len(self.size);
                 let back = back.and_then(|()| self.file.seek(SeekFrom::Start(self.size)));
                 back.map_err(io_at(&self.path, "shorten"))?;

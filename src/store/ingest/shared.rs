@@ -1,8 +1,8 @@
-//! Uploads that any of several daemons may go on with.
+//! Uploads that any of several daemons may continue.
 //!
-//! Over a bucket, chunks are kept as pieces, `uploads/<id>.<offset>`, before they are acknowledged, and the client carries
-//! the offset in its `Location`. Whoever gets the last request puts them together; if it was this daemon that received them
-//! all, from its own disk. An upload in one request, which is what BuildKit sends, leaves no piece.
+//! Over a bucket, chunks are stored as pieces, `uploads/<id>.<offset>`, before they are acknowledged, and the client gets the
+//! offset in the `Location`. The daemon that gets the last request assembles them, from its own disk if it has received all of
+//! them. An upload in one request, as BuildKit sends it, stores no piece.
 
 use std::{
     collections::HashMap,
@@ -37,12 +37,12 @@ use pieces::{GONE, Pieces, end};
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 4 << 20;
-/// Bytes that are waited for before a piece gets a place.
+/// Bytes that must arrive before a piece gets a slot.
 const LEAST_BYTES: usize = 16 << 10;
-/// A piece is ended by a pause of so long, and after so long in all: others wait for its place.
+/// A piece ends after a pause of this length, and after this total time: others wait for its slot.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
-/// To what had no byte for so long, no request is sending.
+/// An upload without a byte for this long has no active request.
 const AT_REST: Duration = Duration::from_mins(10);
 
 /// The uploads of a daemon.
@@ -52,8 +52,8 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Uploads in the folder `dir`; with `records`, those of all daemons that have the same. Where a local folder
-    /// `outlives_outages` of what holds the records, an upload goes on by what is kept in `dir` meanwhile.
+    /// Uploads in the folder `dir`; with `records`, those of all daemons with the same records. If a local folder
+    /// `outlives_outages` of the store of the records, uploads continue with the bytes in `dir` during an outage.
     pub fn open(
         dir: &Path,
         records: Option<Arc<dyn Records>>,
@@ -65,23 +65,23 @@ impl Uploads {
         })
     }
 
-    /// How many lie on this machine's disk ([`Ingests::count`]).
+    /// Number of uploads on this machine's disk ([`Ingests::count`]).
     pub fn count(&self) -> usize {
         self.local.count()
     }
 
-    /// Asks `evict` when the disk is full, before uploads are given up.
+    /// Calls `evict` when the disk is full, before uploads are removed.
     pub fn evict_first(&self, evict: Box<Evict>) {
-        // Whoever comes later has the same disk.
+        // Later callers have the same disk.
         self.local.evict.get_or_init(|| evict);
     }
 
-    /// From now on no owner may have more than this.
+    /// Changes the limits of each owner.
     pub fn set_quota(&self, quota: Quota) {
         self.local.owners.set(quota);
     }
 
-    /// Keeps in the file `path` whose uploads there are, and reads there whose an earlier process left. Blocks.
+    /// Records owners in the file `path`, and reads the owners of an earlier process's uploads from it. Blocks.
     ///
     /// # Errors
     /// `Io` if the file cannot be read or written.
@@ -89,15 +89,15 @@ impl Uploads {
         let is_shared = self.pieces.is_some();
         self.local.owners.remember(path, |id| {
             let found = self.local.left(id);
-            // What lies in a bucket is counted by [`Self::count_bytes`].
+            // Bytes in a bucket are counted by [`Self::count_bytes`].
             found.or(is_shared.then_some((0, Duration::ZERO)))
         })
     }
 
-    /// Begins an upload to `repo`, of `owner`; `is_whole` is one that the same request will end.
+    /// Begins an upload of `owner` to `repo`; `is_whole`: the same request will end it.
     ///
     /// # Errors
-    /// `Denied`, with [`super::OVER_QUOTA`] as what was tried, if that owner has too many.
+    /// `Denied`, with the operation [`super::OVER_QUOTA`], if that owner has too many.
     pub async fn begin(
         self: &Arc<Self>,
         repo: &Repo,
@@ -109,7 +109,7 @@ impl Uploads {
             self.give_up(&given_up).await;
         }
         let uploads = self.clone();
-        // An upload that its own request ends is nobody's after a restart.
+        // An upload that ends with its first request needs no owner after a restart.
         let save = move || {
             if !is_whole {
                 uploads.local.owners.save();
@@ -126,7 +126,7 @@ impl Uploads {
         Ok(id)
     }
 
-    /// Gives up an upload for others of its owner.
+    /// Removes an upload in favour of others of its owner.
     async fn give_up(&self, id: &UploadId) {
         tracing::info!(upload = %id, "Unfinished upload is dropped for others of its owner");
         if let Err(error) = self.cancel(id).await {
@@ -134,7 +134,7 @@ impl Uploads {
         }
     }
 
-    /// A body that counts to its owner's bytes, and ends when the upload is given up for others.
+    /// A body that counts towards its owner's bytes, and ends when the upload is removed in favour of others.
     fn owned(
         self: &Arc<Self>,
         id: &UploadId,
@@ -181,7 +181,7 @@ impl Uploads {
         done
     }
 
-    /// How many bytes of an upload have come; `None` if there is no such upload.
+    /// The number of received bytes of an upload; `None` if there is no such upload.
     pub async fn size(&self, id: &UploadId) -> Result<Option<u64>> {
         match &self.pieces {
             None => self.local.size(id).await,
@@ -192,7 +192,8 @@ impl Uploads {
         }
     }
 
-    /// How far an upload is by the store, or, of which the daemon has more `here` since the store was away, by that.
+    /// The size of an upload according to the store, or according to the bytes `here` if the daemon has more because of an
+    /// outage.
     async fn known(
         &self,
         pieces: &Pieces,
@@ -211,7 +212,7 @@ impl Uploads {
             }
             Err(e) => return Err(e),
         };
-        // Only of what lies here: anybody may ask for made-up uploads.
+        // Only for uploads with a file here: anybody may ask for invented uploads.
         if here.is_some() && pieces.sent(id).is_none_or(|sent| sent < end(&listed)) {
             pieces.note_sent(id, end(&listed));
         }
@@ -224,8 +225,8 @@ impl Uploads {
         }))
     }
 
-    /// Where the next bytes of an upload go, or why none may come. What a client `said` of that is looked for in the store, unless
-    /// this daemon received as much, or the same request begins and ends (`is_last`) the upload.
+    /// Where the next bytes of an upload must be appended, or why none are accepted. The offset that a client `said` is checked
+    /// in the store, unless this daemon has received that many bytes, or the same request begins and ends (`is_last`) the upload.
     async fn start(
         &self,
         id: &UploadId,
@@ -258,10 +259,10 @@ impl Uploads {
         owners.is_new(id) || !owners.contains(id)
     }
 
-    /// Appends `body`; with a `range` only if that begins where the upload ends, and is as long as the body. `at` is how far
-    /// the upload was when the client last heard of it: over a bucket nothing is appended if that is not so.
+    /// Appends `body`; with a `range` only if that begins at the end of the upload, and is as long as the body. `at` is the size
+    /// of the upload that the client knows: over a bucket nothing is appended if that is wrong.
     ///
-    /// What came before an error is kept, so that the sender can go on from there; but nothing of an upload that is over its
+    /// Bytes received before an error are kept, so that the client can continue from there; except if the upload exceeds its
     /// owner's quota.
     pub async fn append(
         self: &Arc<Self>,
@@ -271,7 +272,7 @@ impl Uploads {
         body: ByteStream,
     ) -> Result<Appended> {
         let _turn = self.turn(id).await?;
-        // The client may have lost an answer: where the bytes go, says the range.
+        // The client may have missed a response: the range states where the bytes belong.
         let said = range.as_ref().map(|r| r.start).or(at);
         let start = match self.start(id, said, false).await? {
             Ok(start) => start.size,
@@ -287,7 +288,7 @@ impl Uploads {
         self.give_up_refused(id, appended).await
     }
 
-    /// Counts an upload that another daemon began, or nobody, to `owner`.
+    /// Counts an upload begun by another daemon, or by nobody, towards the limits of `owner`.
     async fn admit(&self, id: &UploadId, owner: &str) -> Result<()> {
         if self.pieces.is_some()
             && !self.local.owners.contains(id)
@@ -298,7 +299,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// The turn of a request that sends to an upload. What is kept here alone has its own ([`Ingests::append`]).
+    /// Waits for the turn of a request that sends to an upload. Uploads kept only here have their own lock ([`Ingests::append`]).
     async fn turn(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<()>>> {
         match &self.pieces {
             Some(pieces) => pieces.turn(id).await.map(Some),
@@ -306,7 +307,7 @@ impl Uploads {
         }
     }
 
-    /// Notes that nothing was taken.
+    /// Records that nothing was accepted.
     fn not_sent(&self, id: &UploadId, why: Appended) -> Appended {
         if why == Appended::Unknown {
             self.local.owners.forget(id);
@@ -331,7 +332,7 @@ impl Uploads {
         let mut rest = stream_of(body);
         let mut size = start;
         loop {
-            // A place is for what is in memory: who sends slowly takes one for little time.
+            // A slot is for bytes in memory: a slow client holds one only briefly.
             let (first, ended) = gather(&mut rest, LEAST_BYTES, None).await;
             let _place = pieces.place().await;
             let (piece, broken) = match ended {
@@ -343,7 +344,7 @@ impl Uploads {
                 if range.as_ref().is_some_and(|r| size + length > r.end) {
                     return Ok(Appended::WrongLength(size));
                 }
-                // One after the other: what a request that breaks off leaves here is never more than is stored.
+                // One after the other: the bytes left here by an interrupted request never exceed those in the store.
                 let alone = match pieces.write(id, size, piece.clone()).await {
                     Ok(()) => None,
                     Err(e) if here && pieces.outlives(&e) => Some(e),
@@ -382,7 +383,7 @@ impl Uploads {
     /// Appends the last bytes and ends the upload: its bytes, with their SHA-256.
     ///
     /// # Errors
-    /// As [`Self::append`], in `Err` of the inner result, where the upload lives on.
+    /// As [`Self::append`]; in `Err` of the inner result if the upload still exists.
     pub async fn finish(
         self: &Arc<Self>,
         (id, owner): (&UploadId, &str),
@@ -434,13 +435,13 @@ impl Uploads {
         Ok(self.local.finish(id).await?.ok_or(Appended::Unknown))
     }
 
-    /// Removes what is left of an upload that is over; `at` is how far it was before its last request.
+    /// Removes the rest of a finished upload; `at` is its size before its last request.
     pub async fn forget(&self, id: &UploadId, at: Option<u64>, given_up: bool) -> Result<()> {
         let Some(pieces) = &self.pieces else {
             return Ok(());
         };
         pieces.forget_sent(id);
-        // All of it came in its last request: nothing of it lies there.
+        // All of it came in the last request: the store has nothing of it.
         if at == Some(0) {
             return Ok(());
         }
@@ -459,7 +460,7 @@ impl Uploads {
         }
     }
 
-    /// Ends an upload and forgets its bytes; `false` if there was none.
+    /// Ends an upload and removes its bytes; `false` if there was none.
     pub async fn cancel(&self, id: &UploadId) -> Result<bool> {
         let is_known = self.local.owners.contains(id);
         let is_here = self.local.cancel(id).await? || is_known;
@@ -468,7 +469,7 @@ impl Uploads {
             return Ok(is_here);
         };
         let there = match pieces.list(id).await {
-            // Without a piece it may have been begun at another daemon.
+            // Even without a piece another daemon may have begun it.
             Ok(listed) => listed.is_some(),
             Err(e) if pieces.outlives(&e) && is_here => true,
             Err(e) => return Err(e),
@@ -479,10 +480,11 @@ impl Uploads {
         Ok(there)
     }
 
-    /// Forgets an upload that its own request began and did not end: nobody heard of it, and nothing of it is elsewhere.
+    /// Removes an upload that was begun by a request which should also have ended it: no client knows of it, and nothing of it is
+    /// elsewhere.
     ///
     /// # Errors
-    /// `Conflict` where that request still sends to it.
+    /// `Conflict` if that request still sends to it.
     pub async fn drop_unheard(&self, id: &UploadId) -> Result<()> {
         self.local.cancel(id).await?;
         self.local.owners.forget(id);
@@ -492,7 +494,8 @@ impl Uploads {
         Ok(())
     }
 
-    /// Removes uploads to which nothing came for `age`; says how many. `now` is the time by the store's clock.
+    /// Removes uploads that received nothing for `age`; returns how many.
+    /// `now` is the time by the store's clock.
     pub async fn expire(&self, age: Duration, now: Time) -> Result<u64> {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
@@ -506,7 +509,7 @@ impl Uploads {
         Ok(count)
     }
 
-    /// Counts the bytes that an earlier process, or another daemon, received of uploads whose owner is known here.
+    /// Counts the bytes that an earlier process, or another daemon, has received for uploads whose owner is known here.
     pub async fn count_bytes(&self) -> Result<()> {
         if let Some(pieces) = &self.pieces {
             let listed = pieces.records.list_records(keys::UPLOADS).await?;
@@ -515,10 +518,10 @@ impl Uploads {
         Ok(())
     }
 
-    /// Sends what came while the store was away, of uploads that no request sends to; says of how many.
+    /// Sends bytes received while the store was unreachable, of uploads without active requests; returns the number of uploads.
     ///
     /// # Errors
-    /// When the folder cannot be read, or the store fails otherwise than by being away.
+    /// When the folder cannot be read, or the store fails for another reason than being unreachable.
     pub async fn send_late(&self) -> Result<u64> {
         let Some(pieces) = &self.pieces else {
             return Ok(0);
@@ -541,7 +544,8 @@ impl Uploads {
         Ok(true)
     }
 
-    /// Forgets what is kept here of uploads that another daemon has ended or gone on with, and sends what the store lacks of others.
+    /// Removes local bytes of uploads that another daemon has ended or continued, and sends the bytes of others that the store
+    /// lacks.
     async fn settle_resting(&self, pieces: &Pieces) -> Result<()> {
         self.send_late().await?;
         for id in self.local.idle(AT_REST).await? {
@@ -561,7 +565,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// Says whether this daemon has all of the first `start` bytes, making the upload where that is none.
+    /// Returns true if this daemon has all of the first `start` bytes; if that is 0, creates the upload.
     async fn is_here(&self, id: &UploadId, start: u64) -> Result<bool> {
         match self.local.size(id).await? {
             Some(size) => Ok(size == start),
@@ -573,7 +577,7 @@ impl Uploads {
         }
     }
 
-    /// Keeps a piece here too. That is a shortcut only, unless the store is away: without it the pieces are fetched.
+    /// Stores a piece here too. This is only an optimization, unless the store is unreachable: without it the pieces are fetched.
     async fn keep(&self, id: &UploadId, piece: Bytes) -> Result<()> {
         let length = piece.len() as u64;
         let body = Body::Bytes(piece).stream(0..length);
@@ -585,14 +589,14 @@ impl Uploads {
         kept.inspect_err(|error| tracing::warn!(%error, "Upload is not kept here"))
     }
 
-    /// Sends what came while the store was away of the first `size` bytes, all of which are here. It goes on without if that is
-    /// still so.
+    /// Sends those of the first `size` bytes, all of which are here, that were received while the store was unreachable. If it
+    /// still is, continues without sending.
     async fn catch_up(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<()> {
         if pieces.sent(id) == Some(size) {
             return Ok(());
         }
         loop {
-            // Each time: another daemon may have gone on with it, and its pieces stay.
+            // Every time: another daemon may have continued it, and its pieces stay.
             let stored = match pieces.list(id).await {
                 Ok(Some(listed)) => end(&listed),
                 Ok(None) => return Ok(()),
@@ -616,7 +620,7 @@ impl Uploads {
         }
     }
 
-    /// Fetches pieces as they were listed, one at a time: each takes a place.
+    /// Fetches the listed pieces, one at a time: each takes a slot.
     async fn fetch(&self, pieces: &Pieces, id: &UploadId, listed: Vec<Range<u64>>) -> Result<()> {
         for piece in listed {
             let _place = pieces.place().await;
@@ -635,13 +639,14 @@ impl Uploads {
     }
 }
 
-/// The bytes of an upload that has ended. While they wait for a store that is away they count to its owner, until this is dropped.
+/// The bytes of an upload that has ended. While they wait for an unreachable store they count towards its owner's limit, until
+/// this is dropped.
 pub struct Finished {
-    /// They, and their SHA-256.
+    /// The bytes, and their SHA-256.
     pub spool: Arc<Spool>,
     uploads: Arc<Uploads>,
     owner: Box<str>,
-    /// What they count as.
+    /// Their share of the owner's limit.
     held: OnceLock<UploadId>,
     give_up: Arc<Notify>,
 }
@@ -657,14 +662,14 @@ impl Finished {
         }
     }
 
-    /// Notes that the store is away, and the bytes only wait for it: on a full disk they may be given up for others.
+    /// Records that the store is unreachable, and that the bytes only wait for it: on a full disk they may be removed for others.
     pub fn waits(&self) {
         let (owners, size) = (&self.uploads.local.owners, self.spool.size());
         let hold = || owners.hold(&self.owner, size, self.give_up.clone());
         self.held.get_or_init(hold);
     }
 
-    /// Waits until the bytes are to be given up: the disk is full, and their owner has most of it.
+    /// Waits until the bytes must be removed: the disk is full, and their owner has the most bytes.
     pub async fn given_up(&self) -> Error {
         self.give_up.notified().await;
         filler()
@@ -685,16 +690,16 @@ impl Drop for Finished {
     }
 }
 
-/// Why bytes of whoever fills the disk are given up.
+/// The error when bytes of the owner that fills the disk are removed.
 fn filler() -> Error {
     let why = "the disk is full, and the uploads of this caller take most of it";
     Error::new(ErrorKind::Full, "upload", why)
 }
 
-/// Where an upload goes on.
+/// Where an upload continues.
 struct Start {
     size: u64,
-    /// What the store has of it, if that was asked.
+    /// The bytes that the store has, if it was asked.
     pieces: Option<Vec<Range<u64>>>,
 }
 
@@ -728,7 +733,7 @@ fn sizes(listed: &[Listed]) -> HashMap<UploadId, u64> {
 }
 
 fn stream_of(body: ByteStream) -> ByteStream {
-    // A piece of the network may be longer than a piece of ours.
+    // A chunk from the network may be longer than one of our pieces.
     body.map_ok(|mut bytes| {
         let mut cut = Vec::new();
         while bytes.len() > PIECE_BYTES {
@@ -741,9 +746,9 @@ fn stream_of(body: ByteStream) -> ByteStream {
     .boxed()
 }
 
-/// Gathers one piece; then `None`, or how the body ended.
+/// Collects one piece; also returns how the body ended, or `None` if it has not.
 ///
-/// With a `first` part, which holds a place, only as long as more comes without a pause.
+/// With a `first` part, which holds a slot, only as long as more arrives without a pause.
 async fn gather(
     body: &mut ByteStream,
     enough: usize,
@@ -752,7 +757,7 @@ async fn gather(
     let is_hasty = first.is_some();
     let mut piece = first.map_or_else(BytesMut::new, BytesMut::from);
     let until = Instant::now() + LONGEST;
-    // One more could be too long.
+    // Another one could make it too long.
     while piece.len() <= enough {
         let next = if is_hasty {
             let pause = until.min(Instant::now() + PAUSE);

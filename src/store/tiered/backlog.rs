@@ -1,4 +1,4 @@
-//! What is left to be sent, for whoever wants to know or to wait.
+//! The backlog: what is still to be sent, for callers that want to see it or wait for it.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,23 +9,23 @@ use tokio::time::{Instant, timeout_at};
 use super::{Core, Mode, Numbers, Reachable};
 use crate::{artifact::Tag, digest::Digest, entry::Time, store::keys::Repo};
 
-/// How many tags that were left alone are remembered.
+/// How many tags that were left unchanged are remembered.
 const REMEMBERED: usize = 32;
 
-/// A tag that was written here during an outage, and meanwhile by somebody else.
+/// A tag that was written here during an outage, and meanwhile by another writer in the remote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftAlone {
     /// Its repository.
     pub repo: Repo,
     /// Its name.
     pub tag: Tag,
-    /// What was pushed here; still there by its digest.
+    /// The manifest pushed here; still readable by its digest.
     pub ours: Digest,
-    /// What it points at.
+    /// The manifest that the tag points at.
     pub theirs: Digest,
 }
 
-/// The tiers at one moment.
+/// Status of the tiers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// When writes are acknowledged.
@@ -36,48 +36,47 @@ pub struct Status {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Updates of tags, manifests and records that wait.
+    /// Queued updates of tags, manifests and records.
     pub updates: u64,
-    /// Why the remote refused one of those lately, though it is up.
+    /// Why the remote recently refused one of them although it is up.
     pub refused: Option<String>,
-    /// How long the oldest of all that waits.
+    /// Age of the oldest queued item.
     pub oldest: Option<Duration>,
     /// Bytes of blobs in front.
     pub front_bytes: u64,
-    /// Most that there may be.
+    /// Maximum bytes of blobs in front.
     pub front_max_bytes: u64,
-    /// What was acknowledged and could not be read back or sent: files that somebody should look at.
+    /// Acknowledged items that could not be read back or sent: files that an operator should examine.
     pub set_aside: u64,
     /// Counts since the start.
     pub numbers: Numbers,
-    /// Tags that were left alone lately, the oldest first.
+    /// Tags that were recently left unchanged, the oldest first.
     pub left_alone: Vec<LeftAlone>,
 }
 
 impl Status {
-    /// Says whether the remote has all that was acknowledged, but for what was set aside.
+    /// Returns true if the remote has everything that was acknowledged, except items that were set aside.
     pub fn is_flushed(&self) -> bool {
         self.blobs == 0 && self.updates == 0
     }
 }
 
-/// Ability: what was acknowledged and is not at the remote yet can be looked at, and waited for.
+/// Ability: acknowledged items that are not in the remote yet can be inspected, and waited for.
 #[async_trait]
 pub trait Backlog: Send + Sync {
-    /// How it is now.
+    /// The current status.
     fn status(&self) -> Status;
-
-    /// How the remote is now.
+    /// The current state of the remote.
     fn remote(&self) -> Reachable;
 
     /// Waits until the remote is up, or unreachable.
     async fn turned(&self, up: bool);
 
-    /// Tries at once what was to be tried later, and waits until nothing is left or `deadline` is over; what is left then.
+    /// Retries everything at once, and waits until nothing is left or `deadline` is over; returns what is left then.
     async fn flush(&self, deadline: Instant) -> Status;
 }
 
-/// The last tags that were left alone.
+/// The last tags that were left unchanged.
 #[derive(Default)]
 pub(super) struct Recent(Mutex<VecDeque<LeftAlone>>);
 
@@ -142,7 +141,7 @@ impl Backlog for Core {
             self.queue.empty().await;
             self.unsent.empty().await;
         };
-        // What is left then is the answer.
+        // The result is what is left then.
         let _ = timeout_at(deadline, all).await;
         self.status()
     }

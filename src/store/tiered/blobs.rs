@@ -1,4 +1,4 @@
-//! Blobs: from the front if they are there, from the remote once for all who want them.
+//! Blobs: from the front if they are there, otherwise downloaded from the remote once for all readers.
 
 use std::{ops::Range, sync::Arc};
 
@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Core {
-    /// What is in front needs no other word: content never changes under its digest. Whether the remote has it too is
-    /// looked at before a name leads there.
+    /// For a blob in front no other check is needed: content never changes under its digest. Whether the remote has it too is
+    /// checked before a name leads to it.
     pub(super) async fn stat(
         self: &Arc<Self>,
         digest: &Digest,
@@ -34,7 +34,7 @@ impl Core {
             }
             Ok(found)
         };
-        // What is at hand was answered above.
+        // Blobs in front were answered above.
         let is_known = std::future::ready(false);
         self.look("stat", patience, is_known, behind).await
     }
@@ -51,7 +51,7 @@ impl Core {
                 return Ok(Some(stream));
             }
             Ok(None) => None,
-            // Of another size than asked for. Which of both is wrong, the remote may tell.
+            // It has another size than requested. The remote may tell which one is wrong.
             Err(e) if e.kind == ErrorKind::Corrupt => Some(e),
             Err(e) => passed_by(Err(e)),
         };
@@ -83,7 +83,7 @@ impl Core {
         }
     }
 
-    /// Past the front.
+    /// Reads from the remote, bypassing the front.
     pub(super) async fn direct(
         &self,
         desc: &Descriptor,
@@ -112,7 +112,8 @@ impl Core {
         Ok(done)
     }
 
-    /// The mark comes after the bytes: before it is there nothing was acknowledged, and without it nothing may go.
+    /// The mark is written after the bytes: before it exists nothing has been acknowledged, and without it nothing may be
+    /// removed.
     async fn put_back(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         let digest = &desc.digest;
         let pin = self.front.uses.pin(digest).await;
@@ -126,7 +127,7 @@ impl Core {
                     let marked = self.unsent.add(digest, size, Bytes::New, pin, share);
                     marked.await.map(|()| done)
                 }
-                // The body's fault.
+                // An error of the body.
                 Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Invalid) => {
                     return Err(e);
                 }
@@ -137,11 +138,11 @@ impl Core {
         match kept {
             Ok(done) => Ok(done),
             Err(e) => {
-                // A caller who has its share would fill the log.
+                // A caller that has used up its share would fill the log.
                 if e.op != OVER_SHARE {
                     tracing::warn!(error = %e, "The front does not take a blob, so the store behind must");
                 }
-                // Why the front does not says more than that the remote is away.
+                // The front's error is more informative than that the remote is unreachable.
                 self.put_through(desc, body)
                     .await
                     .map_err(|other| if other.is_temporary() { e } else { other })

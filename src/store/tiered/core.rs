@@ -1,4 +1,4 @@
-//! What all parts of the tiers share, and how it is read back at a start.
+//! The state shared by all parts of the tiers, and reading it back on start.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ use crate::{
     task,
 };
 
-/// The store behind.
+/// The remote store.
 pub(super) struct Remote {
     pub(super) store: Arc<dyn Store>,
     pub(super) repositories: Arc<dyn Repositories>,
@@ -44,7 +44,7 @@ pub(super) struct Remote {
     pub(super) opened: Opened,
 }
 
-/// Everything.
+/// The shared state.
 pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) front: Front,
@@ -55,11 +55,11 @@ pub(super) struct Core {
     pub(super) queue: Queue,
     pub(super) ledger: Ledger,
     pub(super) fills: Arc<Fills>,
-    /// Places for questions that go on though nobody waits for them.
+    /// Slots for requests to the remote that continue although nobody waits for them.
     pub(super) looks: Arc<Semaphore>,
     pub(super) tag_locks: TagLocks,
-    /// Held alone while an update goes into the front and the queue, and shared while the front takes on what the remote
-    /// says: that must not remove what was just accepted.
+    /// Held exclusively while an update is added to the front and the queue, and shared while the front copies an answer of the
+    /// remote, which must not overwrite an update that was just accepted.
     pub(super) mirror: RwLock<()>,
     pub(super) counts: Arc<Counts>,
     pub(super) recent: Recent,
@@ -68,7 +68,7 @@ pub(super) struct Core {
     _lock: fs::Lock,
 }
 
-/// What a manifest names: children that must be there with it, and its subject. Of a document that nobody understands, none.
+/// The children of a manifest, which must exist with it, and its subject. None for a document that cannot be parsed.
 pub(super) async fn neighbours(manifest: &Manifest) -> (Vec<Digest>, Option<Digest>) {
     let manifest = manifest.clone();
     task::parse(manifest.bytes.len(), move || neighbours_of(&manifest)).await
@@ -79,7 +79,7 @@ fn neighbours_of(manifest: &Manifest) -> (Vec<Digest>, Option<Digest>) {
     let mut children: Vec<Digest> = outline.children().map(|n| n.digest).collect();
     children.sort_unstable();
     children.dedup();
-    // The same reading as the record's.
+    // Parsed the same way as for the record.
     let subject = Manifested::of(manifest).subject.map(|s| s.digest);
     (children, subject)
 }
@@ -143,14 +143,14 @@ impl Core {
         Arc::new(TieredRecords { core, patience })
     }
 
-    /// As a door is given it.
+    /// A repository in the form that an API server gets.
     pub(super) fn repository(self: &Arc<Self>, name: &Repo) -> Repository {
         let one = self.one(name, Patience::Long);
         let records = self.records(Patience::Long);
         Repository::new(name.clone(), one.clone(), one, records)
     }
 
-    /// Says whether a prune of the remote has marked a blob.
+    /// Returns true if a prune of the remote has marked a blob.
     pub(super) fn is_marked(&self, digest: &Digest) -> bool {
         let marked = self.remote.opened.marked.as_ref();
         marked.is_some_and(|marked| marked.has(digest))
@@ -160,8 +160,7 @@ impl Core {
         self.settings.mode == Mode::WriteBack
     }
 
-    /// Goes on with what an earlier process left. What cannot be read is set aside, and does not stand in the way of the
-    /// rest.
+    /// Continues with the items that an earlier process left. Unreadable ones are set aside, and do not block the rest.
     async fn read_back(&self) -> Result<()> {
         for mark in self.ledger.marks().await? {
             let pin = self.front.uses.pin(&mark.digest).await;
@@ -196,10 +195,10 @@ impl Core {
         Ok(())
     }
 
-    /// Puts around an entry what the queue must know of it.
+    /// Adds the information about an entry that the queue needs.
     ///
     /// # Errors
-    /// In words, if its manifest is not in front.
+    /// A message, if its manifest is not in front.
     async fn place(&self, entry: Entry) -> std::result::Result<Placed, String> {
         let Some(publication) = entry.publication() else {
             return Ok(Placed::alone(entry));
@@ -215,7 +214,7 @@ impl Core {
         Ok(self.around(entry, &manifest).await)
     }
 
-    /// As [`Self::place`], with the manifest at hand.
+    /// As [`Self::place`], with the given manifest.
     pub(super) async fn around(&self, entry: Entry, manifest: &Manifest) -> Placed {
         let (children, subject) = neighbours(manifest).await;
         let mut pins = vec![self.front.uses.pin(&manifest.digest).await];

@@ -1,4 +1,4 @@
-//! What the tiers did, in numbers.
+//! Counters of the tiers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,7 +17,7 @@ macro_rules! numbers {
         }
 
         impl Counts {
-            /// The counts now; each is right, though not all of the very same moment.
+            /// The current counts; each is right, though they may not be of exactly the same moment.
             pub(super) fn numbers(&self) -> Numbers {
                 Numbers { $($name: self.$name.load(Relaxed),)* }
             }
@@ -30,13 +30,13 @@ numbers! {
     hits,
     /// Reads of blobs that were not.
     misses,
-    /// Downloads of whole blobs into the front that began.
+    /// Started downloads of whole blobs into the front.
     fills,
     /// Reads that joined such a download.
     joined,
     /// Such downloads that failed.
     fills_failed,
-    /// Blobs that were given up for room.
+    /// Evicted blobs.
     evicted_blobs,
     /// Their bytes.
     evicted_bytes,
@@ -44,15 +44,15 @@ numbers! {
     sent_blobs,
     /// Their bytes.
     sent_bytes,
-    /// Tries of that which failed for another reason than an outage.
+    /// Failed attempts to send for another reason than an outage.
     send_errors,
-    /// Entries that went into the queue.
+    /// Entries added to the queue.
     queued,
     /// Entries of the queue that the remote has now.
     replayed,
-    /// Those among them that were merged with what stood there.
+    /// Those of them that were merged with the tag's content in the remote.
     merged,
-    /// Tags that somebody else had moved meanwhile, and that were left alone.
+    /// Tags that another writer had changed meanwhile, and that were left unchanged.
     left_alone,
     /// Entries or blobs that could not be read back, and were set aside.
     set_aside,

@@ -1,4 +1,4 @@
-//! An update that the remote has to get, as a file: one line of JSON and the SHA-256 of that line.
+//! An update that is queued for the remote, as a file: one line of JSON and the SHA-256 of that line.
 //!
 //! ```text
 //! {"version":1,"at":1790000000,"publish":{"repo":"team/app","tag":"v1","manifest":{"digest":"sha256:…",…},"expect":"absent"}}
@@ -6,8 +6,8 @@
 //! 4f1c…
 //! ```
 //!
-//! The manifest's bytes are a blob in front. A reader refuses other versions: it must not replay half of what it does not
-//! understand.
+//! The manifest's bytes are a blob in front. A reader refuses other versions: it must not partly replay an entry that it does not
+//! fully understand.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -25,15 +25,15 @@ use crate::{
 
 const VERSION: u32 = 1;
 
-/// What a tag should point at when an update of it is replayed; where it does not, somebody else has moved it.
+/// What a tag should point at when an update of it is replayed; otherwise another writer has changed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Expected {
-    /// There was no such tag, or it was not known.
+    /// The tag did not exist, or was not known.
     Absent,
     /// It pointed at this.
     Digest(Digest),
-    /// It had this version, by the remote's own word.
+    /// It had this version, according to the remote.
     Version(String),
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Publication {
     pub(super) expect: Expected,
 }
 
-/// What the remote has to get.
+/// The content of an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
     Publish(Publication),
@@ -86,7 +86,7 @@ struct RecordLine {
 }
 
 impl Entry {
-    /// An update that is acknowledged now.
+    /// An update acknowledged now.
     pub(super) fn now(what: What) -> Self {
         Self {
             at: Time {
@@ -142,7 +142,7 @@ impl Entry {
     /// Reads a file.
     ///
     /// # Errors
-    /// In words, for whatever is not exactly what [`Self::encode`] writes.
+    /// A message, for anything that is not exactly what [`Self::encode`] writes.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?;
         let (line, sum) = text.split_once('\n').ok_or("it ends too early")?;
@@ -182,7 +182,7 @@ impl Entry {
         })
     }
 
-    /// The keys of the records that the remote has once it is replayed. `subject` is its manifest's.
+    /// The keys of the records that the remote has once the update is replayed. `subject` is its manifest's.
     pub(super) fn keys(&self, subject: Option<&Digest>) -> Vec<String> {
         match &self.what {
             What::Record { key, .. } => vec![key.clone()],
@@ -196,7 +196,7 @@ impl Entry {
         }
     }
 
-    /// The keys of what must be at the remote before it. `children` are its manifest's.
+    /// The keys of the records that the remote must have before it. `children` are its manifest's.
     pub(super) fn needs(&self, children: &[Digest]) -> Vec<String> {
         match &self.what {
             What::Record { key, .. } => match keys::parse(key) {

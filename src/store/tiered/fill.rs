@@ -1,7 +1,7 @@
-//! A cold blob on its way into the front: downloaded once, read by everybody who wants it meanwhile.
+//! The download of a cold blob into the front: downloaded once, for all concurrent readers.
 //!
-//! The download goes into a spool, where readers follow it. It stops when nobody reads any more. The remote has verified what it
-//! sends when the last piece comes ([`Verified`](crate::store::wrap::Verified)): nothing is hashed here.
+//! The download goes into a spool, which readers follow. It stops when nobody reads any more. The bytes have been verified by the
+//! remote store's wrapper when the last piece arrives ([`Verified`](crate::store::wrap::Verified)): nothing is hashed here.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,32 +31,32 @@ use crate::{
     task::{self, Task},
 };
 
-/// Blobs up to this many bytes are whole before the first byte is handed out.
+/// Blobs of up to this many bytes are downloaded completely before the first byte is returned.
 const SMALL_BYTES: u64 = 1 << 20;
-/// How much is gathered before it is written, and read at once.
+/// How many bytes are collected before they are written, and read at once.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// How far a download is.
+/// Progress of a download.
 #[derive(Clone)]
 enum Phase {
     /// The remote has not answered yet, or it is not our turn.
     Opening,
     /// The remote has no such blob.
     Missing,
-    /// Bytes come.
+    /// Bytes are arriving.
     Coming,
-    /// All is there.
+    /// It is complete.
     Whole,
     /// The front cannot take it; the remote may be fine.
     NoRoom,
-    /// It broke.
+    /// It failed.
     Failed(Arc<Error>),
 }
 
 struct Progress {
     phase: Phase,
     written: u64,
-    /// What is written can be read here.
+    /// The spool, from which the written bytes can be read.
     file: Option<(Arc<File>, PathBuf)>,
 }
 
@@ -75,13 +75,13 @@ impl Drop for Fill {
     }
 }
 
-/// All downloads that are under way.
+/// All downloads in progress.
 pub(super) struct Fills {
     running: Mutex<HashMap<Digest, Weak<Fill>>>,
     places: Semaphore,
 }
 
-/// What a reader of a cold blob finds.
+/// The result for a reader of a cold blob.
 pub(super) enum Found {
     /// The remote has no such blob.
     Missing,
@@ -92,7 +92,7 @@ pub(super) enum Found {
 }
 
 impl Fills {
-    /// So many at once; others wait.
+    /// Allows `at_once` downloads at the same time; others wait.
     pub(super) fn new(at_once: usize) -> Self {
         Self {
             running: Mutex::default(),
@@ -108,19 +108,19 @@ impl Fills {
         }
     }
 
-    /// Forgets a download that is over; who comes now begins anew, or finds the blob in front.
+    /// Forgets a finished download; later readers start a new download, or find the blob in front.
     fn over(&self, digest: &Digest) {
         self.running.lock().remove(digest);
     }
 
-    /// The download of a blob that is under way.
+    /// The current download of a blob.
     pub(super) fn get(&self, desc: &Descriptor) -> Option<Arc<Fill>> {
         let fill = self.running.lock().get(&desc.digest)?.upgrade()?;
         (fill.desc.size == desc.size).then_some(fill)
     }
 
-    /// Joins the download of a blob, or begins one; `None` while one of another size is under way, since which is right
-    /// only the remote can tell.
+    /// Joins the download of a blob, or begins one; `None` while one of another size is in progress, since only the remote can
+    /// tell which size is right.
     pub(super) fn join(self: &Arc<Self>, core: &Arc<Core>, desc: &Descriptor) -> Option<Arc<Fill>> {
         let (sender, progress) = watch::channel(Progress {
             phase: Phase::Opening,
@@ -144,14 +144,14 @@ impl Fills {
         }
         add(&core.counts.fills, 1);
         let work = run(core.clone(), self.clone(), desc.clone(), sender);
-        // It is ours alone, so nobody has set it.
+        // Nobody else has it yet, so nobody has set it.
         let _ = new.task.set(task::spawn("fill", work));
         Some(new)
     }
 }
 
 impl Fill {
-    /// Reads all of it from the beginning, as it comes.
+    /// Reads the blob from the beginning, as it arrives.
     pub(super) async fn read(self: Arc<Self>) -> Result<Found> {
         let mut progress = self.progress.clone();
         loop {
@@ -177,7 +177,7 @@ impl Fill {
         Ok(Found::Stream(pieces.boxed()))
     }
 
-    /// Reads a range of which all has come already; ranges are not verified anyway.
+    /// Reads a range that has already arrived completely; ranges are not verified anyway.
     pub(super) fn range(&self, range: &Range<u64>) -> Option<ByteStream> {
         let progress = self.progress.borrow();
         let is_there = matches!(progress.phase, Phase::Coming | Phase::Whole);
@@ -231,7 +231,7 @@ impl Reader {
 
 /// Why a download ended early.
 enum Broken {
-    /// By the remote, or on the way.
+    /// Because of the remote, or the network.
     Remote(Error),
     /// By the disk in front.
     Front(Error),
@@ -263,7 +263,7 @@ async fn run(
                 Broken::Front(e) => {
                     let begun = progress.borrow().file.is_some();
                     passed_by::<()>(Err(told(&e)));
-                    // Who has read a part of it must come again; who has not may go past the front.
+                    // A reader that has read a part of it must retry; one that has not may bypass the front.
                     if begun && desc.size > SMALL_BYTES {
                         Phase::Failed(Arc::new(e))
                     } else {
@@ -276,9 +276,9 @@ async fn run(
     progress.send_modify(|p| p.phase = phase);
 }
 
-/// Puts a whole download into the front, while its readers read the spool.
+/// Stores a complete download in the front, while its readers read the spool.
 fn keep(core: Arc<Core>, fills: Arc<Fills>, desc: Descriptor, spool: Spool) {
-    // Until it is there, who comes shall find the download.
+    // Until it is stored, new readers must find the download.
     let hold = fills.get(&desc);
     let work = async move {
         let body = Body::Spool(Arc::new(spool));
@@ -334,7 +334,7 @@ type Readable = (Arc<File>, PathBuf);
 async fn create(dir: PathBuf, desc: Descriptor) -> Result<(SpoolWriter, Readable)> {
     task::blocking(move || {
         let spool = SpoolWriter::create_verified(&dir, desc.digest)?;
-        // A reader who got a part of it could not be sent past a disk that is full.
+        // A reader that got a part of it could not be redirected past a full disk.
         spool.reserve(desc.size)?;
         let path = spool.path().to_owned();
         let file =
@@ -344,7 +344,7 @@ async fn create(dir: PathBuf, desc: Descriptor) -> Result<(SpoolWriter, Readable
     .await
 }
 
-/// What has come by now, at least a piece; `None` at the end.
+/// The bytes that have arrived, at least one piece; `None` at the end.
 async fn gather(stream: &mut ByteStream) -> Result<Option<VecDeque<Bytes>>> {
     let Some(first) = stream.try_next().await? else {
         return Ok(None);

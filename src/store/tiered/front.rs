@@ -1,4 +1,4 @@
-//! The disk in front: blobs that are near, within limits of room.
+//! The disk in front: local blobs, within limits of space.
 
 use std::{
     fs::File,
@@ -33,23 +33,23 @@ use crate::{
     task,
 };
 
-/// How much is read and hashed, or copied, at once.
+/// How many bytes are read and hashed, or copied, at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// Blobs that are removed under one claim: who wants to keep one of them waits so long.
+/// Blobs that are removed under one claim: a caller that wants to keep one of them waits that long.
 const CLAIM: usize = 32;
-/// How often the file system's free room is looked at, which others fill too.
+/// How often the file system's free space is checked, which other programs use too.
 const LOOK: Duration = Duration::from_secs(30);
-/// Bigger things look at the free room before they come.
+/// For larger blobs the free space is checked before they are stored.
 const BIG_BYTES: u64 = 4 << 20;
 
-/// How much room the front may take.
+/// How much space the front may use.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Room {
-    /// Most bytes of blobs, temporarily a little more.
+    /// Maximum bytes of blobs, temporarily a little more.
     pub max_bytes: u64,
-    /// The share of `max_bytes` that is left when blobs are given up; over 0, up to 1.
+    /// The fraction of `max_bytes` that remains after an eviction; over 0, up to 1.
     pub low_water: f64,
-    /// Bytes of the file system that are left to others.
+    /// Bytes of the file system that must stay free.
     pub min_free_bytes: u64,
 }
 
@@ -64,8 +64,8 @@ impl Default for Room {
 }
 
 impl Room {
-    /// The same for a file system of `total` bytes, which may have less room: of a small one a twentieth is left to others, since all
-    /// that the front holds would have to go for more than that.
+    /// The same for a file system of `total` bytes: on a small one only a twentieth must stay free, since otherwise everything in
+    /// front would have to be evicted.
     #[must_use]
     pub fn on(self, total: u64) -> Self {
         let min_free_bytes = self.min_free_bytes.min(total / 20);
@@ -81,7 +81,7 @@ impl Room {
     }
 }
 
-/// The store in front.
+/// The front.
 pub(super) struct Front {
     pub(super) store: Arc<dyn Store>,
     pub(super) repositories: Arc<dyn Repositories>,
@@ -92,16 +92,16 @@ pub(super) struct Front {
     root: PathBuf,
     pub(super) room: Room,
     counts: Arc<Counts>,
-    /// Set once what lay there at the start is known: a big front must not hold up the start.
+    /// Set once the blobs existing at the start have been listed: a large front must not delay the start.
     looked: OnceCell<()>,
-    /// That the file system is nearly full was logged.
+    /// Whether it was logged that the file system is nearly full.
     told: AtomicBool,
     one_at_a_time: Mutex<()>,
-    /// Told when the disk has no room left, or more came to it than by [`Self::put`].
+    /// Notified when the disk is full, or bytes were stored other than by [`Self::put`].
     full: Notify,
 }
 
-/// Runs `done` past a failure of the front: it only ever saves time.
+/// Ignores a failure of the front, which is only an optimization.
 pub(super) fn passed_by<T>(done: Result<T>) -> Option<T> {
     done.inspect_err(|error| tracing::warn!(%error, "The store in front is passed by"))
         .ok()
@@ -111,7 +111,7 @@ impl Front {
     /// Takes over a disk store.
     ///
     /// # Errors
-    /// `Invalid` for what is not a disk store that may be written.
+    /// `Invalid` for anything but a writable disk store.
     pub(super) fn new(near: Opened, room: Room, counts: Arc<Counts>) -> Result<Self> {
         let refused = |why: &str| Error::new(ErrorKind::Invalid, "open", why);
         let StoreUrl::Disk(root) = near.url else {
@@ -144,12 +144,12 @@ impl Front {
         })
     }
 
-    /// Says whether a blob of this size is kept here at all.
+    /// Returns true if a blob of this size is kept here at all.
     pub(super) fn keeps(&self, size: u64) -> bool {
         size <= self.room.low_bytes()
     }
 
-    /// The size of a blob that is here.
+    /// The size of a blob in front.
     pub(super) async fn stat(&self, digest: &Digest) -> Option<u64> {
         let size = passed_by(self.store.stat(digest).await).flatten();
         if let Some(size) = size {
@@ -158,7 +158,7 @@ impl Front {
         size
     }
 
-    /// Reads a blob that is here.
+    /// Reads a blob in front.
     pub(super) async fn get(
         &self,
         desc: &Descriptor,
@@ -171,7 +171,7 @@ impl Front {
         Ok(found)
     }
 
-    /// Stores a blob; where the disk is full, others are given up for it.
+    /// Stores a blob; if the disk is full, others are evicted for it.
     pub(super) async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
         if self.store.stat(&desc.digest).await? != Some(desc.size) {
             self.make_room(desc.size).await?;
@@ -187,13 +187,13 @@ impl Front {
         done
     }
 
-    /// The bytes of a blob as a body that stays whole though the blob is given up; `None` if it is not here. `check` hashes
-    /// them first.
+    /// The bytes of a blob as a body that stays complete even if the blob is evicted; `None` if it is not in front. `check`
+    /// hashes them first.
     ///
     /// # Errors
-    /// `Corrupt` if they are not what the digest says.
+    /// `Corrupt` if they do not match the digest.
     pub(super) async fn body(&self, desc: &Descriptor, check: bool) -> Result<Option<Body>> {
-        // A file that was written to since it was hashed is hashed again for this, and removed if it is damaged.
+        // A file that was modified since it was hashed is hashed again by this call, and removed if it is damaged.
         if self.store.stat(&desc.digest).await?.is_none() {
             return Ok(None);
         }
@@ -202,12 +202,12 @@ impl Front {
         task::blocking(move || body(&from, &dir, &desc, check)).await
     }
 
-    /// Removes blobs that nobody needs here.
+    /// Removes blobs that are not needed in front.
     pub(super) async fn remove(&self, digests: &[Digest]) -> Result<()> {
         self.remove_all(digests, Pinned::Stay).await
     }
 
-    /// Removes a blob whose bytes are wrong, whoever needs it: who brings it again must not find it there.
+    /// Removes a damaged blob, even if it is needed: a client that pushes it again must not find it there.
     pub(super) async fn remove_damaged(&self, digest: &Digest) -> Result<()> {
         self.remove_all(&[*digest], Pinned::Too).await
     }
@@ -221,24 +221,24 @@ impl Front {
         Ok(())
     }
 
-    /// Makes sure that there is room for `size` bytes.
+    /// Makes space for `size` bytes.
     ///
     /// # Errors
-    /// `Full` where all that is here is needed.
+    /// `Full` if all remaining blobs are needed.
     pub(super) async fn make_room(&self, size: u64) -> Result<()> {
         let over = self.over(size).await?;
         if over == 0 {
             return Ok(());
         }
         self.give_up(over).await?;
-        // What could not be freed of the file system's room may be there all the same; the disk will say.
+        // There may be enough space on the file system even if not enough could be freed; the write will tell.
         if self.uses.bytes().saturating_add(size) > self.room.max_bytes {
             return Err(queue_full("the local cache directory (front_max_size) is"));
         }
         Ok(())
     }
 
-    /// How much must go so that `size` bytes more may come.
+    /// How many bytes must be evicted before `size` more bytes can be stored.
     async fn over(&self, size: u64) -> Result<u64> {
         let after = self.uses.bytes().saturating_add(size);
         let mut over = 0;
@@ -271,7 +271,7 @@ impl Front {
         free.await.map_err(|e| Error::io("look for room", e))
     }
 
-    /// Looks once at what lay here at the start.
+    /// Lists the blobs existing at the start, once.
     pub(super) async fn look(&self) -> Result<()> {
         let look = async || {
             self.uses.seed(self.sweep.blobs().await?);
@@ -280,7 +280,7 @@ impl Front {
         self.looked.get_or_try_init(look).await.copied()
     }
 
-    /// Gives up blobs of `bytes` together, or all that nobody needs.
+    /// Evicts blobs of `bytes` in total, or all blobs that are not needed.
     async fn give_up(&self, bytes: u64) -> Result<()> {
         self.look().await?;
         let _alone = self.one_at_a_time.lock().await;
@@ -306,12 +306,12 @@ impl Front {
         Ok(())
     }
 
-    /// The disk has no room left, or more was put here than by [`Self::put`].
+    /// Reports that the disk is full, or that bytes were stored other than by [`Self::put`].
     pub(super) fn filled(&self) {
         self.full.notify_one();
     }
 
-    /// Comes back within the limits whoever fills the disk: looks when it is told of it, and now and then.
+    /// Keeps the front within its limits, whatever fills the disk: checks when notified, and periodically.
     pub(super) async fn keep_room(&self) {
         passed_by(self.look().await);
         let _ = tokio::time::timeout(LOOK, self.full.notified()).await;
@@ -321,8 +321,8 @@ impl Front {
         }
     }
 
-    /// Most bytes that there may be here while others have what they have of the disk. Unfinished uploads are no others: they make
-    /// room.
+    /// Maximum bytes of blobs in front, given the current use of the disk by other files. Unfinished uploads do not count as
+    /// other files, since they are removed when space is needed.
     pub(super) async fn most_bytes(&self) -> u64 {
         let most = self.room.max_bytes;
         match passed_by(self.free_bytes().await).flatten() {
@@ -343,7 +343,7 @@ impl Front {
         task::blocking(move || {
             let items = std::fs::read_dir(dir).into_iter().flatten().flatten();
             let sizes = items.filter_map(|item| item.metadata().ok());
-            // A blob that is read has a second name here.
+            // A blob that is being read has a second name here.
             let sizes = sizes.filter(|m| m.is_file() && m.nlink() == 1);
             sizes.map(|m| m.blocks().saturating_mul(512)).sum()
         })
@@ -351,7 +351,7 @@ impl Front {
     }
 }
 
-/// Whenever it was written.
+/// No matter when it was written.
 const FOR_EVER: Time = Time {
     secs: i64::MAX,
     nanos: 0,
@@ -371,7 +371,7 @@ fn body(from: &Path, dir: &Path, desc: &Descriptor, check: bool) -> Result<Optio
     if check {
         verify(&mut file, from, desc)?;
     }
-    // A spool of another digest's bytes would need their SHA-256, which only reading them gives.
+    // For another digest algorithm a spool would need the SHA-256, which requires reading the bytes.
     if is_sha256 && let Some(link) = link(from, dir) {
         let spool = Spool::adopt(file, &link, desc.digest, desc.size)?;
         return Ok(Some(Body::Spool(Arc::new(spool))));
@@ -387,9 +387,9 @@ fn rewind(file: &mut File) -> std::io::Result<()> {
     file.rewind()
 }
 
-/// Another name of the blob's file, to be removed by who has it; `None` where the file system cannot.
+/// Another name of the blob's file, which the caller must remove; `None` if the file system does not support hard links.
 fn link(from: &Path, dir: &Path) -> Option<PathBuf> {
-    // What a dead process leaves of these is swept with its spools.
+    // Leftovers of a dead process are removed together with its spools.
     let name = format!("spool-{:016x}", fastrand::u64(..));
     let linked = || -> fs::Result<()> {
         let (folder, file) = (from.parent(), from.file_name());

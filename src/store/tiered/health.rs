@@ -1,9 +1,9 @@
-//! Whether the remote answers, in one place for all who want to know.
+//! Reachability of the remote, determined in one place.
 //!
-//! One task asks the remote something small: every so often, as soon as any question has waited [`PATIENCE`] in vain, and when
-//! a question failed that may fail alone. Its verdict counts for everybody and does not depend on any client: a remote that
-//! is silent for [`PROBE`] is unreachable, however it came to be. From then on every question fails at once, until a probe is
-//! answered; these come after pauses that grow, with jitter.
+//! One task probes the remote: periodically, as soon as any request has waited for [`PATIENCE`] without an answer, and when a
+//! request failed that may be an isolated failure. Its verdict applies to all requests and does not depend on any client: a
+//! remote that is silent for [`PROBE`] is unreachable, whatever the cause. From then on every request fails at once, until a
+//! probe is answered; probes are repeated after growing pauses, with jitter.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,29 +25,29 @@ use crate::{
     },
 };
 
-/// How long a question is waited for before the remote is doubted.
+/// How long a request may wait before the remote is probed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
-/// Longest wait for the answer to a probe of a remote that is believed to be up.
+/// Timeout of a probe while the remote is considered up.
 const PROBE: Duration = Duration::from_secs(5);
-/// The same of one that is unreachable: it may be slow at first when it comes back.
+/// The same while it is unreachable: it may be slow at first when it comes back.
 const PROBE_AWAY: Duration = Duration::from_secs(10);
-/// A remote of which nothing was heard for this long is probed.
+/// A remote that has not answered anything for this long is probed.
 const IDLE: Duration = Duration::from_secs(10);
-/// Pauses between probes; the longest is how late a remote that is back is noticed.
+/// Pauses between probes; the longest is the maximum delay until a recovered remote is noticed.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
-/// A remote that was up for less goes on where the pauses were.
+/// If a remote was up for less time, the pauses continue where they were.
 const STEADY: Duration = Duration::from_mins(1);
 
-/// The remote as it was found last.
+/// The last known state of the remote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reachable {
     /// Whether it answers.
     pub up: bool,
-    /// For how long that has been so.
+    /// For how long it has been in this state.
     pub since: Duration,
     /// Why it is unreachable, with its address and the cause; empty while it is up.
     pub why: String,
-    /// What sort of trouble that is; `None` while it is up.
+    /// The kind of error; `None` while it is up.
     pub kind: Option<ErrorKind>,
     /// How often it became unreachable since the start.
     pub outages: u64,
@@ -58,11 +58,11 @@ struct State {
     away: Option<(ErrorKind, String)>,
     since: Instant,
     outages: u64,
-    /// A question has waited in vain, and the probe has not said yet what that means.
+    /// A request has waited too long, and the result of the probe is not known yet.
     doubted: bool,
     /// When it last answered anything.
     heard: Instant,
-    /// A probe was answered since the start, so that what waits may be sent.
+    /// A probe was answered since the start, so that the backlog may be sent.
     proven: bool,
     /// Pauses between probes while it was unreachable.
     pauses: u32,
@@ -71,7 +71,7 @@ struct State {
     ended: u64,
 }
 
-/// What is known of the remote.
+/// Tracks the state of the remote.
 pub(super) struct Health {
     state: watch::Sender<State>,
     hurry: Notify,
@@ -79,7 +79,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Begins with a remote that is up, until it proves otherwise; the first probe comes at once. `store` names it in errors.
+    /// The remote is considered up at first; the first probe is sent at once. `store` names it in errors.
     pub(super) fn new(store: String) -> Self {
         let state = State {
             away: None,
@@ -99,7 +99,7 @@ impl Health {
         }
     }
 
-    /// What is known now.
+    /// The current state.
     pub(super) fn now(&self) -> Reachable {
         let state = self.state.borrow();
         Reachable {
@@ -115,11 +115,12 @@ impl Health {
         self.state.borrow().away.is_none()
     }
 
-    /// Asks for a small answer, unless the remote is unreachable; given up as soon as it is found to be.
+    /// Sends a request with a small answer, unless the remote is unreachable; aborts it as soon as the remote is found to be
+    /// unreachable.
     ///
     /// # Errors
-    /// `Unavailable` at once while it is unreachable. A temporary one says that it became so just now; where only this request
-    /// fails and others are answered, the error is marked `alone`.
+    /// `Unavailable` at once while it is unreachable. A temporary error means that it just became unreachable; if only this
+    /// request fails and others are answered, the error is marked `alone`.
     pub(super) async fn ask<T>(
         &self,
         op: &'static str,
@@ -134,7 +135,7 @@ impl Health {
         self.judged(done, outages).await
     }
 
-    /// Waits until the remote is unreachable, for who waits for something else of it: after a while it is found out whether it is.
+    /// Waits until the remote is unreachable, for callers that wait for something else from it: after a while a probe finds out.
     pub(super) async fn lost(&self) {
         let asked = Instant::now();
         if timeout(PATIENCE, self.down()).await.is_err() {
@@ -143,7 +144,7 @@ impl Health {
         }
     }
 
-    /// As [`Self::ask`], for bytes that take their time and are watched for stalls on their way.
+    /// As [`Self::ask`], for long transfers, which are monitored for stalls separately.
     pub(super) async fn send<T>(
         &self,
         op: &'static str,
@@ -153,10 +154,10 @@ impl Health {
         self.judged(work.await, outages).await
     }
 
-    /// How often it had been unreachable by now.
+    /// How often it has been unreachable so far.
     ///
     /// # Errors
-    /// While it is.
+    /// While it is unreachable.
     fn outages(&self, op: &'static str) -> Result<u64> {
         let state = self.state.borrow();
         if state.away.is_none() {
@@ -166,8 +167,8 @@ impl Health {
         Err(self.away(op))
     }
 
-    /// Finds out what an answer says of the remote. `outages` is how often it had been unreachable when the question was asked:
-    /// an answer to an old one says nothing of now.
+    /// Updates the state from an answer. `outages` is how often the remote had been unreachable when the request was sent: an
+    /// answer to an old request says nothing about the present.
     async fn judged<T>(&self, done: Result<T>, outages: u64) -> Result<T> {
         let e = match done {
             Err(e) if e.is_temporary() || e.kind == ErrorKind::Corrupt || is_refused(e.kind) => {
@@ -178,14 +179,14 @@ impl Health {
                 return answered.map_err(|e| e.at(&self.store, ""));
             }
         };
-        // No connection, or too many requests: that is not about this request.
+        // No connection, or too many requests: not specific to this request.
         if e.kind == ErrorKind::Throttled || (e.kind == ErrorKind::Unavailable && e.unheard) {
             self.failed(&e, outages);
             return Err(e);
         }
         let answers = self.still_answers().await;
-        // Of all requests alike a refusal is an outage: what is at hand serves until the credentials, or the bucket, are right again.
-        // Bytes that make no sense are damage, or a page of something that answers in its place.
+        // If all requests are refused, that is an outage: local content is served until the credentials, or the bucket, are
+        // corrected. Invalid bytes are damage, or a page from another server that answers in the store's place.
         if is_refused(e.kind) || e.kind == ErrorKind::Corrupt {
             return Err(if answers { e } else { self.away(e.op) });
         }
@@ -196,7 +197,7 @@ impl Health {
         Err(e)
     }
 
-    /// Waits until a question that was asked at `asked` has waited long enough, or longer waiting is known to be in vain.
+    /// Waits until a request sent at `asked` has waited long enough, or further waiting is known to be useless.
     pub(super) async fn hesitates(&self, asked: Instant) {
         tokio::select! {
             () = sleep_until(asked + PATIENCE) => {}
@@ -204,14 +205,14 @@ impl Health {
         }
     }
 
-    /// Waits until questions are in vain for now: one has waited while nothing was heard, or it is unreachable.
+    /// Waits until requests are currently useless: one has waited too long without any answer, or the remote is unreachable.
     pub(super) async fn is_doubted(&self) {
         let mut state = self.state.subscribe();
         // The sender is ours, so it cannot be gone.
         let _ = state.wait_for(|s| s.doubted || s.away.is_some()).await;
     }
 
-    /// What is answered instead of the remote, which has not answered in time.
+    /// The error if the remote has not answered in time.
     pub(super) fn silent(&self, op: &'static str) -> Error {
         if !self.is_up() {
             return self.away(op);
@@ -222,7 +223,7 @@ impl Health {
             .at(&self.store, "")
     }
 
-    /// What is asked for while the remote is unreachable.
+    /// The error while the remote is unreachable.
     pub(super) fn away(&self, op: &'static str) -> Error {
         let now = self.now();
         let message = format!(
@@ -246,7 +247,7 @@ impl Health {
             .boxed()
     }
 
-    /// Has the remote probed, unless it has answered something since.
+    /// Requests a probe, unless the remote has answered something since.
     fn doubt(&self, since: Instant) {
         let doubts = self.state.send_if_modified(|state| {
             let doubts = state.away.is_none() && !state.doubted && state.heard <= since;
@@ -258,9 +259,9 @@ impl Health {
         }
     }
 
-    /// It has answered something.
+    /// Records that it has answered something.
     fn heard(&self) {
-        // Only the probe ends an outage: what comes late may have been on its way before.
+        // Only a probe ends an outage: a late answer may have been sent before the outage.
         self.state.send_if_modified(|state| {
             state.heard = Instant::now();
             std::mem::take(&mut state.doubted)
@@ -270,7 +271,7 @@ impl Health {
     /// Returns true if the remote answers a probe that begins now.
     async fn still_answers(&self) -> bool {
         let mut state = self.state.subscribe();
-        // One that runs by now may have been asked before the trouble began.
+        // A running probe may have been sent before the problem began.
         let begun = state.borrow().begun;
         self.hurry.notify_one();
         let found = state
@@ -296,14 +297,14 @@ impl Health {
         });
     }
 
-    /// Waits until it is up, and was found to be so by a probe.
+    /// Waits until it is up, confirmed by a probe.
     pub(super) async fn up(&self) {
         let mut state = self.state.subscribe();
         // The sender is ours, so it cannot be gone.
         let _ = state.wait_for(|s| s.away.is_none() && s.proven).await;
     }
 
-    /// Changes when it becomes unreachable, and when it is back.
+    /// A value that changes when it becomes unreachable, and when it is back.
     pub(super) fn turn(&self) -> (u64, bool) {
         let state = self.state.borrow();
         (state.outages, state.away.is_none())
@@ -326,11 +327,11 @@ impl Health {
         self.hurry.notify_one();
     }
 
-    /// Probes the remote when there is reason to; never ends.
+    /// Probes the remote when necessary; never ends.
     ///
-    /// It reads a record that nobody ever wrote: those wait for no transfer, and no limit on bytes or on requests at once holds them up.
-    /// That there is none is the only right answer. A page in the store's place says otherwise; a refusal shows that our credentials are not
-    /// accepted, so that nothing else would be answered either.
+    /// A probe reads a record that does not exist: such reads do not wait for transfers, and are not delayed by limits on bytes
+    /// or concurrent requests. "Not found" is the only right answer. A page from another server answers differently; a refusal
+    /// shows that our credentials are not accepted, so that no other request would succeed either.
     pub(super) async fn probe(&self, remote: Arc<dyn Records>) {
         loop {
             let unknown = Digest::sha256_of(&fastrand::u128(..).to_le_bytes());
@@ -379,17 +380,17 @@ impl Health {
             }
         }
         let pauses = self.state.borrow().pauses;
-        // Cut short by whoever cannot wait.
+        // May be cut short by a caller that cannot wait.
         let _ = timeout(PAUSES.pause(pauses), self.hurry.notified()).await;
         self.state.send_modify(|s| s.pauses = pauses + 1);
         PROBE_AWAY
     }
 
     fn unanswered(&self, e: &Error, begun: Instant, outages: u64) {
-        // A refusal, or what something else answered in its place, is not excused by what others were answered: that may be
-        // from there too.
+        // A refusal, or an answer of another server in the store's place, counts even if other requests were answered: those
+        // answers may come from that server too.
         if e.kind == ErrorKind::Timeout && self.state.borrow().heard > begun {
-            // It answers others, if slowly.
+            // It answers other requests, though slowly.
             self.state.send_modify(|s| {
                 s.doubted = false;
                 s.proven = true;
@@ -416,7 +417,7 @@ impl Health {
     }
 }
 
-/// Says whether the store does not let us in, or is not there: as a rule that holds for all requests.
+/// Returns true if the store refuses us, or does not exist: usually that applies to all requests.
 fn is_refused(kind: ErrorKind) -> bool {
     matches!(
         kind,

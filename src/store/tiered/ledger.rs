@@ -1,14 +1,14 @@
-//! The files that make an acknowledgement outlive a kill: what the remote does not have yet.
+//! The files that make acknowledgements survive a kill: they record what the remote does not have yet.
 //!
 //! ```text
 //! lock                          held while a daemon works here
-//! unsent/<alg>-<hex>.<size>     empty: this blob in front is not known to be at the remote
-//! entries/<16 hex>.json         super::entry::Entry: an update that the remote has to get, in this order
-//! aside/…                       what could not be read back or sent, for somebody to look at
+//! unsent/<alg>-<hex>.<size>     empty: this blob in front is not known to be in the remote
+//! entries/<16 hex>.json         super::entry::Entry: an update that is queued for the remote, in this order
+//! aside/…                       what could not be read back or sent, for an operator to examine
 //! temp/                         unfinished files
 //! ```
 //!
-//! A mark has no content, so that its name alone must be durable; the size in it saves a look at the blob.
+//! A mark has no content, so that only its name must be durable; the size in the name saves a `stat` of the blob.
 
 use std::{
     io,
@@ -38,17 +38,17 @@ use crate::{
 const UNSENT: &str = "unsent";
 const ENTRIES: &str = "entries";
 const ASIDE: &str = "aside";
-/// Longest wait for a daemon that is about to end.
+/// Longest wait for a daemon that is about to exit.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Longest entry that is read, in bytes.
 const MAX_ENTRY_BYTES: u64 = 64 << 10;
 
-/// A blob that was marked.
+/// A marked blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Marked {
     pub(super) digest: Digest,
     pub(super) size: u64,
-    /// When.
+    /// When it was marked.
     pub(super) at: Time,
 }
 
@@ -82,10 +82,10 @@ fn parse_entry(name: &str) -> Option<u64> {
 }
 
 impl Ledger {
-    /// Opens the folder and keeps other daemons out of it while the lock lives.
+    /// Opens the folder and locks out other daemons while the lock lives.
     ///
     /// # Errors
-    /// `Conflict` if another one is there.
+    /// `Conflict` if another daemon uses it.
     pub(super) async fn open(dir: &Path) -> Result<(Self, fs::Lock)> {
         let tree = Tree::new(dir, "temp");
         let made = tree.clone();
@@ -145,7 +145,7 @@ impl Ledger {
         .await
     }
 
-    /// Takes a mark away. A power cut may bring it back, which costs a look at the remote.
+    /// Removes a mark. A power failure may bring it back, which only costs a request to the remote.
     pub(super) async fn unmark(&self, digest: &Digest, size: u64) -> Result<()> {
         let name = mark_of(digest, size);
         self.run(move |tree| {
@@ -155,7 +155,7 @@ impl Ledger {
         .await
     }
 
-    /// All marks, the oldest first; what is none is set aside.
+    /// All marks, the oldest first; other files are set aside.
     pub(super) async fn marks(&self) -> Result<Vec<Marked>> {
         let listed = self
             .run(|tree| tree.list_files("open", &format!("{UNSENT}/"), usize::MAX))
@@ -182,7 +182,7 @@ impl Ledger {
         self.set_aside(&key, why).await;
     }
 
-    /// Writes an entry, over the one that has this number; durable when it returns.
+    /// Writes an entry, replacing the one with this number; durable when it returns.
     pub(super) async fn write(&self, seq: u64, bytes: Vec<u8>) -> Result<()> {
         self.run(move |tree| tree.write("keep", &entry_of(seq), &bytes))
             .await
@@ -194,7 +194,7 @@ impl Ledger {
             .await
     }
 
-    /// The numbers of all entries, in order; what is none is set aside.
+    /// The numbers of all entries, in order; other files are set aside.
     pub(super) async fn entries(&self) -> Result<Vec<u64>> {
         let names = self.run(|tree| tree.list("open", ENTRIES)).await?;
         let mut seqs = Vec::new();
@@ -223,7 +223,7 @@ impl Ledger {
         self.set_aside(&entry_of(seq), why).await;
     }
 
-    /// Moves a file out of the way, for somebody to look at.
+    /// Moves a file out of the way, for an operator to examine.
     async fn set_aside(&self, key: &str, why: &str) {
         tracing::error!(file = %self.tree.path(key).display(), why, "Set aside: it was acknowledged and cannot be sent");
         self.aside.fetch_add(1, Relaxed);
@@ -243,7 +243,7 @@ impl Ledger {
         }
     }
 
-    /// How many were set aside and not looked at since.
+    /// How many files are set aside.
     pub(super) fn aside(&self) -> u64 {
         self.aside.load(Relaxed)
     }

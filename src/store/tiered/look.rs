@@ -1,4 +1,4 @@
-//! Questions that the front can answer as well, if the remote is slow to.
+//! Requests that the front can also answer, if the remote is slow.
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -11,22 +11,22 @@ use crate::{
     task,
 };
 
-/// Most questions that go on though nobody waits for them any more.
+/// Maximum number of requests that continue although nobody waits for them any more.
 pub(super) const MAX_LEFT: usize = 64;
 
-/// How long the remote is waited for where the front has an answer too.
+/// How long to wait for the remote if the front has an answer too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
-    /// [`super::health::PATIENCE`]: builds wait for names, and an older answer serves them too.
+    /// [`super::health::PATIENCE`]: builds wait for names, and an older answer is good enough for them.
     Short,
-    /// Until it is known to be unreachable: who removes by what it finds must not go by an old answer.
+    /// Until it is known to be unreachable: callers that delete based on the answer must not use an old one.
     Long,
 }
 
 impl Core {
-    /// Asks the remote. With short patience the question goes on by itself after that, so that its answer is kept, or its silence
-    /// noticed, whatever becomes of the caller. `is_known` says then whether the front has an answer: if not, a remote that is only
-    /// busy is waited for, since a miss costs more.
+    /// Asks the remote. With short patience the request then continues in the background, so that its answer is stored, or the
+    /// silence noticed, whatever happens to the caller. `is_known` then tells whether the front has an answer: if not, the caller
+    /// keeps waiting for a remote that is only busy, since a miss costs more.
     ///
     /// # Errors
     /// Those of `behind`; a temporary one if there was no answer in time.
@@ -57,7 +57,7 @@ impl Core {
         let work = async move {
             let done = watched(behind).await;
             drop(place);
-            // Nobody may wait any more.
+            // The caller may no longer be waiting.
             let _ = tell.send(done);
         };
         task::spawn("look", work).detach();
@@ -68,7 +68,7 @@ impl Core {
                     tier.into_iter().for_each(answered);
                     done
                 }
-                // It ends without a word only with the process.
+                // It ends without an answer only when the process ends.
                 Err(_) => Err(self.health.silent(op)),
             },
             () = patience => Err(self.health.silent(op)),

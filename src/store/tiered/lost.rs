@@ -1,7 +1,8 @@
-//! What the remote had and lost, to a lifecycle rule or to a hand in its console, while the front has it still.
+//! Blobs that the remote has lost, because of a lifecycle rule or a manual deletion, while the front still has them.
 //!
-//! Builds through this daemon would go on and push nothing again, and everybody else would miss. So whoever reads a tag has it
-//! looked after now and then, beside the read: what it leads to and the remote does not have is sent again.
+//! Builds through this daemon would not notice and would not push them again, and everybody else would get misses. So reading a
+//! tag occasionally triggers a check in the background: blobs that the tag leads to and the remote does not have are uploaded
+//! again.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -27,10 +28,10 @@ use crate::{
     task,
 };
 
-/// Most digests that one tag leads to which are looked at.
+/// Maximum number of digests that are checked for one tag.
 const MAX_DIGESTS: usize = 100_000;
 
-/// What a manifest names: other manifests, and blobs. Of a document that nobody understands, nothing.
+/// The manifests and blobs that a manifest names; none for a document that cannot be parsed.
 fn named(manifest: &Manifest) -> (Vec<Digest>, Vec<Digest>) {
     let outline = Outline::of(manifest).unwrap_or_default();
     let (manifests, blobs): (Vec<_>, Vec<_>) = outline
@@ -42,7 +43,7 @@ fn named(manifest: &Manifest) -> (Vec<Digest>, Vec<Digest>) {
 }
 
 impl Core {
-    /// Looks after one tag after the other while the remote is up; never ends.
+    /// Checks one tag after the other while the remote is up; never ends.
     pub(super) async fn look_after_all(self: Arc<Self>) {
         loop {
             let job = self.turns.next().await;
@@ -61,7 +62,7 @@ impl Core {
         }
     }
 
-    /// Sends again what is in front and lost at the remote, of all that a tag leads to.
+    /// Uploads everything again that a tag leads to, that is in front, and that the remote has lost.
     async fn look_after(self: &Arc<Self>, repo: &Repo, tag: &Tag, digest: &Digest) -> Result<()> {
         let repository = self.repository(repo);
         let parts = repository.parts(tag).await?;
@@ -87,7 +88,7 @@ impl Core {
         Ok(())
     }
 
-    /// A manifest of which the remote has a record; without one it was removed, and what it names may go.
+    /// A manifest that has a record in the remote; without a record it was deleted, and what it names may be deleted.
     async fn recorded(&self, repository: &Repository, digest: &Digest) -> Result<Option<Manifest>> {
         let Some(known) = repository.known(digest).await? else {
             return Ok(None);
@@ -110,16 +111,16 @@ impl Core {
         }
     }
 
-    /// The size of a blob that is whole in front alone, and does not wait to be sent.
+    /// The size of a blob that is complete only in front, and not in the backlog.
     async fn hidden(&self, digest: &Digest, look: Look) -> Result<Option<u64>> {
-        // To look is no use of it.
+        // A check does not count as use.
         let size = passed_by(self.front.store.stat(digest).await).flatten();
         let waits = self.unsent.contains(digest) || self.queue.manifests().contains(digest);
         let Some(size) = size.filter(|_| !waits) else {
             return Ok(None);
         };
         let stat = self.remote.store.stat(digest);
-        // Of another size it is damaged: the one in front was hashed.
+        // A blob of another size is damaged: the one in front was hashed.
         let is_there = self.health.ask("stat", stat).await? == Some(size);
         if is_there && (look == Look::Size || self.is_whole_behind(digest, size).await?) {
             self.seen.insert(digest);
@@ -129,7 +130,7 @@ impl Core {
         Ok((!self.unsent.contains(digest)).then_some(size))
     }
 
-    /// Reads what the remote has.
+    /// Reads the remote's copy and checks it.
     async fn is_whole_behind(&self, digest: &Digest, size: u64) -> Result<bool> {
         let read = async {
             let Some(stream) = self
@@ -159,7 +160,7 @@ impl Core {
         let body = match self.front.body(&desc, true).await {
             Ok(body) => body.ok_or_else(lost)?,
             Err(e) if e.kind == ErrorKind::Corrupt => {
-                // Who brings it again must not find it there.
+                // A client that pushes it again must not find it in front.
                 passed_by(self.front.remove_damaged(digest).await);
                 return Err(lost());
             }
@@ -168,7 +169,7 @@ impl Core {
         let put = self.remote.store.put(&desc, &body);
         let put = self.health.send("put", put).await.map_err(not_ours)?;
         if look == Look::Bytes && put == Put::Existed {
-            // By its size it is whole; its bytes were read.
+            // Its size is right, but its bytes were read and are wrong.
             self.replace(&desc, &body).await.map_err(not_ours)?;
         }
         self.seen.insert(digest);

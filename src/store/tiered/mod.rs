@@ -1,14 +1,14 @@
-//! A disk in front of a remote store: the store of a daemon, fast where it can be, and never losing what it said yes to.
+//! A disk in front of a remote store: the store of a daemon, fast where possible, and never losing what it has acknowledged.
 //!
-//! - Holds: what is asked of which tier, downloads into the front, what the remote does not have yet, room in front.
-//! - Enters: two opened stores, a folder for what must outlive a kill.
+//! - Holds: the choice of the tier for each request, downloads into the front, the backlog, the space in front.
+//! - Enters: two opened stores, a folder for state that must survive a kill.
 //! - Leaves: a store with many repositories like any other, and a [`Backlog`].
-//! - Deliberately absent: what is done where a tag moved meanwhile ([`Moved`]), timers of the daemon, protocols.
+//! - Deliberately absent: the handling of tags that changed meanwhile ([`Moved`]), timers of the daemon, protocols.
 //!
-//! The rules are those of design §5. *Write-through*: acknowledged when the remote has it. *Write-back*: a blob is
-//! acknowledged when it is durable in front and marked (`ledger`); a tag, a manifest or a record when the remote has all of
-//! it, or while the remote is away (`health`) when it is in the queue. Only the remote says what a name stands for, so that
-//! any number of daemons over one remote are one service; what the front knows of names counts while the remote is away.
+//! The rules are those of design §5. *Write-through*: acknowledged when the remote has it. *Write-back*: a blob is acknowledged
+//! when it is durable in front and marked (`ledger`); a tag, a manifest or a record when the remote has all of it, or, while the
+//! remote is unreachable (`health`), when it is in the queue. Only the remote defines what a name stands for, so that any number
+//! of daemons over one remote are one service; the front's knowledge of names is used only while the remote is unreachable.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -64,33 +64,33 @@ use look::Patience;
 /// When a write is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// When the remote has it; nothing but pieces of unfinished uploads is accepted while that is away.
+    /// When the remote has it; while the remote is unreachable, only pieces of unfinished uploads are accepted.
     WriteThrough,
-    /// Blobs when they are durable here; names too while the remote is away.
+    /// Blobs when they are durable here; names too while the remote is unreachable.
     WriteBack,
 }
 
-/// How the tiers work together.
+/// Settings of the tiers.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// When a write is acknowledged.
     pub mode: Mode,
-    /// How much room the front may take.
+    /// How much space the front may use.
     pub room: Room,
-    /// Folder for what the remote does not have yet; this daemon's alone. Best on the front's file system.
+    /// Folder for the backlog; must not be shared with other daemons. Best on the front's file system.
     pub state_dir: PathBuf,
-    /// Blobs that are sent at once.
+    /// Blobs that are uploaded concurrently.
     pub sends: usize,
-    /// Cold blobs that are downloaded at once.
+    /// Cold blobs that are downloaded concurrently.
     pub fills: usize,
-    /// Queued updates that are replayed at once.
+    /// Queued updates that are replayed concurrently.
     pub replays: usize,
-    /// Most updates that wait.
+    /// Maximum number of queued updates.
     pub max_queued: usize,
 }
 
 impl Settings {
-    /// The usual ones.
+    /// The default settings.
     pub fn new(mode: Mode, state_dir: PathBuf) -> Self {
         Self {
             mode,
@@ -104,13 +104,13 @@ impl Settings {
     }
 }
 
-/// Decides what becomes of a tag that was written here during an outage, and meanwhile by somebody else at the remote.
+/// Decides about a tag that was written here during an outage, and meanwhile by another writer in the remote.
 #[async_trait]
 pub trait Moved: Send + Sync {
-    /// A manifest that holds both `ours` and `theirs`; its blobs must be stored in `repository` when this returns. May be
-    /// asked more than once for the same two, and must then answer the same.
+    /// A manifest that contains both `ours` and `theirs`; its blobs must be stored in `repository` when this returns. May be
+    /// called more than once for the same two, and must then return the same.
     ///
-    /// It must not write the tag itself, nor `ours`: both wait for its answer.
+    /// It must not write the tag itself, or `ours`: both wait for its answer.
     ///
     /// `None` leaves the tag at `theirs`, which is logged and reported; `ours` stays readable by its digest.
     async fn merge(
@@ -122,7 +122,7 @@ pub trait Moved: Send + Sync {
     ) -> Option<Manifest>;
 }
 
-/// Leaves every tag that moved alone.
+/// Leaves every changed tag unchanged.
 #[derive(Debug, Clone, Copy)]
 pub struct NeverMerge;
 
@@ -133,23 +133,24 @@ impl Moved for NeverMerge {
     }
 }
 
-/// A disk in front of a remote. Background work ends when it is dropped; what is not sent by then is at the next start.
+/// A disk in front of a remote. Background work ends when it is dropped; the remaining backlog is sent after the next start.
 pub struct Tiered {
     core: Arc<Core>,
-    /// Of the front and of the remote.
+    /// Counters of the front and of the remote.
     metrics: Vec<Arc<Counters>>,
     _tasks: Vec<Task<()>>,
 }
 
 impl Tiered {
-    /// Puts `near`, a `disk:` store of this daemon alone, in front of `remote`, and goes on with what an earlier process
-    /// left in `settings.state_dir`.
+    /// Puts `near`, a `disk:` store used only by this daemon, in front of `remote`, and continues with the backlog of an earlier
+    /// process in `settings.state_dir`.
     ///
-    /// The remote must verify what is read from it: here it is not hashed again. Its `retry_for` is how long a question is tried again until it counts as failed: some seconds.
+    /// The remote must verify content that is read from it: it is not hashed again here. Its `retry_for` is how long a request is
+    /// retried until it counts as failed: some seconds.
     ///
     /// # Errors
-    /// `Invalid` for stores and settings that do not fit, `Conflict` if another daemon works in the same folder; whatever
-    /// the disk says. The remote is not asked anything.
+    /// `Invalid` for unsuitable stores and settings, `Conflict` if another daemon uses the same folder; errors of the disk. The
+    /// remote is not contacted.
     pub async fn open(
         near: Opened,
         remote: Opened,
@@ -188,7 +189,7 @@ impl Tiered {
         })
     }
 
-    /// What is left to be sent, and how the remote is.
+    /// The backlog, and the state of the remote.
     pub fn backlog(&self) -> Arc<dyn Backlog> {
         self.core.clone()
     }
@@ -201,7 +202,7 @@ impl Tiered {
             store: cli.store().clone(),
             meet: match self.core.settings.mode {
                 Mode::WriteThrough => remote.meet,
-                // Nobody can compare with what is away.
+                // An unreachable store cannot compare and swap.
                 Mode::WriteBack => Meet::SideTags,
             },
             untag: Some(cli.untag().clone()),
@@ -224,15 +225,16 @@ impl Tiered {
 }
 
 impl Tiered {
-    /// All repositories for a server whose clients wait: what the front knows is answered from it as soon as the remote is slow.
+    /// All repositories, for a server whose clients wait: answers come from the front, if it knows them, as soon as the remote is
+    /// slow.
     ///
-    /// Whoever removes by what it reads, such as a prune, goes by [`Self::opened`] instead.
+    /// Callers that delete based on what they read, such as a prune, must use [`Self::opened`] instead.
     pub fn hasty(self: &Arc<Self>) -> Arc<dyn Repositories> {
         Arc::new(Hasty(self.clone()))
     }
 
-    /// What to ask when an upload finds no room on the front's disk: blobs go that nobody needs there and the remote can be asked for,
-    /// but not for somebody whose unfinished uploads have half of the room: they might never fit.
+    /// Called when the front's disk is too full for an upload: evicts blobs that are not needed in front and that the remote can
+    /// provide, but not for a caller whose unfinished uploads take half of the space: they might never fit.
     pub fn evict(&self) -> Box<Evict> {
         let core = self.core.clone();
         Box::new(move |unfinished| {

@@ -1,4 +1,4 @@
-//! Publications: at the remote if it is there, into the queue if it is away.
+//! Publications: to the remote if it is reachable, otherwise into the queue.
 
 use tokio::sync::MutexGuard;
 
@@ -38,7 +38,7 @@ impl One {
             Some(tag) => self.tag_key(tag),
             None => keys::manifest(&self.name, &manifest.digest),
         };
-        // What waits for the remote goes first, and so does what it names.
+        // Queued updates go first, and so do the blobs that it names.
         let mut before = entry.keys(subject.as_ref());
         before.extend(entry.needs(&children));
         let ready = async {
@@ -53,12 +53,12 @@ impl One {
             Err(e) => (self.core.tag_locks.lock(&lock_key).await, Err(e)),
         };
         let done = match done {
-            // It may have come through. If so, the replay finds that there is nothing left to do.
+            // It may have succeeded. If so, the replay finds nothing left to do.
             Err(e) if e.is_temporary() && self.core.writes_back() => {
                 self.enqueue(manifest, entry, expect).await
             }
             Err(e) => {
-                // It may lack what it was believed to have: whoever pushes again has it looked for.
+                // The remote may lack blobs that it was believed to have: the next push must check again.
                 self.core.seen.forget(&children);
                 Err(e)
             }
@@ -71,7 +71,7 @@ impl One {
     /// Waits until no update with one of these keys is queued, and holds `lock_key` from then on.
     ///
     /// # Errors
-    /// A temporary one as soon as the remote is away.
+    /// A temporary error as soon as the remote is unreachable.
     pub(super) async fn settled(
         &self,
         keys: &[String],
@@ -89,7 +89,7 @@ impl One {
         }
     }
 
-    /// Publishes at the remote, and keeps it in front; the tag's lock must be held.
+    /// Publishes to the remote, and stores it in front; the tag's lock must be held.
     async fn publish_behind(
         &self,
         manifest: &Manifest,
@@ -108,7 +108,7 @@ impl One {
         Ok(done)
     }
 
-    /// Turns a version of ours into the remote's; `None` if the tag does not have it any more.
+    /// Converts a version of the front into the remote's; `None` if the tag no longer has it.
     async fn expect_behind(&self, tag: Option<&Tag>, expect: &Expect) -> Result<Option<Expect>> {
         let (Some(tag), Expect::Version(version)) = (tag, expect) else {
             return Ok(Some(expect.clone()));
@@ -123,7 +123,7 @@ impl One {
         Ok(same.map(|r| r.version.map_or(Expect::Anything, Expect::Version)))
     }
 
-    /// Accepts a publication while the remote is away; the tag's lock must be held.
+    /// Accepts a publication while the remote is unreachable; the tag's lock must be held.
     async fn enqueue(
         &self,
         manifest: &Manifest,
@@ -148,7 +148,7 @@ impl One {
             .make_room(manifest.bytes.len() as u64)
             .await?;
         let near = self.near.store();
-        // Without its tag: that says what the remote is known to have.
+        // Without its tag: the front's tag shows what the remote is known to have.
         near.publish(manifest, None, &Expect::Anything).await?;
         self.core
             .front
@@ -160,7 +160,7 @@ impl One {
         Ok(Published::Done)
     }
 
-    /// Says whether the same is what the remote will get last anyway: clients repeat themselves.
+    /// Returns true if the last queued update is the same: clients repeat requests.
     fn waits_already(&self, entry: &Entry) -> bool {
         let Some(ours) = entry.publication() else {
             return false;
@@ -173,8 +173,8 @@ impl One {
         newest.is_some_and(|e| e.publication().is_some_and(|p| p.manifest == ours.manifest))
     }
 
-    /// What the remote will be expected to have when the update of a tag is replayed; `None` if the caller's own expectation
-    /// does not hold by what is known here.
+    /// What the remote is expected to have when the update of a tag is replayed; `None` if the caller's own expectation does not
+    /// hold according to the front and the queue.
     async fn expect_away(&self, tag: &Tag, expect: &Expect) -> Result<Option<Expected>> {
         let queued = self.queued(tag).await?;
         let is_queued = queued.is_some();
@@ -189,7 +189,8 @@ impl One {
             Expect::Absent => known.is_none().then_some(Expected::Absent),
             Expect::Version(version) => match of_own_version(version) {
                 Some(digest) => (known == Some(digest)).then_some(by_digest),
-                // The remote's own word, from before the outage: it will know. Of what was written here since it does not.
+                // A version of the remote from before the outage, which the remote will recognize. It does not know versions that
+                // were written here since.
                 None if is_queued => None,
                 None => Some(Expected::Version(version.0.clone())),
             },
@@ -197,7 +198,7 @@ impl One {
     }
 }
 
-/// What a replay expects, as the remote wants to hear it once it was found to hold.
+/// The condition for the remote once the replay's expectation was found to hold.
 pub(super) fn now_at(head: Option<&Resolved>) -> Expect {
     match head {
         None => Expect::Absent,
@@ -208,10 +209,10 @@ pub(super) fn now_at(head: Option<&Resolved>) -> Expect {
     }
 }
 
-/// Says whether the remote has what was expected.
+/// Returns true if the remote has what was expected.
 pub(super) fn holds(expected: &Expected, head: Option<&Resolved>) -> bool {
     match (expected, head) {
-        // Nothing newer is overwritten where nothing is.
+        // If there is no tag, nothing newer can be overwritten.
         (_, None) => true,
         (Expected::Absent, Some(_)) => false,
         (Expected::Digest(digest), Some(head)) => head.manifest.digest == *digest,
@@ -221,7 +222,7 @@ pub(super) fn holds(expected: &Expected, head: Option<&Resolved>) -> bool {
     }
 }
 
-/// Somebody else writes the tag all the time.
+/// The error if other writers keep changing the tag.
 pub(super) fn contended(tag: &Tag) -> Error {
     let why = "the tag is written by others all the time";
     Error::new(ErrorKind::Conflict, "publish", why).at("", tag)

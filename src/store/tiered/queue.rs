@@ -1,7 +1,7 @@
-//! Updates that were acknowledged while the remote was away, in order.
+//! Updates that were acknowledged while the remote was unreachable, in order.
 //!
-//! Updates of one tag are a chain: each expects what its predecessor's replay produced. Others go side by side, but none
-//! before what it needs.
+//! Updates of one tag form a chain: each expects the result of its predecessor's replay. Others are replayed concurrently, but
+//! none before the updates that it needs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,19 +52,19 @@ struct Items {
     next: u64,
 }
 
-/// An entry with what is around it.
+/// An entry with its context.
 pub(super) struct Placed {
     pub(super) entry: Entry,
     /// The subject of its manifest.
     pub(super) subject: Option<Digest>,
     /// The children of its manifest.
     pub(super) children: Vec<Digest>,
-    /// Keep in front what the remote may not have.
+    /// Keep blobs in front that the remote may not have.
     pub(super) pins: Vec<Pin>,
 }
 
 impl Placed {
-    /// An entry with nothing around it.
+    /// An entry without context.
     pub(super) fn alone(entry: Entry) -> Self {
         Self {
             entry,
@@ -80,7 +80,7 @@ impl Placed {
 pub(super) struct Job {
     pub(super) seq: u64,
     pub(super) entry: Entry,
-    /// Who caused it; not known of what an earlier process added.
+    /// The caller that caused it; unknown for entries of an earlier process.
     pub(super) caller: Option<Key>,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Nothing is in it yet; `most` entries at once.
+    /// An empty queue for at most `most` entries.
     pub(super) fn new(ledger: Ledger, most: usize) -> Self {
         Self {
             ledger,
@@ -107,7 +107,7 @@ impl Queue {
     /// tag must be added one after the other.
     ///
     /// # Errors
-    /// `Full`, also when there are too many of them, or too many of that caller ([`Shares`]).
+    /// `Full`, including when there are too many entries, or too many of that caller ([`Shares`]).
     pub(super) async fn add(&self, placed: Placed) -> Result<()> {
         let share = self.shares.take(caller::current(), 1);
         let share = share.map_err(|refused| match refused {
@@ -124,7 +124,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes over what an earlier process added. Its caller is not known any more: it counts to what all have together only.
+    /// Takes over an entry of an earlier process. Its caller is unknown: it counts only towards the total limit.
     pub(super) fn take_over(&self, seq: u64, placed: Placed) {
         self.insert(seq, placed, self.shares.count(None, 1));
     }
@@ -157,12 +157,12 @@ impl Queue {
         Some(items.all.get(seq)?.entry.clone())
     }
 
-    /// Says whether an update writes the record with this key.
+    /// Returns true if an update writes the record with this key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.items.lock().by_key.contains_key(key)
     }
 
-    /// The keys of records that updates write: those that are `prefix` and some more without a `/`, with the last update.
+    /// The keys of records that updates write, consisting of `prefix` and more characters without a `/`, with the last update.
     pub(super) fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
         let items = self.items.lock();
         let from = (Bound::Included(prefix), Bound::Unbounded);
@@ -178,7 +178,7 @@ impl Queue {
             .collect()
     }
 
-    /// The repositories that updates are about.
+    /// The repositories with queued updates.
     pub(super) fn repositories(&self) -> BTreeSet<Repo> {
         let items = self.items.lock();
         let names = items.by_key.keys().filter_map(|key| {
@@ -188,21 +188,21 @@ impl Queue {
         names.collect()
     }
 
-    /// The manifests that wait.
+    /// The queued manifests.
     pub(super) fn manifests(&self) -> Vec<Digest> {
         let items = self.items.lock();
         let all = items.all.values().filter_map(|q| q.entry.publication());
         all.map(|p| p.manifest.digest).collect()
     }
 
-    /// How many wait, and since when.
+    /// The number of queued updates, and the time of the oldest.
     pub(super) fn left(&self) -> (u64, Option<Time>) {
         let items = self.items.lock();
         let oldest = items.all.values().map(|q| q.entry.at).min();
         (items.all.len() as u64, oldest)
     }
 
-    /// Why the remote refused one that waits to be tried again.
+    /// Why the remote refused an item that will be retried.
     pub(super) fn why(&self) -> Option<Error> {
         let items = self.items.lock();
         items.all.values().find_map(|queued| queued.rest.why())
@@ -213,13 +213,14 @@ impl Queue {
         until(&self.changed, || self.items.lock().take()).await
     }
 
-    /// It is over. `produced` is what its tag points at now, unless it was left alone: what the next update of the tag
-    /// expects.
+    /// Removes a finished job. `produced` is what its tag points at now, unless the tag was left unchanged; the next update of
+    /// the tag expects it.
     pub(super) async fn done(&self, job: &Job, produced: Option<Digest>) -> Result<()> {
         if let Some(produced) = produced
             && let Some((seq, entry)) = self.successor(job, produced)
         {
-            // Before this one goes: replayed twice it produces the same, and the successor must not see it gone.
+            // Before this one is removed: replaying this one twice gives the same result, but its successor must not be left with
+            // an outdated expectation.
             self.ledger.write(seq, entry.encode()).await?;
             if let Some(queued) = self.items.lock().all.get_mut(&seq) {
                 queued.entry = entry;
@@ -230,7 +231,7 @@ impl Queue {
         Ok(())
     }
 
-    /// The next update of the same tag, if it expects something else than what was produced.
+    /// The next update of the same tag, if it does not expect what was produced.
     fn successor(&self, job: &Job, produced: Digest) -> Option<(u64, Entry)> {
         let done = job.entry.publication()?;
         let key = keys::tag(&done.repo, done.tag.as_ref()?);
@@ -250,7 +251,7 @@ impl Queue {
         Some((seq, entry))
     }
 
-    /// It cannot be replayed, ever.
+    /// Sets aside a job that can never be replayed.
     pub(super) async fn damaged(&self, job: &Job, why: &str) {
         self.ledger.set_entry_aside(job.seq, why).await;
         self.drop_item(job.seq);
@@ -268,12 +269,12 @@ impl Queue {
             }
         }
         drop(items);
-        // After the lock: its pins have one of their own.
+        // After releasing the lock: its pins take another one.
         drop(gone);
         self.changed.notify_waiters();
     }
 
-    /// The remote went away meanwhile.
+    /// Puts a job back because the remote became unreachable meanwhile.
     pub(super) fn put_back(&self, job: &Job) {
         if let Some(queued) = self.items.lock().all.get_mut(&job.seq) {
             queued.state = State::Waiting;
@@ -290,7 +291,7 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
-    /// Waits until no update writes any record with one of these keys; those that were refused are tried again for it.
+    /// Waits until no update writes any record with one of these keys; refused updates are retried at once.
     ///
     /// # Errors
     /// Why the remote refuses such an update.
@@ -316,7 +317,7 @@ impl Queue {
         .await
     }
 
-    /// Ends the pauses of the updates that write such records; how often each was refused by now.
+    /// Ends the pauses of the updates that write such records; returns how often each was refused so far.
     fn hurry_for(&self, keys: &[String]) -> BTreeMap<u64, u32> {
         let mut items = self.items.lock();
         let seqs = keys.iter().filter_map(|key| items.by_key.get(key));
@@ -383,7 +384,7 @@ impl Items {
         })
     }
 
-    /// Says whether nothing before it writes the same records, or those that it needs.
+    /// Returns true if no earlier update writes the same records, or those that it needs.
     fn is_first(&self, seq: u64, queued: &Queued) -> bool {
         let mut keys = queued.keys.iter().chain(&queued.needs);
         keys.all(|key| {

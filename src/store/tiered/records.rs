@@ -1,5 +1,5 @@
-//! Records over both tiers: the remote's word, kept in front for when it is away. Pieces of unfinished uploads are another matter
-//! ([`super::pieces`]).
+//! Records over both tiers: answers of the remote, copied to the front for when it is unreachable. Pieces of unfinished uploads
+//! are handled separately ([`super::pieces`]).
 #![deny(clippy::missing_trait_methods)]
 
 use std::{
@@ -28,13 +28,13 @@ use crate::store::{
     records::{Listed, Records},
 };
 
-/// Says whether the front keeps a record with this key. A tag is kept with its manifest, or not at all.
+/// Returns true if the front stores a record with this key. A tag is stored together with its manifest, or not at all.
 fn is_kept(key: &str) -> bool {
     !matches!(keys::parse(key), None | Some(Key::Tag(..)))
 }
 
 impl Core {
-    /// What an update that waits says of a record.
+    /// The content of a record according to a queued update.
     async fn queued_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         let Some(entry) = self.queue.newest(key) else {
             return Ok(None);
@@ -48,7 +48,7 @@ impl Core {
         }
     }
 
-    /// Keeps in front what the remote says of a record, unless an update of it waits.
+    /// Copies the remote's answer about a record to the front, unless an update of it is queued.
     async fn take_on(&self, key: &str, bytes: Option<&Bytes>) {
         if !is_kept(key) {
             return;
@@ -68,7 +68,7 @@ impl Core {
         });
     }
 
-    /// Waits until no update of this record waits.
+    /// Waits until no update of this record is queued.
     async fn record_settled(&self, key: &str) -> Result<()> {
         let keys = [key.to_owned()];
         tokio::select! {
@@ -78,7 +78,7 @@ impl Core {
     }
 
     async fn queue_record(&self, key: &str, bytes: Bytes, why: Error) -> Result<()> {
-        // A tombstone takes something away.
+        // A tombstone deletes something.
         if matches!(keys::parse(key), Some(Key::Gone(..))) {
             return Err(refused_away("write record", &why));
         }
@@ -104,7 +104,7 @@ pub(super) struct TieredRecords {
 }
 
 impl Core {
-    /// A record by the remote's word, which is kept in front.
+    /// A record from the remote, which is copied to the front.
     async fn read_behind(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
         let asked = self.remote.records.read_record(key, limit);
         let found = self.health.ask("read record", asked).await?;
@@ -172,7 +172,7 @@ impl Records for TieredRecords {
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
         if is_piece(key) {
             let asked = self.core.remote.records.write_record(key, bytes);
-            // It takes its time on a slow line, but its sender waits for no longer than it is known to be in vain.
+            // It may take long on a slow link, but its sender waits only until the remote is known to be unreachable.
             return self.core.health.ask("write record", asked).await;
         }
         self.core.write_record(key, bytes).await

@@ -1,7 +1,7 @@
 //! Replays the queue once the remote is back.
 //!
-//! Each step may be cut short and done again: a blob is put once, a tag that has our digest already is done, an update goes
-//! from the queue last of all.
+//! Each step may be interrupted and repeated: a blob is stored once, a tag that already has our digest is done, and an update is
+//! removed from the queue last.
 
 use std::sync::Arc;
 
@@ -26,18 +26,18 @@ use crate::{
     },
 };
 
-/// How often a tag may be written by others while it is replayed.
+/// How often other writers may change a tag while it is replayed.
 const ROUNDS: usize = 10;
 
-/// What became of an update.
+/// The result of replaying an update.
 enum Outcome {
-    /// A record, or a manifest without a tag, is there.
+    /// A record, or a manifest without a tag, is stored.
     There,
     /// The tag points at this.
     Points(Manifest),
-    /// The tag points at what somebody else wrote, and at ours.
+    /// The tag points at a merge of another writer's manifest and ours.
     Merged(Manifest),
-    /// The tag points at what somebody else wrote.
+    /// The tag points at another writer's manifest.
     LeftAlone(Manifest),
 }
 
@@ -84,8 +84,8 @@ impl Core {
         }
     }
 
-    /// Makes sure that what was just written can be read, before it goes from the queue: what answers in the remote's place may take
-    /// an upload as the remote does, and does not have it then.
+    /// Makes sure that what was just written can be read, before it is removed from the queue: another server that answers in the
+    /// remote's place may accept an upload like the remote, without storing it.
     async fn is_back<T>(
         &self,
         op: &'static str,
@@ -97,7 +97,7 @@ impl Core {
         read.map(drop).ok_or_else(lost)
     }
 
-    /// Makes known what became of an update, and takes it from the queue.
+    /// Reports the result of an update, and removes it from the queue.
     async fn finish(self: &Arc<Self>, job: &Job, outcome: Outcome) -> Result<()> {
         let Some((publication, tag)) = job
             .entry
@@ -116,7 +116,7 @@ impl Core {
             Outcome::LeftAlone(theirs) => (Some(theirs), None),
         };
         if let Some(now) = now {
-            // Before it goes from the queue: if the remote goes away just then, this is what is known.
+            // Before it is removed from the queue: if the remote becomes unreachable just then, the front knows the result.
             one.keep(now, Some(tag)).await;
         }
         self.queue.done(job, produced).await?;
@@ -175,7 +175,7 @@ impl One {
             let Some(theirs) = head else {
                 continue;
             };
-            // Whatever becomes of the tag, who pushed it may ask for it by its digest.
+            // Whatever happens to the tag, the pusher may read the manifest by its digest.
             self.put(&ours, None, &Expect::Anything).await?;
             let repository = core.repository(&self.name);
             let merged = core.moved.merge(&repository, tag, &ours, &theirs.manifest);
@@ -194,7 +194,7 @@ impl One {
         Err(contended(tag))
     }
 
-    /// What the remote has; a tag that is damaged there is in nobody's way.
+    /// The tag in the remote; a damaged tag counts as absent.
     async fn head(&self, tag: &Tag) -> Result<Option<Resolved>> {
         let reference = tag.clone().into();
         let asked = self.remote.store().resolve(&reference);

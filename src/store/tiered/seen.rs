@@ -1,8 +1,8 @@
-//! What the remote was seen to have a short while ago, so that it is not asked for every blob of every manifest.
+//! Digests that the remote had a short while ago, so that it need not be asked for every blob of every manifest.
 //!
-//! Long enough for the publications of one export, short enough not to lean on it: a bucket's own rules, or a hand in its console, may
-//! take away what was seen a minute ago, and the front would hide that. What was seen before an outage does not count after it: something else
-//! may have answered in the remote's place before that was noticed.
+//! The time is long enough for the publications of one export, but short enough to notice deletions: a lifecycle rule, or a
+//! manual deletion, may remove a blob that was seen a minute ago, and the front would hide that. Digests seen before an outage do
+//! not count after it: another server may have answered in the remote's place before the outage was noticed.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::digest::Digest;
 
 /// Digests are forgotten after one to two of these.
 const AGE: Duration = Duration::from_mins(1);
-/// Most digests of one age.
+/// Maximum digests of one age.
 const MOST: usize = 50_000;
 
 struct Ages {
     young: HashSet<Digest>,
     old: HashSet<Digest>,
     turned: Instant,
-    /// The outage that they come after.
+    /// The last outage before they were seen.
     after: (u64, bool),
 }
 
@@ -64,18 +64,18 @@ impl Seen {
         ages
     }
 
-    /// The remote has it now.
+    /// Records that the remote has it now.
     pub(super) fn insert(&self, digest: &Digest) {
         self.ages().young.insert(*digest);
     }
 
-    /// Says whether the remote had it a short while ago.
+    /// Returns true if the remote had it a short while ago.
     pub(super) fn contains(&self, digest: &Digest) -> bool {
         let ages = self.ages();
         ages.young.contains(digest) || ages.old.contains(digest)
     }
 
-    /// They may be gone.
+    /// Forgets digests that may have been deleted.
     pub(super) fn forget(&self, digests: &[Digest]) {
         let mut ages = self.ages();
         for digest in digests {

@@ -16,10 +16,11 @@ use crate::{
     store::error::{Error, ErrorKind, Result},
 };
 
-/// Blobs that are asked for at once.
+/// Concurrent checks of blobs.
 pub(super) const AT_ONCE: usize = 16;
 
-/// What the remote finds wrong, or has damaged itself, is no damage of what was acknowledged here: that is tried again, never dropped.
+/// Converts errors about content that the remote finds wrong, or has damaged itself: they do not mean that the acknowledged blob
+/// here is damaged, so it is retried and never dropped.
 pub(super) fn not_ours(e: Error) -> Error {
     match e.kind {
         ErrorKind::Corrupt => Error {
@@ -30,12 +31,12 @@ pub(super) fn not_ours(e: Error) -> Error {
     }
 }
 
-/// Whether what was seen a short while ago counts.
+/// Whether recently seen digests ([`super::seen`]) need no new check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// It does.
+    /// They need none.
     Lately,
-    /// It does not: there was an outage, and who knows what else.
+    /// They need one: there was an outage, during which anything may have happened.
     Again,
 }
 
@@ -67,7 +68,7 @@ impl Core {
                 add(&self.counts.sent_blobs, 1);
                 add(&self.counts.sent_bytes, job.size);
             }
-            // Its mark may have come back after a power cut, or the remote may have it from elsewhere.
+            // Its mark may have come back after a power failure, or the remote may have it from elsewhere.
             Ok(None) => {
                 self.must_be_there(
                     &job.digest,
@@ -97,17 +98,18 @@ impl Core {
         }
     }
 
-    /// A blob that was acknowledged is lost: its bytes in front were hashed and are damaged, or gone, and the remote does not have it. Whoever asks shall be told that it is not there.
+    /// Gives up an acknowledged blob: its bytes in front were hashed and are damaged, or missing, and the remote does not have
+    /// it. Clients must be told that it does not exist.
     async fn lose(&self, job: &Job, e: &Error) {
         add(&self.counts.set_aside, 1);
         passed_by(self.front.remove_damaged(&job.digest).await);
         self.unsent.lost(job, &e.message).await;
     }
 
-    /// Makes sure that the remote has what a manifest names, as far as it is in front.
+    /// Makes sure that the remote has the blobs that a manifest names, as far as they are in front.
     ///
     /// # Errors
-    /// A temporary one as soon as the remote is known to be away.
+    /// A temporary error as soon as the remote is known to be unreachable.
     pub(super) async fn send_children(&self, children: &[Digest], look: Look) -> Result<()> {
         stream::iter(children.to_vec())
             .map(|digest| self.ensure(digest, look))
@@ -123,7 +125,7 @@ impl Core {
             }
             let stat = self.remote.store.stat(&digest);
             let stat = self.health.ask("stat", stat).await.map_err(not_ours)?;
-            // Somebody found it here and did not send it, though the remote lost it, or damaged it.
+            // A client found it here and did not send it, although the remote has lost or damaged it.
             let pin = self.front.uses.pin(&digest).await;
             let size = self.front.stat(&digest).await;
             if stat.is_some() && (size.is_none() || size == stat) {
@@ -132,7 +134,7 @@ impl Core {
             }
             self.seen.forget(&[digest]);
             let Some(size) = size else {
-                // A manifest may name what is nowhere; its reader copes (distribution spec, "Pushing manifests").
+                // A manifest may name missing blobs; its reader must cope (distribution spec, "Pushing manifests").
                 tracing::debug!(%digest, "A blob that is named is neither in front nor behind");
                 return Ok(());
             };

@@ -1,4 +1,4 @@
-//! Sweeps are the remote's; the front only takes care that nothing which waits for it is swept, or believed swept.
+//! Sweeps run on the remote; the front only makes sure that nothing in the backlog is swept, or believed to be swept.
 #![deny(clippy::missing_trait_methods)]
 
 use async_trait::async_trait;
@@ -23,10 +23,11 @@ impl Core {
         })
     }
 
-    /// Waits until the remote has what was acknowledged by now, as far as it takes it: a full one is swept so that it can take the rest.
+    /// Waits until the remote has everything acknowledged so far, except what it refuses: a full remote is swept so that it can
+    /// accept the rest.
     ///
-    /// What it refuses is not there to be swept, and stays if it is there all the same: it is pinned in front, which [`Sweep::remove`] goes
-    /// by. The manifests that name it and wait for it are roots.
+    /// Refused blobs are usually not in the remote, and stay if they are: they are pinned in front, which [`Sweep::remove`]
+    /// respects. The queued manifests that name them are roots.
     async fn all_sent(&self) -> Result<()> {
         for digest in self.unsent.all() {
             if self.unsent.is_refused(&digest) {
@@ -52,7 +53,7 @@ impl Sweep for Core {
     }
 
     async fn roots(&self) -> Result<Vec<Digest>> {
-        // The queue first: what leaves it meanwhile is at the remote by then.
+        // The queue first: entries that leave it meanwhile are in the remote by then.
         let mut roots = self.queue.manifests();
         roots.extend(self.health.ask("list", self.sweeper()?.roots()).await?);
         roots.sort_unstable();
@@ -87,7 +88,7 @@ impl Sweep for Core {
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
         let needed = |d: &&Digest| !self.front.uses.is_pinned(d);
         let digests: Vec<Digest> = digests.iter().filter(needed).copied().collect();
-        // From now on nobody may believe that it is there.
+        // From now on they must not be assumed to exist.
         self.seen.forget(&digests);
         let asked = self.sweeper()?.remove(&digests, unless_newer_than);
         let removed = self.health.ask("remove", asked).await?;
@@ -101,7 +102,7 @@ impl Sweep for Core {
         self.health.ask("list", asked).await
     }
 
-    /// What is still to be sent is written then.
+    /// Blobs in the backlog are written when they are sent, which renews them.
     async fn renew(&self, digest: &Digest) -> Result<bool> {
         if self.unsent.contains(digest) {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! One repository over both tiers: the store that a door or a verb is given.
+//! One repository over both tiers: the store that an API server or a verb gets.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{collections::BTreeMap, future::ready, ops::Range, sync::Arc};
@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// What our own versions begin with: those of a tag that the remote was not asked about.
+/// Prefix of the front's own versions: those of a tag about which the remote was not asked.
 const OWN_VERSION: &str = "front:";
 
-/// The version of a tag that points at `digest` by our own word.
+/// The front's version of a tag that points at `digest`.
 pub(super) fn own_version(digest: &Digest) -> Version {
     Version(format!("{OWN_VERSION}{digest}"))
 }
@@ -57,7 +57,7 @@ impl One {
         keys::tag(&self.name, tag)
     }
 
-    /// What a tag stands for by the queue; `None` if no update of it waits.
+    /// What a tag stands for according to the queue; `None` if no update of it is queued.
     pub(super) async fn queued(&self, tag: &Tag) -> Result<Option<Resolved>> {
         let Some(entry) = self.core.queue.newest(&self.tag_key(tag)) else {
             return Ok(None);
@@ -74,11 +74,11 @@ impl One {
         }))
     }
 
-    /// What the front knows of a tag; what is damaged there is not known.
+    /// What a tag stands for according to the front; `None` if that is damaged.
     pub(super) async fn known(&self, tag: &Tag) -> Option<Resolved> {
         let found = self.near.store().resolve(&tag.clone().into()).await;
         let found = match found {
-            // Its manifest was given up for room.
+            // Its manifest was evicted.
             Err(e) if e.kind == ErrorKind::Corrupt => None,
             other => passed_by(other).flatten(),
         };
@@ -97,7 +97,7 @@ impl One {
         let is_known = async { self.known(tag).await.is_some() };
         let look = self.core.look("resolve", self.patience, is_known, behind);
         match look.await {
-            // A name that nobody here knows is a miss, so that who wants to write it can.
+            // A name that is not known here is a miss, so that a writer can create it.
             Err(e) if e.kind.is_temporary() => Ok(self.known(tag).await),
             found => found,
         }
@@ -112,12 +112,12 @@ impl One {
             self.was_read(tag, found.as_ref().map(|at| &at.digest));
             return Ok(found);
         }
-        // It is kept in front once, whole.
+        // The complete tag is stored in front once.
         let found = self.resolve_behind(tag).await?;
         Ok(found.map(Pointer::from))
     }
 
-    /// What a tag stands for by the remote's word, which is kept in front.
+    /// What a tag stands for according to the remote; the answer is copied to the front.
     async fn resolve_behind(&self, tag: &Tag) -> Result<Option<Resolved>> {
         let turn = self.core.tag_locks.turn(&self.tag_key(tag));
         let reference = tag.clone().into();
@@ -128,14 +128,14 @@ impl One {
         Ok(found)
     }
 
-    /// A client read a tag. Verbs look for themselves.
+    /// Records that a client read a tag, which may trigger a check ([`super::lost`]). Verbs check by themselves.
     fn was_read(&self, tag: &Tag, digest: Option<&Digest>) {
         if let Some(digest) = digest.filter(|_| self.patience == Patience::Short) {
             self.core.turns.was_read(&self.name, tag, digest);
         }
     }
 
-    /// Keeps in front what the remote says of a tag, unless it was written since.
+    /// Copies the remote's answer about a tag to the front, unless the tag was written since.
     async fn take_on(&self, tag: &Tag, found: Option<&Resolved>, turn: Turn) {
         let known = unwatched(self.known(tag)).await;
         let known = known.map(|r| r.manifest.digest);
@@ -154,7 +154,7 @@ impl One {
         }
     }
 
-    /// Keeps a manifest in front.
+    /// Stores a manifest in front.
     pub(super) async fn keep(&self, manifest: &Manifest, tag: Option<&Tag>) {
         let near = self.near.store();
         let kept = unwatched(near.publish(manifest, tag, &Expect::Anything)).await;
@@ -165,9 +165,9 @@ impl One {
         }
     }
 
-    /// What the front says of a blob does not keep it from a prune of the remote that has marked it: the remote is asked for it, and so
-    /// renews it ([`marked`](crate::store::marked)). What is still to be sent is renewed then. While the remote is
-    /// unreachable nobody can renew anything; whether it has what is here is looked at before a name leads there.
+    /// An answer from the front does not protect a blob from a prune of the remote that has marked it: so for a marked blob the
+    /// remote is asked, which renews it ([`marked`](crate::store::marked)). Blobs in the backlog are renewed when they are sent.
+    /// While the remote is unreachable nothing can be renewed; whether it has the blob is checked before a name leads to it.
     async fn unless_swept(&self, digest: &Digest, found: Option<u64>) -> Result<Option<u64>> {
         let (Some(_), Some(marked)) = (found, &self.core.remote.opened.marked) else {
             return Ok(found);
@@ -209,7 +209,7 @@ impl One {
     }
 }
 
-/// What is said to who wants to take something away while the remote cannot be told.
+/// The error for deletions while the remote is unreachable.
 pub(super) fn refused_away(op: &'static str, why: &Error) -> Error {
     let message = format!("nothing is removed while the remote store is unreachable: {why}");
     Error::new(ErrorKind::Unavailable, op, message)
@@ -258,7 +258,7 @@ impl TagStore for One {
         let is_known = async { self.known(tag).await.is_some() };
         let look = self.core.look("resolve", self.patience, is_known, behind);
         match look.await {
-            // As for who reads it.
+            // As for readers.
             Err(e) if e.kind.is_temporary() => Ok(self.known(tag).await.map(Pointer::from)),
             found => found,
         }
@@ -296,7 +296,7 @@ impl TagStore for One {
         let below = format!("{}{prefix}", keys::tags_prefix(&self.name));
         for (key, _) in self.core.queue.below(&below) {
             if let Some(keys::Key::Tag(_, tag)) = keys::parse(&key) {
-                // Newer than what the remote has of it.
+                // It is newer than the remote's tag.
                 all.insert(tag, None);
             }
         }
@@ -328,7 +328,7 @@ impl Untag for One {
                 e
             }
         };
-        // Removed now, it would come back with the next update of it that is replayed.
+        // If it were removed now, the next replayed update would bring it back.
         let _lock = self
             .settled(std::slice::from_ref(&key), &key)
             .await

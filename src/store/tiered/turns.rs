@@ -1,7 +1,8 @@
-//! When tags were looked after ([`super::lost`]), and which are to be.
+//! When tags were checked ([`super::lost`]), and which are due.
 //!
-//! Whoever reads a tag asks for its turn. The repositories of one user, who has a folder of them, get as many turns as are left for all others:
-//! half, where nobody else reads. So nobody who reads very many tags takes the turns of those of others.
+//! Reading a tag requests a check. The repositories of one user (those with the same first path component) get at most as many
+//! checks as they leave for all others: half, if nobody else reads. So a user who reads very many tags does not prevent checks of
+//! other tags.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,13 +14,13 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{artifact::Tag, digest::Digest, store::keys::Repo};
 
-/// How often a tag is looked after: where nothing is lost, a few requests an hour.
+/// How often a tag is checked: if nothing is lost, this takes a few requests per hour.
 pub(super) const EVERY: Duration = Duration::from_hours(6);
-/// Most tags of which it is known when they were.
+/// Maximum tags with a known time of their last check.
 const MAX_TAGS: usize = 20_000;
-/// Most that wait for it; the next read asks for it again.
+/// Maximum tags that wait for a check; for others the next read requests it again.
 const MAX_WAITING: usize = 128;
-/// How often those are forgotten that are due, where there are very many.
+/// How often tags that are due are forgotten, if there are very many.
 const TIDY: Duration = Duration::from_mins(1);
 
 type Key = (Repo, Tag);
@@ -32,21 +33,21 @@ pub(super) struct Job {
 
 #[derive(Default)]
 struct State {
-    /// By the folder of the repository.
+    /// By the first path component of the repository.
     looked: HashMap<Box<str>, HashMap<Key, Instant>>,
     waiting: VecDeque<Job>,
-    /// When those that are due were forgotten.
+    /// When due tags were last forgotten.
     tidied: Option<Instant>,
 }
 
-/// Whose turns there are.
+/// When tags were checked, and which wait for a check.
 #[derive(Default)]
 pub(super) struct Turns {
     state: Mutex<State>,
     came: Notify,
 }
 
-/// Whose a repository is, as far as names tell.
+/// The owner of a repository, judging by its name.
 fn folder(repo: &Repo) -> &str {
     let name = repo.as_str();
     name.split_once('/').map_or(name, |(folder, _)| folder)
@@ -74,7 +75,7 @@ impl State {
         });
     }
 
-    /// Says whether one more of these may wait.
+    /// Returns true if one more of these may wait.
     fn may_wait(&self, of: &str) -> bool {
         let own = self.waiting.iter().filter(|j| folder(&j.key.0) == of);
         own.count() < MAX_WAITING.saturating_sub(self.waiting.len())
@@ -82,7 +83,7 @@ impl State {
 }
 
 impl Turns {
-    /// Somebody read a tag, and the remote said that it points at `digest`.
+    /// Records that a tag was read, and that it points at `digest` according to the remote.
     pub(super) fn was_read(&self, repo: &Repo, tag: &Tag, digest: &Digest) {
         let (key, folder) = ((repo.clone(), tag.clone()), folder(repo));
         let mut state = self.state.lock();
@@ -106,7 +107,7 @@ impl Turns {
         self.came.notify_one();
     }
 
-    /// It was not looked after: the next read asks for it again.
+    /// Records that a tag was not checked: the next read requests it again.
     pub(super) fn forget(&self, key: &Key) {
         if let Some(tags) = self.state.lock().looked.get_mut(folder(&key.0)) {
             tags.remove(key);

@@ -1,4 +1,4 @@
-//! Blobs in front that the remote is not known to have, and whose turn it is.
+//! Blobs in front that the remote is not known to have, and the order in which they are sent.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// How well the bytes of a blob in front are known.
+/// How far the bytes of a blob in front can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bytes {
-    /// They were hashed just now, on their way in.
+    /// They were just hashed while they were received.
     New,
-    /// They have lain there, and must be hashed before they are sent.
+    /// They were stored earlier, and must be hashed before they are sent.
     Old,
 }
 
@@ -63,7 +63,7 @@ impl Item {
 #[derive(Default)]
 struct Items {
     all: HashMap<Digest, Item>,
-    /// Those that wait are among these; some stand here twice, or went away meanwhile.
+    /// Contains all waiting blobs, but also duplicates and blobs that are no longer there.
     order: VecDeque<Digest>,
     resting: HashSet<Digest>,
     bytes: u64,
@@ -77,7 +77,7 @@ pub(super) struct Job {
     pub(super) bytes: Bytes,
 }
 
-/// What is left.
+/// Summary of the unsent blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Left {
     pub(super) blobs: u64,
@@ -94,7 +94,7 @@ pub(super) struct Unsent {
 }
 
 impl Unsent {
-    /// Nothing is marked yet; there is room for `most` bytes in front.
+    /// An empty list; there is space for `most` bytes in front.
     pub(super) fn new(ledger: Ledger, most: u64) -> Self {
         Self {
             ledger,
@@ -104,20 +104,20 @@ impl Unsent {
         }
     }
 
-    /// From now on there is room for `most` bytes in front.
+    /// Changes the space in front to `most` bytes.
     pub(super) fn limit(&self, most: u64) {
         self.shares.limit(most);
     }
 
-    /// Room for the bytes of a blob in the share of the caller on whose behalf this task works.
+    /// Takes the bytes of a blob from the share of the caller on whose behalf this task works.
     fn share(&self, size: u64, bytes: Bytes) -> Result<Share> {
         let who = caller::current();
-        // What has lain there was acknowledged before.
+        // Older bytes were already acknowledged.
         if bytes == Bytes::New {
             match self.shares.take(who.clone(), size) {
                 Ok(share) => return Ok(share),
                 Err(Refused::Caller) => return Err(over_share("bytes")),
-                // Others have taken the disk, or what waits.
+                // Other files, or the backlog, have taken the disk.
                 Err(Refused::All) => {
                     return Err(queue_full("the local cache directory (front_max_size) is"));
                 }
@@ -126,7 +126,7 @@ impl Unsent {
         Ok(self.shares.count(who, size))
     }
 
-    /// Room for a blob that is about to come, so that one that gets none is not kept; `None` if it is marked already.
+    /// Reserves space for a blob before it is stored, so that a blob without space is not stored; `None` if it is already marked.
     ///
     /// # Errors
     /// `Full` if the caller on whose behalf this task works has as many bytes as are left for all others ([`Shares`]).
@@ -137,7 +137,7 @@ impl Unsent {
         self.share(size, Bytes::New).map(Some)
     }
 
-    /// Marks a blob that is in front, and pinned there; durable when it returns. It takes the `share` that was reserved for it.
+    /// Marks a blob that is in front, and pinned there; durable when it returns. It uses the `share` that was reserved for it.
     ///
     /// # Errors
     /// As [`Self::reserve`], without a share.
@@ -162,7 +162,7 @@ impl Unsent {
         Ok(())
     }
 
-    /// Takes over what an earlier process marked.
+    /// Takes over a mark of an earlier process.
     pub(super) fn take_over(&self, digest: &Digest, size: u64, since: Time, pin: Pin) {
         let share = self.shares.count(None, size);
         self.insert(digest, Item::new(size, since, Bytes::Old, share, pin));
@@ -184,7 +184,7 @@ impl Unsent {
         self.items.lock().all.contains_key(digest)
     }
 
-    /// Whether the remote refused it, and it waits to be tried again.
+    /// Returns true if the remote refused it, and it will be retried.
     pub(super) fn is_refused(&self, digest: &Digest) -> bool {
         let items = self.items.lock();
         items.all.get(digest).is_some_and(|i| i.rest.refusals > 0)
@@ -200,13 +200,13 @@ impl Unsent {
         }
     }
 
-    /// Why the remote refused one that waits to be tried again.
+    /// Why the remote refused an item that will be retried.
     pub(super) fn why(&self) -> Option<Error> {
         let items = self.items.lock();
         items.all.values().find_map(|item| item.rest.why())
     }
 
-    /// All that are marked now.
+    /// All blobs that are currently marked.
     pub(super) fn all(&self) -> Vec<Digest> {
         self.items.lock().all.keys().copied().collect()
     }
@@ -216,16 +216,16 @@ impl Unsent {
         until(&self.changed, || self.items.lock().take()).await
     }
 
-    /// The remote has it.
+    /// Removes the mark of a blob that the remote has.
     pub(super) async fn sent(&self, job: &Job) {
         if let Err(error) = self.ledger.unmark(&job.digest, job.size).await {
-            // It is looked for again at the next start.
+            // It is checked again at the next start.
             tracing::warn!(%error, digest = %job.digest, "Mark of a blob that was sent stays");
         }
         self.drop_item(&job.digest);
     }
 
-    /// It cannot be sent any more, ever.
+    /// Sets aside a blob that can never be sent.
     pub(super) async fn lost(&self, job: &Job, why: &str) {
         self.ledger.set_mark_aside(&job.digest, job.size, why).await;
         self.drop_item(&job.digest);
@@ -238,12 +238,12 @@ impl Unsent {
             items.bytes -= item.size;
         }
         drop(items);
-        // After the lock: its pin has one of its own.
+        // After releasing the lock: its pin takes another one.
         drop(gone);
         self.changed.notify_waiters();
     }
 
-    /// The remote went away meanwhile; it is the next one again.
+    /// Puts a blob back because the remote became unreachable meanwhile; it is the next one again.
     pub(super) fn put_back(&self, job: &Job) {
         let mut items = self.items.lock();
         if let Some(item) = items.all.get_mut(&job.digest) {
@@ -260,7 +260,7 @@ impl Unsent {
         if let Some(item) = items.all.get_mut(&job.digest) {
             item.state = State::Resting;
             item.rest.refused(why);
-            // Before the next try it is known whether the bytes here are to blame.
+            // Hash the bytes before the next attempt, to find out whether they are the cause.
             item.bytes = Bytes::Old;
             items.resting.insert(job.digest);
         }
@@ -338,7 +338,7 @@ impl Items {
         Check::Later(wake)
     }
 
-    /// Wakes those whose pause is over; says when the next one's is.
+    /// Wakes blobs whose pause is over; returns when the next pause ends.
     fn wake(&mut self) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         let (all, order) = (&mut self.all, &mut self.order);

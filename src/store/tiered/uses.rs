@@ -1,7 +1,7 @@
-//! What lies in front: how big it is, when it was used last, and who still needs it.
+//! The blobs in front: their sizes, last uses, and pins.
 //!
-//! Kept in memory; at the start the files' times stand for their last use. A pinned blob is never given up, and whoever
-//! pins one waits until nobody is about to remove it: what is found there afterwards stays there.
+//! Kept in memory; at the start the files' times are taken as their last use. A pinned blob is never evicted, and pinning waits
+//! while the blob is being removed: if it exists afterwards, it stays.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -14,9 +14,10 @@ use tokio::sync::Notify;
 use super::wait::{Check, until};
 use crate::{digest::Digest, store::StoredBlob};
 
-/// What a file takes at least, and in steps of.
+/// Minimum size of a file on disk, and its unit of allocation.
 const BLOCK: u64 = 4096;
-/// Blobs up to this many bytes (manifests, configs) go last: they cost little, and without them the others are of no use.
+/// Blobs of up to this many bytes (manifests, configs) are evicted last: they cost little, and without them the others are
+/// useless.
 const SMALL_BYTES: u64 = 64 << 10;
 
 struct Known {
@@ -24,7 +25,7 @@ struct Known {
     used: u64,
 }
 
-/// Uses of this process are later than all before it.
+/// Uses by this process are later than all earlier ones.
 const FIRST_USE: u64 = 1 << 32;
 
 #[derive(Default)]
@@ -45,16 +46,16 @@ pub(super) struct Uses {
     released: Notify,
 }
 
-/// What becomes of blobs that somebody needs.
+/// Whether needed blobs are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pinned {
     /// They stay.
     Stay,
-    /// They go too.
+    /// They are removed too.
     Too,
 }
 
-/// A blob that may go, as it was when it was chosen.
+/// A candidate for eviction, in the state when it was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) digest: Digest,
@@ -67,7 +68,7 @@ fn on_disk(size: u64) -> u64 {
 }
 
 impl Uses {
-    /// Adds what lay there before anything was used.
+    /// Adds the blobs existing at the start.
     pub(super) fn seed(&self, mut blobs: Vec<StoredBlob>) {
         blobs.sort_by_key(|b| b.modified);
         let mut table = self.table.lock();
@@ -80,7 +81,7 @@ impl Uses {
         }
     }
 
-    /// A blob was put there or read.
+    /// Records that a blob was stored or read.
     pub(super) fn used(&self, digest: &Digest, size: u64) {
         let mut table = self.table.lock();
         table.clock += 1;
@@ -94,7 +95,7 @@ impl Uses {
         }
     }
 
-    /// It turned out not to be there.
+    /// Records that a blob does not exist.
     pub(super) fn forget(&self, digest: &Digest) {
         let mut table = self.table.lock();
         if let Some(known) = table.known.remove(digest) {
@@ -107,7 +108,7 @@ impl Uses {
         self.table.lock().bytes
     }
 
-    /// Keeps a blob, there or to come, until the pin is dropped.
+    /// Keeps a blob, existing or not yet stored, until the pin is dropped.
     pub(super) async fn pin(self: &Arc<Self>, digest: &Digest) -> Pin {
         let take = || {
             let mut table = self.table.lock();
@@ -124,12 +125,12 @@ impl Uses {
         }
     }
 
-    /// Says whether somebody needs it.
+    /// Returns true if it is pinned.
     pub(super) fn is_pinned(&self, digest: &Digest) -> bool {
         self.table.lock().pins.contains_key(digest)
     }
 
-    /// What may go, in the order in which it should.
+    /// The candidates for eviction, in the preferred order.
     pub(super) fn candidates(&self) -> Vec<Candidate> {
         let table = self.table.lock();
         let mut all: Vec<Candidate> = table
@@ -147,7 +148,7 @@ impl Uses {
         all
     }
 
-    /// Keeps those of `candidates` that are still as they were from being pinned until the claim is dropped.
+    /// Prevents the `candidates` that have not changed from being pinned until the claim is dropped.
     pub(super) fn claim(self: &Arc<Self>, candidates: &[Candidate]) -> Claim {
         let mut table = self.table.lock();
         let mut claimed = Vec::new();
@@ -163,7 +164,7 @@ impl Uses {
         }
     }
 
-    /// As [`Self::claim`], whenever they were used; also of what is not known, and with `Pinned::Too` of what is needed.
+    /// As [`Self::claim`], regardless of their last use; includes unknown blobs, and with `Pinned::Too` needed ones.
     pub(super) fn claim_all(self: &Arc<Self>, digests: &[Digest], pinned: Pinned) -> Claim {
         let mut table = self.table.lock();
         let mut claimed = Vec::new();
@@ -210,17 +211,17 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Which those are.
+    /// Their digests.
     pub(super) fn digests(&self) -> Vec<Digest> {
         self.claimed.iter().map(|c| c.digest).collect()
     }
 
-    /// Bytes that they take.
+    /// Their bytes on disk.
     pub(super) fn bytes(&self) -> u64 {
         self.claimed.iter().map(|c| c.size).sum()
     }
 
-    /// They are gone.
+    /// Records that they were removed.
     pub(super) fn removed(&self) {
         for c in &self.claimed {
             self.uses.forget(&c.digest);

@@ -1,4 +1,4 @@
-//! Small things to wait with.
+//! Helpers for waiting: pauses between retries, and locks of tags.
 
 use std::{
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
@@ -18,13 +18,13 @@ const PAUSES: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins
 
 /// The answer of a check.
 pub(super) enum Check<T> {
-    /// There it is.
+    /// The answer.
     Now(T),
-    /// After the next change, or at this time.
+    /// No answer yet; check again after the next change, or at this time.
     Later(Option<Instant>),
 }
 
-/// Waits until `check` has an answer; it is asked at once and after every notification of all waiters.
+/// Waits until `check` has an answer; it is called at once and after every notification of all waiters.
 pub(super) async fn until<T>(changed: &Notify, mut check: impl FnMut() -> Check<T>) -> T {
     loop {
         let notified = changed.notified();
@@ -42,7 +42,7 @@ pub(super) async fn until<T>(changed: &Notify, mut check: impl FnMut() -> Check<
     }
 }
 
-/// The same trouble, told to one more who waits for it.
+/// A copy of an error for another waiter.
 pub(super) fn told(e: &Error) -> Error {
     Error {
         attempts: e.attempts,
@@ -53,7 +53,7 @@ pub(super) fn told(e: &Error) -> Error {
     }
 }
 
-/// Pauses between tries of something that the remote refuses.
+/// Pauses between attempts at something that the remote refuses.
 #[derive(Default)]
 pub(super) struct Rest {
     /// How often it was refused.
@@ -63,14 +63,14 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// It was refused once more.
+    /// Records another refusal.
     pub(super) fn refused(&mut self, why: Error) {
         self.until = Some(Instant::now() + PAUSES.pause(self.refusals));
         self.refusals += 1;
         self.why = Some(why);
     }
 
-    /// Until when it rests; `None` if it does not.
+    /// The end of the pause; `None` if there is none.
     pub(super) fn until(&self) -> Option<Instant> {
         self.until.filter(|at| *at > Instant::now())
     }
@@ -93,10 +93,10 @@ struct Stripe {
     turns: AtomicU64,
 }
 
-/// Locks of tags; many tags share one, which costs a short wait.
+/// Locks of tags; several tags share one, which costs a short wait.
 pub(super) struct TagLocks(Vec<Stripe>);
 
-/// How often a tag had been written at some moment.
+/// How often a tag had been written at some point in time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn(u64);
 
@@ -122,12 +122,12 @@ impl TagLocks {
         guard
     }
 
-    /// To be given to [`Self::if_still`] after a read.
+    /// The state to pass to [`Self::if_still`] after a read.
     pub(super) fn turn(&self, key: &str) -> Turn {
         Turn(self.stripe(key).turns.load(Relaxed))
     }
 
-    /// Holds the tag if nobody has written it since; `None` says that what was read may be old by now.
+    /// Holds the tag if nobody has written it since; `None` means that what was read may be outdated.
     pub(super) fn if_still(&self, key: &str, turn: Turn) -> Option<MutexGuard<'_, ()>> {
         let guard = self.stripe(key).lock.try_lock().ok()?;
         (self.turn(key) == turn).then_some(guard)

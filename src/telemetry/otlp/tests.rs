@@ -173,7 +173,7 @@ async fn a_collector_that_hangs_holds_up_nobody_and_the_queue_stays_short() {
     };
     let exporter = Exporter::open(&hanging).unwrap();
     let subscriber = tracing_subscriber::registry().with(exporter.layer());
-    // Whoever waited for the collector would wait for ever.
+    // Whoever waited for the collector would wait forever.
     tracing::subscriber::with_default(subscriber, || {
         for _ in 0..10_000 {
             drop(tracing::info_span!("request").entered());

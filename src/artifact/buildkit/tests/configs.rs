@@ -98,11 +98,11 @@ fn what_the_reader_of_buildkit_refuses_is_refused_with_the_reason() {
     for (text, why) in [
         (
             r#"{"records":[{"layers":[{"layer":0}]}]}"#.to_owned(),
-            "names layer 0, which is not there",
+            "names layer 0, which does not exist",
         ),
         (
             format!(r#"{{{layers},"records":[{{"layers":[{{"layer":1}}]}}]}}"#),
-            "names layer 1, which is not there",
+            "names layer 1, which does not exist",
         ),
         (
             format!(r#"{{{layers},"records":[{{"layers":[{{"layer":-1}}]}}]}}"#),
@@ -110,7 +110,7 @@ fn what_the_reader_of_buildkit_refuses_is_refused_with_the_reason() {
         ),
         (
             format!(r#"{{{layers},"records":[{{"chains":[{{"layers":[0,1]}}]}}]}}"#),
-            "names layer 1, which is not there",
+            "names layer 1, which does not exist",
         ),
         (
             format!(r#"{{"layers":[{{"blob":"{a}"}}]}}"#),
@@ -122,7 +122,7 @@ fn what_the_reader_of_buildkit_refuses_is_refused_with_the_reason() {
         ),
         (
             format!(r#"{{"layers":[{{"blob":"{a}","parent":1}}]}}"#),
-            "has a parent that is not there",
+            "has a parent that does not exist",
         ),
         (
             format!(r#"{{"layers":[{{"blob":"{a}","parent":-2}}]}}"#),
@@ -138,7 +138,7 @@ fn what_the_reader_of_buildkit_refuses_is_refused_with_the_reason() {
         ),
         (
             r#"{"records":[{"inputs":[[{"link":1}]]}]}"#.to_owned(),
-            "links to record 1, which is not there",
+            "links to record 1, which does not exist",
         ),
         (
             r#"{"records":[{"inputs":[[{"link":-1}]]}]}"#.to_owned(),
@@ -150,7 +150,7 @@ fn what_the_reader_of_buildkit_refuses_is_refused_with_the_reason() {
         ),
         (
             r#"{"records":[{"inputs":[[{"link":1}]]},{"digest":"random:1"}]}"#.to_owned(),
-            "a key for one use",
+            "whose key is not cacheable",
         ),
     ] {
         let error = CacheConfig::read(text.as_bytes()).unwrap_err().to_string();

@@ -81,11 +81,11 @@ fn one_that_claims_to_be_a_cache_and_makes_no_sense_is_an_error() {
         ),
         (
             json!({ "config": config, "manifests": [] }),
-            "an image and an index at once",
+            "both an image and an index",
         ),
         (
             json!({ "manifests": [config], "layers": [] }),
-            "an image and an index at once",
+            "both an image and an index",
         ),
         (json!({ "manifests": [config, other] }), "two configs"),
         (

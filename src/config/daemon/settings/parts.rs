@@ -16,7 +16,7 @@ use crate::{
     serve::auth::{self, Action, Config as Auth, Rule, Scheme, TrustLocal},
 };
 
-/// Where the door is without settings.
+/// The default port.
 const DEFAULT_PORT: u16 = 5000;
 
 /// Longest path of a unix socket: `sun_path` has 108 bytes, the last of which is zero (unix(7)).
@@ -82,18 +82,18 @@ pub(super) fn socket(layer: &Layer, env: &Env) -> Result<Option<Socket>> {
 }
 
 settings! {
-    /// TLS at the addresses that speak it.
+    /// TLS for the addresses that use it.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Tls by of_daemon, fn read(layer) {
         cert: PathBuf, "tls.cert" = (Path: layer.path("tls.cert")?.unwrap_or_default())
             else "none: plain http", AtRestart, Flag::new("tls-cert")
-            => "PEM file of the certificate, followed by those above it; read again on SIGHUP";
+            => "PEM certificate chain, leaf first; read again on SIGHUP";
         key: PathBuf, "tls.key" = (Path: layer.path("tls.key")?.unwrap_or_default()) else "none", AtRestart, Flag::new("tls-key")
             => "PEM file of the certificate's private key";
-        client_ca: Option<PathBuf>, "tls.client_ca" = path else "none: no client is asked", AtRestart, Flag::new("tls-client-ca")
-            => "PEM file of the authorities whose client certificates are believed; the name in one is a principal";
+        client_ca: Option<PathBuf>, "tls.client_ca" = path else "none: no client certificate is requested", AtRestart, Flag::new("tls-client-ca")
+            => "PEM file of the authorities whose client certificates are trusted; the name in a certificate is a principal";
         client_must: bool, "tls.client_auth" = (choice [("optional", false), ("required", true)]) or "optional", AtRestart
-            => "with tls.client_ca: whether clients may or must show a certificate: optional or required";
+            => "with tls.client_ca: whether a client certificate is optional or required";
         handshake_timeout: Duration, "tls.handshake_timeout" = nonzero_duration or "10s", AtRestart
             => "longest time for a TLS handshake";
     }
@@ -127,37 +127,37 @@ const LOCAL: [(&str, TrustLocal); 3] = [
 ];
 
 settings! {
-    /// Who may do what.
+    /// Access control.
     fn auth(layer) -> Auth, rows AUTH by of_daemon {
         htpasswd, "auth.htpasswd" = path else "none", AtReload, Flag::new("htpasswd")
             => "file of users and bcrypt hashes, as `htpasswd -B` writes it";
         tokens, "auth.tokens" = path else "none", AtReload, Flag::new("tokens")
             => "file of static tokens, `name token` on each line: bearer tokens, and the name's password";
-        grants, "auth.grants" = (Rules: all_grants(layer)?) else "pull and push everywhere, for whoever has shown a name", AtReload
-            => "who may do what, each as `ci,node-* = team/** : pull,push`; actions are pull, push, delete or `*`; `anonymous` is everybody";
+        grants, "auth.grants" = (Rules: all_grants(layer)?) else "pull and push everywhere, for everyone who has logged in", AtReload
+            => "access rules such as `ci,node-* = team/** : pull,push`; actions are pull, push, delete or `*`; `anonymous` is everybody";
         "auth.anonymous" = (Text) else "none", AtReload
             => "what everybody may do everywhere: none, pull or push (which is pull and push)";
         insecure_no_auth, "auth.insecure_no_auth" = flag or "false", AtReload, Flag::new("insecure-no-auth")
-            => "listen on the network although nobody has to show who they are";
+            => "allow network listeners without authentication";
         trust_local, "auth.trust_local" = (choice LOCAL)
-            else "loopback while nothing of auth.* is set and only local clients can connect, else unix", AtReload
-            => "clients that need not show who they are and may do everything: nobody, unix or loopback";
+            else "loopback if no auth.* is set and only local clients can connect, else unix", AtReload
+            => "clients with full rights that need not log in: nobody, unix or loopback";
         offer, "auth.offer" = (List: offer(layer)?) else "bearer", AtReload
-            => "ways to log in that a 401 offers, in order: bearer, basic";
+            => "authentication schemes that a 401 offers, in order: bearer, basic";
         service, "auth.service" = text or "cachectld", AtReload
             => "name of this service in tokens";
         token_life, "auth.token_life" = duration or "5m", AtReload
-            => "how long a token is good for; from 1m to 24h";
+            => "how long a token is valid; from 1m to 24h";
         refresh_life, "auth.refresh_life" = duration or "30d", AtReload
-            => "how long a refresh token is good for, which `docker login` stores; 0: none are given";
+            => "how long a refresh token, which `docker login` stores, is valid; 0: none are issued";
         remember_password, "auth.remember_password" = duration or "5m", AtReload
-            => "how long a password that was right is not computed again";
+            => "how long a verified password is remembered instead of being hashed again";
         signing_key, "auth.signing_key" = path else "a random one in state_dir", AtReload
             => "file with the secret that signs tokens, at least 32 bytes; daemons behind one name need the same";
         previous_signing_key, "auth.previous_signing_key" = path else "none", AtReload
-            => "file with the secret before that, whose tokens are still good";
+            => "file with the previous secret, whose tokens are still valid";
         trust_forwarded, "auth.trust_forwarded" = flag or "false", AtReload
-            => "believe X-Forwarded-Proto, Forwarded, and the last address in X-Forwarded-For: only behind a proxy that always sets them";
+            => "trust X-Forwarded-Proto, Forwarded, and the last address in X-Forwarded-For: only behind a proxy that always sets them";
     } and {
         external_url = http_url(layer, "external_url")?,
         allowed_hosts = layer.list("allowed_hosts"),
@@ -165,7 +165,7 @@ settings! {
     }
 }
 
-/// The rules, and what everybody may do.
+/// The rules, including those for everybody.
 fn all_grants(layer: &Layer) -> Result<Vec<Rule>> {
     let mut all = Vec::new();
     for text in layer.rules("auth.grants") {
@@ -219,20 +219,20 @@ const GUARDS: [(&str, ShrinkGuard); 3] = [
 ];
 
 settings! {
-    /// What is special to BuildKit's cache manifests.
+    /// Handling of BuildKit's cache manifests.
     fn buildkit(layer) -> BuildKit, rows BUILDKIT by of_daemon {
         merge, "buildkit.merge" = (List: policy::repositories(layer, "buildkit.merge")?) else "on", AtReload
             => "tags whose BuildKit cache manifests are merged: on, off, or patterns of repositories such as team/**";
         max_parts, "buildkit.merge_parts" = count or "64", AtReload
-            => "number of distinct manifests, the newest, that are merged into one tag; values above 200 count as 200";
+            => "how many manifests, the newest, are merged into one tag; values above 200 count as 200";
         max_age, "buildkit.merge_age" = nonzero_duration or "14d", AtReload
-            => "manifests that were pushed longer ago leave a merged tag";
+            => "drop manifests from a merged tag that were pushed longer ago";
         shrink, "buildkit.shrink_guard" = (choice GUARDS) or "warn", AtReload
-            => "where nothing is merged, an export that would replace a cache by a small part of it: off, warn or refuse";
+            => "where tags are not merged: when an export would replace a cache by a small part of it, warn, refuse, or off";
     }
 }
 
-/// A URL of http or https, without a slash at its end.
+/// An http or https URL, without a trailing slash.
 pub(super) fn http_url(layer: &Layer, name: &str) -> Result<Option<String>> {
     let Some(text) = layer.text(name)? else {
         return Ok(None);
@@ -245,7 +245,7 @@ pub(super) fn http_url(layer: &Layer, name: &str) -> Result<Option<String>> {
             Ok(Some(text.trim_end_matches('/').to_owned()))
         }
         _ => Err(layer
-            .refused(name, "is no URL of http or https")
-            .hint("expected one such as https://cache.example")),
+            .refused(name, "is not an http or https URL")
+            .hint("expected a URL such as https://cache.example")),
     }
 }

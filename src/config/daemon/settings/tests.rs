@@ -151,7 +151,10 @@ fn what_cannot_be_names_its_line_and_the_remedy() {
         ),
         ("[auth]\noffer = [\"digest\"]", "`auth.offer` cannot hold"),
         ("[auth]\nanonymous = \"delete\"", "none or pull or push"),
-        ("external_url = \"cache.example\"", "is no URL of http"),
+        (
+            "external_url = \"cache.example\"",
+            "is not an http or https URL",
+        ),
         ("upload_ttl = \"0\"", "a time above zero"),
         ("[auth]\nhtpaswd = \"x\"", "did you mean `auth.htpasswd`?"),
         ("lissten = \"x\"", "did you mean `listen`?"),

@@ -1,4 +1,4 @@
-//! One file in a zip: its line in the table of contents, and its content with every check that the zip allows.
+//! One file in a zip: its line in the table of contents, and its content, checked in every way that the zip allows.
 
 use std::{
     fs::File,
@@ -15,14 +15,14 @@ use crate::digest::{Sha256, Sha256Hasher};
 /// Encryption (bits 0, 6, 13) and patched data (5).
 const REFUSED_FLAGS: u16 = 1 | 1 << 5 | 1 << 6 | 1 << 13;
 
-/// How a content is kept.
+/// How the content is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     Stored,
     Deflated,
 }
 
-/// A file as the table of contents has it.
+/// A file, according to the table of contents.
 #[derive(Debug)]
 pub(super) struct Member {
     /// Not empty, without NUL.
@@ -36,7 +36,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Takes one line off the table; `table_start` is where contents end.
+    /// Parses one line of the table; `table_start` is where contents end.
     pub(super) fn parse(table: &[u8], table_start: u64) -> Result<(Self, &[u8]), String> {
         let short = "its table of contents is cut off or damaged";
         let (head, rest) = table.split_at_checked(CENTRAL_LEN).ok_or(short)?;
@@ -111,7 +111,7 @@ enum Data {
     Deflated(Box<DeflateDecoder<io::BufReader<Section>>>),
 }
 
-/// Reads one content; its end is not reached unless length and checksum are right.
+/// Reads one content; its end is only reported if length and checksum are right.
 pub(super) struct MemberReader {
     data: Data,
     left: u64,
@@ -128,7 +128,7 @@ impl MemberReader {
         if !head.starts_with(LOCAL_SIGNATURE) {
             return Err(damaged("a file's header is not where the table says"));
         }
-        // Name and extras of this header may differ from the table's; only their lengths count, for Go too.
+        // Name and extras of this header may differ from those in the table; as in Go, only their lengths are used.
         let skip = u64::from(u16_at(&head, 26)) + u64::from(u16_at(&head, 28));
         let at = member.header + LOCAL_LEN as u64 + skip;
         let end = at + member.packed;
@@ -169,7 +169,7 @@ impl MemberReader {
         }
     }
 
-    /// Reads on; 0 is the end, and the content was right. `buf` must not be empty.
+    /// Continues reading; 0 means the end, and that the content was right. `buf` must not be empty.
     pub(super) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 {
             // The packed data must end here too.

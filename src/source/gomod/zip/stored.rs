@@ -1,7 +1,8 @@
-//! The canonical form of a module's zip, made while it is read.
+//! The canonical form of a module's zip, created while it is read.
 //!
-//! Members in the order of the original's table, each with a local header, its content stored, then the table, then the end record.
-//! No extras, comments or attributes; the date is 1980-01-01, the first that a zip can hold. Made from its own result it is the same.
+//! Members in the order of the original's table, each with a local header, its content stored, then the table, then the end
+//! record. No extras, comments or attributes; the date is 1980-01-01, the first possible one in a zip. The canonical form of a
+//! canonical form is the same.
 
 use std::{
     fs::File,
@@ -27,10 +28,10 @@ const UTF8_FLAG: u16 = 1 << 11;
 pub(in crate::source::gomod) struct StoredZip {
     file: Arc<File>,
     directory: Directory,
-    /// The next member to start; all of them done: the table comes.
+    /// The next member to start; after the last one comes the table.
     next: usize,
     open: Option<MemberReader>,
-    /// Headers on their way out.
+    /// Headers that are being written.
     pending: io::Cursor<Vec<u8>>,
     offset: u64,
     offsets: Vec<u32>,
@@ -39,7 +40,7 @@ pub(in crate::source::gomod) struct StoredZip {
 }
 
 impl StoredZip {
-    /// Of a directory whose [`Directory::stored_len`] is known: all offsets fit then.
+    /// From a directory with a [`Directory::stored_len`]: all offsets fit then.
     pub(in crate::source::gomod) fn new(file: Arc<File>, directory: Directory) -> Self {
         let count = directory.members.len();
         Self {
@@ -60,7 +61,7 @@ impl StoredZip {
         self.ended.then(|| self.directory.h1(&self.digests))
     }
 
-    /// Starts what comes next: a member, or the table and the end.
+    /// Starts the next section: a member, or the table and the end.
     fn advance(&mut self) -> io::Result<()> {
         let mut out = std::mem::take(&mut self.pending).into_inner();
         out.clear();

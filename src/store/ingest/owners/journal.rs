@@ -1,7 +1,7 @@
-//! Whose uploads there are, in a file, so that a restart forgets no owner.
+//! The owners of uploads in a file, so that they are known after a restart.
 //!
-//! One line of JSON each: `["<id>","<owner>"]` for one that was begun, `["<id>"]` for one that ended. A file that cannot be
-//! written costs only that: after a restart the uploads count to nobody.
+//! One line of JSON each: `["<id>","<owner>"]` for an upload that was begun, `["<id>"]` for one that ended. If the file cannot be
+//! written, the only effect is that after a restart the uploads have no owner.
 
 use std::{
     collections::HashMap,
@@ -19,9 +19,9 @@ use crate::{
     },
 };
 
-/// Largest file that is read: some hundred thousand uploads.
+/// Largest file that is read: a few hundred thousand uploads.
 const MAX_BYTES: u64 = 64 << 20;
-/// It is written again when it has this many bytes, and this many for each upload that is there.
+/// The file is rewritten when it has this many bytes in total, and per existing upload.
 const LEAST: u64 = 1 << 20;
 const EACH: u64 = 512;
 
@@ -43,7 +43,7 @@ fn line(id: &UploadId, owner: Option<&str>) -> Vec<u8> {
     format!("{line}\n").into_bytes()
 }
 
-/// The uploads of which the file knows no end; lines that are not whole are left out.
+/// The uploads that have not ended according to the file; incomplete lines are ignored.
 pub(super) fn read(path: &Path) -> Result<HashMap<UploadId, String>> {
     let bytes = fs::read_if_there(path, MAX_BYTES).map_err(|e| Error::io("open", e))?;
     let mut found = HashMap::new();
@@ -61,7 +61,7 @@ pub(super) fn read(path: &Path) -> Result<HashMap<UploadId, String>> {
 }
 
 impl Journal {
-    /// Writes the file again, with these uploads. Blocks.
+    /// Rewrites the file with these uploads. Blocks.
     pub(super) fn create<'u>(
         path: &Path,
         uploads: impl Iterator<Item = (&'u UploadId, &'u str)>,
@@ -86,19 +86,19 @@ impl Journal {
         &self.path
     }
 
-    /// Notes that an upload was begun by `owner`, or ended; it is in the file after [`Self::write`].
+    /// Records that an upload was begun by `owner`, or ended; it is in the file after [`Self::write`].
     pub(super) fn note(&mut self, id: &UploadId, owner: Option<&str>) {
         self.pending.extend(line(id, owner));
     }
 
-    /// Writes what was noted. Blocks.
+    /// Writes the recorded changes. Blocks.
     pub(super) fn write(&mut self) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending);
         self.written += pending.len() as u64;
         self.file.write_all(&pending)
     }
 
-    /// Says whether most of it is of uploads that ended.
+    /// Returns true if most of the file is about ended uploads.
     pub(super) fn is_long(&self, uploads: usize) -> bool {
         self.written > LEAST.max(EACH * uploads as u64)
     }

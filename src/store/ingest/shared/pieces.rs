@@ -1,4 +1,4 @@
-//! Pieces of uploads in a store that several daemons have.
+//! Pieces of uploads in a store that several daemons share.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,29 +27,29 @@ use crate::{
 
 /// Pieces in memory at once.
 const PIECES: usize = 16;
-/// Requests that wait are bounded where they are admitted.
+/// Waiting requests are limited by the admission.
 const NO_QUEUE: Queue = Queue { total: 0, each: 0 };
-/// What stands instead of an offset once an upload was given up.
+/// Marker instead of an offset once an upload was removed.
 pub(super) const GONE: &str = "gone";
 
-/// Most uploads that are remembered as over while the store was away.
+/// Maximum uploads that are remembered as finished during an outage of the store.
 const MAX_OVER: usize = 10_000;
 
 pub(super) struct Pieces {
     pub(super) records: Arc<dyn Records>,
     /// Shared by callers in turn.
     places: Pool,
-    /// Whether an upload goes on by what is kept here while the store is away.
+    /// Whether uploads continue with local bytes while the store is unreachable.
     pub(super) outlive_outages: bool,
-    /// Uploads that were over while the store was away: their pieces are still to be removed.
+    /// Uploads that finished while the store was unreachable: their pieces must still be removed.
     over: Mutex<HashSet<UploadId>>,
-    /// How many bytes of an upload the store has from its beginning on, as far as this process knows.
+    /// How many contiguous bytes of an upload, from its start, the store has, as far as this process knows.
     sent: Mutex<HashMap<UploadId, u64>>,
-    /// Uploads that requests send to here: one at a time each, or both would write to the same place.
+    /// Uploads with active requests here: one request at a time each, or two would write to the same offset.
     sending: Mutex<HashMap<UploadId, Arc<AsyncMutex<()>>>>,
 }
 
-/// Where pieces that follow one another end.
+/// Where contiguous pieces end.
 pub(super) fn end(pieces: &[Range<u64>]) -> u64 {
     pieces.last().map_or(0, |p| p.end)
 }
@@ -66,10 +66,10 @@ impl Pieces {
         }
     }
 
-    /// The turn of a request that sends to an upload, or ends it; others of that upload wait for it.
+    /// Waits for the turn of a request that sends to an upload, or ends it; other requests of that upload wait for it.
     ///
     /// # Errors
-    /// `Conflict` where one of them takes too long.
+    /// `Conflict` if one of them takes too long.
     pub(super) async fn turn(&self, id: &UploadId) -> Result<OwnedMutexGuard<()>> {
         let turn = timeout(BUSY, self.turns_of(id).lock_owned()).await;
         turn.map_err(|_| busy(id))
@@ -86,23 +86,23 @@ impl Pieces {
         sending.entry(id.clone()).or_default().clone()
     }
 
-    /// Waits for a place for a piece in memory.
+    /// Waits for a slot for a piece in memory.
     pub(super) async fn place(&self) -> Permit {
         let caller = caller::current().unwrap_or(Key::Unknown);
         self.places.enter_again(caller).await
     }
 
-    /// Says whether an upload goes on in spite of this error, by what is kept here.
+    /// Returns true if an upload continues with local bytes in spite of this error.
     pub(super) fn outlives(&self, error: &Error) -> bool {
         self.outlive_outages && error.is_temporary()
     }
 
-    /// How many bytes of an upload the store has from its beginning on; `None` where this process does not know.
+    /// How many contiguous bytes of an upload, from its start, the store has; `None` if this process does not know.
     pub(super) fn sent(&self, id: &UploadId) -> Option<u64> {
         self.sent.lock().get(id).copied()
     }
 
-    /// Notes that the store has so many bytes of an upload.
+    /// Records how many bytes of an upload the store has.
     pub(super) fn note_sent(&self, id: &UploadId, bytes: u64) {
         self.sent.lock().insert(id.clone(), bytes);
     }
@@ -111,18 +111,18 @@ impl Pieces {
         self.sent.lock().remove(id);
     }
 
-    /// Forgets what is known of other uploads.
+    /// Forgets the sizes of other uploads.
     pub(super) fn keep_sent(&self, is_there: impl Fn(&UploadId) -> bool) {
         self.sent.lock().retain(|id, _| is_there(id));
     }
 
-    /// Uploads of which it is known how much the store has.
+    /// Uploads whose size in the store is known.
     #[cfg(test)]
     pub(super) fn count_sent(&self) -> usize {
         self.sent.lock().len()
     }
 
-    /// Notes that the pieces of an upload that is over could not be removed.
+    /// Records that the pieces of a finished upload could not be removed.
     pub(super) fn note_over(&self, id: &UploadId) {
         let mut over = self.over.lock();
         if over.len() < MAX_OVER {
@@ -134,11 +134,11 @@ impl Pieces {
         self.over.lock().contains(id)
     }
 
-    /// Removes the pieces of uploads that were over while the store was away.
+    /// Removes the pieces of uploads that finished while the store was unreachable.
     pub(super) async fn clear_over(&self) -> Result<()> {
         let over: Vec<UploadId> = self.over.lock().iter().cloned().collect();
         for id in over {
-            // A client may have gone on with it at another daemon.
+            // A client may have continued it at another daemon.
             self.give_up(&id).await?;
             self.clear(&id).await?;
             self.over.lock().remove(&id);
@@ -165,7 +165,7 @@ impl Pieces {
         self.records.write_record(&key, Bytes::new()).await
     }
 
-    /// The ranges of the pieces that follow one another from 0 on; `None` for an upload that was given up.
+    /// The ranges of the contiguous pieces from 0; `None` for an upload that was removed.
     pub(super) async fn list(&self, id: &UploadId) -> Result<Option<Vec<Range<u64>>>> {
         let prefix = Self::prefix(id);
         let mut ranges = Vec::new();
@@ -177,7 +177,7 @@ impl Pieces {
             let Ok(start) = rest.parse::<u64>() else {
                 continue;
             };
-            // Of two tries of one request the longer one counts; what does not follow was never acknowledged.
+            // Of two attempts of one request the longer one is used; pieces after a gap were never acknowledged.
             if start == end(&ranges)
                 && let Some(size) = listed.size
             {
@@ -197,7 +197,7 @@ impl Pieces {
         Ok(())
     }
 
-    /// Removes what there is of uploads to which nothing came for `age`; says how many records that were.
+    /// Removes all records of uploads that received nothing for `age`; returns how many.
     pub(super) async fn expire(
         &self,
         listed: Vec<Listed>,
@@ -207,7 +207,7 @@ impl Pieces {
         let upload = |key: &str| key.rsplit_once('.').map_or(key, |(id, _)| id).to_owned();
         let mut newest: HashMap<String, i64> = HashMap::new();
         for listed in &listed {
-            // Where the store keeps no times, nothing is ever old.
+            // If the store keeps no times, nothing is ever old.
             let written = listed.modified.map_or(now.secs, |m| m.secs);
             let newest = newest.entry(upload(&listed.key)).or_insert(written);
             *newest = written.max(*newest);

@@ -32,7 +32,7 @@ async fn client(daemon: &Daemon, told: &Mutex<Acknowledged>) {
     push("two", 5).await;
 }
 
-/// Says whether the client came to its end before the daemon was killed.
+/// Returns true if the client came to its end before the daemon was killed.
 async fn killed_before(step: usize) -> bool {
     let world = World::new(Mode::WriteBack);
     let steps = Arc::new(Steps::default());

@@ -68,7 +68,7 @@ impl Scene {
     /// Waits until it is known that the remote is unreachable.
     async fn is_known(&self, way: Way) {
         let began = Instant::now();
-        // Nobody is patient: it is found out all the same.
+        // Nobody is patient: it is found out anyway.
         let reader = self.reader();
         let asked = tokio::time::timeout(Duration::from_secs(1), points(&reader, "t"));
         drop(asked.await);
