@@ -131,15 +131,15 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
         let count = move || backlog.status().set_aside;
         shown.health.show_set_aside(count);
     }
-    let is_alone = !config.admin_listen.is_empty();
-    let admin = shown.admin(uploads.clone(), &uploads_dir, more, is_alone);
+    let is_apart = !config.admin_listen.is_empty();
+    let admin = shown.admin(uploads.clone(), &uploads_dir, more, is_apart);
     let gateway = || Gateway::new(authority.clone(), admission.clone(), shown.observer());
     let mut doors = gateway()
         .holding(config.hold, remote)
         .telling(shown.health.clone())
         .door(control.clone())
         .door(registry.clone());
-    if !is_alone {
+    if !is_apart {
         doors = doors.door(admin.clone());
     }
     // The last one: it has an answer to every path.
