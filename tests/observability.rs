@@ -10,13 +10,10 @@ use std::{
 use cachectl::{
     metrics::{
         Metrics,
-        http::{Done, Outcome},
+        http::{Done, Outcome, RouteLabel},
     },
     ops::cache_tags::CacheTags,
-    serve::{
-        admin::{Caches, Stores},
-        registry,
-    },
+    serve::admin::{Caches, Stores},
     store::wrap::counters::Counters,
 };
 
@@ -34,7 +31,12 @@ fn shown() -> BTreeMap<String, BTreeSet<String>> {
     metrics.add(Box::new(Stores::new(vec![Arc::new(Counters::default())])));
     metrics.add(Box::new(Caches::new(Arc::new(CacheTags::default()))));
     metrics.http.record(&Done {
-        place: registry::place("/v2/a/blobs/sha256:12"),
+        label: RouteLabel {
+            door: "registry",
+            route: "/v2/{name}/blobs/{digest}",
+            looks_up: Some("blob"),
+            is_quiet: false,
+        },
         method: "GET",
         code: 200,
         tier: "local",

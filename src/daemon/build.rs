@@ -1,22 +1,10 @@
 //! From settings to what answers requests. Binds nothing, asks no remote.
 
-use std::{path::Path, sync::Arc, time::Duration};
-
-use axum::{
-    Router,
-    body::Body,
-    http::{Method, Request, Response, StatusCode, header},
-    response::IntoResponse as _,
-};
-use futures_util::FutureExt as _;
-use hyper::service::Service as _;
-use hyper_util::service::TowerToHyperService;
+use std::{path::Path, sync::Arc};
 
 use super::{
-    coding,
     drain::Queue,
     error::{Error, Result},
-    listen::Handler,
     scrub,
     shown::Shown,
     tiers::{self, Tiers, Waiting},
@@ -24,16 +12,15 @@ use super::{
 };
 use crate::{
     config::daemon::{Config, Tls},
-    metrics::http::Place,
     ops::cache_tags::CacheTags,
     serve::{
-        admin::{self, Admin, Health, Refresh, Refused},
-        admission::{Admission, Connection},
-        auth::{self, Authority, Exposure, Peer, Refusal},
-        browsers,
+        admin::{Admin, Refresh},
+        admission::Admission,
+        auth::{Authority, Exposure},
         control::{self, Control},
-        observe::Observer,
-        registry::{self, Registry},
+        gateway::Gateway,
+        registry::Registry,
+        tokens::Tokens,
     },
     store::{
         self,
@@ -45,15 +32,12 @@ use crate::{
     task,
 };
 
-/// Longest time for the form of a request for a token to come.
-const FORM: Duration = Duration::from_secs(10);
-
 /// What is built.
 pub struct Built {
-    /// Answers requests at the doors.
-    pub doors: Handler,
-    /// Answers probes and shows metrics alone.
-    pub admin: Handler,
+    /// The way in to the doors.
+    pub doors: Arc<Gateway>,
+    /// The way in to probes and metrics alone.
+    pub admin: Arc<Gateway>,
     /// Gives the numbers for whoever sends them away.
     pub numbers: Arc<Admin>,
     /// Who may do what.
@@ -68,7 +52,7 @@ pub struct Built {
     pub uploads: Arc<Uploads>,
     /// The store behind the doors.
     pub opened: Arc<Opened>,
-    /// The registry door, to be told when the daemon drains.
+    /// The registry door, which follows settings.
     pub registry: Arc<Registry>,
     /// The control door, to be told where the daemon listens and when it drains.
     pub control: Arc<Control>,
@@ -125,23 +109,14 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     count_bytes(&uploads);
     let is_alone = backlog.is_none() && opened.url.tier() == Tier::Remote;
     let remote = is_alone.then(|| repositories.records());
-    let registry = Registry::new(
-        repositories,
-        uploads.clone(),
-        authority.clone(),
-        caches.clone(),
-    );
-    let registry = registry.holding(config.hold, remote).reading(readers);
-    let registry = Arc::new(registry.admitting(admission.clone()));
+    let registry = Registry::new(repositories, uploads.clone(), caches.clone());
+    let registry = Arc::new(registry.reading(readers));
     registry.refuse_incomplete_images(config.refuse_incomplete_images);
     let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
     let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
-    let settings = control(config, options, state, admission.clone());
+    let settings = control(config, options, state);
     let control = Control::new(opened.clone(), queue, settings).await?;
-    let control = control
-        .guarded_by(authority.clone())
-        .seeing(registry.sights())
-        .beside(registry.pause());
+    let control = control.seeing(registry.sights()).beside(registry.pause());
     let control = Arc::new(control);
     shown.stores(&opened);
     shown.caches(caches.clone());
@@ -156,21 +131,22 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
         let count = move || backlog.status().set_aside;
         shown.health.show_set_aside(count);
     }
-    let admin = shown.admin(uploads.clone(), &uploads_dir, more);
-    let apart = !config.admin_listen.is_empty();
-    let doors = Doors {
-        registry: registry.clone(),
-        control: control.clone(),
-        tokens: TowerToHyperService::new(auth::router(authority.clone())),
-        authority: authority.clone(),
-        admission: admission.clone(),
-        admin: (!apart).then(|| admin.clone()),
-        observer: shown.observer(),
-        health: shown.health.clone(),
-    };
+    let is_apart = !config.admin_listen.is_empty();
+    let admin = shown.admin(uploads.clone(), &uploads_dir, more, is_apart);
+    let gateway = || Gateway::new(authority.clone(), admission.clone(), shown.observer());
+    let mut doors = gateway()
+        .holding(config.hold, remote)
+        .telling(shown.health.clone())
+        .door(control.clone())
+        .door(registry.clone());
+    if !is_apart {
+        doors = doors.door(admin.clone());
+    }
+    // The last one: it has an answer to every path.
+    let doors = doors.door(Arc::new(Tokens::new(authority.clone())));
     Ok(Built {
-        doors: doors.handler(),
-        admin: shown.handler(admin.clone()),
+        doors: Arc::new(doors),
+        admin: Arc::new(gateway().door(admin.clone())),
         numbers: admin,
         authority,
         tls,
@@ -186,161 +162,14 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
 }
 
 /// How the control door works; `options` are those of the daemon's own store.
-fn control(
-    config: &Config,
-    options: Options,
-    state: &Path,
-    admission: Arc<Admission>,
-) -> control::Settings {
+fn control(config: &Config, options: Options, state: &Path) -> control::Settings {
     control::Settings {
         allow_path: config.allow_path,
         options,
         temp_dir: state.join("tmp"),
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         concurrency: Options::default().concurrency,
-        admission,
     }
-}
-
-/// What answers at the doors.
-struct Doors {
-    registry: Arc<Registry>,
-    control: Arc<Control>,
-    tokens: TowerToHyperService<Router>,
-    authority: Arc<Authority>,
-    admission: Arc<Admission>,
-    /// `None` where it has addresses of its own.
-    admin: Option<Arc<Admin>>,
-    observer: Observer,
-    health: Arc<Health>,
-}
-
-impl Doors {
-    /// Each door by its paths, that of gRPC by what its requests are. Who may come in each of them asks the authority itself.
-    fn handler(self) -> Handler {
-        let doors = Arc::new(self);
-        Arc::new(move |request: Request<Body>| {
-            let doors = doors.clone();
-            async move {
-                let place = doors.place(&request);
-                let answer = |request| doors.guarded(place, request);
-                doors.observer.observe(place, request, answer).await
-            }
-            .boxed()
-        })
-    }
-
-    fn place(&self, request: &Request<Body>) -> Place {
-        let path = request.uri().path();
-        if Control::takes(request) {
-            return control::place(path);
-        }
-        if is_registry(path) {
-            return registry::place(path);
-        }
-        let admin = self.admin.as_ref().and_then(|_| admin::place(path));
-        admin.unwrap_or(Place {
-            door: "auth",
-            route: if path == "/token" { "/token" } else { "other" },
-            looks_up: None,
-        })
-    }
-
-    /// In front of all doors: what a web page in a browser would ask is refused, and what a browser gets cannot run.
-    async fn guarded(&self, place: Place, request: Request<Body>) -> Response<Body> {
-        if request.headers().get_all(header::HOST).iter().count() > 1 {
-            // RFC 9112, 3.2: whoever stands in front may have taken the other one.
-            return (StatusCode::BAD_REQUEST, "more than one Host header\n").into_response();
-        }
-        if coding::is_unknown(request.headers()) {
-            // Where the body ends is what whoever stands in front may see otherwise, so nothing more is read.
-            let close = [(header::CONNECTION, "close")];
-            let said = "unknown Transfer-Encoding: only `chunked` is understood\n";
-            return (StatusCode::NOT_IMPLEMENTED, close, said).into_response();
-        }
-        // Orchestrators and load balancers ask probes under any name.
-        let is_probe = place.door == admin::DOOR && admin::is_probe(request.uri().path());
-        let mut response = match self.authority.check_host(&request) {
-            Err(refusal) if !is_probe && place.door == control::DOOR => control::refuse(&refusal),
-            Err(refusal) if !is_probe => refusal.into_response(),
-            _ => self.answer(place, request).await,
-        };
-        browsers::harden(response.headers_mut());
-        response
-    }
-
-    async fn answer(&self, place: Place, request: Request<Body>) -> Response<Body> {
-        if let Some(admin) = self.admin.as_ref().filter(|_| place.door == admin::DOOR) {
-            // Whoever asks whether we live neither waits for a place nor logs in.
-            return Box::pin(self.show(admin, request)).await;
-        }
-        if place.door == control::DOOR {
-            return Box::pin(self.control.handle(request)).await;
-        }
-        if is_registry(request.uri().path()) {
-            let is_push = ![Method::GET, Method::HEAD].contains(request.method());
-            let response = self.registry.handle(request).await;
-            match response.extensions().get::<Refused>() {
-                Some(refused) if is_push => self.health.pushed(Some(*refused)),
-                _ if response.status() == StatusCode::CREATED => self.health.pushed(None),
-                _ => {}
-            }
-            return response;
-        }
-        Box::pin(self.token(request)).await
-    }
-
-    /// Asks for a token: nobody knows yet who does, so the form is read first, and places are shared between addresses.
-    async fn token(&self, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let peer = Peer::of(&parts.extensions);
-        let caller = self.authority.caller(&parts.headers, &peer);
-        let connection = Connection::of(&parts.extensions);
-        let form = self.admission.gather(
-            (caller.clone(), &connection),
-            body,
-            auth::MAX_FORM_BYTES,
-            FORM,
-        );
-        let form = match form.await {
-            Ok(form) => form,
-            Err(fault) => return (fault.status(), fault.to_string()).into_response(),
-        };
-        let _place = match self.admission.tokens.enter(caller).await {
-            Ok(place) => place,
-            Err(full) => return auth::Refusal::from(full).into_response(),
-        };
-        let request = Request::from_parts(parts, Body::from(form));
-        match self.tokens.call(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
-    }
-
-    /// On the listeners for clients, numbers of the whole store are for callers who may read every repository: they tell, for
-    /// instance, whether pushed bytes were known already.
-    async fn show(&self, admin: &Admin, request: Request<Body>) -> Response<Body> {
-        if admin::is_probe(request.uri().path()) {
-            return admin.handle(&request);
-        }
-        let (parts, body) = request.into_parts();
-        let peer = Peer::of(&parts.extensions);
-        match self.authority.authorize(&parts, &peer, &[]).await {
-            Ok(who) if who.reads_everything() => admin.handle(&Request::from_parts(parts, body)),
-            Ok(who) => Refusal::Denied {
-                message: format!(
-                    "`{}` may not see the numbers of the whole store: that takes a grant to pull from `**`, or `admin_listen`",
-                    who.name()
-                ),
-            }
-            .into_response(),
-            Err(refusal) => refusal.into_response(),
-        }
-    }
-}
-
-fn is_registry(path: &str) -> bool {
-    path == "/v2" || path.starts_with("/v2/")
 }
 
 /// What one principal may have of unfinished uploads.

@@ -27,6 +27,7 @@ use crate::{
     serve::{
         admission::{Admission, Connection, Full, Permit, Pool, Queue},
         auth::Peer,
+        gateway::Gateway,
     },
     task,
 };
@@ -38,16 +39,11 @@ const KEEP_ALIVE: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 6;
 
-/// Answers one request.
-pub type Handler = Arc<
-    dyn Fn(Request<Body>) -> futures_util::future::BoxFuture<'static, Response<Body>> + Send + Sync,
->;
-
 /// What the connections of a listener share.
 #[derive(Clone)]
 pub struct Service {
     /// Answers their requests.
-    pub handler: Handler,
+    pub gateway: Arc<Gateway>,
     /// Does handshakes where TLS is spoken.
     pub tls: Option<Arc<tls::Acceptor>>,
     /// Their places, shared between addresses; above it some wait, and more are closed.
@@ -196,7 +192,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
     let large_window = service.large_windows.enter_now(key.clone());
     let http = protocol(large_window.is_some());
     let stream = Watched::new(stream, writer, large_window);
-    let (handler, admission, arrivals) = (service.handler, service.admission, service.arrivals);
+    let (gateway, admission, arrivals) = (service.gateway, service.admission, service.arrivals);
     let known = of_requests.clone();
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let arrived = match arrivals.enter(request.headers()) {
@@ -204,7 +200,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             Err(status) => return Either::Left(future::ok(refused(status))),
         };
         let running = known.begin();
-        let (handler, admission) = (handler.clone(), admission.clone());
+        let (gateway, admission) = (gateway.clone(), admission.clone());
         let (peer, key, known) = (peer.clone(), key.clone(), known.clone());
         Either::Right(async move {
             drop(arrived);
@@ -216,7 +212,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             });
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(known.clone());
-            let answer = handler(request).await;
+            let answer = gateway.handle(request).await;
             let response = admission.answer(answer, (key, known));
             Ok::<_, Infallible>(response.map(|body| Body::new(Held::new(body, running))))
         })

@@ -10,7 +10,6 @@ mod arrivals;
 pub mod background;
 pub mod build;
 mod check;
-mod coding;
 pub mod drain;
 pub mod error;
 mod frames;

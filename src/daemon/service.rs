@@ -144,7 +144,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let (stop_probes, lasting) = watch::channel(false);
     let count = limit::connections(loaded.config.max_connections, open_files);
     let service = Service {
-        handler: built.doors.clone(),
+        gateway: built.doors.clone(),
         tls: built.tls.clone(),
         connections: listen::places(count).counted(shown.metrics.admission.connections.clone()),
         large_windows: protocol::large_windows(),
@@ -157,7 +157,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let most = i64::try_from(count).unwrap_or(i64::MAX);
     shown.metrics.connections.limit.set(most);
     let probes = Service {
-        handler: built.admin.clone(),
+        gateway: built.admin.clone(),
         tls: None,
         // Of their own, so that probes and metrics are answered when the doors are full.
         connections: listen::places(64),
@@ -297,7 +297,7 @@ async fn close(running: Running, limit: Duration) -> Left {
     let far = began + Duration::from_hours(24 * 365);
     let until = began.checked_add(limit).unwrap_or(far);
     running.shown.health.set(Phase::Draining);
-    running.built.registry.drain();
+    running.built.doors.drain();
     running.built.control.drain().await;
     running.stop.send_replace(true);
     let queues = &running.built.queues;

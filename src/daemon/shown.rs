@@ -1,18 +1,14 @@
 //! What shows how the daemon is: probes, numbers, spans.
 
 use std::{
-    future::ready,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
-
-use super::listen::Handler;
 use crate::{
     fs::Dir,
-    metrics::{Metrics, http::Place},
+    metrics::Metrics,
     ops::cache_tags::CacheTags,
     serve::{
         admin::{self, Admin, Caches, Health, Stores},
@@ -64,6 +60,7 @@ impl Shown {
         uploads: Arc<Uploads>,
         dir: &Path,
         more: Vec<admin::Refresh>,
+        is_alone: bool,
     ) -> Arc<Admin> {
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let open = move |metrics: &Metrics| {
@@ -82,25 +79,8 @@ impl Shown {
             self.health.clone(),
             self.metrics.clone(),
             refresh,
+            is_alone,
         ))
-    }
-
-    /// The admin door at addresses of its own.
-    pub fn handler(&self, admin: Arc<Admin>) -> Handler {
-        let observer = self.observer();
-        Arc::new(move |request| {
-            let (admin, observer) = (admin.clone(), observer.clone());
-            async move {
-                let place = admin::place(request.uri().path()).unwrap_or(Place {
-                    door: admin::DOOR,
-                    route: "other",
-                    looks_up: None,
-                });
-                let answer = |request| ready(admin.handle(&request));
-                observer.observe(place, request, answer).await
-            }
-            .boxed()
-        })
     }
 
     /// Asks a store every so often whether it is there, as long as the task lives. One behind a folder is asked there. `folder` is the

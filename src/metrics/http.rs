@@ -20,13 +20,15 @@ const BUCKETS: [f64; 14] = [
 
 /// Where a request went, without what it named: names, tags and digests are never labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct RouteLabel {
     /// The protocol: `registry`, `admin` …
     pub door: &'static str,
     /// The path with its variable parts in braces, as the protocol's specification writes them.
     pub route: &'static str,
     /// What is looked up there (`blob`, `manifest`); `None` where finding nothing is no miss of a cache.
     pub looks_up: Option<&'static str>,
+    /// Asked every few seconds by probes: not worth a line in the log.
+    pub is_quiet: bool,
 }
 
 /// What became of a request.
@@ -64,7 +66,7 @@ impl Outcome {
 #[derive(Debug, Clone, Copy)]
 pub struct Done {
     /// Where it went.
-    pub place: Place,
+    pub label: RouteLabel,
     /// Its method, or `other`.
     pub method: &'static str,
     /// Status of the answer; 0 where none was given.
@@ -84,7 +86,7 @@ pub struct Done {
 /// One combination of what requests are told apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    place: Place,
+    label: RouteLabel,
     method: &'static str,
     code: u16,
     tier: &'static str,
@@ -227,7 +229,7 @@ impl Http {
     /// Counts a request that has ended.
     pub fn record(&self, done: &Done) {
         let series = self.series(&Key {
-            place: done.place,
+            label: done.label,
             method: done.method,
             code: done.code,
             tier: done.tier,
@@ -258,7 +260,7 @@ impl Http {
 
     fn new_series(&self, key: &Key) -> Series {
         let Key {
-            place: Place { door, route, .. },
+            label: RouteLabel { door, route, .. },
             method,
             code,
             tier,
@@ -296,7 +298,7 @@ impl Http {
 
 /// Whether a request is a lookup, and how it ended: a HEAD only checks, which is what a push does before it sends.
 fn lookup(key: &Key) -> Option<LookupLabels> {
-    let kind = key.place.looks_up?;
+    let kind = key.label.looks_up?;
     let intent = match key.method {
         "GET" => "read",
         "HEAD" => "check",
@@ -308,7 +310,7 @@ fn lookup(key: &Key) -> Option<LookupLabels> {
         _ => return None,
     };
     Some(LookupLabels {
-        door: key.place.door,
+        door: key.label.door,
         kind,
         intent,
         tier: key.tier,

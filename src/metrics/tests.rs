@@ -2,18 +2,19 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     Metrics,
-    http::{Done, Outcome, Place},
+    http::{Done, Outcome, RouteLabel},
 };
 
-const BLOB: Place = Place {
+const BLOB: RouteLabel = RouteLabel {
     door: "registry",
     route: "/v2/{name}/blobs/{digest}",
     looks_up: Some("blob"),
+    is_quiet: false,
 };
 
 fn done(method: &'static str, code: u16, outcome: Outcome) -> Done {
     Done {
-        place: BLOB,
+        label: BLOB,
         method,
         code,
         tier: "local",

@@ -10,7 +10,7 @@ const INERT: HeaderValue = HeaderValue::from_static("sandbox; default-src 'none'
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// Adds the headers to an answer; a page that has a policy of its own keeps it.
-pub fn harden(headers: &mut HeaderMap) {
+pub(super) fn harden(headers: &mut HeaderMap) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     headers
         .entry(header::CONTENT_SECURITY_POLICY)

@@ -1,6 +1,6 @@
 //! The doors: protocols that build tools already speak, answered from stores.
 //!
-//! - Holds: one folder a protocol, and who may come in.
+//! - Holds: one folder a protocol, each a [`Door`](door::Door); the one way in to all of them ([`gateway`]), and who may come in.
 //! - Enters: HTTP requests, with what is known of the connection they came by.
 //! - Leaves: responses in the protocol's own terms.
 //! - Deliberately absent: how a store keeps bytes, retries, hashing, building of manifests, sockets.
@@ -8,8 +8,16 @@
 pub mod admin;
 pub mod admission;
 pub mod auth;
-pub mod browsers;
+mod browsers;
+mod coding;
 pub mod control;
+pub mod door;
+pub mod gateway;
+pub mod hold;
 pub mod observe;
 pub mod pause;
+pub mod range;
+pub mod refusal;
+pub mod refused;
 pub mod registry;
+pub mod tokens;

@@ -274,7 +274,12 @@ mod tests {
     fn everything_that_metrics_shows_is_understood() {
         let metrics = crate::metrics::Metrics::new();
         let done = crate::metrics::http::Done {
-            place: crate::serve::registry::place("/v2/a/blobs/sha256:12"),
+            label: crate::metrics::http::RouteLabel {
+                door: "registry",
+                route: "/v2/{name}/blobs/{digest}",
+                looks_up: Some("blob"),
+                is_quiet: false,
+            },
             method: "GET",
             code: 200,
             tier: "local",

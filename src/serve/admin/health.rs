@@ -12,8 +12,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::refused::Refused;
-use crate::{metrics, store::ErrorKind};
+use crate::{metrics, serve::refused::Refused, store::ErrorKind};
 
 /// A push that was refused says nothing of now after this long.
 const REFUSED: Duration = Duration::from_mins(10);

@@ -13,13 +13,12 @@ use std::{fmt, sync::Arc};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Method, Request, Response, StatusCode, header},
+    http::{HeaderValue, Method, Response, StatusCode, header, request::Parts},
 };
 
 mod caches;
 mod health;
 mod page;
-mod refused;
 mod stores;
 mod watch;
 
@@ -28,15 +27,16 @@ mod tests;
 
 pub use caches::Caches;
 pub use health::{Health, Phase, StoreHealth};
-pub use refused::Refused;
 pub use stores::Stores;
 pub use watch::{follow, watch, watch_folder};
 
-use crate::metrics::{Metrics, http::Place};
+use super::{
+    door::{Access, Answer, Call, Door, Place, Route},
+    refusal::Refusal,
+};
+use crate::metrics::Metrics;
 
-/// The door's name.
-pub const DOOR: &str = "admin";
-
+/// What an orchestrator asks, who cannot log in.
 const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -52,6 +52,7 @@ pub struct Admin {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     refresh: Vec<Refresh>,
+    is_alone: bool,
 }
 
 impl fmt::Debug for Admin {
@@ -60,35 +61,31 @@ impl fmt::Debug for Admin {
     }
 }
 
-/// Says whether a path is one that an orchestrator asks, who cannot log in; the others tell more than that.
-pub fn is_probe(path: &str) -> bool {
-    PROBES.contains(&path)
-}
-
-/// Where a request for this door goes; `None` if it is for another one.
-pub fn place(path: &str) -> Option<Place> {
-    let mut routes = PROBES.into_iter().chain(["/metrics", "/"]);
-    let route = routes.find(|route| *route == path)?;
-    Some(Place {
-        door: DOOR,
-        route,
-        looks_up: None,
-    })
-}
-
 impl Admin {
-    /// Shows `health`, and `metrics` after `refresh`.
-    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, refresh: Vec<Refresh>) -> Self {
+    /// Shows `health`, and `metrics` after `refresh`: alone at addresses of its own to everybody; beside other doors to callers who may
+    /// read every repository, since numbers of the whole store tell, for instance, whether pushed bytes were known already.
+    pub fn new(
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+        refresh: Vec<Refresh>,
+        is_alone: bool,
+    ) -> Self {
         Self {
             health,
             metrics,
             refresh,
+            is_alone,
         }
     }
 
     /// All numbers as they are now, in the text of `/metrics`.
     pub fn numbers(&self) -> String {
         self.refreshed().encode()
+    }
+
+    /// Returns true if whoever asks needs no right.
+    fn is_open(&self, path: &str) -> bool {
+        self.is_alone || PROBES.contains(&path)
     }
 
     fn refreshed(&self) -> &Metrics {
@@ -99,26 +96,19 @@ impl Admin {
         &self.metrics
     }
 
-    /// Answers a request for a path that [`place`] knows.
-    pub fn handle(&self, request: &Request<Body>) -> Response<Body> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refused = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "read only\n");
-            let methods = HeaderValue::from_static("GET, HEAD");
-            refused.headers_mut().insert(header::ALLOW, methods);
-            return refused;
+    /// Answers a request for one of its paths.
+    fn show(&self, method: &Method, path: &str) -> Answer {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Err(Refusal::method_not_allowed("GET, HEAD"));
         }
-        let mut response = match request.uri().path() {
+        Ok(match path {
             "/livez" => answer(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" => self.ready(),
             "/startupz" => self.started(),
             "/metrics" => answer(StatusCode::OK, METRICS, self.numbers()),
             "/" => answer(StatusCode::OK, HTML, self.page()),
             _ => answer(StatusCode::NOT_FOUND, TEXT, "not here\n"),
-        };
-        if request.method() == Method::HEAD {
-            *response.body_mut() = Body::empty();
-        }
-        response
+        })
     }
 
     fn ready(&self) -> Response<Body> {
@@ -143,14 +133,50 @@ impl Admin {
     }
 }
 
+impl Door for Admin {
+    type Asked = &'static str;
+
+    fn name(&self) -> &'static str {
+        "admin"
+    }
+
+    fn is_quiet(&self) -> bool {
+        true
+    }
+
+    fn route(&self, head: &Parts) -> Option<Route<&'static str>> {
+        let mut paths = PROBES.into_iter().chain(["/metrics", "/"]);
+        let path = paths.find(|path| *path == head.uri.path());
+        let path = path.or(self.is_alone.then_some("other"))?;
+        let access = if self.is_open(path) {
+            Access::Probe
+        } else {
+            Access::Needs(Vec::new())
+        };
+        Some(Route {
+            access,
+            place: Place::None,
+            ..Route::new(path, Ok(path))
+        })
+    }
+
+    async fn answer(&self, path: &&'static str, call: &Call, _: Body) -> Answer {
+        if !self.is_open(path) && !call.who.reads_everything() {
+            return Err(Refusal::denied(format!(
+                "`{}` may not see the numbers of the whole store: that takes a grant to pull from `**`, or `admin_listen`",
+                call.who.name()
+            )));
+        }
+        self.show(&call.parts.method, path)
+    }
+}
+
 fn answer(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let nosniff = HeaderValue::from_static("nosniff");
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     if kind == HTML {
         let nothing = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
         headers.insert(header::CONTENT_SECURITY_POLICY, nothing);

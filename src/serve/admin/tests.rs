@@ -5,13 +5,19 @@ use std::sync::{
 
 use axum::{
     body::{Body, to_bytes},
-    http::{Method, Request, StatusCode},
+    http::{Method, Request, Response, StatusCode},
 };
 
-use super::{Admin, Health, Phase, Refused, Stores, place, watch};
+use super::{Admin, Health, Phase, Stores, watch};
 use crate::{
     artifact::Descriptor,
     metrics::Metrics,
+    serve::{
+        auth::{ANONYMOUS, Action, Authority, Config, Exposure, Rule},
+        gateway::Gateway,
+        observe::Observer,
+        refused::Refused,
+    },
     store::{
         self, BlobStore as _, Body as Bytes, ErrorKind,
         testing::{Faults, Faulty, Memory},
@@ -22,26 +28,29 @@ use crate::{
     },
 };
 
-struct Door {
+struct Shown {
     admin: Admin,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
 }
 
-fn door() -> Door {
+fn door() -> Shown {
+    door_that(false)
+}
+
+fn door_that(is_alone: bool) -> Shown {
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(metrics.phase.clone());
-    Door {
-        admin: Admin::new(health.clone(), metrics.clone(), Vec::new()),
+    Shown {
+        admin: Admin::new(health.clone(), metrics.clone(), Vec::new(), is_alone),
         health,
         metrics,
     }
 }
 
-impl Door {
+impl Shown {
     async fn get(&self, path: &str) -> (StatusCode, String) {
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = self.admin.handle(&request);
+        let response = self.admin.show(&Method::GET, path).unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -274,22 +283,50 @@ async fn gauges_that_nobody_counts_are_brought_up_to_date_at_each_look() {
     }
 }
 
+/// What comes back to a stranger, on a network where nobody is known.
+async fn asked(door: Admin, method: Method, path: &str) -> Response<Body> {
+    let grant = Rule {
+        principals: vec![ANONYMOUS.to_owned()],
+        repositories: vec!["a/**".to_owned()],
+        actions: vec![Action::Pull],
+    };
+    let config = Config {
+        grants: vec![grant],
+        insecure_no_auth: true,
+        ..Config::default()
+    };
+    let state = tempfile::tempdir().unwrap();
+    let authority = Authority::open(config, state.path(), Exposure::Network).await;
+    let observer = Observer::new(Metrics::new().http);
+    let gateway =
+        Gateway::new(Arc::new(authority.unwrap()), Arc::default(), observer).door(Arc::new(door));
+    let request = Request::builder().method(method).uri(path);
+    gateway.handle(request.body(Body::empty()).unwrap()).await
+}
+
 #[tokio::test]
 async fn only_reading_is_possible() {
-    let door = door();
     for (method, path, want) in [
         (Method::POST, "/readyz", 405),
         (Method::DELETE, "/metrics", 405),
         (Method::HEAD, "/metrics", 200),
+        (Method::GET, "/v2/", 404),
     ] {
-        let request = Request::builder().method(method).uri(path);
-        let response = door.admin.handle(&request.body(Body::empty()).unwrap());
+        let response = asked(door_that(true).admin, method, path).await;
         assert_eq!(response.status().as_u16(), want);
     }
 }
 
-#[test]
-fn other_paths_are_other_doors() {
-    assert_eq!(place("/metrics").unwrap().route, "/metrics");
-    assert!(place("/v2/").is_none() && place("/metrics/x").is_none());
+#[tokio::test]
+async fn beside_other_doors_numbers_are_for_whoever_reads_everything_and_probes_for_everybody() {
+    for (path, want) in [
+        ("/livez", 200),
+        ("/metrics", 403),
+        ("/", 403),
+        // Another door's.
+        ("/metrics/x", 404),
+    ] {
+        let response = asked(door_that(false).admin, Method::GET, path).await;
+        assert_eq!(response.status().as_u16(), want, "{path}");
+    }
 }

@@ -73,17 +73,31 @@ impl Ticket {
         extensions: &Extensions,
     ) -> Result<Self, Full> {
         let place = admission.requests.enter(key.clone()).await?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self::new(admission, key, extensions, Some(place)))
+    }
+
+    /// The same for a request that holds no place among requests.
+    pub fn without_place(admission: &Arc<Admission>, key: Key, extensions: &Extensions) -> Self {
+        Self::new(admission, key, extensions, None)
+    }
+
+    fn new(
+        admission: &Arc<Admission>,
+        key: Key,
+        extensions: &Extensions,
+        place: Option<Permit>,
+    ) -> Self {
+        Self(Arc::new(Inner {
             admission: admission.clone(),
             key,
             connection: Connection::of(extensions),
-            place: Mutex::new(Some(place)),
+            place: Mutex::new(place),
             transfer: Mutex::default(),
             large: Mutex::default(),
             keeps_body: AtomicBool::default(),
             waits: Mutex::default(),
             fault: OnceLock::new(),
-        })))
+        }))
     }
 
     /// The caller.
@@ -91,11 +105,13 @@ impl Ticket {
         &self.0.key
     }
 
-    pub(super) fn admission(&self) -> &Arc<Admission> {
+    /// What its caller shares with others.
+    pub fn admission(&self) -> &Arc<Admission> {
         &self.0.admission
     }
 
-    pub(super) fn connection(&self) -> &Connection {
+    /// The request's connection.
+    pub fn connection(&self) -> &Connection {
         &self.0.connection
     }
 
@@ -169,43 +185,16 @@ impl Ticket {
         }
     }
 
-    /// Takes a place among large manifests that are read or parsed, without holding one of requests while it waits.
+    /// Takes a place in a pool of its own kind, without holding one of requests while it waits.
     ///
     /// # Errors
     /// [`Full`].
-    pub async fn large_manifest(&self) -> Result<Permit, Full> {
-        self.place_among(&self.0.admission.large_manifests).await
-    }
-
-    /// Takes a place among manifests that are looked up, without holding one of requests while it waits.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub async fn read(&self) -> Result<Permit, Full> {
-        self.place_among(&self.0.admission.reads).await
-    }
-
-    async fn place_among(&self, pool: &Pool) -> Result<Permit, Full> {
+    pub async fn place_in(&self, pool: fn(&Admission) -> &Pool) -> Result<Permit, Full> {
+        let pool = pool(&self.0.admission);
         match pool.enter_now(self.0.key.clone()) {
             Some(place) => Ok(place),
             None => self.aside(pool.enter(self.0.key.clone())).await,
         }
-    }
-
-    /// Takes a place among lists that are made, without holding one of requests while it waits.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub async fn list(&self) -> Result<Permit, Full> {
-        self.place_among(&self.0.admission.lists).await
-    }
-
-    /// Takes a place among merges, without holding one of requests while it waits.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub async fn merge(&self) -> Result<Permit, Full> {
-        self.place_among(&self.0.admission.merges).await
     }
 
     /// What the client did wrong while its body was received; the first fault counts.

@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use tracing::{debug, info, warn};
 
 use super::{
-    Refusal, Result,
+    Result,
     challenge::Wrong,
     config::{Config, Exposure},
     doubts,
@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     metrics::Admitted,
-    serve::admission::{Key, Pool},
+    serve::{
+        admission::{Key, Pool},
+        refusal::Refusal,
+    },
     task,
 };
 
@@ -95,7 +98,7 @@ impl Authority {
     /// its extensions. Nothing is refused at a unix socket, where no page gets.
     ///
     /// # Errors
-    /// [`Refusal::Denied`], with what to set if the request is no page's.
+    /// [`Refusal::denied`], with what to set if the request is no page's.
     pub fn check_host<B>(&self, request: &Request<B>) -> std::result::Result<(), Refusal> {
         let peer = Peer::of(request.extensions());
         if peer.kind == PeerKind::Unix {
@@ -122,7 +125,7 @@ impl Authority {
     /// A wrong password or token is refused whatever the request needs. Waits while a password is computed; cancel-safe.
     ///
     /// # Errors
-    /// [`Refusal::Unauthenticated`] where somebody else, or another token, might do it; else [`Refusal::Denied`].
+    /// [`Refusal::unauthenticated`] where somebody else, or another token, might do it; else [`Refusal::denied`].
     pub async fn authorize(
         &self,
         request: &Parts,
@@ -130,9 +133,9 @@ impl Authority {
         needs: &[Need<'_>],
     ) -> std::result::Result<Principal, Refusal> {
         let setup = self.setup();
-        let challenge = |wrong: Wrong, message: &str| Refusal::Unauthenticated {
-            challenges: setup.challenger.challenges(request, peer, needs, wrong),
-            message: message.to_owned(),
+        let challenge = |wrong: Wrong, message: &str| {
+            let challenges = setup.challenger.challenges(request, peer, needs, wrong);
+            Refusal::unauthenticated(challenges, message)
         };
         let Identity { principal, proof } =
             match setup.identify(&request.headers, peer, &self.checks).await {
@@ -145,10 +148,10 @@ impl Authority {
         if needs.iter().all(|n| n.catalog) && could_ask && should_log_in(&principal, &proof) {
             return Err(challenge(Wrong::Nothing, AUTHENTICATION_REQUIRED));
         }
-        let Some(lacking) = needs.iter().find(|n| !n.optional && !principal.may(**n)) else {
+        let Some(lacking) = needs.iter().find(|n| !n.optional && !principal.may(n)) else {
             return Ok(principal);
         };
-        let granted = lacking.catalog || principal.granted(lacking.repository).has(lacking.action);
+        let granted = lacking.catalog || principal.granted(&lacking.repository).has(lacking.action);
         match proof {
             // Another token would do; or, of nobody in particular, one for somebody.
             Proof::Pass if principal.is_anonymous() => {
@@ -164,13 +167,13 @@ impl Authority {
                 Err(challenge(Wrong::Scope, &message))
             }
             Proof::Unasked if could_ask => {
-                debug!(repository = lacking.repository, "Asked to log in");
+                debug!(repository = &*lacking.repository, "Asked to log in");
                 Err(challenge(Wrong::Nothing, AUTHENTICATION_REQUIRED))
             }
             _ => {
                 let trusted = setup.policy.trusts(peer.kind);
                 let forwarded = peer.origin(&request.headers) != peer.kind;
-                Err(denied(&principal, *lacking, trusted && forwarded))
+                Err(denied(&principal, lacking, trusted && forwarded))
             }
         }
     }
@@ -208,28 +211,26 @@ fn wrong_message(wrong: Wrong) -> &'static str {
 }
 
 /// `lost_trust`: without the proxy in between, the client would be one that is trusted.
-fn denied(principal: &Principal, need: Need<'_>, lost_trust: bool) -> Refusal {
+fn denied(principal: &Principal, need: &Need<'_>, lost_trust: bool) -> Refusal {
     info!(
         principal = principal.name(),
-        repository = need.repository,
+        repository = &*need.repository,
         action = need.action.as_str(),
         "Denied"
     );
     let why = if lost_trust {
         ": the request came through a proxy, so it does not have the rights of a local client; give clients accounts \
          (`auth.htpasswd` or `auth.tokens`) or grant rights to `anonymous`"
-    } else if need.action == Action::Pull && principal.granted(need.repository).has(Action::Push) {
+    } else if need.action == Action::Pull && principal.granted(&need.repository).has(Action::Push) {
         // Builders look before they push, so this is what the user of a push is told.
         ", only push to it; clients that push need both `pull` and `push`"
     } else {
         ""
     };
-    Refusal::Denied {
-        message: format!(
-            "`{}` may not {} `{}`{why}",
-            principal.name(),
-            need.action.verb(),
-            need.repository
-        ),
-    }
+    Refusal::denied(format!(
+        "`{}` may not {} `{}`{why}",
+        principal.name(),
+        need.action.verb(),
+        need.repository
+    ))
 }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Where tokens are, below the external URL.
-pub(super) const TOKEN_PATH: &str = "/token";
+pub const TOKEN_PATH: &str = "/token";
 /// What a person sees who is asked for a password.
 pub(super) const BASIC: &str = "Basic realm=\"cachectld\"";
 
@@ -142,7 +142,7 @@ fn scope(needs: &[Need<'_>]) -> String {
             Action::Push => Actions::of(&[Action::Pull, Action::Push]),
             other => Actions::of(&[other]),
         };
-        access.add(need.repository, actions);
+        access.add(&need.repository, actions);
     }
     access.to_scopes()
 }

@@ -3,28 +3,24 @@
 //! `distribution/distribution:docs/content/spec/auth/{token,oauth}.md`. What is granted is what was asked for as far as the
 //! principal may do it; less is no error, and nothing at all is a token too (BuildKit asks for mount sources that it may not read).
 
-use std::{
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::{
-    Form, Json, Router,
-    extract::{DefaultBodyLimit, FromRequest as _, Request, State},
+    Form, Json,
+    extract::{FromRequest as _, Request},
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{CACHE_CONTROL, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
-    routing::get,
 };
 use http_body::Body as _;
 use serde::Serialize;
 
 use super::{
-    Authority, Refusal,
+    Authority,
     access::Access,
-    challenge::{BASIC, TOKEN_PATH},
+    challenge::BASIC,
     header::{self, Shown},
     identify::{Identity, Proof, Setup, Unknown},
     peer::Peer,
@@ -32,21 +28,17 @@ use super::{
 };
 use crate::{
     redact::Secret,
-    serve::admission::{Full, Pool},
+    serve::{
+        admission::{Full, Pool},
+        refusal::Refusal,
+    },
 };
 
 /// Largest form.
 pub const MAX_FORM_BYTES: usize = 64 << 10;
 
-/// The routes of the token endpoint (`/token`), which share the doors' authority; the request's [`Peer`] is in its extensions.
-pub fn router(authority: Arc<Authority>) -> Router {
-    Router::new()
-        .route(TOKEN_PATH, get(token).post(token))
-        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
-        .with_state(authority)
-}
-
-async fn token(State(authority): State<Arc<Authority>>, request: Request) -> Response {
+/// Answers a request for a token; the request's [`Peer`] is in its extensions.
+pub async fn token(authority: &Authority, request: Request) -> Response {
     let setup = authority.setup();
     let Some(signer) = &setup.signer else {
         // containerd and BuildKit go on to the next way after this.
@@ -67,7 +59,7 @@ async fn token(State(authority): State<Arc<Authority>>, request: Request) -> Res
     match answered.await {
         Ok(Some(reply)) => return ([(CACHE_CONTROL, "no-store")], Json(reply)).into_response(),
         Ok(None) => {}
-        Err(full) => return Refusal::from(full).into_response(),
+        Err(full) => return Refusal::from(full).response(),
     }
     let wrong = "the user name, password or token is wrong";
     let mut refused = error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", wrong);
@@ -105,10 +97,12 @@ impl Ask {
     async fn read(method: Method, request: Request) -> Result<Self, String> {
         let post = method == Method::POST;
         let is_empty = request.body().is_end_stream();
+        let is_long = request.body().size_hint().lower() > MAX_FORM_BYTES as u64;
         // Of a GET this is the query.
         let form = Form::<Vec<(String, String)>>::from_request(request, &()).await;
+        let form = form.ok().filter(|_| !is_long);
         // The rejection's own text could quote the form.
-        let Form(form) = form.map_err(|_| {
+        let Form(form) = form.ok_or_else(|| {
             let expected =
                 "expected a form of less than 64 KiB (application/x-www-form-urlencoded)";
             if post && is_empty {

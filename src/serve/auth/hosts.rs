@@ -14,8 +14,11 @@ use axum::http::{
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use super::{Error, Peer, Refusal, Result, config::Config};
-use crate::fair::{Key, lines};
+use super::{Error, Peer, Result, config::Config};
+use crate::{
+    fair::{Key, lines},
+    serve::refusal::Refusal,
+};
 
 /// Bytes of a host's name that a message shows.
 const MAX_SHOWN: usize = 100;
@@ -62,7 +65,7 @@ impl Hosts {
     /// Checks a request that came by TCP; `by_address`: its sender has rights for being at a loopback address.
     ///
     /// # Errors
-    /// [`Refusal::Denied`] for a request that a page of another site made, and for one `by_address` that calls this daemon by a
+    /// [`Refusal::denied`] for a request that a page of another site made, and for one `by_address` that calls this daemon by a
     /// name that is not known.
     pub(super) fn check<B>(
         &self,
@@ -83,22 +86,19 @@ impl Hosts {
             if lines::may_write(&caller(request)) {
                 self.report(&shown);
             }
-            return Err(Refusal::Denied {
-                message: format!(
-                    "the request is for the host `{shown}`, which this daemon does not know as its own name: use 127.0.0.1 or \
-                     localhost, or add the name to `allowed_hosts` in its settings"
-                ),
-            });
+            return Err(Refusal::denied(format!(
+                "the request is for the host `{shown}`, which this daemon does not know as its own name: use 127.0.0.1 or \
+                 localhost, or add the name to `allowed_hosts` in its settings"
+            )));
         }
         if self.is_foreign(&named, headers) && !is_visit(request) {
             if lines::may_write(&caller(request)) {
                 info!("Denied: a web page of another site asked");
             }
-            return Err(Refusal::Denied {
-                message: "a web page of another site made this request (see its Origin or Sec-Fetch-Site header); this daemon \
-                          answers browsers only for its own site, which `external_url` names behind a proxy"
-                    .to_owned(),
-            });
+            return Err(Refusal::denied(
+                "a web page of another site made this request (see its Origin or Sec-Fetch-Site header); this daemon answers \
+                 browsers only for its own site, which `external_url` names behind a proxy",
+            ));
         }
         Ok(())
     }
@@ -481,7 +481,7 @@ mod tests {
             .into_iter()
             .collect();
         let refusal = none.check(&get("/v2/", headers), true);
-        let message = refusal.unwrap_err().message().to_owned();
+        let message = refusal.unwrap_err().message;
         assert!(
             message.contains("`elsewhere:5000`") && message.contains("`allowed_hosts`"),
             "{message}"

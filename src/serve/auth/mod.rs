@@ -2,7 +2,7 @@
 //!
 //! - Holds: users and tokens from files, client certificates' names, grants on repositories, the token flow of registries.
 //! - Enters: headers, the [`Peer`] of the connection, what the request [`Need`]s.
-//! - Leaves: a [`Principal`], or a [`Refusal`] with its challenges; the `/token` endpoint ([`router`]).
+//! - Leaves: a [`Principal`], or a refusal with its challenges; the answer to who asks for a token ([`token`]).
 //! - Deliberately absent: routes and errors of any one protocol, TLS itself, credentials that we send (`store::registry`).
 
 mod access;
@@ -23,7 +23,6 @@ mod passwords;
 mod peer;
 mod policy;
 mod principal;
-mod refusal;
 mod remembered;
 mod signer;
 mod static_tokens;
@@ -32,12 +31,12 @@ mod static_tokens;
 mod tests;
 
 pub use authority::Authority;
+pub use challenge::TOKEN_PATH;
 pub use config::{Config, Exposure, Rule, Scheme, TrustLocal};
-pub use endpoint::{MAX_FORM_BYTES, router};
+pub use endpoint::{MAX_FORM_BYTES, token};
 pub use grant::{Action, Actions, Grant};
 pub use peer::{Peer, PeerKind, Transport};
 pub use principal::{Need, Principal};
-pub use refusal::Refusal;
 
 /// The name of who shows nothing: a rule may grant to it, an account cannot have it.
 pub const ANONYMOUS: &str = "anonymous";

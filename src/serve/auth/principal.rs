@@ -1,6 +1,6 @@
 //! Who a request is made as, and what it needs.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     ANONYMOUS,
@@ -10,26 +10,29 @@ use super::{
 use crate::serve::admission::Key;
 
 /// One right that a request needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need<'a> {
     /// The repository's name, by the grammar of the distribution spec.
-    pub repository: &'a str,
+    pub repository: Cow<'a, str>,
     /// What is done to it.
     pub action: Action,
     /// It is the list of repositories instead; the name is empty.
     pub(super) catalog: bool,
     /// Whether the request goes on without it: a mount becomes an upload where its source may not be read.
     pub optional: bool,
+    /// Whether the same on any other repository will do; the one that is named is what its refusal speaks of.
+    pub(super) somewhere: bool,
 }
 
 impl<'a> Need<'a> {
     /// A right without which the request is refused.
-    pub fn new(repository: &'a str, action: Action) -> Self {
+    pub fn new(repository: impl Into<Cow<'a, str>>, action: Action) -> Self {
         Self {
-            repository,
+            repository: repository.into(),
             action,
             catalog: false,
             optional: false,
+            somewhere: false,
         }
     }
 
@@ -42,17 +45,17 @@ impl<'a> Need<'a> {
     }
 
     /// To read.
-    pub fn pull(repository: &'a str) -> Self {
+    pub fn pull(repository: impl Into<Cow<'a, str>>) -> Self {
         Self::new(repository, Action::Pull)
     }
 
     /// To write.
-    pub fn push(repository: &'a str) -> Self {
+    pub fn push(repository: impl Into<Cow<'a, str>>) -> Self {
         Self::new(repository, Action::Push)
     }
 
     /// To remove.
-    pub fn delete(repository: &'a str) -> Self {
+    pub fn delete(repository: impl Into<Cow<'a, str>>) -> Self {
         Self::new(repository, Action::Delete)
     }
 
@@ -60,6 +63,13 @@ impl<'a> Need<'a> {
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.optional = true;
+        self
+    }
+
+    /// The same on whatever repository: which ones the caller reaches is for the door to ask.
+    #[must_use]
+    pub fn somewhere(mut self) -> Self {
+        self.somewhere = true;
         self
     }
 }
@@ -88,6 +98,11 @@ impl Principal {
         }
     }
 
+    /// Somebody who was not asked who they are, and has no rights.
+    pub fn nobody() -> Self {
+        Self::new(None, Vec::new())
+    }
+
     /// The same, with no more rights than a token holds.
     #[must_use]
     pub(super) fn within(mut self, access: Access) -> Self {
@@ -106,17 +121,20 @@ impl Principal {
     }
 
     /// Says whether it may do this now, with what it showed.
-    pub fn may(&self, need: Need<'_>) -> bool {
+    pub fn may(&self, need: &Need<'_>) -> bool {
         if need.catalog {
             return self.ceiling.as_ref().is_none_or(Access::lists);
         }
-        let within = |access: &Access| access.on(need.repository).has(need.action);
-        self.granted(need.repository).has(need.action) && self.ceiling.as_ref().is_none_or(within)
+        if need.somewhere {
+            return self.may_somewhere(need.action);
+        }
+        let within = |access: &Access| access.on(&need.repository).has(need.action);
+        self.granted(&need.repository).has(need.action) && self.ceiling.as_ref().is_none_or(within)
     }
 
     /// Says whether a list of repositories shows it this one. A token to list is for all that its name may read.
     pub fn may_list(&self, repository: &str) -> bool {
-        self.may(Need::catalog()) && self.granted(repository).has(Action::Pull)
+        self.may(&Need::catalog()) && self.granted(repository).has(Action::Pull)
     }
 
     /// Says whether there is any repository that its name may do this to, whatever a token leaves of that now.
@@ -130,7 +148,7 @@ impl Principal {
             None => self.grants.iter().any(|g| g.anywhere().has(action)),
             Some(access) => access
                 .repositories()
-                .any(|name| self.may(Need::new(name, action))),
+                .any(|name| self.may(&Need::new(name, action))),
         }
     }
 
@@ -171,8 +189,8 @@ mod tests {
                 grant("team/**", &[Action::Push]),
             ],
         );
-        assert!(p.may(Need::pull("team/a")) && p.may(Need::push("team/a")));
-        assert!(!p.may(Need::push("other")) && !p.may(Need::delete("team/a")));
+        assert!(p.may(&Need::pull("team/a")) && p.may(&Need::push("team/a")));
+        assert!(!p.may(&Need::push("other")) && !p.may(&Need::delete("team/a")));
         assert!(p.may_everywhere(Action::Pull) && !p.may_everywhere(Action::Push));
         assert!(p.may_somewhere(Action::Push) && !p.may_somewhere(Action::Delete));
     }
@@ -182,8 +200,8 @@ mod tests {
         let mut access = Access::default();
         access.add("a", Actions::ALL);
         let p = Principal::new(None, vec![grant("**", &[Action::Pull])]).within(access);
-        assert!(p.may(Need::pull("a")));
-        assert!(!p.may(Need::push("a")) && !p.may(Need::pull("b")));
+        assert!(p.may(&Need::pull("a")));
+        assert!(!p.may(&Need::push("a")) && !p.may(&Need::pull("b")));
         assert!(!p.may_everywhere(Action::Pull));
         assert!(p.may_somewhere(Action::Pull) && !p.may_somewhere(Action::Push));
     }

@@ -1,16 +1,14 @@
-//! What a call needs, and who says whether its caller may.
+//! What a call needs, and how far what its caller may do goes.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use axum::http::request::Parts;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     ops::{Reach, sight::Sights},
     serve::{
-        admission::Key,
-        auth::{Action, Authority, Need, Peer, Principal, Refusal},
+        auth::{Action, Need, Principal},
+        refusal::Refusal,
     },
     store::keys::Repo,
 };
@@ -28,43 +26,42 @@ pub enum Right {
     Everything,
 }
 
-/// Says who may call what: the one place where authentication meets the control door.
-#[async_trait]
-pub trait Admit: Send + Sync {
-    /// Lets a request through that has the right it needs, and says how far that goes. Who asks is in its headers and extensions.
-    ///
-    /// # Errors
-    /// `Unauthenticated` where somebody else might do it, `PermissionDenied` where it is known who asks.
-    async fn admit(&self, request: &Parts, right: Right) -> Result<Rights, Status>;
-
-    /// Whose share a request counts to, as long as it is not known who sends it.
-    fn caller(&self, request: &Parts) -> Key {
-        Peer::of(&request.extensions).key()
+impl Right {
+    /// What its caller must be granted at least; [`Self::check`] says whether that is enough.
+    pub(super) fn need(self) -> Need<'static> {
+        let on_own = |action| Need::new(Repo::cli().to_string(), action);
+        match self {
+            Self::Read => on_own(Action::Pull).somewhere(),
+            Self::Write => on_own(Action::Push),
+            Self::Delete => on_own(Action::Delete).somewhere(),
+            Self::Everything => on_own(Action::Delete),
+        }
     }
+
+    /// Refuses a caller who has what [`Self::need`] says, and not all that it takes.
+    pub(super) fn check(self, who: &Principal) -> Result<(), Refusal> {
+        if self != Self::Everything || may_everything(who) {
+            return Ok(());
+        }
+        Err(Refusal::denied(format!(
+            "`{}` may not do this: it takes a grant of everything on all repositories, which a token never has",
+            who.name()
+        )))
+    }
+}
+
+fn may_everything(who: &Principal) -> bool {
+    Action::ALL.into_iter().all(|a| who.may_everywhere(a))
 }
 
 /// What the caller of a call may do where.
 #[derive(Debug, Clone)]
-pub struct Rights(Option<Principal>);
+pub(super) struct Rights(pub(super) Principal);
 
 impl Rights {
-    /// Everything everywhere.
-    pub fn everything() -> Self {
-        Self(None)
-    }
-
-    /// Whose share the call counts to; `address` where it is nobody in particular.
-    pub(super) fn key(&self, address: Key) -> Key {
-        match &self.0 {
-            Some(principal) => principal.key(address),
-            None => address,
-        }
-    }
-
     /// Says whether the caller may do everything everywhere: whoever may not learns nothing of the machine behind the store.
     pub(super) fn is_everything(&self) -> bool {
-        let all = |who: &Principal| Action::ALL.into_iter().all(|a| who.may_everywhere(a));
-        self.0.as_ref().is_none_or(all)
+        may_everything(&self.0)
     }
 
     /// The repositories that it may read.
@@ -79,77 +76,30 @@ impl Rights {
 
     /// Returns true if the caller may read every repository: then numbers of the whole store are for it too.
     pub(super) fn reads_everything(&self) -> bool {
-        self.0.as_ref().is_none_or(Principal::reads_everything)
+        self.0.reads_everything()
     }
 
     fn reach(&self, action: Action, on_all: &[Action], sights: &Arc<Sights>) -> Reach {
-        match &self.0 {
-            None => Reach::everything(),
-            Some(who) if on_all.iter().all(|a| who.may_everywhere(*a)) => Reach::everything(),
-            Some(who) => {
-                let who = who.clone();
-                let admits = move |repo: &Repo| who.may(Need::new(repo.as_str(), action));
-                Reach::granted(admits, sights.clone())
-            }
+        if on_all.iter().all(|a| self.0.may_everywhere(*a)) {
+            return Reach::everything();
         }
+        let who = self.0.clone();
+        let admits = move |repo: &Repo| who.may(&Need::new(repo.as_str(), action));
+        Reach::granted(admits, sights.clone())
     }
 }
 
-/// Where nobody is asked who they are.
-pub(super) struct Everybody;
-
-#[async_trait]
-impl Admit for Everybody {
-    async fn admit(&self, _: &Parts, _: Right) -> Result<Rights, Status> {
-        Ok(Rights::everything())
-    }
-}
-
-#[async_trait]
-impl Admit for Authority {
-    async fn admit(&self, request: &Parts, right: Right) -> Result<Rights, Status> {
-        let own = Repo::cli();
-        let action = match right {
-            Right::Read => Action::Pull,
-            Right::Write => Action::Push,
-            Right::Delete | Right::Everything => Action::Delete,
-        };
-        let peer = Peer::of(&request.extensions);
-        let need = Need::new(own.as_str(), action);
-        if matches!(right, Right::Read | Right::Delete) {
-            // Any repository will do; who has none is refused below, by the one that everybody knows.
-            let known = self.authorize(request, &peer, &[need.optional()]).await;
-            let principal = known.map_err(|refusal| status(&refusal))?;
-            if principal.may_somewhere(action) {
-                return Ok(Rights(Some(principal)));
-            }
-        }
-        let principal = match self.authorize(request, &peer, &[need]).await {
-            Ok(principal) => principal,
-            Err(refusal) => return Err(status(&refusal)),
-        };
-        let everywhere = || Action::ALL.into_iter().all(|a| principal.may_everywhere(a));
-        if right == Right::Everything && !everywhere() {
-            return Err(Status::permission_denied(format!(
-                "`{}` may not do this: it takes a grant of everything on all repositories, which a token never has",
-                principal.name()
-            )));
-        }
-        Ok(Rights(Some(principal)))
-    }
-
-    fn caller(&self, request: &Parts) -> Key {
-        let peer = Peer::of(&request.extensions);
-        Authority::caller(self, &request.headers, &peer)
-    }
-}
-
+/// A refusal as gRPC says it.
 pub(super) fn status(refusal: &Refusal) -> Status {
-    match refusal {
-        Refusal::Unauthenticated { message, .. } => Status::unauthenticated(message),
-        Refusal::Denied { message } => Status::permission_denied(message),
-        Refusal::TooMany { message } => Status::resource_exhausted(message),
-    }
+    let code = match refusal.status.as_u16() {
+        _ if refusal.is_fault => Code::Cancelled,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        412 => Code::FailedPrecondition,
+        429 => Code::ResourceExhausted,
+        _ => Code::Unavailable,
+    };
+    Status::new(code, &refusal.message)
 }
 
 /// Methods of all services, for numbers and logs.
@@ -170,29 +120,41 @@ const ROUTES: [&str; 13] = [
 ];
 
 /// The method at `path`, if there is one.
-pub(super) fn route(path: &str) -> &'static str {
+pub(super) fn label(path: &str) -> &'static str {
     let known = ROUTES.into_iter().find(|route| *route == path);
     known.unwrap_or("other")
 }
 
-/// Says whether the method at `path` is reflection, whose requests are a stream.
-pub(super) fn is_reflection(path: &str) -> bool {
-    path.starts_with("/grpc.reflection.")
+/// A method, by what it takes to call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// One of ours.
+    Verb(Right),
+    /// Reflection, whose requests are a stream.
+    Reflection,
+    /// Health, and what is no method: it says nothing of the store.
+    Health,
 }
 
-/// What the method at `path` needs; `None` for health and reflection, which say nothing of the store.
-///
-/// A method that is not in the table needs everything, so that one that is added is not open by mistake.
-pub(super) fn needed(path: &str) -> Option<Right> {
-    let method = path.strip_prefix("/cachectl.v1.Control/")?;
-    Some(match method {
-        "Status" | "List" | "Inspect" | "DiskUsage" | "Verify" => Right::Read,
-        "Flush" => Right::Write,
-        // A prune sweeps only for who may do everything: blobs are those of all repositories.
-        "Delete" | "Prune" => Right::Delete,
-        // `Copy`, which uses the daemon's own credentials; what is new.
-        _ => Right::Everything,
-    })
+impl Method {
+    /// The method at `path`. One of ours that is not in the table needs everything, so that one that is added is not open by mistake.
+    pub(super) fn at(path: &str) -> Self {
+        let Some(verb) = path.strip_prefix("/cachectl.v1.Control/") else {
+            return if path.starts_with("/grpc.reflection.") {
+                Self::Reflection
+            } else {
+                Self::Health
+            };
+        };
+        Self::Verb(match verb {
+            "Status" | "List" | "Inspect" | "DiskUsage" | "Verify" => Right::Read,
+            "Flush" => Right::Write,
+            // A prune sweeps only for who may do everything: blobs are those of all repositories.
+            "Delete" | "Prune" => Right::Delete,
+            // `Copy`, which uses the daemon's own credentials; what is new.
+            _ => Right::Everything,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +162,7 @@ mod tests {
     use axum::http::Request;
 
     use super::*;
-    use crate::serve::auth::{ANONYMOUS, Config, Exposure, Rule};
+    use crate::serve::auth::{ANONYMOUS, Authority, Config, Exposure, Peer, Rule};
 
     async fn admitted(actions: &[Action], repository: &str) -> Vec<bool> {
         let rule = Rule {
@@ -220,7 +182,9 @@ mod tests {
         let (request, ()) = Request::new(()).into_parts();
         let mut admitted = Vec::new();
         for right in [Right::Read, Right::Write, Right::Delete, Right::Everything] {
-            admitted.push(authority.admit(&request, right).await.is_ok());
+            let peer = Peer::of(&request.extensions);
+            let known = authority.authorize(&request, &peer, &[right.need()]).await;
+            admitted.push(known.and_then(|who| right.check(&who)).is_ok());
         }
         admitted
     }
@@ -243,21 +207,21 @@ mod tests {
 
     #[test]
     fn every_method_has_its_right_and_only_health_and_reflection_have_none() {
-        for (path, right) in [
-            ("/cachectl.v1.Control/Status", Some(Right::Read)),
-            ("/cachectl.v1.Control/Verify", Some(Right::Read)),
-            ("/cachectl.v1.Control/Flush", Some(Right::Write)),
-            ("/cachectl.v1.Control/Delete", Some(Right::Delete)),
-            ("/cachectl.v1.Control/Prune", Some(Right::Delete)),
-            ("/cachectl.v1.Control/Copy", Some(Right::Everything)),
-            ("/cachectl.v1.Control/New", Some(Right::Everything)),
-            ("/grpc.health.v1.Health/Check", None),
+        for (path, method) in [
+            ("/cachectl.v1.Control/Status", Method::Verb(Right::Read)),
+            ("/cachectl.v1.Control/Verify", Method::Verb(Right::Read)),
+            ("/cachectl.v1.Control/Flush", Method::Verb(Right::Write)),
+            ("/cachectl.v1.Control/Delete", Method::Verb(Right::Delete)),
+            ("/cachectl.v1.Control/Prune", Method::Verb(Right::Delete)),
+            ("/cachectl.v1.Control/Copy", Method::Verb(Right::Everything)),
+            ("/cachectl.v1.Control/New", Method::Verb(Right::Everything)),
+            ("/grpc.health.v1.Health/Check", Method::Health),
             (
                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-                None,
+                Method::Reflection,
             ),
         ] {
-            assert_eq!(needed(path), right, "{path}");
+            assert_eq!(Method::at(path), method, "{path}");
         }
     }
 }

@@ -17,13 +17,12 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, HeaderValue, Request, Response, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts},
 };
 use http_body::Frame;
 use tokio::time::Instant;
 use tonic::{Code, Status, codegen::Service as _};
 use tonic_health::server::HealthReporter;
-use tracing::Instrument as _;
 
 mod access;
 mod copy;
@@ -37,32 +36,27 @@ mod stream;
 mod tests;
 mod unread;
 
-pub use access::{Admit, Right, Rights};
-
 use crate::{
     memory::MemoryBudget,
-    metrics::http::Place,
     ops::{
         prune::now::{Doors, NoDoors},
         sight::Sights,
     },
     proto::{self, v1::control_server::ControlServer},
     serve::{
-        admission::{Admission, Connection},
-        auth::Refusal,
+        door::{Access, Answer, Call, Door, Place, Route},
         observe,
+        refusal::Refusal,
     },
     store::{
         self, Queue,
         open::{Opened, Options},
     },
 };
+use access::{Method, Rights};
 use error::Asked;
 use service::Verbs;
 use unread::Unread;
-
-/// The door's name.
-pub const DOOR: &str = "control";
 
 /// Memory that what is read for all calls together may take.
 const MEMORY_BYTES: u64 = 256_000_000;
@@ -74,19 +68,6 @@ const REQUEST: Duration = Duration::from_mins(1);
 /// Longest time of a call that needs no right: a health check is then asked for again.
 const WATCH: Duration = Duration::from_mins(10);
 const REFLECTION: Duration = Duration::from_mins(1);
-/// The answer to a call that is refused before it is looked at.
-pub fn refuse(refusal: &Refusal) -> Response<Body> {
-    access::status(refusal).into_http()
-}
-
-/// Where a request goes that [`Control::takes`].
-pub fn place(path: &str) -> Place {
-    Place {
-        door: DOOR,
-        route: access::route(path),
-        looks_up: None,
-    }
-}
 
 /// How the door works.
 #[derive(Debug, Clone)]
@@ -101,8 +82,6 @@ pub struct Settings {
     pub threads: usize,
     /// Requests to a store in flight at once, for each call.
     pub concurrency: usize,
-    /// What calls share with each other.
-    pub admission: Arc<Admission>,
 }
 
 /// What all calls work with.
@@ -142,12 +121,10 @@ pub struct Control {
     shared: Arc<Shared>,
     routes: axum::Router,
     health: HealthReporter,
-    admit: Arc<dyn Admit>,
 }
 
 impl Control {
-    /// A door to the store `opened`; `queue` is what waits in front of its remote part, where something may. Everybody may call
-    /// everything until [`Self::guarded_by`].
+    /// A door to the store `opened`; `queue` is what waits in front of its remote part, where something may.
     ///
     /// # Errors
     /// `Invalid` if the descriptors that this program was built with are none.
@@ -191,15 +168,7 @@ impl Control {
             shared,
             routes: routes.into_axum_router(),
             health,
-            admit: Arc::new(access::Everybody),
         })
-    }
-
-    /// The same, with somebody who says who may call what.
-    #[must_use]
-    pub fn guarded_by(mut self, admit: Arc<dyn Admit>) -> Self {
-        self.admit = admit;
-        self
     }
 
     /// The same, with what the registry API remembers of who sees what.
@@ -233,84 +202,74 @@ impl Control {
     pub async fn drain(&self) {
         self.health.set_not_serving::<ControlServer<Verbs>>().await;
     }
+}
 
-    /// Says whether a request is for this door.
-    pub fn takes(request: &Request<Body>) -> bool {
+impl Door for Control {
+    type Asked = Method;
+
+    fn name(&self) -> &'static str {
+        "control"
+    }
+
+    fn route(&self, head: &Parts) -> Option<Route<Method>> {
         // With what follows: `+proto` and other codings, which the protocol answers in its own terms.
-        let kind = request.headers().get(header::CONTENT_TYPE);
-        kind.is_some_and(|k| k.as_bytes().starts_with(b"application/grpc"))
-    }
-
-    /// Answers a call.
-    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let asked = Asked::of(&parts);
-        let span = tracing::info_span!(
-            "control",
-            request_id = asked.id(),
-            method = observe::shown(parts.uri.path())
-        );
-        let work = async {
-            match self.check(&parts).await {
-                Ok(rights) => self.admitted(parts, body, rights, asked.clone()).await,
-                Err(status) => status.into_http(),
+        let kind = head.headers.get(header::CONTENT_TYPE)?;
+        if !kind.as_bytes().starts_with(b"application/grpc") {
+            return None;
+        }
+        let path = head.uri.path();
+        let method = Method::at(path);
+        let form = Place::Form {
+            most: MAX_REQUEST_BYTES + 5,
+            within: REQUEST,
+        };
+        let (access, place, asked) = match method {
+            Method::Verb(right) => {
+                let asked = speaks_our_version(head).map(|()| method);
+                (Access::Needs(vec![right.need()]), form, asked)
             }
+            Method::Reflection => (Access::Open, Place::None, Ok(method)),
+            Method::Health => (Access::Open, form, Ok(method)),
         };
-        let mut response = work.instrument(span).await;
-        let headers = response.headers_mut();
-        headers.insert(proto::PROTOCOL_KEY, HeaderValue::from(proto::PROTOCOL));
-        headers.insert(proto::REQUEST_ID_KEY, asked.header());
-        response
+        Some(Route {
+            access,
+            place,
+            ..Route::new(access::label(path), asked)
+        })
     }
 
-    /// Answers a call whose caller may make it: its request is read first, and its response has a place in a lane, whether it
-    /// works or waits.
-    async fn admitted(
-        &self,
-        mut parts: Parts,
-        body: Body,
-        rights: Rights,
-        asked: Asked,
-    ) -> Response<Body> {
-        let admission = &self.shared.settings.admission;
-        let key = rights.key(self.admit.caller(&parts));
-        let path = parts.uri.path();
-        let limit = match access::needed(path) {
-            Some(_) => None,
-            None if access::is_reflection(path) => Some(REFLECTION),
-            None => Some(WATCH),
-        };
-        let connection = Connection::of(&parts.extensions);
-        let mut answering = None;
-        let body = if access::is_reflection(path) {
+    /// Hands the call to the services of gRPC. Its response has a place in a lane, whether it works or waits.
+    async fn answer(&self, method: &Method, call: &Call, body: Body) -> Answer {
+        if let Method::Verb(right) = method {
+            right.check(&call.who)?;
+        }
+        let (key, connection) = (call.ticket.key(), call.ticket.connection());
+        let admission = call.ticket.admission();
+        let (mut body, mut answering) = (body, None);
+        if *method == Method::Reflection {
             let (questions, until) = reflection::asked(body);
-            answering = Some(until);
-            questions
-        } else {
-            let client = (key.clone(), &connection);
-            let whole = admission.gather(client, body, MAX_REQUEST_BYTES + 5, REQUEST);
-            match whole.await {
-                Ok(bytes) => Body::from(bytes),
-                Err(fault) => return Status::cancelled(fault.to_string()).into_http(),
-            }
+            (body, answering) = (questions, Some(until));
+        }
+        let limit = match method {
+            Method::Verb(_) => None,
+            Method::Reflection => Some(REFLECTION),
+            Method::Health => Some(WATCH),
         };
         let parked = match limit {
             None => admission.calls.park(key.clone()),
             // It waits for news.
             Some(_) => admission
                 .health
-                .park_on(key.clone(), &connection, Instant::now()),
+                .park_on(key.clone(), connection, Instant::now()),
         };
-        parts.extensions.insert(key.clone());
-        parts.extensions.insert(rights);
-        parts.extensions.insert(asked);
         let understood = Understood::default();
-        parts.extensions.insert(understood.clone());
-        let mut routes = self.routes.clone();
-        let mut response = match routes.call(Request::from_parts(parts, body)).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        };
+        let mut request = Request::from_parts(call.parts.clone(), body);
+        let extensions = request.extensions_mut();
+        extensions.insert(call.ticket.clone());
+        extensions.insert(Rights(call.who.clone()));
+        extensions.insert(Asked(call.id().to_owned()));
+        extensions.insert(understood.clone());
+        let Ok(mut response) = self.routes.clone().call(request).await;
         // Health and reflection answer from memory: what fails there is what they were asked.
         if limit.is_some() || !understood.0.load(Ordering::Relaxed) {
             response.extensions_mut().insert(observe::NotUnderstood);
@@ -318,16 +277,16 @@ impl Control {
         if let Some(answering) = answering {
             response = reflection::answered(response, answering);
         }
-        admission.stream(response, (key, connection), parked, limit, cut_off)
+        let client = (key.clone(), connection.clone());
+        Ok(admission.stream(response, client, parked, limit, cut_off))
     }
 
-    async fn check(&self, request: &Parts) -> Result<Rights, Status> {
-        let Some(right) = access::needed(request.uri.path()) else {
-            // What says nothing of the store asks for none.
-            return Ok(Rights::everything());
-        };
-        speaks_our_version(request)?;
-        self.admit.admit(request, right).await
+    fn refuse(&self, refusal: &Refusal) -> Response<Body> {
+        access::status(refusal).into_http()
+    }
+
+    fn sign(&self, headers: &mut HeaderMap) {
+        headers.insert(proto::PROTOCOL_KEY, HeaderValue::from(proto::PROTOCOL));
     }
 }
 
@@ -344,8 +303,8 @@ fn cut_off() -> Frame<Bytes> {
 }
 
 /// A client of another major version may mean something else by the same words.
-fn speaks_our_version(request: &Parts) -> Result<(), Status> {
-    let Some(theirs) = request.headers.get(proto::PROTOCOL_KEY) else {
+fn speaks_our_version(head: &Parts) -> Result<(), Refusal> {
+    let Some(theirs) = head.headers.get(proto::PROTOCOL_KEY) else {
         return Ok(());
     };
     let ours = proto::PROTOCOL;
@@ -356,9 +315,10 @@ fn speaks_our_version(request: &Parts) -> Result<(), Status> {
         .chars()
         .take(16)
         .collect();
-    Err(Status::failed_precondition(format!(
+    let why = format!(
         "the client speaks version {} of the control API, this daemon (cachectld {}) version {ours}: use the same release of both",
         theirs.escape_debug(),
         env!("CARGO_PKG_VERSION"),
-    )))
+    );
+    Err(Refusal::new(StatusCode::PRECONDITION_FAILED, why))
 }

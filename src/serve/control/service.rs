@@ -6,7 +6,8 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Rights, Shared, Understood,
+    Shared, Understood,
+    access::Rights,
     copy::{Other, Side},
     error::{Asked, nonsense},
     flush::{self, Flushes},
@@ -16,7 +17,7 @@ use crate::{
     ops::{self, Context, Reach, du, inspect, list, prune, remove, verify},
     progress::Progress,
     proto::{Message, v1},
-    serve::admission::{Key, Permit},
+    serve::admission::{Permit, Ticket},
     store::{marked::MIN_GRACE, open::Opened},
 };
 
@@ -42,7 +43,7 @@ impl Verbs {
     /// Runs a verb on what is within `reach` of the daemon's store, when there is a place for it.
     fn run<M: Message, R: Into<M::Report>, F>(
         &self,
-        (asked, key): (Asked, Key),
+        (asked, ticket): (Asked, Ticket),
         reach: Reach,
         work: impl FnOnce(Context) -> F + Send + 'static,
     ) -> Response<Messages<M>>
@@ -50,9 +51,9 @@ impl Verbs {
         F: Future<Output = ops::Result<R>> + Send,
     {
         let shared = self.shared.clone();
-        let room = (shared.unread.clone(), key.clone());
+        let room = (shared.unread.clone(), ticket.key().clone());
         stream::start(room, move |progress| async move {
-            let _place = shared.place(key).await?;
+            let _place = place(&ticket).await?;
             let ctx = shared.context(shared.opened.clone(), reach, progress);
             let own = shared.opened.url.to_string();
             let report = work(ctx).await.map_err(|e| asked.status(&e, &own))?;
@@ -62,12 +63,6 @@ impl Verbs {
 }
 
 impl Shared {
-    /// A place among the calls that work.
-    async fn place(&self, key: Key) -> Result<Permit, Status> {
-        let place = self.settings.admission.control.enter(key).await;
-        place.map_err(|full| Status::resource_exhausted(full.to_string()))
-    }
-
     fn context(&self, opened: Arc<Opened>, reach: Reach, progress: Progress) -> Context {
         Context {
             opened,
@@ -85,17 +80,23 @@ impl Shared {
     }
 }
 
-/// The id that the request was given, its caller, what they may do, and what it says.
-fn taken<T>(request: Request<T>) -> ((Asked, Key), Rights, T) {
-    const WHY: &str = "every request comes through `Control::handle`";
+/// A place among the calls that work.
+async fn place(ticket: &Ticket) -> Result<Permit, Status> {
+    let place = ticket.place_in(|a| &a.control).await;
+    place.map_err(|full| Status::resource_exhausted(full.to_string()))
+}
+
+/// The id that the request was given, what it holds, what its caller may do, and what it says.
+fn taken<T>(request: Request<T>) -> ((Asked, Ticket), Rights, T) {
+    const WHY: &str = "every call comes through `Control::answer`";
     let extensions = request.extensions();
     if let Some(understood) = extensions.get::<Understood>() {
         understood.0.store(true, Ordering::Relaxed);
     }
     let asked = extensions.get::<Asked>().cloned().expect(WHY);
     let rights = extensions.get::<Rights>().cloned().expect(WHY);
-    let key = extensions.get::<Key>().cloned().expect(WHY);
-    ((asked, key), rights, request.into_inner())
+    let ticket = extensions.get::<Ticket>().cloned().expect(WHY);
+    ((asked, ticket), rights, request.into_inner())
 }
 
 /// What a daemon refuses to prune.
@@ -252,7 +253,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn copy(&self, request: Request<v1::CopyRequest>) -> Answer<v1::CopyResponse> {
-        let ((asked, key), _, r) = taken(request);
+        let ((asked, ticket), _, r) = taken(request);
         if r.from == r.to {
             return Err(Status::invalid_argument("from and to are the same store"));
         }
@@ -263,9 +264,9 @@ impl v1::control_server::Control for Verbs {
         );
         let shared = self.shared.clone();
         // Credentials may be long in coming: stores are opened when the answer has begun.
-        let room = (shared.unread.clone(), key.clone());
+        let room = (shared.unread.clone(), ticket.key().clone());
         Ok(stream::start(room, move |progress| async move {
-            let _place = shared.place(key).await?;
+            let _place = place(&ticket).await?;
             let from = from.open(&shared, &asked).await?;
             let to = to.open(&shared, &asked).await?;
             let own = shared.opened.url.to_string();

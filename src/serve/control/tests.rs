@@ -18,13 +18,19 @@ use tonic_reflection::pb::v1::{
 use super::*;
 use crate::{
     artifact::{Manifest, Tag},
+    metrics::Metrics,
     proto::v1::{self, control_client::ControlClient},
+    serve::{
+        auth::{self, ANONYMOUS, Action, Authority, Exposure, Peer, Rule},
+        gateway::Gateway,
+        observe::Observer,
+    },
     store::{Expect, Meet, open::StoreUrl, queue::Waiting, testing::Memory},
 };
 
-/// Brings the requests of a stub to a handler.
+/// Brings the requests of a stub to a door.
 #[derive(Clone)]
-struct Direct(Arc<Control>);
+struct Direct(Arc<Gateway>, Peer);
 
 type Reply = std::result::Result<Response<Body>, std::convert::Infallible>;
 
@@ -38,11 +44,49 @@ impl Service<Request<tonic::body::Body>> for Direct {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let control = self.0.clone();
-        let request = request.map(Body::new);
-        assert!(Control::takes(&request));
-        Box::pin(async move { Ok(control.handle(request).await) })
+        let Self(gateway, peer) = self.clone();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        Box::pin(async move { Ok(gateway.handle(request).await) })
     }
+}
+
+impl Direct {
+    /// For whoever is on this machine and may do everything.
+    async fn local(control: impl Into<Arc<Control>>) -> Self {
+        let config = auth::Config::default();
+        let metrics = Metrics::new();
+        let gateway = gateway(control, config, Exposure::LocalOnly, &metrics).await;
+        Self(Arc::new(gateway), Peer::unix())
+    }
+
+    /// For strangers, who may do `actions` in `repositories`.
+    async fn stranger(control: Control, repositories: &str, actions: &[Action]) -> Self {
+        let config = auth::Config {
+            grants: vec![Rule {
+                principals: vec![ANONYMOUS.to_owned()],
+                repositories: vec![repositories.to_owned()],
+                actions: actions.to_vec(),
+            }],
+            insecure_no_auth: true,
+            ..auth::Config::default()
+        };
+        let metrics = Metrics::new();
+        let gateway = gateway(control, config, Exposure::Network, &metrics).await;
+        Self(Arc::new(gateway), Peer::tcp([192, 0, 2, 1].into()))
+    }
+}
+
+async fn gateway(
+    control: impl Into<Arc<Control>>,
+    config: auth::Config,
+    exposure: Exposure,
+    metrics: &Metrics,
+) -> Gateway {
+    let state = tempfile::tempdir().unwrap();
+    let authority = Authority::open(config, state.path(), exposure).await;
+    let observer = Observer::new(metrics.http.clone());
+    Gateway::new(Arc::new(authority.unwrap()), Arc::default(), observer).door(control.into())
 }
 
 /// A daemon's store in memory, and its door.
@@ -95,13 +139,12 @@ impl World {
             temp_dir: self.temp.path().join("tmp"),
             threads: 2,
             concurrency: 4,
-            admission: Arc::default(),
         };
         Control::new(self.opened(), queue, settings).await.unwrap()
     }
 
     async fn client(&self) -> ControlClient<Direct> {
-        ControlClient::new(Direct(Arc::new(self.door(None, false).await)))
+        ControlClient::new(Direct::local(self.door(None, false).await).await)
     }
 }
 
@@ -152,7 +195,7 @@ async fn few_manifests_are_in_memory_for_all_calls_together() {
         turns.push(turn);
     }
     assert_eq!(turns.len(), 8);
-    let mut client = ControlClient::new(Direct(door));
+    let mut client = ControlClient::new(Direct::local(door).await);
     let list = async { all(client.list(v1::ListRequest::default()).await).await };
     let mut list = Box::pin(list);
     for _ in 0..1000 {
@@ -214,7 +257,7 @@ async fn status_says_what_and_where_the_daemon_is() {
     let world = World::new();
     let door = world.door(None, true).await;
     door.announce(vec!["http://127.0.0.1:5000".into()]);
-    let mut client = ControlClient::new(Direct(Arc::new(door)));
+    let mut client = ControlClient::new(Direct::local(door).await);
     let status = client
         .status(v1::StatusRequest {})
         .await
@@ -267,7 +310,7 @@ async fn copy_opens_paths_only_where_they_are_allowed() {
         assert!(refused.message().contains("--allow-path"), "{refused}");
     }
     assert!(!world.temp.path().join("copy").exists());
-    let mut client = ControlClient::new(Direct(Arc::new(world.door(None, true).await)));
+    let mut client = ControlClient::new(Direct::local(world.door(None, true).await).await);
     let messages = all(client.copy(request).await).await.unwrap();
     let report = messages.into_iter().find_map(|m| match m.event {
         Some(v1::copy_response::Event::Report(report)) => Some(report),
@@ -278,25 +321,13 @@ async fn copy_opens_paths_only_where_they_are_allowed() {
     assert_eq!(same.code(), Code::InvalidArgument);
 }
 
-/// Lets only reading through.
-struct Readers;
-
-#[async_trait]
-impl Admit for Readers {
-    async fn admit(&self, _: &Parts, right: Right) -> Result<Rights, Status> {
-        match right {
-            Right::Read => Ok(Rights::everything()),
-            _ => Err(Status::permission_denied("only reading")),
-        }
-    }
-}
-
 #[tokio::test]
 async fn who_may_not_is_told_so_with_the_id_of_the_request() {
     let world = World::new();
     world.tag("stays").await;
-    let door = world.door(None, false).await.guarded_by(Arc::new(Readers));
-    let mut client = ControlClient::new(Direct(Arc::new(door)));
+    let door = world.door(None, false).await;
+    let reader = Direct::stranger(door, "**", &[Action::Pull]).await;
+    let mut client = ControlClient::new(reader);
     let mut request = tonic::Request::new(v1::DeleteRequest {
         name: "stays".into(),
         dry_run: false,
@@ -360,7 +391,7 @@ async fn queued(never: bool) -> (ControlClient<Direct>, Arc<AtomicBool>) {
         given_up: given_up.clone(),
     };
     let door = World::new().door(Some(Arc::new(queue)), false).await;
-    (ControlClient::new(Direct(Arc::new(door))), given_up)
+    (ControlClient::new(Direct::local(door).await), given_up)
 }
 
 fn tags(message: &v1::FlushResponse) -> u64 {
@@ -423,18 +454,17 @@ async fn a_daemon_without_a_queue_has_nothing_to_flush() {
 
 #[tokio::test]
 async fn health_and_reflection_answer_also_to_strangers() {
-    struct Nobody;
-    #[async_trait]
-    impl Admit for Nobody {
-        async fn admit(&self, _: &Parts, _: Right) -> Result<Rights, Status> {
-            Err(Status::unauthenticated("who are you?"))
-        }
-    }
-    let door = World::new()
-        .door(None, false)
-        .await
-        .guarded_by(Arc::new(Nobody));
-    let door = Direct(Arc::new(door));
+    let control = Arc::new(World::new().door(None, false).await);
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    std::fs::write(&tokens, format!("somebody {}\n", "0".repeat(32))).unwrap();
+    let config = auth::Config {
+        tokens: Some(tokens),
+        ..auth::Config::default()
+    };
+    let metrics = Metrics::new();
+    let gateway = gateway(control.clone(), config, Exposure::Network, &metrics).await;
+    let door = Direct(Arc::new(gateway), Peer::tcp([192, 0, 2, 1].into()));
     let refused = ControlClient::new(door.clone())
         .status(v1::StatusRequest {})
         .await;
@@ -462,19 +492,19 @@ async fn health_and_reflection_answer_also_to_strangers() {
             .iter()
             .any(|s| s.name == "cachectl.v1.Control")
     );
-    door.0.drain().await;
+    control.drain().await;
     let health = HealthClient::new(door).check(check).await;
     assert_eq!(health.unwrap().into_inner().status, 2);
 }
 
 /// What becomes of a call with this body, by the numbers.
-async fn outcome(door: &Control, path: &str, body: &'static [u8]) -> String {
-    let metrics = crate::metrics::Metrics::new();
-    let observer = observe::Observer::new(metrics.http.clone());
+async fn outcome(door: &Arc<Control>, path: &str, body: &'static [u8]) -> String {
+    let metrics = Metrics::new();
+    let config = auth::Config::default();
+    let gateway = gateway(door.clone(), config, Exposure::LocalOnly, &metrics).await;
     let request = Request::post(path).header("content-type", "application/grpc");
-    let request = request.body(Body::from(body)).unwrap();
-    let answer = |request| door.handle(request);
-    let response = observer.observe(place(path), request, answer).await;
+    let request = request.extension(Peer::unix()).body(Body::from(body));
+    let response = gateway.handle(request.unwrap()).await;
     axum::body::to_bytes(response.into_body(), 1 << 20)
         .await
         .unwrap_or_default();
@@ -487,7 +517,7 @@ async fn outcome(door: &Control, path: &str, body: &'static [u8]) -> String {
 
 #[tokio::test]
 async fn call_that_cannot_be_decoded_is_its_callers_fault() {
-    let door = World::new().door(None, false).await;
+    let door = Arc::new(World::new().door(None, false).await);
     for path in [
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
@@ -520,11 +550,14 @@ async fn call_that_cannot_be_decoded_is_its_callers_fault() {
 
 /// A door to a disk with an image in each of two teams' repositories, for who may pull and delete in `a/**`.
 async fn teams(dir: &tempfile::TempDir) -> ControlClient<Direct> {
-    ControlClient::new(Direct(team_door(dir).await))
+    ControlClient::new(tenant(team_door(dir).await).await)
 }
 
-async fn team_door(dir: &tempfile::TempDir) -> Arc<Control> {
-    use crate::serve::auth::{ANONYMOUS, Action, Authority, Config, Exposure, Rule};
+async fn tenant(door: Control) -> Direct {
+    Direct::stranger(door, "a/**", &[Action::Pull, Action::Delete]).await
+}
+
+async fn team_door(dir: &tempfile::TempDir) -> Control {
     let url: StoreUrl = format!("disk:{}", dir.path().join("store").display())
         .parse()
         .unwrap();
@@ -537,26 +570,14 @@ async fn team_door(dir: &tempfile::TempDir) -> Arc<Control> {
         let tags: [Tag; 1] = ["t".parse().unwrap()];
         repository.put_manifest(&manifest, &tags).await.unwrap();
     }
-    let config = Config {
-        grants: vec![Rule {
-            principals: vec![ANONYMOUS.to_owned()],
-            repositories: vec!["a/**".to_owned()],
-            actions: vec![Action::Pull, Action::Delete],
-        }],
-        insecure_no_auth: true,
-        ..Config::default()
-    };
-    let authority = Authority::open(config, dir.path(), Exposure::Network).await;
     let settings = Settings {
         allow_path: false,
         options: Options::default(),
         temp_dir: dir.path().join("tmp"),
         threads: 2,
         concurrency: 4,
-        admission: Arc::default(),
     };
-    let door = Control::new(opened, None, settings).await.unwrap();
-    Arc::new(door.guarded_by(Arc::new(authority.unwrap())))
+    Control::new(opened, None, settings).await.unwrap()
 }
 
 #[tokio::test]
@@ -564,7 +585,7 @@ async fn a_tenant_does_not_learn_where_the_store_is() {
     let dir = tempfile::tempdir().unwrap();
     let door = team_door(&dir).await;
     door.announce(vec!["unix:/run/secret.sock".into()]);
-    let mut client = ControlClient::new(Direct(door));
+    let mut client = ControlClient::new(tenant(door).await);
     let status = client.status(v1::StatusRequest {}).await.unwrap();
     let status = status.into_inner();
     assert_eq!(status.version, env!("CARGO_PKG_VERSION"));

@@ -1,7 +1,7 @@
 //! What every request goes through, whichever door it is for: a request id, a span in its trace, a line, numbers.
 //!
 //! - Holds: ids in and out, the root span, counting of bodies in both directions until their last byte.
-//! - Enters: a request, the [`Place`] that it is for, and what answers it.
+//! - Enters: a request, the [`RouteLabel`] that it is for, and what answers it.
 //! - Leaves: the answer, with `X-Request-Id`; one line at `info` when its last byte was taken; additions to [`Http`].
 //! - Deliberately absent: routes of any one door, repositories and digests as labels, where metrics and spans are sent to.
 
@@ -27,7 +27,7 @@ mod tests;
 use crate::{
     metrics::{
         Counting,
-        http::{Http, Place},
+        http::{Http, RouteLabel},
     },
     serve::auth::Peer,
     store::wrap::counters,
@@ -83,11 +83,10 @@ impl Observer {
 
     /// Answers a request by `answer` and sees it through to the last byte of its body.
     ///
-    /// Requests to the `admin` door are asked every few seconds by somebody's probes: they get no span, and a line at
-    /// `debug` only. A request whose future or body is dropped before its end counts as `aborted`.
+    /// Quiet ones get no span, and a line at `debug` only. A request whose future or body is dropped before its end counts as `aborted`.
     pub async fn observe<F>(
         &self,
-        place: Place,
+        label: RouteLabel,
         request: Request<Body>,
         answer: impl FnOnce(Request<Body>) -> F,
     ) -> Response<Body>
@@ -96,14 +95,14 @@ impl Observer {
     {
         let id = RequestId::of(request.headers());
         let method = method_name(request.method());
-        let (span, exported) = root_span(place, method, &id, request.headers());
+        let (span, exported) = root_span(label, method, &id, request.headers());
         let (mut request, received) = counted(request);
         // A door that names the request in its answer's body takes this one.
         request.headers_mut().insert(X_REQUEST_ID, id.header());
         let mut watch = Watch {
             http: self.http.clone(),
-            in_flight: Counting::new(self.http.in_flight(place.door)),
-            place,
+            in_flight: Counting::new(self.http.in_flight(label.door)),
+            label,
             method,
             path: shown(request.uri().path()),
             caller: Peer::of(request.extensions()).key(),
@@ -149,12 +148,12 @@ fn counted(request: Request<Body>) -> (Request<Body>, Option<Arc<AtomicU64>>) {
 
 /// The span that everything that is done for the request happens in, and whether it goes to a collector.
 fn root_span(
-    place: Place,
+    label: RouteLabel,
     method: &'static str,
     id: &RequestId,
     headers: &axum::http::HeaderMap,
 ) -> (Span, bool) {
-    if place.door == super::admin::DOOR {
+    if label.is_quiet {
         return (Span::none(), false);
     }
     let span = tracing::info_span!(
@@ -162,7 +161,7 @@ fn root_span(
         trace_id = field::Empty,
         request_id = id.as_str(),
         method,
-        route = place.route,
+        route = label.route,
         otel.name = field::Empty,
         otel.kind = field::Empty,
         otel.status_code = field::Empty,
@@ -175,13 +174,13 @@ fn root_span(
     }
     let parent = headers.get(trace::TRACEPARENT);
     let parent = parent.and_then(|v| v.to_str().ok()?.parse().ok());
-    let begun = trace::begin(&span, parent, || format!("{method} {}", place.route));
+    let begun = trace::begin(&span, parent, || format!("{method} {}", label.route));
     span.record("trace_id", begun.context.trace_id());
     (span, begun.exported)
 }
 
 /// A path as the log shows it: whoever asks chose it, and may be a stranger.
-pub fn shown(path: &str) -> String {
+fn shown(path: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\');
     if path.len() <= MAX_PATH && path.bytes().all(is_plain) {
         return path.to_owned();

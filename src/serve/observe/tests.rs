@@ -12,8 +12,7 @@ use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
 
 use super::{AskedBy, NotUnderstood, Observer, Saved, X_REQUEST_ID};
 use crate::{
-    metrics::{Metrics, http::Place},
-    serve::{admin, registry},
+    metrics::{Metrics, http::RouteLabel},
     trace,
 };
 
@@ -32,9 +31,19 @@ fn observed() -> Observed {
     }
 }
 
-fn blob() -> Place {
-    registry::place(PATH)
-}
+const BLOB: RouteLabel = RouteLabel {
+    door: "registry",
+    route: "/v2/{name}/blobs/{digest}",
+    looks_up: Some("blob"),
+    is_quiet: false,
+};
+
+const PROBE: RouteLabel = RouteLabel {
+    door: "admin",
+    route: "/livez",
+    looks_up: None,
+    is_quiet: true,
+};
 
 fn get() -> Request<Body> {
     Request::get(PATH).body(Body::empty()).unwrap()
@@ -52,7 +61,7 @@ impl Observed {
     async fn answer(&self, request: Request<Body>, body: impl Into<Body>) -> Response<Body> {
         let response = Response::new(body.into());
         let answer = |_| async { response };
-        self.observer.observe(blob(), request, answer).await
+        self.observer.observe(BLOB, request, answer).await
     }
 
     /// The value of the one series that contains all of `parts`.
@@ -111,7 +120,7 @@ async fn a_call_of_grpc_ends_as_its_status_says() {
         for response in [Response::new(streamed), refused] {
             let o = observed();
             let answer = |_| async { response };
-            let response = o.observer.observe(blob(), get(), answer).await;
+            let response = o.observer.observe(BLOB, get(), answer).await;
             drop(response.into_body().collect().await);
             assert_eq!(o.requests(outcome), 1, "{status}");
         }
@@ -129,7 +138,7 @@ async fn what_the_client_sent_wrong_is_no_failure_of_ours() {
     for response in [call, coding] {
         let o = observed();
         let answer = |_| async { response };
-        drop(o.observer.observe(blob(), get(), answer).await);
+        drop(o.observer.observe(BLOB, get(), answer).await);
         assert_eq!(o.requests("refused"), 1);
     }
 }
@@ -147,7 +156,7 @@ async fn failures_that_one_caller_causes_write_some_lines_only() {
         let name = AskedBy("who fails much".to_owned());
         response.extensions_mut().insert(name);
         let answer = |_| async { response };
-        drop(o.observer.observe(blob(), get(), answer).await);
+        drop(o.observer.observe(BLOB, get(), answer).await);
     }
     assert_eq!(o.requests("error"), 5000);
     let written = lines.text().matches("outcome=\"error\"").count();
@@ -156,15 +165,12 @@ async fn failures_that_one_caller_causes_write_some_lines_only() {
 
 #[tokio::test]
 async fn a_probe_that_is_told_not_now_is_no_failure_and_another_answer_of_503_is() {
-    for (place, outcome) in [
-        (admin::place("/readyz").unwrap(), "refused"),
-        (blob(), "error"),
-    ] {
+    for (label, outcome) in [(PROBE, "refused"), (BLOB, "error")] {
         let o = observed();
         let mut response = Response::new(Body::empty());
         *response.status_mut() = axum::http::StatusCode::SERVICE_UNAVAILABLE;
         let answer = |_| async { response };
-        drop(o.observer.observe(place, get(), answer).await);
+        drop(o.observer.observe(label, get(), answer).await);
         assert_eq!(o.requests(outcome), 1);
     }
 }
@@ -184,7 +190,7 @@ async fn a_client_that_goes_away_is_no_failure_of_ours() {
 async fn a_request_that_is_dropped_before_its_answer_counts_as_aborted() {
     let o = observed();
     let never = |_| std::future::pending::<Response<Body>>();
-    let waiting = o.observer.observe(blob(), get(), never);
+    let waiting = o.observer.observe(BLOB, get(), never);
     assert!(futures_util::poll!(Box::pin(waiting)).is_pending());
     assert_eq!(
         o.value(&["cachectld_requests_total", "code=\"0\"", "aborted"]),
@@ -201,7 +207,7 @@ async fn a_stream_of_announced_length_is_whole_without_being_asked_for_its_end()
         let response = Response::builder().header("content-length", 4);
         response.body(Body::from_stream(whole)).unwrap()
     };
-    let response = o.observer.observe(blob(), get(), answer).await;
+    let response = o.observer.observe(BLOB, get(), answer).await;
     let mut body = response.into_body().into_data_stream();
     body.next().await.unwrap().unwrap();
     drop(body);
@@ -224,7 +230,7 @@ async fn bytes_of_requests_are_counted_as_they_come() {
         response.extensions_mut().insert(saved);
         response
     };
-    let response = o.observer.observe(blob(), request, answer).await;
+    let response = o.observer.observe(BLOB, request, answer).await;
     drop(response);
     assert_eq!(o.value(&["cachectld_request_bytes_total"]), 8);
     assert_eq!(o.value(&["cachectld_dedup_bytes_total", "existed"]), 8);
@@ -298,7 +304,7 @@ async fn every_request_writes_one_line_in_its_trace() {
         response
     };
     let request = request.body(Body::empty()).unwrap();
-    let response = o.observer.observe(blob(), request, answer).await;
+    let response = o.observer.observe(BLOB, request, answer).await;
     assert_eq!(lines.text(), "");
     drop(to_bytes(response.into_body(), 99).await);
     let text = lines.text();
@@ -325,9 +331,8 @@ async fn probes_write_no_line() {
     let _here = tracing::subscriber::set_default(subscriber);
     let o = observed();
     let request = Request::get("/livez").body(Body::empty()).unwrap();
-    let place = admin::place("/livez").unwrap();
     let answer = |_| async { Response::new(Body::from("ok")) };
-    drop(o.observer.observe(place, request, answer).await);
+    drop(o.observer.observe(PROBE, request, answer).await);
     assert_eq!(lines.text(), "");
     assert_eq!(o.value(&["cachectld_requests_total", "/livez"]), 1);
 }

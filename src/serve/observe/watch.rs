@@ -20,9 +20,8 @@ use crate::{
     fair::{Key, lines},
     metrics::{
         Counting,
-        http::{Done, Http, Outcome, Place},
+        http::{Done, Http, Outcome, RouteLabel},
     },
-    serve::admin,
     store::wrap::counters::Tier,
 };
 
@@ -44,7 +43,7 @@ pub(super) struct Watch {
     pub(super) http: Http,
     #[expect(dead_code, reason = "counts the request as long as it lives")]
     pub(super) in_flight: Counting,
-    pub(super) place: Place,
+    pub(super) label: RouteLabel,
     pub(super) method: &'static str,
     pub(super) path: String,
     /// Where it came from.
@@ -87,7 +86,7 @@ impl Watch {
         self.client_gone = notes.remove::<ClientGone>().is_some();
         self.not_understood = notes.remove::<NotUnderstood>().is_some();
         if let Some(Saved { how, bytes }) = notes.remove::<Saved>() {
-            self.http.saved(self.place.door, how, bytes);
+            self.http.saved(self.label.door, how, bytes);
         }
     }
 
@@ -137,7 +136,7 @@ impl Watch {
             // 501: a method or coding that nobody knows.
             (_, 400..=499 | 501) => Outcome::Refused,
             // A probe that is told "not now" got its answer.
-            (_, 503) if self.place.door == admin::DOOR => Outcome::Refused,
+            (_, 503) if self.label.is_quiet => Outcome::Refused,
             (_, 500..) => Outcome::Error,
             _ => Outcome::Ok,
         }
@@ -148,7 +147,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let outcome = self.outcome();
         let done = Done {
-            place: self.place,
+            label: self.label,
             method: self.method,
             code: self.code,
             tier: self.tier.map_or("none", Tier::as_str),
@@ -168,11 +167,10 @@ impl Drop for Watch {
 /// Writes the request's line, unless too many of its caller were refused, broke off, found nothing or failed.
 fn tell(watch: &Watch, done: &Done) {
     lines::sum_up();
-    let is_probe = done.place.door == admin::DOOR;
     let may_write = match done.outcome {
         Outcome::Error | Outcome::Broken => lines::may_write_failure(&watch.key()),
         // At `debug`.
-        _ if is_probe => true,
+        _ if done.label.is_quiet => true,
         Outcome::Refused | Outcome::Aborted => lines::may_write(&watch.key()),
         // Of somebody who logged in it is a miss in a cache, which is worth a line.
         Outcome::Miss => watch.asked_by.is_some() || lines::may_write(&watch.key()),
@@ -187,7 +185,7 @@ fn tell(watch: &Watch, done: &Done) {
         ($level:ident) => {
             tracing::$level!(
                 parent: &watch.span,
-                door = done.place.door,
+                door = done.label.door,
                 path = watch.path,
                 status = done.code,
                 outcome = done.outcome.as_str(),
@@ -203,7 +201,7 @@ fn tell(watch: &Watch, done: &Done) {
     }
     match done.outcome {
         Outcome::Error | Outcome::Broken => line!(warn),
-        _ if is_probe => line!(debug),
+        _ if done.label.is_quiet => line!(debug),
         _ => line!(info),
     }
 }

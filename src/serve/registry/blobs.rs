@@ -1,20 +1,27 @@
 //! Blobs: read, whole or in part, and deleted.
 
-use axum::http::{StatusCode, header, request::Parts};
+use axum::http::{Method, StatusCode, header};
 
 use super::{
     Answer, Registry, Sight,
-    error::{Code, Refusal},
-    http::{Part, answer, finish, outgoing, part, with_digest},
-    uploads::ticket,
+    error::{Code, of_store, refuse},
+    http::{answer, finish, outgoing, with_digest},
 };
-use crate::{artifact::Descriptor, digest::Digest, store::keys::Repo};
+use crate::{
+    artifact::Descriptor,
+    digest::Digest,
+    serve::{door::Call, range, refusal::Refusal},
+    store::keys::Repo,
+};
 
 /// The type of every blob: what it is, only its manifest knows.
 const OCTETS: &str = "application/octet-stream";
 
 fn unknown(digest: &Digest) -> Refusal {
-    Refusal::new(Code::BlobUnknown, format!("there is no blob {digest} here"))
+    refuse(
+        Code::BLOB_UNKNOWN,
+        format!("there is no blob {digest} here"),
+    )
 }
 
 fn damaged(e: &crate::store::Error) -> Refusal {
@@ -23,7 +30,7 @@ fn damaged(e: &crate::store::Error) -> Refusal {
     } else {
         tracing::warn!(error = %e, "Blob cannot be served");
     }
-    Refusal::of_store(e, Code::BlobUnknown)
+    of_store(e, Code::BLOB_UNKNOWN)
 }
 
 impl Registry {
@@ -31,7 +38,7 @@ impl Registry {
         &self,
         repo: &Repo,
         digest: &Digest,
-        parts: &Parts,
+        call: &Call,
         sight: Sight,
     ) -> Answer {
         let repository = self.read_only(repo);
@@ -39,12 +46,12 @@ impl Registry {
             return Err(unknown(digest));
         }
         // A push asks first; told that it is not there, it is sent.
-        let size = match parts.method {
-            axum::http::Method::HEAD => {
-                let _pass = self.pass(parts).await;
+        let size = match call.parts.method {
+            Method::HEAD => {
+                let _pass = self.pass(call).await;
                 let size = repository.stat_or_send(digest).await;
                 if matches!(size, Ok(Some(_))) {
-                    self.promise(parts, digest);
+                    self.promise(call, digest);
                 }
                 size
             }
@@ -54,34 +61,17 @@ impl Registry {
         let size = size.ok_or_else(|| unknown(digest))?;
         // Content never changes under its digest.
         let etag = format!("\"{digest}\"");
-        let (status, range) = match part(&parts.headers, size, &etag) {
-            Part::Whole => (StatusCode::OK, 0..size),
-            Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
-            Part::Unsatisfiable => {
-                return Err(
-                    Refusal::new(Code::SizeInvalid, "the blob does not have this range")
-                        .status(StatusCode::RANGE_NOT_SATISFIABLE)
-                        .header(header::CONTENT_RANGE, format!("bytes */{size}")),
-                );
-            }
-        };
-        let mut builder = with_digest(answer(status), digest)
+        let (builder, range) = range::begin(&call.parts.headers, size, &etag)?;
+        let builder = with_digest(builder, digest)
             .header(header::CONTENT_TYPE, OCTETS)
             // A browser saves it, whatever it is.
-            .header(header::CONTENT_DISPOSITION, "attachment")
-            .header(header::ACCEPT_RANGES, "bytes")
-            .header(header::ETAG, etag)
-            .header(header::CONTENT_LENGTH, range.end - range.start);
-        if status == StatusCode::PARTIAL_CONTENT {
-            let named = format!("bytes {}-{}/{size}", range.start, range.end - 1);
-            builder = builder.header(header::CONTENT_RANGE, named);
-        }
-        if parts.method == axum::http::Method::HEAD {
-            return finish(builder, axum::body::Body::empty());
+            .header(header::CONTENT_DISPOSITION, "attachment");
+        if call.parts.method == Method::HEAD {
+            return finish(builder, "");
         }
         let desc = Descriptor::new(OCTETS, *digest, size);
         // Before it is opened: whoever waits keeps no file and no connection.
-        ticket(parts).transfer().await?;
+        call.ticket.transfer().await?;
         let stream = repository.get_blob(&desc, range).await;
         let stream = stream.map_err(|e| damaged(&e))?;
         finish(builder, outgoing(stream.ok_or_else(|| unknown(digest))?))

@@ -1,17 +1,16 @@
 //! `_catalog`: the repositories that a caller may read (distribution `docs/content/spec/api.md`, "Listing Repositories").
 
-use axum::http::{StatusCode, header, request::Parts};
+use axum::http::{StatusCode, header};
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
 use super::{
     Answer, Registry,
-    error::Refusal,
     http::{answer, param},
     lists::{List, Next, PageTime, count, next, send},
 };
 use crate::{
-    serve::auth::Principal,
+    serve::{door::Call, refusal::Refusal},
     store::{keys::Repo, repository::AT_ONCE},
 };
 
@@ -19,20 +18,20 @@ use crate::{
 const MAX_REPOSITORIES: usize = 1000;
 
 impl Registry {
-    pub(super) async fn list_repositories(&self, parts: &Parts, who: &Principal) -> Answer {
-        send(parts, || self.catalog(parts, who)).await
+    pub(super) async fn list_repositories(&self, call: &Call) -> Answer {
+        send(call, || self.catalog(call)).await
     }
 
     /// A page may have fewer entries than asked for, even none: of the names that it takes, those that hold nothing any more are left
     /// out. Where the list goes on says `Link` alone.
-    async fn catalog(&self, parts: &Parts, who: &Principal) -> Result<List, Refusal> {
-        let n = count(parts, MAX_REPOSITORIES)?;
-        let last = param(parts.uri.query(), "last");
+    async fn catalog(&self, call: &Call) -> Result<List, Refusal> {
+        let n = count(&call.parts, MAX_REPOSITORIES)?;
+        let last = param(call.parts.uri.query(), "last");
         let readers = self.readers.as_ref().unwrap_or(&self.repositories);
         let mut names: Vec<Repo> = readers.records().repositories().await?;
         names.retain(|name| {
             let is_after = last.as_deref().is_none_or(|last| name.as_str() > last);
-            is_after && who.may_list(name.as_str())
+            is_after && call.who.may_list(name.as_str())
         });
         names.sort_unstable();
         let mut goes_on = names.len() > n;

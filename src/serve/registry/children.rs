@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     Registry, Sight,
-    error::{Code, Refusal},
+    error::{Code, refuse},
 };
 use crate::{
     artifact::{
@@ -20,6 +20,7 @@ use crate::{
     },
     digest::Digest,
     ops::sight::Seen,
+    serve::refusal::Refusal,
     store::{
         Repository,
         repository::{AT_ONCE, Presence},
@@ -57,7 +58,7 @@ impl Registry {
             .and_then(async |(digest, seen, state)| {
                 if state == Presence::Deleted {
                     let why = format!("it names {digest}, which is not here; push that first");
-                    return Err(Refusal::new(Code::ManifestBlobUnknown, why));
+                    return Err(refuse(Code::MANIFEST_BLOB_UNKNOWN, why));
                 }
                 Ok((digest, seen, state))
             });
@@ -86,14 +87,14 @@ impl Registry {
             return Ok(());
         }
         let code = match first.kind {
-            FlawKind::Sized { .. } => Code::ManifestInvalid,
-            FlawKind::Missing | FlawKind::Unknown => Code::ManifestBlobUnknown,
+            FlawKind::Sized { .. } => Code::MANIFEST_INVALID,
+            FlawKind::Missing | FlawKind::Unknown => Code::MANIFEST_BLOB_UNKNOWN,
         };
         let why = format!(
             "the image is incomplete: {}; push that first",
             listed(flaws)
         );
-        Err(Refusal::new(code, why))
+        Err(refuse(code, why))
     }
 }
 

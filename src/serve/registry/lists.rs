@@ -12,14 +12,14 @@ use tokio::{
 
 use super::{
     Answer, Registry,
-    error::{Code, Refusal},
+    error::{Code, refuse},
     http::{OCI_FILTERS, answer, finish, param},
     manifests::LARGE,
-    uploads::ticket,
 };
 use crate::{
     artifact::{Descriptor, media, outline::Outline},
     digest::Digest,
+    serve::{door::Call, refusal::Refusal},
     store::{self, ErrorKind, Repository, keys::Repo, repository::AT_ONCE},
     task,
 };
@@ -43,10 +43,7 @@ pub(super) fn count(parts: &Parts, most: usize) -> Result<usize, Refusal> {
         None => Ok(most),
         Some(n) => match n.parse::<usize>() {
             Ok(n) => Ok(n.min(most)),
-            Err(_) => Err(
-                Refusal::new(Code::Unsupported, format!("`n={n}` is not a count"))
-                    .status(StatusCode::BAD_REQUEST),
-            ),
+            Err(_) => Err(refuse(Code::UNSUPPORTED, format!("`n={n}` is not a count"))),
         },
     }
 }
@@ -103,17 +100,17 @@ pub(super) fn next(builder: Builder, path: &str, query: &[(&str, &str)]) -> Buil
 }
 
 impl Registry {
-    pub(super) async fn list_tags(&self, repo: &Repo, parts: &Parts) -> Answer {
-        send(parts, || self.tags(repo, parts)).await
+    pub(super) async fn list_tags(&self, repo: &Repo, call: &Call) -> Answer {
+        send(call, || self.tags(repo, &call.parts)).await
     }
 
     pub(super) async fn list_referrers(
         &self,
         repo: &Repo,
         subject: &Digest,
-        parts: &Parts,
+        call: &Call,
     ) -> Answer {
-        send(parts, || self.referrers(repo, subject, parts)).await
+        send(call, || self.referrers(repo, subject, &call.parts)).await
     }
 
     async fn tags(&self, repo: &Repo, parts: &Parts) -> Result<List, Refusal> {
@@ -123,7 +120,7 @@ impl Registry {
         let tags = repository.tags().await?;
         if tags.is_empty() && !repository.exists().await? {
             let why = format!("there is no repository {repo} here");
-            return Err(Refusal::new(Code::NameUnknown, why));
+            return Err(refuse(Code::NAME_UNKNOWN, why));
         }
         let after = last.as_deref().unwrap_or_default();
         let from = tags.partition_point(|t| t.as_str() <= after && last.is_some());
@@ -199,18 +196,18 @@ pub(super) type List = (Builder, String);
 /// Answers with a list. A large one is in memory as long as it is sent, so it takes a place among large transfers; whoever waits for that
 /// makes it again.
 pub(super) async fn send<F: Future<Output = Result<List, Refusal>>>(
-    parts: &Parts,
+    call: &Call,
     make: impl Fn() -> F,
 ) -> Answer {
-    let ticket = ticket(parts);
-    let making = ticket.list().await?;
+    let ticket = &call.ticket;
+    let making = ticket.place_in(|a| &a.lists).await?;
     let (builder, text) = make().await?;
     if text.len() <= LARGE || ticket.large_transfer_now() {
         return finish(builder, text);
     }
     drop((builder, text, making));
     ticket.large_transfer().await?;
-    let _making = ticket.list().await?;
+    let _making = ticket.place_in(|a| &a.lists).await?;
     let (builder, text) = make().await?;
     finish(builder, text)
 }

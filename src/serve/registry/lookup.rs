@@ -1,17 +1,15 @@
 //! Finding a manifest by its record, and reading it in a place of its kind.
 
-use axum::http::request::Parts;
-
 use super::{
     Registry,
-    error::{Code, Refusal},
+    error::{Code, of_store},
     manifests::{LARGE, unknown},
-    uploads::ticket,
 };
 use crate::{
     artifact::Reference,
     digest::Digest,
     ops::cache_tags::{Answer, Ready, Want},
+    serve::{door::Call, refusal::Refusal},
     store::{self, Repository},
 };
 
@@ -27,18 +25,18 @@ impl Registry {
         &self,
         repository: &Repository,
         reference: &Reference,
-        parts: &Parts,
+        call: &Call,
         wants: impl Fn(&Digest) -> bool,
     ) -> Result<Ready, Refusal> {
         let failed = |e: store::Error| {
             tracing::debug!(error = %e, "Manifest cannot be served");
-            Refusal::of_store(&e, Code::ManifestUnknown)
+            of_store(&e, Code::MANIFEST_UNKNOWN)
         };
-        let ticket = ticket(parts);
+        let ticket = &call.ticket;
         let caches = self.caches.of(ticket.key());
         let (mut large, mut merging) = (None, None);
         for round in 0.. {
-            let reading = ticket.read().await?;
+            let reading = ticket.place_in(|a| &a.reads).await?;
             let found = caches.find(repository, reference).await;
             let Some(found) = found.map_err(failed)? else {
                 break;
@@ -52,22 +50,22 @@ impl Registry {
             let reading = Some(reading).filter(|_| !is_large && merging.is_none());
             if is_large && !has_place {
                 ticket.large_transfer().await?;
-                large = Some(ticket.large_manifest().await?);
+                large = Some(ticket.place_in(|a| &a.large_manifests).await?);
             }
             // A merged tag may be stored anew.
-            let pass = self.pass(parts).await;
+            let pass = self.pass(call).await;
             let answer = caches.answer(repository, reference, found, want);
             let answer = answer.await.map_err(failed)?;
             // Whoever knows a manifest may name what it names, without asking for that.
             if let Answer::Ready(ready) = &answer {
-                self.promise(parts, &ready.digest);
+                self.promise(call, &ready.digest);
             }
             drop((pass, reading));
             let ready = match answer {
                 Answer::Gone => break,
                 Answer::Folds => {
                     large = None;
-                    merging = Some(ticket.merge().await?);
+                    merging = Some(ticket.place_in(|a| &a.merges).await?);
                     continue;
                 }
                 Answer::Ready(ready) => ready,

@@ -12,10 +12,9 @@ use futures_util::TryStreamExt as _;
 use super::{
     Answer, Registry, Sight,
     children::{is_image, listed, warning},
-    error::{Code, Refusal},
+    error::{Code, refuse},
     http::{OCI_SUBJECT, OCI_TAG, answer, finish, http_date, params, text, with_digest},
     media, route,
-    uploads::ticket,
 };
 use crate::{
     artifact::{
@@ -24,6 +23,7 @@ use crate::{
     },
     digest::Digest,
     ops::cache_tags::Pushed,
+    serve::{door::Call, refusal::Refusal},
     store::keys::Repo,
     task,
 };
@@ -38,8 +38,8 @@ pub(super) const LARGE: usize = 64 << 10;
 const MAX_TYPE: usize = 255;
 
 pub(super) fn unknown(reference: &Reference) -> Refusal {
-    Refusal::new(
-        Code::ManifestUnknown,
+    refuse(
+        Code::MANIFEST_UNKNOWN,
         format!("there is no manifest {reference} here"),
     )
 }
@@ -49,15 +49,12 @@ impl Registry {
         &self,
         repo: &Repo,
         reference: &Reference,
-        parts: &Parts,
+        call: &Call,
         sight: Sight,
     ) -> Answer {
-        let repository = self.read_only(repo);
-        let ticket = ticket(parts);
-        if !self
-            .sees_sources(&repository, reference, sight, ticket)
-            .await?
-        {
+        let (repository, parts) = (self.read_only(repo), &call.parts);
+        let sees = self.sees_sources(&repository, reference, sight, &call.ticket);
+        if !sees.await? {
             return Err(unknown(reference));
         }
         let known = |digest: &Digest| {
@@ -65,7 +62,7 @@ impl Registry {
             text(&parts.headers, &header::IF_NONE_MATCH).is_some_and(|t| t == etag)
         };
         let is_head = parts.method == Method::HEAD;
-        let found = self.look_up(&repository, reference, parts, |digest| {
+        let found = self.look_up(&repository, reference, call, |digest| {
             !is_head && !known(digest)
         });
         let found = found.await?;
@@ -98,13 +95,13 @@ impl Registry {
         &self,
         repo: &Repo,
         reference: &Reference,
-        parts: &Parts,
+        call: &Call,
         body: Body,
         sight: Sight,
     ) -> Answer {
-        let put = self.read_and_put(repo, reference, parts, body, sight);
+        let put = self.read_and_put(repo, reference, call, body, sight);
         let answer = Box::pin(put).await;
-        ticket(parts).drop_body();
+        call.ticket.drop_body();
         answer
     }
 
@@ -112,24 +109,24 @@ impl Registry {
         &self,
         repo: &Repo,
         reference: &Reference,
-        parts: &Parts,
+        call: &Call,
         body: Body,
         sight: Sight,
     ) -> Answer {
-        let (manifest, outline, is_cache) = take(reference, parts, body).await?;
-        let tags = tags(reference, parts)?;
-        let (repository, ticket) = (self.repository(repo), ticket(parts));
+        let (manifest, outline, is_cache) = take(reference, call, body).await?;
+        let tags = tags(reference, &call.parts)?;
+        let (repository, ticket) = (self.repository(repo), &call.ticket);
         let caches = self.caches.of(ticket.key());
         let is_image = !is_cache && is_image(&manifest.media_type, &outline);
         let push = || async {
             // Each attempt for itself: one that waits for the store must not keep others from theirs. A cache is taken apart and
             // merged; a prune waits for whoever has passed, so nobody waits for a place after that.
             let merging = if is_cache {
-                Some(ticket.merge().await?)
+                Some(ticket.place_in(|a| &a.merges).await?)
             } else {
                 None
             };
-            let _pass = self.pass(parts).await;
+            let _pass = self.pass(call).await;
             let checked = self.check_children(&repository, &outline, sight);
             let flaws = ticket.unless_cut(checked).await??;
             if is_image {
@@ -145,15 +142,15 @@ impl Registry {
                 .named(ticket.key(), named.chain([&manifest.digest]));
             if tags.is_empty() {
                 // An index may name it later.
-                self.promise(parts, &manifest.digest);
+                self.promise(call, &manifest.digest);
             }
             Ok((flaws, pushed))
         };
-        let held = self.hold.until_back(&manifest.digest, Some(ticket), push);
+        let held = call.until_back(&manifest.digest, push);
         let (flaws, pushed) = Box::pin(held).await?;
         if let Pushed::Refused(shrink) = pushed {
             let why = format!("{shrink}; pass the same cache to --cache-from and --cache-to");
-            return Err(Refusal::new(Code::Denied, why));
+            return Err(Refusal::denied(why));
         }
         let digest = &manifest.digest;
         self.sights.heard_of(repository.name(), digest);
@@ -182,7 +179,7 @@ impl Registry {
         &self,
         repo: &Repo,
         reference: &Reference,
-        parts: &Parts,
+        call: &Call,
     ) -> Answer {
         let repository = self.repository(repo);
         if let Reference::Digest(digest) = reference
@@ -190,7 +187,7 @@ impl Registry {
         {
             self.sights.keep_doubts(&repository, digest).await?;
         }
-        let caches = self.caches.of(ticket(parts).key());
+        let caches = self.caches.of(call.ticket.key());
         if caches.delete(&repository, reference).await? {
             finish(answer(StatusCode::ACCEPTED), "")
         } else {
@@ -215,47 +212,48 @@ async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
         }
     };
     let read = task::parse(manifest.bytes.len(), read).await;
-    read.map_err(|why| Refusal::new(Code::ManifestInvalid, why))
+    read.map_err(|why| refuse(Code::MANIFEST_INVALID, why))
 }
 
 /// Receives a manifest and reads what it names; a large one is parsed in a place of its kind.
 async fn take(
     reference: &Reference,
-    parts: &Parts,
+    call: &Call,
     body: Body,
 ) -> Result<(Manifest, Outline, bool), Refusal> {
-    let bytes = receive(parts, body).await?;
+    let bytes = receive(call, body).await?;
     let _parsing = if bytes.len() > LARGE {
-        Some(ticket(parts).large_manifest().await?)
+        Some(call.ticket.place_in(|a| &a.large_manifests).await?)
     } else {
         None
     };
-    let manifest = read(reference, parts, bytes).await?;
+    let manifest = read(reference, &call.parts, bytes).await?;
     let (outline, is_cache) = understand(&manifest).await?;
     Ok((manifest, outline, is_cache))
 }
 
 /// Receives the body; a large one takes a place among large transfers, which the request's ticket has then.
-async fn receive(parts: &Parts, body: Body) -> Result<Bytes, Refusal> {
+async fn receive(call: &Call, body: Body) -> Result<Bytes, Refusal> {
     let too_long = || {
-        Refusal::new(
-            Code::ManifestInvalid,
+        refuse(
+            Code::MANIFEST_INVALID,
             format!("a manifest may have {MAX_MANIFEST_BYTES} bytes at most"),
         )
         .status(StatusCode::PAYLOAD_TOO_LARGE)
     };
-    let length = text(&parts.headers, &header::CONTENT_LENGTH).and_then(|l| l.parse::<u64>().ok());
+    let length = text(&call.parts.headers, &header::CONTENT_LENGTH);
+    let length = length.and_then(|l| l.parse::<u64>().ok());
     if length.is_some_and(|l| l > MAX_MANIFEST_BYTES) {
         return Err(too_long());
     }
     let (mut bytes, mut is_large) = (BytesMut::new(), false);
-    let mut pieces = ticket(parts).receive_within(body, LONGEST);
+    let mut pieces = call.ticket.receive_within(body, LONGEST);
     while let Some(piece) = pieces.try_next().await? {
         if (bytes.len() + piece.len()) as u64 > MAX_MANIFEST_BYTES {
             return Err(too_long());
         }
         if !is_large && bytes.len() + piece.len() > LARGE {
-            ticket(parts).large_body().await?;
+            call.ticket.large_body().await?;
             is_large = true;
         }
         bytes.extend_from_slice(&piece);
@@ -277,12 +275,12 @@ async fn read(reference: &Reference, parts: &Parts, bytes: Bytes) -> Result<Mani
         let why = format!(
             "a manifest cannot have the media type `{shown}`: expected application/… and nothing that a browser would run"
         );
-        return Err(Refusal::new(Code::ManifestInvalid, why));
+        return Err(refuse(Code::MANIFEST_INVALID, why));
     }
     if let Reference::Digest(digest) = reference {
         if !digest.matches(&manifest.bytes) {
             let why = format!("the manifest does not have the digest {digest}");
-            return Err(Refusal::new(Code::DigestInvalid, why));
+            return Err(refuse(Code::DIGEST_INVALID, why));
         }
         manifest.digest = *digest;
     }
@@ -297,7 +295,7 @@ fn tags(reference: &Reference, parts: &Parts) -> Result<Vec<Tag>, Refusal> {
     };
     if asked.len() > MAX_TAGS {
         let why = format!("one request may write {MAX_TAGS} tags at most");
-        return Err(Refusal::new(Code::ManifestInvalid, why).status(StatusCode::URI_TOO_LONG));
+        return Err(refuse(Code::MANIFEST_INVALID, why).status(StatusCode::URI_TOO_LONG));
     }
     let tags: Result<BTreeSet<Tag>, Refusal> = asked.iter().map(|t| route::tag(t)).collect();
     Ok(tags?.into_iter().collect())

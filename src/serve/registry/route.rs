@@ -1,17 +1,17 @@
 //! From a path to what it asks for. Names contain slashes and may contain `blobs` or `tags`, so a path is read from its end
 //! (distribution spec, "Endpoints").
 
+use super::error::{Code, refuse};
 use crate::{
     artifact::{Reference, Tag},
     digest::Digest,
+    serve::refusal::Refusal,
     store::{ingest::UploadId, keys::Repo},
 };
 
-use super::error::{Code, Refusal};
-
 /// What a path below `/v2/` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Route {
+pub enum Path {
     /// `/v2/`
     Base,
     /// `/v2/_catalog`, which cannot be a repository's name.
@@ -30,42 +30,52 @@ pub(super) enum Route {
     Referrers(Repo, Digest),
 }
 
-impl Route {
+/// A path without what it names, as the specification writes it; and what it names.
+type Read = (&'static str, Result<Path, Refusal>);
+
+impl Path {
     /// Reads the path of a request, percent-decoded.
-    pub(super) fn of(path: &str) -> Result<Self, Refusal> {
-        let unknown = || Refusal::new(Code::NameUnknown, "there is nothing at this path");
-        let rest = path.strip_prefix("/v2").ok_or_else(unknown)?;
-        if rest.is_empty() || rest == "/" {
-            return Ok(Self::Base);
+    pub(super) fn read(path: &str) -> Read {
+        let Some(rest) = path.strip_prefix("/v2") else {
+            return unknown();
+        };
+        if matches!(rest, "" | "/") {
+            return ("/v2/", Ok(Self::Base));
         }
-        let rest = rest.strip_prefix('/').ok_or_else(unknown)?;
+        let Some(rest) = rest.strip_prefix('/') else {
+            return unknown();
+        };
         if rest == "_catalog" {
-            return Ok(Self::Catalog);
+            return ("/v2/_catalog", Ok(Self::Catalog));
         }
-        if let Some(name) = ["/blobs/uploads/", "/blobs/uploads"]
-            .iter()
-            .find_map(|end| rest.strip_suffix(end))
-        {
-            return Ok(Self::Uploads(repo(name)?));
+        let ends = ["/blobs/uploads/", "/blobs/uploads"];
+        if let Some(name) = ends.iter().find_map(|end| rest.strip_suffix(end)) {
+            return ("/v2/{name}/blobs/uploads/", repo(name).map(Self::Uploads));
         }
         if let Some(name) = rest.strip_suffix("/tags/list") {
-            return Ok(Self::Tags(repo(name)?));
+            return ("/v2/{name}/tags/list", repo(name).map(Self::Tags));
         }
-        let (before, last) = rest.rsplit_once('/').ok_or_else(unknown)?;
+        let Some((before, last)) = rest.rsplit_once('/') else {
+            return unknown();
+        };
         if let Some(name) = before.strip_suffix("/blobs/uploads") {
-            let id = last.parse().map_err(|()| no_upload())?;
-            return Ok(Self::Upload(repo(name)?, id));
+            let id = last.parse().map_err(|()| no_upload());
+            let named = id.and_then(|id| Ok(Self::Upload(repo(name)?, id)));
+            return ("/v2/{name}/blobs/uploads/{id}", named);
         }
         if let Some(name) = before.strip_suffix("/blobs") {
-            return Ok(Self::Blob(repo(name)?, digest(last)?));
+            let named = repo(name).and_then(|repo| Ok(Self::Blob(repo, digest(last)?)));
+            return ("/v2/{name}/blobs/{digest}", named);
         }
         if let Some(name) = before.strip_suffix("/manifests") {
-            return Ok(Self::Manifest(repo(name)?, reference(last)?));
+            let named = repo(name).and_then(|repo| Ok(Self::Manifest(repo, reference(last)?)));
+            return ("/v2/{name}/manifests/{reference}", named);
         }
         if let Some(name) = before.strip_suffix("/referrers") {
-            return Ok(Self::Referrers(repo(name)?, digest(last)?));
+            let named = repo(name).and_then(|repo| Ok(Self::Referrers(repo, digest(last)?)));
+            return ("/v2/{name}/referrers/{digest}", named);
         }
-        Err(unknown())
+        unknown()
     }
 
     /// The repository that it is in.
@@ -82,25 +92,29 @@ impl Route {
     }
 }
 
+fn unknown() -> Read {
+    let refusal = refuse(Code::NAME_UNKNOWN, "there is nothing at this path");
+    ("other", Err(refusal))
+}
+
 /// The answer to an upload that is not there.
 pub(super) fn no_upload() -> Refusal {
-    Refusal::new(
-        Code::BlobUploadUnknown,
+    refuse(
+        Code::BLOB_UPLOAD_UNKNOWN,
         "there is no such upload; begin a new one",
     )
 }
 
 /// A repository's name.
 pub(super) fn repo(name: &str) -> Result<Repo, Refusal> {
-    name.parse().map_err(|e: crate::store::keys::RepoRefused| {
-        Refusal::new(Code::NameInvalid, e.to_string())
-    })
+    name.parse()
+        .map_err(|e: crate::store::keys::RepoRefused| refuse(Code::NAME_INVALID, e.to_string()))
 }
 
 /// A digest, of an algorithm that we have.
 pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
     text.parse()
-        .map_err(|e: crate::digest::DigestError| Refusal::new(Code::DigestInvalid, e.to_string()))
+        .map_err(|e: crate::digest::DigestError| refuse(Code::DIGEST_INVALID, e.to_string()))
 }
 
 fn reference(text: &str) -> Result<Reference, Refusal> {
@@ -113,7 +127,7 @@ fn reference(text: &str) -> Result<Reference, Refusal> {
 /// A tag.
 pub(super) fn tag(text: &str) -> Result<Tag, Refusal> {
     text.parse::<Tag>()
-        .map_err(|e| Refusal::new(Code::ManifestInvalid, e.to_string()))
+        .map_err(|e| refuse(Code::MANIFEST_INVALID, e.to_string()))
 }
 
 #[cfg(test)]
@@ -126,50 +140,78 @@ mod tests {
     fn path_is_read_from_its_end() {
         let name = |s: &str| s.parse::<Repo>().unwrap();
         for (path, want) in [
-            ("/v2".to_owned(), Route::Base),
-            ("/v2/".to_owned(), Route::Base),
-            ("/v2/_catalog".to_owned(), Route::Catalog),
-            ("/v2/a/blobs/uploads/".to_owned(), Route::Uploads(name("a"))),
+            ("/v2".to_owned(), Path::Base),
+            ("/v2/".to_owned(), Path::Base),
+            ("/v2/_catalog".to_owned(), Path::Catalog),
+            ("/v2/a/blobs/uploads/".to_owned(), Path::Uploads(name("a"))),
             (
                 "/v2/a/b/blobs/uploads".to_owned(),
-                Route::Uploads(name("a/b")),
+                Path::Uploads(name("a/b")),
             ),
             (
                 format!("/v2/blobs/manifests/tags/blobs/{D}"),
-                Route::Blob(name("blobs/manifests/tags"), D.parse().unwrap()),
+                Path::Blob(name("blobs/manifests/tags"), D.parse().unwrap()),
             ),
             (
                 "/v2/tags/manifests/list".to_owned(),
-                Route::Manifest(name("tags"), Reference::Tag("list".parse().unwrap())),
+                Path::Manifest(name("tags"), Reference::Tag("list".parse().unwrap())),
             ),
-            ("/v2/a/tags/list".to_owned(), Route::Tags(name("a"))),
+            ("/v2/a/tags/list".to_owned(), Path::Tags(name("a"))),
             (
                 format!("/v2/a/referrers/{D}"),
-                Route::Referrers(name("a"), D.parse().unwrap()),
+                Path::Referrers(name("a"), D.parse().unwrap()),
             ),
         ] {
-            assert_eq!(Route::of(&path).unwrap(), want, "{path}");
+            assert_eq!(Path::read(&path).1.unwrap(), want, "{path}");
         }
     }
 
     #[test]
     fn what_names_nothing_is_refused_by_its_code() {
         for (path, code) in [
-            ("/v1/", Code::NameUnknown),
-            ("/v2x", Code::NameUnknown),
-            ("/v2/a", Code::NameUnknown),
-            ("/v2/A/tags/list", Code::NameInvalid),
-            ("/v2/a/../b/tags/list", Code::NameInvalid),
-            ("/v2/a/blobs/sha256:12", Code::DigestInvalid),
-            ("/v2/a/blobs/uploads/../../x", Code::NameUnknown),
-            ("/v2/a/blobs/uploads/x", Code::BlobUploadUnknown),
+            ("/v1/", Code::NAME_UNKNOWN),
+            ("/v2x", Code::NAME_UNKNOWN),
+            ("/v2/a", Code::NAME_UNKNOWN),
+            ("/v2/A/tags/list", Code::NAME_INVALID),
+            ("/v2/a/../b/tags/list", Code::NAME_INVALID),
+            ("/v2/a/blobs/sha256:12", Code::DIGEST_INVALID),
+            ("/v2/a/blobs/uploads/../../x", Code::NAME_UNKNOWN),
+            ("/v2/a/blobs/uploads/x", Code::BLOB_UPLOAD_UNKNOWN),
             (
                 "/v2/a/manifests/sha256:baddigeststring",
-                Code::DigestInvalid,
+                Code::DIGEST_INVALID,
             ),
-            ("/v2/a/manifests/.x", Code::ManifestInvalid),
+            ("/v2/a/manifests/.x", Code::MANIFEST_INVALID),
         ] {
-            assert_eq!(Route::of(path).unwrap_err().code, code, "{path}");
+            let refusal = Path::read(path).1.unwrap_err();
+            assert_eq!(refusal.code(), code.0, "{path}");
+        }
+    }
+
+    #[test]
+    fn labels_say_nothing_of_what_a_path_names() {
+        for (path, label) in [
+            ("/v2", "/v2/"),
+            ("/v2/", "/v2/"),
+            ("/v2/_catalog", "/v2/_catalog"),
+            ("/v2/a/b/blobs/sha256:12", "/v2/{name}/blobs/{digest}"),
+            ("/v2/a/blobs/uploads", "/v2/{name}/blobs/uploads/"),
+            ("/v2/a/blobs/uploads/", "/v2/{name}/blobs/uploads/"),
+            ("/v2/a/blobs/uploads/x-1", "/v2/{name}/blobs/uploads/{id}"),
+            (
+                "/v2/blobs/manifests/uploads",
+                "/v2/{name}/manifests/{reference}",
+            ),
+            ("/v2/a/tags/list", "/v2/{name}/tags/list"),
+            (
+                "/v2/tags/manifests/list",
+                "/v2/{name}/manifests/{reference}",
+            ),
+            ("/v2/a/referrers/sha256:12", "/v2/{name}/referrers/{digest}"),
+            ("/v2/a", "other"),
+            ("/v2/a/b", "other"),
+        ] {
+            assert_eq!(Path::read(path).0, label, "{path}");
         }
     }
 }

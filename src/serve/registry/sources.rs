@@ -4,7 +4,7 @@
 //! somebody else has it. Manifests that were pushed under this rule name no such layer; of one that an older release took, nothing
 //! is served to callers who do not see all of it.
 
-use super::{Registry, Sight, error::Refusal, manifests::LARGE};
+use super::{Registry, Sight, manifests::LARGE};
 use crate::{
     artifact::{
         Manifest, Reference,
@@ -12,7 +12,7 @@ use crate::{
         outline::Outline,
     },
     digest::Digest,
-    serve::admission::Ticket,
+    serve::{admission::Ticket, refusal::Refusal},
     store::{Error, ErrorKind, Repository},
     task,
 };
@@ -67,9 +67,9 @@ impl Registry {
             return Ok(true);
         };
         let place = if known.size > LARGE as u64 {
-            ticket.large_manifest().await?
+            ticket.place_in(|a| &a.large_manifests).await?
         } else {
-            ticket.read().await?
+            ticket.place_in(|a| &a.reads).await?
         };
         let found = repository.manifest_of(&digest, &known).await.map(Some);
         let Some(found) = found.or_else(lost)? else {

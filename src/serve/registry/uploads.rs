@@ -12,14 +12,14 @@ use axum::{
 
 use super::{
     Answer, Registry, Sight,
-    error::{Code, Refusal},
+    error::{Code, of_store, refuse},
     http::{UPLOAD_UUID, answer, chunk, finish, param, text, with_digest},
     route::{self, no_upload},
 };
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    serve::{admission::Ticket, observe::Saved},
+    serve::{auth::Need, door::Call, observe::Saved, refusal::Refusal},
     store::{
         Body as Bytes, ByteStream, Put,
         ingest::{Appended, Finished, UploadId},
@@ -45,10 +45,9 @@ fn at(parts: &Parts) -> Option<u64> {
     param(parts.uri.query(), "at")?.parse().ok()
 }
 
-/// What the request holds.
-pub(super) fn ticket(parts: &Parts) -> &Ticket {
-    let ticket = parts.extensions.get();
-    ticket.expect("every request is admitted before it is answered")
+/// The repository that a blob is to be mounted from.
+pub(super) fn source(parts: &Parts) -> Option<Repo> {
+    param(parts.uri.query(), "from")?.parse().ok()
 }
 
 fn stored(repo: &Repo, digest: &Digest) -> Answer {
@@ -71,26 +70,27 @@ fn check_algorithm(name: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     let why = format!("`{name}` is not an algorithm of this registry: sha256 and sha512 are");
-    Err(Refusal::new(Code::DigestInvalid, why))
+    Err(refuse(Code::DIGEST_INVALID, why))
 }
 
 impl Registry {
     /// `POST …/blobs/uploads/`: with `mount`, with `digest` and the whole body, or to begin.
-    /// `source` is the repository to mount from, if whoever asks may read it.
     pub(super) async fn begin_upload(
         &self,
         repo: &Repo,
-        parts: &Parts,
+        call: &Call,
         body: Body,
-        source: Option<&Repo>,
         sight: Sight,
     ) -> Answer {
-        let query = parts.uri.query();
+        let query = call.parts.uri.query();
         if let Some(digest) = param(query, "mount") {
             let digest = route::digest(&digest)?;
+            let source = source(&call.parts);
+            let source = source.filter(|from| call.who.may(&Need::pull(from.as_str())));
+            let source = source.as_ref();
             // A source that may not be read is as good as one that is not there.
             let hidden = source.is_none() && param(query, "from").is_some();
-            if !hidden && let Some(size) = self.mount(repo, &digest, source, sight, parts).await? {
+            if !hidden && let Some(size) = self.mount(repo, &digest, source, sight, call).await? {
                 return saved(stored(repo, &digest), "mounted", size);
             }
         }
@@ -100,13 +100,12 @@ impl Registry {
         let whole = param(query, "digest")
             .map(|d| route::digest(&d))
             .transpose()?;
-        let owner = ticket(parts).key().to_string();
+        let owner = call.ticket.key().to_string();
         let id = self.uploads.begin(repo, &owner, whole.is_some()).await?;
         match whole {
             Some(digest) => {
-                let ticket = ticket(parts);
-                let all = (Some(0), None, Some(ticket.receive(body)));
-                let done = self.commit(repo, &id, &digest, all, sight, parts).await;
+                let all = (Some(0), None, Some(call.ticket.receive(body)));
+                let done = self.commit(repo, &id, &digest, all, sight, call).await;
                 if done.is_err() {
                     // The client never heard of the upload, so nobody can go on with it.
                     if let Err(error) = self.uploads.drop_unheard(&id).await {
@@ -126,9 +125,9 @@ impl Registry {
         digest: &Digest,
         from: Option<&Repo>,
         sight: Sight,
-        parts: &Parts,
+        call: &Call,
     ) -> Result<Option<u64>, Refusal> {
-        let _pass = self.pass(parts).await;
+        let _pass = self.pass(call).await;
         let source = self.repository(from.unwrap_or(repo));
         if !self.sees(&source, digest, sight).await?
             || (from.is_some() && source.stat_or_send(digest).await?.is_none())
@@ -138,7 +137,7 @@ impl Registry {
         let size = self.repository(repo).mount_blob(digest).await?;
         if size.is_some() {
             self.own(repo, digest, sight).await?;
-            self.promise(parts, digest);
+            self.promise(call, digest);
         }
         Ok(size)
     }
@@ -163,15 +162,14 @@ impl Registry {
         &self,
         repo: &Repo,
         id: &UploadId,
-        parts: &Parts,
+        call: &Call,
         body: Body,
     ) -> Answer {
         let id = own(repo, id)?;
-        let range = chunk(&parts.headers)?;
-        let ticket = ticket(parts);
-        let owner = ticket.key().to_string();
-        let body = ticket.receive(body);
-        let appended = self.uploads.append((id, &owner), at(parts), range, body);
+        let range = chunk(&call.parts.headers)?;
+        let owner = call.ticket.key().to_string();
+        let (at, body) = (at(&call.parts), call.ticket.receive(body));
+        let appended = self.uploads.append((id, &owner), at, range, body);
         match appended.await? {
             Appended::Size(size) => {
                 finish(progress(answer(StatusCode::ACCEPTED), repo, id, size), "")
@@ -185,19 +183,18 @@ impl Registry {
         &self,
         repo: &Repo,
         id: &UploadId,
-        parts: &Parts,
+        call: &Call,
         body: Body,
         sight: Sight,
     ) -> Answer {
-        let id = own(repo, id)?;
+        let (id, parts) = (own(repo, id)?, &call.parts);
         let digest = param(parts.uri.query(), "digest")
-            .ok_or_else(|| Refusal::new(Code::DigestInvalid, "`digest` is missing"))?;
+            .ok_or_else(|| refuse(Code::DIGEST_INVALID, "`digest` is missing"))?;
         let digest = route::digest(&digest)?;
         let range = chunk(&parts.headers)?;
         let empty = text(&parts.headers, &header::CONTENT_LENGTH) == Some("0");
-        let ticket = ticket(parts);
-        let body = (range.is_some() || !empty).then(|| ticket.receive(body));
-        self.commit(repo, id, &digest, (at(parts), range, body), sight, parts)
+        let body = (range.is_some() || !empty).then(|| call.ticket.receive(body));
+        self.commit(repo, id, &digest, (at(parts), range, body), sight, call)
             .await
     }
 
@@ -225,10 +222,9 @@ impl Registry {
         digest: &Digest,
         (at, range, body): (Option<u64>, Option<Range<u64>>, Option<ByteStream>),
         sight: Sight,
-        parts: &Parts,
+        call: &Call,
     ) -> Answer {
-        let ticket = ticket(parts);
-        let owner = ticket.key().to_string();
+        let owner = call.ticket.key().to_string();
         let finished = match self.uploads.finish((id, &owner), at, range, body).await? {
             Ok(finished) => finished,
             Err(other) => return Err(refused(repo, id, other)),
@@ -241,24 +237,24 @@ impl Registry {
         let body = Bytes::Spool(finished.spool.clone());
         let repository = self.repository(repo);
         let put = || async {
-            let _pass = self.pass(parts).await;
+            let _pass = self.pass(call).await;
             let put = repository.put_blob(&desc, &body).await;
-            let put = put.map_err(|e| Refusal::of_store(&e, Code::DigestInvalid));
-            if put.as_ref().is_err_and(|e| e.code == Code::Unavailable) {
+            let put = put.map_err(|e| of_store(&e, Code::DIGEST_INVALID));
+            if put.as_ref().is_err_and(Refusal::is_unavailable) {
                 finished.waits();
             }
             let put = put?;
-            self.promise(parts, digest);
+            self.promise(call, digest);
             Ok(put)
         };
-        let put = Box::pin(self.hold.until_back(digest, Some(ticket), put));
+        let put = Box::pin(call.until_back(digest, put));
         let put = tokio::select! {
             biased;
             put = put => put,
             full = finished.given_up() => Err(full.into()),
         };
         // Whoever is told to come again goes on with what the store has of it.
-        let goes_on = matches!(&put, Err(refusal) if refusal.code == Code::Unavailable);
+        let goes_on = put.as_ref().is_err_and(Refusal::is_unavailable);
         if !goes_on {
             self.clear_upload(id, at, put.is_err()).await;
         }
@@ -278,7 +274,7 @@ fn check_digest(finished: &Finished, digest: &Digest) -> Result<(), Refusal> {
         return Ok(());
     }
     let why = format!("the bytes have the digest {is}, not {digest}");
-    Err(Refusal::new(Code::DigestInvalid, why))
+    Err(refuse(Code::DIGEST_INVALID, why))
 }
 
 /// An upload is only there for the repository that it was begun in.
@@ -290,12 +286,12 @@ fn own<'i>(repo: &Repo, id: &'i UploadId) -> Result<&'i UploadId, Refusal> {
 fn refused(repo: &Repo, id: &UploadId, why: Appended) -> Refusal {
     match why {
         Appended::Unknown => no_upload(),
-        Appended::Size(_) | Appended::WrongLength(_) => Refusal::new(
-            Code::SizeInvalid,
+        Appended::Size(_) | Appended::WrongLength(_) => refuse(
+            Code::SIZE_INVALID,
             "the body is not as long as its `Content-Range`",
         ),
-        Appended::OutOfOrder(size) => Refusal::new(
-            Code::BlobUploadInvalid,
+        Appended::OutOfOrder(size) => refuse(
+            Code::BLOB_UPLOAD_INVALID,
             format!("the next chunk begins at {size}"),
         )
         .header(header::LOCATION, location(repo, id, size))

@@ -10,7 +10,7 @@ use crate::{
     serve::{
         admission,
         auth::{Action, Scheme, TrustLocal},
-        registry,
+        hold,
     },
     store::{ingest::Quota, tiered::Room},
 };
@@ -49,7 +49,7 @@ fn the_tables_defaults_are_those_of_what_they_are_for() {
     let c = from_text("").unwrap();
     assert_eq!(
         (c.max_requests, c.client_stall, c.hold),
-        (admission::REQUESTS, admission::CLIENT_STALL, registry::HOLD)
+        (admission::REQUESTS, admission::CLIENT_STALL, hold::HOLD)
     );
     assert_eq!(
         (c.max_uploads, c.max_upload_bytes),

@@ -6,10 +6,11 @@ use super::support::*;
 use crate::serve::auth::Need;
 
 const NEED: [Need<'static>; 1] = [Need {
-    repository: "team/a",
+    repository: std::borrow::Cow::Borrowed("team/a"),
     action: crate::serve::auth::Action::Push,
     catalog: false,
     optional: false,
+    somewhere: false,
 }];
 
 fn write(d: &Daemon, file: &str, text: &str) {
@@ -39,7 +40,7 @@ async fn reload_takes_users_and_their_tokens_away() {
         d.reload().await.unwrap();
         // Remembered as right before the reload.
         let refusal = d.may(&basic("ci", CI_PASSWORD), &NEED).await.unwrap_err();
-        assert_eq!(refusal.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(refusal.status, StatusCode::UNAUTHORIZED);
         assert!(d.may(&token, &NEED).await.is_err());
         assert_eq!(d.post(&refresh).await.status, StatusCode::UNAUTHORIZED);
         write(&d, "htpasswd", HTPASSWD);

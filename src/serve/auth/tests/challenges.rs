@@ -3,9 +3,7 @@
 use axum::http::{Method, StatusCode};
 
 use super::support::*;
-use crate::serve::auth::{
-    Action, Authority, Config, Exposure, Need, Peer, Refusal, Scheme, TrustLocal,
-};
+use crate::serve::auth::{Action, Authority, Config, Exposure, Need, Peer, Scheme, TrustLocal};
 
 fn bearer(rest: &str) -> String {
     format!("Bearer realm=\"http://{HOST}/token\",service=\"cachectld\"{rest}")
@@ -28,7 +26,7 @@ async fn challenge_names_the_scope_that_is_needed() {
         ),
     ] {
         let refusal = d.may_unasked(&needs).await.unwrap_err();
-        assert_eq!(refusal.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(refusal.status, StatusCode::UNAUTHORIZED);
         assert_eq!(refusal.code(), "UNAUTHORIZED");
         assert_eq!(
             challenges(&refusal),
@@ -185,7 +183,7 @@ async fn wrong_password_is_refused_even_where_nobody_needs_one() {
     ] {
         for needs in [&[][..], &[Need::pull("public/a")]] {
             let refusal = d.may(&wrong, needs).await.unwrap_err();
-            assert_eq!(refusal.status(), StatusCode::UNAUTHORIZED, "{wrong}");
+            assert_eq!(refusal.status, StatusCode::UNAUTHORIZED, "{wrong}");
             assert!(!challenges(&refusal)[0].contains("error="), "{wrong}");
         }
     }
@@ -201,18 +199,17 @@ async fn known_name_without_the_right_is_denied() {
         (format!("Bearer {BOT_TOKEN}"), Need::delete("team/a")),
     ] {
         let refusal = d.may(&authorization, &[need]).await.unwrap_err();
-        assert!(matches!(refusal, Refusal::Denied { .. }), "{refusal:?}");
         assert_eq!(
-            (refusal.status(), refusal.code()),
+            (refusal.status, refusal.code()),
             (StatusCode::FORBIDDEN, "DENIED")
         );
-        assert!(refusal.headers().is_empty());
+        assert!(refusal.headers.is_empty());
     }
     let refusal = d
         .may(&basic("ci", CI_PASSWORD), &[Need::push("other/a")])
         .await;
     assert_eq!(
-        refusal.unwrap_err().message(),
+        refusal.unwrap_err().message,
         "`ci` may not push to `other/a`"
     );
 }
@@ -222,7 +219,7 @@ async fn right_that_is_optional_refuses_nobody() {
     let d = daemon().await;
     let needs = [Need::push("team/a"), Need::pull("secret/b").optional()];
     let ci = d.may(&basic("ci", CI_PASSWORD), &needs).await.unwrap();
-    assert!(!ci.may(Need::pull("secret/b")));
+    assert!(!ci.may(&Need::pull("secret/b")));
 }
 
 #[tokio::test]
@@ -241,7 +238,7 @@ async fn certificate_is_a_name_and_what_it_lacks_can_be_shown() {
         .authority
         .authorize(&request, &ci, &[Need::pull("x")])
         .await;
-    assert_eq!(lacking.unwrap_err().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(lacking.unwrap_err().status, StatusCode::UNAUTHORIZED);
     let dev = parts("/v2/", &[("authorization", &basic("dev", DEV_PASSWORD))]);
     let dev = d.authority.authorize(&dev, &ci, &[Need::pull("x")]).await;
     assert_eq!(dev.unwrap().name(), "dev");
@@ -264,11 +261,11 @@ async fn certificate_alone_is_denied_where_nothing_else_can_be_shown() {
     let refusal = authority
         .authorize(&request, &node, &[Need::delete("a")])
         .await;
-    assert_eq!(refusal.unwrap_err().status(), StatusCode::FORBIDDEN);
+    assert_eq!(refusal.unwrap_err().status, StatusCode::FORBIDDEN);
     let refusal = authority
         .authorize(&request, &remote(), &[Need::pull("a")])
         .await;
-    assert_eq!(refusal.unwrap_err().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(refusal.unwrap_err().status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -289,7 +286,7 @@ async fn local_daemon_without_settings_asks_nobody_and_keeps_no_key() {
     // What a proxy forwards is not local.
     let forwarded = parts("/v2/", &[("host", HOST), ("x-forwarded-for", "192.0.2.9")]);
     let refusal = authority.authorize(&forwarded, &Peer::unix(), &needs).await;
-    assert_eq!(refusal.unwrap_err().status(), StatusCode::FORBIDDEN);
+    assert_eq!(refusal.unwrap_err().status, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]
@@ -325,12 +322,12 @@ async fn refusals_say_what_is_missing() {
     // A token of nobody, as clients without a login get one.
     let nobody = d.bearer("repository%3Ateam%2Fa%3Apull", None).await;
     let refusal = d.may(&nobody, &[Need::pull("team/a")]).await.unwrap_err();
-    assert_eq!(refusal.message(), "authentication required");
+    assert_eq!(refusal.message, "authentication required");
     let login = basic("ci", CI_PASSWORD);
     let other = d.bearer("repository%3Ateam%2Fb%3Apull", Some(&login)).await;
     let refusal = d.may(&other, &[Need::push("team/a")]).await.unwrap_err();
     assert_eq!(
-        refusal.message(),
+        refusal.message,
         "the token does not allow to push to `team/a`"
     );
     // A push looks first, so this is what its user is told.
@@ -340,11 +337,11 @@ async fn refusals_say_what_is_missing() {
         .await
         .unwrap_err();
     assert_eq!(
-        refusal.message(),
+        refusal.message,
         "`ci` may not pull from `out/a`, only push to it; clients that push need both `pull` and `push`"
     );
     let refusal = pushes.may(&login, &[Need::pull("else")]).await.unwrap_err();
-    assert_eq!(refusal.message(), "`ci` may not pull from `else`");
+    assert_eq!(refusal.message, "`ci` may not pull from `else`");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use axum::http::{Method, StatusCode};
 
 use super::support::*;
-use crate::serve::auth::{Need, Refusal};
+use crate::serve::auth::Need;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -82,7 +82,7 @@ async fn docker_pulls_without_a_login() {
             .is_anonymous()
     );
     let refusal = d.may(&token, &[Need::push("public/a")]).await.unwrap_err();
-    assert!(matches!(refusal, Refusal::Unauthenticated { .. }));
+    assert_eq!(refusal.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn docker_mounts_with_a_second_scope() {
         .text("token");
     let needs = [Need::push("team/app"), Need::pull("team/base").optional()];
     let ci = d.may(&format!("Bearer {token}"), &needs).await.unwrap();
-    assert!(needs.iter().all(|n| ci.may(*n)));
+    assert!(needs.iter().all(|n| ci.may(n)));
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn buildkit_mounts_from_what_it_may_not_read_and_pushes_all_the_same() {
     let token = format!("Bearer {}", answer.text("token"));
     let needs = [Need::push("team/app"), Need::pull("secret/base").optional()];
     let ci = d.may(&token, &needs).await.unwrap();
-    assert!(!ci.may(needs[1]));
+    assert!(!ci.may(&needs[1]));
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ async fn canaries_are_nowhere_to_be_seen() {
             let answer = d.may(shown, &[need]).await;
             seen.push(format!("{answer:?}"));
             if let Err(refusal) = answer {
-                seen.push(format!("{} {:?}", refusal.message(), refusal.headers()));
+                seen.push(format!("{} {:?}", refusal.message, refusal.headers));
             }
         }
     }

@@ -8,13 +8,18 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http_body_util::BodyExt as _;
-use hyper::service::Service as _;
-use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::serve::auth::{
-    Action, Authority, Config, Exposure, Need, Peer, Principal, Refusal, Rule, router,
+use crate::{
+    metrics::http::Http,
+    serve::{
+        auth::{Action, Authority, Config, Exposure, Need, Peer, Principal, Rule},
+        gateway::Gateway,
+        observe::Observer,
+        refusal::Refusal,
+        tokens::Tokens,
+    },
 };
 
 /// As Apache's `htpasswd -nbB` wrote them, at the lowest cost.
@@ -133,8 +138,10 @@ impl Daemon {
     /// The same as whoever is at the other end.
     pub(super) async fn ask_from(&self, peer: Peer, mut request: Request<Body>) -> Answer {
         request.extensions_mut().insert(peer);
-        let service = TowerToHyperService::new(router(self.authority.clone()));
-        let answer = service.call(request).await.unwrap();
+        let observer = Observer::new(Http::default());
+        let gateway = Gateway::new(self.authority.clone(), Arc::default(), observer);
+        let door = gateway.door(Arc::new(Tokens::new(self.authority.clone())));
+        let answer = door.handle(request).await;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let bytes = answer.into_body().collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
@@ -188,9 +195,9 @@ pub(super) fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {
 
 /// The challenges of a refusal, as they are sent.
 pub(super) fn challenges(refusal: &Refusal) -> Vec<String> {
-    let headers = refusal.headers();
-    let all = headers.get_all("www-authenticate").iter();
-    all.map(|v| v.to_str().unwrap().to_owned()).collect()
+    let all = refusal.headers.iter();
+    let all = all.filter(|(name, _)| name == "www-authenticate");
+    all.map(|(_, v)| v.to_str().unwrap().to_owned()).collect()
 }
 
 /// Signs any claims under any header, as somebody could who has `key`.

@@ -135,7 +135,7 @@ async fn a_page_of_referrers_reads_so_many_bytes_and_the_next_ones_have_the_rest
         // What is recorded to be of another type is not read at all.
         assert_eq!(pages > 1, count > 0, "{pages} pages of {wanted}");
     }
-    assert_eq!(door.registry.admission.lists.taken(), 0);
+    assert_eq!(door.admission.lists.taken(), 0);
 }
 
 /// Records of a store that takes its time.
@@ -375,7 +375,7 @@ async fn a_list_of_a_slow_store_ends_a_page_after_three_seconds_and_each_gets_fu
                 "{path}: {took:?}"
             );
             assert!(!page.header("link").is_empty(), "{path}");
-            assert_eq!(door.registry.admission.lists.taken(), 0);
+            assert_eq!(door.admission.lists.taken(), 0);
         }
         let (pages, _) = referrers(&door, "").await;
         assert_eq!(pages.concat().len(), 100);

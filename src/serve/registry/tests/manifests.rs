@@ -446,7 +446,7 @@ async fn large_manifests_that_do_not_end_take_few_places_for_a_moment_and_small_
     };
     let send = || door.send(Method::PUT, "/v2/a/manifests/large", &[], stuck());
     let mut held: Vec<_> = (0..40).map(|_| Box::pin(send())).collect();
-    let admission = door.registry.admission.clone();
+    let admission = door.admission.clone();
     let places = admission.large_transfers.places();
     let mut polls = 0;
     // One caller may have all places but the two that are kept for others; the rest wait with what one read brought.

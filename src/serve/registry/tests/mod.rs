@@ -16,7 +16,13 @@ use super::Registry;
 use crate::{
     artifact::media,
     digest::Digest,
-    serve::auth::{self, Authority, Peer},
+    metrics::http::Http,
+    serve::{
+        admission::Admission,
+        auth::{self, Authority, Peer},
+        gateway::Gateway,
+        observe::Observer,
+    },
     store::{
         ingest::Uploads,
         keys::Repo,
@@ -36,6 +42,8 @@ mod tenancy;
 /// A door over a store of its own.
 struct Door {
     registry: Registry,
+    gateway: Gateway,
+    admission: Arc<Admission>,
     dir: Arc<tempfile::TempDir>,
     peer: Peer,
     /// What its store was asked.
@@ -88,9 +96,11 @@ impl Door {
         let records = shared.then(|| repositories.records());
         let own = dir.path().join(format!("uploads-{:x}", fastrand::u64(..)));
         let uploads = Uploads::open(&own, records, false).unwrap();
-        let authority = authority(dir.path(), auth::Config::default()).await;
+        let admission = Arc::default();
         Self {
-            registry: Registry::new(repositories, Arc::new(uploads), authority, Arc::default()),
+            registry: Registry::new(repositories, Arc::new(uploads), Arc::default()),
+            gateway: gateway(dir.path(), auth::Config::default(), &admission).await,
+            admission,
             dir,
             peer: Peer::unix(),
             asked: opened.metrics[0].clone(),
@@ -110,8 +120,13 @@ impl Door {
         }
         let request = request.extension(self.peer.clone());
         let request = request.body(body.into()).unwrap();
-        let response = self.registry.handle(request).await;
-        read(response).await
+        read(self.answer(request).await).await
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let mut request = Some(request.into_parts());
+        let answer = self.gateway.enter(&self.registry, &mut request);
+        answer.unwrap().await
     }
 
     async fn get(&self, path: &str) -> Reply {
@@ -155,9 +170,14 @@ impl Door {
     }
 }
 
-async fn authority(state: &std::path::Path, config: auth::Config) -> Arc<Authority> {
-    let opened = Authority::open(config, state, auth::Exposure::LocalOnly).await;
-    Arc::new(opened.unwrap())
+async fn gateway(
+    state: &std::path::Path,
+    config: auth::Config,
+    admission: &Arc<Admission>,
+) -> Gateway {
+    let authority = Authority::open(config, state, auth::Exposure::LocalOnly).await;
+    let observer = Observer::new(Http::default());
+    Gateway::new(Arc::new(authority.unwrap()), admission.clone(), observer)
 }
 
 async fn read(response: Response<Body>) -> Reply {

@@ -56,7 +56,7 @@ async fn a_large_manifest_has_its_place_before_it_is_read_and_small_ones_need_no
     // Whoever reads it is told that it is not there.
     let hex = digest.strip_prefix("sha256:").unwrap();
     std::fs::remove_file(door.dir.path().join("store/blobs/sha256").join(hex)).unwrap();
-    let pool = &door.registry.admission.large_manifests;
+    let pool = &door.admission.large_manifests;
     for reference in ["large", digest] {
         let path = format!("/v2/a/manifests/{reference}");
         let places = all_places(pool);
@@ -82,7 +82,7 @@ async fn large_image(door: &Door) -> Value {
 async fn unread(door: &Door, path: &str) -> Response<Body> {
     let request = Request::get(path).extension(door.peer.clone());
     let request = request.body(Body::empty()).unwrap();
-    door.registry.handle(request).await
+    door.answer(request).await
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn nothing_that_is_being_sent_has_a_place_of_work() {
     let large = large_image(&door).await;
     door.put_manifest("a", "large", &large).await;
     let blob = door.push("a", &vec![7; 1 << 20]).await;
-    let admission = &door.registry.admission;
+    let admission = &door.admission;
     let taken = || {
         let work = [
             &admission.requests,
@@ -130,7 +130,7 @@ async fn a_push_asks_the_store_for_what_it_names_without_a_place_among_large_man
     for _ in 0..Options::default().concurrency {
         streams.push(repository.get_blob(&desc, 0..4).await.unwrap().unwrap());
     }
-    let admission = &door.registry.admission;
+    let admission = &door.admission;
     let mut put = Box::pin(door.put_manifest("a", "large", &large));
     // The clock goes on only when everything waits.
     let asks = tokio::time::timeout(std::time::Duration::from_secs(1), &mut put);
@@ -147,7 +147,7 @@ async fn one_caller_cannot_have_all_places_to_look_manifests_up() {
     let door = Door::open().await;
     let manifest = image(&door, "a", &[b"layer"]).await;
     door.put_manifest("a", "t", &manifest).await;
-    let pool = &door.registry.admission.reads;
+    let pool = &door.admission.reads;
     let one = || Key::Principal("one".into());
     let held: Vec<_> = std::iter::from_fn(|| pool.enter_now(one())).collect();
     assert_eq!(held.len(), 14);
@@ -172,11 +172,11 @@ async fn a_tag_is_folded_in_a_place_among_merges_and_what_is_remembered_needs_no
     let served = door.get("/v2/a/manifests/cache").await;
     // Another daemon, which remembers nothing.
     let door = Door::over(door.dir.clone(), false).await;
-    let pool = &door.registry.admission.merges;
+    let pool = &door.admission.merges;
     let places = all_places(pool);
     let mut get = Box::pin(door.get("/v2/a/manifests/cache"));
     waits(pool, &mut get).await;
-    assert_eq!(door.registry.admission.reads.taken(), 0);
+    assert_eq!(door.admission.reads.taken(), 0);
     drop(places);
     let folded = get.await;
     assert_eq!(
@@ -199,7 +199,7 @@ async fn a_cache_is_pushed_in_a_place_among_merges_by_digest_too() {
     let manifest = cache(&door, "one").await;
     let digest = digest_of(&manifest).to_string();
     for reference in ["cache", &digest] {
-        let pool = &door.registry.admission.merges;
+        let pool = &door.admission.merges;
         let places = all_places(pool);
         let mut put = Box::pin(door.put_manifest("a", reference, &manifest));
         waits(pool, &mut put).await;

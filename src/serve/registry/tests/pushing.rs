@@ -215,9 +215,10 @@ async fn upload_goes_on_after_a_restart() {
             registry: Registry::new(
                 opened.repositories.unwrap(),
                 Arc::new(uploads),
-                authority(&store, auth::Config::default()).await,
                 Arc::default(),
             ),
+            gateway: gateway(&store, auth::Config::default(), &door.admission).await,
+            admission: door.admission.clone(),
             dir: door.dir.clone(),
             peer: Peer::unix(),
             asked: opened.metrics[0].clone(),

@@ -34,7 +34,7 @@ pub(super) async fn tenants_at(mut door: Door) -> Door {
         ..auth::Config::default()
     };
     door.peer = Peer::tcp([10, 0, 0, 1].into());
-    door.registry.authority = authority(door.dir.path(), config).await;
+    door.gateway = gateway(door.dir.path(), config, &door.admission).await;
     door
 }
 

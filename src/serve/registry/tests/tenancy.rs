@@ -165,14 +165,19 @@ impl World {
     }
 }
 
-/// A reply without what differs from run to run: where an upload goes on, and dates.
+/// A reply without what differs from run to run: where an upload goes on, dates, and the request's own id.
 fn shown(reply: &Reply) -> String {
     let mut headers: Vec<String> = reply
         .headers
         .iter()
         .filter(|(name, _)| {
             let is_random = reply.status == StatusCode::ACCEPTED && *name == header::LOCATION;
-            !is_random && *name != "docker-upload-uuid" && *name != header::LAST_MODIFIED
+            let is_own = [
+                "docker-upload-uuid",
+                header::LAST_MODIFIED.as_str(),
+                "x-request-id",
+            ];
+            !is_random && !is_own.contains(&name.as_str())
         })
         .map(|(name, value)| format!("{name}: {value:?}"))
         .collect();

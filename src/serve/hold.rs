@@ -13,21 +13,24 @@ use std::{
     time::Duration,
 };
 
+use axum::http::StatusCode;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::error::{Code, Refusal};
+use super::{admission::Ticket, refusal::Refusal};
 use crate::{
     backoff::Backoff,
     digest::Digest,
     fair::Key,
-    serve::admission::Ticket,
     store::{
         Records,
         keys::{self, Repo},
         record,
     },
 };
+
+/// Longest time that a request waits for an unreachable store, unless set otherwise.
+pub const HOLD: Duration = Duration::from_mins(2);
 
 /// Between two tries.
 const PAUSES: Backoff = Backoff::new(LEAST, Duration::from_secs(2));
@@ -47,10 +50,21 @@ const MAX_HELD: usize = 10_000;
 const MAX_TOLD: usize = 100;
 
 /// Who waits for what. By caller too: nobody uses up the time of others for a digest that can be guessed.
-type Wait = (Option<Key>, Digest);
+type Wait = (Key, Digest);
+
+/// Whether a request waits for an unreachable store. One that does is asked again, without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It is answered as the store is.
+    Never,
+    /// For seconds: it asks for a name, and to do without costs less than to wait.
+    ForAWhile,
+    /// Until the store is back: nothing else answers who wants this content.
+    UntilBack(Digest),
+}
 
 /// Holds requests until the store is back.
-pub(super) struct Hold {
+pub(super) struct Holds {
     /// Longest time, counted from a caller's first request for a digest: whoever asks again does not wait as long again.
     limit: Duration,
     since: Mutex<HashMap<Wait, Instant>>,
@@ -63,7 +77,7 @@ pub(super) struct Hold {
     away: Mutex<Option<Instant>>,
 }
 
-impl Hold {
+impl Holds {
     pub(super) fn new(limit: Duration, remote: Option<Arc<dyn Records>>) -> Self {
         Self {
             limit,
@@ -79,22 +93,39 @@ impl Hold {
         self.ended.store(true, Ordering::Relaxed);
     }
 
+    /// Asks as `hold` says.
+    pub(super) async fn ask<T, F>(
+        &self,
+        hold: Hold,
+        ticket: &Ticket,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        match hold {
+            Hold::Never => ask().await,
+            Hold::ForAWhile => self.for_a_while(ticket, ask()).await,
+            Hold::UntilBack(digest) => self.until_back(&digest, ticket, ask).await,
+        }
+    }
+
     /// Asks until the store answers, or the time is up.
     pub(super) async fn until_back<T, F>(
         &self,
         digest: &Digest,
-        ticket: Option<&Ticket>,
+        ticket: &Ticket,
         mut ask: impl FnMut() -> F,
     ) -> Result<T, Refusal>
     where
         F: Future<Output = Result<T, Refusal>>,
     {
         let (mut pauses, mut alone) = (0, 0);
-        let (wait, began) = ((ticket.map(|t| t.key().clone()), *digest), Instant::now());
+        let (wait, began) = ((ticket.key().clone(), *digest), Instant::now());
         loop {
             // Boxed: an answer's way is long, and this one is in every door's future.
             let refusal = match Box::pin(ask()).await {
-                Err(refusal) if refusal.code == Code::Unavailable => refusal,
+                Err(refusal) if refusal.is_unavailable() => refusal,
                 answered => {
                     self.since.lock().remove(&wait);
                     return answered;
@@ -117,24 +148,18 @@ impl Hold {
                 let error = refusal.why.as_deref();
                 tracing::warn!(%digest, seconds = self.limit.as_secs(), error, "Request waits for the store, up to this long");
             }
-            let rest = sleep(pause);
-            match ticket {
-                // Who waits here must not keep those from being answered who need not.
-                Some(ticket) => {
-                    if !ticket.rest(rest).await {
-                        return Err(refusal);
-                    }
-                }
-                None => rest.await,
+            // Who waits here must not keep those from being answered who need not.
+            if !ticket.rest(sleep(pause)).await {
+                return Err(refusal);
             }
         }
     }
 
     /// Asks what a tag stands for. The sooner a build knows that it goes without its cache the better, so that takes a while at
     /// most, and less while it is known to hang. What `ticket` waits for others does not count: it says nothing of the store.
-    pub(super) async fn for_a_while<T>(
+    async fn for_a_while<T>(
         &self,
-        ticket: Option<&Ticket>,
+        ticket: &Ticket,
         ask: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
         if self.remote.is_none() {
@@ -144,15 +169,14 @@ impl Hold {
             let words = "the store behind this registry does not answer";
             Refusal {
                 why: Some(words.to_owned()),
-                ..Refusal::new(Code::Unavailable, words)
+                ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, words)
             }
         };
         let is_known = self.away().is_some_and(|until| until > Instant::now());
         let patience = if is_known { A_MOMENT } else { A_WHILE };
-        let waited = || ticket.map(Ticket::waited).unwrap_or_default();
-        let (began, before, mut ask) = (Instant::now(), waited(), Box::pin(ask));
+        let (began, before, mut ask) = (Instant::now(), ticket.waited(), Box::pin(ask));
         let answered = loop {
-            let left = (patience + waited()).saturating_sub(before + began.elapsed());
+            let left = (patience + ticket.waited()).saturating_sub(before + began.elapsed());
             if left.is_zero() {
                 break Err(away());
             }
@@ -160,9 +184,7 @@ impl Hold {
                 break answered;
             }
         };
-        let is_away = answered
-            .as_ref()
-            .is_err_and(|r| r.code == Code::Unavailable);
+        let is_away = answered.as_ref().is_err_and(Refusal::is_unavailable);
         *self.away() = is_away.then(|| Instant::now() + KNOWN);
         answered
     }
@@ -212,49 +234,60 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_mins(1);
 
+    async fn ticket() -> Ticket {
+        let (key, extensions) = (crate::fair::Key::Socket, axum::http::Extensions::new());
+        let ticket = Ticket::take(&Arc::default(), key, &extensions).await;
+        ticket.unwrap()
+    }
+
     fn away() -> Refusal {
-        Refusal::new(Code::Unavailable, "away")
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "away")
     }
 
     #[tokio::test(start_paused = true)]
     async fn waits_until_the_store_is_back() {
-        let (hold, began) = (Hold::new(LIMIT, None), Instant::now());
+        let ticket = ticket().await;
+        let (hold, began) = (Holds::new(LIMIT, None), Instant::now());
         let digest = Digest::sha256_of(b"a");
         let ask = async || match began.elapsed().as_secs() {
             0..40 => Err(away()),
             _ => Ok("bytes"),
         };
-        assert_eq!(hold.until_back(&digest, None, ask).await.unwrap(), "bytes");
+        assert_eq!(
+            hold.until_back(&digest, &ticket, ask).await.unwrap(),
+            "bytes"
+        );
         assert!(began.elapsed() < Duration::from_secs(43));
         assert!(hold.since.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_again_does_not_wait_as_long_again() {
-        let (hold, began) = (Hold::new(LIMIT, None), Instant::now());
+        let ticket = ticket().await;
+        let (hold, began) = (Holds::new(LIMIT, None), Instant::now());
         let digest = Digest::sha256_of(b"a");
         for _ in 0..8 {
-            let held = hold.until_back::<(), _>(&digest, None, async || Err(away()));
-            assert_eq!(held.await.unwrap_err().code, Code::Unavailable);
+            let held = hold.until_back::<(), _>(&digest, &ticket, async || Err(away()));
+            assert!(held.await.unwrap_err().is_unavailable());
         }
         assert!(began.elapsed() <= LIMIT);
         // The next outage is another one.
         sleep(LIMIT * 2).await;
         let again = Instant::now();
-        let held = hold.until_back::<(), _>(&digest, None, async || Err(away()));
+        let held = hold.until_back::<(), _>(&digest, &ticket, async || Err(away()));
         held.await.unwrap_err();
         assert!(again.elapsed() > LIMIT / 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_caller_does_not_use_up_the_time_of_another() {
-        let hold = Hold::new(LIMIT, None);
+        let hold = Holds::new(LIMIT, None);
         let digest = Digest::sha256_of(b"a");
         for (caller, waits) in [("a", true), ("a", false), ("b", true)] {
             let (admission, key) = (Arc::default(), Key::Principal(caller.into()));
             let ticket = Ticket::take(&admission, key, &axum::http::Extensions::new()).await;
             let (ticket, began) = (ticket.unwrap(), Instant::now());
-            let held = hold.until_back::<(), _>(&digest, Some(&ticket), async || Err(away()));
+            let held = hold.until_back::<(), _>(&digest, &ticket, async || Err(away()));
             held.await.unwrap_err();
             assert_eq!(began.elapsed() > LIMIT / 2, waits, "{caller}");
         }
@@ -262,50 +295,53 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn there_is_a_limit_also_where_no_more_digests_are_remembered() {
-        let hold = Hold::new(LIMIT, None);
+        let hold = Holds::new(LIMIT, None);
         let other = |n: usize| Digest::sha256_of(&n.to_le_bytes());
         for n in 0..MAX_HELD {
-            hold.since(&(None, other(n)), Instant::now());
+            hold.since(&(Key::Unknown, other(n)), Instant::now());
         }
-        let began = Instant::now();
+        let (ticket, began) = (ticket().await, Instant::now());
         let digest = Digest::sha256_of(b"a");
-        let held = hold.until_back::<(), _>(&digest, None, async || Err(away()));
+        let held = hold.until_back::<(), _>(&digest, &ticket, async || Err(away()));
         held.await.unwrap_err();
         assert!(began.elapsed() <= LIMIT && began.elapsed() > LIMIT / 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn tags_of_a_store_that_hangs_cost_a_while_once_and_then_a_moment() {
-        let (hold, began) = (Hold::new(LIMIT, Some(remote(true))), Instant::now());
+        let ticket = ticket().await;
+        let (hold, began) = (Holds::new(LIMIT, Some(remote(true))), Instant::now());
         for _ in 0..8 {
-            let asked = hold.for_a_while::<()>(None, std::future::pending());
-            assert_eq!(asked.await.unwrap_err().code, Code::Unavailable);
+            let asked = hold.for_a_while::<()>(&ticket, std::future::pending());
+            assert!(asked.await.unwrap_err().is_unavailable());
         }
         assert!(began.elapsed() <= A_WHILE + 7 * A_MOMENT);
         // It is asked all the same, so that its return is noticed.
         assert_eq!(
-            hold.for_a_while(None, async { Ok("there") }).await.unwrap(),
+            hold.for_a_while(&ticket, async { Ok("there") })
+                .await
+                .unwrap(),
             "there"
         );
         assert_eq!(
-            hold.for_a_while(None, async { Ok("there") }).await.unwrap(),
+            hold.for_a_while(&ticket, async { Ok("there") })
+                .await
+                .unwrap(),
             "there"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_for_others_does_not_wait_for_the_store() {
-        let hold = Hold::new(LIMIT, Some(remote(true)));
-        let (admission, key) = (Arc::default(), crate::fair::Key::Socket);
-        let ticket = Ticket::take(&admission, key, &axum::http::Extensions::new()).await;
-        let ticket = ticket.unwrap();
+        let hold = Holds::new(LIMIT, Some(remote(true)));
+        let ticket = ticket().await;
         let ask = async {
             sleep(A_WHILE / 2).await;
             ticket.aside(sleep(A_WHILE * 3)).await;
             sleep(A_WHILE / 4).await;
             Ok("there")
         };
-        let asked = hold.for_a_while(Some(&ticket), ask).await;
+        let asked = hold.for_a_while(&ticket, ask).await;
         assert_eq!(asked.unwrap(), "there");
         assert!(hold.away().is_none());
         // What the store takes counts as before, whatever was waited for besides.
@@ -314,15 +350,16 @@ mod tests {
             ticket.aside(sleep(A_WHILE * 3)).await;
             std::future::pending::<Result<(), Refusal>>().await
         };
-        let asked = hold.for_a_while(Some(&ticket), ask).await;
-        assert_eq!(asked.unwrap_err().code, Code::Unavailable);
+        let asked = hold.for_a_while(&ticket, ask).await;
+        assert!(asked.unwrap_err().is_unavailable());
         assert!(hold.away().is_some());
         assert!(began.elapsed() <= A_WHILE * 4 + LEAST);
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_is_held_at_the_end() {
-        let (hold, began) = (Hold::new(LIMIT, None), Instant::now());
+        let ticket = ticket().await;
+        let (hold, began) = (Holds::new(LIMIT, None), Instant::now());
         let digest = Digest::sha256_of(b"a");
         let ask = || {
             if began.elapsed() > Duration::from_secs(9) {
@@ -330,7 +367,7 @@ mod tests {
             }
             std::future::ready(Err(away()))
         };
-        let held = hold.until_back::<(), _>(&digest, None, ask);
+        let held = hold.until_back::<(), _>(&digest, &ticket, ask);
         held.await.unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(12));
     }
@@ -370,21 +407,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_content_that_fails_while_others_are_answered_is_not_held() {
+        let ticket = ticket().await;
         let fails = |answer: &str| {
             let e = store::Error::new(store::ErrorKind::Unavailable, "publish", answer);
             Refusal::from(e)
         };
         for (answers, held) in [(true, false), (false, true)] {
-            let (hold, began) = (Hold::new(LIMIT, Some(remote(answers))), Instant::now());
+            let (hold, began) = (Holds::new(LIMIT, Some(remote(answers))), Instant::now());
             let digest = Digest::sha256_of(b"a");
             let ask = async || Err(fails("answered 500: unknown schema"));
-            let refused = hold.until_back::<(), _>(&digest, None, ask);
+            let refused = hold.until_back::<(), _>(&digest, &ticket, ask);
             let refused = refused.await.unwrap_err();
             assert!(refused.message.contains("answered 500"), "{refused:?}");
             assert_eq!(began.elapsed() > LIMIT / 2, held);
         }
         // A store with a folder in front says so itself.
-        let (hold, began) = (Hold::new(LIMIT, None), Instant::now());
+        let (hold, began) = (Holds::new(LIMIT, None), Instant::now());
         let ask = async || {
             Err(Refusal {
                 alone: true,
@@ -392,7 +430,7 @@ mod tests {
             })
         };
         let digest = Digest::sha256_of(b"a");
-        hold.until_back::<(), _>(&digest, None, ask)
+        hold.until_back::<(), _>(&digest, &ticket, ask)
             .await
             .unwrap_err();
         assert!(began.elapsed() < LIMIT / 2);
@@ -400,11 +438,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn other_refusals_are_not_held() {
-        let (hold, count) = (Hold::new(LIMIT, None), AtomicU32::new(0));
+        let ticket = ticket().await;
+        let (hold, count) = (Holds::new(LIMIT, None), AtomicU32::new(0));
         let digest = Digest::sha256_of(b"a");
-        let held = hold.until_back::<(), _>(&digest, None, async || {
+        let held = hold.until_back::<(), _>(&digest, &ticket, async || {
             count.fetch_add(1, Ordering::Relaxed);
-            Err(Refusal::new(Code::BlobUnknown, "gone"))
+            Err(Refusal::new(StatusCode::NOT_FOUND, "gone"))
         });
         held.await.unwrap_err();
         assert_eq!(count.into_inner(), 1);

@@ -5,7 +5,7 @@ use crate::store::{
     queue::{OVER_SHARE, QUEUE_FULL},
 };
 
-/// Why the store takes no pushes now; as an extension of a response, why this one was refused.
+/// Why the store takes no pushes now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// The store, or the disk, is full.
@@ -30,7 +30,7 @@ impl Refused {
     }
 
     /// In words for anybody.
-    pub(super) fn words(self) -> &'static str {
+    pub fn words(self) -> &'static str {
         match self {
             Self::NoRoom => "no room left",
             Self::QueueFull => "the local queue is full of what waits for the remote store",

@@ -1,0 +1,209 @@
+//! A request that is not answered as asked, whichever door it came to. A door writes it in the terms of its protocol.
+
+use axum::{
+    body::Body,
+    http::{
+        HeaderName, HeaderValue, Response, StatusCode,
+        header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+};
+use serde_json::json;
+
+use super::{
+    admission::{Fault, Full},
+    refused::Refused,
+};
+use crate::store::{
+    self,
+    ingest::OVER_QUOTA,
+    queue::{OVER_SHARE, QUEUE_FULL},
+};
+
+/// Why a request is not answered as asked.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// What kind of refusal it is, in the terms of HTTP.
+    pub status: StatusCode,
+    /// The protocol's own code, where the status alone does not give it.
+    pub code: Option<&'static str>,
+    /// Why, in words for the client: without paths of this machine, names of stores, or anything that the client showed.
+    pub message: String,
+    /// Headers that belong to it.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The whole story, for the log: with the store's address and the cause.
+    pub why: Option<String>,
+    /// The store answers other requests: waiting for it does not help.
+    pub alone: bool,
+    /// What it says of the store's state, if it was a push.
+    pub store: Option<Refused>,
+    /// The client did not send its body as it should.
+    pub is_fault: bool,
+}
+
+impl Refusal {
+    /// A refusal of that kind, with words for the client.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: None,
+            message: message.into(),
+            headers: Vec::new(),
+            why: None,
+            alone: false,
+            store: None,
+            is_fault: false,
+        }
+    }
+
+    /// `401`: it is not known, or not surely, who asks; the challenges say how to show it. There may be none for a client that does
+    /// not say at which host it thinks it is.
+    pub fn unauthenticated(challenges: Vec<HeaderValue>, message: impl Into<String>) -> Self {
+        let refusal = Self::new(StatusCode::UNAUTHORIZED, message);
+        let headers = challenges.into_iter();
+        Self {
+            headers: headers.map(|value| (WWW_AUTHENTICATE, value)).collect(),
+            ..refusal
+        }
+    }
+
+    /// `403`: it is known who asks, and they may not do this.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
+    /// `405`: the path knows no other methods than these.
+    pub fn method_not_allowed(methods: &'static str) -> Self {
+        let why = format!("this path knows {methods} only");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, why).header(ALLOW, methods)
+    }
+
+    /// Answers with another status.
+    #[must_use]
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        if let Ok(value) = value.try_into() {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// Returns true if the store is unreachable, so that it may help to wait.
+    pub fn is_unavailable(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    /// The code by the distribution spec ("Error Codes"), and ours for what it has none for.
+    pub fn code(&self) -> &'static str {
+        self.code.unwrap_or(match self.status.as_u16() {
+            401 => "UNAUTHORIZED",
+            403 => "DENIED",
+            404 => "NAME_UNKNOWN",
+            405 => "UNSUPPORTED",
+            409 => "BLOB_UPLOAD_INVALID",
+            429 => "TOOMANYREQUESTS",
+            // What distribution calls all that is the registry's own trouble.
+            500 => "UNKNOWN",
+            503 => "UNAVAILABLE",
+            507 => "INSUFFICIENT_STORAGE",
+            // The spec has no code for a body that did not come whole.
+            _ => "SIZE_INVALID",
+        })
+    }
+
+    /// The response of a registry, and of every door whose protocol has no words of its own.
+    pub fn response(&self) -> Response<Body> {
+        let errors = json!({"errors": [{"code": self.code(), "message": self.message}]});
+        let mut response = Response::new(Body::from(errors.to_string()));
+        *response.status_mut() = self.status;
+        let json = HeaderValue::from_static("application/json");
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, json);
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        response
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, full.to_string()).header(RETRY_AFTER, "5")
+    }
+}
+
+impl From<&Fault> for Refusal {
+    /// The client's own fault: it is told so, whatever came of it further down.
+    fn from(fault: &Fault) -> Self {
+        Self {
+            is_fault: true,
+            ..Self::new(fault.status(), fault.to_string())
+        }
+    }
+}
+
+impl From<store::Error> for Refusal {
+    fn from(error: store::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&store::Error> for Refusal {
+    /// The answer to trouble at the store below.
+    fn from(error: &store::Error) -> Self {
+        use store::ErrorKind as Kind;
+        let (status, words) = match error.kind {
+            // Waiting does not help.
+            Kind::Corrupt => (StatusCode::INTERNAL_SERVER_ERROR, error.message.as_str()),
+            Kind::Invalid => (StatusCode::BAD_REQUEST, error.message.as_str()),
+            Kind::Conflict => (StatusCode::CONFLICT, error.message.as_str()),
+            Kind::Full if [OVER_SHARE, QUEUE_FULL].contains(&error.op) => {
+                (StatusCode::INSUFFICIENT_STORAGE, error.message.as_str())
+            }
+            Kind::Full => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "there is no room left in the store",
+            ),
+            Kind::Denied if error.op == OVER_QUOTA => {
+                (StatusCode::FORBIDDEN, error.message.as_str())
+            }
+            // The daemon's own credentials: the client can do nothing about them.
+            Kind::Denied | Kind::Unauthenticated => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store behind this registry does not let the daemon in; the daemon's log says why",
+            ),
+            Kind::Unsupported => (
+                StatusCode::FORBIDDEN,
+                "the store behind this registry refuses it; its log says why",
+            ),
+            Kind::Throttled | Kind::Unavailable if !error.unheard => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store behind this registry could not do it",
+            ),
+            Kind::NoSuchStore | Kind::Throttled | Kind::Timeout | Kind::Unavailable | Kind::Io => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store behind this registry is unreachable; the daemon's log says why",
+            ),
+        };
+        let mut refusal = match error.kind {
+            // What the store answered, not where it is.
+            Kind::Throttled | Kind::Unavailable if !error.unheard => {
+                Self::new(status, format!("{words}: {}", error.message))
+            }
+            _ => Self::new(status, words),
+        };
+        refusal.why = Some(error.to_string());
+        refusal.store = Refused::by(error);
+        // Waiting does not bring credentials.
+        refusal.alone = error.alone || matches!(error.kind, Kind::Denied | Kind::Unauthenticated);
+        if refusal.is_unavailable() {
+            return refusal.header(RETRY_AFTER, "5");
+        }
+        refusal
+    }
+}
