@@ -17,7 +17,7 @@ use super::{
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    store::{ByteStream, Error, ErrorKind, Result, check},
+    store::{ByteStream, Error, ErrorKind, Result, check, net::ContentRange},
 };
 
 fn ask(inner: &Inner, op: &'static str, method: Method, digest: &Digest) -> Ask {
@@ -166,28 +166,8 @@ pub(super) async fn get(
     })))
 }
 
-/// `Content-Range: bytes 0-99/200`, its total unknown for `*`.
-struct ContentRange {
-    first: u64,
-    last: u64,
-    total: Option<u64>,
-}
-
 fn content_range(answer: &Answer) -> Option<ContentRange> {
-    let (range, total) = answer
-        .text(CONTENT_RANGE)?
-        .trim()
-        .strip_prefix("bytes ")?
-        .split_once('/')?;
-    let (first, last) = range.trim().split_once('-')?;
-    Some(ContentRange {
-        first: first.parse().ok()?,
-        last: last.parse().ok()?,
-        total: match total.trim() {
-            "*" => None,
-            total => Some(total.parse().ok()?),
-        },
-    })
+    ContentRange::parse(answer.text(CONTENT_RANGE)?)
 }
 
 /// A part must start where it was asked to; one that ends early ends the stream early, which is told there.

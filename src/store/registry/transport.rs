@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fmt,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -12,7 +11,7 @@ use reqwest::{
     Method, StatusCode, Url,
     header::{AGE, AUTHORIZATION, DATE, HeaderMap, HeaderValue, LOCATION},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
@@ -22,11 +21,16 @@ use super::{
     guard::{self, Guard},
     location::Location,
     scopes::Scopes,
-    wire::{API_VERSION, Answer, Ask, Patience, stalled},
+    wire::{API_VERSION, Answer, Ask},
 };
 use crate::{
     redact,
-    store::{Error, ErrorKind, Result, net, server_time::ServerClock, signs::Signs},
+    store::{
+        Error, ErrorKind, Result,
+        net::{self, Patience},
+        server_time::ServerClock,
+        signs::Signs,
+    },
     task, trace,
 };
 
@@ -135,11 +139,7 @@ impl Wire {
             base,
             proxy,
             other_way: location.other_way(),
-            patience: Patience {
-                connect: common.connect_timeout + Duration::from_secs(1),
-                stall: common.stall,
-                answer: common.stall,
-            },
+            patience: Patience::of(common, 1),
         })
     }
 
@@ -172,7 +172,7 @@ impl Wire {
         url: &Url,
         show: Option<HeaderValue>,
     ) -> Result<Answer> {
-        let (mut request, pulse) = ask.build(url);
+        let (mut request, sent) = ask.build(url);
         if let Some(show) = show {
             request.headers_mut().insert(AUTHORIZATION, show);
         }
@@ -185,19 +185,8 @@ impl Wire {
         };
         let started = Instant::now();
         let http = if ask.alone { self.alone()? } else { &self.http };
-        let sent = http.execute(request);
-        tokio::pin!(sent);
-        let body = loop {
-            let deadline = pulse.deadline(patience);
-            tokio::select! {
-                done = &mut sent => break done.map_err(|e| error::network(ask.op, e, self.other_way).unheard())?,
-                () = sleep_until(deadline) => {
-                    if pulse.deadline(patience) <= Instant::now() {
-                        return Err(stalled(ask.op, deadline - started).unheard());
-                    }
-                }
-            }
-        };
+        let body = net::sending(ask.op, patience, &sent, http.execute(request)).await?;
+        let body = body.map_err(|e| error::network(ask.op, e, self.other_way).unheard())?;
         debug!(
             op = ask.op,
             method = %ask.method,

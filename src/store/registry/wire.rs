@@ -4,28 +4,25 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, stream};
 use reqwest::{
     Method, StatusCode, Url,
     header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::time::Instant;
 
 use super::{auth::Account, error, scopes::Scopes};
 use crate::{
     digest::Digest,
-    progress::span,
-    store::{Body, ByteStream, Error, ErrorKind, Result, net::Watch},
+    store::{
+        Body, Error, ErrorKind, Result,
+        net::{Sent, Upload, Watch},
+    },
 };
-
-/// Bytes handed to the connection at once: small, so that a slow link is not taken for a stalled one.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// What registries name their API by in each answer (distribution, `docs/content/spec/api.md`).
 pub(super) const API_VERSION: &str = "docker-distribution-api-version";
@@ -39,16 +36,6 @@ pub(super) enum Payload {
     Bytes(Bytes),
     /// A range of a body, as a stream with its length announced.
     Part(Body, Range<u64>),
-}
-
-impl Payload {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Nothing => 0,
-            Self::Bytes(b) => b.len() as u64,
-            Self::Part(_, range) => range.end - range.start,
-        }
-    }
 }
 
 /// A request, as often as it needs to be sent.
@@ -95,11 +82,10 @@ impl Ask {
         self
     }
 
-    /// The request with `url` in place of its own, and what watches it.
-    pub(super) fn build(&self, url: &Url) -> (reqwest::Request, Arc<Pulse>) {
+    /// The request with `url` in place of its own, and how far its body is sent.
+    pub(super) fn build(&self, url: &Url) -> (reqwest::Request, Arc<Sent>) {
         let mut request = reqwest::Request::new(self.method.clone(), url.clone());
         *request.headers_mut() = self.headers.clone();
-        let pulse = Arc::new(Pulse::new(self.payload.len()));
         match &self.payload {
             Payload::Nothing => {
                 if !matches!(self.method, Method::GET | Method::HEAD | Method::DELETE) {
@@ -108,91 +94,18 @@ impl Ask {
                         .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
                 }
             }
+            // Small: it counts as sent at once.
             Payload::Bytes(b) => *request.body_mut() = Some(b.clone().into()),
             Payload::Part(body, range) => {
-                let length = HeaderValue::from(range.end - range.start);
-                request.headers_mut().insert(CONTENT_LENGTH, length);
-                let stream = watched(body.stream(range.clone()), pulse.clone());
-                *request.body_mut() = Some(reqwest::Body::wrap_stream(stream));
+                let length = range.end - range.start;
+                request.headers_mut().insert(CONTENT_LENGTH, length.into());
+                let (upload, sent) = Upload::new(body.stream(range.clone()), length);
+                *request.body_mut() = Some(reqwest::Body::wrap(upload));
+                return (request, sent);
             }
         }
-        (request, pulse)
+        (request, Arc::new(Sent::nothing_of(0)))
     }
-}
-
-fn watched(body: ByteStream, pulse: Arc<Pulse>) -> ByteStream {
-    let small = body.flat_map(|piece| match piece {
-        Ok(bytes) => stream::iter(cut(bytes).into_iter().map(Ok).collect::<Vec<_>>()),
-        Err(e) => stream::iter(vec![Err(e)]),
-    });
-    small
-        .inspect(move |piece| {
-            if let Ok(bytes) = piece {
-                pulse.beat(bytes.len() as u64);
-            }
-        })
-        .boxed()
-}
-
-fn cut(mut bytes: Bytes) -> Vec<Bytes> {
-    let mut pieces = Vec::with_capacity(bytes.len().div_ceil(PIECE_BYTES));
-    while bytes.len() > PIECE_BYTES {
-        pieces.push(bytes.split_to(PIECE_BYTES));
-    }
-    pieces.push(bytes);
-    pieces
-}
-
-/// Knows when a body last moved.
-#[derive(Debug)]
-pub(super) struct Pulse {
-    started: Instant,
-    /// Milliseconds after the start.
-    last: AtomicU64,
-    left: AtomicU64,
-}
-
-impl Pulse {
-    fn new(bytes: u64) -> Self {
-        Self {
-            started: Instant::now(),
-            last: AtomicU64::new(0),
-            left: AtomicU64::new(bytes),
-        }
-    }
-
-    fn beat(&self, bytes: u64) {
-        let left = self.left.load(Ordering::Relaxed);
-        self.left
-            .store(left.saturating_sub(bytes), Ordering::Relaxed);
-        self.last
-            .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// When the request is given up, unless something moves before.
-    pub(super) fn deadline(&self, patience: Patience) -> Instant {
-        let last = self.last.load(Ordering::Relaxed);
-        let moved = self.started + Duration::from_millis(last);
-        let sent_all = self.left.load(Ordering::Relaxed) == 0;
-        moved
-            + match (last, sent_all) {
-                (0, false) => patience.stall.max(patience.connect),
-                (0, true) => patience.answer.max(patience.connect),
-                (_, false) => patience.stall,
-                (_, true) => patience.answer,
-            }
-    }
-}
-
-/// How long to wait for what.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    /// For a connection.
-    pub(super) connect: Duration,
-    /// For the next byte.
-    pub(super) stall: Duration,
-    /// For the answer when all is sent.
-    pub(super) answer: Duration,
 }
 
 /// The head of an answer, its body still to come.
@@ -260,12 +173,8 @@ impl Answer {
 
     /// The next piece of the body; `None` at its end.
     pub(super) async fn piece(&mut self, op: &'static str) -> Result<Option<Bytes>> {
-        let came = |piece: &reqwest::Result<Option<Bytes>>| match piece {
-            Ok(Some(bytes)) => bytes.len() as u64,
-            // The end and an error are no stall, however small the rest was.
-            _ => u64::MAX / 2,
-        };
-        let piece = self.watch.wait(self.body.chunk(), came).await?;
+        let next = async { self.body.chunk().await.transpose() };
+        let piece = self.watch.next(next).await?.transpose();
         piece.map_err(|e| error::network(op, e, self.other_way))
     }
 
@@ -295,12 +204,6 @@ impl Answer {
     }
 }
 
-/// Nothing moved for too long.
-pub(super) fn stalled(op: &'static str, after: Duration) -> Error {
-    let message = format!("no data for {}", span(after));
-    Error::new(ErrorKind::Timeout, op, message)
-}
-
 /// Says something once a process.
 #[derive(Debug, Default)]
 pub(super) struct Once(AtomicBool);
@@ -309,5 +212,31 @@ impl Once {
     /// True the first time.
     pub(super) fn first(&self) -> bool {
         !self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::store::net::{Common, Patience, sending};
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_to_a_document_gets_the_time_that_its_request_asks_for() {
+        let url: Url = "http://127.0.0.1:1/v2/".parse().unwrap();
+        let ask = Ask::new("publish", Method::PUT, url.clone(), &Scopes::default());
+        let ask = ask.send("x/y", Payload::Bytes("{}".into()));
+        let (_, sent) = ask.build(&url);
+        let patience = Patience {
+            answer: Duration::from_mins(1),
+            ..Patience::of(&Common::default(), 1)
+        };
+        let began = Instant::now();
+        let silent = std::future::pending::<()>();
+        sending("publish", patience, &sent, silent)
+            .await
+            .unwrap_err();
+        assert_eq!(began.elapsed(), patience.answer);
     }
 }

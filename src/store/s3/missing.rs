@@ -14,7 +14,7 @@ use super::{
     Wire,
     error::{from_sdk, plain},
     foreign::foreign,
-    patience::{self, Answer},
+    patience::Answer,
 };
 use crate::{
     digest::Digest,
@@ -97,7 +97,7 @@ impl Wire {
                 .key(self.key(&keys::blob(&unknown)))
                 .send(),
         );
-        match patience::within(op, self.stall, Answer::Soon, sent).await? {
+        match self.within(op, Answer::Soon, sent).await? {
             Ok(_) => return Err(foreign(op, "there is an object that nobody wrote")),
             Err(e) if missing(&e) == Some(Missing::Said) => {}
             Err(e) => {
