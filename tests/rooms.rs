@@ -6,18 +6,19 @@ use std::{
 };
 
 /// Vocabulary: small, leaf, no product knowledge. From `transfer` up all of it is open.
-const VOCABULARY: [&str; 12] = [
-    "backoff", "digest", "entry", "fs", "task", "memory", "random", "redact", "progress",
+const VOCABULARY: [&str; 13] = [
+    "backoff", "digest", "entry", "fs", "task", "lately", "memory", "random", "redact", "progress",
     "metrics", "trace", "fair",
 ];
 
 /// Room and what it may use, besides itself.
-const ARROWS: [(&str, &[&str]); 27] = [
+const ARROWS: [(&str, &[&str]); 28] = [
     ("backoff", &[]),
     ("digest", &[]),
     ("entry", &["digest"]),
     ("fs", &["entry"]),
     ("task", &[]),
+    ("lately", &[]),
     ("memory", &[]),
     // Of any command line: that of each program has a manual page.
     ("manual", &[]),
@@ -37,8 +38,8 @@ const ARROWS: [(&str, &[&str]); 27] = [
     (
         "store",
         &[
-            "artifact", "backoff", "digest", "fs", "task", "random", "redact", "entry", "metrics",
-            "trace", "progress", "fair",
+            "artifact", "backoff", "digest", "fs", "task", "lately", "random", "redact", "entry",
+            "metrics", "trace", "progress", "fair",
         ],
     ),
     ("transfer", &["store", "artifact"]),

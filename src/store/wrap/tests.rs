@@ -236,7 +236,7 @@ async fn every_wrapper_over_memory_is_a_store() {
     type Wrap = fn(Arc<dyn Store>) -> Arc<dyn Store>;
     let wraps: [Wrap; 5] = [
         |s| Arc::new(Verified::new(s)),
-        |s| Arc::new(Verified::remembering(s, DamagedBlobs::default())),
+        |s| Arc::new(Verified::remembering(s, DamagedBlobs::replaced_by(None))),
         |s| Arc::new(Retrying::new(s, QUICK)),
         |s| {
             limited(
