@@ -458,7 +458,7 @@ async fn open_daemon(location: &registry::Location, options: &Options) -> Result
     let net = options.net();
     let door = registry::Registry::open(location, &options.registry, &net).await?;
     Ok(Backend {
-        control: Some(door.control(location, &net).await?),
+        control: Some(registry::ControlWay::new(&door, location, &net).await?),
         ..behind_registry(door)
     })
 }

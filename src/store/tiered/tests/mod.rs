@@ -560,16 +560,16 @@ impl Daemon {
         self.tiered.repository(&name.parse().unwrap())
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> BacklogStatus {
         self.tiered.backlog().status()
     }
 
     /// Waits for the queue as `cachectl flush --wait` does.
-    async fn flush(&self) -> Status {
+    async fn flush(&self) -> BacklogStatus {
         self.flush_for(Duration::from_mins(2)).await
     }
 
-    async fn flush_for(&self, limit: Duration) -> Status {
+    async fn flush_for(&self, limit: Duration) -> BacklogStatus {
         let deadline = Instant::now() + limit;
         self.tiered.backlog().flush(deadline).await
     }
