@@ -14,12 +14,11 @@ use hyper_util::service::TowerToHyperService;
 
 use super::{
     coding,
-    drain::Queue,
     error::{Error, Result},
     listen::Handler,
     scrub,
     shown::Shown,
-    tiers::{self, Tiers, Waiting},
+    tiers::{self, Tiers},
     tls,
 };
 use crate::{
@@ -36,7 +35,6 @@ use crate::{
         registry::{self, Registry},
     },
     store::{
-        self,
         ingest::{Quota, Uploads},
         open::{Opened, Options, StoreUrl},
         tiered::Backlog,
@@ -74,8 +72,6 @@ pub struct Built {
     pub control: Arc<Control>,
     /// What a folder in front has for the remote store behind it; `None` where there is one store alone.
     pub backlog: Option<Arc<dyn Backlog>>,
-    /// What must reach another place before the end.
-    pub queues: Vec<Arc<dyn Queue>>,
 }
 
 /// Builds everything that `config` asks for; keeps what must survive in `state`.
@@ -134,10 +130,8 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     let registry = registry.holding(config.hold, remote).reading(readers);
     let registry = Arc::new(registry.admitting(admission.clone()));
     registry.refuse_incomplete_images(config.refuse_incomplete_images);
-    let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
-    let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
     let settings = control(config, options, state, admission.clone());
-    let control = Control::new(opened.clone(), queue, settings).await?;
+    let control = Control::new(opened.clone(), backlog.clone(), settings).await?;
     let control = control
         .guarded_by(authority.clone())
         .seeing(registry.sights())
@@ -181,7 +175,6 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
         registry,
         control,
         backlog,
-        queues: waiting.map(|w| w as Arc<dyn Queue>).into_iter().collect(),
     })
 }
 
@@ -387,35 +380,12 @@ pub(super) async fn tls(set: &Tls) -> Result<tls::Acceptor> {
     opened.map_err(|e| Error::usage(e.to_string()))
 }
 
-/// The URL of the store, where it is one that a daemon can have.
-pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
-    let url: StoreUrl = config.store.0.parse()?;
-    match url {
-        StoreUrl::Disk(_) | StoreUrl::Layout(_) | StoreUrl::S3(_) | StoreUrl::Registry(_) => {}
-        StoreUrl::Daemon(_) => {
-            return Err(Error::usage(format!(
-                "{url} cannot stand behind a daemon: it is one itself, and keeps its records to itself ({})",
-                config.store.1
-            ))
-            .hint("expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX or oci://HOST/REPOSITORY"));
-        }
-    }
-    if config.front.is_some() && matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)) {
-        return Err(
-            Error::usage(format!("a folder in front of {url} gains nothing")).hint(
-                "leave out `front`, or set `store` to s3://BUCKET/PREFIX or oci://HOST/REPOSITORY",
-            ),
-        );
-    }
-    Ok(url)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{Env, Layer, Origin, Raw, daemon};
 
-    fn config(pairs: &[(&str, &str)]) -> Config {
+    pub(in crate::daemon) fn config(pairs: &[(&str, &str)]) -> Config {
         let mut layer = Layer::default();
         for (name, value) in pairs {
             let key = daemon::TABLE.find(name).unwrap();
@@ -448,22 +418,6 @@ mod tests {
             let mut pairs = vec![("listen", listen)];
             pairs.extend(certificate.iter().filter(|_| verifies));
             assert_eq!(exposure(&config(&pairs)), want, "{listen}");
-        }
-    }
-
-    #[test]
-    fn every_store_but_a_daemon_can_stand_behind_the_doors_and_what_is_far_behind_a_folder() {
-        for (store, alone, behind) in [
-            ("disk:/a", true, false),
-            ("oci-layout:/a", true, false),
-            ("s3://bucket", true, true),
-            ("oci://h/r", true, true),
-            ("cachectld:/run/x.sock", false, false),
-            ("nonsense", false, false),
-        ] {
-            let pairs = [("store", store), ("front", "/f")];
-            assert_eq!(store_url(&config(&pairs[..1])).is_ok(), alone, "{store}");
-            assert_eq!(store_url(&config(&pairs)).is_ok(), behind, "{store}");
         }
     }
 }

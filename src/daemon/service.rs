@@ -299,8 +299,8 @@ async fn close(running: Running, limit: Duration) -> Left {
     running.built.registry.drain();
     running.built.control.drain().await;
     running.stop.send_replace(true);
-    let queues = &running.built.queues;
-    let left = drain::drain(running.serving, &running.connections, queues, until).await;
+    let backlog = running.built.backlog.as_deref();
+    let left = drain::drain(running.serving, &running.connections, backlog, until).await;
     if let Some(scrubber) = &running.built.opened.scrubber
         && let Err(error) = scrubber.save().await
     {

@@ -46,7 +46,6 @@ use check::{check_body, check_body_blocking, check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
 pub use published_at::{PublishedAt, published_at};
 pub use push_check::PushCheck;
-pub use queue::Queue;
 pub use records::Records;
 pub use repository::Repository;
 

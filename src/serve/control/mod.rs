@@ -53,8 +53,9 @@ use crate::{
         observe,
     },
     store::{
-        self, Queue,
+        self,
         open::{Opened, Options},
+        tiered::Backlog,
     },
 };
 use error::Asked;
@@ -108,7 +109,7 @@ pub struct Settings {
 /// What all calls work with.
 struct Shared {
     opened: Arc<Opened>,
-    queue: Option<Arc<dyn Queue>>,
+    backlog: Option<Arc<dyn Backlog>>,
     settings: Settings,
     /// For what is read for all calls, and for their reports.
     memory: MemoryBudget,
@@ -146,20 +147,20 @@ pub struct Control {
 }
 
 impl Control {
-    /// A door to the store `opened`; `queue` is what waits in front of its remote part, where something may. Everybody may call
+    /// A door to the store `opened`; `backlog` is what waits in front of its remote part, where something may. Everybody may call
     /// everything until [`Self::guarded_by`].
     ///
     /// # Errors
     /// `Invalid` if the descriptors that this program was built with are none.
     pub async fn new(
         opened: Arc<Opened>,
-        queue: Option<Arc<dyn Queue>>,
+        backlog: Option<Arc<dyn Backlog>>,
         settings: Settings,
     ) -> store::Result<Self> {
         let memory = MemoryBudget::shared(MEMORY_BYTES);
         let shared = Arc::new(Shared {
             opened,
-            queue,
+            backlog,
             allow_path: AtomicBool::new(settings.allow_path),
             settings,
             unread: Unread::within(memory.clone()),

@@ -146,8 +146,9 @@ impl v1::control_server::Control for Verbs {
         // Where the store is, where else we listen and what a remote answered is for whoever looks after the daemon.
         let all = rights.is_everything();
         // Its counts tell whether the bytes of a push were known to anybody.
-        let queue = shared.queue.as_ref().filter(|_| rights.reads_everything());
-        let mut queue = queue.map(|q| flush::message(q.waiting()));
+        let backlog = shared.backlog.as_ref();
+        let backlog = backlog.filter(|_| rights.reads_everything());
+        let mut queue = backlog.map(|b| flush::message(&b.status()));
         if let Some(trouble) = queue.as_mut().and_then(|q| q.trouble.as_mut())
             && !all
         {
@@ -290,10 +291,10 @@ impl v1::control_server::Control for Verbs {
             flush::Tells::Nothing
         };
         let own = self.shared.opened.url.to_string();
-        Ok(Response::new(match self.shared.queue.clone() {
+        Ok(Response::new(match self.shared.backlog.clone() {
             None => Messages::one(v1::FlushResponse { queue: None }),
-            Some(queue) if r.wait => flush::wait(queue, tells, asked, own),
-            Some(queue) => self.flushes.start(queue, tells),
+            Some(backlog) if r.wait => flush::wait(backlog, tells, asked, own),
+            Some(backlog) => self.flushes.start(backlog, tells),
         }))
     }
 }

@@ -19,7 +19,12 @@ use super::*;
 use crate::{
     artifact::{Manifest, Tag},
     proto::v1::{self, control_client::ControlClient},
-    store::{Expect, Meet, open::StoreUrl, queue::Waiting, testing::Memory},
+    store::{
+        Expect, Meet,
+        open::StoreUrl,
+        testing::Memory,
+        tiered::{BacklogStatus, Reachable},
+    },
 };
 
 /// Brings the requests of a stub to a handler.
@@ -88,7 +93,7 @@ impl World {
         })
     }
 
-    async fn door(&self, queue: Option<Arc<dyn Queue>>, allow_path: bool) -> Control {
+    async fn door(&self, backlog: Option<Arc<dyn Backlog>>, allow_path: bool) -> Control {
         let settings = Settings {
             allow_path,
             options: Options::default(),
@@ -97,7 +102,9 @@ impl World {
             concurrency: 4,
             admission: Arc::default(),
         };
-        Control::new(self.opened(), queue, settings).await.unwrap()
+        Control::new(self.opened(), backlog, settings)
+            .await
+            .unwrap()
     }
 
     async fn client(&self) -> ControlClient<Direct> {
@@ -333,22 +340,28 @@ impl Drop for Dropped {
 }
 
 #[async_trait]
-impl Queue for Slow {
-    fn waiting(&self) -> Waiting {
-        Waiting {
-            tags: u64::from(!self.sent.load(Ordering::SeqCst)),
-            ..Waiting::default()
+impl Backlog for Slow {
+    fn status(&self) -> BacklogStatus {
+        BacklogStatus {
+            updates: u64::from(!self.sent.load(Ordering::SeqCst)),
+            ..BacklogStatus::of_nothing()
         }
     }
 
-    async fn flush(&self) -> store::Result<()> {
+    fn remote(&self) -> Reachable {
+        self.status().remote
+    }
+
+    async fn turned(&self, _: bool) {}
+
+    async fn flush(&self, _: tokio::time::Instant) -> BacklogStatus {
         let _dropped = Dropped(self.given_up.clone());
         if self.never {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         self.sent.store(true, Ordering::SeqCst);
-        Ok(())
+        self.status()
     }
 }
 

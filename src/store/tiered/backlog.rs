@@ -25,9 +25,9 @@ pub struct LeftAlone {
     pub theirs: Digest,
 }
 
-/// The tiers at one moment.
+/// What waits, and the tiers, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct BacklogStatus {
     /// When writes are acknowledged.
     pub mode: Mode,
     /// The remote.
@@ -54,18 +54,64 @@ pub struct Status {
     pub left_alone: Vec<LeftAlone>,
 }
 
-impl Status {
+impl BacklogStatus {
     /// Says whether the remote has all that was acknowledged, but for what was set aside.
     pub fn is_flushed(&self) -> bool {
-        self.blobs == 0 && self.updates == 0
+        self.waiting() == 0
+    }
+
+    /// How many blobs and updates wait.
+    pub fn waiting(&self) -> u64 {
+        self.blobs + self.updates
+    }
+
+    /// What keeps it waiting or is lost, in words without secrets; `None` where nothing is wrong.
+    pub fn trouble(&self) -> Option<String> {
+        let mut trouble = Vec::new();
+        if !self.remote.up {
+            let why = &self.remote.why;
+            trouble.push(format!("the remote store is unreachable: {why}"));
+        } else if let Some(why) = &self.refused {
+            trouble.push(format!("the remote store refuses it: {why}"));
+        }
+        if self.set_aside > 0 {
+            let count = self.set_aside;
+            trouble.push(format!("{count} files were set aside: see the log"));
+        }
+        (!trouble.is_empty()).then(|| trouble.join("; "))
+    }
+
+    /// Nothing waits, for tests of those who ask.
+    #[cfg(test)]
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            mode: Mode::WriteBack,
+            remote: Reachable {
+                up: true,
+                since: Duration::ZERO,
+                why: String::new(),
+                kind: None,
+                outages: 0,
+            },
+            blobs: 0,
+            bytes: 0,
+            updates: 0,
+            refused: None,
+            oldest: None,
+            front_bytes: 0,
+            front_max_bytes: 0,
+            set_aside: 0,
+            numbers: Numbers::default(),
+            left_alone: Vec::new(),
+        }
     }
 }
 
 /// Ability: what was acknowledged and is not at the remote yet can be looked at, and waited for.
 #[async_trait]
 pub trait Backlog: Send + Sync {
-    /// How it is now.
-    fn status(&self) -> Status;
+    /// How it is now; asks nobody and answers at once.
+    fn status(&self) -> BacklogStatus;
 
     /// How the remote is now.
     fn remote(&self) -> Reachable;
@@ -74,7 +120,7 @@ pub trait Backlog: Send + Sync {
     async fn turned(&self, up: bool);
 
     /// Tries at once what was to be tried later, and waits until nothing is left or `deadline` is over; what is left then.
-    async fn flush(&self, deadline: Instant) -> Status;
+    async fn flush(&self, deadline: Instant) -> BacklogStatus;
 }
 
 /// The last tags that were left alone.
@@ -102,10 +148,10 @@ fn age(since: Time) -> Duration {
 
 #[async_trait]
 impl Backlog for Core {
-    fn status(&self) -> Status {
+    fn status(&self) -> BacklogStatus {
         let unsent = self.unsent.left();
         let (updates, oldest) = self.queue.left();
-        Status {
+        BacklogStatus {
             mode: self.settings.mode,
             remote: self.health.now(),
             blobs: unsent.blobs,
@@ -133,7 +179,7 @@ impl Backlog for Core {
         self.health.turned(up).await;
     }
 
-    async fn flush(&self, deadline: Instant) -> Status {
+    async fn flush(&self, deadline: Instant) -> BacklogStatus {
         self.health.hurry();
         self.unsent.hurry();
         self.queue.hurry();

@@ -41,7 +41,7 @@ mod unsent;
 mod uses;
 mod wait;
 
-pub use backlog::{Backlog, LeftAlone, Status};
+pub use backlog::{Backlog, BacklogStatus, LeftAlone};
 pub use counts::Numbers;
 pub use front::Room;
 pub use health::Reachable;
