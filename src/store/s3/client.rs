@@ -27,9 +27,9 @@ use super::{
     cap,
     config::{Checksum, Config},
     environment,
-    error::chain,
     foreign::Recognized,
     traced::Traced,
+    words::chain,
 };
 use crate::{
     store::{

@@ -7,11 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    Wire,
-    error::{chain, from_sdk},
-    foreign::foreign,
-    missing::missing,
-    patience::Answer,
+    Wire, error::from_sdk, foreign::foreign, missing::missing, patience::Answer, words::chain,
 };
 use crate::{
     artifact::Descriptor,

@@ -10,16 +10,11 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
-use super::{
-    Wire,
-    error::{from_sdk, plain},
-    foreign::foreign,
-    patience::Answer,
-};
+use super::{Wire, error::from_sdk, foreign::foreign, patience::Answer};
 use crate::{
     digest::Digest,
     store::{
-        error::{Error, ErrorKind, Result},
+        error::{ErrorKind, Result},
         keys,
         signs::To,
     },
@@ -58,19 +53,6 @@ pub(super) fn missing<E: ProvideErrorMetadata>(e: &SdkError<E, HttpResponse>) ->
         }),
         _ => None,
     }
-}
-
-/// A 404 without S3's words, which may be anybody's.
-pub(super) fn foreign_404(op: &'static str, raw: &HttpResponse) -> Error {
-    let header = |name: &str| raw.headers().get(name);
-    let of = match (header("content-type"), header("server")) {
-        (None, None) => String::new(),
-        (Some(media_type), None) => format!(" ({media_type})"),
-        (None, Some(server)) => format!(" (server {server})"),
-        (Some(media_type), Some(server)) => format!(" ({media_type}, server {server})"),
-    };
-    let why = format!("answered 404{}, not in a document of S3's", plain(&of));
-    foreign(op, why)
 }
 
 impl Wire {

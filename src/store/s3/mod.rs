@@ -35,6 +35,7 @@ mod patience;
 mod put;
 mod sweep;
 mod traced;
+mod words;
 
 pub use config::{Checksum, Config, Sse};
 pub use location::Location;
