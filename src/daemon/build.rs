@@ -35,8 +35,9 @@ use crate::{
         registry::{self, Registry},
     },
     store::{
+        Store,
         ingest::{Quota, Uploads},
-        open::{Opened, Options, StoreUrl},
+        open::{Options, StoreUrl},
         tiered::Backlog,
         wrap::counters::Tier,
     },
@@ -65,7 +66,7 @@ pub struct Built {
     /// Unfinished uploads.
     pub uploads: Arc<Uploads>,
     /// The store behind the doors.
-    pub opened: Arc<Opened>,
+    pub store: Store,
     /// The registry door, to be told when the daemon drains.
     pub registry: Arc<Registry>,
     /// The control door, to be told where the daemon listens and when it drains.
@@ -91,26 +92,28 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     };
     let caches = Arc::new(CacheTags::new(config.buildkit.clone()));
     let Tiers {
-        opened,
+        store,
         options,
         backlog,
         readers,
         evict,
     } = tiers::open(config, state, caches.clone()).await?;
-    let writable = opened.repositories.clone();
-    let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
+    let writable = store
+        .facts()
+        .repositories
+        .as_ref()
+        .filter(|_| store.untag().is_some());
+    let repositories = writable.cloned().ok_or_else(|| {
         Error::usage(format!(
             "{} cannot stand behind a daemon: it may not be written to",
-            opened.url
+            store.url()
         ))
         .hint("expected a folder that this user may write to (disk:PATH, oci-layout:PATH), a bucket (s3://…) or a registry (oci://…)")
     })?;
-    let uploads_dir = opened
-        .spool_dir
-        .clone()
-        .unwrap_or_else(|| state.join("uploads"));
+    let uploads_dir = store.facts().spool_dir.clone();
+    let uploads_dir = uploads_dir.unwrap_or_else(|| state.join("uploads"));
     // What lies on this machine's disk no other daemon sees, and megabytes are no records to a registry.
-    let keeps_pieces = matches!(opened.url, StoreUrl::S3(_));
+    let keeps_pieces = matches!(store.url(), StoreUrl::S3(_));
     let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared, backlog.is_some())?);
     uploads.set_quota(quota(config));
@@ -119,7 +122,7 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     }
     remember_owners(&uploads, state).await?;
     count_bytes(&uploads);
-    let is_alone = backlog.is_none() && opened.url.tier() == Tier::Remote;
+    let is_alone = backlog.is_none() && store.url().tier() == Tier::Remote;
     let remote = is_alone.then(|| repositories.records());
     let registry = Registry::new(
         repositories,
@@ -131,16 +134,16 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     let registry = Arc::new(registry.admitting(admission.clone()));
     registry.refuse_incomplete_images(config.refuse_incomplete_images);
     let settings = control(config, options, state, admission.clone());
-    let control = Control::new(opened.clone(), backlog.clone(), settings).await?;
+    let control = Control::new(store.clone(), backlog.clone(), settings).await?;
     let control = control
         .guarded_by(authority.clone())
         .seeing(registry.sights())
         .beside(registry.pause());
     let control = Arc::new(control);
-    shown.stores(&opened);
+    shown.stores(&store);
     shown.caches(caches.clone());
     let mut more: Vec<Refresh> = backlog.clone().map(tiers::refresh).into_iter().collect();
-    more.extend(opened.scrubber.clone().map(scrub::refresh));
+    more.extend(store.facts().scrubber.clone().map(scrub::refresh));
     more.extend(tls.clone().map(|tls| -> Refresh {
         Box::new(move |metrics| {
             metrics.tls.not_after.set(tls.not_after());
@@ -171,7 +174,7 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
         caches,
         admission,
         uploads,
-        opened,
+        store,
         registry,
         control,
         backlog,

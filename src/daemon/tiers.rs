@@ -17,9 +17,9 @@ use crate::{
     ops::cache_tags::{CacheTags, MergeCaches},
     serve::admin::Refresh,
     store::{
-        self,
+        self, Store,
         ingest::Evict,
-        open::{Opened, Options, Repositories, StoreUrl},
+        open::{Options, Repositories, StoreUrl},
         tiered::{self, Backlog, Numbers, Room, Tiered},
     },
     task,
@@ -34,7 +34,7 @@ const VETTED: &str = "vetted";
 /// What stands behind the doors.
 pub(super) struct Tiers {
     /// The store, whatever it is made of.
-    pub(super) opened: Arc<Opened>,
+    pub(super) store: Store,
     /// How stores like it are opened.
     pub(super) options: Options,
     /// What the remote does not have yet; `None` where there is one store alone.
@@ -55,9 +55,9 @@ pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) 
             vetted: Some(state.join(VETTED)),
             ..options.clone()
         };
-        let opened = Box::pin(store::open::open(&url, &alone)).await?;
+        let store = Box::pin(store::open::open(&url, &alone)).await?;
         return Ok(Tiers {
-            opened: Arc::new(opened),
+            store,
             options,
             backlog: None,
             readers: None,
@@ -76,7 +76,6 @@ pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) 
     };
     let remote = Box::pin(store::open::open(&url, &remote)).await?;
     let near = Box::pin(store::open::open(&StoreUrl::Disk(front.clone()), &near)).await?;
-    let scrubber = near.scrubber.clone();
     let mut settings = tiered::Settings::new(config.mode, state.join("queue"));
     settings.room.max_bytes = config.front_max_size;
     settings.room = room_at(front.clone(), settings.room).await?;
@@ -86,10 +85,7 @@ pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) 
         backlog: Some(tiered.backlog()),
         readers: Some(tiered.hasty()),
         evict: Some(tiered.evict()),
-        opened: Arc::new(Opened {
-            scrubber,
-            ..tiered.opened()
-        }),
+        store: tiered.store(),
         options,
     })
 }
@@ -168,7 +164,7 @@ pub(super) async fn reach(config: &Config) -> Result<bool> {
     let asked = async {
         let opened = Box::pin(store::open::open(&url, &options)).await?;
         // Of no bytes: whether it is there does not matter.
-        opened.store.stat(&Digest::sha256_of(b"")).await
+        opened.stat(&Digest::sha256_of(b"")).await
     };
     let Ok(answered) = timeout(PATIENCE, asked).await else {
         let why = format!("no answer from {url} within {}s", PATIENCE.as_secs());

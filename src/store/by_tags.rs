@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use self::{card::Card, repo::InRepo};
 use super::{
-    Body, Expect, Published, Store, Untag,
+    Body, Expect, Published, RepoStore, Untag,
     error::{Error, ErrorKind, Result},
     keys::Repo,
     record::Manifested,
@@ -49,7 +49,7 @@ const MAX_BY_TAG: usize = 4096;
 
 /// What a store has to have for it.
 #[async_trait]
-pub trait Flat: Store + Untag {
+pub trait Flat: RepoStore + Untag {
     /// Says whether the bytes of a manifest are a blob too.
     fn manifests_are_blobs(&self) -> bool;
 

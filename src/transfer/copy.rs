@@ -28,7 +28,7 @@ use crate::{
     artifact::{Descriptor, Manifest, Tag, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
     progress::{Phase, Progress},
-    store::{self, Body, ByteStream, ErrorKind, Expect, Published, Put, SpoolWriter, Store},
+    store::{self, Body, ByteStream, ErrorKind, Expect, Published, Put, RepoStore, SpoolWriter},
     task,
 };
 
@@ -48,9 +48,9 @@ const LOOK_AGAIN: Duration = Duration::from_hours(1);
 #[derive(Clone)]
 pub struct Options {
     /// Has the content.
-    pub from: Arc<dyn Store>,
+    pub from: Arc<dyn RepoStore>,
     /// Gets it.
-    pub to: Arc<dyn Store>,
+    pub to: Arc<dyn RepoStore>,
     /// Folder for spools: on the target's own file system, where it has one.
     pub spool_dir: PathBuf,
     /// Requests in flight at once.
@@ -341,7 +341,7 @@ impl<'a> Job<'a> {
 ///
 /// # Errors
 /// `Damaged` if it is there and not what the descriptor says.
-pub async fn read_manifest(store: &dyn Store, desc: &Descriptor) -> Result<Option<Manifest>> {
+pub async fn read_manifest(store: &dyn RepoStore, desc: &Descriptor) -> Result<Option<Manifest>> {
     let damaged = |why: String| Error::Damaged {
         digest: desc.digest,
         why,

@@ -52,11 +52,7 @@ use crate::{
         auth::Refusal,
         observe,
     },
-    store::{
-        self,
-        open::{Opened, Options},
-        tiered::Backlog,
-    },
+    store::{self, Store, open::Options, tiered::Backlog},
 };
 use error::Asked;
 use service::Verbs;
@@ -108,7 +104,7 @@ pub struct Settings {
 
 /// What all calls work with.
 struct Shared {
-    opened: Arc<Opened>,
+    store: Store,
     backlog: Option<Arc<dyn Backlog>>,
     settings: Settings,
     /// For what is read for all calls, and for their reports.
@@ -147,19 +143,19 @@ pub struct Control {
 }
 
 impl Control {
-    /// A door to the store `opened`; `backlog` is what waits in front of its remote part, where something may. Everybody may call
+    /// A door to `store`; `backlog` is what waits in front of its remote part, where something may. Everybody may call
     /// everything until [`Self::guarded_by`].
     ///
     /// # Errors
     /// `Invalid` if the descriptors that this program was built with are none.
     pub async fn new(
-        opened: Arc<Opened>,
+        store: Store,
         backlog: Option<Arc<dyn Backlog>>,
         settings: Settings,
     ) -> store::Result<Self> {
         let memory = MemoryBudget::shared(MEMORY_BYTES);
         let shared = Arc::new(Shared {
-            opened,
+            store,
             backlog,
             allow_path: AtomicBool::new(settings.allow_path),
             settings,

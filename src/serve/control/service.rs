@@ -17,7 +17,7 @@ use crate::{
     progress::Progress,
     proto::{Message, v1},
     serve::admission::{Key, Permit},
-    store::{marked::MIN_GRACE, open::Opened},
+    store::{Store, marked::MIN_GRACE},
 };
 
 /// The methods of the schema.
@@ -53,8 +53,8 @@ impl Verbs {
         let room = (shared.unread.clone(), key.clone());
         stream::start(room, move |progress| async move {
             let _place = shared.place(key).await?;
-            let ctx = shared.context(shared.opened.clone(), reach, progress);
-            let own = shared.opened.url.to_string();
+            let ctx = shared.context(shared.store.clone(), reach, progress);
+            let own = shared.store.url().to_string();
             let report = work(ctx).await.map_err(|e| asked.status(&e, &own))?;
             Ok(report.into())
         })
@@ -68,9 +68,9 @@ impl Shared {
         place.map_err(|full| Status::resource_exhausted(full.to_string()))
     }
 
-    fn context(&self, opened: Arc<Opened>, reach: Reach, progress: Progress) -> Context {
+    fn context(&self, store: Store, reach: Reach, progress: Progress) -> Context {
         Context {
-            opened,
+            store,
             reach,
             progress,
             // What is known of a node's caches is the node's.
@@ -158,7 +158,7 @@ impl v1::control_server::Control for Verbs {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: crate::proto::PROTOCOL,
             store: if all {
-                shared.opened.url.to_string()
+                shared.store.url().to_string()
             } else {
                 String::new()
             },
@@ -224,7 +224,7 @@ impl v1::control_server::Control for Verbs {
             } else {
                 prune::run(&ctx, &options).await?
             };
-            if let Err(error) = prune::read_marked(&ctx.opened).await {
+            if let Err(error) = prune::read_marked(&ctx.store).await {
                 // They are read again at the next turn, long before the grace time is over.
                 tracing::warn!(%error, "Marks not read");
             }
@@ -269,7 +269,7 @@ impl v1::control_server::Control for Verbs {
             let _place = shared.place(key).await?;
             let from = from.open(&shared, &asked).await?;
             let to = to.open(&shared, &asked).await?;
-            let own = shared.opened.url.to_string();
+            let own = shared.store.url().to_string();
             let pass = async {
                 let what = format!("a copy to {own}");
                 Some(shared.doors().enter(what).await)
@@ -290,7 +290,7 @@ impl v1::control_server::Control for Verbs {
         } else {
             flush::Tells::Nothing
         };
-        let own = self.shared.opened.url.to_string();
+        let own = self.shared.store.url().to_string();
         Ok(Response::new(match self.shared.backlog.clone() {
             None => Messages::one(v1::FlushResponse { queue: None }),
             Some(backlog) if r.wait => flush::wait(backlog, tells, asked, own),

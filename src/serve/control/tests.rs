@@ -67,30 +67,14 @@ impl World {
     async fn tag(&self, tag: &str) {
         let tag: Tag = tag.parse().unwrap();
         let manifest = Manifest::sniff(format!("{{\"schemaVersion\":2,\"id\":\"{tag}\"}}"));
-        let opened = self.opened();
-        let published = opened
-            .store
-            .publish(&manifest, Some(&tag), &Expect::Anything);
+        let store = self.store();
+        let published = store.publish(&manifest, Some(&tag), &Expect::Anything);
         published.await.unwrap();
     }
 
-    fn opened(&self) -> Arc<Opened> {
-        Arc::new(Opened {
-            store: self.memory.clone(),
-            meet: Meet::CompareAndSwap,
-            untag: Some(self.memory.clone()),
-            push_check: None,
-            sweep: Some(self.memory.clone()),
-            spool_dir: None,
-            url: StoreUrl::Disk("/daemons/own".into()),
-            metrics: Vec::new(),
-            verified: false,
-            repositories: None,
-            marked: None,
-            scrubber: None,
-            control: None,
-            hides: None,
-        })
+    fn store(&self) -> Store {
+        let url = StoreUrl::Disk("/daemons/own".into());
+        Store::of(&self.memory, url, Meet::CompareAndSwap)
     }
 
     async fn door(&self, backlog: Option<Arc<dyn Backlog>>, allow_path: bool) -> Control {
@@ -102,9 +86,7 @@ impl World {
             concurrency: 4,
             admission: Arc::default(),
         };
-        Control::new(self.opened(), backlog, settings)
-            .await
-            .unwrap()
+        Control::new(self.store(), backlog, settings).await.unwrap()
     }
 
     async fn client(&self) -> ControlClient<Direct> {
@@ -541,11 +523,10 @@ async fn team_door(dir: &tempfile::TempDir) -> Arc<Control> {
     let url: StoreUrl = format!("disk:{}", dir.path().join("store").display())
         .parse()
         .unwrap();
-    let opened = crate::store::open::open(&url, &Options::default()).await;
-    let opened = Arc::new(opened.unwrap());
+    let store = crate::store::open::open(&url, &Options::default()).await;
+    let store = store.unwrap();
     for name in ["a/x", "b/y"] {
-        let repositories = opened.repositories.as_ref().unwrap();
-        let repository = repositories.repository(&name.parse().unwrap());
+        let repository = store.repository(&name.parse().unwrap()).unwrap();
         let manifest = Manifest::sniff(format!("{{\"schemaVersion\":2,\"id\":\"{name}\"}}"));
         let tags: [Tag; 1] = ["t".parse().unwrap()];
         repository.put_manifest(&manifest, &tags).await.unwrap();
@@ -568,7 +549,7 @@ async fn team_door(dir: &tempfile::TempDir) -> Arc<Control> {
         concurrency: 4,
         admission: Arc::default(),
     };
-    let door = Control::new(opened, None, settings).await.unwrap();
+    let door = Control::new(store, None, settings).await.unwrap();
     Arc::new(door.guarded_by(Arc::new(authority.unwrap())))
 }
 

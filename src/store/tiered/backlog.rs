@@ -80,31 +80,6 @@ impl BacklogStatus {
         }
         (!trouble.is_empty()).then(|| trouble.join("; "))
     }
-
-    /// Nothing waits, for tests of those who ask.
-    #[cfg(test)]
-    pub(crate) fn of_nothing() -> Self {
-        Self {
-            mode: Mode::WriteBack,
-            remote: Reachable {
-                up: true,
-                since: Duration::ZERO,
-                why: String::new(),
-                kind: None,
-                outages: 0,
-            },
-            blobs: 0,
-            bytes: 0,
-            updates: 0,
-            refused: None,
-            oldest: None,
-            front_bytes: 0,
-            front_max_bytes: 0,
-            set_aside: 0,
-            numbers: Numbers::default(),
-            left_alone: Vec::new(),
-        }
-    }
 }
 
 /// Ability: what was acknowledged and is not at the remote yet can be looked at, and waited for.

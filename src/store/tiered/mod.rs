@@ -47,12 +47,8 @@ pub use front::Room;
 pub use health::Reachable;
 
 use super::{
-    Meet, Records, Repository,
-    error::Result,
-    ingest::Evict,
-    keys::Repo,
-    open::{Opened, Repositories},
-    wrap::counters::Counters,
+    Meet, Records, Repository, Store, error::Result, handle::Facts, ingest::Evict, keys::Repo,
+    open::Repositories,
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -137,7 +133,6 @@ impl Moved for NeverMerge {
 pub struct Tiered {
     core: Arc<Core>,
     /// Of the front and of the remote.
-    metrics: Vec<Arc<Counters>>,
     _tasks: Vec<Task<()>>,
 }
 
@@ -151,13 +146,12 @@ impl Tiered {
     /// `Invalid` for stores and settings that do not fit, `Conflict` if another daemon works in the same folder; whatever
     /// the disk says. The remote is not asked anything.
     pub async fn open(
-        near: Opened,
-        remote: Opened,
+        near: Store,
+        remote: Store,
         settings: Settings,
         moved: Arc<dyn Moved>,
     ) -> Result<Self> {
         let (sends, replays) = (settings.sends.max(1), settings.replays.max(1));
-        let metrics = [near.metrics.clone(), remote.metrics.clone()].concat();
         let core = Arc::new(Core::open(near, remote, settings, moved).await?);
         let mut tasks = Vec::new();
         let (health, remote) = (core.clone(), core.remote.records.clone());
@@ -183,7 +177,6 @@ impl Tiered {
         }
         Ok(Self {
             core,
-            metrics,
             _tasks: tasks,
         })
     }
@@ -193,40 +186,32 @@ impl Tiered {
         self.core.clone()
     }
 
-    /// The tiers as one store: the CLI's own repository, the abilities, and all repositories.
-    pub fn opened(self: &Arc<Self>) -> Opened {
-        let cli = self.repository(&Repo::cli());
-        let remote = &self.core.remote.opened;
-        Opened {
-            store: cli.store().clone(),
-            meet: match self.core.settings.mode {
-                Mode::WriteThrough => remote.meet,
-                // Nobody can compare with what is away.
-                Mode::WriteBack => Meet::SideTags,
-            },
-            untag: Some(cli.untag().clone()),
-            push_check: None,
-            sweep: remote
-                .sweep
-                .is_some()
-                .then(|| self.core.clone() as Arc<dyn super::Sweep>),
+    /// The tiers as one store.
+    pub fn store(self: &Arc<Self>) -> Store {
+        let (near, remote) = (&self.core.front.store, &self.core.remote.store);
+        let meet = match self.core.settings.mode {
+            Mode::WriteThrough => remote.facts().meet,
+            // Nobody can compare with what is away.
+            Mode::WriteBack => Meet::SideTags,
+        };
+        let facts = Facts {
             spool_dir: Some(self.core.front.spool_dir.clone()),
-            url: remote.url.clone(),
-            metrics: self.metrics.clone(),
-            verified: remote.verified,
+            metrics: [&near.facts().metrics[..], &remote.facts().metrics[..]].concat(),
+            is_verified: remote.facts().is_verified,
             repositories: Some(self.clone()),
-            marked: remote.marked.clone(),
-            scrubber: None,
-            control: None,
+            marked: remote.facts().marked.clone(),
+            scrubber: near.facts().scrubber.clone(),
             hides: Some(self.core.clone()),
-        }
+            ..Facts::of(remote.url().clone(), meet)
+        };
+        let cli = self.core.one(&Repo::cli(), Patience::Long);
+        let sweep = remote.sweep().map(|_| self.core.clone() as _);
+        Store::new(cli.clone(), Some(cli), sweep, facts)
     }
-}
 
-impl Tiered {
     /// All repositories for a server whose clients wait: what the front knows is answered from it as soon as the remote is slow.
     ///
-    /// Whoever removes by what it reads, such as a prune, goes by [`Self::opened`] instead.
+    /// Whoever removes by what it reads, such as a prune, goes by [`Self::store`] instead.
     pub fn hasty(self: &Arc<Self>) -> Arc<dyn Repositories> {
         Arc::new(Hasty(self.clone()))
     }

@@ -169,7 +169,8 @@ impl One {
     /// renews it ([`marked`](crate::store::marked)). What is still to be sent is renewed then. While the remote is
     /// unreachable nobody can renew anything; whether it has what is here is looked at before a name leads there.
     async fn unless_swept(&self, digest: &Digest, found: Option<u64>) -> Result<Option<u64>> {
-        let (Some(_), Some(marked)) = (found, &self.core.remote.opened.marked) else {
+        let (Some(_), Some(marked)) = (found, self.core.remote.store.facts().marked.as_ref())
+        else {
             return Ok(found);
         };
         if marked.is_leaving(digest) {

@@ -12,7 +12,7 @@ use crate::{
     artifact::Descriptor,
     digest::Digest,
     lately::Lately,
-    store::{ByteStream, Error, ErrorKind, Result, Store, Sweep},
+    store::{ByteStream, Error, ErrorKind, RepoStore, Result, Sweep},
 };
 
 /// How long a blob counts as damaged. It may have been damaged only on its way, and not in the store.
@@ -44,7 +44,7 @@ impl DamagedBlobs {
     /// Passes on what a reader was given, and notes why it fails if it does; `store` is asked for the blob's real size.
     pub(super) async fn watch(
         &self,
-        store: &Arc<dyn Store>,
+        store: &Arc<dyn RepoStore>,
         desc: &Descriptor,
         found: Result<Option<ByteStream>>,
     ) -> Result<Option<ByteStream>> {
@@ -67,7 +67,7 @@ impl DamagedBlobs {
 
     /// Notes why a read failed, if `store` has as many bytes as the reader asked for. Where it has not, the question may be what is
     /// wrong: anybody who may push chooses the sizes in a manifest, and must not make the blobs of others absent by it.
-    async fn note(&self, store: &dyn Store, desc: &Descriptor, error: &Error) {
+    async fn note(&self, store: &dyn RepoStore, desc: &Descriptor, error: &Error) {
         if error.kind == ErrorKind::Corrupt
             && !error.other_size
             && store.stat(&desc.digest).await.ok().flatten() == Some(desc.size)
@@ -106,7 +106,7 @@ mod tests {
 
     const BYTES: &[u8] = b"what a layer is made of";
 
-    async fn read(store: &dyn Store, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
+    async fn read(store: &dyn RepoStore, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
         let Some(stream) = store.get(desc, 0..desc.size).await? else {
             return Ok(None);
         };

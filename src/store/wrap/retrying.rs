@@ -27,7 +27,7 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
-        Resolved, Result, Store, StoredBlob, Sweep, TagStore, Untag,
+        RepoStore, Resolved, Result, StoredBlob, Sweep, TagStore, Untag,
         keys::Repo,
         net::{self, Watch},
         records::Listed,
@@ -261,7 +261,7 @@ impl<S: ?Sized + Send + Sync> Retrying<S> {
 }
 
 #[async_trait]
-impl BlobStore for Retrying<dyn Store> {
+impl BlobStore for Retrying<dyn RepoStore> {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
         Ok(self.ask("stat", || self.inner.stat(digest)).await?.0)
     }
@@ -295,7 +295,7 @@ impl BlobStore for Retrying<dyn Store> {
 
 /// A download that is opened again where it broke.
 struct Download {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn RepoStore>,
     stream: Option<ByteStream>,
     desc: Descriptor,
     left: Range<u64>,
@@ -362,7 +362,7 @@ impl Download {
 }
 
 #[async_trait]
-impl TagStore for Retrying<dyn Store> {
+impl TagStore for Retrying<dyn RepoStore> {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         Ok(self
             .ask("resolve", || self.inner.resolve(reference))

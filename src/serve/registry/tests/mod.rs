@@ -84,7 +84,7 @@ impl Door {
             ..Options::default()
         };
         let opened = open::open(&url, &options).await.unwrap();
-        let repositories = opened.repositories.unwrap();
+        let repositories = opened.facts().repositories.clone().unwrap();
         let records = shared.then(|| repositories.records());
         let own = dir.path().join(format!("uploads-{:x}", fastrand::u64(..)));
         let uploads = Uploads::open(&own, records, false).unwrap();
@@ -93,7 +93,7 @@ impl Door {
             registry: Registry::new(repositories, Arc::new(uploads), authority, Arc::default()),
             dir,
             peer: Peer::unix(),
-            asked: opened.metrics[0].clone(),
+            asked: opened.facts().metrics[0].clone(),
         }
     }
 

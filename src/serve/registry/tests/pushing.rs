@@ -213,14 +213,14 @@ async fn upload_goes_on_after_a_restart() {
         let uploads = Uploads::open(&store.join("uploads"), None, false).unwrap();
         Door {
             registry: Registry::new(
-                opened.repositories.unwrap(),
+                opened.facts().repositories.clone().unwrap(),
                 Arc::new(uploads),
                 authority(&store, auth::Config::default()).await,
                 Arc::default(),
             ),
             dir: door.dir.clone(),
             peer: Peer::unix(),
-            asked: opened.metrics[0].clone(),
+            asked: opened.facts().metrics[0].clone(),
         }
     };
     let before = open().await;
