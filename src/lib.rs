@@ -11,7 +11,7 @@
 //! - [`proto`]: the control API's messages, made of options and reports and back.
 //! - [`serve`], [`daemon`]: the daemon's doors, each a protocol; how they are put together, listen and stop.
 //! - [`config`], [`cli`], [`telemetry`]: settings with their origin; arguments, terminal and exit codes; logs.
-//! - [`digest`], [`entry`], [`fs`], [`task`], [`memory`], [`random`], [`redact`], [`progress`], [`trace`], [`metrics`], [`fair`]: the vocabulary, without product knowledge.
+//! - [`digest`], [`entry`], [`fs`], [`task`], [`lately`], [`memory`], [`random`], [`redact`], [`progress`], [`trace`], [`metrics`], [`fair`]: the vocabulary, without product knowledge.
 
 pub mod artifact;
 pub mod backoff;
@@ -22,6 +22,7 @@ pub mod digest;
 pub mod entry;
 pub mod fair;
 pub mod fs;
+pub mod lately;
 pub mod manual;
 pub mod memory;
 pub mod metrics;

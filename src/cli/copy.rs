@@ -102,7 +102,7 @@ async fn here(session: &Session, args: &args::Copy) -> Result<copy::Report> {
     from.reach = from.reach.wanting(&args.chosen.repositories)?;
     let copied = Box::pin(copy::run(&from, &to, args.name.as_deref()));
     let mut report = session.within(budget, copied).await?;
-    if from.opened.control.is_some() && args.name.is_none() {
+    if from.store.facts().control.is_some() && args.name.is_none() {
         let upkeep = Upkeep::new(from, &args.chosen.repositories)?;
         let listed = session.within(budget, upkeep.list(None)).await?;
         report.left_out.extend(behind_the_door(session, &listed));

@@ -239,10 +239,10 @@ impl Session {
         self.knows_its_settings()?;
         let config = self.config();
         // Boxed: AWS's configuration makes a future of many kilobytes, and everything here awaits this one.
-        let opened = Box::pin(stores::open(url, self, read_only)).await;
-        let opened = opened.map_err(|e| self.explained_by_environment(e))?;
+        let store = Box::pin(stores::open(url, self, read_only)).await;
+        let store = store.map_err(|e| self.explained_by_environment(e))?;
         Ok(ops::Context {
-            opened: Arc::new(opened),
+            store,
             reach: ops::Reach::everything(),
             progress: Arc::clone(&self.reporter) as _,
             state_dir: config.state_dir.clone(),

@@ -6,11 +6,14 @@ use super::{
     error::{CommandError, Result},
     session::Session,
 };
-use crate::store::open::{self, Opened, Options, StoreUrl};
 pub(crate) use crate::store::unfilled;
+use crate::store::{
+    Store,
+    open::{self, Options, StoreUrl},
+};
 
 /// Opens the store at `url`; remotes are not asked anything yet.
-pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Result<Opened> {
+pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Result<Store> {
     Ok(open::open(&url.parse()?, &options(session, read_only)).await?)
 }
 

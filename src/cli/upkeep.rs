@@ -18,10 +18,10 @@ impl Upkeep {
         // What is no pattern is said here, whoever does the work.
         ctx.reach = Reach::everything().wanting(patterns)?;
         let speak = |way: &ControlWay| {
-            let url = ctx.opened.url.to_string();
+            let url = ctx.store.url().to_string();
             Daemon::new(way.clone(), url, ctx.progress.clone(), patterns)
         };
-        let daemon = ctx.opened.control.as_ref().map(speak);
+        let daemon = ctx.store.facts().control.as_ref().map(speak);
         Ok(Self { ctx, daemon })
     }
 

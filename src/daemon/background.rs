@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use super::{error::with_causes, live::Live};
 use crate::{
     metrics::Counter,
-    store::{Store, ingest::Uploads},
+    store::{RepoStore, ingest::Uploads},
     task::{self, Task},
 };
 
@@ -66,7 +66,7 @@ async fn run(every: &Every, work: impl Future<Output = Done>) {
 pub(super) fn expire_uploads(
     live: Live,
     uploads: Arc<Uploads>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn RepoStore>,
     expired: Counter,
 ) -> Task<()> {
     let ttl = live.clone();

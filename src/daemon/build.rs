@@ -3,11 +3,10 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    drain::Queue,
     error::{Error, Result},
     scrub,
     shown::Shown,
-    tiers::{self, Tiers, Waiting},
+    tiers::{self, Tiers},
     tls,
 };
 use crate::{
@@ -23,9 +22,9 @@ use crate::{
         tokens::Tokens,
     },
     store::{
-        self,
+        Store,
         ingest::{Quota, Uploads},
-        open::{Opened, Options, StoreUrl},
+        open::{Options, StoreUrl},
         tiered::Backlog,
         wrap::counters::Tier,
     },
@@ -51,15 +50,13 @@ pub struct Built {
     /// Unfinished uploads.
     pub uploads: Arc<Uploads>,
     /// The store behind the doors.
-    pub opened: Arc<Opened>,
+    pub store: Store,
     /// The registry door, which follows settings.
     pub registry: Arc<Registry>,
     /// The control door, to be told where the daemon listens and when it drains.
     pub control: Arc<Control>,
     /// What a folder in front has for the remote store behind it; `None` where there is one store alone.
     pub backlog: Option<Arc<dyn Backlog>>,
-    /// What must reach another place before the end.
-    pub queues: Vec<Arc<dyn Queue>>,
 }
 
 /// Builds everything that `config` asks for; keeps what must survive in `state`.
@@ -79,26 +76,28 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     };
     let caches = Arc::new(CacheTags::new(config.buildkit.clone()));
     let Tiers {
-        opened,
+        store,
         options,
         backlog,
         readers,
         evict,
     } = tiers::open(config, state, caches.clone()).await?;
-    let writable = opened.repositories.clone();
-    let repositories = writable.filter(|_| opened.untag.is_some()).ok_or_else(|| {
+    let writable = store
+        .facts()
+        .repositories
+        .as_ref()
+        .filter(|_| store.untag().is_some());
+    let repositories = writable.cloned().ok_or_else(|| {
         Error::usage(format!(
             "{} cannot stand behind a daemon: it may not be written to",
-            opened.url
+            store.url()
         ))
         .hint("expected a folder that this user may write to (disk:PATH, oci-layout:PATH), a bucket (s3://…) or a registry (oci://…)")
     })?;
-    let uploads_dir = opened
-        .spool_dir
-        .clone()
-        .unwrap_or_else(|| state.join("uploads"));
+    let uploads_dir = store.facts().spool_dir.clone();
+    let uploads_dir = uploads_dir.unwrap_or_else(|| state.join("uploads"));
     // What lies on this machine's disk no other daemon sees, and megabytes are no records to a registry.
-    let keeps_pieces = matches!(opened.url, StoreUrl::S3(_));
+    let keeps_pieces = matches!(store.url(), StoreUrl::S3(_));
     let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared, backlog.is_some())?);
     uploads.set_quota(quota(config));
@@ -107,21 +106,19 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     }
     remember_owners(&uploads, state).await?;
     count_bytes(&uploads);
-    let is_alone = backlog.is_none() && opened.url.tier() == Tier::Remote;
+    let is_alone = backlog.is_none() && store.url().tier() == Tier::Remote;
     let remote = is_alone.then(|| repositories.records());
     let registry = Registry::new(repositories, uploads.clone(), caches.clone());
     let registry = Arc::new(registry.reading(readers));
     registry.refuse_incomplete_images(config.refuse_incomplete_images);
-    let waiting = backlog.clone().map(|b| Arc::new(Waiting(b)));
-    let queue = waiting.clone().map(|w| w as Arc<dyn store::Queue>);
     let settings = control(config, options, state);
-    let control = Control::new(opened.clone(), queue, settings).await?;
+    let control = Control::new(store.clone(), backlog.clone(), settings).await?;
     let control = control.seeing(registry.sights()).beside(registry.pause());
     let control = Arc::new(control);
-    shown.stores(&opened);
+    shown.stores(&store);
     shown.caches(caches.clone());
     let mut more: Vec<Refresh> = backlog.clone().map(tiers::refresh).into_iter().collect();
-    more.extend(opened.scrubber.clone().map(scrub::refresh));
+    more.extend(store.facts().scrubber.clone().map(scrub::refresh));
     more.extend(tls.clone().map(|tls| -> Refresh {
         Box::new(move |metrics| {
             metrics.tls.not_after.set(tls.not_after());
@@ -153,11 +150,10 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
         caches,
         admission,
         uploads,
-        opened,
+        store,
         registry,
         control,
         backlog,
-        queues: waiting.map(|w| w as Arc<dyn Queue>).into_iter().collect(),
     })
 }
 
@@ -216,35 +212,12 @@ pub(super) async fn tls(set: &Tls) -> Result<tls::Acceptor> {
     opened.map_err(|e| Error::usage(e.to_string()))
 }
 
-/// The URL of the store, where it is one that a daemon can have.
-pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
-    let url: StoreUrl = config.store.0.parse()?;
-    match url {
-        StoreUrl::Disk(_) | StoreUrl::Layout(_) | StoreUrl::S3(_) | StoreUrl::Registry(_) => {}
-        StoreUrl::Daemon(_) => {
-            return Err(Error::usage(format!(
-                "{url} cannot stand behind a daemon: it is one itself, and keeps its records to itself ({})",
-                config.store.1
-            ))
-            .hint("expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX or oci://HOST/REPOSITORY"));
-        }
-    }
-    if config.front.is_some() && matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)) {
-        return Err(
-            Error::usage(format!("a folder in front of {url} gains nothing")).hint(
-                "leave out `front`, or set `store` to s3://BUCKET/PREFIX or oci://HOST/REPOSITORY",
-            ),
-        );
-    }
-    Ok(url)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{Env, Layer, Origin, Raw, daemon};
 
-    fn config(pairs: &[(&str, &str)]) -> Config {
+    pub(in crate::daemon) fn config(pairs: &[(&str, &str)]) -> Config {
         let mut layer = Layer::default();
         for (name, value) in pairs {
             let key = daemon::TABLE.find(name).unwrap();
@@ -277,22 +250,6 @@ mod tests {
             let mut pairs = vec![("listen", listen)];
             pairs.extend(certificate.iter().filter(|_| verifies));
             assert_eq!(exposure(&config(&pairs)), want, "{listen}");
-        }
-    }
-
-    #[test]
-    fn every_store_but_a_daemon_can_stand_behind_the_doors_and_what_is_far_behind_a_folder() {
-        for (store, alone, behind) in [
-            ("disk:/a", true, false),
-            ("oci-layout:/a", true, false),
-            ("s3://bucket", true, true),
-            ("oci://h/r", true, true),
-            ("cachectld:/run/x.sock", false, false),
-            ("nonsense", false, false),
-        ] {
-            let pairs = [("store", store), ("front", "/f")];
-            assert_eq!(store_url(&config(&pairs[..1])).is_ok(), alone, "{store}");
-            assert_eq!(store_url(&config(&pairs)).is_ok(), behind, "{store}");
         }
     }
 }

@@ -111,7 +111,7 @@ fn check_folders(config: &Config) -> Result<()> {
 ///
 /// Writes nothing that stays, opens no store and no port; [`verdict`] asks the store.
 pub(super) async fn check(config: &Config) -> Result<()> {
-    build::store_url(config)?;
+    tiers::store_url(config)?;
     let set = config.clone();
     task::blocking(move || check_folders(&set)).await?;
     if let Some(tls) = &config.tls {

@@ -1,26 +1,14 @@
 //! The end: signals that ask for it, and what still has to be done before it.
 
-use std::{future::pending, io, sync::Arc};
+use std::{future::pending, io};
 
-use async_trait::async_trait;
 use futures_util::future::join_all;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, timeout_at},
 };
 
-use crate::{serve::admission::Pool, task::Task};
-
-/// What must reach another place before the end.
-#[async_trait]
-pub trait Queue: Send + Sync {
-    /// What it is called in the log.
-    fn name(&self) -> &'static str;
-
-    /// Works until nothing is left, or until then; says how many things are left. What is left must be safe: the process ends
-    /// next.
-    async fn drain(&self, until: Instant) -> u64;
-}
+use crate::{serve::admission::Pool, store::tiered::Backlog, task::Task};
 
 /// Signals that this process listens to from the moment this is made.
 pub(super) struct Signals {
@@ -72,15 +60,15 @@ impl Signals {
 pub(super) struct Left {
     /// Connections with requests that were not answered.
     pub(super) connections: usize,
-    /// Things in queues.
+    /// Blobs and updates that the remote store has not got.
     pub(super) queued: u64,
 }
 
-/// Waits for the listeners to end, then empties the queues, both within one time.
+/// Waits for the listeners to end, then sends what waits for the remote store, both within one time.
 pub(super) async fn drain(
     serving: Vec<Task<()>>,
     connections: &Pool,
-    queues: &[Arc<dyn Queue>],
+    backlog: Option<&dyn Backlog>,
     until: Instant,
 ) -> Left {
     let mut left = Left::default();
@@ -88,18 +76,17 @@ pub(super) async fn drain(
     if ended.is_err() {
         left.connections = connections.taken();
     }
-    for queue in queues {
-        let rest = queue.drain(until);
-        // A queue that does not keep to the time is not waited for: what is in it is safe.
-        let count = tokio::select! {
-            count = rest => count,
+    if let Some(backlog) = backlog {
+        // If it does not keep to the time it is not waited for: what is in it is safe.
+        left.queued = tokio::select! {
+            left = backlog.flush(until) => left.waiting(),
             () = overdue(until) => 1,
         };
-        match count {
-            0 => tracing::info!(queue = queue.name(), "Queue drained"),
-            left => tracing::info!(queue = queue.name(), left, "Queue not drained"),
+        let queue = "remote store";
+        match left.queued {
+            0 => tracing::info!(queue, "Queue drained"),
+            left => tracing::info!(queue, left, "Queue not drained"),
         }
-        left.queued += count;
     }
     left
 }
@@ -116,23 +103,32 @@ async fn overdue(until: Instant) {
 mod tests {
     use std::time::Duration;
 
+    use async_trait::async_trait;
+
     use super::*;
     use crate::{
         serve::admission::{self, Key},
+        store::tiered::{BacklogStatus, Reachable},
         task,
     };
 
     struct Slow(Duration);
 
     #[async_trait]
-    impl Queue for Slow {
-        fn name(&self) -> &'static str {
-            "slow"
+    impl Backlog for Slow {
+        fn status(&self) -> BacklogStatus {
+            BacklogStatus::of_nothing()
         }
 
-        async fn drain(&self, _: Instant) -> u64 {
+        fn remote(&self) -> Reachable {
+            self.status().remote
+        }
+
+        async fn turned(&self, _: bool) {}
+
+        async fn flush(&self, _: Instant) -> BacklogStatus {
             tokio::time::sleep(self.0).await;
-            0
+            self.status()
         }
     }
 
@@ -143,9 +139,8 @@ mod tests {
         let connections = Pool::new("connections", 4, none);
         let take = || connections.enter(Key::Socket);
         let _two = (take().await.unwrap(), take().await.unwrap());
-        let queues: Vec<Arc<dyn Queue>> = vec![Arc::new(Slow(queue))];
         let until = began + Duration::from_secs(10);
-        let left = drain(serving, &connections, &queues, until).await;
+        let left = drain(serving, &connections, Some(&Slow(queue)), until).await;
         (left, began.elapsed())
     }
 

@@ -1,12 +1,12 @@
 //! What prunes have marked, kept known: [`marked`] says why every daemon has to know it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use crate::{
     ops::prune,
-    store::{marked, open::Opened},
+    store::{Store, marked},
     task::{self, Task},
 };
 
@@ -18,19 +18,19 @@ const LATER: Duration = Duration::from_mins(2);
 const SOONER: u32 = 10;
 
 /// Reads the marks, then again and again as long as the task lives.
-pub(super) async fn keep_known(opened: Arc<Opened>) -> Task<()> {
-    let mut known = read(&opened, AT_START).await;
+pub(super) async fn keep_known(store: Store) -> Task<()> {
+    let mut known = read(&store, AT_START).await;
     let again = async move {
         loop {
             sleep(marked::EVERY / if known { 1 } else { SOONER }).await;
-            known = read(&opened, LATER).await;
+            known = read(&store, LATER).await;
         }
     };
     task::spawn("read marks", again)
 }
 
-async fn read(opened: &Opened, limit: Duration) -> bool {
-    match timeout(limit, prune::read_marked(opened)).await {
+async fn read(store: &Store, limit: Duration) -> bool {
+    match timeout(limit, prune::read_marked(store)).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
             tracing::warn!(%error, "Marks not read");

@@ -137,7 +137,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     built
         .control
         .announce(doors.iter().map(Listener::url).collect());
-    let marks = marks::keep_known(built.opened.clone()).await;
+    let marks = marks::keep_known(built.store.clone()).await;
     let (sender, live) = Live::new(loaded.config.clone());
     let (stop, stopped) = watch::channel(false);
     // Whoever shows how the daemon ends must not end before it.
@@ -190,22 +190,19 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
         "Ready"
     );
     notify.ready("Serving");
-    let (uploads, store) = (built.uploads.clone(), built.opened.store.clone());
+    let (uploads, store) = (built.uploads.clone(), built.store.contents().clone());
     let expired = shown.metrics.uploads.expired.clone();
     // Of several tiers, the one behind: what stands in front is not missed.
-    let tier = built.opened.url.tier();
-    let scrub = built
-        .opened
-        .scrubber
-        .clone()
-        .map(|scrubber| scrub::start(live.clone(), scrubber));
+    let tier = built.store.url().tier();
+    let scrubber = built.store.facts().scrubber.clone();
+    let scrub = scrubber.map(|scrubber| scrub::start(live.clone(), scrubber));
     let late_chunks = background::send_late_chunks(uploads.clone());
     let expiry = background::expire_uploads(live, uploads, store, expired);
     let admission = built.admission.clone();
     let slow = task::spawn("slow clients", async move { admission.watch().await });
-    let folder = own_folder(&loaded.config, &built.opened.url);
+    let folder = own_folder(&loaded.config, built.store.url());
     let backlog = built.backlog.clone();
-    let watch = shown.watch(built.opened.store.clone(), tier, backlog, folder);
+    let watch = shown.watch(built.store.contents().clone(), tier, backlog, folder);
     let reloader = Reloader {
         origins,
         running: loaded,
@@ -300,9 +297,9 @@ async fn close(running: Running, limit: Duration) -> Left {
     running.built.doors.drain();
     running.built.control.drain().await;
     running.stop.send_replace(true);
-    let queues = &running.built.queues;
-    let left = drain::drain(running.serving, &running.connections, queues, until).await;
-    if let Some(scrubber) = &running.built.opened.scrubber
+    let backlog = running.built.backlog.as_deref();
+    let left = drain::drain(running.serving, &running.connections, backlog, until).await;
+    if let Some(scrubber) = &running.built.store.facts().scrubber
         && let Err(error) = scrubber.save().await
     {
         tracing::warn!(%error, "Blobs will be hashed again at the next start");

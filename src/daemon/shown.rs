@@ -14,7 +14,7 @@ use crate::{
         admin::{self, Admin, Caches, Health, Stores},
         observe::Observer,
     },
-    store::{Store, ingest::Uploads, open::Opened, tiered::Backlog, wrap::counters::Tier},
+    store::{RepoStore, Store, ingest::Uploads, tiered::Backlog, wrap::counters::Tier},
     task::{self, Task},
 };
 
@@ -44,8 +44,8 @@ impl Shown {
     }
 
     /// Shows what a store counts, and a folder in front of it.
-    pub fn stores(&self, opened: &Opened) {
-        let stores = Stores::new(opened.metrics.clone());
+    pub fn stores(&self, store: &Store) {
+        let stores = Stores::new(store.facts().metrics.clone());
         self.metrics.add(Box::new(stores));
     }
 
@@ -87,7 +87,7 @@ impl Shown {
     /// store's own, or the one in front of it: whether it can be written to is shown too.
     pub fn watch(
         &self,
-        store: Arc<dyn Store>,
+        store: Arc<dyn RepoStore>,
         tier: Tier,
         backlog: Option<Arc<dyn Backlog>>,
         folder: Option<PathBuf>,

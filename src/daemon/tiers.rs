@@ -6,14 +6,9 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::{
-    build::store_url,
-    drain::Queue,
-    error::{Error, Result},
-};
+use super::error::{Error, Result};
 use crate::{
     config::daemon::Config,
     digest::Digest,
@@ -22,9 +17,9 @@ use crate::{
     ops::cache_tags::{CacheTags, MergeCaches},
     serve::admin::Refresh,
     store::{
-        self,
+        self, Store,
         ingest::Evict,
-        open::{Opened, Options, Repositories, StoreUrl},
+        open::{Options, Repositories, StoreUrl},
         tiered::{self, Backlog, Numbers, Room, Tiered},
     },
     task,
@@ -39,7 +34,7 @@ const VETTED: &str = "vetted";
 /// What stands behind the doors.
 pub(super) struct Tiers {
     /// The store, whatever it is made of.
-    pub(super) opened: Arc<Opened>,
+    pub(super) store: Store,
     /// How stores like it are opened.
     pub(super) options: Options,
     /// What the remote does not have yet; `None` where there is one store alone.
@@ -60,9 +55,9 @@ pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) 
             vetted: Some(state.join(VETTED)),
             ..options.clone()
         };
-        let opened = Box::pin(store::open::open(&url, &alone)).await?;
+        let store = Box::pin(store::open::open(&url, &alone)).await?;
         return Ok(Tiers {
-            opened: Arc::new(opened),
+            store,
             options,
             backlog: None,
             readers: None,
@@ -81,7 +76,6 @@ pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) 
     };
     let remote = Box::pin(store::open::open(&url, &remote)).await?;
     let near = Box::pin(store::open::open(&StoreUrl::Disk(front.clone()), &near)).await?;
-    let scrubber = near.scrubber.clone();
     let mut settings = tiered::Settings::new(config.mode, state.join("queue"));
     settings.room.max_bytes = config.front_max_size;
     settings.room = room_at(front.clone(), settings.room).await?;
@@ -91,12 +85,32 @@ pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) 
         backlog: Some(tiered.backlog()),
         readers: Some(tiered.hasty()),
         evict: Some(tiered.evict()),
-        opened: Arc::new(Opened {
-            scrubber,
-            ..tiered.opened()
-        }),
+        store: tiered.store(),
         options,
     })
+}
+
+/// The URL of the store, where it is one that a daemon can have.
+pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
+    let url: StoreUrl = config.store.0.parse()?;
+    match url {
+        StoreUrl::Disk(_) | StoreUrl::Layout(_) | StoreUrl::S3(_) | StoreUrl::Registry(_) => {}
+        StoreUrl::Daemon(_) => {
+            return Err(Error::usage(format!(
+                "{url} cannot stand behind a daemon: it is one itself, and keeps its records to itself ({})",
+                config.store.1
+            ))
+            .hint("expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX or oci://HOST/REPOSITORY"));
+        }
+    }
+    if config.front.is_some() && matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)) {
+        return Err(
+            Error::usage(format!("a folder in front of {url} gains nothing")).hint(
+                "leave out `front`, or set `store` to s3://BUCKET/PREFIX or oci://HOST/REPOSITORY",
+            ),
+        );
+    }
+    Ok(url)
 }
 
 /// The room for a folder in front on the file system that it is on, with a warning where that is too small for it.
@@ -150,70 +164,13 @@ pub(super) async fn reach(config: &Config) -> Result<bool> {
     let asked = async {
         let opened = Box::pin(store::open::open(&url, &options)).await?;
         // Of no bytes: whether it is there does not matter.
-        opened.store.stat(&Digest::sha256_of(b"")).await
+        opened.stat(&Digest::sha256_of(b"")).await
     };
     let Ok(answered) = timeout(PATIENCE, asked).await else {
         let why = format!("no answer from {url} within {}s", PATIENCE.as_secs());
         return Err(Error::failed(why));
     };
     answered.map(|_| true).map_err(Error::from)
-}
-
-/// What the remote does not have yet, at the end of the process.
-pub(super) struct Waiting(pub(super) Arc<dyn Backlog>);
-
-#[async_trait]
-impl Queue for Waiting {
-    fn name(&self) -> &'static str {
-        "remote store"
-    }
-
-    async fn drain(&self, until: Instant) -> u64 {
-        let left = self.0.flush(until).await;
-        left.blobs + left.updates
-    }
-}
-
-/// A moment that does not come.
-const NEVER: Duration = Duration::from_hours(24 * 365);
-
-#[async_trait]
-impl store::Queue for Waiting {
-    fn waiting(&self) -> store::queue::Waiting {
-        let status = self.0.status();
-        let mut trouble = Vec::new();
-        if !status.remote.up {
-            let why = &status.remote.why;
-            trouble.push(format!("the remote store is unreachable: {why}"));
-        } else if let Some(why) = status.refused {
-            trouble.push(format!("the remote store refuses it: {why}"));
-        }
-        if status.set_aside > 0 {
-            let count = status.set_aside;
-            trouble.push(format!("{count} files were set aside: see the log"));
-        }
-        store::queue::Waiting {
-            tags: status.updates,
-            blobs: status.blobs,
-            bytes: status.bytes,
-            oldest: status.oldest,
-            trouble: (!trouble.is_empty()).then(|| trouble.join("; ")),
-        }
-    }
-
-    async fn flush(&self) -> store::Result<()> {
-        // Those of long ago too: whoever takes the disk away because of this answer would lose them.
-        match self.0.flush(Instant::now() + NEVER).await.set_aside {
-            0 => Ok(()),
-            count => Err(store::Error::new(
-                store::ErrorKind::Unsupported,
-                "flush",
-                format!(
-                    "{count} of what was acknowledged cannot be sent and was set aside: see the log, and `queue/aside` in the state folder"
-                ),
-            )),
-        }
-    }
 }
 
 /// Shows the tiers in the daemon's numbers.
@@ -262,4 +219,26 @@ pub(super) fn refresh(backlog: Arc<dyn Backlog>) -> Refresh {
             counter.inc_by(now.saturating_sub(before));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::build::tests::config;
+
+    #[test]
+    fn every_store_but_a_daemon_can_stand_behind_the_doors_and_what_is_far_behind_a_folder() {
+        for (store, alone, behind) in [
+            ("disk:/a", true, false),
+            ("oci-layout:/a", true, false),
+            ("s3://bucket", true, true),
+            ("oci://h/r", true, true),
+            ("cachectld:/run/x.sock", false, false),
+            ("nonsense", false, false),
+        ] {
+            let pairs = [("store", store), ("front", "/f")];
+            assert_eq!(store_url(&config(&pairs[..1])).is_ok(), alone, "{store}");
+            assert_eq!(store_url(&config(&pairs)).is_ok(), behind, "{store}");
+        }
+    }
 }

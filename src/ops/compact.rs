@@ -290,11 +290,7 @@ async fn fetch_remote(
     base: &Arc<Snapshot>,
     choice: &Choice,
 ) -> Result<tempfile::TempDir> {
-    let temp_dir: PathBuf = ctx
-        .opened
-        .spool_dir
-        .clone()
-        .unwrap_or_else(|| ctx.temp_dir.clone());
+    let temp_dir = ctx.spool_dir();
     fs::make_dirs(&temp_dir)?;
     let temp = tempfile::Builder::new()
         .prefix("merge-")

@@ -68,19 +68,14 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(place: &'a Place, to: &'a Context, report: Report) -> Self {
         let from = &place.ctx;
-        let spool_dir = to
-            .opened
-            .spool_dir
-            .clone()
-            .unwrap_or_else(|| to.temp_dir.clone());
         Self {
             place,
             from,
             to,
             transfer: transfer::Options {
-                from: from.opened.store.clone(),
-                to: to.opened.store.clone(),
-                spool_dir,
+                from: from.store.contents().clone(),
+                to: to.store.contents().clone(),
+                spool_dir: to.spool_dir(),
                 concurrency: to.concurrency,
                 progress: to.progress.clone(),
             },
@@ -147,12 +142,12 @@ fn no_room(to: &Context, names: &[Named], report: &mut Report) {
     let repository = names[0].place.repository();
     let left = LeftOut {
         what: format!("repository {repository}"),
-        why: match to.opened.control {
+        why: match &to.store.facts().control {
             Some(_) => format!(
                 "through the door of {} only `cachectl` is written; let a daemon copy that opens its store itself",
-                to.opened.url
+                to.store.url()
             ),
-            None => format!("{} holds one repository only", to.opened.url),
+            None => format!("{} holds one repository only", to.store.url()),
         },
     };
     to.progress
@@ -163,7 +158,7 @@ fn no_room(to: &Context, names: &[Named], report: &mut Report) {
 impl Job<'_> {
     /// Copies the tags that point at `digest`.
     async fn tagged(&mut self, digest: Digest) -> Result<()> {
-        for tag in self.from.opened.store.tags("").await? {
+        for tag in self.from.store.tags("").await? {
             let resolved = names::resolve(self.from, &tag.clone().into()).await?;
             let Ok(Some(resolved)) = resolved else {
                 continue;
@@ -218,7 +213,7 @@ impl Job<'_> {
         Ok(match names::snapshot_at(self.from, &group.head).await? {
             None => open.cloned().collect(),
             Some(head) => {
-                let now = self.from.opened.store.clock().await?;
+                let now = self.from.store.clock().await?;
                 let contained = Contained::by(&head, now);
                 open.filter(|s| !contained.has(s)).cloned().collect()
             }
@@ -240,7 +235,7 @@ impl Job<'_> {
             if head.config.folded.iter().any(|f| f.tag == side.as_str()) {
                 return Ok(());
             }
-            let now = self.to.opened.store.clock().await?;
+            let now = self.to.store.clock().await?;
             if Contained::by(&head, now).has(side) {
                 let why = "the target's snapshot is so much newer that nobody would look at it";
                 self.leave_out(format!("tag {}", self.shown(side)), why.to_owned());
@@ -346,7 +341,7 @@ impl Job<'_> {
                 return Ok(());
             }
         };
-        let now = self.from.opened.store.clock().await?;
+        let now = self.from.store.clock().await?;
         if let Some(LeftOut { what, why }) = dated::leave_out(&mut loaded, Some(tag), written, now)
         {
             let text = format!("left out of the copy: {what}: {why}");

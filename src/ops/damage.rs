@@ -18,7 +18,7 @@ pub(super) async fn known(ctx: &Context) -> HashSet<Digest> {
     let Some(file) = ctx.state_dir.as_ref().map(|s| s.join(FILE)) else {
         return HashSet::new();
     };
-    let (store, today) = (ctx.opened.url.to_string(), Time::now().day());
+    let (store, today) = (ctx.store.url().to_string(), Time::now().day());
     task::blocking(move || {
         let text = fs::read_if_there(&file, MAX_BYTES).unwrap_or_else(|e| {
             tracing::debug!(error = %e, "List of damaged packs not read");
@@ -41,7 +41,7 @@ pub(super) async fn note(ctx: &Context, damaged: &[(Digest, String)]) {
     let (Some(state), false) = (ctx.state_dir.clone(), damaged.is_empty()) else {
         return;
     };
-    let (store, today) = (ctx.opened.url.to_string(), Time::now().day());
+    let (store, today) = (ctx.store.url().to_string(), Time::now().day());
     let mut lines = String::new();
     for (digest, _) in damaged {
         let _ = writeln!(lines, "{today} {digest} {store}");

@@ -126,7 +126,7 @@ struct Stored(Option<Vec<StoredBlob>>);
 impl Stored {
     async fn list(ctx: &Context) -> Result<Self> {
         let whole = ctx.reach.is_whole();
-        let Some(sweep) = ctx.opened.sweep.as_ref().filter(|_| whole) else {
+        let Some(sweep) = ctx.store.sweep().filter(|_| whole) else {
             return Ok(Self(None));
         };
         let mut all = sweep.blobs().await?;

@@ -555,7 +555,7 @@ async fn ground(
     if base.is_none()
         && !options.replace
         && let Some(imported) = index.as_ref().and_then(|i| i.notes.imported.as_ref())
-        && imported.store == ctx.opened.url.to_string()
+        && imported.store == ctx.store.url().to_string()
     {
         base = imported_base(ctx, &imported.snapshot, &damaged, rules).await;
     }
@@ -577,13 +577,13 @@ async fn imported_base(
     rules: Rules,
 ) -> Option<Snapshot> {
     let digest: Digest = digest.parse().ok()?;
-    let resolved = ctx.opened.store.resolve(&digest.into()).await.ok()??;
+    let resolved = ctx.store.resolve(&digest.into()).await.ok()??;
     let loaded = load::load(ctx, &resolved.manifest, damaged)
         .await
         .ok()?
         .ok()?;
     let mut loaded = loaded;
-    let now = ctx.opened.store.clock().await.ok()?;
+    let now = ctx.store.clock().await.ok()?;
     dated::leave_out(&mut loaded, None, resolved.modified, now);
     fold::close(&mut loaded.snapshot, rules);
     Some(loaded.snapshot)

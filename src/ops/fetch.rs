@@ -24,7 +24,7 @@ use crate::{
         plan::Plan,
         unpack::{Arrival, FileOutcome, Target, Verified, unpack},
     },
-    store::{self, ByteStream, ErrorKind, Store},
+    store::{self, ByteStream, ErrorKind, RepoStore},
     task,
 };
 
@@ -104,7 +104,7 @@ fn requests(snapshot: &Snapshot, plan: &Plan) -> Vec<Request> {
 }
 
 struct Fetcher {
-    store: Arc<dyn Store>,
+    store: Arc<dyn RepoStore>,
     out: mpsc::Sender<Arrival>,
     /// One permit a byte.
     room: Arc<Semaphore>,
@@ -132,7 +132,7 @@ pub async fn fetch_and_unpack(
         })
     };
     let fetching = fetch(
-        ctx.opened.store.clone(),
+        ctx.store.contents().clone(),
         requests(snapshot, &plan),
         ctx.concurrency,
         out,
@@ -147,7 +147,7 @@ pub async fn fetch_and_unpack(
 ///
 /// What of the answer counts packs is the caller's to fill in.
 async fn fetch(
-    store: Arc<dyn Store>,
+    store: Arc<dyn RepoStore>,
     requests: Vec<Request>,
     concurrency: usize,
     out: mpsc::Sender<Arrival>,

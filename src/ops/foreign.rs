@@ -212,14 +212,12 @@ impl Walk<'_> {
                 Ok(None) => format!("{what} {digest} is missing"),
                 Err(why) => format!("{what} {digest}: {why}"),
             },
-            Next::Child(desc) => {
-                match transfer::copy::read_manifest(&*ctx.opened.store, &desc).await {
-                    Ok(Some(child)) => return Ok(Some(child)),
-                    Ok(None) => format!("manifest {} is missing", desc.digest),
-                    Err(transfer::Error::Store(e)) => return Err(e.into()),
-                    Err(e) => e.to_string(),
-                }
-            }
+            Next::Child(desc) => match transfer::copy::read_manifest(&*ctx.store, &desc).await {
+                Ok(Some(child)) => return Ok(Some(child)),
+                Ok(None) => format!("manifest {} is missing", desc.digest),
+                Err(transfer::Error::Store(e)) => return Err(e.into()),
+                Err(e) => e.to_string(),
+            },
         };
         self.fault(why);
         Ok(None)
@@ -277,7 +275,7 @@ pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option
         what: format!("config {}", cache.config().digest),
         why,
     })?;
-    let read = load::read_blob(&*place.ctx.opened.store, cache.config()).await;
+    let read = load::read_blob(&*place.ctx.store, cache.config()).await;
     let config = match read {
         Ok(Some(config)) => config,
         Ok(None) => return Ok(None),

@@ -257,7 +257,7 @@ pub(super) async fn read_beside(
     damaged: &HashSet<Digest>,
     own: Option<&Side>,
 ) -> Result<Current> {
-    let store = &ctx.opened.store;
+    let store = &ctx.store;
     let tag = name.tag();
     let (as_reference, side_prefix) = (tag.clone().into(), name.side_prefix());
     let (head, listed) = tokio::join!(store.resolve(&as_reference), store.tags(&side_prefix));

@@ -316,7 +316,7 @@ async fn remember(
     let imported = Imported {
         at: (now.secs, now.nanos),
         snapshot: origin.digest.to_string(),
-        store: ctx.opened.url.to_string(),
+        store: ctx.store.url().to_string(),
         name: Some(origin.name),
     };
     let notes = Notes {

@@ -158,7 +158,7 @@ async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option
         Reference::Tag(tag) => Some(tag),
         Reference::Digest(_) => None,
     };
-    let now = ctx.opened.store.clock().await?;
+    let now = ctx.store.clock().await?;
     warn(
         ctx,
         dated::leave_out(&mut loaded, stands, ours.written, now).as_slice(),
@@ -352,7 +352,7 @@ async fn outside(
 
 /// The stored size of each config and layer; `None` of one that is missing. What is not as its descriptor says is a warning.
 async fn stored(place: &Place, tag: &Tag, blobs: &[Descriptor]) -> Result<Vec<Option<u64>>> {
-    let store = &place.ctx.opened.store;
+    let store = &place.ctx.store;
     let digests: Vec<Digest> = blobs.iter().map(|d| d.digest).collect();
     let sizes = stream::iter(digests)
         .map(|digest| async move { store.stat(&digest).await })

@@ -93,7 +93,7 @@ async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
     if group.is_there {
         match names::look_within_room(&place.ctx, &group.head.clone().into()).await? {
             Found::Ours(ours) => {
-                let now = place.ctx.opened.store.clock().await?;
+                let now = place.ctx.store.clock().await?;
                 let contained = Contained::by(&ours, now);
                 let pending = sides.iter().filter(|s| !contained.has(s)).count();
                 return Ok((Some(of_ours(place, &group.head, &ours, pending)), broken));

@@ -25,7 +25,7 @@ use crate::{
     memory::{Exhausted, MemoryBudget, Reservation},
     pack::bare,
     source::SourceKind,
-    store::{self, ErrorKind, Store},
+    store::{self, ErrorKind, RepoStore},
     task,
 };
 
@@ -289,7 +289,7 @@ pub(super) async fn config(
         what: format!("config {}", desc.digest),
         why,
     })?;
-    let bytes = match usable(read_blob(&*ctx.opened.store, desc).await)? {
+    let bytes = match usable(read_blob(&*ctx.store, desc).await)? {
         Ok(bytes) => bytes,
         Err(why) => return Ok(Err(format!("its config {why}"))),
     };
@@ -413,7 +413,7 @@ async fn read_tocs(
             // Stored bytes are asked for while the config is still on its way, and decoded after it.
             let stored = ctx.tables.memory.reserve(0, layer.toc.size);
             let _stored = stored.map_err(Failed::Memory)?;
-            let bytes = match stored_toc(&*ctx.opened.store, &layer).await? {
+            let bytes = match stored_toc(&*ctx.store, &layer).await? {
                 Ok(bytes) => bytes,
                 Err(why) => return Ok(Err(why)),
             };
@@ -434,7 +434,7 @@ async fn read_tocs(
 
 /// The stored form of a table of contents.
 async fn stored_toc(
-    store: &dyn Store,
+    store: &dyn RepoStore,
     layer: &Layer,
 ) -> Result<std::result::Result<Bytes, String>> {
     let range = layer.toc.offset..layer.toc.offset + layer.toc.size;
@@ -489,7 +489,7 @@ pub fn told<T>(read: store::Result<T>) -> Result<std::result::Result<T, String>>
 }
 
 /// Reads a whole small blob and checks it; `None` if it is missing.
-pub async fn read_blob(store: &dyn Store, desc: &Descriptor) -> store::Result<Option<Bytes>> {
+pub async fn read_blob(store: &dyn RepoStore, desc: &Descriptor) -> store::Result<Option<Bytes>> {
     let Some(stream) = store.get(desc, 0..desc.size).await? else {
         return Ok(None);
     };

@@ -16,7 +16,7 @@ use crate::{
     entry::Time,
     progress::{Phase, Progress, span},
     source,
-    store::{self, open::Opened},
+    store::{self, Store},
     transfer,
 };
 
@@ -183,7 +183,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Clone)]
 pub struct Context {
     /// The store.
-    pub opened: Arc<Opened>,
+    pub store: Store,
     /// Which of its repositories listings and upkeep concern.
     pub reach: Reach,
     /// Who watches.
@@ -209,6 +209,12 @@ impl Context {
             reach: self.reach.clone().wanting_all(),
             ..self.clone()
         }
+    }
+
+    /// Where spools go: to the store's own file system, where it has one.
+    fn spool_dir(&self) -> PathBuf {
+        let own = self.store.facts().spool_dir.clone();
+        own.unwrap_or_else(|| self.temp_dir.clone())
     }
 }
 

@@ -125,7 +125,7 @@ pub(super) async fn find(ctx: &Context, word: &Word) -> Result<Vec<Named>> {
 
 /// The tags of one repository that `word` means.
 pub(super) async fn within(place: Arc<Place>, word: Word) -> Result<Vec<Named>> {
-    let tags = place.ctx.opened.store.tags("").await?;
+    let tags = place.ctx.store.tags("").await?;
     let room = place.ctx.tables.room_of_tags(tags.len());
     let room = Arc::new(room.map_err(|why| Error::Memory {
         what: format!("the {} tags of {}", tags.len(), place.repository()),
@@ -295,7 +295,7 @@ pub(super) async fn resolve(
     ctx: &Context,
     reference: &Reference,
 ) -> Result<std::result::Result<Option<Resolved>, String>> {
-    match ctx.opened.store.resolve(reference).await {
+    match ctx.store.resolve(reference).await {
         Ok(Some(r)) if !r.manifest.digest.matches(&r.manifest.bytes) => {
             Ok(Err("its bytes do not match its digest".to_owned()))
         }
@@ -313,7 +313,7 @@ pub async fn ask(ctx: &Context) -> Result<()> {
     let tag: Tag = "cachectl-check"
         .parse()
         .expect("letters and a dash make a tag");
-    ctx.opened.store.resolve(&tag.into()).await?;
+    ctx.store.resolve(&tag.into()).await?;
     Ok(())
 }
 

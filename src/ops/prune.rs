@@ -22,7 +22,7 @@ use crate::{
     artifact::Tag,
     digest::Digest,
     entry::Time,
-    store::{self, PublishedAt, StoredBlob, open::Opened},
+    store::{self, PublishedAt, Store, StoredBlob},
 };
 
 mod mark;
@@ -120,8 +120,8 @@ pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
 ///
 /// # Errors
 /// When the marks cannot be read; what was known stays.
-pub async fn read_marked(opened: &Opened) -> store::Result<()> {
-    let (Some(marked), Some(sweep)) = (&opened.marked, &opened.sweep) else {
+pub async fn read_marked(store: &Store) -> store::Result<()> {
+    let (Some(marked), Some(sweep)) = (&store.facts().marked, store.sweep()) else {
         return Ok(());
     };
     let mut all = HashSet::new();
@@ -196,7 +196,7 @@ async fn by_policy(
     }
     let found = names::find(ctx, &Word::All).await?;
     let sized = options.max_size.is_some();
-    let now = ctx.opened.store.clock().await?;
+    let now = ctx.store.clock().await?;
     let mut reads = InTurn::new(found, ctx.concurrency, |named| read_name(named, sized, now));
     let (mut all, mut blobs) = (Vec::new(), Blobs::within(ctx));
     while let Some((named, read)) = reads.next().await {

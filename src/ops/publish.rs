@@ -124,7 +124,7 @@ pub struct Head {
 /// Nothing is published then, or (side tags) all of it but not yet folded. [`Error::Replaced`]: the name was replaced since
 /// what it was made from was read; no reader gets what this writer had.
 pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
-    match ctx.opened.meet {
+    match ctx.store.facts().meet {
         Meet::CompareAndSwap => swap(ctx, p).await,
         Meet::SideTags => by_side_tag(ctx, p).await,
     }
@@ -135,7 +135,7 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     let mut read_again: Option<Current> = None;
     for round in 0..SWAPS {
         let current = read_again.as_ref().unwrap_or(p.base);
-        let now = ctx.opened.store.clock().await?;
+        let now = ctx.store.clock().await?;
         let mine = p.mine(now);
         let moved = round > 0 || p.mine.merge || !p.built_on_base;
         let mut next = match current.folded() {
@@ -157,7 +157,6 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
             .map_or(Expect::Absent, Expect::Version);
         let tag = name.tag();
         match ctx
-            .opened
             .store
             .publish(&sealed.manifest, Some(&tag), &expect)
             .await?
@@ -181,7 +180,7 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
 
 async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     let name = &p.mine.name;
-    let store = &ctx.opened.store;
+    let store = &ctx.store;
     let now = store.clock().await?;
     let own = name.side_tag(now, fastrand::u64(..));
     let mut mine = p.mine(now);
@@ -269,7 +268,6 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         }
         let expect = current.version.map_or(Expect::Absent, Expect::Version);
         let published = ctx
-            .opened
             .store
             .publish(&sealed.manifest, Some(&name.tag()), &expect)
             .await?;
@@ -311,17 +309,17 @@ fn seal(next: &mut Snapshot, created: Time, listed: &HashSet<&str>, now: Time) -
 /// Stores what the manifest names besides packs.
 async fn put_config(ctx: &Context, sealed: &Sealed) -> Result<()> {
     let body = Body::Bytes(sealed.config_bytes.clone().into());
-    ctx.opened.store.put(&sealed.config, &body).await?;
+    ctx.store.put(&sealed.config, &body).await?;
     if sealed.is_empty {
         let body = Body::Bytes(EMPTY_CONTENT.into());
-        ctx.opened.store.put(&empty_layer(), &body).await?;
+        ctx.store.put(&empty_layer(), &body).await?;
     }
     Ok(())
 }
 
 /// Removes side tags that the head contains and that are old, the latest first; what cannot be removed waits for the next export.
 async fn remove_old(ctx: &Context, current: &Current, contained: &Contained<'_>) {
-    let Some(untag) = &ctx.opened.untag else {
+    let Some(untag) = ctx.store.untag() else {
         return;
     };
     let listed = current.side_tags.iter();
@@ -329,7 +327,7 @@ async fn remove_old(ctx: &Context, current: &Current, contained: &Contained<'_>)
     if old.is_empty() {
         return;
     }
-    let Ok(now) = ctx.opened.store.clock().await else {
+    let Ok(now) = ctx.store.clock().await else {
         return;
     };
     // One that claims to be of the future would never be old: it is nobody's whose clock is the store's.

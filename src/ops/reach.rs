@@ -15,7 +15,7 @@ use super::{
 use crate::{
     artifact::Tag,
     digest::Digest,
-    store::{self, Repository, keys::Repo, open::Opened, repository::TagPart},
+    store::{self, Repository, keys::Repo, repository::TagPart},
 };
 
 /// Says of a repository whether it may be looked at, or changed.
@@ -127,8 +127,7 @@ impl Place {
     /// belongs to which.
     fn own(ctx: &Context) -> Option<Self> {
         let repo = Repo::cli();
-        let repositories = ctx.opened.repositories.as_ref();
-        let records = repositories.map(|r| r.repository(&repo));
+        let records = ctx.store.repository(&repo);
         let ctx = match (&ctx.reach.granted, &records) {
             (None, _) => ctx.clone(),
             (Some(granted), Some(records)) => Self::seen(ctx, granted, records),
@@ -140,14 +139,8 @@ impl Place {
     /// A context whose store answers only for what is seen in a repository.
     fn seen(ctx: &Context, granted: &Granted, repository: &Repository) -> Context {
         let view = View::new(repository.clone(), granted.sights.clone());
-        let opened = Opened {
-            store: Arc::new(view),
-            // Blobs of all repositories are none of its business.
-            sweep: None,
-            ..Opened::clone(&ctx.opened)
-        };
         Context {
-            opened: Arc::new(opened),
+            store: ctx.store.seen_through(Arc::new(view)),
             // What one caller sees another may not.
             tables: ctx.tables.afresh(),
             ..ctx.clone()
@@ -164,15 +157,9 @@ impl Place {
 
     /// Another one; `None` where there are no others.
     fn other(ctx: &Context, repo: &Repo) -> Option<Self> {
-        let repository = ctx.opened.repositories.as_ref()?.repository(repo);
-        let writable = ctx.opened.untag.is_some();
-        let opened = Opened {
-            store: repository.store().clone(),
-            untag: writable.then(|| repository.untag().clone()),
-            ..Opened::clone(&ctx.opened)
-        };
+        let repository = ctx.store.repository(repo)?;
         let inside = Context {
-            opened: Arc::new(opened),
+            store: ctx.store.within(&repository),
             // What one repository has another may not have, or not show.
             tables: ctx.tables.afresh(),
             ..ctx.clone()
@@ -243,14 +230,14 @@ impl Place {
 /// # Errors
 /// `Usage` where repositories are chosen and the store holds one only.
 pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<Place>>> {
-    let Some(repositories) = &ctx.opened.repositories else {
+    let Some(repositories) = &ctx.store.facts().repositories else {
         return match &ctx.reach.wanted {
             // Through a daemon's door only ours is known.
-            _ if ctx.opened.control.is_some() => Ok(own(ctx).into_iter().collect()),
+            _ if ctx.store.facts().control.is_some() => Ok(own(ctx).into_iter().collect()),
             None => Ok(own(ctx).into_iter().collect()),
             Some(_) => Err(Error::Usage(format!(
                 "repositories cannot be chosen: {} holds one only",
-                ctx.opened.url
+                ctx.store.url()
             ))),
         };
     };
@@ -266,7 +253,7 @@ pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<Place>>> {
 
 /// The command line's own repository; `None` where it is out of reach.
 pub(super) fn own(ctx: &Context) -> Option<Arc<Place>> {
-    let alone = ctx.opened.repositories.is_none() && ctx.opened.control.is_none();
+    let alone = ctx.store.facts().repositories.is_none() && ctx.store.facts().control.is_none();
     let reached = alone || ctx.reach.admits(&Repo::cli());
     Place::own(ctx).filter(|_| reached).map(Arc::new)
 }

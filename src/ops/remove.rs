@@ -123,10 +123,10 @@ async fn described(named: &Named) -> Result<Removed> {
 
 /// The ability, or why there is none.
 pub(super) fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
-    ctx.opened.untag.as_deref().ok_or_else(|| {
+    ctx.store.untag().map(|u| &**u).ok_or_else(|| {
         let why = "nothing can be removed: the store cannot, or it was opened read-only";
         store::Error::new(ErrorKind::Unsupported, "remove tags", why)
-            .at(&ctx.opened.url.to_string(), "")
+            .at(&ctx.store.url().to_string(), "")
     })
 }
 

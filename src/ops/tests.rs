@@ -15,11 +15,7 @@ use crate::{
         Source,
         dir::{self, Dir},
     },
-    store::{
-        Meet,
-        open::{Opened, StoreUrl},
-        testing::Memory,
-    },
+    store::{Meet, Store, open::StoreUrl, testing::Memory},
 };
 
 mod beside;
@@ -72,25 +68,8 @@ impl World {
 
     /// A node's context; nodes of other names have other states.
     pub(super) fn node(&self, name: &str) -> Context {
-        let memory = self.memory.clone();
-        let opened = Opened {
-            store: memory.clone(),
-            meet: self.meet,
-            untag: Some(memory.clone()),
-            push_check: None,
-            sweep: Some(memory),
-            spool_dir: None,
-            url: StoreUrl::Disk("memory".into()),
-            metrics: Vec::new(),
-            verified: false,
-            repositories: None,
-            marked: None,
-            scrubber: None,
-            control: None,
-            hides: None,
-        };
         Context {
-            opened: Arc::new(opened),
+            store: Store::of(&self.memory, StoreUrl::Disk("memory".into()), self.meet),
             reach: crate::ops::Reach::everything(),
             progress: progress::silent(),
             state_dir: Some(self.temp.path().join(name).join("state")),

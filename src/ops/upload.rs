@@ -43,7 +43,13 @@ const ASK_FROM: u64 = 8 << 20;
 /// The store's refusal.
 pub async fn must_be_allowed(ctx: &Context, new: &[New]) -> Result<()> {
     let bytes: u64 = new.iter().map(|n| n.pack.entry.kind.content_len()).sum();
-    if let Some(check) = ctx.opened.push_check.as_ref().filter(|_| bytes >= ASK_FROM) {
+    if let Some(check) = ctx
+        .store
+        .facts()
+        .push_check
+        .as_ref()
+        .filter(|_| bytes >= ASK_FROM)
+    {
         check.check_push().await?;
     }
     Ok(())
@@ -171,11 +177,7 @@ impl Sink for SpoolSink {
 /// # Errors
 /// When a pack cannot be written or stored; those stored before stay, unreachable until a later export uses them.
 pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
-    let dir = ctx
-        .opened
-        .spool_dir
-        .clone()
-        .unwrap_or_else(|| ctx.temp_dir.clone());
+    let dir = ctx.spool_dir();
     let (out, arrived) = mpsc::channel(PACKS_WAITING);
     let watch = ctx.progress.clone();
     let started = Instant::now();
@@ -226,7 +228,6 @@ async fn send_all(
         let size = spool.size();
         ctx.progress.begin(Phase::Upload, Some(size));
         match ctx
-            .opened
             .store
             .put(&layer.descriptor, &Body::Spool(Arc::new(spool)))
             .await?

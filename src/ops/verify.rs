@@ -448,7 +448,7 @@ async fn blob(ctx: &Context, depth: Depth, desc: Descriptor) -> Result<(Descript
 
 /// Is it there, with its size?
 async fn stat(ctx: &Context, desc: &Descriptor) -> Result<Faults> {
-    let size = ctx.opened.store.stat(&desc.digest).await?;
+    let size = ctx.store.stat(&desc.digest).await?;
     Ok(size_fault(desc, size).into_iter().collect())
 }
 
@@ -476,7 +476,7 @@ async fn look_at(ctx: &Context, layer: &Layer) -> Result<Faults> {
     let Some(from) = desc.size.checked_sub(bare::FOOTER_BYTES) else {
         return Ok(vec!["is too short for a pack".to_owned()]);
     };
-    let read = match ctx.opened.store.get(desc, from..desc.size).await {
+    let read = match ctx.store.get(desc, from..desc.size).await {
         Ok(Some(stream)) => crate::store::collect(stream, bare::FOOTER_BYTES)
             .await
             .map(Some),

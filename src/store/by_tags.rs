@@ -13,34 +13,43 @@
 //! What a registry does not take as a manifest (other media types, manifests that name what is not there) is kept as a blob, and its tag is a
 //! record that points at it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use self::{card::Card, repo::InRepo, tagged::ByTag};
+use self::{card::Card, repo::InRepo};
 use super::{
-    Body, Expect, Published, Store, Untag,
+    Body, Expect, Published, RepoStore, Untag,
     error::{Error, ErrorKind, Result},
     keys::Repo,
+    record::Manifested,
 };
-use crate::artifact::{Descriptor, Tag};
+use crate::{
+    artifact::{Descriptor, Tag},
+    digest::Digest,
+    lately::Lately,
+};
 
 mod card;
 pub(super) mod names;
 mod records;
 mod repo;
-mod tagged;
 
 /// Records that are read at once.
 const AT_ONCE: usize = 16;
+/// Manifests of the CLI's own tags that are remembered.
+const MAX_BY_TAG: usize = 4096;
 
 /// What a store has to have for it.
 #[async_trait]
-pub trait Flat: Store + Untag {
+pub trait Flat: RepoStore + Untag {
     /// Says whether the bytes of a manifest are a blob too.
     fn manifests_are_blobs(&self) -> bool;
 
@@ -55,7 +64,10 @@ struct Inner<S> {
     flat: S,
     /// The empty config of our records was put there by this process.
     has_empty: AtomicBool,
-    by_tag: ByTag,
+    /// Manifests that the CLI's own tags were seen to lead to. The command line writes straight to the store and leaves no record of
+    /// its manifests, and a digest alone proves nothing: every repository's manifests lie in one. Clients ask for a tag first, then
+    /// for the digest that it had.
+    by_tag: Lately<Digest, Manifested>,
 }
 
 impl<S> Clone for ByTags<S> {
@@ -70,7 +82,7 @@ impl<S: Flat> ByTags<S> {
         Self(Arc::new(Inner {
             flat,
             has_empty: AtomicBool::new(false),
-            by_tag: ByTag::default(),
+            by_tag: Lately::new(MAX_BY_TAG, Duration::MAX),
         }))
     }
 

@@ -17,6 +17,7 @@ pub mod by_tags;
 mod check;
 pub mod disk;
 pub mod error;
+mod handle;
 pub mod ingest;
 mod keyed;
 pub mod keys;
@@ -44,9 +45,9 @@ pub mod wrap;
 pub use body::{Body, ByteStream, Spool, SpoolWriter, collect};
 use check::{check_body, check_body_blocking, check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
+pub use handle::Store;
 pub use published_at::{PublishedAt, published_at};
 pub use push_check::PushCheck;
-pub use queue::Queue;
 pub use records::Records;
 pub use repository::Repository;
 
@@ -187,9 +188,9 @@ pub trait TagStore: Send + Sync {
     async fn clock(&self) -> Result<Time>;
 }
 
-/// A store: both together.
-pub trait Store: BlobStore + TagStore {}
-impl<T: BlobStore + TagStore> Store for T {}
+/// The blobs and tags of one repository: both together.
+pub trait RepoStore: BlobStore + TagStore {}
+impl<T: BlobStore + TagStore> RepoStore for T {}
 
 /// How writers of one name meet at a store (design §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

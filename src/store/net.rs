@@ -4,18 +4,21 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
-use tokio::time::Instant;
 
 use super::error::{Error, ErrorKind, Result};
-use crate::{fs, progress::span};
+use crate::fs;
+
+mod patience;
+mod range;
+
+pub(super) use patience::{Patience, Sent, Upload, Watch, sending, within};
+pub(super) use range::ContentRange;
 
 /// What we call ourselves to servers.
 pub const USER_AGENT: &str = concat!("cachectl/", env!("CARGO_PKG_VERSION"));
 
 /// Largest bundle of certificates that is read.
 const MAX_BUNDLE_BYTES: u64 = 16 << 20;
-/// A body slower than this for a whole stall time counts as stalled: one byte now and then keeps no one waiting for ever.
-const MIN_BYTES_PER_SECOND: u64 = 1 << 10;
 
 /// How long remotes are waited for where nobody says otherwise; the settings' table says the same in words.
 pub const STALL: Duration = Duration::from_secs(10);
@@ -271,59 +274,6 @@ pub fn install_tls_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// Watches a body that comes in: only time spent waiting for the server counts, a slow reader is no stall.
-#[derive(Debug)]
-pub(in crate::store) struct Watch {
-    op: &'static str,
-    stall: Duration,
-    waited: Duration,
-    bytes: u64,
-}
-
-impl Watch {
-    pub(in crate::store) fn new(op: &'static str, stall: Duration) -> Self {
-        Self {
-            op,
-            stall,
-            waited: Duration::ZERO,
-            bytes: 0,
-        }
-    }
-
-    /// Waits for the next piece.
-    ///
-    /// # Errors
-    /// `Timeout` if none comes for a stall time, or too little in one.
-    pub(in crate::store) async fn wait<T>(
-        &mut self,
-        next: impl Future<Output = T>,
-        size: impl FnOnce(&T) -> u64,
-    ) -> Result<T> {
-        let stalled = |bytes: u64| {
-            Error::new(
-                ErrorKind::Timeout,
-                self.op,
-                format!("the body stalled: {bytes} bytes in {}", span(self.stall)),
-            )
-        };
-        let start = Instant::now();
-        let Ok(item) = tokio::time::timeout(self.stall, next).await else {
-            return Err(stalled(0));
-        };
-        self.waited += start.elapsed();
-        self.bytes = self.bytes.saturating_add(size(&item));
-        if self.waited >= self.stall {
-            let least = (self.stall.as_secs_f64() * MIN_BYTES_PER_SECOND as f64) as u64;
-            if self.bytes < least {
-                return Err(stalled(self.bytes));
-            }
-            self.waited = Duration::ZERO;
-            self.bytes = 0;
-        }
-        Ok(item)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -407,48 +357,6 @@ mod tests {
             young.contains("in 3 hours: set this node's clock"),
             "{young}"
         );
-    }
-
-    const STALL: Duration = Duration::from_secs(10);
-
-    async fn after<T>(wait: Duration, value: T) -> T {
-        tokio::time::sleep(wait).await;
-        value
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silence_is_found_after_one_stall_time() {
-        let start = Instant::now();
-        let e = Watch::new("get", STALL)
-            .wait(std::future::pending::<u64>(), |n| *n)
-            .await
-            .unwrap_err();
-        assert_eq!(e.kind, ErrorKind::Timeout);
-        assert_eq!(start.elapsed().as_secs(), 10);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_byte_a_second_is_a_stall_and_a_slow_line_is_none() {
-        let run = |bytes: u64| async move {
-            let mut watch = Watch::new("get", STALL);
-            for _ in 0..60 {
-                watch
-                    .wait(after(Duration::from_secs(1), bytes), |n| *n)
-                    .await?;
-            }
-            Result::Ok(())
-        };
-        assert_eq!(run(1).await.unwrap_err().kind, ErrorKind::Timeout);
-        run(4 << 10).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn slow_reader_is_no_stall() {
-        let mut watch = Watch::new("get", STALL);
-        for _ in 0..5 {
-            watch.wait(async { 1 }, |n| *n).await.unwrap();
-            tokio::time::sleep(STALL * 10).await;
-        }
     }
 
     fn with(bundle: &[u8]) -> Result<Option<Vec<u8>>> {

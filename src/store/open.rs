@@ -9,11 +9,11 @@ use std::{
 };
 
 use super::{
-    Meet, PushCheck, Records, Repository, Store, Sweep, Untag,
-    behind::Hides,
+    Meet, PushCheck, Records, RepoStore, Repository, Store, Sweep, Untag,
     by_tags::{ByTags, Flat},
     disk::{self, Disk},
     error::{Error, ErrorKind, Result},
+    handle::Facts,
     keys::Repo,
     layout::Layout,
     marked::{Beside, Marked},
@@ -250,39 +250,6 @@ impl Options {
     }
 }
 
-/// An opened store with its abilities. A folder's lock is held while any of it lives.
-#[derive(Clone)]
-pub struct Opened {
-    /// The store, wrapped: bytes are checked, temporary trouble is tried again, limits hold.
-    pub store: Arc<dyn Store>,
-    /// How writers of one name meet.
-    pub meet: Meet,
-    /// Names can be taken away; `None` where they cannot, or nothing may be written.
-    pub untag: Option<Arc<dyn Untag>>,
-    /// Whether blobs may be written can be asked; `None` where trying costs nothing.
-    pub push_check: Option<Arc<dyn PushCheck>>,
-    /// Blobs can be swept; `None` where they cannot, or nothing may be written.
-    pub sweep: Option<Arc<dyn Sweep>>,
-    /// Folder for spools on the store's own file system.
-    pub spool_dir: Option<PathBuf>,
-    /// Where it is; folders absolute.
-    pub url: StoreUrl,
-    /// Counts of what it was asked; of a folder in front and the store behind it, each.
-    pub metrics: Vec<Arc<Counters>>,
-    /// Whole blobs are hashed when they are read.
-    pub verified: bool,
-    /// Other repositories over the same blobs, to be read only where the store is; `None` where a store holds one only.
-    pub repositories: Option<Arc<dyn Repositories>>,
-    /// What a prune has marked; `None` unless doors are to be open beside it.
-    pub marked: Option<Arc<Marked>>,
-    /// Hashes blobs that nobody asked for; `None` unless the store looks at them itself.
-    pub scrubber: Option<Scrubber>,
-    /// The way to the control API; `None` where the store is no daemon.
-    pub control: Option<registry::ControlWay>,
-    /// The store behind can be asked itself; `None` where no folder answers for it.
-    pub hides: Option<Arc<dyn Hides>>,
-}
-
 /// Ability: many repositories over one set of blobs.
 pub trait Repositories: Send + Sync {
     /// One of them; nothing is asked or made yet.
@@ -311,7 +278,7 @@ struct Backend {
 
 impl Backend {
     /// One repository, and no ability but to remove its tags.
-    fn of<S: Store + Untag + 'static>(store: &Arc<S>, meet: Meet) -> Self {
+    fn of<S: RepoStore + Untag + 'static>(store: &Arc<S>, meet: Meet) -> Self {
         Self {
             cli: Parts::of(store.clone()),
             in_repo: None,
@@ -327,7 +294,7 @@ impl Backend {
     }
 
     /// The same with the repositories that `in_repo` opens.
-    fn many<S: Store + Untag + 'static>(
+    fn many<S: RepoStore + Untag + 'static>(
         self,
         records: Arc<dyn Records>,
         in_repo: impl Fn(Repo) -> S + Send + Sync + 'static,
@@ -359,7 +326,7 @@ impl Backend {
 /// # Errors
 /// `Invalid` for options that make no sense, `NoSuchStore` for a folder that is not there and may not be made, `Timeout`
 /// while another process sweeps, `Unsupported` for what this build does not have.
-pub async fn open(url: &StoreUrl, options: &Options) -> Result<Opened> {
+pub async fn open(url: &StoreUrl, options: &Options) -> Result<Store> {
     let url = absolute(url)?;
     let backend = match &url {
         StoreUrl::Disk(root) => open_disk(root, options).await?,
@@ -458,7 +425,7 @@ async fn open_daemon(location: &registry::Location, options: &Options) -> Result
     let net = options.net();
     let door = registry::Registry::open(location, &options.registry, &net).await?;
     Ok(Backend {
-        control: Some(door.control(location, &net).await?),
+        control: Some(registry::ControlWay::new(&door, location, &net).await?),
         ..behind_registry(door)
     })
 }
@@ -475,7 +442,7 @@ fn behind_registry(store: registry::Registry) -> Backend {
 }
 
 /// Puts the wrappers around a backend.
-fn stacked(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
+fn stacked(backend: Backend, url: StoreUrl, options: &Options) -> Store {
     let tier = url.tier();
     let counters = Arc::new(Counters::of(tier));
     let limits = Limits {
@@ -521,22 +488,19 @@ fn stacked(backend: Backend, url: StoreUrl, options: &Options) -> Opened {
             stack,
         }) as Arc<dyn Repositories>
     });
-    Opened {
-        store: cli.store,
-        meet: backend.meet,
-        untag: Some(cli.untag).filter(|_| writable),
+    let facts = Facts {
         push_check: backend.push_check.filter(|_| writable),
-        sweep,
         spool_dir: backend.spool_dir,
-        url,
         metrics: vec![counters],
-        verified: options.verified,
+        is_verified: options.verified,
         repositories,
         marked,
         control: backend.control,
         scrubber: backend.scrubber,
-        hides: None,
-    }
+        ..Facts::of(url, backend.meet)
+    };
+    let untag = Some(cli.untag).filter(|_| writable);
+    Store::new(cli.store, untag, sweep, facts)
 }
 
 #[cfg(test)]
@@ -612,13 +576,13 @@ mod tests {
                 let dir = tempfile::tempdir().unwrap();
                 let url = url(&format!("{scheme}:{}", dir.path().display()));
                 let opened = open(&url, &Options::default()).await.unwrap();
-                assert_eq!(opened.url, url);
+                assert_eq!(*opened.url(), url);
                 conformance::Subject {
-                    store: opened.store,
-                    meet: opened.meet,
-                    untag: opened.untag,
-                    sweep: opened.sweep,
-                    spool_dir: opened.spool_dir,
+                    store: opened.contents().clone(),
+                    meet: opened.facts().meet,
+                    untag: opened.untag().cloned(),
+                    sweep: opened.sweep().cloned(),
+                    spool_dir: opened.facts().spool_dir.clone(),
                     keep: Box::new(dir),
                 }
             }))
@@ -636,8 +600,8 @@ mod tests {
                 ..Options::default()
             };
             let opened = open(&url, &options).await.unwrap();
-            let all = opened.repositories.unwrap();
-            conformance::repositories::run(&*all).await;
+            let all = opened.facts().repositories.as_ref().unwrap();
+            conformance::repositories::run(&**all).await;
         }
     }
 
@@ -648,37 +612,29 @@ mod tests {
         let bytes = bytes::Bytes::from_static(b"bytes");
         let desc = Descriptor::of("x/y", &bytes);
         let body = Body::Bytes(bytes);
-        open(&url, &Options::default())
-            .await
-            .unwrap()
-            .store
-            .put(&desc, &body)
-            .await
-            .unwrap();
+        let opened = open(&url, &Options::default()).await.unwrap();
+        opened.put(&desc, &body).await.unwrap();
         let options = Options {
             read_only: true,
             ..Options::default()
         };
         let opened = open(&url, &options).await.unwrap();
-        assert!(opened.untag.is_none() && opened.sweep.is_none() && opened.spool_dir.is_none());
-        let other = opened.repositories.as_ref().unwrap();
-        let other = other.repository(&"team/app".parse().unwrap());
+        assert!(opened.untag().is_none() && opened.sweep().is_none());
+        assert!(opened.facts().spool_dir.is_none());
+        let other = opened.repository(&"team/app".parse().unwrap()).unwrap();
         assert_eq!(other.tags().await.unwrap(), []);
         let refused = other.delete_tag(&"t".parse().unwrap()).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Denied);
-        assert_eq!(opened.store.stat(&desc.digest).await.unwrap(), Some(5));
+        assert_eq!(opened.stat(&desc.digest).await.unwrap(), Some(5));
         let m = Manifest::sniff("{}");
-        let e = opened
-            .store
-            .publish(&m, None, &Expect::Anything)
-            .await
-            .unwrap_err();
+        let published = opened.publish(&m, None, &Expect::Anything).await;
+        let e = published.unwrap_err();
         assert_eq!(e.kind, ErrorKind::Denied);
         assert!(
             e.to_string().contains("--read-only") && e.to_string().contains("disk:/"),
             "{e}"
         );
-        assert_eq!(opened.metrics[0].snapshot().publish.errors, 1);
+        assert_eq!(opened.facts().metrics[0].snapshot().publish.errors, 1);
     }
 
     #[tokio::test]
@@ -698,9 +654,9 @@ mod tests {
         let opened = open(&url("cachectld:/nowhere.sock"), &Options::default())
             .await
             .unwrap();
-        assert_eq!(opened.meet, Meet::SideTags);
-        assert!(opened.control.is_some() && opened.sweep.is_none());
-        let e = opened.store.tags("").await.unwrap_err();
+        assert_eq!(opened.facts().meet, Meet::SideTags);
+        assert!(opened.facts().control.is_some() && opened.sweep().is_none());
+        let e = opened.tags("").await.unwrap_err();
         assert!(e.to_string().contains("cachectld:/nowhere.sock"), "{e}");
     }
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, ops::Range, sync::Arc};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    Body, ByteStream, Expect, Pointer, Published, Put, Records, Resolved, Store, Untag,
+    Body, ByteStream, Expect, Pointer, Published, Put, Records, RepoStore, Resolved, Untag,
     error::{Error, ErrorKind, Result},
     keys::{self, Repo},
     record::{self, Linked},
@@ -43,7 +43,7 @@ pub enum Presence {
 #[derive(Clone)]
 pub struct Repository {
     name: Repo,
-    store: Arc<dyn Store>,
+    store: Arc<dyn RepoStore>,
     untag: Arc<dyn Untag>,
     records: Arc<dyn Records>,
 }
@@ -52,7 +52,7 @@ impl Repository {
     /// Puts a repository together; `store` and `untag` are of its tags.
     pub(super) fn new(
         name: Repo,
-        store: Arc<dyn Store>,
+        store: Arc<dyn RepoStore>,
         untag: Arc<dyn Untag>,
         records: Arc<dyn Records>,
     ) -> Self {
@@ -76,7 +76,7 @@ impl Repository {
     }
 
     /// Its blobs and tags, as the verbs of the command line use them; tombstones do not count there.
-    pub fn store(&self) -> &Arc<dyn Store> {
+    pub fn store(&self) -> &Arc<dyn RepoStore> {
         &self.store
     }
 

@@ -28,7 +28,7 @@ use crate::{
     artifact::{Descriptor, Manifest, Tag, descriptor::MAX_MANIFEST_BYTES},
     digest::Digest,
     progress::{Phase, Progress},
-    store::{self, Body, ByteStream, ErrorKind, Expect, Published, Put, SpoolWriter, Store},
+    store::{self, Body, ByteStream, ErrorKind, Expect, Published, Put, RepoStore, SpoolWriter},
     task,
 };
 
@@ -47,10 +47,10 @@ const LOOK_AGAIN: Duration = Duration::from_hours(1);
 /// Source, target and options of a copy.
 #[derive(Clone)]
 pub struct Options {
-    /// The source.
-    pub from: Arc<dyn Store>,
-    /// The target.
-    pub to: Arc<dyn Store>,
+    /// Has the content.
+    pub from: Arc<dyn RepoStore>,
+    /// Gets it.
+    pub to: Arc<dyn RepoStore>,
     /// Folder for spools: on the target's own file system, if it has one.
     pub spool_dir: PathBuf,
     /// Requests in flight at once.
@@ -341,7 +341,7 @@ impl<'a> Job<'a> {
 ///
 /// # Errors
 /// `Damaged` if it exists and does not match the descriptor.
-pub async fn read_manifest(store: &dyn Store, desc: &Descriptor) -> Result<Option<Manifest>> {
+pub async fn read_manifest(store: &dyn RepoStore, desc: &Descriptor) -> Result<Option<Manifest>> {
     let damaged = |why: String| Error::Damaged {
         digest: desc.digest,
         why,

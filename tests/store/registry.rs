@@ -12,8 +12,8 @@ use cachectl::store::registry::{Config, CredentialSources, Location, Registry as
 use cachectl::store::testing::conformance::{self, Subject};
 use cachectl::store::wrap::{Retrying, retrying::Policy};
 use cachectl::store::{
-    BlobStore as _, Body, ErrorKind, Expect, Meet, Put, Store as AnyStore, TagStore as _, Untag,
-    net,
+    BlobStore as _, Body, ErrorKind, Expect, Meet, Put, RepoStore as AnyStore, TagStore as _,
+    Untag, net,
 };
 
 use crate::support::servers::{DebianRegistry, DistributionV3, Login, Registry};
@@ -76,8 +76,8 @@ async fn holds_many_repositories(server: &Registry, config: Config) {
         ..Options::default()
     };
     let opened = open::open(&url.parse().unwrap(), &options).await.unwrap();
-    let all = opened.repositories.unwrap();
-    conformance::repositories::run(&*all).await;
+    let all = opened.facts().repositories.as_ref().unwrap();
+    conformance::repositories::run(&**all).await;
     // Who uses the registry without a daemon sees its own names only, and those.
     all.repository(&Repo::cli())
         .put_manifest(&empty_index(), &[tag("gobuild.x")])

@@ -13,7 +13,7 @@ use cachectl::digest::Digest;
 use cachectl::entry::Time;
 use cachectl::store::{
     BlobStore as _, Body, ByteStream, Error, ErrorKind, Expect, Published, PushCheck as _, Put,
-    Records as _, Result, Store, Sweep as _, TagStore as _, Untag as _, Version, net, s3,
+    Records as _, RepoStore, Result, Sweep as _, TagStore as _, Untag as _, Version, net, s3,
     wrap::{Retrying, retrying::Policy},
 };
 use futures_util::TryStreamExt as _;
@@ -354,7 +354,7 @@ async fn cut_body_is_resumed_where_it_broke_under_retrying() {
     })
     .await;
     let store = server.open(SHORT_STALL, "").await;
-    let store: Retrying<dyn Store> = Retrying::new(Arc::new(store), Policy::default());
+    let store: Retrying<dyn RepoStore> = Retrying::new(Arc::new(store), Policy::default());
     let (desc, body, _) = blob(100_000);
     store.put(&desc, &body).await.unwrap();
     let all = collect(store.get(&desc, 0..100_000).await.unwrap().unwrap()).await;

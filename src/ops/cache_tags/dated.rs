@@ -62,18 +62,14 @@ impl CacheTags {
         now: Time,
     ) -> Result<Option<Time>> {
         let key: Key = (repo.name().clone(), tag.clone(), part.digest);
-        let known = self.times.lock().get(&key).copied();
+        let known = self.times.get(&key);
         if let Some((_, published)) = known.filter(|(m, _)| Some(*m) == part.modified) {
             return Ok(published);
         }
         let published = repo.published(tag, &part.digest).await?;
         let settled = part.modified.filter(|m| now.secs - m.secs >= SETTLED_SECS);
         if let Some(modified) = settled {
-            let mut times = self.times.lock();
-            if times.len() >= MAX_TIMES {
-                times.clear();
-            }
-            times.insert(key, (modified, published));
+            self.times.insert(key, (modified, published));
         }
         Ok(published)
     }

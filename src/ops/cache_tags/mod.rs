@@ -22,7 +22,6 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use globset::GlobSet;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use crate::{
     artifact::{
@@ -32,6 +31,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     fair::Key,
+    lately::Lately,
     store::{
         Repository, Result,
         keys::Repo,
@@ -134,9 +134,9 @@ pub struct CacheTags {
 /// What all callers have in common.
 pub struct Shared {
     settings: Mutex<Settings>,
-    told: Mutex<HashMap<(Repo, Digest), Instant>>,
+    told: Lately<(Repo, Digest)>,
     memos: Mutex<HashMap<(Repo, Tag), Memo>>,
-    times: Mutex<HashMap<dated::Key, Times>>,
+    times: Lately<dated::Key, Times>,
     /// A tag is folded, and pushed to, by one at a time: who comes later finds what the first has done.
     flights: Locks<(Repo, Tag)>,
     merging: Merging,
@@ -167,9 +167,9 @@ impl CacheTags {
     pub fn new(settings: Settings) -> Self {
         let shared = Shared {
             settings: Mutex::new(settings),
-            told: Mutex::default(),
+            told: Lately::new(MAX_TOLD, TOLD_FOR),
             memos: Mutex::default(),
-            times: Mutex::default(),
+            times: Lately::new(dated::MAX_TIMES, Duration::MAX),
             flights: Locks::default(),
             facts: Mutex::default(),
             merging: Merging::default(),
@@ -211,17 +211,11 @@ impl CacheTags {
     }
 
     fn tell(&self, repo: &Repository, digest: Digest) {
-        let mut told = self.told.lock();
-        if told.len() >= MAX_TOLD {
-            told.clear();
-        }
-        told.insert((repo.name().clone(), digest), Instant::now());
+        self.told.insert((repo.name().clone(), digest), ());
     }
 
     fn was_told(&self, repo: &Repository, digest: &Digest) -> bool {
-        let key = (repo.name().clone(), *digest);
-        let told = self.told.lock();
-        told.get(&key).is_some_and(|at| at.elapsed() < TOLD_FOR)
+        self.told.contains(&(repo.name().clone(), *digest))
     }
 
     /// What of `content` the repository does not show, or not with as many bytes.

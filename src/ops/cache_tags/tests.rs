@@ -32,7 +32,7 @@ impl World {
         let opened = open::open(&url, &Options::default()).await.unwrap();
         Self {
             dir,
-            repositories: opened.repositories.unwrap(),
+            repositories: opened.facts().repositories.clone().unwrap(),
         }
     }
 

@@ -71,7 +71,7 @@ fn imported_from(ctx: &Context, name: &SnapshotName, notes: &Notes) -> Option<Ti
     let imported = notes
         .imported
         .as_ref()
-        .filter(|i| i.store == ctx.opened.url.to_string() && i.name.as_deref() == Some(&prefix))?;
+        .filter(|i| i.store == ctx.store.url().to_string() && i.name.as_deref() == Some(&prefix))?;
     let (secs, nanos) = imported.at;
     Some(Time { secs, nanos })
 }

@@ -53,7 +53,7 @@ pub(super) async fn fold_all(
             if own.is_some_and(|own| own.tag == tag) {
                 return Ok((tag, Ok(None)));
             }
-            let resolved = told(ctx.opened.store.resolve(&tag.clone().into()).await)?;
+            let resolved = told(ctx.store.resolve(&tag.clone().into()).await)?;
             Ok::<_, Error>((tag, resolved))
         };
         let resolved: Vec<_> = stream::iter(some.to_vec())

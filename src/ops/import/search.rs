@@ -192,7 +192,7 @@ impl Search<'_> {
     /// What was published is never newer than when the store wrote its tag ([`PublishedAt`]). So where the listing tells that,
     /// tags are looked at from the latest on, until none of the rest can be newer than the best that was found.
     async fn by_prefix(&mut self, scope: &str, prefix: &str) -> Result<Option<Candidate>> {
-        let store = &self.ctx.opened.store;
+        let store = &self.ctx.store;
         let asked = self.name(scope, prefix);
         let listed = store.tags_dated(&asked.key_prefix(prefix)).await?;
         let now = store.clock().await?;
@@ -256,7 +256,7 @@ impl Search<'_> {
         let ctx = self.ctx;
         let read = |(tag, _): (Tag, Option<Time>)| async move {
             // One damaged tag must not hide the others.
-            let resolved = load::told(ctx.opened.store.resolve(&tag.into()).await)?;
+            let resolved = load::told(ctx.store.resolve(&tag.into()).await)?;
             let Some(Resolved {
                 manifest, modified, ..
             }) = resolved.ok().flatten()
@@ -299,7 +299,7 @@ impl Search<'_> {
         let digest = keyed.at.digest;
         let manifest = match keyed.manifest {
             Some(manifest) => manifest,
-            None => match load::told(self.ctx.opened.store.resolve(&digest.into()).await)? {
+            None => match load::told(self.ctx.store.resolve(&digest.into()).await)? {
                 Ok(Some(resolved)) => resolved.manifest,
                 Ok(None) => return Ok(None),
                 Err(why) => {
@@ -368,7 +368,7 @@ impl Search<'_> {
     ///
     /// Some registries list tags for ever that were taken away. Whether this is one, some of them tell.
     async fn count_others(&self, prefix: &str, others: &mut Others) {
-        let store = &self.ctx.opened.store;
+        let store = &self.ctx.store;
         let Ok(mut heads) = store.tags(prefix).await else {
             return;
         };
@@ -391,7 +391,7 @@ impl Search<'_> {
     }
 
     async fn by_digest(&mut self, digest: Digest) -> Result<Option<Candidate>> {
-        let resolved = match load::told(self.ctx.opened.store.resolve(&digest.into()).await)? {
+        let resolved = match load::told(self.ctx.store.resolve(&digest.into()).await)? {
             Ok(Some(resolved)) => resolved,
             Ok(None) => return Ok(None),
             Err(why) => {
@@ -406,7 +406,7 @@ impl Search<'_> {
                 Ok(None)
             }
             Ok(loaded) => {
-                let now = self.ctx.opened.store.clock().await?;
+                let now = self.ctx.store.clock().await?;
                 Ok(self.take(loaded, resolved.modified, now, Hit::Exact))
             }
             Err(why) => {

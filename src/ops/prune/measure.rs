@@ -15,7 +15,7 @@ use crate::{
         Context, Result,
         counted::{self, BYTES_PER_DIGEST, Needed},
     },
-    store::{self, Store},
+    store::{self, RepoStore},
 };
 
 /// Blobs that a name needs, by index in [`Blobs`], sorted.
@@ -69,7 +69,7 @@ impl Blobs {
     pub(super) async fn sizes(&self, ctx: &Context, all: &[Name]) -> Result<Vec<u64>> {
         let mut sizes = vec![0; self.index.len()];
         // Whoever sees the whole store may list it.
-        if let Some(sweep) = ctx.opened.sweep.as_ref().filter(|_| ctx.reach.is_whole()) {
+        if let Some(sweep) = ctx.store.sweep().filter(|_| ctx.reach.is_whole()) {
             for blob in sweep.blobs().await? {
                 if let Some(at) = self.index.get(&blob.digest) {
                     sizes[*at as usize] = blob.size;
@@ -84,16 +84,16 @@ impl Blobs {
     }
 
     /// All blobs by index, each with the store of a name that needs it.
-    fn each_with_store(&self, all: &[Name]) -> Vec<(u32, Digest, Arc<dyn Store>)> {
+    fn each_with_store(&self, all: &[Name]) -> Vec<(u32, Digest, Arc<dyn RepoStore>)> {
         let mut stores = vec![None; self.index.len()];
         for name in all {
             for at in &*name.needs {
-                stores[*at as usize] = Some(&name.named.place.ctx.opened.store);
+                stores[*at as usize] = Some(&name.named.place.ctx.store);
             }
         }
         let blob = |(digest, at): (&Digest, &u32)| {
             let store = stores[*at as usize]?;
-            Some((*at, *digest, store.clone()))
+            Some((*at, *digest, store.contents().clone()))
         };
         self.index.iter().filter_map(blob).collect()
     }
@@ -101,7 +101,7 @@ impl Blobs {
 
 fn stat(
     at_once: usize,
-    blobs: Vec<(u32, Digest, Arc<dyn Store>)>,
+    blobs: Vec<(u32, Digest, Arc<dyn RepoStore>)>,
 ) -> BoxFuture<'static, store::Result<Vec<(u32, u64)>>> {
     stream::iter(blobs)
         .map(|(at, digest, store)| async move {

@@ -35,17 +35,11 @@ pub(super) async fn warn_of_unreadable(
 
 /// The tags whose records are damaged: a sweep does not know what they named, so it keeps all manifests of their repositories.
 pub(super) async fn damaged_tags(ctx: &Context) -> store::Result<Vec<LeftOut>> {
-    let Some(repositories) = ctx
-        .opened
-        .repositories
-        .as_ref()
-        .filter(|_| ctx.reach.is_whole())
-    else {
-        return Ok(Vec::new());
-    };
     let mut found = Vec::new();
-    for repo in repositories.records().repositories().await? {
-        let repository = &repositories.repository(&repo);
+    if !ctx.reach.is_whole() {
+        return Ok(found);
+    }
+    for repository in &ctx.store.all_repositories().await? {
         let tags = stream::iter(repository.tags().await?);
         let looked = tags.map(async |tag| {
             let damage = repository.damage_of(&tag).await?;
@@ -53,7 +47,7 @@ pub(super) async fn damaged_tags(ctx: &Context) -> store::Result<Vec<LeftOut>> {
         });
         let mut looked = Box::pin(looked.buffered(ctx.concurrency.max(1)));
         while let Some(looked) = looked.try_next().await? {
-            found.extend(looked.map(|(tag, why)| left(&shown(&repo, &tag), &why)));
+            found.extend(looked.map(|(tag, why)| left(&shown(repository.name(), &tag), &why)));
         }
     }
     Ok(found)
@@ -102,8 +96,8 @@ async fn tags_of(
     digests: &BTreeSet<Digest>,
 ) -> store::Result<BTreeMap<Digest, String>> {
     let mut found = BTreeMap::new();
-    let Some(repositories) = &ctx.opened.repositories else {
-        let store = &ctx.opened.store;
+    if ctx.store.facts().repositories.is_none() {
+        let store = &ctx.store;
         for tag in store.tags("").await? {
             match store.resolve(&Reference::Tag(tag.clone())).await {
                 Ok(Some(at)) if digests.contains(&at.manifest.digest) => {
@@ -116,11 +110,10 @@ async fn tags_of(
             }
         }
         return Ok(found);
-    };
-    for repo in repositories.records().repositories().await? {
-        let repository = repositories.repository(&repo);
+    }
+    for repository in ctx.store.all_repositories().await? {
         for (tag, digest) in repository.tags_to(digests).await? {
-            let shown = shown(&repo, &tag);
+            let shown = shown(repository.name(), &tag);
             found.entry(digest).or_insert(shown);
         }
     }

@@ -109,7 +109,7 @@ fn forgotten(age: Duration) -> String {
 
 /// What removes blobs, if that may be done at once.
 fn sweeper(ctx: &Context) -> Result<&dyn Sweep> {
-    let url = &ctx.opened.url;
+    let url = ctx.store.url();
     if url.tier() == Tier::Remote {
         return Err(Error::Usage(format!(
             "--now works on a store in a folder (disk:, oci-layout:) only: {url} cannot keep other writers out while blobs are \
@@ -125,14 +125,14 @@ fn sweeper(ctx: &Context) -> Result<&dyn Sweep> {
             "--now takes a grant of everything on all repositories, since blobs are those of all";
         return Err(denied(why));
     }
-    let sweep = ctx.opened.sweep.as_deref();
+    let sweep = ctx.store.sweep().map(|s| &**s);
     sweep.ok_or_else(|| denied("nothing may be removed: the store was opened read-only"))
 }
 
 /// Keeps other processes out while the guard lives.
 async fn keep_others_out(ctx: &Context, sweep: &dyn Sweep) -> store::Result<Box<dyn Send>> {
-    let url = ctx.opened.url.to_string();
-    let locked = match &ctx.opened.marked {
+    let url = ctx.store.url().to_string();
+    let locked = match &ctx.store.facts().marked {
         None => sweep.lock_alone().await?,
         Some(marked) => {
             let locked = timeout(OTHERS, marked.lock_alone()).await;
@@ -157,7 +157,7 @@ pub(super) async fn shut(doors: &dyn Doors) -> store::Result<Box<dyn Send>> {
 /// Waits until the store's clock is past `then`: what is renewed from now on is newer.
 pub(super) async fn passed(ctx: &Context, then: Time) -> store::Result<()> {
     let later = async {
-        while ctx.opened.store.clock().await? <= then {
+        while ctx.store.clock().await? <= then {
             sleep(Duration::from_millis(2)).await;
         }
         Ok(())

@@ -214,11 +214,7 @@ impl<'c> Marking<'c> {
         &mut self,
         gone: Option<&HashSet<Digest>>,
     ) -> store::Result<()> {
-        let Some(repositories) = &self.ctx.opened.repositories else {
-            return Ok(());
-        };
-        for name in repositories.records().repositories().await? {
-            let repository = repositories.repository(&name);
+        for repository in self.ctx.store.all_repositories().await? {
             let own = repository.manifests().await?;
             let left = own.iter().filter(|d| !self.listing.stays(d)).copied();
             let subjects = subjects(self.ctx, &repository, left.collect()).await?;
@@ -239,12 +235,8 @@ impl<'c> Marking<'c> {
     /// # Errors
     /// When the store cannot be asked or written.
     pub(super) async fn keep_doubts(&self) -> store::Result<()> {
-        let Some(repositories) = &self.ctx.opened.repositories else {
-            return Ok(());
-        };
         let sights = Sights::default();
-        for name in repositories.records().repositories().await? {
-            let repository = &repositories.repository(&name);
+        for repository in &self.ctx.store.all_repositories().await? {
             let going = repository.manifests().await?.into_iter();
             let going = going.filter(|d| !self.listing.stays(d)).map(Ok);
             stream::iter(going)
@@ -261,11 +253,8 @@ impl<'c> Marking<'c> {
 
     /// Keeps the manifests of all repositories, whatever reaches them.
     pub(super) async fn keep_manifests(&mut self) -> store::Result<()> {
-        let Some(repositories) = &self.ctx.opened.repositories else {
-            return Ok(());
-        };
-        for name in repositories.records().repositories().await? {
-            for digest in repositories.repository(&name).manifests().await? {
+        for repository in self.ctx.store.all_repositories().await? {
+            for digest in repository.manifests().await? {
                 self.listing.keep(&digest);
             }
         }
@@ -275,11 +264,7 @@ impl<'c> Marking<'c> {
     /// Which of what nothing reaches are manifests.
     pub(super) async fn kinds(&self) -> store::Result<HashMap<Digest, Kind>> {
         let mut kinds = HashMap::new();
-        let Some(repositories) = &self.ctx.opened.repositories else {
-            return Ok(kinds);
-        };
-        for name in repositories.records().repositories().await? {
-            let repository = &repositories.repository(&name);
+        for repository in &self.ctx.store.all_repositories().await? {
             let loose = repository.manifests().await?.into_iter();
             let loose = loose.filter(|d| !self.listing.stays(d));
             let known = stream::iter(loose).map(async |digest| {
@@ -441,7 +426,7 @@ async fn document(
     room: Arc<Semaphore>,
 ) -> store::Result<Option<(Bytes, OwnedSemaphorePermit)>> {
     let Next { digest, sort, .. } = *next;
-    let store = &*ctx.opened.store;
+    let store = &*ctx.store;
     let damaged = |why: String| {
         let why = format!("{why}; nothing is removed while what it needs is unknown");
         Error::new(ErrorKind::Corrupt, "read manifest", why).at("", digest)

@@ -48,8 +48,9 @@ pub(super) async fn run(
     gone: &HashSet<Digest>,
     report: &mut Report,
 ) {
-    let Some(sweep) = ctx.opened.sweep.as_deref() else {
-        let collects_itself = matches!(ctx.opened.url, StoreUrl::Registry(_) | StoreUrl::Daemon(_));
+    let Some(sweep) = ctx.store.sweep().map(|s| &**s) else {
+        let collects_itself =
+            matches!(ctx.store.url(), StoreUrl::Registry(_) | StoreUrl::Daemon(_));
         let why = if collects_itself {
             "the registry removes unreferenced blobs itself"
         } else {
@@ -79,7 +80,7 @@ async fn mark_and_sweep(
     } else {
         sweep.lock_alone().await?
     };
-    let now = ctx.opened.store.clock().await?;
+    let now = ctx.store.clock().await?;
     let gone = options.dry_run.then_some(gone);
     let mut roots = sweep.roots().await?;
     roots.retain(|d| gone.is_none_or(|gone| !gone.contains(d)));
@@ -143,15 +144,21 @@ pub(super) async fn at_once(
     let (loose, kinds) = found_loose(ctx, marking).await?;
     let mut until = EVER;
     let mut going = None;
-    if let Some(marked) = ctx.opened.marked.as_ref().filter(|_| !options.dry_run) {
-        until = ctx.opened.store.clock().await?;
+    if let Some(marked) = ctx
+        .store
+        .facts()
+        .marked
+        .as_ref()
+        .filter(|_| !options.dry_run)
+    {
+        until = ctx.store.clock().await?;
         going = Some(marked.going(kinds.keys(), loose.iter().map(|b| &b.digest)));
         now::passed(ctx, until).await?;
     }
     drop(shut);
     let removed = remove(sweep, options, &loose, until, report).await?;
     drop(going);
-    let now = ctx.opened.store.clock().await?;
+    let now = ctx.store.clock().await?;
     old_marks(sweep, options, &[], now, removed, report).await?;
     Ok(())
 }

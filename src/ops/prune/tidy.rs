@@ -12,7 +12,7 @@ use crate::{
         Context, LeftOut, Result,
         reach::{self, Place},
     },
-    store::{self, Repository, Store},
+    store::{self, RepoStore, Repository},
 };
 
 /// A record may be older than its manifest by as much: they are written one after the other.
@@ -38,7 +38,7 @@ async fn tidy(place: &Place) -> store::Result<()> {
     let Some(repository) = place.records() else {
         return Ok(());
     };
-    let store = &*place.ctx.opened.store;
+    let store = &*place.ctx.store;
     let at_once = place.ctx.concurrency.max(1);
     stream::iter(repository.tombstones().await?.into_iter().map(Ok))
         .try_for_each_concurrent(at_once, async |digest| match store.stat(&digest).await? {
@@ -61,7 +61,7 @@ async fn tidy(place: &Place) -> store::Result<()> {
 /// Removes the parts of a tag, and what is known of its folds, of which the manifest is gone.
 async fn tidy_merged(
     repository: &Repository,
-    store: &dyn Store,
+    store: &dyn RepoStore,
     tag: &Tag,
     now: Time,
 ) -> store::Result<()> {

@@ -9,13 +9,13 @@ use super::*;
 use crate::{
     artifact::{Descriptor, Manifest, annotations, media},
     store::{
-        Body, keys,
-        open::{self, Opened, Options, StoreUrl},
+        Body, Store, keys,
+        open::{self, Options, StoreUrl},
     },
 };
 
 struct Shelf {
-    opened: Opened,
+    store: Store,
     dir: tempfile::TempDir,
 }
 
@@ -26,14 +26,13 @@ impl Shelf {
             .parse()
             .unwrap();
         Self {
-            opened: open::open(&url, &Options::default()).await.unwrap(),
+            store: open::open(&url, &Options::default()).await.unwrap(),
             dir,
         }
     }
 
     fn repository(&self, name: &str) -> Repository {
-        let repositories = self.opened.repositories.as_ref().unwrap();
-        repositories.repository(&name.parse().unwrap())
+        self.store.repository(&name.parse().unwrap()).unwrap()
     }
 }
 
@@ -168,7 +167,7 @@ async fn manifest_whose_children_were_checked_grants_by_links_alone() {
 
 /// What a release before this one noted of a blob that was pushed, or mounted.
 async fn link_as_older(shelf: &Shelf, repository: &Repository, digest: &Digest) {
-    let records = shelf.opened.repositories.as_ref().unwrap().records();
+    let records = shelf.store.facts().repositories.as_ref().unwrap().records();
     let key = crate::store::keys::linked(repository.name(), digest);
     records.write_record(&key, "{}".into()).await.unwrap();
 }
@@ -372,7 +371,7 @@ async fn links_that_were_written_lately_are_believed_until_a_prune() {
     let layer = blob(&other, "layer").await;
     let sights = Sights::default();
     sights.link(&own, &layer).await.unwrap();
-    let records = shelf.opened.repositories.as_ref().unwrap().records();
+    let records = shelf.store.facts().repositories.as_ref().unwrap().records();
     let link = keys::linked(own.name(), &layer);
     records.remove_record(&link).await.unwrap();
     assert_eq!(sights.seen(&own, &layer).await.unwrap(), Seen::Linked);

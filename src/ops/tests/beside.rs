@@ -31,7 +31,7 @@ impl Served {
             ..open::Options::default()
         };
         let url = StoreUrl::Disk(world.path("daemon", "store"));
-        ctx.opened = Arc::new(open::open(&url, &options).await.unwrap());
+        ctx.store = open::open(&url, &options).await.unwrap();
         Self { world, ctx }
     }
 
@@ -39,7 +39,7 @@ impl Served {
     async fn old_blob(&self, content: &'static str) -> (Descriptor, Body) {
         let bytes = Bytes::from_static(content.as_bytes());
         let (desc, body) = (Descriptor::of("a/layer", &bytes), Body::Bytes(bytes));
-        self.ctx.opened.store.put(&desc, &body).await.unwrap();
+        self.ctx.store.put(&desc, &body).await.unwrap();
         self.age(&desc.digest);
         (desc, body)
     }
@@ -65,7 +65,7 @@ impl Served {
             dry_run: false,
         };
         let report = prune::run(&self.ctx, &options).await.unwrap();
-        prune::read_marked(&self.ctx.opened).await.unwrap();
+        prune::read_marked(&self.ctx.store).await.unwrap();
         report
     }
 
@@ -85,7 +85,7 @@ async fn what_somebody_was_told_of_outlives_the_mark_and_the_rest_goes() {
     let first = served.prune().await;
     assert_eq!((first.marked, first.blobs), (3, 0), "{first:?}");
 
-    let store = &served.ctx.opened.store;
+    let store = &served.ctx.store;
     assert_eq!(store.stat(&told.digest).await.unwrap(), Some(4));
     assert_eq!(store.put(&sent, &body).await.unwrap(), Put::Existed);
 
@@ -106,7 +106,7 @@ async fn a_manifest_that_is_published_again_outlives_its_mark() {
     let (desc, _) = served.old_blob(content.leak()).await;
     served.prune().await;
     let tag: Tag = "t".parse().unwrap();
-    let store = &served.ctx.opened.store;
+    let store = &served.ctx.store;
     let anything = &Expect::Anything;
     store
         .publish(&manifest, Some(&tag), anything)
@@ -126,8 +126,8 @@ async fn a_sweep_beside_doors_leaves_the_lock_to_them() {
         lock_wait: Duration::from_millis(50),
         ..open::Options::default()
     };
-    let other = open::open(&served.ctx.opened.url, &options).await.unwrap();
-    let alone = other.sweep.unwrap().lock_alone().await;
+    let other = open::open(served.ctx.store.url(), &options).await.unwrap();
+    let alone = other.sweep().unwrap().lock_alone().await;
     assert_eq!(alone.err().map(|e| e.kind), Some(ErrorKind::Conflict));
 }
 
@@ -188,7 +188,7 @@ async fn prune_now_frees_what_was_written_a_moment_ago_and_keeps_what_was_promis
     let put = async |content: &'static str| {
         let bytes = Bytes::from_static(content.as_bytes());
         let desc = Descriptor::of("a/layer", &bytes);
-        let store = &served.ctx.opened.store;
+        let store = &served.ctx.store;
         store.put(&desc, &Body::Bytes(bytes)).await.unwrap();
         desc
     };
@@ -234,7 +234,7 @@ async fn prune_now_removes_nothing_beside_another_process_or_a_request_that_does
     let busy = busy.unwrap_err().to_string();
     assert!(busy.contains("PUT /v2/x has not ended"), "{busy}");
     let options = open::Options::default();
-    let other = open::open(&served.ctx.opened.url, &options).await.unwrap();
+    let other = open::open(served.ctx.store.url(), &options).await.unwrap();
     let refused = prune::now::run(&served.ctx, &at_once(), &NoDoors).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("a second daemon"), "{refused}");
@@ -254,10 +254,8 @@ async fn prune_now_takes_a_folder_and_a_grant_of_everything() {
         denied.to_string().contains("grant of everything"),
         "{denied}"
     );
-    let mut opened = open::Opened::clone(&served.ctx.opened);
-    opened.url = "s3://bucket/prefix".parse().unwrap();
     ctx.reach = crate::ops::Reach::everything();
-    ctx.opened = Arc::new(opened);
+    ctx.store = ctx.store.with_url("s3://bucket/prefix");
     let refused = prune::run(&ctx, &at_once()).await.unwrap_err();
     assert!(matches!(refused, crate::ops::Error::Usage(_)), "{refused}");
 }
@@ -266,7 +264,7 @@ impl Served {
     /// Stores a manifest without a tag, as it was written two days ago.
     async fn old_manifest(&self, media_type: &str, doc: &serde_json::Value) -> Descriptor {
         let manifest = Manifest::new(media_type, serde_json::to_vec(doc).unwrap());
-        let store = &self.ctx.opened.store;
+        let store = &self.ctx.store;
         let anything = &Expect::Anything;
         store.publish(&manifest, None, anything).await.unwrap();
         self.age(&manifest.digest);
@@ -302,7 +300,7 @@ async fn a_marked_manifest_that_somebody_was_told_of_keeps_all_that_it_names() {
         .old_manifest(media::IMAGE_MANIFEST, &image_of(&other))
         .await;
     assert_eq!(served.prune().await.marked, 5);
-    let store = &served.ctx.opened.store;
+    let store = &served.ctx.store;
     assert_eq!(store.stat(&index.digest).await.unwrap(), Some(index.size));
     assert_eq!(served.prune().await.blobs, 2);
     for there in [&layer, &image, &index] {
@@ -375,13 +373,12 @@ async fn a_prune_that_is_killed_leaves_no_manifest_without_what_it_names() {
             named.extend([(index, image.clone()), (image, layer)]);
         }
         let mut ctx = served.ctx.clone();
-        let mut opened = open::Opened::clone(&served.ctx.opened);
-        opened.sweep = Some(Arc::new(Killed {
-            inner: opened.sweep.clone().unwrap(),
+        let killed = Killed {
+            inner: ctx.store.sweep().cloned().unwrap(),
             left: removals.into(),
             abandoned: Arc::default(),
-        }));
-        ctx.opened = Arc::new(opened);
+        };
+        ctx.store = ctx.store.with_sweep(Some(Arc::new(killed)));
         prune::now::run(&ctx, &at_once(), &NoDoors).await.unwrap();
         for (manifest, child) in &named {
             let is_whole = !served.is_there(manifest) || served.is_there(child);
@@ -400,8 +397,8 @@ async fn a_manifest_that_a_prune_now_removes_is_gone_at_once_and_its_blobs_may_b
     let image = served
         .old_manifest(media::IMAGE_MANIFEST, &image_of(&layer))
         .await;
-    let marked = served.ctx.opened.marked.clone().unwrap();
-    let store = &served.ctx.opened.store;
+    let marked = served.ctx.store.facts().marked.clone().unwrap();
+    let store = &served.ctx.store;
     let going = marked.going([&image.digest], [&layer.digest]);
     assert_eq!(store.stat(&image.digest).await.unwrap(), None);
     assert_eq!(store.stat(&layer.digest).await.unwrap(), Some(layer.size));
@@ -421,14 +418,13 @@ async fn a_manifest_that_a_prune_now_removes_is_gone_at_once_and_its_blobs_may_b
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prune_takes_back_uploads_that_were_begun_a_day_ago_however_short_its_grace() {
     let mut served = Served::new().await;
-    let mut opened = open::Opened::clone(&served.ctx.opened);
     let abandoned = Arc::default();
-    opened.sweep = Some(Arc::new(Killed {
-        inner: opened.sweep.clone().unwrap(),
+    let killed = Killed {
+        inner: served.ctx.store.sweep().cloned().unwrap(),
         left: 0.into(),
         abandoned: Arc::clone(&abandoned),
-    }));
-    served.ctx.opened = Arc::new(opened);
+    };
+    served.ctx.store = served.ctx.store.with_sweep(Some(Arc::new(killed)));
     served.prune().await;
     let abandoned = abandoned.lock();
     assert_eq!(abandoned.len(), 1);

@@ -17,7 +17,7 @@ async fn forge_config(world: &World, node: &Context, change: impl FnOnce(&mut se
     let tag = name_of("n", "").tag();
     let head = memory.resolve(&tag.clone().into()).await.unwrap().unwrap();
     let outline = Outline::read(&head.manifest).unwrap().unwrap();
-    let bytes = load::read_blob(&*node.opened.store, &outline.config).await;
+    let bytes = load::read_blob(&*node.store, &outline.config).await;
     let mut config: serde_json::Value = serde_json::from_slice(&bytes.unwrap().unwrap()).unwrap();
     change(&mut config);
     let bytes = serde_json::to_vec(&config).unwrap();

@@ -21,22 +21,8 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
     let root = world.path("stores", name);
     let disk = Arc::new(Disk::open(&root, Repo::cli(), settings).await.unwrap());
     let mut ctx = world.node("disk");
-    ctx.opened = Arc::new(Opened {
-        store: disk.clone(),
-        meet: Meet::CompareAndSwap,
-        untag: Some(disk.clone()),
-        push_check: None,
-        sweep: Some(disk.clone()),
-        spool_dir: disk.spool_dir(),
-        url: StoreUrl::Disk(root),
-        metrics: Vec::new(),
-        verified: false,
-        repositories: None,
-        marked: None,
-        scrubber: None,
-        control: None,
-        hides: None,
-    });
+    let store = Store::of(&disk, StoreUrl::Disk(root), Meet::CompareAndSwap);
+    ctx.store = store.with_spool_dir(disk.spool_dir());
     ctx
 }
 
@@ -44,7 +30,7 @@ pub(super) async fn on_disk(world: &World, name: &str, settings: &disk::Settings
 pub(super) async fn opened(world: &World, url: StoreUrl) -> Context {
     let mut ctx = world.node("opened");
     let options = open::Options::default();
-    ctx.opened = Arc::new(open::open(&url, &options).await.unwrap());
+    ctx.store = open::open(&url, &options).await.unwrap();
     ctx
 }
 
@@ -79,7 +65,6 @@ async fn a_name_is_the_same_after_disk_memory_and_disk_again() {
     copy::run(&between, &last, Some("n")).await.unwrap();
     for ctx in [&between, &last] {
         let resolved = ctx
-            .opened
             .store
             .resolve(&tag_of("n", "").into())
             .await
@@ -111,7 +96,7 @@ async fn a_name_goes_through_an_image_layout_unchanged() {
     copy::run(&layout, &last, None).await.unwrap();
     all_is_well(&layout).await;
     all_is_well(&last).await;
-    let head = last.opened.store.resolve(&tag_of("n", "").into()).await;
+    let head = last.store.resolve(&tag_of("n", "").into()).await;
     assert_eq!(head.unwrap().unwrap().manifest.digest, out.digest);
 }
 

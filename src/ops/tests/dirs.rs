@@ -365,12 +365,12 @@ async fn a_prefix_costs_at_most_40_requests_whatever_number_of_keys_it_has() {
     }
     let mut ctx = world.node("two");
     let counters = Arc::new(Counters::of(Tier::Remote));
-    let opened = Arc::get_mut(&mut ctx.opened).unwrap();
     let guard = Guard {
         counters: counters.clone(),
         ..Guard::default()
     };
-    opened.store = Arc::new(Guarded::new(opened.store.clone(), guard));
+    let counted = Guarded::new(ctx.store.contents().clone(), guard);
+    ctx.store = ctx.store.with_contents(Arc::new(counted));
     let root = world.path("two", "y");
     let report = import_key(&ctx, &root, "run-none", "run-").await;
     assert_eq!(report.found.unwrap().1, "run-59");
@@ -396,12 +396,12 @@ async fn where_no_times_are_listed_a_prefix_costs_one_request_for_each_key() {
     world.memory.lose(&config.parse().unwrap());
     let mut ctx = world.node("two");
     let counters = Arc::new(Counters::of(Tier::Remote));
-    let opened = Arc::get_mut(&mut ctx.opened).unwrap();
     let guard = Guard {
         counters: counters.clone(),
         ..Guard::default()
     };
-    opened.store = Arc::new(Guarded::new(opened.store.clone(), guard));
+    let counted = Guarded::new(ctx.store.contents().clone(), guard);
+    ctx.store = ctx.store.with_contents(Arc::new(counted));
     let root = world.path("two", "y");
     let report = import_key(&ctx, &root, "run-none", "run-").await;
     assert_eq!(report.found.unwrap().1, "run-28");

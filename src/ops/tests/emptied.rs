@@ -35,12 +35,12 @@ fn registry() -> World {
 fn counted(world: &World, name: &str) -> (Context, Arc<Counters>) {
     let mut node = world.node(name);
     let counters = Arc::new(Counters::of(Tier::Remote));
-    let opened = Arc::get_mut(&mut node.opened).unwrap();
     let guard = Guard {
         counters: counters.clone(),
         ..Guard::default()
     };
-    opened.store = Arc::new(Guarded::new(opened.store.clone(), guard));
+    let counted = Guarded::new(node.store.contents().clone(), guard);
+    node.store = node.store.with_contents(Arc::new(counted));
     (node, counters)
 }
 

@@ -17,14 +17,14 @@ use crate::{
 /// A daemon with `ctx` as its folder and `behind` as its store.
 async fn daemon(world: &World, ctx: Context, behind: &Context, mode: Mode) -> Context {
     let tiered = Tiered::open(
-        Opened::clone(&ctx.opened),
-        Opened::clone(&behind.opened),
+        ctx.store.clone(),
+        behind.store.clone(),
         Settings::new(mode, world.path("daemon", "queue")),
         Arc::new(NeverMerge),
     );
     let tiered = Arc::new(tiered.await.unwrap());
     Context {
-        opened: Arc::new(tiered.opened()),
+        store: tiered.store(),
         ..ctx
     }
 }
@@ -43,8 +43,8 @@ async fn verify_tells_what_the_store_behind_a_folder_has_lost() {
         report.faults
     };
     assert_eq!(faults(&daemon).await, []);
-    let tags: Vec<Tag> = behind.opened.store.tags("").await.unwrap();
-    let head = behind.opened.store.resolve(&tags[0].clone().into()).await;
+    let tags: Vec<Tag> = behind.store.tags("").await.unwrap();
+    let head = behind.store.resolve(&tags[0].clone().into()).await;
     let named = crate::ops::verify::digests(&head.unwrap().unwrap().manifest).await;
     // All but the manifest, of which the store itself would tell.
     for digest in &named[..named.len() - 1] {
@@ -82,7 +82,7 @@ async fn what_a_caller_does_not_see_is_neither_told_nor_sent_again() {
     let near = opened(&world, StoreUrl::Disk(world.path("stores", "near"))).await;
     let behind = opened(&world, StoreUrl::Disk(remote.clone())).await;
     let whole = daemon(&world, near, &behind, Mode::WriteThrough).await;
-    let repositories = whole.opened.repositories.clone().unwrap();
+    let repositories = whole.store.facts().repositories.clone().unwrap();
     let repository = |name: &str| repositories.repository(&name.parse().unwrap());
     let foreign = Descriptor::of("a/b", b"of somebody else");
     let body = Body::Bytes(bytes::Bytes::from_static(b"of somebody else"));

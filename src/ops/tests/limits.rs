@@ -221,10 +221,7 @@ impl crate::store::PushCheck for Refuses {
 async fn what_may_not_be_stored_is_not_packed() {
     let world = World::new(crate::store::Meet::SideTags);
     let mut ctx = world.node("a");
-    ctx.opened = Arc::new(crate::store::open::Opened {
-        push_check: Some(Arc::new(Refuses)),
-        ..crate::store::open::Opened::clone(&ctx.opened)
-    });
+    ctx.store = ctx.store.with_push_check(Arc::new(Refuses));
     let tree = world.path("a", "tree");
     std::fs::create_dir_all(&tree).unwrap();
     std::fs::write(tree.join("big"), noise(8 << 20, 1)).unwrap();

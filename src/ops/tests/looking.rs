@@ -256,9 +256,7 @@ async fn side_tags_are_removed_before_the_head_and_other_names_stay() {
     export_as(&node, &root, "nn", "").await;
     leave_side_tag(&world, report.digest, &name_of("n", ""), 1).await;
     let recorder = Arc::new(Recorder(world.memory.clone(), Mutex::default()));
-    let mut opened = (*node.opened).clone();
-    opened.untag = Some(recorder.clone());
-    node.opened = Arc::new(opened);
+    node.store = node.store.with_untag(recorder.clone());
 
     let before = world.memory.tags("").await.unwrap();
     let would = remove::run(&node, &removing("n", true)).await.unwrap();

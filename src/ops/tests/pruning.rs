@@ -540,7 +540,7 @@ async fn what_other_repositories_and_images_reach_stays() {
     .await
     .unwrap();
     assert_eq!((report.blobs, report.not_swept), (1, None));
-    let store = &node.opened.store;
+    let store = &node.store;
     assert_eq!(store.stat(&loose.digest).await.unwrap(), None);
     for digest in [layer.digest, image.digest, index.digest] {
         assert!(store.stat(&digest).await.unwrap().is_some());
@@ -643,10 +643,8 @@ async fn exports_and_prunes_at_once_lose_nothing_on_disk() {
 async fn a_store_that_collects_by_itself_is_not_swept_and_says_why() {
     let world = World::new(Meet::SideTags);
     let mut node = with_garbage(&world).await;
-    let mut opened = (*node.opened).clone();
-    opened.sweep = None;
-    opened.url = "oci://reg.example/go".parse().unwrap();
-    node.opened = Arc::new(opened);
+    let store = node.store.with_url("oci://reg.example/go");
+    node.store = store.with_sweep(None);
     let report = prune::run(&node, &nothing_but_blobs()).await.unwrap();
     assert!(report.not_swept.unwrap().contains("the registry removes"));
     assert!(report.blobs == 0 && !report.sweep_failed);
@@ -656,9 +654,7 @@ async fn a_store_that_collects_by_itself_is_not_swept_and_says_why() {
 async fn a_folder_that_may_not_be_written_is_not_swept_and_that_is_a_failure() {
     let world = World::new(Meet::SideTags);
     let mut node = with_garbage(&world).await;
-    let mut opened = (*node.opened).clone();
-    opened.sweep = None;
-    node.opened = Arc::new(opened);
+    node.store = node.store.with_sweep(None);
     let report = prune::run(&node, &nothing_but_blobs()).await.unwrap();
     assert!(report.sweep_failed && report.blobs == 0, "{report:?}");
     let why = report.not_swept.unwrap();

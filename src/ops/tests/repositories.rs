@@ -100,7 +100,7 @@ impl Shelf {
 }
 
 fn repository(ctx: &Context, name: &str) -> Repository {
-    let repositories = ctx.opened.repositories.as_ref().unwrap();
+    let repositories = ctx.store.facts().repositories.as_ref().unwrap();
     repositories.repository(&name.parse().unwrap())
 }
 
@@ -209,9 +209,8 @@ async fn sizes_that_a_writer_made_up_make_no_name_leave() {
     // What is really there counts, once for all that name it.
     let stored: u64 = shelf
         .ctx
-        .opened
-        .sweep
-        .as_ref()
+        .store
+        .sweep()
         .unwrap()
         .blobs()
         .await
@@ -493,7 +492,7 @@ async fn what_a_manifest_mentions_is_looked_up_in_the_listing_and_asked_for_nowh
     let unknown: Vec<Descriptor> = (0..2000).map(unknown).collect();
     let document = manifest(&json!({"config": shelf.layer, "layers": [], "odd": unknown}));
     repo.put_manifest(&document, &[tag("odd")]).await.unwrap();
-    let asked = || shelf.ctx.opened.metrics[0].snapshot().stat.requests;
+    let asked = || shelf.ctx.store.facts().metrics[0].snapshot().stat.requests;
     let before = asked();
     let swept = prune::run(&shelf.ctx, &nothing()).await.unwrap();
     assert_eq!(swept.not_swept, None);

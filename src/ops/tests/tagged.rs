@@ -30,7 +30,7 @@ async fn put(repo: &Repository, bytes: Vec<u8>) -> Descriptor {
 /// A store with a manifest of many small blobs under many tags.
 async fn tagged(world: &World) -> (Context, Descriptor) {
     let ctx = opened(world, StoreUrl::Disk(world.path("stores", "tagged"))).await;
-    let repositories = ctx.opened.repositories.as_ref().unwrap();
+    let repositories = ctx.store.facts().repositories.as_ref().unwrap();
     let repo = repositories.repository(&"b/du".parse().unwrap());
     let mut layers = Vec::new();
     for n in 0..BLOBS {

@@ -397,7 +397,7 @@ async fn damage_on_disk_is_found_through_all_wrappers() {
     let noise = crate::pack::write::tests::noise(3_000_000, 1);
     let root = tree(&world, "one", &[("a", &noise)]);
     export_as(&node, &root, "n", "").await;
-    let blobs = node.opened.sweep.as_ref().unwrap().blobs().await.unwrap();
+    let blobs = node.store.sweep().unwrap().blobs().await.unwrap();
     let pack = blobs.iter().max_by_key(|b| b.size).unwrap();
     let path = world.path("stores", "d").join("blobs/sha256");
     let path = path.join(pack.digest.hex());
@@ -433,7 +433,7 @@ async fn a_pack_that_names_share_is_read_once_and_its_fault_told_for_each() {
         (report.snapshots, report.packs, report.faults.len()),
         (2, 1, 0)
     );
-    let blobs = node.opened.sweep.as_ref().unwrap().blobs().await.unwrap();
+    let blobs = node.store.sweep().unwrap().blobs().await.unwrap();
     let pack = blobs.iter().max_by_key(|b| b.size).unwrap();
     let path = world
         .path("stores", "d")

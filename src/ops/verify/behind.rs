@@ -30,7 +30,7 @@ impl Job {
         digests: Vec<Digest>,
         shown: &str,
     ) -> Result<()> {
-        let Some(hides) = &ctx.opened.hides else {
+        let Some(hides) = &ctx.store.facts().hides else {
             return Ok(());
         };
         let look = match self.depth {
@@ -45,7 +45,7 @@ impl Job {
         let mut asked = stream::iter(new)
             .map(|digest| async move {
                 // What this caller does not see must neither be told nor moved.
-                let told = match ctx.opened.store.stat(&digest).await {
+                let told = match ctx.store.stat(&digest).await {
                     Ok(Some(_)) => hides.restore(&digest, look).await,
                     Ok(None) => Ok(Behind::Kept),
                     Err(e) => Err(e),

@@ -205,7 +205,7 @@ impl<'a> Reader<'a> {
     ) -> Result<std::result::Result<Bytes, String>> {
         let desc = &self.snapshot.packs[pack].layer.descriptor;
         let range = frame.offset..frame.offset + u64::from(frame.len);
-        let stored = match self.ctx.opened.store.get(desc, range).await {
+        let stored = match self.ctx.store.get(desc, range).await {
             Ok(Some(stream)) => crate::store::collect(stream, frame.len.into()).await,
             Ok(None) => return Ok(Err(format!("pack {} is missing", desc.digest))),
             Err(e) => Err(e),

@@ -82,11 +82,7 @@ async fn hashed(mut hasher: Hasher, piece: Bytes) -> Hasher {
 
 async fn open(ctx: &Context, desc: &Descriptor) -> store::Result<ByteStream> {
     let missing = || Error::new(ErrorKind::Corrupt, "read", "is missing");
-    ctx.opened
-        .store
-        .get(desc, 0..desc.size)
-        .await?
-        .ok_or_else(missing)
+    ctx.store.get(desc, 0..desc.size).await?.ok_or_else(missing)
 }
 
 /// A part of a pack.

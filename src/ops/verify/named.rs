@@ -25,7 +25,7 @@ impl Job {
         } else {
             None
         };
-        let now = place.ctx.opened.store.clock().await?;
+        let now = place.ctx.store.clock().await?;
         let contained = head.as_ref().map(|head| Contained::by(head, now));
         let mut unneeded = 0;
         for side in &group.sides {

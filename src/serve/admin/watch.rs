@@ -7,7 +7,7 @@ use crate::{
     digest::Digest,
     fs,
     store::{
-        ErrorKind, Store,
+        ErrorKind, RepoStore,
         error::{Error, Result},
         tiered::Backlog,
     },
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks a store every `pause` whether it is there, and whether `folder` can be written to, for ever.
 pub async fn watch(
-    store: Arc<dyn Store>,
+    store: Arc<dyn RepoStore>,
     folder: Option<PathBuf>,
     health: StoreHealth,
     pause: Duration,

@@ -1,33 +1,29 @@
 //! Passwords that were right a moment ago: bcrypt costs tens of milliseconds on purpose, a push makes hundreds of requests.
 
-use std::{collections::HashMap, time::Duration};
-
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use std::time::Duration;
 
 use crate::{
     digest::{Sha256, Sha256Hasher},
+    lately::Lately,
     random,
     redact::Secret,
 };
 
-/// Most that are kept: the longest remembered goes first.
+/// Most that are kept: those remembered longest go first.
 const MAX_ENTRIES: usize = 1024;
 
 /// Name and password under a key of this process: what is kept tells nothing to who reads memory without the key, and nobody
 /// outside can choose where it lies.
 pub(super) struct Remembered {
     key: [u8; 32],
-    life: Duration,
-    right: Mutex<HashMap<Sha256, Instant>>,
+    right: Lately<Sha256>,
 }
 
 impl Remembered {
     pub(super) fn new(life: Duration) -> Self {
         Self {
             key: random::bytes(),
-            life,
-            right: Mutex::default(),
+            right: Lately::new(MAX_ENTRIES, life),
         }
     }
 
@@ -43,25 +39,12 @@ impl Remembered {
 
     /// Says whether it was right within the time that is remembered.
     pub(super) fn knows(&self, id: Sha256) -> bool {
-        let at = self.right.lock().get(&id).copied();
-        at.is_some_and(|at| at.elapsed() < self.life)
+        self.right.contains(&id)
     }
 
     /// Remembers that it is right.
     pub(super) fn add(&self, id: Sha256) {
-        if self.life.is_zero() {
-            return;
-        }
-        let mut right = self.right.lock();
-        if right.len() >= MAX_ENTRIES {
-            right.retain(|_, at| at.elapsed() < self.life);
-        }
-        while right.len() >= MAX_ENTRIES {
-            let oldest = right.iter().min_by_key(|(_, at)| **at).map(|(id, _)| *id);
-            let Some(oldest) = oldest else { break };
-            right.remove(&oldest);
-        }
-        right.insert(id, Instant::now());
+        self.right.insert(id, ());
     }
 }
 
@@ -91,8 +74,11 @@ mod tests {
             known.add(*id);
             tokio::time::advance(Duration::from_millis(1)).await;
         }
-        assert!(!known.knows(ids[0]) && known.knows(ids[1]) && known.knows(ids[MAX_ENTRIES]));
-        assert_eq!(known.right.lock().len(), MAX_ENTRIES);
+        assert!(
+            !known.knows(ids[0])
+                && known.knows(ids[MAX_ENTRIES - 1])
+                && known.knows(ids[MAX_ENTRIES])
+        );
     }
 
     #[tokio::test]

@@ -3,13 +3,14 @@
 //! The daemon goes to those with what credentials it has for their hosts. A name and password that are set for *the* registry
 //! of its own store are not among them: a request could send them anywhere.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use tonic::Status;
 
 use super::{Settings, Shared, error::Asked};
 use crate::store::{
-    open::{self, Opened, Options, StoreUrl},
+    Store,
+    open::{self, Options, StoreUrl},
     registry,
 };
 
@@ -52,15 +53,15 @@ impl Other {
     ///
     /// # Errors
     /// By the kind of trouble with the store.
-    pub(super) async fn open(self, shared: &Shared, asked: &Asked) -> Result<Arc<Opened>, Status> {
+    pub(super) async fn open(self, shared: &Shared, asked: &Asked) -> Result<Store, Status> {
         let (url, side) = match self {
-            Self::Own => return Ok(shared.opened.clone()),
+            Self::Own => return Ok(shared.store.clone()),
             Self::At(url, side) => (url, side),
         };
         let options = options(&shared.settings, side);
         let opened = Box::pin(open::open(&url, &options)).await;
-        let own = shared.opened.url.to_string();
-        Ok(Arc::new(opened.map_err(|e| asked.status(&e.into(), &own))?))
+        let own = shared.store.url().to_string();
+        opened.map_err(|e| asked.status(&e.into(), &own))
     }
 }
 

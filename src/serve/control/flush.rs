@@ -3,26 +3,48 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{error::Asked, stream::Messages};
 use crate::{
     proto::v1,
-    store::{Queue, queue::Waiting},
+    store::{
+        Error, ErrorKind, Result,
+        tiered::{Backlog, BacklogStatus},
+    },
     task::{self, Task},
 };
 
 /// How often a flush that is waited for tells what is left.
 const TICK: Duration = Duration::from_secs(1);
 
+/// A moment that does not come.
+const NEVER: Duration = Duration::from_hours(24 * 365);
+
 /// As a message.
-pub(super) fn message(w: Waiting) -> v1::Queue {
+pub(super) fn message(status: &BacklogStatus) -> v1::Queue {
     v1::Queue {
-        tags: w.tags,
-        blobs: w.blobs,
-        bytes: w.bytes,
-        oldest_seconds: w.oldest.map(|age| age.as_secs()),
-        trouble: w.trouble,
+        tags: status.updates,
+        blobs: status.blobs,
+        bytes: status.bytes,
+        oldest_seconds: status.oldest.map(|age| age.as_secs()),
+        trouble: status.trouble(),
+    }
+}
+
+/// Sends what waits, however long that takes.
+///
+/// # Errors
+/// `Unsupported` if something was set aside, however long ago: whoever takes the disk away because of this answer would lose it.
+async fn flush(backlog: &dyn Backlog) -> Result<()> {
+    match backlog.flush(Instant::now() + NEVER).await.set_aside {
+        0 => Ok(()),
+        count => {
+            let why = format!(
+                "{count} of what was acknowledged cannot be sent and was set aside: see the log, and `queue/aside` in the state folder"
+            );
+            Err(Error::new(ErrorKind::Unsupported, "flush", why))
+        }
     }
 }
 
@@ -35,9 +57,9 @@ pub(super) enum Tells {
     Nothing,
 }
 
-fn told(queue: &dyn Queue, tells: Tells) -> v1::FlushResponse {
+fn told(backlog: &dyn Backlog, tells: Tells) -> v1::FlushResponse {
     let queue = match tells {
-        Tells::Counts => message(queue.waiting()),
+        Tells::Counts => message(&backlog.status()),
         Tells::Nothing => v1::Queue::default(),
     };
     v1::FlushResponse { queue: Some(queue) }
@@ -49,10 +71,14 @@ pub(super) struct Flushes(Mutex<Option<Task<()>>>);
 
 impl Flushes {
     /// Starts a flush and says what waits; the one that was started before is dropped for it.
-    pub(super) fn start(&self, queue: Arc<dyn Queue>, tells: Tells) -> Messages<v1::FlushResponse> {
-        let now = told(&*queue, tells);
+    pub(super) fn start(
+        &self,
+        backlog: Arc<dyn Backlog>,
+        tells: Tells,
+    ) -> Messages<v1::FlushResponse> {
+        let now = told(&*backlog, tells);
         let work = task::spawn("flush", async move {
-            if let Err(error) = queue.flush().await {
+            if let Err(error) = flush(&*backlog).await {
                 tracing::warn!(%error, "Queue not flushed");
             }
         });
@@ -63,7 +89,7 @@ impl Flushes {
 
 /// Flushes, and tells what is left once a second until it is done; stopped with the stream.
 pub(super) fn wait(
-    queue: Arc<dyn Queue>,
+    backlog: Arc<dyn Backlog>,
     tells: Tells,
     asked: Asked,
     own: String,
@@ -71,19 +97,19 @@ pub(super) fn wait(
     let (out, received) = mpsc::channel(4);
     let work = async move {
         let end = {
-            let work = queue.flush();
+            let work = flush(&*backlog);
             tokio::pin!(work);
             let mut tick = tokio::time::interval(TICK);
             loop {
                 tokio::select! {
                     end = &mut work => break end,
                     // A client that does not read misses one; the next says more.
-                    _ = tick.tick() => drop(out.try_send(Ok(told(&*queue, tells)).into())),
+                    _ = tick.tick() => drop(out.try_send(Ok(told(&*backlog, tells)).into())),
                 }
             }
         };
         let last = match end {
-            Ok(()) => Ok(told(&*queue, tells)),
+            Ok(()) => Ok(told(&*backlog, tells)),
             Err(e) => Err(asked.status(&e.into(), &own)),
         };
         // Without anybody to hear it there is nothing to do.

@@ -48,10 +48,7 @@ use crate::{
         observe,
         refusal::Refusal,
     },
-    store::{
-        self, Queue,
-        open::{Opened, Options},
-    },
+    store::{self, Store, open::Options, tiered::Backlog},
 };
 use access::{Method, Rights};
 use error::Asked;
@@ -86,8 +83,8 @@ pub struct Settings {
 
 /// What all calls work with.
 struct Shared {
-    opened: Arc<Opened>,
-    queue: Option<Arc<dyn Queue>>,
+    store: Store,
+    backlog: Option<Arc<dyn Backlog>>,
     settings: Settings,
     /// For what is read for all calls, and for their reports.
     memory: MemoryBudget,
@@ -124,19 +121,19 @@ pub struct Control {
 }
 
 impl Control {
-    /// A door to the store `opened`; `queue` is what waits in front of its remote part, where something may.
+    /// A door to `store`; `backlog` is what waits in front of its remote part, where something may.
     ///
     /// # Errors
     /// `Invalid` if the descriptors that this program was built with are none.
     pub async fn new(
-        opened: Arc<Opened>,
-        queue: Option<Arc<dyn Queue>>,
+        store: Store,
+        backlog: Option<Arc<dyn Backlog>>,
         settings: Settings,
     ) -> store::Result<Self> {
         let memory = MemoryBudget::shared(MEMORY_BYTES);
         let shared = Arc::new(Shared {
-            opened,
-            queue,
+            store,
+            backlog,
             allow_path: AtomicBool::new(settings.allow_path),
             settings,
             unread: Unread::within(memory.clone()),

@@ -18,7 +18,7 @@ use crate::{
     progress::Progress,
     proto::{Message, v1},
     serve::admission::{Permit, Ticket},
-    store::{marked::MIN_GRACE, open::Opened},
+    store::{Store, marked::MIN_GRACE},
 };
 
 /// The methods of the schema.
@@ -54,8 +54,8 @@ impl Verbs {
         let room = (shared.unread.clone(), ticket.key().clone());
         stream::start(room, move |progress| async move {
             let _place = place(&ticket).await?;
-            let ctx = shared.context(shared.opened.clone(), reach, progress);
-            let own = shared.opened.url.to_string();
+            let ctx = shared.context(shared.store.clone(), reach, progress);
+            let own = shared.store.url().to_string();
             let report = work(ctx).await.map_err(|e| asked.status(&e, &own))?;
             Ok(report.into())
         })
@@ -63,9 +63,9 @@ impl Verbs {
 }
 
 impl Shared {
-    fn context(&self, opened: Arc<Opened>, reach: Reach, progress: Progress) -> Context {
+    fn context(&self, store: Store, reach: Reach, progress: Progress) -> Context {
         Context {
-            opened,
+            store,
             reach,
             progress,
             // What is known of a node's caches is the node's.
@@ -147,8 +147,9 @@ impl v1::control_server::Control for Verbs {
         // Where the store is, where else we listen and what a remote answered is for whoever looks after the daemon.
         let all = rights.is_everything();
         // Its counts tell whether the bytes of a push were known to anybody.
-        let queue = shared.queue.as_ref().filter(|_| rights.reads_everything());
-        let mut queue = queue.map(|q| flush::message(q.waiting()));
+        let backlog = shared.backlog.as_ref();
+        let backlog = backlog.filter(|_| rights.reads_everything());
+        let mut queue = backlog.map(|b| flush::message(&b.status()));
         if let Some(trouble) = queue.as_mut().and_then(|q| q.trouble.as_mut())
             && !all
         {
@@ -158,7 +159,7 @@ impl v1::control_server::Control for Verbs {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: crate::proto::PROTOCOL,
             store: if all {
-                shared.opened.url.to_string()
+                shared.store.url().to_string()
             } else {
                 String::new()
             },
@@ -224,7 +225,7 @@ impl v1::control_server::Control for Verbs {
             } else {
                 prune::run(&ctx, &options).await?
             };
-            if let Err(error) = prune::read_marked(&ctx.opened).await {
+            if let Err(error) = prune::read_marked(&ctx.store).await {
                 // They are read again at the next turn, long before the grace time is over.
                 tracing::warn!(%error, "Marks not read");
             }
@@ -269,7 +270,7 @@ impl v1::control_server::Control for Verbs {
             let _place = place(&ticket).await?;
             let from = from.open(&shared, &asked).await?;
             let to = to.open(&shared, &asked).await?;
-            let own = shared.opened.url.to_string();
+            let own = shared.store.url().to_string();
             let pass = async {
                 let what = format!("a copy to {own}");
                 Some(shared.doors().enter(what).await)
@@ -290,11 +291,11 @@ impl v1::control_server::Control for Verbs {
         } else {
             flush::Tells::Nothing
         };
-        let own = self.shared.opened.url.to_string();
-        Ok(Response::new(match self.shared.queue.clone() {
+        let own = self.shared.store.url().to_string();
+        Ok(Response::new(match self.shared.backlog.clone() {
             None => Messages::one(v1::FlushResponse { queue: None }),
-            Some(queue) if r.wait => flush::wait(queue, tells, asked, own),
-            Some(queue) => self.flushes.start(queue, tells),
+            Some(backlog) if r.wait => flush::wait(backlog, tells, asked, own),
+            Some(backlog) => self.flushes.start(backlog, tells),
         }))
     }
 }

@@ -25,7 +25,12 @@ use crate::{
         gateway::Gateway,
         observe::Observer,
     },
-    store::{Expect, Meet, open::StoreUrl, queue::Waiting, testing::Memory},
+    store::{
+        Expect, Meet,
+        open::StoreUrl,
+        testing::Memory,
+        tiered::{BacklogStatus, Reachable},
+    },
 };
 
 /// Brings the requests of a stub to a door.
@@ -106,33 +111,17 @@ impl World {
     async fn tag(&self, tag: &str) {
         let tag: Tag = tag.parse().unwrap();
         let manifest = Manifest::sniff(format!("{{\"schemaVersion\":2,\"id\":\"{tag}\"}}"));
-        let opened = self.opened();
-        let published = opened
-            .store
-            .publish(&manifest, Some(&tag), &Expect::Anything);
+        let store = self.store();
+        let published = store.publish(&manifest, Some(&tag), &Expect::Anything);
         published.await.unwrap();
     }
 
-    fn opened(&self) -> Arc<Opened> {
-        Arc::new(Opened {
-            store: self.memory.clone(),
-            meet: Meet::CompareAndSwap,
-            untag: Some(self.memory.clone()),
-            push_check: None,
-            sweep: Some(self.memory.clone()),
-            spool_dir: None,
-            url: StoreUrl::Disk("/daemons/own".into()),
-            metrics: Vec::new(),
-            verified: false,
-            repositories: None,
-            marked: None,
-            scrubber: None,
-            control: None,
-            hides: None,
-        })
+    fn store(&self) -> Store {
+        let url = StoreUrl::Disk("/daemons/own".into());
+        Store::of(&self.memory, url, Meet::CompareAndSwap)
     }
 
-    async fn door(&self, queue: Option<Arc<dyn Queue>>, allow_path: bool) -> Control {
+    async fn door(&self, backlog: Option<Arc<dyn Backlog>>, allow_path: bool) -> Control {
         let settings = Settings {
             allow_path,
             options: Options::default(),
@@ -140,7 +129,7 @@ impl World {
             threads: 2,
             concurrency: 4,
         };
-        Control::new(self.opened(), queue, settings).await.unwrap()
+        Control::new(self.store(), backlog, settings).await.unwrap()
     }
 
     async fn client(&self) -> ControlClient<Direct> {
@@ -364,22 +353,28 @@ impl Drop for Dropped {
 }
 
 #[async_trait]
-impl Queue for Slow {
-    fn waiting(&self) -> Waiting {
-        Waiting {
-            tags: u64::from(!self.sent.load(Ordering::SeqCst)),
-            ..Waiting::default()
+impl Backlog for Slow {
+    fn status(&self) -> BacklogStatus {
+        BacklogStatus {
+            updates: u64::from(!self.sent.load(Ordering::SeqCst)),
+            ..BacklogStatus::of_nothing()
         }
     }
 
-    async fn flush(&self) -> store::Result<()> {
+    fn remote(&self) -> Reachable {
+        self.status().remote
+    }
+
+    async fn turned(&self, _: bool) {}
+
+    async fn flush(&self, _: tokio::time::Instant) -> BacklogStatus {
         let _dropped = Dropped(self.given_up.clone());
         if self.never {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         self.sent.store(true, Ordering::SeqCst);
-        Ok(())
+        self.status()
     }
 }
 
@@ -561,11 +556,10 @@ async fn team_door(dir: &tempfile::TempDir) -> Control {
     let url: StoreUrl = format!("disk:{}", dir.path().join("store").display())
         .parse()
         .unwrap();
-    let opened = crate::store::open::open(&url, &Options::default()).await;
-    let opened = Arc::new(opened.unwrap());
+    let store = crate::store::open::open(&url, &Options::default()).await;
+    let store = store.unwrap();
     for name in ["a/x", "b/y"] {
-        let repositories = opened.repositories.as_ref().unwrap();
-        let repository = repositories.repository(&name.parse().unwrap());
+        let repository = store.repository(&name.parse().unwrap()).unwrap();
         let manifest = Manifest::sniff(format!("{{\"schemaVersion\":2,\"id\":\"{name}\"}}"));
         let tags: [Tag; 1] = ["t".parse().unwrap()];
         repository.put_manifest(&manifest, &tags).await.unwrap();
@@ -577,7 +571,7 @@ async fn team_door(dir: &tempfile::TempDir) -> Control {
         threads: 2,
         concurrency: 4,
     };
-    Control::new(opened, None, settings).await.unwrap()
+    Control::new(store, None, settings).await.unwrap()
 }
 
 #[tokio::test]

@@ -142,11 +142,8 @@ impl<S: Flat> Records for ByTags<S> {
                 let Some(Key::Manifest(_, digest)) = keys::parse(key) else {
                     return Ok(None);
                 };
-                return Ok(self
-                    .0
-                    .by_tag
-                    .known(&digest)
-                    .map(|k| record::encode(&k).into()));
+                let known = self.0.by_tag.get(&digest);
+                return Ok(known.map(|k| record::encode(&k).into()));
             }
             (None, _) => return Ok(None),
         };
@@ -197,7 +194,7 @@ impl<S: Flat> Records for ByTags<S> {
         if let Some(Key::Manifest(_, digest)) = keys::parse(key)
             && place.folder.repo == Repo::cli()
         {
-            self.0.by_tag.forget(&digest);
+            self.0.by_tag.remove(&digest);
         }
         self.flat().untag(&place.tag).await.map(drop)
     }

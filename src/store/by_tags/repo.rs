@@ -166,7 +166,7 @@ impl<S: Flat> InRepo<S> {
         };
         if self.is_cli() {
             let known = record::Manifested::of_aside(&found.manifest).await;
-            self.all.0.by_tag.saw(&found.manifest.digest, known);
+            self.all.0.by_tag.insert(found.manifest.digest, known);
             return Ok(Some(found));
         }
         // A registry may say when the manifest was first written: that is no age of an image that was tagged again.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Repositories;
 use crate::store::{
-    Records, Repository, Store, Sweep, Untag,
+    Records, RepoStore, Repository, Sweep, Untag,
     keys::Repo,
     marked::Marked,
     wrap::{
@@ -16,7 +16,7 @@ use crate::store::{
 /// A repository of a store, by what can be done with it.
 pub(super) struct Parts {
     /// Its blobs and tags.
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn RepoStore>,
     /// Its tags can be removed.
     pub(super) untag: Arc<dyn Untag>,
     /// The records of all repositories; `None` where somebody else has them, or the store has no other repositories.
@@ -25,7 +25,7 @@ pub(super) struct Parts {
 
 impl Parts {
     /// A repository without the records.
-    pub(super) fn of<S: Store + Untag + 'static>(repository: Arc<S>) -> Self {
+    pub(super) fn of<S: RepoStore + Untag + 'static>(repository: Arc<S>) -> Self {
         Self {
             store: repository.clone(),
             untag: repository,

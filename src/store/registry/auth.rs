@@ -10,14 +10,14 @@ use tracing::{debug, warn};
 use super::{
     challenge::{self, Challenge},
     config::Config,
-    credentials::{self, Credential, Found},
-    daemon::Door,
+    connection::Connection,
+    credentials::{self, Account, Credential, Found},
+    door::Door,
     guard,
     location::Location,
+    once::Once,
     scopes::Scopes,
     token::{self, Realm, Token},
-    transport::Wire,
-    wire::Once,
 };
 use crate::store::{Error, ErrorKind, Result};
 
@@ -31,15 +31,6 @@ pub(super) enum As {
     Ourselves,
     /// As anybody may.
     Anybody,
-}
-
-/// Which credentials a request carried, in words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Account {
-    /// These: whose, and where they are from.
-    Sent(String),
-    /// None, and why.
-    NotSent(String),
 }
 
 /// What a request carried.
@@ -164,7 +155,7 @@ impl Auth {
     /// Those of the token endpoint and of credentials that are set and cannot be read.
     pub(super) async fn show(
         &self,
-        wire: &Wire,
+        connection: &Connection,
         need: &Scopes,
         whose: As,
     ) -> Result<Option<Shown>> {
@@ -182,7 +173,7 @@ impl Auth {
             Scheme::Bearer(realm) => {
                 let (cell, scopes) = self.cell(need, whose);
                 let token = cell
-                    .get_or_try_init(|| self.fetch(wire, &realm, &scopes, whose))
+                    .get_or_try_init(|| self.fetch(connection, &realm, &scopes, whose))
                     .await?;
                 Ok(Some(Shown {
                     header: token.header.clone(),
@@ -236,14 +227,28 @@ impl Auth {
         found
     }
 
-    async fn fetch(&self, wire: &Wire, realm: &Realm, scopes: &Scopes, whose: As) -> Result<Token> {
+    async fn fetch(
+        &self,
+        connection: &Connection,
+        realm: &Realm,
+        scopes: &Scopes,
+        whose: As,
+    ) -> Result<Token> {
         let own = match whose {
             As::Anybody => None,
             As::Ourselves => self.credential().await?,
         };
         let refresh = self.state.lock().refresh.clone().filter(|_| own.is_some());
         if let Some(refresh) = refresh {
-            match token::fetch(wire, realm, scopes, Some(&refresh), self.account(whose)).await {
+            match token::fetch(
+                connection,
+                realm,
+                scopes,
+                Some(&refresh),
+                self.account(whose),
+            )
+            .await
+            {
                 Ok(token) => return Ok(self.keep_refresh(token)),
                 Err(e) if e.is_temporary() => return Err(e),
                 Err(error) => {
@@ -252,7 +257,7 @@ impl Auth {
                 }
             }
         }
-        let token = token::fetch(wire, realm, scopes, own, self.account(whose)).await?;
+        let token = token::fetch(connection, realm, scopes, own, self.account(whose)).await?;
         Ok(if own.is_some() {
             self.keep_refresh(token)
         } else {
@@ -275,7 +280,7 @@ impl Auth {
     /// `Denied` for a realm at a place where we do not go.
     pub(super) fn challenged(
         &self,
-        wire: &Wire,
+        connection: &Connection,
         headers: &HeaderMap,
         shown: Option<&Shown>,
         since: Instant,
@@ -289,9 +294,9 @@ impl Auth {
                 scopes,
                 error,
             }) => {
-                let url = wire
+                let url = connection
                     .guard()
-                    .realm(wire.base(), &realm)
+                    .realm(connection.base(), &realm)
                     .map_err(|why| Error::new(ErrorKind::Denied, "get token", why))?;
                 debug!(realm = %guard::show(&url), ?error, "Asked for a token");
                 let wider = !need.covers(&scopes);

@@ -9,23 +9,19 @@ use reqwest::{
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, HeaderValue, RANGE},
 };
 
-use super::{
-    client::{Inner, nothing},
-    error,
-    wire::{API_VERSION, Answer, Ask},
-};
+use super::{API_VERSION, answer::Answer, error, request::Ask, shared::Shared};
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    store::{ByteStream, Error, ErrorKind, Result, check},
+    store::{ByteStream, Error, ErrorKind, Result, check, net::ContentRange},
 };
 
-fn ask(inner: &Inner, op: &'static str, method: Method, digest: &Digest) -> Ask {
+fn ask(shared: &Shared, op: &'static str, method: Method, digest: &Digest) -> Ask {
     Ask::new(
         op,
         method,
-        inner.url(&format!("blobs/{digest}")),
-        &inner.pull(),
+        shared.url(&format!("blobs/{digest}")),
+        &shared.pull(),
     )
     .header(ACCEPT, HeaderValue::from_static("*/*"))
     // Bytes are counted and hashed as stored: nobody may pack them on the way.
@@ -38,10 +34,10 @@ fn range_header(range: &Range<u64>) -> HeaderValue {
 }
 
 /// The size of a blob, `None` if the registry does not have it.
-pub(super) async fn stat(inner: &Inner, digest: &Digest) -> Result<Option<u64>> {
-    let answer = inner
+pub(super) async fn stat(shared: &Shared, digest: &Digest) -> Result<Option<u64>> {
+    let answer = shared
         .transport
-        .send(&ask(inner, "stat", Method::HEAD, digest))
+        .send(&ask(shared, "stat", Method::HEAD, digest))
         .await?;
     match answer.status {
         StatusCode::OK => {
@@ -49,27 +45,45 @@ pub(super) async fn stat(inner: &Inner, digest: &Digest) -> Result<Option<u64>> 
             check_plain("stat", &answer, digest)?;
             match answer.length() {
                 Some(size) if is_vouched(&answer, digest) => can_be("stat", digest, size).map(Some),
-                _ => stat_by_get(inner, digest).await,
+                _ => stat_by_get(shared, digest).await,
             }
         }
         StatusCode::NOT_FOUND => {
-            inner.transport.missing("stat", answer).await?;
+            shared.transport.missing("stat", answer).await?;
             Ok(None)
         }
         // A URL that is signed for GET only, a registry without HEAD.
-        StatusCode::METHOD_NOT_ALLOWED => stat_by_get(inner, digest).await,
-        _ if answer.away => stat_by_get(inner, digest).await,
-        _ => Err(error::refusal("stat", answer).await.error),
+        StatusCode::METHOD_NOT_ALLOWED => stat_by_get(shared, digest).await,
+        _ if answer.away => stat_by_get(shared, digest).await,
+        _ => Err(answer.refusal("stat").await.error),
     }
 }
 
-/// The same by asking for the first byte.
-async fn stat_by_get(inner: &Inner, digest: &Digest) -> Result<Option<u64>> {
-    let ask = ask(inner, "stat", Method::GET, digest).header(RANGE, range_header(&(0..1)));
-    let answer = inner.transport.send(&ask).await?;
+/// Asks whether the blob is there.
+///
+/// # Errors
+/// `Corrupt` if it is there with another size.
+pub(super) async fn is_there(shared: &Shared, desc: &Descriptor) -> Result<bool> {
+    match stat(shared, &desc.digest).await? {
+        None => Ok(false),
+        Some(size) if size == desc.size => Ok(true),
+        Some(size) => {
+            let message = format!(
+                "the registry has {size} bytes under this digest, {} were to be stored",
+                desc.size
+            );
+            Err(Error::new(ErrorKind::Corrupt, "put", message))
+        }
+    }
+}
+
+/// As [`stat`], by asking for the first byte.
+async fn stat_by_get(shared: &Shared, digest: &Digest) -> Result<Option<u64>> {
+    let ask = ask(shared, "stat", Method::GET, digest).header(RANGE, range_header(&(0..1)));
+    let answer = shared.transport.send(&ask).await?;
     let size = match answer.status {
         StatusCode::NOT_FOUND => {
-            inner.transport.missing("stat", answer).await?;
+            shared.transport.missing("stat", answer).await?;
             return Ok(None);
         }
         StatusCode::PARTIAL_CONTENT => content_range(&answer).and_then(|r| r.total),
@@ -80,7 +94,7 @@ async fn stat_by_get(inner: &Inner, digest: &Digest) -> Result<Option<u64>> {
         }
         // Nothing can be the first byte of an empty blob.
         StatusCode::RANGE_NOT_SATISFIABLE => Some(0),
-        _ => return Err(error::refusal("stat", answer).await.error),
+        _ => return Err(answer.refusal("stat").await.error),
     };
     check_plain("stat", &answer, digest)?;
     let size = size
@@ -106,24 +120,24 @@ fn can_be(op: &'static str, digest: &Digest, size: u64) -> Result<u64> {
 
 /// The bytes of `range` of a blob, `None` if the registry does not have it.
 pub(super) async fn get(
-    inner: &Arc<Inner>,
+    shared: &Arc<Shared>,
     desc: &Descriptor,
     range: Range<u64>,
 ) -> Result<Option<ByteStream>> {
     check::check_range("get", desc, &range)?;
     if range.is_empty() {
-        return match stat(inner, &desc.digest).await? {
-            Some(size) if size == desc.size => Ok(Some(nothing())),
+        return match stat(shared, &desc.digest).await? {
+            Some(size) if size == desc.size => Ok(Some(stream::empty().boxed())),
             Some(size) => Err(Error::other_size(size, desc.size)),
             None => Ok(None),
         };
     }
     let whole = range.start == 0 && range.end == desc.size;
-    let mut ask = ask(inner, "get", Method::GET, &desc.digest);
+    let mut ask = ask(shared, "get", Method::GET, &desc.digest);
     if !whole {
         ask = ask.header(RANGE, range_header(&range));
     }
-    let answer = inner.transport.send(&ask).await?;
+    let answer = shared.transport.send(&ask).await?;
     let skip = match answer.status {
         StatusCode::OK => {
             check_plain("get", &answer, &desc.digest)?;
@@ -148,10 +162,10 @@ pub(super) async fn get(
             return Err(Error::other_size(size.unwrap_or(0), desc.size));
         }
         StatusCode::NOT_FOUND => {
-            inner.transport.missing("get", answer).await?;
+            shared.transport.missing("get", answer).await?;
             return Ok(None);
         }
-        _ => return Err(error::refusal("get", answer).await.error),
+        _ => return Err(answer.refusal("get").await.error),
     };
     answer.check_digest("get", &desc.digest)?;
     check_plain("get", &answer, &desc.digest)?;
@@ -166,28 +180,8 @@ pub(super) async fn get(
     })))
 }
 
-/// `Content-Range: bytes 0-99/200`, its total unknown for `*`.
-struct ContentRange {
-    first: u64,
-    last: u64,
-    total: Option<u64>,
-}
-
 fn content_range(answer: &Answer) -> Option<ContentRange> {
-    let (range, total) = answer
-        .text(CONTENT_RANGE)?
-        .trim()
-        .strip_prefix("bytes ")?
-        .split_once('/')?;
-    let (first, last) = range.trim().split_once('-')?;
-    Some(ContentRange {
-        first: first.parse().ok()?,
-        last: last.parse().ok()?,
-        total: match total.trim() {
-            "*" => None,
-            total => Some(total.parse().ok()?),
-        },
-    })
+    ContentRange::parse(answer.text(CONTENT_RANGE)?)
 }
 
 /// A part must start where it was asked to; one that ends early ends the stream early, which is told there.
@@ -217,7 +211,7 @@ fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result
 
 /// Refuses a page in place of a blob, and bytes that were packed on the way.
 fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()> {
-    error::check_plain(op, answer)?;
+    answer.check_plain(op)?;
     let media_type = answer.media_type();
     let page = matches!(
         media_type.as_str(),

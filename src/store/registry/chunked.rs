@@ -2,14 +2,15 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use oci_client::errors::OciErrorCode;
 use tracing::debug;
 
 use super::{
-    error::{self, Refusal},
+    answer::Answer,
+    blobs,
+    outcome::{Outcome, Way, stored},
+    refusal::Refusal,
+    request::Payload,
     session::{self, Offset, Session},
-    upload::{self, Sent},
-    wire::{Answer, Payload},
 };
 use crate::{
     artifact::Descriptor,
@@ -32,7 +33,7 @@ pub(super) async fn send(
     desc: &Descriptor,
     body: &Body,
     at: u64,
-) -> Result<Sent> {
+) -> Result<Outcome> {
     let mut upload = Upload::new(session, desc, body);
     upload.at = at;
     upload.run().await
@@ -44,7 +45,7 @@ pub(super) async fn carefully(
     desc: &Descriptor,
     body: &Body,
     bytes: u64,
-) -> Result<Sent> {
+) -> Result<Outcome> {
     let mut upload = Upload::new(session, desc, body);
     upload.chunk = upload.chunk.min(bytes).max(upload.session.min_chunk);
     upload.run().await
@@ -56,11 +57,11 @@ pub(super) async fn resume(
     desc: &Descriptor,
     body: &Body,
     broke: Error,
-) -> Result<Sent> {
+) -> Result<Outcome> {
     let mut upload = Upload::new(session, desc, body);
     match upload.recover(broke).await? {
         // One session's worth of nothing: a new one is cheaper than to find out whether it is an empty one.
-        Found::At(0, error) | Found::Unknown(error) => Ok(Sent::Broke(upload::Way::Stream, error)),
+        Found::At(0, error) | Found::Unknown(error) => Ok(Outcome::Broke(Way::Stream, error)),
         Found::Lost(error) => Ok(upload.lost(error)),
         Found::At(..) => upload.run().await,
     }
@@ -97,7 +98,7 @@ enum Found {
 
 impl<'a> Upload<'a> {
     fn new(session: Session, desc: &'a Descriptor, body: &'a Body) -> Self {
-        let chunk = session.inner().chunk_bytes.max(session.min_chunk);
+        let chunk = session.shared().chunk_bytes.max(session.min_chunk);
         Self {
             session,
             desc,
@@ -110,7 +111,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    async fn run(mut self) -> Result<Sent> {
+    async fn run(mut self) -> Result<Outcome> {
         while self.at < self.desc.size {
             if let Next::Lost(error) = self.piece().await? {
                 return Ok(self.lost(error));
@@ -120,11 +121,11 @@ impl<'a> Upload<'a> {
     }
 
     /// What it means that the registry does not know the session any more.
-    fn lost(&self, error: Error) -> Sent {
+    fn lost(&self, error: Error) -> Outcome {
         if self.broke {
-            upload::dropped(error)
+            Outcome::dropped(error)
         } else {
-            upload::lost(error)
+            Outcome::lost(error)
         }
     }
 
@@ -139,7 +140,7 @@ impl<'a> Upload<'a> {
             self.pieces += 1;
             return self.took(&answer, end);
         }
-        let Refusal { status, error, .. } = error::refusal("put", answer).await;
+        let Refusal { status, error, .. } = answer.refusal("put").await;
         match status.as_u16() {
             404 => {
                 self.session.forget();
@@ -241,7 +242,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    async fn close(mut self) -> Result<Sent> {
+    async fn close(mut self) -> Result<Outcome> {
         loop {
             let failed = match self
                 .session
@@ -249,10 +250,10 @@ impl<'a> Upload<'a> {
                 .await
             {
                 Ok(answer) if answer.status.is_success() => {
-                    return upload::stored(&mut self.session, self.desc, answer).await;
+                    return stored(&mut self.session, self.desc, answer).await;
                 }
                 Ok(answer) => {
-                    let refusal = error::refusal("put", answer).await;
+                    let refusal = answer.refusal("put").await;
                     if refusal.error.is_temporary() || refusal.status.as_u16() == 404 {
                         refusal.error
                     } else {
@@ -263,12 +264,12 @@ impl<'a> Upload<'a> {
                 Err(e) => return Err(e),
             };
             // The answer may have been lost, and not the upload.
-            if upload::is_there(&self.session.inner().clone(), self.desc)
+            if blobs::is_there(&self.session.shared().clone(), self.desc)
                 .await
                 .unwrap_or(false)
             {
                 self.session.forget();
-                return Ok(Sent::Stored);
+                return Ok(Outcome::Stored);
             }
             match self.recover(failed).await? {
                 Found::At(at, _) if at == self.desc.size => {}
@@ -281,11 +282,12 @@ impl<'a> Upload<'a> {
 
     /// Some registries keep only the last of several pieces (§2.3, Artifactory): another try, not a corrupt cache.
     fn put_together_wrongly(&self, refusal: Refusal) -> Error {
+        let is_wrong = refusal.says("DIGEST_INVALID");
         let mut error = refusal.error;
-        if self.pieces > 1 && refusal.codes.contains(&OciErrorCode::DigestInvalid) {
+        if self.pieces > 1 && is_wrong {
             error.kind = ErrorKind::Unavailable;
             self.session
-                .inner()
+                .shared()
                 .careful_bytes
                 .store(0, Ordering::Relaxed);
             error.message = format!(

@@ -9,18 +9,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use reqwest::Method;
 use tracing::warn;
 
 use super::{
-    Config, ControlWay, Location, blobs, manifests,
-    scopes::Scopes,
-    session::{Cleanups, Session},
-    tags,
-    transport::Transport,
-    upload,
-    wire::{Ask, Once},
+    Config, Location, blobs, cleanups::Cleanups, manifests, once::Once, request::Ask,
+    scopes::Scopes, session::Session, shared::Shared, tags, transport::Transport, upload,
 };
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
@@ -34,43 +29,7 @@ use crate::{
 
 /// A repository of a registry as a store. Cheap to clone; clones share connections and tokens.
 #[derive(Debug, Clone)]
-pub struct Registry(Arc<Inner>);
-
-/// What all operations share.
-#[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) transport: Transport,
-    pub(super) repository: String,
-    /// The store's URL, for messages.
-    pub(super) shown: String,
-    pub(super) chunk_bytes: u64,
-    pub(super) mount_from: Vec<String>,
-    /// Which way of sending a whole blob this registry takes: see `upload::Way`.
-    pub(super) way: AtomicU8,
-    /// The registry answers a blob in one POST with an upload session: not worth sending it there.
-    pub(super) no_single_post: AtomicBool,
-    /// Bytes of a piece at a registry that loses an upload when its connection breaks: see `upload`. 0: none was lost yet.
-    pub(super) careful_bytes: AtomicU64,
-    /// The registry cannot remove tags, and the repository says so: see `tags`.
-    pub(super) overwrites: AtomicBool,
-    pub(super) cleanups: Cleanups,
-    clockless: Once,
-}
-
-impl Inner {
-    /// A URL below the repository.
-    pub(super) fn url(&self, path: &str) -> reqwest::Url {
-        self.transport.url(&format!("{}/{path}", self.repository))
-    }
-
-    pub(super) fn pull(&self) -> Scopes {
-        Scopes::pull(&self.repository)
-    }
-
-    pub(super) fn push(&self) -> Scopes {
-        Scopes::push(&self.repository)
-    }
-}
+pub struct Registry(Arc<Shared>);
 
 impl Registry {
     /// Makes the store ready; says nothing to the registry yet.
@@ -84,7 +43,7 @@ impl Registry {
             config.check()?;
             Transport::new(&location, config, common).await
         };
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Shared {
             transport: open.await.map_err(|e: Error| e.at(&shown, ""))?,
             repository: location.repository().to_owned(),
             shown,
@@ -124,15 +83,7 @@ impl Registry {
         }
     }
 
-    /// The way to the control API of the daemon that this is the door of; `common` as it was opened with.
-    ///
-    /// # Errors
-    /// Those of [`Self::open`].
-    pub async fn control(&self, location: &Location, common: &net::Common) -> Result<ControlWay> {
-        ControlWay::new(self, location, common).await
-    }
-
-    pub(super) fn inner(&self) -> &Inner {
+    pub(super) fn shared(&self) -> &Shared {
         &self.0
     }
 
@@ -149,8 +100,8 @@ impl BlobStore for Registry {
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         let found = self.at(desc.digest, blobs::get(&self.0, desc, range).await)?;
-        let (inner, digest) = (self.0.clone(), desc.digest);
-        Ok(found.map(|bytes| bytes.map_err(move |e| e.at(&inner.shown, digest)).boxed()))
+        let (shared, digest) = (self.0.clone(), desc.digest);
+        Ok(found.map(|bytes| bytes.map_err(move |e| e.at(&shared.shown, digest)).boxed()))
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
@@ -243,9 +194,4 @@ impl PushCheck for Registry {
         let begun = Session::open(&self.0, false).await;
         self.at("", push_check::refusal(begun))
     }
-}
-
-/// A stream without a byte.
-pub(super) fn nothing() -> ByteStream {
-    stream::empty().boxed()
 }

@@ -14,10 +14,11 @@ use reqwest::{Method, Url, header::AUTHORIZATION};
 use tokio::sync::OnceCell;
 
 use super::{
-    Location, Registry, error,
+    Location, Registry,
+    connection::Connection,
+    error,
+    request::{Ask, Payload},
     scopes::Scopes,
-    transport::Wire,
-    wire::{Ask, Payload},
 };
 use crate::store::{Error, ErrorKind, Result, net};
 
@@ -35,7 +36,7 @@ pub struct ControlWay(Arc<Inner>);
 struct Inner {
     door: Registry,
     /// Of its own, since it speaks HTTP/2 from the first byte on.
-    wire: Wire,
+    connection: Connection,
     /// The daemon was asked how to log in.
     asked: OnceCell<()>,
     /// An answer came by HTTP/2.
@@ -43,13 +44,13 @@ struct Inner {
 }
 
 impl ControlWay {
-    pub(super) async fn new(
-        door: &Registry,
-        location: &Location,
-        common: &net::Common,
-    ) -> Result<Self> {
+    /// That of the daemon whose registry door this is; `common` as that was opened with.
+    ///
+    /// # Errors
+    /// Those of [`Registry::open`].
+    pub async fn new(door: &Registry, location: &Location, common: &net::Common) -> Result<Self> {
         let stall = common.stall;
-        let wire = Wire::build(location, common, move |builder| {
+        let connection = Connection::build(location, common, move |builder| {
             builder
                 .http2_prior_knowledge()
                 .http2_keep_alive_interval(PING)
@@ -57,7 +58,7 @@ impl ControlWay {
         });
         Ok(Self(Arc::new(Inner {
             door: door.clone(),
-            wire: wire.await?,
+            connection: connection.await?,
             asked: OnceCell::new(),
             answered: AtomicBool::new(false),
         })))
@@ -69,21 +70,21 @@ impl ControlWay {
     /// `Unauthenticated` and `Denied` where the daemon does not know us; `Unavailable` and `Timeout` where it is not there.
     pub async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<ControlBody>> {
         let sent = self.exchange(request).await;
-        sent.map_err(|e| e.at(&self.0.door.inner().shown, ""))
+        sent.map_err(|e| e.at(&self.0.door.shared().shown, ""))
     }
 
     async fn exchange(&self, request: http::Request<Bytes>) -> Result<http::Response<ControlBody>> {
         const OP: &str = "ask the daemon";
         let inner = &self.0;
-        let scopes = Scopes::delete(&inner.door.inner().repository);
-        let transport = &inner.door.inner().transport;
+        let scopes = Scopes::delete(&inner.door.shared().repository);
+        let transport = &inner.door.shared().transport;
         let asked = inner.asked.get_or_try_init(|| async {
             // It says what it wants to see before it is asked for anything else.
             let ping = Ask::new("log in", Method::GET, transport.url(""), &scopes);
             let answer = transport.send(&ping).await?;
             match answer.status.as_u16() {
                 200..=299 => Ok(()),
-                _ => Err(error::refusal("log in", answer).await.error),
+                _ => Err(answer.refusal("log in").await.error),
             }
         });
         asked.await?;
@@ -99,7 +100,7 @@ impl ControlWay {
             Some(password) => Some(password),
             None => transport.credential(&scopes).await?,
         };
-        let answered = inner.wire.exchange(&ask, &url, show).await;
+        let answered = inner.connection.exchange(&ask, &url, show).await;
         let answer = answered.map_err(|e| self.explain(e))?;
         inner.answered.store(true, Ordering::Relaxed);
         let response = http::Response::<reqwest::Body>::from(answer.body);
@@ -122,7 +123,7 @@ impl ControlWay {
     fn url(&self, uri: &http::Uri) -> Result<Url> {
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
         self.0
-            .wire
+            .connection
             .base()
             .join(path)
             .map_err(|e| Error::new(ErrorKind::Invalid, "ask the daemon", e.to_string()))

@@ -75,6 +75,15 @@ pub(super) struct Found {
     pub(super) account: String,
 }
 
+/// Which credentials a request carried, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Account {
+    /// These: whose, and where they are from.
+    Sent(String),
+    /// None, and why.
+    NotSent(String),
+}
+
 /// Looks through all sources.
 ///
 /// # Errors

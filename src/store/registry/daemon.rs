@@ -2,14 +2,11 @@
 //!
 //! Its registry door is a registry like others; what the command line keeps there is the one repository `cachectl`.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
-use super::Location;
+use super::{Location, door::Door};
 use crate::{
     redact,
     store::{Error, ErrorKind, Result, keys::Repo},
@@ -17,41 +14,6 @@ use crate::{
 
 /// The host in URLs and `Host` headers of what goes through a socket.
 const SOCKET_HOST: &str = "localhost";
-
-/// How a daemon is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Door {
-    /// By its unix socket.
-    Socket(PathBuf),
-    /// By TCP.
-    Http,
-    /// By TCP with TLS, on loopback too.
-    Https,
-}
-
-impl Door {
-    pub(super) fn scheme(&self) -> &'static str {
-        match self {
-            Self::Socket(_) | Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
-    pub(super) fn socket(&self) -> Option<&Path> {
-        match self {
-            Self::Socket(path) => Some(path),
-            Self::Http | Self::Https => None,
-        }
-    }
-
-    /// Writes the URL.
-    pub(super) fn show(&self, host: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(path) => write!(f, "cachectld:{}", path.display()),
-            Self::Http | Self::Https => write!(f, "cachectld+{}://{host}", self.scheme()),
-        }
-    }
-}
 
 impl Location {
     /// Parses the URL of a daemon.

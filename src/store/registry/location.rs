@@ -4,7 +4,7 @@ use std::{fmt, path::Path};
 
 use reqwest::Url;
 
-use super::{daemon::Door, guard};
+use super::{door::Door, guard};
 use crate::store::{Error, ErrorKind, Result, keys};
 
 /// Docker Hub's name in references, and where its API is.
@@ -68,7 +68,6 @@ impl Location {
                 "has a tag or digest; tags are made by cachectl".to_owned(),
             ));
         }
-        // Not by `oci_client`'s reference: its regular expression takes longer to compile than all else at a start.
         if !keys::is_repository(repository) {
             return Err(refused(
                 "names no repository of a registry: lower-case words and digits with `.`, `_`, `-` between them, and `/`"

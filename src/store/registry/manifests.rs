@@ -6,9 +6,9 @@ use reqwest::{
 };
 
 use super::{
-    client::Inner,
     error,
-    wire::{Ask, Payload},
+    request::{Ask, Payload},
+    shared::Shared,
 };
 use crate::{
     artifact::{Manifest, Reference, descriptor::MAX_MANIFEST_BYTES, media},
@@ -31,12 +31,12 @@ fn accept() -> HeaderValue {
     HeaderValue::from_str(&all).expect("media types are plain text")
 }
 
-fn ask(inner: &Inner, op: &'static str, method: Method, reference: &Reference) -> Ask {
+fn ask(shared: &Shared, op: &'static str, method: Method, reference: &Reference) -> Ask {
     Ask::new(
         op,
         method,
-        inner.url(&format!("manifests/{reference}")),
-        &inner.pull(),
+        shared.url(&format!("manifests/{reference}")),
+        &shared.pull(),
     )
     .header(ACCEPT, accept())
     .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
@@ -52,21 +52,21 @@ pub(super) struct Got {
 ///
 /// # Errors
 /// `Corrupt` if it is over 4 MiB, does not hash to the digest that was asked for or named, or is no JSON object.
-pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<Got>> {
-    let mut answer = inner
+pub(super) async fn get(shared: &Shared, reference: &Reference) -> Result<Option<Got>> {
+    let mut answer = shared
         .transport
-        .send(&ask(inner, "resolve", Method::GET, reference))
+        .send(&ask(shared, "resolve", Method::GET, reference))
         .await?;
     match answer.status {
         StatusCode::OK => {}
         StatusCode::NOT_FOUND => {
-            inner.transport.missing("resolve", answer).await?;
+            shared.transport.missing("resolve", answer).await?;
             return Ok(None);
         }
-        _ => return Err(error::refusal("resolve", answer).await.error),
+        _ => return Err(answer.refusal("resolve").await.error),
     }
     let corrupt = |why: String| Error::new(ErrorKind::Corrupt, "resolve", why);
-    error::check_plain("resolve", &answer)?;
+    answer.check_plain("resolve")?;
     let modified = answer.text(LAST_MODIFIED).and_then(server_time::date);
     let bytes = answer.read("resolve", MAX_MANIFEST_BYTES).await?;
     let media_type = answer.media_type();
@@ -111,21 +111,21 @@ pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<Option<G
 }
 
 /// The digest that a tag points at, without reading the manifest where the registry tells.
-pub(super) async fn head(inner: &Inner, reference: &Reference) -> Result<Option<Digest>> {
-    let answer = inner
+pub(super) async fn head(shared: &Shared, reference: &Reference) -> Result<Option<Digest>> {
+    let answer = shared
         .transport
-        .send(&ask(inner, "resolve", Method::HEAD, reference))
+        .send(&ask(shared, "resolve", Method::HEAD, reference))
         .await?;
     match (answer.status, answer.digest()) {
         (StatusCode::OK, Some(digest)) => Ok(Some(digest)),
         (StatusCode::NOT_FOUND, _) => {
-            inner.transport.missing("resolve", answer).await?;
+            shared.transport.missing("resolve", answer).await?;
             Ok(None)
         }
         (StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED, _) => {
-            Ok(get(inner, reference).await?.map(|got| got.manifest.digest))
+            Ok(get(shared, reference).await?.map(|got| got.manifest.digest))
         }
-        _ => Err(error::refusal("resolve", answer).await.error),
+        _ => Err(answer.refusal("resolve").await.error),
     }
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn head(inner: &Inner, reference: &Reference) -> Result<Option<
 ///
 /// # Errors
 /// `Conflict` if a blob that it names is not there; `Unsupported` if the registry does not take such a manifest.
-pub(super) async fn put(inner: &Inner, manifest: &Manifest, reference: &Reference) -> Result<()> {
+pub(super) async fn put(shared: &Shared, manifest: &Manifest, reference: &Reference) -> Result<()> {
     check::check_manifest(manifest)?;
     let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| {
         Error::new(
@@ -142,20 +142,19 @@ pub(super) async fn put(inner: &Inner, manifest: &Manifest, reference: &Referenc
             "the media type is no text for a header",
         )
     })?;
-    let url = inner.url(&format!("manifests/{reference}"));
-    let mut ask = Ask::new("publish", Method::PUT, url, &inner.push());
+    let url = shared.url(&format!("manifests/{reference}"));
+    let mut ask = Ask::new("publish", Method::PUT, url, &shared.push());
     ask.headers
         .insert(reqwest::header::CONTENT_TYPE, media_type);
     ask.payload = Payload::Bytes(manifest.bytes.clone());
-    ask.wait = Some(super::upload::COMMIT_WAIT);
-    let answer = inner.transport.send(&ask).await?;
+    let answer = shared.transport.send(&ask.committing()).await?;
     match answer.status {
         StatusCode::CREATED => answer.check_digest("publish", &manifest.digest),
         // The spec says 201; some answer otherwise, and so does whatever says 200 to everything.
         StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
             answer.check_digest("publish", &manifest.digest)?;
             let digest = manifest.digest;
-            let is_there = head(inner, reference)
+            let is_there = head(shared, reference)
                 .await?
                 .is_some_and(|now| now == digest || now.algorithm() != digest.algorithm());
             if is_there {
@@ -165,7 +164,7 @@ pub(super) async fn put(inner: &Inner, manifest: &Manifest, reference: &Referenc
             let why = format!("the manifest was answered with {status}, and is not there");
             Err(error::foreign("publish", why))
         }
-        _ => Err(error::refusal("publish", answer).await.error),
+        _ => Err(answer.refusal("publish").await.error),
     }
 }
 

@@ -3,18 +3,13 @@
 use reqwest::{Method, header::WWW_AUTHENTICATE};
 use serde::de::IgnoredAny;
 
-use super::{
-    error,
-    scopes::Scopes,
-    transport::Transport,
-    wire::{Answer, Ask},
-};
+use super::{answer::Answer, error, refusal, request::Ask, scopes::Scopes, transport::Transport};
 use crate::store::{ErrorKind, Result, signs::To};
 
 impl Transport {
     /// Believes an answer 404, unless it is not the registry's.
     ///
-    /// Registries sign it by an error body with a code (Harbor has one of its own) or, answers to HEAD too, by the header [`API_VERSION`](super::wire::API_VERSION).
+    /// Registries sign it by an error body with a code (Harbor has one of its own) or, answers to HEAD too, by the header [`API_VERSION`](super::API_VERSION).
     /// What has another body is a page; what has none is settled by asking for `/v2/`.
     ///
     /// # Errors
@@ -32,17 +27,17 @@ impl Transport {
             self.signs.signed(to);
             return Ok(());
         }
-        let what = error::described(&answer);
-        let body = match answer.read(op, error::MAX_ERROR_BYTES).await {
+        let what = answer.described();
+        let body = match answer.read(op, refusal::MAX_ERROR_BYTES).await {
             Err(e) if e.kind == ErrorKind::Corrupt => return Err(error::foreign(op, what)),
             body => body?,
         };
-        if error::has_code(&body) {
+        if refusal::has_code(&body) {
             self.signs.signed(to);
             return Ok(());
         }
         if !body.is_empty() {
-            let why = format!("{what}{}", error::words(&body));
+            let why = format!("{what}{}", refusal::words(&body));
             return Err(error::foreign(op, why));
         }
         self.signs.settle(op, to, self.is_registry(op)).await
@@ -55,15 +50,15 @@ impl Transport {
         if answer.is_signed() {
             return Ok(());
         }
-        let (status, what) = (answer.status.as_u16(), error::described(&answer));
+        let (status, what) = (answer.status.as_u16(), answer.described());
         let challenges = status == 401 && answer.headers.contains_key(WWW_AUTHENTICATE);
-        let body = answer.read(op, error::MAX_ERROR_BYTES).await;
+        let body = answer.read(op, refusal::MAX_ERROR_BYTES).await;
         let body = body.unwrap_or_default();
         let is_document = body.is_empty() || serde_json::from_slice::<IgnoredAny>(&body).is_ok();
-        if challenges || error::has_code(&body) || (status == 200 && is_document) {
+        if challenges || refusal::has_code(&body) || (status == 200 && is_document) {
             return Ok(());
         }
-        let why = format!("GET /v2/ is {what}{}", error::words(&body));
+        let why = format!("GET /v2/ is {what}{}", refusal::words(&body));
         Err(error::foreign(op, why))
     }
 }

@@ -10,28 +10,36 @@
 //! Protocol: OCI distribution spec 1.1; tokens: `distribution/distribution:docs/content/spec/auth`. What registries do beside
 //! the specs is in reference/oci-and-s3.md §1 and §2.3.
 
+mod answer;
 mod auth;
 mod blobs;
 mod challenge;
 mod chunked;
+mod cleanups;
 mod client;
 mod config;
+mod connection;
 mod control;
 mod credentials;
 mod daemon;
+mod door;
 mod error;
 mod guard;
 mod helper;
 mod location;
 mod manifests;
 mod missing;
+mod once;
+mod outcome;
+mod refusal;
+mod request;
 mod scopes;
 mod session;
+mod shared;
 mod tags;
 mod token;
 mod transport;
 mod upload;
-mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -40,3 +48,6 @@ pub use client::Registry;
 pub use config::{Config, CredentialSources};
 pub use control::{ControlBody, ControlWay};
 pub use location::Location;
+
+/// What registries name their API by in each answer (distribution, `docs/content/spec/api.md`).
+const API_VERSION: &str = "docker-distribution-api-version";

@@ -1,8 +1,7 @@
 //! One upload in progress at the registry; cancelled when it is dropped unfinished (spec, "Pushing a blob in chunks").
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use parking_lot::Mutex;
 use reqwest::{
     Method, StatusCode, Url,
     header::{CONTENT_RANGE, HeaderValue, LOCATION, RANGE},
@@ -10,39 +9,23 @@ use reqwest::{
 use tracing::debug;
 
 use super::{
-    client::Inner,
-    error,
-    wire::{Answer, Ask, Payload},
+    answer::Answer,
+    request::{Ask, Payload},
+    shared::Shared,
 };
 use crate::{
     digest::Digest,
     store::{Body, Error, ErrorKind, Result},
-    task::{self, Task},
+    task,
 };
 
-/// Most cancellations under way; the oldest is given up for a new one.
-const MAX_CLEANUPS: usize = 16;
 /// Media type of pieces of a blob.
-const BYTES: &str = "application/octet-stream";
-
-/// Cancellations that run beside the work and end with the store.
-#[derive(Debug, Default)]
-pub(super) struct Cleanups(Mutex<VecDeque<Task<()>>>);
-
-impl Cleanups {
-    fn add(&self, task: Task<()>) {
-        let mut all = self.0.lock();
-        if all.len() >= MAX_CLEANUPS {
-            all.pop_front();
-        }
-        all.push_back(task);
-    }
-}
+pub(super) const BYTES: &str = "application/octet-stream";
 
 /// An upload that the registry holds for us.
 #[derive(Debug)]
 pub(super) struct Session {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
     /// Where it goes on, as the last answer said; `None` when there is nothing left to cancel.
     at: Option<Url>,
     /// Fewest bytes of a piece that is not the last (`OCI-Chunk-Min-Length`).
@@ -63,25 +46,25 @@ pub(super) enum Offset {
 
 impl Session {
     /// Starts one; see [`Self::alone`].
-    pub(super) async fn open(inner: &Arc<Inner>, alone: bool) -> Result<Self> {
+    pub(super) async fn open(shared: &Arc<Shared>, alone: bool) -> Result<Self> {
         let mut ask = Ask::new(
             "put",
             Method::POST,
-            inner.url("blobs/uploads/"),
-            &inner.push(),
+            shared.url("blobs/uploads/"),
+            &shared.push(),
         );
         ask.alone = alone;
-        let answer = inner.transport.send(&ask).await?;
+        let answer = shared.transport.send(&ask).await?;
         if answer.status == StatusCode::ACCEPTED {
-            return Self::of(inner, &answer);
+            return Self::of(shared, &answer);
         }
-        Err(error::refusal("put", answer).await.error)
+        Err(answer.refusal("put").await.error)
     }
 
     /// Takes the one that a `202` offers.
-    pub(super) fn of(inner: &Arc<Inner>, answer: &Answer) -> Result<Self> {
+    pub(super) fn of(shared: &Arc<Shared>, answer: &Answer) -> Result<Self> {
         let mut session = Self {
-            inner: inner.clone(),
+            shared: shared.clone(),
             at: None,
             min_chunk: answer
                 .text("oci-chunk-min-length")
@@ -103,13 +86,13 @@ impl Session {
     /// Follows the session to where an answer says it goes on.
     pub(super) fn moved(&mut self, answer: &Answer) -> Result<()> {
         if let Some(text) = answer.text(LOCATION) {
-            self.at = Some(self.inner.transport.named("put", answer, text)?);
+            self.at = Some(self.shared.transport.named("put", answer, text)?);
         }
         Ok(())
     }
 
-    pub(super) fn inner(&self) -> &Arc<Inner> {
-        &self.inner
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     fn url(&self) -> Result<Url> {
@@ -124,18 +107,15 @@ impl Session {
         range: Range<u64>,
         placed: bool,
     ) -> Result<Answer> {
-        let mut ask = Ask::new("put", Method::PATCH, self.url()?, &self.inner.push());
+        let mut ask = Ask::new("put", Method::PATCH, self.url()?, &self.shared.push());
         if placed {
             let text = format!("{}-{}", range.start, range.end - 1);
             let value = HeaderValue::from_str(&text).expect("digits are plain text");
             ask = ask.header(CONTENT_RANGE, value);
         }
-        ask.wait = Some(super::upload::COMMIT_WAIT);
         ask.alone = self.alone;
-        self.inner
-            .transport
-            .send(&ask.send(BYTES, Payload::Part(body.clone(), range)))
-            .await
+        let ask = ask.send(BYTES, Payload::Part(body.clone(), range));
+        self.shared.transport.send(&ask.committing()).await
     }
 
     /// Ends the upload: the registry checks the digest and shows the blob.
@@ -143,17 +123,16 @@ impl Session {
         let mut url = self.url()?;
         url.query_pairs_mut()
             .append_pair("digest", &digest.to_string());
-        let mut ask = Ask::new("put", Method::PUT, url, &self.inner.push()).send(BYTES, payload);
-        ask.wait = Some(super::upload::COMMIT_WAIT);
+        let mut ask = Ask::new("put", Method::PUT, url, &self.shared.push()).send(BYTES, payload);
         ask.alone = self.alone;
-        self.inner.transport.send(&ask).await
+        self.shared.transport.send(&ask.committing()).await
     }
 
     /// Asks what the registry has.
     pub(super) async fn offset(&mut self) -> Result<Offset> {
-        let mut ask = Ask::new("put", Method::GET, self.url()?, &self.inner.push());
+        let mut ask = Ask::new("put", Method::GET, self.url()?, &self.shared.push());
         ask.alone = self.alone;
-        let answer = self.inner.transport.send(&ask).await?;
+        let answer = self.shared.transport.send(&ask).await?;
         match answer.status.as_u16() {
             200..=204 => {
                 self.moved(&answer)?;
@@ -163,7 +142,7 @@ impl Session {
                 self.forget();
                 Ok(Offset::Lost)
             }
-            _ => Err(error::refusal("put", answer).await.error),
+            _ => Err(answer.refusal("put").await.error),
         }
     }
 
@@ -190,14 +169,14 @@ impl Drop for Session {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
-        let inner = self.inner.clone();
+        let shared = self.shared.clone();
         let task = task::spawn("cancel upload", async move {
-            let ask = Ask::new("cancel", Method::DELETE, url, &inner.push());
-            match inner.transport.send(&ask).await {
+            let ask = Ask::new("cancel", Method::DELETE, url, &shared.push());
+            match shared.transport.send(&ask).await {
                 Ok(answer) => debug!(status = answer.status.as_u16(), "Upload cancelled"),
                 Err(error) => debug!(%error, "Upload left to the registry"),
             }
         });
-        self.inner.cleanups.add(task);
+        self.shared.cleanups.add(task);
     }
 }

@@ -10,11 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use oci_client::errors::OciErrorCode;
 use reqwest::{Method, StatusCode, Url, header::LINK};
 use tracing::debug;
 
-use super::{client::Inner, error, manifests, scopes::Scopes, upload, wire::Ask};
+use super::{error, manifests, request::Ask, scopes::Scopes, shared::Shared, upload};
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag, bounded::List, media},
     digest::Digest,
@@ -63,14 +62,14 @@ struct Page {
 }
 
 /// All tags that start with `prefix`, sorted, unique; none if there is no such repository.
-pub(super) async fn list(inner: &Inner, prefix: &str) -> Result<Vec<Tag>> {
-    list_those(inner, |t| keys::is_listed(t, prefix)).await
+pub(super) async fn list(shared: &Shared, prefix: &str) -> Result<Vec<Tag>> {
+    list_those(shared, |t| keys::is_listed(t, prefix)).await
 }
 
 /// The same without those that were taken away by force.
-pub(super) async fn standing(inner: &Inner, prefix: &str) -> Result<Vec<Tag>> {
+pub(super) async fn standing(shared: &Shared, prefix: &str) -> Result<Vec<Tag>> {
     let wanted = |t: &str| t == OVERWRITTEN || keys::is_listed(t, prefix);
-    let mut tags = list_those(inner, wanted).await?;
+    let mut tags = list_those(shared, wanted).await?;
     let all = tags.len();
     tags.retain(|t| t.as_str() != OVERWRITTEN);
     if tags.len() == all {
@@ -78,7 +77,7 @@ pub(super) async fn standing(inner: &Inner, prefix: &str) -> Result<Vec<Tag>> {
     }
     let removed = removed().digest;
     let stands = stream::iter(tags).map(|tag| async move {
-        let at = manifests::head(inner, &tag.clone().into()).await?;
+        let at = manifests::head(shared, &tag.clone().into()).await?;
         Ok::<_, Error>(at.filter(|at| *at != removed).map(|_| tag))
     });
     let stands = stands.buffered(AT_ONCE);
@@ -88,23 +87,23 @@ pub(super) async fn standing(inner: &Inner, prefix: &str) -> Result<Vec<Tag>> {
         .await
 }
 
-async fn list_those(inner: &Inner, wanted: impl Fn(&str) -> bool) -> Result<Vec<Tag>> {
-    let mut url = inner.url("tags/list");
+async fn list_those(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Result<Vec<Tag>> {
+    let mut url = shared.url("tags/list");
     url.set_query(Some(&format!("n={PAGE}")));
     let mut seen: HashSet<Url> = HashSet::new();
     let mut found: Vec<Tag> = Vec::new();
     loop {
-        let mut answer = inner
+        let mut answer = shared
             .transport
-            .send(&Ask::new("list", Method::GET, url.clone(), &inner.pull()))
+            .send(&Ask::new("list", Method::GET, url.clone(), &shared.pull()))
             .await?;
         match answer.status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND if seen.is_empty() => {
-                inner.transport.missing("list", answer).await?;
+                shared.transport.missing("list", answer).await?;
                 return Ok(found);
             }
-            _ => return Err(error::refusal("list", answer).await.error),
+            _ => return Err(answer.refusal("list").await.error),
         }
         let body = answer.read("list", MAX_PAGE_BYTES).await?;
         let page = serde_json::from_slice::<Page>(&body).ok();
@@ -133,7 +132,7 @@ async fn list_those(inner: &Inner, wanted: impl Fn(&str) -> bool) -> Result<Vec<
             .find_map(|v| next_link(v.to_str().ok()?));
         url = match next {
             None => break,
-            Some(text) => inner.transport.named("list", &answer, text)?,
+            Some(text) => shared.transport.named("list", &answer, text)?,
         };
         if seen.contains(&url) {
             // A server that ignores `last` sends us round in a circle: all has been seen.
@@ -168,29 +167,29 @@ fn next_link(header: &str) -> Option<&str> {
 ///
 /// Never by digest: that would take every tag of the same manifest with it. Debian's registry 2.8 cannot do it by tag, nor can
 /// GHCR: there the tag is made to point at one fixed manifest that stands for nothing.
-pub(super) async fn remove(inner: &Arc<Inner>, tag: &Tag) -> Result<bool> {
-    let scopes = Scopes::delete(&inner.repository);
+pub(super) async fn remove(shared: &Arc<Shared>, tag: &Tag) -> Result<bool> {
+    let scopes = Scopes::delete(&shared.repository);
     let ask = Ask::new(
         "untag",
         Method::DELETE,
-        inner.url(&format!("manifests/{tag}")),
+        shared.url(&format!("manifests/{tag}")),
         &scopes,
     );
-    let answer = inner.transport.send(&ask).await?;
+    let answer = shared.transport.send(&ask).await?;
     let missing = match answer.status.as_u16() {
         202 => return Ok(true),
         // Not what the spec says; whatever says 200 to everything says it too.
         200..=204 => {
-            return match manifests::head(inner, &tag.clone().into()).await? {
+            return match manifests::head(shared, &tag.clone().into()).await? {
                 None => Ok(true),
                 Some(_) => Err(error::foreign("untag", "the tag is still there")),
             };
         }
         404 => true,
         _ => {
-            let refusal = error::refusal("untag", answer).await;
-            let cannot = matches!(refusal.status.as_u16(), 400 | 405 | 501)
-                || refusal.says(&OciErrorCode::Unsupported);
+            let refusal = answer.refusal("untag").await;
+            let cannot =
+                matches!(refusal.status.as_u16(), 400 | 405 | 501) || refusal.says("UNSUPPORTED");
             if !cannot {
                 return Err(refusal.error);
             }
@@ -199,28 +198,28 @@ pub(super) async fn remove(inner: &Arc<Inner>, tag: &Tag) -> Result<bool> {
         }
     };
     let reference = Reference::from(tag.clone());
-    match manifests::head(inner, &reference).await? {
+    match manifests::head(shared, &reference).await? {
         None => Ok(false),
         Some(digest) if digest == removed().digest => Ok(false),
         Some(_) => {
             debug!(%tag, missing, "Tag is overwritten instead");
-            overwrite(inner, &reference).await?;
+            overwrite(shared, &reference).await?;
             Ok(true)
         }
     }
 }
 
-async fn overwrite(inner: &Arc<Inner>, reference: &Reference) -> Result<()> {
+async fn overwrite(shared: &Arc<Shared>, reference: &Reference) -> Result<()> {
     let empty = Bytes::from_static(b"{}");
     let desc = Descriptor::new(media::EMPTY, Digest::sha256_of(&empty), empty.len() as u64);
-    upload::put(inner, &desc, &Body::from(empty)).await?;
+    upload::put(shared, &desc, &Body::from(empty)).await?;
     // First: who lists must not see a tag that is gone.
-    if !inner.overwrites.load(Ordering::Relaxed) {
+    if !shared.overwrites.load(Ordering::Relaxed) {
         let says_so = Reference::Tag(OVERWRITTEN.parse().expect("a constant that is a tag"));
-        manifests::put(inner, &removed(), &says_so).await?;
-        inner.overwrites.store(true, Ordering::Relaxed);
+        manifests::put(shared, &removed(), &says_so).await?;
+        shared.overwrites.store(true, Ordering::Relaxed);
     }
-    manifests::put(inner, &removed(), reference).await
+    manifests::put(shared, &removed(), reference).await
 }
 
 #[cfg(test)]

@@ -11,12 +11,12 @@ use reqwest::{
 use tokio::time::Instant;
 
 use super::{
-    auth::Account,
-    credentials::Credential,
+    answer::Answer,
+    connection::Connection,
+    credentials::{Account, Credential},
     error,
+    request::{Ask, Payload},
     scopes::Scopes,
-    transport::Wire,
-    wire::{Answer, Ask, Payload},
 };
 use crate::{
     redact::Secret,
@@ -57,7 +57,7 @@ pub(super) struct Token {
 /// # Errors
 /// `Unauthenticated` or `Denied` if it does not want us, `Corrupt` for an answer without a token.
 pub(super) async fn fetch(
-    wire: &Wire,
+    connection: &Connection,
     realm: &Realm,
     scopes: &Scopes,
     who: Option<&Credential>,
@@ -66,13 +66,14 @@ pub(super) async fn fetch(
     let since = Instant::now();
     let answer = match who {
         Some(Credential::Identity(secret)) => {
-            post(wire, realm, scopes, &refresh_grant(secret)).await?
+            post(connection, realm, scopes, &refresh_grant(secret)).await?
         }
         Some(Credential::Password(name, password)) => {
-            let answer = get(wire, realm, scopes, who).await?;
+            let answer = get(connection, realm, scopes, who).await?;
             // Endpoints that know only the other way answer so (containerd: `core/remotes/docker/authorizer.go`).
             if matches!(answer.status.as_u16(), 400 | 401 | 404 | 405) {
-                let second = post(wire, realm, scopes, &password_grant(name, password)).await?;
+                let second =
+                    post(connection, realm, scopes, &password_grant(name, password)).await?;
                 // Where there is no such way, the first refusal is the one that tells something.
                 if matches!(second.status.as_u16(), 404 | 405 | 501) {
                     answer
@@ -83,13 +84,13 @@ pub(super) async fn fetch(
                 answer
             }
         }
-        None => get(wire, realm, scopes, None).await?,
+        None => get(connection, realm, scopes, None).await?,
     };
     understand(answer, since, account).await
 }
 
 async fn get(
-    wire: &Wire,
+    connection: &Connection,
     realm: &Realm,
     scopes: &Scopes,
     who: Option<&Credential>,
@@ -109,7 +110,7 @@ async fn get(
     if let Some(basic) = who.and_then(Credential::basic) {
         ask = ask.header(AUTHORIZATION, basic);
     }
-    wire.exchange(&ask, &ask.url, None).await
+    connection.exchange(&ask, &ask.url, None).await
 }
 
 type Form = Vec<(&'static str, String)>;
@@ -130,7 +131,12 @@ fn password_grant(name: &str, password: &Secret) -> Form {
     ]
 }
 
-async fn post(wire: &Wire, realm: &Realm, scopes: &Scopes, grant: &Form) -> Result<Answer> {
+async fn post(
+    connection: &Connection,
+    realm: &Realm,
+    scopes: &Scopes,
+    grant: &Form,
+) -> Result<Answer> {
     let mut form = grant.clone();
     if let Some(service) = &realm.service {
         form.push(("service", service.clone()));
@@ -152,7 +158,7 @@ async fn post(wire: &Wire, realm: &Realm, scopes: &Scopes, grant: &Form) -> Resu
         "application/x-www-form-urlencoded",
         Payload::Bytes(text.into()),
     );
-    wire.exchange(&ask, &ask.url, None).await
+    connection.exchange(&ask, &ask.url, None).await
 }
 
 #[derive(serde::Deserialize)]
@@ -169,7 +175,7 @@ async fn understand(mut answer: Answer, since: Instant, account: Account) -> Res
     answer.away = false;
     answer.account = Some(account);
     if answer.status != StatusCode::OK {
-        let mut error = error::refusal("get token", answer).await.error;
+        let mut error = answer.refusal("get token").await.error;
         // A token endpoint that says «bad request» or «not found» does not take these credentials.
         if matches!(error.kind, ErrorKind::Invalid | ErrorKind::NoSuchStore) {
             error.kind = ErrorKind::Unauthenticated;

@@ -1,33 +1,30 @@
 //! Every request to a registry: credentials shown and renewed, redirects followed by our own rules, answers in time.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
 use reqwest::{
     Method, StatusCode, Url,
-    header::{AGE, AUTHORIZATION, DATE, HeaderMap, HeaderValue, LOCATION},
+    header::{AGE, DATE, HeaderMap, HeaderValue, LOCATION},
 };
-use tokio::time::{Instant, sleep_until};
-use tracing::{debug, warn};
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::{
+    API_VERSION,
+    answer::Answer,
     auth::{As, Auth},
+    challenge::{self, Challenge},
     config::Config,
-    error,
-    guard::{self, Guard},
+    connection::Connection,
+    guard,
     location::Location,
+    request::Ask,
     scopes::Scopes,
-    wire::{API_VERSION, Answer, Ask, Patience, stalled},
 };
 use crate::{
     redact,
     store::{Error, ErrorKind, Result, net, server_time::ServerClock, signs::Signs},
-    task, trace,
 };
 
 /// Most redirects of one request.
@@ -38,198 +35,10 @@ const MAX_LOGINS: usize = 3;
 const MAX_WARNINGS: usize = 64;
 const MAX_WARNING_CHARS: usize = 300;
 
-/// Makes a client that keeps at most so many idle connections a host; `None`: as many as there are.
-type MakeClient = dyn Fn(Option<usize>) -> Result<reqwest::Client> + Send + Sync;
-
-/// Connections to a registry and the hosts that it names, without credentials.
-pub(super) struct Wire {
-    http: reqwest::Client,
-    /// The same without a memory for connections: each request makes one. Made when it is first needed.
-    alone: OnceLock<reqwest::Client>,
-    make: Box<MakeClient>,
-    guard: Arc<Guard>,
-    base: Url,
-    /// The variable with the proxy that is asked for it.
-    proxy: Option<&'static str>,
-    /// How to speak to it with TLS, or without, for whoever chose the other.
-    other_way: &'static str,
-    patience: Patience,
-}
-
-impl Wire {
-    async fn new(location: &Location, common: &net::Common) -> Result<Self> {
-        Self::build(location, common, |builder| builder).await
-    }
-
-    /// The same with the location's host at `addr`, whatever DNS says.
-    #[cfg(test)]
-    pub(super) async fn new_resolving(
-        location: &Location,
-        common: &net::Common,
-        addr: std::net::SocketAddr,
-    ) -> Result<Self> {
-        let host = location.api()?.host_str().unwrap_or_default().to_owned();
-        Self::build(location, common, move |builder| {
-            builder.resolve(&host, addr)
-        })
-        .await
-    }
-
-    /// The same with `more` settings of the HTTP client.
-    pub(super) async fn build(
-        location: &Location,
-        common: &net::Common,
-        more: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + Sync + 'static,
-    ) -> Result<Self> {
-        let base = location.api()?;
-        let guard = Guard::new(base.clone(), location.insecure() || location.is_socket());
-        net::install_tls_provider();
-        let settings = common.clone();
-        let mut trusted = Vec::new();
-        for certificate in task::blocking(move || settings.extra_ca_certificates()).await? {
-            let certificate = reqwest::Certificate::from_der(&certificate)
-                .map_err(|e| Error::new(ErrorKind::Invalid, "read CA bundle", e.to_string()))?;
-            trusted.push(certificate);
-        }
-        let (own, direct) = (
-            guard.clone(),
-            guard::is_loopback(&base) || common.goes_direct(base.authority()),
-        );
-        let proxy = common.proxy(base.scheme() == "https", base.authority());
-        let proxy = proxy.filter(|_| !direct && !location.is_socket());
-        let connect_timeout = common.connect_timeout;
-        let socket = location.socket().map(std::path::Path::to_owned);
-        let make = move |idle: Option<usize>| {
-            let begin = || {
-                let mut builder = reqwest::Client::builder()
-                    .user_agent(net::USER_AGENT)
-                    .redirect(reqwest::redirect::Policy::none())
-                    .referer(false)
-                    .connect_timeout(connect_timeout)
-                    .dns_resolver(Arc::new(guard::Resolver(own.clone())));
-                if direct {
-                    builder = builder.no_proxy();
-                }
-                if let Some(socket) = &socket {
-                    builder = builder.unix_socket(socket.as_path());
-                }
-                if let Some(idle) = idle {
-                    builder = builder.pool_max_idle_per_host(idle);
-                }
-                more(builder)
-            };
-            let trusted = || trusted.iter().cloned();
-            let made = begin().tls_certs_merge(trusted()).build();
-            // On a machine without certificates of its own only https is out of reach: see `net::certificate_refused`.
-            let made = made.or_else(|_| begin().tls_certs_only(trusted()).build());
-            made.map_err(|e| {
-                let message = format!("cannot set up HTTP: {e}");
-                Error::new(ErrorKind::Invalid, "open", message).caused_by(e)
-            })
-        };
-        Ok(Self {
-            http: make(None)?,
-            alone: OnceLock::new(),
-            make: Box::new(make),
-            guard,
-            base,
-            proxy,
-            other_way: location.other_way(),
-            patience: Patience {
-                connect: common.connect_timeout + Duration::from_secs(1),
-                stall: common.stall,
-                answer: common.stall,
-            },
-        })
-    }
-
-    fn alone(&self) -> Result<&reqwest::Client> {
-        if let Some(made) = self.alone.get() {
-            return Ok(made);
-        }
-        let made = (self.make)(Some(0))?;
-        Ok(self.alone.get_or_init(|| made))
-    }
-
-    pub(super) fn guard(&self) -> &Guard {
-        &self.guard
-    }
-
-    pub(super) fn base(&self) -> &Url {
-        &self.base
-    }
-
-    /// The trace that the request is part of, for the registry itself; whom it sends us on to need not know.
-    fn trace(&self, url: &Url) -> Option<HeaderValue> {
-        let context = trace::current().filter(|_| self.guard.is_home(url))?;
-        context.to_string().try_into().ok()
-    }
-
-    /// Sends once and waits for the head of the answer.
-    pub(super) async fn exchange(
-        &self,
-        ask: &Ask,
-        url: &Url,
-        show: Option<HeaderValue>,
-    ) -> Result<Answer> {
-        let (mut request, pulse) = ask.build(url);
-        if let Some(show) = show {
-            request.headers_mut().insert(AUTHORIZATION, show);
-        }
-        if let Some(value) = self.trace(url) {
-            request.headers_mut().insert(trace::TRACEPARENT, value);
-        }
-        let patience = Patience {
-            answer: ask.wait.unwrap_or(self.patience.answer),
-            ..self.patience
-        };
-        let started = Instant::now();
-        let http = if ask.alone { self.alone()? } else { &self.http };
-        let sent = http.execute(request);
-        tokio::pin!(sent);
-        let body = loop {
-            let deadline = pulse.deadline(patience);
-            tokio::select! {
-                done = &mut sent => break done.map_err(|e| error::network(ask.op, e, self.other_way).unheard())?,
-                () = sleep_until(deadline) => {
-                    if pulse.deadline(patience) <= Instant::now() {
-                        return Err(stalled(ask.op, deadline - started).unheard());
-                    }
-                }
-            }
-        };
-        debug!(
-            op = ask.op,
-            method = %ask.method,
-            url = %guard::show(url),
-            status = body.status().as_u16(),
-            elapsed_ms = started.elapsed().as_millis() as u64,
-            "Registry answered"
-        );
-        Ok(Answer {
-            method: ask.method.clone(),
-            status: body.status(),
-            headers: body.headers().clone(),
-            url: url.clone(),
-            away: !self.guard.is_home(url),
-            other_way: self.other_way,
-            account: None,
-            watch: net::Watch::new(ask.op, self.patience.stall),
-            body,
-        })
-    }
-}
-
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Wire({})", self.base)
-    }
-}
-
 /// The way to a registry.
 #[derive(Debug)]
 pub(super) struct Transport {
-    wire: Wire,
+    connection: Connection,
     auth: Auth,
     pub(super) clock: ServerClock,
     warnings: Mutex<BTreeSet<String>>,
@@ -239,7 +48,7 @@ pub(super) struct Transport {
 impl Transport {
     /// The variable with the proxy that is asked for the registry, if one is.
     pub(super) fn proxy(&self) -> Option<&'static str> {
-        self.wire.proxy
+        self.connection.proxy
     }
 
     pub(super) async fn new(
@@ -248,7 +57,7 @@ impl Transport {
         common: &net::Common,
     ) -> Result<Self> {
         Ok(Self {
-            wire: Wire::new(location, common).await?,
+            connection: Connection::new(location, common).await?,
             auth: Auth::new(location.clone(), config.clone()),
             clock: ServerClock::default(),
             warnings: Mutex::default(),
@@ -258,7 +67,7 @@ impl Transport {
 
     /// A URL of the registry's API; `path` starts after `/v2/` and needs no escapes.
     pub(super) fn url(&self, path: &str) -> Url {
-        let mut url = self.wire.base.clone();
+        let mut url = self.connection.base().clone();
         url.set_path(&format!("/v2/{path}"));
         url
     }
@@ -268,8 +77,8 @@ impl Transport {
     /// # Errors
     /// `Denied` for a place where we do not go.
     pub(super) fn named(&self, op: &'static str, answer: &Answer, text: &str) -> Result<Url> {
-        self.wire
-            .guard
+        self.connection
+            .guard()
             .join(&answer.url, text)
             .map_err(|why| Error::new(ErrorKind::Denied, op, why))
     }
@@ -327,7 +136,10 @@ impl Transport {
 
     /// What to show for `need`, by what the registry has asked for so far; `None` for nothing.
     pub(super) async fn credential(&self, need: &Scopes) -> Result<Option<HeaderValue>> {
-        let shown = self.auth.show(&self.wire, need, As::Ourselves).await?;
+        let shown = self
+            .auth
+            .show(&self.connection, need, As::Ourselves)
+            .await?;
         Ok(shown.map(|s| s.header))
     }
 
@@ -340,7 +152,7 @@ impl Transport {
         since: Instant,
     ) -> Result<Answer> {
         let mut logins = 0;
-        let mut shown = self.auth.show(&self.wire, need, whose).await?;
+        let mut shown = self.auth.show(&self.connection, need, whose).await?;
         loop {
             let answer = self
                 .follow(ask, shown.as_ref().map(|s| s.header.clone()))
@@ -354,13 +166,17 @@ impl Transport {
                 return Ok(answer);
             }
             logins += 1;
-            let again =
-                self.auth
-                    .challenged(&self.wire, &answer.headers, shown.as_ref(), since, need)?;
+            let again = self.auth.challenged(
+                &self.connection,
+                &answer.headers,
+                shown.as_ref(),
+                since,
+                need,
+            )?;
             if !again {
                 return Ok(answer);
             }
-            let next = self.auth.show(&self.wire, need, whose).await?;
+            let next = self.auth.show(&self.connection, need, whose).await?;
             if shown.is_none() && next.is_none() {
                 // Something is wanted, and we have nothing.
                 return Ok(answer);
@@ -373,9 +189,9 @@ impl Transport {
     pub(super) async fn follow(&self, ask: &Ask, show: Option<HeaderValue>) -> Result<Answer> {
         let mut url = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let home = self.wire.guard.is_home(&url);
+            let home = self.connection.guard().is_home(&url);
             let answer = self
-                .wire
+                .connection
                 .exchange(ask, &url, show.clone().filter(|_| home))
                 .await?;
             if home {
@@ -423,7 +239,7 @@ impl Transport {
                 .collect();
             let mut known = self.warnings.lock();
             if known.len() < MAX_WARNINGS && known.insert(text.clone()) {
-                warn!(registry = %self.wire.base, warning = %redact::escaped(&text), "The registry warns");
+                warn!(registry = %self.connection.base(), warning = %redact::escaped(&text), "The registry warns");
             }
         }
     }
@@ -438,7 +254,7 @@ impl Transport {
 
 /// RFC 6750 §3.1: the token is good, but not for this.
 fn wants_more(headers: &HeaderMap) -> bool {
-    super::challenge::parse(headers).iter().any(|c| {
-        matches!(c, super::challenge::Challenge::Bearer { error: Some(e), .. } if e == "insufficient_scope")
-    })
+    challenge::parse(headers)
+        .iter()
+        .any(|c| matches!(c, Challenge::Bearer { error: Some(e), .. } if e == "insufficient_scope"))
 }

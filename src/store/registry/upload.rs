@@ -8,22 +8,19 @@
 //! pieces, each by a connection of its own and with the `Location` of the one before, so that what limits the life of a connection
 //! does not meet one in the middle; a piece that is lost before its first byte costs that piece only. Pieces get smaller with every loss.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use oci_client::errors::OciErrorCode;
 use reqwest::{Method, StatusCode};
 use tracing::debug;
 
 use super::{
     blobs, chunked,
-    client::Inner,
-    error::{self, Refusal},
+    outcome::{Outcome, Way, stored},
+    refusal::Refusal,
+    request::{Ask, Payload},
     scopes::Scopes,
-    session::{self, Session},
-    wire::{Answer, Ask, Payload},
+    session::{self, BYTES, Session},
+    shared::Shared,
 };
 use crate::{
     artifact::Descriptor,
@@ -31,8 +28,6 @@ use crate::{
     store::{Body, Error, ErrorKind, Put, Result, check_body},
 };
 
-/// Longest time from the last byte to the answer: registries on object stores copy the blob before they say so (moby/moby#17038).
-pub(super) const COMMIT_WAIT: Duration = Duration::from_mins(1);
 /// A blob that is sent in one POST, at most: sending it in vain costs no more than another request.
 const TINY_BYTES: u64 = 64 << 10;
 /// A blob from here on is not sent whole again when the connection broke.
@@ -43,34 +38,8 @@ const MAX_STARTS: u32 = 6;
 const CAREFUL_BYTES: u64 = 8 << 20;
 const MIN_CAREFUL_BYTES: u64 = 1 << 20;
 
-/// How a blob is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Way {
-    /// One PUT with all of it.
-    Whole = 0,
-    /// One PATCH with all of it, then PUT.
-    Stream = 1,
-    /// PATCH by PATCH, then PUT.
-    Pieces = 2,
-}
-
-/// What became of one try.
-#[derive(Debug)]
-pub(super) enum Sent {
-    /// It is there.
-    Stored,
-    /// The registry does not know the session (any more); nothing of it is left. With what it said.
-    Lost(Error),
-    /// It dropped the session because a request broke in its middle.
-    Dropped(Error),
-    /// This registry does not take it this way.
-    NotSo(Way),
-    /// It broke off, as the error says; for this blob another way can go on where it breaks the next time.
-    Broke(Way, Error),
-}
-
-fn way(inner: &Inner) -> Way {
-    match inner.way.load(Ordering::Relaxed) {
+fn way(shared: &Shared) -> Way {
+    match shared.way.load(Ordering::Relaxed) {
         0 => Way::Whole,
         1 => Way::Stream,
         _ => Way::Pieces,
@@ -78,32 +47,32 @@ fn way(inner: &Inner) -> Way {
 }
 
 /// Stores `body` under `desc.digest`.
-pub(super) async fn put(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> Result<Put> {
+pub(super) async fn put(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Result<Put> {
     check_body("put", desc, body).await?;
-    if is_there(inner, desc).await? {
+    if blobs::is_there(shared, desc).await? {
         return Ok(Put::Existed);
     }
     let mut session = None;
-    if desc.size <= TINY_BYTES && !inner.no_single_post.load(Ordering::Relaxed) {
-        match single_post(inner, desc, body).await? {
+    if desc.size <= TINY_BYTES && !shared.no_single_post.load(Ordering::Relaxed) {
+        match single_post(shared, desc, body).await? {
             Started::There => return Ok(Put::Stored),
             Started::Session(s) => session = Some(s),
             Started::Nothing => {}
         }
     } else if desc.size > TINY_BYTES {
-        match mount(inner, &desc.digest).await? {
+        match mount(shared, &desc.digest).await? {
             Started::There => return Ok(Put::Existed),
             Started::Session(s) => session = Some(s),
             Started::Nothing => {}
         }
     }
-    let mut way = way(inner);
+    let mut way = way(shared);
     let mut starts = 0;
     loop {
-        let careful = inner.careful_bytes.load(Ordering::Relaxed);
+        let careful = shared.careful_bytes.load(Ordering::Relaxed);
         let mut opened = match session.take() {
             Some(session) => session,
-            None => Session::open(inner, careful > 0).await?,
+            None => Session::open(shared, careful > 0).await?,
         };
         opened.alone = careful > 0;
         let sent = if careful > 0 && desc.size > careful {
@@ -112,24 +81,24 @@ pub(super) async fn put(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> R
             send(opened, way, desc, body).await?
         };
         let broke = match sent {
-            Sent::Stored => return Ok(Put::Stored),
-            Sent::NotSo(next) => {
+            Outcome::Stored => return Ok(Put::Stored),
+            Outcome::NotSo(next) => {
                 debug!(?way, ?next, "The registry wants blobs another way");
-                inner.way.fetch_max(next as u8, Ordering::Relaxed);
+                shared.way.fetch_max(next as u8, Ordering::Relaxed);
                 way = next;
                 continue;
             }
-            Sent::Lost(error) => error,
-            Sent::Dropped(error) => {
+            Outcome::Lost(error) => error,
+            Outcome::Dropped(error) => {
                 let bytes = match careful {
                     0 => CAREFUL_BYTES,
                     bytes => (bytes / 2).max(MIN_CAREFUL_BYTES),
                 };
                 debug!(bytes, "The registry cannot go on where a request broke");
-                inner.careful_bytes.store(bytes, Ordering::Relaxed);
+                shared.careful_bytes.store(bytes, Ordering::Relaxed);
                 error
             }
-            Sent::Broke(next, error) => {
+            Outcome::Broke(next, error) => {
                 way = next;
                 error
             }
@@ -142,40 +111,6 @@ pub(super) async fn put(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> R
     }
 }
 
-/// A session that is gone is no reason to give up, whatever the registry's words for it.
-pub(super) fn lost(said: Error) -> Sent {
-    Sent::Lost(gone(said))
-}
-
-/// The same where a request had broken before.
-pub(super) fn dropped(broke: Error) -> Sent {
-    Sent::Dropped(gone(broke))
-}
-
-fn gone(mut said: Error) -> Error {
-    said.kind = ErrorKind::Unavailable;
-    said.message = format!("the upload was lost: {}", said.message);
-    said
-}
-
-/// Asks whether the blob is there.
-///
-/// # Errors
-/// `Corrupt` if it is there with another size.
-pub(super) async fn is_there(inner: &Inner, desc: &Descriptor) -> Result<bool> {
-    match blobs::stat(inner, &desc.digest).await? {
-        None => Ok(false),
-        Some(size) if size == desc.size => Ok(true),
-        Some(size) => {
-            let message = format!(
-                "the registry has {size} bytes under this digest, {} were to be stored",
-                desc.size
-            );
-            Err(Error::new(ErrorKind::Corrupt, "put", message))
-        }
-    }
-}
-
 enum Started {
     There,
     Session(Session),
@@ -183,26 +118,24 @@ enum Started {
 }
 
 /// One POST with everything; a registry that cannot do that offers a session instead (spec, "Single POST").
-async fn single_post(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> Result<Started> {
-    let mut url = inner.url("blobs/uploads/");
+async fn single_post(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Result<Started> {
+    let mut url = shared.url("blobs/uploads/");
     url.query_pairs_mut()
         .append_pair("digest", &desc.digest.to_string());
     let payload = Payload::Bytes(body.read(0..desc.size).await?);
-    let mut ask =
-        Ask::new("put", Method::POST, url, &inner.push()).send("application/octet-stream", payload);
-    ask.wait = Some(COMMIT_WAIT);
-    let answer = inner.transport.send(&ask).await?;
+    let ask = Ask::new("put", Method::POST, url, &shared.push()).send(BYTES, payload);
+    let answer = shared.transport.send(&ask.committing()).await?;
     match answer.status {
         StatusCode::CREATED => {
             answer.check_digest("put", &desc.digest)?;
             Ok(Started::There)
         }
         StatusCode::ACCEPTED => {
-            inner.no_single_post.store(true, Ordering::Relaxed);
-            Ok(Started::Session(Session::of(inner, &answer)?))
+            shared.no_single_post.store(true, Ordering::Relaxed);
+            Ok(Started::Session(Session::of(shared, &answer)?))
         }
         _ => {
-            let refusal = error::refusal("put", answer).await;
+            let refusal = answer.refusal("put").await;
             // What is wrong in any case will be said again; this says that it is wrong this way.
             let hopeless = matches!(
                 refusal.error.kind,
@@ -212,26 +145,26 @@ async fn single_post(inner: &Arc<Inner>, desc: &Descriptor, body: &Body) -> Resu
                 return Err(refusal.error);
             }
             debug!(error = %refusal.error, "No upload in one POST");
-            inner.no_single_post.store(true, Ordering::Relaxed);
+            shared.no_single_post.store(true, Ordering::Relaxed);
             Ok(Started::Nothing)
         }
     }
 }
 
 /// Lets the registry take the blob from another of its repositories. Without `from` Quay fails, so it is always named.
-async fn mount(inner: &Arc<Inner>, digest: &Digest) -> Result<Started> {
+async fn mount(shared: &Arc<Shared>, digest: &Digest) -> Result<Started> {
     let mut started = Started::Nothing;
-    for from in inner
+    for from in shared
         .mount_from
         .iter()
-        .filter(|from| **from != inner.repository)
+        .filter(|from| **from != shared.repository)
     {
-        let mut url = inner.url("blobs/uploads/");
+        let mut url = shared.url("blobs/uploads/");
         url.query_pairs_mut()
             .append_pair("mount", &digest.to_string())
             .append_pair("from", from);
-        let scopes = inner.push().and(&Scopes::pull(from));
-        match inner
+        let scopes = shared.push().and(&Scopes::pull(from));
+        match shared
             .transport
             .send(&Ask::new("mount", Method::POST, url, &scopes))
             .await
@@ -242,7 +175,7 @@ async fn mount(inner: &Arc<Inner>, digest: &Digest) -> Result<Started> {
             }
             // Any earlier session is dropped, and so cancelled.
             Ok(answer) if answer.status == StatusCode::ACCEPTED => {
-                started = Started::Session(Session::of(inner, &answer)?);
+                started = Started::Session(Session::of(shared, &answer)?);
             }
             Ok(answer) => debug!(from, status = answer.status.as_u16(), "Not mounted"),
             Err(e) if e.is_temporary() => return Err(e),
@@ -252,7 +185,7 @@ async fn mount(inner: &Arc<Inner>, digest: &Digest) -> Result<Started> {
     Ok(started)
 }
 
-async fn send(session: Session, way: Way, desc: &Descriptor, body: &Body) -> Result<Sent> {
+async fn send(session: Session, way: Way, desc: &Descriptor, body: &Body) -> Result<Outcome> {
     match way {
         Way::Whole => whole(session, desc, body).await,
         Way::Stream => stream(session, desc, body).await,
@@ -260,7 +193,7 @@ async fn send(session: Session, way: Way, desc: &Descriptor, body: &Body) -> Res
     }
 }
 
-async fn whole(mut session: Session, desc: &Descriptor, body: &Body) -> Result<Sent> {
+async fn whole(mut session: Session, desc: &Descriptor, body: &Body) -> Result<Outcome> {
     let payload = if desc.size == 0 {
         Payload::Nothing
     } else {
@@ -274,52 +207,33 @@ async fn whole(mut session: Session, desc: &Descriptor, body: &Body) -> Result<S
     if answer.status.is_success() {
         return stored(&mut session, desc, answer).await;
     }
-    let Refusal { status, error, .. } = error::refusal("put", answer).await;
+    let Refusal { status, error, .. } = answer.refusal("put").await;
     match status.as_u16() {
         404 => {
             session.forget();
-            Ok(lost(error))
+            Ok(Outcome::lost(error))
         }
-        405 | 411 | 415 | 501 => Ok(Sent::NotSo(Way::Stream)),
-        413 | 416 => Ok(Sent::NotSo(Way::Pieces)),
+        405 | 411 | 415 | 501 => Ok(Outcome::NotSo(Way::Stream)),
+        413 | 416 => Ok(Outcome::NotSo(Way::Pieces)),
         _ => Err(error),
     }
 }
 
 /// The connection broke before the answer: the blob may be there all the same.
-async fn after_break(session: &mut Session, desc: &Descriptor, broke: Error) -> Result<Sent> {
-    let inner = session.inner().clone();
-    match is_there(&inner, desc).await {
+async fn after_break(session: &mut Session, desc: &Descriptor, broke: Error) -> Result<Outcome> {
+    let shared = session.shared().clone();
+    match blobs::is_there(&shared, desc).await {
         Ok(true) => {
             session.forget();
-            Ok(Sent::Stored)
+            Ok(Outcome::Stored)
         }
         // Some registries reset big PUTs (§2.3, Azure); a PATCH passes there, and can go on where it broke elsewhere.
-        Ok(false) if desc.size >= BIG_BYTES => Ok(Sent::Broke(Way::Stream, broke)),
+        Ok(false) if desc.size >= BIG_BYTES => Ok(Outcome::Broke(Way::Stream, broke)),
         _ => Err(broke),
     }
 }
 
-/// Checks a success, and asks again where it is none by the letter.
-pub(super) async fn stored(
-    session: &mut Session,
-    desc: &Descriptor,
-    answer: Answer,
-) -> Result<Sent> {
-    answer.check_digest("put", &desc.digest)?;
-    session.forget();
-    let inner = session.inner().clone();
-    if answer.status == StatusCode::CREATED || is_there(&inner, desc).await? {
-        return Ok(Sent::Stored);
-    }
-    let why = format!(
-        "the upload was answered with {}, and the blob is not there",
-        answer.status
-    );
-    Err(error::foreign("put", why))
-}
-
-async fn stream(mut session: Session, desc: &Descriptor, body: &Body) -> Result<Sent> {
+async fn stream(mut session: Session, desc: &Descriptor, body: &Body) -> Result<Outcome> {
     if desc.size == 0 {
         return chunked::send(session, desc, body, 0).await;
     }
@@ -335,18 +249,16 @@ async fn stream(mut session: Session, desc: &Descriptor, body: &Body) -> Result<
             .unwrap_or(desc.size);
         return chunked::send(session, desc, body, taken).await;
     }
-    let Refusal {
-        status,
-        error,
-        codes,
-    } = error::refusal("put", answer).await;
-    match status.as_u16() {
+    let refusal = answer.refusal("put").await;
+    let is_size = refusal.says("SIZE_INVALID");
+    let error = refusal.error;
+    match refusal.status.as_u16() {
         404 => {
             session.forget();
-            Ok(lost(error))
+            Ok(Outcome::lost(error))
         }
-        413 | 416 => Ok(Sent::NotSo(Way::Pieces)),
-        400 if codes.contains(&OciErrorCode::SizeInvalid) => Ok(Sent::NotSo(Way::Pieces)),
+        413 | 416 => Ok(Outcome::NotSo(Way::Pieces)),
+        400 if is_size => Ok(Outcome::NotSo(Way::Pieces)),
         _ if error.is_temporary() => chunked::resume(session, desc, body, error).await,
         _ => Err(error),
     }

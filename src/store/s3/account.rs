@@ -17,7 +17,7 @@ use aws_sdk_s3::{
 };
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
-use super::error::plain;
+use super::words::plain;
 
 /// Last characters of an access key's id that are shown: enough to know it by.
 const SHOWN: usize = 4;

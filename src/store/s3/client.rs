@@ -27,9 +27,9 @@ use super::{
     cap,
     config::{Checksum, Config},
     environment,
-    error::chain,
     foreign::Recognized,
     traced::Traced,
+    words::chain,
 };
 use crate::{
     store::{
@@ -76,7 +76,7 @@ pub(super) async fn connect(
                 .connect_timeout(common.connect_timeout)
                 .build(),
         )
-        // Our own watch does it: see `patience`.
+        // Ours does it: see `net::patience`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(Recognized)
         .interceptor(clock.clone())

@@ -12,8 +12,8 @@ use aws_sdk_s3::{
 use super::{
     account::{self, Account},
     cap::TooLong,
-    foreign::{Foreign, foreign},
-    missing,
+    foreign::{Foreign, foreign, foreign_404},
+    words::{chain, find, plain},
 };
 use crate::{
     entry::Time,
@@ -25,8 +25,6 @@ use crate::{
 
 /// From this difference on S3 refuses signatures (S3 API reference, `RequestTimeTooSkewed`: 15 minutes); half of it is worth naming.
 const SKEW_NAMED: Duration = Duration::from_mins(7);
-/// Longest part of a server's own words in a message.
-const MAX_WORDS: usize = 300;
 
 /// What an answer that is no success says.
 struct Answer<'a> {
@@ -156,7 +154,7 @@ fn answered(op: &'static str, a: &Answer<'_>) -> Error {
     let is_empty = a.raw.body().bytes().is_none_or(<[u8]>::is_empty);
     let is_made_up = a.code.is_empty() || (a.code == "NotFound" && is_empty);
     if a.status == 404 && is_made_up {
-        return missing::foreign_404(op, a.raw);
+        return foreign_404(op, a.raw);
     }
     let kind = by_code(a.code).unwrap_or_else(|| by_status(a));
     let header = |name: &str| a.raw.headers().get(name);
@@ -335,44 +333,6 @@ fn right_region(a: &Answer<'_>) -> Option<String> {
     let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let is_region = (1..=63).contains(&said.len()) && said.bytes().all(is_name);
     is_region.then(|| said.to_owned())
-}
-
-/// A server's words, fit for one line.
-pub(super) fn plain(words: &str) -> String {
-    words
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_WORDS)
-        .collect()
-}
-
-/// The messages of an error and of what is below it, each said once.
-pub(super) fn chain(e: &(dyn StdError + 'static)) -> String {
-    let mut said = String::new();
-    let mut next = Some(e);
-    while let Some(e) = next {
-        let text = plain(&e.to_string());
-        if !said.contains(&text) {
-            if !said.is_empty() {
-                said.push_str(": ");
-            }
-            said.push_str(&text);
-        }
-        next = below(e);
-    }
-    said
-}
-
-fn find<'a, E: StdError + 'static>(e: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(e), |e| below(*e)).find_map(|e| e.downcast_ref())
-}
-
-/// The next error; what an I/O error wraps counts, though its `source` skips it.
-fn below<'a>(e: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    match e.downcast_ref::<std::io::Error>() {
-        Some(io) => io.get_ref().map(|inner| inner as _),
-        None => e.source(),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use aws_sdk_s3::{
     config::{
         ConfigBag, Intercept, RuntimeComponents,
+        http::HttpResponse,
         interceptors::{
             AfterDeserializationInterceptorContextRef, BeforeDeserializationInterceptorContextRef,
         },
@@ -14,6 +15,7 @@ use aws_sdk_s3::{
 };
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 
+use super::words::plain;
 use crate::store::error::{Error, ErrorKind};
 
 /// Why an answer is not the store's.
@@ -26,6 +28,19 @@ pub(super) fn foreign(op: &'static str, why: impl std::fmt::Display) -> Error {
     let message =
         format!("{why}; is something else (a proxy, a login page) answering in the store's place?");
     Error::new(ErrorKind::Unavailable, op, message)
+}
+
+/// A 404 without S3's words, which may be anybody's.
+pub(super) fn foreign_404(op: &'static str, raw: &HttpResponse) -> Error {
+    let header = |name: &str| raw.headers().get(name);
+    let of = match (header("content-type"), header("server")) {
+        (None, None) => String::new(),
+        (Some(media_type), None) => format!(" ({media_type})"),
+        (None, Some(server)) => format!(" (server {server})"),
+        (Some(media_type), Some(server)) => format!(" ({media_type}, server {server})"),
+    };
+    let why = format!("answered 404{}, not in a document of S3's", plain(&of));
+    foreign(op, why)
 }
 
 /// Refuses answers that no S3 store sends, before the SDK takes them for a success.

@@ -7,11 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    Wire,
-    error::{chain, from_sdk},
-    foreign::foreign,
-    missing::missing,
-    patience::{self, Answer},
+    Wire, error::from_sdk, foreign::foreign, missing::missing, patience::Answer, words::chain,
 };
 use crate::{
     artifact::Descriptor,
@@ -21,7 +17,7 @@ use crate::{
         body::ByteStream,
         check_range,
         error::{Error, ErrorKind, Result},
-        net::Watch,
+        net::{ContentRange, Watch},
         signs::To,
     },
 };
@@ -50,7 +46,7 @@ impl Wire {
                 .key(self.key(key))
                 .send(),
         );
-        let head = match patience::within(op, self.stall, Answer::Soon, sent).await? {
+        let head = match self.within(op, Answer::Soon, sent).await? {
             Ok(head) => head,
             Err(e) => match missing(&e) {
                 Some(missing) => {
@@ -87,7 +83,7 @@ impl Wire {
                 .set_range(range)
                 .send(),
         );
-        match patience::within(op, self.stall, Answer::Soon, sent).await? {
+        match self.within(op, Answer::Soon, sent).await? {
             Ok(object) => {
                 check_tagged(op, object.e_tag())?;
                 self.bucket_seen.store(true, Ordering::Relaxed);
@@ -133,7 +129,7 @@ impl Wire {
         );
         let mut bytes = BytesMut::new();
         let mut body = object.body;
-        let mut watch = Watch::new(op, self.stall);
+        let mut watch = Watch::new(op, self.patience.stall);
         while let Some(piece) = next(op, &mut body, &mut watch).await? {
             bytes.extend_from_slice(&piece);
             if bytes.len() as u64 > limit {
@@ -183,7 +179,7 @@ impl Wire {
             Err(e) => return Err(e),
         };
         check_answer(&object, desc.size, &range, whole)?;
-        let watch = Watch::new(OP, self.stall);
+        let watch = Watch::new(OP, self.patience.stall);
         let rest = Rest {
             body: object.body,
             watch,
@@ -240,14 +236,7 @@ impl Rest {
 
 /// The next piece of a body, or its end.
 async fn next(op: &'static str, body: &mut SdkStream, watch: &mut Watch) -> Result<Option<Bytes>> {
-    let piece = watch
-        .wait(body.next(), |p| match p {
-            Some(Ok(bytes)) => bytes.len() as u64,
-            // The end and an error are no stall, however small the rest was.
-            _ => u64::MAX / 2,
-        })
-        .await?;
-    match piece {
+    match watch.next(body.next()).await? {
         None => Ok(None),
         Some(Ok(bytes)) => Ok(Some(bytes)),
         Some(Err(e)) => Err(Error::new(
@@ -282,7 +271,7 @@ fn check_answer(
             ),
         };
     };
-    let Some((first, last, total)) = parse_content_range(said) else {
+    let Some(ContentRange { first, last, total }) = ContentRange::parse(said) else {
         return wrong(
             ErrorKind::Corrupt,
             format!(
@@ -306,17 +295,6 @@ fn check_answer(
         );
     }
     Ok(())
-}
-
-/// `bytes first-last/total` (RFC 9110, 14.4); the total may be unknown.
-fn parse_content_range(said: &str) -> Option<(u64, u64, Option<u64>)> {
-    let (range, total) = said.trim().strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let total = match total {
-        "*" => None,
-        n => Some(n.parse().ok()?),
-    };
-    Some((first.parse().ok()?, last.parse().ok()?, total))
 }
 
 /// Every object has an `ETag`.
@@ -343,28 +321,4 @@ fn cut(op: &'static str, came: u64, of: u64) -> Error {
 
 pub(super) fn time(t: &aws_sdk_s3::primitives::DateTime) -> Option<Time> {
     Time::from_nanos(t.as_nanos())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_range_is_read_by_its_grammar() {
-        assert_eq!(
-            parse_content_range("bytes 0-9/100"),
-            Some((0, 9, Some(100)))
-        );
-        assert_eq!(parse_content_range("bytes 5-5/*"), Some((5, 5, None)));
-        for bad in [
-            "",
-            "bytes",
-            "bytes */100",
-            "bytes 1/2",
-            "items 0-1/2",
-            "bytes 0--1/2",
-        ] {
-            assert_eq!(parse_content_range(bad), None, "{bad}");
-        }
-    }
 }

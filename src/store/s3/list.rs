@@ -4,12 +4,7 @@ use aws_sdk_s3::operation::list_objects_v2::{
     ListObjectsV2Output, builders::ListObjectsV2FluentBuilder,
 };
 
-use super::{
-    Wire,
-    foreign::foreign,
-    get::time,
-    patience::{self, Answer},
-};
+use super::{Wire, foreign::foreign, get::time, patience::Answer};
 use crate::{
     entry::Time,
     store::error::{Error, ErrorKind, Result},
@@ -138,7 +133,7 @@ impl Wire {
         } else {
             Answer::Soon
         };
-        let page = patience::answer(op, self.stall, patience, sent).await?;
+        let page = self.answer(op, patience, sent).await?;
         self.signs.seen();
         Ok(page)
     }

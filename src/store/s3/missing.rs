@@ -10,16 +10,11 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
-use super::{
-    Wire,
-    error::{from_sdk, plain},
-    foreign::foreign,
-    patience::{self, Answer},
-};
+use super::{Wire, error::from_sdk, foreign::foreign, patience::Answer};
 use crate::{
     digest::Digest,
     store::{
-        error::{Error, ErrorKind, Result},
+        error::{ErrorKind, Result},
         keys,
         signs::To,
     },
@@ -60,19 +55,6 @@ pub(super) fn missing<E: ProvideErrorMetadata>(e: &SdkError<E, HttpResponse>) ->
     }
 }
 
-/// A 404 without S3's words, which may be anybody's.
-pub(super) fn foreign_404(op: &'static str, raw: &HttpResponse) -> Error {
-    let header = |name: &str| raw.headers().get(name);
-    let of = match (header("content-type"), header("server")) {
-        (None, None) => String::new(),
-        (Some(media_type), None) => format!(" ({media_type})"),
-        (None, Some(server)) => format!(" (server {server})"),
-        (Some(media_type), Some(server)) => format!(" ({media_type}, server {server})"),
-    };
-    let why = format!("answered 404{}, not in a document of S3's", plain(&of));
-    foreign(op, why)
-}
-
 impl Wire {
     /// Believes that there is no such object, unless it is not the store that says so, or there is no bucket. Asks for that at most
     /// once where answers are signed.
@@ -97,7 +79,7 @@ impl Wire {
                 .key(self.key(&keys::blob(&unknown)))
                 .send(),
         );
-        match patience::within(op, self.stall, Answer::Soon, sent).await? {
+        match self.within(op, Answer::Soon, sent).await? {
             Ok(_) => return Err(foreign(op, "there is an object that nobody wrote")),
             Err(e) if missing(&e) == Some(Missing::Said) => {}
             Err(e) => {

@@ -35,10 +35,12 @@ mod patience;
 mod put;
 mod sweep;
 mod traced;
+mod words;
 
 pub use config::{Checksum, Config, Sse};
 pub use location::Location;
 
+use self::patience::Answer;
 use super::{error::Result, keyed::Keyed, keys::Repo, net, server_time::ServerClock, signs::Signs};
 use crate::redact::Secret;
 
@@ -72,7 +74,7 @@ struct Wire {
     /// For messages.
     url: String,
     config: Config,
-    stall: tokio::time::Duration,
+    patience: net::Patience,
     sends_sha256: bool,
     /// The variable with the proxy that is asked for it.
     proxy: Option<&'static str>,
@@ -136,7 +138,7 @@ impl S3 {
             prefix,
             url,
             config,
-            stall: common.stall,
+            patience: net::Patience::of(common, Answer::Later as u32),
             sends_sha256: connection.sends_sha256,
             proxy: connection.proxy,
             bucket_seen: AtomicBool::new(false),

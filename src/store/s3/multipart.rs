@@ -5,10 +5,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use aws_sdk_s3::{
-    primitives::ByteStream as SdkStream,
-    types::{CompletedMultipartUpload, CompletedPart},
-};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{
     sync::oneshot,
@@ -19,7 +16,7 @@ use super::{
     Wire,
     error::from_sdk,
     foreign::foreign,
-    patience::{self, Answer},
+    patience::{Answer, counted},
     put::{acl, if_none_match, sse, storage_class},
 };
 use crate::{
@@ -113,7 +110,7 @@ impl Upload {
                 .set_storage_class(storage_class(&wire.config))
                 .send(),
         );
-        let answer = patience::answer(OP, wire.stall, Answer::Later, sent).await?;
+        let answer = wire.answer(OP, Answer::Later, sent).await?;
         let id = answer.upload_id().filter(|id| !id.is_empty());
         let id = id.ok_or_else(|| foreign(OP, "the answer names no upload"))?;
         Ok(Self {
@@ -160,8 +157,8 @@ impl Upload {
 
     async fn try_part(&self, number: i32, range: Range<u64>, body: &Body) -> Result<CompletedPart> {
         let len = range.end - range.start;
-        let (bytes, taken) = patience::counted(body.stream(range), len);
-        let sent = Box::pin(
+        let (bytes, sent) = counted(body.stream(range), len);
+        let answer = Box::pin(
             self.wire
                 .client
                 .upload_part()
@@ -170,10 +167,12 @@ impl Upload {
                 .upload_id(self.id())
                 .part_number(number)
                 .content_length(len as i64)
-                .body(SdkStream::new(bytes))
+                .body(bytes)
                 .send(),
         );
-        let answer = patience::upload(OP, self.wire.stall, taken, sent)
+        let answer = self
+            .wire
+            .sending(OP, &sent, answer)
             .await?
             .map_err(|e| from_sdk(OP, e))?;
         let etag = answer.e_tag();
@@ -217,7 +216,7 @@ impl Upload {
                     .set_if_none_match(if_none_match(&condition))
                     .send(),
             );
-            let answer = patience::answer(OP, self.wire.stall, Answer::AfterWork, sent).await;
+            let answer = self.wire.answer(OP, Answer::AfterWork, sent).await;
             let e = match answer {
                 Ok(answer) if answer.e_tag().is_some() => return Ok(Put::Stored),
                 Ok(_) if self.is_there(size).await? => return Ok(Put::Stored),
@@ -295,7 +294,7 @@ impl Wire {
                 .upload_id(id)
                 .send(),
         );
-        let answer = patience::answer("abort upload", self.stall, Answer::Later, sent).await;
+        let answer = self.answer("abort upload", Answer::Later, sent).await;
         if let Err(e) = &answer {
             tracing::debug!(store = self.url, key, error = %e, "Unfinished upload was left behind");
         }

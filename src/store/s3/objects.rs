@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{
     Bucket,
     list::{Any, is_directly_below},
-    patience::{self, Answer},
+    patience::Answer,
     sweep::BATCH,
 };
 use crate::{
@@ -111,7 +111,7 @@ impl Objects for Bucket {
             return Ok(now);
         }
         let asked = Box::pin(wire.client.head_bucket().bucket(&wire.bucket).send());
-        let answer = patience::answer("ask the time", wire.stall, Answer::Soon, asked).await;
+        let answer = wire.answer("ask the time", Answer::Soon, asked).await;
         // A refusal has a date too.
         if let Some(now) = wire.clock.now() {
             return Ok(now);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use aws_sdk_s3::{
     operation::put_object::builders::PutObjectFluentBuilder,
-    primitives::ByteStream as SdkStream,
     types::{ObjectCannedAcl, ServerSideEncryption, StorageClass},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -17,7 +16,7 @@ use super::{
     foreign::foreign,
     get::Head,
     missing::{Missing, missing},
-    patience,
+    patience::counted,
 };
 use crate::{
     artifact::Descriptor,
@@ -30,6 +29,7 @@ use crate::{
         keyed::Condition,
         keys,
         marked::FOUND_SECS,
+        net::Sent,
     },
 };
 
@@ -110,14 +110,14 @@ impl Wire {
             _ => None,
         };
         let send = |condition: &Condition| {
-            let (bytes, taken) = patience::counted(body.stream(0..desc.size), desc.size);
+            let (bytes, sent) = counted(body.stream(0..desc.size), desc.size);
             let request = self
                 .request(key, condition)
                 .set_storage_class(storage_class(&self.config))
                 .set_checksum_sha256(sha256.clone())
                 .content_length(desc.size as i64)
-                .body(SdkStream::new(bytes));
-            (request, taken)
+                .body(bytes);
+            (request, sent)
         };
         match self.put_request(OP, condition.clone(), send).await {
             Ok(()) => Ok(Put::Stored),
@@ -150,12 +150,12 @@ impl Wire {
     ) -> Result<()> {
         let send = |condition: &Condition| {
             let len = bytes.len() as u64;
-            let (body, taken) = patience::counted(Body::from(bytes.clone()).stream(0..len), len);
+            let (body, sent) = counted(Body::from(bytes.clone()).stream(0..len), len);
             let request = self
                 .request(key, condition)
                 .content_length(len as i64)
-                .body(SdkStream::new(body));
-            (request, taken)
+                .body(body);
+            (request, sent)
         };
         self.put_request(op, condition, send).await
     }
@@ -177,31 +177,30 @@ impl Wire {
         &self,
         op: &'static str,
         condition: Condition,
-        send: impl Fn(&Condition) -> (PutObjectFluentBuilder, patience::Taken),
+        send: impl Fn(&Condition) -> (PutObjectFluentBuilder, Arc<Sent>),
     ) -> Result<()> {
         let mut condition = condition;
         if !self.uses_conditions() {
             condition = Condition::None;
         }
         loop {
-            let (request, taken) = send(&condition);
-            let error =
-                match patience::upload(op, self.stall, taken, Box::pin(request.send())).await? {
-                    // A login page answers 200 to everything.
-                    Ok(answer) if answer.e_tag().is_none() => {
-                        return Err(foreign(op, "the answer has no `ETag`"));
+            let (request, sent) = send(&condition);
+            let error = match self.sending(op, &sent, Box::pin(request.send())).await? {
+                // A login page answers 200 to everything.
+                Ok(answer) if answer.e_tag().is_none() => {
+                    return Err(foreign(op, "the answer has no `ETag`"));
+                }
+                Ok(_) => return Ok(()),
+                Err(e) => {
+                    let absent = missing(&e) == Some(Missing::Said);
+                    let mut e = from_sdk(op, e);
+                    // `If-Match` on what is not there.
+                    if absent && matches!(condition, Condition::Is(_)) {
+                        e.kind = ErrorKind::Conflict;
                     }
-                    Ok(_) => return Ok(()),
-                    Err(e) => {
-                        let absent = missing(&e) == Some(Missing::Said);
-                        let mut e = from_sdk(op, e);
-                        // `If-Match` on what is not there.
-                        if absent && matches!(condition, Condition::Is(_)) {
-                            e.kind = ErrorKind::Conflict;
-                        }
-                        e
-                    }
-                };
+                    e
+                }
+            };
             if error.kind != ErrorKind::Unsupported || condition == Condition::None {
                 return Err(error);
             }

@@ -12,7 +12,7 @@ use super::{
     get::{Head, time},
     list::Listed,
     missing::{Missing, missing},
-    patience::{self, Answer},
+    patience::Answer,
     put::{acl, sse, storage_class},
 };
 use crate::{
@@ -152,7 +152,7 @@ impl Wire {
                 .set_acl(acl(&self.config))
                 .send(),
         );
-        match patience::within(OP, self.stall, Answer::AfterWork, sent).await? {
+        match self.within(OP, Answer::AfterWork, sent).await? {
             Ok(copied) if copied.copy_object_result().is_some() => Ok(true),
             Ok(_) => Err(super::foreign::foreign(
                 OP,
@@ -172,7 +172,7 @@ impl Wire {
                 .key(self.key(key))
                 .send(),
         );
-        match patience::within(op, self.stall, Answer::Later, sent).await? {
+        match self.within(op, Answer::Later, sent).await? {
             Ok(_) => Ok(()),
             Err(e) => match missing(&e) {
                 Some(missing) => self.believe(op, missing, To::Get).await,
@@ -222,7 +222,7 @@ impl Wire {
                 .delete(delete)
                 .send(),
         );
-        let answer = patience::answer(op, self.stall, Answer::Later, sent).await?;
+        let answer = self.answer(op, Answer::Later, sent).await?;
         let refused = answer
             .errors()
             .iter()
@@ -261,7 +261,7 @@ impl Wire {
                     .set_upload_id_marker(id_marker.clone())
                     .send(),
             );
-            let page = match patience::answer(OP, self.stall, Answer::Later, sent).await {
+            let page = match self.answer(OP, Answer::Later, sent).await {
                 Ok(page) => page,
                 Err(e) if e.is_temporary() => return Err(e),
                 Err(e) => {

@@ -13,7 +13,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        Body, ByteStream, ErrorKind, Expect, Meet, Published, Put, Result, SpoolWriter, Store,
+        Body, ByteStream, ErrorKind, Expect, Meet, Published, Put, RepoStore, Result, SpoolWriter,
         Sweep, Untag, Version,
     },
     task,
@@ -25,7 +25,7 @@ pub mod repositories;
 /// A store to try, with what it says of itself.
 pub struct Subject {
     /// The store.
-    pub store: Arc<dyn Store>,
+    pub store: Arc<dyn RepoStore>,
     /// What it promises to writers of one name.
     pub meet: Meet,
     /// Its ability to remove tags.

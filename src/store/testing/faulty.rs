@@ -14,8 +14,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
-        Result, Store, TagStore,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, RepoStore,
+        Resolved, Result, TagStore,
     },
 };
 
@@ -60,14 +60,14 @@ impl Faults {
 
 /// A store with faults.
 pub struct Faulty {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn RepoStore>,
     faults: Faults,
     dice: Arc<Mutex<fastrand::Rng>>,
 }
 
 impl Faulty {
     /// Puts faults between the caller and `inner`.
-    pub fn new(inner: Arc<dyn Store>, faults: Faults, seed: u64) -> Self {
+    pub fn new(inner: Arc<dyn RepoStore>, faults: Faults, seed: u64) -> Self {
         Self {
             inner,
             faults,

@@ -1,7 +1,7 @@
 //! Support for tests, of this crate and of `tests/`: no command and no daemon uses it.
 //!
 //! - Holds: the suite that every store must pass, a store in memory, a wrapper that fails on purpose.
-//! - Enters: a store as `Arc<dyn Store>`.
+//! - Enters: a store as `Arc<dyn RepoStore>`.
 //! - Leaves: a panic where a promise is broken.
 //! - Deliberately absent: servers; those are in `tests/support`.
 

@@ -25,9 +25,9 @@ pub struct LeftAlone {
     pub theirs: Digest,
 }
 
-/// Status of the tiers.
+/// What waits, and the tiers, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct BacklogStatus {
     /// When writes are acknowledged.
     pub mode: Mode,
     /// The remote.
@@ -54,26 +54,48 @@ pub struct Status {
     pub left_alone: Vec<LeftAlone>,
 }
 
-impl Status {
+impl BacklogStatus {
     /// Returns true if the remote has everything that was acknowledged, except items that were set aside.
     pub fn is_flushed(&self) -> bool {
-        self.blobs == 0 && self.updates == 0
+        self.waiting() == 0
+    }
+
+    /// How many blobs and updates wait.
+    pub fn waiting(&self) -> u64 {
+        self.blobs + self.updates
+    }
+
+    /// What keeps it waiting or is lost, in words without secrets; `None` where nothing is wrong.
+    pub fn trouble(&self) -> Option<String> {
+        let mut trouble = Vec::new();
+        if !self.remote.up {
+            let why = &self.remote.why;
+            trouble.push(format!("the remote store is unreachable: {why}"));
+        } else if let Some(why) = &self.refused {
+            trouble.push(format!("the remote store refuses it: {why}"));
+        }
+        if self.set_aside > 0 {
+            let count = self.set_aside;
+            trouble.push(format!("{count} files were set aside: see the log"));
+        }
+        (!trouble.is_empty()).then(|| trouble.join("; "))
     }
 }
 
 /// Ability: acknowledged items that are not in the remote yet can be inspected, and waited for.
 #[async_trait]
 pub trait Backlog: Send + Sync {
-    /// The current status.
-    fn status(&self) -> Status;
-    /// The current state of the remote.
+    /// How it is now; asks nobody and answers at once.
+    fn status(&self) -> BacklogStatus;
+
+    /// How the remote is now.
     fn remote(&self) -> Reachable;
 
     /// Waits until the remote is up, or unreachable.
     async fn turned(&self, up: bool);
 
     /// Retries everything at once, and waits until nothing is left or `deadline` is over; returns what is left then.
-    async fn flush(&self, deadline: Instant) -> Status;
+    async fn flush(&self, deadline: Instant) -> BacklogStatus;
 }
 
 /// The last tags that were left unchanged.
@@ -101,10 +123,10 @@ fn age(since: Time) -> Duration {
 
 #[async_trait]
 impl Backlog for Core {
-    fn status(&self) -> Status {
+    fn status(&self) -> BacklogStatus {
         let unsent = self.unsent.left();
         let (updates, oldest) = self.queue.left();
-        Status {
+        BacklogStatus {
             mode: self.settings.mode,
             remote: self.health.now(),
             blobs: unsent.blobs,
@@ -132,7 +154,7 @@ impl Backlog for Core {
         self.health.turned(up).await;
     }
 
-    async fn flush(&self, deadline: Instant) -> Status {
+    async fn flush(&self, deadline: Instant) -> BacklogStatus {
         self.health.hurry();
         self.unsent.hurry();
         self.queue.hurry();

@@ -30,7 +30,7 @@ use crate::{
         Records, Repository, Store,
         error::{Error, ErrorKind, Result},
         keys::Repo,
-        open::{Opened, Repositories},
+        open::Repositories,
         record::Manifested,
     },
     task,
@@ -38,10 +38,9 @@ use crate::{
 
 /// The remote store.
 pub(super) struct Remote {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Store,
     pub(super) repositories: Arc<dyn Repositories>,
     pub(super) records: Arc<dyn Records>,
-    pub(super) opened: Opened,
 }
 
 /// The shared state.
@@ -86,31 +85,30 @@ fn neighbours_of(manifest: &Manifest) -> (Vec<Digest>, Option<Digest>) {
 
 impl Core {
     pub(super) async fn open(
-        near: Opened,
-        remote: Opened,
+        near: Store,
+        remote: Store,
         settings: Settings,
         moved: Arc<dyn Moved>,
     ) -> Result<Self> {
-        let writable = remote.untag.is_some();
-        let Some(repositories) = remote.repositories.clone().filter(|_| writable) else {
+        let writable = remote.untag().is_some();
+        let Some(repositories) = remote.facts().repositories.clone().filter(|_| writable) else {
             let why = "this kind of store cannot stand behind a daemon yet; use s3: or disk:";
             let refused = Error::new(ErrorKind::Unsupported, "open", why);
-            return Err(refused.at(&remote.url.to_string(), ""));
+            return Err(refused.at(&remote.url().to_string(), ""));
         };
-        if !remote.verified {
+        if !remote.facts().is_verified {
             let why = "the store behind must hash what is read from it";
             return Err(Error::new(ErrorKind::Invalid, "open", why));
         }
         let counts = Arc::new(Counts::default());
         let (ledger, lock) = Ledger::open(&settings.state_dir).await?;
-        let health = Arc::new(Health::new(remote.url.to_string()));
+        let health = Arc::new(Health::new(remote.url().to_string()));
         let core = Self {
             front: Front::new(near, settings.room, counts.clone())?,
             remote: Remote {
-                store: remote.store.clone(),
+                store: remote,
                 records: repositories.records(),
                 repositories,
-                opened: remote.clone(),
             },
             seen: Seen::new(health.clone()),
             health,
@@ -152,7 +150,7 @@ impl Core {
 
     /// Returns true if a prune of the remote has marked a blob.
     pub(super) fn is_marked(&self, digest: &Digest) -> bool {
-        let marked = self.remote.opened.marked.as_ref();
+        let marked = self.remote.store.facts().marked.as_ref();
         marked.is_some_and(|marked| marked.has(digest))
     }
 

@@ -17,7 +17,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Core, counts::add, front::passed_by, wait::told};
+use super::{Core, counts::add, front::passed_by};
 use crate::{
     artifact::Descriptor,
     digest::Digest,
@@ -151,7 +151,7 @@ impl Fills {
 }
 
 impl Fill {
-    /// Reads the blob from the beginning, as it arrives.
+    /// Reads all of it from the beginning, as it comes.
     pub(super) async fn read(self: Arc<Self>) -> Result<Found> {
         let mut progress = self.progress.clone();
         loop {
@@ -159,7 +159,7 @@ impl Fill {
                 Phase::Opening => {}
                 Phase::Missing => return Ok(Found::Missing),
                 Phase::NoRoom => return Ok(Found::NoRoom),
-                Phase::Failed(e) => return Err(told(&e)),
+                Phase::Failed(e) => return Err(e.told()),
                 Phase::Coming | Phase::Whole => break,
             }
             if progress.changed().await.is_err() {
@@ -206,7 +206,7 @@ impl Reader {
                 let ready = match &progress.phase {
                     Phase::Whole => size,
                     Phase::Coming if size > SMALL_BYTES => progress.written,
-                    Phase::Failed(e) => return Err(told(e)),
+                    Phase::Failed(e) => return Err(e.told()),
                     _ => 0,
                 };
                 if matches!(progress.phase, Phase::Whole) && self.at == size {
@@ -262,7 +262,7 @@ async fn run(
                 Broken::Remote(e) => Phase::Failed(Arc::new(e)),
                 Broken::Front(e) => {
                     let begun = progress.borrow().file.is_some();
-                    passed_by::<()>(Err(told(&e)));
+                    passed_by::<()>(Err(e.told()));
                     // A reader that has read a part of it must retry; one that has not may bypass the front.
                     if begun && desc.size > SMALL_BYTES {
                         Phase::Failed(Arc::new(e))

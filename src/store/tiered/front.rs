@@ -27,7 +27,7 @@ use crate::{
         Body, ByteStream, Put, Records, Spool, SpoolWriter, Store, Sweep,
         error::{Error, ErrorKind, Result},
         keys,
-        open::{Opened, Repositories, StoreUrl},
+        open::{Repositories, StoreUrl},
         queue::queue_full,
     },
     task,
@@ -83,7 +83,7 @@ impl Room {
 
 /// The front.
 pub(super) struct Front {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Store,
     pub(super) repositories: Arc<dyn Repositories>,
     pub(super) records: Arc<dyn Records>,
     pub(super) spool_dir: PathBuf,
@@ -112,13 +112,14 @@ impl Front {
     ///
     /// # Errors
     /// `Invalid` for anything but a writable disk store.
-    pub(super) fn new(near: Opened, room: Room, counts: Arc<Counts>) -> Result<Self> {
+    pub(super) fn new(near: Store, room: Room, counts: Arc<Counts>) -> Result<Self> {
         let refused = |why: &str| Error::new(ErrorKind::Invalid, "open", why);
-        let StoreUrl::Disk(root) = near.url else {
+        let facts = near.facts();
+        let StoreUrl::Disk(root) = &facts.url else {
             return Err(refused("only a disk: store can stand in front of another"));
         };
         let (Some(repositories), Some(sweep), Some(spool_dir)) =
-            (near.repositories, near.sweep, near.spool_dir)
+            (&facts.repositories, near.sweep(), &facts.spool_dir)
         else {
             return Err(refused("the store in front must be writable"));
         };
@@ -129,12 +130,12 @@ impl Front {
         }
         Ok(Self {
             uses: Arc::default(),
-            store: near.store,
             records: repositories.records(),
-            repositories,
-            spool_dir,
-            sweep,
-            root,
+            repositories: repositories.clone(),
+            spool_dir: spool_dir.to_owned(),
+            sweep: sweep.clone(),
+            root: root.clone(),
+            store: near,
             room,
             counts,
             looked: OnceCell::new(),

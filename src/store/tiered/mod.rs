@@ -41,18 +41,14 @@ mod unsent;
 mod uses;
 mod wait;
 
-pub use backlog::{Backlog, LeftAlone, Status};
+pub use backlog::{Backlog, BacklogStatus, LeftAlone};
 pub use counts::Numbers;
 pub use front::Room;
 pub use health::Reachable;
 
 use super::{
-    Meet, Records, Repository,
-    error::Result,
-    ingest::Evict,
-    keys::Repo,
-    open::{Opened, Repositories},
-    wrap::counters::Counters,
+    Meet, Records, Repository, Store, error::Result, handle::Facts, ingest::Evict, keys::Repo,
+    open::Repositories,
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -136,8 +132,7 @@ impl Moved for NeverMerge {
 /// A disk in front of a remote. Background work ends when it is dropped; the remaining backlog is sent after the next start.
 pub struct Tiered {
     core: Arc<Core>,
-    /// Counters of the front and of the remote.
-    metrics: Vec<Arc<Counters>>,
+    /// Of the front and of the remote.
     _tasks: Vec<Task<()>>,
 }
 
@@ -152,13 +147,12 @@ impl Tiered {
     /// `Invalid` for unsuitable stores and settings, `Conflict` if another daemon uses the same folder; errors of the disk. The
     /// remote is not contacted.
     pub async fn open(
-        near: Opened,
-        remote: Opened,
+        near: Store,
+        remote: Store,
         settings: Settings,
         moved: Arc<dyn Moved>,
     ) -> Result<Self> {
         let (sends, replays) = (settings.sends.max(1), settings.replays.max(1));
-        let metrics = [near.metrics.clone(), remote.metrics.clone()].concat();
         let core = Arc::new(Core::open(near, remote, settings, moved).await?);
         let mut tasks = Vec::new();
         let (health, remote) = (core.clone(), core.remote.records.clone());
@@ -184,7 +178,6 @@ impl Tiered {
         }
         Ok(Self {
             core,
-            metrics,
             _tasks: tasks,
         })
     }
@@ -194,41 +187,32 @@ impl Tiered {
         self.core.clone()
     }
 
-    /// The tiers as one store: the CLI's own repository, the abilities, and all repositories.
-    pub fn opened(self: &Arc<Self>) -> Opened {
-        let cli = self.repository(&Repo::cli());
-        let remote = &self.core.remote.opened;
-        Opened {
-            store: cli.store().clone(),
-            meet: match self.core.settings.mode {
-                Mode::WriteThrough => remote.meet,
-                // An unreachable store cannot compare and swap.
-                Mode::WriteBack => Meet::SideTags,
-            },
-            untag: Some(cli.untag().clone()),
-            push_check: None,
-            sweep: remote
-                .sweep
-                .is_some()
-                .then(|| self.core.clone() as Arc<dyn super::Sweep>),
+    /// The tiers as one store.
+    pub fn store(self: &Arc<Self>) -> Store {
+        let (near, remote) = (&self.core.front.store, &self.core.remote.store);
+        let meet = match self.core.settings.mode {
+            Mode::WriteThrough => remote.facts().meet,
+            // An unreachable store cannot compare and swap.
+            Mode::WriteBack => Meet::SideTags,
+        };
+        let facts = Facts {
             spool_dir: Some(self.core.front.spool_dir.clone()),
-            url: remote.url.clone(),
-            metrics: self.metrics.clone(),
-            verified: remote.verified,
+            metrics: [&near.facts().metrics[..], &remote.facts().metrics[..]].concat(),
+            is_verified: remote.facts().is_verified,
             repositories: Some(self.clone()),
-            marked: remote.marked.clone(),
-            scrubber: None,
-            control: None,
+            marked: remote.facts().marked.clone(),
+            scrubber: near.facts().scrubber.clone(),
             hides: Some(self.core.clone()),
-        }
+            ..Facts::of(remote.url().clone(), meet)
+        };
+        let cli = self.core.one(&Repo::cli(), Patience::Long);
+        let sweep = remote.sweep().map(|_| self.core.clone() as _);
+        Store::new(cli.clone(), Some(cli), sweep, facts)
     }
-}
 
-impl Tiered {
-    /// All repositories, for a server whose clients wait: answers come from the front, if it knows them, as soon as the remote is
-    /// slow.
+    /// All repositories for a server whose clients wait: what the front knows is answered from it as soon as the remote is slow.
     ///
-    /// Callers that delete based on what they read, such as a prune, must use [`Self::opened`] instead.
+    /// Whoever removes by what it reads, such as a prune, goes by [`Self::store`] instead.
     pub fn hasty(self: &Arc<Self>) -> Arc<dyn Repositories> {
         Arc::new(Hasty(self.clone()))
     }

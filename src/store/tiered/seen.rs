@@ -4,84 +4,59 @@
 //! manual deletion, may remove a blob that was seen a minute ago, and the front would hide that. Digests seen before an outage do
 //! not count after it: another server may have answered in the remote's place before the outage was noticed.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, MutexGuard};
-use tokio::time::Instant;
+use parking_lot::Mutex;
 
 use super::health::Health;
-use crate::digest::Digest;
+use crate::{digest::Digest, lately::Lately};
 
-/// Digests are forgotten after one to two of these.
-const AGE: Duration = Duration::from_mins(1);
-/// Maximum digests of one age.
+/// How long a digest is remembered.
+const LIFE: Duration = Duration::from_mins(1);
+/// Most digests.
 const MOST: usize = 50_000;
-
-struct Ages {
-    young: HashSet<Digest>,
-    old: HashSet<Digest>,
-    turned: Instant,
-    /// The last outage before they were seen.
-    after: (u64, bool),
-}
 
 /// Digests that the remote has.
 pub(super) struct Seen {
-    ages: Mutex<Ages>,
+    digests: Lately<Digest>,
     health: Arc<Health>,
+    /// The last outage before they were seen.
+    after: Mutex<(u64, bool)>,
 }
 
 impl Seen {
     pub(super) fn new(health: Arc<Health>) -> Self {
-        let ages = Ages {
-            young: HashSet::new(),
-            old: HashSet::new(),
-            turned: Instant::now(),
-            after: health.turn(),
-        };
         Self {
-            ages: Mutex::new(ages),
+            digests: Lately::new(MOST, LIFE),
+            after: Mutex::new(health.turn()),
             health,
         }
     }
 
-    fn ages(&self) -> MutexGuard<'_, Ages> {
-        let mut ages = self.ages.lock();
-        let now = self.health.turn();
-        if ages.after != now {
-            ages.young.clear();
-            ages.old.clear();
-            ages.after = now;
+    /// Runs `f` on what was seen since the last outage.
+    fn since_outage<T>(&self, f: impl FnOnce(&Lately<Digest>) -> T) -> T {
+        // Held meanwhile: nothing of before an outage is added after it.
+        let (mut after, now) = (self.after.lock(), self.health.turn());
+        if *after != now {
+            self.digests.clear();
+            *after = now;
         }
-        if ages.young.len() >= MOST || ages.turned.elapsed() >= AGE {
-            let idle = ages.turned.elapsed() >= 2 * AGE;
-            ages.old = std::mem::take(&mut ages.young);
-            if idle {
-                ages.old.clear();
-            }
-            ages.turned = Instant::now();
-        }
-        ages
+        f(&self.digests)
     }
 
     /// Records that the remote has it now.
     pub(super) fn insert(&self, digest: &Digest) {
-        self.ages().young.insert(*digest);
+        self.since_outage(|seen| seen.insert(*digest, ()));
     }
 
     /// Returns true if the remote had it a short while ago.
     pub(super) fn contains(&self, digest: &Digest) -> bool {
-        let ages = self.ages();
-        ages.young.contains(digest) || ages.old.contains(digest)
+        self.since_outage(|seen| seen.contains(digest))
     }
 
     /// Forgets digests that may have been deleted.
     pub(super) fn forget(&self, digests: &[Digest]) {
-        let mut ages = self.ages();
-        for digest in digests {
-            ages.young.remove(digest);
-            ages.old.remove(digest);
-        }
+        self.since_outage(|seen| digests.iter().for_each(|digest| seen.remove(digest)));
     }
 }
 
@@ -95,9 +70,9 @@ mod tests {
         let d = Digest::sha256_of(b"x");
         seen.insert(&d);
         assert!(seen.contains(&d));
-        tokio::time::advance(AGE).await;
+        tokio::time::advance(LIFE / 2).await;
         assert!(seen.contains(&d));
-        tokio::time::advance(AGE).await;
+        tokio::time::advance(LIFE / 2).await;
         assert!(!seen.contains(&d));
         seen.insert(&d);
         seen.forget(&[d]);

@@ -17,7 +17,7 @@ use crate::{
 
 impl Core {
     fn sweeper(&self) -> Result<&dyn Sweep> {
-        self.remote.opened.sweep.as_deref().ok_or_else(|| {
+        self.remote.store.sweep().map(|s| &**s).ok_or_else(|| {
             let why = "the store behind cannot be swept";
             Error::new(ErrorKind::Unsupported, "sweep", why)
         })

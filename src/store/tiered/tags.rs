@@ -169,7 +169,8 @@ impl One {
     /// remote is asked, which renews it ([`marked`](crate::store::marked)). Blobs in the backlog are renewed when they are sent.
     /// While the remote is unreachable nothing can be renewed; whether it has the blob is checked before a name leads to it.
     async fn unless_swept(&self, digest: &Digest, found: Option<u64>) -> Result<Option<u64>> {
-        let (Some(_), Some(marked)) = (found, &self.core.remote.opened.marked) else {
+        let (Some(_), Some(marked)) = (found, self.core.remote.store.facts().marked.as_ref())
+        else {
             return Ok(found);
         };
         if marked.is_leaving(digest) {

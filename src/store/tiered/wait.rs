@@ -42,17 +42,6 @@ pub(super) async fn until<T>(changed: &Notify, mut check: impl FnMut() -> Check<
     }
 }
 
-/// A copy of an error for another waiter.
-pub(super) fn told(e: &Error) -> Error {
-    Error {
-        attempts: e.attempts,
-        elapsed: e.elapsed,
-        unheard: e.unheard,
-        alone: e.alone,
-        ..Error::new(e.kind, e.op, e.message.clone()).at(&e.store, &e.key)
-    }
-}
-
 /// Pauses between attempts at something that the remote refuses.
 #[derive(Default)]
 pub(super) struct Rest {
@@ -82,7 +71,7 @@ impl Rest {
 
     /// Why it was refused last.
     pub(super) fn why(&self) -> Option<Error> {
-        self.why.as_ref().map(told)
+        self.why.as_ref().map(Error::told)
     }
 }
 

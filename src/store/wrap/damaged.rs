@@ -4,16 +4,15 @@
 //! Only reading shows that a bucket holds the right number of wrong bytes, and a build that read them has failed by then. The
 //! next one is not to.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    store::{ByteStream, Error, ErrorKind, Result, Store, Sweep},
+    lately::Lately,
+    store::{ByteStream, Error, ErrorKind, RepoStore, Result, Sweep},
 };
 
 /// How long a blob counts as damaged. It may have been damaged only on its way, and not in the store.
@@ -22,9 +21,9 @@ const REMEMBERED: Duration = Duration::from_hours(1);
 const MAX_KNOWN: usize = 10_000;
 
 /// The damaged blobs of one store; all of its repositories share them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct DamagedBlobs {
-    found_at: Arc<Mutex<HashMap<Digest, Instant>>>,
+    found: Arc<Lately<Digest>>,
     /// Writes over a damaged blob; without it the blob stays, and stays damaged.
     pub(super) sweep: Option<Arc<dyn Sweep>>,
 }
@@ -33,22 +32,19 @@ impl DamagedBlobs {
     /// None are known yet; one that is brought again is replaced by `sweep`.
     pub fn replaced_by(sweep: Option<Arc<dyn Sweep>>) -> Self {
         Self {
+            found: Arc::new(Lately::new(MAX_KNOWN, REMEMBERED)),
             sweep,
-            ..Self::default()
         }
     }
 
     pub(super) fn contain(&self, digest: &Digest) -> bool {
-        let found_at = self.found_at.lock();
-        found_at
-            .get(digest)
-            .is_some_and(|at| at.elapsed() < REMEMBERED)
+        self.found.contains(digest)
     }
 
     /// Passes on what a reader was given, and notes why it fails if it does; `store` is asked for the blob's real size.
     pub(super) async fn watch(
         &self,
-        store: &Arc<dyn Store>,
+        store: &Arc<dyn RepoStore>,
         desc: &Descriptor,
         found: Result<Option<ByteStream>>,
     ) -> Result<Option<ByteStream>> {
@@ -71,7 +67,7 @@ impl DamagedBlobs {
 
     /// Notes why a read failed, if `store` has as many bytes as the reader asked for. Where it has not, the question may be what is
     /// wrong: anybody who may push chooses the sizes in a manifest, and must not make the blobs of others absent by it.
-    async fn note(&self, store: &dyn Store, desc: &Descriptor, error: &Error) {
+    async fn note(&self, store: &dyn RepoStore, desc: &Descriptor, error: &Error) {
         if error.kind == ErrorKind::Corrupt
             && !error.other_size
             && store.stat(&desc.digest).await.ok().flatten() == Some(desc.size)
@@ -82,15 +78,11 @@ impl DamagedBlobs {
 
     fn add(&self, digest: &Digest, error: &Error) {
         tracing::error!(%digest, %error, "Damaged blob counts as absent until it is brought again");
-        let mut found_at = self.found_at.lock();
-        if found_at.len() >= MAX_KNOWN {
-            found_at.clear();
-        }
-        found_at.insert(*digest, Instant::now());
+        self.found.insert(*digest, ());
     }
 
     pub(super) fn forget(&self, digest: &Digest) {
-        self.found_at.lock().remove(digest);
+        self.found.remove(digest);
     }
 }
 
@@ -114,7 +106,7 @@ mod tests {
 
     const BYTES: &[u8] = b"what a layer is made of";
 
-    async fn read(store: &dyn Store, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
+    async fn read(store: &dyn RepoStore, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
         let Some(stream) = store.get(desc, 0..desc.size).await? else {
             return Ok(None);
         };
@@ -223,7 +215,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::default();
         let disk = Disk::open(dir.path(), Repo::cli(), &settings).await;
-        let damaged = DamagedBlobs::default();
+        let damaged = DamagedBlobs::replaced_by(None);
         let store = Verified::remembering(Arc::new(disk.unwrap()), damaged.clone());
         let desc = Descriptor::of("x/y", BYTES);
         let body = Body::Bytes(Bytes::from_static(BYTES));
@@ -237,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_damaged_blob_is_believed_again_after_a_while() {
-        let damaged = DamagedBlobs::default();
+        let damaged = DamagedBlobs::replaced_by(None);
         let digest = Digest::sha256_of(BYTES);
         damaged.add(&digest, &Error::new(ErrorKind::Corrupt, "get", "damaged"));
         assert!(damaged.contain(&digest));

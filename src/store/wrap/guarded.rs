@@ -20,7 +20,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, Resolved, Result, Store,
+        BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, RepoStore, Resolved, Result,
         TagStore,
     },
 };
@@ -59,13 +59,13 @@ impl Guard {
 
 /// A store with a [`Guard`]. Each operation is a span of the request that it is done for.
 pub struct Guarded {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn RepoStore>,
     guard: Arc<Guard>,
 }
 
 impl Guarded {
     /// Lets through to `inner` what `guard` allows.
-    pub fn new(inner: Arc<dyn Store>, guard: impl Into<Arc<Guard>>) -> Self {
+    pub fn new(inner: Arc<dyn RepoStore>, guard: impl Into<Arc<Guard>>) -> Self {
         let guard = guard.into();
         Self { inner, guard }
     }

@@ -1,7 +1,7 @@
 //! Wrappers: each goes around any store and adds to it.
 //!
 //! - Holds: checking bytes, trying again, renewing what a prune has marked, guarding (limits, counts, names in errors, no writes).
-//! - Enters: a store as `Arc<dyn Store>`.
+//! - Enters: a store as `Arc<dyn RepoStore>`.
 //! - Leaves: a store again; `open/stack.rs` says in which order they are stacked.
 //! - Deliberately absent: what any one backend is like.
 //!

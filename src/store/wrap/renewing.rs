@@ -10,22 +10,22 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
-        Result, Store, Sweep, TagStore, marked::Marked,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, RepoStore,
+        Resolved, Result, Sweep, TagStore, marked::Marked,
     },
     task,
 };
 
 /// A store that is pruned while it is used.
 pub struct Renewing {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn RepoStore>,
     sweep: Arc<dyn Sweep>,
     marked: Arc<Marked>,
 }
 
 impl Renewing {
     /// Renews what `inner` is asked for, by `sweep`.
-    pub fn new(inner: Arc<dyn Store>, sweep: Arc<dyn Sweep>, marked: Arc<Marked>) -> Self {
+    pub fn new(inner: Arc<dyn RepoStore>, sweep: Arc<dyn Sweep>, marked: Arc<Marked>) -> Self {
         Self {
             inner,
             sweep,

@@ -18,17 +18,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     backoff::Backoff,
     digest::Digest,
     entry::Time,
-    progress::span,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
-        Resolved, Result, Store, StoredBlob, Sweep, TagStore, Untag, keys::Repo, net,
+        RepoStore, Resolved, Result, StoredBlob, Sweep, TagStore, Untag,
+        keys::Repo,
+        net::{self, Watch},
         records::Listed,
     },
 };
@@ -61,8 +62,6 @@ impl Default for Policy {
 const LONGEST_ASKED: Duration = Duration::from_mins(1);
 /// Bytes that count as moving on.
 const PROGRESS_BYTES: u64 = 64 << 10;
-/// A download slower than this over a stall's time is a stall: one byte now and then keeps no one waiting for ever.
-const SLOWEST_BYTES_PER_SEC: f64 = 1024.0;
 
 /// Whether anything was ever heard of a store; shared by all that ask it.
 #[derive(Debug, Clone, Default)]
@@ -191,22 +190,13 @@ impl Tries {
     }
 }
 
-fn no_answer(op: &'static str, waited: Duration) -> Error {
-    let message = format!("no answer in {}", span(waited));
-    Error::new(ErrorKind::Timeout, op, message).unheard()
-}
-
 /// Waits for a small answer.
 async fn answer<T>(
     op: &'static str,
     policy: Policy,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    let limit = policy.stall * 3;
-    match timeout(limit, work).await {
-        Ok(done) => done,
-        Err(_) => Err(no_answer(op, limit)),
-    }
+    net::within(op, policy.stall * 3, work).await?
 }
 
 /// A store, or an ability of one, that tries again.
@@ -271,7 +261,7 @@ impl<S: ?Sized + Send + Sync> Retrying<S> {
 }
 
 #[async_trait]
-impl BlobStore for Retrying<dyn Store> {
+impl BlobStore for Retrying<dyn RepoStore> {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
         Ok(self.ask("stat", || self.inner.stat(digest)).await?.0)
     }
@@ -289,8 +279,7 @@ impl BlobStore for Retrying<dyn Store> {
                 desc: desc.clone(),
                 left: range,
                 tries,
-                waited: Duration::ZERO,
-                came: 0,
+                watch: Watch::new("get", self.policy.stall),
             };
             stream::try_unfold(state, |mut d| async move {
                 Ok(d.next().await?.map(|piece| (piece, d)))
@@ -306,14 +295,12 @@ impl BlobStore for Retrying<dyn Store> {
 
 /// A download that is opened again where it broke.
 struct Download {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn RepoStore>,
     stream: Option<ByteStream>,
     desc: Descriptor,
     left: Range<u64>,
     tries: Tries,
-    /// Time spent waiting for bytes, and the bytes that came in it, since the rate was last judged.
-    waited: Duration,
-    came: u64,
+    watch: Watch,
 }
 
 impl Download {
@@ -337,7 +324,7 @@ impl Download {
                 }
                 Err(e) => {
                     self.stream = None;
-                    (self.waited, self.came) = (Duration::ZERO, 0);
+                    self.watch = Watch::new("get", self.tries.policy.stall);
                     self.tries.after(e).await?;
                 }
             }
@@ -360,43 +347,13 @@ impl Download {
                 }
             }
         };
-        let asked = Instant::now();
-        let came = timeout(policy.stall, stream.next()).await;
-        self.waited += asked.elapsed();
-        match came {
-            Ok(Some(Ok(piece))) => {
-                self.came += piece.len() as u64;
-                self.judge_rate(policy)?;
-                Ok(piece)
-            }
-            Ok(Some(Err(e))) => Err(e),
-            Ok(None) => {
+        let next = self.watch.next(stream.next()).await;
+        next.map_err(|e| e.at("", self.desc.digest))?
+            .unwrap_or_else(|| {
                 let left = self.left.end - self.left.start;
-                Err(self.error(
-                    ErrorKind::Unavailable,
-                    &format!("it broke off {left} bytes before its end"),
-                ))
-            }
-            Err(_) => {
-                let why = format!("no data for {}", span(policy.stall));
-                Err(self.error(ErrorKind::Timeout, &why))
-            }
-        }
-    }
-
-    fn judge_rate(&mut self, policy: Policy) -> Result<()> {
-        if self.waited < policy.stall {
-            return Ok(());
-        }
-        let rate = self.came as f64 / self.waited.as_secs_f64();
-        (self.waited, self.came) = (Duration::ZERO, 0);
-        if rate >= SLOWEST_BYTES_PER_SEC {
-            return Ok(());
-        }
-        Err(self.error(
-            ErrorKind::Timeout,
-            &format!("only {rate:.0} bytes per second came"),
-        ))
+                let why = format!("it broke off {left} bytes before its end");
+                Err(self.error(ErrorKind::Unavailable, &why))
+            })
     }
 
     fn error(&self, kind: ErrorKind, message: &str) -> Error {
@@ -405,7 +362,7 @@ impl Download {
 }
 
 #[async_trait]
-impl TagStore for Retrying<dyn Store> {
+impl TagStore for Retrying<dyn RepoStore> {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         Ok(self
             .ask("resolve", || self.inner.resolve(reference))

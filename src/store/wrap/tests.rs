@@ -24,8 +24,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Meet, Published, Put, Resolved,
-        Result, Store, TagStore, Untag,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Meet, Published, Put, RepoStore,
+        Resolved, Result, TagStore, Untag,
         testing::{Faults, Faulty, Memory, conformance},
     },
 };
@@ -61,7 +61,7 @@ async fn memory_with(bytes: &Bytes) -> (Arc<Memory>, Descriptor) {
     (memory, desc)
 }
 
-async fn whole(store: &dyn Store, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
+async fn whole(store: &dyn RepoStore, desc: &Descriptor) -> Result<Option<Vec<u8>>> {
     let Some(stream) = store.get(desc, 0..desc.size).await? else {
         return Ok(None);
     };
@@ -194,11 +194,11 @@ fn pieces(items: Vec<Result<Bytes>>) -> Result<Option<ByteStream>> {
     Ok(Some(stream::iter(items).boxed()))
 }
 
-fn guarded(store: Arc<dyn Store>, guard: Guard) -> Arc<Guarded> {
+fn guarded(store: Arc<dyn RepoStore>, guard: Guard) -> Arc<Guarded> {
     Arc::new(Guarded::new(store, guard))
 }
 
-fn limited(store: Arc<dyn Store>, limits: Limits) -> Arc<Guarded> {
+fn limited(store: Arc<dyn RepoStore>, limits: Limits) -> Arc<Guarded> {
     let limiter = Limiter::new(limits);
     guarded(
         store,
@@ -209,7 +209,7 @@ fn limited(store: Arc<dyn Store>, limits: Limits) -> Arc<Guarded> {
     )
 }
 
-fn counted(store: Arc<dyn Store>, counters: &Arc<Counters>) -> Arc<Guarded> {
+fn counted(store: Arc<dyn RepoStore>, counters: &Arc<Counters>) -> Arc<Guarded> {
     let counters = counters.clone();
     guarded(
         store,
@@ -220,7 +220,7 @@ fn counted(store: Arc<dyn Store>, counters: &Arc<Counters>) -> Arc<Guarded> {
     )
 }
 
-fn subject(store: Arc<dyn Store>, memory: Arc<Memory>) -> conformance::Subject {
+fn subject(store: Arc<dyn RepoStore>, memory: Arc<Memory>) -> conformance::Subject {
     conformance::Subject {
         store,
         meet: Meet::CompareAndSwap,
@@ -233,10 +233,10 @@ fn subject(store: Arc<dyn Store>, memory: Arc<Memory>) -> conformance::Subject {
 
 #[tokio::test]
 async fn every_wrapper_over_memory_is_a_store() {
-    type Wrap = fn(Arc<dyn Store>) -> Arc<dyn Store>;
+    type Wrap = fn(Arc<dyn RepoStore>) -> Arc<dyn RepoStore>;
     let wraps: [Wrap; 5] = [
         |s| Arc::new(Verified::new(s)),
-        |s| Arc::new(Verified::remembering(s, DamagedBlobs::default())),
+        |s| Arc::new(Verified::remembering(s, DamagedBlobs::replaced_by(None))),
         |s| Arc::new(Retrying::new(s, QUICK)),
         |s| {
             limited(
@@ -272,7 +272,10 @@ async fn retrying_over_faults_is_a_store() {
         conformance::run_all(async || {
             let memory = Arc::new(Memory::new());
             let faulty = Arc::new(Faulty::new(memory.clone(), faults, seed));
-            subject(Arc::new(Retrying::<dyn Store>::new(faulty, QUICK)), memory)
+            subject(
+                Arc::new(Retrying::<dyn RepoStore>::new(faulty, QUICK)),
+                memory,
+            )
         })
         .await;
     }
@@ -293,7 +296,7 @@ async fn under_faults_every_outcome_is_right_bytes_a_miss_or_an_error() {
             retry_for: Duration::from_millis(20),
             ..QUICK
         };
-        let store = Verified::new(Arc::new(Retrying::<dyn Store>::new(faulty, policy)));
+        let store = Verified::new(Arc::new(Retrying::<dyn RepoStore>::new(faulty, policy)));
         let name = tag("t");
         let mut published = Vec::new();
         for (i, bytes) in blobs.iter().enumerate() {
@@ -368,7 +371,7 @@ async fn broken_download_goes_on_where_it_broke() {
         .get_answers(move |r| pieces(vec![Ok(b.slice(r.start as usize..300))]))
         .get_answers(|_| Ok(Some(stream::pending().boxed())));
     let scripted = Arc::new(scripted);
-    let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
+    let store = Retrying::<dyn RepoStore>::new(scripted.clone(), QUICK);
     let stream = store.get(&desc, 10..990).await.unwrap().unwrap();
     // The first answer pretends to start at 10.
     let read: Vec<Bytes> = stream.try_collect().await.unwrap();
@@ -396,7 +399,7 @@ async fn trickle_counts_as_a_stall() {
         Ok(Some(drops.boxed()))
     });
     let scripted = Arc::new(scripted);
-    let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
+    let store = Retrying::<dyn RepoStore>::new(scripted.clone(), QUICK);
     assert_eq!(whole(&store, &desc).await.unwrap().unwrap(), bytes);
     let asked = scripted.asked.lock().clone();
     assert_eq!(asked.len(), 2, "{asked:?}");
@@ -413,7 +416,7 @@ async fn download_gives_up_when_nothing_moves_and_says_what_it_tried() {
         retry_for: Duration::from_millis(50),
         ..QUICK
     };
-    let store = Retrying::<dyn Store>::new(Arc::new(scripted), policy);
+    let store = Retrying::<dyn RepoStore>::new(Arc::new(scripted), policy);
     let e = whole(&store, &desc).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Unavailable);
     assert!(e.attempts > 5 && e.elapsed <= policy.retry_for, "{e}");
@@ -431,7 +434,7 @@ async fn blob_that_vanishes_or_grows_under_a_reader_is_an_error() {
     let grown = Scripted::new(memory)
         .get_answers(move |_| pieces(vec![Ok(bytes.clone()), Ok(bytes.clone())]));
     for (scripted, range) in [(gone, 0..1000), (grown, 0..500)] {
-        let store = Retrying::<dyn Store>::new(Arc::new(scripted), QUICK);
+        let store = Retrying::<dyn RepoStore>::new(Arc::new(scripted), QUICK);
         let stream = store.get(&desc, range).await.unwrap().unwrap();
         let e = stream.try_collect::<Vec<_>>().await.unwrap_err();
         assert_eq!(e.kind, ErrorKind::Corrupt);
@@ -454,7 +457,7 @@ async fn only_temporary_errors_are_tried_again() {
         let error = || Error::new(kind, "stat", "no");
         let scripted = Scripted::new(memory.clone()).fails_with(vec![error(), error()]);
         let scripted = Arc::new(scripted);
-        let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
+        let store = Retrying::<dyn RepoStore>::new(scripted.clone(), QUICK);
         let done = store.stat(&desc.digest).await;
         assert_eq!(done.is_ok(), kind.is_temporary());
         assert_eq!(scripted.calls.load(Ordering::Relaxed), calls, "{kind:?}");
@@ -469,13 +472,13 @@ async fn server_is_given_the_time_it_asks_for_within_the_budget() {
         ..Error::new(ErrorKind::Throttled, "stat", "slow down")
     };
     let scripted = Arc::new(Scripted::new(memory.clone()).fails_with(vec![asks(100)]));
-    let store = Retrying::<dyn Store>::new(scripted, QUICK);
+    let store = Retrying::<dyn RepoStore>::new(scripted, QUICK);
     let began = Instant::now();
     assert_eq!(store.stat(&desc.digest).await.unwrap(), Some(10));
     assert!(began.elapsed() >= Duration::from_millis(100));
 
     let scripted = Arc::new(Scripted::new(memory).fails_with(vec![asks(3_600_000)]));
-    let store = Retrying::<dyn Store>::new(scripted.clone(), QUICK);
+    let store = Retrying::<dyn RepoStore>::new(scripted.clone(), QUICK);
     let began = Instant::now();
     assert_eq!(
         store.stat(&desc.digest).await.unwrap_err().kind,
@@ -500,14 +503,14 @@ async fn store_of_which_nothing_was_ever_heard_is_given_up_sooner() {
     let heard = || (0..50).map(|_| temporary()).collect::<Vec<_>>();
     for (errors, soon) in [(unheard(), true), (heard(), false)] {
         let scripted = Arc::new(Scripted::new(memory.clone()).fails_with(errors));
-        let store = Retrying::<dyn Store>::new(scripted, policy);
+        let store = Retrying::<dyn RepoStore>::new(scripted, policy);
         let e = store.stat(&desc.digest).await.unwrap_err();
         assert!(e.attempts > 2, "{e}");
         assert_eq!(e.elapsed <= policy.first_contact, soon, "{e}");
     }
     // Once it has answered, whatever it said, it is only busy.
     let scripted = Arc::new(Scripted::new(memory).fails_with(Vec::new()));
-    let store = Retrying::<dyn Store>::new(scripted.clone(), policy);
+    let store = Retrying::<dyn RepoStore>::new(scripted.clone(), policy);
     store.stat(&desc.digest).await.unwrap();
     *scripted.errors.lock() = unheard();
     let e = store.stat(&desc.digest).await.unwrap_err();
@@ -523,7 +526,7 @@ async fn store_that_never_answers_is_a_timeout() {
         retry_for: Duration::from_millis(100),
         ..QUICK
     };
-    let store = Retrying::<dyn Store>::new(Arc::new(scripted), policy);
+    let store = Retrying::<dyn RepoStore>::new(Arc::new(scripted), policy);
     let e = store.resolve(&tag("t").into()).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Timeout);
     assert!(e.attempts >= 2, "{e}");
@@ -539,7 +542,7 @@ async fn why_it_is_asked_again_is_known_to_whoever_gives_up_first() {
     };
     let trouble = Trouble::default();
     let contact = Contact::noting(trouble.clone());
-    let store = Retrying::<dyn Store>::sharing(Arc::new(scripted), policy, contact);
+    let store = Retrying::<dyn RepoStore>::sharing(Arc::new(scripted), policy, contact);
     let t = tag("t").into();
     let mut asked = store.resolve(&t);
     let soon = tokio::time::timeout(Duration::from_secs(1), &mut asked).await;
@@ -555,7 +558,7 @@ async fn lost_answers_to_writes_are_not_conflicts() {
     let memory = Arc::new(Memory::new());
     let scripted = || Arc::new(Scripted::new(memory.clone()).fails_with(vec![temporary()]));
     let (m, other, t) = (manifest(1), manifest(2), tag("t"));
-    let store = Retrying::<dyn Store>::new(scripted(), QUICK);
+    let store = Retrying::<dyn RepoStore>::new(scripted(), QUICK);
     let done = store.publish(&m, Some(&t), &Expect::Absent).await.unwrap();
     assert_eq!(done, Published::Done);
     // Without a fault in between, the same expectation does not hold.

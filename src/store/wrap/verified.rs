@@ -19,8 +19,8 @@ use crate::{
     digest::{Digest, Hasher},
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Resolved,
-        Result, Store, TagStore, check_body, check_manifest,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, RepoStore,
+        Resolved, Result, TagStore, check_body, check_manifest,
     },
 };
 
@@ -29,14 +29,14 @@ const SMALL_BYTES: u64 = 4 << 20;
 
 /// A store whose bytes are right or an error.
 pub struct Verified {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn RepoStore>,
     /// `None`: nothing is remembered.
     damaged: Option<DamagedBlobs>,
 }
 
 impl Verified {
     /// Checks what goes into `inner` and what comes out.
-    pub fn new(inner: Arc<dyn Store>) -> Self {
+    pub fn new(inner: Arc<dyn RepoStore>) -> Self {
         Self {
             inner,
             damaged: None,
@@ -44,7 +44,7 @@ impl Verified {
     }
 
     /// The same; blobs that come damaged are added to `damaged`, and are absent as long as they are there.
-    pub fn remembering(inner: Arc<dyn Store>, damaged: DamagedBlobs) -> Self {
+    pub fn remembering(inner: Arc<dyn RepoStore>, damaged: DamagedBlobs) -> Self {
         Self {
             inner,
             damaged: Some(damaged),

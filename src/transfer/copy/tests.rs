@@ -61,7 +61,7 @@ impl TagStore for Recorder {
     }
 }
 
-fn options(from: &Arc<Memory>, to: Arc<dyn Store>, dir: &tempfile::TempDir) -> Options {
+fn options(from: &Arc<Memory>, to: Arc<dyn RepoStore>, dir: &tempfile::TempDir) -> Options {
     Options {
         from: from.clone(),
         to,

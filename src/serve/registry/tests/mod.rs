@@ -92,7 +92,7 @@ impl Door {
             ..Options::default()
         };
         let opened = open::open(&url, &options).await.unwrap();
-        let repositories = opened.repositories.unwrap();
+        let repositories = opened.facts().repositories.clone().unwrap();
         let records = shared.then(|| repositories.records());
         let own = dir.path().join(format!("uploads-{:x}", fastrand::u64(..)));
         let uploads = Uploads::open(&own, records, false).unwrap();
@@ -103,7 +103,7 @@ impl Door {
             admission,
             dir,
             peer: Peer::unix(),
-            asked: opened.metrics[0].clone(),
+            asked: opened.facts().metrics[0].clone(),
         }
     }
 

@@ -213,7 +213,7 @@ async fn upload_goes_on_after_a_restart() {
         let uploads = Uploads::open(&store.join("uploads"), None, false).unwrap();
         Door {
             registry: Registry::new(
-                opened.repositories.unwrap(),
+                opened.facts().repositories.clone().unwrap(),
                 Arc::new(uploads),
                 Arc::default(),
             ),
@@ -221,7 +221,7 @@ async fn upload_goes_on_after_a_restart() {
             admission: door.admission.clone(),
             dir: door.dir.clone(),
             peer: Peer::unix(),
-            asked: opened.metrics[0].clone(),
+            asked: opened.facts().metrics[0].clone(),
         }
     };
     let before = open().await;

@@ -12,7 +12,7 @@ use crate::{
     memory::MemoryBudget,
     ops::{Context, Reach, du, inspect, list, load::Tables, verify},
     progress::{Phase, Watch},
-    store::{Body as Bytes, Repository, open::Opened},
+    store::{Body as Bytes, Repository, Store},
 };
 
 const SEEDS: u64 = 24;
@@ -37,7 +37,7 @@ impl Watch for Warnings {
 /// A store with the tenant `b`, and perhaps the content of `a`.
 struct World {
     door: Door,
-    opened: Arc<Opened>,
+    store: Store,
 }
 
 fn image_of(config: (&str, &Digest), layers: &[Value]) -> Manifest {
@@ -69,8 +69,11 @@ impl World {
         let url: StoreUrl = format!("disk:{}/store", door.dir.path().display())
             .parse()
             .unwrap();
-        let opened = Arc::new(open::open(&url, &Options::default()).await.unwrap());
-        let world = Self { door, opened };
+        let opened = open::open(&url, &Options::default()).await.unwrap();
+        let world = Self {
+            door,
+            store: opened,
+        };
         if with_secrets {
             let secret = world.repository("a/x");
             for bytes in [SECRET, SECRET_CONFIG.as_bytes(), b"{}"] {
@@ -85,8 +88,7 @@ impl World {
     }
 
     fn repository(&self, name: &str) -> Repository {
-        let repositories = self.opened.repositories.as_ref().unwrap();
-        repositories.repository(&name.parse().unwrap())
+        self.store.repository(&name.parse().unwrap()).unwrap()
     }
 
     /// What somebody who reads everything pushed for `b`.
@@ -131,7 +133,7 @@ impl World {
         let warnings = Arc::new(Warnings::default());
         let b = |repo: &Repo| repo.as_str().starts_with("b/");
         let ctx = Context {
-            opened: self.opened.clone(),
+            store: self.store.clone(),
             reach: Reach::granted(b, self.door.registry.sights()),
             progress: warnings.clone(),
             state_dir: None,

@@ -14,7 +14,7 @@ use crate::{
 async fn daemon(dir: &Path, state: &str, quota: Quota) -> Arc<Uploads> {
     let url: StoreUrl = format!("disk:{}/store", dir.display()).parse().unwrap();
     let opened = open::open(&url, &Options::default()).await.unwrap();
-    let records = opened.repositories.unwrap().records();
+    let records = opened.facts().repositories.as_ref().unwrap().records();
     let state = dir.join(state);
     let uploads = Arc::new(Uploads::open(&state.join("uploads"), Some(records), false).unwrap());
     uploads.set_quota(quota);

@@ -52,7 +52,7 @@ async fn conforms(fake: &Fake) {
         ..open::Options::default()
     };
     let opened = open::open(&url, &options).await.unwrap();
-    conformance::repositories::run(&*opened.repositories.unwrap()).await;
+    conformance::repositories::run(&**opened.facts().repositories.as_ref().unwrap()).await;
 }
 
 #[tokio::test]

@@ -226,11 +226,11 @@ async fn private_authority_is_refused_until_it_is_in_the_bundle() {
     let location = Location::parse(&format!("oci://registry.test:{}/a", addr.port())).unwrap();
     let mut settings = common();
     let try_it = async |settings: &net::Common| {
-        let wire = super::super::transport::Wire::new_resolving(&location, settings, addr)
+        let wire = super::super::connection::Connection::new_resolving(&location, settings, addr)
             .await
             .unwrap();
         let url = location.api().unwrap();
-        let ask = super::super::wire::Ask::new(
+        let ask = super::super::request::Ask::new(
             "stat",
             reqwest::Method::HEAD,
             url.clone(),
@@ -252,11 +252,11 @@ async fn private_authority_is_refused_until_it_is_in_the_bundle() {
 async fn plain_http_where_tls_is_expected_is_explained() {
     let fake = Fake::plain().await;
     let location = Location::parse(&format!("oci://registry.test:{}/a", fake.addr.port())).unwrap();
-    let wire = super::super::transport::Wire::new_resolving(&location, &common(), fake.addr)
+    let wire = super::super::connection::Connection::new_resolving(&location, &common(), fake.addr)
         .await
         .unwrap();
     let url = location.api().unwrap();
-    let ask = super::super::wire::Ask::new(
+    let ask = super::super::request::Ask::new(
         "stat",
         reqwest::Method::HEAD,
         url.clone(),
@@ -298,7 +298,7 @@ async fn same_warning_is_kept_once() {
     for _ in 0..3 {
         store.stat(&Digest::sha256_of(b"x")).await.unwrap();
     }
-    assert_eq!(store.inner().transport.warned(), ["going away"]);
+    assert_eq!(store.shared().transport.warned(), ["going away"]);
 }
 
 #[tokio::test]

@@ -5,14 +5,14 @@ async fn conforms(mode: Mode) {
     Box::pin(conformance::run_all(async || {
         let world = World::new(mode);
         let daemon = world.start().await;
-        let opened = daemon.tiered.opened();
+        let opened = daemon.tiered.store();
         conformance::Subject {
-            store: opened.store,
+            store: opened.contents().clone(),
             // While the remote is there, it compares.
             meet: Meet::CompareAndSwap,
-            untag: opened.untag,
-            sweep: opened.sweep,
-            spool_dir: opened.spool_dir,
+            untag: opened.untag().cloned(),
+            sweep: opened.sweep().cloned(),
+            spool_dir: opened.facts().spool_dir.clone(),
             keep: Box::new((world, daemon.tiered)),
         }
     }))
@@ -35,10 +35,7 @@ async fn stores_that_do_not_fit_are_refused() {
     let layout = StoreUrl::Layout(world.dir.path().join("layout"));
     let layout = open::open(&layout, &Options::default()).await.unwrap();
     let unverified = world.remote().await;
-    let remote = Opened {
-        verified: true,
-        ..unverified.clone()
-    };
+    let remote = unverified.clone().with(|facts| facts.is_verified = true);
     let moved = world.moved.clone();
     for (near, remote, kind) in [
         (layout.clone(), remote.clone(), ErrorKind::Invalid),

@@ -85,7 +85,7 @@ async fn killed_before(step: usize) -> bool {
     );
     assert_eq!(left.numbers.left_alone, 0, "step {step}");
     check(&repo).await;
-    let remote = world.remote().await.repositories.unwrap();
+    let remote = world.remote().await.facts().repositories.clone().unwrap();
     check(&remote.repository(&"a".parse().unwrap())).await;
     over
 }

@@ -141,7 +141,7 @@ async fn what_was_removed_does_not_come_back() {
     let manifest = push(&repo, "t", 1).await.unwrap();
     let whole = push(&repo, "u", 2).await.unwrap();
     // Past the daemon: the record, and then all that nobody needs.
-    let remote = world.remote().await.repositories.unwrap();
+    let remote = world.remote().await.facts().repositories.clone().unwrap();
     let key = keys::manifest(&"a".parse().unwrap(), &manifest.digest);
     remote.records().remove_record(&key).await.unwrap();
     let gone = layers(&manifest).await[0];

@@ -33,10 +33,11 @@ async fn with_marked(world: &World) -> (Daemon, Digest, std::fs::File) {
     let file = path.join("blobs/sha256").join(desc.digest.hex());
     let file = std::fs::File::open(file).unwrap();
     file.set_modified(SystemTime::now() - 2 * DAY).unwrap();
-    daemon
-        .tiered
-        .opened()
+    let store = daemon.tiered.store();
+    store
+        .facts()
         .marked
+        .as_ref()
         .unwrap()
         .replace([desc.digest]);
     (daemon, desc.digest, file)
@@ -81,7 +82,8 @@ async fn a_marked_blob_that_is_pushed_again_is_renewed_when_it_is_sent() {
     core.front.remove(&[digest]).await.unwrap();
     core.seen.forget(&[digest]);
     core.remote
-        .opened
+        .store
+        .facts()
         .marked
         .as_ref()
         .unwrap()

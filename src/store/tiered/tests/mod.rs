@@ -23,7 +23,7 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
-        Resolved, Store, StoredBlob, Sweep, TagStore, Untag,
+        RepoStore, Resolved, StoredBlob, Sweep, TagStore, Untag,
         open::{self, Options, StoreUrl},
         records::Listed,
         testing::{Faults, Faulty},
@@ -41,6 +41,32 @@ mod reads;
 mod replays;
 mod room;
 mod unreachable;
+
+impl BacklogStatus {
+    /// Nothing waits, for tests of those who ask.
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            mode: Mode::WriteBack,
+            remote: Reachable {
+                up: true,
+                since: Duration::ZERO,
+                why: String::new(),
+                kind: None,
+                outages: 0,
+            },
+            blobs: 0,
+            bytes: 0,
+            updates: 0,
+            refused: None,
+            oldest: None,
+            front_bytes: 0,
+            front_max_bytes: 0,
+            set_aside: 0,
+            numbers: Numbers::default(),
+            left_alone: Vec::new(),
+        }
+    }
+}
 
 /// What happens on the way to a store.
 #[derive(Default)]
@@ -158,7 +184,7 @@ impl Link {
         *self.refused.lock() = None;
     }
 
-    fn with_faults(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+    fn with_faults(&self, store: Arc<dyn RepoStore>) -> Arc<dyn RepoStore> {
         match self.faults {
             Some(faults) => {
                 let seed = self.seed.fetch_add(1, SeqCst);
@@ -187,7 +213,7 @@ struct Linked {
     link: Arc<Link>,
     /// What comes is verified at this end.
     verified: bool,
-    store: Arc<dyn Store>,
+    store: Arc<dyn RepoStore>,
     untag: Arc<dyn Untag>,
     records: Arc<dyn Records>,
     sweep: Arc<dyn Sweep>,
@@ -196,38 +222,37 @@ struct Linked {
 
 impl Linked {
     /// The front.
-    fn near(link: &Arc<Link>, opened: &Opened) -> Opened {
+    fn near(link: &Arc<Link>, opened: &Store) -> Store {
         Self::between(link, opened, false)
     }
 
     /// The remote.
-    fn behind(link: &Arc<Link>, opened: &Opened) -> Opened {
+    fn behind(link: &Arc<Link>, opened: &Store) -> Store {
         Self::between(link, opened, true)
     }
 
-    fn between(link: &Arc<Link>, opened: &Opened, verified: bool) -> Opened {
-        let repositories = opened.repositories.clone().unwrap();
+    fn between(link: &Arc<Link>, opened: &Store, verified: bool) -> Store {
+        let repositories = opened.facts().repositories.clone().unwrap();
         let linked = Arc::new(Self {
             link: link.clone(),
             verified,
-            store: link.with_faults(opened.store.clone()),
-            untag: opened.untag.clone().unwrap(),
+            store: link.with_faults(opened.contents().clone()),
+            untag: opened.untag().cloned().unwrap(),
             records: repositories.records(),
-            sweep: opened.sweep.clone().unwrap(),
+            sweep: opened.sweep().cloned().unwrap(),
             repositories,
         });
-        Opened {
-            store: linked.clone().end(),
-            verified,
-            untag: Some(linked.clone()),
-            sweep: Some(linked.clone()),
-            repositories: Some(linked),
-            ..opened.clone()
-        }
+        let store = opened.clone().with_contents(linked.clone().end());
+        let store = store.with_untag(linked.clone());
+        let store = store.with_sweep(Some(linked.clone()));
+        store.with(|facts| {
+            facts.is_verified = verified;
+            facts.repositories = Some(linked);
+        })
     }
 
     /// What is at this end of the link.
-    fn end(self: Arc<Self>) -> Arc<dyn Store> {
+    fn end(self: Arc<Self>) -> Arc<dyn RepoStore> {
         if self.verified {
             Arc::new(Verified::new(self))
         } else {
@@ -446,7 +471,7 @@ impl Sweep for Linked {
 }
 
 /// A disk store; with the table `vetted` one that hashes what changed, as a daemon opens its front.
-async fn disk(path: &Path, vetted: Option<std::path::PathBuf>) -> Opened {
+async fn disk(path: &Path, vetted: Option<std::path::PathBuf>) -> Store {
     let options = Options {
         verified: false,
         vetted,
@@ -520,20 +545,20 @@ impl World {
         }
     }
 
-    async fn near(&self) -> Opened {
+    async fn near(&self) -> Store {
         let vetted = self.dir.path().join("vetted");
         disk(&self.dir.path().join("near"), Some(vetted)).await
     }
 
     /// The remote as others see it.
-    async fn remote(&self) -> Opened {
+    async fn remote(&self) -> Store {
         disk(&self.dir.path().join("remote"), None).await
     }
 
     /// What a tag is at the remote, with all that its manifest names; every byte is checked.
     async fn at_remote(&self, repo: &str, tag: &str) -> Option<Manifest> {
-        let remote = self.remote().await.repositories.unwrap();
-        let remote = remote.repository(&repo.parse().unwrap());
+        let remote = self.remote().await;
+        let remote = remote.repository(&repo.parse().unwrap()).unwrap();
         let found = remote.manifest(&name(tag)).await.unwrap()?;
         check_children(&remote, &found.manifest).await;
         Some(found.manifest)
@@ -560,16 +585,16 @@ impl Daemon {
         self.tiered.repository(&name.parse().unwrap())
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> BacklogStatus {
         self.tiered.backlog().status()
     }
 
     /// Waits for the queue as `cachectl flush --wait` does.
-    async fn flush(&self) -> Status {
+    async fn flush(&self) -> BacklogStatus {
         self.flush_for(Duration::from_mins(2)).await
     }
 
-    async fn flush_for(&self, limit: Duration) -> Status {
+    async fn flush_for(&self, limit: Duration) -> BacklogStatus {
         let deadline = Instant::now() + limit;
         self.tiered.backlog().flush(deadline).await
     }

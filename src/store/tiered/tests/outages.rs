@@ -205,7 +205,14 @@ async fn record_of_an_outage_is_read_at_once_and_reaches_the_remote() {
     assert_eq!(records.read_record(&key, 100).await.unwrap().unwrap(), "{}");
     daemon.back().await;
     assert!(daemon.flush().await.is_flushed());
-    let behind = world.remote().await.repositories.unwrap().records();
+    let behind = world
+        .remote()
+        .await
+        .facts()
+        .repositories
+        .clone()
+        .unwrap()
+        .records();
     assert_eq!(behind.read_record(&key, 100).await.unwrap().unwrap(), "{}");
 }
 
@@ -216,7 +223,7 @@ async fn blob_that_is_only_in_front_is_sent_before_a_name_leads_to_it() {
         let daemon = world.start().await;
         let (layer, body) = blob(&data(5000, 1));
         // As after a sweep at the remote.
-        world.near().await.store.put(&layer, &body).await.unwrap();
+        world.near().await.put(&layer, &body).await.unwrap();
         let repo = daemon.repo("a");
         assert!(repo.stat_blob(&layer.digest).await.unwrap().is_some());
         let manifest = image(&[&layer], 1);
@@ -263,7 +270,7 @@ async fn blob_that_the_disk_damaged_before_it_was_sent_is_set_aside_and_healed_b
     assert!(repo.stat_blob(&desc.digest).await.unwrap().is_none());
     repo.put_blob(&desc, &body).await.unwrap();
     assert!(daemon.flush().await.is_flushed());
-    let remote = world.remote().await.store;
+    let remote = world.remote().await;
     assert_eq!(remote.stat(&desc.digest).await.unwrap(), Some(5000));
 }
 
@@ -281,7 +288,7 @@ async fn blob_that_was_damaged_while_it_waited_is_neither_sent_nor_served() {
     daemon.back().await;
     let left = daemon.flush().await;
     assert!(left.is_flushed() && left.set_aside == 1, "{left:?}");
-    let remote = world.remote().await.store;
+    let remote = world.remote().await;
     assert_eq!(remote.stat(&desc.digest).await.unwrap(), None);
     assert!(read(&repo, &desc).await.unwrap().is_none());
     repo.put_blob(&desc, &body).await.unwrap();

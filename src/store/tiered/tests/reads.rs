@@ -8,13 +8,13 @@ use crate::store::wrap::counters::{Tier, watched};
 async fn cold(world: &World, len: usize, seed: u64) -> (Descriptor, Bytes) {
     let bytes = data(len, seed);
     let (desc, body) = blob(&bytes);
-    world.remote().await.store.put(&desc, &body).await.unwrap();
+    world.remote().await.put(&desc, &body).await.unwrap();
     (desc, bytes)
 }
 
 async fn is_near(world: &World, desc: &Descriptor) -> bool {
     let near = world.near().await;
-    near.store.stat(&desc.digest).await.unwrap().is_some()
+    near.stat(&desc.digest).await.unwrap().is_some()
 }
 
 /// Waits until what was downloaded is in front.
@@ -56,7 +56,7 @@ async fn it_is_known_which_tier_a_blob_came_from_and_each_counts_what_it_was_ask
     let (found, tier) = watched(read(&repo, &desc)).await;
     assert!(found.unwrap().unwrap() == bytes);
     assert_eq!(tier, Some(Tier::Local));
-    let counters = daemon.tiered.opened().metrics;
+    let counters = daemon.tiered.store().facts().metrics.clone();
     let seen: Vec<_> = counters.iter().map(|c| c.snapshot()).collect();
     assert_eq!((seen[0].get.requests, seen[0].get.misses), (2, 1));
     assert_eq!((seen[1].get.requests, seen[1].bytes_in), (1, desc.size));
@@ -198,7 +198,6 @@ async fn sha512_blob_is_filled_too() {
     let desc = Descriptor::new("a/b", hasher.finish(), bytes.len() as u64);
     let remote = world.remote().await;
     remote
-        .store
         .put(&desc, &Body::Bytes(bytes.clone()))
         .await
         .unwrap();
@@ -238,7 +237,7 @@ async fn downloads_at_once_are_limited() {
 #[tokio::test(start_paused = true)]
 async fn what_was_read_once_is_served_while_the_remote_is_away() {
     let world = World::new(Mode::WriteThrough);
-    let remote = world.remote().await.repositories.unwrap();
+    let remote = world.remote().await.facts().repositories.clone().unwrap();
     let manifest = push(&remote.repository(&"a".parse().unwrap()), "v1", 1)
         .await
         .unwrap();
@@ -281,14 +280,14 @@ async fn names_are_the_remotes_whatever_the_front_knew() {
     let daemon = world.start().await;
     let repo = daemon.repo("a");
     push(&repo, "v1", 1).await.unwrap();
-    let other = world.remote().await.repositories.unwrap();
+    let other = world.remote().await.facts().repositories.clone().unwrap();
     let other = other.repository(&"a".parse().unwrap());
     let newer = push(&other, "v1", 2).await.unwrap();
     assert_eq!(points(&repo, "v1").await, Some(newer.digest));
     other.delete_tag(&"v1".parse().unwrap()).await.unwrap();
     assert_eq!(points(&repo, "v1").await, None);
     // And what is kept for an outage follows.
-    let near = world.near().await.repositories.unwrap();
+    let near = world.near().await.facts().repositories.clone().unwrap();
     assert_eq!(
         points(&near.repository(&"a".parse().unwrap()), "v1").await,
         None

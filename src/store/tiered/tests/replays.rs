@@ -31,7 +31,7 @@ fn index(all: &[Descriptor]) -> Manifest {
 
 /// Somebody else's push, past the daemon.
 async fn by_another(world: &World, tag: &str, seed: u64) -> Manifest {
-    let remote = world.remote().await.repositories.unwrap();
+    let remote = world.remote().await.facts().repositories.clone().unwrap();
     push(&remote.repository(&"a".parse().unwrap()), tag, seed)
         .await
         .unwrap()
@@ -110,7 +110,7 @@ async fn newer_tag_at_the_remote_is_left_alone_and_reported() {
     assert_eq!(world.at_remote("a", "t").await, Some(theirs.clone()));
     assert_eq!(points(&repo, "t").await, Some(theirs.digest));
     // Ours are still there for who asks by digest, with their blobs.
-    let remote = world.remote().await.repositories.unwrap();
+    let remote = world.remote().await.facts().repositories.clone().unwrap();
     let remote = remote.repository(&"a".parse().unwrap());
     for manifest in [ours, ours_again] {
         assert!(
@@ -184,7 +184,7 @@ async fn tag_that_was_deleted_elsewhere_is_published_again() {
     push(&daemon.repo("a"), "t", 1).await.unwrap();
     daemon.outage().await;
     let ours = push(&daemon.repo("a"), "t", 2).await.unwrap();
-    let remote = world.remote().await.repositories.unwrap();
+    let remote = world.remote().await.facts().repositories.clone().unwrap();
     let remote = remote.repository(&"a".parse().unwrap());
     remote.delete_tag(&"t".parse().unwrap()).await.unwrap();
     daemon.back().await;
@@ -318,7 +318,7 @@ async fn sweep_knows_what_the_queue_needs() {
     let queued = push(&daemon.repo("a"), "t", 1).await.unwrap();
     daemon.link.refuse("publish");
     daemon.back().await;
-    let sweep = daemon.tiered.opened().sweep.unwrap();
+    let sweep = daemon.tiered.store().sweep().cloned().unwrap();
     let listed = sweep.blobs().await.unwrap();
     let layer = blob(&data(5000, 1)).0.digest;
     assert!(listed.iter().any(|b| b.digest == layer));
@@ -356,7 +356,7 @@ async fn what_the_remote_takes_and_does_not_have_stays_in_the_queue() {
     daemon.link.forgets.store(false, SeqCst);
     assert!(daemon.flush().await.is_flushed());
     assert_eq!(world.at_remote("a", "t").await, Some(tagged));
-    let remote = world.remote().await.repositories.unwrap();
+    let remote = world.remote().await.facts().repositories.clone().unwrap();
     let there = remote.repository(&"a".parse().unwrap());
     assert!(
         there

@@ -18,7 +18,7 @@ fn small_world(mode: Mode, max_bytes: u64) -> World {
 
 async fn near(world: &World, desc: &Descriptor) -> bool {
     let near = world.near().await;
-    near.store.stat(&desc.digest).await.unwrap().is_some()
+    near.stat(&desc.digest).await.unwrap().is_some()
 }
 
 async fn put(daemon: &Daemon, len: u64, seed: u64) -> Result<Descriptor> {
@@ -127,7 +127,7 @@ async fn what_the_queue_needs_is_never_given_up() {
         nanos: 0,
     };
     remote
-        .sweep
+        .sweep()
         .unwrap()
         .remove(&[layer.digest], for_ever)
         .await
@@ -165,7 +165,7 @@ async fn a_full_remote_is_swept_though_it_refuses_what_waits_for_it() {
     assert!(daemon.flush().await.is_flushed());
     *daemon.link.refused.lock() = Some(("put", ErrorKind::Full));
     let waits = put(&daemon, 1000, 2).await.unwrap();
-    let sweep = daemon.tiered.opened().sweep.unwrap();
+    let sweep = daemon.tiered.store().sweep().cloned().unwrap();
     let for_ever = Time {
         secs: i64::MAX,
         nanos: 0,

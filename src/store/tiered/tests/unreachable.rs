@@ -32,7 +32,7 @@ impl Scene {
     async fn of(mode: Mode) -> Self {
         let world = World::new(mode);
         let (cold, body) = blob(&data(5000, 9));
-        world.remote().await.store.put(&cold, &body).await.unwrap();
+        world.remote().await.put(&cold, &body).await.unwrap();
         let daemon = world.start().await;
         let at_hand = push(&daemon.repo("a"), "t", 1).await.unwrap();
         Self {

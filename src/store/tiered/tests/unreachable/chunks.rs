@@ -160,7 +160,8 @@ async fn pieces(records: &dyn Records) -> Vec<Listed> {
 }
 
 async fn in_front(world: &World) -> Arc<dyn Records> {
-    world.near().await.repositories.unwrap().records()
+    let near = world.near().await;
+    near.facts().repositories.as_ref().unwrap().records()
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,72 @@
+//! What becomes of one try to send a blob.
+
+use reqwest::StatusCode;
+
+use super::{answer::Answer, blobs, error, session::Session};
+use crate::{
+    artifact::Descriptor,
+    store::{Error, ErrorKind, Result},
+};
+
+/// How a blob is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// One PUT with all of it.
+    Whole = 0,
+    /// One PATCH with all of it, then PUT.
+    Stream = 1,
+    /// PATCH by PATCH, then PUT.
+    Pieces = 2,
+}
+
+/// What became of one try.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is there.
+    Stored,
+    /// The registry does not know the session (any more); nothing of it is left. With what it said.
+    Lost(Error),
+    /// It dropped the session because a request broke in its middle.
+    Dropped(Error),
+    /// This registry does not take it this way.
+    NotSo(Way),
+    /// It broke off, as the error says; for this blob another way can go on where it breaks the next time.
+    Broke(Way, Error),
+}
+
+impl Outcome {
+    /// A session that is gone is no reason to give up, whatever the registry's words for it.
+    pub(super) fn lost(said: Error) -> Self {
+        Self::Lost(gone(said))
+    }
+
+    /// The same where a request had broken before.
+    pub(super) fn dropped(broke: Error) -> Self {
+        Self::Dropped(gone(broke))
+    }
+}
+
+fn gone(mut said: Error) -> Error {
+    said.kind = ErrorKind::Unavailable;
+    said.message = format!("the upload was lost: {}", said.message);
+    said
+}
+
+/// Checks a success, and asks again where it is none by the letter.
+pub(super) async fn stored(
+    session: &mut Session,
+    desc: &Descriptor,
+    answer: Answer,
+) -> Result<Outcome> {
+    answer.check_digest("put", &desc.digest)?;
+    session.forget();
+    let shared = session.shared().clone();
+    if answer.status == StatusCode::CREATED || blobs::is_there(&shared, desc).await? {
+        return Ok(Outcome::Stored);
+    }
+    let why = format!(
+        "the upload was answered with {}, and the blob is not there",
+        answer.status
+    );
+    Err(error::foreign("put", why))
+}

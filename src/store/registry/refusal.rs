@@ -1,0 +1,323 @@
+//! What a registry's refusals mean: one table to [`ErrorKind`], and words for people.
+
+use std::time::Duration;
+
+use reqwest::{
+    StatusCode,
+    header::{CONTENT_ENCODING, DATE, HeaderMap, RETRY_AFTER},
+};
+
+use super::{API_VERSION, answer::Answer, credentials::Account, error::IN_ITS_PLACE, guard};
+use crate::{
+    redact,
+    store::{Error, ErrorKind, Result, server_time},
+};
+
+/// Largest body of a refusal that is read.
+pub(super) const MAX_ERROR_BYTES: u64 = 64 << 10;
+/// Most of a server's own words in a message.
+const MAX_WORDS: usize = 300;
+
+/// A refusal, understood.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// Codes of the error body (spec, "Error Codes"); empty if there was none.
+    codes: Vec<String>,
+    pub(super) error: Error,
+}
+
+impl Refusal {
+    /// Says whether the registry named `code`.
+    pub(super) fn says(&self, code: &str) -> bool {
+        self.codes.iter().any(|c| c == code)
+    }
+}
+
+impl Answer {
+    /// Reads what an answer that is no success says.
+    pub(super) async fn refusal(mut self, op: &'static str) -> Refusal {
+        let (status, headers) = (self.status, self.headers.clone());
+        let (method, away, account) = (self.method.clone(), self.away, self.account.take());
+        let body = self.read(op, MAX_ERROR_BYTES).await.unwrap_or_default();
+        let errors = errors_of(&body);
+        let words = match errors.first() {
+            Some(e) if e.message.is_empty() => format!(": {}", e.code),
+            Some(e) => format!(": {}: {}", e.code, e.message),
+            None => words(&body),
+        };
+        let other_way = (status == StatusCode::BAD_REQUEST && !away && wants_tls(&body))
+            .then(|| format!("; it speaks TLS: {}", self.other_way));
+        let codes: Vec<String> = errors.into_iter().map(|e| e.code).collect();
+        let kind = kind(status, &codes, &headers, away);
+        let whom = if away {
+            "the storage behind the registry"
+        } else {
+            "the registry"
+        };
+        let words = redact::escaped(&words.chars().take(MAX_WORDS).collect::<String>());
+        let mut error = Error::new(
+            kind,
+            op,
+            format!(
+                "{whom} answered {method} with {status}{words}{}{}{}",
+                account
+                    .filter(|_| !away)
+                    .map(|a| shown(&a, kind))
+                    .unwrap_or_default(),
+                other_way.unwrap_or_default(),
+                if is_foreign(status, &codes, &headers, away) {
+                    IN_ITS_PLACE
+                } else {
+                    hint(status, kind)
+                }
+            ),
+        );
+        error.retry_after = retry_after(&headers);
+        Refusal {
+            status,
+            codes,
+            error,
+        }
+    }
+
+    /// Who answered what, where that is not a registry's answer.
+    pub(super) fn described(&self) -> String {
+        let from = guard::show(&self.url);
+        let of = match (self.media_type().as_str(), self.text("server")) {
+            ("", None) => String::new(),
+            (media_type, None) => format!(" ({media_type})"),
+            ("", Some(server)) => format!(" (server {server})"),
+            (media_type, Some(server)) => format!(" ({media_type}, server {server})"),
+        };
+        let of: String = of.chars().take(MAX_WORDS).collect();
+        format!(
+            "answered with {} from `{from}`{}, which is not a registry's answer",
+            self.status,
+            redact::escaped(&of)
+        )
+    }
+
+    /// Refuses bytes that were packed on the way although they were asked for as they are: a proxy's doing, not damage, which would have
+    /// them stored anew.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(super) fn check_plain(&self, op: &'static str) -> Result<()> {
+        let packed = self
+            .text(CONTENT_ENCODING)
+            .filter(|e| !matches!(e.trim(), "" | "identity"));
+        let Some(encoding) = packed else {
+            return Ok(());
+        };
+        let encoding = redact::escaped(encoding);
+        let why = format!(
+            "it came with `Content-Encoding: {encoding}`, though it was asked for as it is: does a proxy in front of the registry compress answers?"
+        );
+        Err(Error::new(ErrorKind::Unavailable, op, why))
+    }
+}
+
+/// The body of a refusal (spec, "Error Codes").
+#[derive(serde::Deserialize)]
+struct Envelope {
+    errors: Vec<Said>,
+}
+
+#[derive(serde::Deserialize)]
+struct Said {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// What a body says as a registry does; nothing for every other.
+fn errors_of(body: &[u8]) -> Vec<Said> {
+    let envelope = serde_json::from_slice::<Envelope>(body);
+    envelope.map(|e| e.errors).unwrap_or_default()
+}
+
+/// Says whether a body is a registry's refusal, whatever it is for.
+pub(super) fn has_code(body: &[u8]) -> bool {
+    !errors_of(body).is_empty()
+}
+
+/// What a body says in plain words, for the end of a message; empty for none.
+pub(super) fn words(body: &[u8]) -> String {
+    let Some(words) = plain_words(body) else {
+        return String::new();
+    };
+    let words: String = words.chars().take(MAX_WORDS).collect();
+    format!(": {}", redact::escaped(&words))
+}
+
+/// Says whether a refusal is a 404 that no registry sends: see `Transport::missing`.
+fn is_foreign(status: StatusCode, codes: &[String], headers: &HeaderMap, away: bool) -> bool {
+    let signed = !codes.is_empty() || headers.contains_key(API_VERSION);
+    status == StatusCode::NOT_FOUND && !signed && !away
+}
+
+/// The first line of a body that is plain text, as proxies and servers send it that are no registry; pages and documents say nothing.
+fn plain_words(body: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(body).ok()?.trim_start();
+    let line = text.lines().next()?.trim_end();
+    (!line.is_empty() && !line.starts_with(['<', '{', '['])).then_some(line)
+}
+
+/// Says whether a server that speaks TLS refuses plain http with this: those of Go, and nginx in a page.
+fn wants_tls(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+    text.contains("http request to an https server")
+        || text.contains("http request was sent to https")
+}
+
+/// Which credentials were refused, or why there were none, and what to do about it.
+fn shown(account: &Account, kind: ErrorKind) -> String {
+    match (account, kind) {
+        (Account::Sent(whose), ErrorKind::Unauthenticated) => {
+            format!(
+                "; it was sent as {whose}: check the password, or log in again with `docker login`"
+            )
+        }
+        (Account::NotSent(why), ErrorKind::Unauthenticated) => {
+            format!(
+                "; no credentials were sent: {why}; log in with `docker login`, or set registry.username and registry.password"
+            )
+        }
+        (Account::Sent(whose), ErrorKind::Denied) => format!("; it was sent as {whose}"),
+        (Account::NotSent(why), ErrorKind::Denied) => format!("; no credentials were sent: {why}"),
+        _ => String::new(),
+    }
+}
+
+fn hint(status: StatusCode, kind: ErrorKind) -> &'static str {
+    match (kind, status.as_u16()) {
+        (ErrorKind::NoSuchStore, _) => "; some registries want the repository made first",
+        (ErrorKind::Conflict, 400 | 404) => {
+            "; a blob that it names is not there (removed while we worked?)"
+        }
+        (ErrorKind::Unsupported, 413) => {
+            "; the registry, or a proxy before it, limits the size of a request"
+        }
+        _ if status.as_u16() < 400 => IN_ITS_PLACE,
+        _ => "",
+    }
+}
+
+/// How long the server asks us to wait.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    server_time::retry_after(text(RETRY_AFTER)?, text(DATE))
+}
+
+/// The table. `away`: it was not the registry but a host that it sent us to, by a URL that is signed and ages.
+pub(super) fn kind(
+    status: StatusCode,
+    codes: &[String],
+    headers: &HeaderMap,
+    away: bool,
+) -> ErrorKind {
+    let says = |code: &str| codes.iter().any(|c| c == code);
+    match status.as_u16() {
+        400 | 401 | 403 if away => ErrorKind::Unavailable,
+        _ if says("TOOMANYREQUESTS") => ErrorKind::Throttled,
+        400 | 404 if says("DIGEST_INVALID") || says("SIZE_INVALID") => ErrorKind::Corrupt,
+        400 | 404 if says("MANIFEST_BLOB_UNKNOWN") => ErrorKind::Conflict,
+        400 if says("UNSUPPORTED") || says("MANIFEST_INVALID") => ErrorKind::Unsupported,
+        401 => ErrorKind::Unauthenticated,
+        // GitHub limits with 403 and says how long.
+        403 if retry_after(headers).is_some() => ErrorKind::Throttled,
+        403 => ErrorKind::Denied,
+        // A session that is gone: the same operation from its start may go through.
+        404 if says("BLOB_UPLOAD_UNKNOWN") => ErrorKind::Unavailable,
+        404 if is_foreign(status, codes, headers, away) => ErrorKind::Unavailable,
+        404 | 410 => ErrorKind::NoSuchStore,
+        408 => ErrorKind::Timeout,
+        409 | 412 => ErrorKind::Conflict,
+        405 | 406 | 411 | 413 | 415 | 501 => ErrorKind::Unsupported,
+        429 => ErrorKind::Throttled,
+        507 => ErrorKind::Full,
+        416 => ErrorKind::Corrupt,
+        400..=499 => ErrorKind::Invalid,
+        // 5xx; and a success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_kind() {
+        use ErrorKind as K;
+        for (status, want) in [
+            (200, K::Unavailable),
+            (307, K::Unavailable),
+            (400, K::Invalid),
+            (401, K::Unauthenticated),
+            (403, K::Denied),
+            (404, K::Unavailable),
+            (410, K::NoSuchStore),
+            (405, K::Unsupported),
+            (408, K::Timeout),
+            (409, K::Conflict),
+            (411, K::Unsupported),
+            (412, K::Conflict),
+            (413, K::Unsupported),
+            (416, K::Corrupt),
+            (418, K::Invalid),
+            (429, K::Throttled),
+            (500, K::Unavailable),
+            (501, K::Unsupported),
+            (502, K::Unavailable),
+            (503, K::Unavailable),
+            (504, K::Unavailable),
+            (507, K::Full),
+            (599, K::Unavailable),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(
+                kind(status, &[], &HeaderMap::new(), false),
+                want,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn plain_words_of_a_refusal_are_its_first_line() {
+        let go = b"Client sent an HTTP request to an HTTPS server.\n";
+        assert_eq!(plain_words(go).unwrap().as_bytes(), go.trim_ascii_end());
+        assert!(wants_tls(go));
+        let page = b"<html><title>400 The plain HTTP request was sent to HTTPS port</title>";
+        assert!(wants_tls(page) && plain_words(page).is_none());
+        for nothing in [&b""[..], b"\n", b"{\"x\": 1}", b"\xff\xfe"] {
+            assert!(plain_words(nothing).is_none() && !wants_tls(nothing));
+        }
+    }
+
+    #[test]
+    fn codes_and_headers_say_more_than_the_status() {
+        let none = HeaderMap::new();
+        let of = |status: u16, code: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            kind(status, &[code.to_owned()], &none, false)
+        };
+        assert_eq!(of(400, "DIGEST_INVALID"), ErrorKind::Corrupt);
+        assert_eq!(of(400, "UNSUPPORTED"), ErrorKind::Unsupported);
+        assert_eq!(of(404, "MANIFEST_BLOB_UNKNOWN"), ErrorKind::Conflict);
+        assert_eq!(of(404, "BLOB_UPLOAD_UNKNOWN"), ErrorKind::Unavailable);
+        assert_eq!(of(403, "TOOMANYREQUESTS"), ErrorKind::Throttled);
+        let mut wait = HeaderMap::new();
+        wait.insert("retry-after", "5".parse().unwrap());
+        assert_eq!(
+            kind(StatusCode::FORBIDDEN, &[], &wait, false),
+            ErrorKind::Throttled
+        );
+        assert_eq!(
+            kind(StatusCode::FORBIDDEN, &[], &none, true),
+            ErrorKind::Unavailable
+        );
+    }
+}
