@@ -16,7 +16,7 @@ const BASE32: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 pub(super) const HASH_CHARS: usize = 12;
 
 /// Whose snapshot it is, in full: what a config holds.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct SnapshotName {
     /// `gobuild`, `gomod`, `dir`.
     pub kind: String,

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
+use serde_json::json;
+
 use super::{
     args::{self, By},
     error::{CommandError, Result},
-    json,
+    json::Object,
     output::{self, bytes, count, seconds},
     session::Session,
     stores::{self, Place},
@@ -73,7 +75,10 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     let elapsed = session.began.elapsed();
     if session.json {
         let by = if who == Who::Here { "here" } else { "daemon" };
-        output::object(&json::copied((&from, &to), by, &report, elapsed))?;
+        // How much a name holds only its snapshots tell, which are copied unread.
+        let own = json!({"from": from, "to": to, "by": by, "entries": null, "bytes": null});
+        let object = Object::new("copy", report.found, elapsed);
+        object.with(&report).with(own).print()?;
         return end(&report, &from, args.name.as_deref());
     }
     let names = output::names(&report.tags);

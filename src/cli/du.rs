@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use super::{
     args,
     error::Result,
     inspect::nothing_named,
-    json,
     output::{self, bytes, count, printable},
     session::Session,
 };
@@ -20,11 +21,9 @@ pub(crate) async fn run(session: &Session, args: &args::Du) -> Result<u8> {
     let name = args.name.as_deref();
     let report = session.within(budget, upkeep.du(name)).await?;
     if session.json {
-        output::object(&json::usage(
-            &session.store_shown(),
-            &report,
-            session.began.elapsed(),
-        ))?;
+        let object = session.object("du", !report.rows.is_empty());
+        let object = object.with(&report);
+        object.with(json!({"bytes": report.bytes})).print()?;
     } else {
         for broken in &report.broken {
             session.reporter.warn(&format!(

@@ -2,12 +2,13 @@
 
 use std::{cell::RefCell, time::Duration};
 
+use serde_json::json;
+
 use super::{
     args,
     error::{CommandError, Result},
-    json, output,
     session::Session,
-    status::{no_daemon, waiting},
+    status::{self, no_daemon, waiting},
 };
 use crate::proto::v1;
 
@@ -36,9 +37,12 @@ pub(crate) async fn run(session: &Session, args: &args::Flush) -> Result<u8> {
     };
     session.reporter.clear();
     if session.json {
-        let elapsed = session.began.elapsed();
-        let store = session.store_shown();
-        output::object(&json::flushed(&store, args.wait, queue.as_ref(), elapsed))?;
+        let sent = queue.as_ref().is_none_or(|q| q.tags == 0 && q.blobs == 0);
+        let left = queue.as_ref().map(status::queue);
+        let object = session.object("flush", sent);
+        object
+            .with(json!({"waited": args.wait, "queue": left}))
+            .print()?;
     } else {
         let text = match &queue {
             None => "nothing to flush: this daemon sends everything at once".to_owned(),

@@ -9,7 +9,10 @@ use super::{
     output::{self, bytes, printable, short},
     session::Session,
 };
-use crate::{ops::list, progress::Watch as _};
+use crate::{
+    ops::{json::rfc3339, list},
+    progress::Watch as _,
+};
 
 pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
     let budget = session.budget(None);
@@ -29,12 +32,9 @@ pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
         );
     }
     if session.json {
-        output::object(&json::listing(
-            &session.store_shown(),
-            &report,
-            session.began.elapsed(),
-        ))?;
-        return Ok(0);
+        let object = session.object("ls", !report.rows.is_empty());
+        let object = object.with(&report).with(json::sums(report.rows.iter()));
+        return object.print().map(|()| 0);
     }
     for broken in &report.broken {
         session.reporter.warn(&format!(
@@ -59,7 +59,7 @@ fn text(report: &list::Report, wide: bool) -> String {
             printable(&r.name),
             or_dash(&r.scope),
             or_dash(&r.key),
-            json::time(r.created.or(r.pushed)).unwrap_or_else(|| "-".to_owned()),
+            rfc3339(r.created.or(r.pushed)).unwrap_or_else(|| "-".to_owned()),
             r.entries.to_string(),
             bytes(r.bytes),
             bytes(r.stored_bytes),

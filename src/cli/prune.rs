@@ -2,10 +2,11 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use serde_json::{Value, json};
+
 use super::{
     args,
     error::{CommandError, Result},
-    json,
     output::{self, bytes, count, printable},
     session::Session,
 };
@@ -33,14 +34,13 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
     session.reporter.label("prune");
     let report = session.within(budget, upkeep.prune(&options)).await?;
     session.reporter.clear();
-    let store = session.store_shown();
     if session.json {
-        output::object(&json::pruned(
-            &store,
-            &report,
-            args.dry_run,
-            session.began.elapsed(),
-        ))?;
+        let went = !report.tags.is_empty() || report.blobs > 0;
+        let object = session.object("prune", went).with(&report);
+        let object = object.with(json!({"dry_run": args.dry_run}));
+        let object = object.with(counted("waiting", report.waiting));
+        let object = object.with(counted("new", report.new));
+        object.with(counted("promised", report.promised)).print()?;
         return end(&report);
     }
     for left in &report.left_out {
@@ -52,6 +52,13 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
     }
     session.say(&text(&report, args.dry_run))?;
     end(&report)
+}
+
+fn counted(which: &str, n: prune::Count) -> Value {
+    json!({
+        (format!("{which}_blobs")): n.blobs,
+        (format!("{which}_bytes")): n.bytes,
+    })
 }
 
 /// A job that prunes by the clock must hear of it when nothing goes any more.

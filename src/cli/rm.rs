@@ -2,11 +2,12 @@
 
 use std::io::{self, IsTerminal as _};
 
+use serde_json::json;
+
 use super::{
     args,
     error::{CommandError, Result},
     inspect::nothing_named,
-    json,
     output::{self, count, printable},
     session::Session,
 };
@@ -65,12 +66,9 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
         report = session.within(budget, upkeep.remove(&options)).await?;
     }
     if session.json {
-        output::object(&json::removed(
-            &session.store_shown(),
-            &report,
-            args.dry_run,
-            session.began.elapsed(),
-        ))?;
+        let object = session.object("rm", !report.tags.is_empty());
+        let object = object.with(&report);
+        object.with(json!({"dry_run": args.dry_run})).print()?;
     } else if is_there && !args.dry_run {
         session.say(&format!(
             "{} deleted; `cachectl prune` frees the space\n",

@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
+
 use super::{
     ci::{self, Ci},
     error::{CommandError, Result},
+    json::Object,
     output,
     progress::Reporter,
     stores::{self, Place},
@@ -314,6 +317,12 @@ impl Session {
     /// A path as the user wrote it, made absolute.
     pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+
+    /// The object for `--json` of a command about the store of the settings.
+    pub(crate) fn object(&self, command: &str, hit: bool) -> Object {
+        let object = Object::new(command, hit, self.began.elapsed());
+        object.with(json!({"store": self.store_shown()}))
     }
 
     /// Shows a result to people; nothing with `--json` (who prints its own) or `-q`.

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use super::{
     args,
     error::{CommandError, Kind, Result},
     inspect::nothing_named,
-    json,
-    output::{self, bytes, count, printable, seconds},
+    output::{bytes, count, printable, seconds},
     session::Session,
 };
 use crate::ops::{self, verify::Depth};
@@ -31,13 +32,9 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     let elapsed = session.began.elapsed();
     let unknown = name.filter(|_| report.snapshots == 0);
     if session.json {
-        output::object(&json::verification(
-            &session.store_shown(),
-            word,
-            &report,
-            report.faults.is_empty() && unknown.is_none(),
-            elapsed,
-        ))?;
+        let ok = report.faults.is_empty() && unknown.is_none();
+        let object = session.object("verify", report.snapshots > 0).with(&report);
+        object.with(json!({"depth": word, "ok": ok})).print()?;
     } else if unknown.is_none() {
         let mut text = String::new();
         for fault in &report.faults {

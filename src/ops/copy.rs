@@ -10,6 +10,8 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use serde::Serialize;
+
 use super::{
     Context, Error, LeftOut, Moved, Result, dated,
     head::{self, Contained},
@@ -33,13 +35,15 @@ use crate::{
 };
 
 /// What was copied.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Tags copied, or digests of what has no tag.
     pub tags: Vec<String>,
     /// The source has something of that name, be it at the target already.
+    #[serde(skip)]
     pub found: bool,
     /// What was moved.
+    #[serde(flatten)]
     pub moved: Moved,
     /// What could not be copied because of what the source or the target holds; everything else was. Each was a warning too.
     pub left_out: Vec<LeftOut>,

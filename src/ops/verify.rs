@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
 
 use super::{
     Context, LeftOut, Result, counted, damage, foreign, head,
@@ -53,7 +54,7 @@ pub enum Depth {
 }
 
 /// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Manifests looked at: snapshots, and what is none of ours.
     pub snapshots: u64,
@@ -70,6 +71,7 @@ pub struct Report {
     /// What is wrong; empty: all is well.
     pub faults: Vec<LeftOut>,
     /// Packs whose bytes are not what they should be, with why.
+    #[serde(skip)]
     pub damaged: Vec<(Digest, String)>,
 }
 

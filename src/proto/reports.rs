@@ -100,41 +100,41 @@ impl TryFrom<v1::ListReport> for list::Report {
 fn pack(p: &inspect::PackRow) -> v1::Pack {
     v1::Pack {
         digest: p.digest.to_string(),
-        stored_bytes: p.size,
+        stored_bytes: p.stored_bytes,
         entries: p.entries,
         live: p.live,
-        objects_live: p.objects.0,
-        objects: p.objects.1,
+        objects_live: p.objects_live,
+        objects: p.objects,
         frames: p.frames,
         generation: p.generation,
-        media_type: Some(p.media_type.clone()).filter(|t| !t.is_empty()),
+        media_type: p.media_type.clone(),
     }
 }
 
 fn pack_row(p: &v1::Pack) -> Result<inspect::PackRow, Nonsense> {
     Ok(inspect::PackRow {
         digest: digest(&p.digest)?,
-        size: p.stored_bytes,
+        stored_bytes: p.stored_bytes,
         entries: p.entries,
         live: p.live,
-        objects: (p.objects_live, p.objects),
+        objects_live: p.objects_live,
+        objects: p.objects,
         frames: p.frames,
         generation: p.generation,
-        media_type: p.media_type.clone().unwrap_or_default(),
+        media_type: p.media_type.clone(),
     })
 }
 
 impl From<inspect::Outside> for v1::Outside {
     fn from(o: inspect::Outside) -> Self {
         let texts = |all: Vec<Digest>| all.iter().map(Digest::to_string).collect();
-        let (records, layers) = o.records.unzip();
         Self {
             media_type: o.media_type,
             manifests: texts(o.manifests),
             parts: texts(o.parts),
             referrers: texts(o.referrers),
-            records,
-            layers,
+            records: o.records,
+            layers: o.layers,
         }
     }
 }
@@ -149,7 +149,8 @@ impl TryFrom<v1::Outside> for inspect::Outside {
             manifests: digests(o.manifests)?,
             parts: digests(o.parts)?,
             referrers: digests(o.referrers)?,
-            records: o.records.zip(o.layers),
+            records: o.records,
+            layers: o.layers,
         })
     }
 }
@@ -167,13 +168,13 @@ impl From<Vec<inspect::Snapshot>> for v1::InspectReport {
                     .map(|(name, value)| v1::Trait { name, value })
                     .collect(),
                 files_listed: s.files.is_some(),
-                outside: s.foreign.map(Into::into),
+                outside: s.outside.map(Into::into),
             });
             let files = s.files.unwrap_or_default().into_iter();
-            report.files.extend(files.map(|(path, bytes)| v1::File {
+            report.files.extend(files.map(|file| v1::File {
                 snapshot,
-                path,
-                bytes,
+                path: file.path,
+                bytes: file.bytes,
             }));
         }
         report
@@ -200,14 +201,17 @@ impl TryFrom<v1::InspectReport> for Vec<inspect::Snapshot> {
                     .map(|t| (t.name, t.value))
                     .collect(),
                 files: s.files_listed.then(Vec::new),
-                foreign: s.outside.map(TryInto::try_into).transpose()?,
+                outside: s.outside.map(TryInto::try_into).transpose()?,
             });
         }
         for file in r.files {
             let listed = all.get_mut(file.snapshot as usize);
             let files = listed.and_then(|s| s.files.as_mut());
             let files = files.ok_or_else(|| Nonsense("a file belongs to no snapshot".into()))?;
-            files.push((file.path, file.bytes));
+            files.push(inspect::File {
+                path: file.path,
+                bytes: file.bytes,
+            });
         }
         Ok(all)
     }

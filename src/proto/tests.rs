@@ -58,34 +58,40 @@ fn listings_come_back() {
 
 #[test]
 fn snapshots_come_back_with_their_own_files_or_none() {
+    let file = |path: &str, bytes| inspect::File {
+        path: path.into(),
+        bytes,
+    };
     let snapshot = |tag: &str, files| inspect::Snapshot {
         row: row(tag),
         packs: vec![inspect::PackRow {
             digest: Digest::Sha256(Sha256::of(b"p")),
-            media_type: tag.repeat(3),
-            size: 1,
+            media_type: (tag != "a").then(|| tag.repeat(3)),
+            stored_bytes: 1,
             entries: 2,
             live: 3,
-            objects: (4, 5),
+            objects_live: 4,
+            objects: 5,
             frames: 6,
             generation: 7,
         }],
         folded: vec!["side".into()],
         fingerprint: vec![("gate".into(), "go1.27".into())],
         files,
-        foreign: (tag == "b").then(|| inspect::Outside {
+        outside: (tag == "b").then(|| inspect::Outside {
             media_type: "a/b".into(),
             manifests: vec![Digest::sha256_of(b"1"), Digest::sha256_of(b"2")],
             parts: vec![Digest::sha256_of(b"1")],
             referrers: vec![Digest::sha256_of(b"2")],
-            records: Some((3, 4)),
+            records: Some(3),
+            layers: Some(4),
         }),
     };
     let all = vec![
-        snapshot("a", Some(vec![("x".into(), 1), ("y".into(), 2)])),
+        snapshot("a", Some(vec![file("x", 1), file("y", 2)])),
         snapshot("b", None),
         snapshot("c", Some(vec![])),
-        snapshot("d", Some(vec![("z".into(), 3)])),
+        snapshot("d", Some(vec![file("z", 3)])),
     ];
     let back = Vec::<inspect::Snapshot>::try_from(v1::InspectReport::from(all.clone()));
     assert_eq!(back, Ok(all));
