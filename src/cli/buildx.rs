@@ -17,6 +17,7 @@ use super::{
     output,
     session::Session,
     stores::{self, Place},
+    upkeep,
 };
 use crate::{fs, task};
 
@@ -156,10 +157,7 @@ async fn told(session: &Session, tls: bool) -> Result<Way> {
         }
     }
     let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.daemon("buildx-setup", budget))
-        .await?;
-    let daemon = upkeep.daemon().ok_or_else(super::status::no_daemon)?;
+    let daemon = upkeep::daemon(session, "buildx-setup").await?;
     let status = session.within(budget, daemon.status()).await?;
     let found = status.listeners.iter().find_map(|l| {
         let plain = l.strip_prefix("http://").map(|a| (a, false));

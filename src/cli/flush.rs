@@ -8,16 +8,14 @@ use super::{
     args,
     error::{CommandError, Result},
     session::Session,
-    status::{self, no_daemon, waiting},
+    status::{self, waiting},
+    upkeep,
 };
 use crate::proto::v1;
 
 pub(crate) async fn run(session: &Session, args: &args::Flush) -> Result<u8> {
     let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.daemon("flush", budget))
-        .await?;
-    let daemon = upkeep.daemon().ok_or_else(no_daemon)?;
+    let daemon = upkeep::daemon(session, "flush").await?;
     let last = RefCell::new(None);
     let shown = |queue: &v1::Queue| {
         let is_left = queue.tags > 0 || queue.blobs > 0;

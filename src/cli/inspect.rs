@@ -10,14 +10,23 @@ use super::{
     json,
     output::{self, bytes, count, printable, short},
     session::Session,
+    upkeep::Upkeep,
 };
-use crate::ops::{inspect, json::rfc3339};
+use crate::{
+    ops::{inspect, json::rfc3339},
+    proto::v1,
+};
 
 pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
-    let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget, &[])).await?;
-    let snapshots = session
-        .within(budget, Box::pin(upkeep.inspect(&args.name, args.files)))
+    let upkeep = Upkeep::open(session, &[]).await?;
+    let request = v1::InspectRequest {
+        name: args.name.clone(),
+        files: args.files,
+    };
+    let snapshots = upkeep
+        .run(request, async |ctx| {
+            inspect::run(ctx, &args.name, args.files).await
+        })
         .await?;
     session.reporter.clear();
     if session.json {

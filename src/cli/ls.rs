@@ -8,20 +8,21 @@ use super::{
     json,
     output::{self, bytes, printable, short},
     session::Session,
+    upkeep::Upkeep,
 };
 use crate::{
     ops::{json::rfc3339, list},
-    progress::Watch as _,
+    proto::v1,
 };
 
 pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
-    let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.upkeep(budget, &args.chosen.repositories))
-        .await?;
-    let report = session
-        .within(budget, upkeep.list(args.name.as_deref()))
-        .await?;
+    let upkeep = Upkeep::open(session, &args.chosen.repositories).await?;
+    let request = v1::ListRequest {
+        name: args.name.clone(),
+        repositories: args.chosen.repositories.clone(),
+    };
+    let here = async |ctx: &_| list::run(ctx, args.name.as_deref()).await;
+    let report = upkeep.run(request, here).await?;
     if let (Some(name), true) = (
         &args.name,
         report.rows.is_empty() && report.broken.is_empty(),
@@ -36,13 +37,7 @@ pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
         let object = object.with(&report).with(json::sums(report.rows.iter()));
         return object.print().map(|()| 0);
     }
-    for broken in &report.broken {
-        session.reporter.warn(&format!(
-            "{}: {}",
-            printable(&broken.what),
-            printable(&broken.why)
-        ));
-    }
+    session.warn_of(&report.broken);
     session.reporter.clear();
     output::data(&text(&report, args.wide))?;
     Ok(0)

@@ -9,8 +9,9 @@ use super::{
     error::{CommandError, Result},
     output::{self, bytes, count, printable},
     session::Session,
+    upkeep::Upkeep,
 };
-use crate::{ops::prune, progress::Watch as _};
+use crate::{ops::prune, proto::v1};
 
 pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
     session.refuse_if_read_only("prune")?;
@@ -27,12 +28,15 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
         now: args.now,
         dry_run: args.dry_run,
     };
-    let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.upkeep(budget, &args.chosen.repositories))
-        .await?;
+    let upkeep = Upkeep::open(session, &args.chosen.repositories).await?;
     session.reporter.label("prune");
-    let report = session.within(budget, upkeep.prune(&options)).await?;
+    let request = v1::PruneRequest {
+        repositories: args.chosen.repositories.clone(),
+        ..(&options).into()
+    };
+    let report = upkeep
+        .run(request, async |ctx| prune::run(ctx, &options).await)
+        .await?;
     session.reporter.clear();
     if session.json {
         let went = !report.tags.is_empty() || report.blobs > 0;
@@ -43,13 +47,7 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
         object.with(counted("promised", report.promised)).print()?;
         return end(&report);
     }
-    for left in &report.left_out {
-        session.reporter.warn(&format!(
-            "{}: {}",
-            printable(&left.what),
-            printable(&left.why)
-        ));
-    }
+    session.warn_of(&report.left_out);
     session.say(&text(&report, args.dry_run))?;
     end(&report)
 }

@@ -5,18 +5,16 @@ use std::{fmt::Write as _, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    error::{CommandError, Result},
+    error::Result,
     output::{self, bytes, count, printable},
     session::Session,
+    upkeep,
 };
 use crate::proto::v1;
 
 pub(crate) async fn run(session: &Session) -> Result<u8> {
     let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.daemon("status", budget))
-        .await?;
-    let daemon = upkeep.daemon().ok_or_else(no_daemon)?;
+    let daemon = upkeep::daemon(session, "status").await?;
     let status = session.within(budget, daemon.status()).await?;
     session.reporter.clear();
     if session.json {
@@ -27,11 +25,6 @@ pub(crate) async fn run(session: &Session) -> Result<u8> {
         output::data(&text(&status))?;
     }
     Ok(0)
-}
-
-/// What opened a daemon's URL has a way to its control API; this says so if it had not.
-pub(crate) fn no_daemon() -> CommandError {
-    CommandError::failed("the store is no daemon")
 }
 
 fn json(s: &v1::StatusResponse) -> Value {

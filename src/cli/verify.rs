@@ -10,8 +10,15 @@ use super::{
     inspect::nothing_named,
     output::{bytes, count, printable, seconds},
     session::Session,
+    upkeep::Upkeep,
 };
-use crate::ops::{self, verify::Depth};
+use crate::{
+    ops::{
+        self,
+        verify::{self, Depth},
+    },
+    proto::{Wire as _, v1},
+};
 
 pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     let (depth, word) = match (args.digests, args.data) {
@@ -19,15 +26,21 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         (true, _) => (Depth::Digests, "digests"),
         _ => (Depth::Structure, "structure"),
     };
-    let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.upkeep(budget, &args.chosen.repositories))
-        .await?;
+    let upkeep = Upkeep::open(session, &args.chosen.repositories).await?;
     session.reporter.label("verify");
     let name = args.name.as_deref();
-    let report = session
-        .within(budget, Box::pin(upkeep.verify(name, depth)))
+    let request = v1::VerifyRequest {
+        name: args.name.clone(),
+        depth: depth.into_wire(),
+        repositories: args.chosen.repositories.clone(),
+    };
+    let report = upkeep
+        .run(request, async |ctx| verify::run(ctx, name, depth).await)
         .await?;
+    if upkeep.daemon.is_some() {
+        // Whoever found it: this node's next export mends it.
+        verify::remember(&upkeep.ctx, &report).await;
+    }
     session.reporter.clear();
     let elapsed = session.began.elapsed();
     let unknown = name.filter(|_| report.snapshots == 0);
