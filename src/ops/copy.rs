@@ -18,6 +18,7 @@ use super::{
     names::{self, Foreign, Found, Group, Named, Word},
     publish::{self, Limits, Publication},
     reach::{self, Place},
+    rules,
 };
 use crate::{
     artifact::{
@@ -335,7 +336,7 @@ impl Job<'_> {
         name: &SnapshotName,
         kind: SourceKind,
     ) -> Result<()> {
-        let rules = head::rules(kind);
+        let rules = rules::of(kind);
         let shown = self.shown(tag);
         let mut loaded = match super::load::load(self.from, manifest, &HashSet::new()).await? {
             Ok(loaded) if loaded.lost.is_empty() => loaded,

@@ -261,14 +261,14 @@ async fn read(name: Named) -> Result<(Option<list::Row>, Needed, Vec<LeftOut>)> 
         match names::look_within_room(&place.ctx, &tag.clone().into()).await? {
             Found::Ours(ours) => {
                 row = Some(list::of_ours(place, &group.head, &ours, 0));
-                needed.add_ours(&ours.manifest).await?;
+                needed.add(names::needed(&ours.manifest).await)?;
             }
             Found::Foreign(found) => {
                 let needs = foreign::needs(place, Some(tag), &found.manifest).await?;
                 if row.is_none() && *tag == group.head {
                     row = Some(list::of_foreign(place, tag, &found, &needs).await?);
                 }
-                needed.add_foreign(&needs)?;
+                needed.add(needs.sizes())?;
                 broken.extend(needs.faults.into_iter().map(|why| name.fault(tag, why)));
             }
             Found::Broken(why) => broken.push(name.fault(tag, why)),

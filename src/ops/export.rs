@@ -6,8 +6,8 @@ use super::{
     Clock, Context, Created, Error, LeftOut, Moved, PhaseTime, Result, Target,
     compact::{self, Choice},
     diff::{self, Diff},
-    head,
     publish::{self, Limits, Publication},
+    readable, rules,
     upload::{self, Uploaded, Work},
 };
 use crate::{
@@ -35,7 +35,6 @@ use crate::{
 mod assemble;
 mod ground;
 mod limit;
-pub(super) mod readable;
 mod replace;
 mod skewed;
 
@@ -242,7 +241,7 @@ impl<'a> Export<'a> {
             ctx,
             options,
             source: &*options.source,
-            rules: head::rules(options.source.kind()),
+            rules: rules::of(options.source.kind()),
             name: name_of(options, &options.target.key),
             clock: Clock::start(),
             left_out: Vec::new(),
@@ -634,7 +633,7 @@ async fn merge_packs(
         let raw: u64 = diff.new.iter().map(limit::raw_bytes).sum();
         Some(options.max_size?.saturating_sub(raw))
     });
-    let rules = head::rules(options.source.kind());
+    let rules = rules::of(options.source.kind());
     let Some(mut choice) = compact::choose_within(base, &diff.kept, rules, room) else {
         return Merged::default();
     };

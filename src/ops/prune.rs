@@ -272,7 +272,7 @@ async fn read_name(
             Ok(None) => continue,
             Err(why) => return Ok((None, Some(named::left(&place.shown(tag.as_str()), &why)))),
         };
-        let outline = names::outline(&resolved.manifest).await.ok().flatten();
+        let outline = load::outline(&resolved.manifest).await.ok().flatten();
         // Where a registry cannot remove a tag, a manifest of nothing stands for a side tag; it is no reason to keep the name.
         name.is_ours &= outline.is_some() || *tag != group.head;
         name.manifests.push(resolved.manifest.digest);
@@ -288,10 +288,10 @@ async fn read_name(
         let published = dated::publication(outline.as_ref(), digest, written, now);
         name.published = name.published.max(Some(published));
         if sized && outline.is_some() {
-            needed.add_ours(&resolved.manifest).await?;
+            needed.add(names::needed(&resolved.manifest).await)?;
         } else if sized {
             let needs = foreign::needs(place, Some(tag), &resolved.manifest).await?;
-            needed.add_foreign(&needs)?;
+            needed.add(needs.sizes())?;
         }
     }
     // What builders push elsewhere is there to be looked after, whatever it is.

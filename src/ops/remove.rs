@@ -12,7 +12,7 @@ use super::{
 pub use crate::artifact::name::{Only, SnapshotName};
 use crate::{
     artifact::{Tag, name},
-    store::{self, ErrorKind, Untag},
+    store,
 };
 
 /// What is to be removed.
@@ -120,15 +120,6 @@ async fn described(named: &Named) -> Result<Removed> {
         tag: named.shown(),
         repository: place.repository().to_owned(),
         name,
-    })
-}
-
-/// The ability, or why there is none.
-pub(super) fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
-    ctx.opened.untag.as_deref().ok_or_else(|| {
-        let why = "nothing can be removed: the store cannot, or it was opened read-only";
-        store::Error::new(ErrorKind::Unsupported, "remove tags", why)
-            .at(&ctx.opened.url.to_string(), "")
     })
 }
 

@@ -10,10 +10,11 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
 use super::{
-    Context, LeftOut, Result, counted, damage, foreign, head,
+    Context, LeftOut, Result, counted, damage, foreign,
     load::{self, NotLoaded},
     names::{self, Word},
     reach::{self, Place},
+    rules,
 };
 use crate::{
     artifact::{
@@ -260,7 +261,7 @@ impl Job {
         self.names(&snapshot, shown);
         if let Some(kind) = SourceKind::from_name(&snapshot.name.kind) {
             let (closed, died, is_same) =
-                task::blocking(move || close(snapshot, head::rules(kind))).await;
+                task::blocking(move || close(snapshot, rules::of(kind))).await;
             snapshot = closed;
             for died in died {
                 self.fault(&format!("`{}` of {shown}", died.path), died.why);

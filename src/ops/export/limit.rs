@@ -23,10 +23,7 @@ use crate::{
         publish::Limits,
         upload::{self, Work},
     },
-    pack::{
-        self,
-        write::{ContentPlan, Outcome},
-    },
+    pack::{self, item::ContentPlan, write::Outcome},
 };
 
 /// What a pack has for each entry besides its content at most: a tar header, a line in the table of contents.
