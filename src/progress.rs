@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::Serialize;
+
 /// A part of an operation that takes time of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Finding and reading names, manifests and tables of contents.
     Resolve,

@@ -184,7 +184,16 @@ fn rooms_use_only_what_the_table_allows() {
 }
 
 /// Rooms in which no module needs one that needs it: each can be understood without those that use it.
-const WITHOUT_CIRCLES: [&str; 3] = ["daemon", "store/registry", "store/s3"];
+const WITHOUT_CIRCLES: [&str; 8] = [
+    "daemon",
+    "ops",
+    "ops/verify",
+    "pack",
+    "proto",
+    "source/place",
+    "store/registry",
+    "store/s3",
+];
 
 /// The modules of a room, each with those that it uses. What the room's `mod.rs` uses is left out: it is there to put them together.
 fn modules(room: &Path) -> BTreeMap<String, BTreeSet<String>> {
@@ -196,8 +205,13 @@ fn modules(room: &Path) -> BTreeMap<String, BTreeSet<String>> {
         let depth = names.len() - usize::from(path.ends_with("mod.rs"));
         (names[0].trim_end_matches(".rs").to_owned(), depth)
     };
+    let inside: Vec<_> = room.iter().rev().take_while(|n| *n != "src").collect();
+    let inside = inside.iter().rev().map(|n| n.to_string_lossy());
+    let from_the_crate = inside.fold("crate::".to_owned(), |all, n| all + &n + "::");
     let names: BTreeSet<String> = all.iter().map(|path| module(path).0).collect();
-    let top = code(&room.join("mod.rs"));
+    let top = [room.join("mod.rs"), room.with_extension("rs")]
+        .map(|p| if p.exists() { code(&p) } else { String::new() });
+    let top = top.concat();
     let mut owners = BTreeMap::new();
     for name in &names {
         owners.insert(name.clone(), name.clone());
@@ -207,7 +221,8 @@ fn modules(room: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let mut graph = BTreeMap::<String, BTreeSet<String>>::new();
     for path in all.iter().filter(|path| **path != room.join("mod.rs")) {
         let (name, depth) = module(path);
-        let used = uses(&code(path), &"super::".repeat(depth));
+        let mut used = uses(&code(path), &"super::".repeat(depth));
+        used.extend(uses(&code(path), &from_the_crate));
         let others = used.iter().filter_map(|item| owners.get(item)).cloned();
         let others = others.filter(|other| *other != name).collect::<Vec<_>>();
         graph.entry(name).or_default().extend(others);
@@ -231,7 +246,7 @@ fn no_module_needs_one_that_needs_it() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for room in WITHOUT_CIRCLES {
         let graph = modules(&src.join(room));
-        assert!(graph.len() > 5, "the modules of {room} are not found");
+        assert!(graph.len() > 3, "the modules of {room} are not found");
         let circles = circles(graph);
         assert!(circles.is_empty(), "circles in {room}: {circles:#?}");
     }
@@ -263,7 +278,7 @@ const PARSERS: [&str; 8] = [
 const PARSE_ASIDE: [&str; 19] = [
     "ops/cache_tags/mod.rs",
     "ops/foreign.rs",
-    "ops/names.rs",
+    "ops/load.rs",
     "ops/prune/reached.rs",
     "ops/sight.rs",
     "ops/sight/grants.rs",

@@ -16,7 +16,7 @@ const BASE32: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 pub(super) const HASH_CHARS: usize = 12;
 
 /// The full name of a snapshot, as in its config.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct SnapshotName {
     /// `gobuild`, `gomod`, `dir`.
     pub kind: String,

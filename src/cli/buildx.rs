@@ -13,10 +13,11 @@ use tokio::process::Command;
 use super::{
     args,
     error::{CommandError, Result},
-    json::with_common,
+    json::Object,
     output,
     session::Session,
     stores::{self, Place},
+    upkeep,
 };
 use crate::{fs, task};
 
@@ -108,8 +109,8 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
     }
     let reference = format!("type=registry,ref={}/app:cache", way.address);
     if session.json {
-        let value = json!({
-            "command": "buildx-setup",
+        let object = Object::new("buildx-setup", args.run, session.began.elapsed());
+        let object = object.with(json!({
             "address": way.address,
             "builder": args.builder,
             "buildkitd_toml": config,
@@ -117,10 +118,8 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
             "cache_from": reference,
             "cache_to": format!("{reference},mode=max,ignore-error=true"),
             "ran": args.run,
-        });
-        let elapsed = session.began.elapsed();
-        output::object(&with_common(value, args.run, None, (0, 0), elapsed))?;
-        return Ok(0);
+        }));
+        return object.print().map(|()| 0);
     }
     let mut text = String::new();
     if args.run {
@@ -158,10 +157,7 @@ async fn told(session: &Session, tls: bool) -> Result<Way> {
         }
     }
     let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.daemon("buildx-setup", budget))
-        .await?;
-    let daemon = upkeep.daemon().ok_or_else(super::status::no_daemon)?;
+    let daemon = upkeep::daemon(session, "buildx-setup").await?;
     let status = session.within(budget, daemon.status()).await?;
     let found = status.listeners.iter().find_map(|l| {
         let plain = l.strip_prefix("http://").map(|a| (a, false));

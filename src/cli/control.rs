@@ -1,4 +1,4 @@
-//! The client of a daemon's control API: a verb's options out, its report back, progress shown meanwhile.
+//! The client of a daemon's control API: a request out, its report back, progress shown meanwhile.
 
 use std::{
     pin::Pin,
@@ -8,15 +8,20 @@ use std::{
 use http_body_util::BodyExt as _;
 use tokio_stream::StreamExt as _;
 use tonic::{
-    Code, Response, Status, Streaming,
-    codegen::{Service, http},
+    Code, Request, Status,
+    client::Grpc,
+    codegen::{
+        Service,
+        http::{self, uri::PathAndQuery},
+    },
 };
+use tonic_prost::ProstCodec;
 
 use crate::{
-    ops::{self, copy, du, inspect, list, prune, remove, verify},
+    ops,
     progress::Progress,
     proto::{
-        self, Message, Told,
+        self, Message as _, Method, Told, Wire as _,
         v1::{self, control_client::ControlClient},
     },
     store::{self, ErrorKind, registry},
@@ -24,121 +29,50 @@ use crate::{
 
 /// A daemon to which we speak for one run.
 pub(crate) struct Daemon {
-    stub: ControlClient<Way>,
+    way: Way,
     progress: Progress,
     /// The daemon's URL, for messages.
     url: String,
-    /// Patterns of repositories that are chosen; none: all within reach.
-    repositories: Vec<String>,
 }
 
 impl Daemon {
-    pub(crate) fn new(
-        way: registry::ControlWay,
-        url: String,
-        progress: Progress,
-        repositories: &[String],
-    ) -> Self {
-        Self {
-            repositories: repositories.to_vec(),
-            stub: ControlClient::new(Way(way)),
-            progress,
-            url,
-        }
+    /// The daemon that is the store, if it is one.
+    pub(crate) fn of(ctx: &ops::Context) -> Option<Self> {
+        Some(Self {
+            way: Way(ctx.store.facts().control.clone()?),
+            progress: ctx.progress.clone(),
+            url: ctx.store.url().to_string(),
+        })
     }
 
-    /// The methods; each call takes `&mut self` of a handle that is cheap to clone.
+    /// The methods that have no report.
     fn stub(&self) -> ControlClient<Way> {
-        self.stub.clone()
+        ControlClient::new(self.way.clone())
     }
 
-    pub(crate) async fn list(&self, name: Option<&str>) -> ops::Result<list::Report> {
-        let request = v1::ListRequest {
-            name: name.map(str::to_owned),
-            repositories: self.repositories.clone(),
-        };
-        let called = self.stub().list(request).await;
-        self.read("list", called)
-            .await?
-            .try_into()
-            .map_err(|e| self.nonsense("list", &e))
-    }
-
-    pub(crate) async fn inspect(
-        &self,
-        name: &str,
-        files: bool,
-    ) -> ops::Result<Vec<inspect::Snapshot>> {
-        let name = name.to_owned();
-        let called = self
-            .stub()
-            .inspect(v1::InspectRequest { name, files })
-            .await;
-        let report = self.read("inspect", called).await?;
-        report.try_into().map_err(|e| self.nonsense("inspect", &e))
-    }
-
-    pub(crate) async fn remove(&self, options: &remove::Options) -> ops::Result<remove::Report> {
-        let called = self.stub().delete(v1::DeleteRequest::from(options)).await;
-        let report = remove::Report::from(self.read("remove", called).await?);
-        // One that does not know how to choose takes all, and names none: it is always rehearsed first.
-        if !options.only.is_any() && report.names.is_empty() && !report.tags.is_empty() {
-            let why = "the daemon cannot choose by scope, key or kind: it is older than this cachectl; use the same release of both";
-            return Err(store::Error::new(ErrorKind::Unsupported, "remove", why)
-                .at(&self.url, "")
-                .into());
+    /// Calls a method: progress is shown meanwhile, parts of the report are put together.
+    pub(crate) async fn call<M: Method>(&self, request: M) -> ops::Result<M::Report> {
+        let path = PathAndQuery::from_static(M::PATH);
+        let mut grpc = Grpc::new(self.way.clone());
+        let codec = ProstCodec::<M, M::Answer>::default();
+        let called = grpc.server_streaming(Request::new(request), path, codec);
+        let failed = |e: Status| self.error(M::OP, &e);
+        let mut stream = called.await.map_err(failed)?.into_inner();
+        let mut report = None;
+        while let Some(message) = stream.next().await {
+            match message.map_err(failed)?.told() {
+                Some(Told::Progress(progress)) => proto::replay(progress, &*self.progress),
+                Some(Told::Report(part)) => {
+                    proto::join(report.get_or_insert_default(), &part);
+                }
+                None => {}
+            }
         }
-        Ok(report)
-    }
-
-    pub(crate) async fn prune(&self, options: &prune::Options) -> ops::Result<prune::Report> {
-        let request = v1::PruneRequest {
-            repositories: self.repositories.clone(),
-            ..v1::PruneRequest::from(options)
-        };
-        let called = self.stub().prune(request).await;
-        Ok(self.read("prune", called).await?.into())
-    }
-
-    pub(crate) async fn du(&self, name: Option<&str>) -> ops::Result<du::Report> {
-        let request = v1::DiskUsageRequest {
-            name: name.map(str::to_owned),
-            repositories: self.repositories.clone(),
-        };
-        let called = self.stub().disk_usage(request).await;
-        Ok(self.read("add up", called).await?.into())
-    }
-
-    pub(crate) async fn verify(
-        &self,
-        name: Option<&str>,
-        depth: verify::Depth,
-    ) -> ops::Result<verify::Report> {
-        let request = v1::VerifyRequest {
-            name: name.map(str::to_owned),
-            depth: v1::Depth::from(depth).into(),
-            repositories: self.repositories.clone(),
-        };
-        let called = self.stub().verify(request).await;
-        let report = self.read("verify", called).await?;
-        report.try_into().map_err(|e| self.nonsense("verify", &e))
-    }
-
-    /// Lets the daemon copy; an empty URL is its own store.
-    pub(crate) async fn copy(
-        &self,
-        from: String,
-        to: String,
-        name: Option<String>,
-    ) -> ops::Result<copy::Report> {
-        let request = v1::CopyRequest {
-            from,
-            to,
-            name,
-            repositories: self.repositories.clone(),
-        };
-        let called = self.stub().copy(request).await;
-        Ok(self.read("copy", called).await?.into())
+        let report = report.ok_or_else(|| proto::Nonsense("it has no report".to_owned()));
+        report.and_then(M::Report::from_wire).map_err(|e| {
+            let error = store::Error::new(ErrorKind::Corrupt, M::OP, e.to_string());
+            error.at(&self.url, "").into()
+        })
     }
 
     pub(crate) async fn status(&self) -> ops::Result<v1::StatusResponse> {
@@ -162,31 +96,6 @@ impl Daemon {
             }
         }
         Ok(last)
-    }
-
-    /// Reads an answer to its end: progress is shown, parts of the report are put together.
-    async fn read<M: Message>(
-        &self,
-        op: &'static str,
-        called: Result<Response<Streaming<M>>, Status>,
-    ) -> ops::Result<M::Report> {
-        let mut stream = called.map_err(|e| self.error(op, &e))?.into_inner();
-        let mut report = None;
-        while let Some(message) = stream.next().await {
-            match message.map_err(|e| self.error(op, &e))?.told() {
-                Some(Told::Progress(progress)) => proto::replay(progress, &*self.progress),
-                Some(Told::Report(part)) => {
-                    proto::join(report.get_or_insert_with(M::Report::default), &part);
-                }
-                None => {}
-            }
-        }
-        report.ok_or_else(|| self.nonsense(op, &proto::Nonsense("it has no report".to_owned())))
-    }
-
-    fn nonsense(&self, op: &'static str, e: &proto::Nonsense) -> ops::Error {
-        let error = store::Error::new(ErrorKind::Corrupt, op, e.to_string());
-        error.at(&self.url, "").into()
     }
 
     /// What a call failed with, as if our own store had: the daemon's words, or what happened on the way to it.

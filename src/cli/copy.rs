@@ -2,18 +2,21 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
+use serde_json::json;
+
 use super::{
     args::{self, By},
     error::{CommandError, Result},
-    json,
+    json::Object,
     output::{self, bytes, count, seconds},
     session::Session,
     stores::{self, Place},
-    upkeep::Upkeep,
+    upkeep::{Upkeep, no_daemon},
 };
 use crate::{
     ops::{LeftOut, copy, list},
     progress::Watch as _,
+    proto::v1,
     redact,
     store::keys::Repo,
 };
@@ -73,7 +76,10 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     let elapsed = session.began.elapsed();
     if session.json {
         let by = if who == Who::Here { "here" } else { "daemon" };
-        output::object(&json::copied((&from, &to), by, &report, elapsed))?;
+        // How much a name holds only its snapshots tell, which are copied unread.
+        let own = json!({"from": from, "to": to, "by": by, "entries": null, "bytes": null});
+        let object = Object::new("copy", report.found, elapsed);
+        object.with(&report).with(own).print()?;
         return end(&report, &from, args.name.as_deref());
     }
     let names = output::names(&report.tags);
@@ -103,8 +109,13 @@ async fn here(session: &Session, args: &args::Copy) -> Result<copy::Report> {
     let copied = Box::pin(copy::run(&from, &to, args.name.as_deref()));
     let mut report = session.within(budget, copied).await?;
     if from.store.facts().control.is_some() && args.name.is_none() {
-        let upkeep = Upkeep::new(from, &args.chosen.repositories)?;
-        let listed = session.within(budget, upkeep.list(None)).await?;
+        let upkeep = Upkeep::new(session, from, &args.chosen.repositories)?;
+        let all = v1::ListRequest {
+            name: None,
+            repositories: args.chosen.repositories.clone(),
+        };
+        let here = async |ctx: &_| list::run(ctx, None).await;
+        let listed = upkeep.run(all, here).await?;
         report.left_out.extend(behind_the_door(session, &listed));
     }
     Ok(report)
@@ -135,8 +146,8 @@ async fn by_daemon(session: &Session, args: &args::Copy, who: Who) -> Result<cop
     };
     let opened = session.open_url(url, false, budget);
     let opened = session.within(budget, opened).await?;
-    let upkeep = Upkeep::new(opened, &args.chosen.repositories)?;
-    let daemon = upkeep.daemon().ok_or_else(super::status::no_daemon)?;
+    let upkeep = Upkeep::new(session, opened, &args.chosen.repositories)?;
+    let daemon = upkeep.daemon.ok_or_else(no_daemon)?;
     // Its own store it knows best itself.
     let side = |own: Who, url: &String| {
         if who == own {
@@ -146,8 +157,13 @@ async fn by_daemon(session: &Session, args: &args::Copy, who: Who) -> Result<cop
         }
     };
     let (from, to) = (side(Who::From, &args.from), side(Who::To, &args.to));
-    let copied = Box::pin(daemon.copy(from, to, args.name.clone()));
-    session.within(budget, copied).await
+    let request = v1::CopyRequest {
+        from,
+        to,
+        name: args.name.clone(),
+        repositories: args.chosen.repositories.clone(),
+    };
+    session.within(budget, daemon.call(request)).await
 }
 
 /// A copy that lacks something is no copy; what there was to say about each is said already.

@@ -2,37 +2,34 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use super::{
     args,
     error::Result,
     inspect::nothing_named,
-    json,
     output::{self, bytes, count, printable},
     session::Session,
+    upkeep::Upkeep,
 };
-use crate::{ops::du, progress::Watch as _};
+use crate::{ops::du, proto::v1};
 
 pub(crate) async fn run(session: &Session, args: &args::Du) -> Result<u8> {
-    let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.upkeep(budget, &args.chosen.repositories))
-        .await?;
+    let upkeep = Upkeep::open(session, &args.chosen.repositories).await?;
     let name = args.name.as_deref();
-    let report = session.within(budget, upkeep.du(name)).await?;
+    let request = v1::DiskUsageRequest {
+        name: args.name.clone(),
+        repositories: args.chosen.repositories.clone(),
+    };
+    let report = upkeep
+        .run(request, async |ctx| du::run(ctx, name).await)
+        .await?;
     if session.json {
-        output::object(&json::usage(
-            &session.store_shown(),
-            &report,
-            session.began.elapsed(),
-        ))?;
+        let object = session.object("du", !report.rows.is_empty());
+        let object = object.with(&report);
+        object.with(json!({"bytes": report.bytes})).print()?;
     } else {
-        for broken in &report.broken {
-            session.reporter.warn(&format!(
-                "{}: {}",
-                printable(&broken.what),
-                printable(&broken.why)
-            ));
-        }
+        session.warn_of(&report.broken);
         session.reporter.clear();
         output::data(&text(&report))?;
     }

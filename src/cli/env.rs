@@ -7,14 +7,13 @@ use serde_json::{Value, json};
 use super::{
     args,
     error::Result,
-    json::ms,
     output::{self, printable},
     session::Session,
     sources, stores,
 };
 use crate::{
     config::{Origin, load::Row},
-    ops,
+    ops::{self, json::ms},
     source::goenv::{self, GoEnv, modfile},
 };
 

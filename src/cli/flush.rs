@@ -2,21 +2,20 @@
 
 use std::{cell::RefCell, time::Duration};
 
+use serde_json::json;
+
 use super::{
     args,
     error::{CommandError, Result},
-    json, output,
     session::Session,
-    status::{no_daemon, waiting},
+    status::{self, waiting},
+    upkeep,
 };
 use crate::proto::v1;
 
 pub(crate) async fn run(session: &Session, args: &args::Flush) -> Result<u8> {
     let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.daemon("flush", budget))
-        .await?;
-    let daemon = upkeep.daemon().ok_or_else(no_daemon)?;
+    let daemon = upkeep::daemon(session, "flush").await?;
     let last = RefCell::new(None);
     let shown = |queue: &v1::Queue| {
         let is_left = queue.tags > 0 || queue.blobs > 0;
@@ -36,9 +35,12 @@ pub(crate) async fn run(session: &Session, args: &args::Flush) -> Result<u8> {
     };
     session.reporter.clear();
     if session.json {
-        let elapsed = session.began.elapsed();
-        let store = session.store_shown();
-        output::object(&json::flushed(&store, args.wait, queue.as_ref(), elapsed))?;
+        let sent = queue.as_ref().is_none_or(|q| q.tags == 0 && q.blobs == 0);
+        let left = queue.as_ref().map(status::queue);
+        let object = session.object("flush", sent);
+        object
+            .with(json!({"waited": args.wait, "queue": left}))
+            .print()?;
     } else {
         let text = match &queue {
             None => "nothing to flush: this daemon sends everything at once".to_owned(),

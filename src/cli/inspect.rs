@@ -2,28 +2,38 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use super::{
     args,
     error::{CommandError, Result},
     json,
     output::{self, bytes, count, printable, short},
     session::Session,
+    upkeep::Upkeep,
 };
-use crate::ops::inspect;
+use crate::{
+    ops::{inspect, json::rfc3339},
+    proto::v1,
+};
 
 pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
-    let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget, &[])).await?;
-    let snapshots = session
-        .within(budget, Box::pin(upkeep.inspect(&args.name, args.files)))
+    let upkeep = Upkeep::open(session, &[]).await?;
+    let request = v1::InspectRequest {
+        name: args.name.clone(),
+        files: args.files,
+    };
+    let snapshots = upkeep
+        .run(request, async |ctx| {
+            inspect::run(ctx, &args.name, args.files).await
+        })
         .await?;
     session.reporter.clear();
     if session.json {
-        output::object(&json::inspection(
-            &session.store_shown(),
-            &snapshots,
-            session.began.elapsed(),
-        ))?;
+        let object = session.object("inspect", !snapshots.is_empty());
+        let object = object.with(json!({"snapshots": snapshots}));
+        let sums = json::sums(snapshots.iter().map(|s| &s.row));
+        object.with(sums).print()?;
     } else if !snapshots.is_empty() {
         output::data(&snapshots.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     }
@@ -50,7 +60,7 @@ fn text(s: &inspect::Snapshot) -> String {
     };
     line("tag", &printable(&row.tag));
     line("digest", &row.digest.to_string());
-    if let Some(outside) = &s.foreign {
+    if let Some(outside) = &s.outside {
         text.push_str(&self::outside(s, outside));
         return text;
     }
@@ -58,7 +68,7 @@ fn text(s: &inspect::Snapshot) -> String {
     if !row.key.is_empty() {
         line("key", &printable(&row.key));
     }
-    line("created", json::time(row.created).as_deref().unwrap_or("-"));
+    line("created", rfc3339(row.created).as_deref().unwrap_or("-"));
     line(
         "holds",
         &format!(
@@ -97,16 +107,16 @@ fn text(s: &inspect::Snapshot) -> String {
     rows.extend(s.packs.iter().map(|p| {
         vec![
             short(&p.digest),
-            bytes(p.size),
+            bytes(p.stored_bytes),
             format!("{}/{}", p.live, p.entries),
-            format!("{}/{}", p.objects.0, p.objects.1),
+            format!("{}/{}", p.objects_live, p.objects),
             p.frames.to_string(),
             p.generation.to_string(),
         ]
     }));
     text.push_str(&output::table(&rows, &[1, 2, 3, 4, 5]));
-    for (path, size) in s.files.iter().flatten() {
-        let _ = writeln!(text, "{:>12}  {}", size, printable(path));
+    for file in s.files.iter().flatten() {
+        let _ = writeln!(text, "{:>12}  {}", file.bytes, printable(&file.path));
     }
     text
 }
@@ -118,8 +128,8 @@ fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
         let _ = writeln!(text, "  {what:<12} {value}");
     };
     line("media type", &printable(&outside.media_type));
-    line("pushed", json::time(s.row.pushed).as_deref().unwrap_or("-"));
-    if let Some((records, layers)) = outside.records {
+    line("pushed", rfc3339(s.row.pushed).as_deref().unwrap_or("-"));
+    if let (Some(records), Some(layers)) = (outside.records, outside.layers) {
         line(
             "holds",
             &format!(
@@ -131,7 +141,7 @@ fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
     }
     // A blob that is missing is none of those counted, and has no size.
     let missing = s.packs.len().saturating_sub(s.row.packs);
-    let is_missing = |p: &inspect::PackRow| missing > 0 && p.size == 0;
+    let is_missing = |p: &inspect::PackRow| missing > 0 && p.stored_bytes == 0;
     let missing = match missing as u64 {
         0 => String::new(),
         n => format!("; {} missing", count(n, "blob is", "blobs are")),
@@ -160,9 +170,10 @@ fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
         let size = if is_missing(p) {
             "missing".to_owned()
         } else {
-            bytes(p.size)
+            bytes(p.stored_bytes)
         };
-        vec![short(&p.digest), size, printable(&p.media_type)]
+        let media_type = p.media_type.as_deref().unwrap_or_default();
+        vec![short(&p.digest), size, printable(media_type)]
     }));
     text.push_str(&output::table(&rows, &[1]));
     text

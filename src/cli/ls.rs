@@ -8,17 +8,21 @@ use super::{
     json,
     output::{self, bytes, printable, short},
     session::Session,
+    upkeep::Upkeep,
 };
-use crate::{ops::list, progress::Watch as _};
+use crate::{
+    ops::{json::rfc3339, list},
+    proto::v1,
+};
 
 pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
-    let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.upkeep(budget, &args.chosen.repositories))
-        .await?;
-    let report = session
-        .within(budget, upkeep.list(args.name.as_deref()))
-        .await?;
+    let upkeep = Upkeep::open(session, &args.chosen.repositories).await?;
+    let request = v1::ListRequest {
+        name: args.name.clone(),
+        repositories: args.chosen.repositories.clone(),
+    };
+    let here = async |ctx: &_| list::run(ctx, args.name.as_deref()).await;
+    let report = upkeep.run(request, here).await?;
     if let (Some(name), true) = (
         &args.name,
         report.rows.is_empty() && report.broken.is_empty(),
@@ -29,20 +33,11 @@ pub(crate) async fn run(session: &Session, args: &args::Ls) -> Result<u8> {
         );
     }
     if session.json {
-        output::object(&json::listing(
-            &session.store_shown(),
-            &report,
-            session.began.elapsed(),
-        ))?;
-        return Ok(0);
+        let object = session.object("ls", !report.rows.is_empty());
+        let object = object.with(&report).with(json::sums(report.rows.iter()));
+        return object.print().map(|()| 0);
     }
-    for broken in &report.broken {
-        session.reporter.warn(&format!(
-            "{}: {}",
-            printable(&broken.what),
-            printable(&broken.why)
-        ));
-    }
+    session.warn_of(&report.broken);
     session.reporter.clear();
     output::data(&text(&report, args.wide))?;
     Ok(0)
@@ -59,7 +54,7 @@ fn text(report: &list::Report, wide: bool) -> String {
             printable(&r.name),
             or_dash(&r.scope),
             or_dash(&r.key),
-            json::time(r.created.or(r.pushed)).unwrap_or_else(|| "-".to_owned()),
+            rfc3339(r.created.or(r.pushed)).unwrap_or_else(|| "-".to_owned()),
             r.entries.to_string(),
             bytes(r.bytes),
             bytes(r.stored_bytes),

@@ -2,10 +2,10 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    json,
     output::{bytes, count, printable, seconds, short},
     summary::Verb,
 };
@@ -14,7 +14,7 @@ use crate::{
     ops::{
         LeftOut, Moved, PhaseTime,
         export::{self, Dropped},
-        import,
+        import, json,
     },
     source::SourceKind,
 };
@@ -23,7 +23,7 @@ use crate::{
 const MAX_LEFT_OUT_NAMED: usize = 3;
 
 /// The outcome of one snapshot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Part {
     pub(crate) kind: &'static str,
     pub(crate) name: String,
@@ -32,28 +32,38 @@ pub(crate) struct Part {
     /// Import: something was restored. Export: nothing was new.
     pub(crate) hit: bool,
     /// Import: it was found under the key that was asked for.
+    #[serde(skip)]
     pub(crate) exact: bool,
     /// Import: it was found under another key than the one that was asked for, or without any.
+    #[serde(skip)]
     pub(crate) by_other_key: bool,
+    #[serde(skip)]
     pub(crate) partial: bool,
     /// Import: something in the target was in the way of entries, which were left out.
+    #[serde(skip)]
     pub(crate) blocked: bool,
     /// It is a miss because something stored is lost or damaged.
+    #[serde(skip)]
     pub(crate) damaged: bool,
     /// There is nothing to carry: nothing is stored (import), nothing is on this node (export).
+    #[serde(skip)]
     pub(crate) absent: bool,
     pub(crate) digest: Option<Digest>,
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
     /// Entries packed or restored now.
+    #[serde(skip)]
     pub(crate) entries_moved: u64,
+    #[serde(flatten)]
     pub(crate) moved: Moved,
     /// Why it is a miss, or was not exported.
     pub(crate) miss: Option<String>,
     pub(crate) left_out: Vec<LeftOut>,
     /// Export: what the limits took out.
+    #[serde(skip)]
     pub(crate) dropped: Dropped,
     pub(crate) phases: Vec<PhaseTime>,
+    #[serde(rename = "elapsed_ms", serialize_with = "json::millis")]
     pub(crate) elapsed: Duration,
 }
 
@@ -264,28 +274,17 @@ impl Part {
     }
 
     pub(super) fn json(&self, verb: Verb) -> Value {
-        let mut value = json!({
-            "kind": self.kind,
-            "name": self.name,
-            "scope": self.scope,
-            "key": self.key,
-            "hit": self.hit,
-            "digest": self.digest.as_ref().map(Digest::to_string),
-            "entries": self.entries,
-            "bytes": self.bytes,
-            "blobs_moved": self.moved.blobs_moved,
-            "bytes_moved": self.moved.bytes_moved,
-            "bytes_saved": self.moved.bytes_saved,
-            "elapsed_ms": json::ms(self.elapsed),
-            "miss": self.miss,
-            "left_out": json::left_out(&self.left_out),
-            "phases": json::phases(&self.phases),
-        });
+        let mut value = json!(self);
         match verb {
             Verb::Export => {
                 value["unchanged"] = json!(self.hit);
                 value["entries_packed"] = json!(self.entries_moved);
-                value["dropped"] = json::dropped(&self.dropped);
+                value["dropped"] = json!({
+                    "max_size_entries": self.dropped.by_size.0,
+                    "max_size_bytes": self.dropped.by_size.1,
+                    "max_age_entries": self.dropped.by_age.0,
+                    "max_age_bytes": self.dropped.by_age.1,
+                });
             }
             Verb::Import => {
                 value["exact"] = json!(self.exact);

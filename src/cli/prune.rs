@@ -2,14 +2,16 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use serde_json::{Value, json};
+
 use super::{
     args,
     error::{CommandError, Result},
-    json,
     output::{self, bytes, count, printable},
     session::Session,
+    upkeep::Upkeep,
 };
-use crate::{ops::prune, progress::Watch as _};
+use crate::{ops::prune, proto::v1};
 
 pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
     session.refuse_if_read_only("prune")?;
@@ -26,32 +28,35 @@ pub(crate) async fn run(session: &Session, args: &args::Prune) -> Result<u8> {
         now: args.now,
         dry_run: args.dry_run,
     };
-    let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.upkeep(budget, &args.chosen.repositories))
-        .await?;
+    let upkeep = Upkeep::open(session, &args.chosen.repositories).await?;
     session.reporter.label("prune");
-    let report = session.within(budget, upkeep.prune(&options)).await?;
+    let request = v1::PruneRequest {
+        repositories: args.chosen.repositories.clone(),
+        ..(&options).into()
+    };
+    let report = upkeep
+        .run(request, async |ctx| prune::run(ctx, &options).await)
+        .await?;
     session.reporter.clear();
-    let store = session.store_shown();
     if session.json {
-        output::object(&json::pruned(
-            &store,
-            &report,
-            args.dry_run,
-            session.began.elapsed(),
-        ))?;
+        let went = !report.tags.is_empty() || report.blobs > 0;
+        let object = session.object("prune", went).with(&report);
+        let object = object.with(json!({"dry_run": args.dry_run}));
+        let object = object.with(counted("waiting", report.waiting));
+        let object = object.with(counted("new", report.new));
+        object.with(counted("promised", report.promised)).print()?;
         return end(&report);
     }
-    for left in &report.left_out {
-        session.reporter.warn(&format!(
-            "{}: {}",
-            printable(&left.what),
-            printable(&left.why)
-        ));
-    }
+    session.warn_of(&report.left_out);
     session.say(&text(&report, args.dry_run))?;
     end(&report)
+}
+
+fn counted(which: &str, n: prune::Count) -> Value {
+    json!({
+        (format!("{which}_blobs")): n.blobs,
+        (format!("{which}_bytes")): n.bytes,
+    })
 }
 
 /// A job that prunes by the clock must hear of it when nothing goes any more.

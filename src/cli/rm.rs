@@ -2,17 +2,21 @@
 
 use std::io::{self, IsTerminal as _};
 
+use serde_json::json;
+
 use super::{
     args,
     error::{CommandError, Result},
     inspect::nothing_named,
-    json,
     output::{self, count, printable},
     session::Session,
+    upkeep::Upkeep,
 };
 use crate::{
     artifact::name::Only,
     ops::remove::{self, Removed},
+    proto::Wire as _,
+    store::{self, ErrorKind},
     task,
 };
 
@@ -21,8 +25,7 @@ const SHOWN: usize = 5;
 
 pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
     session.refuse_if_read_only("rm")?;
-    let budget = session.budget(None);
-    let upkeep = session.within(budget, session.upkeep(budget, &[])).await?;
+    let upkeep = Upkeep::open(session, &[]).await?;
     let only = Only {
         kind: args.kind.clone(),
         scope: args.scope.clone(),
@@ -33,7 +36,7 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
         only: only.clone(),
         dry_run: true,
     };
-    let mut report = session.within(budget, upkeep.remove(&rehearsal)).await?;
+    let mut report = remove(&upkeep, &rehearsal).await?;
     session.reporter.clear();
     let is_there = !report.tags.is_empty();
     let word = if args.dry_run {
@@ -62,15 +65,12 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
             dry_run: false,
             ..rehearsal.clone()
         };
-        report = session.within(budget, upkeep.remove(&options)).await?;
+        report = remove(&upkeep, &options).await?;
     }
     if session.json {
-        output::object(&json::removed(
-            &session.store_shown(),
-            &report,
-            args.dry_run,
-            session.began.elapsed(),
-        ))?;
+        let object = session.object("rm", !report.tags.is_empty());
+        let object = object.with(&report);
+        object.with(json!({"dry_run": args.dry_run})).print()?;
     } else if is_there && !args.dry_run {
         session.say(&format!(
             "{} deleted; `cachectl prune` frees the space\n",
@@ -89,7 +89,7 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
         let there = if only.is_any() {
             remove::Report::default()
         } else {
-            session.within(budget, upkeep.remove(&any)).await?
+            remove(&upkeep, &any).await?
         };
         let error = if there.names.is_empty() {
             nothing_named(session, &args.name)
@@ -99,6 +99,21 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
         return Err(error.told());
     }
     Ok(0)
+}
+
+/// Runs the removal, or its rehearsal.
+async fn remove(upkeep: &Upkeep<'_>, options: &remove::Options) -> Result<remove::Report> {
+    let request = options.clone().into_wire();
+    let report = upkeep
+        .run(request, async |ctx| remove::run(ctx, options).await)
+        .await?;
+    // A daemon that does not know how to choose takes all, and names none: it is always rehearsed first.
+    if !options.only.is_any() && report.names.is_empty() && !report.tags.is_empty() {
+        let why = "the daemon cannot choose by scope, key or kind: it is older than this cachectl; use the same release of both";
+        let error = store::Error::new(ErrorKind::Unsupported, "remove", why);
+        return Err(error.at(&upkeep.ctx.store.url().to_string(), "").into());
+    }
+    Ok(report)
 }
 
 /// `gobuild example.com/acme/shop (scope default, key k)`.

@@ -6,20 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
+
 use super::{
     ci::{self, Ci},
     error::{CommandError, Result},
+    json::Object,
     output,
     progress::Reporter,
-    stores::{self, Place},
-    upkeep::Upkeep,
+    stores,
 };
 use crate::{
     config::{Config, Env, Loaded, Origin, keys},
     entry::Time,
     fs,
     memory::MemoryBudget,
-    ops,
+    ops::{self, LeftOut},
     progress::{Phase, Watch as _},
     redact,
     store::wrap::retrying::Trouble,
@@ -206,29 +208,6 @@ impl Session {
             .await
     }
 
-    /// Opens the store of the settings for a look or upkeep: a folder that is not there is a mistake, not an empty store.
-    /// `repositories`: patterns of those that are meant; all without any.
-    pub(crate) async fn upkeep(
-        &self,
-        budget: Option<Duration>,
-        repositories: &[String],
-    ) -> Result<Upkeep> {
-        stores::must_be_there(self.store()?)?;
-        Ok(Upkeep::new(self.open(budget).await?, repositories)?)
-    }
-
-    /// Opens the store of the settings for what only a daemon does.
-    pub(crate) async fn daemon(&self, what: &str, budget: Option<Duration>) -> Result<Upkeep> {
-        if stores::place(self.store()?)? != Place::Daemon {
-            let shown = self.store_shown();
-            return Err(CommandError::usage(format!(
-                "{what} is for a daemon, and the store is {shown}"
-            ))
-            .hint("name one with --daemon or CACHECTL_DAEMON"));
-        }
-        Ok(Upkeep::new(self.open(budget).await?, &[])?)
-    }
-
     /// Opens a store.
     pub(crate) async fn open_url(
         &self,
@@ -314,6 +293,20 @@ impl Session {
     /// A path as the user wrote it, made absolute.
     pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+
+    /// Warns of what a report left out.
+    pub(crate) fn warn_of(&self, all: &[LeftOut]) {
+        for LeftOut { what, why } in all {
+            let (what, why) = (output::printable(what), output::printable(why));
+            self.reporter.warn(&format!("{what}: {why}"));
+        }
+    }
+
+    /// The object for `--json` of a command about the store of the settings.
+    pub(crate) fn object(&self, command: &str, hit: bool) -> Object {
+        let object = Object::new(command, hit, self.began.elapsed());
+        object.with(json!({"store": self.store_shown()}))
     }
 
     /// Shows a result to people; nothing with `--json` (who prints its own) or `-q`.

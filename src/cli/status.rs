@@ -2,37 +2,52 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use serde_json::{Value, json};
+
 use super::{
-    error::{CommandError, Result},
-    json,
+    error::Result,
     output::{self, bytes, count, printable},
     session::Session,
+    upkeep,
 };
 use crate::proto::v1;
 
 pub(crate) async fn run(session: &Session) -> Result<u8> {
     let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.daemon("status", budget))
-        .await?;
-    let daemon = upkeep.daemon().ok_or_else(no_daemon)?;
+    let daemon = upkeep::daemon(session, "status").await?;
     let status = session.within(budget, daemon.status()).await?;
     session.reporter.clear();
     if session.json {
-        output::object(&json::status(
-            &session.store_shown(),
-            &status,
-            session.began.elapsed(),
-        ))?;
+        // It answered.
+        let object = session.object("status", true);
+        object.with(json(&status)).print()?;
     } else {
         output::data(&text(&status))?;
     }
     Ok(0)
 }
 
-/// What opened a daemon's URL has a way to its control API; this says so if it had not.
-pub(crate) fn no_daemon() -> CommandError {
-    CommandError::failed("the store is no daemon")
+fn json(s: &v1::StatusResponse) -> Value {
+    json!({
+        "version": s.version,
+        "protocol": s.protocol,
+        "behind": s.store,
+        "uptime_ms": s.uptime_seconds.saturating_mul(1000),
+        "listeners": s.listeners,
+        "allows_paths": s.allows_paths,
+        "queue": s.queue.as_ref().map(queue),
+    })
+}
+
+/// The queue for `--json`.
+pub(crate) fn queue(q: &v1::Queue) -> Value {
+    json!({
+        "tags": q.tags,
+        "blobs": q.blobs,
+        "bytes": q.bytes,
+        "oldest_ms": q.oldest_seconds.map(|s| s.saturating_mul(1000)),
+        "trouble": q.trouble,
+    })
 }
 
 fn text(s: &v1::StatusResponse) -> String {

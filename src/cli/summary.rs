@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     args,
     error::{CommandError, Kind, Result},
-    json,
+    json::Object,
     output::{bytes, count, seconds},
     part::Part,
     sources::Job,
@@ -217,36 +217,30 @@ impl Summary {
     }
 
     pub(crate) fn json(&self, warnings: &[String]) -> Value {
-        let moved = self.moved();
-        let left_out: Vec<LeftOut> = self.parts.iter().flat_map(|p| p.left_out.clone()).collect();
+        let left_out: Vec<&LeftOut> = self.parts.iter().flat_map(|p| &p.left_out).collect();
         let parts: Vec<Value> = self.parts.iter().map(|p| p.json(self.verb)).collect();
-        let mut value = json!({
-            "command": self.verb.name(),
+        let object = Object::new(self.verb.name(), self.hit(), self.elapsed);
+        let object = object.with(self.moved()).with(json!({
             "store": self.store,
-            "hit": self.hit(),
-            "digest": self.digest().map(Digest::to_string),
+            "digest": self.digest(),
             "entries": self.parts.iter().map(|p| p.entries).sum::<u64>(),
             "bytes": self.parts.iter().map(|p| p.bytes).sum::<u64>(),
-            "blobs_moved": moved.blobs_moved,
-            "bytes_moved": moved.bytes_moved,
-            "bytes_saved": moved.bytes_saved,
-            "elapsed_ms": json::ms(self.elapsed),
             "miss": self.miss(),
             "trouble": self.trouble_line(),
-            "left_out": json::left_out(&left_out),
-            "phases": json::phases(&self.phases()),
+            "left_out": left_out,
+            "phases": self.phases(),
             "warnings": warnings,
             "snapshots": parts,
-        });
-        match self.verb {
-            Verb::Export => value["unchanged"] = json!(self.hit()),
-            Verb::Import => {
-                value["exact"] = json!(self.exact());
-                value["partial"] = json!(self.partial());
-                value["matched_key"] = json!(self.matched_key());
-            }
-        }
-        value
+        }));
+        let own = match self.verb {
+            Verb::Export => json!({"unchanged": self.hit()}),
+            Verb::Import => json!({
+                "exact": self.exact(),
+                "partial": self.partial(),
+                "matched_key": self.matched_key(),
+            }),
+        };
+        object.with(own).into()
     }
 
     /// For people: a line a snapshot; in `detail` what all of it cost, by phase.

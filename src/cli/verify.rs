@@ -2,15 +2,23 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use super::{
     args,
     error::{CommandError, Kind, Result},
     inspect::nothing_named,
-    json,
-    output::{self, bytes, count, printable, seconds},
+    output::{bytes, count, printable, seconds},
     session::Session,
+    upkeep::Upkeep,
 };
-use crate::ops::{self, verify::Depth};
+use crate::{
+    ops::{
+        self,
+        verify::{self, Depth},
+    },
+    proto::{Wire as _, v1},
+};
 
 pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     let (depth, word) = match (args.digests, args.data) {
@@ -18,26 +26,28 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         (true, _) => (Depth::Digests, "digests"),
         _ => (Depth::Structure, "structure"),
     };
-    let budget = session.budget(None);
-    let upkeep = session
-        .within(budget, session.upkeep(budget, &args.chosen.repositories))
-        .await?;
+    let upkeep = Upkeep::open(session, &args.chosen.repositories).await?;
     session.reporter.label("verify");
     let name = args.name.as_deref();
-    let report = session
-        .within(budget, Box::pin(upkeep.verify(name, depth)))
+    let request = v1::VerifyRequest {
+        name: args.name.clone(),
+        depth: depth.into_wire(),
+        repositories: args.chosen.repositories.clone(),
+    };
+    let report = upkeep
+        .run(request, async |ctx| verify::run(ctx, name, depth).await)
         .await?;
+    if upkeep.daemon.is_some() {
+        // Whoever found it: this node's next export mends it.
+        verify::remember(&upkeep.ctx, &report).await;
+    }
     session.reporter.clear();
     let elapsed = session.began.elapsed();
     let unknown = name.filter(|_| report.snapshots == 0);
     if session.json {
-        output::object(&json::verification(
-            &session.store_shown(),
-            word,
-            &report,
-            report.faults.is_empty() && unknown.is_none(),
-            elapsed,
-        ))?;
+        let ok = report.faults.is_empty() && unknown.is_none();
+        let object = session.object("verify", report.snapshots > 0).with(&report);
+        object.with(json!({"depth": word, "ok": ok})).print()?;
     } else if unknown.is_none() {
         let mut text = String::new();
         for fault in &report.faults {

@@ -60,6 +60,10 @@ pub struct Built {
 }
 
 /// Builds everything that `config` asks for; keeps what must survive in `state`.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one list of what a daemon opens, in order: parts of it would hand a dozen values on"
+)]
 pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built> {
     let authority = Authority::open(config.auth.clone(), state, exposure(config)).await?;
     let counts = &shown.metrics.admission;

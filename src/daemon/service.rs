@@ -114,6 +114,10 @@ pub(super) async fn run(start: Start) -> Result<End> {
 }
 
 /// Opens everything, says so, and serves.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one list of what a daemon opens, in order: parts of it would hand a dozen values on"
+)]
 async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let Start {
         origins,

@@ -72,41 +72,53 @@ pub struct Admission {
     pub health: Waiting,
 }
 
+/// Labels of the pools, in the order of their fields.
+const POOLS: [&str; 11] = [
+    "requests",
+    "tokens",
+    "passwords",
+    "large_manifests",
+    "transfers",
+    "large_transfers",
+    "reads",
+    "lists",
+    "merges",
+    "control",
+    "connections",
+];
+/// Labels of the lanes, in the order of their fields.
+const LANES: [&str; 7] = [
+    "uploads",
+    "manifests",
+    "forms",
+    "answers",
+    "responses",
+    "calls",
+    "health",
+];
+
 impl Admission {
     pub(super) fn register(r: &mut Registry) -> Self {
-        let pools = [
-            "requests",
-            "tokens",
-            "passwords",
-            "large_manifests",
-            "transfers",
-            "large_transfers",
-            "reads",
-            "lists",
-            "merges",
-            "control",
-            "connections",
-        ];
         let taken = gauges(
             r,
             "places_taken",
             "Slots of a pool that are in use",
             "pool",
-            pools,
+            POOLS,
         );
         let waiting = gauges(
             r,
             "places_waiting",
             "Requests waiting for a slot",
             "pool",
-            pools,
+            POOLS,
         );
         let refused = counters(
             r,
             "places_refused",
             "Requests that were refused because no slot was free",
             "pool",
-            pools,
+            POOLS,
         );
         let transfers_cut = counters(
             r,
@@ -115,28 +127,19 @@ impl Admission {
             "pool",
             ["transfers", "large_transfers"],
         );
-        let lanes = [
-            "uploads",
-            "manifests",
-            "forms",
-            "answers",
-            "responses",
-            "calls",
-            "health",
-        ];
         let clients = gauges(
             r,
             "slow_clients",
             "Clients that send slowly, do not read, or hold a stream open",
             "lane",
-            lanes,
+            LANES,
         );
         let cut = counters(
             r,
             "slow_clients_cut",
             "Slow clients that were cut off because there were too many",
             "lane",
-            lanes,
+            LANES,
         );
         let mut pools =
             taken
@@ -152,7 +155,7 @@ impl Admission {
             .into_iter()
             .zip(cut)
             .map(|(clients, cut)| Waiting { clients, cut });
-        // In the order of the labels above.
+        // In the order of the labels.
         let mut pool = || pools.next().unwrap_or_default();
         let mut lane = || lanes.next().unwrap_or_default();
         let mut transfers_cut = transfers_cut.into_iter();

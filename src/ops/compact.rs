@@ -32,9 +32,9 @@ use crate::{
     digest::Digest,
     fs,
     pack::{
+        item::{ContentPlan, PackItem},
         plan::{Plan, Wanted, plan},
         unpack::{FileOutcome, Target},
-        write::{ContentPlan, PackItem},
     },
     source::{Item, Source},
     task,

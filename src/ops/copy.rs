@@ -10,12 +10,15 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use serde::Serialize;
+
 use super::{
     Context, Error, LeftOut, Moved, Result, dated,
     head::{self, Contained},
     names::{self, Foreign, Found, Group, Named, Word},
     publish::{self, Limits, Publication},
     reach::{self, Place},
+    rules,
 };
 use crate::{
     artifact::{
@@ -33,13 +36,15 @@ use crate::{
 };
 
 /// What was copied.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Tags copied, or digests of what has no tag.
     pub tags: Vec<String>,
     /// The source has something of that name, be it at the target already.
+    #[serde(skip)]
     pub found: bool,
     /// What was moved.
+    #[serde(flatten)]
     pub moved: Moved,
     /// What could not be copied because of what the source or the target holds; everything else was. Each was a warning too.
     pub left_out: Vec<LeftOut>,
@@ -326,7 +331,7 @@ impl Job<'_> {
         name: &SnapshotName,
         kind: SourceKind,
     ) -> Result<()> {
-        let rules = head::rules(kind);
+        let rules = rules::of(kind);
         let shown = self.shown(tag);
         let mut loaded = match super::load::load(self.from, manifest, &HashSet::new()).await? {
             Ok(loaded) if loaded.lost.is_empty() => loaded,

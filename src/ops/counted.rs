@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Context, Error, LeftOut, Result, foreign, names};
+use super::{Context, Error, LeftOut, Result};
 use crate::{
-    artifact::Manifest,
     digest::Digest,
     memory::{Exhausted, Reservation},
 };
@@ -41,34 +40,15 @@ impl Needed {
         }
     }
 
-    /// Adds what one of our snapshots needs.
+    /// Adds what a tag needs.
     ///
     /// # Errors
     /// `Memory` when there is no room for it.
-    pub(super) async fn add_ours(&mut self, manifest: &Manifest) -> Result<()> {
-        for (digest, size) in names::needed(manifest).await {
-            self.add(digest, size)?;
-        }
-        Ok(())
-    }
-
-    /// Adds what any other tag needs.
-    ///
-    /// # Errors
-    /// `Memory` when there is no room for it.
-    pub(super) fn add_foreign(&mut self, needs: &foreign::Needs) -> Result<()> {
-        for desc in &needs.blobs {
-            self.add(desc.digest, desc.size)?;
-        }
-        for (digest, size) in &needs.manifests {
-            self.add(*digest, *size)?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, digest: Digest, size: u64) -> Result<()> {
-        if self.sizes.insert(digest, size).is_none() {
-            grow(&mut self.room, 1)?;
+    pub(super) fn add(&mut self, blobs: impl IntoIterator<Item = (Digest, u64)>) -> Result<()> {
+        for (digest, size) in blobs {
+            if self.sizes.insert(digest, size).is_none() {
+                grow(&mut self.room, 1)?;
+            }
         }
         Ok(())
     }

@@ -1,20 +1,19 @@
 //! When what was read was published, and what of it is left out: what is dated later than that ([`fold::dated`]), and what its kind
 //! of cache cannot have ([`fold::barred`]).
 
-use super::{LeftOut, head, load::Loaded};
+use super::{LeftOut, load::Loaded, rules};
 use crate::{
     artifact::{
         Tag,
         fold::{
-            self, Rules,
+            self,
             dated::{AHEAD_SECS, leave_out_ahead},
         },
         name,
-        snapshot::{Outline, Snapshot},
+        snapshot::Outline,
     },
     digest::Digest,
     entry::Time,
-    source::SourceKind,
     store::{PublishedAt, published_at},
 };
 
@@ -36,11 +35,6 @@ pub fn publication(
     }
 }
 
-/// How snapshots of this kind behave; those of a kind that we do not know are trees.
-pub fn rules_of(snapshot: &Snapshot) -> Rules {
-    SourceKind::from_name(&snapshot.name.kind).map_or(Rules::Tree, head::rules)
-}
-
 /// Leaves out of a snapshot what was barred when it was read, and what is dated later than it was published: by its record, the time `modified` at which the store
 /// wrote its tag, the time in a side tag, or the store's clock `now`, in this order as far as there is one.
 ///
@@ -57,7 +51,7 @@ pub fn leave_out(
     let bound = published_at(snapshot.published, modified, now)
         .or_else(claimed)
         .unwrap_or(now);
-    let rules = rules_of(snapshot);
+    let rules = rules::of_name(&snapshot.name.kind);
     let ahead = leave_out_ahead(snapshot, bound, rules);
     let ahead = ahead.first().map(|first| {
         format!(

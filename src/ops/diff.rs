@@ -10,7 +10,7 @@ use crate::{
     },
     digest::{Sha256, Sha256Hasher},
     entry::{EntryPath, Kind},
-    pack::write::{ContentPlan, PackItem},
+    pack::item::{ContentPlan, PackItem},
     source::{Item, Known, KnownContent, Source, SourceKind},
 };
 

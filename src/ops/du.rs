@@ -4,19 +4,21 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::Serialize;
+
 use super::{
     Context, LeftOut, Result,
     counted::{self, Faults, Needed},
     foreign,
     in_turn::InTurn,
-    list, load,
+    json, list, load,
     names::{self, Found, Named, Word},
     reach,
 };
 use crate::{digest::Digest, memory::Reservation, store::StoredBlob};
 
 /// One name with what it needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// The tag of its head, as in a listing.
     pub tag: String,
@@ -33,32 +35,38 @@ pub struct Row {
     /// Blobs that its head and side tags need.
     pub blobs: u64,
     /// Their stored bytes, or those that manifests claim ([`Stored`]).
+    #[serde(rename = "stored_bytes")]
     pub bytes: u64,
     /// Those of them that no other name within reach needs: what its removal would give back.
     pub own_bytes: u64,
 }
 
 /// Everything in a store, whichever repository needs it, or none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Whole {
     /// Blobs.
+    #[serde(rename = "store_blobs")]
     pub blobs: u64,
     /// Their bytes.
+    #[serde(rename = "store_bytes")]
     pub bytes: u64,
 }
 
 /// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The biggest first.
+    #[serde(rename = "names")]
     pub rows: Vec<Row>,
     /// Blobs of all rows, each counted once.
     pub blobs: u64,
     /// Their bytes.
+    #[serde(rename = "stored_bytes")]
     pub bytes: u64,
     /// Bytes of those that no other name needs: what the removal of all rows would give back. `None`: a daemon does not tell.
     pub own_bytes: Option<u64>,
     /// `None` where the store cannot list its blobs, was opened read-only, or is not all within reach by right.
+    #[serde(flatten, serialize_with = "json::or_nulls")]
     pub store: Option<Whole>,
     /// Tags that cannot be read, with why.
     pub broken: Vec<LeftOut>,
@@ -253,14 +261,14 @@ async fn read(name: Named) -> Result<(Option<list::Row>, Needed, Vec<LeftOut>)> 
         match names::look_within_room(&place.ctx, &tag.clone().into()).await? {
             Found::Ours(ours) => {
                 row = Some(list::of_ours(place, &group.head, &ours, 0));
-                needed.add_ours(&ours.manifest).await?;
+                needed.add(names::needed(&ours.manifest).await)?;
             }
             Found::Foreign(found) => {
                 let needs = foreign::needs(place, Some(tag), &found.manifest).await?;
                 if row.is_none() && *tag == group.head {
                     row = Some(list::of_foreign(place, tag, &found, &needs).await?);
                 }
-                needed.add_foreign(&needs)?;
+                needed.add(needs.sizes())?;
                 broken.extend(needs.faults.into_iter().map(|why| name.fault(tag, why)));
             }
             Found::Broken(why) => broken.push(name.fault(tag, why)),

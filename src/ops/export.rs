@@ -3,24 +3,19 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
-    Clock, Context, Created, LeftOut, Moved, PhaseTime, Result, Target,
+    Clock, Context, Created, Error, LeftOut, Moved, PhaseTime, Result, Target,
     compact::{self, Choice},
-    damage, dated,
     diff::{self, Diff},
-    head::{self, Current},
-    load,
     publish::{self, Limits, Publication},
-    upload::{self, Work},
+    readable, rules,
+    upload::{self, Uploaded, Work},
 };
 use crate::{
     artifact::{
-        fold::{
-            self, Rules,
-            replaced::{is_replaced, newest_mark},
-        },
+        fold::{self, Rules, replaced::newest_mark},
         name::SnapshotName,
         snapshot::{At, Pack, Snapshot},
-        toc::{MAX_GENERATION, Object, ObjectId},
+        toc::{Object, ObjectId},
     },
     digest::{Digest, Sha256},
     entry::{EntryPath, Time},
@@ -30,7 +25,7 @@ use crate::{
     },
     progress::Phase,
     source::{
-        Item, KnownContent, NothingKnown, Source,
+        Item, Known, KnownContent, NothingKnown, Source,
         index::{NodeIndex, Notes, Stamp},
     },
     store::{self, ErrorKind},
@@ -38,12 +33,13 @@ use crate::{
 };
 
 mod assemble;
+mod ground;
 mod limit;
-pub(super) mod readable;
 mod replace;
 mod skewed;
 
 use assemble::{assemble, date_merged, differs, kept_bytes};
+use ground::{Ground, Scanned, generation, ground, scan};
 pub use limit::{Dropped, Totals};
 
 /// Tags that cannot be read and are warned of.
@@ -108,7 +104,7 @@ pub struct Report {
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     let export = async {
         match Box::pin(export(ctx, options, None)).await {
-            Err(super::Error::Store(e)) if stuck(&e).is_some() => {
+            Err(Error::Store(e)) if stuck(&e).is_some() => {
                 tracing::warn!(error = %e, "Packing anew under another digest");
                 Box::pin(export(ctx, options, stuck(&e))).await
             }
@@ -126,274 +122,439 @@ fn stuck(e: &store::Error) -> Option<Digest> {
     e.key.parse().ok()
 }
 
-/// What is known before anything is packed.
-struct Ground {
-    /// Index of this node, if there is one.
-    index: Option<NodeIndex>,
-    /// Packs that an import here found damaged.
-    damaged: HashSet<Digest>,
-    /// What the target's tag stands for.
-    current: Current,
-    /// What the head stands for, where the target is another tag and the kind folds into it.
-    head: Option<Current>,
-    /// What is kept and compared with: closed.
-    base: Option<Snapshot>,
-    /// Whether `base` is what the target's tag stands for.
-    base_is_current: bool,
+/// Reports what it did, after all its phases.
+async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Result<Report> {
+    let mut export = Export::new(ctx, options);
+    let (mut ground, scanned) = export.look().await?;
+    let generation = generation(&ground, stuck);
+    let mut tree = export.compare(&mut ground, scanned).await?;
+    export.must_hold_something(&ground, &tree)?;
+    upload::must_be_allowed(ctx, &tree.diff.new).await?;
+    let mut fitted = export.fit(&ground, &mut tree).await?;
+    let mut packed = export
+        .pack(&ground, &mut tree, &mut fitted, generation)
+        .await?;
+    let made = export.put_together(&ground, &tree, &mut fitted, &mut packed)?;
+    let (head, changed) = export.publish(&ground, &made, packed.entries).await?;
+    let (entries, bytes) = head.totals;
+    let moved = Moved {
+        bytes_saved: packed.moved.bytes_saved + kept_bytes(fitted.base.as_deref(), &made.mine),
+        ..packed.moved
+    };
+    let matched = Matched {
+        digest: head.digest,
+        mark: ground
+            .mark
+            .or_else(|| newest_mark(&made.mine).map(str::to_owned)),
+    };
+    let kept = tree.diff.kept.iter().map(|(i, at)| {
+        let base = fitted.base.as_ref();
+        let base = base.expect("only a base has entries to keep");
+        (*i, base.entry(*at).content)
+    });
+    packed.contents.extend(kept);
+    remember(ctx, options, tree, packed.contents, matched).await;
+    Ok(Report {
+        kind: options.source.kind().name(),
+        target: options.target.clone(),
+        digest: head.digest,
+        unchanged: !changed,
+        entries,
+        bytes,
+        entries_packed: packed.entries,
+        moved,
+        left_out: export.left_out,
+        dropped: fitted.dropped,
+        phases: export.clock.phases(),
+        elapsed: export.clock.total(),
+    })
 }
 
-async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Result<Report> {
-    let mut clock = Clock::start();
-    let source = &options.source;
-    let rules = head::rules(source.kind());
-    let name = name_of(options, &options.target.key);
-    ctx.progress.begin(Phase::Resolve, None);
-    let (ground, scanned) = tokio::join!(
-        ground(ctx, options, &name, rules),
-        scan(ctx, source.clone()),
-    );
-    let (mut ground, mut scanned) = (ground?, scanned?);
-    for LeftOut { what, why } in ground.current.broken.iter().take(MAX_WARNED) {
-        ctx.progress.warn(&format!("{what}: {why}"));
-    }
-    let today = ground.current.today();
-    let mark = replace::mark(options, &ground, &name);
-    if mark.is_none() {
-        replace::must_be_newer(ctx, &ground, &name)?;
-    }
-    ctx.progress.end(Phase::Resolve);
-    clock.lap(Phase::Resolve);
+/// The tree, and how it differs from what is built on.
+struct Tree {
+    items: Arc<Vec<Item>>,
+    diff: Diff,
+    /// The node index that there was before.
+    index: Option<NodeIndex>,
+    stamp: Option<Stamp>,
+}
 
-    let base = ground.base.clone().map(Arc::new);
-    let generation = generation(&ground, stuck);
-    let (mut diff, items, index) = compare(
-        ctx,
-        options,
-        base.clone(),
-        &mut scanned,
-        ground.index.take(),
-    )
-    .await;
-    clock.lap(Phase::Scan);
-    let mut left_out: Vec<LeftOut> = scanned.skipped;
-    left_out.append(&mut diff.left_out);
-    let skewed = skewed::leave_out(&mut diff, ground.current.now);
-    left_out.extend(skewed.clone());
-    left_out.extend(ground.current.ahead.iter().cloned());
+impl Tree {
+    /// Says whether the job used an item.
+    fn is_used(&self, source: &dyn Source, item: usize) -> bool {
+        let imported_at = self.index.as_ref().and_then(NodeIndex::imported_at);
+        source.used(&self.items[item], imported_at)
+    }
 
-    // Nothing to pack and nothing there: there is no name to make.
-    if base.is_none() && diff.new.is_empty() && source.kind().is_go() {
-        let path = source.root().to_owned();
-        return Err(match skewed {
-            Some(LeftOut { why, .. }) => super::Error::AllAhead { path, why },
-            None => super::Error::NothingToExport { path },
-        });
+    /// Entries of the base that stay as they are, and whether the job used them.
+    fn kept(&self, source: &dyn Source) -> Vec<(At, bool)> {
+        let kept = self.diff.kept.iter();
+        kept.map(|(i, at)| (*at, self.is_used(source, *i)))
+            .collect()
     }
-    if mark.is_some() {
-        replace::warn_of_imported(ctx, &name, index.as_ref(), &items);
-    }
-    let must_hold_something = !source.kind().is_go() && !options.allow_empty;
-    if items.is_empty() && must_hold_something {
-        let nothing = nothing_carried(&**source, &left_out);
-        if !options.merge {
-            return Err(nothing);
+}
+
+/// What is built on within the limits, and what of it is packed again with what is new.
+struct Fitted {
+    /// The base without what leaves.
+    base: Option<Arc<Snapshot>>,
+    /// `--max-size` binds.
+    is_tight: bool,
+    dropped: Dropped,
+    merged: Merged,
+}
+
+/// What was packed and sent.
+#[derive(Default)]
+struct Packed {
+    packs: Vec<Pack>,
+    moved: Moved,
+    /// Contents of items.
+    contents: Vec<(usize, Sha256)>,
+    /// How many entries it is.
+    entries: u64,
+    /// What is of no use without something that was left out.
+    fallen: HashSet<EntryPath>,
+}
+
+/// What is published.
+struct Made {
+    mine: Snapshot,
+    /// Its packs that this export made.
+    own: HashSet<Digest>,
+}
+
+/// What all phases of an export work with.
+struct Export<'a> {
+    ctx: &'a Context,
+    options: &'a Options,
+    source: &'a dyn Source,
+    rules: Rules,
+    name: SnapshotName,
+    clock: Clock,
+    left_out: Vec<LeftOut>,
+}
+
+impl<'a> Export<'a> {
+    fn new(ctx: &'a Context, options: &'a Options) -> Self {
+        Self {
+            ctx,
+            options,
+            source: &*options.source,
+            rules: rules::of(options.source.kind()),
+            name: name_of(options, &options.target.key),
+            clock: Clock::start(),
+            left_out: Vec::new(),
         }
-        ctx.progress.warn(&nothing.to_string());
     }
-    upload::must_be_allowed(ctx, &diff.new).await?;
-    let first = base.is_none();
-    let used = |i: usize| source.used(&items[i], index.as_ref().and_then(NodeIndex::imported_at));
-    let with_use = |kept: &[(usize, At)]| -> Vec<(At, bool)> {
-        kept.iter().map(|(i, at)| (*at, used(*i))).collect()
-    };
-    let grounds = limit::Ground {
-        name: &name,
-        base: base.as_ref(),
-        kept: &with_use(&diff.kept),
-        today,
-        rules,
-    };
-    let limited = limit::apply(ctx, options, &grounds, &mut diff).await?;
-    left_out.extend(limited.left_out);
-    let mut dropped = limited.dropped;
-    let base = limited.base;
-    let merged = merge_packs(ctx, options, base.as_ref(), &items, &mut diff, limited.room).await;
-    let packed: Vec<(Option<usize>, EntryPath)> = diff
-        .new
-        .iter()
-        .map(|n| (n.item, n.pack.entry.path.clone()))
-        .collect();
-    let uploaded = if diff.new.is_empty() && !(first && limited.room.is_none()) {
-        None
-    } else {
+
+    /// Reads what the name stands for, and scans the tree meanwhile.
+    async fn look(&mut self) -> Result<(Ground, Scanned)> {
+        let (ctx, options) = (self.ctx, self.options);
+        ctx.progress.begin(Phase::Resolve, None);
+        let (ground, scanned) = tokio::join!(
+            ground(ctx, options, &self.name, self.rules),
+            scan(ctx, options.source.clone()),
+        );
+        let (mut ground, scanned) = (ground?, scanned?);
+        for LeftOut { what, why } in ground.current.broken.iter().take(MAX_WARNED) {
+            ctx.progress.warn(&format!("{what}: {why}"));
+        }
+        ground.mark = replace::mark(options, &ground, &self.name);
+        if ground.mark.is_none() {
+            replace::must_be_newer(ctx, &ground, &self.name)?;
+        }
+        ctx.progress.end(Phase::Resolve);
+        self.clock.lap(Phase::Resolve);
+        Ok((ground, scanned))
+    }
+
+    /// Sorts what was found into what is there already and what is new.
+    ///
+    /// # Errors
+    /// When there is nothing to pack and nothing there: there is no name to make.
+    async fn compare(&mut self, ground: &mut Ground, scanned: Scanned) -> Result<Tree> {
+        let (mut items, index) = (scanned.items, ground.index.take());
+        let (source, threads) = (self.options.source.clone(), self.ctx.threads);
+        let base = ground.base.clone().filter(|_| !self.options.flatten);
+        let (mut diff, items, index) = task::blocking(move || {
+            let known: &dyn Known = match &index {
+                Some(index) => index,
+                None => &NothingKnown,
+            };
+            let diff = diff::diff(&*source, &mut items, base.as_deref(), known, threads);
+            (diff, Arc::new(items), index)
+        })
+        .await;
+        self.clock.lap(Phase::Scan);
+        self.left_out = scanned.skipped;
+        self.left_out.append(&mut diff.left_out);
+        let skewed = skewed::leave_out(&mut diff, ground.current.now);
+        self.left_out.extend(skewed.clone());
+        self.left_out.extend(ground.current.ahead.iter().cloned());
+        if ground.base.is_none() && diff.new.is_empty() && self.source.kind().is_go() {
+            let path = self.source.root().to_owned();
+            return Err(match skewed {
+                Some(LeftOut { why, .. }) => Error::AllAhead { path, why },
+                None => Error::NothingToExport { path },
+            });
+        }
+        Ok(Tree {
+            items,
+            diff,
+            index,
+            stamp: scanned.stamp,
+        })
+    }
+
+    /// Refuses an empty folder, or warns of it, and of a replacement that holds what was imported.
+    fn must_hold_something(&self, ground: &Ground, tree: &Tree) -> Result<()> {
+        if ground.mark.is_some() {
+            replace::warn_of_imported(self.ctx, &self.name, tree.index.as_ref(), &tree.items);
+        }
+        if tree.items.is_empty() && !self.may_be_empty() {
+            let nothing = nothing_carried(self.source, &self.left_out);
+            if !self.options.merge {
+                return Err(nothing);
+            }
+            self.ctx.progress.warn(&nothing.to_string());
+        }
+        Ok(())
+    }
+
+    fn may_be_empty(&self) -> bool {
+        self.source.kind().is_go() || self.options.allow_empty
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            max_age_days: self.options.max_age_days,
+            max_bytes: self.options.max_size,
+        }
+    }
+
+    /// What `--max-size` is decided on.
+    fn basis<'b>(
+        &'b self,
+        ground: &Ground,
+        base: Option<&'b Arc<Snapshot>>,
+        kept: &'b [(At, bool)],
+    ) -> limit::Basis<'b> {
+        limit::Basis {
+            name: &self.name,
+            base,
+            kept,
+            today: ground.current.today(),
+            rules: self.rules,
+        }
+    }
+
+    /// Decides what `--max-size` leaves out, and which packs are merged with what is new.
+    async fn fit(&mut self, ground: &Ground, tree: &mut Tree) -> Result<Fitted> {
+        let (ctx, options) = (self.ctx, self.options);
+        let kept = tree.kept(self.source);
+        let basis = self.basis(ground, ground.base.as_ref(), &kept);
+        let limited = limit::apply(ctx, options, &basis, &mut tree.diff).await?;
+        self.left_out.extend(limited.left_out);
+        let (base, room) = (limited.base, limited.room);
+        let merged = merge_packs(ctx, options, base.as_ref(), tree, room).await;
+        Ok(Fitted {
+            base,
+            is_tight: room.is_some(),
+            dropped: limited.dropped,
+            merged,
+        })
+    }
+
+    /// Packs and sends what is new, and notes what could not be read.
+    async fn pack(
+        &mut self,
+        ground: &Ground,
+        tree: &mut Tree,
+        fitted: &mut Fitted,
+        generation: u32,
+    ) -> Result<Packed> {
+        let new = tree.diff.new.iter();
+        let paths: Vec<_> = new.map(|n| (n.item, n.pack.entry.path.clone())).collect();
+        let (mut packed, mut outcomes) = (Packed::default(), Vec::new());
+        if let Some(uploaded) = self.upload(ground, tree, fitted, generation).await? {
+            self.clock.add(Phase::Pack, uploaded.times.0);
+            self.clock.add(Phase::Upload, uploaded.times.1);
+            (packed.packs, packed.moved) = (uploaded.packs, uploaded.moved);
+            outcomes = uploaded.outcomes;
+        }
+        self.clock.restart();
+        drop(fitted.merged.files.take());
+        for ((item, path), outcome) in paths.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Packed(digest) => {
+                    packed.contents.extend(item.map(|i| (i, digest)));
+                    packed.entries += 1;
+                }
+                Outcome::LeftOut(why) => {
+                    packed.fallen.extend(self.source.falls_with(&path));
+                    let what = path.to_string();
+                    self.left_out.push(LeftOut { what, why });
+                }
+            }
+        }
+        // What was left out before it came to packing takes others with it too.
+        let unfit = self.left_out.iter();
+        let unfit = unfit.map(|l| EntryPath::new(l.what.as_bytes()));
+        let falls = unfit.filter_map(|p| self.source.falls_with(&p.ok()?));
+        packed.fallen.extend(falls);
+        packed.entries -= take_away(&mut packed.packs, &packed.fallen, &mut self.left_out);
+        Ok(packed)
+    }
+
+    /// `None` if there is nothing to pack; a name's first snapshot has a pack, be it an empty one.
+    async fn upload(
+        &self,
+        ground: &Ground,
+        tree: &mut Tree,
+        fitted: &Fitted,
+        generation: u32,
+    ) -> Result<Option<Uploaded>> {
+        let (ctx, options) = (self.ctx, self.options);
+        let first = ground.base.is_none();
+        if tree.diff.new.is_empty() && (!first || fitted.is_tight) {
+            return Ok(None);
+        }
+        let (base, choice) = (fitted.base.as_ref(), &fitted.merged.choice);
         let work = Work {
-            source: source.clone(),
-            new: std::mem::take(&mut diff.new),
-            kept: Arc::new(kept_objects(base.as_deref(), &merged.choice)),
+            source: options.source.clone(),
+            new: std::mem::take(&mut tree.diff.new),
+            kept: Arc::new(kept_objects(base.map(|b| &**b), choice)),
             options: pack::write::Options {
                 shape: shape(options, first),
-                generation: generation.max(merged.choice.generation),
+                generation: generation.max(choice.generation),
                 threads: ctx.threads,
                 level: pack::ZSTD_LEVEL,
             },
         };
-        let grounds = limit::Ground {
-            name: &name,
-            base: base.as_ref(),
-            kept: &with_use(&diff.kept),
-            today,
-            rules,
-        };
-        limit::must_fit(ctx, options, &grounds, &ground.current, &work).await?;
-        Some(upload::upload(ctx, work, if source.kind().is_go() { today } else { 0 }).await?)
-    };
-    let (mut new_packs, outcomes, moved) = match uploaded {
-        Some(u) => {
-            clock.add(Phase::Pack, u.times.0);
-            clock.add(Phase::Upload, u.times.1);
-            (u.packs, u.outcomes, u.moved)
-        }
-        None => (Vec::new(), Vec::new(), Moved::default()),
-    };
-    clock.restart();
-    let mut contents: Vec<(usize, Sha256)> = Vec::new();
-    let mut entries_packed = 0;
-    let mut fallen: HashSet<EntryPath> = HashSet::new();
-    for ((item, path), outcome) in packed.iter().zip(&outcomes) {
-        match outcome {
-            Outcome::Packed(digest) => {
-                contents.extend(item.map(|i| (i, *digest)));
-                entries_packed += 1;
-            }
-            Outcome::LeftOut(why) => {
-                fallen.extend(source.falls_with(path));
-                left_out.push(LeftOut {
-                    what: path.to_string(),
-                    why: why.clone(),
-                });
-            }
-        }
-    }
-    drop(merged.files);
-    // What was left out before it came to packing takes others with it too.
-    let unfit = left_out.iter().map(|l| EntryPath::new(l.what.as_bytes()));
-    fallen.extend(unfit.filter_map(|p| source.falls_with(&p.ok()?)));
-    entries_packed -= take_away(&mut new_packs, &fallen, &mut left_out);
-    let kept = with_use(&diff.kept);
-    if source.kind().is_go() {
-        date_merged(&mut new_packs, base.as_deref(), &merged.choice, used, today);
-    }
-    let own: HashSet<Digest> = new_packs.iter().map(Pack::digest).collect();
-    let mut mine = assemble(options, &name, base.as_deref(), &kept, new_packs, today);
-    if let Some(mark) = &mark {
-        replace::takes_the_place_of(&mut mine, &ground.current, mark);
-    }
-    no_longer_alone(&mut mine, &**source, &fallen);
-    let died = fold::close(&mut mine, rules);
-    fold::drop_covered(&mut mine, &own);
-    left_out.extend(died.into_iter().map(|d| LeftOut {
-        what: d.path.to_string(),
-        why: d.why.into(),
-    }));
-    let limits = Limits {
-        max_age_days: options.max_age_days,
-        max_bytes: options.max_size,
-    };
-    if must_hold_something && !options.merge && mine.live().next().is_none() {
-        return Err(nothing_carried(&**source, &left_out));
-    }
-    dropped.last(limits, options, &mut mine, today, rules)?;
-    limit::stays_below(options, &ground.current, &mine, &own, rules)?;
-    readable::check(&mine)?;
-
-    let changed = !ground.base_is_current
-        || !ground.current.lost().is_empty()
-        || !ground.current.sides.is_empty()
-        || !ground.current.ahead.is_empty()
-        || if mine.merge {
-            entries_packed > 0
+        let kept = tree.kept(self.source);
+        let basis = self.basis(ground, base, &kept);
+        limit::must_fit(ctx, options, &basis, &ground.current, &work).await?;
+        let day = if self.source.kind().is_go() {
+            basis.today
         } else {
-            differs(&mine, ground.current.head.as_ref().map(|h| &h.snapshot))
+            0
         };
-    let moved = Moved {
-        bytes_saved: moved.bytes_saved + kept_bytes(base.as_deref(), &mine),
-        ..moved
-    };
-    let head = match (ground.current.digest(), &ground.current.head) {
-        (Some(digest), Some(head)) if !changed => publish::Head {
-            digest,
-            totals: if mine.merge {
-                head.snapshot.totals()
+        upload::upload(ctx, work, day).await.map(Some)
+    }
+
+    /// Makes the snapshot of what is there and what was packed: closed, within the limits, and fit to be read.
+    fn put_together(
+        &mut self,
+        ground: &Ground,
+        tree: &Tree,
+        fitted: &mut Fitted,
+        packed: &mut Packed,
+    ) -> Result<Made> {
+        let (options, source, rules) = (self.options, self.source, self.rules);
+        let (current, today) = (&ground.current, ground.current.today());
+        let base = fitted.base.as_deref();
+        let mut packs = std::mem::take(&mut packed.packs);
+        if source.kind().is_go() {
+            let is_used = |item| tree.is_used(source, item);
+            date_merged(&mut packs, base, &fitted.merged.choice, is_used, today);
+        }
+        let own: HashSet<Digest> = packs.iter().map(Pack::digest).collect();
+        let mut mine = assemble(options, &self.name, base, &tree.kept(source), packs, today);
+        if let Some(mark) = &ground.mark {
+            replace::takes_the_place_of(&mut mine, current, mark);
+        }
+        no_longer_alone(&mut mine, source, &packed.fallen);
+        let died = fold::close(&mut mine, rules);
+        fold::drop_covered(&mut mine, &own);
+        self.left_out.extend(died.into_iter().map(|d| LeftOut {
+            what: d.path.to_string(),
+            why: d.why.into(),
+        }));
+        if !self.may_be_empty() && !options.merge && mine.live().next().is_none() {
+            return Err(nothing_carried(source, &self.left_out));
+        }
+        let limits = self.limits();
+        fitted
+            .dropped
+            .last(limits, options, &mut mine, today, rules)?;
+        limit::stays_below(options, current, &mine, &own, rules)?;
+        readable::check(&mine)?;
+        Ok(Made { mine, own })
+    }
+
+    /// Publishes it unless nothing changed, which the second value says; `packed` entries are new.
+    async fn publish(
+        &mut self,
+        ground: &Ground,
+        made: &Made,
+        packed: u64,
+    ) -> Result<(publish::Head, bool)> {
+        let (mine, current) = (&made.mine, &ground.current);
+        let changed = !ground.base_is_current
+            || !current.lost().is_empty()
+            || !current.sides.is_empty()
+            || !current.ahead.is_empty()
+            || if mine.merge {
+                packed > 0
             } else {
-                mine.totals()
+                differs(mine, current.head.as_ref().map(|h| &h.snapshot))
+            };
+        let head = match (current.digest(), &current.head) {
+            (Some(digest), Some(head)) if !changed => publish::Head {
+                digest,
+                totals: if mine.merge {
+                    head.snapshot.totals()
+                } else {
+                    mine.totals()
+                },
             },
-        },
-        _ => {
-            ctx.progress.begin(Phase::Publish, None);
+            _ => {
+                self.ctx.progress.begin(Phase::Publish, None);
+                let published = self.send(ground, made).await?;
+                self.ctx.progress.end(Phase::Publish);
+                published
+            }
+        };
+        self.clock.lap(Phase::Publish);
+        Ok((head, changed))
+    }
+
+    /// Publishes it under its name, and under the name without a key where that takes it in.
+    async fn send(&self, ground: &Ground, made: &Made) -> Result<publish::Head> {
+        let publication = Publication {
+            mine: &made.mine,
+            own: &made.own,
+            base: &ground.current,
+            built_on_base: ground.base_is_current,
+            rules: self.rules,
+            limits: self.limits(),
+            damaged: &ground.damaged,
+            created: created(self.options.created),
+            copied: None,
+        };
+        let published = publish::publish(self.ctx, &publication).await?;
+        if let Some(head) = &ground.head {
+            let mut mine = made.mine.clone();
+            mine.name = name_of(self.options, "");
+            if let Some(mark) = &ground.mark {
+                replace::takes_the_place_of(&mut mine, head, mark);
+            }
             let publication = Publication {
                 mine: &mine,
-                own: &own,
-                base: &ground.current,
-                built_on_base: ground.base_is_current,
-                rules,
-                limits,
-                damaged: &ground.damaged,
-                created: created(options.created),
-                copied: None,
+                base: head,
+                built_on_base: false,
+                ..publication
             };
-            let published = publish::publish(ctx, &publication).await?;
-            if let Some(head) = &ground.head {
-                let mut mine = mine.clone();
-                mine.name = name_of(options, "");
-                if let Some(mark) = &mark {
-                    replace::takes_the_place_of(&mut mine, head, mark);
-                }
-                let publication = Publication {
-                    mine: &mine,
-                    base: head,
-                    built_on_base: false,
-                    ..publication
-                };
-                publish::publish(ctx, &publication).await?;
-            }
-            ctx.progress.end(Phase::Publish);
-            published
+            publish::publish(self.ctx, &publication).await?;
         }
-    };
-    clock.lap(Phase::Publish);
-
-    let publish::Head {
-        digest,
-        totals: (entries, bytes),
-    } = head;
-    contents.extend(diff.kept.iter().map(|(i, at)| {
-        let base = base.as_ref().expect("only a base has entries to keep");
-        (*i, base.entry(*at).content)
-    }));
-    let matched = Matched {
-        digest,
-        mark: mark.or_else(|| newest_mark(&mine).map(str::to_owned)),
-    };
-    remember(ctx, options, items, contents, index, scanned.stamp, matched).await;
-    Ok(Report {
-        kind: source.kind().name(),
-        target: options.target.clone(),
-        digest,
-        unchanged: !changed,
-        entries,
-        bytes,
-        entries_packed,
-        moved,
-        left_out,
-        dropped,
-        phases: clock.phases(),
-        elapsed: clock.total(),
-    })
+        Ok(published)
+    }
 }
 
 /// Nothing of a folder is carried: there is nothing in it, or nothing that can be read.
-fn nothing_carried(source: &dyn Source, left_out: &[LeftOut]) -> super::Error {
-    super::Error::EmptyFolder {
+fn nothing_carried(source: &dyn Source, left_out: &[LeftOut]) -> Error {
+    Error::EmptyFolder {
         path: source.root().to_owned(),
         why: left_out.first().map_or_else(
             || "it is empty, or all of it is left out".to_owned(),
@@ -458,10 +619,10 @@ async fn merge_packs(
     ctx: &Context,
     options: &Options,
     base: Option<&Arc<Snapshot>>,
-    items: &Arc<Vec<Item>>,
-    diff: &mut Diff,
+    tree: &mut Tree,
     room: Option<u64>,
 ) -> Merged {
+    let Tree { items, diff, .. } = tree;
     let is_short = |base: &Snapshot| room.is_some_and(|room| base.stored_bytes() > room);
     let writes = !diff.new.is_empty() && !options.flatten;
     let Some(base) = base.filter(|base| writes || is_short(base)) else {
@@ -472,7 +633,7 @@ async fn merge_packs(
         let raw: u64 = diff.new.iter().map(limit::raw_bytes).sum();
         Some(options.max_size?.saturating_sub(raw))
     });
-    let rules = head::rules(options.source.kind());
+    let rules = rules::of(options.source.kind());
     let Some(mut choice) = compact::choose_within(base, &diff.kept, rules, room) else {
         return Merged::default();
     };
@@ -518,156 +679,6 @@ fn name_of(options: &Options, key: &str) -> SnapshotName {
     }
 }
 
-/// Reads the node index, what the target's tags stand for, and finds what to build on.
-async fn ground(
-    ctx: &Context,
-    options: &Options,
-    name: &SnapshotName,
-    rules: Rules,
-) -> Result<Ground> {
-    let index = super::load_index(ctx, &options.source).await;
-    let damaged = damage::known(ctx).await;
-    let current = head::read(ctx, name, &damaged).await?;
-    let folds_into_head = !name.key.is_empty() && options.source.kind().is_go();
-    let head = if folds_into_head {
-        Some(head::read(ctx, &name_of(options, ""), &damaged).await?)
-    } else {
-        None
-    };
-    let (of_head, folded, read) = task::blocking(move || {
-        let of_head = head.as_ref().and_then(Current::folded);
-        let folded = current.folded();
-        (of_head, folded, (head, current))
-    })
-    .await;
-    let (head, current) = read;
-    let mut base = folded.filter(|_| !options.replace);
-    // A key that was written before its name was replaced is not built on: with it all would come back.
-    if let (Some(key), Some(head)) = (&base, &of_head)
-        && is_replaced(key, head, rules)
-    {
-        base = None;
-    }
-    let base_is_current = base.is_some();
-    if base.is_none() && !options.replace {
-        base = of_head;
-    }
-    if base.is_none()
-        && !options.replace
-        && let Some(imported) = index.as_ref().and_then(|i| i.notes.imported.as_ref())
-        && imported.store == ctx.store.url().to_string()
-    {
-        base = imported_base(ctx, &imported.snapshot, &damaged, rules).await;
-    }
-    Ok(Ground {
-        index,
-        damaged,
-        current,
-        head,
-        base,
-        base_is_current,
-    })
-}
-
-/// The snapshot that this node imported: a first export of a scope need not send what that has. Not having it costs no more than time.
-async fn imported_base(
-    ctx: &Context,
-    digest: &str,
-    damaged: &HashSet<Digest>,
-    rules: Rules,
-) -> Option<Snapshot> {
-    let digest: Digest = digest.parse().ok()?;
-    let resolved = ctx.store.resolve(&digest.into()).await.ok()??;
-    let loaded = load::load(ctx, &resolved.manifest, damaged)
-        .await
-        .ok()?
-        .ok()?;
-    let mut loaded = loaded;
-    let now = ctx.store.clock().await.ok()?;
-    dated::leave_out(&mut loaded, None, resolved.modified, now);
-    fold::close(&mut loaded.snapshot, rules);
-    Some(loaded.snapshot)
-}
-
-struct Scanned {
-    items: Vec<Item>,
-    skipped: Vec<LeftOut>,
-    stamp: Option<Stamp>,
-}
-
-async fn scan(ctx: &Context, source: Arc<dyn Source>) -> Result<Scanned> {
-    let state = ctx.state_dir.clone();
-    task::blocking(move || {
-        // The stamp comes before the first stat, else it proves nothing.
-        let stamp =
-            crate::fs::Dir::open_if_there(source.root())?.and_then(|root| Stamp::take(&root).ok());
-        let index = state.and_then(|s| NodeIndex::load(&s, source.kind(), source.root()));
-        let scan = match &index {
-            Some(index) => source.scan(index)?,
-            None => source.scan(&NothingKnown)?,
-        };
-        let skipped = scan
-            .skipped
-            .into_iter()
-            .map(|s| LeftOut {
-                what: s.path,
-                why: s.why,
-            })
-            .collect();
-        Ok(Scanned {
-            items: scan.items,
-            skipped,
-            stamp,
-        })
-    })
-    .await
-}
-
-async fn compare(
-    ctx: &Context,
-    options: &Options,
-    base: Option<Arc<Snapshot>>,
-    scanned: &mut Scanned,
-    index: Option<NodeIndex>,
-) -> (Diff, Arc<Vec<Item>>, Option<NodeIndex>) {
-    let mut items = std::mem::take(&mut scanned.items);
-    let (source, threads, flatten) = (options.source.clone(), ctx.threads, options.flatten);
-    task::blocking(move || {
-        let base = base.as_deref().filter(|_| !flatten);
-        let diff = match &index {
-            Some(index) => diff::diff(&*source, &mut items, base, index, threads),
-            None => diff::diff(&*source, &mut items, base, &NothingKnown, threads),
-        };
-        (diff, Arc::new(items), index)
-    })
-    .await
-}
-
-/// Packs that replace damaged ones need other digests than those, which the generation gives them: above those of the packs
-/// that are whole, and by a step that depends on what is damaged, since what was packed anew may be damaged again.
-fn generation(ground: &Ground, stuck: Option<Digest>) -> u32 {
-    let mut wrong: Vec<String> = ground.current.lost().into_iter().map(|l| l.what).collect();
-    wrong.extend(stuck.map(|d| d.to_string()));
-    if wrong.is_empty() && ground.base.is_some() {
-        return 0;
-    }
-    wrong.extend(ground.damaged.iter().map(ToString::to_string));
-    if wrong.is_empty() {
-        return 0;
-    }
-    wrong.sort();
-    let step = u32::from(Sha256::of(wrong.concat().as_bytes()).0[0]);
-    let head = ground.current.head.iter().flat_map(|l| &l.snapshot.packs);
-    let head = head.map(|p| p.toc.generation);
-    let sides = ground.current.sides.iter().map(|s| s.generation);
-    let highest = head.chain(sides).max().unwrap_or(0);
-    // At the limit the damaged packs are left out all the same; another digest is what counts.
-    match highest + 1 + step {
-        generation if generation > MAX_GENERATION => MAX_GENERATION - step,
-        generation => generation,
-    }
-}
-
 fn created(created: Created) -> Time {
     match created {
         Created::Now => Time::now(),
@@ -686,13 +697,11 @@ struct Matched {
 async fn remember(
     ctx: &Context,
     options: &Options,
-    items: Arc<Vec<Item>>,
+    tree: Tree,
     contents: Vec<(usize, Sha256)>,
-    before: Option<NodeIndex>,
-    stamp: Option<Stamp>,
-    tree: Matched,
+    matched: Matched,
 ) {
-    let (Some(state), Some(stamp)) = (ctx.state_dir.clone(), stamp) else {
+    let (Some(state), Some(stamp)) = (ctx.state_dir.clone(), tree.stamp) else {
         return;
     };
     let source = options.source.clone();
@@ -701,12 +710,12 @@ async fn remember(
             return;
         };
         let notes = Notes {
-            imported: before.and_then(|b| b.notes.imported),
-            matched: Some(tree.digest.to_string()),
-            replacement: tree.mark,
+            imported: tree.index.and_then(|i| i.notes.imported),
+            matched: Some(matched.digest.to_string()),
+            replacement: matched.mark,
         };
         let records = contents.into_iter().map(|(i, digest)| {
-            let item = &items[i];
+            let item = &tree.items[i];
             (
                 item.entry.path.clone(),
                 item.stat,

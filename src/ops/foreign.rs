@@ -91,6 +91,14 @@ pub(super) struct Needs {
 }
 
 impl Needs {
+    /// All that it needs, with sizes.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (Digest, u64)> {
+        let blobs = self.blobs.iter().map(|d| (d.digest, d.size));
+        blobs.chain(self.manifests.iter().copied())
+    }
+}
+
+impl Needs {
     /// Stored bytes of configs and layers; hostile sizes may be anything.
     pub(super) fn blob_bytes(&self) -> u64 {
         self.blobs

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::{
     Context, LeftOut, Result, dated,
     load::{Loaded, NotLoaded, load, told},
+    rules,
 };
 use crate::{
     artifact::{
@@ -15,7 +16,6 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
-    source::SourceKind,
     store::Version,
 };
 
@@ -28,19 +28,6 @@ pub use contained::Contained;
 const MAX_NOTED: usize = 10_000;
 /// Flaws of one tree that are reported.
 const MAX_FLAWS: usize = 10;
-
-/// How snapshots of a kind behave.
-pub fn rules(kind: SourceKind) -> Rules {
-    match kind {
-        SourceKind::GoBuild => Rules::Union {
-            outputs_by_need: true,
-        },
-        SourceKind::GoMod => Rules::Union {
-            outputs_by_need: false,
-        },
-        SourceKind::Dir => Rules::Tree,
-    }
-}
 
 /// A side tag with its snapshot.
 #[derive(Debug, Clone)]
@@ -114,7 +101,7 @@ impl Current {
             ahead: Vec::new(),
             now,
             published: None,
-            rules: SourceKind::from_name(&name.kind).map_or(Rules::Tree, rules),
+            rules: rules::of_name(&name.kind),
             united: None,
             lost: Vec::new(),
             flaws: Vec::new(),

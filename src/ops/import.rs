@@ -3,8 +3,9 @@
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use super::{
-    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage, head,
+    Clock, Context, LeftOut, Moved, PhaseTime, Result, damage,
     restore::{NotRestored, Stands, restore},
+    rules,
 };
 use crate::{
     artifact::{
@@ -25,7 +26,7 @@ use crate::{
 
 mod search;
 
-use search::Search;
+use search::{Candidate, Search};
 
 /// What to import, and from where.
 #[derive(Clone)]
@@ -135,108 +136,141 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
     let found = search.find().await?;
     ctx.progress.end(Phase::Resolve);
     clock.lap(Phase::Resolve);
-    let mut report = empty_report(options);
     let absent = match &found {
         None if search.why.is_empty() => search.why_absent().await,
         _ => String::new(),
     };
-    let mut why = search.why;
-    let mut is_damaged = search.damaged;
-    let mut damaged: Vec<(Digest, String)> = Vec::new();
+    let mut import = Import {
+        ctx,
+        options,
+        leave,
+        index,
+        clock,
+        report: empty_report(options),
+        why: search.why,
+        is_damaged: search.damaged,
+        damaged: Vec::new(),
+    };
     if let Some(candidate) = found {
-        let rules = head::rules(options.source.kind());
-        let mut snapshot = candidate.snapshot;
+        import.take(candidate).await?;
+    }
+    Ok(import.end(absent).await)
+}
+
+/// An import on its way, from what was found on.
+struct Import<'a> {
+    ctx: &'a Context,
+    options: &'a Options,
+    leave: &'a Leave,
+    index: Arc<Option<NodeIndex>>,
+    clock: Clock,
+    report: Report,
+    /// Why something that was found could not be used.
+    why: Vec<String>,
+    /// Since it is lost or damaged.
+    is_damaged: bool,
+    /// Packs that were found damaged, with why.
+    damaged: Vec<(Digest, String)>,
+}
+
+impl Import<'_> {
+    /// Restores what was found, unless too much of it is lost.
+    async fn take(&mut self, candidate: Candidate) -> Result<()> {
+        let rules = rules::of(self.options.source.kind());
+        let (mut snapshot, lost) = (candidate.snapshot, candidate.lost);
         let (snapshot, died) = task::blocking(move || {
             let died = fold::close(&mut snapshot, rules);
             (snapshot, died)
         })
         .await;
-        report.left_out.extend(candidate.lost.iter().cloned());
+        self.report.left_out.extend(lost.iter().cloned());
         if !died.is_empty() && rules == Rules::Tree {
-            is_damaged = true;
-            why.extend(
-                candidate
-                    .lost
-                    .iter()
-                    .map(|l| format!("{} {}", l.what, l.why)),
-            );
-            why.push(format!("{}: {}", died[0].path, died[0].why));
-        } else if !is_lost_whole(&snapshot, &candidate.lost, &died) {
-            let (entries, bytes) = snapshot.totals();
-            let (scope, key) = (snapshot.name.scope.clone(), snapshot.name.key.clone());
-            let origin = Origin {
-                digest: candidate.digest,
-                name: snapshot.name.replacement_prefix(),
-                mark: newest_mark(&snapshot).map(str::to_owned),
-            };
-            let restored = restore(
-                ctx,
-                options.source.clone(),
-                Arc::new(snapshot),
-                candidate.spare,
-                index.clone(),
-                options.mirror,
-                leave,
-            )
-            .await?;
-            clock.lap(Phase::Restore);
-            match restored {
-                Ok(done) => {
-                    let lost = died.into_iter().map(|d| LeftOut {
-                        what: d.path.to_string(),
-                        why: d.why.into(),
-                    });
-                    report.left_out.extend(lost.chain(done.missing));
-                    report.partial = !report.left_out.is_empty();
-                    report.blocked = done.blocked;
-                    report.left_out.extend(done.spared);
-                    // Nobody who was honest misses these.
-                    report.left_out.extend(candidate.ahead);
-                    report.hit = Some(candidate.hit);
-                    report.found = Some((scope, key));
-                    report.digest = Some(candidate.digest);
-                    (report.entries, report.bytes) = (entries, bytes);
-                    report.entries_restored = done.written;
-                    report.moved = done.moved;
-                    damaged = done.damaged;
-                    remember(ctx, options, done.contents, origin, index.clone()).await;
-                }
-                Err(NotRestored::Incomplete(packs, reason)) => {
-                    why.push(reason);
-                    is_damaged = true;
-                    damaged = packs;
-                }
-            }
-        } else {
-            is_damaged = true;
-            why.push(nothing_left(&snapshot.name, &candidate.lost, &died));
+            self.is_damaged = true;
+            let lost = lost.iter().map(|l| format!("{} {}", l.what, l.why));
+            self.why.extend(lost);
+            self.why.push(format!("{}: {}", died[0].path, died[0].why));
+            return Ok(());
         }
+        if is_lost_whole(&snapshot, &lost, &died) {
+            self.is_damaged = true;
+            self.why.push(nothing_left(&snapshot.name, &lost, &died));
+            return Ok(());
+        }
+        let (entries, bytes) = snapshot.totals();
+        let (scope, key) = (snapshot.name.scope.clone(), snapshot.name.key.clone());
+        let origin = Origin {
+            digest: candidate.digest,
+            name: snapshot.name.replacement_prefix(),
+            mark: newest_mark(&snapshot).map(str::to_owned),
+        };
+        let restored = restore(
+            self.ctx,
+            self.options.source.clone(),
+            Arc::new(snapshot),
+            candidate.spare,
+            self.index.clone(),
+            self.options.mirror,
+            self.leave,
+        );
+        let restored = restored.await?;
+        self.clock.lap(Phase::Restore);
+        let done = match restored {
+            Ok(done) => done,
+            Err(NotRestored::Incomplete(packs, reason)) => {
+                self.why.push(reason);
+                self.is_damaged = true;
+                self.damaged = packs;
+                return Ok(());
+            }
+        };
+        let report = &mut self.report;
+        let died = died.into_iter().map(|d| LeftOut {
+            what: d.path.to_string(),
+            why: d.why.into(),
+        });
+        report.left_out.extend(died.chain(done.missing));
+        report.partial = !report.left_out.is_empty();
+        report.blocked = done.blocked;
+        report.left_out.extend(done.spared);
+        // Nobody who was honest misses these.
+        report.left_out.extend(candidate.ahead);
+        report.hit = Some(candidate.hit);
+        report.found = Some((scope, key));
+        report.digest = Some(candidate.digest);
+        (report.entries, report.bytes) = (entries, bytes);
+        report.entries_restored = done.written;
+        report.moved = done.moved;
+        self.damaged = done.damaged;
+        let index = self.index.clone();
+        remember(self.ctx, self.options, done.contents, origin, index).await;
+        Ok(())
     }
-    damage::note(ctx, &damaged).await;
-    report
-        .left_out
-        .extend(damaged.into_iter().map(|(d, why)| LeftOut {
+
+    /// Writes down what is damaged, and reports; `absent` says why nothing was found, where nothing was.
+    async fn end(mut self, absent: String) -> Report {
+        damage::note(self.ctx, &self.damaged).await;
+        let mut report = self.report;
+        let damaged = self.damaged.into_iter().map(|(d, why)| LeftOut {
             what: format!("pack {d}"),
             why,
-        }));
-    if report.hit.is_none() {
-        report.absent = why.is_empty();
-        report.damaged = is_damaged;
-        report.miss = Some(if why.is_empty() {
-            absent
-        } else {
-            let why = few(&why);
-            if is_damaged {
-                format!("{} `{}`: {why}", report.kind, options.name)
-            } else {
-                why
-            }
         });
+        report.left_out.extend(damaged);
+        if report.hit.is_none() {
+            report.absent = self.why.is_empty();
+            report.damaged = self.is_damaged;
+            report.miss = Some(match few(&self.why) {
+                _ if self.why.is_empty() => absent,
+                why if self.is_damaged => {
+                    format!("{} `{}`: {why}", report.kind, self.options.name)
+                }
+                why => why,
+            });
+        }
+        self.clock.lap(Phase::Place);
+        report.phases = self.clock.phases();
+        report.elapsed = self.clock.total();
+        report
     }
-    clock.lap(Phase::Place);
-    report.phases = clock.phases();
-    report.elapsed = clock.total();
-    Ok(report)
 }
 
 /// Says whether a Go cache lost all that it had: importing that is no hit.

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
 
 use super::{
     Context, Error, LeftOut, Result, dated, foreign,
     head::{self, Current},
-    list,
+    json, list,
     load::{self, Loaded},
     names::{self, Foreign, Found, Named, Word},
     reach::{self, Place},
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     artifact::{Descriptor, Reference, Tag, name::replaced_at, snapshot},
     digest::Digest,
+    entry::Entry,
     source::SourceKind,
     task,
 };
@@ -24,20 +26,22 @@ use crate::{
 const MAX_SHOWN: usize = 10_000;
 
 /// One pack of a snapshot, or a config or layer of what is none of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PackRow {
     /// Digest of the layer.
     pub digest: Digest,
-    /// What it is, by its descriptor; empty for a pack.
-    pub media_type: String,
+    /// What it is, by its descriptor; `None` for a pack.
+    pub media_type: Option<String>,
     /// Stored bytes.
-    pub size: u64,
+    pub stored_bytes: u64,
     /// Entries in its table of contents.
     pub entries: u64,
     /// Those of them that are live.
     pub live: u64,
-    /// Objects that live entries of the snapshot need of it, and all it has.
-    pub objects: (u64, u64),
+    /// Objects that live entries of the snapshot need of it.
+    pub objects_live: u64,
+    /// All objects that it has.
+    pub objects: u64,
     /// Frames.
     pub frames: u64,
     /// Packed anew so many times because a store held a damaged copy.
@@ -45,24 +49,36 @@ pub struct PackRow {
 }
 
 /// A snapshot in detail.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
     /// As in a listing; the totals are those of head and pending side tags together.
+    #[serde(flatten)]
     pub row: list::Row,
-    /// Packs, those packed anew first.
+    /// Packs, those packed anew first; in JSON they take the place of the row's number of packs.
     pub packs: Vec<PackRow>,
     /// Side tags that it contains, the latest ten thousand.
     pub folded: Vec<String>,
     /// What it is good for: gate and traits.
+    #[serde(serialize_with = "json::object")]
     pub fingerprint: Vec<(String, String)>,
-    /// Paths of the live entries with sizes, if asked for; sorted.
-    pub files: Option<Vec<(String, u64)>>,
+    /// The live entries, if asked for; sorted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<File>>,
     /// What is known of a manifest that is none of ours.
-    pub foreign: Option<Outside>,
+    pub outside: Option<Outside>,
+}
+
+/// A live entry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct File {
+    /// Its path.
+    pub path: String,
+    /// Bytes of its content.
+    pub bytes: u64,
 }
 
 /// A manifest that is none of ours, in detail.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Outside {
     /// Its media type.
     pub media_type: String,
@@ -72,8 +88,10 @@ pub struct Outside {
     pub parts: Vec<Digest>,
     /// Those of them that refer to it, or to one below it.
     pub referrers: Vec<Digest>,
-    /// Records and layers in the config of a BuildKit cache; `None` of what is none, or where it cannot be read.
-    pub records: Option<(u64, u64)>,
+    /// Records in the config of a BuildKit cache; `None` of what is none, or where it cannot be read.
+    pub records: Option<u64>,
+    /// Layers in it.
+    pub layers: Option<u64>,
 }
 
 impl Snapshot {
@@ -82,12 +100,12 @@ impl Snapshot {
         let packs = self
             .packs
             .iter()
-            .map(|p| size_of::<PackRow>() + p.media_type.len());
+            .map(|p| size_of::<PackRow>() + p.media_type.as_ref().map_or(0, String::len));
         let texts = self.folded.iter().map(|t| 32 + t.len());
         let prints = self.fingerprint.iter().map(|(k, v)| 64 + k.len() + v.len());
-        let files = self.files.iter().flatten().map(|(path, _)| 48 + path.len());
+        let files = self.files.iter().flatten().map(|f| 48 + f.path.len());
         let outside = self
-            .foreign
+            .outside
             .iter()
             .map(|f| (f.manifests.len() + f.parts.len() + f.referrers.len()) * size_of::<Digest>());
         let all = packs.chain(texts).chain(prints).chain(files).chain(outside);
@@ -245,8 +263,11 @@ fn detail(row: list::Row, snapshot: &snapshot::Snapshot, files: bool) -> Snapsho
     let gates = print.gates.iter().map(|g| ("gate".to_owned(), g.clone()));
     let traits = print.traits.iter().map(|(k, v)| (k.clone(), v.clone()));
     let files = files.then(|| {
-        let entry = |e: &crate::entry::Entry| (e.path.to_string(), e.kind.content_len());
-        let mut all: Vec<_> = snapshot.live().map(|(_, e)| entry(&e.entry)).collect();
+        let file = |e: &Entry| File {
+            path: e.path.to_string(),
+            bytes: e.kind.content_len(),
+        };
+        let mut all: Vec<_> = snapshot.live().map(|(_, e)| file(&e.entry)).collect();
         all.sort();
         all
     });
@@ -256,7 +277,7 @@ fn detail(row: list::Row, snapshot: &snapshot::Snapshot, files: bool) -> Snapsho
         folded: side_tags(snapshot),
         fingerprint: gates.chain(traits).collect(),
         files,
-        foreign: None,
+        outside: None,
     }
 }
 
@@ -282,14 +303,12 @@ fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {
     }
     let row = |(i, p): (usize, &snapshot::Pack)| PackRow {
         digest: p.digest(),
-        media_type: String::new(),
-        size: p.layer.descriptor.size,
+        media_type: None,
+        stored_bytes: p.layer.descriptor.size,
         entries: p.toc.entries.len() as u64,
         live: p.live.iter().filter(|l| **l).count() as u64,
-        objects: (
-            needed.get(&i).map_or(0, HashSet::len) as u64,
-            p.toc.objects.len() as u64,
-        ),
+        objects_live: needed.get(&i).map_or(0, HashSet::len) as u64,
+        objects: p.toc.objects.len() as u64,
         frames: p.toc.frames.len() as u64,
         generation: p.toc.generation,
     };
@@ -322,17 +341,19 @@ async fn outside(
     let stored = stored(place, &tag, &needs.blobs).await?;
     let one_row = |(d, size): (&Descriptor, &Option<u64>)| PackRow {
         digest: d.digest,
-        media_type: d.media_type.clone(),
-        size: size.unwrap_or(0),
+        media_type: Some(d.media_type.clone()).filter(|t| !t.is_empty()),
+        stored_bytes: size.unwrap_or(0),
         entries: 0,
         live: 0,
-        objects: (0, 0),
+        objects_live: 0,
+        objects: 0,
         frames: 0,
         generation: 0,
     };
     let mut row = list::of_foreign(place, &tag, found, &needs).await?;
     row.packs = stored.iter().flatten().count();
     row.stored_bytes = stored.iter().flatten().sum();
+    let (records, layers) = foreign::records(place, manifest).await?.unzip();
     Ok(Snapshot {
         row,
         packs: needs.blobs.iter().zip(&stored).map(one_row).collect(),
@@ -340,12 +361,13 @@ async fn outside(
         fingerprint: Vec::new(),
         // It has no entries.
         files: files.then(Vec::new),
-        foreign: Some(Outside {
+        outside: Some(Outside {
             media_type: manifest.media_type.clone(),
             manifests: needs.manifests.iter().skip(1).map(|(d, _)| *d).collect(),
             parts: needs.parts,
             referrers: needs.referrers,
-            records: foreign::records(place, manifest).await?,
+            records,
+            layers,
         }),
     })
 }

@@ -1,12 +1,14 @@
 //! List: what a store holds, snapshots and what else stands under its tags. Manifests and configs are read, nothing of the packs.
 
+use serde::Serialize;
+
 use super::{
     Context, LeftOut, Result,
     counted::Faults,
     foreign::{self, Needs},
     head::Contained,
     in_turn::InTurn,
-    load,
+    json, load,
     names::{self, Foreign, Found, Named, Ours, Word},
     reach::Place,
 };
@@ -17,7 +19,7 @@ use crate::{
 };
 
 /// One name with what it holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// The tag of its head, which a name that only has side tags yet does not have; `REPO:TAG` in another repository than ours.
     pub tag: String,
@@ -34,8 +36,10 @@ pub struct Row {
     /// Digest of the snapshot.
     pub digest: Digest,
     /// When it was made.
+    #[serde(serialize_with = "json::moment")]
     pub created: Option<Time>,
     /// When its tag was written last, where the store says.
+    #[serde(serialize_with = "json::moment")]
     pub pushed: Option<Time>,
     /// Live entries.
     pub entries: u64,
@@ -50,9 +54,10 @@ pub struct Row {
 }
 
 /// What the listing found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Sorted by repository and tag.
+    #[serde(rename = "snapshots")]
     pub rows: Vec<Row>,
     /// Tags whose snapshot cannot be read, with why.
     pub broken: Vec<super::LeftOut>,

@@ -19,7 +19,7 @@ use crate::{
         name::SnapshotName,
         snapshot::{Layer, Outline, Snapshot, TocPlace},
         toc::{MAX_ENTRIES, NotRead, Reading, Toc, TocEntry},
-        wire::Result as WireResult,
+        wire::{Malformed, Result as WireResult},
     },
     digest::Digest,
     memory::{Exhausted, MemoryBudget, Reservation},
@@ -173,6 +173,17 @@ pub async fn load(
     no_room(ctx, within_room(ctx, manifest, damaged).await)
 }
 
+/// What a manifest says as a snapshot; `None` for any other. Parsed aside if it is long.
+///
+/// # Errors
+/// When it says that it is a snapshot and cannot be one.
+pub(super) async fn outline(
+    manifest: &Manifest,
+) -> std::result::Result<Option<Outline>, Malformed> {
+    let manifest = manifest.clone();
+    task::parse(manifest.bytes.len(), move || Outline::read(&manifest)).await
+}
+
 /// The same, for who may try again when what else it reads is done with.
 ///
 /// # Errors
@@ -183,7 +194,7 @@ pub(super) async fn within_room(
     damaged: &HashSet<Digest>,
 ) -> Result<std::result::Result<Loaded, NotLoaded>> {
     let broken = |why: String| Ok(Err(NotLoaded::Broken(why)));
-    let outline = match super::names::outline(manifest).await {
+    let outline = match outline(manifest).await {
         Ok(Some(outline)) => outline,
         Ok(None) => return Ok(Err(NotLoaded::Foreign)),
         Err(e) => return broken(format!("manifest: {e}")),

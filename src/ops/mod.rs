@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
+
 use crate::{
     artifact::toc::MAX_ENTRIES,
     entry::Time,
@@ -37,14 +39,17 @@ pub mod import;
 pub mod in_turn;
 pub mod in_words;
 pub mod inspect;
+pub mod json;
 pub mod list;
 pub mod load;
 pub mod names;
 pub mod prune;
 pub mod publish;
 pub mod reach;
+mod readable;
 pub mod remove;
 pub mod restore;
+pub mod rules;
 pub mod sight;
 pub mod upload;
 pub mod verify;
@@ -230,16 +235,17 @@ pub struct Target {
 }
 
 /// How long one phase took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PhaseTime {
     /// The phase.
     pub phase: Phase,
     /// Wall time.
+    #[serde(rename = "elapsed_ms", serialize_with = "json::millis")]
     pub elapsed: Duration,
 }
 
 /// What was moved and what was not, in an export, import or copy.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Moved {
     /// Blobs sent, or blobs that bytes were fetched of.
     pub blobs_moved: u64,
@@ -250,7 +256,7 @@ pub struct Moved {
 }
 
 /// Something that was left out or lost, for the user to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
     /// Path, pack or snapshot.
     pub what: String,

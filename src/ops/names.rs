@@ -12,14 +12,12 @@ use crate::{
         config::Config,
         name::{self, SnapshotName},
         snapshot::Outline,
-        wire::Malformed,
     },
     digest::Digest,
     entry::Time,
     memory::Reservation,
     source::SourceKind,
     store::Resolved,
-    task,
     transfer::graph,
 };
 
@@ -251,7 +249,7 @@ pub(super) async fn look_within_room(ctx: &Context, reference: &Reference) -> Re
         Ok(None) => return Ok(Found::Gone),
         Err(why) => return Ok(Found::Broken(why)),
     };
-    let outline = match outline(&manifest).await {
+    let outline = match load::outline(&manifest).await {
         Ok(Some(outline)) => outline,
         Ok(None) => return Ok(Found::Foreign(Foreign { manifest, written })),
         Err(e) => return Ok(Found::Broken(format!("manifest: {e}"))),
@@ -277,17 +275,6 @@ pub(super) async fn snapshot_at(ctx: &Context, tag: &Tag) -> Result<Option<Box<O
         Found::Ours(ours) => Some(ours),
         Found::Foreign(_) | Found::Broken(_) | Found::Gone => None,
     })
-}
-
-/// What a manifest says as a snapshot; `None` for any other. Parsed aside if it is long.
-///
-/// # Errors
-/// When it says that it is a snapshot and cannot be one.
-pub(super) async fn outline(
-    manifest: &Manifest,
-) -> std::result::Result<Option<Outline>, Malformed> {
-    let manifest = manifest.clone();
-    task::parse(manifest.bytes.len(), move || Outline::read(&manifest)).await
 }
 
 /// Resolves; tells what the store lost or damaged (in words, inside) from what keeps us from asking it (an error).

@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
+
 use super::{
     Context, LeftOut, Result,
     counted::Needed,
     dated, foreign,
     in_turn::InTurn,
-    load,
+    json, load,
     names::{self, Named, Word},
     remove,
 };
@@ -78,7 +80,7 @@ impl Count {
 }
 
 /// What went, or would go.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Tags removed.
     pub tags: Vec<String>,
@@ -93,14 +95,19 @@ pub struct Report {
     /// Why blobs were not swept, where they were not (a registry collects its own).
     pub not_swept: Option<String>,
     /// They should have been: asking or removing failed, or another prune was at it.
+    #[serde(skip)]
     pub sweep_failed: bool,
     /// Blobs that nothing reaches, marked now or earlier, that stay until the grace time is over.
+    #[serde(skip)]
     pub waiting: Count,
     /// Time until a prune removes the last of these.
+    #[serde(rename = "waiting_ms", serialize_with = "json::millis")]
     pub waiting_for: Duration,
     /// Blobs that nothing reaches and that are too new to be marked.
+    #[serde(skip)]
     pub new: Count,
     /// Blobs that [`now`] leaves because a client that is pushing was told that they are there.
+    #[serde(skip)]
     pub promised: Count,
 }
 
@@ -265,7 +272,7 @@ async fn read_name(
             Ok(None) => continue,
             Err(why) => return Ok((None, Some(named::left(&place.shown(tag.as_str()), &why)))),
         };
-        let outline = names::outline(&resolved.manifest).await.ok().flatten();
+        let outline = load::outline(&resolved.manifest).await.ok().flatten();
         // Where a registry cannot remove a tag, a manifest of nothing stands for a side tag; it is no reason to keep the name.
         name.is_ours &= outline.is_some() || *tag != group.head;
         name.manifests.push(resolved.manifest.digest);
@@ -281,10 +288,10 @@ async fn read_name(
         let published = dated::publication(outline.as_ref(), digest, written, now);
         name.published = name.published.max(Some(published));
         if sized && outline.is_some() {
-            needed.add_ours(&resolved.manifest).await?;
+            needed.add(names::needed(&resolved.manifest).await)?;
         } else if sized {
             let needs = foreign::needs(place, Some(tag), &resolved.manifest).await?;
-            needed.add_foreign(&needs)?;
+            needed.add(needs.sizes())?;
         }
     }
     // What builders push elsewhere is there to be looked after, whatever it is.

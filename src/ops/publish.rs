@@ -11,9 +11,9 @@ use std::{
 
 use super::{
     Context, Error, Result,
-    export::readable,
     head::{self, Contained, Current, FoldedSide, Side, fold_side},
     load::Loaded,
+    readable,
 };
 use crate::{
     artifact::{

@@ -9,13 +9,13 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use globset::{GlobBuilder, GlobSet};
 
 use super::{
-    Context, Error, Result, remove,
+    Context, Error, Result,
     sight::{Sights, View},
 };
 use crate::{
     artifact::Tag,
     digest::Digest,
-    store::{self, Repository, keys::Repo, repository::TagPart},
+    store::{self, ErrorKind, Repository, Untag, keys::Repo, repository::TagPart},
 };
 
 /// Says of a repository whether it may be looked at, or changed.
@@ -212,7 +212,7 @@ impl Place {
 
     /// Takes a tag away, with the parts it is merged from; `false` if there was none.
     pub(super) async fn remove(&self, tag: &Tag) -> store::Result<bool> {
-        let untag = remove::untag_of(&self.ctx)?;
+        let untag = untag_of(&self.ctx)?;
         match &self.records {
             Some(repository) => repository.delete_tag(tag).await,
             None => untag.untag(tag).await,
@@ -223,6 +223,15 @@ impl Place {
     pub(super) fn records(&self) -> Option<&Repository> {
         self.records.as_ref()
     }
+}
+
+/// The ability, or why there is none.
+fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
+    ctx.store.untag().map(|u| &**u).ok_or_else(|| {
+        let why = "nothing can be removed: the store cannot, or it was opened read-only";
+        store::Error::new(ErrorKind::Unsupported, "remove tags", why)
+            .at(&ctx.store.url().to_string(), "")
+    })
 }
 
 /// All repositories within reach, sorted by name; the command line's own is there even if it holds nothing yet.

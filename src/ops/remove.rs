@@ -3,15 +3,16 @@
 //! The order matters: a head without its side tags is still the name, side tags without a head would bring it back.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
 
 use super::{
-    Context, Error, Result,
+    Context, Error, Result, json,
     names::{self, Found, Named, Word},
 };
 pub use crate::artifact::name::{Only, SnapshotName};
 use crate::{
     artifact::{Tag, name},
-    store::{self, ErrorKind, Untag},
+    store,
 };
 
 /// What is to be removed.
@@ -26,7 +27,7 @@ pub struct Options {
 }
 
 /// What was removed, or would be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The names.
     pub names: Vec<Removed>,
@@ -35,13 +36,14 @@ pub struct Report {
 }
 
 /// A name that was removed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Removed {
     /// The tag of its head; `REPO:TAG` in another repository than the command line's own.
     pub tag: String,
     /// Its repository; empty where the store holds one only.
     pub repository: String,
     /// The name in full; `None` if the tag is not that of a cache, or its name cannot be read.
+    #[serde(flatten, serialize_with = "json::or_nulls")]
     pub name: Option<SnapshotName>,
 }
 
@@ -118,15 +120,6 @@ async fn described(named: &Named) -> Result<Removed> {
         tag: named.shown(),
         repository: place.repository().to_owned(),
         name,
-    })
-}
-
-/// The ability, or why there is none.
-pub(super) fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
-    ctx.store.untag().map(|u| &**u).ok_or_else(|| {
-        let why = "nothing can be removed: the store cannot, or it was opened read-only";
-        store::Error::new(ErrorKind::Unsupported, "remove tags", why)
-            .at(&ctx.store.url().to_string(), "")
     })
 }
 

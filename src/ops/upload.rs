@@ -23,7 +23,8 @@ use crate::{
     entry::Content,
     pack::{
         self,
-        write::{Contents, Options, Outcome, PackItem, Sink, Written},
+        item::{Contents, PackItem},
+        write::{Options, Outcome, Sink, Written},
     },
     progress::{Phase, Progress},
     source::Source,

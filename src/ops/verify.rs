@@ -7,12 +7,14 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
 
 use super::{
-    Context, LeftOut, Result, counted, damage, foreign, head,
+    Context, LeftOut, Result, counted, damage, foreign,
     load::{self, NotLoaded},
     names::{self, Word},
     reach::{self, Place},
+    rules,
 };
 use crate::{
     artifact::{
@@ -53,7 +55,7 @@ pub enum Depth {
 }
 
 /// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Manifests looked at: snapshots, and what is none of ours.
     pub snapshots: u64,
@@ -70,6 +72,7 @@ pub struct Report {
     /// What is wrong; empty: all is well.
     pub faults: Vec<LeftOut>,
     /// Packs whose bytes are not what they should be, with why.
+    #[serde(skip)]
     pub damaged: Vec<(Digest, String)>,
 }
 
@@ -258,7 +261,7 @@ impl Job {
         self.names(&snapshot, shown);
         if let Some(kind) = SourceKind::from_name(&snapshot.name.kind) {
             let (closed, died, is_same) =
-                task::blocking(move || close(snapshot, head::rules(kind))).await;
+                task::blocking(move || close(snapshot, rules::of(kind))).await;
             snapshot = closed;
             for died in died {
                 self.fault(&format!("`{}` of {shown}", died.path), died.why);

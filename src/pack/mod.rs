@@ -12,10 +12,11 @@ use crate::digest::Digest;
 mod assemble;
 pub mod bare;
 pub mod chunk;
+pub mod frame;
+pub mod item;
 pub mod plan;
 mod pool;
 pub mod tar;
-
 pub mod unpack;
 pub mod write;
 

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     chunk,
-    write::{Contents, PackItem},
+    item::{Contents, PackItem},
 };
 use crate::{
     artifact::toc::ObjectId,

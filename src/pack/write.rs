@@ -6,13 +6,13 @@ use super::{
     Error, Result, TocAt,
     assemble::Assembler,
     bare,
+    item::{ContentPlan, Contents, PackItem},
     pool::{Piece, Pool, ReadOut, Squeezed},
     tar, write_skippable,
 };
 use crate::{
     artifact::toc::{Frame, ObjectId, Toc},
     digest::{Digest, Sha256},
-    entry::{Content, Entry},
     progress::{Phase, Watch},
 };
 
@@ -24,42 +24,6 @@ const PACK_BYTES: u64 = 64 << 20;
 const PACK_CHECK_BYTES: u64 = 64 << 20;
 /// No pack is smaller than this part of all, so that there are never too many.
 const PACKS_AT_MOST: u64 = 50;
-
-/// Where an item's content comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ContentPlan {
-    /// It has none: a folder, a link, an empty file.
-    None,
-    /// Kept packs have all of it; only the entry is listed.
-    Kept {
-        /// SHA-256 of the content.
-        digest: Sha256,
-        /// Its objects in order.
-        objects: Vec<ObjectId>,
-    },
-    /// It is read: [`Contents::open`] with the item's index.
-    Read,
-}
-
-/// An entry to be packed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PackItem {
-    /// The entry.
-    pub entry: Entry,
-    /// What its content must hash to, where its name says so.
-    pub claim: Option<Sha256>,
-    /// Where its content comes from.
-    pub content: ContentPlan,
-}
-
-/// Opens contents by the index of the item; called from many threads.
-pub trait Contents: Sync {
-    /// Opens the content of an item whose plan is [`ContentPlan::Read`].
-    ///
-    /// # Errors
-    /// In words, why it must be left out.
-    fn open(&self, item: usize) -> std::result::Result<Box<dyn Content>, String>;
-}
 
 /// What a pack is to other tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

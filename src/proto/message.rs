@@ -1,6 +1,6 @@
-//! The messages of a streamed answer: progress, or a part of the report.
+//! The methods whose answer is a report: a stream of messages, each of them progress or a part of it.
 
-use super::{InParts, v1};
+use super::{InParts, Wire, v1};
 
 /// What a message says.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,7 +12,7 @@ pub enum Told<R> {
 }
 
 /// A message of one method's answer.
-pub trait Message: Send + 'static {
+pub trait Message: prost::Message + Default + 'static {
     /// The report.
     type Report: InParts + Send;
 
@@ -26,9 +26,24 @@ pub trait Message: Send + 'static {
     fn told(self) -> Option<Told<Self::Report>>;
 }
 
-macro_rules! message {
-    ($($response:ident($module:ident) of $report:ident),+ $(,)?) => {$(
-        impl Message for v1::$response {
+/// The request of a method.
+pub trait Method: prost::Message + 'static {
+    /// Where it is called.
+    const PATH: &'static str;
+    /// What it does, as messages about trouble with it say: `cannot <OP>`.
+    const OP: &'static str;
+    /// One message of its answer.
+    type Answer: Message;
+    /// The report of the verb.
+    type Report: Wire<<Self::Answer as Message>::Report>;
+}
+
+macro_rules! methods {
+    ($(
+        $method:literal, $op:literal: $request:ident -> $response:ident($module:ident)
+            of $report:ident[$($list:ident),+] for $own:ty;
+    )+) => {$(
+        impl $crate::proto::Message for v1::$response {
             type Report = v1::$report;
 
             fn progress(progress: v1::Progress) -> Self {
@@ -39,22 +54,22 @@ macro_rules! message {
                 Self { event: Some(v1::$module::Event::Report(part)) }
             }
 
-            fn told(self) -> Option<Told<v1::$report>> {
+            fn told(self) -> Option<$crate::proto::Told<v1::$report>> {
                 Some(match self.event? {
-                    v1::$module::Event::Progress(progress) => Told::Progress(progress),
-                    v1::$module::Event::Report(part) => Told::Report(part),
+                    v1::$module::Event::Progress(progress) => $crate::proto::Told::Progress(progress),
+                    v1::$module::Event::Report(part) => $crate::proto::Told::Report(part),
                 })
             }
         }
+
+        impl $crate::proto::Method for v1::$request {
+            const PATH: &'static str = concat!("/cachectl.v1.Control/", $method);
+            const OP: &'static str = $op;
+            type Answer = v1::$response;
+            type Report = $own;
+        }
+
+        $crate::proto::parts::in_parts!($report: $($list),+);
     )+};
 }
-
-message!(
-    ListResponse(list_response) of ListReport,
-    InspectResponse(inspect_response) of InspectReport,
-    DeleteResponse(delete_response) of DeleteReport,
-    PruneResponse(prune_response) of PruneReport,
-    DiskUsageResponse(disk_usage_response) of DiskUsageReport,
-    VerifyResponse(verify_response) of VerifyReport,
-    CopyResponse(copy_response) of CopyReport,
-);
+pub(super) use methods;

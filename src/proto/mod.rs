@@ -21,11 +21,13 @@ mod parts;
 mod progress;
 mod reports;
 mod status;
+mod wire;
 
-pub use message::{Message, Told};
+pub use message::{Message, Method, Told};
 pub use parts::{InParts, join};
 pub use progress::{event, replay};
 pub use status::{code_of, kind_of};
+pub use wire::Wire;
 
 /// Major version of the control API that this program speaks: as a client, and as a daemon.
 pub const PROTOCOL: u32 = 1;

@@ -2,8 +2,6 @@
 
 use prost::Message;
 
-use super::v1;
-
 /// Most elements of one list in one message: with the longest paths still far below the 4 MiB that gRPC takes.
 const MOST: usize = 500;
 
@@ -21,7 +19,7 @@ pub fn join<M: Message + Default>(whole: &mut M, part: &M) {
 }
 
 /// Leaves the first elements of a list where they are; the rest in pieces, none of which keeps room for more than it has.
-fn cut<T>(list: &mut Vec<T>) -> Vec<Vec<T>> {
+pub(super) fn cut<T>(list: &mut Vec<T>) -> Vec<Vec<T>> {
     if list.len() <= MOST {
         return Vec::new();
     }
@@ -33,10 +31,10 @@ fn cut<T>(list: &mut Vec<T>) -> Vec<Vec<T>> {
 
 macro_rules! in_parts {
     ($report:ident: $($list:ident),+) => {
-        impl InParts for v1::$report {
+        impl $crate::proto::InParts for v1::$report {
             fn in_parts(mut self) -> Vec<Self> {
                 let mut more = Vec::new();
-                $(for piece in cut(&mut self.$list) {
+                $(for piece in $crate::proto::parts::cut(&mut self.$list) {
                     let mut part = Self::default();
                     part.$list = piece;
                     more.push(part);
@@ -48,18 +46,12 @@ macro_rules! in_parts {
         }
     };
 }
-
-in_parts!(ListReport: rows, broken);
-in_parts!(InspectReport: snapshots, files);
-in_parts!(DeleteReport: tags);
-in_parts!(PruneReport: tags, left_out);
-in_parts!(DiskUsageReport: rows, broken);
-in_parts!(VerifyReport: faults, damaged);
-in_parts!(CopyReport: tags, left_out);
+pub(super) use in_parts;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::v1;
 
     #[test]
     fn a_long_report_is_the_same_after_its_parts_are_joined() {

@@ -1,304 +1,174 @@
-//! Options and reports, field by field. Only what a report names in text (digests) can fail to come back.
+//! The methods whose answer is a report, and the verbs' options and reports, field by field.
 
 use std::time::Duration;
 
-use super::{Nonsense, v1};
-use crate::{
-    digest::Digest,
-    entry::Time,
-    ops::{
-        LeftOut, Moved, copy, du, inspect, list, prune,
-        remove::{self, Only, SnapshotName},
-        verify,
-    },
+use super::{
+    Nonsense,
+    message::methods,
+    v1,
+    wire::{Wire, wire},
+};
+use crate::ops::{
+    LeftOut, Moved, copy, du, inspect, list,
+    prune::{self, Count},
+    remove::{self, Only, SnapshotName},
+    verify,
 };
 
-fn digest(text: &str) -> Result<Digest, Nonsense> {
-    text.parse()
-        .map_err(|_| Nonsense(format!("`{}` is no digest", text.escape_debug())))
-}
+// Method, and what it does: request, message of the answer, report in it with the lists that may be long; the verb's own report.
+methods!(
+    "List", "list": ListRequest -> ListResponse(list_response)
+        of ListReport[rows, broken] for list::Report;
+    "Inspect", "inspect": InspectRequest -> InspectResponse(inspect_response)
+        of InspectReport[snapshots, files] for Vec<inspect::Snapshot>;
+    "Delete", "remove": DeleteRequest -> DeleteResponse(delete_response)
+        of DeleteReport[tags] for remove::Report;
+    "Prune", "prune": PruneRequest -> PruneResponse(prune_response)
+        of PruneReport[tags, left_out] for prune::Report;
+    "DiskUsage", "add up": DiskUsageRequest -> DiskUsageResponse(disk_usage_response)
+        of DiskUsageReport[rows, broken] for du::Report;
+    "Verify", "verify": VerifyRequest -> VerifyResponse(verify_response)
+        of VerifyReport[faults, damaged] for verify::Report;
+    "Copy", "copy": CopyRequest -> CopyResponse(copy_response)
+        of CopyReport[tags, left_out] for copy::Report;
+);
 
-fn seconds(span: Duration) -> u64 {
-    span.as_secs()
-}
+wire!(LeftOut = LeftOut { what, why });
 
-fn to_wire(all: Vec<LeftOut>) -> Vec<v1::LeftOut> {
-    let one = |LeftOut { what, why }| v1::LeftOut { what, why };
-    all.into_iter().map(one).collect()
-}
+wire!(list::Report = ListReport { rows, broken });
+wire!(list::Row = Row {
+    tag, repository, kind, name, scope, key, digest, entries, bytes, packs, stored_bytes, pending;
+    created as created_seconds, pushed as pushed_seconds
+});
 
-fn from_wire(all: Vec<v1::LeftOut>) -> Vec<LeftOut> {
-    let one = |v1::LeftOut { what, why }| LeftOut { what, why };
-    all.into_iter().map(one).collect()
-}
-
-impl From<list::Row> for v1::Row {
-    fn from(r: list::Row) -> Self {
-        Self {
-            tag: r.tag,
-            kind: r.kind,
-            name: r.name,
-            scope: r.scope,
-            key: r.key,
-            digest: r.digest.to_string(),
-            created_seconds: r.created.map(|t| t.secs),
-            entries: r.entries,
-            bytes: r.bytes,
-            packs: r.packs as u64,
-            stored_bytes: r.stored_bytes,
-            pending: r.pending as u64,
-            repository: r.repository,
-            pushed_seconds: r.pushed.map(|t| t.secs),
-        }
+wire!(
+    inspect::PackRow = Pack {
+        digest,
+        media_type,
+        stored_bytes,
+        entries,
+        live,
+        objects_live,
+        objects,
+        frames,
+        generation
     }
-}
-
-impl TryFrom<v1::Row> for list::Row {
-    type Error = Nonsense;
-
-    fn try_from(r: v1::Row) -> Result<Self, Nonsense> {
-        Ok(Self {
-            digest: digest(&r.digest)?,
-            tag: r.tag,
-            kind: r.kind,
-            name: r.name,
-            scope: r.scope,
-            key: r.key,
-            created: r.created_seconds.map(|secs| Time { secs, nanos: 0 }),
-            entries: r.entries,
-            bytes: r.bytes,
-            packs: r.packs as usize,
-            stored_bytes: r.stored_bytes,
-            pending: r.pending as usize,
-            repository: r.repository,
-            pushed: r.pushed_seconds.map(|secs| Time { secs, nanos: 0 }),
-        })
+);
+wire!(
+    inspect::Outside = Outside {
+        media_type,
+        manifests,
+        parts,
+        referrers,
+        records,
+        layers
     }
-}
+);
 
-impl From<list::Report> for v1::ListReport {
-    fn from(r: list::Report) -> Self {
-        Self {
-            rows: r.rows.into_iter().map(Into::into).collect(),
-            broken: to_wire(r.broken),
-        }
-    }
-}
-
-impl TryFrom<v1::ListReport> for list::Report {
-    type Error = Nonsense;
-
-    fn try_from(r: v1::ListReport) -> Result<Self, Nonsense> {
-        let rows = r.rows.into_iter().map(TryInto::try_into);
-        Ok(Self {
-            rows: rows.collect::<Result<_, _>>()?,
-            broken: from_wire(r.broken),
-        })
-    }
-}
-
-fn pack(p: &inspect::PackRow) -> v1::Pack {
-    v1::Pack {
-        digest: p.digest.to_string(),
-        stored_bytes: p.size,
-        entries: p.entries,
-        live: p.live,
-        objects_live: p.objects.0,
-        objects: p.objects.1,
-        frames: p.frames,
-        generation: p.generation,
-        media_type: Some(p.media_type.clone()).filter(|t| !t.is_empty()),
-    }
-}
-
-fn pack_row(p: &v1::Pack) -> Result<inspect::PackRow, Nonsense> {
-    Ok(inspect::PackRow {
-        digest: digest(&p.digest)?,
-        size: p.stored_bytes,
-        entries: p.entries,
-        live: p.live,
-        objects: (p.objects_live, p.objects),
-        frames: p.frames,
-        generation: p.generation,
-        media_type: p.media_type.clone().unwrap_or_default(),
-    })
-}
-
-impl From<inspect::Outside> for v1::Outside {
-    fn from(o: inspect::Outside) -> Self {
-        let texts = |all: Vec<Digest>| all.iter().map(Digest::to_string).collect();
-        let (records, layers) = o.records.unzip();
-        Self {
-            media_type: o.media_type,
-            manifests: texts(o.manifests),
-            parts: texts(o.parts),
-            referrers: texts(o.referrers),
-            records,
-            layers,
-        }
-    }
-}
-
-impl TryFrom<v1::Outside> for inspect::Outside {
-    type Error = Nonsense;
-
-    fn try_from(o: v1::Outside) -> Result<Self, Nonsense> {
-        let digests = |all: Vec<String>| all.iter().map(|d| digest(d)).collect::<Result<_, _>>();
-        Ok(Self {
-            media_type: o.media_type,
-            manifests: digests(o.manifests)?,
-            parts: digests(o.parts)?,
-            referrers: digests(o.referrers)?,
-            records: o.records.zip(o.layers),
-        })
-    }
-}
-
-impl From<Vec<inspect::Snapshot>> for v1::InspectReport {
-    fn from(all: Vec<inspect::Snapshot>) -> Self {
-        let mut report = Self::default();
-        for (snapshot, s) in (0..).zip(all) {
-            let traits = s.fingerprint.into_iter();
+/// Files of all snapshots come after them, so that a long list of them can be cut.
+impl Wire<v1::InspectReport> for Vec<inspect::Snapshot> {
+    fn into_wire(self) -> v1::InspectReport {
+        let mut report = v1::InspectReport::default();
+        for (snapshot, s) in (0..).zip(self) {
             report.snapshots.push(v1::Snapshot {
-                row: Some(s.row.into()),
-                packs: s.packs.iter().map(pack).collect(),
+                row: Some(s.row.into_wire()),
+                packs: s.packs.into_wire(),
                 folded: s.folded,
-                fingerprint: traits
-                    .map(|(name, value)| v1::Trait { name, value })
-                    .collect(),
+                fingerprint: s.fingerprint.into_wire(),
                 files_listed: s.files.is_some(),
-                outside: s.foreign.map(Into::into),
+                outside: s.outside.into_wire(),
             });
             let files = s.files.unwrap_or_default().into_iter();
-            report.files.extend(files.map(|(path, bytes)| v1::File {
+            let of_snapshot = |inspect::File { path, bytes }| v1::File {
                 snapshot,
                 path,
                 bytes,
-            }));
+            };
+            report.files.extend(files.map(of_snapshot));
         }
         report
     }
-}
 
-impl TryFrom<v1::InspectReport> for Vec<inspect::Snapshot> {
-    type Error = Nonsense;
-
-    fn try_from(r: v1::InspectReport) -> Result<Self, Nonsense> {
+    fn from_wire(wire: v1::InspectReport) -> Result<Self, Nonsense> {
         let mut all = Self::new();
-        for s in r.snapshots {
-            let row = s
-                .row
-                .ok_or_else(|| Nonsense("a snapshot has no row".into()))?;
-            let packs = s.packs.iter().map(pack_row);
+        for s in wire.snapshots {
+            let row = s.row.ok_or(Nonsense("a snapshot has no row".into()))?;
             all.push(inspect::Snapshot {
-                row: row.try_into()?,
-                packs: packs.collect::<Result<_, _>>()?,
+                row: Wire::from_wire(row)?,
+                packs: Wire::from_wire(s.packs)?,
                 folded: s.folded,
-                fingerprint: s
-                    .fingerprint
-                    .into_iter()
-                    .map(|t| (t.name, t.value))
-                    .collect(),
+                fingerprint: Wire::from_wire(s.fingerprint)?,
                 files: s.files_listed.then(Vec::new),
-                foreign: s.outside.map(TryInto::try_into).transpose()?,
+                outside: Wire::from_wire(s.outside)?,
             });
         }
-        for file in r.files {
-            let listed = all.get_mut(file.snapshot as usize);
+        for v1::File {
+            snapshot,
+            path,
+            bytes,
+        } in wire.files
+        {
+            let listed = all.get_mut(snapshot as usize);
             let files = listed.and_then(|s| s.files.as_mut());
-            let files = files.ok_or_else(|| Nonsense("a file belongs to no snapshot".into()))?;
-            files.push((file.path, file.bytes));
+            let files = files.ok_or(Nonsense("a file belongs to no snapshot".into()))?;
+            files.push(inspect::File { path, bytes });
         }
         Ok(all)
     }
 }
 
-impl From<&remove::Options> for v1::DeleteRequest {
-    fn from(o: &remove::Options) -> Self {
-        let Only { kind, scope, key } = o.only.clone();
-        Self {
-            name: o.name.clone(),
-            dry_run: o.dry_run,
+wire!(remove::Options = DeleteRequest { name, dry_run }
+    with only: Only { kind as kind, scope as scope, key as key });
+wire!(remove::Report = DeleteReport { names, tags });
+
+/// Of what is not a cache all four words are empty.
+impl Wire<v1::Deleted> for remove::Removed {
+    fn into_wire(self) -> v1::Deleted {
+        let SnapshotName {
+            kind,
+            name,
             scope,
             key,
+        } = self.name.unwrap_or_default();
+        v1::Deleted {
+            tag: self.tag,
             kind,
+            name,
+            scope,
+            key,
+            repository: self.repository,
         }
     }
-}
 
-impl From<v1::DeleteRequest> for remove::Options {
-    fn from(r: v1::DeleteRequest) -> Self {
-        Self {
-            name: r.name,
-            only: Only {
-                kind: r.kind,
-                scope: r.scope,
-                key: r.key,
-            },
-            dry_run: r.dry_run,
-        }
-    }
-}
-
-impl From<remove::Report> for v1::DeleteReport {
-    fn from(r: remove::Report) -> Self {
-        let name = |removed: remove::Removed| {
-            let [kind, name, scope, key] = removed
-                .name
-                .map(|n| [n.kind, n.name, n.scope, n.key])
-                .unwrap_or_default();
-            v1::Deleted {
-                tag: removed.tag,
-                kind,
-                name,
-                scope,
-                key,
-                repository: removed.repository,
-            }
+    fn from_wire(wire: v1::Deleted) -> Result<Self, Nonsense> {
+        let is_cache = !wire.kind.is_empty();
+        let name = SnapshotName {
+            kind: wire.kind,
+            name: wire.name,
+            scope: wire.scope,
+            key: wire.key,
         };
-        Self {
-            tags: r.tags,
-            names: r.names.into_iter().map(name).collect(),
-        }
-    }
-}
-
-impl From<v1::DeleteReport> for remove::Report {
-    fn from(r: v1::DeleteReport) -> Self {
-        let name = |deleted: v1::Deleted| remove::Removed {
-            tag: deleted.tag,
-            repository: deleted.repository,
-            name: (!deleted.kind.is_empty()).then_some(SnapshotName {
-                kind: deleted.kind,
-                name: deleted.name,
-                scope: deleted.scope,
-                key: deleted.key,
-            }),
-        };
-        Self {
-            tags: r.tags,
-            names: r.names.into_iter().map(name).collect(),
-        }
+        Ok(Self {
+            tag: wire.tag,
+            repository: wire.repository,
+            name: is_cache.then_some(name),
+        })
     }
 }
 
 impl From<&prune::Options> for v1::PruneRequest {
     fn from(o: &prune::Options) -> Self {
         Self {
-            max_age_seconds: o.max_age.map(seconds),
+            max_age_seconds: o.max_age.into_wire(),
             max_size_bytes: o.max_size,
-            keep: o.keep.map(|n| n as u64),
+            keep: o.keep.into_wire(),
             // A release that does not know `now` refuses no grace at all.
-            grace_seconds: Some(if o.now { 0 } else { seconds(o.grace) }),
+            grace_seconds: Some(if o.now { 0 } else { o.grace.into_wire() }),
             dry_run: o.dry_run,
             repositories: Vec::new(),
             now: o.now,
         }
     }
-}
-
-fn count(blobs: u64, bytes: u64) -> prune::Count {
-    prune::Count { blobs, bytes }
 }
 
 /// Grace of who names none.
@@ -317,186 +187,65 @@ impl From<v1::PruneRequest> for prune::Options {
     }
 }
 
-impl From<prune::Report> for v1::PruneReport {
-    fn from(r: prune::Report) -> Self {
-        Self {
-            tags: r.tags,
-            marked: r.marked,
-            blobs: r.blobs,
-            bytes: r.bytes,
-            left_out: to_wire(r.left_out),
-            not_swept: r.not_swept,
-            sweep_failed: r.sweep_failed,
-            waiting_blobs: r.waiting.blobs,
-            waiting_bytes: r.waiting.bytes,
-            waiting_seconds: seconds(r.waiting_for),
-            new_blobs: r.new.blobs,
-            new_bytes: r.new.bytes,
-            promised_blobs: r.promised.blobs,
-            promised_bytes: r.promised.bytes,
-        }
+wire!(prune::Report = PruneReport {
+        tags, marked, blobs, bytes, left_out, not_swept, sweep_failed;
+        waiting_for as waiting_seconds
     }
-}
+    with waiting: Count { blobs as waiting_blobs, bytes as waiting_bytes },
+        new: Count { blobs as new_blobs, bytes as new_bytes },
+        promised: Count { blobs as promised_blobs, bytes as promised_bytes });
 
-impl From<v1::PruneReport> for prune::Report {
-    fn from(r: v1::PruneReport) -> Self {
-        Self {
-            tags: r.tags,
-            marked: r.marked,
-            blobs: r.blobs,
-            bytes: r.bytes,
-            left_out: from_wire(r.left_out),
-            not_swept: r.not_swept,
-            sweep_failed: r.sweep_failed,
-            waiting: count(r.waiting_blobs, r.waiting_bytes),
-            waiting_for: Duration::from_secs(r.waiting_seconds),
-            new: count(r.new_blobs, r.new_bytes),
-            promised: count(r.promised_blobs, r.promised_bytes),
-        }
+wire!(du::Report = DiskUsageReport { rows, blobs, bytes, store, broken } without own_bytes);
+wire!(
+    du::Row = Usage {
+        tag,
+        repository,
+        kind,
+        name,
+        scope,
+        key,
+        blobs,
+        bytes,
+        own_bytes
     }
-}
+);
+wire!(du::Whole = StoreUsage { blobs, bytes });
 
-impl From<du::Report> for v1::DiskUsageReport {
-    fn from(r: du::Report) -> Self {
-        let row = |r: du::Row| v1::Usage {
-            tag: r.tag,
-            kind: r.kind,
-            name: r.name,
-            scope: r.scope,
-            key: r.key,
-            bytes: r.bytes,
-            own_bytes: r.own_bytes,
-            blobs: r.blobs,
-            repository: r.repository,
+impl Wire<i32> for verify::Depth {
+    fn into_wire(self) -> i32 {
+        let depth = match self {
+            Self::Structure => v1::Depth::Structure,
+            Self::Digests => v1::Depth::Digests,
+            Self::Data => v1::Depth::Data,
         };
-        Self {
-            rows: r.rows.into_iter().map(row).collect(),
-            blobs: r.blobs,
-            bytes: r.bytes,
-            store: r
-                .store
-                .map(|du::Whole { blobs, bytes }| v1::StoreUsage { blobs, bytes }),
-            broken: to_wire(r.broken),
-        }
+        depth.into()
     }
-}
 
-impl From<v1::DiskUsageReport> for du::Report {
-    fn from(r: v1::DiskUsageReport) -> Self {
-        let row = |r: v1::Usage| du::Row {
-            tag: r.tag,
-            kind: r.kind,
-            name: r.name,
-            scope: r.scope,
-            key: r.key,
-            bytes: r.bytes,
-            own_bytes: r.own_bytes,
-            blobs: r.blobs,
-            repository: r.repository,
-        };
-        Self {
-            rows: r.rows.into_iter().map(row).collect(),
-            blobs: r.blobs,
-            bytes: r.bytes,
-            store: r
-                .store
-                .map(|v1::StoreUsage { blobs, bytes }| du::Whole { blobs, bytes }),
-            own_bytes: None,
-            broken: from_wire(r.broken),
-        }
-    }
-}
-
-impl From<verify::Depth> for v1::Depth {
-    fn from(depth: verify::Depth) -> Self {
-        match depth {
-            verify::Depth::Structure => Self::Structure,
-            verify::Depth::Digests => Self::Digests,
-            verify::Depth::Data => Self::Data,
-        }
-    }
-}
-
-/// How deep a request wants to look.
-impl TryFrom<&v1::VerifyRequest> for verify::Depth {
-    type Error = Nonsense;
-
-    fn try_from(r: &v1::VerifyRequest) -> Result<Self, Nonsense> {
-        match v1::Depth::try_from(r.depth) {
+    fn from_wire(wire: i32) -> Result<Self, Nonsense> {
+        match v1::Depth::try_from(wire) {
             Ok(v1::Depth::Unspecified | v1::Depth::Structure) => Ok(Self::Structure),
             Ok(v1::Depth::Digests) => Ok(Self::Digests),
             Ok(v1::Depth::Data) => Ok(Self::Data),
             // To look less deep than was asked for would be a lie.
-            Err(_) => Err(Nonsense(format!("depth {} is not known here", r.depth))),
+            Err(_) => Err(Nonsense(format!("depth {wire} is not known here"))),
         }
     }
 }
 
-impl From<verify::Report> for v1::VerifyReport {
-    fn from(r: verify::Report) -> Self {
-        Self {
-            snapshots: r.snapshots,
-            entries: r.entries,
-            packs: r.packs,
-            digest: r.digest.map(|d| d.to_string()),
-            bytes: r.bytes,
-            bytes_read: r.bytes_read,
-            faults: to_wire(r.faults),
-            damaged: r
-                .damaged
-                .into_iter()
-                .map(|(digest, why)| v1::LeftOut {
-                    what: digest.to_string(),
-                    why,
-                })
-                .collect(),
-        }
+wire!(
+    verify::Report = VerifyReport {
+        snapshots,
+        digest,
+        entries,
+        bytes,
+        packs,
+        bytes_read,
+        faults,
+        damaged
     }
-}
+);
 
-impl TryFrom<v1::VerifyReport> for verify::Report {
-    type Error = Nonsense;
-
-    fn try_from(r: v1::VerifyReport) -> Result<Self, Nonsense> {
-        let damaged = r.damaged.into_iter();
-        let damaged = damaged.map(|d| Ok((digest(&d.what)?, d.why)));
-        Ok(Self {
-            damaged: damaged.collect::<Result<_, _>>()?,
-            digest: r.digest.as_deref().map(digest).transpose()?,
-            snapshots: r.snapshots,
-            entries: r.entries,
-            bytes: r.bytes,
-            packs: r.packs,
-            bytes_read: r.bytes_read,
-            faults: from_wire(r.faults),
-        })
-    }
-}
-
-impl From<copy::Report> for v1::CopyReport {
-    fn from(r: copy::Report) -> Self {
-        Self {
-            tags: r.tags,
-            found: r.found,
-            blobs_moved: r.moved.blobs_moved,
-            bytes_moved: r.moved.bytes_moved,
-            bytes_saved: r.moved.bytes_saved,
-            left_out: to_wire(r.left_out),
-        }
-    }
-}
-
-impl From<v1::CopyReport> for copy::Report {
-    fn from(r: v1::CopyReport) -> Self {
-        Self {
-            tags: r.tags,
-            found: r.found,
-            moved: Moved {
-                blobs_moved: r.blobs_moved,
-                bytes_moved: r.bytes_moved,
-                bytes_saved: r.bytes_saved,
-            },
-            left_out: from_wire(r.left_out),
-        }
-    }
-}
+wire!(copy::Report = CopyReport { tags, found, left_out }
+with moved: Moved {
+    blobs_moved as blobs_moved, bytes_moved as bytes_moved, bytes_saved as bytes_saved
+});

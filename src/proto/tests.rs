@@ -1,8 +1,8 @@
 //! What goes out comes back the same, and the generated files are those of the schema.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
-use super::v1;
+use super::{Wire, v1};
 use crate::{
     digest::{Digest, Sha256},
     entry::Time,
@@ -12,6 +12,10 @@ use crate::{
         verify,
     },
 };
+
+fn comes_back<W, T: Wire<W> + Clone + PartialEq + Debug>(sent: &T) {
+    assert_eq!(T::from_wire(sent.clone().into_wire()).as_ref(), Ok(sent));
+}
 
 fn left_out() -> Vec<LeftOut> {
     vec![LeftOut {
@@ -52,43 +56,47 @@ fn listings_come_back() {
         ],
         broken: left_out(),
     };
-    let back = list::Report::try_from(v1::ListReport::from(report.clone()));
-    assert_eq!(back, Ok(report));
+    comes_back::<v1::ListReport, _>(&report);
 }
 
 #[test]
 fn snapshots_come_back_with_their_own_files_or_none() {
+    let file = |path: &str, bytes| inspect::File {
+        path: path.into(),
+        bytes,
+    };
     let snapshot = |tag: &str, files| inspect::Snapshot {
         row: row(tag),
         packs: vec![inspect::PackRow {
             digest: Digest::Sha256(Sha256::of(b"p")),
-            media_type: tag.repeat(3),
-            size: 1,
+            media_type: (tag != "a").then(|| tag.repeat(3)),
+            stored_bytes: 1,
             entries: 2,
             live: 3,
-            objects: (4, 5),
+            objects_live: 4,
+            objects: 5,
             frames: 6,
             generation: 7,
         }],
         folded: vec!["side".into()],
         fingerprint: vec![("gate".into(), "go1.27".into())],
         files,
-        foreign: (tag == "b").then(|| inspect::Outside {
+        outside: (tag == "b").then(|| inspect::Outside {
             media_type: "a/b".into(),
             manifests: vec![Digest::sha256_of(b"1"), Digest::sha256_of(b"2")],
             parts: vec![Digest::sha256_of(b"1")],
             referrers: vec![Digest::sha256_of(b"2")],
-            records: Some((3, 4)),
+            records: Some(3),
+            layers: Some(4),
         }),
     };
     let all = vec![
-        snapshot("a", Some(vec![("x".into(), 1), ("y".into(), 2)])),
+        snapshot("a", Some(vec![file("x", 1), file("y", 2)])),
         snapshot("b", None),
         snapshot("c", Some(vec![])),
-        snapshot("d", Some(vec![("z".into(), 3)])),
+        snapshot("d", Some(vec![file("z", 3)])),
     ];
-    let back = Vec::<inspect::Snapshot>::try_from(v1::InspectReport::from(all.clone()));
-    assert_eq!(back, Ok(all));
+    comes_back::<v1::InspectReport, _>(&all);
 }
 
 #[test]
@@ -102,10 +110,7 @@ fn remove_and_its_options_come_back() {
         },
         dry_run: true,
     };
-    assert_eq!(
-        remove::Options::from(v1::DeleteRequest::from(&options)),
-        options
-    );
+    comes_back::<v1::DeleteRequest, _>(&options);
     let removed = |name: Option<SnapshotName>| remove::Removed {
         tag: "f/x:t".into(),
         repository: "f/x".into(),
@@ -121,10 +126,7 @@ fn remove_and_its_options_come_back() {
         names: vec![removed(Some(name)), removed(None)],
         tags: vec!["t".into()],
     };
-    assert_eq!(
-        remove::Report::from(v1::DeleteReport::from(report.clone())),
-        report
-    );
+    comes_back::<v1::DeleteReport, _>(&report);
 }
 
 #[test]
@@ -170,10 +172,7 @@ fn prune_and_its_options_come_back() {
             bytes: 10,
         },
     };
-    assert_eq!(
-        prune::Report::from(v1::PruneReport::from(report.clone())),
-        report
-    );
+    comes_back::<v1::PruneReport, _>(&report);
 }
 
 #[test]
@@ -196,10 +195,7 @@ fn other_reports_come_back() {
         store: Some(du::Whole { blobs: 6, bytes: 7 }),
         broken: left_out(),
     };
-    assert_eq!(
-        du::Report::from(v1::DiskUsageReport::from(usage.clone())),
-        usage
-    );
+    comes_back::<v1::DiskUsageReport, _>(&usage);
     let found = verify::Report {
         snapshots: 1,
         digest: Some(Digest::sha256_of(b"m")),
@@ -210,8 +206,7 @@ fn other_reports_come_back() {
         faults: left_out(),
         damaged: vec![(Digest::sha256_of(b"p"), "is missing".into())],
     };
-    let back = verify::Report::try_from(v1::VerifyReport::from(found.clone()));
-    assert_eq!(back, Ok(found));
+    comes_back::<v1::VerifyReport, _>(&found);
     let copied = copy::Report {
         tags: vec!["t".into()],
         found: true,
@@ -222,10 +217,7 @@ fn other_reports_come_back() {
         },
         left_out: left_out(),
     };
-    assert_eq!(
-        copy::Report::from(v1::CopyReport::from(copied.clone())),
-        copied
-    );
+    comes_back::<v1::CopyReport, _>(&copied);
 }
 
 #[test]
@@ -234,18 +226,14 @@ fn what_makes_no_sense_is_refused() {
         digest: "sha256:12".into(),
         ..v1::Row::default()
     };
-    assert!(list::Row::try_from(row).is_err());
+    assert!(list::Row::from_wire(row).is_err());
     let stray = v1::InspectReport {
         files: vec![v1::File::default()],
         ..v1::InspectReport::default()
     };
-    assert!(Vec::<inspect::Snapshot>::try_from(stray).is_err());
-    let deeper = v1::VerifyRequest {
-        name: None,
-        repositories: Vec::new(),
-        depth: 9,
-    };
-    assert!(verify::Depth::try_from(&deeper).is_err());
+    assert!(<Vec<inspect::Snapshot>>::from_wire(stray).is_err());
+    assert!(verify::Depth::from_wire(9).is_err());
+    assert_eq!(verify::Depth::from_wire(0), Ok(verify::Depth::Structure));
 }
 
 #[test]

@@ -574,7 +574,6 @@ impl Ingests {
     }
 
     /// Removes uploads that received nothing for `age`; returns how many.
-
     pub async fn expire(&self, age: Duration) -> Result<u64> {
         self.owners.forget_idle(age);
         let mut count = 0;

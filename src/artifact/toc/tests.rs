@@ -62,7 +62,7 @@ fn path(s: &[u8]) -> EntryPath {
     EntryPath::new(s).unwrap()
 }
 
-fn sample() -> Toc {
+fn frames() -> (Vec<Frame>, Vec<Object>) {
     let frames = vec![
         Frame {
             offset: 0,
@@ -97,6 +97,11 @@ fn sample() -> Toc {
             offset: 0,
         },
     ];
+    (frames, objects)
+}
+
+fn sample() -> Toc {
+    let (frames, objects) = frames();
     let foreign = vec![Foreign {
         digest: Sha256::of(b"x"),
         len: 9,

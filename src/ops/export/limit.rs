@@ -23,10 +23,7 @@ use crate::{
         publish::Limits,
         upload::{self, Work},
     },
-    pack::{
-        self,
-        write::{ContentPlan, Outcome},
-    },
+    pack::{self, item::ContentPlan, write::Outcome},
 };
 
 /// What a pack has for each entry besides its content at most: a tar header, a line in the table of contents.
@@ -35,7 +32,7 @@ const ENTRY_BYTES: u64 = 1024;
 const PACK_BYTES: u64 = 1024;
 
 /// What is decided on.
-pub(super) struct Ground<'a> {
+pub(super) struct Basis<'a> {
     pub(super) name: &'a SnapshotName,
     /// What there is, closed.
     pub(super) base: Option<&'a Arc<Snapshot>>,
@@ -126,10 +123,10 @@ pub(super) struct Limited {
 pub(super) async fn apply(
     ctx: &Context,
     options: &Options,
-    ground: &Ground<'_>,
+    basis: &Basis<'_>,
     diff: &mut Diff,
 ) -> Result<Limited> {
-    let Ground { base, rules, .. } = *ground;
+    let Basis { base, rules, .. } = *basis;
     let untouched = Limited {
         base: base.cloned(),
         ..Limited::default()
@@ -142,12 +139,12 @@ pub(super) async fn apply(
     if stored + raw + PACK_BYTES <= limit {
         return Ok(untouched);
     }
-    let mut there = snapshot(options, ground, Vec::new());
-    fold::expire(&mut there, ground.today, options.max_age_days, None, rules);
+    let mut there = snapshot(options, basis, Vec::new());
+    fold::expire(&mut there, basis.today, options.max_age_days, None, rules);
     let lowest = size::lowest(&there, rules);
     let comes_before = |n: &New| {
         let entry = &n.pack.entry;
-        let rank = size::rank(&entry.path, entry.needs.as_ref(), ground.today, rules);
+        let rank = size::rank(&entry.path, entry.needs.as_ref(), basis.today, rules);
         rank.is_some() && rank >= lowest
     };
     let only_fills =
@@ -167,12 +164,12 @@ pub(super) async fn apply(
     } else {
         limit / 8 * 7
     };
-    let (new_packs, outcomes) = rehearse(ctx, options, base, diff, ground.today).await?;
+    let (new_packs, outcomes) = rehearse(ctx, options, base, diff, basis.today).await?;
     let ours: HashSet<Digest> = new_packs.iter().map(Pack::digest).collect();
-    let mut all = snapshot(options, ground, new_packs);
+    let mut all = snapshot(options, basis, new_packs);
     let mut dropped = Dropped::default();
     let before = all.totals();
-    fold::expire(&mut all, ground.today, options.max_age_days, None, rules);
+    fold::expire(&mut all, basis.today, options.max_age_days, None, rules);
     let young = all.totals();
     dropped.age(before, young);
     size::shrink(&mut all, target.saturating_sub(PACK_BYTES), rules);
@@ -230,16 +227,16 @@ pub(super) async fn apply(
 pub(super) async fn must_fit(
     ctx: &Context,
     options: &Options,
-    ground: &Ground<'_>,
+    basis: &Basis<'_>,
     current: &Current,
     work: &Work,
 ) -> Result<()> {
-    let rules = ground.rules;
+    let rules = basis.rules;
     let Some(limit) = options.max_size.filter(|_| rules == Rules::Tree) else {
         return Ok(());
     };
     let there = current.folded().map_or(0, |head| head.stored_bytes());
-    let stored = ground.base.map_or(0, |b| b.stored_bytes()).max(there);
+    let stored = basis.base.map_or(0, |b| b.stored_bytes()).max(there);
     let raw: u64 = work.new.iter().map(raw_bytes).sum();
     if stored.saturating_add(raw).saturating_add(PACK_BYTES) <= limit {
         return Ok(());
@@ -249,7 +246,7 @@ pub(super) async fn must_fit(
     stays_below(
         options,
         current,
-        &snapshot(options, ground, packs),
+        &snapshot(options, basis, packs),
         &own,
         rules,
     )
@@ -302,11 +299,11 @@ pub(super) fn raw_bytes(n: &New) -> u64 {
     content + content / 64 + ENTRY_BYTES
 }
 
-fn snapshot(options: &Options, ground: &Ground<'_>, new: Vec<Pack>) -> Snapshot {
-    let base = ground.base.map(|b| &**b);
+fn snapshot(options: &Options, basis: &Basis<'_>, new: Vec<Pack>) -> Snapshot {
+    let base = basis.base.map(|b| &**b);
     let own: HashSet<Digest> = new.iter().map(Pack::digest).collect();
-    let mut all = assemble(options, ground.name, base, ground.kept, new, ground.today);
-    fold::close(&mut all, ground.rules);
+    let mut all = assemble(options, basis.name, base, basis.kept, new, basis.today);
+    fold::close(&mut all, basis.rules);
     fold::drop_covered(&mut all, &own);
     all
 }

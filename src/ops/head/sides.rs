@@ -7,9 +7,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{
     super::{
         Context, Error, Result, dated,
-        export::readable,
         in_turn::InTurn,
         load::{self, Loaded, NotLoaded, told},
+        readable, rules,
     },
     Current, FoldedSide, MAX_FLAWS, Side, flaws_of, fold_side, note,
 };
@@ -193,7 +193,7 @@ async fn take(
 /// Says whether the tag of a folder's publication says a later time than it can have been written at: the latest counts, so it
 /// would stand above all others.
 fn is_of_the_future(tag: &Tag, loaded: &Loaded, modified: Option<Time>, now: Time) -> bool {
-    let is_tree = dated::rules_of(&loaded.snapshot) == Rules::Tree;
+    let is_tree = rules::of_name(&loaded.snapshot.name.kind) == Rules::Tree;
     let written = modified.unwrap_or(now);
     is_tree && name::side_time(tag).is_some_and(|at| is_ahead(at, written))
 }

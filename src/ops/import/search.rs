@@ -14,7 +14,7 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
-    ops::{Context, Error, LeftOut, Result, dated, head, load, names},
+    ops::{Context, Error, LeftOut, Result, dated, head, load, rules},
     source::Fingerprint,
     store::{PublishedAt, Resolved},
     task,
@@ -117,7 +117,7 @@ impl Search<'_> {
     async fn by_key(&mut self, scope: &str, key: &str, hit: Hit) -> Result<Option<Candidate>> {
         let name = self.name(scope, key);
         let current = head::read(self.ctx, &name, &HashSet::new()).await?;
-        let rules = head::rules(self.options.source.kind());
+        let rules = rules::of(self.options.source.kind());
         let lost = current.lost();
         let digest = current.digest();
         // Millions of entries take seconds, in which the time budget must be able to end.
@@ -263,7 +263,7 @@ impl Search<'_> {
             else {
                 return Ok(None);
             };
-            let Ok(Some(outline)) = names::outline(&manifest).await else {
+            let Ok(Some(outline)) = load::outline(&manifest).await else {
                 return Ok(None);
             };
             let at = dated::publication(Some(&outline), manifest.digest, modified, now);
@@ -308,7 +308,7 @@ impl Search<'_> {
                 }
             },
         };
-        let Ok(Some(outline)) = names::outline(&manifest).await else {
+        let Ok(Some(outline)) = load::outline(&manifest).await else {
             return Ok(None);
         };
         let config = load::config(self.ctx, &outline.config).await;
@@ -430,7 +430,7 @@ impl Search<'_> {
             lost,
             ..
         } = loaded;
-        if !lost.is_empty() && head::rules(self.options.source.kind()) == Rules::Tree {
+        if !lost.is_empty() && rules::of(self.options.source.kind()) == Rules::Tree {
             self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return None;
         }

@@ -42,7 +42,7 @@ async fn all_is_well(ctx: &Context) {
 async fn files(ctx: &Context, name: &str) -> Vec<String> {
     let shown = inspect::run(ctx, name, true).await.unwrap();
     let files = shown.into_iter().flat_map(|s| s.files.unwrap());
-    files.map(|(path, _)| path).collect()
+    files.map(|file| file.path).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +162,7 @@ async fn a_differing_folder_is_replaced_and_then_equal() {
         let former = inspect::run(&target, &own.digest.to_string(), true)
             .await
             .unwrap();
-        assert_eq!(former[0].files.as_ref().unwrap()[0].0, "theirs");
+        assert_eq!(former[0].files.as_ref().unwrap()[0].path, "theirs");
         all_is_well(&target).await;
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     ops::{
         Error, copy, head,
         publish::{self, Limits, Publication},
-        remove,
+        remove, rules,
     },
     progress::{Phase, Watch},
     store::{BlobStore as _, Body, Expect, TagStore as _},
@@ -77,7 +77,7 @@ async fn publish_late(
         mine,
         base,
         built_on_base: true,
-        rules: head::rules(crate::source::SourceKind::GoBuild),
+        rules: rules::of(crate::source::SourceKind::GoBuild),
         limits: Limits {
             max_age_days: 7,
             max_bytes: None,
@@ -308,7 +308,7 @@ async fn what_forgot_the_mark_after_a_week_is_merged_again() {
         .publish(&sealed.manifest, Some(&tag), &Expect::Anything);
     done.await.unwrap();
     let old = head_of(&world).await;
-    let rules = head::rules(crate::source::SourceKind::GoBuild);
+    let rules = rules::of(crate::source::SourceKind::GoBuild);
     for (a, b) in [(&old, &marked), (&marked, &old)] {
         assert!(!fold::replaced::is_replaced(a, b, rules));
     }

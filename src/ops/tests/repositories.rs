@@ -262,13 +262,14 @@ async fn listing_names_tags_of_all_repositories_within_reach() {
 async fn inspection_shows_blobs_parts_and_referrers() {
     let shelf = shelf().await;
     let found = inspect::run(&shelf.ctx, "f/x:c", false).await.unwrap();
-    let outside = found[0].foreign.as_ref().unwrap();
-    assert_eq!((outside.records, outside.parts.len()), (Some((2, 2)), 2));
+    let outside = found[0].outside.as_ref().unwrap();
+    assert_eq!((outside.records, outside.layers), (Some(2), Some(2)));
+    assert_eq!(outside.parts.len(), 2);
     let layers = found[0].packs.iter();
-    let layers = layers.filter(|p| p.media_type == media::LAYER_GZIP);
+    let layers = layers.filter(|p| p.media_type.as_deref() == Some(media::LAYER_GZIP));
     assert_eq!(layers.count(), 2);
     let found = inspect::run(&shelf.ctx, "f/x:v1", false).await.unwrap();
-    let outside = found[0].foreign.as_ref().unwrap();
+    let outside = found[0].outside.as_ref().unwrap();
     assert_eq!(outside.referrers, [shelf.signature.digest]);
     let digest = shelf.signature.digest.to_string();
     let by_digest =
@@ -578,7 +579,7 @@ async fn copies_keep_repositories_and_say_where_there_is_no_room() {
     let found = verify::run(&to, None, verify::Depth::Data).await.unwrap();
     assert_eq!((found.snapshots, found.faults.len()), (3, 0), "{found:?}");
     let shown = inspect::run(&to, "f/x:v1", false).await.unwrap();
-    let outside = shown[0].foreign.as_ref().unwrap();
+    let outside = shown[0].outside.as_ref().unwrap();
     assert_eq!(outside.referrers, [shelf.signature.digest]);
 
     let layout = StoreUrl::Layout(shelf.world.path("stores", "layout"));
@@ -649,6 +650,6 @@ async fn layers_that_are_missing_or_have_another_size_are_told_by_verify_and_ins
     let found = inspect::run(&shelf.ctx, "f/x:odd", false).await.unwrap();
     let row = &found[0].row;
     assert_eq!((row.packs, row.stored_bytes), (2, size + config.size));
-    let sizes: Vec<u64> = found[0].packs.iter().map(|p| p.size).collect();
+    let sizes: Vec<u64> = found[0].packs.iter().map(|p| p.stored_bytes).collect();
     assert_eq!(sizes, [config.size, size, 0]);
 }

@@ -5,10 +5,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::{
-    Context, Result,
-    data::{decode_frame, object_is_right},
-};
+use super::{Context, Result};
 use crate::{
     artifact::{
         snapshot::{Places, Snapshot},
@@ -16,6 +13,7 @@ use crate::{
     },
     digest::{Sha256, Sha256Hasher},
     entry::EntryPath,
+    pack::frame,
     store::ErrorKind,
     task,
 };
@@ -191,7 +189,7 @@ impl<'a> Reader<'a> {
                 Err(why) => return Ok(Err(why)),
             },
         };
-        if !object_is_right(&o, &decoded) {
+        if !frame::holds(&decoded, &o) {
             return Ok(Err(format!("the object {} of it is damaged", o.digest)));
         }
         let from = o.offset as usize;
@@ -201,12 +199,12 @@ impl<'a> Reader<'a> {
     async fn frame(
         &mut self,
         pack: usize,
-        frame: Frame,
+        wanted: Frame,
     ) -> Result<std::result::Result<Bytes, String>> {
         let desc = &self.snapshot.packs[pack].layer.descriptor;
-        let range = frame.offset..frame.offset + u64::from(frame.len);
+        let range = wanted.offset..wanted.offset + u64::from(wanted.len);
         let stored = match self.ctx.store.get(desc, range).await {
-            Ok(Some(stream)) => crate::store::collect(stream, frame.len.into()).await,
+            Ok(Some(stream)) => crate::store::collect(stream, wanted.len.into()).await,
             Ok(None) => return Ok(Err(format!("pack {} is missing", desc.digest))),
             Err(e) => Err(e),
         };
@@ -218,7 +216,7 @@ impl<'a> Reader<'a> {
             Err(e) => return Err(e.into()),
         };
         self.bytes += stored.len() as u64;
-        let decoded = task::blocking(move || decode_frame(&frame, &stored)).await;
+        let decoded = task::blocking(move || frame::decode(&wanted, &stored)).await;
         Ok(decoded
             .map(Bytes::from)
             .map_err(|why| format!("a frame of pack {} {why}", desc.digest)))

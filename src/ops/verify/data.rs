@@ -12,8 +12,8 @@ use crate::{
         snapshot::Pack,
         toc::{Frame, Object, Toc},
     },
-    digest::{Hasher, Sha256},
-    pack::bare,
+    digest::Hasher,
+    pack::{bare, frame},
     progress::Phase,
     store::{self, ByteStream, Error, ErrorKind},
     task,
@@ -197,39 +197,14 @@ async fn check_part(
 }
 
 fn check(toc: &Toc, index: usize, stored: Bytes) -> Checked {
-    let decoded = decode_frame(&toc.frames[index], &stored).and_then(|bytes| {
+    let decoded = frame::decode(&toc.frames[index], &stored).and_then(|bytes| {
         let objects = objects_of(toc, index);
-        match objects.iter().find(|o| !object_is_right(o, &bytes)) {
+        match objects.iter().find(|o| !frame::holds(&bytes, o)) {
             Some(o) => Err(format!("does not hold the object {}", o.digest)),
             None => Ok((bytes, objects)),
         }
     });
     Checked { stored, decoded }
-}
-
-/// Decodes a frame after a look at its digest; what went wrong, in words that follow its name.
-pub(super) fn decode_frame(frame: &Frame, stored: &[u8]) -> std::result::Result<Vec<u8>, String> {
-    if stored.len() != frame.len as usize || Sha256::of(stored) != frame.digest {
-        return Err("does not match its digest".to_owned());
-    }
-    // The capacity is the bound: what decodes to more is refused by zstd.
-    match zstd::bulk::decompress(stored, frame.raw_len as usize) {
-        Ok(bytes) if bytes.len() == frame.raw_len as usize => Ok(bytes),
-        Ok(bytes) => Err(format!(
-            "decodes to {} bytes, not {}",
-            bytes.len(),
-            frame.raw_len
-        )),
-        Err(e) => Err(format!("cannot be decoded: {e}")),
-    }
-}
-
-/// The bytes of an object in its decoded frame, if it is right.
-pub(super) fn object_is_right(o: &Object, decoded: &[u8]) -> bool {
-    let bytes = decoded
-        .get(o.offset as usize..)
-        .and_then(|b| b.get(..o.len as usize));
-    bytes.is_some_and(|b| Sha256::of(b) == o.digest)
 }
 
 /// The objects of a frame; they stand in the order of frames.

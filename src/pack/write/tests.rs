@@ -6,7 +6,7 @@ use std::{
 use super::*;
 use crate::{
     artifact::toc::{ObjectId, Reading},
-    entry::{EntryPath, Extent, Kind, Meta, Time},
+    entry::{Content, Entry, EntryPath, Extent, Kind, Meta, Time},
     memory::MemoryBudget,
     progress::Silent,
 };

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     ops::{self, Context, Reach, du, inspect, list, prune, remove, verify},
     progress::Progress,
-    proto::{Message, v1},
+    proto::{Message, Wire, v1},
     serve::admission::{Permit, Ticket},
     store::{Store, marked::MIN_GRACE},
 };
@@ -41,7 +41,7 @@ impl Verbs {
     }
 
     /// Runs a verb on what is within `reach` of the daemon's store, when there is a place for it.
-    fn run<M: Message, R: Into<M::Report>, F>(
+    fn run<M: Message, R: Wire<M::Report>, F>(
         &self,
         (asked, ticket): (Asked, Ticket),
         reach: Reach,
@@ -57,7 +57,7 @@ impl Verbs {
             let ctx = shared.context(shared.store.clone(), reach, progress);
             let own = shared.store.url().to_string();
             let report = work(ctx).await.map_err(|e| asked.status(&e, &own))?;
-            Ok(report.into())
+            Ok(report.into_wire())
         })
     }
 }
@@ -194,14 +194,11 @@ impl v1::control_server::Control for Verbs {
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
         let (asked, rights, r) = taken(request);
-        Ok(self.run(
-            asked,
-            rights.to_delete(&self.shared.sights()),
-            move |ctx| async move {
-                let options = remove::Options::from(r);
-                remove::run(&ctx, &options).await
-            },
-        ))
+        let options = remove::Options::from_wire(r).map_err(|e| nonsense(&e))?;
+        let reach = rights.to_delete(&self.shared.sights());
+        Ok(self.run(asked, reach, move |ctx| async move {
+            remove::run(&ctx, &options).await
+        }))
     }
 
     /// Beside open doors, as [`crate::store::marked`] says: never with the store's lock, and with at least [`MIN_GRACE`].
@@ -246,7 +243,7 @@ impl v1::control_server::Control for Verbs {
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Answer<v1::VerifyResponse> {
         let (asked, rights, r) = taken(request);
-        let depth = verify::Depth::try_from(&r).map_err(|e| nonsense(&e))?;
+        let depth = verify::Depth::from_wire(r.depth).map_err(|e| nonsense(&e))?;
         let reach = chosen(rights.to_read(&self.shared.sights()), &r.repositories)?;
         Ok(self.run(asked, reach, move |ctx| async move {
             Box::pin(verify::run(&ctx, r.name.as_deref(), depth)).await
@@ -280,7 +277,7 @@ impl v1::control_server::Control for Verbs {
             let from = shared.context(from, of_from, progress.clone());
             let to = shared.context(to, Reach::everything(), progress);
             let copied = Box::pin(ops::copy::run(&from, &to, r.name.as_deref())).await;
-            Ok(copied.map_err(|e| asked.status(&e, &own))?.into())
+            Ok(copied.map_err(|e| asked.status(&e, &own))?.into_wire())
         }))
     }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, io};
 
 use rustix::io::Errno;
 
-use super::{Keep, Parents, is_errno, moves::Mover, tree_order};
+use super::{Keep, Parents, Placement, is_errno, tree_order};
 use crate::{
     entry::EntryPath,
     fs::{self, Dir},
@@ -13,9 +13,17 @@ use crate::{
 
 /// Removes every name that is neither an entry nor a folder above one, unless `keep` returns true; folders with kept contents
 /// stay.
-pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Result<()> {
+///
+/// `loosen` makes a folder (its path, `None` for the target) writable; `removed` counts, also when it fails.
+pub(super) fn run(
+    plan: &Placement<'_>,
+    target: &Dir,
+    keep: &Keep<'_>,
+    mut loosen: impl FnMut(Option<EntryPath>, &Dir) -> Result<()>,
+    removed: &mut u64,
+) -> Result<()> {
     let mut wanted: HashSet<&[u8]> = HashSet::new();
-    for entry in mover.plan.entries {
+    for entry in plan.entries {
         let path = entry.path.as_bytes();
         wanted.insert(path);
         for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
@@ -24,7 +32,7 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
     }
     let found = walk::walk(
         target,
-        mover.plan.own,
+        plan.own,
         &|path, is_dir| !keep(path, is_dir),
         &|found, out| {
             if !wanted.contains(found.path.as_bytes()) {
@@ -40,15 +48,15 @@ pub(super) fn run(mover: &mut Mover<'_>, target: &Dir, keep: &Keep<'_>) -> Resul
         let Some(dir) = parents.of(&path)? else {
             continue;
         };
-        mover.plan.leave.ask()?;
+        plan.leave.ask()?;
         let gone = match remove(dir, &path, is_dir) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                mover.loosen(path.parent(), dir)?;
+                loosen(path.parent(), dir)?;
                 remove(dir, &path, is_dir)?
             }
             other => other?,
         };
-        mover.removed += u64::from(gone);
+        *removed += u64::from(gone);
     }
     Ok(())
 }

@@ -81,7 +81,13 @@ impl<'a> Mover<'a> {
             }
             self.make_late_links(target)?;
             match self.plan.mirror {
-                Some(keep) => mirror::run(self, target, keep),
+                Some(keep) => {
+                    let (plan, mut removed) = (self.plan, 0);
+                    let loosen = |path, dir: &Dir| self.loosen(path, dir);
+                    let done = mirror::run(plan, target, keep, loosen, &mut removed);
+                    self.removed += removed;
+                    done
+                }
                 None => Ok(()),
             }
         };

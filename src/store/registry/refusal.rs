@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oci_client::errors::{OciEnvelope, OciErrorCode};
 use reqwest::{
     StatusCode,
     header::{CONTENT_ENCODING, DATE, HeaderMap, RETRY_AFTER},
@@ -118,23 +119,27 @@ impl Answer {
     }
 }
 
-/// The body of a refusal (spec, "Error Codes").
-#[derive(serde::Deserialize)]
-struct Envelope {
-    errors: Vec<Said>,
+/// What a body says as a registry does (spec, "Error Codes"), with the codes as they came; nothing for every other.
+fn errors_of(body: &[u8]) -> Vec<Said> {
+    let envelope = serde_json::from_slice::<OciEnvelope>(body);
+    let errors = envelope.map(|e| e.errors).unwrap_or_default();
+    let said = errors.into_iter().map(|e| Said {
+        code: code_text(&e.code),
+        message: e.message,
+    });
+    said.collect()
 }
 
-#[derive(serde::Deserialize)]
 struct Said {
     code: String,
-    #[serde(default)]
     message: String,
 }
 
-/// What a body says as a registry does; nothing for every other.
-fn errors_of(body: &[u8]) -> Vec<Said> {
-    let envelope = serde_json::from_slice::<Envelope>(body);
-    envelope.map(|e| e.errors).unwrap_or_default()
+fn code_text(code: &OciErrorCode) -> String {
+    match serde_json::to_value(code) {
+        Ok(serde_json::Value::String(s)) => s,
+        _ => format!("{code:?}"),
+    }
 }
 
 /// Says whether a body is a registry's refusal, whatever it is for.

@@ -1,6 +1,6 @@
 //! Whether a command could read back what an export is about to publish: the limits of readers, seen from the writer.
 
-use super::Result;
+use super::{Error, Result};
 use crate::{
     artifact::{
         config::{Config, MAX_CONFIG_BYTES},
@@ -9,14 +9,13 @@ use crate::{
         toc::MAX_ENTRIES,
     },
     memory::MemoryBudget,
-    ops::Error,
 };
 
 /// Refuses a snapshot that every import would refuse. What was sent stays unreachable, for a prune.
 ///
 /// # Errors
 /// `TooManyEntries`, `Unreadable`.
-pub(in crate::ops) fn check(snapshot: &Snapshot) -> Result<()> {
+pub(super) fn check(snapshot: &Snapshot) -> Result<()> {
     let packs = snapshot.packs.len();
     if packs > MAX_LAYERS_READ {
         return unreadable(format!("it has {packs} packs, more than {MAX_LAYERS_READ}"));
@@ -32,7 +31,7 @@ pub(in crate::ops) fn check(snapshot: &Snapshot) -> Result<()> {
 ///
 /// # Errors
 /// `Unreadable`.
-pub(in crate::ops) fn check_sealed(sealed: &Sealed) -> Result<()> {
+pub(super) fn check_sealed(sealed: &Sealed) -> Result<()> {
     let (config, manifest) = (&sealed.config_bytes, &sealed.manifest.bytes);
     for (what, bytes, most) in [
         ("config", config.len() as u64, MAX_CONFIG_BYTES),

@@ -1,0 +1,174 @@
+//! What is known before anything is packed: what the name stands for, what this node knows, and the tree.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{Context, LeftOut, Options, Result, name_of};
+use crate::{
+    artifact::{
+        fold::{self, Rules, replaced::is_replaced},
+        name::SnapshotName,
+        snapshot::Snapshot,
+        toc::MAX_GENERATION,
+    },
+    digest::{Digest, Sha256},
+    ops::{
+        damage, dated,
+        head::{self, Current},
+        load, load_index,
+    },
+    source::{
+        Item, NothingKnown, Source,
+        index::{NodeIndex, Stamp},
+    },
+    task,
+};
+
+/// What is known before anything is packed.
+pub(super) struct Ground {
+    /// Index of this node, if there is one.
+    pub(super) index: Option<NodeIndex>,
+    /// Packs that an import here found damaged.
+    pub(super) damaged: HashSet<Digest>,
+    /// What the target's tag stands for.
+    pub(super) current: Current,
+    /// What the head stands for, where the target is another tag and the kind folds into it.
+    pub(super) head: Option<Current>,
+    /// What is kept and compared with: closed.
+    pub(super) base: Option<Arc<Snapshot>>,
+    /// Whether `base` is what the target's tag stands for.
+    pub(super) base_is_current: bool,
+    /// The mark of this export, once it is known to replace what there is.
+    pub(super) mark: Option<String>,
+}
+
+/// Reads the node index, what the target's tags stand for, and finds what to build on.
+pub(super) async fn ground(
+    ctx: &Context,
+    options: &Options,
+    name: &SnapshotName,
+    rules: Rules,
+) -> Result<Ground> {
+    let index = load_index(ctx, &options.source).await;
+    let damaged = damage::known(ctx).await;
+    let current = head::read(ctx, name, &damaged).await?;
+    let folds_into_head = !name.key.is_empty() && options.source.kind().is_go();
+    let head = if folds_into_head {
+        Some(head::read(ctx, &name_of(options, ""), &damaged).await?)
+    } else {
+        None
+    };
+    let (of_head, folded, read) = task::blocking(move || {
+        let of_head = head.as_ref().and_then(Current::folded);
+        let folded = current.folded();
+        (of_head, folded, (head, current))
+    })
+    .await;
+    let (head, current) = read;
+    let mut base = folded.filter(|_| !options.replace);
+    // A key that was written before its name was replaced is not built on: with it all would come back.
+    if let (Some(key), Some(head)) = (&base, &of_head)
+        && is_replaced(key, head, rules)
+    {
+        base = None;
+    }
+    let base_is_current = base.is_some();
+    if base.is_none() && !options.replace {
+        base = of_head;
+    }
+    if base.is_none()
+        && !options.replace
+        && let Some(imported) = index.as_ref().and_then(|i| i.notes.imported.as_ref())
+        && imported.store == ctx.store.url().to_string()
+    {
+        base = imported_base(ctx, &imported.snapshot, &damaged, rules).await;
+    }
+    Ok(Ground {
+        index,
+        damaged,
+        current,
+        head,
+        base: base.map(Arc::new),
+        base_is_current,
+        mark: None,
+    })
+}
+
+/// The snapshot that this node imported: a first export of a scope need not send what that has. Not having it costs no more than time.
+async fn imported_base(
+    ctx: &Context,
+    digest: &str,
+    damaged: &HashSet<Digest>,
+    rules: Rules,
+) -> Option<Snapshot> {
+    let digest: Digest = digest.parse().ok()?;
+    let resolved = ctx.store.resolve(&digest.into()).await.ok()??;
+    let loaded = load::load(ctx, &resolved.manifest, damaged)
+        .await
+        .ok()?
+        .ok()?;
+    let mut loaded = loaded;
+    let now = ctx.store.clock().await.ok()?;
+    dated::leave_out(&mut loaded, None, resolved.modified, now);
+    fold::close(&mut loaded.snapshot, rules);
+    Some(loaded.snapshot)
+}
+
+/// The tree as it was found.
+pub(super) struct Scanned {
+    pub(super) items: Vec<Item>,
+    pub(super) skipped: Vec<LeftOut>,
+    pub(super) stamp: Option<Stamp>,
+}
+
+pub(super) async fn scan(ctx: &Context, source: Arc<dyn Source>) -> Result<Scanned> {
+    let state = ctx.state_dir.clone();
+    task::blocking(move || {
+        // The stamp comes before the first stat, else it proves nothing.
+        let stamp =
+            crate::fs::Dir::open_if_there(source.root())?.and_then(|root| Stamp::take(&root).ok());
+        let index = state.and_then(|s| NodeIndex::load(&s, source.kind(), source.root()));
+        let scan = match &index {
+            Some(index) => source.scan(index)?,
+            None => source.scan(&NothingKnown)?,
+        };
+        let skipped = scan
+            .skipped
+            .into_iter()
+            .map(|s| LeftOut {
+                what: s.path,
+                why: s.why,
+            })
+            .collect();
+        Ok(Scanned {
+            items: scan.items,
+            skipped,
+            stamp,
+        })
+    })
+    .await
+}
+
+/// Packs that replace damaged ones need other digests than those, which the generation gives them: above those of the packs
+/// that are whole, and by a step that depends on what is damaged, since what was packed anew may be damaged again.
+pub(super) fn generation(ground: &Ground, stuck: Option<Digest>) -> u32 {
+    let mut wrong: Vec<String> = ground.current.lost().into_iter().map(|l| l.what).collect();
+    wrong.extend(stuck.map(|d| d.to_string()));
+    if wrong.is_empty() && ground.base.is_some() {
+        return 0;
+    }
+    wrong.extend(ground.damaged.iter().map(ToString::to_string));
+    if wrong.is_empty() {
+        return 0;
+    }
+    wrong.sort();
+    let step = u32::from(Sha256::of(wrong.concat().as_bytes()).0[0]);
+    let head = ground.current.head.iter().flat_map(|l| &l.snapshot.packs);
+    let head = head.map(|p| p.toc.generation);
+    let sides = ground.current.sides.iter().map(|s| s.generation);
+    let highest = head.chain(sides).max().unwrap_or(0);
+    // At the limit the damaged packs are left out all the same; another digest is what counts.
+    match highest + 1 + step {
+        generation if generation > MAX_GENERATION => MAX_GENERATION - step,
+        generation => generation,
+    }
+}
