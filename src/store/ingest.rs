@@ -411,7 +411,8 @@ impl Ingests {
             for id in resting {
                 count += u64::from(self.free(&id).await?);
             }
-            if count == 0 {
+            // Of what is here alone, those of others stay.
+            if count == 0 && !self.lives_elsewhere {
                 let broken = std::mem::take(&mut *self.broken.lock());
                 for id in self.idle(IDLE).await?.into_iter().chain(broken) {
                     count += u64::from(self.free(&id).await?);

@@ -78,7 +78,7 @@ mod tests {
             ("ci : pull", "it has no `=`"),
             ("ci = team", "it has no `:` before the actions"),
             ("ci,, = a : pull", "one of its names is empty"),
-            ("ci = a : write", "`write` is no action"),
+            ("ci = a : write", "`write` is not an action"),
             ("ci = a :", "one of its actions is empty"),
         ] {
             assert_eq!(parse(text).unwrap_err(), why, "{text}");

@@ -341,12 +341,12 @@ async fn entries_that_no_go_cache_has_hide_nothing_and_the_next_export_ends_them
             let told = report
                 .left_out
                 .iter()
-                .filter(|l| l.why.contains("not what"));
+                .filter(|l| l.why.contains("not belong in a cache"));
             assert_eq!(told.count(), 1, "{what}: {report:?}");
             assert_eq!(files(&copy), files(&root), "{what}");
             let seen = verify::run(&node, None, verify::Depth::Structure).await;
             let faults = seen.unwrap().faults;
-            let is_told = faults.iter().any(|f| f.why.contains("not what"));
+            let is_told = faults.iter().any(|f| f.why.contains("not belong in a cache"));
             assert!(is_told, "{what}: {faults:?}");
 
             // Of a node that never imported, and has nothing of the rest.

@@ -450,7 +450,7 @@ fn admission_refuses_what_is_no_file_of_a_module() {
         ("attributes", |e| {
             e.xattrs = Box::new([(b"user.x"[..].into(), b"1"[..].into())]);
         }),
-        ("needs", |e| e.needs = Some(e.path.clone())),
+        ("another entry", |e| e.needs = Some(e.path.clone())),
     ];
     for item in cache.items() {
         cache.source.kind().admit(&item.entry, None).unwrap();

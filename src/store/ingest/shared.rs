@@ -538,7 +538,15 @@ impl Uploads {
         let Some(_turn) = pieces.free_turn(id) else {
             return Ok(false);
         };
-        if let Some(size) = self.local.length(id).await? {
+        let stored = match pieces.list(id).await {
+            Ok(listed) => listed.map(|listed| end(&listed)),
+            Err(e) if pieces.outlives(&e) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        // What the store had is gone: another daemon has ended the upload.
+        if stored.is_none() || pieces.sent(id) > stored {
+            self.drop_ended(pieces, id).await?;
+        } else if let Some(size) = self.local.length(id).await? {
             self.catch_up(pieces, id, size).await?;
         }
         Ok(true)
@@ -554,13 +562,19 @@ impl Uploads {
             if pieces.sent(&id) == stored && stored.is_some_and(|stored| stored < size) {
                 self.catch_up_alone(pieces, &id).await?;
             } else if stored.unwrap_or(0) == 0 {
-                if self.local.cancel_resting(&id).await? {
-                    self.local.owners.forget(&id);
-                    pieces.forget_sent(&id);
-                }
+                self.drop_ended(pieces, &id).await?;
             } else if stored != Some(size) {
                 self.local.free(&id).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is kept here of an upload that another daemon has ended.
+    async fn drop_ended(&self, pieces: &Pieces, id: &UploadId) -> Result<()> {
+        if self.local.cancel_resting(id).await? {
+            self.local.owners.forget(id);
+            pieces.forget_sent(id);
         }
         Ok(())
     }
