@@ -501,9 +501,22 @@ impl Ingests {
             move |found: &Metadata| rested(found, now) > COPY && !session::is_ahead(found);
         let mut count = 0;
         for id in self.list(is_copy).await? {
-            count += u64::from(self.free(&id).await?);
+            count += u64::from(self.unless_busy(&id, self.drop_copy(&id)).await?);
         }
         Ok(count)
+    }
+
+    /// As [`Self::drop_file`], unless the file has acknowledged bytes that the store lacks.
+    async fn drop_copy(&self, id: &UploadId) -> Result<bool> {
+        let Some(session) = self.lock(id).await? else {
+            return Ok(false);
+        };
+        let found = session.file.metadata();
+        if session::is_ahead(&found.map_err(io_at(&session.path, "look at"))?) {
+            return Ok(false);
+        }
+        self.owners.left_disk(id);
+        Ok(remove(self.end(id, Some(session))?).await)
     }
 
     async fn unless_busy(

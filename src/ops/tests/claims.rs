@@ -346,7 +346,9 @@ async fn entries_that_no_go_cache_has_hide_nothing_and_the_next_export_ends_them
             assert_eq!(files(&copy), files(&root), "{what}");
             let seen = verify::run(&node, None, verify::Depth::Structure).await;
             let faults = seen.unwrap().faults;
-            let is_told = faults.iter().any(|f| f.why.contains("not belong in a cache"));
+            let is_told = faults
+                .iter()
+                .any(|f| f.why.contains("not belong in a cache"));
             assert!(is_told, "{what}: {faults:?}");
 
             // Of a node that never imported, and has nothing of the rest.

@@ -171,7 +171,7 @@ impl Uploads {
                 self.cancel(id).await?;
             }
             Err(error) if error.kind == ErrorKind::Full && self.pieces.is_some() => {
-                self.local.drop_file(id).await?;
+                self.local.drop_copy(id).await?;
             }
             Err(error) if error.kind == ErrorKind::Full => {
                 self.cancel(id).await?;

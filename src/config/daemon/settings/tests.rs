@@ -126,7 +126,10 @@ fn what_cannot_be_names_its_line_and_the_remedy() {
             "`listen` is `none`, and so is `socket`",
         ),
         ("socket_mode = \"0999\"", "`socket_mode` cannot be `0999`"),
-        ("mode = \"write-back\"", "`mode` requires a local cache directory"),
+        (
+            "mode = \"write-back\"",
+            "`mode` requires a local cache directory",
+        ),
         ("mode = \"writeback\"", "write-through or write-back"),
         ("[tls]\ncert = \"a\"", "`tls.cert` is set without `tls.key`"),
         (

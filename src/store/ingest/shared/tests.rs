@@ -302,6 +302,7 @@ async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
         let file = File::options().append(true).open(file).unwrap();
         file.set_modified(SystemTime::now() - 2 * COPY).unwrap();
     }
+    assert!(!uploads.local.drop_copy(&ahead).await.unwrap());
     // The caller has most, and what goes is another one's: that loses nothing.
     assert!(uploads.local.make_room(&sent).await);
     let length = async |id| uploads.local.length(id).await.unwrap();
@@ -310,4 +311,17 @@ async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
     assert_eq!(uploads.size(&copy).await.unwrap(), Some(10));
     assert!(!uploads.local.make_room(&sent).await);
     assert_eq!(length(&ahead).await, None);
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_takes_nothing_that_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
+    let sent = uploads.append((&id, "a"), None, None, body(b"bytes")).await;
+    sent.unwrap();
+    uploads.local.set_ahead(&id, |_| true).await.unwrap();
+    let full = Err::<(), _>(Error::new(ErrorKind::Full, "put", "the bucket is full"));
+    uploads.give_up_refused(&id, full).await.unwrap_err();
+    assert_eq!(uploads.local.length(&id).await.unwrap(), Some(5));
 }
