@@ -12,8 +12,8 @@ done
 
 target=${CARGO_TARGET_DIR:-target}
 echo '== building cachectl'
-cargo build --release --locked --quiet --bin cachectl
-cachectl=$(cd "$target/release" && pwd)/cachectl
+cargo build --profile demo --locked --quiet --bin cachectl
+cachectl=$(cd "$target/demo" && pwd)/cachectl
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/cachectl-demo.XXXXXX")
 # Go makes its module cache read-only.

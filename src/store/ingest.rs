@@ -57,8 +57,8 @@ const PREFIX: &str = "up-";
 const MAX_OPEN: usize = 128;
 /// Maximum number of uploads that are remembered as interrupted.
 const MAX_BROKEN: usize = 10_000;
-/// What had no byte for so long is not being put together again from what the store has, and is not about to be published.
-const COPY: Duration = Duration::from_mins(1);
+/// The process that ended an upload without a byte for this long, and left its file, is not about to store it.
+const LEFT: Duration = Duration::from_mins(1);
 /// An upload without a byte for this long probably has no active request.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -412,7 +412,7 @@ impl Ingests {
                 count += u64::from(self.free(&id).await?);
             }
             // Of what is here alone, those of others stay.
-            if count == 0 && !self.lives_elsewhere {
+            if count == 0 && !self.lives_elsewhere && !is_own {
                 let broken = std::mem::take(&mut *self.broken.lock());
                 for id in self.idle(IDLE).await?.into_iter().chain(broken) {
                     count += u64::from(self.free(&id).await?);
@@ -496,11 +496,12 @@ impl Ingests {
         if !self.lives_elsewhere {
             return Ok(0);
         }
-        let now = SystemTime::now();
-        let is_copy =
-            move |found: &Metadata| rested(found, now) > COPY && !session::is_ahead(found);
         let mut count = 0;
-        for id in self.list(is_copy).await? {
+        for id in self.list(|found| !session::is_ahead(found)).await? {
+            // A request may be putting it together from what the store has.
+            if self.owners.is_active(&id) {
+                continue;
+            }
             count += u64::from(self.unless_busy(&id, self.drop_copy(&id)).await?);
         }
         Ok(count)

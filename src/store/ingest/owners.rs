@@ -311,6 +311,11 @@ impl Owners {
         }
     }
 
+    /// Returns true if a request sends to the upload.
+    pub(super) fn is_active(&self, id: &UploadId) -> bool {
+        self.0.lock().uploads.get(id).is_some_and(|o| o.active > 0)
+    }
+
     /// Records that an upload has a file on this machine.
     pub(super) fn on_disk(&self, id: &UploadId) {
         if let Some(owned) = self.0.lock().uploads.get_mut(id) {

@@ -111,7 +111,7 @@ impl Session {
         }
         if is_taken(&found) {
             // The process that ended it may still need this name, unless it died.
-            if super::rested(&found, SystemTime::now()) > super::COPY {
+            if super::rested(&found, SystemTime::now()) > super::LEFT {
                 fs::missing_is_none(folder.remove_file(name)).map_err(upload)?;
             }
             return Ok(None);

@@ -4,7 +4,7 @@ use std::{fs::File, time::SystemTime};
 
 use futures_util::FutureExt as _;
 
-use super::{super::COPY, *};
+use super::*;
 use crate::{
     digest::Digest,
     store::open::{self, Options, StoreUrl},
@@ -194,6 +194,7 @@ async fn a_push_that_waits_for_the_store_is_given_up_where_its_sender_fills_the_
     let finished = finished.unwrap().unwrap();
     let sent = uploads.append((&small, "b"), None, None, body(b"xx")).await;
     sent.unwrap();
+    let _active = uploads.local.owners.active(&small, "b", 2);
     // Not while it is being stored.
     assert!(!uploads.local.make_room(&small).await);
     assert!(finished.given_up().now_or_never().is_none());
@@ -297,11 +298,7 @@ async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
         appended.await.unwrap();
     }
     uploads.local.set_ahead(&ahead, |_| true).await.unwrap();
-    for id in [&copy, &ahead] {
-        let file = uploads.local.path(id);
-        let file = File::options().append(true).open(file).unwrap();
-        file.set_modified(SystemTime::now() - 2 * COPY).unwrap();
-    }
+    let _active = uploads.local.owners.active(&sent, "b", 0);
     assert!(!uploads.local.drop_copy(&ahead).await.unwrap());
     // The caller has most, and what goes is another one's: that loses nothing.
     assert!(uploads.local.make_room(&sent).await);
