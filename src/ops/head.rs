@@ -206,7 +206,7 @@ pub fn fold_side(
         first.merge = side.merge;
         return first;
     };
-    // Tags that claim a time in the future were refused; other programs that accept them record them silently.
+    // Tags that claim a time in the future were refused; a program that accepts them anyway records them without that flag.
     let newest = head
         .folded
         .iter()
