@@ -262,7 +262,7 @@ fn a_mark_that_is_false_is_no_mark() {
     assert_eq!(ci(&[off]).doubt, None);
     let other = ci(&[off, ("GITLAB_CI", "true"), ("CI_COMMIT_BRANCH", "x")]);
     assert_eq!(other.system, Some("GitLab CI"));
-    // A misleading variable does not override those of a request.
+    // A CI system's mark set to `false` does not hide a request's variables.
     let request = [
         off,
         ("GITHUB_REF", "refs/pull/7/merge"),

@@ -123,7 +123,7 @@ impl Request {
         Self(self.0.or(other.0))
     }
 
-    /// What a job that builds it is said to build.
+    /// What a job for this pull request builds.
     fn building(self, target: Option<String>) -> Building {
         let number = self.0;
         Building::Request { number, target }
