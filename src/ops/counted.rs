@@ -14,7 +14,7 @@ pub(super) const BYTES_PER_DIGEST: u64 = 200;
 /// Counts this many more digests, as entries that a command reads.
 ///
 /// # Errors
-/// `Memory` when there is no room for them.
+/// `Memory` when there is no memory for them.
 pub(super) fn grow(room: &mut Reservation, digests: usize) -> Result<()> {
     let digests = digests as u64;
     let grown = room.grow_of(digests, digests.saturating_mul(BYTES_PER_DIGEST));
@@ -43,7 +43,7 @@ impl Needed {
     /// Adds the blobs that a tag needs.
     ///
     /// # Errors
-    /// `Memory` when there is no room for it.
+    /// `Memory` when there is no memory for it.
     pub(super) fn add(&mut self, blobs: impl IntoIterator<Item = (Digest, u64)>) -> Result<()> {
         for (digest, size) in blobs {
             if self.sizes.insert(digest, size).is_none() {

@@ -159,7 +159,7 @@ impl Current {
     }
 }
 
-/// Records a problem, up to a limit: a name has as many side tags as somebody cares to push.
+/// Records a problem, up to a limit: the number of side tags under a name is not limited.
 fn note(list: &mut Vec<LeftOut>, what: String, why: String) {
     if list.len() < MAX_NOTED {
         list.push(LeftOut { what, why });

@@ -113,7 +113,7 @@ impl Snapshot {
     }
 }
 
-/// Shows every snapshot whose name, tag or digest is `name`; empty where there is none.
+/// Shows every snapshot whose name, tag or digest is `name`; empty if there is none.
 ///
 /// A name or a head's tag is shown as a reader gets it: with the side tags that the head does not contain yet.
 ///

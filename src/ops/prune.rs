@@ -271,7 +271,7 @@ async fn read_name(
             Err(why) => return Ok((None, Some(named::left(&place.shown(tag.as_str()), &why)))),
         };
         let outline = load::outline(&resolved.manifest).await.ok().flatten();
-        // Where a registry cannot remove a tag, an empty manifest takes the place of a side tag; it is no reason to keep the name.
+        // If a registry cannot remove a tag, an empty manifest takes the place of a side tag; it does not keep the name.
         name.is_ours &= outline.is_some() || *tag != group.head;
         name.manifests.push(resolved.manifest.digest);
         let mut written = resolved.modified;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Nonsense, v1};
 use crate::{digest::Digest, entry::Time};
 
-/// A value that goes over the wire as a `W`.
+/// A value that is sent over the wire as a `W`.
 pub trait Wire<W>: Sized {
     /// What is sent.
     fn into_wire(self) -> W;

@@ -28,7 +28,7 @@ pub(super) const UNBOUNDED: Queue = Queue {
     each: usize::MAX,
 };
 
-/// One lock for each key, as long as somebody holds it or waits for it.
+/// One lock per key, kept as long as someone holds it or waits for it.
 pub(super) struct Locks<K>(Mutex<HashMap<K, Weak<sync::Mutex<()>>>>);
 
 impl<K> Default for Locks<K> {

@@ -23,7 +23,7 @@ use crate::{
 /// Most damaged snapshots that a prefix search skips in each scope, so that a store that lost its blobs soon gives a miss. Other keys, and
 /// intact snapshots of another Go release, do not count.
 const DAMAGED: usize = 256;
-/// Tags read in one batch, if the listing has their times: two requests each; usually the first tag is the one.
+/// Tags read in one batch, if the listing has their times: two requests each; usually the first tag already decides.
 const LOOKED_AT: usize = 8;
 
 /// Most keys that are checked for existence, for a message.

@@ -41,7 +41,7 @@ impl Blobs {
     /// The set of blobs that a name needs.
     ///
     /// # Errors
-    /// `Memory` when there is no room for it.
+    /// `Memory` when there is no memory for it.
     pub(super) fn set_of(&mut self, needed: &Needed) -> Result<Set> {
         let mut set = Vec::with_capacity(needed.sizes().len());
         let before = self.index.len();

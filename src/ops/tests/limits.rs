@@ -203,7 +203,7 @@ async fn a_limit_that_leaves_nothing_is_an_error_and_keeps_what_is_stored() {
     assert_eq!(blobs().await, there);
 }
 
-/// Nobody may push.
+/// Refuses every push.
 struct Refuses;
 
 #[async_trait::async_trait]

@@ -603,7 +603,7 @@ async fn exports_and_prunes_at_once_lose_nothing_on_disk() {
         let world = world.clone();
         async move {
             for round in 0..3 {
-                // Each process opens the store anew.
+                // Each process opens the store again.
                 let node = on_disk(&world, "d", &disk::Settings::default()).await;
                 let content = format!("{i} {round}");
                 let root = tree(
