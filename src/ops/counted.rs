@@ -24,7 +24,7 @@ pub(super) fn grow(room: &mut Reservation, digests: usize) -> Result<()> {
     })
 }
 
-/// The blobs that some tags need, themselves among them, each once, with their sizes.
+/// The blobs that some tags need, including their own manifests, each once, with their sizes.
 #[derive(Debug, Default)]
 pub(super) struct Needed {
     sizes: HashMap<Digest, u64>,

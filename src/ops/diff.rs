@@ -228,7 +228,7 @@ fn kept_content(base: &Snapshot, at: At) -> ContentPlan {
     }
 }
 
-/// The digest of each item's content, in order; `None` where it could not be read.
+/// The digest of each item's content, in order; `None` if it could not be read.
 fn hash_all(
     source: &dyn Source,
     items: &[Item],

@@ -108,7 +108,7 @@ impl Current {
         }
     }
 
-    /// Head and uncontained side tags folded and closed; `None` where there is neither. Blocks.
+    /// Head and uncontained side tags folded and closed; `None` if there is neither. Blocks.
     pub fn folded(&self) -> Option<Snapshot> {
         self.united.clone().or_else(|| {
             let mut snapshot = self.head.as_ref()?.snapshot.clone();

@@ -216,7 +216,7 @@ impl Context {
         }
     }
 
-    /// Where spools go: to the store's own file system, where it has one.
+    /// The folder for spools: on the store's own file system, if it has one.
     fn spool_dir(&self) -> PathBuf {
         let own = self.store.facts().spool_dir.clone();
         own.unwrap_or_else(|| self.temp_dir.clone())
