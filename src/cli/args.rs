@@ -362,7 +362,7 @@ const EVERYWHERE: &str = "Everywhere";
 /// Between two flags of settings in a command's help; other flags of every command stand behind `--store` and `--daemon`.
 const STEP: usize = 10;
 const AFTER_STORES: usize = STEP + 1;
-/// A command's flags that are no settings; `--help` has 999.
+/// The display order of a command's flags that are not settings; `--help` has 999.
 const AFTER_SETTINGS: usize = 50 * STEP;
 
 /// The command line with the flags of settings.
@@ -385,7 +385,7 @@ fn in_order(args: impl Iterator<Item = clap::Arg>) -> impl Iterator<Item = clap:
     numbered.map(|(at, arg)| arg.display_order(at * STEP))
 }
 
-/// What the flags of a command line say about settings.
+/// The settings given by the flags of a command line.
 pub(crate) fn layer(matches: &ArgMatches) -> Layer {
     let Some((name, own)) = matches.subcommand() else {
         return Layer::default();
@@ -399,7 +399,7 @@ mod tests {
     use super::*;
     use crate::config::keys::KEYS;
 
-    /// Flags that are no settings: they say what this one run does.
+    /// Flags that are not settings: they control only this run.
     const OF_ONE_RUN: [&str; 31] = [
         "allow-empty",
         "changed",

@@ -1,4 +1,4 @@
-//! `cachectl buildx-setup`: what a Buildx builder needs to reach a daemon.
+//! `cachectl buildx-setup`: the configuration that a Buildx builder needs to reach a daemon.
 //!
 //! The usual builder (driver `docker-container`) is a container of its own, where 127.0.0.1 is not this node's: it gets the
 //! node's network (`--driver-opt network=host`), or the address of the daemon's node. BuildKit speaks plain http to loopback
@@ -23,16 +23,16 @@ use crate::{fs, task};
 
 /// The daemon's own default.
 const ADDRESS: &str = "127.0.0.1:5000";
-/// Longest answer of docker that is repeated.
+/// Longest output of docker that is repeated.
 const MAX_WORDS: usize = 2000;
 
 /// How builders reach the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Way {
-    /// `HOST:PORT`, as it stands in `ref=`.
+    /// `HOST:PORT`, as used in `ref=`.
     address: String,
     tls: bool,
-    /// It is this node, seen from this node.
+    /// The address is loopback: this node itself.
     loopback: bool,
 }
 
@@ -140,13 +140,13 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
     Ok(0)
 }
 
-/// Where the daemon of the settings says that it listens; its default where there is none.
+/// The listening address that the configured daemon reports; the default address without one.
 async fn told(session: &Session, tls: bool) -> Result<Way> {
     let store = session.store()?;
     if stores::place(store)? != Place::Daemon {
         return Way::new(ADDRESS, tls);
     }
-    // A URL with a host is how this node reaches it, and builders do too.
+    // This node reaches it at the URL's host, and so do builders.
     for (prefix, tls) in [("cachectld+http://", false), ("cachectld+https://", true)] {
         if let Some(address) = store.strip_prefix(prefix) {
             let address = address.trim_end_matches('/');
@@ -172,7 +172,7 @@ async fn told(session: &Session, tls: bool) -> Result<Way> {
     }
 }
 
-/// Makes the builder, unless there is one of that name.
+/// Creates the builder, unless one of that name exists.
 async fn create(
     session: &Session,
     builder: &str,
@@ -187,7 +187,7 @@ async fn create(
             )),
         );
     }
-    // Buildx copies what is in it; the file is not needed afterwards.
+    // Buildx copies its content; the file is not needed afterwards.
     let (folder, text) = (session.config().temp_dir.clone(), config.to_owned());
     let file = task::blocking(move || -> fs::Result<_> {
         fs::make_dirs(&folder)?;
@@ -208,7 +208,7 @@ async fn create(
     if made.status.success() {
         return Ok(());
     }
-    // Without the plugin docker takes its words for its own flags.
+    // Without the plugin, docker parses the arguments as its own flags.
     if !docker(&["buildx", "version"]).await?.status.success() {
         return Err(CommandError::failed("docker buildx is not installed").hint(
             "install docker's Buildx plugin (package docker-buildx-plugin, or docker-buildx), or leave out --run",

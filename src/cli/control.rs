@@ -27,7 +27,7 @@ use crate::{
     store::{self, ErrorKind, registry},
 };
 
-/// A daemon to which we speak for one run.
+/// The connection to a daemon for one run.
 pub(crate) struct Daemon {
     way: Way,
     progress: Progress,
@@ -36,7 +36,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// The daemon that is the store, if it is one.
+    /// The daemon behind the store, if the store is one.
     pub(crate) fn of(ctx: &ops::Context) -> Option<Self> {
         Some(Self {
             way: Way(ctx.store.facts().control.clone()?),
@@ -45,12 +45,12 @@ impl Daemon {
         })
     }
 
-    /// The methods that have no report.
+    /// Client of the methods without a report.
     fn stub(&self) -> ControlClient<Way> {
         ControlClient::new(self.way.clone())
     }
 
-    /// Calls a method: progress is shown meanwhile, parts of the report are put together.
+    /// Calls a method: shows progress meanwhile, and joins the parts of the report.
     pub(crate) async fn call<M: Method>(&self, request: M) -> ops::Result<M::Report> {
         let path = PathAndQuery::from_static(M::PATH);
         let mut grpc = Grpc::new(self.way.clone());
@@ -80,7 +80,8 @@ impl Daemon {
         Ok(answer.map_err(|e| self.error("ask", &e))?.into_inner())
     }
 
-    /// Flushes; `watch` hears what waits, as often as the daemon tells it. What waits at the end; `None` where nothing ever does.
+    /// Flushes; `watch` receives the backlog as often as the daemon reports it. Returns the final backlog; `None` if the daemon never has
+    /// one.
     pub(crate) async fn flush(
         &self,
         wait: bool,
@@ -98,7 +99,7 @@ impl Daemon {
         Ok(last)
     }
 
-    /// What a call failed with, as if our own store had: the daemon's words, or what happened on the way to it.
+    /// The error of a call, as if the local store had failed: the daemon's message, or the connection error.
     fn error(&self, op: &'static str, status: &Status) -> ops::Error {
         let mut cause = std::error::Error::source(status);
         while let Some(e) = cause {
@@ -123,7 +124,7 @@ impl Daemon {
     }
 }
 
-/// Carries the stub's requests, with our version, and looks at the daemon's.
+/// Sends the stub's requests with this program's version, and checks the daemon's.
 #[derive(Clone)]
 struct Way(registry::ControlWay);
 
@@ -154,7 +155,7 @@ impl Service<http::Request<tonic::body::Body>> for Way {
     }
 }
 
-/// What answers is a daemon that speaks as we do.
+/// Checks that the peer is a daemon with a compatible version.
 fn check_version(headers: &http::HeaderMap) -> store::Result<()> {
     let refused = |why: String| Err(store::Error::new(ErrorKind::Unsupported, "ask", why));
     let ours = proto::PROTOCOL;

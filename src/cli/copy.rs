@@ -21,19 +21,19 @@ use crate::{
     store::keys::Repo,
 };
 
-/// Who copies, and for whom a URL is its own.
+/// The process that copies, and the side whose URL is its own store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     Here,
-    /// The daemon that is read.
+    /// The daemon that is read from.
     From,
-    /// The daemon that is written.
+    /// The daemon that is written to.
     To,
-    /// The daemon of the settings, which is neither.
+    /// The configured daemon, which is neither side.
     Set,
 }
 
-/// A daemon that is one side does it where the bytes need not come through here; what concerns this node's folders it cannot.
+/// A daemon that is one side copies if that keeps the bytes from passing through this process; it cannot access this node's folders.
 fn who(from: Place, to: Place, set: Place, by: Option<By>) -> Result<Who> {
     let sides = (from == Place::Daemon, to == Place::Daemon);
     match (by, sides) {
@@ -62,7 +62,7 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     let (from, to) = (stores::place(&args.from)?, stores::place(&args.to)?);
     let set = match session.store() {
         Ok(store) => stores::place(store)?,
-        // Both sides are named; that the settings name no daemon is said where one is wanted.
+        // Both sides are given; a missing daemon in the settings is reported only if one is needed.
         Err(_) => Place::Folder,
     };
     let who = who(from, to, set, args.by)?;
@@ -76,7 +76,7 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     let elapsed = session.began.elapsed();
     if session.json {
         let by = if who == Who::Here { "here" } else { "daemon" };
-        // How much a name holds only its snapshots tell, which are copied unread.
+        // Only a name's snapshots state how much it holds, and they are copied without being read.
         let own = json!({"from": from, "to": to, "by": by, "entries": null, "bytes": null});
         let object = Object::new("copy", report.found, elapsed);
         object.with(&report).with(own).print()?;
@@ -121,7 +121,7 @@ async fn here(session: &Session, args: &args::Copy) -> Result<copy::Report> {
     Ok(report)
 }
 
-/// Repositories that a daemon has, and that its door does not give to this process.
+/// Repositories of a daemon that its API does not expose to this process.
 fn behind_the_door(session: &Session, listed: &list::Report) -> Vec<LeftOut> {
     let own = |name: &str| name.is_empty() || name == Repo::cli().as_str();
     let names: BTreeSet<&str> = listed.rows.iter().map(|r| r.repository.as_str()).collect();
@@ -148,7 +148,7 @@ async fn by_daemon(session: &Session, args: &args::Copy, who: Who) -> Result<cop
     let opened = session.within(budget, opened).await?;
     let upkeep = Upkeep::new(session, opened, &args.chosen.repositories)?;
     let daemon = upkeep.daemon.ok_or_else(no_daemon)?;
-    // Its own store it knows best itself.
+    // An empty URL stands for the daemon's own store.
     let side = |own: Who, url: &String| {
         if who == own {
             String::new()
@@ -166,7 +166,7 @@ async fn by_daemon(session: &Session, args: &args::Copy, who: Who) -> Result<cop
     session.within(budget, daemon.call(request)).await
 }
 
-/// A copy that lacks something is no copy; what there was to say about each is said already.
+/// An incomplete copy counts as failed; each problem has already been reported.
 fn end(report: &copy::Report, from: &str, name: Option<&str>) -> Result<u8> {
     if report.left_out.is_empty() {
         return match name {

@@ -59,7 +59,7 @@ fn text(report: &du::Report) -> String {
     let mut text = output::table(&rows, &[4, 5, 6]);
     let blobs = |n| count(n, "blob", "blobs");
     let _ = write!(text, "\n{} in {}", bytes(report.bytes), blobs(report.blobs));
-    // What several names share is nobody's own, and still goes with all of them.
+    // Blobs shared by several names belong to none alone, but are freed when all of them are removed.
     if let Some(own) = report.own_bytes.filter(|_| report.rows.len() > 1) {
         let _ = write!(text, ", {} if all of these are removed", bytes(own));
     }

@@ -1,4 +1,4 @@
-//! `cachectl env`: what was found here, what would be done, and where each value came from.
+//! `cachectl env`: shows what was found here, what would be done, and where each value came from.
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 
 use super::{export, import};
 
-/// Longest time that `--check` asks the store for, unless there is a budget.
+/// Longest time that `--check` waits for the store, unless there is a budget.
 const CHECK: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(session: &Session, args: &args::Env) -> Result<u8> {
@@ -44,7 +44,7 @@ pub(crate) async fn run(session: &Session, args: &args::Env) -> Result<u8> {
     }
 }
 
-/// Asks the store for a tag that nobody has; what it is, in words, if it answers.
+/// Asks the store for a tag that cannot exist; returns a description of the store if it answers.
 async fn check(session: &Session) -> Result<&'static str> {
     if stores::is_unmade(session.store()?) {
         return Ok("not there yet: the first export creates it");
@@ -55,7 +55,7 @@ async fn check(session: &Session) -> Result<&'static str> {
     session.within(budget, ping).await?;
     let ctx = session.within(budget, session.open(budget)).await?;
     session.within(budget, ops::names::ask(&ctx)).await?;
-    // A lookup in a bucket that is not there fails.
+    // A lookup in a missing bucket fails.
     Ok(if url.starts_with("s3:") {
         "the bucket exists, and can be read"
     } else {
@@ -69,7 +69,7 @@ fn name(session: &Session, go: Found<'_>) -> Option<String> {
     named.or_else(|| modfile::default_name(go.ok()?))
 }
 
-/// What Go said, or why it could not be asked.
+/// What `go` reported, or why it could not be run.
 type Found<'a> = std::result::Result<&'a GoEnv, &'a String>;
 
 fn object(session: &Session, args: &args::Env, go: Found<'_>) -> Value {
@@ -122,7 +122,7 @@ fn object(session: &Session, args: &args::Env, go: Found<'_>) -> Value {
     })
 }
 
-/// All settings; where the default store does not take the place of one that is ignored, so.
+/// All settings; the default store is not shown if it does not apply because another one is ignored.
 fn setting_rows(session: &Session, args: &args::Env) -> Vec<Row> {
     let mut rows = session.loaded.rows();
     rows.retain(|row| !args.changed || row.origin != Origin::Default);
@@ -134,7 +134,7 @@ fn setting_rows(session: &Session, args: &args::Env) -> Vec<Row> {
     rows
 }
 
-/// What a default comes to here, where that is more than its words say.
+/// The effective value of a default here, if its description does not state it.
 fn effective(session: &Session, go: Found<'_>, key: &str) -> Option<String> {
     let config = session.config();
     let path = |path: &Path| path.display().to_string();
@@ -149,7 +149,7 @@ fn effective(session: &Session, go: Found<'_>, key: &str) -> Option<String> {
     }
 }
 
-/// The settings files that were read, the one whose values win first.
+/// The settings files that were read, in order of precedence.
 fn files(session: &Session) -> Vec<String> {
     let checkout = session.loaded.checkout.files.iter();
     checkout
@@ -158,7 +158,7 @@ fn files(session: &Session) -> Vec<String> {
         .collect()
 }
 
-/// Where the value of a row comes from: a scope that nobody wrote may be the CI system's.
+/// Where the value of a row comes from: an unset scope may come from the CI system.
 fn origin(session: &Session, row: &Row) -> String {
     match row.key {
         "scope" => scope_origin(session),

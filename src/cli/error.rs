@@ -1,4 +1,4 @@
-//! What went wrong, in words that help, and the exit code that goes with it.
+//! Failures as helpful messages, with their exit codes.
 
 use std::{borrow::Cow, error::Error, fmt::Write as _};
 
@@ -11,16 +11,16 @@ use crate::{
     store::{self, ErrorKind},
 };
 
-/// Sort of a failure: heading and exit code.
+/// Kind of a failure: heading and exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The command line or a setting cannot be: 2, always.
+    /// Invalid command line or setting: 2, always.
     Usage,
-    /// The operation failed: 1. For export and import this is cache trouble, a miss unless `--strict`.
+    /// The operation failed: 1. For export and import this is a cache problem, a miss unless `--strict`.
     Failed,
     /// A miss under `--require-hit`: 3.
     Miss,
-    /// A broken promise of our own code: 70 (`EX_SOFTWARE` of sysexits.h).
+    /// An internal error: 70 (`EX_SOFTWARE` of sysexits.h).
     Bug,
 }
 
@@ -36,29 +36,29 @@ impl Kind {
     }
 }
 
-/// A failure as the user gets it.
+/// A failure as shown to the user.
 #[derive(Debug)]
 pub(crate) struct CommandError {
     pub(crate) kind: Kind,
-    /// What failed, one line, without a final period.
+    /// What failed, in one line, without a final period.
     pub(crate) message: String,
     /// Causes below, outermost first.
     pub(crate) causes: Vec<String>,
     /// What to do.
     pub(crate) hints: Vec<String>,
-    /// There is nothing on this node to export: no trouble where another cache of the command was there.
+    /// There is nothing on this node to export: not a problem if the command found another cache.
     pub(crate) nothing_there: bool,
-    /// The store as a whole is out of reach: asking it for more is a waste of time.
+    /// The whole store is unreachable: further requests would waste time.
     pub(crate) store_is_lost: bool,
-    /// The time budget was spent, when this was done.
+    /// The step during which the time budget ran out.
     pub(crate) spent: Option<&'static str>,
-    /// An import failed when some of it was in place.
+    /// An import failed after some files were put in place.
     pub(crate) partly: bool,
-    /// The object of `--json` says it already.
+    /// The object of `--json` already reports it.
     pub(crate) in_the_object: bool,
 }
 
-/// What is added where an import ended while files were put in place.
+/// Added to the message if an import ended while files were put in place.
 pub(crate) const MAY_BE_PARTLY: &str =
     "; the target may be partly restored: import again to complete it";
 
@@ -93,7 +93,7 @@ impl CommandError {
         self
     }
 
-    /// For what the printed object tells as well: no second object is printed.
+    /// Marks a failure that the printed object already reports: no second object is printed.
     pub(crate) fn told(mut self) -> Self {
         self.in_the_object = true;
         self
@@ -105,7 +105,7 @@ impl CommandError {
 
     fn caused_by(mut self, error: &dyn Error) -> Self {
         let mut next = error.source();
-        // A chain is finite, but nobody reads more.
+        // A chain is finite, but nobody reads more causes.
         while let Some(e) = next.filter(|_| self.causes.len() < 8) {
             let text = one_line(&e.to_string());
             let known = self.causes.last().unwrap_or(&self.message);
@@ -117,7 +117,7 @@ impl CommandError {
         self
     }
 
-    /// A spent budget, with what the store answered last and what to do about that.
+    /// A spent budget, with the store's last answer and what to do about it.
     pub(crate) fn at_the_store(mut self, last: &store::Error) -> Self {
         self.hints = vec![match last.kind {
             ErrorKind::Throttled => "raise --budget, or lower --concurrency".to_owned(),
@@ -128,7 +128,7 @@ impl CommandError {
         self
     }
 
-    /// A spent budget, with what would make the work less where that is bytes to be moved.
+    /// A spent budget, with a hint on how to transfer less if the phase transfers bytes.
     pub(crate) fn carrying(mut self, phase: Option<Phase>) -> Self {
         if matches!(phase, Some(Phase::Pack | Phase::Upload | Phase::Restore)) {
             self.hints = vec![one_line(
@@ -173,7 +173,7 @@ impl CommandError {
 /// Longest word of a message, in characters: a path may have thousands.
 const MAX_WORD: usize = 300;
 
-/// A message from wherever it comes, fit for one line of a terminal: tags in words, very long words without their middle.
+/// A message of any origin, made fit for one line of a terminal: tags in words, very long words without their middle.
 pub(crate) fn one_line(text: &str) -> String {
     let shown: String = ops::in_words(text)
         .chars()
@@ -206,8 +206,7 @@ impl From<config::Error> for CommandError {
 impl From<store::Error> for CommandError {
     fn from(e: store::Error) -> Self {
         let kind = match e.kind {
-            // A URL or a setting that cannot be. A server that refuses a request and a secret that this job is not given are
-            // trouble like other.
+            // An invalid URL or setting. A server that refuses a request, and a secret that this job was not given, are ordinary failures.
             ErrorKind::Invalid if e.op == "open" => Kind::Usage,
             _ => Kind::Failed,
         };

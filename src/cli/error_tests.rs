@@ -26,7 +26,7 @@ fn hint_of_a_refusal_fits_who_refused() {
         "{of_folder}"
     );
     assert!(hints("s3://b", "403").contains("credentials"));
-    // A wrong secret is no missing one, at S3 as at a registry.
+    // A wrong secret is not a missing one, neither at S3 nor at a registry.
     let unknown = |store: &str, message: &str| {
         let e = store::Error::new(ErrorKind::Unauthenticated, "get", message).at(store, "");
         CommandError::from(e).hints.join(" ")
@@ -36,7 +36,7 @@ fn hint_of_a_refusal_fits_who_refused() {
         ""
     );
     assert!(unknown("s3://b", "no credentials: none found").contains("AWS_ACCESS_KEY_ID"));
-    // Nor is memory of a daemon room on its disk.
+    // Nor is a daemon's memory space on its disk.
     let full = |message: &str| {
         let e = store::Error::new(ErrorKind::Full, "ls", message).at("cachectld:/d.sock", "");
         CommandError::from(e).hints.join(" ")
@@ -50,7 +50,7 @@ fn hint_of_a_refusal_fits_who_refused() {
         assert!(full(said).contains("not about its disk"), "{said}");
     }
     assert!(full("there is no room left in the daemon's store").contains("cachectl prune"));
-    // A firewall's refusal is about no credentials.
+    // A firewall's refusal is not about credentials.
     let firewall = "… 403 Forbidden; no credentials were sent: the answer did not ask for any";
     let firewall = hints("oci://reg.example/go", firewall);
     assert!(

@@ -17,10 +17,10 @@ use crate::{
     source::SourceKind,
 };
 
-/// Budget where none is set: an export comes last, and nobody waits for it but the node.
+/// Budget if none is set: an export runs last, and only the node waits for it.
 pub(crate) const BUDGET: Duration = Duration::from_mins(30);
 
-/// Runs it; on failure says whether the object of `--json` is still to be printed.
+/// Runs it; on failure returns whether the object of `--json` must still be printed.
 pub(crate) async fn run(
     session: &Session,
     args: &args::Export,
@@ -123,7 +123,7 @@ async fn one(
     Ok(export::run(ctx, &options).await?)
 }
 
-/// Says what came of it, to people, scripts and GitHub, and how the command ends.
+/// Reports the result to people, scripts and GitHub, and decides how the command ends.
 pub(crate) fn finish(
     session: &Session,
     summary: &mut Summary,
@@ -140,7 +140,7 @@ pub(crate) fn finish(
     if session.json {
         output::object(&summary.json(&session.reporter.warnings())).map_err(|e| (false, e))?;
     } else {
-        // The work is done: a terminal or a log that takes no more text changes nothing about it.
+        // The work is done: a terminal or log that rejects output does not change that.
         if let Err(e) = session.say(&summary.text(session.reporter.shows_steps())) {
             if config.strict {
                 return Err((false, e));

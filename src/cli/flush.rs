@@ -1,4 +1,4 @@
-//! `cachectl flush`: a daemon sends what waits.
+//! `cachectl flush`: makes a daemon upload its backlog.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(session: &Session, args: &args::Flush) -> Result<u8> {
     Ok(0)
 }
 
-/// The budget was spent first.
+/// The budget ran out first.
 fn not_flushed(last: Option<&v1::Queue>, budget: Duration) -> CommandError {
     let budget = humantime::format_duration(budget);
     let left = last.map_or_else(|| "the daemon did not answer".to_owned(), waiting);

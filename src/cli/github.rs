@@ -1,4 +1,4 @@
-//! Outputs of a step of GitHub Actions, by the file that `$GITHUB_OUTPUT` names.
+//! Outputs of a GitHub Actions step, written to the file that `$GITHUB_OUTPUT` names.
 
 use std::{
     fmt::Write as _,
@@ -14,13 +14,12 @@ use super::{
 };
 use crate::config::Env;
 
-/// Appends `digest` and, after an import, `cache-hit` and `cache-matched-key`; does nothing where the variable is not set.
+/// Appends `digest` and, after an import, `cache-hit` and `cache-matched-key`; does nothing if the variable is not set.
 ///
-/// As with `actions/cache`, `cache-hit` is true only for the very key that was asked for; `cache-matched-key` is the one that was
-/// found.
+/// As with `actions/cache`, `cache-hit` is true only for exactly the requested key; `cache-matched-key` is the key that was found.
 ///
 /// # Errors
-/// In words, for a warning: a cache does not fail a build.
+/// In words, for a warning: a cache problem must not fail a build.
 pub(crate) fn append(env: &Env, summary: &Summary) -> Result<(), String> {
     let Some(path) = env.os("GITHUB_OUTPUT").map(PathBuf::from) else {
         return Ok(());
@@ -32,7 +31,7 @@ pub(crate) fn append(env: &Env, summary: &Summary) -> Result<(), String> {
         } else {
             "cache-hit=false\n"
         });
-        // A line end in a key would begin an output of its own.
+        // A line end in a key would start another output.
         let key = summary.matched_key().map(printable);
         let _ = writeln!(lines, "cache-matched-key={}", key.unwrap_or_default());
     }
@@ -57,7 +56,7 @@ fn write(path: &Path, lines: &str) -> io::Result<()> {
         .open(path)?;
     let kind = file.metadata()?.file_type();
     if kind.is_file() || kind.is_fifo() || kind.is_char_device() {
-        // Some steps leave their last line without an end.
+        // Some steps leave their last line unterminated.
         let end = if kind.is_file() && !ends_a_line(&mut file)? {
             "\n"
         } else {
@@ -68,7 +67,7 @@ fn write(path: &Path, lines: &str) -> io::Result<()> {
     Err(io::Error::other("it is neither a file nor a pipe"))
 }
 
-/// Says whether what is appended to the file begins a line.
+/// Returns true if appended text starts on a new line.
 fn ends_a_line(file: &mut File) -> io::Result<bool> {
     let mut last = [b'\n'];
     if file.metadata()?.len() > 0 {

@@ -1,4 +1,4 @@
-//! What clap shows: help without the flags of every command, and better tips than its own.
+//! Clap's output: help without the flags common to all commands, and better tips than its own.
 
 use clap::{
     Command, Error,
@@ -8,14 +8,14 @@ use clap::{
 
 use super::args;
 
-/// Stands below the help of each command in place of these flags.
+/// Shown below the help of each command in place of these flags.
 const EVERYWHERE: &str =
     "Flags of every command, such as --store, --daemon, --json, --quiet, --budget: cachectl --help";
 
-/// The command line. Flags that every command takes are shown by `cachectl --help` alone.
+/// The command line. Flags that every command accepts are shown only by `cachectl --help`.
 pub(crate) fn command() -> Command {
     let mut root = args::command();
-    // Hands the flags that are taken everywhere to the commands.
+    // Passes the global flags down to the commands.
     root.build();
     for command in root.get_subcommands_mut() {
         let with = |text: Option<&StyledStr>| match text {
@@ -35,7 +35,7 @@ pub(crate) fn command() -> Command {
     root
 }
 
-/// What other tools call our commands.
+/// Names of these commands in other tools.
 const OTHER_WORDS: [(&str, &[&str]); 5] = [
     ("export", &["save", "push", "upload", "store", "put"]),
     ("import", &["restore", "pull", "download", "load", "get"]),
@@ -44,8 +44,7 @@ const OTHER_WORDS: [(&str, &[&str]); 5] = [
     ("inspect", &["show", "info"]),
 ];
 
-/// A mistake with a tip in place of clap's own: whose flag it is that this command does not take, what the command is called here,
-/// how a folder is named.
+/// A usage error with a tip in place of clap's own: which command has this flag, the name of the command here, how to name a folder.
 pub(crate) fn explained(mut e: Error) -> Error {
     let said = |kind| match e.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -75,7 +74,7 @@ pub(crate) fn explained(mut e: Error) -> Error {
     e
 }
 
-/// The commands that take the flag.
+/// The commands that accept the flag.
 fn owners(flag: &str) -> Option<String> {
     let long = flag.strip_prefix("--")?;
     let takes = |c: &&Command| c.get_arguments().any(|a| a.get_long() == Some(long));
@@ -92,7 +91,7 @@ fn owners(flag: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A paragraph is one line, which the terminal's width breaks, or short lines that nothing breaks.
+    /// A paragraph is one line, wrapped at the terminal's width, or short lines that are never wrapped.
     fn is_broken_once(text: &str) -> bool {
         text.split("\n\n").all(|paragraph| {
             let lines: Vec<&str> = paragraph.lines().collect();
@@ -134,7 +133,7 @@ mod tests {
                 assert!(help.contains("cachectl --help"), "{name}: {help}");
             }
         }
-        // They are taken all the same.
+        // They are accepted anyway.
         assert!(
             command()
                 .try_get_matches_from(["cachectl", "ls", "--budget", "1s"])

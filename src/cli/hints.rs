@@ -1,13 +1,13 @@
-//! What to do about what failed.
+//! Hints on how to fix failures.
 
 use std::io;
 
 use crate::store::{self, ErrorKind};
 
-/// What to do about a store of which nothing was heard.
+/// What to do about a store that did not answer.
 pub(super) const UNHEARD: &str = "check the store's URL, and that this machine can reach it";
 
-/// Says whether a folder or file is not this user's to write.
+/// Returns true if this user may not write to a folder or file.
 pub(super) fn is_not_allowed(kind: io::ErrorKind) -> bool {
     matches!(
         kind,
@@ -15,7 +15,7 @@ pub(super) fn is_not_allowed(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// What to do about a failure of a store; `None` where its message says so, or nobody knows.
+/// What to do about a failure of a store; `None` if its message already says it, or there is no advice.
 pub(super) fn of_store(e: &store::Error) -> Option<String> {
     let s3 = e.store.starts_with("s3://");
     let registry = e.store.starts_with("oci://");
@@ -24,7 +24,7 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
         .iter()
         .any(|s| e.store.starts_with(s));
     Some(match e.kind {
-        // What the message says of the credentials has the remedy.
+        // The message about the credentials already contains the remedy.
         ErrorKind::Unauthenticated if e.message.contains("docker login") => return None,
         ErrorKind::Unauthenticated if s3 && !e.message.starts_with("no credentials") => {
             return None;
@@ -45,7 +45,7 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
             let at = at.trim_start_matches([':', '+']);
             format!("`cachectl status --daemon {at}` says whether the daemon runs, and what it says of its store")
         }
-        // A daemon that refuses for another reason than missing rights says what to do.
+        // A daemon that refuses for a reason other than missing rights says what to do.
         ErrorKind::Denied if ["`allowed_hosts`", "`external_url`", "`auth.htpasswd`"].iter().any(|s| e.message.contains(s)) => {
             return None;
         }
@@ -76,11 +76,11 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
         ErrorKind::Timeout | ErrorKind::Unavailable if e.unheard => UNHEARD.to_owned(),
         ErrorKind::Timeout => "raise --stall or --retry-for if the way to the store is slow".to_owned(),
         ErrorKind::Unavailable => "raise --retry-for if the store is often away for longer".to_owned(),
-        // Memory or places, not its disk: the calls of all clients share those.
+        // Memory or permits, not its disk: all clients' calls share those.
         ErrorKind::Full if daemon && [" memory", " MB ", "other calls", "a place"].iter().any(|s| e.message.contains(s)) => {
             "this is not about its disk: try again when other calls to the daemon have ended".to_owned()
         }
-        // What waits leaves when the store is back, and by nothing else.
+        // The backlog is sent only once the store is back.
         ErrorKind::Full if ["waits", "wait"].iter().any(|w| e.message.contains(&format!("{w} for the remote store"))) => return None,
         ErrorKind::Full if daemon => {
             "free some room there with `cachectl prune`, or try again later".to_owned()

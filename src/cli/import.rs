@@ -18,10 +18,10 @@ use crate::{
     ops::{self, import},
 };
 
-/// Budget where none is set: a build without the cache is seldom longer.
+/// Budget if none is set: a build without the cache rarely takes longer.
 pub(crate) const BUDGET: Duration = Duration::from_mins(10);
 
-/// Runs it; on failure says whether the object of `--json` is still to be printed.
+/// Runs it; on failure returns whether the object of `--json` must still be printed.
 pub(crate) async fn run(
     session: &Session,
     args: &args::Import,
@@ -111,7 +111,7 @@ async fn all(
                     .push(Part::imported(report, key, digest.is_some()));
             }
             Err(e) if e.is_usage() => return Err(e),
-            // Nothing is left for the others either.
+            // No budget is left for the others either.
             Err(e) if e.store_is_lost || session.left_of(budget) == Some(Duration::ZERO) => {
                 return summary.store_is_lost(e, jobs);
             }
@@ -140,7 +140,7 @@ async fn one(
         digest: digest.copied(),
         mirror: args.mirror,
     };
-    // It keeps to what is left of the budget itself: what has begun to change the target is not dropped.
+    // It observes the rest of the budget itself: an import that has begun to change the target is not dropped.
     let done = import::run(ctx, &options).await;
     done.map_err(|e| session.explained(e.into(), budget))
 }

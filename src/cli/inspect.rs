@@ -43,7 +43,7 @@ pub(crate) async fn run(session: &Session, args: &args::Inspect) -> Result<u8> {
     Ok(0)
 }
 
-/// The store has nothing of that name.
+/// The store has nothing with that name.
 pub(crate) fn nothing_named(session: &Session, name: &str) -> CommandError {
     CommandError::failed(format!(
         "nothing at {} is named `{name}`",
@@ -92,7 +92,7 @@ fn text(s: &inspect::Snapshot) -> String {
         );
     }
     for (what, value) in &s.fingerprint {
-        // Flags of `go build` itself are not seen.
+        // Flags of `go build` itself are not visible here.
         let value = match (what.as_str(), value.as_str()) {
             ("trimpath", "yes") => "in GOFLAGS".to_owned(),
             ("trimpath", "no") => {
@@ -121,7 +121,7 @@ fn text(s: &inspect::Snapshot) -> String {
     text
 }
 
-/// What follows of a manifest that is none of ours.
+/// The details of a foreign manifest.
 fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
     let mut text = String::new();
     let mut line = |what: &str, value: &str| {
@@ -139,7 +139,7 @@ fn outside(s: &inspect::Snapshot, outside: &inspect::Outside) -> String {
             ),
         );
     }
-    // A blob that is missing is none of those counted, and has no size.
+    // A missing blob is not counted, and has no size.
     let missing = s.packs.len().saturating_sub(s.row.packs);
     let is_missing = |p: &inspect::PackRow| missing > 0 && p.stored_bytes == 0;
     let missing = match missing as u64 {

@@ -1,4 +1,4 @@
-//! `--json`: the objects of `docs/cli.md`. Fields are added, never renamed or taken away.
+//! `--json`: the objects of `docs/cli.md`. Fields are added, never renamed or removed.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::ops::{json::ms, list};
 pub(crate) struct Object(Map<String, Value>);
 
 impl Object {
-    /// What every object has, so that a script need not know which command it ran: nothing is carried, so nothing moves, unless
-    /// [`Object::with`] says otherwise.
+    /// The fields of every object, so that a script need not know which command it ran: nothing is transferred unless [`Object::with`] says
+    /// otherwise.
     pub(crate) fn new(command: &str, hit: bool, elapsed: Duration) -> Self {
         Self(Map::new()).with(json!({
             "command": command,
@@ -31,7 +31,7 @@ impl Object {
         }))
     }
 
-    /// Adds fields; of two of one name the later counts.
+    /// Adds fields; a later field replaces an earlier one of the same name.
     pub(crate) fn with(mut self, fields: impl Serialize) -> Self {
         match serde_json::to_value(fields) {
             Ok(Value::Object(fields)) => self.0.extend(fields),

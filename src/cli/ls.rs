@@ -73,7 +73,7 @@ fn text(report: &list::Report, wide: bool) -> String {
     output::table(&rows, &[5, 6, 7])
 }
 
-/// Rows that differ by their tag alone, as one that counts them; each has a row of its own where tags are shown.
+/// Rows that differ only by tag, combined into one with a count; if tags are shown, each keeps its own row.
 fn merged(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     let mut counts: Vec<(Vec<String>, usize)> = Vec::new();
     let mut places: HashMap<Vec<String>, usize> = HashMap::new();

@@ -1,6 +1,6 @@
 //! The command line: arguments in, a verb of `ops`, words or one JSON object out, an exit code.
 //!
-//! - Holds: arguments and help, exit codes and messages, progress, JSON, what CI systems tell; one file per subcommand.
+//! - Holds: arguments and help, exit codes and messages, progress, JSON, detection of CI systems; one file per subcommand.
 //! - Enters: argv, the captured environment, settings; reports of the verbs.
 //! - Leaves: data on standard output, warnings and errors on standard error.
 //! - Deliberately absent: how a verb works, protocols, formats.

@@ -1,4 +1,4 @@
-//! Standard output, and how numbers and names look to people.
+//! Standard output, and the formatting of numbers and names for people.
 
 use std::{
     fmt::Write as _,
@@ -11,15 +11,15 @@ use serde_json::Value;
 use super::error::{CommandError, Result};
 use crate::{digest::Digest, ops, redact::is_unfit, telemetry::commands};
 
-/// Writes data; a reader that has gone away is none of our trouble. In it nothing stays that a CI system would obey.
+/// Writes data; a reader that has closed the pipe is not an error. Removes anything that a CI system would take for a command.
 ///
 /// # Errors
-/// When standard output takes no more for another reason, as on a full disk.
+/// When standard output fails for another reason, such as a full disk.
 pub(crate) fn data(text: &str) -> Result<()> {
     raw(&commands::defused(text))
 }
 
-/// Writes data as it is: a script or a page of our own, which must not change.
+/// Writes data unchanged: a script or page that cachectl generated.
 ///
 /// # Errors
 /// As [`data`].
@@ -38,7 +38,7 @@ pub(crate) fn object(value: &Value) -> Result<()> {
     raw(&commands::defused_json(&format!("{value:#}\n")))
 }
 
-/// Writes to standard error, come what may: there is nowhere to complain.
+/// Writes to standard error, ignoring errors: there is nowhere to report them.
 pub(crate) fn note(text: &str) {
     let text = commands::defused(text);
     let _ = io::stderr().lock().write_all(text.as_bytes());
@@ -86,7 +86,7 @@ pub(crate) fn rough(d: Duration) -> String {
     }
 }
 
-/// Text that came from a store or a path, without what steers a terminal.
+/// Text from a store or a path, without terminal control characters.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if is_unfit(c) { '\u{fffd}' } else { c })
@@ -99,7 +99,7 @@ pub(crate) fn short(digest: &Digest) -> String {
     format!("{}:{}", digest.algorithm(), &hex[..hex.len().min(12)])
 }
 
-/// What tags stand for, as people wrote it, once each: a cache's side tags are part of it.
+/// The caches of tags, as users wrote them, once each: a cache's side tags belong to it.
 pub(crate) fn names(tags: &[String]) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for tag in tags {
@@ -116,15 +116,15 @@ pub(crate) fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-/// Texts, one a line.
+/// Texts, one per line.
 pub(crate) fn lines(texts: impl Iterator<Item = String>) -> String {
     texts.fold(String::new(), |all, text| all + &text + "\n")
 }
 
-/// Widest column that cells are lined up in, in characters.
+/// Widest column in which cells are aligned, in characters.
 const MAX_COLUMN: usize = 48;
 
-/// Lines up columns; `right` marks those of numbers. The first row is the heading.
+/// Aligns columns; `right` marks those of numbers. The first row is the heading.
 pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {

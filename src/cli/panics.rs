@@ -1,4 +1,4 @@
-//! Panics, which are bugs of ours or of a library: told like an error, and in an import or export trouble with the cache like other.
+//! Panics, which are bugs in cachectl or a library: reported like an error, and in an import or export like any other cache problem.
 
 use std::{
     any::Any,
@@ -19,12 +19,12 @@ use super::{
 };
 use crate::progress::Phase;
 
-/// Whether somebody waits to tell of a panic in words of their own.
+/// Whether a caller will report the panic itself.
 static HELD_BACK: AtomicBool = AtomicBool::new(false);
-/// The first panic of which nothing was said; those after it follow from it.
+/// The first unreported panic; later ones follow from it.
 static FIRST: Mutex<Option<CommandError>> = Mutex::new(None);
 
-/// Lets panics of this process be told as errors.
+/// Makes panics of this process print as errors.
 pub(super) fn install() {
     panic::set_hook(Box::new(|info| {
         let place = info
@@ -36,7 +36,7 @@ pub(super) fn install() {
             let mut first = FIRST.lock();
             first.get_or_insert(error);
         } else {
-            // Not `eprintln!`, which would panic again where standard error is closed.
+            // Not `eprintln!`, which would panic again if standard error is closed.
             output::note(&error.render());
         }
     }));
@@ -49,7 +49,7 @@ fn bug(what: &str) -> CommandError {
     ))
 }
 
-/// What came of an export or import; of one that panicked, that nothing came of it, and why.
+/// The summary of an export or import; for one that panicked, a summary without results that says why.
 ///
 /// # Errors
 /// Those of `work`.
@@ -79,7 +79,7 @@ pub(super) async fn caught(
     Ok(summary)
 }
 
-/// Does `work` and holds back what there is to say of a panic: an `Err` if it was the end of the work.
+/// Runs `work` without printing its panics; returns `Err` if a panic ended the work.
 async fn held_back<T>(work: impl Future<Output = T>) -> Result<T> {
     HELD_BACK.store(true, Ordering::SeqCst);
     let end = AssertUnwindSafe(work).catch_unwind().await;
@@ -88,7 +88,7 @@ async fn held_back<T>(work: impl Future<Output = T>) -> Result<T> {
     match (end, first) {
         (Err(payload), first) => Err(first.unwrap_or_else(|| bug(said(&*payload)))),
         (Ok(end), first) => {
-            // The work got along without what panicked.
+            // The work finished despite the panic.
             if let Some(error) = first {
                 output::note(&error.render());
             }

@@ -1,4 +1,4 @@
-//! What came of one snapshot of an export or import.
+//! The result for one snapshot of an export or import.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     source::SourceKind,
 };
 
-/// Left-out things that a warning names; `--json` has all of them.
+/// Most left-out items that a warning names; `--json` has all of them.
 const MAX_LEFT_OUT_NAMED: usize = 3;
 
 /// The outcome of one snapshot.
@@ -31,21 +31,21 @@ pub(crate) struct Part {
     pub(crate) key: Option<String>,
     /// Import: something was restored. Export: nothing was new.
     pub(crate) hit: bool,
-    /// Import: it was found under the key that was asked for.
+    /// Import: it was found under the requested key.
     #[serde(skip)]
     pub(crate) exact: bool,
-    /// Import: it was found under another key than the one that was asked for, or without any.
+    /// Import: it was found under another key than the requested one, or without a key.
     #[serde(skip)]
     pub(crate) by_other_key: bool,
     #[serde(skip)]
     pub(crate) partial: bool,
-    /// Import: something in the target was in the way of entries, which were left out.
+    /// Import: something in the target blocked entries, which were left out.
     #[serde(skip)]
     pub(crate) blocked: bool,
     /// It is a miss because something stored is lost or damaged.
     #[serde(skip)]
     pub(crate) damaged: bool,
-    /// There is nothing to carry: nothing is stored (import), nothing is on this node (export).
+    /// There is nothing to transfer: nothing is stored (import), or nothing is on this node (export).
     #[serde(skip)]
     pub(crate) absent: bool,
     pub(crate) digest: Option<Digest>,
@@ -59,7 +59,7 @@ pub(crate) struct Part {
     /// Why it is a miss, or was not exported.
     pub(crate) miss: Option<String>,
     pub(crate) left_out: Vec<LeftOut>,
-    /// Export: what the limits took out.
+    /// Export: what the limits dropped.
     #[serde(skip)]
     pub(crate) dropped: Dropped,
     pub(crate) phases: Vec<PhaseTime>,
@@ -67,13 +67,13 @@ pub(crate) struct Part {
     pub(crate) elapsed: Duration,
 }
 
-/// Of all that is reported of an import or export, only packs go by a digest.
+/// In the report of an import or export, only packs are named by a digest.
 fn is_pack(l: &LeftOut) -> bool {
     l.what.starts_with("pack sha256:")
 }
 
 impl Part {
-    /// One of which nothing came.
+    /// One without a result.
     pub(crate) fn nothing(kind: &'static str, name: &str, why: impl Into<String>) -> Self {
         Self {
             kind,
@@ -126,7 +126,7 @@ impl Part {
         }
     }
 
-    /// `asked`: the key that was asked for; by digest there is no question of keys.
+    /// `asked`: the requested key; an import by digest has no key.
     pub(crate) fn imported(r: import::Report, asked: &str, by_digest: bool) -> Self {
         let hit = r.hit.is_some();
         let is_asked = match &r.found {
@@ -167,12 +167,12 @@ impl Part {
         self.partial || self.blocked
     }
 
-    /// It is no miss that this one is not there: a project without dependencies has no module cache. Folders are asked for by name.
+    /// Its absence is not a miss: a project without dependencies has no module cache. Folders are requested by name, so theirs is.
     pub(super) fn is_excused(&self) -> bool {
         self.absent && self.kind != SourceKind::Dir.name()
     }
 
-    /// What was left out, for a warning: how many, and the first ones.
+    /// What was left out, for a warning: the number, and the first ones.
     pub(super) fn left_out_line(&self) -> String {
         let (packs, others): (Vec<_>, Vec<_>) = self.left_out.iter().partition(|l| is_pack(l));
         let named = |all: &[&LeftOut]| {
@@ -200,7 +200,7 @@ impl Part {
         format!("{} {}: {}", self.kind, self.name, lines.join("; "))
     }
 
-    /// What a Go cache lost, for a warning. Paths in it are hashes, which tell people nothing: a damaged pack says more.
+    /// What a Go cache lost, for a warning. Its paths are hashes, which mean nothing to people: a damaged pack says more.
     pub(super) fn lost_line(&self) -> String {
         let packs = self.left_out.iter().filter(|l| is_pack(l)).count();
         let entries = self.left_out.len() - packs;
@@ -217,7 +217,7 @@ impl Part {
         )
     }
 
-    /// A warning of limits that left more than half of a cache out, or all of it.
+    /// A warning that limits left out more than half of a cache, or all of it.
     pub(super) fn dropped_line(&self) -> Option<String> {
         let Dropped {
             by_age,
@@ -249,7 +249,7 @@ impl Part {
         })
     }
 
-    /// The same in a few words, whatever it is.
+    /// The same in a few words, for any amount.
     fn dropped_words(&self) -> String {
         let Dropped {
             by_age,
@@ -295,7 +295,7 @@ impl Part {
         value
     }
 
-    /// One line for people: what came of it, how much it is, and what it cost.
+    /// One line for people: result, size and cost.
     pub(super) fn line(&self, verb: Verb) -> String {
         let head = format!("{} {} {}", verb.name(), self.kind, printable(&self.name));
         let why = || printable(self.miss.as_deref().unwrap_or_default());
@@ -324,7 +324,7 @@ impl Part {
         if let Some(key) = self.key.as_deref().filter(|key| !key.is_empty()) {
             let _ = write!(place, "key {}, ", printable(key));
         }
-        // What was left out is a warning.
+        // Left-out items are reported as a warning.
         format!(
             "{head}: {what}: {}, {}{}{cost} in {} ({place}{})\n",
             count(self.entries, "entry", "entries"),

@@ -1,4 +1,4 @@
-//! What a run shows while it works: bars on a terminal, one line a step with `-v`, warnings always.
+//! Progress output of a run: bars on a terminal, one line per step with `-v`, warnings always.
 
 use std::{
     collections::HashMap,
@@ -15,18 +15,18 @@ use super::{
 };
 use crate::progress::{Phase, Watch};
 
-/// Warnings that are shown; more are counted only.
+/// Most warnings shown; further ones are only counted.
 const MAX_WARNINGS: usize = 50;
 
-/// How often a state that does not change is told where it cannot be written over.
+/// How often an unchanged state is repeated where the line cannot be overwritten.
 const REMIND: Duration = Duration::from_secs(10);
 
-/// How steps look.
+/// How steps are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     /// Not at all: `-q`, or `--json` without a terminal.
     Silent,
-    /// Not at all, but for the state of what is waited for: the log of a CI job.
+    /// Not at all, except for the state that the command waits for: the log of a CI job.
     Results,
     /// With `-v`: a line on standard error when a step has ended.
     Lines,
@@ -35,7 +35,7 @@ pub(crate) enum Look {
 }
 
 impl Look {
-    /// The look that fits the terminal and the flags.
+    /// The style that fits the terminal and the flags.
     pub(crate) fn choose(json: bool, quiet: bool, verbose: bool) -> Self {
         if quiet {
             Self::Silent
@@ -60,14 +60,14 @@ struct Step {
 
 #[derive(Default)]
 struct State {
-    /// What is worked on: `gobuild`.
+    /// The current cache, such as `gobuild`.
     label: String,
     running: HashMap<Phase, Step>,
-    /// A line of its own, on a terminal.
+    /// A status line, on a terminal.
     note: Option<ProgressBar>,
-    /// When such a line was written elsewhere, and its gist.
+    /// When such a line was last written without a terminal, and its gist.
     noted: Option<(Instant, String)>,
-    /// The phase that began last, for the message of an operation that was cut off.
+    /// The phase that began last, for the message of an interrupted operation.
     last: Option<Phase>,
     warnings: Vec<String>,
     dropped: u64,
@@ -89,17 +89,17 @@ impl Reporter {
         }
     }
 
-    /// Says what is worked on from now on.
+    /// Sets the current cache.
     pub(crate) fn label(&self, label: &str) {
         label.clone_into(&mut self.state.lock().label);
     }
 
-    /// Says whether steps are shown, so that a summary may have them too.
+    /// Returns true if steps are shown, so that a summary may show them too.
     pub(crate) fn shows_steps(&self) -> bool {
         matches!(self.look, Look::Lines | Look::Bars)
     }
 
-    /// What is said where no phase has begun.
+    /// The name used before any phase has begun.
     pub(crate) const AT_THE_START: &'static str = "at the start";
 
     /// The phase that began last.
@@ -107,8 +107,8 @@ impl Reporter {
         self.state.lock().last
     }
 
-    /// Shows the state of something that is waited for: written over on a terminal; elsewhere a line on standard error when
-    /// `gist`, the part that matters, changes, and every [`REMIND`].
+    /// Shows the state that the command waits for: overwritten on a terminal; elsewhere a line on standard error when `gist`, the relevant
+    /// part, changes, and every [`REMIND`].
     pub(crate) fn note(&self, text: &str, gist: &str) {
         if self.look == Look::Silent {
             return;
@@ -130,7 +130,7 @@ impl Reporter {
         bar.set_message(one_line(text));
     }
 
-    /// Takes the bars away, for a result or the end.
+    /// Removes the bars, for a result or the end.
     pub(crate) fn clear(&self) {
         let mut state = self.state.lock();
         let bars: Vec<_> = state

@@ -59,7 +59,7 @@ fn counted(which: &str, n: prune::Count) -> Value {
     })
 }
 
-/// A job that prunes by the clock must hear of it when nothing goes any more.
+/// A scheduled prune must report when it no longer removes anything.
 fn end(report: &prune::Report) -> Result<u8> {
     if report.left_out.is_empty() && !report.sweep_failed {
         return Ok(0);

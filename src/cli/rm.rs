@@ -20,7 +20,7 @@ use crate::{
     task,
 };
 
-/// Caches that are listed in a message.
+/// Most caches listed in a message.
 const SHOWN: usize = 5;
 
 pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
@@ -101,13 +101,13 @@ pub(crate) async fn run(session: &Session, args: &args::Rm) -> Result<u8> {
     Ok(0)
 }
 
-/// Runs the removal, or its rehearsal.
+/// Runs the removal, or its dry run.
 async fn remove(upkeep: &Upkeep<'_>, options: &remove::Options) -> Result<remove::Report> {
     let request = options.clone().into_wire();
     let report = upkeep
         .run(request, async |ctx| remove::run(ctx, options).await)
         .await?;
-    // A daemon that does not know how to choose takes all, and names none: it is always rehearsed first.
+    // A daemon that does not support these filters removes everything, and reports no names: so always do a dry run first.
     if !options.only.is_any() && report.names.is_empty() && !report.tags.is_empty() {
         let why = "the daemon cannot choose by scope, key or kind: it is older than this cachectl; use the same release of both";
         let error = store::Error::new(ErrorKind::Unsupported, "remove", why);
@@ -126,7 +126,7 @@ fn shown(removed: &Removed) -> String {
     } else {
         format!(", key {}", printable(&name.key))
     };
-    // The tag of another repository begins with it.
+    // A tag of another repository begins with the repository.
     let repo = removed.tag.rsplit_once(':').map(|(repo, _)| repo);
     format!(
         "{} {}{} (scope {}{key})",
@@ -138,7 +138,7 @@ fn shown(removed: &Removed) -> String {
     )
 }
 
-/// Asks whoever sits at a terminal; a script is not asked.
+/// Asks for confirmation on a terminal; never in a script.
 async fn agreed(names: usize) -> Result<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(true);
@@ -162,7 +162,7 @@ fn question(names: usize) -> String {
     format!("Delete {caches}? [y/N] ")
 }
 
-/// The name is there, but not with the kind, scope or key that was asked for.
+/// The name exists, but not with the requested kind, scope or key.
 fn none_of_it(only: &Only, there: &remove::Report, name: &str) -> CommandError {
     let asked = [
         ("kind", &only.kind),

@@ -1,4 +1,4 @@
-//! From argv to an exit code: settings, logging, the runtime, signals, and what is said when it fails.
+//! From argv to an exit code: settings, logging, the runtime, signals, and failure messages.
 
 use std::{
     ffi::OsString,
@@ -30,11 +30,11 @@ use crate::{
     telemetry::{self, Verbosity},
 };
 
-/// How long work that was given up, by a signal or for its budget, may take to clear up behind it.
+/// How long work that was aborted, by a signal or its budget, may take to clean up.
 const CLEARING: Duration = Duration::from_secs(5);
-/// Open files that a command asks for.
+/// Limit of open files that a command requests.
 const OPEN_FILES: u64 = 4096;
-/// What signals add to their number for the exit code, as shells do.
+/// Added to a signal's number for the exit code, as in shells.
 const BY_SIGNAL: u8 = 128;
 
 /// Runs the command line of this process.
@@ -51,7 +51,7 @@ fn run() -> u8 {
     let (cli, flags) = match parsed.map_err(help::explained) {
         Ok(parsed) => parsed,
         Err(e) => {
-            // Help and version go to standard output; who does not read it to the end is no error.
+            // Help and version go to standard output; a reader that stops early is not an error.
             let _ = e.print();
             if e.use_stderr() && asks_for_json(std::env::args_os()) {
                 let _ = output::object(&json::error(&unparsed(&e)));
@@ -72,14 +72,14 @@ fn run() -> u8 {
     }
 }
 
-/// Says whether `--json` stands in a command line that clap did not take.
+/// Returns true if `--json` is in a command line that clap rejected.
 fn asks_for_json(args: impl Iterator<Item = OsString>) -> bool {
     args.skip(1)
         .take_while(|a| a != "--")
         .any(|a| a == "--json" || a == "--json=true")
 }
 
-/// What clap said, in our words: the first line is the message, usage and tips are hints.
+/// A clap error in cachectl's form: the first line is the message, usage and tips are hints.
 fn unparsed(e: &clap::Error) -> CommandError {
     let text = e.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
@@ -88,15 +88,15 @@ fn unparsed(e: &clap::Error) -> CommandError {
     lines.fold(error, CommandError::hint)
 }
 
-/// A failure, and whether `--json` still owes its object.
+/// A failure, and whether the object of `--json` must still be printed.
 type Failure = (bool, CommandError);
 
 fn execute(cli: Cli, flags: Layer) -> std::result::Result<u8, Failure> {
-    // More is of no use to us, and programs that we start inherit it.
+    // A higher limit is useless here, and child processes inherit it.
     fs::raise_open_files(OPEN_FILES);
     let json = cli.global.json;
     let fail = |e: CommandError| (json, e);
-    // These must work whatever the settings are: packagers run them.
+    // These must work regardless of the settings: packagers run them.
     match &cli.command {
         Command::Version => {
             let text = concat!("cachectl ", env!("CARGO_PKG_VERSION"), "\n");
@@ -112,7 +112,7 @@ fn execute(cli: Cli, flags: Layer) -> std::result::Result<u8, Failure> {
     }
     let session = prepare(&cli, flags).map_err(fail)?;
     let reporter = Arc::clone(&session.reporter);
-    // What an interruption leaves behind.
+    // Says what an interruption leaves behind.
     let left = match &cli.command {
         Command::Export(_) | Command::Copy(_) => "; nothing half-done was published",
         Command::Flush(_) => "; the daemon goes on uploading",
@@ -125,7 +125,7 @@ fn execute(cli: Cli, flags: Layer) -> std::result::Result<u8, Failure> {
         .map_err(|e| fail(CommandError::failed(format!("cannot start threads: {e}"))))?;
     let end = runtime.block_on(async {
         task::outlive_file_limit();
-        // Biased: a signal that has come is not overtaken by a result that came with it.
+        // Biased: a received signal takes precedence over a simultaneous result.
         tokio::select! {
             biased;
             number = interrupted() => {
@@ -139,16 +139,16 @@ fn execute(cli: Cli, flags: Layer) -> std::result::Result<u8, Failure> {
         }
     });
     reporter.clear();
-    // Work that was given up sees so and clears its staging folder away; if it does not, the next import does.
+    // Aborted work notices and removes its staging folder; if it does not, the next import does.
     runtime.shutdown_timeout(CLEARING);
     end
 }
 
 fn prepare(cli: &Cli, flags: Layer) -> Result<Session> {
     let env = Env::capture();
-    // First: what is wrong with a settings file quotes it.
+    // First, since errors about a settings file quote its content.
     telemetry::commands::guard(|name| env.get(name).is_some());
-    // Of one that was removed nothing is known, and nothing is needed where all paths are absolute.
+    // A removed working directory is unknown, and not needed if all paths are absolute.
     let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let loaded = config::load(&env, &folder, cli.global.config.as_deref(), flags)?;
     let filter = loaded.config.log.as_deref();
@@ -173,14 +173,14 @@ async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8
     session.warn_of_environment();
     session.warn_of_unread(matches!(command, Command::Env(_)));
     match &command {
-        // It shows that beside what counts.
+        // `env` shows the ignored settings beside the effective ones.
         Command::Env(_) => {}
         Command::Copy(_) => session.warn_of_ignored(false),
         Command::BuildxSetup(args) => session.warn_of_ignored(args.address.is_none()),
         _ => session.warn_of_ignored(true),
     }
     let plain = match command {
-        // These two print their object also when they fail.
+        // These two print their object even if they fail.
         Command::Export(args) => return Box::pin(export::run(session, &args)).await,
         Command::Import(args) => return Box::pin(import::run(session, &args)).await,
         Command::Ls(args) => ls::run(session, &args).await,
@@ -194,7 +194,7 @@ async fn dispatch(session: &Session, command: Command) -> std::result::Result<u8
         Command::Flush(args) => flush::run(session, &args).await,
         Command::BuildxSetup(args) => buildx::run(session, &args).await,
         Command::Env(args) => env::run(session, &args).await,
-        // Done before there was a session.
+        // Handled before the session was created.
         Command::Completions { .. } | Command::Man { .. } | Command::Version => Ok(0),
     };
     plain.map_err(|e| (session.json && !e.in_the_object, e))

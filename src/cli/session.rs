@@ -1,4 +1,4 @@
-//! What one run works with: settings, environment, scopes, the watcher; and how it opens a store.
+//! The state of one run: settings, environment, scopes, the watcher; opens stores.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,7 +27,7 @@ use crate::{
     store::wrap::retrying::Trouble,
 };
 
-/// Largest event document of GitHub that is read.
+/// Largest GitHub event document that is read.
 const MAX_EVENT_BYTES: u64 = 16 << 20;
 
 /// One run.
@@ -41,14 +41,14 @@ pub(crate) struct Session {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) ci: Ci,
     pub(crate) began: Instant,
-    /// What stores answered last when they were asked again.
+    /// The last errors of stores that made a request be retried.
     pub(crate) trouble: Trouble,
-    /// For all that is read from stores.
+    /// The budget for everything read from stores.
     memory: MemoryBudget,
 }
 
 impl Session {
-    /// Reads what CI says. Blocks.
+    /// Detects the CI system. Blocks.
     pub(crate) fn new(
         env: Env,
         loaded: Loaded,
@@ -57,7 +57,7 @@ impl Session {
         quiet: bool,
         reporter: Arc<Reporter>,
     ) -> Self {
-        // Without it scopes are still right, if less precise; no reason to end a build.
+        // Without it scopes are still correct, only less precise: not a reason to fail a build.
         let event = env
             .absolute("GITHUB_EVENT_PATH")
             .and_then(|path| fs::read_if_there(&path, MAX_EVENT_BYTES).ok().flatten())
@@ -85,19 +85,19 @@ impl Session {
         &self.loaded.config
     }
 
-    /// URL of the store, fit to be shown; `None` where none is set.
+    /// URL of the store, redacted for display; `None` if none is set.
     pub(crate) fn store_shown_if_set(&self) -> Option<String> {
         let store = self.config().store.as_ref();
         store.map(|(url, _)| redact::url(url))
     }
 
-    /// URL of the store, fit to be shown.
+    /// URL of the store, redacted for display.
     pub(crate) fn store_shown(&self) -> String {
         self.store_shown_if_set()
             .unwrap_or_else(|| "none".to_owned())
     }
 
-    /// What a settings file in the working directory says that does not count, and what to do, in words for a warning.
+    /// The ignored settings of a file in the working directory, and what to do, worded for a warning.
     pub(crate) fn ignored(&self) -> Option<String> {
         let all = self.loaded.ignored();
         let keys: Vec<String> = all.iter().map(|(key, _)| format!("`{key}`")).collect();
@@ -121,7 +121,7 @@ impl Session {
         ))
     }
 
-    /// Says what is ignored of the settings files, unless a failure for want of a store will (`needs_store`).
+    /// Warns about ignored settings, unless the error about a missing store will (`needs_store`).
     pub(crate) fn warn_of_ignored(&self, needs_store: bool) {
         if needs_store && self.config().store.is_none() {
             return;
@@ -131,7 +131,7 @@ impl Session {
         }
     }
 
-    /// Scope that is written; `None`: nothing may be written, and [`Ci::doubt`] says why.
+    /// Scope to write; `None`: nothing may be written, and [`Ci::doubt`] says why.
     pub(crate) fn scope(&self) -> Option<&str> {
         match &self.config().scope {
             Some((scope, _)) => Some(scope),
@@ -139,13 +139,13 @@ impl Session {
         }
     }
 
-    /// What is uncertain about the scope, unless somebody decided it.
+    /// What is uncertain about the scope, unless the settings define it.
     pub(crate) fn doubt(&self) -> Option<&str> {
         let decided = self.config().scope.is_some();
         self.ci.doubt.as_deref().filter(|_| !decided)
     }
 
-    /// Says what is uncertain about the scope, where it matters to what is written.
+    /// Warns about an uncertain scope, if anything may be written.
     pub(crate) fn warn_of_doubt(&self) {
         if let Some(doubt) = self.doubt().filter(|_| !self.config().read_only) {
             self.reporter.warn(doubt);
@@ -162,7 +162,7 @@ impl Session {
             .then_some("the scope to write is unknown")
     }
 
-    /// Scopes that may be read, in order; `--scope` takes the place of the first.
+    /// Scopes that may be read, in order; `--scope` replaces the first.
     pub(crate) fn scopes(&self) -> Vec<String> {
         let mut scopes: Vec<String> = self.scope().map(str::to_owned).into_iter().collect();
         let mut more = self.ci.fallbacks.clone();
@@ -175,13 +175,13 @@ impl Session {
         scopes
     }
 
-    /// The moment to write: `SOURCE_DATE_EPOCH` (reproducible-builds.org), else now.
-    /// Other programs set that variable, so what it cannot be is a warning (said once) and no reason to fail.
+    /// The moment to write: `SOURCE_DATE_EPOCH` (reproducible-builds.org), else now. Other programs set that variable, so an invalid value
+    /// is only a warning (printed once).
     pub(crate) fn created(&self) -> ops::Created {
         let Some(text) = self.env.get("SOURCE_DATE_EPOCH") else {
             return ops::Created::Now;
         };
-        // As far as years have four digits.
+        // Up to the last year with four digits.
         if let Ok(secs @ 0..=253_402_300_799_i64) = text.parse() {
             return ops::Created::At(Time { secs, nanos: 0 });
         }
@@ -192,17 +192,17 @@ impl Session {
         ops::Created::Now
     }
 
-    /// What the budget is: `--budget`, or the verb's own; `None`: none.
+    /// The budget: `--budget`, or the verb's own; `None`: no limit.
     pub(crate) fn budget(&self, own: Option<Duration>) -> Option<Duration> {
         self.config().budget.or(own).filter(|b| !b.is_zero())
     }
 
-    /// What is left of `budget`; zero when it is spent.
+    /// The rest of `budget`; zero once it is spent.
     pub(crate) fn left_of(&self, budget: Option<Duration>) -> Option<Duration> {
         budget.map(|b| b.saturating_sub(self.began.elapsed()))
     }
 
-    /// Opens the store that is set.
+    /// Opens the configured store.
     pub(crate) async fn open(&self, budget: Option<Duration>) -> Result<ops::Context> {
         self.open_url(self.store()?, self.config().read_only, budget)
             .await
@@ -217,7 +217,7 @@ impl Session {
     ) -> Result<ops::Context> {
         self.knows_its_settings()?;
         let config = self.config();
-        // Boxed: AWS's configuration makes a future of many kilobytes, and everything here awaits this one.
+        // Boxed: the AWS configuration makes a future of many kilobytes, and everything here awaits this one.
         let store = Box::pin(stores::open(url, self, read_only)).await;
         let store = store.map_err(|e| self.explained_by_environment(e))?;
         Ok(ops::Context {
@@ -233,7 +233,7 @@ impl Session {
         })
     }
 
-    /// Runs a step within what is left of the budget; gives it up (drops it) when that is spent.
+    /// Runs a step within the rest of the budget; drops it once that is spent.
     pub(crate) async fn within<T, E: Into<CommandError>>(
         &self,
         budget: Option<Duration>,
@@ -253,7 +253,7 @@ impl Session {
         end.map_err(|e| self.explained(e, Some(budget)))
     }
 
-    /// A spent budget with what was done last, and with what the store answered last.
+    /// A spent budget with the last phase, and with the store's last answer.
     pub(crate) fn explained(&self, e: CommandError, budget: Option<Duration>) -> CommandError {
         let Some((inner, budget)) = e.spent.zip(budget) else {
             return e;
@@ -269,7 +269,7 @@ impl Session {
         }
     }
 
-    /// Says so if the cache is kept where it does not outlive the job.
+    /// Warns if the cache is stored where it does not outlive the job.
     pub(crate) fn warn_of_local_store(&self) {
         if let Some((url, Origin::Default)) = &self.config().store
             && self.env.is_ci()
@@ -280,7 +280,7 @@ impl Session {
         }
     }
 
-    /// Refuses what would write, if that is switched off.
+    /// Refuses a writing command under `--read-only`.
     pub(crate) fn refuse_if_read_only(&self, what: &str) -> Result<()> {
         if self.config().read_only {
             return Err(CommandError::usage(format!(
@@ -295,7 +295,7 @@ impl Session {
         self.folder.join(path)
     }
 
-    /// Warns of what a report left out.
+    /// Warns about what a report lists as left out.
     pub(crate) fn warn_of(&self, all: &[LeftOut]) {
         for LeftOut { what, why } in all {
             let (what, why) = (output::printable(what), output::printable(why));
@@ -303,13 +303,13 @@ impl Session {
         }
     }
 
-    /// The object for `--json` of a command about the store of the settings.
+    /// The `--json` object of a command on the configured store.
     pub(crate) fn object(&self, command: &str, hit: bool) -> Object {
         let object = Object::new(command, hit, self.began.elapsed());
         object.with(json!({"store": self.store_shown()}))
     }
 
-    /// Shows a result to people; nothing with `--json` (who prints its own) or `-q`.
+    /// Prints a result for people; nothing with `--json` (which has its own output) or `-q`.
     pub(crate) fn say(&self, text: &str) -> Result<()> {
         self.reporter.clear();
         if self.json || self.quiet {

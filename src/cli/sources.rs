@@ -1,4 +1,4 @@
-//! From the words of the command line to caches on disk; one of two files here that know the rooms below `ops`.
+//! Resolves the command line's arguments to caches on disk; one of two files here that use modules below `ops`.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use crate::{
     task,
 };
 
-/// One cache to carry.
+/// One cache to export or import.
 #[derive(Clone)]
 pub(crate) struct Job {
     pub(crate) source: Arc<dyn Source>,
@@ -40,7 +40,7 @@ impl Job {
         self.source.kind()
     }
 
-    /// What progress calls it.
+    /// Its name in progress output.
     pub(crate) fn label(&self) -> String {
         match self.kind() {
             SourceKind::Dir => format!("dir {}", self.name),
@@ -48,11 +48,11 @@ impl Job {
         }
     }
 
-    /// Refuses a store, and whatever else is cachectl's own: it would carry itself.
+    /// Refuses a store and cachectl's other folders: a cache must not contain them.
     pub(crate) async fn must_not_be_own(&self) -> Result<()> {
         let source = Arc::clone(&self.source);
         let is_own = task::blocking(move || {
-            // By its path also before it exists.
+            // Compared by path too, since it may not exist yet.
             let root = fs::Dir::open(source.root()).ok();
             source.own().is_root(root.as_ref())
         });
@@ -66,7 +66,7 @@ impl Job {
         .hint("carry the folder that the tool itself uses; `cachectl copy` copies a store"))
     }
 
-    /// A folder that is not there is not an empty one: exporting that would empty the name.
+    /// A missing folder is not an empty one: exporting it would empty the name.
     pub(crate) async fn must_be_there(&self) -> Result<()> {
         if self.kind() != SourceKind::Dir {
             return Ok(());
@@ -85,7 +85,7 @@ impl Job {
     }
 }
 
-/// [`jobs`], found within the budget, once it is certain that there is a store to carry them to or from.
+/// [`jobs`], found within the budget, after checking that a store is configured.
 ///
 /// # Errors
 /// As [`jobs`]; no store is set, see [`Session::store`].
@@ -98,10 +98,10 @@ pub(crate) async fn to_carry(
     session.within(budget, jobs(session, args)).await
 }
 
-/// The caches that the command line names, in the order in which they are carried.
+/// The caches that the command line names, in the order of processing.
 ///
 /// # Errors
-/// Usage: words that do not fit together, no name to be had. Others: `go` or the caches are not to be had.
+/// Usage: arguments that contradict each other, no name found. Others: `go` or the caches are unavailable.
 async fn jobs(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
     match args.source {
         args::Source::Dir => folders(session, &args.paths),
@@ -158,7 +158,7 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// Warns of a pattern that is a path from elsewhere than from the folder: its own place, or its name, stands in front.
+/// Warns about a pattern that is not relative to the folder: it starts with the folder's path, or its name.
 fn matches_nothing(pattern: &str, given: &Path, root: &Path) -> Option<String> {
     let fronts = [Some(root), Some(given), root.file_name().map(Path::new)];
     let rest = fronts.into_iter().flatten().find_map(|front| {
@@ -169,7 +169,7 @@ fn matches_nothing(pattern: &str, given: &Path, root: &Path) -> Option<String> {
     let first = Path::new(pattern.trim_start_matches('/'))
         .components()
         .next()?;
-    // It may be in the folder all the same.
+    // The folder may contain such a path anyway.
     let is_there = root.join(first).symlink_metadata().is_ok();
     (!is_there).then(|| {
         format!(
@@ -180,10 +180,10 @@ fn matches_nothing(pattern: &str, given: &Path, root: &Path) -> Option<String> {
     })
 }
 
-/// The folders that this run uses, which are no content of any other.
+/// The folders that this run uses, which are never content of a cache.
 fn own_folders(session: &Session, store: &str) -> OwnFolders {
     let config = session.config();
-    // Without the setting it is everybody's.
+    // Without the setting it is the shared temporary folder.
     let temp = Some(&config.temp_dir).filter(|_| session.loaded.layer.get("temp_dir").is_some());
     let all = [
         stores::folder(store),
@@ -236,7 +236,7 @@ async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
     let name = match &session.config().name {
         Some(name) => name.clone(),
         None => modfile::default_name(&go_env).ok_or_else(|| {
-            // Not a usage error, which would fail the job: where there is no module there is nothing to build either.
+            // Not a usage error, which would fail the job: without a module there is nothing to build either.
             CommandError::failed("there is no Go module here to name the cache after")
                 .hint("run it where go.mod is, or add --name NAME")
         })?,
@@ -253,7 +253,7 @@ async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
     Ok(sources.into_iter().map(job).collect())
 }
 
-/// What Go says here.
+/// What `go` reports here.
 pub(crate) async fn detect(session: &Session) -> Result<GoEnv> {
     let (env, folder) = (session.env.clone(), session.folder.clone());
     task::blocking(move || GoEnv::detect(&folder, &lookup(&env), goenv::GO_ENV_TIMEOUT))
@@ -272,7 +272,7 @@ fn go_build(env: &GoEnv) -> Arc<dyn Source> {
     ))
 }
 
-/// Reads the project's checksums, which modules are checked against.
+/// Reads the project's checksums, against which modules are checked.
 async fn go_mod(env: GoEnv) -> Result<Arc<dyn Source>> {
     task::blocking(move || {
         let project = gomod::Project::read(&env)?;

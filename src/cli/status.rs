@@ -1,4 +1,4 @@
-//! `cachectl status`: what a daemon is.
+//! `cachectl status`: shows the state of a daemon.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -53,7 +53,7 @@ pub(crate) fn queue(q: &v1::Queue) -> Value {
 fn text(s: &v1::StatusResponse) -> String {
     let mut text = String::new();
     let mut line = |what: &str, value: &str| {
-        // A daemon tells where its store is only to who may do everything.
+        // A daemon reveals its store's location only to callers with all rights.
         if value.is_empty() {
             return;
         }
@@ -76,7 +76,7 @@ fn text(s: &v1::StatusResponse) -> String {
     text
 }
 
-/// `nothing waits`, or what does.
+/// `nothing waits`, or the size of the backlog.
 pub(crate) fn waiting(q: &v1::Queue) -> String {
     let mut text = if q.tags == 0 && q.blobs == 0 {
         "nothing waits".to_owned()

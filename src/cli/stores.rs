@@ -1,4 +1,4 @@
-//! Opens stores as the settings say; one of two files here that know the rooms below `ops`.
+//! Opens stores according to the settings; one of two files here that use modules below `ops`.
 
 use std::path::PathBuf;
 
@@ -12,12 +12,12 @@ use crate::store::{
     open::{self, Options, StoreUrl},
 };
 
-/// Opens the store at `url`; remotes are not asked anything yet.
+/// Opens the store at `url`; sends no request to remotes yet.
 pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Result<Store> {
     Ok(open::open(&url.parse()?, &options(session, read_only)).await?)
 }
 
-/// Asks whether a store of that kind answers at `url`.
+/// Checks that a store of that kind answers at `url`.
 pub(crate) async fn ping(url: &str, session: &Session) -> Result<()> {
     Ok(open::ping(&url.parse()?, &options(session, true)).await?)
 }
@@ -32,12 +32,12 @@ fn options(session: &Session, read_only: bool) -> Options {
     }
 }
 
-/// Where a store is, as far as it matters to who does the work.
+/// Where a store is, as far as it decides which process does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// In a folder of this node.
     Folder,
-    /// At a server that anybody with credentials may ask.
+    /// At a server that any client with credentials can reach.
     Remote,
     /// Behind a daemon.
     Daemon,
@@ -52,7 +52,7 @@ pub(crate) fn place(url: &str) -> Result<Place> {
     })
 }
 
-/// The folder of the store at `url`, if it is in one; `None` also for what is no URL.
+/// The folder of the store at `url`, if it is in one; `None` also for an invalid URL.
 pub(crate) fn folder(url: &str) -> Option<PathBuf> {
     match url.parse().ok()? {
         StoreUrl::Disk(path) | StoreUrl::Layout(path) => Some(path),
@@ -60,20 +60,21 @@ pub(crate) fn folder(url: &str) -> Option<PathBuf> {
     }
 }
 
-/// Says whether the store at `url` is a folder in which nothing was ever stored, there or not; to open it would make it one.
+/// Returns true if the store at `url` is a folder, existing or not, in which nothing was ever stored; opening it would create a store
+/// there.
 pub(crate) fn is_unmade(url: &str) -> bool {
     let (root, marks): (_, &[&str]) = match url.parse() {
         Ok(StoreUrl::Disk(root)) => (root, &["blobs", "meta", "r"]),
         Ok(StoreUrl::Layout(root)) => (root, &["blobs", "index.json", "oci-layout"]),
         _ => return false,
     };
-    // What cannot be looked at is no store that nobody made.
+    // A folder that cannot be read may be a store.
     marks
         .iter()
         .all(|mark| matches!(root.join(mark).try_exists(), Ok(false)))
 }
 
-/// Refuses a folder that is not there; of what is remote nothing is known before it is asked.
+/// Refuses a missing folder; nothing is known about a remote store before the first request.
 pub(crate) fn must_be_there(url: &str) -> Result<()> {
     let (StoreUrl::Disk(path) | StoreUrl::Layout(path)) = url.parse()? else {
         return Ok(());

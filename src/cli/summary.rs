@@ -1,4 +1,4 @@
-//! What came of an export or import, over all its snapshots: for people, for `--json`, for the exit code.
+//! The result of an export or import over all its snapshots: for people, for `--json`, for the exit code.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     ops::{LeftOut, Moved, PhaseTime},
 };
 
-/// Which of the two verbs it was.
+/// Which of the two verbs ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     Export,
@@ -37,22 +37,22 @@ impl Verb {
 #[derive(Debug)]
 pub(crate) struct Summary {
     pub(crate) verb: Verb,
-    /// URL of the store, without secrets; `None` where none is set.
+    /// URL of the store, without secrets; `None` if none is set.
     pub(crate) store: Option<String>,
-    /// In the order in which they were worked on; `gobuild` before `gomod`.
+    /// In the order of processing; `gobuild` before `gomod`.
     pub(crate) parts: Vec<Part>,
-    /// Trouble with the cache, in order.
+    /// Cache problems, in order.
     pub(crate) troubles: Vec<CommandError>,
     pub(crate) elapsed: Duration,
 }
 
 impl Summary {
-    /// Import: all that is stored was restored, and something was. Export: nothing was new.
+    /// Import: everything stored was restored, and there was something. Export: nothing was new.
     pub(crate) fn hit(&self) -> bool {
         self.all(|p| p.hit)
     }
 
-    /// A hit of which every snapshot was found under the key that was asked for.
+    /// A hit with every snapshot found under the requested key.
     pub(crate) fn exact(&self) -> bool {
         self.all(|p| p.exact)
     }
@@ -66,12 +66,12 @@ impl Summary {
         self.parts.iter().any(Part::is_partial) || (!self.hit() && self.parts.iter().any(|p| p.hit))
     }
 
-    /// Digest of the first snapshot that there is.
+    /// Digest of the first snapshot with one.
     pub(crate) fn digest(&self) -> Option<&Digest> {
         self.parts.iter().find_map(|p| p.digest.as_ref())
     }
 
-    /// Key that the first snapshot was restored from: the one that was asked for, or another. `None` on a miss, and without a key.
+    /// Key from which the first snapshot was restored: the requested one or another. `None` on a miss, and without a key.
     pub(crate) fn matched_key(&self) -> Option<&str> {
         let key = self.parts.iter().find(|p| p.hit)?.key.as_deref()?;
         Some(key).filter(|key| self.verb == Verb::Import && !key.is_empty())
@@ -85,7 +85,7 @@ impl Summary {
         })
     }
 
-    /// Time by phase over all snapshots, in the order in which phases first came.
+    /// Time by phase over all snapshots, in order of first occurrence.
     fn phases(&self) -> Vec<PhaseTime> {
         let mut all: Vec<PhaseTime> = Vec::new();
         for part in self.parts.iter().flat_map(|p| &p.phases) {
@@ -97,7 +97,7 @@ impl Summary {
         all
     }
 
-    /// Why it is a miss (import) or was not exported, in one line; `None` where nothing is amiss.
+    /// Why it is a miss (import) or was not exported, in one line; `None` if nothing went wrong.
     fn miss(&self) -> Option<String> {
         if self.hit() {
             return None;
@@ -115,14 +115,14 @@ impl Summary {
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
-    /// Forgives that one cache of several is not there, as the module cache of a project without dependencies.
+    /// Tolerates that one of several caches is missing, such as the module cache of a project without dependencies.
     pub(crate) fn settle(&mut self) {
         if self.parts.iter().any(|p| p.digest.is_some()) {
             self.troubles.retain(|e| !e.nothing_there);
         }
     }
 
-    /// What the user should know of, though the command goes on; `strict` ends it with the troubles instead, `require_hit` with a miss.
+    /// Warnings for the user while the command continues; with `strict` the problems are an error instead, with `require_hit` a miss is.
     pub(crate) fn warnings(&self, strict: bool, require_hit: bool) -> Vec<String> {
         let mut all = Vec::new();
         let is_partly = self.troubles.iter().any(|e| e.partly);
@@ -130,7 +130,7 @@ impl Summary {
         if let Some(line) = self.trouble_line().filter(|_| !is_error) {
             all.push(match self.verb {
                 Verb::Export => format!("not exported: {line}"),
-                // What was changed is there to stay.
+                // Restored files stay in place.
                 Verb::Import if is_partly => format!("partly restored: {line}"),
                 Verb::Import => format!("miss: {line}; continuing without the cache"),
             });
@@ -138,7 +138,7 @@ impl Summary {
         for part in self
             .parts
             .iter()
-            // Under `strict` it is the error, if something was in the way.
+            // Under `strict` it is the error, if something blocked entries.
             .filter(|p| !(p.left_out.is_empty() || p.partial || p.blocked && strict))
             .filter(|p| self.verb == Verb::Export || p.hit)
         {
@@ -151,21 +151,21 @@ impl Summary {
         all
     }
 
-    /// It is a miss, and `require_hit` wants none.
+    /// It is a miss, which `require_hit` does not allow.
     fn is_refused(&self, require_hit: bool) -> bool {
         require_hit && self.verb == Verb::Import && !self.hit()
     }
 
-    /// A miss that is nobody's fault and was not warned of.
+    /// A miss without a problem, about which no warning was printed.
     pub(crate) fn plain_miss(&self) -> Option<String> {
         let quiet = self.verb == Verb::Import && self.trouble_line().is_none();
         self.miss().filter(|_| quiet)
     }
 
-    /// Notes a failure before it was known what there is to carry.
+    /// Records a failure that occurred before the caches were known.
     ///
     /// # Errors
-    /// Usage errors are no cache trouble and come back.
+    /// Usage errors are not cache problems and are returned.
     pub(crate) fn trouble_before(&mut self, e: CommandError, source: args::Source) -> Result<()> {
         if e.is_usage() {
             return Err(e);
@@ -184,7 +184,7 @@ impl Summary {
         Ok(())
     }
 
-    /// Notes a failure with one cache; the others may still succeed.
+    /// Records a failure with one cache; the others may still succeed.
     pub(crate) fn trouble(&mut self, e: CommandError, job: &Job) {
         let mut part = Part::nothing(job.kind().name(), &job.name, e.line());
         part.absent = e.nothing_there;
@@ -192,10 +192,10 @@ impl Summary {
         self.troubles.push(e);
     }
 
-    /// Notes that the store is out of reach, for all caches that were not worked on yet.
+    /// Records that the store is unreachable, for all caches not processed yet.
     ///
     /// # Errors
-    /// Usage errors are no cache trouble and come back.
+    /// Usage errors are not cache problems and are returned.
     pub(crate) fn store_is_lost(&mut self, e: CommandError, jobs: &[Job]) -> Result<()> {
         if e.is_usage() {
             return Err(e);
@@ -208,7 +208,7 @@ impl Summary {
         Ok(())
     }
 
-    /// All troubles in one line.
+    /// All problems in one line.
     pub(crate) fn trouble_line(&self) -> Option<String> {
         let mut lines: Vec<String> = self.troubles.iter().map(CommandError::line).collect();
         lines.extend(self.reasons(|p| p.damaged));
@@ -243,13 +243,13 @@ impl Summary {
         object.with(own).into()
     }
 
-    /// For people: a line a snapshot; in `detail` what all of it cost, by phase.
+    /// For people: one line per snapshot; with `detail` also the total cost, by phase.
     pub(crate) fn text(&self, detail: bool) -> String {
         let nothing = self.parts.iter().all(|p| p.digest.is_none());
         let lines = self.parts.iter().filter(|p| match (p.digest, self.verb) {
             (Some(_), _) => true,
             (None, Verb::Export) => self.troubles.is_empty(),
-            // Other misses are on standard error, once for all.
+            // Other misses are on standard error, in one line for all.
             (None, Verb::Import) => !nothing && p.is_excused() && self.hit(),
         });
         let mut text: String = lines.map(|p| p.line(self.verb)).collect();

@@ -174,7 +174,7 @@ fn a_partial_hit_says_what_is_missing() {
     );
     assert_eq!(all.json(&[])["partial"], true);
     assert!(all.verdict(false, true).is_ok());
-    // It is said once: as an error.
+    // It is reported once: as an error.
     assert!(all.warnings(true, false).is_empty());
     let error = all.verdict(true, false).unwrap_err();
     assert!(error.kind.code() == 1 && error.message.starts_with("partial hit: "));
@@ -194,7 +194,7 @@ fn trouble_is_said_once_where_a_hit_is_required() {
         failed.verdict(false, true).unwrap_err().message,
         "miss: why"
     );
-    // What was changed is no part of a miss.
+    // Changed files are not part of a miss.
     let mut partly = trouble();
     partly.troubles[0].partly = true;
     assert_eq!(partly.warnings(false, true).len(), 1);

@@ -1,4 +1,4 @@
-//! What the environment of a job supplies: a store's URL of which parts may be empty, and variables that are nobody's.
+//! Settings from the environment of a job: a store URL with possibly empty parts, and unknown variables.
 
 use super::{
     error::{CommandError, Kind, Result},
@@ -15,7 +15,7 @@ impl Session {
     /// URL of the store.
     ///
     /// # Errors
-    /// None is set but by a settings file that may not set it, or there is no home for the default one; or there are settings that
+    /// When only a settings file that may not set a store sets one, when there is no home directory for the default store, or when settings
     /// cannot be read.
     pub(crate) fn store(&self) -> Result<&str> {
         self.knows_its_settings()?;
@@ -41,8 +41,8 @@ impl Session {
         Ok(url)
     }
 
-    /// Refuses to work where a settings file that nobody named is there and cannot be read: it may say what is carried and where to,
-    /// and whether anything may be written.
+    /// Refuses to work if a settings file at a default path exists but cannot be read: it may decide what is stored and where, and whether
+    /// anything may be written.
     pub(super) fn knows_its_settings(&self) -> Result<()> {
         match self.loaded.unread.iter().find(|file| file.is_there) {
             None => Ok(()),
@@ -52,7 +52,8 @@ impl Session {
         }
     }
 
-    /// Warns of settings files that could not be looked for; `also_there`: of those that are there too, which are no error then.
+    /// Warns about settings files whose existence could not be checked; with `also_there`, also about existing unreadable ones, which are
+    /// not an error then.
     pub(super) fn warn_of_unread(&self, also_there: bool) {
         for file in &self.loaded.unread {
             if also_there || !file.is_there {
@@ -61,7 +62,7 @@ impl Session {
         }
     }
 
-    /// In a CI job trouble like other: secrets that are part of a variable or flag are empty in the pull request of a fork.
+    /// In a CI job, turns the usage error into an ordinary failure: secrets in a variable or flag are empty in a fork's pull request.
     fn for_want_of_a_secret(&self, mut e: CommandError, what: &str) -> CommandError {
         if !e.is_usage() || !self.env.is_ci() {
             return e;
@@ -72,7 +73,7 @@ impl Session {
         ))
     }
 
-    /// What is wrong with settings that the environment supplies, where a CI job was not given all of them.
+    /// Explains an error in settings from the environment if a CI job was not given all of them.
     pub(super) fn explained_by_environment(&self, e: CommandError) -> CommandError {
         let registry = &self.config().remote.registry;
         let from_env = |key| match self.loaded.layer.get(key) {
@@ -98,7 +99,7 @@ impl Session {
         e
     }
 
-    /// Warns of what the environment supplies and what is taken otherwise than it is written.
+    /// Warns about unknown or invalid variables, and notes values that are used in another form than written.
     pub(crate) fn warn_of_environment(&self) {
         for name in &self.loaded.unknown {
             let meant = match self.loaded.table.nearest_env(name) {

@@ -1,4 +1,4 @@
-//! Who does the work of listings and upkeep: this process at the store, or the daemon that stands before it.
+//! Runs listings and upkeep: in this process on the store, or in the daemon in front of it.
 
 use super::{
     control::Daemon,
@@ -11,23 +11,23 @@ use crate::{
     proto::Method,
 };
 
-/// A store to be looked after.
+/// A store to manage.
 pub(crate) struct Upkeep<'s> {
     session: &'s Session,
-    /// What this process knows of it.
+    /// The context of this process.
     pub(crate) ctx: Context,
-    /// The daemon, where the store is one.
+    /// The daemon, if the store is one.
     pub(crate) daemon: Option<Daemon>,
 }
 
 impl<'s> Upkeep<'s> {
-    /// Looks after the repositories that match one of `patterns`; after all without any.
+    /// Manages the repositories that match one of `patterns`; all without any.
     pub(crate) fn new(
         session: &'s Session,
         mut ctx: Context,
         patterns: &[String],
     ) -> ops::Result<Self> {
-        // What is no pattern is said here, whoever does the work.
+        // An invalid pattern is reported here, whichever process does the work.
         ctx.reach = Reach::everything().wanting(patterns)?;
         let daemon = Daemon::of(&ctx);
         Ok(Self {
@@ -37,13 +37,13 @@ impl<'s> Upkeep<'s> {
         })
     }
 
-    /// The same of the store of the settings: a folder that is not there is a mistake, not an empty store.
+    /// The same for the configured store: a missing folder is a mistake, not an empty store.
     pub(crate) async fn open(session: &'s Session, patterns: &[String]) -> Result<Self> {
         stores::must_be_there(session.store()?)?;
         Ok(Self::new(session, opened(session).await?, patterns)?)
     }
 
-    /// Runs a verb within the budget: the daemon gets the request; without one it is done `here`.
+    /// Runs a verb within the budget: the daemon gets the request; without a daemon `here` runs.
     pub(crate) async fn run<M: Method>(
         &self,
         request: M,
@@ -59,7 +59,7 @@ impl<'s> Upkeep<'s> {
     }
 }
 
-/// The daemon of the settings, for what only a daemon does.
+/// The configured daemon, for operations that only a daemon supports.
 pub(crate) async fn daemon(session: &Session, what: &str) -> Result<Daemon> {
     if stores::place(session.store()?)? != Place::Daemon {
         let shown = session.store_shown();
@@ -71,7 +71,7 @@ pub(crate) async fn daemon(session: &Session, what: &str) -> Result<Daemon> {
     Daemon::of(&opened(session).await?).ok_or_else(no_daemon)
 }
 
-/// What opened a daemon's URL has a way to its control API; this says so if it had not.
+/// A store opened at a daemon's URL has access to its control API; this is the error if it had not.
 pub(crate) fn no_daemon() -> CommandError {
     CommandError::failed("the store is no daemon")
 }

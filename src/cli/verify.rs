@@ -38,7 +38,7 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         .run(request, async |ctx| verify::run(ctx, name, depth).await)
         .await?;
     if upkeep.daemon.is_some() {
-        // Whoever found it: this node's next export mends it.
+        // Whichever process found it, this node's next export repairs it.
         verify::remember(&upkeep.ctx, &report).await;
     }
     session.reporter.clear();
@@ -61,7 +61,7 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
         let _ = writeln!(
             text,
             "{}, {}, {} checked ({word}): {}; {} read in {}",
-            // Of a name with exports that are not merged yet, and of an index, there are several.
+            // A name with exports that are not merged yet, or an index, has several.
             count(report.snapshots, "manifest", "manifests"),
             count(report.packs, "blob", "blobs"),
             count(report.entries, "entry", "entries"),

@@ -1,4 +1,4 @@
-//! Which packs are to blame for files that came wrong in frames that are right by the packs' own tables of contents.
+//! Finds the packs to blame for files with wrong content although the frames match the packs' own tables of contents.
 
 use std::collections::HashSet;
 
@@ -8,10 +8,11 @@ use crate::{
     digest::{Digest, Sha256Hasher},
 };
 
-/// Reads `files` again, object by object, as far as that is needed to say which packs do not hold what they list; packs at the indexes
-/// `spent` were not read for them, and files of packs that are `known` to be damaged have an explanation. The packs to blame, with why.
+/// Reads `files` again, object by object, as far as needed to tell which packs do not hold the objects that they list. Packs at the indexes
+/// `spent` were not read for them; files of packs that are `known` to be damaged are already explained. Returns the packs to blame, with
+/// reasons.
 ///
-/// A pack that holds an object of other bytes is to blame, else the pack that lists the file: no writer of ours makes either.
+/// A pack that holds an object with different bytes is to blame, otherwise the pack that lists the file: cachectl writes neither.
 pub(super) async fn blame(
     ctx: &Context,
     snapshot: &Snapshot,
@@ -59,7 +60,7 @@ pub(super) async fn blame(
                 let why = format!("the content of `{}` is another", e.entry.path);
                 found.push((lists, told(&why)));
             }
-            // It came wrong once. Others that did are not looked at: each may be as long as a pack.
+            // It had wrong content once. Other such files are not checked: each may be as long as a pack.
             None => return found,
         }
     }

@@ -1,9 +1,9 @@
 //! Few packs: small ones are merged, dead weight is left behind (design §6.4).
 //!
-//! Only an export that writes anyway does this. What is packed anew comes from this node's files; what the node lacks is
-//! fetched, up to a limit, else its pack is left alone. The new pack's generation is above those of the packs that it
-//! replaces, so that a fold with a head that still lists these reads it first. Entries of all packs that hold something of the victims go
-//! along, so that nothing is left to them that the new pack does not hold: then its writer drops them ([`crate::artifact::fold::drop_covered`]).
+//! Only an export that writes anyway does this. Repacked content comes from this node's files; content that the node lacks is fetched, up
+//! to a limit, beyond which its pack is left alone. The new pack's generation is above those of the packs that it replaces, so that a fold
+//! with a head that still lists these reads it first. Every entry that a victim lists, or of which it holds content, is repacked, so that
+//! the victims hold nothing that the new pack lacks: then its writer drops them ([`crate::artifact::fold::drop_covered`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -40,36 +40,36 @@ use crate::{
     task,
 };
 
-/// Size classes: so many packs below a bound and not below the one before it become one pack.
+/// Size classes: this many packs between the previous bound and this one are merged into one pack.
 const CLASSES: [u64; 3] = [1 << 20, 8 << 20, 64 << 20];
 const PACKS_OF_A_CLASS: usize = 8;
-/// A pack of at least so many bytes goes when live entries need less than half of it.
+/// A pack of at least this many bytes is replaced when live entries need less than half of it.
 const DEAD_WEIGHT_BYTES: u64 = 4 << 20;
-/// Stored bytes fetched for it at most.
+/// Most stored bytes that are fetched for compaction.
 const FETCHED_BYTES: u64 = 64 << 20;
-/// With more packs than this the smallest go whatever their class.
+/// With more packs than this, the smallest are merged regardless of their class.
 const PACKS_AT_MOST: usize = 100;
 
-/// What is packed anew.
+/// What is repacked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Indices of the packs that go.
+    /// Indices of the packs to be replaced.
     pub victims: HashSet<usize>,
-    /// Entries that this node has: index in the scan, and where.
+    /// Entries that this node has: index in the scan, and location in the snapshot.
     pub local: Vec<(usize, At)>,
     /// Entries to be fetched.
     pub remote: Vec<At>,
-    /// Generation of the pack that takes them.
+    /// Generation of the pack that they are repacked into.
     pub generation: u32,
 }
 
-/// Decides what goes; `kept` are the entries that this node has (of a tree, those that stay at all). `None`: all is well.
+/// Decides which packs are replaced; `kept` are the entries that this node has (for a tree, those that stay at all). `None`: nothing to do.
 pub fn choose(base: &Snapshot, kept: &[(usize, At)], rules: Rules) -> Option<Choice> {
     choose_within(base, kept, rules, None)
 }
 
-/// The same where the packs, those that go replaced by what is needed of them, must stay below `room` bytes: as many go as that
-/// takes, the ones with most dead weight first, whatever must be fetched for it.
+/// The same, where the packs must stay below `room` bytes once the replaced ones are reduced to their needed content: replaces as many as
+/// that takes, those with the most dead weight first, however much must be fetched.
 pub fn choose_within(
     base: &Snapshot,
     kept: &[(usize, At)],
@@ -86,7 +86,7 @@ pub fn choose_within(
         users,
     } = Needs::of(base, &shares, stays, |at| local.contains_key(at));
     let mut wanted = candidates(base, &shares, &needed);
-    // The cheapest first, as many as the limit allows.
+    // Cheapest first, as many as the limit allows.
     wanted.sort_by_key(|pack| (remote_cost[*pack], *pack));
     let mut cost = 0;
     wanted.retain(|pack| {
@@ -127,7 +127,7 @@ pub fn choose_within(
     Some(choice)
 }
 
-/// Adds packs to those that go until the rest fits; says whether it added any.
+/// Adds packs to the replaced ones until the rest fits; returns true if it added any.
 fn make_room(
     base: &Snapshot,
     used: &HashSet<usize>,
@@ -136,7 +136,7 @@ fn make_room(
     wanted: &mut Vec<usize>,
 ) -> bool {
     let size = |p: usize| base.packs[p].layer.descriptor.size;
-    // What is packed anew has headers and a table of contents too.
+    // The new pack has headers and a table of contents too.
     let anew = |p: usize| needed[p] + needed[p] / 16;
     let mut total: u64 = used
         .iter()
@@ -155,7 +155,7 @@ fn make_room(
     let before = wanted.len();
     for p in rest {
         if !used.contains(&p) {
-            // It goes by itself, and nothing new may lean on it.
+            // It is dropped anyway, and nothing new may depend on it.
             wanted.push(p);
         } else if total > room && size(p) > anew(p) {
             total -= size(p) - anew(p);
@@ -167,7 +167,7 @@ fn make_room(
 
 fn is_dead(base: &Snapshot, shares: &[Shares], needed: &[u64], pack: usize) -> bool {
     let size = base.packs[pack].layer.descriptor.size;
-    // Twice and a bit: shares are rounded down.
+    // Slightly more than twice: shares are rounded down.
     size >= DEAD_WEIGHT_BYTES && needed[pack] * 9 / 4 < shares[pack].total()
 }
 
@@ -195,10 +195,10 @@ fn candidates(base: &Snapshot, shares: &[Shares], needed: &[u64]) -> Vec<usize> 
     chosen
 }
 
-/// Carries a choice out: entries of the victims join what is packed. The folder of fetched files must live until packing is over.
+/// Carries out a choice: adds the victims' entries to the items to pack. The folder of fetched files must live until packing is over.
 ///
 /// # Errors
-/// When something cannot be fetched or completed: the caller goes on without merging.
+/// When something cannot be fetched or completed: the caller continues without merging.
 pub async fn carry_out(
     ctx: &Context,
     source: Arc<dyn Source>,
@@ -221,7 +221,7 @@ pub async fn carry_out(
     };
     let moved: HashSet<At> = choice.local.iter().map(|(_, at)| *at).collect();
     diff.kept.retain(|(_, at)| !moved.contains(at));
-    // In the order of the packs that they come from, as they lay together there; what is new comes after them.
+    // In the order of their original packs, which keeps neighbors together; new items follow.
     new.append(&mut diff.new);
     diff.new = new;
     Ok(temp)
@@ -270,7 +270,7 @@ async fn complete_local(
     .await
 }
 
-/// Fetched files under their numbers.
+/// Fetched files, named by number.
 struct Numbered {
     dir: PathBuf,
 }

@@ -1,12 +1,12 @@
 //! Copy: names with all they need, from store to store.
 //!
-//! - A tag that is equal already is skipped, one that the target does not have is copied as it is, digest and all. Side tags that
-//!   the source's head does not contain travel too, before the head: until then they are all there is of an export.
-//! - A name that differs in the target is treated as if this node exported the source's snapshot there: Go caches are merged, a
-//!   folder is replaced, both under the target's own protocol for writers that meet, so neither side's exports are lost.
-//! - A manifest that is not ours replaces one that is not ours; it never replaces a cache. What refers to it travels with it. A tag
-//!   that is merged from parts is copied as the one manifest that it points at.
-//! - Repositories keep their names. What the target has no room for, since it holds one repository only, is left out, and said.
+//! - A tag that is already equal is skipped; one that the target lacks is copied unchanged, including its digest. Side tags that the
+//!   source's head does not contain are copied too, before the head: until they are folded, an export exists only in them.
+//! - A name that differs in the target is treated as if this node exported the source's snapshot there: Go caches are merged, a folder is
+//!   replaced, both under the target's own protocol for concurrent writers, so neither side's exports are lost.
+//! - A foreign manifest replaces only a foreign manifest, never a cache. Its referrers are copied with it. A tag that is merged from parts
+//!   is copied as the one manifest that it points at.
+//! - Repositories keep their names. Repositories that the target cannot hold, because it holds only one, are skipped with a warning.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -38,15 +38,16 @@ use crate::{
 /// What was copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Tags copied, or digests of what has no tag.
+    /// Tags copied, or digests of untagged manifests.
     pub tags: Vec<String>,
-    /// The source has something of that name, be it at the target already.
+    /// The source has something under that name, even if the target already has it.
     #[serde(skip)]
     pub found: bool,
-    /// What was moved.
+    /// What was transferred.
     #[serde(flatten)]
     pub moved: Moved,
-    /// What could not be copied because of what the source or the target holds; everything else was. Each was a warning too.
+    /// Items that could not be copied because of the content of the source or the target; everything else was copied. Each was also
+    /// reported as a warning.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -56,12 +57,12 @@ pub struct Report {
 /// A digest stands for the tags that point at it; without any, the manifest is copied without a tag.
 ///
 /// # Errors
-/// When one of the stores cannot be asked or written. What was copied before stays, and is skipped the next time.
+/// When one of the stores cannot be asked or written. Items copied before the error stay, and are skipped the next time.
 pub async fn run(from: &Context, to: &Context, name: Option<&str>) -> Result<Report> {
     super::within_budget(to, "copying", Box::pin(copy(from, to, name))).await
 }
 
-/// The copy of what is in one repository.
+/// Copies the content of one repository.
 struct Job<'a> {
     place: &'a Place,
     from: &'a Context,
@@ -142,7 +143,7 @@ async fn by_digest(from: &Context, to: &Context, digest: Digest) -> Result<Repor
     Ok(report)
 }
 
-/// Says that the target cannot hold these.
+/// Warns that the target cannot hold these repositories.
 fn no_room(to: &Context, names: &[Named], report: &mut Report) {
     let repository = names[0].place.repository();
     let left = LeftOut {
@@ -194,7 +195,7 @@ impl Job<'_> {
         }
     }
 
-    /// What a tag of the source is called.
+    /// The displayed name of a tag of the source.
     fn shown(&self, tag: &Tag) -> String {
         self.place.shown(tag.as_str())
     }
@@ -232,10 +233,10 @@ impl Job<'_> {
                 self.leave_out(format!("tag {}", self.shown(side)), why);
                 return Ok(());
             }
-            // Where a registry cannot remove a tag, a manifest of nothing stands in its place.
+            // Where a registry cannot remove a tag, an empty manifest takes its place.
             Found::Foreign(_) | Found::Gone => return Ok(()),
         };
-        // What the target's head contains need not come a second time.
+        // Skip what the target's head already contains.
         if let Some(head) = names::snapshot_at(self.to, &group.head).await? {
             if head.config.folded.iter().any(|f| f.tag == side.as_str()) {
                 return Ok(());
@@ -378,7 +379,7 @@ impl Job<'_> {
         self.add(moved);
         let publication = Publication {
             mine: &mine,
-            // Their contents were not looked at.
+            // Their contents were not checked.
             own: &HashSet::new(),
             base: &current,
             built_on_base: false,
@@ -401,7 +402,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Copies what refers to a manifest, before that.
+    /// Copies the referrers of a manifest, before the manifest itself.
     async fn referrers(&mut self, subject: &Digest) -> Result<()> {
         for digest in self.place.referrers(subject).await? {
             match names::resolve(self.from, &digest.into()).await? {
@@ -419,7 +420,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Copies a manifest as it is; `None` if the source lacks some of it.
+    /// Copies a manifest unchanged; `None` if the source lacks some of its content.
     async fn verbatim(
         &mut self,
         manifest: &Manifest,
@@ -442,7 +443,7 @@ impl Job<'_> {
         }
     }
 
-    /// What the source lacks concerns one name; what keeps us from asking ends the copy.
+    /// Missing content concerns one name only; an unreachable store ends the copy.
     fn source_fault(&mut self, shown: &str, e: transfer::Error) -> Result<()> {
         match Error::from(e) {
             Error::Damaged { what, why } => {
@@ -474,7 +475,7 @@ fn digest_of(found: &Found) -> Option<Digest> {
     }
 }
 
-/// A replacement is one of the store's in which it was made: what the target has is not replaced by a copy.
+/// A replacement applies only to the store in which it was made: a copy does not replace the target's content.
 fn only_replacements_of(mine: &mut Snapshot, there: Option<&Snapshot>) {
     let known: HashSet<&str> = there
         .iter()
@@ -485,7 +486,7 @@ fn only_replacements_of(mine: &mut Snapshot, there: Option<&Snapshot>) {
         .retain(|f| replaced_at(&f.tag).is_none() || known.contains(f.tag.as_str()));
 }
 
-/// Says whether two snapshots have the same live entries in the same packs.
+/// Returns true if two snapshots have the same live entries in the same packs.
 fn holds_the_same(a: &Snapshot, b: &Snapshot) -> bool {
     let same =
         |(a, b): (&Pack, &Pack)| a.digest() == b.digest() && a.live == b.live && a.days == b.days;

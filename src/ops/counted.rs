@@ -1,4 +1,4 @@
-//! What a verb keeps of many names, within the budget of memory: a tag costs its writer next to nothing, and may need thousands of blobs.
+//! Collections over many names, within the memory budget: a tag costs its writer almost nothing and may need thousands of blobs.
 
 use std::collections::HashMap;
 
@@ -8,13 +8,13 @@ use crate::{
     memory::{Exhausted, Reservation},
 };
 
-/// What a digest takes in a map, with what is noted of it.
+/// Memory that a digest takes in a map, with its value.
 pub(super) const BYTES_PER_DIGEST: u64 = 200;
 
-/// Counts so many digests more, as entries that a command reads.
+/// Counts this many more digests, as entries that a command reads.
 ///
 /// # Errors
-/// `Memory` when there is no room for them.
+/// `Memory` when there is no memory for them.
 pub(super) fn grow(room: &mut Reservation, digests: usize) -> Result<()> {
     let digests = digests as u64;
     let grown = room.grow_of(digests, digests.saturating_mul(BYTES_PER_DIGEST));
@@ -24,7 +24,7 @@ pub(super) fn grow(room: &mut Reservation, digests: usize) -> Result<()> {
     })
 }
 
-/// The blobs that some tags need, themselves among them, each once, with their sizes.
+/// The blobs that some tags need, including their own manifests, each once, with their sizes.
 #[derive(Debug, Default)]
 pub(super) struct Needed {
     sizes: HashMap<Digest, u64>,
@@ -40,10 +40,10 @@ impl Needed {
         }
     }
 
-    /// Adds what a tag needs.
+    /// Adds the blobs that a tag needs.
     ///
     /// # Errors
-    /// `Memory` when there is no room for it.
+    /// `Memory` when there is no memory for it.
     pub(super) fn add(&mut self, blobs: impl IntoIterator<Item = (Digest, u64)>) -> Result<()> {
         for (digest, size) in blobs {
             if self.sizes.insert(digest, size).is_none() {
@@ -59,7 +59,7 @@ impl Needed {
     }
 }
 
-/// What is wrong with many names.
+/// Problems found with many names.
 #[derive(Debug)]
 pub(super) struct Faults {
     all: Vec<LeftOut>,
@@ -77,7 +77,7 @@ impl Faults {
         }
     }
 
-    /// Notes one; if there is no room for it, [`Self::check`] says so.
+    /// Adds one; if there is no room for it, [`Self::check`] reports that.
     pub(super) fn push(&mut self, fault: LeftOut) {
         let bytes = 2 * size_of::<LeftOut>() + fault.what.len() + fault.why.len();
         match self.room.grow(bytes as u64) {
@@ -96,7 +96,7 @@ impl Faults {
         self.all.truncate(len);
     }
 
-    /// Says whether there was room for all of them.
+    /// Checks that there was room for all of them.
     ///
     /// # Errors
     /// `Memory` if not.

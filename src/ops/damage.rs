@@ -1,7 +1,7 @@
-//! What imports on this node found damaged, so that its next export packs that content anew.
+//! Packs that imports on this node found damaged, so that its next export repacks their content.
 //!
-//! A file `damaged` in the state folder, one line a pack: day, digest, store. It stands beside the node indexes, not in them:
-//! an import that was a miss may leave no target that an index could be bound to.
+//! A file `damaged` in the state folder, one line per pack: day, digest, store. It is kept beside the node indexes, not in them: after a
+//! miss there may be no target directory that an index could belong to.
 
 use std::{collections::HashSet, fmt::Write as _, io::Write as _};
 
@@ -9,7 +9,7 @@ use super::Context;
 use crate::{digest::Digest, entry::Time, fs, task};
 
 const FILE: &str = "damaged";
-/// A healed name lists another pack, so an old line costs nothing but its bytes.
+/// A repaired name lists another pack, so a stale line costs only its bytes.
 const KEPT_DAYS: u32 = 30;
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -36,7 +36,7 @@ pub(super) async fn known(ctx: &Context) -> HashSet<Digest> {
     .await
 }
 
-/// Writes down that packs are damaged. Where that cannot be, the next export does not know: it is said in the log.
+/// Records that packs are damaged. If that fails, the next export does not know about them; the failure is logged.
 pub(super) async fn note(ctx: &Context, damaged: &[(Digest, String)]) {
     let (Some(state), false) = (ctx.state_dir.clone(), damaged.is_empty()) else {
         return;
@@ -54,7 +54,7 @@ pub(super) async fn note(ctx: &Context, damaged: &[(Digest, String)]) {
                 std::fs::remove_file(&file)?;
             }
             let mut open = std::fs::OpenOptions::new();
-            // Appending needs no lock: two imports at once both leave their lines.
+            // Appending needs no lock: concurrent imports both keep their lines.
             let mut file = open.append(true).create(true).open(file)?;
             file.write_all(lines.as_bytes())
         };

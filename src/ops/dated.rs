@@ -1,5 +1,5 @@
-//! When what was read was published, and what of it is left out: what is dated later than that ([`fold::dated`]), and what its kind
-//! of cache cannot have ([`fold::barred`]).
+//! The publication time of a manifest, and the entries that are left out because they are dated later ([`fold::dated`]) or are not allowed
+//! in that kind of cache ([`fold::barred`]).
 
 use super::{LeftOut, load::Loaded, rules};
 use crate::{
@@ -19,8 +19,7 @@ use crate::{
 
 /// When a manifest was published, for "newest" and ages; `modified` is when the store wrote its tag, `now` the store's clock.
 ///
-/// What older programs wrote has no recorded time: there the store's word counts, and where it keeps none the time of
-/// creation.
+/// Manifests of older releases record no time: for those the store's time counts or, if it keeps none, the time of creation.
 pub fn publication(
     outline: Option<&Outline>,
     digest: Digest,
@@ -35,11 +34,12 @@ pub fn publication(
     }
 }
 
-/// Leaves out of a snapshot what was barred when it was read, and what is dated later than it was published: by its record, the time `modified` at which the store
-/// wrote its tag, the time in a side tag, or the store's clock `now`, in this order as far as there is one.
+/// Removes from a snapshot the entries that were barred when it was read, and those dated later than its publication. The publication time
+/// is the first available of: its record, the time `modified` at which the store wrote its tag, the time in a side tag, the store's clock
+/// `now`.
 ///
-/// The time of creation does not count: `SOURCE_DATE_EPOCH` may be long before anything in it. The bound of what an honest
-/// writer published does not depend on `now`, so whoever folds it leaves out the same.
+/// The time of creation does not count: `SOURCE_DATE_EPOCH` may be long before anything in it. For an honest writer the bound does not
+/// depend on `now`, so every reader that folds the snapshot leaves out the same entries.
 pub fn leave_out(
     loaded: &mut Loaded,
     tag: Option<&Tag>,
@@ -74,7 +74,7 @@ pub fn leave_out(
     })
 }
 
-/// How many entries that are.
+/// The number of these entries.
 pub(super) fn count(entries: usize) -> String {
     match entries {
         1 => "an entry is".to_owned(),

@@ -1,4 +1,4 @@
-//! What a scan has that a snapshot has not: decided by metadata where the node index or a name proves it, by hashing else.
+//! Finds what a scan has and a snapshot lacks: by metadata where the node index or a file name proves it, otherwise by hashing.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -14,46 +14,46 @@ use crate::{
     source::{Item, Known, KnownContent, Source, SourceKind},
 };
 
-/// Where the content of what is packed is read.
+/// Where the content to pack is read from.
 #[derive(Debug, Clone)]
 pub enum From {
     /// In the cache itself.
     Item(Box<Item>),
-    /// In a file that was fetched.
+    /// In a fetched file.
     File(PathBuf),
 }
 
-/// What is packed, and how.
+/// An item to pack.
 #[derive(Debug, Clone)]
 pub struct New {
-    /// Index in the scan, if it is of the scan.
+    /// Index in the scan, if it comes from the scan.
     pub item: Option<usize>,
     /// Where its content is.
     pub from: From,
-    /// What the packer gets.
+    /// What is handed to the packer.
     pub pack: PackItem,
 }
 
 /// The outcome.
 #[derive(Debug, Default)]
 pub struct Diff {
-    /// Items that the snapshot has as they are: index in the scan, and where.
+    /// Items that the snapshot already has unchanged: index in the scan, and location.
     pub kept: Vec<(usize, At)>,
     /// Items to be packed, in the order of packing.
     pub new: Vec<New>,
-    /// Items that cannot be carried.
+    /// Items that cannot be exported.
     pub left_out: Vec<LeftOut>,
 }
 
 enum Verdict {
     Keep(At),
     New(ContentPlan),
-    /// As long as what the snapshot has under that path: only hashing tells.
+    /// The snapshot has a file of the same length under that path: only hashing can tell.
     Hash(At),
     LeftOut(String),
 }
 
-/// Compares `items` with `base` (closed); completes the items that are new. Blocks; reads contents only where nothing proves them.
+/// Compares `items` with `base` (closed); completes the items that are new. Blocks; reads contents only where no metadata proves them.
 pub fn diff(
     source: &dyn Source,
     items: &mut [Item],
@@ -77,7 +77,7 @@ pub fn diff(
             Verdict::Keep(at) => out.kept.push((i, at)),
             Verdict::New(content) => out.new.push(new(i, item, content)),
             Verdict::Hash(at) => hash.push((i, at)),
-            // Nobody needs to know.
+            // No need to report it.
             Verdict::LeftOut(why) if why.is_empty() => {}
             Verdict::LeftOut(why) => out.left_out.push(LeftOut {
                 what: item.entry.path.to_string(),
@@ -96,7 +96,7 @@ pub fn diff(
                     out.new.push(new(*i, item, kept_content(base, *at)));
                 }
             }
-            // What cannot be read now may be read by the packer, which says why not.
+            // The packer may still read what cannot be read now, and reports why not.
             _ => out.new.push(new(*i, item, ContentPlan::Read)),
         }
     }
@@ -116,7 +116,7 @@ fn new(i: usize, item: &Item, content: ContentPlan) -> New {
     }
 }
 
-/// Go's build cache by the time of change, which keeps together what was built together (design §10); everything else by path.
+/// Go's build cache by modification time, which keeps outputs of one build together (design §10); everything else by path.
 fn sort(kind: SourceKind, items: &[Item], new: &mut [New]) {
     match kind {
         SourceKind::GoBuild => new.sort_by(|a, b| {
@@ -172,7 +172,7 @@ impl Judge<'_> {
                 Verdict::Keep(at)
             }
             (Some((at, held)), _) if item.entry.needs.is_some() => {
-                // An action entry is what its id, its output and its time say; of two the later one counts.
+                // An action entry is defined by its id, output and time; of two, the later one counts.
                 if (held.entry.meta.mtime, &held.entry.needs)
                     >= (item.entry.meta.mtime, &item.entry.needs)
                 {
@@ -189,7 +189,7 @@ impl Judge<'_> {
         }
     }
 
-    /// The content is known: the packs may have it, under this path or another.
+    /// The content is known: the packs may hold it, under this path or another.
     fn content_of(&self, held: Option<(At, &TocEntry)>, known: KnownContent) -> ContentPlan {
         if let (Some((at, held)), Some(base)) = (held, self.base)
             && held.content == known.digest
@@ -218,7 +218,7 @@ fn same_len(held: &TocEntry, item: &Item) -> bool {
     held.entry.kind == item.entry.kind
 }
 
-/// The content of an entry, for one that has the same.
+/// The content of an entry, to be reused for an entry with the same content.
 fn kept_content(base: &Snapshot, at: At) -> ContentPlan {
     let toc = &base.packs[at.pack].toc;
     let e = base.entry(at);
@@ -228,7 +228,7 @@ fn kept_content(base: &Snapshot, at: At) -> ContentPlan {
     }
 }
 
-/// The digest of each item's content, in order; `None` where it could not be read.
+/// The digest of each item's content, in order; `None` if it could not be read.
 fn hash_all(
     source: &dyn Source,
     items: &[Item],

@@ -1,6 +1,6 @@
-//! Du: what takes how much room. Manifests and configs are read, nothing of the packs.
+//! Du: disk usage by name. Manifests and configs are read, nothing of the packs.
 //!
-//! Sizes are the store's where one listing tells them all ([`Stored`]), else what manifests claim.
+//! Sizes come from the store if one listing reports them all ([`Stored`]), otherwise from the manifests.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{digest::Digest, memory::Reservation, store::StoredBlob};
 
-/// One name with what it needs.
+/// One name with the space it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// The tag of its head, as in a listing.
@@ -37,11 +37,11 @@ pub struct Row {
     /// Their stored bytes, or those that manifests claim ([`Stored`]).
     #[serde(rename = "stored_bytes")]
     pub bytes: u64,
-    /// Those of them that no other name within reach needs: what its removal would give back.
+    /// Bytes that no other name within reach needs: what removing it would free.
     pub own_bytes: u64,
 }
 
-/// Everything in a store, whichever repository needs it, or none.
+/// Everything in a store, whether or not a repository needs it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Whole {
     /// Blobs.
@@ -63,19 +63,19 @@ pub struct Report {
     /// Their bytes.
     #[serde(rename = "stored_bytes")]
     pub bytes: u64,
-    /// Bytes of those that no other name needs: what the removal of all rows would give back. `None`: a daemon does not tell.
+    /// Bytes that no other name needs: what removing all rows would free. `None`: a daemon does not report it.
     pub own_bytes: Option<u64>,
-    /// `None` where the store cannot list its blobs, was opened read-only, or is not all within reach by right.
+    /// `None` where the store cannot list its blobs, was opened read-only, or the caller has no right to all of it.
     #[serde(flatten, serialize_with = "json::or_nulls")]
     pub store: Option<Whole>,
     /// Tags that cannot be read, with why.
     pub broken: Vec<LeftOut>,
 }
 
-/// Adds up what names need: all, or those that `name` (a name or tag) means.
+/// Sums up the space that names need: all, or those that `name` (a name or tag) selects.
 ///
 /// # Errors
-/// When the store cannot be asked; what cannot be read is in the report.
+/// When the store cannot be reached; unreadable tags are in the report.
 pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
     super::within_budget(ctx, "adding up", du(ctx, name)).await
 }
@@ -83,12 +83,12 @@ pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
 async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
     let word = Word::new(name);
     let chosen = Chosen::find(ctx, &word).await?;
-    // What is a name's own only the others can tell.
+    // Finding what only this name needs takes reading all the others.
     let all = match word {
         Word::Digest(_) => Vec::new(),
         _ => names::find(&ctx.granted(), &Word::All).await?,
     };
-    // After the names, so that what they stand for is listed, whoever publishes meanwhile.
+    // Listed after the names, so that their blobs are included despite concurrent publications.
     let stored = Stored::list(ctx).await?;
     let mut reads = InTurn::new(all, ctx.concurrency, read);
     let (mut report, mut broken) = (Report::default(), Faults::within(ctx));
@@ -127,8 +127,8 @@ async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
     Ok(report)
 }
 
-/// The blobs that are stored, sorted by digest. `None` where the store cannot list them, or is not all within reach by right: to ask
-/// for each would cost a request a blob, so the word of whoever wrote a manifest stands.
+/// The blobs that are stored, sorted by digest. `None` where the store cannot list them, or the caller has no right to all of it: asking
+/// for each would cost a request per blob, so the sizes in manifests are trusted.
 struct Stored(Option<Vec<StoredBlob>>);
 
 impl Stored {
@@ -142,7 +142,7 @@ impl Stored {
         Ok(Self(Some(all)))
     }
 
-    /// The room that a blob of which a manifest claims a size takes; what is not stored takes none.
+    /// The space that a blob with this claimed size takes; a blob that is not stored takes none.
     fn size(&self, digest: &Digest, claimed: u64) -> u64 {
         let Some(all) = &self.0 else { return claimed };
         let found = all.binary_search_by(|b| b.digest.cmp(digest));
@@ -162,11 +162,11 @@ impl Stored {
     }
 }
 
-/// The names that were asked for.
+/// The requested names.
 enum Chosen {
     /// All of these repositories.
     Repositories(HashSet<String>),
-    /// These, as they are shown.
+    /// These, by their displayed names.
     Names(HashSet<String>),
 }
 
@@ -189,17 +189,17 @@ impl Chosen {
     }
 }
 
-/// All blobs that names need: what is kept of a name is its row, however many blobs it needs.
+/// All blobs that names need. Of each name only its row is kept, however many blobs it needs.
 struct Blobs {
     all: HashMap<Digest, Use>,
     room: Reservation,
 }
 
-/// Who needs a blob.
+/// The names that need a blob.
 #[derive(Default)]
 struct Use {
     size: u64,
-    /// Names, those without a row too.
+    /// Number of names, including those without a row.
     names: u32,
     rows: u32,
     /// The last of the rows.
@@ -214,7 +214,7 @@ impl Blobs {
         }
     }
 
-    /// Adds what a name needs whose row is the one at index `row`, if it has any.
+    /// Adds the blobs that a name needs; `row` is the index of its row, if it has one.
     fn add(&mut self, needed: &Needed, stored: &Stored, row: Option<usize>) -> Result<()> {
         let before = self.all.len();
         for (digest, size) in needed.sizes() {
@@ -231,7 +231,7 @@ impl Blobs {
         counted::grow(&mut self.room, self.all.len() - before)
     }
 
-    /// Tells what no other name needs, of each row and of all.
+    /// Computes the bytes that no other name needs, for each row and for all of them.
     fn sum_up(self, report: &mut Report) {
         let mut own = 0_u64;
         for used in self.all.values().filter(|u| u.rows > 0) {
@@ -250,13 +250,13 @@ impl Blobs {
     }
 }
 
-/// The row of a name, if anything of it can be read, what it needs, and what is wrong with it.
+/// The row of a name (if any of it can be read), the blobs it needs, and its problems.
 async fn read(name: Named) -> Result<(Option<list::Row>, Needed, Vec<LeftOut>)> {
     let Named { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
     let (mut row, mut broken) = (None, Vec::new());
     let mut needed = Needed::within(&place.ctx);
-    // Side tags first, so that the head's row is the one that stays.
+    // Side tags first, so that the head's row is the one that is kept.
     for tag in group.tags() {
         match names::look_within_room(&place.ctx, &tag.clone().into()).await? {
             Found::Ours(ours) => {
@@ -278,7 +278,7 @@ async fn read(name: Named) -> Result<(Option<list::Row>, Needed, Vec<LeftOut>)> 
     Ok((row, needed, broken))
 }
 
-/// Hostile sizes may be anything.
+/// Hostile manifests may claim any size.
 fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
     sizes.fold(0, u64::saturating_add)
 }

@@ -42,7 +42,7 @@ use assemble::{assemble, date_merged, differs, kept_bytes};
 use ground::{Ground, Scanned, generation, ground, scan};
 pub use limit::{Dropped, Totals};
 
-/// Tags that cannot be read and are warned of.
+/// Most unreadable tags to warn about.
 const MAX_WARNED: usize = 10;
 
 /// What to export, and how.
@@ -54,15 +54,15 @@ pub struct Options {
     pub target: Target,
     /// A folder only: keep the paths of the name's snapshot that this tree does not have.
     pub merge: bool,
-    /// Publish a folder of which nothing is carried; without it that is an error, since it is seldom meant.
+    /// Publish a folder even if it has no content to export; otherwise that is an error, since it is rarely intended.
     pub allow_empty: bool,
-    /// Write one full snapshot anew, readable by `tar --zstd`, instead of an increment.
+    /// Write one new full snapshot, readable by `tar --zstd`, instead of an increment.
     pub flatten: bool,
-    /// The name stands for this tree alone from then on: nothing stored is built on, and what was begun before adds nothing.
+    /// The name points at this tree alone from then on: the export builds on nothing stored, and exports that started earlier add nothing.
     pub replace: bool,
-    /// Go kinds: entries leave after so many days without use.
+    /// Go kinds: evict entries after this many days without use.
     pub max_age_days: u32,
-    /// The snapshot's packs stay below so many bytes; least recently used entries leave first.
+    /// Keep the snapshot's packs below this many bytes; least recently used entries are evicted first.
     pub max_size: Option<u64>,
     /// Time of creation to write.
     pub created: Created,
@@ -75,9 +75,9 @@ pub struct Report {
     pub kind: &'static str,
     /// The name.
     pub target: Target,
-    /// Digest of the snapshot that the name stands for now: with what other writers had, and with `merge` what was there.
+    /// Digest of the snapshot that the name points at now, including other writers' content and, with `merge`, what was stored before.
     pub digest: Digest,
-    /// Nothing was new: the head is what it was.
+    /// Nothing was new: the head is unchanged.
     pub unchanged: bool,
     /// Entries of the snapshot.
     pub entries: u64,
@@ -87,9 +87,9 @@ pub struct Report {
     pub entries_packed: u64,
     /// What was sent.
     pub moved: Moved,
-    /// What was left out of it.
+    /// Entries left out.
     pub left_out: Vec<LeftOut>,
-    /// What its limits took out of it.
+    /// Entries dropped by the limits.
     pub dropped: Dropped,
     /// Seconds by phase.
     pub phases: Vec<PhaseTime>,
@@ -100,7 +100,7 @@ pub struct Report {
 /// Exports; see the module.
 ///
 /// # Errors
-/// Nothing is published under the name then, or what another writer published stays.
+/// On an error nothing is published under the name, or another writer's publication stays.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     let export = async {
         match Box::pin(export(ctx, options, None)).await {
@@ -114,7 +114,7 @@ pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     super::within_budget(ctx, "exporting", export).await
 }
 
-/// The digest under which a store has something else and takes nothing: a registry never replaces a blob that it has.
+/// The digest under which a store holds wrong bytes and rejects new ones: a registry never replaces a blob that it has.
 fn stuck(e: &store::Error) -> Option<Digest> {
     if e.kind != ErrorKind::Corrupt || e.op != "put" {
         return None;
@@ -122,7 +122,7 @@ fn stuck(e: &store::Error) -> Option<Digest> {
     e.key.parse().ok()
 }
 
-/// Reports what it did, after all its phases.
+/// Reports the result, after all phases.
 async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Result<Report> {
     let mut export = Export::new(ctx, options);
     let (mut ground, scanned) = export.look().await?;
@@ -170,23 +170,23 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     })
 }
 
-/// The tree, and how it differs from what is built on.
+/// The tree, and its differences from the base.
 struct Tree {
     items: Arc<Vec<Item>>,
     diff: Diff,
-    /// The node index that there was before.
+    /// The previous node index.
     index: Option<NodeIndex>,
     stamp: Option<Stamp>,
 }
 
 impl Tree {
-    /// Says whether the job used an item.
+    /// Returns true if the job used an item.
     fn is_used(&self, source: &dyn Source, item: usize) -> bool {
         let imported_at = self.index.as_ref().and_then(NodeIndex::imported_at);
         source.used(&self.items[item], imported_at)
     }
 
-    /// Entries of the base that stay as they are, and whether the job used them.
+    /// Entries of the base that stay unchanged, and whether the job used them.
     fn kept(&self, source: &dyn Source) -> Vec<(At, bool)> {
         let kept = self.diff.kept.iter();
         kept.map(|(i, at)| (*at, self.is_used(source, *i)))
@@ -194,11 +194,11 @@ impl Tree {
     }
 }
 
-/// What is built on within the limits, and what of it is packed again with what is new.
+/// The base within the limits, and the part of it that is repacked with the new items.
 struct Fitted {
-    /// The base without what leaves.
+    /// The base without evicted entries.
     base: Option<Arc<Snapshot>>,
-    /// `--max-size` binds.
+    /// `--max-size` takes effect.
     is_tight: bool,
     dropped: Dropped,
     merged: Merged,
@@ -211,20 +211,20 @@ struct Packed {
     moved: Moved,
     /// Contents of items.
     contents: Vec<(usize, Sha256)>,
-    /// How many entries it is.
+    /// Number of packed entries.
     entries: u64,
-    /// What is of no use without something that was left out.
+    /// Entries that are useless without one that was left out.
     fallen: HashSet<EntryPath>,
 }
 
-/// What is published.
+/// What to publish.
 struct Made {
     mine: Snapshot,
-    /// Its packs that this export made.
+    /// The packs in it that this export created.
     own: HashSet<Digest>,
 }
 
-/// What all phases of an export work with.
+/// The context of all phases of an export.
 struct Export<'a> {
     ctx: &'a Context,
     options: &'a Options,
@@ -248,7 +248,7 @@ impl<'a> Export<'a> {
         }
     }
 
-    /// Reads what the name stands for, and scans the tree meanwhile.
+    /// Reads what the name points at, and scans the tree concurrently.
     async fn look(&mut self) -> Result<(Ground, Scanned)> {
         let (ctx, options) = (self.ctx, self.options);
         ctx.progress.begin(Phase::Resolve, None);
@@ -269,10 +269,10 @@ impl<'a> Export<'a> {
         Ok((ground, scanned))
     }
 
-    /// Sorts what was found into what is there already and what is new.
+    /// Separates the scanned items into stored and new ones.
     ///
     /// # Errors
-    /// When there is nothing to pack and nothing there: there is no name to make.
+    /// When there is nothing to pack and nothing stored: no name is created.
     async fn compare(&mut self, ground: &mut Ground, scanned: Scanned) -> Result<Tree> {
         let (mut items, index) = (scanned.items, ground.index.take());
         let (source, threads) = (self.options.source.clone(), self.ctx.threads);
@@ -307,7 +307,7 @@ impl<'a> Export<'a> {
         })
     }
 
-    /// Refuses an empty folder, or warns of it, and of a replacement that holds what was imported.
+    /// Refuses an empty folder, or warns about it; also warns about a replacement that contains imported files.
     fn must_hold_something(&self, ground: &Ground, tree: &Tree) -> Result<()> {
         if ground.mark.is_some() {
             replace::warn_of_imported(self.ctx, &self.name, tree.index.as_ref(), &tree.items);
@@ -333,7 +333,7 @@ impl<'a> Export<'a> {
         }
     }
 
-    /// What `--max-size` is decided on.
+    /// The input for deciding `--max-size`.
     fn basis<'b>(
         &'b self,
         ground: &Ground,
@@ -366,7 +366,7 @@ impl<'a> Export<'a> {
         })
     }
 
-    /// Packs and sends what is new, and notes what could not be read.
+    /// Packs and sends the new items, and records those that could not be read.
     async fn pack(
         &mut self,
         ground: &Ground,
@@ -398,7 +398,7 @@ impl<'a> Export<'a> {
                 }
             }
         }
-        // What was left out before it came to packing takes others with it too.
+        // Entries left out before packing make others useless too.
         let unfit = self.left_out.iter();
         let unfit = unfit.map(|l| EntryPath::new(l.what.as_bytes()));
         let falls = unfit.filter_map(|p| self.source.falls_with(&p.ok()?));
@@ -407,7 +407,7 @@ impl<'a> Export<'a> {
         Ok(packed)
     }
 
-    /// `None` if there is nothing to pack; a name's first snapshot has a pack, be it an empty one.
+    /// `None` if there is nothing to pack; a name's first snapshot has a pack, even an empty one.
     async fn upload(
         &self,
         ground: &Ground,
@@ -443,7 +443,7 @@ impl<'a> Export<'a> {
         upload::upload(ctx, work, day).await.map(Some)
     }
 
-    /// Makes the snapshot of what is there and what was packed: closed, within the limits, and fit to be read.
+    /// Builds the snapshot from stored and newly packed entries: closed, within the limits, and readable.
     fn put_together(
         &mut self,
         ground: &Ground,
@@ -483,7 +483,7 @@ impl<'a> Export<'a> {
         Ok(Made { mine, own })
     }
 
-    /// Publishes it unless nothing changed, which the second value says; `packed` entries are new.
+    /// Publishes it unless nothing changed; the second value is true if something did. `packed` entries are new.
     async fn publish(
         &mut self,
         ground: &Ground,
@@ -520,7 +520,7 @@ impl<'a> Export<'a> {
         Ok((head, changed))
     }
 
-    /// Publishes it under its name, and under the name without a key where that takes it in.
+    /// Publishes it under its name and, if the kind folds, under the name without a key.
     async fn send(&self, ground: &Ground, made: &Made) -> Result<publish::Head> {
         let publication = Publication {
             mine: &made.mine,
@@ -552,7 +552,7 @@ impl<'a> Export<'a> {
     }
 }
 
-/// Nothing of a folder is carried: there is nothing in it, or nothing that can be read.
+/// The error that a folder has no content to export: it is empty, or nothing in it can be read.
 fn nothing_carried(source: &dyn Source, left_out: &[LeftOut]) -> Error {
     Error::EmptyFolder {
         path: source.root().to_owned(),
@@ -563,15 +563,15 @@ fn nothing_carried(source: &dyn Source, left_out: &[LeftOut]) -> Error {
     }
 }
 
-/// Packs that are merged with what is new.
+/// Packs that are merged with the new items.
 #[derive(Default)]
 struct Merged {
     choice: Choice,
-    /// Files that were fetched for it.
+    /// Files fetched for the merge.
     files: Option<tempfile::TempDir>,
 }
 
-/// Takes what is of no use without something that was left out from what was packed; how many that were.
+/// Drops packed entries that are useless without one that was left out; returns their number.
 fn take_away(packs: &mut [Pack], fallen: &HashSet<EntryPath>, left_out: &mut Vec<LeftOut>) -> u64 {
     let mut count = 0;
     for pack in packs.iter_mut().filter(|_| !fallen.is_empty()) {
@@ -589,7 +589,7 @@ fn take_away(packs: &mut [Pack], fallen: &HashSet<EntryPath>, left_out: &mut Vec
     count
 }
 
-/// The same for what was there already, where that without which it is of no use is not there either.
+/// The same for stored entries, unless the entry they depend on is stored too.
 fn no_longer_alone(mine: &mut Snapshot, source: &dyn Source, fallen: &HashSet<EntryPath>) {
     if fallen.is_empty() {
         return;
@@ -605,7 +605,7 @@ fn no_longer_alone(mine: &mut Snapshot, source: &dyn Source, fallen: &HashSet<En
     }
 }
 
-/// What new packs are to other tools.
+/// The shape of new packs, as other tools see them.
 fn shape(options: &Options, first: bool) -> Shape {
     if first || options.flatten {
         Shape::Full
@@ -614,7 +614,7 @@ fn shape(options: &Options, first: bool) -> Shape {
     }
 }
 
-/// Merges small packs and leaves dead weight behind, if anything is written at all or `room` is short. Trouble with it only puts it off.
+/// Merges small packs and drops dead weight, if anything is written anyway or `room` is short. A failure only postpones it.
 async fn merge_packs(
     ctx: &Context,
     options: &Options,
@@ -628,7 +628,7 @@ async fn merge_packs(
     let Some(base) = base.filter(|base| writes || is_short(base)) else {
         return Merged::default();
     };
-    // A folder's own limit: dead weight goes before it is too big.
+    // A folder's own limit: drop dead weight before the folder gets too big.
     let room = room.or_else(|| {
         let raw: u64 = diff.new.iter().map(limit::raw_bytes).sum();
         Some(options.max_size?.saturating_sub(raw))
@@ -638,7 +638,8 @@ async fn merge_packs(
         return Merged::default();
     };
     if rules != Rules::Tree {
-        // What this node has otherwise is packed anew, and must not meet its other in one pack: a false one may be the later.
+        // Entries for which this node has another version are packed from this node; both versions must not end up in one pack, since a
+        // false one may be the later.
         let anew: HashSet<&EntryPath> = diff.new.iter().map(|n| &n.pack.entry.path).collect();
         choice
             .remote
@@ -661,7 +662,7 @@ fn kept_objects(base: Option<&Snapshot>, choice: &Choice) -> HashSet<ObjectId> {
         let objects = packs.into_iter().flat_map(|(_, p)| &p.toc.objects);
         objects.map(Object::id).collect()
     };
-    // What a pack that goes holds is written again, even where another one says that it holds it too.
+    // Objects of a replaced pack are written again, even if another pack claims to hold them too.
     let mut kept = objects(stay);
     if !go.is_empty() {
         let gone = objects(go);
@@ -686,14 +687,14 @@ fn created(created: Created) -> Time {
     }
 }
 
-/// What the tree equals once it was exported.
+/// The snapshot that the tree equals after the export.
 struct Matched {
     digest: Digest,
-    /// The last replacement of the name that it was made after.
+    /// The last replacement of the name before it was made.
     mark: Option<String>,
 }
 
-/// Writes down what the next export need not read again.
+/// Records the files that the next export need not read again.
 async fn remember(
     ctx: &Context,
     options: &Options,

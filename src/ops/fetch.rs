@@ -1,4 +1,4 @@
-//! Fetching frames: merged ranges of packs, several at once, handed to the unpacker as they come.
+//! Fetching frames: merged ranges of packs, several at once, handed to the unpacker as they arrive.
 
 use std::{
     ops::Range,
@@ -32,27 +32,27 @@ use super::{Context, Result};
 
 /// Frames further apart than this are fetched by requests of their own.
 const GAP_BYTES: u64 = 128 << 10;
-/// A request asks for so many bytes at most, so that several share a pack.
+/// A request asks for at most this many bytes, so that several requests share a pack.
 const RANGE_BYTES: u64 = 8 << 20;
-/// Frames that wait for the unpacker at most.
+/// Most frames that wait for the unpacker.
 const FRAMES_WAITING: usize = 16;
-/// Bytes of all frames between store and file at most: being read, waiting, or being decoded. Whatever else is counted here, a
-/// disk is read faster than files are written, and frames differ a thousandfold in size.
+/// Most bytes of all frames between store and file: being read, waiting, or being decoded. Counting frames or requests would not do: a disk
+/// is read faster than files are written, and frames differ a thousandfold in size.
 const BYTES_UNDER_WAY: usize = 64 << 20;
-// A request for more than there is would wait for ever. A frame's stored bytes are at most twice its decoded ones.
+// A request for more than the total would wait forever. A frame's stored bytes are at most twice its decoded ones.
 const _: () = assert!(RANGE_BYTES as usize <= BYTES_UNDER_WAY);
 const _: () = assert!(2 * MAX_FRAME_BYTES as usize <= BYTES_UNDER_WAY);
 
-/// Packs that did not have what their tables of contents promise, with why.
+/// Packs without what their tables of contents list, with reasons.
 #[derive(Debug, Default)]
 pub struct Fetched {
     /// Missing or damaged packs.
     pub damaged: Vec<(Digest, String)>,
-    /// The first error that kept us from asking.
+    /// The first error in asking the store.
     pub failed: Option<store::Error>,
-    /// Bytes that came.
+    /// Bytes received.
     pub bytes: u64,
-    /// Packs of which bytes came.
+    /// Packs from which bytes were received.
     pub packs: u64,
 }
 
@@ -106,13 +106,13 @@ fn requests(snapshot: &Snapshot, plan: &Plan) -> Vec<Request> {
 struct Fetcher {
     store: Arc<dyn RepoStore>,
     out: mpsc::Sender<Arrival>,
-    /// One permit a byte.
+    /// One permit per byte.
     room: Arc<Semaphore>,
     found: Mutex<Fetched>,
     bytes: AtomicU64,
 }
 
-/// Fetches what the plan needs and unpacks it into `target` at once: frames are written while later ones are on their way.
+/// Fetches what the plan needs and unpacks it into `target` concurrently: frames are written while later ones are fetched.
 ///
 /// # Errors
 /// When a file cannot be written. What could not be fetched is in the answer: broken files, damaged packs, the store's error.
@@ -143,9 +143,9 @@ pub async fn fetch_and_unpack(
     Ok((outcomes?, fetched))
 }
 
-/// Fetches every frame of the requests, or says in the arrivals why not. Ends early when nobody takes arrivals any more.
+/// Fetches every frame of the requests, or reports in the arrivals why not. Ends early when nobody takes arrivals any more.
 ///
-/// What of the answer counts packs is the caller's to fill in.
+/// The caller fills in the number of packs.
 async fn fetch(
     store: Arc<dyn RepoStore>,
     requests: Vec<Request>,
@@ -205,7 +205,7 @@ impl Fetcher {
         let corrupt = |why: &str| {
             store::Error::new(ErrorKind::Corrupt, "get", why).at("", request.desc.digest)
         };
-        // All of a request's room at once: requests that each hold a part and wait for more would wait for one another.
+        // Reserve all of a request's bytes at once: requests that each hold a part and wait for more would deadlock.
         let mut room = self.room(request).await;
         let range = request.range();
         let mut at = range.start;
@@ -252,7 +252,7 @@ impl Fetcher {
         room.expect("the semaphore is never closed")
     }
 
-    /// Asks for one frame once more: what was damaged on the way may come whole the second time.
+    /// Requests one frame again: a frame damaged in transit may arrive intact the second time.
     async fn again(
         &self,
         request: &Request,
@@ -273,12 +273,12 @@ impl Fetcher {
     }
 }
 
-/// What a frame takes of the room.
+/// The permits that a frame takes.
 fn permits(frame: &Frame) -> usize {
     frame.len as usize
 }
 
-/// Bytes of a frame with their room, which is free again when the last handle to them is dropped.
+/// Bytes of a frame with their permits, which are released when the last handle is dropped.
 struct Held {
     bytes: Vec<u8>,
     _room: Arc<OwnedSemaphorePermit>,
@@ -299,7 +299,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// A body that is taken frame by frame, each into memory of exactly its size.
+/// A body that is read frame by frame, each into memory of exactly its size.
 struct Pieces<'a> {
     body: ByteStream,
     rest: Bytes,

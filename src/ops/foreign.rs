@@ -1,7 +1,7 @@
-//! Manifests that are no caches of ours: what they are, and what their tags need.
+//! Foreign manifests (other than cachectl snapshots): their kind, and the blobs that their tags need.
 //!
-//! A tag needs its manifest, the parts it is merged from, what is below an index, and whatever refers to any of these: signatures
-//! and attestations that are pushed beside an image.
+//! A tag needs its manifest, the parts it is merged from, what is below an index, and the referrers of any of these: signatures and
+//! attestations that are pushed beside an image.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,10 +20,10 @@ use crate::{
     transfer::{self, graph},
 };
 
-/// Most manifests of one tag that are looked at; what more there are is a fault.
+/// Most manifests of one tag that are read; having more is a fault.
 const MAX_MANIFESTS: usize = 10_000;
 
-/// Most faults of one tag that are told.
+/// Most faults reported for one tag.
 const MAX_FAULTS: usize = 1000;
 
 /// A cache of a BuildKit builder.
@@ -32,10 +32,10 @@ pub const BUILDKIT: &str = "buildkit";
 pub const IMAGE: &str = "image";
 /// An image for several platforms.
 pub const INDEX: &str = "index";
-/// Whatever else there is.
+/// Any other manifest.
 pub const OTHER: &str = "other";
 
-/// What a manifest is: one of the four.
+/// The kind of a manifest: one of the four.
 pub(super) async fn kind(manifest: &Manifest) -> &'static str {
     let manifest = manifest.clone();
     task::parse(manifest.bytes.len(), move || kind_of(&manifest)).await
@@ -53,7 +53,7 @@ fn kind_of(manifest: &Manifest) -> &'static str {
     }
 }
 
-/// Image spec, `manifest.md`: an artifact says another type of its own, or of its config.
+/// Image spec, `manifest.md`: an artifact states another type of its own, or of its config.
 fn has_image_config(manifest: &Manifest) -> bool {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -80,18 +80,18 @@ pub(super) struct Needs {
     pub(super) blobs: Vec<Descriptor>,
     /// The parts it is merged from.
     pub(super) parts: Vec<Digest>,
-    /// What refers to its manifests.
+    /// The referrers of its manifests.
     pub(super) referrers: Vec<Digest>,
-    /// What of it cannot be read, in words.
+    /// Descriptions of what cannot be read.
     pub(super) faults: Vec<String>,
-    /// There is more than was looked at.
+    /// There is more than was read.
     is_cut: bool,
-    /// Of all of it.
+    /// Memory for all of it.
     _room: Reservation,
 }
 
 impl Needs {
-    /// All that it needs, with sizes.
+    /// All blobs that it needs, with sizes.
     pub(super) fn sizes(&self) -> impl Iterator<Item = (Digest, u64)> {
         let blobs = self.blobs.iter().map(|d| (d.digest, d.size));
         blobs.chain(self.manifests.iter().copied())
@@ -99,7 +99,7 @@ impl Needs {
 }
 
 impl Needs {
-    /// Stored bytes of configs and layers; hostile sizes may be anything.
+    /// Stored bytes of configs and layers; hostile manifests may claim any size.
     pub(super) fn blob_bytes(&self) -> u64 {
         self.blobs
             .iter()
@@ -107,11 +107,10 @@ impl Needs {
     }
 }
 
-/// Follows everything from a manifest down; `tag`: where it stands.
+/// Follows everything from a manifest down; `tag` is the tag that points at it.
 ///
 /// # Errors
-/// When the store cannot be asked, or there is no room for what the tag needs (`Memory`); what is lost or damaged there is among the
-/// faults.
+/// When the store cannot be asked, or there is no memory for what the tag needs (`Memory`); lost or damaged content is among the faults.
 pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> Result<Needs> {
     let mut walk = Walk {
         place,
@@ -128,7 +127,7 @@ pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> 
         }
     }
     walk.look_into(root).await?;
-    // One at a time is in memory.
+    // Only one at a time is in memory.
     while let Some(next) = walk.left.pop() {
         if let Some(manifest) = walk.read(next).await? {
             walk.look_into(&manifest).await?;
@@ -140,9 +139,9 @@ pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> 
     })
 }
 
-/// A manifest to be read.
+/// A manifest to read.
 enum Next {
-    /// One that the repository knows, and what it is to the tag.
+    /// One that the repository has a record of, and its role for the tag.
     Known(&'static str, Digest),
     /// One that an index names.
     Child(Descriptor),
@@ -151,7 +150,7 @@ enum Next {
 struct Walk<'a> {
     place: &'a Place,
     needs: Needs,
-    /// Manifests and blobs that were met.
+    /// Manifests and blobs already seen.
     seen: HashSet<Digest>,
     /// Sizes of the blobs among them.
     sizes: HashMap<Digest, u64>,
@@ -168,7 +167,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes that a manifest is to be read, if it was not met before.
+    /// Queues a manifest to be read, if it was not seen before.
     fn meet(&mut self, next: Next) -> Result<()> {
         let digest = match &next {
             Next::Known(_, digest) => *digest,
@@ -190,7 +189,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Notes a config or layer; its bytes can have one size only.
+    /// Records a config or layer; its bytes can have only one size.
     fn meet_blob(&mut self, desc: Descriptor, of: &Digest) -> Result<()> {
         if self.seen.insert(desc.digest) {
             counted::grow(&mut self.room, 3 + desc.media_type.len() / 64)?;
@@ -254,7 +253,7 @@ impl Walk<'_> {
     }
 }
 
-/// When a tag was written last, parts of it too; `None` where the store does not say.
+/// When a tag or one of its parts was last written; `None` if the store does not report it.
 pub(super) async fn pushed(
     place: &Place,
     tag: &Tag,
@@ -264,7 +263,7 @@ pub(super) async fn pushed(
     Ok(parts.iter().fold(written, |last, p| last.max(p.modified)))
 }
 
-/// How many records and layers the config of a BuildKit cache has; `None` for what is none, or cannot be read.
+/// How many records and layers the config of a BuildKit cache has; `None` if it is not one, or cannot be read.
 pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option<(u64, u64)>> {
     let read = {
         let manifest = manifest.clone();
@@ -277,7 +276,7 @@ pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option
         return Ok(None);
     }
     let size = cache.config().size;
-    // What is made of it is some times larger than it is.
+    // Parsed, it takes several times its size in memory.
     let room = place.ctx.tables.room(16 * size);
     let _room = room.map_err(|why| Error::Memory {
         what: format!("config {}", cache.config().digest),

@@ -24,9 +24,9 @@ mod sides;
 
 pub use contained::Contained;
 
-/// Lost and damaged things that are reported of the side tags of one name.
+/// Most lost or damaged items reported for the side tags of one name.
 const MAX_NOTED: usize = 10_000;
-/// Flaws of one tree that are reported.
+/// Most flaws reported for one tree.
 const MAX_FLAWS: usize = 10;
 
 /// A side tag with its snapshot.
@@ -38,7 +38,7 @@ pub struct Side {
     pub loaded: Loaded,
 }
 
-/// What is still known of a side tag that was folded.
+/// What is kept of a folded side tag.
 #[derive(Debug, Clone)]
 pub struct FoldedSide {
     /// The tag.
@@ -47,13 +47,13 @@ pub struct FoldedSide {
     pub digest: Digest,
     /// The highest generation of its packs.
     pub generation: u32,
-    /// The last replacement that it was made after.
+    /// The last replacement it was made after.
     pub mark: Option<String>,
 }
 
 /// What a name stands for at the moment of reading.
 ///
-/// Side tags are folded as they are read and not kept: a name has as many as somebody cares to push.
+/// Side tags are folded as they are read and not kept: there is no limit to how many someone may push under a name.
 #[derive(Debug, Clone)]
 pub struct Current {
     /// The head, as far as it could be read.
@@ -62,28 +62,28 @@ pub struct Current {
     pub version: Option<Version>,
     /// All side tags that are listed, contained or not.
     pub side_tags: Vec<Tag>,
-    /// Those that were looked at and stand for nothing: a registry that deletes no tags lists them for ever.
+    /// Those that were read and have no content: a registry that does not delete tags lists them forever.
     pub gone: HashSet<Tag>,
     /// Side tags that the head does not contain and that were folded, sorted by name.
     pub sides: Vec<FoldedSide>,
-    /// Side tags of a folder that the head does not contain and that claim to be of the future: nothing is taken from them.
+    /// Side tags of a folder that the head does not contain and that claim a time in the future: they are ignored.
     pub refused: Vec<Tag>,
-    /// Side tags that the head does not contain and that cannot be folded: damaged, or too much with what was folded before.
+    /// Side tags that the head does not contain and that cannot be folded: damaged, or over the limits together with those folded before.
     pub unfit: Vec<Tag>,
-    /// What is there and cannot be read, the first ten thousand of it.
+    /// Existing but unreadable items, the first ten thousand.
     pub broken: Vec<LeftOut>,
-    /// What was left out because it is dated later than it was published.
+    /// Entries left out because they are dated later than their publication.
     pub ahead: Vec<LeftOut>,
-    /// The store's clock when it was read.
+    /// The store's clock at the time of reading.
     pub now: Time,
-    /// When the head was published, if it says so.
+    /// When the head was published, if recorded.
     published: Option<Time>,
     rules: Rules,
     /// Head and side tags folded; `None` where there was nothing to fold.
     united: Option<Snapshot>,
-    /// What of the side tags is lost.
+    /// Lost content of the side tags.
     lost: Vec<LeftOut>,
-    /// What is wrong with each of their trees alone.
+    /// Flaws of each of their trees by itself.
     flaws: Vec<fold::Died>,
 }
 
@@ -108,7 +108,7 @@ impl Current {
         }
     }
 
-    /// Head and uncontained side tags folded and closed; `None` where there is neither. Blocks.
+    /// Head and uncontained side tags folded and closed; `None` if there is neither. Blocks.
     pub fn folded(&self) -> Option<Snapshot> {
         self.united.clone().or_else(|| {
             let mut snapshot = self.head.as_ref()?.snapshot.clone();
@@ -123,7 +123,7 @@ impl Current {
         self.now.day()
     }
 
-    /// Why a side tag that is there cannot be folded.
+    /// Why an existing side tag cannot be folded.
     pub fn why_unfit(&self, tag: &Tag) -> Option<String> {
         let what = format!("tag {tag}");
         let is_unfit = self.unfit.contains(tag);
@@ -136,8 +136,8 @@ impl Current {
         self.side_tags.iter().map(Tag::as_str).collect()
     }
 
-    /// What cannot be in the trees that were published, each for itself: no writer of ours publishes such. Some of it for the head
-    /// and some for the side tags; one is enough to refuse it. Blocks.
+    /// Invalid entries in the published trees, each checked by itself: cachectl never publishes them. Lists some for the head and some for
+    /// the side tags; one is enough to refuse the snapshot. Blocks.
     pub fn flaws(&self) -> Vec<fold::Died> {
         let of_head = self.head.iter().flat_map(|h| flaws_of(&h.snapshot));
         of_head.chain(self.flaws.iter().cloned()).collect()
@@ -149,7 +149,7 @@ impl Current {
         side.or(self.head.as_ref().map(|h| h.digest))
     }
 
-    /// Everything lost of what could be read.
+    /// Everything that is lost in what could be read.
     pub fn lost(&self) -> Vec<LeftOut> {
         let head = self.head.iter().flat_map(|h| &h.lost);
         head.chain(&self.lost)
@@ -159,7 +159,7 @@ impl Current {
     }
 }
 
-/// Notes what is wrong, up to a limit: a name has as many side tags as somebody cares to push.
+/// Records a problem, up to a limit: the number of side tags under a name is not limited.
 fn note(list: &mut Vec<LeftOut>, what: String, why: String) {
     if list.len() < MAX_NOTED {
         list.push(LeftOut { what, why });
@@ -188,8 +188,8 @@ fn flaws_of(snapshot: &Snapshot) -> Vec<fold::Died> {
 
 /// Folds one side tag into what was folded before.
 ///
-/// Of folders the later publication wins: a side tag older than what the head contains already is only remembered, or,
-/// with `--merge`, gives what the head does not have. `now` is the store's clock.
+/// For folders the later publication wins: a side tag older than what the head already contains is only recorded, or, with `--merge`, adds
+/// what the head lacks. `now` is the store's clock.
 pub fn fold_side(
     head: Option<&Snapshot>,
     side: &Snapshot,
@@ -206,7 +206,7 @@ pub fn fold_side(
         first.merge = side.merge;
         return first;
     };
-    // What claims to be of the future was refused; programs that take it all the same note it without saying so.
+    // Tags that claim a time in the future were refused; a program that accepts them anyway records them without that flag.
     let newest = head
         .folded
         .iter()
@@ -237,7 +237,7 @@ pub async fn read(
     read_beside(ctx, name, damaged, None).await
 }
 
-/// The same for who has just written a side tag: its own is not read back.
+/// The same for a writer that has just written a side tag: its own tag is not read back.
 pub(super) async fn read_beside(
     ctx: &Context,
     name: &SnapshotName,
@@ -248,10 +248,10 @@ pub(super) async fn read_beside(
     let tag = name.tag();
     let (as_reference, side_prefix) = (tag.clone().into(), name.side_prefix());
     let (head, listed) = tokio::join!(store.resolve(&as_reference), store.tags(&side_prefix));
-    // To a writer a damaged tag is as one that is not there: what is published next takes its place.
+    // A writer treats a damaged tag as absent: the next publication replaces it.
     let head = told(head)?;
     let listed = listed?;
-    // After the first answers, which tell it.
+    // After the first answers, which carry the store's clock.
     let mut current = Current::new(name, store.clock().await?);
     current.side_tags = listed
         .into_iter()

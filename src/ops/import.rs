@@ -1,4 +1,4 @@
-//! Import: finds the best snapshot of a name and puts it back, fetching only what the node lacks.
+//! Import: finds the best snapshot of a name and restores it, fetching only what the node lacks.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -37,9 +37,9 @@ pub struct Options {
     pub name: String,
     /// Scopes that may be read, in order.
     pub scopes: Vec<String>,
-    /// Key that is asked for; empty for the name's head.
+    /// Requested key; empty for the name's head.
     pub key: String,
-    /// Prefixes of keys that do as well, in order, newest first within one.
+    /// Key prefixes to fall back to, in order; within one, the newest key first.
     pub restore_keys: Vec<String>,
     /// One snapshot by digest instead of by name.
     pub digest: Option<Digest>,
@@ -47,10 +47,10 @@ pub struct Options {
     pub mirror: bool,
 }
 
-/// Which way a hit was found.
+/// How a hit was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hit {
-    /// The exact key (or the head, where no key was asked for) in the first scope.
+    /// The exact key (or the head, if no key was requested) in the first scope.
     Exact,
     /// By a fallback: another scope, a key's prefix, the head.
     Fallback,
@@ -61,21 +61,21 @@ pub enum Hit {
 pub struct Report {
     /// `gobuild`, `gomod` or `dir`.
     pub kind: &'static str,
-    /// Name asked for.
+    /// Requested name.
     pub name: String,
     /// How it was found; `None`: a miss, nothing was changed.
     pub hit: Option<Hit>,
     /// Why it is a miss, in one line.
     pub miss: Option<String>,
-    /// The miss is because nothing is stored under that name: neither damaged, nor of another release.
+    /// The miss is because nothing is stored under that name, rather than because it is damaged or of another release.
     pub absent: bool,
-    /// The miss is because something that the name stands for is lost or damaged.
+    /// The miss is because part of what the name points at is lost or damaged.
     pub damaged: bool,
-    /// A Go cache of which some entries could not be had; those that were restored are whole and verified.
+    /// A Go cache, some entries of which could not be fetched; the restored ones are whole and verified.
     pub partial: bool,
-    /// Folders or mount points in the target were in the way of entries, which were left out.
+    /// Entries were left out because folders or mount points in the target blocked them.
     pub blocked: bool,
-    /// Scope and key of what was found.
+    /// Scope and key of the snapshot that was found.
     pub found: Option<(String, String)>,
     /// Digest of the snapshot.
     pub digest: Option<Digest>,
@@ -83,7 +83,7 @@ pub struct Report {
     pub entries: u64,
     /// Bytes of their contents.
     pub bytes: u64,
-    /// Entries written now; the others were there.
+    /// Entries written now; the others were already there.
     pub entries_restored: u64,
     /// What was fetched.
     pub moved: Moved,
@@ -112,7 +112,7 @@ pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     };
     let done = match tokio::time::timeout(budget, &mut work).await {
         Ok(done) => done,
-        // It stops at the next file and says what was changed, or was done by then.
+        // It stops at the next file and reports what it changed, or has already finished.
         Err(_) if leave.take_back() => work.await,
         Err(_) => Err(spent()),
     };
@@ -157,7 +157,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
     Ok(import.end(absent).await)
 }
 
-/// An import on its way, from what was found on.
+/// An import in progress, once a snapshot was found.
 struct Import<'a> {
     ctx: &'a Context,
     options: &'a Options,
@@ -165,16 +165,16 @@ struct Import<'a> {
     index: Arc<Option<NodeIndex>>,
     clock: Clock,
     report: Report,
-    /// Why something that was found could not be used.
+    /// Why a found snapshot could not be used.
     why: Vec<String>,
-    /// Since it is lost or damaged.
+    /// The reason is that it is lost or damaged.
     is_damaged: bool,
-    /// Packs that were found damaged, with why.
+    /// Packs found damaged, with reasons.
     damaged: Vec<(Digest, String)>,
 }
 
 impl Import<'_> {
-    /// Restores what was found, unless too much of it is lost.
+    /// Restores the snapshot, unless too much of it is lost.
     async fn take(&mut self, candidate: Candidate) -> Result<()> {
         let rules = rules::of(self.options.source.kind());
         let (mut snapshot, lost) = (candidate.snapshot, candidate.lost);
@@ -232,7 +232,7 @@ impl Import<'_> {
         report.partial = !report.left_out.is_empty();
         report.blocked = done.blocked;
         report.left_out.extend(done.spared);
-        // Nobody who was honest misses these.
+        // No honest writer's entries are lost by this.
         report.left_out.extend(candidate.ahead);
         report.hit = Some(candidate.hit);
         report.found = Some((scope, key));
@@ -246,7 +246,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Writes down what is damaged, and reports; `absent` says why nothing was found, where nothing was.
+    /// Records the damage and reports; `absent` is why nothing was found, if nothing was.
     async fn end(mut self, absent: String) -> Report {
         damage::note(self.ctx, &self.damaged).await;
         let mut report = self.report;
@@ -273,12 +273,12 @@ impl Import<'_> {
     }
 }
 
-/// Says whether a Go cache lost all that it had: importing that is no hit.
+/// Returns true if a Go cache lost all its entries: importing it is not a hit.
 fn is_lost_whole(snapshot: &Snapshot, lost: &[LeftOut], died: &[fold::Died]) -> bool {
     (!lost.is_empty() || !died.is_empty()) && snapshot.live().next().is_none()
 }
 
-/// The first reasons, and how many more there are: each of hundreds of keys may be damaged in the same way.
+/// The first reasons, and the number of others: each of hundreds of keys may be damaged in the same way.
 fn few(why: &[String]) -> String {
     const SHOWN: usize = 3;
     let mut text = why[..why.len().min(SHOWN)].join("; ");
@@ -288,7 +288,7 @@ fn few(why: &[String]) -> String {
     text
 }
 
-/// Why nothing of a cache can be restored.
+/// Why no entry of a cache can be restored.
 fn nothing_left(name: &SnapshotName, lost: &[LeftOut], died: &[fold::Died]) -> String {
     let first = lost.first().map(|l| format!("{} {}", l.what, l.why));
     let first = first.or_else(|| died.first().map(|d| format!("{}: {}", d.path, d.why)));
@@ -325,16 +325,16 @@ fn empty_report(options: &Options) -> Report {
     }
 }
 
-/// Where what was restored came from.
+/// Where the restored content came from.
 struct Origin {
     digest: Digest,
     /// The name that was found, whatever its key.
     name: String,
-    /// The last replacement of it.
+    /// Its last replacement.
     mark: Option<String>,
 }
 
-/// Writes down what the next export or import here need not read again, and what this import was.
+/// Records files that the next export or import here need not read again, and what was imported.
 async fn remember(
     ctx: &Context,
     options: &Options,
@@ -379,7 +379,7 @@ async fn remember(
                 let Some(stat) = dir.stat(path.name())? else {
                     continue;
                 };
-                // Somebody may have changed it since it was placed or compared.
+                // Someone may have changed it since it was placed or compared.
                 let known = before
                     .as_ref()
                     .as_ref()

@@ -6,8 +6,8 @@ use futures_util::{StreamExt as _, stream::FuturesOrdered};
 
 use super::{Error, Result};
 
-/// Reads items in order, several ahead. Those that find no room beside others of the same reading are read one by one, each when
-/// what was read before it is done with.
+/// Reads items in order, several ahead. Those that do not fit into memory beside the others are read one by one, each after the previous
+/// one is dropped.
 pub(super) struct InTurn<T, F, R: Future> {
     rest: VecDeque<T>,
     running: FuturesOrdered<R>,
@@ -25,8 +25,7 @@ impl<T: Clone, O, F: Fn(T) -> R, R: Future<Output = Result<O>>> InTurn<T, F, R> 
         }
     }
 
-    /// The next item and what was read of it: `Memory` only where it does not even fit alone. What the last call gave is to be
-    /// dropped before.
+    /// The next item and its content: `Memory` only if it does not fit even alone. The caller drops the previous result first.
     pub(super) async fn next(&mut self) -> Option<(T, Result<O>)> {
         loop {
             while self.running.len() < self.at_once
@@ -37,7 +36,7 @@ impl<T: Clone, O, F: Fn(T) -> R, R: Future<Output = Result<O>>> InTurn<T, F, R> 
             match self.running.next().await? {
                 Err(Error::Memory { .. }) if self.at_once > 1 => {
                     self.at_once = 1;
-                    // To their ends: what is only dropped may keep its memory until its thread looks.
+                    // Run them to completion: a dropped read may keep its memory until its thread notices.
                     while self.running.next().await.is_some() {}
                 }
                 read => return Some((self.rest.pop_front()?, read)),

@@ -1,19 +1,19 @@
-//! Tags in messages, in the words of whoever named the cache: `gobuild example.com/app (scope default)` for
-//! `gobuild.example_2ecom_2fapp.default.`. Reports keep the tags themselves, for scripts.
+//! Tags in messages, as the user named the cache: `gobuild example.com/app (scope default)` for `gobuild.example_2ecom_2fapp.default.`.
+//! Reports keep the tags themselves, for scripts.
 
 use crate::{
     artifact::spelled::{self, Spelled},
     source::SourceKind,
 };
 
-/// `text` with every tag of ours in words, whether it is a head's or a side tag. What stands in backticks is to be typed, and stays.
+/// `text` with every cachectl tag in words, both head tags and side tags. Text in backticks is meant to be typed, and stays.
 pub fn in_words(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (i, part) in text.split('`').enumerate() {
         if i > 0 {
             out.push('`');
         }
-        // Of a single backtick nothing is inside.
+        // A single backtick encloses nothing.
         let is_typed = i % 2 == 1 && text.matches('`').count() > i;
         if is_typed {
             out.push_str(part);
@@ -33,9 +33,9 @@ fn words_of(text: &str, out: &mut String) {
         let end = found.find(|c| !is_of_tag(c)).unwrap_or(found.len());
         let (token, after) = found.split_at(end);
         rest = after;
-        // Part of a path is no tag.
+        // A part of a path is not a tag.
         let is_path = out.ends_with('/') || after.starts_with('/');
-        // `tags PREFIX*` of a listing: its side tags, or its keys that begin so.
+        // `tags PREFIX*` of a listing: its side tags, or its keys with that prefix.
         let listed = after
             .strip_prefix('*')
             .and_then(|after| Some((listed(token)?, after)));
@@ -57,7 +57,7 @@ fn words_of(text: &str, out: &mut String) {
     out.push_str(rest);
 }
 
-/// What tags that begin so belong to: side tags to their head, others to keys that begin so.
+/// What tags with this prefix belong to: side tags to their head, others to keys with that prefix.
 fn listed(prefix: &str) -> Option<Spelled> {
     let is_side = prefix.split('.').count() == 5;
     let side = [".w", ".r"].iter().find_map(|end| prefix.strip_suffix(end));
@@ -68,7 +68,7 @@ fn listed(prefix: &str) -> Option<Spelled> {
     rest.is_empty().then_some(spelled)
 }
 
-/// A tag of ours, with a period behind it that is the sentence's.
+/// A cachectl tag, followed by the period of the sentence.
 fn tag(token: &str) -> Option<(Spelled, &str)> {
     let read = |text: &str| {
         let spelled = spelled::read(text)?;
@@ -78,7 +78,7 @@ fn tag(token: &str) -> Option<(Spelled, &str)> {
     whole.or_else(|| Some((read(token.strip_suffix('.')?)?, ".")))
 }
 
-/// Takes `REPO:` from the end of what was written.
+/// Removes `REPO:` from the end of the text written so far.
 fn take_repository(out: &mut String) -> String {
     let is_of_name = |c: char| {
         c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-' | '/')

@@ -1,4 +1,4 @@
-//! Inspect: what one name holds, pack by pack, or blob by blob. Manifests, configs and tables of contents are read, not the data.
+//! Inspect: shows what one name holds, pack by pack, or blob by blob. Manifests, configs and tables of contents are read, not the data.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,15 +22,15 @@ use crate::{
     task,
 };
 
-/// Side tags that are shown of a snapshot: all of them would not fit one message of a daemon.
+/// Most side tags shown for a snapshot: all of them would not fit into one message of a daemon.
 const MAX_SHOWN: usize = 10_000;
 
-/// One pack of a snapshot, or a config or layer of what is none of ours.
+/// One pack of a snapshot, or a config or layer of a foreign manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PackRow {
     /// Digest of the layer.
     pub digest: Digest,
-    /// What it is, by its descriptor; `None` for a pack.
+    /// Its media type, from its descriptor; `None` for a pack.
     pub media_type: Option<String>,
     /// Stored bytes.
     pub stored_bytes: u64,
@@ -38,13 +38,13 @@ pub struct PackRow {
     pub entries: u64,
     /// Those of them that are live.
     pub live: u64,
-    /// Objects that live entries of the snapshot need of it.
+    /// Objects in it that live entries of the snapshot need.
     pub objects_live: u64,
     /// All objects that it has.
     pub objects: u64,
     /// Frames.
     pub frames: u64,
-    /// Packed anew so many times because a store held a damaged copy.
+    /// Number of times it was repacked because a store held a damaged copy.
     pub generation: u32,
 }
 
@@ -54,17 +54,17 @@ pub struct Snapshot {
     /// As in a listing; the totals are those of head and pending side tags together.
     #[serde(flatten)]
     pub row: list::Row,
-    /// Packs, those packed anew first; in JSON they take the place of the row's number of packs.
+    /// Packs, repacked ones first; in JSON they replace the row's number of packs.
     pub packs: Vec<PackRow>,
     /// Side tags that it contains, the latest ten thousand.
     pub folded: Vec<String>,
-    /// What it is good for: gate and traits.
+    /// Which nodes can use it: gate and traits.
     #[serde(serialize_with = "json::object")]
     pub fingerprint: Vec<(String, String)>,
     /// The live entries, if asked for; sorted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<File>>,
-    /// What is known of a manifest that is none of ours.
+    /// Details of a foreign manifest.
     pub outside: Option<Outside>,
 }
 
@@ -77,7 +77,7 @@ pub struct File {
     pub bytes: u64,
 }
 
-/// A manifest that is none of ours, in detail.
+/// A foreign manifest in detail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Outside {
     /// Its media type.
@@ -88,14 +88,14 @@ pub struct Outside {
     pub parts: Vec<Digest>,
     /// Those of them that refer to it, or to one below it.
     pub referrers: Vec<Digest>,
-    /// Records in the config of a BuildKit cache; `None` of what is none, or where it cannot be read.
+    /// Records in the config of a BuildKit cache; `None` if it is not such a cache, or the config cannot be read.
     pub records: Option<u64>,
     /// Layers in it.
     pub layers: Option<u64>,
 }
 
 impl Snapshot {
-    /// What it takes at most, nearly.
+    /// An approximate upper bound of the memory it takes.
     fn bytes_in_memory(&self) -> u64 {
         let packs = self
             .packs
@@ -113,12 +113,12 @@ impl Snapshot {
     }
 }
 
-/// Shows every snapshot whose name, tag or digest is `name`; empty where there is none.
+/// Shows every snapshot whose name, tag or digest is `name`; empty if there is none.
 ///
 /// A name or a head's tag is shown as a reader gets it: with the side tags that the head does not contain yet.
 ///
 /// # Errors
-/// `Damaged` when nothing of a name can be read; what is lost of the rest is a warning.
+/// `Damaged` when nothing of a name can be read; partial losses are warnings.
 pub async fn run(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>> {
     super::within_budget(ctx, "inspecting", Box::pin(inspect(ctx, name, files))).await
 }
@@ -154,7 +154,7 @@ async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>
     Ok(all)
 }
 
-/// What one manifest holds, folded with nothing.
+/// What one manifest holds, without folding.
 async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option<Snapshot>> {
     let ctx = &place.ctx;
     let damaged = |why: String| Error::Damaged {
@@ -199,7 +199,7 @@ async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
     let ctx = &place.ctx;
     let mut broken = Vec::new();
     let mut known = None;
-    // Any readable manifest of the name tells what the name is in full.
+    // Any readable manifest of the name has the full name.
     for tag in group.tags().collect::<Vec<_>>().into_iter().rev() {
         match names::look(ctx, &tag.clone().into()).await? {
             Found::Ours(ours) => {
@@ -228,7 +228,7 @@ async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
     }
     let asked = ours.name();
     let mut row = list::of_ours(place, &group.head, &ours, 0);
-    // Its config is read once more below, and need not be in memory twice.
+    // Its config is read again below, and need not be in memory twice.
     drop(ours);
     let current: Current = head::read(ctx, &asked, &HashSet::new()).await?;
     warn(ctx, &current.lost());
@@ -288,7 +288,7 @@ fn side_tags(snapshot: &snapshot::Snapshot) -> Vec<String> {
         .filter(|tag| replaced_at(tag).is_none())
         .cloned()
         .collect();
-    // As texts they are sorted by time.
+    // Their text order is their order in time.
     tags.sort_unstable();
     tags.split_off(tags.len().saturating_sub(MAX_SHOWN))
 }
@@ -315,7 +315,7 @@ fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {
     snapshot.packs.iter().enumerate().map(row).collect()
 }
 
-/// A manifest that is none of ours: what it is and needs. What of it cannot be read is a warning.
+/// A foreign manifest: its kind and needs. Unreadable parts are warnings.
 async fn outside(
     place: &Place,
     reference: &Reference,
@@ -372,7 +372,7 @@ async fn outside(
     })
 }
 
-/// The stored size of each config and layer; `None` of one that is missing. What is not as its descriptor says is a warning.
+/// The stored size of each config and layer; `None` for a missing one. A mismatch with its descriptor is a warning.
 async fn stored(place: &Place, tag: &Tag, blobs: &[Descriptor]) -> Result<Vec<Option<u64>>> {
     let store = &place.ctx.store;
     let digests: Vec<Digest> = blobs.iter().map(|d| d.digest).collect();

@@ -1,4 +1,4 @@
-//! How fields of reports look in `--json`, where serde's own way is another one.
+//! How fields of reports look in `--json`, where that differs from serde's default.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub fn ms(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A moment as RFC 3339, in UTC with seconds; `None` for one that this cannot say.
+/// A moment as RFC 3339, in UTC with seconds; `None` for one that RFC 3339 cannot express.
 pub fn rfc3339(t: Option<Time>) -> Option<String> {
     let t = t?;
     let since = Duration::from_secs(u64::try_from(t.secs).ok()?);
@@ -37,7 +37,7 @@ pub(super) fn object<S: Serializer>(pairs: &[(String, String)], to: S) -> Result
     to.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
-/// All fields of a flattened struct, `null` where it is not there.
+/// All fields of a flattened struct, `null` if it is absent.
 #[expect(clippy::ref_option, reason = "serde passes fields by reference")]
 pub(super) fn or_nulls<T, S>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error>
 where

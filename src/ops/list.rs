@@ -1,4 +1,4 @@
-//! List: what a store holds, snapshots and what else stands under its tags. Manifests and configs are read, nothing of the packs.
+//! List: shows what a store holds, snapshots and other manifests under its tags. Manifests and configs are read, nothing of the packs.
 
 use serde::Serialize;
 
@@ -21,13 +21,13 @@ use crate::{
 /// One name with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// The tag of its head, which a name that only has side tags yet does not have; `REPO:TAG` in another repository than ours.
+    /// The tag of its head, even if the name has only side tags so far; `REPO:TAG` in a repository other than cachectl's own.
     pub tag: String,
-    /// Its repository; empty where the store holds one only.
+    /// Its repository; empty if the store holds only one.
     pub repository: String,
-    /// `gobuild`, `gomod`, `dir`; of a manifest that is none of ours `buildkit`, `image`, `index`, `other` ([`foreign`]).
+    /// `gobuild`, `gomod`, `dir`; for a foreign manifest `buildkit`, `image`, `index`, `other` ([`foreign`]).
     pub kind: String,
-    /// Full name, or the tag of a manifest that is none of ours; `REPO:NAME` in another repository than ours.
+    /// Full name, or the tag of a foreign manifest; `REPO:NAME` in a repository other than cachectl's own.
     pub name: String,
     /// Scope.
     pub scope: String,
@@ -35,17 +35,17 @@ pub struct Row {
     pub key: String,
     /// Digest of the snapshot.
     pub digest: Digest,
-    /// When it was made.
+    /// When it was created.
     #[serde(serialize_with = "json::moment")]
     pub created: Option<Time>,
-    /// When its tag was written last, where the store says.
+    /// When its tag was last written, if the store reports it.
     #[serde(serialize_with = "json::moment")]
     pub pushed: Option<Time>,
     /// Live entries.
     pub entries: u64,
     /// Bytes of their contents.
     pub bytes: u64,
-    /// Packs; of a manifest that is none of ours configs and layers, also those below an index and of what refers to it.
+    /// Number of packs; for a foreign manifest, configs and layers, including those below an index and of its referrers.
     pub packs: usize,
     /// Stored bytes of these, each counted once.
     pub stored_bytes: u64,
@@ -59,14 +59,14 @@ pub struct Report {
     /// Sorted by repository and tag.
     #[serde(rename = "snapshots")]
     pub rows: Vec<Row>,
-    /// Tags whose snapshot cannot be read, with why.
+    /// Tags whose snapshot cannot be read, with reasons.
     pub broken: Vec<super::LeftOut>,
 }
 
-/// Lists all names, or those that `name` (a name or tag) means.
+/// Lists all names, or those that `name` (a name or tag) selects.
 ///
 /// # Errors
-/// When the store cannot be asked; what cannot be read is in the report.
+/// When the store cannot be reached; unreadable tags are in the report.
 pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
     super::within_budget(ctx, "listing", list(ctx, name)).await
 }
@@ -89,7 +89,7 @@ async fn list(ctx: &Context, name: Option<&str>) -> Result<Report> {
     Ok(report)
 }
 
-/// The row of a name: its head's, or where there is none yet, that of its last side tag that can be read.
+/// The row of a name: that of its head or, if there is none yet, of its last readable side tag.
 async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
     let Named { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
@@ -153,7 +153,7 @@ pub(super) fn of_ours(place: &Place, tag: &Tag, ours: &Ours, pending: usize) -> 
     }
 }
 
-/// The row of a manifest that is none of ours. One that cannot be understood is listed all the same.
+/// The row of a foreign manifest. One that cannot be parsed is listed anyway.
 pub(super) async fn of_foreign(
     place: &Place,
     tag: &Tag,
@@ -178,7 +178,7 @@ pub(super) async fn of_foreign(
     })
 }
 
-/// Hostile sizes may be anything.
+/// Hostile manifests may claim any size.
 fn sum<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> u64 {
     descriptors.fold(0, |sum, d| sum.saturating_add(d.size))
 }

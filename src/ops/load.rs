@@ -34,28 +34,28 @@ use crate::{
 pub struct Loaded {
     /// Digest of its manifest.
     pub digest: Digest,
-    /// What could be read: without the packs that are lost, not yet closed.
+    /// The readable part: without lost packs, not yet closed.
     pub snapshot: Snapshot,
-    /// Packs that are missing, damaged, or known to be damaged, with why.
+    /// Packs that are missing, damaged, or known to be damaged, with reasons.
     pub lost: Vec<LeftOut>,
-    /// In words, if it had live entries that its kind of cache cannot have; they are barred.
+    /// A description, if it had live entries that its kind of cache cannot have; they are barred.
     pub barred: Option<String>,
-    /// What it takes beside its tables.
+    /// Memory that it takes besides its tables.
     pub memory: Reservation,
 }
 
 /// Why a manifest gives no snapshot.
 #[derive(Debug)]
 pub enum NotLoaded {
-    /// It is none of ours.
+    /// It is a foreign manifest.
     Foreign,
-    /// It is, but cannot be used: damaged, incomplete, of a later version.
+    /// It is a snapshot, but cannot be used: damaged, incomplete, of a later version.
     Broken(String),
 }
 
-/// Tables of contents that a verb reads, each decoded once as long as it is in memory, all within one budget.
+/// Tables of contents that a verb reads, each decoded once while it is in memory, all within one budget.
 ///
-/// Of one store as one caller sees it: what is known here is not asked for again.
+/// Belongs to one store as one caller sees it: known tables are not requested again.
 #[derive(Debug)]
 pub struct Tables {
     memory: MemoryBudget,
@@ -65,13 +65,13 @@ pub struct Tables {
 /// By pack and place in it.
 type Decoded = HashMap<(Digest, TocPlace), Weak<Toc>>;
 
-/// What a tag takes in a listing, with the row that is made of it.
+/// Memory that a tag takes in a listing, with its row.
 const BYTES_PER_TAG: u64 = 600;
-/// Tables that are remembered before those that are gone are forgotten.
+/// Most remembered tables before dropped ones are purged.
 const MAX_REMEMBERED: usize = 8192;
 
 impl Tables {
-    /// None yet, within that budget.
+    /// An empty collection within that budget.
     pub fn within(memory: MemoryBudget) -> Arc<Self> {
         Arc::new(Self {
             memory,
@@ -79,17 +79,17 @@ impl Tables {
         })
     }
 
-    /// None yet, within the same budget: for another store, or another view of it.
+    /// An empty collection within the same budget: for another store, or another view of it.
     pub fn afresh(&self) -> Arc<Self> {
         Self::within(self.memory.clone())
     }
 
-    /// A turn to read the manifests of a name; see [`MemoryBudget::turn`].
+    /// A permit to read the manifests of a name; see [`MemoryBudget::turn`].
     pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
         self.memory.turn().await
     }
 
-    /// Room for `bytes` of something else that is read.
+    /// Reserves memory for `bytes` of other content to be read.
     ///
     /// # Errors
     /// When there is none.
@@ -97,12 +97,12 @@ impl Tables {
         self.memory.reserve(0, bytes)
     }
 
-    /// Room for what nobody knows the size of before it is read.
+    /// An empty reservation, for content whose size is unknown before it is read.
     pub(super) fn no_room_yet(&self) -> Reservation {
         self.memory.nothing()
     }
 
-    /// Room for so many tags, with what a listing says of each. A command alone lists any number of them.
+    /// Reserves memory for this many tags, with their details in a listing. Without a daemon, a command may list any number of them.
     ///
     /// # Errors
     /// When there is none.
@@ -132,23 +132,22 @@ fn key(layer: &Layer) -> (Digest, TocPlace) {
     (layer.descriptor.digest, layer.toc)
 }
 
-/// What the config of a snapshot may take while it is decoded, in its own sizes: its bytes, and a list that grew to hold what it
-/// says.
+/// Memory for a snapshot's config while it is decoded, as a multiple of its size: its bytes, and a list that grew to hold its content.
 const DECODING: u64 = 5;
-/// And afterwards.
+/// The same after decoding.
 const DECODED: u64 = 2;
-/// What a snapshot keeps of each entry beside its table: whether it is live, and its day.
+/// Memory that a snapshot keeps per entry besides its table: whether it is live, and its day.
 const ENTRY_BYTES: u64 = 5;
-/// And of each pack.
+/// Memory that it keeps per pack.
 const PACK_BYTES: u64 = 2048;
 
 /// Why the tables of a snapshot are not read.
 enum Failed {
     /// The store cannot be asked.
     Store(Error),
-    /// There is no room for them.
+    /// There is no memory for them.
     Memory(Exhausted),
-    /// The config is not usable, or nobody waits any more.
+    /// The config cannot be used, or nobody waits for the result any more.
     GivenUp,
 }
 
@@ -158,13 +157,12 @@ impl From<Error> for Failed {
     }
 }
 
-/// Reads the snapshot of a manifest. Packs in `damaged` count as lost, whatever the store says.
+/// Reads the snapshot of a manifest. Packs in `damaged` count as lost, even if the store has them.
 ///
-/// Nothing of a table is decoded before the config said how many entries there are, and these are within the limits.
+/// No table is decoded before the config states the number of entries and that number is within the limits.
 ///
 /// # Errors
-/// When the store cannot be asked, or callers of a daemon share its memory and use it; what is missing, damaged or too large there is
-/// in the answer.
+/// When the store cannot be asked, or other callers use up the daemon's memory; missing, damaged or too large content is in the answer.
 pub async fn load(
     ctx: &Context,
     manifest: &Manifest,
@@ -173,10 +171,10 @@ pub async fn load(
     no_room(ctx, within_room(ctx, manifest, damaged).await)
 }
 
-/// What a manifest says as a snapshot; `None` for any other. Parsed aside if it is long.
+/// The outline of a manifest that is a snapshot; `None` for any other. Long manifests are parsed on another thread.
 ///
 /// # Errors
-/// When it says that it is a snapshot and cannot be one.
+/// When it claims to be a snapshot but is invalid.
 pub(super) async fn outline(
     manifest: &Manifest,
 ) -> std::result::Result<Option<Outline>, Malformed> {
@@ -184,10 +182,10 @@ pub(super) async fn outline(
     task::parse(manifest.bytes.len(), move || Outline::read(&manifest)).await
 }
 
-/// The same, for who may try again when what else it reads is done with.
+/// The same, for a caller that can retry after dropping its other reads.
 ///
 /// # Errors
-/// `Memory` wherever there is no room, else as [`load`].
+/// `Memory` if there is no memory for it, otherwise as [`load`].
 pub(super) async fn within_room(
     ctx: &Context,
     manifest: &Manifest,
@@ -208,7 +206,7 @@ pub(super) async fn within_room(
         let read = checked_config(ctx, &outline.config, layers.len()).await;
         if let Ok(Ok((config, _))) = &read {
             let entries = config.packs.iter().map(|p| p.entries).collect();
-            // They wait for it below.
+            // `read_tocs` below waits for it.
             let _ = promise.send(Some(Arc::new(entries)));
         }
         drop(promise);
@@ -235,7 +233,7 @@ pub(super) async fn within_room(
         return refused(why);
     }
     let digest = manifest.digest;
-    // Its room goes with the work, which goes on where nobody waits for it any more.
+    // The reservation moves into the task, which continues even if nobody waits for it any more.
     let put_together = move || {
         let loaded = put_together(digest, &outline, config, layers, tocs)?;
         let texts = texts_of(&loaded.snapshot);
@@ -247,7 +245,7 @@ pub(super) async fn within_room(
         .map_err(NotLoaded::Broken))
 }
 
-/// What a snapshot keeps of its config, about, in bytes.
+/// Approximate bytes that a snapshot keeps of its config.
 fn texts_of(snapshot: &Snapshot) -> u64 {
     let folded = snapshot.folded.iter().map(|f| f.tag.len());
     let gates = snapshot.fingerprint.gates.iter().map(String::len);
@@ -257,7 +255,7 @@ fn texts_of(snapshot: &Snapshot) -> u64 {
     texts.map(|len| len as u64 + 64).sum()
 }
 
-/// What has no room is too large for a command, whatever else there is; in a daemon it may be read when others have ended.
+/// Content that does not fit is too large for a command; in a daemon it may be read once other calls have ended.
 fn no_room(
     ctx: &Context,
     read: Result<std::result::Result<Loaded, NotLoaded>>,
@@ -268,7 +266,7 @@ fn no_room(
     }
 }
 
-/// Tells what is too large for a command (in words, inside) from what a daemon has no room for now (an error).
+/// Distinguishes content too large for a command (in words, inside) from content that a daemon has no memory for now (an error).
 pub(super) fn too_large<T>(
     ctx: &Context,
     read: Result<T>,
@@ -281,13 +279,13 @@ pub(super) fn too_large<T>(
     }
 }
 
-/// A config with the memory for it.
+/// A config with its memory reservation.
 pub(super) type ReadConfig = (Config, Reservation);
 
-/// Reads a snapshot's config within the budget; in words, inside, why it is not usable.
+/// Reads a snapshot's config within the budget; the inner error describes why it cannot be used.
 ///
 /// # Errors
-/// `Memory` wherever there is no room, else as [`load`].
+/// `Memory` if there is no memory for it, otherwise as [`load`].
 pub(super) async fn config(
     ctx: &Context,
     desc: &Descriptor,
@@ -304,7 +302,7 @@ pub(super) async fn config(
         Ok(bytes) => bytes,
         Err(why) => return Ok(Err(format!("its config {why}"))),
     };
-    // Its room goes with the work, which goes on where nobody waits for it any more.
+    // The reservation moves into the task, which continues even if nobody waits for it any more.
     let decode = move || {
         let mut config = Config::decode(&bytes)?;
         let name = name_in(&config);
@@ -327,7 +325,7 @@ fn name_in(config: &Config) -> SnapshotName {
     }
 }
 
-/// Reads the config of a snapshot of so many layers, and whether what it promises is within the limits.
+/// Reads the config of a snapshot with this many layers, and checks that the sizes it states are within the limits.
 async fn checked_config(
     ctx: &Context,
     desc: &Descriptor,
@@ -350,7 +348,7 @@ async fn checked_config(
     Ok(Ok((config, memory)))
 }
 
-/// Makes a snapshot of its documents. Blocks.
+/// Builds a snapshot from its documents. Blocks.
 fn put_together(
     digest: Digest,
     outline: &Outline,
@@ -380,11 +378,11 @@ fn put_together(
     if lost.is_empty() && snapshot.totals() != stated {
         return Err("its config counts other entries than its packs have".into());
     }
-    // Of a folder one that cannot be restored makes the rest of no less use.
+    // In a folder, an entry that cannot be restored does not make the rest less useful.
     let kind = SourceKind::from_name(&snapshot.name.kind).filter(|k| k.is_go());
     let barred = kind.and_then(|kind| {
         let content = |e: &TocEntry| e.entry.kind.is_file().then_some(e.content);
-        // Nobody needs to be told of those.
+        // These need not be reported.
         bar(&mut snapshot, |e| {
             if kind.was_carried(&e.entry) {
                 return Err(String::new());
@@ -403,7 +401,7 @@ fn put_together(
 }
 
 type TocOrLost = std::result::Result<Arc<Toc>, String>;
-/// Entries of each pack, once the config is read.
+/// Number of entries per pack, once the config is read.
 type Promised = watch::Receiver<Option<Arc<Vec<u64>>>>;
 
 async fn read_tocs(
@@ -485,12 +483,12 @@ async fn decode(
     }
 }
 
-/// Tells what the store lost or damaged (in words, inside) from what keeps us from asking it (an error).
+/// Distinguishes content that the store lost or damaged (in words, inside) from failures to ask it (an error).
 fn usable(read: store::Result<Option<Bytes>>) -> Result<std::result::Result<Bytes, String>> {
     Ok(told(read)?.and_then(|found| found.ok_or_else(|| "is missing".into())))
 }
 
-/// Tells what is damaged (in words, inside) from what keeps us from asking (an error).
+/// Distinguishes damage (in words, inside) from failures to ask (an error).
 pub fn told<T>(read: store::Result<T>) -> Result<std::result::Result<T, String>> {
     match read {
         Ok(found) => Ok(Ok(found)),

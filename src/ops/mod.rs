@@ -1,8 +1,8 @@
-//! The verbs: what a user asks for, one file each.
+//! The verbs: one file each, with shared helpers beside them.
 //!
 //! - Holds: export, import, list, inspect, verify, copy, remove, prune, du; what they share (resolving, publishing, folding).
 //! - Enters: plain options, an opened store, a source.
-//! - Leaves: plain reports, which serve people, `--json` and the daemon alike.
+//! - Leaves: plain reports, used for terminal output, `--json` and the daemon.
 //! - Deliberately absent: arguments, environment, HTTP, the terminal.
 
 use std::{
@@ -60,13 +60,13 @@ pub use reach::Reach;
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store said no, or broke.
+    /// The store refused the operation, or failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The cache on disk said no, or broke.
+    /// The cache on disk refused the operation, or failed.
     #[error(transparent)]
     Source(#[from] source::Error),
-    /// What was read from the store is not what it should be.
+    /// Data read from the store is damaged or invalid.
     #[error("{what} is damaged: {why}")]
     Damaged {
         /// Snapshot, pack or document.
@@ -80,28 +80,28 @@ pub enum Error {
         /// Where it would be.
         path: PathBuf,
     },
-    /// Nothing of the folder is carried, and that it shall be empty was not said.
+    /// The folder has no content to export, and the caller did not allow an empty export.
     #[error("nothing in `{}` is carried: {why}", path.display())]
     EmptyFolder {
         /// Where it is.
         path: PathBuf,
-        /// That it is empty, or why what is in it is left out.
+        /// States that it is empty, or why its content is left out.
         why: String,
     },
-    /// All that it would export is dated ahead of the store's clock.
+    /// Everything to be exported is dated later than the store's clock.
     #[error("nothing of `{}` is exported: {why}", path.display())]
     AllAhead {
         /// Where it is.
         path: PathBuf,
-        /// How much that is, and what to do about it.
+        /// How many entries, and what to do about it.
         why: String,
     },
-    /// A folder's packs are above `--max-size`, and nothing of a folder can leave.
+    /// A folder's packs exceed `--max-size`; entries of a folder cannot be evicted.
     #[error("its packs have {stored} bytes, --max-size allows {limit}")]
     TooBig {
-        /// What they have.
+        /// Their size.
         stored: u64,
-        /// What they may have.
+        /// The limit.
         limit: u64,
     },
     /// `--max-size` leaves nothing of a Go cache.
@@ -109,34 +109,34 @@ pub enum Error {
         "--max-size allows {limit} bytes, and nothing of the cache is that small: it would be empty"
     )]
     NothingFits {
-        /// What its packs may have.
+        /// The limit of its packs.
         limit: u64,
     },
-    /// A snapshot that no command would read back.
+    /// A snapshot too large for any command to read back.
     #[error(
         "it has {entries} entries that take {bytes} bytes to read, more than a command reads: {MAX_ENTRIES} entries in 224 MB and 250 bytes for each"
     )]
     TooManyEntries {
-        /// What its packs list, live or not.
+        /// Entries listed in its packs, live or not.
         entries: u64,
-        /// What their tables take in memory.
+        /// Memory that their tables of contents take.
         bytes: u64,
     },
-    /// A snapshot that no reader would take.
+    /// A snapshot that every reader would reject.
     #[error("what would be published could not be read: {why}")]
     Unreadable {
         /// Which limit it breaks.
         why: String,
     },
-    /// The memory of a daemon is in use by other calls, or too little for it.
+    /// The daemon's memory budget is used up by other calls, or is too small for this one.
     #[error("cannot read {what}: {why}")]
     Memory {
         /// What was to be read.
         what: String,
-        /// The budget and what of it is in use.
+        /// The budget, and how much of it is in use.
         why: crate::memory::Exhausted,
     },
-    /// The name was replaced since this export began, or since what is exported was imported.
+    /// The name was replaced since this export began, or since the exported content was imported.
     #[error(
         "`{name}` was replaced by `export --replace` {since}; this export is not in it: import again into an empty cache"
     )]
@@ -146,7 +146,7 @@ pub enum Error {
         /// Since when, in words.
         since: &'static str,
     },
-    /// The options make no sense together.
+    /// The options contradict each other.
     #[error("{0}")]
     Usage(String),
     /// The operation did not end within its time budget.
@@ -184,14 +184,14 @@ impl From<transfer::Error> for Error {
 /// Result of a verb.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What every verb works with.
+/// The context that every verb works with.
 #[derive(Clone)]
 pub struct Context {
     /// The store.
     pub store: Store,
     /// Which of its repositories listings and upkeep concern.
     pub reach: Reach,
-    /// Who watches.
+    /// Receives progress and warnings.
     pub progress: Progress,
     /// Folder of the node indexes; `None`: keep none, so every export reads all contents.
     pub state_dir: Option<PathBuf>,
@@ -203,12 +203,12 @@ pub struct Context {
     pub concurrency: usize,
     /// Tables of contents that it reads, and the memory for them.
     pub tables: Arc<load::Tables>,
-    /// The operation ends within this, done or not; `None`: as long as it takes.
+    /// Time budget: the operation ends within it, finished or not; `None`: no limit.
     pub budget: Option<Duration>,
 }
 
 impl Context {
-    /// The same, with everything in reach that it has a right to.
+    /// The same context, with every repository within reach that the caller has rights to.
     fn granted(&self) -> Self {
         Self {
             reach: self.reach.clone().wanting_all(),
@@ -216,14 +216,14 @@ impl Context {
         }
     }
 
-    /// Where spools go: to the store's own file system, where it has one.
+    /// The folder for spools: on the store's own file system, if it has one.
     fn spool_dir(&self) -> PathBuf {
         let own = self.store.facts().spool_dir.clone();
         own.unwrap_or_else(|| self.temp_dir.clone())
     }
 }
 
-/// Whose cache it is, and which.
+/// Identifies a cache: name, scope and key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Name within the kind: the main module's path, or what `--name` says.
@@ -244,18 +244,18 @@ pub struct PhaseTime {
     pub elapsed: Duration,
 }
 
-/// What was moved and what was not, in an export, import or copy.
+/// What an export, import or copy transferred, and what it skipped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Moved {
-    /// Blobs sent, or blobs that bytes were fetched of.
+    /// Blobs sent, or blobs from which bytes were fetched.
     pub blobs_moved: u64,
     /// Bytes sent or fetched.
     pub bytes_moved: u64,
-    /// Stored bytes that need not move: the target had them.
+    /// Stored bytes that were not transferred because the target had them.
     pub bytes_saved: u64,
 }
 
-/// Something that was left out or lost, for the user to know.
+/// Something that was left out or lost, reported to the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
     /// Path, pack or snapshot.
@@ -264,16 +264,16 @@ pub struct LeftOut {
     pub why: String,
 }
 
-/// When "now" is for what is written: `SOURCE_DATE_EPOCH` where it is set, the node's clock else.
+/// The time to write as "now": `SOURCE_DATE_EPOCH` if set, otherwise the node's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
     /// The node's clock.
     Now,
-    /// That moment.
+    /// This fixed time.
     At(Time),
 }
 
-/// Ends an operation that takes longer than its budget.
+/// Aborts an operation that exceeds its time budget.
 async fn within_budget<T>(
     ctx: &Context,
     phase: &'static str,
@@ -300,7 +300,7 @@ async fn load_index(
     .await
 }
 
-/// Takes the time of phases.
+/// Measures how long phases take.
 struct Clock {
     started: Instant,
     last: Instant,
@@ -317,14 +317,14 @@ impl Clock {
         }
     }
 
-    /// The time since the last lap was that phase.
+    /// Attributes the time since the last lap to this phase.
     fn lap(&mut self, phase: Phase) {
         let elapsed = self.last.elapsed();
         self.add(phase, elapsed);
         self.restart();
     }
 
-    /// The next lap begins now.
+    /// Starts the next lap now.
     fn restart(&mut self) {
         self.last = Instant::now();
     }

@@ -1,4 +1,4 @@
-//! Which tags a word of the user's means, and what the manifest under a tag is: for the verbs that look after a store.
+//! Resolves a user's word to tags, and reads what the manifest under a tag is: for the verbs that manage a store.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,35 +21,35 @@ use crate::{
     transfer::graph,
 };
 
-/// A name where it is.
+/// A name and its place.
 #[derive(Clone)]
 pub(super) struct Named {
     /// Its repository.
     pub(super) place: Arc<Place>,
     /// Its tags there.
     pub(super) group: Group,
-    /// Of all names of its repository, until the last one is done with.
+    /// Shared by all names of its repository, until the last one is dropped.
     _room: Arc<Reservation>,
 }
 
 impl Named {
-    /// What its head is called.
+    /// The displayed name of its head.
     pub(super) fn shown(&self) -> String {
         self.place.shown(self.group.head.as_str())
     }
 
-    /// What its tags are called, in the order in which they may be removed.
+    /// The displayed names of its tags, in the order in which they may be removed.
     pub(super) fn tags(&self) -> impl Iterator<Item = String> {
         self.group.tags().map(|t| self.place.shown(t.as_str()))
     }
 
-    /// What is wrong with a tag of it.
+    /// A problem with one of its tags.
     pub(super) fn fault(&self, tag: &Tag, why: impl Into<String>) -> LeftOut {
         fault(&self.place, tag, why)
     }
 }
 
-/// A head's tag with its side tags, or a tag that is not ours.
+/// A head's tag with its side tags, or a foreign tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
     /// The head's tag, whether or not it exists.
@@ -68,7 +68,7 @@ impl Group {
     }
 }
 
-/// What the user asked for.
+/// What the user requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Word {
     /// Everything.
@@ -91,10 +91,10 @@ impl Word {
     }
 }
 
-/// The tags that `word` means, grouped, sorted by repository and the head's tag; none for a digest.
+/// The tags that `word` selects, grouped, sorted by repository and the head's tag; none for a digest.
 ///
-/// A tag that is spelled out means itself, a head's with its side tags; any other word is a full name, of whatever kind, scope and
-/// key. A word that means nothing in the command line's own repository and is `REPO:WORD` is looked for in that one.
+/// A full tag selects itself, a head's tag also its side tags; any other word is a full name, in any kind, scope and key. A word of the
+/// form `REPO:WORD` that selects nothing in the command line's own repository is looked up in that repository.
 ///
 /// # Errors
 /// When the store cannot be asked.
@@ -121,7 +121,7 @@ pub(super) async fn find(ctx: &Context, word: &Word) -> Result<Vec<Named>> {
     }
 }
 
-/// The tags of one repository that `word` means.
+/// The tags of one repository that `word` selects.
 pub(super) async fn within(place: Arc<Place>, word: Word) -> Result<Vec<Named>> {
     let tags = place.ctx.store.tags("").await?;
     let room = place.ctx.tables.room_of_tags(tags.len());
@@ -170,30 +170,30 @@ fn select(tags: Vec<Tag>, word: &Word) -> Vec<Group> {
     all.into_iter().filter(named).collect()
 }
 
-/// Says whether a tag is spelled as one of ours: somebody else's image may have four fields too, but hardly our kinds.
+/// Returns true if a tag has the form of a cachectl tag: a foreign image's tag may have four fields too, but hardly one of these kinds.
 pub(super) fn is_ours(head: &Tag) -> bool {
     let kind = head.as_str().split('.').next().unwrap_or_default();
     name::is_head(head) && SourceKind::from_name(kind).is_some()
 }
 
-/// What stands under a tag, by manifest and config alone.
+/// What a tag points at, by manifest and config alone.
 #[derive(Debug, Clone)]
 pub(super) enum Found {
     /// A snapshot.
     Ours(Box<Ours>),
     /// Some other manifest.
     Foreign(Foreign),
-    /// It cannot be read, and why.
+    /// It cannot be read, with the reason.
     Broken(String),
-    /// There is no such tag, or no longer.
+    /// The tag does not exist, or no longer.
     Gone,
 }
 
-/// A manifest that is no snapshot.
+/// A manifest that is not a snapshot.
 #[derive(Debug, Clone)]
 pub(super) struct Foreign {
     pub(super) manifest: Manifest,
-    /// When its tag was written, where the store says.
+    /// When its tag was written, if the store reports it.
     pub(super) written: Option<Time>,
 }
 
@@ -201,16 +201,16 @@ pub(super) struct Foreign {
 #[derive(Debug, Clone)]
 pub(super) struct Ours {
     pub(super) manifest: Manifest,
-    /// When its tag was written, where the store says.
+    /// When its tag was written, if the store reports it.
     pub(super) written: Option<Time>,
     pub(super) outline: Outline,
     pub(super) config: Config,
-    /// What the config takes.
+    /// Memory that the config takes.
     pub(super) _memory: Reservation,
 }
 
 impl Ours {
-    /// The full name that the config says.
+    /// The full name in the config.
     pub(super) fn name(&self) -> SnapshotName {
         let config = &self.config;
         SnapshotName {
@@ -225,7 +225,7 @@ impl Ours {
 /// Reads manifest and config of a tag or digest.
 ///
 /// # Errors
-/// When the store cannot be asked, or others use the memory of a daemon; what is damaged there, or too large, is in the answer.
+/// When the store cannot be asked, or other calls use up the daemon's memory; damaged or too large content is in the answer.
 pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> {
     Ok(
         match load::too_large(ctx, look_within_room(ctx, reference).await)? {
@@ -235,10 +235,10 @@ pub(super) async fn look(ctx: &Context, reference: &Reference) -> Result<Found> 
     )
 }
 
-/// The same, for who may try again when what else it reads is done with.
+/// The same, for a caller that can retry after dropping its other reads.
 ///
 /// # Errors
-/// `Memory` wherever there is no room, else as [`look`].
+/// `Memory` if there is no memory for it, otherwise as [`look`].
 pub(super) async fn look_within_room(ctx: &Context, reference: &Reference) -> Result<Found> {
     let Resolved {
         manifest,
@@ -277,7 +277,7 @@ pub(super) async fn snapshot_at(ctx: &Context, tag: &Tag) -> Result<Option<Box<O
     })
 }
 
-/// Resolves; tells what the store lost or damaged (in words, inside) from what keeps us from asking it (an error).
+/// Resolves; distinguishes content that the store lost or damaged (in words, inside) from failures to ask it (an error).
 pub(super) async fn resolve(
     ctx: &Context,
     reference: &Reference,
@@ -292,7 +292,7 @@ pub(super) async fn resolve(
     }
 }
 
-/// Asks the store for a tag that nobody has: whether it answers, and may be read.
+/// Asks the store for a tag that cannot exist, to check that it answers and may be read.
 ///
 /// # Errors
 /// When it cannot be asked.
@@ -307,13 +307,13 @@ pub async fn ask(ctx: &Context) -> Result<()> {
 /// The blobs that a manifest needs, itself first, with their sizes.
 pub(super) async fn needed(manifest: &Manifest) -> impl Iterator<Item = (Digest, u64)> + use<> {
     let own = (manifest.digest, manifest.bytes.len() as u64);
-    // Of what is below another index the index says the size of the manifests alone.
+    // For anything below another index, the index states only the sizes of manifests.
     let children = graph::children(manifest).await.unwrap_or_default();
     let below = children.blobs.into_iter().chain(children.manifests);
     std::iter::once(own).chain(below.map(|d| (d.digest, d.size)))
 }
 
-/// What is wrong with a tag.
+/// A problem with a tag.
 pub(super) fn fault(place: &Place, tag: &Tag, why: impl Into<String>) -> LeftOut {
     LeftOut {
         what: format!("tag {}", place.shown(tag.as_str())),

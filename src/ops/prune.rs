@@ -1,7 +1,7 @@
-//! Prune: names by age, size and count; then blobs that nothing reaches (design §5).
+//! Prune: removes names by age, size and count; then unreachable blobs (design §5).
 //!
-//! - Names: in the command line's own repository only caches of ours, an image that shares it is never touched; in others, which
-//!   builders push to, every tag. A head and its side tags are one name, as old as the youngest of them; so are a tag and its parts.
+//! - Names: in the command line's own repository only cachectl snapshots (an image there is never touched); in other repositories, which
+//!   builders push to, every tag. A head and its side tags count as one name, as old as the youngest of them; so do a tag and its parts.
 //! - Blobs: [`sweep`].
 
 use std::{
@@ -37,25 +37,25 @@ mod tidy;
 
 use measure::{Blobs, Sizes};
 
-/// What may go.
+/// What may be pruned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Names not published for so long go; a copy is as old as what it is a copy of.
+    /// Removes names not published for this long; a copy is as old as its original.
     pub max_age: Option<Duration>,
-    /// Oldest names go until the blobs that names within reach need are below so many bytes.
+    /// Removes the oldest names until the blobs that names within reach need total less than this many bytes.
     pub max_size: Option<u64>,
-    /// So many newest keys of each kind, name and scope stay, the head counted as one, and so many newest tags of each other
-    /// repository; the others go.
+    /// Keeps the N newest keys per kind, name and scope (the head counts as one), and the N newest tags in every other repository; removes
+    /// the rest.
     pub keep: Option<usize>,
-    /// Unreachable blobs go once a mark at least so old names them. Zero: in this run, where the store can keep others out.
+    /// Removes unreachable blobs once a mark of at least this age names them. Zero: in this run, if the store can lock others out.
     pub grace: Duration,
-    /// Unreachable blobs go in this run, whatever the grace time ([`now`]).
+    /// Removes unreachable blobs in this run, regardless of the grace time ([`now`]).
     pub now: bool,
-    /// Say what would go, remove nothing.
+    /// Dry run: reports what would be removed, removes nothing.
     pub dry_run: bool,
 }
 
-/// Blobs of one sort.
+/// A count of blobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     /// How many.
@@ -79,12 +79,12 @@ impl Count {
     }
 }
 
-/// What went, or would go.
+/// What was removed, or would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Tags removed.
     pub tags: Vec<String>,
-    /// Blobs that nothing reaches, marked now for a later run.
+    /// Unreachable blobs, marked now for a later run.
     pub marked: u64,
     /// Blobs removed.
     pub blobs: u64,
@@ -92,21 +92,21 @@ pub struct Report {
     pub bytes: u64,
     /// What could not be read or removed.
     pub left_out: Vec<LeftOut>,
-    /// Why blobs were not swept, where they were not (a registry collects its own).
+    /// Why blobs were not swept, if they were not (a registry collects its own garbage).
     pub not_swept: Option<String>,
-    /// They should have been: asking or removing failed, or another prune was at it.
+    /// They should have been swept: listing or removing failed, or another prune was running.
     #[serde(skip)]
     pub sweep_failed: bool,
-    /// Blobs that nothing reaches, marked now or earlier, that stay until the grace time is over.
+    /// Unreachable blobs, marked now or earlier, that stay until the grace time is over.
     #[serde(skip)]
     pub waiting: Count,
     /// Time until a prune removes the last of these.
     #[serde(rename = "waiting_ms", serialize_with = "json::millis")]
     pub waiting_for: Duration,
-    /// Blobs that nothing reaches and that are too new to be marked.
+    /// Unreachable blobs that are too new to be marked.
     #[serde(skip)]
     pub new: Count,
-    /// Blobs that [`now`] leaves because a client that is pushing was told that they are there.
+    /// Blobs that [`now`] keeps because a pushing client was told that they exist.
     #[serde(skip)]
     pub promised: Count,
 }
@@ -114,7 +114,7 @@ pub struct Report {
 /// Prunes; see the module.
 ///
 /// # Errors
-/// When the names cannot be listed or removed. That blobs could not be swept is in the report: the names are gone then all the same.
+/// When the names cannot be listed or removed. A failed sweep is in the report: the names are removed anyway.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     if options.now {
         return now::run(ctx, options, &now::NoDoors).await;
@@ -122,11 +122,10 @@ pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     super::within_budget(ctx, "pruning", prune(ctx, options)).await
 }
 
-/// Reads what marks name, for doors that are open on the store while it is pruned ([`crate::store::marked`]); nothing to do for
-/// another store.
+/// Reads the marked digests, for doors that serve the store while it is pruned ([`crate::store::marked`]); does nothing for other stores.
 ///
 /// # Errors
-/// When the marks cannot be read; what was known stays.
+/// When the marks cannot be read; the known ones are kept.
 pub async fn read_marked(store: &Store) -> store::Result<()> {
     let (Some(marked), Some(sweep)) = (&store.facts().marked, store.sweep()) else {
         return Ok(());
@@ -161,25 +160,25 @@ async fn prune(ctx: &Context, options: &Options) -> Result<Report> {
 /// A name as the policy sees it.
 struct Name {
     named: Named,
-    /// When the store wrote a tag of it last, where it says so: whether somebody did meanwhile.
+    /// When the store last wrote one of its tags, if the store reports it: shows whether someone wrote it meanwhile.
     written: Option<Time>,
     /// Its last publication, as an import by a key's prefix sees it; `None` while no manifest was read.
     published: Option<PublishedAt>,
     /// Manifests of its tags and their parts.
     manifests: Vec<Digest>,
-    /// What all of them need; empty unless sizes matter.
+    /// Blobs that all of them need; empty unless sizes matter.
     needs: measure::Set,
-    /// It is ours to remove.
+    /// Prune may remove it.
     is_ours: bool,
 }
 
 impl Name {
-    /// When it was published last; `None` where neither the store nor the manifests say when.
+    /// When it was published last; `None` if neither the store nor the manifests record it.
     fn time(&self) -> Option<Time> {
         self.published.and_then(|p| p.time)
     }
 
-    /// What `keep` counts together.
+    /// The group within which `keep` counts.
     fn family(&self) -> String {
         let head = &self.named.group.head;
         let family = if names::is_ours(head) {
@@ -191,7 +190,7 @@ impl Name {
     }
 }
 
-/// Removes names; what their manifests were, as far as no name that stays has them too.
+/// Removes names; returns their manifests, except those that a remaining name has too.
 async fn by_policy(
     ctx: &Context,
     options: &Options,
@@ -234,7 +233,7 @@ async fn by_policy(
     Ok(gone)
 }
 
-/// Removes a name, unless somebody wrote it meanwhile; says whether it went.
+/// Removes a name, unless someone wrote it meanwhile; returns true if it was removed.
 async fn leave(options: &Options, name: &Name, now: Time, report: &mut Report) -> Result<bool> {
     if options.dry_run {
         report.tags.extend(name.named.tags());
@@ -248,8 +247,7 @@ async fn leave(options: &Options, name: &Name, now: Time, report: &mut Report) -
     Ok(true)
 }
 
-/// Reads the manifests of a name. One that cannot be read keeps the whole name: nobody knows how old it is.
-/// `now` is the store's clock.
+/// Reads the manifests of a name. An unreadable one keeps the whole name, since its age is unknown. `now` is the store's clock.
 async fn read_name(
     named: Named,
     sized: bool,
@@ -273,7 +271,7 @@ async fn read_name(
             Err(why) => return Ok((None, Some(named::left(&place.shown(tag.as_str()), &why)))),
         };
         let outline = load::outline(&resolved.manifest).await.ok().flatten();
-        // Where a registry cannot remove a tag, a manifest of nothing stands for a side tag; it is no reason to keep the name.
+        // If a registry cannot remove a tag, an empty manifest takes the place of a side tag; it does not keep the name.
         name.is_ours &= outline.is_some() || *tag != group.head;
         name.manifests.push(resolved.manifest.digest);
         let mut written = resolved.modified;
@@ -294,12 +292,12 @@ async fn read_name(
             needed.add(needs.sizes())?;
         }
     }
-    // What builders push elsewhere is there to be looked after, whatever it is.
+    // In other repositories everything that builders push is pruned.
     name.is_ours |= !place.is_own();
     Ok((Some((name, needed)), None))
 }
 
-/// Which names leave, by index. `sizes` are those of the blobs that they need.
+/// Chooses the names to remove, by index. `sizes` are those of the blobs that they need.
 fn choose(
     all: &[Name],
     options: &Options,

@@ -1,8 +1,8 @@
-//! Publishing a snapshot under its name, however many writers do so at once (design §5).
+//! Publishing a snapshot under its name, safely with any number of concurrent writers (design §5).
 //!
-//! Where the store compares and swaps, the head is written if nobody else did meanwhile, else folded and tried again.
-//! Everywhere else the snapshot is first published under a side tag; from then on it cannot be lost, and folding it into
-//! the head is a courtesy to readers, which anyone may finish.
+//! Where the store compares and swaps, the head is written if nobody else wrote it meanwhile; otherwise the snapshot is folded with it and
+//! the write retried. Everywhere else the snapshot is first published under a side tag; from then on it cannot be lost, and folding it into
+//! the head only spares readers work; any writer may finish it.
 
 use std::{
     collections::HashSet,
@@ -28,18 +28,18 @@ use crate::{
     store::{self, Body, ErrorKind, Expect, Meet, Published},
 };
 
-/// Rounds of folding before it is left to others.
+/// Most rounds of folding before it is left to other writers.
 const ROUNDS: u32 = 10;
-/// Rounds of comparing and swapping: each lost one is another writer's success.
+/// Most rounds of compare-and-swap: each lost one is another writer's success.
 const SWAPS: u32 = 200;
-/// From reading the head to sending the new one at most.
+/// Longest time from reading the head to sending the new one.
 const ROUND_TIME: Duration = Duration::from_mins(1);
-/// A contained side tag is removed when it is so old by the store's clock.
+/// A contained side tag is removed once it is this old by the store's clock.
 const SIDE_TAG_SECS: i64 = 24 * 3600;
-/// Side tags removed in one export at most.
+/// Most side tags removed in one export.
 const REMOVED_AT_ONCE: usize = 32;
 
-/// What leaves a Go cache when it is published.
+/// Limits that evict entries of a Go cache when it is published.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Days without use.
@@ -60,30 +60,30 @@ impl Limits {
     }
 }
 
-/// What is published.
+/// A snapshot to publish, with its context.
 pub struct Publication<'a> {
-    /// This writer's snapshot: everything for Go kinds and plain folders, the own tree alone with `--merge`.
+    /// This writer's snapshot: everything for Go kinds and plain folders, only this node's tree with `--merge`.
     pub mine: &'a Snapshot,
-    /// Packs of it that this writer made of contents it read itself: they take the place of all that hold the same.
+    /// Its packs that this writer made from content it read itself: they replace all packs with the same content.
     pub own: &'a HashSet<Digest>,
-    /// What was there when `mine` was made.
+    /// The state of the name when `mine` was made.
     pub base: &'a Current,
-    /// Whether `mine` was made from `base`, and so can take its place.
+    /// Whether `mine` was made from `base`, and so can replace it.
     pub built_on_base: bool,
     /// How the kind behaves.
     pub rules: Rules,
-    /// What leaves.
+    /// The limits that evict entries.
     pub limits: Limits,
     /// Packs known to be damaged.
     pub damaged: &'a HashSet<Digest>,
-    /// Time of creation that is written.
+    /// Time of creation to write.
     pub created: Time,
-    /// When what is published was published already, if it is a copy; else the store's clock tells.
+    /// The original publication time, if this is a copy; otherwise the store's clock counts.
     pub copied: Option<Time>,
 }
 
 impl Publication<'_> {
-    /// What is published, as of `now` by the store's clock.
+    /// The snapshot to publish, as of `now` by the store's clock.
     fn mine(&self, now: Time) -> Snapshot {
         Snapshot {
             published: Some(self.copied.unwrap_or(now)),
@@ -91,7 +91,7 @@ impl Publication<'_> {
         }
     }
 
-    /// When a head made of it and of what was there is published: now, unless nothing in it is new.
+    /// The publication time of a head folded from it and the current state: now, unless it has nothing new.
     fn head_published(&self, head: &Snapshot, now: Time) -> Option<Time> {
         match self.copied {
             Some(_) => head.published,
@@ -107,7 +107,7 @@ impl Publication<'_> {
     }
 }
 
-/// What a name stands for once something was published under it.
+/// What a name points at after a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Digest of the snapshot.
@@ -118,11 +118,11 @@ pub struct Head {
 
 /// Publishes; returns the head that contains it, or this writer's own snapshot while none does.
 ///
-/// All packs of it must be stored. Once it returns, every reader of the name gets what this writer had.
+/// All its packs must be stored. Once this returns, every reader of the name gets this writer's content.
 ///
 /// # Errors
-/// Nothing is published then, or (side tags) all of it but not yet folded. [`Error::Replaced`]: the name was replaced since
-/// what it was made from was read; no reader gets what this writer had.
+/// Nothing is published then, or (side tags) all of it but not yet folded. [`Error::Replaced`]: the name was replaced after this writer
+/// read its base; no reader gets this writer's content.
 pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     match ctx.store.facts().meet {
         Meet::CompareAndSwap => swap(ctx, p).await,
@@ -168,7 +168,7 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
                 });
             }
             Published::Conflict => {
-                // What was read before is done with first.
+                // Drop the previous read first.
                 drop(read_again.take());
                 read_again = Some(head::read(ctx, name, p.damaged).await?);
             }
@@ -190,7 +190,7 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
         .publish(&sealed.manifest, Some(&own), &Expect::Anything)
         .await?;
     tracing::debug!(tag = %own, digest = %sealed.manifest.digest, "Side tag published");
-    // The export is durable; what fails from here on is finished by the next writer, and readers fold it themselves.
+    // The export is durable; if a later step fails, the next writer completes it, and readers fold it themselves.
     let own = Side {
         tag: own,
         loaded: Loaded {
@@ -220,7 +220,7 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     }))
 }
 
-/// Folds until the head contains `own` and all that was listed; that head then.
+/// Folds until the head contains `own` and all listed side tags; returns that head.
 async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Result<Option<Head>> {
     let (name, own, mine) = (&p.mine.name, &side.tag, &side.loaded.snapshot);
     let mut seen: HashSet<Tag> = HashSet::from([own.clone()]);
@@ -248,7 +248,7 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
             // The listing lags behind.
             next = Some(fold_side(next.as_ref(), mine, own, current.now, p.rules));
         }
-        // A tag that was listed before and is in no head now: its writer is gone, or a stale head came back.
+        // A tag that was listed before and is in no head now: someone removed it, or a stale head came back.
         seen.retain(|t| t == own || current.side_tags.contains(t));
         let Some(mut next) = next else { continue };
         current.remember_untaken(&mut next);
@@ -272,7 +272,7 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
             .publish(&sealed.manifest, Some(&name.tag()), &expect)
             .await?;
         if published == Published::Conflict || round > 0 {
-            // Writers that met once would meet again at the same pace.
+            // Without a random pause, writers that collided once would collide again.
             let pause = fastrand::u64(0..50 << round.min(5));
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
@@ -284,8 +284,8 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
     Ok(None)
 }
 
-/// Says whether nobody wrote since `mine` was made from what there was: then it takes its place, as where tags can be swapped. A
-/// union would bring back what left for its age or size.
+/// Returns true if nobody wrote since `mine` was derived from `base`: then `mine` replaces it, as with compare-and-swap. A union would
+/// bring back entries evicted for their age or size.
 fn replaces(p: &Publication<'_>, current: &Current, own: &Side) -> bool {
     let digest = |c: &Current| c.head.as_ref().map(|h| h.digest);
     let is_known = |s: &FoldedSide| s.tag == own.tag || p.base.sides.iter().any(|b| b.tag == s.tag);
@@ -296,8 +296,8 @@ fn replaces(p: &Publication<'_>, current: &Current, own: &Side) -> bool {
         && current.sides.iter().all(is_known)
 }
 
-/// The documents of a snapshot, which remembers of side tags what is `listed` now; checked as a reader does, since a fold may be more
-/// than each of what it was made of.
+/// The documents of a snapshot, which records only the side tags `listed` now; checked like a reader does, since a fold may exceed limits
+/// that each of its inputs met.
 fn seal(next: &mut Snapshot, created: Time, listed: &HashSet<&str>, now: Time) -> Result<Sealed> {
     contained::keep_listed(next, listed, now);
     readable::check(next)?;
@@ -306,7 +306,7 @@ fn seal(next: &mut Snapshot, created: Time, listed: &HashSet<&str>, now: Time) -
     Ok(sealed)
 }
 
-/// Stores what the manifest names besides packs.
+/// Stores the blobs that the manifest names besides packs.
 async fn put_config(ctx: &Context, sealed: &Sealed) -> Result<()> {
     let body = Body::Bytes(sealed.config_bytes.clone().into());
     ctx.store.put(&sealed.config, &body).await?;
@@ -317,7 +317,7 @@ async fn put_config(ctx: &Context, sealed: &Sealed) -> Result<()> {
     Ok(())
 }
 
-/// Removes side tags that the head contains and that are old, the latest first; what cannot be removed waits for the next export.
+/// Removes old side tags that the head contains, the latest first; those that cannot be removed wait for the next export.
 async fn remove_old(ctx: &Context, current: &Current, contained: &Contained<'_>) {
     let Some(untag) = ctx.store.untag() else {
         return;
@@ -330,7 +330,7 @@ async fn remove_old(ctx: &Context, current: &Current, contained: &Contained<'_>)
     let Ok(now) = ctx.store.clock().await else {
         return;
     };
-    // One that claims to be of the future would never be old: it is nobody's whose clock is the store's.
+    // One that claims a time in the future would never become old: no writer that follows the store's clock made it.
     old.retain(|t| {
         name::side_time(t).is_some_and(|at| at.secs + SIDE_TAG_SECS < now.secs || is_ahead(at, now))
     });
@@ -339,7 +339,7 @@ async fn remove_old(ctx: &Context, current: &Current, contained: &Contained<'_>)
         let Some(tag) = old.pop() else { return };
         match untag.untag(tag).await {
             Ok(true) => {}
-            // Where a registry deletes no tags the earlier ones are gone as well, but for some that many exports at once left.
+            // On a registry that does not delete tags the earlier ones were untagged too, except some left by concurrent exports.
             Ok(false) if !was_gone => {
                 was_gone = true;
                 fastrand::shuffle(&mut old);

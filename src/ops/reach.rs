@@ -1,7 +1,7 @@
-//! Which repositories of a store a verb concerns, and what the tags there are called.
+//! The repositories of a store that a verb works on, and the displayed names of their tags.
 //!
-//! The repository of the command line keeps its plain names; a tag of any other one is written `REPO:TAG`, and a name of ours
-//! there `REPO:NAME`. A store that holds one repository only (a registry's, an image layout) has plain names alone.
+//! The repository of the command line keeps its plain names; a tag of any other one is written `REPO:TAG`, and a cachectl name there
+//! `REPO:NAME`. A store that holds only one repository (one in a registry, an image layout) has only plain names.
 
 use std::{fmt, sync::Arc};
 
@@ -18,20 +18,20 @@ use crate::{
     store::{self, ErrorKind, Repository, Untag, keys::Repo, repository::TagPart},
 };
 
-/// Says of a repository whether it may be looked at, or changed.
+/// Decides whether a repository may be read, or changed.
 type Admits = Arc<dyn Fn(&Repo) -> bool + Send + Sync>;
 
-/// Some repositories, and what is seen in them.
+/// Some repositories, and what is visible in them.
 #[derive(Clone)]
 struct Granted {
     admits: Admits,
     sights: Arc<Sights>,
 }
 
-/// The repositories that a verb may concern: by right, and by what was asked for.
+/// The repositories that a verb may work on: limited by rights, and by the request.
 #[derive(Clone, Default)]
 pub struct Reach {
-    /// `None`: all there are or will be.
+    /// `None`: all, including future ones.
     granted: Option<Granted>,
     /// `None`: all that are granted.
     wanted: Option<GlobSet>,
@@ -52,8 +52,7 @@ impl Reach {
         Self::default()
     }
 
-    /// Those that `admits` says yes to, and nothing that does not stop at one repository: of the common blobs only what `sights`
-    /// shows there.
+    /// Only those that `admits` allows, and nothing beyond a single repository: of the shared blobs only those that `sights` shows there.
     pub fn granted(
         admits: impl Fn(&Repo) -> bool + Send + Sync + 'static,
         sights: Arc<Sights>,
@@ -67,11 +66,11 @@ impl Reach {
         }
     }
 
-    /// The same, of which only those are wanted that match one of `patterns`, as grants spell them: `*` stops at a `/`, `**` does
-    /// not. Without any, all are.
+    /// The same, limited to repositories that match one of `patterns`, in the syntax of grants: `*` stops at a `/`, `**` does not. Without
+    /// patterns, all match.
     ///
     /// # Errors
-    /// `Usage` for what is no pattern.
+    /// `Usage` for an invalid pattern.
     pub fn wanting(mut self, patterns: &[String]) -> Result<Self> {
         if patterns.is_empty() {
             return Ok(self);
@@ -92,13 +91,13 @@ impl Reach {
         Ok(self)
     }
 
-    /// The same, of which everything is wanted.
+    /// The same, without the limit to requested patterns.
     pub(super) fn wanting_all(mut self) -> Self {
         self.wanted = None;
         self
     }
 
-    /// Says whether it has every repository by right: then what concerns the whole store may be told and done too.
+    /// Returns true if the caller has rights to every repository: then operations on the whole store are allowed too.
     pub fn is_whole(&self) -> bool {
         self.granted.is_none()
     }
@@ -116,15 +115,15 @@ impl Reach {
 /// One repository that a verb works in.
 pub(super) struct Place {
     repo: Repo,
-    /// Its records; `None` where the store holds one repository only.
+    /// Its records; `None` if the store holds only one repository.
     records: Option<Repository>,
     /// The verb's context, with the store of this repository.
     pub(super) ctx: Context,
 }
 
 impl Place {
-    /// The repository that the store was opened at; `None` where only some repositories are in reach and the store cannot tell what
-    /// belongs to which.
+    /// The repository that the store was opened at; `None` if only some repositories are within reach and the store cannot tell which blobs
+    /// belong to which.
     fn own(ctx: &Context) -> Option<Self> {
         let repo = Repo::cli();
         let records = ctx.store.repository(&repo);
@@ -136,18 +135,18 @@ impl Place {
         Some(Self { repo, records, ctx })
     }
 
-    /// A context whose store answers only for what is seen in a repository.
+    /// A context whose store shows only what is visible in a repository.
     fn seen(ctx: &Context, granted: &Granted, repository: &Repository) -> Context {
         let view = View::new(repository.clone(), granted.sights.clone());
         Context {
             store: ctx.store.seen_through(Arc::new(view)),
-            // What one caller sees another may not.
+            // Other callers may see less.
             tables: ctx.tables.afresh(),
             ..ctx.clone()
         }
     }
 
-    /// The repository of that name; `None` where there are no others than the command line's own.
+    /// The repository of that name; `None` if there is only the command line's own.
     fn of(ctx: &Context, repo: &Repo) -> Option<Self> {
         if *repo == Repo::cli() {
             return Self::own(ctx);
@@ -155,12 +154,12 @@ impl Place {
         Self::other(ctx, repo)
     }
 
-    /// Another one; `None` where there are no others.
+    /// Another repository; `None` if there are no others.
     fn other(ctx: &Context, repo: &Repo) -> Option<Self> {
         let repository = ctx.store.repository(repo)?;
         let inside = Context {
             store: ctx.store.within(&repository),
-            // What one repository has another may not have, or not show.
+            // Another repository may not have, or not show, what this one has.
             tables: ctx.tables.afresh(),
             ..ctx.clone()
         };
@@ -180,12 +179,12 @@ impl Place {
         self.repo == Repo::cli()
     }
 
-    /// Its repository's name; empty where the store holds one only.
+    /// Its repository's name; empty if the store holds only one.
     pub(super) fn repository(&self) -> &str {
         self.records.as_ref().map_or("", |_| self.repo.as_str())
     }
 
-    /// What a tag or name of it is called.
+    /// The displayed form of one of its tags or names.
     pub(super) fn shown(&self, name: &str) -> String {
         if self.is_own() {
             name.to_owned()
@@ -202,7 +201,7 @@ impl Place {
         }
     }
 
-    /// The manifests that refer to one.
+    /// The referrers of a manifest.
     pub(super) async fn referrers(&self, subject: &Digest) -> store::Result<Vec<Digest>> {
         match &self.records {
             Some(repository) => repository.referrers(subject).await,
@@ -210,7 +209,7 @@ impl Place {
         }
     }
 
-    /// Takes a tag away, with the parts it is merged from; `false` if there was none.
+    /// Removes a tag, with the parts it is merged from; `false` if it did not exist.
     pub(super) async fn remove(&self, tag: &Tag) -> store::Result<bool> {
         let untag = untag_of(&self.ctx)?;
         match &self.records {
@@ -219,13 +218,13 @@ impl Place {
         }
     }
 
-    /// Its records, where it has any.
+    /// Its records, if it has any.
     pub(super) fn records(&self) -> Option<&Repository> {
         self.records.as_ref()
     }
 }
 
-/// The ability, or why there is none.
+/// The capability, or an error that states why it is missing.
 fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
     ctx.store.untag().map(|u| &**u).ok_or_else(|| {
         let why = "nothing can be removed: the store cannot, or it was opened read-only";
@@ -234,14 +233,14 @@ fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
     })
 }
 
-/// All repositories within reach, sorted by name; the command line's own is there even if it holds nothing yet.
+/// All repositories within reach, sorted by name; the command line's own is included even if it is still empty.
 ///
 /// # Errors
-/// `Usage` where repositories are chosen and the store holds one only.
+/// `Usage` if repositories were selected and the store holds only one.
 pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<Place>>> {
     let Some(repositories) = &ctx.store.facts().repositories else {
         return match &ctx.reach.wanted {
-            // Through a daemon's door only ours is known.
+            // Through a daemon's door only cachectl's own is known.
             _ if ctx.store.facts().control.is_some() => Ok(own(ctx).into_iter().collect()),
             None => Ok(own(ctx).into_iter().collect()),
             Some(_) => Err(Error::Usage(format!(
@@ -260,14 +259,14 @@ pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<Place>>> {
     Ok(places.map(Arc::new).collect())
 }
 
-/// The command line's own repository; `None` where it is out of reach.
+/// The command line's own repository; `None` if it is out of reach.
 pub(super) fn own(ctx: &Context) -> Option<Arc<Place>> {
     let alone = ctx.store.facts().repositories.is_none() && ctx.store.facts().control.is_none();
     let reached = alone || ctx.reach.admits(&Repo::cli());
     Place::own(ctx).filter(|_| reached).map(Arc::new)
 }
 
-/// The repository in `REPO:NAME`, with the name; `None` for a word that is no such thing, or where it is out of reach.
+/// The repository in `REPO:NAME`, with the name; `None` for a word of another form, or if it is out of reach.
 pub(super) fn named<'a>(ctx: &Context, word: &'a str) -> Option<(Arc<Place>, &'a str)> {
     let (repo, name) = word.rsplit_once(':').filter(|(_, name)| !name.is_empty())?;
     let repo: Repo = repo.parse().ok()?;
@@ -277,7 +276,7 @@ pub(super) fn named<'a>(ctx: &Context, word: &'a str) -> Option<(Arc<Place>, &'a
     Some((Arc::new(Place::of(ctx, &repo)?), name))
 }
 
-/// The same repository at another store; `None` where that holds one only, and this is not the command line's own.
+/// The same repository at another store; `None` if that store holds only one and this is not the command line's own.
 pub(super) fn counterpart(to: &Context, place: &Place) -> Option<Context> {
     if place.is_own() {
         return Some(to.clone());
@@ -285,7 +284,7 @@ pub(super) fn counterpart(to: &Context, place: &Place) -> Option<Context> {
     Place::other(to, &place.repo).map(|p| p.ctx)
 }
 
-/// What `ask` says of every place, in their order.
+/// The answers of `ask` for all places, in order.
 pub(super) async fn each<T, F>(
     ctx: &Context,
     places: Vec<Arc<Place>>,

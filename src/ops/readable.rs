@@ -1,4 +1,4 @@
-//! Whether a command could read back what an export is about to publish: the limits of readers, seen from the writer.
+//! Checks that a command can read back what an export is about to publish: applies the readers' limits before writing.
 
 use super::{Error, Result};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     memory::MemoryBudget,
 };
 
-/// Refuses a snapshot that every import would refuse. What was sent stays unreachable, for a prune.
+/// Refuses a snapshot that every import would refuse. Blobs already sent stay unreachable until a prune.
 ///
 /// # Errors
 /// `TooManyEntries`, `Unreadable`.
@@ -27,7 +27,7 @@ pub(super) fn check(snapshot: &Snapshot) -> Result<()> {
     Err(Error::TooManyEntries { entries, bytes })
 }
 
-/// The same of the documents that are about to be published, by reading them.
+/// The same for the documents about to be published, by parsing them.
 ///
 /// # Errors
 /// `Unreadable`.

@@ -1,6 +1,6 @@
-//! Remove: takes a name away, side tags first. Blobs go with the next prune.
+//! Remove: deletes a name, side tags first. The next prune removes its blobs.
 //!
-//! The order matters: a head without its side tags is still the name, side tags without a head would bring it back.
+//! The order matters: a head without side tags is still the name; side tags without a head would bring the name back.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
@@ -15,14 +15,14 @@ use crate::{
     store,
 };
 
-/// What is to be removed.
+/// What to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// A name or tag; `REPO:NAME` in another repository than the command line's own.
     pub name: String,
-    /// Which snapshots of it.
+    /// Limits the removal to some of its snapshots.
     pub only: Only,
-    /// Say what would be removed, remove nothing.
+    /// Dry run: reports what would be removed, removes nothing.
     pub dry_run: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Options {
 pub struct Report {
     /// The names.
     pub names: Vec<Removed>,
-    /// Every tag of theirs that was there, in the order in which they went.
+    /// Every existing tag of theirs, in the order of removal.
     pub tags: Vec<String>,
 }
 
@@ -40,17 +40,17 @@ pub struct Report {
 pub struct Removed {
     /// The tag of its head; `REPO:TAG` in another repository than the command line's own.
     pub tag: String,
-    /// Its repository; empty where the store holds one only.
+    /// Its repository; empty if the store holds only one.
     pub repository: String,
-    /// The name in full; `None` if the tag is not that of a cache, or its name cannot be read.
+    /// The name in full; `None` if the tag is not a cache's, or its name cannot be read.
     #[serde(flatten, serialize_with = "json::or_nulls")]
     pub name: Option<SnapshotName>,
 }
 
-/// Removes every tag that `options` name, with its side tags and the parts it is merged from.
+/// Removes every tag that `options` select, with its side tags and the parts it is merged from.
 ///
 /// # Errors
-/// `Unsupported` where the store cannot, `Usage` for a digest. What was removed before an error stays removed; the head is last.
+/// `Unsupported` if the store cannot remove tags, `Usage` for a digest. Tags removed before an error stay removed; the head is last.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     super::within_budget(ctx, "removing", remove(ctx, options)).await
 }
@@ -75,7 +75,7 @@ async fn remove(ctx: &Context, options: &Options) -> Result<Report> {
         } else {
             take_away(found, &mut report.tags).await?;
         }
-        // Some registries list tags for ever that were taken away.
+        // Some registries list removed tags forever.
         if report.tags.len() > before {
             report.names.push(name);
         }
@@ -83,12 +83,12 @@ async fn remove(ctx: &Context, options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// The tags of a name that there are, in the order in which they may be removed.
+/// The existing tags of a name, in the order in which they may be removed.
 async fn still_there(name: &Named, there: &mut Vec<String>) -> Result<()> {
     let ctx = &name.place.ctx;
     let look = |tag: Tag| async move {
         let resolved = names::resolve(ctx, &tag.clone().into()).await?;
-        // What is damaged is there too.
+        // A damaged tag exists too.
         let is_there = !matches!(resolved, Ok(None));
         Ok::<_, Error>(is_there.then_some(tag))
     };
@@ -102,7 +102,7 @@ async fn still_there(name: &Named, there: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// A name as people wrote it; only a long one has to be read for that.
+/// A name as the user wrote it; only a long one takes reading its config.
 async fn described(named: &Named) -> Result<Removed> {
     let Named { place, group, .. } = named;
     let mut name = None;
@@ -123,7 +123,7 @@ async fn described(named: &Named) -> Result<Removed> {
     })
 }
 
-/// Removes side tags one by one, then the head; notes what was there.
+/// Removes side tags one by one, then the head; records those that existed.
 pub(super) async fn take_away(name: &Named, removed: &mut Vec<String>) -> store::Result<()> {
     for tag in name.group.tags() {
         if name.place.remove(tag).await? {

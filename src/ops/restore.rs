@@ -1,4 +1,4 @@
-//! Putting a snapshot back: what stands is left, what is missing is fetched, unpacked beside, verified, and moved into place.
+//! Restoring a snapshot: matching files stay, missing ones are fetched, unpacked into a staging folder, verified, and moved into place.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,24 +38,24 @@ mod survey;
 
 use survey::{Links, Survey, survey};
 
-/// Room that is left free on the target's file system.
+/// Space to leave free on the target's file system.
 const SPARE_BYTES: u64 = 256 << 10;
 
 /// What a restore did.
 pub struct Restored {
     /// Entries that were written.
     pub written: u64,
-    /// Entries that could not be had; empty: all of the snapshot is there.
+    /// Entries that could not be fetched; empty: the whole snapshot is in place.
     pub missing: Vec<LeftOut>,
-    /// What was left alone, not for want of anything: the user should know.
+    /// Entries left alone although nothing was missing; reported to the user.
     pub spared: Vec<LeftOut>,
-    /// Something in the target was in the way of some of these.
+    /// Something in the target blocked some of these.
     pub blocked: bool,
-    /// Packs found damaged, with why.
+    /// Packs found damaged, with reasons.
     pub damaged: Vec<(Digest, String)>,
     /// What was fetched.
     pub moved: Moved,
-    /// What stands in the target now, sorted by path: for the node index.
+    /// Files now in the target, sorted by path: for the node index.
     pub contents: Vec<Stands>,
 }
 
@@ -65,22 +65,22 @@ pub struct Stands {
     pub path: EntryPath,
     /// Its content.
     pub content: KnownContent,
-    /// The time of change that this restore gave it, or found and took for right: with another, somebody changed it since.
+    /// The modification time that this restore set, or found and accepted: with a different one, someone has changed the file since.
     pub mtime: Time,
 }
 
 /// Why nothing was restored.
 pub enum NotRestored {
-    /// The snapshot cannot be had whole, and its kind wants it whole: a miss. The packs found damaged, and why.
+    /// The snapshot is incomplete, and its kind must be restored whole: a miss. Holds the packs found damaged, and why.
     Incomplete(Vec<(Digest, String)>, String),
 }
 
-/// Restores `snapshot`, which passed its closure. Where one of its packs does not hold what it says, the next one that has the same
-/// content is tried, at last those of `spare`.
+/// Restores `snapshot`, which must be closed. If a pack does not hold what it lists, the next pack with the same content is tried, those of
+/// `spare` last.
 ///
 /// # Errors
-/// When the target cannot be written, or the store cannot be asked; the target has what it had, unless the error says that some
-/// was in place already ([`crate::source::Error::Partly`]). Where `leave` is taken back, it ends at the next file.
+/// When the target cannot be written, or the store cannot be asked; the target is unchanged, unless the error says that some files were
+/// already in place ([`crate::source::Error::Partly`]). If `leave` is taken back, it ends at the next file.
 pub async fn restore(
     ctx: &Context,
     source: Arc<dyn Source>,
@@ -201,11 +201,11 @@ struct Job {
 /// The staged tree as the unpacker sees it.
 struct Staged {
     job: Arc<Job>,
-    /// What the plan is of.
+    /// The snapshot of the plan.
     snapshot: Arc<Snapshot>,
     staging: Arc<Option<Staging>>,
     plan: Arc<Plan>,
-    /// Files may be there already, not whole.
+    /// Incomplete files may already exist.
     is_again: bool,
 }
 
@@ -249,7 +249,7 @@ fn wanted(survey: &Survey, snapshot: &Snapshot) -> Vec<Wanted> {
     let is_file = |at: &At| snapshot.entry(*at).entry.kind.is_file();
     let all = survey.entries.iter().zip(&survey.standing);
     all.filter(|(at, s)| is_file(at) && matches!(s, Standing::Absent | Standing::Other))
-        // The frames' digests say that it is what was packed; its own says that it is what the table of contents promises.
+        // The frames' digests prove that it is what was packed; its own digest proves that it is what the table of contents lists.
         .map(|(at, _)| Wanted {
             at: *at,
             check: true,
@@ -258,20 +258,20 @@ fn wanted(survey: &Survey, snapshot: &Snapshot) -> Vec<Wanted> {
 }
 
 impl Job {
-    /// Says whether none of the files could be had, and none of them stands in the target already.
+    /// Returns true if none of the files could be fetched, and none is in the target already.
     fn is_lost_whole(&self, broken: &[(usize, String)]) -> bool {
         let stands = |s: &Standing| !matches!(s, Standing::Absent | Standing::Other);
         broken.len() == self.plan.files.len() && !self.survey.standing.iter().any(stands)
     }
 
-    /// The entries to be in the target, and what stands in their places.
+    /// The entries to be in the target, and what is in their places now.
     fn survey(&self) -> impl Iterator<Item = (&Entry, &Standing)> {
         let entries = self.survey.entries.iter();
         let entries = entries.map(|at| &self.snapshot.entry(*at).entry);
         entries.zip(&self.survey.standing)
     }
 
-    /// Makes the staging folder, if anything is to be put into place at all, and sees whether there is room.
+    /// Creates the staging folder, if there is anything to put into place, and checks for free space.
     fn begin(&self) -> Result<Arc<Option<Staging>>> {
         let all_there = self
             .survey
@@ -297,7 +297,7 @@ impl Job {
         Ok(Arc::new(Some(staging)))
     }
 
-    /// Verifies what is staged as a whole, moves it into place and finishes the cache.
+    /// Verifies the staged files as a whole, moves them into place and finishes the cache.
     fn place(
         &self,
         staging: Arc<Option<Staging>>,
@@ -368,7 +368,7 @@ impl Job {
             Some(staging) => {
                 made = self.snapshot.root.filter(|_| staging.is_fresh());
                 if let Some(root) = made {
-                    // What nobody else may enter is closed before it appears; we ourselves have yet to write there.
+                    // A private folder gets its restricted mode before it appears, but must stay writable for this process.
                     let mode = self.source.carry().mode(root.mode) | 0o700;
                     staging.tree().root().set_own_mode(mode)?;
                 }
@@ -403,7 +403,7 @@ impl Job {
         Ok((written, missing, self.contents(&entries)))
     }
 
-    /// What is left to do in the target once everything has its place.
+    /// Final work in the target once everything is in place.
     fn complete(
         &self,
         root: &fs::Dir,
@@ -430,7 +430,7 @@ impl Job {
         Ok(())
     }
 
-    /// An action entry whose output did not come is of no use.
+    /// An action entry whose output could not be restored is useless.
     fn lose_what_needs_the_lost<'a>(
         &'a self,
         staging: Option<&Staging>,
@@ -460,7 +460,7 @@ impl Job {
         Ok(())
     }
 
-    /// What is known of the target's files now.
+    /// The known content of the target's files.
     fn contents(&self, entries: &[&Entry]) -> Vec<Stands> {
         let there: HashSet<&EntryPath> = entries.iter().map(|e| &e.path).collect();
         let all = self.survey.entries.iter().zip(&self.survey.standing);

@@ -1,18 +1,18 @@
-//! Which blobs of the common store a caller sees who may read some repositories only.
+//! Decides which blobs of the shared store are visible to a caller who may read only some repositories.
 //!
-//! Bytes are stored once for all repositories. Whoever may read all of them sees all blobs in each, and nothing here is asked. Anybody
-//! else sees in a repository
+//! Bytes are stored once for all repositories. A caller who may read all of them sees all blobs in each, without the checks here. Any other
+//! caller sees in a repository
 //!
-//! 1. what is linked there: pushed or mounted by such a caller, or named by a manifest of such a caller whose children were checked;
-//! 2. the repository's manifests, and what those of them name that were pushed by somebody who reads everything, by the command line
-//!    beside the daemon, or by a release without links: in positions that each release checked ([`Named::grants_sight`]);
-//! 3. the config of a cache that the daemon merged. What else a merged cache names its parts grant, or nobody.
+//! 1. blobs linked there: pushed or mounted by such a caller, or named by a manifest of such a caller whose children were checked;
+//! 2. the repository's manifests, and the blobs named by those manifests that were pushed by a caller who reads everything, by the command
+//!    line beside the daemon, or by a release without links: only in positions that every release checked ([`Named::grants_sight`]);
+//! 3. the config of a cache that the daemon merged. Sight of anything else that a merged cache names comes only from its parts.
 //!
-//! Digests that came to a repository by a release that did not check this (an older link) count as the second rule's.
+//! Digests linked to a repository by a release that did not check this (an older link) fall under the second rule.
 //!
-//! Of a repository's manifests the second rule believes none about a digest that another one names in a position that older releases
-//! did not check: such a pair is how a foreign blob was laundered. Such a doubt is written down (`doubted/` of the repository) before the
-//! manifest that casts it goes, or counts as checked. Manifests whose children were checked are not read at all.
+//! The second rule trusts no manifest about a digest that another manifest of the repository names in a position that older releases did
+//! not check: such a pair is how a foreign blob could be laundered. Such a doubt is recorded (`doubted/` of the repository) before the
+//! manifest that casts it is removed, or counts as checked. Manifests whose children were checked are not read at all.
 //!
 //! [`Named::grants_sight`]: crate::artifact::outline::Named::grants_sight
 
@@ -46,15 +46,15 @@ use links::Links;
 use memo::{Memo, Verdict};
 pub use view::View;
 
-/// Bytes of manifests that are read and parsed at once, for all repositories together, in units of [`UNIT`].
+/// Most bytes of manifests that are read and parsed at once, for all repositories together, in units of [`UNIT`].
 const READ_UNITS: u32 = 192;
 const UNIT: u64 = 64 << 10;
-/// How long a listing of a repository's manifests counts for what is visible by it, and for what is not.
+/// How long a listing of a repository's manifests is valid for digests it makes visible; [`UNKNOWN_FOR`] is for the others.
 const KNOWN_FOR: Duration = Duration::from_secs(30);
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
-/// Repositories that are remembered.
+/// Most remembered repositories.
 const MAX_REPOS: usize = 256;
-/// Digests that are remembered for all of them together, 16 bytes each.
+/// Most digests remembered for all of them together, 16 bytes each.
 const MAX_KEYS: usize = 2 << 20;
 
 /// Why a digest is visible.
@@ -64,11 +64,11 @@ pub enum Seen {
     Linked,
     /// Only a manifest of the repository names it.
     Named,
-    /// It is not visible, or does not exist: nobody is told which.
+    /// It is not visible, or does not exist: callers are not told which.
     Not,
 }
 
-/// Answers who sees what, for all repositories of a store; remembers what their manifests grant.
+/// Decides what callers see, for all repositories of a store; remembers what their manifests grant.
 pub struct Sights {
     repos: Mutex<HashMap<Repo, Place>>,
     links: Links,
@@ -76,13 +76,13 @@ pub struct Sights {
     max_keys: usize,
 }
 
-/// What is known of a repository.
+/// What is known about a repository.
 struct Place {
     memo: Option<Arc<Memo>>,
-    /// Held while its manifests are listed and read: one caller does that for all who wait.
+    /// Held while its manifests are listed and read: one caller does that for all that wait.
     gate: Arc<Semaphore>,
     used: Instant,
-    /// When a manifest was last heard of that the memo does not know: what was not visible by that listing may be by now.
+    /// When a manifest that the memo does not know was last reported: digests invisible by that listing may be visible now.
     news: Option<Instant>,
 }
 
@@ -100,7 +100,7 @@ impl Default for Sights {
 }
 
 impl Sights {
-    /// Remembers so many digests for all repositories together; what a manifest grants beyond them is read again each time.
+    /// Remembers at most this many digests for all repositories together; grants beyond them are read again each time.
     fn remembering(max_keys: usize) -> Self {
         Self {
             repos: Mutex::default(),
@@ -110,10 +110,10 @@ impl Sights {
         }
     }
 
-    /// Says whether a caller who reads some repositories only, this one among them, sees a digest there.
+    /// Decides whether a caller who reads only some repositories, including this one, sees a digest there.
     ///
-    /// Reads one record, or none for what this daemon linked lately; for what is not linked also a listing of the repository's manifests,
-    /// once a second at most, and those of them that are new.
+    /// Reads one record, or none for a digest that this daemon linked recently; for an unlinked digest also a listing of the repository's
+    /// manifests, at most once a second, and the new ones among them.
     ///
     /// # Errors
     /// When the store cannot be asked.
@@ -147,8 +147,8 @@ impl Sights {
         if verdict(&memo).hangs_on_a_doubt(is_linked) {
             look_again(repository, &mut memo, digest).await?;
             if verdict(&memo).hangs_on_a_doubt(is_linked) {
-                // What an older daemon deletes beside this one leaves no doubt behind. Where nothing can be written now, the
-                // manifest still stands.
+                // A deletion by an older daemon beside this one leaves no doubt behind. If nothing can be written now, the manifest still
+                // exists.
                 match repository.doubt(digest).await {
                     Ok(()) => memo.doubt(*digest),
                     Err(error) => tracing::debug!(%digest, %error, "Doubt is not written down"),
@@ -160,24 +160,24 @@ impl Sights {
         Ok(seen)
     }
 
-    /// Links a blob to a repository that somebody brought there who reads some repositories only. The link is written even if it was
-    /// seen lately: a sweep may have removed it since.
+    /// Links a blob to a repository to which a caller who reads only some repositories brought it. The link is written even if it was seen
+    /// recently: a sweep may have removed it since.
     ///
     /// # Errors
-    /// When the store cannot be asked or written.
+    /// When the store cannot be read or written.
     pub async fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         repository.link(digest).await?;
         self.links.note(repository.name(), digest);
         Ok(())
     }
 
-    /// Forgets which links were written lately: a prune may remove some.
+    /// Forgets which links were written recently: a prune may remove some.
     pub fn forget_links(&self) {
         self.links.forget_all();
     }
 
-    /// Notes that a manifest was stored in a repository, or served from it: what is not visible by a listing without it is looked up
-    /// again.
+    /// Records that a manifest was stored in a repository, or served from it: digests that are invisible by a listing without it are looked
+    /// up again.
     pub fn heard_of(&self, repo: &Repo, manifest: &Digest) {
         let mut repos = self.repos.lock();
         let Some(place) = repos.get_mut(repo) else {
@@ -188,11 +188,11 @@ impl Sights {
         }
     }
 
-    /// Notes that everything that a manifest names is linked to the repository, so that it grants and doubts nothing by itself any
-    /// more; what it doubted stays doubted.
+    /// Records that everything that a manifest names is linked to the repository, so that the manifest itself no longer grants or doubts
+    /// anything; digests it doubted stay doubted.
     ///
     /// # Errors
-    /// When the store cannot be asked or written.
+    /// When the store cannot be read or written.
     pub async fn check(&self, repository: &Repository, manifest: &Digest) -> Result<()> {
         self.keep_doubts(repository, manifest).await?;
         repository.link_checked(manifest).await?;
@@ -205,10 +205,11 @@ impl Sights {
         Ok(())
     }
 
-    /// Writes down what a manifest doubts, before it goes or counts as checked: of that, what others show and would show without it.
+    /// Records a manifest's doubts, before it is removed or counts as checked: only those on digests that other manifests show, or would
+    /// show without it.
     ///
     /// # Errors
-    /// When the store cannot be asked or written.
+    /// When the store cannot be read or written.
     pub async fn keep_doubts(&self, repository: &Repository, manifest: &Digest) -> Result<()> {
         let Some((
             Resolved {
@@ -240,7 +241,7 @@ impl Sights {
                     Some(link) if link.proves() => return Ok(()),
                     link => link.is_some(),
                 };
-                // What there is no room to remember may show it.
+                // Manifests that do not fit into memory may show it.
                 let verdict = memo.whole(&digest);
                 if verdict.is_none_or(|verdict| verdict.hangs_on_a_doubt(is_linked)) {
                     repository.doubt(&digest).await?;
@@ -250,7 +251,7 @@ impl Sights {
             .await
     }
 
-    /// As [`Self::seen`], without the reason; reads nothing for what a manifest is known to show.
+    /// As [`Self::seen`], without the reason; reads nothing for digests that a manifest is known to show.
     ///
     /// # Errors
     /// When the store cannot be asked.
@@ -263,14 +264,14 @@ impl Sights {
         Ok(self.seen(repository, digest).await? != Seen::Not)
     }
 
-    /// Forgets what manifests grant, as after the times for which that is remembered.
+    /// Forgets what manifests grant, as if its time limits had expired.
     #[cfg(test)]
     pub fn forget_all(&self) {
         self.repos.lock().clear();
         self.links.forget_all();
     }
 
-    /// What is remembered of a repository, who lists it, and whether there is news since it was listed.
+    /// The memo of a repository, the gate for listing it, and whether there is news since it was listed.
     fn place(&self, repo: &Repo) -> (Option<Arc<Memo>>, Arc<Semaphore>, bool) {
         let mut repos = self.repos.lock();
         if repos.len() >= MAX_REPOS && !repos.contains_key(repo) {
@@ -298,7 +299,8 @@ impl Sights {
         while keys(&repos) > self.max_keys && forget_oldest(&mut repos, repo) {}
     }
 
-    /// Lists the repository's manifests and reads those that are not in `known`; what those say of `digest` that are not remembered.
+    /// Lists the repository's manifests and reads those that are not in `known`; the verdict covers what manifests that do not fit into
+    /// memory say about `digest`.
     async fn list(
         &self,
         repository: &Repository,
@@ -307,7 +309,7 @@ impl Sights {
     ) -> Result<(Memo, Verdict)> {
         let since = Instant::now();
         let listed = repository.manifests().await?;
-        // After them: doubts are written down before a manifest goes.
+        // Read after the manifests: doubts are recorded before a manifest is removed.
         let doubted = repository.doubted().await?.into_iter().collect();
         let mut memo = Memo::listed(since, &listed, doubted, known.as_deref());
         let mut verdict = Verdict::default();
@@ -316,7 +318,7 @@ impl Sights {
             .map(|manifest| async move { Ok((manifest, self.grants(repository, manifest).await?)) })
             .buffer_unordered(AT_ONCE);
         while let Some((manifest, grants)) = read.try_next().await? {
-            // One that there is no room to remember is heard all the same, and read again next time.
+            // One that does not fit into memory still counts now, and is read again next time.
             if memo.keys() + grants.keys() <= self.max_keys {
                 memo.add(manifest, grants);
             } else {
@@ -339,7 +341,7 @@ impl Sights {
         Ok(task::blocking(move || Grants::of(&found.manifest)).await)
     }
 
-    /// A manifest of the repository, with the room that it takes; `None` if it is not there, lost or damaged.
+    /// A manifest of the repository, with its memory permit; `None` if it is absent, lost or damaged.
     async fn unchecked(
         &self,
         repository: &Repository,
@@ -362,7 +364,7 @@ impl Sights {
     }
 }
 
-/// Forgets what those say that doubted a digest and were checked since, by another daemon too.
+/// Drops the doubts of manifests that were checked since, also by another daemon.
 async fn look_again(repository: &Repository, memo: &mut Memo, digest: &Digest) -> Result<()> {
     let mut checked = stream::iter(memo.doubters(digest))
         .map(|manifest| async move { Ok((manifest, repository.is_checked(&manifest).await?)) })
@@ -375,7 +377,7 @@ async fn look_again(repository: &Repository, memo: &mut Memo, digest: &Digest) -
     Ok(())
 }
 
-/// Forgets the repository that was asked for longest ago, other than `but`; false if there is none.
+/// Forgets the least recently used repository other than `but`; false if there is none.
 fn forget_oldest(repos: &mut HashMap<Repo, Place>, but: &Repo) -> bool {
     let others = repos.iter().filter(|(repo, _)| *repo != but);
     let oldest = others.min_by_key(|(_, place)| place.used);

@@ -1,4 +1,4 @@
-//! The verbs together, over the memory store: as one that compares and swaps, and as one where writers meet by side tags.
+//! The verbs together, over the memory store: once with compare-and-swap, and once with side tags.
 
 use std::{path::Path, sync::Arc};
 
@@ -41,7 +41,7 @@ mod tagged;
 mod times;
 mod verifying;
 
-/// The removal of everything of a name.
+/// Options that remove everything of a name.
 pub(super) fn removing(name: &str, dry_run: bool) -> super::remove::Options {
     super::remove::Options {
         name: name.to_owned(),

@@ -1,4 +1,4 @@
-//! Packing and sending at once: while one pack is written the one before it is on its way.
+//! Packing and uploading concurrently: while one pack is written, the previous one is sent.
 
 use std::{
     fs::File,
@@ -32,13 +32,14 @@ use crate::{
     task,
 };
 
-/// Finished packs that wait for the one that is being sent. With that and the one being written, two are spooled whole at most.
+/// Finished packs that wait for the one being sent. With that one and the one being written, at most two are spooled whole.
 const PACKS_WAITING: usize = 1;
 
-/// Bytes of new content from which on it is asked first whether they may be stored: fewer are packed sooner than that is answered.
+/// From this many bytes of new content on, the export first asks whether they may be stored: fewer are packed faster than the answer
+/// arrives.
 const ASK_FROM: u64 = 8 << 20;
 
-/// Finds out before `new` is packed that it may not be stored.
+/// Finds out before packing whether `new` may not be stored.
 ///
 /// # Errors
 /// The store's refusal.
@@ -56,20 +57,20 @@ pub async fn must_be_allowed(ctx: &Context, new: &[New]) -> Result<()> {
     Ok(())
 }
 
-/// What is packed.
+/// What to pack.
 #[derive(Clone)]
 pub struct Work {
     /// The cache.
     pub source: Arc<dyn Source>,
-    /// What is packed.
+    /// The items to pack.
     pub new: Vec<New>,
     /// Objects that kept packs have.
     pub kept: Arc<std::collections::HashSet<ObjectId>>,
-    /// How.
+    /// Options of the packer.
     pub options: Options,
 }
 
-/// What came of it.
+/// The result.
 pub struct Uploaded {
     /// The packs, stored, all entries live.
     pub packs: Vec<Pack>,
@@ -77,14 +78,14 @@ pub struct Uploaded {
     pub outcomes: Vec<Outcome>,
     /// What was sent.
     pub moved: Moved,
-    /// Time in which packing was under way, and sending.
+    /// Time spent packing, and sending.
     pub times: (Duration, Duration),
 }
 
-/// Packs and stores nothing: what the packs would be, under digests that are not theirs.
+/// Packs without storing anything: returns what the packs would be, under placeholder digests.
 ///
 /// # Errors
-/// When packing ends for another reason than an item that cannot be read.
+/// When packing fails for a reason other than an unreadable item.
 pub async fn rehearse(ctx: &Context, work: Work, day: u32) -> Result<(Vec<Pack>, Vec<Outcome>)> {
     let watch = ctx.progress.clone();
     task::blocking(move || {
@@ -107,7 +108,7 @@ pub async fn rehearse(ctx: &Context, work: Work, day: u32) -> Result<(Vec<Pack>,
     .await
 }
 
-/// Forgets packs, and notes what they were.
+/// Discards packs, and records their metadata.
 struct Weighed(Vec<Written>);
 
 impl Sink for Weighed {
@@ -140,7 +141,7 @@ impl Contents for Contained<'_> {
     }
 }
 
-/// A file that was fetched and verified; the packer compares it with its digest once more.
+/// A fetched and verified file; the packer compares it with its digest again.
 struct Fetched(File);
 
 impl Read for Fetched {
@@ -176,7 +177,7 @@ impl Sink for SpoolSink {
 /// Packs and stores; every pack is durable in the store when this returns.
 ///
 /// # Errors
-/// When a pack cannot be written or stored; those stored before stay, unreachable until a later export uses them.
+/// When a pack cannot be written or stored; packs stored before stay, unreachable until a later export uses them.
 pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
     let dir = ctx.spool_dir();
     let (out, arrived) = mpsc::channel(PACKS_WAITING);
@@ -187,7 +188,7 @@ pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
         (outcomes, started.elapsed())
     });
     let ((outcomes, packed_in), sent) = tokio::join!(packing, send_all(ctx, arrived, day));
-    // If sending failed, packing failed for want of a taker: the cause is the better error.
+    // If sending failed, packing failed because nobody took its packs: report the cause.
     let (packs, moved, sent_in) = sent?;
     Ok(Uploaded {
         packs,

@@ -1,8 +1,8 @@
-//! Verify: says whether a name could be imported, and how far that was checked.
+//! Verify: checks whether a name can be imported, to the requested depth.
 //!
-//! Every tag is looked at, side tags too; of what is none of ours everything that a tag needs ([`foreign`]). What [`Depth::Structure`] finds follows the chain of trust from the manifest down; the
-//! deeper looks read the packs as streams: some frames for each thread are in memory at a time, whatever the size of a pack. A
-//! pack that several names share is read once.
+//! Every tag is checked, including side tags; for foreign manifests everything that a tag needs ([`foreign`]). What [`Depth::Structure`]
+//! finds follows the chain of trust from the manifest down; the deeper checks read the packs as streams: some frames for each thread are in
+//! memory at a time, whatever the size of a pack. A pack that several names share is read once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -40,10 +40,10 @@ mod named;
 #[cfg(test)]
 pub(in crate::ops) use behind::digests;
 
-/// Entries of one snapshot that are reported for one reason.
+/// Most entries of one snapshot that are reported for one reason.
 const MAX_WRONG: usize = 1000;
 
-/// How deep to look.
+/// How deep to check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
     /// Manifest, config, tables of contents, closure, and that every pack is there with its size.
@@ -57,7 +57,7 @@ pub enum Depth {
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Manifests looked at: snapshots, and what is none of ours.
+    /// Manifests checked: snapshots and foreign ones.
     pub snapshots: u64,
     /// Digest of the first of them.
     pub digest: Option<Digest>,
@@ -65,13 +65,13 @@ pub struct Report {
     pub entries: u64,
     /// Bytes of their contents.
     pub bytes: u64,
-    /// Packs looked at, and configs and layers of what is none of ours; each once.
+    /// Packs checked, and configs and layers of foreign manifests; each once.
     pub packs: u64,
-    /// Stored bytes of these that were read.
+    /// Stored bytes read from these.
     pub bytes_read: u64,
-    /// What is wrong; empty: all is well.
+    /// The faults found; empty: everything is intact.
     pub faults: Vec<LeftOut>,
-    /// Packs whose bytes are not what they should be, with why.
+    /// Packs with wrong bytes, with reasons.
     #[serde(skip)]
     pub damaged: Vec<(Digest, String)>,
 }
@@ -79,7 +79,7 @@ pub struct Report {
 /// Verifies every snapshot whose name, tag or digest is `name` (all with `None`).
 ///
 /// # Errors
-/// When the store cannot be asked; whatever is wrong with what it holds is in the report.
+/// When the store cannot be asked; faults in its content are in the report.
 pub async fn run(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Report> {
     super::within_budget(ctx, "verifying", verify(ctx, name, depth)).await
 }
@@ -120,38 +120,38 @@ async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repor
     Ok(job.report)
 }
 
-/// Writes down on this node what was found damaged, wherever that was found: its next export packs that content anew.
+/// Records the damaged packs on this node, whichever process found them: its next export repacks their content.
 pub async fn remember(ctx: &Context, report: &Report) {
     damage::note(ctx, &report.damaged).await;
 }
 
-/// What is wrong with something, in words; empty: nothing.
+/// Faults of one item, in words; empty: none.
 type Faults = Vec<String>;
 
-/// What was found of a manifest.
+/// The findings about a manifest.
 #[derive(Clone, Default)]
 struct Looked {
     is_faulty: bool,
     /// The head tag of the name that it holds.
     holds: Option<Tag>,
-    /// Where it was looked at.
+    /// The place where it was checked.
     repository: String,
 }
 
 struct Job {
     depth: Depth,
-    /// All but the faults.
+    /// The report, except for the faults.
     report: Report,
     faults: counted::Faults,
-    /// Manifests that were looked at, with what is wrong below them.
+    /// Checked manifests, with the faults below them.
     manifests: HashMap<Digest, Looked>,
-    /// Packs that were looked at.
+    /// Checked packs.
     packs: HashMap<Digest, Faults>,
-    /// Configs and layers of what is none of ours that were looked at.
+    /// Checked configs and layers of foreign manifests.
     blobs: HashMap<(Digest, u64), Faults>,
-    /// Contents of several objects that were hashed and are right.
+    /// Contents of several objects that were hashed and found intact.
     contents: HashSet<contents::Id>,
-    /// What the store behind a daemon's folder was asked for, with what is wrong.
+    /// Blobs requested from the store behind a daemon's folder, with their faults.
     behind: HashMap<Digest, Option<String>>,
     /// That store could not be asked.
     is_away: bool,
@@ -210,7 +210,7 @@ impl Job {
         });
     }
 
-    /// What was found of a manifest before. Of what is none of ours another tag, or another repository, may need more.
+    /// Earlier findings about a manifest. Another tag, or another repository, may need more of a foreign manifest.
     async fn known(
         &self,
         place: &Place,
@@ -283,7 +283,7 @@ impl Job {
         Ok(Some(snapshot.name.tag()))
     }
 
-    /// What an entry says of itself, where no data is needed to see that it is wrong.
+    /// A fault in an entry's own metadata, visible without reading data.
     fn names(&mut self, snapshot: &Snapshot, shown: &str) {
         let wrong = |at: usize, e: &TocEntry| match (&e.entry.kind, e.objects.len()) {
             (Kind::File { .. }, 1) => snapshot.packs[at].toc.object(e.objects[0]).0 != e.content,
@@ -318,7 +318,7 @@ impl Job {
             .try_collect()
             .await?;
         for (pack, (_, faults)) in new.iter().zip(&mut found) {
-            // What is missing or has another size cannot be read; the size says it all.
+            // A pack that is missing or has the wrong size is not read; the size is the fault.
             if faults.is_empty() {
                 let read = match self.depth {
                     Depth::Structure => continue,
@@ -347,7 +347,7 @@ impl Job {
         Ok(())
     }
 
-    /// Packs that look right from outside, and of which an import here knows better.
+    /// Packs that look intact from outside, but that an import here found damaged.
     async fn noted(&mut self, ctx: &Context, snapshot: &Snapshot, shown: &str) {
         let noted = damage::known(ctx).await;
         for digest in snapshot.packs.iter().map(Pack::digest) {
@@ -358,7 +358,7 @@ impl Job {
         }
     }
 
-    /// A manifest that is none of ours: all that its tag needs must be there.
+    /// A foreign manifest: everything that its tag needs must exist.
     async fn foreign(
         &mut self,
         place: &Place,
@@ -405,7 +405,7 @@ impl Job {
         let faults: Vec<(Digest, String)> = faults.collect();
         let mut served = None;
         if !faults.is_empty() && !needs.parts.is_empty() {
-            // Of a merged tag builders are served the manifest alone, which names nothing that only a part names.
+            // For a merged tag, builders get only the merged manifest, which does not name what only a part names.
             drop(needs);
             let all = foreign::needs(place, None, root).await;
             if let Ok(all) = load::too_large(&place.ctx, all)? {
@@ -425,8 +425,8 @@ impl Job {
     }
 }
 
-/// Closes a snapshot: what died, and whether that was all that closing took away. It takes two entries of one path without a word,
-/// and an output that nobody names. Blocks.
+/// Closes a snapshot: returns the entries dropped with a reason, and whether closing dropped no others. It silently drops one of two
+/// entries of the same path, and outputs that no action names. Blocks.
 fn close(mut snapshot: Snapshot, rules: Rules) -> (Snapshot, Vec<fold::Died>, bool) {
     let before: HashMap<Digest, Vec<bool>> = snapshot
         .packs
@@ -439,7 +439,7 @@ fn close(mut snapshot: Snapshot, rules: Rules) -> (Snapshot, Vec<fold::Died>, bo
     (snapshot, died, is_same)
 }
 
-/// A config or layer: its size, and if it is to be read its bytes.
+/// Checks a config or layer: its size and, if it is to be read, its bytes.
 async fn blob(ctx: &Context, depth: Depth, desc: Descriptor) -> Result<(Descriptor, data::Read)> {
     let faults = stat(ctx, &desc).await?;
     let mut read = data::Read { bytes: 0, faults };
@@ -449,13 +449,13 @@ async fn blob(ctx: &Context, depth: Depth, desc: Descriptor) -> Result<(Descript
     Ok((desc, read))
 }
 
-/// Is it there, with its size?
+/// Checks that it exists with the right size.
 async fn stat(ctx: &Context, desc: &Descriptor) -> Result<Faults> {
     let size = ctx.store.stat(&desc.digest).await?;
     Ok(size_fault(desc, size).into_iter().collect())
 }
 
-/// What is wrong with a blob of which `size` bytes are stored; `None`: none of it is.
+/// The fault of a blob of which `size` bytes are stored; `None`: it is not stored.
 pub(super) fn size_fault(desc: &Descriptor, size: Option<u64>) -> Option<String> {
     match size {
         Some(size) if size == desc.size => None,
@@ -464,7 +464,7 @@ pub(super) fn size_fault(desc: &Descriptor, size: Option<u64>) -> Option<String>
     }
 }
 
-/// What can be seen of a pack from outside: its size, and that its footer says what the manifest says.
+/// Checks a pack from outside: its size, and that its footer agrees with the manifest.
 async fn outline(ctx: &Context, layer: Layer) -> Result<(Digest, Faults)> {
     let faults = look_at(ctx, &layer).await?;
     Ok((layer.descriptor.digest, faults))

@@ -1,4 +1,4 @@
-//! Cuts the tar of a pack into frames and keeps its table of contents, in order and without I/O.
+//! Cuts the tar of a pack into frames and builds its table of contents, in order and without I/O.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::{
     entry::Entry,
 };
 
-/// One pack on its way; frames leave through the closure that the methods take.
+/// A pack being assembled; frames are passed to the closure that the methods take.
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
     frame: Vec<u8>,
@@ -26,12 +26,12 @@ impl Assembler {
         self.raw_bytes
     }
 
-    /// Says whether nothing was put in.
+    /// Returns true if nothing was added.
     pub(super) fn is_empty(&self) -> bool {
         self.raw_bytes == 0 && self.entries.is_empty()
     }
 
-    /// Starts a member: its header blocks, in a new frame where its content is big.
+    /// Starts a member: its header blocks, in a new frame if its content is big.
     pub(super) fn begin(&mut self, header: &[u8], content_len: u64, emit: &mut dyn FnMut(Vec<u8>)) {
         if content_len >= OWN_FRAME_BYTES || self.frame.len() + header.len() > FRAME_TARGET_BYTES {
             self.cut(emit);
@@ -49,7 +49,7 @@ impl Assembler {
         let offset = self.frame.len() as u32;
         self.raw_bytes += bytes.len() as u64;
         self.frame.extend_from_slice(bytes);
-        // Content that repeats is written again, so that the tar is whole; the first copy is the one that counts.
+        // Repeated content is written again, so that the tar is complete; readers use the first copy.
         self.places.entry(id.0).or_insert_with(|| {
             self.objects.push(Object {
                 digest: id.0,
@@ -61,7 +61,7 @@ impl Assembler {
         });
     }
 
-    /// Ends a member of `content_len` bytes: fills up its last block.
+    /// Ends a member of `content_len` bytes: pads its last block.
     pub(super) fn end(&mut self, content_len: u64, emit: &mut dyn FnMut(Vec<u8>)) {
         let zeros = [0; tar::BLOCK as usize];
         self.push(&zeros[..tar::padding(content_len)], emit);
@@ -70,7 +70,7 @@ impl Assembler {
         }
     }
 
-    /// Fills a member up whose file turned out shorter than its header says.
+    /// Pads a member whose file turned out shorter than its header says.
     pub(super) fn fill(&mut self, mut missing: u64, emit: &mut dyn FnMut(Vec<u8>)) {
         let zeros = [0; 16 << 10];
         while missing > 0 {
@@ -91,7 +91,7 @@ impl Assembler {
         self.cut(emit);
     }
 
-    /// The table of contents, once the frames are known as they were written.
+    /// The table of contents, once the written frames are known.
     pub(super) fn into_toc(self, generation: u32, frames: Vec<Frame>) -> Toc {
         let own = self.objects.len() as u32;
         let mut foreign: Vec<Foreign> = Vec::new();

@@ -13,9 +13,9 @@ use crate::{
 
 /// Magic and length before the bytes of a skippable frame.
 pub const SKIPPABLE_HEADER_BYTES: u64 = 8;
-/// Ends every footer.
+/// The last bytes of every footer.
 const MAGIC: [u8; 8] = *b"cachectl";
-/// Bytes of a footer with the header of its skippable frame: what to read from the end of a pack.
+/// Bytes of a footer with the header of its skippable frame: how much to read from the end of a pack.
 pub const FOOTER_BYTES: u64 = SKIPPABLE_HEADER_BYTES + 8 + 8 + 32 + 8;
 
 /// The content of the footer: offset and size of the table of contents, little-endian, its SHA-256, the magic.
@@ -34,7 +34,7 @@ pub(super) fn footer(toc: &TocAt) -> Vec<u8> {
 /// Reads the last [`FOOTER_BYTES`] of a pack of `pack_size` bytes.
 ///
 /// # Errors
-/// When it is no footer of ours, or points outside of the pack.
+/// When it is not a cachectl footer, or points outside the pack.
 pub fn read_footer(last: &[u8], pack_size: u64) -> Result<TocAt> {
     let Some(content) = last
         .len()
@@ -58,7 +58,7 @@ pub fn read_footer(last: &[u8], pack_size: u64) -> Result<TocAt> {
     }
 }
 
-/// Length of what a skippable frame of ours holds, by its first [`SKIPPABLE_HEADER_BYTES`]; `None` if it is no such frame.
+/// Content length of a cachectl skippable frame, from its first [`SKIPPABLE_HEADER_BYTES`]; `None` if it is not such a frame.
 pub fn skippable_len(frame: &[u8]) -> Option<u64> {
     let (magic, rest) = frame.split_first_chunk::<4>()?;
     let (len, _) = rest.split_first_chunk::<4>()?;
@@ -68,7 +68,7 @@ pub fn skippable_len(frame: &[u8]) -> Option<u64> {
 /// Reads a table of contents whose place and digest are known.
 ///
 /// # Errors
-/// When the bytes are not those, or [`Toc::decode`] refuses them.
+/// When the bytes do not match the digest, or [`Toc::decode`] refuses them.
 pub fn read_toc(
     stored: &[u8],
     digest: &Digest,

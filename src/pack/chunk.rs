@@ -1,6 +1,6 @@
 //! Content-defined segments: FastCDC (2020) of 16, 64 and 256 KiB at least, on average, at most.
 //!
-//! The crate is pinned: other cut points would not damage anything, but nodes of two versions would stop sharing segments.
+//! The crate is pinned: other cut points would do no damage, but nodes of different versions would stop sharing segments.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,7 @@ const MIN: usize = 16 << 10;
 const AVERAGE: usize = 64 << 10;
 const MAX: usize = 256 << 10;
 
-/// Cuts `data`; lengths in order, their sum is the data's.
+/// Cuts `data`; returns the lengths in order, which add up to the length of `data`.
 pub fn cut(data: &[u8]) -> Vec<u32> {
     if (data.len() as u64) < super::SEGMENTED_BYTES {
         return if data.is_empty() {
@@ -24,7 +24,7 @@ pub fn cut(data: &[u8]) -> Vec<u32> {
         .collect()
 }
 
-/// Cuts a stream of more than [`super::SEGMENTED_BYTES`] as [`cut`] would cut the whole; gives each segment to `each`.
+/// Cuts a stream of more than [`super::SEGMENTED_BYTES`] as [`cut`] would cut the whole; passes each segment to `each`.
 pub fn cut_stream(
     reader: impl Read,
     mut each: impl FnMut(Vec<u8>) -> io::Result<()>,

@@ -1,16 +1,16 @@
-//! One stored frame by itself: what it decodes to, and whether that holds the objects that it should.
+//! Decodes a single stored frame, and checks that it holds the expected objects.
 
 use crate::{
     artifact::toc::{Frame, Object},
     digest::Sha256,
 };
 
-/// Decodes a frame after a look at its digest; what went wrong, in words that follow its name.
+/// Checks a frame's digest and decodes it; the error is worded to follow the frame's name.
 pub fn decode(frame: &Frame, stored: &[u8]) -> Result<Vec<u8>, String> {
     if stored.len() != frame.len as usize || Sha256::of(stored) != frame.digest {
         return Err("does not match its digest".to_owned());
     }
-    // The capacity is the bound: what decodes to more is refused by zstd.
+    // The capacity is the limit: zstd refuses to decode to more.
     match zstd::bulk::decompress(stored, frame.raw_len as usize) {
         Ok(bytes) if bytes.len() == frame.raw_len as usize => Ok(bytes),
         Ok(bytes) => Err(format!(
@@ -22,7 +22,7 @@ pub fn decode(frame: &Frame, stored: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Says whether an object is in its decoded frame, and right.
+/// Returns true if an object is in its decoded frame, and intact.
 pub fn holds(decoded: &[u8], o: &Object) -> bool {
     let bytes = decoded
         .get(o.offset as usize..)

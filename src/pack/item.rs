@@ -1,4 +1,4 @@
-//! What is packed: entries, and where their contents come from.
+//! The input of packing: entries, and the sources of their contents.
 
 use crate::{
     artifact::toc::ObjectId,
@@ -9,9 +9,9 @@ use crate::{
 /// Where an item's content comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContentPlan {
-    /// It has none: a folder, a link, an empty file.
+    /// It has no content: a folder, a link, an empty file.
     None,
-    /// Kept packs have all of it; only the entry is listed.
+    /// Kept packs have all of its content; only the entry is listed.
     Kept {
         /// SHA-256 of the content.
         digest: Sha256,
@@ -27,7 +27,7 @@ pub enum ContentPlan {
 pub struct PackItem {
     /// The entry.
     pub entry: Entry,
-    /// What its content must hash to, where its name says so.
+    /// The expected digest of its content, if its name contains it.
     pub claim: Option<Sha256>,
     /// Where its content comes from.
     pub content: ContentPlan,
@@ -38,6 +38,6 @@ pub trait Contents: Sync {
     /// Opens the content of an item whose plan is [`ContentPlan::Read`].
     ///
     /// # Errors
-    /// In words, why it must be left out.
+    /// The reason why it must be left out, in words.
     fn open(&self, item: usize) -> std::result::Result<Box<dyn Content>, String>;
 }

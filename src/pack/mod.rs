@@ -1,9 +1,9 @@
 //! Packs: entries and their contents as one blob, and back.
 //!
 //! - Holds: planning of frames, the tar and zstd form, the table of contents in it, unpacking of frames into files.
-//! - Enters: entries in the order of packing, readers of their contents; on the way back stored frames and where their bytes belong.
+//! - Enters: entries in the order of packing, readers of their contents; on the way back stored frames and the places of their bytes.
 //! - Leaves: a pack on any `io::Write` with its table of contents; on the way back files, every byte checked.
-//! - Deliberately absent: which cache it is, where packs go or come from, async.
+//! - Deliberately absent: which cache it is, where packs are stored, async.
 
 use std::io::Write;
 
@@ -20,15 +20,15 @@ pub mod tar;
 pub mod unpack;
 pub mod write;
 
-/// Frames are closed once they decode to so many bytes (never more than [`crate::artifact::toc::MAX_FRAME_BYTES`]).
+/// Frames are closed once they decode to this many bytes (never more than [`crate::artifact::toc::MAX_FRAME_BYTES`]).
 pub const FRAME_TARGET_BYTES: usize = 2 << 20;
-/// Content of so many bytes starts a frame of its own.
+/// Content of at least this many bytes starts its own frame.
 pub const OWN_FRAME_BYTES: u64 = 1 << 20;
-/// Content of so many bytes is cut into segments.
+/// Content of at least this many bytes is cut into segments.
 pub const SEGMENTED_BYTES: u64 = 256 << 10;
 /// Level 2 is a quarter faster and 3 % bigger; level 1 is bigger than `tar | zstd -3` (design §10).
 pub const ZSTD_LEVEL: i32 = 3;
-/// Magic number of the skippable zstd frames that we write (RFC 8878 §3.1.2 has sixteen).
+/// Magic number of the skippable zstd frames that cachectl writes (RFC 8878 §3.1.2 has sixteen).
 const SKIPPABLE: u32 = 0x184D_2A5C;
 
 /// Why packing or unpacking failed.
@@ -40,10 +40,10 @@ pub enum Error {
     /// A restored file could not be written.
     #[error(transparent)]
     Fs(#[from] crate::fs::Error),
-    /// A limit of what may be restored is exceeded.
+    /// A limit of the restore is exceeded.
     #[error("{0}")]
     Limit(String),
-    /// Whoever waits for the result has gone.
+    /// Nobody waits for the result any more.
     #[error("stopped")]
     Stopped,
 }

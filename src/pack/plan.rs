@@ -1,4 +1,4 @@
-//! Which frames are needed for which entries, and where their bytes belong.
+//! Plans which frames are needed for which entries, and where their bytes belong.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use crate::{
     entry::{EntryPath, Extent, Kind},
 };
 
-/// An entry to be restored: a regular file.
+/// An entry to restore: a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     /// Which.
@@ -20,24 +20,24 @@ pub struct Wanted {
     pub check: bool,
 }
 
-/// A file to be written.
+/// A file to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePlan {
-    /// Where, below the root.
+    /// Its path below the root.
     pub path: EntryPath,
     /// Which entry of the snapshot it is.
     pub entry: At,
     /// Length with holes.
     pub size: u64,
-    /// Bytes to be written.
+    /// Bytes to write.
     pub content_len: u64,
-    /// Has holes: its length is set before anything is written.
+    /// It has holes: its length is set before anything is written.
     pub sparse: bool,
-    /// What the content must hash to.
+    /// The expected digest of the content.
     pub check: Option<Sha256>,
 }
 
-/// Bytes of a decoded frame that belong into a file.
+/// Bytes of a decoded frame that belong to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// Where they start in the decoded frame.
@@ -50,16 +50,16 @@ pub struct Piece {
     pub at: u64,
 }
 
-/// A frame that is needed.
+/// A needed frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FramePlan {
     /// Which.
     pub frame: Frame,
-    /// What of it belongs where, by file, in the order of the file.
+    /// The pieces of it and their places, by file, in the order of the file.
     pub pieces: Vec<Piece>,
 }
 
-/// What is needed of one pack.
+/// The frames needed from one pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackPlan {
     /// Index of the pack in the snapshot.
@@ -68,12 +68,12 @@ pub struct PackPlan {
     pub frames: Vec<FramePlan>,
 }
 
-/// What a restore needs.
+/// The files and frames of a restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Files to be written, in the order that was asked for.
+    /// Files to write, in the requested order.
     pub files: Vec<FilePlan>,
-    /// Packs of which frames are needed, in the order of the snapshot.
+    /// Packs from which frames are needed, in the order of the snapshot.
     pub packs: Vec<PackPlan>,
 }
 
@@ -93,14 +93,14 @@ impl Plan {
     }
 }
 
-/// Plans the restore of `wanted`, which must be regular files of a snapshot that passed its closure.
+/// Plans the restore of `wanted`, which must be regular files of a closed snapshot.
 ///
-/// Entries whose objects are nowhere after all are left without pieces; unpacking reports them as incomplete.
+/// Entries whose objects are missing get no pieces for them; unpacking reports them as incomplete.
 pub fn plan(snapshot: &Snapshot, wanted: &[Wanted]) -> Plan {
     plan_outside(snapshot, wanted, &HashSet::new())
 }
 
-/// The same without the packs at the indexes `spent`: of what only they hold, files are left without pieces.
+/// The same without the packs at the indexes `spent`: files get no pieces for content that only those hold.
 pub fn plan_outside(snapshot: &Snapshot, wanted: &[Wanted], spent: &HashSet<usize>) -> Plan {
     let objects = snapshot.objects_outside(spent);
     let mut files = Vec::with_capacity(wanted.len());
@@ -159,7 +159,7 @@ pub fn plan_outside(snapshot: &Snapshot, wanted: &[Wanted], spent: &HashSet<usiz
     }
 }
 
-/// Adds a piece, as one with the one before it where both continue each other.
+/// Adds a piece, merged with the previous one if they are contiguous.
 fn add(pieces: &mut Vec<Piece>, piece: Piece) {
     if let Some(last) = pieces.last_mut()
         && last.file == piece.file
@@ -189,7 +189,7 @@ fn by_pack(snapshot: &Snapshot, frames: BTreeMap<(usize, u32), Vec<Piece>>) -> V
     packs
 }
 
-/// Walks through the data runs of a sparse file as its content comes.
+/// Walks through the data runs of a sparse file along with its content.
 struct Holes<'a> {
     runs: &'a [Extent],
     done: u64,

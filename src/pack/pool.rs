@@ -1,7 +1,7 @@
 //! The threads of a packing run: they read and hash files ahead of the assembler, and compress the frames that it cuts.
 //!
-//! Everything that waits is bounded: results by [`READ_AHEAD_BYTES`] and [`READ_AHEAD_ITEMS`], a streamed file by
-//! [`STREAM_AHEAD_BYTES`], frames by twice the threads. A thread that cannot go on with a file compresses instead.
+//! All queues are bounded: results by [`READ_AHEAD_BYTES`] and [`READ_AHEAD_ITEMS`], a streamed file by [`STREAM_AHEAD_BYTES`], frames by
+//! twice the threads. A thread that cannot continue with a file compresses instead.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,36 +19,36 @@ use crate::{
     digest::{Sha256, Sha256Hasher},
 };
 
-/// Files over so many bytes are not read whole but streamed.
+/// Files over this many bytes are streamed instead of read whole.
 pub(super) const STREAMED_BYTES: u64 = 16 << 20;
 const READ_AHEAD_BYTES: u64 = 48 << 20;
 const READ_AHEAD_ITEMS: usize = 4096;
 const STREAM_AHEAD_BYTES: u64 = 8 << 20;
-/// A file that changes while it is read is read so often.
+/// Most attempts to read a file that changes while it is read.
 const READ_TRIES: u32 = 3;
 
-/// What reading a file gave.
+/// The result of reading a file.
 pub(super) enum ReadOut {
-    /// All of it.
+    /// The whole content.
     Whole {
         /// The content.
         data: Vec<u8>,
-        /// SHA-256 of it.
+        /// SHA-256 of the content.
         digest: Sha256,
         /// Its objects in order.
         objects: Vec<ObjectId>,
     },
-    /// It comes in pieces: [`Pool::next_piece`].
+    /// It is streamed in pieces: [`Pool::next_piece`].
     Streamed,
-    /// It is left out, and why.
+    /// It is left out, with the reason.
     Failed(String),
 }
 
-/// The next of a streamed file.
+/// The next part of a streamed file.
 pub(super) enum Piece {
-    /// A segment; without its bytes where a kept pack has it.
+    /// A segment; without its bytes if a kept pack has it.
     Segment(ObjectId, Option<Vec<u8>>),
-    /// The end: SHA-256 of the whole, or why it must be left out.
+    /// The end: SHA-256 of the whole file, or why it must be left out.
     End(Result<Sha256, String>),
 }
 
@@ -78,16 +78,16 @@ struct State {
     raw: VecDeque<(u64, Vec<u8>)>,
     squeezed: HashMap<u64, Squeezed>,
     frames_under_way: usize,
-    /// No more work will come, or nobody waits for it.
+    /// There is no more work, or nobody waits for it.
     over: bool,
 }
 
-/// What the threads share.
+/// State shared by the threads.
 pub(super) struct Pool<'a> {
     state: Mutex<State>,
-    /// For the threads: something to do.
+    /// Signals the threads that there is work.
     work: Condvar,
-    /// For the assembler: something to take.
+    /// Signals the assembler that there is a result.
     ready: Condvar,
     /// Indices of the items to read, in order.
     reads: Vec<usize>,
@@ -127,7 +127,7 @@ impl<'a> Pool<'a> {
         self.ready.notify_all();
     }
 
-    /// A thread's life.
+    /// The main loop of a thread.
     pub(super) fn run(&self) {
         let _guard = FinishOnPanic(self);
         let mut compressor = Squeezer::new(self.level);
@@ -174,7 +174,7 @@ impl<'a> Pool<'a> {
         self.ready.notify_one();
     }
 
-    /// Reads one item; `None` if it was streamed and nobody waits any more.
+    /// Reads one item; `None` if it was streamed: its pieces are already queued.
     fn read(&self, slot: usize, compressor: &mut Squeezer) -> Option<ReadOut> {
         let index = self.reads[slot];
         let item = &self.items[index];
@@ -308,7 +308,7 @@ impl<'a> Pool<'a> {
         }
     }
 
-    /// For the assembler: waits until `take` finds what it looks for; gives finished frames to `written` meanwhile, from `*next` on.
+    /// For the assembler: waits until `take` returns something; meanwhile passes finished frames to `written`, from `*next` on.
     ///
     /// `None` when the run was ended by another thread's panic.
     fn wait<T>(
@@ -352,7 +352,7 @@ impl<'a> Pool<'a> {
         })
     }
 
-    /// The next piece of the file that [`Pool::next_read`] said is streamed.
+    /// The next piece of the file that [`Pool::next_read`] reported as streamed.
     pub(super) fn next_piece(
         &self,
         next: &mut u64,
@@ -380,7 +380,7 @@ impl<'a> Pool<'a> {
         state.consumed += 1;
     }
 
-    /// Hands frames to the threads, as many as there is room for at a time; they come back through `written`.
+    /// Hands frames to the threads, as many at a time as the limit allows; they come back through `written`.
     pub(super) fn squeeze_all(
         &self,
         frames: &mut VecDeque<(u64, Vec<u8>)>,
@@ -408,7 +408,7 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// Without it a panic in one thread would let the others, and the assembler, wait for ever.
+/// Without it, a panic in one thread would leave the others, and the assembler, waiting forever.
 struct FinishOnPanic<'a, 'b>(&'a Pool<'b>);
 
 impl Drop for FinishOnPanic<'_, '_> {

@@ -1,12 +1,12 @@
 //! The tar form of a pack: GNU headers that GNU tar, bsdtar, Go and Python read.
 //!
-//! It is for other tools and for rescue: ours read the table of contents, which alone has nanoseconds and attributes.
+//! It is for other tools and for recovery: cachectl reads the table of contents, which alone has nanoseconds and attributes.
 
 use ::tar::{EntryType, GnuExtSparseHeader, Header};
 
 use crate::entry::{Entry, Extent, Kind};
 
-/// A tar consists of blocks of so many bytes.
+/// A tar consists of blocks of this many bytes.
 pub const BLOCK: u64 = 512;
 /// Two empty blocks end it.
 pub const END: [u8; 2 * BLOCK as usize] = [0; 2 * BLOCK as usize];
@@ -56,7 +56,7 @@ pub fn header(entry: &Entry) -> Vec<u8> {
     finish(h, out, &path, extents, entry)
 }
 
-/// The header of an object that stands for itself: a segment of a changed big file.
+/// The header of an object stored as its own member: a segment of a changed big file.
 pub fn object_header(name: &[u8], len: u64) -> Vec<u8> {
     let mut h = Header::new_gnu();
     h.set_mode(0o644);
@@ -116,7 +116,7 @@ fn set_link(h: &mut Header, out: &mut Vec<u8>, target: &[u8]) {
     }
 }
 
-/// GNU's way to say a name over 100 bytes: a member before the member, whose content is the name and a NUL.
+/// The GNU form of a name over 100 bytes: a member before the member, whose content is the name and a NUL.
 fn long_name(out: &mut Vec<u8>, kind: EntryType, name: &[u8]) {
     let mut h = Header::new_gnu();
     let magic = b"././@LongLink";

@@ -1,7 +1,7 @@
-//! Unpacking: stored frames to files, on all cores, in whatever order they come.
+//! Unpacking: stored frames to files, on all cores, in any order of arrival.
 //!
-//! Each frame was hashed before ([`Verified`]) and is decoded whole into a buffer of the thread, and its bytes are written where the
-//! plan says. Nothing is written outside the plan's files; how a path becomes a file is the target's business.
+//! Each frame is already hashed ([`Verified`]) and is decoded whole into a per-thread buffer; then its bytes are written where the plan
+//! says. Nothing is written outside the plan's files; the target turns paths into files.
 
 use std::{
     fs::File,
@@ -29,12 +29,12 @@ use crate::{
 /// One `pwrite` of 4 MiB takes three times the system time of four of 1 MiB (design §10).
 const WRITE_BYTES: usize = 1 << 20;
 
-/// Makes files; called from many threads.
+/// Creates files; called from many threads.
 pub trait Target: Sync {
-    /// Makes the file with that index in the plan, and its folders; it must not exist.
+    /// Creates the file with that index in the plan, and its folders; it must not exist.
     fn create(&self, file: usize) -> fs::Result<File>;
 
-    /// Gives a file that is completely written its metadata.
+    /// Sets the metadata of a completely written file.
     fn finish(&self, file: usize, out: &File) -> fs::Result<()>;
 }
 
@@ -50,15 +50,15 @@ impl Verified {
     }
 }
 
-/// A frame as it came: index of the pack's plan, index of the frame's plan in it, its bytes or why there are none.
+/// An arrived frame: index of the pack's plan, index of the frame's plan in it, its bytes or why there are none.
 pub type Arrival = (usize, usize, std::result::Result<Verified, String>);
 
-/// What became of a file.
+/// The outcome for a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileOutcome {
     /// It is whole and verified.
     Whole,
-    /// It is not, and why; what was written of it must not be used.
+    /// It is not, with the reason; the bytes written so far must not be used.
     Broken(String),
 }
 
@@ -66,7 +66,7 @@ pub enum FileOutcome {
 struct Progress {
     file: Option<Arc<File>>,
     written: u64,
-    /// A hash of all up to `hashed`, as long as the pieces come in order.
+    /// A hash of everything up to `hashed`, as long as the pieces arrive in order.
     hasher: Sha256Hasher,
     hashed: u64,
     broken: Option<String>,
@@ -82,12 +82,12 @@ struct Job<'a> {
     failed: Mutex<Option<Error>>,
 }
 
-/// Unpacks the frames that `next` gives until it gives none; blocks. One outcome a file of the plan, in its order.
+/// Unpacks the frames that `next` returns until it returns `None`; blocks. Returns one outcome per file of the plan, in its order.
 ///
-/// A frame that does not match its digest, or does not come, breaks the files that need it and no others.
+/// A frame that does not match its digest, or does not arrive, breaks only the files that need it.
 ///
 /// # Errors
-/// When a file cannot be made or written: the target is then incomplete.
+/// When a file cannot be created or written: the target is then incomplete.
 pub fn unpack(
     plan: &Plan,
     target: &dyn Target,
@@ -136,7 +136,7 @@ pub fn unpack(
 }
 
 fn lock(m: &Mutex<Progress>) -> parking_lot::MutexGuard<'_, Progress> {
-    // Whoever panicked with it takes the whole scope down; nobody reads what it left.
+    // A thread that panics while holding it ends the whole scope; nobody reads the state it left.
     m.lock()
 }
 
@@ -163,7 +163,7 @@ impl Job<'_> {
                 self.stop.store(true, Ordering::Relaxed);
             }
         }
-        // Take what still comes, so that whoever sends is not left waiting.
+        // Drain the remaining arrivals, so that the sender does not block.
         while next().is_some() {}
     }
 
@@ -189,7 +189,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// The common case: the whole file lies in this frame, so nobody else has to do with it.
+    /// The common case: the whole file lies in this frame, so no other thread works on it.
     fn write_at_once(&self, piece: &Piece, file: &FilePlan, bytes: &[u8]) -> fs::Result<()> {
         let progress = &self.files[piece.file as usize];
         if file.check.is_some_and(|want| Sha256::of(bytes) != want) {
@@ -221,7 +221,7 @@ impl Job<'_> {
         };
         write_all(&out, bytes, piece.at).map_err(error)?;
         let mut progress = lock(&self.files[piece.file as usize]);
-        // For a sparse file the count of content bytes before a piece is not its place, so it is never hashed in passing.
+        // In a sparse file the number of content bytes before a piece is not its offset, so it is never hashed in passing.
         if file.check.is_some() && !file.sparse && progress.hashed == piece.at {
             progress.hasher.update(bytes);
             progress.hashed += u64::from(piece.len);
@@ -256,7 +256,7 @@ fn decode(
     plan: &FramePlan,
     stored: &Verified,
 ) -> std::result::Result<(), String> {
-    // The capacity is the bound: what decodes to more is refused by zstd.
+    // The capacity is the limit: zstd refuses to decode to more.
     buffer.clear();
     match decoder.decompress_to_buffer(&stored.0, buffer) {
         Ok(n) if n == plan.frame.raw_len as usize => Ok(()),

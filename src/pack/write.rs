@@ -1,4 +1,4 @@
-//! Packing: entries in their order to packs, on all cores, the same packs for the same entries.
+//! Packing: entries to packs, in order and on all cores; deterministic: the same entries give the same packs.
 
 use std::{collections::VecDeque, io::Write};
 
@@ -16,16 +16,16 @@ use crate::{
     progress::{Phase, Watch},
 };
 
-/// A pack is closed at the next member once its tar is so long …
+/// A pack is closed at the next member once its tar is this long …
 const PACK_RAW_BYTES: u64 = 256 << 20;
-/// … and it is so long itself.
+/// … and the pack itself is this long.
 const PACK_BYTES: u64 = 64 << 20;
-/// How often its length is looked at from then on: compression has to come to rest for it.
+/// How often its length is checked from then on: each check waits for compression to finish.
 const PACK_CHECK_BYTES: u64 = 64 << 20;
-/// No pack is smaller than this part of all, so that there are never too many.
+/// Every pack gets at least this fraction of the total, which limits their number.
 const PACKS_AT_MOST: u64 = 50;
 
-/// What a pack is to other tools.
+/// How a pack looks to other tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A whole tree: every file as a member of its own, links and folders too.
@@ -37,37 +37,37 @@ pub enum Shape {
 /// How to pack.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// What the packs are to other tools.
+    /// How the packs look to other tools.
     pub shape: Shape,
-    /// Written into the tables of contents; makes another digest of the same content.
+    /// Written into the tables of contents; gives the same content another digest.
     pub generation: u32,
     /// Threads that read, hash and compress.
     pub threads: usize,
-    /// zstd's level.
+    /// The zstd level.
     pub level: i32,
 }
 
-/// What became of an item.
+/// The outcome for an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It is listed; SHA-256 of its content.
     Packed(Sha256),
-    /// It is left out, and why.
+    /// It is left out, with the reason.
     LeftOut(String),
 }
 
-/// A pack that was written to its end.
+/// A completely written pack.
 #[derive(Debug, Clone)]
 pub struct Written {
     /// Its table of contents.
     pub toc: Toc,
-    /// Where that is in the pack.
+    /// Its place in the pack.
     pub toc_at: TocAt,
     /// Bytes of the pack.
     pub size: u64,
 }
 
-/// Takes packs as they are written.
+/// Receives packs as they are written.
 pub trait Sink {
     /// What a pack is written to.
     type Out: Write;
@@ -75,22 +75,22 @@ pub trait Sink {
     /// Starts a pack.
     ///
     /// # Errors
-    /// Ends the run.
+    /// An error ends the run.
     fn begin(&mut self) -> std::io::Result<Self::Out>;
 
-    /// Takes a finished pack; may wait while those before it are sent.
+    /// Receives a finished pack; may wait while earlier ones are sent.
     ///
     /// # Errors
-    /// Ends the run.
+    /// An error ends the run.
     fn end(&mut self, out: Self::Out, written: Written) -> std::io::Result<()>;
 }
 
-/// Packs `items` in their order; blocks. `kept` says which objects kept packs have (never asked for a full shape).
+/// Packs `items` in their order; blocks. `kept` returns true for objects in kept packs (never called for a full shape).
 ///
-/// The packs are a function of the items, their contents, the options but `threads`, and `kept`. Returns one outcome an item.
+/// The packs depend only on the items, their contents, the options except `threads`, and `kept`. Returns one outcome per item.
 ///
 /// # Errors
-/// When the sink fails; packs that it took are whole all the same.
+/// When the sink fails; packs that it already received are complete anyway.
 pub fn write<S: Sink>(
     items: &[PackItem],
     contents: &dyn Contents,
@@ -190,9 +190,9 @@ struct Run<'a, 'b, S: Sink> {
     pack_raw_bytes: u64,
     pack: Assembler,
     out: Output<S::Out>,
-    /// Frames that were cut and not yet handed to the threads.
+    /// Frames that are cut but not yet handed to the threads.
     cut: VecDeque<(u64, Vec<u8>)>,
-    /// Number of the frame that is cut next, and of the one that is written next, over all packs.
+    /// Number of the next frame to cut, and of the next one to write, over all packs.
     next_cut: u64,
     next_written: u64,
     next_check: u64,
@@ -308,7 +308,7 @@ impl<S: Sink> Run<'_, '_, S> {
                         pack.fill(missing, &mut |frame| push(cut, next_cut, frame));
                         self.end(len);
                     }
-                    // What was written of a file that is left out is not listed: dead weight that no reader looks at.
+                    // Bytes written for a file that is then left out are not listed: dead weight that no reader reads.
                     return Ok(match result {
                         Ok(digest) => {
                             self.pack.list(item.entry.clone(), digest, objects);
@@ -325,7 +325,7 @@ impl<S: Sink> Run<'_, '_, S> {
     fn loose_object(&mut self, id: ObjectId, bytes: &[u8]) {
         let name = [b".cachectl/obj/", id.0.to_hex().as_bytes()].concat();
         let len = bytes.len() as u64;
-        // Segments share frames: they are small and were cut from files that had a frame of their own before.
+        // Segments share frames: they are small, and were cut from files that previously had their own frames.
         let Self {
             pack,
             cut,
@@ -372,7 +372,7 @@ impl<S: Sink> Run<'_, '_, S> {
         pack.end(content_len, &mut |frame| push(cut, next_cut, frame));
     }
 
-    /// Gives the frames that were cut to the threads.
+    /// Hands the cut frames to the threads.
     fn hand_over(&mut self) -> Result<()> {
         if self.cut.is_empty() {
             return Ok(());
@@ -400,7 +400,7 @@ impl<S: Sink> Run<'_, '_, S> {
             .map_or(Ok(()), |e| Err(Error::Write(e)))
     }
 
-    /// Closes the pack if it is big enough: a question of its content alone, so compression has to come to rest before it is asked.
+    /// Closes the pack if it is big enough. This must depend on its content alone, so compression must finish before the check.
     fn close_full_pack(&mut self) -> Result<()> {
         if self.pack.raw_bytes() < self.pack_raw_bytes.max(self.next_check) {
             return Ok(());

@@ -2,10 +2,10 @@
 
 use super::{InParts, Wire, v1};
 
-/// What a message says.
+/// The content of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Told<R> {
-    /// How far the work is.
+    /// Progress of the operation.
     Progress(v1::Progress),
     /// A part of the report.
     Report(R),
@@ -16,21 +16,21 @@ pub trait Message: prost::Message + Default + 'static {
     /// The report.
     type Report: InParts + Send;
 
-    /// Says how far the work is.
+    /// Makes a progress message.
     fn progress(progress: v1::Progress) -> Self;
 
-    /// Carries a part of the report.
+    /// Makes a message with a part of the report.
     fn report(part: Self::Report) -> Self;
 
-    /// What it says; `None` for what only a later version understands.
+    /// Its content; `None` for content of a later version.
     fn told(self) -> Option<Told<Self::Report>>;
 }
 
 /// The request of a method.
 pub trait Method: prost::Message + 'static {
-    /// Where it is called.
+    /// The path of the method.
     const PATH: &'static str;
-    /// What it does, as messages about trouble with it say: `cannot <OP>`.
+    /// The operation, as error messages name it: `cannot <OP>`.
     const OP: &'static str;
     /// One message of its answer.
     type Answer: Message;

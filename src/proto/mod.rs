@@ -1,9 +1,9 @@
-//! The control API's messages (`proto/cachectl/v1/control.proto`), and how options and reports of the verbs become them and back.
+//! The control API's messages (`proto/cachectl/v1/control.proto`), and conversions between them and the verbs' options and reports.
 //!
 //! - Holds: generated types, conversions in both directions, the table of error kinds and status codes, the version.
 //! - Enters: plain options and reports of `ops`; messages.
-//! - Leaves: the same the other way round.
-//! - Deliberately absent: connections, who may ask, how a verb works.
+//! - Leaves: the same in the other direction.
+//! - Deliberately absent: connections, access rights, how a verb works.
 
 #[allow(
     missing_docs,
@@ -31,14 +31,14 @@ pub use wire::Wire;
 
 /// Major version of the control API that this program speaks: as a client, and as a daemon.
 pub const PROTOCOL: u32 = 1;
-/// The metadata that carries it, in requests and in answers.
+/// The metadata key that carries it, in requests and responses.
 pub const PROTOCOL_KEY: &str = "cachectl-protocol";
 /// The metadata that names a request in the daemon's log.
 pub const REQUEST_ID_KEY: &str = "x-request-id";
 /// All descriptors, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("cachectl.v1.bin");
 
-/// What came over the wire is not what the schema says.
+/// A received message violates the schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the message makes no sense: {0}")]
 pub struct Nonsense(pub String);

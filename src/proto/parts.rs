@@ -1,24 +1,24 @@
-//! Reports of any length in messages of bounded size: lists are cut, and put together again.
+//! Reports of any length in messages of bounded size: lists are split, and joined again.
 
 use prost::Message;
 
-/// Most elements of one list in one message: with the longest paths still far below the 4 MiB that gRPC takes.
+/// Most elements of one list in one message: even with the longest paths far below the 4 MiB that gRPC accepts.
 const MOST: usize = 500;
 
-/// A report that can be cut into parts, each fit for one message.
+/// A report that can be split into parts, each small enough for one message.
 pub trait InParts: Message + Default + Sized {
-    /// The parts, at least one; [`join`] makes the report of them.
+    /// The parts, at least one; [`join`] builds the report from them.
     fn in_parts(self) -> Vec<Self>;
 }
 
-/// Puts parts together as protobuf merges messages: lists are strung together, of single fields the last that is set counts.
+/// Joins parts as protobuf merges messages: lists are concatenated; for single fields the last one set counts.
 pub fn join<M: Message + Default>(whole: &mut M, part: &M) {
     whole
         .merge(part.encode_to_vec().as_slice())
         .expect("what was just written can be read");
 }
 
-/// Leaves the first elements of a list where they are; the rest in pieces, none of which keeps room for more than it has.
+/// Keeps the first elements of a list in place; returns the rest in pieces without spare capacity.
 pub(super) fn cut<T>(list: &mut Vec<T>) -> Vec<Vec<T>> {
     if list.len() <= MOST {
         return Vec::new();

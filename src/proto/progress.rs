@@ -1,4 +1,4 @@
-//! Progress as messages, and messages played to whoever watches.
+//! Converts progress to messages, and replays messages to a [`Watch`].
 
 use super::v1;
 use crate::progress::{Phase, Watch};
@@ -24,7 +24,7 @@ fn from_wire(phase: i32) -> Option<Phase> {
     found.map(|(p, _)| *p)
 }
 
-/// The messages of what a [`Watch`] is told.
+/// Turns what a [`Watch`] receives into messages.
 pub mod event {
     use super::{Phase, to_wire, v1};
     use v1::progress::{Advance, Begin, Event};
@@ -41,7 +41,7 @@ pub mod event {
         }))
     }
 
-    /// So many more bytes.
+    /// This many more bytes.
     pub fn advance(phase: Phase, bytes: u64) -> v1::Progress {
         of(Event::Advance(Advance {
             phase: to_wire(phase),
@@ -49,18 +49,18 @@ pub mod event {
         }))
     }
 
-    /// It ended.
+    /// A phase ended.
     pub fn end(phase: Phase) -> v1::Progress {
         of(Event::End(to_wire(phase)))
     }
 
-    /// Something to know.
+    /// A warning.
     pub fn warning(message: String) -> v1::Progress {
         of(Event::Warning(message))
     }
 }
 
-/// Tells `watch` what a message says.
+/// Passes a message on to `watch`.
 pub fn replay(message: v1::Progress, watch: &dyn Watch) {
     use v1::progress::Event;
     match message.event {

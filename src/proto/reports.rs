@@ -15,7 +15,7 @@ use crate::ops::{
     verify,
 };
 
-// Method, and what it does: request, message of the answer, report in it with the lists that may be long; the verb's own report.
+// Method, and its operation: request, response message, the report in it with the lists that may be long; the verb's own report.
 methods!(
     "List", "list": ListRequest -> ListResponse(list_response)
         of ListReport[rows, broken] for list::Report;
@@ -65,7 +65,7 @@ wire!(
     }
 );
 
-/// Files of all snapshots come after them, so that a long list of them can be cut.
+/// Files of all snapshots follow the snapshots, so that a long list of files can be split.
 impl Wire<v1::InspectReport> for Vec<inspect::Snapshot> {
     fn into_wire(self) -> v1::InspectReport {
         let mut report = v1::InspectReport::default();
@@ -121,7 +121,7 @@ wire!(remove::Options = DeleteRequest { name, dry_run }
     with only: Only { kind as kind, scope as scope, key as key });
 wire!(remove::Report = DeleteReport { names, tags });
 
-/// Of what is not a cache all four words are empty.
+/// For a tag that is not a cache's, all four words are empty.
 impl Wire<v1::Deleted> for remove::Removed {
     fn into_wire(self) -> v1::Deleted {
         let SnapshotName {
@@ -162,7 +162,7 @@ impl From<&prune::Options> for v1::PruneRequest {
             max_age_seconds: o.max_age.into_wire(),
             max_size_bytes: o.max_size,
             keep: o.keep.into_wire(),
-            // A release that does not know `now` refuses no grace at all.
+            // A release that does not know `now` refuses a grace time of zero.
             grace_seconds: Some(if o.now { 0 } else { o.grace.into_wire() }),
             dry_run: o.dry_run,
             repositories: Vec::new(),
@@ -171,7 +171,7 @@ impl From<&prune::Options> for v1::PruneRequest {
     }
 }
 
-/// Grace of who names none.
+/// Grace time of requests without one.
 const GRACE: Duration = Duration::from_hours(24);
 
 impl From<v1::PruneRequest> for prune::Options {
@@ -226,7 +226,7 @@ impl Wire<i32> for verify::Depth {
             Ok(v1::Depth::Unspecified | v1::Depth::Structure) => Ok(Self::Structure),
             Ok(v1::Depth::Digests) => Ok(Self::Digests),
             Ok(v1::Depth::Data) => Ok(Self::Data),
-            // To look less deep than was asked for would be a lie.
+            // Verifying less deeply than requested would give a false result.
             Err(_) => Err(Nonsense(format!("depth {wire} is not known here"))),
         }
     }

@@ -1,14 +1,14 @@
-//! The one table of store errors and gRPC status codes.
+//! The table of store errors and gRPC status codes.
 //!
-//! It is read in both directions: the daemon picks the code, and a client that gets it treats the trouble as if its own store
-//! had had it. What the store *behind* the daemon refuses to the daemon is no refusal of the client, so `Denied` and
-//! `Unauthenticated` of that store are `FailedPrecondition`, and the codes of these names are only for who asks the daemon.
+//! It is read in both directions: the daemon picks the code, and a client that receives it treats the error as one of its own store. If the
+//! store *behind* the daemon refuses the daemon, that is not a refusal of the client: `Denied` and `Unauthenticated` of that store become
+//! `FailedPrecondition`, and the codes of these names apply only to the daemon's own callers.
 
 use tonic::Code;
 
 use crate::store::ErrorKind;
 
-/// The code for trouble with the store behind the daemon.
+/// The code for an error of the store behind the daemon.
 pub fn code_of(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::NoSuchStore

@@ -1,4 +1,4 @@
-//! What goes out comes back the same, and the generated files are those of the schema.
+//! Conversions round-trip, and the generated files match the schema.
 
 use std::{fmt::Debug, time::Duration};
 

@@ -1,24 +1,24 @@
-//! Plain values and what the schema has for them: told once, read in both directions.
+//! Plain values and their representation in the schema: defined once, for both directions.
 
 use std::time::Duration;
 
 use super::{Nonsense, v1};
 use crate::{digest::Digest, entry::Time};
 
-/// A value that goes over the wire as a `W`.
+/// A value that is sent over the wire as a `W`.
 pub trait Wire<W>: Sized {
     /// What is sent.
     fn into_wire(self) -> W;
 
-    /// What was meant.
+    /// Converts back.
     ///
     /// # Errors
-    /// When the schema allows it and it still makes no sense, such as a text that is not a digest.
+    /// When the value is invalid although the schema allows it, such as a text that is not a digest.
     fn from_wire(wire: W) -> Result<Self, Nonsense>;
 }
 
-/// Says once which fields of a struct are which of its message: those of one name; those that the message calls otherwise; those of
-/// a part (`with`) that the message has beside its own; those that stay here (`without`).
+/// Maps the fields of a struct to those of its message, once: fields of the same name; fields that the message names differently; fields of
+/// a part (`with`) that the message has beside its own; fields that are not sent (`without`).
 macro_rules! wire {
     (
         $own:path = $message:ident {
@@ -139,7 +139,7 @@ impl Wire<v1::Trait> for (String, String) {
     }
 }
 
-/// A damaged pack, with why.
+/// A damaged pack, with the reason.
 impl Wire<v1::LeftOut> for (Digest, String) {
     fn into_wire(self) -> v1::LeftOut {
         v1::LeftOut {

@@ -1,4 +1,4 @@
-//! Jobs of which it is not certain what they build.
+//! Jobs that may or may not build a pull request.
 
 use super::tests::{ci, scopes};
 
@@ -65,7 +65,7 @@ fn a_job_that_was_started_in_an_unknown_way_writes_nothing() {
         ] {
             assert_eq!(job(Some((how, unknown))), "- default", "{mark} {unknown}");
         }
-        // There the branch alone may be that of a request, or its target.
+        // There the branch alone may be a request's, or its target.
         if !matches!(mark, "GITLAB_CI" | "TF_BUILD") {
             assert_eq!(job(None), "- default", "{mark}");
         }
@@ -137,7 +137,7 @@ fn a_request_without_a_number_writes_nothing_in_any_system() {
     for case in cases {
         assert_eq!(scopes(case), "- default", "{case:?}");
     }
-    // A pipeline that another one's branch build has started is what it says.
+    // A pipeline started by another one's branch build builds what it reports.
     assert_eq!(
         scopes(&[
             ("TF_BUILD", "True"),
@@ -262,7 +262,7 @@ fn a_mark_that_is_false_is_no_mark() {
     assert_eq!(ci(&[off]).doubt, None);
     let other = ci(&[off, ("GITLAB_CI", "true"), ("CI_COMMIT_BRANCH", "x")]);
     assert_eq!(other.system, Some("GitLab CI"));
-    // A false mark does not make the variables of a request disappear.
+    // A CI system's mark set to `false` does not hide a request's variables.
     let request = [
         off,
         ("GITHUB_REF", "refs/pull/7/merge"),

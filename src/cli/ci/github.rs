@@ -1,4 +1,4 @@
-//! What a job of GitHub Actions builds: most events run with the default branch's ref though what they build may be a request's.
+//! What a GitHub Actions job builds: most events run with the default branch's ref although they may build a pull request.
 //!
 //! Source: docs.github.com, "Events that trigger workflows" (`GITHUB_REF` of each) and "Webhook events and payloads".
 
@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::{Building, Reader, Request, request_ref};
 
-/// Events that build what their own ref or branch holds. All others have the default branch's ref (or a deployment's) and may
-/// build a request, as may those to come: a comment, a label or a discussion tells people's scripts what to check out.
+/// Events that build their own ref or branch. All others, including future ones, have the default branch's ref (or a deployment's) and may
+/// build a request: a comment, a label or a discussion can tell a workflow's scripts what to check out.
 const BUILDS_ITS_REF: [&str; 6] = [
     "create",
     "merge_group",
@@ -17,7 +17,7 @@ const BUILDS_ITS_REF: [&str; 6] = [
     "workflow_dispatch",
 ];
 
-/// Says whether an event, in lower case, builds what its ref holds.
+/// Returns true if an event, in lower case, builds its own ref.
 pub(super) fn builds_its_ref(event: &str) -> bool {
     BUILDS_ITS_REF.contains(&event)
 }
@@ -30,10 +30,10 @@ pub(super) fn find(r: &mut Reader<'_>) -> Option<Building> {
     }
     let reference = r.get("GITHUB_REF").unwrap_or_default();
     let event = r.get("GITHUB_EVENT_NAME").map(|e| e.to_ascii_lowercase());
-    // Any of these says so: a container that was given only some of them must not write into the branch's scope.
+    // Any of these is enough: a container that was given only some of them must not write into the branch's scope.
     let base = r.get("GITHUB_BASE_REF");
     let by_ref = request_ref(&reference);
-    // The head's name is the stranger's choice: it says that there is a request, never which one.
+    // A stranger chose the head's name: it shows that there is a request, never which one.
     let is_request = event
         .as_ref()
         .is_some_and(|e| e.starts_with("pull_request"))
@@ -67,7 +67,7 @@ fn by_event(event: &str, document: Option<&Value>, default: Option<&str>) -> Opt
         return None;
     }
     let unknown = Some(Request::UNKNOWN.building(None));
-    // Without the document nothing tells what an event is about.
+    // Without the document, the subject of an event is unknown.
     let Some(document) = document else {
         return unknown;
     };
@@ -85,7 +85,7 @@ fn by_event(event: &str, document: Option<&Value>, default: Option<&str>) -> Opt
         "check_run" => Some(check(document, "/check_run", "/check_run/check_suite")),
         "check_suite" => Some(check(document, "/check_suite", "/check_suite")),
         "status" => Some(status(document, default)),
-        // A comment that became a command (`/test`) is passed on so, with the request.
+        // A comment used as a command (`/test`) is passed on this way, with the request.
         "repository_dispatch" => {
             let request = document.pointer("/client_payload/pull_request")?;
             let target = text(request, "/base/ref").map(str::to_owned);
@@ -95,7 +95,7 @@ fn by_event(event: &str, document: Option<&Value>, default: Option<&str>) -> Opt
     }
 }
 
-/// It runs when another run has ended, with the default branch's ref and rights, and commonly builds what that one did.
+/// It runs after another run has ended, with the default branch's ref and rights, and usually builds the same as that run.
 fn workflow_run(document: &Value) -> Building {
     let run = |path: &str| text(document, &format!("/workflow_run{path}"));
     let own = text(document, "/repository/full_name");
@@ -103,13 +103,13 @@ fn workflow_run(document: &Value) -> Building {
     let event = run("/event").unwrap_or_default();
     match run("/head_branch") {
         Some(branch) if is_own && builds_its_ref(event) => Building::Branch(branch.to_owned()),
-        // Of a fork's request the list is empty.
+        // For a fork's request the list is empty.
         _ => requests(document, "/workflow_run").unwrap_or_else(|| Request::UNKNOWN.building(None)),
     }
 }
 
-/// A check may be of any commit. "Pushes to a branch in a forked repository are not detected and return an empty pull_requests
-/// array and a null value for head_branch" (REST API, check suites).
+/// A check may belong to any commit. "Pushes to a branch in a forked repository are not detected and return an empty pull_requests array
+/// and a null value for head_branch" (REST API, check suites).
 fn check(document: &Value, check: &str, suite: &str) -> Building {
     requests(document, check)
         .or_else(|| requests(document, suite))
@@ -120,7 +120,7 @@ fn check(document: &Value, check: &str, suite: &str) -> Building {
         .unwrap_or_else(|| Request::UNKNOWN.building(None))
 }
 
-/// A status may be of any commit too; the document names the branches that hold it.
+/// A status may belong to any commit too; the document names the branches that contain it.
 fn status(document: &Value, default: Option<&str>) -> Building {
     let all = document.pointer("/branches").and_then(Value::as_array);
     let names: Vec<&str> = all
@@ -135,8 +135,8 @@ fn status(document: &Value, default: Option<&str>) -> Building {
     }
 }
 
-/// The request of a `pull_requests` list, if it is one alone and of this repository; without a number if it is not; `None` if
-/// the list is empty.
+/// The request in a `pull_requests` list, if it is the only one and of this repository; otherwise one without a number; `None` if the list
+/// is empty.
 fn requests(document: &Value, place: &str) -> Option<Building> {
     let path = format!("{place}/pull_requests");
     let all = document.pointer(&path).and_then(Value::as_array)?;

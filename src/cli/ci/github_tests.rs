@@ -15,7 +15,7 @@ fn github_head_ref_is_the_strangers_choice_and_never_a_number() {
             ("GITHUB_HEAD_REF", head),
         ];
         assert_eq!(scopes(&job), "- rel default", "{head}");
-        // It alone says that there is a request.
+        // It alone shows that there is a request.
         let few = [
             ("GITHUB_ACTIONS", "true"),
             ("GITHUB_REF", "refs/heads/main"),
@@ -47,7 +47,7 @@ fn a_comment_on_a_pull_request_builds_that_request() {
         "issue": {"number": 7, "pull_request": {"url": "u"}}
     });
     assert_eq!(at_main("issue_comment", Some(&on_request)), "pr-7 default");
-    // A stranger's words, which may name a request.
+    // A stranger's text, which may name a request.
     let on_issue = json!({"repository": {"default_branch": "main"}, "issue": {"number": 7}});
     assert_eq!(at_main("issue_comment", Some(&on_issue)), "- default");
     let at_forgejo = json!({"is_pull": true, "issue": {"number": 7, "pull_request": null}});
@@ -98,7 +98,7 @@ fn only_events_that_build_their_ref_write_its_scope() {
             assert_eq!(at_main(event, document), "- default", "{event}");
         }
     }
-    // A container that was given the ref alone.
+    // A container that was given only the ref.
     let few = [
         ("GITHUB_ACTIONS", "true"),
         ("GITHUB_REF", "refs/heads/main"),
@@ -131,14 +131,14 @@ fn a_workflow_run_builds_what_the_run_before_it_did() {
         of("pull_request", "x", "o/r", seven.clone()),
         "pr-7 rel default"
     );
-    // Of a fork's request the list is empty, and the branch may have any name.
+    // For a fork's request the list is empty, and the branch may have any name.
     assert_eq!(of("pull_request", "main", "fork/r", json!([])), "- default");
     assert_eq!(of("push", "main", "fork/r", json!([])), "- default");
     assert_eq!(
         of("pull_request_target", "main", "o/r", json!([])),
         "- default"
     );
-    // A chain hides where it began.
+    // A chain of runs hides its origin.
     assert_eq!(of("workflow_run", "main", "o/r", json!([])), "- default");
     assert_eq!(of("issue_comment", "main", "o/r", json!([])), "- default");
     let two = json!([{"number": 7}, {"number": 8}]);

@@ -1,12 +1,11 @@
-//! Which scope a CI job writes, and which it may read, from the variables of its CI system.
+//! Determines the scope that a CI job writes, and those it may read, from the variables of its CI system.
 //!
 //! Trust flows down only (design §7): a pull request reads its own scope, its target branch's and `default`; a branch
 //! its own and `default`; nothing reads a pull request's scope but that pull request. Outside CI the scope is `default`,
 //! and the branch that git has checked out is not consulted.
 //!
-//! A job that may run a pull request's code, of which the number is not known, writes nothing: a guess could be the scope of
-//! somebody who is trusted more. This is a convention of honest clients, not a guard: whoever may push to the store can write
-//! any scope.
+//! A job that may run the code of a pull request with unknown number writes nothing: a guess could be the scope of someone with more trust.
+//! This is a convention of honest clients, not a guard: anyone who may push to the store can write any scope.
 
 mod github;
 mod signs;
@@ -17,16 +16,16 @@ use serde_json::Value;
 use crate::config::Env;
 use systems::System;
 
-/// The scope that everybody may read: the default branch's, and where there is no CI.
+/// The scope that everyone may read: that of the default branch, and of runs outside CI.
 pub(crate) const DEFAULT: &str = "default";
 
-/// What to do about a scope that could not be found out.
+/// What to do about a scope that could not be determined.
 const REMEDY: &str = "set CACHECTL_SCOPE to choose one, such as `pr-7`";
 
 /// What the job builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Building {
-    /// A pull or merge request, or what may be one, and the branch it goes to. No number: nobody trustworthy tells it.
+    /// A pull or merge request, or possibly one, and its target branch. No number: no trustworthy source has it.
     Request {
         number: Option<String>,
         target: Option<String>,
@@ -38,8 +37,8 @@ enum Building {
 }
 
 impl Building {
-    /// A job that was told a commit alone may build a request: what its system writes in the place of a branch is none, and all
-    /// such jobs would share a scope of that name.
+    /// A job that was given only a commit may build a request: what its system reports in place of a branch is not a branch, and all such
+    /// jobs would share a scope of that name.
     fn or_unknown(self) -> Self {
         match &self {
             // No branch has a space in it: `(no branch)`, `(HEAD detached at 4f1c2d3)`.
@@ -52,28 +51,28 @@ impl Building {
     }
 }
 
-/// What was found out about the CI system.
+/// What was detected about the CI system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ci {
-    /// Its name for people; `None` outside CI, and for one that we do not know.
+    /// Its display name; `None` outside CI, and for an unknown system.
     pub(crate) system: Option<&'static str>,
-    /// Scope that the job writes, and reads first; `None`: it must not write any.
+    /// Scope that the job writes, and reads first; `None`: it must not write.
     pub(crate) scope: Option<String>,
-    /// Scopes that it may read besides, in order.
+    /// Further scopes that it may read, in order.
     pub(crate) fallbacks: Vec<String>,
-    /// The variables that said so.
+    /// The variables that determined this.
     pub(crate) because: Vec<&'static str>,
-    /// What is uncertain about that, and what to do, in one line.
+    /// What is uncertain about this, and what to do, in one line.
     pub(crate) doubt: Option<String>,
 }
 
-/// Reads variables and notes which answered.
+/// Reads variables and records which ones were used.
 struct Reader<'a> {
     env: &'a Env,
-    /// The event's document, where GitHub names one.
+    /// The event's document, if GitHub provides one.
     event: Option<&'a Value>,
     because: Vec<&'static str>,
-    /// The system itself says that this branch is the default one.
+    /// The system itself reports this branch as the default one.
     is_default: bool,
     default_branch: Option<String>,
 }
@@ -87,7 +86,7 @@ impl Reader<'_> {
         Some(value)
     }
 
-    /// The pull request that one of these variables tells of; `false`, as Buildkite writes it, tells of none.
+    /// The pull request in one of these variables; `false`, as Buildkite writes it, means none.
     fn request(&mut self, names: &[&'static str]) -> Option<Request> {
         let on = names.iter().filter(|name| self.env.is_on(name));
         let said: Vec<_> = on.copied().collect();
@@ -97,8 +96,7 @@ impl Reader<'_> {
             .reduce(Request::or)
     }
 
-    /// A pull request without a number, if the variable says none of these: what starts a job in a way that we do not know may
-    /// be a request.
+    /// A pull request without a number, if the variable has none of these values: a job with an unknown trigger may build a request.
     fn request_unless(&mut self, name: &'static str, known: &[&str]) -> Option<Request> {
         let said = self.get(name)?;
         let is_known = known.iter().any(|known| known.eq_ignore_ascii_case(&said));
@@ -113,26 +111,26 @@ impl Reader<'_> {
     }
 }
 
-/// A pull request, with its number if that is known.
+/// A pull request, with its number if known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Request(Option<String>);
 
 impl Request {
     const UNKNOWN: Self = Self(None);
 
-    /// This one, or the other if only that has a number.
+    /// This one, or the other if only the other has a number.
     fn or(self, other: Self) -> Self {
         Self(self.0.or(other.0))
     }
 
-    /// What a job builds that builds it.
+    /// What a job for this pull request builds.
     fn building(self, target: Option<String>) -> Building {
         let number = self.0;
         Building::Request { number, target }
     }
 }
 
-/// The number that a text is; a name that a stranger chose must not pass for one, so this is for what systems write.
+/// Parses a number. Only for values that CI systems write: a name that a stranger chose must not pass for a number.
 fn number(text: &str) -> Option<String> {
     let is_number = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| text.to_owned())
@@ -147,7 +145,7 @@ fn request_ref(reference: &str) -> Option<Request> {
     Some(Request(number(rest.split('/').next().unwrap_or(rest))))
 }
 
-/// Finds the scopes. `event` is the document that `$GITHUB_EVENT_PATH` names; `default_branch` overrides what is detected.
+/// Finds the scopes. `event` is the document that `$GITHUB_EVENT_PATH` names; `default_branch` overrides the detected one.
 pub(crate) fn detect(env: &Env, event: Option<&Value>, default_branch: Option<&str>) -> Ci {
     let Some(system) = systems::find(env) else {
         return unknown_system(env);
@@ -209,7 +207,7 @@ pub(crate) fn detect(env: &Env, event: Option<&Value>, default_branch: Option<&s
     }
 }
 
-/// A known system that does not say what the job builds.
+/// The result for a known system that does not report what the job builds.
 fn untold(system: &System, env: &Env, because: Vec<&'static str>) -> Ci {
     let name = system.name;
     let sign = signs::request(env);
@@ -232,7 +230,7 @@ fn untold(system: &System, env: &Env, because: Vec<&'static str>) -> Ci {
     }
 }
 
-/// No system that we know; or none at all.
+/// The result for an unknown system, or none at all.
 fn unknown_system(env: &Env) -> Ci {
     let sign = signs::request(env);
     let doubt = match sign {
@@ -253,13 +251,13 @@ fn unknown_system(env: &Env) -> Ci {
     }
 }
 
-/// What is read besides, where the scope that is written is `default` or none.
+/// Further scopes to read, if the written scope is `default` or none.
 fn fallbacks_of_default(is_written: bool) -> Vec<String> {
     let read = (!is_written).then(|| DEFAULT.to_owned());
     read.into_iter().collect()
 }
 
-/// A branch's scope; one that is named like the scope of something else must not read or write that.
+/// A branch's scope; a branch named like another kind of scope must not read or write that scope.
 fn branch_scope(branch: &str) -> String {
     let taken = branch == DEFAULT
         || ["pr-", "tag-", "branch-"]
@@ -272,7 +270,7 @@ fn branch_scope(branch: &str) -> String {
     }
 }
 
-/// The branch that a merge queue's branch goes to: `gh-readonly-queue/main/pr-7-<sha>`.
+/// The target of a merge queue's branch: `gh-readonly-queue/main/pr-7-<sha>`.
 fn queue_target(branch: &str) -> Option<&str> {
     let (target, _) = branch
         .strip_prefix("gh-readonly-queue/")?

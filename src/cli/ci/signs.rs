@@ -1,10 +1,10 @@
-//! Signs that a job builds a pull request, for CI systems that we do not know: enough to write nothing.
+//! Signs that a job builds a pull request, for unknown CI systems: any sign is enough to write nothing.
 
 use super::github;
 use crate::config::Env;
 
-/// Variables that are set, and not `false` or `0`, where a pull request is built. Besides each system's own reference, the
-/// list of watson/ci-info (`vendors.json`) was read.
+/// Variables that are set, and not `false` or `0`, when a pull request is built. Sources: each system's own reference, and the list of
+/// watson/ci-info (`vendors.json`).
 const SET: &[&str] = &[
     "AGOLA_PULL_REQUEST_ID",
     "APPVEYOR_PULL_REQUEST_NUMBER",
@@ -49,7 +49,7 @@ const SET: &[&str] = &[
     "gitlabMergeRequestIid",
 ];
 
-/// Variables whose value begins so where a pull request is built.
+/// Variables whose value has this prefix when a pull request is built.
 const STARTS: &[(&str, &str)] = &[
     ("BUILD_REASON", "PullRequest"),
     ("CI_PIPELINE_EVENT", "pull_request"),
@@ -61,7 +61,7 @@ const STARTS: &[(&str, &str)] = &[
     ("GITHUB_REF", "refs/pull/"),
 ];
 
-/// The variable that tells of a pull request.
+/// The variable that indicates a pull request.
 pub(super) fn request(env: &Env) -> Option<&'static str> {
     let set = SET.iter().copied().find(|name| env.is_on(name));
     set.or_else(|| {

@@ -1,9 +1,9 @@
-//! The CI systems that we know, and how each says what a job builds.
+//! The known CI systems, and how each reports what a job builds.
 
 use super::{Building, Reader, Request, github, request_ref};
 use crate::config::Env;
 
-/// How one CI system says what we ask.
+/// How to query one CI system.
 pub(super) struct System {
     pub(super) name: &'static str,
     /// The variable that is set there and nowhere else; `false` means that it is not.
@@ -11,7 +11,7 @@ pub(super) struct System {
     pub(super) find: fn(&mut Reader<'_>) -> Option<Building>,
     /// Variables of the default branch's name.
     pub(super) default_branch: &'static [&'static str],
-    /// Every job is told what it builds: where that is not found, its variables were not all passed on to this process.
+    /// Every job is told what it builds: if that is not found, not all of its variables were passed to this process.
     pub(super) always_tells: bool,
 }
 
@@ -79,7 +79,7 @@ const SYSTEMS: &[System] = &[
         mark: "JENKINS_URL",
         find: jenkins,
         default_branch: &[],
-        // A job need not check anything out by git.
+        // A job need not check anything out with git.
         always_tells: false,
     },
 ];
@@ -147,7 +147,7 @@ fn woodpecker(r: &mut Reader<'_>) -> Option<Building> {
         let target = r.get("CI_COMMIT_TARGET_BRANCH");
         return Some(request.building(target));
     }
-    // The branch of a request is its target, so it alone tells nothing.
+    // The branch of a request is its target, so it proves nothing by itself.
     r.get("CI_PIPELINE_EVENT")?;
     tag_or_branch(r, "CI_COMMIT_TAG", "CI_COMMIT_BRANCH")
 }
@@ -175,7 +175,7 @@ fn buildkite(r: &mut Reader<'_>) -> Option<Building> {
         let target = r.get("BUILDKITE_PULL_REQUEST_BASE_BRANCH");
         return Some(request.building(target));
     }
-    // The branch of a fork's request may be called `main`; every job is told whether it builds one.
+    // The branch of a fork's request may be called `main`; every job is told whether it builds a request.
     r.get("BUILDKITE_PULL_REQUEST")?;
     tag_or_branch(r, "BUILDKITE_TAG", "BUILDKITE_BRANCH")
 }
@@ -187,7 +187,7 @@ fn circle(r: &mut Reader<'_>) -> Option<Building> {
         let last = url.rsplit('/').next().unwrap_or_default();
         Some(Request(super::number(last)))
     });
-    // Only builds of a fork's request are told whose fork it is.
+    // Only builds of a fork's request get the fork's owner.
     let fork = r
         .get("CIRCLE_PR_USERNAME")
         .or_else(|| r.get("CIRCLE_PR_REPONAME"));
@@ -215,7 +215,7 @@ fn azure(r: &mut Reader<'_>) -> Option<Building> {
         .or_else(|| r.request_ref("BUILD_SOURCEBRANCH"))
         .or_else(|| azure_trigger(r))
         .or_else(|| {
-            // `BuildCompletion` does not tell what the other build was of.
+            // `BuildCompletion` does not tell what the other build built.
             let known = ["BatchedCI", "IndividualCI", "Manual", "Schedule"];
             let request = r.request_unless("BUILD_REASON", &known)?;
             (!azure_follows(r)).then_some(request)
@@ -231,8 +231,8 @@ fn azure(r: &mut Reader<'_>) -> Option<Building> {
     })
 }
 
-/// A pipeline that another one's run has started runs at a branch of its own, and may build what a pull request made there
-/// (`resources.pipeline.<alias>.sourceBranch`). The number is that of another repository, maybe.
+/// A pipeline started by another pipeline's run runs at its own branch, and may build what a pull request made there
+/// (`resources.pipeline.<alias>.sourceBranch`). The number may belong to another repository.
 fn azure_trigger(r: &mut Reader<'_>) -> Option<Request> {
     let names = r.env.names_with("RESOURCES_PIPELINE_");
     let mut names = names.filter_map(|name| name.to_str());
@@ -247,9 +247,9 @@ fn azure_trigger(r: &mut Reader<'_>) -> Option<Request> {
     Some(Request::UNKNOWN)
 }
 
-/// Says whether a resource has started this run that tells of its branch, and that is this run's own: a pipeline of the same
+/// Returns true if this run was started by a resource that reports its branch, and that branch is this run's own: a pipeline of the same
 /// repository, whose branch and commit the run then follows (learn.microsoft.com, "Resources in YAML pipelines"). Container images,
-/// packages, webhooks and other CI systems' builds start a run at the default branch, whoever made them.
+/// packages, webhooks and other CI systems' builds start a run at the default branch, regardless of who made them.
 fn azure_follows(r: &mut Reader<'_>) -> bool {
     let is = |name: &str, value: &str| {
         let said = r.env.get(name);
@@ -268,7 +268,7 @@ fn azure_follows(r: &mut Reader<'_>) -> bool {
 }
 
 fn jenkins(r: &mut Reader<'_>) -> Option<Building> {
-    // Branch API plugin; the id is the code host's, whatever that looks like.
+    // Branch API plugin; the id is the code host's, in any form.
     if r.env.is_on("CHANGE_ID")
         && let Some(id) = r.get("CHANGE_ID")
     {
@@ -297,10 +297,10 @@ fn jenkins(r: &mut Reader<'_>) -> Option<Building> {
         return Some(Building::Tag(tag));
     }
     r.is_default = r.env.is_on("BRANCH_IS_PRIMARY") && r.get("BRANCH_IS_PRIMARY").is_some();
-    // Without multibranch only the git plugin tells.
+    // Without multibranch only the git plugin reports it.
     r.get("BRANCH_NAME").map(Building::Branch).or_else(|| {
         let said = r.get("GIT_BRANCH")?;
-        // The git plugin's word for a commit that was asked for by itself; a branch of that name has its remote.
+        // The git plugin's value for a commit that was requested directly; a branch of that name has its remote's name.
         if said == "detached" {
             return Some(Request::UNKNOWN.building(None));
         }
@@ -312,12 +312,12 @@ fn jenkins(r: &mut Reader<'_>) -> Option<Building> {
     })
 }
 
-/// The branch in what the git plugin calls one: `origin/main`, `refs/remotes/origin/main`, `refs/heads/main`.
+/// The branch in the git plugin's value: `origin/main`, `refs/remotes/origin/main`, `refs/heads/main`.
 fn without_remote(branch: &str) -> String {
     let local = match branch.strip_prefix("refs/remotes/") {
-        // Whatever the remote is called.
+        // With any name of the remote.
         Some(remote) => remote.split_once('/').map_or(remote, |(_, local)| local),
-        // A branch may have a slash too, so only the usual names of remotes are taken for one.
+        // A branch may contain a slash too, so only the usual names of remotes count as one.
         None => ["origin/", "upstream/"]
             .iter()
             .find_map(|remote| branch.strip_prefix(remote))
@@ -326,7 +326,7 @@ fn without_remote(branch: &str) -> String {
     bare(local)
 }
 
-/// The pull request that a branch is: `pull/7/head` and the like, or `pr/7/merge`, as the GitHub pull request builder's
+/// The pull request that a branch stands for: `pull/7/head` and the like, or `pr/7/merge`, as the GitHub pull request builder's
 /// documentation has them fetched.
 fn request_branch(branch: &str) -> Option<Request> {
     let builders = branch.strip_prefix("pr/").and_then(|rest| {

@@ -6,7 +6,7 @@ pub(super) fn ci(pairs: &[(&str, &str)]) -> Ci {
     detect(&pairs.iter().copied().collect(), None, None)
 }
 
-/// Scope that is written, `-` for none, and those that are read besides. Whatever is not certain is said.
+/// Scope that is written, `-` for none, and the others that are read. Anything uncertain is reported.
 pub(super) fn scopes_with(
     pairs: &[(&str, &str)],
     event: Option<&Value>,
@@ -141,7 +141,7 @@ fn where_the_default_branch_is_unknown_main_and_master_are() {
     assert_eq!(of("main"), "default");
     assert_eq!(of("master"), "default");
     assert_eq!(of("develop"), "develop default");
-    // Where it is known, a `master` beside it is a branch like others.
+    // If it is known, a `master` beside it is an ordinary branch.
     assert_eq!(
         scopes(&[
             ("GITLAB_CI", "true"),
@@ -186,7 +186,7 @@ fn what_stands_in_the_place_of_a_branch_is_no_scope() {
             "{said}"
         );
     }
-    // A branch may be called so.
+    // A branch may have this name.
     assert_eq!(
         scopes(&[jenkins, ("GIT_BRANCH", "origin/detached")]),
         "detached default"
@@ -262,7 +262,7 @@ fn jenkins_change_branch_and_primary() {
             "{branch}"
         );
     }
-    // Of a branch only the name of its remote is taken away.
+    // Only the name of its remote is removed from a branch.
     assert_eq!(
         scopes(&[mark, ("GIT_BRANCH", "origin/feature/x")]),
         "feature/x default"
@@ -405,7 +405,7 @@ fn an_azure_run_that_a_resource_started_writes_only_the_branch_that_it_follows()
     let (main, dev) = ("refs/heads/main", "refs/heads/dev");
     assert_eq!(run("pipeline", main, main), "default");
     assert_eq!(run("pipeline", dev, dev), "dev default");
-    // Of another repository, or nobody knows of what.
+    // Of another repository, or of an unknown one.
     for (category, source) in [
         ("pipeline", dev),
         ("pipeline", "refs/pull/7/merge"),

@@ -1,30 +1,30 @@
-//! How much the parts of one tag may have together.
+//! Limits on the total size of one tag's parts.
 //!
-//! Whoever may push chooses what a merge costs: so each part is weighed before it is read, and again before it is kept. BuildKit reads
-//! merged documents of less than 1 MiB, some ten thousand keys, so what goes beyond this would hardly be in them.
+//! Any pusher can determine what a merge costs, so each part is weighed before it is read, and again before it is kept. BuildKit reads
+//! merged documents of less than 1 MiB, some ten thousand keys, so records beyond these limits would hardly fit into them.
 
 use std::collections::HashSet;
 
 use crate::artifact::buildkit::{CacheManifest, Part};
 
-/// Parts that are read at most: their digests fit one record.
+/// Most parts that are read: their digests fit into one record.
 pub(super) const MAX_PARTS: usize = 200;
-/// Bytes of all manifests and configs.
+/// Most bytes of all manifests and configs.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
-/// Records of all configs.
+/// Most records of all configs.
 pub(super) const MAX_RECORDS: usize = 100_000;
-/// Links between them.
+/// Most links between them.
 const MAX_LINKS: usize = 400_000;
-/// Distinct layers of all manifests and configs: whether each is there is asked whenever the tag is read.
+/// Most distinct layers of all manifests and configs: each one is looked up whenever the tag is read.
 const MAX_LAYERS: usize = 40_000;
-/// A whole budget, where shares are compared.
+/// A whole budget, as the unit in which shares are compared.
 const ALL: u64 = 1_000_000;
-/// What makes a part heavy.
+/// Above this share a part is heavy.
 const HEAVY: u64 = ALL / 8;
-/// Records of both sides of all comparisons that one push may cost; parts that were not compared stay.
+/// Most records compared during one push, counting both sides; parts that were not compared stay.
 const MAX_COMPARED: usize = 500_000;
 
-/// What a part takes of each budget.
+/// How much of each budget a part takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Weight {
     bytes: u64,
@@ -34,9 +34,9 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// What is known of it by its manifest alone: it is not less.
+    /// A lower bound, known from its manifest alone.
     pub(super) fn at_least(cache: &CacheManifest) -> Self {
-        // Whether a layer is there is asked once, however often it is named.
+        // A layer is looked up once, however often it is named.
         let layers: HashSet<_> = cache.layers().iter().map(|l| (l.digest, l.size)).collect();
         Self {
             bytes: bytes(cache),
@@ -62,7 +62,7 @@ impl Weight {
         }
     }
 
-    /// Says whether it takes more than half of a budget: then it is not merged with others.
+    /// Returns true if it takes more than half of a budget: then it is not merged with others.
     pub(super) fn is_over_half(&self) -> bool {
         self.strain() > ALL / 2
     }
@@ -77,10 +77,10 @@ impl Weight {
     }
 }
 
-/// What the parts take that were chosen so far, and the comparisons that are left.
+/// The weights of the parts chosen so far, and the comparisons left.
 ///
-/// The first part stays, and of the others the heavy ones go, the heaviest first: so no part takes the place of lighter ones. Where none
-/// is heavy the part pushed longest ago goes: so the next honest push takes the place of whatever many parts took.
+/// The first part stays; of the others the heavy ones are dropped, the heaviest first, so that no part displaces lighter ones. If none is
+/// heavy, the part pushed longest ago is dropped, so that the next honest push displaces a flood of small parts.
 #[derive(Debug)]
 pub(super) struct Budget {
     weights: Vec<Weight>,
@@ -97,7 +97,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Says whether it is worth reading one more part: not if it certainly is the one that has to go.
+    /// Returns true if one more part is worth reading: false if it would certainly be the one to drop.
     pub(super) fn admits(&self, cache: &CacheManifest) -> bool {
         if self.weights.len() >= MAX_PARTS {
             return false;
@@ -114,8 +114,7 @@ impl Budget {
         self.weights.push(Weight::of(part));
     }
 
-    /// Takes out the part that has to go, if any; its place among those that were added and not taken out. To be asked until there is
-    /// none.
+    /// Drops one part if the limits are exceeded; returns its position among the remaining parts. Call it until it returns `None`.
     pub(super) fn let_go(&mut self) -> Option<usize> {
         if self.weights.len() < 2 || self.fits(None) {
             return None;
@@ -140,7 +139,8 @@ impl Budget {
             && all.layers <= MAX_LAYERS
     }
 
-    /// Of those that may go the heaviest that is heavy, of equal ones the last, and its strain. The first may not, unless it leaves nothing to others.
+    /// The heaviest of the heavy parts that may be dropped (the last of equal ones), with its strain. The first part may not be dropped,
+    /// unless it takes more than half of a budget.
     fn heaviest(&self) -> Option<(usize, u64)> {
         let stays = self.weights.first().is_some_and(|w| !w.is_over_half());
         let strains = self.weights.iter().map(Weight::strain).enumerate();
@@ -150,7 +150,7 @@ impl Budget {
             .max_by_key(|(at, strain)| (*strain, *at))
     }
 
-    /// Takes what it costs to compare two parts; `false` if that is not left.
+    /// Deducts the cost of comparing two parts; `false` if too little is left.
     pub(super) fn compare(&mut self, one: &Part, other: &Part) -> bool {
         let records = one.config.records().len() + other.config.records().len();
         match self.compared.checked_sub(records) {

@@ -1,7 +1,7 @@
 //! When the parts of a tag were pushed.
 //!
-//! Each part's record says it, by the store's clock. When the store wrote the record is an upper bound: a record may be written
-//! later than the push (by a queue, by a copy of the bucket), never before it. No time that a builder wrote counts.
+//! Each part's record has the time, by the store's clock. The time at which the store wrote the record is an upper bound: a record may be
+//! written later than the push (by a queue, by a copy of the bucket), never before it. Times written by builders do not count.
 
 use std::cmp::Reverse;
 
@@ -15,26 +15,26 @@ use crate::{
     store::{Repository, Result, keys::Repo, published_at, repository::TagPart},
 };
 
-/// A record that was written less than this ago may be written again within the precision of the store's times.
+/// A record written less than this ago may be rewritten within the precision of the store's times.
 const SETTLED_SECS: i64 = 5;
-/// Times that are remembered at most.
+/// Most remembered times.
 pub(super) const MAX_TIMES: usize = 50_000;
 
 /// A part of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dated {
     pub(super) digest: Digest,
-    /// When it was pushed last; `None` where nobody knows: before every known time.
+    /// When it was last pushed; `None` if unknown: sorts before every known time.
     pub(super) pushed: Option<Time>,
 }
 
 /// A part of a tag of a repository.
 pub(super) type Key = (Repo, Tag, Digest);
-/// What the store said of a part's record, and what the record says.
+/// The store's time of a part's record, and the time in the record.
 pub(super) type Times = (Time, Option<Time>);
 
 impl CacheTags {
-    /// The parts of a tag, the last pushed first; of those pushed at one time the larger digest.
+    /// The parts of a tag, the last pushed first; of those pushed at the same time the larger digest first.
     pub(super) async fn dated(&self, repo: &Repository, tag: &Tag) -> Result<Vec<Dated>> {
         let listed = repo.parts(tag).await?;
         if listed.is_empty() {
@@ -53,7 +53,7 @@ impl CacheTags {
         Ok(dated)
     }
 
-    /// What the record of a part says. Records of some time ago are read once.
+    /// The time in a part's record. Records that are not recent are read only once.
     async fn published(
         &self,
         repo: &Repository,

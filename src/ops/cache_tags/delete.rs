@@ -1,8 +1,8 @@
-//! Deletion of what readers know: a tag, or the digest that it was served under.
+//! Deletes what readers know: a tag, or the digest that it was served under.
 //!
-//! A tag that is merged, or lacks layers, is served under a digest of the daemon's making. Whoever deletes that digest deletes the
-//! parts that it was made of: after it no tag stands for them, and what was pushed since stays. The tag goes with its last part.
-//! Parts go before the tag, so that a deletion that was cut short can be asked for again.
+//! A tag that is merged, or lacks layers, is served under a digest that the daemon created. Deleting that digest deletes the parts that it
+//! was made of: afterwards no tag includes them, and later pushes stay. The tag is deleted with its last part. Parts are deleted before the
+//! tag, so that an interrupted deletion can be repeated.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl CacheTags {
-    /// Deletes a tag with all its parts, or a manifest with every tag that stands for it; `false` if there was none.
+    /// Deletes a tag with all its parts, or a manifest with every tag that serves it; `false` if it did not exist.
     pub async fn delete(&self, repo: &Repository, reference: &Reference) -> Result<bool> {
         match reference {
             Reference::Tag(tag) => {
@@ -43,7 +43,7 @@ impl CacheTags {
         Ok(repo.forget_manifest(digest).await? || any)
     }
 
-    /// Takes a manifest, and the parts that it was made of, away from a tag; the caller holds its flight.
+    /// Removes a manifest, and the parts that it was made of, from a tag; the caller holds the tag's flight.
     async fn take_away(&self, repo: &Repository, tag: &Tag, digest: &Digest) -> Result<()> {
         let mut going = made_of(repo, tag, digest).await?;
         going.insert(*digest);
@@ -63,7 +63,7 @@ impl CacheTags {
         repo.remove_fold(tag, digest).await
     }
 
-    /// Makes a tag point at what is left of its parts. Where nothing of them can be read now, at the first whose manifest is there.
+    /// Makes a tag point at the fold of its remaining parts or, if none of them can be folded now, at the first whose manifest exists.
     async fn point(&self, repo: &Repository, tag: &Tag, left: Vec<Dated>) -> Result<()> {
         let folded = self.fold_again(repo, tag, left.clone(), None).await?.served;
         if let Some(served) = folded {
@@ -82,19 +82,19 @@ impl CacheTags {
     }
 }
 
-/// Says whether a tag points at a manifest, is merged from it, or was served as it.
+/// Returns true if a tag points at a manifest, is merged from it, or was served as it.
 async fn stands_for(repo: &Repository, tag: &Tag, digest: &Digest) -> Result<bool> {
     Ok(repo.pointed(tag).await?.as_ref() == Some(digest)
         || repo.is_part(tag, digest).await?
         || repo.fold(tag, digest).await?.is_some())
 }
 
-/// The parts of a tag that it was served as `digest` for.
+/// The parts for which a tag was served as `digest`.
 async fn made_of(repo: &Repository, tag: &Tag, digest: &Digest) -> Result<HashSet<Digest>> {
     if let Some(fold) = repo.fold(tag, digest).await? {
         return Ok(fold.parts.into_iter().collect());
     }
-    // Releases before this recorded no parts. Each push made the tag point at the fold of all that there were by then.
+    // Earlier releases recorded no parts. Each push made the tag point at the fold of all parts that existed then.
     let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
         Err(e) if e.kind == ErrorKind::Corrupt => None,
         other => other?,
@@ -117,7 +117,7 @@ async fn made_of(repo: &Repository, tag: &Tag, digest: &Digest) -> Result<HashSe
     Ok(there.map(|p| p.digest).collect())
 }
 
-/// Says whether a tag without parts points at what was deleted: at one of `going`, or at another fold of parts that are gone.
+/// Returns true if a tag without parts points at something deleted: at one of `going`, or at another fold of deleted parts.
 async fn is_left_over(
     repo: &Repository,
     tag: &Tag,

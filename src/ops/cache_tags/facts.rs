@@ -1,4 +1,4 @@
-//! What a manifest is, whatever becomes of what it names: facts of its bytes, found once.
+//! Facts about a manifest that depend only on its bytes, found once.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,22 +16,22 @@ use crate::{
     task,
 };
 
-/// About what all that is remembered takes at most.
+/// Approximate limit of the memory for all remembered facts.
 const MAX_BYTES: usize = 16 << 20;
-/// About what the facts of a manifest take, and each of its layers.
+/// Approximate memory for the facts of a manifest, and for each of its layers.
 const FACTS_BYTES: usize = 300;
 const LAYER_BYTES: usize = 100;
 
-/// What a manifest is.
+/// The facts about a manifest.
 #[derive(Debug)]
 pub(super) struct Facts {
-    /// Says whether we merged it.
+    /// Whether cachectl merged it.
     pub(super) is_merged: bool,
-    /// What readers of it need; `None` for what is no cache.
+    /// The blobs that its readers need; `None` if it is not a cache.
     pub(super) contents: Option<Contents>,
 }
 
-/// What a cache is made of. Whether the store has all of that is another question.
+/// The blobs that a cache is made of, whether or not the store has them all.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) config: Sized,
@@ -70,7 +70,7 @@ impl Facts {
     }
 }
 
-/// By digest and media type: the same bytes are not the same under another one.
+/// By digest and media type: the same bytes mean something else under another media type.
 #[derive(Default)]
 pub(super) struct Known {
     all: HashMap<(Digest, String), Arc<Facts>>,
@@ -78,13 +78,13 @@ pub(super) struct Known {
 }
 
 impl CacheTags {
-    /// What is known of a manifest.
+    /// The known facts about a manifest.
     pub(super) fn known_facts(&self, digest: &Digest, media_type: &str) -> Option<Arc<Facts>> {
         let key = (*digest, media_type.to_owned());
         self.facts.lock().all.get(&key).cloned()
     }
 
-    /// What a manifest is; it is read if nobody knows yet.
+    /// The facts about a manifest, which is read if they are unknown.
     pub(super) async fn facts(&self, repo: &Repository, at: &mut Pointer) -> Result<Arc<Facts>> {
         if let Some(known) = self.known_facts(&at.digest, &at.media_type) {
             return Ok(known);
@@ -96,7 +96,7 @@ impl CacheTags {
         Ok(self.facts_of(manifest).await)
     }
 
-    /// The same of one that was read.
+    /// The same for a manifest that was already read.
     pub(super) async fn facts_of(&self, manifest: &Manifest) -> Arc<Facts> {
         if let Some(known) = self.known_facts(&manifest.digest, &manifest.media_type) {
             return known;

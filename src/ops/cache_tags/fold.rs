@@ -1,7 +1,7 @@
 //! From the parts of a tag to the one manifest that readers get.
 //!
-//! What is served in the place of its parts is stored first, with a record of the parts that it was made of ([`super::folds`]); it is
-//! looked for again whenever the tag is read, since a prune or another daemon may have removed it.
+//! A merged manifest is stored before it is served, with a record of the parts that it was made of ([`super::folds`]); its presence is
+//! checked again whenever the tag is read, since a prune or another daemon may have removed it.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -26,10 +26,10 @@ use crate::{
     task,
 };
 
-/// About what a layer takes in memory.
+/// Approximate memory for a layer.
 const LAYER_BYTES: usize = 200;
 
-/// What a tag was folded to, and from what.
+/// The result of folding a tag, and its inputs.
 #[derive(Clone)]
 pub(super) struct Memo {
     parts: Vec<Dated>,
@@ -40,11 +40,11 @@ pub(super) struct Memo {
     served: Option<Served>,
 }
 
-/// What a tag points at. Not the manifest itself: that may have 4 MiB, and many may wait for one fold.
+/// What a tag points at, without the manifest itself: that may have 4 MiB, and many callers may wait for one fold.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pointed {
     pub(super) digest: Digest,
-    /// Says whether we merged it.
+    /// Whether cachectl merged it.
     pub(super) is_merged: bool,
     /// When the tag was written, by the store's clock.
     pub(super) modified: Option<Time>,
@@ -75,7 +75,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// What was pushed, as it is.
+    /// The pushed manifest, unchanged.
     pub(super) fn as_pushed(manifest: &Manifest) -> Self {
         Self {
             manifest: manifest.clone(),
@@ -83,7 +83,7 @@ impl Served {
         }
     }
 
-    /// Says whether it is not what was pushed.
+    /// Returns true if it differs from what was pushed.
     pub(super) fn is_derived(&self) -> bool {
         self.sources != [self.manifest.digest]
     }
@@ -96,16 +96,16 @@ impl Memo {
     }
 }
 
-/// What a fold is made from, and what of it is left out.
+/// The result of a fold, and the parts left out of it.
 pub(super) struct Folding {
     pub(super) served: Option<Served>,
     pub(super) left_out: Vec<(Digest, LeftOut)>,
 }
 
 impl CacheTags {
-    /// Folds the parts of a tag, and what it points at if that is not among them.
+    /// Folds the parts of a tag, and the manifest it points at if that is not one of them.
     ///
-    /// The result is stored under its digest before anybody hears of it. `None` if nothing of it can be read.
+    /// The result is stored under its digest before it is returned. `None` if nothing of it can be read.
     pub(super) async fn fold(
         &self,
         repo: &Repository,
@@ -113,7 +113,7 @@ impl CacheTags {
         parts: Vec<Dated>,
         pointed: Option<Pointed>,
     ) -> Result<Option<Manifest>> {
-        // What we merged before is in its parts, or was let go with them.
+        // An earlier merge consists of the parts, or was dropped with them.
         let pointed = pointed.filter(|p| parts.is_empty() || !p.is_merged);
         let pointed_at = pointed.as_ref().map(Pointed::dated);
         if let Some(known) = self.remembered(repo, tag, &parts, pointed_at).await? {
@@ -130,7 +130,7 @@ impl CacheTags {
         Ok(folding.served.map(|s| s.manifest))
     }
 
-    /// As [`Self::fold`], where that is known without folding; `None` else.
+    /// As [`Self::fold`], if the result is known without folding; otherwise `None`.
     pub(super) async fn recall(
         &self,
         repo: &Repository,
@@ -144,7 +144,7 @@ impl CacheTags {
         Ok(known.map(|served| served.map(|s| s.manifest)))
     }
 
-    /// What a tag was folded to, if it would be folded to the same now and all of it is there.
+    /// The remembered fold of a tag, if folding would give the same now and all of it is stored.
     async fn remembered(
         &self,
         repo: &Repository,
@@ -172,7 +172,7 @@ impl CacheTags {
         Ok(Some(Some(served)))
     }
 
-    /// The same without looking whether it is known; the caller holds the tag's flight.
+    /// Folds even if the result is remembered; the caller holds the tag's flight.
     pub(super) async fn fold_again(
         &self,
         repo: &Repository,
@@ -200,7 +200,7 @@ impl CacheTags {
     ) -> Result<std::result::Result<Folding, Unsettled>> {
         let place = self.place(repo).await;
         let mut found = self.gather(repo, parts, false).await?;
-        // What cannot be read now may come back under the same digest.
+        // A part that cannot be read now may reappear under the same digest.
         let mut lasts = !found
             .left_out
             .iter()
@@ -218,8 +218,8 @@ impl CacheTags {
         }))
     }
 
-    /// Makes one manifest of parts, stores it and, under `key`, remembers it: what the tag has and points at. Nothing of that if it is
-    /// to be settled first what a layer is.
+    /// Makes one manifest of parts, stores it and remembers it under `key`: the tag's parts and what it points at. Does none of this if a
+    /// disputed layer must be settled first.
     pub(super) async fn serve(
         &self,
         repo: &Repository,
@@ -235,7 +235,7 @@ impl CacheTags {
             Ok(joined) => joined,
             Err(unsettled) => return Ok(Err(unsettled)),
         };
-        // Storing waits for a store, and takes no more than two documents.
+        // Storing waits for the store, and keeps at most two documents in memory.
         drop(place);
         let served = match joined {
             Some(joined) => {
@@ -260,8 +260,8 @@ impl CacheTags {
         Ok(Ok(served))
     }
 
-    /// Adds what a tag points at, although it is not one of its parts, unless it was made of parts; `false` if it cannot be read
-    /// now. Somebody else's, copied here, is one more.
+    /// Adds the manifest a tag points at although it is not one of its parts, unless it was made of them; `false` if it cannot be read now.
+    /// A foreign manifest copied here counts as one more part.
     async fn add_stray(
         &self,
         repo: &Repository,
@@ -276,7 +276,7 @@ impl CacheTags {
             return Ok(true);
         }
         let found_now = repo.manifest(&Reference::Tag(tag.clone())).await?;
-        // What somebody else has moved the tag to meanwhile is for the next reader.
+        // If someone else has moved the tag meanwhile, the next reader handles that.
         let Some(same) = found_now.filter(|f| f.manifest.digest == pointed.digest) else {
             return Ok(false);
         };
@@ -284,7 +284,7 @@ impl CacheTags {
             return Ok(false);
         };
         let stray = stray.pushed_at(pointed.modified);
-        // A part without what was lost is in the part.
+        // A part served without lost layers is contained in the part.
         let read = std::mem::take(&mut found.read);
         found.read = task::blocking(move || {
             let mut read = read;
@@ -297,7 +297,7 @@ impl CacheTags {
         Ok(true)
     }
 
-    /// Says whether the config of what was folded is still there.
+    /// Returns true if the config of the folded manifest is still stored.
     async fn has_config(&self, repo: &Repository, folded: &Manifest) -> Result<bool> {
         let facts = self.facts_of(folded).await;
         let Some(contents) = &facts.contents else {
@@ -307,8 +307,8 @@ impl CacheTags {
         Ok(self.lost(repo, wanted).await?.is_empty())
     }
 
-    /// One manifest of all parts, without what was lost or is not as a part says, and the digests of the parts. The caller has a
-    /// place to merge.
+    /// One manifest of all parts, without lost layers and those that a part describes wrongly, and the digests of the parts. The caller
+    /// holds a merge permit.
     pub(super) async fn join(
         &self,
         repo: &Repository,
@@ -339,7 +339,7 @@ impl CacheTags {
         Ok((joined.result, sources))
     }
 
-    /// Stores a manifest and what it was made of, as far as that is not there.
+    /// Stores a manifest and the record of its parts, unless they are already stored.
     async fn keep(&self, repo: &Repository, tag: &Tag, served: &Served) -> Result<()> {
         if served.is_derived() {
             self.record(repo, tag, served).await?;
@@ -363,7 +363,7 @@ fn all_layers(parts: &[Part]) -> BTreeSet<Sized> {
     parts.iter().flat_map(|p| layers(&p.manifest)).collect()
 }
 
-/// Stores a merged config; readers of the repository may fetch it, since it says nothing that the configs of its parts do not.
+/// Stores a merged config; readers of the repository may fetch it, since it reveals nothing beyond the configs of its parts.
 pub(super) async fn put_config(repo: &Repository, joined: &Joined) -> Result<()> {
     if let Some((config, bytes)) = &joined.config {
         let body = Body::Bytes(bytes.clone());
@@ -373,7 +373,7 @@ pub(super) async fn put_config(repo: &Repository, joined: &Joined) -> Result<()>
     Ok(())
 }
 
-/// Stores a manifest of our own making, if it is not there.
+/// Stores a manifest that cachectl created, unless it is already stored.
 pub(super) async fn put_if_missing(repo: &Repository, manifest: &Manifest) -> Result<()> {
     if is_stored(repo, manifest).await? {
         return Ok(());
@@ -381,7 +381,7 @@ pub(super) async fn put_if_missing(repo: &Repository, manifest: &Manifest) -> Re
     repo.put_manifest(manifest, &[]).await
 }
 
-/// Says whether a manifest can be read by its digest. A prune that has marked its bytes lets them stay once they were asked for.
+/// Returns true if a manifest can be read by its digest. The lookup also keeps a prune from removing marked bytes.
 async fn is_stored(repo: &Repository, manifest: &Manifest) -> Result<bool> {
     let size = manifest.bytes.len() as u64;
     let known = match repo.known(&manifest.digest).await {
@@ -392,7 +392,7 @@ async fn is_stored(repo: &Repository, manifest: &Manifest) -> Result<bool> {
         return Ok(false);
     }
     match repo.store().stat(&manifest.digest).await {
-        // Who cannot tell has what it has; a reader by digest is held until the store is back.
+        // If the store is unreachable, assume that it is stored; a reader by digest is held until the store is back.
         Err(e) if e.is_temporary() => Ok(true),
         stat => Ok(stat? == Some(size)),
     }

@@ -1,8 +1,7 @@
-//! Records of what a tag was served as, and of which parts that was made.
+//! Records of the manifests that a tag was served as, and of the parts they were made of.
 //!
-//! Whoever deletes a manifest that a tag was served as deletes the parts that it was made of. Which those are only the daemon writes: a
-//! manifest that a client pushed cannot name the parts of others as its own. A record stays as long as its manifest can be read: a
-//! prune removes it after that.
+//! Deleting a manifest that a tag was served as deletes the parts that it was made of. Only the daemon writes these records: a manifest
+//! that a client pushed cannot claim the parts of others. A record stays as long as its manifest can be read; then a prune removes it.
 
 use super::{
     CacheTags,
@@ -15,7 +14,7 @@ use crate::{
 };
 
 impl CacheTags {
-    /// Records what a manifest was made of, if that is not what is recorded.
+    /// Records the parts that a manifest was made of, unless they are already recorded.
     pub(super) async fn record(&self, repo: &Repository, tag: &Tag, served: &Served) -> Result<()> {
         let digest = &served.manifest.digest;
         let now = repo.store().clock().await?;
@@ -27,8 +26,8 @@ impl CacheTags {
         repo.add_fold(tag, digest, &fold).await
     }
 
-    /// Makes a tag point at what it is served as. The record is written once more after that: only one that is not older than what
-    /// the tag says is about it.
+    /// Makes a tag point at the manifest it is served as. The record is written again after that: only a record that is not older than the
+    /// tag applies to it.
     pub(super) async fn point_at(&self, repo: &Repository, tag: &Tag, to: &Served) -> Result<()> {
         repo.put_manifest(&to.manifest, std::slice::from_ref(tag))
             .await?;
@@ -40,7 +39,7 @@ impl CacheTags {
         repo.add_fold(tag, &to.manifest.digest, &fold).await
     }
 
-    /// Forgets that a manifest was made of parts of the tag that it is pushed to now.
+    /// Removes the record that a manifest was made of a tag's parts, since it is now pushed to that tag itself.
     pub(super) async fn is_pushed(
         &self,
         repo: &Repository,
@@ -53,7 +52,7 @@ impl CacheTags {
         Ok(())
     }
 
-    /// Says whether what a tag points at was made of parts of it that are gone: they must not come back by way of it.
+    /// Returns true if the manifest a tag points at was made of removed parts of it: they must not come back through it.
     pub(super) async fn is_own_fold(
         &self,
         repo: &Repository,
@@ -61,12 +60,13 @@ impl CacheTags {
         pointed: &Pointed,
         is_alone: bool,
     ) -> Result<bool> {
-        // A copy of a cache that was served without lost layers is a cache.
+        // A copy of a cache that was served without lost layers is a cache in its own right.
         if is_alone && !pointed.is_merged {
             return Ok(false);
         }
         let fold = repo.fold(tag, &pointed.digest).await?;
-        // A release that knows no records deletes a tag without them, and may make it point here for somebody who pushed this.
+        // A release without such records deletes a tag but leaves its record, and may point the tag here again for a client that pushed
+        // this manifest.
         let is_older = |f: &Folded| {
             f.made()
                 .zip(pointed.modified)
@@ -76,8 +76,7 @@ impl CacheTags {
     }
 }
 
-/// Says whether something was removed that may as well stay: nothing is while the store behind is unreachable, or by who may only
-/// write.
+/// Returns whether an optional removal succeeded: none does while the store behind is unreachable, or for a caller that may only write.
 ///
 /// # Errors
 /// Any other.

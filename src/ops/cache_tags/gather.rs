@@ -1,4 +1,4 @@
-//! Reads the parts of a tag, as far as they have room.
+//! Reads the parts of a tag, as far as the budget allows.
 
 use std::{fmt, sync::Arc};
 
@@ -18,13 +18,13 @@ use crate::{
 /// Why a part is not among those that a tag is merged from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeftOut {
-    /// The one that was just pushed has all that it has.
+    /// The part that was just pushed contains it.
     Contained,
     /// It is lost, damaged, or BuildKit could not read it.
     Unreadable,
-    /// Nobody pushed it for too long.
+    /// It was last pushed too long ago.
     Old,
-    /// There are more than are kept.
+    /// There are more parts than are kept.
     TooMany,
     /// All parts together are too large.
     TooLarge,
@@ -45,15 +45,15 @@ impl fmt::Display for LeftOut {
 /// The parts of a tag.
 #[derive(Default)]
 pub(super) struct Gathered {
-    /// Those that were read, in the order in which they were asked for.
+    /// Those that were read, in the requested order.
     pub(super) read: Vec<Part>,
     /// The others.
     pub(super) left_out: Vec<(Digest, LeftOut)>,
 }
 
 impl CacheTags {
-    /// Reads `parts`, the most important first, without the heaviest where all are too large; of what the first one contains nothing is kept if it
-    /// was just pushed. The caller has a place to merge.
+    /// Reads `parts`, the most important first, without the heaviest if all together are too large; if the first was just pushed, drops the
+    /// parts that it contains. The caller holds a merge permit.
     pub(super) async fn gather(
         &self,
         repo: &Repository,
@@ -83,8 +83,8 @@ impl CacheTags {
         Ok(Gathered { read, left_out })
     }
 
-    /// A part as it would be served: layers that are not here are no reason to drop another one, nor is a part that BuildKit would not
-    /// read if it were alone.
+    /// A part as it would be served: another part is not dropped in favor of layers that are missing here, nor of a part that BuildKit
+    /// could not read alone.
     async fn present(&self, repo: &Repository, part: Part) -> Result<Option<Part>> {
         let most = Limits::default().max_bytes as u64;
         let manifest = part.manifest.manifest().bytes.len() as u64;
@@ -124,7 +124,7 @@ impl CacheTags {
         Ok(Ok(part))
     }
 
-    /// The manifest of a part; `None` for one that is lost, damaged or no cache.
+    /// The manifest of a part; `None` if it is lost, damaged or not a cache.
     async fn cache(&self, repo: &Repository, digest: &Digest) -> Result<Option<CacheManifest>> {
         match repo.manifest(&Reference::Digest(*digest)).await {
             Ok(Some(found)) => Ok(read_aside(&found.manifest).await),
@@ -137,7 +137,7 @@ impl CacheTags {
         }
     }
 
-    /// Reads the config of a pushed cache; `None` for one that BuildKit could not read either.
+    /// Reads the config of a pushed cache; `None` if BuildKit could not read it either.
     pub(super) async fn part_of(
         &self,
         repo: &Repository,

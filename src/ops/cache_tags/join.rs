@@ -1,4 +1,4 @@
-//! Parts as one manifest: work for a processor alone.
+//! Joins parts into one manifest: CPU work without I/O.
 
 use std::collections::HashSet;
 
@@ -13,25 +13,25 @@ use crate::{
     digest::Digest,
 };
 
-/// A manifest, and its config where that was made with it.
+/// A manifest, and its config if that was created with it.
 pub(super) struct Joined {
     pub(super) manifest: Manifest,
     pub(super) config: Option<(Descriptor, Bytes)>,
 }
 
-/// What became of some parts.
+/// The result of joining parts.
 pub(super) struct Outcome {
     /// `None` if nothing of them can be used.
     pub(super) result: Option<Joined>,
-    /// Parts that are served without layers that are not here.
+    /// Number of parts served without layers that are missing here.
     pub(super) pruned: Vec<Digest>,
-    /// Whether several parts were put together.
+    /// Whether several parts were merged.
     pub(super) is_merge: bool,
-    /// Records that found no room.
+    /// Number of records that did not fit.
     pub(super) dropped_records: u64,
 }
 
-/// One manifest of all parts, without what was lost, what is not as a part says, and what is said to be elsewhere.
+/// One manifest of all parts, without layers that are lost, that a part describes wrongly, or that are said to be elsewhere.
 pub(super) fn join(parts: Vec<Part>, lost: &HashSet<Sized>, claims: &Claims) -> Outcome {
     let mut outcome = Outcome {
         result: None,
@@ -50,7 +50,7 @@ pub(super) fn join(parts: Vec<Part>, lost: &HashSet<Sized>, claims: &Claims) -> 
     }
     match &whole[..] {
         [] => {}
-        // When it was made is the builder's word, which readers would compare with their own.
+        // The creation time is the builder's claim, which readers would compare with their own times.
         [one] if !one.is_ahead() => {
             outcome.result = Some(Joined {
                 manifest: one.manifest.manifest().clone(),
@@ -72,7 +72,7 @@ pub(super) fn join(parts: Vec<Part>, lost: &HashSet<Sized>, claims: &Claims) -> 
     outcome
 }
 
-/// A part without what was lost, what is not as it says, and what is said to be elsewhere.
+/// A part without layers that are lost, that it describes wrongly, or that are said to be elsewhere.
 pub(super) fn without(part: Part, lost: &HashSet<Sized>, claims: &Claims) -> Option<Part> {
     let mut absent = claims.denied_by(&part.manifest);
     absent.extend(part.manifest.elsewhere());

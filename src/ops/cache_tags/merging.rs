@@ -1,8 +1,8 @@
-//! Who may merge: it takes memory and a processor for as long as the largest tag allows, so few do it at once.
+//! Limits concurrent merges: a merge of the largest allowed tag takes much memory and CPU time, so only a few run at once.
 //!
-//! At most [`PLACES`] merges run in the daemon, at most one of them for a repository, so that one repository leaves a place to the
-//! others; those who wait take turns by caller ([`crate::fair`]). Each takes what [`super::budget`] allows. Nothing is waited for in a
-//! place but the store: layers that parts contradict each other about are read without one ([`super::settle`]).
+//! At most [`PLACES`] merges run in the daemon, at most one of them for a repository, so that one repository leaves permits to the others;
+//! waiting callers take turns ([`crate::fair`]). Each merge uses at most what [`super::budget`] allows. While a permit is held, only the
+//! store is waited for: disputed layers are read without one ([`super::settle`]).
 
 use std::{
     collections::HashMap,
@@ -18,17 +18,17 @@ use crate::{
     store::keys::Repo,
 };
 
-/// Merges that run at once.
+/// Most merges that run at once.
 const PLACES: usize = 2;
-/// From so many locks on those that nobody holds are forgotten.
+/// From this many locks on, unused ones are dropped.
 const MANY: usize = 64;
-/// Whoever admitted a request bounds how many wait.
+/// The gateway that admits requests already limits how many wait.
 pub(super) const UNBOUNDED: Queue = Queue {
     total: usize::MAX,
     each: usize::MAX,
 };
 
-/// One lock for each key, as long as somebody holds it or waits for it.
+/// One lock per key, kept as long as someone holds it or waits for it.
 pub(super) struct Locks<K>(Mutex<HashMap<K, Weak<sync::Mutex<()>>>>);
 
 impl<K> Default for Locks<K> {
@@ -57,7 +57,7 @@ impl<K: Eq + Hash> Locks<K> {
     }
 }
 
-/// The places of all merges, and of those of each repository: callers take them in turn.
+/// Permits of all merges, and of those in each repository: callers take turns.
 pub(super) struct Merging {
     places: Pool,
     of_repo: Mutex<HashMap<Repo, Pool>>,
@@ -79,7 +79,7 @@ impl Default for Merging {
 }
 
 impl Merging {
-    /// Waits for a place.
+    /// Waits for a permit.
     pub(super) async fn place(&self, repo: &Repo, caller: &Key) -> Place {
         let of_repo = self.of_repo(repo).enter_again(caller.clone()).await;
         Place {
@@ -88,7 +88,7 @@ impl Merging {
         }
     }
 
-    /// Says whether somebody waits for a place in a repository.
+    /// Returns true if someone waits for a permit in a repository.
     #[cfg(test)]
     pub(super) fn is_awaited(&self, repo: &Repo) -> bool {
         self.of_repo(repo).waiting() > 0
@@ -146,7 +146,7 @@ mod tests {
             assert!(one.as_mut().now_or_never().is_none());
         }
         let own = repo("own");
-        // In a repository of its own, and in one that the other one merges in.
+        // In a repository of its own, and in one in which the other caller merges.
         let mut in_own = Box::pin(merging.place(&own, &honest));
         assert!(in_own.as_mut().now_or_never().is_none());
         drop(first);
@@ -181,7 +181,7 @@ mod tests {
             drop(locks.lock(key).await);
         }
         assert!(locks.0.lock().len() <= MANY);
-        // A task that took so many locks is asked to yield, whatever they are.
+        // Tokio makes a task yield after taking this many locks, whichever they are.
         tokio::task::yield_now().await;
         assert!(locks.lock(0).now_or_never().is_none());
         drop(held);

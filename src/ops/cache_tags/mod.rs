@@ -1,13 +1,13 @@
 //! Tags of BuildKit caches as a registry serves them: whole or pruned, and merged from the exports of many builds.
 //!
-//! - *Whole or pruned*: BuildKit fails a build when a layer of a cache that it has imported cannot be fetched, and uses the
-//!   rest of a cache whose manifest does not name the layer. So a manifest whose layers were lost is served without them, under
-//!   a digest of its own; asked for by its old digest it is unknown.
-//! - *Merged*: a tag keeps the last distinct manifests that were pushed to it as parts, one record each, and stands for
-//!   all of them together. Nothing is read, changed and written back, so exports at once lose nothing.
-//! - *Shrink guard*: where a tag is not merged, an export that would replace a cache by a small part of it is said, or refused.
+//! - *Whole or pruned*: BuildKit fails a build when a layer of a cache that it has imported cannot be fetched, and uses the rest of a cache
+//!   whose manifest does not name the layer. So a manifest whose layers were lost is served without them, under a digest of its own; a
+//!   request for its old digest finds nothing.
+//! - *Merged*: a tag keeps the last distinct manifests that were pushed to it as parts, one record each, and stands for all of them
+//!   together. There is no read-modify-write, so concurrent exports lose nothing.
+//! - *Shrink guard*: where a tag is not merged, an export that would replace a cache by a small part of it is reported, or refused.
 //!
-//! What is no BuildKit cache, an image or a snapshot of ours, passes through untouched.
+//! Anything other than a BuildKit cache, such as an image or a cachectl snapshot, passes through untouched.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -62,20 +62,20 @@ pub use moved::MergeCaches;
 pub use push::Pushed;
 pub use serving::{Answer, Found, Ready, Want};
 
-/// How long a manifest that a tag was just resolved to is served by its digest without another look at its layers: an
-/// import asks for it by tag, and some milliseconds later by digest.
+/// How long a manifest that a tag was just resolved to is served by its digest without checking its layers again: an import asks for it by
+/// tag, and some milliseconds later by digest.
 const TOLD_FOR: Duration = Duration::from_secs(2);
-/// Manifests that are remembered at most.
+/// Most remembered manifests.
 const MAX_TOLD: usize = 10_000;
-/// About what all folds that are remembered take at most.
+/// Approximate limit of the memory for all remembered folds.
 const MAX_MEMO_BYTES: usize = 32 << 20;
 
-/// What is done with an export that shrinks a cache.
+/// What to do with an export that shrinks a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShrinkGuard {
     /// Nothing.
     Off,
-    /// It is said in the log and counted.
+    /// It is logged and counted.
     Warn,
     /// It is refused.
     Refuse,
@@ -88,9 +88,9 @@ pub struct Settings {
     pub merge: GlobSet,
     /// Most parts of a tag.
     pub max_parts: usize,
-    /// Parts that were not pushed for so long go with the next push.
+    /// Parts not pushed for this long are dropped by the next push.
     pub max_age: Duration,
-    /// What guards tags that are not merged.
+    /// The shrink guard of tags that are not merged.
     pub shrink: ShrinkGuard,
 }
 
@@ -108,16 +108,16 @@ impl Default for Settings {
     }
 }
 
-/// What happened so far.
+/// Counts of events so far.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Manifests served without layers that were lost.
+    /// Manifests served without lost layers.
     pub pruned: AtomicU64,
     /// Caches put together from parts.
     pub merged: AtomicU64,
     /// Records that did not fit into a merged cache.
     pub dropped_records: AtomicU64,
-    /// Parts that were dropped because a tag had more than it may have.
+    /// Parts dropped because a tag had more than allowed.
     pub dropped_parts: AtomicU64,
     /// Exports that shrank a cache and were let through.
     pub shrunk: AtomicU64,
@@ -125,19 +125,19 @@ pub struct Counts {
     pub shrinks_refused: AtomicU64,
 }
 
-/// The tags of a registry's caches, for one caller, whose share counts where places are few.
+/// The tags of a registry's caches, for one caller: permits are shared fairly between callers.
 pub struct CacheTags {
     shared: Arc<Shared>,
     caller: Key,
 }
 
-/// What all callers have in common.
+/// State shared by all callers.
 pub struct Shared {
     settings: Mutex<Settings>,
     told: Lately<(Repo, Digest)>,
     memos: Mutex<HashMap<(Repo, Tag), Memo>>,
     times: Lately<dated::Key, Times>,
-    /// A tag is folded, and pushed to, by one at a time: who comes later finds what the first has done.
+    /// A tag is folded, and pushed to, by one caller at a time: later ones find the first one's result.
     flights: Locks<(Repo, Tag)>,
     merging: Merging,
     facts: Mutex<facts::Known>,
@@ -145,7 +145,7 @@ pub struct Shared {
     counts: Counts,
 }
 
-/// A blob, and how many bytes it has as some manifest says: they need not agree.
+/// A blob, and its size as some manifest states it: different manifests may disagree.
 type Sized = (Digest, u64);
 
 impl Deref for CacheTags {
@@ -163,7 +163,7 @@ impl Default for CacheTags {
 }
 
 impl CacheTags {
-    /// Keeps tags by `settings`.
+    /// Manages tags by `settings`.
     pub fn new(settings: Settings) -> Self {
         let shared = Shared {
             settings: Mutex::new(settings),
@@ -191,17 +191,17 @@ impl CacheTags {
         }
     }
 
-    /// Goes on by other settings.
+    /// Switches to other settings.
     pub fn set(&self, settings: Settings) {
         *self.settings.lock() = settings;
     }
 
-    /// Waits for a place to merge in a repository.
+    /// Waits for a permit to merge in a repository.
     async fn place(&self, repo: &Repository) -> Place {
         self.merging.place(repo.name(), &self.caller).await
     }
 
-    /// What happened so far.
+    /// Counts of events so far.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -218,7 +218,7 @@ impl CacheTags {
         self.told.contains(&(repo.name().clone(), *digest))
     }
 
-    /// What of `content` the repository does not show, or not with as many bytes.
+    /// The part of `content` that the repository does not show, or shows with another size.
     async fn lost(&self, repo: &Repository, content: BTreeSet<Sized>) -> Result<HashSet<Sized>> {
         stream::iter(content)
             .map(|(digest, size)| async move {
@@ -241,7 +241,7 @@ fn written(parts: &[Dated]) -> Option<Time> {
     parts.first().and_then(|newest| newest.pushed)
 }
 
-/// A cache manifest; `None` for every other, and for one that makes no sense (its readers will say so).
+/// A cache manifest; `None` for every other, and for an invalid one (its readers will report it).
 fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     CacheManifest::read(manifest).unwrap_or_else(|error| {
         tracing::debug!(digest = %manifest.digest, %error, "Cache manifest that makes no sense");
@@ -249,19 +249,19 @@ fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     })
 }
 
-/// The same for who serves meanwhile.
+/// The same on another thread, so that serving continues.
 async fn read_aside(manifest: &Manifest) -> Option<CacheManifest> {
     let manifest = manifest.clone();
     task::parse(manifest.bytes.len(), move || readable(&manifest)).await
 }
 
-/// Says whether we merged it.
+/// Returns true if cachectl merged it.
 async fn is_merged(manifest: &Manifest) -> bool {
     let manifest = manifest.clone();
     task::parse(manifest.bytes.len(), move || buildkit::is_merged(&manifest)).await
 }
 
-/// The layers that a store has to have. Whether it has others is not even asked: who names them need not have seen them.
+/// The layers that the store must have. Others are not looked up: the manifest's author need not have had access to them.
 fn layers(cache: &CacheManifest) -> BTreeSet<Sized> {
     let elsewhere = cache.elsewhere();
     let layers = cache.layers().iter();

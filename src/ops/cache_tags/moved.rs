@@ -1,4 +1,4 @@
-//! A cache that was exported here during an outage, where the tag at the remote moved meanwhile.
+//! A cache that was exported here during an outage, while the remote's tag moved.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -35,15 +35,15 @@ impl Moved for MergeCaches {
 }
 
 impl CacheTags {
-    /// Both as one; `None` if one of them is no cache that can be read.
+    /// Both as one; `None` if one of them is not a readable cache.
     async fn merge_two(
         &self,
         repo: &Repository,
         ours: &Manifest,
         theirs: &Manifest,
     ) -> Result<Option<Manifest>> {
-        // Updates are replayed one after the other, so no more than these two are in memory. To wait for a place here would be to wait
-        // for an export that waits for this replay.
+        // Updates are replayed one after the other, so no more than these two are in memory. Waiting for a permit here could deadlock with
+        // an export that waits for this replay.
         let (Some(ours), Some(theirs)) = (
             self.read_part(repo, ours).await?,
             self.read_part(repo, theirs).await?,
@@ -52,7 +52,7 @@ impl CacheTags {
         };
         let now = Some(repo.store().clock().await?);
         let both = [ours, theirs].map(|part| part.pushed_at(now)).to_vec();
-        // What was lost is left out by whoever reads the tag.
+        // Lost layers are left out whenever the tag is read.
         let mut settled = Settled::default();
         let joined = loop {
             let joined = self.join(repo, both.clone(), HashSet::new(), &settled);

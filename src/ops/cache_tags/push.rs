@@ -1,4 +1,4 @@
-//! What becomes of an export.
+//! Handles pushed exports.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -22,29 +22,29 @@ use crate::{
     task,
 };
 
-/// Rounds in which others take parts away while a tag is folded.
+/// Most rounds in which others may remove parts while a tag is folded.
 const ROUNDS: usize = 4;
-/// Parts of a tag that does not exist are left by a deletion if they are older: an export names its tag within minutes.
+/// Older parts of a nonexistent tag are leftovers of a deletion: an export writes its tag within minutes.
 const LEFTOVER_SECS: i64 = 3600;
 
 /// The usual mistake: `ref=` of `--cache-to` is the image's own name.
 const REPLACES_CACHE: &str = "The tag of a BuildKit cache now stands for another manifest: give the image and its cache a tag each";
 const REPLACES_OTHER: &str = "A BuildKit cache replaces an image or another manifest: give the image and its cache a tag each";
 
-/// What a tag is to point at, and the parts that it is made of.
+/// The manifest that a tag is to point at, and its parts.
 type FoldPushed = (Served, BTreeSet<Digest>);
 
-/// What became of it.
+/// The result of a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushed {
     /// The tag points at it, or at what it was merged into.
     Done,
-    /// Nothing was changed: it would have replaced a bigger cache.
+    /// Nothing was changed, since it would have replaced a bigger cache.
     Refused(Shrink),
 }
 
 impl CacheTags {
-    /// Stores a manifest and gives it `tags`. What it names must be there already.
+    /// Stores a manifest and gives it `tags`. The blobs it names must be stored already.
     pub async fn push(
         &self,
         repo: &Repository,
@@ -53,7 +53,7 @@ impl CacheTags {
     ) -> Result<Pushed> {
         let settings = self.settings();
         let merges = settings.merge.is_match(repo.name().as_str());
-        // Only whether it is one: what was read of it is not kept while places are waited for.
+        // Only the boolean is kept: the parsed manifest must not stay in memory while waiting for permits.
         let is_cache = read_aside(manifest).await.is_some();
         if is_cache && merges {
             if let Some(weight) = self.weigh(repo, manifest).await? {
@@ -93,7 +93,7 @@ impl CacheTags {
         Ok(Pushed::Done)
     }
 
-    /// Refuses a cache that is too large to be merged where there are others: nobody could pull it.
+    /// Refuses a cache that is too large to merge if its tag has other parts: nobody could pull it.
     async fn must_be_alone(
         &self,
         repo: &Repository,
@@ -114,7 +114,7 @@ impl CacheTags {
         Ok(())
     }
 
-    /// Refuses a cache that would leave no room to the others of a tag.
+    /// Refuses a cache that would leave no space to the other caches of a tag.
     async fn must_be_first(
         &self,
         repo: &Repository,
@@ -127,7 +127,7 @@ impl CacheTags {
                 Err(e) if e.kind == ErrorKind::Corrupt => None,
                 other => other?,
             };
-            // Alone it may be served as something else than it is.
+            // Alone, it may be served as another manifest.
             let pointed = pointed.filter(|_| parts.is_empty()).map(|at| at.digest);
             let mut others = parts.iter().map(|p| p.digest).chain(pointed);
             if others.any(|digest| digest != manifest.digest) {
@@ -138,7 +138,7 @@ impl CacheTags {
         Ok(())
     }
 
-    /// How much a cache takes of what a tag may have; `None` if it cannot be read.
+    /// How much of a tag's budget a cache takes; `None` if it cannot be read.
     async fn weigh(&self, repo: &Repository, manifest: &Manifest) -> Result<Option<Weight>> {
         let _place = self.place(repo).await;
         let Some(part) = self.read_part(repo, manifest).await? else {
@@ -147,7 +147,7 @@ impl CacheTags {
         Ok(Some(task::blocking(move || Weight::of(&part)).await))
     }
 
-    /// Adds a part to a tag; the tag then points at the fold, for whoever reads the store without us.
+    /// Adds a part to a tag; the tag then points at the fold, for readers that access the store directly.
     async fn push_part(
         &self,
         repo: &Repository,
@@ -162,12 +162,12 @@ impl CacheTags {
         for _ in 0..ROUNDS {
             let Some((folded, kept)) = self.fold_pushed(repo, manifest, tag, settings).await?
             else {
-                // Somebody deleted the tag; we push after that.
+                // Someone deleted the tag; this push comes after that.
                 repo.add_part(tag, manifest).await?;
                 continue;
             };
             self.point_at(repo, tag, &folded).await?;
-            // What was deleted meanwhile must not stay reachable by way of the tag.
+            // Parts deleted meanwhile must not stay reachable through the tag.
             let now: BTreeSet<Digest> = repo.parts(tag).await?.iter().map(|p| p.digest).collect();
             if kept.is_subset(&now) {
                 return Ok(());
@@ -177,8 +177,8 @@ impl CacheTags {
         Err(Error::new(ErrorKind::Conflict, "merge", why).at("", tag))
     }
 
-    /// What is to be done about a tag before a part is added. What somebody else made it stand for is a part as well, unless it was
-    /// made of parts that were let go.
+    /// Prepares a tag before a part is added. A manifest that someone else made it point at becomes a part too, unless it was made of
+    /// dropped parts.
     async fn take_over(&self, repo: &Repository, manifest: &Manifest, tag: &Tag) -> Result<()> {
         let found = match repo.manifest(&Reference::Tag(tag.clone())).await {
             // It is about to be replaced.
@@ -219,7 +219,7 @@ impl CacheTags {
         Ok(())
     }
 
-    /// Says whether what a tag points at brings what none of its parts has.
+    /// Returns true if the manifest a tag points at has content that none of its parts has.
     async fn is_stray(&self, repo: &Repository, tag: &Tag, pointed: &Manifest) -> Result<bool> {
         let parts = self.dated(repo, tag).await?;
         let _place = self.place(repo).await;
@@ -231,8 +231,8 @@ impl CacheTags {
         Ok(!task::blocking(known).await)
     }
 
-    /// Folds a tag that `manifest` was just pushed to, and lets parts go that are too old, too many, too large, or in it. What the tag
-    /// is to point at, and the parts that it is made of; `None` if the new part is not there any more.
+    /// Folds a tag that `manifest` was just pushed to, and drops parts that are too old, too many, too large, or contained in it. Returns
+    /// the manifest that the tag is to point at, and its parts; `None` if the new part no longer exists.
     async fn fold_pushed(
         &self,
         repo: &Repository,
@@ -301,7 +301,7 @@ impl CacheTags {
         for (digest, why) in left_out {
             self.let_go(repo, tag, &digest, why).await?;
         }
-        // Where nothing can be used the tag stands all the same.
+        // If nothing can be used, the tag exists anyway.
         let folded = served.unwrap_or_else(|| Served::as_pushed(manifest));
         Ok(Ok(Some((folded, digests))))
     }
@@ -323,7 +323,7 @@ impl CacheTags {
         Ok(())
     }
 
-    /// Finds an export that would shrink the cache; `Some` if it is to be refused.
+    /// Finds an export that would shrink the cache; `Some` if it must be refused.
     async fn guard(
         &self,
         repo: &Repository,
@@ -372,7 +372,7 @@ impl CacheTags {
         Ok(task::blocking(move || shrinks(&old, &new)).await)
     }
 
-    /// Reads a cache; the caller has a place to merge.
+    /// Reads a cache; the caller holds a merge permit.
     pub(super) async fn read_part(
         &self,
         repo: &Repository,

@@ -1,4 +1,4 @@
-//! What a reader gets for a tag or a digest: told by what is recorded, as far as that goes, before a manifest is read.
+//! Answers readers of a tag or digest: from records as far as possible, before a manifest is read.
 
 use super::{CacheTags, dated::Dated, fold::Pointed, written};
 use crate::{
@@ -8,27 +8,27 @@ use crate::{
     store::{Error, ErrorKind, Pointer, Repository, Result},
 };
 
-/// What a tag or digest leads to by its record; an error for a tag that is damaged.
+/// What a tag or digest points at by its record; an error for a tag that is damaged.
 #[derive(Debug)]
 pub struct Found(std::result::Result<Pointer, Error>);
 
 /// What a reader wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Want {
-    /// The manifest, not only what is known of it.
+    /// The manifest itself, not only its metadata.
     pub bytes: bool,
-    /// A tag is folded for it if need be: its caller has a place to merge.
+    /// The tag is folded if necessary: the caller holds a merge permit.
     pub folds: bool,
 }
 
-/// What it gets.
+/// What a reader gets.
 #[derive(Debug)]
 pub enum Answer {
-    /// Nothing: it is gone, or nothing of it can be used.
+    /// Nothing: it is gone, or unusable.
     Gone,
-    /// Nothing before the tag is folded.
+    /// Nothing until the tag is folded.
     Folds,
-    /// This.
+    /// This manifest.
     Ready(Box<Ready>),
 }
 
@@ -41,9 +41,9 @@ pub struct Ready {
     pub media_type: String,
     /// Its size in bytes.
     pub size: u64,
-    /// When its tag was written last.
+    /// When its tag was last written.
     pub modified: Option<Time>,
-    /// Itself, if it was asked for or is in memory anyway.
+    /// The manifest itself, if requested or already in memory.
     pub manifest: Option<Manifest>,
 }
 
@@ -60,7 +60,7 @@ impl From<Pointer> for Ready {
 }
 
 impl Found {
-    /// The digest that the record says; a merged tag may be served under another one.
+    /// The digest in the record; a merged tag may be served under another one.
     pub fn digest(&self) -> Option<&Digest> {
         self.0.as_ref().ok().map(|at| &at.digest)
     }
@@ -79,7 +79,7 @@ impl CacheTags {
         }
     }
 
-    /// The size by its record of a manifest that [`Self::answer`] is about to read or to give; 0 if it does neither, or has read it.
+    /// The recorded size of a manifest that [`Self::answer`] is about to read; 0 if it will not read one, or has already read it.
     pub fn to_read(&self, found: &Found, want: Want) -> u64 {
         let Found(Ok(at)) = found else { return 0 };
         let is_known = || self.known_facts(&at.digest, &at.media_type).is_some();
@@ -89,7 +89,7 @@ impl CacheTags {
         at.size
     }
 
-    /// What a reader gets. A merged tag was written when its last part was.
+    /// What a reader gets. A merged tag counts as written when its last part was.
     pub async fn answer(
         &self,
         repo: &Repository,
@@ -109,7 +109,7 @@ impl CacheTags {
         }
     }
 
-    /// The manifest that a reader gets who may wait for everything.
+    /// The manifest for a reader that may wait for everything.
     #[cfg(test)]
     pub async fn resolve(
         &self,
@@ -133,7 +133,7 @@ impl CacheTags {
         let digest = at.digest;
         let size = repo.store().stat(&digest);
         let (size, facts) = tokio::join!(size, self.facts(repo, &mut at));
-        // Asking renews what a prune has marked; what is about to be removed is gone.
+        // The lookup renews a blob that a prune has marked; one about to be removed counts as gone.
         let Some(size) = size? else {
             return Ok(Answer::Gone);
         };
@@ -148,7 +148,7 @@ impl CacheTags {
         ready(repo, at, want, Some(size)).await
     }
 
-    /// A tag is there if it points at something. Parts alone are left by a deletion, or belong to an export that is not done.
+    /// A tag exists if it points at something. Parts alone are leftovers of a deletion, or belong to an unfinished export.
     async fn serve_tag(
         &self,
         repo: &Repository,
@@ -177,7 +177,7 @@ impl CacheTags {
         let Some(contents) = &facts.contents else {
             return ready(repo, at, want, None).await;
         };
-        // It cannot be taken apart. Alone it need not be.
+        // It is too large to be parsed. If it is the only part, it need not be.
         if contents.config.1 > MAX_CONFIG_BYTES as u64 && self.dated(repo, tag).await?.is_empty() {
             return if self.lost(repo, contents.all()).await?.is_empty() {
                 ready(repo, at, want, None).await
@@ -190,14 +190,14 @@ impl CacheTags {
             is_merged: facts.is_merged,
             modified: at.modified,
         };
-        // A fold may wait for others: nothing large is in memory until it begins.
+        // A fold may wait for others: nothing large stays in memory until it starts.
         drop(at);
         let parts = self.dated(repo, tag).await?;
         self.serve_folded(repo, tag, parts, Some(pointed), want)
             .await
     }
 
-    /// As long as there are parts, a damaged pointer can be made again.
+    /// As long as there are parts, a damaged pointer can be rebuilt.
     async fn serve_damaged(
         &self,
         repo: &Repository,
@@ -244,7 +244,7 @@ fn is_damaged(e: &Error, reference: &Reference) -> bool {
     e.kind == ErrorKind::Corrupt && matches!(reference, Reference::Tag(_))
 }
 
-/// A manifest as it is recorded, read if that is wanted; its bytes are there in any case. `size` is theirs where it was asked for.
+/// A manifest as recorded, read if wanted; its bytes are stored in any case. `size` is their stored size, if it was looked up.
 async fn ready(
     repo: &Repository,
     mut at: Pointer,

@@ -1,14 +1,14 @@
-//! Which of two parts is right about a layer: its bytes say so.
+//! Decides which of two parts is right about a layer by reading its bytes.
 //!
-//! Only layers that parts contradict each other about are read. So nobody who may push takes the results of others out of a tag by a
-//! false word about their layers; the layer that it lied about is left out of its own part.
+//! Only layers about which parts contradict each other are read. So a pusher cannot remove the results of others from a tag by false claims
+//! about their layers; the layer with the false claim is left out of the part that made it.
 //!
-//! They are read without a place to merge: whoever finds that a layer has to be read lets go of the parts and of the place, and
-//! begins again once it is known. What was found is remembered, so a layer is read once; who is in the middle of it when the request
-//! ends goes on. Callers take turns, layer by layer.
+//! They are read without a merge permit: a merge that needs a layer read releases its parts and its permit, and starts again once the layer
+//! is known. Results are remembered, so a layer is read once; a read in progress continues when its request ends. Callers take turns, layer
+//! by layer.
 //!
-//! Which layers are read is decided by the parts, by the digests of the layers and by their sizes, and what a layer is by its bytes: so all daemons say the same. A
-//! layer that is not told is left out of all parts: a build that is told what is wrong fails, and one that misses goes on.
+//! The layers to read depend only on the parts, the layers' digests and their sizes, and the result only on a layer's bytes: so all daemons
+//! agree. A layer that cannot be decided is left out of all parts: a wrong claim fails a build, a cache miss does not.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -32,21 +32,21 @@ use crate::{
     task,
 };
 
-/// Stored bytes of disputed layers that are read for one merge, and the work that they may cost together: each part has its share.
+/// Most stored bytes of disputed layers read for one merge, and the most work they may cost together: each part has its share.
 pub(super) const MAX_BYTES: u64 = 256 << 20;
 pub(super) const MAX_WORK: u64 = 4 << 30;
-/// Layers that are read at once: each takes up to 32 MiB, and a processor.
+/// Most layers read at once: each takes up to 32 MiB, and a processor.
 const PLACES: usize = 2;
-/// Layers that are remembered at most.
+/// Most remembered layers.
 const MAX_KNOWN: usize = 10_000;
 
-/// What layers were found to be.
+/// The results of reading layers.
 pub(super) type Settled = HashMap<Digest, Found>;
 
-/// Layers that are to be read before parts can be merged.
+/// Layers that must be read before parts can be merged.
 pub(super) struct Unsettled(Vec<Sized>);
 
-/// Reads disputed layers, and remembers what they are.
+/// Reads disputed layers, and remembers the results.
 pub(super) struct Settling {
     places: Pool,
     of_layer: Locks<Digest>,
@@ -65,14 +65,14 @@ impl Default for Settling {
     }
 }
 
-/// The claims of parts that contradict each other, and which of the layers are to be read.
+/// Contradicting claims of parts, and the layers to read.
 pub(super) struct Dispute {
     claims: Claims,
     readable: Vec<Sized>,
 }
 
 impl Dispute {
-    /// What `parts` say; blocks for as long as it takes to look over their layers.
+    /// Collects the claims of `parts`; blocks while it goes over their layers.
     pub(super) fn of(parts: &[Part], lost: &HashSet<Sized>) -> Self {
         let claims = Claims::disputed(parts, lost);
         let readable = affordable(&claims.by_part(parts, lost));
@@ -80,10 +80,10 @@ impl Dispute {
     }
 }
 
-/// Those of the layers of each part that are read: the same ones in each daemon, whatever it read before.
+/// Chooses which layers of each part are read: the same ones in every daemon, whatever it read before.
 ///
-/// The part pushed last has half of what may be read, so that the next honest push ends any dispute. Then each part has an equal share of
-/// the rest, and then what others leave of theirs: a part that is wrong about many layers keeps nobody from being right about few.
+/// The part pushed last gets half of the budget, so that the next honest push ends any dispute. Then each part gets an equal share of the
+/// rest, and then what others leave unused: a part that is wrong about many layers cannot keep others from being proved right about a few.
 pub(super) fn affordable(parts: &[BTreeSet<Sized>]) -> Vec<Sized> {
     let waiting = parts.iter().filter(|p| !p.is_empty()).count().max(1) as u64;
     let (mut bytes, mut work) = (MAX_BYTES, MAX_WORK);
@@ -111,7 +111,7 @@ pub(super) fn affordable(parts: &[BTreeSet<Sized>]) -> Vec<Sized> {
 }
 
 impl CacheTags {
-    /// What holds of each layer that is disputed, as far as it is known.
+    /// The proved claims about disputed layers, as far as they are known.
     pub(super) fn claims(
         &self,
         repo: &Repository,
@@ -141,7 +141,7 @@ impl CacheTags {
         Ok(claims)
     }
 
-    /// Reads layers, and adds what they are to `settled`. Whoever waits here holds no place to merge.
+    /// Reads layers, and adds the results to `settled`. The caller holds no merge permit while it waits here.
     pub(super) async fn settle(
         &self,
         repo: &Repository,
@@ -156,7 +156,7 @@ impl CacheTags {
         Ok(())
     }
 
-    /// The same for the daemon itself, which does one thing after the other and waits for nobody.
+    /// The same for the daemon itself, which works sequentially and waits for nobody.
     pub(super) async fn settle_at_once(
         &self,
         repo: &Repository,
@@ -172,7 +172,7 @@ impl CacheTags {
 }
 
 impl Settling {
-    /// What a layer was found to be, if it was read.
+    /// The result for a layer, if it was read.
     pub(super) fn known(&self, digest: &Digest) -> Option<Found> {
         self.known.lock().get(digest).cloned()
     }
@@ -185,14 +185,14 @@ impl Settling {
         known.insert(digest, found);
     }
 
-    /// Reads a layer that is not known; `place` is held until it is read, also if nobody waits for that any more.
+    /// Reads an unknown layer; `place` is held until it is read, even if nobody waits for that any more.
     async fn find(
         self: &Arc<Self>,
         repo: &Repository,
         (digest, size): Sized,
         place: Option<Permit>,
     ) -> Result<Found> {
-        // Whoever has the lock has a place; without one nobody is waited for.
+        // The holder of the lock has a permit; a call without a permit waits for nobody.
         let lock = match &place {
             Some(_) => Some(self.of_layer.lock(digest).await),
             None => None,
@@ -217,7 +217,7 @@ impl Settling {
 
     async fn read(&self, repo: &Repository, digest: Digest, size: u64) -> Result<Found> {
         let found = match unpack::look(repo, digest, size, self.time).await {
-            // Whether it comes back whole nobody knows.
+            // It may come back intact, so this is not remembered.
             Ok(Found::Missing) => return Ok(Found::Missing),
             Err(e) if e.kind == ErrorKind::Corrupt => return Ok(Found::Missing),
             found => found?,
@@ -229,7 +229,7 @@ impl Settling {
 
 #[cfg(test)]
 impl Settling {
-    /// That reads no layer for longer than `time` of a processor.
+    /// Reads no layer for longer than `time` of CPU time.
     pub(super) fn within(time: Duration) -> Self {
         Self {
             time,
@@ -237,7 +237,7 @@ impl Settling {
         }
     }
 
-    /// The places of those who read.
+    /// The permits for reading.
     pub(super) fn places(&self) -> &Pool {
         &self.places
     }

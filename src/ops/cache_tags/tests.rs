@@ -40,7 +40,7 @@ impl World {
         self.repositories.repository(&"team/app".parse().unwrap())
     }
 
-    /// Lets all that was pushed so far count as pushed ten seconds earlier.
+    /// Makes everything pushed so far count as pushed ten seconds earlier.
     fn age_records(&self) {
         let parts = self.dir.path().join("r/team%2Fapp/parts/cache");
         for part in std::fs::read_dir(parts).into_iter().flatten() {
@@ -52,7 +52,7 @@ impl World {
         }
     }
 
-    /// What a prune does to a manifest: its bytes and its record go.
+    /// Does what a prune does to a manifest: removes its bytes and its record.
     async fn sweep(&self, digest: &Digest) {
         self.lose(digest);
         assert!(self.repo().forget_manifest(digest).await.unwrap());
@@ -79,7 +79,7 @@ fn layer(name: &str) -> Digest {
     Digest::sha256_of(&layer_bytes(name))
 }
 
-/// A cache of one step on another for each name, as BuildKit exports it, made in the second `at`.
+/// A cache with one step per name, each based on the previous one, as BuildKit exports it, created at second `at`.
 async fn cache(repo: &Repository, names: &[&str], at: u32) -> Manifest {
     let (layers, config) = documents(repo, names, at).await;
     manifest(repo, layers, &config).await
@@ -139,7 +139,7 @@ async fn resolve(tags: &CacheTags, repo: &Repository, asked: &Reference) -> Opti
     tags.resolve(repo, asked).await.unwrap()
 }
 
-/// By its digest, at a daemon that was told nothing.
+/// By its digest, at a daemon that remembers nothing.
 async fn by_digest(repo: &Repository, digest: &Digest) -> Option<Manifest> {
     resolve(&CacheTags::default(), repo, &Reference::Digest(*digest)).await
 }

@@ -1,7 +1,7 @@
-//! What the bytes of a layer are: how it is packed, and the digest of the plain tar.
+//! Reads a layer: its compression, and the digest of the plain tar.
 //!
-//! Whoever may push chooses the bytes, so each layer has a budget of work that its size alone decides: what is not told within it
-//! is told by no daemon. The time of a processor is a second bound, which no honest layer within the first one comes near.
+//! Pushers choose the bytes, so each layer has a budget of work that depends only on its size: if a layer cannot be decided within it, no
+//! daemon can decide it. CPU time is a second bound, which no honest layer within the first one approaches.
 
 use std::{
     io::{self, Write},
@@ -20,19 +20,19 @@ use crate::{
     task,
 };
 
-/// Work for a layer: so many times its size and [`SMALL`], but not more than [`MAX_WORK`]. A byte of the plain tar counts as one.
+/// Work for a layer: this many times its size plus [`SMALL`], at most [`MAX_WORK`]. A byte of the plain tar counts as one.
 const MAX_RATIO: u64 = 12;
 const SMALL: u64 = 1 << 20;
 const MAX_WORK: u64 = 1 << 30;
-/// Work that the begin of a gzip member or zstd frame counts as: its decoder is made anew.
+/// Work that the start of a gzip member or zstd frame counts as: it takes a new decoder.
 const PART_WORK: u64 = 4 << 10;
-/// Time of a processor for one layer.
+/// CPU time for one layer.
 pub(super) const MAX_TIME: Duration = Duration::from_secs(10);
-/// Memory of a zstd window at most: 2 to this power. BuildKit's writer takes 32 MiB at its best level.
+/// Largest zstd window: 2 to this power. BuildKit's writer takes 32 MiB at its best level.
 const MAX_WINDOW_LOG: u32 = 25;
-/// Bytes that say how a layer is packed.
+/// Bytes from which a layer's compression is detected.
 const MAGIC_LEN: usize = 4;
-/// Bytes that are unpacked at a time.
+/// Bytes unpacked at a time.
 const OUT_BYTES: usize = 128 << 10;
 
 /// Work that a layer of `size` stored bytes may cost.
@@ -41,21 +41,21 @@ pub(super) fn work(size: u64) -> u64 {
     work.min(MAX_WORK)
 }
 
-/// What became of reading a layer.
+/// The result of reading a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It is this.
+    /// The layer's description.
     Is(Claim),
-    /// It is packed in no way that is known here, or costs more than it may.
+    /// Its compression is unknown here, or it exceeds its budget.
     Untold,
-    /// It is not there, or not whole.
+    /// It is missing, or incomplete.
     Missing,
 }
 
-/// Reads a layer, for at most `time` of a processor.
+/// Reads a layer, for at most `time` of CPU time.
 ///
 /// # Errors
-/// Those of the store, `Corrupt` among them.
+/// Those of the store, including `Corrupt`.
 pub(super) async fn look(
     repo: &Repository,
     digest: Digest,
@@ -100,13 +100,13 @@ pub(super) async fn look(
     Ok(claim.map_or(Found::Untold, Found::Is))
 }
 
-/// Time that a processor has worked for this thread.
+/// CPU time of this thread.
 fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     now.try_into().unwrap_or_default()
 }
 
-/// A layer that is unpacked as it comes, to nothing but a digest.
+/// A layer that is unpacked while it arrives, only to compute its digest.
 enum Unpacking {
     Tar(Hashing),
     Gzip(Option<Box<GzDecoder<Hashing>>>),
@@ -117,7 +117,7 @@ struct Zstd {
     decoder: Decoder<'static>,
     out: Vec<u8>,
     into: Hashing,
-    /// Nothing is missing of what came.
+    /// The received bytes are complete.
     is_whole: bool,
 }
 
@@ -132,7 +132,7 @@ impl Unpacking {
                 into.take(PART_WORK)?;
                 Self::Gzip(Some(Box::new(GzDecoder::new(into))))
             }
-            // A frame, or one that is skipped.
+            // A frame, or a skippable one.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let mut decoder = Decoder::new()?;
                 decoder.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))?;
@@ -178,7 +178,7 @@ fn feed_gzip(to: &mut Option<Box<GzDecoder<Hashing>>>, mut bytes: &[u8]) -> io::
         let decoder = to.as_mut().ok_or(io::ErrorKind::InvalidData)?;
         let mut taken = decoder.write(bytes)?;
         if taken == 0 {
-            // It has all of its member.
+            // The decoder has all of its member.
             let ended = to.take().ok_or(io::ErrorKind::InvalidData)?;
             let mut into = ended.finish()?;
             into.take(PART_WORK)?;
@@ -217,7 +217,7 @@ impl Zstd {
 
 struct Hashing {
     hasher: Sha256Hasher,
-    /// Work that it may still cost.
+    /// The work that is left.
     work: u64,
 }
 

@@ -7,16 +7,16 @@ use crate::artifact::{
     toc::Toc,
 };
 
-/// What is needed of each pack. Several may say that they hold one object, and not all of them need do: none of them is without use for
-/// what the others say.
+/// What is needed of each pack. Several packs may claim to hold the same object, and some claims may be false: no pack counts as useless
+/// because of another pack's claim.
 pub(super) struct Needs {
-    /// Stored bytes of the objects that are read from it, since it is the first that holds them.
+    /// Stored bytes of the objects that are read from this pack because it is the first that holds them.
     pub(super) first: Vec<u64>,
     /// Stored bytes of all needed objects in it.
     pub(super) needed: Vec<u64>,
-    /// The same of entries that this node lacks, counted with each of them.
+    /// The same for entries that this node lacks, counted once per entry.
     pub(super) remote_cost: Vec<u64>,
-    /// The packs that an entry is listed in, or that hold something of it.
+    /// The packs that list an entry or hold some of its content.
     pub(super) users: HashMap<At, HashSet<usize>>,
 }
 

@@ -1,4 +1,4 @@
-//! The snapshot that an export publishes: what the base has, what was kept, what was packed.
+//! Assembles the snapshot that an export publishes from the base, the kept and the packed entries.
 
 use std::collections::{HashMap, HashSet};
 
@@ -42,7 +42,7 @@ pub(super) fn date_merged(
     }
 }
 
-/// The snapshot of what this writer has: for Go kinds with all that the base has, for folders the tree alone.
+/// The snapshot of this writer's content: for Go kinds including the whole base, for folders the tree alone.
 pub(super) fn assemble(
     options: &Options,
     name: &SnapshotName,
@@ -87,7 +87,7 @@ pub(super) fn assemble(
         }
     }
     for new in new_packs {
-        // The same content packed again, after it was dropped, is the same pack.
+        // Content that was dropped and is packed again gives the same pack.
         match packs.iter_mut().find(|p| p.digest() == new.digest()) {
             Some(same) => *same = new,
             None => packs.push(new),
@@ -109,7 +109,7 @@ pub(super) fn assemble(
     }
 }
 
-/// Says whether publishing `mine` would tell a reader anything that `head` does not.
+/// Returns true if `mine` has anything for a reader that `head` does not have.
 pub(super) fn differs(mine: &Snapshot, head: Option<&Snapshot>) -> bool {
     let Some(head) = head else { return true };
     let same =
@@ -117,7 +117,7 @@ pub(super) fn differs(mine: &Snapshot, head: Option<&Snapshot>) -> bool {
     mine.packs.len() != head.packs.len()
         || !mine.packs.iter().zip(&head.packs).all(same)
         || mine.fingerprint.gates != head.fingerprint.gates
-        // Its time alone is no change: every file that is made in it changes that.
+        // The root folder's time alone is not a change: every file created in it changes that.
         || head.root.is_some_and(|root| mine.root.is_some_and(|mine| mine.mode != root.mode))
 }
 

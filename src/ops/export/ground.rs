@@ -1,4 +1,4 @@
-//! What is known before anything is packed: what the name stands for, what this node knows, and the tree.
+//! The state before anything is packed: what the name points at, what this node knows, and the tree.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -23,25 +23,25 @@ use crate::{
     task,
 };
 
-/// What is known before anything is packed.
+/// The state before anything is packed.
 pub(super) struct Ground {
-    /// Index of this node, if there is one.
+    /// This node's index, if it exists.
     pub(super) index: Option<NodeIndex>,
-    /// Packs that an import here found damaged.
+    /// Packs that an import on this node found damaged.
     pub(super) damaged: HashSet<Digest>,
-    /// What the target's tag stands for.
+    /// What the target's tag points at.
     pub(super) current: Current,
-    /// What the head stands for, where the target is another tag and the kind folds into it.
+    /// What the head points at, if the target is another tag and the kind folds into the head.
     pub(super) head: Option<Current>,
-    /// What is kept and compared with: closed.
+    /// The base that is kept and compared with: closed.
     pub(super) base: Option<Arc<Snapshot>>,
-    /// Whether `base` is what the target's tag stands for.
+    /// Whether `base` is what the target's tag points at.
     pub(super) base_is_current: bool,
-    /// The mark of this export, once it is known to replace what there is.
+    /// The replacement mark of this export, if it replaces the stored content.
     pub(super) mark: Option<String>,
 }
 
-/// Reads the node index, what the target's tags stand for, and finds what to build on.
+/// Reads the node index and what the target's tags point at, and finds the base to build on.
 pub(super) async fn ground(
     ctx: &Context,
     options: &Options,
@@ -65,7 +65,7 @@ pub(super) async fn ground(
     .await;
     let (head, current) = read;
     let mut base = folded.filter(|_| !options.replace);
-    // A key that was written before its name was replaced is not built on: with it all would come back.
+    // A key written before its name was replaced is not built on: it would bring all replaced content back.
     if let (Some(key), Some(head)) = (&base, &of_head)
         && is_replaced(key, head, rules)
     {
@@ -93,7 +93,8 @@ pub(super) async fn ground(
     })
 }
 
-/// The snapshot that this node imported: a first export of a scope need not send what that has. Not having it costs no more than time.
+/// The snapshot that this node imported: a first export of a scope need not send its content again. If it is unavailable, that only costs
+/// time.
 async fn imported_base(
     ctx: &Context,
     digest: &str,
@@ -113,7 +114,7 @@ async fn imported_base(
     Some(loaded.snapshot)
 }
 
-/// The tree as it was found.
+/// The scanned tree.
 pub(super) struct Scanned {
     pub(super) items: Vec<Item>,
     pub(super) skipped: Vec<LeftOut>,
@@ -123,7 +124,7 @@ pub(super) struct Scanned {
 pub(super) async fn scan(ctx: &Context, source: Arc<dyn Source>) -> Result<Scanned> {
     let state = ctx.state_dir.clone();
     task::blocking(move || {
-        // The stamp comes before the first stat, else it proves nothing.
+        // Take the stamp before the first stat; otherwise it proves nothing.
         let stamp =
             crate::fs::Dir::open_if_there(source.root())?.and_then(|root| Stamp::take(&root).ok());
         let index = state.and_then(|s| NodeIndex::load(&s, source.kind(), source.root()));
@@ -148,8 +149,8 @@ pub(super) async fn scan(ctx: &Context, source: Arc<dyn Source>) -> Result<Scann
     .await
 }
 
-/// Packs that replace damaged ones need other digests than those, which the generation gives them: above those of the packs
-/// that are whole, and by a step that depends on what is damaged, since what was packed anew may be damaged again.
+/// Packs that replace damaged ones need different digests, which the generation gives them: it is above those of the intact packs, by a
+/// step that depends on what is damaged, since a repacked pack may be damaged again.
 pub(super) fn generation(ground: &Ground, stuck: Option<Digest>) -> u32 {
     let mut wrong: Vec<String> = ground.current.lost().into_iter().map(|l| l.what).collect();
     wrong.extend(stuck.map(|d| d.to_string()));
@@ -166,7 +167,7 @@ pub(super) fn generation(ground: &Ground, stuck: Option<Digest>) -> u32 {
     let head = head.map(|p| p.toc.generation);
     let sides = ground.current.sides.iter().map(|s| s.generation);
     let highest = head.chain(sides).max().unwrap_or(0);
-    // At the limit the damaged packs are left out all the same; another digest is what counts.
+    // At the limit the damaged packs are left out anyway; only a different digest matters.
     match highest + 1 + step {
         generation if generation > MAX_GENERATION => MAX_GENERATION - step,
         generation => generation,

@@ -1,9 +1,9 @@
-//! `--max-size`: which entries of a Go cache an increment keeps, drops or does not take in.
+//! `--max-size`: which entries of a Go cache an increment keeps, drops or does not add.
 //!
-//! Packs cannot be changed, so this is decided before anything is packed for good. Where the limit binds, what is new is packed
-//! once into nothing, which tells what it costs; then the least recently used of all leave, new or old. What an unchanged tree
-//! left out for its size it leaves out again: an export that would only fill up room starts below three quarters of the limit,
-//! one that has to drop something goes down to seven eighths. A limit that leaves nothing is an error, as is one that a folder is above.
+//! Packs cannot be changed, so this is decided before the final packing. If the limit takes effect, the new items are first packed without
+//! being stored, to measure them; then the least recently used entries are evicted, new or old. An unchanged tree leaves out the same
+//! entries again: an export that would only fill free space starts below three quarters of the limit, one that has to evict goes down to
+//! seven eighths. A limit that leaves nothing is an error, and so is a folder that exceeds its limit.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -26,15 +26,15 @@ use crate::{
     pack::{self, item::ContentPlan, write::Outcome},
 };
 
-/// What a pack has for each entry besides its content at most: a tar header, a line in the table of contents.
+/// Most bytes that a pack has per entry besides its content: a tar header, a line in the table of contents.
 const ENTRY_BYTES: u64 = 1024;
-/// What a pack has besides entries.
+/// Bytes that a pack has besides entries.
 const PACK_BYTES: u64 = 1024;
 
-/// What is decided on.
+/// The input of the decision.
 pub(super) struct Basis<'a> {
     pub(super) name: &'a SnapshotName,
-    /// What there is, closed.
+    /// The stored snapshot, closed.
     pub(super) base: Option<&'a Arc<Snapshot>>,
     /// Entries of it that this node has, and whether the job used them.
     pub(super) kept: &'a [(At, bool)],
@@ -45,18 +45,18 @@ pub(super) struct Basis<'a> {
 /// Entries, and bytes of their contents.
 pub type Totals = (u64, u64);
 
-/// What the limits of a Go cache took out of it, new or stored; nothing else tells of it.
+/// What the limits of a Go cache dropped, new or stored; not reported anywhere else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Not used for `max_age_days`.
+    /// Dropped because not used for `max_age_days`.
     pub by_age: Totals,
-    /// For `max_size`.
+    /// Dropped for `max_size`.
     pub by_size: Totals,
-    /// All that there was before either.
+    /// The totals before either limit.
     pub of: Totals,
-    /// Days, as they were given.
+    /// The given days.
     pub max_age_days: u32,
-    /// Stored bytes, as they were given.
+    /// The given stored bytes.
     pub max_size: Option<u64>,
 }
 
@@ -69,7 +69,7 @@ impl Dropped {
         self.by_size = add(self.by_size, less(before, after));
     }
 
-    /// Applies both limits to what is to be published, and counts. A union that its age alone empties is none that the size left nothing of.
+    /// Applies both limits to the snapshot to publish, and counts. A union emptied by age alone is not an error of the size limit.
     pub(super) fn last(
         &mut self,
         limits: Limits,
@@ -109,17 +109,17 @@ fn less(a: Totals, b: Totals) -> Totals {
 /// The outcome.
 #[derive(Default)]
 pub(super) struct Limited {
-    /// The base without what leaves; all its packs are still in it.
+    /// The base without evicted entries; it still has all its packs.
     pub(super) base: Option<Arc<Snapshot>>,
-    /// The packs of the base that stay must be below this, if the limit binds.
+    /// The remaining packs of the base must be below this size, if the limit takes effect.
     pub(super) room: Option<u64>,
-    /// What was found to be unfit on the way.
+    /// Entries found unfit during the decision.
     pub(super) left_out: Vec<LeftOut>,
-    /// What left or was not taken in.
+    /// Entries evicted or not added.
     pub(super) dropped: Dropped,
 }
 
-/// Takes from `diff` what does not fit, and from the base what has to leave for it.
+/// Removes from `diff` what does not fit, and from the base what must be evicted for it.
 pub(super) async fn apply(
     ctx: &Context,
     options: &Options,
@@ -223,7 +223,7 @@ pub(super) async fn apply(
     })
 }
 
-/// Refuses a folder whose packs would be above the limit, before anything of it is sent.
+/// Refuses a folder whose packs would exceed the limit, before anything of it is sent.
 pub(super) async fn must_fit(
     ctx: &Context,
     options: &Options,
@@ -252,7 +252,7 @@ pub(super) async fn must_fit(
     )
 }
 
-/// Refuses to publish nothing at all because of the limit, where there was something.
+/// Refuses to publish an empty snapshot because of the limit, if there was content.
 fn leaves_something(options: &Options, left: &Snapshot, was_empty: bool) -> Result<()> {
     match options.max_size {
         Some(limit) if !was_empty && left.live().next().is_none() => {
@@ -262,7 +262,7 @@ fn leaves_something(options: &Options, left: &Snapshot, was_empty: bool) -> Resu
     }
 }
 
-/// Refuses a folder that is above the limit: nothing of it can leave.
+/// Refuses a folder that exceeds the limit: its entries cannot be evicted.
 pub(super) fn stays_below(
     options: &Options,
     current: &Current,
@@ -289,13 +289,13 @@ pub(super) fn stays_below(
     Err(Error::TooBig { stored, limit })
 }
 
-/// More than what is new can take once it is packed.
+/// An upper bound for the packed size of the new items.
 pub(super) fn raw_bytes(n: &New) -> u64 {
     let content = match n.pack.content {
         ContentPlan::Read => n.pack.entry.kind.content_len(),
         ContentPlan::None | ContentPlan::Kept { .. } => 0,
     };
-    // zstd makes noise a little longer.
+    // zstd makes incompressible data slightly longer.
     content + content / 64 + ENTRY_BYTES
 }
 

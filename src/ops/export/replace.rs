@@ -1,4 +1,4 @@
-//! `--replace`: the name stands for one tree alone ([`fold::replaced`]).
+//! `--replace`: the name points at one tree alone ([`fold::replaced`]).
 
 use super::{Context, Ground, Item, NodeIndex, Notes, Options, Result};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     ops::{Error, head::Current},
 };
 
-/// The mark of this replacement, if it is one: of the store's clock, and later than all that there are.
+/// The mark of this replacement, if it is one: by the store's clock, and later than all existing marks.
 pub(super) fn mark(options: &Options, ground: &Ground, name: &SnapshotName) -> Option<String> {
     let known = newest(ground).and_then(name::replaced_at);
     let after = known.map(|at| Time {
@@ -36,8 +36,7 @@ fn newest(ground: &Ground) -> Option<&str> {
     marks.max_by_key(|m| (name::replaced_at(m), *m))
 }
 
-/// Makes `mine` the replacement of what there is: every side tag that is listed counts as contained, be it readable or not, and
-/// nothing else that was said to be.
+/// Makes `mine` the replacement of the stored content: every listed side tag counts as contained, readable or not, and no other tag does.
 pub(super) fn takes_the_place_of(mine: &mut Snapshot, current: &Current, mark: &str) {
     let today = current.today();
     let seen = current.side_tags.iter().map(Tag::as_str);
@@ -46,7 +45,7 @@ pub(super) fn takes_the_place_of(mine: &mut Snapshot, current: &Current, mark: &
     fold::remember(mine, all, today);
 }
 
-/// Refuses what was imported before the name was replaced: it would bring back what the replacement was made against.
+/// Refuses content imported before the name was replaced: it would bring back what the replacement removed.
 ///
 /// # Errors
 /// [`Error::Replaced`].
@@ -55,7 +54,7 @@ pub(super) fn must_be_newer(ctx: &Context, ground: &Ground, name: &SnapshotName)
     let Some((newest, notes)) = newest(ground).zip(notes) else {
         return Ok(());
     };
-    // Without a note of the name the import was another program's, or of another name.
+    // Without a recorded name, the import was by another program, or of another name.
     if imported_from(ctx, name, notes).is_some() && notes.replacement.as_deref() != Some(newest) {
         return Err(Error::Replaced {
             name: name.name.clone(),
@@ -65,7 +64,7 @@ pub(super) fn must_be_newer(ctx: &Context, ground: &Ground, name: &SnapshotName)
     Ok(())
 }
 
-/// When the tree was filled from what is to be replaced, by the node's clock; `None` if it was not.
+/// When the tree was imported from the content to be replaced, by the node's clock; `None` if it was not.
 fn imported_from(ctx: &Context, name: &SnapshotName, notes: &Notes) -> Option<Time> {
     let prefix = name.replacement_prefix();
     let imported = notes
@@ -76,7 +75,7 @@ fn imported_from(ctx: &Context, name: &SnapshotName, notes: &Notes) -> Option<Ti
     Some(Time { secs, nanos })
 }
 
-/// Warns where a replacement holds what was imported: most likely that is what it was to get rid of.
+/// Warns if a replacement contains imported files: most likely it was meant to get rid of them.
 pub(super) fn warn_of_imported(
     ctx: &Context,
     name: &SnapshotName,
@@ -87,7 +86,7 @@ pub(super) fn warn_of_imported(
     let Some(at) = imported_from(ctx, name, &index.notes) else {
         return;
     };
-    // Once something was exported, the index knows what was made here too.
+    // After an export, the index also lists files that were made here.
     let only_imported = index.notes.matched.is_none();
     let imported = items.iter().filter(|i| {
         i.stat.is_file()

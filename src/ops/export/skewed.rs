@@ -1,4 +1,4 @@
-//! Entries of this node that are dated later than the store's clock says it is: every reader would leave them out.
+//! Entries of this node that are dated later than the store's clock: every reader would leave them out.
 
 use std::collections::HashSet;
 
@@ -9,8 +9,7 @@ use crate::{
     ops::dated::count,
 };
 
-/// Takes from what is to be packed the action entries that are ahead of `now`, the store's clock, and the outputs that only these
-/// need.
+/// Removes from the items to pack the action entries that are ahead of `now`, the store's clock, and the outputs that only these need.
 pub(super) fn leave_out(diff: &mut Diff, now: Time) -> Option<LeftOut> {
     let mut ahead: HashSet<EntryPath> = HashSet::new();
     let mut first = None;
@@ -41,7 +40,7 @@ pub(super) fn leave_out(diff: &mut Diff, now: Time) -> Option<LeftOut> {
     })
 }
 
-/// What to do about it, where the node's clock says `here` and the store's `now`.
+/// What to do about it, given the node's clock `here` and the store's clock `now`.
 fn remedy(here: Time, now: Time) -> String {
     if is_ahead(here, now) {
         let minutes = here.secs.saturating_sub(now.secs) / 60;

@@ -1,4 +1,4 @@
-//! How much is on its way at once.
+//! How much is in flight at once.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 const FRAME_BYTES: u32 = MAX_FRAME_BYTES;
 const FRAMES: u32 = 100;
 
-/// One blob of zeros, or of ones where it is damaged, that counts what is read of it.
+/// One blob of zeros, or of ones where it is damaged, that counts the bytes read.
 struct Zeros {
     read: Arc<AtomicU64>,
     damaged: bool,
@@ -62,7 +62,7 @@ impl TagStore for Zeros {
     }
 }
 
-/// Requests of two frames each for a blob of many frames, all as long as frames that we write can be.
+/// Requests of two frames each for a blob of many frames, all of the greatest length that cachectl writes.
 fn many() -> Vec<Request> {
     let zeros = vec![0; FRAME_BYTES as usize];
     let digest = Sha256::of(&zeros);
@@ -96,7 +96,7 @@ fn fetching(damaged: bool) -> (Arc<AtomicU64>, mpsc::Receiver<Arrival>, task::Ta
     (read, arrived, task)
 }
 
-/// Waits until nothing more is read: the paused clock goes on only when everybody waits.
+/// Waits until nothing more is read: the paused clock advances only when every task waits.
 async fn rests(read: &AtomicU64) -> u64 {
     let mut before = u64::MAX;
     loop {
@@ -112,10 +112,10 @@ async fn rests(read: &AtomicU64) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn bytes_between_store_and_files_are_bounded_whatever_is_asked_for_at_once() {
     let (read, mut arrived, task) = fetching(false);
-    // Nobody takes anything: what is read now lies in memory.
+    // Nothing is consumed: everything read now stays in memory.
     let held = rests(&read).await;
     assert!(held > 0 && held <= BYTES_UNDER_WAY as u64, "{held} bytes");
-    // Nor are frames that were taken and are still being decoded forgotten.
+    // Frames that were taken but are still being decoded count too.
     let mut decoding = Vec::new();
     for _ in 0..8 {
         decoding.push(arrived.recv().await.unwrap());

@@ -1,4 +1,4 @@
-//! Which side tags nobody has to look at: a listing may hold all that there ever were.
+//! Finds the side tags that need not be read: a listing may hold all that ever existed.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::{
     store::published_at,
 };
 
-/// A side tag that stands for nothing is never written any more once its name is so old: a writer names it just before.
+/// An empty side tag is never written again once its name is this old: a writer chooses the name just before writing.
 const NAMED_SECS: i64 = 3600;
 
 /// The side tags that a head contains.
@@ -25,7 +25,7 @@ pub struct Contained<'a> {
 }
 
 impl<'a> Contained<'a> {
-    /// Of a head that was published at `published`, if it says so ([`recorded`]).
+    /// Those of a head published at `published`, if recorded ([`recorded`]).
     fn new(folded: impl Iterator<Item = &'a Folded>, published: Option<Time>) -> Self {
         Self {
             folded: folded.map(|f| f.tag.as_str()).collect(),
@@ -39,13 +39,13 @@ impl<'a> Contained<'a> {
         Self::new(head.config.folded.iter(), published)
     }
 
-    /// Says whether a tag is one of them: the head names it, or was published so long after it that it need not.
+    /// Returns true if a tag is one of them: the head names it, or was published so long after it that it need not name it.
     pub fn has(&self, tag: &Tag) -> bool {
         self.folded.contains(tag.as_str()) || self.published.is_some_and(|at| is_settled(tag, at))
     }
 }
 
-/// When a head was published, if its writer said so: the store's time alone may be that of a copy.
+/// When a head was published, if its writer recorded it: the store's time may be that of a copy.
 pub(super) fn recorded(recorded: Option<Time>, modified: Option<Time>, now: Time) -> Option<Time> {
     recorded.and_then(|at| published_at(Some(at), modified, now))
 }
@@ -57,15 +57,15 @@ impl Current {
         Contained::new(folded, self.published)
     }
 
-    /// Says whether nothing is left to fold of a side tag.
+    /// Returns true if a side tag has nothing left to fold.
     pub fn is_done(&self, tag: &Tag, contained: &Contained<'_>) -> bool {
         contained.has(tag) || self.gone.contains(tag) || self.unfit.contains(tag)
     }
 
-    /// Notes side tags of which nothing was taken and nothing will be, so that the next reader does not look at them.
+    /// Records side tags that contribute nothing, now or later, so that the next reader skips them.
     pub fn remember_untaken(&self, all: &mut Snapshot) {
         let is_over = |at: Time| at.secs + NAMED_SECS < self.now.secs || is_ahead(at, self.now);
-        // Older ones nobody looks at once a head was published now.
+        // Older ones are skipped anyway once a head is published now.
         let gone = self.gone.iter().filter(|t| !is_settled(t, self.now));
         let gone = gone.filter(|t| name::side_time(t).is_some_and(is_over));
         let untaken = self.refused.iter().chain(gone).map(|tag| Folded {

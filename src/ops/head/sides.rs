@@ -31,10 +31,10 @@ use crate::{
     task,
 };
 
-/// Folds all side tags that the head does not contain into `current`; that of `own` is not read back.
+/// Folds all side tags that the head does not contain into `current`; the tag `own` is not read back.
 ///
 /// # Errors
-/// When the store cannot be asked, or others use the memory of a daemon.
+/// When the store cannot be asked, or other calls use up the daemon's memory.
 pub(super) async fn fold_all(
     ctx: &Context,
     name: &SnapshotName,
@@ -120,7 +120,7 @@ pub(super) async fn fold_all(
 struct Known {
     rules: Rules,
     folded: HashSet<Digest>,
-    /// What was read last: of trees the last one counts, so only what repeats that adds nothing.
+    /// The manifest read last: for trees the last one counts, so only a repetition of that one adds nothing.
     last: Option<Digest>,
     broken: HashMap<Digest, String>,
 }
@@ -165,7 +165,7 @@ fn unfit(current: &mut Current, tag: Tag, why: String) {
     current.unfit.push(tag);
 }
 
-/// Folds what was read of a tag, unless it claims to be of the future; or says why it cannot.
+/// Folds what was read of a tag, unless it claims a time in the future; or returns why it cannot.
 async fn take(
     current: &mut Current,
     tag: &Tag,
@@ -190,8 +190,8 @@ async fn take(
     add(current, tag, loaded).await
 }
 
-/// Says whether the tag of a folder's publication says a later time than it can have been written at: the latest counts, so it
-/// would stand above all others.
+/// Returns true if a folder's side tag claims a later time than it can have been written at: the latest wins, so it would override all
+/// others.
 fn is_of_the_future(tag: &Tag, loaded: &Loaded, modified: Option<Time>, now: Time) -> bool {
     let is_tree = rules::of_name(&loaded.snapshot.name.kind) == Rules::Tree;
     let written = modified.unwrap_or(now);
@@ -211,16 +211,16 @@ fn again(current: &mut Current, tag: Tag, digest: Digest) {
     });
 }
 
-/// What folding one side tag gives.
+/// The result of folding one side tag.
 #[derive(Default)]
 struct Folding {
     united: Option<Snapshot>,
     flaws: Vec<Died>,
-    /// Why `united` is as it was.
+    /// Why `united` is unchanged.
     left: Option<String>,
 }
 
-/// Folds one side tag, or says why it is left out.
+/// Folds one side tag, or returns why it is left out.
 async fn add(current: &mut Current, tag: &Tag, loaded: Loaded) -> std::result::Result<(), String> {
     let head = match &current.united {
         None => current.head.as_ref().map(|h| h.snapshot.clone()),
@@ -246,7 +246,7 @@ async fn add(current: &mut Current, tag: &Tag, loaded: Loaded) -> std::result::R
     let before = current.united.take();
     let (now, rules) = (current.now, current.rules);
     let tag = tag.clone();
-    // One tag at a time: where nobody waits any more the next one is not begun.
+    // One tag at a time: once nobody waits any more, the next one is not started.
     let folding = task::stoppable(move |stop| {
         if stop.is_set() {
             return Folding::default();
@@ -285,7 +285,7 @@ async fn add(current: &mut Current, tag: &Tag, loaded: Loaded) -> std::result::R
     Ok(())
 }
 
-/// Notes what is contained without having been folded.
+/// Records what is contained without having been folded.
 fn finish(current: &mut Current) {
     let today = current.today();
     let all = current.united.take().or_else(|| {

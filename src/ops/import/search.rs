@@ -1,4 +1,4 @@
-//! Which snapshot an import restores: scope by scope the key, keys with a prefix, the name's head.
+//! Chooses the snapshot that an import restores: in each scope the exact key, then keys with a prefix, then the name's head.
 
 use std::collections::HashSet;
 
@@ -20,18 +20,18 @@ use crate::{
     task,
 };
 
-/// Damaged snapshots of keys with a prefix that are passed over in each scope, so that a store that lost its blobs is a miss soon.
-/// Neither other keys nor snapshots that are whole and of another release of Go count.
+/// Most damaged snapshots that a prefix search skips in each scope, so that a store that lost its blobs soon gives a miss. Other keys, and
+/// intact snapshots of another Go release, do not count.
 const DAMAGED: usize = 256;
-/// Tags that are looked at in one go, if their times are listed: two requests each, of which mostly the first decides.
+/// Tags read in one batch, if the listing has their times: two requests each; usually the first tag already decides.
 const LOOKED_AT: usize = 8;
 
-/// Keys of which it is asked whether they are still there, for a message.
+/// Most keys that are checked for existence, for a message.
 const COUNTED: usize = 16;
-/// Releases of Go that are named as those of a snapshot.
+/// Most Go releases named in a message.
 const NAMED: usize = 3;
 
-/// Keys that nobody asked for.
+/// Keys other than the requested one.
 #[derive(Default)]
 struct Others {
     known: usize,
@@ -39,12 +39,12 @@ struct Others {
     more: bool,
 }
 
-/// A snapshot whose key may have been asked for.
+/// A snapshot whose key may match the requested one.
 struct Keyed {
     at: PublishedAt,
     /// When the store wrote its tag.
     modified: Option<Time>,
-    /// Kept of the newest only: there may be any number of keys.
+    /// Kept for the newest only: the number of keys is not limited.
     manifest: Option<Manifest>,
 }
 
@@ -53,9 +53,9 @@ pub(super) struct Candidate {
     pub(super) snapshot: Snapshot,
     pub(super) digest: Digest,
     pub(super) lost: Vec<LeftOut>,
-    /// Packs of the head: what side tags take their place may not hold what it says.
+    /// Packs of the head, as a fallback: packs of side tags that supersede them may not hold what they list.
     pub(super) spare: Vec<Pack>,
-    /// What is dated later than it was published.
+    /// Entries dated later than their publication.
     pub(super) ahead: Vec<LeftOut>,
     pub(super) hit: Hit,
 }
@@ -64,9 +64,9 @@ pub(super) struct Candidate {
 pub(super) struct Search<'a> {
     pub(super) ctx: &'a Context,
     pub(super) options: &'a Options,
-    /// Why candidates that were there could not be used.
+    /// Why existing candidates could not be used.
     pub(super) why: Vec<String>,
-    /// Some of them because they are lost or damaged.
+    /// Whether some are lost or damaged.
     pub(super) damaged: bool,
     pub(super) print: Fingerprint,
 }
@@ -98,7 +98,7 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// Notes what was there and is lost or damaged.
+    /// Records candidates that are lost or damaged.
     fn lost(&mut self, why: impl IntoIterator<Item = String>) {
         let before = self.why.len();
         self.why.extend(why);
@@ -120,7 +120,7 @@ impl Search<'_> {
         let rules = rules::of(self.options.source.kind());
         let lost = current.lost();
         let digest = current.digest();
-        // Millions of entries take seconds, in which the time budget must be able to end.
+        // Millions of entries take seconds, and the time budget must be able to run out meanwhile.
         let (folded, flaws, rest) = task::blocking(move || {
             let flaws = match rules {
                 Rules::Tree => current.flaws(),
@@ -133,7 +133,7 @@ impl Search<'_> {
             self.lost(lost.iter().map(|l| format!("{} {}", l.what, l.why)));
             return Ok(None);
         };
-        // What `folded` closed is gone from it; a tree must not lose anything unnoticed.
+        // Entries that `folded` removed on closing are gone; a tree must not lose anything silently.
         if rules == Rules::Tree {
             let lost = lost.iter().map(|l| format!("{} {}", l.what, l.why));
             let flaws = flaws.iter().map(|d| format!("{}: {}", d.path, d.why));
@@ -153,7 +153,7 @@ impl Search<'_> {
         }))
     }
 
-    /// Says in words why a candidate is of no use, or gives it back.
+    /// Returns the candidate, or in words why it cannot be used.
     fn usable(&mut self, candidate: Candidate) -> Option<Candidate> {
         if is_lost_whole(&candidate.snapshot, &candidate.lost, &[]) {
             let name = &candidate.snapshot.name;
@@ -167,7 +167,7 @@ impl Search<'_> {
         Some(candidate)
     }
 
-    /// Says in words why a snapshot is of no use here that was made with `gates`.
+    /// Returns in words why a snapshot made with `gates` cannot be used here.
     fn is_gated(&mut self, name: &SnapshotName, gates: &[String]) -> bool {
         if self.print.gate.is_empty() || gates.is_empty() || gates.contains(&self.print.gate) {
             return false;
@@ -180,7 +180,7 @@ impl Search<'_> {
             "`{}` in {} is of {of}, this is {}",
             name.name, name.scope, self.print.gate
         );
-        // Of many keys all may be of the same release.
+        // Many keys may all be of the same release.
         if self.why.last() != Some(&why) {
             self.why.push(why);
         }
@@ -189,8 +189,8 @@ impl Search<'_> {
 
     /// Keys that start with `prefix`, the newest first.
     ///
-    /// What was published is never newer than when the store wrote its tag ([`PublishedAt`]). So where the listing tells that,
-    /// tags are looked at from the latest on, until none of the rest can be newer than the best that was found.
+    /// A publication is never newer than the time at which the store wrote its tag ([`PublishedAt`]). So if the listing has these times,
+    /// tags are read latest first, until none of the rest can be newer than the best one found.
     async fn by_prefix(&mut self, scope: &str, prefix: &str) -> Result<Option<Candidate>> {
         let store = &self.ctx.store;
         let asked = self.name(scope, prefix);
@@ -200,7 +200,7 @@ impl Search<'_> {
             .into_iter()
             .filter(|(tag, _)| name::is_head(tag))
             .collect();
-        // Taken from the end; what has no time may be the newest.
+        // Taken from the end; a tag without a time may be the newest.
         rest.sort_by_key(|(_, at)| at.map_or((1, 0), |at| (0, at.secs)));
         let undated = rest.iter().filter(|(_, at)| at.is_none()).count();
         if undated > LOOKED_AT {
@@ -246,7 +246,7 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// Reads what tags point at into `found`, which is sorted, the newest last.
+    /// Reads the manifests of tags into `found`, which is sorted, the newest last.
     async fn look_at(
         &self,
         found: &mut Vec<Keyed>,
@@ -294,7 +294,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// The manifest of a snapshot if it was asked for and is of use here: a tag holds only the clear part of a long key, the config has all of it.
+    /// The manifest of a snapshot if its key was requested and it can be used here: a tag holds only the readable part of a long key, the
+    /// config all of it.
     async fn meant(&mut self, asked: &SnapshotName, keyed: Keyed) -> Result<Option<Manifest>> {
         let digest = keyed.at.digest;
         let manifest = match keyed.manifest {
@@ -328,7 +329,7 @@ impl Search<'_> {
         }
     }
 
-    /// Why a name that nobody damaged is a miss: nothing is stored under it, or only other keys.
+    /// Why an undamaged name is a miss: nothing is stored under it, or only other keys.
     pub(super) async fn why_absent(&self) -> String {
         let options = self.options;
         if let Some(digest) = &options.digest {
@@ -364,9 +365,9 @@ impl Search<'_> {
         format!("{missing} is stored for {of} in {scopes}; {others} (`cachectl ls`)")
     }
 
-    /// Counts the keys with a prefix. It is only for a message: where the store fails there are none.
+    /// Counts the keys with a prefix. It is only for a message: if the store fails, the count is zero.
     ///
-    /// Some registries list tags for ever that were taken away. Whether this is one, some of them tell.
+    /// Some registries list removed tags forever. Checking a few of the tags shows whether this is one.
     async fn count_others(&self, prefix: &str, others: &mut Others) {
         let store = &self.ctx.store;
         let Ok(mut heads) = store.tags(prefix).await else {

@@ -1,4 +1,4 @@
-//! What a marking run writes down: the blobs that nothing reached, and when that was, by the store's clock.
+//! What a marking run records: the unreachable blobs, and the time by the store's clock.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ const VERSION: u32 = 1;
 /// A mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Blobs that were written later than this are none of its business.
+    /// The mark does not apply to blobs written later than this.
     pub(super) time: Time,
     /// The blobs.
     pub(super) blobs: HashSet<Digest>,
@@ -25,7 +25,7 @@ struct Document {
 }
 
 impl Mark {
-    /// A name that no other run takes.
+    /// A name unique to this run.
     pub(super) fn name(&self) -> String {
         format!("{:012}-{:08x}", self.time.secs.max(0), fastrand::u32(..))
     }
@@ -41,7 +41,7 @@ impl Mark {
         serde_json::to_vec(&document).expect("strings and numbers can always be written")
     }
 
-    /// `None` for what is none, or of a later version: the blobs that it names are marked anew.
+    /// `None` if it is not a mark, or one of a later version: the blobs that it names are marked again.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let document: Document = serde_json::from_slice(bytes).ok()?;
         (document.version == VERSION).then(|| Self {

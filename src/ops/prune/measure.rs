@@ -1,4 +1,4 @@
-//! The room that names take, as the store says it.
+//! The space that names take, by the store's sizes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +21,7 @@ use crate::{
 /// Blobs that a name needs, by index in [`Blobs`], sorted.
 pub(super) type Set = Arc<[u32]>;
 
-/// All blobs that names need, each once. Names that need the same have one set in common.
+/// All blobs that names need, each once. Names that need the same blobs share one set.
 pub(super) struct Blobs {
     index: HashMap<Digest, u32>,
     sets: HashSet<Set>,
@@ -38,10 +38,10 @@ impl Blobs {
         }
     }
 
-    /// The set of what a name needs.
+    /// The set of blobs that a name needs.
     ///
     /// # Errors
-    /// `Memory` when there is no room for it.
+    /// `Memory` when there is no memory for it.
     pub(super) fn set_of(&mut self, needed: &Needed) -> Result<Set> {
         let mut set = Vec::with_capacity(needed.sizes().len());
         let before = self.index.len();
@@ -61,14 +61,14 @@ impl Blobs {
         Ok(set)
     }
 
-    /// The sizes that the store has, by index: those in manifests are their writers' word, and would let one writer make the names of
-    /// all others leave. What is not stored takes no room.
+    /// The stored sizes, by index. Sizes in manifests are only their writers' claims, and would let one writer evict the names of all
+    /// others. A blob that is not stored takes no space.
     ///
     /// # Errors
     /// When the store cannot be asked.
     pub(super) async fn sizes(&self, ctx: &Context, all: &[Name]) -> Result<Vec<u64>> {
         let mut sizes = vec![0; self.index.len()];
-        // Whoever sees the whole store may list it.
+        // A caller with rights to the whole store may list it.
         if let Some(sweep) = ctx.store.sweep().filter(|_| ctx.reach.is_whole()) {
             for blob in sweep.blobs().await? {
                 if let Some(at) = self.index.get(&blob.digest) {

@@ -1,4 +1,4 @@
-//! Where a manifest stands that a sweep had trouble with: its repository and tag, so that nobody has to search for a digest.
+//! Finds the repository and tag of a manifest that a sweep failed on, so that nobody has to search for a digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::{
     store::{self, Error, ErrorKind, keys::Repo},
 };
 
-/// Warns of manifests that are not JSON. Nothing is left undone because of them, so they are no failure of the prune.
+/// Warns of manifests that are not JSON. They do not keep the prune from completing, so they are not a failure.
 pub(super) async fn warn_of_unreadable(
     ctx: &Context,
     found: BTreeMap<Digest, String>,
@@ -33,7 +33,7 @@ pub(super) async fn warn_of_unreadable(
     Ok(())
 }
 
-/// The tags whose records are damaged: a sweep does not know what they named, so it keeps all manifests of their repositories.
+/// The tags whose records are damaged: a sweep does not know what they pointed at, so it keeps all manifests of their repositories.
 pub(super) async fn damaged_tags(ctx: &Context) -> store::Result<Vec<LeftOut>> {
     let mut found = Vec::new();
     if !ctx.reach.is_whole() {
@@ -90,7 +90,7 @@ pub(super) async fn damaged(ctx: &Context, mut e: Error, root: Digest) -> Error 
     e
 }
 
-/// One tag of each manifest that has any, or is a part of one; `REPO:TAG` outside of the command line's own repository.
+/// One tag for each manifest that is tagged or part of a merged tag; `REPO:TAG` outside of the command line's own repository.
 async fn tags_of(
     ctx: &Context,
     digests: &BTreeSet<Digest>,
@@ -104,7 +104,7 @@ async fn tags_of(
                     found.insert(at.manifest.digest, tag.to_string());
                 }
                 Ok(_) => {}
-                // A damaged one does not say which it is.
+                // A damaged record does not tell its digest.
                 Err(e) if e.kind == ErrorKind::Corrupt => {}
                 Err(e) => return Err(e),
             }

@@ -1,9 +1,9 @@
-//! `prune --now`: what nothing reaches is removed in one run, for a disk that is full.
+//! `prune --now`: removes unreachable blobs in one run, for a full disk.
 //!
-//! A grace time protects what clients were told is there and have not named yet, and what they find while the prune looks. Instead
-//! of it other processes are kept out of the folder, the doors of a daemon are shut for as long as the prune looks, and what they
-//! have promised to clients stays ([`crate::store::marked`] says why the rest may go while they are open again). Where others can
-//! write and cannot be kept out it is refused before anything is removed.
+//! A grace time protects blobs that clients were told exist but have not referenced yet, and blobs that they find during the prune. This
+//! mode has no grace time: it locks other processes out of the folder, shuts the daemon's doors during the marking phase, and keeps the
+//! blobs promised to clients ([`crate::store::marked`] explains why the rest may be removed after the doors open again). If other writers
+//! cannot be locked out, it is refused before anything is removed.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -21,32 +21,32 @@ use crate::{
 
 /// Longest wait of a daemon for other processes to leave the folder: its requests are held meanwhile.
 const OTHERS: Duration = Duration::from_secs(3);
-/// Longest time for the clock of a file system to go on: some count whole seconds.
+/// Longest wait for the clock of a file system to advance: some count whole seconds.
 const TICK: Duration = Duration::from_secs(5);
 
-/// Says of a blob whether a client was told that it is there and may still name it.
+/// Returns true for a blob that a client was told exists and may still reference.
 pub type Promised = Box<dyn Fn(&Digest) -> bool + Send + Sync>;
 
 /// The APIs that a daemon serves on its store.
 #[async_trait]
 pub trait Doors: Send + Sync {
-    /// Holds new requests and waits until those that work on the store have ended. They go on when the guard is dropped.
+    /// Holds new requests and waits until those working on the store have ended. Held requests continue when the guard is dropped.
     ///
     /// # Errors
-    /// Which request does not end.
+    /// Names the request that does not end.
     async fn shut(&self) -> std::result::Result<Box<dyn Send>, String>;
 
-    /// What clients were told, as of now.
+    /// The blobs promised to clients so far.
     fn promised(&self) -> Promised;
 
-    /// For how long that has been noted, if clients may still rely on what they were told before: the daemon was restarted.
+    /// How long promises have been recorded, if clients may still rely on earlier ones because the daemon was restarted.
     fn noted_for(&self) -> Option<Duration>;
 
-    /// A place for other work that writes to the store, which [`Self::shut`] waits for; `what` names it.
+    /// Registers other work that writes to the store, so that [`Self::shut`] waits for it; `what` names it.
     async fn enter(&self, what: String) -> Box<dyn Send>;
 }
 
-/// Where nobody is served.
+/// For a process that serves nobody.
 pub struct NoDoors;
 
 #[async_trait]
@@ -98,8 +98,8 @@ async fn prune(ctx: &Context, options: &Options, doors: &dyn Doors) -> Result<Re
     Ok(report)
 }
 
-/// What is said by a daemon that cannot know everything that its clients rely on. It prunes anyway: a disk that is full is a reason to
-/// restart it and to free space at once, and a build that loses a blob pushes again.
+/// The warning of a daemon that does not know everything its clients rely on. It prunes anyway: a full disk is a reason both to restart the
+/// daemon and to free space at once, and a build that loses a blob pushes again.
 fn forgotten(age: Duration) -> String {
     let age = span(age);
     format!(
@@ -107,7 +107,7 @@ fn forgotten(age: Duration) -> String {
     )
 }
 
-/// What removes blobs, if that may be done at once.
+/// Returns what removes blobs, if immediate removal is allowed.
 fn sweeper(ctx: &Context) -> Result<&dyn Sweep> {
     let url = ctx.store.url();
     if url.tier() == Tier::Remote {
@@ -154,7 +154,7 @@ pub(super) async fn shut(doors: &dyn Doors) -> store::Result<Box<dyn Send>> {
     shut.map_err(|who| store::Error::new(ErrorKind::Conflict, "prune", who))
 }
 
-/// Waits until the store's clock is past `then`: what is renewed from now on is newer.
+/// Waits until the store's clock is past `then`: blobs renewed from then on are newer.
 pub(super) async fn passed(ctx: &Context, then: Time) -> store::Result<()> {
     let later = async {
         while ctx.store.clock().await? <= then {

@@ -1,7 +1,7 @@
-//! What the tags and parts of all repositories reach, and what refers to that.
+//! Finds what the tags and parts of all repositories reach, and its referrers.
 //!
-//! Memory is bounded by what the store holds, not by what manifests mention: a mention counts only if the listing of blobs has it,
-//! and then it is one bit there. Nothing that a manifest mentions is asked for one by one.
+//! Memory is bounded by what the store holds, not by what manifests mention: a mention counts only if the listing of blobs has it, and then
+//! it is one bit there. Mentioned digests are never looked up one by one.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -25,7 +25,7 @@ use crate::{
     store::{self, Error, ErrorKind, Repository, StoredBlob},
 };
 
-/// Bytes of manifests that are in memory at once, in units of [`UNIT`].
+/// Most bytes of manifests in memory at once, in units of [`UNIT`].
 const ROOM: u32 = 256;
 const UNIT: u64 = 64 << 10;
 
@@ -70,36 +70,36 @@ impl Listing {
     }
 }
 
-/// What a blob that goes is, in the order of removal: nothing is left that names what is gone.
+/// The kind of a removed blob, in the order of removal: a manifest is removed before what it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// A manifest that may name other manifests.
     Index,
     /// Any other manifest.
     Manifest,
-    /// No manifest of any repository.
+    /// Not a manifest in any repository.
     Blob,
 }
 
-/// What a digest is said to be.
+/// What a digest is claimed to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
-    /// A tag or a part of one leads to it: it was taken as a manifest when it was pushed.
+    /// A tag or a part of one leads to it: it was accepted as a manifest when it was pushed.
     Root,
-    /// A descriptor says that it is a manifest. Whoever wrote that may be wrong.
+    /// A descriptor claims that it is a manifest; the claim may be wrong.
     Manifest,
     /// It is JSON, and may name others.
     Document,
-    /// It is spelled out in a document that cannot be read, and may be anything.
+    /// Its digest appears in the text of an unreadable document; it may be anything.
     Guess,
 }
 
-/// A manifest, or what may be one, to be read.
+/// A manifest, or possible manifest, to read.
 #[derive(Debug, Clone, Copy)]
 struct Next {
     digest: Digest,
     sort: Sort,
-    /// What led to it.
+    /// The root that led to it.
     root: Digest,
 }
 
@@ -117,7 +117,7 @@ impl Next {
 pub(super) struct Marking<'c> {
     ctx: &'c Context,
     pub(super) listing: Listing,
-    /// Manifests under tags that are not JSON, with why.
+    /// Tagged manifests that are not JSON, with reasons.
     pub(super) unreadable: BTreeMap<Digest, String>,
     read: HashSet<Digest>,
     room: Arc<Semaphore>,
@@ -142,7 +142,7 @@ impl<'c> Marking<'c> {
         self.reach(roots.into_iter().map(Next::root)).await
     }
 
-    /// Keeps what clients were told is there, and what it may name if it is a manifest; the blobs that stay only because of that.
+    /// Keeps the blobs promised to clients, and what they may name if they are manifests; counts the blobs that stay only because of that.
     ///
     /// # Errors
     /// When the store cannot be asked.
@@ -204,9 +204,9 @@ impl<'c> Marking<'c> {
         Ok(())
     }
 
-    /// Keeps what refers to something that is in use in the same repository, though no tag leads there: signatures and
-    /// attestations of an image live as long as it does. Other repositories are not asked, and what this one does not have as a
-    /// manifest is not followed: who pushed a manifest would learn by it what others have. `gone` are no roots.
+    /// Keeps untagged referrers of anything in use in the same repository: signatures and attestations of an image live as long as it does.
+    /// Other repositories are not searched, and a digest that is not a manifest of this one is not followed: the pusher of a manifest could
+    /// otherwise learn what others have. Digests in `gone` are not roots.
     ///
     /// # Errors
     /// As [`Self::keep`].
@@ -230,10 +230,10 @@ impl<'c> Marking<'c> {
         Ok(())
     }
 
-    /// Writes down what manifests doubt that stay in no repository: what they doubt shall not be seen once they are gone.
+    /// Records the doubts of manifests that no repository keeps: what they doubt must not become visible once they are removed.
     ///
     /// # Errors
-    /// When the store cannot be asked or written.
+    /// When the store cannot be read or written.
     pub(super) async fn keep_doubts(&self) -> store::Result<()> {
         let sights = Sights::default();
         for repository in &self.ctx.store.all_repositories().await? {
@@ -251,7 +251,7 @@ impl<'c> Marking<'c> {
         Ok(())
     }
 
-    /// Keeps the manifests of all repositories, whatever reaches them.
+    /// Keeps the manifests of all repositories, reachable or not.
     pub(super) async fn keep_manifests(&mut self) -> store::Result<()> {
         for repository in self.ctx.store.all_repositories().await? {
             for digest in repository.manifests().await? {
@@ -261,7 +261,7 @@ impl<'c> Marking<'c> {
         Ok(())
     }
 
-    /// Which of what nothing reaches are manifests.
+    /// Finds which of the unreachable blobs are manifests.
     pub(super) async fn kinds(&self) -> store::Result<HashMap<Digest, Kind>> {
         let mut kinds = HashMap::new();
         for repository in &self.ctx.store.all_repositories().await? {
@@ -269,7 +269,7 @@ impl<'c> Marking<'c> {
             let loose = loose.filter(|d| !self.listing.stays(d));
             let known = stream::iter(loose).map(async |digest| {
                 let known = repository.known(&digest).await;
-                // Whose record is damaged may be either.
+                // One with a damaged record may be either.
                 let known = known.or_else(|e| match e.kind {
                     ErrorKind::Corrupt => Ok(None),
                     _ => Err(e),
@@ -291,7 +291,7 @@ impl<'c> Marking<'c> {
         Ok(kinds)
     }
 
-    /// What refers to something that `roots` reach by way of manifests among `own`.
+    /// Finds the referrers of whatever `roots` reach by way of manifests among `own`.
     async fn referrers(
         &self,
         own: &HashSet<Digest>,
@@ -325,7 +325,7 @@ impl<'c> Marking<'c> {
                 };
                 let is_of_use = |d: &Digest| own.contains(d) || subjects.contains_key(d);
                 let (mentioned, _) = mentioned(&bytes, |d| is_of_use(&d).then_some(d));
-                // What is mentioned as text is no manifest of its own, but may be a subject.
+                // A digest mentioned only as text is not a manifest itself, but may be a subject.
                 let of_use = mentioned
                     .into_iter()
                     .filter(|(d, mention)| *mention != Mention::Text || subjects.contains_key(d));
@@ -338,7 +338,7 @@ impl<'c> Marking<'c> {
         }
     }
 
-    /// The bytes of manifests, with the room that they take; nothing of what is cleanly absent.
+    /// The bytes of manifests, with their memory reservation; `None` for those that are cleanly absent.
     fn documents(
         &self,
         level: Vec<Next>,
@@ -364,7 +364,7 @@ impl<'c> Marking<'c> {
     }
 }
 
-/// What a document mentions, as far as `known` knows it; and why it could not be read as what it is said to be.
+/// The digests that a document mentions and `known` contains; and why the document could not be read as a manifest.
 fn mentioned<T>(
     bytes: &[u8],
     known: impl Fn(Digest) -> Option<T>,
@@ -387,7 +387,7 @@ async fn roots(repository: &Repository) -> store::Result<Vec<Digest>> {
     Ok(roots)
 }
 
-/// What `manifests` refer to, as the repository's records say, with those that do.
+/// The subjects of `manifests` by the repository's records, with their referrers.
 async fn subjects(
     ctx: &Context,
     repository: &Repository,
@@ -404,7 +404,7 @@ async fn subjects(
                     all.entry(subject.digest).or_default().push(digest);
                 }
             }
-            // Nobody can ask for it by its digest either: it is lost already.
+            // It cannot be requested by its digest either: it is already lost.
             Err(e) if e.kind == ErrorKind::Corrupt => {
                 tracing::debug!(%digest, error = %e, "Record of a manifest is damaged");
             }
@@ -414,8 +414,8 @@ async fn subjects(
     Ok(all)
 }
 
-/// A manifest's bytes; `None` if it is cleanly absent, or is none by its size. It is read as a blob: this store's handle knows the
-/// manifests of one repository alone, the blobs are those of all. `size` is that of the listing, if it is there.
+/// A manifest's bytes; `None` if it is cleanly absent, or too large for a manifest. It is read as a blob: this store handle knows the
+/// manifests of one repository only, but the blobs of all. `size` is the one in the listing, if listed.
 ///
 /// # Errors
 /// `Corrupt` for a manifest whose bytes are not those of its digest.
@@ -442,7 +442,7 @@ async fn document(
     if size > MAX_MANIFEST_BYTES {
         return match sort {
             Sort::Root => Err(damaged(format!("{size} bytes are too many for a manifest"))),
-            // No registry takes a manifest of that size, so it is none.
+            // No registry accepts a manifest of that size, so it is not a manifest.
             Sort::Manifest | Sort::Document | Sort::Guess => Ok(None),
         };
     }

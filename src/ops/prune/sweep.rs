@@ -1,13 +1,12 @@
 //! Mark and sweep (design §5).
 //!
-//! A run writes down the blobs that nothing reaches. A later one removes those that a mark at least `grace` old names, that are
-//! still unreachable and were not written since. A damaged manifest ends it before anything is removed: its children are
-//! unknown. A manifest whose bytes are right and are not JSON is what somebody pushed: it keeps whatever its bytes may name, and is
-//! warned of if it stands under a tag. Where the store can keep others out it does, and with a grace of zero one run marks and
-//! removes.
+//! A run marks unreachable blobs. A later run removes those in a mark at least `grace` old that are still unreachable and were not written
+//! since. A damaged manifest ends the run before anything is removed, since its children are unknown. A manifest with a matching digest
+//! that is not JSON was pushed that way: it keeps everything its bytes may name, with a warning if it is tagged. If the store can lock
+//! others out, the run holds that lock, and with a grace of zero one run marks and removes.
 //!
-//! Times are the store's. A mark is dated [`SLACK_SECS`] back, since a store's clock and the times of its blobs agree to a few
-//! seconds only; a mark from the future (the clock was set back) is thrown away.
+//! All times are the store's. A mark is dated [`SLACK_SECS`] back, since a store's clock and the times of its blobs agree to a few seconds
+//! only; a mark from the future (the clock was set back) is discarded.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,17 +30,17 @@ use crate::{
 const SLACK_SECS: i64 = 10;
 /// A mark dated later than the store's clock by more than this is from a clock that was wrong.
 const FUTURE_SECS: i64 = 300;
-/// Later than anything was written.
+/// Later than any write time.
 const EVER: Time = Time {
     secs: i64::MAX,
     nanos: 0,
 };
-/// No upload of one blob takes so long: what was begun before and is not complete was given up.
+/// No upload of one blob takes this long: an incomplete upload that started earlier was abandoned.
 const LONGEST_UPLOAD: Duration = Duration::from_hours(24);
-/// Blobs removed by one call.
+/// Most blobs removed by one call.
 const AT_ONCE: usize = 1000;
 
-/// Marks and sweeps. What the manifests in `gone` alone reach counts as unreachable (their tags are gone, or would be).
+/// Marks and sweeps. Blobs that only the manifests in `gone` reach count as unreachable (their tags are removed, or would be).
 pub(super) async fn run(
     ctx: &Context,
     options: &Options,
@@ -73,7 +72,7 @@ async fn mark_and_sweep(
     gone: &HashSet<Digest>,
     report: &mut Report,
 ) -> store::Result<()> {
-    // Everything that is asked from here on is asked behind the lock. A rehearsal need not shut others out, unless only the lock tells what would go.
+    // Everything from here on is read under the lock. A dry run need not lock others out, unless the result depends on the lock.
     let at_once = options.grace.is_zero();
     let alone = if options.dry_run && !at_once {
         None
@@ -84,8 +83,8 @@ async fn mark_and_sweep(
     let gone = options.dry_run.then_some(gone);
     let mut roots = sweep.roots().await?;
     roots.retain(|d| gone.is_none_or(|gone| !gone.contains(d)));
-    // Roots first: all that they reach was there before them, so it is on the list. What is written after that is on it too, and
-    // too young to be marked.
+    // Roots first: everything they reach existed before them, so the listing has it. Blobs written after the roots may be listed too, but
+    // are too young to be marked.
     let mut marking = Marking::new(ctx, Listing::of(sweep.blobs().await?));
     marking.keep(roots).await?;
     marking.keep_referrers(gone).await?;
@@ -119,8 +118,8 @@ async fn mark_and_sweep(
     Ok(())
 }
 
-/// Removes what nothing reaches but what `doors` promised, and forgets all marks; other processes are kept out by whoever calls
-/// this. The doors are shut for as long as it takes to find that out, not while it is removed: [`store::marked`] says why.
+/// Removes unreachable blobs, except those that `doors` promised, and drops all marks; the caller keeps other processes locked out. The
+/// doors are shut while unreachable blobs are found, not while they are removed: [`store::marked`] explains why.
 pub(super) async fn at_once(
     ctx: &Context,
     sweep: &dyn Sweep,
@@ -163,7 +162,7 @@ pub(super) async fn at_once(
     Ok(())
 }
 
-/// This is how room is made, so it must not need any: without it manifests stay, which are small, and go with the next prune.
+/// Pruning frees space, so it must not depend on free space: if this fails, only manifests stay, which are small, until the next prune.
 async fn keep_doubts(marking: &mut Marking<'_>) -> store::Result<()> {
     match marking.keep_doubts().await {
         Err(e) if e.kind == ErrorKind::Full => marking.keep_manifests().await,
@@ -171,7 +170,7 @@ async fn keep_doubts(marking: &mut Marking<'_>) -> store::Result<()> {
     }
 }
 
-/// What nothing reaches, in the order in which it may be removed, and which of it are manifests; warns of what could not be read.
+/// Unreachable blobs in the order in which they may be removed, and which of them are manifests; warns about unreadable ones.
 async fn found_loose(
     ctx: &Context,
     marking: Marking<'_>,
@@ -186,7 +185,7 @@ async fn found_loose(
     Ok((listing.loose(&kinds), kinds))
 }
 
-/// Removes what old marks name, and keeps the marks true; the digests of `loose` that are marked or gone now.
+/// Removes the blobs in old marks, and updates the marks; returns the digests of `loose` that are now marked or removed.
 async fn old_marks(
     sweep: &dyn Sweep,
     options: &Options,
@@ -222,7 +221,7 @@ async fn old_marks(
             }
         }
         done.extend(&still);
-        // What was reached or written meanwhile must be marked anew before it may go.
+        // A blob that was reached or written meanwhile must be marked again before it may be removed.
         if still.len() < mark.blobs.len() && !options.dry_run {
             if still.is_empty() {
                 sweep.remove_mark(&name).await?;
@@ -263,7 +262,7 @@ async fn write_mark(
     Ok(())
 }
 
-/// Notes that marked blobs stay for `time`.
+/// Reports that marked blobs stay for `time`.
 fn waits(blobs: &[StoredBlob], time: Duration, report: &mut Report) {
     let more = Count::of(blobs);
     report.waiting.blobs += more.blobs;
@@ -273,7 +272,7 @@ fn waits(blobs: &[StoredBlob], time: Duration, report: &mut Report) {
     }
 }
 
-/// What was written before this was certainly written before the run.
+/// Anything written before this time was certainly written before the run.
 fn settled(now: Time) -> Time {
     Time {
         secs: now.secs - SLACK_SECS,
@@ -285,7 +284,7 @@ fn age(now: Time, then: Time) -> Duration {
     Duration::from_secs(u64::try_from(now.secs - then.secs).unwrap_or(0))
 }
 
-/// Removes blobs that were not written since; which were tried. The counts are of what was there.
+/// Removes blobs that were not written since; returns those that were tried. Only blobs that existed are counted.
 async fn remove(
     sweep: &dyn Sweep,
     options: &Options,

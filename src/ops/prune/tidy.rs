@@ -1,5 +1,5 @@
-//! Records that lead nowhere, since the bytes of what they are about are gone from the store: tombstones, which have nothing left to
-//! hide; parts of merged tags that nobody can read; what is known of a manifest that a merged tag was served as.
+//! Removes records whose blobs are gone from the store: tombstones, which have nothing left to hide; unreadable parts of merged tags;
+//! records of manifests that a merged tag was served as.
 
 use futures_util::{TryStreamExt as _, stream};
 
@@ -15,10 +15,10 @@ use crate::{
     store::{self, RepoStore, Repository},
 };
 
-/// A record may be older than its manifest by as much: they are written one after the other.
+/// A record may be older than its manifest by this much: they are written one after the other.
 const WRITTEN_WITHIN_SECS: i64 = 3600;
 
-/// Removes them from every repository within reach. What cannot be asked is left for the next prune, and said.
+/// Removes them from every repository within reach. Repositories that cannot be read are left for the next prune, with a warning.
 pub(super) async fn run(ctx: &Context, options: &Options, report: &mut Report) -> Result<()> {
     if options.dry_run {
         return Ok(());
@@ -46,7 +46,7 @@ async fn tidy(place: &Place) -> store::Result<()> {
             None => repository.remove_tombstone(&digest).await,
         })
         .await?;
-    // Builders push elsewhere, and here are the most tags.
+    // Builders push to other repositories, and this one has the most tags.
     if place.is_own() {
         return Ok(());
     }
@@ -58,7 +58,7 @@ async fn tidy(place: &Place) -> store::Result<()> {
         .await
 }
 
-/// Removes the parts of a tag, and what is known of its folds, of which the manifest is gone.
+/// Removes a tag's parts and fold records whose manifest is gone.
 async fn tidy_merged(
     repository: &Repository,
     store: &dyn RepoStore,

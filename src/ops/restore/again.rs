@@ -1,4 +1,4 @@
-//! Trying the next pack: whoever may write a name may add one that says it holds what others hold, and comes before them.
+//! Trying the next pack: any writer of a name may add a pack that claims the content of other packs and precedes them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,10 +25,10 @@ use crate::{
     task,
 };
 
-/// Times that files are tried from other packs.
+/// Most rounds of trying files from other packs.
 const TRIES: usize = 16;
 
-/// Fetches and unpacks the files of the job, those that are broken from other packs, `spare` among them.
+/// Fetches and unpacks the files of the job; broken ones are retried from other packs, including `spare`.
 pub(super) async fn run(
     ctx: &Context,
     job: &Arc<Job>,
@@ -89,22 +89,22 @@ pub(super) async fn run(
 
 struct Tries {
     job: Arc<Job>,
-    /// The snapshot, from the second try on with the spare packs behind its own.
+    /// The snapshot; from the second try on, with the spare packs after its own.
     whole: Arc<Snapshot>,
     spare: Option<Vec<Pack>>,
-    /// Packs that are not tried again, by their index in it.
+    /// Packs that are not tried again, by their index in `whole`.
     spent: HashSet<usize>,
-    /// What was tried last: a plan of `files`, which are indexes of the job's.
+    /// The last plan tried, for `files`, which are indexes into the job's files.
     last: Arc<Plan>,
     files: Vec<usize>,
-    /// Entries that were tried for those of them that are broken.
+    /// The entries tried for the broken ones among them.
     broken: Vec<At>,
-    /// What was tried for a file, and how many packs were spent then.
+    /// The entries tried for a file, and how many packs were spent then.
     tried: HashMap<(usize, At), usize>,
 }
 
 impl Tries {
-    /// Leaves the files that are broken in `files`; says whether there are any.
+    /// Keeps only the broken files in `files`; returns true if there are any.
     fn keep_broken(&mut self, outcomes: &[FileOutcome]) -> bool {
         let tried = self.files.iter().zip(&self.last.files);
         let broken = tried.filter(|(i, _)| outcomes[**i] != FileOutcome::Whole);
@@ -113,7 +113,7 @@ impl Tries {
         !self.files.is_empty()
     }
 
-    /// Plans the files that are left, as far as other packs have all of them; `damaged` are the packs known to be so.
+    /// Plans the remaining files that other packs have completely; `damaged` are the packs known to be damaged.
     fn next(&mut self, damaged: &HashSet<Digest>) {
         self.spend(damaged);
         if let Some(spare) = self.spare.take() {
@@ -138,7 +138,7 @@ impl Tries {
         self.tried.extend(chosen.into_iter().map(|c| (c, spent)));
     }
 
-    /// Notes the packs that are not to be tried again.
+    /// Records the packs not to try again.
     fn spend(&mut self, damaged: &HashSet<Digest>) {
         let broken: HashSet<At> = self.broken.iter().copied().collect();
         let used = self.last.packs.iter().filter(|p| {
@@ -148,7 +148,7 @@ impl Tries {
         let is_damaged = |p: &usize| damaged.contains(&self.whole.packs[*p].digest());
         let lists = broken.iter().map(|at| at.pack).filter(|p| is_damaged(p));
         let used: HashSet<usize> = used.map(|p| p.pack).chain(lists).collect();
-        // Where nothing gives a pack away, all that were read are in doubt.
+        // If no pack is known to be at fault, all that were read are suspect.
         let is_known = used.iter().any(is_damaged);
         let spent: Vec<usize> = used
             .into_iter()
@@ -157,8 +157,8 @@ impl Tries {
         self.spent.extend(spent);
     }
 
-    /// What may be restored for each of the files, in their order: what is listed, or what other packs list under the path with the
-    /// content, live or not; packs that are spent last. A folder's files have to be the same in everything.
+    /// The candidates for each file, in order: its own entry, or entries of other packs with the same path and content, live or not; those
+    /// of spent packs last. For folders, such an entry must be equal in every respect.
     fn choices(&self) -> Vec<(usize, At)> {
         let is_go = self.job.source.kind().is_go();
         let listed = |file: &usize| self.whole.entry(self.job.plan.files[*file].entry);
@@ -179,7 +179,7 @@ impl Tries {
                 }
             }
         }
-        // The same of the same packs would come wrong again.
+        // The same entry from the same packs would be wrong again.
         choices.retain(|choice| self.tried.get(choice) != Some(&self.spent.len()));
         let listed = |(file, at): &(usize, At)| *at == self.job.plan.files[*file].entry;
         choices.sort_by_key(|c| (c.0, self.spent.contains(&c.1.pack), !listed(c)));

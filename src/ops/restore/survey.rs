@@ -1,4 +1,4 @@
-//! What of a snapshot is to be restored, and what stands in its place.
+//! Which entries of a snapshot to restore, and what is in their places now.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Why a folder in the place of a file of Go's stays: what has no place in Go's caches is never removed.
+/// Why a folder in the place of a Go cache file stays: anything that does not belong in Go's caches is never removed.
 const NOT_OF_GO: &str = "a folder is in its place, which Go did not make: remove it";
 
 /// The other names that the snapshot gives to its files.
@@ -35,8 +35,8 @@ impl<'a> Links<'a> {
         Self(names)
     }
 
-    /// Says whether what stands at the entry's path has names besides those of the snapshot: changing its owner, permissions or
-    /// times would change them there too, such as in a store that hard links lead to.
+    /// Returns true if the file at the entry's path has hard links outside the snapshot: changing its owner, permissions or times would
+    /// change them there too, for example in a store that shares files by hard links.
     pub(super) fn is_shared(&self, root: &fs::Dir, entry: &Entry) -> crate::source::Result<bool> {
         let stat_of = |path: &EntryPath| match root.open_parent_if_there(path)? {
             Some(dir) => dir.stat(path.name()),
@@ -54,23 +54,23 @@ impl<'a> Links<'a> {
     }
 }
 
-/// What stands of a snapshot, and what is missing.
+/// What is already in place of a snapshot, and what is missing.
 pub(super) struct Survey {
-    /// Entries to be in the target at the end, sorted by path: those of the snapshot that are admitted.
+    /// Entries to be in the target at the end, sorted by path: the admitted ones of the snapshot.
     pub(super) entries: Vec<At>,
-    /// For each of them: what stands in its place.
+    /// For each of them: what is in its place now.
     pub(super) standing: Vec<Standing>,
     /// Entries that may not be restored.
     pub(super) refused: Vec<LeftOut>,
-    /// Entries that are left alone though the snapshot has them: the rest is whole without them.
+    /// Entries left alone although the snapshot has them: the rest is complete without them.
     pub(super) spared: Vec<LeftOut>,
     /// Cachectl's own folders in the target.
     pub(super) own: OwnWithin,
-    /// Paths that are left alone with all below them: folders and mount points in the way of what the snapshot has.
+    /// Paths left alone with everything below them: folders and mount points that block entries of the snapshot.
     pub(super) in_the_way: HashSet<Box<[u8]>>,
 }
 
-/// Compares the snapshot with what is there. Blocks.
+/// Compares the snapshot with the target. Blocks.
 pub(super) fn survey(
     source: &dyn Source,
     snapshot: &Snapshot,
@@ -114,8 +114,8 @@ pub(super) fn survey(
 }
 
 impl Survey {
-    /// Takes away the entries in whose places something stands that is not to be removed ([`place::stays`]), with all below them and
-    /// links to them.
+    /// Drops entries whose places are taken by something that must not be removed ([`place::stays`]), with all entries below them and links
+    /// to them.
     fn spare_what_is_blocked(
         &mut self,
         source: &dyn Source,
@@ -171,7 +171,7 @@ impl Survey {
     }
 }
 
-/// Says whether an entry is still to be restored without those that are `gone`: not if it is one of them, or a link to one.
+/// Returns true if an entry can still be restored without the `gone` ones: false if it is one of them, or a link to one.
 fn is_left(entry: &Entry, gone: &HashSet<&EntryPath>, spared: &mut Vec<LeftOut>) -> bool {
     if gone.contains(&entry.path) {
         return false;
@@ -189,7 +189,8 @@ fn is_left(entry: &Entry, gone: &HashSet<&EntryPath>, spared: &mut Vec<LeftOut>)
     stays
 }
 
-/// Takes away what an import leaves alone: excluded paths (nobody needs to be told, unless they are all), cachectl's own folders, and links to either.
+/// Drops what an import leaves alone: excluded paths (not reported unless everything is excluded), cachectl's own folders, and links to
+/// either.
 fn spare(
     source: &dyn Source,
     snapshot: &Snapshot,
@@ -197,7 +198,7 @@ fn spare(
     mut guard: own::Guard<'_>,
     root: Option<&fs::Dir>,
 ) -> Vec<LeftOut> {
-    // Go's caches have a shape of their own, in which no such folder has a place.
+    // Go's caches have a fixed layout, in which no such folder occurs.
     if source.kind().is_go() {
         return Vec::new();
     }
@@ -236,9 +237,9 @@ fn spare(
     spared
 }
 
-/// Says whether whatever lies in a folder is excluded, though the folder is not (`logs/**`): one that stands keeps its mode and time then.
+/// Returns true if everything in a folder is excluded, but not the folder itself (`logs/**`): then an existing one keeps its mode and time.
 fn excludes_all_below(source: &dyn Source, folder: &EntryPath) -> bool {
-    // As good as any: a pattern that matches this name by chance is for names like it.
+    // An arbitrary name: a pattern that matches it without matching everything is very unlikely.
     let below = folder.join(b"0f3c-whatever-lies-in-it");
     below.is_ok_and(|below| source.excludes(&below, false))
 }
@@ -263,7 +264,7 @@ fn stand(
     root: &fs::Dir,
     index: Option<&NodeIndex>,
 ) -> Result<Vec<Standing>> {
-    // A fresh node commonly has the folder and nothing in it.
+    // A fresh node commonly has an empty folder.
     if root.list()?.is_empty() {
         return Ok(vec![Standing::Absent; entries.len()]);
     }
@@ -278,9 +279,9 @@ fn stand(
         let TocEntry { entry, content, .. } = snapshot.entry(*at);
         let content = entry.kind.is_file().then_some(content);
         Ok(match source.standing(root, entry, content, known)? {
-            // Somebody mounted it there, as it is to be.
+            // It is a mount point with the right content.
             Standing::SameContent if is_mount_point(root, entry)? => Standing::Keep,
-            // What would be changed is known by names that are not ours to change: a copy takes its place.
+            // The file has hard links outside the snapshot, which must not change: a copy replaces it.
             Standing::SameContent if links.is_shared(root, entry)? => Standing::Other,
             standing => standing,
         })

@@ -12,7 +12,7 @@ use crate::{
     digest::Digest,
 };
 
-/// The first half of a digest: to find another blob with the same one takes 2^128 tries.
+/// The first half of a digest: finding another blob with the same half takes 2^128 tries.
 pub(super) type Key = [u8; 16];
 
 pub(super) fn key(digest: &Digest) -> Key {
@@ -22,21 +22,21 @@ pub(super) fn key(digest: &Digest) -> Key {
     };
     let mut key = Key::default();
     key.copy_from_slice(&bytes[..size_of::<Key>()]);
-    // The two algorithms' digests are different names.
+    // Digests of the two algorithms must not collide.
     key[0] ^= u8::from(is_long);
     key
 }
 
-/// What a manifest grants, of which only the positions count.
+/// What a manifest grants by the positions in which it names digests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Grants {
     /// Sorted: digests that its pusher could read.
     granted: Box<[Key]>,
-    /// Sorted: digests that nobody checked when it was pushed.
+    /// Sorted: digests that were not checked when it was pushed.
     unproven: Box<[Key]>,
     /// The config of a cache that the daemon merged.
     pub(super) merged_config: Option<Digest>,
-    /// Its own config is among the unproven: what was merged from it may tell what is in that.
+    /// Its own config is among the unproven: a cache merged from it may reveal the config's content.
     pub(super) borrows_config: bool,
 }
 

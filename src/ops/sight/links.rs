@@ -1,6 +1,7 @@
-//! Links that this daemon wrote lately.
+//! Links that this daemon wrote recently.
 //!
-//! Not those that it read: a sweep may remove them with a blob that nobody has pushed since, and what relies on one would stay without.
+//! Links that it only read are not remembered: a sweep may remove them with a blob that was not pushed again, and anything that relied on
+//! one would be left without it.
 
 use std::{collections::HashSet, mem};
 
@@ -10,12 +11,12 @@ use tokio::time::Instant;
 use super::KNOWN_FOR;
 use crate::{digest::Digest, store::keys::Repo};
 
-/// Links of one generation, about 100 bytes each.
+/// Most links of one generation, about 100 bytes each.
 const MAX_LINKS: usize = 10_000;
 
-/// Remembers each link for [`KNOWN_FOR`] at least, up to twice that; less where there are more than [`MAX_LINKS`].
+/// Remembers each link for at least [`KNOWN_FOR`] and at most twice that; for less if there are more than [`MAX_LINKS`].
 ///
-/// A push asks for each of its layers again when it ends with a manifest: that is one request to the store less for each.
+/// A push asks for each of its layers again when it ends with a manifest: this saves one request to the store per layer.
 pub(super) struct Links {
     generations: Mutex<Generations>,
 }
@@ -39,7 +40,7 @@ impl Default for Links {
 }
 
 impl Links {
-    /// Notes that a digest is linked to a repository now.
+    /// Records that a digest is now linked to a repository.
     pub(super) fn note(&self, repo: &Repo, digest: &Digest) {
         let mut generations = self.generations.lock();
         generations.turn();
@@ -49,7 +50,7 @@ impl Links {
         generations.young.insert((repo.clone(), *digest));
     }
 
-    /// Returns true if a digest was linked to a repository lately.
+    /// Returns true if a digest was recently linked to a repository.
     pub(super) fn knows(&self, repo: &Repo, digest: &Digest) -> bool {
         let mut generations = self.generations.lock();
         generations.turn();
@@ -65,14 +66,14 @@ impl Links {
 }
 
 impl Generations {
-    /// Forgets what is too old.
+    /// Forgets links that are too old.
     fn turn(&mut self) {
         let age = self.began.elapsed();
         if age >= 2 * KNOWN_FOR {
             self.next();
             self.old.clear();
         } else if age >= KNOWN_FOR {
-            // Not from now on: a link would be known for longer than two generations.
+            // Not counted from now: a link would be known for longer than two generations.
             let began = self.began + KNOWN_FOR;
             self.next();
             self.began = began;
@@ -100,7 +101,7 @@ mod tests {
         let nearly = KNOWN_FOR * 9 / 10;
         tokio::time::advance(nearly).await;
         assert!(links.knows(&repo, &digest));
-        // However late somebody asks.
+        // However late the next query is.
         tokio::time::advance(nearly).await;
         assert!(links.knows(&repo, &digest));
         tokio::time::advance(KNOWN_FOR / 5).await;

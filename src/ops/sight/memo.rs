@@ -14,10 +14,10 @@ use super::{
 };
 use crate::digest::Digest;
 
-/// What a manifest takes beside its digests, in digests of 16 bytes.
+/// Memory that a manifest takes besides its digests, in digests of 16 bytes.
 const PER_MANIFEST: usize = 12;
 
-/// What the manifests of a repository say of a digest, put together.
+/// What all manifests of a repository say about a digest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     is_manifest: bool,
@@ -40,7 +40,7 @@ impl Verdict {
         self.is_borrowed |= grants.borrows_config;
     }
 
-    /// Whether it is seen, where an older release linked it or not.
+    /// Whether it is visible, given whether an older release linked it.
     pub(super) fn seen(self, is_linked: bool) -> Seen {
         if self.is_manifest {
             Seen::Named
@@ -59,20 +59,20 @@ impl Verdict {
         self.is_doubted || self.is_recorded || (self.is_merged_config && self.is_borrowed)
     }
 
-    /// Returns true if it would be seen but for a manifest that doubts it.
+    /// Returns true if it would be visible without a manifest that doubts it.
     pub(super) fn hangs_on_a_doubt(self, is_linked: bool) -> bool {
         let shown = is_linked || self.is_granted || self.is_merged_config;
         shown && !self.is_manifest && !self.is_recorded && self.is_doubtful()
     }
 }
 
-/// A repository's manifests at a time, with what each grants.
+/// A repository's manifests at one time, with what each grants.
 #[derive(Clone)]
 pub(super) struct Memo {
     /// When the listing began.
     listed_at: Instant,
     manifests: HashMap<Digest, Arc<Grants>>,
-    /// Those that there was no room for.
+    /// Those that did not fit into memory.
     lacking: HashSet<Digest>,
     /// What was doubted before.
     doubted: HashSet<Digest>,
@@ -80,7 +80,7 @@ pub(super) struct Memo {
 }
 
 impl Memo {
-    /// The manifests of a new listing that began then, as far as an older one knew them.
+    /// The manifests of a new listing that began then, with the grants that an older one knew.
     pub(super) fn listed(
         listed_at: Instant,
         manifests: &[Digest],
@@ -128,7 +128,7 @@ impl Memo {
             .collect()
     }
 
-    /// Returns true if it remembers that a manifest says anything.
+    /// Returns true if it remembers that a manifest grants or doubts anything.
     pub(super) fn hears(&self, manifest: &Digest) -> bool {
         let grants = self.manifests.get(manifest);
         grants.is_some_and(|grants| **grants != Grants::default())
@@ -143,7 +143,7 @@ impl Memo {
         self.doubted.insert(digest);
     }
 
-    /// Notes a manifest that there is no room for.
+    /// Records a manifest that does not fit into memory.
     pub(super) fn lacks(&mut self, manifest: Digest) {
         self.lacking.insert(manifest);
     }
@@ -158,7 +158,7 @@ impl Memo {
         self.listed_at
     }
 
-    /// Adds what is remembered of a digest.
+    /// Adds what is remembered about a digest.
     pub(super) fn ask(&self, digest: &Digest, verdict: &mut Verdict) {
         verdict.is_manifest |= self.knows(digest);
         verdict.is_recorded |= self.doubted.contains(digest);
@@ -167,7 +167,7 @@ impl Memo {
         }
     }
 
-    /// What is known of a digest without another look; `None` where some manifests are not remembered.
+    /// The verdict on a digest without reading more; `None` if some manifests are not remembered.
     pub(super) fn whole(&self, digest: &Digest) -> Option<Verdict> {
         if !self.lacking.is_empty() {
             return None;
@@ -177,7 +177,7 @@ impl Memo {
         Some(verdict)
     }
 
-    /// As [`Self::whole`], if the listing is recent enough for what it says.
+    /// As [`Self::whole`], if the listing is recent enough for its answer.
     pub(super) fn recent(&self, digest: &Digest, is_linked: bool) -> Option<Seen> {
         let seen = self.whole(digest)?.seen(is_linked);
         let limit: Duration = match seen {

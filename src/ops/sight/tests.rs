@@ -1,4 +1,4 @@
-//! What is visible in a repository whose store a release without links left behind, and what this one adds.
+//! What is visible in a repository written by a release without links, and what this release adds.
 
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ async fn put(repository: &Repository, document: Value) -> Digest {
     manifest.digest
 }
 
-/// What is seen by somebody who was not here before.
+/// What a new caller sees.
 async fn sees(repository: &Repository, digest: &Digest) -> bool {
     Sights::default().sees(repository, digest).await.unwrap()
 }
@@ -155,17 +155,17 @@ async fn manifest_whose_children_were_checked_grants_by_links_alone() {
     let manifest = put(&own, document).await;
     own.link(&linked).await.unwrap();
     own.link_checked(&manifest).await.unwrap();
-    // Its bytes may come as a blob too, or be mounted.
+    // Its bytes may be pushed as a blob too, or mounted.
     own.link(&manifest).await.unwrap();
     assert!(own.is_checked(&manifest).await.unwrap());
     assert!(sees(&own, &manifest).await && sees(&own, &linked).await);
     assert!(!sees(&own, &not).await);
-    // Nor does it cast doubt on what somebody pushed who reads everything.
+    // Nor does it cast doubt on blobs pushed by a caller who reads everything.
     put(&own, json!({"layers": [layer(&not)]})).await;
     assert!(sees(&own, &not).await);
 }
 
-/// What a release before this one noted of a blob that was pushed, or mounted.
+/// What an earlier release recorded about a pushed or mounted blob.
 async fn link_as_older(shelf: &Shelf, repository: &Repository, digest: &Digest) {
     let records = shelf.store.facts().repositories.as_ref().unwrap().records();
     let key = crate::store::keys::linked(repository.name(), digest);
@@ -350,7 +350,7 @@ async fn view_answers_only_for_what_is_seen_and_takes_no_writes() {
     let missing = Digest::sha256_of(b"missing");
     for digest in [&foreign, &image, &missing] {
         assert_eq!(view.stat(digest).await.unwrap(), None);
-        // Not even by a wrong size, which a store answers with the right one.
+        // Not even through a wrong size, to which a store would reply with the right one.
         for size in [0, 6, 7] {
             let desc = Descriptor::new("a/b", *digest, size);
             assert!(view.get(&desc, 0..size).await.unwrap().is_none());
@@ -377,7 +377,7 @@ async fn links_that_were_written_lately_are_believed_until_a_prune() {
     assert_eq!(sights.seen(&own, &layer).await.unwrap(), Seen::Linked);
     sights.forget_links();
     assert_eq!(sights.seen(&own, &layer).await.unwrap(), Seen::Not);
-    // What was only read is not remembered.
+    // Links that were only read are not remembered.
     own.link(&layer).await.unwrap();
     assert_eq!(sights.seen(&own, &layer).await.unwrap(), Seen::Linked);
     records.remove_record(&link).await.unwrap();

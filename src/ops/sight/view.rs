@@ -1,4 +1,4 @@
-//! A repository's store as a caller sees it who may read some repositories only.
+//! A repository's store as visible to a caller who may read only some repositories.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{ops::Range, sync::Arc};
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Answers only for what such a caller sees: anything else is not there, whether the store has it or not. Takes no writes.
+/// Answers only for what such a caller sees: anything else appears absent, whether or not the store has it. Rejects writes.
 pub struct View {
     repository: Repository,
     sights: Arc<Sights>,
@@ -58,7 +58,7 @@ impl BlobStore for View {
 #[async_trait]
 impl TagStore for View {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
-        // By digest only what has a record here: some stores know the manifests of all repositories by their digests.
+        // By digest, only manifests with a record here: some stores find the manifests of all repositories by digest.
         self.repository.manifest(reference).await
     }
 

@@ -1,4 +1,4 @@
-//! Prune while doors are open on the store.
+//! Prune while doors serve the store.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Served {
         fs::set_file_mtime(&file, then).unwrap();
     }
 
-    /// A prune without any grace, which no daemon allows: a run removes what the last one marked.
+    /// A prune without grace time, which no daemon allows: a run removes what the previous one marked.
     async fn prune(&self) -> prune::Report {
         let options = prune::Options {
             max_age: None,
@@ -70,7 +70,7 @@ impl Served {
     }
 
     fn is_there(&self, desc: &Descriptor) -> bool {
-        // Behind the back of what renews.
+        // Bypassing the layer that renews marked blobs.
         let path = format!("store/blobs/sha256/{}", desc.digest.hex());
         self.world.path("daemon", &path).exists()
     }
@@ -93,7 +93,7 @@ async fn what_somebody_was_told_of_outlives_the_mark_and_the_rest_goes() {
     assert_eq!((second.blobs, second.bytes), (1, 5), "{second:?}");
     assert!(served.is_there(&told) && served.is_there(&sent));
     assert!(!served.is_there(&loose));
-    // A blob that is gone is told to be gone.
+    // A removed blob is reported as missing.
     assert_eq!(store.stat(&loose.digest).await.unwrap(), None);
 }
 
@@ -131,7 +131,7 @@ async fn a_sweep_beside_doors_leaves_the_lock_to_them() {
     assert_eq!(alone.err().map(|e| e.kind), Some(ErrorKind::Conflict));
 }
 
-/// Nobody works; one blob was promised, by a daemon that started a minute ago.
+/// No requests are in progress; one blob was promised, by a daemon that started a minute ago.
 struct Promising(Digest);
 
 #[async_trait::async_trait]
@@ -213,14 +213,14 @@ async fn prune_now_frees_what_was_written_a_moment_ago_and_keeps_what_was_promis
         assert_eq!(served.is_there(&loose), stays);
         assert!(served.is_there(&layer) && served.is_there(&child));
     }
-    // Where nothing goes, nobody needs a warning.
+    // If nothing is removed, no warning is needed.
     let mut ctx = served.ctx.clone();
     let warnings = Arc::new(super::pruning::Warnings::default());
     ctx.progress = warnings.clone();
     let none = prune::now::run(&ctx, &at_once(), &doors).await;
     assert_eq!(none.unwrap().blobs, 0);
     assert!(warnings.0.lock().is_empty());
-    // The lock of the daemon is what it was.
+    // The daemon's lock is unchanged.
     put("written after it").await;
     let again = prune::now::run(&served.ctx, &at_once(), &NoDoors).await;
     assert_eq!(again.unwrap().blobs, 3);
@@ -309,11 +309,11 @@ async fn a_marked_manifest_that_somebody_was_told_of_keeps_all_that_it_names() {
     assert!(!served.is_there(&other) && !served.is_there(&loose));
 }
 
-/// A store's sweep that is killed after so many removals.
+/// A store's sweep that is killed after this many removals.
 struct Killed {
     inner: Arc<dyn crate::store::Sweep>,
     left: std::sync::atomic::AtomicUsize,
-    /// Before when uploads were taken back.
+    /// The limit before which uploads were abandoned.
     abandoned: Arc<parking_lot::Mutex<Vec<Time>>>,
 }
 
@@ -402,7 +402,7 @@ async fn a_manifest_that_a_prune_now_removes_is_gone_at_once_and_its_blobs_may_b
     let going = marked.going([&image.digest], [&layer.digest]);
     assert_eq!(store.stat(&image.digest).await.unwrap(), None);
     assert_eq!(store.stat(&layer.digest).await.unwrap(), Some(layer.size));
-    // Whoever pushes it again has it.
+    // Pushing it again restores it.
     let manifest = Manifest::new(
         media::IMAGE_MANIFEST,
         serde_json::to_vec(&image_of(&layer)).unwrap(),

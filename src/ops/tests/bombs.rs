@@ -1,4 +1,4 @@
-//! Snapshots made to take memory, and what several of a name share.
+//! Snapshots made to exhaust memory, and what several of one name share.
 
 use super::{
     forging::{Forged, forge},
@@ -11,7 +11,7 @@ use crate::{
     store::{BlobStore as _, Body, Expect, TagStore as _},
 };
 
-/// Publishes the head of `n` with a config in which `change` has changed what the packs promise.
+/// Publishes the head of `n` with a config in which `change` has altered the stated packs.
 async fn forge_config(world: &World, node: &Context, change: impl FnOnce(&mut serde_json::Value)) {
     let memory = &world.memory;
     let tag = name_of("n", "").tag();
@@ -102,7 +102,7 @@ async fn calls_that_share_memory_fail_when_it_is_in_use_and_not_for_ever() {
     let others = memory.reserve(0, (1 << 20) - 4096).unwrap();
     let refused = inspect::run(&call, "n", true).await.unwrap_err();
     assert!(matches!(refused, Error::Memory { .. }), "{refused}");
-    // The tags of a listing count, and what is made of them.
+    // The tags of a listing count, and the rows made from them.
     let rest = memory.reserve(0, 4000).unwrap();
     let refused = list::run(&call, None).await.unwrap_err();
     assert!(refused.to_string().contains("1 tags"), "{refused}");
@@ -129,7 +129,7 @@ async fn head_and_side_tags_of_a_name_have_each_table_in_memory_once() {
     let memory = MemoryBudget::of_command();
     let ctx = Context {
         tables: load::Tables::within(memory.clone()),
-        // One after the other: whoever comes first reads, the others find it.
+        // One after the other: the first reads, the others reuse its result.
         concurrency: 1,
         ..node.clone()
     };

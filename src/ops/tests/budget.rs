@@ -1,4 +1,4 @@
-//! What a spent budget leaves of an import.
+//! The state of an import after its budget ran out.
 
 use std::time::Duration;
 
@@ -40,11 +40,11 @@ async fn a_budget_that_ends_while_files_are_placed_tells_what_was_changed() {
                 "{e}"
             );
         }
-        // A machine that was busy elsewhere: all was placed by then.
+        // On a busy machine everything may already be placed.
         Ok(report) => assert!(is_hit(&report) && changed == FILES),
         Err(other) => panic!("{changed} files are changed: {other}"),
     }
-    // Nobody goes on behind its back.
+    // Nothing continues in the background.
     let later = (0..FILES).filter(|n| is_new(*n)).count();
     assert_eq!(later, changed);
     node.budget = None;

@@ -1,4 +1,4 @@
-//! Packs that say they hold what others hold: other bytes, under digests that are right all the same.
+//! Packs that claim to hold the content of others: they hold other bytes, under digests that match anyway.
 
 use std::{collections::HashSet, path::PathBuf};
 
@@ -45,7 +45,7 @@ fn side(kind: &str, random: u64) -> Tag {
     name(kind).side_tag(Time::now(), random)
 }
 
-/// Adds something that the cache did not have, by its number.
+/// Adds a new entry to the cache, by number.
 fn add(kind: &str, root: &Path, number: u8) {
     match kind {
         "gobuild" => {
@@ -87,8 +87,7 @@ async fn import(kind: &str, node: &Context, root: &Path) -> import::Report {
         .unwrap()
 }
 
-/// All files below a folder with their contents, but what Go's caches have on each node for themselves. Modules are packed again on
-/// their way.
+/// All files below a folder with their contents, except those that Go's caches keep per node. Modules are repacked in transit.
 fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     let mut open = vec![root.to_owned()];
@@ -118,7 +117,7 @@ fn packs_told(report: &import::Report) -> Vec<&str> {
     told.filter(|w| w.starts_with("pack ")).collect()
 }
 
-/// What a pack may be that says it holds what another one holds.
+/// Kinds of packs that claim another pack's content.
 type Lie = (&'static str, fn(&mut Forged));
 
 fn lies() -> Vec<Lie> {
@@ -149,7 +148,7 @@ fn lies() -> Vec<Lie> {
     ]
 }
 
-/// A name with one honest export, and a side tag that somebody pushes over it.
+/// A name with one honest export, and a side tag that someone pushes on top of it.
 async fn attacked(kind: &str, generation: u32, lie: fn(&mut Forged)) -> (World, Context, PathBuf) {
     let world = World::new(Meet::SideTags);
     let (node, root) = (world.node("one"), world.path("one", "cache"));
@@ -203,7 +202,7 @@ async fn a_pack_of_other_bytes_is_told_once_and_the_next_export_there_ends_it() 
             let noted = damage::known(&two).await;
             let noted: Vec<String> = noted.iter().map(|d| format!("pack {d}")).collect();
             assert_eq!(noted, told, "{what}");
-            // Where it was seen, a look without the data tells it too.
+            // After it was found here, a check without the data reports it too.
             let seen = verify::run(&two, None, verify::Depth::Structure)
                 .await
                 .unwrap();
@@ -287,7 +286,7 @@ async fn packs_are_not_merged_away_because_another_one_says_it_holds_them() {
     }
 }
 
-/// Makes the table list the files that no other entry needs, of nothing that the pack holds, as `change` has them.
+/// Makes the table list the files that no other entry needs, without content in the pack, as `change` makes them.
 fn listed_as(f: &mut Forged, change: fn(&mut TocEntry)) {
     f.toc.entries.retain(|e| e.entry.needs.is_none());
     let own = f.toc.objects.drain(..);
@@ -351,7 +350,7 @@ async fn entries_that_no_go_cache_has_hide_nothing_and_the_next_export_ends_them
                 .any(|f| f.why.contains("not belong in a cache"));
             assert!(is_told, "{what}: {faults:?}");
 
-            // Of a node that never imported, and has nothing of the rest.
+            // From a node that never imported, and has nothing of the rest.
             let other = world.path("other", "cache");
             add(kind, &other, if kind == "gomod" { 0 } else { 7 });
             export(kind, &world.node("other"), &other).await;

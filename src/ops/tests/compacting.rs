@@ -1,4 +1,4 @@
-//! Few packs: whatever is exported how often, a snapshot stays one of few packs, and whole.
+//! Few packs: however often and whatever is exported, a snapshot keeps few packs, and stays complete.
 
 use super::{
     looking::{tag_of, tree},
@@ -18,7 +18,7 @@ use crate::{
     pack::write::tests::noise,
 };
 
-/// A pack of one frame with so many stored bytes, in which each of `files` has `len` bytes; the live ones are the first.
+/// A pack of one frame with this many stored bytes, in which each of `files` has `len` bytes; the live ones come first.
 fn snapshot(stored: u32, files: usize, len: u32, live: usize) -> Snapshot {
     let mut toc = Toc::default();
     toc.frames.push(Frame {
@@ -150,7 +150,7 @@ async fn dead_weight_goes_and_what_lived_in_it_stays() {
 async fn what_a_node_lacks_is_fetched_when_packs_are_merged() {
     for meet in [Meet::CompareAndSwap, Meet::SideTags] {
         let world = World::new(meet);
-        // Each writer has its own part only: the eighth small pack makes the ninth export merge them.
+        // Each writer has only its own part: the eighth small pack makes the ninth export merge them.
         for i in 0..12_u64 {
             let root = world.path(&format!("node-{i}"), "go-build");
             go::put(&root, &format!("action {i}"), &noise(2000, i), 1);

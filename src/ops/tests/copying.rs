@@ -106,7 +106,7 @@ async fn side_tags_travel_with_their_name() {
     let node = world.node("one");
     let root = tree(&world, "one", &[("a", b"hello")]);
     export_as(&node, &root, "n", "").await;
-    // Another writer's tree, published and then killed: only its side tag tells of it.
+    // Another writer's tree, published and then killed: it exists only as a side tag.
     let other = tree(&world, "two", &[("b", b"later")]);
     let later = export_as(&world.node("two"), &other, "n2", "").await;
     let mine = name_of("n", "");

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Everything about a tree that is carried.
+/// Everything about a tree that is exported.
 fn look(root: &Path) -> BTreeMap<String, (Entry, Vec<u8>)> {
     let scan = dir(root).scan(&NothingKnown).unwrap();
     let read = |e: &Entry| {
@@ -127,13 +127,13 @@ async fn an_import_onto_what_is_there_fetches_nothing_and_changes_only_what_diff
         (0, 0),
         "{again:?}"
     );
-    // Damage that metadata shows is mended; what the snapshot does not know stays.
+    // Damage visible in metadata is repaired; files outside the snapshot stay.
     write(&two, "a/small", b"other");
     write(&two, "own", b"own");
     let mended = import_dir(&b, &two).await;
     assert!(is_hit(&mended) && mended.moved.bytes_moved > 0);
     std::fs::remove_file(two.join("own")).unwrap();
-    // The root's own folders got new times from our own file; compare contents.
+    // The root's folders got new times from the added file; compare contents.
     let contents = |root: &Path| {
         look(root)
             .into_iter()
@@ -387,7 +387,7 @@ async fn where_no_times_are_listed_a_prefix_costs_one_request_for_each_key() {
         export_key(&world, &format!("run-{i}"), i * 10, &i.to_string()).await;
     }
     world.memory.tell_no_times();
-    // What is newest cannot be used: the next one is read again.
+    // The newest one cannot be used: the next one is read again.
     let newest = super::looking::tag_of("n", "run-29");
     let newest = world.memory.resolve(&newest.into()).await.unwrap();
     let newest: serde_json::Value =
@@ -406,7 +406,7 @@ async fn where_no_times_are_listed_a_prefix_costs_one_request_for_each_key() {
     let report = import_key(&ctx, &root, "run-none", "run-").await;
     assert_eq!(report.found.unwrap().1, "run-28");
     let count = counters.snapshot();
-    // Every key, the one that was asked for exactly, and the second newest once more.
+    // Every key, the exactly requested one, and the second newest again.
     assert_eq!(count.resolve.requests, 30 + 1 + 1, "{count:?}");
     assert!(count.get.requests <= 6, "{count:?}");
 }

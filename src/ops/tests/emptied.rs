@@ -1,4 +1,4 @@
-//! A registry that deletes no tags: those that were removed are listed for ever, and stand for nothing.
+//! A registry that does not delete tags: removed ones are listed forever, and have no content.
 
 use super::{
     go::put,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 const DAY: i64 = 86_400;
-/// Tags that are looked at by a verb at most, head and own side tag among them, however many were removed before.
+/// Most tags that a verb reads, including head and own side tag, however many were removed before.
 const LOOKS: u64 = 10;
 
 /// Such a registry.
@@ -31,7 +31,7 @@ fn registry() -> World {
     world
 }
 
-/// A node, and what it asks for.
+/// A node, and its requests.
 fn counted(world: &World, name: &str) -> (Context, Arc<Counters>) {
     let mut node = world.node(name);
     let counters = Arc::new(Counters::of(Tier::Remote));
@@ -44,7 +44,7 @@ fn counted(world: &World, name: &str) -> (Context, Arc<Counters>) {
     (node, counters)
 }
 
-/// Exports something new: tags that were looked at, and manifests that were published.
+/// Exports something new; returns the numbers of tags read and of manifests published.
 async fn export_new(world: &World, content: &str) -> (u64, u64) {
     let (node, counters) = counted(world, "one");
     let root = tree(world, "one", &[("f", content.as_bytes())]);
@@ -54,7 +54,7 @@ async fn export_new(world: &World, content: &str) -> (u64, u64) {
     (count.resolve.requests, count.publish.requests)
 }
 
-/// Imports what was exported last: tags that were looked at.
+/// Imports the last export; returns the number of tags read.
 async fn import(world: &World, content: &str) -> u64 {
     let (node, counters) = counted(world, "two");
     let root = world.path("two", "tree");
@@ -135,7 +135,7 @@ async fn tags_that_were_removed_with_their_head_are_looked_at_by_one_export() {
     }
 }
 
-/// A side tag that was named `days` ago by the store's clock, and is listed only now.
+/// A side tag created `days` ago by the store's clock, and listed only now.
 async fn listed_late(world: &World, digest: Digest, days: i64) -> Tag {
     let manifest = world.memory.resolve(&digest.into()).await.unwrap();
     let now = world.memory.clock().await.unwrap();
@@ -180,7 +180,7 @@ async fn side_tags_that_many_exports_at_once_left_go_one_day_where_tags_can_be_d
         leave_side_tag(&world, digest, &name_of("n", ""), n).await;
     }
     export_new(&world, "all of them").await;
-    // Nobody exports for so long that the head forgets them.
+    // No export for long enough that the head forgets them.
     for n in 0..5 {
         world.memory.set_clock_ahead((100 + n) * DAY);
         let (looks, published) = export_new(&world, &n.to_string()).await;

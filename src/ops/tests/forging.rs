@@ -1,4 +1,4 @@
-//! Packs that no writer of ours makes, under digests that are right all the same.
+//! Packs that cachectl never writes, under digests that match anyway.
 
 use super::{looking::name_of, *};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     store::{BlobStore as _, Body, Expect, TagStore as _},
 };
 
-/// What may be changed of a pack.
+/// The parts of a pack that may be changed.
 pub(super) struct Forged {
     /// Its table of contents.
     pub(super) toc: Toc,
@@ -24,7 +24,7 @@ pub(super) struct Forged {
 }
 
 impl Forged {
-    /// Makes `stored` the one frame of the pack, said to decode to `raw_len` bytes.
+    /// Makes `stored` the only frame of the pack, listed as decoding to `raw_len` bytes.
     pub(super) fn one_frame(&mut self, stored: Vec<u8>, raw_len: u32) {
         self.toc.frames = vec![Frame {
             offset: 0,
@@ -35,12 +35,12 @@ impl Forged {
         self.frames = stored;
     }
 
-    /// Frames of other bytes than what the table lists, of the right lengths.
+    /// Frames with bytes other than the table lists, of the right lengths.
     pub(super) fn other_bytes(&mut self) {
         self.other_frames(|len| vec![7; len]);
     }
 
-    /// Frames that match the table's digests, made of what `bytes` gives for the length that the table says they decode to.
+    /// Frames that match the table's digests, made from what `bytes` returns for their listed decoded length.
     pub(super) fn other_frames(&mut self, bytes: impl Fn(usize) -> Vec<u8>) {
         self.frames.clear();
         for frame in &mut self.toc.frames {

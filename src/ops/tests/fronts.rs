@@ -46,7 +46,7 @@ async fn verify_tells_what_the_store_behind_a_folder_has_lost() {
     let tags: Vec<Tag> = behind.store.tags("").await.unwrap();
     let head = behind.store.resolve(&tags[0].clone().into()).await;
     let named = crate::ops::verify::digests(&head.unwrap().unwrap().manifest).await;
-    // All but the manifest, of which the store itself would tell.
+    // Everything except the manifest, which the store itself would report.
     for digest in &named[..named.len() - 1] {
         std::fs::remove_file(remote.join(keys::blob(digest))).unwrap();
     }
@@ -58,10 +58,10 @@ async fn verify_tells_what_the_store_behind_a_folder_has_lost() {
     for fault in &found {
         assert!(fault.why.contains("store behind the daemon"), "{fault:?}");
     }
-    // Sent again by that.
+    // That sent it again.
     assert_eq!(faults(&daemon).await, []);
     assert_eq!(faults(&behind).await, []);
-    // Whoever looks at bytes has those read that the store itself has.
+    // A check of bytes reads those in the store itself.
     for digest in &named[..named.len() - 1] {
         let at = remote.join(keys::blob(digest));
         let size = std::fs::metadata(&at).unwrap().len();
@@ -91,7 +91,7 @@ async fn what_a_caller_does_not_see_is_neither_told_nor_sent_again() {
         .put(&foreign, &body)
         .await
         .unwrap();
-    // As a release could let in that did not check all positions.
+    // As an older release that did not check all positions could accept it.
     let planted = crate::artifact::Manifest::new(
         "application/vnd.oci.artifact.manifest.v1+json",
         serde_json::json!({"blobs": [foreign]}).to_string(),

@@ -78,7 +78,7 @@ async fn another_go_release_is_a_miss_that_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_is_found_behind_any_number_of_keys_of_another_go_release() {
-    // In stores of their own: an export takes in what stands under the same name, whatever the release.
+    // In stores of their own: an export includes what is stored under the same name, from any release.
     let (world, theirs) = (World::new(Meet::SideTags), World::new(Meet::SideTags));
     let export = async |world: &World, key: &str, release: &str| {
         let root = world.path("one", "go-build");
@@ -191,7 +191,7 @@ async fn a_cache_of_which_nothing_is_left_is_a_damaged_miss() {
         assert!(report.damaged && !report.absent, "{report:?}");
         assert!(report.miss.is_some(), "{report:?}");
     }
-    // Nothing of it is missing on the node that has it all.
+    // Nothing is missing on the node that already has everything.
     let export = export::run(&world.node("one"), &exporting(&cache(&root, "go1")))
         .await
         .unwrap();

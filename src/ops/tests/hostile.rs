@@ -1,5 +1,4 @@
-//! Snapshots made to do harm (fault rows T1–T9): each is a miss that says why, and nothing outside the target, nor anything in it,
-//! is what it was not before.
+//! Malicious snapshots (fault rows T1–T9): each is a miss with a reason, and nothing changes, neither outside the target nor in it.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
@@ -67,8 +66,8 @@ fn one_frame_of(forged: &mut Forged, stored: Vec<u8>, raw_len: u32) {
     forged.toc.entries = vec![kept];
 }
 
-/// Everything below a folder, with what an attack may change. Not the time of `target` itself, since a folder for what is
-/// unpacked comes and goes in it.
+/// Everything below a folder, with what an attack may change. Not the time of `target` itself, since a staging folder is created and
+/// removed in it.
 fn look(root: &Path, target: &Path) -> Vec<String> {
     let mut all = Vec::new();
     let mut open = vec![root.to_owned()];
@@ -268,11 +267,11 @@ async fn a_hostile_snapshot_is_a_miss_that_touches_nothing() {
             if there {
                 std::fs::create_dir(&root).unwrap();
                 std::fs::write(root.join("mine"), b"mine").unwrap();
-                // Already there, and it leads out.
+                // It already exists, and leads outside.
                 symlink("../outside", root.join("d")).unwrap();
             }
             let all = outside.parent().unwrap().to_owned();
-            // Of another second, so that the clock decides nothing.
+            // In another second, so that the clock does not decide.
             for folder in [&outside, &root].into_iter().filter(|f| f.exists()) {
                 let folder = std::fs::File::open(folder).unwrap();
                 folder.set_modified(std::time::UNIX_EPOCH).unwrap();

@@ -1,4 +1,4 @@
-//! `--max-size`: what is stored of a name stays below it, and what was left out for it stays left out.
+//! `--max-size`: the stored size of a name stays below it, and entries left out for it stay left out.
 
 use super::{go, *};
 use crate::{
@@ -19,7 +19,7 @@ fn limited(source: &Arc<dyn Source>, limit: u64) -> export::Options {
     }
 }
 
-/// A build cache of so many actions of 10 to 50 kB.
+/// A build cache of this many actions of 10 to 50 kB.
 fn fill(root: &Path, from: u64, to: u64) {
     for i in from..to {
         go::put(
@@ -53,7 +53,7 @@ async fn a_build_cache_stays_below_the_limit_and_unchanged_is_unchanged() {
                 assert_eq!((again.moved.blobs_moved, again.entries_packed), (0, 0));
             }
         }
-        // What is there is whole.
+        // The remaining entries are complete.
         let copy = world.path("two", "go-build");
         let report = import::run(&world.node("two"), &importing(&go::cache(&copy, "go1")))
             .await
@@ -75,7 +75,7 @@ async fn a_limit_that_was_lowered_or_binds_later_is_kept() {
         let options = limited(&source, limit);
         export::run(&node, &options).await.unwrap();
         assert!(stored(&world).await <= limit);
-        // Edit by edit: what is new comes in, something old leaves.
+        // With each edit new entries are added, and old ones evicted.
         for i in 0..12 {
             fill(&root, 100 + i * 4, 104 + i * 4);
             export::run(&node, &options).await.unwrap();
@@ -115,7 +115,7 @@ async fn what_the_limits_leave_out_is_counted_by_every_export() {
         let all = export::run(&node, &exporting(&source)).await.unwrap();
         assert_eq!((all.entries, all.dropped.of.0), (200, 200));
         assert_eq!((all.dropped.by_size, all.dropped.by_age), ((0, 0), (0, 0)));
-        // What is stored and had to leave counts as well.
+        // Stored entries that had to be evicted count as well.
         let lowered = export::run(&node, &options).await.unwrap();
         assert!(lowered.dropped.by_size.0 > 100, "{lowered:?}");
         assert_eq!(lowered.dropped.of.0, 200, "{lowered:?}");
@@ -168,7 +168,7 @@ async fn a_folder_above_the_limit_is_not_published() {
         world.memory.blobs().await.unwrap().is_empty(),
         "nothing was sent"
     );
-    // An increment takes the place of what it replaces, if it must.
+    // An increment evicts what it replaces, if necessary.
     let options = limited(&dir(&root), 400_000);
     for i in 2..8 {
         std::fs::write(root.join("a"), noise(200_000, i)).unwrap();
@@ -203,7 +203,7 @@ async fn a_limit_that_leaves_nothing_is_an_error_and_keeps_what_is_stored() {
     assert_eq!(blobs().await, there);
 }
 
-/// Nobody may push.
+/// Refuses every push.
 struct Refuses;
 
 #[async_trait::async_trait]
@@ -230,7 +230,7 @@ async fn what_may_not_be_stored_is_not_packed() {
         .unwrap_err();
     assert!(refused.to_string().contains("cannot put"), "{refused}");
     assert!(!ctx.temp_dir.exists(), "nothing was packed");
-    // What is small is packed sooner than asked.
+    // Little content is packed without asking first.
     std::fs::write(tree.join("big"), noise(1 << 10, 1)).unwrap();
     export::run(&ctx, &exporting(&dir(&tree))).await.unwrap();
 }

@@ -239,7 +239,7 @@ fn every_verb_that_looks_after_a_store_can_be_a_task() {
     task(|ctx| crate::ops::verify::run(ctx, None, crate::ops::verify::Depth::Data));
 }
 
-/// Writes down the order of removals.
+/// Records the order of removals.
 struct Recorder(Arc<crate::store::testing::Memory>, Mutex<Vec<Tag>>);
 
 #[async_trait]
@@ -322,7 +322,7 @@ async fn a_tag_alone_is_removed_with_its_side_tags_a_digest_never() {
 async fn usage_counts_shared_blobs_once_and_says_what_a_removal_gives_back() {
     let world = World::new(Meet::CompareAndSwap);
     let settings = crate::store::disk::Settings::default();
-    // A store that can shut others out removes at once.
+    // A store that can lock others out removes at once.
     let node = super::copying::on_disk(&world, "one", &settings).await;
     let root = tree(&world, "one", &[("a", &[7; 5000])]);
     export_as(&node, &root, "x", "").await;
@@ -333,7 +333,7 @@ async fn usage_counts_shared_blobs_once_and_says_what_a_removal_gives_back() {
     assert_eq!((all.rows.len(), all.broken.len()), (3, 0));
     let row = |name: &str| all.rows.iter().find(|r| r.name == name).unwrap();
     assert_eq!(row("z").bytes, row("z").own_bytes);
-    // x and y have their pack in common, each its own manifest and config.
+    // x and y share their pack; each has its own manifest and config.
     assert!(row("x").own_bytes < row("x").bytes);
     assert_eq!((row("x").blobs, row("z").blobs), (3, 3));
     let sum: u64 = all.rows.iter().map(|r| r.bytes).sum();
@@ -346,7 +346,7 @@ async fn usage_counts_shared_blobs_once_and_says_what_a_removal_gives_back() {
         })
     );
     assert!(all.rows.is_sorted_by_key(|r| std::cmp::Reverse(r.bytes)));
-    // The pack that x and y share is no name's own, and goes with both.
+    // The pack that x and y share belongs to neither alone, and is freed with both.
     assert_eq!(all.own_bytes, Some(all.bytes));
     let each: u64 = all.rows.iter().map(|r| r.own_bytes).sum();
     assert!(all.own_bytes > Some(each));

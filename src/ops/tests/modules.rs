@@ -1,4 +1,4 @@
-//! Go's module cache: what is wrong in one node's never reaches others, and what is wrong on a node is put right.
+//! Go's module cache: damage on one node never reaches others, and damage on a node is repaired.
 
 use super::{forging::forge_kind, *};
 use crate::source::gomod::{
@@ -23,7 +23,7 @@ async fn a_hash_without_its_zip_is_not_exported() {
             .unwrap();
         assert_eq!((out.entries, out.entries_packed), (2, 2), "{out:?}");
         assert_eq!(out.left_out.len(), 2, "{out:?}");
-        // Nor does it take the place of the right one.
+        // Nor does it replace the right one.
         fill(&good, "x");
         export::run(&world.node("good"), &exporting(&source(&good)))
             .await
@@ -94,7 +94,7 @@ async fn an_import_of_modules_changes_no_file_that_is_linked_to_from_outside() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     const PARTS: [&str; 5] = ["zip", "ziphash", "mod", "info", "list"];
     let world = with_module().await;
-    // First all is as it should be, then nothing.
+    // First everything is correct, then nothing.
     for (node, is_damaged) in [("two", false), ("three", true)] {
         let there = world.path(node, "mod");
         fill(&there, "x");

@@ -39,7 +39,7 @@ async fn count(world: &World) -> usize {
     world.memory.blobs().await.unwrap().len()
 }
 
-/// A store with one name, and blobs of another that was taken away.
+/// A store with one name, and blobs of another that was removed.
 async fn with_garbage(world: &World) -> Context {
     let node = world.node("one");
     export_as(&node, &tree(world, "one", &[("a", b"stays")]), "stays", "").await;
@@ -119,7 +119,7 @@ async fn what_was_written_or_reached_after_the_mark_stays() {
     world.memory.set_clock_ahead(30 * 3600);
     prune::run(&node, &options).await.unwrap();
     all_is_well(&node).await;
-    // It goes again; having been reached in between, its blobs are marked anew before they may go.
+    // It is removed again; since its blobs were reachable in between, they are marked again before they may be removed.
     for tag in world.memory.tags("dir.again.").await.unwrap() {
         world.memory.untag(&tag).await.unwrap();
     }
@@ -218,7 +218,7 @@ async fn an_unreadable_manifest_stops_the_sweep() {
         let before = count(&world).await;
         let report = prune::run(&node, &options).await.unwrap();
         if loss {
-            // Nobody can find what it named any more; that is clean.
+            // What it named can no longer be found; that is consistent.
             assert_eq!(report.not_swept, None);
         } else {
             assert!(
@@ -234,7 +234,7 @@ async fn an_unreadable_manifest_stops_the_sweep() {
     }
 }
 
-/// Keeps what it is warned of.
+/// Collects the warnings.
 #[derive(Default)]
 pub(super) struct Warnings(pub(super) parking_lot::Mutex<Vec<String>>);
 
@@ -247,7 +247,7 @@ impl progress::Watch for Warnings {
     }
 }
 
-/// What the registry API of an older release took as manifests, and its sweep could not read.
+/// Manifests that an older release's registry API accepted and its sweep could not read.
 fn odd_documents(keeps: &Digest) -> [(&'static str, String); 4] {
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let layers = format!(r#""layers":[{{"mediaType":"a/l","digest":"{keeps}","size":4}}]"#);
@@ -474,7 +474,7 @@ async fn oldest_names_go_until_the_rest_is_small_enough() {
         prune::run(&node, &options).await.unwrap().tags,
         Vec::<String>::new()
     );
-    // What cannot go is said.
+    // What cannot be removed is reported.
     let latest: Tag = "latest".parse().unwrap();
     world
         .memory
@@ -603,7 +603,7 @@ async fn exports_and_prunes_at_once_lose_nothing_on_disk() {
         let world = world.clone();
         async move {
             for round in 0..3 {
-                // Each process opens the store anew.
+                // Each process opens the store again.
                 let node = on_disk(&world, "d", &disk::Settings::default()).await;
                 let content = format!("{i} {round}");
                 let root = tree(

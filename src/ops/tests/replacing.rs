@@ -1,4 +1,4 @@
-//! `export --replace`: a name that stands for one tree alone, and what was begun before it.
+//! `export --replace`: a name that points at one tree alone, and exports that began before.
 
 use std::collections::HashSet;
 
@@ -44,7 +44,7 @@ async fn replace(world: &World) -> export::Report {
     export::run(&world.node("clean"), &options).await.unwrap()
 }
 
-/// What a fresh node gets.
+/// What a fresh node imports.
 async fn read(world: &World, node: &str) -> (&'static str, &'static str) {
     let root = world.path(node, "go-build");
     let report = import_go(&world.node(node), &root).await;
@@ -65,7 +65,7 @@ async fn head_of(world: &World) -> Snapshot {
     current(world).await.head.unwrap().snapshot
 }
 
-/// Publishes `mine` as a writer does who read `base` before.
+/// Publishes `mine` like a writer that read `base` before.
 async fn publish_late(
     world: &World,
     mine: &Snapshot,
@@ -98,7 +98,7 @@ async fn a_replacement_is_the_own_tree_alone_though_the_bad_result_is_newer() {
         let report = replace(&world).await;
         assert!(!report.unchanged && report.entries == 2, "{report:?}");
         assert_eq!(read(&world, "after").await, ("good", "none"), "{meet:?}");
-        // Exports go on from it.
+        // Later exports build on it.
         let after = world.path("after", "go-build");
         put(&after, "z", b"more", nanos(-1));
         export_go(&world.node("after"), &after).await;
@@ -220,7 +220,7 @@ async fn an_old_head_that_comes_back_is_healed_from_the_replacements_own_side_ta
     let reference = tag.clone().into();
     let old = world.memory.resolve(&reference).await.unwrap();
     replace(&world).await;
-    // A writer that read it before, of any version, and sends it late.
+    // A writer of any version that read it before and publishes late.
     let old = old.unwrap().manifest;
     let sent = world.memory.publish(&old, Some(&tag), &Expect::Anything);
     sent.await.unwrap();
@@ -250,7 +250,7 @@ async fn a_job_that_imported_before_does_not_export_after() {
         put(&job, "z", b"built", nanos(-1));
         let done = export_go(&world.node("job"), &job).await;
         assert_eq!(done.entries, 4, "{done:?}");
-        // Who replaced it goes on as well.
+        // The node that replaced it can continue too.
         let clean = world.path("clean", "go-build");
         put(&clean, "w", b"w", nanos(-1));
         assert_eq!(export_go(&world.node("clean"), &clean).await.entries, 6);
@@ -294,7 +294,7 @@ async fn what_forgot_the_mark_after_a_week_is_merged_again() {
     poisoned(&world).await;
     replace(&world).await;
     world.memory.set_clock_ahead(8 * 86_400);
-    // An older program writes the head anew: it forgets what was folded long ago, mark and all.
+    // An older program rewrites the head: it forgets what was folded long ago, including the mark.
     let mut old = head_of(&world).await;
     let marked = old.clone();
     old.folded.clear();
@@ -326,7 +326,7 @@ async fn a_copy_does_not_undo_a_replacement_and_makes_none() {
     let back = back.unwrap();
     assert!(back.left_out[0].why.contains("--replace"), "{back:?}");
     assert_eq!(read(&world, "after").await, ("good", "none"));
-    // The other way round it is one more writer's cache, and both are kept.
+    // In the other direction it is just another writer's cache, and both are kept.
     copy::run(&world.node("b"), &old.node("a"), None)
         .await
         .unwrap();
@@ -347,7 +347,7 @@ async fn a_folder_is_replaced_as_by_any_export() {
         let back = world.path("three", "tree");
         assert!(is_hit(&import_dir(&world.node("three"), &back).await));
         assert!(back.join("f").exists() && !back.join("kept").exists());
-        // A name that was replaced can be taken away as a whole.
+        // A replaced name can be removed as a whole.
         remove::run(&node, &removing("n", false)).await.unwrap();
         assert_eq!(world.memory.tags("").await.unwrap(), []);
     }

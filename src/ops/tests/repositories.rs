@@ -1,4 +1,4 @@
-//! Listings and upkeep over all repositories of a store: what builders push, beside the command line's own caches.
+//! Listings and upkeep over all repositories of a store: builders' pushes beside the command line's own caches.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     store::{Body, Repository},
 };
 
-/// A disk store with a folder of ours, and in `f/x` a BuildKit cache of two parts (`c`) and an image (`v1`) with a signature.
+/// A disk store with a cachectl folder cache, and in `f/x` a BuildKit cache of two parts (`c`) and an image (`v1`) with a signature.
 struct Shelf {
     world: World,
     ctx: Context,
@@ -72,7 +72,7 @@ async fn filled() -> Shelf {
 }
 
 impl Shelf {
-    /// The same store as somebody sees it who has a right to `team` alone.
+    /// The same store as seen by a caller with rights to `team` only.
     fn granted(&self, team: &'static str) -> Context {
         Context {
             reach: Reach::granted(move |repo| repo.as_str() == team, Arc::default()),
@@ -80,7 +80,7 @@ impl Shelf {
         }
     }
 
-    /// The same store, of which only these are chosen.
+    /// The same store, limited to these repositories.
     fn chosen(&self, pattern: &str) -> Context {
         let reach = Reach::everything().wanting(&[pattern.to_owned()]);
         Context {
@@ -189,7 +189,7 @@ async fn du_shows_what_the_store_has_and_not_what_a_writer_made_up() {
     let big: Vec<u64> = big.map(|r| r.bytes).collect();
     assert_eq!(big.len(), 3);
     assert!(big.iter().all(|b| *b > 9 && *b < 1000), "{big:?}");
-    // Whoever does not see the whole store is told what the manifests claim.
+    // A caller who does not see the whole store gets the sizes that the manifests claim.
     let part = du::run(&shelf.granted("f/y"), None).await.unwrap();
     assert_eq!((part.rows[0].bytes, part.store), (u64::MAX, None));
 }
@@ -203,10 +203,10 @@ async fn sizes_that_a_writer_made_up_make_no_name_leave() {
     };
     let whole = prune::run(&shelf.ctx, &options).await.unwrap();
     assert_eq!(whole.tags, Vec::<String>::new());
-    // Whoever does not see the whole store asks for each blob.
+    // For a caller who does not see the whole store, each blob is looked up.
     let part = prune::run(&shelf.granted("f/y"), &options).await.unwrap();
     assert_eq!(part.tags, Vec::<String>::new());
-    // What is really there counts, once for all that name it.
+    // Only stored blobs count, once for all that name them.
     let stored: u64 = shelf
         .ctx
         .store
@@ -332,14 +332,14 @@ async fn a_layer_that_only_an_earlier_push_of_a_merged_tag_names_is_no_fault() {
     };
     let blobs = shelf.world.path("stores", "shelf/blobs/sha256");
     std::fs::remove_file(blobs.join(shelf.cached.digest.hex())).unwrap();
-    // What the tag says now names it still.
+    // The tag's current manifest still names it.
     assert_eq!(verified().await.len(), 1);
     let layer = put(&repo, media::LAYER_GZIP, b"layer three").await;
     let next = cache(&repo, &layer, 2).await;
     let tags = CacheTags::default();
     tags.push(&repo, &next, &[tag("c")]).await.unwrap();
     assert_eq!(verified().await, []);
-    // What it names, and what refers to that, stays a fault.
+    // What it names, and its referrers, stay a fault.
     std::fs::remove_file(blobs.join(layer.digest.hex())).unwrap();
     assert_eq!(verified().await.len(), 1);
 }
@@ -439,7 +439,7 @@ async fn what_refers_to_content_of_another_repository_does_not_tell_whether_it_i
         repo.put_manifest(&referrer, &[]).await.unwrap();
         referrer.digest
     };
-    // What a tag of this repository mentions: somebody's manifest, and one that nobody has.
+    // What a tag of this repository mentions: another user's manifest, and a nonexistent one.
     let mentions = json!({"config": config, "layers": [], "annotations": {"a": image.digest, "b": unknown(0).digest},
         "odd": {"manifests": [image, unknown(1)]}});
     let mentions = manifest(&mentions);
@@ -456,7 +456,7 @@ async fn what_refers_to_content_of_another_repository_does_not_tell_whether_it_i
             refers(5, &unknown(2)).await,
         ],
     );
-    // One that refers to a referrer lives as long.
+    // A referrer of a referrer is kept as long.
     let twice = Descriptor::new(media::IMAGE_MANIFEST, stay[1], 1);
     let twice = refers(6, &twice).await;
     prune::run(&shelf.ctx, &nothing()).await.unwrap();
@@ -535,7 +535,7 @@ async fn parts_and_records_of_merges_go_with_their_manifests() {
             file.set_modified(old).unwrap();
         }
     };
-    // A merge that the tag was served as before.
+    // A merged manifest that the tag was served as before.
     let now = repo.store().clock().await.unwrap();
     let earlier = crate::entry::Time {
         secs: now.secs - 7200,

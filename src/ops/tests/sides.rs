@@ -1,4 +1,4 @@
-//! Side tags that somebody pushes to do harm: many of them, or ones that say too much.
+//! Malicious side tags: many of them, or ones that claim too much.
 
 use std::collections::HashSet;
 
@@ -61,7 +61,7 @@ async fn config_of_head(world: &World) -> (Config, usize) {
     (Config::decode(&bytes).unwrap(), bytes.len())
 }
 
-/// Side tags that a writer says were folded.
+/// Side tags that a writer claims were folded.
 fn said(count: u64) -> impl Iterator<Item = Folded> {
     (0..count).map(|i| Folded::new(side(1 << 40 | i).as_str(), u32::MAX))
 }
@@ -140,7 +140,7 @@ async fn a_side_tag_with_ten_thousand_gates_hides_no_export() {
         export_go(&world.node("one"), &one).await;
         let report = import_go(&world.node("two"), &world.path("two", "go-build")).await;
         assert!(is_hit(&report) && report.entries == 42, "{report:?}");
-        // The head alone says so too.
+        // The head alone shows it too.
         config_of_head(&world).await;
     }
 }

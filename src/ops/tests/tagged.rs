@@ -1,4 +1,4 @@
-//! Tags cost their writer nothing, and each may need many blobs: what verbs keep of them is counted, and kept once.
+//! Tags cost their writer nothing, and each may need many blobs: memory that verbs use for them is counted, and shared.
 
 use serde_json::json;
 

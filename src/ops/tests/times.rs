@@ -1,4 +1,4 @@
-//! Times that a writer chose: in entries, manifests and tags; and what counts in their place.
+//! Times chosen by a writer in entries, manifests and tags, and what counts instead.
 
 use super::{
     go::{cache, put},
@@ -53,7 +53,7 @@ pub(super) async fn export_go(node: &Context, root: &Path) -> export::Report {
         .unwrap()
 }
 
-/// Publishes under `tag` what a writer made whose clock, and whose store's, is `ahead` seconds ahead.
+/// Publishes under `tag` a snapshot by a writer whose clock, and whose store's clock, are `ahead` seconds ahead.
 async fn plant(world: &World, tag: &Tag, ahead: i64, source: impl Fn(&Path) -> Arc<dyn Source>) {
     let theirs = World::new(Meet::CompareAndSwap);
     theirs.memory.set_clock_ahead(ahead);
@@ -99,7 +99,7 @@ async fn an_entry_of_the_future_is_left_out_and_said_and_honest_ones_stay() {
         export_go(&world.node("main"), &main).await;
         let side = match meet {
             Meet::SideTags => go_name().side_tag(Time::now(), 1),
-            // Whoever may write may write the head.
+            // Any writer may write the head.
             Meet::CompareAndSwap => go_name().tag(),
         };
         plant_go(&world, &side, 200 * YEAR).await;
@@ -112,7 +112,7 @@ async fn an_entry_of_the_future_is_left_out_and_said_and_honest_ones_stay() {
             "none"
         };
         assert_eq!(output_of(&job, "x", &["good", "bad"]), want, "{meet:?}");
-        // What of theirs has an honest time comes all the same, and nothing is missing.
+        // Their entries with honest times are imported anyway, and nothing is missing.
         assert_eq!(output_of(&job, "only theirs", &["theirs"]), "theirs");
         assert!(is_hit(&report), "{report:?}");
         let said = &report.left_out;
@@ -211,10 +211,10 @@ async fn a_folder_of_the_future_does_not_stand_above_what_is_exported_after_it()
         import_dir(&world.node("job"), &job).await;
         assert_eq!(read(&job), content);
     }
-    // It is contained, and old enough, or it would be read for ever.
+    // It is contained, and old enough; otherwise it would be read forever.
     let left = world.memory.tags("").await.unwrap();
     assert!(!left.contains(&planted), "{left:?}");
-    // Once its time comes nothing changes either.
+    // Nothing changes once that time is reached either.
     world.memory.set_clock_ahead(86_500);
     import_dir(&world.node("job"), &job).await;
     assert_eq!(read(&job), "good 3");

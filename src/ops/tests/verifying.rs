@@ -1,4 +1,4 @@
-//! Verify: every damage is found, at the depth that promises it.
+//! Verify: all damage is found, at the depth that covers it.
 
 use super::{
     copying::{on_disk, opened},
@@ -24,7 +24,7 @@ async fn faults(ctx: &Context, depth: Depth) -> Vec<String> {
         .collect()
 }
 
-/// A tree of small files, a hard link, and a big file that changed once, so that its segments lie in two packs.
+/// A tree of small files, a hard link, and a big file that changed once, so that its segments are in two packs.
 async fn sample(world: &World) -> Context {
     let node = world.node("one");
     let mut noise = crate::pack::write::tests::noise(1_500_000, 6);
@@ -232,7 +232,7 @@ async fn what_is_lost_or_cut_off_is_found_by_its_structure() {
     assert_eq!(faults(&node, Depth::Data).await, Vec::<String>::new());
 }
 
-/// What the first export left behind, which nothing reaches any more.
+/// Unreachable leftovers of the first export.
 async fn first_manifest_and_config(world: &World) -> (Digest, Digest) {
     let head = world
         .memory
@@ -259,7 +259,7 @@ async fn with_toc(world: &World, node: &Context, change: impl FnOnce(&mut Toc)) 
     forge(world, node, |pack| change(&mut pack.toc)).await;
 }
 
-/// What a lie changes: its name, the depth that finds it, the change.
+/// A forgery: its name, the depth that finds it, the change.
 type Lie = (&'static str, Depth, Box<dyn FnOnce(&mut Toc)>);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What a daemon's local folder hides: that the store behind has lost what the folder still has.
+//! Finds what a daemon's local folder hides: blobs that the store behind it has lost and the folder still has.
 
 use futures_util::{StreamExt as _, stream};
 
@@ -10,7 +10,7 @@ use crate::{
     task,
 };
 
-/// A manifest itself, and what it names.
+/// A manifest, and the blobs it names.
 pub(in crate::ops) async fn digests(manifest: &Manifest) -> Vec<Digest> {
     let (len, manifest) = (manifest.bytes.len(), manifest.clone());
     let named = move || {
@@ -23,7 +23,7 @@ pub(in crate::ops) async fn digests(manifest: &Manifest) -> Vec<Digest> {
 }
 
 impl Job {
-    /// Asks the store behind the folder for all of these; without such a folder nothing.
+    /// Asks the store behind the folder for all of these; does nothing without such a folder.
     pub(super) async fn behind(
         &mut self,
         ctx: &Context,
@@ -44,7 +44,7 @@ impl Job {
             .collect();
         let mut asked = stream::iter(new)
             .map(|digest| async move {
-                // What this caller does not see must neither be told nor moved.
+                // Blobs that this caller cannot see must be neither reported nor transferred.
                 let told = match ctx.store.stat(&digest).await {
                     Ok(Some(_)) => hides.restore(&digest, look).await,
                     Ok(None) => Ok(Behind::Kept),

@@ -1,4 +1,4 @@
-//! Contents of several objects: hashed while the packs go by, as far as their objects come in order; the rest is fetched.
+//! Contents of several objects: hashed while the packs stream past, as long as their objects arrive in order; the rest is fetched.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,14 +18,14 @@ use crate::{
     task,
 };
 
-/// What a content should be, and what it is made of.
+/// The expected digest of a content, and its objects.
 pub(super) type Id = (Sha256, Box<[ObjectId]>);
 
-/// Contents on their way.
+/// Contents in progress.
 #[derive(Default)]
 pub(super) struct Contents {
     items: Vec<Item>,
-    /// Items by the object that they wait for.
+    /// Items, by the object that they wait for.
     waiting: HashMap<ObjectId, Vec<usize>>,
 }
 
@@ -44,7 +44,7 @@ impl Item {
 }
 
 impl Contents {
-    /// The contents of all live entries that are more than one object, without those `known` to be right.
+    /// The contents of all live entries that are more than one object, except those `known` to be intact.
     pub(super) fn of(snapshot: &Snapshot, known: &HashSet<Id>) -> Self {
         let mut contents = Self::default();
         let mut seen = HashSet::new();
@@ -69,7 +69,7 @@ impl Contents {
         contents
     }
 
-    /// A decoded frame goes by, its objects in order and right.
+    /// Takes a decoded frame, with its intact objects in order.
     pub(super) async fn pass(&mut self, bytes: Vec<u8>, objects: Vec<Object>) {
         if self.waiting.is_empty() || !objects.iter().any(|o| self.waiting.contains_key(&o.id())) {
             return;
@@ -87,7 +87,7 @@ impl Contents {
     fn object(&mut self, object: &Object, bytes: &[u8]) {
         for i in self.waiting.remove(&object.id()).unwrap_or_default() {
             let item = &mut self.items[i];
-            // One segment may follow itself: runs of one byte.
+            // A segment may follow itself, as in runs of one byte.
             while item.awaits() == Some(object.id()) {
                 item.hasher.update(bytes);
                 item.next += 1;
@@ -98,7 +98,7 @@ impl Contents {
         }
     }
 
-    /// Fetches what did not come by in order; bytes read, and the contents that are wrong, with why. Right ones become `known`.
+    /// Fetches what did not arrive in order; returns the bytes read, and the wrong contents with reasons. Intact ones become `known`.
     pub(super) async fn finish(
         self,
         ctx: &Context,
@@ -125,7 +125,7 @@ impl Contents {
     }
 }
 
-/// Fetches the rest of a content; bytes read, and what is wrong with it.
+/// Fetches the rest of a content; returns the bytes read, and its fault if any.
 async fn fetch(
     ctx: &Context,
     snapshot: &Snapshot,
@@ -149,7 +149,7 @@ async fn fetch(
     Ok((item, reader.bytes, why))
 }
 
-/// Reads objects one after the other; keeps the last frame, which commonly holds the next object too.
+/// Reads objects one after the other; keeps the last frame, which usually holds the next object too.
 pub(in crate::ops) struct Reader<'a> {
     ctx: &'a Context,
     snapshot: &'a Snapshot,

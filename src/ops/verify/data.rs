@@ -1,4 +1,4 @@
-//! The data of a pack, as a stream: hashed whole, or taken apart to the last object, on all cores.
+//! The data of a pack, as a stream: hashed whole, or decoded down to every object, on all cores.
 
 use std::sync::Arc;
 
@@ -19,15 +19,15 @@ use crate::{
     task,
 };
 
-/// Faults of one pack that are told one by one.
+/// Most faults of one pack that are reported individually.
 const FAULTS_AT_MOST: usize = 20;
 
-/// What reading a pack gave.
+/// The result of reading a pack.
 #[derive(Debug, Default)]
 pub(super) struct Read {
-    /// Bytes that came.
+    /// Bytes received.
     pub(super) bytes: u64,
-    /// What is wrong.
+    /// The faults.
     pub(super) faults: Faults,
 }
 
@@ -38,7 +38,7 @@ impl Read {
         }
     }
 
-    /// Damage is a finding; what keeps us from asking is an error.
+    /// Damage is a finding; failing to ask the store is an error.
     fn or_error(mut self, e: Error) -> Result<Self> {
         if e.kind == ErrorKind::Corrupt {
             self.fault(e.message);
@@ -89,19 +89,19 @@ async fn open(ctx: &Context, desc: &Descriptor) -> store::Result<ByteStream> {
 enum Part {
     /// A frame, by its index.
     Frame(usize, Bytes),
-    /// All from the end of the frames on.
+    /// Everything after the frames.
     Tail(Bytes),
 }
 
-/// A frame after its check.
+/// A checked frame.
 struct Checked {
     stored: Bytes,
-    /// The decoded bytes and the objects in them, where all is right.
+    /// The decoded bytes and the objects in them, if the frame is intact.
     decoded: std::result::Result<(Vec<u8>, Vec<Object>), String>,
 }
 
-/// Takes a pack apart: every frame hashed and decoded, every object hashed, what lies between and after them compared; whole contents
-/// that come by in order are hashed in passing.
+/// Checks a pack completely: hashes and decodes every frame, hashes every object, compares the bytes between and after them; whole contents
+/// that arrive in order are hashed in passing.
 pub(super) async fn decode(ctx: &Context, pack: &Pack, contents: &mut Contents) -> Result<Read> {
     let desc = &pack.layer.descriptor;
     let mut read = Read::default();
@@ -140,7 +140,7 @@ pub(super) async fn decode(ctx: &Context, pack: &Pack, contents: &mut Contents) 
     Ok(read)
 }
 
-/// Cuts a pack's stream into its frames and the tail; ends with `Corrupt` where too little comes.
+/// Cuts a pack's stream into its frames and the tail; ends with `Corrupt` if the stream is too short.
 fn parts(
     pieces: ByteStream,
     frames: Vec<Frame>,
@@ -207,7 +207,7 @@ fn check(toc: &Toc, index: usize, stored: Bytes) -> Checked {
     Checked { stored, decoded }
 }
 
-/// The objects of a frame; they stand in the order of frames.
+/// The objects of a frame; they are listed in the order of frames.
 fn objects_of(toc: &Toc, frame: usize) -> Vec<Object> {
     let from = toc.objects.partition_point(|o| (o.frame as usize) < frame);
     toc.objects[from..]
@@ -217,7 +217,7 @@ fn objects_of(toc: &Toc, frame: usize) -> Vec<Object> {
         .collect()
 }
 
-/// What follows the frames: the skippable frame of the table of contents, then that of the footer.
+/// The expected bytes after the frames: the skippable frame of the table of contents, then that of the footer.
 fn tail(pack: &Pack, tail: &[u8]) -> Vec<&'static str> {
     let toc = &pack.layer.toc;
     let end_of_frames = pack

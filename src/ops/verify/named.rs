@@ -1,4 +1,4 @@
-//! A name with its side tags: what its head contains is read from the head alone.
+//! Checks a name with its side tags: content already in its head is read only through the head.
 
 use super::{
     super::{
@@ -12,8 +12,8 @@ use super::{
 use crate::artifact::Tag;
 
 impl Job {
-    /// Looks at a name's head and then at its side tags. What is wrong with one that a whole head contains is no fault: no import
-    /// reads it, and an export that mends the name cannot change it.
+    /// Checks a name's head and then its side tags. A damaged side tag that an intact head contains is not a fault: no import reads it, and
+    /// an export that repairs the name cannot change it.
     pub(super) async fn name(&mut self, named: &Named) -> Result<()> {
         let Named { place, group, .. } = named;
         let is_whole = group.is_there && self.tag(place, &group.head).await?;
@@ -45,7 +45,7 @@ impl Job {
         Ok(())
     }
 
-    /// Looks at what stands under a tag; `false` if something is wrong with it.
+    /// Checks what a tag points at; `false` if it has a fault.
     async fn tag(&mut self, place: &Place, tag: &Tag) -> Result<bool> {
         let before = self.faults.len();
         let shown = format!("tag {}", place.shown(tag.as_str()));

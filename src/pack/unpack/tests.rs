@@ -90,7 +90,7 @@ fn contents() -> HashMap<&'static [u8], Vec<u8>> {
     ])
 }
 
-/// Unpacks with the arrivals in the order and form that `deliver` makes of them.
+/// Unpacks with arrivals in the order and form that `deliver` gives them.
 fn run(
     check: bool,
     deliver: impl Fn(Vec<Raw>) -> Vec<Raw>,
@@ -218,7 +218,7 @@ fn frames_that_never_come_or_come_too_short_leave_broken_files() {
     );
 }
 
-/// A table of contents with some other bytes, if the reader takes it.
+/// A table of contents with some changed bytes, if the reader accepts it.
 fn forged(rng: &mut fastrand::Rng, toc: &Toc) -> Option<Toc> {
     let stored = toc.encode();
     let mut payload = zstd::stream::decode_all(&stored[5..]).expect("our own");
@@ -227,8 +227,8 @@ fn forged(rng: &mut fastrand::Rng, toc: &Toc) -> Option<Toc> {
     decode(&[&stored[..5], &packed].concat()).ok()
 }
 
-/// Any table of contents that the reader takes, with any frames: files are whole only if they are what it says, none is written
-/// that it does not name, and memory stays bounded by the frames.
+/// Any table of contents that the reader accepts, with any frames: a file is whole only if it matches the table, no file is written that
+/// the table does not name, and memory stays bounded by the frames.
 #[test]
 fn fuzz_unpacker() {
     use crate::artifact::{
@@ -266,7 +266,7 @@ fn fuzz_unpacker() {
             mutate(&mut rng, &mut changed);
             bytes = changed;
         }
-        // The digests agree with whatever is there now: it is the decoder and the writer that are to be met.
+        // The digests are made to match the changed bytes, so that these reach the decoder and the writer.
         for f in &mut toc.frames {
             let part = usize::try_from(f.offset)
                 .ok()
@@ -305,7 +305,7 @@ fn fuzz_unpacker() {
             .map(|i| EntryPath::new(format!("f{i}").into_bytes()).expect("a name"));
         let folder = Folder(tempfile::tempdir().expect("a folder"), paths.collect());
         let Ok(outcomes) = unpack(&plan, &folder, 2, &Silent, &|| queue.lock().next()) else {
-            // A hole beyond what the file system takes.
+            // A hole beyond what the file system allows.
             continue;
         };
         for (i, (file, outcome)) in plan.files.iter().zip(&outcomes).enumerate() {

@@ -11,10 +11,10 @@ use crate::{
     progress::Silent,
 };
 
-/// What reading a file would give.
+/// The expected content of a file.
 pub(in crate::pack) type Readable = std::result::Result<Vec<u8>, String>;
 
-/// Contents in memory, one an item.
+/// Contents in memory, one per item.
 pub(in crate::pack) struct InMemory(pub(in crate::pack) Vec<Readable>);
 
 struct Bytes(Cursor<Vec<u8>>);

@@ -1,4 +1,4 @@
-//! What a tag may cost, whatever was pushed to it; and that nothing is told of what others have.
+//! Limits on the cost of a tag, whatever was pushed to it; and that nothing is revealed about others' content.
 
 use futures_util::{FutureExt as _, future::join_all};
 
@@ -8,14 +8,14 @@ use crate::{
     ops::cache_tags::budget::{MAX_BYTES, MAX_RECORDS},
 };
 
-/// A cache whose config has so many bytes more than it needs.
+/// A cache whose config has this many more bytes than it needs.
 async fn padded(repo: &Repository, name: &str, bytes: usize) -> Manifest {
     let (layers, mut config) = documents(repo, &[name], 1).await;
     config["padding"] = "x".repeat(bytes).into();
     manifest(repo, layers, &config).await
 }
 
-/// A cache of so many keys without anything else.
+/// A cache of this many keys and nothing else.
 async fn crowded(repo: &Repository, name: &str, count: usize) -> Manifest {
     let (layers, mut config) = documents(repo, &[name], 1).await;
     let records = config["records"].as_array_mut().unwrap();
@@ -63,7 +63,7 @@ async fn a_cache_too_large_to_be_merged_is_served_as_it_was_pushed_or_refused() 
     }
     push(&tags, &repo, &large).await;
     assert_eq!(read(&tags, &repo).await.as_ref(), Some(&large));
-    // Without a layer it is of no use to anybody.
+    // Without a layer it is useless.
     world.lose(&layer("large"));
     assert_eq!(read(&tags, &repo).await, None);
     put(&repo, media::LAYER_GZIP, layer_bytes("large")).await;
@@ -106,7 +106,7 @@ async fn over_the_budget_of_records_the_oldest_parts_go() {
     assert_eq!(parts_left(&repo).await, all[1..].iter().copied().collect());
 }
 
-/// A cache whose config has so many layers more: `count` different ones, each `times`.
+/// A cache whose config has this many more layers: `count` different ones, each `times`.
 async fn stacked(repo: &Repository, name: &str, count: usize, times: usize) -> Manifest {
     let (layers, mut config) = documents(repo, &[name], 1).await;
     let more = (0..count).flat_map(|n| {
@@ -134,7 +134,7 @@ async fn a_part_of_a_great_many_layers_takes_no_other_part_away() {
     assert!(refused.message.contains("a tag of its own"), "{refused}");
     let served = read(&tags, &repo).await.unwrap();
     assert_eq!(names_of(&served), set(&["a", "b", "c", "same"]));
-    // Alone it is served, also when it is pushed again, and it goes for no other reason than the budget.
+    // Alone it is served, even when it is pushed again, and it is dropped only because of the budget.
     let own: Tag = "own".parse().unwrap();
     for _ in 0..2 {
         let pushed = tags.push(&repo, &different, std::slice::from_ref(&own));
@@ -156,7 +156,7 @@ async fn over_the_budget_the_heaviest_parts_go_before_older_ones() {
     let (tags, repo) = (CacheTags::default(), world.repo());
     let mut light = BTreeSet::new();
     for name in ["a", "b"] {
-        // Not heavy, and more than the heavy ones leave that would fit without them.
+        // Not heavy, but more than the heavy ones leave space for; it would fit without them.
         let part = padded(&repo, name, 3 << 19).await;
         light.insert(part.digest);
         push(&tags, &repo, &part).await;
@@ -170,7 +170,7 @@ async fn over_the_budget_the_heaviest_parts_go_before_older_ones() {
         world.age_records();
     }
     assert_eq!(parts_left(&repo).await.len(), 6);
-    // The one pushed last stays, also where it is the heaviest.
+    // The one pushed last stays, even if it is the heaviest.
     let last = padded(&repo, "last", 7 << 19).await;
     push(&tags, &repo, &last).await;
     let left = parts_left(&repo).await;
@@ -226,7 +226,7 @@ async fn one_read_folds_a_tag_for_all_who_wait_for_it() {
     assert_eq!(after.counts().merged.load(Ordering::Relaxed), 1);
 }
 
-/// A cache that names a layer of somebody else, said to be elsewhere; `size` as the pusher believes.
+/// A cache that names another user's layer, said to be elsewhere; `size` is the pusher's guess.
 async fn with_foreign_layer(repo: &Repository, foreign: &Digest, size: usize) -> Manifest {
     let (layers, config) = documents(repo, &["own"], 1).await;
     let whole = manifest(repo, layers, &config).await;
@@ -273,7 +273,7 @@ async fn a_config_from_elsewhere_is_not_read() {
     let mut document: Value = serde_json::from_slice(&whole.bytes).unwrap();
     document["config"]["urls"] = json!(["http://x/"]);
     let planted = Manifest::new(media::IMAGE_MANIFEST, document.to_string());
-    // An older release took it for a part.
+    // An older release accepted it as a part.
     repo.put_manifest(&planted, &[tag()]).await.unwrap();
     repo.add_part(&tag(), &planted).await.unwrap();
     assert_eq!(read(&tags, &repo).await, None);

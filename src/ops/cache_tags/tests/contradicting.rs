@@ -1,4 +1,4 @@
-//! Parts that say what is false about the layers of others.
+//! Parts with false claims about the layers of others.
 
 use std::io::Write as _;
 
@@ -11,7 +11,7 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     to.finish().unwrap()
 }
 
-/// A layer as its builder describes it, true in all.
+/// A layer as its builder describes it, correctly.
 pub(super) async fn layer_of(repo: &Repository, media_type: &str, plain: &[u8]) -> Descriptor {
     let stored = match media_type {
         media::LAYER_GZIP => gzip(plain),
@@ -89,7 +89,7 @@ async fn a_false_word_about_a_layer_takes_nothing_from_those_who_say_what_is_tru
     }
 }
 
-/// Nobody can tell, and a build that is told what is wrong fails.
+/// It cannot be decided, and a wrong claim makes a build fail.
 #[tokio::test]
 async fn a_disputed_layer_that_cannot_be_read_is_left_out_of_all_parts() {
     let world = World::new().await;
@@ -133,7 +133,7 @@ async fn a_part_whose_layers_are_not_here_makes_no_other_one_leave() {
     assert!(repo.is_part(&tag(), &honest.digest).await.unwrap());
 }
 
-/// It would be the only one left, and its false word with it.
+/// It would be the only one left, with its false claim.
 #[tokio::test]
 async fn a_part_that_has_all_keys_of_another_and_a_false_word_does_not_replace_it() {
     let world = World::new().await;

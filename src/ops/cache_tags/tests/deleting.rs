@@ -33,7 +33,7 @@ async fn a_merged_cache_is_deleted_by_the_digest_that_it_was_served_under() {
         assert_eq!(read(&tags, &repo).await, None);
         is_gone(&repo, &served.digest).await;
         assert!(!delete(&tags, &repo, &served.digest).await);
-        // Nothing comes back with the next export.
+        // The next export brings nothing back.
         let new = cache(&repo, &["c"], 3).await;
         push(&tags, &repo, &new).await;
         assert_eq!(read(&tags, &repo).await, Some(new));
@@ -149,7 +149,7 @@ async fn a_pushed_manifest_cannot_name_the_parts_of_others_as_its_own() {
     push(&tags, &repo, &cache(&repo, &["a"], 1).await).await;
     push(&tags, &repo, &cache(&repo, &["b"], 2).await).await;
     let served = read(&tags, &repo).await.unwrap();
-    // As the daemon writes it, but for one annotation more.
+    // As the daemon writes it, plus one annotation.
     let mut forged: Value = serde_json::from_slice(&served.bytes).unwrap();
     forged["annotations"]["x"] = "y".into();
     let forged = Manifest::new(&served.media_type, forged.to_string());
@@ -188,7 +188,7 @@ async fn parts_without_their_tag_are_not_served_and_go_with_a_later_push() {
     let (tags, repo) = (CacheTags::default(), world.repo());
     push(&tags, &repo, &cache(&repo, &["a"], 1).await).await;
     push(&tags, &repo, &cache(&repo, &["b"], 2).await).await;
-    // What a deletion by digest left before there were records of merges.
+    // Leftovers of a deletion by digest, from before merges were recorded.
     repo.untag().untag(&tag()).await.unwrap();
     assert_eq!(read(&tags, &repo).await, None);
     let parts = world.dir.path().join("r/team%2Fapp/parts/cache");
@@ -200,7 +200,7 @@ async fn parts_without_their_tag_are_not_served_and_go_with_a_later_push() {
     let new = cache(&repo, &["c"], 3).await;
     push(&tags, &repo, &new).await;
     assert_eq!(read(&tags, &repo).await, Some(new));
-    // Parts of an export that has yet to name its tag stay.
+    // Parts of an export that has not written its tag yet stay.
     repo.untag().untag(&tag()).await.unwrap();
     push(&tags, &repo, &cache(&repo, &["d"], 4).await).await;
     assert_eq!(
@@ -242,7 +242,7 @@ async fn what_a_tag_is_served_as_is_stored_again_after_a_prune() {
         world.sweep(&served.digest).await;
         assert_eq!(read(&tags, &repo).await.as_ref(), Some(&served));
         assert_eq!(by_digest(&repo, &served.digest).await, Some(served.clone()));
-        // Its bytes alone, as a disk loses them.
+        // Only its bytes, as in a disk failure.
         world.lose(&served.digest);
         assert_eq!(read(&tags, &repo).await.as_ref(), Some(&served));
         assert_eq!(by_digest(&repo, &served.digest).await, Some(served.clone()));

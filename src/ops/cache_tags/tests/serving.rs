@@ -1,9 +1,9 @@
-//! What is told by records, and what is read for it.
+//! What is answered from records, and what is read for it.
 
 use super::*;
 
 impl World {
-    /// Puts other bytes in the place of a blob's, as many as it has.
+    /// Replaces a blob's bytes by others of the same number.
     fn damage(&self, digest: &Digest) {
         let path = self.dir.path().join("blobs/sha256").join(digest.hex());
         let bytes = std::fs::read(&path).unwrap();

@@ -1,4 +1,4 @@
-//! How layers are read that parts contradict each other about.
+//! How disputed layers are read.
 
 use futures_util::FutureExt as _;
 
@@ -21,7 +21,7 @@ fn settling_within(time: Duration) -> CacheTags {
     }
 }
 
-/// Takes every place to read disputed layers.
+/// Takes every permit for reading disputed layers.
 fn take_places(tags: &CacheTags) -> Vec<crate::fair::Permit> {
     let other = Key::Principal("other".into());
     let places = tags.settling.places();
@@ -45,7 +45,7 @@ async fn nobody_waits_for_the_disputed_layers_of_others() {
     let taken = take_places(&tags);
     assert!(!taken.is_empty());
     let mut waiting = Box::pin(push(&tags, &repo, &liar));
-    // As far as it comes without a place.
+    // As far as it gets without a permit.
     while tags.settling.places().waiting() == 0 {
         assert!(waiting.as_mut().now_or_never().is_none());
         tokio::task::yield_now().await;
@@ -87,7 +87,7 @@ async fn a_disputed_layer_is_read_once_for_all_tags_and_also_if_nobody_waits_any
     }
     drop(taken);
     tokio::task::yield_now().await;
-    // It begins to read.
+    // It starts to read.
     assert!(waiting.as_mut().now_or_never().is_none());
     drop(waiting);
     is_read(&tags, &truth.digest).await;

@@ -1,9 +1,9 @@
-//! Whose result of a key is served, and which parts are the oldest.
+//! Which part's result for a key is served, and which parts are the oldest.
 
 use super::*;
 use crate::entry::Time;
 
-/// A cache of the key `k`, whose result is the layer `name`, made at `made`.
+/// A cache of the key `k`, whose result is the layer `name`, created at `made`.
 async fn result(repo: &Repository, name: &str, made: &str) -> Manifest {
     let (layers, mut config) = documents(repo, &[name], 1).await;
     config["records"][0]["digest"] = Digest::sha256_of(b"k").to_string().into();
@@ -39,7 +39,7 @@ async fn a_result_from_the_future_gives_way_to_the_part_pushed_last() {
     assert_eq!(served(&tags, &repo).await, layer("good"));
     let once = read(&tags, &repo).await;
     assert_eq!(read(&CacheTags::default(), &repo).await, once);
-    // Whoever pushes a known part again has pushed it last.
+    // Pushing a known part again makes it the last pushed.
     world.age_records();
     push(&tags, &repo, &bad).await;
     assert_eq!(served(&tags, &repo).await, layer("bad"));
