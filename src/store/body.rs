@@ -251,7 +251,7 @@ impl SpoolWriter {
         }
     }
 
-    /// The error, with the path if the disk is full or in any other case: callers do not know the path.
+    /// The error with the path added, which callers do not know.
     fn located(&self, e: io::Error) -> io::Error {
         match e.kind() {
             // Part of the contract of `Write`: the caller retries.
